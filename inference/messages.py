@@ -1,0 +1,149 @@
+"""What goes into an engine and what comes out: the vocabulary every room shares with inference.
+
+Standard library only, so the bot can import it without torch. Knows nothing about transport,
+templates or processes.
+
+The error family::
+
+    InferenceError
+    ├── PictureError        the bytes are not a picture we accept; the sender can mend it
+    ├── PromptTooLong       the newest turn alone does not fit the engine's window
+    ├── EngineRejected      the engine answered 4xx; asking again would not help
+    ├── EngineCrashed       the engine died, hung or broke the connection in mid-answer; asking again may help
+    └── EngineUnavailable   no engine can answer now (starting, crashed beyond its retries, stopped)
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from hashlib import sha256
+from typing import Protocol
+
+
+class InferenceError(Exception):
+    """Base of everything the inference room raises on purpose. The text tells the next step."""
+
+
+class PictureError(InferenceError):
+    """The bytes are not a picture we accept."""
+
+
+class PromptTooLong(InferenceError):
+    """The newest turn alone exceeds the engine's window."""
+
+
+class EngineRejected(InferenceError):
+    """The engine refused the request (HTTP 4xx)."""
+
+
+class EngineCrashed(InferenceError):
+    """The engine broke off: connection lost, process dead, or silent for too long."""
+
+
+class EngineUnavailable(InferenceError):
+    """No engine can answer at the moment."""
+
+
+class Role(StrEnum):
+    """Who speaks in a turn. The system text is not a turn; it belongs to the Prompt."""
+
+    USER = "user"
+    ASSISTANT = "assistant"
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An encoded picture (JPEG, PNG, WebP …), exactly the bytes that are stored and sent.
+
+    `sha256` is the hex digest of `data`: the picture's name in storage and in every cache.
+    """
+
+    data: bytes = field(repr=False)
+    sha256: str
+    media_type: str = "image/jpeg"
+
+    @classmethod
+    def of(cls, data: bytes, media_type: str = "image/jpeg") -> Picture:
+        """Wrap encoded bytes, computing their digest."""
+        return cls(data, sha256(data).hexdigest(), media_type)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One speaker's contribution. Pictures stand before the text, as InternVL2 was trained."""
+
+    role: Role
+    text: str
+    pictures: tuple[Picture, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the answer is drawn. `temperature` 0 means greedy; `seed` None means a fresh one."""
+
+    temperature: float = 0.8
+    top_p: float = 0.8
+    max_new_tokens: int = 512
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A whole request: persona, history and the newest user turn (last in `turns`).
+
+    `chat` is an opaque key that stays the same for one conversation: engines route and cache by it.
+    """
+
+    system: str
+    turns: tuple[Turn, ...]
+    chat: str
+    sampling: Sampling = Sampling()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What an answer cost, in tokens and picture tiles, as the engine counted it."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    encoded_tiles: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A finished answer. Times in seconds from the moment the engine was asked.
+
+    `model` is the identifier under which the deployment knows the model that spoke every word of it.
+    `finish` is "stop" (the model ended), "length" (max_new_tokens) or "abort".
+    """
+
+    text: str
+    model: str
+    finish: str
+    usage: Usage
+    first_token_seconds: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """One step of a streamed answer.
+
+    Exactly one of the fields is meaningful: `text` appends; `restarted` voids all text so far (the engine
+    crashed and another one begins anew); `answer` is the last delta and carries the whole.
+    """
+
+    text: str = ""
+    restarted: bool = False
+    answer: Answer | None = None
+
+
+class Engine(Protocol):
+    """Anything that answers prompts: one engine process over HTTP, or the deployment over several."""
+
+    def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
+        """Stream the answer; the last delta carries the `Answer`. Raises `InferenceError`."""
+        ...

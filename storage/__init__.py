@@ -1,0 +1,1 @@
+"""Remembering: the SQLite ledger, picture files and model directories. Knows no other room."""

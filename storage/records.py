@@ -1,0 +1,235 @@
+"""The rows of the ledger as frozen dataclasses, and the states that slow, precious work goes through.
+
+Knows what is kept, not how: the queries are in `ledger`, the tables in `migrations`. Times are UTC seconds
+since the epoch (float). Identifiers of people, chats and messages are Telegram's integers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class StorageError(Exception):
+    """Base of what this room raises on purpose. The text tells the next step."""
+
+
+class IllegalTransition(StorageError):
+    """A run or a model was asked to enter a state that its present one does not lead to."""
+
+
+class RunBusy(StorageError):
+    """A run is under way; only one at a time."""
+
+
+class UnknownRecord(StorageError):
+    """No row has that identifier."""
+
+
+class RunState(StrEnum):
+    DUE = "due"
+    TRAINING = "training"
+    MERGING = "merging"
+    EVALUATING = "evaluating"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+RUN_TRANSITIONS: dict[RunState, frozenset[RunState]] = {
+    RunState.DUE: frozenset({RunState.TRAINING, RunState.FAILED, RunState.CANCELLED}),
+    RunState.TRAINING: frozenset({RunState.MERGING, RunState.FAILED, RunState.CANCELLED}),
+    RunState.MERGING: frozenset({RunState.EVALUATING, RunState.FAILED, RunState.CANCELLED}),
+    RunState.EVALUATING: frozenset({RunState.DONE, RunState.FAILED, RunState.CANCELLED}),
+    RunState.DONE: frozenset(),
+    RunState.FAILED: frozenset(),
+    RunState.CANCELLED: frozenset(),
+}
+
+
+class ModelState(StrEnum):
+    CANDIDATE = "candidate"
+    LIVE = "live"
+    RETIRED = "retired"
+    REJECTED = "rejected"
+
+
+MODEL_TRANSITIONS: dict[ModelState, frozenset[ModelState]] = {
+    ModelState.CANDIDATE: frozenset({ModelState.LIVE, ModelState.REJECTED}),
+    ModelState.LIVE: frozenset({ModelState.RETIRED}),
+    ModelState.RETIRED: frozenset({ModelState.LIVE}),
+    ModelState.REJECTED: frozenset({ModelState.LIVE}),  # an admin may overrule the evaluation by /promote
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """A Telegram user. `language` is what they chose with /language; None follows their client."""
+
+    id: int
+    name: str = ""
+    client_language: str | None = None
+    language: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A Telegram chat; `kind` is private, group, supergroup or channel."""
+
+    id: int
+    kind: str = "private"
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPicture:
+    """A picture's row; its bytes lie in the picture folder under `sha256`. `phash` is a 64-bit perceptual hash in hex."""
+
+    sha256: str
+    media_type: str
+    width: int
+    height: int
+    size: int
+    phash: str
+    created: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One question and its answer, with all that produced it. `session` is the conversation it belongs to.
+
+    `update` is the Telegram update that asked: unique, so a replay finds the exchange instead of answering twice.
+    `pictures` are the sha256 of the question's own pictures. `prompt_hash` covers the rendered prompt and pictures.
+    """
+
+    session: int
+    chat: int
+    asker: int
+    update: int
+    question: str
+    pictures: tuple[str, ...]
+    answer: str
+    model: str
+    system: str
+    prompt_hash: str
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    seed: int | None
+    finish: str
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    encoded_tiles: int
+    first_token_seconds: float
+    seconds: float
+    created: float = 0.0
+    id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rating:
+    """A thumb: `value` is 1 or -1. Feedback is append-only; the latest row per exchange and rater counts.
+
+    `update` makes a replay of the same tap harmless.
+    """
+
+    exchange: int
+    rater: int
+    value: int
+    update: int
+    created: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RatedExchange:
+    """An exchange with its latest votes and the conversation before it (oldest first, without itself)."""
+
+    exchange: Exchange
+    ups: int
+    downs: int
+    raters: tuple[int, ...]
+    history: tuple[Exchange, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A retraining run. `trigger` is schedule, admin or command; `requested_by` the admin's user id if any."""
+
+    id: int
+    state: RunState
+    trigger: str
+    requested_by: int | None
+    created: float
+    updated: float
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None
+    samples: int = 0
+    held_out: int = 0
+    raters: int = 0
+    directory: str = ""
+    reason: str = ""
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model directory. `id` is its short name ("base", "run-3"); `run` the run that made it.
+
+    `report` is the evaluation as JSON text; `reason` why it was rejected, empty otherwise.
+    """
+
+    id: str
+    directory: str
+    state: ModelState
+    run: int | None
+    created: float
+    reason: str = ""
+    report: str = ""
+    manifest_hash: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """A change of the live model, done or asked for. `by` is an admin's user id, None for the pipeline or a shell.
+
+    A promotion asked for on the command line has `done` None until the running bot carries it out; `error` says
+    why it could not.
+    """
+
+    id: int
+    model: str
+    previous: str | None
+    by: int | None
+    created: float
+    done: float | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredUpdate:
+    """An update as the inbox keeps it. `lane` orders: updates of one lane are handled one after the other."""
+
+    id: int
+    lane: str
+    payload: str
+    attempts: int
+    received: float
+    state: str = "stored"
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A message of ours that belongs to an update: `slot` counts the update's replies from 0.
+
+    Stored before the first send with `message` None ("sending"), then with Telegram's message id. A replay that finds
+    an id edits; one that finds None may double a placeholder: the one unavoidable window, counted.
+    """
+
+    update: int
+    slot: int
+    chat: int
+    message: int | None
+    final: bool = False
