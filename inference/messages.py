@@ -9,7 +9,8 @@ The error family::
     ├── PictureError        the bytes are not a picture we accept; the sender can mend it
     ├── PromptTooLong       the newest turn alone does not fit the engine's window
     ├── EngineRejected      the engine answered 4xx; asking again would not help
-    ├── EngineCrashed       the engine died, hung or broke the connection in mid-answer; asking again may help
+    ├── EngineCrashed       the engine died or broke the connection in mid-answer; asking again may help
+    │   └── EngineHung      … it is still there but says nothing
     └── EngineUnavailable   no engine can answer now (starting, crashed beyond its retries, stopped)
 """
 
@@ -40,6 +41,10 @@ class EngineRejected(InferenceError):
 
 class EngineCrashed(InferenceError):
     """The engine broke off: connection lost, process dead, or silent for too long."""
+
+
+class EngineHung(EngineCrashed):
+    """The engine keeps the connection but no token came for `token_timeout` seconds."""
 
 
 class EngineUnavailable(InferenceError):
@@ -133,12 +138,16 @@ class Delta:
     """One step of a streamed answer.
 
     Exactly one of the fields is meaningful: `text` appends; `restarted` voids all text so far (the engine
-    crashed and another one begins anew); `answer` is the last delta and carries the whole.
+    crashed and another one begins anew); `answer` is the last delta and carries the whole; `waiting` says that
+    the question stands in the queue with this many before it (0: next), together with `paused` when nobody is
+    answered for now because the deployment is paused.
     """
 
     text: str = ""
     restarted: bool = False
     answer: Answer | None = None
+    waiting: int | None = None
+    paused: bool = False
 
 
 class Engine(Protocol):

@@ -1,0 +1,99 @@
+"""What `[inference]` of config.toml holds, checked once and then only read.
+
+Knows names, defaults and limits. What they mean in work is with their users: engines.py (how a kind is
+started), supervisor.py (restarts), deployment.py (queue, swap). Times are in seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+
+class InferenceSettings(BaseModel):
+    """The engine and the patience with it. Every field is a key of `[inference]`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    engine: Literal["auto", "cpu", "lmdeploy", "external"] = "auto"
+    """What answers: `cpu` runs everywhere, `external` is a server of yours, `auto` chooses."""
+
+    model: str = "tiny"
+    """The first model, before anything was learned: a checkpoint directory, or `tiny`, the one shipped with us."""
+
+    endpoints: tuple[str, ...] = Field(default=(), max_length=1)
+    """For `external`: where the server listens, `http://host:port`. One for now."""
+
+    endpoint_model: str = ""
+    """For `external`: the model's name there. Empty: the first one that the server lists."""
+
+    api_key: SecretStr = SecretStr("")
+    """For `external`: what the server wants as a bearer token, if anything."""
+
+    tiles: int | None = Field(default=None, ge=1, le=40)
+    """At most so many tiles a picture. Fewer are faster and see less. Unset: as the checkpoint says."""
+
+    python: str = ""
+    """The interpreter that runs the engine. Empty: the one that runs the bot."""
+
+    threads: int | None = Field(default=None, ge=1)
+    """For `cpu`: threads of the engine. Unset: as many as there are cores."""
+
+    cache_megabytes: int | None = Field(default=None, ge=0)
+    """For `cpu`: memory for what recent chats have already been computed to. Unset: the engine's own default."""
+
+    concurrency: int | None = Field(default=None, ge=1)
+    """So many answers at once; the others queue. Unset: what suits the kind of engine."""
+
+    start_timeout: float = Field(default=300, gt=0)
+    """An engine that has not answered a picture so long after its start has failed to start."""
+
+    token_timeout: float = Field(default=60, gt=0)
+    """No token for so long, the first one included, is a hang: the engine is restarted. A large model on a CPU
+    needs minutes for its first token; give it those."""
+
+    wait_timeout: float = Field(default=120, gt=0)
+    """A question waits so long for an engine that is starting or restarting; then the person is told."""
+
+    drain_timeout: float = Field(default=120, ge=0)
+    """After a swap the old engine may finish its answers for so long; what is left is answered by the new one."""
+
+    stop_timeout: float = Field(default=10, ge=0)
+    """An engine that was asked to end is killed after so long."""
+
+    answer_attempts: int = Field(default=4, ge=1)
+    """One question is put to so many engines that crash over it; then it is given up."""
+
+    restart_limit: int = Field(default=5, ge=1)
+    """After so many failures in a row people are told at once that no engine answers; trying goes on."""
+
+    restart_delay: float = Field(default=1, ge=0)
+    """The first restart is immediate; before the next ones it waits so long, doubled each time …"""
+
+    restart_delay_max: float = Field(default=60, ge=0)
+    """… up to so long."""
+
+    log_megabytes: float = Field(default=5, gt=0)
+    """An engine's log file is rotated at this size …"""
+
+    log_files: int = Field(default=3, ge=1)
+    """… and so many of the old ones are kept."""
+
+    @field_validator("endpoints")
+    @classmethod
+    def _are_addresses(cls, endpoints: tuple[str, ...]) -> tuple[str, ...]:
+        for endpoint in endpoints:
+            parts = urlsplit(endpoint)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError(f"{endpoint!r} is not an address; write http://host:port")
+        return endpoints
+
+    @model_validator(mode="after")
+    def _external_has_an_endpoint(self) -> Self:
+        if self.engine == "external" and not self.endpoints:
+            raise ValueError('engine = "external" needs endpoints = ["http://host:port"]')
+        if self.endpoints and self.engine not in ("external", "auto"):
+            raise ValueError(f'endpoints are for engine = "external"; engine is "{self.engine}"')
+        return self
