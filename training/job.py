@@ -1,16 +1,29 @@
-"""What a training worker is told and what it reports: JSON files and JSON lines.
+"""What the training workers are told and what they report: JSON files and JSON lines.
 
 Standard library only: both sides of the process border import it. The parent writes `job.json` into the
 run directory and starts `python -m training.finetune job.json`; the worker prints one JSON `Progress` a line
-on standard output and writes `outcome.json`. Knows nothing about XTuner or the ledger.
+on standard output and writes `outcome.json` beside the job. `training.merge` and `training.evaluate` work the
+same way with their own job, and the evaluation writes `report.json`. Knows nothing about XTuner or the ledger.
+
+The error family::
+
+    TrainingError        no training, or no model came of it; the text tells the next step
+    ├── TooFewPairs      (selection) too little to train on
+    ├── RowError         (llava) a row of the data that would teach something else than it says
+    └── RunFailed        (pipeline) a run ended without a model
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol, Self
+
+
+class TrainingError(Exception):
+    """Base of everything the training room raises on purpose. The text tells the next step."""
 
 
 class _Record:
@@ -43,9 +56,10 @@ class _Record:
 
 @dataclass(frozen=True, slots=True)
 class Job(_Record):
-    """One fine-tuning run. Paths are absolute. Counts are samples, `max_length` is tokens.
+    """One fine-tuning run. Paths are absolute. Counts are samples, `max_length` is tokens, `epochs` passes.
 
-    `data` is a LLaVA JSON file whose `image` entries are relative to `images`.
+    `data` is a LLaVA JSON file whose `image` entries are relative to `images`; `work` the run's directory.
+    `system` is the persona of rows that name none. `tiles` and `threads` 0 mean: as the model says, all cores.
     """
 
     run: str
@@ -55,17 +69,60 @@ class Job(_Record):
     work: str
     system: str
     device: str = "auto"
+    threads: int = 0
     seed: int = 0
+    tiles: int = 0
     epochs: float = 6
     batch: int = 4
     accumulation: int = 1
     learning_rate: float = 3e-5
     weight_decay: float = 0.05
+    clip: float = 1.0
     warmup: float = 0.03
     max_length: int = 8192
     rank: int = 128
     alpha: int = 256
     dropout: float = 0.05
+    projector: bool = True
+    checkpointing: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class MergeJob(_Record):
+    """Make `out`, a complete checkpoint directory, from `base` and `adapter`; `out` must not exist yet.
+
+    `system` is the persona that the chat template speaks when a request has none.
+    """
+
+    run: str
+    base: str
+    adapter: str
+    out: str
+    system: str
+    threads: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationJob(_Record):
+    """Judge `candidate` against `live`, both checkpoint directories.
+
+    `data` holds the held-out liked answers (LLaVA JSON, pictures under `images`). `regression` is a folder with
+    `questions.json`; empty for the drawn shapes. `max_loss_points` is in hundredths of correctness.
+    """
+
+    run: str
+    candidate: str
+    live: str
+    data: str
+    images: str
+    work: str
+    system: str
+    regression: str = ""
+    device: str = "auto"
+    threads: int = 0
+    tiles: int = 0
+    max_loss_points: float = 2.0
+    max_new_tokens: int = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,23 +138,63 @@ class Progress(_Record):
 
 @dataclass(frozen=True, slots=True)
 class Outcome(_Record):
-    """How the worker ended. `adapter` is a PEFT directory, `scalars` XTuner's loss log; None unless `ok`.
+    """How a worker ended. `adapter` is a PEFT directory, `scalars` XTuner's loss log; None unless `ok`.
 
-    `reason` is empty when `ok`; otherwise one sentence an operator can act on.
+    `reason` is empty when `ok`; otherwise one sentence an operator can act on. `peak_memory` is in bytes.
     """
 
     ok: bool
     reason: str = ""
     adapter: str | None = None
     scalars: str | None = None
+    curve: str | None = None
+    manifest_hash: str = ""
     steps: int = 0
     seconds: float = 0.0
     peak_memory: int = 0
 
 
-class Trainer(Protocol):
-    """Anything that turns a Job into an Outcome: the child process, or a fake in tests."""
+@dataclass(frozen=True, slots=True)
+class Report(_Record):
+    """The evaluation's findings. `accepted` and its `reason` are the verdict; the rest is what it rests on.
 
-    async def train(self, job: Job) -> Outcome:
-        """Run to the end; cancelling the task ends the child. Never raises for a failed training."""
+    `live_nll` and `nll` are mean negative log-likelihoods in nats per answer token over the held-out liked answers.
+    `live_correct` and `correct` are shares of the factual questions answered right, 0 to 1. `broken` lists answers of
+    the candidate that are empty or in loops. `samples` has some questions with both models' answers.
+    """
+
+    accepted: bool
+    reason: str = ""
+    held_out: int = 0
+    tokens: int = 0
+    live_nll: float = 0.0
+    nll: float = 0.0
+    questions: int = 0
+    live_correct: float = 0.0
+    correct: float = 0.0
+    broken: list[str] = field(default_factory=list)
+    samples: list[dict[str, str]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def ignore(progress: Progress) -> None:
+    """What to do with progress that nobody watches."""
+
+
+class Trainer(Protocol):
+    """Anything that does the three heavy steps: child processes, or a fake in tests.
+
+    Cancelling the awaiting task ends the child. None of them raises for work that failed: the outcome says so.
+    """
+
+    async def train(self, job: Job, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
+        """Fine-tune; the outcome names the adapter."""
+        ...
+
+    async def merge(self, job: MergeJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
+        """Write the complete checkpoint directory; the outcome has its manifest's hash."""
+        ...
+
+    async def evaluate(self, job: EvaluationJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
+        """Judge; the report lies in the job's `work` as `report.json`."""
         ...

@@ -1,0 +1,225 @@
+"""Which exchanges teach, and which of them are kept apart to judge by.
+
+Pure functions over rows of the ledger. Knows votes, duplicates and the split by picture; leaves reading rows to the
+ledger and writing files to `llava`.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+
+from storage.records import RatedExchange
+from training.job import TrainingError
+
+TRAIN = "train"
+HELD_OUT = "held_out"
+
+
+class TooFewPairs(TrainingError):
+    """There is not enough to train on. The text has the numbers and says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What became of the rated exchanges. `raters` is how many people's votes are behind the selected ones."""
+
+    rated: int = 0
+    disliked: int = 0
+    unfinished: int = 0
+    too_long: int = 0
+    duplicates: int = 0
+    selected: int = 0
+    raters: int = 0
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in asdict(self).items())
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The frozen choice of one run: no picture is in both `train` and `held_out`."""
+
+    train: tuple[RatedExchange, ...]
+    held_out: tuple[RatedExchange, ...]
+    counts: Counts
+
+    def rows(self) -> list[tuple[int, str]]:
+        """Exchange ids with the name of their side, as the ledger freezes them."""
+        return [(each.exchange.id, TRAIN) for each in self.train] + [
+            (each.exchange.id, HELD_OUT) for each in self.held_out
+        ]
+
+
+def context_pictures(rated: RatedExchange) -> tuple[str, ...]:
+    """Digests of all pictures the model had before it when it answered, in order."""
+    return tuple(sha for each in (*rated.history, rated.exchange) for sha in each.pictures)
+
+
+def liked(rated: Iterable[RatedExchange], threshold: int) -> list[RatedExchange]:
+    """The exchanges whose thumbs up less thumbs down exceed the threshold."""
+    return [each for each in rated if each.ups - each.downs > threshold]
+
+
+def finished(rated: Iterable[RatedExchange]) -> list[RatedExchange]:
+    """Without answers that are empty or were cut short: they would teach to stop in mid-sentence."""
+    return [each for each in rated if each.exchange.finish == "stop" and each.exchange.answer.strip()]
+
+
+def short_enough(rated: Iterable[RatedExchange], max_length: int) -> list[RatedExchange]:
+    """Without those whose tokens, as the engine counted them, exceed what the trainer takes."""
+    return [each for each in rated if each.exchange.prompt_tokens + each.exchange.completion_tokens <= max_length]
+
+
+def without_duplicates(
+    rated: Sequence[RatedExchange], phashes: Mapping[str, str], distance: int
+) -> list[RatedExchange]:
+    """One of each group with the same question and answer on the same or nearly the same pictures.
+
+    The best rated stays, among equals the oldest. `phashes` gives each picture's perceptual hash in hex;
+    pictures without one are the same only when their bytes are.
+    """
+    kept: dict[tuple[str, str, int], list[RatedExchange]] = defaultdict(list)
+    for each in sorted(rated, key=lambda one: (one.downs - one.ups, one.exchange.id)):
+        pictures = context_pictures(each)
+        same_words = kept[_words(each.exchange.question), _words(each.exchange.answer), len(pictures)]
+        if not any(
+            all(map(lambda a, b: _near(a, b, phashes, distance), pictures, context_pictures(other)))
+            for other in same_words
+        ):
+            same_words.append(each)
+    ids = {each.exchange.id for group in kept.values() for each in group}
+    return [each for each in rated if each.exchange.id in ids]
+
+
+def split(
+    rated: Sequence[RatedExchange],
+    phashes: Mapping[str, str],
+    *,
+    distance: int,
+    share: float,
+    seen: Collection[str] = frozenset(),
+) -> tuple[list[RatedExchange], list[RatedExchange]]:
+    """Divide into (train, held out) so that no picture, nor a near duplicate of it, is on both sides.
+
+    Exchanges that share a picture, directly or through others, stay together. Groups are taken in the order of a
+    hash, so the same exchanges always give the same split, until `share` of the exchanges is held out. Groups
+    with a picture in `seen`, what the live model was trained on, come last. At least one group stays on either side;
+    with a single group nothing is held out.
+    """
+    groups = _connected(rated, phashes, distance)
+    if len(groups) < 2:
+        return list(rated), []
+    seen = frozenset(seen)
+
+    def order(group: list[RatedExchange]) -> tuple[bool, str]:
+        pictures = {sha for each in group for sha in context_pictures(each)}
+        names = pictures or {f"exchange {each.exchange.id}" for each in group}
+        return not seen.isdisjoint(pictures), min(sha256(name.encode()).hexdigest() for name in names)
+
+    groups.sort(key=order)
+    wanted = max(1, math.ceil(share * len(rated)))
+    held: list[RatedExchange] = []
+    for group in groups:
+        if len(held) + len(group) <= wanted:
+            held += group
+        if len(held) >= wanted:
+            break
+    if not held:
+        held = min(groups, key=len)
+    ids = {each.exchange.id for each in held}
+    return [each for each in rated if each.exchange.id not in ids], [each for each in rated if each.exchange.id in ids]
+
+
+def select_pairs(
+    rated: Sequence[RatedExchange],
+    phashes: Mapping[str, str],
+    *,
+    threshold: int,
+    min_rated: int,
+    share: float,
+    distance: int,
+    max_length: int,
+    seen: Collection[str] = frozenset(),
+) -> Selection:
+    """Choose and split. Raises `TooFewPairs` with the numbers."""
+    good = liked(rated, threshold)
+    whole = finished(good)
+    short = short_enough(whole, max_length)
+    chosen = without_duplicates(short, phashes, distance)
+    counts = Counts(
+        rated=len(rated),
+        disliked=len(rated) - len(good),
+        unfinished=len(good) - len(whole),
+        too_long=len(whole) - len(short),
+        duplicates=len(short) - len(chosen),
+        selected=len(chosen),
+        raters=len({rater for each in chosen for rater in each.raters}),
+    )
+    if len(chosen) < min_rated:
+        raise TooFewPairs(
+            f"{len(chosen)} liked answers can teach, training.min_rated wants {min_rated} ({counts}): "
+            f"collect {min_rated - len(chosen)} more thumbs up, or lower training.min_rated."
+        )
+    train, held_out = split(chosen, phashes, distance=distance, share=share, seen=seen)
+    if not held_out:
+        raise TooFewPairs(
+            f"All {len(chosen)} liked answers are about one picture ({counts}), so none can be kept apart to judge "
+            "by: collect thumbs up on other pictures."
+        )
+    return Selection(tuple(train), tuple(held_out), counts)
+
+
+def _words(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _near(one: str, other: str, phashes: Mapping[str, str], distance: int) -> bool:
+    if one == other:
+        return True
+    first, second = phashes.get(one), phashes.get(other)
+    return bool(first and second) and (int(first or "0", 16) ^ int(second or "0", 16)).bit_count() <= distance
+
+
+def _connected(rated: Sequence[RatedExchange], phashes: Mapping[str, str], distance: int) -> list[list[RatedExchange]]:
+    """Groups of exchanges that share a picture or a near duplicate, through others too (union and find)."""
+    parent: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        parent.setdefault(name, name)
+        while parent[name] != name:
+            parent[name] = parent[parent[name]]
+            name = parent[name]
+        return name
+
+    keys = [(*context_pictures(each), f"exchange {each.exchange.id}") for each in rated]
+    for names in keys:
+        for name in names:
+            parent[find(name)] = find(names[0])
+    for one, other in _near_pairs(sorted({sha for names in keys for sha in names[:-1]}), phashes, distance):
+        parent[find(one)] = find(other)
+    groups: dict[str, list[RatedExchange]] = defaultdict(list)
+    for names, each in zip(keys, rated, strict=True):
+        groups[find(names[0])].append(each)
+    return list(groups.values())
+
+
+def _near_pairs(pictures: Sequence[str], phashes: Mapping[str, str], distance: int) -> Iterable[tuple[str, str]]:
+    """Pairs of near duplicates. Two 64-bit hashes within `distance` bits agree in one of `distance + 1` bands."""
+    bands = distance + 1
+    edges = [64 * band // bands for band in range(bands + 1)]
+    for band in range(bands):
+        low, width = edges[band], edges[band + 1] - edges[band]
+        buckets: dict[int, list[str]] = defaultdict(list)
+        for sha in pictures:
+            if phashes.get(sha):
+                buckets[int(phashes[sha], 16) >> low & (1 << width) - 1].append(sha)
+        for bucket in buckets.values():
+            for index, one in enumerate(bucket):
+                for other in bucket[index + 1 :]:
+                    if _near(one, other, phashes, distance):
+                        yield one, other

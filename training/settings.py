@@ -1,0 +1,153 @@
+"""What `[training]` of config.toml holds: when to retrain, on what, by which recipe, and what counts as better.
+
+Knows the two recipes by name and their numbers. Leaves reading the file and the environment to the bot room.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+
+class Recipe(BaseModel):
+    """The numbers of one QLoRA fine-tuning. The defaults are those in use for InternVL2-2B.
+
+    Source: xtuner 0.2.0, configs/internvl/v2/internvl_v2_internlm2_2b_qlora_finetune.py; its shipped learning rate
+    of 1e-6 is close to a no-op on a few hundred pairs, public recipes take 2e-5 to 3e-5 and 6 to 10 epochs.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rank: int = Field(128, ge=1)
+    """Rank of the adapter."""
+
+    alpha: int = Field(256, ge=1)
+    """Scale of the adapter: its product is multiplied by alpha / rank."""
+
+    dropout: float = Field(0.05, ge=0, lt=1)
+    """Dropout before the adapter."""
+
+    epochs: float = Field(6, gt=0)
+    """How often each pair is seen."""
+
+    batch: int = Field(4, ge=1)
+    """Pairs in one batch."""
+
+    accumulation: int = Field(1, ge=1)
+    """Batches in one optimiser step."""
+
+    learning_rate: float = Field(3e-5, gt=0)
+    """Peak learning rate of AdamW, betas 0.9 and 0.999."""
+
+    weight_decay: float = Field(0.05, ge=0)
+    """Weight decay of AdamW."""
+
+    clip: float = Field(1.0, gt=0)
+    """Largest norm of a gradient."""
+
+    warmup: float = Field(0.03, ge=0, lt=1)
+    """Share of the steps that warm up; cosine decay follows."""
+
+    max_length: int = Field(8192, ge=64)
+    """Most tokens of a pair, picture tokens included."""
+
+    projector: bool = True
+    """Train the projector between vision and language as well."""
+
+    checkpointing: bool = True
+    """Recompute activations in the backward pass: half the memory."""
+
+
+RECIPES: Final[dict[str, dict[str, Any]]] = {
+    "internvl2-2b": {},
+    # The stand-in of a few million weights, on a CPU: small adapters, large steps, its eyes left alone.
+    "tiny": {
+        "rank": 16,
+        "alpha": 32,
+        "dropout": 0.0,
+        "epochs": 8,
+        "batch": 4,
+        "learning_rate": 1e-3,
+        "weight_decay": 0.0,
+        "warmup": 0.1,
+        "max_length": 512,
+        "projector": False,
+        "checkpointing": False,
+    },
+}
+"""What each recipe changes of `Recipe`'s defaults."""
+
+
+class TrainingSettings(BaseModel):
+    """`[training]` of config.toml."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schedule: str = ""
+    """When to retrain, as five cron fields; empty: only by command."""
+
+    min_rated: int = Field(50, ge=2)
+    """Fewest selected pairs to train on."""
+
+    threshold: int = Field(0, ge=0)
+    """A pair teaches when its thumbs up less its thumbs down exceed this."""
+
+    held_out: float = Field(0.1, gt=0, lt=0.5)
+    """Share of the pairs kept apart, by picture, to judge by."""
+
+    near_duplicate: int = Field(4, ge=0, le=16)
+    """Pictures whose 64-bit perceptual hashes differ in so many bits count as the same."""
+
+    recipe: Literal["auto", "internvl2-2b", "tiny"] = "auto"
+    """Which numbers to train with; auto: tiny below 100 million weights."""
+
+    knobs: dict[str, Any] = Field(default_factory=dict)
+    """Numbers that replace the recipe's, by name: rank, learning_rate, epochs …"""
+
+    seed: int = Field(0, ge=0)
+    """Seed of the training."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto: a GPU if there is one."""
+
+    threads: int = Field(0, ge=0)
+    """CPU threads of the workers; 0: as many as there are cores."""
+
+    python: str = ""
+    """Interpreter of the workers; empty: the bot's own."""
+
+    while_training: Literal["share", "pause"] = "share"
+    """share: chats go on beside the training; pause: they wait, for one small GPU."""
+
+    min_free_gigabytes: float = Field(2.0, ge=0)
+    """Disk space that must stay free beside the new model."""
+
+    regression: Path | None = None
+    """Folder with questions.json, the factual questions to judge by; none: drawn shapes."""
+
+    max_loss_points: float = Field(2.0, ge=0)
+    """Points of correctness on them a new model may lose."""
+
+    timeout: float = Field(24 * 3600.0, gt=0)
+    """Seconds after which a worker is ended."""
+
+    @model_validator(mode="after")
+    def _knobs_fit(self) -> TrainingSettings:
+        try:
+            self.resolved("internvl2-2b" if self.recipe == "auto" else self.recipe)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(each) for each in first["loc"])
+            raise ValueError(f"knobs.{name}: {first['msg']}; the names are {', '.join(Recipe.model_fields)}") from error
+        return self
+
+    def resolved(self, recipe: str) -> Recipe:
+        """The numbers of the recipe of that name, with the knobs that replace some."""
+        return Recipe.model_validate({**RECIPES[recipe], **self.knobs})
+
+    @classmethod
+    def for_tiny(cls, **changes: Any) -> TrainingSettings:
+        """Settings that fit the stand-in checkpoint: what the demo and the tests start from."""
+        return cls.model_validate({"recipe": "tiny", "min_rated": 8, "min_free_gigabytes": 0.1, **changes})
