@@ -1,0 +1,37 @@
+"""Loading the tokenizer of a checkpoint directory, without running code from that directory.
+
+Knows the two forms there are: a fast `tokenizer.json`, or the official sentencepiece `tokenizer.model`. Knows
+nothing of prompts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+END_TOKENS = ("<|im_end|>", "<|im_start|>")
+PICTURE_TOKEN = "<IMG_CONTEXT>"
+
+
+def load_tokenizer(directory: str | Path) -> Any:
+    """The transformers tokenizer of a checkpoint directory. Raises FileNotFoundError if there is none."""
+    from transformers import PreTrainedTokenizerFast
+
+    from inference.internvl2.tokenization_internlm2 import InternLM2Tokenizer
+
+    directory = Path(directory)
+    if (directory / "tokenizer.json").is_file():
+        return PreTrainedTokenizerFast.from_pretrained(directory)
+    if (directory / "tokenizer.model").is_file():
+        return InternLM2Tokenizer.from_pretrained(directory)
+    raise FileNotFoundError(
+        f"{directory} holds neither tokenizer.json nor tokenizer.model: not a checkpoint's tokenizer"
+    )
+
+
+def token_id(tokenizer: Any, token: str) -> int:
+    """The id of one special token, asked of the tokenizer. Raises ValueError if it does not know the token."""
+    known = tokenizer.get_added_vocab().get(token)
+    if known is None:
+        raise ValueError(f"the tokenizer has no token {token}: it is not an InternVL2 tokenizer")
+    return int(known)
