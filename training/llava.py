@@ -1,0 +1,220 @@
+"""Conversations as rows of LLaVA JSON, and back: the one format that the trainer, the evaluation and export share.
+
+A row::
+
+    {"id": "exchange-12", "system": "…", "image": ["ab/ab12….jpg"], "image_wh": [[640, 480]],
+     "conversations": [{"from": "human", "value": "<image>\\nWhat is this?"},
+                       {"from": "gpt", "value": "A cup.", "loss": false},
+                       {"from": "human", "value": "Which colour?"},
+                       {"from": "gpt", "value": "Red!", "loss": true}]}
+
+`conversations` and `image` are LLaVA's own; `system`, `image_wh` (width, height) and `loss` are additions that other
+readers skip. Only turns with `loss` are learned (absent counts as true): an answer that nobody liked stands in the
+history of a liked one without being taught. Every row is checked before anything is trained, because XTuner puts a
+random other sample in place of a broken one, moves and cuts picture tokens with a warning at most, and accepts one
+picture a row (xtuner 0.2.0, dataset/internvl_dataset.py).
+
+Knows no tokens (`encoding` counts those) and no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from inference.messages import Picture, Prompt, PromptTooLong, Role, Turn
+from inference.prompt import PLACE, fit, harmless, prompt_hash, user_text
+from storage.records import Exchange, RatedExchange
+from training.job import TrainingError
+
+_PLACES = re.compile(rf"(?:Image-\d+: )?{re.escape(PLACE)}\n?")
+
+
+class RowError(TrainingError):
+    """A row would not teach what it says. The text names the file and the row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """A conversation that ends with an answer, as training and evaluation read it.
+
+    `pictures` are the files of all pictures in order, relative to the pictures' folder, and stand in `turns` as
+    pictures without bytes; `learned` tells for each turn whether its text is to be learned.
+    """
+
+    name: str
+    system: str
+    turns: tuple[Turn, ...]
+    learned: tuple[bool, ...]
+    sizes: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        """The picture files in the order in which the model reads them."""
+        return tuple(picture.sha256 for turn in self.turns for picture in turn.pictures)
+
+    def asked(self, until: int) -> Prompt:
+        """The prompt that turn number `until`, an answer, replied to."""
+        return Prompt(self.system, self.turns[:until], chat=self.name)
+
+    @property
+    def prompt(self) -> Prompt:
+        """The prompt of the last answer."""
+        return self.asked(len(self.turns) - 1)
+
+    @property
+    def answer(self) -> str:
+        """The last answer."""
+        return self.turns[-1].text
+
+
+def lesson(rated: RatedExchange, file_of: Callable[[str], str]) -> Lesson:
+    """The lesson of a liked exchange: its history as the model saw it, and its answer as the one thing to learn.
+
+    `file_of` gives a picture's file for its sha256. How much history the model saw is found by the recorded
+    `prompt_hash`; when none fits (imported or edited rows) the whole history is taken.
+    """
+    exchange = rated.exchange
+    turns = [turn for each in rated.history for turn in (_question(each), Turn(Role.ASSISTANT, each.answer))]
+    prompt = Prompt(exchange.system, (*turns, _question(exchange)), chat="")
+    with suppress(PromptTooLong):
+        prompt = fit(prompt, 0, lambda shorter: int(prompt_hash(shorter) != exchange.prompt_hash))
+    named = tuple(
+        replace(turn, pictures=tuple(Picture(b"", file_of(each.sha256)) for each in turn.pictures))
+        for turn in prompt.turns
+    )
+    return Lesson(
+        f"exchange-{exchange.id}",
+        exchange.system,
+        (*named, Turn(Role.ASSISTANT, exchange.answer)),
+        (*(False for _ in named), True),
+    )
+
+
+def row(lesson: Lesson) -> dict[str, Any]:
+    """The lesson as a LLaVA row; user texts are made harmless, so that a typed `<image>` stays text."""
+    written: dict[str, Any] = {"id": lesson.name, "system": lesson.system}
+    if lesson.pictures:
+        written["image"] = lesson.pictures[0] if len(lesson.pictures) == 1 else list(lesson.pictures)
+    if lesson.sizes:
+        written["image_wh"] = [list(size) for size in lesson.sizes]
+    written["conversations"] = [
+        {"from": "human", "value": user_text(turn)}
+        if turn.role is Role.USER
+        else {"from": "gpt", "value": harmless(turn.text).strip(), "loss": learned}
+        for turn, learned in zip(lesson.turns, lesson.learned, strict=True)
+    ]
+    return written
+
+
+def parse_row(row: Mapping[str, Any], *, where: str, system: str) -> Lesson:
+    """Read a row, ours or foreign. `system` is the persona of rows that name none; `where` names it in errors.
+
+    Pictures move to the front of the turn that has their tag, as InternVL2 was trained. Raises `RowError`.
+    """
+    files = row.get("image") or []
+    files = [files] if isinstance(files, str) else list(files)
+    if not all(isinstance(each, str) and each for each in files):
+        raise RowError(f"{where}: image must be a file name or a list of them")
+    left = iter(files)
+    said = row.get("conversations")
+    if not isinstance(said, list) or not said:
+        raise RowError(f"{where}: conversations is missing or empty")
+    turns: list[Turn] = []
+    learned: list[bool] = []
+    for number, each in enumerate(said, 1):
+        speaker, value = (each.get("from"), each.get("value")) if isinstance(each, dict) else (None, None)
+        wanted = "human" if len(turns) % 2 == 0 else "gpt"
+        if speaker != wanted or not isinstance(value, str):
+            raise RowError(f"{where}: turn {number} must be from {wanted!r} and have a text as value")
+        if speaker == "gpt":
+            if not value.strip():
+                raise RowError(f"{where}: turn {number}: the answer is empty, there is nothing to learn")
+            turns.append(Turn(Role.ASSISTANT, harmless(value).strip()))
+            learned.append(bool(each.get("loss", True)))
+            continue
+        pictures = tuple(Picture(b"", file) for _, file in zip(_PLACES.findall(value), left, strict=False))
+        if len(pictures) != value.count(PLACE):
+            raise RowError(f"{where}: more {PLACE} tags than the {len(files)} pictures in image")
+        text = harmless(_PLACES.sub("", value)).strip()
+        if not text and not pictures:
+            raise RowError(f"{where}: turn {number}: the question is empty")
+        turns.append(Turn(Role.USER, text, pictures))
+        learned.append(False)
+    over = sum(1 for _ in left)
+    if over:
+        raise RowError(f"{where}: {len(files)} pictures in image, but only {len(files) - over} {PLACE} tags")
+    if turns[-1].role is not Role.ASSISTANT:
+        raise RowError(f"{where}: the conversation must end with an answer")
+    if not any(learned):
+        raise RowError(f"{where}: no answer is to be learned (every loss is false)")
+    persona = row.get("system", system)
+    if not isinstance(persona, str):
+        raise RowError(f"{where}: system must be a text")
+    return Lesson(str(row.get("id", where)), persona, tuple(turns), tuple(learned))
+
+
+def check_pictures(lesson: Lesson, images: Path, *, where: str) -> Lesson:
+    """Decode every picture of the lesson and note its size. Raises `RowError` for one that is missing or broken."""
+    sizes = []
+    for file in lesson.pictures:
+        path = images / file
+        try:
+            with Image.open(path) as picture:
+                picture.load()
+                sizes.append(picture.size)
+        except FileNotFoundError as error:
+            raise RowError(f"{where}: the picture {path} is missing: restore it from a backup") from error
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise RowError(f"{where}: the picture {path} cannot be decoded: {error}") from error
+    return replace(lesson, sizes=tuple(sizes))
+
+
+def read_lessons(file: Path, images: Path, *, system: str) -> Iterator[Lesson]:
+    """The checked lessons of a .json or .jsonl file, pictures decoded once. Raises `RowError` at the first bad row."""
+    for number, each in enumerate(read_rows(file), 1):
+        where = f"{file} row {number}"
+        if not isinstance(each, dict):
+            raise RowError(f"{where}: a row must be a JSON object")
+        yield check_pictures(parse_row(each, where=where, system=system), images, where=where)
+
+
+def read_rows(file: Path) -> list[Any]:
+    """The raw rows of a LLaVA file: a JSON list, or one JSON object a line (.jsonl). Raises `RowError`."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RowError(f"{file}: cannot be read: {error}") from error
+    try:
+        if file.suffix == ".jsonl":
+            return [json.loads(line) for line in text.splitlines() if line.strip()]
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RowError(f"{file}: is not JSON: {error}") from error
+    if not isinstance(rows, list):
+        raise RowError(f"{file}: must be a list of rows")
+    return rows
+
+
+def write_rows(lessons: Iterable[Lesson], file: Path) -> int:
+    """Write a LLaVA file (.json or .jsonl by its name), atomically. Returns the number of rows."""
+    rows: Sequence[dict[str, Any]] = [row(each) for each in lessons]
+    if file.suffix == ".jsonl":
+        text = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in rows)
+    else:
+        text = json.dumps(rows, ensure_ascii=False, indent=1) + "\n"
+    temporary = file.with_name(file.name + ".part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(file)
+    return len(rows)
+
+
+def _question(exchange: Exchange) -> Turn:
+    return Turn(Role.USER, exchange.question, tuple(Picture(b"", sha) for sha in exchange.pictures))
