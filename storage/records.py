@@ -83,7 +83,10 @@ class Chat:
 
 @dataclass(frozen=True, slots=True)
 class StoredPicture:
-    """A picture's row; its bytes lie in the picture folder under `sha256`. `phash` is a 64-bit perceptual hash in hex."""
+    """A picture's row; its bytes lie in the picture folder under `sha256`. `phash` is a 64-bit perceptual hash in hex.
+
+    `width` and `height` in pixels, `size` in bytes.
+    """
 
     sha256: str
     media_type: str

@@ -1,0 +1,83 @@
+"""How the ledger's file is opened, and what SQLite's errors mean to an operator.
+
+Knows pragmas and error codes; knows no table.
+"""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlite_utils import Database
+
+from storage.records import StorageError
+
+BUSY_SECONDS = 30.0
+"""How long a statement waits for another process (the bot, a command line) that holds the ledger."""
+
+
+def connect(path: Path, *, read_only: bool = False, busy_seconds: float = BUSY_SECONDS) -> Database:
+    """Open `path` with every setting the ledger relies on; the caller closes it.
+
+    WAL with synchronous=FULL: a commit that returned survives the death of the process and of the machine
+    (https://www.sqlite.org/pragma.html#pragma_synchronous). Transactions are begun by hand, so `isolation_level`
+    is None. The connection may be closed by another thread than the one that uses it.
+    Raises `StorageError` when the file cannot be opened or is not a database.
+    """
+    with translated(path):
+        connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
+        try:
+            connection.row_factory = sqlite3.Row
+            database = Database(connection, execute_plugins=False, strict=True)
+            database.enable_wal()
+            database.execute("PRAGMA synchronous=FULL")
+            database.execute("PRAGMA foreign_keys=ON")
+            database.execute("PRAGMA journal_size_limit=67108864")
+            if read_only:
+                database.execute("PRAGMA query_only=ON")
+        except BaseException:
+            connection.close()
+            raise
+        return database
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors inside the block into `StorageError` with the next step."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise explained(error, path) from error
+
+
+def explained(error: sqlite3.Error, path: Path) -> StorageError:
+    """The `StorageError` for one of SQLite's errors about the ledger at `path`."""
+    code = getattr(error, "sqlite_errorcode", None)
+    primary = code & 0xFF if code is not None else None  # the low byte: https://www.sqlite.org/rescode.html
+    if primary == sqlite3.SQLITE_FULL:
+        return StorageError(f"The disk that holds {path} is full: free some space and try again; nothing was recorded.")
+    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return StorageError(
+            f"Another process holds {path} for too long: see which one does (fuser {path}), let it finish, try again."
+        )
+    if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
+        return StorageError(f"{path} cannot be opened for writing ({error}): check that its folder exists and is ours.")
+    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return StorageError(f"{path} is damaged or not a database ({error}): restore the latest backup in its place.")
+    if primary == sqlite3.SQLITE_IOERR:
+        return StorageError(
+            f"The disk that holds {path} fails ({error}): check it, then restart; nothing was recorded."
+        )
+    if primary == sqlite3.SQLITE_CONSTRAINT:
+        return StorageError(f"The ledger refused a row that contradicts another one ({error}).")
+    return StorageError(f"The ledger at {path} could not do that ({error}).")
+
+
+def explained_os(error: OSError, what: str) -> StorageError:
+    """The `StorageError` for an operating system's error while doing `what` ("writing a picture to /…")."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(f"The disk is full while {what}: free some space and try again.")
+    return StorageError(f"{what[:1].upper()}{what[1:]} failed ({error}): check the folder and its permissions.")

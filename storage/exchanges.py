@@ -1,0 +1,113 @@
+"""Queries about pictures and exchanges: what was asked, what was answered, and with what."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import asdict, fields
+
+from sqlite_utils import Database
+
+from storage.people import ensure_chat, ensure_user
+from storage.queries import Queries, every, first
+from storage.records import Exchange, StorageError, StoredPicture, UnknownRecord
+
+_COLUMNS = [each.name for each in fields(Exchange) if each.name != "pictures"]
+_INSERTED = [name for name in _COLUMNS if name != "id"]
+_INSERT = "INSERT INTO exchanges({}) VALUES ({})".format(
+    ", ".join(f'"{name}"' for name in _INSERTED), ", ".join(f":{name}" for name in _INSERTED)
+)
+SELECT_EXCHANGES = "SELECT {}, {} FROM exchanges".format(
+    ", ".join(f'exchanges."{name}"' for name in _COLUMNS),
+    "(SELECT json_group_array(sha256) FROM (SELECT sha256 FROM exchange_pictures"
+    " WHERE exchange = exchanges.id ORDER BY position)) AS pictures",
+)
+"""The start of every query whose rows `exchange_of` understands; WHERE and ORDER BY follow."""
+
+
+def exchange_of(row: sqlite3.Row) -> Exchange:
+    """The record of a row of `SELECT_EXCHANGES`."""
+    values = dict(row)
+    values["pictures"] = tuple(json.loads(values["pictures"]))
+    return Exchange(**values)
+
+
+class Exchanges(Queries):
+    """Pictures, exchanges, histories."""
+
+    async def add_picture(self, picture: StoredPicture) -> None:
+        """Note a picture whose bytes are in the picture folder. A picture already known keeps its first row."""
+        row = asdict(picture) | {"created": self._now(picture.created)}
+        await self._write(lambda database: database.table("pictures").insert(row, pk="sha256", ignore=True))
+
+    async def picture(self, sha256: str) -> StoredPicture:
+        """The picture of that name. Raises `UnknownRecord`."""
+        row = await self._read(lambda database: first(database, "SELECT * FROM pictures WHERE sha256 = ?", [sha256]))
+        if row is None:
+            raise UnknownRecord(f"The ledger has no picture {sha256}: send it again.")
+        return StoredPicture(**row)
+
+    async def pictures(self, exchanges: list[int] | None = None) -> list[StoredPicture]:
+        """The pictures of these exchanges, or all of them, each once, the oldest first."""
+        where, values = "", []
+        if exchanges is not None:
+            where = (
+                " WHERE sha256 IN (SELECT sha256 FROM exchange_pictures"
+                " WHERE exchange IN (SELECT value FROM json_each(?)))"
+            )
+            values = [json.dumps(exchanges)]
+        rows = await self._read(
+            lambda database: every(database, f"SELECT * FROM pictures{where} ORDER BY created, sha256", values)
+        )
+        return [StoredPicture(**row) for row in rows]
+
+    async def record_exchange(self, exchange: Exchange) -> int:
+        """Record a question with its answer; return its id. An update that has one already returns that id.
+
+        Raises `StorageError` when a picture or the session is unknown.
+        """
+        values = asdict(exchange) | {"created": self._now(exchange.created)}
+
+        def work(database: Database) -> int:
+            row = first(database, 'SELECT id FROM exchanges WHERE "update" = ?', [exchange.update])
+            if row is not None:
+                return int(row["id"])
+            ensure_user(database, exchange.asker, values["created"])
+            ensure_chat(database, exchange.chat, values["created"])
+            try:
+                cursor = database.execute(_INSERT, values)
+                assert cursor.lastrowid is not None
+                for position, sha256 in enumerate(exchange.pictures):
+                    database.execute(
+                        "INSERT INTO exchange_pictures(exchange, position, sha256) VALUES (?, ?, ?)",
+                        (cursor.lastrowid, position, sha256),
+                    )
+            except sqlite3.IntegrityError as error:
+                raise StorageError(
+                    f"The exchange for update {exchange.update} names a session ({exchange.session}) or a picture"
+                    f" that the ledger does not have: add it first ({error})."
+                ) from error
+            return cursor.lastrowid
+
+        return await self._write(work)
+
+    async def exchange(self, exchange: int) -> Exchange:
+        """The exchange of that id. Raises `UnknownRecord`."""
+        row = await self._read(lambda database: first(database, f"{SELECT_EXCHANGES} WHERE id = ?", [exchange]))
+        if row is None:
+            raise UnknownRecord(f"The ledger has no exchange {exchange}: it may have been deleted.")
+        return exchange_of(row)
+
+    async def exchange_for_update(self, update: int) -> Exchange | None:
+        """The exchange that answered this Telegram update, None if it was not answered yet."""
+        row = await self._read(lambda database: first(database, f'{SELECT_EXCHANGES} WHERE "update" = ?', [update]))
+        return None if row is None else exchange_of(row)
+
+    async def history(self, session: int, limit: int) -> list[Exchange]:
+        """The latest `limit` exchanges of a session, the oldest first."""
+        rows = await self._read(
+            lambda database: every(
+                database, f"{SELECT_EXCHANGES} WHERE session = ? ORDER BY id DESC LIMIT ?", (session, limit)
+            )
+        )
+        return [exchange_of(row) for row in reversed(rows)]

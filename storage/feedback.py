@@ -1,0 +1,82 @@
+"""Queries about votes: added, never changed; the latest of each rater counts."""
+
+from __future__ import annotations
+
+import json
+from itertools import groupby
+
+from sqlite_utils import Database
+
+from storage.exchanges import SELECT_EXCHANGES, exchange_of
+from storage.people import ensure_user
+from storage.queries import Queries, every, first
+from storage.records import RatedExchange, Rating, StorageError, UnknownRecord
+
+_VOTES = (
+    "SELECT exchange, sum(value > 0) AS ups, sum(value < 0) AS downs, json_group_array(rater) AS raters"
+    " FROM ratings GROUP BY exchange"
+)
+
+
+class Feedback(Queries):
+    """Votes and what was voted on."""
+
+    async def rate(self, rating: Rating) -> bool:
+        """Add a vote. False if the update that brought it was counted before.
+
+        Raises `UnknownRecord` for an exchange that does not exist (any more), `StorageError` for a value other than
+        1 and -1.
+        """
+        if rating.value not in (1, -1):
+            raise StorageError(f"A rating is 1 or -1, not {rating.value}.")
+        now = self._now(rating.created)
+
+        def work(database: Database) -> bool:
+            if first(database, "SELECT 1 FROM exchanges WHERE id = ?", [rating.exchange]) is None:
+                raise UnknownRecord(f"The ledger has no exchange {rating.exchange}: it may have been deleted.")
+            ensure_user(database, rating.rater, now)
+            cursor = database.execute(
+                'INSERT INTO feedback(exchange, rater, value, "update", created) VALUES (?, ?, ?, ?, ?)'
+                ' ON CONFLICT("update") DO NOTHING',
+                (rating.exchange, rating.rater, rating.value, rating.update, now),
+            )
+            return cursor.rowcount == 1
+
+        return await self._write(work)
+
+    async def rating(self, exchange: int, rater: int) -> int | None:
+        """The latest vote of `rater` on `exchange`: 1, -1, or None without any."""
+        row = await self._read(
+            lambda database: first(
+                database,
+                "SELECT value FROM feedback WHERE exchange = ? AND rater = ? ORDER BY id DESC LIMIT 1",
+                (exchange, rater),
+            )
+        )
+        return None if row is None else int(row["value"])
+
+    async def rated_exchanges(self) -> list[RatedExchange]:
+        """Every exchange that has votes, by id, with the latest vote of each rater and the conversation before it."""
+        return await self._read(_rated_exchanges)
+
+
+def _rated_exchanges(database: Database) -> list[RatedExchange]:
+    database.execute("BEGIN")  # one state of the ledger for both queries
+    try:
+        votes = {row["exchange"]: row for row in every(database, _VOTES)}
+        rows = every(
+            database,
+            f"{SELECT_EXCHANGES} WHERE session IN (SELECT session FROM exchanges WHERE id IN"
+            " (SELECT exchange FROM feedback)) ORDER BY session, id",
+        )
+    finally:
+        database.commit()
+    found = []
+    for _, talk in groupby((exchange_of(row) for row in rows), key=lambda exchange: exchange.session):
+        exchanges = tuple(talk)
+        for place, exchange in enumerate(exchanges):
+            vote = votes.get(exchange.id)
+            if vote is not None:
+                raters = tuple(sorted(json.loads(vote["raters"])))
+                found.append(RatedExchange(exchange, vote["ups"], vote["downs"], raters, exchanges[:place]))
+    return sorted(found, key=lambda rated: rated.exchange.id)

@@ -1,0 +1,233 @@
+"""Queries about updates and the messages that answer them: what makes a crash harmless.
+
+An update is stored before Telegram hears that we have it, begun when it is handled, finished when everything it
+asked for has happened. What is stored and not finished is handled again at the next start. These queries are the
+busiest of all, so callers that arrive together share one statement.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlite_utils import Database
+
+from storage.queries import Queries, every, first, number
+from storage.records import IllegalTransition, Reply, StorageError, StoredUpdate, UnknownRecord
+
+Row = tuple[int, str, str]
+"""An update to store: id, lane, payload."""
+
+_IDS = "(SELECT value FROM json_each(?))"
+_REPLY = 'SELECT "update", slot, chat, message, final FROM replies WHERE "update" = ?'
+
+
+class Inbox(Queries):
+    """Updates and replies."""
+
+    async def store_update(self, update: int, lane: str, payload: str) -> bool:
+        """Store one update; False if it is already known. `lane` orders: one lane, one update at a time."""
+        return await self._write_together(self._store, (update, lane, _storable(payload)))
+
+    async def store_updates(self, updates: Iterable[Row]) -> list[bool]:
+        """Store several updates in one commit: for each (id, lane, payload), False if it is already known."""
+        rows = [(update, lane, _storable(payload)) for update, lane, payload in updates]
+        return await self._write(lambda database: self._store(database, rows))
+
+    async def pending_updates(self) -> list[StoredUpdate]:
+        """What was stored and neither finished nor set aside, in Telegram's order."""
+        rows = await self._read(
+            lambda database: every(
+                database,
+                "SELECT id, lane, payload, attempts, received, state, error FROM inbox"
+                " WHERE state IN ('stored', 'begun') ORDER BY id",
+            )
+        )
+        return [StoredUpdate(**row) for row in rows]
+
+    async def stored_update(self, update: int) -> StoredUpdate:
+        """One update in whatever state; a finished one has no payload any more. Raises `UnknownRecord`."""
+        row = await self._read(
+            lambda database: first(
+                database,
+                "SELECT id, lane, payload, attempts, received, state, error FROM inbox WHERE id = ?",
+                [update],
+            )
+        )
+        if row is None:
+            raise _unknown(update)
+        return StoredUpdate(**row)
+
+    async def begin_update(self, update: int) -> int:
+        """Count an attempt at an update before handling it; return how many there were, this one included.
+
+        Raises `UnknownRecord`, or `IllegalTransition` for an update that is finished.
+        """
+        return await self._write_together(_begin, update)
+
+    async def finish_update(self, update: int) -> None:
+        """Everything the update asked for has happened: it is not handled again and its payload is dropped.
+
+        Raises `UnknownRecord`.
+        """
+        await self._write_together(self._finish, update)
+
+    async def set_aside_update(self, update: int, error: str) -> None:
+        """Give up on an update that fails each time; it stays with its payload and `error` for the operator.
+
+        Raises `UnknownRecord`.
+        """
+
+        def work(database: Database) -> None:
+            cursor = database.execute("UPDATE inbox SET state = 'aside', error = ? WHERE id = ?", (error, update))
+            if cursor.rowcount == 0:
+                raise _unknown(update)
+
+        await self._write(work)
+
+    async def last_update_id(self) -> int | None:
+        """The id of the update that came last, None in an empty inbox.
+
+        Not always the highest: after a quiet week Telegram continues from a random number
+        (https://core.telegram.org/bots/api#update).
+        """
+        row = await self._read(
+            lambda database: first(database, "SELECT id FROM inbox ORDER BY received DESC, id DESC LIMIT 1")
+        )
+        return None if row is None else int(row["id"])
+
+    async def prune_updates(self, before: float) -> int:
+        """Drop finished updates and their replies' rows from before that time; return how many updates.
+
+        Telegram keeps an undelivered update for a day, so what is a few days old cannot come again. The last
+        update always stays.
+        """
+
+        def work(database: Database) -> int:
+            old = (
+                "(SELECT id FROM inbox WHERE state = 'done' AND finished < ?"
+                " AND id <> (SELECT id FROM inbox ORDER BY received DESC, id DESC LIMIT 1))"
+            )
+            database.execute(f'DELETE FROM replies WHERE doubtful = 0 AND "update" IN {old}', [before])
+            return database.execute(f"DELETE FROM inbox WHERE id IN {old}", [before]).rowcount
+
+        return await self._write(work)
+
+    async def begin_reply(self, update: int, slot: int, chat: int) -> Reply:
+        """Note that reply number `slot` (from 0) to an update is about to be sent, or return what is known of it.
+
+        A `message` in the result means that it was sent before: edit that. None on an update's second attempt means
+        that an earlier send may or may not have happened; such replies are counted as doubtful.
+        """
+        now = self._now()
+
+        def work(database: Database) -> Reply:
+            row = first(database, f"{_REPLY} AND slot = ?", (update, slot))
+            if row is None:
+                database.execute(
+                    'INSERT INTO replies("update", slot, chat, created) VALUES (?, ?, ?, ?)', (update, slot, chat, now)
+                )
+                return Reply(update, slot, chat, None)
+            if row["message"] is None:
+                database.execute(
+                    'UPDATE replies SET doubtful = doubtful + 1 WHERE "update" = ? AND slot = ?', (update, slot)
+                )
+            return _reply(row)
+
+        return await self._write(work)
+
+    async def sent_reply(self, update: int, slot: int, message: int) -> None:
+        """Telegram has the reply under this message id. Raises `UnknownRecord` for a reply that was not begun."""
+        await self._set_reply(update, slot, "message = ?", [message])
+
+    async def finish_reply(self, update: int, slot: int) -> None:
+        """The reply shows its final text. Raises `UnknownRecord` for a reply that was not begun."""
+        await self._set_reply(update, slot, "final = 1", [])
+
+    async def replies(self, update: int) -> list[Reply]:
+        """All replies begun for an update, by slot."""
+        rows = await self._read(lambda database: every(database, f"{_REPLY} ORDER BY slot", [update]))
+        return [_reply(row) for row in rows]
+
+    async def doubtful_replies(self) -> int:
+        """How many replies were begun again while it was unknown whether the first send had happened.
+
+        At most so many messages were ever doubled by a crash.
+        """
+        return await self._read(lambda database: number(database, "SELECT count(*) FROM replies WHERE doubtful > 0"))
+
+    async def _set_reply(self, update: int, slot: int, change: str, values: list[int]) -> None:
+        def work(database: Database) -> None:
+            cursor = database.execute(
+                f'UPDATE replies SET {change} WHERE "update" = ? AND slot = ?', (*values, update, slot)
+            )
+            if cursor.rowcount == 0:
+                raise UnknownRecord(f"Reply {slot} to update {update} was not begun: call begin_reply first.")
+
+        await self._write(work)
+
+    def _store(self, database: Database, rows: Sequence[Row]) -> list[bool]:
+        known = _json(database, f"SELECT json_group_array(id) FROM inbox WHERE id IN {_IDS}", [row[0] for row in rows])
+        fresh = {row[0]: row for row in reversed(rows)}  # of two with one id, the first
+        for update in known:
+            fresh.pop(update, None)
+        # One statement for all: each statement gives Python's lock away, and a busy event loop returns it late.
+        database.execute(
+            "INSERT INTO inbox(id, lane, payload, received) SELECT json_extract(value, '$[0]'),"
+            " json_extract(value, '$[1]'), json_extract(value, '$[2]'), ? FROM json_each(?)",
+            (self._now(), json.dumps(list(fresh.values()))),
+        )
+        return [fresh.pop(row[0], None) is not None for row in rows]
+
+    def _finish(self, database: Database, updates: Sequence[int]) -> list[Exception | None]:
+        cursor = database.execute(
+            f"UPDATE inbox SET state = 'done', payload = '', finished = ? WHERE id IN {_IDS}",
+            (self._now(), json.dumps(updates)),
+        )
+        if cursor.rowcount == len(set(updates)):
+            return [None] * len(updates)
+        known = set(_json(database, f"SELECT json_group_array(id) FROM inbox WHERE id IN {_IDS}", updates))
+        return [None if update in known else _unknown(update) for update in updates]
+
+
+def _begin(database: Database, updates: Sequence[int]) -> list[int | Exception]:
+    database.execute(
+        f"UPDATE inbox SET state = 'begun', attempts = attempts + 1 WHERE id IN {_IDS} AND state <> 'done'",
+        [json.dumps(updates)],
+    )
+    rows = _json(
+        database, f"SELECT json_group_array(json_array(id, attempts, state)) FROM inbox WHERE id IN {_IDS}", updates
+    )
+    found = {update: (attempts, state) for update, attempts, state in rows}
+    return [_attempts(update, *found[update]) if update in found else _unknown(update) for update in updates]
+
+
+def _attempts(update: int, attempts: int, state: str) -> int | Exception:
+    if state == "done":
+        return IllegalTransition(f"Update {update} is finished already: there is nothing left to handle.")
+    return attempts
+
+
+def _json(database: Database, sql: str, values: Sequence[int]) -> list[Any]:
+    """The list that a query yields as JSON text, for the integers that it is given as JSON text."""
+    found: list[Any] = json.loads(database.execute(sql, [json.dumps(values)]).fetchone()[0])
+    return found
+
+
+def _storable(payload: str) -> str:
+    """`payload` itself. Raises `StorageError` for half a surrogate pair, which UTF-8 cannot hold."""
+    try:
+        payload.encode()
+    except UnicodeEncodeError as error:
+        raise StorageError(f"An update's payload is not valid Unicode ({error}): escape it as JSON does.") from error
+    return payload
+
+
+def _unknown(update: int) -> UnknownRecord:
+    return UnknownRecord(f"The inbox has no update {update}: store it first.")
+
+
+def _reply(row: sqlite3.Row) -> Reply:
+    return Reply(row["update"], row["slot"], row["chat"], row["message"], bool(row["final"]))

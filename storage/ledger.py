@@ -1,0 +1,94 @@
+"""The ledger: everything the bot remembers but pictures and models themselves, in one SQLite file.
+
+Puts the groups of queries together and opens, backs up and closes what they stand on. Whatever a method that
+changes something has returned from is on the disk. Two processes may have the ledger open at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from storage.connection import connect, explained_os, translated
+from storage.exchanges import Exchanges
+from storage.feedback import Feedback
+from storage.inbox import Inbox
+from storage.migrations import migrate
+from storage.people import People
+from storage.queries import first
+from storage.readers import Readers
+from storage.registry import Registry
+from storage.runs import Runs
+from storage.writer import Writer
+
+FILE_NAME = "ledger.db"
+
+_COUNTS = """
+SELECT (SELECT count(*) FROM users) AS users,
+       (SELECT count(*) FROM chats) AS chats,
+       (SELECT count(*) FROM sessions) AS sessions,
+       (SELECT count(*) FROM exchanges) AS exchanges,
+       (SELECT count(*) FROM pictures) AS pictures,
+       (SELECT count(*) FROM feedback) AS votes,
+       (SELECT count(*) FROM ratings WHERE value > 0) AS ups,
+       (SELECT count(*) FROM ratings WHERE value < 0) AS downs,
+       (SELECT count(*) FROM runs) AS runs,
+       (SELECT count(*) FROM models) AS models,
+       (SELECT count(*) FROM inbox WHERE state IN ('stored', 'begun')) AS updates_pending,
+       (SELECT count(*) FROM inbox WHERE state = 'aside') AS updates_set_aside,
+       (SELECT count(*) FROM replies WHERE doubtful > 0) AS replies_doubtful
+"""
+
+
+class Ledger(People, Exchanges, Feedback, Inbox, Runs, Registry):
+    """Every query, named. Open it with `Ledger.open`, close it with `close` or `async with`."""
+
+    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
+        """Use `open`: this expects a file that has been migrated."""
+        super().__init__(Writer(path), Readers(path), clock)
+        self.path = path
+
+    @classmethod
+    def open(cls, directory: Path, *, clock: Callable[[], float] = time.time) -> Ledger:
+        """Open the ledger in `directory`, made where there is none, and bring its tables up to date.
+
+        Blocks for some milliseconds; needs no event loop. Raises `StorageError`, having changed nothing, for a
+        ledger of a newer version, and for a folder or file that cannot be written.
+        """
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise explained_os(error, f"making the folder {directory}") from error
+        path = directory / FILE_NAME
+        database = connect(path)
+        try:
+            with translated(path):
+                migrate(database)
+        finally:
+            database.close()
+        return cls(path, clock)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Finish what is queued and close every connection. A second call does nothing."""
+        await self._writer.close()
+        await self._readers.close()
+
+    async def counts(self) -> dict[str, int]:
+        """How much there is of what, for status and metrics: users, chats, sessions, exchanges, pictures, votes
+        (all ever cast), ups and downs (the latest of each rater), runs, models, updates_pending,
+        updates_set_aside, replies_doubtful.
+        """
+        row = await self._read(lambda database: first(database, _COUNTS))
+        assert row is not None
+        return dict(row)

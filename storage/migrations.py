@@ -1,0 +1,323 @@
+"""The ledger's tables, as migrations that are applied once each, in order, atomically with their record.
+
+Knows the schema and nothing of the queries. A migration that has been released is never edited: the next change
+is the next function. Migrations are kept by sqlite-utils in `_sqlite_migrations`.
+
+Columns are named as the fields of `storage.records`, so that a row becomes a record by its keys; "update" is a
+word of SQL and therefore quoted. Deleting a user takes their sessions, exchanges and votes along; pictures are
+held by the exchanges that show them.
+"""
+
+from __future__ import annotations
+
+from sqlite_utils import Database, Migrations
+from sqlite_utils.db import ForeignKey
+
+from storage.records import StorageError
+
+migrations = Migrations("thumbtune")
+
+
+def migrate(database: Database, known: Migrations = migrations) -> None:
+    """Apply every pending migration of `known`, each in its own transaction with its record.
+
+    Two processes may call this at the same moment: the second waits and finds nothing left to do.
+    Raises `StorageError`, having changed nothing, for a ledger that a newer version has migrated further.
+    """
+    while True:
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            names = [each.name for each in known.pending(database)]
+            applied = [each.name for each in known.applied(database)]
+            _refuse_newer(applied, known)
+            if names:
+                known.apply(database, stop_before=names[1:2])
+        except BaseException:
+            database.rollback()
+            raise
+        database.commit()
+        if len(names) <= 1:
+            return
+
+
+def _refuse_newer(applied: list[str], known: Migrations) -> None:
+    ours = {each.name for each in known._migrations}  # the library offers no public list of all of them
+    strange = [name for name in applied if name not in ours]
+    if strange:
+        raise StorageError(
+            f"This ledger was written by a newer version of thumbtune (it has the migration {strange[-1]}, unknown"
+            " here): start that version or a later one. Nothing has been changed."
+        )
+
+
+def _table(
+    database: Database,
+    name: str,
+    columns: dict[str, type],
+    *,
+    key: str | tuple[str, ...] = "id",
+    defaults: dict[str, object] | None = None,
+    nullable: tuple[str, ...] = (),
+    refers: dict[str, tuple[str, str, str]] | None = None,
+    indexes: tuple[tuple[str, ...], ...] = (),
+    unique: tuple[tuple[str, ...], ...] = (),
+) -> None:
+    """Create a strict table whose columns are NOT NULL unless `nullable`.
+
+    `refers` maps a column to (table, column, what happens when that row is deleted).
+    """
+    keys = (key,) if isinstance(key, str) else key
+    table = database.table(name).create(
+        columns,
+        pk=key,
+        not_null=[
+            column for column in columns if column not in nullable and (keys != (column,) or columns[column] is str)
+        ],
+        defaults=defaults,
+        foreign_keys=[
+            ForeignKey(name, column, other, other_column, on_delete=action)
+            for column, (other, other_column, action) in (refers or {}).items()
+        ],
+        strict=True,
+    )
+    for index in indexes:
+        table.create_index(index)
+    for index in unique:
+        table.create_index(index, unique=True)
+
+
+@migrations()
+def m001_people(database: Database) -> None:
+    """Users, chats and the sessions (conversations) between them."""
+    _table(
+        database,
+        "users",
+        {"id": int, "name": str, "client_language": str, "language": str, "created": float},
+        defaults={"name": ""},
+        nullable=("client_language", "language"),
+    )
+    _table(
+        database,
+        "chats",
+        {"id": int, "kind": str, "title": str, "created": float},
+        defaults={"kind": "private", "title": ""},
+    )
+    # AUTOINCREMENT, which sqlite-utils cannot ask for: an id must not come back after its owner was forgotten.
+    database.executescript("""
+        CREATE TABLE sessions (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            chat INTEGER NOT NULL REFERENCES chats(id) ON DELETE CASCADE,
+            user INTEGER NOT NULL REFERENCES users(id) ON DELETE CASCADE,
+            topic INTEGER NOT NULL DEFAULT 0,
+            created REAL NOT NULL,
+            closed REAL
+        ) STRICT;
+        CREATE UNIQUE INDEX one_open_session ON sessions(chat, user, topic) WHERE closed IS NULL;
+        CREATE INDEX sessions_user ON sessions(user);
+    """)
+
+
+@migrations()
+def m002_exchanges(database: Database) -> None:
+    """Pictures, questions with their answers, and the same seen as turns."""
+    _table(
+        database,
+        "pictures",
+        {
+            "sha256": str,
+            "media_type": str,
+            "width": int,
+            "height": int,
+            "size": int,
+            "phash": str,
+            "created": float,
+        },
+        key="sha256",
+    )
+    # AUTOINCREMENT: a rating button of a forgotten exchange must never count for a later one.
+    database.executescript("""
+        CREATE TABLE exchanges (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            session INTEGER NOT NULL REFERENCES sessions(id) ON DELETE CASCADE,
+            chat INTEGER NOT NULL REFERENCES chats(id) ON DELETE CASCADE,
+            asker INTEGER NOT NULL REFERENCES users(id) ON DELETE CASCADE,
+            "update" INTEGER NOT NULL UNIQUE,
+            question TEXT NOT NULL,
+            answer TEXT NOT NULL,
+            model TEXT NOT NULL,
+            system TEXT NOT NULL,
+            prompt_hash TEXT NOT NULL,
+            temperature REAL NOT NULL,
+            top_p REAL NOT NULL,
+            max_new_tokens INTEGER NOT NULL,
+            seed INTEGER,
+            finish TEXT NOT NULL,
+            prompt_tokens INTEGER NOT NULL,
+            completion_tokens INTEGER NOT NULL,
+            cached_tokens INTEGER NOT NULL,
+            encoded_tiles INTEGER NOT NULL,
+            first_token_seconds REAL NOT NULL,
+            seconds REAL NOT NULL,
+            created REAL NOT NULL
+        ) STRICT;
+        CREATE INDEX exchanges_session ON exchanges(session, id);
+        CREATE INDEX exchanges_asker ON exchanges(asker);
+    """)
+    _table(
+        database,
+        "exchange_pictures",
+        {"exchange": int, "position": int, "sha256": str},
+        key=("exchange", "position"),
+        refers={"exchange": ("exchanges", "id", "CASCADE"), "sha256": ("pictures", "sha256", "RESTRICT")},
+        indexes=(("sha256",),),
+    )
+    database.create_view(
+        "turns",
+        """
+        SELECT id AS exchange, session, chat, 0 AS position, 'user' AS role, asker AS user, NULL AS model,
+               question AS text, (SELECT count(*) FROM exchange_pictures WHERE exchange = exchanges.id) AS pictures,
+               created
+          FROM exchanges
+        UNION ALL
+        SELECT id, session, chat, 1, 'assistant', NULL, model, answer, 0, created FROM exchanges
+        """,
+    )
+
+
+@migrations()
+def m003_feedback(database: Database) -> None:
+    """Votes, which are only ever added (and leave with a person), and the latest of each rater."""
+    database.executescript("""
+        CREATE TABLE feedback (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            exchange INTEGER NOT NULL REFERENCES exchanges(id) ON DELETE CASCADE,
+            rater INTEGER NOT NULL REFERENCES users(id) ON DELETE CASCADE,
+            value INTEGER NOT NULL CHECK (value IN (-1, 1)),
+            "update" INTEGER NOT NULL UNIQUE,
+            created REAL NOT NULL
+        ) STRICT;
+        CREATE INDEX feedback_exchange ON feedback(exchange, rater, id);
+        CREATE INDEX feedback_rater ON feedback(rater);
+        CREATE TRIGGER feedback_is_append_only BEFORE UPDATE ON feedback
+        BEGIN
+            SELECT RAISE(ABORT, 'feedback is append-only: add another vote instead');
+        END;
+    """)
+    # With max(), SQLite takes the other columns from the row that has it: https://www.sqlite.org/quirks.html
+    database.create_view(
+        "ratings",
+        'SELECT exchange, rater, value, "update", created, max(id) AS feedback FROM feedback GROUP BY exchange, rater',
+    )
+
+
+@migrations()
+def m004_inbox(database: Database) -> None:
+    """Updates as they came, and the messages that answer them."""
+    _table(
+        database,
+        "inbox",
+        {
+            "id": int,
+            "lane": str,
+            "payload": str,
+            "attempts": int,
+            "received": float,
+            "state": str,
+            "error": str,
+            "finished": float,
+        },
+        defaults={"attempts": 0, "state": "stored", "error": ""},
+        nullable=("finished",),
+    )
+    _table(
+        database,
+        "replies",
+        {"update": int, "slot": int, "chat": int, "message": int, "final": int, "doubtful": int, "created": float},
+        key=("update", "slot"),
+        defaults={"final": 0, "doubtful": 0},
+        nullable=("message",),
+    )
+    database.executescript("""
+        CREATE INDEX inbox_open ON inbox(id) WHERE state IN ('stored', 'begun');
+        CREATE INDEX replies_doubtful ON replies(doubtful) WHERE doubtful > 0;
+    """)
+
+
+@migrations()
+def m005_runs(database: Database) -> None:
+    """Retraining runs, of which one at most is under way, and what each was taught with."""
+    database.executescript("""
+        CREATE TABLE runs (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            state TEXT NOT NULL DEFAULT 'due',
+            trigger TEXT NOT NULL,
+            requested_by INTEGER,
+            created REAL NOT NULL,
+            updated REAL NOT NULL,
+            step INTEGER NOT NULL DEFAULT 0,
+            steps INTEGER NOT NULL DEFAULT 0,
+            loss REAL,
+            samples INTEGER NOT NULL DEFAULT 0,
+            held_out INTEGER NOT NULL DEFAULT 0,
+            raters INTEGER NOT NULL DEFAULT 0,
+            directory TEXT NOT NULL DEFAULT '',
+            reason TEXT NOT NULL DEFAULT '',
+            model TEXT,
+            cancel_requested INTEGER NOT NULL DEFAULT 0
+        ) STRICT;
+        CREATE UNIQUE INDEX one_active_run ON runs((1)) WHERE state IN ('due', 'training', 'merging', 'evaluating');
+    """)
+    _table(
+        database,
+        "run_selections",
+        {"run": int, "exchange": int, "position": int, "split": str},
+        key=("run", "exchange"),
+        refers={"run": ("runs", "id", "CASCADE"), "exchange": ("exchanges", "id", "CASCADE")},
+        indexes=(("exchange",),),
+    )
+    database.executescript("""
+        CREATE TRIGGER selections_are_frozen BEFORE UPDATE ON run_selections
+        BEGIN
+            SELECT RAISE(ABORT, 'a selection is frozen: start another run instead');
+        END;
+    """)
+
+
+@migrations()
+def m006_models(database: Database) -> None:
+    """Models, of which one at most is live, and every change of the live one."""
+    _table(
+        database,
+        "models",
+        {
+            "id": str,
+            "directory": str,
+            "state": str,
+            "run": int,
+            "created": float,
+            "reason": str,
+            "report": str,
+            "manifest_hash": str,
+        },
+        defaults={"reason": "", "report": "", "manifest_hash": ""},
+        nullable=("run",),
+        refers={"run": ("runs", "id", "SET NULL")},
+    )
+    _table(
+        database,
+        "promotions",
+        {
+            "id": int,
+            "model": str,
+            "previous": str,
+            "by": int,
+            "created": float,
+            "done": float,
+            "error": str,
+        },
+        defaults={"error": ""},
+        nullable=("previous", "by", "done"),
+        refers={"model": ("models", "id", "NO ACTION"), "previous": ("models", "id", "NO ACTION")},
+        indexes=(("model",), ("previous",)),
+    )
+    database.executescript("CREATE UNIQUE INDEX one_live_model ON models(state) WHERE state = 'live';")

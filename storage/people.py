@@ -1,0 +1,117 @@
+"""Queries about who talks where: users, chats, and the sessions (conversations) they have.
+
+A session belongs to one user in one chat and one forum topic; /new closes it and opens the next.
+"""
+
+from __future__ import annotations
+
+from sqlite_utils import Database
+
+from storage.queries import Queries, first
+from storage.records import Chat, Person
+
+_OPEN_SESSION = "SELECT id FROM sessions WHERE chat = ? AND user = ? AND topic = ? AND closed IS NULL"
+
+
+def ensure_user(database: Database, user: int, now: float) -> None:
+    """Give `user` an empty row unless there is one, so that what they did can refer to it."""
+    database.execute("INSERT INTO users(id, created) VALUES (?, ?) ON CONFLICT(id) DO NOTHING", (user, now))
+
+
+def ensure_chat(database: Database, chat: int, now: float) -> None:
+    """Give `chat` an empty row unless there is one."""
+    database.execute("INSERT INTO chats(id, created) VALUES (?, ?) ON CONFLICT(id) DO NOTHING", (chat, now))
+
+
+class People(Queries):
+    """Users, chats, sessions."""
+
+    async def see(self, person: Person, chat: Chat) -> None:
+        """Note who wrote and where: new rows, or changed names. A chosen language stays as it is."""
+        now = self._now()
+
+        def work(database: Database) -> None:
+            database.execute(
+                "INSERT INTO users(id, name, client_language, created) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT(id) DO UPDATE SET name = excluded.name, client_language = excluded.client_language"
+                " WHERE name IS NOT excluded.name OR client_language IS NOT excluded.client_language",
+                (person.id, person.name, person.client_language, now),
+            )
+            database.execute(
+                "INSERT INTO chats(id, kind, title, created) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT(id) DO UPDATE SET kind = excluded.kind, title = excluded.title"
+                " WHERE kind IS NOT excluded.kind OR title IS NOT excluded.title",
+                (chat.id, chat.kind, chat.title, now),
+            )
+
+        await self._write(work)
+
+    async def person(self, user: int) -> Person | None:
+        """The user with this Telegram id, None if never seen."""
+        row = await self._read(
+            lambda database: first(
+                database, "SELECT id, name, client_language, language FROM users WHERE id = ?", [user]
+            )
+        )
+        return None if row is None else Person(**row)
+
+    async def chat(self, chat: int) -> Chat | None:
+        """The chat with this Telegram id, None if never seen."""
+        row = await self._read(
+            lambda database: first(database, "SELECT id, kind, title FROM chats WHERE id = ?", [chat])
+        )
+        return None if row is None else Chat(**row)
+
+    async def private_chats(self) -> list[int]:
+        """The ids of all private chats, oldest first: where a broadcast goes."""
+        return await self._read(
+            lambda database: [
+                row["id"]
+                for row in database.execute("SELECT id FROM chats WHERE kind = 'private' ORDER BY created, id")
+            ]
+        )
+
+    async def set_language(self, user: int, language: str | None) -> None:
+        """Remember what a person chose with /language; None follows their client again."""
+        now = self._now()
+
+        def work(database: Database) -> None:
+            ensure_user(database, user, now)
+            database.execute("UPDATE users SET language = ? WHERE id = ?", (language, user))
+
+        await self._write(work)
+
+    async def session(self, chat: int, user: int, topic: int = 0) -> int:
+        """The open session of `user` in `chat` and forum topic (0: none), begun if there is none."""
+        key = (chat, user, topic)
+        row = await self._read(lambda database: first(database, _OPEN_SESSION, key))
+        if row is not None:
+            return int(row["id"])
+        now = self._now()
+        return await self._write(lambda database: _open_session(database, chat, user, topic, now))
+
+    async def new_session(self, chat: int, user: int, topic: int = 0) -> int:
+        """Close the open session, if any, and begin another: the model forgets what was said before."""
+        now = self._now()
+
+        def work(database: Database) -> int:
+            database.execute(
+                "UPDATE sessions SET closed = ? WHERE chat = ? AND user = ? AND topic = ? AND closed IS NULL",
+                (now, chat, user, topic),
+            )
+            return _open_session(database, chat, user, topic, now)
+
+        return await self._write(work)
+
+
+def _open_session(database: Database, chat: int, user: int, topic: int, now: float) -> int:
+    row = first(database, _OPEN_SESSION, (chat, user, topic))
+    if row is not None:
+        return int(row["id"])
+    ensure_user(database, user, now)
+    ensure_chat(database, chat, now)
+    cursor = database.execute(
+        "INSERT INTO sessions(chat, user, topic, created) VALUES (?, ?, ?, ?)", (chat, user, topic, now)
+    )
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid

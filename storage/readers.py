@@ -1,0 +1,60 @@
+"""A few threads that read, each with its own connection, so that no query runs on an event loop.
+
+In WAL mode readers neither wait for the writer nor hold it up; a read sees everything whose write was
+awaited before it. Knows connections; knows no table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from sqlite_utils import Database
+
+from storage.connection import connect, translated
+from storage.records import StorageError
+
+Result = TypeVar("Result")
+
+THREADS = 2
+"""Reads that run at the same time; more wait. Python holds one of them up anyway while rows become objects."""
+
+
+class Readers:
+    """Read-only connections, one a thread, opened when first used."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="ledger-reader")
+        self._mine = threading.local()
+        self._opened: list[Database] = []
+        self._closed = False
+
+    async def do(self, work: Callable[[Database], Result]) -> Result:
+        """Run `work` with a read-only connection on a thread and return its result. Raises `StorageError`.
+
+        The statements of one `work` may see different states of the ledger unless it begins a transaction.
+        """
+        if self._closed:
+            raise StorageError(f"The ledger at {self._path} is closed: open it again.")
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._work, work)
+
+    async def close(self) -> None:
+        """Wait for the reads under way, then close every connection. A second call does nothing."""
+        if not self._closed:
+            self._closed = True
+            await asyncio.to_thread(self._pool.shutdown)
+            for database in self._opened:
+                database.close()
+
+    def _work(self, work: Callable[[Database], Result]) -> Result:
+        database: Database | None = getattr(self._mine, "database", None)
+        if database is None:
+            database = self._mine.database = connect(self._path, read_only=True)
+            self._opened.append(database)
+        with translated(self._path):
+            return work(database)

@@ -1,0 +1,201 @@
+"""Queries about retraining runs: states with checked transitions, progress, and what each run was taught with."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any
+
+from sqlite_utils import Database
+
+from storage.queries import Queries, every, first
+from storage.records import RUN_TRANSITIONS, IllegalTransition, Run, RunBusy, RunState, StorageError, UnknownRecord
+
+_SELECT = f"SELECT {', '.join(each.name for each in fields(Run))} FROM runs"
+_SETTABLE = frozenset({"step", "steps", "loss", "samples", "held_out", "raters", "directory", "reason", "model"})
+_ACTIVE = json.dumps([state for state, following in RUN_TRANSITIONS.items() if following])
+_IS_ACTIVE = "state IN (SELECT value FROM json_each(?))"
+
+
+class Runs(Queries):
+    """Runs and their frozen selections."""
+
+    async def start_run(self, trigger: str, requested_by: int | None = None) -> Run:
+        """Add a run in state due. `trigger` is schedule, admin or command.
+
+        Raises `RunBusy` while another is due or under way, in whatever process.
+        """
+        now = self._now()
+
+        def work(database: Database) -> Run:
+            busy = first(database, f"{_SELECT} WHERE {_IS_ACTIVE}", [_ACTIVE])
+            if busy is not None:
+                raise RunBusy(f"Run {busy['id']} is {busy['state']}: wait for its end or cancel it.")
+            cursor = database.execute(
+                "INSERT INTO runs(trigger, requested_by, created, updated) VALUES (?, ?, ?, ?)",
+                (trigger, requested_by, now, now),
+            )
+            assert cursor.lastrowid is not None
+            return _get(database, cursor.lastrowid)
+
+        return await self._write(work)
+
+    async def run(self, run: int) -> Run:
+        """The run of that id. Raises `UnknownRecord`."""
+        return await self._read(lambda database: _get(database, run))
+
+    async def runs(self, limit: int = 20) -> list[Run]:
+        """The latest runs, the newest first."""
+        rows = await self._read(lambda database: every(database, f"{_SELECT} ORDER BY id DESC LIMIT ?", [limit]))
+        return [_run(row) for row in rows]
+
+    async def active_run(self) -> Run | None:
+        """The run that is due or under way, None without one."""
+        row = await self._read(lambda database: first(database, f"{_SELECT} WHERE {_IS_ACTIVE}", [_ACTIVE]))
+        return None if row is None else _run(row)
+
+    async def due_run(self) -> Run | None:
+        """The run that waits to be started, None without one."""
+        row = await self._read(lambda database: first(database, f"{_SELECT} WHERE state = ?", [RunState.DUE]))
+        return None if row is None else _run(row)
+
+    async def move_run(self, run: int, state: RunState, **values: Any) -> Run:
+        """Enter `state` and set the given fields (see `update_run`), together.
+
+        Raises `IllegalTransition` where RUN_TRANSITIONS does not allow it, `UnknownRecord`.
+        """
+        now = self._now()
+
+        def work(database: Database) -> Run:
+            present = _get(database, run)
+            if state not in RUN_TRANSITIONS[present.state]:
+                raise IllegalTransition(f"Run {run} is {present.state} and cannot become {state}.")
+            _set(database, run, {"state": state, **_settable(values)}, now)
+            return _get(database, run)
+
+        return await self._write(work)
+
+    async def update_run(self, run: int, **values: Any) -> Run:
+        """Set fields of a run without changing its state: step, steps, loss, samples, held_out, raters, directory,
+        reason, model. Raises `UnknownRecord`.
+        """
+        now = self._now()
+
+        def work(database: Database) -> Run:
+            _get(database, run)
+            _set(database, run, _settable(values), now)
+            return _get(database, run)
+
+        return await self._write(work)
+
+    async def run_progress(self, run: int, step: int, steps: int, loss: float | None) -> None:
+        """Note how far a run is. A report that comes after the run's end changes nothing."""
+        now = self._now()
+        await self._write(
+            lambda database: (
+                database.execute(
+                    "UPDATE runs SET step = ?, steps = ?, loss = coalesce(?, loss), updated = ?"
+                    f" WHERE id = ? AND {_IS_ACTIVE}",
+                    (step, steps, loss, now, run, _ACTIVE),
+                ).rowcount
+            )
+        )
+
+    async def fail_interrupted_runs(self, reason: str) -> list[Run]:
+        """End as failed, with `reason`, every run that was training, merging or evaluating; return them.
+
+        For the start of the one process that carries runs out: whatever was under way died with the last one.
+        A run that is due stays due.
+        """
+        now = self._now()
+
+        def work(database: Database) -> list[Run]:
+            rows = every(database, f"{_SELECT} WHERE {_IS_ACTIVE} AND state <> ?", (_ACTIVE, RunState.DUE))
+            for row in rows:
+                _set(database, row["id"], {"state": RunState.FAILED, "reason": reason}, now)
+            return [_get(database, row["id"]) for row in rows]
+
+        return await self._write(work)
+
+    async def request_cancel(self, run: int) -> None:
+        """Ask for the end of a run; the process that carries it out looks at `cancel_requested`.
+
+        Raises `IllegalTransition` for a run that has ended, `UnknownRecord`.
+        """
+
+        def work(database: Database) -> None:
+            present = _get(database, run)
+            if not RUN_TRANSITIONS[present.state]:
+                raise IllegalTransition(f"Run {run} is {present.state} already: there is nothing to cancel.")
+            database.execute("UPDATE runs SET cancel_requested = 1 WHERE id = ?", [run])
+
+        await self._write(work)
+
+    async def cancel_requested(self, run: int) -> bool:
+        """Whether someone asked for the end of the run. Raises `UnknownRecord`."""
+        row = await self._read(
+            lambda database: first(database, "SELECT cancel_requested FROM runs WHERE id = ?", [run])
+        )
+        if row is None:
+            raise _unknown(run)
+        return bool(row["cancel_requested"])
+
+    async def freeze_selection(self, run: int, rows: Iterable[tuple[int, str]]) -> None:
+        """Keep which exchanges teach a run and on which side of the split ("train", "held_out") each is.
+
+        Once for a run. Raises `StorageError` for a second time, or for an exchange that does not exist (any more).
+        """
+        frozen = [(run, exchange, position, split) for position, (exchange, split) in enumerate(rows)]
+
+        def work(database: Database) -> None:
+            _get(database, run)
+            if first(database, "SELECT 1 FROM run_selections WHERE run = ?", [run]) is not None:
+                raise StorageError(f"Run {run} has its selection already: start another run for another one.")
+            try:
+                database.table("run_selections").insert_all([("run", "exchange", "position", "split"), *frozen])
+            except sqlite3.IntegrityError as error:
+                raise StorageError(
+                    f"The selection for run {run} names an exchange twice or one that was deleted meanwhile:"
+                    f" select again ({error})."
+                ) from error
+
+        await self._write(work)
+
+    async def selection(self, run: int) -> list[tuple[int, str]]:
+        """The (exchange, split) pairs of a run as they were frozen, without those forgotten since."""
+        rows = await self._read(
+            lambda database: every(
+                database, "SELECT exchange, split FROM run_selections WHERE run = ? ORDER BY position", [run]
+            )
+        )
+        return [(row["exchange"], row["split"]) for row in rows]
+
+
+def _get(database: Database, run: int) -> Run:
+    row = first(database, f"{_SELECT} WHERE id = ?", [run])
+    if row is None:
+        raise _unknown(run)
+    return _run(row)
+
+
+def _set(database: Database, run: int, values: dict[str, Any], now: float) -> None:
+    database.table("runs").update(run, values | {"updated": now})
+
+
+def _settable(values: dict[str, Any]) -> dict[str, Any]:
+    strange = values.keys() - _SETTABLE
+    if strange:
+        raise StorageError(f"A run has no field {', '.join(sorted(strange))} to set: it has {sorted(_SETTABLE)}.")
+    return values
+
+
+def _run(row: sqlite3.Row) -> Run:
+    values = dict(row)
+    values["state"] = RunState(values["state"])
+    return Run(**values)
+
+
+def _unknown(run: int) -> UnknownRecord:
+    return UnknownRecord(f"The ledger has no run {run}: see the list of runs.")

@@ -1,0 +1,199 @@
+"""One thread that writes: work is queued from any event loop and awaited, and commits are shared.
+
+Everything queued while the last commit was under way goes into one transaction, each piece of work behind its
+own savepoint, so that one that fails spoils no other. A caller's await ends only after the commit, so whatever
+it then tells the world survives `kill -9`. Knows transactions; knows no table.
+
+Two pieces of work that are under way at the same time may take effect in either order; await the first before
+asking for the second where the order matters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlite_utils import Database
+
+from storage.connection import BUSY_SECONDS, connect, explained
+from storage.records import StorageError
+
+Result = TypeVar("Result")
+Argument = TypeVar("Argument")
+
+Work = Callable[[Database], Result]
+"""Runs inside a transaction on the writer's thread; may run twice (after a rollback), so it changes nothing else."""
+
+Together = Callable[[Database, Sequence[Argument]], Sequence[Result | Exception]]
+"""The same for several callers at once: one result, or one exception, an argument."""
+
+MOST_JOBS = 512
+"""The most pieces of work that share one commit: bounds how long the first of them waits."""
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """A piece of work and where its end is awaited."""
+
+    together: Together[Any, Any]
+    argument: Any
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
+    result: Any = None
+    error: Exception | None = None
+
+    def deliver(self) -> None:
+        """Wake the caller, in its own event loop, unless it no longer waits."""
+        if self.future.done():
+            return
+        if self.error is None:
+            self.future.set_result(self.result)
+        else:
+            self.future.set_exception(self.error)
+
+
+class Writer:
+    """The one writing connection of this process, on a thread of its own."""
+
+    def __init__(self, path: Path, *, busy_seconds: float = BUSY_SECONDS) -> None:
+        """Open `path` and start the thread. Raises `StorageError`."""
+        self._path = path
+        self._database = connect(path, busy_seconds=busy_seconds)
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._closed = False
+        # A daemon, so that a process that forgot to close can still end; nothing unacknowledged is owed to anyone.
+        self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
+        self._thread.start()
+
+    async def do(self, work: Work[Result]) -> Result:
+        """Run `work` in a transaction and return its result once that is committed.
+
+        An exception of `work` undoes what it did and is raised here; SQLite's own come as `StorageError`.
+        Cancelling the await does not undo the work.
+        """
+        return await self.do_together(lambda database, _: [work(database)], None)
+
+    async def do_together(self, together: Together[Argument, Result], argument: Argument) -> Result:
+        """As `do`, for small frequent work: all arguments waiting for the same function are handed to it at once.
+
+        When the function raises, it is called again with each argument alone.
+        """
+        if self._closed:
+            raise StorageError(f"The ledger at {self._path} is closed: open it again.")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+        self._jobs.put(_Job(together, argument, loop, future))
+        return await future
+
+    async def close(self) -> None:
+        """Finish what is queued, then close the connection. A second call does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._jobs.put(None)
+            await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        try:
+            closing = False
+            while not closing:
+                batch, closing = self._next_batch()
+                self._commit(batch)
+                _deliver(batch)
+        finally:
+            self._database.close()
+
+    def _next_batch(self) -> tuple[list[_Job], bool]:
+        """Wait for work; return all that is queued (at most MOST_JOBS) and whether the end was asked for."""
+        batch: list[_Job] = []
+        job = self._jobs.get()
+        while job is not None:
+            batch.append(job)
+            if len(batch) == MOST_JOBS:
+                return batch, False
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                return batch, False
+        return batch, True
+
+    def _commit(self, batch: list[_Job]) -> None:
+        """Do the whole batch in one transaction; every job ends with a result or an error."""
+        if not batch:
+            return
+        connection = self._database.conn
+        try:
+            # IMMEDIATE, because a deferred transaction that reads first cannot wait for another process's commit:
+            # it fails at once with SQLITE_BUSY_SNAPSHOT (https://www.sqlite.org/isolation.html).
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                for group in _groups(batch):
+                    self._do_group(group)
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+        except Exception as error:  # noqa: BLE001 - it belongs to those who wait, not to this thread
+            for job in batch:
+                job.error = self._explained(error)
+
+    def _do_group(self, group: list[_Job]) -> None:
+        """Do the jobs that share one function in one call; if that fails, each alone."""
+        connection = self._database.conn
+        connection.execute("SAVEPOINT work")
+        try:
+            results = group[0].together(self._database, [job.argument for job in group])
+        except Exception as error:
+            if not connection.in_transaction:  # SQLite gave up the whole transaction: disk full, I/O error
+                raise
+            connection.execute("ROLLBACK TO work")
+            connection.execute("RELEASE work")
+            if len(group) == 1:
+                group[0].error = self._explained(error)
+            else:
+                for job in group:
+                    self._do_group([job])
+            return
+        connection.execute("RELEASE work")
+        for job, result in zip(group, results, strict=True):
+            if isinstance(result, Exception):
+                job.error = result
+            else:
+                job.result = result
+
+    def _explained(self, error: Exception) -> Exception:
+        if not isinstance(error, sqlite3.Error):
+            return error
+        explanation = explained(error, self._path)
+        explanation.__cause__ = error
+        return explanation
+
+
+def _groups(batch: list[_Job]) -> list[list[_Job]]:
+    """The jobs by their function, in the order of each function's first job."""
+    groups: dict[Together[Any, Any], list[_Job]] = {}
+    for job in batch:
+        groups.setdefault(job.together, []).append(job)
+    return list(groups.values())
+
+
+def _deliver(batch: list[_Job]) -> None:
+    """Wake everyone who waits for a job of the batch, with one call into each event loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[_Job]] = {}
+    for job in batch:
+        by_loop.setdefault(job.loop, []).append(job)
+    for loop, jobs in by_loop.items():
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+            loop.call_soon_threadsafe(_deliver_all, jobs)
+
+
+def _deliver_all(jobs: list[_Job]) -> None:
+    for job in jobs:
+        job.deliver()
