@@ -1,0 +1,179 @@
+"""Checkpoints of any size with random weights, for benchmarks and load tests.
+
+    python -m inference.internvl2.random --size 2b --out DIR
+
+Written shard by shard: no more than one shard of weights is ever in memory. The same seed gives the same weights
+whatever the shard size. Such a model speaks nonsense at the speed of a trained one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors.torch import save_file
+from torch import Tensor
+
+from inference.internvl2.checkpoint import write_surroundings
+from inference.internvl2.configuration_internvl2 import InternVLChatConfig
+from inference.internvl2.modeling_internvl2 import InternVLChatModel
+from inference.internvl2.tokenizer import load_tokenizer
+
+TINY_CHECKPOINT = Path(__file__).parent.parent / "tiny" / "checkpoint"
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What decides the number of weights. Widths in features; `vocabulary` 0 means just what the tokenizer needs."""
+
+    vision_width: int
+    vision_heads: int
+    vision_layers: int
+    vision_inner: int
+    width: int
+    heads: int
+    kv_heads: int
+    layers: int
+    inner: int
+    vocabulary: int = 0
+    image_size: int = 448
+    big_vision: bool = False
+    max_tiles: int = 12
+
+
+# The three official InternLM2-based models, and one for CPU benchmarks (head size 64, as TurboMind needs).
+SIZES = {
+    "100m": Size(384, 6, 12, 1536, 1024, 16, 8, 8, 2816),
+    "2b": Size(1024, 16, 24, 4096, 2048, 16, 8, 24, 8192, vocabulary=92553),
+    "8b": Size(1024, 16, 24, 4096, 4096, 32, 8, 32, 14336, vocabulary=92553),
+    "26b": Size(3200, 25, 45, 12800, 6144, 48, 8, 48, 16384, vocabulary=92553, big_vision=True),
+}
+
+
+def configuration(size: Size, vocabulary: int) -> InternVLChatConfig:
+    """The configuration of InternVL2 at `size`: that of the official models but for the numbers in `size`."""
+    return InternVLChatConfig(
+        vision_config={
+            "architectures": ["InternVisionModel"],
+            "hidden_size": size.vision_width,
+            "num_attention_heads": size.vision_heads,
+            "num_hidden_layers": size.vision_layers,
+            "intermediate_size": size.vision_inner,
+            "image_size": size.image_size,
+            "norm_type": "rms_norm" if size.big_vision else "layer_norm",
+            "qk_normalization": size.big_vision,
+            "qkv_bias": not size.big_vision,
+        },
+        llm_config={
+            "architectures": ["InternLM2ForCausalLM"],
+            "vocab_size": vocabulary,
+            "hidden_size": size.width,
+            "num_attention_heads": size.heads,
+            "num_key_value_heads": size.kv_heads,
+            "num_hidden_layers": size.layers,
+            "intermediate_size": size.inner,
+            "max_position_embeddings": 32768,
+            "rms_norm_eps": 1e-5,
+            "bias": False,
+            "pad_token_id": 2,
+            "rope_theta": 1000000,
+            "rope_scaling": {"type": "dynamic", "factor": 2.0},
+        },
+        force_image_size=size.image_size,
+        downsample_ratio=0.5,
+        ps_version="v2",
+        template="internlm2-chat",
+        dynamic_image_size=True,
+        use_thumbnail=True,
+        min_dynamic_patch=1,
+        max_dynamic_patch=size.max_tiles,
+    )
+
+
+def write_random(
+    size: Size,
+    directory: Path,
+    *,
+    tokenizer: Any,
+    seed: int = 0,
+    dtype: torch.dtype = torch.bfloat16,
+    shard: str = "512MB",
+) -> int:
+    """Write a complete checkpoint with random weights and return their number.
+
+    `tokenizer` is a loaded one; its ids above `size.vocabulary` would have no embedding, so that raises ValueError.
+    """
+    vocabulary = size.vocabulary or -(-len(tokenizer) // 64) * 64
+    if vocabulary < len(tokenizer):
+        raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, more than the vocabulary of {vocabulary}")
+    config = configuration(size, vocabulary)
+    with torch.device("meta"):
+        model = InternVLChatModel(config).to(dtype)
+    write_surroundings(config, tokenizer, directory, dtype=dtype)
+    state = model.state_dict()
+    plan = split_torch_state_dict_into_shards(state, max_shard_size=shard)
+    for file, names in plan.filename_to_tensors.items():
+        save_file(_draw(model, names, seed), directory / file, metadata={"format": "pt"})
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
+    return sum(tensor.numel() for tensor in state.values())
+
+
+def _draw(model: InternVLChatModel, names: Sequence[str], seed: int) -> dict[str, Tensor]:
+    """Initial values of the named weights, as the model initialises itself; each module has its own seed."""
+    drawn: dict[str, Tensor] = {}
+    with torch.random.fork_rng(devices=[]):
+        for name in names:
+            path, _, leaf = name.rpartition(".")
+            owner = getattr(model, name.split(".", 1)[0])
+            initialise = getattr(owner, "_init_weights", model._init_weights)
+            module = model.get_submodule(path)
+            module.to_empty(device="cpu", recurse=False)
+            torch.manual_seed(zlib.crc32(f"{seed} {path}".encode()))
+            initialise(module)
+            drawn[name] = getattr(module, leaf).detach()
+            module.to_empty(device="meta", recurse=False)
+    return drawn
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m inference.internvl2.random", description=__doc__)
+    parser.add_argument("--size", choices=SIZES, default="2b", help="the model to start from (default: 2b)")
+    parser.add_argument("--out", type=Path, required=True, help="the directory to write, made if missing")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tokenizer", type=Path, default=TINY_CHECKPOINT, help="a directory with a tokenizer")
+    parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
+    parser.add_argument("--shard", default="512MB", help="largest weight file, and so the memory needed")
+    for name in Size.__dataclass_fields__:
+        if name != "big_vision":
+            parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=f"instead of the size's {name}")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    options = _parser().parse_args(arguments)
+    given = {name: getattr(options, name, None) for name in Size.__dataclass_fields__}
+    size = replace(SIZES[options.size], **{name: value for name, value in given.items() if value is not None})
+    count = write_random(
+        size,
+        options.out,
+        tokenizer=load_tokenizer(options.tokenizer),
+        seed=options.seed,
+        dtype=getattr(torch, options.dtype),
+        shard=options.shard,
+    )
+    sys.stdout.write(f"{options.out}: {count:,} random weights in {options.dtype}\n")
+
+
+if __name__ == "__main__":
+    main()
