@@ -1,0 +1,36 @@
+"""The loss curve of a run as a picture. Knows XTuner's log of losses; nothing else of XTuner."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+
+def losses(scalars: Path) -> list[tuple[int, float]]:
+    """(step, loss) pairs of a `scalars.json`: JSON lines, of which those with a loss count."""
+    lines = (json.loads(line) for line in scalars.read_text(encoding="utf-8").splitlines() if line.strip())
+    return [(int(each["step"]), float(each["loss"])) for each in lines if "loss" in each]
+
+
+def draw(scalars: Path, picture: Path) -> None:
+    """Write the curve as a PNG of 960 × 480 pixels: each step faint, their moving average strong."""
+    points = losses(scalars)
+    steps = [step for step, _ in points]
+    values = [value for _, value in points]
+    smooth = []
+    for value in values:
+        smooth.append(value if not smooth else 0.9 * smooth[-1] + 0.1 * value)
+    figure = Figure(figsize=(9.6, 4.8), dpi=100, layout="tight")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=1, label="each step")
+    axes.plot(steps, smooth, color="tab:blue", linewidth=2, label="moving average")
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss (nats a token)")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(picture)

@@ -1,0 +1,70 @@
+"""Worker: XTuner's InternVL dataset, fed with checked lessons.
+
+What XTuner's own does silently is done strictly here: our prompt format, only the liked answers learned, any number
+of pictures, no random sample in place of a broken one, nothing cut. Repetition, lengths and indexing stay XTuner's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from xtuner.dataset import InternVL_V1_5_Dataset
+from xtuner.utils import PROMPT_TEMPLATE
+
+from training.encoding import Encoder
+from training.llava import Lesson, parse_row, read_rows
+
+
+class LikedAnswers(InternVL_V1_5_Dataset):
+    """The lessons of one LLaVA file, each `repeat_times` (whole) times.
+
+    Each row carries `image_wh` and `length` (tokens, pictures included), as `training.finetune` writes them.
+    """
+
+    def __init__(
+        self,
+        model_path: str,
+        data_path: str,
+        image_folder: str,
+        system: str,
+        tiles: int = 0,
+        repeat_times: int = 1,
+        max_length: int = 8192,
+    ) -> None:
+        super().__init__(
+            model_path,
+            # XTuner writes its own texts into the template; nothing here reads it.
+            PROMPT_TEMPLATE.internlm2_chat.copy(),
+            data_path,
+            image_folder,
+            repeat_times=repeat_times,
+            max_length=max_length,
+        )
+        self._images = Path(image_folder)
+        self._encoder = Encoder(Path(model_path), tiles=tiles)
+        self._lessons = [
+            _with_sizes(parse_row(row, where=f"{data_path} row {number}", system=system), row)
+            for number, row in enumerate(read_rows(Path(data_path)), 1)
+        ]
+        self._encoded = [
+            self._encoder.check(lesson, max_length, where=f"{data_path} row {number}")
+            for number, lesson in enumerate(self._lessons, 1)
+        ]
+
+    def prepare_data(self, index: int) -> dict[str, Any]:
+        """One sample: token ids, labels, and tiles [T, 3, S, S] (one of zeros for a text without pictures)."""
+        place = index % len(self._lessons)
+        pixels = self._encoder.pixel_values(self._lessons[place], self._images)
+        side = self._encoder.sight.side
+        return {
+            "input_ids": self._encoded[place].input_ids,
+            "labels": self._encoded[place].labels,
+            "pixel_values": torch.zeros(1, 3, side, side) if pixels is None else pixels,
+        }
+
+
+def _with_sizes(lesson: Lesson, row: dict[str, Any]) -> Lesson:
+    sizes = tuple((int(width), int(height)) for width, height in row.get("image_wh", ()))
+    return Lesson(lesson.name, lesson.system, lesson.turns, lesson.learned, sizes)

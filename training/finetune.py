@@ -1,0 +1,149 @@
+"""Worker: run one fine-tuning job with XTuner.
+
+    python -m training.finetune job.json
+
+Checks every row first, writes the configuration, runs XTuner's Runner and leaves an adapter directory, the loss
+curve and `outcome.json` beside the job. Prints one JSON progress line a step; everything else goes to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+import traceback
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from inference.lifeline import watch_parent
+from training.job import Job, Outcome, Progress, TrainingError
+
+if TYPE_CHECKING:
+    from training.llava import Lesson
+
+
+def main(job_file: str) -> int:
+    """Do the job; the exit status is 0 if it came to an outcome, good or bad."""
+    watch_parent()
+    path = Path(job_file).resolve()
+    job = Job.read(path)
+    lines = sys.stdout
+    # XTuner and what it imports print freely; standard output is for progress alone.
+    with redirect_stdout(sys.stderr):
+        outcome = run(job, lines)
+    outcome.write(path.with_name("outcome.json"))
+    return 0
+
+
+def run(job: Job, lines: TextIO) -> Outcome:
+    """Train; what goes wrong becomes the outcome's reason."""
+    begun = time.monotonic()
+    try:
+        return _run(job, lines, begun)
+    except TrainingError as error:
+        return Outcome(ok=False, reason=str(error), seconds=time.monotonic() - begun)
+    except Exception as error:  # noqa: BLE001 the border of the process: the parent needs a reason, the log has the rest
+        traceback.print_exc()
+        reason = f"XTuner failed: {type(error).__name__}: {error}"
+        return Outcome(ok=False, reason=reason, seconds=time.monotonic() - begun)
+
+
+def prepare(job: Job) -> tuple[Path, Path, int]:
+    """Check every row and lay out what XTuner reads: (base directory, data file, number of rows).
+
+    The base is a directory of links to the given checkpoint's weights with our model code beside them, so that no
+    code of a downloaded checkpoint runs, here or when XTuner's tools run the configuration again. Raises `RowError`.
+    """
+    from training.encoding import Encoder
+    from training.llava import read_lessons, row
+
+    work = Path(job.work)
+    base = _with_our_code(Path(job.base), work / "base")
+    encoder = Encoder(base, tiles=job.tiles)
+    rows: list[dict[str, Any]] = []
+    data = Path(job.data)
+    lesson: Lesson
+    for number, lesson in enumerate(read_lessons(data, Path(job.images), system=job.system), 1):
+        encoded = encoder.check(lesson, job.max_length, where=f"{data} row {number}")
+        rows.append({**row(lesson), "length": len(encoded.input_ids)})
+    if not rows:
+        raise TrainingError(f"{data} has no rows")
+    checked = work / "checked.json"
+    checked.write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    return base, checked, len(rows)
+
+
+def _with_our_code(given: Path, made: Path) -> Path:
+    import torch
+
+    from inference.internvl2.checkpoint import write_surroundings
+    from inference.internvl2.configuration_internvl2 import InternVLChatConfig
+    from inference.internvl2.tokenizer import load_tokenizer
+
+    config = InternVLChatConfig.from_pretrained(given)
+    stored = config.dtype or torch.bfloat16
+    write_surroundings(config, load_tokenizer(given), made, dtype=stored)
+    for weights in (*given.glob("*.safetensors"), *given.glob("*.safetensors.index.json")):
+        link = made / weights.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(weights.resolve())
+    return made
+
+
+def _run(job: Job, lines: TextIO, begun: float) -> Outcome:
+    def say(progress: Progress) -> None:
+        lines.write(progress.to_json() + "\n")
+        lines.flush()
+
+    say(Progress("checking"))
+    if job.device == "cpu":
+        # Before torch is imported, so that nothing takes a GPU to be there.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    import torch
+
+    if job.threads:
+        torch.set_num_threads(job.threads)
+    gpu = torch.cuda.is_available()
+    if job.device == "cuda" and not gpu:
+        raise TrainingError("training.device is cuda, but torch sees no GPU: install the GPU set or choose cpu")
+    base, data, rows = prepare(job)
+
+    from training.recipe import config_text
+
+    work = Path(job.work)
+    config_file = work / "config.py"
+    config_file.write_text(config_text(job, base=base, data=data, rows=rows, gpu=gpu), encoding="utf-8")
+
+    say(Progress("loading"))
+    from training.runner import train
+
+    trained = train(config_file, say)
+    adapter = work / "adapter"
+    trained.model.save_adapter(adapter)
+    from training.adapter import Adapter
+    from training.curve import draw
+
+    if not Adapter(adapter).finite():
+        raise TrainingError("the training diverged: lower the learning rate (training.knobs)")
+    # The same numbers lie in the adapter directory; XTuner's tools make the checkpoint again from the configuration.
+    for checkpoint in (work / "xtuner").glob("iter_*.pth"):
+        checkpoint.unlink()
+    curve = work / "curve.png"
+    draw(trained.scalars, curve)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return Outcome(
+        ok=True,
+        adapter=str(adapter),
+        scalars=str(trained.scalars),
+        curve=str(curve),
+        steps=trained.steps,
+        seconds=time.monotonic() - begun,
+        peak_memory=int(torch.cuda.max_memory_allocated()) if gpu else peak,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,78 @@
+"""Worker: InternVL2 as XTuner trains it, fast and small.
+
+Knows XTuner's `InternVL_V1_5` (quantisation, adapters, checkpoints are its own) and our model code, which the
+directory it is pointed at carries. Leaves data to `dataset` and numbers to `recipe`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from bitsandbytes.nn import Linear4bit
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from xtuner.model import InternVL_V1_5
+
+from training.adapter import PROJECTOR
+from training.encoding import UNLEARNED
+
+
+class InternVL2(InternVL_V1_5):
+    """NF4 base, low-rank adapters on every linear layer of the language model, frozen vision tower.
+
+    XTuner computes in float16 and its stock projector trains in bfloat16, whose steps swallow small updates; here the
+    quantised layers compute in bfloat16 on a GPU and in float32 on a CPU, and what is trained is float32.
+    """
+
+    def __init__(self, *, projector: bool = True, checkpointing: bool = True, **stock: Any) -> None:
+        super().__init__(**stock)
+        gpu = torch.cuda.is_available()
+        for module in self.model.modules():
+            if isinstance(module, Linear4bit):
+                module.compute_dtype = torch.bfloat16 if gpu else torch.float32
+        self.model.vision_model.to(torch.bfloat16 if gpu else torch.float32)
+        self.model.mlp1.to(torch.float32).requires_grad_(projector)
+        self.autocast = torch.autocast("cuda", torch.bfloat16, enabled=gpu)
+        if not checkpointing:
+            self.gradient_checkpointing_disable()
+
+    def _llm_forward(
+        self,
+        pixel_values: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        image_flags: Tensor,
+        labels: Tensor,
+        **_unused: Any,
+    ) -> CausalLMOutputWithPast:
+        """The mean loss over the learned tokens; logits are made for those positions only.
+
+        Tiles [T, 3, S, S], ids, mask, positions and labels [B, N], flags [T] (0 for the zeros of a text without
+        pictures). XTuner's own needs a process group and, when a picture does not fit its places, shifts features
+        with a warning; ours raises.
+        """
+        language = self.model.language_model.get_base_model()
+        with self.autocast:
+            features = self.model.extract_feature(pixel_values)[image_flags.flatten() == 1]
+            hidden = language.model(
+                inputs_embeds=self.model.embed(input_ids, features),
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                use_cache=False,
+            ).last_hidden_state
+            wanted = labels[:, 1:] != UNLEARNED
+            logits = language.output(hidden[:, :-1][wanted])
+        loss = cross_entropy(logits.float(), labels[:, 1:][wanted])
+        return CausalLMOutputWithPast(loss=loss, logits=logits)
+
+    def save_adapter(self, directory: Path) -> None:
+        """Write the adapter as a PEFT directory, with the trained projector beside it."""
+        self.model.language_model.save_pretrained(directory)
+        projector = {f"mlp1.{name}": value.contiguous() for name, value in self.model.mlp1.state_dict().items()}
+        if all(each.requires_grad for each in self.model.mlp1.parameters()):
+            save_file(projector, directory / PROJECTOR)
