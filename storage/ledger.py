@@ -6,13 +6,18 @@ changes something has returned from is on the disk. Two processes may have the l
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from sqlite_utils import Database
+
 from storage.connection import connect, explained_os, translated
+from storage.durable import sync_directory, sync_file
 from storage.exchanges import Exchanges
 from storage.feedback import Feedback
 from storage.inbox import Inbox
@@ -20,6 +25,7 @@ from storage.migrations import migrate
 from storage.people import People
 from storage.queries import first
 from storage.readers import Readers
+from storage.records import StorageError
 from storage.registry import Registry
 from storage.runs import Runs
 from storage.writer import Writer
@@ -84,6 +90,14 @@ class Ledger(People, Exchanges, Feedback, Inbox, Runs, Registry):
         await self._writer.close()
         await self._readers.close()
 
+    async def backup(self, path: Path) -> None:
+        """Copy the whole ledger to the new file `path`, as it is at one moment, while it is in use.
+
+        The copy has been checked and needs no other file beside it. Raises `StorageError` if `path` exists or the
+        copy is not sound.
+        """
+        await self._read(lambda database: _backup(database, path))
+
     async def counts(self) -> dict[str, int]:
         """How much there is of what, for status and metrics: users, chats, sessions, exchanges, pictures, votes
         (all ever cast), ups and downs (the latest of each rater), runs, models, updates_pending,
@@ -92,3 +106,25 @@ class Ledger(People, Exchanges, Feedback, Inbox, Runs, Registry):
         row = await self._read(lambda database: first(database, _COUNTS))
         assert row is not None
         return dict(row)
+
+
+def _backup(database: Database, path: Path) -> None:
+    if path.exists():
+        raise StorageError(f"{path} exists already: choose another name for the backup.")
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        temporary.unlink(missing_ok=True)
+        with translated(temporary), contextlib.closing(sqlite3.connect(temporary, isolation_level=None)) as copy:
+            database.conn.backup(copy)
+            copy.execute("PRAGMA journal_mode=DELETE")
+            faults = [row[0] for row in copy.execute("PRAGMA integrity_check(8)") if row[0] != "ok"]
+            faults += [f"a row of {row[0]} without its {row[2]}" for row in copy.execute("PRAGMA foreign_key_check")]
+        if faults:
+            raise StorageError(f"The ledger is damaged ({'; '.join(faults[:8])}): restore an earlier backup.")
+        sync_file(temporary)
+        temporary.rename(path)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise explained_os(error, f"writing the backup {path}") from error
+    finally:
+        temporary.unlink(missing_ok=True)

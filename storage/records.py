@@ -26,6 +26,10 @@ class UnknownRecord(StorageError):
     """No row has that identifier."""
 
 
+class Damaged(StorageError):
+    """A picture or a model is no longer what was stored: its bytes do not match their digest."""
+
+
 class RunState(StrEnum):
     DUE = "due"
     TRAINING = "training"
