@@ -1,0 +1,135 @@
+"""Who may be answered now: a first-come queue in front of a limited number of places.
+
+Knows tickets, places and chats: one chat has at most one place at a time, so that its questions are answered one
+after the other, and a chat that waits for itself holds nobody up. Knows nothing about engines. Used from one event
+loop; nothing here awaits but a ticket's wait for its turn, so a place is never lost between two steps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from types import TracebackType
+from typing import Self
+
+from inference.messages import EngineUnavailable
+
+
+class Admission:
+    """`limit` places and the queue before them."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.paused = False
+        self._queue: list[Ticket] = []
+        self._inside: list[Ticket] = []
+        self._closed: str | None = None
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    @property
+    def active(self) -> int:
+        """How many have a place."""
+        return len(self._inside)
+
+    @property
+    def waiting(self) -> int:
+        """How many stand in the queue."""
+        return len(self._queue)
+
+    def ticket(self, chat: str) -> Ticket:
+        """Stand at the end of the queue. Use it as a context manager: leaving gives queue and place up."""
+        return Ticket(self, chat)
+
+    def pause(self) -> None:
+        """Give out no place until `resume`; who has one keeps it."""
+        self.paused = True
+        self._move()
+
+    def resume(self) -> None:
+        self.paused = False
+        self._move()
+
+    def close(self, reason: str) -> None:
+        """Turn everybody in the queue away, and all who come later, with EngineUnavailable(reason)."""
+        self._closed = reason
+        self._move()
+
+    async def empty(self) -> None:
+        """Wait until nobody has a place."""
+        await self._empty.wait()
+
+    def _enter(self, ticket: Ticket) -> None:
+        self._queue.append(ticket)
+        self._move()
+
+    def _leave(self, ticket: Ticket) -> None:
+        if ticket in self._inside:
+            self._inside.remove(ticket)
+        if ticket in self._queue:
+            self._queue.remove(ticket)
+        self._move()
+
+    def _move(self) -> None:
+        """Give free places to the first whose chat has none, then tell everybody who waits."""
+        busy = {ticket.chat for ticket in self._inside}
+        if not self.paused and self._closed is None:
+            for ticket in list(self._queue):
+                if len(self._inside) >= self.limit:
+                    break
+                if ticket.chat not in busy:
+                    busy.add(ticket.chat)
+                    self._queue.remove(ticket)
+                    self._inside.append(ticket)
+                    ticket._tell(None)
+        for before, ticket in enumerate(self._queue):
+            ticket._tell(before)
+        if self._inside:
+            self._empty.clear()
+        else:
+            self._empty.set()
+
+
+class Ticket:
+    """One question's stand in the queue, then its place.
+
+    `before` says how many in the queue come before it; None as soon as it has a place.
+    """
+
+    def __init__(self, admission: Admission, chat: str) -> None:
+        self.chat = chat
+        self.before: int | None = None
+        self._admission = admission
+        self._news = asyncio.Event()
+
+    def __enter__(self) -> Self:
+        self._admission._enter(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Give up the place, or the stand in the queue. Safe to call again."""
+        self._admission._leave(self)
+
+    async def turn(self) -> AsyncGenerator[tuple[int, bool], None]:
+        """Wait for the place; yields (how many come before, whether paused) at the start and at each change.
+
+        Yields nothing where a place is free. Raises EngineUnavailable when the queue is closed.
+        """
+        told: tuple[int, bool] | None = None
+        while (before := self.before) is not None:
+            if self._admission._closed is not None:
+                raise EngineUnavailable(self._admission._closed)
+            self._news.clear()
+            if (now := (before, self._admission.paused)) != told:
+                told = now
+                yield now
+            await self._news.wait()
+
+    def _tell(self, before: int | None) -> None:
+        self.before = before
+        self._news.set()

@@ -1,0 +1,268 @@
+"""One engine over its OpenAI-style HTTP interface: a Prompt in, a stream of Deltas out.
+
+Knows the wire (messages, data URLs, streamed chunks, usage) and translates foreign errors, once, into the family
+of messages.py. What stands in a turn and how text is made harmless is prompt.py's; processes, queues and retries
+are deployment.py's: here every failure is raised, never repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64encode
+from collections import OrderedDict
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, Final
+
+import httpx
+import openai
+from openai.types import CompletionUsage
+from openai.types.chat import ChatCompletionChunk
+
+from inference.messages import (
+    Answer,
+    Delta,
+    EngineCrashed,
+    EngineHung,
+    EngineRejected,
+    EngineUnavailable,
+    InferenceError,
+    Picture,
+    Prompt,
+    PromptTooLong,
+    Role,
+    Sampling,
+    Turn,
+    Usage,
+)
+from inference.prompt import SYSTEM, parts, system_text
+
+_CONNECT_SECONDS: Final = 5.0
+_DATA_URL_BYTES: Final = 32 * 2**20
+_PROBE: Final = Sampling(temperature=0, max_new_tokens=4)
+
+
+class HttpEngine:
+    """An `Engine` at `base_url` (with or without `/v1`).
+
+    `model` goes into every Answer. `name` is what the server calls it: None for the same, empty for the first
+    model that the server lists. `token_timeout` (seconds) bounds every silence, `tiles` the tiles of a picture
+    where the server heeds `max_dynamic_patch`. A `local` engine is one of our own processes: no proxy of the
+    environment stands between, and the model that it reports must be the one asked for, because its port may
+    have belonged to another process a moment ago.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        *,
+        name: str | None = None,
+        token_timeout: float = 60,
+        tiles: int | None = None,
+        api_key: str = "",
+        local: bool = True,
+    ) -> None:
+        root = base_url.rstrip("/")
+        self.base_url = root if root.endswith("/v1") else f"{root}/v1"
+        self.model = model
+        self._name = model if name is None else name
+        self._token_timeout = token_timeout
+        self._tiles = tiles
+        self._local = local
+        self._data_urls = _DataUrls(_DATA_URL_BYTES)
+        self._client = openai.AsyncOpenAI(
+            base_url=self.base_url,
+            api_key=api_key or "none",
+            max_retries=0,
+            # Silence is measured here, from token to token; a limit for each read would let an engine that
+            # sends empty chunks hang for ever.
+            timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
+            http_client=openai.DefaultAsyncHttpxClient(trust_env=not local),
+        )
+
+    async def aclose(self) -> None:
+        """Close all connections; the engine aborts what it still computes for them."""
+        await self._client.close()
+
+    async def answer(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
+        """Stream the answer. Closing the iterator closes the connection, which aborts the engine's work.
+
+        Raises PromptTooLong, EngineRejected, EngineUnavailable (HTTP 429), EngineCrashed, EngineHung.
+        """
+        async with aclosing(self._stream(prompt, self._token_timeout)) as stream:
+            async for delta in stream:
+                yield delta
+
+    async def probe(self, picture: Picture, patience: float) -> Answer:
+        """A real, short answer about `picture`: the only proof that an engine is ready.
+
+        `patience` in seconds takes the place of the token timeout. Raises as `answer` does.
+        """
+        prompt = Prompt(SYSTEM, (Turn(Role.USER, "What is this?", (picture,)),), chat="probe", sampling=_PROBE)
+        async with aclosing(self._stream(prompt, patience)) as stream:
+            async for delta in stream:
+                if delta.answer is not None:
+                    return delta.answer
+        raise EngineCrashed("The engine's answer to a probe had no end.")
+
+    async def _stream(self, prompt: Prompt, patience: float) -> AsyncGenerator[Delta, None]:
+        clock = asyncio.get_running_loop().time
+        asked = clock()
+        reading = _Reading()
+        first_token: float | None = None
+        stream: openai.AsyncStream[ChatCompletionChunk] | None = None
+        deadline = asked + patience
+        try:
+            async with asyncio.timeout_at(deadline):
+                stream = await self._client.chat.completions.create(**await self._request(prompt))
+            while True:
+                async with asyncio.timeout_at(deadline):
+                    chunk = await anext(stream, None)
+                if chunk is None:
+                    break
+                if self._local and chunk.model != self._name:
+                    raise EngineCrashed(f"Asked {self._name!r} and {chunk.model!r} answered.")
+                text = reading.take(chunk)
+                if text:
+                    deadline = clock() + patience
+                    first_token = first_token or clock()
+                    yield Delta(text=text)
+        except (openai.OpenAIError, httpx.HTTPError, TimeoutError, ValueError) as error:
+            raise _translated(error, patience) from error
+        finally:
+            if stream is not None:
+                await stream.close()
+        now = clock()
+        yield Delta(
+            answer=Answer(
+                text="".join(reading.texts),
+                model=self.model,
+                finish=reading.outcome(),
+                usage=reading.usage,
+                first_token_seconds=(first_token or now) - asked,
+                seconds=now - asked,
+            )
+        )
+
+    async def _request(self, prompt: Prompt) -> dict[str, Any]:
+        """The keyword arguments of the chat completion; the system message always stands first."""
+        if not self._name:
+            self._name = await self._first_listed()
+        sampling = prompt.sampling
+        request: dict[str, Any] = {
+            "model": self._name,
+            "messages": [
+                {"role": "system", "content": system_text(prompt.system)},
+                *({"role": turn.role.value, "content": self._content(turn)} for turn in prompt.turns),
+            ],
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_new_tokens,
+            "user": prompt.chat,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if sampling.seed is not None:
+            request["seed"] = sampling.seed
+        return request
+
+    def _content(self, turn: Turn) -> str | list[dict[str, Any]]:
+        """A plain text where there are no pictures: not every server takes parts from an assistant."""
+        if not turn.pictures:
+            return "".join(part for part in parts(turn) if isinstance(part, str))
+        return [
+            {"type": "text", "text": part} if isinstance(part, str) else self._picture(part) for part in parts(turn)
+        ]
+
+    def _picture(self, picture: Picture) -> dict[str, Any]:
+        image: dict[str, Any] = {"url": self._data_urls.of(picture)}
+        if self._tiles is not None:
+            image["max_dynamic_patch"] = self._tiles
+        return {"type": "image_url", "image_url": image}
+
+    async def _first_listed(self) -> str:
+        async for model in self._client.models.list():
+            return model.id
+        raise EngineUnavailable(f"The server at {self.base_url} lists no model: load one there.")
+
+
+class _Reading:
+    """What has been read of one stream of chunks. Format: OpenAI's chat completion chunk, the last with usage."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.usage = Usage()
+        self._finish: str | None = None
+        self._model: str | None = None
+
+    def take(self, chunk: ChatCompletionChunk) -> str:
+        """Note what the chunk says and return its text, often empty. Raises EngineCrashed."""
+        if self._model not in (None, chunk.model):
+            raise EngineCrashed(f"The engine went over from {self._model!r} to {chunk.model!r} in mid-answer.")
+        self._model = chunk.model
+        if chunk.usage is not None:
+            self.usage = _usage(chunk.usage)
+        text = ""
+        for choice in chunk.choices or ():
+            self._finish = choice.finish_reason or self._finish
+            text += (choice.delta.content if choice.delta else None) or ""
+        if text:
+            self.texts.append(text)
+        return text
+
+    def outcome(self) -> str:
+        """How the answer ended. Raises EngineCrashed unless the model itself or its limit ended it.
+
+        Nobody here asks a server to abort and then goes on reading, so "abort" is the server's trouble.
+        """
+        if self._finish in ("stop", "length"):
+            return self._finish
+        raise EngineCrashed(f"The engine broke its answer off after {len(self.texts)} pieces ({self._finish}).")
+
+
+class _DataUrls:
+    """Data URLs of recent pictures by sha256: a picture stays in a conversation for many turns."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._size = 0
+        self._urls: OrderedDict[str, str] = OrderedDict()
+
+    def of(self, picture: Picture) -> str:
+        key = f"{picture.media_type}:{picture.sha256}"
+        url = self._urls.pop(key, None)
+        if url is None:
+            url = f"data:{picture.media_type};base64,{b64encode(picture.data).decode()}"
+            self._size += len(url)
+        self._urls[key] = url
+        while self._size > self._limit and len(self._urls) > 1:
+            self._size -= len(self._urls.popitem(last=False)[1])
+        return url
+
+
+def _usage(usage: CompletionUsage) -> Usage:
+    """`encoded_tiles` is an extra field of our own engines; others leave it out."""
+    details = usage.prompt_tokens_details
+    return Usage(
+        prompt_tokens=usage.prompt_tokens or 0,
+        completion_tokens=usage.completion_tokens or 0,
+        cached_tokens=(details.cached_tokens if details else None) or 0,
+        encoded_tiles=(usage.model_extra or {}).get("encoded_tiles", 0),
+    )
+
+
+def _translated(error: Exception, patience: float) -> InferenceError:
+    """The error in our own words."""
+    if isinstance(error, TimeoutError | openai.APITimeoutError):
+        return EngineHung(f"The engine said nothing for {patience:g} s.")
+    if isinstance(error, openai.APIStatusError) and error.status_code < 500:
+        said = error.message.lower()
+        if error.status_code == 413 or "context_length" in f"{error.code} {said}" or "context length" in said:
+            return PromptTooLong("The question does not fit the model's window: shorten it or send fewer pictures.")
+        if error.status_code == 429:
+            return EngineUnavailable("The engine has too much to do: ask again in a moment.")
+        return EngineRejected(f"The engine refused the question (HTTP {error.status_code}): {error.message}")
+    if isinstance(error, openai.APIStatusError):
+        return EngineCrashed(f"The engine failed (HTTP {error.status_code}): {error.message}")
+    return EngineCrashed(f"The engine broke off: {error or type(error).__name__}")

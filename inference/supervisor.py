@@ -1,0 +1,173 @@
+"""Keeps one model answering: a worker after another, with back-off between them.
+
+Knows when to start the next worker and when to tell people that it does not help for now. It never gives a model
+up: beyond `restart_limit` failures in a row it goes on trying, at `restart_delay_max` seconds, and recovers by
+itself. What is asked of the worker, and which model is live, is deployment.py's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from enum import StrEnum
+from time import monotonic
+
+import structlog
+
+from inference.messages import InferenceError
+from inference.worker import Launch, Worker
+
+_log = structlog.get_logger(__name__)
+
+
+class State(StrEnum):
+    """Where a supervised model stands."""
+
+    STARTING = "starting"
+    READY = "ready"
+    RESTARTING = "restarting"
+    FAILING = "failing"
+    STOPPED = "stopped"
+
+
+class Supervisor:
+    """One model and the worker that serves it now.
+
+    `changed` is called after every change of state. `restarts` counts workers started after the first;
+    `last_error` tells what ended the last one.
+    """
+
+    def __init__(self, launch: Launch, changed: Callable[[], None]) -> None:
+        self.launch = launch
+        self.state = State.STOPPED
+        self.restarts = 0
+        self.crashes = 0
+        self.last_error = ""
+        self._changed = changed
+        self._worker: Worker | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._failures = 0
+        self._next_try = 0.0
+
+    @property
+    def model_id(self) -> str:
+        return self.launch.model_id
+
+    @property
+    def worker(self) -> Worker | None:
+        """The worker that can be asked now, or None."""
+        worker = self._worker
+        return worker if worker is not None and self.state is State.READY and not worker.broken else None
+
+    @property
+    def pid(self) -> int | None:
+        return self._worker.pid if self._worker else None
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since the worker became ready; 0 while none is."""
+        worker = self.worker
+        return monotonic() - worker.ready_since if worker is not None and worker.ready_since is not None else 0.0
+
+    def sentence(self) -> str:
+        """Why nobody is answered, for people and operators."""
+        seconds = max(round(self._next_try - monotonic()), 0)
+        return (
+            f"The engine failed {self._failures} times in a row; the next attempt comes within {seconds} s. "
+            f"Last: {self.last_error}"
+        )
+
+    async def start(self) -> None:
+        """Start a worker, wait until it is ready and keep the model answering from then on.
+
+        Raises EngineUnavailable when it does not become ready; then nothing is left running.
+        """
+        self._worker = worker = Worker(self.launch)
+        self._set(State.STARTING)
+        try:
+            await worker.start()
+        except BaseException as error:
+            self._worker = None
+            self.last_error = str(error)
+            self._set(State.STOPPED)
+            raise
+        self._set(State.READY)
+        self._task = asyncio.create_task(self._keep_answering(worker))
+
+    def run(self) -> None:
+        """Keep the model answering, its first start included. Returns at once."""
+        self._set(State.STARTING)
+        self._failures = 0
+        self._task = asyncio.create_task(self._keep_answering(None))
+
+    def cut(self) -> None:
+        """Let no answer go on: for one who retires and should not wait for the answers after all."""
+        if self._worker is not None:
+            self._worker.give_up()
+
+    async def retire(self, drain: float) -> bool:
+        """Stop restarting; let the worker finish for `drain` seconds, then end it. True if nothing was cut off."""
+        worker = self._worker
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+            self._task = None
+        self._set(State.STOPPED)
+        if worker is None:
+            return True
+        try:
+            drained = await worker.drained(drain)
+        finally:
+            await worker.stop()
+        self._worker = None
+        return drained
+
+    async def _keep_answering(self, worker: Worker | None) -> None:
+        while True:
+            if worker is None:
+                worker = await self._started()
+            if worker is not None:
+                await self._until_gone(worker)
+                worker = None
+            await self._back_off()
+            self.restarts += 1
+
+    async def _started(self) -> Worker | None:
+        """A ready worker, or None and the reason in `last_error`."""
+        self._worker = worker = Worker(self.launch)
+        try:
+            await worker.start()
+        except (InferenceError, OSError) as error:
+            self._worker = None
+            self._failures += 1
+            self.last_error = str(error)
+            _log.warning("engine did not start", model=self.model_id, failures=self._failures, error=str(error))
+            return None
+        _log.info("engine ready", model=self.model_id, pid=worker.pid)
+        self._set(State.READY)
+        return worker
+
+    async def _until_gone(self, worker: Worker) -> None:
+        reason = await worker.gone()
+        # An engine that has answered somebody since its start is not failing in a row.
+        self._failures = 1 if worker.served else self._failures + 1
+        self.crashes += 1
+        self.last_error = f"the engine of {self.model_id} (process {worker.pid}): {reason}."
+        _log.warning("engine gone", model=self.model_id, pid=worker.pid, reason=reason, failures=self._failures)
+        self._set(State.RESTARTING)
+        await worker.stop()
+        self._worker = None
+
+    async def _back_off(self) -> None:
+        settings = self.launch.settings
+        delay = 0.0
+        if self._failures > 1:
+            # The exponent is bounded: 2.0**1024 is an OverflowError after a long night.
+            delay = min(settings.restart_delay * 2.0 ** min(self._failures - 2, 32), settings.restart_delay_max)
+        self._next_try = monotonic() + delay
+        self._set(State.FAILING if self._failures > settings.restart_limit else State.RESTARTING)
+        await asyncio.sleep(delay)
+
+    def _set(self, state: State) -> None:
+        self.state = state
+        self._changed()

@@ -1,0 +1,264 @@
+"""One engine from its start to its end: a child process with its port and client, or a server given from outside.
+
+Knows when an engine is ready (it has really answered a picture), how to tell a dead one from a busy one, and who
+still uses it. It is started once and ends once; starting another in its place is supervisor.py's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from time import monotonic
+from typing import Final
+
+from PIL import Image, ImageDraw
+
+from inference.client import HttpEngine
+from inference.engines import Command
+from inference.messages import (
+    Delta,
+    EngineCrashed,
+    EngineHung,
+    EngineUnavailable,
+    InferenceError,
+    Picture,
+    Prompt,
+)
+from inference.process import Child
+from inference.settings import InferenceSettings
+
+_PROBE_PAUSE: Final = 0.1
+_PROBE_PAUSE_MAX: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """All that starting one model's engine takes. `command` is None where the engine is a given endpoint."""
+
+    model_id: str
+    model_dir: Path
+    command: Command | None
+    log: Path
+    settings: InferenceSettings
+
+
+class Worker:
+    """One engine process (or endpoint) for one model.
+
+    `broken` is True from the moment nobody should be sent to it any more; `served` counts finished answers.
+    """
+
+    def __init__(self, launch: Launch) -> None:
+        self.launch = launch
+        self.broken = False
+        self.served = 0
+        self.in_flight = 0
+        self.ready_since: float | None = None
+        self._child: Child | None = None
+        self._engine: HttpEngine | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._given_up = asyncio.Event()
+        self._suspicion = asyncio.Lock()
+
+    @property
+    def model_id(self) -> str:
+        return self.launch.model_id
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id; None for a given endpoint and before the start."""
+        return self._child.pid if self._child else None
+
+    async def start(self) -> None:
+        """Start the engine and wait until it has answered a picture.
+
+        Raises EngineUnavailable, with the last lines of its log, when it ends before or is not ready within
+        `start_timeout` seconds. Whatever is raised, a cancellation included, no process is left behind.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            self.broken = True
+            if self._child is not None:
+                self._child.kill()
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
+        settings = self.launch.settings
+        if self.launch.command is None:
+            self._engine = HttpEngine(
+                settings.endpoints[0],
+                self.model_id,
+                name=settings.endpoint_model,
+                token_timeout=settings.token_timeout,
+                tiles=settings.tiles,
+                api_key=settings.api_key.get_secret_value(),
+                local=False,
+            )
+            await self._answers_a_picture(self._engine)
+        else:
+            port = free_port()
+            line = self.launch.command(self.model_id, self.launch.model_dir, port, settings)
+            try:
+                self._child = await Child.start(
+                    line,
+                    log=self.launch.log,
+                    log_bytes=int(settings.log_megabytes * 1e6),
+                    log_files=settings.log_files,
+                )
+            except OSError as error:
+                raise EngineUnavailable(
+                    f"The engine of {self.model_id} could not be started ({error}): check inference.python."
+                ) from error
+            self._engine = HttpEngine(
+                f"http://127.0.0.1:{port}",
+                self.model_id,
+                token_timeout=settings.token_timeout,
+                tiles=settings.tiles,
+            )
+            await self._ready_before_its_end(self._child, self._engine)
+        self.ready_since = monotonic()
+
+    async def _ready_before_its_end(self, child: Child, engine: HttpEngine) -> None:
+        """Race the first answer against the child's end: a crash at start must not cost the whole timeout."""
+        ready = asyncio.ensure_future(self._answers_a_picture(engine))
+        ended = asyncio.ensure_future(child.wait())
+        try:
+            await asyncio.wait((ready, ended), return_when=asyncio.FIRST_COMPLETED)
+            if ended.done():
+                raise EngineUnavailable(self._failed_start(f"ended with {child.how_it_ended()} before it was ready"))
+            await ready
+        finally:
+            ready.cancel()
+            ended.cancel()
+            await asyncio.gather(ready, ended, return_exceptions=True)
+
+    async def _answers_a_picture(self, engine: HttpEngine) -> None:
+        """Ask until a picture is answered. An engine that is not listening yet, or still loading, "crashes"."""
+        patience = self.launch.settings.start_timeout
+        deadline = monotonic() + patience
+        pause = _PROBE_PAUSE
+        while True:
+            try:
+                await engine.probe(sample_picture(), max(deadline - monotonic(), 0.001))
+                return
+            except (EngineCrashed, EngineUnavailable) as error:
+                if monotonic() + pause >= deadline:
+                    raise EngineUnavailable(
+                        self._failed_start(f"was not ready within {patience:g} s: {error}")
+                    ) from error
+            except InferenceError as error:
+                raise EngineUnavailable(self._failed_start(f"refused a simple picture: {error}")) from error
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.3, _PROBE_PAUSE_MAX)
+
+    def _failed_start(self, what: str) -> str:
+        if self._child is None:
+            return f"The server at {self.launch.settings.endpoints[0]} {what}. Is it running, at this address?"
+        tail = self._child.tail()
+        wrote = f"its last lines:\n{tail}" if tail else "it wrote nothing."
+        return f"The engine of {self.model_id} {what}. Log: {self._child.log_path}; {wrote}"
+
+    async def answer(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
+        """Stream one answer of this engine. Raises as `HttpEngine.answer`."""
+        assert self._engine is not None, "started"
+        async with aclosing(self._engine.answer(prompt)) as stream:
+            async for delta in stream:
+                if delta.answer is not None:
+                    self.served += 1
+                yield delta
+
+    @contextmanager
+    def lease(self) -> Iterator[None]:
+        """Hold the worker while an answer is under way; `drained` waits for all to be given back."""
+        self.in_flight += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+            if self.in_flight == 0:
+                self._idle.set()
+
+    async def suspect(self, error: EngineCrashed) -> None:
+        """An answer broke off: find out whether the engine is to blame, and end it if so.
+
+        A hang ends it at once. After a broken connection or HTTP 5xx it may prove itself by answering a picture.
+        Many answers break off together; the first one asks for all.
+        """
+        if isinstance(error, EngineHung):
+            self.give_up()
+        async with self._suspicion:
+            if self.broken or self._engine is None:
+                return
+            try:
+                await self._engine.probe(sample_picture(), self.launch.settings.token_timeout)
+            except InferenceError:
+                self.give_up()
+
+    def give_up(self) -> None:
+        """Send nobody here any more; kill the process."""
+        self.broken = True
+        self._given_up.set()
+        if self._child is not None:
+            self._child.kill()
+
+    async def gone(self) -> str:
+        """Wait until this engine is of no more use; returns what happened, for the log and the operator."""
+        if self._child is None:
+            await self._given_up.wait()
+            return "it broke off or said nothing"
+        await self._child.wait()
+        hung = self._given_up.is_set()
+        self.broken = True
+        return "it did not answer any more and was killed" if hung else f"it ended with {self._child.how_it_ended()}"
+
+    async def drained(self, patience: float) -> bool:
+        """Wait until nobody uses it, or it is gone, or `patience` seconds are over; True if nobody uses it."""
+        idle = asyncio.ensure_future(self._idle.wait())
+        gone = asyncio.ensure_future(self.gone())
+        try:
+            await asyncio.wait((idle, gone), timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            idle.cancel()
+            gone.cancel()
+            await asyncio.gather(idle, gone, return_exceptions=True)
+        return self.in_flight == 0
+
+    async def stop(self) -> None:
+        """End the process, close the connections. Answers still under way break off. Safe to call again."""
+        self.broken = True
+        self._given_up.set()
+        try:
+            if self._child is not None:
+                await self._child.stop(self.launch.settings.stop_timeout)
+        finally:
+            if self._engine is not None:
+                await self._engine.aclose()
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@cache
+def sample_picture() -> Picture:
+    """The picture that proves readiness: 448 × 448 pixels, which is one tile for every InternVL2."""
+    image = Image.new("RGB", (448, 448), (230, 230, 220))
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((90, 90, 360, 360), fill=(200, 40, 40))
+    encoded = BytesIO()
+    image.save(encoded, "JPEG", quality=85)
+    return Picture.of(encoded.getvalue())
