@@ -1,0 +1,61 @@
+"""What happens in the emulated world, as a numbered log that anyone can follow from any point on.
+
+Knows nothing of what the events mean. A follower holds a number, never a queue: a slow one costs no memory, and one
+that falls behind the log's length is told to start over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+from bot.emulator.refusals import Json
+
+_KEPT = 20_000
+
+
+class Events:
+    """The log. Events are dicts with at least `id` (ascending from 1), `kind` and `chat` (None: for everybody)."""
+
+    def __init__(self) -> None:
+        self._log: list[Json] = []
+        self._first = 1
+        self._waiters: set[asyncio.Future[None]] = set()
+
+    @property
+    def last(self) -> int:
+        """The number of the newest event, 0 when there was none."""
+        return self._first + len(self._log) - 1
+
+    def publish(self, kind: str, chat: int | None, **data: object) -> None:
+        """Append an event and wake whoever follows."""
+        self._log.append({"id": self.last + 1, "kind": kind, "chat": chat, **data})
+        if len(self._log) > 2 * _KEPT:
+            del self._log[:_KEPT]
+            self._first += _KEPT
+        waiters, self._waiters = self._waiters, set()
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def follow(self, after: int, wanted: Callable[[Json], bool]) -> AsyncIterator[Json]:
+        """Yield the wanted events later than number `after`, as they come, without end.
+
+        A follower whose place is no longer kept gets one event of kind "reset" and goes on from now.
+        """
+        while True:
+            if after < self._first - 1:
+                after = self.last
+                yield {"id": after, "kind": "reset", "chat": None}
+            batch = self._log[after + 1 - self._first :]
+            for event in batch:
+                after = event["id"]
+                if wanted(event):
+                    yield event
+            if after >= self.last:
+                waiter = asyncio.get_running_loop().create_future()
+                self._waiters.add(waiter)
+                try:
+                    await waiter
+                finally:
+                    self._waiters.discard(waiter)

@@ -1,0 +1,116 @@
+"""The parameters of a Bot API call, however they came: query string, form, multipart form or JSON.
+
+Knows how Telegram reads an integer, a boolean or a JSON-serialised object out of text; leaves to the methods what the
+parameters mean.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import BodyPartReader, MultipartReader, web
+
+from bot.emulator.refusals import Refused, refused
+
+MAX_REQUEST_BYTES = 50 * 2**20  # bots upload files of up to 50 MB (core.telegram.org/bots/api#sending-files)
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file out of a multipart form."""
+
+    name: str
+    media_type: str
+    data: bytes = field(repr=False)
+
+
+class Parameters:
+    """A call's parameters by name, and its uploaded files by form field."""
+
+    def __init__(self, values: Mapping[str, Any], uploads: Mapping[str, Upload] | None = None) -> None:
+        self._values = values
+        self._uploads = uploads or {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._values or name in self._uploads
+
+    def text(self, name: str, default: str = "") -> str:
+        """The parameter as text; absent and null give `default`."""
+        value = self._values.get(name)
+        if value is None:
+            return default
+        return value if isinstance(value, str) else json.dumps(value)
+
+    def integer(self, name: str, default: int = 0) -> int:
+        """The parameter as an integer; as in Telegram whatever is not one gives `default`."""
+        try:
+            return int(self._values.get(name, default))
+        except (TypeError, ValueError):
+            return default
+
+    def boolean(self, name: str) -> bool:
+        """The parameter as a boolean: true, yes and 1 are true."""
+        return str(self._values.get(name, "")).lower() in {"true", "yes", "1"}
+
+    def decoded(self, name: str, what: str) -> Any:
+        """The JSON-serialised parameter as an object, None when absent. Raises `Refused` naming `what`."""
+        value = self._values.get(name)
+        if value is None or value == "":
+            return None
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise refused(f"can't parse {what} JSON object") from None
+
+    def upload(self, name: str) -> Upload | None:
+        """The file sent as `name`: directly in that form field, or as `attach://<form field>`."""
+        return self.attached(self.text(name)) or self._uploads.get(name)
+
+    def attached(self, reference: str) -> Upload | None:
+        """The file that `attach://<form field>` refers to."""
+        return self._uploads.get(reference.removeprefix("attach://")) if reference.startswith("attach://") else None
+
+
+async def read_parameters(request: web.Request) -> Parameters:
+    """Read a call's parameters. Raises `Refused` (413) above 50 MB and for JSON that is none."""
+    values: dict[str, Any] = dict(request.query)
+    if (request.content_length or 0) > MAX_REQUEST_BYTES:
+        raise Refused(413, "Request Entity Too Large")
+    if request.content_type == "application/json":
+        try:
+            body = json.loads(await request.read() or b"{}")
+        except ValueError:
+            raise refused("can't parse JSON object") from None
+        if isinstance(body, dict):
+            values |= body
+    elif request.content_type == "application/x-www-form-urlencoded":
+        values |= {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
+    elif request.content_type == "multipart/form-data":
+        texts, uploads = await read_form(await request.multipart())
+        return Parameters(values | {name: found[-1] for name, found in texts.items()}, dict(uploads))
+    return Parameters(values)
+
+
+async def read_form(form: MultipartReader) -> tuple[dict[str, list[str]], list[tuple[str, Upload]]]:
+    """The texts and the files of a multipart form, each in its order. Raises `Refused` (413) above 50 MB."""
+    texts: dict[str, list[str]] = {}
+    uploads: list[tuple[str, Upload]] = []
+    size = 0
+    async for part in form:
+        if not isinstance(part, BodyPartReader):
+            raise refused("nested multipart forms are not supported")
+        data = bytes(await part.read())
+        size += len(data)
+        if size > MAX_REQUEST_BYTES:
+            raise Refused(413, "Request Entity Too Large")
+        if part.filename is None:
+            texts.setdefault(part.name or "", []).append(data.decode())
+        else:
+            media_type = part.headers.get("Content-Type", "application/octet-stream")
+            uploads.append((part.name or "", Upload(part.filename, media_type, data)))
+    return texts, uploads

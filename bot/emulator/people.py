@@ -1,0 +1,178 @@
+"""What a person can do in the emulated world: write, send pictures and files, edit, press buttons, react, block.
+
+Everything becomes messages in a chat and updates for the bot, as Telegram makes them. Knows the world; leaves HTTP to
+`people_http`. Raises `Refused` where Telegram's own apps would not let a person through.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from bot.emulator.account import chat_member
+from bot.emulator.entities import MAX_CAPTION, MAX_TEXT, units, written
+from bot.emulator.refusals import Json, refused
+from bot.emulator.world import CallbackQuery, Chat, User, World
+
+_ALBUM = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A picture sent as a photo, or any file sent as a document. `raw` sends the bytes unseen, damaged or not."""
+
+    data: bytes = field(repr=False)
+    name: str = "photo.jpg"
+    media_type: str = ""
+    document: bool = False
+    raw: bool = False
+
+
+class People:
+    """The people of one world."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def user(self, person: int) -> User:
+        """The person with this id. Raises `Refused`."""
+        if person not in self._world.users:
+            raise refused("user not found")
+        return self._world.users[person]
+
+    def chat_of(self, person: int, chat_id: int | None) -> Chat:
+        """A chat that the person is in, their own with the bot by default. Raises `Refused`."""
+        chat = self._world.chats.get(self.user(person).id if chat_id is None else chat_id)
+        if chat is None or person not in chat.members:
+            raise refused("chat not found")
+        return chat
+
+    def writes(self, person: int, text: str, *, chat: int | None = None, reply_to: int | None = None) -> Json:
+        """Send a text or a command; longer ones than Telegram takes are refused."""
+        into = self.chat_of(person, chat)
+        content, entities = written(text)
+        if not content:
+            raise refused("message text is empty")
+        if units(content) > MAX_TEXT:
+            raise refused("message is too long")
+        return self._say(person, into, reply_to, text=content, entities=entities)
+
+    async def sends(
+        self,
+        person: int,
+        attachments: Sequence[Attachment],
+        caption: str = "",
+        *,
+        chat: int | None = None,
+        reply_to: int | None = None,
+    ) -> list[Json]:
+        """Send a photo, a document, or an album of either: several messages of one media group."""
+        into = self.chat_of(person, chat)
+        if not 1 <= len(attachments) <= _ALBUM:
+            raise refused("an album has up to ten pictures or files")
+        words, entities = written(caption)
+        if units(words) > MAX_CAPTION:
+            raise refused("message caption is too long")
+        contents = [await self._content(attachment) for attachment in attachments]
+        group = str(secrets.randbits(62)) if len(contents) > 1 else None
+        messages = []
+        for index, content in enumerate(contents):
+            if index == 0:
+                content = {**content, "caption": words, "caption_entities": entities}
+            messages.append(self._say(person, into, reply_to, **content, media_group_id=group))
+        return messages
+
+    async def _content(self, attachment: Attachment) -> Json:
+        files = self._world.files
+        if attachment.document:
+            return {"document": files.add_document(attachment.data, attachment.name, attachment.media_type)}
+        if attachment.raw:
+            return {"photo": files.add_broken_photo(attachment.data)}
+        return {"photo": await files.add_photo(attachment.data)}
+
+    def _say(self, person: int, chat: Chat, reply_to: int | None, **content: object) -> Json:
+        user = self.user(person)
+        if chat.kind == "private":
+            if user.blocked:
+                self.blocks(person, blocked=False)
+            user.started = True
+        reply = self._world.reply_to(chat, reply_to) if reply_to else None
+        message = self._world.compose(chat, user.as_user(), reply_to_message=reply, **content)
+        self._world.post(chat, message)
+        if self._world.bot_sees(chat, message):
+            self._world.updates.add("message", message)
+        return message
+
+    def edits(self, person: int, message_id: int, text: str, *, chat: int | None = None) -> Json:
+        """Change the text or the caption of an own message."""
+        into = self.chat_of(person, chat)
+        message = into.messages.get(message_id)
+        if message is None or message["from"]["id"] != person:
+            raise refused("message can't be edited")
+        content, entities = written(text)
+        field_name, entities_name = ("text", "entities") if "text" in message else ("caption", "caption_entities")
+        changed = {**message, field_name: content, entities_name: entities, "edit_date": int(time.time())}
+        changed = {name: value for name, value in changed.items() if value not in ([], "")}
+        self._world.replace(into, changed)
+        if self._world.bot_sees(into, changed):
+            self._world.updates.add("edited_message", changed)
+        return changed
+
+    def presses(self, person: int, message_id: int, data: str, *, chat: int | None = None) -> str:
+        """Press the inline button with this callback data and return the query's id. Raises `Refused`."""
+        into = self.chat_of(person, chat)
+        message = into.messages.get(message_id)
+        rows = (message or {}).get("reply_markup", {}).get("inline_keyboard", [])
+        if message is None or not any(button.get("callback_data") == data for row in rows for button in row):
+            raise refused("the message has no such button")
+        query = str(secrets.randbits(62))
+        self._world.callbacks[query] = CallbackQuery(query, person, into.id, message_id, self._world.flood.clock())
+        user = self.user(person).as_user()
+        payload = {"id": query, "from": user, "message": message, "chat_instance": str(into.id), "data": data}
+        self._world.updates.add("callback_query", payload)
+        return query
+
+    def reacts(self, person: int, message_id: int, emoji: str, *, chat: int | None = None) -> None:
+        """Put an emoji on a message, or take it back with an empty one."""
+        into = self.chat_of(person, chat)
+        if message_id not in into.messages:
+            raise refused("message not found")
+        before = into.reactions.get((message_id, person), "")
+        if before == emoji:
+            return
+        into.reactions[message_id, person] = emoji
+        self._world.events.publish("reaction", into.id, message_id=message_id, person=person, emoji=emoji)
+        if into.kind == "private" or into.bot_status == "administrator":
+            self._world.updates.add(
+                "message_reaction",
+                {
+                    "chat": self._world.as_chat(into),
+                    "message_id": message_id,
+                    "user": self.user(person).as_user(),
+                    "date": int(time.time()),
+                    "old_reaction": [{"type": "emoji", "emoji": before}] if before else [],
+                    "new_reaction": [{"type": "emoji", "emoji": emoji}] if emoji else [],
+                },
+            )
+
+    def blocks(self, person: int, *, blocked: bool) -> None:
+        """Block the bot, or let it in again."""
+        user = self.user(person)
+        if user.blocked == blocked:
+            return
+        user.blocked = blocked
+        chat = self._world.chats[person]
+        before, after = ("member", "kicked") if blocked else ("kicked", "member")
+        bot = self._world.bot["id"]
+        self._world.updates.add(
+            "my_chat_member",
+            {
+                "chat": self._world.as_chat(chat),
+                "from": user.as_user(),
+                "date": int(time.time()),
+                "old_chat_member": chat_member(self._world, chat, bot, before),
+                "new_chat_member": chat_member(self._world, chat, bot, after),
+            },
+        )

@@ -1,0 +1,162 @@
+"""The emulator as one server: the Bot API, its files, the people's side and the chat page.
+
+Knows how calls come in and go out over HTTP, with the trouble that was asked for; what they do is in `methods`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from bot.emulator.faults import Fault, FaultKind, Faults
+from bot.emulator.flood import Flood
+from bot.emulator.methods import METHODS
+from bot.emulator.parameters import MAX_REQUEST_BYTES, read_parameters
+from bot.emulator.people import People
+from bot.emulator.people_http import PeopleHttp
+from bot.emulator.refusals import Refused, refused, too_many_requests, unauthorized
+from bot.emulator.voters import Conversation, Voters
+from bot.emulator.world import Chat, Counts, User, World, fresh_number
+
+PAGE = Path(__file__).parent / "page"
+_PROXY_PAGE = (
+    "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body><h1>502 Bad Gateway</h1></body>\r\n</html>"
+)
+
+
+class Emulator:
+    """A Bot API server for one bot.
+
+    `samples` are encoded JPEG pictures by name, for the chat page. `conversations` (round → script) and `taste`
+    (answer → liked) are what the sample voters go by. `first_id` numbers updates and messages; by default it lies
+    above those of earlier emulators. `clock` is the one flood control goes by.
+    """
+
+    def __init__(
+        self,
+        *,
+        token: str = "4242:emulator",
+        bot_name: str = "thumbtune",
+        bot_username: str = "thumbtune_bot",
+        samples: Mapping[str, bytes] | None = None,
+        conversations: Callable[[int], Sequence[Conversation]] | None = None,
+        taste: Callable[[str], bool] | None = None,
+        flood: bool = False,
+        first_id: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.token = token
+        self.faults = Faults()
+        first = fresh_number() if first_id is None else first_id
+        self.world = World(int(token.partition(":")[0]), bot_name, bot_username, first, Flood(on=flood, clock=clock))
+        self.people = People(self.world)
+        self.voters = Voters(self.world, self.people, taste, conversations)
+        self.calls: dict[str, int] = {}
+        self._http = PeopleHttp(self.world, self.people, self.voters, self.faults, samples or {})
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def flood(self) -> Flood:
+        """Flood control; set `on` to switch it."""
+        return self.world.flood
+
+    def add_person(self, person: int | None, name: str, language: str = "en", *, admin: bool = False) -> User:
+        """Create a person; None as id takes the next free one."""
+        return self.world.add_user(person, name, language=language, admin=admin)
+
+    def add_group(
+        self, title: str, members: Sequence[int], *, kind: str = "supergroup", admin: bool = False, privacy: bool = True
+    ) -> Chat:
+        """Create a group with the bot in it."""
+        return self.world.add_group(title, members, kind=kind, admin=admin, privacy=privacy)
+
+    def counts(self, chat: int) -> Counts:
+        """How many messages the bot sent, edited and deleted there."""
+        return self.world.chats[chat].counts
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
+        """Listen, and return the server's address without a slash at its end. Port 0 takes a free one."""
+        app = web.Application(client_max_size=MAX_REQUEST_BYTES + 2**20)
+        app.router.add_route("*", "/bot{token:[^/]+}/{method}", self._call)
+        app.router.add_get("/file/bot{token:[^/]+}/{path:.+}", self._download)
+        app.add_routes(self._http.routes())
+        app.router.add_get("/", self._page)
+        app.router.add_static("/page", PAGE)
+        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.5)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, host, port)
+        await site.start()
+        bound = self._runner.addresses[0]
+        return f"http://{f'[{bound[0]}]' if ':' in bound[0] else bound[0]}:{bound[1]}"
+
+    async def stop(self) -> None:
+        """End everything that runs; state stays until the object goes."""
+        await self.voters.stop()
+        await self.world.updates.webhook.stop()
+        self.world.updates.close()
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def _page(self, request: web.Request) -> web.FileResponse:
+        return web.FileResponse(PAGE / "index.html")
+
+    async def _call(self, request: web.Request) -> web.StreamResponse:
+        """One Bot API call, or the trouble it runs into."""
+        method = request.match_info["method"].lower()
+        try:
+            if request.match_info["token"] != self.token:
+                raise unauthorized()
+            if method not in METHODS:
+                raise refused("method not found", 404)
+            parameters = await read_parameters(request)
+            self.calls[method] = self.calls.get(method, 0) + 1
+            fault = self.faults.strike(method, parameters.integer("chat_id") or None) if self.faults.planned else None
+            if fault is not None and (trouble := await self._suffer(request, fault)) is not None:
+                return trouble
+            result = await METHODS[method](self.world, parameters)
+            if fault is not None and fault.kind is FaultKind.RESET_AFTER:
+                return _broken(request)
+        except Refused as refusal:
+            return _json(refusal.body(), refusal.code)
+        return _json({"ok": True, "result": result})
+
+    async def _suffer(self, request: web.Request, fault: Fault) -> web.Response | None:
+        """What a fault does before the call is carried out; None lets it go on."""
+        match fault.kind:
+            case FaultKind.BAD_GATEWAY:
+                return _json({"ok": False, "error_code": 502, "description": "Bad Gateway"}, 502)
+            case FaultKind.HTML_PAGE:
+                return web.Response(text=_PROXY_PAGE, content_type="text/html", status=502)
+            case FaultKind.FLOOD:
+                raise too_many_requests(max(1, round(fault.seconds)))
+            case FaultKind.RESET_BEFORE:
+                return _broken(request)
+            case FaultKind.DELAY:
+                await asyncio.sleep(fault.seconds)
+        return None
+
+    async def _download(self, request: web.Request) -> web.Response:
+        """A file at the address that getFile told."""
+        file = self.world.files.by_path(request.match_info["path"])
+        if request.match_info["token"] != self.token or file is None:
+            return _json(Refused(404, "Not Found").body(), 404)
+        return web.Response(body=file.data, content_type="application/octet-stream")
+
+
+def _json(body: Any, status: int = 200) -> web.Response:
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    return web.Response(text=text, status=status, content_type="application/json")
+
+
+def _broken(request: web.Request) -> web.Response:
+    """Break the connection off without an answer."""
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response()

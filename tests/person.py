@@ -1,0 +1,280 @@
+"""A person for tests of the whole loop: writes, sends pictures, waits for answers, presses buttons.
+
+Goes over the emulator's people's side by HTTP and waits by its event stream, never by sleeping. Knows what an answer
+looks like (rating buttons, or a message that has come to rest) and nothing of the bot's insides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+
+Message = dict[str, Any]
+
+UP, DOWN = "👍", "👎"
+
+
+class Person:
+    """Somebody with a private chat. Use as an async context manager, or `await person.close()` in the end."""
+
+    def __init__(self, emulator_url: str, user_id: int, name: str = "Ada", language: str = "en") -> None:
+        self.url = emulator_url
+        self.id = user_id
+        self.name = name
+        self.language = language
+        self._asked = 0  # number of the last own message
+        self._since = 0  # number of the last event before that message
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.arrives()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Hang up."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def arrives(self) -> None:
+        """Make the emulator know this person; any other method does so too."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(self.url, timeout=aiohttp.ClientTimeout(total=None))
+            await self._post("/people", {"id": self.id, "name": self.name, "language": self.language})
+
+    async def sends(
+        self,
+        text: str | None = None,
+        *,
+        photo: bytes | None = None,
+        caption: str = "",
+        document: bytes | None = None,
+        file_name: str = "picture.jpg",
+        media_type: str = "",
+        album: Sequence[bytes] = (),
+        raw_photo: bytes | None = None,
+        reply_to: int | None = None,
+        chat: int | None = None,
+    ) -> Message:
+        """Send a text, or a photo, a document or an album with a caption; return the (first) message.
+
+        `raw_photo` goes through unseen, damaged or not. `chat` is a group's id; without it the private chat.
+        """
+        await self.arrives()
+        self._since = (await self._get("/people"))["last_event"]
+        fields = {"chat": chat, "reply_to": reply_to}
+        pictures = [photo] if photo is not None else list(album)
+        if text is not None:
+            body = await self._post(f"/people/{self.id}/messages", {"text": text, **fields})
+        else:
+            form = aiohttp.FormData({name: str(value) for name, value in fields.items() if value is not None})
+            form.add_field("caption", caption)
+            for picture in pictures:
+                form.add_field("photo", picture, filename="photo.jpg", content_type="image/jpeg")
+            if raw_photo is not None:
+                form.add_field("raw_photo", raw_photo, filename="photo.jpg", content_type="image/jpeg")
+            if document is not None:
+                kind = media_type or "application/octet-stream"
+                form.add_field("document", document, filename=file_name, content_type=kind)
+            body = await self._post(f"/people/{self.id}/messages", form)
+        sent: list[Message] = body["messages"]
+        self._asked = sent[-1]["message_id"]
+        return sent[0]
+
+    async def command(self, command: str) -> Message:
+        """Send a command such as "/new"."""
+        return await self.sends(command)
+
+    async def edits(self, message: Message, text: str) -> Message:
+        """Change the text or the caption of an own message."""
+        self._since = (await self._get("/people"))["last_event"]
+        body = {"message": message["message_id"], "chat": message["chat"]["id"], "text": text}
+        edited: Message = await self._post(f"/people/{self.id}/edit", body)
+        return edited
+
+    async def taps(self, label: str, message: Message) -> str:
+        """Press the inline button that carries `label` under the message as it is now; return the query's id."""
+        chat, number = message["chat"]["id"], message["message_id"]
+        current = next((m for m in await self.messages(chat) if m["message_id"] == number), message)
+        data = button(current, label)
+        if data is None:
+            raise AssertionError(f"no button {label!r} under message {number}\n{await self.chat_so_far(chat)}")
+        body = await self._post(f"/people/{self.id}/press", {"message": number, "data": data, "chat": chat})
+        return str(body["query"])
+
+    async def toast(self, query: str, seconds: float = 30) -> str:
+        """The bot's answer to a pressed button: the text that pops up, often empty."""
+        async with self._patience(seconds, f"an answer to the query {query}"):
+            async for event in self._events(0):
+                if event["kind"] == "toast" and event["query"] == query:
+                    return str(event["text"])
+        raise AssertionError("the event stream ended")
+
+    async def reacts(self, message: Message, emoji: str) -> None:
+        """Put an emoji on a message."""
+        body = {"message": message["message_id"], "chat": message["chat"]["id"], "emoji": emoji}
+        await self._post(f"/people/{self.id}/react", body)
+
+    async def blocks(self, blocked: bool = True) -> None:
+        """Block the bot, or let it in again."""
+        await self.arrives()
+        await self._post(f"/people/{self.id}/block", {"blocked": blocked})
+
+    async def messages(self, chat: int | None = None) -> list[Message]:
+        """All messages of the chat as they are now, oldest first."""
+        await self.arrives()
+        query = {} if chat is None else {"chat": str(chat)}
+        found: list[Message] = (await self._get(f"/people/{self.id}/messages", query))["messages"]
+        return found
+
+    async def bot_messages(self, chat: int | None = None) -> list[Message]:
+        """The bot's messages among them."""
+        return [message for message in await self.messages(chat) if message["from"]["is_bot"]]
+
+    async def counts(self, chat: int | None = None) -> dict[str, int]:
+        """How often the bot sent, edited and deleted in the chat."""
+        found: dict[str, int] = await self._get("/people/counts", {"chat": str(chat or self.id)})
+        return found
+
+    async def answer(
+        self,
+        *,
+        after: int | None = None,
+        rated: bool | None = None,
+        seconds: float = 60,
+        quiet: float = 1.0,
+        chat: int | None = None,
+    ) -> Message:
+        """The bot's final message later than message `after` (the person's last one).
+
+        Final is a message with 👍 under it; with `rated` None or False also one that neither carries a Stop button nor
+        changes for `quiet` seconds; with `rated` True only the former, with False only the latter.
+        Raises TimeoutError with the chat so far after `seconds`.
+        """
+        asked = self._asked if after is None else after
+        where = self.id if chat is None else chat
+        async with self._patience(seconds, f"an answer to message {asked}", where):
+            candidates: dict[int, Message] = {}
+            events = self._events(self._since if after is None else 0)
+            arriving: asyncio.Future[Message] | None = None
+            try:
+                while True:
+                    arriving = arriving or asyncio.ensure_future(anext(events))
+                    resting = rated is not True and any(_may_be_final(m) for m in candidates.values())
+                    await asyncio.wait([arriving], timeout=quiet if resting else None)
+                    if not arriving.done():  # nothing happened in the chat for a while
+                        return next(m for m in reversed(candidates.values()) if _may_be_final(m))
+                    event, arriving = arriving.result(), None
+                    if event["chat"] != where:
+                        continue
+                    if event["kind"] == "deleted":
+                        candidates.pop(event["message_id"], None)
+                    message = event.get("message")
+                    if message and message["from"]["is_bot"] and message["message_id"] > asked:
+                        candidates[message["message_id"]] = message
+                        if rated is not False and button(message, UP) is not None:
+                            return dict(message)
+            finally:
+                if arriving is not None:
+                    arriving.cancel()
+                    await asyncio.gather(arriving, return_exceptions=True)
+                await events.aclose()
+
+    async def asks(self, text: str | None = None, *, seconds: float = 60, **what: Any) -> Message:
+        """Send something and return the answer that can be rated."""
+        await self.sends(text, **what)
+        return await self.answer(rated=True, seconds=seconds)
+
+    async def chat_so_far(self, chat: int | None = None) -> str:
+        """The chat as text, for error messages."""
+        lines = [f"--- the chat {chat or self.id} so far:"]
+        for message in await self.messages(chat):
+            who = "bot" if message["from"]["is_bot"] else message["from"]["first_name"]
+            content = (
+                message.get("text") or f"[{'photo' if 'photo' in message else 'file'}] {message.get('caption', '')}"
+            )
+            rows = message.get("reply_markup", {}).get("inline_keyboard", [])
+            buttons = " ".join(f"<{key['text']}>" for row in rows for key in row)
+            lines.append(f"{message['message_id']} {who}: {content} {buttons}")
+        return "\n".join(lines)
+
+    def _patience(self, seconds: float, what: str, chat: int | None = None) -> _Patience:
+        return _Patience(self, seconds, what, chat)
+
+    async def _events(self, after: int) -> AsyncGenerator[dict[str, Any], None]:
+        """The events of this person's chats later than number `after`, without end."""
+        await self.arrives()
+        assert self._session is not None
+        query = {"person": str(self.id), "after": str(after)}
+        async with self._session.get("/people/events", params=query) as stream:
+            async for line in stream.content:
+                if line.startswith(b"data: "):
+                    yield json.loads(line[6:])
+
+    async def _get(self, path: str, query: dict[str, str] | None = None) -> Any:
+        await self.arrives()
+        assert self._session is not None
+        async with self._session.get(path, params=query) as answer:
+            return await self._body(answer)
+
+    async def _post(self, path: str, body: dict[str, Any] | aiohttp.FormData) -> Any:
+        assert self._session is not None
+        form = body if isinstance(body, aiohttp.FormData) else None
+        async with self._session.post(path, data=form, json=None if form else body) as answer:
+            return await self._body(answer)
+
+    async def _body(self, answer: aiohttp.ClientResponse) -> Any:
+        body = await answer.json()
+        if answer.status != 200:
+            raise AssertionError(f"{answer.url.path} answered {answer.status}: {body.get('description')}")
+        return body
+
+
+class _Patience:
+    """A time limit that tells, when it is over, what was waited for and what the chat looks like."""
+
+    def __init__(self, person: Person, seconds: float, what: str, chat: int | None) -> None:
+        self._person = person
+        self._seconds = seconds
+        self._what = what
+        self._chat = chat
+        self._limit = asyncio.timeout(seconds)
+        self._began = 0.0
+
+    async def __aenter__(self) -> None:
+        self._began = time.monotonic()
+        await self._limit.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._limit.__aexit__(kind, error, trace)
+        except TimeoutError:
+            waited = time.monotonic() - self._began
+            story = await self._person.chat_so_far(self._chat)
+            raise TimeoutError(f"{self._person.name} waited {waited:.1f} s for {self._what}\n{story}") from None
+
+
+def button(message: Message, label: str) -> str | None:
+    """The callback data of the first inline button whose text contains `label`, None without one."""
+    rows = message.get("reply_markup", {}).get("inline_keyboard", [])
+    return next((key.get("callback_data", "") for row in rows for key in row if label in key["text"]), None)
+
+
+def _may_be_final(message: Message) -> bool:
+    """Whether a message at rest can be an answer: it says or shows something and offers no Stop."""
+    text = message.get("text") or message.get("caption") or ""
+    says = any(character.isalnum() for character in text) or "photo" in message or "document" in message
+    return says and button(message, "⏹") is None
