@@ -55,7 +55,8 @@ class Adapter:
         if down is None or not name.startswith("language_model."):
             return weight
         up = self._factors[f"{module}.lora_B.weight"]
-        return (weight.float() + self.scale * (up.float() @ down.float())).to(weight.dtype)
+        merged: Tensor = weight.float() + self.scale * (up.float() @ down.float())
+        return merged.to(weight.dtype)
 
     def finite(self) -> bool:
         """Whether every trained number is one; a diverged training leaves NaN or infinity."""

@@ -20,9 +20,9 @@ def draw(scalars: Path, picture: Path) -> None:
     points = losses(scalars)
     steps = [step for step, _ in points]
     values = [value for _, value in points]
-    smooth = []
-    for value in values:
-        smooth.append(value if not smooth else 0.9 * smooth[-1] + 0.1 * value)
+    reach = len(values) // 20
+    near = [values[max(0, place - reach) : place + reach + 1] for place in range(len(values))]
+    smooth = [sum(window) / len(window) for window in near]
     figure = Figure(figsize=(9.6, 4.8), dpi=100, layout="tight")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

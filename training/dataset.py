@@ -17,7 +17,7 @@ from training.encoding import Encoder
 from training.llava import Lesson, parse_row, read_rows
 
 
-class LikedAnswers(InternVL_V1_5_Dataset):
+class LikedAnswers(InternVL_V1_5_Dataset):  # type: ignore[misc]
     """The lessons of one LLaVA file, each `repeat_times` (whole) times.
 
     Each row carries `image_wh` and `length` (tokens, pictures included), as `training.finetune` writes them.

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from inference.internvl2.tiles import count_tiles, pixel_values, tiles
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Role
+from inference.pictures import open_picture
 from inference.prompt import BOS, render, render_answer
 from training.llava import Lesson, RowError
 
@@ -73,15 +72,14 @@ class Sight:
         )
 
     def look(self, path: Path) -> torch.Tensor:
-        """The tiles of a picture file, [T, 3, side, side] float32. Raises OSError when it cannot be read."""
-        with Image.open(path) as picture:
-            cut = tiles(
-                picture,
-                image_size=self.side,
-                min_num=self.least,
-                max_num=self.most,
-                use_thumbnail=self.thumbnail,
-            )
+        """The tiles of a picture file, [T, 3, side, side] float32. Raises `PictureError`, OSError."""
+        cut = tiles(
+            open_picture(path.read_bytes()),
+            image_size=self.side,
+            min_num=self.least,
+            max_num=self.most,
+            use_thumbnail=self.thumbnail,
+        )
         return pixel_values(cut)
 
 

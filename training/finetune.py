@@ -1,9 +1,9 @@
 """Worker: run one fine-tuning job with XTuner.
 
-    python -m training.finetune job.json
+    python -m training.finetune JOB.json
 
 Checks every row first, writes the configuration, runs XTuner's Runner and leaves an adapter directory, the loss
-curve and `outcome.json` beside the job. Prints one JSON progress line a step; everything else goes to standard error.
+curve and the outcome beside the job.
 """
 
 from __future__ import annotations
@@ -11,44 +11,11 @@ from __future__ import annotations
 import json
 import os
 import resource
-import sys
-import time
-import traceback
-from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any
 
-from inference.lifeline import watch_parent
 from training.job import Job, Outcome, Progress, TrainingError
-
-if TYPE_CHECKING:
-    from training.llava import Lesson
-
-
-def main(job_file: str) -> int:
-    """Do the job; the exit status is 0 if it came to an outcome, good or bad."""
-    watch_parent()
-    path = Path(job_file).resolve()
-    job = Job.read(path)
-    lines = sys.stdout
-    # XTuner and what it imports print freely; standard output is for progress alone.
-    with redirect_stdout(sys.stderr):
-        outcome = run(job, lines)
-    outcome.write(path.with_name("outcome.json"))
-    return 0
-
-
-def run(job: Job, lines: TextIO) -> Outcome:
-    """Train; what goes wrong becomes the outcome's reason."""
-    begun = time.monotonic()
-    try:
-        return _run(job, lines, begun)
-    except TrainingError as error:
-        return Outcome(ok=False, reason=str(error), seconds=time.monotonic() - begun)
-    except Exception as error:  # noqa: BLE001 the border of the process: the parent needs a reason, the log has the rest
-        traceback.print_exc()
-        reason = f"XTuner failed: {type(error).__name__}: {error}"
-        return Outcome(ok=False, reason=reason, seconds=time.monotonic() - begun)
+from training.worker import Say, work
 
 
 def prepare(job: Job) -> tuple[Path, Path, int]:
@@ -60,18 +27,17 @@ def prepare(job: Job) -> tuple[Path, Path, int]:
     from training.encoding import Encoder
     from training.llava import read_lessons, row
 
-    work = Path(job.work)
-    base = _with_our_code(Path(job.base), work / "base")
+    folder = Path(job.work)
+    base = _with_our_code(Path(job.base), folder / "base")
     encoder = Encoder(base, tiles=job.tiles)
     rows: list[dict[str, Any]] = []
     data = Path(job.data)
-    lesson: Lesson
     for number, lesson in enumerate(read_lessons(data, Path(job.images), system=job.system), 1):
         encoded = encoder.check(lesson, job.max_length, where=f"{data} row {number}")
         rows.append({**row(lesson), "length": len(encoded.input_ids)})
     if not rows:
         raise TrainingError(f"{data} has no rows")
-    checked = work / "checked.json"
+    checked = folder / "checked.json"
     checked.write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     return base, checked, len(rows)
 
@@ -93,11 +59,8 @@ def _with_our_code(given: Path, made: Path) -> Path:
     return made
 
 
-def _run(job: Job, lines: TextIO, begun: float) -> Outcome:
-    def say(progress: Progress) -> None:
-        lines.write(progress.to_json() + "\n")
-        lines.flush()
-
+def finetune(job: Job, say: Say) -> Outcome:
+    """Train; the outcome names the adapter, the log of losses and the curve. Raises `TrainingError`."""
     say(Progress("checking"))
     if job.device == "cpu":
         # Before torch is imported, so that nothing takes a GPU to be there.
@@ -113,15 +76,15 @@ def _run(job: Job, lines: TextIO, begun: float) -> Outcome:
 
     from training.recipe import config_text
 
-    work = Path(job.work)
-    config_file = work / "config.py"
+    folder = Path(job.work)
+    config_file = folder / "config.py"
     config_file.write_text(config_text(job, base=base, data=data, rows=rows, gpu=gpu), encoding="utf-8")
 
     say(Progress("loading"))
     from training.runner import train
 
     trained = train(config_file, say)
-    adapter = work / "adapter"
+    adapter = folder / "adapter"
     trained.model.save_adapter(adapter)
     from training.adapter import Adapter
     from training.curve import draw
@@ -129,9 +92,9 @@ def _run(job: Job, lines: TextIO, begun: float) -> Outcome:
     if not Adapter(adapter).finite():
         raise TrainingError("the training diverged: lower the learning rate (training.knobs)")
     # The same numbers lie in the adapter directory; XTuner's tools make the checkpoint again from the configuration.
-    for checkpoint in (work / "xtuner").glob("iter_*.pth"):
+    for checkpoint in (folder / "xtuner").glob("iter_*.pth"):
         checkpoint.unlink()
-    curve = work / "curve.png"
+    curve = folder / "curve.png"
     draw(trained.scalars, curve)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return Outcome(
@@ -140,10 +103,9 @@ def _run(job: Job, lines: TextIO, begun: float) -> Outcome:
         scalars=str(trained.scalars),
         curve=str(curve),
         steps=trained.steps,
-        seconds=time.monotonic() - begun,
         peak_memory=int(torch.cuda.max_memory_allocated()) if gpu else peak,
     )
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    work(Job, finetune)

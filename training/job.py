@@ -1,9 +1,9 @@
 """What the training workers are told and what they report: JSON files and JSON lines.
 
 Standard library only: both sides of the process border import it. The parent writes `job.json` into the
-run directory and starts `python -m training.finetune job.json`; the worker prints one JSON `Progress` a line
-on standard output and writes `outcome.json` beside the job. `training.merge` and `training.evaluate` work the
-same way with their own job, and the evaluation writes `report.json`. Knows nothing about XTuner or the ledger.
+run directory and starts `python -m training.finetune finetune.json`; the worker prints one JSON `Progress` a line
+on standard output and writes `finetune.outcome.json` beside the job. `training.merge` and `training.evaluate` work
+the same way with their own job, and the evaluation writes `report.json`. Knows nothing about XTuner or the ledger.
 
 The error family::
 
@@ -89,15 +89,16 @@ class Job(_Record):
 
 @dataclass(frozen=True, slots=True)
 class MergeJob(_Record):
-    """Make `out`, a complete checkpoint directory, from `base` and `adapter`; `out` must not exist yet.
+    """Fill `out`, an empty directory, with a complete checkpoint made from `base` and `adapter`.
 
-    `system` is the persona that the chat template speaks when a request has none.
+    `system` is the persona that the chat template speaks when a request has none; `work` the run's directory.
     """
 
     run: str
     base: str
     adapter: str
     out: str
+    work: str
     system: str
     threads: int = 0
 
@@ -148,7 +149,6 @@ class Outcome(_Record):
     adapter: str | None = None
     scalars: str | None = None
     curve: str | None = None
-    manifest_hash: str = ""
     steps: int = 0
     seconds: float = 0.0
     peak_memory: int = 0
@@ -192,7 +192,7 @@ class Trainer(Protocol):
         ...
 
     async def merge(self, job: MergeJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
-        """Write the complete checkpoint directory; the outcome has its manifest's hash."""
+        """Write the complete checkpoint directory."""
         ...
 
     async def evaluate(self, job: EvaluationJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:

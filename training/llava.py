@@ -27,9 +27,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from inference.messages import Picture, Prompt, PromptTooLong, Role, Turn
+from inference.messages import Picture, PictureError, Prompt, PromptTooLong, Role, Turn
+from inference.pictures import open_picture
 from inference.prompt import PLACE, fit, harmless, prompt_hash, user_text
 from storage.records import Exchange, RatedExchange
 from training.job import TrainingError
@@ -167,13 +166,11 @@ def check_pictures(lesson: Lesson, images: Path, *, where: str) -> Lesson:
     for file in lesson.pictures:
         path = images / file
         try:
-            with Image.open(path) as picture:
-                picture.load()
-                sizes.append(picture.size)
+            sizes.append(open_picture(path.read_bytes()).size)
         except FileNotFoundError as error:
             raise RowError(f"{where}: the picture {path} is missing: restore it from a backup") from error
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise RowError(f"{where}: the picture {path} cannot be decoded: {error}") from error
+        except (OSError, PictureError) as error:
+            raise RowError(f"{where}: the picture {path}: {error}") from error
     return replace(lesson, sizes=tuple(sizes))
 
 

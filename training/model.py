@@ -72,7 +72,7 @@ class InternVL2(InternVL_V1_5):
 
     def save_adapter(self, directory: Path) -> None:
         """Write the adapter as a PEFT directory, with the trained projector beside it."""
-        self.model.language_model.save_pretrained(directory)
+        self.model.language_model.save_pretrained(directory, save_embedding_layers=False)
         projector = {f"mlp1.{name}": value.contiguous() for name, value in self.model.mlp1.state_dict().items()}
         if all(each.requires_grad for each in self.model.mlp1.parameters()):
             save_file(projector, directory / PROJECTOR)

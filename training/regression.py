@@ -1,0 +1,110 @@
+"""Factual questions with known answers: what a new model must not have forgotten.
+
+A set is a folder with `questions.json`, a list of ::
+
+    {"image": "cup.jpg", "question": "Which colour is the cup?", "expect": [["red", "crimson"]], "forbid": ["blue"]}
+
+`image` lies beside it. An answer is right when it has at least one of the words of every list in `expect` and none of
+`forbid`; case does not matter, and a word of Latin letters counts only whole. Style is not judged. Without a folder the
+questions are about drawn shapes, the same ones every time, which any InternVL2 can be asked.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import cycle, islice, product
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+from inference.messages import Picture, Role, Turn
+from inference.tiny.manner import correct
+from inference.tiny.questions import held_out
+from inference.tiny.shapes import draw, random_scene
+from inference.tiny.words import LANGUAGES, Kind
+from training.job import TrainingError
+from training.llava import Lesson, check_pictures
+
+DRAWN: Final = 150
+"""How many questions about drawn shapes are asked."""
+
+_SIDE: Final = 224
+_ASKED: Final[tuple[Kind, ...]] = ("colour", "shape", "number")
+
+
+class RegressionSetError(TrainingError):
+    """The folder of factual questions is not as it should be. The text names the entry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question about one picture file (relative to the set's folder), and the judge of its answers."""
+
+    image: str
+    text: str
+    right: Callable[[str], bool]
+
+    def lesson(self, folder: Path, system: str) -> Lesson:
+        """The question as a conversation whose answer is still open (an empty last turn)."""
+        asked = Turn(Role.USER, self.text, (Picture(b"", self.image),))
+        open_ended = Lesson(self.image, system, (asked, Turn(Role.ASSISTANT, "")), (False, False))
+        return check_pictures(open_ended, folder, where=f"{folder}: the question {self.text!r}")
+
+
+def read_set(folder: Path) -> list[Question]:
+    """The questions of a folder. Raises `RegressionSetError`."""
+    file = folder / "questions.json"
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RegressionSetError(f"{file} cannot be read ({error}): correct training.regression") from error
+    if not isinstance(entries, list) or not entries:
+        raise RegressionSetError(f"{file} must be a list of questions")
+    return [_question(each, f"{file} entry {number}") for number, each in enumerate(entries, 1)]
+
+
+def draw_set(folder: Path, count: int = DRAWN) -> list[Question]:
+    """Draw pictures into `folder` and ask about them: colours, shapes and numbers in English and Chinese."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = Random("the factual questions")
+    questions = []
+    for number, (kind, language) in enumerate(islice(cycle(product(_ASKED, LANGUAGES)), count)):
+        scene = random_scene(rng)
+        image = f"{number:03}.png"
+        draw(scene, rng, "other", (_SIDE, _SIDE)).save(folder / image, compress_level=1)
+        questions.append(Question(image, held_out(language, kind, rng), partial(correct, kind, scene)))
+    return questions
+
+
+def matches(answer: str, expect: Sequence[Sequence[str]], forbid: Sequence[str]) -> bool:
+    """The rule of `questions.json`."""
+    return all(any(_says(answer, word) for word in words) for words in expect) and not any(
+        _says(answer, word) for word in forbid
+    )
+
+
+def _says(answer: str, word: str) -> bool:
+    # Scripts without spaces have no word borders.
+    edge = r"\b" if word.isascii() else ""
+    return re.search(f"{edge}{re.escape(word.casefold())}{edge}", answer.casefold()) is not None
+
+
+def _question(entry: Any, where: str) -> Question:
+    if not isinstance(entry, dict) or not entry.keys() <= {"image", "question", "expect", "forbid"}:
+        raise RegressionSetError(f"{where} must have image, question, expect and, if you like, forbid; nothing else")
+    image, text, expect, forbid = (entry.get(name) for name in ("image", "question", "expect", "forbid"))
+    if not isinstance(image, str) or not isinstance(text, str) or not text.strip():
+        raise RegressionSetError(f"{where}: image and question must be texts")
+    if not isinstance(expect, list) or not expect or not all(_words(each) for each in expect):
+        raise RegressionSetError(f"{where}: expect must be a list of lists of words, none of them empty")
+    if forbid is not None and forbid != [] and not _words(forbid):
+        raise RegressionSetError(f"{where}: forbid must be a list of words")
+    return Question(image, text, partial(matches, expect=expect, forbid=forbid or ()))
+
+
+def _words(given: Any) -> bool:
+    return isinstance(given, list) and bool(given) and all(isinstance(each, str) and each.strip() for each in given)

@@ -1,0 +1,104 @@
+"""A model's likelihood of given answers, and its own answers to given questions. Needs torch; knows no verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from inference.internvl2.checkpoint import load_model
+from training.encoding import UNLEARNED, Encoder
+from training.llava import Lesson
+
+_ROWS: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """The negative log-likelihood of some answers, in nats, and over how many tokens."""
+
+    nats: float
+    tokens: int
+
+    @property
+    def mean(self) -> float:
+        """Nats a token."""
+        return self.nats / self.tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """A generated answer; `ended` is False when it ran into the limit of new tokens."""
+
+    text: str
+    ended: bool
+
+
+class Speaker:
+    """One checkpoint in memory, on a GPU in bfloat16 or on a CPU in float32."""
+
+    def __init__(self, directory: Path, *, device: str = "cpu", tiles: int = 0) -> None:
+        self.encoder = Encoder(directory, tiles=tiles)
+        self._device = device
+        self._model = load_model(directory, dtype=torch.float32 if device == "cpu" else torch.bfloat16, device=device)
+        self._ends = torch.tensor(self._model.generation_config.eos_token_id, device=device).flatten()
+
+    @torch.inference_mode()
+    def likelihood(self, lessons: Sequence[Lesson], images: Path) -> Likelihood:
+        """Over the learned answers of the lessons, each given its own conversation."""
+        nats, tokens = 0.0, 0
+        for lesson in lessons:
+            encoded = self.encoder.encode(lesson)
+            labels = torch.tensor(encoded.labels[1:], device=self._device)
+            learned = labels != UNLEARNED
+            pixels = self.encoder.pixel_values(lesson, images)
+            logits = self._model(
+                pixel_values=None if pixels is None else pixels.to(self._device, self._model.dtype),
+                input_ids=torch.tensor([encoded.input_ids], device=self._device),
+                use_cache=False,
+                logits_to_keep=learned.nonzero().flatten(),
+            ).logits[0]
+            nats += float(cross_entropy(logits.float(), labels[learned], reduction="sum"))
+            tokens += int(learned.sum())
+        return Likelihood(nats, tokens)
+
+    @torch.inference_mode()
+    def answers(
+        self,
+        lessons: Sequence[Lesson],
+        images: Path,
+        *,
+        most_tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        on_batch: Callable[[int], None] = lambda done: None,
+    ) -> list[Spoken]:
+        """Answers to the last questions of the lessons; `temperature` 0 is greedy, else torch's generator draws."""
+        spoken: list[Spoken] = []
+        for start in range(0, len(lessons), _ROWS):
+            part = lessons[start : start + _ROWS]
+            rows = [torch.tensor(self.encoder.prompt_ids(each)) for each in part]
+            looked = [self.encoder.pixel_values(each, images) for each in part]
+            pixels = [each for each in looked if each is not None]
+            pad = self.encoder.tokenizer.pad_token_id
+            ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad, padding_side="left")
+            mask = torch.nn.utils.rnn.pad_sequence(
+                [torch.ones_like(each) for each in rows], batch_first=True, padding_side="left"
+            )
+            sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+            produced = self._model.generate(
+                pixel_values=torch.cat(pixels).to(self._device, self._model.dtype) if pixels else None,
+                input_ids=ids.to(self._device),
+                attention_mask=mask.to(self._device),
+                max_new_tokens=most_tokens,
+                **(sampling if temperature > 0 else {"do_sample": False}),
+            )
+            texts = self.encoder.tokenizer.batch_decode(produced, skip_special_tokens=True)
+            ended = torch.isin(produced, self._ends).any(dim=1).tolist()
+            spoken += [Spoken(text.strip(), end) for text, end in zip(texts, ended, strict=True)]
+            on_batch(len(spoken))
+        return spoken

@@ -1,0 +1,49 @@
+"""What the three workers have in common: a job file in, progress lines and an outcome file out. Inside the child."""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from inference.lifeline import watch_parent
+from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, TrainingError
+
+Say = Callable[[Progress], None]
+AnyJob = TypeVar("AnyJob", Job, MergeJob, EvaluationJob)
+
+
+def outcome_file(job_file: Path) -> Path:
+    """Where the outcome of a job file is written."""
+    return job_file.with_suffix(".outcome.json")
+
+
+def work(kind: type[AnyJob], do: Callable[[AnyJob, Say], Outcome]) -> None:
+    """Read the job named on the command line, do it, write its outcome. The process ends when its parent is gone.
+
+    Whatever `do` raises becomes the outcome's reason; the traceback goes to standard error. Standard output is
+    for progress alone: what libraries print there goes to standard error as well.
+    """
+    watch_parent()
+    lines = sys.stdout
+
+    def say(progress: Progress) -> None:
+        lines.write(progress.to_json() + "\n")
+        lines.flush()
+
+    job_file = Path(sys.argv[1]).resolve()
+    begun = time.monotonic()
+    with redirect_stdout(sys.stderr):
+        try:
+            outcome = do(kind.read(job_file), say)
+        except TrainingError as error:
+            outcome = Outcome(ok=False, reason=str(error))
+        except Exception as error:  # noqa: BLE001 the border of the process: the parent needs a reason
+            traceback.print_exc()
+            outcome = Outcome(ok=False, reason=f"{type(error).__name__}: {error}")
+    replace(outcome, seconds=time.monotonic() - begun).write(outcome_file(job_file))
