@@ -16,7 +16,7 @@ How it answers is cued by words of the newest user text, each at most once a mod
     words:20  slow:0.05      so many words, so many seconds before each
     die:3  hang:3  cut:3     after three words: SIGKILL to itself, silence, the connection ends without a finish
     abort:3  error:3  liar:3 after three words: finish "abort", an error chunk, another model's name
-    http:500                 that status instead of an answer (413 and 400 say why)
+    http:500  long:400       that status instead of an answer; `long` says that the context is too long
 
 It notes what happens in `DIR/events.jsonl`: start, begin (with the request), end, abort.
 """
@@ -61,7 +61,7 @@ class Fake:
 
     def cues(self, text: str) -> dict[str, float]:
         """The cues in a text that count now."""
-        found = re.findall(r"(words|slow|die|hang|cut|abort|error|liar|http):([\d.]+)(!?)", text)
+        found = re.findall(r"(words|slow|die|hang|cut|abort|error|liar|http|long):([\d.]+)(!?)", text)
         return {name: float(value) for name, value, once in found if not once or self.first_time(f"{name}-{value}")}
 
 
@@ -98,8 +98,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self, cues: dict[str, float], body: dict[str, Any]) -> None:
         if "http" in cues:
-            code = "context_length_exceeded" if cues["http"] == 413 else None
-            self._json(int(cues["http"]), {"error": {"message": "on cue", "code": code}})
+            self._json(int(cues["http"]), {"error": {"message": "on cue"}})
+            return
+        if "long" in cues:
+            self._json(int(cues["long"]), {"error": {"message": "too long", "code": "context_length_exceeded"}})
             return
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
