@@ -104,8 +104,9 @@ class Writer:
             closing = False
             while not closing:
                 batch, closing = self._next_batch()
-                self._commit(batch)
-                _deliver(batch)
+                if batch:
+                    self._commit(batch)
+                    _deliver(batch)
         finally:
             self._database.close()
 
@@ -125,24 +126,29 @@ class Writer:
 
     def _commit(self, batch: list[_Job]) -> None:
         """Do the whole batch in one transaction; every job ends with a result or an error."""
-        if not batch:
-            return
         connection = self._database.conn
         try:
             # IMMEDIATE, because a deferred transaction that reads first cannot wait for another process's commit:
             # it fails at once with SQLITE_BUSY_SNAPSHOT (https://www.sqlite.org/isolation.html).
             connection.execute("BEGIN IMMEDIATE")
-            try:
-                for group in _groups(batch):
-                    self._do_group(group)
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
-        except Exception as error:  # noqa: BLE001 - it belongs to those who wait, not to this thread
+        except sqlite3.Error as error:
             for job in batch:
                 job.error = self._explained(error)
+            return
+        try:
+            for group in _groups(batch):
+                self._do_group(group)
+            connection.execute("COMMIT")
+        except Exception as error:  # noqa: BLE001 - it belongs to those who wait, not to this thread
+            with contextlib.suppress(sqlite3.Error):  # whatever is wrong will be said again by the next BEGIN
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+            if len(batch) == 1:
+                batch[0].error = self._explained(error)
+                return
+            for job in batch:  # the transaction is lost, and one of them may be the cause: each in its own
+                job.error = None
+                self._commit([job])
 
     def _do_group(self, group: list[_Job]) -> None:
         """Do the jobs that share one function in one call; if that fails, each alone."""

@@ -1,0 +1,99 @@
+"""Votes in the ledger: appended, never changed, the latest of each rater counts."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from storage.ledger import FILE_NAME, Ledger
+from storage.records import Rating, StorageError, UnknownRecord
+from tests.ledgers import exchange
+
+
+@pytest.fixture
+async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
+    async with Ledger.open(tmp_path) as ledger:
+        yield ledger
+
+
+@pytest.fixture
+async def rated(ledger: Ledger) -> int:
+    """The id of an exchange to vote on."""
+    return await ledger.record_exchange(exchange(await ledger.session(1, 1), 1))
+
+
+async def test_the_latest_vote_of_a_rater_counts(ledger: Ledger, rated: int) -> None:
+    """Someone who changes their mind is counted once, by their last vote; others are counted beside them."""
+    assert await ledger.rating(rated, 1) is None
+    for update, (rater, value) in enumerate([(1, 1), (2, 1), (1, -1), (3, -1), (3, 1)], start=10):
+        assert await ledger.rate(Rating(rated, rater, value, update))
+    assert [await ledger.rating(rated, rater) for rater in (1, 2, 3, 4)] == [-1, 1, 1, None]
+    (found,) = await ledger.rated_exchanges()
+    assert (found.exchange.id, found.ups, found.downs, found.raters) == (rated, 2, 1, (1, 2, 3))
+    counts = await ledger.counts()
+    assert (counts["votes"], counts["ups"], counts["downs"]) == (5, 2, 1)
+
+
+async def test_a_tap_is_counted_once(ledger: Ledger, rated: int) -> None:
+    """A vote that arrives again by the same update is not counted, also when another came between."""
+    assert await ledger.rate(Rating(rated, 1, 1, update=10))
+    assert await ledger.rate(Rating(rated, 1, -1, update=11))
+    assert not await ledger.rate(Rating(rated, 1, 1, update=10))
+    assert await ledger.rating(rated, 1) == -1
+
+
+async def test_a_vote_needs_an_exchange_and_a_thumb(ledger: Ledger, rated: int) -> None:
+    """A vote on nothing, and a vote that is neither up nor down, are refused."""
+    with pytest.raises(UnknownRecord, match=f"no exchange {rated + 1}"):
+        await ledger.rate(Rating(rated + 1, 1, 1, 10))
+    with pytest.raises(StorageError, match="1 or -1"):
+        await ledger.rate(Rating(rated, 1, 2, 10))
+    assert await ledger.rating(rated, 1) is None
+
+
+async def test_feedback_cannot_be_changed(ledger: Ledger, rated: int, tmp_path: Path) -> None:
+    """Even by hand, a vote in the file cannot be turned into another one."""
+    await ledger.rate(Rating(rated, 1, -1, 10))
+    database = sqlite3.connect(tmp_path / FILE_NAME)
+    try:
+        with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+            database.execute("UPDATE feedback SET value = 1")
+    finally:
+        database.close()
+    assert await ledger.rating(rated, 1) == -1
+
+
+async def test_rated_exchanges_bring_their_conversation(ledger: Ledger) -> None:
+    """A rated exchange comes with what was said before it in its session, rated or not, and nothing else."""
+    session, other = await ledger.session(1, 1), await ledger.session(1, 2)
+    ids = [await ledger.record_exchange(exchange(place, update)) for update, place in
+           enumerate([session, other, session, session, other])]  # fmt: skip
+    await ledger.rate(Rating(ids[3], 1, 1, 100))
+    await ledger.rate(Rating(ids[1], 1, -1, 101))
+    assert [(each.exchange.id, [before.id for before in each.history]) for each in await ledger.rated_exchanges()] == [
+        (ids[1], []),
+        (ids[3], [ids[0], ids[2]]),
+    ]
+
+
+async def test_a_forgotten_person_leaves_nothing(ledger: Ledger, rated: int, tmp_path: Path) -> None:
+    """Deleting a user's row takes their sessions, exchanges and votes along, and no id comes back for another."""
+    await ledger.rate(Rating(rated, 1, 1, 10))
+    theirs = await ledger.record_exchange(exchange(await ledger.session(2, 2), 2, asker=2, chat=2))
+    await ledger.rate(Rating(theirs, 1, 1, 11))
+    await ledger.rate(Rating(rated, 2, -1, 12))
+    database = sqlite3.connect(tmp_path / FILE_NAME)
+    try:
+        database.execute("PRAGMA foreign_keys=ON")
+        with database:
+            database.execute("DELETE FROM users WHERE id = 2")
+    finally:
+        database.close()
+    (found,) = await ledger.rated_exchanges()
+    assert (found.exchange.id, found.raters) == (rated, (1,))
+    with pytest.raises(UnknownRecord):
+        await ledger.exchange(theirs)
+    assert await ledger.record_exchange(exchange(await ledger.session(1, 1), 3)) > theirs

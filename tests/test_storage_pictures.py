@@ -1,0 +1,92 @@
+"""The picture folder: named by digest, written whole, checked when read."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from storage.pictures import PictureStore
+from storage.records import Damaged, StorageError, UnknownRecord
+
+DATA = b"\x89PNG and so on" * 1000
+NAME = sha256(DATA).hexdigest()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> PictureStore:
+    return PictureStore(tmp_path / "pictures")
+
+
+def files(store: PictureStore) -> list[str]:
+    return sorted(str(path.relative_to(store.directory)) for path in store.directory.rglob("*") if path.is_file())
+
+
+async def test_a_picture_comes_back(store: PictureStore) -> None:
+    """What was put is got back under its digest, from a file in a two-letter folder, and nothing lies beside it."""
+    assert await store.put(DATA) == NAME
+    assert await store.get(NAME) == DATA
+    assert store.path(NAME) == store.directory / NAME[:2] / NAME
+    assert files(store) == [f"{NAME[:2]}/{NAME}"]
+
+
+async def test_a_picture_is_kept_once(store: PictureStore) -> None:
+    """Put many times at once, and again later, a picture is one file that is not written anew."""
+    assert set(await asyncio.gather(*(store.put(DATA) for _ in range(20)))) == {NAME}
+    before = store.path(NAME).stat()
+    await store.put(DATA)
+    after = store.path(NAME).stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+    assert files(store) == [f"{NAME[:2]}/{NAME}"]
+
+
+async def test_a_damaged_picture_is_noticed_and_mended(store: PictureStore) -> None:
+    """Changed bytes are an error that names the file, and putting the picture again mends it."""
+    await store.put(DATA)
+    store.path(NAME).write_bytes(DATA[:-1] + b"!")
+    with pytest.raises(Damaged, match=NAME):
+        await store.get(NAME)
+    await store.put(DATA)
+    assert await store.get(NAME) == DATA
+
+
+async def test_a_missing_picture(store: PictureStore) -> None:
+    """A picture that is not there is an error; removing it twice is not."""
+    with pytest.raises(UnknownRecord, match=NAME):
+        await store.get(NAME)
+    await store.put(DATA)
+    assert await store.remove(NAME)
+    assert not await store.remove(NAME)
+    with pytest.raises(UnknownRecord):
+        await store.get(NAME)
+
+
+@pytest.mark.parametrize("name", ["", "../../etc/passwd", NAME.upper(), NAME[:-1], NAME + "0", NAME + "\n"])
+async def test_a_name_is_a_digest(store: PictureStore, name: str) -> None:
+    """Nothing but 64 lower-case hexadecimal digits leads to a file."""
+    with pytest.raises(StorageError, match="not the name of a picture"):
+        await store.get(name)
+
+
+async def test_what_a_killed_process_left_is_tidied_away(store: PictureStore) -> None:
+    """A half-written file from long ago is deleted at the next start; one of a process still writing is not."""
+    old, young = store.directory / "incoming" / ".old.part", store.directory / "incoming" / ".young.part"
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (time.time() - 7200,) * 2)
+    PictureStore(store.directory)
+    assert (old.exists(), young.exists()) == (False, True)
+
+
+async def test_trouble_with_the_folder_is_named(tmp_path: Path, store: PictureStore) -> None:
+    """A folder that cannot be used is an error that names it, at the start and when writing."""
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match="Opening the picture folder"):
+        PictureStore(tmp_path / "file" / "pictures")
+    (store.directory / NAME[:2]).write_text("in the way")
+    with pytest.raises(StorageError, match="Writing the picture"):
+        await store.put(DATA)
