@@ -1,0 +1,49 @@
+"""What the bot does with each kind of update. One noun a module; collaborators arrive as named parameters."""
+
+from __future__ import annotations
+
+from aiogram import Dispatcher
+
+from bot.conversation import Conversation
+from bot.handlers import admin as admin_commands
+from bot.handlers import basics, feedback, others, questions
+from bot.handlers.admin import AdminActions
+from bot.handlers.context import People, Replies
+from bot.incoming import Incoming
+from bot.settings import BotSettings
+from bot.translation import Translator
+from inference.messages import Engine
+from storage.ledger import Ledger
+from storage.pictures import PictureStore
+
+
+def build_dispatcher(
+    *,
+    settings: BotSettings,
+    ledger: Ledger,
+    pictures: PictureStore,
+    engine: Engine,
+    admin: AdminActions,
+    translator: Translator,
+) -> Dispatcher:
+    """Everything between the inbox and the other rooms. Feed it with a `delivery` (`bot.inbox.Delivery`)."""
+    dispatcher = Dispatcher(
+        disable_fsm=True,
+        settings=settings,
+        ledger=ledger,
+        admin=admin,
+        translator=translator,
+        incoming=Incoming(ledger, pictures, settings.chat),
+        conversation=Conversation(ledger, pictures, engine, settings.chat),
+    )
+    dispatcher.update.outer_middleware(People(ledger, translator))
+    dispatcher.message.outer_middleware(Replies(ledger))
+    dispatcher.include_routers(
+        basics.router(),
+        admin_commands.router(),
+        feedback.router(),
+        others.unknown_commands(),
+        questions.router(),
+        others.router(),
+    )
+    return dispatcher

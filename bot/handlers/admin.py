@@ -1,0 +1,269 @@
+"""/retrain, /cancel, /status, /models, /promote, /rollback: for admins, with a polite refusal for everybody else.
+
+Knows how a request and its outcome are worded. What is done, `AdminActions` does; the progress of a run is told by
+`bot.notices`. A request whose handling a crash has interrupted is not made twice: what can be seen in the ledger
+tells whether it was carried out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final, Protocol
+
+from aiogram import Router
+from aiogram.filters import Command, CommandObject
+from aiogram.types import Message, TelegramObject, User
+
+from bot.inbox import Delivery
+from bot.replies import Reply
+from bot.settings import BotSettings
+from bot.translation import Say, later
+from inference.messages import InferenceError
+from inference.status import Status
+from storage.ledger import Ledger
+from storage.records import Model, ModelState, Run, RunBusy, RunState, StorageError, UnknownRecord
+from training.job import TrainingError
+
+
+class AdminRefusal(Exception):
+    """What an admin asked for cannot be done now. The text says why and what to do."""
+
+
+class Overview(Protocol):
+    """What /status shows. `next_run` is the next scheduled one (None: only by command)."""
+
+    @property
+    def live(self) -> str: ...
+
+    @property
+    def engine(self) -> Status: ...
+
+    @property
+    def runs(self) -> Sequence[Run]: ...
+
+    @property
+    def counts(self) -> Mapping[str, int]: ...
+
+    @property
+    def next_run(self) -> datetime | None: ...
+
+
+class AdminActions(Protocol):
+    """What admins can have done. `by` is their user id.
+
+    Raises AdminRefusal, StorageError, InferenceError or TrainingError, with a text for the admin.
+    """
+
+    async def retrain(self, by: int) -> Run:
+        """Start a run; it goes on after this returns."""
+        ...
+
+    async def cancel(self, by: int) -> Run | None:
+        """Cancel the run under way; None if there is none."""
+        ...
+
+    async def overview(self) -> Overview:
+        """How the bot is."""
+        ...
+
+    async def models(self) -> list[Model]:
+        """Every kept model, oldest first."""
+        ...
+
+    async def promote(self, model: str, by: int) -> Model:
+        """Answer with this model; returns when it does."""
+        ...
+
+    async def rollback(self, by: int) -> Model:
+        """Answer with the model before the live one."""
+        ...
+
+
+RUN_STATES: Final = {
+    RunState.DUE: later("about to begin"),
+    RunState.TRAINING: later("training"),
+    RunState.MERGING: later("merging"),
+    RunState.EVALUATING: later("evaluating"),
+    RunState.DONE: later("done"),
+    RunState.FAILED: later("failed"),
+    RunState.CANCELLED: later("cancelled"),
+}
+MODEL_STATES: Final = {
+    ModelState.CANDIDATE: later("candidate"),
+    ModelState.LIVE: later("live"),
+    ModelState.RETIRED: later("retired"),
+    ModelState.REJECTED: later("rejected"),
+}
+COMMANDS: Final = ("retrain", "cancel", "status", "models", "promote", "rollback")
+_REFUSALS: Final = (AdminRefusal, StorageError, InferenceError, TrainingError)
+
+
+def router() -> Router:
+    """The handlers of this module; whoever is no admin gets no further than the first."""
+    admin = Router(name="admin")
+    admin.message.register(not_yours, Command(*COMMANDS), _is_stranger)
+    admin.message.register(retrain, Command("retrain"))
+    admin.message.register(cancel, Command("cancel"))
+    admin.message.register(status, Command("status"))
+    admin.message.register(models, Command("models"))
+    admin.message.register(promote, Command("promote"))
+    admin.message.register(rollback, Command("rollback"))
+    return admin
+
+
+def _is_stranger(event: TelegramObject, settings: BotSettings, event_from_user: User | None = None) -> bool:
+    return event_from_user is None or event_from_user.id not in settings.telegram.admins
+
+
+async def not_yours(message: Message, reply: Reply, say: Say) -> None:
+    """Refuse politely."""
+    await reply.finish(say("Only my admins can do that. /help shows what I can do for you."))
+
+
+async def retrain(
+    message: Message,
+    event_from_user: User,
+    delivery: Delivery,
+    reply: Reply,
+    say: Say,
+    admin: AdminActions,
+    ledger: Ledger,
+) -> None:
+    """Start a run, once."""
+    run = await _requested_before(ledger, event_from_user.id, delivery)
+    try:
+        run = run or await admin.retrain(event_from_user.id)
+    except RunBusy:
+        await reply.finish(say("A run is under way already. /status shows how it goes, /cancel stops it."))
+    except _REFUSALS as refusal:
+        await reply.finish(_refused(refusal, say))
+    else:
+        await reply.finish(say("Run {run} begins. I will keep you informed here.", run=run.id))
+
+
+async def _requested_before(ledger: Ledger, by: int, delivery: Delivery) -> Run | None:
+    """The run that an interrupted attempt at this very request has started."""
+    if delivery.attempt == 1:
+        return None
+    mine = (run for run in await ledger.runs(10) if run.requested_by == by and run.created >= delivery.received)
+    return next(mine, None)
+
+
+async def cancel(message: Message, event_from_user: User, reply: Reply, say: Say, admin: AdminActions) -> None:
+    """Cancel the run under way."""
+    try:
+        run = await admin.cancel(event_from_user.id)
+    except _REFUSALS as refusal:
+        await reply.finish(_refused(refusal, say))
+        return
+    if run is None:
+        await reply.finish(say("There is no run to cancel."))
+    else:
+        await reply.finish(say("Run {run} is being cancelled.", run=run.id))
+
+
+async def status(message: Message, reply: Reply, say: Say, admin: AdminActions) -> None:
+    """Say how the bot is."""
+    try:
+        overview = await admin.overview()
+    except _REFUSALS as refusal:
+        await reply.finish(_refused(refusal, say))
+        return
+    engine, counts = overview.engine, overview.counts
+    lines = [
+        say("Model: {model}", model=overview.live or "–"),
+        say(
+            "Engine: {kind}, {state}; answering {in_flight}, waiting {waiting}, restarts {restarts}",
+            kind=engine.engine,
+            state=engine.state,
+            in_flight=engine.in_flight,
+            waiting=engine.waiting,
+            restarts=engine.restarts,
+        ),
+        say(
+            "Answers: {exchanges}, liked {ups}, disliked {downs}",
+            exchanges=counts.get("exchanges", 0),
+            ups=counts.get("ups", 0),
+            downs=counts.get("downs", 0),
+        ),
+        say("People: {users}, pictures: {pictures}", users=counts.get("users", 0), pictures=counts.get("pictures", 0)),
+    ]
+    lines += [run_line(run, say) for run in overview.runs[:3]]
+    if overview.next_run:
+        lines.append(say("Next run: {time}", time=f"{overview.next_run:%Y-%m-%d %H:%M %Z}".strip()))
+    await reply.finish("\n".join(lines))
+
+
+async def models(message: Message, reply: Reply, say: Say, admin: AdminActions) -> None:
+    """List the models."""
+    try:
+        kept = await admin.models()
+    except _REFUSALS as refusal:
+        await reply.finish(_refused(refusal, say))
+        return
+    lines = [
+        f"{'▶' if model.state is ModelState.LIVE else '·'} {model.id}: {say(MODEL_STATES[model.state])}"
+        + (f" ({model.reason})" if model.reason else "")
+        for model in kept
+    ]
+    await reply.finish("\n".join(lines) or say("There is no model yet."))
+
+
+async def promote(
+    message: Message, command: CommandObject, event_from_user: User, reply: Reply, say: Say, admin: AdminActions
+) -> None:
+    """Let a model answer. Doing it twice is the same as once."""
+    wanted = (command.args or "").strip()
+    if not wanted:
+        await reply.finish(say("Which one? Write /promote and the model's id; /models lists them."))
+        return
+    await reply.begin(say("Warming up {model}…", model=wanted))
+    try:
+        model = await admin.promote(wanted, event_from_user.id)
+    except UnknownRecord:
+        await reply.finish(say("I have no model called {model}. /models lists them.", model=wanted))
+    except _REFUSALS as refusal:
+        await reply.finish(_refused(refusal, say))
+    else:
+        await reply.finish(say("{model} answers from now on.", model=model.id))
+
+
+async def rollback(
+    message: Message,
+    event_from_user: User,
+    delivery: Delivery,
+    reply: Reply,
+    say: Say,
+    admin: AdminActions,
+    ledger: Ledger,
+) -> None:
+    """Go back one model, once."""
+    if delivery.attempt > 1:
+        for promotion in await ledger.promotions(10):
+            if promotion.by == event_from_user.id and promotion.done and promotion.created >= delivery.received:
+                await reply.finish(say("{model} answers from now on.", model=promotion.model))
+                return
+    await reply.begin(say("Warming up the model before this one…"))
+    try:
+        model = await admin.rollback(event_from_user.id)
+    except _REFUSALS as refusal:
+        await reply.finish(_refused(refusal, say))
+    else:
+        await reply.finish(say("{model} answers from now on.", model=model.id))
+
+
+def run_line(run: Run, say: Say) -> str:
+    """One run on one line."""
+    line = say("Run {run}: {state}", run=run.id, state=say(RUN_STATES[run.state]))
+    if run.steps and run.state is RunState.TRAINING:
+        line += f", {run.step}/{run.steps}"
+    if run.reason:
+        line += f" ({run.reason})"
+    elif run.model:
+        line += f" → {run.model}"
+    return line
+
+
+def _refused(refusal: Exception, say: Say) -> str:
+    return say("That did not work: {reason}", reason=refusal)

@@ -1,0 +1,100 @@
+"""/start, /help, /new, /language: getting to know the bot."""
+
+from __future__ import annotations
+
+from aiogram import Bot, Router
+from aiogram.exceptions import TelegramBadRequest
+from aiogram.filters import Command, CommandStart
+from aiogram.types import CallbackQuery, Message, User
+
+from bot.keyboards import Speak, languages
+from bot.replies import Reply
+from bot.settings import BotSettings
+from bot.translation import Say, Translator
+from storage.ledger import Ledger
+
+
+def router() -> Router:
+    """The handlers of this module."""
+    basics = Router(name="basics")
+    basics.message.register(start, CommandStart())
+    basics.message.register(show_help, Command("help"))
+    basics.message.register(new, Command("new"))
+    basics.message.register(language, Command("language"))
+    basics.callback_query.register(language_chosen, Speak.filter())
+    return basics
+
+
+async def start(message: Message, event_from_user: User, reply: Reply, say: Say) -> None:
+    """Greet, and tell people their id."""
+    await reply.finish(
+        say(
+            "Hello, {name}! Send me a picture and ask me about it. You can go on asking about it, and send another one "
+            "whenever you like. The thumbs under my answers teach me what you like.\n\n/help shows what I can do. Your "
+            "user id is {id}.",
+            name=event_from_user.first_name,
+            id=event_from_user.id,
+        )
+    )
+
+
+async def show_help(message: Message, event_from_user: User, reply: Reply, say: Say, settings: BotSettings) -> None:
+    """Say what the bot can do for this person."""
+    text = say(
+        "Send me a picture, with or without a question, and I will answer. Then ask on: I keep the picture in mind. "
+        "Several pictures sent together count as one question.\n\n"
+        "👍 or 👎 under an answer tells me what you like; you may change your mind. I learn from what is liked when I "
+        "am retrained.\n\n"
+        "/new – forget this conversation and begin another\n"
+        "/language – choose the language I speak\n"
+        "/start – show your user id\n"
+        "/help – this text"
+    )
+    if event_from_user.id in settings.telegram.admins:
+        text += "\n\n" + say(
+            "You are one of my admins:\n"
+            "/retrain – learn from what was liked since\n"
+            "/cancel – stop that\n"
+            "/status – how I am\n"
+            "/models – every model I have kept\n"
+            "/promote ID – answer with this model\n"
+            "/rollback – answer with the model before this one"
+        )
+    await reply.finish(text)
+
+
+async def new(message: Message, event_from_user: User, reply: Reply, say: Say, ledger: Ledger) -> None:
+    """Begin another conversation. On a replay perhaps once more: an empty one is as good as another."""
+    await ledger.new_session(message.chat.id, event_from_user.id, reply.place.topic or 0)
+    await reply.finish(say("A fresh start: I have put our conversation aside. Send me a picture!"))
+
+
+async def language(message: Message, reply: Reply, say: Say, translator: Translator) -> None:
+    """Offer the languages."""
+    await reply.finish(say("Which language shall I speak with you?"), languages(translator.languages, say.language))
+
+
+async def language_chosen(
+    query: CallbackQuery, callback_data: Speak, bot: Bot, ledger: Ledger, translator: Translator
+) -> None:
+    """Remember the choice, in words of the chosen language."""
+    say = translator.to(callback_data.code)
+    await ledger.set_language(query.from_user.id, say.language)
+    answer = say("I speak English with you from now on.")
+    await acknowledge(query, answer)
+    if query.message:
+        await bot.edit_message_text(
+            answer,
+            chat_id=query.message.chat.id,
+            message_id=query.message.message_id,
+            reply_markup=languages(translator.languages, say.language),
+        )
+
+
+async def acknowledge(query: CallbackQuery, text: str) -> None:
+    """Answer a tap with a line that fades away. A tap that is too old cannot be answered; nobody waits for it."""
+    try:
+        await query.answer(text)
+    except TelegramBadRequest as error:
+        if "query" not in error.message.lower():
+            raise

@@ -1,0 +1,78 @@
+"""What every handler is given besides the update: who speaks, in which language, and the reply to fill.
+
+Middlewares, so that handlers name what they need as parameters. Knows that an update whose reply is finished needs
+no handling again.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from aiogram import BaseMiddleware, Bot
+from aiogram.types import Chat as TelegramChat
+from aiogram.types import Message, TelegramObject
+from aiogram.types import User as TelegramUser
+
+from bot.inbox import Delivery
+from bot.replies import Place, Reply
+from bot.translation import Translator
+from storage.ledger import Ledger
+from storage.records import Chat, Person
+
+Handler = Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]]
+
+REMEMBERED: Final = 4096
+
+
+class People(BaseMiddleware):
+    """Notes who wrote where, and gives handlers `say`: the voice in that person's language."""
+
+    def __init__(self, ledger: Ledger, translator: Translator) -> None:
+        self._ledger = ledger
+        self._translator = translator
+        self._seen: OrderedDict[tuple[Person, Chat], None] = OrderedDict()
+
+    async def __call__(self, handler: Handler, event: TelegramObject, data: dict[str, Any]) -> Any:
+        user: TelegramUser | None = data.get("event_from_user")
+        chat: TelegramChat | None = data.get("event_chat")
+        chosen: str | None = None
+        if user and chat:
+            await self._see(
+                Person(user.id, user.full_name, user.language_code),
+                Chat(chat.id, chat.type, chat.title or ""),
+            )
+            person = await self._ledger.person(user.id)
+            chosen = person.language if person else None
+        data["say"] = self._translator.to(chosen, user.language_code if user else None)
+        return await handler(event, data)
+
+    async def _see(self, person: Person, chat: Chat) -> None:
+        """Write down what is new; most updates bring nothing new."""
+        if (person, chat) not in self._seen:
+            await self._ledger.see(person, chat)
+        self._seen[person, chat] = None
+        self._seen.move_to_end((person, chat))
+        while len(self._seen) > REMEMBERED:
+            self._seen.popitem(last=False)
+
+
+class Replies(BaseMiddleware):
+    """Gives handlers of messages `reply`, as an earlier attempt has left it; a finished one is left alone."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    async def __call__(self, handler: Handler, event: TelegramObject, data: dict[str, Any]) -> Any:
+        assert isinstance(event, Message)
+        bot: Bot = data["bot"]
+        delivery: Delivery = data["delivery"]
+        place = Place.of(event)
+        if delivery.attempt > 1:
+            reply = await Reply.open(bot, self._ledger, delivery.update, place)
+            if reply.finished:
+                return None
+        else:
+            reply = Reply(bot, self._ledger, delivery.update, place)
+        return await handler(event, data | {"reply": reply})

@@ -1,0 +1,72 @@
+"""Everything else somebody may send: a clear, kind sentence instead of silence."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aiogram import F, Router
+from aiogram.types import CallbackQuery, Message
+
+from bot.handlers.basics import acknowledge
+from bot.lanes import command_of
+from bot.replies import Reply
+from bot.translation import Say
+
+_SENT_BY_PEOPLE: Final = (
+    F.voice
+    | F.audio
+    | F.video
+    | F.video_note
+    | F.animation
+    | F.sticker
+    | F.document
+    | F.location
+    | F.venue
+    | F.contact
+    | F.poll
+    | F.dice
+    | F.game
+    | F.story
+    | F.paid_media
+)
+
+
+def unknown_commands() -> Router:
+    """To be asked before questions: a command is never a question."""
+    unknown = Router(name="unknown commands")
+    unknown.message.register(unknown_command, F.text.func(command_of))
+    return unknown
+
+
+def router() -> Router:
+    """To be asked last."""
+    others = Router(name="others")
+    others.message.register(unsupported, _SENT_BY_PEOPLE)
+    others.callback_query.register(unknown_tap)
+    return others
+
+
+async def unknown_command(message: Message, reply: Reply, say: Say) -> None:
+    """In a group the command may be another bot's."""
+    if message.chat.type == "private":
+        await reply.finish(say("I do not know that command. /help shows what I can do."))
+
+
+async def unsupported(message: Message, reply: Reply, say: Say) -> None:
+    """Say what we can look at. In groups people do not mean us."""
+    if message.chat.type != "private":
+        return
+    if message.voice or message.audio or message.video_note:
+        text = say("I cannot listen. Please write your question, and send me a picture to talk about.")
+    elif message.video or message.animation:
+        text = say("I cannot watch moving pictures. Please send a photo, or a screenshot of the moment you mean.")
+    elif message.sticker:
+        text = say("A nice sticker! I can only talk about photos and picture files, though. Please send me one.")
+    else:
+        text = say("I cannot do anything with that. Please send me a photo or a picture file, and ask me about it.")
+    await reply.finish(text)
+
+
+async def unknown_tap(query: CallbackQuery, say: Say) -> None:
+    """A button of another time."""
+    await acknowledge(query, say("This button does not work any more."))

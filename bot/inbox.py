@@ -1,0 +1,303 @@
+"""Updates: stored, then acknowledged, then handled in order, each until its effects have happened.
+
+Telegram is told that we have an update only after the ledger has it (polling: by the next offset; webhook: by the
+answer). Updates of one lane are handled one after the other, lanes side by side: what somebody says in a chat keeps
+its order, while button taps and admin commands do not wait behind a long answer. What a crash interrupts is handled
+again at the next start; what fails every time is set aside. Knows nothing about what an update asks for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import structlog
+from aiogram import Bot, Dispatcher
+from aiogram.exceptions import (
+    ClientDecodeError,
+    TelegramConflictError,
+    TelegramNetworkError,
+    TelegramRetryAfter,
+    TelegramServerError,
+)
+from aiogram.types import Message, Update
+
+from bot.albums import Waiting, members, seconds_missing
+from bot.lanes import lane_of
+from bot.settings import BotSettings
+from bot.telegram import CALL_SECONDS, GetRawUpdates, Undelivered, Unreachable
+from storage.ledger import Ledger
+from storage.records import StorageError, StoredUpdate
+
+ALLOWED: Final = ("message", "callback_query")
+BATCH: Final = 100
+FAILURES: Final = 3
+"""A handler may fail so often at one update in one process; then the update is set aside."""
+
+ATTEMPTS: Final = 20
+"""So many attempts, crashes included: an update that keeps killing the process is set aside at the next start."""
+
+PAUSES: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+
+log = structlog.get_logger()
+
+SetAside = Callable[[int, str], Awaitable[None]]
+"""Told of an update that was given up: its id and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What handlers get to know of the update they handle: `attempt` counts from 1, `received` is UTC seconds.
+
+    `album` holds the messages of a whole album, the handled one first; it is empty for everything else.
+    """
+
+    update: int
+    attempt: int
+    received: float
+    album: tuple[Message, ...] = ()
+
+
+@dataclass(slots=True)
+class _Lane:
+    waiting: deque[Waiting] = field(default_factory=deque)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    worker: asyncio.Task[None] | None = None
+
+
+class Inbox:
+    """The way in for every update.
+
+    Polling: `run_polling`, until `stop`. Webhook: `replay` once, then `accept` for each call, then `stop`.
+    """
+
+    def __init__(
+        self,
+        bot: Bot,
+        dispatcher: Dispatcher,
+        ledger: Ledger,
+        settings: BotSettings,
+        *,
+        on_set_aside: SetAside | None = None,
+    ) -> None:
+        self._bot = bot
+        self._dispatcher = dispatcher
+        self._ledger = ledger
+        self._settings = settings
+        self._on_set_aside = on_set_aside
+        self._lanes: dict[str, _Lane] = {}
+        self._known: set[int] = set()
+        self._stopping = asyncio.Event()
+
+    @property
+    def pending(self) -> int:
+        """How many updates are waiting or being handled in this process."""
+        return len(self._known)
+
+    async def run_polling(self) -> None:
+        """Handle what was left over, then fetch and handle updates until `stop`.
+
+        Raises TelegramUnauthorizedError for a token that Telegram does not know.
+        """
+        await self._bot.delete_webhook(drop_pending_updates=False)
+        await self.replay()
+        offset: int | None = None
+        failures = 0
+        while not self._stopping.is_set():
+            try:
+                updates = await self._until_stopped(self._fetched(offset))
+                if updates is None:
+                    return
+                await self._store(updates)
+            except (
+                TelegramNetworkError,
+                TelegramServerError,
+                TelegramRetryAfter,
+                TelegramConflictError,
+                ClientDecodeError,
+                StorageError,
+            ) as error:
+                pause = getattr(error, "retry_after", None) or PAUSES[min(failures, len(PAUSES) - 3)]
+                failures += 1
+                hint = "another process polls with this token" if isinstance(error, TelegramConflictError) else ""
+                log.warning("updates not fetched", error=str(error), pause=pause, hint=hint)
+                await self._until_stopped(asyncio.sleep(pause))
+                continue
+            failures = 0
+            # Without news the offset is dropped again: after a quiet week Telegram numbers from a random, perhaps
+            # lower, id, and an old offset would confirm those unseen (https://core.telegram.org/bots/api#update).
+            offset = max(int(each["update_id"]) for each in updates) + 1 if updates else None
+
+    async def open_webhook(self) -> None:
+        """Tell Telegram to call us, then handle what was left over."""
+        webhook = self._settings.telegram.webhook
+        await self._bot.set_webhook(
+            url=webhook.url, secret_token=webhook.secret.get_secret_value(), allowed_updates=list(ALLOWED)
+        )
+        await self.replay()
+
+    async def accept(self, raw: dict[str, Any]) -> None:
+        """Take in one update of a webhook call; when this returns it is safe to answer 200.
+
+        Raises ValueError for what is not an update, `StorageError` when it could not be stored.
+        """
+        if not isinstance(raw.get("update_id"), int):
+            raise ValueError("an update needs an integer update_id")
+        await self._store([raw])
+
+    async def replay(self) -> int:
+        """Handle again what an earlier process has stored and not finished; how many updates that are."""
+        left = await self._ledger.pending_updates()
+        fresh = [each for each in left if each.id not in self._known]
+        for each in fresh:
+            self._enqueue(each)
+        if fresh:
+            log.info("replaying updates", count=len(fresh))
+        return len(fresh)
+
+    async def stop(self, grace: float = 10.0) -> None:
+        """Fetch nothing more, give what is being handled `grace` seconds, then break off; the rest is replayed."""
+        self._stopping.set()
+        for lane in self._lanes.values():
+            lane.arrived.set()
+        workers = [lane.worker for lane in self._lanes.values() if lane.worker]
+        if workers:
+            _, late = await asyncio.wait(workers, timeout=grace)
+            for worker in late:
+                worker.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    async def _fetched(self, offset: int | None) -> list[dict[str, Any]]:
+        seconds = self._settings.telegram.poll_seconds
+        call = GetRawUpdates(offset=offset, limit=BATCH, timeout=seconds, allowed_updates=list(ALLOWED))
+        return await self._bot(call, request_timeout=int(seconds + CALL_SECONDS))
+
+    async def _until_stopped(self, work: Any) -> Any:
+        """The result of `work`, or None when we are stopped before."""
+        task = asyncio.ensure_future(work)
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait((task, stopping), return_when=asyncio.FIRST_COMPLETED)
+            return await task if task.done() else None
+        finally:
+            stopping.cancel()
+            if not task.done():
+                task.cancel()
+                with suppress(asyncio.CancelledError, Exception):
+                    await task
+
+    async def _store(self, updates: Iterable[dict[str, Any]]) -> None:
+        """Store what is new in one commit and hand it to its lanes."""
+        rows = [(int(raw["update_id"]), lane_of(raw), json.dumps(raw)) for raw in updates]
+        if not rows:
+            return
+        fresh = await self._ledger.store_updates(rows)
+        for (number, lane, payload), new in zip(rows, fresh, strict=True):
+            if new and number not in self._known:
+                self._enqueue(StoredUpdate(number, lane, payload, 0, time.time()))
+
+    def _enqueue(self, update: StoredUpdate) -> None:
+        self._known.add(update.id)
+        lane = self._lanes.setdefault(update.lane, _Lane())
+        lane.waiting.append(Waiting(update, json.loads(update.payload)))
+        lane.arrived.set()
+        if lane.worker is None and not self._stopping.is_set():
+            lane.worker = asyncio.create_task(self._work(update.lane, lane))
+
+    async def _work(self, name: str, lane: _Lane) -> None:
+        """Handle a lane's updates one after the other until it is empty."""
+        while lane.waiting and not self._stopping.is_set():
+            turn = await self._next(lane)
+            if turn is None:
+                return
+            await self._handle(turn)
+            for each in turn:
+                lane.waiting.remove(each)
+                self._known.discard(each.update.id)
+        if not lane.waiting:
+            del self._lanes[name]
+
+    async def _next(self, lane: _Lane) -> list[Waiting] | None:
+        """The lane's first update, or its whole album as soon as that is complete. None when we are stopped."""
+        while not self._stopping.is_set():
+            turn = members(lane.waiting[0], lane.waiting)
+            missing = seconds_missing(turn, self._settings.chat.album_seconds)
+            if not missing:
+                return turn
+            lane.arrived.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(lane.arrived.wait(), missing)
+        return None
+
+    async def _handle(self, turn: list[Waiting]) -> None:
+        """Handle a turn until it has happened or is given up. Only cancelling breaks it off."""
+        failures = 0
+        tries = 0
+        attempt = 0
+        while True:
+            error: Exception
+            try:
+                attempt = attempt + 1 if attempt else await self._begin(turn)
+                await self._attempt(turn, attempt)
+                return
+            except Undelivered as undelivered:
+                error = undelivered  # Telegram is away; that is no fault of the update
+            except Exception as failed:  # whatever a handler raises must not end the lane
+                error = failed
+                failures += 1
+                log.exception("update failed", update=turn[0].update.id, failures=failures)
+            if (failures >= FAILURES or isinstance(error, _Hopeless)) and await self._set_aside(turn, error):
+                return
+            pause = PAUSES[min(tries, len(PAUSES) - 1)]
+            tries += 1
+            log.warning("update is tried again", update=turn[0].update.id, error=str(error), pause=pause)
+            await asyncio.sleep(pause)
+
+    async def _begin(self, turn: list[Waiting]) -> int:
+        """Count an attempt in the ledger, one for each process that comes this far; return its number."""
+        # The lead is begun last: where it was begun, so were all the others of its turn (see `albums.members`).
+        for each in turn[1:]:
+            await self._ledger.begin_update(each.update.id)
+        attempt = await self._ledger.begin_update(turn[0].update.id)
+        if attempt > ATTEMPTS:
+            raise _Hopeless(f"given up after {ATTEMPTS} attempts that ended with the process")
+        return attempt
+
+    async def _attempt(self, turn: list[Waiting], attempt: int) -> None:
+        lead = turn[0]
+        updates = [Update.model_validate(each.raw, context={"bot": self._bot}) for each in turn]
+        album = tuple(each.message for each in updates if each.message) if lead.group else ()
+        delivery = Delivery(lead.update.id, attempt, lead.update.received, album)
+        try:
+            await self._dispatcher.feed_update(self._bot, updates[0], delivery=delivery)
+        except Unreachable as error:
+            log.info("nobody to answer", update=lead.update.id, error=str(error))
+        for each in turn:
+            await self._ledger.finish_update(each.update.id)
+
+    async def _set_aside(self, turn: list[Waiting], error: Exception) -> bool:
+        """Give up on a turn and say so. False if not even that could be stored."""
+        reason = f"{type(error).__name__}: {error}"
+        try:
+            for each in turn:
+                await self._ledger.set_aside_update(each.update.id, reason)
+        except StorageError as trouble:
+            log.error("an update could not be set aside", update=turn[0].update.id, error=str(trouble))
+            return False
+        log.error("update set aside", update=turn[0].update.id, error=reason)
+        if self._on_set_aside:
+            try:
+                await self._on_set_aside(turn[0].update.id, reason)
+            except Exception:  # the notice is a courtesy; the lane goes on
+                log.exception("nobody could be told of the update set aside", update=turn[0].update.id)
+        return True
+
+
+class _Hopeless(Exception):
+    """The update is not to be tried again."""

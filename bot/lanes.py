@@ -1,0 +1,42 @@
+"""Which updates must be handled one after the other: the lane of an update.
+
+Standard library only. A private chat is one lane, in a group each member has one. Taps on buttons have a lane of
+their own for each person, and so have the commands that look at or steer the training: neither waits for an answer
+that is just being streamed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+QUICK_COMMANDS: Final = frozenset({"retrain", "cancel", "status", "models", "promote", "rollback"})
+"""Commands that have nothing to do with the conversation in whose chat they are sent."""
+
+
+def lane_of(raw: dict[str, Any]) -> str:
+    """The lane of an update as Telegram sent it. Updates of unknown shape share one."""
+    callback = raw.get("callback_query")
+    if isinstance(callback, dict):
+        return f"taps:{_id(callback.get('from'))}"
+    message = raw.get("message")
+    if not isinstance(message, dict):
+        return "other"
+    chat, sender = message.get("chat"), _id(message.get("from"))
+    if command_of(message.get("text")) in QUICK_COMMANDS:
+        return f"commands:{sender}"
+    if isinstance(chat, dict) and chat.get("type") == "private":
+        return f"chat:{_id(chat)}"
+    return f"chat:{_id(chat)}:{sender}"
+
+
+def command_of(text: object) -> str:
+    """The command that a message begins with ("/Status@bot x" is "status"), empty for any other text."""
+    if not isinstance(text, str) or not text.startswith("/"):
+        return ""
+    word = text[1:].split(maxsplit=1)[:1]
+    return word[0].partition("@")[0].lower() if word and not text[1:2].isspace() else ""
+
+
+def _id(owner: object) -> int:
+    number = owner.get("id") if isinstance(owner, dict) else None
+    return number if isinstance(number, int) else 0

@@ -1,0 +1,189 @@
+"""What admins are told without having asked: a run's progress, its end, trouble.
+
+One message for each run and admin, edited as the run goes on. Notices are a courtesy: one that cannot be delivered is
+logged and forgotten, and nothing here is replayed after a crash.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import structlog
+from aiogram import Bot
+from aiogram.exceptions import TelegramAPIError
+from aiogram.methods import TelegramMethod
+from aiogram.types import BufferedInputFile
+from aiogram.types import Message as TelegramMessage
+
+from bot.handlers.admin import MODEL_STATES, RUN_STATES
+from bot.replies import Place, Reply
+from bot.settings import BotSettings
+from bot.telegram import DeliveryError, Glimpse
+from bot.translation import Say, Translator
+from storage.ledger import Ledger
+from storage.records import Model, Run, RunState, StorageError
+
+BAR: Final = 20
+CAPTION_LIMIT: Final = 1024
+ALERT_SECONDS: Final = 3600.0
+RUNS_REMEMBERED: Final = 16
+ALERTS_REMEMBERED: Final = 1000
+
+log = structlog.get_logger()
+
+
+class Notices:
+    """Tells every admin, each in their language."""
+
+    def __init__(self, bot: Bot, settings: BotSettings, ledger: Ledger, translator: Translator) -> None:
+        self._bot = bot
+        self._admins = settings.telegram.admins
+        self._ledger = ledger
+        self._translator = translator
+        self._messages: OrderedDict[int, dict[int, int]] = OrderedDict()  # run → admin → message
+        self._states: dict[int, RunState] = {}
+        self._alerts: OrderedDict[str, float] = OrderedDict()
+
+    async def run_changed(self, run: Run) -> None:
+        """Show how far the run is. Steps in between may be skipped, a new state never is."""
+        new_state = self._states.get(run.id) is not run.state
+        self._states[run.id] = run.state
+        messages = self._of(run)
+
+        async def tell(admin: int, say: Say) -> None:
+            text = progress(run, say)
+            if admin not in messages:
+                messages[admin] = (await self._bot.send_message(admin, text)).message_id
+            elif new_state:
+                await self._bot.edit_message_text(text, chat_id=admin, message_id=messages[admin])
+            else:
+                arguments: dict[str, Any] = {"chat_id": admin, "message_id": messages[admin], "text": text}
+                glimpse: TelegramMethod[TelegramMessage | bool] = Glimpse(**arguments)
+                shown: TelegramMessage | bool = await self._bot(glimpse)
+                log.debug("progress", run=run.id, admin=admin, shown=bool(shown))
+
+        await self._each(tell)
+
+    async def run_finished(self, run: Run, model: Model | None, curve: bytes | None) -> None:
+        """Tell how the run ended, with the loss curve (PNG) if there is one."""
+        messages = self._of(run)
+
+        async def tell(admin: int, say: Say) -> None:
+            if admin in messages:
+                await self._bot.edit_message_text(progress(run, say), chat_id=admin, message_id=messages[admin])
+            text = outcome(run, model, say)
+            if curve:
+                picture = BufferedInputFile(curve, f"run-{run.id}-loss.png")
+                await self._bot.send_photo(admin, picture, caption=_cut(text, CAPTION_LIMIT))
+            else:
+                await self._bot.send_message(admin, text)
+
+        await self._each(tell)
+        self._messages.pop(run.id, None)
+        self._states.pop(run.id, None)
+
+    async def alert(self, key: str, text: str) -> None:
+        """Tell of trouble; the same `key` at most once an hour."""
+        now = time.monotonic()
+        if now - self._alerts.get(key, -ALERT_SECONDS) < ALERT_SECONDS:
+            return
+        self._alerts[key] = now
+        while len(self._alerts) > ALERTS_REMEMBERED:
+            self._alerts.popitem(last=False)
+
+        async def tell(admin: int, say: Say) -> None:
+            await self._bot.send_message(admin, _cut(say("⚠ Trouble: {text}", text=text), 4 * CAPTION_LIMIT))
+
+        await self._each(tell)
+
+    async def update_set_aside(self, update: int, reason: str) -> None:
+        """Apologise to whoever sent an update that was given up, and tell the admins."""
+        await self._apologise(update)
+
+        async def tell(admin: int, say: Say) -> None:
+            text = say(
+                "⚠ I gave up on update {update} after several tries. It is kept in the ledger. The reason: {reason}",
+                update=update,
+                reason=reason,
+            )
+            await self._bot.send_message(admin, _cut(text, 4 * CAPTION_LIMIT))
+
+        await self._each(tell)
+
+    async def _apologise(self, update: int) -> None:
+        payload = json.loads((await self._ledger.stored_update(update)).payload)
+        message = payload.get("message")
+        if not isinstance(message, dict) or message.get("chat", {}).get("type") != "private":
+            return
+        chat = int(message["chat"]["id"])
+        say = await self._voice(chat, message.get("from", {}).get("language_code"))
+        reply = await Reply.open(self._bot, self._ledger, update, Place(chat))
+        try:
+            await reply.finish(
+                say(
+                    "I am sorry, something is wrong with me and I cannot answer this. My admins know. Please try again."
+                )
+            )
+        except (DeliveryError, TelegramAPIError) as error:
+            log.warning("apology not delivered", chat=chat, error=str(error))
+
+    def _of(self, run: Run) -> dict[int, int]:
+        """Admin → progress message of this run."""
+        messages = self._messages.setdefault(run.id, {})
+        while len(self._messages) > RUNS_REMEMBERED:
+            self._messages.popitem(last=False)
+        return messages
+
+    async def _each(self, tell: Callable[[int, Say], Awaitable[None]]) -> None:
+        for admin in self._admins:
+            try:
+                await tell(admin, await self._voice(admin))
+            except (DeliveryError, TelegramAPIError, StorageError) as error:
+                log.warning("an admin was not told", admin=admin, error=str(error))
+
+    async def _voice(self, user: int, client_language: str | None = None) -> Say:
+        person = await self._ledger.person(user)
+        if person is None:
+            return self._translator.to(client_language)
+        return self._translator.to(person.language, person.client_language)
+
+
+def progress(run: Run, say: Say) -> str:
+    """A run under way, with a bar as soon as the number of steps is known."""
+    text = say("Run {run}: {state}", run=run.id, state=say(RUN_STATES[run.state]))
+    if run.samples:
+        text += "\n" + say(
+            "{samples} liked answers to learn from, {held_out} to judge by", samples=run.samples, held_out=run.held_out
+        )
+    if run.steps:
+        done = min(run.step, run.steps)
+        filled = BAR * done // run.steps
+        text += f"\n{'▓' * filled}{'░' * (BAR - filled)} {100 * done // run.steps} % ({done}/{run.steps})"
+    if run.loss is not None:
+        text += "\n" + say("Loss: {loss}", loss=f"{run.loss:.3f}")
+    return text
+
+
+def outcome(run: Run, model: Model | None, say: Say) -> str:
+    """How a run ended, and what became of its model."""
+    if run.state is RunState.CANCELLED:
+        return say("Run {run} was cancelled. Nothing has changed.", run=run.id)
+    if run.state is not RunState.DONE or model is None:
+        reason = run.reason or say("unknown")
+        return say("Run {run} failed; nothing has changed. The reason: {reason}", run=run.id, reason=reason)
+    text = say(
+        "Run {run} is done. Its model {model} is {state}.",
+        run=run.id,
+        model=model.id,
+        state=say(MODEL_STATES[model.state]),
+    )
+    return f"{text}\n{model.reason}" if model.reason else text
+
+
+def _cut(text: str, limit: int) -> str:
+    """At most `limit` characters; far below Telegram's limit in UTF-16 units for the texts that come here."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"

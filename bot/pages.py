@@ -1,0 +1,112 @@
+"""A model's Markdown as Telegram takes it: plain text with entities, cut into messages that fit.
+
+Entities are computed, never parsed by Telegram, so no answer can be refused for its markup. Lengths are UTF-16 code
+units, as the Bot API counts (https://core.telegram.org/bots/api#messageentity). Knows nothing about sending.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+import telegramify_markdown
+from aiogram.types import MessageEntity
+from telegramify_markdown import RenderConfig, utf16_len
+
+LIMIT: Final = 4096
+"""The longest message, in UTF-16 code units."""
+
+# Where a text may be cut, best first, each after the match.
+_CUTS: Final = tuple(
+    re.compile(pattern) for pattern in (r"\n\n", r"\n", r"[.!?…] |[。！？]", r"[,;:] |[，；：、]", r"\s")
+)
+_WORTH_FILLING: Final = 0.5
+_WEB: Final = ("http://", "https://")
+_INVISIBLE: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What one message shows."""
+
+    text: str
+    entities: tuple[MessageEntity, ...] = ()
+
+
+def plain_pages(text: str, limit: int = LIMIT) -> tuple[Page, ...]:
+    """The text as it is, on as many pages as it needs; none for a blank one."""
+    return tuple(_paged(_INVISIBLE.sub("", text), (), limit))
+
+
+def markdown_pages(markdown: str, limit: int = LIMIT) -> tuple[Page, ...]:
+    """The rendered text on as many pages as it needs; none for a blank one.
+
+    Whatever the converter cannot read, or reads as nothing (a lone HTML tag, say), is shown as it is.
+    """
+    markdown = _INVISIBLE.sub("", markdown)
+    try:
+        text, found = telegramify_markdown.convert(markdown, config=_rendering())
+        entities = tuple(MessageEntity.model_validate(each.to_dict()) for each in found)
+    except Exception as error:  # noqa: BLE001 - any failure of the converter costs the markup, never the answer
+        log.warning("markdown not converted", error=repr(error))
+        return plain_pages(markdown, limit)
+    if not text.strip():
+        return plain_pages(markdown, limit)
+    safe = tuple(each for each in entities if each.url is None or each.url.startswith(_WEB))
+    return tuple(_paged(text, safe, limit))
+
+
+def _rendering() -> RenderConfig:
+    config = RenderConfig.isolated()
+    symbols = config.markdown_symbol
+    symbols.heading_level_1 = symbols.heading_level_2 = symbols.heading_level_3 = symbols.heading_level_4 = ""
+    symbols.image = symbols.link = ""
+    symbols.unordered_list_item = "•"
+    symbols.task_completed, symbols.task_uncompleted = "☑", "☐"
+    return config
+
+
+def _paged(text: str, entities: tuple[MessageEntity, ...], limit: int) -> Iterator[Page]:
+    start = 0
+    offset = 0
+    while start < len(text):
+        end = _cut(text, start, limit)
+        whole = text[start:end]
+        shown = whole.strip() if start else whole.rstrip()
+        skipped = utf16_len(whole[: len(whole) - len(whole.lstrip())]) if start else 0
+        if shown.strip():
+            first = offset + skipped
+            yield Page(shown, tuple(_clipped(entities, first, first + utf16_len(shown))))
+        offset += utf16_len(whole)
+        start = end
+
+
+def _cut(text: str, start: int, limit: int) -> int:
+    """Where the page that begins at `start` ends: the last good place in it, or where it is full."""
+    units = 0
+    full = start
+    while full < len(text):
+        units += 1 + (ord(text[full]) > 0xFFFF)
+        if units > limit:
+            break
+        full += 1
+    else:
+        return full
+    for cut in _CUTS:
+        ends = [found.end() for found in cut.finditer(text, start, full)]
+        if ends and ends[-1] - start >= _WORTH_FILLING * (full - start):
+            return ends[-1]
+    return full
+
+
+def _clipped(entities: tuple[MessageEntity, ...], first: int, last: int) -> Iterator[MessageEntity]:
+    """The entities of the units from `first` to before `last`, counted from there."""
+    for each in entities:
+        begin, end = max(each.offset, first), min(each.offset + each.length, last)
+        if begin < end:
+            yield each.model_copy(update={"offset": begin - first, "length": end - begin})

@@ -1,0 +1,170 @@
+"""Our messages that answer one update: sent once, then edited, whatever crashes in between.
+
+A reply is noted in the ledger before it is sent and again with its message id, so the handling of a replayed update
+edits what is there. Between Telegram's acceptance and the second note lies the one window in which a crash leaves a
+message we do not know of; such replies are counted by the ledger as doubtful. Knows nothing about what is said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import structlog
+from aiogram import Bot
+from aiogram.exceptions import TelegramBadRequest
+from aiogram.methods import TelegramMethod
+from aiogram.types import InlineKeyboardMarkup, LinkPreviewOptions, Message, ReplyParameters
+
+from bot.pages import Page, plain_pages
+from bot.telegram import Doubtful, Glimpse, Undelivered
+from storage.ledger import Ledger
+
+_NO_PREVIEW: Final = LinkPreviewOptions(is_disabled=True)
+_DOUBT_PAUSES: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a reply goes: the chat, its forum topic if any, and in groups the message it answers."""
+
+    chat: int
+    topic: int | None = None
+    answers: int | None = None
+
+    @classmethod
+    def of(cls, message: Message) -> Place:
+        """Where an answer to `message` belongs."""
+        return cls(
+            chat=message.chat.id,
+            topic=message.message_thread_id if message.is_topic_message else None,
+            answers=None if message.chat.type == "private" else message.message_id,
+        )
+
+
+class Reply:
+    """The answer to one update, on one message or several (slots 0, 1, …)."""
+
+    def __init__(self, bot: Bot, ledger: Ledger, update: int, place: Place) -> None:
+        """A reply of which nothing was sent yet; `open` finds out whether that is so."""
+        self.place = place
+        self.finished = False
+        self._bot = bot
+        self._ledger = ledger
+        self._update = update
+        self._messages: dict[int, int] = {}
+        self._shown: dict[int, Page] = {}
+
+    @classmethod
+    async def open(cls, bot: Bot, ledger: Ledger, update: int, place: Place) -> Self:
+        """The reply to `update` as an earlier attempt has left it."""
+        reply = cls(bot, ledger, update, place)
+        known = await ledger.replies(update)
+        reply._messages = {each.slot: each.message for each in known if each.message is not None}
+        reply.finished = bool(known) and all(each.final for each in known)
+        return reply
+
+    async def begin(self, text: str) -> None:
+        """Send the placeholder that will become the answer, unless a message is there already."""
+        if 0 not in self._messages:
+            await self._send(0, Page(text), None)
+
+    async def glimpse(self, pages: Sequence[Page]) -> bool:
+        """Show an unfinished answer if Telegram takes it at once. False if some of it was not shown."""
+        shown = True
+        for slot, page in enumerate(pages):
+            if self._shown.get(slot) == page:
+                continue
+            if slot not in self._messages:
+                await self._send(slot, page, None)
+                continue
+            edit: TelegramMethod[Message | bool] = Glimpse(**self._content(page), message_id=self._messages[slot])
+            try:
+                taken: Message | bool = await self._bot(edit)
+            except TelegramBadRequest as error:
+                log.info("glimpse refused", error=error.message)
+                taken = False
+            if taken:
+                self._shown[slot] = page
+            shown = shown and bool(taken)
+        return shown
+
+    async def finish(self, pages: Sequence[Page] | str, markup: InlineKeyboardMarkup | None = None) -> None:
+        """Show the final answer, the buttons under its last message, and take away what is left over.
+
+        `pages` is not empty. Returns when Telegram has taken all of it. Raises `DeliveryError`.
+        """
+        if isinstance(pages, str):
+            pages = plain_pages(pages)
+        last = len(pages) - 1
+        for slot, page in enumerate(pages):
+            await self._settle(slot, page, markup if slot == last else None)
+        for slot in [slot for slot in self._messages if slot > last]:
+            await self._take_away(slot)
+        for slot in sorted(self._messages):
+            await self._ledger.finish_reply(self._update, slot)
+        self.finished = True
+
+    async def _settle(self, slot: int, page: Page, markup: InlineKeyboardMarkup | None) -> None:
+        if slot not in self._messages:
+            await self._send(slot, page, markup)
+            return
+        if self._shown.get(slot) == page and markup is None:
+            return
+        try:
+            await self._bot.edit_message_text(
+                **self._content(page), message_id=self._messages[slot], reply_markup=markup
+            )
+        except TelegramBadRequest as error:
+            # The person deleted it, or it is too old to be edited: say it anew.
+            log.info("answer sent anew", update=self._update, error=error.message)
+            await self._send(slot, page, markup)
+
+    async def _send(self, slot: int, page: Page, markup: InlineKeyboardMarkup | None) -> None:
+        """Send a message for `slot`. One that may have arrived is sent again: better a placeholder twice than none."""
+        for pause in _DOUBT_PAUSES:
+            known = await self._ledger.begin_reply(self._update, slot, self.place.chat)
+            if known.message is not None and slot not in self._messages:
+                self._messages[slot] = known.message
+                await self._settle(slot, page, markup)
+                return
+            try:
+                message = await self._bot.send_message(
+                    **self._content(page),
+                    reply_markup=markup,
+                    message_thread_id=self.place.topic,
+                    reply_parameters=self._answers() if slot == 0 else None,
+                )
+            except Doubtful as error:
+                log.warning("sending again what may have arrived", update=self._update, slot=slot, error=str(error))
+                await asyncio.sleep(pause)
+                continue
+            await self._ledger.sent_reply(self._update, slot, message.message_id)
+            self._messages[slot] = message.message_id
+            self._shown[slot] = page
+            return
+        raise Undelivered(f"sendMessage broke off {len(_DOUBT_PAUSES)} times")
+
+    async def _take_away(self, slot: int) -> None:
+        try:
+            await self._bot.delete_message(chat_id=self.place.chat, message_id=self._messages[slot])
+        except TelegramBadRequest as error:
+            log.info("left-over message not deleted", update=self._update, error=error.message)
+
+    def _content(self, page: Page) -> dict[str, Any]:
+        """What sending and editing have in common."""
+        return {
+            "chat_id": self.place.chat,
+            "text": page.text,
+            "entities": list(page.entities),
+            "link_preview_options": _NO_PREVIEW,
+        }
+
+    def _answers(self) -> ReplyParameters | None:
+        if self.place.answers is None:
+            return None
+        return ReplyParameters(message_id=self.place.answers, allow_sending_without_reply=True)

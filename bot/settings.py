@@ -1,0 +1,122 @@
+"""What config.toml's [telegram] and [chat] hold: the bot's own part of the settings.
+
+Every field's description is the comment an operator reads in config.toml. Knows nothing about where values come
+from; `bot.config` reads the file and the environment.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+from bot.translation import later
+
+
+class WebhookSettings(BaseModel):
+    """[telegram.webhook]: only read when `mode` is webhook."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str = Field(default="", description="The public https address that Telegram shall call, its path included.")
+    secret: SecretStr = Field(
+        default=SecretStr(""),
+        description="Telegram sends this with every call (1-256 letters, digits, _ and -); others are refused.",
+    )
+
+
+class TelegramSettings(BaseModel):
+    """[telegram]: the account the bot speaks with, and how fast it may."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    token: SecretStr = Field(
+        default=SecretStr(""), description="The bot's token from @BotFather. Better given as THUMBTUNE_TELEGRAM__TOKEN."
+    )
+    api_base: str = Field(
+        default="https://api.telegram.org",
+        description="The Bot API server: Telegram's, your own telegram-bot-api, an emulator.",
+    )
+    mode: Literal["polling", "webhook"] = Field(
+        default="polling",
+        description="polling: the bot asks for updates. webhook: Telegram calls telegram.webhook.url.",
+    )
+    admins: tuple[int, ...] = Field(
+        default=(), description="User ids that may retrain, promote and roll back. /start tells everybody theirs."
+    )
+    webhook: WebhookSettings = WebhookSettings()
+    poll_seconds: int = Field(default=25, ge=0, le=50, description="How long one getUpdates call waits for news.")
+    edit_seconds: float = Field(
+        default=1.0,
+        ge=0,
+        description="Seconds between two edits of a streaming answer; groups get three times as long.",
+    )
+    calls_per_second: float = Field(
+        default=30, gt=0, description="Messages and edits a second over all chats. Telegram allows about 30."
+    )
+    chat_calls_per_second: float = Field(
+        default=1,
+        gt=0,
+        description="Messages and edits a second in one private chat, short bursts aside. Telegram allows about 1.",
+    )
+    group_calls_per_minute: float = Field(
+        default=20, gt=0, description="Messages and edits a minute in one group. Telegram allows about 20."
+    )
+
+    @model_validator(mode="after")
+    def _webhook_has_an_address(self) -> TelegramSettings:
+        if self.mode == "webhook" and not (self.webhook.url and self.webhook.secret.get_secret_value()):
+            raise ValueError("telegram.mode = webhook needs telegram.webhook.url and telegram.webhook.secret")
+        return self
+
+
+DEFAULT_QUESTION = later("What is in this picture?")
+
+
+class ChatSettings(BaseModel):
+    """[chat]: who the bot is and how it draws its answers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    system_prompt: str = Field(
+        default="",
+        description="The bot's persona. Empty = InternVL2's official system text. Reaches the training as well.",
+    )
+    default_question: str = Field(
+        default=DEFAULT_QUESTION,
+        min_length=1,
+        description="What a picture without a caption asks. Left as shipped, it is asked in the person's language.",
+    )
+    temperature: float = Field(default=0.8, ge=0, le=2, description="0 always takes the likeliest word.")
+    top_p: float = Field(default=0.8, gt=0, le=1, description="Draw from the likeliest words that make up this share.")
+    max_new_tokens: int = Field(default=512, ge=1, description="The longest answer, in tokens.")
+    history_turns: int = Field(
+        default=8,
+        ge=0,
+        description="How many earlier questions of a conversation the model sees; the picture always stays.",
+    )
+    history_pictures: int = Field(
+        default=1,
+        ge=1,
+        description="How many of the newest picture messages the model sees. Learning uses conversations about one; "
+        "more lets people compare pictures sent one after another, at the cost of time and memory for each.",
+    )
+    max_question_characters: int = Field(default=4096, ge=1, description="The longest question, in characters.")
+    max_picture_megapixels: float = Field(
+        default=50, gt=0, le=89, description="Larger pictures are refused by their header, before any decoding."
+    )
+    album_seconds: float = Field(
+        default=1.2,
+        ge=0,
+        description="Pictures of one album come one by one, without an end mark: wait this long for the next.",
+    )
+
+
+class BotSettings(Protocol):
+    """The part of the whole settings that the chat reads."""
+
+    @property
+    def telegram(self) -> TelegramSettings: ...
+
+    @property
+    def chat(self) -> ChatSettings: ...

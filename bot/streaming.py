@@ -1,0 +1,98 @@
+"""An answer while it grows: a placeholder, then edits at the pace Telegram allows.
+
+The first words are shown as soon as they exist, later ones at intervals that widen while Telegram drops edits. What
+is shown here may be skipped; the final text is not shown here but by `Reply.finish`, which never skips. So nothing
+here is in flight any more when the screen closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from types import TracebackType
+from typing import Final, Self
+
+from bot.pages import Page, markdown_pages, plain_pages
+from bot.replies import Reply
+from bot.translation import Say
+from inference.messages import Delta
+
+WIDEST_SECONDS: Final = 10.0
+
+
+class Screen:
+    """Shows the deltas it is given: `async with Screen(…) as screen: screen.show(delta)`.
+
+    Entering begins to send `placeholder`; leaving waits until the last edit under way has arrived. An error of the
+    painting (`DeliveryError`) comes out of the next `show`, or of leaving.
+    """
+
+    def __init__(self, reply: Reply, say: Say, placeholder: str, seconds: float) -> None:
+        self._reply = reply
+        self._say = say
+        self._placeholder = placeholder
+        self._seconds = seconds
+        self._text = ""
+        self._notice = ""
+        self._changed = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._painter: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._painter = asyncio.create_task(self._paint())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._painter is not None
+        self._closing.set()
+        self._changed.set()
+        if error is not None and not isinstance(error, Exception):
+            self._painter.cancel()  # the process is stopping: what is under way is replayed at the next start
+            with suppress(asyncio.CancelledError, Exception):
+                await self._painter
+            return
+        await self._painter
+
+    def show(self, delta: Delta) -> None:
+        """Take in one step of the answer; it is painted soon. Raises what stopped the painting."""
+        assert self._painter is not None
+        if self._painter.done():
+            self._painter.result()
+        if delta.restarted:
+            self._text = ""
+            self._notice = self._say("One moment, I have to start again…")
+        elif delta.waiting is not None:
+            self._notice = self._queued(delta.waiting, delta.paused)
+        elif delta.text:
+            self._text += delta.text
+        else:
+            return
+        self._changed.set()
+
+    def _queued(self, before: int, paused: bool) -> str:
+        if paused:
+            return self._say("I am busy learning from your thumbs. I will answer as soon as that is done…")
+        if before == 0:
+            return ""
+        return self._say.count("{number} question is before yours…", "{number} questions are before yours…", before)
+
+    def _pages(self) -> tuple[Page, ...]:
+        return markdown_pages(self._text) or plain_pages(self._notice) or plain_pages(self._placeholder)
+
+    async def _paint(self) -> None:
+        await self._reply.begin(self._placeholder)
+        pause = self._seconds
+        while True:
+            await self._changed.wait()
+            if self._closing.is_set():
+                return
+            self._changed.clear()
+            if await self._reply.glimpse(self._pages()):
+                pause = self._seconds
+            else:
+                pause = min(max(2 * pause, 0.1), max(WIDEST_SECONDS, self._seconds))
+                self._changed.set()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), pause)

@@ -1,0 +1,230 @@
+"""The one gate for outgoing calls: pace, patience and what to do when Telegram or the network says no.
+
+A request middleware on the Bot's session, so no call can go round it. Knows which calls may be repeated and what
+Telegram's refusals mean; knows nothing about conversations. The errors it raises::
+
+    DeliveryError
+    ├── Unreachable   the person blocked the bot, the chat is gone: one call was made, no other would help
+    ├── Doubtful      a send broke off: it may have arrived, so it was not repeated
+    └── Undelivered   Telegram cannot be reached for longer than our patience; asking later may help
+
+Anything else Telegram refuses passes as aiogram's own exception: it is a mistake of ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import OrderedDict
+from typing import Any, Final, cast
+
+import structlog
+from aiogram import Bot
+from aiogram.client.session.aiohttp import AiohttpSession
+from aiogram.client.session.middlewares.base import BaseRequestMiddleware, NextRequestMiddlewareType
+from aiogram.client.telegram import TelegramAPIServer
+from aiogram.exceptions import (
+    ClientDecodeError,
+    TelegramBadRequest,
+    TelegramForbiddenError,
+    TelegramNetworkError,
+    TelegramRetryAfter,
+    TelegramServerError,
+)
+from aiogram.methods import EditMessageText, Response, SendChatAction, TelegramMethod
+from aiogram.methods.base import TelegramType
+from aiohttp import ClientConnectorError
+from aiolimiter import AsyncLimiter
+
+from bot.settings import TelegramSettings
+
+CALL_SECONDS: Final = 30.0
+PATIENCE_SECONDS: Final = 60.0
+FLOOD_PATIENCE_SECONDS: Final = 900.0
+FIRST_PAUSE: Final = 0.25
+LONGEST_PAUSE: Final = 8.0
+BURST_SECONDS: Final = 4.0
+CHATS_REMEMBERED: Final = 4096
+
+_SENDS: Final = ("send", "copy", "forward")
+_GONE: Final = ("chat not found", "user is deactivated", "group chat was deactivated", "peer_id_invalid")
+
+log = structlog.get_logger()
+
+
+class DeliveryError(Exception):
+    """A call did not succeed. The text says why."""
+
+
+class Unreachable(DeliveryError):
+    """Nobody is there to read: blocked, kicked, deleted."""
+
+
+class Doubtful(DeliveryError):
+    """The connection broke after the call had gone out; Telegram may have carried it out."""
+
+
+class Undelivered(DeliveryError):
+    """Telegram was not reached, or kept refusing, for longer than our patience."""
+
+
+class GetRawUpdates(TelegramMethod[list[dict[str, Any]]]):
+    """getUpdates as plain JSON: an update that aiogram cannot read yet must not hold up the others."""
+
+    __returning__ = list[dict[str, Any]]
+    __api_method__ = "getUpdates"
+
+    offset: int | None = None
+    limit: int | None = None
+    timeout: int | None = None
+    allowed_updates: list[str] | None = None
+
+
+class Glimpse(EditMessageText):
+    """An edit that shows an unfinished answer. It is never repeated and never waits: the next one says more.
+
+    The call returns False where it was dropped.
+    """
+
+
+def open_bot(settings: TelegramSettings) -> Bot:
+    """The Bot of `settings`, its session gated. Close it with `await bot.session.close()`."""
+    session = AiohttpSession(api=TelegramAPIServer.from_base(settings.api_base), timeout=CALL_SECONDS)
+    session.middleware(Gate(settings))
+    return Bot(settings.token.get_secret_value(), session=session)
+
+
+class Gate(BaseRequestMiddleware):
+    """Paces and repeats calls. `counts` tells what happened since the start, for metrics."""
+
+    def __init__(self, settings: TelegramSettings) -> None:
+        self._settings = settings
+        self._all = _bucket(settings.calls_per_second, 1.0)
+        self._chats: OrderedDict[int | str, _Pace] = OrderedDict()
+        self.counts = {"calls": 0, "floods": 0, "repeats": 0, "doubtful": 0, "unreachable": 0, "dropped": 0}
+
+    async def __call__(
+        self, make_request: NextRequestMiddlewareType[TelegramType], bot: Bot, method: TelegramMethod[TelegramType]
+    ) -> Response[TelegramType]:
+        """Carry out one call. Raises `DeliveryError`, or aiogram's exception for a refusal that is our mistake."""
+        if method.__api_method__ == GetRawUpdates.__api_method__:
+            return await make_request(bot, method)  # the inbox has its own loop around it
+        try:
+            carry_out = self._glimpse if isinstance(method, Glimpse) else self._deliver
+            return await carry_out(make_request, bot, method)
+        except TelegramForbiddenError as error:
+            self.counts["unreachable"] += 1
+            raise Unreachable(error.message) from error
+        except TelegramBadRequest as error:
+            refusal = error.message.lower()
+            if "message is not modified" in refusal:
+                return cast(Response[TelegramType], True)
+            if any(words in refusal for words in _GONE):
+                self.counts["unreachable"] += 1
+                raise Unreachable(error.message) from error
+            raise
+
+    async def _glimpse(
+        self, make_request: NextRequestMiddlewareType[TelegramType], bot: Bot, method: TelegramMethod[TelegramType]
+    ) -> Response[TelegramType]:
+        pace = self._pace(method)
+        dropped = cast(Response[TelegramType], False)
+        if pace is not None and not pace.free():
+            self.counts["dropped"] += 1
+            return dropped
+        try:
+            return await self._once(make_request, bot, method, pace)
+        except (TelegramRetryAfter, TelegramNetworkError, TelegramServerError, ClientDecodeError) as error:
+            if isinstance(error, TelegramRetryAfter):
+                self._flooded(pace, error)
+            self.counts["dropped"] += 1
+            return dropped
+
+    async def _deliver(
+        self, make_request: NextRequestMiddlewareType[TelegramType], bot: Bot, method: TelegramMethod[TelegramType]
+    ) -> Response[TelegramType]:
+        pace = self._pace(method)
+        repeatable = not method.__api_method__.lower().startswith(_SENDS) or isinstance(method, SendChatAction)
+        patience, flood_patience = PATIENCE_SECONDS, FLOOD_PATIENCE_SECONDS
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                return await self._once(make_request, bot, method, pace)
+            except TelegramRetryAfter as error:
+                # Refused before anything was done: safe to repeat, whatever the method.
+                self._flooded(pace, error)
+                flood_patience -= error.retry_after
+                if flood_patience < 0:
+                    raise Undelivered(f"{method.__api_method__}: {error.message}") from error
+                if pace is None:
+                    await asyncio.sleep(error.retry_after)
+            except (TelegramNetworkError, TelegramServerError, ClientDecodeError) as error:
+                if not repeatable and not isinstance(error.__cause__, ClientConnectorError):
+                    self.counts["doubtful"] += 1
+                    raise Doubtful(f"{method.__api_method__}: {error}") from error
+                patience -= pause
+                if patience < 0:
+                    raise Undelivered(f"{method.__api_method__}: {error}") from error
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+                pause = min(2 * pause, LONGEST_PAUSE)
+            self.counts["repeats"] += 1
+
+    async def _once(
+        self,
+        make_request: NextRequestMiddlewareType[TelegramType],
+        bot: Bot,
+        method: TelegramMethod[TelegramType],
+        pace: _Pace | None,
+    ) -> Response[TelegramType]:
+        if pace is not None:
+            await pace.turn()
+            await self._all.acquire()
+        self.counts["calls"] += 1
+        return await make_request(bot, method)
+
+    def _flooded(self, pace: _Pace | None, error: TelegramRetryAfter) -> None:
+        self.counts["floods"] += 1
+        log.warning("flood control", method=type(error.method).__name__, retry_after=error.retry_after)
+        if pace is not None:
+            pace.hold(error.retry_after)
+
+    def _pace(self, method: TelegramMethod[Any]) -> _Pace | None:
+        """The pace of the chat that the method writes to, None for methods without one (they are not limited)."""
+        chat: int | str | None = getattr(method, "chat_id", None)
+        if chat is None:
+            return None
+        pace = self._chats.pop(chat, None)
+        if pace is None:
+            group = isinstance(chat, str) or chat < 0  # a private chat's id is its person's, positive
+            rate = self._settings.group_calls_per_minute / 60 if group else self._settings.chat_calls_per_second
+            # A group's allowance is per minute and may be used at once; a person sees bursts of a few seconds.
+            pace = _Pace(rate, 60 if group else BURST_SECONDS)
+        self._chats[chat] = pace
+        while len(self._chats) > CHATS_REMEMBERED:
+            self._chats.popitem(last=False)
+        return pace
+
+
+class _Pace:
+    """One chat's allowance: a leaky bucket, and the time until which Telegram told us to be silent there."""
+
+    def __init__(self, rate: float, period: float) -> None:
+        self._bucket = _bucket(rate, period)
+        self._silent_until = 0.0
+
+    def hold(self, seconds: float) -> None:
+        self._silent_until = max(self._silent_until, time.monotonic() + seconds)
+
+    def free(self) -> bool:
+        return time.monotonic() >= self._silent_until and self._bucket.has_capacity()
+
+    async def turn(self) -> None:
+        await asyncio.sleep(max(0.0, self._silent_until - time.monotonic()))
+        await self._bucket.acquire()
+
+
+def _bucket(rate: float, seconds: float) -> AsyncLimiter:
+    """`rate` calls a second; after a pause, as many at once as `seconds` are worth, one at least."""
+    size = max(1.0, rate * seconds)
+    return AsyncLimiter(size, size / rate)
