@@ -155,7 +155,8 @@ class InternVisionEncoder(nn.Module):
         """[T, N, width] → the input and the output of every layer, all of that shape."""
         states = [x]
         for layer in self.layers:
-            if self.gradient_checkpointing and self.training:
+            # Where nothing before needs a gradient, checkpointing would lose those of the layer itself.
+            if self.gradient_checkpointing and self.training and x.requires_grad:
                 x = self._gradient_checkpointing_func(layer.__call__, x)
             else:
                 x = layer(x)

@@ -214,7 +214,7 @@ class InternLM2Model(InternLM2PreTrainedModel):
         states: list[Tensor] = []
         for layer in self.layers:
             states.append(x)
-            if checkpointing:
+            if checkpointing and x.requires_grad:
                 x = self._gradient_checkpointing_func(layer.__call__, x, cos, sin, mask, causal, None)
             else:
                 x = layer(x, cos, sin, mask, causal, cache)
@@ -245,6 +245,8 @@ def _mask(attention_mask: Tensor | None, past: int, new: int, x: Tensor) -> tupl
     if attention_mask is not None and attention_mask.dim() == 4:
         return (attention_mask if attention_mask.dtype == torch.bool else attention_mask.to(x.dtype)), False
     padded = attention_mask is not None and not bool(attention_mask.all())
+    if padded and attention_mask is not None and attention_mask.shape[1] != past + new:
+        raise ValueError(f"attention_mask covers {attention_mask.shape[1]} of {past + new} cached and new positions")
     if not padded:
         if new == 1:
             return None, False
@@ -255,7 +257,7 @@ def _mask(attention_mask: Tensor | None, past: int, new: int, x: Tensor) -> tupl
     mask = (columns <= rows)[None, None]
     if padded and attention_mask is not None:
         # A padded position sees itself, so that no row is empty (an empty softmax is undefined); nothing reads it.
-        mask = mask & attention_mask[:, None, None, : past + new].bool() | (columns == rows)
+        mask = mask & attention_mask[:, None, None].bool() | (columns == rows)
     return mask, False
 
 

@@ -56,8 +56,9 @@ class InternLM2Tokenizer(PreTrainedTokenizer):
 
     def get_vocab(self) -> dict[str, int]:
         """Every token and its id, added tokens included."""
-        pieces = {self.sp_model.id_to_piece(index): index for index in range(self.vocab_size)}
-        return {**pieces, **self.added_tokens_encoder}
+        # By way of the ids: an added token may take the place of an unused piece, which then has no name.
+        tokens = self.convert_ids_to_tokens(list(range(self.vocab_size)))
+        return {**{token: index for index, token in enumerate(tokens)}, **self.added_tokens_encoder}
 
     def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
         return list(self.sp_model.encode(text, out_type=str))
@@ -69,7 +70,11 @@ class InternLM2Tokenizer(PreTrainedTokenizer):
         return str(self.sp_model.id_to_piece(index))
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
-        """Text of `tokens`; a run of special tokens is preceded by one space, as the official code writes it."""
+        """Text of `tokens` as the official code writes it.
+
+        Text that ends in a special token, or a special token at the very start, is preceded by one space; spaces
+        before English punctuation are taken out.
+        """
         special = set(self.all_special_tokens)
         parts: list[str] = []
         pending: list[str] = []
@@ -79,10 +84,10 @@ class InternLM2Tokenizer(PreTrainedTokenizer):
                 pending.append(token)
                 after_special = False
                 continue
-            parts.append(self.sp_model.decode(pending) + ("" if after_special else " ") + token)
+            parts.append(("" if after_special else " ") + self.sp_model.decode(pending) + token)
             pending = []
             after_special = True
-        return "".join([*parts, self.sp_model.decode(pending)])
+        return str(self.clean_up_tokenization("".join([*parts, self.sp_model.decode(pending)])))
 
     def build_inputs_with_special_tokens(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None

@@ -15,14 +15,14 @@ PICTURE_TOKEN = "<IMG_CONTEXT>"
 
 def load_tokenizer(directory: str | Path) -> Any:
     """The transformers tokenizer of a checkpoint directory. Raises FileNotFoundError if there is none."""
-    from transformers import PreTrainedTokenizerFast
-
-    from inference.internvl2.tokenization_internlm2 import InternLM2Tokenizer
-
     directory = Path(directory)
     if (directory / "tokenizer.json").is_file():
+        from transformers import PreTrainedTokenizerFast
+
         return PreTrainedTokenizerFast.from_pretrained(directory)
     if (directory / "tokenizer.model").is_file():
+        from inference.internvl2.tokenization_internlm2 import InternLM2Tokenizer
+
         return InternLM2Tokenizer.from_pretrained(directory)
     raise FileNotFoundError(
         f"{directory} holds neither tokenizer.json nor tokenizer.model: not a checkpoint's tokenizer"

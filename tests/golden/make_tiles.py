@@ -1,0 +1,80 @@
+"""Make tests/golden/tiles.json with the official code: python -m tests.golden.make_tiles OFFICIAL.
+
+OFFICIAL is the folder internvl_chat of a checkout of github.com/OpenGVLab/InternVL. Its dataset module imports more
+than it needs here, so only the functions in question are run, from its source.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision.transforms as transforms
+from PIL import Image
+from torchvision.transforms.functional import InterpolationMode
+
+from tests.golden.tile_cases import LIMITS, PIXEL_SIZES, picture
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def official_functions(source: Path, names: set[str]) -> dict[str, Any]:
+    """The named functions of a source file, and what they need of torchvision and its constants."""
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in names]
+    scope: dict[str, Any] = {"T": transforms, "InterpolationMode": InterpolationMode}
+    scope |= {"IMAGENET_MEAN": MEAN, "IMAGENET_STD": STD}
+    exec(compile(tree, str(source), "exec"), scope)
+    return scope
+
+
+def main(official: Path) -> None:
+    """Run the official tiling and write what it made of every size."""
+    code = official_functions(
+        official / "internvl" / "train" / "dataset.py",
+        {"find_closest_aspect_ratio", "dynamic_preprocess", "build_transform"},
+    )
+    draw = random.Random(0)
+    grids = []
+    sizes = [(draw.randint(1, 4000), draw.randint(1, 4000)) for _ in range(120)]
+    sizes += [(a * 100, b * 100) for a in range(1, 13) for b in range(1, 13)]
+    for low, high, side in LIMITS:
+        for width, height in sizes:
+            blank = _Blank(width, height)
+            tiles = code["dynamic_preprocess"](blank, min_num=low, max_num=high, image_size=side, use_thumbnail=True)
+            stretched = blank.asked[0]
+            grid = (stretched[0] // side, stretched[1] // side)
+            grids.append([low, high, side, width, height, *grid, len(tiles)])
+    hashes = []
+    for number, (width, height, side, high) in enumerate(PIXEL_SIZES):
+        image = picture(number, width, height)
+        tiles = code["dynamic_preprocess"](image, min_num=1, max_num=high, image_size=side, use_thumbnail=True)
+        transform = code["build_transform"](is_train=False, input_size=side)
+        values = torch.stack([transform(tile) for tile in tiles])
+        hashes.append(hashlib.sha256(values.numpy().tobytes()).hexdigest())
+    Path(__file__).with_name("tiles.json").write_text(json.dumps({"grids": grids, "pixels": hashes}) + "\n")
+
+
+class _Blank:
+    """Stands for a picture whose pixels do not matter."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.size = (width, height)
+        self.asked: list[tuple[int, int]] = []
+
+    def resize(self, size: tuple[int, int]) -> _Blank:
+        self.asked.append(size)
+        return _Blank(*size)
+
+    def crop(self, box: tuple[int, int, int, int]) -> Image.Image | None:
+        return None
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
