@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,8 +44,9 @@ class RowError(TrainingError):
 class Lesson:
     """A conversation that ends with an answer, as training and evaluation read it.
 
-    `pictures` are the files of all pictures in order, relative to the pictures' folder, and stand in `turns` as
-    pictures without bytes; `learned` tells for each turn whether its text is to be learned.
+    Its pictures have no bytes, only a name in place of their digest: the sha256 of a stored picture, or in a file's
+    row the file relative to the pictures' folder. `learned` tells for each turn whether its text is to be learned;
+    `sizes` are (width, height) in pixels, once they are known.
     """
 
     name: str
@@ -56,8 +57,19 @@ class Lesson:
 
     @property
     def pictures(self) -> tuple[str, ...]:
-        """The picture files in the order in which the model reads them."""
+        """The names of all pictures in the order in which the model reads them."""
         return tuple(picture.sha256 for turn in self.turns for picture in turn.pictures)
+
+    @property
+    def subject(self) -> tuple[str, ...]:
+        """The names of the newest turn's pictures that has any: what the answer is about."""
+        return next((tuple(each.sha256 for each in turn.pictures) for turn in self.turns[::-1] if turn.pictures), ())
+
+    def about_subject(self) -> Lesson:
+        """The conversation from the turn that brought its subject, without what was said before."""
+        start = max((place for place, turn in enumerate(self.turns) if turn.pictures), default=0)
+        known = self.sizes[len(self.sizes) - len(self.subject) :]
+        return replace(self, turns=self.turns[start:], learned=self.learned[start:], sizes=known)
 
     def asked(self, until: int) -> Prompt:
         """The prompt that turn number `until`, an answer, replied to."""
@@ -68,40 +80,35 @@ class Lesson:
         """The prompt of the last answer."""
         return self.asked(len(self.turns) - 1)
 
-    @property
-    def answer(self) -> str:
-        """The last answer."""
-        return self.turns[-1].text
 
-
-def lesson(rated: RatedExchange, file_of: Callable[[str], str]) -> Lesson:
+def lesson(rated: RatedExchange) -> Lesson:
     """The lesson of a liked exchange: its history as the model saw it, and its answer as the one thing to learn.
 
-    `file_of` gives a picture's file for its sha256. How much history the model saw is found by the recorded
-    `prompt_hash`; when none fits (imported or edited rows) the whole history is taken.
+    How much history the model saw is found by the recorded `prompt_hash`; when none fits (imported rows) the whole
+    history is taken.
     """
     exchange = rated.exchange
     turns = [turn for each in rated.history for turn in (_question(each), Turn(Role.ASSISTANT, each.answer))]
     prompt = Prompt(exchange.system, (*turns, _question(exchange)), chat="")
     with suppress(PromptTooLong):
         prompt = fit(prompt, 0, lambda shorter: int(prompt_hash(shorter) != exchange.prompt_hash))
-    named = tuple(
-        replace(turn, pictures=tuple(Picture(b"", file_of(each.sha256)) for each in turn.pictures))
-        for turn in prompt.turns
-    )
     return Lesson(
         f"exchange-{exchange.id}",
         exchange.system,
-        (*named, Turn(Role.ASSISTANT, exchange.answer)),
-        (*(False for _ in named), True),
+        (*prompt.turns, Turn(Role.ASSISTANT, exchange.answer)),
+        (*(False for _ in prompt.turns), True),
     )
 
 
-def row(lesson: Lesson) -> dict[str, Any]:
-    """The lesson as a LLaVA row; user texts are made harmless, so that a typed `<image>` stays text."""
+def row(lesson: Lesson, file_of: Callable[[str], str] = str) -> dict[str, Any]:
+    """The lesson as a LLaVA row; `file_of` gives a picture's file for its name.
+
+    User texts are made harmless, so that a typed `<image>` stays text.
+    """
     written: dict[str, Any] = {"id": lesson.name, "system": lesson.system}
-    if lesson.pictures:
-        written["image"] = lesson.pictures[0] if len(lesson.pictures) == 1 else list(lesson.pictures)
+    files = [file_of(name) for name in lesson.pictures]
+    if files:
+        written["image"] = files[0] if len(files) == 1 else files
     if lesson.sizes:
         written["image_wh"] = [list(size) for size in lesson.sizes]
     written["conversations"] = [
@@ -200,9 +207,12 @@ def read_rows(file: Path) -> list[Any]:
     return rows
 
 
-def write_rows(lessons: Iterable[Lesson], file: Path) -> int:
-    """Write a LLaVA file (.json or .jsonl by its name), atomically. Returns the number of rows."""
-    rows: Sequence[dict[str, Any]] = [row(each) for each in lessons]
+def write_rows(lessons: Iterable[Lesson], file: Path, file_of: Callable[[str], str] = str) -> int:
+    """Write a LLaVA file (.json or .jsonl by its name), atomically. Returns the number of rows.
+
+    `file_of` gives a picture's file, relative to the pictures' folder, for its name.
+    """
+    rows = [row(each, file_of) for each in lessons]
     if file.suffix == ".jsonl":
         text = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in rows)
     else:

@@ -10,11 +10,12 @@ import math
 import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 
 from storage.records import RatedExchange
 from training.job import TrainingError
+from training.llava import Lesson, lesson
 
 TRAIN = "train"
 HELD_OUT = "held_out"
@@ -41,23 +42,29 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
+class Pair:
+    """A liked exchange and what it teaches."""
+
+    rated: RatedExchange
+    lesson: Lesson
+
+    @property
+    def id(self) -> int:
+        """The exchange's id."""
+        return self.rated.exchange.id
+
+
+@dataclass(frozen=True, slots=True)
 class Selection:
     """The frozen choice of one run: no picture is in both `train` and `held_out`."""
 
-    train: tuple[RatedExchange, ...]
-    held_out: tuple[RatedExchange, ...]
+    train: tuple[Pair, ...]
+    held_out: tuple[Pair, ...]
     counts: Counts
 
     def rows(self) -> list[tuple[int, str]]:
         """Exchange ids with the name of their side, as the ledger freezes them."""
-        return [(each.exchange.id, TRAIN) for each in self.train] + [
-            (each.exchange.id, HELD_OUT) for each in self.held_out
-        ]
-
-
-def context_pictures(rated: RatedExchange) -> tuple[str, ...]:
-    """Digests of all pictures the model had before it when it answered, in order."""
-    return tuple(sha for each in (*rated.history, rated.exchange) for sha in each.pictures)
+        return [(each.id, TRAIN) for each in self.train] + [(each.id, HELD_OUT) for each in self.held_out]
 
 
 def liked(rated: Iterable[RatedExchange], threshold: int) -> list[RatedExchange]:
@@ -75,55 +82,53 @@ def short_enough(rated: Iterable[RatedExchange], max_length: int) -> list[RatedE
     return [each for each in rated if each.exchange.prompt_tokens + each.exchange.completion_tokens <= max_length]
 
 
-def without_duplicates(
-    rated: Sequence[RatedExchange], phashes: Mapping[str, str], distance: int
-) -> list[RatedExchange]:
-    """One of each group with the same question and answer on the same or nearly the same pictures.
+def without_duplicates(pairs: Sequence[Pair], phashes: Mapping[str, str], distance: int) -> list[Pair]:
+    """One of each group with the same question and answer about the same or nearly the same pictures.
 
     The best rated stays, among equals the oldest. `phashes` gives each picture's perceptual hash in hex;
     pictures without one are the same only when their bytes are.
     """
-    kept: dict[tuple[str, str, int], list[RatedExchange]] = defaultdict(list)
-    for each in sorted(rated, key=lambda one: (one.downs - one.ups, one.exchange.id)):
-        pictures = context_pictures(each)
-        same_words = kept[_words(each.exchange.question), _words(each.exchange.answer), len(pictures)]
+    kept: dict[tuple[str, str, int], list[Pair]] = defaultdict(list)
+    for each in sorted(pairs, key=lambda pair: (pair.rated.downs - pair.rated.ups, pair.id)):
+        exchange, subject = each.rated.exchange, each.lesson.subject
+        same_words = kept[_words(exchange.question), _words(exchange.answer), len(subject)]
         if not any(
-            all(map(lambda a, b: _near(a, b, phashes, distance), pictures, context_pictures(other)))
-            for other in same_words
+            all(map(lambda a, b: _near(a, b, phashes, distance), subject, other.lesson.subject)) for other in same_words
         ):
             same_words.append(each)
-    ids = {each.exchange.id for group in kept.values() for each in group}
-    return [each for each in rated if each.exchange.id in ids]
+    ids = {pair.id for group in kept.values() for pair in group}
+    return [each for each in pairs if each.id in ids]
 
 
 def split(
-    rated: Sequence[RatedExchange],
+    pairs: Sequence[Pair],
     phashes: Mapping[str, str],
     *,
     distance: int,
     share: float,
     seen: Collection[str] = frozenset(),
-) -> tuple[list[RatedExchange], list[RatedExchange]]:
+) -> tuple[list[Pair], list[Pair]]:
     """Divide into (train, held out) so that no picture, nor a near duplicate of it, is on both sides.
 
-    Exchanges that share a picture, directly or through others, stay together. Groups are taken in the order of a
-    hash, so the same exchanges always give the same split, until `share` of the exchanges is held out. Groups
-    with a picture in `seen`, what the live model was trained on, come last. At least one group stays on either side;
-    with a single group nothing is held out.
+    What counts is the picture an answer is about; pairs about one picture stay together. Where the conversation
+    before it shows a picture of the other side, that part of it is left out. Groups are taken in the order of a hash,
+    so the same pairs always give the same split, until `share` of the pairs is held out. Groups with a picture in
+    `seen`, what the live model was trained on, come last. At least one group stays on either side; with a single
+    group nothing is held out.
     """
-    groups = _connected(rated, phashes, distance)
+    groups = _connected(pairs, phashes, distance)
     if len(groups) < 2:
-        return list(rated), []
+        return list(pairs), []
     seen = frozenset(seen)
 
-    def order(group: list[RatedExchange]) -> tuple[bool, str]:
-        pictures = {sha for each in group for sha in context_pictures(each)}
-        names = pictures or {f"exchange {each.exchange.id}" for each in group}
+    def order(group: list[Pair]) -> tuple[bool, str]:
+        pictures = {name for each in group for name in each.lesson.subject}
+        names = pictures or {each.lesson.name for each in group}
         return not seen.isdisjoint(pictures), min(sha256(name.encode()).hexdigest() for name in names)
 
     groups.sort(key=order)
-    wanted = max(1, math.ceil(share * len(rated)))
-    held: list[RatedExchange] = []
+    wanted = max(1, math.ceil(share * len(pairs)))
+    held: list[Pair] = []
     for group in groups:
         if len(held) + len(group) <= wanted:
             held += group
@@ -131,8 +136,18 @@ def split(
             break
     if not held:
         held = min(groups, key=len)
-    ids = {each.exchange.id for each in held}
-    return [each for each in rated if each.exchange.id not in ids], [each for each in rated if each.exchange.id in ids]
+    ids = {each.id for each in held}
+    train = [each for each in pairs if each.id not in ids]
+    # By group, not by name: a near duplicate of a picture of the other side is kept out as well.
+    side = {name: place for place, group in enumerate((train, held)) for each in group for name in each.lesson.subject}
+    for one, other in _near_pairs(sorted(_all_pictures(pairs)), phashes, distance):
+        for known, unknown in ((one, other), (other, one)):
+            if known in side:
+                side.setdefault(unknown, side[known])
+    # A picture that nobody's liked answer is about, but that was seen before one, belongs to where it is learned with.
+    for name in _all_pictures(train):
+        side.setdefault(name, 0)
+    return _apart(train, side, 0), _apart([each for each in pairs if each.id in ids], side, 1)
 
 
 def select_pairs(
@@ -150,7 +165,7 @@ def select_pairs(
     good = liked(rated, threshold)
     whole = finished(good)
     short = short_enough(whole, max_length)
-    chosen = without_duplicates(short, phashes, distance)
+    chosen = without_duplicates([Pair(each, lesson(each)) for each in short], phashes, distance)
     counts = Counts(
         rated=len(rated),
         disliked=len(rated) - len(good),
@@ -158,7 +173,7 @@ def select_pairs(
         too_long=len(whole) - len(short),
         duplicates=len(short) - len(chosen),
         selected=len(chosen),
-        raters=len({rater for each in chosen for rater in each.raters}),
+        raters=len({rater for each in chosen for rater in each.rated.raters}),
     )
     if len(chosen) < min_rated:
         raise TooFewPairs(
@@ -185,8 +200,22 @@ def _near(one: str, other: str, phashes: Mapping[str, str], distance: int) -> bo
     return bool(first and second) and (int(first or "0", 16) ^ int(second or "0", 16)).bit_count() <= distance
 
 
-def _connected(rated: Sequence[RatedExchange], phashes: Mapping[str, str], distance: int) -> list[list[RatedExchange]]:
-    """Groups of exchanges that share a picture or a near duplicate, through others too (union and find)."""
+def _all_pictures(pairs: Iterable[Pair]) -> set[str]:
+    return {name for each in pairs for name in each.lesson.pictures}
+
+
+def _apart(pairs: Iterable[Pair], side: Mapping[str, int], own: int) -> list[Pair]:
+    """The pairs without conversation before their subject where it shows a picture of the other side."""
+    return [
+        replace(each, lesson=each.lesson.about_subject())
+        if any(side.get(name, own) != own for name in each.lesson.pictures)
+        else each
+        for each in pairs
+    ]
+
+
+def _connected(pairs: Sequence[Pair], phashes: Mapping[str, str], distance: int) -> list[list[Pair]]:
+    """Groups of pairs about the same picture or near duplicates, through others too (union and find)."""
     parent: dict[str, str] = {}
 
     def find(name: str) -> str:
@@ -196,14 +225,15 @@ def _connected(rated: Sequence[RatedExchange], phashes: Mapping[str, str], dista
             name = parent[name]
         return name
 
-    keys = [(*context_pictures(each), f"exchange {each.exchange.id}") for each in rated]
+    keys = [each.lesson.subject or (each.lesson.name,) for each in pairs]
     for names in keys:
         for name in names:
             parent[find(name)] = find(names[0])
-    for one, other in _near_pairs(sorted({sha for names in keys for sha in names[:-1]}), phashes, distance):
+    subjects = {name for each in pairs for name in each.lesson.subject}
+    for one, other in _near_pairs(sorted(subjects), phashes, distance):
         parent[find(one)] = find(other)
-    groups: dict[str, list[RatedExchange]] = defaultdict(list)
-    for names, each in zip(keys, rated, strict=True):
+    groups: dict[str, list[Pair]] = defaultdict(list)
+    for names, each in zip(keys, pairs, strict=True):
         groups[find(names[0])].append(each)
     return list(groups.values())
 
@@ -215,9 +245,9 @@ def _near_pairs(pictures: Sequence[str], phashes: Mapping[str, str], distance: i
     for band in range(bands):
         low, width = edges[band], edges[band + 1] - edges[band]
         buckets: dict[int, list[str]] = defaultdict(list)
-        for sha in pictures:
-            if phashes.get(sha):
-                buckets[int(phashes[sha], 16) >> low & (1 << width) - 1].append(sha)
+        for name in pictures:
+            if phashes.get(name):
+                buckets[int(phashes[name], 16) >> low & (1 << width) - 1].append(name)
         for bucket in buckets.values():
             for index, one in enumerate(bucket):
                 for other in bucket[index + 1 :]:

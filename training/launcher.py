@@ -1,0 +1,119 @@
+"""The three workers as child processes: a job file in, progress lines, an outcome, an end that is always known.
+
+Knows processes and files, and nothing of what the workers do. A child that dies without an outcome (killed, out of
+memory) gives one whose reason says how it ended and what it said last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from inference.process import Child
+from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, ignore
+from training.settings import TrainingSettings
+from training.worker import outcome_file
+
+_TAIL_LINES: Final = 4
+_LOG_BYTES: Final = 50_000_000
+
+
+class ChildTrainer:
+    """The `Trainer` that starts `python -m training.…` for each step. One step at a time."""
+
+    def __init__(self, settings: TrainingSettings) -> None:
+        self._settings = settings
+        self._child: Child | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process at work, None between steps."""
+        return None if self._child is None else self._child.pid
+
+    async def train(self, job: Job, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
+        """Fine-tune in a child; cancelling kills it."""
+        return await self._run("finetune", job, on_progress)
+
+    async def merge(self, job: MergeJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
+        """Merge in a child; cancelling kills it."""
+        return await self._run("merge", job, on_progress)
+
+    async def evaluate(self, job: EvaluationJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
+        """Judge in a child; cancelling kills it."""
+        return await self._run("evaluate", job, on_progress)
+
+    async def _run(
+        self, step: str, job: Job | MergeJob | EvaluationJob, on_progress: Callable[[Progress], None]
+    ) -> Outcome:
+        job_file = Path(job.work) / f"{step}.json"
+        outcome = _laid_out(job, job_file)
+        log = job_file.with_suffix(".log")
+        command = [self._settings.python or sys.executable, "-m", f"training.{step}", str(job_file)]
+        try:
+            child = await Child.start(
+                command,
+                log=log,
+                log_bytes=_LOG_BYTES,
+                log_files=1,
+                environment=self._environment(),
+                on_line=lambda line: _report(line, on_progress),
+            )
+        except OSError as error:
+            return Outcome(ok=False, reason=f"{command[0]} cannot be started ({error}): correct training.python")
+        self._child = child
+        try:
+            async with asyncio.timeout(self._settings.timeout):
+                code = await child.wait()
+        except TimeoutError:
+            return Outcome(ok=False, reason=f"{step} took longer than training.timeout; the log is {log}")
+        finally:
+            # Whatever ends the wait, a cancelled task included, nothing is left running.
+            child.kill()
+            await asyncio.shield(child.wait())
+            self._child = None
+        try:
+            return Outcome.read(outcome)
+        except FileNotFoundError:
+            return Outcome(ok=False, reason=_last_words(step, code, child.tail(_TAIL_LINES), log))
+
+    def _environment(self) -> dict[str, str]:
+        threads = self._settings.threads or os.cpu_count() or 1
+        return {
+            # Read when torch is imported; a worker beside an engine must not take every core by itself.
+            "OMP_NUM_THREADS": str(threads),
+            "MKL_NUM_THREADS": str(threads),
+            "TOKENIZERS_PARALLELISM": "false",
+            # Nothing here is to be fetched; a missing file must be an error and not a download.
+            "HF_HUB_OFFLINE": "1",
+        }
+
+
+def _laid_out(job: Job | MergeJob | EvaluationJob, job_file: Path) -> Path:
+    """Write the job file, remove what an earlier try left, and say where the outcome will be."""
+    job_file.parent.mkdir(parents=True, exist_ok=True)
+    job.write(job_file)
+    outcome = outcome_file(job_file)
+    outcome.unlink(missing_ok=True)
+    return outcome
+
+
+def _report(line: str, on_progress: Callable[[Progress], None]) -> None:
+    try:
+        progress = Progress.from_json(line)
+    except (ValueError, TypeError, AttributeError):
+        return  # a library that writes past sys.stdout; the log has it
+    on_progress(progress)
+
+
+def _last_words(step: str, code: int, tail: str, log: Path) -> str:
+    how = f"exit code {code}"
+    if code < 0:
+        how = f"signal {signal.Signals(-code).name}"
+        if -code == signal.SIGKILL:
+            how += ", often for want of memory"
+    return f"the {step} process died ({how}); it said last: {tail or 'nothing'} (all of it in {log})"

@@ -1,0 +1,317 @@
+"""One retraining from votes to a judged model: select → validate → train → merge → evaluate → candidate or rejected.
+
+Knows the order, the ledger's states and the run's directory; the heavy steps are the trainer's (child processes), and
+whether a candidate goes live is the bot's. Training starts from the base model with all that is selected, never from
+the last merge, so that nothing drifts and what was forgotten is gone.
+
+A run's directory: `train.json` and `held_out.json` (LLaVA), `config.py` (`python -m xtuner.tools.train config.py`
+trains it again), `curve.png`, `adapter/`, `report.json`, and each step's job, outcome and log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+from storage.ledger import Ledger
+from storage.models import ModelStore
+from storage.pictures import PictureStore
+from storage.records import IllegalTransition, Model, ModelState, Run, RunState, StorageError
+from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, Report, Trainer, TrainingError
+from training.llava import lesson, write_rows
+from training.selection import TRAIN, Selection, select_pairs
+from training.settings import Recipe, TrainingSettings
+
+CURVE: Final = "curve.png"
+REPORT: Final = "report.json"
+
+T = TypeVar("T")
+OnChange = Callable[[Run], Awaitable[None]]
+
+_REPORT_SECONDS: Final = 1.0
+_TINY_BYTES: Final = 200_000_000
+
+log = logging.getLogger(__name__)
+
+
+class RunFailed(TrainingError):
+    """A step of the run came to nothing. The text is the run's reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Directories: the base model all training starts from, and where runs are kept (one folder each)."""
+
+    base: Path
+    runs: Path
+
+
+class Pipeline:
+    """Carries out runs, one at a time (the ledger sees to that)."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        pictures: PictureStore,
+        models: ModelStore,
+        trainer: Trainer,
+        settings: TrainingSettings,
+        places: Places,
+        system: str,
+        tiles: int = 0,
+    ) -> None:
+        """`system` is the chat's persona; `tiles` the most tiles the engine makes of a picture (0: as the model says)."""
+        self._ledger = ledger
+        self._pictures = pictures
+        self._models = models
+        self._trainer = trainer
+        self._settings = settings
+        self._places = places
+        self._system = system
+        self._tiles = tiles
+
+    @property
+    def recipe(self) -> Recipe:
+        """The numbers to train with, "auto" resolved by the size of the base model."""
+        name = self._settings.recipe
+        if name == "auto":
+            name = "tiny" if _weight_bytes(self._places.base) < _TINY_BYTES else "internvl2-2b"
+        return self._settings.resolved(name)
+
+    async def check(self) -> None:
+        """Raise `TrainingError`, saying what to do, if a run could not even start now."""
+        self._check_disk()
+        await self._select()
+
+    async def run(self, run: Run, on_change: OnChange) -> Model | None:
+        """Carry out a run that is due, to its end in the ledger: done with a model, failed or cancelled.
+
+        Returns the new model, a candidate or rejected with its reason; None when the run failed. `on_change` is
+        awaited for every change of state and about once a second of progress. Cancelling the task ends the child
+        and the run as cancelled.
+        """
+        workspace: Path | None = None
+        try:
+            if await self._ledger.cancel_requested(run.id):
+                raise asyncio.CancelledError
+            workspace = self._models.workspace(_name(run))
+            return await self._run(run, workspace, on_change)
+        except asyncio.CancelledError:
+            await asyncio.shield(self._end(run, RunState.CANCELLED, "cancelled", on_change))
+            raise
+        except (TrainingError, StorageError, OSError) as error:
+            await self._end(run, RunState.FAILED, str(error), on_change)
+            return None
+        except Exception as error:
+            await self._end(run, RunState.FAILED, f"{type(error).__name__}: {error}", on_change)
+            raise
+        finally:
+            if workspace is not None:
+                self._models.discard(workspace)
+
+    async def _run(self, run: Run, workspace: Path, on_change: OnChange) -> Model:
+        self._check_disk()
+        selection = await self._select()
+        folder = self._places.runs / str(run.id)
+        folder.mkdir(parents=True, exist_ok=True)
+        await self._ledger.freeze_selection(run.id, selection.rows())
+        run = await self._ledger.move_run(
+            run.id,
+            RunState.TRAINING,
+            directory=str(folder),
+            samples=len(selection.train),
+            held_out=len(selection.held_out),
+            raters=selection.counts.raters,
+        )
+        await _told(on_change, run)
+        write_rows((each.lesson for each in selection.train), folder / "train.json", self._file)
+        write_rows((each.lesson for each in selection.held_out), folder / "held_out.json", self._file)
+
+        async with _Reporter(self._ledger, run.id, on_change) as report:
+            trained = _good(await self._trainer.train(self._job(run, folder), report))
+            await _told(on_change, await self._ledger.move_run(run.id, RunState.MERGING, step=0, steps=0))
+            merging = MergeJob(
+                run=str(run.id),
+                base=str(self._places.base),
+                adapter=str(trained.adapter),
+                out=str(workspace),
+                work=str(folder),
+                system=self._system,
+                threads=self._settings.threads,
+            )
+            _good(await self._trainer.merge(merging, report))
+            await _told(on_change, await self._ledger.move_run(run.id, RunState.EVALUATING, step=0, steps=0))
+            _good(await self._trainer.evaluate(await self._evaluation(run, folder, workspace), report))
+        return await _undisturbed(self._publish(run, folder, workspace, on_change))
+
+    async def _publish(self, run: Run, folder: Path, workspace: Path, on_change: OnChange) -> Model:
+        verdict = Report.read(folder / REPORT)
+        directory, manifest_hash = await asyncio.to_thread(self._models.publish, workspace, _name(run))
+        model = Model(
+            id=_name(run),
+            directory=str(directory),
+            state=ModelState.CANDIDATE if verdict.accepted else ModelState.REJECTED,
+            run=run.id,
+            created=0.0,
+            reason=verdict.reason,
+            report=verdict.to_json(),
+            manifest_hash=manifest_hash,
+        )
+        await self._ledger.add_model(model)
+        await _told(on_change, await self._ledger.move_run(run.id, RunState.DONE, model=model.id))
+        return await self._ledger.model(model.id)
+
+    async def _select(self) -> Selection:
+        rated = await self._ledger.rated_exchanges()
+        phashes = {each.sha256: each.phash for each in await self._ledger.pictures()}
+        live = await self._ledger.live_model()
+        taught = set[int]()
+        if live is not None and live.run is not None:
+            taught = {exchange for exchange, side in await self._ledger.selection(live.run) if side == TRAIN}
+        seen = {name for each in rated if each.exchange.id in taught for name in lesson(each).pictures}
+        settings = self._settings
+        return await asyncio.to_thread(
+            select_pairs,
+            rated,
+            phashes,
+            threshold=settings.threshold,
+            min_rated=settings.min_rated,
+            share=settings.held_out,
+            distance=settings.near_duplicate,
+            max_length=self.recipe.max_length,
+            seen=seen,
+        )
+
+    def _check_disk(self) -> None:
+        """A merged model is as large as the base; adapters and checkpoints take less than half of that."""
+        needed = 1.5 * _weight_bytes(self._places.base) + self._settings.min_free_gigabytes * 1e9
+        free = shutil.disk_usage(self._models.directory).free
+        if free < needed:
+            raise TrainingError(
+                f"{free / 1e9:.1f} GB are free on the disk of {self._models.directory}, a run needs "
+                f"{needed / 1e9:.1f} GB: remove old models, or lower training.min_free_gigabytes"
+            )
+
+    def _file(self, sha256: str) -> str:
+        return self._pictures.path(sha256).relative_to(self._pictures.directory).as_posix()
+
+    def _job(self, run: Run, folder: Path) -> Job:
+        recipe = self.recipe
+        return Job(
+            run=str(run.id),
+            base=str(self._places.base),
+            data=str(folder / "train.json"),
+            images=str(self._pictures.directory),
+            work=str(folder),
+            system=self._system,
+            device=self._settings.device,
+            threads=self._settings.threads,
+            seed=self._settings.seed,
+            tiles=self._tiles,
+            **recipe.model_dump(),
+        )
+
+    async def _evaluation(self, run: Run, folder: Path, candidate: Path) -> EvaluationJob:
+        live = await self._ledger.live_model()
+        return EvaluationJob(
+            run=str(run.id),
+            candidate=str(candidate),
+            live=str(self._places.base if live is None else live.directory),
+            data=str(folder / "held_out.json"),
+            images=str(self._pictures.directory),
+            work=str(folder),
+            system=self._system,
+            regression=str(self._settings.regression or ""),
+            device=self._settings.device,
+            threads=self._settings.threads,
+            tiles=self._tiles,
+            max_loss_points=self._settings.max_loss_points,
+        )
+
+    async def _end(self, run: Run, state: RunState, reason: str, on_change: OnChange) -> None:
+        # A cancellation that comes after the end changes nothing any more.
+        with suppress(IllegalTransition):
+            await _told(on_change, await self._ledger.move_run(run.id, state, reason=reason))
+
+
+class _Reporter:
+    """Takes progress as it comes and passes the newest on, about once a second, to the ledger and whoever watches."""
+
+    def __init__(self, ledger: Ledger, run: int, on_change: OnChange) -> None:
+        self._ledger = ledger
+        self._run = run
+        self._on_change = on_change
+        self._newest: Progress | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        """Note how far a worker is. For the trainer; called in the event loop."""
+        self._newest = progress
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._report())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+
+    async def _report(self) -> None:
+        while True:
+            await asyncio.sleep(_REPORT_SECONDS)
+            progress, self._newest = self._newest, None
+            if progress is not None and progress.steps:
+                try:
+                    await self._ledger.run_progress(self._run, progress.step, progress.steps, progress.loss)
+                    await _told(self._on_change, await self._ledger.run(self._run))
+                except StorageError as error:
+                    log.warning("progress of run %s was not noted: %s", self._run, error)
+
+
+async def _told(on_change: OnChange, run: Run) -> None:
+    """Tell of a change. Whoever listens may fail without failing the run."""
+    try:
+        await on_change(run)
+    except Exception:
+        log.exception("nobody could be told about run %s", run.id)
+
+
+async def _undisturbed(work: Coroutine[Any, Any, T]) -> T:
+    """Await `work` to its end even when cancelled, and be cancelled only then: a model is published whole or not."""
+    task = asyncio.create_task(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            cancelled = True
+    result = task.result()
+    if cancelled:
+        raise asyncio.CancelledError
+    return result
+
+
+def _good(outcome: Outcome) -> Outcome:
+    if not outcome.ok:
+        raise RunFailed(outcome.reason)
+    return outcome
+
+
+def _name(run: Run) -> str:
+    return f"run-{run.id}"
+
+
+def _weight_bytes(directory: Path) -> int:
+    return sum(file.stat().st_size for file in directory.glob("*.safetensors"))
