@@ -2,70 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import io
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 import pytest
-from aiogram import Bot, Dispatcher, F
-from aiogram.client.session.aiohttp import AiohttpSession
-from aiogram.client.telegram import TelegramAPIServer
-from aiogram.types import CallbackQuery, InlineKeyboardButton, InlineKeyboardMarkup, Message
-from PIL import Image
 
 from bot.emulator import Emulator
-from tests.person import DOWN, UP, Person
-
-THUMBS = InlineKeyboardMarkup(
-    inline_keyboard=[[InlineKeyboardButton(text=t, callback_data=f"rate:{t}") for t in (UP, DOWN)]]
-)
-
-
-def jpeg(width: int = 640, height: int = 480, colour: str = "teal") -> bytes:
-    """A picture of one colour."""
-    encoded = io.BytesIO()
-    Image.new("RGB", (width, height), colour).save(encoded, "JPEG")
-    return encoded.getvalue()
-
-
-@asynccontextmanager
-async def running(emulator: Emulator) -> AsyncIterator[tuple[str, Bot]]:
-    """The emulator's address and an aiogram bot that talks to it."""
-    url = await emulator.start()
-    session = AiohttpSession(api=TelegramAPIServer.from_base(url))
-    try:
-        async with Bot(emulator.token, session=session) as bot:
-            yield url, bot
-    finally:
-        await emulator.stop()
-
-
-@asynccontextmanager
-async def echo_bot(bot: Bot) -> AsyncIterator[Dispatcher]:
-    """A bot that polls, streams an answer by edits, and hangs thumbs under its last edit."""
-    dispatcher = Dispatcher()
-
-    @dispatcher.callback_query(F.data.startswith("rate:"))
-    async def rated(query: CallbackQuery) -> None:
-        await query.answer("Thanks")
-
-    @dispatcher.message(F.text.startswith("/"))
-    async def command(message: Message) -> None:
-        await message.answer(f"You said {message.text}")
-
-    @dispatcher.message()
-    async def answer(message: Message) -> None:
-        reply = await message.answer("…")
-        await reply.edit_text("I see")
-        await reply.edit_text(f"I see: {message.text or message.caption}", reply_markup=THUMBS)
-
-    polling = asyncio.create_task(dispatcher.start_polling(bot, handle_signals=False, polling_timeout=5))
-    try:
-        yield dispatcher
-    finally:
-        await dispatcher.stop_polling()
-        await polling
+from tests.emulated import echo_bot, jpeg, running
+from tests.person import UP, Person
 
 
 async def test_a_photo_is_answered_by_edits_and_rated() -> None:

@@ -7,7 +7,7 @@ that falls behind the log's length is told to start over.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 
 from bot.emulator.refusals import Json
 
@@ -38,7 +38,7 @@ class Events:
             if not waiter.done():
                 waiter.set_result(None)
 
-    async def follow(self, after: int, wanted: Callable[[Json], bool]) -> AsyncIterator[Json]:
+    async def follow(self, after: int, wanted: Callable[[Json], bool]) -> AsyncGenerator[Json, None]:
         """Yield the wanted events later than number `after`, as they come, without end.
 
         A follower whose place is no longer kept gets one event of kind "reset" and goes on from now.

@@ -249,9 +249,8 @@ class _MarkdownV2(_Parser):
                 quote_may_start = quote_may_start and character == "\r"
                 self.i += 1
             elif in_quote and character == "\n" and following != ">":
-                self.end_quote()
+                self.end_quote("\n")
                 in_quote = False
-                self.put("\n")
                 quote_may_start = True
                 self.i += 1
             elif self.ends(innermost):
@@ -278,14 +277,16 @@ class _MarkdownV2(_Parser):
         name = "PreCode" if opened.argument else _NAMES[opened.kind]
         return _unparsable(f"Can't find end of {name} entity at byte offset {self.bytes_before(opened.at)}")
 
-    def end_quote(self) -> None:
-        """A block quote ends with its last line; `||` at the very end makes it expandable."""
+    def end_quote(self, line_end: str = "") -> None:
+        """A block quote ends with its last line, the line's end included; `||` before that makes it expandable."""
         kind = "blockquote"
         if self.open[-1].kind == "spoiler" and self.open[-1].at == self.i - 2:
             self.open.pop()
             kind = "expandable_blockquote"
         if not self.open or self.open[-1].kind != "blockquote":
             raise self.endless()
+        self.out += line_end
+        self.offset += len(line_end)
         self.close(kind)
 
     def ends(self, innermost: str) -> bool:

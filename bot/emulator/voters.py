@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from bot.emulator.people import Attachment, People
@@ -107,27 +108,31 @@ class Voters:
             await self._rate(voter, after, taste)
 
     async def _rate(self, voter: User, after: int, taste: Callable[[str], bool]) -> None:
+        """Wait for the answer, press a thumb under it, and wait until the bot took the vote."""
         async with asyncio.timeout(_PATIENCE):
             answer = await self._answer(voter, after)
-        liked = taste(answer.get("text", ""))
-        self._people.presses(voter.id, answer["message_id"], _button(answer, UP if liked else DOWN))
+            liked = taste(answer.get("text", ""))
+            after = self._world.events.last
+            query = self._people.presses(voter.id, answer["message_id"], _button(answer, UP if liked else DOWN))
+            events = self._world.events.follow(after, lambda event: event.get("query") == query)
+            async with aclosing(events):
+                await anext(events)
         kind = "ups" if liked else "downs"
         self._tell(done=self._state["done"] + 1, **{kind: self._state[kind] + 1})
 
     async def _answer(self, voter: User, after: int) -> Json:
-        """The first message of the bot's after that event that can be rated."""
-        events = self._world.events.follow(after, lambda event: event["chat"] == voter.id)
-        async for event in events:
-            message: Json = event.get("message") or {}
-            # what was sent before but edited since, such as a former answer with its vote marked, does not count
-            if message.get("date", 0) and _button(message, UP) and message["message_id"] > self._asked(voter):
-                return message
+        """The bot's message later than the person's last one that can be rated, seen since event `after`."""
+        mine = (m for m in reversed(self._world.chats[voter.id].messages.values()) if m["from"]["id"] == voter.id)
+        asked = next(mine)["message_id"]
+        # an earlier answer that is edited now, such as one whose vote is being marked, does not count
+        events = self._world.events.follow(
+            after, lambda event: event["chat"] == voter.id and event.get("message", {}).get("message_id", 0) > asked
+        )
+        async with aclosing(events):
+            async for event in events:
+                if _button(event["message"], UP):
+                    return dict(event["message"])
         raise AssertionError("events end only with their reader")
-
-    def _asked(self, voter: User) -> int:
-        """The number of the person's own last message."""
-        messages = reversed(self._world.chats[voter.id].messages.values())
-        return next((int(message["message_id"]) for message in messages if message["from"]["id"] == voter.id), 0)
 
 
 def _button(message: Json, label: str) -> str:
