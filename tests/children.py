@@ -1,10 +1,35 @@
-"""What tests of child processes share: is it alive, and waiting until something holds."""
+"""What tests of child processes share: is it alive, waiting until something holds, the fake engine's notes."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from inference.messages import Prompt, Role, Turn
+from inference.settings import InferenceSettings
+
+FAKE = Path(__file__).with_name("fake_engine.py")
+
+
+def fake_command(model_id: str, model_dir: Path, port: int, _: InferenceSettings) -> list[str]:
+    """The fake engine's command line, in the place of a real engine's."""
+    return [sys.executable, str(FAKE), "--model", str(model_dir), "--name", model_id, "--port", str(port)]
+
+
+def notes(directory: Path, event: str) -> list[dict[str, Any]]:
+    """What the fake engines of one model directory have noted about `event`, oldest first."""
+    path = directory / "events.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [note for note in map(json.loads, lines) if note["event"] == event]
+
+
+def prompt(text: str, chat: str = "chat") -> Prompt:
+    """A question; the fake engine takes its cues from the text."""
+    return Prompt("Be kind.", (Turn(Role.USER, text),), chat)
 
 
 def alive(pid: int) -> bool:

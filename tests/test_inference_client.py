@@ -7,9 +7,9 @@ import base64
 import json
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,34 +33,27 @@ from inference.messages import (
 )
 from inference.process import Child
 from inference.prompt import IMG_CONTEXT, harmless
+from inference.settings import InferenceSettings
 from inference.worker import free_port, sample_picture
-from tests.children import until
-
-FAKE = Path(__file__).with_name("fake_engine.py")
+from tests.children import fake_command, notes, prompt, until
 
 
-def prompt(text: str, chat: str = "chat") -> Prompt:
-    return Prompt("Be kind.", (Turn(Role.USER, text),), chat)
-
-
+@dataclass(frozen=True)
 class Running:
-    """A fake engine that listens, with its notes."""
+    """A fake engine that listens."""
 
-    def __init__(self, directory: Path, child: Child, url: str) -> None:
-        self.directory = directory
-        self.child = child
-        self.url = url
+    directory: Path
+    child: Child
+    url: str
 
     def notes(self, event: str) -> list[dict[str, Any]]:
-        lines = (self.directory / "events.jsonl").read_text().splitlines()
-        return [note for note in map(json.loads, lines) if note["event"] == event]
+        return notes(self.directory, event)
 
 
 @asynccontextmanager
 async def fake_engine(directory: Path, name: str = "model-a") -> AsyncIterator[Running]:
     port = free_port()
-    line = [sys.executable, str(FAKE), "--model", str(directory), "--name", name, "--port", str(port)]
-    child = await Child.start(line, log=directory / "log")
+    child = await Child.start(fake_command(name, directory, port, InferenceSettings()), log=directory / "log")
     try:
         await until(lambda: "serving" in child.tail())
         engine = HttpEngine(f"http://127.0.0.1:{port}", name)

@@ -1,0 +1,95 @@
+"""The queue before the engines: order, places, chats, pause."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack
+
+import pytest
+
+from inference.admission import Admission, Ticket
+from inference.messages import EngineUnavailable
+
+
+def inside(*tickets: Ticket) -> list[bool]:
+    return [ticket.before is None for ticket in tickets]
+
+
+def test_admission_first_come_first_served() -> None:
+    """Places go to the first in the queue, and everybody knows how many come before."""
+    admission = Admission(2)
+    with ExitStack() as stack:
+        a, b, c, d = (stack.enter_context(admission.ticket(chat)) for chat in "abcd")
+        assert [ticket.before for ticket in (a, b, c, d)] == [None, None, 0, 1]
+        assert (admission.active, admission.waiting) == (2, 2)
+        b.leave()
+        assert [ticket.before for ticket in (a, c, d)] == [None, None, 0]
+        c.leave()
+        c.leave()
+        assert inside(a, d) == [True, True]
+    assert (admission.active, admission.waiting) == (0, 0)
+
+
+def test_admission_one_place_a_chat() -> None:
+    """A chat's second question waits for its first and holds nobody else up."""
+    admission = Admission(2)
+    with ExitStack() as stack:
+        first, second, other = (stack.enter_context(admission.ticket(chat)) for chat in ("one", "one", "two"))
+        assert inside(first, second, other) == [True, False, True]
+        other.leave()
+        assert second.before == 0
+        first.leave()
+        assert inside(second) == [True]
+
+
+def test_admission_leaving_the_queue_moves_it_up() -> None:
+    """Who gives up waiting is not waited for."""
+    admission = Admission(1)
+    with ExitStack() as stack:
+        _, b, c = (stack.enter_context(admission.ticket(chat)) for chat in "abc")
+        b.leave()
+        assert c.before == 0
+
+
+async def test_admission_tells_each_change_once() -> None:
+    """A waiting ticket hears its number at the start and at each change, and about the pause."""
+    admission = Admission(1)
+    heard: list[tuple[int, bool]] = []
+    with ExitStack() as stack:
+        a, b, c = (stack.enter_context(admission.ticket(chat)) for chat in "abc")
+
+        async def wait() -> None:
+            async for news in c.turn():
+                heard.append(news)  # noqa: PERF401 — each must be there as soon as it is heard
+
+        waiting = asyncio.create_task(wait())
+        await asyncio.sleep(0)
+        d = stack.enter_context(admission.ticket("d"))
+        await asyncio.sleep(0)
+        assert heard == [(1, False)]
+        admission.pause()
+        await asyncio.sleep(0)
+        a.leave()
+        b.leave()
+        await asyncio.sleep(0)
+        assert inside(c, d) == [False, False]
+        admission.resume()
+        await waiting
+        assert heard == [(1, False), (1, True), (0, True)]
+        assert inside(c, d) == [True, False]
+
+
+async def test_admission_closing_turns_the_queue_away() -> None:
+    """Closing refuses who waits and who comes later, with the reason; who has a place keeps it."""
+    admission = Admission(1)
+    with admission.ticket("a") as a, admission.ticket("b") as b:
+        admission.close("closing time")
+        with pytest.raises(EngineUnavailable, match="closing time"):
+            await anext(b.turn())
+        with admission.ticket("c") as c, pytest.raises(EngineUnavailable, match="closing time"):
+            await anext(c.turn())
+        assert inside(a) == [True]
+        emptied = asyncio.create_task(admission.empty())
+        await asyncio.sleep(0)
+        assert not emptied.done()
+    await emptied

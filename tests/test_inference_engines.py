@@ -1,0 +1,91 @@
+"""Kinds of engines, their command lines, and the settings that choose them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from inference import engines
+from inference.engines import Kind
+from inference.messages import EngineUnavailable
+from inference.settings import InferenceSettings
+
+
+def settings(**values: Any) -> InferenceSettings:
+    return InferenceSettings.model_validate(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ({}, Kind.CPU),
+        ({"endpoints": ["http://gpu:23333"]}, Kind.EXTERNAL),
+        ({"engine": "cpu"}, Kind.CPU),
+        ({"engine": "external", "endpoints": ["http://gpu:23333"]}, Kind.EXTERNAL),
+        ({"engine": "lmdeploy"}, Kind.LMDEPLOY),
+    ],
+)
+def test_engines_kind(values: dict[str, Any], kind: Kind) -> None:
+    """`auto` is external where an endpoint is given and cpu elsewhere; a named engine is that one."""
+    assert engines.resolve(settings(**values)) is kind
+
+
+def test_engines_cpu_command_line() -> None:
+    """The cpu worker's command line names all that is set and leaves out what is not."""
+    line = engines.command(Kind.CPU)
+    assert line("m-1", Path("/models/m-1"), 4711, settings()) == [
+        *(sys.executable, "-m", "inference.cpu_server", "--model", "/models/m-1", "--name", "m-1"),
+        *("--host", "127.0.0.1", "--port", "4711"),
+    ]
+    chosen = settings(python="/other/python", threads=2, cache_megabytes=64)
+    assert line("m-1", Path("/models/m-1"), 4711, chosen)[0] == "/other/python"
+    assert line("m-1", Path("/models/m-1"), 4711, chosen)[-4:] == ["--threads", "2", "--cache-megabytes", "64"]
+
+
+@pytest.mark.parametrize("kind", [Kind.LMDEPLOY, Kind.EXTERNAL])
+def test_engines_without_a_command(kind: Kind) -> None:
+    """A kind that cannot be started says what to set instead."""
+    with pytest.raises(EngineUnavailable, match=r"inference\.engine.*cpu.*external"):
+        engines.command(kind)
+
+
+def test_engines_concurrency() -> None:
+    """Each kind has its own number of answers at once, and the setting replaces it."""
+    assert engines.concurrency(Kind.LMDEPLOY, settings()) > engines.concurrency(Kind.CPU, settings())
+    assert engines.concurrency(Kind.CPU, settings(concurrency=7)) == 7
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        ({"engine": "gpu"}, "engine"),
+        ({"engin": "cpu"}, "engin"),
+        ({"engine": "external"}, "endpoints"),
+        ({"engine": "cpu", "endpoints": ["http://gpu:1"]}, "endpoints"),
+        ({"endpoints": ["gpu:1"]}, "http://host:port"),
+        ({"endpoints": ["http://a:1", "http://b:1"]}, "endpoints"),
+        ({"tiles": 0}, "tiles"),
+        ({"token_timeout": 0}, "token_timeout"),
+        ({"concurrency": 0}, "concurrency"),
+    ],
+)
+def test_engines_bad_settings(values: dict[str, Any], word: str) -> None:
+    """An unknown key or a bad value is an error that names it."""
+    with pytest.raises(ValidationError, match=word):
+        settings(**values)
+
+
+def test_engines_key_is_not_shown() -> None:
+    """The server's key does not appear where settings are printed."""
+    assert "secret-key" not in repr(settings(api_key="secret-key"))
+
+
+def test_engines_room_runs_without_torch() -> None:
+    """Importing the deployment and all it needs does not import torch."""
+    code = "import sys, inference.deployment; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
