@@ -54,6 +54,21 @@ async def test_a_damaged_picture_is_noticed_and_mended(store: PictureStore) -> N
     assert await store.get(NAME) == DATA
 
 
+async def test_nobody_sees_half_a_picture(store: PictureStore) -> None:
+    """While a large picture is being written, its name leads to nothing or to all of it, so a kill leaves no half."""
+    for number in range(2):
+        data = bytes([number]) * (16 << 20)
+        path = store.path(sha256(data).hexdigest())
+        sizes = set()
+        put = asyncio.ensure_future(store.put(data))
+        while not put.done():
+            sizes.add(path.stat().st_size if path.is_file() else None)
+            await asyncio.sleep(0)
+        await put
+        assert sizes <= {None, len(data)}
+        path.unlink()
+
+
 async def test_a_missing_picture(store: PictureStore) -> None:
     """A picture that is not there is an error; removing it twice is not."""
     with pytest.raises(UnknownRecord, match=NAME):
