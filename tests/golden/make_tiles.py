@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision.transforms as transforms
+import torchvision.transforms as transforms  # type: ignore[import-untyped, unused-ignore]
 from PIL import Image
-from torchvision.transforms.functional import InterpolationMode
+from torchvision.transforms.functional import InterpolationMode  # type: ignore[import-untyped, unused-ignore]
 
 from tests.golden.tile_cases import LIMITS, PIXEL_SIZES, picture
 
