@@ -6,10 +6,15 @@ started), supervisor.py (restarts), deployment.py (queue, swap). Times are in se
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from pathlib import Path
+from typing import Final, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+from inference.tiny import CHECKPOINT
+
+TINY: Final = "tiny"
 
 
 class InferenceSettings(BaseModel):
@@ -20,7 +25,7 @@ class InferenceSettings(BaseModel):
     engine: Literal["auto", "cpu", "lmdeploy", "external"] = "auto"
     """What answers: `cpu` runs everywhere, `external` is a server of yours, `auto` chooses."""
 
-    model: str = "tiny"
+    model: str = TINY
     """The first model, before anything was learned: a checkpoint directory, or `tiny`, the one shipped with us."""
 
     endpoints: tuple[str, ...] = Field(default=(), max_length=1)
@@ -80,6 +85,10 @@ class InferenceSettings(BaseModel):
 
     log_files: int = Field(default=3, ge=1)
     """… and so many of the old ones are kept."""
+
+    def checkpoint(self) -> Path:
+        """The directory that `model` means."""
+        return CHECKPOINT if self.model == TINY else Path(self.model)
 
     @field_validator("endpoints")
     @classmethod

@@ -85,6 +85,16 @@ class Registry(Queries):
 
         return await self._write(work)
 
+    async def relocate_model(self, model: str, directory: str) -> Model:
+        """Note that a model's files lie in `directory` now. Raises `UnknownRecord`."""
+
+        def work(database: Database) -> Model:
+            _get(database, model)
+            database.execute("UPDATE models SET directory = ? WHERE id = ?", [directory, model])
+            return _get(database, model)
+
+        return await self._write(work)
+
     async def drop_model_directory(self, model: str) -> Model:
         """Note that the files of a model were removed: its row stays, with an empty directory.
 

@@ -1,0 +1,178 @@
+"""`thumbtune`: the command line.
+
+Each command reads the settings, does one thing and says how it went; errors with a known cause are one sentence and
+exit code 1. Commands beside a running bot talk to it through the ledger, so they need no port and no password.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from bot.config import ConfigError, Settings, load_settings
+from bot.handlers.admin import AdminRefusal
+from bot.operations import model_before
+from inference.messages import InferenceError
+from storage.ledger import Ledger
+from storage.records import Promotion, Run, RunState, StorageError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, rich_markup_mode="markdown")
+console = Console()
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", metavar="PATH", help="The settings file; default: config.toml here.")
+]
+POLL_SECONDS = 0.5
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        app(standalone_mode=True)
+    except (ConfigError, AdminRefusal, StorageError, InferenceError) as error:
+        console.print(f"[red]thumbtune:[/] {error}", highlight=False)
+        raise SystemExit(1) from error
+
+
+@app.command()
+def demo(
+    config: ConfigOption = None,
+    port: Annotated[int, typer.Option(help="Port of the chat page; 0 takes a free one.")] = 8090,
+    keep: Annotated[Path | None, typer.Option(help="Keep the demo's data in this folder.")] = None,
+) -> None:
+    """Chat in a browser with the shipped tiny model: no token, no GPU, no Telegram."""
+    from bot.demo import run_demo
+
+    asyncio.run(run_demo(config, port, keep, console))
+
+
+@app.command()
+def run(config: ConfigOption = None) -> None:
+    """Run the bot against Telegram, or the Bot API server of telegram.api_base."""
+    from bot.app import run_bot
+
+    asyncio.run(run_bot(load_settings(config)))
+
+
+@app.command()
+def doctor(config: ConfigOption = None) -> None:
+    """Check what is installed and configured, and say what to do about what is not."""
+    from bot.doctor import examine, report
+
+    if not report(examine(load_settings(config)), console):
+        raise SystemExit(1)
+
+
+@app.command()
+def retrain(
+    config: ConfigOption = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Show the progress and end with the run.")] = False,
+) -> None:
+    """Ask the running bot to retrain on what was liked."""
+    _with_ledger(load_settings(config), lambda ledger: _retrain(ledger, wait))
+
+
+@app.command()
+def status(config: ConfigOption = None) -> None:
+    """Say which model answers, what was collected, and how the runs went."""
+    _with_ledger(load_settings(config), _status)
+
+
+@app.command()
+def models(config: ConfigOption = None) -> None:
+    """List every model that was kept."""
+    _with_ledger(load_settings(config), _models)
+
+
+@app.command()
+def promote(model: Annotated[str, typer.Argument(metavar="ID")], config: ConfigOption = None) -> None:
+    """Ask the running bot to answer with this model."""
+    _with_ledger(load_settings(config), lambda ledger: _promote(ledger, model))
+
+
+@app.command()
+def rollback(config: ConfigOption = None) -> None:
+    """Ask the running bot to answer with the model before the present one."""
+    _with_ledger(load_settings(config), _rollback)
+
+
+def _with_ledger(settings: Settings, work: Callable[[Ledger], Awaitable[None]]) -> None:
+    async def session() -> None:
+        async with Ledger.open(settings.storage.dir) as ledger:
+            await work(ledger)
+
+    asyncio.run(session())
+
+
+async def _retrain(ledger: Ledger, wait: bool) -> None:
+    run = await ledger.start_run("command", None)
+    console.print(f"Run {run.id} is due; the running bot takes it up. `thumbtune status` shows how it goes.")
+    if wait:
+        run = await _follow(ledger, run)
+        console.print(f"Run {run.id}: {run.state}. {run.reason or (f'Model {run.model}.' if run.model else '')}")
+        if run.state is not RunState.DONE:
+            raise SystemExit(1)
+
+
+async def _follow(ledger: Ledger, run: Run) -> Run:
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+        task = progress.add_task(run.state, total=None)
+        while run.state in (RunState.DUE, RunState.TRAINING, RunState.MERGING, RunState.EVALUATING):
+            await asyncio.sleep(POLL_SECONDS)
+            run = await ledger.run(run.id)
+            loss = f" loss {run.loss:.3f}" if run.loss is not None else ""
+            progress.update(task, description=run.state + loss, completed=run.step, total=run.steps or None)
+    return run
+
+
+async def _status(ledger: Ledger) -> None:
+    live = await ledger.live_model()
+    console.print(f"answering: {live.id if live else 'no model yet; start the bot'}", highlight=False)
+    for name, count in (await ledger.counts()).items():
+        console.print(f"{name.replace('_', ' ')}: {count}")
+    table = Table("run", "state", "by", "pairs", "step", "loss", "result", box=None)
+    for run in await ledger.runs(10):
+        loss = "" if run.loss is None else f"{run.loss:.3f}"
+        step = f"{run.step}/{run.steps}" if run.steps else ""
+        table.add_row(str(run.id), run.state, run.trigger, str(run.samples), step, loss, run.reason or run.model or "")
+    if table.row_count:
+        console.print(table)
+
+
+async def _models(ledger: Ledger) -> None:
+    table = Table("model", "state", "run", "folder", "note", box=None)
+    for model in await ledger.models():
+        table.add_row(model.id, model.state, str(model.run or ""), model.directory, model.reason)
+    console.print(table)
+
+
+async def _promote(ledger: Ledger, model: str) -> None:
+    await ledger.model(model)
+    await _await_promotion(ledger, await ledger.request_promotion(model, None))
+
+
+async def _rollback(ledger: Ledger) -> None:
+    await _await_promotion(ledger, await ledger.request_promotion(await model_before(ledger), None))
+
+
+async def _await_promotion(ledger: Ledger, asked: Promotion) -> None:
+    promotion = asked
+    with console.status(f"waiting for the running bot to change to {asked.model} (Ctrl-C leaves the request in place)"):
+        while not (promotion.done or promotion.error):
+            await asyncio.sleep(POLL_SECONDS)
+            promotion = await ledger.promotion(asked.id)
+    if promotion.error:
+        raise AdminRefusal(promotion.error)
+    console.print(f"{promotion.model} answers now.")
+
+
+if __name__ == "__main__":
+    main()

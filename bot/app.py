@@ -1,0 +1,202 @@
+"""The composition root: opens every room's part, wires them, closes them in the opposite order.
+
+Knows who needs whom and nothing of how anything is done. `Application` is the whole bot, for `thumbtune run`, the
+demo and the tests alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from bot.config import Settings
+from bot.handlers import build_dispatcher
+from bot.inbox import Inbox
+from bot.notices import Notices
+from bot.operations import Operations
+from bot.schedule import Schedule
+from bot.telegram import open_bot
+from bot.translation import Translator
+from bot.web.server import WebServer
+from inference.deployment import Deployment
+from storage.ledger import Ledger
+from storage.models import ModelStore
+from storage.pictures import PictureStore
+from storage.records import Model, ModelState
+from training.launcher import ChildTrainer
+from training.pipeline import Pipeline, Places
+
+BASE = "base"
+GRACE_SECONDS = 5.0
+
+log = structlog.get_logger()
+
+
+class Application:
+    """The bot from its first open file to its last closed one. Use as an async context manager."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.address = ""
+        self._stack = AsyncExitStack()
+        self._polling: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._open()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def wait(self) -> None:
+        """Wait for the end of polling, which only an error brings about; that error is raised."""
+        if self._polling:
+            await self._polling
+        await asyncio.Event().wait()
+
+    async def _open(self) -> None:
+        settings, stack = self.settings, self._stack
+        folder = settings.storage.dir.resolve()
+        base = settings.inference.checkpoint().resolve()
+        ledger = await stack.enter_async_context(Ledger.open(folder))
+        pictures = PictureStore(folder / "pictures")
+        models = ModelStore(folder / "models")
+        models.tidy()
+        live = await settle_live_model(ledger, base)
+
+        bot = open_bot(settings.telegram)
+        stack.push_async_callback(bot.session.close)
+        translator = Translator.load()
+        notices = Notices(bot, settings, ledger, translator)
+
+        deployment = Deployment(settings.inference, live.id, Path(live.directory), logs=folder / "logs")
+        stack.push_async_callback(deployment.stop)
+        await deployment.start(wait=False)
+
+        schedule = Schedule(folder, settings.training.schedule)
+        schedule.start()
+        stack.callback(schedule.stop)
+
+        pipeline = Pipeline(
+            ledger=ledger,
+            pictures=pictures,
+            models=models,
+            trainer=ChildTrainer(settings.training),
+            settings=settings.training,
+            places=Places(base=base, runs=folder / "runs"),
+            system=settings.chat.system_prompt,
+            tiles=settings.inference.tiles or 0,
+        )
+        operations = Operations(
+            ledger=ledger,
+            deployment=deployment,
+            pipeline=pipeline,
+            notices=notices,
+            schedule=schedule,
+            pause_while_training=settings.training.while_training == "pause",
+        )
+        dispatcher = build_dispatcher(
+            settings=settings,
+            ledger=ledger,
+            pictures=pictures,
+            engine=deployment,
+            admin=operations,
+            translator=translator,
+        )
+
+        async def set_aside(update: int, reason: str) -> None:
+            await notices.alert("set-aside", f"Update {update} was set aside: {reason}")
+
+        inbox = Inbox(bot, dispatcher, ledger, settings, on_set_aside=set_aside)
+        web = WebServer(settings, operations, inbox.accept)
+        self.address = await web.start()
+        stack.push_async_callback(web.stop)
+        await operations.start()
+        stack.push_async_callback(operations.stop)
+        if settings.telegram.mode == "webhook":
+            await inbox.open_webhook()
+        else:
+            self._polling = asyncio.create_task(inbox.run_polling())
+            stack.push_async_callback(self._end_polling)
+        stack.push_async_callback(inbox.stop, GRACE_SECONDS)
+        log.info("running", model=live.id, web=self.address, mode=settings.telegram.mode)
+
+    async def _end_polling(self) -> None:
+        """After `inbox.stop` polling ends by itself; its error, if any, was for `wait`."""
+        if self._polling:
+            await asyncio.wait((self._polling,))
+
+
+async def settle_live_model(ledger: Ledger, base: Path) -> Model:
+    """The model to start with; makes the base model known on the first start.
+
+    When `inference.model` names another directory while the former still exists, the operator chose another base: it
+    goes live. When the former is gone, the same model has only moved.
+    """
+    known = {model.id: model for model in await ledger.models()}
+    if BASE not in known:
+        await ledger.add_model(Model(BASE, str(base), ModelState.CANDIDATE, None, 0.0))
+        await ledger.promote(BASE)
+    elif known[BASE].directory != str(base):
+        chosen_anew = Path(known[BASE].directory).is_dir()
+        await ledger.relocate_model(BASE, str(base))
+        if chosen_anew and known[BASE].state is not ModelState.LIVE:
+            log.warning("inference.model has changed: the new base answers, /promote brings an earlier model back")
+            await ledger.promote(BASE)
+    live = await ledger.live_model()
+    assert live is not None, "the base model was promoted when the ledger was new"
+    return live
+
+
+async def run_bot(settings: Settings) -> None:
+    """`thumbtune run`: until SIGTERM or Ctrl-C, or an error that no retry mends."""
+    configure_logging()
+    async with Application(settings) as application:
+        await until_stopped(application)
+
+
+async def until_stopped(application: Application) -> None:
+    """Return on SIGTERM or SIGINT; raise what ended the polling."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    stopping = asyncio.create_task(stop.wait())
+    working = asyncio.create_task(application.wait())
+    await asyncio.wait((stopping, working), return_when=asyncio.FIRST_COMPLETED)
+    for task in (stopping, working):
+        if not task.done():
+            task.cancel()
+    if working.done() and not working.cancelled():
+        working.result()
+
+
+def configure_logging(path: Path | None = None) -> None:
+    """One line an event, to standard error or to the file at `path`; the libraries' own logging goes the same way."""
+    stream = path.open("a", encoding="utf-8") if path else sys.stderr
+    logging.basicConfig(stream=stream, level=logging.WARNING, format="%(levelname)s %(name)s %(message)s", force=True)
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.WriteLoggerFactory(stream),
+    )

@@ -1,0 +1,113 @@
+"""`thumbtune demo`: the product on one laptop, with a local Bot API server instead of Telegram.
+
+Starts the emulator with its chat page and the very bot that `thumbtune run` starts, pointed at it. Knows what makes
+the demo a demo: sample pictures, sample people and their taste, the tiny model and a trainer set up for it. Its data
+goes with it, unless it is to be kept.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from io import BytesIO
+from pathlib import Path
+
+from pydantic import SecretStr
+from rich.console import Console
+from rich.panel import Panel
+
+from bot.app import Application, configure_logging, until_stopped
+from bot.config import Settings, load_settings
+from bot.emulator.server import Emulator
+from bot.emulator.voters import Conversation
+from inference.tiny.manner import manner
+from inference.tiny.questions import held_out
+from inference.tiny.samples import sample_pictures
+from inference.tiny.shapes import draw, random_scene
+from inference.tiny.words import Kind, Language
+from training.settings import TrainingSettings
+
+HOST = "127.0.0.1"
+TOKEN = "1000000001:local-emulator"
+ADMIN = 1001
+PEOPLE = ((ADMIN, "Mia", "en"), (1002, "小伟", "zh"), (1003, "Tom", "en"))
+CONVERSATIONS = 30  # two votes each
+PACE = {"edit_seconds": 0.1, "calls_per_second": 1000.0, "chat_calls_per_second": 50.0}
+
+
+async def run_demo(config: Path | None, port: int, keep: Path | None, console: Console) -> None:
+    """Run until interrupted. `port` is the chat page's, 0 takes a free one; `keep` a folder that outlives the demo."""
+    with ExitStack() as stack:
+        folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="thumbtune-demo-")))
+        folder.mkdir(parents=True, exist_ok=True)
+        configure_logging(folder / "bot.log")
+        emulator = make_emulator()
+        page = await emulator.start(HOST, port)
+        try:
+            async with Application(demo_settings(load_settings(config), page, folder)) as application:
+                console.print(
+                    Panel(_welcome(page, application.address, folder), title="👍 thumbtune demo", expand=False)
+                )
+                await until_stopped(application)
+        finally:
+            await emulator.stop()
+
+
+def make_emulator() -> Emulator:
+    """A Bot API server with the demo's people, pictures and voters, not yet started."""
+    emulator = Emulator(
+        token=TOKEN,
+        samples=sample_pictures(),
+        conversations=sample_conversations,
+        taste=lambda answer: manner(answer) == "playful",
+    )
+    for person, name, language in PEOPLE:
+        emulator.add_person(person, name, language, admin=person == ADMIN)
+    return emulator
+
+
+def demo_settings(settings: Settings, api_base: str, folder: Path) -> Settings:
+    """The operator's settings with what the demo needs put in their place."""
+    telegram = settings.telegram.model_copy(
+        update={"token": SecretStr(TOKEN), "api_base": api_base, "mode": "polling", "admins": (ADMIN,), **PACE}
+    )
+    return settings.model_copy(
+        update={
+            "telegram": telegram,
+            "storage": settings.storage.model_copy(update={"dir": folder}),
+            "inference": settings.inference.model_copy(update={"engine": "cpu", "model": "tiny"}),
+            "training": TrainingSettings.for_tiny(),
+            "web": settings.web.model_copy(update={"port": 0}),
+        }
+    )
+
+
+def sample_conversations(round_number: int) -> Sequence[Conversation]:
+    """The pictures and questions of the sample voters, other ones each round."""
+    rng = random.Random(f"votes-{round_number}")
+    return [_conversation(rng, "zh" if number % 4 == 3 else "en") for number in range(CONVERSATIONS)]
+
+
+def _conversation(rng: random.Random, language: Language) -> Conversation:
+    picture = BytesIO()
+    draw(random_scene(rng), rng, renderer="other").save(picture, "JPEG", quality=90)
+    kinds: tuple[Kind, ...] = ("describe", "colour", "shape", "number")
+    first, second = rng.sample(kinds, 2)
+    return Conversation(
+        picture=picture.getvalue(),
+        question=held_out(language, first, rng),
+        follow_up=held_out(language, second, rng),
+        language=language,
+    )
+
+
+def _welcome(page: str, operator: str, folder: Path) -> str:
+    return (
+        f"Open [bold]{page}[/] and chat.\n\n"
+        f"operator page  {operator}\n"
+        f"health         {operator}/health\n"
+        f"log            {folder / 'bot.log'}\n\n"
+        "Ctrl-C ends it."
+    )

@@ -1,0 +1,171 @@
+"""`thumbtune doctor`: what is installed, what is missing, and what to do about it.
+
+Every check is a function that returns findings; none changes anything. Knows the product's needs, not how they
+are met elsewhere in the code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+import os
+import shutil
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from tempfile import TemporaryFile
+
+import aiohttp
+from rich.console import Console
+from rich.table import Table
+
+from bot.config import Settings
+
+ROOMS = ("bot", "inference", "training", "storage")
+ENGINE_PACKAGES = ("torch", "torchvision", "timm", "transformers", "safetensors")
+TRAINER_PACKAGES = ("xtuner", "mmengine", "peft", "bitsandbytes", "datasets")
+CHECKPOINT_FILES = ("config.json", "generation_config.json", "tokenizer_config.json")
+LEAST_FREE_GIGABYTES = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report. `cure` is empty when `ok`."""
+
+    name: str
+    ok: bool
+    detail: str
+    cure: str = ""
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Run every check, in the order in which a cure would be needed."""
+    checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
+        _python,
+        _rooms,
+        _engine_packages,
+        _trainer_packages,
+        _model,
+        _storage,
+        _telegram,
+    )
+    return [finding for check in checks for finding in check(settings)]
+
+
+def report(findings: list[Finding], console: Console) -> bool:
+    """Print the findings as a table; True when all is well."""
+    table = Table(show_header=True, header_style="bold", box=None, pad_edge=False)
+    for column in ("", "what", "found", "what to do"):
+        table.add_column(column, overflow="fold")
+    for each in findings:
+        table.add_row("[green]ok[/]" if each.ok else "[red]no[/]", each.name, each.detail, each.cure)
+    console.print(table)
+    return all(each.ok for each in findings)
+
+
+def _python(_: Settings) -> Iterator[Finding]:
+    found = ".".join(str(part) for part in sys.version_info[:3])
+    ok = (3, 11) <= sys.version_info[:2] <= (3, 12)
+    yield Finding("Python", ok, found, "" if ok else "use Python 3.11 or 3.12: make install PYTHON=python3.11")
+
+
+def _rooms(_: Settings) -> Iterator[Finding]:
+    """The four packages have common names; another distribution's `bot` on the path would be imported instead."""
+    home = Path(__file__).resolve().parent.parent
+    for room in ROOMS:
+        origin = importlib.import_module(room).__file__
+        ok = origin is not None and Path(origin).resolve().parent.parent == home
+        cure = (
+            "" if ok else f"another package called {room!r} shadows ours: run from a clean environment (make install)"
+        )
+        yield Finding(f"package {room}", ok, str(origin), cure)
+
+
+def _packages(names: tuple[str, ...], cure: str) -> Iterator[Finding]:
+    for name in names:
+        try:
+            yield Finding(name, True, version(name))
+        except PackageNotFoundError:
+            yield Finding(name, False, "not installed", cure)
+
+
+def _engine_packages(settings: Settings) -> Iterator[Finding]:
+    if settings.inference.engine != "external":
+        yield from _packages(ENGINE_PACKAGES, "make install")
+
+
+def _trainer_packages(_: Settings) -> Iterator[Finding]:
+    yield from _packages(TRAINER_PACKAGES, "make install (chatting works without; /retrain does not)")
+
+
+def trainer_missing() -> str:
+    """One sentence when the trainer is not installed in this environment, else empty.
+
+    XTuner is installed last, so its metadata vouches for everything it needs.
+    """
+    importlib.invalidate_caches()
+    missing = [each for each in _packages(("xtuner",), "make install") if not each.ok]
+    if not missing:
+        return ""
+    return "The trainer is not installed yet. `make demo` installs it behind the chat; otherwise run `make install`."
+
+
+def _model(settings: Settings) -> Iterator[Finding]:
+    directory = settings.inference.checkpoint()
+    missing = [name for name in CHECKPOINT_FILES if not (directory / name).is_file()]
+    if not list(directory.glob("*.safetensors")):
+        missing.append("*.safetensors")
+    ok = not missing
+    detail = str(directory) if ok else f"{directory}: lacks {', '.join(missing)}"
+    yield Finding("model", ok, detail, "" if ok else "set inference.model to a complete checkpoint directory")
+
+
+def _storage(settings: Settings) -> Iterator[Finding]:
+    directory = settings.storage.dir
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=directory) as probe:
+            probe.write(b"thumbtune")
+            os.fsync(probe.fileno())
+    except OSError as error:
+        cure = "set storage.dir to a folder this user may write to"
+        yield Finding("storage", False, f"{directory}: {error.strerror}", cure)
+        return
+    free = shutil.disk_usage(directory).free / 1e9
+    enough = free >= LEAST_FREE_GIGABYTES
+    cure = "" if enough else "free some space: a run needs about twice the model's size"
+    yield Finding("disk", enough, f"{free:.1f} GB free in {directory}", cure)
+    yield Finding("SQLite", sqlite3.sqlite_version_info >= (3, 37), sqlite3.sqlite_version, "")
+
+
+def _telegram(settings: Settings) -> Iterator[Finding]:
+    if not settings.telegram.token.get_secret_value():
+        cure = "ask @BotFather for a token and set THUMBTUNE_TELEGRAM__TOKEN (not needed for make demo)"
+        yield Finding("Telegram token", False, "not set", cure)
+        return
+    name, problem = asyncio.run(_ask_telegram(settings))
+    yield Finding(
+        "Telegram", not problem, name or problem, "check telegram.token and telegram.api_base" if problem else ""
+    )
+    if not settings.telegram.admins:
+        cure = "send /start to your bot for your user id, then set telegram.admins"
+        yield Finding("admins", False, "nobody may /retrain", cure)
+
+
+async def _ask_telegram(settings: Settings) -> tuple[str, str]:
+    url = f"{settings.telegram.api_base}/bot{settings.telegram.token.get_secret_value()}/getMe"
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session,
+            session.get(url) as answer,
+        ):
+            body = await answer.json()
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        return "", f"{settings.telegram.api_base} does not answer ({type(error).__name__})"
+    if not body.get("ok"):
+        return "", str(body.get("description"))
+    return f"@{body['result']['username']}", ""

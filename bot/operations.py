@@ -1,0 +1,244 @@
+"""What an admin can have done: retrain, cancel, promote, roll back; and what there is to see.
+
+The only place that knows the order of a change of model: engine first, ledger second, so that a crash between the
+two leaves the old model in the ledger and the next start simply runs it. Requests come from chat commands, from the
+schedule and from the command line (another process); the latter two leave rows in the ledger, which the mailbox
+here picks up. How a run works inside is the pipeline's; how engines are exchanged is the deployment's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+
+import structlog
+
+from bot.doctor import trainer_missing
+from bot.handlers.admin import AdminRefusal
+from bot.notices import Notices
+from bot.schedule import Schedule
+from inference.deployment import Deployment
+from inference.messages import InferenceError
+from inference.status import Status
+from inference.supervisor import State
+from storage.ledger import Ledger
+from storage.models import verify
+from storage.records import Model, ModelState, Promotion, Run, StorageError
+from training.pipeline import CURVE, Pipeline
+
+MAILBOX_SECONDS = 1.0
+RUNS_SHOWN = 10
+INTERRUPTED = "the bot ended while this run was under way; /retrain starts a new one"
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """Everything an operator sees at a glance. `curve` is the newest run that has a loss curve."""
+
+    live: str
+    engine: Status
+    runs: list[Run]
+    models: list[Model]
+    counts: Mapping[str, int]
+    next_run: datetime | None
+    curve: int | None
+
+
+class Operations:
+    """One object for chat commands, schedule, command line and web pages. `start()` once, `stop()` at the end."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        deployment: Deployment,
+        pipeline: Pipeline,
+        notices: Notices,
+        schedule: Schedule,
+        pause_while_training: bool,
+    ) -> None:
+        self._ledger = ledger
+        self._deployment = deployment
+        self._pipeline = pipeline
+        self._notices = notices
+        self._schedule = schedule
+        self._pause = pause_while_training
+        self._wake = asyncio.Event()
+        self._changing = asyncio.Lock()
+        self._mailbox: asyncio.Task[None] | None = None
+        self._work: tuple[int, asyncio.Task[None]] | None = None
+
+    async def start(self) -> None:
+        """Settle what an earlier process left behind, then begin to serve the mailbox."""
+        for run in await self._ledger.fail_interrupted_runs(INTERRUPTED):
+            await self._notices.run_finished(run, None, None)
+        self._mailbox = asyncio.create_task(self._serve_mailbox())
+
+    async def stop(self) -> None:
+        """End the run under way, if any, as cancelled, and stop."""
+        for task in (self._mailbox, self._work[1] if self._work else None):
+            if task:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+
+    async def retrain(self, by: int) -> Run:
+        """Start a run. Raises AdminRefusal without a trainer, RunBusy while another is under way."""
+        if missing := trainer_missing():
+            raise AdminRefusal(missing)
+        await self._pipeline.check()
+        run = await self._ledger.start_run("admin", by)
+        self._wake.set()
+        return run
+
+    async def cancel(self, by: int) -> Run | None:
+        """Cancel the run under way; None if there is none."""
+        run = await self._ledger.active_run()
+        if run:
+            log.info("cancelling", run=run.id, by=by)
+            await self._ledger.request_cancel(run.id)
+            self._wake.set()
+        return run
+
+    async def promote(self, model: str, by: int | None) -> Model:
+        """Let the engine answer with `model` and record it.
+
+        Raises InferenceError or StorageError; then everything stays as it was.
+        """
+        async with self._changing:
+            await self._exchange(model)
+            if (await self._ledger.model(model)).state is not ModelState.LIVE:
+                await self._ledger.promote(model, by)
+            return await self._ledger.model(model)
+
+    async def rollback(self, by: int | None) -> Model:
+        """Go back to the model that was live before the present one. Raises AdminRefusal if there is none."""
+        return await self.promote(await model_before(self._ledger), by)
+
+    async def models(self) -> list[Model]:
+        """Every kept model, oldest first."""
+        return await self._ledger.models()
+
+    async def _serve_mailbox(self) -> None:
+        while True:
+            try:
+                await self._look_into_mailbox()
+            except StorageError as error:
+                log.error("mailbox", error=str(error))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(MAILBOX_SECONDS):
+                    await self._wake.wait()
+            self._wake.clear()
+
+    async def _look_into_mailbox(self) -> None:
+        if self._work and self._work[1].done():
+            self._work = None
+        if self._work and await self._ledger.cancel_requested(self._work[0]):
+            self._work[1].cancel()
+        if self._work is None and (run := await self._ledger.due_run()):
+            self._work = (run.id, asyncio.create_task(self._execute(run)))
+        for asked in await self._ledger.pending_promotions():
+            await self._carry_out(asked)
+
+    async def _carry_out(self, asked: Promotion) -> None:
+        try:
+            async with self._changing:
+                await self._exchange(asked.model)
+                await self._ledger.finish_promotion(asked.id)
+        except (InferenceError, StorageError) as error:
+            await self._ledger.finish_promotion(asked.id, str(error))
+
+    async def _exchange(self, model: str) -> None:
+        """Swap the engine to a kept model, its files checked against their manifest first."""
+        chosen = await self._ledger.model(model)
+        if chosen.manifest_hash:
+            await asyncio.to_thread(verify, Path(chosen.directory))
+        await self._deployment.swap(chosen.id, Path(chosen.directory))
+
+    async def _execute(self, run: Run) -> None:
+        """One run from due to its end, whatever that is; the admins hear of it in every case."""
+        model: Model | None = None
+        if self._pause:
+            await self._deployment.pause()
+        try:
+            model = await self._pipeline.run(run, self._notices.run_changed)
+        finally:
+            if self._pause:
+                await self._deployment.resume()
+            ended = await asyncio.shield(self._ledger.run(run.id))
+            log.info("run ended", run=run.id, state=ended.state, reason=ended.reason, model=ended.model)
+            if model and model.state is ModelState.CANDIDATE:
+                model = await self._go_live(model)
+            curve = await self.loss_curve(run.id)
+            await self._notices.run_finished(ended, model, curve.read_bytes() if curve else None)
+
+    async def _go_live(self, candidate: Model) -> Model:
+        try:
+            return await self.promote(candidate.id, None)
+        except (InferenceError, StorageError) as error:
+            log.error("the new model does not answer; the old one stays", model=candidate.id, error=str(error))
+            await self._notices.alert(f"swap:{candidate.id}", str(error))
+            return candidate
+
+    async def overview(self) -> Overview:
+        """What the operator page and /status show."""
+        live = await self._ledger.live_model()
+        runs = await self._ledger.runs(RUNS_SHOWN)
+        curves = [run.id for run in runs if _curve(run)]
+        return Overview(
+            live=live.id if live else "",
+            engine=self._deployment.status(),
+            runs=runs,
+            models=await self._ledger.models(),
+            counts=await self._ledger.counts(),
+            next_run=self._schedule.next_time(),
+            curve=curves[0] if curves else None,
+        )
+
+    async def ping(self) -> dict[str, str]:
+        """Each service's own word: "ok" or what is wrong."""
+        status = self._deployment.status()
+        try:
+            await self._ledger.live_model()
+            ledger = "ok"
+        except StorageError as error:
+            ledger = str(error)
+        engine = "ok" if status.state is State.READY or status.paused else str(status.last_error or status.state)
+        return {"ledger": ledger, "engine": engine}
+
+    async def numbers(self) -> tuple[dict[str, float], dict[str, str]]:
+        """Everything countable, by metric name, and what is running."""
+        status = self._deployment.status()
+        numbers: dict[str, float] = dict(await self._ledger.counts())
+        numbers |= {f"engine_{name}": value for name, value in asdict(status.counters).items()}
+        numbers |= {
+            "engine_ready": status.state is State.READY,
+            "engine_restarts": status.restarts,
+            "engine_in_flight": status.in_flight,
+            "engine_waiting": status.waiting,
+            "engine_uptime_seconds": status.uptime,
+        }
+        return numbers, {"model": status.model, "engine": status.engine}
+
+    async def loss_curve(self, run: int) -> Path | None:
+        """The picture of a run's loss, None while there is none. Raises UnknownRecord."""
+        return _curve(await self._ledger.run(run))
+
+
+def _curve(run: Run) -> Path | None:
+    picture = Path(run.directory) / CURVE
+    return picture if run.directory and picture.is_file() else None
+
+
+async def model_before(ledger: Ledger) -> str:
+    """Which model a rollback leads to. Raises AdminRefusal if there is none."""
+    previous = await ledger.previous_model()
+    if previous is None:
+        raise AdminRefusal("There is no earlier model to go back to; /models lists those that can be promoted.")
+    return previous.id

@@ -1,0 +1,71 @@
+"""When to retrain by itself: one APScheduler job in a store that survives restarts.
+
+Knows the cron text and nothing of training: when the time comes the job puts a run with state "due" into the
+ledger, the same mailbox that `thumbtune retrain` uses, and the operations pick it up. A time missed while the bot
+was down is caught up once.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+from apscheduler.job import Job
+from apscheduler.jobstores.sqlalchemy import SQLAlchemyJobStore
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.cron import CronTrigger
+
+from storage.ledger import Ledger
+from storage.records import RunBusy
+
+JOB = "retrain"
+STORE = "schedule.sqlite"
+
+log = structlog.get_logger()
+
+
+class Schedule:
+    """The retrain job on the running event loop; `cron` empty means only by command."""
+
+    def __init__(self, directory: Path, cron: str) -> None:
+        self._directory = directory
+        self._cron = cron
+        store = SQLAlchemyJobStore(url=f"sqlite:///{directory / STORE}")
+        self._scheduler = AsyncIOScheduler(
+            jobstores={"default": store},
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+            timezone=UTC,
+        )
+
+    def start(self) -> None:
+        """Start the scheduler. A job that already has this cron text is left alone: its missed time is still due."""
+        self._scheduler.start(paused=True)
+        kept: Job | None = self._scheduler.get_job(JOB)
+        if not self._cron:
+            if kept:
+                self._scheduler.remove_job(JOB)
+        elif kept is None or kept.name != self._cron:
+            trigger = CronTrigger.from_crontab(self._cron, timezone=UTC)
+            arguments = [str(self._directory)]
+            self._scheduler.add_job(request_run, trigger, arguments, id=JOB, name=self._cron, replace_existing=True)
+        self._scheduler.resume()
+
+    def next_time(self) -> datetime | None:
+        """When the next run is due (UTC), None without a schedule."""
+        job: Job | None = self._scheduler.get_job(JOB)
+        return job.next_run_time if job else None
+
+    def stop(self) -> None:
+        """Stop the scheduler; the job stays in its store."""
+        self._scheduler.shutdown(wait=False)
+
+
+async def request_run(directory: str) -> None:
+    """Put a due run into the ledger in `directory`. A top-level function with plain arguments: the store pickles it."""
+    async with Ledger.open(Path(directory)) as ledger:
+        try:
+            run = await ledger.start_run("schedule", None)
+            log.info("retraining is due", run=run.id)
+        except RunBusy:
+            log.info("retraining is due, but a run is under way already")

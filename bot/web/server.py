@@ -1,0 +1,140 @@
+"""The bot's own web server: /health, /metrics, the operator page, the loss curves and Telegram's webhook.
+
+Knows HTTP and who may look; what there is to see comes from the `Operations`. The webhook stores an update before
+it answers 200.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+from base64 import b64decode
+from binascii import Error as Base64Error
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import aiohttp_jinja2
+import jinja2
+import structlog
+from aiohttp import web
+
+from bot.config import Settings
+from bot.operations import Operations
+from bot.web.metrics import render
+
+WEBHOOK_PATH = "/telegram"
+SECRET_HEADER = "X-Telegram-Bot-Api-Secret-Token"
+TEMPLATES = Path(__file__).parent / "templates"
+
+log = structlog.get_logger()
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class WebServer:
+    """Starts with `start()`, which returns the address it listens on; ends with `stop()`."""
+
+    def __init__(
+        self, settings: Settings, operations: Operations, accept: Callable[[dict[str, Any]], Awaitable[None]]
+    ) -> None:
+        self._settings = settings
+        self._operations = operations
+        self._accept = accept
+        self._token = settings.web.token.get_secret_value()
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> str:
+        """Listen; returns the address, `http://host:port`."""
+        app = web.Application(client_max_size=4 * 1024 * 1024)
+        environment = aiohttp_jinja2.setup(app, loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True)
+        environment.filters["when"] = _when
+        app.add_routes(
+            [
+                web.get("/health", self._health),
+                web.get("/metrics", self._private(self._metrics)),
+                web.get("/", self._private(self._page)),
+                web.get(r"/runs/{run:\d+}/loss.png", self._private(self._curve)),
+            ]
+        )
+        if self._settings.telegram.mode == "webhook":
+            app.router.add_post(WEBHOOK_PATH, self._webhook)
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self._settings.web.host, self._settings.web.port)
+        await site.start()
+        host, port = self._runner.addresses[0][:2]
+        return f"http://{host}:{port}"
+
+    async def stop(self) -> None:
+        """Stop listening and end open requests."""
+        if self._runner:
+            await self._runner.cleanup()
+
+    async def _health(self, _: web.Request) -> web.Response:
+        services = await self._operations.ping()
+        well = all(state == "ok" for state in services.values())
+        body = {"status": "ok" if well else "failing", "services": services}
+        return web.json_response(body, status=200 if well else 503)
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        numbers, labels = await self._operations.numbers()
+        return web.Response(body=render(numbers, labels), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+    async def _page(self, request: web.Request) -> web.Response:
+        overview = await self._operations.overview()
+        page: web.Response = aiohttp_jinja2.render_template("operator.html", request, {"it": overview})
+        return page
+
+    async def _curve(self, request: web.Request) -> web.StreamResponse:
+        picture = await self._operations.loss_curve(int(request.match_info["run"]))
+        if picture is None:
+            raise web.HTTPNotFound(text="this run has no loss curve (yet)")
+        return web.FileResponse(picture)
+
+    async def _webhook(self, request: web.Request) -> web.Response:
+        expected = self._settings.telegram.webhook.secret.get_secret_value()
+        if not hmac.compare_digest(request.headers.get(SECRET_HEADER, "").encode(), expected.encode()):
+            raise web.HTTPForbidden(text="wrong secret token")
+        try:
+            update = await request.json()
+            int(update["update_id"])
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+            raise web.HTTPBadRequest(text="not an update") from error
+        await self._accept(update)
+        return web.Response()
+
+    def _private(self, handler: Handler) -> Handler:
+        """Let in who knows `web.token` (as the password of basic authentication), or this machine without one."""
+
+        async def guarded(request: web.Request) -> web.StreamResponse:
+            if self._token:
+                if not hmac.compare_digest(_password(request).encode(), self._token.encode()):
+                    raise web.HTTPUnauthorized(headers={"WWW-Authenticate": 'Basic realm="thumbtune"'})
+            elif not _local(request):
+                raise web.HTTPForbidden(text="set web.token to look from another machine")
+            return await handler(request)
+
+        return guarded
+
+
+def _password(request: web.Request) -> str:
+    scheme, _, encoded = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return encoded.strip()
+    try:
+        return b64decode(encoded, validate=True).decode().partition(":")[2]
+    except (Base64Error, UnicodeDecodeError):
+        return ""
+
+
+def _local(request: web.Request) -> bool:
+    try:
+        return ip_address(request.remote or "").is_loopback
+    except ValueError:
+        return False
+
+
+def _when(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,113 @@
+"""The whole bot as a child process, to be started, killed and looked at from outside as an operator would."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+
+PATIENCE = 90.0
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def write_config(path: Path, sections: dict[str, dict[str, Any]]) -> None:
+    """A settings file with these sections; JSON's notation of plain values is TOML's."""
+    lines: list[str] = []
+    for section, values in sections.items():
+        lines.append(f"[{section}]")
+        lines += [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+class BotProcess:
+    """`thumbtune run` with a settings file. Its output goes to a log beside the file."""
+
+    def __init__(self, config: Path, web: str) -> None:
+        self._config = config
+        self._web = web
+        self._process: asyncio.subprocess.Process | None = None
+        self.log = config.with_suffix(".log")
+
+    async def start(self, *, healthy: bool = True) -> None:
+        """Start it; with `healthy`, return once its /health says so."""
+        with self.log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "bot", "run", "--config", str(self._config)),
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+        if healthy:
+            await self.healthy()
+
+    async def healthy(self) -> None:
+        """Wait until /health answers 200. Fails with the end of the log."""
+        try:
+            async with asyncio.timeout(PATIENCE), aiohttp.ClientSession() as session:
+                while True:
+                    if self.process.returncode is not None:
+                        raise AssertionError(f"the bot ended with {self.process.returncode}:\n{self.tail()}")
+                    try:
+                        async with session.get(f"{self._web}/health") as answer:
+                            if answer.status == 200:
+                                return
+                    except aiohttp.ClientError:
+                        pass
+                    await asyncio.sleep(0.05)
+        except TimeoutError as error:
+            raise AssertionError(f"the bot is not healthy after {PATIENCE} s:\n{self.tail()}") from error
+
+    @property
+    def process(self) -> asyncio.subprocess.Process:
+        assert self._process is not None, "not started"
+        return self._process
+
+    def children(self, module: str) -> list[psutil.Process]:
+        """The bot's child processes that run this module, for example inference.cpu_server."""
+        try:
+            family = psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+        found = []
+        for child in family:
+            try:
+                if module in child.cmdline():
+                    found.append(child)
+            except psutil.NoSuchProcess:
+                continue
+        return found
+
+    async def kill(self) -> None:
+        """kill -9, as the kernel's out-of-memory killer would."""
+        if self.process.returncode is None:
+            self.process.send_signal(signal.SIGKILL)
+        await self.process.wait()
+
+    async def stop(self) -> int:
+        """SIGTERM; returns the exit code."""
+        if self._process and self._process.returncode is None:
+            self._process.terminate()
+            try:
+                await asyncio.wait_for(self._process.wait(), 30)
+            except TimeoutError:
+                await self.kill()
+                raise AssertionError(f"the bot did not stop within 30 s of SIGTERM:\n{self.tail()}") from None
+        return self.process.returncode or 0
+
+    def tail(self, lines: int = 40) -> str:
+        """The end of its log."""
+        return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])

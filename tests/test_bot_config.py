@@ -1,0 +1,107 @@
+"""Settings: what is shipped, what the environment replaces, and how mistakes are worded."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, SecretStr
+
+from bot.config import ConfigError, Settings, load_settings
+
+SHIPPED = Path(__file__).parent.parent / "config.toml"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return {name: _plain(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _leaves(values: dict[str, Any], path: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{path}{key}"
+        found |= _leaves(value, f"{name}.") if isinstance(value, dict) and value else {name: value}
+    return found
+
+
+def test_the_shipped_file_holds_every_knob_with_its_default() -> None:
+    """config.toml shows each setting once, at its default; a setting without a default value stands as a comment."""
+    text = SHIPPED.read_text(encoding="utf-8")
+    shown = _leaves(tomllib.loads(text))
+    defaults = _leaves(_plain(Settings()))
+    for name, value in defaults.items():
+        if value is None or value == {}:
+            assert re.search(rf"^# {name.rsplit('.', 1)[-1]} = ", text, re.MULTILINE), name
+        else:
+            assert shown.pop(name) == value, name
+    assert shown == {}
+
+
+def test_every_knob_is_commented() -> None:
+    """Above each key of config.toml stands at least one line that says what it is for."""
+    lines = SHIPPED.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines):
+        if re.match(r"(# )?\w+ = ", line):
+            assert lines[number - 1].startswith("#") and " = " not in lines[number - 1], line
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable replaces one key of a section and leaves its neighbours to the file."""
+    path = tmp_path / "config.toml"
+    path.write_text("[chat]\ntemperature = 0.1\ntop_p = 0.2\n[telegram]\nadmins = [1]\n", encoding="utf-8")
+    monkeypatch.setenv("THUMBTUNE_CHAT__TEMPERATURE", "0.5")
+    monkeypatch.setenv("THUMBTUNE_TELEGRAM__ADMINS", "[7, 8]")
+    monkeypatch.setenv("THUMBTUNE_TELEGRAM__WEBHOOK__SECRET", "abc")
+    settings = load_settings(path)
+    assert (settings.chat.temperature, settings.chat.top_p) == (0.5, 0.2)
+    assert settings.telegram.admins == (7, 8)
+    assert settings.telegram.webhook.secret.get_secret_value() == "abc"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[chat]\ntemprature = 1\n", ("chat.temprature", "temperature")),
+        ("[chatt]\n", ("chatt", "chat")),
+        ("[chat]\ntemperature = 'hot'\n", ("chat.temperature", "hot")),
+        ("[training.nodes]\n", ("training.nodes",)),
+        ("[chat\n", ("TOML",)),
+    ],
+)
+def test_a_mistake_in_the_file_is_named(tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
+    """An unknown key or a bad value stops the start with the key's path, and a near name where there is one."""
+    path = tmp_path / "config.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_settings(path)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["THUMBTUNE_CHATT__TOP_P", "THUMBTUNE_CHAT__TOPP"])
+def test_a_mistake_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A misspelt variable is an error, not a setting that silently stays at its default."""
+    monkeypatch.setenv(name, "0.5")
+    with pytest.raises(ConfigError, match=r"(?i)chatt|topp"):
+        load_settings(SHIPPED)
+
+
+def test_a_named_file_that_is_missing_is_an_error(tmp_path: Path) -> None:
+    """--config with a wrong path does not fall back to the defaults."""
+    with pytest.raises(ConfigError, match="--config"):
+        load_settings(tmp_path / "nowhere.toml")
+
+
+def test_settings_are_frozen() -> None:
+    """Nothing changes a setting after it was read."""
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings(SHIPPED).chat.temperature = 1.0  # type: ignore[misc]
