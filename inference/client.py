@@ -28,6 +28,7 @@ from inference.messages import (
     EngineUnavailable,
     InferenceError,
     Picture,
+    PictureError,
     Prompt,
     PromptTooLong,
     Role,
@@ -89,7 +90,7 @@ class HttpEngine:
     async def answer(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
         """Stream the answer. Closing the iterator closes the connection, which aborts the engine's work.
 
-        Raises PromptTooLong, EngineRejected, EngineUnavailable (HTTP 429), EngineCrashed, EngineHung.
+        Raises PromptTooLong, PictureError, EngineRejected, EngineUnavailable (HTTP 429), EngineCrashed, EngineHung.
         """
         async with aclosing(self._stream(prompt, self._token_timeout)) as stream:
             async for delta in stream:
@@ -261,6 +262,8 @@ def _translated(error: Exception, patience: float) -> InferenceError:
         said = error.message.lower()
         if error.status_code == 413 or "context_length" in f"{error.code} {said}" or "context length" in said:
             return PromptTooLong("The question does not fit the model's window: shorten it or send fewer pictures.")
+        if error.code == "invalid_image":
+            return PictureError(error.message)
         if error.status_code == 429:
             return EngineUnavailable("The engine has too much to do: ask again in a moment.")
         return EngineRejected(f"The engine refused the question (HTTP {error.status_code}): {error.message}")

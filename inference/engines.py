@@ -26,7 +26,7 @@ class Kind(StrEnum):
 Command = Callable[[str, Path, int, InferenceSettings], list[str]]
 """(model id, checkpoint directory, loopback port, settings) → the command line that serves the model there."""
 
-_CONCURRENCY = {Kind.CPU: 1, Kind.LMDEPLOY: 64, Kind.EXTERNAL: 16}
+_CONCURRENCY = {Kind.CPU: 4, Kind.LMDEPLOY: 64, Kind.EXTERNAL: 16}
 
 
 def resolve(settings: InferenceSettings) -> Kind:
@@ -56,6 +56,8 @@ def _cpu(model_id: str, model_dir: Path, port: int, settings: InferenceSettings)
     line = [
         *(settings.python or sys.executable, "-m", "inference.cpu_server"),
         *("--model", str(model_dir), "--name", model_id, "--host", "127.0.0.1", "--port", str(port)),
+        # One more than people can take, so that a question whether it is well never waits behind theirs.
+        *("--slots", str(concurrency(Kind.CPU, settings) + 1)),
     ]
     if settings.threads is not None:
         line += ["--threads", str(settings.threads)]

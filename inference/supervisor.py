@@ -103,7 +103,7 @@ class Supervisor:
     def cut(self) -> None:
         """Let no answer go on: for one who retires and should not wait for the answers after all."""
         if self._worker is not None:
-            self._worker.give_up()
+            self._worker.give_up("it was cut off")
 
     async def retire(self, drain: float) -> bool:
         """Stop restarting; let the worker finish for `drain` seconds, then end it. True if nothing was cut off."""

@@ -65,6 +65,7 @@ class Worker:
         self._idle = asyncio.Event()
         self._idle.set()
         self._given_up = asyncio.Event()
+        self._why = ""
         self._suspicion = asyncio.Lock()
 
     @property
@@ -195,18 +196,19 @@ class Worker:
         Many answers break off together; the first one asks for all.
         """
         if isinstance(error, EngineHung):
-            self.give_up()
+            self.give_up("it was killed because it said nothing any more")
         async with self._suspicion:
             if self.broken or self._engine is None:
                 return
             try:
                 await self._engine.probe(sample_picture(), self.launch.settings.token_timeout)
             except InferenceError:
-                self.give_up()
+                self.give_up("it broke an answer off and did not answer a picture then")
 
-    def give_up(self) -> None:
+    def give_up(self, why: str) -> None:
         """Send nobody here any more; kill the process."""
         self.broken = True
+        self._why = self._why or why
         self._given_up.set()
         if self._child is not None:
             self._child.kill()
@@ -215,11 +217,11 @@ class Worker:
         """Wait until this engine is of no more use; returns what happened, for the log and the operator."""
         if self._child is None:
             await self._given_up.wait()
-            return "it broke off or said nothing"
+            return self._why
         await self._child.wait()
-        hung = self._given_up.is_set()
         self.broken = True
-        return "it did not answer any more and was killed" if hung else f"it ended with {self._child.how_it_ended()}"
+        how = f"it ended with {self._child.how_it_ended()}"
+        return f"{self._why}; {how}" if self._why else how
 
     async def drained(self, patience: float) -> bool:
         """Wait until nobody uses it, or it is gone, or `patience` seconds are over; True if nobody uses it."""

@@ -14,9 +14,11 @@ How it starts is cued by `DIR/cue.json`:
 
 How it answers is cued by words of the newest user text, each at most once a model directory when followed by `!`:
     words:20  slow:0.05      so many words, so many seconds before each
+    gate:2                   after two words it waits until `DIR/gate` exists
     die:3  hang:3  cut:3     after three words: SIGKILL to itself, silence, the connection ends without a finish
     abort:3  error:3  liar:3 after three words: finish "abort", an error chunk, another model's name
-    http:500  long:400       that status instead of an answer; `long` says that the context is too long
+    http:500                 that status instead of an answer
+    long:400  blurred:400    the same, with the code for too long a context, for a broken picture
 
 It notes what happens in `DIR/events.jsonl`: start, begin (with the request), end, abort.
 """
@@ -61,7 +63,7 @@ class Fake:
 
     def cues(self, text: str) -> dict[str, float]:
         """The cues in a text that count now."""
-        found = re.findall(r"(words|slow|die|hang|cut|abort|error|liar|http|long):([\d.]+)(!?)", text)
+        found = re.findall(r"(words|slow|gate|die|hang|cut|abort|error|liar|http|long|blurred):([\d.]+)(!?)", text)
         return {name: float(value) for name, value, once in found if not once or self.first_time(f"{name}-{value}")}
 
 
@@ -100,9 +102,10 @@ class Handler(BaseHTTPRequestHandler):
         if "http" in cues:
             self._json(int(cues["http"]), {"error": {"message": "on cue"}})
             return
-        if "long" in cues:
-            self._json(int(cues["long"]), {"error": {"message": "too long", "code": "context_length_exceeded"}})
-            return
+        for cue, code in ("long", "context_length_exceeded"), ("blurred", "invalid_image"):
+            if cue in cues:
+                self._json(int(cues[cue]), {"error": {"message": "on cue", "code": code}})
+                return
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
@@ -133,6 +136,8 @@ class Handler(BaseHTTPRequestHandler):
         self._write(b"")
 
     def _misbehave(self, number: int, cues: dict[str, float]) -> None:
+        while cues.get("gate") == number and not (self.fake.directory / "gate").exists():
+            time.sleep(0.01)
         if cues.get("die") == number:
             os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(60)

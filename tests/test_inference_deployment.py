@@ -49,6 +49,11 @@ def a_model(parent: Path, name: str, **cue: Any) -> Path:
     return directory
 
 
+def open_gate(directory: Path) -> None:
+    """Let answers with a `gate` in this model directory go on."""
+    (directory / "gate").touch()
+
+
 Deploy = Callable[..., AbstractAsyncContextManager[Deployment]]
 
 
@@ -228,11 +233,12 @@ async def test_deployment_stopped_process_counts_as_hung(deploy: Deploy) -> None
 
 
 @pytest.mark.parametrize("cue", ["http:500!", "cut:2!", "error:2!", "abort:2!"])
-async def test_deployment_healthy_engine_is_kept(deploy: Deploy, cue: str) -> None:
+async def test_deployment_healthy_engine_is_kept(deploy: Deploy, tmp_path: Path, cue: str) -> None:
     """One question's failure does not cost the others their process while it still answers a picture."""
     async with deploy() as deployment:
-        other, _ = await under_way(deployment, "words:20 slow:0.05", "other")
+        other, _ = await under_way(deployment, "gate:1", "other")
         heard = await ask(deployment, f"words:4 {cue}")
+        open_gate(tmp_path / "a")
         assert heard.restarts == 1
         assert heard.pid == (await other).pid
         assert (await other).restarts == 0
@@ -316,11 +322,12 @@ async def test_deployment_failed_swap(
     """A model that does not come up leaves the live one as it is: same process, answer in progress unharmed."""
     async with deploy(**more) as deployment:
         old = deployment.status().pid
-        asking, _ = await under_way(deployment, "words:30 slow:0.05", "meanwhile")
+        asking, _ = await under_way(deployment, "gate:2", "meanwhile")
         target = tmp_path / "b" if cue is None else a_model(tmp_path, "b", **cue)
         with pytest.raises(EngineUnavailable, match=f"(?s){said}"):
             await deployment.swap("b", target)
         assert (deployment.model, deployment.status().pid, deployment.status().pids) == ("a", old, (old,))
+        open_gate(tmp_path / "a")
         assert (await asking).pid == old
         assert (await asking).restarts == 0
         assert deployment.status().counters.failed_swaps == 1
@@ -332,12 +339,13 @@ async def test_deployment_old_engine_finishes_its_answers(deploy: Deploy, tmp_pa
     """After the flip new questions go to the new model while the old one ends what it has begun."""
     async with deploy() as deployment:
         old = deployment.status().pid
-        asking, heard = await under_way(deployment, "words:40 slow:0.05", "long")
+        asking, heard = await under_way(deployment, "gate:2", "long")
         swapping = asyncio.create_task(deployment.swap("b", a_model(tmp_path, "b")))
         await until(lambda: deployment.model == "b")
         assert not asking.done(), "the long answer is still under way"
         assert len(deployment.status().pids) == 2
         assert (await ask(deployment, "hi", "new")).answer.model == "b"
+        open_gate(tmp_path / "a")
         assert (await asking).pid == old
         assert (await asking).restarts == 0
         await swapping
@@ -347,15 +355,9 @@ async def test_deployment_old_engine_finishes_its_answers(deploy: Deploy, tmp_pa
 async def test_deployment_drain_has_an_end(deploy: Deploy, tmp_path: Path) -> None:
     """An answer that outlasts the drain is voided and given in whole by the new model."""
     async with deploy(drain_timeout=0.2, stop_timeout=0.2) as deployment:
-        asking, _ = await under_way(deployment, "words:100 slow:0.05", "endless")
-        await deployment.swap("b", a_model(tmp_path, "b"))
-        assert len(deployment.status().pids) == 1
-        asking.cancel()
-        other = await ask(deployment, "words:3", "other")
-        assert other.answer.model == "b"
-    async with deploy(drain_timeout=0.2, stop_timeout=0.2) as deployment:
-        asking, _ = await under_way(deployment, "words:60 slow:0.05", "endless")
-        await deployment.swap("b", a_model(tmp_path, "b"))
+        asking, _ = await under_way(deployment, "gate:2", "endless")
+        open_gate(a_model(tmp_path, "b"))
+        await deployment.swap("b", tmp_path / "b")
         heard = await asking
         assert heard.restarts == 1
         assert heard.pid == deployment.status().pid
@@ -387,11 +389,12 @@ async def test_deployment_crash_of_the_old_engine_during_a_swap(deploy: Deploy, 
     async with deploy() as deployment:
         old = deployment.status().pid
         assert old is not None
-        asking, _ = await under_way(deployment, "words:10 slow:0.05", "chat")
-        swapping = asyncio.create_task(deployment.swap("b", a_model(tmp_path, "b", late=0.5)))
+        asking, _ = await under_way(deployment, "gate:2", "chat")
+        swapping = asyncio.create_task(deployment.swap("b", a_model(tmp_path, "b", late=2)))
         await until(lambda: notes(tmp_path / "b", "start"))
         assert deployment.status().swapping_to == "b"
         os.kill(old, signal.SIGKILL)
+        open_gate(tmp_path / "a")
         heard = await asking
         assert heard.restarts == 1
         assert heard.pid != old
@@ -404,8 +407,9 @@ async def test_deployment_crash_of_the_draining_engine(deploy: Deploy, tmp_path:
     async with deploy() as deployment:
         old = deployment.status().pid
         assert old is not None
-        asking, _ = await under_way(deployment, "words:60 slow:0.05", "chat")
-        swapping = asyncio.create_task(deployment.swap("b", a_model(tmp_path, "b")))
+        asking, _ = await under_way(deployment, "gate:2", "chat")
+        open_gate(a_model(tmp_path, "b"))
+        swapping = asyncio.create_task(deployment.swap("b", tmp_path / "b"))
         await until(lambda: deployment.model == "b")
         os.kill(old, signal.SIGKILL)
         await swapping
@@ -454,7 +458,7 @@ async def test_deployment_swap_to_the_live_model(deploy: Deploy, tmp_path: Path)
 async def test_deployment_cancelled_swap(deploy: Deploy, tmp_path: Path, moment: str) -> None:
     """A swap cancelled before the flip leaves no new process, after it no old one; the next swap works."""
     async with deploy() as deployment:
-        asking, _ = await under_way(deployment, "words:30 slow:0.05", "long")
+        asking, _ = await under_way(deployment, "gate:2", "long")
         late = 10 if moment == "warming" else 0
         swapping = asyncio.create_task(deployment.swap("b", a_model(tmp_path, "b", late=late)))
         if moment == "warming":
@@ -465,6 +469,7 @@ async def test_deployment_cancelled_swap(deploy: Deploy, tmp_path: Path, moment:
         with pytest.raises(asyncio.CancelledError):
             await swapping
         assert deployment.model == ("a" if moment == "warming" else "b")
+        open_gate(tmp_path / "a")
         await deployment.swap("c", a_model(tmp_path, "c"))
         assert (await asking).restarts == 0
         assert deployment.status().pids == (deployment.status().pid,)
@@ -481,7 +486,7 @@ async def test_deployment_stubborn_engine_is_killed(deploy: Deploy, tmp_path: Pa
 async def test_deployment_stop_while_answering(deploy: Deploy) -> None:
     """Stopping cuts answers off and turns the queue away, each with EngineUnavailable; a second stop is nothing."""
     async with deploy(concurrency=1) as deployment:
-        asking, _ = await under_way(deployment, "words:1000 slow:0.05", "one")
+        asking, _ = await under_way(deployment, "gate:2", "one")
         queued = asyncio.create_task(ask(deployment, "hi", "two"))
         await until(lambda: deployment.status().waiting == 1)
         await deployment.stop()
@@ -494,14 +499,15 @@ async def test_deployment_stop_while_answering(deploy: Deploy) -> None:
             await deployment.swap("b", Path())
 
 
-async def test_deployment_stop_lets_answers_end(deploy: Deploy) -> None:
+async def test_deployment_stop_lets_answers_end(deploy: Deploy, tmp_path: Path) -> None:
     """With a drain, what is under way is finished before the engine ends, and nothing new is let in."""
     async with deploy() as deployment:
-        asking, _ = await under_way(deployment, "words:20 slow:0.02", "one")
+        asking, _ = await under_way(deployment, "gate:2", "one")
         stopping = asyncio.create_task(deployment.stop(drain=20))
         await asyncio.sleep(0)
         with pytest.raises(EngineUnavailable):
             await ask(deployment, "hi", "two")
+        open_gate(tmp_path / "a")
         assert (await asking).pid
         await stopping
 
@@ -510,7 +516,7 @@ async def test_deployment_stop_lets_answers_end(deploy: Deploy) -> None:
 async def test_deployment_stop_during_a_swap(deploy: Deploy, tmp_path: Path, moment: str) -> None:
     """Stopping in the middle of a swap ends both processes soon, whatever the swap is at."""
     async with deploy() as deployment:
-        asking, _ = await under_way(deployment, "words:1000 slow:0.05", "long")
+        asking, _ = await under_way(deployment, "gate:2", "long")
         late = 10 if moment == "warming" else 0
         swapping = asyncio.create_task(deployment.swap("b", a_model(tmp_path, "b", late=late)))
         if moment == "at once":
@@ -531,12 +537,15 @@ async def test_deployment_stop_during_a_swap(deploy: Deploy, tmp_path: Path, mom
                 await swapping
 
 
-async def test_deployment_pause_frees_the_engine(deploy: Deploy) -> None:
+async def test_deployment_pause_frees_the_engine(deploy: Deploy, tmp_path: Path) -> None:
     """Pausing lets answers end, ends the process and tells who asks; resuming answers them on a new process."""
     async with deploy() as deployment:
         old = deployment.status().pid
-        asking, _ = await under_way(deployment, "words:10 slow:0.05", "before")
-        await deployment.pause()
+        asking, _ = await under_way(deployment, "gate:2", "before")
+        pausing = asyncio.create_task(deployment.pause())
+        await until(lambda: deployment.status().paused)
+        open_gate(tmp_path / "a")
+        await pausing
         assert (await asking).pid == old
         assert deployment.status().pids == ()
         assert deployment.status().paused
@@ -551,12 +560,13 @@ async def test_deployment_pause_frees_the_engine(deploy: Deploy) -> None:
         await deployment.resume()
 
 
-async def test_deployment_pause_voids_what_does_not_end(deploy: Deploy) -> None:
+async def test_deployment_pause_voids_what_does_not_end(deploy: Deploy, tmp_path: Path) -> None:
     """An answer that outlasts the drain is begun anew after the pause, and its chat is told of the pause."""
     async with deploy(drain_timeout=0.1, stop_timeout=0.2) as deployment:
-        asking, heard = await under_way(deployment, "words:30 slow:0.05", "long")
+        asking, heard = await under_way(deployment, "gate:2", "long")
         await deployment.pause()
         await until(lambda: Delta(waiting=0, paused=True) in heard)
+        open_gate(tmp_path / "a")
         await deployment.resume()
         assert (await asking).restarts == 1
         assert (await asking).pid == deployment.status().pid
