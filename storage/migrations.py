@@ -123,15 +123,7 @@ def m002_exchanges(database: Database) -> None:
     _table(
         database,
         "pictures",
-        {
-            "sha256": str,
-            "media_type": str,
-            "width": int,
-            "height": int,
-            "size": int,
-            "phash": str,
-            "created": float,
-        },
+        {"sha256": str, "media_type": str, "width": int, "height": int, "size": int, "phash": str, "created": float},
         key="sha256",
     )
     # AUTOINCREMENT: a rating button of a forgotten exchange must never count for a later one.
@@ -306,15 +298,7 @@ def m006_models(database: Database) -> None:
     _table(
         database,
         "promotions",
-        {
-            "id": int,
-            "model": str,
-            "previous": str,
-            "by": int,
-            "created": float,
-            "done": float,
-            "error": str,
-        },
+        {"id": int, "model": str, "previous": str, "by": int, "created": float, "done": float, "error": str},
         defaults={"error": ""},
         nullable=("previous", "by", "done"),
         refers={"model": ("models", "id", "NO ACTION"), "previous": ("models", "id", "NO ACTION")},
