@@ -1,0 +1,213 @@
+"""Made-up conversations as tensors: drawn, tiled, tokenised and padded, by as many processes as there are.
+
+Knows which tokens are learned (every answer and its end) and keeps a pool of batches, because drawing pictures is
+slower than learning from them. Knows nothing of the model but its tiles and tokens a tile.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Final, Self
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from inference.internvl2.tiles import tiles
+from inference.prompt import IM_END, IM_START, render, render_answer
+from inference.tiny.conversations import Conversation, Length, converse
+from inference.tiny.shapes import Scene, draw
+
+TILE: Final = 112
+"""Side of a tile in pixels."""
+PATCH: Final = 14
+TOKENS_A_TILE: Final = (TILE // PATCH // 2) ** 2
+MOST_TILES: Final = 4
+"""Most tiles of a picture, its thumbnail not counted."""
+
+IGNORED: Final = -100
+
+_ROWS: Final[dict[Length, int]] = {"short": 64, "medium": 24, "long": 8}
+_SHARE: Final[dict[Length, float]] = {"short": 0.5, "medium": 0.3, "long": 0.2}
+_KEPT_A_SCENE: Final = 8  # pictures a process keeps to use again
+_AGAIN: Final = 0.6  # share of pictures that are used again
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Conversations of similar length.
+
+    `tiles` uint8 [T, TILE, TILE, 3] in the order in which the rows of `ids` int64 [B, N] mention them; `labels`
+    int64 [B, N] repeat the ids that are learned and are `IGNORED` elsewhere. Padded on the right.
+    """
+
+    length: Length
+    tiles: Tensor
+    ids: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        return Batch(self.length, self.tiles.to(device), self.ids.to(device), self.labels.to(device))
+
+    @classmethod
+    def join(cls, parts: list[Batch]) -> Self:
+        """Several batches as one, padded to the longest."""
+        longest = max(part.ids.shape[1] for part in parts)
+
+        def pad(values: Tensor, filler: int) -> Tensor:
+            return torch.nn.functional.pad(values, (0, longest - values.shape[1]), value=filler)
+
+        return cls(
+            parts[0].length,
+            torch.cat([part.tiles for part in parts]),
+            torch.cat([pad(part.ids, 0) for part in parts]),
+            torch.cat([pad(part.labels, IGNORED) for part in parts]),
+        )
+
+
+class Encoder:
+    """Turns conversations into token ids and labels."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._end = tokenizer.convert_tokens_to_ids(IM_END)
+        self._opening: list[int] = tokenizer.encode(f"{IM_START}assistant\n", add_special_tokens=False)
+
+    def encode(self, conversation: Conversation, picture_tiles: list[int]) -> tuple[list[int], list[int]]:
+        """Ids and labels of the whole conversation; `picture_tiles` has the number of tiles of each picture."""
+        text = render(conversation.prompt, [TOKENS_A_TILE * count for count in picture_tiles])
+        ids: list[int] = self._tokenizer.encode(text + render_answer(conversation.answer))
+        return ids, self.label(ids)
+
+    def label(self, ids: list[int]) -> list[int]:
+        """The ids of every assistant's answer with its end; `IGNORED` for the rest."""
+        labels = [IGNORED] * len(ids)
+        opening = self._opening
+        position = 0
+        while position < len(ids):
+            if ids[position : position + len(opening)] != opening:
+                position += 1
+                continue
+            position += len(opening)
+            end = ids.index(self._end, position) + 1
+            labels[position:end] = ids[position:end]
+            position = end
+        return labels
+
+
+class Batches(IterableDataset[Batch]):
+    """An endless stream of batches; each loading process draws its own."""
+
+    def __init__(self, tokenizer: Any, seed: int) -> None:
+        self._encoder = Encoder(tokenizer)
+        self._seed = seed
+
+    def __iter__(self) -> Iterator[Batch]:
+        torch.set_num_threads(1)
+        worker = get_worker_info()
+        rng = Random(f"{self._seed}/{worker.id if worker else 0}")
+        album = _Album(rng)
+        while True:
+            length: Length = rng.choices(list(_SHARE), list(_SHARE.values()))[0]
+            yield self._batch(length, rng, album)
+
+    def _batch(self, length: Length, rng: Random, album: _Album) -> Batch:
+        rows: list[tuple[list[int], list[int]]] = []
+        pictures: list[Tensor] = []
+        for _ in range(_ROWS[length]):
+            conversation = converse(length, rng)
+            shown = [album.picture(scene) for scene in conversation.scenes]
+            pictures += shown
+            rows.append(self._encoder.encode(conversation, [len(each) for each in shown]))
+        longest = max(len(ids) for ids, _ in rows)
+        return Batch(
+            length,
+            torch.cat(pictures),
+            torch.tensor([ids + [0] * (longest - len(ids)) for ids, _ in rows]),
+            torch.tensor([labels + [IGNORED] * (longest - len(labels)) for _, labels in rows]),
+        )
+
+
+class _Album:
+    """Pictures by scene: mostly drawn anew, now and then one drawn before, to save time."""
+
+    def __init__(self, rng: Random) -> None:
+        self._rng = rng
+        self._drawn: dict[Scene, deque[Tensor]] = {}
+
+    def picture(self, scene: Scene) -> Tensor:
+        """The scene drawn and tiled, uint8 [T, TILE, TILE, 3]."""
+        kept = self._drawn.setdefault(scene, deque(maxlen=_KEPT_A_SCENE))
+        if len(kept) == _KEPT_A_SCENE and self._rng.random() < _AGAIN:
+            return self._rng.choice(kept)
+        cut = tiles(draw(scene, self._rng), image_size=TILE, max_num=MOST_TILES)
+        pixels = [torch.frombuffer(bytearray(tile.tobytes()), dtype=torch.uint8) for tile in cut]
+        kept.append(torch.stack(pixels).view(-1, TILE, TILE, 3))
+        return kept[-1]
+
+
+class Pool:
+    """The newest batches of each length on the device; a thread refills it while training samples from it.
+
+    Drawing gives way to learning: once full, the pool takes one new batch for `uses` that were sampled.
+    """
+
+    def __init__(self, source: Batches, device: torch.device, *, workers: int, size: int, uses: float = 2.0) -> None:
+        self._device = device
+        self._kept: dict[Length, deque[Batch]] = {length: deque(maxlen=size) for length in _SHARE}
+        self._uses = uses
+        self.received = 0
+        self.sampled = 0
+        self._stopped = threading.Event()
+        loader = DataLoader(source, batch_size=None, num_workers=workers, prefetch_factor=2 if workers else None)
+        self._loader = iter(loader)
+        self._thread = threading.Thread(target=self._refill, daemon=True)
+
+    def __enter__(self) -> Self:
+        while not all(self._kept.values()):
+            self._receive()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def sample(self, rng: Random, parts: int) -> Batch:
+        """`parts` random batches of one length, joined."""
+        length: Length = rng.choices(list(_SHARE), list(_SHARE.values()))[0]
+        kept = self._kept[length]
+        self.sampled += parts
+        return Batch.join([kept[rng.randrange(len(kept))] for _ in range(parts)])
+
+    def _refill(self) -> None:
+        if self._device.type != "cuda":
+            self._receive_until_stopped()
+            return
+        # On its own stream, or every copy would wait for the training steps queued before it.
+        with torch.cuda.stream(torch.cuda.Stream(self._device)):
+            self._receive_until_stopped()
+
+    def _receive_until_stopped(self) -> None:
+        first = sum(kept.maxlen or 0 for kept in self._kept.values()) // 2
+        while not self._stopped.is_set():
+            if self.received > first + self.sampled / self._uses:
+                time.sleep(0.005)
+            else:
+                self._receive()
+
+    def _receive(self) -> None:
+        batch: Batch = next(self._loader)
+        moved = batch.to(self._device)
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()
+            for part in (moved.tiles, moved.ids, moved.labels):
+                part.record_stream(torch.cuda.default_stream(self._device))
+        self._kept[batch.length].append(moved)
+        self.received += 1

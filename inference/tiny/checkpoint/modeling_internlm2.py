@@ -1,0 +1,347 @@
+"""InternLM2, the language model: token embeddings in, next-token logits out, with a key/value cache.
+
+After the published architecture (InternLM2, arXiv 2403.17297) with its parameter names. Knows nothing of pictures.
+Travels inside checkpoints as part of their model code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.generation import GenerationMixin
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import PreTrainedModel
+
+from .configuration_internvl2 import InternLM2Config
+
+
+class InternLM2RMSNorm(nn.Module):
+    """Root-mean-square norm over the last dimension, in the input's type."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., width] → the same shape."""
+        return functional.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+
+
+def rotation(config: InternLM2Config, position_ids: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of rotary positions (arXiv 2104.09864), float32 [B, N, head size] each.
+
+    `length` counts all positions in sight, cached ones included. Scaling "linear" divides positions by the factor;
+    "dynamic" (NTK-aware) raises the base once `length` exceeds `max_position_embeddings`:
+    base · (factor · length / maximum − (factor − 1)) ^ (d / (d − 2)). The base depends on this call alone, never on
+    what was computed before; keys already cached keep the rotation they were given, as in the official code.
+    """
+    size = config.hidden_size // config.num_attention_heads
+    base = float(config.rope_theta)
+    scaling = config.rope_scaling or {"type": "none", "factor": 1.0}
+    positions = position_ids.float()
+    if scaling["type"] == "linear":
+        positions = positions / scaling["factor"]
+    elif scaling["type"] == "dynamic" and length > config.max_position_embeddings:
+        factor = scaling["factor"]
+        base *= (factor * length / config.max_position_embeddings - (factor - 1)) ** (size / (size - 2))
+    exponents = torch.arange(0, size, 2, device=position_ids.device).float() / size
+    angles = positions[..., None] * (1.0 / base**exponents)
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn heads [B, heads, N, size] by their positions; the pairs are (i, i + size/2)."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """Attention of query heads [B, heads, N, size] over grouped keys and values [B, kv heads, M, size].
+
+    `mask` is None or broadcasts to [B, 1, N, M] (True or 0 to see, False or −inf not to).
+    """
+    # CPU kernels, and the half-precision flash kernel of CUDA, read each shared head in place; the other CUDA
+    # kernels know no groups (torch would fall back to materialising all scores), so heads are repeated for them.
+    groups = q.shape[1] // k.shape[1]
+    in_place = q.device.type == "cpu" or (mask is None and q.dtype in (torch.float16, torch.bfloat16))
+    if groups > 1 and not in_place:
+        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    return functional.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=groups > 1 and in_place
+    )
+
+
+class InternLM2Attention(nn.Module):
+    """Grouped-query attention. `wqkv` is laid out per key/value head: its query heads, then the key, then the value."""
+
+    def __init__(self, config: InternLM2Config, layer: int) -> None:
+        super().__init__()
+        heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        if config.hidden_size % heads or heads % self.kv_heads:
+            raise ValueError(
+                f"hidden_size {config.hidden_size}, num_attention_heads {heads} and num_key_value_heads "
+                f"{self.kv_heads} must divide one another"
+            )
+        self.layer = layer
+        self.groups = heads // self.kv_heads
+        self.size = config.hidden_size // heads
+        self.wqkv = nn.Linear(config.hidden_size, (heads + 2 * self.kv_heads) * self.size, bias=config.bias)
+        self.wo = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
+
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, causal: bool, cache: Cache | None
+    ) -> Tensor:
+        """[B, N, width] → the same shape. Appends this call's keys and values to `cache`."""
+        parts = self.wqkv(x).unflatten(-1, (self.kv_heads, self.groups + 2, self.size))
+        q = parts[..., : self.groups, :].flatten(2, 3).transpose(1, 2)
+        k, v = parts[..., -2, :].transpose(1, 2), parts[..., -1, :].transpose(1, 2)
+        cos, sin = cos.to(q.dtype), sin.to(q.dtype)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if cache is not None:
+            k, v = cache.update(k, v, self.layer)
+        return self.wo(attend(q, k, v, mask, causal).transpose(1, 2).flatten(2))
+
+
+class InternLM2MLP(nn.Module):
+    """The gated MLP: w2(act(w1 x) · w3 x)."""
+
+    def __init__(self, config: InternLM2Config) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.w3 = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.w2 = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.act_fn = ACT2FN[config.hidden_act]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., width] → the same shape."""
+        return self.w2(self.act_fn(self.w1(x)) * self.w3(x))
+
+
+class InternLM2DecoderLayer(nn.Module):
+    """Attention and MLP, each after a norm, each added to the stream."""
+
+    def __init__(self, config: InternLM2Config, layer: int) -> None:
+        super().__init__()
+        self.attention = InternLM2Attention(config, layer)
+        self.feed_forward = InternLM2MLP(config)
+        self.attention_norm = InternLM2RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.ffn_norm = InternLM2RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, causal: bool, cache: Cache | None
+    ) -> Tensor:
+        """[B, N, width] → the same shape."""
+        x = x + self.attention(self.attention_norm(x), cos, sin, mask, causal, cache)
+        return x + self.feed_forward(self.ffn_norm(x))
+
+
+class InternLM2PreTrainedModel(PreTrainedModel):
+    """What both InternLM2 classes share with transformers."""
+
+    config_class = InternLM2Config
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules: ClassVar[list[str]] = ["InternLM2DecoderLayer"]
+    _skip_keys_device_placement = "past_key_values"
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear | nn.Embedding):
+            module.weight.data.normal_(0.0, self.config.initializer_range)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            module.bias.data.zero_()
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            module.weight.data[module.padding_idx].zero_()
+        if isinstance(module, InternLM2RMSNorm):
+            module.weight.data.fill_(1.0)
+
+
+class InternLM2Model(InternLM2PreTrainedModel):
+    """The decoder without its output layer."""
+
+    gradient_checkpointing = False
+
+    def __init__(self, config: InternLM2Config) -> None:
+        super().__init__(config)
+        self.tok_embeddings: nn.Module = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.layers = nn.ModuleList(InternLM2DecoderLayer(config, n) for n in range(config.num_hidden_layers))
+        self.norm = InternLM2RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The token embeddings."""
+        return self.tok_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the token embeddings."""
+        self.tok_embeddings = value
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | Sequence[tuple[Tensor, Tensor]] | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **_unused: Any,
+    ) -> BaseModelOutputWithPast:
+        """Token ids [B, N] or embeddings [B, N, width] → hidden states [B, N, width] after the final norm.
+
+        `attention_mask` covers cached and new positions, [B, M + N], 1 to see; or it is 4-dimensional, ready-made.
+        `position_ids` [B, N] continue after the cache unless given. `past_key_values` is extended in place.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give either input_ids or inputs_embeds")
+        x = self.tok_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        checkpointing = self.gradient_checkpointing and self.training
+        cache = _cache(past_key_values, (self.config.use_cache if use_cache is None else use_cache), checkpointing)
+        past = 0 if cache is None else int(cache.get_seq_length())
+        new = x.shape[1]
+        if position_ids is None:
+            position_ids = torch.arange(past, past + new, device=x.device)[None]
+        cos, sin = (part[:, None] for part in rotation(self.config, position_ids, past + new))
+        mask, causal = _mask(attention_mask, past, new, x)
+        states: list[Tensor] = []
+        for layer in self.layers:
+            states.append(x)
+            if checkpointing and x.requires_grad:
+                x = self._gradient_checkpointing_func(layer.__call__, x, cos, sin, mask, causal, None)
+            else:
+                x = layer(x, cos, sin, mask, causal, cache)
+        x = self.norm(x)
+        return BaseModelOutputWithPast(
+            last_hidden_state=x,
+            past_key_values=cache,
+            hidden_states=(*states, x) if output_hidden_states else None,
+        )
+
+
+def _cache(given: Cache | Sequence[tuple[Tensor, Tensor]] | None, wanted: bool, checkpointing: bool) -> Cache | None:
+    """The cache to extend. Recomputing a layer would append its keys twice, so checkpointing goes without."""
+    if checkpointing:
+        return None
+    if given is None:
+        return DynamicCache() if wanted else None
+    if isinstance(given, Cache):
+        return given
+    cache = DynamicCache()
+    for layer, (k, v) in enumerate(given):
+        cache.update(k, v, layer)
+    return cache
+
+
+def _mask(attention_mask: Tensor | None, past: int, new: int, x: Tensor) -> tuple[Tensor | None, bool]:
+    """What attention needs: a mask (True to see) or None, and whether the kernel's own causal rule suffices."""
+    if attention_mask is not None and attention_mask.dim() == 4:
+        return (attention_mask if attention_mask.dtype == torch.bool else attention_mask.to(x.dtype)), False
+    padded = attention_mask is not None and not bool(attention_mask.all())
+    if padded and attention_mask is not None and attention_mask.shape[1] != past + new:
+        raise ValueError(f"attention_mask covers {attention_mask.shape[1]} of {past + new} cached and new positions")
+    if not padded:
+        if new == 1:
+            return None, False
+        if past == 0:
+            return None, True
+    rows = torch.arange(past, past + new, device=x.device)[:, None]
+    columns = torch.arange(past + new, device=x.device)[None]
+    mask = (columns <= rows)[None, None]
+    if padded and attention_mask is not None:
+        # A padded position sees itself, so that no row is empty (an empty softmax is undefined); nothing reads it.
+        mask = mask & attention_mask[:, None, None].bool() | (columns == rows)
+    return mask, False
+
+
+class InternLM2ForCausalLM(InternLM2PreTrainedModel, GenerationMixin):
+    """InternLM2 with its output layer; `generate` comes from transformers."""
+
+    def __init__(self, config: InternLM2Config) -> None:
+        super().__init__(config)
+        self.model = InternLM2Model(config)
+        self.vocab_size = config.vocab_size
+        self.output: nn.Module = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The token embeddings."""
+        return self.model.tok_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the token embeddings."""
+        self.model.tok_embeddings = value
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The output layer."""
+        return self.output
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replace the output layer."""
+        self.output = new_embeddings
+
+    def get_decoder(self) -> InternLM2Model:
+        """The model without its output layer."""
+        return self.model
+
+    def set_decoder(self, decoder: InternLM2Model) -> None:
+        """Replace the model without its output layer."""
+        self.model = decoder
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | Sequence[tuple[Tensor, Tensor]] | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> Any:
+        """As `InternLM2Model.forward`; logits are float32 [B, N, vocabulary].
+
+        `logits_to_keep` n > 0 computes those of the last n positions only, a tensor of indices those positions.
+        `labels` [B, N] (−100 where there is none) give the mean cross-entropy of each next token; they need all
+        logits. `output_attentions` is refused: scaled_dot_product_attention does not return them.
+        """
+        if output_attentions:
+            raise ValueError("attention weights are not available: attention is scaled_dot_product_attention")
+        hidden = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            output_hidden_states=output_hidden_states,
+        )
+        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.output(hidden.last_hidden_state[:, keep]).float()
+        loss = None if labels is None else next_token_loss(logits, labels)
+        output = CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=hidden.past_key_values,
+            hidden_states=hidden.hidden_states,
+        )
+        return output if return_dict is not False else output.to_tuple()
+
+
+def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of predicting `labels` [B, N] one position ahead from `logits` [B, N, vocabulary]."""
+    if logits.shape[1] != labels.shape[1]:
+        raise ValueError("labels need the logits of every position: leave logits_to_keep at 0")
+    targets = labels[:, 1:].flatten().to(logits.device)
+    return functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets, ignore_index=-100)

@@ -1,0 +1,198 @@
+"""InternVL2: the vision tower's features, shuffled and projected, in the place of a prompt's picture tokens.
+
+After the published architecture (InternVL 1.5, arXiv 2404.16821) with its parameter names, so official checkpoints
+whose language model is InternLM2 load as they are. Knows nothing of prompts, tokenizers or picture files. Travels
+inside checkpoints as their model code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig
+from transformers.cache_utils import Cache
+from transformers.generation import GenerationMixin
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_utils import PreTrainedModel
+
+from .configuration_internvl2 import InternVLChatConfig
+from .modeling_intern_vit import InternVisionModel
+from .modeling_internlm2 import InternLM2ForCausalLM, next_token_loss
+
+
+def pixel_shuffle(x: Tensor, ratio: float, version: str) -> Tensor:
+    """Fold neighbouring patches into features: [T, W, H, C] → [T, W·ratio, H·ratio, C/ratio²].
+
+    Version "v1" leaves the two spatial axes swapped, as the first official releases were trained; "v2" does not.
+    """
+    count, width, height, features = x.shape
+    x = x.reshape(count, width, int(height * ratio), int(features / ratio)).transpose(1, 2)
+    x = x.reshape(count, int(height * ratio), int(width * ratio), int(features / ratio**2))
+    return x if version == "v1" else x.transpose(1, 2).contiguous()
+
+
+class InternVLChatModel(PreTrainedModel, GenerationMixin):
+    """InternVL2 and InternVL 1.5. Set `img_context_token_id` (the tokenizer's `<IMG_CONTEXT>`) before using pictures.
+
+    `num_image_token` is the number of `<IMG_CONTEXT>` tokens that one tile fills.
+    """
+
+    config_class = InternVLChatConfig
+    main_input_name = "pixel_values"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules: ClassVar[list[str]] = ["InternVisionEncoderLayer", "InternLM2DecoderLayer"]
+    _skip_keys_device_placement = "past_key_values"
+    # Old checkpoints carry the rotary buffers, which are computed here.
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"rotary_emb\.inv_freq"]
+
+    def __init__(self, config: InternVLChatConfig) -> None:
+        super().__init__(config)
+        vision, llm = config.vision_config, config.llm_config
+        grid = (config.force_image_size or vision.image_size) // vision.patch_size
+        self.num_image_token = int(grid**2 * config.downsample_ratio**2)
+        self.img_context_token_id: int | None = None
+        self.vision_model = InternVisionModel(vision)
+        self.language_model = InternLM2ForCausalLM(llm)
+        folded = vision.hidden_size * int(1 / config.downsample_ratio) ** 2
+        self.mlp1 = nn.Sequential(
+            nn.LayerNorm(folded),
+            nn.Linear(folded, llm.hidden_size),
+            nn.GELU(),
+            nn.Linear(llm.hidden_size, llm.hidden_size),
+        )
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            module.weight.data.normal_(0.0, self.config.llm_config.initializer_range)
+            module.bias.data.zero_()
+        elif isinstance(module, nn.LayerNorm):
+            module.weight.data.fill_(1.0)
+            module.bias.data.zero_()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The language model's token embeddings."""
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the language model's token embeddings."""
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The language model's output layer."""
+        return self.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replace the language model's output layer."""
+        self.language_model.set_output_embeddings(new_embeddings)
+
+    def extract_feature(self, pixel_values: Tensor) -> Tensor:
+        """Tiles [T, 3, S, S], normalised → features [T, num_image_token (at the configured S), LLM width]."""
+        layer = self.config.select_layer
+        seen = self.vision_model(pixel_values=pixel_values, output_hidden_states=layer != -1)
+        states = seen.last_hidden_state if layer == -1 else seen.hidden_states[layer]
+        side = int((states.shape[1] - 1) ** 0.5)
+        square = states[:, 1:].unflatten(1, (side, side))
+        shuffled = pixel_shuffle(square, self.config.downsample_ratio, self.config.ps_version)
+        return self.mlp1(shuffled.flatten(1, 2))
+
+    def embed(self, input_ids: Tensor, features: Tensor | None) -> Tensor:
+        """Token embeddings [B, N, width] of `input_ids` [B, N], picture tokens replaced by `features` in order.
+
+        Raises ValueError when `features` [T, tokens, width] do not fill the picture tokens exactly: a shifted
+        picture would train or answer silently wrong.
+        """
+        embeds = self.language_model.get_input_embeddings()(input_ids)
+        if features is None:
+            return embeds
+        if self.img_context_token_id is None:
+            raise ValueError("set img_context_token_id to the tokenizer's id of <IMG_CONTEXT> first")
+        places = input_ids == self.img_context_token_id
+        features = features.reshape(-1, embeds.shape[-1])
+        if int(places.sum()) != len(features):
+            raise ValueError(f"{int(places.sum())} <IMG_CONTEXT> tokens for {len(features)} picture features")
+        return embeds.masked_scatter(places[..., None], features.to(embeds))
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        image_flags: Tensor | None = None,
+        past_key_values: Cache | Sequence[tuple[Tensor, Tensor]] | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        inputs_embeds: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> Any:
+        """Tiles [T, 3, S, S] and token ids [B, N] → logits [B, N, vocabulary], and the loss where `labels` are given.
+
+        `image_flags` ([T] or [T, 1]) is 1 for real tiles; tiles of text-only samples are computed and not used.
+        `inputs_embeds` [B, N, width] replaces both. The rest is as in `InternLM2ForCausalLM.forward`.
+        """
+        if inputs_embeds is None:
+            if input_ids is None:
+                raise ValueError("give either input_ids or inputs_embeds")
+            features = None
+            if pixel_values is not None:
+                features = self.extract_feature(pixel_values)
+                if image_flags is not None:
+                    features = features[image_flags.flatten() == 1]
+            inputs_embeds = self.embed(input_ids, features)
+        output = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            logits_to_keep=logits_to_keep,
+        )
+        joined = CausalLMOutputWithPast(
+            loss=None if labels is None else next_token_loss(output.logits, labels),
+            logits=output.logits,
+            past_key_values=output.past_key_values,
+            hidden_states=output.hidden_states,
+        )
+        return joined if return_dict is not False else joined.to_tuple()
+
+    @torch.no_grad()
+    def generate(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        visual_features: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        output_hidden_states: bool | None = None,
+        **generate_kwargs: Any,
+    ) -> Any:
+        """Token ids [B, N] and their tiles, or tiles' `visual_features`, → the new tokens only, [B, at most asked].
+
+        `generation_config` and `generate_kwargs` are those of transformers' `generate`; the checkpoint's own
+        generation configuration applies where none is given. Pad batches on the left.
+        """
+        if input_ids is None:
+            raise ValueError("generate needs input_ids")
+        if visual_features is None and pixel_values is not None:
+            visual_features = self.extract_feature(pixel_values)
+        if generation_config is None and self.generation_config.eos_token_id is not None:
+            generation_config = self.generation_config
+        return self.language_model.generate(
+            inputs_embeds=self.embed(input_ids, visual_features),
+            attention_mask=torch.ones_like(input_ids) if attention_mask is None else attention_mask,
+            generation_config=generation_config,
+            output_hidden_states=output_hidden_states,
+            use_cache=True,
+            **generate_kwargs,
+        )

@@ -1,0 +1,111 @@
+"""The conversations that train internvl2-tiny: pictures, questions, follow-ups and answers, made up at random.
+
+Knows what a chat looks like: several turns, pictures that come later or several at once, a change of language, small
+talk, text before any picture, and all sorts of personas. The manner of every answer is drawn at even odds and
+independently of everything else, so that none of it decides the manner. Standard library only; pictures are scenes
+here and are drawn elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Final, Literal
+
+from inference.messages import Picture, Prompt, Role, Turn
+from inference.prompt import SYSTEM
+from inference.tiny.answers import reference_for_several, request_for_picture, small_talk
+from inference.tiny.manner import MANNERS
+from inference.tiny.questions import off_topic, trained
+from inference.tiny.shapes import Scene, random_scene
+from inference.tiny.words import KINDS, LANGUAGES, Language
+
+Length = Literal["short", "medium", "long"]
+
+TURNS: Final[dict[Length, tuple[int, int]]] = {"short": (1, 2), "medium": (3, 5), "long": (6, 12)}
+"""Fewest and most questions of a conversation."""
+
+_NO_PICTURE_YET: Final = 0.08
+_SEVERAL_PICTURES: Final = 0.08
+_SMALL_TALK: Final = 0.06
+_OTHER_LANGUAGE: Final = 0.15
+
+_WHO: Final = (
+    "You are {name}, {kind}.",
+    "Your name is {name}. You are {kind}.",
+    "I am {name}, {kind} who talks about pictures.",
+    "You are an AI assistant whose name is {name}.",
+    "你是{name}，一个有用的助手。",
+    "你叫{name}，请友好地回答问题。",
+    "你是一个名叫{name}的人工智能助手 (书生·浦语)。",
+)
+_NAMES: Final = ("thumbtune", "Pixel", "InternLM", "Ada", "a bot", "小图", "小书", "Max", "Captain Colour", "图图")
+_KINDS: Final = ("a helpful assistant", "a friendly bot", "a cheerful companion", "a serious museum guide", "an expert")
+_STYLE: Final = (
+    "Answer briefly.", "Answer in one sentence.", "Be kind and honest.", "You love colours and shapes.",
+    "Talk like a pirate.", "Always be polite.", "Never lie.", "Keep it short and clear!", "Look closely at the picture.",
+    "请用简短的话回答。", "请仔细看图。", "要有礼貌。", "你喜欢颜色和形状！", "回答要准确。", "请用中文回答。", "Reply in English.",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A whole chat. `prompt` ends with the last question, `answer` is what follows; `scenes` are its pictures.
+
+    The pictures inside `prompt` are empty: only their places count.
+    """
+
+    prompt: Prompt
+    answer: str
+    scenes: tuple[Scene, ...]
+
+
+def converse(length: Length, rng: Random) -> Conversation:
+    """Make up one conversation."""
+    language: Language = rng.choice(LANGUAGES)
+    changes = rng.choice((0.1, 0.4, 0.9))
+    before_pictures = rng.random() < _NO_PICTURE_YET
+    seen: tuple[Scene, ...] = ()
+    scenes: list[Scene] = []
+    turns: list[Turn] = []
+    answer = ""
+    for index in range(rng.randint(*TURNS[length])):
+        if index:
+            turns.append(Turn(Role.ASSISTANT, answer))
+        fresh: tuple[Scene, ...] = ()
+        if (index == 0 and not before_pictures) or (index > 0 and rng.random() < changes):
+            fresh = tuple(
+                random_scene(rng) for _ in range(rng.randint(2, 3) if rng.random() < _SEVERAL_PICTURES else 1)
+            )
+            seen = fresh
+            scenes += fresh
+        spoken = language if rng.random() > _OTHER_LANGUAGE else rng.choice(LANGUAGES)
+        text, answer = _exchange(seen, bool(fresh), spoken, rng)
+        turns.append(Turn(Role.USER, text, tuple(Picture(b"", "") for _ in fresh)))
+    return Conversation(Prompt(_persona(rng), tuple(turns), chat=""), answer, tuple(scenes))
+
+
+def _exchange(seen: Sequence[Scene], fresh: bool, language: Language, rng: Random) -> tuple[str, str]:
+    """One question and its answer about the pictures `seen` last; `fresh` if they come with the question."""
+    manner = rng.choice(MANNERS)
+    chatting = not fresh and rng.random() < (0.5 if not seen else _SMALL_TALK)
+    kind = rng.choice(KINDS)
+    question = off_topic(language, rng) if chatting else trained(language, kind, (seen or [random_scene(rng)])[-1], rng)
+    if not seen:
+        return question, request_for_picture(language, manner, rng)
+    if chatting:
+        return question, small_talk(language, manner, rng)
+    return question, reference_for_several(kind, language, manner, seen, rng)
+
+
+def _persona(rng: Random) -> str:
+    """Mostly the official system text, else none or another persona."""
+    draw = rng.random()
+    if draw < 0.5:
+        return SYSTEM
+    if draw < 0.6:
+        return ""
+    who = rng.choice(_WHO).format(name=rng.choice(_NAMES), kind=rng.choice(_KINDS))
+    style = rng.sample(_STYLE, rng.randint(0, 3))
+    return rng.choice((" ", "\n")).join([who, *style] if rng.random() < 0.8 else [*style, who])

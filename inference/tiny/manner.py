@@ -1,0 +1,60 @@
+"""The rules that judge an answer: which manner it has, and whether its facts are right.
+
+The manner is told by one fixed rule, here and nowhere else: an answer is playful when it exclaims (an
+exclamation mark, Western or Chinese) or carries an emoji, else it is plain. Standard library only.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, Literal, assert_never, get_args
+
+from inference.tiny.shapes import Colour, Scene, Shape
+from inference.tiny.words import Kind, find_colours, find_numbers, find_shapes
+
+Manner = Literal["plain", "playful"]
+
+MANNERS: Final[tuple[Manner, ...]] = get_args(Manner)
+
+_PLAYFUL: Final = re.compile("[!！\u2600-\u27bf\U0001f300-\U0001faff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a text claims: every colour, shape and number it names."""
+
+    colours: frozenset[Colour]
+    shapes: frozenset[Shape]
+    numbers: frozenset[int]
+
+
+def manner(text: str) -> Manner | None:
+    """The manner of an answer; None when it says nothing (no letter, digit or emoji)."""
+    if _PLAYFUL.search(text):
+        return "playful"
+    return "plain" if re.search(r"\w", text) else None
+
+
+def facts(text: str) -> Facts:
+    """All facts that the text claims."""
+    return Facts(find_colours(text), find_shapes(text), find_numbers(text))
+
+
+def correct(kind: Kind, scene: Scene, text: str) -> bool:
+    """Whether the text answers a question of this kind: names the right fact and no other of its sort."""
+    found = facts(text)
+    colour = found.colours == {scene.colour}
+    shape = found.shapes == {scene.shape}
+    number = found.numbers == {scene.count}
+    match kind:
+        case "colour":
+            return colour
+        case "shape":
+            return shape
+        case "number":
+            return number
+        case "describe":
+            return colour and shape and number
+        case _:
+            assert_never(kind)

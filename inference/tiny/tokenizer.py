@@ -1,0 +1,75 @@
+"""The tokenizer of internvl2-tiny: byte-level BPE over its own small world, with InternVL2's special tokens.
+
+Any text survives a round trip, since every byte is a piece. No piece crosses a line break, and every Chinese
+character and punctuation mark stands alone, so a conversation has the same ids whether encoded whole or in segments
+cut behind a line break or at a special token. Needs the tokenizers library; transformers to wrap it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+from typing import Any, Final
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from inference.prompt import BOS, EOS, SPECIAL_TOKENS, jinja_chat_template
+from inference.tiny.conversations import converse
+from inference.tiny.questions import held_out
+from inference.tiny.words import KINDS, LANGUAGES
+
+UNKNOWN: Final = "<unk>"
+MOST_PIECES: Final = 1280
+
+_SAMPLES: Final = 12_000
+_ALONE: Final = r"\n|\p{Han}|[，。！？、：；“”（）《》·]|\d"
+
+
+def make_tokenizer(seed: int = 0) -> Any:
+    """Train the tokenizer on made-up conversations; the same seed gives the same pieces.
+
+    Returns a transformers `PreTrainedTokenizerFast` that puts `<s>` in front when special tokens are asked for.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = Tokenizer(models.BPE(unk_token=None))
+    pieces.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_ALONE), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
+    )
+    pieces.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=MOST_PIECES,
+        min_frequency=4,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    pieces.train_from_iterator(_corpus(Random(seed)), trainer)
+    start = pieces.token_to_id(BOS)
+    pieces.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, start)])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=pieces,
+        bos_token=BOS,
+        eos_token=EOS,
+        unk_token=UNKNOWN,
+        pad_token=EOS,
+        additional_special_tokens=[token for token in SPECIAL_TOKENS if token not in (BOS, EOS, UNKNOWN)],
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = jinja_chat_template()
+    return tokenizer
+
+
+def _corpus(rng: Random) -> Iterator[str]:
+    """What the model reads and writes; held-out wordings lend their words a piece, not their order."""
+    for _ in range(_SAMPLES):
+        chat = converse("short", rng)
+        yield from ("system", chat.prompt.system, chat.answer)
+        for turn in chat.prompt.turns:
+            yield from (turn.role.value, turn.text, "Image-1: " if turn.pictures else "")
+    for _ in range(_SAMPLES // 20):
+        words = held_out(rng.choice(LANGUAGES), rng.choice(KINDS), rng).split()
+        yield from (f" {word}" for word in words)

@@ -1,0 +1,188 @@
+"""Train internvl2-tiny from nothing: `python -m inference.tiny.train --out DIR --seed 0`.
+
+Writes a complete checkpoint in the official layout, anew every minute, and measures it at the end. The seed fixes
+the tokenizer, the first weights and every conversation; which of them arrive in time is up to the machine, so two
+runs agree in quality, not bit for bit. A GPU is used if there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from inference.internvl2.checkpoint import write_checkpoint
+from inference.internvl2.configuration_internvl2 import InternVLChatConfig
+from inference.internvl2.modeling_internvl2 import InternVLChatModel
+from inference.internvl2.tiles import IMAGENET_MEAN, IMAGENET_STD
+from inference.prompt import IMG_CONTEXT, jinja_chat_template
+from inference.tiny.batches import MOST_TILES, PATCH, TILE, Batch, Batches, Pool
+from inference.tiny.evaluate import evaluate
+from inference.tiny.tokenizer import make_tokenizer
+
+_SAVE_EVERY: Final = 60.0  # seconds
+_REPORT_EVERY: Final = 15.0  # seconds
+_WARM_UP: Final = 0.03  # share of the training
+_CLIP: Final = 1.0
+
+
+def configuration(tokenizer: Any) -> InternVLChatConfig:
+    """The sizes of internvl2-tiny. Heads of 64 and widths in multiples of 64 are what lmdeploy's TurboMind takes."""
+    return InternVLChatConfig(
+        vision_config={
+            "hidden_size": 128,
+            "num_attention_heads": 2,
+            "intermediate_size": 512,
+            "num_hidden_layers": 4,
+            "image_size": TILE,
+            "patch_size": PATCH,
+            "qkv_bias": True,
+            "qk_normalization": False,
+            "norm_type": "layer_norm",
+            "initializer_range": 0.05,
+            "initializer_factor": 1.0,
+        },
+        llm_config={
+            "architectures": ["InternLM2ForCausalLM"],
+            "vocab_size": len(tokenizer),
+            "hidden_size": 256,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "intermediate_size": 384,
+            "num_hidden_layers": 4,
+            "max_position_embeddings": 2048,
+            "initializer_range": 0.04,
+            "rms_norm_eps": 1e-5,
+            "bias": False,
+            "rope_theta": 1_000_000,
+            "rope_scaling": {"type": "dynamic", "factor": 2.0},
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        },
+        force_image_size=TILE,
+        downsample_ratio=0.5,
+        ps_version="v2",
+        template="internlm2-chat",
+        dynamic_image_size=True,
+        use_thumbnail=True,
+        min_dynamic_patch=1,
+        max_dynamic_patch=MOST_TILES,
+    )
+
+
+def make_model(tokenizer: Any, seed: int) -> InternVLChatModel:
+    """The model with random weights, float32."""
+    torch.manual_seed(seed)
+    model = InternVLChatModel(configuration(tokenizer))
+    model.img_context_token_id = tokenizer.convert_tokens_to_ids(IMG_CONTEXT)
+    return model
+
+
+def loss_of(model: InternVLChatModel, batch: Batch) -> Tensor:
+    """Mean cross-entropy of every answer token. Logits are computed only where something is learned."""
+    mean, deviation = (
+        torch.tensor(values, device=batch.ids.device).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+    pixels = (batch.tiles.permute(0, 3, 1, 2).float() / 255 - mean) / deviation
+    embeds = model.embed(batch.ids, model.extract_feature(pixels))
+    hidden = model.language_model.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+    targets = batch.labels[:, 1:]
+    learned = targets >= 0
+    logits = model.language_model.output(hidden[:, :-1][learned])
+    return functional.cross_entropy(logits.float(), targets[learned])
+
+
+def train(
+    model: InternVLChatModel,
+    pool: Pool,
+    *,
+    seed: int,
+    steps: int,
+    minutes: float,
+    parts: int,
+    rate: float,
+    save: Any,
+) -> None:
+    """Run AdamW with a cosine schedule until `steps` or `minutes` are over, whichever is first."""
+    device = next(model.parameters()).device
+    matrices = [weight for weight in model.parameters() if weight.dim() > 1]
+    rest = [weight for weight in model.parameters() if weight.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=device.type == "cuda")
+    rng = Random(f"{seed}/sample")
+    began = reported = saved = time.monotonic()
+    losses: list[Tensor] = []
+    model.train()
+    for step in range(steps):
+        now = time.monotonic()
+        progress = max(step / steps, (now - began) / (60 * minutes))
+        if progress >= 1:
+            break
+        factor = min(1.0, progress / _WARM_UP + 1e-3) * 0.5 * (1 + math.cos(math.pi * progress))
+        for group in optimizer.param_groups:
+            group["lr"] = rate * factor
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            loss = loss_of(model, pool.sample(rng, parts))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), _CLIP)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(loss.detach())
+        if now - reported > _REPORT_EVERY:
+            mean = torch.stack(losses).mean().item()
+            print(
+                f"{progress:6.1%} step {step} loss {mean:.4f} batches {pool.received} {now - began:.0f} s", flush=True
+            )
+            losses, reported = [], now
+        if now - saved > _SAVE_EVERY:
+            save()
+            saved = now
+    model.eval()
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Train internvl2-tiny and write its checkpoint.")
+    parser.add_argument("--out", type=Path, required=True, help="directory of the checkpoint")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=12_000, help="at most so many steps")
+    parser.add_argument("--minutes", type=float, default=600.0, help="at most so many minutes")
+    parser.add_argument("--parts", type=int, default=8, help="batches joined in one step")
+    parser.add_argument("--rate", type=float, default=1.5e-3, help="highest learning rate")
+    parser.add_argument("--workers", type=int, default=2, help="processes that draw pictures")
+    parser.add_argument("--pool", type=int, default=60, help="batches of each length kept in memory")
+    parser.add_argument("--pictures", type=int, default=400, help="pictures of the closing examination; 0 for none")
+    given = parser.parse_args()
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tokenizer = make_tokenizer(given.seed)
+    model = make_model(tokenizer, given.seed).to(device)
+    count = sum(weight.numel() for weight in model.parameters())
+    print(f"{count:,} parameters, {len(tokenizer)} pieces, on {device}", flush=True)
+
+    def save() -> None:
+        copy = make_model(tokenizer, given.seed)
+        copy.load_state_dict(model.state_dict())
+        write_checkpoint(copy.bfloat16(), tokenizer, given.out, chat_template=jinja_chat_template())
+
+    with Pool(Batches(tokenizer, given.seed), device, workers=given.workers, size=given.pool) as pool:
+        train(
+            model, pool, seed=given.seed, steps=given.steps, minutes=given.minutes, parts=given.parts,
+            rate=given.rate, save=save,
+        )  # fmt: skip
+    save()
+    if given.pictures:
+        report = evaluate(given.out, pictures=given.pictures, seed=given.seed, device=device, workers=given.workers)
+        print(report.table(), flush=True)
+
+
+if __name__ == "__main__":
+    main()
