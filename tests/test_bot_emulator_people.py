@@ -67,6 +67,18 @@ async def test_a_document_keeps_its_bytes_name_and_type(world: tuple[Emulator, B
     assert loaded is not None and loaded.read() == b"not a picture"
 
 
+async def test_a_long_text_is_cut_as_by_telegrams_apps(world: tuple[Emulator, Bot, str, Person]) -> None:
+    """5,000 characters arrive as two messages, cut at a blank; a caption is not cut but refused."""
+    _, bot, _, ada = world
+    await ada.sends("word " * 1000)
+    await ada.sends("👍" * 3000)
+    texts = [update.message.text or "" for update in await updates_of(bot) if update.message]
+    assert [len(text) for text in texts] == [4094, 904, 2048, 952]
+    assert " ".join(texts[:2]) == ("word " * 1000).strip()
+    with pytest.raises(AssertionError, match="message caption is too long"):
+        await ada.sends(photo=jpeg(), caption="x" * 1025)
+
+
 async def test_photos_are_upright_jpegs_of_at_most_1280(world: tuple[Emulator, Bot, str, Person]) -> None:
     """A large PNG comes as JPEG in four sizes; a turned photo is turned back; a broken one goes only when forced."""
     _, bot, _, ada = world
@@ -235,7 +247,6 @@ async def test_wrong_requests_are_told_so(world: tuple[Emulator, Bot, str, Perso
         for path, body, reason in (
             ("/people/555/messages", {"text": "x"}, "user not found"),
             (f"/people/{ADA}/messages", {"text": " "}, "message text is empty"),
-            (f"/people/{ADA}/messages", {"text": "x" * 5000}, "message is too long"),
             (f"/people/{ADA}/press", {"message": 1, "data": "x"}, "the message has no such button"),
             (f"/people/{ADA}/press", {}, "wrong parameters: 'message'"),
             ("/people/sample-votes", {}, "there are no sample conversations here"),

@@ -41,10 +41,11 @@ class Events:
     async def follow(self, after: int, wanted: Callable[[Json], bool]) -> AsyncGenerator[Json, None]:
         """Yield the wanted events later than number `after`, as they come, without end.
 
-        A follower whose place is no longer kept gets one event of kind "reset" and goes on from now.
+        A follower whose place is no longer kept, or is from an earlier server's log, gets one event of kind "reset"
+        and goes on from now.
         """
         while True:
-            if after < self._first - 1:
+            if not self._first - 1 <= after <= self.last:
                 after = self.last
                 yield {"id": after, "kind": "reset", "chat": None}
             batch = self._log[after + 1 - self._first :]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from bot.emulator.account import chat_member
@@ -50,14 +50,16 @@ class People:
         return chat
 
     def writes(self, person: int, text: str, *, chat: int | None = None, reply_to: int | None = None) -> Json:
-        """Send a text or a command; longer ones than Telegram takes are refused."""
+        """Send a text or a command and return the message, the last one if Telegram's apps would make several of it:
+        they cut what is longer than a message may be."""
         into = self.chat_of(person, chat)
-        content, entities = written(text)
-        if not content:
+        pieces = [piece for piece in map(str.strip, _cut(text)) if piece]
+        if not pieces:
             raise refused("message text is empty")
-        if units(content) > MAX_TEXT:
-            raise refused("message is too long")
-        return self._say(person, into, reply_to, text=content, entities=entities)
+        for piece in pieces:
+            content, entities = written(piece)
+            message = self._say(person, into, reply_to, text=content, entities=entities)
+        return message
 
     async def sends(
         self,
@@ -72,6 +74,8 @@ class People:
         into = self.chat_of(person, chat)
         if not 1 <= len(attachments) <= _ALBUM:
             raise refused("an album has up to ten pictures or files")
+        if len({attachment.document for attachment in attachments}) > 1:
+            raise refused("document can't be mixed with other media types")
         words, entities = written(caption)
         if units(words) > MAX_CAPTION:
             raise refused("message caption is too long")
@@ -176,3 +180,16 @@ class People:
                 "new_chat_member": chat_member(self._world, chat, bot, after),
             },
         )
+
+
+def _cut(text: str) -> Iterator[str]:
+    """Pieces of at most `MAX_TEXT` units, cut at a blank near the end if there is one."""
+    while units(text) > MAX_TEXT:
+        end = MAX_TEXT
+        while units(text[:end]) > MAX_TEXT:
+            end -= units(text[:end]) - MAX_TEXT + 1 >> 1 or 1
+        blank = max(text.rfind(" ", end // 2, end), text.rfind("\n", end // 2, end))
+        end = blank + 1 if blank > 0 else end
+        yield text[:end]
+        text = text[end:]
+    yield text

@@ -1,0 +1,51 @@
+// The people's side of the emulator, as the page uses it. Knows addresses and JSON, nothing of what is shown.
+
+async function call(path, options = {}) {
+  const answer = await fetch(path, options);
+  const body = await answer.json();
+  if (!answer.ok) throw new Error(body.description || `${path} answered ${answer.status}`);
+  return body;
+}
+
+const post = (path, body) =>
+  call(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+
+export const overview = () => call("/people");
+export const samples = async () => (await call("/samples")).samples;
+export const messages = (person, chat) => call(`/people/${person}/messages?chat=${chat}`);
+export const commands = async (person) => (await call(`/people/${person}/commands`)).commands;
+export const speak = (person, language) => post("/people", { id: person, language });
+export const write = (person, text, chat, replyTo) =>
+  post(`/people/${person}/messages`, { text, chat, reply_to: replyTo });
+export const edit = (person, message, text, chat) => post(`/people/${person}/edit`, { message, text, chat });
+export const press = (person, message, data, chat) => post(`/people/${person}/press`, { message, data, chat });
+export const castVotes = () => post("/people/sample-votes", {});
+export const fileUrl = (id) => `/people/files/${encodeURIComponent(id)}`;
+
+/** Send files, pictures as photos and all else as documents; several of a kind make an album. */
+export async function send(person, files, caption, chat, replyTo) {
+  const kinds = [["photo", files.filter(isPhoto)], ["document", files.filter((file) => !isPhoto(file))]];
+  let words = caption;
+  let answer = null;
+  for (const [field, some] of kinds.filter(([, some]) => some.length)) {
+    const form = new FormData();
+    form.append("caption", words);
+    form.append("chat", chat);
+    if (replyTo) form.append("reply_to", replyTo);
+    for (const file of some) form.append(field, file, file.name || "picture.png");
+    answer = await call(`/people/${person}/messages`, { method: "POST", body: form });
+    words = "";
+  }
+  return answer;
+}
+
+/** Telegram's apps send as a photo what they can draw and what is not huge; the rest goes as a file. */
+export const isPhoto = (file) => /^image\/(jpeg|png|webp|gif|bmp)$/.test(file.type) && file.size <= 10 * 2 ** 20;
+
+/** Follow all events from number `after` on; the browser reconnects by itself and goes on where it was. */
+export function follow(after, onEvent, onState) {
+  const source = new EventSource(`/people/events?after=${after}`);
+  source.onopen = () => onState(true);
+  source.onerror = () => onState(false);
+  source.onmessage = (event) => onEvent(JSON.parse(event.data));
+}

@@ -1,0 +1,305 @@
+// The phone: one person's chat, what it shows and what one can do in it. Knows nothing of the demo panel.
+
+import * as api from "./api.js";
+import { day, h, render } from "./render.js";
+
+const $ = (id) => document.getElementById(id);
+
+export class Chat {
+  /** `say(text, wrong)` shows a toast; `changed()` is told of everything that may change the hint. */
+  constructor({ say, changed }) {
+    this.say = say;
+    this.changed = changed;
+    this.person = null;
+    this.messages = new Map();
+    this.waiting = new Map();
+    this.reactions = new Map();
+    this.files = [];
+    this.editing = null;
+    this.menu = [];
+    this.listen();
+  }
+
+  /** Show another person's chat. */
+  async open(person, group) {
+    this.person = person;
+    this.chat = group ?? person.id;
+    this.group = Boolean(group);
+    this.cancelDraft();
+    const { messages } = await api.messages(person.id, this.chat);
+    this.messages = new Map(messages.map((message) => [message.message_id, message]));
+    this.draw();
+    this.loadCommands();
+  }
+
+  async loadCommands() {
+    this.menu = await api.commands(this.person.id);
+    $("open-menu").hidden = !this.menu.length;
+  }
+
+  /** Take an event; true if it was about this chat. */
+  take(event) {
+    if (event.chat !== this.chat) return false;
+    if (event.kind === "message" || event.kind === "edited") this.put(event.message);
+    if (event.kind === "deleted") {
+      this.messages.delete(event.message_id);
+      this.draw();
+    }
+    if (event.kind === "action") this.busy(event.action);
+    if (event.kind === "reaction") {
+      this.reactions.set(event.message_id, event.emoji);
+      const message = this.messages.get(event.message_id);
+      if (message) this.put(message);
+    }
+    if (event.kind === "toast" && event.person === this.person.id) this.answered(event);
+    this.changed();
+    return true;
+  }
+
+  put(message) {
+    const known = this.messages.has(message.message_id);
+    const below = this.atEnd();
+    this.messages.set(message.message_id, message);
+    const element = this.element(message);
+    const old = $("messages").querySelector(`[data-id="${message.message_id}"]`);
+    if (old) old.replaceWith(element);
+    else if (this.messages.size === 1) this.draw();
+    else {
+      element.classList.add("new");
+      $("messages").append(element);
+    }
+    if (message.from.is_bot && !known) this.busy(null);
+    if (below || message.from.id === this.person.id) this.toEnd();
+    else $("to-end").hidden = false;
+  }
+
+  element(message) {
+    const waiting = new Set([...this.waiting.values()].filter((w) => w.message === message.message_id).map((w) => w.data));
+    return render(message, {
+      me: this.person.id,
+      group: this.group,
+      waiting,
+      reaction: this.reactions.get(message.message_id),
+      on: {
+        command: (text) => this.write(text),
+        press: (pressed, data) => this.press(pressed, data),
+        view: (source) => this.view(source),
+        edit: (own) => this.edit(own),
+      },
+    });
+  }
+
+  draw() {
+    const list = $("messages");
+    list.replaceChildren();
+    if (!this.messages.size) list.append(this.welcome());
+    let shown = "";
+    for (const message of this.messages.values()) {
+      const today = day(message.date);
+      if (today !== shown) list.append(h("div", { class: "day" }, today));
+      shown = today;
+      list.append(this.element(message));
+    }
+    this.toEnd();
+    this.changed();
+  }
+
+  welcome() {
+    return h("div", { class: "welcome" },
+      h("div", { class: "big" }, "🖼️"),
+      h("strong", {}, "Send a picture and ask about it"),
+      h("p", {}, "Pick a sample below, drop a picture of your own here, or paste one."),
+      h("button", { type: "button", class: "primary", onclick: () => this.write("/start") }, "Start"));
+  }
+
+  atEnd() {
+    const list = $("messages");
+    return list.scrollHeight - list.scrollTop - list.clientHeight < 80;
+  }
+
+  toEnd() {
+    const list = $("messages");
+    list.scrollTop = list.scrollHeight;
+    this.pinned = true;
+    $("to-end").hidden = true;
+  }
+
+  busy(action) {
+    clearTimeout(this.busyTimer);
+    const words = { typing: "typing…", upload_photo: "sending a picture…", upload_document: "sending a file…" };
+    $("bot-state").textContent = action ? words[action] ?? "busy…" : "bot";
+    $("bot-state").classList.toggle("busy", Boolean(action));
+    if (action) this.busyTimer = setTimeout(() => this.busy(null), 5000);
+  }
+
+  async attempt(doing) {
+    try {
+      return await doing();
+    } catch (error) {
+      this.say(error.message.replace("Bad Request: ", ""), true);
+      return null;
+    }
+  }
+
+  write(text, replyTo) {
+    return this.attempt(() => api.write(this.person.id, text, this.chat, replyTo));
+  }
+
+  async press(message, data) {
+    const answer = await this.attempt(() => api.press(this.person.id, message.message_id, data, this.chat));
+    if (!answer) return;
+    if (!this.waiting.has(answer.query)) this.waiting.set(answer.query, { message: message.message_id, data });
+    if (/^rate/.test(data)) sessionStorage.setItem("rated", "yes");
+    if (this.early?.has(answer.query)) this.waiting.delete(answer.query);
+    setTimeout(() => this.waiting.delete(answer.query), 15000);
+    this.put(this.messages.get(message.message_id) ?? message);
+    this.changed();
+  }
+
+  answered(event) {
+    this.early = (this.early ?? new Set()).add(event.query); // the answer may outrun the reply to our own press
+    const pressed = this.waiting.get(event.query);
+    this.waiting.delete(event.query);
+    if (pressed && this.messages.has(pressed.message)) this.put(this.messages.get(pressed.message));
+    if (event.text) this.say(event.text);
+  }
+
+  view(source) {
+    $("viewer").querySelector("img").src = source;
+    $("viewer").showModal();
+  }
+
+  async sendSample(sample) {
+    const picture = await (await fetch(sample.url)).blob();
+    const caption = this.editing ? "" : $("text").value.trim();
+    const file = new File([picture], `${sample.name}.jpg`, { type: picture.type });
+    if (await this.attempt(() => api.send(this.person.id, [file], caption, this.chat))) this.cancelDraft();
+  }
+
+  edit(message) {
+    this.cancelDraft();
+    this.editing = message;
+    $("text").value = message.text ?? message.caption ?? "";
+    $("text").focus();
+    this.drawChips();
+    this.grow();
+  }
+
+  cancelDraft() {
+    this.editing = null;
+    this.files = [];
+    $("text").value = "";
+    this.drawChips();
+    this.grow();
+    this.drawMenu();
+  }
+
+  attach(files) {
+    this.editing = null;
+    this.files.push(...files);
+    if (this.files.length > 10) this.say("An album has up to ten pictures", true);
+    this.files = this.files.slice(0, 10);
+    this.drawChips();
+    $("text").focus();
+  }
+
+  drawChips() {
+    const chip = (content, off) =>
+      h("div", { class: "chip" }, content, h("button", { type: "button", "aria-label": "Remove", onclick: off }, "✕"));
+    const chips = this.files.map((file, index) => {
+      const drop = () => {
+        this.files.splice(index, 1);
+        this.drawChips();
+      };
+      if (!api.isPhoto(file)) return chip(h("span", {}, file.name), drop);
+      const url = URL.createObjectURL(file);
+      return chip(h("img", { src: url, alt: file.name, onload: () => URL.revokeObjectURL(url) }), drop);
+    });
+    if (this.editing) chips.push(chip(h("span", { class: "wide" }, "✎ Editing your message"), () => this.cancelDraft()));
+    $("chips").replaceChildren(...chips);
+    $("chips").hidden = !chips.length;
+    $("text").placeholder = this.files.length ? "Ask about the picture" : "Write a message";
+  }
+
+  async submit() {
+    const text = $("text").value.trim();
+    const { editing, files } = this;
+    const done = await this.attempt(() => {
+      if (editing) return api.edit(this.person.id, editing.message_id, text, this.chat);
+      if (files.length) return api.send(this.person.id, files, text, this.chat);
+      return text ? api.write(this.person.id, text, this.chat) : null;
+    });
+    if (done) this.cancelDraft();
+  }
+
+  grow() {
+    const box = $("text");
+    box.style.height = "auto";
+    box.style.height = `${Math.min(140, box.scrollHeight + 2)}px`;
+  }
+
+  drawMenu(all = false) {
+    const typed = $("text").value;
+    const open = all || (/^\/\w*$/.test(typed) && !this.editing);
+    const fitting = open ? this.menu.filter((item) => all || `/${item.command}`.startsWith(typed)) : [];
+    const pick = (item) => {
+      this.cancelDraft();
+      this.write(`/${item.command}`);
+      $("text").focus();
+    };
+    $("menu").replaceChildren(...fitting.map((item) =>
+      h("button", { type: "button", role: "option", onclick: () => pick(item) }, h("b", {}, `/${item.command}`), h("span", {}, item.description))));
+    $("menu").hidden = !fitting.length;
+  }
+
+  listen() {
+    $("composer").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.submit();
+    });
+    $("text").addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+        event.preventDefault();
+        this.submit();
+      }
+      if (event.key === "Escape") this.cancelDraft();
+    });
+    $("text").addEventListener("input", () => {
+      this.grow();
+      this.drawMenu();
+    });
+    $("open-menu").addEventListener("click", () => ($("menu").hidden ? this.drawMenu(true) : this.drawMenu()));
+    $("attach").addEventListener("click", () => $("file").click());
+    $("file").addEventListener("change", () => {
+      this.attach($("file").files);
+      $("file").value = "";
+    });
+    document.addEventListener("paste", (event) => {
+      if (event.clipboardData.files.length) {
+        event.preventDefault();
+        this.attach(event.clipboardData.files);
+      }
+    });
+    let depth = 0;
+    const drag = (change) => {
+      depth = Math.max(0, depth + change);
+      $("drop").hidden = !depth;
+    };
+    document.addEventListener("dragenter", (event) => event.dataTransfer.types.includes("Files") && drag(1));
+    document.addEventListener("dragleave", (event) => event.dataTransfer.types.includes("Files") && drag(-1));
+    document.addEventListener("dragover", (event) => event.preventDefault());
+    document.addEventListener("drop", (event) => {
+      event.preventDefault();
+      drag(-depth);
+      if (event.dataTransfer.files.length) this.attach(event.dataTransfer.files);
+    });
+    $("to-end").addEventListener("click", () => this.toEnd());
+    $("messages").addEventListener("scroll", () => {
+      this.pinned = this.atEnd();
+      if (this.pinned) $("to-end").hidden = true;
+    });
+    $("messages").addEventListener("load", () => this.pinned && this.toEnd(), true); // a picture takes its height now
+    new ResizeObserver(() => this.pinned && this.toEnd()).observe($("messages"));
+    $("viewer").addEventListener("click", () => $("viewer").close());
+  }
+}

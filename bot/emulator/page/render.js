@@ -1,0 +1,130 @@
+// How a Bot API message looks: bubbles, pictures, files, entities, buttons. Knows the DOM; what a press does is given.
+
+import { fileUrl } from "./api.js";
+
+/** Make an element: h("b", {class: "x", onclick: f}, child, …). Text is never read as HTML. */
+export function h(name, attributes = {}, ...children) {
+  const element = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
+    else if (value === true) element.setAttribute(key, "");
+    else if (value !== false && value != null) element.setAttribute(key, value);
+  }
+  element.append(...children.filter((child) => child != null && child !== ""));
+  return element;
+}
+
+const WRAP = {
+  bold: () => h("b"),
+  italic: () => h("i"),
+  underline: () => h("u"),
+  strikethrough: () => h("s"),
+  spoiler: () => h("span", { class: "spoiler" }),
+  code: () => h("code"),
+  pre: () => h("pre"),
+  blockquote: () => h("blockquote"),
+  expandable_blockquote: () => h("blockquote"),
+  text_link: (entity) => link(entity.url),
+  url: (_, text) => link(text),
+};
+
+function link(url) {
+  const safe = /^(https?|tg):/.test(url);
+  return safe ? h("a", { href: url, target: "_blank", rel: "noopener noreferrer" }) : h("span");
+}
+
+/** The text with its entities; offsets count UTF-16 units, as JavaScript's do. */
+function rich(text, entities = [], onCommand) {
+  const root = h("div", { class: "text" });
+  place(root, text, 0, text.length, entities, onCommand);
+  return root;
+}
+
+function place(parent, text, begin, end, entities, onCommand) {
+  let at = begin;
+  const rest = [...entities];
+  while (rest.length) {
+    const entity = rest.shift();
+    const stop = Math.min(end, entity.offset + entity.length);
+    if (entity.offset < at || entity.offset >= end) continue;
+    parent.append(text.slice(at, entity.offset));
+    const words = text.slice(entity.offset, stop);
+    const inner = [];
+    while (rest.length && rest[0].offset < stop) inner.push(rest.shift());
+    if (entity.type === "bot_command") {
+      parent.append(h("button", { type: "button", class: "command", onclick: () => onCommand(words) }, words));
+    } else {
+      const wrapped = (WRAP[entity.type] || (() => h("span")))(entity, words);
+      place(wrapped, text, entity.offset, stop, inner, onCommand);
+      parent.append(wrapped);
+    }
+    at = stop;
+  }
+  parent.append(text.slice(at, end));
+}
+
+const clock = (seconds) =>
+  new Date(seconds * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hour12: false });
+
+export const day = (seconds) =>
+  new Date(seconds * 1000).toLocaleDateString([], { day: "numeric", month: "long" });
+
+const size = (bytes) => (bytes < 2 ** 20 ? `${Math.ceil(bytes / 1024)} KB` : `${(bytes / 2 ** 20).toFixed(1)} MB`);
+
+function photo(message, onView) {
+  const largest = message.photo[message.photo.length - 1];
+  const tiny = largest.width < 300 || largest.height < 200;
+  const image = h("img", {
+    src: fileUrl(largest.file_id), alt: message.caption || "Picture", width: largest.width, height: largest.height,
+  });
+  image.style.aspectRatio = `${largest.width} / ${largest.height}`;
+  image.style.height = "auto";
+  return h("button", { type: "button", class: `photo${tiny ? " tiny" : ""}`, onclick: () => onView(image.src) }, image);
+}
+
+function file(document_) {
+  const words = h("div", {}, document_.file_name || "file", h("small", {}, size(document_.file_size)));
+  return h("a", { class: "file", href: fileUrl(document_.file_id), download: document_.file_name }, h("i", {}, "⤓"), words);
+}
+
+function quote(message) {
+  const reply = message.reply_to_message;
+  if (!reply) return null;
+  return h("span", { class: "quote" }, reply.text || reply.caption || (reply.photo ? "Picture" : "File"));
+}
+
+function keys(message, waiting, on) {
+  const rows = message.reply_markup?.inline_keyboard;
+  if (!rows) return null;
+  const key = (button) => {
+    if (button.url) return h("a", { href: button.url, target: "_blank", rel: "noopener noreferrer" }, `${button.text} ↗`);
+    const thumb = /[👍👎]/u.test(button.text) && button.text.length <= 6;
+    const classes = `${thumb ? "thumb" : ""} ${waiting.has(button.callback_data) ? "waiting" : ""}`;
+    return h("button", { type: "button", class: classes, onclick: () => on.press(message, button.callback_data) }, button.text);
+  };
+  return h("div", { class: "keys" }, ...rows.map((row) => h("div", {}, ...row.map(key))));
+}
+
+/** One message as an element. `on` has command, press, view and edit; `waiting` holds the data of unanswered presses. */
+export function render(message, { me, waiting = new Set(), reaction = "", group = false, on }) {
+  const mine = message.from.id === me;
+  const text = message.text ?? message.caption ?? "";
+  const entities = message.entities ?? message.caption_entities;
+  const thinking = message.from.is_bot && message.text && !/[\p{L}\p{N}]/u.test(message.text);
+  const over = message.photo && !text;
+  const meta = h("span", { class: `meta${over ? " over" : ""}` }, `${message.edit_date && mine ? "edited " : ""}${clock(message.date)}`);
+  const dots = () => h("span", { class: "dots", "aria-label": "writing" }, h("i"), h("i"), h("i"));
+  const bubble = h("div", { class: `bubble${over ? " bare" : ""}` },
+    group && !mine ? h("div", { class: "from" }, message.from.first_name) : null,
+    quote(message),
+    message.photo ? photo(message, on.view) : null,
+    message.document ? file(message.document) : null,
+    thinking ? dots() : text ? rich(text, entities, on.command) : null,
+  );
+  (bubble.querySelector(":scope > .text") ?? bubble).append(meta);
+  if (mine && (message.text || message.photo)) {
+    bubble.append(h("button", { type: "button", class: "act", "aria-label": "Edit", title: "Edit", onclick: () => on.edit(message) }, "✎"));
+  }
+  const badge = reaction ? h("span", { class: "reaction" }, reaction) : null;
+  return h("article", { class: `message${mine ? " mine" : ""}`, "data-id": message.message_id }, bubble, badge, keys(message, waiting, on));
+}
