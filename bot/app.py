@@ -118,10 +118,7 @@ class Application:
             translator=translator,
         )
 
-        async def set_aside(update: int, reason: str) -> None:
-            await notices.alert("set-aside", f"Update {update} was set aside: {reason}")
-
-        inbox = Inbox(bot, dispatcher, ledger, settings, on_set_aside=set_aside)
+        inbox = Inbox(bot, dispatcher, ledger, settings, on_set_aside=notices.update_set_aside)
         web = WebServer(settings, operations, inbox.accept)
         self.address = await web.start()
         stack.push_async_callback(web.stop)

@@ -72,6 +72,10 @@ class BotProcess:
             raise AssertionError(f"the bot is not healthy after {PATIENCE} s:\n{self.tail()}") from error
 
     @property
+    def started(self) -> bool:
+        return self._process is not None
+
+    @property
     def process(self) -> asyncio.subprocess.Process:
         assert self._process is not None, "not started"
         return self._process
