@@ -10,6 +10,7 @@ How it starts is cued by `DIR/cue.json`:
     {"start": "exit_once"}   as "exit", but the next start works
     {"late": 0.5}            listens after so many seconds
     {"stubborn": true}       ignores SIGTERM
+    {"mayfly": true}         kills itself after its first answer, which is the one that proves it ready
     {"crowd": true}          starts a child of its own that holds its output open
 
 How it answers is cued by words of the newest user text, each at most once a model directory when followed by `!`:
@@ -97,6 +98,9 @@ class Handler(BaseHTTPRequestHandler):
             self.fake.note("abort", chat=chat)
         else:
             self.fake.note("end", chat=chat)
+            if self.fake.cue.get("mayfly"):
+                time.sleep(0.05)
+                os.kill(os.getpid(), signal.SIGKILL)
 
     def _answer(self, cues: dict[str, float], body: dict[str, Any]) -> None:
         if "http" in cues:

@@ -278,6 +278,28 @@ async def test_deployment_failing_engine_is_told_and_recovers(deploy: Deploy, tm
         assert (await ask(deployment, "hi")).pid == deployment.status().pid
 
 
+async def test_deployment_crash_loop_is_failing(deploy: Deploy, tmp_path: Path) -> None:
+    """An engine that gets ready and dies again and again, nobody answered in between, is told as failing too."""
+    async with deploy(restart_limit=2) as deployment:
+        pid = deployment.status().pid
+        assert pid is not None
+        a_model(tmp_path, "a", mayfly=True)
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: deployment.status().state is State.FAILING)
+        a_model(tmp_path, "a")
+        await until(lambda: deployment.status().state is State.READY)
+
+
+async def test_deployment_crashes_between_answers_are_not_in_a_row(deploy: Deploy) -> None:
+    """However often an engine dies, it is not failing while it answers people in between."""
+    async with deploy(restart_limit=1) as deployment:
+        for number in range(4):
+            pid = (await ask(deployment, "hi")).pid
+            os.kill(pid, signal.SIGKILL)
+            await until(lambda number=number: deployment.status().counters.crashes == number + 1)  # type: ignore[misc]
+        assert (await ask(deployment, "hi")).pid
+
+
 async def test_deployment_swap_while_people_chat(deploy: Deploy, tmp_path: Path) -> None:
     """Four people chat through several swaps: no error, no restart, each answer one model's; old processes end."""
     async with deploy() as deployment:
