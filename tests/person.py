@@ -10,6 +10,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self
 
@@ -116,7 +117,7 @@ class Person:
     async def toast(self, query: str, seconds: float = 30) -> str:
         """The bot's answer to a pressed button: the text that pops up, often empty."""
         async with self._patience(seconds, f"an answer to the query {query}"):
-            async for event in self._events(0):
+            async for event in self.events(0):
                 if event["kind"] == "toast" and event["query"] == query:
                     return str(event["text"])
         raise AssertionError("the event stream ended")
@@ -166,7 +167,7 @@ class Person:
         where = self.id if chat is None else chat
         async with self._patience(seconds, f"an answer to message {asked}", where):
             candidates: dict[int, Message] = {}
-            events = self._events(self._since if after is None else 0)
+            events = self.events(self._since if after is None else 0)
             arriving: asyncio.Future[Message] | None = None
             try:
                 while True:
@@ -191,6 +192,25 @@ class Person:
                     await asyncio.gather(arriving, return_exceptions=True)
                 await events.aclose()
 
+    async def first_words(self, seconds: float = 60) -> str:
+        """The text of the first edit of the bot's message after the person's last one: what follows a placeholder."""
+        asked = self._asked
+        async with self._patience(seconds, f"the first words on message {asked}"):
+            async with aclosing(self._events(self._since)) as events:
+                sent: dict[int, str] = {}
+                async for event in events:
+                    message = event.get("message") or {}
+                    if (
+                        event["chat"] != self.id
+                        or message.get("message_id", 0) <= asked
+                        or not message["from"]["is_bot"]
+                    ):
+                        continue
+                    text = message.get("text", "")
+                    if sent.setdefault(message["message_id"], text) != text:
+                        return str(text)
+        raise AssertionError("the event stream ended")
+
     async def asks(self, text: str | None = None, *, seconds: float = 60, **what: Any) -> Message:
         """Send something and return the answer that can be rated."""
         await self.sends(text, **what)
@@ -212,7 +232,7 @@ class Person:
     def _patience(self, seconds: float, what: str, chat: int | None = None) -> _Patience:
         return _Patience(self, seconds, what, chat)
 
-    async def _events(self, after: int) -> AsyncGenerator[dict[str, Any], None]:
+    async def events(self, after: int) -> AsyncGenerator[dict[str, Any], None]:
         """The events of this person's chats later than number `after`, without end."""
         await self.arrives()
         assert self._session is not None

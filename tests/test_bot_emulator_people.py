@@ -212,7 +212,7 @@ async def test_events_resume_where_a_reader_left_off(world: tuple[Emulator, Bot,
     await sent.edit_text("done")
     await sent.delete()
     kinds = []
-    async for event in ada._events(last):
+    async for event in ada.events(last):
         kinds.append(event["kind"])
         if event["kind"] == "deleted":
             break
@@ -225,7 +225,7 @@ async def test_the_bots_reaction_is_seen(world: tuple[Emulator, Bot, str, Person
     sent = await ada.sends("look")
     last = emulator.world.events.last
     await bot.set_message_reaction(ADA, sent["message_id"], [ReactionTypeEmoji(emoji="👀")])
-    async for event in ada._events(last):
+    async for event in ada.events(last):
         assert (event["kind"], event["emoji"], event["message_id"]) == ("reaction", "👀", sent["message_id"])
         break
 

@@ -152,7 +152,7 @@ def chat_member(world: World, chat: Chat, user_id: int, status: str | None = Non
         rights = (
             "is_anonymous", "can_manage_chat", "can_delete_messages", "can_manage_video_chats", "can_restrict_members",
             "can_promote_members", "can_change_info", "can_invite_users", "can_post_stories", "can_edit_stories",
-            "can_delete_stories", "can_be_edited",
+            "can_delete_stories", "can_send_welcome_messages", "can_be_edited",
         )  # fmt: skip
         member |= dict.fromkeys(rights, False)
         member["can_manage_chat"] = member["can_delete_messages"] = True

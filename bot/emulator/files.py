@@ -20,6 +20,7 @@ from bot.emulator.refusals import Json, refused
 
 MAX_PHOTO_BYTES = 10 * 2**20
 MAX_DOWNLOAD_BYTES = 20 * 2**20  # bots may download files of up to 20 MB (core.telegram.org/bots/api#getfile)
+_ANYTHING = "application/octet-stream"
 _SIDES = (90, 320, 800, 1280)  # Telegram's sizes s, m, x and y
 _MAX_PIXELS = 80_000_000
 _SMALL = 2**17  # bytes that are resized on the spot, without a thread
@@ -70,7 +71,7 @@ class Files:
         """Keep a document and return its Bot API `Document`. Raises `Refused` for an empty one."""
         if not data:
             raise refused("file must be non-empty")
-        kind = media_type or mimetypes.guess_type(name)[0] or "application/octet-stream"
+        kind = media_type if media_type not in ("", _ANYTHING) else mimetypes.guess_type(name)[0] or _ANYTHING
         file = self._keep(data, "documents", name, kind)
         return {"file_name": name, "mime_type": kind, **_reference(file)}
 

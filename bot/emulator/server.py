@@ -81,7 +81,10 @@ class Emulator:
         return self.world.chats[chat].counts
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
-        """Listen, and return the server's address without a slash at its end. Port 0 takes a free one."""
+        """Listen, and return the server's address without a slash at its end. Port 0 takes a free one.
+
+        Raises OSError when the port is taken.
+        """
         app = web.Application(client_max_size=MAX_REQUEST_BYTES + 2**20)
         app.router.add_route("*", "/bot{token:[^/]+}/{method}", self._call)
         app.router.add_get("/file/bot{token:[^/]+}/{path:.+}", self._download)
@@ -91,7 +94,11 @@ class Emulator:
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.5)
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port)
-        await site.start()
+        try:
+            await site.start()
+        except OSError:
+            await self.stop()
+            raise
         bound = self._runner.addresses[0]
         return f"http://{f'[{bound[0]}]' if ':' in bound[0] else bound[0]}:{bound[1]}"
 
