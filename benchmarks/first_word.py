@@ -1,0 +1,57 @@
+"""How long a person waits for the first word of the model: `python -m benchmarks.first_word`.
+
+Through everything there is: emulator, bot process, ledger, engine process with the tiny model. Measured from the
+moment the message is handed to the Bot API server to the first edit that shows model text instead of the
+placeholder, over pictures nobody has sent before and a follow-up about each. Prints medians and 95th percentiles.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.community import Community, questions
+
+PICTURES = 30
+WARM_UP = 2
+
+
+async def measure() -> dict[str, list[float]]:
+    """Seconds to the first word, by kind of turn."""
+    waits: dict[str, list[float]] = {"first answer": [], "follow-up": []}
+    with tempfile.TemporaryDirectory() as folder:
+        async with Community(Path(folder)) as community:
+            await community.bot.start()
+            person = await community.person()
+            for number, question in enumerate(questions("first-word", PICTURES + WARM_UP)):
+                turns = {
+                    "first answer": {"photo": question.picture, "caption": question.text},
+                    "follow-up": {"text": "how many are there?"},
+                }
+                for kind, what in turns.items():
+                    began = time.perf_counter()
+                    await person.sends(**what)
+                    await person.first_words()
+                    waited = time.perf_counter() - began
+                    await person.answer(rated=True)
+                    if number >= WARM_UP:
+                        waits[kind].append(waited)
+    return waits
+
+
+def main() -> None:
+    """Print the table."""
+    for kind, waits in asyncio.run(measure()).items():
+        ranked = sorted(waits)
+        sys.stdout.write(
+            f"{kind:14} median {statistics.median(ranked):.3f} s, "
+            f"95 % within {ranked[int(0.95 * (len(ranked) - 1))]:.3f} s ({len(ranked)} turns)\n"
+        )
+
+
+if __name__ == "__main__":
+    main()
