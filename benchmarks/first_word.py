@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from tests.community import Community, questions
 
@@ -28,7 +29,7 @@ async def measure() -> dict[str, list[float]]:
             await community.bot.start()
             person = await community.person()
             for number, question in enumerate(questions("first-word", PICTURES + WARM_UP)):
-                turns = {
+                turns: dict[str, dict[str, Any]] = {
                     "first answer": {"photo": question.picture, "caption": question.text},
                     "follow-up": {"text": "how many are there?"},
                 }

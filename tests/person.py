@@ -195,20 +195,16 @@ class Person:
     async def first_words(self, seconds: float = 60) -> str:
         """The text of the first edit of the bot's message after the person's last one: what follows a placeholder."""
         asked = self._asked
-        async with self._patience(seconds, f"the first words on message {asked}"):
-            async with aclosing(self._events(self._since)) as events:
-                sent: dict[int, str] = {}
-                async for event in events:
-                    message = event.get("message") or {}
-                    if (
-                        event["chat"] != self.id
-                        or message.get("message_id", 0) <= asked
-                        or not message["from"]["is_bot"]
-                    ):
-                        continue
-                    text = message.get("text", "")
-                    if sent.setdefault(message["message_id"], text) != text:
-                        return str(text)
+        events = self.events(self._since)
+        async with self._patience(seconds, f"the first words on message {asked}"), aclosing(events):
+            sent: dict[int, str] = {}
+            async for event in events:
+                message = event.get("message") or {}
+                if event["chat"] != self.id or message.get("message_id", 0) <= asked or not message["from"]["is_bot"]:
+                    continue
+                text = message.get("text", "")
+                if sent.setdefault(message["message_id"], text) != text:
+                    return str(text)
         raise AssertionError("the event stream ended")
 
     async def asks(self, text: str | None = None, *, seconds: float = 60, **what: Any) -> Message:
