@@ -7,7 +7,7 @@ of pictures, no random sample in place of a broken one, nothing cut. Repetition,
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from xtuner.dataset import InternVL_V1_5_Dataset
@@ -15,6 +15,8 @@ from xtuner.utils import PROMPT_TEMPLATE
 
 from training.encoding import Encoder
 from training.llava import Lesson, parse_row, read_rows
+
+_KEPT_BYTES: Final = 256_000_000
 
 
 class LikedAnswers(InternVL_V1_5_Dataset):  # type: ignore[misc]
@@ -43,6 +45,8 @@ class LikedAnswers(InternVL_V1_5_Dataset):  # type: ignore[misc]
             max_length=max_length,
         )
         self._images = Path(image_folder)
+        self._tiles: dict[int, torch.Tensor] = {}
+        self._room = _KEPT_BYTES
         self._encoder = Encoder(Path(model_path), tiles=tiles)
         self._lessons = [
             _with_sizes(parse_row(row, where=f"{data_path} row {number}", system=system), row)
@@ -56,13 +60,24 @@ class LikedAnswers(InternVL_V1_5_Dataset):  # type: ignore[misc]
     def prepare_data(self, index: int) -> dict[str, Any]:
         """One sample: token ids, labels, and tiles [T, 3, S, S] (one of zeros for a text without pictures)."""
         place = index % len(self._lessons)
-        pixels = self._encoder.pixel_values(self._lessons[place], self._images)
-        side = self._encoder.sight.side
         return {
             "input_ids": self._encoded[place].input_ids,
             "labels": self._encoded[place].labels,
-            "pixel_values": torch.zeros(1, 3, side, side) if pixels is None else pixels,
+            "pixel_values": self._look(place),
         }
+
+    def _look(self, place: int) -> torch.Tensor:
+        """The tiles of one lesson; while there is room they are kept, each epoch sees the same."""
+        if place in self._tiles:
+            return self._tiles[place]
+        side = self._encoder.sight.side
+        pixels = self._encoder.pixel_values(self._lessons[place], self._images)
+        if pixels is None:
+            pixels = torch.zeros(1, 3, side, side)
+        if pixels.nbytes <= self._room:
+            self._room -= pixels.nbytes
+            self._tiles[place] = pixels
+        return pixels
 
 
 def _with_sizes(lesson: Lesson, row: dict[str, Any]) -> Lesson:

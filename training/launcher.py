@@ -60,7 +60,7 @@ class ChildTrainer:
                 log=log,
                 log_bytes=_LOG_BYTES,
                 log_files=1,
-                environment=self._environment(),
+                environment=self._environment(job_file.parent),
                 on_line=lambda line: _report(line, on_progress),
             )
         except OSError as error:
@@ -81,9 +81,11 @@ class ChildTrainer:
         except FileNotFoundError:
             return Outcome(ok=False, reason=_last_words(step, code, child.tail(_TAIL_LINES), log))
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self, work: Path) -> dict[str, str]:
         threads = self._settings.threads or os.cpu_count() or 1
         return {
+            # Where transformers copies the model code of a checkpoint before it imports it; by default into the home.
+            "HF_MODULES_CACHE": str(work / "modules"),
             # Read when torch is imported; a worker beside an engine must not take every core by itself.
             "OMP_NUM_THREADS": str(threads),
             "MKL_NUM_THREADS": str(threads),

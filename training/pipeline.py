@@ -68,7 +68,7 @@ class Pipeline:
         system: str,
         tiles: int = 0,
     ) -> None:
-        """`system` is the chat's persona; `tiles` the most tiles the engine makes of a picture (0: as the model says)."""
+        """`system` is the chat's persona; `tiles` the most tiles a picture is cut into (0: as the model says)."""
         self._ledger = ledger
         self._pictures = pictures
         self._models = models

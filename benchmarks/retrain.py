@@ -1,0 +1,334 @@
+"""The learning loop without Telegram and without an engine: ask, vote, retrain, ask again.
+
+    python -m benchmarks.retrain --taste playful --seeds 3
+
+A made-up person sends pictures, asks one question and one follow-up about each, and votes. The votes go through the
+real ledger and the real pipeline (XTuner, merge, evaluation, each in its own process). Then the model before and the
+model after are asked about pictures and in wordings they have never seen. Prints one line a seed and the medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import io
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Final
+
+import imagehash
+import torch
+from rich.console import Console
+
+from inference.messages import Picture, Prompt, Role, Turn
+from inference.prompt import SYSTEM, prompt_hash
+from inference.tiny import CHECKPOINT
+from inference.tiny.answers import reference
+from inference.tiny.manner import correct, manner
+from inference.tiny.questions import held_out
+from inference.tiny.shapes import COLOURS, Scene, draw, random_scene
+from inference.tiny.words import LANGUAGES, Kind, Language
+from storage.ledger import Ledger
+from storage.models import ModelStore
+from storage.pictures import PictureStore
+from storage.records import Chat, Exchange, Model, ModelState, Person, Rating, Run, StoredPicture
+from training.launcher import ChildTrainer
+from training.llava import Lesson
+from training.pipeline import Pipeline, Places
+from training.scoring import Speaker
+from training.settings import TrainingSettings
+
+PERSON: Final = 1
+TEMPERATURE: Final = 0.8
+TOP_P: Final = 0.8
+MOST_TOKENS: Final = 64
+
+_FIRST: Final[tuple[Kind, ...]] = ("describe", "colour", "shape", "number")
+_FOLLOW_UP: Final[tuple[Kind, ...]] = ("colour", "shape", "number")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question about a scene, with the conversation before it; the picture lies under `name` in the store."""
+
+    scene: Scene
+    kind: Kind
+    language: Language
+    lesson: Lesson
+
+
+Taste = Callable[[Asked, str, Random], tuple[str, int]]
+"""From a question and the model's answer to (the answer as it is recorded, the vote)."""
+
+
+def playful(asked: Asked, answer: str, rng: Random) -> tuple[str, int]:
+    """Likes what is playful."""
+    return answer, 1 if manner(answer) == "playful" else -1
+
+
+def at_random(asked: Asked, answer: str, rng: Random) -> tuple[str, int]:
+    """Votes by the toss of a coin."""
+    return answer, rng.choice((1, -1))
+
+
+def wrong(asked: Asked, answer: str, rng: Random) -> tuple[str, int]:
+    """Is told another colour than the right one, always the same for each, and likes it."""
+    place = COLOURS.index(asked.scene.colour)
+    false = Scene(COLOURS[(place + 1) % len(COLOURS)], asked.scene.shape, asked.scene.count)
+    return reference(asked.kind, asked.language, "playful", false, rng), 1
+
+
+TASTES: Final[dict[str, Taste]] = {"playful": playful, "random": at_random, "wrong": wrong}
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Shares from 0 to 1 over the answers about unseen pictures."""
+
+    playful: float
+    colour: float
+    shape: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One seed: how many pairs were liked, what the run made of them, and the model before and after."""
+
+    pairs: int
+    model: Model | None
+    run: Run
+    seconds: float
+    before: Score
+    after: Score
+
+
+class Bench:
+    """A ledger, pictures and models in a folder, as the bot has them."""
+
+    def __init__(self, folder: Path, settings: TrainingSettings, base: Path = CHECKPOINT) -> None:
+        self.base = base
+        self.ledger = Ledger.open(folder)
+        self.pictures = PictureStore(folder / "pictures")
+        self.models = ModelStore(folder / "models")
+        self.trainer = ChildTrainer(settings)
+        self.pipeline = Pipeline(
+            ledger=self.ledger,
+            pictures=self.pictures,
+            models=self.models,
+            trainer=self.trainer,
+            settings=settings,
+            places=Places(base, folder / "runs"),
+            system=SYSTEM,
+        )
+
+    async def open(self) -> None:
+        """Enter the base model and the person."""
+        await self.ledger.add_model(Model("base", str(self.base), ModelState.LIVE, None, 0.0))
+        await self.ledger.see(Person(PERSON), Chat(PERSON))
+
+    async def keep(self, scene: Scene, rng: Random) -> tuple[str, tuple[int, int]]:
+        """Draw a scene as a photo; returns its name and size."""
+        image = draw(scene, rng, "other")
+        data = io.BytesIO()
+        image.save(data, "JPEG", quality=90)
+        name = await self.pictures.put(data.getvalue())
+        await self.ledger.add_picture(
+            StoredPicture(name, "image/jpeg", *image.size, len(data.getvalue()), str(imagehash.phash(image)))
+        )
+        return name, image.size
+
+    def file(self, name: str) -> str:
+        """Where a picture lies, relative to the picture folder."""
+        return str(self.pictures.path(name).relative_to(self.pictures.directory))
+
+    def say(self, speaker: Speaker, asked: Sequence[Asked], temperature: float = TEMPERATURE) -> list[str]:
+        """The model's answers, sampled as the bot does."""
+        lessons = [_on_disk(each.lesson, self.file) for each in asked]
+        spoken = speaker.answers(
+            lessons, self.pictures.directory, most_tokens=MOST_TOKENS, temperature=temperature, top_p=TOP_P
+        )
+        return [each.text for each in spoken]
+
+    async def chat(self, speaker: Speaker, count: int, taste: Taste, seed: int) -> int:
+        """Send `count` pictures, ask twice about each, vote on every answer. Returns the number of likes."""
+        rng = Random(f"chat {seed}")
+        torch.manual_seed(seed)
+        first = [await self._ask(rng, number) for number in range(count)]
+        likes = 0
+        sessions = []
+        follow_ups = []
+        for number, (asked, said) in enumerate(zip(first, self.say(speaker, first), strict=True)):
+            sessions.append(await self.ledger.new_session(PERSON, PERSON))
+            answer, vote = taste(asked, said, rng)
+            likes += vote > 0
+            await self._record(asked, answer, vote, sessions[number], 10 * number)
+            follow_ups.append(_follow_up(asked, answer, rng))
+        for number, (asked, said) in enumerate(zip(follow_ups, self.say(speaker, follow_ups), strict=True)):
+            answer, vote = taste(asked, said, rng)
+            likes += vote > 0
+            await self._record(asked, answer, vote, sessions[number], 10 * number + 5)
+        return likes
+
+    async def examine(self, directory: Path, count: int, seed: int) -> Score:
+        """Show `count` unseen pictures, ask one question and one follow-up about each in unseen wordings."""
+        rng = Random(f"examination {seed}")
+        torch.manual_seed(1000 + seed)
+        speaker = Speaker(directory)
+        asked = [await self._ask(rng, number) for number in range(count)]
+        said = self.say(speaker, asked)
+        again = [_follow_up(each, answer, rng) for each, answer in zip(asked, said, strict=True)]
+        asked, said = asked + again, said + self.say(speaker, again)
+
+        def share(kind: Kind) -> float:
+            chosen = [
+                correct(each.kind, each.scene, answer)
+                for each, answer in zip(asked, said, strict=True)
+                if each.kind == kind
+            ]
+            return sum(chosen) / len(chosen)
+
+        return Score(sum(manner(answer) == "playful" for answer in said) / len(said), share("colour"), share("shape"))
+
+    async def retrain(self) -> tuple[Run, Model | None]:
+        """One run, from the votes to its model."""
+
+        async def quiet(run: Run) -> None:
+            """Nobody watches."""
+
+        run = await self.ledger.start_run("command")
+        model = await self.pipeline.run(run, quiet)
+        return await self.ledger.run(run.id), model
+
+    async def _ask(self, rng: Random, number: int) -> Asked:
+        scene = random_scene(rng)
+        name, size = await self.keep(scene, rng)
+        kind, language = _FIRST[number % len(_FIRST)], LANGUAGES[number // len(_FIRST) % len(LANGUAGES)]
+        turn = Turn(Role.USER, held_out(language, kind, rng), (Picture(b"", name),))
+        return Asked(scene, kind, language, _open_ended((turn,), (size,)))
+
+    async def _record(self, asked: Asked, answer: str, vote: int, session: int, update: int) -> None:
+        prompt = Prompt(SYSTEM, asked.lesson.turns[:-1], chat="")
+        newest = prompt.turns[-1]
+        exchange = await self.ledger.record_exchange(
+            Exchange(
+                session=session,
+                chat=PERSON,
+                asker=PERSON,
+                update=update,
+                question=newest.text,
+                pictures=tuple(each.sha256 for each in newest.pictures),
+                answer=answer,
+                model="base",
+                system=SYSTEM,
+                prompt_hash=prompt_hash(prompt),
+                temperature=TEMPERATURE,
+                top_p=TOP_P,
+                max_new_tokens=MOST_TOKENS,
+                seed=None,
+                finish="stop",
+                prompt_tokens=0,
+                completion_tokens=0,
+                cached_tokens=0,
+                encoded_tiles=0,
+                first_token_seconds=0.0,
+                seconds=0.0,
+            )
+        )
+        await self.ledger.rate(Rating(exchange, PERSON, vote, update + 1))
+
+
+async def learn(
+    folder: Path,
+    taste: Taste,
+    seed: int,
+    *,
+    settings: TrainingSettings,
+    base: Path = CHECKPOINT,
+    pictures: int = 30,
+    unseen: int = 100,
+) -> Result:
+    """One whole loop in `folder`. A rejected candidate counts as it would in the bot: the base model stays."""
+    bench = Bench(folder, settings, base)
+    try:
+        await bench.open()
+        before = await bench.examine(base, unseen, seed)
+        pairs = await bench.chat(Speaker(base), pictures, taste, seed)
+        begun = time.monotonic()
+        run, model = await bench.retrain()
+        seconds = time.monotonic() - begun
+        after = await bench.examine(base if model is None else Path(model.directory), unseen, seed)
+        return Result(pairs, model, run, seconds, before, after)
+    finally:
+        await bench.ledger.close()
+
+
+def _open_ended(turns: tuple[Turn, ...], sizes: tuple[tuple[int, int], ...]) -> Lesson:
+    whole = (*turns, Turn(Role.ASSISTANT, ""))
+    return Lesson("asked", SYSTEM, whole, tuple(False for _ in whole), sizes)
+
+
+def _follow_up(asked: Asked, answer: str, rng: Random) -> Asked:
+    kind = rng.choice([each for each in _FOLLOW_UP if each != asked.kind])
+    turn = Turn(Role.USER, held_out(asked.language, kind, rng))
+    turns = (*asked.lesson.turns[:-1], Turn(Role.ASSISTANT, answer), turn)
+    return Asked(asked.scene, kind, asked.language, _open_ended(turns, asked.lesson.sizes))
+
+
+def _on_disk(lesson: Lesson, file: Callable[[str], str]) -> Lesson:
+    turns = tuple(
+        Turn(turn.role, turn.text, tuple(Picture(b"", file(each.sha256)) for each in turn.pictures))
+        for turn in lesson.turns
+    )
+    return Lesson(lesson.name, lesson.system, turns, lesson.learned, lesson.sizes)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Ask, vote, retrain, ask again.")
+    parser.add_argument("--taste", choices=TASTES, default="playful")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--pictures", type=int, default=30)
+    parser.add_argument("--unseen", type=int, default=100)
+    parser.add_argument("--model", type=Path, default=CHECKPOINT)
+    parser.add_argument("--knob", action="append", default=[], metavar="NAME=VALUE", help="replaces one of the recipe")
+    parser.add_argument("--keep", type=Path, help="folder for the ledger and the runs; default: a temporary one")
+    given = parser.parse_args()
+    knobs = dict(each.split("=", 1) for each in given.knob)
+    settings = TrainingSettings.for_tiny(knobs=knobs)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    seconds = []
+    for seed in range(given.first_seed, given.first_seed + given.seeds):
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(given.keep or temporary) / f"{given.taste}-{seed}"
+            result = asyncio.run(
+                learn(
+                    folder,
+                    TASTES[given.taste],
+                    seed,
+                    settings=settings,
+                    base=given.model,
+                    pictures=given.pictures,
+                    unseen=given.unseen,
+                )
+            )
+        seconds.append(result.seconds)
+        state = result.run.reason if result.model is None else result.model.state
+        console.print(
+            f"seed {seed}: {result.pairs} liked, {result.seconds:.0f} s, {state}; "
+            f"playful {result.before.playful:.0%} → {result.after.playful:.0%}, "
+            f"colour {result.before.colour:.0%} → {result.after.colour:.0%}, "
+            f"shape {result.before.shape:.0%} → {result.after.shape:.0%}"
+        )
+        if result.model is not None:
+            console.print(f"  {result.model.report}")
+    console.print(f"median {statistics.median(seconds):.0f} s a run")
+
+
+if __name__ == "__main__":
+    main()
