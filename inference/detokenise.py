@@ -1,0 +1,86 @@
+"""Tokens to text, piece by piece: what a stream may show, and where it must stop.
+
+Knows that a character can take several tokens and that a stop string can arrive in several pieces. Knows neither
+models nor sampling; any tokenizer with Hugging Face's `decode` will do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+_REPLACEMENT: Final = "\ufffd"
+_LONGEST_CHARACTER: Final = 4
+"""Bytes of the longest UTF-8 character: so many byte tokens can wait for their last one."""
+
+
+class TextStream:
+    """The text of one growing list of tokens.
+
+    Decodes a short window only: a few tokens that are already shown, because a decoder treats the first token
+    of a text differently (SentencePiece drops its space), and those that are not.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._tokens: list[int] = []
+        self._context = 0
+        self._shown = 0
+
+    def push(self, token: int) -> str:
+        """Add a token; return the text that is certain now, never half a character."""
+        self._tokens.append(token)
+        text = self._pending()
+        if text.endswith(_REPLACEMENT) and len(self._tokens) - self._shown < _LONGEST_CHARACTER:
+            return ""
+        if text:
+            # A context without text (a special token) would make the next token the first of a text.
+            self._context = self._shown
+        self._shown = len(self._tokens)
+        return text
+
+    def flush(self) -> str:
+        """What is left at the end; a character that never became whole is left out."""
+        text = self._pending().rstrip(_REPLACEMENT)
+        self._context = self._shown = len(self._tokens)
+        return text
+
+    def _pending(self) -> str:
+        shown = self._decode(self._tokens[self._context : self._shown])
+        return self._decode(self._tokens[self._context :])[len(shown) :]
+
+    def _decode(self, tokens: list[int]) -> str:
+        # The official code decodes so; cleaning up would move spaces after they were shown.
+        text = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(text)
+
+
+class StopStrings:
+    """Holds text back while it may be the beginning of a stop string."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+
+    def push(self, text: str) -> tuple[str, bool]:
+        """Text that may be shown, and whether a stop string was found (it is not shown, nor what follows)."""
+        if not self._stops:
+            return text, False
+        held = self._held + text
+        found = [held.find(stop) for stop in self._stops if stop in held]
+        if found:
+            self._held = ""
+            return held[: min(found)], True
+        keep = max(_overlap(held, stop) for stop in self._stops)
+        self._held = held[len(held) - keep :]
+        return held[: len(held) - keep], False
+
+    def flush(self) -> str:
+        """What was held back and turned out to be no stop string."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` with which `stop` begins."""
+    return next((size for size in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:size])), 0)
