@@ -71,7 +71,10 @@ def test_layout_is_the_official_one(model: Any, tmp_path: Path) -> None:
     }  # fmt: skip
     generation = json.loads((tmp_path / "generation_config.json").read_text())
     assert generation["eos_token_id"] == [token_id(tokenizer, name) for name in ("<|im_end|>", "<|im_start|>")]
-    assert json.loads((tmp_path / "tokenizer_config.json").read_text())["chat_template"] == "{{ messages }}"
+    described = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert described["chat_template"] == "{{ messages }}"
+    assert described["model_input_names"] == ["input_ids", "attention_mask"]
+    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "config.json").stat().st_mode
     assert json.loads((tmp_path / "preprocessor_config.json").read_text())["size"] == 56
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["architectures"] == ["InternVLChatModel"]
@@ -172,12 +175,14 @@ def test_other_language_models_are_refused(family: str, tmp_path: Path) -> None:
         ("llm_config", "num_key_value_heads", 3, "divide"),
         ("vision_config", "norm_type", "batch_norm", "norm_type"),
         ("vision_config", "num_attention_heads", 5, "multiple"),
+        (None, "use_llm_lora", 16, "not merged"),
+        (None, "ps_version", "v3", "ps_version"),
     ],
 )
-def test_impossible_fields_are_named(part: str, field: str, value: object, message: str) -> None:
+def test_impossible_fields_are_named(part: str | None, field: str, value: object, message: str) -> None:
     """A configuration that cannot be built is an error naming the field."""
     wrong = fields()
-    wrong[part][field] = value
+    (wrong if part is None else wrong[part])[field] = value
     with pytest.raises(ValueError, match=message):
         InternVLChatModel(InternVLChatConfig(**wrong))
 

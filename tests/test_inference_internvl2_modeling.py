@@ -139,6 +139,21 @@ def test_logits_to_keep() -> None:
         model(input_ids=ids, labels=ids, logits_to_keep=1)
 
 
+def test_hidden_states_on_demand() -> None:
+    """All layers' states come only when asked for: the embeddings first, what the logits are made of last."""
+    model = build("internvl2")
+    ids = torch.arange(3, 13)[None]
+    with torch.no_grad():
+        output = model(input_ids=ids, output_hidden_states=True)
+        assert len(output.hidden_states) == 4
+        assert torch.equal(output.hidden_states[0], model.embed(ids, None))
+        torch.testing.assert_close(model.language_model.output(output.hidden_states[-1]), output.logits)
+        assert model(input_ids=ids).hidden_states is None
+        seen = model.vision_model(pixels(model), output_hidden_states=True)
+        assert len(seen.hidden_states) == 4
+        assert torch.equal(seen.hidden_states[-1], seen.last_hidden_state)
+
+
 def test_generate_is_greedy_by_logits() -> None:
     """Greedy generation with pictures picks the most likely token each time and returns the new ones only."""
     model = build("internvl2")

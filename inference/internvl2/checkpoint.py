@@ -70,6 +70,14 @@ def write_checkpoint(
     directory.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(directory, max_shard_size=max_shard_size)
     write_surroundings(model.config, tokenizer, directory, dtype=model.dtype, chat_template=chat_template)
+    share_weights(directory)
+
+
+def share_weights(directory: Path) -> None:
+    """Give the weight files, which safetensors writes for their owner alone, the permissions of config.json."""
+    mode = (directory / "config.json").stat().st_mode
+    for file in directory.glob("*.safetensors"):
+        file.chmod(mode)
 
 
 def write_surroundings(
@@ -117,6 +125,7 @@ def _write_tokenizer(tokenizer: Any, directory: Path, chat_template: str | None)
     path = directory / "tokenizer_config.json"
     written = json.loads(path.read_text(encoding="utf-8"))
     written.pop("auto_map", None)
+    written["model_input_names"] = ["input_ids", "attention_mask"]
     if chat_template is not None:
         written["chat_template"] = chat_template
     if not tokenizer.is_fast:

@@ -151,8 +151,8 @@ class InternVisionEncoder(nn.Module):
             for index in range(config.num_hidden_layers)
         )
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """[T, N, width] → the input and the output of every layer, all of that shape."""
+    def forward(self, x: Tensor, keep: bool) -> list[Tensor]:
+        """[T, N, width] → the output of the last layer or, to `keep`, the input and the output of every layer."""
         states = [x]
         for layer in self.layers:
             # Where nothing before needs a gradient, checkpointing would lose those of the layer itself.
@@ -160,7 +160,7 @@ class InternVisionEncoder(nn.Module):
                 x = self._gradient_checkpointing_func(layer.__call__, x)
             else:
                 x = layer(x)
-            states.append(x)
+            states = [*states, x] if keep else [x]
         return states
 
 
@@ -215,7 +215,7 @@ class InternVisionModel(PreTrainedModel):
             if pixel_values is None or pixel_values.dim() != 4:
                 raise ValueError("pixel_values must be a batch of tiles [T, channels, height, width]")
             pixel_embeds = self.embeddings(pixel_values)
-        states = self.encoder(pixel_embeds)
+        states = self.encoder(pixel_embeds, keep=bool(output_hidden_states))
         output = BaseModelOutputWithPooling(
             last_hidden_state=states[-1],
             pooler_output=states[-1][:, 0],

@@ -213,7 +213,8 @@ class InternLM2Model(InternLM2PreTrainedModel):
         mask, causal = _mask(attention_mask, past, new, x)
         states: list[Tensor] = []
         for layer in self.layers:
-            states.append(x)
+            if output_hidden_states:
+                states.append(x)
             if checkpointing and x.requires_grad:
                 x = self._gradient_checkpointing_func(layer.__call__, x, cos, sin, mask, causal, None)
             else:

@@ -22,7 +22,7 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from torch import Tensor
 
-from inference.internvl2.checkpoint import write_surroundings
+from inference.internvl2.checkpoint import share_weights, write_surroundings
 from inference.internvl2.configuration_internvl2 import InternVLChatConfig
 from inference.internvl2.modeling_internvl2 import InternVLChatModel
 from inference.internvl2.tokenizer import load_tokenizer
@@ -122,6 +122,7 @@ def write_random(
     plan = split_torch_state_dict_into_shards(state, max_shard_size=shard)
     for file, names in plan.filename_to_tensors.items():
         save_file(_draw(model, names, seed), directory / file, metadata={"format": "pt"})
+    share_weights(directory)
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
         (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
