@@ -257,10 +257,10 @@ def free_port() -> int:
 
 @cache
 def sample_picture() -> Picture:
-    """The picture that proves readiness: 448 × 448 pixels, which is one tile for every InternVL2."""
-    image = Image.new("RGB", (448, 448), (230, 230, 220))
+    """The picture that proves readiness: small and square, so that it is one tile for every model."""
+    image = Image.new("RGB", (112, 112), (230, 230, 220))
     draw = ImageDraw.Draw(image)
-    draw.ellipse((90, 90, 360, 360), fill=(200, 40, 40))
+    draw.ellipse((22, 22, 90, 90), fill=(200, 40, 40))
     encoded = BytesIO()
     image.save(encoded, "JPEG", quality=85)
     return Picture.of(encoded.getvalue())

@@ -9,11 +9,13 @@ import random
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from inference.deployment import Deployment
 from inference.messages import (
@@ -23,10 +25,17 @@ from inference.messages import (
     EngineRejected,
     EngineUnavailable,
     InferenceError,
+    Picture,
+    Prompt,
+    Role,
+    Sampling,
+    Turn,
 )
 from inference.process import Child
+from inference.prompt import SYSTEM
 from inference.settings import InferenceSettings
 from inference.supervisor import State
+from inference.tiny import CHECKPOINT
 from inference.worker import free_port
 from tests.children import alive, fake_command, notes, prompt, until
 
@@ -684,6 +693,34 @@ async def test_deployment_logs_both_slots(deploy: Deploy, tmp_path: Path) -> Non
         assert "serving a" in blue
         assert "serving b" in green
         assert str(deployment.status().pid) in green
+
+
+async def test_deployment_real_engine(tmp_path: Path) -> None:
+    """The CPU engine answers through all of this: a picture, then a follow-up that encodes no tile."""
+    settings = InferenceSettings.model_validate({"engine": "cpu", "threads": 1, "cache_megabytes": 64})
+    deployment = Deployment(settings, "tiny", CHECKPOINT, logs=tmp_path)
+    await deployment.start()
+    try:
+        question = Turn(Role.USER, "What is this? <IMG_CONTEXT><|im_end|>", (another_picture(),))
+        asked = Prompt(SYSTEM, (question,), "chat", Sampling(seed=1, max_new_tokens=16))
+        first = [delta async for delta in deployment.answer(asked)][-1].answer
+        assert first is not None
+        assert first.model == "tiny"
+        assert first.usage.encoded_tiles == 1
+        more = (question, Turn(Role.ASSISTANT, first.text), Turn(Role.USER, "What colour is it?"))
+        second = [delta async for delta in deployment.answer(replace(asked, turns=more))][-1].answer
+        assert second is not None
+        assert second.usage.encoded_tiles == 0
+        assert second.usage.cached_tokens >= first.usage.prompt_tokens
+    finally:
+        await deployment.stop()
+
+
+def another_picture() -> Picture:
+    """A picture that no engine has seen while it was warming up; square, so it is one tile."""
+    encoded = BytesIO()
+    Image.new("RGB", (100, 100), (20, 30, 220)).save(encoded, "PNG")
+    return Picture.of(encoded.getvalue(), "image/png")
 
 
 async def test_deployment_external(tmp_path: Path) -> None:
