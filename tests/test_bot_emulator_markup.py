@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -119,3 +120,23 @@ def test_broken_markdown_is_always_a_refusal(source: str) -> None:
     """Nothing but a refusal comes of marks that are open or not escaped."""
     with pytest.raises(Refused, match="can't parse entities"):
         formatted(source, "MarkdownV2", None)
+
+
+PIECES = [*"ab 👍\n\\_*[]()~`>#!|.<>/='&;", "<b>", "</b>", '<a href="', "<pre>", "```", "||", "__", "\n>", "![", "](",
+          "tg://emoji?id=5)", "(http://a.b)", "&lt;", "<blockquote>", "</blockquote>"]  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["HTML", "MarkdownV2", "Markdown"])
+def test_any_text_parses_or_is_refused(mode: str) -> None:
+    """Of random marks nothing comes but a refusal, or entities that lie within the text."""
+    rng = random.Random(7)
+    parsed = 0
+    for _ in range(1500):
+        source = "".join(rng.choices(PIECES, k=rng.randint(1, 12)))
+        try:
+            text, entities = formatted(source, mode, None)
+        except Refused:
+            continue
+        parsed += 1
+        assert all(o >= 0 and n > 0 and o + n <= units(text) for _, o, n in spans(entities)), source
+    assert parsed > 50

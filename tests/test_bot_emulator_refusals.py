@@ -202,18 +202,48 @@ async def test_callback_data_has_up_to_64_bytes(bot: Bot) -> None:
         await bot.send_message(ADA, "x", reply_markup=keyboard(text="", callback_data="go"))
 
 
-async def test_malformed_json_is_refused(url: str, emulator: Emulator) -> None:
-    """A reply_markup that is no JSON, and one that is no object."""
-    address = f"{url}/bot{emulator.token}/sendMessage"
-    complaints = {
-        "{": "Bad Request: can't parse reply keyboard markup JSON object",
-        "[]": "Bad Request: object expected as reply markup",
-    }
-    async with aiohttp.ClientSession() as session:
-        for markup, description in complaints.items():
-            form = {"chat_id": str(ADA), "text": "x", "reply_markup": markup}
-            async with session.post(address, data=form) as answer:
-                assert await answer.json() == {"ok": False, "error_code": 400, "description": description}
+MALFORMED = [
+    ("sendMessage", {"reply_markup": "{"}, "can't parse reply keyboard markup JSON object"),
+    ("sendMessage", {"reply_markup": "[]"}, "object expected as reply markup"),
+    (
+        "sendMessage",
+        {"reply_markup": '{"inline_keyboard": [1]}'},
+        'field "inline_keyboard" of the InlineKeyboardMarkup must be an Array of Arrays',
+    ),
+    ("sendMessage", {"entities": '[{"type": "bold"}]'}, "can't parse MessageEntity: Can't find field \"offset\""),
+    ("sendMessage", {"entities": "[1]"}, "can't parse MessageEntity: expected an Object"),
+    (
+        "sendMessage",
+        {"entities": '[{"type": "bold", "offset": "x", "length": 1}]'},
+        "can't parse MessageEntity: offset and length must be of type Integer",
+    ),
+    ("sendMessage", {"reply_parameters": "[]"}, "object expected as reply parameters"),
+    ("sendMessage", {"link_preview_options": "1"}, "object expected as link preview options"),
+    ("sendMediaGroup", {"media": "[1]"}, "array of objects expected as media"),
+    ("editMessageMedia", {"media": "{}"}, "there is no media in the request"),
+    ("setMyCommands", {"commands": "7"}, "array of objects expected as commands"),
+    (
+        "setMyCommands",
+        {"commands": "[]", "scope": '{"type": "moon"}'},
+        "can't parse BotCommandScope: Unsupported type specified",
+    ),
+    ("deleteMessages", {"message_ids": '["x"]'}, "message identifiers are not specified"),
+    ("setMessageReaction", {"reaction": '["x"]'}, "array of objects expected as reaction types"),
+    ("getUpdates", {"allowed_updates": "["}, "can't parse allowed updates JSON object"),
+]
+
+
+@pytest.mark.parametrize(("method", "form", "reason"), MALFORMED, ids=[reason[:40] for _, _, reason in MALFORMED])
+async def test_malformed_json_is_refused(
+    url: str, emulator: Emulator, method: str, form: dict[str, str], reason: str
+) -> None:
+    """Parameters that are no JSON, or not of the right shape, are refused and break nothing."""
+    fields = {"chat_id": str(ADA), "text": "x", **form}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{url}/bot{emulator.token}/{method}", data=fields) as answer,
+    ):
+        assert await answer.json() == {"ok": False, "error_code": 400, "description": f"Bad Request: {reason}"}
 
 
 async def test_an_edit_must_change_something(bot: Bot, emulator: Emulator) -> None:

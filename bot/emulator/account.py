@@ -6,7 +6,6 @@ Each takes the world and a call's parameters, returns the JSON result and raises
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from bot.emulator.parameters import Parameters
 from bot.emulator.refusals import Json, refused
@@ -64,9 +63,7 @@ async def get_file(world: World, parameters: Parameters) -> Json:
 
 async def set_my_commands(world: World, parameters: Parameters) -> bool:
     """setMyCommands."""
-    commands = parameters.decoded("commands", "commands")
-    if not isinstance(commands, list):
-        raise refused("expected an Array of BotCommand")
+    commands = parameters.objects("commands", "commands")
     if len(commands) > 100:
         raise refused("BOT_COMMANDS_TOO_MUCH")
     checked = [_command(command) for command in commands]
@@ -98,8 +95,8 @@ def commands_for(world: World, user: User) -> list[Json]:
     return []
 
 
-def _command(command: Any) -> Json:
-    if not isinstance(command, dict) or not re.fullmatch(r"/?[a-z0-9_]{1,32}", str(command.get("command", ""))):
+def _command(command: Json) -> Json:
+    if not re.fullmatch(r"/?[a-z0-9_]{1,32}", str(command.get("command", ""))):
         raise refused("BOT_COMMAND_INVALID")
     description = str(command.get("description", ""))
     if not 1 <= len(description) <= 256:
@@ -109,15 +106,15 @@ def _command(command: Any) -> Json:
 
 def _slot(world: World, parameters: Parameters) -> tuple[str, int, int, str]:
     """Where a list of commands belongs: scope, chat, user and language."""
-    scope = parameters.decoded("scope", "BotCommandScope") or {"type": "default"}
-    kind = scope.get("type") if isinstance(scope, dict) else None
+    scope = Parameters(parameters.object("scope", "BotCommandScope"))
+    kind = scope.text("type", "default")
     if kind not in _SCOPES:
         raise refused("can't parse BotCommandScope: Unsupported type specified")
-    chat = world.chat_for_bot(str(scope.get("chat_id", ""))).id if kind.startswith("chat") else 0
+    chat = world.chat_for_bot(scope.text("chat_id")).id if kind.startswith("chat") else 0
     language = parameters.text("language_code")
     if language and not re.fullmatch(r"[a-z]{2}", language):
         raise refused("invalid language code specified")
-    return kind, chat, int(scope.get("user_id", 0)), language
+    return kind, chat, scope.integer("user_id"), language
 
 
 async def get_chat(world: World, parameters: Parameters) -> Json:

@@ -20,7 +20,7 @@ _MAX_TOAST = 200  # characters of an answer to a pressed button
 async def edit_message_text(world: World, parameters: Parameters) -> Json:
     """editMessageText."""
     text, entities = message_text(world, parameters)
-    preview = parameters.decoded("link_preview_options", "link preview options")
+    preview = parameters.object("link_preview_options", "link preview options")
     chat, message = _own_message(world, parameters)
     if "text" not in message:
         raise refused("there is no text in the message to edit")
@@ -38,9 +38,9 @@ async def edit_message_caption(world: World, parameters: Parameters) -> Json:
 
 async def edit_message_media(world: World, parameters: Parameters) -> Json:
     """editMessageMedia with a photo or a document."""
-    item = parameters.decoded("media", "input media")
-    if not isinstance(item, dict):
-        raise refused("there is no media in the request" if item is None else "can't parse input media JSON object")
+    item = parameters.object("media", "input media")
+    if not item:
+        raise refused("there is no media in the request")
     chat, message = _own_message(world, parameters)
     nothing: Json = dict.fromkeys(("photo", "document", "text", "entities", "link_preview_options"))
     content = await media_content(world, parameters, item)
@@ -68,7 +68,7 @@ def _own_message(world: World, parameters: Parameters) -> tuple[Chat, Json]:
 def _replace(world: World, parameters: Parameters, chat: Chat, message: Json, **changes: object) -> Json:
     """Apply an edit. A call without `reply_markup` takes the buttons away, as Telegram does."""
     wanted = {**message, **changes, "reply_markup": inline_keyboard(parameters)}
-    wanted = {name: value for name, value in wanted.items() if value not in (None, [], "")}
+    wanted = {name: value for name, value in wanted.items() if value not in (None, [], {}, "")}
     if wanted == message:
         raise not_modified()
     world.flood.charge(chat.id, group=chat.kind != "private")
@@ -88,9 +88,9 @@ async def delete_message(world: World, parameters: Parameters) -> bool:
 async def delete_messages(world: World, parameters: Parameters) -> bool:
     """deleteMessages: those that are not there are passed over."""
     numbers = parameters.decoded("message_ids", "message identifiers")
-    if not isinstance(numbers, list) or not numbers:
+    if not isinstance(numbers, list) or not numbers or not all(isinstance(number, int) for number in numbers):
         raise refused("message identifiers are not specified")
-    _delete(world, *_to_delete(world, parameters, [int(number) for number in numbers]))
+    _delete(world, *_to_delete(world, parameters, numbers))
     return True
 
 
@@ -110,9 +110,7 @@ def _delete(world: World, chat: Chat, messages: list[Json]) -> None:
 
 async def set_message_reaction(world: World, parameters: Parameters) -> bool:
     """setMessageReaction: at most one emoji of the bot's; none takes it back."""
-    reactions = parameters.decoded("reaction", "reaction types") or []
-    if not isinstance(reactions, list) or not all(isinstance(reaction, dict) for reaction in reactions):
-        raise refused("can't parse reaction types JSON object")
+    reactions = parameters.objects("reaction", "reaction types")
     if len(reactions) > 1:
         raise refused("REACTIONS_TOO_MANY")
     if any(reaction.get("type") != "emoji" or not reaction.get("emoji") for reaction in reactions):

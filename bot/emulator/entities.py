@@ -68,7 +68,9 @@ def _checked(entity: Any) -> Json | None:
     for name in ("offset", "length", "type"):
         if name not in entity:
             raise refused(f'{complaint}Can\'t find field "{name}"')
-    kind, offset, length = entity["type"], int(entity["offset"]), int(entity["length"])
+    kind, offset, length = entity["type"], entity["offset"], entity["length"]
+    if not isinstance(offset, int) or not isinstance(length, int):
+        raise refused(complaint + "offset and length must be of type Integer")
     if kind in _FOUND_BY_TELEGRAM:
         return None
     if kind not in _GIVEN_BY_BOTS:

@@ -67,6 +67,24 @@ class Parameters:
         except ValueError:
             raise refused(f"can't parse {what} JSON object") from None
 
+    def object(self, name: str, what: str) -> dict[str, Any]:
+        """The parameter as a JSON object, empty when absent. Raises `Refused` naming `what`."""
+        value = self.decoded(name, what)
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            raise refused(f"object expected as {what}")
+        return value
+
+    def objects(self, name: str, what: str) -> list[dict[str, Any]]:
+        """The parameter as an array of JSON objects, empty when absent. Raises `Refused` naming `what`."""
+        value = self.decoded(name, what)
+        if value is None:
+            return []
+        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+            raise refused(f"array of objects expected as {what}")
+        return value
+
     def upload(self, name: str) -> Upload | None:
         """The file sent as `name`: directly in that form field, or as `attach://<form field>`."""
         return self.attached(self.text(name)) or self._uploads.get(name)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from bot.emulator.entities import MAX_CAPTION, MAX_TEXT, formatted, units
 from bot.emulator.keyboards import inline_keyboard
@@ -49,12 +48,7 @@ def message_text(world: World, parameters: Parameters) -> tuple[str, list[Json]]
 def caption_of(world: World, parameters: Parameters) -> tuple[str, list[Json]]:
     """The `caption` of a call with its entities, checked; both may be empty. Raises `Refused`."""
     entities = parameters.decoded("caption_entities", "caption entities")
-    return checked_caption(world, parameters.text("caption"), parameters.text("parse_mode"), entities)
-
-
-def checked_caption(world: World, raw: str, parse_mode: str, entities: Any) -> tuple[str, list[Json]]:
-    """A caption with its entities. Raises `Refused`."""
-    caption, found = formatted(raw, parse_mode, entities)
+    caption, found = formatted(parameters.text("caption"), parameters.text("parse_mode"), entities)
     if units(caption) > MAX_CAPTION:
         raise refused("message caption is too long")
     return caption, with_users(world, found)
@@ -78,10 +72,10 @@ def envelope(world: World, parameters: Parameters) -> Envelope:
     """Chat, reply and keyboard of a message to be sent. Raises `Refused`."""
     keyboard = inline_keyboard(parameters)
     chat = world.chat_for_bot(parameters.text("chat_id"))
-    given = parameters.decoded("reply_parameters", "reply parameters") or {}
-    target = int(given.get("message_id") or parameters.integer("reply_to_message_id"))
+    given = Parameters(parameters.object("reply_parameters", "reply parameters"))
+    target = given.integer("message_id") or parameters.integer("reply_to_message_id")
     reply = world.reply_to(chat, target) if target else None
-    lenient = given.get("allow_sending_without_reply") or parameters.boolean("allow_sending_without_reply")
+    lenient = given.boolean("allow_sending_without_reply") or parameters.boolean("allow_sending_without_reply")
     if target and reply is None and not lenient:
         raise refused("message to be replied not found")
     return Envelope(chat, reply, keyboard)
@@ -102,7 +96,7 @@ def send(world: World, to: Envelope, contents: Sequence[Json]) -> list[Json]:
 async def send_message(world: World, parameters: Parameters) -> Json:
     """sendMessage."""
     text, entities = message_text(world, parameters)
-    preview = parameters.decoded("link_preview_options", "link preview options")
+    preview = parameters.object("link_preview_options", "link preview options")
     to = envelope(world, parameters)
     return send(world, to, [{"text": text, "entities": entities, "link_preview_options": preview}])[0]
 
@@ -125,8 +119,8 @@ async def send_document(world: World, parameters: Parameters) -> Json:
 
 async def send_media_group(world: World, parameters: Parameters) -> list[Json]:
     """sendMediaGroup with two to ten photos, or two to ten documents."""
-    media = parameters.decoded("media", "media")
-    if not isinstance(media, list) or not media:
+    media = parameters.objects("media", "media")
+    if not media:
         raise refused("there are no messages to send")
     if len(media) > _ALBUM:
         raise refused("too many messages to send as an album")
@@ -148,8 +142,7 @@ async def media_content(world: World, parameters: Parameters, item: Json) -> Jso
         content = {"document": document_of(world, upload, reference)}
     else:
         raise refused("type of the media is not supported by the emulator")
-    given = item.get("caption_entities")
-    caption, entities = checked_caption(world, item.get("caption") or "", item.get("parse_mode") or "", given)
+    caption, entities = caption_of(world, Parameters(item))
     return {**content, "caption": caption, "caption_entities": entities}
 
 

@@ -180,7 +180,7 @@ class World:
             "from": sender,
             "chat": self.as_chat(chat),
             "date": int(time.time()),
-            **{name: value for name, value in content.items() if value not in (None, [], "")},
+            **{name: value for name, value in content.items() if value not in (None, [], {}, "")},
         }
 
     def post(self, chat: Chat, message: Json) -> Json:
