@@ -22,6 +22,7 @@ from inference.internvl2.tokenizer import END_TOKENS, PICTURE_TOKEN, load_tokeni
 
 MODEL_CODE = (
     "configuration_internvl2.py",
+    "layers_internvl2.py",
     "modeling_internvl2.py",
     "modeling_intern_vit.py",
     "modeling_internlm2.py",
@@ -115,7 +116,15 @@ def write_surroundings(
         },
     )
     _write_tokenizer(tokenizer, directory, chat_template)
-    for name in MODEL_CODE:
+    copy_code(directory)
+
+
+def copy_code(directory: Path) -> None:
+    """Put the present model code into a checkpoint directory, and the tokenizer's where it needs code."""
+    needed = [*MODEL_CODE]
+    if (directory / "tokenizer.model").is_file() and not (directory / "tokenizer.json").is_file():
+        needed.append(TOKENIZER_CODE)
+    for name in needed:
         shutil.copyfile(Path(__file__).parent / name, directory / name)
 
 
@@ -130,7 +139,6 @@ def _write_tokenizer(tokenizer: Any, directory: Path, chat_template: str | None)
         written["chat_template"] = chat_template
     if not tokenizer.is_fast:
         written["auto_map"] = {"AutoTokenizer": [f"{Path(TOKENIZER_CODE).stem}.InternLM2Tokenizer", None]}
-        shutil.copyfile(Path(__file__).parent / TOKENIZER_CODE, directory / TOKENIZER_CODE)
     _write_json(path, written)
 
 

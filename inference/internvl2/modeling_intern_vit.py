@@ -17,23 +17,11 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
 
 from .configuration_internvl2 import InternVisionConfig
-
-
-class InternRMSNorm(nn.Module):
-    """Root-mean-square norm over the last dimension, in the input's type."""
-
-    def __init__(self, width: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., width] → the same shape."""
-        return functional.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+from .layers_internvl2 import RMSNorm
 
 
 def _norm(config: InternVisionConfig) -> nn.Module:
-    make: Any = {"layer_norm": nn.LayerNorm, "rms_norm": InternRMSNorm}[config.norm_type]
+    make: Any = {"layer_norm": nn.LayerNorm, "rms_norm": RMSNorm}[config.norm_type]
     return make(config.hidden_size, eps=config.layer_norm_eps)
 
 
@@ -83,8 +71,8 @@ class InternAttention(nn.Module):
         self.proj_drop = nn.Dropout(config.dropout)
         self.qk_normalization = config.qk_normalization
         if config.qk_normalization:
-            self.q_norm = InternRMSNorm(width, config.layer_norm_eps)
-            self.k_norm = InternRMSNorm(width, config.layer_norm_eps)
+            self.q_norm = RMSNorm(width, config.layer_norm_eps)
+            self.k_norm = RMSNorm(width, config.layer_norm_eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """[T, N, width] → the same shape."""
@@ -191,7 +179,7 @@ class InternVisionModel(PreTrainedModel):
         elif isinstance(module, InternVisionEncoderLayer):
             module.ls1.data.fill_(self.config.initializer_factor)
             module.ls2.data.fill_(self.config.initializer_factor)
-        elif isinstance(module, InternRMSNorm | nn.LayerNorm):
+        elif isinstance(module, RMSNorm | nn.LayerNorm):
             module.weight.data.fill_(1.0)
             if isinstance(module, nn.LayerNorm):
                 module.bias.data.zero_()

@@ -51,6 +51,8 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config: InternVLChatConfig) -> None:
         super().__init__(config)
+        if config.use_backbone_lora or config.use_llm_lora:
+            raise ValueError("this checkpoint's LoRA adapters are not merged; merge them into the weights first")
         vision, llm = config.vision_config, config.llm_config
         grid = (config.force_image_size or vision.image_size) // vision.patch_size
         self.num_image_token = int(grid**2 * config.downsample_ratio**2)

@@ -1,0 +1,91 @@
+"""What both towers of InternVL2 are built of: the norm, rotary positions, grouped attention and its mask.
+
+Knows nothing of pictures, tokens or weights' names. Travels inside checkpoints as part of their model code.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .configuration_internvl2 import InternLM2Config
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the last dimension, in the input's type."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., width] → the same shape."""
+        return functional.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+
+
+def rotation(config: InternLM2Config, position_ids: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of rotary positions (arXiv 2104.09864), float32 [B, N, head size] each.
+
+    `length` counts all positions in sight, cached ones included. Scaling "linear" divides positions by the factor;
+    "dynamic" (NTK-aware) raises the base once `length` exceeds `max_position_embeddings`:
+    base · (factor · length / maximum − (factor − 1)) ^ (d / (d − 2)). The base depends on this call alone, never on
+    what was computed before; keys already cached keep the rotation they were given, as in the official code.
+    """
+    size = config.hidden_size // config.num_attention_heads
+    base = float(config.rope_theta)
+    scaling = config.rope_scaling or {"type": "none", "factor": 1.0}
+    positions = position_ids.float()
+    if scaling["type"] == "linear":
+        positions = positions / scaling["factor"]
+    elif scaling["type"] == "dynamic" and length > config.max_position_embeddings:
+        factor = scaling["factor"]
+        base *= (factor * length / config.max_position_embeddings - (factor - 1)) ** (size / (size - 2))
+    exponents = torch.arange(0, size, 2, device=position_ids.device).float() / size
+    angles = positions[..., None] * (1.0 / base**exponents)
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn heads [B, heads, N, size] by their positions; the pairs are (i, i + size/2)."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """Attention of query heads [B, heads, N, size] over grouped keys and values [B, kv heads, M, size].
+
+    `mask` is None or broadcasts to [B, 1, N, M] (True or 0 to see, False or −inf not to).
+    """
+    # CPU kernels, and the half-precision flash kernel of CUDA, read each shared head in place; the other CUDA
+    # kernels know no groups (torch would fall back to materialising all scores), so heads are repeated for them.
+    groups = q.shape[1] // k.shape[1]
+    in_place = q.device.type == "cpu" or (mask is None and q.dtype in (torch.float16, torch.bfloat16))
+    if groups > 1 and not in_place:
+        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    return functional.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=groups > 1 and in_place
+    )
+
+
+def visible(attention_mask: Tensor | None, past: int, new: int, x: Tensor) -> tuple[Tensor | None, bool]:
+    """What attention needs: a mask (True to see) or None, and whether the kernel's own causal rule suffices."""
+    if attention_mask is not None and attention_mask.dim() == 4:
+        return (attention_mask if attention_mask.dtype == torch.bool else attention_mask.to(x.dtype)), False
+    padded = attention_mask is not None and not bool(attention_mask.all())
+    if padded and attention_mask is not None and attention_mask.shape[1] != past + new:
+        raise ValueError(f"attention_mask covers {attention_mask.shape[1]} of {past + new} cached and new positions")
+    if not padded:
+        if new == 1:
+            return None, False
+        if past == 0:
+            return None, True
+    rows = torch.arange(past, past + new, device=x.device)[:, None]
+    columns = torch.arange(past + new, device=x.device)[None]
+    mask = (columns <= rows)[None, None]
+    if padded and attention_mask is not None:
+        # A padded position sees itself, so that no row is empty (an empty softmax is undefined); nothing reads it.
+        mask = mask & attention_mask[:, None, None].bool() | (columns == rows)
+    return mask, False
