@@ -1,4 +1,4 @@
-"""What both towers of InternVL2 are built of: the norm, rotary positions, grouped attention and its mask.
+"""What both towers of InternVL2 are built of: the norm, rotary positions, attention, pixel shuffle.
 
 Knows nothing of pictures, tokens or weights' names. Travels inside checkpoints as part of their model code.
 """
@@ -89,3 +89,14 @@ def visible(attention_mask: Tensor | None, past: int, new: int, x: Tensor) -> tu
         # A padded position sees itself, so that no row is empty (an empty softmax is undefined); nothing reads it.
         mask = mask & attention_mask[:, None, None].bool() | (columns == rows)
     return mask, False
+
+
+def pixel_shuffle(x: Tensor, ratio: float, version: str) -> Tensor:
+    """Fold neighbouring patches into features: [T, W, H, C] → [T, W·ratio, H·ratio, C/ratio²].
+
+    Version "v1" leaves the two spatial axes swapped, as the first official releases were trained; "v2" does not.
+    """
+    count, width, height, features = x.shape
+    x = x.reshape(count, width, int(height * ratio), int(features / ratio)).transpose(1, 2)
+    x = x.reshape(count, int(height * ratio), int(width * ratio), int(features / ratio**2))
+    return x if version == "v1" else x.transpose(1, 2).contiguous()

@@ -19,19 +19,11 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
 
 from .configuration_internvl2 import InternVLChatConfig
+
+# transformers copies only what this file itself imports, so every file of the model code must be named here.
+from .layers_internvl2 import pixel_shuffle
 from .modeling_intern_vit import InternVisionModel
 from .modeling_internlm2 import InternLM2ForCausalLM, next_token_loss
-
-
-def pixel_shuffle(x: Tensor, ratio: float, version: str) -> Tensor:
-    """Fold neighbouring patches into features: [T, W, H, C] → [T, W·ratio, H·ratio, C/ratio²].
-
-    Version "v1" leaves the two spatial axes swapped, as the first official releases were trained; "v2" does not.
-    """
-    count, width, height, features = x.shape
-    x = x.reshape(count, width, int(height * ratio), int(features / ratio)).transpose(1, 2)
-    x = x.reshape(count, int(height * ratio), int(width * ratio), int(features / ratio**2))
-    return x if version == "v1" else x.transpose(1, 2).contiguous()
 
 
 class InternVLChatModel(PreTrainedModel, GenerationMixin):
