@@ -101,9 +101,7 @@ class BlueGreen:
                 async with asyncio.timeout_at(deadline):
                     await change.wait()
             except TimeoutError:
-                raise EngineUnavailable(
-                    f"The engine is still {self.live.state}: ask again in a minute. {self.live.last_error}".strip()
-                ) from None
+                raise EngineUnavailable(self.live.sentence()) from None
 
     async def swap(self, model_id: str, model_dir: Path) -> bool:
         """Warm `model_id` up, flip, drain and end the old one; False if it is live and ready already.

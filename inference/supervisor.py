@@ -70,11 +70,13 @@ class Supervisor:
         return monotonic() - worker.ready_since if worker is not None and worker.ready_since is not None else 0.0
 
     def sentence(self) -> str:
-        """Why nobody is answered, for people and operators."""
+        """Why nobody is answered, for people; an operator finds the engine's own words in `last_error`."""
+        if self.state is not State.FAILING:
+            return f"The engine is still {self.state}: ask again in a minute."
         seconds = max(round(self._next_try - monotonic()), 0)
         return (
             f"The engine failed {self._failures} times in a row; the next attempt comes within {seconds} s. "
-            f"Last: {self.last_error}"
+            f"Last: {self.last_error.partition(chr(10))[0]}"
         )
 
     async def start(self) -> None:

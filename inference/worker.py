@@ -166,7 +166,7 @@ class Worker:
             return f"The server at {self.launch.settings.endpoints[0]} {what}. Is it running, at this address?"
         tail = self._child.tail()
         wrote = f"its last lines:\n{tail}" if tail else "it wrote nothing."
-        return f"The engine of {self.model_id} {what}. Log: {self._child.log_path}; {wrote}"
+        return f"The engine of {self.model_id} {what}.\nLog: {self._child.log_path}; {wrote}"
 
     async def answer(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
         """Stream one answer of this engine. Raises as `HttpEngine.answer`."""

@@ -43,5 +43,5 @@ def alive(pid: int) -> bool:
 async def until(holds: Callable[[], object], seconds: float = 30) -> None:
     """Return as soon as `holds()` is true; TimeoutError when it does not become so."""
     async with asyncio.timeout(seconds):
-        while not holds():  # noqa: ASYNC110 — what is waited for happens in other processes
+        while not holds():
             await asyncio.sleep(0.02)
