@@ -166,9 +166,12 @@ class Community:
 
     async def retrain(self) -> Run:
         """The admin sends /retrain; return the run as it ended, its model (if accepted) already answering."""
-        await self.admin.sends("/retrain")
-        begun = await self.admin.answer(rated=False)
-        assert "begins" in begun["text"], begun["text"]
+        async with self.ledger() as ledger:
+            runs = len(await ledger.runs(1000))
+            await self.admin.sends("/retrain")
+            async with self.admin.patience(60, "the run to begin"):
+                while len(await ledger.runs(1000)) == runs:
+                    await asyncio.sleep(0.05)
         run = await self.ended_run()
         await self.settled(run)
         return run

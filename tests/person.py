@@ -116,7 +116,7 @@ class Person:
 
     async def toast(self, query: str, seconds: float = 30) -> str:
         """The bot's answer to a pressed button: the text that pops up, often empty."""
-        async with self._patience(seconds, f"an answer to the query {query}"):
+        async with self.patience(seconds, f"an answer to the query {query}"):
             async for event in self.events(0):
                 if event["kind"] == "toast" and event["query"] == query:
                     return str(event["text"])
@@ -165,7 +165,7 @@ class Person:
         """
         asked = self._asked if after is None else after
         where = self.id if chat is None else chat
-        async with self._patience(seconds, f"an answer to message {asked}", where):
+        async with self.patience(seconds, f"an answer to message {asked}", where):
             candidates: dict[int, Message] = {}
             events = self.events(self._since if after is None else 0)
             arriving: asyncio.Future[Message] | None = None
@@ -196,7 +196,7 @@ class Person:
         """The text of the first edit of the bot's message after the person's last one: what follows a placeholder."""
         asked = self._asked
         events = self.events(self._since)
-        async with self._patience(seconds, f"the first words on message {asked}"), aclosing(events):
+        async with self.patience(seconds, f"the first words on message {asked}"), aclosing(events):
             sent: dict[int, str] = {}
             async for event in events:
                 message = event.get("message") or {}
@@ -225,7 +225,8 @@ class Person:
             lines.append(f"{message['message_id']} {who}: {content} {buttons}")
         return "\n".join(lines)
 
-    def _patience(self, seconds: float, what: str, chat: int | None = None) -> _Patience:
+    def patience(self, seconds: float, what: str, chat: int | None = None) -> _Patience:
+        """A time limit whose error tells what was waited for and shows the chat."""
         return _Patience(self, seconds, what, chat)
 
     async def events(self, after: int) -> AsyncGenerator[dict[str, Any], None]:

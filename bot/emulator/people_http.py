@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -147,8 +148,9 @@ class PeopleHttp:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
         await response.prepare(request)
         await response.write(b": welcome\n\n")
-        async for event in self._world.events.follow(after, wanted):
-            await response.write(f"id: {event['id']}\ndata: {json.dumps(event, ensure_ascii=False)}\n\n".encode())
+        with suppress(ConnectionResetError):  # whoever followed has gone
+            async for event in self._world.events.follow(after, wanted):
+                await response.write(f"id: {event['id']}\ndata: {json.dumps(event, ensure_ascii=False)}\n\n".encode())
         return response
 
     async def messages(self, request: web.Request) -> web.Response:
