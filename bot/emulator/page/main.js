@@ -44,7 +44,8 @@ function drawPeople() {
   $("admin").hidden = !people.some((p) => p.admin);
   const me = chat.person;
   if (me) {
-    $("me-badge").textContent = `you are ${me.name}`;
+    $("me-badge").textContent = me.sample ? `looking at ${me.name}'s chat` : `you are ${me.name}`;
+    document.body.classList.toggle("looking", me.sample);
     $("language").value = me.language.startsWith("zh") ? "zh" : "en";
   }
 }
@@ -72,12 +73,11 @@ function drawVotes() {
   if (!votes) return;
   $("cast").disabled = votes.running;
   $("cast").textContent = votes.running ? "Casting votes…" : votes.done ? "Cast more sample votes" : "Cast 60 sample votes";
-  $("votes-bar").hidden = !votes.total;
   $("votes-bar").setAttribute("aria-valuemax", votes.total);
   $("votes-bar").setAttribute("aria-valuenow", votes.done);
   $("votes-fill").style.width = `${votes.total ? (100 * votes.done) / votes.total : 0}%`;
   const tally = `${votes.done} of ${votes.total} · 👍 ${votes.ups} · 👎 ${votes.downs}`;
-  $("votes-state").textContent = votes.error ? `Stopped: ${votes.error}` : votes.total ? tally : "";
+  $("votes-state").textContent = votes.error ? `Stopped: ${votes.error}` : votes.total ? tally : "none cast so far";
 }
 
 /** One thing to do next, read off from what has been done. */
@@ -120,7 +120,8 @@ async function onEvent(event) {
     drawVotes();
     return hint();
   }
-  if (!chat.take(event) && event.kind === "message" && event.message.from.is_bot) {
+  const sample = people.some((p) => p.id === event.chat && p.sample);
+  if (!chat.take(event) && event.kind === "message" && event.message.from.is_bot && !sample) {
     unread.set(event.chat, (unread.get(event.chat) ?? 0) + 1);
     drawPeople();
   }
@@ -147,7 +148,12 @@ async function begin() {
 
   $("admin-commands").replaceChildren(...ADMIN_COMMANDS.map(([command, word]) =>
     h("button", { type: "button", onclick: () => asAdmin(command) }, h("b", {}, command), h("span", {}, word))));
-  $("cast").addEventListener("click", () => api.castVotes().catch((error) => say(error.message, true)));
+  $("cast").addEventListener("click", async () => {
+    $("cast").disabled = true;
+    await api.castVotes().catch((error) => say(error.message, true));
+    await reload();
+    hint();
+  });
   $("language").addEventListener("change", async () => {
     await api.speak(chat.person.id, $("language").value);
     await reload();
