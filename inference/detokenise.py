@@ -67,10 +67,11 @@ class StopStrings:
         if not self._stops:
             return text, False
         held = self._held + text
-        found = [held.find(stop) for stop in self._stops if stop in held]
+        found = [(held.find(stop) + len(stop), held.find(stop)) for stop in self._stops if stop in held]
         if found:
+            # The one complete first, so that it does not matter how the text was cut into pieces.
             self._held = ""
-            return held[: min(found)], True
+            return held[: min(found)[1]], True
         keep = max(_overlap(held, stop) for stop in self._stops)
         self._held = held[len(held) - keep :]
         return held[: len(held) - keep], False

@@ -114,8 +114,7 @@ class ChatEngine:
                 task, units = running.popleft()
                 if _advance(task, units):
                     running.append((task, units))
-                self._prefixes.trim()
-                self.cache_bytes = self._prefixes.nbytes + self._features.nbytes
+                self._weigh()
 
     def _answer(self, task: Task) -> Generator[None, None, None]:
         """Read, then speak. Each `yield`, here and below, ends a unit; whatever was computed is kept."""
@@ -130,7 +129,12 @@ class ChatEngine:
             self._prefixes.discard(entry)
             raise
         self._prefixes.give(entry)
+        self._weigh()
         task.listener(Result(finish, Usage(len(task.ids), tally.tokens, cached, tally.tiles)))
+
+    def _weigh(self) -> None:
+        self._prefixes.trim()
+        self.cache_bytes = self._prefixes.nbytes + self._features.nbytes
 
     def _read(self, task: Task, entry: Entry, tally: _Tally) -> Generator[None, None, Tensor | None]:
         """Compute what is not known of the prompt; the logits after its last position, None when aborted."""

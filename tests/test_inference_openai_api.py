@@ -1,0 +1,172 @@
+"""Requests of the OpenAI chat API: what is read from them, and what is refused in which words."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from typing import Any
+
+import pytest
+
+from inference.messages import Picture, Role, Turn
+from inference.openai_api import ApiError, ChatRequest, parse
+from inference.prompt import SYSTEM, parts
+
+CAT, DOG = Picture.of(b"cat", "image/png"), Picture.of(b"dog", "image/jpeg")
+
+
+def text(words: str) -> dict[str, Any]:
+    return {"type": "text", "text": words}
+
+
+def image(picture: Picture, **more: object) -> dict[str, Any]:
+    url = f"data:{picture.media_type};base64,{b64encode(picture.data).decode()}"
+    return {"type": "image_url", "image_url": {"url": url, **more}}
+
+
+def user(*content: Any) -> dict[str, Any]:
+    return {"role": "user", "content": list(content)}
+
+
+def read(*messages: Any, **fields: Any) -> ChatRequest:
+    return parse(json.dumps({"messages": list(messages), **fields}).encode(), "tiny")
+
+
+def test_a_plain_request_has_openai_s_defaults_and_the_official_system_text() -> None:
+    """Nothing but a question: temperature and top_p 1, no seed, not streamed."""
+    request = read({"role": "user", "content": "Hi"})
+    assert request.prompt.system == SYSTEM
+    assert request.prompt.turns == (Turn(Role.USER, "Hi"),)
+    sampling = request.prompt.sampling
+    assert (sampling.temperature, sampling.top_p, sampling.seed) == (1, 1, None)
+    assert (request.stream, request.include_usage, request.stop, request.tiles) == (False, False, (), ())
+
+
+def test_every_parameter_is_read() -> None:
+    """The newer name of max_tokens goes before the older."""
+    request = read(
+        {"role": "system", "content": "Be kind."},
+        user(image(CAT, max_dynamic_patch=6), text("What?")),
+        {"role": "assistant", "content": "A cat."},
+        user(text("Sure?")),
+        model="tiny",
+        temperature=0,
+        top_p=0.5,
+        seed=-3,
+        max_tokens=9,
+        max_completion_tokens=7,
+        stop=["a", "b"],
+        stream=True,
+        stream_options={"include_usage": True},
+        user="chat 1",
+        n=1,
+        presence_penalty=0.0,
+        logprobs=False,
+        tools=None,
+        response_format={"type": "text"},
+        metadata={"unknown": "fields are ignored"},
+    )
+    assert request.prompt.system == "Be kind."
+    assert request.prompt.chat == "chat 1"
+    assert request.prompt.turns == (
+        Turn(Role.USER, "What?", (CAT,)),
+        Turn(Role.ASSISTANT, "A cat."),
+        Turn(Role.USER, "Sure?"),
+    )
+    sampling = request.prompt.sampling
+    assert (sampling.temperature, sampling.top_p, sampling.seed, sampling.max_new_tokens) == (0, 0.5, -3, 7)
+    assert (request.stop, request.tiles) == (("a", "b"), (6,))
+    assert request.stream and request.include_usage
+
+
+@pytest.mark.parametrize("turn", [Turn(Role.USER, "Which?", (CAT, DOG)), Turn(Role.USER, "Which?", (CAT,))])
+def test_our_own_client_s_parts_come_back_as_the_turn(turn: Turn) -> None:
+    """Numbers that a client writes before its pictures are the prompt's, not the question's."""
+    content = [text(part) if isinstance(part, str) else image(part) for part in parts(turn)]
+    assert read(user(*content)).prompt.turns == (turn,)
+
+
+def test_pictures_anywhere_stand_before_the_text() -> None:
+    """As the model was trained, wherever a client puts them."""
+    request = read(user(text("Look: "), image(CAT), text("and "), image(DOG), text("?")))
+    assert request.prompt.turns == (Turn(Role.USER, "Look: and ?", (CAT, DOG)),)
+
+
+def test_half_a_surrogate_pair_is_replaced() -> None:
+    """JSON can spell what no tokenizer reads."""
+    body = rb'{"messages": [{"role": "user", "content": "a\ud83cb \ud83d\ude00"}]}'
+    assert parse(body, "tiny").prompt.turns[0].text == "a\ufffdb 😀"
+
+
+QUESTION = {"role": "user", "content": "Hi"}
+
+
+@pytest.mark.parametrize(
+    ("messages", "fields", "said", "param"),
+    [
+        ([], {}, "at least one", "messages"),
+        (["Hi"], {}, "must be an object", "messages[0]"),
+        ([QUESTION, {"role": "assistant", "content": "Hello"}], {}, "must be the user's", "messages"),
+        ([{"role": "system", "content": "Be kind."}], {}, "must be the user's", "messages"),
+        ([QUESTION, {"role": "system", "content": "x"}, QUESTION], {}, "must be the first", "messages[1]"),
+        ([{"role": "tool", "content": "x"}], {}, "unknown role 'tool'", "messages[0]"),
+        ([{"role": "user", "content": 5}], {}, "a text or a list", "messages[0].content"),
+        ([user({"type": "input_audio"})], {}, "unknown content type 'input_audio'", "messages[0].content[0]"),
+        ([user("Hi")], {}, "unknown content type None", "messages[0].content[0]"),
+        ([user({"type": "image_url", "image_url": {}})], {}, "object with a url", "messages[0].content[0]"),
+        (
+            [user({"type": "image_url", "image_url": {"url": "http://example.org/cat.jpg"}})],
+            {},
+            "nothing is fetched",
+            "messages[0].content[0]",
+        ),
+        (
+            [user({"type": "image_url", "image_url": {"url": "data:image/png;base64,%%"}})],
+            {},
+            "base64 is broken",
+            "messages[0].content[0]",
+        ),
+        ([user(image(CAT, max_dynamic_patch=0))], {}, "from 1 to 40", "max_dynamic_patch"),
+        ([{"role": "assistant", "content": [image(CAT)]}, QUESTION], {}, "only a user's", "messages[0]"),
+        ([QUESTION], {"temperature": 3}, "from 0 to 2, not 3", "temperature"),
+        ([QUESTION], {"temperature": "hot"}, "a number", "temperature"),
+        ([QUESTION], {"temperature": float("nan")}, "not nan", "temperature"),
+        ([QUESTION], {"temperature": True}, "not True", "temperature"),
+        ([QUESTION], {"top_p": 1.1}, "from 0 to 1", "top_p"),
+        ([QUESTION], {"max_tokens": 0}, "an integer from 1", "max_tokens"),
+        ([QUESTION], {"max_completion_tokens": 2.5}, "an integer", "max_completion_tokens"),
+        ([QUESTION], {"seed": 2**64}, "an integer", "seed"),
+        ([QUESTION], {"stop": [""]}, "not empty", "stop"),
+        ([QUESTION], {"stop": ["x"] * 17}, "at most 16", "stop"),
+        ([QUESTION], {"stream": "yes"}, "true or false", "stream"),
+        ([QUESTION], {"stream_options": True}, "an object", "stream_options"),
+        ([QUESTION], {"n": 2}, "not supported", "n"),
+        ([QUESTION], {"tools": [{"type": "function"}]}, "not supported", "tools"),
+        ([QUESTION], {"logprobs": True}, "not supported", "logprobs"),
+        ([QUESTION], {"response_format": {"type": "json_object"}}, "not supported", "response_format"),
+    ],
+)
+def test_bad_requests_are_refused_with_the_place(
+    messages: list[Any], fields: dict[str, Any], said: str, param: str
+) -> None:
+    """The error says in words what is wrong and names the field."""
+    with pytest.raises(ApiError) as raised:
+        read(*messages, **fields)
+    error = raised.value.body()["error"]
+    assert raised.value.status == 400
+    assert said in error["message"]
+    assert (error["param"], error["type"]) == (param, "invalid_request_error")
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000, b"[]", b"null"])
+def test_what_is_no_json_object_is_refused(body: bytes) -> None:
+    """Also when it is nested deeper than Python goes."""
+    with pytest.raises(ApiError, match="JSON"):
+        parse(body, "tiny")
+
+
+def test_another_model_does_not_exist() -> None:
+    """OpenAI's status and code for it; the message names the model that is served."""
+    with pytest.raises(ApiError, match="serves 'tiny'") as raised:
+        read(QUESTION, model="gpt-4o")
+    assert (raised.value.status, raised.value.code) == (404, "model_not_found")

@@ -1,0 +1,61 @@
+"""Encoded bytes: which become a picture, and what is said about the others."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import pytest
+from PIL import Image
+
+from inference.messages import PictureError
+from inference.pictures import open_picture
+
+
+def encoded(form: str, mode: str = "RGB", size: tuple[int, int] = (40, 30)) -> bytes:
+    """A picture in Pillow's format `form`."""
+    into = io.BytesIO()
+    Image.linear_gradient("L").resize(size).convert(mode).save(into, form)
+    return into.getvalue()
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A PNG that claims its size and holds no pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "P"])
+def test_common_pictures_open_in_rgb(form: str, mode: str) -> None:
+    """Every accepted format and colour mode is decoded whole."""
+    if (form, mode) in {("JPEG", "P"), ("WEBP", "P")}:
+        mode = "RGB"
+    picture = open_picture(encoded(form, mode))
+    assert (picture.mode, picture.size) == ("RGB", (40, 30))
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "not a picture"),
+        (b"This is a text that somebody named .jpg", "not a picture"),
+        (encoded("TIFF"), "not a picture"),
+        (encoded("JPEG", size=(400, 300))[:-600], "damaged or cut off"),
+        (encoded("PNG", size=(400, 300))[:-600], "damaged or cut off"),
+        (encoded("WEBP")[:40], "not a picture|damaged or cut off"),
+        (png_of(40, 30), "damaged or cut off"),
+        (png_of(20_000, 20_000), "pixels"),
+        (png_of(9_000, 9_500), "pixels"),
+    ],
+    ids=["empty", "text", "tiff", "cut jpeg", "cut png", "cut webp", "no pixels", "bomb", "large"],
+)
+def test_other_bytes_are_refused_with_a_sentence(data: bytes, said: str) -> None:
+    """Broken data is called broken; a bomb is refused for its size, so before its (missing) pixels were decoded."""
+    with pytest.raises(PictureError, match=said):
+        open_picture(data)
