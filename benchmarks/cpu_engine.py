@@ -1,0 +1,124 @@
+"""What the CPU engine's memory of a chat saves: `python -m benchmarks.cpu_engine [--size 100m] [--picture 448x448]`.
+
+A random model of the given size, or the checkpoint given by --model, in a process of its own, asked over HTTP: a
+picture nobody has sent before, then a follow-up about it. Seconds are from the request to the first token (answers
+of one token). Prints medians and their ratio, which must be at most 0.25 from 100 million parameters at 448 pixels
+on, and how fast tokens come alone and four chats at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from base64 import b64encode
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import httpx
+from PIL import Image
+
+from inference.internvl2.random import SIZES
+from inference.internvl2.random import main as write_random
+
+NAME = "benchmark"
+CHATS = 4
+ANSWER_TOKENS = 32
+
+
+@contextmanager
+def serving(directory: Path, flags: list[str]) -> Iterator[httpx.Client]:
+    """A client to an engine that is ready."""
+    line = [sys.executable, "-m", "inference.cpu_server", "--model", str(directory), "--name", NAME, "--port", "0"]
+    with subprocess.Popen([*line, *flags], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            with httpx.Client(base_url=process.stdout.readline().strip(), timeout=600, trust_env=False) as client:
+                while client.get("/health").status_code != 200:
+                    time.sleep(0.1)
+                yield client
+        finally:
+            process.stdin.close()
+
+
+def photo(seed: int, size: tuple[int, int]) -> str:
+    """A data URL of a noisy JPEG; every seed another."""
+    rng, into = Random(seed), io.BytesIO()
+    Image.frombytes("RGB", (32, 32), rng.randbytes(32 * 32 * 3)).resize(size).save(into, "JPEG", quality=90)
+    return f"data:image/jpeg;base64,{b64encode(into.getvalue()).decode()}"
+
+
+def ask(client: httpx.Client, messages: list[dict[str, Any]], tokens: int) -> tuple[float, dict[str, Any]]:
+    """Seconds until an answer of so many tokens was there, and the answer."""
+    body = {"model": NAME, "messages": messages, "temperature": 0, "max_tokens": tokens}
+    began = time.perf_counter()
+    response = client.post("/v1/chat/completions", json=body)
+    seconds = time.perf_counter() - began
+    response.raise_for_status()
+    return seconds, response.json()
+
+
+def chat(client: httpx.Client, seed: int, size: tuple[int, int]) -> tuple[float, float, int]:
+    """Seconds to the first token of a first turn and of its follow-up, and the first turn's tiles."""
+    content = [{"type": "image_url", "image_url": {"url": photo(seed, size)}}, {"type": "text", "text": "What is it?"}]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+    first, answer = ask(client, messages, 1)
+    said = answer["choices"][0]["message"]["content"]
+    messages += [{"role": "assistant", "content": said}, {"role": "user", "content": "Which colour is it?"}]
+    follow_up, again = ask(client, messages, 1)
+    if again["usage"]["encoded_tiles"]:
+        raise RuntimeError("the follow-up encoded the picture again")
+    return first, follow_up, answer["usage"]["encoded_tiles"]
+
+
+def speed(client: httpx.Client, chats: int) -> float:
+    """Tokens a second of so many text chats together."""
+    began = time.perf_counter()
+    with ThreadPoolExecutor(chats) as pool:
+        asked = [[{"role": "user", "content": f"Count from {number}."}] for number in range(chats)]
+        answers = list(pool.map(lambda messages: ask(client, messages, ANSWER_TOKENS)[1], asked))
+    seconds = time.perf_counter() - began
+    return sum(float(answer["usage"]["completion_tokens"]) for answer in answers) / seconds
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu_engine")
+    parser.add_argument("--size", choices=SIZES, default="100m", help="of a model with random weights")
+    parser.add_argument("--model", type=Path, help="a checkpoint instead of a random model")
+    parser.add_argument("--picture", default="448x448", help="width x height in pixels")
+    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--threads", help="of the engine")
+    parser.add_argument("--dtype", default="float32")
+    options = parser.parse_args()
+    width, height = map(int, options.picture.split("x"))
+    flags = ["--dtype", options.dtype, "--slots", str(CHATS)]
+    if options.threads:
+        flags += ["--threads", options.threads]
+    with tempfile.TemporaryDirectory() as folder:
+        if options.model is None:
+            write_random(["--size", options.size, "--out", folder])
+        with serving(options.model or Path(folder), flags) as client:
+            chat(client, -1, (width, height))
+            chats = [chat(client, seed, (width, height)) for seed in range(options.turns)]
+            alone, together = speed(client, 1), speed(client, CHATS)
+    first, follow_up = (statistics.median(seconds[turn] for seconds in chats) for turn in (0, 1))
+    sys.stdout.write(
+        f"{options.picture}, {chats[0][2]} tiles, medians of {len(chats)} chats\n"
+        f"first turn's first token  {first:.3f} s\n"
+        f"follow-up's first token   {follow_up:.3f} s\n"
+        f"ratio                     {follow_up / first:.3f} (at most 0.25 asked)\n"
+        f"tokens a second           {alone:.1f} alone, {together:.1f} in {CHATS} chats\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
