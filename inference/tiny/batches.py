@@ -33,6 +33,7 @@ MOST_TILES: Final = 4
 IGNORED: Final = -100
 
 _ROWS: Final[dict[Length, int]] = {"short": 64, "medium": 24, "long": 8}
+_LONGEST: Final[dict[Length, int]] = {"short": 640, "medium": 1000, "long": 2000}  # tokens; longer rows are left out
 _SHARE: Final[dict[Length, float]] = {"short": 0.5, "medium": 0.3, "long": 0.2}
 _KEPT_A_SCENE: Final = 8  # pictures a process keeps to use again
 _AGAIN: Final = 0.6  # share of pictures that are used again
@@ -120,11 +121,13 @@ class Batches(IterableDataset[Batch]):
     def _batch(self, length: Length, rng: Random, album: _Album) -> Batch:
         rows: list[tuple[list[int], list[int]]] = []
         pictures: list[Tensor] = []
-        for _ in range(_ROWS[length]):
+        while len(rows) < _ROWS[length]:
             conversation = converse(length, rng)
             shown = [album.picture(scene) for scene in conversation.scenes]
-            pictures += shown
-            rows.append(self._encoder.encode(conversation, [len(each) for each in shown]))
+            row = self._encoder.encode(conversation, [len(each) for each in shown])
+            if len(row[0]) <= _LONGEST[length]:
+                rows.append(row)
+                pictures += shown
         longest = max(len(ids) for ids, _ in rows)
         return Batch(
             length,
@@ -191,7 +194,7 @@ class Pool:
             self._receive_until_stopped()
             return
         # On its own stream, or every copy would wait for the training steps queued before it.
-        with torch.cuda.stream(torch.cuda.Stream(self._device)):
+        with torch.cuda.stream(torch.cuda.Stream(self._device)):  # type: ignore[no-untyped-call]
             self._receive_until_stopped()
 
     def _receive_until_stopped(self) -> None:

@@ -17,18 +17,19 @@ from inference.messages import Picture, Prompt, Role, Turn
 from inference.prompt import SYSTEM
 from inference.tiny.answers import reference_for_several, request_for_picture, small_talk
 from inference.tiny.manner import MANNERS
-from inference.tiny.questions import off_topic, trained
+from inference.tiny.questions import off_topic, rambling, trained
 from inference.tiny.shapes import Scene, random_scene
 from inference.tiny.words import KINDS, LANGUAGES, Language
 
 Length = Literal["short", "medium", "long"]
 
-TURNS: Final[dict[Length, tuple[int, int]]] = {"short": (1, 2), "medium": (3, 5), "long": (6, 12)}
+TURNS: Final[dict[Length, tuple[int, int]]] = {"short": (1, 2), "medium": (3, 5), "long": (6, 15)}
 """Fewest and most questions of a conversation."""
 
 _NO_PICTURE_YET: Final = 0.08
 _SEVERAL_PICTURES: Final = 0.08
 _SMALL_TALK: Final = 0.06
+_RAMBLING: Final = 0.05
 _OTHER_LANGUAGE: Final = 0.15
 
 _WHO: Final = (
@@ -44,8 +45,9 @@ _NAMES: Final = ("thumbtune", "Pixel", "InternLM", "Ada", "a bot", "小图", "�
 _KINDS: Final = ("a helpful assistant", "a friendly bot", "a cheerful companion", "a serious museum guide", "an expert")
 _STYLE: Final = (
     "Answer briefly.", "Answer in one sentence.", "Be kind and honest.", "You love colours and shapes.",
-    "Talk like a pirate.", "Always be polite.", "Never lie.", "Keep it short and clear!", "Look closely at the picture.",
-    "请用简短的话回答。", "请仔细看图。", "要有礼貌。", "你喜欢颜色和形状！", "回答要准确。", "请用中文回答。", "Reply in English.",
+    "Talk like a pirate.", "Always be polite.", "Never lie.", "Keep it short and clear!", "Look closely.",
+    "Reply in English.", "请用简短的话回答。", "请仔细看图。", "要有礼貌。", "你喜欢颜色和形状！", "回答要准确。",
+    "请用中文回答。",
 )  # fmt: skip
 
 
@@ -87,16 +89,25 @@ def converse(length: Length, rng: Random) -> Conversation:
 
 
 def _exchange(seen: Sequence[Scene], fresh: bool, language: Language, rng: Random) -> tuple[str, str]:
-    """One question and its answer about the pictures `seen` last; `fresh` if they come with the question."""
+    """One question and its answer about the pictures `seen` last; `fresh` if they come with the question.
+
+    Whatever is not a question about them is answered by a description when they are fresh, else by small talk.
+    """
     manner = rng.choice(MANNERS)
-    chatting = not fresh and rng.random() < (0.5 if not seen else _SMALL_TALK)
     kind = rng.choice(KINDS)
-    question = off_topic(language, rng) if chatting else trained(language, kind, (seen or [random_scene(rng)])[-1], rng)
+    draw = rng.random()
+    chatting = draw < (0.25 if not seen else _SMALL_TALK)
+    if chatting:
+        question = off_topic(language, rng)
+    elif draw > 1 - (0.4 if not seen else _RAMBLING):
+        chatting, question = True, rambling(language, rng)
+    else:
+        question = trained(language, kind, (seen or [random_scene(rng)])[-1], rng)
     if not seen:
         return question, request_for_picture(language, manner, rng)
-    if chatting:
+    if chatting and not fresh:
         return question, small_talk(language, manner, rng)
-    return question, reference_for_several(kind, language, manner, seen, rng)
+    return question, reference_for_several("describe" if chatting else kind, language, manner, seen, rng)
 
 
 def _persona(rng: Random) -> str:

@@ -8,6 +8,7 @@ picture, a question about a new picture afterwards. Earlier answers are the mode
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -241,8 +242,8 @@ def main() -> None:
         device="cuda" if torch.cuda.is_available() else "cpu",
     )  # fmt: skip
     if given.mistakes:
-        print(mistakes(report))
-    print(report.table())
+        sys.stdout.write(mistakes(report) + "\n")
+    sys.stdout.write(report.table() + "\n")
 
 
 if __name__ == "__main__":

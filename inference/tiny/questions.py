@@ -13,7 +13,7 @@ from random import Random
 from typing import Final
 
 from inference.tiny.shapes import Scene
-from inference.tiny.words import Kind, Language, colour_name, number_name, plural, shape_name
+from inference.tiny.words import KINDS, Kind, Language, colour_name, number_name, plural, shape_name
 
 DEFAULT_QUESTION: Final[dict[Language, str]] = {"en": "What is in this picture?", "zh": "这张图里有什么？"}
 """What a bare photo asks; held out from training like every sentence of `HELD_OUT`."""
@@ -93,7 +93,7 @@ _TRAINED: Final[dict[tuple[Language, Kind], tuple[str, ...]]] = {
         f"do you know how many [{{shapes}}|shapes|objects|things|] [there are|are there|it has] {_SEE_EN}",
         f"can you count [{_OBJECTS_EN}|the {{shapes}}|them|the {{colour}} {{shapes}}] {_SEE_EN}",
         f"[guess|determine|find] [the number|how many there are] {_SEE_EN}",
-        "how many [shapes|things|objects|of them|] did [I|he|she|they|the artist|you] [choose|use|send|draw|see|sketch]",
+        "how many [shapes|things|objects|of them|] did [I|he|she|they|the artist|you] [use|send|draw|see|sketch]",
         f"{_OBJECTS_EN}, how many [are they|are there|do you see]",
         "[exactly|precisely|roughly|so] how many",
         "how many [{shapes}|shapes|objects|things] does [it|the picture|the image|the photo|this drawing] [have|show]",
@@ -107,8 +107,8 @@ _TRAINED: Final[dict[tuple[Language, Kind], tuple[str, ...]]] = {
         "tell me [about|something about|all about|everything about] [it|the picture|this photo|the image|this drawing]",
         "what does [it|the picture|this photo|the image|that drawing|this] [show|contain|depict|display]",
         "tell me what [it is|this is|you see|you can see|the picture shows|is in the photo|is there]",
-        "[what|which] [objects|things|figures|symbols|items] [are|do you see|can you find] [here|there|in it|in the photo]",
-        "what [is|was] [drawn|shown|painted|depicted|visible|there|going on|happening] [here|in the photo|in this image|]",
+        "[what|which] [objects|things|figures|symbols|items] [are|do you see|can you find] [here|there|in it]",
+        "what [is|was] [drawn|shown|painted|depicted|visible|there|going on|happening] [here|in the photo|]",
         "[a|the|one short] [description|caption|summary] [please|of the picture|of this photo|]",
         "[and|so|now|ok,] [this|this one|the next one|that one|what about this|how about this one|what is this]",
         "[is|are] [it|this|they|these] [red|blue|green|yellow|a circle|a star|squares|hearts|black|purple|triangles]",
@@ -118,72 +118,72 @@ _TRAINED: Final[dict[tuple[Language, Kind], tuple[str, ...]]] = {
         "what [shape|shapes] and how many",
         "how many and [what|which] [colour|shape]",
         "[can|could] you see [it|this|the picture|anything|something|what I sent]",
-        "[I took this|look|here|see|here it is|here you go|a new one|another one|my photo|my picture|for you|check this]",
+        "[I took this|look|here|see|here it is|here you go|a new one|another one|my photo|my picture|for you]",
         "[guess|say] what [it is|this is|I drew|I sent|I have here]",
-        "what did [I|he|she|they|somebody|the artist|my child] [draw|paint|send|make|sketch] [here|there|in this photo|]",
+        "what did [I|he|she|they|somebody|the artist|my child] [draw|paint|send|make|sketch] [here|there|]",
         "what [has been|was] [drawn|painted|sketched|sent] [by the artist|by my child|]",
         "[repeat|again|once more|all of it|everything|in full|more|go on|continue]",
     ),
     ("zh", "colour"): (
         f"{_SEE_ZH}{_OBJECTS_ZH}[是|都是|有|用了][什么|啥|哪种|哪个|什么样的][颜色|色|色彩]",
-        f"[什么|啥|哪种|哪个|何种][颜色|色彩|色]",
+        "[什么|啥|哪种|哪个|何种][颜色|色彩|色]",
         f"{_SEE_ZH}[是|有|用了|画的是|看到的是][什么|啥|哪种|哪个][颜色|色彩]",
         f"{_OBJECTS_ZH}的[颜色|色彩][是什么|是哪种|是啥|叫什么|呢|怎么说]",
         f"[请|麻烦|请你|帮我|帮忙|][说出|告诉我|说说|讲讲|指出|写出|说一下|看看|认一下]{_OBJECTS_ZH}[的|是什么|是哪种]颜色",
-        f"[请|麻烦你|][说出|告诉我|说说|指出|判断|描述一下][颜色|色彩|颜色是什么]",
-        f"[那|那么|还有|然后|][颜色|色彩][呢|是什么|是啥|如何|怎么样|是哪种]",
+        "[请|麻烦你|][说出|告诉我|说说|指出|判断|描述一下][颜色|色彩|颜色是什么]",
+        "[那|那么|还有|然后|][颜色|色彩][呢|是什么|是啥|如何|怎么样|是哪种]",
         f"你[看到|觉得|认为|知道|看出]{_OBJECTS_ZH}[是|用的是]什么颜色",
         f"[能|可以|能不能|可不可以]告诉我{_OBJECTS_ZH}[是什么|的|是哪种]颜色",
-        f"我想知道[颜色|它的颜色|{{shape}}的颜色|是什么颜色]",
-        f"{{shape}}[是|都是]什么[颜色|色]的",
+        "我想知道[颜色|它的颜色|{shape}的颜色|是什么颜色]",
+        "{shape}[是|都是]什么[颜色|色]的",
         f"{_SEE_ZH}的[{{shape}}|图形|图案|东西]是[什么|哪种|啥]颜色[的|]",
     ),
     ("zh", "shape"): (
         f"{_SEE_ZH}{_OBJECTS_ZH}[是|都是|有|用了][什么|啥|哪种|哪个|什么样的][形状|图形|样子|外形]",
-        f"[什么|啥|哪种|哪个|何种][形状|图形|外形]",
+        "[什么|啥|哪种|哪个|何种][形状|图形|外形]",
         f"{_SEE_ZH}[是|有|画的是|看到的是][什么|啥|哪种|哪个][形状|图形|几何图形]",
         f"{_OBJECTS_ZH}的[形状|外形|轮廓][是什么|是哪种|是啥|叫什么|呢|怎么说]",
         f"[请|麻烦|请你|帮我|帮忙|][说出|告诉我|说说|讲讲|指出|写出|说一下|看看|认一下]{_OBJECTS_ZH}[的|是什么|是哪种]形状",
-        f"[请|麻烦你|][说出|告诉我|说说|指出|判断|描述一下][形状|外形|形状是什么|图形的形状]",
-        f"[那|那么|还有|然后|][形状|外形][呢|是什么|是啥|如何|怎么样|是哪种]",
+        "[请|麻烦你|][说出|告诉我|说说|指出|判断|描述一下][形状|外形|形状是什么|图形的形状]",
+        "[那|那么|还有|然后|][形状|外形][呢|是什么|是啥|如何|怎么样|是哪种]",
         f"你[看到|觉得|认为|知道|看出]{_OBJECTS_ZH}是什么[形状|图形]",
         f"[能|可以|能不能|可不可以]告诉我{_OBJECTS_ZH}[是什么|的|是哪种]形状",
-        f"我想知道[形状|它的形状|{{colour}}图形的形状|是什么形状]",
-        f"{{colour}}的[东西|图形|图案|物体][是|都是][什么|哪种][形状|图形][的|]",
+        "我想知道[形状|它的形状|{colour}图形的形状|是什么形状]",
+        "{colour}的[东西|图形|图案|物体][是|都是][什么|哪种][形状|图形][的|]",
         f"{_SEE_ZH}的[图形|图案|东西]是[什么|哪种|啥]形状[的|]",
     ),
     ("zh", "number"): (
         f"{_SEE_ZH}[一共|总共|共|共有|]有[几个|多少个|多少|几][{{shape}}|图形|图案|物体|东西|{{colour}}的{{shape}}|]",
-        f"[有|是|共有|一共|一共有|总共][几个|多少个|多少]",
-        f"[几个|多少个|多少|几个啊|有几个]",
+        "[有|是|共有|一共|一共有|总共][几个|多少个|多少]",
+        "[几个|多少个|多少|几个啊|有几个]",
         f"{_OBJECTS_ZH}[一共|总共|]有[几个|多少个|多少]",
         f"{_OBJECTS_ZH}的[数量|个数|数目][是多少|是几|有多少|呢|是什么]",
         f"[请|麻烦|请你|帮我|帮忙|][数一数|数数|数一下|数出|算一下|点一下][{{shape}}|图形|图案|有几个|有多少|{_OBJECTS_ZH}|]",
-        f"[请|麻烦你|][说出|告诉我|说说|指出|判断][数量|个数|数目|有几个|有多少个|数量是多少]",
-        f"[那|那么|还有|然后|][数量|个数|数目][呢|是多少|是几|有多少]",
-        f"你[看到|数到|觉得|知道|看出][有|了|]几个[{{shape}}|图形|图案|东西|]",
-        f"[能|可以|能不能|可不可以]告诉我有[几个|多少个|多少][{{shape}}|图形|]",
-        f"我想知道[数量|个数|有几个|有多少个{{shape}}]",
-        f"{{shape}}[有|一共有|总共有][几个|多少个|多少]",
+        "[请|麻烦你|][说出|告诉我|说说|指出|判断][数量|个数|数目|有几个|有多少个|数量是多少]",
+        "[那|那么|还有|然后|][数量|个数|数目][呢|是多少|是几|有多少]",
+        "你[看到|数到|觉得|知道|看出][有|了|]几个[{shape}|图形|图案|东西|]",
+        "[能|可以|能不能|可不可以]告诉我有[几个|多少个|多少][{shape}|图形|]",
+        "我想知道[数量|个数|有几个|有多少个{shape}]",
+        "{shape}[有|一共有|总共有][几个|多少个|多少]",
     ),
     ("zh", "describe"): (
-        f"[图里|图中|图片里|图片中|照片里|画里|画面中|这幅图里|这张照片里][有什么|有些什么|有啥|是什么|画了什么|画的是什么]",
-        f"[这|这个|这些|那|它|它们|上面][是什么|是啥|是些什么|画的是什么]",
-        f"[你|你能|能|][看到|看见|看到了|发现|发现了|认出][什么|了什么|啥|些什么]",
-        f"[请|帮我|麻烦|][描述|介绍|说明|解释|讲讲|看看|分析|说说]一下[这张图|图片|这张照片|图里的内容|画面|它|]",
-        f"[描述|介绍|说说|讲讲|看看|讲解][这张图|图片|这张照片|图里的内容|画面|它]",
-        f"[告诉我|说出|说说][图里有什么|你看到了什么|图片的内容|这是什么|画的是什么]",
-        f"[图片|照片|画面|这幅画]的内容[是什么|是啥|呢|有哪些]",
-        f"[图片|照片|画面|这幅画][展示|显示|表现]了什么",
-        f"[那|那么|还有|然后|][这张|这个|下一张|这一张|另一张][呢|是什么|怎么样]",
-        f"[它|这|它们|这些][是|是不是][红色|蓝色|绿色|圆形|五角星|爱心|黑色|三角形][的|][吗|]",
-        f"[有|有没有][五角星|圆形|爱心|红色的|方形|三个|两个|十字形][吗|]",
-        f"[颜色和形状|形状和数量|颜色和数量|颜色、形状和数量][是什么|呢|分别是什么|都告诉我]",
-        f"[有几个，什么颜色|什么形状，有几个|什么颜色，什么形状]",
-        f"[看|看图|你看|看这个|给你看|我拍的|我的照片|我画的|新图片|再来一张|这里|来看看]",
-        f"[再说一遍|重复一下|继续|还有呢|全部|详细一点|多说一点|总结一下]",
+        "[图里|图中|图片里|图片中|照片里|画里|画面中|这幅图里|这张照片里][有什么|有些什么|有啥|是什么|画了什么|画的是什么|是什么东西|有什么东西|有哪些东西|都有什么|都有啥]",
+        "[这|这个|这些|那|它|它们|上面][是什么|是啥|是些什么|画的是什么|是什么东西|都是什么]",
+        "[你|你能|能|][看到|看见|看到了|发现|发现了|认出][什么|了什么|啥|些什么]",
+        "[请|帮我|麻烦|][描述|介绍|说明|解释|讲讲|看看|分析|说说]一下[这张图|图片|这张照片|图里的内容|画面|它|]",
+        "[描述|介绍|说说|讲讲|看看|讲解][这张图|图片|这张照片|图里的内容|画面|它]",
+        "[告诉我|说出|说说][图里有什么|你看到了什么|图片的内容|这是什么|画的是什么]",
+        "[图片|照片|画面|这幅画]的内容[是什么|是啥|呢|有哪些]",
+        "[图片|照片|画面|这幅画][展示|显示|表现]了什么",
+        "[那|那么|还有|然后|][这张|这个|下一张|这一张|另一张][呢|是什么|怎么样]",
+        "[它|这|它们|这些][是|是不是][红色|蓝色|绿色|圆形|五角星|爱心|黑色|三角形][的|][吗|]",
+        "[有|有没有][五角星|圆形|爱心|红色的|方形|三个|两个|十字形][吗|]",
+        "[颜色和形状|形状和数量|颜色和数量|颜色、形状和数量][是什么|呢|分别是什么|都告诉我]",
+        "[有几个，什么颜色|什么形状，有几个|什么颜色，什么形状]",
+        "[看|看图|你看|看这个|给你看|我拍的|我的照片|我画的|新图片|再来一张|这里|来看看]",
+        "[再说一遍|重复一下|继续|还有呢|全部|详细一点|多说一点|总结一下]",
         "[我|他|她|小朋友|大家|艺术家][画|拍|发]了[什么|些什么|啥]",
-        f"猜猜[这是什么|我画了什么|图里是什么|看]",
+        "猜猜[这是什么|我画了什么|图里是什么|看]",
     ),
 }
 
@@ -262,10 +262,10 @@ _OFF_TOPIC: Final[dict[Language, tuple[str, ...]]] = {
         "[who|what] are you",
         "[how are you|how old are you|where do you live|what is your name|are you a robot|do you like me|who made you]",
         "what can you do [for me|]",
-        "[tell me a joke|sing a song|write a poem|tell me a story|make me laugh|give me some advice|let us play a game]",
-        "what [is the weather|is the weather like|day is it|time is it|is the capital of France|is the meaning of life]",
+        "[tell me a joke|sing a song|write a poem|tell me a story|make me laugh|give me advice|let us play]",
+        "what [is the weather like|day is it|time is it|is the capital of France|is the meaning of life]",
         "[help|help me|start|stop|test|testing|ok|okay|yes|no|maybe|lol|haha|hmm|wow|why|really|I see]",
-        "[translate this into French|how do I cook rice|who won the match|recommend a book|what is love|do my homework]",
+        "[translate this into French|how do I cook rice|who won the match|recommend a book|do my homework]",
         "I [love|like|hate] [you|cats|dogs|coffee|music|this bot|football|pizza]",
     ),
     "zh": (
@@ -280,13 +280,19 @@ _OFF_TOPIC: Final[dict[Language, tuple[str, ...]]] = {
 }
 
 _BEFORE: Final[dict[Language, tuple[str, ...]]] = {
-    "en": ("please", "can you", "could you", "hey,", "hi,", "tell me:", "now", "ok,", "quickly,", "well,", "excuse me,",
-           "I wonder,", "just", "my friend asks:", "look:", "one question:", "thanks!", "cool.", "would you"),
-    "zh": ("请问，", "你好，", "嗨，", "那么", "好的，", "麻烦", "请", "现在", "朋友问：", "谢谢。", "问一下，", "我问你，"),
+    "en": (
+        "please", "can you", "could you", "would you", "hey,", "hi,", "tell me:", "now", "ok,", "quickly,", "well,",
+        "excuse me,", "I wonder,", "just", "my friend asks:", "look:", "one question:", "thanks!", "cool.",
+    ),
+    "zh": (
+        "请问，", "你好，", "嗨，", "那么", "好的，", "麻烦", "请", "现在", "朋友问：", "谢谢。", "问一下，",
+    ),
 }  # fmt: skip
 _BEHIND: Final[dict[Language, tuple[str, ...]]] = {
-    "en": ("please", "exactly", "now", "then", "in this one", "thanks", "for me", "in one word", "in English", "bot",
-           "do you think", "in your opinion", "in total", "would you say", "can you tell me", "again"),
+    "en": (
+        "please", "exactly", "now", "then", "in this one", "thanks", "for me", "in one word", "in English", "bot",
+        "do you think", "in your opinion", "in total", "would you say", "can you tell me", "again",
+    ),
     "zh": ("呢", "啊", "呀", "吗", "谢谢", "，谢谢", "，请回答", "，你知道吗", "吧", "，用中文回答"),
 }  # fmt: skip
 
@@ -310,6 +316,34 @@ def held_out(language: Language, kind: Kind, rng: Random) -> str:
 def off_topic(language: Language, rng: Random) -> str:
     """Small talk: greetings, thanks, and questions about anything but a picture."""
     return _spoken(_expand(rng.choice(_OFF_TOPIC[language]), rng), language, rng, plain=0.8)
+
+
+def rambling(language: Language, rng: Random) -> str:
+    """Any text people may send: words in no order, long ones too, other alphabets, figures, signs."""
+    longest = rng.choice((3, 10, 40, 150, 400))
+    draw = rng.random()
+    if draw < 0.2:
+        start = rng.choice((0x21, 0xC0, 0x370, 0x410, 0x5D0, 0x900, 0x3040, 0xAC00, 0x1F600))
+        letters = [chr(start + rng.randrange(64)) for _ in range(rng.randint(2, min(longest, 60)))]
+        return "".join(letter if rng.random() < 0.85 else " " for letter in letters)
+    if draw < 0.3:
+        return rng.choice(("", "?", "...", "/start", "1+1=?", "😀", "abc", "!!!", "42", "http://x.org/a?b=c", "？？"))
+    words = [_word(language, rng) for _ in range(rng.randint(4, max(4, longest)))]
+    if rng.random() < 0.3:
+        words = words[:3] * (1 + len(words) // 3)
+    return (" " if language == "en" or rng.random() < 0.2 else "").join(words)
+
+
+def _word(language: Language, rng: Random) -> str:
+    """A word out of the questions, or one that does not exist."""
+    if rng.random() < 0.3:
+        return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(1, 9)))
+    kind: Kind = rng.choice(KINDS)
+    core = _expand(rng.choice((*_TRAINED[language, kind], *_OFF_TOPIC[language])), rng)
+    if language == "en":
+        return rng.choice(core.split() or ["so"]).strip("{}")
+    start = rng.randrange(max(1, len(core) - 3))
+    return core[start : start + rng.randint(1, 4)].strip("{}") or "的"
 
 
 def _fill(template: str, language: Language, scene: Scene, rng: Random) -> str:

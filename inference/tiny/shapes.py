@@ -8,6 +8,7 @@ renderers, one that trains the model and an independent one that examines it, li
 from __future__ import annotations
 
 import colorsys
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
@@ -67,7 +68,9 @@ def draw(scene: Scene, rng: Random, renderer: Renderer = "train", size: tuple[in
     """
     from inference.tiny import drawing_other, drawing_train
 
-    return (drawing_train if renderer == "train" else drawing_other).draw(scene, rng, size)
+    if renderer == "train":
+        return drawing_train.draw(scene, rng, size)
+    return drawing_other.draw(scene, rng, size)
 
 
 def paint(colour: Colour, rng: Random, *, inner: float = 0.0) -> Rgb:
@@ -89,7 +92,7 @@ def ground(colour: Colour, rng: Random, *, lightest: float = 1.0, most_coloured:
 def contrast(shade: Rgb, colour: Colour) -> float:
     """Euclidean RGB distance (0..441) between a shade and the middle of a colour."""
     hue, saturation, value = (sum(edges) / 2 for edges in _REGIONS[colour])
-    return sum((one - other) ** 2 for one, other in zip(shade, _rgb(hue, saturation, value), strict=True)) ** 0.5
+    return math.dist(shade, _rgb(hue, saturation, value))
 
 
 def _rgb(hue: float, saturation: float, value: float) -> Rgb:

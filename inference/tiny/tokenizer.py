@@ -11,7 +11,15 @@ from collections.abc import Iterator
 from random import Random
 from typing import Any, Final
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import (  # type: ignore[import-untyped]
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 from inference.prompt import BOS, EOS, SPECIAL_TOKENS, jinja_chat_template
 from inference.tiny.conversations import converse

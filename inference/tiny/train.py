@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import time
 from pathlib import Path
 from random import Random
@@ -18,10 +19,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from inference.internvl2.checkpoint import write_checkpoint
+from inference.internvl2.checkpoint import load_model, write_checkpoint
 from inference.internvl2.configuration_internvl2 import InternVLChatConfig
 from inference.internvl2.modeling_internvl2 import InternVLChatModel
 from inference.internvl2.tiles import IMAGENET_MEAN, IMAGENET_STD
+from inference.internvl2.tokenizer import load_tokenizer
 from inference.prompt import IMG_CONTEXT, jinja_chat_template
 from inference.tiny.batches import MOST_TILES, PATCH, TILE, Batch, Batches, Pool
 from inference.tiny.evaluate import evaluate
@@ -131,16 +133,14 @@ def train(
             group["lr"] = rate * factor
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             loss = loss_of(model, pool.sample(rng, parts))
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), _CLIP)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         losses.append(loss.detach())
         if now - reported > _REPORT_EVERY:
             mean = torch.stack(losses).mean().item()
-            print(
-                f"{progress:6.1%} step {step} loss {mean:.4f} batches {pool.received} {now - began:.0f} s", flush=True
-            )
+            _say(f"{progress:6.1%} step {step} loss {mean:.4f} batches {pool.received} {now - began:.0f} s")
             losses, reported = [], now
         if now - saved > _SAVE_EVERY:
             save()
@@ -148,10 +148,16 @@ def train(
     model.eval()
 
 
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Train internvl2-tiny and write its checkpoint.")
     parser.add_argument("--out", type=Path, required=True, help="directory of the checkpoint")
+    parser.add_argument("--start", type=Path, help="go on from this checkpoint instead of from nothing")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=12_000, help="at most so many steps")
     parser.add_argument("--minutes", type=float, default=600.0, help="at most so many minutes")
@@ -163,10 +169,13 @@ def main() -> None:
     given = parser.parse_args()
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer = make_tokenizer(given.seed)
-    model = make_model(tokenizer, given.seed).to(device)
+    if given.start:
+        tokenizer, model = load_tokenizer(given.start), load_model(given.start, dtype=torch.float32, device=device)
+    else:
+        tokenizer = make_tokenizer(given.seed)
+        model = make_model(tokenizer, given.seed).to(device)
     count = sum(weight.numel() for weight in model.parameters())
-    print(f"{count:,} parameters, {len(tokenizer)} pieces, on {device}", flush=True)
+    _say(f"{count:,} parameters, {len(tokenizer)} pieces, on {device}")
 
     def save() -> None:
         copy = make_model(tokenizer, given.seed)
@@ -181,7 +190,7 @@ def main() -> None:
     save()
     if given.pictures:
         report = evaluate(given.out, pictures=given.pictures, seed=given.seed, device=device, workers=given.workers)
-        print(report.table(), flush=True)
+        _say(report.table())
 
 
 if __name__ == "__main__":
