@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
@@ -43,6 +44,7 @@ FAILURES: Final = 3
 ATTEMPTS: Final = 20
 """So many attempts, crashes included: an update that keeps killing the process is set aside at the next start."""
 
+FETCH_PAUSES: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 PAUSES: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
 log = structlog.get_logger()
@@ -123,7 +125,7 @@ class Inbox:
                 ClientDecodeError,
                 StorageError,
             ) as error:
-                pause = getattr(error, "retry_after", None) or PAUSES[min(failures, len(PAUSES) - 3)]
+                pause = getattr(error, "retry_after", None) or FETCH_PAUSES[min(failures, len(FETCH_PAUSES) - 1)]
                 failures += 1
                 hint = "another process polls with this token" if isinstance(error, TelegramConflictError) else ""
                 log.warning("updates not fetched", error=str(error), pause=pause, hint=hint)
@@ -169,9 +171,10 @@ class Inbox:
         workers = [lane.worker for lane in self._lanes.values() if lane.worker]
         if workers:
             _, late = await asyncio.wait(workers, timeout=grace)
-            for worker in late:
-                worker.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+            while late:  # a library that swallows a cancellation must not keep the process alive
+                for worker in late:
+                    worker.cancel()
+                _, late = await asyncio.wait(late, timeout=1.0)
 
     async def _fetched(self, offset: int | None) -> list[dict[str, Any]]:
         seconds = self._settings.telegram.poll_seconds
@@ -232,7 +235,8 @@ class Inbox:
                 return turn
             lane.arrived.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(lane.arrived.wait(), missing)
+                async with asyncio.timeout(missing):
+                    await lane.arrived.wait()
         return None
 
     async def _handle(self, turn: list[Waiting]) -> None:
@@ -251,7 +255,7 @@ class Inbox:
             except Exception as failed:  # whatever a handler raises must not end the lane
                 error = failed
                 failures += 1
-                log.exception("update failed", update=turn[0].update.id, failures=failures)
+                log.error("update failed", update=turn[0].update.id, failures=failures, trace=_trace(failed))
             if (failures >= FAILURES or isinstance(error, _Hopeless)) and await self._set_aside(turn, error):
                 return
             pause = PAUSES[min(tries, len(PAUSES) - 1)]
@@ -294,9 +298,14 @@ class Inbox:
         if self._on_set_aside:
             try:
                 await self._on_set_aside(turn[0].update.id, reason)
-            except Exception:  # the notice is a courtesy; the lane goes on
-                log.exception("nobody could be told of the update set aside", update=turn[0].update.id)
+            except Exception as failed:  # the notice is a courtesy; the lane goes on
+                log.error("update set aside, and nobody told", update=turn[0].update.id, trace=_trace(failed))
         return True
+
+
+def _trace(error: Exception) -> str:
+    """Where the error came from, without the values of variables: those are people's words and pictures."""
+    return "".join(traceback.format_exception(error))
 
 
 class _Hopeless(Exception):

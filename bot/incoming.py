@@ -39,6 +39,7 @@ LONGEST_SIDE: Final = 4096
 
 _KEPT: Final = {"JPEG": "image/jpeg", "MPO": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 _READ: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF")
+_BEGINNINGS: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\0", b"MM\0*")
 _LOSSLESS: Final = ("PNG", "GIF", "BMP", "TIFF")
 _LOSSLESS_PIXELS: Final = 2_000_000
 _JPEG_QUALITY: Final = 92
@@ -134,8 +135,8 @@ def _opened(data: bytes, max_megapixels: float) -> Image.Image:
         image = Image.open(BytesIO(data), formats=_READ)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureRefused(TOO_MANY_PIXELS, limit=f"{max_megapixels:g}") from error
-    except Exception as error:  # a damaged header is not a picture's header
-        raise PictureRefused(NOT_A_PICTURE) from error
+    except Exception as error:  # Pillow cannot make sense of the header
+        raise PictureRefused(BROKEN if data.startswith(_BEGINNINGS) else NOT_A_PICTURE) from error
     if image.width * image.height > max_megapixels * 1e6:
         raise PictureRefused(TOO_MANY_PIXELS, limit=f"{max_megapixels:g}")
     return image

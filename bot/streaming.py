@@ -95,4 +95,5 @@ class Screen:
                 pause = min(max(2 * pause, 0.1), max(WIDEST_SECONDS, self._seconds))
                 self._changed.set()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._closing.wait()

@@ -44,7 +44,7 @@ PATIENCE_SECONDS: Final = 60.0
 FLOOD_PATIENCE_SECONDS: Final = 900.0
 FIRST_PAUSE: Final = 0.25
 LONGEST_PAUSE: Final = 8.0
-BURST_SECONDS: Final = 4.0
+BURST_SECONDS: Final = 3.0
 CHATS_REMEMBERED: Final = 4096
 
 _SENDS: Final = ("send", "copy", "forward")

@@ -34,7 +34,7 @@ _SENT_BY_PEOPLE: Final = (
 def unknown_commands() -> Router:
     """To be asked before questions: a command is never a question."""
     unknown = Router(name="unknown commands")
-    unknown.message.register(unknown_command, F.text.func(command_of))
+    unknown.message.register(unknown_command, _is_command)
     return unknown
 
 
@@ -44,6 +44,10 @@ def router() -> Router:
     others.message.register(unsupported, _SENT_BY_PEOPLE)
     others.callback_query.register(unknown_tap)
     return others
+
+
+def _is_command(message: Message) -> bool:
+    return bool(command_of(message.text))
 
 
 async def unknown_command(message: Message, reply: Reply, say: Say) -> None:

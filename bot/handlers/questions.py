@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
-from aiogram import Bot, F, Router
+from aiogram import Bot, Router
 from aiogram.types import Document, Message, PhotoSize, User
 
 from bot.conversation import Conversation, EmptyAnswer, NoPictureYet, Question
@@ -30,7 +30,7 @@ _SUFFIXES: Final = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".
 def router() -> Router:
     """The handlers of this module."""
     questions = Router(name="questions")
-    questions.message.register(ask, F.photo | F.document.func(_is_picture) | F.text)
+    questions.message.register(ask, _asks)
     return questions
 
 
@@ -111,6 +111,11 @@ def _sorry(error: Exception, say: Say) -> str:
     if isinstance(error, EngineCrashed):
         return say("Something broke while I was answering, and it was not your fault. Please ask once more.")
     return say("I could not make sense of that. Please ask in other words, or begin anew with /new.")
+
+
+def _asks(message: Message) -> bool:
+    """Whether a message is for us to answer: a text or a picture."""
+    return bool(message.text) or _picture_of(message) is not None
 
 
 def _is_picture(document: Document) -> bool:

@@ -1,0 +1,271 @@
+"""What the tests of the chat share: the real bot on an emulator, with an engine that says what it is told.
+
+Everything is real but the engine (a script in memory) and the admin's actions (they only take notes): HTTP, the
+ledger, the picture folder, the inbox. As a script, `python -m tests.chatting URL TOKEN DIRECTORY`, the bot of a test
+that kills it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from aiogram import Bot, Dispatcher
+from PIL import Image
+from pydantic import SecretStr
+
+from bot.emulator import Emulator
+from bot.handlers import build_dispatcher
+from bot.inbox import Inbox
+from bot.notices import Notices
+from bot.settings import ChatSettings, TelegramSettings
+from bot.telegram import open_bot
+from bot.translation import Translator
+from inference.engines import Kind
+from inference.messages import Answer, Delta, Prompt, Usage
+from inference.status import Counters, Status
+from inference.supervisor import State
+from storage.ledger import Ledger
+from storage.pictures import PictureStore
+from storage.records import Model, ModelState, Run
+from tests.person import Person
+
+ADMIN = 7
+
+Result = TypeVar("Result")
+
+Step = str | float | Delta | Exception | asyncio.Event
+"""A step of a scripted answer: say, sleep, send this delta, fail, wait."""
+
+Script = str | Iterable[Step]
+
+
+def png(width: int = 40, height: int = 30, colour: str = "teal", form: str = "PNG", **options: Any) -> bytes:
+    """A small picture of one colour."""
+    written = io.BytesIO()
+    Image.new("RGB", (width, height), colour).save(written, form, **options)
+    return written.getvalue()
+
+
+class ScriptedEngine:
+    """An `Engine` that answers with the scripts it was given, then with `Answer N`; it notes every prompt."""
+
+    def __init__(self, *scripts: Script, otherwise: Callable[[Prompt, int], Script] | None = None) -> None:
+        self.scripts = list(scripts)
+        self.otherwise = otherwise or (lambda _, number: f"Answer {number}")
+        self.prompts: list[Prompt] = []
+        self.ended = 0
+
+    async def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
+        """Play the next script."""
+        self.prompts.append(prompt)
+        script = self.scripts.pop(0) if self.scripts else self.otherwise(prompt, len(self.prompts))
+        text = ""
+        try:
+            for step in [script] if isinstance(script, str) else script:
+                match step:
+                    case str():
+                        text += step
+                        yield Delta(text=step)
+                    case float():
+                        await asyncio.sleep(step)
+                    case asyncio.Event():
+                        await step.wait()
+                    case Delta():
+                        text = "" if step.restarted else text
+                        yield step
+                    case Exception():
+                        raise step
+            yield Delta(answer=Answer(text, "scripted", "stop", Usage(11, 3, 0, 1), 0.01, 0.02))
+        finally:
+            self.ended += 1
+
+
+@dataclass
+class Notebook:
+    """`AdminActions` that note what was asked for."""
+
+    asked: list[tuple[object, ...]] = field(default_factory=list)
+    refusal: Exception | None = None
+    run: Run = field(default_factory=lambda: Run(3, "due", "admin", ADMIN, 1.0, 1.0))  # type: ignore[arg-type]
+    live: str = "run-2"
+    runs: list[Run] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=lambda: {"exchanges": 12, "ups": 5, "downs": 2})
+    next_run: datetime | None = None
+
+    async def retrain(self, by: int) -> Run:
+        return self._noted(self.run, "retrain", by)
+
+    async def cancel(self, by: int) -> Run | None:
+        return self._noted(self.run, "cancel", by)
+
+    async def overview(self) -> Notebook:
+        return self._noted(self, "overview")
+
+    async def models(self) -> list[Model]:
+        models = [
+            Model("base", "/m/base", ModelState.RETIRED, None, 1.0),
+            Model("run-1", "/m/1", ModelState.REJECTED, 1, 2.0, reason="worse on facts"),
+            Model("run-2", "/m/2", ModelState.LIVE, 2, 3.0),
+        ]
+        return self._noted(models, "models")
+
+    async def promote(self, model: str, by: int) -> Model:
+        return self._noted(Model(model, f"/m/{model}", ModelState.LIVE, None, 1.0), "promote", model, by)
+
+    async def rollback(self, by: int) -> Model:
+        return self._noted(Model("base", "/m/base", ModelState.LIVE, None, 1.0), "rollback", by)
+
+    @property
+    def engine(self) -> Status:
+        return Status(Kind.CPU, "run-2", State.READY, False, 1, (1,), 5.0, 0, 1, 2, None, "", Counters())
+
+    def _noted(self, result: Result, *request: object) -> Result:
+        self.asked.append(request)
+        if self.refusal:
+            raise self.refusal
+        return result
+
+
+@dataclass(frozen=True)
+class Settings:
+    telegram: TelegramSettings
+    chat: ChatSettings
+
+
+def settings(
+    url: str, token: str, telegram: dict[str, Any] | None = None, chat: dict[str, Any] | None = None
+) -> Settings:
+    """Settings for an emulator: no need to be as slow as Telegram wants it."""
+    quick: dict[str, Any] = {
+        "token": SecretStr(token),
+        "api_base": url,
+        "admins": (ADMIN,),
+        "poll_seconds": 5,
+        "edit_seconds": 0.05,
+        "calls_per_second": 10_000,
+        "chat_calls_per_second": 10_000,
+        "group_calls_per_minute": 600_000,
+    }
+    return Settings(
+        TelegramSettings(**(quick | (telegram or {}))), ChatSettings(**({"album_seconds": 0.3} | (chat or {})))
+    )
+
+
+class RunningBot:
+    """The bot in this process: `start`, `stop`; what it stands on is at hand for looking at."""
+
+    def __init__(self, settings: Settings, directory: Path, engine: ScriptedEngine, admin: Notebook) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.admin = admin
+        self.ledger = Ledger.open(directory)
+        self.pictures = PictureStore(directory / "pictures")
+        self.bot: Bot = open_bot(settings.telegram)
+        self.translator = Translator.load()
+        self.dispatcher: Dispatcher = build_dispatcher(
+            settings=settings,
+            ledger=self.ledger,
+            pictures=self.pictures,
+            engine=engine,
+            admin=admin,
+            translator=self.translator,
+        )
+        self.notices = Notices(self.bot, settings, self.ledger, self.translator)
+        self.inbox = Inbox(self.bot, self.dispatcher, self.ledger, settings, on_set_aside=self.notices.update_set_aside)
+        self._polling: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Poll."""
+        self._polling = asyncio.create_task(self.inbox.run_polling())
+
+    async def stop(self, grace: float = 5.0) -> None:
+        """Stop; `grace` 0 breaks off what is under way."""
+        await self.inbox.stop(grace)
+        if self._polling:
+            await self._polling
+        await self.bot.session.close()
+        await self.ledger.close()
+
+    async def settled(self) -> None:
+        """Wait until every update that has come in is done."""
+        await until(lambda: not self.inbox.pending)
+
+
+async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 20) -> None:
+    """Wait for a state to come about. Raises TimeoutError."""
+    async with asyncio.timeout(seconds):
+        while True:
+            found = condition()
+            if found if isinstance(found, bool) else await found:
+                return
+            await asyncio.sleep(0.01)
+
+
+class Stage:
+    """An emulator and the directory in which bots find their ledger: for as many bots after one another as needed."""
+
+    def __init__(self, emulator: Emulator, url: str, directory: Path) -> None:
+        self.emulator = emulator
+        self.url = url
+        self.directory = directory
+
+    @asynccontextmanager
+    async def bot(
+        self,
+        *scripts: Script,
+        engine: ScriptedEngine | None = None,
+        admin: Notebook | None = None,
+        telegram: dict[str, Any] | None = None,
+        chat: dict[str, Any] | None = None,
+    ) -> AsyncIterator[RunningBot]:
+        """A polling bot that answers with `scripts`."""
+        made = settings(self.url, self.emulator.token, telegram, chat)
+        running = RunningBot(made, self.directory, engine or ScriptedEngine(*scripts), admin or Notebook())
+        running.start()
+        try:
+            yield running
+        finally:
+            await running.stop()
+
+    @asynccontextmanager
+    async def person(self, user_id: int = 1001, name: str = "Ada", language: str = "en") -> AsyncIterator[Person]:
+        """Somebody who has pressed Start already (Telegram makes everybody do so)."""
+        async with Person(self.url, user_id, name, language) as person:
+            self.emulator.world.users[user_id].started = True
+            yield person
+
+
+@asynccontextmanager
+async def on_stage(directory: Path) -> AsyncIterator[Stage]:
+    """A running emulator and an empty data directory."""
+    emulator = Emulator()
+    url = await emulator.start()
+    try:
+        yield Stage(emulator, url, directory / "data")
+    finally:
+        await emulator.stop()
+
+
+async def main(url: str, token: str, directory: str) -> None:
+    """The bot that tests kill: its answers take a while and name the question."""
+
+    def slowly(prompt: Prompt, _: int) -> Script:
+        question = prompt.turns[-1].text
+        return [0.1, "About ", 0.1, question, 0.1, ": all is well."]
+
+    running = RunningBot(settings(url, token), Path(directory), ScriptedEngine(otherwise=slowly), Notebook())
+    running.start()
+    with suppress(asyncio.CancelledError):
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

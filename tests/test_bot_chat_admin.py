@@ -1,0 +1,176 @@
+"""What admins can ask for and are told, and what everybody else is told instead."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from bot.handlers.admin import COMMANDS, AdminRefusal
+from bot.lanes import QUICK_COMMANDS
+from bot.notices import BAR, progress
+from bot.translation import Translator
+from storage.ledger import Ledger
+from storage.records import IllegalTransition, Model, ModelState, Run, RunBusy, RunState, UnknownRecord
+from tests.chatting import ADMIN, Notebook, Stage, on_stage, png, until
+from tests.person import Person
+
+RUN = Run(3, RunState.TRAINING, "admin", ADMIN, 1.0, 1.0, step=5, steps=20, loss=1.234, samples=40, held_out=4)
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with on_stage(tmp_path) as stage:
+        yield stage
+
+
+async def told(person: Person, command: str) -> str:
+    """Send a command; what the bot says in the end."""
+    await person.command(command)
+    return str((await person.answer(rated=False, quiet=0.3))["text"])
+
+
+def test_the_quick_commands_are_the_admins() -> None:
+    """Commands that steer the training have a lane of their own, all of them."""
+    assert frozenset(COMMANDS) == QUICK_COMMANDS
+
+
+async def test_others_are_refused_politely(stage: Stage) -> None:
+    """No admin command does anything for anybody else."""
+    admin = Notebook()
+    async with stage.bot(admin=admin), stage.person() as ada:
+        for command in COMMANDS:
+            assert "Only my admins" in await told(ada, f"/{command} base")
+        assert admin.asked == []
+
+
+async def test_admins_get_what_they_ask_for(stage: Stage) -> None:
+    """Each command is carried out for the admin who sent it, and its outcome told."""
+    admin = Notebook(runs=[RUN], next_run=datetime(2027, 1, 2, 3, 4, tzinfo=UTC))
+    async with stage.bot(admin=admin), stage.person(ADMIN, "Root") as root:
+        assert "Run 3 begins" in await told(root, "/retrain")
+        assert "Run 3 is being cancelled" in await told(root, "/cancel")
+        status = await told(root, "/status")
+        for part in ("run-2", "liked 5", "waiting 2", "Run 3: training, 5/20", "2027-01-02 03:04 UTC"):
+            assert part in status
+        models = await told(root, "/models")
+        assert "▶ run-2: live" in models
+        assert "run-1: rejected (worse on facts)" in models
+        assert await told(root, "/promote run-1") == "run-1 answers from now on."
+        assert "/models" in await told(root, "/promote")
+        assert await told(root, "/rollback") == "base answers from now on."
+    assert admin.asked == [
+        ("retrain", ADMIN),
+        ("cancel", ADMIN),
+        ("overview",),
+        ("models",),
+        ("promote", "run-1", ADMIN),
+        ("rollback", ADMIN),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("refusal", "says"),
+    [
+        (RunBusy("busy"), "under way already"),
+        (AdminRefusal("install the trainer first"), "install the trainer first"),
+        (IllegalTransition("not now"), "not now"),
+    ],
+)
+async def test_a_refusal_is_told(stage: Stage, refusal: Exception, says: str) -> None:
+    """Why something cannot be done reaches the admin as a sentence."""
+    async with stage.bot(admin=Notebook(refusal=refusal)), stage.person(ADMIN, "Root") as root:
+        assert says in await told(root, "/retrain")
+        for command in ("/cancel", "/status", "/models", "/promote x", "/rollback"):
+            assert str(refusal) in await told(root, command)
+
+
+async def test_an_unknown_model_is_told(stage: Stage) -> None:
+    """A mistyped id is answered with where to find the right one."""
+    async with stage.bot(admin=Notebook(refusal=UnknownRecord("no"))), stage.person(ADMIN, "Root") as root:
+        assert await told(root, "/promote run-99") == "I have no model called run-99. /models lists them."
+
+
+async def test_status_does_not_wait_for_an_answer(stage: Stage) -> None:
+    """While the admin's own picture is being talked about, /status is answered."""
+    go_on = asyncio.Event()
+    async with stage.bot([go_on, "Done."]), stage.person(ADMIN, "Root") as root:
+        await root.sends(photo=png())
+        asked = await root.command("/status")
+        async with asyncio.timeout(20):
+            while not any("run-2" in message["text"] for message in await root.bot_messages()):
+                await asyncio.sleep(0.02)
+        go_on.set()
+        assert (await root.answer(rated=True, after=0))["text"] == "Done."
+        assert asked["message_id"] < (await root.bot_messages())[-1]["message_id"]
+
+
+async def test_a_request_that_was_carried_out_is_not_made_again(stage: Stage) -> None:
+    """After a crash between the deed and the answer, the ledger tells that it was done."""
+    chat = {"id": ADMIN, "type": "private", "first_name": "Root"}
+    message = {"message_id": 1, "date": 1, "chat": chat, "from": {**chat, "is_bot": False}}
+    rows = [
+        (number, "commands:7", json.dumps({"update_id": number, "message": {**message, "text": text}}))
+        for number, text in ((1, "/retrain"), (2, "/rollback"))
+    ]
+    async with Ledger.open(stage.directory) as ledger:
+        await ledger.store_updates(rows)
+        for number, *_ in rows:
+            await ledger.begin_update(number)
+        run = await ledger.start_run("admin", ADMIN)
+        for name in ("base", "run-1"):
+            await ledger.add_model(Model(name, f"/{name}", ModelState.CANDIDATE, None, 1.0))
+        await ledger.promote("run-1", ADMIN)
+    admin = Notebook()
+    async with stage.person(ADMIN, "Root") as root, stage.bot(admin=admin):
+        await until(lambda: stage.emulator.counts(ADMIN).sends == 2)
+        texts = [each["text"] for each in await root.bot_messages()]
+        assert texts == [f"Run {run.id} begins. I will keep you informed here.", "run-1 answers from now on."]
+        assert admin.asked == []
+
+
+async def test_a_runs_progress_is_one_message_with_a_bar(stage: Stage) -> None:
+    """The admin sees one message change, then the outcome, with the curve if there is one."""
+    async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
+        for step in (0, 10, 20):
+            await bot.notices.run_changed(replace(RUN, step=step))
+        await bot.notices.run_changed(replace(RUN, state=RunState.MERGING, step=20))
+        (shown,) = await root.bot_messages()
+        assert "Run 3: merging" in shown["text"]
+        assert "▓" * BAR in shown["text"]
+        model = Model("run-3", "/m", ModelState.REJECTED, 3, 1.0, reason="Worse on facts.")
+        await bot.notices.run_finished(replace(RUN, state=RunState.DONE, model="run-3"), model, png())
+        messages = await root.bot_messages()
+        assert len(messages) == 2
+        assert "photo" in messages[1]
+        assert messages[1]["caption"] == "Run 3 is done. Its model run-3 is rejected.\nWorse on facts."
+        await bot.notices.run_finished(replace(RUN, id=4, state=RunState.FAILED, reason="disk full"), None, None)
+        assert "disk full" in (await root.bot_messages())[-1]["text"]
+
+
+async def test_the_same_trouble_is_told_once(stage: Stage) -> None:
+    """An alert that repeats does not fill the admin's chat."""
+    async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
+        for _ in range(3):
+            await bot.notices.alert("disk", "The disk is nearly full.")
+        await bot.notices.alert("engine", "The engine is down.")
+        assert len(await root.bot_messages()) == 2
+
+
+async def test_an_admin_who_cannot_be_told_disturbs_nobody(stage: Stage) -> None:
+    """Who blocked the bot, or never started it, is passed over."""
+    async with stage.person(8, "Other") as other, stage.bot(telegram={"admins": (ADMIN, 8)}) as bot:
+        await bot.notices.run_changed(RUN)
+        assert len(await other.bot_messages()) == 1
+
+
+def test_progress_speaks_the_admins_language() -> None:
+    """The bar and its words, in Chinese."""
+    text = progress(RUN, Translator.load().to("zh"))
+    assert "第 3 次训练：训练中" in text
+    assert "25 %" in text

@@ -1,0 +1,178 @@
+"""Incoming picture bytes: what is taken as it is, what is made fit, what is refused and how early."""
+
+from __future__ import annotations
+
+import io
+import struct
+import tracemalloc
+import zlib
+from typing import Any
+
+import pytest
+from PIL import Image, ImageDraw
+
+from bot import incoming
+from bot.incoming import PictureRefused, check
+from tests.chatting import png
+
+LIMIT = 50.0
+
+
+def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
+    """The picture in that format."""
+    written = io.BytesIO()
+    image.save(written, form, **options)
+    return written.getvalue()
+
+
+def drawing(width: int = 64, height: int = 48, mode: str = "RGB") -> Image.Image:
+    """White, with a black block in its upper left corner: which side is up can be seen."""
+    image = Image.new(mode, (width, height), "white")
+    ImageDraw.Draw(image).rectangle((0, 0, width // 3, height // 3), fill="black")
+    return image
+
+
+def decoded(data: bytes) -> Image.Image:
+    """What an engine will see."""
+    return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+def brightness(image: Image.Image, x: int, y: int) -> int:
+    """The mean of a pixel's channels."""
+    pixel = image.convert("RGB").getpixel((x, y))
+    assert isinstance(pixel, tuple)
+    return int(sum(pixel) // 3)
+
+
+def huge_png(width: int, height: int) -> bytes:
+    """A PNG whose header promises many pixels; what follows is a few bytes."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 1000)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+
+
+@pytest.mark.parametrize(("form", "kind"), [("JPEG", "image/jpeg"), ("PNG", "image/png"), ("WEBP", "image/webp")])
+def test_plain_pictures_keep_their_bytes(form: str, kind: str) -> None:
+    """What every engine reads is stored exactly as it came."""
+    data = encoded(drawing(), form)
+    taken = check(data, LIMIT)
+    assert taken.data == data
+    assert (taken.media_type, taken.width, taken.height) == (kind, 64, 48)
+    assert len(taken.phash) == 16
+
+
+@pytest.mark.parametrize("form", ["GIF", "BMP", "TIFF", "HEIF"])
+def test_other_formats_become_ones_that_engines_read(form: str) -> None:
+    """GIF, BMP, TIFF and HEIC are written anew, the same to look at."""
+    taken = check(encoded(drawing(), form), LIMIT)
+    assert taken.media_type in ("image/png", "image/jpeg")
+    shown = decoded(taken.data)
+    assert shown.size == (64, 48)
+    assert brightness(shown, 5, 5) < 40 < 215 < brightness(shown, 60, 40)
+
+
+def test_of_an_animation_the_first_frame_counts() -> None:
+    """A GIF of two frames becomes a still picture of its first."""
+    data = encoded(drawing(), "GIF", save_all=True, append_images=[Image.new("RGB", (64, 48), "red")])
+    shown = Image.open(io.BytesIO(check(data, LIMIT).data))
+    assert getattr(shown, "n_frames", 1) == 1
+    assert brightness(shown, 5, 5) < 40
+
+
+def test_a_turned_photo_is_put_upright() -> None:
+    """EXIF orientation 6 (a phone held upright) is carried out and gone."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    taken = check(encoded(drawing(), "JPEG", exif=exif), LIMIT)
+    assert (taken.width, taken.height) == (48, 64)
+    shown = Image.open(io.BytesIO(taken.data))
+    assert shown.getexif().get(0x0112, 1) == 1
+    assert brightness(shown, 44, 4) < 40 < 215 < brightness(shown, 4, 4)
+
+
+def test_transparency_becomes_white() -> None:
+    """What is hidden behind transparency stays hidden."""
+    image = Image.new("RGBA", (20, 20), (255, 0, 0, 0))
+    assert decoded(check(encoded(image, "PNG"), LIMIT).data).getpixel((3, 3)) == (255, 255, 255)
+    palette = Image.new("P", (20, 20), 0)
+    assert decoded(check(encoded(palette, "PNG", transparency=0), LIMIT).data).getpixel((3, 3)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "I;16", "LA", "1"])
+def test_unusual_colours_stay_recognisable(mode: str) -> None:
+    """Print colours, 16-bit grey, grey with alpha and bitmaps look as they did."""
+    if mode == "I;16":
+        image = Image.new("I;16", (64, 48), 65535)
+        image.paste(0, (0, 0, 21, 16))
+    else:
+        image = drawing().convert(mode)
+    taken = check(encoded(image, "TIFF" if mode in ("CMYK", "I;16") else "PNG"), LIMIT)
+    shown = decoded(taken.data)
+    assert brightness(shown, 5, 5) < 60 < 195 < brightness(shown, 60, 40)
+
+
+def test_a_large_picture_is_kept_smaller() -> None:
+    """Beyond what the model can see a picture is scaled down, its shape kept."""
+    taken = check(encoded(Image.new("RGB", (6000, 3000), "teal"), "JPEG"), LIMIT)
+    assert (taken.width, taken.height) == (4096, 2048)
+    assert decoded(taken.data).size == (4096, 2048)
+
+
+def test_like_pictures_have_like_hashes() -> None:
+    """The perceptual hash hardly changes with size and format, and much with the content."""
+    bits = [
+        int(check(data, LIMIT).phash, 16)
+        for data in (
+            encoded(drawing(), "PNG"),
+            encoded(drawing(128, 96), "JPEG", quality=60),
+            encoded(drawing().rotate(180), "PNG"),
+        )
+    ]
+    assert (bits[0] ^ bits[1]).bit_count() <= 4
+    assert (bits[0] ^ bits[2]).bit_count() >= 16
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"hello, I am a text\n" * 50, b"%PDF-1.7", b"\xff\xd8", b"<svg xmlns='http://www.w3.org/2000/svg'/>"],
+    ids=["empty", "text", "pdf", "two bytes of JPEG", "svg"],
+)
+def test_what_is_no_picture_is_refused(data: bytes) -> None:
+    """The bytes decide, whatever the file is called."""
+    with pytest.raises(PictureRefused) as refused:
+        check(data, LIMIT)
+    assert refused.value.sentence == incoming.NOT_A_PICTURE
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "TIFF"])
+@pytest.mark.parametrize("kept", [0.01, 0.5, 0.95])
+def test_a_truncated_picture_is_refused(form: str, kept: float) -> None:
+    """A part of a file is not a part of a picture, wherever it was cut."""
+    data = encoded(Image.effect_noise((200, 200), 80), form)
+    with pytest.raises(PictureRefused) as refused:
+        check(data[: int(len(data) * kept)], LIMIT)
+    assert refused.value.sentence == incoming.BROKEN
+
+
+@pytest.mark.parametrize(("width", "height"), [(20_000, 20_000), (10_000, 10_000), (8000, 6300), (500_000, 500_000)])
+def test_too_many_pixels_are_refused_by_the_header(width: int, height: int) -> None:
+    """A picture that would fill the memory costs next to none."""
+    data = huge_png(width, height)
+    tracemalloc.start()
+    try:
+        with pytest.raises(PictureRefused) as refused:
+            check(data, LIMIT)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+    assert refused.value.sentence == incoming.TOO_MANY_PIXELS
+    assert refused.value.values == {"limit": "50"}
+
+
+def test_the_limit_of_pixels_is_a_setting() -> None:
+    """What is over another limit is refused as well."""
+    with pytest.raises(PictureRefused):
+        check(png(200, 200), 0.01)
+    assert check(png(100, 100), 0.01).width == 100

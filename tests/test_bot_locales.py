@@ -1,0 +1,119 @@
+"""The catalogues: every sentence the bot says is in each of them, with the same places to fill."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from string import Formatter
+
+import pytest
+from babel.messages.catalog import Catalog
+from babel.messages.extract import extract_from_file
+from babel.messages.pofile import read_po
+
+import bot
+from bot.settings import ChatSettings
+from bot.translation import LOCALES, Translator
+
+ROOM = Path(bot.__file__).parent
+KEYWORDS = {"say": None, "_say": None, "later": None, "count": (1, 2)}
+SPEAKING = [ROOM / "streaming.py", ROOM / "notices.py", ROOM / "incoming.py", *sorted((ROOM / "handlers").glob("*.py"))]
+CATALOGUES = sorted(LOCALES.glob("*/LC_MESSAGES/*.po"))
+
+SPOKEN = frozenset(
+    {"finish", "begin", "send_message", "edit_message_text", "send_photo", "answer", "acknowledge", "plain_pages"}
+)
+"""Calls whose first argument people read."""
+
+
+def sentences() -> set[str | tuple[str, ...]]:
+    """Every sentence of the source that is marked for the catalogues."""
+    found: set[str | tuple[str, ...]] = set()
+    for path in ROOM.rglob("*.py"):
+        for _, message, *_ in extract_from_file("python", path, keywords=KEYWORDS):
+            found.add(message if isinstance(message, str) else tuple(message))
+    return found
+
+
+def catalogue(path: Path) -> Catalog:
+    with path.open("rb") as source:
+        return read_po(source, locale=path.parent.parent.name)
+
+
+def places(sentence: str) -> set[str]:
+    return {name for _, name, _, _ in Formatter().parse(sentence) if name}
+
+
+def test_there_is_chinese() -> None:
+    """English is the source's language, Chinese has a catalogue."""
+    assert list(Translator.load().languages) == ["en", "zh"]
+    assert Translator.load().languages["zh"] == "中文"
+
+
+@pytest.mark.parametrize("path", CATALOGUES, ids=lambda path: path.parent.parent.name)
+def test_a_catalogue_has_every_sentence_and_no_other(path: Path) -> None:
+    """Nothing is left untranslated, uncertain or behind; the places to fill are those of the source."""
+    messages = [message for message in catalogue(path) if message.id]
+    assert {message.id for message in messages} == sentences()
+    for message in messages:
+        said = [message.string] if isinstance(message.string, str) else list(message.string or ())
+        assert all(said), message.id
+        assert not message.fuzzy, message.id
+        meant = message.id if isinstance(message.id, str) else message.id[-1]
+        assert all(places(each) == places(meant) for each in said), message.id
+
+
+@pytest.mark.parametrize("path", CATALOGUES, ids=lambda path: path.parent.parent.name)
+def test_commands_are_not_translated(path: Path) -> None:
+    """What people must type is the same in every language."""
+    for message in catalogue(path):
+        if isinstance(message.id, str) and message.id:
+            assert sorted(re.findall(r"(?<!\w)/\w+", message.id)) == sorted(
+                re.findall(r"(?<!\w)/[a-z_]+", str(message.string))
+            )
+
+
+def _spoken_literals(path: Path) -> Iterator[str]:
+    """Literal sentences that are handed to people without the catalogues."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not (isinstance(node, ast.Call) and node.args):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if name not in SPOKEN:
+            continue
+        for argument in node.args:
+            literal = argument.value if isinstance(argument, ast.Constant) else None
+            if isinstance(literal, str) and re.search(r"[A-Za-z]{2}", literal):
+                yield literal
+
+
+@pytest.mark.parametrize("path", SPEAKING, ids=lambda path: path.name)
+def test_nothing_is_said_past_the_catalogues(path: Path) -> None:
+    """No sentence that people read is written where only English can come out."""
+    assert list(_spoken_literals(path)) == []
+
+
+@pytest.mark.parametrize(
+    ("wishes", "language"),
+    [((None, "zh-hans"), "zh"), (("en", "zh"), "en"), ((None, "fr"), "en"), ((None, None), "en"), (("zh_TW",), "zh")],
+)
+def test_the_first_language_we_speak_is_spoken(wishes: tuple[str | None, ...], language: str) -> None:
+    """What a person chose goes before their client's language; English is for everybody else."""
+    assert Translator.load().to(*wishes).language == language
+
+
+def test_numbers_and_unknown_sentences() -> None:
+    """One and many differ where the language has it; a sentence without translation stays as it is."""
+    voices = Translator.load()
+    one, many = "{number} question is before yours…", "{number} questions are before yours…"
+    assert voices.to("en").count(one, many, 1) == "1 question is before yours…"
+    assert voices.to("en").count(one, many, 2) == "2 questions are before yours…"
+    assert voices.to("zh").count(one, many, 2) == "您前面还有 2 个问题……"
+    assert voices.to("zh")("An operator's own {words}") == "An operator's own {words}"
+
+
+def test_the_default_question_is_translated() -> None:
+    """The question of a bare photo is asked in Chinese of those who speak it."""
+    assert Translator.load().to("zh")(ChatSettings().default_question) == "这张图里有什么？"
