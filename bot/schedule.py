@@ -1,13 +1,13 @@
-"""When to retrain by itself: one APScheduler job in a store that survives restarts.
+"""What happens by the clock: APScheduler jobs in a store that survives restarts.
 
 Knows the cron text and nothing of training: when the time comes the job puts a run with state "due" into the
 ledger, the same mailbox that `thumbtune retrain` uses, and the operations pick it up. A time missed while the bot
-was down is caught up once.
+was down is caught up once. Once a day the inbox forgets what was handled long ago.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import structlog
@@ -19,8 +19,10 @@ from apscheduler.triggers.cron import CronTrigger
 from storage.ledger import Ledger
 from storage.records import RunBusy
 
-JOB = "retrain"
+RETRAIN = "retrain"
+TIDY = "tidy"
 STORE = "schedule.sqlite"
+HANDLED_KEPT = timedelta(days=30)
 
 log = structlog.get_logger()
 
@@ -41,19 +43,21 @@ class Schedule:
     def start(self) -> None:
         """Start the scheduler. A job that already has this cron text is left alone: its missed time is still due."""
         self._scheduler.start(paused=True)
-        kept: Job | None = self._scheduler.get_job(JOB)
+        kept: Job | None = self._scheduler.get_job(RETRAIN)
         if not self._cron:
             if kept:
-                self._scheduler.remove_job(JOB)
+                self._scheduler.remove_job(RETRAIN)
         elif kept is None or kept.name != self._cron:
             trigger = CronTrigger.from_crontab(self._cron, timezone=UTC)
             arguments = [str(self._directory)]
-            self._scheduler.add_job(request_run, trigger, arguments, id=JOB, name=self._cron, replace_existing=True)
+            self._scheduler.add_job(request_run, trigger, arguments, id=RETRAIN, name=self._cron, replace_existing=True)
+        if self._scheduler.get_job(TIDY) is None:
+            self._scheduler.add_job(tidy, "interval", [str(self._directory)], days=1, id=TIDY, next_run_time=_now())
         self._scheduler.resume()
 
     def next_time(self) -> datetime | None:
         """When the next run is due (UTC), None without a schedule."""
-        job: Job | None = self._scheduler.get_job(JOB)
+        job: Job | None = self._scheduler.get_job(RETRAIN)
         return job.next_run_time if job else None
 
     def stop(self) -> None:
@@ -69,3 +73,13 @@ async def request_run(directory: str) -> None:
             log.info("retraining is due", run=run.id)
         except RunBusy:
             log.info("retraining is due, but a run is under way already")
+
+
+async def tidy(directory: str) -> None:
+    """Forget handled updates of long ago; Telegram does not send them again."""
+    async with Ledger.open(Path(directory)) as ledger:
+        await ledger.prune_updates((_now() - HANDLED_KEPT).timestamp())
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
