@@ -98,15 +98,17 @@ class Preparer:
         """
         shown = pictures(prompt)
         limits = [None] * len(shown) if tile_limits is None else tile_limits
-        seen = [self._look(picture, limit) for picture, limit in zip(shown, limits, strict=True)]
+        seen: list[tuple[int, int, Tensor | None]] = []
+        positions: list[int] = []
+        for picture, limit in zip(shown, limits, strict=True):
+            seen.append(self._look(picture, limit))
+            positions.append(seen[-1][1] * self._positions_a_tile)
+            # Before the next one is decoded: an album without end would fill the memory.
+            self._fits(sum(positions))
         # A tokenizer's Rust part refuses to be used from two threads at once.
         with self._tokenizing:
-            ids, spans = token_ids(prompt, [count * self._positions_a_tile for _, count, _ in seen], self._tokenizer)
-        if len(ids) >= self.window:
-            raise PromptTooLong(
-                f"The prompt has {len(ids)} tokens and the model's context length is {self.window}: "
-                "shorten it or send fewer pictures."
-            )
+            ids, spans = token_ids(prompt, positions, self._tokenizer)
+        self._fits(len(ids))
         keys = list(ids)
         views: list[View] = []
         for picture, limit, (key, _, pixels), span in zip(shown, limits, seen, spans, strict=True):
@@ -126,6 +128,13 @@ class Preparer:
             use_thumbnail=config.use_thumbnail,
         )
         return pixel_values(cut)
+
+    def _fits(self, tokens: int) -> None:
+        if tokens >= self.window:
+            raise PromptTooLong(
+                f"The prompt has {tokens} tokens or more and the model's context length is {self.window}: "
+                "shorten it or send fewer pictures."
+            )
 
     def _look(self, picture: Picture, limit: int | None) -> tuple[int, int, Tensor | None]:
         """A picture's key, its number of tiles and, unless that was known already, its pixels."""

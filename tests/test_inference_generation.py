@@ -248,8 +248,15 @@ def test_an_answer_ends_with_the_window(endless: Any, tokenizer: Any) -> None:
         _, result = answer(engine, prompt)
         assert result.usage.prompt_tokens == window - 3
         assert (result.finish, result.usage.completion_tokens) == ("length", 3)
-        with pytest.raises(PromptTooLong, match=f"{window} tokens and the model's context length is {window}"):
+        with pytest.raises(PromptTooLong, match=f"{window} tokens or more and the model's context length is {window}"):
             engine.preparer.prepare(ask(nearly + "111"))
+
+
+def test_an_album_too_large_is_refused_before_it_is_decoded_whole(engine: ChatEngine) -> None:
+    """Pictures behind those that fill the window are not looked at, not even a broken one."""
+    album = [picture(80)] * (engine.preparer.window // 16) + [Picture.of(b"broken")]
+    with pytest.raises(PromptTooLong):
+        engine.preparer.prepare(ask("What do you see?", *album))
 
 
 def test_stop_strings_end_an_answer(engine: ChatEngine) -> None:
