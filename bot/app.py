@@ -89,7 +89,7 @@ class Application:
 
         schedule = Schedule(folder, settings.training.schedule)
         schedule.start()
-        stack.callback(schedule.stop)
+        stack.push_async_callback(schedule.stop)
 
         pipeline = Pipeline(
             ledger=ledger,

@@ -7,6 +7,7 @@ was down is caught up once. Once a day the inbox forgets what was handled long a
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -52,7 +53,7 @@ class Schedule:
             arguments = [str(self._directory)]
             self._scheduler.add_job(request_run, trigger, arguments, id=RETRAIN, name=self._cron, replace_existing=True)
         if self._scheduler.get_job(TIDY) is None:
-            self._scheduler.add_job(tidy, "interval", [str(self._directory)], days=1, id=TIDY, next_run_time=_now())
+            self._scheduler.add_job(tidy, "interval", [str(self._directory)], days=1, id=TIDY)
         self._scheduler.resume()
 
     def next_time(self) -> datetime | None:
@@ -60,9 +61,10 @@ class Schedule:
         job: Job | None = self._scheduler.get_job(RETRAIN)
         return job.next_run_time if job else None
 
-    def stop(self) -> None:
-        """Stop the scheduler; the job stays in its store."""
+    async def stop(self) -> None:
+        """Stop the scheduler; its jobs stay in the store."""
         self._scheduler.shutdown(wait=False)
+        await asyncio.sleep(0)  # AsyncIOScheduler only asks the loop to shut it down
 
 
 async def request_run(directory: str) -> None:

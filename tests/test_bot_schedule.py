@@ -17,13 +17,14 @@ YEARLY = "0 0 1 1 *"
 DAILY = "30 3 * * *"
 
 
-def _let_it_be_missed(folder: Path) -> None:
+async def _let_it_be_missed(folder: Path) -> None:
     """Set the stored next time of the retrain job back by three days, as if the bot had been down since."""
     store = SQLAlchemyJobStore(url=f"sqlite:///{folder / STORE}")
     scheduler = AsyncIOScheduler(jobstores={"default": store})
     scheduler.start(paused=True)
     scheduler.modify_job(RETRAIN, next_run_time=datetime.now(UTC) - timedelta(days=3))
     scheduler.shutdown()
+    await asyncio.sleep(0)
 
 
 async def _runs(folder: Path) -> int:
@@ -42,25 +43,25 @@ async def test_the_job_survives_a_restart(tmp_path: Path) -> None:
     first = Schedule(tmp_path, DAILY)
     first.start()
     planned = first.next_time()
-    first.stop()
+    await first.stop()
     second = Schedule(tmp_path, DAILY)
     second.start()
     assert planned is not None
     assert second.next_time() == planned
-    second.stop()
+    await second.stop()
 
 
 async def test_missed_times_are_caught_up_once(tmp_path: Path) -> None:
     """After three days down, a daily job fires once at the start and then keeps to its hour."""
     before = Schedule(tmp_path, DAILY)
     before.start()
-    before.stop()
-    _let_it_be_missed(tmp_path)
+    await before.stop()
+    await _let_it_be_missed(tmp_path)
     after = Schedule(tmp_path, DAILY)
     after.start()
     await _until_runs(tmp_path, 1)
     next_time = after.next_time()
-    after.stop()
+    await after.stop()
     assert next_time is not None and next_time > datetime.now(UTC)
     async with Ledger.open(tmp_path) as ledger:
         (run,) = await ledger.runs(10)
@@ -78,16 +79,16 @@ async def test_another_cron_text_replaces_the_job(tmp_path: Path) -> None:
     """Changing the setting changes the time; taking it away removes the job."""
     first = Schedule(tmp_path, DAILY)
     first.start()
-    first.stop()
+    await first.stop()
     second = Schedule(tmp_path, YEARLY)
     second.start()
     planned = second.next_time()
-    second.stop()
+    await second.stop()
     assert planned is not None and (planned.month, planned.day) == (1, 1)
     third = Schedule(tmp_path, "")
     third.start()
     assert third.next_time() is None
-    third.stop()
+    await third.stop()
 
 
 async def test_the_inbox_is_tidied(tmp_path: Path) -> None:
