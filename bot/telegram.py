@@ -88,10 +88,10 @@ class Glimpse(EditMessageText):
     """
 
 
-def open_bot(settings: TelegramSettings) -> Bot:
+def open_bot(settings: TelegramSettings, gate: Gate | None = None) -> Bot:
     """The Bot of `settings`, its session gated. Close it with `await bot.session.close()`."""
     session = AiohttpSession(api=TelegramAPIServer.from_base(settings.api_base), timeout=CALL_SECONDS)
-    session.middleware(Gate(settings))
+    session.middleware(gate or Gate(settings))
     return Bot(settings.token.get_secret_value(), session=session)
 
 

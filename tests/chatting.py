@@ -1,22 +1,22 @@
 """What the tests of the chat share: the real bot on an emulator, with an engine that says what it is told.
 
 Everything is real but the engine (a script in memory) and the admin's actions (they only take notes): HTTP, the
-ledger, the picture folder, the inbox. As a script, `python -m tests.chatting URL TOKEN DIRECTORY`, the bot of a test
-that kills it.
+ledger, the picture folder, the inbox.
 """
 
 from __future__ import annotations
 
 import asyncio
 import io
-import sys
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+import structlog
 from aiogram import Bot, Dispatcher
 from PIL import Image
 from pydantic import SecretStr
@@ -254,18 +254,16 @@ async def on_stage(directory: Path) -> AsyncIterator[Stage]:
         await emulator.stop()
 
 
-async def main(url: str, token: str, directory: str) -> None:
-    """The bot that tests kill: its answers take a while and name the question."""
+def live(url: str, token: str, directory: str) -> None:
+    """The bot of a test that kills it, as a process of its own: its answers take a while and name the question."""
 
     def slowly(prompt: Prompt, _: int) -> Script:
-        question = prompt.turns[-1].text
-        return [0.1, "About ", 0.1, question, 0.1, ": all is well."]
+        return [0.05, "About ", 0.05, prompt.turns[-1].text, 0.05, ": all is well."]
 
-    running = RunningBot(settings(url, token), Path(directory), ScriptedEngine(otherwise=slowly), Notebook())
-    running.start()
-    with suppress(asyncio.CancelledError):
+    async def for_ever() -> None:
+        running = RunningBot(settings(url, token), Path(directory), ScriptedEngine(otherwise=slowly), Notebook())
+        running.start()
         await asyncio.Event().wait()
 
-
-if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    asyncio.run(for_ever())

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
-import sys
+import multiprocessing
+import multiprocessing.process
+import random
 from collections.abc import AsyncIterator, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from bot.inbox import ATTEMPTS
 from bot.lanes import lane_of
 from storage.ledger import Ledger
 from storage.records import StorageError, StoredUpdate
-from tests.chatting import Notebook, RunningBot, ScriptedEngine, Stage, on_stage, png, settings, until
+from tests.chatting import Notebook, RunningBot, ScriptedEngine, Stage, live, on_stage, png, settings, until
 from tests.person import UP, Person, button
 
 
@@ -276,57 +277,68 @@ async def test_an_update_that_kills_every_process_is_set_aside(stage: Stage) -> 
 
 async def test_killed_again_and_again_every_question_gets_one_answer(stage: Stage) -> None:
     """`kill -9` of the bot at arbitrary moments: one rated answer each, every vote once, nothing left undone."""
+    await killed_while_people_talk(stage, kills=6, seed=1)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(6))
+async def test_killed_ten_times_in_many_ways(stage: Stage, seed: int) -> None:
+    """The same, longer, at other moments."""
+    await killed_while_people_talk(stage, kills=10, seed=seed)
+
+
+async def killed_while_people_talk(stage: Stage, kills: int, seed: int) -> None:
+    """Three people ask and vote while the bot is killed; afterwards everything was answered and counted once."""
+    moments = random.Random(seed)
+    questions = kills + 3
+    # A process that has imported everything once and forks: starting anew takes a moment instead of seconds.
+    forge = multiprocessing.get_context("forkserver")
+    forge.set_forkserver_preload(["tests.chatting"])
     people = [Person(stage.url, 2000 + number, f"P{number}") for number in range(3)]
     for person in people:
         await person.arrives()
-    processes = 0
 
-    async def life() -> asyncio.subprocess.Process:
-        nonlocal processes
-        processes += 1
-        return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.chatting", stage.url, stage.emulator.token, str(stage.directory)),
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
+    def start() -> multiprocessing.process.BaseProcess:
+        process = forge.Process(target=live, args=(stage.url, stage.emulator.token, str(stage.directory)))
+        process.start()
+        return process
 
     async def talk(person: Person) -> None:
-        for number in range(4):
+        for number in range(questions):
             answer = await person.asks(photo=png(), caption=f"thing {number}", seconds=120)
-            assert answer["text"] == f"About thing {number}: all is well."
             await person.taps(UP, answer)
 
     talking = asyncio.gather(*(talk(person) for person in people))
-    bot = await life()
+    bot = start()
     try:
-        for moment in (0.13, 0.29, 0.41):
-            target = all_sends(stage, people) + 1
-            await until(lambda: talking.done() or all_sends(stage, people) >= target, seconds=60)  # noqa: B023 - used at once
-            await asyncio.sleep(moment)
-            bot.send_signal(signal.SIGKILL)
-            await bot.wait()
-            bot = await life()
+        for _ in range(kills):
+            target = all_sends(stage, people) + moments.randint(1, 3)
+            await until(partial(enough_sent, stage, people, target, talking), seconds=120)
+            await asyncio.sleep(moments.uniform(0, 0.3))
+            bot.kill()
+            await asyncio.to_thread(bot.join)
+            bot = start()
         await talking
+        async with Ledger.open(stage.directory) as ledger:
+            await until(lambda: nothing_pending(ledger), seconds=120)
+            counts = await ledger.counts()
         for person in people:
-            rated = [message for message in await person.bot_messages() if button(message, UP)]
-            assert [message["text"] for message in rated] == [f"About thing {n}: all is well." for n in range(4)]
-        ledger = Ledger.open(stage.directory)
-        async with asyncio.timeout(30):
-            while await ledger.pending_updates():
-                await asyncio.sleep(0.05)
-        counts = await ledger.counts()
-        doubled = await ledger.doubtful_replies()
-        await ledger.close()
-        assert (counts["exchanges"], counts["votes"], counts["ups"]) == (12, 12, 12)
-        assert 12 <= all_sends(stage, people) <= 12 + doubled
+            rated = [message["text"] for message in await person.bot_messages() if button(message, UP)]
+            assert rated == [f"About thing {number}: all is well." for number in range(questions)]
+        asked = len(people) * questions
+        assert (counts["exchanges"], counts["votes"], counts["ups"]) == (asked, asked, asked)
+        assert asked <= all_sends(stage, people) <= asked + counts["replies_doubtful"]
     finally:
         talking.cancel()
-        if bot.returncode is None:
-            bot.kill()
-            await bot.wait()
+        bot.kill()
+        await asyncio.to_thread(bot.join)
         for person in people:
             await person.close()
+
+
+def enough_sent(stage: Stage, people: list[Person], target: int, talking: asyncio.Future[list[None]]) -> bool:
+    """Whether the bot has come so far, or everything is said."""
+    return talking.done() or all_sends(stage, people) >= target
 
 
 async def exchanges(ledger: Ledger, number: int) -> bool:

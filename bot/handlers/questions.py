@@ -18,7 +18,7 @@ from bot.replies import Reply
 from bot.settings import BotSettings
 from bot.streaming import Screen
 from bot.translation import Say
-from inference.messages import EngineCrashed, EngineUnavailable, InferenceError, PictureError, PromptTooLong
+from inference.messages import EngineCrashed, EngineUnavailable, InferenceError, Picture, PictureError, PromptTooLong
 from storage.ledger import Ledger
 
 GROUP_EDITS: Final = 3
@@ -79,7 +79,7 @@ async def ask(
                 asker=event_from_user.id,
                 topic=topic,
                 text=text or say(settings.chat.default_question),
-                pictures=tuple(await asyncio.gather(*(incoming.take(bot, file) for file in files))),
+                pictures=await _taken(incoming, bot, files),
             )
             exchange = await conversation.ask(question, screen.show)
     except PictureRefused as refused:
@@ -90,6 +90,17 @@ async def ask(
         await reply.finish(_sorry(error, say))
     else:
         await reply.finish(markdown_pages(exchange.answer), rating(exchange.id))
+
+
+async def _taken(incoming: Incoming, bot: Bot, files: Sequence[PhotoSize | Document]) -> tuple[Picture, ...]:
+    """All pictures, fetched side by side; the first that is refused ends the others."""
+    tasks = [asyncio.create_task(incoming.take(bot, file)) for file in files]
+    try:
+        return tuple([await task for task in tasks])
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _ask_for_picture(say: Say) -> str:

@@ -1,0 +1,54 @@
+"""The menu of commands that Telegram shows, in every language we speak; admins see theirs as well."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+from aiogram import Bot
+from aiogram.exceptions import TelegramAPIError
+from aiogram.types import BotCommand, BotCommandScopeChat, BotCommandScopeDefault
+
+from bot.settings import TelegramSettings
+from bot.telegram import DeliveryError
+from bot.translation import SOURCE_LANGUAGE, Say, Translator, later
+
+EVERYBODY: Final = {
+    "new": later("Begin a new conversation"),
+    "language": later("Choose my language"),
+    "help": later("What I can do"),
+    "start": later("Show your user id"),
+}
+ADMINS: Final = {
+    "retrain": later("Learn from what was liked"),
+    "cancel": later("Stop learning"),
+    "status": later("How I am"),
+    "models": later("Every model I have kept"),
+    "promote": later("Answer with a certain model"),
+    "rollback": later("Answer with the model before this one"),
+}
+
+log = structlog.get_logger()
+
+
+async def announce_commands(bot: Bot, settings: TelegramSettings, translator: Translator) -> None:
+    """Tell Telegram the menu. It is a courtesy: what cannot be told is logged."""
+    for language in translator.languages:
+        say = translator.to(language)
+        code = None if language == SOURCE_LANGUAGE else language
+        await _announce(bot, _menu(EVERYBODY, say), BotCommandScopeDefault(), code)
+        for admin in settings.admins:
+            await _announce(bot, _menu(EVERYBODY | ADMINS, say), BotCommandScopeChat(chat_id=admin), code)
+
+
+async def _announce(
+    bot: Bot, menu: list[BotCommand], scope: BotCommandScopeDefault | BotCommandScopeChat, code: str | None
+) -> None:
+    try:
+        await bot.set_my_commands(menu, scope=scope, language_code=code)
+    except (DeliveryError, TelegramAPIError) as error:  # an admin who never started the bot, say
+        log.info("menu of commands not announced", scope=scope.type, language=code, error=str(error))
+
+
+def _menu(commands: dict[str, str], say: Say) -> list[BotCommand]:
+    return [BotCommand(command=name, description=say(text)) for name, text in commands.items()]
