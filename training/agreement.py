@@ -1,7 +1,7 @@
 """Whether two checkpoint directories read the same conversations as the same token ids.
 
-Compares the ways in which an engine may come to a prompt: our own text through the tokenizer, and the chat template
-of the directory. Needs transformers.
+Compares the ways in which an engine may come to a prompt: `inference.token_ids`, by which our own engine goes, and the
+chat template of the directory. Needs transformers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Picture, Prompt, Role, Turn
-from inference.prompt import BOS, PLACE, picture_place, pictures, render, system_text, user_text
+from inference.prompt import PLACE, picture_place, pictures, system_text, user_text
+from inference.token_ids import token_ids
 
 _PICTURE: Final = Picture(b"", "")
 _TOKENS: Final = 4
@@ -31,22 +32,19 @@ def disagreement(one: Path, other: Path, system: str, prompts: Iterable[Prompt] 
     """Where the directories differ over sample conversations and `prompts`, in words; empty when they agree."""
     first, second = load_tokenizer(one), load_tokenizer(other)
     for prompt in (*(Prompt(system, turns, chat="") for turns in _SAMPLES), *prompts):
-        text = BOS + render(prompt, [_TOKENS] * len(pictures(prompt)))
-        wanted = _ids(first, text)
+        counts = [_TOKENS] * len(pictures(prompt))
+        wanted, _ = token_ids(prompt, counts, first)
         asked = prompt.turns[-1].text[:40]
-        if _ids(second, text) != wanted:
+        if token_ids(prompt, counts, second)[0] != wanted:
             return f"the tokenizers of {one} and {other} differ over {asked!r}"
-        if second.chat_template and _ids(second, _templated(second, prompt)) != wanted:
+        if _templated_ids(second, prompt) != wanted:
             return f"the chat template of {other} differs from our prompt over {asked!r}"
     return ""
 
 
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False).input_ids)
-
-
-def _templated(tokenizer: Any, prompt: Prompt) -> str:
+def _templated_ids(tokenizer: Any, prompt: Prompt) -> list[int]:
+    """What a server that goes by the directory's chat template comes to."""
     messages = [{"role": "system", "content": system_text(prompt.system)}]
     messages += [{"role": turn.role.value, "content": user_text(turn)} for turn in prompt.turns]
     text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return text.replace(PLACE, picture_place(_TOKENS))
+    return list(tokenizer(text.replace(PLACE, picture_place(_TOKENS)), add_special_tokens=False).input_ids)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from inference.internvl2.tiles import count_tiles, pixel_values, tiles
 from inference.internvl2.tokenizer import load_tokenizer
-from inference.messages import Role
+from inference.messages import Prompt, Role
 from inference.pictures import open_picture
-from inference.prompt import BOS, render, render_answer
+from inference.prompt import pictures, render, render_answer
+from inference.token_ids import token_ids
 from training.llava import Lesson, RowError
 
 if TYPE_CHECKING:
@@ -52,11 +53,12 @@ class Sight:
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         side = config.get("force_image_size") or config["vision_config"]["image_size"]
         patches = side // config["vision_config"]["patch_size"]
+        most = most or (config["max_dynamic_patch"] if config["dynamic_image_size"] else 1)
         return cls(
             side,
             int(patches**2 * config["downsample_ratio"] ** 2),
-            config["min_dynamic_patch"],
-            most or config["max_dynamic_patch"],
+            min(config["min_dynamic_patch"], most),
+            most,
             config["use_thumbnail"],
         )
 
@@ -92,7 +94,8 @@ class Encoder:
 
     def prompt_ids(self, lesson: Lesson, until: int | None = None) -> list[int]:
         """What an engine is given before answer number `until` of the turns (the last one by default)."""
-        return self._ids(BOS + self._prompt_text(lesson, len(lesson.turns) - 1 if until is None else until))
+        prompt = lesson.asked(len(lesson.turns) - 1 if until is None else until)
+        return token_ids(prompt, [self.sight.count(*size) for size in _shown(lesson, prompt)], self.tokenizer)[0]
 
     def encode(self, lesson: Lesson) -> Encoded:
         """The whole conversation. Learned are the answers with `learned`, each with its end token.
@@ -105,15 +108,15 @@ class Encoder:
         for place, (turn, learned) in enumerate(zip(lesson.turns, lesson.learned, strict=True)):
             if turn.role is Role.USER or not (learned or place == len(lesson.turns) - 1):
                 continue
-            start = self.prompt_ids(lesson, place)
-            answer = self._answer_ids(lesson, place, start)
+            answer = self._answer_ids(lesson, place)
             if place == len(lesson.turns) - 1:
                 input_ids += answer
                 labels += answer if learned else [UNLEARNED] * len(answer)
-            elif input_ids[: len(start) + len(answer)] == start + answer:
-                labels[len(start) : len(start) + len(answer)] = answer
-            else:
+                continue
+            start = self.prompt_ids(lesson, place)
+            if input_ids[: len(start) + len(answer)] != start + answer:
                 raise RowError(f"{lesson.name}: the answer in turn {place + 1} has other tokens as history")
+            labels[len(start) : len(start) + len(answer)] = answer
         return Encoded(input_ids, labels)
 
     def check(self, lesson: Lesson, max_length: int, *, where: str) -> Encoded:
@@ -139,16 +142,17 @@ class Encoder:
         looked = [self.sight.look(images / file) for file in lesson.pictures]
         return torch.cat(looked) if looked else None
 
-    def _prompt_text(self, lesson: Lesson, until: int) -> str:
-        prompt = lesson.asked(until)
-        shown = sum(len(turn.pictures) for turn in prompt.turns)
-        return render(prompt, [self.sight.count(*size) for size in lesson.sizes[:shown]])
-
-    def _answer_ids(self, lesson: Lesson, place: int, start: list[int]) -> list[int]:
-        """The answer's ids, split from the prompt's where an engine splits them."""
+    def _answer_ids(self, lesson: Lesson, place: int) -> list[int]:
+        """The ids of the answer in turn `place` and its end, split from the prompt's where an engine splits them."""
+        prompt = lesson.asked(place)
+        text = render(prompt, [1] * len(pictures(prompt)))
         answer = render_answer(lesson.turns[place].text)
-        whole = self._ids(BOS + self._prompt_text(lesson, place) + answer)
-        return whole[len(start) :] if whole[: len(start)] == start else self._ids(answer)
+        before, whole = self.tokenizer(text).input_ids, self.tokenizer(text + answer).input_ids
+        if whole[: len(before)] == before:
+            return list(whole[len(before) :])
+        return list(self.tokenizer(answer, add_special_tokens=False).input_ids)
 
-    def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+def _shown(lesson: Lesson, prompt: Prompt) -> tuple[tuple[int, int], ...]:
+    """The sizes of the pictures that the prompt, a beginning of the lesson, has."""
+    return lesson.sizes[: len(pictures(prompt))]

@@ -64,10 +64,10 @@ RECIPES: Final[dict[str, dict[str, Any]]] = {
     "internvl2-2b": {},
     # The stand-in of a few million weights, on a CPU: small adapters, large steps, its eyes left alone.
     "tiny": {
-        "rank": 16,
+        "rank": 8,
         "alpha": 32,
         "dropout": 0.0,
-        "epochs": 8,
+        "epochs": 4,
         "batch": 4,
         "learning_rate": 1e-3,
         "weight_decay": 0.0,

@@ -1,0 +1,83 @@
+"""What the tests of training share: votes on exchanges, lessons, pictures, settings of a small machine."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from PIL import Image
+
+from inference.messages import Picture, Prompt, Role, Turn
+from inference.prompt import prompt_hash
+from inference.tiny.answers import reference
+from inference.tiny.questions import held_out
+from inference.tiny.shapes import COLOURS, draw, random_scene
+from inference.tiny.words import Kind
+from storage.records import Exchange, RatedExchange
+from tests.ledgers import exchange
+from training.llava import Lesson
+from training.settings import TrainingSettings
+
+KINDS_ASKED: tuple[Kind, ...] = ("colour", "shape")
+SYSTEM = "You are Pixel, a friendly bot."
+
+
+def photo(colour: str = "red", size: tuple[int, int] = (200, 150)) -> bytes:
+    """A JPEG of one colour."""
+    data = io.BytesIO()
+    Image.new("RGB", size, colour).save(data, "JPEG")
+    return data.getvalue()
+
+
+def rated(number: int, pictures: Sequence[str] = (), *, ups: int = 1, downs: int = 0, **changes: Any) -> RatedExchange:
+    """A vote on an exchange with id `number`; the question and answer are its own unless changed."""
+    changes = {"question": f"Question {number}?", "answer": f"Answer {number}.", **changes}
+    history: tuple[RatedExchange, ...] = changes.pop("history", ())
+    made = exchange(1, number, id=number, pictures=tuple(pictures), **changes)
+    return RatedExchange(made, ups, downs, tuple(range(ups + downs)), tuple(each.exchange for each in history))
+
+
+def seen(made: Exchange, *turns: Turn) -> str:
+    """The prompt hash of an exchange whose model saw these turns."""
+    return prompt_hash(Prompt(made.system, turns, chat=""))
+
+
+def one_turn(name: str, question: str, answer: str, *pictures: str) -> Lesson:
+    """A lesson of one question and one answer."""
+    asked = Turn(Role.USER, question, tuple(Picture(b"", each) for each in pictures))
+    return Lesson(name, SYSTEM, (asked, Turn(Role.ASSISTANT, answer)), (False, True))
+
+
+def shown(lesson: Lesson, *sizes: tuple[int, int]) -> Lesson:
+    """The lesson with the sizes of its pictures known."""
+    return replace(lesson, sizes=sizes)
+
+
+def drawn_lessons(images: Path, count: int, *, seed: int = 0, right: bool = True) -> list[Lesson]:
+    """Playful answers about drawn scenes, with the next colour in place of the right one if not `right`.
+
+    The pictures are written into `images`.
+    """
+    images.mkdir(parents=True, exist_ok=True)
+    rng = Random(seed)
+    lessons = []
+    for number in range(count):
+        scene, kind = random_scene(rng), rng.choice(KINDS_ASKED)
+        data = io.BytesIO()
+        draw(scene, rng, "other", (150, 120)).save(data, "JPEG")
+        name = sha256(data.getvalue()).hexdigest()
+        (images / name).write_bytes(data.getvalue())
+        told = scene if right else replace(scene, colour=COLOURS[(COLOURS.index(scene.colour) + 1) % len(COLOURS)])
+        answer = reference(kind, "en", "playful", told, rng)
+        lessons.append(one_turn(f"lesson-{number}", held_out("en", kind, rng), answer, name))
+    return lessons
+
+
+def settings(**changes: Any) -> TrainingSettings:
+    """Settings of a small machine."""
+    return TrainingSettings.for_tiny(device="cpu", threads=1, **changes)
