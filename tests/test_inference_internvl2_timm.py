@@ -1,0 +1,121 @@
+"""The vision tower against the InternViT of timm, an implementation apart from ours and from the official code."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.layers import RmsNorm
+from torch import Tensor
+
+from inference.internvl2.configuration_internvl2 import InternVisionConfig
+from inference.internvl2.modeling_intern_vit import InternVisionModel
+from inference.internvl2.random import SIZES, configuration
+from tests.golden import internvl2_cases as cases
+
+TOLERANCE = 1e-5
+SIDE = 112  # 8 × 8 patches
+SPREAD = 0.02  # of the embeddings: what a norm adds to their variance, 1e-6, is then felt far above the tolerance
+EMBEDDINGS = {
+    "embeddings.class_embedding": "cls_token",
+    "embeddings.position_embedding": "pos_embed",
+    "embeddings.patch_embedding.weight": "patch_embed.proj.weight",
+    "embeddings.patch_embedding.bias": "patch_embed.proj.bias",
+}
+SMALL: dict[str, Any] = {"hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 3, "image_size": SIDE}
+RMS: dict[str, Any] = {"norm_type": "rms_norm", "qkv_bias": False}
+
+
+def timm_name(name: str) -> str:
+    """What timm calls the weight that the official checkpoints call `name`."""
+    if name in EMBEDDINGS:
+        return EMBEDDINGS[name]
+    inside = name.replace("encoder.layers.", "blocks.")
+    return f"{inside}.gamma" if inside.endswith((".ls1", ".ls2")) else inside
+
+
+def timm_model(**changes: Any) -> Any:
+    """timm's InternViT-300M but for `changes`."""
+    return timm.create_model("vit_intern300m_patch14_448", pretrained=False, **changes).eval()
+
+
+def normalise_across_heads(model: Any) -> None:
+    """Let timm's norm of queries and keys, by itself one per head, see all heads at once, as InternViT-6B's does."""
+    for block in model.blocks:
+        for name in ("q_norm", "k_norm"):
+            norm = RmsNorm(model.embed_dim)
+            norm.register_forward_pre_hook(lambda _, given: (given[0].transpose(1, 2).flatten(2),))
+            norm.register_forward_hook(
+                lambda _, given, made, heads=block.attn.num_heads: made.unflatten(-1, (heads, -1)).transpose(1, 2)
+            )
+            setattr(block.attn, name, norm)
+
+
+def error(config: InternVisionConfig, theirs: Any) -> float:
+    """The largest difference of any token's features, after any layer, relative to timm's largest number there."""
+    ours = InternVisionModel(config).eval()
+    state = {
+        name: value * SPREAD if name.startswith("embeddings.") else value
+        for name, value in cases.weights(ours.state_dict()).items()
+    }
+    ours.load_state_dict(state)
+    theirs.load_state_dict({timm_name(name): value for name, value in state.items()})
+    tiles = cases.pixel_values(SIDE)
+    with torch.no_grad():
+        states: tuple[Tensor, ...] = ours(tiles, output_hidden_states=True).hidden_states[1:]
+        expected = theirs.forward_intermediates(
+            tiles, intermediates_only=True, return_prefix_tokens=True, output_fmt="NLC"
+        )
+        last = theirs.forward_features(tiles)
+    assert len(states) == len(expected) == config.num_hidden_layers
+    pairs = [(state, torch.cat([first, rest], dim=1)) for state, (rest, first) in zip(states, expected, strict=True)]
+    pairs.append((states[-1], last))
+    assert all(state.shape == reference.shape for state, reference in pairs)
+    return max(float((state - reference).abs().max() / reference.abs().max()) for state, reference in pairs)
+
+
+def test_whole_tower_has_the_weights_of_timms() -> None:
+    """All 24 layers of InternVL2-2B's tower have timm's weights, name by name, in timm's shapes."""
+    with torch.device("meta"):
+        ours = InternVisionModel(configuration(SIZES["2b"], 1).vision_config).state_dict()
+        theirs = timm_model().state_dict()
+    assert {timm_name(name): value.shape for name, value in ours.items()} == {
+        name: value.shape for name, value in theirs.items()
+    }
+
+
+def test_features_are_timms_at_full_width() -> None:
+    """Two layers of InternVL2-2B's tower compute what timm's do, heads and constants being timm's own choice."""
+    size = replace(SIZES["2b"], vision_layers=2, image_size=SIDE)
+    assert error(configuration(size, 1).vision_config, timm_model(depth=2, img_size=SIDE)) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("fields", "changes"),
+    [
+        pytest.param({"norm_type": "layer_norm", "qkv_bias": True}, {}, id="layer norm"),
+        pytest.param({"norm_type": "layer_norm", "qkv_bias": False}, {"qkv_bias": False}, id="layer norm, no bias"),
+        pytest.param(RMS, {"norm_layer": "rmsnorm", "qkv_bias": False}, id="rms norm"),
+    ],
+)
+@pytest.mark.parametrize("heads", [1, 6])
+def test_features_are_timms(heads: int, fields: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Every token's features after every layer are timm's, for both norms, with and without biases of q, k and v."""
+    config = InternVisionConfig(**SMALL, **fields, num_attention_heads=heads, qk_normalization=False)
+    theirs = timm_model(depth=3, img_size=SIDE, embed_dim=96, num_heads=heads, **changes)
+    assert error(config, theirs) < TOLERANCE
+
+
+@pytest.mark.parametrize("heads", [1, 6])
+def test_features_with_normalised_queries_and_keys_are_timms(heads: int) -> None:
+    """So are those of InternViT-6B's kind; for one head timm is taken as it is, for more its norm is joined."""
+    config = InternVisionConfig(**SMALL, **RMS, num_attention_heads=heads, qk_normalization=True)
+    theirs = timm_model(
+        depth=3, img_size=SIDE, embed_dim=96, num_heads=heads, norm_layer="rmsnorm", qkv_bias=False, qk_norm=True
+    )
+    if heads > 1:
+        normalise_across_heads(theirs)
+    assert error(config, theirs) < TOLERANCE
