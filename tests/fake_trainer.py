@@ -1,0 +1,52 @@
+"""A stand-in for the interpreter of the training workers: `fake_trainer.py -m training.STEP JOB.json`.
+
+What it does is told by a file `cue` beside the job: `good` (progress, then an outcome), `bad` (an outcome with a
+reason), `die` (a complaint, then exit code 3), `killed` (SIGKILL to itself), `hang` (progress, then silence), `noise`
+(lines that are no progress). It ends with its parent as the real ones do.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from inference.lifeline import watch_parent
+from training.job import Outcome, Progress
+from training.worker import outcome_file
+
+
+def say(line: str) -> None:
+    """One line to the parent, at once."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def main() -> int:
+    """Act on the cue."""
+    watch_parent(grace=0.1)
+    job = Path(sys.argv[3])
+    cue = (job.parent / "cue").read_text()
+    (job.parent / "pid").write_text(str(os.getpid()))
+    if cue == "noise":
+        say("a library says hello")
+        say('{"strange": 1}')
+        say("[1]")
+    for step in (1, 2, 3):
+        say(Progress("training", step, 3, 1 / step, 3.0 - step).to_json())
+    if cue == "hang":
+        time.sleep(600)
+    if cue == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if cue == "die":
+        sys.stderr.write("the cat sat on the keyboard\n")
+        return 3
+    reason = "" if cue != "bad" else "row 3 is bad"
+    Outcome(ok=not reason, reason=reason, adapter=None if reason else "adapter", steps=3).write(outcome_file(job))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""The workers as child processes: progress, outcomes, and every way in which a child can end badly."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.children import alive, until
+from tests.lessons import settings
+from training.job import Job, MergeJob, Outcome, Progress
+from training.launcher import ChildTrainer
+
+FAKE = Path(__file__).with_name("fake_trainer.py")
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> Path:
+    """An "interpreter" that runs the fake worker whatever module it is told to run."""
+    script = tmp_path / "python"
+    script.write_text(f'#!/bin/sh\nPYTHONPATH={FAKE.parent.parent} exec {sys.executable} {FAKE} "$@"\n')
+    script.chmod(0o755)
+    return script
+
+
+def job(work: Path, cue: str) -> Job:
+    """A job whose worker acts on the cue."""
+    work.mkdir(exist_ok=True)
+    (work / "cue").write_text(cue)
+    return Job(run="1", base="base", data="data", images="images", work=str(work), system="")
+
+
+def pid(work: Path) -> int:
+    """The process id that the fake worker left."""
+    return int((work / "pid").read_text())
+
+
+async def test_progress_and_outcome_arrive(python: Path, tmp_path: Path) -> None:
+    """Every progress line is passed on in order, and the outcome is the worker's own; the log has it all."""
+    heard: list[Progress] = []
+    outcome = await ChildTrainer(settings(python=str(python))).train(job(tmp_path / "run", "good"), heard.append)
+    assert outcome == Outcome(ok=True, adapter="adapter", steps=3)
+    assert [each.step for each in heard] == [1, 2, 3]
+    assert heard[-1] == Progress("training", 3, 3, 1 / 3, 0.0)
+    assert '"step": 3' in (tmp_path / "run" / "finetune.log").read_text()
+    assert Job.read(tmp_path / "run" / "finetune.json").work == str(tmp_path / "run")
+
+
+async def test_other_lines_are_no_progress(python: Path, tmp_path: Path) -> None:
+    """What a library prints goes to the log and disturbs nothing."""
+    heard: list[Progress] = []
+    outcome = await ChildTrainer(settings(python=str(python))).train(job(tmp_path / "run", "noise"), heard.append)
+    assert outcome.ok
+    assert len(heard) == 3
+    assert "a library says hello" in (tmp_path / "run" / "finetune.log").read_text()
+
+
+async def test_a_failed_training_tells_its_reason(python: Path, tmp_path: Path) -> None:
+    """The worker's reason comes through word by word, for every step."""
+    job(tmp_path / "run", "bad")
+    trainer = ChildTrainer(settings(python=str(python)))
+    merging = MergeJob("1", "base", "adapter", "out", str(tmp_path / "run"), "")
+    assert (await trainer.merge(merging)).reason == "row 3 is bad"
+
+
+async def test_a_dead_worker_tells_its_last_words(python: Path, tmp_path: Path) -> None:
+    """Without an outcome the reason has the exit code, the last lines and the log's place."""
+    outcome = await ChildTrainer(settings(python=str(python))).train(job(tmp_path / "run", "die"))
+    assert not outcome.ok
+    assert "exit code 3" in outcome.reason
+    assert "the cat sat on the keyboard" in outcome.reason
+    assert "finetune.log" in outcome.reason
+
+
+async def test_a_killed_worker_is_said_to_be_killed(python: Path, tmp_path: Path) -> None:
+    """SIGKILL is named, with its usual cause."""
+    outcome = await ChildTrainer(settings(python=str(python))).train(job(tmp_path / "run", "killed"))
+    assert "signal SIGKILL" in outcome.reason
+    assert "memory" in outcome.reason
+
+
+async def test_an_outcome_of_an_earlier_try_does_not_count(python: Path, tmp_path: Path) -> None:
+    """A worker that dies where an earlier one succeeded has failed."""
+    trainer = ChildTrainer(settings(python=str(python)))
+    assert (await trainer.train(job(tmp_path / "run", "good"))).ok
+    assert not (await trainer.train(job(tmp_path / "run", "killed"))).ok
+
+
+async def test_cancelling_kills_the_worker(python: Path, tmp_path: Path) -> None:
+    """A cancelled training leaves no process behind."""
+    trainer = ChildTrainer(settings(python=str(python)))
+    training = asyncio.create_task(trainer.train(job(tmp_path / "run", "hang")))
+    await until((tmp_path / "run" / "pid").exists)
+    await until(lambda: (tmp_path / "run" / "pid").read_text())
+    training.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await training
+    assert not alive(pid(tmp_path / "run"))
+    assert trainer.pid is None
+
+
+async def test_a_hanging_worker_is_ended(python: Path, tmp_path: Path) -> None:
+    """After training.timeout the worker is killed and the reason says so."""
+    trainer = ChildTrainer(settings(python=str(python), timeout=2))
+    outcome = await trainer.train(job(tmp_path / "run", "hang"))
+    assert "training.timeout" in outcome.reason
+    assert not alive(pid(tmp_path / "run"))
+
+
+async def test_a_missing_interpreter_is_named(tmp_path: Path) -> None:
+    """An interpreter that is not there is an outcome with the setting to correct, not an exception."""
+    outcome = await ChildTrainer(settings(python="/nowhere/python")).train(job(tmp_path / "run", "good"))
+    assert "training.python" in outcome.reason
+
+
+async def test_a_worker_ends_with_its_parent(python: Path, tmp_path: Path) -> None:
+    """When the process that trains is killed, the worker does not live on."""
+    job(tmp_path / "run", "hang").write(tmp_path / "job.json")
+    script = (
+        "import asyncio, sys; from pathlib import Path; from training.job import Job;"
+        "from training.launcher import ChildTrainer; from training.settings import TrainingSettings;"
+        "settings = TrainingSettings.for_tiny(python=sys.argv[1]);"
+        "asyncio.run(ChildTrainer(settings).train(Job.read(Path(sys.argv[2]))))"
+    )
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, str(python), str(tmp_path / "job.json"), cwd=FAKE.parent.parent
+    )
+    await until(lambda: (tmp_path / "run" / "pid").exists() and (tmp_path / "run" / "pid").read_text())
+    os.kill(parent.pid, signal.SIGKILL)
+    await parent.wait()
+    await until(lambda: not alive(pid(tmp_path / "run")))
