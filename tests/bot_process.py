@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
-import os
 import signal
 import socket
 import sys
@@ -15,6 +15,11 @@ import aiohttp
 import psutil
 
 PATIENCE = 90.0
+
+
+def _die_with_the_tests() -> None:
+    """Have the kernel kill the bot when the tests are killed themselves (prctl's PR_SET_PDEATHSIG is 1)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def free_port() -> int:
@@ -49,7 +54,7 @@ class BotProcess:
                 *(sys.executable, "-m", "bot", "run", "--config", str(self._config)),
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                preexec_fn=_die_with_the_tests,
             )
         if healthy:
             await self.healthy()
