@@ -18,6 +18,7 @@ from typing import Self
 import structlog
 
 from bot.config import Settings
+from bot.doctor import trainer_missing
 from bot.handlers import build_dispatcher
 from bot.inbox import Inbox
 from bot.notices import Notices
@@ -107,6 +108,7 @@ class Application:
             pipeline=pipeline,
             notices=notices,
             schedule=schedule,
+            trainer_missing=(lambda: "") if settings.training.python else trainer_missing,
             pause_while_training=settings.training.while_training == "pause",
         )
         dispatcher = build_dispatcher(

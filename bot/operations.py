@@ -9,7 +9,7 @@ here picks up. How a run works inside is the pipeline's; how engines are exchang
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -17,7 +17,6 @@ from pathlib import Path
 
 import structlog
 
-from bot.doctor import trainer_missing
 from bot.handlers.admin import AdminRefusal
 from bot.notices import Notices
 from bot.schedule import Schedule
@@ -27,7 +26,7 @@ from inference.status import Status
 from inference.supervisor import State
 from storage.ledger import Ledger
 from storage.models import verify
-from storage.records import Model, ModelState, Promotion, Run, StorageError
+from storage.records import Model, ModelState, Promotion, Run, RunState, StorageError
 from training.pipeline import CURVE, Pipeline
 
 MAILBOX_SECONDS = 1.0
@@ -61,13 +60,16 @@ class Operations:
         pipeline: Pipeline,
         notices: Notices,
         schedule: Schedule,
+        trainer_missing: Callable[[], str],
         pause_while_training: bool,
     ) -> None:
+        """`trainer_missing` is one sentence when no run could start in this environment, else empty."""
         self._ledger = ledger
         self._deployment = deployment
         self._pipeline = pipeline
         self._notices = notices
         self._schedule = schedule
+        self._trainer_missing = trainer_missing
         self._pause = pause_while_training
         self._wake = asyncio.Event()
         self._changing = asyncio.Lock()
@@ -90,7 +92,7 @@ class Operations:
 
     async def retrain(self, by: int) -> Run:
         """Start a run. Raises AdminRefusal without a trainer, RunBusy while another is under way."""
-        if missing := trainer_missing():
+        if missing := self._trainer_missing():
             raise AdminRefusal(missing)
         await self._pipeline.check()
         run = await self._ledger.start_run("admin", by)
@@ -129,8 +131,8 @@ class Operations:
         while True:
             try:
                 await self._look_into_mailbox()
-            except StorageError as error:
-                log.error("mailbox", error=str(error))
+            except Exception:  # whatever it was, the next request must be heard
+                log.exception("mailbox")
             with suppress(TimeoutError):
                 async with asyncio.timeout(MAILBOX_SECONDS):
                     await self._wake.wait()
@@ -141,6 +143,7 @@ class Operations:
             self._work = None
         if self._work and await self._ledger.cancel_requested(self._work[0]):
             self._work[1].cancel()
+            await asyncio.wait((self._work[1],))  # a second cancellation would cut short how it ends
         if self._work is None and (run := await self._ledger.due_run()):
             self._work = (run.id, asyncio.create_task(self._execute(run)))
         for asked in await self._ledger.pending_promotions():
@@ -167,7 +170,10 @@ class Operations:
         if self._pause:
             await self._deployment.pause()
         try:
-            model = await self._pipeline.run(run, self._notices.run_changed)
+            if missing := self._trainer_missing():
+                await self._ledger.move_run(run.id, RunState.FAILED, reason=missing)
+            else:
+                model = await self._pipeline.run(run, self._notices.run_changed)
         finally:
             if self._pause:
                 await self._deployment.resume()
