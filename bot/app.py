@@ -20,6 +20,7 @@ import structlog
 from bot.config import Settings
 from bot.doctor import trainer_missing
 from bot.handlers import build_dispatcher
+from bot.handlers.menu import announce_commands
 from bot.inbox import Inbox
 from bot.notices import Notices
 from bot.operations import Operations
@@ -82,6 +83,8 @@ class Application:
         bot = open_bot(settings.telegram)
         stack.push_async_callback(bot.session.close)
         translator = Translator.load()
+        menu = asyncio.create_task(announce_commands(bot, settings.telegram, translator))
+        stack.callback(menu.cancel)
         notices = Notices(bot, settings, ledger, translator)
 
         deployment = Deployment(settings.inference, live.id, Path(live.directory), logs=folder / "logs")
