@@ -146,13 +146,12 @@ class Bench:
         """Where a picture lies, relative to the picture folder."""
         return str(self.pictures.path(name).relative_to(self.pictures.directory))
 
-    def say(self, speaker: Speaker, asked: Sequence[Asked], temperature: float = TEMPERATURE) -> list[str]:
+    def say(self, speaker: Speaker, asked: Sequence[Asked]) -> list[str]:
         """The model's answers, sampled as the bot does."""
         lessons = [_on_disk(each.lesson, self.file) for each in asked]
-        spoken = speaker.answers(
-            lessons, self.pictures.directory, most_tokens=MOST_TOKENS, temperature=temperature, top_p=TOP_P
+        return speaker.answers(
+            lessons, self.pictures.directory, most_tokens=MOST_TOKENS, temperature=TEMPERATURE, top_p=TOP_P
         )
-        return [each.text for each in spoken]
 
     async def chat(self, speaker: Speaker, count: int, taste: Taste, seed: int) -> int:
         """Send `count` pictures, ask twice about each, vote on every answer. Returns the number of likes."""
@@ -252,7 +251,7 @@ async def learn(
     pictures: int = 30,
     unseen: int = 100,
 ) -> Result:
-    """One whole loop in `folder`. A rejected candidate counts as it would in the bot: the base model stays."""
+    """One whole loop in `folder`. The model after is the new one, even where it was rejected."""
     bench = Bench(folder, settings, base)
     try:
         await bench.open()

@@ -23,12 +23,12 @@ from training.regression import Question, draw_set, read_set
 from training.worker import Say, work
 
 if TYPE_CHECKING:
-    from training.scoring import Likelihood, Spoken
+    from training.scoring import Likelihood
 
 REPORT: Final = "report.json"
 
 _SHOWN: Final = 5
-_REPEATED: Final = re.compile(r"(.{2,60}?)\1{4,}", re.DOTALL)
+_REPEATED: Final = re.compile(r"(.{4,60}?)\1{3,}|(.{2,3}?)\2{6,}", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Marks:
     """What one model achieved: likelihood of the liked answers, and its answers to the factual questions."""
 
     likelihood: Likelihood
-    spoken: list[Spoken]
+    spoken: list[str]
     right: list[bool]
 
     @property
@@ -45,14 +45,12 @@ class Marks:
         return sum(self.right) / len(self.right)
 
 
-def broken(spoken: Spoken) -> bool:
-    """Whether an answer says nothing, or says one thing again and again."""
-    if not re.search(r"\w", spoken.text):
+def broken(answer: str) -> bool:
+    """Whether an answer says nothing, or one thing again and again: four times, or seven of a very short one."""
+    if not re.search(r"\w", answer):
         return True
-    # Laughter and rows of marks repeat single characters; a loop repeats words, or does not find its end.
-    return _REPEATED.search(spoken.text) is not None or (
-        not spoken.ended and re.search(r"(.{1,60}?)\1{9,}$", spoken.text, re.DOTALL) is not None
-    )
+    # Laughter repeats single characters and rulers repeat marks; a loop repeats words.
+    return any(re.search(r"\w", found[0]) for found in _REPEATED.finditer(answer))
 
 
 def verdict(
@@ -71,9 +69,9 @@ def verdict(
             f"it answers {candidate.correct:.1%} of the factual questions right, the live model {live.correct:.1%}"
         )
     silent = [
-        f"{question.text} → {spoken.text}"
-        for question, spoken in zip(questions, candidate.spoken, strict=True)
-        if broken(spoken)
+        f"{question.text} → {answer}"
+        for question, answer in zip(questions, candidate.spoken, strict=True)
+        if broken(answer)
     ]
     if silent:
         reasons.append(f"{len(silent)} of its answers are empty or in loops")
@@ -94,8 +92,8 @@ def verdict(
         samples=[
             {
                 "question": questions[place].text,
-                "live": live.spoken[place].text,
-                "candidate": candidate.spoken[place].text,
+                "live": live.spoken[place],
+                "candidate": candidate.spoken[place],
             }
             for place in differing
         ],
@@ -133,7 +131,7 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
             most_tokens=job.max_new_tokens,
             on_batch=lambda done: say(Progress("evaluating", before + done, total)),
         )
-        return Marks(likelihood, spoken, [each.right(said.text) for each, said in zip(questions, spoken, strict=True)])
+        return Marks(likelihood, spoken, [each.right(said) for each, said in zip(questions, spoken, strict=True)])
 
     say(Progress("evaluating", 0, 2 * len(asked)))
     live = marks(job.live, 0)

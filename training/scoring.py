@@ -30,14 +30,6 @@ class Likelihood:
         return self.nats / self.tokens
 
 
-@dataclass(frozen=True, slots=True)
-class Spoken:
-    """A generated answer; `ended` is False when it ran into the limit of new tokens."""
-
-    text: str
-    ended: bool
-
-
 class Speaker:
     """One checkpoint in memory, on a GPU in bfloat16 or on a CPU in float32."""
 
@@ -45,7 +37,6 @@ class Speaker:
         self.encoder = Encoder(directory, tiles=tiles)
         self._device = device
         self._model = load_model(directory, dtype=torch.float32 if device == "cpu" else torch.bfloat16, device=device)
-        self._ends = torch.tensor(self._model.generation_config.eos_token_id, device=device).flatten()
 
     @torch.inference_mode()
     def likelihood(self, lessons: Sequence[Lesson], images: Path) -> Likelihood:
@@ -76,9 +67,9 @@ class Speaker:
         temperature: float = 0.0,
         top_p: float = 1.0,
         on_batch: Callable[[int], None] = lambda done: None,
-    ) -> list[Spoken]:
+    ) -> list[str]:
         """Answers to the last questions of the lessons; `temperature` 0 is greedy, else torch's generator draws."""
-        spoken: list[Spoken] = []
+        spoken: list[str] = []
         for start in range(0, len(lessons), _ROWS):
             part = lessons[start : start + _ROWS]
             rows = [torch.tensor(self.encoder.prompt_ids(each)) for each in part]
@@ -98,7 +89,6 @@ class Speaker:
                 **(sampling if temperature > 0 else {"do_sample": False}),
             )
             texts = self.encoder.tokenizer.batch_decode(produced, skip_special_tokens=True)
-            ended = torch.isin(produced, self._ends).any(dim=1).tolist()
-            spoken += [Spoken(text.strip(), end) for text, end in zip(texts, ended, strict=True)]
+            spoken += [text.strip() for text in texts]
             on_batch(len(spoken))
         return spoken

@@ -1,0 +1,284 @@
+"""A run from votes to a judged model: its states, its files, and its end in every case.
+
+The ledger, pictures, models and files are real; the three heavy steps are a fake trainer's, since real ones take a
+minute (test_training_finetune.py runs those).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from storage.ledger import Ledger
+from storage.models import ModelStore, verify
+from storage.pictures import PictureStore
+from storage.records import Chat, Exchange, Model, ModelState, Person, Rating, Run, RunState
+from tests.ledgers import exchange, picture
+from tests.lessons import SYSTEM, photo, settings
+from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, Report, TrainingError, ignore
+from training.pipeline import REPORT, Pipeline, Places
+from training.selection import HELD_OUT, TRAIN, TooFewPairs
+
+COLOURS = ("red", "blue", "green", "yellow", "purple", "orange", "black", "white", "grey", "pink")
+
+
+@dataclass
+class FakeTrainer:
+    """Does each step at once and leaves what the real ones leave; `fails` names a step that comes to nothing."""
+
+    fails: str = ""
+    report: Report = field(default_factory=lambda: Report(accepted=True, held_out=1))
+    jobs: list[Job | MergeJob | EvaluationJob] = field(default_factory=list)
+    hangs: str = ""
+    hanging: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def train(self, job: Job, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
+        on_progress(Progress("training", 7, 9, 0.5))
+        return await self._step("train", job)
+
+    async def merge(self, job: MergeJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
+        (Path(job.out) / "model.safetensors").write_bytes(b"weights")
+        return await self._step("merge", job)
+
+    async def evaluate(self, job: EvaluationJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
+        self.report.write(Path(job.work) / REPORT)
+        return await self._step("evaluate", job)
+
+    async def _step(self, name: str, job: Job | MergeJob | EvaluationJob) -> Outcome:
+        self.jobs.append(job)
+        if name == self.hangs:
+            self.hanging.set()
+            await asyncio.sleep(600)
+        return Outcome(ok=name != self.fails, reason="it rained" if name == self.fails else "", adapter="adapter")
+
+
+class Room:
+    """A ledger with ten liked answers about ten pictures, and a pipeline over it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ledger = Ledger.open(folder)
+        self.pictures = PictureStore(folder / "pictures")
+        self.models = ModelStore(folder / "models")
+        self.trainer = FakeTrainer()
+        self.base = folder / "base"
+        self.changes: list[Run] = []
+
+    def pipeline(self, **changes: Any) -> Pipeline:
+        """The pipeline, with changed settings."""
+        return Pipeline(
+            ledger=self.ledger,
+            pictures=self.pictures,
+            models=self.models,
+            trainer=self.trainer,
+            settings=settings(**{"min_rated": 10, "near_duplicate": 0, **changes}),
+            places=Places(self.base, self.folder / "runs"),
+            system=SYSTEM,
+        )
+
+    async def fill(self) -> None:
+        """People, pictures, answers and votes; the base model is live."""
+        self.base.mkdir()
+        (self.base / "model.safetensors").write_bytes(b"weights")
+        await self.ledger.add_model(Model("base", str(self.base), ModelState.LIVE, None, 1.0))
+        await self.ledger.see(Person(1), Chat(1))
+        for number, colour in enumerate(COLOURS):
+            await self.like(10 * number, colour)
+
+    async def like(self, update: int, colour: str) -> Exchange:
+        """One picture, one answer, one thumb up."""
+        name = await self.pictures.put(photo(colour))
+        await self.ledger.add_picture(picture(name, phash=f"{update:016x}"))
+        session = await self.ledger.new_session(1, 1)
+        made = exchange(session, update, pictures=(name,), question="Which colour?", answer=f"It is {colour}!")
+        number = await self.ledger.record_exchange(made)
+        await self.ledger.rate(Rating(number, 1, 1, update + 1))
+        return made
+
+    async def run(self, pipeline: Pipeline | None = None) -> tuple[Run, Model | None]:
+        """One run to its end."""
+        run = await self.ledger.start_run("command")
+        model = await (pipeline or self.pipeline()).run(run, self.note)
+        return await self.ledger.run(run.id), model
+
+    async def note(self, run: Run) -> None:
+        """What an admin would be told."""
+        self.changes.append(run)
+
+
+@pytest_asyncio.fixture
+async def room(tmp_path: Path) -> AsyncIterator[Room]:
+    """A filled room."""
+    made = Room(tmp_path)
+    await made.fill()
+    yield made
+    await made.ledger.close()
+
+
+async def test_a_good_run_ends_with_a_candidate(room: Room) -> None:
+    """The run goes through its states in order and is done; the model is a published candidate with its report."""
+    run, model = await room.run()
+    assert model is not None
+    assert run.state is RunState.DONE
+    assert run.model == model.id == f"run-{run.id}"
+    assert (run.samples, run.held_out, run.raters) == (9, 1, 1)
+    assert [each.state for each in room.changes] == ["training", "merging", "evaluating", "done"]
+    assert model.state is ModelState.CANDIDATE
+    assert verify(Path(model.directory)) == model.manifest_hash
+    assert Report.from_json(model.report).accepted
+    assert (await room.ledger.live_model()) == await room.ledger.model("base"), "going live is not the pipeline's"
+
+
+async def test_the_selection_is_frozen_and_written(room: Room) -> None:
+    """The ledger keeps who taught what, and the LLaVA files hold exactly that, pictures by their stored place."""
+    run, _ = await room.run()
+    frozen = await room.ledger.selection(run.id)
+    assert sorted(side for _, side in frozen) == [HELD_OUT] + [TRAIN] * 9
+    for name, side in (("train.json", TRAIN), ("held_out.json", HELD_OUT)):
+        rows = json.loads((Path(run.directory) / name).read_text(encoding="utf-8"))
+        assert [each["id"] for each in rows] == [f"exchange-{number}" for number, where in frozen if where == side]
+        for each in rows:
+            assert (room.pictures.directory / each["image"]).is_file()
+
+
+async def test_the_workers_are_told_what_they_need(room: Room) -> None:
+    """Training starts from the base with the recipe's numbers; the candidate is judged against the live model."""
+    await room.run(room.pipeline(knobs={"learning_rate": 0.5}))
+    training, merging, judging = room.trainer.jobs
+    assert isinstance(training, Job) and isinstance(merging, MergeJob) and isinstance(judging, EvaluationJob)
+    assert (training.base, training.learning_rate, training.system) == (str(room.base), 0.5, SYSTEM)
+    assert (merging.base, merging.adapter, merging.system) == (str(room.base), "adapter", SYSTEM)
+    assert (judging.live, judging.candidate) == (str(room.base), merging.out)
+
+
+async def test_a_rejected_model_is_kept_with_its_reason(room: Room) -> None:
+    """A refused candidate is published and entered as rejected; the run is done."""
+    room.trainer.report = Report(accepted=False, reason="it forgot the colours")
+    run, model = await room.run()
+    assert run.state is RunState.DONE
+    assert model is not None
+    assert (model.state, model.reason) == (ModelState.REJECTED, "it forgot the colours")
+    assert verify(Path(model.directory)) == model.manifest_hash
+
+
+@pytest.mark.parametrize("step", ["train", "merge", "evaluate"])
+async def test_a_failed_step_fails_the_run(room: Room, step: str) -> None:
+    """The run is failed with the step's reason, no model appears, and another run can follow."""
+    room.trainer.fails = step
+    run, model = await room.run()
+    assert (run.state, run.reason, model) == (RunState.FAILED, "it rained", None)
+    assert room.models.names() == []
+    assert list(room.models.directory.iterdir()) == [], "no half-built model is left"
+    room.trainer.fails = ""
+    _, model = await room.run()
+    assert model is not None
+
+
+async def test_too_few_pairs_fail_the_run_and_the_check(room: Room) -> None:
+    """Both `check`, before anything is started, and a run that was due tell the numbers."""
+    pipeline = room.pipeline(min_rated=11)
+    with pytest.raises(TooFewPairs, match=r"^10 liked answers"):
+        await pipeline.check()
+    run, model = await room.run(pipeline)
+    assert model is None
+    assert run.state is RunState.FAILED
+    assert "training.min_rated wants 11" in run.reason
+    await room.pipeline().check()
+
+
+async def test_a_full_disk_is_refused_before_training(room: Room) -> None:
+    """Without the space that must stay free nothing is started, and the reason says how much is missing."""
+    pipeline = room.pipeline(min_free_gigabytes=1e9)
+    with pytest.raises(TrainingError, match=r"GB are free .* remove old models"):
+        await pipeline.check()
+    run, _ = await room.run(pipeline)
+    assert run.state is RunState.FAILED
+    assert room.trainer.jobs == []
+
+
+@pytest.mark.parametrize("step", ["train", "merge", "evaluate"])
+async def test_a_cancelled_run_ends_as_cancelled(room: Room, step: str) -> None:
+    """Cancelling the task at any step ends the run as cancelled, leaves no half-built model and frees the way."""
+    room.trainer.hangs = step
+    run = await room.ledger.start_run("command")
+    task = asyncio.create_task(room.pipeline().run(run, room.note))
+    await room.trainer.hanging.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await room.ledger.run(run.id)).state is RunState.CANCELLED
+    assert list(room.models.directory.iterdir()) == []
+    room.trainer.hangs = ""
+    _, model = await room.run()
+    assert model is not None
+
+
+async def test_a_run_cancelled_before_its_start_does_nothing(room: Room) -> None:
+    """A request that came while the run was due ends it before any step."""
+    run = await room.ledger.start_run("command")
+    await room.ledger.request_cancel(run.id)
+    with pytest.raises(asyncio.CancelledError):
+        await room.pipeline().run(run, room.note)
+    assert (await room.ledger.run(run.id)).state is RunState.CANCELLED
+    assert room.trainer.jobs == []
+
+
+async def test_a_listener_that_fails_does_not_fail_the_run(room: Room, caplog: pytest.LogCaptureFixture) -> None:
+    """When nobody can be told, the run goes on and the log has why."""
+
+    async def unreachable(run: Run) -> None:
+        raise ConnectionError("no Telegram")
+
+    run = await room.ledger.start_run("command")
+    model = await room.pipeline().run(run, unreachable)
+    assert model is not None
+    assert "no Telegram" in caplog.text
+
+
+async def test_progress_reaches_the_ledger(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the worker says is in the run's row while it works, and watchers are told."""
+    monkeypatch.setattr("training.pipeline._REPORT_SECONDS", 0.01)
+    room.trainer.hangs = "train"
+    run = await room.ledger.start_run("command")
+    task = asyncio.create_task(room.pipeline().run(run, room.note))
+    async with asyncio.timeout(10):
+        while not any(each.step for each in room.changes):
+            await asyncio.sleep(0.01)
+    noted = await room.ledger.run(run.id)
+    assert (noted.step, noted.steps, noted.loss) == (7, 9, 0.5)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_the_live_models_lessons_do_not_judge_it(room: Room) -> None:
+    """After a first run went live, the next one is judged on pictures that neither model was trained on."""
+    first, model = await room.run()
+    assert model is not None
+    await room.ledger.promote(model.id)
+    learned = {number for number, side in await room.ledger.selection(first.id) if side == TRAIN}
+    second, _ = await room.run()
+    held = {number for number, side in await room.ledger.selection(second.id) if side == HELD_OUT}
+    assert held.isdisjoint(learned)
+    judging = room.trainer.jobs[-1]
+    assert isinstance(judging, EvaluationJob)
+    assert judging.live == model.directory
+    training = room.trainer.jobs[-3]
+    assert isinstance(training, Job)
+    assert training.base == str(room.base), "always from the base, never from the last merge"
+
+
+async def test_the_recipe_goes_by_the_size_of_the_base(room: Room) -> None:
+    """Small weights are the stand-in's, large ones InternVL2-2B's."""
+    pipeline = room.pipeline(recipe="auto")
+    assert pipeline.recipe.rank == 8
+    with (room.base / "model.safetensors").open("r+b") as file:
+        file.truncate(300_000_000)
+    assert pipeline.recipe.rank == 128
