@@ -35,7 +35,7 @@ from inference.supervisor import State
 from storage.ledger import Ledger
 from storage.pictures import PictureStore
 from storage.records import Model, ModelState, Run
-from tests.person import Person
+from tests.person import UP, Message, Person, button
 
 ADMIN = 7
 
@@ -207,6 +207,31 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float 
             if found if isinstance(found, bool) else await found:
                 return
             await asyncio.sleep(0.01)
+
+
+async def shows(person: Person, text: str) -> Message:
+    """Wait until the bot's last message says this."""
+    async with asyncio.timeout(20):
+        while True:
+            messages = await person.bot_messages()
+            if messages and messages[-1]["text"] == text:
+                return messages[-1]
+            await asyncio.sleep(0.02)
+
+
+async def told(person: Person, text: str | None = None, *, after: int | None = None, **what: Any) -> Message:
+    """What the bot finally says, without thumbs, to what the person sends now (or has sent before).
+
+    A machine that is busy may leave a placeholder standing for a while; that is not what the bot says.
+    """
+    if text is not None or what:
+        await person.sends(text, **what)
+    async with asyncio.timeout(30):
+        while True:
+            answer = await person.answer(rated=False, quiet=0.2, after=after)
+            if answer["text"][-1] != "…":
+                assert button(answer, UP) is None
+                return answer
 
 
 class Stage:

@@ -14,7 +14,7 @@ from bot.handlers.admin import COMMANDS
 from bot.handlers.menu import EVERYBODY, announce_commands
 from inference.messages import Delta, Role
 from inference.prompt import SYSTEM, prompt_hash
-from tests.chatting import ADMIN, ScriptedEngine, Stage, on_stage, png
+from tests.chatting import ADMIN, ScriptedEngine, Stage, on_stage, png, shows
 from tests.person import DOWN, UP, button
 
 
@@ -241,8 +241,7 @@ async def test_the_place_in_the_queue_is_shown(stage: Stage) -> None:
     go_on = asyncio.Event()
     async with stage.bot([Delta(waiting=3), go_on, "Done."]), stage.person() as ada:
         await ada.sends(photo=png())
-        waiting = await ada.answer(rated=False, quiet=0.3)
-        assert waiting["text"] == "3 questions are before yours…"
+        await shows(ada, "3 questions are before yours…")
         go_on.set()
         assert (await ada.answer(rated=True))["text"] == "Done."
 

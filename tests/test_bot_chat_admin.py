@@ -17,7 +17,7 @@ from bot.notices import BAR, progress
 from bot.translation import Translator
 from storage.ledger import Ledger
 from storage.records import IllegalTransition, Model, ModelState, Run, RunBusy, RunState, UnknownRecord
-from tests.chatting import ADMIN, Notebook, Stage, on_stage, png, until
+from tests.chatting import ADMIN, Notebook, Stage, on_stage, png, told, until
 from tests.person import Person
 
 RUN = Run(3, RunState.TRAINING, "admin", ADMIN, 1.0, 1.0, step=5, steps=20, loss=1.234, samples=40, held_out=4)
@@ -29,10 +29,9 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
         yield stage
 
 
-async def told(person: Person, command: str) -> str:
+async def words(person: Person, command: str) -> str:
     """Send a command; what the bot says in the end."""
-    await person.command(command)
-    return str((await person.answer(rated=False, quiet=0.3))["text"])
+    return str((await told(person, command))["text"])
 
 
 def test_the_quick_commands_are_the_admins() -> None:
@@ -45,7 +44,7 @@ async def test_others_are_refused_politely(stage: Stage) -> None:
     admin = Notebook()
     async with stage.bot(admin=admin), stage.person() as ada:
         for command in COMMANDS:
-            assert "Only my admins" in await told(ada, f"/{command} base")
+            assert "Only my admins" in await words(ada, f"/{command} base")
         assert admin.asked == []
 
 
@@ -53,17 +52,17 @@ async def test_admins_get_what_they_ask_for(stage: Stage) -> None:
     """Each command is carried out for the admin who sent it, and its outcome told."""
     admin = Notebook(runs=[RUN], next_run=datetime(2027, 1, 2, 3, 4, tzinfo=UTC))
     async with stage.bot(admin=admin), stage.person(ADMIN, "Root") as root:
-        assert "Run 3 begins" in await told(root, "/retrain")
-        assert "Run 3 is being cancelled" in await told(root, "/cancel")
-        status = await told(root, "/status")
+        assert "Run 3 begins" in await words(root, "/retrain")
+        assert "Run 3 is being cancelled" in await words(root, "/cancel")
+        status = await words(root, "/status")
         for part in ("run-2", "liked 5", "waiting 2", "Run 3: training, 5/20", "2027-01-02 03:04 UTC"):
             assert part in status
-        models = await told(root, "/models")
+        models = await words(root, "/models")
         assert "▶ run-2: live" in models
         assert "run-1: rejected (worse on facts)" in models
-        assert await told(root, "/promote run-1") == "run-1 answers from now on."
-        assert "/models" in await told(root, "/promote")
-        assert await told(root, "/rollback") == "base answers from now on."
+        assert await words(root, "/promote run-1") == "run-1 answers from now on."
+        assert "/models" in await words(root, "/promote")
+        assert await words(root, "/rollback") == "base answers from now on."
     assert admin.asked == [
         ("retrain", ADMIN),
         ("cancel", ADMIN),
@@ -85,15 +84,15 @@ async def test_admins_get_what_they_ask_for(stage: Stage) -> None:
 async def test_a_refusal_is_told(stage: Stage, refusal: Exception, says: str) -> None:
     """Why something cannot be done reaches the admin as a sentence."""
     async with stage.bot(admin=Notebook(refusal=refusal)), stage.person(ADMIN, "Root") as root:
-        assert says in await told(root, "/retrain")
+        assert says in await words(root, "/retrain")
         for command in ("/cancel", "/status", "/models", "/promote x", "/rollback"):
-            assert str(refusal) in await told(root, command)
+            assert str(refusal) in await words(root, command)
 
 
 async def test_an_unknown_model_is_told(stage: Stage) -> None:
     """A mistyped id is answered with where to find the right one."""
     async with stage.bot(admin=Notebook(refusal=UnknownRecord("no"))), stage.person(ADMIN, "Root") as root:
-        assert await told(root, "/promote run-99") == "I have no model called run-99. /models lists them."
+        assert await words(root, "/promote run-99") == "I have no model called run-99. /models lists them."
 
 
 async def test_status_does_not_wait_for_an_answer(stage: Stage) -> None:

@@ -19,8 +19,7 @@ from inference.messages import (
     Role,
 )
 from inference.prompt import render
-from tests.chatting import ScriptedEngine, Stage, on_stage, png, until
-from tests.person import UP, Message, Person, button
+from tests.chatting import ScriptedEngine, Stage, on_stage, png, told, until
 from tests.test_bot_incoming import huge_png
 
 
@@ -30,19 +29,12 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
         yield stage
 
 
-async def refusal(person: Person) -> Message:
-    """The bot's sentence, which nobody can rate."""
-    answer = await person.answer(rated=False, quiet=0.3)
-    assert button(answer, UP) is None
-    return answer
-
-
 async def test_a_file_of_21_megabytes_is_refused_before_it_is_fetched(stage: Stage) -> None:
     """The sentence names the limit; the file was neither asked for nor fetched, the engine not asked."""
     async with stage.bot() as bot, stage.person() as ada:
         large = Attachment(b"\xff\xd8" + bytes(21_000_000), "large.jpg", "image/jpeg", document=True)
         await stage.emulator.people.sends(ada.id, [large])
-        answer = await ada.answer(rated=False, quiet=0.3, after=0)
+        answer = await told(ada, after=0)
         assert "20 MB" in answer["text"]
         assert "getfile" not in stage.emulator.calls
         assert not bot.engine.prompts
@@ -61,7 +53,7 @@ async def test_bad_pictures_get_a_kind_sentence(stage: Stage, document: bytes, s
     """What is wrong and what to do is said in one sentence; nothing is stored, and the next picture works."""
     async with stage.bot() as bot, stage.person() as ada:
         await ada.sends(document=document, file_name="holiday.jpg", media_type="image/jpeg")
-        text = (await refusal(ada))["text"]
+        text = (await told(ada))["text"]
         assert says in text
         assert "Please" in text
         assert not bot.engine.prompts
@@ -73,7 +65,7 @@ async def test_a_broken_photo_is_refused_in_the_persons_language(stage: Stage) -
     """Whoever's client speaks Chinese reads Chinese."""
     async with stage.bot() as bot, stage.person(language="zh") as ada:
         await ada.sends(raw_photo=png(form="JPEG")[:300])
-        assert "损坏" in (await refusal(ada))["text"]
+        assert "损坏" in (await told(ada))["text"]
         assert not bot.engine.prompts
 
 
@@ -136,7 +128,7 @@ async def test_an_engine_that_fails_is_excused(stage: Stage, error: InferenceErr
     """Each failure has its sentence with the next step; none is recorded, and the chat goes on."""
     async with stage.bot(["Some words", error], "Now it works.") as bot, stage.person() as ada:
         await ada.sends(photo=png())
-        assert says in (await refusal(ada))["text"]
+        assert says in (await told(ada))["text"]
         await bot.settled()
         assert (await bot.ledger.counts())["exchanges"] == 0
         assert len(await ada.bot_messages()) == 1
@@ -147,7 +139,7 @@ async def test_an_empty_answer_is_excused(stage: Stage) -> None:
     """A model without a word gets no thumbs and no place in the history."""
     async with stage.bot(" \n") as bot, stage.person() as ada:
         await ada.sends(photo=png())
-        assert "at a loss" in (await refusal(ada))["text"]
+        assert "at a loss" in (await told(ada))["text"]
         assert (await bot.ledger.counts())["exchanges"] == 0
 
 

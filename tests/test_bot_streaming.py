@@ -13,8 +13,8 @@ from telegramify_markdown import utf16_len
 
 from bot.pages import LIMIT, Page, markdown_pages, plain_pages
 from inference.messages import Delta
-from tests.chatting import Stage, on_stage, png, until
-from tests.person import UP, Message, Person, button
+from tests.chatting import Stage, on_stage, png, shows, until
+from tests.person import UP, button
 
 
 @pytest.fixture
@@ -81,9 +81,9 @@ async def test_the_first_words_are_shown_before_the_answer_is_done(stage: Stage)
     first, last = asyncio.Event(), asyncio.Event()
     async with stage.bot([first, "The first words", last, " and the last."]), stage.person() as ada:
         await ada.sends(photo=png())
-        assert (await _shows(ada, "Looking at your picture…")).get("reply_markup") is None
+        assert (await shows(ada, "Looking at your picture…")).get("reply_markup") is None
         first.set()
-        assert (await _shows(ada, "The first words")).get("reply_markup") is None
+        assert (await shows(ada, "The first words")).get("reply_markup") is None
         last.set()
         assert (await ada.answer(rated=True))["text"] == "The first words and the last."
         assert (await ada.counts())["sends"] == 1
@@ -187,7 +187,7 @@ async def test_who_blocks_the_bot_is_left_alone(stage: Stage) -> None:
     go_on = asyncio.Event()
     async with stage.bot(["Some", go_on, "thing"]) as bot, stage.person() as ada:
         await ada.sends(photo=png())
-        await _shows(ada, "Some")
+        await shows(ada, "Some")
         await ada.blocks()
         calls = stage.emulator.calls["editmessagetext"]
         go_on.set()
@@ -201,17 +201,7 @@ async def test_a_deleted_placeholder_does_not_swallow_the_answer(stage: Stage) -
     go_on = asyncio.Event()
     async with stage.bot([go_on, "Here."]) as bot, stage.person() as ada:
         await ada.sends(photo=png())
-        placeholder = await _shows(ada, "Looking at your picture…")
+        placeholder = await shows(ada, "Looking at your picture…")
         await bot.bot.delete_message(ada.id, placeholder["message_id"])
         go_on.set()
         assert (await ada.answer(rated=True))["text"] == "Here."
-
-
-async def _shows(person: Person, text: str) -> Message:
-    """Wait until the bot's last message says this."""
-    async with asyncio.timeout(20):
-        while True:
-            messages = await person.bot_messages()
-            if messages and messages[-1]["text"] == text:
-                return messages[-1]
-            await asyncio.sleep(0.02)
