@@ -59,7 +59,7 @@ def shown(lesson: Lesson, *sizes: tuple[int, int]) -> Lesson:
 
 
 def drawn_lessons(images: Path, count: int, *, seed: int = 0, right: bool = True) -> list[Lesson]:
-    """Playful answers about drawn scenes, with the next colour in place of the right one if not `right`.
+    """Playful answers about the colours and shapes of drawn scenes; if not `right`, about colours, all of them wrong.
 
     The pictures are written into `images`.
     """
@@ -67,7 +67,7 @@ def drawn_lessons(images: Path, count: int, *, seed: int = 0, right: bool = True
     rng = Random(seed)
     lessons = []
     for number in range(count):
-        scene, kind = random_scene(rng), rng.choice(KINDS_ASKED)
+        scene, kind = random_scene(rng), rng.choice(KINDS_ASKED if right else KINDS_ASKED[:1])
         data = io.BytesIO()
         draw(scene, rng, "other", (150, 120)).save(data, "JPEG")
         name = sha256(data.getvalue()).hexdigest()

@@ -1,0 +1,251 @@
+"""Training, merging and judging for real: XTuner's Runner in its own process, on the stand-in model.
+
+Two trainings are shared by all tests here, one on right answers and one on wrong ones; each takes a quarter of a
+minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import subprocess
+import sys
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from inference.internvl2.checkpoint import load_model
+from inference.prompt import IMG_CONTEXT
+from inference.tiny import CHECKPOINT
+from tests.lessons import SYSTEM, drawn_lessons, settings
+from training.curve import losses
+from training.encoding import Encoder
+from training.evaluate import evaluate
+from training.finetune import prepare
+from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, Report, ignore
+from training.launcher import ChildTrainer
+from training.llava import RowError, check_pictures, write_rows
+from training.recipe import Plan
+
+PAIRS = 24
+HELD_OUT = 6
+SETTINGS = settings()
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A finished run: its job, what was reported, and the merged directory with its verdict."""
+
+    job: Job
+    progress: list[Progress]
+    outcome: Outcome
+    merged: Path
+    report: Report
+
+    @property
+    def folder(self) -> Path:
+        """The run's directory."""
+        return Path(self.job.work)
+
+
+def make_job(folder: Path, pairs: int = PAIRS, *, right: bool = True, **changes: object) -> Job:
+    """A job on drawn lessons of the stand-in's recipe."""
+    images = folder / "pictures"
+    lessons = drawn_lessons(images, pairs, right=right)
+    write_rows(lessons, folder / "train.json")
+    job = Job(
+        run="1",
+        base=str(CHECKPOINT),
+        data=str(folder / "train.json"),
+        images=str(images),
+        work=str(folder),
+        system=SYSTEM,
+        device="cpu",
+        threads=1,
+        **SETTINGS.resolved("tiny").model_dump(),
+    )
+    return replace(job, **changes)  # type: ignore[arg-type]
+
+
+def learn(folder: Path, *, right: bool) -> Trained:
+    """Train on right or wrong answers, merge, and judge by others of the same sort."""
+    progress: list[Progress] = []
+    trainer = ChildTrainer(SETTINGS)
+    job = make_job(folder, right=right)
+    outcome = asyncio.run(trainer.train(job, progress.append))
+    assert outcome.ok, outcome.reason
+    merged = folder / "merged"
+    merged.mkdir()
+    merging = MergeJob("1", job.base, str(outcome.adapter), str(merged), job.work, SYSTEM, threads=1)
+    assert asyncio.run(trainer.merge(merging)).ok
+    write_rows(drawn_lessons(Path(job.images), HELD_OUT, seed=1, right=right), folder / "held_out.json")
+    judging = EvaluationJob(
+        run="1",
+        candidate=str(merged),
+        live=str(CHECKPOINT),
+        data=str(folder / "held_out.json"),
+        images=job.images,
+        work=job.work,
+        system=SYSTEM,
+        device="cpu",
+        threads=1,
+    )
+    judged = asyncio.run(trainer.evaluate(judging, progress.append))
+    assert judged.ok, judged.reason
+    return Trained(job, progress, outcome, merged, Report.read(folder / "report.json"))
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Taught right answers in the playful manner."""
+    return learn(tmp_path_factory.mktemp("good"), right=True)
+
+
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Taught the next colour in place of the right one."""
+    return learn(tmp_path_factory.mktemp("bad"), right=False)
+
+
+def test_every_step_is_told(good: Trained) -> None:
+    """Progress comes stage by stage, each batch once, with a loss and the time left."""
+    stages = list(dict.fromkeys(each.stage for each in good.progress))
+    assert stages == ["checking", "loading", "training", "evaluating"]
+    batches = [each for each in good.progress if each.stage == "training"]
+    plan = Plan.of(good.job, PAIRS)
+    assert [each.step for each in batches] == list(range(1, plan.batches + 1))
+    assert all(each.steps == good.outcome.steps == plan.batches for each in batches)
+    assert all(each.loss is not None and each.seconds_left is not None for each in batches)
+    assert batches[-1].seconds_left == 0
+    assert good.outcome.seconds > 0 and good.outcome.peak_memory > 1e8
+
+
+def test_the_loss_falls_and_is_drawn(good: Trained) -> None:
+    """XTuner's log has a loss for each batch, the last quarter below the first, and the curve is a PNG."""
+    values = [value for _, value in losses(Path(str(good.outcome.scalars)))]
+    quarter = len(values) // 4
+    assert len(values) == good.outcome.steps
+    assert sum(values[-quarter:]) < 0.8 * sum(values[:quarter])
+    assert (good.folder / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_merged_is_base_plus_adapter(good: Trained) -> None:
+    """The merged model's logits are those of the base with the adapter as PEFT itself applies it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT's imports, not ours
+        from peft import PeftModel
+    encoder = Encoder(CHECKPOINT)
+    images = Path(good.job.images)
+    lesson = check_pictures(drawn_lessons(images, 1, seed=2)[0], images, where="here")
+    ids = torch.tensor([encoder.encode(lesson).input_ids])
+    pixels = encoder.pixel_values(lesson, images)
+    merged, base = load_model(good.merged, dtype=torch.float32), load_model(CHECKPOINT, dtype=torch.float32)
+    with torch.inference_mode():
+        plain = base(pixel_values=pixels, input_ids=ids).logits
+        ours = merged(pixel_values=pixels, input_ids=ids).logits
+        base.language_model = PeftModel.from_pretrained(base.language_model, str(good.outcome.adapter)).eval()
+        theirs = base(pixel_values=pixels, input_ids=ids).logits
+    changed = (theirs - plain).norm() / plain.norm()
+    assert changed > 0.05, "the adapter does something"
+    assert (ours - theirs).norm() / theirs.norm() < 0.1 * changed, "what is left is rounding to the stored type"
+
+
+def test_what_is_frozen_stays(good: Trained) -> None:
+    """The vision tower, the projector and the embeddings of the merged model are the base's to the bit."""
+    before, after = load_model(CHECKPOINT).state_dict(), load_model(good.merged).state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(name.startswith("language_model.") for name in changed)
+    assert "language_model.model.tok_embeddings.weight" not in changed
+
+
+def test_training_reads_the_engines_ids(good: Trained) -> None:
+    """The checked rows carry the exact length of the engine's prompt and the answer, picture tokens included."""
+    encoder = Encoder(good.merged)
+    rows = json.loads((good.folder / "checked.json").read_text(encoding="utf-8"))
+    images = Path(good.job.images)
+    assert len(rows) == PAIRS
+    for each, lesson in zip(rows, drawn_lessons(images, PAIRS), strict=True):
+        encoded = encoder.encode(check_pictures(lesson, images, where="here"))
+        assert each["length"] == len(encoded.input_ids)
+        assert encoder.tokenizer.convert_tokens_to_ids(IMG_CONTEXT) in encoded.input_ids
+
+
+def test_xtuners_own_tool_runs_the_configuration_again(good: Trained, tmp_path: Path) -> None:
+    """`python -m xtuner.tools.train config.py` trains from the run's file as it lies there."""
+    folder = tmp_path / "again"
+    command = [sys.executable, "-m", "xtuner.tools.train", str(good.folder / "config.py"), "--work-dir", str(folder)]
+    # Two batches will do; the rest is the file's.
+    command += ["--cfg-options", "train_cfg.max_iters=2", "default_hooks.checkpoint.interval=2"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, stdin=subprocess.DEVNULL)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert (folder / "iter_2.pth").is_file()
+
+
+def test_a_model_taught_right_answers_is_accepted(good: Trained) -> None:
+    """It finds the liked answers likelier and answers the factual questions as before."""
+    report = good.report
+    assert report.accepted, report.reason
+    assert report.nll < report.live_nll
+    assert report.live_correct >= 0.9
+    assert report.correct >= report.live_correct - 0.02
+    assert (report.held_out, report.broken) == (HELD_OUT, [])
+    assert len(report.samples) == 5
+
+
+def test_a_model_taught_wrong_answers_is_refused(bad: Trained) -> None:
+    """It has learned what it was taught, and the factual questions show that it is wrong."""
+    report = bad.report
+    assert report.nll < report.live_nll, "it learned its lessons"
+    assert not report.accepted
+    assert "factual questions right" in report.reason
+    assert report.correct < report.live_correct - 0.1
+
+
+def test_a_model_is_no_better_than_itself(good: Trained, tmp_path: Path) -> None:
+    """The live model as its own candidate is refused: nothing was gained."""
+    judging = EvaluationJob.read(good.folder / "evaluate.json")
+    questions = tmp_path / "questions"
+    questions.mkdir()
+    shutil.copyfile(good.folder / "questions" / "000.png", questions / "a.png")
+    asked = {"image": "a.png", "question": "Which colour is it?", "expect": [["purple unicorn"]]}
+    (questions / "questions.json").write_text(json.dumps([asked]))
+    judging = replace(judging, candidate=judging.live, work=str(tmp_path), regression=str(questions), device="auto")
+    assert evaluate(judging, ignore).ok
+    report = Report.read(tmp_path / "report.json")
+    assert not report.accepted
+    assert report.reason.startswith("it is no better on the liked answers")
+    assert (report.nll, report.questions, report.correct) == (report.live_nll, 1, 0)
+
+
+def test_a_bad_row_stops_the_run_before_training(tmp_path: Path) -> None:
+    """A picture that vanished is the outcome's reason, with file and row; XTuner would have trained on another."""
+    job = make_job(tmp_path, pairs=3)
+    rows = json.loads((tmp_path / "train.json").read_text(encoding="utf-8"))
+    (tmp_path / "pictures" / rows[1]["image"]).unlink()
+    outcome = asyncio.run(ChildTrainer(SETTINGS).train(job))
+    assert not outcome.ok
+    assert "train.json row 2: the picture" in outcome.reason and "missing" in outcome.reason
+    assert not (tmp_path / "xtuner").exists()
+
+
+def test_a_row_that_is_too_long_stops_the_run(tmp_path: Path) -> None:
+    """Nothing is cut: the error names the row and both lengths."""
+    with pytest.raises(RowError, match=r"train\.json row 1: \d+ tokens .* max_length 30"):
+        prepare(make_job(tmp_path, pairs=1, max_length=30))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 33, 1000])
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_a_plan_fits_any_number_of_rows(rows: int, accumulation: int) -> None:
+    """Warm-up leaves a step, steps are whole, and the repeated data lasts to the end without a second epoch."""
+    job = Job("1", "", "", "", "", "", epochs=2.5, batch=4, accumulation=accumulation)
+    plan = Plan.of(job, rows)
+    assert 0 <= plan.warmup < plan.batches
+    assert plan.batches % accumulation == 0
+    assert plan.repeats * rows >= plan.batches * job.batch
+    assert plan.batches * job.batch >= rows * job.epochs
