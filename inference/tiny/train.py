@@ -115,8 +115,9 @@ def train(
 ) -> None:
     """Run AdamW with a cosine schedule until `steps` or `minutes` are over, whichever is first."""
     device = next(model.parameters()).device
-    matrices = [weight for weight in model.parameters() if weight.dim() > 1]
-    rest = [weight for weight in model.parameters() if weight.dim() <= 1]
+    learned = [weight for weight in model.parameters() if weight.requires_grad]
+    matrices = [weight for weight in learned if weight.dim() > 1]
+    rest = [weight for weight in learned if weight.dim() <= 1]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=device.type == "cuda")
     rng = Random(f"{seed}/sample")
@@ -158,6 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train internvl2-tiny and write its checkpoint.")
     parser.add_argument("--out", type=Path, required=True, help="directory of the checkpoint")
     parser.add_argument("--start", type=Path, help="go on from this checkpoint instead of from nothing")
+    parser.add_argument("--words-only", action="store_true", help="leave the vision tower as it is")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=12_000, help="at most so many steps")
     parser.add_argument("--minutes", type=float, default=600.0, help="at most so many minutes")
@@ -174,6 +176,7 @@ def main() -> None:
     else:
         tokenizer = make_tokenizer(given.seed)
         model = make_model(tokenizer, given.seed).to(device)
+    model.vision_model.requires_grad_(not given.words_only)
     count = sum(weight.numel() for weight in model.parameters())
     _say(f"{count:,} parameters, {len(tokenizer)} pieces, on {device}")
 

@@ -1,0 +1,121 @@
+"""internvl2-tiny's pictures: two independent renderers of the same scenes, and the samples."""
+
+from __future__ import annotations
+
+import ast
+import colorsys
+from io import BytesIO
+from pathlib import Path
+from random import Random
+
+import pytest
+from PIL import Image
+
+from inference.tiny import drawing_other, drawing_train
+from inference.tiny.samples import sample_pictures
+from inference.tiny.shapes import (
+    COLOURS,
+    COUNTS,
+    SHAPES,
+    Colour,
+    Renderer,
+    Scene,
+    all_scenes,
+    draw,
+    paint,
+    random_scene,
+)
+from inference.tiny.words import find_colours, find_numbers, find_shapes
+
+
+def test_all_scenes_are_every_combination_once() -> None:
+    """Scenes are the product of colours, shapes and counts."""
+    scenes = list(all_scenes())
+    assert len(scenes) == len(set(scenes)) == len(COLOURS) * len(SHAPES) * len(COUNTS)
+
+
+@pytest.mark.parametrize("renderer", ["train", "other"])
+def test_every_scene_is_drawn_and_repeatable(renderer: Renderer) -> None:
+    """Both renderers draw every colour, shape and count, the same picture from the same state."""
+    rng = Random(0)
+    for colour, shape, count in zip(COLOURS, [*SHAPES, "star"], [*COUNTS, 2, 3], strict=True):
+        scene = Scene(colour, shape, count)
+        seed = rng.random()
+        first, second = draw(scene, Random(seed), renderer), draw(scene, Random(seed), renderer)
+        assert first.mode == "RGB"
+        assert first.tobytes() == second.tobytes()
+
+
+@pytest.mark.parametrize("renderer", ["train", "other"])
+@pytest.mark.parametrize("size", [(64, 64), (500, 120), (90, 400)])
+def test_a_size_asked_for_is_kept(renderer: Renderer, size: tuple[int, int]) -> None:
+    """A given canvas size is the picture's size, oblong ones included."""
+    assert draw(Scene("red", "circle", 5), Random(1), renderer, size).size == size
+
+
+@pytest.mark.parametrize("renderer", ["train", "other"])
+def test_more_shapes_cover_more_ground_in_their_colour(renderer: Renderer) -> None:
+    """The scene's colour is really there, and nearly absent from a picture of another colour."""
+    for colour in ("red", "green", "blue"):
+        image = draw(Scene(colour, "square", 4), Random(5), renderer, (300, 300))
+        shown = {each: _share(image, each) for each in ("red", "green", "blue")}
+        assert shown.pop(colour) > 0.01
+        assert max(shown.values()) < 0.01
+
+
+def _share(image: Image.Image, colour: Colour) -> float:
+    """The share of pixels of strong colour whose hue is that of `colour`."""
+    pixels = image.resize((100, 100)).tobytes()
+    middle = {"red": 0.0, "green": 1 / 3, "blue": 0.62}[colour]
+    found = 0
+    for start in range(0, len(pixels), 3):
+        hue, saturation, value = colorsys.rgb_to_hsv(*(part / 255 for part in pixels[start : start + 3]))
+        apart = min(abs(hue - middle), 1 - abs(hue - middle))
+        found += saturation > 0.5 and value > 0.3 and apart < 0.1
+    return found / 10_000
+
+
+def test_the_renderers_share_no_drawing_code() -> None:
+    """The examining renderer imports nothing of the training one, and neither borrows a function elsewhere."""
+    allowed = {"Colour", "Rgb", "Scene", "Shape", "ground", "paint"}
+    for module in (drawing_train, drawing_other):
+        tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("inference"):
+                assert node.module == "inference.tiny.shapes"
+                assert {name.name for name in node.names} <= allowed
+
+
+def test_the_renderers_use_other_sizes_and_places() -> None:
+    """The examining pictures are all larger than the training ones, photo-sized and oblong ones among them."""
+    rng = Random(2)
+    sizes = {
+        renderer: [draw(random_scene(rng), rng, renderer).size for _ in range(40)] for renderer in ("train", "other")
+    }
+    trained, other = ([width * height for width, height in sizes[name]] for name in ("train", "other"))
+    assert max(trained) < min(other)
+    assert any(width >= 1280 for width, _ in sizes["other"])
+    assert any(width != height for width, height in sizes["other"])
+
+
+def test_shades_of_different_colours_never_meet() -> None:
+    """Any two shades of different colours are told apart: red stays clear of orange, blue of purple."""
+    rng = Random(4)
+    for colour in COLOURS:
+        for other in COLOURS:
+            if colour != other:
+                gaps = (
+                    sum(abs(a - b) for a, b in zip(paint(colour, rng), paint(other, rng), strict=True))
+                    for _ in range(200)
+                )
+                assert min(gaps) > 20
+
+
+def test_samples_are_a_dozen_named_photographs() -> None:
+    """Sample pictures are twelve different JPEG files whose names say what they show."""
+    samples = sample_pictures()
+    assert len(samples) == len(set(samples.values())) == 12
+    for name, data in samples.items():
+        assert Image.open(BytesIO(data)).format == "JPEG"
+        words = name.replace("-", " ")
+        assert len(find_colours(words)) == len(find_shapes(words)) == len(find_numbers(words)) == 1
