@@ -32,9 +32,9 @@ from aiogram.types import Message, Update
 from bot.albums import Waiting, members, seconds_missing
 from bot.lanes import lane_of
 from bot.settings import BotSettings
-from bot.telegram import CALL_SECONDS, GetRawUpdates, Undelivered, Unreachable
+from bot.telegram import CALL_SECONDS, DeliveryError, GetRawUpdates, Undelivered, Unreachable
 from storage.ledger import Ledger
-from storage.records import StorageError, StoredUpdate
+from storage.records import IllegalTransition, StorageError, StoredUpdate
 
 ALLOWED: Final = ("message", "callback_query")
 BATCH: Final = 100
@@ -107,12 +107,15 @@ class Inbox:
 
         Raises TelegramUnauthorizedError for a token that Telegram does not know.
         """
-        await self._bot.delete_webhook(drop_pending_updates=False)
         await self.replay()
         offset: int | None = None
         failures = 0
+        polling = False
         while not self._stopping.is_set():
             try:
+                if not polling:
+                    await self._until_stopped(self._bot.delete_webhook(drop_pending_updates=False))
+                    polling = True
                 updates = await self._until_stopped(self._fetched(offset))
                 if updates is None:
                     return
@@ -123,6 +126,7 @@ class Inbox:
                 TelegramRetryAfter,
                 TelegramConflictError,
                 ClientDecodeError,
+                DeliveryError,
                 StorageError,
             ) as error:
                 pause = getattr(error, "retry_after", None) or FETCH_PAUSES[min(failures, len(FETCH_PAUSES) - 1)]
@@ -248,11 +252,12 @@ class Inbox:
             error: Exception
             try:
                 attempt = attempt + 1 if attempt else await self._begin(turn)
-                await self._attempt(turn, attempt)
+                if attempt:
+                    await self._attempt(turn, attempt)
                 return
             except Undelivered as undelivered:
                 error = undelivered  # Telegram is away; that is no fault of the update
-            except Exception as failed:  # whatever a handler raises must not end the lane
+            except Exception as failed:  # noqa: BLE001 - whatever a handler raises must not end the lane
                 error = failed
                 failures += 1
                 log.error("update failed", update=turn[0].update.id, failures=failures, trace=_trace(failed))
@@ -264,11 +269,17 @@ class Inbox:
             await asyncio.sleep(pause)
 
     async def _begin(self, turn: list[Waiting]) -> int:
-        """Count an attempt in the ledger, one for each process that comes this far; return its number."""
-        # The lead is begun last: where it was begun, so were all the others of its turn (see `albums.members`).
-        for each in turn[1:]:
-            await self._ledger.begin_update(each.update.id)
-        attempt = await self._ledger.begin_update(turn[0].update.id)
+        """Count an attempt in the ledger, one for each process that comes this far; its number, 0 if all is done.
+
+        The lead is begun last and finished last: where it was begun, so were all the others of its turn, and while
+        others are left over from an interrupted end, so is it (see `albums.members`).
+        """
+        try:
+            for each in turn[1:]:
+                await self._ledger.begin_update(each.update.id)
+            attempt = await self._ledger.begin_update(turn[0].update.id)
+        except IllegalTransition:
+            return 0
         if attempt > ATTEMPTS:
             raise _Hopeless(f"given up after {ATTEMPTS} attempts that ended with the process")
         return attempt
@@ -282,7 +293,7 @@ class Inbox:
             await self._dispatcher.feed_update(self._bot, updates[0], delivery=delivery)
         except Unreachable as error:
             log.info("nobody to answer", update=lead.update.id, error=str(error))
-        for each in turn:
+        for each in reversed(turn):
             await self._ledger.finish_update(each.update.id)
 
     async def _set_aside(self, turn: list[Waiting], error: Exception) -> bool:
@@ -298,7 +309,7 @@ class Inbox:
         if self._on_set_aside:
             try:
                 await self._on_set_aside(turn[0].update.id, reason)
-            except Exception as failed:  # the notice is a courtesy; the lane goes on
+            except Exception as failed:  # noqa: BLE001 - the notice is a courtesy; the lane goes on
                 log.error("update set aside, and nobody told", update=turn[0].update.id, trace=_trace(failed))
         return True
 

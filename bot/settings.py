@@ -57,7 +57,7 @@ class TelegramSettings(BaseModel):
     chat_calls_per_second: float = Field(
         default=1,
         gt=0,
-        description="Messages and edits a second in one private chat, short bursts aside. Telegram allows about 1.",
+        description="Messages and edits a second in a private chat where Telegram has lately complained of more.",
     )
     group_calls_per_minute: float = Field(
         default=20, gt=0, description="Messages and edits a minute in one group. Telegram allows about 20."

@@ -14,6 +14,7 @@ Anything else Telegram refuses passes as aiogram's own exception: it is a mistak
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections import OrderedDict
@@ -44,7 +45,8 @@ PATIENCE_SECONDS: Final = 60.0
 FLOOD_PATIENCE_SECONDS: Final = 900.0
 FIRST_PAUSE: Final = 0.25
 LONGEST_PAUSE: Final = 8.0
-BURST_SECONDS: Final = 3.0
+STRICT_SECONDS: Final = 300.0
+GROUP_RESERVE: Final = 3
 CHATS_REMEMBERED: Final = 4096
 
 _SENDS: Final = ("send", "copy", "forward")
@@ -196,10 +198,12 @@ class Gate(BaseRequestMiddleware):
             return None
         pace = self._chats.pop(chat, None)
         if pace is None:
-            group = isinstance(chat, str) or chat < 0  # a private chat's id is its person's, positive
-            rate = self._settings.group_calls_per_minute / 60 if group else self._settings.chat_calls_per_second
-            # A group's allowance is per minute and may be used at once; a person sees bursts of a few seconds.
-            pace = _Pace(rate, 60 if group else BURST_SECONDS)
+            if isinstance(chat, str) or chat < 0:  # a private chat's id is its person's, positive
+                # Half of it at once and half of it over the minute: never more than the allowance in any minute.
+                half = self._settings.group_calls_per_minute / 2
+                pace = _Pace(_bucket(half / 60, 60), reserve=GROUP_RESERVE, strict=True)
+            else:
+                pace = _Pace(_bucket(self._settings.chat_calls_per_second, 1), reserve=0, strict=False)
         self._chats[chat] = pace
         while len(self._chats) > CHATS_REMEMBERED:
             self._chats.popitem(last=False)
@@ -207,21 +211,37 @@ class Gate(BaseRequestMiddleware):
 
 
 class _Pace:
-    """One chat's allowance: a leaky bucket, and the time until which Telegram told us to be silent there."""
+    """One chat's allowance: a leaky bucket, and the time until which Telegram told us to be silent there.
 
-    def __init__(self, rate: float, period: float) -> None:
-        self._bucket = _bucket(rate, period)
+    A group's bucket always counts: 20 messages a minute are Telegram's hard limit. In a private chat bursts are
+    tolerated as long as nobody complains, and how long is not published; so its bucket counts from the first
+    complaint on until there was none for a while. Streaming keeps its own distance between edits in any case.
+    """
+
+    def __init__(self, bucket: AsyncLimiter, *, reserve: float, strict: bool) -> None:
+        """`reserve` is what glimpses leave in the bucket for messages that must arrive."""
+        self._bucket = bucket
+        self._reserve = reserve
         self._silent_until = 0.0
+        self._strict_until = math.inf if strict else 0.0
 
     def hold(self, seconds: float) -> None:
-        self._silent_until = max(self._silent_until, time.monotonic() + seconds)
+        """Telegram has refused a call here for so many seconds."""
+        now = time.monotonic()
+        self._silent_until = max(self._silent_until, now + seconds)
+        self._strict_until = max(self._strict_until, now + seconds + STRICT_SECONDS)
 
     def free(self) -> bool:
-        return time.monotonic() >= self._silent_until and self._bucket.has_capacity()
+        """Whether there is room for a glimpse."""
+        now = time.monotonic()
+        roomy = now >= self._strict_until or self._bucket.has_capacity(1 + self._reserve)
+        return now >= self._silent_until and roomy
 
     async def turn(self) -> None:
+        """Wait until a call may be made."""
         await asyncio.sleep(max(0.0, self._silent_until - time.monotonic()))
-        await self._bucket.acquire()
+        if time.monotonic() < self._strict_until:
+            await self._bucket.acquire()
 
 
 def _bucket(rate: float, seconds: float) -> AsyncLimiter:

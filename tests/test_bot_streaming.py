@@ -148,13 +148,29 @@ async def test_the_final_text_survives_flood_control(stage: Stage) -> None:
         assert stage.emulator.flood.refusals > 0
 
 
-async def test_our_own_pace_keeps_clear_of_flood_control(stage: Stage) -> None:
-    """At the pace we ship, Telegram has nothing to refuse."""
+async def test_after_a_complaint_the_pace_is_kept(stage: Stage) -> None:
+    """Quick until Telegram refuses a call; from then on at the pace of the settings, without further refusals."""
     stage.emulator.flood.on = True
-    pace = {"edit_seconds": 1.0, "chat_calls_per_second": 1.0}
-    async with stage.bot(["a", 0.3, "b", 0.3, "c"], ["d", 0.2, "e"], telegram=pace), stage.person() as ada:
-        assert (await ada.asks(photo=png()))["text"] == "abc"
-        assert (await ada.asks("And?"))["text"] == "de"
+    pace = {"edit_seconds": 0.2, "chat_calls_per_second": 0.9}
+    async with stage.bot(telegram=pace), stage.person() as ada:
+        for number in range(3):
+            await ada.asks(photo=png(), caption=f"question {number}")
+        refusals = stage.emulator.flood.refusals
+        assert refusals > 0
+        await ada.asks("Are you sure?")
+        assert stage.emulator.flood.refusals == refusals
+
+
+async def test_groups_are_paced_before_anybody_complains(stage: Stage) -> None:
+    """Telegram's limit for groups is kept from the start; what is saved is edits in between, never an answer."""
+    stage.emulator.flood.on = True
+    words = [step for number in range(40) for step in (f"{number} ", 0.02)]
+    pace = {"edit_seconds": 0.01, "group_calls_per_minute": 20}
+    async with stage.bot(words, words, telegram=pace), stage.person() as ada:
+        group = stage.emulator.add_group("Friends", [ada.id]).id
+        for _ in range(2):
+            await ada.sends(photo=png(), caption="@thumbtune_bot What?", chat=group)
+            assert (await ada.answer(rated=True, chat=group))["text"].endswith("39")
         assert stage.emulator.flood.refusals == 0
 
 
