@@ -25,7 +25,7 @@ from tests.lessons import SYSTEM, drawn_lessons, settings
 from training.curve import losses
 from training.encoding import Encoder
 from training.evaluate import evaluate
-from training.finetune import prepare
+from training.finetune import explained, prepare
 from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, Report, ignore
 from training.launcher import ChildTrainer
 from training.llava import RowError, check_pictures, write_rows
@@ -237,6 +237,21 @@ def test_a_row_that_is_too_long_stops_the_run(tmp_path: Path) -> None:
     """Nothing is cut: the error names the row and both lengths."""
     with pytest.raises(RowError, match=r"train\.json row 1: \d+ tokens .* max_length 30"):
         prepare(make_job(tmp_path, pairs=1, max_length=30))
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("The total norm of order 2.0 for gradients is non-finite"), "learning_rate"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "training.while_training"),
+        (ModuleNotFoundError("No module named 'xtuner'"), "make install"),
+    ],
+)
+def test_known_troubles_are_explained(error: RuntimeError | ImportError, words: str) -> None:
+    """What can be mended by an operator says how; what cannot stays as it is."""
+    assert words in str(explained(error))
+    strange = RuntimeError("shapes do not fit")
+    assert explained(strange) is strange
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 33, 1000])

@@ -81,9 +81,12 @@ def finetune(job: Job, say: Say) -> Outcome:
     config_file.write_text(config_text(job, base=base, data=data, rows=rows, gpu=gpu), encoding="utf-8")
 
     say(Progress("loading"))
-    from training.runner import train
+    try:
+        from training.runner import train
 
-    trained = train(config_file, say)
+        trained = train(config_file, say)
+    except (ImportError, RuntimeError) as error:
+        raise explained(error) from error
     adapter = folder / "adapter"
     trained.model.save_adapter(adapter)
     from training.adapter import Adapter
@@ -105,6 +108,20 @@ def finetune(job: Job, say: Say) -> Outcome:
         steps=trained.steps,
         peak_memory=int(torch.cuda.max_memory_allocated()) if gpu else peak,
     )
+
+
+def explained(error: ImportError | RuntimeError) -> Exception:
+    """The same error in words that tell the next step, where there is one; else the error itself."""
+    text = str(error)
+    if isinstance(error, ImportError):
+        return TrainingError(f"a part of the trainer is missing or does not fit ({text}): run make install again")
+    if "non-finite" in text:  # torch.nn.utils.clip_grad_norm_
+        return TrainingError("the training diverged: lower training.knobs.learning_rate")
+    if "out of memory" in text or "can't allocate memory" in text:
+        return TrainingError(
+            "there is too little memory: set training.while_training to pause, or lower training.knobs.batch"
+        )
+    return error
 
 
 if __name__ == "__main__":
