@@ -152,11 +152,11 @@ class Inbox(Queries):
         return [_reply(row) for row in rows]
 
     async def doubtful_replies(self) -> int:
-        """How many replies were begun again while it was unknown whether the first send had happened.
+        """How often a reply was begun again while it was unknown whether the send before had happened.
 
         At most so many messages were ever doubled by a crash.
         """
-        return await self._read(lambda database: number(database, "SELECT count(*) FROM replies WHERE doubtful > 0"))
+        return await self._read(lambda database: number(database, "SELECT coalesce(sum(doubtful), 0) FROM replies"))
 
     async def _set_reply(self, update: int, slot: int, change: str, values: list[int]) -> None:
         def work(database: Database) -> None:

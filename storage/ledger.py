@@ -45,7 +45,7 @@ SELECT (SELECT count(*) FROM users) AS users,
        (SELECT count(*) FROM models) AS models,
        (SELECT count(*) FROM inbox WHERE state IN ('stored', 'begun')) AS updates_pending,
        (SELECT count(*) FROM inbox WHERE state = 'aside') AS updates_set_aside,
-       (SELECT count(*) FROM replies WHERE doubtful > 0) AS replies_doubtful
+       (SELECT coalesce(sum(doubtful), 0) FROM replies WHERE doubtful > 0) AS replies_doubtful
 """
 
 

@@ -152,13 +152,13 @@ async def test_a_replayed_reply_is_found(ledger: Ledger) -> None:
 
 
 async def test_a_reply_begun_again_without_a_message_is_in_doubt(ledger: Ledger) -> None:
-    """A reply whose first send may have happened is counted, once, also after it was sent."""
+    """Each time a send may have happened and is made again is counted, also after it went out."""
     await ledger.begin_reply(1, 0, 5)
     assert await ledger.begin_reply(1, 0, 5) == Reply(1, 0, 5, None)
     await ledger.begin_reply(1, 0, 5)
     await ledger.sent_reply(1, 0, 900)
-    assert await ledger.doubtful_replies() == 1
-    assert (await ledger.counts())["replies_doubtful"] == 1
+    assert await ledger.doubtful_replies() == 2
+    assert (await ledger.counts())["replies_doubtful"] == 2
 
 
 async def test_a_reply_must_be_begun(ledger: Ledger) -> None:
