@@ -40,6 +40,10 @@ format: .venv/dev.stamp
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+pictures: .venv/training.stamp .venv/dev.stamp
+	$(PIP) -r requirements/pictures.txt
+	$(BIN)/python -m docs.pictures
+
 clean:
 	rm -rf .venv
 
