@@ -29,12 +29,11 @@ from inference.tiny.words import KINDS, LANGUAGES
 UNKNOWN: Final = "<unk>"
 MOST_PIECES: Final = 1280
 
-_SAMPLES: Final = 12_000
 _ALONE: Final = r"\n|\p{Han}|[，。！？、：；“”（）《》·]|\d"
 
 
-def make_tokenizer(seed: int = 0) -> Any:
-    """Train the tokenizer on made-up conversations; the same seed gives the same pieces.
+def make_tokenizer(seed: int = 0, samples: int = 12_000) -> Any:
+    """Train the tokenizer on `samples` made-up conversations; the same seed gives the same pieces.
 
     Returns a transformers `PreTrainedTokenizerFast` that puts `<s>` in front when special tokens are asked for.
     """
@@ -55,7 +54,7 @@ def make_tokenizer(seed: int = 0) -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    pieces.train_from_iterator(_corpus(Random(seed)), trainer)
+    pieces.train_from_iterator(_corpus(Random(seed), samples), trainer)
     start = pieces.token_to_id(BOS)
     pieces.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, start)])
     tokenizer = PreTrainedTokenizerFast(
@@ -71,13 +70,13 @@ def make_tokenizer(seed: int = 0) -> Any:
     return tokenizer
 
 
-def _corpus(rng: Random) -> Iterator[str]:
+def _corpus(rng: Random, samples: int) -> Iterator[str]:
     """What the model reads and writes; held-out wordings lend their words a piece, not their order."""
-    for _ in range(_SAMPLES):
+    for _ in range(samples):
         chat = converse("short", rng)
         yield from ("system", chat.prompt.system, chat.answer)
         for turn in chat.prompt.turns:
             yield from (turn.role.value, turn.text, "Image-1: " if turn.pictures else "")
-    for _ in range(_SAMPLES // 20):
+    for _ in range(samples // 20):
         words = held_out(rng.choice(LANGUAGES), rng.choice(KINDS), rng).split()
         yield from (f" {word}" for word in words)
