@@ -24,6 +24,7 @@ from aiohttp import web
 from bot.config import Settings
 from bot.operations import Operations
 from bot.web.metrics import render
+from storage.records import UnknownRecord
 
 WEBHOOK_PATH = "/telegram"
 SECRET_HEADER = "X-Telegram-Bot-Api-Secret-Token"
@@ -88,7 +89,10 @@ class WebServer:
         return page
 
     async def _curve(self, request: web.Request) -> web.StreamResponse:
-        picture = await self._operations.loss_curve(int(request.match_info["run"]))
+        try:
+            picture = await self._operations.loss_curve(int(request.match_info["run"]))
+        except UnknownRecord as error:
+            raise web.HTTPNotFound(text=str(error)) from error
         if picture is None:
             raise web.HTTPNotFound(text="this run has no loss curve (yet)")
         return web.FileResponse(picture)

@@ -1,0 +1,95 @@
+"""The doctor names what is missing and the cure; the command line words known errors in one sentence."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from bot.config import Settings, load_settings
+from bot.doctor import Finding, examine
+from bot.emulator.server import Emulator
+from tests.bot_process import write_config
+
+
+def _settings(folder: Path, **sections: dict[str, object]) -> Settings:
+    path = folder / "config.toml"
+    write_config(path, {"storage": {"dir": str(folder / "data")}, **sections})
+    return load_settings(path)
+
+
+def _of(findings: list[Finding], name: str) -> Finding:
+    return next(each for each in findings if each.name == name)
+
+
+async def test_a_complete_set_up_is_found_well(tmp_path: Path) -> None:
+    """With a token that the Bot API server knows, an admin and the shipped model, nothing is missing."""
+    emulator = Emulator()
+    url = await emulator.start()
+    settings = _settings(tmp_path, telegram={"token": emulator.token, "api_base": url, "admins": [1]})
+    findings = await asyncio.to_thread(examine, settings)
+    await emulator.stop()
+    assert [each for each in findings if not each.ok] == []
+    assert _of(findings, "Telegram").detail == "@thumbtune_bot"
+
+
+async def test_a_wrong_token_is_named(tmp_path: Path) -> None:
+    """The server's own words are shown, with the setting to correct."""
+    emulator = Emulator()
+    url = await emulator.start()
+    findings = await asyncio.to_thread(examine, _settings(tmp_path, telegram={"token": "1:x", "api_base": url}))
+    await emulator.stop()
+    found = _of(findings, "Telegram")
+    assert not found.ok
+    assert found.detail == "Unauthorized"
+    assert "telegram.token" in found.cure
+
+
+def test_what_is_missing_comes_with_a_cure(tmp_path: Path) -> None:
+    """No token, an incomplete model directory: each is a finding that says what to do."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    findings = examine(_settings(tmp_path, inference={"model": str(tmp_path / "model")}))
+    model, token = _of(findings, "model"), _of(findings, "Telegram token")
+    assert not model.ok and "model" in model.cure and "safetensors" in model.detail
+    assert not token.ok and "THUMBTUNE_TELEGRAM__TOKEN" in token.cure
+
+
+def test_a_package_of_another_owner_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A foreign package with the name of a room, imported before ours, is a finding."""
+    foreign = tmp_path / "storage"
+    foreign.mkdir()
+    (foreign / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "storage")
+    found = _of(examine(_settings(tmp_path)), "package storage")
+    assert not found.ok
+    assert "shadows" in found.cure
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text", "words"),
+    [
+        (("run",), "[chat]\ntemprature = 1\n", "did you mean 'temperature'"),
+        (("promote", "nobody"), "", "no model nobody"),
+        (("rollback",), "", "no earlier model"),
+    ],
+)
+async def test_known_errors_are_one_sentence(tmp_path: Path, arguments: tuple[str, ...], text: str, words: str) -> None:
+    """A mistake ends with exit code 1 and its reason, not with a traceback."""
+    config = tmp_path / "config.toml"
+    config.write_text(text, encoding="utf-8")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bot", *arguments, "--config", str(config)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={**os.environ, "THUMBTUNE_STORAGE__DIR": str(tmp_path / "data")},
+    )
+    output, _ = await process.communicate()
+    shown = " ".join(output.decode().split())
+    assert process.returncode == 1, shown
+    assert words in shown
+    assert "Traceback" not in shown

@@ -1,0 +1,44 @@
+"""The bot's own web server: who may look, and the webhook, with the whole bot behind them."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from bot.web.server import SECRET_HEADER, WEBHOOK_PATH
+from tests.community import Community, questions
+
+SECRET = "a-secret-of-the-webhook"
+TOKEN = "a-password"
+
+
+async def test_a_webhook_bot_answers_and_keeps_strangers_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Updates come by webhook with the secret; without it, or without the operator's password, nobody gets in."""
+    async with Community(tmp_path, telegram={"mode": "webhook"}, web={"token": TOKEN}) as community:
+        monkeypatch.setenv("THUMBTUNE_TELEGRAM__WEBHOOK__URL", community.web + WEBHOOK_PATH)
+        monkeypatch.setenv("THUMBTUNE_TELEGRAM__WEBHOOK__SECRET", SECRET)
+        await community.bot.start()
+        person = await community.person()
+        (question,) = questions("webhook", 1)
+        answer = await person.asks(photo=question.picture, caption=question.text)
+        assert answer["text"]
+        async with aiohttp.ClientSession(community.web) as session:
+            async with session.post(WEBHOOK_PATH, json={"update_id": 1}) as refused:
+                assert refused.status == 403
+            async with session.post(WEBHOOK_PATH, data=b"[", headers={SECRET_HEADER: SECRET}) as refused:
+                assert refused.status == 400
+            for path in ("/", "/metrics", "/runs/1/loss.png"):
+                async with session.get(path) as refused:
+                    assert refused.status == 401
+            headers = {"Authorization": f"Basic {b64encode(f'operator:{TOKEN}'.encode()).decode()}"}
+            async with session.get("/", headers=headers) as page:
+                assert page.status == 200
+                assert "base" in await page.text()
+            async with session.get("/runs/1/loss.png", headers=headers) as missing:
+                assert missing.status == 404
+            async with session.get("/health") as health:
+                assert (await health.json())["services"] == {"ledger": "ok", "engine": "ok"}
+        assert await community.bot.stop() == 0
