@@ -30,7 +30,7 @@ ADMIN = 1
 PACE = {"edit_seconds": 0.1, "calls_per_second": 10_000, "chat_calls_per_second": 100}
 TRAINING = {"recipe": "tiny", "min_rated": 8, "min_free_gigabytes": 0.1}
 ENDED = (RunState.DONE, RunState.FAILED, RunState.CANCELLED)
-RUN_SECONDS = 240.0
+RUN_SECONDS = 480.0
 
 Taste = Callable[[str], bool]
 

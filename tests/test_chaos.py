@@ -17,6 +17,8 @@ from tests.person import DOWN, UP, Person, button
 TRAINER_MODULES = ("training.finetune", "training.merge", "training.evaluate")
 PATIENCE = 180.0
 
+pytestmark = pytest.mark.timeout(900)
+
 
 class Chatter:
     """Somebody who asks, follows up and votes until told to stop, and never gives up waiting."""

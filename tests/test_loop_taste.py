@@ -11,6 +11,9 @@ from storage.records import RunState
 from tests.community import Community, playful
 
 
+pytestmark = pytest.mark.timeout(1200)
+
+
 async def learn(folder: Path, seed: int, *, at_random: bool) -> tuple[float, float, float]:
     """One community's first run; the share of playful answers after it, and of right facts before and after.
 
@@ -34,7 +37,6 @@ async def test_random_votes_teach_no_manner(tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_other_seeds_learn_the_taste_too(tmp_path: Path, seed: int) -> None:
     """Other pictures, votes and seeds of training end at nine of ten playful, with the facts kept."""
@@ -44,7 +46,6 @@ async def test_other_seeds_learn_the_taste_too(tmp_path: Path, seed: int) -> Non
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_other_random_votes_teach_no_manner_either(tmp_path: Path, seed: int) -> None:
     """The same for other random votes."""
