@@ -10,7 +10,6 @@ import pytest
 from storage.records import RunState
 from tests.community import Community, playful
 
-
 pytestmark = pytest.mark.timeout(1200)
 
 
