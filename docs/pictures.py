@@ -75,6 +75,7 @@ async def _photograph(browser: Browser, chat: str, operator: str) -> None:
 
     narrow = await browser.new_page(viewport={"width": 390, "height": 780}, device_scale_factor=2)
     await narrow.goto(chat)
+    await narrow.locator("article .keys").last.wait_for()
     await _send_sample(narrow, 2)
     await narrow.screenshot(path=PICTURES / "chat-narrow.png")
 
