@@ -1,13 +1,13 @@
 """Tokens to text, piece by piece: what a stream may show, and where it must stop.
 
 Knows that a character can take several tokens and that a stop string can arrive in several pieces. Knows neither
-models nor sampling; any tokenizer with Hugging Face's `decode` will do.
+models nor sampling nor tokenizers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Final
 
 _REPLACEMENT: Final = "\ufffd"
 _LONGEST_CHARACTER: Final = 4
@@ -17,42 +17,47 @@ _LONGEST_CHARACTER: Final = 4
 class TextStream:
     """The text of one growing list of tokens.
 
-    Decodes a short window only: a few tokens that are already shown, because a decoder treats the first token
-    of a text differently (SentencePiece drops its space), and those that are not.
+    `decode` turns token ids into their text, special tokens left out. Decodes a short window only: a few tokens that
+    are already shown, because a decoder treats the first token of a text differently (SentencePiece drops its
+    space), and those that are not.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, decode: Callable[[list[int]], str]) -> None:
+        self._decode = decode
         self._tokens: list[int] = []
         self._context = 0
         self._shown = 0
 
-    def push(self, token: int) -> str:
-        """Add a token; return the text that is certain now, never half a character."""
-        self._tokens.append(token)
-        text = self._pending()
-        if text.endswith(_REPLACEMENT) and len(self._tokens) - self._shown < _LONGEST_CHARACTER:
-            return ""
-        if text:
-            # A context without text (a special token) would make the next token the first of a text.
-            self._context = self._shown
-        self._shown = len(self._tokens)
-        return text
+    def push(self, *tokens: int) -> str:
+        """Add tokens; return the text that is certain now, never half a character."""
+        self._tokens += tokens
+        everything = len(self._tokens)
+        for end in range(everything, max(everything - _LONGEST_CHARACTER, self._shown - 1), -1):
+            text = self._pending(end)
+            if not text.endswith(_REPLACEMENT):
+                return self._show(text, end)
+        # No character is so long: these bytes are none.
+        return self._show(self._pending(everything), everything)
 
     def flush(self) -> str:
         """What is left at the end; a character that never became whole is left out."""
-        text = self._pending().rstrip(_REPLACEMENT)
+        text = self._pending(len(self._tokens)).rstrip(_REPLACEMENT)
         self._context = self._shown = len(self._tokens)
         return text
 
-    def _pending(self) -> str:
+    def _pending(self, end: int) -> str:
+        """The text of the tokens up to `end` that is not shown yet."""
+        if end == self._shown:
+            return ""
         shown = self._decode(self._tokens[self._context : self._shown])
-        return self._decode(self._tokens[self._context :])[len(shown) :]
+        return self._decode(self._tokens[self._context : end])[len(shown) :]
 
-    def _decode(self, tokens: list[int]) -> str:
-        # The official code decodes so; cleaning up would move spaces after they were shown.
-        text = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return str(text)
+    def _show(self, text: str, end: int) -> str:
+        if text:
+            # A context without text (a special token) would make the next token the first of a text.
+            self._context = self._shown
+        self._shown = end
+        return text
 
 
 class StopStrings:

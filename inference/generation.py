@@ -24,7 +24,7 @@ from torch import Tensor
 
 from inference.detokenise import StopStrings, TextStream
 from inference.internvl2.checkpoint import load_model
-from inference.internvl2.tokenizer import load_tokenizer
+from inference.internvl2.tokenizer import load_tokenizer, text_decoder
 from inference.kv_cache import Entry, FeatureCache, PrefixCache
 from inference.messages import Picture, Prompt, Role, Sampling, Turn, Usage
 from inference.prompt import STOP_TOKENS, SYSTEM
@@ -53,7 +53,7 @@ class ChatEngine:
         self.cache_bytes = 0
         """Bytes that the caches held after the latest unit, unfinished answers included."""
         self._model = model
-        self._tokenizer = tokenizer
+        self._decode = text_decoder(tokenizer)
         self._tiles_a_unit = max(1, _PATCHES // self.preparer.patches)
         self._ends = _end_tokens(model, tokenizer)
         self._features = FeatureCache(cache_bytes // 8)
@@ -177,7 +177,7 @@ class ChatEngine:
     def _speak(self, task: Task, entry: Entry, logits: Tensor, tally: _Tally) -> Generator[None, None, str]:
         """Draw tokens and tell the listener their text; returns how it ended."""
         room = min(task.sampling.max_new_tokens, self.preparer.window - len(task.ids))
-        stream, stops = TextStream(self._tokenizer), StopStrings(task.stop)
+        stream, stops = TextStream(self._decode), StopStrings(task.stop)
         chance = torch.Generator()
         if task.sampling.seed is None:
             chance.seed()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from inference.detokenise import StopStrings, TextStream
-from inference.internvl2.tokenizer import load_tokenizer
+from inference.internvl2.tokenizer import load_tokenizer, text_decoder
 from inference.tiny import CHECKPOINT
 from tests.test_inference_internvl2_tokenizer import FOLDER
 
@@ -34,7 +34,7 @@ def ids(tokenizer: Any, text: str) -> list[int]:
 def test_pieces_join_to_the_text(tokenizer: Any, text: str) -> None:
     """Every piece is whole characters, and together they are what decoding at once gives."""
     tokens = ids(tokenizer, text)
-    stream = TextStream(tokenizer)
+    stream = TextStream(text_decoder(tokenizer))
     pieces = [stream.push(token) for token in tokens]
     pieces.append(stream.flush())
     assert "".join(pieces) == text == tokenizer.decode(tokens)
@@ -42,16 +42,27 @@ def test_pieces_join_to_the_text(tokenizer: Any, text: str) -> None:
     assert len([piece for piece in pieces if piece]) > 3
 
 
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("number", [2, 3, 7])
+def test_tokens_may_come_in_groups(tokenizer: Any, text: str, number: int) -> None:
+    """Several tokens at once give the same text, and a character that is cut waits for its rest."""
+    tokens = ids(tokenizer, text)
+    stream = TextStream(text_decoder(tokenizer))
+    pieces = [stream.push(*tokens[first : first + number]) for first in range(0, len(tokens), number)]
+    assert not any("�" in piece for piece in pieces)
+    assert "".join(pieces) + stream.flush() == text
+
+
 def test_an_unfinished_character_is_left_out(tokenizer: Any) -> None:
     """An answer cut off inside an emoji ends before it."""
-    stream = TextStream(tokenizer)
+    stream = TextStream(text_decoder(tokenizer))
     assert "".join(map(stream.push, ids(tokenizer, "ok 𓀀")[:-1])) + stream.flush() == "ok "
 
 
 def test_broken_bytes_do_not_hold_the_stream_up(tokenizer: Any) -> None:
     """A model that writes bytes which are no text is shown as it is, and what follows comes."""
     broken = ids(tokenizer, "𓀀")[-1]
-    stream = TextStream(tokenizer)
+    stream = TextStream(text_decoder(tokenizer))
     assert "�" in "".join(stream.push(broken) for _ in range(8))
     assert "".join(map(stream.push, ids(tokenizer, "a good word"))).endswith(" good word")
 
@@ -59,7 +70,7 @@ def test_broken_bytes_do_not_hold_the_stream_up(tokenizer: Any) -> None:
 def test_special_tokens_are_not_text(tokenizer: Any) -> None:
     """A special token in an answer shows nothing, and text goes on as when decoded at once."""
     tokens = ids(tokenizer, "red</box> heart</box> here")
-    stream = TextStream(tokenizer)
+    stream = TextStream(text_decoder(tokenizer))
     text = "".join(map(stream.push, tokens)) + stream.flush()
     assert text == tokenizer.decode(tokens, skip_special_tokens=True)
     assert "box" not in text
