@@ -6,7 +6,12 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo install test soak check format pictures clean
+# .venv holds one of two sets: cpu, or gpu once `make install-gpu` has made it that. `make clean` goes back.
+GPU := $(wildcard .venv/gpu.stamp)
+CHAT := $(if $(GPU),.venv/gpu.stamp,.venv/chat.stamp)
+ALL := $(if $(GPU),.venv/gpu.stamp,.venv/training.stamp)
+
+.PHONY: help demo install install-gpu test soak check lock format pictures clean
 
 help:
 	@echo 'make demo      set up, then chat with the bot in a browser: no token, no GPU'
@@ -14,33 +19,42 @@ help:
 	@echo 'make soak      the long tests: more seeds, more kills'
 	@echo 'make check     formatting, lint, types, import contracts'
 	@echo 'make install   set up only: chat and trainer, for thumbtune run'
+	@echo 'make install-gpu   the same with lmdeploy and CUDA, for an NVIDIA GPU (13 GB on disk)'
+	@echo 'make lock      make the lists in requirements/ again from their sources (LOCK=--upgrade: newer versions)'
 	@echo 'make pictures  make the pictures of the README again (needs Chromium)'
 	@echo 'make clean     remove .venv'
 
 # Chatting starts as soon as its own part is there; the trainer's part installs behind it.
-demo: .venv/chat.stamp
-	@nice -n 19 $(MAKE) --no-print-directory .venv/training.stamp >.venv/training.log 2>&1 &
+demo: $(CHAT)
+	@nice -n 19 $(MAKE) --no-print-directory $(ALL) >.venv/training.log 2>&1 &
 	@$(BIN)/thumbtune demo
 
-install: .venv/training.stamp
+install: $(ALL)
 
-test: .venv/training.stamp .venv/dev.stamp
+install-gpu: .venv/gpu.stamp
+
+test: $(ALL) .venv/dev.stamp
 	$(BIN)/python -m pytest -m 'not soak'
 
-soak: .venv/training.stamp .venv/dev.stamp
+soak: $(ALL) .venv/dev.stamp
 	$(BIN)/python -m pytest -m soak
 
-check: .venv/training.stamp .venv/dev.stamp
+check: $(ALL) .venv/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python requirements/lock.py --check
+
+# Metadata only: no wheel is downloaded, CUDA's least of all.
+lock: .venv/dev.stamp
+	$(BIN)/python requirements/lock.py $(LOCK)
 
 format: .venv/dev.stamp
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-pictures: .venv/training.stamp .venv/dev.stamp
+pictures: $(ALL) .venv/dev.stamp
 	$(PIP) -r requirements/pictures.txt
 	$(BIN)/python -m docs.pictures
 
@@ -54,7 +68,7 @@ clean:
 .venv/chat.stamp: requirements/torch.txt requirements/cpu-chat.txt requirements/torchvision-cpu.pth pyproject.toml | .venv/bin/python
 	@echo 'Installing what chatting needs …'
 	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requirements/torch.txt
-	$(PIP) --no-deps -r requirements/cpu-chat.txt torchvision==0.28.0
+	$(PIP) --no-deps -r requirements/cpu-chat.txt
 	cp requirements/torchvision-cpu.pth $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/
 	$(PIP) --no-deps --editable .
 	@touch $@
@@ -67,6 +81,15 @@ clean:
 	$(PIP) --no-deps -r requirements/cpu-training.txt
 	@touch $@
 
-.venv/dev.stamp: .venv/chat.stamp requirements/dev.txt
+.venv/gpu.stamp: requirements/gpu.txt pyproject.toml | .venv/bin/python
+	@echo 'Installing bot, lmdeploy, trainer and CUDA libraries (5 GB to download) …'
+	rm -f .venv/chat.stamp .venv/training.stamp .venv/lib/python3*/site-packages/torchvision-cpu.pth
+	grep -v '^xtuner' requirements/gpu.txt >.venv/gpu-first.txt
+	$(PIP) --no-deps -r .venv/gpu-first.txt
+	$(PIP) --no-deps --editable .
+	$(PIP) --no-deps -r requirements/gpu.txt
+	@touch $@
+
+.venv/dev.stamp: $(CHAT) requirements/dev.txt
 	$(PIP) --no-deps -r requirements/dev.txt
 	@touch $@
