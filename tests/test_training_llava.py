@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from inference.messages import Picture, Role, Turn
-from inference.prompt import BREAK
+from inference.messages import Picture, Prompt, Role, Turn
+from inference.prompt import BREAK, prompt_hash
 from tests.lessons import SYSTEM, one_turn, photo, rated, seen
 from training.llava import Lesson, RowError, lesson, parse_row, read_lessons, read_rows, row, write_rows
 
@@ -62,6 +62,40 @@ def test_the_history_is_what_the_model_saw() -> None:
     assert lesson(last).turns[:-1] == turns
     unknown = rated(6, history=(first, *others), prompt_hash="imported")
     assert len(lesson(unknown).turns) == 12
+
+
+def test_the_history_of_a_long_talk_is_found_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After 600 questions about one picture few prompts are tried, also where the model saw more of them than usual.
+
+    Trying them all took minutes for all answers of such a talk, in a thread that held up the bot's end.
+    """
+    first = rated(1, [NAME])
+    talk = (first, *(rated(number) for number in range(2, 600)))
+    tried = 0
+
+    def counted(prompt: Prompt) -> str:
+        nonlocal tried
+        tried += 1
+        return prompt_hash(prompt)
+
+    monkeypatch.setattr("training.llava.prompt_hash", counted)
+    for shown, most in ((3, 20), (40, 100)):
+        told = [each.exchange for each in talk[-shown:]]
+        moved = Turn(Role.USER, told[0].question, (Picture(b"", NAME),))
+        turns = [moved, Turn(Role.ASSISTANT, told[0].answer)]
+        turns += [
+            turn for each in told[1:] for turn in (Turn(Role.USER, each.question), Turn(Role.ASSISTANT, each.answer))
+        ]
+        turns.append(Turn(Role.USER, "Question 600?"))
+        words = seen(rated(600).exchange, *turns)
+        last = rated(600, history=talk, prompt_hash=words, prompt_tokens=20 * len(turns))
+        tried = 0
+        assert lesson(last).turns[:-1] == tuple(turns)
+        assert tried <= most
+    unknown = rated(600, history=talk, prompt_hash="imported", prompt_tokens=200)
+    tried = 0
+    assert len(lesson(unknown).turns) == 1200
+    assert tried <= 100
 
 
 def test_rows_survive_writing_and_reading(tmp_path: Path) -> None:

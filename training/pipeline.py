@@ -176,19 +176,21 @@ class Pipeline:
         taught = set[int]()
         if live is not None and live.run is not None:
             taught = {exchange for exchange, side in await self._ledger.selection(live.run) if side == TRAIN}
-        seen = {name for each in rated if each.exchange.id in taught for name in lesson(each).pictures}
         settings = self._settings
-        return await asyncio.to_thread(
-            select_pairs,
-            rated,
-            phashes,
-            threshold=settings.threshold,
-            min_rated=settings.min_rated,
-            share=settings.held_out,
-            distance=settings.near_duplicate,
-            max_length=self.recipe.max_length,
-            seen=seen,
-        )
+
+        def choose() -> Selection:
+            return select_pairs(
+                rated,
+                phashes,
+                threshold=settings.threshold,
+                min_rated=settings.min_rated,
+                share=settings.held_out,
+                distance=settings.near_duplicate,
+                max_length=self.recipe.max_length,
+                seen={name for each in rated if each.exchange.id in taught for name in lesson(each).pictures},
+            )
+
+        return await asyncio.to_thread(choose)
 
     def _check_disk(self) -> None:
         """A merged model is as large as the base; adapters and checkpoints take less than half of that."""
