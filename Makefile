@@ -19,7 +19,7 @@ help:
 	@echo 'make soak      the long tests: more seeds, more kills'
 	@echo 'make check     formatting, lint, types, import contracts'
 	@echo 'make install   set up only: chat and trainer, for thumbtune run'
-	@echo 'make install-gpu   the same with lmdeploy and CUDA, for an NVIDIA GPU (13 GB on disk)'
+	@echo 'make install-gpu   the same with lmdeploy and CUDA, for an NVIDIA GPU (8 GB on disk)'
 	@echo 'make lock      make the lists in requirements/ again from their sources (LOCK=--upgrade: newer versions)'
 	@echo 'make pictures  make the pictures of the README again (needs Chromium)'
 	@echo 'make clean     remove .venv'
@@ -82,7 +82,7 @@ clean:
 	@touch $@
 
 .venv/gpu.stamp: requirements/gpu.txt pyproject.toml | .venv/bin/python
-	@echo 'Installing bot, lmdeploy, trainer and CUDA libraries (5 GB to download) …'
+	@echo 'Installing bot, lmdeploy, trainer and CUDA libraries (4 GB to download) …'
 	rm -f .venv/chat.stamp .venv/training.stamp .venv/lib/python3*/site-packages/torchvision-cpu.pth
 	grep -v '^xtuner' requirements/gpu.txt >.venv/gpu-first.txt
 	$(PIP) --no-deps -r .venv/gpu-first.txt

@@ -5,8 +5,9 @@
     python requirements/lock.py --upgrade-package NAME … of one
     python requirements/lock.py --check                write nothing; exit code 1 names what does not fit
 
-The resolver is uv, which reads the packages' metadata only: seconds and a few megabytes. pip's own `--dry-run` comes to
-the same answer but downloads every wheel whose metadata the index does not serve apart, CUDA's gigabytes among them.
+What packages wrongly ask for is mended under [tool.uv] of pyproject.toml. The resolver is uv, which reads the packages'
+metadata only: seconds and a few megabytes. pip's `--dry-run` downloads every wheel whose metadata the index does not
+serve apart, CUDA's gigabytes among them.
 """
 
 from __future__ import annotations
@@ -75,7 +76,6 @@ def resolve(each: List, python: str, preferred: dict[str, str], *options: str) -
             *(sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate"),
             # Named, or uv searches the machine for an interpreter of that version.
             *("--python", sys.executable, "--python-version", python, "--python-platform", PLATFORM),
-            *("--override", "overrides.txt"),
             *("--output-file", str(output), *options, *each.all_sources()),
         ]
         result = subprocess.run(line, cwd=HERE, capture_output=True, text=True, check=False)
