@@ -10,6 +10,7 @@ import asyncio
 import logging
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ from typing import Self
 
 import structlog
 
+from bot.closing import PROCESS_SECONDS, STEP_SECONDS, THREAD_SECONDS, closed, end_process_within
 from bot.config import Settings
 from bot.doctor import trainer_missing
 from bot.handlers import build_dispatcher
@@ -74,26 +76,27 @@ class Application:
         settings, stack = self.settings, self._stack
         folder = settings.storage.dir.resolve()
         base = settings.inference.checkpoint().resolve()
-        ledger = await stack.enter_async_context(Ledger.open(folder))
+        ledger = Ledger.open(folder)
+        self._at_end("ledger", ledger.close)
         pictures = PictureStore(folder / "pictures")
         models = ModelStore(folder / "models")
         models.tidy()
         live = await settle_live_model(ledger, base)
 
         bot = open_bot(settings.telegram)
-        stack.push_async_callback(bot.session.close)
+        self._at_end("connections to Telegram", bot.session.close)
         translator = Translator.load()
         menu = asyncio.create_task(announce_commands(bot, settings.telegram, translator))
         stack.callback(menu.cancel)
         notices = Notices(bot, settings, ledger, translator)
 
         deployment = Deployment(settings.inference, live.id, Path(live.directory), logs=folder / "logs")
-        stack.push_async_callback(deployment.stop)
+        self._at_end("engine", deployment.stop, settings.inference.stop_timeout + STEP_SECONDS)
         await deployment.start(wait=False)
 
         schedule = Schedule(folder, settings.training.schedule)
         schedule.start()
-        stack.push_async_callback(schedule.stop)
+        self._at_end("schedule", schedule.stop)
 
         pipeline = Pipeline(
             ledger=ledger,
@@ -126,16 +129,19 @@ class Application:
         inbox = Inbox(bot, dispatcher, ledger, settings, on_set_aside=notices.update_set_aside)
         web = WebServer(settings, operations, inbox.accept)
         self.address = await web.start()
-        stack.push_async_callback(web.stop)
+        self._at_end("web server", web.stop)
         await operations.start()
-        stack.push_async_callback(operations.stop)
+        self._at_end("operations", operations.stop)
         if settings.telegram.mode == "webhook":
             await inbox.open_webhook()
         else:
             self._polling = asyncio.create_task(inbox.run_polling())
-            stack.push_async_callback(self._end_polling)
-        stack.push_async_callback(inbox.stop, GRACE_SECONDS)
+            self._at_end("polling", self._end_polling)
+        self._at_end("inbox", lambda: inbox.stop(GRACE_SECONDS))
         log.info("running", model=live.id, web=self.address, mode=settings.telegram.mode)
+
+    def _at_end(self, step: str, close: Callable[[], Awaitable[None]], seconds: float = STEP_SECONDS) -> None:
+        self._stack.push_async_callback(closed, step, close, seconds)
 
     async def _end_polling(self) -> None:
         """After `inbox.stop` polling ends by itself; its error, if any, was for `wait`."""
@@ -169,10 +175,12 @@ async def run_bot(settings: Settings) -> None:
     configure_logging()
     async with Application(settings) as application:
         await until_stopped(application)
+    log.info("stopped")
+    end_process_within(THREAD_SECONDS)
 
 
 async def until_stopped(application: Application) -> None:
-    """Return on SIGTERM or SIGINT; raise what ended the polling."""
+    """Return on SIGTERM or SIGINT; raise what ended the polling. The process ends within PROCESS_SECONDS from then."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -180,6 +188,7 @@ async def until_stopped(application: Application) -> None:
     stopping = asyncio.create_task(stop.wait())
     working = asyncio.create_task(application.wait())
     await asyncio.wait((stopping, working), return_when=asyncio.FIRST_COMPLETED)
+    end_process_within(PROCESS_SECONDS)
     for task in (stopping, working):
         if not task.done():
             task.cancel()

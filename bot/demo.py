@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.panel import Panel
 
 from bot.app import Application, configure_logging, until_stopped
+from bot.closing import THREAD_SECONDS, end_process_within
 from bot.config import Settings, load_settings
 from bot.emulator.server import Emulator
 from bot.emulator.voters import Conversation
@@ -53,6 +54,7 @@ async def run_demo(config: Path | None, port: int, keep: Path | None, console: C
                 await until_stopped(application)
         finally:
             await emulator.stop()
+    end_process_within(THREAD_SECONDS)
 
 
 def make_emulator() -> Emulator:

@@ -30,6 +30,7 @@ from storage.records import Model, ModelState, Promotion, Run, RunState, Storage
 from training.pipeline import CURVE, Pipeline
 
 MAILBOX_SECONDS = 1.0
+TELL_SECONDS = 3.0
 RUNS_SHOWN = 10
 INTERRUPTED = "the bot ended while this run was under way; /retrain starts a new one"
 
@@ -83,12 +84,11 @@ class Operations:
         self._mailbox = asyncio.create_task(self._serve_mailbox())
 
     async def stop(self) -> None:
-        """End the run under way, if any, as cancelled, and stop."""
+        """End the run under way, if any, as cancelled, and stop. An admin who cannot be told within a moment is not."""
         for task in (self._mailbox, self._work[1] if self._work else None):
-            if task:
+            while task and not task.done():
                 task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+                await asyncio.wait((task,), timeout=TELL_SECONDS)
 
     async def retrain(self, by: int) -> Run:
         """Start a run. Raises AdminRefusal without a trainer, RunBusy while another is under way."""

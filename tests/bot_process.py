@@ -39,19 +39,25 @@ def write_config(path: Path, sections: dict[str, dict[str, Any]]) -> None:
 
 
 class BotProcess:
-    """`thumbtune run` with a settings file. Its output goes to a log beside the file."""
+    """`thumbtune run` with a settings file. Its output goes to a log beside the file.
+
+    `sabotage` is Python that runs in the process before the bot does.
+    """
 
     def __init__(self, config: Path, web: str) -> None:
         self._config = config
         self._web = web
+        self.sabotage = ""
         self._process: asyncio.subprocess.Process | None = None
         self.log = config.with_suffix(".log")
 
     async def start(self, *, healthy: bool = True) -> None:
         """Start it; with `healthy`, return once its /health says so."""
+        program = f"{self.sabotage}\nfrom bot.__main__ import main\nmain()"
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "bot", "run", "--config", str(self._config)),
+                *(sys.executable, *(("-c", program) if self.sabotage else ("-m", "bot"))),
+                *("run", "--config", str(self._config)),
                 stdout=log,
                 stderr=log,
                 preexec_fn=_die_with_the_tests,

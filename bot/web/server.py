@@ -28,6 +28,7 @@ from storage.records import UnknownRecord
 
 WEBHOOK_PATH = "/telegram"
 SECRET_HEADER = "X-Telegram-Bot-Api-Secret-Token"
+SHUTDOWN_SECONDS = 3.0
 TEMPLATES = Path(__file__).parent / "templates"
 
 log = structlog.get_logger()
@@ -61,7 +62,7 @@ class WebServer:
         )
         if self._settings.telegram.mode == "webhook":
             app.router.add_post(WEBHOOK_PATH, self._webhook)
-        self._runner = web.AppRunner(app, access_log=None)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self._settings.web.host, self._settings.web.port)
         await site.start()
