@@ -1,14 +1,16 @@
-"""Who may be answered now: a first-come queue in front of a limited number of places.
+"""Who may be answered now: a first-come queue in front of a limited number of places in each lane.
 
 Knows tickets, places and chats: one chat has at most one place at a time, so that its questions are answered one
-after the other, and a chat that waits for itself holds nobody up. Knows nothing about engines. Used from one event
-loop; nothing here awaits but a ticket's wait for its turn, so a place is never lost between two steps.
+after the other, and a chat that waits for itself holds nobody up. A chat's lane (the node it goes to, though nothing
+is known here about nodes or engines) may change while it waits; a full lane holds up only its own chats. Used from
+one event loop; nothing here awaits but a ticket's wait for its turn, so a place is never lost between two steps.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
 from types import TracebackType
 from typing import Self
 
@@ -16,16 +18,23 @@ from inference.messages import EngineUnavailable
 
 
 class Admission:
-    """`limit` places and the queue before them."""
+    """`limit` places in each lane and the queue before them. `lane` tells where a chat goes at the moment."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, lane: Callable[[str], str] = lambda _chat: "") -> None:
         self.limit = limit
-        self.paused = False
+        self._lane = lane
+        self._paused = False
+        self._held = False
         self._queue: list[Ticket] = []
         self._inside: list[Ticket] = []
         self._closed: str | None = None
         self._empty = asyncio.Event()
         self._empty.set()
+
+    @property
+    def paused(self) -> bool:
+        """Whether no place is given out for now."""
+        return self._paused or self._held
 
     @property
     def active(self) -> int:
@@ -43,11 +52,16 @@ class Admission:
 
     def pause(self) -> None:
         """Give out no place until `resume`; who has one keeps it."""
-        self.paused = True
+        self._paused = True
         self._move()
 
     def resume(self) -> None:
-        self.paused = False
+        self._paused = False
+        self._move()
+
+    def hold(self, held: bool) -> None:
+        """Look again who goes where; give out no place while `held`, as if paused."""
+        self._held = held
         self._move()
 
     def close(self, reason: str) -> None:
@@ -73,17 +87,21 @@ class Admission:
     def _move(self) -> None:
         """Give free places to the first whose chat has none, then tell everybody who waits."""
         busy = {ticket.chat for ticket in self._inside}
-        if not self.paused and self._closed is None:
-            for ticket in list(self._queue):
-                if len(self._inside) >= self.limit:
-                    break
-                if ticket.chat not in busy:
-                    busy.add(ticket.chat)
-                    self._queue.remove(ticket)
-                    self._inside.append(ticket)
-                    ticket._tell(None)
-        for before, ticket in enumerate(self._queue):
-            ticket._tell(before)
+        taken = Counter(ticket.lane for ticket in self._inside)
+        before: Counter[str] = Counter()
+        for ticket in list(self._queue):
+            lane = self._lane(ticket.chat)
+            open_ = not self.paused and self._closed is None
+            if open_ and taken[lane] < self.limit and ticket.chat not in busy:
+                busy.add(ticket.chat)
+                taken[lane] += 1
+                self._queue.remove(ticket)
+                self._inside.append(ticket)
+                ticket.lane = lane
+                ticket._tell(None)
+            else:
+                ticket._tell(before[lane])
+                before[lane] += 1
         if self._inside:
             self._empty.clear()
         else:
@@ -93,12 +111,13 @@ class Admission:
 class Ticket:
     """One question's stand in the queue, then its place.
 
-    `before` says how many in the queue come before it; None as soon as it has a place.
+    `before` says how many in the queue come before it in its lane; None as soon as it has a place, in `lane`.
     """
 
     def __init__(self, admission: Admission, chat: str) -> None:
         self.chat = chat
         self.before: int | None = None
+        self.lane = ""
         self._admission = admission
         self._news = asyncio.Event()
 
@@ -114,6 +133,12 @@ class Ticket:
     def leave(self) -> None:
         """Give up the place, or the stand in the queue. Safe to call again."""
         self._admission._leave(self)
+
+    def move(self, lane: str) -> None:
+        """Go on in another lane, even a full one: what broke off is begun anew at once."""
+        if lane != self.lane:
+            self.lane = lane
+            self._admission._move()
 
     async def turn(self) -> AsyncGenerator[tuple[int, bool], None]:
         """Wait for the place; yields (how many come before, whether paused) at the start and at each change.

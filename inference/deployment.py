@@ -1,10 +1,11 @@
-"""The front of the inference room: queue, answer, retry, pause; one `Engine` over changing processes.
+"""The front of the inference room: queue, answer, retry, pause; one `Engine` over changing processes and servers.
 
-Knows who is answered when and what an answer does when its process goes. The queue is admission.py's, the live model
-and its swap are bluegreen.py's, restarts are supervisor.py's, one process is worker.py's.
+Knows who is answered when and what an answer does when its worker goes. The queue is admission.py's, the chat's node
+routing.py's, nodes are nodes.py's; what happens when they come, go and change is moves.py's and rolling.py's. One
+place's live model and its successor are bluegreen.py's, restarts supervisor.py's, one process is worker.py's.
 
 An answer is leased from one worker and every word of it comes from there. If that worker goes, the text so far is
-voided (`Delta(restarted=True)`) and the answer is begun anew by whatever is live then.
+voided (`Delta(restarted=True)`) and the answer is begun anew by the chat's next choice.
 """
 
 from __future__ import annotations
@@ -14,26 +15,34 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from itertools import count
 from pathlib import Path
+from typing import Final
 
 import structlog
 
 from inference import engines
-from inference.admission import Admission
-from inference.bluegreen import STOPPED, BlueGreen
+from inference.admission import Admission, Ticket
 from inference.engines import Command, Kind
 from inference.messages import Delta, EngineCrashed, EngineHung, EngineUnavailable, InferenceError, Prompt
+from inference.moves import Moves
+from inference.nodes import nodes_for
+from inference.rolling import Rolling
+from inference.routing import STOPPED, Router
 from inference.settings import InferenceSettings
-from inference.status import Counters, Status
+from inference.status import Counters, Status, status_of
+from inference.worker import Worker
 
 _log = structlog.get_logger(__name__)
+
+_VERDICT_SECONDS: Final = 1.0
+"""So long an answer that broke off waits to hear whether its engine is well, where another one could answer."""
 
 
 class Deployment:
     """An `Engine` that outlives its processes.
 
-    `model_id` is what answers carry as their model, `model_dir` the checkpoint; with an external server the
-    directory plays no part. `logs` gets one log file for each of the two slots. `command` replaces the engine's
-    own command line (tests put a fake child there). Raises EngineUnavailable for a kind that cannot be started.
+    `model_id` is what answers carry as their model, `model_dir` the checkpoint; for an external server the directory
+    matters only to `swap_command`. `logs` gets the engines' log files. `command` replaces the engine's own command
+    line (tests put a fake child there). Raises EngineUnavailable for a kind that cannot be started.
     """
 
     def __init__(
@@ -50,23 +59,47 @@ class Deployment:
         if command is None and self.kind is not Kind.EXTERNAL:
             command = engines.command(self.kind)
         self._ours = command is not None
-        self._slots = BlueGreen(settings, model_id, model_dir, command=command, logs=logs)
-        self._admission = Admission(engines.concurrency(self.kind, settings))
+        self._nodes = nodes_for(
+            settings, self.kind, model_id, model_dir, command=command, logs=logs, changed=self._changed
+        )
+        self._router = Router(self._nodes, settings.wait_timeout)
+        self._moves = Moves(self._nodes, self._router, settings, self._changed)
+        self._rolling = Rolling(self._nodes, self._moves)
+        self._admission = Admission(engines.concurrency(self.kind, settings), self._router.lane)
         self._pausing = asyncio.Lock()
+        self._suspicions: set[asyncio.Task[None]] = set()
         self._counters = Counters()
 
     @property
     def model(self) -> str:
-        """The live model's id."""
-        return self._slots.live.model_id
+        """The live model's id: what most nodes answer with."""
+        return self.status().model
 
     async def start(self, *, wait: bool = True) -> None:
-        """Start the engine. Without `wait` chats queue from now on and a failed start is tried again.
+        """Start the engines. Without `wait` chats queue from now on and a failed start is tried again.
 
-        With `wait` it returns when a picture has been answered and raises EngineUnavailable, with the last lines
-        of the engine's log, when that fails; the deployment is stopped then.
+        With `wait` it returns when each node has answered a picture or failed to; those that failed are tried again
+        while others answer. Raises EngineUnavailable, with the last lines of the engine's log, when none answers;
+        the deployment is stopped then.
         """
-        await self._slots.start(wait)
+        self._router.open()
+        self._moves.start()
+        if not wait:
+            for node in self._nodes:
+                node.slots.run()
+            return
+        try:
+            ended = await asyncio.gather(*(node.slots.start() for node in self._nodes), return_exceptions=True)
+            errors = [error for error in ended if error is not None]
+            if len(errors) == len(self._nodes):
+                raise errors[0]
+        except BaseException:
+            await self.stop()
+            raise
+        for node, error in zip(self._nodes, ended, strict=True):
+            if error is not None:
+                _log.warning("node does not answer", node=node.name, error=str(error))
+                node.slots.run()
 
     async def stop(self, drain: float = 0) -> None:
         """Turn new and queued questions away, let answers end for `drain` seconds, then end every process.
@@ -74,9 +107,14 @@ class Deployment:
         What is cut off raises EngineUnavailable. Safe to call again and in the middle of a start or swap.
         """
         self._admission.close(STOPPED)
-        self._slots.refuse()
+        self._router.close()
+        for node in self._nodes:
+            node.slots.refuse()
         await self._emptied(drain)
-        await self._slots.end()
+        await self._moves.end()
+        await asyncio.gather(*(node.slots.end() for node in self._nodes))
+        for suspicion in self._suspicions:
+            suspicion.cancel()
 
     async def answer(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
         """Queue, then stream the answer; an `Engine`.
@@ -92,7 +130,7 @@ class Deployment:
                 async with aclosing(ticket.turn()) as turn:
                     async for before, paused in turn:
                         yield Delta(waiting=before, paused=paused)
-                async with aclosing(self._answered(prompt)) as deltas:
+                async with aclosing(self._answered(prompt, ticket)) as deltas:
                     async for delta in deltas:
                         if delta.answer is not None:
                             last = delta
@@ -109,22 +147,36 @@ class Deployment:
         # Lease and place are given back by now: who has the whole answer need not read on to the end.
         yield last
 
-    async def _answered(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
+    async def _answered(self, prompt: Prompt, ticket: Ticket) -> AsyncGenerator[Delta, None]:
+        avoid: Worker | None = None
         for attempt in count(1):
-            if self._slots.resting:
-                yield Delta(waiting=0, paused=True)
-            worker = await self._slots.worker()
+            async with aclosing(self._router.until_open(prompt.chat)) as pauses:
+                async for _ in pauses:
+                    yield Delta(waiting=0, paused=True)
+            found = self._router.choice(prompt.chat, avoid=avoid)
+            assert found is not None, "nothing happens between until_open and here"
+            node, worker = found
+            ticket.move(node.name)
             try:
-                with worker.lease():
+                with node.lease(worker):
                     async with aclosing(worker.answer(prompt)) as deltas:
                         async for delta in deltas:
+                            if delta.answer is not None:
+                                self._moves.answered(prompt, worker)
                             yield delta
                 return
             except EngineCrashed as error:
-                _log.warning("answer broke off", model=worker.model_id, pid=worker.pid, attempt=attempt, why=str(error))
+                _log.warning(
+                    "answer broke off",
+                    node=node.name,
+                    model=worker.model_id,
+                    pid=worker.pid,
+                    attempt=attempt,
+                    why=str(error),
+                )
                 # Answers hang together; the first one that notices counts.
                 hung = isinstance(error, EngineHung) and not worker.broken
-                await worker.suspect(error)
+                avoid = await self._judged(worker, error, prompt.chat)
                 self._counters = self._counters.plus(hangs=int(hung))
                 if attempt >= self.settings.answer_attempts:
                     raise EngineCrashed(
@@ -132,6 +184,16 @@ class Deployment:
                     ) from error
             self._counters = self._counters.plus(begun_anew=1)
             yield Delta(restarted=True)
+
+    async def _judged(self, worker: Worker, error: EngineCrashed, chat: str) -> Worker | None:
+        """Find out whether the worker is to blame; the worker itself while that lasts and another could answer."""
+        suspicion = asyncio.create_task(worker.suspect(error))
+        self._suspicions.add(suspicion)
+        suspicion.add_done_callback(self._suspicions.discard)
+        found = self._router.choice(chat, avoid=worker)
+        others = found is not None and found[1] is not worker
+        await asyncio.wait((suspicion,), timeout=_VERDICT_SECONDS if others else None)
+        return None if suspicion.done() else worker
 
     async def swap(self, model_id: str, model_dir: Path) -> None:
         """Put another model in the live one's place while people keep chatting.
@@ -144,18 +206,29 @@ class Deployment:
         """
         if not self._ours:
             raise EngineUnavailable(
-                f"The external server at {self.settings.endpoints[0]} is not ours to swap: load {model_dir} there "
-                f"yourself, or set inference.engine to an engine that the bot starts."
+                f"The external server at {', '.join(self.settings.endpoints)} is not ours to swap: load {model_dir} "
+                "there yourself, or set inference.engine to an engine that the bot starts."
             )
         try:
-            swapped = await self._slots.swap(model_id, model_dir)
+            swapped = await self._rolling.swap(model_id, model_dir)
         except InferenceError:
             self._counters = self._counters.plus(failed_swaps=1)
             raise
         self._counters = self._counters.plus(swaps=int(swapped))
 
+    async def drain(self, node: str) -> None:
+        """Take a node out of service, its chats moved first. Raises EngineUnavailable for a name that is none.
+
+        Returns when its last answer is over; see `Moves.drain`. Drained nodes are left out of swaps.
+        """
+        await self._moves.drain(node)
+
+    async def undrain(self, node: str) -> None:
+        """Take a drained node into service again; its chats come back."""
+        await self._moves.undrain(node)
+
     async def pause(self) -> None:
-        """Answer nobody until `resume`, and end the engine's process so that its memory is free.
+        """Answer nobody until `resume`, and end the engines' processes so that their memory is free.
 
         Returns when it is; answers under way may finish for `drain_timeout` seconds, the rest is begun anew
         afterwards. Queued chats are told (`Delta.paused`). Pair it with `resume` in a `finally`.
@@ -164,33 +237,32 @@ class Deployment:
             self._admission.pause()
             await self._emptied(self.settings.drain_timeout)
             if self._ours:
-                await self._slots.rest()
+                await asyncio.gather(*(node.slots.rest() for node in self._nodes))
 
     async def resume(self) -> None:
         """Let chats in again and start the engine if it does not run; they wait for it."""
         async with self._pausing:
             if self._ours:
-                await self._slots.wake()
+                await asyncio.gather(*(node.slots.wake() for node in self._nodes))
             self._admission.resume()
 
     def status(self) -> Status:
         """How things stand at this moment."""
-        live = self._slots.live
-        return Status(
-            engine=self.kind,
-            model=live.model_id,
-            state=live.state,
+        return status_of(
+            self.kind,
+            self._nodes,
+            self._moves.chats(),
+            self._counters.plus(warmed=self._moves.warmed),
             paused=self._admission.paused,
-            pid=live.pid,
-            pids=self._slots.pids,
-            uptime=live.uptime,
-            restarts=live.restarts,
             in_flight=self._admission.active,
             waiting=self._admission.waiting,
-            swapping_to=self._slots.swapping_to,
-            last_error=live.last_error,
-            counters=self._counters.plus(crashes=self._slots.crashes),
         )
+
+    def _changed(self) -> None:
+        """Something about a node is different: everybody looks for himself."""
+        self._moves.look()
+        self._router.changed()
+        self._admission.hold(self._router.away)
 
     async def _emptied(self, patience: float) -> None:
         """Wait until nobody is being answered, for so many seconds."""

@@ -1,7 +1,8 @@
 """What `[inference]` of config.toml holds, checked once and then only read.
 
 Knows names, defaults and limits. What they mean in work is with their users: engines.py (how a kind is
-started), supervisor.py (restarts), deployment.py (queue, swap). Times are in seconds.
+started), supervisor.py (restarts), bluegreen.py and rolling.py (swap), warming.py, deployment.py (queue). Times are in
+seconds.
 """
 
 from __future__ import annotations
@@ -28,14 +29,18 @@ class InferenceSettings(BaseModel):
     model: str = TINY
     """The first model, before anything was learned: a checkpoint directory, or `tiny`, the one shipped with us."""
 
-    endpoints: tuple[str, ...] = Field(default=(), max_length=1)
-    """For `external`: where the server listens, `http://host:port`. One for now."""
+    endpoints: tuple[str, ...] = ()
+    """For `external`: where your servers listen, each `http://host:port`. A chat stays with one of them."""
 
     endpoint_model: str = ""
     """For `external`: the model's name there. Empty: the first one that the server lists."""
 
     api_key: SecretStr = SecretStr("")
     """For `external`: what the server wants as a bearer token, if anything."""
+
+    gpus: tuple[int, ...] = ()
+    """For the kinds that we start: one engine for each of these GPUs, by number. Empty: one engine, which sees what
+    the bot sees."""
 
     tiles: int | None = Field(default=None, ge=1, le=40)
     """At most so many tiles a picture. Fewer are faster and see less. Unset: as the checkpoint says."""
@@ -50,7 +55,7 @@ class InferenceSettings(BaseModel):
     """For `cpu`: memory for what recent chats have already been computed to. Unset: the engine's own default."""
 
     concurrency: int | None = Field(default=None, ge=1)
-    """So many answers at once; the others queue. Unset: what suits the kind of engine."""
+    """So many answers at once on each engine; the others queue. Unset: what suits the kind of engine."""
 
     start_timeout: float = Field(default=300, gt=0)
     """An engine that has not answered a picture so long after its start has failed to start."""
@@ -64,6 +69,19 @@ class InferenceSettings(BaseModel):
 
     drain_timeout: float = Field(default=120, ge=0)
     """After a swap the old engine may finish its answers for so long; what is left is answered by the new one."""
+
+    warm_chats: int = Field(default=64, ge=0)
+    """When a model changes or a node comes or goes, the newest prompts of so many recently active chats are computed
+    where the chat is going, before it goes. 0: none."""
+
+    warm_age: float = Field(default=900, ge=0)
+    """Recently active is who was answered within so long."""
+
+    warm_timeout: float = Field(default=20, gt=0)
+    """Warming takes at most so long; chats that are left go cold."""
+
+    warm_at_once: int = Field(default=4, ge=1)
+    """So many prompts at once warm an engine that nobody is sent to yet; one that is in use gets one at a time."""
 
     stop_timeout: float = Field(default=10, ge=0)
     """An engine that was asked to end is killed after so long."""
@@ -97,7 +115,15 @@ class InferenceSettings(BaseModel):
             parts = urlsplit(endpoint)
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise ValueError(f"{endpoint!r} is not an address; write http://host:port")
-        return endpoints
+        # One spelling: chats are placed by it.
+        return tuple(endpoint.rstrip("/").removesuffix("/v1") for endpoint in endpoints)
+
+    @field_validator("endpoints", "gpus")
+    @classmethod
+    def _are_different(cls, places: tuple[str | int, ...]) -> tuple[str | int, ...]:
+        if len(set(places)) < len(places):
+            raise ValueError("one of them is listed twice")
+        return places
 
     @model_validator(mode="after")
     def _external_has_an_endpoint(self) -> Self:
@@ -105,4 +131,6 @@ class InferenceSettings(BaseModel):
             raise ValueError('engine = "external" needs endpoints = ["http://host:port"]')
         if self.endpoints and self.engine not in ("external", "auto"):
             raise ValueError(f'endpoints are for engine = "external"; engine is "{self.engine}"')
+        if self.gpus and self.endpoints:
+            raise ValueError("gpus are for engines that the bot starts, endpoints for those that you start")
         return self

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from inference.engines import Kind
 from inference.messages import Answer
+from inference.nodes import Node
 from inference.supervisor import State
 
 
@@ -14,7 +17,7 @@ class Counters:
     """Since the deployment was made. Each question ends as exactly one of answered, failed and cancelled.
 
     `begun_anew` counts answers that were voided and begun again, `hangs` is a part of `crashes`. Tokens and tiles
-    are those of finished answers.
+    are those of finished answers; `warmed` counts prompts of chats that were computed ahead where they went.
     """
 
     answered: int = 0
@@ -29,6 +32,7 @@ class Counters:
     cached_tokens: int = 0
     completion_tokens: int = 0
     encoded_tiles: int = 0
+    warmed: int = 0
 
     def plus(self, **more: int) -> Counters:
         """These counters with some of them increased."""
@@ -47,12 +51,32 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """One moment of one node.
+
+    `endpoint` is where its engine listens (empty: nowhere now), `model` what it answers with. `away` says that it
+    answers nobody on purpose: drained by hand or by a swap, or paused. `in_flight` counts its answers under way,
+    `chats` the recently active chats whose next question goes there.
+    """
+
+    name: str
+    endpoint: str
+    model: str
+    state: State
+    away: bool
+    in_flight: int
+    chats: int
+    last_error: str
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """One moment of a deployment.
 
-    `pid` is the live engine's process (None: an external server, or none runs now), `pids` all children, a
-    starting or draining one included; `uptime` is seconds since the live engine became ready, `restarts` those of
-    the live model. `in_flight` and `waiting` count questions, `swapping_to` is the model that is warmed up now.
+    `model` is what most nodes answer with. `pid` is an engine's process (None: an external server, or none runs
+    now), `pids` all children, a starting or draining one included; `uptime` is seconds since that engine became
+    ready, `restarts` counts those of the engines that are live. `in_flight` and `waiting` count questions,
+    `swapping_to` is the model that comes up now. `state` is ready when any node is.
     """
 
     engine: Kind
@@ -68,3 +92,50 @@ class Status:
     swapping_to: str | None
     last_error: str
     counters: Counters
+    nodes: tuple[NodeStatus, ...] = ()
+
+
+def status_of(
+    kind: Kind,
+    nodes: Sequence[Node],
+    chats: Mapping[str, int],
+    counters: Counters,
+    *,
+    paused: bool,
+    in_flight: int,
+    waiting: int,
+) -> Status:
+    """The status of a deployment over `nodes`; `chats` has each node's number of recently active ones."""
+    # The first node speaks for all where there is one answer only, or else the first that is ready.
+    first = min(nodes, key=lambda node: node.state is not State.READY)
+    lives = [node.slots.live for node in nodes]
+    return Status(
+        engine=kind,
+        model=Counter(live.model_id for live in lives).most_common(1)[0][0],
+        state=first.state,
+        paused=paused,
+        pid=first.slots.live.pid,
+        pids=tuple(sorted(pid for node in nodes for pid in node.slots.pids)),
+        uptime=first.slots.live.uptime,
+        restarts=sum(live.restarts for live in lives),
+        in_flight=in_flight,
+        waiting=waiting,
+        swapping_to=next((node.slots.swapping_to for node in nodes if node.slots.swapping_to), None),
+        last_error=next((live.last_error for live in lives if live.last_error), ""),
+        counters=counters.plus(crashes=sum(node.slots.crashes for node in nodes)),
+        nodes=tuple(_node_status(node, chats[node.name]) for node in nodes),
+    )
+
+
+def _node_status(node: Node, chats: int) -> NodeStatus:
+    live = node.slots.live
+    return NodeStatus(
+        name=node.name,
+        endpoint=live.worker.base_url if live.worker else live.launch.endpoint,
+        model=live.model_id,
+        state=live.state,
+        away=node.away,
+        in_flight=node.in_flight,
+        chats=chats,
+        last_error=live.last_error,
+    )

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -39,23 +39,30 @@ _PROBE_PAUSE_MAX: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """All that starting one model's engine takes. `command` is None where the engine is a given endpoint."""
+    """All that starting one model's engine takes.
+
+    `command` is None where the engine is a given `endpoint`. `environment` is added to the child's.
+    """
 
     model_id: str
     model_dir: Path
     command: Command | None
     log: Path
     settings: InferenceSettings
+    endpoint: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 class Worker:
     """One engine process (or endpoint) for one model.
 
-    `broken` is True from the moment nobody should be sent to it any more; `served` counts finished answers.
+    `open` is True from the moment chats may be sent to it, `broken` from the moment they must not be any more;
+    whoever opens it may warm it before. `served` counts finished answers.
     """
 
     def __init__(self, launch: Launch) -> None:
         self.launch = launch
+        self.open = False
         self.broken = False
         self.served = 0
         self.in_flight = 0
@@ -77,6 +84,11 @@ class Worker:
         """The child's process id; None for a given endpoint and before the start."""
         return self._child.pid if self._child else None
 
+    @property
+    def base_url(self) -> str:
+        """Where the engine listens, with `/v1`; empty before the start."""
+        return self._engine.base_url if self._engine else ""
+
     async def start(self) -> None:
         """Start the engine and wait until it has answered a picture.
 
@@ -96,7 +108,7 @@ class Worker:
         settings = self.launch.settings
         if self.launch.command is None:
             self._engine = HttpEngine(
-                settings.endpoints[0],
+                self.launch.endpoint,
                 self.model_id,
                 name=settings.endpoint_model,
                 token_timeout=settings.token_timeout,
@@ -114,6 +126,7 @@ class Worker:
                     log=self.launch.log,
                     log_bytes=int(settings.log_megabytes * 1e6),
                     log_files=settings.log_files,
+                    environment=self.launch.environment,
                 )
             except OSError as error:
                 raise EngineUnavailable(
@@ -145,11 +158,13 @@ class Worker:
     async def _answers_a_picture(self, engine: HttpEngine) -> None:
         """Ask until a picture is answered. An engine that is not listening yet, or still loading, "crashes"."""
         patience = self.launch.settings.start_timeout
+        # A host that went away in the middle of a question never says so: the next question may be answered.
+        longest = patience if self._child is not None else self.launch.settings.token_timeout
         deadline = monotonic() + patience
         pause = _PROBE_PAUSE
         while True:
             try:
-                await engine.probe(sample_picture(), max(deadline - monotonic(), 0.001))
+                await engine.probe(sample_picture(), max(min(deadline - monotonic(), longest), 0.001))
                 return
             except (EngineCrashed, EngineUnavailable) as error:
                 if monotonic() + pause >= deadline:
@@ -163,7 +178,7 @@ class Worker:
 
     def _failed_start(self, what: str) -> str:
         if self._child is None:
-            return f"The server at {self.launch.settings.endpoints[0]} {what}. Is it running, at this address?"
+            return f"The server at {self.launch.endpoint} {what}. Is it running, at this address?"
         tail = self._child.tail()
         wrote = f"its last lines:\n{tail}" if tail else "it wrote nothing."
         return f"The engine of {self.model_id} {what}.\nLog: {self._child.log_path}; {wrote}"
@@ -176,6 +191,13 @@ class Worker:
                 if delta.answer is not None:
                     self.served += 1
                 yield delta
+
+    async def compute(self, prompt: Prompt) -> None:
+        """Have the prompt computed, so that its prefix is known here. Nobody reads the answer; it does not count."""
+        assert self._engine is not None, "started"
+        async with aclosing(self._engine.answer(prompt)) as stream:
+            async for _ in stream:
+                pass
 
     @contextmanager
     def lease(self) -> Iterator[None]:

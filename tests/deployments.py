@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from inference.deployment import Deployment
+from inference.engines import Command
 from inference.messages import Answer, Delta
 from inference.settings import InferenceSettings
 from tests.children import alive, fake_command, notes, prompt, until
@@ -22,6 +23,7 @@ QUICK: dict[str, Any] = {
     "start_timeout": 20,
     "token_timeout": 20,
     "stop_timeout": 5,
+    "warm_timeout": 1,
     "restart_delay": 0.02,
     "restart_delay_max": 0.1,
 }
@@ -45,15 +47,20 @@ Deploy = Callable[..., AbstractAsyncContextManager[Deployment]]
 
 @asynccontextmanager
 async def deployed(
-    folder: Path, *, start: bool = True, cue: dict[str, Any] | None = None, **more: Any
+    folder: Path,
+    *,
+    start: bool = True,
+    cue: dict[str, Any] | None = None,
+    command: Command = fake_command,
+    **more: Any,
 ) -> AsyncIterator[Deployment]:
     """A deployment of model "a" in `folder`, started unless `start=False`; at the end no process is left.
 
-    `cue` is the fake engine's, `more` are settings.
+    `cue` is the fake engine's, `command` starts it, `more` are settings.
     """
     settings = InferenceSettings.model_validate(QUICK | more)
     directory = a_model(folder, "a", **(cue or {}))
-    deployment = Deployment(settings, "a", directory, logs=folder / "logs", command=fake_command)
+    deployment = Deployment(settings, "a", directory, logs=folder / "logs", command=command)
     try:
         if start:
             await deployment.start()

@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import signal
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -165,7 +166,9 @@ async def chaos(deployment: Deployment, tmp_path: Path, kills: int, seed: int) -
     for _ in range(kills):
         await asyncio.sleep(chance.uniform(0.1, 0.7))
         await until(lambda: deployment.status().pids)
-        os.kill(chance.choice(deployment.status().pids), signal.SIGKILL)
+        # A process that has just ended by itself may still be listed.
+        with suppress(ProcessLookupError):
+            os.kill(chance.choice(deployment.status().pids), signal.SIGKILL)
     seen = len(answered)
     await until(lambda: len(answered) > seen + 6)
     done = True

@@ -1,0 +1,127 @@
+"""Keeps the prompts of recently active chats, and has them computed where a chat is about to go.
+
+An engine answers a follow-up fast because it has the conversation in its cache, pictures included. When a chat moves
+to another engine, that is lost; so its newest prompt is sent there before, for one token. Knows prompts and workers;
+which chat goes where is routing.py's, and when, moves.py's. Warming never fails anybody: what cannot be warmed in
+time is simply cold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from time import monotonic
+from typing import Final
+from weakref import WeakSet
+
+import structlog
+
+from inference.messages import InferenceError, Prompt
+from inference.prompt import pictures
+from inference.settings import InferenceSettings
+from inference.worker import Worker
+
+_log = structlog.get_logger(__name__)
+
+_PICTURE_BYTES: Final = 256 * 2**20
+"""So many bytes of pictures are kept at most, whatever the number of chats."""
+
+
+@dataclass(eq=False, slots=True)
+class Chat:
+    """A recently active chat: the newest prompt that was answered, when (monotonic seconds), and who has computed it.
+
+    A prompt that nobody has answered yet is never here, and one that failed once is not tried again: it may be what
+    brings engines down.
+    """
+
+    prompt: Prompt
+    when: float
+    warm: WeakSet[Worker] = field(default_factory=WeakSet)
+    failed: bool = False
+
+    @property
+    def key(self) -> str:
+        return self.prompt.chat
+
+    @property
+    def size(self) -> int:
+        """Bytes of its pictures."""
+        return sum(len(picture.data) for picture in pictures(self.prompt))
+
+
+class RecentChats:
+    """At most `warm_chats` chats that were answered within the last `warm_age` seconds."""
+
+    def __init__(self, settings: InferenceSettings) -> None:
+        self._most = settings.warm_chats
+        self._age = settings.warm_age
+        self._chats: OrderedDict[str, Chat] = OrderedDict()
+        self._bytes = 0
+
+    def answered(self, prompt: Prompt, worker: Worker) -> None:
+        """Note that `worker` has computed the chat's newest prompt."""
+        self._forget(prompt.chat)
+        chat = self._chats[prompt.chat] = Chat(prompt, monotonic(), WeakSet((worker,)))
+        self._bytes += chat.size
+        while len(self._chats) > self._most or self._bytes > _PICTURE_BYTES:
+            self._forget(next(iter(self._chats)))
+
+    def newest_first(self) -> list[Chat]:
+        """The chats, the one that was answered last at the front."""
+        oldest = monotonic() - self._age
+        for key in [chat.key for chat in self._chats.values() if chat.when < oldest]:
+            self._forget(key)
+        return list(reversed(self._chats.values()))
+
+    def _forget(self, key: str) -> None:
+        chat = self._chats.pop(key, None)
+        if chat is not None:
+            self._bytes -= chat.size
+
+
+class Warmer:
+    """Sends chats' newest prompts to workers, for one token each; `warmed` counts those that were computed."""
+
+    def __init__(self, settings: InferenceSettings) -> None:
+        self.warmed = 0
+        self._settings = settings
+
+    async def warm(self, plan: Iterable[tuple[Chat, Worker]]) -> bool:
+        """Have each chat computed by its worker, in order, for at most `warm_timeout` seconds; False if that is over.
+
+        A worker that people are sent to gets one prompt at a time, so that their questions go in between; others
+        get `warm_at_once`.
+        """
+        waiting: dict[Worker, list[Chat]] = defaultdict(list)
+        for chat, worker in plan:
+            if worker not in chat.warm and not chat.failed:
+                waiting[worker].append(chat)
+        if not waiting:
+            return True
+        try:
+            async with asyncio.timeout(self._settings.warm_timeout), asyncio.TaskGroup() as group:
+                for worker, chats in waiting.items():
+                    queue = iter(chats)
+                    for _ in range(1 if worker.open else self._settings.warm_at_once):
+                        group.create_task(self._work_off(queue, worker))
+        except TimeoutError:
+            _log.warning("not all chats could be warmed in time", seconds=self._settings.warm_timeout)
+            return False
+        return True
+
+    async def _work_off(self, chats: Iterable[Chat], worker: Worker) -> None:
+        for chat in chats:
+            if worker.broken:
+                return
+            sampling = replace(chat.prompt.sampling, max_new_tokens=1)
+            try:
+                await worker.compute(replace(chat.prompt, sampling=sampling))
+            except InferenceError as error:
+                chat.failed = True
+                _log.info("a chat could not be warmed", chat=chat.key, model=worker.model_id, why=str(error))
+            else:
+                chat.warm.add(worker)
+                self.warmed += 1
