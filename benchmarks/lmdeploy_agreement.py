@@ -1,0 +1,96 @@
+"""Does TurboMind say what our own implementation says? Greedy answers of both on internvl2-tiny, word for word.
+
+    python -m benchmarks.lmdeploy_agreement [--prompts 50] [--model DIR]
+
+Starts both workers on this machine (lmdeploy's needs a GPU) and asks them the same: up to three turns about up to two
+pictures, English and Chinese, at most 32 tokens. Prints how many answers are identical, and those that are not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+
+from inference.deployment import Deployment
+from inference.messages import Answer, Engine, Picture, Prompt, Role, Sampling, Turn
+from inference.prompt import SYSTEM
+from inference.settings import InferenceSettings
+from inference.tiny import CHECKPOINT
+from inference.tiny.questions import held_out
+from inference.tiny.samples import sample_pictures
+
+GREEDY = Sampling(temperature=0, max_new_tokens=32)
+
+
+def prompts(number: int, seed: int = 0) -> list[Prompt]:
+    """So many conversations, each ending with a question."""
+    dice = Random(seed)
+    pictures = [Picture.of(data) for data in sample_pictures().values()]
+    made = []
+    for place in range(number):
+        language = dice.choice(("en", "zh"))
+        turns = []
+        for turn in range(dice.randint(1, 3)):
+            shown = tuple(dice.sample(pictures, dice.randint(1, 2))) if turn == 0 or dice.random() < 0.3 else ()
+            turns.append(
+                Turn(Role.USER, held_out(language, dice.choice(("describe", "number", "colour")), dice), shown)
+            )
+            turns.append(Turn(Role.ASSISTANT, dice.choice(("Two red circles.", "图中有三个蓝色的圆形。"))))
+        made.append(Prompt(SYSTEM, tuple(turns[:-1]), chat=f"agree-{place}", sampling=GREEDY))
+    return made
+
+
+async def answers(engine: Engine, asked: Sequence[Prompt]) -> list[str]:
+    """One whole answer a prompt, four at a time."""
+    gate = asyncio.Semaphore(4)
+
+    async def one(prompt: Prompt) -> Answer:
+        async with gate:
+            async for delta in engine.answer(prompt):
+                if delta.answer is not None:
+                    return delta.answer
+        raise AssertionError("a stream without an answer")
+
+    return [answer.text for answer in await asyncio.gather(*map(one, asked))]
+
+
+async def compare(model: Path, number: int) -> tuple[int, list[str]]:
+    """How many answers are identical, and a line for each that is not."""
+    asked = prompts(number)
+    heard = []
+    with TemporaryDirectory() as logs:
+        for kind in ("cpu", "lmdeploy"):
+            settings = InferenceSettings.model_validate({"engine": kind, "model": str(model)})
+            deployment = Deployment(settings, "compared", model, logs=Path(logs))
+            await deployment.start()
+            try:
+                heard.append(
+                    await answers(deployment, [replace(prompt, chat=f"{kind}-{prompt.chat}") for prompt in asked])
+                )
+            finally:
+                await deployment.stop()
+    rows = list(zip(asked, *heard, strict=True))
+    different = [f"{row[0].turns[-1].text!r}: {row[1]!r} | {row[2]!r}" for row in rows if row[1] != row[2]]
+    return len(rows) - len(different), different
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.lmdeploy_agreement", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--prompts", type=int, default=50)
+    parser.add_argument("--model", type=Path, default=CHECKPOINT)
+    options = parser.parse_args(arguments)
+    same, different = asyncio.run(compare(options.model, options.prompts))
+    sys.stdout.write("\n".join([f"{same} of {options.prompts} answers identical", *different]) + "\n")
+
+
+if __name__ == "__main__":
+    main()

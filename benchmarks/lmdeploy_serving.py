@@ -1,0 +1,133 @@
+"""Our lmdeploy worker against stock lmdeploy: first tokens and throughput of picture chats on one GPU.
+
+    python -m benchmarks.lmdeploy_serving --work DIR [--servers stock,ours] [--tiles 12] [--kv-bits 8] [--trace]
+
+Writes random weights of InternVL2-2B in the official layout into DIR (once), starts one server after the other on the
+same card with the same tiles, answer length, KV blocks and prefix caching, and puts serving_load.py on each. With
+`--trace` each server runs under traced.py during the two crowds. Prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.serving_load import alone, crowd
+from benchmarks.vocabulary import make_tokenizer
+from inference.internvl2.random import SIZES, write_random
+from inference.worker import free_port
+
+MODULES = {"stock": "benchmarks.stock_server", "ours": "inference.lmdeploy_server"}
+STOCK_PREFILL = 8192
+"""What lmdeploy takes when nothing is said."""
+
+
+def checkpoint(folder: Path, size: str) -> Path:
+    """The random checkpoint, written on first use."""
+    directory = folder / f"random-{size}"
+    if not (directory / "config.json").is_file():
+        write_random(SIZES[size], directory, tokenizer=make_tokenizer(folder / "vocabulary"))
+    return directory
+
+
+def set_tiles(directory: Path, tiles: int) -> None:
+    """Let the checkpoint itself ask for so many tiles: stock lmdeploy listens to nothing else."""
+    file = directory / "config.json"
+    fields = json.loads(file.read_text(encoding="utf-8"))
+    fields["max_dynamic_patch"] = tiles
+    file.write_text(json.dumps(fields, indent=2), encoding="utf-8")
+
+
+class Server:
+    """A server process from its start to its end."""
+
+    def __init__(self, kind: str, model: Path, options: argparse.Namespace, report: Path | None) -> None:
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self.began = time.monotonic()
+        traced = ["-m", "benchmarks.traced", str(report)] if report else ["-m"]
+        prefill = options.prefill_tokens or (STOCK_PREFILL if kind == "stock" else 0)
+        line = [
+            *(sys.executable, *traced, MODULES[kind], "--model", str(model), "--name", "m", "--port", str(port)),
+            *("--blocks", str(options.blocks), "--batch", "64", "--kv-bits", str(options.kv_bits)),
+            *(("--prefill-tokens", str(prefill)) if prefill else ()),
+        ]
+        log = (options.work / f"{kind}.log").open("w", encoding="utf-8")
+        self.process = subprocess.Popen(line, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+
+    def ready(self) -> float:
+        """Seconds from the start until it listens."""
+        while True:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the server ended with {self.process.returncode}: see its log")
+            try:
+                with urllib.request.urlopen(f"{self.url}/health", timeout=5):
+                    return time.monotonic() - self.began
+            except OSError:
+                time.sleep(0.2)
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def measure(kind: str, model: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """All scenarios against one fresh server."""
+    report = options.work / f"{kind}.trace.jsonl" if options.trace else None
+    if report is not None:
+        report.unlink(missing_ok=True)
+    server = Server(kind, model, options, report)
+    try:
+        found: dict[str, Any] = {"start_seconds": round(server.ready(), 1)}
+        found["first turn"], found["follow-up"] = alone(server.url, "m", 8, 0, 32)
+        if report is not None:
+            server.process.send_signal(signal.SIGUSR1)
+        pause = 28.0 if kind == "stock" else 12.0
+        number = options.people
+        found[f"{number} new"], found[f"{number} follow-ups"] = crowd(
+            server.url, "m", number, 1000, options.tokens, pause=pause
+        )
+        if report is not None:
+            server.process.send_signal(signal.SIGUSR2)
+            while not report.exists():
+                time.sleep(0.2)
+            found["trace"] = json.loads(report.read_text(encoding="utf-8").splitlines()[-1])
+        return found
+    finally:
+        server.end()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.lmdeploy_serving", description=__doc__)
+    parser.add_argument("--work", type=Path, required=True, help="a folder for the checkpoint and the logs")
+    parser.add_argument("--servers", default="stock,ours")
+    parser.add_argument("--size", choices=SIZES, default="2b")
+    parser.add_argument("--tiles", type=int, default=12)
+    parser.add_argument("--kv-bits", type=int, default=16)
+    parser.add_argument("--blocks", type=int, default=8000, help="KV blocks of 64 tokens")
+    parser.add_argument("--people", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--prefill-tokens", type=int, help="for both (default: each its own)")
+    parser.add_argument("--trace", action="store_true")
+    options = parser.parse_args(arguments)
+    options.work.mkdir(parents=True, exist_ok=True)
+    model = checkpoint(options.work, options.size)
+    set_tiles(model, options.tiles)
+    for kind in options.servers.split(","):
+        result = measure(kind, model, options)
+        sys.stdout.write(json.dumps({kind: {"tiles": options.tiles, "kv_bits": options.kv_bits, **result}}) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""lmdeploy's real server, run by our real worker, with our own model in TurboMind's place: for machines without a GPU.
+
+    python -m tests.lmdeploy_on_cpu RECORD.jsonl --model DIR --name ID --port PORT --blocks N
+
+What TurboMind is given for each request (token ids, where pictures stand, digests of pixels and fingerprints) goes
+to RECORD as one JSON line; the answer is drawn greedily.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from hashlib import sha256
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any, Self
+
+import torch
+from lmdeploy.messages import EngineOutput, ResponseType, ScheduleMetrics
+
+from inference import lmdeploy_server
+from inference.internvl2.checkpoint import load_model
+
+RECORD: Path
+
+
+class TurboMind:
+    """What lmdeploy's AsyncEngine asks of its engine."""
+
+    def __init__(self, directory: str, engine_config: Any) -> None:
+        self.model = load_model(Path(directory), dtype=torch.float32)
+        self.engine_config = engine_config
+        engine_config.max_batch_size = engine_config.max_batch_size or 4
+        engine_config.dtype = "bfloat16"
+
+    @classmethod
+    def from_pretrained(cls, directory: str, engine_config: Any, **_: Any) -> Self:
+        return cls(directory, engine_config)
+
+    def create_instance(self, cuda_stream_id: int = 0) -> TurboMindInstance:
+        return TurboMindInstance(self, cuda_stream_id)
+
+    def get_schedule_metrics(self) -> ScheduleMetrics:
+        return ScheduleMetrics()
+
+    async def get_health_status(self) -> dict[str, Any]:
+        return {"alive": True, "message": "", "schedule_metrics": self.get_schedule_metrics()}
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class TurboMindInstance:
+    """One request at a time, as TurboMind's: token ids in, token ids out."""
+
+    def __init__(self, engine: TurboMind, _stream: int) -> None:
+        self._engine = engine
+
+    async def async_cancel(self, session_id: int) -> None:
+        """Nothing runs between two tokens."""
+
+    async def async_stream_infer(
+        self, session_id: int, *, input_ids: list[int], gen_config: Any, multimodal: Any = None, **_: Any
+    ) -> AsyncIterator[EngineOutput]:
+        items = multimodal or []
+        line = {
+            "input_ids": list(input_ids),
+            "places": [[item["offset"], item["image_tokens"]] for item in items],
+            "fingerprints": [item["fingerprint"].hex() for item in items],
+            "pixels": [sha256(item["pixel_values"].view(torch.uint8).numpy().tobytes()).hexdigest() for item in items],
+            "shapes": [list(item["pixel_values"].shape) for item in items],
+        }
+        with RECORD.open("a", encoding="utf-8") as record:
+            record.write(json.dumps(line) + "\n")
+        pixels = torch.cat([item["pixel_values"] for item in items]).float() if items else None
+        new = await asyncio.to_thread(self._generate, input_ids, pixels, gen_config)
+        for number, token in enumerate(new, 1):
+            last = number == len(new)
+            yield EngineOutput(ResponseType.FINISH if last else ResponseType.SUCCESS, [token])
+
+    @torch.inference_mode()
+    def _generate(self, input_ids: list[int], pixels: torch.Tensor | None, config: Any) -> list[int]:
+        produced = self._engine.model.generate(
+            pixel_values=pixels,
+            input_ids=torch.tensor([input_ids]),
+            max_new_tokens=config.max_new_tokens,
+            do_sample=False,
+        )
+        tokens: list[int] = produced[0].tolist()
+        return tokens
+
+
+def main() -> None:
+    global RECORD
+    RECORD = Path(sys.argv.pop(1))
+    package = ModuleType("lmdeploy.turbomind")
+    package.__dict__.update(is_available=lambda: True, TurboMind=TurboMind)
+    inner = SimpleNamespace(TurboMindInstance=TurboMindInstance)
+    sys.modules["lmdeploy.turbomind"] = package
+    sys.modules["lmdeploy.turbomind.turbomind"] = inner  # type: ignore[assignment]
+    # lmdeploy asks the card for its memory and whether it knows bfloat16.
+    torch.cuda.mem_get_info = lambda device=None: (2**30, 2**30)
+    torch.cuda.current_device = lambda: 0
+    torch.cuda.get_device_properties = lambda device=None: SimpleNamespace(major=9)  # type: ignore[assignment]
+    lmdeploy_server.main()
+
+
+if __name__ == "__main__":
+    main()
