@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
+from scipy.stats import binomtest  # type: ignore[import-untyped]
 
 from inference.tiny.answers import reference
 from inference.tiny.manner import MANNERS
 from inference.tiny.shapes import Scene
-from tests.lessons import SYSTEM, photo
-from training.evaluate import Marks, broken, verdict
+from tests.lessons import SYSTEM, one_turn, photo
+from training.evaluate import Facts, Marks, broken, evaluate, verdict
+from training.job import EvaluationJob, Report, ignore
+from training.llava import Lesson, write_rows
 from training.regression import DRAWN, Question, RegressionSetError, draw_set, matches, read_set
 from training.scoring import Likelihood
 
@@ -126,6 +130,7 @@ def test_a_better_model_is_accepted() -> None:
     assert report.accepted and not report.reason
     assert (report.live_nll, report.nll, report.tokens) == (0.5, 0.2, 10)
     assert (report.live_correct, report.correct, report.questions) == (0.97, 0.95, 100)
+    assert (report.live_alone, report.alone) == (2, 0)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +138,7 @@ def test_a_better_model_is_accepted() -> None:
     [
         (5.0, 97, "fine", "", "no better on the liked answers"),
         (float("nan"), 97, "fine", "", "no better on the liked answers"),
-        (2.0, 94, "fine", "", "94.0% of the factual questions right, the live model 97.0%"),
+        (2.0, 90, "fine", "", "90.0% of the factual questions right, the live model 97.0% (of 100 questions the live"),
         (2.0, 97, " ", "", "1 of its answers are empty or in loops"),
         (2.0, 97, "fine", "the tokenizers differ", "other tokens than the engine: the tokenizers differ"),
     ],
@@ -150,8 +155,100 @@ def test_a_worse_model_is_refused(nats: float, right: int, answer: str, differs:
 
 def test_every_reason_is_told() -> None:
     """A model that fails in several ways hears of all of them, and the report shows what it got wrong."""
-    live = marks(1.0, "red", "blue", right=2)
-    report = verdict(live, marks(2.0, "", "blue", right=0), asked(2), max_loss_points=2)
+    answers = ["blue"] * 7
+    live = marks(1.0, "red", *answers, right=8)
+    report = verdict(live, marks(2.0, "", *answers, right=0), asked(8), max_loss_points=2)
     assert report.reason.count(";") == 2
     assert report.broken == ["Question 0? → "]
     assert {"question": "Question 1?", "live": "blue", "candidate": "blue"} in report.samples
+
+
+@pytest.mark.parametrize(("live", "candidate"), [(0, 0), (5, 0), (6, 0), (6, 1), (9, 1), (12, 3), (0, 7), (40, 30)])
+def test_chance_is_scipys_sign_test(live: int, candidate: int) -> None:
+    """How often a candidate as good as the live model does so badly is what scipy.stats.binomtest says."""
+    expected = binomtest(live, live + candidate, alternative="greater").pvalue if live + candidate else 1.0
+    assert Facts(150, live, candidate).chance == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("facts", "too_many", "doubtful"),
+    [
+        (Facts(150, 3, 0), False, False),
+        (Facts(150, 6, 1), True, True),
+        (Facts(150, 6, 0), True, False),
+        (Facts(150, 10, 1), True, False),
+        (Facts(5000, 40, 10), False, False),
+        (Facts(150, 0, 9), False, False),
+    ],
+)
+def test_a_loss_counts_when_it_is_more_than_chance(facts: Facts, too_many: bool, doubtful: bool) -> None:
+    """A real loss of few points is allowed, one of many points refused, unless chance does that now and then."""
+    assert facts.too_many(2) is too_many
+    assert facts.doubtful(2) is doubtful
+
+
+@pytest.mark.parametrize(("forgets", "accepted", "questions"), [(0, True, 150), (5, True, 450), (12, False, 150)])
+def test_more_is_asked_where_a_loss_may_be_chance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgets: int, accepted: bool, questions: int
+) -> None:
+    """5 of 150 lost may be chance, and nothing is lost in 300 more; 0 and 12 of 150 need no further questions."""
+    monkeypatch.setattr("training.scoring.Speaker", Forgetful)
+    monkeypatch.setattr("training.agreement.disagreement", lambda *_: "")
+    monkeypatch.setattr("training.evaluate.draw_set", lambda _, count=DRAWN: numbered(tmp_path, count))
+    report = judged(tmp_path, f"candidate-{forgets}")
+    assert (report.accepted, report.questions) == (accepted, questions), report.reason
+    assert (report.live_alone, report.alone) == (forgets, 0)
+
+
+def test_a_real_loss_is_found_by_asking_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """5 of the first 150 and 20 of the others lost: refused, with the numbers in the reason."""
+    monkeypatch.setattr("training.scoring.Speaker", Forgetful)
+    monkeypatch.setattr("training.agreement.disagreement", lambda *_: "")
+    monkeypatch.setattr("training.evaluate.draw_set", lambda _, count=DRAWN: numbered(tmp_path, count))
+    report = judged(tmp_path, "candidate-5-20")
+    assert not report.accepted
+    assert "of 450 questions the live model alone has 25 right and the new one alone 0" in report.reason
+
+
+class Forgetful:
+    """Stands in for a `Speaker` whose directory says how many it gets wrong of the first questions and of the others.
+
+    A real model that loses so many and no other questions cannot be had.
+    """
+
+    def __init__(self, directory: Path, **_: object) -> None:
+        first, others = (*map(int, directory.name.split("-")[1:]), 0, 0)[:2]
+        self._wrong = {f"q{number}" for number in (*range(first), *range(DRAWN, DRAWN + others))}
+        self._nats = 1.0 if directory.name == "live" else 0.5
+
+    def likelihood(self, lessons: Sequence[Lesson], _: Path) -> Likelihood:
+        """Every candidate is better."""
+        return Likelihood(self._nats, len(lessons))
+
+    def answers(self, lessons: Sequence[Lesson], _: Path, **__: object) -> list[str]:
+        """Right but for what is forgotten."""
+        return ["wrong" if each.turns[0].text in self._wrong else "right" for each in lessons]
+
+
+def numbered(folder: Path, count: int) -> list[Question]:
+    """Questions about one picture that want to hear that they are right."""
+    return [Question("cup.jpg", f"q{number}", lambda answer: answer == "right") for number in range(count)]
+
+
+def judged(folder: Path, candidate: str) -> Report:
+    """The report on a candidate of that name."""
+    (folder / "questions").mkdir()
+    (folder / "questions" / "cup.jpg").write_bytes(photo())
+    (folder / "cup.jpg").write_bytes(photo())
+    write_rows([one_turn("one", "What?", "A cup.", "cup.jpg")], folder / "held_out.json")
+    job = EvaluationJob(
+        run="1",
+        candidate=str(folder / candidate),
+        live=str(folder / "live"),
+        data=str(folder / "held_out.json"),
+        images=str(folder),
+        work=str(folder),
+        system=SYSTEM,
+    )
+    assert evaluate(job, ignore).ok
+    return Report.read(folder / "report.json")

@@ -159,8 +159,9 @@ class Report(_Record):
     """The evaluation's findings. `accepted` and its `reason` are the verdict; the rest is what it rests on.
 
     `live_nll` and `nll` are mean negative log-likelihoods in nats per answer token over the held-out liked answers.
-    `live_correct` and `correct` are shares of the factual questions answered right, 0 to 1. `broken` lists answers of
-    the candidate that are empty or in loops. `samples` has some questions with both models' answers.
+    `live_correct` and `correct` are shares of the factual questions answered right, 0 to 1; `live_alone` and `alone`
+    count those that only one of the two models got right. `broken` lists answers of the candidate that are empty or in
+    loops. `samples` has some questions with both models' answers.
     """
 
     accepted: bool
@@ -172,6 +173,8 @@ class Report(_Record):
     questions: int = 0
     live_correct: float = 0.0
     correct: float = 0.0
+    live_alone: int = 0
+    alone: int = 0
     broken: list[str] = field(default_factory=list)
     samples: list[dict[str, str]] = field(default_factory=list)
     seconds: float = 0.0
