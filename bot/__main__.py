@@ -17,8 +17,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from bot.config import ConfigError, Settings, load_settings
+from bot.fetch import REPO
+from bot.fetch import fetch as fetch_checkpoint
 from bot.handlers.admin import AdminRefusal
 from bot.operations import model_before
+from inference.hub import Source
 from inference.messages import InferenceError
 from storage.ledger import Ledger
 from storage.records import Promotion, Run, RunState, StorageError
@@ -68,6 +71,19 @@ def doctor(config: ConfigOption = None) -> None:
 
     if not report(examine(load_settings(config)), console):
         raise SystemExit(1)
+
+
+@app.command()
+def fetch(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the checkpoint shall lie.")],
+    source: Annotated[Source, typer.Option(help="The Hugging Face hub (HF_ENDPOINT, HF_TOKEN) or ModelScope.")] = (
+        Source.HUB
+    ),
+    repo: Annotated[str, typer.Option(help="OWNER/NAME there.")] = REPO,
+    revision: Annotated[str, typer.Option(help="Branch, tag or commit; default: the main branch.")] = "",
+) -> None:
+    """Bring a checkpoint from a hub: checked by its hashes, whole or not at all; run again, it goes on."""
+    asyncio.run(fetch_checkpoint(directory, source, repo, revision, console))
 
 
 @app.command()

@@ -1,0 +1,77 @@
+"""`thumbtune fetch`: a checkpoint from a hub into a folder, with a progress bar; whole, checked, or not at all.
+
+Knows the folder's life: it grows beside its name and takes it once every file is there and was checked. Which files,
+and how they come, is inference's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from inference.hub import HubError, Listing, Source, listing
+from inference.hub_files import bring
+from storage.models import MANIFEST, ModelStore, verify
+
+REPO = "OpenGVLab/InternVL2-2B"
+_COMING = ".incomplete"
+
+
+async def fetch(directory: Path, source: Source, repo: str, revision: str, console: Console) -> None:
+    """Make `directory` the checkpoint, or continue to. Raises HubError or StorageError, both with the next step."""
+    directory = directory.absolute()
+    if (directory / MANIFEST).is_file():
+        await asyncio.to_thread(verify, directory)
+        console.print(f"{directory} is complete, every file as it was published.", highlight=False)
+        _say_what_next(directory, console)
+        return
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise HubError(f"{directory} holds something else: name a folder that does not exist yet.")
+    store = ModelStore(directory.parent)
+    store.path(directory.name)  # refuses a name that could not be published, before gigabytes have come
+    found = await listing(source, repo, revision)
+    coming = directory.with_name(directory.name + _COMING)
+    console.print(f"{repo} at {found.revision[:12]}: {len(found.files)} files, {found.size / 1e9:.2f} GB")
+    await _bring(found, coming, console)
+    if directory.exists():
+        directory.rmdir()
+    await asyncio.to_thread(_drop_strangers, found, coming)
+    await asyncio.to_thread(store.publish, coming, directory.name)
+    console.print(f"{directory} is complete, every file checked.", highlight=False)
+    _say_what_next(directory, console)
+
+
+async def _bring(found: Listing, coming: Path, console: Console) -> None:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=found.size)
+        await bring(found, coming, lambda path, done: bar.update(task, description=path, completed=done))
+
+
+def _drop_strangers(found: Listing, coming: Path) -> None:
+    """Delete what an earlier run of another revision left."""
+    wanted = {each.path for each in found.files}
+    for path in coming.rglob("*"):
+        if path.is_file() and path.relative_to(coming).as_posix() not in wanted:
+            path.unlink()
+
+
+def _say_what_next(directory: Path, console: Console) -> None:
+    console.print(
+        f'Now set model = "{directory}" under [inference] in config.toml, or\n'
+        f"  export THUMBTUNE_INFERENCE__MODEL={shlex.quote(str(directory))}\n"
+        "and see `thumbtune doctor`, or try it: "
+        f"thumbtune demo --engine lmdeploy --model {shlex.quote(str(directory))}",
+        highlight=False,
+        soft_wrap=True,
+    )

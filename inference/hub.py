@@ -1,0 +1,175 @@
+"""What a model hub has of a repository: its files with their sizes and hashes, and where each is to be had.
+
+Knows the Hugging Face hub (through huggingface_hub, so HF_ENDPOINT and HF_TOKEN mean what they mean there) and
+ModelScope's HTTP API. Bringing the files is hub_files.py's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import PurePosixPath
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import aiohttp
+
+from inference.messages import InferenceError
+
+MODELSCOPE: Final = "https://www.modelscope.cn"
+_SECONDS: Final = 30.0
+_ELSEWHERE: Final = {
+    "hub": "set HF_ENDPOINT to a mirror within reach, or take `--source modelscope`",
+    "modelscope": "set MODELSCOPE_DOMAIN to a host within reach, or take `--source hub`",
+}
+
+
+class HubError(InferenceError):
+    """A hub does not give what was asked for. The text tells the next step."""
+
+
+class Source(StrEnum):
+    """Where models come from."""
+
+    HUB = "hub"
+    MODELSCOPE = "modelscope"
+
+
+class Hash(StrEnum):
+    """What a hub says of a file's content: its SHA-256, or git's SHA-1 of it as a blob (`blob <size>\\0` before)."""
+
+    SHA256 = "sha256"
+    GIT = "git"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """One file of a repository. `path` is relative and stays inside; `size` in bytes; `digest` in hex."""
+
+    path: str
+    size: int
+    kind: Hash
+    digest: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The files of one revision. `revision` is the commit where the hub names it. `headers` go with every request."""
+
+    source: Source
+    repo: str
+    revision: str
+    files: tuple[RemoteFile, ...]
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def size(self) -> int:
+        return sum(each.size for each in self.files)
+
+
+async def listing(source: Source, repo: str, revision: str = "") -> Listing:
+    """The files of `repo` at `revision` (empty: the hub's main branch). Raises HubError."""
+    found = await (_hub if source is Source.HUB else _modelscope)(repo, revision)
+    for each in found.files:
+        _refuse_strange(each.path)
+    if not found.files:
+        raise HubError(f"{repo} at {found.revision} has no files: check --repo and --revision.")
+    return found
+
+
+def explained(source: Source, repo: str, status: int, revision: str = "") -> HubError:
+    """The HubError for an HTTP status that is not a success, in words."""
+    where = f"{repo}@{revision}" if revision else repo
+    if status in (401, 403):
+        how = "export HF_TOKEN=…" if source is Source.HUB else "take `--source hub` with a token"
+        return HubError(
+            f"{source} gives {where} only to known accounts (HTTP {status}): check the name; if it asks for a licence, "
+            f"accept it on the repository's page, then {how}."
+        )
+    if status == 404:
+        return HubError(f"{source} has no {where} (HTTP 404): check --repo (OWNER/NAME) and --revision.")
+    return HubError(f"{source} answered HTTP {status} for {where}: try again later, or {_ELSEWHERE[source]}.")
+
+
+def unreachable(source: Source, error: Exception) -> HubError:
+    """The HubError for a server that cannot be reached or breaks off."""
+    why = str(error) or type(error).__name__
+    return HubError(f"{source} cannot be reached ({why}): check the connection, {_ELSEWHERE[source]}.")
+
+
+def _refuse_strange(path: str) -> None:
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or "\\" in path or any(part in ("..", ".") for part in path.split("/")):
+        raise HubError(f"The repository has a file called {path!r}, which would lie outside the folder: do not use it.")
+
+
+async def _hub(repo: str, revision: str) -> Listing:
+    # Without it every request tells which frameworks are installed here. Read when huggingface_hub is imported.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    import requests
+    from huggingface_hub import HfApi, hf_hub_url
+    from huggingface_hub.constants import ENDPOINT
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.utils._headers import build_hf_headers
+
+    endpoint = os.environ.get("HF_ENDPOINT", ENDPOINT).rstrip("/")
+    api = HfApi(endpoint=endpoint)
+    try:
+        info = await asyncio.to_thread(
+            api.model_info, repo, revision=revision or None, files_metadata=True, timeout=_SECONDS
+        )
+    except HFValidationError as error:
+        raise HubError(f"{repo!r} cannot be a repository's name: write --repo OWNER/NAME.") from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else 0
+        raise explained(Source.HUB, repo, status, revision) from error
+    except requests.RequestException as error:
+        raise unreachable(Source.HUB, error) from error
+    # Every file is taken from this one commit, also when the branch moves on meanwhile.
+    commit = info.sha or revision or "main"
+    files = []
+    for each in info.siblings or ():
+        kind, digest = (Hash.SHA256, each.lfs.sha256) if each.lfs else (Hash.GIT, each.blob_id)
+        size = each.lfs.size if each.lfs else each.size
+        url = hf_hub_url(repo, each.rfilename, revision=commit, endpoint=endpoint)
+        files.append(_remote_file(Source.HUB, each.rfilename, size, kind, digest, url))
+    return Listing(Source.HUB, repo, commit, tuple(files), build_hf_headers(library_name="thumbtune"))
+
+
+async def _modelscope(repo: str, revision: str) -> Listing:
+    """By the API that ModelScope's own client calls (github.com/modelscope/modelscope, modelscope/hub/api.py)."""
+    domain = os.environ.get("MODELSCOPE_DOMAIN", MODELSCOPE)
+    base = f"{domain if '://' in domain else f'https://{domain}'}/api/v1/models/{repo}/repo"
+    revision = revision or "master"
+    question = urlencode({"Revision": revision, "Recursive": "True"})
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_SECONDS)) as session,
+            session.get(f"{base}/files?{question}") as response,
+        ):
+            if response.status != 200:
+                raise explained(Source.MODELSCOPE, repo, response.status, revision)
+            answer: dict[str, Any] = await response.json(content_type=None)
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise unreachable(Source.MODELSCOPE, error) from error
+    except ValueError as error:
+        raise HubError(f"modelscope answered something else than JSON ({error}): try again later.") from error
+    if answer.get("Code") != 200:
+        raise HubError(f"modelscope refuses {repo}: {answer.get('Message')}. Check --repo and --revision.")
+    files = []
+    for each in answer["Data"]["Files"]:
+        if each["Type"] == "tree":
+            continue
+        path = each["Path"]
+        url = f"{base}?{urlencode({'Revision': revision, 'FilePath': path})}"
+        files.append(_remote_file(Source.MODELSCOPE, path, each["Size"], Hash.SHA256, each.get("Sha256"), url))
+    return Listing(Source.MODELSCOPE, repo, revision, tuple(files))
+
+
+def _remote_file(source: Source, path: str, size: int | None, kind: Hash, digest: str | None, url: str) -> RemoteFile:
+    if size is None or not digest:
+        raise HubError(f"{source} names no hash of {path}, so it could not be checked: {_ELSEWHERE[source]}.")
+    return RemoteFile(path, size, kind, digest, url)

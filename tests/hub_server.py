@@ -1,0 +1,197 @@
+"""A model hub on loopback: the Hugging Face hub's API as huggingface_hub asks it, and ModelScope's, with troubles.
+
+Files of `LFS_BYTES` or more lie behind a redirect to a content network, as large files do on the hub. A test reads
+what was asked of it in `requests`, and makes it misbehave through `cut_after`, `flipped` and `refuse_with`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from hashlib import sha1, sha256
+from types import TracebackType
+from typing import Self
+
+from aiohttp import web
+
+LFS_BYTES = 1000
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+ERROR_CODES = {401: "RepoNotFound", 403: "GatedRepo", 404: "RepoNotFound"}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked of the hub; `sent` counts the bytes of content that left."""
+
+    method: str
+    path: str
+    range: str
+    authorization: str
+    sent: int
+
+
+@dataclass
+class HubServer:
+    """One repository, `files` by path. Use as an async context manager; `url` is its address then."""
+
+    files: dict[str, bytes]
+    repo: str = "someone/model"
+    cut_after: dict[str, list[int]] = field(default_factory=dict)
+    """By path: how many bytes each next connection sends before it breaks."""
+    flipped: set[str] = field(default_factory=set)
+    """Paths of which one bit arrives wrong."""
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Sizes to claim instead of the real ones."""
+    refuse_with: int = 0
+    ranges: bool = True
+    requests: list[Request] = field(default_factory=list)
+    url: str = ""
+
+    async def __aenter__(self) -> Self:
+        app = web.Application()
+        app.router.add_get("/api/models/{owner}/{name}", self._info)
+        app.router.add_get("/api/models/{owner}/{name}/revision/{revision}", self._info)
+        app.router.add_get("/{owner}/{name}/resolve/{revision}/{path:.+}", self._resolve)
+        app.router.add_get("/cdn/{digest}", self._content_network)
+        app.router.add_get("/api/v1/models/{owner}/{name}/repo/files", self._modelscope_files)
+        app.router.add_get("/api/v1/models/{owner}/{name}/repo", self._modelscope_file)
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._runner.cleanup()
+
+    def sent(self, path: str) -> int:
+        """Bytes of the file's content that left, over all connections."""
+        names = (path, f"cdn/{_sha256(self.files[path])}")
+        return sum(each.sent for each in self.requests if each.path.endswith(names))
+
+    def ranges_asked(self) -> list[str]:
+        return [each.range for each in self.requests if each.range and each.method == "GET"]
+
+    async def _info(self, request: web.Request) -> web.Response:
+        self._refused(request)
+        siblings = [
+            {
+                "rfilename": path,
+                "size": self.sizes.get(path, len(content)),
+                "blobId": _blob(content),
+                **(
+                    {
+                        "lfs": {
+                            "sha256": _sha256(content),
+                            "size": self.sizes.get(path, len(content)),
+                            "pointerSize": 130,
+                        }
+                    }
+                    if len(content) >= LFS_BYTES
+                    else {}
+                ),
+            }
+            for path, content in self.files.items()
+        ]
+        if request.query.get("blobs") != "True":
+            siblings = [{"rfilename": each["rfilename"]} for each in siblings]
+        self._note(request, 0)
+        return web.json_response({"id": self.repo, "modelId": self.repo, "sha": COMMIT, "siblings": siblings})
+
+    async def _resolve(self, request: web.Request) -> web.StreamResponse:
+        self._refused(request)
+        path = request.match_info["path"]
+        content = self.files.get(path)
+        if content is None:
+            raise web.HTTPNotFound(headers={"X-Error-Code": "EntryNotFound"})
+        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{_blob(content)}"', "Accept-Ranges": "bytes"}
+        if len(content) < LFS_BYTES:
+            return await self._send(request, path, headers)
+        digest = _sha256(content)
+        headers |= {"X-Linked-Size": str(len(content)), "X-Linked-Etag": f'"{digest}"'}
+        self._note(request, 0)
+        raise web.HTTPFound(f"{self.url.replace('127.0.0.1', 'localhost')}/cdn/{digest}", headers=headers)
+
+    async def _content_network(self, request: web.Request) -> web.StreamResponse:
+        path = next(path for path, content in self.files.items() if _sha256(content) == request.match_info["digest"])
+        return await self._send(request, path, {"ETag": f'"{request.match_info["digest"]}"'})
+
+    async def _modelscope_files(self, request: web.Request) -> web.Response:
+        self._refused(request)
+        self._note(request, 0)
+        assert request.query["Recursive"] == "True"
+        files = [
+            {
+                "Path": path,
+                "Name": path.rsplit("/")[-1],
+                "Type": "blob",
+                "Size": len(content),
+                "Sha256": _sha256(content),
+            }
+            for path, content in self.files.items()
+        ]
+        folders = {path.rsplit("/", 1)[0] for path in self.files if "/" in path}
+        files += [{"Path": path, "Name": path, "Type": "tree", "Size": 0, "Sha256": ""} for path in folders]
+        return web.json_response({"Code": 200, "Message": "success", "Success": True, "Data": {"Files": files}})
+
+    async def _modelscope_file(self, request: web.Request) -> web.StreamResponse:
+        return await self._send(request, request.query["FilePath"], {})
+
+    def _refused(self, request: web.Request) -> None:
+        if self.refuse_with or f"{request.match_info['owner']}/{request.match_info['name']}" != self.repo:
+            status = self.refuse_with or 404
+            self._note(request, 0)
+            response = web.Response(status=status, headers={"X-Error-Code": ERROR_CODES.get(status, "")})
+            raise _Refusal(response)
+
+    async def _send(self, request: web.Request, path: str, headers: dict[str, str]) -> web.StreamResponse:
+        content = bytearray(self.files[path])
+        if path in self.flipped:
+            content[len(content) // 2] ^= 1
+        start = 0
+        asked = re.fullmatch(r"bytes=(\d+)-", request.headers.get("Range", "")) if self.ranges else None
+        if asked:
+            start = int(asked[1])
+            headers = {**headers, "Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
+        body = bytes(content[start:])
+        response = web.StreamResponse(status=206 if asked else 200, headers=headers)
+        response.content_length = len(body)
+        await response.prepare(request)
+        if request.method == "HEAD":
+            self._note(request, 0)
+            return response
+        cuts = self.cut_after.get(path, [])
+        if cuts:
+            body = body[: cuts.pop(0)]
+            await response.write(body)
+            self._note(request, len(body))
+            assert request.transport is not None
+            request.transport.close()
+            return response
+        await response.write(body)
+        self._note(request, len(body))
+        return response
+
+    def _note(self, request: web.Request, sent: int) -> None:
+        path = request.query.get("FilePath") or request.path
+        asked = request.headers.get("Range", "")
+        self.requests.append(Request(request.method, path, asked, request.headers.get("Authorization", ""), sent))
+
+
+class _Refusal(web.HTTPException):
+    """A refusal of any status with its headers."""
+
+    def __init__(self, response: web.Response) -> None:
+        self.status_code = response.status
+        super().__init__(headers=response.headers)
+
+
+def _sha256(content: bytes) -> str:
+    return sha256(content).hexdigest()
+
+
+def _blob(content: bytes) -> str:
+    return sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
