@@ -28,19 +28,25 @@ _SLOTS: Final = ("blue", "green")
 Welcome = Callable[[Worker], Awaitable[None]]
 """Opens a worker to chats; may warm it before."""
 
+Switch = Callable[[Launch, Launch], Awaitable[None]]
+"""(new, old) → the server of both is made to serve the new one."""
+
 
 class BlueGreen:
     """The live model's engine and its successor's.
 
     `launch` says where and what is started first; each slot has a log file of its own beside `launch.log`. `changed`
-    is called after every change. `resting` is True while the engine was put to rest on purpose.
+    is called after every change. `switch` gives a place that is not ours to another model. `resting` is True while
+    the engine was put to rest on purpose, `cold` says that the old engine must end before the new one starts.
     """
 
-    def __init__(self, launch: Launch, changed: Callable[[], None]) -> None:
+    def __init__(self, launch: Launch, changed: Callable[[], None], switch: Switch | None = None) -> None:
         self.resting = False
+        self.cold = switch is not None or launch.settings.swap == "cold"
         self._settings = launch.settings
         self._launch = launch
         self._changed = changed
+        self._switch = switch
         self._slot = 0
         self.live = self._supervisor(launch.model_id, launch.model_dir, self._slot)
         self._started = False
@@ -78,26 +84,61 @@ class BlueGreen:
         async with self._move():
             await self._come_up(self.live)
 
-    async def swap(self, model_id: str, model_dir: Path, welcome: Welcome) -> bool:
-        """Start `model_id`, `welcome` it, flip, drain and end the old one; False if it is live and ready already.
+    def serves(self, model_id: str, model_dir: Path) -> bool:
+        """Whether the model is live, and ready or put to rest."""
+        live = self.live
+        same = (model_id, model_dir) == (live.model_id, live.launch.model_dir)
+        return same and (live.worker is not None or self.resting)
 
-        Raises EngineUnavailable before the flip only; the live model has not been touched then.
+    async def swap(self, model_id: str, model_dir: Path, welcome: Welcome) -> bool:
+        """Have `model_id` started, `welcome` it and let it take over; False if it is live and ready already.
+
+        Returns when the old one's process is gone. Raises EngineUnavailable when it does not come up: the live model
+        has not been touched then, or, where the old engine has to end first (`cold`), has been started again.
         """
         async with self._move():
             if self._ended or not self._started:
                 raise EngineUnavailable("The model cannot be swapped: the engine is not running.")
-            blue = self.live
-            same = (model_id, model_dir) == (blue.model_id, blue.launch.model_dir)
-            if same and (blue.worker is not None or self.resting):
+            if self.serves(model_id, model_dir):
                 return False
-            slot = 1 - self._slot
-            green = self._supervisor(model_id, model_dir, slot)
-            await self._come_up(green, welcome)
-            self.live, self._slot = green, slot
-            self._changed()
-            _log.info("model swapped", old=blue.model_id, new=model_id, pid=green.pid)
-            await self._retire(blue, self._settings.drain_timeout)
+            green = self._supervisor(model_id, model_dir, 1 - self._slot)
+            await (self._replace(green, welcome) if self.cold else self._flip(green, welcome))
             return True
+
+    async def _flip(self, green: Supervisor, welcome: Welcome) -> None:
+        await self._come_up(green, welcome)
+        blue = self._live_is(green)
+        await self._retire(blue, self._settings.drain_timeout)
+
+    async def _replace(self, green: Supervisor, welcome: Welcome) -> None:
+        blue = self.live
+        await self._retire(blue, self._settings.drain_timeout)
+        try:
+            await self._come_up(green, welcome, after=blue)
+        except EngineUnavailable as error:
+            if self._ended:
+                raise
+            again = await self._back(blue, green, welcome)
+            raise EngineUnavailable(f"{error}\n{blue.model_id} {again}") from error
+        self._live_is(green)
+
+    async def _back(self, blue: Supervisor, green: Supervisor, welcome: Welcome) -> str:
+        """Start the old model again, in the background if it fails at first; says which."""
+        try:
+            await self._come_up(blue, welcome, after=green)
+        except EngineUnavailable as error:
+            if not self._ended:
+                blue.run()
+            return f"did not come up again either, and is tried on and on: {error}"
+        return "answers again."
+
+    def _live_is(self, green: Supervisor) -> Supervisor:
+        """Flip; returns the one that was live."""
+        blue = self.live
+        self.live, self._slot = green, 1 - self._slot
+        self._changed()
+        _log.info("model swapped", old=blue.model_id, new=green.model_id, pid=green.pid)
+        return blue
 
     async def rest(self) -> None:
         """End the engine's process at once, until `wake`. Answers under way break off and may wait for that."""
@@ -115,9 +156,10 @@ class BlueGreen:
 
     def refuse(self) -> None:
         """End a start that is under way and begin none any more. The first step of `end`."""
-        self._ended = True
-        if self._starting is not None:
+        # Once only: a second cancellation would cut short how the first one ends the process.
+        if self._starting is not None and not self._ended:
             self._starting.cancel()
+        self._ended = True
 
     async def end(self) -> None:
         """End every process. Safe to call again, and in the middle of anything."""
@@ -138,10 +180,12 @@ class BlueGreen:
                 await asyncio.wait(self._retiring)
             yield
 
-    async def _come_up(self, supervisor: Supervisor, welcome: Welcome | None = None) -> None:
+    async def _come_up(
+        self, supervisor: Supervisor, welcome: Welcome | None = None, *, after: Supervisor | None = None
+    ) -> None:
         """Start and welcome in a task of its own, which `refuse` can end. Whatever is raised, nothing runs then."""
         self._next = supervisor
-        self._starting = starting = asyncio.create_task(_started(supervisor, welcome))
+        self._starting = starting = asyncio.create_task(self._started_up(supervisor, welcome, after))
         try:
             await asyncio.wait((starting,))
             if self._ended or starting.cancelled():
@@ -155,6 +199,18 @@ class BlueGreen:
         finally:
             self._starting = self._next = None
 
+    async def _started_up(self, supervisor: Supervisor, welcome: Welcome | None, after: Supervisor | None) -> None:
+        """All that comes before a flip. `after` is who has the place that a `switch` gives to another."""
+        if self._switch is not None and after is not None:
+            await self._switch(supervisor.launch, after.launch)
+        await supervisor.start()
+        if welcome is None:
+            return
+        if supervisor.worker is not None:
+            await welcome(supervisor.worker)
+        if supervisor.worker is None:
+            raise EngineUnavailable(f"The new engine did not last: {supervisor.last_error}")
+
     async def _retire(self, supervisor: Supervisor, drain: float) -> None:
         """Retire in a task of its own, so that a process ends even if whoever waits here is cancelled."""
         retiring = asyncio.create_task(supervisor.retire(drain))
@@ -166,13 +222,3 @@ class BlueGreen:
         supervisor = self._retiring.pop(task)
         self._past_crashes += supervisor.crashes
         supervisor.crashes = 0
-
-
-async def _started(supervisor: Supervisor, welcome: Welcome | None) -> None:
-    await supervisor.start()
-    if welcome is None:
-        return
-    if supervisor.worker is not None:
-        await welcome(supervisor.worker)
-    if supervisor.worker is None:
-        raise EngineUnavailable(f"The new engine did not last: {supervisor.last_error}")

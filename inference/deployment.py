@@ -196,18 +196,21 @@ class Deployment:
         return None if suspicion.done() else worker
 
     async def swap(self, model_id: str, model_dir: Path) -> None:
-        """Put another model in the live one's place while people keep chatting.
+        """Put another model in the live one's place while people keep chatting; on several nodes one after the other.
 
-        Starts it beside the live one, lets it answer a picture, flips, lets the old one finish its answers
-        (`drain_timeout` seconds; what is left is begun anew by the new one) and ends it. Returns when the old
-        process is gone; cancelled after the flip, that goes on by itself. A second call waits for the first.
-        Naming the model that is live and ready does nothing. Raises EngineUnavailable with the reason when the new
-        engine does not come up; the live one has not been touched then.
+        Starts it beside the live one, lets it answer a picture, warms it, flips, lets the old one finish its answers
+        (`drain_timeout` seconds; what is left is begun anew by the new one) and ends it. With `swap = "cold"`, and for
+        external servers, which `swap_command` changes, the old one ends first: its chats go to other nodes meanwhile,
+        or wait and are told. Returns when the old processes are gone; cancelled after the flip, or in the middle of a
+        cold change, that goes on by itself. A second call waits for the first. Naming the model that is live and
+        ready does nothing. Raises EngineUnavailable with the reason when the new engine does not come up; the live
+        one has not been touched then, or has been started again.
         """
-        if not self._ours:
+        if not self._ours and not self.settings.swap_command:
             raise EngineUnavailable(
                 f"The external server at {', '.join(self.settings.endpoints)} is not ours to swap: load {model_dir} "
-                "there yourself, or set inference.engine to an engine that the bot starts."
+                "there yourself, set inference.swap_command to what does, or inference.engine to an engine that the "
+                "bot starts."
             )
         try:
             swapped = await self._rolling.swap(model_id, model_dir)
@@ -225,7 +228,7 @@ class Deployment:
 
     async def undrain(self, node: str) -> None:
         """Take a drained node into service again; its chats come back."""
-        await self._moves.undrain(node)
+        await self._rolling.undrain(node)
 
     async def pause(self) -> None:
         """Answer nobody until `resume`, and end the engines' processes so that their memory is free.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import structlog
 
@@ -21,6 +21,7 @@ from inference.settings import InferenceSettings
 from inference.warming import Chat, RecentChats, Warmer
 from inference.worker import Worker
 
+_T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
 
 _PASSES: Final = 2
@@ -42,6 +43,7 @@ class Moves:
         self._alone = asyncio.Lock()
         self._stirred = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._unfinished: set[asyncio.Task[Any]] = set()
         self._welcoming: set[Worker] = set()
 
     @property
@@ -126,19 +128,27 @@ class Moves:
             if worker is not None and self._answering():
                 worker.give_up("its node was drained")
 
-    async def undrain(self, name: str) -> None:
-        """Open a drained node again: its chats are warmed there and come back."""
-        node = self.named(name)
-        async with self.alone():
-            if not node.drained:
-                return
-            worker = node.slots.live.worker
-            if worker is not None:
-                worker.open = False
-                await self.welcome(node, worker)
-            node.drained = False
+    async def undrain(self, node: Node) -> None:
+        """Open a drained node: its chats are warmed there and come back. Call it `alone`."""
+        worker = node.slots.live.worker
+        if worker is not None:
+            worker.open = False
+            await self.welcome(node, worker)
+        node.drained = False
+        self._changed()
+        _log.info("node back", node=node.name)
+
+    @asynccontextmanager
+    async def closed(self, node: Node) -> AsyncIterator[None]:
+        """Close a node for a while, its chats warmed elsewhere before. Call it `alone`."""
+        await self.leave(node)
+        node.moving = True
+        self._changed()
+        try:
+            yield
+        finally:
+            node.moving = False
             self._changed()
-            _log.info("node back", node=name)
 
     def named(self, name: str) -> Node:
         """The node of that name. Raises EngineUnavailable naming those there are."""
@@ -150,9 +160,18 @@ class Moves:
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
-        """One drain, undrain or swap at a time."""
+        """One drain, undrain or swap at a time, each to its end."""
         async with self._alone:
+            if self._unfinished:
+                await asyncio.wait(self._unfinished)
             yield
+
+    async def to_the_end(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Wait for what must not be left half done: whoever waits may be cancelled, the work goes on."""
+        task = asyncio.create_task(work)
+        self._unfinished.add(task)
+        task.add_done_callback(self._unfinished.discard)
+        return await asyncio.shield(task)
 
     def _answering(self) -> bool:
         return any(node.worker for node in self._nodes)

@@ -7,6 +7,7 @@ to is routing.py's, what runs inside is bluegreen.py's.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from inference.bluegreen import BlueGreen
 from inference.engines import Command, Kind
 from inference.settings import InferenceSettings
 from inference.supervisor import State
+from inference.switching import switch
 from inference.worker import Launch, Worker
 
 
@@ -88,11 +90,15 @@ def nodes_for(
 
     def node(name: str, log: str = "engine", **place: Any) -> Node:
         launch = Launch(model_id, model_dir, command, logs / f"{log}.log", settings, **place)
-        return Node(name, BlueGreen(launch, changed))
+        return Node(name, BlueGreen(launch, changed, switch if settings.swap_command else None))
 
     if command is None:
-        return [node(endpoint, endpoint=endpoint) for endpoint in settings.endpoints]
+        return [node(endpoint, _as_file("swap", endpoint), endpoint=endpoint) for endpoint in settings.endpoints]
     return [node(f"gpu{gpu}", f"engine-gpu{gpu}", environment=_sees_only(gpu)) for gpu in settings.gpus] or [node(kind)]
+
+
+def _as_file(what: str, endpoint: str) -> str:
+    return f"{what}-{re.sub('[^a-zA-Z0-9.]+', '-', endpoint.partition('://')[2])}"
 
 
 def _sees_only(gpu: int) -> dict[str, str]:

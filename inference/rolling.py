@@ -1,33 +1,97 @@
 """How all nodes change their model: one after the other, and back if one fails.
 
-Knows the order of nodes. How one place exchanges its engine is bluegreen.py's, how chats are warmed moves.py's.
+Knows the order of nodes and which model they are to have. How one place exchanges its engine is bluegreen.py's, how
+chats are moved before and after is moves.py's.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import structlog
+
 from inference.messages import EngineUnavailable
 from inference.moves import Moves
 from inference.nodes import Node
+from inference.supervisor import State
+from inference.worker import Launch
+
+_log = structlog.get_logger(__name__)
 
 
 class Rolling:
-    """Swaps `nodes`, one at a time."""
+    """Swaps `nodes`, one at a time. Drained ones are left out, and are brought up to date before they are opened."""
 
     def __init__(self, nodes: Sequence[Node], moves: Moves) -> None:
         self._nodes = nodes
         self._moves = moves
+        live = nodes[0].slots.live.launch
+        self._live = (live.model_id, live.model_dir)
 
     async def swap(self, model_id: str, model_dir: Path) -> bool:
-        """Give every node that is not drained another model; False if all had it."""
+        """Give every node another model; False if all had it.
+
+        Raises EngineUnavailable when a node fails; it and those before it have been given their old models back
+        then, as far as they could, and the error says who has what. Cancelled, it leaves the nodes after the one
+        under way as they are.
+        """
         async with self._moves.alone():
             if not await asyncio.to_thread(model_dir.is_dir):
                 raise EngineUnavailable(f"{model_id} cannot go live: there is no directory {model_dir}.")
-            swapped = False
-            for node in self._nodes:
-                swapped |= await node.slots.swap(model_id, model_dir, partial(self._moves.welcome, node))
-            return swapped
+            swapped: list[tuple[Node, Launch]] = []
+            for node in [node for node in self._nodes if not node.drained] or self._nodes:
+                before = node.slots.live.launch
+                try:
+                    if await self._swap(node, model_id, model_dir):
+                        swapped.append((node, before))
+                except EngineUnavailable as error:
+                    if len(self._nodes) == 1:
+                        raise
+                    await self._go_back(swapped)
+                    raise EngineUnavailable(self._account(node, model_id, error)) from error
+            self._live = (model_id, model_dir)
+            return bool(swapped)
+
+    async def undrain(self, name: str) -> None:
+        """Open a drained node again, with the model that is live; raises EngineUnavailable if it does not take it."""
+        node = self._moves.named(name)
+        async with self._moves.alone():
+            if node.drained:
+                await self._swap(node, *self._live)
+                await self._moves.undrain(node)
+
+    async def _swap(self, node: Node, model_id: str, model_dir: Path) -> bool:
+        slots = node.slots
+        if slots.serves(model_id, model_dir):
+            return False
+        if not slots.cold:
+            return await slots.swap(model_id, model_dir, partial(self._moves.welcome, node))
+        return await self._moves.to_the_end(self._swap_closed(node, model_id, model_dir))
+
+    async def _swap_closed(self, node: Node, model_id: str, model_dir: Path) -> bool:
+        """The old engine ends before the new one starts: the chats go elsewhere meanwhile, or wait."""
+        async with self._moves.closed(node):
+            return await node.slots.swap(model_id, model_dir, partial(self._moves.welcome, node))
+
+    async def _go_back(self, swapped: Sequence[tuple[Node, Launch]]) -> None:
+        for node, before in reversed(swapped):
+            try:
+                await self._swap(node, before.model_id, before.model_dir)
+            except EngineUnavailable as error:
+                _log.error("node keeps the new model", node=node.name, model=node.model_id, error=str(error))
+
+    def _account(self, failed: Node, model_id: str, error: EngineUnavailable) -> str:
+        """What an operator has to know: who failed and why, who has what now, and what to do."""
+        places: dict[str, list[str]] = defaultdict(list)
+        for node in self._nodes:
+            silent = "" if node.state is State.READY else " (does not answer)"
+            places[node.model_id].append(f"{node.name}{silent}")
+        now = "; ".join(f"{model} at {', '.join(names)}" for model, names in places.items())
+        return (
+            f"{failed.name} could not be given {model_id}, so the change was undone: {error}\n"
+            f"Now there is {now}. Mend {failed.name}, or drain it, and promote {model_id} again."
+        )

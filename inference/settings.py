@@ -7,15 +7,19 @@ seconds.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Final, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from inference.lmdeploy_settings import LmdeploySettings
 from inference.tiny import CHECKPOINT
 
 TINY: Final = "tiny"
+PLACEHOLDERS: Final = ("endpoint", "host", "port", "model", "model_dir")
+"""What `swap_command` may have in braces."""
 
 
 class InferenceSettings(BaseModel):
@@ -67,6 +71,18 @@ class InferenceSettings(BaseModel):
     wait_timeout: float = Field(default=120, gt=0)
     """A question waits so long for an engine that is starting or restarting; then the person is told."""
 
+    swap: Literal["blue-green", "cold"] = "blue-green"
+    """How a new model takes over: blue-green starts it beside the old one; cold, for a card too small for two, ends
+    the old one first, and whoever asks meanwhile waits and is told."""
+
+    swap_command: tuple[str, ...] = ()
+    """For `external`: a program and its arguments that make the server at one endpoint serve another model, run for
+    one after the other: ["./swap.sh", "{host}", "{port}", "{model_dir}"]. {endpoint} and {model} are filled in too.
+    It ends, with 0, when the old server is gone. Empty: models are not swapped."""
+
+    swap_command_timeout: float = Field(default=600, gt=0)
+    """After so long it has failed."""
+
     drain_timeout: float = Field(default=120, ge=0)
     """After a swap the old engine may finish its answers for so long; what is left is answered by the new one."""
 
@@ -104,6 +120,9 @@ class InferenceSettings(BaseModel):
     log_files: int = Field(default=3, ge=1)
     """… and so many of the old ones are kept."""
 
+    lmdeploy: LmdeploySettings = LmdeploySettings()
+    """For `lmdeploy`: the sizes of TurboMind."""
+
     def checkpoint(self) -> Path:
         """The directory that `model` means."""
         return CHECKPOINT if self.model == TINY else Path(self.model)
@@ -117,6 +136,14 @@ class InferenceSettings(BaseModel):
                 raise ValueError(f"{endpoint!r} is not an address; write http://host:port")
         # One spelling: chats are placed by it.
         return tuple(endpoint.rstrip("/").removesuffix("/v1") for endpoint in endpoints)
+
+    @field_validator("swap_command")
+    @classmethod
+    def _has_known_places(cls, command: tuple[str, ...]) -> tuple[str, ...]:
+        for name in re.findall(r"\{(\w+)\}", " ".join(command)):
+            if name not in PLACEHOLDERS:
+                raise ValueError(f"{{{name}}} is not known; there are {', '.join(PLACEHOLDERS)}")
+        return command
 
     @field_validator("endpoints", "gpus")
     @classmethod
@@ -133,4 +160,6 @@ class InferenceSettings(BaseModel):
             raise ValueError(f'endpoints are for engine = "external"; engine is "{self.engine}"')
         if self.gpus and self.endpoints:
             raise ValueError("gpus are for engines that the bot starts, endpoints for those that you start")
+        if self.swap_command and not self.endpoints:
+            raise ValueError("swap_command is for endpoints; an engine that the bot starts it swaps by itself")
         return self

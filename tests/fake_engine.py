@@ -8,6 +8,7 @@ How it starts is cued by `DIR/cue.json`:
     {"start": "deaf"}        listens, accepts, never says a word
     {"start": "refuse"}      answers every question with HTTP 400
     {"start": "exit_once"}   as "exit", but the next start works
+    {"start": "exit_second"} as "exit", but the first start works
     {"late": 0.5}            listens after so many seconds
     {"stubborn": true}       ignores SIGTERM
     {"mayfly": true}         kills itself after its first answer, which is the one that proves it ready
@@ -186,7 +187,8 @@ def main() -> None:
         crowd = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
         fake.note("crowd", crowd=crowd.pid)
     start = fake.cue.get("start")
-    if start == "exit" or (start == "exit_once" and fake.first_time("exit")):
+    first = start in ("exit_once", "exit_second") and fake.first_time("exit")
+    if start == "exit" or (start == "exit_once" and first) or (start == "exit_second" and not first):
         sys.stdout.write(f"loading the weights of {chosen.name}\n")
         sys.stderr.write("RuntimeError: these weights are no good\n")
         sys.exit(3)

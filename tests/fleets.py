@@ -2,55 +2,71 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from inference.deployment import Deployment
-from inference.process import Child
 from inference.routing import ranked
 from inference.settings import InferenceSettings
 from inference.worker import free_port
-from tests.children import fake_command
+from tests.children import alive, until
 from tests.deployments import QUICK, a_model
+
+SCRIPT = (sys.executable, "-m", "tests.server_script")
 
 
 class Servers:
-    """Fake engines as external servers, one a port; each serves the model directory `a` of its own folder."""
+    """External servers on loopback, one a port, started and swapped by the script of `server_script.py`.
 
-    def __init__(self, folder: Path, number: int) -> None:
+    Fake ones serve, as model "a", a directory of their own, so that each has its own notes.
+    """
+
+    def __init__(self, folder: Path, number: int, kind: str = "fake") -> None:
         self.folder = folder
-        self.ports = [free_port() for _ in range(number)]
-        self.endpoints = tuple(f"http://127.0.0.1:{port}" for port in self.ports)
-        self._children: dict[str, Child] = {}
+        self.kind = kind
+        self.endpoints = tuple(f"http://127.0.0.1:{free_port()}" for _ in range(number))
+        os.mkfifo(folder / "lifeline")
+        self._lifeline = os.open(folder / "lifeline", os.O_RDWR)
+
+    @property
+    def swap_command(self) -> tuple[str, ...]:
+        """What a deployment has to run to swap one of them."""
+        return (*SCRIPT, str(self.folder), self.kind, "{port}", "{model}", "{model_dir}")
 
     def directory(self, endpoint: str) -> Path:
-        """The model directory of the server there."""
-        return a_model(self.folder, f"at-{endpoint.rpartition(':')[2]}")
+        """The fake server's first model directory."""
+        return a_model(self.folder, f"at-{_port(endpoint)}")
 
-    async def start(self, endpoint: str) -> None:
-        directory = self.directory(endpoint)
-        line = fake_command("a", directory, int(endpoint.rpartition(":")[2]), InferenceSettings())
-        self._children[endpoint] = await Child.start(line, log=self.folder / f"{directory.name}.log")
+    async def start(self, endpoint: str, name: str = "a", directory: Path | None = None) -> None:
+        """Start the server there, or start another in its place."""
+        line = (*SCRIPT, str(self.folder), self.kind, _port(endpoint), name, str(directory or self.directory(endpoint)))
+        process = await asyncio.create_subprocess_exec(*line)
+        assert await process.wait() == 0
+
+    def pid(self, endpoint: str) -> int:
+        return int((self.folder / f"{_port(endpoint)}.pid").read_text())
 
     async def kill(self, endpoint: str) -> None:
-        child = self._children.pop(endpoint)
-        child.kill()
-        await child.wait()
+        pid = self.pid(endpoint)
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: not alive(pid))
 
     def freeze(self, endpoint: str) -> None:
         """The server holds its connections and says nothing more."""
-        os.kill(self._children[endpoint].pid, signal.SIGSTOP)
-
-    def pid(self, endpoint: str) -> int:
-        return self._children[endpoint].pid
+        os.kill(self.pid(endpoint), signal.SIGSTOP)
 
     async def end(self) -> None:
-        for endpoint in list(self._children):
-            await self.kill(endpoint)
+        os.close(self._lifeline)
+        for note in self.folder.glob("*.pid"):
+            with suppress(ProcessLookupError):
+                os.kill(int(note.read_text()), signal.SIGKILL)
 
     def home(self, chat: str) -> str:
         """Where the chat goes while all are open."""
@@ -60,14 +76,24 @@ class Servers:
         """Where it goes when its home is closed."""
         return self.endpoints[ranked(chat, self.endpoints)[1]]
 
+    def chat_at(self, endpoint: str, number: int = 0) -> str:
+        """The name of a chat that lives there; another for each number."""
+        names = (f"person {index}" for index in range(10_000))
+        return [name for _, name in zip(range(100), names, strict=False) if self.home(name) == endpoint][number]
+
     def chats(self, number: int) -> list[str]:
-        """Chats of which at least one lives at each server."""
-        names = [f"person {index}" for index in range(number)]
-        extra = 0
-        while len({self.home(name) for name in names}) < len(self.endpoints):
-            extra += 1
-            names[extra % number] = f"person {number + extra}"
-        return names
+        """So many chats, spread evenly over the servers."""
+        return [self.chat_at(self.endpoints[i % len(self.endpoints)], i // len(self.endpoints)) for i in range(number)]
+
+
+def _port(endpoint: str) -> str:
+    return endpoint.rpartition(":")[2]
+
+
+def cued(directory: Path, **cue: bool) -> Path:
+    """Cue the script for this model directory."""
+    (directory / "script.json").write_text(json.dumps(cue))
+    return directory
 
 
 @asynccontextmanager
@@ -79,8 +105,12 @@ async def fleet(
     `more` are settings.
     """
     servers = Servers(folder, number)
-    values = {key: value for key, value in QUICK.items() if key != "engine"} | {"endpoints": servers.endpoints} | more
-    deployment = Deployment(InferenceSettings.model_validate(values), "a", a_model(folder, "a"), logs=folder / "logs")
+    values = {key: value for key, value in QUICK.items() if key != "engine"} | {
+        "endpoints": servers.endpoints,
+        "swap_command": servers.swap_command,
+    }
+    settings = InferenceSettings.model_validate(values | more)
+    deployment = Deployment(settings, "a", a_model(folder, "a"), logs=folder / "logs")
     try:
         for endpoint in servers.endpoints[: number - missing]:
             await servers.start(endpoint)

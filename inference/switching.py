@@ -1,0 +1,137 @@
+"""Has a server that somebody else runs load another model: by a command of the operator's.
+
+Knows how `inference.swap_command` is filled in and run, and how to tell from the server's own list of models that it
+still serves the old one. Whether it answers is found out afterwards, as for every engine, by worker.py. What the
+command starts is not ours: a server left behind by it lives on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import shlex
+import signal
+from asyncio.subprocess import DEVNULL, STDOUT
+from pathlib import Path
+from typing import IO, Final
+from urllib.parse import urlsplit
+
+import httpx
+
+from inference.messages import EngineUnavailable
+from inference.settings import InferenceSettings
+from inference.worker import Launch
+
+_TAIL_LINES: Final = 15
+_POLL_SECONDS: Final = 0.5
+_CONNECT_SECONDS: Final = 5.0
+
+
+async def switch(new: Launch, old: Launch) -> None:
+    """Run the command for `new`, which takes the place of `old` at the same endpoint; return when the server is back.
+
+    Raises EngineUnavailable with the end of what the command wrote when it fails or takes longer than
+    `swap_command_timeout` seconds, and when the server is not back, or still lists only the old model, after
+    `start_timeout`. Cancelling it ends the command.
+    """
+    await _run(new)
+    await _until_listed(new, old)
+
+
+def command_line(launch: Launch) -> list[str]:
+    """`swap_command` with every placeholder filled in."""
+    parts = urlsplit(launch.endpoint)
+    values = {
+        "endpoint": launch.endpoint,
+        "host": parts.hostname or "",
+        "port": str(parts.port or (443 if parts.scheme == "https" else 80)),
+        "model": launch.model_id,
+        "model_dir": str(launch.model_dir),
+    }
+    return [re.sub(r"\{(\w+)\}", lambda found: values[found[1]], part) for part in launch.settings.swap_command]
+
+
+async def _run(launch: Launch) -> None:
+    line = command_line(launch)
+    said = f"inference.swap_command for {launch.endpoint} ({shlex.join(line)})"
+    timeout = launch.settings.swap_command_timeout
+    # Not a pipe: a server that the command leaves behind would hold it open, and with it our waiting for its end.
+    with _opened(launch.log) as output:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *line, stdin=DEVNULL, stdout=output, stderr=STDOUT, start_new_session=True
+            )
+        except OSError as error:
+            raise EngineUnavailable(f"{said} could not be started: {error}") from error
+    try:
+        async with asyncio.timeout(timeout):
+            code = await process.wait()
+    except TimeoutError:
+        raise EngineUnavailable(f"{said} did not end within {timeout:g} s. {_tail(launch.log)}") from None
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+    if code:
+        raise EngineUnavailable(f"{said} ended with exit code {code}. {_tail(launch.log)}")
+
+
+def _opened(log: Path) -> IO[bytes]:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    return log.open("wb")
+
+
+def _tail(log: Path) -> str:
+    lines = log.read_text("utf-8", "replace").splitlines()[-_TAIL_LINES:]
+    return "Its last lines:\n" + "\n".join(lines) if lines else "It wrote nothing."
+
+
+async def _until_listed(new: Launch, old: Launch) -> None:
+    """Wait until the server lists its models and they are not the old one's alone.
+
+    Names that are neither the new model's nor the old one's tell nothing; then its answer to a picture has to do.
+    """
+    settings = new.settings
+    problem = "does not answer"
+    try:
+        async with asyncio.timeout(settings.start_timeout), _client(settings) as client:
+            while True:
+                names = await _listed(client, new.endpoint)
+                if names is not None:
+                    if names & _names(new) or not names & _names(old):
+                        return
+                    problem = f"still lists {', '.join(sorted(names))}"
+                await asyncio.sleep(_POLL_SECONDS)
+    except TimeoutError:
+        raise EngineUnavailable(
+            f"The server at {new.endpoint} {problem} {settings.start_timeout:g} s after inference.swap_command."
+        ) from None
+
+
+def _names(launch: Launch) -> set[str]:
+    """What servers call a model: by its id, or by its directory's path or name."""
+    return {launch.model_id, str(launch.model_dir), launch.model_dir.name}
+
+
+def _client(settings: InferenceSettings) -> httpx.AsyncClient:
+    key = settings.api_key.get_secret_value()
+    return httpx.AsyncClient(
+        headers={"Authorization": f"Bearer {key}"} if key else {},
+        timeout=httpx.Timeout(settings.token_timeout, connect=_CONNECT_SECONDS),
+    )
+
+
+async def _listed(client: httpx.AsyncClient, endpoint: str) -> set[str] | None:
+    """The models that the server lists; empty when it lists none, None while it is not there."""
+    try:
+        response = await client.get(f"{endpoint}/v1/models")
+        if response.status_code >= 500:
+            return None
+        return {str(model["id"]) for model in response.json()["data"]} if response.status_code == 200 else set()
+    except httpx.HTTPError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        return set()
