@@ -37,6 +37,7 @@ class List:
     sources: tuple[str, ...]
     after: tuple[List, ...] = ()
     without: re.Pattern[str] = re.compile("")
+    options: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -56,8 +57,20 @@ CHAT = List(
     without=CUDA,
 )
 TRAINING = List("cpu-training.txt", "What retraining adds.", ("training.in",), (CHAT,), CUDA)
-DEV = List("dev.txt", "What the tests and checks add.", ("dev.in",), (CHAT, TRAINING), CUDA)
-GPU = List("gpu.txt", "Everything for a GPU: bot, lmdeploy, trainer.", (PYPROJECT, "chat.in", "training.in", "gpu.in"))
+DEV = List(
+    "dev.txt",
+    "What the tests and checks add.",
+    ("lmdeploy.in", "dev.in"),
+    (CHAT, TRAINING),
+    CUDA,
+    # lmdeploy's Python part beside the CPU's torch, which is newer than it asks for.
+    ("--overrides", "torch.txt", "--overrides", "cpu.in", "--excludes", "lmdeploy-without.txt"),
+)
+GPU = List(
+    "gpu.txt",
+    "Everything for a GPU: bot, lmdeploy, trainer.",
+    (PYPROJECT, "chat.in", "training.in", "lmdeploy.in", "gpu.in"),
+)
 LISTS = (CHAT, TRAINING, DEV, GPU)
 
 
@@ -76,7 +89,7 @@ def resolve(each: List, python: str, preferred: dict[str, str], *options: str) -
             *(sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate"),
             # Named, or uv searches the machine for an interpreter of that version.
             *("--python", sys.executable, "--python-version", python, "--python-platform", PLATFORM),
-            *("--output-file", str(output), *options, *each.all_sources()),
+            *("--output-file", str(output), *each.options, *options, *each.all_sources()),
         ]
         result = subprocess.run(line, cwd=HERE, capture_output=True, text=True, check=False)
         if result.returncode:
@@ -97,7 +110,9 @@ def main(arguments: list[str]) -> int:
     check = arguments == ["--check"]
     wrong = 0
     for each in LISTS:
-        preferred = {name: version for other in (CHAT, TRAINING, DEV, each) for name, version in other.pins().items()}
+        # A .venv for a GPU gets the tests' list on top: what both name is the same.
+        lists = (GPU, CHAT, TRAINING, DEV, each)
+        preferred = {name: version for other in lists for name, version in other.pins().items()}
         for python in PYTHONS if check else PYTHONS[:1]:
             text = listing(each, resolve(each, python, preferred, *([] if check else arguments)))
             if not check:
