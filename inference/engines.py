@@ -9,10 +9,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Final
 
-from inference.messages import EngineUnavailable
-from inference.settings import InferenceSettings
+from inference.settings import TINY, InferenceSettings
 
 
 class Kind(StrEnum):
@@ -26,14 +27,21 @@ class Kind(StrEnum):
 Command = Callable[[str, Path, int, InferenceSettings], list[str]]
 """(model id, checkpoint directory, loopback port, settings) → the command line that serves the model there."""
 
-_CONCURRENCY = {Kind.CPU: 4, Kind.LMDEPLOY: 64, Kind.EXTERNAL: 16}
+_DRIVER: Final = Path("/dev/nvidiactl")
+_CONCURRENCY: Final = {Kind.CPU: 4, Kind.LMDEPLOY: 64, Kind.EXTERNAL: 16}
 
 
 def resolve(settings: InferenceSettings) -> Kind:
-    """The kind that `settings.engine` means here; `auto` is external where endpoints are given, else cpu."""
-    if settings.engine == "auto":
-        return Kind.EXTERNAL if settings.endpoints else Kind.CPU
-    return Kind(settings.engine)
+    """The kind that `settings.engine` means here.
+
+    `auto` is external where endpoints are given; lmdeploy where it is installed, the machine has an NVIDIA driver and
+    the model is not the tiny one; else cpu.
+    """
+    if settings.engine != "auto":
+        return Kind(settings.engine)
+    if settings.endpoints:
+        return Kind.EXTERNAL
+    return Kind.LMDEPLOY if settings.model != TINY and _DRIVER.exists() and find_spec("lmdeploy") else Kind.CPU
 
 
 def concurrency(kind: Kind, settings: InferenceSettings) -> int:
@@ -42,14 +50,8 @@ def concurrency(kind: Kind, settings: InferenceSettings) -> int:
 
 
 def command(kind: Kind) -> Command:
-    """The function that words the kind's command line. Raises EngineUnavailable where there is none."""
-    try:
-        return _COMMANDS[kind]
-    except KeyError:
-        raise EngineUnavailable(
-            f'inference.engine = "{kind}" cannot be started by this version: set it to "cpu", or start your own '
-            'server and set it to "external" with its address in inference.endpoints.'
-        ) from None
+    """The function that words the command line of a kind that we start. Raises KeyError for the others."""
+    return _COMMANDS[kind]
 
 
 def _cpu(model_id: str, model_dir: Path, port: int, settings: InferenceSettings) -> list[str]:
@@ -66,4 +68,24 @@ def _cpu(model_id: str, model_dir: Path, port: int, settings: InferenceSettings)
     return line
 
 
-_COMMANDS: dict[Kind, Command] = {Kind.CPU: _cpu}
+def _lmdeploy(model_id: str, model_dir: Path, port: int, settings: InferenceSettings) -> list[str]:
+    sizes = settings.lmdeploy
+    given = {
+        "--blocks": sizes.blocks,
+        "--prefill-tokens": sizes.prefill_tokens,
+        "--tile-threads": sizes.tile_threads,
+        "--tiles": settings.tiles,
+    }
+    return [
+        *(settings.python or sys.executable, "-m", "inference.lmdeploy_server"),
+        *("--model", str(model_dir), "--name", model_id, "--host", "127.0.0.1", "--port", str(port)),
+        *("--engines", "2" if settings.swap == "blue-green" else "1"),
+        *("--session-length", str(sizes.session_length), "--batch", str(sizes.batch)),
+        *("--kv-bits", str(sizes.kv_bits), "--weights", sizes.weights),
+        *("--tensor-parallel", str(sizes.tensor_parallel)),
+        *("--tile-cache-megabytes", str(sizes.tile_cache_megabytes)),
+        *(word for flag, value in given.items() if value is not None for word in (flag, str(value))),
+    ]
+
+
+_COMMANDS: dict[Kind, Command] = {Kind.CPU: _cpu, Kind.LMDEPLOY: _lmdeploy}

@@ -10,8 +10,8 @@ its internals are replaced; with any other version a warning says so and the sto
   once, fingerprint given) instead of `ImageEncoder.preprocess` (one thread, every picture on every turn);
 - `Tokenizer.detokenize_incrementally` decodes a short window of new tokens instead of first naming every token of
   the prompt (58 ms of the event loop a request with InternLM2's tokenizer and a 13-tile picture);
-- `TurboMind.create_instance` gives instances that hand on tokens in groups, at most one in `GROUP_SECONDS`, so that
-  64 streams do not spend the event loop on one event a token.
+- `TurboMind.create_instance` gives instances that let prompts in whole (prefill_gate.py) and hand on tokens in
+  groups, at most one in `GROUP_SECONDS`, so that 64 streams do not spend the event loop on one event a token.
 
 Runs on lmdeploy's side of the HTTP interface; the client is client.py, the command line is built by engines.py.
 """
@@ -31,8 +31,10 @@ from typing import TYPE_CHECKING, Any, Final
 from inference.detokenise import TextStream
 from inference.internvl2.tokenizer import text_decoder
 from inference.lifeline import watch_parent
+from inference.lmdeploy_memory import BLOCK_TOKENS, Needs, NoRoom, default_blocks, prefill_tokens, share_of_free
 from inference.lmdeploy_pictures import TileCache, Tiling
 from inference.messages import PictureError
+from inference.prefill_gate import PrefillGate
 from inference.prompt import lmdeploy_template
 
 if TYPE_CHECKING:
@@ -40,8 +42,6 @@ if TYPE_CHECKING:
 
 KNOWN: Final = "0.18.0"
 """The lmdeploy whose internals we replace."""
-
-BLOCK_TOKENS: Final = 64
 
 GROUP_SECONDS: Final = 0.03
 """Text that arrives so soon after the last is handed on together with what follows."""
@@ -81,14 +81,21 @@ def quicken(options: argparse.Namespace) -> None:
             items = [each.item(self.cache.tiling) for each in prepared]
             return model.to_pytorch_aux([{"role": "preprocess", "content": items}], prompt, place, self.tokenizer)
 
-    class Instance(TurboMindInstance):  # type: ignore[misc]
-        """TurboMind's, with tokens in groups."""
+    gate = PrefillGate(options.prefill_tokens)
 
-        async def async_stream_infer(self, session_id: int, **inputs: Any) -> AsyncIterator[Any]:
+    class Instance(TurboMindInstance):  # type: ignore[misc]
+        """TurboMind's, with prompts let in whole and tokens handed on in groups."""
+
+        async def async_stream_infer(
+            self, session_id: int, *, input_ids: list[int], multimodal: Any = None, **inputs: Any
+        ) -> AsyncIterator[Any]:
             config = inputs["gen_config"]
             apart = config.logprobs or config.output_logits or config.output_last_hidden_state
-            async with aclosing(super().async_stream_infer(session_id, **inputs)) as outputs:
+            pictures = [(item.get("fingerprint", b""), item["image_tokens"]) for item in multimodal or ()]
+            stock = super().async_stream_infer(session_id, input_ids=input_ids, multimodal=multimodal, **inputs)
+            async with gate.room(gate.cost(len(input_ids), pictures)) as computed, aclosing(stock) as outputs:
                 async for output in outputs if apart else grouped(outputs):
+                    computed()
                     yield output
 
     class Engine(VLAsyncEngine):  # type: ignore[misc]
@@ -115,7 +122,7 @@ def quicken(options: argparse.Namespace) -> None:
                 limit=options.tile_cache_megabytes * 2**20,
                 threads=options.tile_threads,
             )
-            publish(processor.cache)
+            publish(processor.cache, gate)
 
     stock_task = api_server.get_task
 
@@ -186,8 +193,8 @@ def tiling_of(model: Any, tiles: int | None) -> Tiling:
     )
 
 
-def publish(cache: TileCache) -> None:
-    """Show the tile cache on lmdeploy's /metrics."""
+def publish(cache: TileCache, gate: PrefillGate) -> None:
+    """Show the tile cache and the gate on lmdeploy's /metrics."""
     from prometheus_client import REGISTRY
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
@@ -196,47 +203,36 @@ def publish(cache: TileCache) -> None:
             yield CounterMetricFamily("thumbtune_tile_cache_hits", "Pictures whose tiles were there", value=cache.hits)
             yield CounterMetricFamily("thumbtune_tile_cache_misses", "Pictures cut into tiles", value=cache.misses)
             yield GaugeMetricFamily("thumbtune_tile_cache_bytes", "Tiles kept", value=cache.size)
+            yield GaugeMetricFamily(
+                "thumbtune_prefill_waiting", "Prompts held back for a free iteration", value=gate.waiting
+            )
 
     REGISTRY.register(Collector())
 
 
 def engine_config(options: argparse.Namespace) -> TurbomindEngineConfig:
-    """What TurboMind is started with; the number of KV blocks is always whole, so that two engines get the same."""
+    """What TurboMind is started with. Fills in `blocks` and `prefill_tokens` by the card. Raises NoRoom."""
+    import torch
     from lmdeploy import TurbomindEngineConfig
 
+    free, total = torch.cuda.mem_get_info()
+    needs = Needs.of(options.model, options.kv_bits)
+    options.prefill_tokens = options.prefill_tokens or prefill_tokens(total)
+    options.blocks = options.blocks or default_blocks(
+        needs, total, engines=options.engines, prefill=options.prefill_tokens
+    )
+    _log.info("%d KV blocks of %d tokens, %d tokens at once", options.blocks, BLOCK_TOKENS, options.prefill_tokens)
     return TurbomindEngineConfig(
         tp=options.tensor_parallel,
-        session_len=options.session_length,
+        session_len=min(options.session_length, options.blocks * BLOCK_TOKENS),
         max_batch_size=options.batch,
-        cache_max_entry_count=cache_share(options),
+        cache_max_entry_count=share_of_free(needs, options.blocks, free),
         quant_policy=options.kv_bits % 16,
         model_format=options.weights if options.weights != "auto" else None,
         max_prefill_token_num=options.prefill_tokens,
         enable_prefix_caching=True,
         enable_metrics=True,
     )
-
-
-def cache_share(options: argparse.Namespace) -> float:
-    """The share of the card's free memory that `--blocks` come to; TurboMind takes nothing else.
-
-    TurboMind asks for the free memory when the weights are on the card, so they are counted off before.
-    """
-    import torch
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(options.model, trust_remote_code=True).llm_config
-    head = config.hidden_size // config.num_attention_heads
-    token = 2 * config.num_hidden_layers * config.num_key_value_heads * head * options.kv_bits // 8
-    weights = sum(file.stat().st_size for file in options.model.glob("*.safetensors"))
-    free, _ = torch.cuda.mem_get_info()
-    share = options.blocks * BLOCK_TOKENS * token / (free - weights)
-    if not 0 < share < 0.95:
-        raise SystemExit(
-            f"{options.blocks} KV blocks take {options.blocks * BLOCK_TOKENS * token / 1e9:.1f} GB, and "
-            f"{(free - weights) / 1e9:.1f} GB are free beside the weights: lower inference.lmdeploy.blocks"
-        )
-    return share
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -254,6 +250,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     # Tiles are made by many threads at once; each of them alone is quickest.
     torch.set_num_threads(1)
+    try:
+        config = engine_config(options)
+    except NoRoom as error:
+        raise SystemExit(str(error)) from None
     if lmdeploy.__version__ == KNOWN:
         quicken(options)
     else:
@@ -262,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         str(options.model),
         model_name=options.name,
         backend="turbomind",
-        backend_config=engine_config(options),
+        backend_config=config,
         chat_template_config=ChatTemplateConfig(**lmdeploy_template()),
         server_name=options.host,
         server_port=options.port,
@@ -280,14 +280,17 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--name", required=True, help="what the model is called in requests and answers")
     arguments.add_argument("--host", default="127.0.0.1")
     arguments.add_argument("--port", type=int, default=23333)
-    arguments.add_argument("--blocks", type=int, required=True, help="KV blocks of 64 tokens")
+    arguments.add_argument("--blocks", type=int, help="KV blocks of 64 tokens (default: by the card's memory)")
+    arguments.add_argument("--engines", type=int, default=1, help="engines the card must have room for (default: 1)")
     arguments.add_argument("--session-length", type=int, default=16384, help="longest conversation in tokens")
     arguments.add_argument("--batch", type=int, default=64, help="answers computed at a time")
     arguments.add_argument("--kv-bits", type=int, choices=(4, 8, 16), default=16, help="bits of a cached key or value")
     arguments.add_argument(
         "--weights", choices=("auto", "hf", "awq", "gptq"), default="auto", help="form of the weights"
     )
-    arguments.add_argument("--prefill-tokens", type=int, default=16384, help="tokens of prompts computed at a time")
+    arguments.add_argument(
+        "--prefill-tokens", type=int, help="tokens of prompts computed at once (default: by the card)"
+    )
     arguments.add_argument("--tensor-parallel", type=int, default=1, help="GPUs that share one model")
     arguments.add_argument(
         "--tiles", type=int, help="at most so many tiles a picture (default: as the checkpoint says)"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from collections.abc import AsyncIterator
 from hashlib import sha256
 from pathlib import Path
@@ -18,7 +19,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, Self
 
 import torch
-from lmdeploy.messages import EngineOutput, ResponseType, ScheduleMetrics
+from lmdeploy.messages import EngineOutput, RequestMetrics, ResponseType, ScheduleMetrics
 
 from inference import lmdeploy_server
 from inference.internvl2.checkpoint import load_model
@@ -78,7 +79,8 @@ class TurboMindInstance:
         new = await asyncio.to_thread(self._generate, input_ids, pixels, gen_config)
         for number, token in enumerate(new, 1):
             last = number == len(new)
-            yield EngineOutput(ResponseType.FINISH if last else ResponseType.SUCCESS, [token])
+            status = ResponseType.FINISH if last else ResponseType.SUCCESS
+            yield EngineOutput(status, [token], req_metrics=RequestMetrics(time.time()))
 
     @torch.inference_mode()
     def _generate(self, input_ids: list[int], pixels: torch.Tensor | None, config: Any) -> list[int]:

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from inference import engines
+from inference import engines, lmdeploy_server
 from inference.engines import Kind
-from inference.messages import EngineUnavailable
 from inference.settings import InferenceSettings
 
 
@@ -47,11 +46,18 @@ def test_engines_cpu_command_line() -> None:
     assert line("m-1", Path("/models/m-1"), 4711, chosen)[-4:] == ["--threads", "2", "--cache-megabytes", "64"]
 
 
-@pytest.mark.parametrize("kind", [Kind.LMDEPLOY, Kind.EXTERNAL])
-def test_engines_without_a_command(kind: Kind) -> None:
-    """A kind that cannot be started says what to set instead."""
-    with pytest.raises(EngineUnavailable, match=r"inference\.engine.*cpu.*external"):
-        engines.command(kind)
+def test_engines_lmdeploy_command_line() -> None:
+    """lmdeploy's worker accepts the command line that is worded for it, and finds all that is set in it."""
+    sizes = {"blocks": 900, "kv_bits": 8, "prefill_tokens": 4096, "tile_threads": 3, "weights": "awq", "batch": 9}
+    line = engines.command(Kind.LMDEPLOY)
+    words = line("m-1", Path("/models/m-1"), 4711, settings(engine="lmdeploy", tiles=6, swap="cold", lmdeploy=sizes))
+    assert words[:3] == [sys.executable, "-m", "inference.lmdeploy_server"]
+    told = vars(lmdeploy_server.parser().parse_args(words[3:]))
+    assert (told["model"], told["name"], told["port"]) == (Path("/models/m-1"), "m-1", 4711)
+    assert (told["tiles"], told["engines"]) == (6, 1)
+    assert {name: told[name] for name in sizes} == sizes
+    plain = lmdeploy_server.parser().parse_args(line("m", Path("/m"), 1, settings(engine="lmdeploy"))[3:])
+    assert (plain.blocks, plain.prefill_tokens, plain.tiles, plain.engines) == (None, None, None, 2)
 
 
 def test_engines_concurrency() -> None:

@@ -1,0 +1,196 @@
+"""A new model is swapped in, then the engine is killed, while people chat: what they notice, on one GPU.
+
+    python -m benchmarks.lmdeploy_swap --work DIR [--people 32] [--tokens 64]
+
+Through our `Deployment`, as the bot uses it, with two full-size random models in the official layout (as
+lmdeploy_serving.py writes them). Everybody sends a picture and goes on asking about it, with a new picture now and
+then. Prints JSON: waits for the first word of first turns and follow-ups before, during and after the swap, its
+seconds, GPU memory before and after, errors, and how a `kill -9` in mid-answer went.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from benchmarks.lmdeploy_serving import checkpoint, set_tiles
+from benchmarks.serving_load import picture
+from inference.deployment import Deployment
+from inference.messages import Answer, InferenceError, Picture, Prompt, Role, Sampling, Turn
+from inference.prompt import SYSTEM
+from inference.settings import InferenceSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One answer as a person saw it: when asked, how long to the first word, and whether it was a follow-up."""
+
+    asked: float
+    wait: float
+    follow_up: bool
+    begun_anew: bool
+    model: str
+
+
+class Crowd:
+    """People who chat until they are told to stop."""
+
+    def __init__(self, deployment: Deployment, number: int, tokens: int) -> None:
+        self.seen: list[Seen] = []
+        self.errors: list[str] = []
+        self._deployment = deployment
+        self._sampling = Sampling(max_new_tokens=tokens)
+        self._going = True
+        self._people = [asyncio.create_task(self._person(place)) for place in range(number)]
+
+    async def stop(self) -> None:
+        self._going = False
+        await asyncio.gather(*self._people)
+
+    async def _person(self, place: int) -> None:
+        dice = Random(place)
+        chat, turns = f"person-{place}", ()
+        await asyncio.sleep(dice.uniform(0, 4))
+        while self._going:
+            fresh = not turns or len(turns) > 8
+            if fresh:
+                turns, data = (), base64.b64decode(picture(dice.randrange(10**6)).partition(",")[2])
+                asked = Turn(Role.USER, "What is to be seen here?", (Picture.of(data),))
+            else:
+                asked = Turn(Role.USER, "And what else is there?")
+            prompt = Prompt(SYSTEM, (*turns, asked), chat=chat, sampling=self._sampling)
+            try:
+                answer = await self._ask(prompt, follow_up=not fresh)
+            except InferenceError as error:
+                self.errors.append(str(error))
+            else:
+                turns = (*turns, asked, Turn(Role.ASSISTANT, answer.text or "…"))
+            await asyncio.sleep(dice.uniform(0.5, 2.5))
+
+    async def _ask(self, prompt: Prompt, *, follow_up: bool) -> Answer:
+        asked, first, anew = time.monotonic(), 0.0, False
+        async for delta in self._deployment.answer(prompt):
+            anew = anew or delta.restarted
+            if delta.text and not first:
+                first = time.monotonic()
+            if delta.answer is not None:
+                wait = (first or time.monotonic()) - asked
+                self.seen.append(Seen(asked, wait, follow_up, anew, delta.answer.model))
+                return delta.answer
+        raise AssertionError("a stream without an answer")
+
+
+def waits(seen: Sequence[Seen], start: float, end: float, *, follow_up: bool) -> dict[str, Any]:
+    """Median and 99th percentile in seconds of those asked between two moments."""
+    found = sorted(each.wait for each in seen if start <= each.asked < end and each.follow_up is follow_up)
+    if not found:
+        return {"number": 0}
+    return {
+        "number": len(found),
+        "median": round(found[len(found) // 2], 4),
+        "p99": round(found[min(int(len(found) * 0.99), len(found) - 1)], 4),
+    }
+
+
+def gpu_megabytes() -> int:
+    """What is in use on the card, of whomever."""
+    query = ("nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits")
+    return int(subprocess.run(query, check=True, capture_output=True, text=True).stdout.split()[0])
+
+
+async def run(options: argparse.Namespace) -> dict[str, Any]:
+    """The whole course of things."""
+    first = checkpoint(options.work, "2b")
+    set_tiles(first, 12)
+    second = options.work / "second"
+    if not second.exists():
+        second.mkdir()
+        for file in first.iterdir():
+            (second / file.name).hardlink_to(file)
+    sizes = {"blocks": options.blocks} if options.blocks else {}
+    settings = InferenceSettings.model_validate({"engine": "lmdeploy", "model": str(first), "lmdeploy": sizes})
+    deployment = Deployment(settings, "first", first, logs=options.work)
+    found: dict[str, Any] = {}
+    began = time.monotonic()
+    await deployment.start()
+    found["start_seconds"] = round(time.monotonic() - began, 1)
+    crowd = Crowd(deployment, options.people, options.tokens)
+    try:
+        await asyncio.sleep(25)
+        found["megabytes_before"] = gpu_megabytes()
+        swapping = time.monotonic()
+        await deployment.swap("second", second)
+        swapped = time.monotonic()
+        found["swap_seconds"] = round(swapped - swapping, 1)
+        await asyncio.sleep(12)
+        found["megabytes_after"] = gpu_megabytes()
+        for name, start, end in (
+            ("before", 0.0, swapping),
+            ("during", swapping, swapped),
+            ("after", swapped, time.monotonic()),
+        ):
+            found[name] = {
+                "first turns": waits(crowd.seen, start, end, follow_up=False),
+                "follow-ups": waits(crowd.seen, start, end, follow_up=True),
+            }
+        found["begun_anew_by_swap"] = sum(each.begun_anew for each in crowd.seen)
+        found["kill"] = await killed(deployment, crowd)
+    finally:
+        await crowd.stop()
+        await deployment.stop()
+    found["answers"] = len(crowd.seen)
+    found["errors"] = crowd.errors
+    found["megabytes_at_the_end"] = gpu_megabytes()
+    return found
+
+
+async def killed(deployment: Deployment, crowd: Crowd) -> dict[str, Any]:
+    """kill -9 while answers are under way: seconds until an engine answers again, and what people saw."""
+    pid = deployment.status().pids[0]
+    before, errors = len(crowd.seen), len(crowd.errors)
+    moment = time.monotonic()
+    os.kill(pid, signal.SIGKILL)
+    while True:
+        await asyncio.sleep(0.1)
+        pids = deployment.status().pids
+        if pids and pid not in pids and any(each.asked + each.wait > moment for each in crowd.seen[before:]):
+            break
+    back = time.monotonic() - moment
+    await asyncio.sleep(8)
+    after = crowd.seen[before:]
+    return {
+        "first_answer_after_seconds": round(back, 1),
+        "begun_anew": sum(each.begun_anew for each in after),
+        "answers_after": len(after),
+        "errors": crowd.errors[errors:],
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.lmdeploy_swap", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--work", type=Path, required=True, help="a folder for the checkpoints and the logs")
+    parser.add_argument("--people", type=int, default=32)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--blocks", type=int, help="KV blocks of each engine (default: by the card)")
+    options = parser.parse_args(arguments)
+    options.work.mkdir(parents=True, exist_ok=True)
+    sys.stdout.write(json.dumps(asyncio.run(run(options)), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Sharing out a card: what cards of common sizes get, and what is said when something does not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from inference.internvl2.checkpoint import write_surroundings
+from inference.internvl2.random import SIZES, configuration
+from inference.internvl2.tokenizer import load_tokenizer
+from inference.lmdeploy_memory import (
+    BLOCK_TOKENS,
+    Needs,
+    NoRoom,
+    default_blocks,
+    prefill_tokens,
+    share_of_free,
+    working_bytes,
+)
+from inference.tiny import CHECKPOINT
+
+FULL = Needs(weights=4_411_000_000, token=98_304)
+"""InternVL2-2B in bfloat16."""
+
+
+def blocks(total: float, engines: int, needs: Needs = FULL) -> int:
+    return default_blocks(needs, int(total), engines=engines, prefill=prefill_tokens(int(total)))
+
+
+def test_needs_of_the_full_size(tmp_path: Path) -> None:
+    """A token of InternVL2-2B takes 96 KiB; eight bits halve it but for their scales; weights are what the files are."""
+    import torch
+
+    write_surroundings(configuration(SIZES["2b"], 92553), load_tokenizer(CHECKPOINT), tmp_path, dtype=torch.bfloat16)
+    (tmp_path / "model.safetensors").write_bytes(b"0" * 1000)
+    assert Needs.of(tmp_path, 16) == Needs(weights=1000, token=FULL.token)
+    eight = Needs.of(tmp_path, 8).token
+    assert FULL.token / 2 < eight < 0.55 * FULL.token
+
+
+def test_common_cards() -> None:
+    """80 GB hold 80 chats twice, 24 GB a dozen twice, 12 GB only one engine at a time."""
+    chat = 3600 / BLOCK_TOKENS
+    assert blocks(85e9, 2) > 80 * chat
+    assert 8 * chat < blocks(25e9, 2) < 30 * chat
+    assert blocks(12.6e9, 1) > 8 * chat
+    with pytest.raises(NoRoom, match=r'swap = "cold".*kv_bits'):
+        blocks(12.6e9, 2)
+    with pytest.raises(NoRoom, match="AWQ") as alone:
+        blocks(6e9, 1)
+    assert "cold" not in str(alone.value)
+
+
+@pytest.mark.parametrize("total", [12.6e9, 25e9, 48e9, 85e9, 151e9])
+@pytest.mark.parametrize("engines", [1, 2])
+def test_engines_side_by_side_fit(total: float, engines: int) -> None:
+    """However many: weights, blocks and room to work stay below the card."""
+    try:
+        number = blocks(total, engines)
+    except NoRoom:
+        return
+    each = FULL.weights + number * BLOCK_TOKENS * FULL.token + working_bytes(prefill_tokens(int(total)))
+    assert engines * each < 0.95 * total
+    assert number == 16384 or engines * each > 0.85 * total
+
+
+def test_share_of_what_is_free() -> None:
+    """The share stands for the same bytes whatever else is on the card, and too much is refused with the cure."""
+    needs = Needs(weights=4_000_000_000, token=100_000)
+    wanted = 1000 * BLOCK_TOKENS * needs.token
+    for free in (12_000_000_000, 80_000_000_000):
+        assert share_of_free(needs, 1000, free) * (free - needs.weights) == pytest.approx(wanted)
+    with pytest.raises(NoRoom, match=r"inference\.lmdeploy\.blocks"):
+        share_of_free(needs, 1000, 10_000_000_000)
+    with pytest.raises(NoRoom, match=r"0\.0 GB are free"):
+        share_of_free(needs, 1000, 3_000_000_000)
