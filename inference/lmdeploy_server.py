@@ -2,7 +2,7 @@
 
     python -m inference.lmdeploy_server --model DIR --name ID --port PORT
 
-The server, its API and its engine are lmdeploy's. Where the installed lmdeploy is the one we know (`KNOWN`), four of
+The server, its API and its engine are lmdeploy's. Where the installed lmdeploy is the one we know (`KNOWN`), five of
 its internals are replaced; with any other version a warning says so and the stock path runs, only slower:
 
 - `api_server.get_task` gives our subclass of `VLAsyncEngine`;
@@ -11,7 +11,8 @@ its internals are replaced; with any other version a warning says so and the sto
 - `Tokenizer.detokenize_incrementally` decodes a short window of new tokens instead of first naming every token of
   the prompt (58 ms of the event loop a request with InternLM2's tokenizer and a 13-tile picture);
 - `TurboMind.create_instance` gives instances that let prompts in whole (prefill_gate.py) and hand on tokens in
-  groups, at most one in `GROUP_SECONDS`, so that 64 streams do not spend the event loop on one event a token.
+  groups, at most one in `GROUP_SECONDS`, so that 64 streams do not spend the event loop on one event a token;
+- the usage of chat completions in `chat_completions/serving.py` says how many tiles were encoded (lmdeploy_usage.py).
 
 Runs on lmdeploy's side of the HTTP interface; the client is client.py, the command line is built by engines.py.
 """
@@ -33,6 +34,7 @@ from inference.internvl2.tokenizer import text_decoder
 from inference.lifeline import watch_parent
 from inference.lmdeploy_memory import BLOCK_TOKENS, Needs, NoRoom, default_blocks, prefill_tokens, share_of_free
 from inference.lmdeploy_pictures import TileCache, Tiling
+from inference.lmdeploy_usage import extend_usage, note_encoded, placed
 from inference.messages import PictureError
 from inference.prefill_gate import PrefillGate
 from inference.prompt import lmdeploy_template
@@ -92,10 +94,12 @@ def quicken(options: argparse.Namespace) -> None:
             config = inputs["gen_config"]
             apart = config.logprobs or config.output_logits or config.output_last_hidden_state
             pictures = [(item.get("fingerprint", b""), item["image_tokens"]) for item in multimodal or ()]
+            shown = placed(multimodal)
             stock = super().async_stream_infer(session_id, input_ids=input_ids, multimodal=multimodal, **inputs)
             async with gate.room(gate.cost(len(input_ids), pictures)) as computed, aclosing(stock) as outputs:
                 async for output in outputs if apart else grouped(outputs):
                     computed()
+                    note_encoded(shown, output)
                     yield output
 
     class Engine(VLAsyncEngine):  # type: ignore[misc]
@@ -131,6 +135,7 @@ def quicken(options: argparse.Namespace) -> None:
         return name, Engine if engine is VLAsyncEngine else engine
 
     api_server.get_task = task
+    extend_usage()
     TurboMind.create_instance = lambda self, cuda_stream_id=0: Instance(self, cuda_stream_id)
 
 

@@ -3,7 +3,7 @@
     python -m tests.lmdeploy_on_cpu RECORD.jsonl --model DIR --name ID --port PORT --blocks N
 
 What TurboMind is given for each request (token ids, where pictures stand, digests of pixels and fingerprints) goes
-to RECORD as one JSON line; the answer is drawn greedily.
+to RECORD as one JSON line; the answer is drawn greedily. Prefixes are not cached, but counted as if they were.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from lmdeploy.messages import EngineOutput, RequestMetrics, ResponseType, Schedu
 
 from inference import lmdeploy_server
 from inference.internvl2.checkpoint import load_model
+from inference.lmdeploy_memory import BLOCK_TOKENS
 
 RECORD: Path
 
@@ -33,6 +34,7 @@ class TurboMind:
     def __init__(self, directory: str, engine_config: Any) -> None:
         self.model = load_model(Path(directory), dtype=torch.float32)
         self.engine_config = engine_config
+        self._prompts: list[list[int | str]] = []
         engine_config.max_batch_size = engine_config.max_batch_size or 4
         engine_config.dtype = "bfloat16"
 
@@ -42,6 +44,16 @@ class TurboMind:
 
     def create_instance(self, cuda_stream_id: int = 0) -> TurboMindInstance:
         return TurboMindInstance(self, cuda_stream_id)
+
+    def cached(self, input_ids: list[int], items: list[dict[str, Any]]) -> int:
+        """Tokens of the prompt that an earlier one began with, in whole blocks; a picture is its fingerprint."""
+        prompt: list[int | str] = list(input_ids)
+        for item in items:
+            place = slice(item["offset"], item["offset"] + item["image_tokens"])
+            prompt[place] = [item["fingerprint"].hex()] * item["image_tokens"]
+        longest = max((_common(prompt[:-1], earlier) for earlier in self._prompts), default=0)
+        self._prompts.append(prompt)
+        return longest // BLOCK_TOKENS * BLOCK_TOKENS
 
     def get_schedule_metrics(self) -> ScheduleMetrics:
         return ScheduleMetrics()
@@ -69,18 +81,19 @@ class TurboMindInstance:
         line = {
             "input_ids": list(input_ids),
             "places": [[item["offset"], item["image_tokens"]] for item in items],
-            "fingerprints": [item["fingerprint"].hex() for item in items],
+            "fingerprints": [item.setdefault("fingerprint", b"").hex() for item in items],
             "pixels": [sha256(item["pixel_values"].view(torch.uint8).numpy().tobytes()).hexdigest() for item in items],
             "shapes": [list(item["pixel_values"].shape) for item in items],
         }
         with RECORD.open("a", encoding="utf-8") as record:
             record.write(json.dumps(line) + "\n")
         pixels = torch.cat([item["pixel_values"] for item in items]).float() if items else None
+        cached = self._engine.cached(input_ids, items)
         new = await asyncio.to_thread(self._generate, input_ids, pixels, gen_config)
         for number, token in enumerate(new, 1):
             last = number == len(new)
             status = ResponseType.FINISH if last else ResponseType.SUCCESS
-            yield EngineOutput(status, [token], req_metrics=RequestMetrics(time.time()))
+            yield EngineOutput(status, [token], req_metrics=RequestMetrics(time.time(), cached_tokens=cached))
 
     @torch.inference_mode()
     def _generate(self, input_ids: list[int], pixels: torch.Tensor | None, config: Any) -> list[int]:
@@ -94,6 +107,11 @@ class TurboMindInstance:
         return tokens
 
 
+def _common(one: list[int | str], other: list[int | str]) -> int:
+    """How many values both begin with."""
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
 def main() -> None:
     global RECORD
     RECORD = Path(sys.argv.pop(1))
@@ -105,7 +123,7 @@ def main() -> None:
     # lmdeploy asks the card for its memory and whether it knows bfloat16.
     torch.cuda.mem_get_info = lambda device=None: (2**30, 2**30)
     torch.cuda.current_device = lambda: 0
-    torch.cuda.get_device_properties = lambda device=None: SimpleNamespace(major=9)  # type: ignore[assignment]
+    torch.cuda.get_device_properties = lambda device=None: SimpleNamespace(major=9)  # type: ignore[assignment,return-value]
     lmdeploy_server.main()
 
 
