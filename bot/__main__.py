@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,7 @@ from bot.handlers.admin import AdminRefusal
 from bot.operations import model_before
 from inference.hub import Source
 from inference.messages import InferenceError
+from inference.settings import TINY
 from storage.ledger import Ledger
 from storage.records import Promotion, Run, RunState, StorageError
 
@@ -33,6 +35,13 @@ ConfigOption = Annotated[
     Path | None, typer.Option("--config", metavar="PATH", help="The settings file; default: config.toml here.")
 ]
 POLL_SECONDS = 0.5
+
+
+class DemoEngine(StrEnum):
+    """The engines that the demo can start."""
+
+    CPU = "cpu"
+    LMDEPLOY = "lmdeploy"
 
 
 def main() -> None:
@@ -49,11 +58,15 @@ def demo(
     config: ConfigOption = None,
     port: Annotated[int, typer.Option(help="Port of the chat page; 0 takes a free one.")] = 8090,
     keep: Annotated[Path | None, typer.Option(help="Keep the demo's data in this folder.")] = None,
+    engine: Annotated[DemoEngine, typer.Option(help="lmdeploy needs a GPU and `make install-gpu`.")] = DemoEngine.CPU,
+    model: Annotated[
+        str, typer.Option(metavar="DIR", help="A checkpoint, as `thumbtune fetch` brings it; tiny: the shipped one.")
+    ] = TINY,
 ) -> None:
-    """Chat in a browser with the shipped tiny model: no token, no GPU, no Telegram."""
+    """Chat in a browser, without token or Telegram; as it stands with the shipped tiny model, without a GPU."""
     from bot.demo import run_demo
 
-    asyncio.run(run_demo(config, port, keep, console))
+    asyncio.run(run_demo(config, port, keep, console, engine=engine, model=model))
 
 
 @app.command()
@@ -65,11 +78,17 @@ def run(config: ConfigOption = None) -> None:
 
 
 @app.command()
-def doctor(config: ConfigOption = None) -> None:
+def doctor(
+    config: ConfigOption = None,
+    answer: Annotated[
+        bool, typer.Option("--answer", help="Also start the engine once and let it answer a picture.")
+    ] = False,
+) -> None:
     """Check what is installed and configured, and say what to do about what is not."""
-    from bot.doctor import examine, report
+    from bot.doctor import examine
+    from bot.findings import report
 
-    if not report(examine(load_settings(config)), console):
+    if not report(examine(load_settings(config), answer=answer), console):
         raise SystemExit(1)
 
 

@@ -1,8 +1,8 @@
 """`thumbtune demo`: the product on one laptop, with a local Bot API server instead of Telegram.
 
 Starts the emulator with its chat page and the very bot that `thumbtune run` starts, pointed at it. Knows what makes
-the demo a demo: sample pictures, sample people and their taste, the tiny model and a trainer set up for it. Its data
-goes with it, unless it is to be kept.
+the demo a demo: sample pictures, sample people and their taste, and, where no other model is given, the tiny one and a
+trainer set up for it. Its data goes with it, unless it is to be kept.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from rich.panel import Panel
 
 from bot.app import Application, configure_logging, until_stopped
 from bot.closing import THREAD_SECONDS, end_process_within
-from bot.config import Settings, load_settings
+from bot.config import ConfigError, Settings, load_settings
 from bot.emulator.server import Emulator
 from bot.emulator.voters import Conversation
+from inference.layout import problems
+from inference.settings import TINY
 from inference.tiny.manner import manner
 from inference.tiny.questions import held_out
 from inference.tiny.samples import sample_pictures
@@ -38,8 +40,14 @@ CONVERSATIONS = 30  # two votes each
 PACE = {"edit_seconds": 0.1, "calls_per_second": 1000.0, "chat_calls_per_second": 50.0}
 
 
-async def run_demo(config: Path | None, port: int, keep: Path | None, console: Console) -> None:
-    """Run until interrupted. `port` is the chat page's, 0 takes a free one; `keep` a folder that outlives the demo."""
+async def run_demo(
+    config: Path | None, port: int, keep: Path | None, console: Console, *, engine: str = "cpu", model: str = TINY
+) -> None:
+    """Run until interrupted. `port` is the chat page's, 0 takes a free one; `keep` a folder that outlives the demo.
+
+    `engine` and `model` are as in `[inference]`. Raises ConfigError for a directory that is no whole model.
+    """
+    check_model(model)
     with ExitStack() as stack:
         folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="thumbtune-demo-")))
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +55,7 @@ async def run_demo(config: Path | None, port: int, keep: Path | None, console: C
         emulator = make_emulator()
         page = await emulator.start(HOST, port)
         try:
-            async with Application(demo_settings(load_settings(config), page, folder)) as application:
+            async with Application(demo_settings(load_settings(config), page, folder, engine, model)) as application:
                 console.print(
                     Panel(_welcome(page, application.address, folder), title="👍 thumbtune demo", expand=False)
                 )
@@ -70,7 +78,13 @@ def make_emulator() -> Emulator:
     return emulator
 
 
-def demo_settings(settings: Settings, api_base: str, folder: Path) -> Settings:
+def check_model(model: str) -> None:
+    """Raise ConfigError, with the next step, where `model` is neither `tiny` nor a whole checkpoint directory."""
+    if model != TINY and (wrong := problems(Path(model))):
+        raise ConfigError(f"{model} is not a whole model ({wrong[0]}): `thumbtune fetch {model}` brings one.")
+
+
+def demo_settings(settings: Settings, api_base: str, folder: Path, engine: str = "cpu", model: str = TINY) -> Settings:
     """The operator's settings with what the demo needs put in their place."""
     telegram = settings.telegram.model_copy(
         update={"token": SecretStr(TOKEN), "api_base": api_base, "mode": "polling", "admins": (ADMIN,), **PACE}
@@ -79,8 +93,8 @@ def demo_settings(settings: Settings, api_base: str, folder: Path) -> Settings:
         update={
             "telegram": telegram,
             "storage": settings.storage.model_copy(update={"dir": folder}),
-            "inference": settings.inference.model_copy(update={"engine": "cpu", "model": "tiny"}),
-            "training": TrainingSettings.for_tiny(),
+            "inference": settings.inference.model_copy(update={"engine": engine, "model": model, "endpoints": ()}),
+            "training": TrainingSettings.for_tiny() if model == TINY else settings.training,
             "web": settings.web.model_copy(update={"port": 0}),
         }
     )

@@ -14,57 +14,38 @@ import shutil
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryFile
 
 import aiohttp
-from rich.console import Console
-from rich.table import Table
 
 from bot.config import Settings
+from bot.doctor_gpu import gpu_findings
+from bot.doctor_model import answer_findings, model_findings
+from bot.findings import Finding
+from inference.engines import Kind, resolve
+from inference.layout import weight_bytes
 
 ROOMS = ("bot", "inference", "training", "storage")
 ENGINE_PACKAGES = ("torch", "torchvision", "timm", "transformers", "safetensors")
 TRAINER_PACKAGES = ("xtuner", "mmengine", "peft", "bitsandbytes", "datasets")
-CHECKPOINT_FILES = ("config.json", "generation_config.json", "tokenizer_config.json")
-LEAST_FREE_GIGABYTES = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report. `cure` is empty when `ok`."""
-
-    name: str
-    ok: bool
-    detail: str
-    cure: str = ""
-
-
-def examine(settings: Settings) -> list[Finding]:
-    """Run every check, in the order in which a cure would be needed."""
+def examine(settings: Settings, *, answer: bool = False) -> list[Finding]:
+    """Run every check, in the order in which a cure would be needed. With `answer` the engine is started once."""
     checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
         _python,
         _rooms,
         _engine_packages,
         _trainer_packages,
-        _model,
+        gpu_findings,
+        model_findings,
+        *((answer_findings,) if answer else ()),
         _storage,
         _telegram,
     )
     return [finding for check in checks for finding in check(settings)]
-
-
-def report(findings: list[Finding], console: Console) -> bool:
-    """Print the findings as a table; True when all is well."""
-    table = Table(show_header=True, header_style="bold", box=None, pad_edge=False)
-    for column in ("", "what", "found", "what to do"):
-        table.add_column(column, overflow="fold")
-    for each in findings:
-        table.add_row("[green]ok[/]" if each.ok else "[red]no[/]", each.name, each.detail, each.cure)
-    console.print(table)
-    return all(each.ok for each in findings)
 
 
 def _python(_: Settings) -> Iterator[Finding]:
@@ -94,11 +75,14 @@ def _packages(names: tuple[str, ...], cure: str) -> Iterator[Finding]:
 
 
 def _engine_packages(settings: Settings) -> Iterator[Finding]:
-    if settings.inference.engine != "external":
-        yield from _packages(ENGINE_PACKAGES, "make install")
+    kind = resolve(settings.inference)
+    if kind is not Kind.EXTERNAL and not settings.inference.python:
+        yield from _packages(ENGINE_PACKAGES, "make install-gpu" if kind is Kind.LMDEPLOY else "make install")
 
 
-def _trainer_packages(_: Settings) -> Iterator[Finding]:
+def _trainer_packages(settings: Settings) -> Iterator[Finding]:
+    if settings.training.python:
+        return
     yield from _packages(TRAINER_PACKAGES, "make install (chatting works without; /retrain does not)")
 
 
@@ -114,16 +98,6 @@ def trainer_missing() -> str:
     return "The trainer is not installed yet. `make demo` installs it behind the chat; otherwise run `make install`."
 
 
-def _model(settings: Settings) -> Iterator[Finding]:
-    directory = settings.inference.checkpoint()
-    missing = [name for name in CHECKPOINT_FILES if not (directory / name).is_file()]
-    if not list(directory.glob("*.safetensors")):
-        missing.append("*.safetensors")
-    ok = not missing
-    detail = str(directory) if ok else f"{directory}: lacks {', '.join(missing)}"
-    yield Finding("model", ok, detail, "" if ok else "set inference.model to a complete checkpoint directory")
-
-
 def _storage(settings: Settings) -> Iterator[Finding]:
     directory = settings.storage.dir
     try:
@@ -136,9 +110,10 @@ def _storage(settings: Settings) -> Iterator[Finding]:
         yield Finding("storage", False, f"{directory}: {error.strerror}", cure)
         return
     free = shutil.disk_usage(directory).free / 1e9
-    enough = free >= LEAST_FREE_GIGABYTES
-    cure = "" if enough else "free some space: a run needs about twice the model's size"
-    yield Finding("disk", enough, f"{free:.1f} GB free in {directory}", cure)
+    # What a run leaves for a while: the adapter, and the merged model beside the one that answers.
+    need = 2 * weight_bytes(settings.inference.checkpoint()) / 1e9 + settings.training.min_free_gigabytes
+    cure = "" if free >= need else f"free {need - free:.1f} GB: a run needs {need:.1f} (twice the model and a rest)"
+    yield Finding("disk", not cure, f"{free:.1f} GB free in {directory}", cure)
     yield Finding("SQLite", sqlite3.sqlite_version_info >= (3, 37), sqlite3.sqlite_version, "")
 
 

@@ -9,40 +9,29 @@ from pathlib import Path
 
 import pytest
 
-from bot.config import Settings, load_settings
-from bot.doctor import Finding, examine
+from bot.doctor import examine
 from bot.emulator.server import Emulator
-from tests.bot_process import write_config
-
-
-def _settings(folder: Path, **sections: dict[str, object]) -> Settings:
-    path = folder / "config.toml"
-    write_config(path, {"storage": {"dir": str(folder / "data")}, **sections})
-    return load_settings(path)
-
-
-def _of(findings: list[Finding], name: str) -> Finding:
-    return next(each for each in findings if each.name == name)
+from tests.doctoring import finding_of, settings_in
 
 
 async def test_a_complete_set_up_is_found_well(tmp_path: Path) -> None:
     """With a token that the Bot API server knows, an admin and the shipped model, nothing is missing."""
     emulator = Emulator()
     url = await emulator.start()
-    settings = _settings(tmp_path, telegram={"token": emulator.token, "api_base": url, "admins": [1]})
+    settings = settings_in(tmp_path, telegram={"token": emulator.token, "api_base": url, "admins": [1]})
     findings = await asyncio.to_thread(examine, settings)
     await emulator.stop()
     assert [each for each in findings if not each.ok] == []
-    assert _of(findings, "Telegram").detail == "@thumbtune_bot"
+    assert finding_of(findings, "Telegram").detail == "@thumbtune_bot"
 
 
 async def test_a_wrong_token_is_named(tmp_path: Path) -> None:
     """The server's own words are shown, with the setting to correct."""
     emulator = Emulator()
     url = await emulator.start()
-    findings = await asyncio.to_thread(examine, _settings(tmp_path, telegram={"token": "1:x", "api_base": url}))
+    findings = await asyncio.to_thread(examine, settings_in(tmp_path, telegram={"token": "1:x", "api_base": url}))
     await emulator.stop()
-    found = _of(findings, "Telegram")
+    found = finding_of(findings, "Telegram")
     assert not found.ok
     assert found.detail == "Unauthorized"
     assert "telegram.token" in found.cure
@@ -52,8 +41,8 @@ def test_what_is_missing_comes_with_a_cure(tmp_path: Path) -> None:
     """No token, an incomplete model directory: each is a finding that says what to do."""
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
-    findings = examine(_settings(tmp_path, inference={"model": str(tmp_path / "model")}))
-    model, token = _of(findings, "model"), _of(findings, "Telegram token")
+    findings = examine(settings_in(tmp_path, inference={"model": str(tmp_path / "model")}))
+    model, token = finding_of(findings, "model"), finding_of(findings, "Telegram token")
     assert not model.ok and "model" in model.cure and "safetensors" in model.detail
     assert not token.ok and "THUMBTUNE_TELEGRAM__TOKEN" in token.cure
 
@@ -65,7 +54,7 @@ def test_a_package_of_another_owner_is_noticed(tmp_path: Path, monkeypatch: pyte
     (foreign / "__init__.py").write_text("")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "storage")
-    found = _of(examine(_settings(tmp_path)), "package storage")
+    found = finding_of(examine(settings_in(tmp_path)), "package storage")
     assert not found.ok
     assert "shadows" in found.cure
 

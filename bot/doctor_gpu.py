@@ -1,0 +1,173 @@
+"""The doctor's eye for a GPU: driver, card, CUDA libraries, memory; each with its cure.
+
+Nothing here loads torch or CUDA into this process: nvidia-smi and a child are asked.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from bot.config import Settings
+from bot.findings import Finding
+from inference.engines import Kind, resolve
+from inference.lmdeploy_memory import BLOCK_TOKENS, Needs, NoRoom, default_blocks, prefill_tokens, working_bytes
+
+DRIVER: Final = 580
+"""The oldest driver branch that CUDA 13 runs on, which the torch of requirements/gpu.txt is built for (NVIDIA, "CUDA
+Toolkit Release Notes", table of minimum driver versions)."""
+CAPABILITY: Final = 7.5
+"""The oldest compute capability (Turing) that CUDA 13 compiles for."""
+_QUERY: Final = ("index", "name", "driver_version", "compute_cap", "memory.total", "memory.free")
+_SMI_SECONDS: Final = 30
+_PROBE_SECONDS: Final = 180
+_NO_DRIVER: Final = (
+    f"install NVIDIA's driver, {DRIVER} or newer; in a container, start it with its GPUs (docker run --gpus all)"
+)
+_NOT_NEEDED: Final = "; not needed for these settings"
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A GPU as nvidia-smi tells. Memory in bytes."""
+
+    index: int
+    name: str
+    driver: str
+    capability: float
+    total: float
+    free: float
+
+
+class NoCards(Exception):
+    """There is no GPU to be seen. The text says what was found instead."""
+
+
+def gpu_findings(settings: Settings) -> Iterator[Finding]:
+    """Driver and cards; with lmdeploy also the libraries and the memory. Without a GPU fine where none is asked for."""
+    serves = resolve(settings.inference) is Kind.LMDEPLOY
+    wanted = serves or settings.training.device == "cuda"
+    cards: list[Card] = []
+    try:
+        cards = list_cards()
+    except NoCards as error:
+        yield Finding("GPU", not wanted, f"{error}{'' if wanted else _NOT_NEEDED}", _NO_DRIVER if wanted else "")
+    for card in cards:
+        yield _card(card, wanted)
+    if cards and (absent := set(settings.inference.gpus) - {card.index for card in cards}):
+        found = ", ".join(str(card.index) for card in cards)
+        yield Finding("inference.gpus", False, f"{sorted(absent)} not there", f"name of these: {found}")
+    if serves:
+        yield from _turbomind(settings)
+        used = [card for card in cards if card.index in settings.inference.gpus or not settings.inference.gpus]
+        if used and all(card.total < float("inf") for card in used):
+            yield from _memory(settings, min(used, key=lambda card: card.total))
+
+
+def list_cards() -> list[Card]:
+    """The GPUs of this machine. Raises NoCards."""
+    line = ["nvidia-smi", f"--query-gpu={','.join(_QUERY)}", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(line, capture_output=True, text=True, timeout=_SMI_SECONDS, check=False)
+    except FileNotFoundError as error:
+        raise NoCards("no NVIDIA driver") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NoCards(f"nvidia-smi does not answer ({type(error).__name__})") from error
+    if answer.returncode:
+        said = (answer.stdout + answer.stderr).strip().splitlines()
+        raise NoCards(f"the driver does not answer ({said[0] if said else f'exit code {answer.returncode}'})")
+    cards = [_parsed(row) for row in answer.stdout.splitlines() if row.strip()]
+    if not cards:
+        raise NoCards("a driver, but no GPU")
+    return cards
+
+
+def _parsed(row: str) -> Card:
+    index, name, driver, capability, total, free = (part.strip() for part in row.split(","))
+    return Card(int(index), name, driver, _number(capability), _number(total) * 2**20, _number(free) * 2**20)
+
+
+def _number(text: str) -> float:
+    """nvidia-smi writes [N/A] where it does not know; then nothing is held against the card."""
+    try:
+        return float(text)
+    except ValueError:
+        return float("inf")
+
+
+def _card(card: Card, wanted: bool) -> Finding:
+    detail = f"{card.name}, {card.total / 1e9:.1f} GB, driver {card.driver}"
+    cure = ""
+    if int(card.driver.split(".")[0]) < DRIVER:
+        cure = f"update NVIDIA's driver to {DRIVER} or newer: torch here is built for CUDA 13"
+    elif card.capability < CAPABILITY:
+        cure = f"compute capability {card.capability} is too old for CUDA 13: take a card of {CAPABILITY} or more"
+    return Finding(f"GPU {card.index}", not (cure and wanted), detail, cure if wanted else "")
+
+
+def _turbomind(settings: Settings) -> Iterator[Finding]:
+    """Really load it, as the engine does, in the engine's interpreter."""
+    line = [settings.inference.python or sys.executable, "-m", "inference.turbomind_probe"]
+    try:
+        child = subprocess.run(line, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False)
+        said: dict[str, str] = json.loads((child.stdout.strip().splitlines() or ["{}"])[-1])
+    except (OSError, subprocess.TimeoutExpired, ValueError) as error:
+        yield Finding("TurboMind", False, f"{line[0]} does not run it: {error}", "check inference.python")
+        return
+    if not said:
+        last = (child.stderr.strip().splitlines() or [f"exit code {child.returncode}"])[-1]
+        yield Finding("TurboMind", False, last, "check inference.python; make install-gpu")
+        return
+    versions = f"{said['lmdeploy']} beside torch {said['torch']}" if said["lmdeploy"] else "not installed"
+    yield Finding("lmdeploy", bool(said["lmdeploy"]), versions, "" if said["lmdeploy"] else "make install-gpu")
+    if said["lmdeploy"]:
+        wrong = said["error"]
+        yield Finding("TurboMind", not wrong, wrong or "loads", _cure(wrong, said["cuda"]) if wrong else "")
+
+
+def _cure(error: str, cuda: str) -> str:
+    """What to do about what the loader said."""
+    if "libcuda.so" in error:
+        return _NO_DRIVER
+    if not cuda:
+        return "torch is a CPU build: make clean install-gpu"
+    for library, package in (
+        ("libcublas", "nvidia-cublas-cu12"),
+        ("libcudart", "nvidia-cuda-runtime-cu12"),
+        ("libnccl", "nvidia-nccl-cu13"),
+    ):
+        if library in error:
+            return f"make install-gpu (it brings {package}; a CUDA on the machine is not needed)"
+    if "undefined symbol" in error:
+        return "lmdeploy and torch do not fit: make clean install-gpu"
+    return "make install-gpu"
+
+
+def _memory(settings: Settings, card: Card) -> Iterator[Finding]:
+    """What the engine will take of the card, by the arithmetic that the engine starts with."""
+    sizes = settings.inference.lmdeploy
+    engines = 2 if settings.inference.swap == "blue-green" else 1
+    total = int(card.total)
+    prefill = sizes.prefill_tokens or prefill_tokens(total)
+    try:
+        needs = Needs.of(settings.inference.checkpoint(), sizes.kv_bits)
+        blocks = sizes.blocks or default_blocks(needs, total, engines=engines, prefill=prefill)
+    except NoRoom as error:
+        yield Finding("GPU memory", False, f"{total / 1e9:.1f} GB", str(error))
+        return
+    except (OSError, ValueError, KeyError):
+        return  # the model's own finding says what is wrong
+    cache = blocks * BLOCK_TOKENS * needs.token
+    one = needs.weights + cache + working_bytes(prefill)
+    detail = (
+        f"{engines} × {one / 1e9:.1f} GB of {total / 1e9:.1f} GB: {needs.weights / 1e9:.1f} weights, {cache / 1e9:.1f} "
+        f"for {blocks * BLOCK_TOKENS} tokens of conversations, the rest to work; {card.free / 1e9:.1f} GB free now"
+    )
+    cure = ""
+    if engines * one > total:
+        cure = "lower inference.lmdeploy.blocks" + (', or set inference.swap = "cold"' if engines > 1 else "")
+    yield Finding("GPU memory", not cure, detail, cure)

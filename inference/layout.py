@@ -1,0 +1,119 @@
+"""Is a directory a whole InternVL2 checkpoint in the official layout? What is wrong with it, in words.
+
+Standard library only. Knows names and file headers: no weight is read, no code of the checkpoint runs. Whether the
+model answers, an engine has to show.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+INDEX: Final = "model.safetensors.index.json"
+_NEEDED: Final = ("config.json", "generation_config.json", "tokenizer_config.json")
+_TOKENIZERS: Final = ("tokenizer.model", "tokenizer.json")
+_ARCHITECTURE: Final = "InternVLChatModel"
+_HEADER_LIMIT: Final = 100_000_000
+"""The safetensors format's own limit of a header, in bytes."""
+
+
+def problems(directory: Path) -> list[str]:
+    """What is missing or damaged, one phrase each; empty for a whole checkpoint. Reads a few kilobytes."""
+    if not directory.is_dir():
+        return ["there is no such directory"]
+    return [*_lacking(directory), *_of_the_weights(directory), *_of_the_code(directory)]
+
+
+def weight_bytes(directory: Path) -> int:
+    """Bytes of all weights, as they lie on the disk and in memory."""
+    return sum(file.stat().st_size for file in directory.glob("*.safetensors"))
+
+
+def _lacking(directory: Path) -> Iterator[str]:
+    for name in _NEEDED:
+        if not (directory / name).is_file():
+            # Without its end tokens the model stops nowhere.
+            yield f"{name} is missing"
+        elif _read(directory / name) is None:
+            yield f"{name} is not JSON"
+    if not any((directory / name).is_file() for name in _TOKENIZERS):
+        yield f"{' or '.join(_TOKENIZERS)} is missing"
+    config = _read(directory / "config.json")
+    if config and _ARCHITECTURE not in config.get("architectures", ()):
+        yield f"config.json describes {config.get('architectures')}, not an {_ARCHITECTURE}"
+
+
+def _of_the_weights(directory: Path) -> Iterator[str]:
+    files = {path.name for path in directory.glob("*.safetensors")}
+    index = directory / INDEX
+    if index.is_file():
+        placed = (_read(index) or {}).get("weight_map")
+        if not placed:
+            yield f"{INDEX} is not JSON, or has no weight_map"
+        for name in sorted(set((placed or {}).values()) - files):
+            yield f"{name} is missing ({INDEX} names it)"
+    elif not files:
+        yield "*.safetensors is missing"
+    for name in sorted(files):
+        if wrong := _of_a_safetensors(directory / name):
+            yield f"{name} {wrong}"
+
+
+def _of_a_safetensors(path: Path) -> str:
+    """What is wrong with it, as a phrase without its name; else empty.
+
+    Eight bytes of length, a JSON header with each tensor's place, the tensors (github.com/huggingface/safetensors,
+    "Format").
+    """
+    size = path.stat().st_size
+    with path.open("rb") as reader:
+        length = int.from_bytes(reader.read(8), "little")
+        if size < 8 or length > min(size - 8, _HEADER_LIMIT):
+            return "is cut off, or not a safetensors file"
+        try:
+            header: dict[str, Any] = json.loads(reader.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            return "has a damaged header"
+    whole = 8 + length + max(ends, default=0)
+    return "" if size == whole else f"has {size} bytes instead of {whole}"
+
+
+def _of_the_code(directory: Path) -> Iterator[str]:
+    """The modules that the configurations name, which lmdeploy's tokenizer and configuration are read with."""
+    modules = set()
+    for name in ("config.json", "tokenizer_config.json"):
+        for value in ((_read(directory / name) or {}).get("auto_map") or {}).values():
+            for place in value if isinstance(value, list) else [value]:
+                if place and "--" not in place:
+                    modules.add(place.rsplit(".", 1)[0])
+    seen: set[str] = set()
+    while modules - seen:
+        module = min(modules - seen)
+        seen.add(module)
+        path = directory / f"{module}.py"
+        if path.is_file():
+            modules |= _neighbours(path)
+        else:
+            yield f"{module}.py is missing (the checkpoint's own code)"
+
+
+def _neighbours(path: Path) -> set[str]:
+    """The modules beside it that a module imports."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return set()
+    found = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1)
+    return {node.module.split(".")[0] for node in found if node.module}
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return values if isinstance(values, dict) else None

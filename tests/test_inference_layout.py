@@ -1,0 +1,84 @@
+"""What a checkpoint directory lacks is named, file by file, without reading a weight."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from inference.layout import INDEX, problems, weight_bytes
+from inference.tiny import CHECKPOINT
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A whole checkpoint to damage: the shipped one."""
+    return Path(shutil.copytree(CHECKPOINT, tmp_path / "model", ignore=shutil.ignore_patterns("__pycache__")))
+
+
+def _without(name: str) -> Callable[[Path], None]:
+    return lambda model: (model / name).unlink()
+
+
+def _cut(model: Path) -> None:
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+def _scribble(model: Path) -> None:
+    weights = model / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[8:20] = b"not json at all"[:12]
+    weights.write_bytes(content)
+
+
+def _empty(model: Path) -> None:
+    (model / "model.safetensors").write_bytes(b"")
+
+
+def _index(model: Path) -> None:
+    names = {"a": "model-00001-of-00002.safetensors", "b": "model.safetensors"}
+    (model / INDEX).write_text(json.dumps({"weight_map": names}))
+
+
+def _other_architecture(model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"architectures": ["LlamaForCausalLM"]}))
+
+
+def test_a_whole_checkpoint_has_no_problems(checkpoint: Path) -> None:
+    """The shipped checkpoint is whole."""
+    assert problems(checkpoint) == []
+    assert weight_bytes(checkpoint) == (checkpoint / "model.safetensors").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (_without("generation_config.json"), "generation_config.json is missing"),
+        (_without("tokenizer_config.json"), "tokenizer_config.json is missing"),
+        (_without("tokenizer.json"), "tokenizer.model or tokenizer.json is missing"),
+        (_without("model.safetensors"), "*.safetensors is missing"),
+        (_without("configuration_internvl2.py"), "configuration_internvl2.py is missing"),
+        (_without("layers_internvl2.py"), "layers_internvl2.py is missing"),
+        (_cut, "model.safetensors has"),
+        (_scribble, "model.safetensors has a damaged header"),
+        (_empty, "model.safetensors is cut off"),
+        (_index, "model-00001-of-00002.safetensors is missing"),
+        (lambda model: (model / "config.json").write_text("{"), "config.json is not JSON"),
+        (_other_architecture, "['LlamaForCausalLM']"),
+    ],
+)
+def test_what_is_wrong_is_named(checkpoint: Path, damage: Callable[[Path], None], words: str) -> None:
+    """One damage, one phrase that names the file."""
+    damage(checkpoint)
+    found = problems(checkpoint)
+    assert len(found) == 1 and words in found[0], found
+
+
+def test_no_directory(tmp_path: Path) -> None:
+    """A path to nothing is said to be that."""
+    assert problems(tmp_path / "nowhere") == ["there is no such directory"]
