@@ -218,8 +218,8 @@ class Operations:
         engine = "ok" if status.state is State.READY or status.paused else str(status.last_error or status.state)
         return {"ledger": ledger, "engine": engine}
 
-    async def numbers(self) -> tuple[dict[str, float], dict[str, str]]:
-        """Everything countable, by metric name, and what is running."""
+    async def numbers(self) -> tuple[dict[str, float], dict[str, str], dict[str, dict[str, float]]]:
+        """Everything countable, by metric name; what is running; what is countable of each node, by the node's name."""
         status = self._deployment.status()
         numbers: dict[str, float] = dict(await self._ledger.counts())
         numbers |= {f"engine_{name}": value for name, value in asdict(status.counters).items()}
@@ -230,7 +230,16 @@ class Operations:
             "engine_waiting": status.waiting,
             "engine_uptime_seconds": status.uptime,
         }
-        return numbers, {"model": status.model, "engine": status.engine}
+        nodes: dict[str, dict[str, float]] = {
+            node.name: {
+                "ready": node.state is State.READY,
+                "away": node.away,
+                "in_flight": node.in_flight,
+                "chats": node.chats,
+            }
+            for node in status.nodes
+        }
+        return numbers, {"model": status.model, "engine": status.engine}, nodes
 
     async def loss_curve(self, run: int) -> Path | None:
         """The picture of a run's loss, None while there is none. Raises UnknownRecord."""

@@ -30,7 +30,7 @@ from bot.telegram import open_bot
 from bot.translation import Translator
 from inference.engines import Kind
 from inference.messages import Answer, Delta, Prompt, Usage
-from inference.status import Counters, Status
+from inference.status import Counters, NodeStatus, Status
 from inference.supervisor import State
 from storage.ledger import Ledger
 from storage.pictures import PictureStore
@@ -125,7 +125,11 @@ class Notebook:
 
     @property
     def engine(self) -> Status:
-        return Status(Kind.CPU, "run-2", State.READY, False, 1, (1,), 5.0, 0, 1, 2, None, "", Counters())
+        nodes = (
+            NodeStatus("http://a:1", "http://a:1/v1", "run-2", State.READY, False, 1, 4, "an old story"),
+            NodeStatus("http://b:1", "http://b:1/v1", "run-1", State.FAILING, True, 0, 0, "gone for good\nin detail"),
+        )
+        return Status(Kind.EXTERNAL, "run-2", State.READY, False, 1, (1,), 5.0, 0, 1, 2, None, "", Counters(), nodes)
 
     def _noted(self, result: Result, *request: object) -> Result:
         self.asked.append(request)

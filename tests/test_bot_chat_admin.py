@@ -57,6 +57,9 @@ async def test_admins_get_what_they_ask_for(stage: Stage) -> None:
         status = await words(root, "/status")
         for part in ("run-2", "liked 5", "waiting 2", "Run 3: training, 5/20", "2027-01-02 03:04 UTC"):
             assert part in status
+        assert "http://a:1: ready, run-2; answering 1, chats 4\n" in status
+        assert "http://b:1: out of service, run-1; answering 0, chats 0\n  gone for good\n" in status
+        assert "old story" not in status
         models = await words(root, "/models")
         assert "▶ run-2: live" in models
         assert "run-1: rejected (worse on facts)" in models

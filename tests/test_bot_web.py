@@ -42,3 +42,25 @@ async def test_a_webhook_bot_answers_and_keeps_strangers_out(tmp_path: Path, mon
             async with session.get("/health") as health:
                 assert (await health.json())["services"] == {"ledger": "ok", "engine": "ok"}
         assert await community.bot.stop() == 0
+
+
+async def test_each_node_is_on_the_page_and_in_the_metrics(tmp_path: Path) -> None:
+    """With two engines the operator sees both, and the metrics have each under its name."""
+    async with Community(tmp_path, inference={"gpus": [0, 1]}) as community:
+        await community.bot.start()
+        person = await community.person()
+        (question,) = questions("nodes", 1)
+        assert (await person.asks(photo=question.picture, caption=question.text))["text"]
+        async with aiohttp.ClientSession(community.web) as session:
+            async with session.get("/") as page:
+                shown = await page.text()
+            async with session.get("/metrics") as page:
+                measured = await page.text()
+        for node in ("gpu0", "gpu1"):
+            assert f"<td>{node}</td>" in shown
+            assert f'thumbtune_node_ready{{node="{node}"}} ' in measured
+        assert (
+            sum(float(line.split()[-1]) for line in measured.splitlines() if line.startswith("thumbtune_node_chats{"))
+            == 1
+        )
+        assert await community.bot.stop() == 0

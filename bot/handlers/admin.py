@@ -20,7 +20,8 @@ from bot.replies import Reply
 from bot.settings import BotSettings
 from bot.translation import Say, later
 from inference.messages import InferenceError
-from inference.status import Status
+from inference.status import NodeStatus, Status
+from inference.supervisor import State
 from storage.ledger import Ledger
 from storage.records import Model, ModelState, Run, RunBusy, RunState, StorageError, UnknownRecord
 from training.job import TrainingError
@@ -181,6 +182,7 @@ async def status(message: Message, reply: Reply, say: Say, admin: AdminActions) 
             waiting=engine.waiting,
             restarts=engine.restarts,
         ),
+        *(_node_line(node, say) for node in engine.nodes if len(engine.nodes) > 1),
         say(
             "Answers: {exchanges}, liked {ups}, disliked {downs}",
             exchanges=counts.get("exchanges", 0),
@@ -193,6 +195,19 @@ async def status(message: Message, reply: Reply, say: Say, admin: AdminActions) 
     if overview.next_run:
         lines.append(say("Next run: {time}", time=f"{overview.next_run:%Y-%m-%d %H:%M %Z}".strip()))
     await reply.finish("\n".join(lines))
+
+
+def _node_line(node: NodeStatus, say: Say) -> str:
+    """One of several nodes, and what ails it."""
+    line = say(
+        "· {node}: {state}, {model}; answering {in_flight}, chats {chats}",
+        node=node.name,
+        state=say("out of service") if node.away else node.state,
+        model=node.model,
+        in_flight=node.in_flight,
+        chats=node.chats,
+    )
+    return line if node.state is State.READY or not node.last_error else f"{line}\n  {node.last_error.splitlines()[0]}"
 
 
 async def models(message: Message, reply: Reply, say: Say, admin: AdminActions) -> None:

@@ -81,8 +81,8 @@ class WebServer:
         return web.json_response(body, status=200 if well else 503)
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        numbers, labels = await self._operations.numbers()
-        return web.Response(body=render(numbers, labels), headers={"Content-Type": "text/plain; version=0.0.4"})
+        body = render(*await self._operations.numbers())
+        return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4"})
 
     async def _page(self, request: web.Request) -> web.Response:
         overview = await self._operations.overview()
