@@ -160,7 +160,7 @@ async def _modelscope(repo: str, revision: str) -> Listing:
     if answer.get("Code") != 200:
         raise HubError(f"modelscope refuses {repo}: {answer.get('Message')}. Check --repo and --revision.")
     files = []
-    for each in answer["Data"]["Files"]:
+    for each in answer["Data"]["Files"] or ():
         if each["Type"] == "tree":
             continue
         path = each["Path"]
