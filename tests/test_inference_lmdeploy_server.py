@@ -1,0 +1,319 @@
+"""lmdeploy's real server with our picture path, over real HTTP; TurboMind alone is not real (lmdeploy_on_cpu.py).
+
+Three servers start once for all tests: internvl2-tiny, a random model with a sentencepiece tokenizer, and
+internvl2-tiny on an lmdeploy that calls itself of another version, where nothing of ours may run.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from base64 import b64encode
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import httpx
+import pytest
+import torch
+
+from inference.client import HttpEngine
+from inference.generation import ChatEngine
+from inference.internvl2.random import Size, write_random
+from inference.internvl2.tiles import count_tiles
+from inference.internvl2.tokenizer import load_tokenizer
+from inference.messages import Answer, Delta, EngineRejected, Picture, Prompt, Role, Sampling, Turn
+from inference.pictures import open_picture
+from inference.prompt import SYSTEM, pictures
+from inference.tiny import CHECKPOINT
+from inference.tiny.questions import held_out
+from inference.tiny.samples import sample_pictures
+from inference.token_ids import token_ids
+from inference.worker import free_port
+from tests.talks import ONE_TOKEN, PICTURES, picture, talks
+from tests.test_inference_internvl2_tokenizer import FOLDER
+
+START_SECONDS = 120.0
+SMALL = Size(64, 1, 1, 64, 64, 1, 1, 1, 64, image_size=56, max_tiles=5)
+FEW_TILES = 3
+OTHER_VERSION = "import lmdeploy; lmdeploy.__version__ = '0.99.0'; from tests.lmdeploy_on_cpu import main; main()"
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server that listens, and what it notes: what TurboMind was given, and its log."""
+
+    url: str
+    model: Path
+    record: Path
+    log: Path
+
+    def given(self) -> list[dict[str, Any]]:
+        """Each request, oldest first, as TurboMind got it."""
+        return [json.loads(line) for line in self.record.read_text().splitlines()] if self.record.exists() else []
+
+    @asynccontextmanager
+    async def client(self, tiles: int | None = None) -> AsyncIterator[HttpEngine]:
+        engine = HttpEngine(self.url, "model", tiles=tiles)
+        try:
+            yield engine
+        finally:
+            await engine.aclose()
+
+    def metrics(self) -> str:
+        return httpx.get(f"{self.url}/metrics", trust_env=False).text
+
+    def metric(self, name: str) -> float:
+        found = re.search(rf"^{name} (\S+)$", self.metrics(), re.MULTILINE)
+        assert found, f"{name} is not on /metrics"
+        return float(found[1])
+
+
+@contextmanager
+def started(folder: Path, name: str, model: Path, python: Sequence[str], *flags: str) -> Iterator[Served]:
+    """A server process; its lifeline is cut at the end."""
+    port = free_port()
+    served = Served(f"http://127.0.0.1:{port}", model, folder / f"{name}.jsonl", folder / f"{name}.log")
+    line = [sys.executable, "-W", "ignore", *python, str(served.record), "--model", str(model), "--name", "model"]
+    line += ["--port", str(port), "--blocks", "200", *flags]
+    with served.log.open("w") as log, subprocess.Popen(line, stdin=subprocess.PIPE, stdout=log, stderr=log) as process:
+        assert process.stdin is not None
+        try:
+            yield served
+        finally:
+            process.stdin.close()
+            process.wait(30)
+
+
+def wait_for(served: Served) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            if httpx.get(f"{served.url}/health", trust_env=False).status_code == 200:
+                return
+        except httpx.TransportError:
+            assert time.monotonic() < deadline, served.log.read_text()
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Served]]:
+    folder = tmp_path_factory.mktemp("lmdeploy")
+    small = folder / "small"
+    # The end of an answer cannot be drawn, so each goes on to its limit.
+    write_random(SMALL, small, tokenizer=load_tokenizer(FOLDER))
+    worker = ("-m", "tests.lmdeploy_on_cpu")
+    with ExitStack() as stack:
+        found = {
+            "tiny": started(folder, "tiny", CHECKPOINT, worker),
+            "sentencepiece": started(folder, "sentencepiece", small, worker, "--tiles", str(FEW_TILES)),
+            "stock": started(folder, "stock", CHECKPOINT, ("-c", OTHER_VERSION)),
+        }
+        serving = {name: stack.enter_context(context) for name, context in found.items()}
+        for served in serving.values():
+            wait_for(served)
+        yield serving
+
+
+@pytest.fixture
+def tiny(servers: dict[str, Served]) -> Served:
+    return servers["tiny"]
+
+
+async def heard(engine: HttpEngine, prompt: Prompt) -> list[Delta]:
+    async with aclosing(engine.answer(prompt)) as stream:
+        return [delta async for delta in stream]
+
+
+async def answer(engine: HttpEngine, prompt: Prompt) -> Answer:
+    last = (await heard(engine, prompt))[-1].answer
+    assert last is not None
+    return last
+
+
+def asked(text: str, *shown: Picture, sampling: Sampling = ONE_TOKEN) -> Prompt:
+    return Prompt(SYSTEM, (Turn(Role.USER, text, shown),), chat="chat", sampling=sampling)
+
+
+def part(data: bytes, **more: Any) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{b64encode(data).decode()}", **more}}
+
+
+def post(served: Served, *parts: dict[str, Any], **fields: Any) -> httpx.Response:
+    messages = [{"role": "user", "content": [*parts, {"type": "text", "text": "What is this?"}]}]
+    body = {"model": "model", "messages": messages, "temperature": 0, "max_tokens": 1, **fields}
+    return httpx.post(f"{served.url}/v1/chat/completions", json=body, trust_env=False, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "most", "a_tile"), [("tiny", 112, 4, 16), ("sentencepiece", 56, FEW_TILES, 4)]
+)
+async def test_turbomind_gets_the_token_ids_of_our_prompt(
+    servers: dict[str, Served], name: str, side: int, most: int, a_tile: int
+) -> None:
+    """Ids and picture places are ours, whatever the conversation, with both kinds of tokenizer."""
+    served, tokenizer = servers[name], load_tokenizer(servers[name].model)
+    async with served.client() as engine:
+        for prompt in talks():
+            sizes = [open_picture(each.data).size for each in pictures(prompt)]
+            counts = [count_tiles(*size, image_size=side, max_num=most) * a_tile for size in sizes]
+            ids, spans = token_ids(prompt, counts, tokenizer)
+            usage = (await answer(engine, prompt)).usage
+            given = served.given()[-1]
+            assert given["input_ids"] == ids, prompt.turns[-1].text
+            assert given["places"] == [[span.start, span.length] for span in spans]
+            assert usage.prompt_tokens == len(ids)
+
+
+async def test_turbomind_gets_the_pixels_of_the_stock_path(servers: dict[str, Served]) -> None:
+    """Bit for bit what lmdeploy itself makes of the pictures, and the same prompt around them."""
+    prompts = [prompt for prompt in talks() if prompt.turns[-1].text][-6:]
+    for name in ("tiny", "stock"):
+        async with servers[name].client() as engine:
+            for prompt in prompts:
+                await answer(engine, prompt)
+    ours, stock = (servers[name].given()[-len(prompts) :] for name in ("tiny", "stock"))
+    assert any(given["pixels"] for given in stock)
+    for key in ("input_ids", "places", "pixels", "shapes"):
+        assert [given[key] for given in ours] == [given[key] for given in stock]
+
+
+async def test_an_unknown_lmdeploy_runs_its_own_path_and_says_so(servers: dict[str, Served]) -> None:
+    """Nothing of ours is put into a version whose internals we have not read."""
+    stock = servers["stock"]
+    async with stock.client() as engine:
+        assert (await answer(engine, asked("What is this?", PICTURES[0]))).usage.encoded_tiles == 0
+    assert stock.given()[-1]["fingerprints"] == [""]
+    assert "lmdeploy 0.99.0 is not 0.18.0: its own, slower picture path runs" in stock.log.read_text()
+    assert "thumbtune_" not in stock.metrics()
+
+
+async def test_answers_are_those_of_our_own_engine(tiny: Served) -> None:
+    """The same model says the same behind lmdeploy's server as in the CPU engine, in both languages."""
+    dice = Random(3)
+    greedy = Sampling(temperature=0, max_new_tokens=32)
+    prompts = [
+        asked(held_out(("en", "zh")[number % 2], "colour", dice), Picture.of(data), sampling=greedy)
+        for number, data in enumerate(list(sample_pictures().values())[:10])
+    ]
+    ours = ChatEngine.open(CHECKPOINT, dtype=torch.float32, cache_bytes=2**24)
+    try:
+        wanted = [ours.answer(ours.preparer.prepare(prompt))[0] for prompt in prompts]
+    finally:
+        ours.close()
+    async with tiny.client() as engine:
+        assert [(await answer(engine, prompt)).text for prompt in prompts] == wanted
+
+
+async def test_a_follow_up_prepares_no_picture_again(tiny: Served) -> None:
+    """A picture is cut into tiles once, known to the prefix cache by the same name, and encoded once."""
+    shown = picture(101, (320, 240)), picture(102, (320, 240))
+    first = asked("这是什么？", *shown)
+    further = (Turn(Role.ASSISTANT, "Noise."), Turn(Role.USER, "Are you sure?"), Turn(Role.ASSISTANT, "Yes."))
+    follow_up = replace(first, turns=(*first.turns, *further, Turn(Role.USER, "And this?", (picture(103),))))
+    hits, misses = (tiny.metric(f"thumbtune_tile_cache_{kind}_total") for kind in ("hits", "misses"))
+    async with tiny.client() as engine:
+        before = await answer(engine, first)
+        assert tiny.metric("thumbtune_tile_cache_misses_total") == misses + 2
+        after = await answer(engine, follow_up)
+    assert tiny.metric("thumbtune_tile_cache_misses_total") == misses + 3
+    assert tiny.metric("thumbtune_tile_cache_hits_total") == hits + 2
+    assert tiny.metric("thumbtune_tile_cache_bytes") > 0
+    assert tiny.metric("thumbtune_prefill_waiting") == 0
+    one, two = tiny.given()[-2:]
+    assert two["fingerprints"][:2] == one["fingerprints"]
+    assert len({*two["fingerprints"]}) == 3
+    assert two["pixels"][:2] == one["pixels"]
+    tiles = [shape[0] for shape in two["shapes"]]
+    assert before.usage.encoded_tiles == sum(tiles[:2])
+    cached = after.usage.cached_tokens
+    assert cached > two["places"][0][0] + two["places"][0][1]
+    assert after.usage.encoded_tiles == sum(
+        each for each, (start, length) in zip(tiles, two["places"], strict=True) if start + length > cached
+    )
+    assert after.usage.encoded_tiles < sum(tiles)
+
+
+async def test_encoded_tiles_are_said_unstreamed_too(tiny: Served) -> None:
+    """The usage of a whole answer has the same fields as that of a stream."""
+    usage = post(tiny, part(picture(110, (112, 112)).data)).json()["usage"]
+    assert usage["encoded_tiles"] == 1
+    assert usage["prompt_tokens_details"]["cached_tokens"] < usage["prompt_tokens"]
+
+
+async def test_a_request_can_lower_the_tiles(tiny: Served) -> None:
+    """`max_dynamic_patch` bounds one picture's tiles, and makes it another picture to the prefix cache."""
+    shown = picture(120, (224, 224))
+    for tiles, cut in ((None, 5), (2, 1), (1, 1)):
+        async with tiny.client(tiles=tiles) as engine:
+            await answer(engine, asked("Count!", shown))
+        assert tiny.given()[-1]["shapes"] == [[cut, 3, 112, 112]]
+    assert len({tuple(given["fingerprints"]) for given in tiny.given()[-3:]}) == 3
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        ({"url": "data:image/jpeg;base64,@@@@"}, ""),
+        ({"url": "data:image/jpeg,plain"}, "base64"),
+        (part(b"no picture")["image_url"], "not a picture"),
+        ({"url": "http://127.0.0.1:9/cat.jpg"}, "non-global"),
+    ],
+    ids=["base64", "plain", "text", "loopback address"],
+)
+async def test_what_is_no_picture_is_refused_and_the_next_question_answered(
+    tiny: Served, broken: dict[str, str], words: str
+) -> None:
+    """HTTP 400 that says why, streaming or not; an address goes lmdeploy's own way, with its own rules."""
+    for stream in (False, True):
+        refused = post(tiny, {"type": "image_url", "image_url": broken}, stream=stream)
+        assert refused.status_code == 400, refused.text
+        assert words in refused.text
+    assert post(tiny, part(PICTURES[0].data)).status_code == 200
+
+
+async def test_a_picture_that_is_none_is_told_to_the_client(tiny: Served) -> None:
+    """Our client words it as a refusal, which is not tried again."""
+    async with tiny.client() as engine:
+        with pytest.raises(EngineRejected, match="not a picture"):
+            await answer(engine, asked("What is this?", Picture.of(b"no picture")))
+
+
+@pytest.mark.parametrize("name", ["tiny", "sentencepiece"])
+async def test_a_stream_is_the_answer_in_whole_characters(servers: dict[str, Served], name: str) -> None:
+    """The first token comes at once, the others in groups, never half a character; together they are the answer."""
+    shown = PICTURES[1]
+    prompt = asked("这是什么？", shown, sampling=Sampling(temperature=0, max_new_tokens=48))
+    async with servers[name].client() as engine:
+        deltas = await heard(engine, prompt)
+    whole = post_prompt(servers[name], prompt)
+    last = deltas[-1].answer
+    assert last is not None
+    texts = [delta.text for delta in deltas if delta.text]
+    assert "".join(texts) == last.text == whole
+    assert last.usage.completion_tokens > 8
+    assert len(texts) < last.usage.completion_tokens / 2
+    if name == "tiny":
+        assert "\ufffd" not in last.text
+        assert len(texts[0]) < 4 < len(last.text)
+
+
+def post_prompt(served: Served, prompt: Prompt) -> str:
+    """The answer to a prompt of one question, not streamed."""
+    (turn,) = prompt.turns
+    messages = [
+        {"role": "system", "content": prompt.system},
+        {
+            "role": "user",
+            "content": [*(part(each.data) for each in turn.pictures), {"type": "text", "text": turn.text}],
+        },
+    ]
+    reply = post(served, messages=messages, max_tokens=prompt.sampling.max_new_tokens)
+    text: str = reply.json()["choices"][0]["message"]["content"]
+    return text
