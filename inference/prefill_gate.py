@@ -29,7 +29,7 @@ class PrefillGate:
     @property
     def waiting(self) -> int:
         """How many prompts are held back."""
-        return len(self._queue)
+        return sum(not turn.done() for _, turn in self._queue)
 
     def cost(self, tokens: int, pictures: Iterable[tuple[bytes, int]]) -> int:
         """Of a prompt's tokens those that probably are computed: a picture (fingerprint, tokens) seen lately is not.
@@ -61,7 +61,7 @@ class PrefillGate:
             leave()
 
     async def _enter(self, cost: int) -> None:
-        if not self._queue and (not self._inside or self._inside + cost <= self._tokens):
+        if not self._queue and self._fits(cost):
             self._inside += cost
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -69,19 +69,26 @@ class PrefillGate:
         try:
             await turn
         except asyncio.CancelledError:
-            if not turn.cancelled():
+            if turn.cancelled():
+                # Behind a prompt that needs much room one may wait that needs little.
+                self._admit()
+            else:
                 self._leave(cost)
             raise
 
     def _leave(self, cost: int) -> None:
         self._inside -= cost
+        self._admit()
+
+    def _fits(self, cost: int) -> bool:
+        return not self._inside or self._inside + cost <= self._tokens
+
+    def _admit(self) -> None:
         while self._queue:
-            next_cost, turn = self._queue[0]
-            if turn.cancelled():
-                self._queue.popleft()
-                continue
-            if self._inside and self._inside + next_cost > self._tokens:
-                return
+            cost, turn = self._queue[0]
+            if not turn.cancelled():
+                if not self._fits(cost):
+                    return
+                self._inside += cost
+                turn.set_result(None)
             self._queue.popleft()
-            self._inside += next_cost
-            turn.set_result(None)
