@@ -23,6 +23,8 @@ from inference.worker import Launch, Worker
 _log = structlog.get_logger(__name__)
 
 _SLOTS: Final = ("blue", "green")
+_TRIES: Final = 2
+"""A new engine that a warming prompt brought down gets another chance, without that prompt."""
 
 
 Welcome = Callable[[Worker], Awaitable[None]]
@@ -203,13 +205,17 @@ class BlueGreen:
         """All that comes before a flip. `after` is who has the place that a `switch` gives to another."""
         if self._switch is not None and after is not None:
             await self._switch(supervisor.launch, after.launch)
-        await supervisor.start()
-        if welcome is None:
-            return
-        if supervisor.worker is not None:
-            await welcome(supervisor.worker)
-        if supervisor.worker is None:
-            raise EngineUnavailable(f"The new engine did not last: {supervisor.last_error}")
+        for _ in range(_TRIES):
+            await supervisor.start()
+            worker = supervisor.worker
+            if welcome is None:
+                return
+            if worker is not None:
+                await welcome(worker)
+                if supervisor.worker is worker:
+                    return
+            await supervisor.retire(0)
+        raise EngineUnavailable(f"The engine of {supervisor.model_id} did not last: {supervisor.last_error}")
 
     async def _retire(self, supervisor: Supervisor, drain: float) -> None:
         """Retire in a task of its own, so that a process ends even if whoever waits here is cancelled."""

@@ -18,7 +18,7 @@ from weakref import WeakSet
 
 import structlog
 
-from inference.messages import InferenceError, Prompt
+from inference.messages import EngineCrashed, InferenceError, Prompt
 from inference.prompt import pictures
 from inference.settings import InferenceSettings
 from inference.worker import Worker
@@ -121,6 +121,8 @@ class Warmer:
                 await worker.compute(replace(chat.prompt, sampling=sampling))
             except InferenceError as error:
                 chat.failed = True
+                if isinstance(error, EngineCrashed):
+                    await worker.suspect(error)
                 _log.info("a chat could not be warmed", chat=chat.key, model=worker.model_id, why=str(error))
             else:
                 chat.warm.add(worker)

@@ -51,6 +51,39 @@ def test_admission_leaving_the_queue_moves_it_up() -> None:
         assert c.before == 0
 
 
+def test_admission_lanes_have_places_of_their_own() -> None:
+    """A full lane holds up only its own chats; one that waits goes with its chat when that changes lanes."""
+    lanes = {"a": "one", "b": "one", "c": "one", "d": "two"}
+    admission = Admission(1, lanes.__getitem__)
+    with ExitStack() as stack:
+        a, b, c, d = (stack.enter_context(admission.ticket(chat)) for chat in "abcd")
+        assert [ticket.before for ticket in (a, b, c, d)] == [None, 0, 1, None]
+        lanes["b"] = lanes["c"] = "three"
+        admission.hold(False)
+        assert [ticket.before for ticket in (b, c)] == [None, 0]
+        a.move("three")
+        b.leave()
+        assert c.before == 0, "an answer that is begun anew takes a place even in a full lane"
+        a.leave()
+        assert inside(c, d) == [True, True]
+
+
+def test_admission_holding_is_a_pause() -> None:
+    """While held nobody gets a place, whoever paused or resumes meanwhile."""
+    admission = Admission(1)
+    with ExitStack() as stack:
+        admission.hold(True)
+        a = stack.enter_context(admission.ticket("a"))
+        admission.pause()
+        admission.hold(False)
+        assert (a.before, admission.paused) == (0, True)
+        admission.hold(True)
+        admission.resume()
+        assert (a.before, admission.paused) == (0, True)
+        admission.hold(False)
+        assert (a.before, admission.paused) == (None, False)
+
+
 async def test_admission_tells_each_change_once() -> None:
     """A waiting ticket hears its number at the start and at each change, and about the pause."""
     admission = Admission(1)

@@ -1,0 +1,116 @@
+"""The prompts that are kept to warm engines with, and how: bounded, in time, without harm to anybody."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from inference.messages import Picture, Prompt, Role, Turn
+from inference.settings import InferenceSettings
+from inference.warming import RecentChats
+from inference.worker import Launch, Worker
+from tests.children import fake_command, notes, prompt, until
+from tests.deployments import Deploy, a_model, ask, deployed
+
+
+@pytest.fixture
+def deploy(tmp_path: Path) -> Deploy:
+    """Deploy the model "a" of this test's folder."""
+    return partial(deployed, tmp_path)
+
+
+def a_worker(tmp_path: Path) -> Worker:
+    return Worker(Launch("a", tmp_path, fake_command, tmp_path / "log", InferenceSettings()))
+
+
+def keys(recent: RecentChats) -> list[str]:
+    return [chat.key for chat in recent.newest_first()]
+
+
+def test_warming_keeps_the_newest_chats(tmp_path: Path) -> None:
+    """So many chats, each with its newest prompt, the one answered last in front."""
+    recent, worker = RecentChats(InferenceSettings(warm_chats=3)), a_worker(tmp_path)
+    for name in "abcad":
+        recent.answered(prompt(f"of {name}", name), worker)
+    assert keys(recent) == ["d", "a", "c"]
+    assert all(worker in chat.warm for chat in recent.newest_first())
+    recent.answered(prompt("later", "c"), a_worker(tmp_path))
+    assert recent.newest_first()[0].prompt.turns[0].text == "later"
+    assert worker not in recent.newest_first()[0].warm
+
+
+def test_warming_forgets_the_old_and_the_large(tmp_path: Path) -> None:
+    """Beyond their age, or when pictures take too much memory, chats are forgotten; with 0 chats nothing is kept."""
+    worker = a_worker(tmp_path)
+    old = RecentChats(InferenceSettings(warm_age=0))
+    old.answered(prompt("hi"), worker)
+    assert keys(old) == []
+    large = RecentChats(InferenceSettings())
+    picture = Picture(bytes(100 * 2**20), "one file, however often it is shown")
+    for name in "abc":
+        large.answered(Prompt("", (Turn(Role.USER, "hi", (picture,)),), name), worker)
+    assert keys(large) == ["c", "b"]
+    none = RecentChats(InferenceSettings(warm_chats=0))
+    none.answered(prompt("hi"), worker)
+    assert keys(none) == []
+
+
+async def test_warming_comes_before_the_flip(deploy: Deploy, tmp_path: Path) -> None:
+    """The new model computes each recent chat's prompt for one token while the old one still answers."""
+    async with deploy() as deployment:
+        for chat in ("one", "two"):
+            await ask(deployment, f"words of {chat}", chat)
+        await deployment.swap("b", a_model(tmp_path, "b"))
+        begun = notes(tmp_path / "b", "begin")[1:]
+        assert sorted(note["chat"] for note in begun) == ["one", "two"]
+        assert all(note["request"]["max_tokens"] == 1 for note in begun)
+        await ask(deployment, "more words", "one")
+        status = deployment.status()
+        assert (status.counters.warmed, status.counters.answered, status.in_flight) == (2, 3, 0)
+
+
+async def test_warming_behind_a_crash(deploy: Deploy, tmp_path: Path) -> None:
+    """An engine that was restarted learns its chats' prompts again, behind those who ask."""
+    async with deploy() as deployment:
+        await ask(deployment, "my words", "one")
+        await ask(deployment, "words:4 die:2!", "two")
+        await until(lambda: deployment.status().counters.warmed == 1)
+        assert [note["request"]["max_tokens"] for note in notes(tmp_path / "a", "begin") if note["chat"] == "one"] == [
+            512,
+            1,
+        ]
+
+
+async def test_warming_does_not_repeat_poison(deploy: Deploy, tmp_path: Path) -> None:
+    """A prompt that brings the new model's engine down is not put to it again: the swap succeeds without it."""
+    async with deploy() as deployment:
+        (tmp_path / "a" / "done-die-0").touch()
+        assert (await ask(deployment, "words:3 die:0!", "poison")).restarts == 0
+        old = deployment.status().pid
+        await deployment.swap("b", a_model(tmp_path, "b"))
+        assert len(notes(tmp_path / "b", "start")) == 2
+        heard = await ask(deployment, "hi", "other")
+        assert (heard.restarts, heard.answer.model) == (0, "b")
+        assert heard.pid == deployment.status().pid != old
+
+
+async def test_warming_has_a_time_limit(deploy: Deploy, tmp_path: Path) -> None:
+    """A prompt that takes too long delays a swap by no more than the limit, and fails nothing."""
+    async with deploy(warm_timeout=0.3) as deployment:
+        (tmp_path / "a" / "gate").touch()
+        await ask(deployment, "gate:0", "slow")
+        async with asyncio.timeout(10):
+            await deployment.swap("b", a_model(tmp_path, "b"))
+        assert deployment.model == "b"
+        assert deployment.status().counters.warmed == 0
+
+
+async def test_warming_switched_off(deploy: Deploy, tmp_path: Path) -> None:
+    """With no chats to be kept, nothing is computed ahead."""
+    async with deploy(warm_chats=0) as deployment:
+        await ask(deployment, "my words", "one")
+        await deployment.swap("b", a_model(tmp_path, "b"))
+        assert [note["chat"] for note in notes(tmp_path / "b", "begin")] == ["probe"]
