@@ -51,7 +51,9 @@ def answer_findings(settings: Settings) -> Iterator[Finding]:
     try:
         seconds, answer = asyncio.run(_asked(settings))
     except InferenceError as error:
-        yield Finding("answer", False, str(error), "see the findings above; the engine's last lines say why")
+        said = str(error).splitlines()  # with the engine's last lines, of which the last is why
+        detail = said[0] if len(said) == 1 else f"{said[0]} … {said[-1]}"
+        yield Finding("answer", False, detail, "mend what is found above first; then `thumbtune run` logs the rest")
         return
     detail = f"ready after {seconds:.1f} s, first token after {answer.first_token_seconds:.2f} s: {answer.text[:80]!r}"
     yield Finding("answer", bool(answer.text), detail, "" if answer.text else "the model says nothing: take another")
