@@ -17,7 +17,6 @@ const ADMIN_COMMANDS = [
 let people = [];
 let unread = new Map();
 let votes = null;
-let retrained = false;
 
 function say(text, wrong = false) {
   const toast = h("div", { class: `toast${wrong ? " wrong" : ""}` }, text);
@@ -63,7 +62,6 @@ async function asAdmin(command) {
   const admin = chat.person?.admin ? chat.person : people.find((p) => p.admin);
   if (admin.id !== chat.person?.id) await become(admin);
   document.body.classList.remove("panel-open");
-  if (command === "/retrain") retrained = true;
   await chat.write(command);
   hint();
 }
@@ -87,9 +85,13 @@ function hint() {
   const asked = mine.filter((m) => !m.text?.startsWith("/"));
   const rateable = all.filter((m) => m.reply_markup?.inline_keyboard?.flat().some((b) => b.text.includes("👍")));
   const voted = votes?.done > 0 && !votes.running;
+  // What the bot said about the latest /retrain: one message refuses it, a second shows progress, a picture the end.
+  const since = all.findLastIndex((m) => m.from.id === chat.person?.id && m.text?.startsWith("/retrain"));
+  const told = since < 0 ? [] : all.slice(since).filter((m) => m.from.is_bot && !rateable.includes(m));
   const text = [];
   if (chat.person?.sample) text.push("You look at a sample person's chat. Choose yourself above to write.");
-  else if (retrained) text.push("Keep chatting while it learns. When the new model is in, send a picture and see how it answers now.");
+  else if (told.some((m) => m.photo)) text.push("That run is over; its message says what became of it. Send a picture and see how it answers now.");
+  else if (told.length > 1) text.push("Keep chatting while it learns. When the new model is in, send a picture and see how it answers now.");
   else if (votes?.running) text.push("The sample people are voting. You can go on chatting meanwhile.");
   else if (voted) text.push("It has votes to learn from: press ", h("b", {}, "/retrain"), " in the demo panel.");
   else if (!asked.some((m) => m.photo || m.document)) text.push("Send a picture: tap a sample below, or drop your own. A caption is your question.");
