@@ -58,6 +58,11 @@ class Servers:
         os.kill(pid, signal.SIGKILL)
         await until(lambda: not alive(pid))
 
+    def signal(self, endpoint: str, number: signal.Signals) -> None:
+        """Send the server a signal, if it is there."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid(endpoint), number)
+
     def freeze(self, endpoint: str) -> None:
         """The server holds its connections and says nothing more."""
         os.kill(self.pid(endpoint), signal.SIGSTOP)

@@ -2,8 +2,9 @@
 
     python tests/server_script.py FOLDER KIND PORT NAME MODEL_DIR
 
-KIND is `fake` or `cpu`. `FOLDER/PORT.pid` holds the server's process id. The server ends when nobody has
-`FOLDER/lifeline` (a FIFO) open for writing any more: with the test. MODEL_DIR/script.json cues trouble:
+KIND is `fake` or `cpu`. NAME and MODEL_DIR may be `same`: what was served last. `FOLDER/PORT.pid` holds the server's
+process id, `FOLDER/PORT.model` what it serves; two scripts for one port wait for each other. The server ends when
+nobody has `FOLDER/lifeline` (a FIFO) open for writing any more: with the test. MODEL_DIR/script.json cues trouble:
     {"fail": true}    writes a line and ends with exit code 7, the old server untouched
     {"hang": true}    ends the old server, then sleeps
     {"forget": true}  ends with 0 and does nothing
@@ -11,6 +12,7 @@ KIND is `fake` or `cpu`. `FOLDER/PORT.pid` holds the server's process id. The se
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -32,6 +34,11 @@ def cpu_command(name: str, model_dir: Path, port: int) -> list[str]:
 
 def main() -> None:
     folder, kind, port, name, model_dir = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4], sys.argv[5]
+    lock = (folder / f"{port}.lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    served = folder / f"{port}.model"
+    if name == "same":
+        name, model_dir = served.read_text().splitlines()
     script = Path(model_dir) / "script.json"
     cue = json.loads(script.read_text()) if script.exists() else {}
     sys.stdout.write(f"{name} for {port}\n")
@@ -56,6 +63,7 @@ def main() -> None:
     with (folder / "lifeline").open("rb") as lifeline, (folder / f"{port}.log").open("ab") as log:
         process = subprocess.Popen(line, stdin=lifeline, stdout=log, stderr=log, start_new_session=True)
     note.write_text(str(process.pid))
+    served.write_text(f"{name}\n{model_dir}\n")
 
 
 if __name__ == "__main__":

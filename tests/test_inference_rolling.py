@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+from contextlib import suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -13,7 +16,7 @@ from inference.messages import Delta, EngineUnavailable
 from inference.supervisor import State
 from tests.children import notes, until
 from tests.deployments import a_model, ask, deployed, under_way
-from tests.fleets import cued, fleet
+from tests.fleets import Servers, cued, fleet
 
 
 def models(deployment: Deployment) -> list[str]:
@@ -166,3 +169,68 @@ async def test_rolling_swap_of_our_own_engines(tmp_path: Path) -> None:
         assert models(deployment) == ["b", "b"]
         assert all(node.state is State.READY for node in deployment.status().nodes)
         assert len(deployment.status().pids) == 2
+
+
+async def chaos(deployment: Deployment, servers: Servers, folder: Path, blows: int, seed: int) -> None:
+    """Kill, freeze, drain and swap servers at random moments while people chat."""
+    chance = Random(seed)
+    done = False
+    answered = 0
+
+    async def chat(name: str) -> None:
+        nonlocal answered
+        while not done:
+            heard = await ask(deployment, "words:8 slow:0.01", name)
+            # A server that was killed in the middle of its swap may come back with either model.
+            speaker = heard.text.split()[0].rpartition("/")[0]
+            assert heard.text == heard.answer.text == "".join(f"{speaker}/{number} " for number in range(8))
+            answered += 1
+
+    async def swap() -> None:
+        number = 0
+        while not done:
+            number += 1
+            name = f"m{number % 3}"
+            with suppress(EngineUnavailable):
+                await deployment.swap(name, a_model(folder, name))
+            await asyncio.sleep(0.3)
+
+    tasks = [asyncio.create_task(work) for work in (*map(chat, servers.chats(6)), swap())]
+    for _ in range(blows):
+        await asyncio.sleep(chance.uniform(0.2, 0.8))
+        endpoint = chance.choice(servers.endpoints)
+        blow = chance.choice(("kill", "freeze", "drain"))
+        if blow == "drain":
+            await deployment.drain(endpoint)
+            await asyncio.sleep(chance.uniform(0, 0.3))
+            with suppress(EngineUnavailable):
+                await deployment.undrain(endpoint)
+        else:
+            servers.signal(endpoint, signal.SIGKILL if blow == "kill" else signal.SIGSTOP)
+            await asyncio.sleep(chance.uniform(0, 0.3))
+            servers.signal(endpoint, signal.SIGCONT)
+            servers.signal(endpoint, signal.SIGKILL)
+            await servers.start(endpoint, "same", Path("same"))
+    for endpoint in servers.endpoints:
+        with suppress(EngineUnavailable):
+            await deployment.undrain(endpoint)
+    seen = answered
+    await until(lambda: answered > seen + 12 or any(task.done() for task in tasks), 60)
+    done = True
+    await asyncio.gather(*tasks)
+    assert deployment.status().counters.answered == answered
+    assert deployment.status().counters.failed == 0
+
+
+async def test_rolling_chaos(tmp_path: Path) -> None:
+    """Servers are killed, frozen and drained at random, swaps going on: every question gets one whole answer."""
+    async with fleet(tmp_path, 3, token_timeout=1, start_timeout=5, answer_attempts=20) as (deployment, servers):
+        await chaos(deployment, servers, tmp_path, blows=5, seed=1)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+async def test_rolling_chaos_for_long(tmp_path: Path) -> None:
+    """The same forty times."""
+    async with fleet(tmp_path, 3, token_timeout=1, start_timeout=5, answer_attempts=20) as (deployment, servers):
+        await chaos(deployment, servers, tmp_path, blows=40, seed=2)
