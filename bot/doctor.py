@@ -95,7 +95,10 @@ def trainer_missing() -> str:
     missing = [each for each in _packages(("xtuner",), "make install") if not each.ok]
     if not missing:
         return ""
-    return "The trainer is not installed yet. `make demo` installs it behind the chat; otherwise run `make install`."
+    return (
+        "The trainer is not installed yet: make demo installs it behind the chat, so try again in a minute or two; "
+        "otherwise run make install."
+    )
 
 
 def _storage(settings: Settings) -> Iterator[Finding]:
