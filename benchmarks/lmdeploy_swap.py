@@ -61,7 +61,8 @@ class Crowd:
 
     async def _person(self, place: int) -> None:
         dice = Random(place)
-        chat, turns = f"person-{place}", ()
+        chat = f"person-{place}"
+        turns: tuple[Turn, ...] = ()
         await asyncio.sleep(dice.uniform(0, 4))
         while self._going:
             fresh = not turns or len(turns) > 8

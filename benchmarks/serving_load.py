@@ -81,7 +81,8 @@ async def ask(session: aiohttp.ClientSession, url: str, model: str, chat: Chat, 
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    asked, first, text, usage = time.time(), 0.0, "", {}
+    asked, first, text = time.time(), 0.0, ""
+    usage: dict[str, Any] = {}
     async with session.post(f"{url}/v1/chat/completions", json=body) as response:
         if response.status != 200:
             raise RuntimeError(f"HTTP {response.status}: {await response.text()}")

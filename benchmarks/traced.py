@@ -56,7 +56,7 @@ class Measurement:
         events = [
             (event.start_ns(), event.start_ns() + event.duration_ns(), event.name())
             for event in self._profile.profiler.kineto_results.events()
-            if event.device_type() == torch.autograd.DeviceType.CUDA
+            if event.device_type() == torch._C._autograd.DeviceType.CUDA
         ]
         kernels = [event for event in events if not event[2].startswith(("Memcpy", "Memset"))]
         copies = [event for event in events if event[2].startswith("Memcpy")]
@@ -76,7 +76,7 @@ class Measurement:
     def _sample(self) -> None:
         while self._sampling.is_set():
             frame: FrameType | None = sys._current_frames().get(self._main or 0)
-            names = []
+            names: list[str] = []
             while frame is not None and len(names) < 4:
                 names.append(f"{Path(frame.f_code.co_filename).name}:{frame.f_code.co_name}")
                 frame = frame.f_back

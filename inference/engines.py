@@ -81,7 +81,7 @@ def _lmdeploy(model_id: str, model_dir: Path, port: int, settings: InferenceSett
         *("--model", str(model_dir), "--name", model_id, "--host", "127.0.0.1", "--port", str(port)),
         *("--engines", "2" if settings.swap == "blue-green" else "1"),
         *("--session-length", str(sizes.session_length), "--batch", str(sizes.batch)),
-        *("--kv-bits", str(sizes.kv_bits), "--weights", sizes.weights),
+        *("--kv-bits", str(sizes.kv_bits), "--dtype", sizes.dtype, "--weights", sizes.weights),
         *("--tensor-parallel", str(sizes.tensor_parallel)),
         *("--tile-cache-megabytes", str(sizes.tile_cache_megabytes)),
         *(word for flag, value in given.items() if value is not None for word in (flag, str(value))),

@@ -6,7 +6,7 @@ and that digest goes along as the fingerprint by which TurboMind's prefix cache 
 those of inference/internvl2/tiles.py, bit for bit what lmdeploy's own InternVLVisionModel makes.
 
 Knows data URLs, tiles and threads. Knows lmdeploy's messages only by the fields of `Prepared.item`; what of lmdeploy
-is replaced stands in lmdeploy_server.py.
+is replaced stands in lmdeploy_parts.py.
 """
 
 from __future__ import annotations
@@ -96,10 +96,10 @@ class TileCache:
         """
         loop = asyncio.get_running_loop()
         known = await loop.run_in_executor(self._readers, lambda: sha256(url.encode()).digest())
-        digest, data = self._urls.get(known), b""
-        if digest is None:
-            digest, data = await loop.run_in_executor(self._readers, _read, url)
-        self._urls[known] = digest
+        data = b""
+        if known not in self._urls:
+            self._urls[known], data = await loop.run_in_executor(self._readers, _read, url)
+        digest = self._urls[known]
         self._urls.move_to_end(known)
         if len(self._urls) > _URLS:
             self._urls.popitem(last=False)

@@ -30,6 +30,9 @@ class LmdeploySettings(BaseModel):
     kv_bits: Literal[4, 8, 16] = 16
     """Bits of each remembered number: 8 halves a conversation's memory and the time to read it; 4 costs quality."""
 
+    dtype: Literal["auto", "bfloat16", "float16"] = "auto"
+    """What is computed in. `auto`: as the checkpoint says; cards before Ampere (T4, V100) need float16."""
+
     weights: Literal["auto", "hf", "awq", "gptq"] = "auto"
     """The form of the checkpoint's weights: `awq` for a 4-bit one made by lmdeploy. `auto` looks into its config."""
 
