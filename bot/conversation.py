@@ -77,7 +77,7 @@ class Conversation:
                 prompt = _halved(prompt)
         if not answer.text.strip():
             raise EmptyAnswer
-        return await self._record(session, question, prompt, answer)
+        return await self._record(session, question, answer.cut or prompt, answer)
 
     async def _answered(self, prompt: Prompt, show: Callable[[Delta], None]) -> Answer:
         stream = self._engine.answer(prompt)

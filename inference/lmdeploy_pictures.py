@@ -24,7 +24,8 @@ from typing import Any, Final, TypeVar
 import torch
 from PIL import Image
 
-from inference.internvl2.tiles import IMAGENET_MEAN, IMAGENET_STD, grid
+from inference.internvl2.grids import grid
+from inference.internvl2.tiles import IMAGENET_MEAN, IMAGENET_STD
 from inference.pictures import open_picture
 
 _T = TypeVar("_T")

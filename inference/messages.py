@@ -122,7 +122,8 @@ class Answer:
     """A finished answer. Times in seconds from the moment the engine was asked.
 
     `model` is the identifier under which the deployment knows the model that spoke every word of it.
-    `finish` is "stop" (the model ended), "length" (max_new_tokens) or "abort".
+    `finish` is "stop" (the model ended), "length" (max_new_tokens) or "abort". `cut` is the prompt that was answered
+    where that was shorter than the one asked, because all of it would not have fit.
     """
 
     text: str
@@ -131,6 +132,7 @@ class Answer:
     usage: Usage
     first_token_seconds: float
     seconds: float
+    cut: Prompt | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ pictures as they are encoded.
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from PIL import Image, UnidentifiedImageError
@@ -26,6 +28,19 @@ def open_picture(data: bytes) -> Image.Image:
 
     Raises PictureError for bytes that are no picture, of another format, cut off, or of too many pixels.
     """
+    with _opened(data) as picture:
+        return picture.convert("RGB")
+
+
+def picture_size(data: bytes) -> tuple[int, int]:
+    """Width and height in pixels, out of the header. Raises PictureError as `open_picture`, but for cut off data."""
+    with _opened(data) as picture:
+        return picture.size
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    """The picture with its header read; what goes wrong inside is worded too."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             width, height = picture.size
@@ -34,7 +49,7 @@ def open_picture(data: bytes) -> Image.Image:
                     f"The picture has {width} × {height} pixels, more than {MAX_PIXELS // 10**6} million: "
                     "send a smaller one."
                 )
-            return picture.convert("RGB")
+            yield picture
     except UnidentifiedImageError:
         raise PictureError("The data is not a picture that can be read: send a JPEG, PNG or WebP.") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

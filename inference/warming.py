@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final
 from weakref import WeakSet
@@ -116,9 +116,8 @@ class Warmer:
         for chat in chats:
             if worker.broken:
                 return
-            sampling = replace(chat.prompt.sampling, max_new_tokens=1)
             try:
-                await worker.compute(replace(chat.prompt, sampling=sampling))
+                await worker.compute(chat.prompt)
             except InferenceError as error:
                 chat.failed = True
                 if isinstance(error, EngineCrashed):

@@ -10,7 +10,7 @@ import asyncio
 import socket
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -32,6 +32,7 @@ from inference.messages import (
 )
 from inference.process import Child
 from inference.settings import InferenceSettings
+from inference.window import Window, window_of
 
 _PROBE_PAUSE: Final = 0.1
 _PROBE_PAUSE_MAX: Final = 1.0
@@ -69,6 +70,7 @@ class Worker:
         self.ready_since: float | None = None
         self._child: Child | None = None
         self._engine: HttpEngine | None = None
+        self._window: Window | None = None
         self._idle = asyncio.Event()
         self._idle.set()
         self._given_up = asyncio.Event()
@@ -106,6 +108,8 @@ class Worker:
 
     async def _start(self) -> None:
         settings = self.launch.settings
+        ours = self.launch.command is not None
+        self._window = await asyncio.to_thread(window_of, self.launch.model_dir, settings, ours=ours)
         if self.launch.command is None:
             self._engine = HttpEngine(
                 self.launch.endpoint,
@@ -184,20 +188,31 @@ class Worker:
         return f"The engine of {self.model_id} {what}.\nLog: {self._child.log_path}; {wrote}"
 
     async def answer(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
-        """Stream one answer of this engine. Raises as `HttpEngine.answer`."""
+        """Stream one answer of this engine, to what of the prompt fits it. Raises as `HttpEngine.answer`."""
         assert self._engine is not None, "started"
-        async with aclosing(self._engine.answer(prompt)) as stream:
+        held = await self._held(prompt)
+        async with aclosing(self._engine.answer(held)) as stream:
             async for delta in stream:
                 if delta.answer is not None:
                     self.served += 1
+                    if held is not prompt:
+                        delta = Delta(answer=replace(delta.answer, cut=held))
                 yield delta
 
     async def compute(self, prompt: Prompt) -> None:
         """Have the prompt computed, so that its prefix is known here. Nobody reads the answer; it does not count."""
         assert self._engine is not None, "started"
-        async with aclosing(self._engine.answer(prompt)) as stream:
+        held = await self._held(prompt)
+        once = replace(held, sampling=replace(held.sampling, max_new_tokens=1))
+        async with aclosing(self._engine.answer(once)) as stream:
             async for _ in stream:
                 pass
+
+    async def _held(self, prompt: Prompt) -> Prompt:
+        """What of the prompt fits the engine's window. Raises PromptTooLong, PictureError."""
+        if self._window is None or self._window.surely_holds(prompt):
+            return prompt
+        return await asyncio.to_thread(self._window.fit, prompt)
 
     @contextmanager
     def lease(self) -> Iterator[None]:

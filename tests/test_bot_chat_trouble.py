@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bot.emulator.people import Attachment
 from inference.messages import (
+    Answer,
+    Delta,
     EngineCrashed,
     EngineRejected,
     EngineUnavailable,
     InferenceError,
     PictureError,
+    Prompt,
     PromptTooLong,
     Role,
+    Usage,
 )
-from inference.prompt import render
-from tests.chatting import ScriptedEngine, Stage, on_stage, png, told, until
+from inference.prompt import pictures, prompt_hash, render
+from tests.chatting import Script, ScriptedEngine, Stage, on_stage, png, told, until
 from tests.test_bot_incoming import huge_png
 
 
@@ -155,6 +160,21 @@ async def test_a_conversation_beyond_the_window_is_shortened(stage: Stage) -> No
         turns = engine.prompts[-1].turns
         assert [turn.text for turn in turns if turn.role is Role.USER] == ["q2"]
         assert len(turns[0].pictures) == 1
+
+
+async def test_what_an_engine_has_cut_is_recorded_as_it_was_answered(stage: Stage) -> None:
+    """The exchange names the prompt that the model saw, so that training teaches that one."""
+    shorter: list[Prompt] = []
+
+    def cuts(prompt: Prompt, number: int) -> Script:
+        shorter.append(replace(prompt, turns=(replace(prompt.turns[-1], pictures=pictures(prompt)),)))
+        return [Delta(answer=Answer(f"Answer {number}", "scripted", "stop", Usage(), 0.01, 0.02, cut=shorter[-1]))]
+
+    async with stage.bot(engine=ScriptedEngine(otherwise=cuts)) as bot, stage.person() as ada:
+        await ada.asks(photo=png())
+        await ada.asks("And now?")
+        assert (await bot.ledger.exchange(2)).prompt_hash == prompt_hash(shorter[1])
+        assert prompt_hash(shorter[1]) != prompt_hash(bot.engine.prompts[1])
 
 
 async def test_files_are_fetched_in_spite_of_trouble(stage: Stage) -> None:

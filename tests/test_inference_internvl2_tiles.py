@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from inference.internvl2.tiles import count_tiles, grid, pixel_values, tiles
+from inference.internvl2.grids import count_tiles, grid
+from inference.internvl2.tiles import pixel_values, tiles
 from tests.golden.tile_cases import PIXEL_SIZES, picture
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "tiles.json").read_text(encoding="utf-8"))

@@ -25,8 +25,8 @@ import torch
 
 from inference.client import HttpEngine
 from inference.generation import ChatEngine
+from inference.internvl2.grids import count_tiles
 from inference.internvl2.random import Size, write_random
-from inference.internvl2.tiles import count_tiles
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Answer, Delta, EngineRejected, Picture, Prompt, Role, Sampling, Turn
 from inference.pictures import open_picture

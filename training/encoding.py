@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inference.internvl2.tiles import count_tiles, pixel_values, tiles
+from inference.internvl2.grids import count_tiles
+from inference.internvl2.tiles import pixel_values, tiles
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Prompt, Role
 from inference.pictures import open_picture

@@ -1,68 +1,24 @@
 """A picture becomes tiles, tiles become pixel values: InternVL's dynamic high resolution.
 
 Identical to the pixel to the official preprocessing (InternVL 1.5, arXiv 2404.16821, section 3.2). Needs Pillow;
-torch only inside `pixel_values`. Knows nothing of models, files or orientation: turn EXIF before.
+torch only inside `pixel_values`. Which grid of tiles is grids.py's to say. Knows nothing of models, files or
+orientation: turn EXIF before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from PIL import Image
+
+from inference.internvl2.grids import grid
 
 if TYPE_CHECKING:
     import torch
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-@lru_cache
-def _grids(min_num: int, max_num: int) -> tuple[tuple[int, int], ...]:
-    """Every (columns, rows) of `min_num` to `max_num` tiles, fewest tiles first."""
-    if not 1 <= min_num <= max_num:
-        raise ValueError(f"tiles: 1 ≤ min_num ≤ max_num must hold, not {min_num} and {max_num}")
-    # Grids of one area keep the set's order, which decides ties: the official code sorts a set built in this order.
-    found = {
-        (columns, rows)
-        for n in range(min_num, max_num + 1)
-        for columns in range(1, n + 1)
-        for rows in range(1, n + 1)
-        if min_num <= columns * rows <= max_num
-    }
-    return tuple(sorted(found, key=lambda grid: grid[0] * grid[1]))
-
-
-def grid(width: int, height: int, *, image_size: int = 448, min_num: int = 1, max_num: int = 12) -> tuple[int, int]:
-    """The (columns, rows) whose shape is closest to that of a picture of `width` × `height` pixels.
-
-    Between equally close shapes the larger wins if the picture has more than half its pixels.
-    """
-    shape = width / height
-    best, nearest = (1, 1), float("inf")
-    for columns, rows in _grids(min_num, max_num):
-        distance = abs(shape - columns / rows)
-        roomy = width * height > 0.5 * image_size * image_size * columns * rows
-        if distance < nearest or (distance == nearest and roomy):
-            best, nearest = (columns, rows), distance
-    return best
-
-
-def count_tiles(
-    width: int,
-    height: int,
-    *,
-    image_size: int = 448,
-    min_num: int = 1,
-    max_num: int = 12,
-    use_thumbnail: bool = True,
-) -> int:
-    """How many tiles `tiles` would return for a picture of `width` × `height` pixels, thumbnail included."""
-    columns, rows = grid(width, height, image_size=image_size, min_num=min_num, max_num=max_num)
-    count = columns * rows
-    return count + 1 if use_thumbnail and count > 1 else count
 
 
 def tiles(
