@@ -38,6 +38,9 @@ def write_config(path: Path, sections: dict[str, dict[str, Any]]) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+ENGINE_MODULES = ("inference.cpu_server", "inference.lmdeploy_server")
+
+
 class BotProcess:
     """`thumbtune run` with a settings file. Its output goes to a log beside the file.
 
@@ -105,6 +108,10 @@ class BotProcess:
             except psutil.NoSuchProcess:
                 continue
         return found
+
+    def engines(self) -> list[psutil.Process]:
+        """Its engine processes, whatever their kind: the tests of the loop also run with lmdeploy, on a GPU."""
+        return [child for module in ENGINE_MODULES for child in self.children(module)]
 
     async def kill(self) -> None:
         """kill -9, as the kernel's out-of-memory killer would."""

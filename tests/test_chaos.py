@@ -55,7 +55,7 @@ class Chatter:
 
 async def kill_engine(community: Community, _: random.Random) -> None:
     """The engine dies, as by the kernel's out-of-memory killer."""
-    for engine in community.bot.children("inference.cpu_server"):
+    for engine in community.bot.engines():
         engine.kill()
 
 

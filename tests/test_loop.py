@@ -161,7 +161,7 @@ async def test_people_chat_through_a_swap(taught: Taught) -> None:
         for number in range(4):
             group.create_task(chat(number))
     assert await _exchanges(community) - before == asked
-    assert len(community.bot.children("inference.cpu_server")) == 1, "the old process is gone"
+    assert len(community.bot.engines()) == 1, "the old process is gone"
 
 
 async def test_the_command_line_sees_the_same(taught: Taught) -> None:
