@@ -229,13 +229,24 @@ class Operations:
             "engine_in_flight": status.in_flight,
             "engine_waiting": status.waiting,
             "engine_uptime_seconds": status.uptime,
+            "engine_first_token_seconds_median": status.seen.first_token_median,
+            "engine_first_token_seconds_p99": status.seen.first_token_p99,
         }
+        engines = await self._deployment.engine_numbers()
         nodes: dict[str, dict[str, float]] = {
             node.name: {
                 "ready": node.state is State.READY,
                 "away": node.away,
                 "in_flight": node.in_flight,
                 "chats": node.chats,
+                "waiting": node.waiting,
+                "answered": node.seen.answered,
+                "prompt_tokens": node.seen.prompt_tokens,
+                "cached_tokens": node.seen.cached_tokens,
+                "encoded_tiles": node.seen.encoded_tiles,
+                "first_token_seconds_median": node.seen.first_token_median,
+                "first_token_seconds_p99": node.seen.first_token_p99,
+                **engines.get(node.name, {}),
             }
             for node in status.nodes
         }

@@ -46,6 +46,10 @@ class Admission:
         """How many stand in the queue."""
         return len(self._queue)
 
+    def waiting_by_lane(self) -> Counter[str]:
+        """How many stand in the queue for each lane."""
+        return Counter(self._lane(ticket.chat) for ticket in self._queue)
+
     def ticket(self, chat: str) -> Ticket:
         """Stand at the end of the queue. Use it as a context manager: leaving gives queue and place up."""
         return Ticket(self, chat)

@@ -37,8 +37,10 @@ from inference.messages import (
     Usage,
 )
 from inference.prompt import SYSTEM, parts, system_text
+from inference.sight import engine_numbers
 
 _CONNECT_SECONDS: Final = 5.0
+_NUMBERS_SECONDS: Final = 1.0
 _DATA_URL_BYTES: Final = 32 * 2**20
 _PROBE: Final = Sampling(temperature=0, max_new_tokens=4)
 
@@ -107,6 +109,15 @@ class HttpEngine:
                 if delta.answer is not None:
                     return delta.answer
         raise EngineCrashed("The engine's answer to a probe had no end.")
+
+    async def numbers(self) -> dict[str, float]:
+        """What the server's /metrics tell that answers do not; empty where it has none or is slow to say."""
+        try:
+            async with asyncio.timeout(_NUMBERS_SECONDS):
+                page = await self._client.get(self.base_url.removesuffix("v1") + "metrics", cast_to=httpx.Response)
+            return engine_numbers(page.text)
+        except (openai.OpenAIError, httpx.HTTPError, TimeoutError, ValueError):
+            return {}
 
     async def _stream(self, prompt: Prompt, patience: float) -> AsyncGenerator[Delta, None]:
         clock = asyncio.get_running_loop().time

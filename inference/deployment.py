@@ -163,6 +163,7 @@ class Deployment:
                         async for delta in deltas:
                             if delta.answer is not None:
                                 self._moves.answered(prompt, worker)
+                                node.sight.note(delta.answer)
                             yield delta
                 return
             except EngineCrashed as error:
@@ -258,8 +259,15 @@ class Deployment:
             self._counters.plus(warmed=self._moves.warmed),
             paused=self._admission.paused,
             in_flight=self._admission.active,
-            waiting=self._admission.waiting,
+            waiting=self._admission.waiting_by_lane(),
         )
+
+    async def engine_numbers(self) -> dict[str, dict[str, float]]:
+        """What only the engines know, of each node that says it within a second, by the node's name."""
+        workers = {node.name: node.slots.live.worker for node in self._nodes}
+        asked = {name: worker.numbers() for name, worker in workers.items() if worker is not None and worker.open}
+        found = await asyncio.gather(*asked.values())
+        return dict(zip(asked, found, strict=True))
 
     def _changed(self) -> None:
         """Something about a node is different: everybody looks for himself."""

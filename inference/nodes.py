@@ -16,6 +16,7 @@ from typing import Any
 from inference.bluegreen import BlueGreen
 from inference.engines import Command, Kind
 from inference.settings import InferenceSettings
+from inference.sight import Sight
 from inference.supervisor import State
 from inference.switching import switch
 from inference.worker import Launch, Worker
@@ -25,7 +26,7 @@ class Node:
     """One place that answers with one model.
 
     `name` must be the same after every restart of the bot: chats are placed by it. `drained` is the operator's will,
-    `moving` the deployment's own, while a swap has it closed.
+    `moving` the deployment's own, while a swap has it closed. `sight` notes what its answers cost.
     """
 
     def __init__(self, name: str, slots: BlueGreen) -> None:
@@ -34,6 +35,7 @@ class Node:
         self.drained = False
         self.moving = False
         self.in_flight = 0
+        self.sight = Sight()
         self._idle = asyncio.Event()
         self._idle.set()
 

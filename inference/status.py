@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from inference.engines import Kind
 from inference.messages import Answer
 from inference.nodes import Node
+from inference.sight import Seen, seen
 from inference.supervisor import State
 
 
@@ -56,7 +57,8 @@ class NodeStatus:
 
     `endpoint` is where its engine listens (empty: nowhere now), `model` what it answers with. `away` says that it
     answers nobody on purpose: drained by hand or by a swap, or paused. `in_flight` counts its answers under way,
-    `chats` the recently active chats whose next question goes there.
+    `waiting` the questions that queue for it, `chats` the recently active chats whose next question goes there,
+    `seen` what its answers cost.
     """
 
     name: str
@@ -67,6 +69,8 @@ class NodeStatus:
     in_flight: int
     chats: int
     last_error: str
+    waiting: int = 0
+    seen: Seen = field(default_factory=Seen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ class Status:
     `model` is what most nodes answer with. `pid` is an engine's process (None: an external server, or none runs
     now), `pids` all children, a starting or draining one included; `uptime` is seconds since that engine became
     ready, `restarts` counts those of the engines that are live. `in_flight` and `waiting` count questions,
-    `swapping_to` is the model that comes up now. `state` is ready when any node is.
+    `swapping_to` is the model that comes up now. `state` is ready when any node is. `seen` is what answers cost.
     """
 
     engine: Kind
@@ -93,6 +97,7 @@ class Status:
     last_error: str
     counters: Counters
     nodes: tuple[NodeStatus, ...] = ()
+    seen: Seen = field(default_factory=Seen)
 
 
 def status_of(
@@ -103,9 +108,12 @@ def status_of(
     *,
     paused: bool,
     in_flight: int,
-    waiting: int,
+    waiting: Mapping[str, int],
 ) -> Status:
-    """The status of a deployment over `nodes`; `chats` has each node's number of recently active ones."""
+    """The status of a deployment over `nodes`.
+
+    `chats` has each node's number of recently active ones, `waiting` that of the questions that queue for it.
+    """
     # The first node speaks for all where there is one answer only, or else the first that is ready.
     first = min(nodes, key=lambda node: node.state is not State.READY)
     lives = [node.slots.live for node in nodes]
@@ -119,15 +127,16 @@ def status_of(
         uptime=first.slots.live.uptime,
         restarts=sum(live.restarts for live in lives),
         in_flight=in_flight,
-        waiting=waiting,
+        waiting=sum(waiting.values()),
         swapping_to=next((node.slots.swapping_to for node in nodes if node.slots.swapping_to), None),
         last_error=next((live.last_error for live in lives if live.last_error), ""),
         counters=counters.plus(crashes=sum(node.slots.crashes for node in nodes)),
-        nodes=tuple(_node_status(node, chats[node.name]) for node in nodes),
+        nodes=tuple(_node_status(node, chats[node.name], waiting.get(node.name, 0)) for node in nodes),
+        seen=seen(node.sight for node in nodes),
     )
 
 
-def _node_status(node: Node, chats: int) -> NodeStatus:
+def _node_status(node: Node, chats: int, waiting: int) -> NodeStatus:
     live = node.slots.live
     return NodeStatus(
         name=node.name,
@@ -138,4 +147,6 @@ def _node_status(node: Node, chats: int) -> NodeStatus:
         in_flight=node.in_flight,
         chats=chats,
         last_error=live.last_error,
+        waiting=waiting,
+        seen=seen([node.sight]),
     )

@@ -208,6 +208,11 @@ class Worker:
             async for _ in stream:
                 pass
 
+    async def numbers(self) -> dict[str, float]:
+        """What the engine's /metrics tell that answers do not; empty where it has none or is slow to say."""
+        assert self._engine is not None, "started"
+        return await self._engine.numbers()
+
     async def _held(self, prompt: Prompt) -> Prompt:
         """What of the prompt fits the engine's window. Raises PromptTooLong, PictureError."""
         if self._window is None or self._window.surely_holds(prompt):

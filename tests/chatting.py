@@ -30,6 +30,7 @@ from bot.telegram import open_bot
 from bot.translation import Translator
 from inference.engines import Kind
 from inference.messages import Answer, Delta, Prompt, Usage
+from inference.sight import Seen
 from inference.status import Counters, NodeStatus, Status
 from inference.supervisor import State
 from storage.ledger import Ledger
@@ -125,11 +126,14 @@ class Notebook:
 
     @property
     def engine(self) -> Status:
+        seen = Seen(2, 1000, 400, 13, 0.05, 1.5)
         nodes = (
-            NodeStatus("http://a:1", "http://a:1/v1", "run-2", State.READY, False, 1, 4, "an old story"),
+            NodeStatus("http://a:1", "http://a:1/v1", "run-2", State.READY, False, 1, 4, "an old story", 2, seen),
             NodeStatus("http://b:1", "http://b:1/v1", "run-1", State.FAILING, True, 0, 0, "gone for good\nin detail"),
         )
-        return Status(Kind.EXTERNAL, "run-2", State.READY, False, 1, (1,), 5.0, 0, 1, 2, None, "", Counters(), nodes)
+        return Status(
+            Kind.EXTERNAL, "run-2", State.READY, False, 1, (1,), 5.0, 0, 1, 2, None, "", Counters(), nodes, seen
+        )
 
     def _noted(self, result: Result, *request: object) -> Result:
         self.asked.append(request)

@@ -58,9 +58,11 @@ async def test_each_node_is_on_the_page_and_in_the_metrics(tmp_path: Path) -> No
                 measured = await page.text()
         for node in ("gpu0", "gpu1"):
             assert f"<td>{node}</td>" in shown
-            assert f'thumbtune_node_ready{{node="{node}"}} ' in measured
-        assert (
-            sum(float(line.split()[-1]) for line in measured.splitlines() if line.startswith("thumbtune_node_chats{"))
-            == 1
-        )
+            for name in ("ready", "waiting", "first_token_seconds_p99", "engine_waiting", "cache_bytes"):
+                assert f'thumbtune_node_{name}{{node="{node}"}} ' in measured
+        assert "thumbtune_engine_first_token_seconds_median 0." in measured
+        assert "prompts from a cache" in shown
+        for name in ("chats", "answered"):
+            lines = [line for line in measured.splitlines() if line.startswith(f"thumbtune_node_{name}{{")]
+            assert sum(float(line.split()[-1]) for line in lines) == 1
         assert await community.bot.stop() == 0

@@ -232,6 +232,10 @@ async def test_a_follow_up_prepares_no_picture_again(tiny: Served) -> None:
     assert two["pixels"][:2] == one["pixels"]
     tiles = [shape[0] for shape in two["shapes"]]
     assert before.usage.encoded_tiles == sum(tiles[:2])
+    async with tiny.client() as engine:
+        numbers = await engine.numbers()
+    assert numbers["tile_cache_hits"] == hits + 2
+    assert {"tile_cache_misses", "tile_cache_bytes", "prefill_waiting", "engine_waiting"} <= numbers.keys()
     cached = after.usage.cached_tokens
     assert cached > two["places"][0][0] + two["places"][0][1]
     assert after.usage.encoded_tiles == sum(

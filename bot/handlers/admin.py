@@ -20,6 +20,7 @@ from bot.replies import Reply
 from bot.settings import BotSettings
 from bot.translation import Say, later
 from inference.messages import InferenceError
+from inference.sight import Seen
 from inference.status import NodeStatus, Status
 from inference.supervisor import State
 from storage.ledger import Ledger
@@ -182,6 +183,7 @@ async def status(message: Message, reply: Reply, say: Say, admin: AdminActions) 
             waiting=engine.waiting,
             restarts=engine.restarts,
         ),
+        *([_seen_line(engine.seen, say)] if engine.seen.answered else []),
         *(_node_line(node, say) for node in engine.nodes if len(engine.nodes) > 1),
         say(
             "Answers: {exchanges}, liked {ups}, disliked {downs}",
@@ -197,6 +199,16 @@ async def status(message: Message, reply: Reply, say: Say, admin: AdminActions) 
     await reply.finish("\n".join(lines))
 
 
+def _seen_line(seen: Seen, say: Say) -> str:
+    """How quick the answers are, and how much of their prompts was not computed again."""
+    return say(
+        "First word after {median} s (99 % within {p99} s); {cached} % of the prompts from a cache",
+        median=f"{seen.first_token_median:.2f}",
+        p99=f"{seen.first_token_p99:.2f}",
+        cached=f"{100 * seen.cached_share:.0f}",
+    )
+
+
 def _node_line(node: NodeStatus, say: Say) -> str:
     """One of several nodes, and what ails it."""
     line = say(
@@ -207,6 +219,8 @@ def _node_line(node: NodeStatus, say: Say) -> str:
         in_flight=node.in_flight,
         chats=node.chats,
     )
+    if node.seen.answered:
+        line += f"\n  {_seen_line(node.seen, say)}"
     return line if node.state is State.READY or not node.last_error else f"{line}\n  {node.last_error.splitlines()[0]}"
 
 

@@ -1,0 +1,104 @@
+"""What answers cost at one place: how long the first token took, how much of the prompts came from a cache.
+
+Knows finished answers, and which numbers on an engine's /metrics tell what answers do not. Plain values come out; who
+shows them is the bot's affair.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import ceil
+from typing import Final
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from inference.messages import Answer, Usage
+
+_RECENT: Final = 256
+"""So many of a place's newest answers say how long the first token takes."""
+
+_SAMPLES: Final = {
+    "thumbtune_tile_cache_hits_total": "tile_cache_hits",
+    "thumbtune_tile_cache_misses_total": "tile_cache_misses",
+    "thumbtune_tile_cache_bytes": "tile_cache_bytes",
+    "thumbtune_prefill_waiting": "prefill_waiting",
+    "thumbtune_engine_waiting": "engine_waiting",
+    "thumbtune_engine_running": "engine_running",
+    "thumbtune_engine_cache_bytes": "cache_bytes",
+    "lmdeploy:num_requests_waiting": "engine_waiting",
+    "lmdeploy:num_requests_running": "engine_running",
+    "lmdeploy:gpu_cache_usage_perc": "cache_used_share",
+}
+"""Samples of the CPU engine, of our parts in lmdeploy and of lmdeploy itself → what they are called here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Counts of finished answers. First-token times in seconds, of the newest ones; 0 while there is none."""
+
+    answered: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    encoded_tiles: int = 0
+    first_token_median: float = 0
+    first_token_p99: float = 0
+
+    @property
+    def cached_share(self) -> float:
+        """The part of all prompt tokens that was not computed again, 0 to 1."""
+        return self.cached_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
+
+
+class Sight:
+    """Notes the answers of one place."""
+
+    def __init__(self) -> None:
+        self.answered = 0
+        self.usage = Usage()
+        self.first_tokens: deque[float] = deque(maxlen=_RECENT)
+
+    def note(self, answer: Answer) -> None:
+        """One more answer is finished."""
+        self.answered += 1
+        self.usage = _sum((self.usage, answer.usage))
+        self.first_tokens.append(answer.first_token_seconds)
+
+
+def seen(sights: Iterable[Sight]) -> Seen:
+    """What was seen at these places together."""
+    sights = list(sights)
+    usage = _sum(sight.usage for sight in sights)
+    times = sorted(time for sight in sights for time in sight.first_tokens)
+    return Seen(
+        answered=sum(sight.answered for sight in sights),
+        prompt_tokens=usage.prompt_tokens,
+        cached_tokens=usage.cached_tokens,
+        encoded_tiles=usage.encoded_tiles,
+        first_token_median=_quantile(times, 0.5),
+        first_token_p99=_quantile(times, 0.99),
+    )
+
+
+def engine_numbers(metrics: str) -> dict[str, float]:
+    """What an engine alone knows, out of its /metrics in Prometheus' text format. Raises ValueError."""
+    numbers: dict[str, float] = {}
+    for family in text_string_to_metric_families(metrics):
+        for sample in family.samples:
+            if (name := _SAMPLES.get(sample.name)) is not None:
+                numbers[name] = numbers.get(name, 0) + sample.value
+    return numbers
+
+
+def _sum(usages: Iterable[Usage]) -> Usage:
+    columns = zip(
+        *((each.prompt_tokens, each.completion_tokens, each.cached_tokens, each.encoded_tiles) for each in usages),
+        strict=True,
+    )
+    return Usage(*(sum(column) for column in columns))
+
+
+def _quantile(ordered: list[float], share: float) -> float:
+    """The smallest value that so large a share does not exceed."""
+    return ordered[max(ceil(share * len(ordered)) - 1, 0)] if ordered else 0.0
