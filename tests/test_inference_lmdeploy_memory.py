@@ -29,7 +29,7 @@ def blocks(total: float, engines: int, needs: Needs = FULL) -> int:
 
 
 def test_needs_of_the_full_size(tmp_path: Path) -> None:
-    """A token of InternVL2-2B takes 96 KiB; eight bits halve it but for their scales; weights are what the files are."""
+    """A token of InternVL2-2B takes 96 KiB; eight bits halve it, scales aside; weights are what the files are."""
     import torch
 
     write_surroundings(configuration(SIZES["2b"], 92553), load_tokenizer(CHECKPOINT), tmp_path, dtype=torch.bfloat16)
