@@ -20,6 +20,7 @@ from openai.types import CompletionUsage
 from openai.types.chat import ChatCompletionChunk
 
 from inference.messages import (
+    INVALID_PICTURE,
     Answer,
     Delta,
     EngineCrashed,
@@ -273,8 +274,10 @@ def _translated(error: Exception, patience: float) -> InferenceError:
         said = error.message.lower()
         if error.status_code == 413 or "context_length" in f"{error.code} {said}" or "context length" in said:
             return PromptTooLong("The question does not fit the model's window: shorten it or send fewer pictures.")
-        if error.code == "invalid_image":
-            return PictureError(error.message)
+        # lmdeploy's errors have no code of their own: our worker there puts it before the text.
+        named, _, reason = error.message.partition(f"{INVALID_PICTURE}: ")
+        if error.code == INVALID_PICTURE or reason:
+            return PictureError(reason or named)
         if error.status_code == 429:
             return EngineUnavailable("The engine has too much to do: ask again in a moment.")
         return EngineRejected(f"The engine refused the question (HTTP {error.status_code}): {error.message}")

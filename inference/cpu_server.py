@@ -34,7 +34,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from inference.generation import ChatEngine
 from inference.lifeline import watch_parent
-from inference.messages import PictureError, PromptTooLong
+from inference.messages import INVALID_PICTURE, PictureError, PromptTooLong
 from inference.metrics import EngineMetrics
 from inference.openai_api import ApiError, ChatRequest, Reply, parse
 from inference.tasks import Result, Task
@@ -208,7 +208,7 @@ async def _prepare(engine: ChatEngine, chat: ChatRequest) -> Task:
     try:
         return await asyncio.to_thread(prepare, chat.prompt, tile_limits=chat.tiles, stop=chat.stop)
     except PictureError as error:
-        raise ApiError(str(error), code="invalid_image", param="messages") from error
+        raise ApiError(str(error), code=INVALID_PICTURE, param="messages") from error
     except PromptTooLong as error:
         raise ApiError(str(error), code="context_length_exceeded", param="messages") from error
 

@@ -18,11 +18,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any, Final
 
+from PIL import ImageFile
+
 from inference.detokenise import TextStream
 from inference.internvl2.tokenizer import text_decoder
 from inference.lmdeploy_pictures import TileCache, Tiling
 from inference.lmdeploy_usage import extend_usage, note_encoded, placed
-from inference.messages import PictureError
+from inference.messages import INVALID_PICTURE, PictureError
 from inference.prefill_gate import PrefillGate
 
 GROUP_SECONDS: Final = 0.03
@@ -58,7 +60,7 @@ def quicken(*, prefill_tokens: int, tiles: int | None, threads: int, cache_bytes
             try:
                 prepared = await asyncio.gather(*(self.cache.of(url, most) for url, most in pictures))
             except PictureError as error:
-                raise ValueError(str(error)) from error
+                raise ValueError(f"{INVALID_PICTURE}: {error}") from error
             model = self.vl_encoder.model
             prompt, place = model.proc_messages(
                 messages, self.chat_template, tools=more.get("tools"), chat_template_kwargs=more["chat_template_kwargs"]
@@ -66,6 +68,8 @@ def quicken(*, prefill_tokens: int, tiles: int | None, threads: int, cache_bytes
             items = [each.item(self.cache.tiling) for each in prepared]
             return model.to_pytorch_aux([{"role": "preprocess", "content": items}], prompt, place, self.tokenizer)
 
+    # lmdeploy lets pictures pass that were cut off; here they are refused, as by every other engine.
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
     gate = PrefillGate(prefill_tokens)
 
     class Instance(TurboMindInstance):  # type: ignore[misc]

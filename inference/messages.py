@@ -20,11 +20,15 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import sha256
-from typing import Protocol
+from typing import Final, Protocol
 
 
 class InferenceError(Exception):
     """Base of everything the inference room raises on purpose. The text tells the next step."""
+
+
+INVALID_PICTURE: Final = "invalid_image"
+"""How an engine's answer over HTTP names a picture that it cannot read."""
 
 
 class PictureError(InferenceError):

@@ -28,7 +28,7 @@ from inference.generation import ChatEngine
 from inference.internvl2.grids import count_tiles
 from inference.internvl2.random import Size, write_random
 from inference.internvl2.tokenizer import load_tokenizer
-from inference.messages import Answer, Delta, EngineRejected, Picture, Prompt, Role, Sampling, Turn
+from inference.messages import Answer, Delta, Picture, PictureError, Prompt, Role, Sampling, Turn
 from inference.pictures import open_picture
 from inference.prompt import SYSTEM, pictures
 from inference.tiny import CHECKPOINT
@@ -267,9 +267,10 @@ async def test_a_request_can_lower_the_tiles(tiny: Served) -> None:
         ({"url": "data:image/jpeg;base64,@@@@"}, ""),
         ({"url": "data:image/jpeg,plain"}, "base64"),
         (part(b"no picture")["image_url"], "not a picture"),
+        (part(PICTURES[0].data[:-300])["image_url"], "cut off"),
         ({"url": "http://127.0.0.1:9/cat.jpg"}, "non-global"),
     ],
-    ids=["base64", "plain", "text", "loopback address"],
+    ids=["base64", "plain", "text", "cut off", "loopback address"],
 )
 async def test_what_is_no_picture_is_refused_and_the_next_question_answered(
     tiny: Served, broken: dict[str, str], words: str
@@ -283,9 +284,9 @@ async def test_what_is_no_picture_is_refused_and_the_next_question_answered(
 
 
 async def test_a_picture_that_is_none_is_told_to_the_client(tiny: Served) -> None:
-    """Our client words it as a refusal, which is not tried again."""
+    """Our client knows it for the sender's to mend, in plain words."""
     async with tiny.client() as engine:
-        with pytest.raises(EngineRejected, match="not a picture"):
+        with pytest.raises(PictureError, match=r"^The data is not a picture"):
             await answer(engine, asked("What is this?", Picture.of(b"no picture")))
 
 

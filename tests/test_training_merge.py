@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,16 @@ def job(tmp_path: Path, base: Path = CHECKPOINT) -> MergeJob:
     out = tmp_path / "out"
     out.mkdir()
     return MergeJob("1", str(base), str(tmp_path / "adapter"), str(out), str(tmp_path), SYSTEM)
+
+
+def test_tiles_of_the_training_are_the_models_own(tmp_path: Path) -> None:
+    """What a picture was cut into in training stands in the merged config; unset, the base's own number stays."""
+    write_adapter(tmp_path / "adapter")
+    merging = job(tmp_path)
+    assert merge(replace(merging, tiles=3), lambda _: None).ok
+    base, merged = (json.loads((Path(each) / "config.json").read_text()) for each in (CHECKPOINT, merging.out))
+    assert merged == {**base, "max_dynamic_patch": 3}
+    assert base["max_dynamic_patch"] != 3
 
 
 def test_the_product_is_added_and_the_rest_untouched(tmp_path: Path) -> None:

@@ -92,6 +92,7 @@ class MergeJob(_Record):
     """Fill `out`, an empty directory, with a complete checkpoint made from `base` and `adapter`.
 
     `system` is the persona that the chat template speaks when a request has none; `work` the run's directory.
+    `tiles` above 0 becomes the checkpoint's own number of tiles a picture: the one it was trained with.
     """
 
     run: str
@@ -101,6 +102,7 @@ class MergeJob(_Record):
     work: str
     system: str
     threads: int = 0
+    tiles: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ def merge(job: MergeJob, say: Say) -> Outcome:
         if done == total or done % 20 == 0:
             say(Progress("merging", done, total))
 
-    copy_surroundings(base, out, job.system)
+    copy_surroundings(base, out, job.system, job.tiles)
     for file in weights:
         merge_file(file, out / file.name, adapter, count)
     differs = disagreement(base, out, job.system)
@@ -56,8 +56,11 @@ def merge(job: MergeJob, say: Say) -> Outcome:
     return Outcome(ok=True)
 
 
-def copy_surroundings(base: Path, out: Path, system: str) -> None:
-    """Copy all of a checkpoint but its weights and manifest; the chat template gets the persona."""
+def copy_surroundings(base: Path, out: Path, system: str, tiles: int = 0) -> None:
+    """Copy all of a checkpoint but its weights and manifest; the chat template gets the persona.
+
+    `tiles` above 0 is written into config.json, so that every server cuts pictures as the training did.
+    """
     template = jinja_chat_template(system)
     for file in sorted(each for each in base.rglob("*") if each.is_file()):
         name = file.relative_to(base)
@@ -70,6 +73,10 @@ def copy_surroundings(base: Path, out: Path, system: str) -> None:
             config["chat_template"] = template
             text = json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
             target.write_text(text, encoding="utf-8")
+        elif tiles and str(name) == "config.json":
+            config = json.loads(file.read_text(encoding="utf-8"))
+            config["max_dynamic_patch"] = tiles
+            target.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         elif name.name == "chat_template.jinja":
             target.write_text(template, encoding="utf-8")
         else:

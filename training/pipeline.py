@@ -146,6 +146,7 @@ class Pipeline:
                 work=str(folder),
                 system=self._system,
                 threads=self._settings.threads,
+                tiles=self._tiles,
             )
             _good(await self._trainer.merge(merging, report))
             await _told(on_change, await self._ledger.move_run(run.id, RunState.EVALUATING, step=0, steps=0))
