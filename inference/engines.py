@@ -58,8 +58,8 @@ def _cpu(model_id: str, model_dir: Path, port: int, settings: InferenceSettings)
     line = [
         *(settings.python or sys.executable, "-m", "inference.cpu_server"),
         *("--model", str(model_dir), "--name", model_id, "--host", "127.0.0.1", "--port", str(port)),
-        # One more than people can take, so that a question whether it is well never waits behind theirs.
-        *("--slots", str(concurrency(Kind.CPU, settings) + 1)),
+        # More than people can take: a question whether it is well, or a prompt to warm, never waits behind theirs.
+        *("--slots", str(concurrency(Kind.CPU, settings) + 2)),
     ]
     if settings.threads is not None:
         line += ["--threads", str(settings.threads)]

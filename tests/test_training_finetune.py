@@ -22,6 +22,7 @@ from inference.internvl2.checkpoint import load_model
 from inference.prompt import IMG_CONTEXT
 from inference.tiny import CHECKPOINT
 from tests.lessons import SYSTEM, drawn_lessons, settings
+from training.adapter import Adapter
 from training.curve import losses
 from training.encoding import Encoder
 from training.evaluate import evaluate
@@ -155,12 +156,27 @@ def test_merged_is_base_plus_adapter(good: Trained) -> None:
 
 
 def test_what_is_frozen_stays(good: Trained) -> None:
-    """The vision tower, the projector and the embeddings of the merged model are the base's to the bit."""
+    """What the recipe does not aim at is the base's in the merged model, to the bit."""
     before, after = load_model(CHECKPOINT).state_dict(), load_model(good.merged).state_dict()
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed
-    assert all(name.startswith("language_model.") for name in changed)
-    assert "language_model.model.tok_embeddings.weight" not in changed
+    assert good.job.targets == "output"
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {"language_model.output.weight"}
+
+
+def test_without_targets_every_linear_layer_is_trained(tmp_path: Path) -> None:
+    """The adapter has all linear layers of the language model and nothing else."""
+    job = make_job(tmp_path, pairs=2, targets="", epochs=1)
+    outcome = asyncio.run(ChildTrainer(SETTINGS).train(job))
+    assert outcome.ok, outcome.reason
+    model = load_model(CHECKPOINT).language_model
+    linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    assert Adapter(Path(str(outcome.adapter))).names() == {f"language_model.{name}.weight" for name in linear}
+
+
+def test_targets_that_match_nothing_are_the_reason(tmp_path: Path) -> None:
+    """A pattern without a layer ends the run before it trains, and the reason names the pattern."""
+    outcome = asyncio.run(ChildTrainer(SETTINGS).train(make_job(tmp_path, pairs=2, targets="attention_wo")))
+    assert not outcome.ok
+    assert "attention_wo" in outcome.reason
 
 
 def test_training_reads_the_engines_ids(good: Trained) -> None:

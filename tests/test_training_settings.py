@@ -33,6 +33,7 @@ def test_a_knob_replaces_one_number() -> None:
     [
         ({"knobs": {"rnak": 8}}, "knobs.rnak"),
         ({"knobs": {"rank": 0}}, "knobs.rank"),
+        ({"knobs": {"targets": "(wo"}}, "knobs.targets"),
         ({"recipe": "huge"}, "recipe"),
         ({"held_out": 0.6}, "held_out"),
         ({"min_ratde": 3}, "min_ratde"),

@@ -59,7 +59,8 @@ class Job(_Record):
     """One fine-tuning run. Paths are absolute. Counts are samples, `max_length` is tokens, `epochs` passes.
 
     `data` is a LLaVA JSON file whose `image` entries are relative to `images`; `work` the run's directory.
-    `system` is the persona of rows that name none. `tiles` and `threads` 0 mean: as the model says, all cores.
+    `system` is the persona of rows that name none. `tiles` and `threads` 0 mean: as the model says, all cores; empty
+    `targets`, a regular expression, mean every linear layer of the language model.
     """
 
     run: str
@@ -83,6 +84,7 @@ class Job(_Record):
     rank: int = 128
     alpha: int = 256
     dropout: float = 0.05
+    targets: str = ""
     projector: bool = True
     checkpointing: bool = True
 

@@ -22,7 +22,7 @@ from training.encoding import UNLEARNED
 
 
 class InternVL2(InternVL_V1_5):
-    """NF4 base, low-rank adapters on every linear layer of the language model, frozen vision tower.
+    """NF4 base, low-rank adapters on linear layers of the language model, frozen vision tower.
 
     XTuner computes in float16 and its stock projector trains in bfloat16, whose steps swallow small updates; here the
     quantised layers compute in bfloat16 on a GPU and in float32 on a CPU, and what is trained is float32.

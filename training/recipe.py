@@ -46,7 +46,7 @@ model = dict(
         r={rank},
         lora_alpha={alpha},
         lora_dropout={dropout},
-        target_modules=None,
+        target_modules={targets},
         task_type="CAUSAL_LM",
     ),
 )
@@ -147,6 +147,8 @@ def config_text(job: Job, *, base: Path, data: Path, rows: int, gpu: bool) -> st
         rank=job.rank,
         alpha=job.alpha,
         dropout=job.dropout,
+        # XTuner puts every linear layer in the place of None.
+        targets=repr(job.targets or None),
         batch=job.batch,
         samples_per_step=job.batch * job.accumulation,
         accumulation=job.accumulation,
