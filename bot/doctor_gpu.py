@@ -102,7 +102,7 @@ def _number(text: str) -> float:
 def _card(card: Card, wanted: bool) -> Finding:
     detail = f"{card.name}, {card.total / 1e9:.1f} GB, driver {card.driver}"
     cure = ""
-    if int(card.driver.split(".")[0]) < DRIVER:
+    if _number(card.driver.split(".")[0]) < DRIVER:
         cure = f"update NVIDIA's driver to {DRIVER} or newer: torch here is built for CUDA 13"
     elif card.capability < CAPABILITY:
         cure = f"compute capability {card.capability} is too old for CUDA 13: take a card of {CAPABILITY} or more"

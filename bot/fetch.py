@@ -26,7 +26,12 @@ async def fetch(directory: Path, source: Source, repo: str, revision: str, conso
     directory = directory.absolute()
     if (directory / MANIFEST).is_file():
         await asyncio.to_thread(verify, directory)
-        console.print(f"{directory} is complete, every file as it was published.", highlight=False)
+        console.print(
+            f"{directory} is complete, every file as it was fetched. For another repository or revision name another "
+            "folder.",
+            highlight=False,
+            soft_wrap=True,
+        )
         _say_what_next(directory, console)
         return
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):

@@ -71,6 +71,7 @@ class HttpEngine:
         self.base_url = root if root.endswith("/v1") else f"{root}/v1"
         self.model = model
         self._name = model if name is None else name
+        self._learned = not self._name
         self._token_timeout = token_timeout
         self._tiles = tiles
         self._local = local
@@ -143,6 +144,9 @@ class HttpEngine:
                     first_token = first_token or clock()
                     yield Delta(text=text)
         except (openai.OpenAIError, httpx.HTTPError, TimeoutError, ValueError) as error:
+            if self._learned and isinstance(error, openai.NotFoundError):
+                self._name = ""
+                raise EngineCrashed(f"The server at {self.base_url} has another model now.") from error
             raise _translated(error, patience) from error
         finally:
             if stream is not None:

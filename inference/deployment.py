@@ -178,7 +178,7 @@ class Deployment:
                 # Answers hang together; the first one that notices counts.
                 hung = isinstance(error, EngineHung) and not worker.broken
                 avoid = await self._judged(worker, error, prompt.chat)
-                self._counters = self._counters.plus(hangs=int(hung))
+                self._counters = self._counters.plus(hangs=int(hung and worker.broken))
                 if attempt >= self.settings.answer_attempts:
                     raise EngineCrashed(
                         f"The engine broke off {attempt} times over this question: ask it in another way."

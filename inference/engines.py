@@ -24,6 +24,9 @@ class Kind(StrEnum):
     EXTERNAL = "external"
 
 
+_CHAT_BLOCKS: Final = 60
+"""KV blocks of a usual chat: one picture of 13 tiles and some text."""
+
 Command = Callable[[str, Path, int, InferenceSettings], list[str]]
 """(model id, checkpoint directory, loopback port, settings) → the command line that serves the model there."""
 
@@ -45,8 +48,15 @@ def resolve(settings: InferenceSettings) -> Kind:
 
 
 def concurrency(kind: Kind, settings: InferenceSettings) -> int:
-    """How many answers may be under way at once."""
-    return settings.concurrency or _CONCURRENCY[kind]
+    """How many answers may be under way at once.
+
+    For lmdeploy no more than it computes at once and has memory for: who waits here is told, who waits there is not.
+    """
+    if settings.concurrency or kind is not Kind.LMDEPLOY:
+        return settings.concurrency or _CONCURRENCY[kind]
+    sizes = settings.lmdeploy
+    held = sizes.blocks // _CHAT_BLOCKS if sizes.blocks else sizes.batch
+    return max(min(_CONCURRENCY[kind], sizes.batch, held), 1)
 
 
 def command(kind: Kind) -> Command:

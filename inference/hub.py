@@ -126,7 +126,7 @@ async def _hub(repo: str, revision: str) -> Listing:
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else 0
         raise explained(Source.HUB, repo, status, revision) from error
-    except requests.RequestException as error:
+    except (requests.RequestException, OSError) as error:  # OSError also with HF_HUB_OFFLINE set
         raise unreachable(Source.HUB, error) from error
     # Every file is taken from this one commit, also when the branch moves on meanwhile.
     commit = info.sha or revision or "main"

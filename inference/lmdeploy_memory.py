@@ -43,13 +43,17 @@ class Needs:
     token: int
 
     @classmethod
-    def of(cls, directory: Path, kv_bits: int) -> Needs:
-        """Read from a checkpoint directory. Raises OSError or ValueError when it is none."""
+    def of(cls, directory: Path, kv_bits: int, cards: int = 1) -> Needs:
+        """Read from a checkpoint directory; of each card where `cards` share the model.
+
+        Raises OSError, KeyError or ValueError when it is none.
+        """
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))["llm_config"]
         head = config["hidden_size"] // config["num_attention_heads"]
         # A quantised number comes with half-precision scale and zero point for each head.
         bits = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * (head * kv_bits + 32 * (kv_bits < 16))
-        return cls(weights=sum(file.stat().st_size for file in directory.glob("*.safetensors")), token=bits // 8)
+        weights = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
+        return cls(weights=weights // cards, token=bits // 8 // cards)
 
 
 def prefill_tokens(total: int) -> int:

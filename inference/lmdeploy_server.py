@@ -38,7 +38,7 @@ def engine_config(options: argparse.Namespace) -> TurbomindEngineConfig:
     from lmdeploy import TurbomindEngineConfig
 
     free, total = torch.cuda.mem_get_info()
-    needs = Needs.of(options.model, options.kv_bits)
+    needs = Needs.of(options.model, options.kv_bits, options.tensor_parallel)
     options.prefill_tokens = options.prefill_tokens or prefill_tokens(total)
     options.blocks = options.blocks or default_blocks(
         needs, total, engines=options.engines, prefill=options.prefill_tokens

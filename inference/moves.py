@@ -80,9 +80,12 @@ class Moves:
         """See which engines have come up and open them, warmed before if others answer meanwhile."""
         for node in self._nodes:
             worker = node.slots.live.worker
-            if worker is None or worker.open or worker in self._welcoming:
+            if worker is None or worker.open:
                 continue
-            if node.away or not self._answering() or not any(self._coming(node)):
+            if worker in self._welcoming:
+                # People before caches: whoever is being warmed is opened when nobody else is left.
+                worker.open = not self._answering() and not node.away
+            elif node.away or not self._answering() or not any(self._coming(node)):
                 worker.open = True
             else:
                 self._welcoming.add(worker)

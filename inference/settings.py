@@ -158,6 +158,8 @@ class InferenceSettings(BaseModel):
             raise ValueError('engine = "external" needs endpoints = ["http://host:port"]')
         if self.endpoints and self.engine not in ("external", "auto"):
             raise ValueError(f'endpoints are for engine = "external"; engine is "{self.engine}"')
+        if self.gpus and self.lmdeploy.tensor_parallel > 1:
+            raise ValueError("gpus starts one engine for each card; lmdeploy.tensor_parallel puts one on several")
         if self.gpus and self.endpoints:
             raise ValueError("gpus are for engines that the bot starts, endpoints for those that you start")
         if self.swap_command and not self.endpoints:

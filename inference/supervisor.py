@@ -14,7 +14,6 @@ from time import monotonic
 
 import structlog
 
-from inference.messages import InferenceError
 from inference.worker import Launch, Worker
 
 _log = structlog.get_logger(__name__)
@@ -139,7 +138,7 @@ class Supervisor:
         self._worker = worker = Worker(self.launch)
         try:
             await worker.start()
-        except (InferenceError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next attempt must come
             self._worker = None
             self._failures += 1
             self.last_error = str(error)

@@ -58,13 +58,13 @@ async def _run(launch: Launch) -> None:
     said = f"inference.swap_command for {launch.endpoint} ({shlex.join(line)})"
     timeout = launch.settings.swap_command_timeout
     # Not a pipe: a server that the command leaves behind would hold it open, and with it our waiting for its end.
-    with _opened(launch.log) as output:
-        try:
+    try:
+        with _opened(launch.log) as output:
             process = await asyncio.create_subprocess_exec(
                 *line, stdin=DEVNULL, stdout=output, stderr=STDOUT, start_new_session=True
             )
-        except OSError as error:
-            raise EngineUnavailable(f"{said} could not be started: {error}") from error
+    except OSError as error:
+        raise EngineUnavailable(f"{said} could not be started: {error}") from error
     try:
         async with asyncio.timeout(timeout):
             code = await process.wait()
@@ -85,7 +85,10 @@ def _opened(log: Path) -> IO[bytes]:
 
 
 def _tail(log: Path) -> str:
-    lines = log.read_text("utf-8", "replace").splitlines()[-_TAIL_LINES:]
+    try:
+        lines = log.read_text("utf-8", "replace").splitlines()[-_TAIL_LINES:]
+    except OSError as error:
+        return f"Its output cannot be read: {error}."
     return "Its last lines:\n" + "\n".join(lines) if lines else "It wrote nothing."
 
 

@@ -18,7 +18,7 @@ from weakref import WeakSet
 
 import structlog
 
-from inference.messages import EngineCrashed, InferenceError, Prompt
+from inference.messages import EngineCrashed, Prompt
 from inference.prompt import pictures
 from inference.settings import InferenceSettings
 from inference.worker import Worker
@@ -118,8 +118,9 @@ class Warmer:
                 return
             try:
                 await worker.compute(chat.prompt)
-            except InferenceError as error:
-                chat.failed = True
+            except Exception as error:  # noqa: BLE001 - warming never fails anybody
+                # Cut off because the engine was ended: nothing is known against the prompt.
+                chat.failed = not worker.broken
                 if isinstance(error, EngineCrashed):
                     await worker.suspect(error)
                 _log.info("a chat could not be warmed", chat=chat.key, model=worker.model_id, why=str(error))

@@ -42,7 +42,7 @@ class Window:
     """The window of an engine with the model in `directory`, in tokens: the model's, or `longest` where that is less.
 
     `tiles` are the most tiles of a picture, None as the checkpoint says. May be used from several threads. Raises
-    OSError, ValueError or KeyError where the directory holds no configuration of an InternVL2.
+    OSError, ValueError, KeyError or TypeError where the directory holds no configuration of an InternVL2.
     """
 
     def __init__(self, directory: Path, *, tiles: int | None = None, longest: int | None = None) -> None:
@@ -139,7 +139,7 @@ def window_of(directory: Path, settings: InferenceSettings, *, ours: bool) -> Wi
     if ours and resolve(settings) is Kind.LMDEPLOY:
         sizes = settings.lmdeploy
         longest = min(sizes.session_length, (sizes.blocks or sys.maxsize) * BLOCK_TOKENS)
-    with suppress(OSError, ValueError, KeyError):
+    with suppress(OSError, ValueError, KeyError, TypeError):
         return Window(directory, tiles=settings.tiles, longest=longest)
     return None
 

@@ -36,6 +36,8 @@ from inference.window import Window, window_of
 
 _PROBE_PAUSE: Final = 0.1
 _PROBE_PAUSE_MAX: Final = 1.0
+_BUSY: Final = 0.9
+"""An engine that has spoken to somebody within this share of `token_timeout` is busy, not hung."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ class Worker:
         self._given_up = asyncio.Event()
         self._why = ""
         self._suspicion = asyncio.Lock()
+        self._spoke = float("-inf")
 
     @property
     def model_id(self) -> str:
@@ -193,6 +196,7 @@ class Worker:
         held = await self._held(prompt)
         async with aclosing(self._engine.answer(held)) as stream:
             async for delta in stream:
+                self._spoke = monotonic()
                 if delta.answer is not None:
                     self.served += 1
                     if held is not prompt:
@@ -234,18 +238,24 @@ class Worker:
     async def suspect(self, error: EngineCrashed) -> None:
         """An answer broke off: find out whether the engine is to blame, and end it if so.
 
-        A hang ends it at once. After a broken connection or HTTP 5xx it may prove itself by answering a picture.
-        Many answers break off together; the first one asks for all.
+        A hang ends it at once, unless it has spoken to others meanwhile: then it is busy. After a broken connection
+        or HTTP 5xx it may prove itself by answering a picture. Many answers break off together; the first one asks
+        for all.
         """
+        since = monotonic()
         if isinstance(error, EngineHung):
+            if since - self._spoke < _BUSY * self.launch.settings.token_timeout:
+                return
             self.give_up("it was killed because it said nothing any more")
         async with self._suspicion:
-            if self.broken or self._engine is None:
+            if self.broken or self._engine is None or self._spoke > since:
                 return
             try:
                 await self._engine.probe(sample_picture(), self.launch.settings.token_timeout)
             except InferenceError:
                 self.give_up("it broke an answer off and did not answer a picture then")
+            else:
+                self._spoke = monotonic()
 
     def give_up(self, why: str) -> None:
         """Send nobody here any more; kill the process."""

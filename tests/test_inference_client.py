@@ -252,6 +252,18 @@ async def test_client_asks_the_server_for_its_model(fake: Running) -> None:
     assert fake.notes("begin")[-1]["request"]["model"] == "model-a"
 
 
+async def test_client_learns_a_models_new_name(fake: Running) -> None:
+    """A server that no longer knows the name that it listed is asked anew; a name that was given stays a mistake."""
+    async with client(fake.url, "ours", name="", local=False) as engine:
+        with pytest.raises(EngineCrashed, match="another model"):
+            await listen(engine, prompt("http:404!"))
+        _, answer = await listen(engine, prompt("hi"))
+        assert answer.model == "ours"
+    async with client(fake.url, "ours", name="model-a", local=False) as engine:
+        with pytest.raises(EngineRejected):
+            await listen(engine, prompt("http:404"))
+
+
 async def test_client_ignores_a_proxy_for_its_own_children(fake: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """A proxy in the environment does not stand between us and a process on this machine."""
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")

@@ -64,6 +64,9 @@ def test_engines_concurrency() -> None:
     """Each kind has its own number of answers at once, and the setting replaces it."""
     assert engines.concurrency(Kind.LMDEPLOY, settings()) > engines.concurrency(Kind.CPU, settings())
     assert engines.concurrency(Kind.CPU, settings(concurrency=7)) == 7
+    assert engines.concurrency(Kind.LMDEPLOY, settings(lmdeploy={"batch": 8})) == 8
+    assert engines.concurrency(Kind.LMDEPLOY, settings(lmdeploy={"blocks": 240})) == 4
+    assert engines.concurrency(Kind.LMDEPLOY, settings(lmdeploy={"batch": 8}, concurrency=20)) == 20
 
 
 @pytest.mark.parametrize(
@@ -76,6 +79,7 @@ def test_engines_concurrency() -> None:
         ({"endpoints": ["gpu:1"]}, "http://host:port"),
         ({"endpoints": ["http://a:1", "http://a:1/v1/"]}, "twice"),
         ({"gpus": [0, 0]}, "twice"),
+        ({"gpus": [0, 1], "lmdeploy": {"tensor_parallel": 2}}, "tensor_parallel"),
         ({"gpus": [0], "endpoints": ["http://a:1"]}, "gpus"),
         ({"tiles": 0}, "tiles"),
         ({"token_timeout": 0}, "token_timeout"),

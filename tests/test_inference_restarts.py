@@ -19,7 +19,7 @@ from inference.messages import (
     EngineUnavailable,
 )
 from inference.supervisor import State
-from tests.children import alive, until
+from tests.children import alive, notes, until
 from tests.deployments import Deploy, Heard, a_model, ask, deployed, open_gate, under_way
 
 
@@ -55,6 +55,29 @@ async def test_restarts_crash_or_hang_is_begun_anew(deploy: Deploy, cue: str) ->
         assert heard.restarts == 1
         assert heard.pid == deployment.status().pid != old
         assert deployment.status().counters.hangs == ("hang" in cue)
+
+
+async def test_restarts_busy_is_not_hung(deploy: Deploy) -> None:
+    """An engine that lets one wait too long and speaks to another is kept; who waited is asked for again."""
+    async with deploy(token_timeout=0.5) as deployment:
+        old = deployment.status().pid
+        talking, _ = await under_way(deployment, "words:40 slow:0.05", "talking")
+        heard = await ask(deployment, "words:4 hang:0!", "waiting")
+        assert (heard.restarts, heard.pid) == (1, old)
+        assert ((await talking).restarts, deployment.status().pid) == (0, old)
+        counters = deployment.status().counters
+        assert (counters.crashes, counters.hangs, counters.begun_anew) == (0, 0, 1)
+
+
+async def test_restarts_many_broken_answers_are_one_question(deploy: Deploy, tmp_path: Path) -> None:
+    """A healthy engine that broke many answers off proves itself once, not once for each."""
+    async with deploy() as deployment:
+        before = sum(note["chat"] == "probe" for note in notes(tmp_path / "a", "begin"))
+        worker = deployment._nodes[0].slots.live.worker
+        assert worker is not None
+        await asyncio.gather(*(worker.suspect(EngineCrashed("broke off")) for _ in range(8)))
+        assert sum(note["chat"] == "probe" for note in notes(tmp_path / "a", "begin")) - before == 1
+        assert not worker.broken
 
 
 async def test_restarts_stopped_process_counts_as_hung(deploy: Deploy) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from functools import partial
 from pathlib import Path
 
@@ -106,6 +108,27 @@ async def test_warming_has_a_time_limit(deploy: Deploy, tmp_path: Path) -> None:
             await deployment.swap("b", a_model(tmp_path, "b"))
         assert deployment.model == "b"
         assert deployment.status().counters.warmed == 0
+
+
+async def test_warming_ends_when_nobody_else_is_left(deploy: Deploy, tmp_path: Path) -> None:
+    """An engine that is being warmed is opened at once when the last one that answered dies."""
+    async with deploy(gpus=[0, 1], warm_timeout=60) as deployment:
+        gate = tmp_path / "a" / "gate"
+        gate.touch()
+        for number in range(8):
+            await ask(deployment, "gate:0", f"chat {number}")
+        gate.unlink()
+        first, second = (each.slots.live.pid for each in deployment._nodes)
+        assert first is not None
+        assert second is not None
+        os.kill(second, signal.SIGKILL)
+        await until(lambda: len(notes(tmp_path / "a", "start")) == 3)
+        await until(lambda: deployment._nodes[1].slots.live.worker is not None)
+        a_model(tmp_path, "a", late=60)
+        os.kill(first, signal.SIGKILL)
+        async with asyncio.timeout(20):
+            heard = await ask(deployment, "hi", "chat 0")
+        assert heard.pid == deployment._nodes[1].slots.live.pid
 
 
 async def test_warming_switched_off(deploy: Deploy, tmp_path: Path) -> None:

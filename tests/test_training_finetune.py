@@ -14,6 +14,7 @@ import sys
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -72,7 +73,7 @@ def make_job(folder: Path, pairs: int = PAIRS, *, right: bool = True, **changes:
     return replace(job, **changes)  # type: ignore[arg-type]
 
 
-def learn(folder: Path, *, right: bool, **changes: object) -> Trained:
+def learn(folder: Path, *, right: bool, **changes: Any) -> Trained:
     """Train on right or wrong answers, merge, and judge by others of the same sort."""
     progress: list[Progress] = []
     trainer = ChildTrainer(SETTINGS)

@@ -85,7 +85,7 @@ RECIPES: Final[dict[str, dict[str, Any]]] = {
         "targets": "output",
         "epochs": 4,
         "batch": 4,
-        "learning_rate": 3e-3,
+        "learning_rate": 2e-3,
         "weight_decay": 0.0,
         "warmup": 0.1,
         "max_length": 512,
@@ -144,7 +144,8 @@ class TrainingSettings(BaseModel):
     """Folder with questions.json, the factual questions to judge by; none: drawn shapes."""
 
     max_loss_points: float = Field(2.0, ge=0)
-    """Points of correctness on them a new model may lose."""
+    """Points of correctness on them a new model may lose; more only as far as chance explains it. With fewer than
+    some 150 questions chance explains a lot."""
 
     timeout: float = Field(24 * 3600.0, gt=0)
     """Seconds after which a worker is ended."""
