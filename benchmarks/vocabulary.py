@@ -14,25 +14,12 @@ import sentencepiece.sentencepiece_model_pb2 as sentencepiece_model
 from transformers import AddedToken
 
 from inference.internvl2.tokenization_internlm2 import InternLM2Tokenizer
+from inference.prompt import SPECIAL_TOKENS
 
 PIECES: Final = 92_544
-_NAMED: Final = (
-    "<|plugin|>",
-    "<|interpreter|>",
-    "<|action_end|>",
-    "<|action_start|>",
-    "<|im_end|>",
-    "<|im_start|>",
-    "<img>",
-    "</img>",
-    "<IMG_CONTEXT>",
-    "<quad>",
-    "</quad>",
-    "<ref>",
-    "</ref>",
-    "<box>",
-    "</box>",
-)
+_NAMED: Final = SPECIAL_TOKENS[SPECIAL_TOKENS.index("<|plugin|>") :]
+"""What stands behind sentencepiece's own three."""
+
 _FIRST_NAMED: Final = 92_538
 """The first of them; the rest follow, as in the official vocabulary (`<|im_end|>` is 92542)."""
 

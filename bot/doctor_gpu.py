@@ -150,11 +150,11 @@ def _cure(error: str, cuda: str) -> str:
 def _memory(settings: Settings, card: Card) -> Iterator[Finding]:
     """What the engine will take of the card, by the arithmetic that the engine starts with."""
     sizes = settings.inference.lmdeploy
-    engines = 2 if settings.inference.swap == "blue-green" else 1
+    engines = settings.inference.side_by_side
     total = int(card.total)
     prefill = sizes.prefill_tokens or prefill_tokens(total)
     try:
-        needs = Needs.of(settings.inference.checkpoint(), sizes.kv_bits)
+        needs = Needs.of(settings.inference.checkpoint(), sizes.kv_bits, sizes.tensor_parallel)
         blocks = sizes.blocks or default_blocks(needs, total, engines=engines, prefill=prefill)
     except NoRoom as error:
         yield Finding("GPU memory", False, f"{total / 1e9:.1f} GB", str(error))

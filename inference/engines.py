@@ -89,7 +89,7 @@ def _lmdeploy(model_id: str, model_dir: Path, port: int, settings: InferenceSett
     return [
         *(settings.python or sys.executable, "-m", "inference.lmdeploy_server"),
         *("--model", str(model_dir), "--name", model_id, "--host", "127.0.0.1", "--port", str(port)),
-        *("--engines", "2" if settings.swap == "blue-green" else "1"),
+        *("--engines", str(settings.side_by_side)),
         *("--session-length", str(sizes.session_length), "--batch", str(sizes.batch)),
         *("--kv-bits", str(sizes.kv_bits), "--dtype", sizes.dtype, "--weights", sizes.weights),
         *("--tensor-parallel", str(sizes.tensor_parallel)),

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from inference.layout import weight_bytes
+
 BLOCK_TOKENS: Final = 64
 """Tokens of a KV block: TurboMind's default."""
 
@@ -52,8 +54,7 @@ class Needs:
         head = config["hidden_size"] // config["num_attention_heads"]
         # A quantised number comes with half-precision scale and zero point for each head.
         bits = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * (head * kv_bits + 32 * (kv_bits < 16))
-        weights = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
-        return cls(weights=weights // cards, token=bits // 8 // cards)
+        return cls(weights=weight_bytes(directory) // cards, token=bits // 8 // cards)
 
 
 def prefill_tokens(total: int) -> int:

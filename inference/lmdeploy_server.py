@@ -87,8 +87,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("UVICORN_LOG_LEVEL", "warning")
     import lmdeploy
     import torch
-    from lmdeploy.model import ChatTemplateConfig
-    from lmdeploy.serve.openai.api_server import serve
 
     # Tiles are made by many threads at once; each of them alone is quickest.
     torch.set_num_threads(1)
@@ -108,9 +106,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         _log.warning("lmdeploy %s is not %s: its own, slower picture path runs", lmdeploy.__version__, KNOWN)
     call(options.name)
+    run(options, config, _BEFORE)
+
+
+def run(options: argparse.Namespace, config: TurbomindEngineConfig, name: str) -> None:
+    """Run lmdeploy's server, as it is by now, with the right prompt; returns at its end."""
+    from lmdeploy.model import ChatTemplateConfig
+    from lmdeploy.serve.openai.api_server import serve
+
     serve(
         str(options.model),
-        model_name=_BEFORE,
+        model_name=name,
         backend="turbomind",
         backend_config=config,
         chat_template_config=ChatTemplateConfig(**lmdeploy_template()),

@@ -123,6 +123,11 @@ class InferenceSettings(BaseModel):
     lmdeploy: LmdeploySettings = LmdeploySettings()
     """For `lmdeploy`: the sizes of TurboMind."""
 
+    @property
+    def side_by_side(self) -> int:
+        """How many engines one card must have room for."""
+        return 2 if self.swap == "blue-green" else 1
+
     def checkpoint(self) -> Path:
         """The directory that `model` means."""
         return CHECKPOINT if self.model == TINY else Path(self.model)

@@ -119,8 +119,7 @@ class Warmer:
             try:
                 await worker.compute(chat.prompt)
             except Exception as error:  # noqa: BLE001 - warming never fails anybody
-                # Cut off because the engine was ended: nothing is known against the prompt.
-                chat.failed = not worker.broken
+                chat.failed = True
                 if isinstance(error, EngineCrashed):
                     await worker.suspect(error)
                 _log.info("a chat could not be warmed", chat=chat.key, model=worker.model_id, why=str(error))

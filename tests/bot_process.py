@@ -6,7 +6,6 @@ import asyncio
 import ctypes
 import json
 import signal
-import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,12 @@ import aiohttp
 import psutil
 
 PATIENCE = 90.0
+ENGINE_MODULES = ("inference.cpu_server", "inference.lmdeploy_server")
 
 
 def _die_with_the_tests() -> None:
     """Have the kernel kill the bot when the tests are killed themselves (prctl's PR_SET_PDEATHSIG is 1)."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-
-
-def free_port() -> int:
-    """A loopback port that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def write_config(path: Path, sections: dict[str, dict[str, Any]]) -> None:
@@ -36,9 +29,6 @@ def write_config(path: Path, sections: dict[str, dict[str, Any]]) -> None:
         lines.append(f"[{section}]")
         lines += [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-ENGINE_MODULES = ("inference.cpu_server", "inference.lmdeploy_server")
 
 
 class BotProcess:

@@ -21,9 +21,10 @@ from inference.tiny.manner import correct, manner
 from inference.tiny.questions import held_out
 from inference.tiny.shapes import Scene, draw, random_scene
 from inference.tiny.words import Kind, Language
+from inference.worker import free_port
 from storage.ledger import Ledger
 from storage.records import Run, RunState
-from tests.bot_process import BotProcess, free_port, write_config
+from tests.bot_process import BotProcess, write_config
 from tests.person import DOWN, UP, Message, Person
 
 ADMIN = 1

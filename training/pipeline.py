@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
+from inference.layout import weight_bytes
 from storage.ledger import Ledger
 from storage.models import ModelStore
 from storage.pictures import PictureStore
@@ -83,7 +84,7 @@ class Pipeline:
         """The numbers to train with, "auto" resolved by the size of the base model."""
         name = self._settings.recipe
         if name == "auto":
-            name = "tiny" if _weight_bytes(self._places.base) < _TINY_BYTES else "internvl2-2b"
+            name = "tiny" if weight_bytes(self._places.base) < _TINY_BYTES else "internvl2-2b"
         return self._settings.resolved(name)
 
     async def check(self) -> None:
@@ -195,7 +196,7 @@ class Pipeline:
 
     def _check_disk(self) -> None:
         """A merged model is as large as the base; adapters and checkpoints take less than half of that."""
-        needed = 1.5 * _weight_bytes(self._places.base) + self._settings.min_free_gigabytes * 1e9
+        needed = 1.5 * weight_bytes(self._places.base) + self._settings.min_free_gigabytes * 1e9
         free = shutil.disk_usage(self._models.directory).free
         if free < needed:
             raise TrainingError(
@@ -314,7 +315,3 @@ def _good(outcome: Outcome) -> Outcome:
 
 def _name(run: Run) -> str:
     return f"run-{run.id}"
-
-
-def _weight_bytes(directory: Path) -> int:
-    return sum(file.stat().st_size for file in directory.glob("*.safetensors"))
