@@ -14,7 +14,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from bot.config import ConfigError, Settings, load_settings
@@ -22,6 +21,7 @@ from bot.fetch import REPO
 from bot.fetch import fetch as fetch_checkpoint
 from bot.handlers.admin import AdminRefusal
 from bot.operations import model_before
+from bot.progress import clock, on_terminal, terminal_bar
 from inference.hub import Source
 from inference.messages import InferenceError
 from inference.settings import TINY
@@ -157,14 +157,13 @@ async def _retrain(ledger: Ledger, wait: bool) -> None:
 
 
 async def _follow(ledger: Ledger, run: Run) -> Run:
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        task = progress.add_task(run.state, total=None)
+    with terminal_bar(console) as bar:
+        task = bar.add_task(run.state, total=None)
         while run.state in (RunState.DUE, RunState.TRAINING, RunState.MERGING, RunState.EVALUATING):
             await asyncio.sleep(POLL_SECONDS)
             run = await ledger.run(run.id)
-            loss = f" loss {run.loss:.3f}" if run.loss is not None else ""
-            progress.update(task, description=run.state + loss, completed=run.step, total=run.steps or None)
+            told = on_terminal(run.state, run.loss, run.seconds_left)
+            bar.update(task, description=told, completed=run.step, total=run.steps or None)
     return run
 
 
@@ -177,6 +176,8 @@ async def _status(ledger: Ledger) -> None:
     for run in await ledger.runs(10):
         loss = "" if run.loss is None else f"{run.loss:.3f}"
         step = f"{run.step}/{run.steps}" if run.steps else ""
+        if run.seconds_left is not None:
+            step += f", {clock(run.seconds_left)} left"
         table.add_row(str(run.id), run.state, run.trigger, str(run.samples), step, loss, run.reason or run.model or "")
     if table.row_count:
         console.print(table)

@@ -19,7 +19,8 @@ from aiogram.methods import TelegramMethod
 from aiogram.types import BufferedInputFile
 from aiogram.types import Message as TelegramMessage
 
-from bot.handlers.admin import MODEL_STATES, RUN_STATES
+from bot.handlers.admin import MODEL_STATES
+from bot.progress import run_progress
 from bot.replies import Place, Reply
 from bot.settings import BotSettings
 from bot.telegram import DeliveryError, Glimpse
@@ -27,7 +28,6 @@ from bot.translation import Say, Translator
 from storage.ledger import Ledger
 from storage.records import Model, Run, RunState, StorageError
 
-BAR: Final = 20
 CAPTION_LIMIT: Final = 1024
 ALERT_SECONDS: Final = 3600.0
 RUNS_REMEMBERED: Final = 16
@@ -55,7 +55,7 @@ class Notices:
         messages = self._of(run)
 
         async def tell(admin: int, say: Say) -> None:
-            text = progress(run, say)
+            text = run_progress(run, say)
             if admin not in messages:
                 messages[admin] = (await self._bot.send_message(admin, text)).message_id
             elif new_state:
@@ -74,7 +74,7 @@ class Notices:
 
         async def tell(admin: int, say: Say) -> None:
             if admin in messages:
-                await self._bot.edit_message_text(progress(run, say), chat_id=admin, message_id=messages[admin])
+                await self._bot.edit_message_text(run_progress(run, say), chat_id=admin, message_id=messages[admin])
             text = outcome(run, model, say)
             if curve:
                 picture = BufferedInputFile(curve, f"run-{run.id}-loss.png")
@@ -150,22 +150,6 @@ class Notices:
         if person is None:
             return self._translator.to(client_language)
         return self._translator.to(person.language, person.client_language)
-
-
-def progress(run: Run, say: Say) -> str:
-    """A run under way, with a bar as soon as the number of steps is known."""
-    text = say("Run {run}: {state}", run=run.id, state=say(RUN_STATES[run.state]))
-    if run.samples:
-        text += "\n" + say(
-            "{samples} liked answers to learn from, {held_out} to judge by", samples=run.samples, held_out=run.held_out
-        )
-    if run.steps:
-        done = min(run.step, run.steps)
-        filled = BAR * done // run.steps
-        text += f"\n{'▓' * filled}{'░' * (BAR - filled)} {100 * done // run.steps} % ({done}/{run.steps})"
-    if run.loss is not None:
-        text += "\n" + say("Loss: {loss}", loss=f"{run.loss:.3f}")
-    return text
 
 
 def outcome(run: Run, model: Model | None, say: Say) -> str:

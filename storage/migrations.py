@@ -305,3 +305,9 @@ def m006_models(database: Database) -> None:
         indexes=(("model",), ("previous",)),
     )
     database.executescript("CREATE UNIQUE INDEX one_live_model ON models(state) WHERE state = 'live';")
+
+
+@migrations()
+def m007_time_left(database: Database) -> None:
+    """How long the present step of a run will take, as far as can be told."""
+    database.execute("ALTER TABLE runs ADD COLUMN seconds_left REAL")

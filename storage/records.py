@@ -161,7 +161,10 @@ class RatedExchange:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A retraining run. `trigger` is schedule, admin or command; `requested_by` the admin's user id if any."""
+    """A retraining run. `trigger` is schedule, admin or command; `requested_by` the admin's user id if any.
+
+    `step` of `steps`, and `seconds_left` if that can be told, are of the state the run is in; `loss` is the newest.
+    """
 
     id: int
     state: RunState
@@ -172,6 +175,7 @@ class Run:
     step: int = 0
     steps: int = 0
     loss: float | None = None
+    seconds_left: float | None = None
     samples: int = 0
     held_out: int = 0
     raters: int = 0

@@ -62,7 +62,7 @@ class Runs(Queries):
         return None if row is None else _run(row)
 
     async def move_run(self, run: int, state: RunState, **values: Any) -> Run:
-        """Enter `state` and set the given fields (see `update_run`), together.
+        """Enter `state` and set the given fields (see `update_run`), together; the time left is open again.
 
         Raises `IllegalTransition` where RUN_TRANSITIONS does not allow it, `UnknownRecord`.
         """
@@ -72,7 +72,7 @@ class Runs(Queries):
             present = _get(database, run)
             if state not in RUN_TRANSITIONS[present.state]:
                 raise IllegalTransition(f"Run {run} is {present.state} and cannot become {state}.")
-            _set(database, run, {"state": state, **_settable(values)}, now)
+            _set(database, run, {"state": state, "seconds_left": None, **_settable(values)}, now)
             return _get(database, run)
 
         return await self._write(work)
@@ -90,15 +90,17 @@ class Runs(Queries):
 
         return await self._write(work)
 
-    async def run_progress(self, run: int, step: int, steps: int, loss: float | None) -> None:
+    async def run_progress(
+        self, run: int, step: int, steps: int, loss: float | None, seconds_left: float | None = None
+    ) -> None:
         """Note how far a run is. A report that comes after the run's end changes nothing."""
         now = self._now()
         await self._write(
             lambda database: (
                 database.execute(
-                    "UPDATE runs SET step = ?, steps = ?, loss = coalesce(?, loss), updated = ?"
+                    "UPDATE runs SET step = ?, steps = ?, loss = coalesce(?, loss), seconds_left = ?, updated = ?"
                     f" WHERE id = ? AND {_IS_ACTIVE}",
-                    (step, steps, loss, now, run, _ACTIVE),
+                    (step, steps, loss, seconds_left, now, run, _ACTIVE),
                 ).rowcount
             )
         )
@@ -114,7 +116,7 @@ class Runs(Queries):
         def work(database: Database) -> list[Run]:
             rows = every(database, f"{_SELECT} WHERE {_IS_ACTIVE} AND state <> ?", (_ACTIVE, RunState.DUE))
             for row in rows:
-                _set(database, row["id"], {"state": RunState.FAILED, "reason": reason}, now)
+                _set(database, row["id"], {"state": RunState.FAILED, "seconds_left": None, "reason": reason}, now)
             return [_get(database, row["id"]) for row in rows]
 
         return await self._write(work)

@@ -13,14 +13,27 @@ import pytest
 
 from bot.handlers.admin import COMMANDS, AdminRefusal
 from bot.lanes import QUICK_COMMANDS
-from bot.notices import BAR, progress
+from bot.progress import BAR, run_progress
 from bot.translation import Translator
 from storage.ledger import Ledger
 from storage.records import IllegalTransition, Model, ModelState, Run, RunBusy, RunState, UnknownRecord
 from tests.chatting import ADMIN, Notebook, Stage, on_stage, png, told, until
 from tests.person import Person
 
-RUN = Run(3, RunState.TRAINING, "admin", ADMIN, 1.0, 1.0, step=5, steps=20, loss=1.234, samples=40, held_out=4)
+RUN = Run(
+    3,
+    RunState.TRAINING,
+    "admin",
+    ADMIN,
+    1.0,
+    1.0,
+    step=5,
+    steps=20,
+    loss=1.234,
+    seconds_left=125.4,
+    samples=40,
+    held_out=4,
+)
 
 
 @pytest.fixture
@@ -55,7 +68,15 @@ async def test_admins_get_what_they_ask_for(stage: Stage) -> None:
         assert "Run 3 begins" in await words(root, "/retrain")
         assert "Run 3 is being cancelled" in await words(root, "/cancel")
         status = await words(root, "/status")
-        for part in ("run-2", "liked 5", "waiting 2", "Run 3: training, 5/20", "2027-01-02 03:04 UTC"):
+        for part in (
+            "run-2",
+            "liked 5",
+            "waiting 2",
+            "Run 3: training\n40 liked",
+            "▓▓▓▓▓░",
+            " 25 % (5/20)\nTime left: 2:05\nLoss: 1.234",
+            "2027-01-02 03:04 UTC",
+        ):
             assert part in status
         seen = "First word after 0.05 s (99 % within 1.50 s); 40 % of the prompts from a cache\n"
         assert f"restarts 0\n{seen}" in status
@@ -175,6 +196,7 @@ async def test_an_admin_who_cannot_be_told_disturbs_nobody(stage: Stage) -> None
 
 def test_progress_speaks_the_admins_language() -> None:
     """The bar and its words, in Chinese."""
-    text = progress(RUN, Translator.load().to("zh"))
+    text = run_progress(RUN, Translator.load().to("zh"))
     assert "第 3 次训练：训练中" in text
     assert "25 %" in text
+    assert "剩余时间：2:05" in text

@@ -19,7 +19,13 @@ from bot.translation import LOCALES, Translator
 
 ROOM = Path(bot.__file__).parent
 KEYWORDS = {"say": None, "_say": None, "later": None, "count": (1, 2)}
-SPEAKING = [ROOM / "streaming.py", ROOM / "notices.py", ROOM / "incoming.py", *sorted((ROOM / "handlers").glob("*.py"))]
+SPEAKING = [
+    ROOM / "streaming.py",
+    ROOM / "notices.py",
+    ROOM / "progress.py",
+    ROOM / "incoming.py",
+    *sorted((ROOM / "handlers").glob("*.py")),
+]
 CATALOGUES = sorted(LOCALES.glob("*/LC_MESSAGES/*.po"))
 
 SPOKEN = frozenset(

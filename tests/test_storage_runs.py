@@ -85,8 +85,10 @@ async def test_progress(ledger: Ledger) -> None:
     """Progress shows on a run under way; a report without a loss keeps the last one; after the end it is ignored."""
     run = await ledger.start_run("admin")
     await ledger.run_progress(run.id, 1, 10, 2.5)
-    await ledger.run_progress(run.id, 2, 10, None)
-    assert ((await ledger.run(run.id)).step, (await ledger.run(run.id)).loss) == (2, 2.5)
+    await ledger.run_progress(run.id, 2, 10, None, 7.5)
+    noted = await ledger.run(run.id)
+    assert (noted.step, noted.loss, noted.seconds_left) == (2, 2.5, 7.5)
+    assert (await ledger.move_run(run.id, RunState.TRAINING)).seconds_left is None
     await ledger.move_run(run.id, RunState.FAILED)
     await ledger.run_progress(run.id, 9, 10, 0.1)
     assert ((await ledger.run(run.id)).step, (await ledger.run(run.id)).loss) == (2, 2.5)

@@ -40,7 +40,7 @@ class FakeTrainer:
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def train(self, job: Job, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
-        on_progress(Progress("training", 7, 9, 0.5))
+        on_progress(Progress("training", 7, 9, 0.5, 12.0))
         return await self._step("train", job)
 
     async def merge(self, job: MergeJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
@@ -252,7 +252,7 @@ async def test_progress_reaches_the_ledger(room: Room, monkeypatch: pytest.Monke
         while not any(each.step for each in room.changes):
             await asyncio.sleep(0.01)
     noted = await room.ledger.run(run.id)
-    assert (noted.step, noted.steps, noted.loss) == (7, 9, 0.5)
+    assert (noted.step, noted.steps, noted.loss, noted.seconds_left) == (7, 9, 0.5, 12.0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

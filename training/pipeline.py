@@ -278,7 +278,9 @@ class _Reporter:
             progress, self._newest = self._newest, None
             if progress is not None and progress.steps:
                 try:
-                    await self._ledger.run_progress(self._run, progress.step, progress.steps, progress.loss)
+                    await self._ledger.run_progress(
+                        self._run, progress.step, progress.steps, progress.loss, progress.seconds_left
+                    )
                     await _told(self._on_change, await self._ledger.run(self._run))
                 except StorageError as error:
                     log.warning("progress of run %s was not noted: %s", self._run, error)

@@ -16,6 +16,7 @@ from aiogram.filters import Command, CommandObject
 from aiogram.types import Message, TelegramObject, User
 
 from bot.inbox import Delivery
+from bot.progress import run_line
 from bot.replies import Reply
 from bot.settings import BotSettings
 from bot.translation import Say, later
@@ -24,7 +25,7 @@ from inference.sight import Seen
 from inference.status import NodeStatus, Status
 from inference.supervisor import State
 from storage.ledger import Ledger
-from storage.records import Model, ModelState, Run, RunBusy, RunState, StorageError, UnknownRecord
+from storage.records import Model, ModelState, Run, RunBusy, StorageError, UnknownRecord
 from training.job import TrainingError
 
 
@@ -82,15 +83,6 @@ class AdminActions(Protocol):
         ...
 
 
-RUN_STATES: Final = {
-    RunState.DUE: later("about to begin"),
-    RunState.TRAINING: later("training"),
-    RunState.MERGING: later("merging"),
-    RunState.EVALUATING: later("evaluating"),
-    RunState.DONE: later("done"),
-    RunState.FAILED: later("failed"),
-    RunState.CANCELLED: later("cancelled"),
-}
 MODEL_STATES: Final = {
     ModelState.CANDIDATE: later("candidate"),
     ModelState.LIVE: later("live"),
@@ -280,18 +272,6 @@ async def rollback(
         await reply.finish(_refused(refusal, say))
     else:
         await reply.finish(say("{model} answers from now on.", model=model.id))
-
-
-def run_line(run: Run, say: Say) -> str:
-    """One run on one line."""
-    line = say("Run {run}: {state}", run=run.id, state=say(RUN_STATES[run.state]))
-    if run.steps and run.state is RunState.TRAINING:
-        line += f", {run.step}/{run.steps}"
-    if run.reason:
-        line += f" ({run.reason})"
-    elif run.model:
-        line += f" → {run.model}"
-    return line
 
 
 def _refused(refusal: Exception, say: Say) -> str:

@@ -23,6 +23,7 @@ from aiohttp import web
 
 from bot.config import Settings
 from bot.operations import Operations
+from bot.progress import clock
 from bot.web.metrics import render
 from storage.records import UnknownRecord
 
@@ -52,6 +53,7 @@ class WebServer:
         app = web.Application(client_max_size=4 * 1024 * 1024)
         environment = aiohttp_jinja2.setup(app, loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True)
         environment.filters["when"] = _when
+        environment.filters["clock"] = clock
         app.add_routes(
             [
                 web.get("/health", self._health),

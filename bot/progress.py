@@ -1,0 +1,79 @@
+"""How a run goes, in people's words: its state, a bar, its loss and the time that is left.
+
+The same in the admins' messages and in /status, and much the same on the terminal. Knows the ledger's row of a run and
+nothing of who is told.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from bot.translation import Say, later
+from storage.records import RUN_TRANSITIONS, Run, RunState
+
+BAR: Final = 20
+RUN_STATES: Final = {
+    RunState.DUE: later("about to begin"),
+    RunState.TRAINING: later("training"),
+    RunState.MERGING: later("merging"),
+    RunState.EVALUATING: later("evaluating"),
+    RunState.DONE: later("done"),
+    RunState.FAILED: later("failed"),
+    RunState.CANCELLED: later("cancelled"),
+}
+
+
+def run_progress(run: Run, say: Say) -> str:
+    """A run under way, on several lines; with a bar as soon as the number of steps is known."""
+    lines = [say("Run {run}: {state}", run=run.id, state=say(RUN_STATES[run.state]))]
+    if run.samples:
+        lines.append(
+            say(
+                "{samples} liked answers to learn from, {held_out} to judge by",
+                samples=run.samples,
+                held_out=run.held_out,
+            )
+        )
+    if run.steps:
+        done = min(run.step, run.steps)
+        filled = BAR * done // run.steps
+        lines.append(f"{'▓' * filled}{'░' * (BAR - filled)} {100 * done // run.steps} % ({done}/{run.steps})")
+    if run.seconds_left is not None:
+        lines.append(say("Time left: {time}", time=clock(run.seconds_left)))
+    if run.loss is not None:
+        lines.append(say("Loss: {loss}", loss=f"{run.loss:.3f}"))
+    return "\n".join(lines)
+
+
+def run_line(run: Run, say: Say) -> str:
+    """A run that has ended, on one line; one under way as `run_progress` has it."""
+    if RUN_TRANSITIONS[run.state]:
+        return run_progress(run, say)
+    line = say("Run {run}: {state}", run=run.id, state=say(RUN_STATES[run.state]))
+    if run.reason:
+        line += f" ({run.reason})"
+    elif run.model:
+        line += f" → {run.model}"
+    return line
+
+
+def clock(seconds: float) -> str:
+    """A time as `m:ss` or `h:mm:ss`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def terminal_bar(console: Console) -> Progress:
+    """A bar for work that is counted in steps; what else there is to say goes into the task's description."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    return Progress(*columns, TimeElapsedColumn(), console=console)
+
+
+def on_terminal(state: str, loss: float | None, seconds_left: float | None) -> str:
+    """The description of a step under way."""
+    told = state if loss is None else f"{state}, loss {loss:.3f}"
+    return told if seconds_left is None else f"{told}, {clock(seconds_left)} left"
