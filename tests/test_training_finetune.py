@@ -18,13 +18,14 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image, ImageChops
 
 from inference.internvl2.checkpoint import load_model
 from inference.prompt import IMG_CONTEXT
 from inference.tiny import CHECKPOINT
 from tests.lessons import SYSTEM, drawn_lessons, settings
 from training.adapter import Adapter
-from training.curve import losses
+from training.curve import draw, losses
 from training.encoding import Encoder
 from training.evaluate import evaluate
 from training.finetune import explained, prepare
@@ -133,6 +134,17 @@ def test_the_loss_falls_and_is_drawn(bad: Trained) -> None:
     assert len(values) == bad.outcome.steps
     assert sum(values[-quarter:]) < 0.8 * sum(values[:quarter])
     assert (bad.folder / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_former_runs_curve_lies_under_it(good: Trained, bad: Trained, tmp_path: Path) -> None:
+    """With the log of an earlier run the curve is another picture of the same size; without one it is the run's own."""
+    own, former = Path(str(good.outcome.scalars)), Path(str(bad.outcome.scalars))
+    draw(own, tmp_path / "alone.png")
+    draw(own, tmp_path / "both.png", former)
+    with Image.open(tmp_path / "alone.png") as alone, Image.open(tmp_path / "both.png") as both:
+        assert alone.size == both.size == (960, 480)
+        assert ImageChops.difference(alone.convert("RGB"), both.convert("RGB")).getbbox() is not None
+    assert (tmp_path / "alone.png").read_bytes() == (good.folder / "curve.png").read_bytes()
 
 
 def test_merged_is_base_plus_adapter(good: Trained) -> None:

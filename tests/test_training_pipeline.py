@@ -23,7 +23,7 @@ from storage.records import Chat, Exchange, Model, ModelState, Person, Rating, R
 from tests.ledgers import exchange, picture
 from tests.lessons import SYSTEM, photo, settings
 from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, Report, TrainingError, ignore
-from training.pipeline import REPORT, Pipeline, Places
+from training.pipeline import LOSSES, REPORT, Pipeline, Places
 from training.selection import HELD_OUT, TRAIN, TooFewPairs
 
 COLOURS = ("red", "blue", "green", "yellow", "purple", "orange", "black", "white", "grey", "pink")
@@ -41,6 +41,7 @@ class FakeTrainer:
 
     async def train(self, job: Job, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
         on_progress(Progress("training", 7, 9, 0.5, 12.0))
+        (Path(job.work) / LOSSES).write_text("")
         return await self._step("train", job)
 
     async def merge(self, job: MergeJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
@@ -273,6 +274,25 @@ async def test_the_live_models_lessons_do_not_judge_it(room: Room) -> None:
     training = room.trainer.jobs[-3]
     assert isinstance(training, Job)
     assert training.base == str(room.base), "always from the base, never from the last merge"
+
+
+async def test_the_former_runs_losses_are_laid_under(room: Room) -> None:
+    """A run is given the log of losses of the newest one that was finished, whatever failed in between; the first none.
+
+    Without the log's file nothing is given.
+    """
+    await room.run()
+    (first,) = await room.ledger.runs()
+    room.trainer.fails = "merge"
+    await room.run()
+    room.trainer.fails = ""
+    await room.run()
+    (Path(first.directory) / LOSSES).unlink()
+    (newest, *_) = await room.ledger.runs()
+    (Path(newest.directory) / LOSSES).unlink()
+    await room.run()
+    given = [job.former for job in room.trainer.jobs if isinstance(job, Job)]
+    assert given == ["", str(Path(first.directory) / LOSSES), str(Path(first.directory) / LOSSES), ""]
 
 
 async def test_the_recipe_goes_by_the_size_of_the_base(room: Room) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -97,13 +98,14 @@ def finetune(job: Job, say: Say) -> Outcome:
     # The same numbers lie in the adapter directory; XTuner's tools make the checkpoint again from the configuration.
     for checkpoint in (folder / "xtuner").glob("iter_*.pth"):
         checkpoint.unlink()
-    curve = folder / "curve.png"
-    draw(trained.scalars, curve)
+    log, curve = folder / "losses.json", folder / "curve.png"
+    shutil.copyfile(trained.scalars, log)
+    draw(log, curve, Path(job.former) if job.former else None)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return Outcome(
         ok=True,
         adapter=str(adapter),
-        scalars=str(trained.scalars),
+        scalars=str(log),
         curve=str(curve),
         steps=trained.steps,
         peak_memory=int(torch.cuda.max_memory_allocated()) if gpu else peak,

@@ -59,8 +59,9 @@ class Job(_Record):
     """One fine-tuning run. Paths are absolute. Counts are samples, `max_length` is tokens, `epochs` passes.
 
     `data` is a LLaVA JSON file whose `image` entries are relative to `images`; `work` the run's directory.
-    `system` is the persona of rows that name none. `tiles` and `threads` 0 mean: as the model says, all cores; empty
-    `targets`, a regular expression, mean every linear layer of the language model.
+    `system` is the persona of rows that name none; `former` an earlier run's log of losses, to lie under this one's
+    curve, empty without one. `tiles` and `threads` 0 mean: as the model says, all cores; empty `targets`, a regular
+    expression, mean every linear layer of the language model.
     """
 
     run: str
@@ -69,6 +70,7 @@ class Job(_Record):
     images: str
     work: str
     system: str
+    former: str = ""
     device: str = "auto"
     threads: int = 0
     seed: int = 0

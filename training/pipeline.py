@@ -5,7 +5,7 @@ whether a candidate goes live is the bot's. Training starts from the base model 
 the last merge, so that nothing drifts and what was forgotten is gone.
 
 A run's directory: `train.json` and `held_out.json` (LLaVA), `config.py` (`python -m xtuner.tools.train config.py`
-trains it again), `curve.png`, `adapter/`, `report.json`, and each step's job, outcome and log.
+trains it again), `losses.json`, `curve.png`, `adapter/`, `report.json`, and each step's job, outcome and log.
 """
 
 from __future__ import annotations
@@ -31,12 +31,14 @@ from training.selection import TRAIN, Selection, select_pairs
 from training.settings import Recipe, TrainingSettings
 
 CURVE: Final = "curve.png"
+LOSSES: Final = "losses.json"
 REPORT: Final = "report.json"
 
 T = TypeVar("T")
 OnChange = Callable[[Run], Awaitable[None]]
 
 _REPORT_SECONDS: Final = 1.0
+_FORMER_RUNS: Final = 20
 _TINY_BYTES: Final = 200_000_000
 
 log = logging.getLogger(__name__)
@@ -137,7 +139,8 @@ class Pipeline:
         write_rows((each.lesson for each in selection.held_out), folder / "held_out.json", self._file)
 
         async with _Reporter(self._ledger, run.id, on_change) as report:
-            trained = _good(await self._trainer.train(self._job(run, folder), report))
+            job = self._job(run, folder, await self._former_losses(run))
+            trained = _good(await self._trainer.train(job, report))
             await _told(on_change, await self._ledger.move_run(run.id, RunState.MERGING, step=0, steps=0))
             merging = MergeJob(
                 run=str(run.id),
@@ -207,7 +210,15 @@ class Pipeline:
     def _file(self, sha256: str) -> str:
         return self._pictures.path(sha256).relative_to(self._pictures.directory).as_posix()
 
-    def _job(self, run: Run, folder: Path) -> Job:
+    async def _former_losses(self, run: Run) -> str:
+        """The log of losses of the newest finished run before this one, empty without one."""
+        for each in await self._ledger.runs(_FORMER_RUNS):
+            kept = Path(each.directory) / LOSSES
+            if each.id < run.id and each.state is RunState.DONE and kept.is_file():
+                return str(kept)
+        return ""
+
+    def _job(self, run: Run, folder: Path, former: str) -> Job:
         recipe = self.recipe
         return Job(
             run=str(run.id),
@@ -216,6 +227,7 @@ class Pipeline:
             images=str(self._pictures.directory),
             work=str(folder),
             system=self._system,
+            former=former,
             device=self._settings.device,
             threads=self._settings.threads,
             seed=self._settings.seed,
