@@ -7,6 +7,7 @@ exit code 1. Commands beside a running bot talk to it through the ledger, so the
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from pathlib import Path
@@ -19,6 +20,7 @@ from rich.table import Table
 from bot.config import ConfigError, Settings, load_settings
 from bot.fetch import REPO
 from bot.fetch import fetch as fetch_checkpoint
+from bot.forgetting import Forgetting
 from bot.handlers.admin import AdminRefusal
 from bot.operations import model_before
 from bot.progress import clock, on_terminal, terminal_bar
@@ -26,7 +28,7 @@ from inference.hub import Source
 from inference.messages import InferenceError
 from inference.settings import TINY
 from storage.ledger import Ledger
-from storage.records import Promotion, Run, RunState, StorageError
+from storage.records import Belongings, Promotion, Run, RunState, StorageError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, rich_markup_mode="markdown")
 console = Console()
@@ -138,6 +140,18 @@ def rollback(config: ConfigOption = None) -> None:
     _with_ledger(load_settings(config), _rollback)
 
 
+@app.command()
+def forget(
+    user: Annotated[int, typer.Argument(metavar="USER", help="The person's user id; the bot's /start tells it.")],
+    config: ConfigOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask; nobody is asked without a terminal either.")] = False,
+) -> None:
+    """Delete all that is kept of a person, as /delete_my_data does; beside a running bot or without one."""
+    settings = load_settings(config)
+    asks = not yes and sys.stdin.isatty()
+    _with_ledger(settings, lambda ledger: _forget(ledger, settings.storage.dir, user, asks))
+
+
 def _with_ledger(settings: Settings, work: Callable[[Ledger], Awaitable[None]]) -> None:
     async def session() -> None:
         async with Ledger.open(settings.storage.dir) as ledger:
@@ -188,6 +202,32 @@ async def _models(ledger: Ledger) -> None:
     for model in await ledger.models():
         table.add_row(model.id, model.state, str(model.run or ""), model.directory, model.reason)
     console.print(table)
+
+
+async def _forget(ledger: Ledger, folder: Path, user: int, asks: bool) -> None:
+    forgetting = Forgetting.beside(ledger, folder)
+    await forgetting.settle()
+    found = await forgetting.belongings(user)
+    if not found and await ledger.person(user) is None:
+        console.print(f"Nothing is kept of {user}.")
+        return
+    console.print(f"Of {user} there are {_counted(found)}.", highlight=False)
+    if asks and not typer.confirm("Delete all of it, for good?"):
+        console.print("Nothing was deleted.")
+        return
+    gone = await forgetting.forget(user)
+    console.print(
+        f"Deleted: {_counted(gone)}. A model that has learned from it already keeps what it has learned until the next "
+        "one is trained; `thumbtune retrain` trains it. Backups are left as they are.",
+        highlight=False,
+    )
+
+
+def _counted(found: Belongings) -> str:
+    return (
+        f"{found.exchanges} questions with their answers, {found.pictures} pictures that nobody else sent, "
+        f"{found.votes} votes, {found.rows} rows in data sets of runs"
+    )
 
 
 async def _promote(ledger: Ledger, model: str) -> None:

@@ -20,7 +20,9 @@ import structlog
 
 from bot.closing import PROCESS_SECONDS, STEP_SECONDS, THREAD_SECONDS, closed, end_process_within
 from bot.config import Settings
+from bot.conversation import chat_key
 from bot.doctor import trainer_missing
+from bot.forgetting import Forgetting
 from bot.handlers import build_dispatcher
 from bot.handlers.menu import announce_commands
 from bot.inbox import Inbox
@@ -94,7 +96,7 @@ class Application:
         self._at_end("engine", deployment.stop, settings.inference.stop_timeout + STEP_SECONDS)
         await deployment.start(wait=False)
 
-        schedule = Schedule(folder, settings.training.schedule)
+        schedule = Schedule(folder, settings.training.schedule, settings.storage.retention_days)
         schedule.start()
         self._at_end("schedule", schedule.stop)
 
@@ -108,12 +110,14 @@ class Application:
             system=settings.chat.system_prompt,
             tiles=settings.inference.tiles or 0,
         )
+        forgetting = Forgetting(ledger, pictures, folder / "runs", lambda session: deployment.forget(chat_key(session)))
         operations = Operations(
             ledger=ledger,
             deployment=deployment,
             pipeline=pipeline,
             notices=notices,
             schedule=schedule,
+            forgetting=forgetting,
             trainer_missing=(lambda: "") if settings.training.python else trainer_missing,
             pause_while_training=settings.training.while_training == "pause",
         )
@@ -123,6 +127,7 @@ class Application:
             pictures=pictures,
             engine=deployment,
             admin=operations,
+            forgetting=forgetting,
             translator=translator,
         )
 

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from bot.settings import ChatSettings, TelegramSettings
+from bot.settings import ChatSettings, StorageSettings, TelegramSettings
 from inference.settings import InferenceSettings
 from training.settings import TrainingSettings
 
@@ -32,12 +32,6 @@ class ConfigError(Exception):
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class StorageSettings(_Part):
-    """Where everything that must survive lies."""
-
-    dir: Path = Field(Path("data"), description="folder of the ledger, the pictures, the models and the runs")
 
 
 class WebSettings(_Part):

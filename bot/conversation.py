@@ -18,7 +18,7 @@ from inference.messages import Answer, Delta, Engine, Picture, Prompt, PromptToo
 from inference.prompt import SYSTEM, fit, prompt_hash
 from storage.ledger import Ledger
 from storage.pictures import PictureStore
-from storage.records import Exchange
+from storage.records import Exchange, UnknownRecord
 
 NEAR: Final = 64
 FAR: Final = 2000
@@ -31,6 +31,15 @@ class NoPictureYet(Exception):
 
 class EmptyAnswer(Exception):
     """The model ended without a word."""
+
+
+class Forgotten(Exception):
+    """The conversation was deleted while the answer was on its way."""
+
+
+def chat_key(session: int) -> str:
+    """What the engines know a conversation by."""
+    return f"session-{session}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +70,8 @@ class Conversation:
     async def ask(self, question: Question, show: Callable[[Delta], None]) -> Exchange:
         """Answer, showing every delta, and return the exchange as recorded.
 
-        Raises NoPictureYet, EmptyAnswer, InferenceError. What fails is not recorded: the next question does not see
-        it. An update that was answered before must not come here again (`Ledger.exchange_for_update`).
+        Raises NoPictureYet, EmptyAnswer, Forgotten, InferenceError. What fails is not recorded: the next question does
+        not see it. An update that was answered before must not come here again (`Ledger.exchange_for_update`).
         """
         session = await self._ledger.session(question.chat, question.asker, question.topic)
         history = await self._history(session)
@@ -109,7 +118,7 @@ class Conversation:
         prompt = Prompt(
             system=settings.system_prompt or SYSTEM,
             turns=(*turns, Turn(Role.USER, question.text, question.pictures)),
-            chat=f"session-{session}",
+            chat=chat_key(session),
             sampling=Sampling(
                 settings.temperature, settings.top_p, settings.max_new_tokens, secrets.randbits(SEED_BITS)
             ),
@@ -128,32 +137,33 @@ class Conversation:
 
     async def _record(self, session: int, question: Question, prompt: Prompt, answer: Answer) -> Exchange:
         sampling = prompt.sampling
-        number = await self._ledger.record_exchange(
-            Exchange(
-                session=session,
-                chat=question.chat,
-                asker=question.asker,
-                update=question.update,
-                question=question.text,
-                pictures=tuple(picture.sha256 for picture in question.pictures),
-                answer=answer.text,
-                model=answer.model,
-                system=prompt.system,
-                prompt_hash=prompt_hash(prompt),
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                max_new_tokens=sampling.max_new_tokens,
-                seed=sampling.seed,
-                finish=answer.finish,
-                prompt_tokens=answer.usage.prompt_tokens,
-                completion_tokens=answer.usage.completion_tokens,
-                cached_tokens=answer.usage.cached_tokens,
-                encoded_tiles=answer.usage.encoded_tiles,
-                first_token_seconds=answer.first_token_seconds,
-                seconds=answer.seconds,
-            )
+        exchange = Exchange(
+            session=session,
+            chat=question.chat,
+            asker=question.asker,
+            update=question.update,
+            question=question.text,
+            pictures=tuple(picture.sha256 for picture in question.pictures),
+            answer=answer.text,
+            model=answer.model,
+            system=prompt.system,
+            prompt_hash=prompt_hash(prompt),
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_new_tokens=sampling.max_new_tokens,
+            seed=sampling.seed,
+            finish=answer.finish,
+            prompt_tokens=answer.usage.prompt_tokens,
+            completion_tokens=answer.usage.completion_tokens,
+            cached_tokens=answer.usage.cached_tokens,
+            encoded_tiles=answer.usage.encoded_tiles,
+            first_token_seconds=answer.first_token_seconds,
+            seconds=answer.seconds,
         )
-        return await self._ledger.exchange(number)
+        try:
+            return await self._ledger.exchange(await self._ledger.record_exchange(exchange))
+        except UnknownRecord as error:
+            raise Forgotten from error
 
 
 def _asked(prompt: Prompt) -> list[Turn]:

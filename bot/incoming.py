@@ -92,7 +92,7 @@ class Incoming:
         self._megapixels = settings.max_picture_megapixels
         self._decoders = asyncio.Semaphore(_DECODERS)
 
-    async def take(self, bot: Bot, file: PhotoSize | Document) -> Picture:
+    async def take(self, bot: Bot, file: PhotoSize | Document, sender: int) -> Picture:
         """Fetch, check and keep one picture. Raises `PictureRefused`, or `Undelivered` while Telegram is away."""
         data = await _fetched(bot, file)
         async with self._decoders:
@@ -106,8 +106,10 @@ class Incoming:
                 height=checked.height,
                 size=len(checked.data),
                 phash=checked.phash,
-            )
+            ),
+            sender,
         )
+        await self._pictures.put(checked.data)  # removed, perhaps, between the two: somebody else had it forgotten
         return picture
 
 

@@ -25,6 +25,19 @@ class Speak(CallbackData, prefix="language"):
     code: str
 
 
+class Learn(CallbackData, prefix="learn"):
+    """`learn:<wanted>`: whether the bot may learn from whoever taps, 1 or 0."""
+
+    wanted: int
+
+
+class Delete(CallbackData, prefix="delete"):
+    """`delete:<update>:<sure>`: the answer, 1 or 0, to what the bot asked on the update that wished for a deletion."""
+
+    update: int
+    sure: int
+
+
 def rating(exchange: int, chosen: int | None = None) -> InlineKeyboardMarkup:
     """👍 and 👎 for an exchange, the chosen one marked."""
     row = [
@@ -37,6 +50,18 @@ def rating(exchange: int, chosen: int | None = None) -> InlineKeyboardMarkup:
 def languages(names: Mapping[str, str], spoken: str) -> InlineKeyboardMarkup:
     """One button for each language, named in itself, the spoken one marked."""
     rows = [[_button(name + (CHOSEN if code == spoken else ""), Speak(code=code))] for code, name in names.items()]
+    return InlineKeyboardMarkup(inline_keyboard=rows)
+
+
+def learning(allow: str, forbid: str, opted_out: bool) -> InlineKeyboardMarkup:
+    """One button, which turns learning on or off."""
+    button = _button(allow, Learn(wanted=1)) if opted_out else _button(forbid, Learn(wanted=0))
+    return InlineKeyboardMarkup(inline_keyboard=[[button]])
+
+
+def confirmation(sure: str, unsure: str, update: int) -> InlineKeyboardMarkup:
+    """Yes or no to the deletion that an update wished for."""
+    rows = [[_button(sure, Delete(update=update, sure=1))], [_button(unsure, Delete(update=update, sure=0))]]
     return InlineKeyboardMarkup(inline_keyboard=rows)
 
 

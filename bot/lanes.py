@@ -1,15 +1,18 @@
 """Which updates must be handled one after the other: the lane of an update.
 
 Standard library only. A private chat is one lane, in a group each member has one. Taps on buttons have a lane of
-their own for each person, and so have the commands that look at or steer the training: neither waits for an answer
-that is just being streamed.
+their own for each person, and so have the commands that look at or steer the training, or are about a person's data:
+neither waits for an answer that is just being streamed. Every lane ends in a colon and its person's id, by which the
+ledger finds what came from somebody.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-QUICK_COMMANDS: Final = frozenset({"retrain", "cancel", "status", "models", "promote", "rollback"})
+QUICK_COMMANDS: Final = frozenset(
+    {"retrain", "cancel", "status", "models", "promote", "rollback", "privacy", "delete_my_data"}
+)
 """Commands that have nothing to do with the conversation in whose chat they are sent."""
 
 

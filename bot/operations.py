@@ -17,6 +17,7 @@ from pathlib import Path
 
 import structlog
 
+from bot.forgetting import Forgetting
 from bot.handlers.admin import AdminRefusal
 from bot.notices import Notices
 from bot.schedule import Schedule
@@ -26,7 +27,7 @@ from inference.status import Status
 from inference.supervisor import State
 from storage.ledger import Ledger
 from storage.models import verify
-from storage.records import Model, ModelState, Promotion, Run, RunState, StorageError
+from storage.records import Model, ModelState, Promotion, Run, RunBusy, RunState, StorageError
 from training.pipeline import CURVE, Pipeline
 
 MAILBOX_SECONDS = 1.0
@@ -61,6 +62,7 @@ class Operations:
         pipeline: Pipeline,
         notices: Notices,
         schedule: Schedule,
+        forgetting: Forgetting,
         trainer_missing: Callable[[], str],
         pause_while_training: bool,
     ) -> None:
@@ -70,6 +72,7 @@ class Operations:
         self._pipeline = pipeline
         self._notices = notices
         self._schedule = schedule
+        self._forgetting = forgetting
         self._trainer_missing = trainer_missing
         self._pause = pause_while_training
         self._wake = asyncio.Event()
@@ -148,6 +151,7 @@ class Operations:
             self._work = (run.id, asyncio.create_task(self._execute(run)))
         for asked in await self._ledger.pending_promotions():
             await self._carry_out(asked)
+        await self._forgetting.settle()
 
     async def _carry_out(self, asked: Promotion) -> None:
         try:
@@ -181,8 +185,17 @@ class Operations:
             log.info("run ended", run=run.id, state=ended.state, reason=ended.reason, model=ended.model)
             if model and model.state is ModelState.CANDIDATE:
                 model = await self._go_live(model)
+            await self._begin_again(ended)
             curve = await self.loss_curve(run.id)
             await self._notices.run_finished(ended, model, curve.read_bytes() if curve else None)
+
+    async def _begin_again(self, ended: Run) -> None:
+        """Put another run in the place of one that came to nothing because of somebody who left, or opted out."""
+        lost = await self._ledger.withdrawn(ended.id)
+        if lost and ended.state in (RunState.CANCELLED, RunState.FAILED):
+            log.info("a run begins again without what was withdrawn", run=ended.id, exchanges=lost)
+            with suppress(RunBusy):
+                await self._ledger.start_run(ended.trigger, ended.requested_by)
 
     async def _go_live(self, candidate: Model) -> Model:
         try:

@@ -2,7 +2,8 @@
 
 Knows the cron text and nothing of training: when the time comes the job puts a run with state "due" into the
 ledger, the same mailbox that `thumbtune retrain` uses, and the operations pick it up. A time missed while the bot
-was down is caught up once. Once a day the inbox forgets what was handled long ago.
+was down is caught up once. Once a day the inbox forgets what was handled long ago, and, where there is a retention
+time, the ledger what nobody rated.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from apscheduler.jobstores.sqlalchemy import SQLAlchemyJobStore
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
 
+from bot.forgetting import Forgetting
 from storage.ledger import Ledger
 from storage.records import RunBusy
 
 RETRAIN = "retrain"
 TIDY = "tidy"
+EXPIRE = "expire"
 STORE = "schedule.sqlite"
 HANDLED_KEPT = timedelta(days=30)
 
@@ -29,11 +32,15 @@ log = structlog.get_logger()
 
 
 class Schedule:
-    """The retrain job on the running event loop; `cron` empty means only by command."""
+    """The jobs on the running event loop; `cron` empty means to retrain only by command.
 
-    def __init__(self, directory: Path, cron: str) -> None:
+    `retention_days` is how long exchanges without votes are kept, 0 for ever.
+    """
+
+    def __init__(self, directory: Path, cron: str, retention_days: int = 0) -> None:
         self._directory = directory
         self._cron = cron
+        self._retention_days = retention_days
         store = SQLAlchemyJobStore(url=f"sqlite:///{directory / STORE}")
         self._scheduler = AsyncIOScheduler(
             jobstores={"default": store},
@@ -54,7 +61,21 @@ class Schedule:
             self._scheduler.add_job(request_run, trigger, arguments, id=RETRAIN, name=self._cron, replace_existing=True)
         if self._scheduler.get_job(TIDY) is None:
             self._scheduler.add_job(tidy, "interval", [str(self._directory)], days=1, id=TIDY)
+        self._schedule_expiry()
         self._scheduler.resume()
+
+    def _schedule_expiry(self) -> None:
+        """Once a day; a start after more than a day catches up. Another retention time replaces the job."""
+        kept: Job | None = self._scheduler.get_job(EXPIRE)
+        arguments = [str(self._directory), self._retention_days]
+        if not self._retention_days:
+            if kept:
+                self._scheduler.remove_job(EXPIRE)
+        elif kept is None or list(kept.args) != arguments:
+            now = _now()
+            self._scheduler.add_job(
+                expire, "interval", arguments, days=1, id=EXPIRE, replace_existing=True, next_run_time=now
+            )
 
     def next_time(self) -> datetime | None:
         """When the next run is due (UTC), None without a schedule."""
@@ -81,6 +102,15 @@ async def tidy(directory: str) -> None:
     """Forget handled updates of long ago; Telegram does not send them again."""
     async with Ledger.open(Path(directory)) as ledger:
         await ledger.prune_updates((_now() - HANDLED_KEPT).timestamp())
+
+
+async def expire(directory: str, days: int) -> None:
+    """Delete exchanges older than `days` that nobody rated, and what has to follow them."""
+    folder = Path(directory)
+    async with Ledger.open(folder) as ledger:
+        gone = await ledger.expire((_now() - timedelta(days=days)).timestamp())
+        await Forgetting.beside(ledger, folder).settle()
+        log.info("unrated answers were deleted", days=days, exchanges=gone)
 
 
 def _now() -> datetime:

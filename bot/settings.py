@@ -1,4 +1,4 @@
-"""What config.toml's [telegram] and [chat] hold: the bot's own part of the settings.
+"""What config.toml's [telegram], [chat] and [storage] hold: the bot's own part of the settings.
 
 Every field's description is the comment an operator reads in config.toml. Knows nothing about where values come
 from; `bot.config` reads the file and the environment.
@@ -6,6 +6,7 @@ from; `bot.config` reads the file and the environment.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
@@ -112,6 +113,19 @@ class ChatSettings(BaseModel):
     )
 
 
+class StorageSettings(BaseModel):
+    """[storage]: where everything that must survive lies, and for how long."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dir: Path = Field(default=Path("data"), description="Folder of the ledger, the pictures, the models and the runs.")
+    retention_days: int = Field(
+        default=0,
+        ge=0,
+        description="Answers that nobody rated are deleted after so many days, with their pictures. 0 keeps them.",
+    )
+
+
 class BotSettings(Protocol):
     """The part of the whole settings that the chat reads."""
 
@@ -120,3 +134,6 @@ class BotSettings(Protocol):
 
     @property
     def chat(self) -> ChatSettings: ...
+
+    @property
+    def storage(self) -> StorageSettings: ...

@@ -231,6 +231,10 @@ class Deployment:
         """Take a drained node into service again; its chats come back."""
         await self._rolling.undrain(node)
 
+    def forget(self, chat: str) -> None:
+        """Drop the chat's newest prompt, so that it is computed nowhere again. What an engine has cached fades."""
+        self._moves.forget(chat)
+
     async def pause(self) -> None:
         """Answer nobody until `resume`, and end the engines' processes so that their memory is free.
 

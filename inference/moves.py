@@ -69,6 +69,10 @@ class Moves:
         if found is not None and found[1] is not worker:
             self._stirred.set()
 
+    def forget(self, chat: str) -> None:
+        """Do not warm this chat any more."""
+        self._recent.forget(chat)
+
     def chats(self) -> dict[str, int]:
         """How many recently active chats each node answers, by the node's name."""
         numbers = dict.fromkeys((node.name for node in self._nodes), 0)

@@ -63,20 +63,20 @@ class RecentChats:
 
     def answered(self, prompt: Prompt, worker: Worker) -> None:
         """Note that `worker` has computed the chat's newest prompt."""
-        self._forget(prompt.chat)
+        self.forget(prompt.chat)
         chat = self._chats[prompt.chat] = Chat(prompt, monotonic(), WeakSet((worker,)))
         self._bytes += chat.size
         while len(self._chats) > self._most or self._bytes > _PICTURE_BYTES:
-            self._forget(next(iter(self._chats)))
+            self.forget(next(iter(self._chats)))
 
     def newest_first(self) -> list[Chat]:
         """The chats, the one that was answered last at the front."""
         oldest = monotonic() - self._age
         for key in [chat.key for chat in self._chats.values() if chat.when < oldest]:
-            self._forget(key)
+            self.forget(key)
         return list(reversed(self._chats.values()))
 
-    def _forget(self, key: str) -> None:
+    def forget(self, key: str) -> None:
         chat = self._chats.pop(key, None)
         if chat is not None:
             self._bytes -= chat.size

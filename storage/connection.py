@@ -23,7 +23,9 @@ def connect(path: Path, *, read_only: bool = False, busy_seconds: float = BUSY_S
     """Open `path` with every setting the ledger relies on; the caller closes it.
 
     WAL with synchronous=FULL: a commit that returned survives the death of the process and of the machine
-    (https://www.sqlite.org/pragma.html#pragma_synchronous). Transactions are begun by hand, so `isolation_level`
+    (https://www.sqlite.org/pragma.html#pragma_synchronous); NORMAL would sync at checkpoints only and lose the last
+    ones. secure_delete: what is deleted is overwritten with zeros, so that no text outlives its row in a free page
+    (https://www.sqlite.org/pragma.html#pragma_secure_delete). Transactions are begun by hand, so `isolation_level`
     is None. The connection may be closed by another thread than the one that uses it.
     Raises `StorageError` when the file cannot be opened or is not a database.
     """
@@ -34,6 +36,7 @@ def connect(path: Path, *, read_only: bool = False, busy_seconds: float = BUSY_S
             database = Database(connection, execute_plugins=False, strict=True)
             database.enable_wal()
             database.execute("PRAGMA synchronous=FULL")
+            database.execute("PRAGMA secure_delete=ON")
             database.execute("PRAGMA foreign_keys=ON")
             database.execute("PRAGMA journal_size_limit=67108864")
             if read_only:

@@ -21,6 +21,10 @@ _INSERT_PICTURE = (
     "INSERT INTO pictures(sha256, media_type, width, height, size, phash, created)"
     " VALUES (:sha256, :media_type, :width, :height, :size, :phash, :created) ON CONFLICT(sha256) DO NOTHING"
 )
+_INSERT_SENDER = (
+    "INSERT INTO picture_senders(sha256, sender, created) VALUES (?, ?, ?)"
+    " ON CONFLICT(sha256, sender) DO UPDATE SET created = excluded.created"
+)
 SELECT_EXCHANGES = "SELECT {}, {} FROM exchanges".format(
     ", ".join(f'exchanges."{name}"' for name in _COLUMNS),
     "(SELECT json_group_array(sha256) FROM (SELECT sha256 FROM exchange_pictures"
@@ -39,11 +43,23 @@ def exchange_of(row: sqlite3.Row) -> Exchange:
 class Exchanges(Queries):
     """Pictures, exchanges, histories."""
 
-    async def add_picture(self, picture: StoredPicture) -> None:
-        """Note a picture whose bytes are in the picture folder. A picture already known keeps its first row."""
-        row = asdict(picture) | {"created": self._now(picture.created)}
-        # Not Table.insert: it reads the schema several times, which costs a millisecond on the busiest path.
-        await self._write(lambda database: database.execute(_INSERT_PICTURE, row).rowcount)
+    async def add_picture(self, picture: StoredPicture, sender: int | None = None) -> None:
+        """Note a picture whose bytes are in the picture folder, and who sent it (None: nobody, it was imported).
+
+        A picture already known keeps its first row. Its bytes may have been removed just before this; from now on
+        they are not (`Forgetting.remove_picture`), so see afterwards that they are there.
+        """
+        now = self._now(picture.created)
+        row = asdict(picture) | {"created": now}
+
+        def work(database: Database) -> None:
+            # Not Table.insert: it reads the schema several times, which costs a millisecond on the busiest path.
+            database.execute(_INSERT_PICTURE, row)
+            if sender is not None:
+                ensure_user(database, sender, now)
+                database.execute(_INSERT_SENDER, (picture.sha256, sender, now))
+
+        await self._write(work)
 
     async def picture(self, sha256: str) -> StoredPicture:
         """The picture of that name. Raises `UnknownRecord`."""
@@ -69,7 +85,7 @@ class Exchanges(Queries):
     async def record_exchange(self, exchange: Exchange) -> int:
         """Record a question with its answer; return its id. An update that has one already returns that id.
 
-        Raises `StorageError` when a picture or the session is unknown.
+        Raises `UnknownRecord` when the session was forgotten meanwhile, `StorageError` when a picture is unknown.
         """
         values = asdict(exchange) | {"created": self._now(exchange.created)}
 
@@ -77,6 +93,8 @@ class Exchanges(Queries):
             row = first(database, 'SELECT id FROM exchanges WHERE "update" = ?', [exchange.update])
             if row is not None:
                 return int(row["id"])
+            if first(database, "SELECT 1 FROM sessions WHERE id = ?", [exchange.session]) is None:
+                raise UnknownRecord(f"The ledger has no session {exchange.session}: it may have been deleted.")
             ensure_user(database, exchange.asker, values["created"])
             ensure_chat(database, exchange.chat, values["created"])
             try:
@@ -89,8 +107,8 @@ class Exchanges(Queries):
                     )
             except sqlite3.IntegrityError as error:
                 raise StorageError(
-                    f"The exchange for update {exchange.update} names a session ({exchange.session}) or a picture"
-                    f" that the ledger does not have: add it first ({error})."
+                    f"The exchange for update {exchange.update} names a picture that the ledger does not have:"
+                    f" add it first ({error})."
                 ) from error
             return cursor.lastrowid
 

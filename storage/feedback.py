@@ -14,7 +14,7 @@ from storage.records import RatedExchange, Rating, StorageError, UnknownRecord
 
 _VOTES = (
     "SELECT exchange, sum(value > 0) AS ups, sum(value < 0) AS downs, json_group_array(rater) AS raters"
-    " FROM ratings GROUP BY exchange"
+    " FROM ratings WHERE rater NOT IN (SELECT id FROM users WHERE opted_out) GROUP BY exchange"
 )
 
 
@@ -56,7 +56,10 @@ class Feedback(Queries):
         return None if row is None else int(row["value"])
 
     async def rated_exchanges(self) -> list[RatedExchange]:
-        """Every exchange that has votes, by id, with the latest vote of each rater and the conversation before it."""
+        """Every exchange that has votes, by id, with the latest vote of each rater and the conversation before it.
+
+        Left out are votes of people who opted out, and exchanges that they asked or that follow on theirs.
+        """
         return await self._read(_rated_exchanges)
 
 
@@ -64,6 +67,7 @@ def _rated_exchanges(database: Database) -> list[RatedExchange]:
     database.execute("BEGIN")  # one state of the ledger for both queries
     try:
         votes = {row["exchange"]: row for row in every(database, _VOTES)}
+        opted_out = {row["id"] for row in every(database, "SELECT id FROM users WHERE opted_out")}
         rows = every(
             database,
             f"{SELECT_EXCHANGES} WHERE session IN (SELECT session FROM exchanges WHERE id IN"
@@ -75,6 +79,8 @@ def _rated_exchanges(database: Database) -> list[RatedExchange]:
     for _, talk in groupby((exchange_of(row) for row in rows), key=lambda exchange: exchange.session):
         exchanges = tuple(talk)
         for place, exchange in enumerate(exchanges):
+            if exchange.asker in opted_out:
+                break
             vote = votes.get(exchange.id)
             if vote is not None:
                 raters = tuple(sorted(json.loads(vote["raters"])))

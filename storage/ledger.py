@@ -6,6 +6,7 @@ changes something has returned from is on the disk. Two processes may have the l
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sqlite3
 import time
@@ -20,6 +21,7 @@ from storage.connection import connect, explained_os, translated
 from storage.durable import sync_directory, sync_file
 from storage.exchanges import Exchanges
 from storage.feedback import Feedback
+from storage.forgetting import Forgetting
 from storage.inbox import Inbox
 from storage.migrations import migrate
 from storage.people import People
@@ -31,6 +33,9 @@ from storage.runs import Runs
 from storage.writer import Writer
 
 FILE_NAME = "ledger.db"
+
+LOG_SECONDS = 5.0
+"""How long emptying the log waits for those who read or write, and holds up new writes meanwhile."""
 
 _COUNTS = """
 SELECT (SELECT count(*) FROM users) AS users,
@@ -49,7 +54,7 @@ SELECT (SELECT count(*) FROM users) AS users,
 """
 
 
-class Ledger(People, Exchanges, Feedback, Inbox, Runs, Registry):
+class Ledger(People, Exchanges, Feedback, Inbox, Runs, Registry, Forgetting):
     """Every query, named. Open it with `Ledger.open`, close it with `close` or `async with`."""
 
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:
@@ -98,6 +103,13 @@ class Ledger(People, Exchanges, Feedback, Inbox, Runs, Registry):
         """
         await self._read(lambda database: _backup(database, path))
 
+    async def empty_log(self) -> bool:
+        """Move everything from the write-ahead log into the ledger's file and cut the log to nothing.
+
+        What was deleted is gone from the disk only then. False if another process kept it from happening; try later.
+        """
+        return await asyncio.to_thread(_empty_log, self.path)
+
     async def counts(self) -> dict[str, int]:
         """How much there is of what, for status and metrics: users, chats, sessions, exchanges, pictures, votes
         (all ever cast), ups and downs (the latest of each rater), runs, models, updates_pending,
@@ -106,6 +118,15 @@ class Ledger(People, Exchanges, Feedback, Inbox, Runs, Registry):
         row = await self._read(lambda database: first(database, _COUNTS))
         assert row is not None
         return dict(row)
+
+
+def _empty_log(path: Path) -> bool:
+    database = connect(path, busy_seconds=LOG_SECONDS)
+    try:
+        with translated(path):
+            return int(database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]) == 0
+    finally:
+        database.close()
 
 
 def _backup(database: Database, path: Path) -> None:

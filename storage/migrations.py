@@ -5,7 +5,7 @@ is the next function. Migrations are kept by sqlite-utils in `_sqlite_migrations
 
 Columns are named as the fields of `storage.records`, so that a row becomes a record by its keys; "update" is a
 word of SQL and therefore quoted. Deleting a user takes their sessions, exchanges and votes along; pictures are
-held by the exchanges that show them.
+held by the exchanges that show them and by whoever sent them.
 """
 
 from __future__ import annotations
@@ -311,3 +311,22 @@ def m006_models(database: Database) -> None:
 def m007_time_left(database: Database) -> None:
     """How long the present step of a run will take, as far as can be told."""
     database.execute("ALTER TABLE runs ADD COLUMN seconds_left REAL")
+
+
+@migrations()
+def m008_privacy(database: Database) -> None:
+    """Who does not want to be learned from, who sent which picture, and which files have yet to follow their rows."""
+    database.execute("ALTER TABLE users ADD COLUMN opted_out INTEGER NOT NULL DEFAULT 0")
+    _table(
+        database,
+        "picture_senders",
+        {"sha256": str, "sender": int, "created": float},
+        key=("sha256", "sender"),
+        refers={"sha256": ("pictures", "sha256", "CASCADE"), "sender": ("users", "id", "CASCADE")},
+        indexes=(("sender",),),
+    )
+    database.execute(
+        "INSERT INTO picture_senders(sha256, sender, created) SELECT sha256, asker, max(created)"
+        " FROM exchange_pictures JOIN exchanges ON exchanges.id = exchange GROUP BY sha256, asker"
+    )
+    _table(database, "removals", {"kind": str, "name": str}, key=("kind", "name"))

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from sqlite_utils import Database
 
-from storage.queries import Queries, first
+from storage.queries import Queries, every, first
 from storage.records import Chat, Person
+from storage.runs import cancel_learning
 
 _OPEN_SESSION = "SELECT id FROM sessions WHERE chat = ? AND user = ? AND topic = ? AND closed IS NULL"
 
@@ -50,10 +51,10 @@ class People(Queries):
         """The user with this Telegram id, None if never seen."""
         row = await self._read(
             lambda database: first(
-                database, "SELECT id, name, client_language, language FROM users WHERE id = ?", [user]
+                database, "SELECT id, name, client_language, language, opted_out FROM users WHERE id = ?", [user]
             )
         )
-        return None if row is None else Person(**row)
+        return None if row is None else Person(**{**dict(row), "opted_out": bool(row["opted_out"])})
 
     async def chat(self, chat: int) -> Chat | None:
         """The chat with this Telegram id, None if never seen."""
@@ -78,6 +79,19 @@ class People(Queries):
         def work(database: Database) -> None:
             ensure_user(database, user, now)
             database.execute("UPDATE users SET language = ? WHERE id = ?", (language, user))
+
+        await self._write(work)
+
+    async def set_opted_out(self, user: int, opted_out: bool) -> None:
+        """Remember whether a person wants not to be learned from. A run that learns from them is to be cancelled."""
+        now = self._now()
+
+        def work(database: Database) -> None:
+            ensure_user(database, user, now)
+            database.execute("UPDATE users SET opted_out = ? WHERE id = ?", (int(opted_out), user))
+            if opted_out:
+                asked = every(database, "SELECT id FROM exchanges WHERE asker = ?", [user])
+                cancel_learning(database, [row["id"] for row in asked])
 
         await self._write(work)
 

@@ -68,12 +68,48 @@ MODEL_TRANSITIONS: dict[ModelState, frozenset[ModelState]] = {
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """A Telegram user. `language` is what they chose with /language; None follows their client."""
+    """A Telegram user. `language` is what they chose with /language; None follows their client.
+
+    Nobody learns from what an `opted_out` person has asked or voted.
+    """
 
     id: int
     name: str = ""
     client_language: str | None = None
     language: str | None = None
+    opted_out: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Belongings:
+    """How much of a person is kept: questions with their answers, pictures that nobody else sent, votes (all ever
+    cast), and rows in the data sets of runs.
+    """
+
+    exchanges: int
+    pictures: int
+    votes: int
+    rows: int
+
+    def __bool__(self) -> bool:
+        return any((self.exchanges, self.pictures, self.votes, self.rows))
+
+
+class Kind(StrEnum):
+    """What has to follow rows that were deleted; the names are a picture's sha256, an exchange's and a session's id."""
+
+    PICTURE = "picture"
+    ROW = "row"
+    SESSION = "session"
+    LOG = "log"
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """Something outside the ledger that is yet to be removed, because the ledger has forgotten what it belongs to."""
+
+    kind: Kind
+    name: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,16 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from storage.queries import Queries, every, first
+from storage.queries import Queries, every, first, number
 from storage.records import RUN_TRANSITIONS, IllegalTransition, Run, RunBusy, RunState, StorageError, UnknownRecord
 
 _SELECT = f"SELECT {', '.join(each.name for each in fields(Run))} FROM runs"
 _SETTABLE = frozenset({"step", "steps", "loss", "samples", "held_out", "raters", "directory", "reason", "model"})
 _ACTIVE = json.dumps([state for state, following in RUN_TRANSITIONS.items() if following])
+_TEACHING = (
+    "SELECT count(*) FROM run_selections JOIN exchanges ON exchanges.id = exchange"
+    " WHERE run = ? AND asker NOT IN (SELECT id FROM users WHERE opted_out)"
+)
 _IS_ACTIVE = "state IN (SELECT value FROM json_each(?))"
 
 
@@ -173,6 +177,27 @@ class Runs(Queries):
             )
         )
         return [(row["exchange"], row["split"]) for row in rows]
+
+    async def withdrawn(self, run: int) -> int:
+        """How many exchanges of a run's selection may no longer teach: forgotten since, or their asker opted out.
+
+        Raises `UnknownRecord`.
+        """
+
+        def work(database: Database) -> int:
+            present = _get(database, run)
+            return present.samples + present.held_out - number(database, _TEACHING, [run])
+
+        return await self._read(work)
+
+
+def cancel_learning(database: Database, exchanges: list[int]) -> None:
+    """Ask for the end of the run under way if it learns from one of these exchanges."""
+    database.execute(
+        f"UPDATE runs SET cancel_requested = 1 WHERE {_IS_ACTIVE} AND id IN"
+        " (SELECT run FROM run_selections WHERE exchange IN (SELECT value FROM json_each(?)))",
+        (_ACTIVE, json.dumps(exchanges)),
+    )
 
 
 def _get(database: Database, run: int) -> Run:

@@ -22,10 +22,11 @@ from PIL import Image
 from pydantic import SecretStr
 
 from bot.emulator import Emulator
+from bot.forgetting import Forgetting
 from bot.handlers import build_dispatcher
 from bot.inbox import Inbox
 from bot.notices import Notices
-from bot.settings import ChatSettings, TelegramSettings
+from bot.settings import ChatSettings, StorageSettings, TelegramSettings
 from bot.telegram import open_bot
 from bot.translation import Translator
 from inference.engines import Kind
@@ -146,10 +147,15 @@ class Notebook:
 class Settings:
     telegram: TelegramSettings
     chat: ChatSettings
+    storage: StorageSettings
 
 
 def settings(
-    url: str, token: str, telegram: dict[str, Any] | None = None, chat: dict[str, Any] | None = None
+    url: str,
+    token: str,
+    telegram: dict[str, Any] | None = None,
+    chat: dict[str, Any] | None = None,
+    storage: dict[str, Any] | None = None,
 ) -> Settings:
     """Settings for an emulator: no need to be as slow as Telegram wants it."""
     quick: dict[str, Any] = {
@@ -163,7 +169,9 @@ def settings(
         "group_calls_per_minute": 600_000,
     }
     return Settings(
-        TelegramSettings(**(quick | (telegram or {}))), ChatSettings(**({"album_seconds": 0.3} | (chat or {})))
+        TelegramSettings(**(quick | (telegram or {}))),
+        ChatSettings(**({"album_seconds": 0.3} | (chat or {}))),
+        StorageSettings(**(storage or {})),
     )
 
 
@@ -184,6 +192,7 @@ class RunningBot:
             pictures=self.pictures,
             engine=engine,
             admin=admin,
+            forgetting=Forgetting.beside(self.ledger, directory),
             translator=self.translator,
         )
         self.notices = Notices(self.bot, settings, self.ledger, self.translator)
@@ -258,9 +267,10 @@ class Stage:
         admin: Notebook | None = None,
         telegram: dict[str, Any] | None = None,
         chat: dict[str, Any] | None = None,
+        storage: dict[str, Any] | None = None,
     ) -> AsyncIterator[RunningBot]:
         """A polling bot that answers with `scripts`."""
-        made = settings(self.url, self.emulator.token, telegram, chat)
+        made = settings(self.url, self.emulator.token, telegram, chat, storage)
         running = RunningBot(made, self.directory, engine or ScriptedEngine(*scripts), admin or Notebook())
         running.start()
         try:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bot.handlers import privacy
 from bot.handlers.admin import COMMANDS, AdminRefusal
 from bot.lanes import QUICK_COMMANDS
 from bot.progress import BAR, run_progress
@@ -47,9 +48,9 @@ async def words(person: Person, command: str) -> str:
     return str((await told(person, command))["text"])
 
 
-def test_the_quick_commands_are_the_admins() -> None:
-    """Commands that steer the training have a lane of their own, all of them."""
-    assert frozenset(COMMANDS) == QUICK_COMMANDS
+def test_the_quick_commands_are_the_admins_and_those_about_data() -> None:
+    """Commands that steer the training, or are about a person's data, have a lane of their own, all of them."""
+    assert frozenset(COMMANDS + privacy.COMMANDS) == QUICK_COMMANDS
 
 
 async def test_others_are_refused_politely(stage: Stage) -> None:

@@ -97,7 +97,7 @@ def lesson(rated: RatedExchange) -> Lesson:
     exchange = rated.exchange
     prompt = _as_seen(rated) or _conversation(exchange, rated.history)
     return Lesson(
-        f"exchange-{exchange.id}",
+        row_name(exchange.id),
         exchange.system,
         (*prompt.turns, Turn(Role.ASSISTANT, exchange.answer)),
         (*(False for _ in prompt.turns), True),
@@ -209,6 +209,11 @@ def read_rows(file: Path) -> list[Any]:
     if not isinstance(rows, list):
         raise RowError(f"{file}: must be a list of rows")
     return rows
+
+
+def row_name(exchange: int) -> str:
+    """The id of the row that teaches this exchange's answer."""
+    return f"exchange-{exchange}"
 
 
 def write_rows(lessons: Iterable[Lesson], file: Path, file_of: Callable[[str], str] = str) -> int:

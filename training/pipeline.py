@@ -158,6 +158,8 @@ class Pipeline:
         return await _undisturbed(self._publish(run, folder, workspace, on_change))
 
     async def _publish(self, run: Run, folder: Path, workspace: Path, on_change: OnChange) -> Model:
+        if lost := await self._ledger.withdrawn(run.id):
+            raise RunFailed(f"{lost} of the answers that it learned from were withdrawn meanwhile")
         verdict = Report.read(folder / REPORT)
         directory, manifest_hash = await asyncio.to_thread(self._models.publish, workspace, _name(run))
         model = Model(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from aiogram import Dispatcher
 
 from bot.conversation import Conversation
+from bot.forgetting import Forgetting
 from bot.handlers import admin as admin_commands
-from bot.handlers import basics, feedback, others, questions
+from bot.handlers import basics, feedback, others, privacy, questions
 from bot.handlers.admin import AdminActions
 from bot.handlers.context import People, Replies
 from bot.incoming import Incoming
@@ -24,6 +25,7 @@ def build_dispatcher(
     pictures: PictureStore,
     engine: Engine,
     admin: AdminActions,
+    forgetting: Forgetting,
     translator: Translator,
 ) -> Dispatcher:
     """Everything between the inbox and the other rooms. Feed it with a `delivery` (`bot.inbox.Delivery`)."""
@@ -32,6 +34,7 @@ def build_dispatcher(
         settings=settings,
         ledger=ledger,
         admin=admin,
+        forgetting=forgetting,
         translator=translator,
         incoming=Incoming(ledger, pictures, settings.chat),
         conversation=Conversation(ledger, pictures, engine, settings.chat),
@@ -40,6 +43,7 @@ def build_dispatcher(
     dispatcher.message.outer_middleware(Replies(ledger))
     dispatcher.include_routers(
         basics.router(),
+        privacy.router(),
         admin_commands.router(),
         feedback.router(),
         others.unknown_commands(),

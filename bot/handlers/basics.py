@@ -47,6 +47,8 @@ async def show_help(message: Message, event_from_user: User, reply: Reply, say: 
         "am retrained.\n\n"
         "/new – forget this conversation and begin another\n"
         "/language – choose the language I speak\n"
+        "/privacy – what I keep of you, and whether I learn from you\n"
+        "/delete_my_data – delete it\n"
         "/start – show your user id\n"
         "/help – this text"
     )

@@ -39,18 +39,19 @@ class People(BaseMiddleware):
         chat: TelegramChat | None = data.get("event_chat")
         chosen: str | None = None
         if user and chat:
+            known = await self._ledger.person(user.id)
             await self._see(
                 Person(user.id, user.full_name, user.language_code),
                 Chat(chat.id, chat.type, chat.title or ""),
+                forgotten=known is None or known.name != user.full_name,
             )
-            person = await self._ledger.person(user.id)
-            chosen = person.language if person else None
+            chosen = known.language if known else None
         data["say"] = self._translator.to(chosen, user.language_code if user else None)
         return await handler(event, data)
 
-    async def _see(self, person: Person, chat: Chat) -> None:
-        """Write down what is new; most updates bring nothing new."""
-        if (person, chat) not in self._seen:
+    async def _see(self, person: Person, chat: Chat, *, forgotten: bool) -> None:
+        """Write down what is new, or was deleted since; most updates bring nothing new."""
+        if forgotten or (person, chat) not in self._seen:
             await self._ledger.see(person, chat)
         self._seen[person, chat] = None
         self._seen.move_to_end((person, chat))

@@ -16,6 +16,8 @@ from bot.translation import SOURCE_LANGUAGE, Say, Translator, later
 EVERYBODY: Final = {
     "new": later("Begin a new conversation"),
     "language": later("Choose my language"),
+    "privacy": later("What I keep of you, and why"),
+    "delete_my_data": later("Delete what I keep of you"),
     "help": later("What I can do"),
     "start": later("Show your user id"),
 }

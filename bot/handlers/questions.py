@@ -9,7 +9,7 @@ from typing import Final
 from aiogram import Bot, Router
 from aiogram.types import Document, Message, PhotoSize, User
 
-from bot.conversation import Conversation, EmptyAnswer, NoPictureYet, Question
+from bot.conversation import Conversation, EmptyAnswer, Forgotten, NoPictureYet, Question
 from bot.inbox import Delivery
 from bot.incoming import Incoming, PictureRefused
 from bot.keyboards import rating
@@ -79,11 +79,13 @@ async def ask(
                 asker=event_from_user.id,
                 topic=topic,
                 text=text or say(settings.chat.default_question),
-                pictures=await _taken(incoming, bot, files),
+                pictures=await _taken(incoming, bot, files, event_from_user.id),
             )
             exchange = await conversation.ask(question, screen.show)
     except PictureRefused as refused:
         await reply.finish(say(refused.sentence, **refused.values))
+    except Forgotten:
+        await reply.finish(say("You have had your data deleted meanwhile, so I have dropped this question as well."))
     except NoPictureYet:
         await reply.finish(_ask_for_picture(say))
     except (EmptyAnswer, InferenceError) as error:
@@ -92,9 +94,11 @@ async def ask(
         await reply.finish(markdown_pages(exchange.answer), rating(exchange.id))
 
 
-async def _taken(incoming: Incoming, bot: Bot, files: Sequence[PhotoSize | Document]) -> tuple[Picture, ...]:
+async def _taken(
+    incoming: Incoming, bot: Bot, files: Sequence[PhotoSize | Document], sender: int
+) -> tuple[Picture, ...]:
     """All pictures, fetched side by side; the first that is refused ends the others."""
-    tasks = [asyncio.create_task(incoming.take(bot, file)) for file in files]
+    tasks = [asyncio.create_task(incoming.take(bot, file, sender)) for file in files]
     try:
         return tuple([await task for task in tasks])
     finally:

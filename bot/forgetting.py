@@ -1,0 +1,94 @@
+"""Forgetting a person: rows first, in one transaction, then what lies outside the ledger.
+
+Knows what follows which rows: pictures' files, rows in the files of runs, prompts that an engine might be sent again,
+the ledger's write-ahead log. Used by the chat, by the command line (beside a running bot or without one) and by the
+schedule; what one of them leaves undone, killed half-way or because a run is under way, the bot does next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from storage.ledger import Ledger
+from storage.pictures import PictureStore
+from storage.records import Belongings, Kind, Removal
+from training.withdrawal import withdraw
+
+log = structlog.get_logger()
+
+
+class Forgetting:
+    """Forgets people, and removes what has to follow.
+
+    `forget_session` makes the engines' side forget a session's newest prompt. Without it (outside the bot's process)
+    that is left to the bot.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        pictures: PictureStore,
+        runs: Path,
+        forget_session: Callable[[int], None] | None = None,
+    ) -> None:
+        self._ledger = ledger
+        self._pictures = pictures
+        self._runs = runs
+        self._forget_session = forget_session
+        self._withdrawn = frozenset[int]()
+        self._alone = asyncio.Lock()
+
+    @classmethod
+    def beside(cls, ledger: Ledger, folder: Path, forget_session: Callable[[int], None] | None = None) -> Forgetting:
+        """For the ledger in `folder`, with pictures and runs where the bot keeps them."""
+        return cls(ledger, PictureStore(folder / "pictures"), folder / "runs", forget_session)
+
+    async def belongings(self, user: int) -> Belongings:
+        """What `forget` would delete."""
+        return await self._ledger.belongings(user)
+
+    async def forget(self, user: int, *, during: int | None = None) -> Belongings:
+        """Delete all that is kept of a person; how much that was. `during` is the update that asks for it.
+
+        Raises `StorageError`, or `OSError` for a file that cannot be removed; the rest is done later then.
+        """
+        gone = await self._ledger.forget(user, during=during)
+        log.info("a person was forgotten", exchanges=gone.exchanges, pictures=gone.pictures)
+        await self.settle()
+        return gone
+
+    async def settle(self) -> None:
+        """Remove whatever has to follow rows that were deleted, by whichever process."""
+        async with self._alone:
+            found = await self._ledger.removals()
+            if not found:
+                return
+            by_kind = {kind: [each for each in found if each.kind is kind] for kind in Kind}
+            for each in by_kind[Kind.PICTURE]:
+                remove = partial(self._pictures.path(each.name).unlink, missing_ok=True)
+                await self._ledger.remove_picture(each.name, remove)
+            await self._sessions(by_kind[Kind.SESSION])
+            await self._rows(by_kind[Kind.ROW])
+            if by_kind[Kind.LOG] and await self._ledger.empty_log():
+                await self._ledger.removed(by_kind[Kind.LOG])
+
+    async def _sessions(self, sessions: list[Removal]) -> None:
+        if self._forget_session and sessions:
+            for each in sessions:
+                self._forget_session(int(each.name))
+            await self._ledger.removed(sessions)
+
+    async def _rows(self, rows: list[Removal]) -> None:
+        """A run under way may write its files later than this: while there is one, this is done again after it."""
+        exchanges = frozenset(int(each.name) for each in rows)
+        busy = await self._ledger.active_run() is not None
+        if exchanges and not (busy and exchanges <= self._withdrawn):
+            await asyncio.to_thread(withdraw, self._runs, exchanges)
+            self._withdrawn = exchanges
+            if not busy:
+                await self._ledger.removed(rows)

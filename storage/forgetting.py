@@ -1,0 +1,194 @@
+"""Queries about leaving: what a person has here, forgetting it, and what then has to be removed outside the ledger.
+
+Rows go in one transaction, which also notes what has to follow: pictures' files, rows in the files of runs, the
+newest prompts of conversations that an engine may be sent again, the write-ahead log. Whoever removes those strikes
+them off; what a crash left is found by the next look. Knows the rows; where files lie, others know.
+
+The lane of an update ends in a colon and its person's id, which is how a person's updates are found.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from sqlite_utils import Database
+
+from storage.queries import Queries, every, first, number
+from storage.records import Belongings, Kind, Removal
+from storage.runs import cancel_learning
+
+_IDS = "(SELECT value FROM json_each(?))"
+_OTHERS = "(SELECT sha256 FROM picture_senders WHERE sender IS NOT ?1)"
+_THEIR_PICTURES = (
+    "SELECT sha256 FROM (SELECT sha256 FROM picture_senders WHERE sender = ?1 UNION SELECT sha256"
+    " FROM exchange_pictures JOIN exchanges ON exchanges.id = exchange WHERE asker = ?1)"
+    " WHERE sha256 NOT IN (SELECT sha256 FROM exchange_pictures JOIN exchanges ON exchanges.id = exchange"
+    f" WHERE asker <> ?1) AND sha256 NOT IN {_OTHERS}"
+)
+_AFFECTED = (
+    "SELECT id FROM exchanges AS later WHERE EXISTS (SELECT 1 FROM exchanges AS gone WHERE gone.session = later.session"
+    f" AND gone.id <= later.id AND gone.id IN {_IDS})"
+)
+"""Exchanges and those that follow on them in a conversation: a lesson shows the conversation before its answer."""
+
+_OLD = (
+    "SELECT id FROM exchanges WHERE created < ?1 AND NOT EXISTS (SELECT 1 FROM exchanges AS later"
+    " WHERE later.session = exchanges.session AND later.id >= exchanges.id"
+    " AND (later.created >= ?1 OR EXISTS (SELECT 1 FROM feedback WHERE exchange = later.id)))"
+)
+_UNUSED_PICTURES = (
+    "SELECT sha256 FROM pictures WHERE created < ?1 AND sha256 NOT IN (SELECT sha256 FROM exchange_pictures)"
+    " AND sha256 NOT IN (SELECT sha256 FROM picture_senders WHERE created >= ?1)"
+)
+
+
+class Forgetting(Queries):
+    """People who leave, exchanges that grow old, and what has to follow them."""
+
+    async def belongings(self, user: int) -> Belongings:
+        """What `forget` would delete."""
+
+        def work(database: Database) -> Belongings:
+            database.execute("BEGIN")  # one state of the ledger for all counts
+            try:
+                return _belongings(database, user)
+            finally:
+                database.commit()
+
+        return await self._read(work)
+
+    async def forget(self, user: int, *, during: int | None = None) -> Belongings:
+        """Delete all that is kept of a person, and return how much that was.
+
+        Their questions with the answers and everybody's votes on them, their votes, conversations, pictures that
+        nobody else sent, updates and name. The update `during` which this happens stays to be finished; those that
+        wait are not handled any more. A run that learns from them is to be cancelled. Of whoever opted out the id
+        remains, so that nobody learns from them later either.
+        """
+        now = self._now()
+
+        def work(database: Database) -> Belongings:
+            gone = _belongings(database, user)
+            pictures = _column(database, _THEIR_PICTURES, user)
+            sessions = _column(database, "SELECT id FROM sessions WHERE user = ?", user)
+            _note(database, Kind.SESSION, sessions)
+            _delete_exchanges(database, _column(database, "SELECT id FROM exchanges WHERE asker = ?", user))
+            opted_out = first(database, "SELECT 1 FROM users WHERE id = ? AND opted_out", [user]) is not None
+            database.execute("DELETE FROM users WHERE id = ?", [user])  # takes the rest along
+            if opted_out:
+                database.execute("INSERT INTO users(id, created, opted_out) VALUES (?, ?, 1)", (user, now))
+            database.execute("DELETE FROM chats WHERE id = ? AND kind = 'private'", [user])
+            database.execute("UPDATE runs SET requested_by = NULL WHERE requested_by = ?", [user])
+            database.execute('UPDATE promotions SET "by" = NULL WHERE "by" = ?', [user])
+            _delete_pictures(database, pictures)
+            _delete_updates(database, user, during, now)
+            _note(database, Kind.LOG, [""])
+            return gone
+
+        return await self._write(work)
+
+    async def expire(self, before: float) -> int:
+        """Delete exchanges from before that time that nobody rated, with pictures nobody else needs; how many.
+
+        A conversation stays up to its last exchange that is newer or has a vote.
+        """
+
+        def work(database: Database) -> int:
+            old = _column(database, _OLD, before)
+            _delete_exchanges(database, old)
+            pictures = _column(database, _UNUSED_PICTURES, before)
+            _delete_pictures(database, pictures)
+            if old or pictures:
+                _note(database, Kind.LOG, [""])
+            return len(old)
+
+        return await self._write(work)
+
+    async def removals(self) -> list[Removal]:
+        """What is yet to be removed outside the ledger."""
+        rows = await self._read(lambda database: every(database, "SELECT kind, name FROM removals ORDER BY kind, name"))
+        return [Removal(Kind(row["kind"]), row["name"]) for row in rows]
+
+    async def remove_picture(self, sha256: str, remove: Callable[[], object]) -> bool:
+        """Call `remove`, which deletes the picture's file, and strike it off; False if it was sent again meanwhile.
+
+        `remove` runs inside the transaction, so whoever adds the picture in this or another process does so before
+        (the file stays) or after (they see that it is gone). It may be called twice.
+        """
+
+        def work(database: Database) -> bool:
+            known = first(database, "SELECT 1 FROM pictures WHERE sha256 = ?", [sha256]) is not None
+            if not known:
+                remove()
+            _strike(database, [Removal(Kind.PICTURE, sha256)])
+            return not known
+
+        return await self._write(work)
+
+    async def removed(self, removals: Iterable[Removal]) -> None:
+        """These are done: strike them off."""
+        done = list(removals)
+        await self._write(lambda database: _strike(database, done))
+
+
+def _belongings(database: Database, user: int) -> Belongings:
+    exchanges = _column(database, "SELECT id FROM exchanges WHERE asker = ?", user)
+    return Belongings(
+        exchanges=len(exchanges),
+        pictures=len(_column(database, _THEIR_PICTURES, user)),
+        votes=number(database, "SELECT count(*) FROM feedback WHERE rater = ?", [user]),
+        rows=number(
+            database,
+            f"SELECT count(*) FROM run_selections WHERE exchange IN ({_AFFECTED})",
+            [json.dumps(exchanges)],
+        ),
+    )
+
+
+def _delete_exchanges(database: Database, exchanges: list[int]) -> None:
+    """Delete exchanges with the votes on them; note which rows of runs' files have to follow."""
+    affected = _column(database, _AFFECTED, json.dumps(exchanges))
+    cancel_learning(database, affected)
+    taught = f"SELECT DISTINCT exchange FROM run_selections WHERE exchange IN {_IDS}"
+    _note(database, Kind.ROW, _column(database, taught, json.dumps(affected)))
+    database.execute(f"DELETE FROM exchanges WHERE id IN {_IDS}", [json.dumps(exchanges)])
+
+
+def _delete_pictures(database: Database, pictures: list[str]) -> None:
+    """Delete the rows of pictures that no exchange shows any more; note their files."""
+    names = json.dumps(pictures)
+    database.execute(f"DELETE FROM pictures WHERE sha256 IN {_IDS}", [names])
+    _note(database, Kind.PICTURE, pictures)
+
+
+def _delete_updates(database: Database, user: int, during: int | None, now: float) -> None:
+    """Delete a person's updates with what is known of the replies; close those that wait, without their words."""
+    lanes = f"*:{user}"
+    over = "SELECT id FROM inbox WHERE lane GLOB ? AND state IN ('done', 'aside')"
+    database.execute(f'DELETE FROM replies WHERE "update" IN ({over})', [lanes])
+    database.execute(f"DELETE FROM inbox WHERE id IN ({over})", [lanes])
+    database.execute('DELETE FROM replies WHERE chat = ? AND "update" NOT IN (SELECT id FROM inbox)', [user])
+    # Not deleted: a running bot may be at work on one, and wants to finish what it has begun.
+    database.execute(
+        "UPDATE inbox SET state = 'done', payload = '', finished = ?"
+        " WHERE lane GLOB ? AND state IN ('stored', 'begun') AND id IS NOT ?",
+        (now, lanes, during),
+    )
+
+
+def _note(database: Database, kind: Kind, names: Iterable[object]) -> None:
+    database.execute(
+        "INSERT INTO removals(kind, name) SELECT ?, value FROM json_each(?) WHERE true ON CONFLICT DO NOTHING",
+        (kind, json.dumps([str(each) for each in names])),
+    )
+
+
+def _strike(database: Database, removals: list[Removal]) -> None:
+    for each in removals:
+        database.execute("DELETE FROM removals WHERE kind = ? AND name = ?", (each.kind, each.name))
+
+
+def _column(database: Database, sql: str, value: object) -> list[Any]:
+    return [row[0] for row in database.execute(sql, [value])]

@@ -1,0 +1,31 @@
+"""What was withdrawn leaves the files of runs; everything else in them stays as it was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.lessons import one_turn
+from training.llava import row_name, write_rows
+from training.withdrawal import withdraw
+
+
+def test_rows_go_by_their_names(tmp_path: Path) -> None:
+    """Every list of rows of every run loses the named ones; other files and other rows are left alone."""
+    rows = [one_turn(row_name(number), "What?", f"Answer {number}.") for number in (1, 2, 12)]
+    for run, name in (("1", "train.json"), ("1", "held_out.json"), ("2", "checked.json")):
+        (tmp_path / run).mkdir(exist_ok=True)
+        write_rows(rows, tmp_path / run / name)
+    write_rows(rows[1:], tmp_path / "2" / "train.json")
+    report = {"id": row_name(1), "accepted": True}
+    (tmp_path / "1" / "report.json").write_text(json.dumps(report))
+    untouched = (tmp_path / "2" / "train.json").read_bytes()
+    assert withdraw(tmp_path, [1, 99]) == 3
+    for file in ("1/train.json", "1/held_out.json", "2/checked.json"):
+        kept = json.loads((tmp_path / file).read_text())
+        assert [each["id"] for each in kept] == ["exchange-2", "exchange-12"]
+        assert kept[0]["conversations"][1]["value"] == "Answer 2."
+    assert (tmp_path / "2" / "train.json").read_bytes() == untouched
+    assert json.loads((tmp_path / "1" / "report.json").read_text()) == report
+    assert withdraw(tmp_path, [1]) == 0
+    assert withdraw(tmp_path / "no runs yet", [1]) == 0

@@ -1,0 +1,41 @@
+"""What was withdrawn leaves the files of runs: the rows of forgotten exchanges, wherever a run has written them.
+
+Knows how a row is named and what a run's files look like, and not why a row has to go. A run whose files have lost
+rows can be trained again from its configuration, without them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from training.llava import row_name
+
+
+def withdraw(runs: Path, exchanges: Iterable[int]) -> int:
+    """Rewrite every list of rows below the folder `runs` without those of `exchanges`; return how many rows went.
+
+    Each file is replaced as a whole; doing it again does no harm. Raises `OSError`.
+    """
+    names = {row_name(each) for each in exchanges}
+    gone = 0
+    for file in sorted(runs.glob("*/*.json")) if names else ():
+        text = file.read_text(encoding="utf-8")
+        if not any(name in text for name in names):
+            continue
+        rows = json.loads(text)
+        if not isinstance(rows, list):
+            continue
+        kept = [row for row in rows if not _named(row, names)]
+        if len(kept) < len(rows):
+            temporary = file.with_name(file.name + ".part")
+            temporary.write_text(json.dumps(kept, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+            temporary.replace(file)
+            gone += len(rows) - len(kept)
+    return gone
+
+
+def _named(row: Any, names: set[str]) -> bool:
+    return isinstance(row, dict) and row.get("id") in names
