@@ -115,20 +115,20 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 
 def test_every_step_is_told(good: Trained) -> None:
-    """Progress comes stage by stage, each batch once, with a loss and the time left."""
+    """Progress comes stage by stage, each step once, with a loss and the time left."""
     stages = list(dict.fromkeys(each.stage for each in good.progress))
     assert stages == ["checking", "loading", "training", "evaluating"]
-    batches = [each for each in good.progress if each.stage == "training"]
+    told = [each for each in good.progress if each.stage == "training"]
     plan = Plan.of(good.job, PAIRS)
-    assert [each.step for each in batches] == list(range(1, plan.batches + 1))
-    assert all(each.steps == good.outcome.steps == plan.batches for each in batches)
-    assert all(each.loss is not None and each.seconds_left is not None for each in batches)
-    assert batches[-1].seconds_left == 0
+    assert [each.step for each in told] == list(range(1, plan.steps + 1))
+    assert all(each.steps == good.outcome.steps == plan.steps for each in told)
+    assert all(each.loss is not None and each.seconds_left is not None for each in told)
+    assert told[-1].seconds_left == 0
     assert good.outcome.seconds > 0 and good.outcome.peak_memory > 1e8
 
 
 def test_the_loss_falls_and_is_drawn(bad: Trained) -> None:
-    """XTuner's log has a loss for each batch, the last quarter below the first, and the curve is a PNG."""
+    """XTuner's log has a loss for each step, the last quarter below the first, and the curve is a PNG."""
     values = [value for _, value in losses(Path(str(bad.outcome.scalars)))]
     quarter = len(values) // 4
     assert len(values) == bad.outcome.steps
@@ -289,7 +289,7 @@ def test_a_plan_fits_any_number_of_rows(rows: int, accumulation: int) -> None:
     """Warm-up leaves a step, steps are whole, and the repeated data lasts to the end without a second epoch."""
     job = Job("1", "", "", "", "", "", epochs=2.5, batch=4, accumulation=accumulation)
     plan = Plan.of(job, rows)
-    assert 0 <= plan.warmup < plan.batches
-    assert plan.batches % accumulation == 0
+    assert 0 <= plan.warmup < plan.steps
+    assert plan.batches == plan.steps * accumulation
     assert plan.repeats * rows >= plan.batches * job.batch
     assert plan.batches * job.batch >= rows * job.epochs

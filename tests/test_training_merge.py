@@ -17,7 +17,7 @@ from inference.prompt import jinja_chat_template
 from inference.tiny import CHECKPOINT
 from storage.models import write_manifest
 from tests.lessons import SYSTEM
-from training.adapter import PROJECTOR, Adapter
+from training.adapter import WHOLE, Adapter
 from training.agreement import disagreement
 from training.job import MergeJob, Progress, TrainingError
 from training.merge import merge
@@ -40,7 +40,7 @@ def write_adapter(directory: Path, *, layer: str = LAYER, scale: float = 0.1, pr
     config = {"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA, "bias": "none"}
     (directory / "adapter_config.json").write_text(json.dumps(config))
     if projector:
-        save_file({"mlp1.1.bias": weights()["mlp1.1.bias"] + 1}, directory / PROJECTOR)
+        save_file({"mlp1.1.bias": weights()["mlp1.1.bias"] + 1}, directory / WHOLE)
     return Adapter(directory)
 
 

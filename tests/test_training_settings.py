@@ -8,11 +8,14 @@ from pydantic import ValidationError
 from training.settings import RECIPES, Recipe, TrainingSettings
 
 
-def test_the_default_recipe_is_that_of_internvl2_2b() -> None:
-    """Without anything set the numbers are those in use for InternVL2-2B."""
-    recipe = TrainingSettings().resolved("internvl2-2b")
-    assert (recipe.rank, recipe.alpha, recipe.dropout, recipe.batch) == (128, 256, 0.05, 4)
-    assert (recipe.weight_decay, recipe.clip, recipe.warmup) == (0.05, 1.0, 0.03)
+@pytest.mark.parametrize(("name", "numbers"), [("food", (2, 10, 3e-5, 8192)), ("jokes", (4, 6, 2e-5, 6656))])
+def test_the_recipes_of_internvl2_2b_are_the_tutorials(name: str, numbers: tuple[float, ...]) -> None:
+    """The presets have the tutorials' numbers: those that differ, and those that both have."""
+    recipe = TrainingSettings(recipe=name).resolved(name)
+    assert (recipe.accumulation, recipe.epochs, recipe.learning_rate, recipe.max_length) == numbers
+    assert (recipe.method, recipe.rank, recipe.alpha, recipe.dropout, recipe.batch) == ("qlora", 128, 256, 0.05, 4)
+    assert (recipe.optimizer, recipe.beta1, recipe.beta2, recipe.weight_decay) == ("adamw", 0.9, 0.999, 0.05)
+    assert (recipe.clip, recipe.warmup) == (1.0, 0.03)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -34,7 +37,11 @@ def test_a_knob_replaces_one_number() -> None:
         ({"knobs": {"rnak": 8}}, "knobs.rnak"),
         ({"knobs": {"rank": 0}}, "knobs.rank"),
         ({"knobs": {"targets": "(wo"}}, "knobs.targets"),
+        ({"knobs": {"method": "magic"}}, "knobs.method"),
+        ({"knobs": {"optimizer": "prodigy", "learning_rate": 1e-4}}, "knobs.learning_rate: prodigy finds its own"),
         ({"recipe": "huge"}, "recipe"),
+        ({"recipe": "nowhere.py"}, "nowhere.py does not exist"),
+        ({"recipe": __file__, "knobs": {"rank": 8}}, "leave training.knobs empty"),
         ({"held_out": 0.6}, "held_out"),
         ({"min_ratde": 3}, "min_ratde"),
     ],
@@ -43,6 +50,11 @@ def test_mistakes_are_named(given: dict[str, object], named: str) -> None:
     """An unknown key or a number out of range is an error that names the key."""
     with pytest.raises(ValidationError, match=named):
         TrainingSettings.model_validate(given)
+
+
+def test_an_optimiser_that_finds_its_learning_rate_gets_none() -> None:
+    """The recipe's own learning rate gives way to the factor 1 that such optimisers take."""
+    assert TrainingSettings(knobs={"optimizer": "dadapt_adam"}).resolved("food").learning_rate == 1
 
 
 def test_the_stand_in_has_settings_of_its_own() -> None:

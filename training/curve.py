@@ -11,9 +11,12 @@ from matplotlib.figure import Figure
 
 
 def losses(scalars: Path) -> list[tuple[int, float]]:
-    """(step, loss) pairs of a `scalars.json`: JSON lines, of which those with a loss count."""
+    """(step, loss) pairs of a `scalars.json`: JSON lines, of which those with a loss count.
+
+    Of steps that were made again, after a crash, the later ones count.
+    """
     lines = (json.loads(line) for line in scalars.read_text(encoding="utf-8").splitlines() if line.strip())
-    return [(int(each["step"]), float(each["loss"])) for each in lines if "loss" in each]
+    return sorted({int(each["step"]): float(each["loss"]) for each in lines if "loss" in each}.items())
 
 
 def draw(scalars: Path, picture: Path, former: Path | None = None) -> None:

@@ -3,7 +3,8 @@
     python -m training.finetune JOB.json
 
 Checks every row first, writes the configuration, runs XTuner's Runner and leaves an adapter directory, the loss
-curve and the outcome beside the job.
+curve and the outcome beside the job. Goes on from the last checkpoint where an earlier process left one of the same
+training.
 """
 
 from __future__ import annotations
@@ -73,31 +74,38 @@ def finetune(job: Job, say: Say) -> Outcome:
     gpu = torch.cuda.is_available()
     if job.device == "cuda" and not gpu:
         raise TrainingError("training.device is cuda, but torch sees no GPU: install the GPU set or choose cpu")
-    base, data, rows = prepare(job)
-
-    from training.recipe import config_text
-
-    folder = Path(job.work)
-    config_file = folder / "config.py"
-    config_file.write_text(config_text(job, base=base, data=data, rows=rows, gpu=gpu), encoding="utf-8")
-
-    say(Progress("loading"))
+    if job.optimizer == "paged_adamw_8bit" and not gpu:
+        raise TrainingError("training.knobs.optimizer: paged_adamw_8bit needs a GPU; choose adamw")
     try:
-        from training.runner import train
-
-        trained = train(config_file, say)
+        return _trained(job, say, gpu=gpu)
     except (ImportError, RuntimeError) as error:
         raise explained(error) from error
-    adapter = folder / "adapter"
-    trained.model.save_adapter(adapter)
-    from training.adapter import Adapter
-    from training.curve import draw
 
+
+def _trained(job: Job, say: Say, *, gpu: bool) -> Outcome:
+    import torch
+
+    from training.adapter import Adapter, save_adapter
+    from training.curve import draw
+    from training.processes import joined
+    from training.recipe import config_text
+    from training.resume import begin, remove
+    from training.runner import train
+
+    folder = Path(job.work)
+    base, data, rows = prepare(job)
+    checkpoint = begin(job)
+    config_file = folder / "config.py"
+    config_file.write_text(config_text(job, base=base, data=data, rows=rows, gpu=gpu), encoding="utf-8")
+    say(Progress("loading"))
+    with joined(gpu=gpu):
+        trained = train(config_file, say, checkpoint)
+    adapter = folder / "adapter"
+    save_adapter(trained.model, adapter)
     if not Adapter(adapter).finite():
         raise TrainingError("the training diverged: lower the learning rate (training.knobs)")
     # The same numbers lie in the adapter directory; XTuner's tools make the checkpoint again from the configuration.
-    for checkpoint in (folder / "xtuner").glob("iter_*.pth"):
-        checkpoint.unlink()
+    remove(folder)
     log, curve = folder / "losses.json", folder / "curve.png"
     shutil.copyfile(trained.scalars, log)
     draw(log, curve, Path(job.former) if job.former else None)

@@ -60,8 +60,8 @@ class Job(_Record):
 
     `data` is a LLaVA JSON file whose `image` entries are relative to `images`; `work` the run's directory.
     `system` is the persona of rows that name none; `former` an earlier run's log of losses, to lie under this one's
-    curve, empty without one. `tiles` and `threads` 0 mean: as the model says, all cores; empty `targets`, a regular
-    expression, mean every linear layer of the language model.
+    curve, empty without one. `tiles` and `threads` 0 mean: as the model says, all cores. The names from `method` on are
+    those of `training.settings.Recipe`; where `recipe`, a file, is given it has the numbers.
     """
 
     run: str
@@ -75,20 +75,28 @@ class Job(_Record):
     threads: int = 0
     seed: int = 0
     tiles: int = 0
-    epochs: float = 6
-    batch: int = 4
-    accumulation: int = 1
-    learning_rate: float = 3e-5
-    weight_decay: float = 0.05
-    clip: float = 1.0
-    warmup: float = 0.03
-    max_length: int = 8192
+    recipe: str = ""
+    method: str = "qlora"
     rank: int = 128
     alpha: int = 256
     dropout: float = 0.05
     targets: str = ""
+    vision_rank: int = 0
     projector: bool = True
+    epochs: float = 6
+    batch: int = 4
+    accumulation: int = 1
+    optimizer: str = "adamw"
+    learning_rate: float = 3e-5
+    beta1: float = 0.9
+    beta2: float = 0.999
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    warmup: float = 0.03
+    max_length: int = 8192
     checkpointing: bool = True
+    save_steps: int = 64
+    keep_checkpoints: int = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,23 +6,21 @@ directory it is pointed at carries. Leaves data to `dataset` and numbers to `rec
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from bitsandbytes.nn import Linear4bit
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from xtuner.model import InternVL_V1_5
 
-from training.adapter import PROJECTOR
 from training.encoding import UNLEARNED
 
 
 class InternVL2(InternVL_V1_5):
-    """NF4 base, low-rank adapters on linear layers of the language model, frozen vision tower.
+    """Low-rank adapters on linear layers of the language model, in NF4 or not, or the whole of it trained; low-rank
+    adapters on those of the vision tower, or none of it trained.
 
     XTuner computes in float16 and its stock projector trains in bfloat16, whose steps swallow small updates; here the
     quantised layers compute in bfloat16 on a GPU and in float32 on a CPU, and what is trained is float32.
@@ -36,6 +34,11 @@ class InternVL2(InternVL_V1_5):
                 module.compute_dtype = torch.bfloat16 if gpu else torch.float32
         self.model.vision_model.to(torch.bfloat16 if gpu else torch.float32)
         self.model.mlp1.to(torch.float32).requires_grad_(projector)
+        if not self.quantization_llm:
+            self.model.language_model.to(torch.bfloat16 if gpu else torch.float32)
+        for trained in self.parameters():
+            if trained.requires_grad:
+                trained.data = trained.data.to(torch.float32)
         self.autocast = torch.autocast("cuda", torch.bfloat16, enabled=gpu)
         if not checkpointing:
             self.gradient_checkpointing_disable()
@@ -56,7 +59,9 @@ class InternVL2(InternVL_V1_5):
         pictures). XTuner's own needs a process group and, when a picture does not fit its places, shifts features
         with a warning; ours raises.
         """
-        language = self.model.language_model.get_base_model()
+        language = self.model.language_model
+        if self.use_llm_lora:
+            language = language.get_base_model()
         with self.autocast:
             features = self.model.extract_feature(pixel_values)[image_flags.flatten() == 1]
             hidden = language.model(
@@ -69,10 +74,3 @@ class InternVL2(InternVL_V1_5):
             logits = language.output(hidden[:, :-1][wanted])
         loss = cross_entropy(logits.float(), labels[:, 1:][wanted])
         return CausalLMOutputWithPast(loss=loss, logits=logits)
-
-    def save_adapter(self, directory: Path) -> None:
-        """Write the adapter as a PEFT directory, with the trained projector beside it."""
-        self.model.language_model.save_pretrained(directory, save_embedding_layers=False)
-        projector = {f"mlp1.{name}": value.contiguous() for name, value in self.model.mlp1.state_dict().items()}
-        if all(each.requires_grad for each in self.model.mlp1.parameters()):
-            save_file(projector, directory / PROJECTOR)

@@ -28,7 +28,7 @@ from storage.records import IllegalTransition, Model, ModelState, Run, RunState,
 from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, Report, Trainer, TrainingError
 from training.llava import lesson, write_rows
 from training.selection import TRAIN, Selection, select_pairs
-from training.settings import Recipe, TrainingSettings
+from training.settings import LARGE, RECIPES, Recipe, TrainingSettings
 
 CURVE: Final = "curve.png"
 LOSSES: Final = "losses.json"
@@ -86,7 +86,7 @@ class Pipeline:
         """The numbers to train with, "auto" resolved by the size of the base model."""
         name = self._settings.recipe
         if name == "auto":
-            name = "tiny" if weight_bytes(self._places.base) < _TINY_BYTES else "internvl2-2b"
+            name = "tiny" if weight_bytes(self._places.base) < _TINY_BYTES else LARGE
         return self._settings.resolved(name)
 
     async def check(self) -> None:
@@ -221,7 +221,6 @@ class Pipeline:
         return ""
 
     def _job(self, run: Run, folder: Path, former: str) -> Job:
-        recipe = self.recipe
         return Job(
             run=str(run.id),
             base=str(self._places.base),
@@ -234,7 +233,8 @@ class Pipeline:
             threads=self._settings.threads,
             seed=self._settings.seed,
             tiles=self._tiles,
-            **recipe.model_dump(),
+            recipe="" if self._settings.recipe in ("auto", *RECIPES) else str(Path(self._settings.recipe).resolve()),
+            **self.recipe.model_dump(),
         )
 
     async def _evaluation(self, run: Run, folder: Path, candidate: Path) -> EvaluationJob:

@@ -2,8 +2,8 @@
 
     python -m xtuner.tools.train CONFIG
 
-Knows the traps of XTuner 0.2.0 and mmengine 0.10.6 that the configuration steers around. Leaves reading data and
-starting the Runner to `finetune`.
+Knows the traps of XTuner 0.2.0 and mmengine 0.10.6 that the configuration steers around. Types are named by their
+import paths, which mmengine resolves. Leaves reading data and starting the Runner to `finetune`.
 """
 
 from __future__ import annotations
@@ -11,151 +11,165 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+from mmengine.config import Config
 
 from training.job import Job
 
-_CONFIG: Final = '''\
-"""One run of thumbtune's training, for XTuner 0.2.0: python -m xtuner.tools.train THIS_FILE"""
-
-from mmengine.hooks import CheckpointHook, DistSamplerSeedHook, IterTimerHook, LoggerHook, ParamSchedulerHook
-from mmengine.optim import CosineAnnealingLR, LinearLR, OptimWrapper
-from mmengine.visualization import LocalVisBackend, Visualizer
-from peft import LoraConfig
-from torch.optim import AdamW
-from xtuner.dataset.collate_fns import default_collate_fn
-from xtuner.dataset.samplers import LengthGroupedSampler
-from xtuner.engine.runner import TrainLoop
-
-from training.dataset import LikedAnswers
-from training.model import InternVL2
-
-work_dir = {work!r}
-
-model = dict(
-    type=InternVL2,
-    model_path={base!r},
-    freeze_llm=True,
-    freeze_visual_encoder=True,
-    quantization_llm=True,
-    quantization_vit=False,
-    projector={projector},
-    checkpointing={checkpointing},
-    llm_lora=dict(
-        type=LoraConfig,
-        r={rank},
-        lora_alpha={alpha},
-        lora_dropout={dropout},
-        target_modules={targets},
-        task_type="CAUSAL_LM",
-    ),
-)
-
-train_dataloader = dict(
-    batch_size={batch},
-    num_workers={loaders},
-    dataset=dict(
-        type=LikedAnswers,
-        model_path={base!r},
-        data_path={data!r},
-        image_folder={images!r},
-        system={system!r},
-        tiles={tiles},
-        repeat_times={repeats},
-        max_length={max_length},
-    ),
-    sampler=dict(
-        type=LengthGroupedSampler,
-        length_property="modality_length",
-        per_device_batch_size={samples_per_step},
-    ),
-    collate_fn=dict(type=default_collate_fn),
-)
-
-# AmpOptimWrapper cannot clip bfloat16 gradients on a GPU; what is trained is float32 and the model casts by itself.
-optim_wrapper = dict(
-    type=OptimWrapper,
-    optimizer=dict(type=AdamW, lr={learning_rate}, betas=(0.9, 0.999), weight_decay={weight_decay}),
-    clip_grad=dict(max_norm={clip}, error_if_nonfinite=True),
-    accumulative_counts={accumulation},
-)
-
-# Counted in batches: as shares of an epoch a short warm-up rounds to nothing, which mmengine refuses.
-param_scheduler = [{warming}
-    dict(type=CosineAnnealingLR, eta_min=0.0, by_epoch=False, begin={warmup}, end={batches}),
-]
-
-# The data is repeated within one epoch; between epochs mmengine sleeps two seconds.
-train_cfg = dict(type=TrainLoop, max_iters={batches})
-
-default_hooks = dict(
-    timer=dict(type=IterTimerHook),
-    logger=dict(type=LoggerHook, log_metric_by_epoch=False, interval=1),
-    param_scheduler=dict(type=ParamSchedulerHook),
-    checkpoint=dict(type=CheckpointHook, save_optimizer=False, by_epoch=False, interval={batches}, max_keep_ckpts=1),
-    sampler_seed=dict(type=DistSamplerSeedHook),
-)
-
-visualizer = dict(type=Visualizer, vis_backends=[dict(type=LocalVisBackend)])
-log_processor = dict(by_epoch=False, window_size=1)
-log_level = "INFO"
-randomness = dict(seed={seed}, deterministic=False)
-env_cfg = dict(cudnn_benchmark=False, mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0))
-load_from = None
-resume = False
-'''
-
-_WARMING: Final = """
-    dict(type=LinearLR, start_factor=1e-2, by_epoch=False, begin=0, end={warmup}),"""
+_HEAD: Final = '"""One run of thumbtune\'s training, for XTuner 0.2.0: python -m xtuner.tools.train THIS_FILE"""\n\n'
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long a run is: `batches` in all, of which `warmup` warm up, over data repeated `repeats` times."""
+    """How long a run is: `steps` of the optimiser, of which `warmup` warm up, each of `accumulation` batches of `batch`
+    pairs, over data repeated `repeats` times.
+    """
 
-    batches: int
+    steps: int
     warmup: int
+    batch: int
+    accumulation: int
     repeats: int
+
+    @property
+    def batches(self) -> int:
+        """Batches in all."""
+        return self.steps * self.accumulation
 
     @classmethod
     def of(cls, job: Job, rows: int) -> Plan:
         """For so many rows of data."""
-        batches = max(1, math.ceil(rows * job.epochs / job.batch))
-        # A whole number of optimiser steps: what is left over would be computed and thrown away.
-        batches = math.ceil(batches / job.accumulation) * job.accumulation
-        warmup = min(math.ceil(batches * job.warmup), batches - 1)
-        return cls(batches, warmup, math.ceil(batches * job.batch / rows))
+        pairs = job.batch * job.accumulation
+        # A whole number of steps: what is left over would be computed and thrown away.
+        steps = max(1, math.ceil(rows * job.epochs / pairs))
+        warmup = min(math.ceil(steps * job.warmup), steps - 1)
+        return cls(steps, warmup, job.batch, job.accumulation, math.ceil(steps * pairs / rows))
 
 
 def config_text(job: Job, *, base: Path, data: Path, rows: int, gpu: bool) -> str:
     """The configuration of `job` on a prepared `base` directory and `data` file of `rows` rows."""
+    return _HEAD + Config(configuration(job, base=base, data=data, rows=rows, gpu=gpu)).pretty_text
+
+
+def configuration(job: Job, *, base: Path, data: Path, rows: int, gpu: bool) -> dict[str, Any]:
+    """The same as a dictionary."""
     plan = Plan.of(job, rows)
-    return _CONFIG.format(
-        work=str(Path(job.work) / "xtuner"),
-        base=str(base),
-        data=str(data),
-        images=job.images,
-        system=job.system,
-        tiles=job.tiles,
-        repeats=plan.repeats,
-        batches=plan.batches,
-        warmup=plan.warmup,
-        warming=_WARMING.format(warmup=plan.warmup) if plan.warmup else "",
-        max_length=job.max_length,
-        projector=job.projector,
-        checkpointing=job.checkpointing,
-        rank=job.rank,
-        alpha=job.alpha,
-        dropout=job.dropout,
+    work = str(Path(job.work) / "xtuner")
+    return {
+        "work_dir": work,
+        "model": _model(job, base),
+        "train_dataloader": {
+            "batch_size": plan.batch,
+            # Tiling beside the GPU; on a CPU there is nothing to do it beside.
+            "num_workers": 4 if gpu else 0,
+            "dataset": lessons(job, base=base, data=data, repeats=plan.repeats, max_length=job.max_length),
+            "sampler": {
+                "type": "xtuner.dataset.samplers.LengthGroupedSampler",
+                "length_property": "modality_length",
+                "per_device_batch_size": plan.batch * plan.accumulation,
+            },
+            "collate_fn": {"type": "xtuner.dataset.collate_fns.default_collate_fn"},
+        },
+        # AmpOptimWrapper cannot clip bfloat16 gradients on a GPU; what is trained is float32 and the model casts.
+        "optim_wrapper": {
+            "type": "mmengine.optim.OptimWrapper",
+            "optimizer": _optimizer(job),
+            "clip_grad": {"max_norm": job.clip, "error_if_nonfinite": True},
+            "accumulative_counts": plan.accumulation,
+        },
+        "param_scheduler": _schedule(plan),
+        # The data is repeated within one epoch; between epochs mmengine sleeps two seconds.
+        "train_cfg": {"type": "xtuner.engine.runner.TrainLoop", "max_iters": plan.batches},
+        "default_hooks": {
+            "timer": {"type": "mmengine.hooks.IterTimerHook"},
+            "logger": {"type": "training.steps.StepLogger", "batches": plan.accumulation},
+            "param_scheduler": {"type": "training.steps.StepSchedule", "batches": plan.accumulation},
+            "checkpoint": {
+                "type": "mmengine.hooks.CheckpointHook",
+                "by_epoch": False,
+                "interval": plan.accumulation * job.save_steps or -1,
+                "max_keep_ckpts": job.keep_checkpoints,
+            },
+            "sampler_seed": {"type": "mmengine.hooks.DistSamplerSeedHook"},
+        },
+        "visualizer": {
+            "type": "mmengine.visualization.Visualizer",
+            "vis_backends": [
+                {"type": "mmengine.visualization.LocalVisBackend"},
+                {"type": "mmengine.visualization.TensorboardVisBackend"},
+            ],
+            # One log however often the run is continued; by default each process begins its own.
+            "save_dir": work,
+        },
+        "log_processor": {"by_epoch": False, "window_size": plan.accumulation},
+        "log_level": "INFO",
+        "randomness": {"seed": job.seed, "deterministic": False},
+        "env_cfg": {"cudnn_benchmark": False, "mp_cfg": {"mp_start_method": "fork", "opencv_num_threads": 0}},
+        "load_from": None,
+        "resume": False,
+    }
+
+
+def lessons(job: Job, *, base: Path, data: Path, repeats: int, max_length: int) -> dict[str, Any]:
+    """The data set of a run."""
+    return {
+        "type": "training.dataset.LikedAnswers",
+        "model_path": str(base),
+        "data_path": str(data),
+        "image_folder": job.images,
+        "system": job.system,
+        "tiles": job.tiles,
+        "repeat_times": repeats,
+        "max_length": max_length,
+    }
+
+
+def _model(job: Job, base: Path) -> dict[str, Any]:
+    whole = job.method == "full"
+    return {
+        "type": "training.model.InternVL2",
+        "model_path": str(base),
+        "freeze_llm": not whole,
+        "freeze_visual_encoder": True,
+        "quantization_llm": job.method == "qlora",
+        "quantization_vit": False,
+        "projector": job.projector,
+        "checkpointing": job.checkpointing,
         # XTuner puts every linear layer in the place of None.
-        targets=repr(job.targets or None),
-        batch=job.batch,
-        samples_per_step=job.batch * job.accumulation,
-        accumulation=job.accumulation,
-        learning_rate=job.learning_rate,
-        weight_decay=job.weight_decay,
-        clip=job.clip,
-        seed=job.seed,
-        # Tiling beside the GPU; on a CPU there is nothing to do it beside.
-        loaders=4 if gpu else 0,
-    )
+        "llm_lora": None if whole else _lora(job, job.rank, job.targets or None, task_type="CAUSAL_LM"),
+        "visual_encoder_lora": _lora(job, job.vision_rank, None) if job.vision_rank else None,
+    }
+
+
+def _lora(job: Job, rank: int, targets: str | None, **more: str) -> dict[str, Any]:
+    return {
+        "type": "peft.LoraConfig",
+        "r": rank,
+        "lora_alpha": job.alpha * rank / job.rank,
+        "lora_dropout": job.dropout,
+        "target_modules": targets,
+        **more,
+    }
+
+
+def _optimizer(job: Job) -> dict[str, Any]:
+    common = {"lr": job.learning_rate, "betas": (job.beta1, job.beta2), "weight_decay": job.weight_decay}
+    kinds: dict[str, dict[str, Any]] = {
+        "adamw": {"type": "torch.optim.AdamW"},
+        "paged_adamw_8bit": {"type": "bitsandbytes.optim.PagedAdamW8bit"},
+        "dadapt_adam": {"type": "dadaptation.DAdaptAdam", "decouple": True},
+        # As its authors advise where the learning rate warms up.
+        "prodigy": {"type": "prodigyopt.Prodigy", "decouple": True, "safeguard_warmup": True},
+    }
+    return {**kinds[job.optimizer], **common}
+
+
+def _schedule(plan: Plan) -> list[dict[str, Any]]:
+    """Counted in steps: as shares of an epoch a short warm-up rounds to nothing, which mmengine refuses."""
+    warming = {"type": "mmengine.optim.LinearLR", "start_factor": 1e-2, "by_epoch": False, "begin": 0}
+    cosine = {"type": "mmengine.optim.CosineAnnealingLR", "eta_min": 0.0, "by_epoch": False}
+    return [
+        *([{**warming, "end": plan.warmup}] if plan.warmup else []),
+        {**cosine, "begin": plan.warmup, "end": plan.steps},
+    ]

@@ -2,52 +2,69 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.model import is_model_wrapper
+from mmengine.registry import RUNNERS
 from xtuner.tools.train import register_function
 
 from training.job import Progress
+from training.processes import together
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A finished training: the model in memory, the log of losses (JSON lines) and the number of batches."""
+    """A finished training: the InternVL model, the log of losses (JSON lines) and the number of optimiser steps."""
 
-    model: Any
+    model: torch.nn.Module
     scalars: Path
     steps: int
 
 
-def train(config_file: Path, say: Callable[[Progress], None]) -> Trained:
-    """Do what `python -m xtuner.tools.train CONFIG` does, reporting each batch."""
+def train(config_file: Path, say: Callable[[Progress], None], checkpoint: Path | None = None) -> Trained:
+    """Do what `python -m xtuner.tools.train CONFIG` does, reporting each step, and go on from a `checkpoint`."""
     config = Config.fromfile(config_file)
     register_function(config._cfg_dict)
-    config.launcher = "none"
-    runner = Runner.from_cfg(config)
-    runner.register_hook(_Report(say), priority="VERY_LOW")
+    config.launcher = "pytorch" if together() > 1 else "none"
+    # One log however often the run is continued; mmengine begins one for each process.
+    config.visualizer.save_dir = config.work_dir
+    if checkpoint:
+        config.resume, config.load_from = True, str(checkpoint)
+        # mmengine 0.10.6 loads by the default of torch before 2.6. The file is our own.
+        os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
+    batches = config.optim_wrapper.get("accumulative_counts", 1)
+    runner = RUNNERS.build(config)
+    runner.register_hook(_Report(say, batches), priority="VERY_LOW")
     runner.train()
-    scalars = Path(runner.log_dir) / "vis_data" / "scalars.json"
-    return Trained(runner.model, scalars, runner.iter)
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    return Trained(model.model, Path(config.work_dir) / "vis_data" / "scalars.json", runner.iter // batches)
 
 
 class _Report(Hook):  # type: ignore[misc]
-    """Says after each batch how far the training is."""
+    """Says after each optimiser step how far the training is."""
 
-    def __init__(self, say: Callable[[Progress], None]) -> None:
+    def __init__(self, say: Callable[[Progress], None], batches: int) -> None:
         self._say = say
+        self._batches = batches
         self._begun = 0.0
+        self._first = 0
 
     def before_train(self, runner: Any) -> None:
-        self._begun = time.monotonic()
+        self._begun, self._first = time.monotonic(), runner.iter
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        done, steps = batch_idx + 1, runner.max_iters
-        left = (time.monotonic() - self._begun) / done * (steps - done)
-        self._say(Progress("training", done, steps, float(outputs["loss"]), round(left, 1)))
+        if not self.every_n_train_iters(runner, self._batches):
+            return
+        done = batch_idx + 1
+        left = (time.monotonic() - self._begun) / (done - self._first) * (runner.max_iters - done)
+        loss = runner.message_hub.get_scalar("train/loss").mean(self._batches)
+        steps = runner.max_iters // self._batches
+        self._say(Progress("training", done // self._batches, steps, float(loss), round(left, 1)))

@@ -1,6 +1,6 @@
 """What `[training]` of config.toml holds: when to retrain, on what, by which recipe, and what counts as better.
 
-Knows the two recipes by name and their numbers. Leaves reading the file and the environment to the bot room.
+Knows the recipes by name and their numbers. Leaves reading the file and the environment to the bot room.
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 
 class Recipe(BaseModel):
-    """The numbers of one QLoRA fine-tuning. The defaults are those in use for InternVL2-2B.
+    """The numbers of one fine-tuning. The defaults are what the recipes for InternVL2-2B have in common.
 
     Source: xtuner 0.2.0, configs/internvl/v2/internvl_v2_internlm2_2b_qlora_finetune.py; its shipped learning rate
     of 1e-6 is close to a no-op on a few hundred pairs, public recipes take 2e-5 to 3e-5 and 6 to 10 epochs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: Literal["qlora", "lora", "full"] = "qlora"
+    """qlora: an adapter on a language model in 4 bits (NF4, its scales quantised too); lora: on one in its own type;
+    full: all weights of the language model, which takes some 16 bytes of memory for each."""
 
     rank: int = Field(128, ge=1)
     """Rank of the adapter."""
@@ -34,20 +38,35 @@ class Recipe(BaseModel):
     """Which linear layers of the language model get an adapter: a regular expression that matches their whole names,
     as PEFT's `target_modules` takes it (`output`, `.*\\.(wqkv|wo)`, `.*\\.2[0-3]\\..*\\.w[123]`). Empty: all."""
 
+    vision_rank: int = Field(0, ge=0)
+    """Rank of an adapter on all linear layers of the vision tower, of the same scale and dropout. 0: none."""
+
+    projector: bool = True
+    """Train the projector between vision and language as well."""
+
     epochs: float = Field(6, gt=0)
     """How often each pair is seen."""
 
     batch: int = Field(4, ge=1)
-    """Pairs in one batch."""
+    """Pairs that are computed at once."""
 
     accumulation: int = Field(1, ge=1)
-    """Batches in one optimiser step."""
+    """Batches in one optimiser step. Processes that train together share them."""
+
+    optimizer: Literal["adamw", "paged_adamw_8bit", "dadapt_adam", "prodigy"] = "adamw"
+    """paged_adamw_8bit takes a quarter of the memory, on a GPU; dadapt_adam and prodigy find their learning rate."""
 
     learning_rate: float = Field(3e-5, gt=0)
-    """Peak learning rate of AdamW, betas 0.9 and 0.999."""
+    """Peak learning rate."""
+
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """Decay of the optimiser's mean of the gradients."""
+
+    beta2: float = Field(0.999, ge=0, lt=1)
+    """Decay of its mean of their squares."""
 
     weight_decay: float = Field(0.05, ge=0)
-    """Weight decay of AdamW."""
+    """Weight decay, apart from the gradient."""
 
     clip: float = Field(1.0, gt=0)
     """Largest norm of a gradient."""
@@ -58,11 +77,14 @@ class Recipe(BaseModel):
     max_length: int = Field(8192, ge=64)
     """Most tokens of a pair, picture tokens included."""
 
-    projector: bool = True
-    """Train the projector between vision and language as well."""
-
     checkpointing: bool = True
     """Recompute activations in the backward pass: half the memory."""
+
+    save_steps: int = Field(64, ge=0)
+    """A checkpoint to continue from after so many optimiser steps. 0: none."""
+
+    keep_checkpoints: int = Field(2, ge=1)
+    """How many checkpoints are kept while a run lasts."""
 
     @field_validator("targets")
     @classmethod
@@ -75,7 +97,9 @@ class Recipe(BaseModel):
 
 
 RECIPES: Final[dict[str, dict[str, Any]]] = {
-    "internvl2-2b": {},
+    # The two tutorials' for InternVL2-2B: dishes of a cuisine, and jokes about a picture.
+    "food": {"accumulation": 2, "epochs": 10, "learning_rate": 3e-5, "max_length": 8192},
+    "jokes": {"accumulation": 4, "epochs": 6, "learning_rate": 2e-5, "max_length": 6656},
     # The stand-in of a few million weights, on a CPU: small steps in all its layers cost it facts before they teach it
     # a manner, large ones in its last layer alone do not (benchmarks/README.md). Its eyes are left alone.
     "tiny": {
@@ -91,9 +115,18 @@ RECIPES: Final[dict[str, dict[str, Any]]] = {
         "max_length": 512,
         "projector": False,
         "checkpointing": False,
+        # Its runs last a minute.
+        "save_steps": 0,
     },
 }
 """What each recipe changes of `Recipe`'s defaults."""
+
+LARGE: Final = "food"
+"""What auto means for a large model: the longest conversations, so that no liked one is left out, and fewer pairs a
+step, so that a community's first hundred votes are enough of them."""
+
+SELF_TUNING: Final = ("dadapt_adam", "prodigy")
+"""Optimisers whose learning rate is a factor of the one that they find."""
 
 
 class TrainingSettings(BaseModel):
@@ -116,11 +149,12 @@ class TrainingSettings(BaseModel):
     near_duplicate: int = Field(4, ge=0, le=16)
     """Pictures whose 64-bit perceptual hashes differ in so many bits count as the same."""
 
-    recipe: Literal["auto", "internvl2-2b", "tiny"] = "auto"
-    """Which numbers to train with; auto: tiny below 100 million weights."""
+    recipe: str = "auto"
+    """Which numbers to train with: food, jokes, tiny, or the path of an XTuner configuration of one's own (.py);
+    auto: tiny below 100 million weights, else food."""
 
     knobs: dict[str, Any] = Field(default_factory=dict)
-    """Numbers that replace the recipe's, by name: rank, learning_rate, epochs …"""
+    """What replaces some of the recipe's, by name: method, rank, learning_rate, epochs …"""
 
     seed: int = Field(0, ge=0)
     """Seed of the training."""
@@ -150,10 +184,21 @@ class TrainingSettings(BaseModel):
     timeout: float = Field(24 * 3600.0, gt=0)
     """Seconds after which a worker is ended."""
 
+    @field_validator("recipe")
+    @classmethod
+    def _recipe_is_known(cls, value: str) -> str:
+        if value in ("auto", *RECIPES):
+            return value
+        if not value.endswith(".py"):
+            raise ValueError(f"unknown: auto, {', '.join(RECIPES)} or the path of an XTuner configuration (.py)")
+        if not Path(value).is_file():
+            raise ValueError(f"{value} does not exist: give its whole path")
+        return value
+
     @model_validator(mode="after")
     def _knobs_fit(self) -> TrainingSettings:
         try:
-            self.resolved("internvl2-2b" if self.recipe == "auto" else self.recipe)
+            self.resolved(LARGE if self.recipe == "auto" else self.recipe)
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(str(each) for each in first["loc"])
@@ -161,8 +206,20 @@ class TrainingSettings(BaseModel):
         return self
 
     def resolved(self, recipe: str) -> Recipe:
-        """The numbers of the recipe of that name, with the knobs that replace some."""
-        return Recipe.model_validate({**RECIPES[recipe], **self.knobs})
+        """The numbers of the recipe of that name, with the knobs that replace some.
+
+        Those of a configuration of one's own stand in its file, and are the defaults here.
+        """
+        if recipe not in RECIPES:
+            if self.knobs:
+                raise ValueError(f"knobs: the numbers of {recipe} stand in it; leave training.knobs empty")
+            return Recipe()
+        values = {**RECIPES[recipe], **self.knobs}
+        if values.get("optimizer") in SELF_TUNING:
+            if "learning_rate" in self.knobs:
+                raise ValueError(f"knobs.learning_rate: {values['optimizer']} finds its own, leave it out")
+            values["learning_rate"] = 1.0
+        return Recipe.model_validate(values)
 
     @classmethod
     def for_tiny(cls, **changes: Any) -> TrainingSettings:

@@ -1,0 +1,96 @@
+"""Checkpoints of a training that was cut short, and who may go on from them. Standard library only.
+
+Knows the folder that mmengine fills (`last_checkpoint` names the newest) and what makes two jobs the same training:
+the base, the numbers and the rows, not the run, the place, the processes or how a step is cut into batches.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from training.job import Job
+
+STATE: Final = "xtuner"
+"""Folder in a run's directory: the log of losses and the checkpoints."""
+
+_FINGERPRINT: Final = "training.sha256"
+_OTHERWISE: Final = frozenset(
+    {
+        "run",
+        "data",
+        "images",
+        "work",
+        "former",
+        "device",
+        "threads",
+        "split",
+        "deepspeed",
+        "save_steps",
+        "keep_checkpoints",
+    }
+)
+
+
+def checkpoint(job: Job) -> Path | None:
+    """The newest checkpoint of this very training in the job's `work`, None without one."""
+    return _newest(Path(job.work) / STATE, fingerprint(job))
+
+
+def begin(job: Job) -> Path | None:
+    """Make room for a training: what its folder holds of another one is removed. Returns the newest checkpoint."""
+    state = Path(job.work) / STATE
+    found = checkpoint(job)
+    if found is None and state.exists():
+        shutil.rmtree(state)
+    state.mkdir(exist_ok=True)
+    (state / _FINGERPRINT).write_text(fingerprint(job) + "\n", encoding="utf-8")
+    return found
+
+
+def remove(folder: Path) -> None:
+    """Remove the checkpoints in a run's directory; the log stays."""
+    for name in ("iter_*.pth", "last_checkpoint"):
+        for each in (folder / STATE).glob(name):
+            shutil.rmtree(each) if each.is_dir() else each.unlink()
+
+
+def take_over(job: Job, earlier: Iterable[Path]) -> bool:
+    """Move to the job what the first of the `earlier` runs' directories that had the same training left of it.
+
+    The checkpoints of all others are removed: they are gigabytes, and of data that may have been forgotten since.
+    """
+    wanted = fingerprint(job)
+    taken = False
+    for folder in earlier:
+        if not taken and _newest(folder / STATE, wanted):
+            (folder / STATE).rename(Path(job.work) / STATE)
+            taken = True
+        else:
+            remove(folder)
+    return taken
+
+
+def fingerprint(job: Job) -> str:
+    """What the training is, as a hash."""
+    values = {name: value for name, value in asdict(job).items() if name not in _OTHERWISE}
+    digest = sha256(json.dumps(values, sort_keys=True).encode())
+    for file in (job.data, job.recipe):
+        digest.update(Path(file).read_bytes() if file else b"")
+    return digest.hexdigest()
+
+
+def _newest(state: Path, wanted: str) -> Path | None:
+    try:
+        if (state / _FINGERPRINT).read_text(encoding="utf-8").strip() != wanted:
+            return None
+        # Named by its place at that time.
+        newest = state / Path((state / "last_checkpoint").read_text(encoding="utf-8").strip()).name
+    except FileNotFoundError:
+        return None
+    return newest if newest.exists() else None
