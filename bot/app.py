@@ -18,7 +18,15 @@ from typing import Self
 
 import structlog
 
-from bot.closing import PROCESS_SECONDS, STEP_SECONDS, THREAD_SECONDS, closed, end_process_within
+from bot.closing import (
+    ANSWER_SECONDS,
+    ENGINE_SECONDS,
+    PROCESS_SECONDS,
+    STEP_SECONDS,
+    THREAD_SECONDS,
+    closed,
+    end_process_within,
+)
 from bot.config import Settings
 from bot.conversation import chat_key
 from bot.doctor import trainer_missing
@@ -41,7 +49,6 @@ from training.launcher import ChildTrainer
 from training.pipeline import Pipeline, Places
 
 BASE = "base"
-GRACE_SECONDS = 5.0
 
 log = structlog.get_logger()
 
@@ -93,7 +100,7 @@ class Application:
         notices = Notices(bot, settings, ledger, translator)
 
         deployment = Deployment(settings.inference, live.id, Path(live.directory), logs=folder / "logs")
-        self._at_end("engine", deployment.stop, settings.inference.stop_timeout + STEP_SECONDS)
+        self._at_end("engine", deployment.stop, ENGINE_SECONDS)
         await deployment.start(wait=False)
 
         schedule = Schedule(folder, settings.training.schedule, settings.storage.retention_days)
@@ -142,7 +149,7 @@ class Application:
         else:
             self._polling = asyncio.create_task(inbox.run_polling())
             self._at_end("polling", self._end_polling)
-        self._at_end("inbox", lambda: inbox.stop(GRACE_SECONDS))
+        self._at_end("inbox", lambda: inbox.stop(ANSWER_SECONDS), ANSWER_SECONDS + STEP_SECONDS)
         log.info("running", model=live.id, web=self.address, mode=settings.telegram.mode)
 
     def _at_end(self, step: str, close: Callable[[], Awaitable[None]], seconds: float = STEP_SECONDS) -> None:

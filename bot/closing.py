@@ -14,17 +14,20 @@ from typing import Final
 
 import structlog
 
-SLOW_SECONDS: Final = 3.0
+SLOW_SECONDS: Final = 1.0
 """A step that takes longer is named in the log while it goes on."""
 
-STEP_SECONDS: Final = 15.0
-PROCESS_SECONDS: Final = 80.0
-"""From the request to the end of the process; below systemd's 90 s (TimeoutStopSec), after which it would kill."""
+ANSWER_SECONDS: Final = 3.0
+"""So long answers under way may be finished; the questions of the others are asked again at the next start."""
 
-THREAD_SECONDS: Final = 10.0
-"""Once all is closed: how long Python may wait for threads and tasks that nobody needs any more."""
+STEP_SECONDS: Final = 1.5
+ENGINE_SECONDS: Final = 2.5
+PROCESS_SECONDS: Final = 7.5
+THREAD_SECONDS: Final = 2.5
+"""Once all is closed: how long Python may wait for threads and tasks that nobody needs any more. Together with
+PROCESS_SECONDS, in which all is closed, these are the 10 s that `docker stop` waits before it kills."""
 
-_LAST_SECONDS: Final = 1.0
+_LAST_SECONDS: Final = 0.5
 
 log = structlog.get_logger()
 

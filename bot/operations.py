@@ -31,7 +31,7 @@ from storage.records import Model, ModelState, Promotion, Run, RunBusy, RunState
 from training.pipeline import CURVE, Pipeline
 
 MAILBOX_SECONDS = 1.0
-TELL_SECONDS = 3.0
+TELL_SECONDS = 0.7
 RUNS_SHOWN = 10
 INTERRUPTED = "the bot ended while this run was under way; /retrain starts a new one"
 

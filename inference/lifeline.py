@@ -16,7 +16,7 @@ import stat
 import threading
 import time
 
-_GRACE_SECONDS = 5.0
+_GRACE_SECONDS = 1.0
 
 
 def watch_parent(grace: float = _GRACE_SECONDS) -> bool:

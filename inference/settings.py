@@ -99,7 +99,7 @@ class InferenceSettings(BaseModel):
     warm_at_once: int = Field(default=4, ge=1)
     """So many prompts at once warm an engine that nobody is sent to yet; one that is in use gets one at a time."""
 
-    stop_timeout: float = Field(default=10, ge=0)
+    stop_timeout: float = Field(default=2, ge=0)
     """An engine that was asked to end is killed after so long."""
 
     answer_attempts: int = Field(default=4, ge=1)

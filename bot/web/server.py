@@ -29,7 +29,7 @@ from storage.records import UnknownRecord
 
 WEBHOOK_PATH = "/telegram"
 SECRET_HEADER = "X-Telegram-Bot-Api-Secret-Token"
-SHUTDOWN_SECONDS = 3.0
+SHUTDOWN_SECONDS = 0.5
 TEMPLATES = Path(__file__).parent / "templates"
 
 log = structlog.get_logger()
