@@ -37,6 +37,7 @@ from bot.inbox import Inbox
 from bot.notices import Notices
 from bot.operations import Operations
 from bot.schedule import Schedule
+from bot.steering import Steering
 from bot.telegram import open_bot
 from bot.translation import Translator
 from bot.web.server import WebServer
@@ -128,6 +129,7 @@ class Application:
             trainer_missing=(lambda: "") if settings.training.python else trainer_missing,
             pause_while_training=settings.training.while_training == "pause",
         )
+        steering = Steering()
         dispatcher = build_dispatcher(
             settings=settings,
             ledger=ledger,
@@ -136,9 +138,17 @@ class Application:
             admin=operations,
             forgetting=forgetting,
             translator=translator,
+            steering=steering,
         )
 
-        inbox = Inbox(bot, dispatcher, ledger, settings, on_set_aside=notices.update_set_aside)
+        inbox = Inbox(
+            bot,
+            dispatcher,
+            ledger,
+            settings,
+            on_arrival=steering.arrived,
+            on_set_aside=notices.update_set_aside,
+        )
         web = WebServer(settings, operations, inbox.accept)
         self.address = await web.start()
         self._at_end("web server", web.stop)

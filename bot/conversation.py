@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 import secrets
+import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Final
 
 from bot.settings import ChatSettings
-from inference.messages import Answer, Delta, Engine, Picture, Prompt, PromptTooLong, Role, Sampling, Turn
+from bot.steering import Brake
+from inference.messages import Answer, Delta, Engine, Picture, Prompt, PromptTooLong, Role, Sampling, Turn, Usage
 from inference.prompt import SYSTEM, fit, prompt_hash
 from storage.ledger import Ledger
 from storage.pictures import PictureStore
@@ -23,6 +25,8 @@ from storage.records import Exchange, UnknownRecord
 NEAR: Final = 64
 FAR: Final = 2000
 SEED_BITS: Final = 31
+LIVELY: Final = 0.8
+"""The temperature of another answer where `chat.temperature` is 0, which would only say the same again."""
 
 
 class NoPictureYet(Exception):
@@ -31,6 +35,10 @@ class NoPictureYet(Exception):
 
 class EmptyAnswer(Exception):
     """The model ended without a word."""
+
+
+class Interrupted(Exception):
+    """The brake was pulled and there is nothing to keep."""
 
 
 class Forgotten(Exception):
@@ -44,7 +52,10 @@ def chat_key(session: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What somebody asks. `update` is the Telegram update that brought it, `topic` the forum topic (0: none)."""
+    """What somebody asks. `update` is the Telegram update that brought it, `topic` the forum topic (0: none).
+
+    `instead_of` is the earlier exchange in whose place the new one shall stand: edited, or asked once more.
+    """
 
     update: int
     chat: int
@@ -52,6 +63,7 @@ class Question:
     topic: int
     text: str
     pictures: tuple[Picture, ...] = ()
+    instead_of: Exchange | None = None
 
 
 class Conversation:
@@ -67,20 +79,35 @@ class Conversation:
         """Whether the open conversation is about a picture already."""
         return bool(await self._history(await self._ledger.session(chat, asker, topic)))
 
-    async def ask(self, question: Question, show: Callable[[Delta], None]) -> Exchange:
+    async def once_more(self, exchange: Exchange, update: int, text: str = "") -> Question:
+        """The question of an exchange again, or `text` in its place, about the same pictures."""
+        pictures = [await self._picture(sha256) for sha256 in exchange.pictures]
+        return Question(
+            update=update,
+            chat=exchange.chat,
+            asker=exchange.asker,
+            topic=0,
+            text=text or exchange.question,
+            pictures=tuple(pictures),
+            instead_of=exchange,
+        )
+
+    async def ask(self, question: Question, show: Callable[[Delta], None], brake: Brake) -> Exchange:
         """Answer, showing every delta, and return the exchange as recorded.
 
-        Raises NoPictureYet, EmptyAnswer, Forgotten, InferenceError. What fails is not recorded: the next question does
-        not see it. An update that was answered before must not come here again (`Ledger.exchange_for_update`).
+        A pulled `brake` ends the engine's work; what came until then is the answer if it is to be kept. Raises
+        NoPictureYet, EmptyAnswer, Interrupted, Forgotten, InferenceError. What fails is not recorded: the next question
+        does not see it. An update that was answered before must not come here again (`Ledger.exchange_for_update`).
         """
-        session = await self._ledger.session(question.chat, question.asker, question.topic)
-        history = await self._history(session)
+        former = question.instead_of
+        session = former.session if former else await self._session(question)
+        history = await self._history(session, former.place if former else None)
         if not history and not question.pictures:
             raise NoPictureYet
         prompt = await self._prompt(session, history, question)
         while True:
             try:
-                answer = await self._answered(prompt, show)
+                answer = await self._answered(prompt, show, brake)
                 break
             except PromptTooLong:
                 prompt = _halved(prompt)
@@ -88,22 +115,34 @@ class Conversation:
             raise EmptyAnswer
         return await self._record(session, question, answer.cut or prompt, answer)
 
-    async def _answered(self, prompt: Prompt, show: Callable[[Delta], None]) -> Answer:
+    async def _session(self, question: Question) -> int:
+        return await self._ledger.session(question.chat, question.asker, question.topic)
+
+    async def _answered(self, prompt: Prompt, show: Callable[[Delta], None], brake: Brake) -> Answer:
+        if brake.pulled:
+            raise Interrupted
         stream = self._engine.answer(prompt)
+        spoken = _Spoken()
         try:
-            async for delta in stream:
-                show(delta)
-                if delta.answer is not None:
-                    return delta.answer
+            async with brake:
+                async for delta in stream:
+                    show(delta)
+                    spoken.take(delta)
+                    if delta.answer is not None:
+                        return delta.answer
         finally:
             if isinstance(stream, AsyncGenerator):
                 await stream.aclose()
-        raise EmptyAnswer
+        if not brake.pulled:
+            raise EmptyAnswer
+        if not (brake.keep and spoken.text.strip()):
+            raise Interrupted
+        return spoken.answer()
 
-    async def _history(self, session: int) -> list[Exchange]:
+    async def _history(self, session: int, before: int | None = None) -> list[Exchange]:
         """The latest exchanges, back to where the model's view can begin; empty without any picture."""
         for limit in (NEAR, FAR):
-            history = await self._ledger.history(session, limit)
+            history = await self._ledger.history(session, limit, before)
             pictured = [place for place, each in enumerate(history) if each.pictures]
             if len(pictured) >= self._settings.history_pictures or len(history) < limit:
                 break
@@ -115,13 +154,12 @@ class Conversation:
             pictures = [await self._picture(sha256) for sha256 in each.pictures]
             turns += (Turn(Role.USER, each.question, tuple(pictures)), Turn(Role.ASSISTANT, each.answer))
         settings = self._settings
+        temperature = settings.temperature or (LIVELY if question.instead_of else 0.0)
         prompt = Prompt(
             system=settings.system_prompt or SYSTEM,
             turns=(*turns, Turn(Role.USER, question.text, question.pictures)),
             chat=chat_key(session),
-            sampling=Sampling(
-                settings.temperature, settings.top_p, settings.max_new_tokens, secrets.randbits(SEED_BITS)
-            ),
+            sampling=Sampling(temperature, settings.top_p, settings.max_new_tokens, secrets.randbits(SEED_BITS)),
         )
         return _shortened(prompt, _kept(len(_asked(prompt)), settings.history_turns))
 
@@ -159,11 +197,36 @@ class Conversation:
             encoded_tiles=answer.usage.encoded_tiles,
             first_token_seconds=answer.first_token_seconds,
             seconds=answer.seconds,
+            replaces=question.instead_of.place if question.instead_of else None,
         )
         try:
             return await self._ledger.exchange(await self._ledger.record_exchange(exchange))
         except UnknownRecord as error:
             raise Forgotten from error
+
+
+class _Spoken:
+    """What has been said of an answer so far, for the case that its end is not awaited."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self._model = ""
+        self._began = time.monotonic()
+        self._first = 0.0
+
+    def take(self, delta: Delta) -> None:
+        """Take in one step of the answer."""
+        if delta.restarted:
+            self.text = ""
+        elif delta.text:
+            self._first = self._first or time.monotonic()
+            self.text += delta.text
+            self._model = delta.model
+
+    def answer(self) -> Answer:
+        """The answer as far as it came. The engine counts at the end only, so how many tokens it took is unknown."""
+        seconds = time.monotonic() - self._began
+        return Answer(self.text, self._model, "abort", Usage(), self._first - self._began, seconds)
 
 
 def _asked(prompt: Prompt) -> list[Turn]:

@@ -36,7 +36,7 @@ from bot.telegram import CALL_SECONDS, DeliveryError, GetRawUpdates, Undelivered
 from storage.ledger import Ledger
 from storage.records import IllegalTransition, StorageError, StoredUpdate
 
-ALLOWED: Final = ("message", "callback_query")
+ALLOWED: Final = ("message", "edited_message", "callback_query")
 BATCH: Final = 100
 FAILURES: Final = 3
 """A handler may fail so often at one update in one process; then the update is set aside."""
@@ -51,6 +51,9 @@ log = structlog.get_logger()
 
 SetAside = Callable[[int, str], Awaitable[None]]
 """Told of an update that was given up: its id and why."""
+
+Arrived = Callable[[dict[str, Any]], None]
+"""Told of an update as Telegram sent it when it takes its place in its lane, before anything behind it is handled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +89,14 @@ class Inbox:
         ledger: Ledger,
         settings: BotSettings,
         *,
+        on_arrival: Arrived | None = None,
         on_set_aside: SetAside | None = None,
     ) -> None:
         self._bot = bot
         self._dispatcher = dispatcher
         self._ledger = ledger
         self._settings = settings
+        self._on_arrival = on_arrival
         self._on_set_aside = on_set_aside
         self._lanes: dict[str, _Lane] = {}
         self._known: set[int] = set()
@@ -212,7 +217,10 @@ class Inbox:
     def _enqueue(self, update: StoredUpdate) -> None:
         self._known.add(update.id)
         lane = self._lanes.setdefault(update.lane, _Lane())
-        lane.waiting.append(Waiting(update, json.loads(update.payload)))
+        waiting = Waiting(update, json.loads(update.payload))
+        lane.waiting.append(waiting)
+        if self._on_arrival:
+            self._on_arrival(waiting.raw)
         lane.arrived.set()
         if lane.worker is None and not self._stopping.is_set():
             lane.worker = asyncio.create_task(self._work(update.lane, lane))

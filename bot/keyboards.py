@@ -8,7 +8,10 @@ from typing import Final
 from aiogram.filters.callback_data import CallbackData
 from aiogram.types import InlineKeyboardButton, InlineKeyboardMarkup
 
+from bot.translation import Say
+
 THUMBS: Final = {1: "👍", -1: "👎"}
+AGAIN: Final = "🔄"
 CHOSEN: Final = " ✓"
 
 
@@ -17,6 +20,18 @@ class Rate(CallbackData, prefix="rate"):
 
     exchange: int
     value: int
+
+
+class Again(CallbackData, prefix="again"):
+    """`again:<exchange>`: another answer to the same question."""
+
+    exchange: int
+
+
+class Stop(CallbackData, prefix="stop"):
+    """`stop:<update>`: no more of the answer to that update."""
+
+    update: int
 
 
 class Speak(CallbackData, prefix="language"):
@@ -38,13 +53,20 @@ class Delete(CallbackData, prefix="delete"):
     sure: int
 
 
-def rating(exchange: int, chosen: int | None = None) -> InlineKeyboardMarkup:
-    """👍 and 👎 for an exchange, the chosen one marked."""
+def rating(exchange: int, chosen: int | None = None, *, newest: bool = True) -> InlineKeyboardMarkup:
+    """👍 and 👎 for an exchange, the chosen one marked, and 🔄 under the `newest` answer to a question."""
     row = [
         _button(thumb + (CHOSEN if value == chosen else ""), Rate(exchange=exchange, value=value))
         for value, thumb in THUMBS.items()
     ]
+    if newest:
+        row.append(_button(AGAIN, Again(exchange=exchange)))
     return InlineKeyboardMarkup(inline_keyboard=[row])
+
+
+def stopping(update: int, say: Say) -> InlineKeyboardMarkup:
+    """⏹ under an answer that is being written."""
+    return InlineKeyboardMarkup(inline_keyboard=[[_button(say("⏹ Stop"), Stop(update=update))]])
 
 
 def languages(names: Mapping[str, str], spoken: str) -> InlineKeyboardMarkup:

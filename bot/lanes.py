@@ -1,9 +1,10 @@
 """Which updates must be handled one after the other: the lane of an update.
 
-Standard library only. A private chat is one lane, in a group each member has one. Taps on buttons have a lane of
-their own for each person, and so have the commands that look at or steer the training, or are about a person's data:
-neither waits for an answer that is just being streamed. Every lane ends in a colon and its person's id, by which the
-ledger finds what came from somebody.
+Standard library only. A private chat is one lane, in a group each member has one; an edited message waits for what it
+was edited in. Taps on buttons have a lane of their own for each person, and so have a tap that asks for another answer,
+/stop, and the commands that look at or steer the training or are about a person's data: none waits for an answer that
+is just being streamed. Every lane ends in a colon and its person's id, by which the ledger finds what came from
+somebody.
 """
 
 from __future__ import annotations
@@ -11,22 +12,29 @@ from __future__ import annotations
 from typing import Any, Final
 
 QUICK_COMMANDS: Final = frozenset(
-    {"retrain", "cancel", "status", "models", "promote", "rollback", "privacy", "delete_my_data"}
+    {"model", "retrain", "cancel", "status", "models", "promote", "rollback", "privacy", "delete_my_data"}
 )
 """Commands that have nothing to do with the conversation in whose chat they are sent."""
+
+_LONG_TAPS: Final = ("again:",)
+"""Beginnings of callback data whose handling takes as long as an answer: other taps must not wait for it."""
 
 
 def lane_of(raw: dict[str, Any]) -> str:
     """The lane of an update as Telegram sent it. Updates of unknown shape share one."""
     callback = raw.get("callback_query")
     if isinstance(callback, dict):
-        return f"taps:{_id(callback.get('from'))}"
-    message = raw.get("message")
+        kind = "answers" if str(callback.get("data")).startswith(_LONG_TAPS) else "taps"
+        return f"{kind}:{_id(callback.get('from'))}"
+    message = raw.get("message", raw.get("edited_message"))
     if not isinstance(message, dict):
         return "other"
     chat, sender = message.get("chat"), _id(message.get("from"))
-    if command_of(message.get("text")) in QUICK_COMMANDS:
+    command = command_of(message.get("text"))
+    if command in QUICK_COMMANDS:
         return f"commands:{sender}"
+    if command == "stop":
+        return f"stop:{_id(chat)}:{sender}"
     if isinstance(chat, dict) and chat.get("type") == "private":
         return f"chat:{_id(chat)}"
     return f"chat:{_id(chat)}:{sender}"

@@ -116,11 +116,12 @@ class Notices:
 
     async def _apologise(self, update: int) -> None:
         payload = json.loads((await self._ledger.stored_update(update)).payload)
-        message = payload.get("message")
+        tap = payload.get("callback_query") or {}
+        message = payload.get("message") or payload.get("edited_message") or tap.get("message")
         if not isinstance(message, dict) or message.get("chat", {}).get("type") != "private":
             return
         chat = int(message["chat"]["id"])
-        say = await self._voice(chat, message.get("from", {}).get("language_code"))
+        say = await self._voice(chat, (tap or message).get("from", {}).get("language_code"))
         reply = await Reply.open(self._bot, self._ledger, update, Place(chat))
         try:
             await reply.finish(

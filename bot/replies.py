@@ -30,11 +30,15 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a reply goes: the chat, its forum topic if any, and in groups the message it answers."""
+    """Where a reply goes: the chat, its forum topic if any, the message it answers (0: none), and whether it quotes it.
+
+    In groups it does, so that everybody sees who was answered.
+    """
 
     chat: int
     topic: int | None = None
-    answers: int | None = None
+    question: int = 0
+    quotes: bool = False
 
     @classmethod
     def of(cls, message: Message) -> Place:
@@ -42,7 +46,8 @@ class Place:
         return cls(
             chat=message.chat.id,
             topic=message.message_thread_id if message.is_topic_message else None,
-            answers=None if message.chat.type == "private" else message.message_id,
+            question=message.message_id,
+            quotes=message.chat.type != "private",
         )
 
 
@@ -57,7 +62,7 @@ class Reply:
         self._ledger = ledger
         self._update = update
         self._messages: dict[int, int] = {}
-        self._shown: dict[int, Page] = {}
+        self._shown: dict[int, tuple[Page, InlineKeyboardMarkup | None]] = {}
 
     @classmethod
     async def open(cls, bot: Bot, ledger: Ledger, update: int, place: Place) -> Self:
@@ -68,28 +73,44 @@ class Reply:
         reply.finished = bool(known) and all(each.final for each in known)
         return reply
 
-    async def begin(self, text: str) -> None:
-        """Send the placeholder that will become the answer, unless a message is there already."""
-        if 0 not in self._messages:
-            await self._send(0, Page(text), None)
+    async def adopt(self, messages: Sequence[int]) -> None:
+        """Go on with messages that answer the same question already: they will show this reply."""
+        for slot, message in enumerate(messages):
+            if slot not in self._messages:
+                await self._ledger.begin_reply(self._update, slot, self.place.chat, self.place.question)
+                await self._ledger.sent_reply(self._update, slot, message)
+                self._messages[slot] = message
 
-    async def glimpse(self, pages: Sequence[Page]) -> bool:
-        """Show an unfinished answer if Telegram takes it at once. False if some of it was not shown."""
+    async def begin(self, text: str, markup: InlineKeyboardMarkup | None = None) -> None:
+        """Show the placeholder that will become the answer, on a new message unless there is one already."""
+        if 0 in self._messages:
+            await self.glimpse([Page(text)], markup)
+        else:
+            await self._send(0, Page(text), markup)
+
+    async def glimpse(self, pages: Sequence[Page], markup: InlineKeyboardMarkup | None = None) -> bool:
+        """Show an unfinished answer, the buttons under its last message, if Telegram takes it at once.
+
+        False if some of it was not shown.
+        """
         shown = True
         for slot, page in enumerate(pages):
-            if self._shown.get(slot) == page:
+            buttons = markup if slot == len(pages) - 1 else None
+            if self._shown.get(slot) == (page, buttons):
                 continue
             if slot not in self._messages:
-                await self._send(slot, page, None)
+                await self._send(slot, page, buttons)
                 continue
-            edit: TelegramMethod[Message | bool] = Glimpse(**self._content(page), message_id=self._messages[slot])
+            edit: TelegramMethod[Message | bool] = Glimpse(
+                **self._content(page), message_id=self._messages[slot], reply_markup=buttons
+            )
             try:
                 taken: Message | bool = await self._bot(edit)
             except TelegramBadRequest as error:
                 log.info("glimpse refused", error=error.message)
                 taken = False
             if taken:
-                self._shown[slot] = page
+                self._shown[slot] = page, buttons
             shown = shown and bool(taken)
         return shown
 
@@ -113,7 +134,7 @@ class Reply:
         if slot not in self._messages:
             await self._send(slot, page, markup)
             return
-        if self._shown.get(slot) == page and markup is None:
+        if self._shown.get(slot) == (page, markup):
             return
         try:
             await self._bot.edit_message_text(
@@ -127,7 +148,7 @@ class Reply:
     async def _send(self, slot: int, page: Page, markup: InlineKeyboardMarkup | None) -> None:
         """Send a message for `slot`. One that may have arrived is sent again: better a placeholder twice than none."""
         for pause in _DOUBT_PAUSES:
-            known = await self._ledger.begin_reply(self._update, slot, self.place.chat)
+            known = await self._ledger.begin_reply(self._update, slot, self.place.chat, self.place.question)
             if known.message is not None and slot not in self._messages:
                 self._messages[slot] = known.message
                 await self._settle(slot, page, markup)
@@ -145,7 +166,7 @@ class Reply:
                 continue
             await self._ledger.sent_reply(self._update, slot, message.message_id)
             self._messages[slot] = message.message_id
-            self._shown[slot] = page
+            self._shown[slot] = page, markup
             return
         raise Undelivered(f"sendMessage broke off {len(_DOUBT_PAUSES)} times")
 
@@ -165,6 +186,6 @@ class Reply:
         }
 
     def _answers(self) -> ReplyParameters | None:
-        if self.place.answers is None:
+        if not self.place.quotes:
             return None
-        return ReplyParameters(message_id=self.place.answers, allow_sending_without_reply=True)
+        return ReplyParameters(message_id=self.place.question, allow_sending_without_reply=True)

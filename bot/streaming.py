@@ -12,6 +12,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
 
+from aiogram.types import InlineKeyboardMarkup
+
 from bot.pages import Page, markdown_pages, plain_pages
 from bot.replies import Reply
 from bot.translation import Say
@@ -23,15 +25,18 @@ WIDEST_SECONDS: Final = 10.0
 class Screen:
     """Shows the deltas it is given: `async with Screen(…) as screen: screen.show(delta)`.
 
-    Entering begins to send `placeholder`; leaving waits until the last edit under way has arrived. An error of the
-    painting (`DeliveryError`) comes out of the next `show`, or of leaving.
+    Entering begins to send `placeholder`; leaving waits until the last edit under way has arrived. `markup` hangs
+    under what is unfinished. An error of the painting (`DeliveryError`) comes out of the next `show`, or of leaving.
     """
 
-    def __init__(self, reply: Reply, say: Say, placeholder: str, seconds: float) -> None:
+    def __init__(
+        self, reply: Reply, say: Say, placeholder: str, seconds: float, markup: InlineKeyboardMarkup | None = None
+    ) -> None:
         self._reply = reply
         self._say = say
         self._placeholder = placeholder
         self._seconds = seconds
+        self._markup = markup
         self._text = ""
         self._notice = ""
         self._changed = asyncio.Event()
@@ -82,14 +87,14 @@ class Screen:
         return markdown_pages(self._text) or plain_pages(self._notice) or plain_pages(self._placeholder)
 
     async def _paint(self) -> None:
-        await self._reply.begin(self._placeholder)
+        await self._reply.begin(self._placeholder, self._markup)
         pause = self._seconds
         while True:
             await self._changed.wait()
             if self._closing.is_set():
                 return
             self._changed.clear()
-            if await self._reply.glimpse(self._pages()):
+            if await self._reply.glimpse(self._pages(), self._markup):
                 pause = self._seconds
             else:
                 pause = min(max(2 * pause, 0.1), max(WIDEST_SECONDS, self._seconds))

@@ -142,7 +142,7 @@ class HttpEngine:
                 if text:
                     deadline = clock() + patience
                     first_token = first_token or clock()
-                    yield Delta(text=text)
+                    yield Delta(text=text, model=self.model)
         except (openai.OpenAIError, httpx.HTTPError, TimeoutError, ValueError) as error:
             if self._learned and isinstance(error, openai.NotFoundError):
                 self._name = ""

@@ -126,8 +126,8 @@ class Answer:
     """A finished answer. Times in seconds from the moment the engine was asked.
 
     `model` is the identifier under which the deployment knows the model that spoke every word of it.
-    `finish` is "stop" (the model ended), "length" (max_new_tokens) or "abort". `cut` is the prompt that was answered
-    where that was shorter than the one asked, because all of it would not have fit.
+    `finish` is "stop" (the model ended), "length" (max_new_tokens) or "abort" (whoever asked had heard enough). `cut`
+    is the prompt that was answered where that was shorter than the one asked, because all of it would not have fit.
     """
 
     text: str
@@ -143,13 +143,14 @@ class Answer:
 class Delta:
     """One step of a streamed answer.
 
-    Exactly one of the fields is meaningful: `text` appends; `restarted` voids all text so far (the engine
-    crashed and another one begins anew); `answer` is the last delta and carries the whole; `waiting` says that
-    the question stands in the queue with this many before it (0: next), together with `paused` when nobody is
+    Exactly one of the fields is meaningful: `text` appends, in the words of `model`; `restarted` voids all text so far
+    (the engine crashed and another one begins anew); `answer` is the last delta and carries the whole; `waiting` says
+    that the question stands in the queue with this many before it (0: next), together with `paused` when nobody is
     answered for now because the deployment is paused.
     """
 
     text: str = ""
+    model: str = ""
     restarted: bool = False
     answer: Answer | None = None
     waiting: int | None = None

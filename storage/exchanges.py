@@ -126,11 +126,46 @@ class Exchanges(Queries):
         row = await self._read(lambda database: first(database, f'{SELECT_EXCHANGES} WHERE "update" = ?', [update]))
         return None if row is None else exchange_of(row)
 
-    async def history(self, session: int, limit: int) -> list[Exchange]:
-        """The latest `limit` exchanges of a session, the oldest first."""
+    async def exchange_asked(self, chat: int, question: int) -> Exchange | None:
+        """The newest exchange that answers a message of somebody's, None if there is none."""
+        return await self._replied(chat, "question", question)
+
+    async def exchange_shown(self, chat: int, message: int) -> Exchange | None:
+        """The exchange whose answer a message of ours shows, None if it shows none."""
+        return await self._replied(chat, "message", message)
+
+    async def _replied(self, chat: int, column: str, value: int) -> Exchange | None:
+        row = await self._read(
+            lambda database: first(
+                database,
+                f'{SELECT_EXCHANGES} WHERE "update" IN (SELECT "update" FROM replies WHERE chat = ? AND {column} = ?)'
+                " ORDER BY id DESC LIMIT 1",
+                (chat, value),
+            )
+        )
+        return None if row is None else exchange_of(row)
+
+    async def standing(self, place: int) -> int | None:
+        """The id of the newest exchange at a place of a conversation, None if there is none (any more)."""
+        row = await self._read(
+            lambda database: first(
+                database, "SELECT max(id) AS id FROM exchanges WHERE id = ? OR replaces = ?", (place, place)
+            )
+        )
+        return None if row is None or row["id"] is None else int(row["id"])
+
+    async def history(self, session: int, limit: int, before: int | None = None) -> list[Exchange]:
+        """The latest `limit` exchanges of a session that stand, in the order of the conversation.
+
+        `before` leaves out what comes from that place on.
+        """
         rows = await self._read(
             lambda database: every(
-                database, f"{SELECT_EXCHANGES} WHERE session = ? ORDER BY id DESC LIMIT ?", (session, limit)
+                database,
+                f"{SELECT_EXCHANGES} WHERE id IN (SELECT max(id) FROM exchanges WHERE session = :session"
+                " AND (:before IS NULL OR coalesce(replaces, id) < :before) GROUP BY coalesce(replaces, id))"
+                " ORDER BY coalesce(replaces, id) DESC LIMIT :limit",
+                {"session": session, "limit": limit, "before": before},
             )
         )
         return [exchange_of(row) for row in reversed(rows)]

@@ -10,7 +10,7 @@ from sqlite_utils import Database
 from storage.exchanges import SELECT_EXCHANGES, exchange_of
 from storage.people import ensure_user
 from storage.queries import Queries, every, first
-from storage.records import RatedExchange, Rating, StorageError, UnknownRecord
+from storage.records import Exchange, RatedExchange, Rating, StorageError, UnknownRecord
 
 _VOTES = (
     "SELECT exchange, sum(value > 0) AS ups, sum(value < 0) AS downs, json_group_array(rater) AS raters"
@@ -77,12 +77,14 @@ def _rated_exchanges(database: Database) -> list[RatedExchange]:
         database.commit()
     found = []
     for _, talk in groupby((exchange_of(row) for row in rows), key=lambda exchange: exchange.session):
-        exchanges = tuple(talk)
-        for place, exchange in enumerate(exchanges):
+        stood: dict[int, Exchange] = {}
+        for exchange in talk:
             if exchange.asker in opted_out:
                 break
             vote = votes.get(exchange.id)
             if vote is not None:
                 raters = tuple(sorted(json.loads(vote["raters"])))
-                found.append(RatedExchange(exchange, vote["ups"], vote["downs"], raters, exchanges[:place]))
+                before = tuple(stood[place] for place in sorted(stood) if place < exchange.place)
+                found.append(RatedExchange(exchange, vote["ups"], vote["downs"], raters, before))
+            stood[exchange.place] = exchange
     return sorted(found, key=lambda rated: rated.exchange.id)

@@ -21,7 +21,8 @@ Row = tuple[int, str, str]
 """An update to store: id, lane, payload."""
 
 _IDS = "(SELECT value FROM json_each(?))"
-_REPLY = 'SELECT "update", slot, chat, message, final FROM replies WHERE "update" = ?'
+_REPLIES = 'SELECT "update", slot, chat, message, final, question FROM replies'
+_REPLY = f'{_REPLIES} WHERE "update" = ?'
 
 
 class Inbox(Queries):
@@ -102,7 +103,7 @@ class Inbox(Queries):
         """Drop finished updates and their replies' rows from before that time; return how many updates.
 
         Telegram keeps an undelivered update for a day, so what is a few days old cannot come again. The last
-        update always stays.
+        update always stays, and so do the replies that show an exchange: people react to old answers too.
         """
 
         def work(database: Database) -> int:
@@ -110,16 +111,21 @@ class Inbox(Queries):
                 "(SELECT id FROM inbox WHERE state = 'done' AND finished < ?"
                 " AND id <> (SELECT id FROM inbox ORDER BY received DESC, id DESC LIMIT 1))"
             )
-            database.execute(f'DELETE FROM replies WHERE doubtful = 0 AND "update" IN {old}', [before])
-            return database.execute(f"DELETE FROM inbox WHERE id IN {old}", [before]).rowcount
+            dropped = database.execute(f"DELETE FROM inbox WHERE id IN {old}", [before]).rowcount
+            database.execute(
+                'DELETE FROM replies WHERE doubtful = 0 AND "update" NOT IN (SELECT id FROM inbox)'
+                ' AND "update" NOT IN (SELECT "update" FROM exchanges)'
+            )
+            return dropped
 
         return await self._write(work)
 
-    async def begin_reply(self, update: int, slot: int, chat: int) -> Reply:
+    async def begin_reply(self, update: int, slot: int, chat: int, question: int = 0) -> Reply:
         """Note that reply number `slot` (from 0) to an update is about to be sent, or return what is known of it.
 
-        A `message` in the result means that it was sent before: edit that. None on an update's second attempt means
-        that an earlier send may or may not have happened; such replies are counted as doubtful.
+        `question` is the message that it answers. A `message` in the result means that it was sent before: edit that.
+        None on an update's second attempt means that an earlier send may or may not have happened; such replies are
+        counted as doubtful.
         """
         now = self._now()
 
@@ -127,9 +133,10 @@ class Inbox(Queries):
             row = first(database, f"{_REPLY} AND slot = ?", (update, slot))
             if row is None:
                 database.execute(
-                    'INSERT INTO replies("update", slot, chat, created) VALUES (?, ?, ?, ?)', (update, slot, chat, now)
+                    'INSERT INTO replies("update", slot, chat, question, created) VALUES (?, ?, ?, ?, ?)',
+                    (update, slot, chat, question, now),
                 )
-                return Reply(update, slot, chat, None)
+                return Reply(update, slot, chat, None, question=question)
             if row["message"] is None:
                 database.execute(
                     'UPDATE replies SET doubtful = doubtful + 1 WHERE "update" = ? AND slot = ?', (update, slot)
@@ -149,6 +156,18 @@ class Inbox(Queries):
     async def replies(self, update: int) -> list[Reply]:
         """All replies begun for an update, by slot."""
         rows = await self._read(lambda database: every(database, f"{_REPLY} ORDER BY slot", [update]))
+        return [_reply(row) for row in rows]
+
+    async def replies_to(self, chat: int, question: int) -> list[Reply]:
+        """The messages that answer a message of somebody's at last, by slot; none for one that was never answered."""
+        rows = await self._read(
+            lambda database: every(
+                database,
+                f'{_REPLIES} WHERE "update" = (SELECT "update" FROM replies WHERE chat = ? AND question = ?'
+                " ORDER BY created DESC, rowid DESC LIMIT 1) ORDER BY slot",
+                (chat, question),
+            )
+        )
         return [_reply(row) for row in rows]
 
     async def doubtful_replies(self) -> int:
@@ -230,4 +249,4 @@ def _unknown(update: int) -> UnknownRecord:
 
 
 def _reply(row: sqlite3.Row) -> Reply:
-    return Reply(row["update"], row["slot"], row["chat"], row["message"], bool(row["final"]))
+    return Reply(row["update"], row["slot"], row["chat"], row["message"], bool(row["final"]), row["question"])

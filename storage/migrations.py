@@ -330,3 +330,15 @@ def m008_privacy(database: Database) -> None:
         " FROM exchange_pictures JOIN exchanges ON exchanges.id = exchange GROUP BY sha256, asker"
     )
     _table(database, "removals", {"kind": str, "name": str}, key=("kind", "name"))
+
+
+@migrations()
+def m009_steering(database: Database) -> None:
+    """Answers that stand in place of earlier ones, and which question a message of ours answers."""
+    database.executescript("""
+        ALTER TABLE exchanges ADD COLUMN replaces INTEGER REFERENCES exchanges(id) ON DELETE SET NULL;
+        CREATE INDEX exchanges_replaces ON exchanges(replaces) WHERE replaces IS NOT NULL;
+        ALTER TABLE replies ADD COLUMN question INTEGER NOT NULL DEFAULT 0;
+        CREATE INDEX replies_question ON replies(chat, question) WHERE question <> 0;
+        CREATE INDEX replies_message ON replies(chat, message);
+    """)

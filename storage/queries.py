@@ -44,13 +44,13 @@ class Queries:
         return given or self._clock()
 
 
-def first(database: Database, sql: str, values: Sequence[Any] = ()) -> sqlite3.Row | None:
+def first(database: Database, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> sqlite3.Row | None:
     """The first row of a query, None without any."""
     row: sqlite3.Row | None = database.execute(sql, values).fetchone()
     return row
 
 
-def every(database: Database, sql: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
+def every(database: Database, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> list[sqlite3.Row]:
     """All rows of a query."""
     return database.execute(sql, values).fetchall()
 

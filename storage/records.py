@@ -143,6 +143,9 @@ class Exchange:
 
     `update` is the Telegram update that asked: unique, so a replay finds the exchange instead of answering twice.
     `pictures` are the sha256 of the question's own pictures. `prompt_hash` covers the rendered prompt and pictures.
+    `replaces` is the first exchange at its place in the conversation, where a question was answered again or edited:
+    of all that share a place the newest stands, the others are kept. `finish` is "abort" for an answer that its asker
+    stopped: what came until then.
     """
 
     session: int
@@ -166,8 +169,14 @@ class Exchange:
     encoded_tiles: int
     first_token_seconds: float
     seconds: float
+    replaces: int | None = None
     created: float = 0.0
     id: int = 0
+
+    @property
+    def place(self) -> int:
+        """The id of the first exchange at its place in the conversation."""
+        return self.replaces or self.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +195,8 @@ class Rating:
 
 @dataclass(frozen=True, slots=True)
 class RatedExchange:
-    """An exchange with its latest votes and the conversation before it (oldest first, without itself)."""
+    """An exchange with its latest votes and the conversation before it (oldest first, without itself), as it stood
+    when the exchange came about."""
 
     exchange: Exchange
     ups: int
@@ -238,6 +248,20 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class Version:
+    """A model as people count them: `number` is 1 for the one the bot began with, and what taught it.
+
+    `votes` are the thumbs up of `people` on the answers that it was trained on, without those that were forgotten.
+    """
+
+    model: str
+    number: int
+    votes: int
+    people: int
+    created: float
+
+
+@dataclass(frozen=True, slots=True)
 class Promotion:
     """A change of the live model, done or asked for. `by` is an admin's user id, None for the pipeline or a shell.
 
@@ -272,7 +296,8 @@ class Reply:
     """A message of ours that belongs to an update: `slot` counts the update's replies from 0.
 
     Stored before the first send with `message` None ("sending"), then with Telegram's message id. A replay that finds
-    an id edits; one that finds None may double a placeholder: the one unavoidable window, counted.
+    an id edits; one that finds None may double a placeholder: the one unavoidable window, counted. `question` is the
+    message that it answers, 0 where there is none.
     """
 
     update: int
@@ -280,3 +305,4 @@ class Reply:
     chat: int
     message: int | None
     final: bool = False
+    question: int = 0

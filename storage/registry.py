@@ -16,10 +16,26 @@ from storage.records import (
     Promotion,
     StorageError,
     UnknownRecord,
+    Version,
 )
 
 _SELECT = f"SELECT {', '.join(each.name for each in fields(Model))} FROM models"
 _SELECT_PROMOTION = 'SELECT id, model, previous, "by", created, done, error FROM promotions'
+
+_VERSION = """
+SELECT (SELECT count(DISTINCT model) FROM promotions WHERE done IS NOT NULL AND id <= (
+            SELECT min(id) FROM promotions WHERE model = :model AND done IS NOT NULL)) AS number,
+       count(*) AS votes,
+       count(DISTINCT rater) AS people
+  FROM (SELECT rater, value, max(feedback.id)
+          FROM runs
+          JOIN run_selections ON run_selections.run = runs.id AND run_selections.split = 'train'
+          JOIN feedback ON feedback.exchange = run_selections.exchange AND feedback.created <= runs.created
+         WHERE runs.id = :run
+         GROUP BY feedback.exchange, feedback.rater)
+ WHERE value > 0
+"""
+"""With max(), SQLite takes the other columns from the row that has it: https://www.sqlite.org/quirks.html"""
 
 
 class Registry(Queries):
@@ -67,6 +83,17 @@ class Registry(Queries):
                 " WHERE done IS NOT NULL AND previous IS NOT NULL ORDER BY done DESC, id DESC LIMIT 1)",
             )
             return None if row is None else _model(row)
+
+        return await self._read(work)
+
+    async def version(self, model: str) -> Version:
+        """A model that was live, as people count them. Raises `UnknownRecord`."""
+
+        def work(database: Database) -> Version:
+            found = _get(database, model)
+            row = first(database, _VERSION, {"model": model, "run": found.run})
+            assert row is not None
+            return Version(model=model, created=found.created, **row)
 
         return await self._read(work)
 

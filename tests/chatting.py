@@ -27,6 +27,7 @@ from bot.handlers import build_dispatcher
 from bot.inbox import Inbox
 from bot.notices import Notices
 from bot.settings import ChatSettings, StorageSettings, TelegramSettings
+from bot.steering import Steering
 from bot.telegram import open_bot
 from bot.translation import Translator
 from inference.engines import Kind
@@ -75,7 +76,7 @@ class ScriptedEngine:
                 match step:
                     case str():
                         text += step
-                        yield Delta(text=step)
+                        yield Delta(text=step, model="scripted")
                     case float():
                         await asyncio.sleep(step)
                     case asyncio.Event():
@@ -186,6 +187,7 @@ class RunningBot:
         self.pictures = PictureStore(directory / "pictures")
         self.bot: Bot = open_bot(settings.telegram)
         self.translator = Translator.load()
+        self.steering = Steering()
         self.dispatcher: Dispatcher = build_dispatcher(
             settings=settings,
             ledger=self.ledger,
@@ -194,9 +196,17 @@ class RunningBot:
             admin=admin,
             forgetting=Forgetting.beside(self.ledger, directory),
             translator=self.translator,
+            steering=self.steering,
         )
         self.notices = Notices(self.bot, settings, self.ledger, self.translator)
-        self.inbox = Inbox(self.bot, self.dispatcher, self.ledger, settings, on_set_aside=self.notices.update_set_aside)
+        self.inbox = Inbox(
+            self.bot,
+            self.dispatcher,
+            self.ledger,
+            settings,
+            on_arrival=self.steering.arrived,
+            on_set_aside=self.notices.update_set_aside,
+        )
         self._polling: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -226,11 +236,11 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float 
             await asyncio.sleep(0.01)
 
 
-async def shows(person: Person, text: str) -> Message:
+async def shows(person: Person, text: str, chat: int | None = None) -> Message:
     """Wait until the bot's last message says this."""
     async with asyncio.timeout(20):
         while True:
-            messages = await person.bot_messages()
+            messages = await person.bot_messages(chat)
             if messages and messages[-1]["text"] == text:
                 return messages[-1]
             await asyncio.sleep(0.02)

@@ -81,9 +81,9 @@ async def test_the_first_words_are_shown_before_the_answer_is_done(stage: Stage)
     first, last = asyncio.Event(), asyncio.Event()
     async with stage.bot([first, "The first words", last, " and the last."]), stage.person() as ada:
         await ada.sends(photo=png())
-        assert (await shows(ada, "Looking at your picture…")).get("reply_markup") is None
+        assert button(await shows(ada, "Looking at your picture…"), UP) is None
         first.set()
-        assert (await shows(ada, "The first words")).get("reply_markup") is None
+        assert button(await shows(ada, "The first words"), UP) is None
         last.set()
         assert (await ada.answer(rated=True))["text"] == "The first words and the last."
         assert (await ada.counts())["sends"] == 1

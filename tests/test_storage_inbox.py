@@ -10,6 +10,7 @@ import pytest
 
 from storage.ledger import Ledger
 from storage.records import IllegalTransition, Reply, StorageError, UnknownRecord
+from tests.ledgers import exchange
 
 
 class Clock:
@@ -138,6 +139,25 @@ async def test_old_finished_updates_are_pruned(ledger: Ledger, clock: Clock) -> 
     assert await ledger.store_update(1, "a", "{}")
     assert await ledger.prune_updates(before=clock.now + 99) == 1
     assert await ledger.store_update(4, "a", "{}")
+
+
+async def test_the_replies_that_show_an_answer_stay(ledger: Ledger, clock: Clock) -> None:
+    """Long after its update was pruned, the message that shows an exchange is known as that, and what it answers."""
+    session = await ledger.session(1, 1)
+    await ledger.store_updates([(update, "a", "{}") for update in (1, 2, 3)])
+    found = await ledger.record_exchange(exchange(session, 1))
+    for update in (1, 2):
+        await ledger.begin_reply(update, 0, 1, question=40 + update)
+        await ledger.sent_reply(update, 0, 50 + update)
+        await ledger.finish_update(update)
+    clock.now += 10
+    assert await ledger.prune_updates(before=clock.now) == 2
+    assert [each.message for each in await ledger.replies_to(1, 41)] == [51]
+    shown = await ledger.exchange_shown(1, 51)
+    assert shown is not None and shown.id == found
+    assert await ledger.exchange_asked(1, 41) == shown
+    assert await ledger.replies_to(1, 42) == []
+    assert await ledger.exchange_shown(1, 52) is None
 
 
 async def test_a_replayed_reply_is_found(ledger: Ledger) -> None:

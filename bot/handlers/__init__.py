@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from aiogram import Dispatcher
 
+from bot.answers import Answers
 from bot.conversation import Conversation
 from bot.forgetting import Forgetting
 from bot.handlers import admin as admin_commands
-from bot.handlers import basics, feedback, others, privacy, questions
+from bot.handlers import basics, feedback, others, privacy, questions, version
+from bot.handlers import steering as steering_commands
 from bot.handlers.admin import AdminActions
 from bot.handlers.context import People, Replies
 from bot.incoming import Incoming
 from bot.settings import BotSettings
+from bot.steering import Steering
 from bot.translation import Translator
 from inference.messages import Engine
 from storage.ledger import Ledger
@@ -27,8 +30,13 @@ def build_dispatcher(
     admin: AdminActions,
     forgetting: Forgetting,
     translator: Translator,
+    steering: Steering,
 ) -> Dispatcher:
-    """Everything between the inbox and the other rooms. Feed it with a `delivery` (`bot.inbox.Delivery`)."""
+    """Everything between the inbox and the other rooms. Feed it with a `delivery` (`bot.inbox.Delivery`).
+
+    `steering` must be told of every update as it comes in (`Steering.arrived`).
+    """
+    conversation = Conversation(ledger, pictures, engine, settings.chat)
     dispatcher = Dispatcher(
         disable_fsm=True,
         settings=settings,
@@ -37,12 +45,17 @@ def build_dispatcher(
         forgetting=forgetting,
         translator=translator,
         incoming=Incoming(ledger, pictures, settings.chat),
-        conversation=Conversation(ledger, pictures, engine, settings.chat),
+        conversation=conversation,
+        steering=steering,
+        answers=Answers(conversation, steering, settings.telegram),
     )
     dispatcher.update.outer_middleware(People(ledger, translator))
     dispatcher.message.outer_middleware(Replies(ledger))
+    dispatcher.edited_message.outer_middleware(Replies(ledger))
     dispatcher.include_routers(
         basics.router(),
+        steering_commands.router(),
+        version.router(),
         privacy.router(),
         admin_commands.router(),
         feedback.router(),

@@ -7,6 +7,7 @@ from aiogram.exceptions import TelegramBadRequest
 from aiogram.filters import Command, CommandStart
 from aiogram.types import CallbackQuery, Message, User
 
+from bot.handlers.menu import ADMINS, EVERYBODY, command_list
 from bot.keyboards import Speak, languages
 from bot.replies import Reply
 from bot.settings import BotSettings
@@ -40,29 +41,24 @@ async def start(message: Message, event_from_user: User, reply: Reply, say: Say)
 
 async def show_help(message: Message, event_from_user: User, reply: Reply, say: Say, settings: BotSettings) -> None:
     """Say what the bot can do for this person."""
-    text = say(
-        "Send me a picture, with or without a question, and I will answer. Then ask on: I keep the picture in mind. "
-        "Several pictures sent together count as one question.\n\n"
-        "👍 or 👎 under an answer tells me what you like; you may change your mind. I learn from what is liked when I "
-        "am retrained.\n\n"
-        "/new – forget this conversation and begin another\n"
-        "/language – choose the language I speak\n"
-        "/privacy – what I keep of you, and whether I learn from you\n"
-        "/delete_my_data – delete it\n"
-        "/start – show your user id\n"
-        "/help – this text"
-    )
+    parts = [
+        say(
+            "Send me a picture, with or without a question, and I will answer. Then ask on: I keep the picture in "
+            "mind. Several pictures sent together count as one question."
+        ),
+        say(
+            "🔄 or /retry gives you another answer, ⏹ or /stop ends the one I am writing. Edit your question, and I "
+            "answer it anew."
+        ),
+        say(
+            "👍 or 👎 under an answer tells me what you like; you may change your mind. I learn from what is liked "
+            "when I am retrained."
+        ),
+        command_list(EVERYBODY, say),
+    ]
     if event_from_user.id in settings.telegram.admins:
-        text += "\n\n" + say(
-            "You are one of my admins:\n"
-            "/retrain – learn from what was liked since\n"
-            "/cancel – stop that\n"
-            "/status – how I am\n"
-            "/models – every model I have kept\n"
-            "/promote ID – answer with this model\n"
-            "/rollback – answer with the model before this one"
-        )
-    await reply.finish(text)
+        parts += [say("You are one of my admins:"), command_list(ADMINS, say)]
+    await reply.finish("\n\n".join(parts))
 
 
 async def new(message: Message, event_from_user: User, reply: Reply, say: Say, ledger: Ledger) -> None:

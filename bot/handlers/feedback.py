@@ -44,9 +44,12 @@ async def rated(
     if message.chat.type != "private":
         return
     latest = await ledger.rating(number, query.from_user.id)
+    newest = await ledger.standing(exchange.place) == number
     try:
         await bot.edit_message_reply_markup(
-            chat_id=message.chat.id, message_id=message.message_id, reply_markup=rating(number, latest)
+            chat_id=message.chat.id,
+            message_id=message.message_id,
+            reply_markup=rating(number, latest, newest=newest),
         )
     except TelegramBadRequest:
         return  # the answer was deleted meanwhile; the thumb counts all the same

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import structlog
@@ -15,6 +16,9 @@ from bot.translation import SOURCE_LANGUAGE, Say, Translator, later
 
 EVERYBODY: Final = {
     "new": later("Begin a new conversation"),
+    "retry": later("Another answer to your last question"),
+    "stop": later("No more of this answer"),
+    "model": later("Who answers, and what taught it"),
     "language": later("Choose my language"),
     "privacy": later("What I keep of you, and why"),
     "delete_my_data": later("Delete what I keep of you"),
@@ -26,11 +30,16 @@ ADMINS: Final = {
     "cancel": later("Stop learning"),
     "status": later("How I am"),
     "models": later("Every model I have kept"),
-    "promote": later("Answer with a certain model"),
+    "promote": later("Answer with a certain model: /promote ID"),
     "rollback": later("Answer with the model before this one"),
 }
 
 log = structlog.get_logger()
+
+
+def command_list(commands: Mapping[str, str], say: Say) -> str:
+    """Every command with what it does, one a line."""
+    return "\n".join(f"/{name} – {say(text)}" for name, text in commands.items())
 
 
 async def announce_commands(bot: Bot, settings: TelegramSettings, translator: Translator) -> None:
@@ -52,5 +61,5 @@ async def _announce(
         log.info("menu of commands not announced", scope=scope.type, language=code, error=str(error))
 
 
-def _menu(commands: dict[str, str], say: Say) -> list[BotCommand]:
+def _menu(commands: Mapping[str, str], say: Say) -> list[BotCommand]:
     return [BotCommand(command=name, description=say(text)) for name, text in commands.items()]

@@ -1,4 +1,4 @@
-"""Pictures and questions: what somebody asks, and how the answer reaches them exactly once."""
+"""Pictures and questions, as they are sent and as they are edited: one final answer for each."""
 
 from __future__ import annotations
 
@@ -7,22 +7,19 @@ from collections.abc import Sequence
 from typing import Final
 
 from aiogram import Bot, Router
-from aiogram.types import Document, Message, PhotoSize, User
+from aiogram.types import Document, Message, PhotoSize, Update, User
 
-from bot.conversation import Conversation, EmptyAnswer, Forgotten, NoPictureYet, Question
+from bot.answers import Answers, sorry
+from bot.conversation import Conversation, NoPictureYet, Question
 from bot.inbox import Delivery
-from bot.incoming import Incoming, PictureRefused
-from bot.keyboards import rating
-from bot.pages import markdown_pages
+from bot.incoming import Incoming
+from bot.lanes import command_of
 from bot.replies import Reply
 from bot.settings import BotSettings
-from bot.streaming import Screen
+from bot.steering import Asked, Steering
 from bot.translation import Say
-from inference.messages import EngineCrashed, EngineUnavailable, InferenceError, Picture, PictureError, PromptTooLong
+from inference.messages import Picture
 from storage.ledger import Ledger
-
-GROUP_EDITS: Final = 3
-"""Groups take 20 messages a minute, private chats 60: their edits come that many times slower."""
 
 _SUFFIXES: Final = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif")
 
@@ -31,12 +28,14 @@ def router() -> Router:
     """The handlers of this module."""
     questions = Router(name="questions")
     questions.message.register(ask, _asks)
+    questions.edited_message.register(ask, _asks)
     return questions
 
 
 async def ask(
     message: Message,
     event_from_user: User,
+    event_update: Update,
     bot: Bot,
     delivery: Delivery,
     reply: Reply,
@@ -45,18 +44,32 @@ async def ask(
     ledger: Ledger,
     incoming: Incoming,
     conversation: Conversation,
+    steering: Steering,
+    answers: Answers,
 ) -> None:
-    """Answer a question, or say kindly why not."""
-    messages = delivery.album or (message,)
-    if message.chat.type != "private" and not await _addressed(messages, bot):
-        return
+    """Answer a question, or say kindly why not; an edited one anew, in the place of the earlier answer."""
     if delivery.attempt > 1 and (recorded := await ledger.exchange_for_update(delivery.update)):
-        await reply.finish(markdown_pages(recorded.answer), rating(recorded.id))
+        await answers.show(recorded, reply)
         return
-    text = await _said(messages, bot)
-    files = [file for each in messages if (file := _picture_of(each))]
+    chat, topic = message.chat.id, reply.place.topic or 0
+    messages = delivery.album or (message,)
+    edited = event_update.edited_message is not None
+    shown = await ledger.replies_to(chat, message.message_id) if edited else []
+    if message.chat.type != "private" and not shown and not await _addressed(messages, bot):
+        return
+    former = await ledger.exchange_asked(chat, message.message_id) if edited else None
+
+    async def said() -> str:
+        """The text of the question, edited while it waited or not."""
+        return await _said([steering.newest(each) for each in messages], bot)
+
+    text = await said() or say(settings.chat.default_question)
+    if former is not None and former.question == text:
+        # Telegram calls a message edited also when nothing was changed that we see, such as a link's preview; and a
+        # question edited while it was being answered has been answered as edited.
+        return
+    await reply.adopt([each.message for each in shown if each.message is not None])
     limit = settings.chat.max_question_characters
-    topic = reply.place.topic or 0
     if len(text) > limit:
         await reply.finish(
             say(
@@ -66,32 +79,23 @@ async def ask(
             )
         )
         return
-    if not files and not await conversation.has_picture(message.chat.id, event_from_user.id, topic):
-        await reply.finish(_ask_for_picture(say))
+    files = [file for each in messages if (file := _picture_of(each))]
+    if not files and not former and not await conversation.has_picture(chat, event_from_user.id, topic):
+        await reply.finish(sorry(NoPictureYet(), say))
         return
+    pictures: tuple[Picture, ...] = ()
+
+    async def question() -> Question:
+        nonlocal pictures
+        text = (await said())[:limit] or say(settings.chat.default_question)
+        if former is not None:
+            return await conversation.once_more(former, delivery.update, text)
+        pictures = pictures or await _taken(incoming, bot, files, event_from_user.id)
+        return Question(delivery.update, chat, event_from_user.id, topic, text, pictures)
+
+    asked = Asked(delivery.update, chat, topic, event_from_user.id, message.message_id, delivery.received)
     placeholder = say("Looking at your picture…") if files else say("Thinking…")
-    seconds = settings.telegram.edit_seconds * (1 if message.chat.type == "private" else GROUP_EDITS)
-    try:
-        async with Screen(reply, say, placeholder, seconds) as screen:
-            question = Question(
-                update=delivery.update,
-                chat=message.chat.id,
-                asker=event_from_user.id,
-                topic=topic,
-                text=text or say(settings.chat.default_question),
-                pictures=await _taken(incoming, bot, files, event_from_user.id),
-            )
-            exchange = await conversation.ask(question, screen.show)
-    except PictureRefused as refused:
-        await reply.finish(say(refused.sentence, **refused.values))
-    except Forgotten:
-        await reply.finish(say("You have had your data deleted meanwhile, so I have dropped this question as well."))
-    except NoPictureYet:
-        await reply.finish(_ask_for_picture(say))
-    except (EmptyAnswer, InferenceError) as error:
-        await reply.finish(_sorry(error, say))
-    else:
-        await reply.finish(markdown_pages(exchange.answer), rating(exchange.id))
+    await answers.give(asked, question, reply, say, placeholder=placeholder)
 
 
 async def _taken(
@@ -107,30 +111,9 @@ async def _taken(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _ask_for_picture(say: Say) -> str:
-    return say(
-        "I talk about pictures, and I have not seen one yet. Please send me one, with your question or before it."
-    )
-
-
-def _sorry(error: Exception, say: Say) -> str:
-    """What to say, and what to do, when there is no answer."""
-    if isinstance(error, EmptyAnswer):
-        return say("I am at a loss for words. Please ask in other words, or send the picture again.")
-    if isinstance(error, PromptTooLong):
-        return say("That is more than I can keep in mind at once. Please ask more briefly or send fewer pictures.")
-    if isinstance(error, PictureError):
-        return say("I could not look at this picture. Please send it as a photo.")
-    if isinstance(error, EngineUnavailable):
-        return say("I cannot answer just now. Please ask again in a minute or two.")
-    if isinstance(error, EngineCrashed):
-        return say("Something broke while I was answering, and it was not your fault. Please ask once more.")
-    return say("I could not make sense of that. Please ask in other words, or begin anew with /new.")
-
-
 def _asks(message: Message) -> bool:
-    """Whether a message is for us to answer: a text or a picture."""
-    return bool(message.text) or _picture_of(message) is not None
+    """Whether a message is for us to answer: a text that is no command, or a picture."""
+    return bool(message.text and not command_of(message.text)) or _picture_of(message) is not None
 
 
 def _is_picture(document: Document) -> bool:

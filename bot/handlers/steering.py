@@ -1,0 +1,161 @@
+"""/retry and 🔄, /stop and ⏹: another answer, and no more of this one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import structlog
+from aiogram import Bot, Router
+from aiogram.exceptions import TelegramBadRequest
+from aiogram.filters import Command
+from aiogram.types import CallbackQuery, Message, User
+
+from bot.answers import Answers
+from bot.handlers.basics import acknowledge
+from bot.inbox import Delivery
+from bot.keyboards import Again, Stop, rating
+from bot.replies import Place, Reply
+from bot.settings import BotSettings
+from bot.steering import Asked, Steering
+from bot.translation import Say
+from storage.ledger import Ledger
+from storage.records import Exchange, UnknownRecord
+
+log = structlog.get_logger()
+
+
+def router() -> Router:
+    """The handlers of this module."""
+    steering = Router(name="steering")
+    steering.message.register(retry, Command("retry"))
+    steering.message.register(stop, Command("stop"))
+    steering.callback_query.register(again, Again.filter())
+    steering.callback_query.register(stop_this, Stop.filter())
+    return steering
+
+
+async def retry(
+    message: Message,
+    event_from_user: User,
+    bot: Bot,
+    delivery: Delivery,
+    reply: Reply,
+    say: Say,
+    ledger: Ledger,
+    answers: Answers,
+) -> None:
+    """Answer the last question of the conversation once more."""
+    if recorded := await ledger.exchange_for_update(delivery.update):
+        await answers.show(recorded, reply)
+        return
+    place, by = reply.place, event_from_user.id
+    latest = await ledger.history(await ledger.session(place.chat, by, place.topic or 0), 1)
+    if latest:
+        await _answer_again(latest[0], by, place, bot, delivery, say, ledger, answers)
+    else:
+        await reply.finish(say("There is no answer yet that I could give again. Send me a picture first!"))
+
+
+async def again(
+    query: CallbackQuery,
+    callback_data: Again,
+    bot: Bot,
+    delivery: Delivery,
+    say: Say,
+    settings: BotSettings,
+    ledger: Ledger,
+    answers: Answers,
+) -> None:
+    """Answer the question of a certain answer once more, for who asked it."""
+    message, by = query.message, query.from_user.id
+    former = await _exchange_here(ledger, callback_data.exchange, message)
+    if former is None or not isinstance(message, Message):
+        await acknowledge(query, say("I cannot find that answer any more."))
+    elif recorded := await ledger.exchange_for_update(delivery.update):
+        await answers.show(recorded, await Reply.open(bot, ledger, delivery.update, Place.of(message)))
+    elif by != former.asker and by not in settings.telegram.admins:
+        await acknowledge(query, say("Only who asked can do that."))
+    elif await ledger.standing(former.place) != former.id:
+        await acknowledge(query, say("There is a newer answer to this question already."))
+    else:
+        await acknowledge(query, "")
+        await _answer_again(former, by, Place.of(message), bot, delivery, say, ledger, answers)
+
+
+async def _exchange_here(ledger: Ledger, number: int, message: object) -> Exchange | None:
+    """The exchange of that id if it belongs to the chat of `message`."""
+    try:
+        exchange = await ledger.exchange(number)
+    except UnknownRecord:
+        return None
+    return exchange if isinstance(message, Message) and exchange.chat == message.chat.id else None
+
+
+async def _answer_again(
+    former: Exchange,
+    by: int,
+    place: Place,
+    bot: Bot,
+    delivery: Delivery,
+    say: Say,
+    ledger: Ledger,
+    answers: Answers,
+) -> None:
+    """Answer a question again, on a new message that quotes it; only the newest answer offers another one.
+
+    `place` has the message that asked for it, quoted where the question's own is not known any more.
+    """
+    shown = await ledger.replies(former.update)
+    question = next((each.question for each in shown if each.question), place.question)
+    reply = await Reply.open(bot, ledger, delivery.update, replace(place, question=question, quotes=True))
+    asked = Asked(delivery.update, place.chat, place.topic or 0, by, 0, delivery.received)
+    found = await answers.again(former, asked, reply, say)
+    if found is None or not shown or (message := shown[-1].message) is None:
+        return
+    thumbs = rating(former.id, await ledger.rating(former.id, by) if by == former.chat else None, newest=False)
+    try:
+        await bot.edit_message_reply_markup(chat_id=place.chat, message_id=message, reply_markup=thumbs)
+    except TelegramBadRequest as error:
+        log.info("the former answer keeps its button", exchange=former.id, error=error.message)
+
+
+async def stop(
+    message: Message, event_from_user: User, delivery: Delivery, reply: Reply, say: Say, steering: Steering
+) -> None:
+    """End what the person has asked here before: what came of it is kept."""
+    wish = Asked(
+        delivery.update,
+        message.chat.id,
+        reply.place.topic or 0,
+        event_from_user.id,
+        message.message_id,
+        delivery.received,
+    )
+    found = steering.stop_all(wish)
+    for each in found:
+        await each.over.wait()
+    await reply.finish(say("I have stopped.") if found else say("There is nothing to stop."))
+
+
+async def stop_this(
+    query: CallbackQuery, callback_data: Stop, say: Say, settings: BotSettings, ledger: Ledger, steering: Steering
+) -> None:
+    """End the answer above the button, for who asked for it. Done when the ledger has what came of it."""
+    by, update = query.from_user.id, callback_data.update
+    anybodys = by in settings.telegram.admins
+    if steering.find(update) is None:
+        shown = await ledger.replies(update)
+        if await ledger.exchange_for_update(update) or all(each.final for each in shown):
+            await acknowledge(query, say("That answer is finished already."))
+            return
+    underway = steering.find(update)  # once more: it may have begun meanwhile
+    if underway is None:
+        steering.stop_later(update, None if anybodys else by)
+    elif by != underway.asked.asker and not anybodys:
+        await acknowledge(query, say("Only who asked can do that."))
+        return
+    else:
+        underway.stop()
+    await acknowledge(query, say("Stopping…"))
+    if underway is not None:
+        await underway.over.wait()

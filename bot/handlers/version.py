@@ -1,0 +1,34 @@
+"""/model: which version of the model answers, and what taught it."""
+
+from __future__ import annotations
+
+from aiogram import Router
+from aiogram.filters import Command
+from aiogram.types import Message
+
+from bot.replies import Reply
+from bot.translation import Say
+from storage.ledger import Ledger
+
+
+def router() -> Router:
+    """The handlers of this module."""
+    version = Router(name="version")
+    version.message.register(model, Command("model"))
+    return version
+
+
+async def model(message: Message, reply: Reply, say: Say, ledger: Ledger) -> None:
+    """Say who answers, and where people's thumbs have gone."""
+    live = await ledger.live_model()
+    if live is None:
+        await reply.finish(say("There is no model yet."))
+        return
+    version = await ledger.version(live.id)
+    name = say("Version {number} ({model})", number=version.number, model=live.id)
+    if live.run is None:
+        await reply.finish(say("{version}, as it came. Nobody's thumbs have taught it yet.", version=name))
+        return
+    votes = say.count("{number} vote", "{number} votes", version.votes)
+    people = say.count("{number} person", "{number} people", version.people)
+    await reply.finish(say("{version}, taught by {votes} of {people}.", version=name, votes=votes, people=people))
