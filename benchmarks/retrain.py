@@ -122,7 +122,7 @@ class Bench:
             models=self.models,
             trainer=self.trainer,
             settings=settings,
-            places=Places(base, folder / "runs"),
+            places=Places(base, folder / "runs", folder / "sources"),
             system=SYSTEM,
         )
 

@@ -114,8 +114,8 @@ class Application:
             models=models,
             trainer=ChildTrainer(settings.training),
             settings=settings.training,
-            places=Places(base=base, runs=folder / "runs"),
-            system=settings.chat.system_prompt,
+            places=Places(base=base, runs=folder / "runs", sources=folder / "sources"),
+            system=settings.chat.persona,
             tiles=settings.inference.tiles or 0,
         )
         forgetting = Forgetting(ledger, pictures, folder / "runs", lambda session: deployment.forget(chat_key(session)))

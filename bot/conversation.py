@@ -17,7 +17,7 @@ from typing import Final
 from bot.settings import ChatSettings
 from bot.steering import Brake
 from inference.messages import Answer, Delta, Engine, Picture, Prompt, PromptTooLong, Role, Sampling, Turn, Usage
-from inference.prompt import SYSTEM, fit, prompt_hash
+from inference.prompt import fit, prompt_hash
 from storage.ledger import Ledger
 from storage.pictures import PictureStore
 from storage.records import Exchange, UnknownRecord
@@ -156,7 +156,7 @@ class Conversation:
         settings = self._settings
         temperature = settings.temperature or (LIVELY if question.instead_of else 0.0)
         prompt = Prompt(
-            system=settings.system_prompt or SYSTEM,
+            system=settings.persona,
             turns=(*turns, Turn(Role.USER, question.text, question.pictures)),
             chat=chat_key(session),
             sampling=Sampling(temperature, settings.top_p, settings.max_new_tokens, secrets.randbits(SEED_BITS)),

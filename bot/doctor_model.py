@@ -14,7 +14,6 @@ from inference.deployment import Deployment
 from inference.engines import Kind, resolve
 from inference.layout import problems
 from inference.messages import Answer, InferenceError, Prompt, Role, Sampling, Turn
-from inference.prompt import SYSTEM
 from inference.worker import sample_picture
 from storage.models import MANIFEST, verify
 from storage.records import StorageError
@@ -70,7 +69,7 @@ async def _asked(settings: Settings) -> tuple[float, Answer]:
             ready = clock() - began
             question = Turn(Role.USER, settings.chat.default_question, (sample_picture(),))
             sampling = Sampling(temperature=0, max_new_tokens=32)
-            prompt = Prompt(settings.chat.system_prompt or SYSTEM, (question,), chat="doctor", sampling=sampling)
+            prompt = Prompt(settings.chat.persona, (question,), chat="doctor", sampling=sampling)
             async for delta in deployment.answer(prompt):
                 if delta.answer is not None:
                     return ready, delta.answer

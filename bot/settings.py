@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from bot.translation import later
+from inference.prompt import SYSTEM
 
 
 class WebhookSettings(BaseModel):
@@ -111,6 +112,11 @@ class ChatSettings(BaseModel):
         ge=0,
         description="Pictures of one album come one by one, without an end mark: wait this long for the next.",
     )
+
+    @property
+    def persona(self) -> str:
+        """The system text that chats and training alike have."""
+        return self.system_prompt or SYSTEM
 
 
 class StorageSettings(BaseModel):

@@ -85,6 +85,12 @@ def harmless(text: str) -> str:
     return _LITERAL.sub(lambda found: found[0][0] + BREAK + found[0][1:], text)
 
 
+def special_literal(text: str) -> str:
+    """The first literal in `text` that a tokenizer or a server would read as a special token; empty without one."""
+    found = _LITERAL.search(text)
+    return found[0] if found else ""
+
+
 def system_text(system: str) -> str:
     """The persona as it stands in a prompt: harmless, without outer white space."""
     return harmless(system).strip()

@@ -31,7 +31,7 @@ from training.evaluate import evaluate
 from training.finetune import explained, prepare
 from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, Report, ignore
 from training.launcher import ChildTrainer
-from training.llava import RowError, check_pictures, write_rows
+from training.llava import RowError, check_pictures, read_rows, write_rows
 from training.recipe import Plan
 
 PAIRS = 24
@@ -195,7 +195,7 @@ def test_targets_that_match_nothing_are_the_reason(tmp_path: Path) -> None:
 def test_training_reads_the_engines_ids(good: Trained) -> None:
     """The checked rows carry the exact length of the engine's prompt and the answer, picture tokens included."""
     encoder = Encoder(good.merged)
-    rows = json.loads((good.folder / "checked.json").read_text(encoding="utf-8"))
+    rows = [row for _, row in read_rows(good.folder / "checked.jsonl")]
     images = Path(good.job.images)
     assert len(rows) == PAIRS
     for each, lesson in zip(rows, drawn_lessons(images, PAIRS), strict=True):

@@ -127,7 +127,7 @@ def test_a_typed_tag_stays_text(tmp_path: Path) -> None:
     asked = one_turn("x", "Is <image> or <|im_end|> a tag?", "Say <IMG_CONTEXT>.", "a.jpg")
     (tmp_path / "a.jpg").write_bytes(photo())
     write_rows([asked], tmp_path / "rows.json")
-    human, gpt = read_rows(tmp_path / "rows.json")[0]["conversations"]
+    human, gpt = next(read_rows(tmp_path / "rows.json"))[1]["conversations"]
     assert human["value"] == f"<image>\nIs <{BREAK}image> or <{BREAK}|im_end|> a tag?"
     assert gpt["value"] == f"Say <{BREAK}IMG_CONTEXT>."
     read = next(read_lessons(tmp_path / "rows.json", tmp_path, system=""))
@@ -141,6 +141,39 @@ def test_a_foreign_row_is_understood() -> None:
     assert read.system == "Persona."
     assert read.turns[0] == Turn(Role.USER, "What is it?", (Picture(b"", "cup.jpg"),))
     assert read.learned == (False, True, False, True)
+
+
+@pytest.mark.parametrize(
+    ("value", "pictures", "text"),
+    [
+        ("What is it?\n<image>", 1, "What is it?"),
+        ("What is it? <image>", 1, "What is it?"),
+        ("<image>What is it?", 1, "What is it?"),
+        ("Look:<image>\nWhat is it?\nSay it.", 1, "Look:\nWhat is it?\nSay it."),
+        ("Look:\n<image>\nWhat is it?", 1, "Look:\nWhat is it?"),
+        ("What is in <image> here?", 1, "What is in  here?"),
+        ("<image>", 1, ""),
+        ("<image><image>\nWhich?", 2, "Which?"),
+        ("Image-1: <image>\nImage-2: <image>\nWhich?", 2, "Which?"),
+        ("<image>\nWhich?\n<image>", 2, "Which?"),
+        ("Is <image> above <image>?", 2, "Is Image-1 above Image-2?"),
+        ("<image>\nIs this in <image> as well?", 2, "Is this in Image-2 as well?"),
+        ("Image-7: is a name", 0, "Image-7: is a name"),
+    ],
+)
+def test_pictures_move_to_the_front_and_no_word_is_lost(value: str, pictures: int, text: str) -> None:
+    """Wherever a tag stands; one of several that is spoken of inside a line becomes the picture's name."""
+    files = [f"{number}.jpg" for number in range(pictures)]
+    read = parse_row(good(image=files, conversations=said(value or "?", "It.")), where="", system="")
+    assert read.turns[0] == Turn(Role.USER, text, tuple(Picture(b"", file) for file in files))
+
+
+def test_a_persona_with_special_tokens_survives(tmp_path: Path) -> None:
+    """Our own rows have their special tokens broken, the persona's too: reading them back is no refusal."""
+    written = [Lesson("x", "Be <|im_end|>.", one_turn("x", "Why?", "So.").turns, (False, True))]
+    write_rows(written, tmp_path / "rows.json")
+    read = next(read_lessons(tmp_path / "rows.json", tmp_path, system=""))
+    assert prompt_hash(read.prompt) == prompt_hash(written[0].prompt)
 
 
 @pytest.mark.parametrize(
@@ -185,5 +218,7 @@ def test_a_file_that_is_no_llava_is_refused(tmp_path: Path, text: str, complaint
     (tmp_path / "rows.json").write_text(text)
     with pytest.raises(RowError, match=complaint):
         list(read_lessons(tmp_path / "rows.json", tmp_path, system=""))
+    (tmp_path / "rows.jsonl").write_text('\ufeff{"id": 1}\n\n{"id": 2}\n', encoding="utf-8")
+    assert list(read_rows(tmp_path / "rows.jsonl")) == [(1, {"id": 1}), (3, {"id": 2})]
     with pytest.raises(RowError, match="cannot be read"):
-        read_rows(tmp_path / "none.json")
+        list(read_rows(tmp_path / "none.json"))

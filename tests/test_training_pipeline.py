@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +23,11 @@ from storage.pictures import PictureStore
 from storage.records import Chat, Exchange, Model, ModelState, Person, Rating, Run, RunState
 from tests.ledgers import exchange, picture
 from tests.lessons import SYSTEM, photo, settings
+from tests.llava_files import foodie, write_file
 from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, Report, TrainingError, ignore
 from training.pipeline import LOSSES, REPORT, Pipeline, Places
 from training.selection import HELD_OUT, TRAIN, TooFewPairs
+from training.sources import About
 
 COLOURS = ("red", "blue", "green", "yellow", "purple", "orange", "black", "white", "grey", "pink")
 
@@ -36,6 +39,7 @@ class FakeTrainer:
     fails: str = ""
     report: Report = field(default_factory=lambda: Report(accepted=True, held_out=1))
     jobs: list[Job | MergeJob | EvaluationJob] = field(default_factory=list)
+    taught: dict[str, int] = field(default_factory=dict)
     hangs: str = ""
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -57,7 +61,12 @@ class FakeTrainer:
         if name == self.hangs:
             self.hanging.set()
             await asyncio.sleep(600)
-        return Outcome(ok=name != self.fails, reason="it rained" if name == self.fails else "", adapter="adapter")
+        return Outcome(
+            ok=name != self.fails,
+            reason="it rained" if name == self.fails else "",
+            adapter="adapter",
+            samples=self.taught,
+        )
 
 
 class Room:
@@ -80,7 +89,7 @@ class Room:
             models=self.models,
             trainer=self.trainer,
             settings=settings(**{"min_rated": 10, "near_duplicate": 0, **changes}),
-            places=Places(self.base, self.folder / "runs"),
+            places=Places(self.base, self.folder / "runs", self.folder / "sources"),
             system=SYSTEM,
         )
 
@@ -157,6 +166,45 @@ async def test_the_workers_are_told_what_they_need(room: Room) -> None:
     assert (training.base, training.learning_rate, training.system) == (str(room.base), 0.5, SYSTEM)
     assert (merging.base, merging.adapter, merging.system) == (str(room.base), "adapter", SYSTEM)
     assert (judging.live, judging.candidate) == (str(room.base), merging.out)
+
+
+async def test_sources_reach_the_trainer_and_the_report(room: Room) -> None:
+    """Named ones with whole paths, imported ones after them; the model's report has what it was taught."""
+    named = foodie(room.folder / "food")
+    folder = room.folder / "sources" / "jokes"
+    (folder / "pictures").mkdir(parents=True)
+    write_file(folder / "rows.jsonl", [])
+    About("ex_cn.json", 0, 2.5).write(folder)
+    (room.folder / "sources" / "half.part").mkdir()
+    room.trainer.taught = {"liked answers": 9, "other": 9}
+    run, model = await room.run(room.pipeline(sources=[{"path": os.path.relpath(named)}], replay=0.5))
+    training = room.trainer.jobs[0]
+    assert isinstance(training, Job) and model is not None
+    assert training.sources == [
+        {"path": str(named), "images": str(named.parent), "repeat_times": None},
+        {"path": str(folder / "rows.jsonl"), "images": str(folder / "pictures"), "repeat_times": 2.5},
+    ]
+    assert training.replay == 0.5
+    assert training.held_out == str(Path(run.directory) / "held_out.json")
+    assert Report.from_json(model.report).taught == room.trainer.taught
+
+
+@pytest.mark.parametrize(
+    ("sources", "words"),
+    [
+        ([{"path": "/nowhere/rows.json"}], "no file /nowhere/rows.json"),
+        ([{"path": str(Path(__file__)), "images": "/nowhere"}], "no folder /nowhere of pictures"),
+        ([], "half is no imported source"),
+    ],
+)
+async def test_a_source_that_is_not_there_is_named_before_the_run(
+    room: Room, sources: list[dict[str, str]], words: str
+) -> None:
+    """An admin hears of it when asking for the run."""
+    if not sources:
+        (room.folder / "sources" / "half").mkdir(parents=True)
+    with pytest.raises(TrainingError, match=words):
+        await room.pipeline(sources=sources).check()
 
 
 async def test_a_rejected_model_is_kept_with_its_reason(room: Room) -> None:

@@ -44,6 +44,10 @@ def test_a_knob_replaces_one_number() -> None:
         ({"recipe": __file__, "knobs": {"rank": 8}}, "leave training.knobs empty"),
         ({"held_out": 0.6}, "held_out"),
         ({"min_ratde": 3}, "min_ratde"),
+        ({"sources": [{"path": "a.json", "repeat_times": 0}]}, "sources.0.repeat_times"),
+        ({"sources": [{"path": "a.json", "repeat": 2}]}, "sources.0.repeat"),
+        ({"sources": [{"images": "a"}]}, "sources.0.path"),
+        ({"replay": -1}, "replay"),
     ],
 )
 def test_mistakes_are_named(given: dict[str, object], named: str) -> None:

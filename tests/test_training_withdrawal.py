@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 
 from tests.lessons import one_turn
-from training.llava import row_name, write_rows
+from training.llava import read_rows, row_name, write_rows
 from training.withdrawal import withdraw
 
 
 def test_rows_go_by_their_names(tmp_path: Path) -> None:
     """Every list of rows of every run loses the named ones; other files and other rows are left alone."""
     rows = [one_turn(row_name(number), "What?", f"Answer {number}.") for number in (1, 2, 12)]
-    for run, name in (("1", "train.json"), ("1", "held_out.json"), ("2", "checked.json")):
+    for run, name in (("1", "train.json"), ("1", "held_out.json"), ("2", "checked.jsonl")):
         (tmp_path / run).mkdir(exist_ok=True)
         write_rows(rows, tmp_path / run / name)
     write_rows(rows[1:], tmp_path / "2" / "train.json")
@@ -21,8 +21,8 @@ def test_rows_go_by_their_names(tmp_path: Path) -> None:
     (tmp_path / "1" / "report.json").write_text(json.dumps(report))
     untouched = (tmp_path / "2" / "train.json").read_bytes()
     assert withdraw(tmp_path, [1, 99]) == 3
-    for file in ("1/train.json", "1/held_out.json", "2/checked.json"):
-        kept = json.loads((tmp_path / file).read_text())
+    for file in ("1/train.json", "1/held_out.json", "2/checked.jsonl"):
+        kept = [row for _, row in read_rows(tmp_path / file)]
         assert [each["id"] for each in kept] == ["exchange-2", "exchange-12"]
         assert kept[0]["conversations"][1]["value"] == "Answer 2."
     assert (tmp_path / "2" / "train.json").read_bytes() == untouched

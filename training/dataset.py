@@ -14,7 +14,7 @@ from xtuner.dataset import InternVL_V1_5_Dataset
 from xtuner.utils import PROMPT_TEMPLATE
 
 from training.encoding import Encoder
-from training.llava import Lesson, parse_row, read_rows
+from training.llava import Lesson, parse_row
 
 _KEPT_BYTES: Final = 256_000_000
 
@@ -22,7 +22,7 @@ _KEPT_BYTES: Final = 256_000_000
 class LikedAnswers(InternVL_V1_5_Dataset):  # type: ignore[misc]
     """The lessons of one LLaVA file, each `repeat_times` (whole) times.
 
-    Each row carries `image_wh` and `length` (tokens, pictures included), as `training.finetune` writes them.
+    Each row carries `image_wh`, `length` (tokens, pictures included) and `origin`, as `training.mixture` writes them.
     """
 
     def __init__(
@@ -45,38 +45,32 @@ class LikedAnswers(InternVL_V1_5_Dataset):  # type: ignore[misc]
             max_length=max_length,
         )
         self._images = Path(image_folder)
-        self._tiles: dict[int, torch.Tensor] = {}
+        self._tiles: dict[tuple[str, ...], torch.Tensor] = {}
         self._room = _KEPT_BYTES
         self._encoder = Encoder(Path(model_path), tiles=tiles)
-        self._lessons = [
-            _with_sizes(parse_row(row, where=f"{data_path} row {number}", system=system), row)
-            for number, row in enumerate(read_rows(Path(data_path)), 1)
-        ]
-        self._encoded = [
-            self._encoder.check(lesson, max_length, where=f"{data_path} row {number}")
-            for number, lesson in enumerate(self._lessons, 1)
-        ]
+        self._system = system
 
     def prepare_data(self, index: int) -> dict[str, Any]:
-        """One sample: token ids, labels, and tiles [T, 3, S, S] (one of zeros for a text without pictures)."""
-        place = index % len(self._lessons)
-        return {
-            "input_ids": self._encoded[place].input_ids,
-            "labels": self._encoded[place].labels,
-            "pixel_values": self._look(place),
-        }
+        """One sample: token ids, labels, and tiles [T, 3, S, S] (one of zeros for a text without pictures).
 
-    def _look(self, place: int) -> torch.Tensor:
+        Encoded when it is asked for: the ids of half a million samples at once would fill the memory.
+        """
+        row = self.data[index]
+        lesson = _with_sizes(parse_row(row, where=row["origin"], system=self._system), row)
+        encoded = self._encoder.check(lesson, self.max_length, where=row["origin"])
+        return {"input_ids": encoded.input_ids, "labels": encoded.labels, "pixel_values": self._look(lesson)}
+
+    def _look(self, lesson: Lesson) -> torch.Tensor:
         """The tiles of one lesson; while there is room they are kept, each epoch sees the same."""
-        if place in self._tiles:
-            return self._tiles[place]
+        if lesson.pictures in self._tiles:
+            return self._tiles[lesson.pictures]
         side = self._encoder.sight.side
-        pixels = self._encoder.pixel_values(self._lessons[place], self._images)
+        pixels = self._encoder.pixel_values(lesson, self._images)
         if pixels is None:
             pixels = torch.zeros(1, 3, side, side)
         if pixels.nbytes <= self._room:
             self._room -= pixels.nbytes
-            self._tiles[place] = pixels
+            self._tiles[lesson.pictures] = pixels
         return pixels
 
 

@@ -9,39 +9,29 @@ training.
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from training.job import Job, Outcome, Progress, TrainingError
+from training.job import Job, Outcome, Progress, TrainingError, ignore
 from training.worker import Say, work
 
+if TYPE_CHECKING:
+    from training.mixture import Mixture
 
-def prepare(job: Job) -> tuple[Path, Path, int]:
-    """Check every row and lay out what XTuner reads: (base directory, data file, number of rows).
+
+def prepare(job: Job, say: Say = ignore) -> tuple[Path, Mixture]:
+    """Check every row and lay out what XTuner reads: the base directory and the data. Raises `TrainingError`.
 
     The base is a directory of links to the given checkpoint's weights with our model code beside them, so that no
-    code of a downloaded checkpoint runs, here or when XTuner's tools run the configuration again. Raises `RowError`.
+    code of a downloaded checkpoint runs, here or when XTuner's tools run the configuration again.
     """
-    from training.encoding import Encoder
-    from training.llava import read_lessons, row
+    from training.mixture import mix
 
-    folder = Path(job.work)
-    base = _with_our_code(Path(job.base), folder / "base")
-    encoder = Encoder(base, tiles=job.tiles)
-    rows: list[dict[str, Any]] = []
-    data = Path(job.data)
-    for number, lesson in enumerate(read_lessons(data, Path(job.images), system=job.system), 1):
-        encoded = encoder.check(lesson, job.max_length, where=f"{data} row {number}")
-        rows.append({**row(lesson), "length": len(encoded.input_ids)})
-    if not rows:
-        raise TrainingError(f"{data} has no rows")
-    checked = folder / "checked.json"
-    checked.write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    return base, checked, len(rows)
+    base = _with_our_code(Path(job.base), Path(job.work) / "base")
+    return base, mix(job, base, say)
 
 
 def _with_our_code(given: Path, made: Path) -> Path:
@@ -93,10 +83,10 @@ def _trained(job: Job, say: Say, *, gpu: bool) -> Outcome:
     from training.runner import train
 
     folder = Path(job.work)
-    base, data, rows = prepare(job)
+    base, mixture = prepare(job, say)
     checkpoint = begin(job)
     config_file = folder / "config.py"
-    config_file.write_text(config_text(job, base=base, data=data, rows=rows, gpu=gpu), encoding="utf-8")
+    config_file.write_text(config_text(job, base=base, data=mixture.file, rows=mixture.rows, gpu=gpu), encoding="utf-8")
     say(Progress("loading"))
     with joined(gpu=gpu):
         trained = train(config_file, say, checkpoint)
@@ -117,6 +107,7 @@ def _trained(job: Job, say: Say, *, gpu: bool) -> Outcome:
         curve=str(curve),
         steps=trained.steps,
         peak_memory=int(torch.cuda.max_memory_allocated()) if gpu else peak,
+        samples=mixture.samples,
     )
 
 

@@ -59,6 +59,9 @@ class Job(_Record):
     """One fine-tuning run. Paths are absolute. Counts are samples, `max_length` is tokens, `epochs` passes.
 
     `data` is a LLaVA JSON file whose `image` entries are relative to `images`; `work` the run's directory.
+    `sources` are other LLaVA files to mix in: `path`, `images` and `repeat_times` each, the last None where the source
+    shares in `replay` samples for each row of `data`. None of their rows about a picture of `held_out`, a file like
+    `data`, is taken. The file `notes` remembers which pictures are whole; empty: nothing does.
     `system` is the persona of rows that name none; `former` an earlier run's log of losses, to lie under this one's
     curve, empty without one. `tiles` and `threads` 0 mean: as the model says, all cores. The names from `method` on are
     those of `training.settings.Recipe`; where `recipe`, a file, is given it has the numbers.
@@ -70,6 +73,10 @@ class Job(_Record):
     images: str
     work: str
     system: str
+    sources: list[dict[str, Any]] = field(default_factory=list)
+    replay: float = 1.0
+    held_out: str = ""
+    notes: str = ""
     former: str = ""
     device: str = "auto"
     threads: int = 0
@@ -155,7 +162,8 @@ class Progress(_Record):
 class Outcome(_Record):
     """How a worker ended. `adapter` is a PEFT directory, `scalars` XTuner's loss log; None unless `ok`.
 
-    `reason` is empty when `ok`; otherwise one sentence an operator can act on. `peak_memory` is in bytes.
+    `reason` is empty when `ok`; otherwise one sentence an operator can act on. `peak_memory` is in bytes. `samples`
+    says how many were trained on of which source.
     """
 
     ok: bool
@@ -166,6 +174,7 @@ class Outcome(_Record):
     steps: int = 0
     seconds: float = 0.0
     peak_memory: int = 0
+    samples: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +184,8 @@ class Report(_Record):
     `live_nll` and `nll` are mean negative log-likelihoods in nats per answer token over the held-out liked answers.
     `live_correct` and `correct` are shares of the factual questions answered right, 0 to 1; `live_alone` and `alone`
     count those that only one of the two models got right. `broken` lists answers of the candidate that are empty or in
-    loops. `samples` has some questions with both models' answers.
+    loops. `samples` has some questions with both models' answers. `taught` says how many samples of which source the
+    candidate was trained on.
     """
 
     accepted: bool
@@ -191,6 +201,7 @@ class Report(_Record):
     alone: int = 0
     broken: list[str] = field(default_factory=list)
     samples: list[dict[str, str]] = field(default_factory=list)
+    taught: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
 

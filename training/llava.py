@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from typing import Any, Final
 
 from inference.messages import Picture, PictureError, Prompt, PromptTooLong, Role, Turn
 from inference.pictures import open_picture
-from inference.prompt import PLACE, fit, harmless, prompt_hash, user_text
+from inference.prompt import PLACE, fit, harmless, prompt_hash, special_literal, system_text, user_text
 from storage.records import Exchange, RatedExchange
 from training.job import TrainingError
 
@@ -40,7 +40,7 @@ _WIDER: Final = 4
 _EXCHANGE_TOKENS: Final = 4
 """A question and an answer have at least so many tokens: the begin and the end of each."""
 
-_PLACES = re.compile(rf"(?:Image-\d+: )?{re.escape(PLACE)}\n?")
+_TAG: Final = re.compile(rf"(?:Image-\d+: ?)?{re.escape(PLACE)}")
 
 
 class RowError(TrainingError):
@@ -109,7 +109,7 @@ def row(lesson: Lesson, file_of: Callable[[str], str] = str) -> dict[str, Any]:
 
     User texts are made harmless, so that a typed `<image>` stays text.
     """
-    written: dict[str, Any] = {"id": lesson.name, "system": lesson.system}
+    written: dict[str, Any] = {"id": lesson.name, "system": system_text(lesson.system)}
     files = [file_of(name) for name in lesson.pictures]
     if files:
         written["image"] = files[0] if len(files) == 1 else files
@@ -124,14 +124,19 @@ def row(lesson: Lesson, file_of: Callable[[str], str] = str) -> dict[str, Any]:
     return written
 
 
-def parse_row(row: Mapping[str, Any], *, where: str, system: str) -> Lesson:
+def parse_row(row: Any, *, where: str, system: str) -> Lesson:
     """Read a row, ours or foreign. `system` is the persona of rows that name none; `where` names it in errors.
 
-    Pictures move to the front of the turn that has their tag, as InternVL2 was trained. Raises `RowError`.
+    Pictures move to the front of the turn that has their tag, as InternVL2 was trained. Raises `RowError`, also for a
+    special token in a text: in our own rows there is none, `row` breaks them; in others it is not ours to change.
     """
+    if isinstance(row, RowError):
+        raise RowError(f"{where}: {row}")
+    if not isinstance(row, dict):
+        raise RowError(f"{where}: a row must be a JSON object")
     files = row.get("image") or []
-    files = [files] if isinstance(files, str) else list(files)
-    if not all(isinstance(each, str) and each for each in files):
+    files = [files] if isinstance(files, str) else files
+    if not isinstance(files, list) or not all(isinstance(each, str) and each for each in files):
         raise RowError(f"{where}: image must be a file name or a list of them")
     left = iter(files)
     said = row.get("conversations")
@@ -144,18 +149,19 @@ def parse_row(row: Mapping[str, Any], *, where: str, system: str) -> Lesson:
         wanted = "human" if len(turns) % 2 == 0 else "gpt"
         if speaker != wanted or not isinstance(value, str):
             raise RowError(f"{where}: turn {number} must be from {wanted!r} and have a text as value")
+        turn = f"{where}: turn {number}"
         if speaker == "gpt":
             if not value.strip():
-                raise RowError(f"{where}: turn {number}: the answer is empty, there is nothing to learn")
-            turns.append(Turn(Role.ASSISTANT, harmless(value).strip()))
+                raise RowError(f"{turn}: the answer is empty, there is nothing to learn")
+            turns.append(Turn(Role.ASSISTANT, _plain(value, turn)))
             learned.append(bool(each.get("loss", True)))
             continue
-        pictures = tuple(Picture(b"", file) for _, file in zip(_PLACES.findall(value), left, strict=False))
+        pictures = tuple(Picture(b"", file) for _, file in zip(_TAG.findall(value), left, strict=False))
         if len(pictures) != value.count(PLACE):
             raise RowError(f"{where}: more {PLACE} tags than the {len(files)} pictures in image")
-        text = harmless(_PLACES.sub("", value)).strip()
+        text = _plain(_without_tags(value), turn)
         if not text and not pictures:
-            raise RowError(f"{where}: turn {number}: the question is empty")
+            raise RowError(f"{turn}: the question is empty")
         turns.append(Turn(Role.USER, text, pictures))
         learned.append(False)
     over = sum(1 for _ in left)
@@ -168,7 +174,42 @@ def parse_row(row: Mapping[str, Any], *, where: str, system: str) -> Lesson:
     persona = row.get("system", system)
     if not isinstance(persona, str):
         raise RowError(f"{where}: system must be a text")
+    if "system" in row:
+        persona = _plain(persona, f"{where}: system")
     return Lesson(str(row.get("id", where)), persona, tuple(turns), tuple(learned))
+
+
+def _plain(text: str, where: str) -> str:
+    """The text without outer white space. Raises `RowError` for what no tokenizer reads as plain text."""
+    if literal := special_literal(text):
+        raise RowError(f"{where}: {literal!r} would be read as a special token: write it otherwise, or leave it out")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RowError(f"{where}: half of a character (a lone surrogate at {error.start}): mend the text") from error
+    return text.strip()
+
+
+def _without_tags(value: str) -> str:
+    """A question's text without its picture tags, whose places are at the front.
+
+    A line of nothing but tags goes whole. Where several pictures are spoken of inside a line ("Is <image> above
+    <image>?"), each tag becomes the name that its picture has in the prompt, "Image-1".
+    """
+    several, number = value.count(PLACE) > 1, 0
+    lines = []
+    for line in value.split("\n"):
+        pieces = _TAG.split(line)
+        if len(pieces) > 1 and not "".join(pieces).strip():
+            number += len(pieces) - 1
+            continue
+        text = pieces[0]
+        for place, piece in enumerate(pieces[1:], 1):
+            number += 1
+            inside = "".join(pieces[:place]).strip() and "".join(pieces[place:]).strip()
+            text += f"Image-{number}{piece}" if several and inside else piece
+        lines.append(text)
+    return "\n".join(lines)
 
 
 def check_pictures(lesson: Lesson, images: Path, *, where: str) -> Lesson:
@@ -187,28 +228,40 @@ def check_pictures(lesson: Lesson, images: Path, *, where: str) -> Lesson:
 
 def read_lessons(file: Path, images: Path, *, system: str) -> Iterator[Lesson]:
     """The checked lessons of a .json or .jsonl file, pictures decoded once. Raises `RowError` at the first bad row."""
-    for number, each in enumerate(read_rows(file), 1):
+    for number, each in read_rows(file):
         where = f"{file} row {number}"
-        if not isinstance(each, dict):
-            raise RowError(f"{where}: a row must be a JSON object")
         yield check_pictures(parse_row(each, where=where, system=system), images, where=where)
 
 
-def read_rows(file: Path) -> list[Any]:
-    """The raw rows of a LLaVA file: a JSON list, or one JSON object a line (.jsonl). Raises `RowError`."""
+def read_rows(file: Path) -> Iterator[tuple[int, Any]]:
+    """Each raw row of a LLaVA file with its number from 1: a JSON list, or one JSON object a line (.jsonl).
+
+    Of a .jsonl a row's number is its line's, and one line at a time is in memory; a line that is not JSON comes as a
+    `RowError`, since good ones may follow. Raises `RowError` for a file that cannot be read.
+    """
     try:
-        text = file.read_text(encoding="utf-8")
+        # Some editors put a mark (U+FEFF) in front of UTF-8.
+        with file.open(encoding="utf-8-sig") as lines:
+            if file.suffix == ".jsonl":
+                for number, line in enumerate(lines, 1):
+                    if line.strip():
+                        yield number, _parsed(line)
+                return
+            rows = _parsed(lines.read())
     except (OSError, UnicodeDecodeError) as error:
         raise RowError(f"{file}: cannot be read: {error}") from error
-    try:
-        if file.suffix == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        rows = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise RowError(f"{file}: is not JSON: {error}") from error
+    if isinstance(rows, RowError):
+        raise RowError(f"{file}: {rows}; a file with one object a line must be called .jsonl")
     if not isinstance(rows, list):
         raise RowError(f"{file}: must be a list of rows")
-    return rows
+    yield from enumerate(rows, 1)
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return RowError(f"is not JSON: {error}")
 
 
 def row_name(exchange: int) -> str:

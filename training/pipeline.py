@@ -4,8 +4,9 @@ Knows the order, the ledger's states and the run's directory; the heavy steps ar
 whether a candidate goes live is the bot's. Training starts from the base model with all that is selected, never from
 the last merge, so that nothing drifts and what was forgotten is gone.
 
-A run's directory: `train.json` and `held_out.json` (LLaVA), `config.py` (`python -m xtuner.tools.train config.py`
-trains it again), `losses.json`, `curve.png`, `adapter/`, `report.json`, and each step's job, outcome and log.
+A run's directory: `train.json` and `held_out.json` (LLaVA), `checked.jsonl` (what is trained on, other sources mixed
+in) with its account `mixture.json`, `config.py` (`python -m xtuner.tools.train config.py` trains it again),
+`losses.json`, `curve.png`, `adapter/`, `report.json`, and each step's job, outcome and log.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import logging
 import shutil
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -28,7 +29,8 @@ from storage.records import IllegalTransition, Model, ModelState, Run, RunState,
 from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, Report, Trainer, TrainingError
 from training.llava import lesson, write_rows
 from training.selection import TRAIN, Selection, select_pairs
-from training.settings import LARGE, RECIPES, Recipe, TrainingSettings
+from training.settings import RECIPES, Recipe, Source, TrainingSettings
+from training.sources import imported, present
 
 CURVE: Final = "curve.png"
 LOSSES: Final = "losses.json"
@@ -39,7 +41,6 @@ OnChange = Callable[[Run], Awaitable[None]]
 
 _REPORT_SECONDS: Final = 1.0
 _FORMER_RUNS: Final = 20
-_TINY_BYTES: Final = 200_000_000
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +51,11 @@ class RunFailed(TrainingError):
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Directories: the base model all training starts from, and where runs are kept (one folder each)."""
+    """Directories: the base model all training starts from, and where runs and imported sources are kept."""
 
     base: Path
     runs: Path
+    sources: Path
 
 
 class Pipeline:
@@ -84,14 +86,12 @@ class Pipeline:
     @property
     def recipe(self) -> Recipe:
         """The numbers to train with, "auto" resolved by the size of the base model."""
-        name = self._settings.recipe
-        if name == "auto":
-            name = "tiny" if weight_bytes(self._places.base) < _TINY_BYTES else LARGE
-        return self._settings.resolved(name)
+        return self._settings.recipe_for(self._places.base)
 
     async def check(self) -> None:
         """Raise `TrainingError`, saying what to do, if a run could not even start now."""
         self._check_disk()
+        self._sources()
         await self._select()
 
     async def run(self, run: Run, on_change: OnChange) -> Model | None:
@@ -122,6 +122,7 @@ class Pipeline:
 
     async def _run(self, run: Run, workspace: Path, on_change: OnChange) -> Model:
         self._check_disk()
+        sources = self._sources()
         selection = await self._select()
         folder = self._places.runs / str(run.id)
         folder.mkdir(parents=True, exist_ok=True)
@@ -139,7 +140,7 @@ class Pipeline:
         write_rows((each.lesson for each in selection.held_out), folder / "held_out.json", self._file)
 
         async with _Reporter(self._ledger, run.id, on_change) as report:
-            job = self._job(run, folder, await self._former_losses(run))
+            job = self._job(run, folder, sources, await self._former_losses(run))
             trained = _good(await self._trainer.train(job, report))
             await _told(on_change, await self._ledger.move_run(run.id, RunState.MERGING, step=0, steps=0))
             merging = MergeJob(
@@ -155,12 +156,14 @@ class Pipeline:
             _good(await self._trainer.merge(merging, report))
             await _told(on_change, await self._ledger.move_run(run.id, RunState.EVALUATING, step=0, steps=0))
             _good(await self._trainer.evaluate(await self._evaluation(run, folder, workspace), report))
-        return await _undisturbed(self._publish(run, folder, workspace, on_change))
+        return await _undisturbed(self._publish(run, folder, workspace, trained.samples, on_change))
 
-    async def _publish(self, run: Run, folder: Path, workspace: Path, on_change: OnChange) -> Model:
+    async def _publish(
+        self, run: Run, folder: Path, workspace: Path, taught: dict[str, int], on_change: OnChange
+    ) -> Model:
         if lost := await self._ledger.withdrawn(run.id):
             raise RunFailed(f"{lost} of the answers that it learned from were withdrawn meanwhile")
-        verdict = Report.read(folder / REPORT)
+        verdict = replace(Report.read(folder / REPORT), taught=taught)
         directory, manifest_hash = await asyncio.to_thread(self._models.publish, workspace, _name(run))
         model = Model(
             id=_name(run),
@@ -212,6 +215,9 @@ class Pipeline:
     def _file(self, sha256: str) -> str:
         return self._pictures.path(sha256).relative_to(self._pictures.directory).as_posix()
 
+    def _sources(self) -> list[Source]:
+        return present([*self._settings.sources, *imported(self._places.sources)])
+
     async def _former_losses(self, run: Run) -> str:
         """The log of losses of the newest finished run before this one, empty without one."""
         for each in await self._ledger.runs(_FORMER_RUNS):
@@ -220,7 +226,7 @@ class Pipeline:
                 return str(kept)
         return ""
 
-    def _job(self, run: Run, folder: Path, former: str) -> Job:
+    def _job(self, run: Run, folder: Path, sources: list[Source], former: str) -> Job:
         return Job(
             run=str(run.id),
             base=str(self._places.base),
@@ -228,6 +234,10 @@ class Pipeline:
             images=str(self._pictures.directory),
             work=str(folder),
             system=self._system,
+            sources=[each.model_dump(mode="json") for each in sources],
+            replay=self._settings.replay,
+            held_out=str(folder / "held_out.json"),
+            notes=str(self._places.runs / "pictures.jsonl"),
             former=former,
             device=self._settings.device,
             threads=self._settings.threads,

@@ -27,6 +27,8 @@ _OTHERWISE: Final = frozenset(
         "images",
         "work",
         "former",
+        "held_out",
+        "notes",
         "device",
         "threads",
         "split",
@@ -80,7 +82,7 @@ def fingerprint(job: Job) -> str:
     """What the training is, as a hash."""
     values = {name: value for name, value in asdict(job).items() if name not in _OTHERWISE}
     digest = sha256(json.dumps(values, sort_keys=True).encode())
-    for file in (job.data, job.recipe):
+    for file in (job.data, job.recipe, job.held_out, *(each["path"] for each in job.sources)):
         digest.update(Path(file).read_bytes() if file else b"")
     return digest.hexdigest()
 

@@ -11,6 +11,10 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from inference.layout import weight_bytes
+
+_TINY_BYTES: Final = 200_000_000
+
 
 class Recipe(BaseModel):
     """The numbers of one fine-tuning. The defaults are what the recipes for InternVL2-2B have in common.
@@ -96,6 +100,27 @@ class Recipe(BaseModel):
         return value
 
 
+class Source(BaseModel):
+    """`[[training.sources]]`: a file of rows to train on beside the liked answers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: Path
+    """A LLaVA file, .json or .jsonl."""
+
+    images: Path | None = None
+    """The folder that its pictures are named from; none: the file's own."""
+
+    repeat_times: float | None = Field(None, gt=0)
+    """How often each row is taken: 0.5 takes half of them, 2.5 each twice and half once more; none: its share of
+    training.replay."""
+
+    @property
+    def folder(self) -> Path:
+        """Where its pictures lie."""
+        return self.images or self.path.parent
+
+
 RECIPES: Final[dict[str, dict[str, Any]]] = {
     # The two tutorials' for InternVL2-2B: dishes of a cuisine, and jokes about a picture.
     "food": {"accumulation": 2, "epochs": 10, "learning_rate": 3e-5, "max_length": 8192},
@@ -155,6 +180,12 @@ class TrainingSettings(BaseModel):
 
     knobs: dict[str, Any] = Field(default_factory=dict)
     """What replaces some of the recipe's, by name: method, rank, learning_rate, epochs …"""
+
+    sources: tuple[Source, ...] = ()
+    """Files of rows to train on beside the liked answers, against forgetting."""
+
+    replay: float = Field(1.0, ge=0)
+    """Samples for each liked answer that the sources without repeat_times give together."""
 
     seed: int = Field(0, ge=0)
     """Seed of the training."""
@@ -220,6 +251,13 @@ class TrainingSettings(BaseModel):
                 raise ValueError(f"knobs.learning_rate: {values['optimizer']} finds its own, leave it out")
             values["learning_rate"] = 1.0
         return Recipe.model_validate(values)
+
+    def recipe_for(self, base: Path) -> Recipe:
+        """The numbers to train a checkpoint directory with, "auto" resolved by the size of its weights."""
+        name = self.recipe
+        if name == "auto":
+            name = "tiny" if weight_bytes(base) < _TINY_BYTES else LARGE
+        return self.resolved(name)
 
     @classmethod
     def for_tiny(cls, **changes: Any) -> TrainingSettings:

@@ -21,19 +21,25 @@ def withdraw(runs: Path, exchanges: Iterable[int]) -> int:
     """
     names = {row_name(each) for each in exchanges}
     gone = 0
-    for file in sorted(runs.glob("*/*.json")) if names else ():
+    for file in sorted([*runs.glob("*/*.json"), *runs.glob("*/*.jsonl")]) if names else ():
         text = file.read_text(encoding="utf-8")
         if not any(name in text for name in names):
             continue
-        rows = json.loads(text)
-        if not isinstance(rows, list):
-            continue
-        kept = [row for row in rows if not _named(row, names)]
-        if len(kept) < len(rows):
+        if file.suffix == ".jsonl":
+            lines = text.split("\n")
+            kept = [line for line in lines if not (line and _named(json.loads(line), names))]
+            rest, lost = "\n".join(kept), len(lines) - len(kept)
+        else:
+            rows = json.loads(text)
+            if not isinstance(rows, list):
+                continue
+            left = [row for row in rows if not _named(row, names)]
+            rest, lost = json.dumps(left, ensure_ascii=False, indent=1) + "\n", len(rows) - len(left)
+        if lost:
             temporary = file.with_name(file.name + ".part")
-            temporary.write_text(json.dumps(kept, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(rest, encoding="utf-8")
             temporary.replace(file)
-            gone += len(rows) - len(kept)
+            gone += lost
     return gone
 
 

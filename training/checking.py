@@ -1,0 +1,180 @@
+"""Every row of a LLaVA file, held against all that would mistrain in silence, by as many processes as there are cores.
+
+A good row comes back as it will be trained: a line of JSON with its pictures' sizes, its length in tokens and where it
+came from. A bad one comes back as a sentence that names file and row, and the next one is looked at: whoever mends a
+file wants to know of all of them. What follows from a bad row is the caller's. Needs transformers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Final, Self
+
+from inference.messages import PictureError
+from training.encoding import Encoder
+from training.llava import Lesson, RowError, parse_row, read_rows, row
+from training.notes import Look, PictureNotes
+
+_CHUNK: Final = 64
+_AHEAD: Final = 4
+_FEW: Final = 1000
+"""So many rows are checked before other processes have started, which takes each of them some seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What rows are checked by. Paths are of directories; `notes` is a file; `tiles` 0 means as the checkpoint says.
+
+    `system` is the persona of rows that name none. Where the pictures lie in `home` they keep their names, elsewhere
+    each is named by its whole path.
+    """
+
+    base: Path
+    home: Path
+    notes: Path | None
+    system: str
+    tiles: int
+    max_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A good row: a line of JSON, and the sha256 of each of its pictures' bytes in order."""
+
+    line: str
+    pictures: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """A row to be checked: its file, its number there, the folder of its pictures, and its content."""
+
+    file: Path
+    number: int
+    images: Path
+    content: Any
+
+
+class Checker:
+    """Checks rows in this process."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._encoder = Encoder(rules.base, tiles=rules.tiles)
+        self.notes = PictureNotes(rules.notes)
+
+    def check(self, raw: Raw) -> Checked | str:
+        """The good row, or what is wrong with it."""
+        where = f"{raw.file} row {raw.number}"
+        try:
+            lesson, pictures = self._seen(parse_row(raw.content, where=where, system=self._rules.system), raw, where)
+            encoded = self._encoder.check(lesson, self._rules.max_length, where=where)
+        except RowError as error:
+            return str(error)
+        written = row(lesson, str if raw.images == self._rules.home else lambda name: str(raw.images / name))
+        line = {**written, "length": len(encoded.input_ids), "origin": where}
+        return Checked(json.dumps(line, ensure_ascii=False), pictures)
+
+    def _seen(self, lesson: Lesson, raw: Raw, where: str) -> tuple[Lesson, tuple[str, ...]]:
+        """The lesson with the sizes of its pictures, and their digests. Raises `RowError`."""
+        looks: list[Look] = []
+        for name in lesson.pictures:
+            path = raw.images / name
+            try:
+                # What people sent must leave no trace here when it is deleted, and is little.
+                looks.append(self.notes.look(path, note=raw.images != self._rules.home))
+            except FileNotFoundError as error:
+                raise RowError(f"{where}: the picture {path} is missing: put it there, or leave the row out") from error
+            except (OSError, ValueError, PictureError) as error:
+                raise RowError(f"{where}: the picture {path}: {error}") from error
+        return replace(lesson, sizes=tuple((each.width, each.height) for each in looks)), tuple(
+            each.sha256 for each in looks
+        )
+
+
+class Inspection:
+    """Checks whole files, the first rows here and the others in processes of their own. A context manager."""
+
+    def __init__(self, rules: Rules, processes: int) -> None:
+        """`processes` is how many check at once, this one included."""
+        self._rules = rules
+        self._processes = processes
+        self._here = Checker(rules)
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def rows(self, file: Path, images: Path, say: Callable[[int, int], None]) -> Iterator[Checked | str]:
+        """Each row of the file in order, good or bad. `say` gets (rows done, rows in all) now and then.
+
+        Raises `RowError` for a file that cannot be read at all.
+        """
+        rows: Iterator[Raw] = (Raw(file, number, images, content) for number, content in read_rows(file))
+        total = 0
+        if file.suffix == ".jsonl":
+            with suppress(OSError), file.open("rb") as lines:
+                total = sum(1 for line in lines if line.strip())
+        else:
+            every = list(rows)
+            rows, total = iter(every), len(every)
+        done = 0
+        for chunk in chain(self._few(rows), self._many(rows)):
+            yield from chunk
+            done += len(chunk)
+            say(done, total)
+
+    def _few(self, rows: Iterator[Raw]) -> Iterator[list[Checked | str]]:
+        for chunk in _chunks(rows if self._processes == 1 else islice(rows, _FEW)):
+            found = [self._here.check(raw) for raw in chunk]
+            self._here.notes.keep(self._here.notes.fresh())
+            yield found
+
+    def _many(self, rows: Iterator[Raw]) -> Iterator[list[Checked | str]]:
+        waiting: deque[Future[tuple[list[Checked | str], dict[str, Look]]]] = deque()
+        for chunk in _chunks(rows):
+            if self._pool is None:
+                # Not forked: the parent has threads, and on a GPU machine it has asked for CUDA.
+                self._pool = ProcessPoolExecutor(self._processes, get_context("spawn"), _begin, (self._rules,))
+            waiting.append(self._pool.submit(_check, chunk))
+            if len(waiting) > _AHEAD * self._processes:
+                yield self._came(waiting.popleft())
+        while waiting:
+            yield self._came(waiting.popleft())
+
+    def _came(self, future: Future[tuple[list[Checked | str], dict[str, Look]]]) -> list[Checked | str]:
+        found, fresh = future.result()
+        self._here.notes.keep(fresh)
+        return found
+
+
+def _chunks(rows: Iterable[Raw]) -> Iterator[list[Raw]]:
+    rows = iter(rows)
+    while chunk := list(islice(rows, _CHUNK)):
+        yield chunk
+
+
+_checker: Checker
+"""The one checker of a process of the pool."""
+
+
+def _begin(rules: Rules) -> None:
+    global _checker
+    _checker = Checker(rules)
+
+
+def _check(chunk: list[Raw]) -> tuple[list[Checked | str], dict[str, Look]]:
+    found = [_checker.check(raw) for raw in chunk]
+    return found, _checker.notes.fresh()
