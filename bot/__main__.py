@@ -23,12 +23,13 @@ from bot.fetch import fetch as fetch_checkpoint
 from bot.forgetting import Forgetting
 from bot.handlers.admin import AdminRefusal
 from bot.operations import model_before
-from bot.progress import clock, on_terminal, terminal_bar
+from bot.progress import on_terminal, terminal_bar
 from inference.hub import Source
 from inference.messages import InferenceError
 from inference.settings import TINY
 from storage.ledger import Ledger
 from storage.records import Belongings, Promotion, Run, RunState, StorageError
+from training.figures import clock
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, rich_markup_mode="markdown")
 console = Console()

@@ -10,13 +10,14 @@ import json
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
 from aiogram import Bot
 from aiogram.exceptions import TelegramAPIError
 from aiogram.methods import TelegramMethod
-from aiogram.types import BufferedInputFile
+from aiogram.types import FSInputFile
 from aiogram.types import Message as TelegramMessage
 
 from bot.handlers.admin import MODEL_STATES
@@ -27,6 +28,8 @@ from bot.telegram import DeliveryError, Glimpse
 from bot.translation import Say, Translator
 from storage.ledger import Ledger
 from storage.records import Model, Run, RunState, StorageError
+from training.figures import clock, percent, size
+from training.job import Report
 
 CAPTION_LIMIT: Final = 1024
 ALERT_SECONDS: Final = 3600.0
@@ -68,19 +71,23 @@ class Notices:
 
         await self._each(tell)
 
-    async def run_finished(self, run: Run, model: Model | None, curve: bytes | None) -> None:
-        """Tell how the run ended, with the loss curve (PNG) if there is one."""
+    async def run_finished(
+        self, run: Run, model: Model | None, picture: Path | None = None, sheet: Path | None = None
+    ) -> None:
+        """Tell how the run ended, with a picture (PNG) of it and its sheet (HTML) if there are any."""
         messages = self._of(run)
 
         async def tell(admin: int, say: Say) -> None:
             if admin in messages:
                 await self._bot.edit_message_text(run_progress(run, say), chat_id=admin, message_id=messages[admin])
             text = outcome(run, model, say)
-            if curve:
-                picture = BufferedInputFile(curve, f"run-{run.id}-loss.png")
-                await self._bot.send_photo(admin, picture, caption=_cut(text, CAPTION_LIMIT))
+            if picture:
+                shown = FSInputFile(picture, f"run-{run.id}-{picture.name}")
+                await self._bot.send_photo(admin, shown, caption=_cut(text, CAPTION_LIMIT))
             else:
                 await self._bot.send_message(admin, text)
+            if sheet:
+                await self._bot.send_document(admin, FSInputFile(sheet, f"run-{run.id}-{sheet.name}"))
 
         await self._each(tell)
         self._messages.pop(run.id, None)
@@ -143,7 +150,7 @@ class Notices:
         for admin in self._admins:
             try:
                 await tell(admin, await self._voice(admin))
-            except (DeliveryError, TelegramAPIError, StorageError) as error:
+            except (DeliveryError, TelegramAPIError, StorageError, OSError) as error:
                 log.warning("an admin was not told", admin=admin, error=str(error))
 
     async def _voice(self, user: int, client_language: str | None = None) -> Say:
@@ -166,7 +173,37 @@ def outcome(run: Run, model: Model | None, say: Say) -> str:
         model=model.id,
         state=say(MODEL_STATES[model.state]),
     )
-    return f"{text}\n{model.reason}" if model.reason else text
+    told = [text, *([model.reason] if model.reason else []), *(numbers(model.report, say) if model.report else [])]
+    return "\n".join(told)
+
+
+def numbers(report: str, say: Say) -> list[str]:
+    """What a run learned from, what that took, and how its model was judged, on a few lines."""
+    it = Report.from_json(report)
+    return [
+        say(
+            "Learned from {pairs} liked answers, {raters} raters; judged by {held_out} more.",
+            pairs=it.effort.pairs,
+            raters=it.effort.raters,
+            held_out=it.held_out,
+        ),
+        say("Loss on those: {live} before, {new} now.", live=f"{it.live_nll:.3f}", new=f"{it.nll:.3f}"),
+        say(
+            "Facts right: {live} before, {new} now, of {questions} questions.",
+            live=percent(it.live_correct),
+            new=percent(it.correct),
+            questions=it.questions,
+        ),
+        say(
+            "Time: training {training}, merging {merging}, evaluating {evaluating}. Peak memory {memory}, adapter "
+            "{adapter}.",
+            training=clock(it.effort.training_seconds),
+            merging=clock(it.effort.merging_seconds),
+            evaluating=clock(it.seconds),
+            memory=size(it.effort.peak_memory),
+            adapter=size(it.effort.adapter_bytes),
+        ),
+    ]
 
 
 def _cut(text: str, limit: int) -> str:

@@ -28,6 +28,7 @@ from inference.supervisor import State
 from storage.ledger import Ledger
 from storage.models import verify
 from storage.records import Model, ModelState, Promotion, Run, RunBusy, RunState, StorageError
+from training.job import PICTURE, SHEET
 from training.pipeline import CURVE, Pipeline
 
 MAILBOX_SECONDS = 1.0
@@ -40,7 +41,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """Everything an operator sees at a glance. `curve` is the newest run that has a loss curve."""
+    """What an operator sees at a glance. `curve` is the newest run with a loss curve, `sheets` all with a sheet."""
 
     live: str
     engine: Status
@@ -49,6 +50,7 @@ class Overview:
     counts: Mapping[str, int]
     next_run: datetime | None
     curve: int | None
+    sheets: frozenset[int]
 
 
 class Operations:
@@ -83,7 +85,7 @@ class Operations:
     async def start(self) -> None:
         """Settle what an earlier process left behind, then begin to serve the mailbox."""
         for run in await self._ledger.fail_interrupted_runs(INTERRUPTED):
-            await self._notices.run_finished(run, None, None)
+            await self._notices.run_finished(run, None)
         self._mailbox = asyncio.create_task(self._serve_mailbox())
 
     async def stop(self) -> None:
@@ -186,8 +188,8 @@ class Operations:
             if model and model.state is ModelState.CANDIDATE:
                 model = await self._go_live(model)
             await self._begin_again(ended)
-            curve = await self.loss_curve(run.id)
-            await self._notices.run_finished(ended, model, curve.read_bytes() if curve else None)
+            picture = kept_file(ended, PICTURE) or kept_file(ended, CURVE)
+            await self._notices.run_finished(ended, model, picture, kept_file(ended, SHEET))
 
     async def _begin_again(self, ended: Run) -> None:
         """Put another run in the place of one that came to nothing because of somebody who left, or opted out."""
@@ -209,7 +211,7 @@ class Operations:
         """What the operator page and /status show."""
         live = await self._ledger.live_model()
         runs = await self._ledger.runs(RUNS_SHOWN)
-        curves = [run.id for run in runs if _curve(run)]
+        curves = [run.id for run in runs if kept_file(run, CURVE)]
         return Overview(
             live=live.id if live else "",
             engine=self._deployment.status(),
@@ -218,6 +220,7 @@ class Operations:
             counts=await self._ledger.counts(),
             next_run=self._schedule.next_time(),
             curve=curves[0] if curves else None,
+            sheets=frozenset(run.id for run in runs if kept_file(run, SHEET)),
         )
 
     async def ping(self) -> dict[str, str]:
@@ -265,14 +268,15 @@ class Operations:
         }
         return numbers, {"model": status.model, "engine": status.engine}, nodes
 
-    async def loss_curve(self, run: int) -> Path | None:
-        """The picture of a run's loss, None while there is none. Raises UnknownRecord."""
-        return _curve(await self._ledger.run(run))
+    async def kept_file(self, run: int, name: str) -> Path | None:
+        """A file that a run has left, None while there is none. Raises UnknownRecord."""
+        return kept_file(await self._ledger.run(run), name)
 
 
-def _curve(run: Run) -> Path | None:
-    picture = Path(run.directory) / CURVE
-    return picture if run.directory and picture.is_file() else None
+def kept_file(run: Run, name: str) -> Path | None:
+    """The file of that name in a run's directory, None where there is none."""
+    path = Path(run.directory) / name
+    return path if run.directory and path.is_file() else None
 
 
 async def model_before(ledger: Ledger) -> str:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bot.translation import Say, later
 from storage.records import RUN_TRANSITIONS, Run, RunState
+from training.figures import clock
 
 BAR: Final = 20
 RUN_STATES: Final = {
@@ -58,13 +59,6 @@ def run_line(run: Run, say: Say) -> str:
     elif run.model:
         line += f" → {run.model}"
     return line
-
-
-def clock(seconds: float) -> str:
-    """A time as `m:ss` or `h:mm:ss`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def terminal_bar(console: Console) -> Progress:

@@ -20,6 +20,7 @@ from storage.ledger import Ledger
 from storage.records import IllegalTransition, Model, ModelState, Run, RunBusy, RunState, UnknownRecord
 from tests.chatting import ADMIN, Notebook, Stage, on_stage, png, told, until
 from tests.person import Person
+from training.job import Effort, Report
 
 RUN = Run(
     3,
@@ -160,8 +161,8 @@ async def test_a_request_that_was_carried_out_is_not_made_again(stage: Stage) ->
         assert admin.asked == []
 
 
-async def test_a_runs_progress_is_one_message_with_a_bar(stage: Stage) -> None:
-    """The admin sees one message change, then the outcome, with the curve if there is one."""
+async def test_a_runs_progress_is_one_message_with_a_bar(stage: Stage, tmp_path: Path) -> None:
+    """The admin sees one message change, then the outcome, with the picture and the sheet if there are any."""
     async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
         for step in (0, 10, 20):
             await bot.notices.run_changed(replace(RUN, step=step))
@@ -170,13 +171,50 @@ async def test_a_runs_progress_is_one_message_with_a_bar(stage: Stage) -> None:
         assert "Run 3: merging" in shown["text"]
         assert "▓" * BAR in shown["text"]
         model = Model("run-3", "/m", ModelState.REJECTED, 3, 1.0, reason="Worse on facts.")
-        await bot.notices.run_finished(replace(RUN, state=RunState.DONE, model="run-3"), model, png())
+        picture, sheet = tmp_path / "sheet.png", tmp_path / "sheet.html"
+        picture.write_bytes(png())
+        sheet.write_text("<h1>Before and after</h1>")
+        await bot.notices.run_finished(replace(RUN, state=RunState.DONE, model="run-3"), model, picture, sheet)
         messages = await root.bot_messages()
-        assert len(messages) == 2
+        assert len(messages) == 3
+        assert (messages[2]["document"]["file_name"], messages[2]["document"]["mime_type"]) == (
+            "run-3-sheet.html",
+            "text/html",
+        )
         assert "photo" in messages[1]
         assert messages[1]["caption"] == "Run 3 is done. Its model run-3 is rejected.\nWorse on facts."
-        await bot.notices.run_finished(replace(RUN, id=4, state=RunState.FAILED, reason="disk full"), None, None)
+        await bot.notices.run_finished(replace(RUN, id=4, state=RunState.FAILED, reason="disk full"), None)
         assert "disk full" in (await root.bot_messages())[-1]["text"]
+
+
+async def test_the_numbers_of_a_run_are_told(stage: Stage) -> None:
+    """With the model's report the outcome has its numbers, in the admin's language."""
+    effort = Effort(
+        pairs=54,
+        raters=3,
+        steps=56,
+        training_seconds=75,
+        merging_seconds=5,
+        peak_memory=1_250_000_000,
+        adapter_bytes=120_000,
+    )
+    report = Report(
+        True, held_out=6, live_nll=1.25, nll=0.5, questions=150, live_correct=0.9, correct=0.92, effort=effort
+    )
+    model = Model("run-3", "/m", ModelState.LIVE, 3, 1.0, report=replace(report, seconds=3700).to_json())
+    async with stage.person(ADMIN, "Root") as root, stage.person(8, "Other", "zh") as other:
+        async with stage.bot(telegram={"admins": (ADMIN, 8)}) as bot:
+            await other.sends("/start")
+            await other.answer(rated=False)
+            await bot.notices.run_finished(replace(RUN, state=RunState.DONE, model="run-3"), model)
+        assert (await root.bot_messages())[-1]["text"].splitlines() == [
+            "Run 3 is done. Its model run-3 is live.",
+            "Learned from 54 liked answers, 3 raters; judged by 6 more.",
+            "Loss on those: 1.250 before, 0.500 now.",
+            "Facts right: 90.0 % before, 92.0 % now, of 150 questions.",
+            "Time: training 1:15, merging 0:05, evaluating 1:01:40. Peak memory 1.2 GB, adapter 0.1 MB.",
+        ]
+        assert "事实题答对率：之前 90.0 %，现在 92.0 %" in (await other.bot_messages())[-1]["text"]
 
 
 async def test_the_same_trouble_is_told_once(stage: Stage) -> None:

@@ -30,15 +30,16 @@ async def test_a_webhook_bot_answers_and_keeps_strangers_out(tmp_path: Path, mon
                 assert refused.status == 403
             async with session.post(WEBHOOK_PATH, data=b"[", headers={SECRET_HEADER: SECRET}) as refused:
                 assert refused.status == 400
-            for path in ("/", "/metrics", "/runs/1/loss.png"):
+            for path in ("/", "/metrics", "/runs/1/loss.png", "/runs/1/sheet.html", "/runs/1/sheet.png"):
                 async with session.get(path) as refused:
                     assert refused.status == 401
             headers = {"Authorization": f"Basic {b64encode(f'operator:{TOKEN}'.encode()).decode()}"}
             async with session.get("/", headers=headers) as page:
                 assert page.status == 200
                 assert "base" in await page.text()
-            async with session.get("/runs/1/loss.png", headers=headers) as missing:
-                assert missing.status == 404
+            for path in ("/runs/1/loss.png", "/runs/1/sheet.html", "/runs/1/sheet.png", "/runs/1/report.json"):
+                async with session.get(path, headers=headers) as missing:
+                    assert missing.status == 404
             async with session.get("/health") as health:
                 assert (await health.json())["services"] == {"ledger": "ok", "engine": "ok"}
         assert await community.bot.stop() == 0

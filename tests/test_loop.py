@@ -102,24 +102,32 @@ async def test_a_follow_up_encodes_no_picture(taught: Taught) -> None:
 
 
 async def test_the_admin_was_kept_informed(taught: Taught) -> None:
-    """One message was edited with progress, and one picture with the loss curve came at the end."""
+    """One message was edited with progress; a picture with the numbers and the sheet came at the end."""
     messages = await taught.community.admin.bot_messages()
-    assert any("photo" in message and "live" in message.get("caption", "") for message in messages)
-    assert sum("held" in message.get("text", "") or "%" in message.get("text", "") for message in messages) <= 1
+    (told,) = (message["caption"] for message in messages if "photo" in message)
+    assert f"Its model run-{taught.run} is live." in told
+    assert "Learned from" in told and "Peak memory" in told
+    (sheet,) = (message["document"] for message in messages if "document" in message)
+    assert sheet["file_name"] == f"run-{taught.run}-sheet.html"
+    assert sum("to judge by" in message.get("text", "") or "%" in message.get("text", "") for message in messages) <= 1
 
 
 async def test_the_operator_sees_it(taught: Taught) -> None:
-    """The page names the live model and shows the curve; the metrics count the answers; health is green."""
+    """The page names the live model, shows the curve and leads to the sheet; metrics count; health is green."""
     async with aiohttp.ClientSession(taught.community.web) as session:
         async with session.get("/") as answer:
             page = await answer.text()
         async with session.get(f"/runs/{taught.run}/loss.png") as answer:
             curve = await answer.read()
+        async with session.get(f"/runs/{taught.run}/sheet.html") as answer:
+            sheet = await answer.text()
         async with session.get("/metrics") as answer:
             metrics = await answer.text()
         async with session.get("/health") as answer:
             assert (await answer.json())["status"] == "ok"
     assert f"run-{taught.run}" in page
+    assert f'href="/runs/{taught.run}/sheet.html"' in page
+    assert f"<h3>run-{taught.run}, new</h3>" in sheet and "<h3>base, live</h3>" in sheet
     assert curve.startswith(b"\x89PNG")
     assert f'model="run-{taught.run}"' in metrics
     answered = next(line for line in metrics.splitlines() if line.startswith("thumbtune_exchanges "))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -23,13 +24,14 @@ from PIL import Image, ImageChops
 from inference.internvl2.checkpoint import load_model
 from inference.prompt import IMG_CONTEXT
 from inference.tiny import CHECKPOINT
+from inference.tiny.manner import manner
 from tests.lessons import SYSTEM, drawn_lessons, settings
 from training.adapter import Adapter
 from training.curve import draw, losses
 from training.encoding import Encoder
 from training.evaluate import evaluate
 from training.finetune import explained, prepare
-from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, Report, ignore
+from training.job import PICTURE, SHEET, EvaluationJob, Job, MergeJob, Outcome, Progress, Report, ignore
 from training.launcher import ChildTrainer
 from training.llava import RowError, check_pictures, read_rows, write_rows
 from training.recipe import Plan
@@ -224,6 +226,17 @@ def test_a_model_taught_right_answers_is_accepted(good: Trained) -> None:
     assert report.correct >= report.live_correct - 0.02
     assert (report.held_out, report.broken) == (HELD_OUT, [])
     assert len(report.samples) == 5
+
+
+def test_the_sheet_shows_what_both_say(good: Trained) -> None:
+    """Each held-out pair stands on it with what was liked; the live model answers plainly now and then, ours never."""
+    page = (good.folder / SHEET).read_text(encoding="utf-8")
+    assert page.count("<article>") == HELD_OUT
+    assert (good.folder / PICTURE).read_bytes().startswith(b"\x89PNG")
+    said = re.findall(r"<h3>(.*?)</h3><p>(.*?)</p>", page)
+    spoken = {title: [manner(text) for name, text in said if name == title] for title, _ in said}
+    assert spoken["candidate, new"] == spoken["what people liked"] == ["playful"] * HELD_OUT
+    assert "plain" in spoken["live, live"]
 
 
 def test_a_model_taught_wrong_answers_is_refused(bad: Trained) -> None:

@@ -186,7 +186,9 @@ async def test_sources_reach_the_trainer_and_the_report(room: Room) -> None:
     ]
     assert training.replay == 0.5
     assert training.held_out == str(Path(run.directory) / "held_out.json")
-    assert Report.from_json(model.report).taught == room.trainer.taught
+    judging = room.trainer.jobs[-1]
+    assert isinstance(judging, EvaluationJob)
+    assert judging.effort.taught == room.trainer.taught
 
 
 @pytest.mark.parametrize(

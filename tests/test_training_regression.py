@@ -200,6 +200,22 @@ def test_more_is_asked_where_a_loss_may_be_chance(
     assert (report.live_alone, report.alone) == (forgets, 0)
 
 
+def test_a_sheet_that_cannot_be_drawn_costs_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The verdict stands without the sheet, and the log says what went wrong with it."""
+    monkeypatch.setattr("training.scoring.Speaker", Forgetful)
+    monkeypatch.setattr("training.agreement.disagreement", lambda *_: "")
+    monkeypatch.setattr("training.evaluate.draw_set", lambda _, count=DRAWN: numbered(tmp_path, count))
+
+    def fails(*_: object) -> None:
+        raise OSError("no ink")
+
+    monkeypatch.setattr("training.run_sheet.draw", fails)
+    assert judged(tmp_path, "candidate-0").accepted
+    assert "no ink" in capsys.readouterr().err
+
+
 def test_a_real_loss_is_found_by_asking_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """5 of the first 150 and 20 of the others lost: refused, with the numbers in the reason."""
     monkeypatch.setattr("training.scoring.Speaker", Forgetful)

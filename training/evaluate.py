@@ -2,9 +2,10 @@
 
     python -m training.evaluate JOB.json
 
-Writes `report.json` into the job's directory. The candidate is accepted when it finds the held-out liked answers
-likelier than the live model does, loses few points on the factual questions, says nothing empty and nothing in loops,
-and reads prompts as the same token ids. Both models are asked the same, greedily, one after the other in memory.
+Writes `report.json`, `sheet.html` and `sheet.png` into the job's directory. The candidate is accepted when it finds the
+held-out liked answers likelier than the live model does, loses few points on the factual questions, says nothing empty
+and nothing in loops, and reads prompts as the same token ids. Both models are asked the same, greedily, one after the
+other in memory.
 
 Both were asked the same questions, so what counts for the facts are those that one of them alone answers right. As
 many either way would be no loss; a loss is held against the candidate only when it is more than chance, by a sign test.
@@ -16,16 +17,18 @@ from __future__ import annotations
 import os
 import re
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import comb
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from training.job import EvaluationJob, Outcome, Progress, Report, TrainingError
+from training import run_sheet
+from training.job import EvaluationJob, Outcome, Report, TrainingError
 from training.llava import read_lessons
 from training.regression import DRAWN, Question, draw_set, read_set
-from training.worker import Say, work
+from training.worker import Say, Steps, work
 
 if TYPE_CHECKING:
     from training.scoring import Likelihood
@@ -42,7 +45,11 @@ MORE: Final = 300
 points would be refused by 150 questions half of the time, with these on top six times of seven (simulated, each model
 alone being right on another 1.5 % of the questions)."""
 
-_SHOWN: Final = 5
+SHOWN_TOKENS: Final = 256
+SHOWN_ROWS: Final = 4
+"""The longest answer on the sheet, and how many are computed at a time: photos of 13 tiles are 3,300 tokens each."""
+
+_SAMPLES: Final = 5
 _REPEATED: Final = re.compile(r"(.{4,60}?)\1{3,}|(.{2,3}?)\2{6,}", re.DOTALL)
 
 
@@ -143,7 +150,7 @@ def verdict(
     if differs:
         reasons.append(f"it would read other tokens than the engine: {differs}")
     # Where they differ in correctness first: that is what an admin wants to see.
-    differing = sorted(range(len(questions)), key=lambda place: candidate.right[place] - live.right[place])[:_SHOWN]
+    differing = sorted(range(len(questions)), key=lambda place: candidate.right[place] - live.right[place])[:_SAMPLES]
     return Report(
         accepted=not reasons,
         reason="; ".join(reasons),
@@ -155,7 +162,7 @@ def verdict(
         correct=candidate.correct,
         live_alone=facts.live_alone,
         alone=facts.candidate_alone,
-        broken=silent[:_SHOWN],
+        broken=silent[:_SAMPLES],
         samples=[
             {
                 "question": questions[place].text,
@@ -187,35 +194,39 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
     folder = Path(job.regression) if job.regression else Path(job.work) / "questions"
     questions = read_set(folder) if job.regression else draw_set(folder)
 
-    def answers(speaker: Speaker, asked: Sequence[Question], before: int, total: int) -> list[str]:
-        return speaker.answers(
-            [each.lesson(folder, job.system) for each in asked],
-            folder,
-            most_tokens=job.max_new_tokens,
-            on_batch=lambda done: say(Progress("evaluating", before + done, total)),
-        )
+    shown = run_sheet.chosen(held_out)
+    steps = Steps(say, "evaluating", 2 * (len(questions) + len(shown)))
 
-    def marks(directory: str, before: int) -> Marks:
+    def facts(speaker: Speaker, asked: Sequence[Question]) -> list[str]:
+        lessons = [each.lesson(folder, job.system) for each in asked]
+        return speaker.answers(lessons, folder, most_tokens=job.max_new_tokens, on_batch=steps.add)
+
+    def marks(directory: str) -> tuple[Marks, list[str]]:
         speaker = Speaker(Path(directory), device=device, tiles=job.tiles)
         likelihood = speaker.likelihood(held_out, images)
-        return Marks.of(likelihood, questions, answers(speaker, questions, before, 2 * len(questions)))
+        spoken = speaker.answers(shown, images, most_tokens=SHOWN_TOKENS, rows=SHOWN_ROWS, on_batch=steps.add)
+        return Marks.of(likelihood, questions, facts(speaker, questions)), spoken
 
-    def more(marks: Marks, directory: str, before: int) -> Marks:
+    def more(marks: Marks, directory: str) -> Marks:
         speaker = Speaker(Path(directory), device=device, tiles=job.tiles)
-        spoken = answers(speaker, questions[DRAWN:], before, 2 * len(questions))
-        return Marks.of(marks.likelihood, questions, marks.spoken + spoken)
+        return Marks.of(marks.likelihood, questions, marks.spoken + facts(speaker, questions[DRAWN:]))
 
-    say(Progress("evaluating", 0, 2 * len(questions)))
-    live = marks(job.live, 0)
-    candidate = marks(job.candidate, len(questions))
+    live, live_said = marks(job.live)
+    candidate, candidate_said = marks(job.candidate)
     if not job.regression and Facts.of(live, candidate).doubtful(job.max_loss_points):
         questions = draw_set(folder, DRAWN + MORE)
-        live = more(live, job.live, 2 * DRAWN)
-        candidate = more(candidate, job.candidate, 2 * DRAWN + MORE)
+        steps.more(2 * MORE)
+        live = more(live, job.live)
+        candidate = more(candidate, job.candidate)
     differs = disagreement(Path(job.live), Path(job.candidate), job.system, [each.prompt for each in held_out])
     report = verdict(live, candidate, questions, max_loss_points=job.max_loss_points, differs=differs)
     seconds = time.monotonic() - begun
-    replace(report, held_out=len(held_out), seconds=seconds).write(Path(job.work) / REPORT)
+    report = replace(report, held_out=len(held_out), seconds=seconds, effort=job.effort)
+    report.write(Path(job.work) / REPORT)
+    try:
+        run_sheet.write(job, report, shown, live_said, candidate_said)
+    except Exception:  # noqa: BLE001 what took hours to train is not lost for want of its picture
+        traceback.print_exc()
     return Outcome(ok=True)
 
 

@@ -19,7 +19,11 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Final, Protocol, Self
+
+SHEET: Final = "sheet.html"
+PICTURE: Final = "sheet.png"
+"""What the evaluation leaves beside its report for people: the answers before and after, as a page and as a picture."""
 
 
 class TrainingError(Exception):
@@ -27,7 +31,7 @@ class TrainingError(Exception):
 
 
 class _Record:
-    """JSON in and out for a flat frozen dataclass."""
+    """JSON in and out for a frozen dataclass of plain values, and an `Effort` under that name."""
 
     __slots__ = ()
 
@@ -41,6 +45,8 @@ class _Record:
         unknown = values.keys() - known
         if unknown:
             raise ValueError(f"{cls.__name__}: unknown keys {sorted(unknown)}")
+        if "effort" in values:
+            values["effort"] = Effort(**values["effort"])
         return cls(**values)
 
     def write(self, path: Path) -> None:
@@ -125,11 +131,29 @@ class MergeJob(_Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Effort(_Record):
+    """What a run was taught with, and what that took: times in seconds, sizes in bytes.
+
+    `taught` says how many samples of which source the candidate was trained on; `pairs` are the liked answers alone.
+    """
+
+    pairs: int = 0
+    raters: int = 0
+    steps: int = 0
+    training_seconds: float = 0.0
+    merging_seconds: float = 0.0
+    peak_memory: int = 0
+    adapter_bytes: int = 0
+    taught: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluationJob(_Record):
     """Judge `candidate` against `live`, both checkpoint directories.
 
     `data` holds the held-out liked answers (LLaVA JSON, pictures under `images`). `regression` is a folder with
-    `questions.json`; empty for the drawn shapes. `max_loss_points` is in hundredths of correctness.
+    `questions.json`; empty for the drawn shapes. `max_loss_points` is in hundredths of correctness. For the report and
+    the sheet: the two models' names, the picture of the loss (empty: none) and what the candidate took so far.
     """
 
     run: str
@@ -145,6 +169,10 @@ class EvaluationJob(_Record):
     tiles: int = 0
     max_loss_points: float = 2.0
     max_new_tokens: int = 64
+    live_name: str = "live"
+    candidate_name: str = "candidate"
+    curve: str = ""
+    effort: Effort = field(default_factory=Effort)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +212,8 @@ class Report(_Record):
     `live_nll` and `nll` are mean negative log-likelihoods in nats per answer token over the held-out liked answers.
     `live_correct` and `correct` are shares of the factual questions answered right, 0 to 1; `live_alone` and `alone`
     count those that only one of the two models got right. `broken` lists answers of the candidate that are empty or in
-    loops. `samples` has some questions with both models' answers. `taught` says how many samples of which source the
-    candidate was trained on.
+    loops. `samples` has some questions with both models' answers. `seconds` is what judging took, `effort` what
+    came before.
     """
 
     accepted: bool
@@ -201,8 +229,8 @@ class Report(_Record):
     alone: int = 0
     broken: list[str] = field(default_factory=list)
     samples: list[dict[str, str]] = field(default_factory=list)
-    taught: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+    effort: Effort = field(default_factory=Effort)
 
 
 def ignore(progress: Progress) -> None:

@@ -6,7 +6,8 @@ the last merge, so that nothing drifts and what was forgotten is gone.
 
 A run's directory: `train.json` and `held_out.json` (LLaVA), `checked.jsonl` (what is trained on, other sources mixed
 in) with its account `mixture.json`, `config.py` (`python -m xtuner.tools.train config.py` trains it again),
-`losses.json`, `curve.png`, `adapter/`, `report.json`, and each step's job, outcome and log.
+`losses.json`, `curve.png`, `adapter/`, `report.json`, `sheet.html` and `sheet.png`, and each step's job, outcome and
+log.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from storage.ledger import Ledger
 from storage.models import ModelStore
 from storage.pictures import PictureStore
 from storage.records import IllegalTransition, Model, ModelState, Run, RunState, StorageError
-from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, Report, Trainer, TrainingError
+from training.job import Effort, EvaluationJob, Job, MergeJob, Outcome, Progress, Report, Trainer, TrainingError
 from training.llava import lesson, write_rows
 from training.selection import TRAIN, Selection, select_pairs
 from training.settings import RECIPES, Recipe, Source, TrainingSettings
@@ -153,17 +154,16 @@ class Pipeline:
                 threads=self._settings.threads,
                 tiles=self._tiles,
             )
-            _good(await self._trainer.merge(merging, report))
+            merged = _good(await self._trainer.merge(merging, report))
             await _told(on_change, await self._ledger.move_run(run.id, RunState.EVALUATING, step=0, steps=0))
-            _good(await self._trainer.evaluate(await self._evaluation(run, folder, workspace), report))
-        return await _undisturbed(self._publish(run, folder, workspace, trained.samples, on_change))
+            judging = await self._evaluation(run, folder, workspace, trained, merged)
+            _good(await self._trainer.evaluate(judging, report))
+        return await _undisturbed(self._publish(run, folder, workspace, on_change))
 
-    async def _publish(
-        self, run: Run, folder: Path, workspace: Path, taught: dict[str, int], on_change: OnChange
-    ) -> Model:
+    async def _publish(self, run: Run, folder: Path, workspace: Path, on_change: OnChange) -> Model:
         if lost := await self._ledger.withdrawn(run.id):
             raise RunFailed(f"{lost} of the answers that it learned from were withdrawn meanwhile")
-        verdict = replace(Report.read(folder / REPORT), taught=taught)
+        verdict = Report.read(folder / REPORT)
         directory, manifest_hash = await asyncio.to_thread(self._models.publish, workspace, _name(run))
         model = Model(
             id=_name(run),
@@ -247,7 +247,19 @@ class Pipeline:
             **self.recipe.model_dump(),
         )
 
-    async def _evaluation(self, run: Run, folder: Path, candidate: Path) -> EvaluationJob:
+    async def _evaluation(
+        self, run: Run, folder: Path, candidate: Path, trained: Outcome, merged: Outcome
+    ) -> EvaluationJob:
+        effort = Effort(
+            pairs=run.samples,
+            raters=run.raters,
+            steps=trained.steps,
+            training_seconds=trained.seconds,
+            merging_seconds=merged.seconds,
+            peak_memory=trained.peak_memory,
+            adapter_bytes=sum(each.stat().st_size for each in Path(str(trained.adapter)).rglob("*")),
+            taught=trained.samples,
+        )
         live = await self._ledger.live_model()
         return EvaluationJob(
             run=str(run.id),
@@ -262,6 +274,10 @@ class Pipeline:
             threads=self._settings.threads,
             tiles=self._tiles,
             max_loss_points=self._settings.max_loss_points,
+            live_name="base" if live is None else live.id,
+            candidate_name=_name(run),
+            curve=trained.curve or "",
+            effort=effort,
         )
 
     async def _end(self, run: Run, state: RunState, reason: str, on_change: OnChange) -> None:

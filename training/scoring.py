@@ -64,21 +64,25 @@ class Speaker:
         images: Path,
         *,
         most_tokens: int,
+        rows: int = _ROWS,
         temperature: float = 0.0,
         top_p: float = 1.0,
         on_batch: Callable[[int], None] = lambda done: None,
     ) -> list[str]:
-        """Answers to the last questions of the lessons; `temperature` 0 is greedy, else torch's generator draws."""
+        """Answers to the last questions of the lessons; `temperature` 0 is greedy, else torch's generator draws.
+
+        `rows` questions are answered at a time; `on_batch` is told of each such number that is done.
+        """
         spoken: list[str] = []
-        for start in range(0, len(lessons), _ROWS):
-            part = lessons[start : start + _ROWS]
-            rows = [torch.tensor(self.encoder.prompt_ids(each)) for each in part]
+        for start in range(0, len(lessons), rows):
+            part = lessons[start : start + rows]
+            prompts = [torch.tensor(self.encoder.prompt_ids(each)) for each in part]
             looked = [self.encoder.pixel_values(each, images) for each in part]
             pixels = [each for each in looked if each is not None]
             pad = self.encoder.tokenizer.pad_token_id
-            ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad, padding_side="left")
+            ids = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True, padding_value=pad, padding_side="left")
             mask = torch.nn.utils.rnn.pad_sequence(
-                [torch.ones_like(each) for each in rows], batch_first=True, padding_side="left"
+                [torch.ones_like(each) for each in prompts], batch_first=True, padding_side="left"
             )
             sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
             produced = self._model.generate(
@@ -90,5 +94,5 @@ class Speaker:
             )
             texts = self.encoder.tokenizer.batch_decode(produced, skip_special_tokens=True)
             spoken += [text.strip() for text in texts]
-            on_batch(len(spoken))
+            on_batch(len(texts))
         return spoken

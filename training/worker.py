@@ -18,6 +18,28 @@ Say = Callable[[Progress], None]
 AnyJob = TypeVar("AnyJob", Job, MergeJob, EvaluationJob)
 
 
+class Steps:
+    """Says how far a stage is, counted in steps from 0 to `steps`, and by the time so far how long it will take."""
+
+    def __init__(self, say: Say, stage: str, steps: int) -> None:
+        self._say = say
+        self._stage = stage
+        self._steps = steps
+        self._done = 0
+        self._begun = time.monotonic()
+        say(Progress(stage, 0, steps))
+
+    def more(self, steps: int) -> None:
+        """There is more to do than was thought."""
+        self._steps += steps
+
+    def add(self, done: int) -> None:
+        """So many more steps are done."""
+        self._done += done
+        left = (time.monotonic() - self._begun) / self._done * (self._steps - self._done)
+        self._say(Progress(self._stage, self._done, self._steps, seconds_left=round(left, 1)))
+
+
 def outcome_file(job_file: Path) -> Path:
     """Where the outcome of a job file is written."""
     return job_file.with_suffix(".outcome.json")

@@ -1,4 +1,4 @@
-"""The bot's own web server: /health, /metrics, the operator page, the loss curves and Telegram's webhook.
+"""The bot's own web server: /health, /metrics, the operator page, each run's curve and sheet, and Telegram's webhook.
 
 Knows HTTP and who may look; what there is to see comes from the `Operations`. The webhook stores an update before
 it answers 200.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import re
 from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Awaitable, Callable
@@ -23,13 +24,16 @@ from aiohttp import web
 
 from bot.config import Settings
 from bot.operations import Operations
-from bot.progress import clock
 from bot.web.metrics import render
 from storage.records import UnknownRecord
+from training.figures import clock
+from training.job import PICTURE, SHEET
+from training.pipeline import CURVE
 
 WEBHOOK_PATH = "/telegram"
 SECRET_HEADER = "X-Telegram-Bot-Api-Secret-Token"
 SHUTDOWN_SECONDS = 0.5
+RUN_FILES = {"loss.png": CURVE, "sheet.html": SHEET, "sheet.png": PICTURE}
 TEMPLATES = Path(__file__).parent / "templates"
 
 log = structlog.get_logger()
@@ -59,7 +63,10 @@ class WebServer:
                 web.get("/health", self._health),
                 web.get("/metrics", self._private(self._metrics)),
                 web.get("/", self._private(self._page)),
-                web.get(r"/runs/{run:\d+}/loss.png", self._private(self._curve)),
+                *(
+                    web.get(rf"/runs/{{run:\d+}}/{{file:{name}}}", self._private(self._run_file))
+                    for name in map(re.escape, RUN_FILES)
+                ),
             ]
         )
         if self._settings.telegram.mode == "webhook":
@@ -91,14 +98,16 @@ class WebServer:
         page: web.Response = aiohttp_jinja2.render_template("operator.html", request, {"it": overview})
         return page
 
-    async def _curve(self, request: web.Request) -> web.StreamResponse:
+    async def _run_file(self, request: web.Request) -> web.StreamResponse:
         try:
-            picture = await self._operations.loss_curve(int(request.match_info["run"]))
+            path = await self._operations.kept_file(
+                int(request.match_info["run"]), RUN_FILES[request.match_info["file"]]
+            )
         except UnknownRecord as error:
             raise web.HTTPNotFound(text=str(error)) from error
-        if picture is None:
-            raise web.HTTPNotFound(text="this run has no loss curve (yet)")
-        return web.FileResponse(picture)
+        if path is None:
+            raise web.HTTPNotFound(text="this run has none (yet)")
+        return web.FileResponse(path)
 
     async def _webhook(self, request: web.Request) -> web.Response:
         expected = self._settings.telegram.webhook.secret.get_secret_value()

@@ -1,0 +1,104 @@
+"""Text on a picture: lines that fit a width, in the fonts we ship, one after the other for what the one before lacks.
+
+Pillow draws a string in one font and shows an empty box for what that lacks; here every character gets the first font
+that has it. What none has is shown as □.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from itertools import groupby
+from pathlib import Path
+from typing import Final
+
+import matplotlib
+from fontTools.ttLib import TTFont
+from PIL import ImageDraw, ImageFont
+
+from training.fonts import EMOJI, TEXT
+
+UNKNOWN: Final = "□"
+_CUT: Final = "…"
+_OTHERS: Final = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+"""Comes with matplotlib and has the alphabets that ours lack."""
+
+_FILES: Final = (TEXT, EMOJI, _OTHERS)
+
+# A line may break around a character of these scripts, and at spaces. Marks that end a phrase stay with it.
+_WIDE: Final = r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]"
+_UNIT: Final = re.compile(rf"\s+|{_WIDE}[，。！？、；：）》」』”’]*|(?:(?!{_WIDE})\S)+")
+_INVISIBLE: Final = re.compile(r"[\u200b-\u200f\u2028-\u202e\u2060-\u2064\ufe00-\ufe0f\U000e0000-\U000e01ef]")
+
+
+class Lettering:
+    """One size of letters, in pixels."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.line = round(size * 1.4)
+        self._fonts = [ImageFont.truetype(path, size) for path in _FILES]
+
+    def width(self, text: str) -> float:
+        """How wide a line is, in pixels."""
+        return sum(self._fonts[font].getlength(part) for font, part in _parts(text))
+
+    def lines(self, text: str, width: float, most: int) -> list[str]:
+        """The text on at most so many lines of at most `width` pixels; what does not fit becomes an ellipsis."""
+        rows = [row for each in text.strip().splitlines() for row in self._broken(_INVISIBLE.sub("", each), width)]
+        if len(rows) <= most:
+            return rows
+        last = rows[most - 1]
+        while last and self.width(last + _CUT) > width:
+            last = last[:-1]
+        return [*rows[: most - 1], last.rstrip() + _CUT]
+
+    def _broken(self, text: str, width: float) -> Iterator[str]:
+        row = ""
+        for unit in _UNIT.findall(text):
+            if row and self.width((row + unit).rstrip()) > width:
+                yield row.rstrip()
+                row = ""
+            row = row + unit if row else unit.lstrip()
+            while self.width(row.rstrip()) > width and len(row) > 1:
+                fits = next(end for end in range(len(row) - 1, 0, -1) if end == 1 or self.width(row[:end]) <= width)
+                yield row[:fits]
+                row = row[fits:]
+        if row.strip():
+            yield row.rstrip()
+
+    def write(self, draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str, colour: str) -> None:
+        """Draw one line whose upper left corner is at `place`."""
+        left, baseline = place[0], place[1] + self.size
+        for font, part in _parts(text):
+            draw.text((left, baseline), part, fill=colour, font=self._fonts[font], anchor="ls")
+            left += self._fonts[font].getlength(part)
+
+
+def lacking(text: str) -> bool:
+    """Whether some character of the text is shown as `UNKNOWN`."""
+    return any(not any(ord(character) in known for known in _covered()) for character in text)
+
+
+def _parts(text: str) -> Iterator[tuple[int, str]]:
+    """The text in pieces of one font each, with the number of the font."""
+    covered = _covered()
+
+    def font(character: str) -> int:
+        return next((number for number, known in enumerate(covered) if ord(character) in known), -1)
+
+    for number, piece in groupby(text, font):
+        part = "".join(piece)
+        yield (number, part) if number >= 0 else (0, UNKNOWN * len(part))
+
+
+@cache
+def _covered() -> tuple[frozenset[int], ...]:
+    """The code points that each font has."""
+    return tuple(_code_points(path) for path in _FILES)
+
+
+def _code_points(path: Path) -> frozenset[int]:
+    with TTFont(path, lazy=True) as font:
+        return frozenset(font.getBestCmap())

@@ -1,0 +1,119 @@
+"""A sheet as a PNG that a chat shows: the verdict, the numbers, the loss curve and its first rows. Knows no browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from PIL import Image, ImageDraw, ImageOps
+
+from training.lettering import UNKNOWN, Lettering, lacking
+from training.sheet import Row, Sheet
+
+# Telegram shows a photo with 1280 pixels at its longer side at least; letters of 20 pixels stay legible then.
+WIDTH: Final = 1080
+ROWS: Final = 4
+_MARGIN: Final = 32
+_GAP: Final = 20
+_PICTURE: Final = 150
+_CURVE: Final = 640
+_MOST_LINES: Final = 5
+_INK, _PALE, _LINE, _NEW, _GOOD, _BAD = "#1b1d21", "#6b7280", "#d9dce1", "#2f6fde", "#1a7f4b", "#c0392b"
+
+_Command = tuple[float, float, str, Lettering, str]
+"""Left, top, text, letters, colour of a line."""
+
+
+def draw(sheet: Sheet, path: Path) -> None:
+    """Write the picture of a sheet. Raises `PictureError`, OSError."""
+    page = _Page()
+    page.write(sheet.title, page.title, _INK, most=2)
+    if sheet.accepted is not None:
+        sign = "accepted" if sheet.accepted else "rejected"
+        page.write(f"{sign}: {sheet.verdict}" if sheet.verdict else sign, page.text, _GOOD if sheet.accepted else _BAD)
+    page.numbers(sheet.facts, sheet.curve)
+    for row in sheet.rows[:ROWS]:
+        page.row(sheet.columns, row)
+    if len(sheet.rows) > ROWS:
+        page.write(f"{len(sheet.rows) - ROWS} more are on the sheet itself.", page.small, _PALE)
+    if page.lacking:
+        page.write(f"{UNKNOWN} stands for a character that only the sheet itself shows.", page.small, _PALE)
+    page.save(path)
+
+
+class _Page:
+    """A page that grows downwards; it is drawn when its height is known."""
+
+    def __init__(self) -> None:
+        self.title, self.text, self.small = Lettering(34), Lettering(22), Lettering(18)
+        self._top: float = _MARGIN
+        self._texts: list[_Command] = []
+        self._pictures: list[tuple[int, int, Image.Image]] = []
+        self._rules: list[float] = []
+
+    def write(self, text: str, letters: Lettering, colour: str, *, most: int = 4) -> None:
+        """Lines over the whole width."""
+        self._top = self._lines(text, letters, colour, _MARGIN, self._top, WIDTH - 2 * _MARGIN, most) + 8
+
+    def numbers(self, facts: tuple[tuple[str, str], ...], curve: Path | None) -> None:
+        """Names and values, and beside them the loss curve."""
+        width = WIDTH - 2 * _MARGIN - ((_CURVE + _GAP) if curve else 0)
+        top = bottom = self._top + _GAP / 2
+        for name, value in facts:
+            self._texts.append((_MARGIN, bottom + 3, name, self.small, _PALE))
+            self._texts.append((_MARGIN + width - self.text.width(value), bottom, value, self.text, _INK))
+            bottom += self.text.line
+        if curve:
+            with Image.open(curve) as opened:
+                shown = ImageOps.contain(opened.convert("RGB"), (_CURVE, _CURVE), Image.Resampling.LANCZOS)
+            self._pictures.append((WIDTH - _MARGIN - shown.width, round(top), shown))
+            bottom = max(bottom, top + shown.height)
+        self._top = bottom + _GAP
+
+    def row(self, columns: tuple[str, ...], row: Row) -> None:
+        """A picture, its question, and the answers side by side."""
+        self._rules.append(self._top)
+        top = self._top + _GAP
+        bottom = top
+        if row.thumbnails:
+            small = ImageOps.contain(row.thumbnails[0], (_PICTURE, _PICTURE))
+            self._pictures.append((_MARGIN + (_PICTURE - small.width) // 2, round(top), small))
+            bottom += small.height
+        left = _MARGIN + _PICTURE + _GAP
+        width = WIDTH - _MARGIN - left
+        question = row.question or "(the picture alone)"
+        top = self._lines(question, self.text, _INK, left, top - 4, width, 3) + 8
+        each = (width - _GAP * (len(columns) - 1)) / len(columns)
+        for place, (column, answer) in enumerate(zip(columns, row.answers, strict=True)):
+            here = left + place * (each + _GAP)
+            colour = _NEW if place == len(columns) - 1 else _PALE
+            end = self._lines(column, self.small, colour, here, top, each, 1)
+            end = self._lines(answer or "–", self.text, _INK, here, end, each, _MOST_LINES)
+            bottom = max(bottom, end)
+        self._top = bottom + _GAP
+
+    @property
+    def lacking(self) -> bool:
+        """Whether something was written that no font has."""
+        return any(lacking(text) for _, _, text, _, _ in self._texts)
+
+    def save(self, path: Path) -> None:
+        """Draw everything."""
+        image = Image.new("RGB", (WIDTH, round(self._top + _MARGIN / 2)), "white")
+        draw = ImageDraw.Draw(image)
+        for top in self._rules:
+            draw.line((_MARGIN, top, WIDTH - _MARGIN, top), fill=_LINE, width=2)
+        for left, upper, picture in self._pictures:
+            image.paste(picture, (left, upper))
+        for across, down, text, letters, colour in self._texts:
+            letters.write(draw, (across, down), text, colour)
+        image.save(path, optimize=True)
+
+    def _lines(
+        self, text: str, letters: Lettering, colour: str, left: float, top: float, width: float, most: int
+    ) -> float:
+        """Set lines; return where the next one would begin."""
+        for line in letters.lines(text, width, most):
+            self._texts.append((left, top, line, letters, colour))
+            top += letters.line
+        return top
