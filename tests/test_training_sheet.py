@@ -18,6 +18,7 @@ from training.fonts import EMOJI, TEXT
 from training.job import PICTURE, SHEET, Effort, EvaluationJob, Report
 from training.lettering import UNKNOWN, Lettering, lacking
 from training.llava import Lesson
+from training.mixture import RATED
 from training.run_sheet import SHOWN, chosen, write
 from training.sheet import Row, Sheet
 from training.sheet_picture import ROWS, WIDTH, draw
@@ -180,15 +181,17 @@ def test_a_runs_sheet_has_its_story(tmp_path: Path) -> None:
         curve=str(tmp_path / "curve.png"),
     )
     report = Report(False, reason="It forgot colours.", held_out=4, questions=150, live_correct=0.5, correct=0.25)
-    told = replace(report, effort=Effort(54, 3, 56, 75.0, 5.0, 1_250_000_000, 120_000))
+    taught = {RATED: 54, "food.json": 90}
+    told = replace(report, effort=Effort(54, 3, 56, 75.0, 5.0, 1_250_000_000, 120_000, taught))
     write(job, told, [*lessons, longer], ["same", "same", "old", "same"], ["same", "same", "new", "same"])
     page = (tmp_path / SHEET).read_text(encoding="utf-8")
     assert re.findall(r'"question">(.*?)<', page) == ["Question 2?", "Question 0?", "Question 1?", "Question 2?"]
     names = ("Run 3: run-3 beside run-2", "run-2, live", "run-3, new")
-    numbers = ("54 liked answers", "50.0 → 25.0 % of 150", "1:15, 56 steps", "1.2 GB", "0.1 MB")
+    numbers = ("54 liked answers", "90 samples", "50.0 → 25.0 % of 150", "1:15, 56 steps", "1.2 GB", "0.1 MB")
     for part in (*names, *numbers, "Liked 1.", "And before?", "rejected", "It forgot colours."):
         assert part in page
     assert page.count("data:image/png") == 1
+    assert re.findall(r'<article id="(.*?)"', page) == ["2", "0", "1", "3"]
     assert (tmp_path / PICTURE).read_bytes().startswith(b"\x89PNG")
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.lessons import one_turn
+from tests.lessons import one_turn, photo
+from training.job import PICTURE, SHEET
 from training.llava import read_rows, row_name, write_rows
+from training.sheet import Row, Sheet
+from training.sheet_picture import draw
 from training.withdrawal import withdraw
 
 
@@ -29,3 +32,19 @@ def test_rows_go_by_their_names(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "1" / "report.json").read_text()) == report
     assert withdraw(tmp_path, [1]) == 0
     assert withdraw(tmp_path / "no runs yet", [1]) == 0
+
+
+def test_sheets_go_with_what_they_show(tmp_path: Path) -> None:
+    """A run's sheet, page and picture, is removed when one of its rows is withdrawn; those of other runs stay."""
+    cup = tmp_path / "cup.jpg"
+    cup.write_bytes(photo())
+    for run, number in (("1", 1), ("2", 12)):
+        (tmp_path / run).mkdir()
+        row = Row.of(one_turn(row_name(number), "What?", "A cup.", cup.name), tmp_path, ("A cup.",))
+        sheet = Sheet("Run", ("live",), (row,))
+        sheet.write(tmp_path / run / SHEET)
+        draw(sheet, tmp_path / run / PICTURE)
+    assert withdraw(tmp_path, [1]) == 1
+    assert list((tmp_path / "1").iterdir()) == []
+    assert {each.name for each in (tmp_path / "2").iterdir()} == {SHEET, PICTURE}
+    assert withdraw(tmp_path, [1]) == 0

@@ -1,7 +1,8 @@
 """The sheet of a run: what people liked, and what the live model and the candidate say to the same questions.
 
 Knows which of the held-out pairs are shown and what is told of the run; leaves the answering to `evaluate` and the
-layout to `sheet`. Everything on it is people's: it lies in the run's directory and nowhere else.
+layout to `sheet`. Everything on it is people's: it lies in the
+run's directory, and goes when one of them withdraws what is on it (`withdrawal`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Final
 from training.figures import clock, percent, size
 from training.job import PICTURE, SHEET, EvaluationJob, Report
 from training.llava import Lesson
+from training.mixture import RATED
 from training.sheet import Row, Sheet
 from training.sheet_picture import draw
 
@@ -58,8 +60,10 @@ def write(job: EvaluationJob, report: Report, shown: Sequence[Lesson], live: Seq
 def facts(report: Report) -> tuple[tuple[str, str], ...]:
     """The numbers of a run as (name, value)."""
     effort = report.effort
+    others = sum(count for source, count in effort.taught.items() if source != RATED)
     return (
         ("learned", f"{effort.pairs} liked answers"),
+        *([("and from elsewhere", f"{others} samples")] if others else []),
         ("raters", str(effort.raters)),
         ("judged by", f"{report.held_out} more of them"),
         ("loss on those", f"{report.live_nll:.3f} → {report.nll:.3f}"),

@@ -28,12 +28,17 @@ _THUMBNAIL: Final = 480
 
 @dataclass(frozen=True)
 class Row:
-    """A question, what was said before it (who, text), its pictures' files, and the answer in each column."""
+    """A question, what was said before it (who, text), its pictures' files, and the answer in each column.
+
+    `id` says which row of the data this is; `caption` stands under the pictures.
+    """
 
     question: str
     answers: tuple[str, ...]
     pictures: tuple[Path, ...] = ()
     before: tuple[tuple[str, str], ...] = ()
+    id: str = ""
+    caption: str = ""
 
     @classmethod
     def of(cls, lesson: Lesson, images: Path, answers: Sequence[str]) -> Row:
@@ -44,6 +49,7 @@ class Row:
             tuple(answers),
             tuple(images / name for name in lesson.subject),
             tuple(("asked" if turn.role is Role.USER else "answered", turn.text or "[a picture]") for turn in before),
+            id=lesson.name,
         )
 
     @cached_property

@@ -1,4 +1,5 @@
-"""What was withdrawn leaves the files of runs: the rows of forgotten exchanges, wherever a run has written them.
+"""What was withdrawn leaves the files of runs: the rows of forgotten exchanges, wherever a run has written them, and
+every sheet that shows one of them.
 
 Knows how a row is named and what a run's files look like, and not why a row has to go. A run whose files have lost
 rows can be trained again from its configuration, without them.
@@ -7,17 +8,22 @@ rows can be trained again from its configuration, without them.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from training.job import PICTURE, SHEET
 from training.llava import row_name
+
+_ARTICLE: Final = re.compile(r'<article id="([^"]*)"')
 
 
 def withdraw(runs: Path, exchanges: Iterable[int]) -> int:
     """Rewrite every list of rows below the folder `runs` without those of `exchanges`; return how many rows went.
 
-    Each file is replaced as a whole; doing it again does no harm. Raises `OSError`.
+    A sheet is removed whole, and counts as one row. Each file is replaced as a whole; doing it again does no harm.
+    Raises `OSError`.
     """
     names = {row_name(each) for each in exchanges}
     gone = 0
@@ -40,6 +46,11 @@ def withdraw(runs: Path, exchanges: Iterable[int]) -> int:
             temporary.write_text(rest, encoding="utf-8")
             temporary.replace(file)
             gone += lost
+    for page in sorted(runs.glob(f"*/{SHEET}")) if names else ():
+        if not names.isdisjoint(_ARTICLE.findall(page.read_text(encoding="utf-8"))):
+            page.with_name(PICTURE).unlink(missing_ok=True)
+            page.unlink()
+            gone += 1
     return gone
 
 
