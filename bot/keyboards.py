@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Final
 
 from aiogram.filters.callback_data import CallbackData
 from aiogram.types import InlineKeyboardButton, InlineKeyboardMarkup
 
-from bot.translation import Say
+from bot.translation import Say, later
 
 THUMBS: Final = {1: "👍", -1: "👎"}
 AGAIN: Final = "🔄"
@@ -20,6 +21,43 @@ class Rate(CallbackData, prefix="rate"):
 
     exchange: int
     value: int
+
+
+class Reason(StrEnum):
+    """Why somebody does not like an answer."""
+
+    WRONG = "wrong"
+    BESIDE = "beside"
+    LENGTH = "length"
+    MANNER = "manner"
+
+
+REASONS: Final = {
+    Reason.WRONG: later("Not true"),
+    Reason.BESIDE: later("Beside the question"),
+    Reason.LENGTH: later("Too long or too short"),
+    Reason.MANNER: later("The manner"),
+}
+
+
+class Because(CallbackData, prefix="because"):
+    """`because:<exchange>:<reason>`: why not."""
+
+    exchange: int
+    reason: Reason
+
+
+class Better(CallbackData, prefix="better"):
+    """`better:<exchange>`: somebody wants to show a better answer."""
+
+    exchange: int
+
+
+class Teach(CallbackData, prefix="teach"):
+    """`teach:<demonstration>:<wanted>`: whether to learn a better answer, 1 or 0."""
+
+    demonstration: int
+    wanted: int
 
 
 class Again(CallbackData, prefix="again"):
@@ -53,14 +91,47 @@ class Delete(CallbackData, prefix="delete"):
     sure: int
 
 
-def rating(exchange: int, chosen: int | None = None, *, newest: bool = True) -> InlineKeyboardMarkup:
-    """👍 and 👎 for an exchange, the chosen one marked, and 🔄 under the `newest` answer to a question."""
-    row = [
-        _button(thumb + (CHOSEN if value == chosen else ""), Rate(exchange=exchange, value=value))
-        for value, thumb in THUMBS.items()
-    ]
+def rating(
+    exchange: int,
+    chosen: int | None = None,
+    *,
+    say: Say,
+    tally: tuple[int, int] | None = None,
+    reason: Reason | None = None,
+    newest: bool = True,
+) -> InlineKeyboardMarkup:
+    """👍 and 👎 for an exchange, and 🔄 under the `newest` answer to a question.
+
+    The `chosen` thumb is marked, and where that is 👎, why and what would be better can be told. `tally`, for groups,
+    has everybody's ups and downs.
+    """
+    ups, downs = tally or (0, 0)
+    counts = {1: ups, -1: downs}
+    row = []
+    for value, thumb in THUMBS.items():
+        mark = CHOSEN if value == chosen else f" {counts[value]}" if counts[value] else ""
+        row.append(_button(thumb + mark, Rate(exchange=exchange, value=value)))
     if newest:
         row.append(_button(AGAIN, Again(exchange=exchange)))
+    rows = [row]
+    if chosen == -1:
+        whys = [
+            _button(say(words) + (CHOSEN if each is reason else ""), Because(exchange=exchange, reason=each))
+            for each, words in REASONS.items()
+        ]
+        rows += [whys[:2], whys[2:]]
+    if chosen == -1 or downs:
+        rows.append([_button(say("✍ Show me a better answer"), Better(exchange=exchange))])
+    return InlineKeyboardMarkup(inline_keyboard=rows)
+
+
+def teaching(demonstration: int, say: Say, *, wanted: bool | None = None) -> InlineKeyboardMarkup:
+    """👍 and 👎 for a better answer that somebody has shown, what was decided marked."""
+    words = {True: say("👍 Learn it"), False: say("👎 Do not")}
+    row = [
+        _button(text + (CHOSEN if value is wanted else ""), Teach(demonstration=demonstration, wanted=int(value)))
+        for value, text in words.items()
+    ]
     return InlineKeyboardMarkup(inline_keyboard=[row])
 
 

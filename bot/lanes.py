@@ -1,10 +1,10 @@
 """Which updates must be handled one after the other: the lane of an update.
 
 Standard library only. A private chat is one lane, in a group each member has one; an edited message waits for what it
-was edited in. Taps on buttons have a lane of their own for each person, and so have a tap that asks for another answer,
-/stop, and the commands that look at or steer the training or are about a person's data: none waits for an answer that
-is just being streamed. Every lane ends in a colon and its person's id, by which the ledger finds what came from
-somebody.
+was edited in. Taps on buttons and reactions have a lane of their own for each person, and so have a tap that asks for
+another answer, /stop, and the commands that look at or steer the training or are about a person's data: none waits for
+an answer that is just being streamed. Every lane ends in a colon and its person's id, by which the ledger finds what
+came from somebody.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ def lane_of(raw: dict[str, Any]) -> str:
     if isinstance(callback, dict):
         kind = "answers" if str(callback.get("data")).startswith(_LONG_TAPS) else "taps"
         return f"{kind}:{_id(callback.get('from'))}"
+    reaction = raw.get("message_reaction")
+    if isinstance(reaction, dict):
+        return f"taps:{_id(reaction.get('user'))}"
     message = raw.get("message", raw.get("edited_message"))
     if not isinstance(message, dict):
         return "other"

@@ -16,7 +16,7 @@ import structlog
 from aiogram import Bot
 from aiogram.exceptions import TelegramBadRequest
 from aiogram.methods import TelegramMethod
-from aiogram.types import InlineKeyboardMarkup, LinkPreviewOptions, Message, ReplyParameters
+from aiogram.types import ForceReply, InlineKeyboardMarkup, LinkPreviewOptions, Message, ReplyParameters
 
 from bot.pages import Page, plain_pages
 from bot.telegram import Doubtful, Glimpse, Undelivered
@@ -80,6 +80,13 @@ class Reply:
                 await self._ledger.begin_reply(self._update, slot, self.place.chat, self.place.question)
                 await self._ledger.sent_reply(self._update, slot, message)
                 self._messages[slot] = message
+
+    async def ask(self, text: str) -> None:
+        """Ask for an answer by a reply to this message, once."""
+        if 0 not in self._messages:
+            await self._send(0, Page(text), ForceReply(force_reply=True, selective=True))
+        await self._ledger.finish_reply(self._update, 0)
+        self.finished = True
 
     async def begin(self, text: str, markup: InlineKeyboardMarkup | None = None) -> None:
         """Show the placeholder that will become the answer, on a new message unless there is one already."""
@@ -145,13 +152,14 @@ class Reply:
             log.info("answer sent anew", update=self._update, error=error.message)
             await self._send(slot, page, markup)
 
-    async def _send(self, slot: int, page: Page, markup: InlineKeyboardMarkup | None) -> None:
+    async def _send(self, slot: int, page: Page, markup: InlineKeyboardMarkup | ForceReply | None) -> None:
         """Send a message for `slot`. One that may have arrived is sent again: better a placeholder twice than none."""
         for pause in _DOUBT_PAUSES:
             known = await self._ledger.begin_reply(self._update, slot, self.place.chat, self.place.question)
             if known.message is not None and slot not in self._messages:
                 self._messages[slot] = known.message
-                await self._settle(slot, page, markup)
+                if not isinstance(markup, ForceReply):
+                    await self._settle(slot, page, markup)
                 return
             try:
                 message = await self._bot.send_message(
@@ -166,7 +174,7 @@ class Reply:
                 continue
             await self._ledger.sent_reply(self._update, slot, message.message_id)
             self._messages[slot] = message.message_id
-            self._shown[slot] = page, markup
+            self._shown[slot] = page, None if isinstance(markup, ForceReply) else markup
             return
         raise Undelivered(f"sendMessage broke off {len(_DOUBT_PAUSES)} times")
 

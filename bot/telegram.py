@@ -33,7 +33,7 @@ from aiogram.exceptions import (
     TelegramRetryAfter,
     TelegramServerError,
 )
-from aiogram.methods import EditMessageText, Response, SendChatAction, TelegramMethod
+from aiogram.methods import EditMessageReplyMarkup, EditMessageText, Response, SendChatAction, TelegramMethod
 from aiogram.methods.base import TelegramType
 from aiohttp import ClientConnectorError
 from aiolimiter import AsyncLimiter
@@ -90,6 +90,10 @@ class Glimpse(EditMessageText):
     """
 
 
+class QuietMarkup(EditMessageReplyMarkup):
+    """Buttons that show a passing number; like a `Glimpse` it may be dropped, and then returns False."""
+
+
 def open_bot(settings: TelegramSettings, gate: Gate | None = None) -> Bot:
     """The Bot of `settings`, its session gated. Close it with `await bot.session.close()`."""
     session = AiohttpSession(api=TelegramAPIServer.from_base(settings.api_base), timeout=CALL_SECONDS)
@@ -113,7 +117,7 @@ class Gate(BaseRequestMiddleware):
         if method.__api_method__ == GetRawUpdates.__api_method__:
             return await make_request(bot, method)  # the inbox has its own loop around it
         try:
-            carry_out = self._glimpse if isinstance(method, Glimpse) else self._deliver
+            carry_out = self._glimpse if isinstance(method, Glimpse | QuietMarkup) else self._deliver
             return await carry_out(make_request, bot, method)
         except TelegramForbiddenError as error:
             self.counts["unreachable"] += 1

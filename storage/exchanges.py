@@ -134,6 +134,20 @@ class Exchanges(Queries):
         """The exchange whose answer a message of ours shows, None if it shows none."""
         return await self._replied(chat, "message", message)
 
+    async def exchange_asked_about(self, chat: int, message: int) -> Exchange | None:
+        """The exchange about which a message of ours asks what a better answer were, None if it asks nothing."""
+        row = await self._read(
+            lambda database: first(
+                database,
+                f'{SELECT_EXCHANGES} WHERE "update" IN (SELECT shown."update" FROM replies AS asks'
+                " JOIN replies AS shown ON shown.chat = asks.chat AND shown.message = asks.question"
+                ' WHERE asks.chat = ? AND asks.message = ? AND asks."update" NOT IN (SELECT "update" FROM exchanges))'
+                " ORDER BY id DESC LIMIT 1",
+                (chat, message),
+            )
+        )
+        return None if row is None else exchange_of(row)
+
     async def _replied(self, chat: int, column: str, value: int) -> Exchange | None:
         row = await self._read(
             lambda database: first(

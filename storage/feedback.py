@@ -1,8 +1,9 @@
-"""Queries about votes: added, never changed; the latest of each rater counts."""
+"""Queries about votes: added, never changed; the latest of each rater counts. And what they say is worth learning."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import groupby
 
 from sqlite_utils import Database
@@ -17,6 +18,12 @@ _VOTES = (
     " FROM ratings WHERE rater NOT IN (SELECT id FROM users WHERE opted_out) GROUP BY exchange"
 )
 
+# With max(), SQLite takes the other columns from the row that has it: https://www.sqlite.org/quirks.html
+_DEMONSTRATIONS = (
+    "SELECT exchange, author, confirmed_by, text, max(id) FROM demonstrations WHERE confirmed_by IS NOT NULL"
+    " AND author NOT IN (SELECT id FROM users WHERE opted_out) GROUP BY exchange"
+)
+
 
 class Feedback(Queries):
     """Votes and what was voted on."""
@@ -25,10 +32,10 @@ class Feedback(Queries):
         """Add a vote. False if the update that brought it was counted before.
 
         Raises `UnknownRecord` for an exchange that does not exist (any more), `StorageError` for a value other than
-        1 and -1.
+        1, -1 and 0.
         """
-        if rating.value not in (1, -1):
-            raise StorageError(f"A rating is 1 or -1, not {rating.value}.")
+        if rating.value not in (1, -1, 0):
+            raise StorageError(f"A rating is 1 or -1, or 0 for none, not {rating.value}.")
         now = self._now(rating.created)
 
         def work(database: Database) -> bool:
@@ -36,16 +43,40 @@ class Feedback(Queries):
                 raise UnknownRecord(f"The ledger has no exchange {rating.exchange}: it may have been deleted.")
             ensure_user(database, rating.rater, now)
             cursor = database.execute(
-                'INSERT INTO feedback(exchange, rater, value, "update", created) VALUES (?, ?, ?, ?, ?)'
+                'INSERT INTO feedback(exchange, rater, value, reason, "update", created) VALUES (?, ?, ?, ?, ?, ?)'
                 ' ON CONFLICT("update") DO NOTHING',
-                (rating.exchange, rating.rater, rating.value, rating.update, now),
+                (rating.exchange, rating.rater, rating.value, rating.reason, rating.update, now),
             )
             return cursor.rowcount == 1
 
         return await self._write(work)
 
+    async def rating_by(self, update: int) -> Rating | None:
+        """The vote that an update has brought, None if it has brought none yet."""
+        row = await self._read(
+            lambda database: first(
+                database,
+                'SELECT exchange, rater, value, reason, "update", created FROM feedback WHERE "update" = ?',
+                [update],
+            )
+        )
+        return None if row is None else Rating(**row)
+
+    async def tally(self, exchange: int) -> tuple[int, int]:
+        """How many people like the answer of an exchange at present, and how many do not."""
+        row = await self._read(
+            lambda database: first(
+                database,
+                "SELECT coalesce(sum(value > 0), 0) AS ups, coalesce(sum(value < 0), 0) AS downs"
+                " FROM (SELECT value, max(id) FROM feedback WHERE exchange = ? GROUP BY rater)",
+                [exchange],
+            )
+        )
+        assert row is not None
+        return row["ups"], row["downs"]
+
     async def rating(self, exchange: int, rater: int) -> int | None:
-        """The latest vote of `rater` on `exchange`: 1, -1, or None without any."""
+        """The latest vote of `rater` on `exchange`: 1, -1, or None without any or with one that was taken back."""
         row = await self._read(
             lambda database: first(
                 database,
@@ -53,12 +84,14 @@ class Feedback(Queries):
                 (exchange, rater),
             )
         )
-        return None if row is None else int(row["value"])
+        return int(row["value"]) or None if row is not None else None
 
     async def rated_exchanges(self) -> list[RatedExchange]:
-        """Every exchange that has votes, by id, with the latest vote of each rater and the conversation before it.
+        """Every exchange that has votes or a better answer, by id, with the latest vote of each rater and the
+        conversation before it.
 
-        Left out are votes of people who opted out, and exchanges that they asked or that follow on theirs.
+        Left out are votes and better answers of people who opted out, and exchanges that they asked or that follow on
+        theirs.
         """
         return await self._read(_rated_exchanges)
 
@@ -71,8 +104,9 @@ def _rated_exchanges(database: Database) -> list[RatedExchange]:
         rows = every(
             database,
             f"{SELECT_EXCHANGES} WHERE session IN (SELECT session FROM exchanges WHERE id IN"
-            " (SELECT exchange FROM feedback)) ORDER BY session, id",
+            " (SELECT exchange FROM feedback UNION SELECT exchange FROM demonstrations)) ORDER BY session, id",
         )
+        better = {row["exchange"]: row for row in every(database, _DEMONSTRATIONS)}
     finally:
         database.commit()
     found = []
@@ -81,10 +115,20 @@ def _rated_exchanges(database: Database) -> list[RatedExchange]:
         for exchange in talk:
             if exchange.asker in opted_out:
                 break
-            vote = votes.get(exchange.id)
-            if vote is not None:
+            vote, shown = votes.get(exchange.id), better.get(exchange.id)
+            before = tuple(stood[place] for place in sorted(stood) if place < exchange.place)
+            if shown is not None:
+                raters = tuple(sorted({shown["author"], shown["confirmed_by"]}))
+                found.append(RatedExchange(_bettered(exchange, shown["text"]), 1, 0, raters, before, demonstrated=True))
+            elif vote is not None:
                 raters = tuple(sorted(json.loads(vote["raters"])))
-                before = tuple(stood[place] for place in sorted(stood) if place < exchange.place)
                 found.append(RatedExchange(exchange, vote["ups"], vote["downs"], raters, before))
             stood[exchange.place] = exchange
     return sorted(found, key=lambda rated: rated.exchange.id)
+
+
+def _bettered(exchange: Exchange, text: str) -> Exchange:
+    """The exchange with a person's answer in place of the model's. A token has at least one character, nearly always,
+    so it has no more tokens than characters.
+    """
+    return replace(exchange, answer=text, finish="stop", completion_tokens=len(text))

@@ -36,7 +36,8 @@ _AFFECTED = (
 _OLD = (
     "SELECT id FROM exchanges WHERE created < ?1 AND NOT EXISTS (SELECT 1 FROM exchanges AS later"
     " WHERE later.session = exchanges.session AND later.id >= exchanges.id"
-    " AND (later.created >= ?1 OR EXISTS (SELECT 1 FROM feedback WHERE exchange = later.id)))"
+    " AND (later.created >= ?1 OR EXISTS (SELECT 1 FROM feedback WHERE exchange = later.id)"
+    " OR EXISTS (SELECT 1 FROM demonstrations WHERE exchange = later.id)))"
 )
 _UNUSED_PICTURES = (
     "SELECT sha256 FROM pictures WHERE created < ?1 AND sha256 NOT IN (SELECT sha256 FROM exchange_pictures)"
@@ -75,6 +76,9 @@ class Forgetting(Queries):
             sessions = _column(database, "SELECT id FROM sessions WHERE user = ?", user)
             _note(database, Kind.SESSION, sessions)
             _delete_exchanges(database, _column(database, "SELECT id FROM exchanges WHERE asker = ?", user))
+            _withdraw(
+                database, _column(database, "SELECT DISTINCT exchange FROM demonstrations WHERE author = ?", user)
+            )
             opted_out = first(database, "SELECT 1 FROM users WHERE id = ? AND opted_out", [user]) is not None
             database.execute("DELETE FROM users WHERE id = ?", [user])  # takes the rest along
             if opted_out:
@@ -149,11 +153,15 @@ def _belongings(database: Database, user: int) -> Belongings:
 
 def _delete_exchanges(database: Database, exchanges: list[int]) -> None:
     """Delete exchanges with the votes on them; note which rows of runs' files have to follow."""
-    affected = _column(database, _AFFECTED, json.dumps(exchanges))
-    cancel_learning(database, affected)
-    taught = f"SELECT DISTINCT exchange FROM run_selections WHERE exchange IN {_IDS}"
-    _note(database, Kind.ROW, _column(database, taught, json.dumps(affected)))
+    _withdraw(database, _column(database, _AFFECTED, json.dumps(exchanges)))
     database.execute(f"DELETE FROM exchanges WHERE id IN {_IDS}", [json.dumps(exchanges)])
+
+
+def _withdraw(database: Database, exchanges: list[int]) -> None:
+    """Nobody learns from these exchanges as they were: note which rows of runs' files have to go."""
+    cancel_learning(database, exchanges)
+    taught = f"SELECT DISTINCT exchange FROM run_selections WHERE exchange IN {_IDS}"
+    _note(database, Kind.ROW, _column(database, taught, json.dumps(exchanges)))
 
 
 def _delete_pictures(database: Database, pictures: list[str]) -> None:

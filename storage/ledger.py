@@ -18,6 +18,7 @@ from typing import Self
 from sqlite_utils import Database
 
 from storage.connection import connect, explained_os, translated
+from storage.demonstrations import Demonstrations
 from storage.durable import sync_directory, sync_file
 from storage.exchanges import Exchanges
 from storage.feedback import Feedback
@@ -54,7 +55,7 @@ SELECT (SELECT count(*) FROM users) AS users,
 """
 
 
-class Ledger(People, Exchanges, Feedback, Inbox, Runs, Registry, Forgetting):
+class Ledger(People, Exchanges, Feedback, Demonstrations, Inbox, Runs, Registry, Forgetting):
     """Every query, named. Open it with `Ledger.open`, close it with `close` or `async with`."""
 
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:

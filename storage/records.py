@@ -181,7 +181,8 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """A thumb: `value` is 1 or -1. Feedback is append-only; the latest row per exchange and rater counts.
+    """A thumb: `value` is 1 or -1, or 0 for one that was taken back. Feedback is append-only; the latest row per
+    exchange and rater counts. `reason` is why, in a word of the bot's own, empty where nobody said.
 
     `update` makes a replay of the same tap harmless.
     """
@@ -191,18 +192,37 @@ class Rating:
     value: int
     update: int
     created: float = 0.0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """What would have been a good answer, as `author` sees it. It teaches once somebody has confirmed it."""
+
+    exchange: int
+    author: int
+    text: str
+    update: int
+    created: float = 0.0
+    confirmed_by: int | None = None
+    id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class RatedExchange:
     """An exchange with its latest votes and the conversation before it (oldest first, without itself), as it stood
-    when the exchange came about."""
+    when the exchange came about.
+
+    Where a better answer was `demonstrated` and confirmed, the exchange has that as its answer, whoever confirmed it
+    has voted for it, and nobody else: the votes were on what the model had said.
+    """
 
     exchange: Exchange
     ups: int
     downs: int
     raters: tuple[int, ...]
     history: tuple[Exchange, ...] = ()
+    demonstrated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,8 +68,8 @@ class Selection:
 
 
 def liked(rated: Iterable[RatedExchange], threshold: int) -> list[RatedExchange]:
-    """The exchanges whose thumbs up less thumbs down exceed the threshold."""
-    return [each for each in rated if each.ups - each.downs > threshold]
+    """The exchanges whose thumbs up less thumbs down exceed the threshold, and those with a better answer."""
+    return [each for each in rated if each.demonstrated or each.ups - each.downs > threshold]
 
 
 def finished(rated: Iterable[RatedExchange]) -> list[RatedExchange]:

@@ -8,7 +8,7 @@ from bot.answers import Answers
 from bot.conversation import Conversation
 from bot.forgetting import Forgetting
 from bot.handlers import admin as admin_commands
-from bot.handlers import basics, feedback, others, privacy, questions, version
+from bot.handlers import basics, demonstrations, feedback, others, privacy, questions, version
 from bot.handlers import steering as steering_commands
 from bot.handlers.admin import AdminActions
 from bot.handlers.context import People, Replies
@@ -60,6 +60,7 @@ def build_dispatcher(
         admin_commands.router(),
         feedback.router(),
         others.unknown_commands(),
+        demonstrations.router(),
         questions.router(),
         others.router(),
     )

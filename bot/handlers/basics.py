@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from aiogram import Bot, Router
-from aiogram.exceptions import TelegramBadRequest
 from aiogram.filters import Command, CommandStart
 from aiogram.types import CallbackQuery, Message, User
 
 from bot.handlers.menu import ADMINS, EVERYBODY, command_list
+from bot.handlers.taps import acknowledge
 from bot.keyboards import Speak, languages
 from bot.replies import Reply
 from bot.settings import BotSettings
@@ -87,12 +87,3 @@ async def language_chosen(
             message_id=query.message.message_id,
             reply_markup=languages(translator.languages, say.language),
         )
-
-
-async def acknowledge(query: CallbackQuery, text: str) -> None:
-    """Answer a tap with a line that fades away. A tap that is too old cannot be answered; nobody waits for it."""
-    try:
-        await query.answer(text)
-    except TelegramBadRequest as error:
-        if "query" not in error.message.lower():
-            raise

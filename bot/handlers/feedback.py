@@ -1,55 +1,129 @@
-"""👍 and 👎: a tap is counted once, acknowledged, and marked under the answer."""
+"""👍 and 👎, by button or as a reaction: counted once, acknowledged, shown under the answer; and why not.
+
+The same thumb again takes it back. What would have been a good answer is `demonstrations`'.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from aiogram import Bot, Router
 from aiogram.exceptions import TelegramBadRequest
-from aiogram.types import CallbackQuery
+from aiogram.types import CallbackQuery, InlineKeyboardMarkup, Message, MessageReactionUpdated, ReactionTypeEmoji
 
-from bot.handlers.basics import acknowledge
+from bot.handlers.demonstrations import decide
+from bot.handlers.taps import acknowledge, exchange_here
 from bot.inbox import Delivery
-from bot.keyboards import THUMBS, Rate, rating
+from bot.keyboards import THUMBS, Because, Rate, Reason, rating
+from bot.settings import BotSettings
+from bot.telegram import QuietMarkup
 from bot.translation import Say
 from storage.ledger import Ledger
-from storage.records import Rating, UnknownRecord
+from storage.records import Exchange, Rating
 
 
 def router() -> Router:
     """The handlers of this module."""
     feedback = Router(name="feedback")
     feedback.callback_query.register(rated, Rate.filter())
+    feedback.callback_query.register(because, Because.filter())
+    feedback.message_reaction.register(reacted)
     return feedback
 
 
 async def rated(
     query: CallbackQuery, callback_data: Rate, bot: Bot, delivery: Delivery, ledger: Ledger, say: Say
 ) -> None:
-    """Count the thumb. In a group each member has their own, so only private chats mark it under the answer."""
-    message = query.message
-    number, value = callback_data.exchange, callback_data.value
-    try:
-        exchange = await ledger.exchange(number)
-        if value not in THUMBS or message is None or exchange.chat != message.chat.id:
-            raise UnknownRecord(f"no such rating: {query.data}")
-        await ledger.rate(Rating(number, query.from_user.id, value, delivery.update))
-    except UnknownRecord:
+    """Count the thumb; the one that was given already is taken back."""
+    here = await exchange_here(ledger, callback_data.exchange, query)
+    if here is None or callback_data.value not in THUMBS:
         await acknowledge(query, say("I cannot find that answer any more."))
         return
-    await acknowledge(
-        query,
-        say("Thank you! I will remember that you like this.")
-        if value > 0
-        else say("Noted, thank you. I will try to do better."),
-    )
-    if message.chat.type != "private":
+    exchange, message = here
+    known = await ledger.rating_by(delivery.update)
+    latest = await ledger.rating(exchange.id, query.from_user.id)
+    value = 0 if latest == callback_data.value else callback_data.value
+    value = known.value if known else value
+    await ledger.rate(Rating(exchange.id, query.from_user.id, value, delivery.update))
+    await acknowledge(query, _thanks(value, say))
+    await _show(message, query.from_user.id, exchange, bot, ledger, say)
+
+
+async def because(
+    query: CallbackQuery, callback_data: Because, bot: Bot, delivery: Delivery, ledger: Ledger, say: Say
+) -> None:
+    """Note why somebody does not like an answer."""
+    here = await exchange_here(ledger, callback_data.exchange, query)
+    if here is None:
+        await acknowledge(query, say("I cannot find that answer any more."))
         return
-    latest = await ledger.rating(number, query.from_user.id)
-    newest = await ledger.standing(exchange.place) == number
+    exchange, message = here
+    reason = callback_data.reason
+    await ledger.rate(Rating(exchange.id, query.from_user.id, -1, delivery.update, reason=reason.value))
+    await acknowledge(query, say("Noted, thank you. I will try to do better."))
+    await _show(message, query.from_user.id, exchange, bot, ledger, say, reason)
+
+
+async def reacted(
+    message_reaction: MessageReactionUpdated,
+    delivery: Delivery,
+    ledger: Ledger,
+    settings: BotSettings,
+) -> None:
+    """Count a 👍 or 👎 that somebody has put on an answer or taken off it; on a better answer it decides about that."""
+    user, chat = message_reaction.user, message_reaction.chat.id
+    before, now = _thumb(message_reaction.old_reaction), _thumb(message_reaction.new_reaction)
+    if user is None or before == now:
+        return
+    exchange = await ledger.exchange_shown(chat, message_reaction.message_id)
+    if exchange is not None:
+        await ledger.rate(Rating(exchange.id, user.id, now, delivery.update))
+    elif demonstration := await ledger.demonstration_shown(chat, message_reaction.message_id):
+        await decide(demonstration, user.id, ledger, settings, teach=now > 0)
+
+
+async def _show(
+    message: Message,
+    rater: int,
+    exchange: Exchange,
+    bot: Bot,
+    ledger: Ledger,
+    say: Say,
+    reason: Reason | None = None,
+) -> None:
+    """Mark a person's own thumb; in a group, where everybody has one, show how many there are."""
+    markup = await thumbs(exchange, ledger, say, rater, reason)
     try:
-        await bot.edit_message_reply_markup(
-            chat_id=message.chat.id,
-            message_id=message.message_id,
-            reply_markup=rating(number, latest, newest=newest),
-        )
+        if message.chat.type == "private":
+            await bot.edit_message_reply_markup(
+                chat_id=message.chat.id, message_id=message.message_id, reply_markup=markup
+            )
+        else:
+            await bot(QuietMarkup(chat_id=message.chat.id, message_id=message.message_id, reply_markup=markup))
     except TelegramBadRequest:
         return  # the answer was deleted meanwhile; the thumb counts all the same
+
+
+async def thumbs(
+    exchange: Exchange, ledger: Ledger, say: Say, rater: int, reason: Reason | None = None
+) -> InlineKeyboardMarkup:
+    """The buttons under an answer as they have to be now."""
+    newest = await ledger.standing(exchange.place) == exchange.id
+    if exchange.chat != rater:
+        return rating(exchange.id, tally=await ledger.tally(exchange.id), newest=newest, say=say)
+    chosen = await ledger.rating(exchange.id, rater)
+    return rating(exchange.id, chosen, reason=reason, newest=newest, say=say)
+
+
+def _thanks(value: int, say: Say) -> str:
+    if value > 0:
+        return say("Thank you! I will remember that you like this.")
+    if value < 0:
+        return say("Noted, thank you. I will try to do better.")
+    return say("I have taken your thumb back.")
+
+
+def _thumb(reactions: Sequence[object]) -> int:
+    """The vote that somebody's reactions to a message make: 1, -1, or 0 for none."""
+    emoji = {each.emoji for each in reactions if isinstance(each, ReactionTypeEmoji)}
+    return next((value for value, thumb in THUMBS.items() if thumb in emoji), 0)

@@ -7,7 +7,7 @@ from typing import Final
 from aiogram import F, Router
 from aiogram.types import CallbackQuery, Message
 
-from bot.handlers.basics import acknowledge
+from bot.handlers.taps import acknowledge
 from bot.lanes import command_of
 from bot.replies import Reply
 from bot.translation import Say

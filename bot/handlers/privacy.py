@@ -14,7 +14,7 @@ from aiogram.filters import Command
 from aiogram.types import CallbackQuery, InlineKeyboardMarkup, Message, User
 
 from bot.forgetting import Forgetting
-from bot.handlers.basics import acknowledge
+from bot.handlers.taps import acknowledge
 from bot.inbox import Delivery
 from bot.keyboards import Delete, Learn, confirmation, learning
 from bot.replies import Reply

@@ -11,15 +11,16 @@ from aiogram.filters import Command
 from aiogram.types import CallbackQuery, Message, User
 
 from bot.answers import Answers
-from bot.handlers.basics import acknowledge
+from bot.handlers.feedback import thumbs
+from bot.handlers.taps import acknowledge, exchange_here
 from bot.inbox import Delivery
-from bot.keyboards import Again, Stop, rating
+from bot.keyboards import Again, Stop
 from bot.replies import Place, Reply
 from bot.settings import BotSettings
 from bot.steering import Asked, Steering
 from bot.translation import Say
 from storage.ledger import Ledger
-from storage.records import Exchange, UnknownRecord
+from storage.records import Exchange
 
 log = structlog.get_logger()
 
@@ -46,7 +47,7 @@ async def retry(
 ) -> None:
     """Answer the last question of the conversation once more."""
     if recorded := await ledger.exchange_for_update(delivery.update):
-        await answers.show(recorded, reply)
+        await answers.show(recorded, reply, say)
         return
     place, by = reply.place, event_from_user.id
     latest = await ledger.history(await ledger.session(place.chat, by, place.topic or 0), 1)
@@ -67,12 +68,13 @@ async def again(
     answers: Answers,
 ) -> None:
     """Answer the question of a certain answer once more, for who asked it."""
-    message, by = query.message, query.from_user.id
-    former = await _exchange_here(ledger, callback_data.exchange, message)
-    if former is None or not isinstance(message, Message):
+    by, here = query.from_user.id, await exchange_here(ledger, callback_data.exchange, query)
+    if here is None:
         await acknowledge(query, say("I cannot find that answer any more."))
-    elif recorded := await ledger.exchange_for_update(delivery.update):
-        await answers.show(recorded, await Reply.open(bot, ledger, delivery.update, Place.of(message)))
+        return
+    former, message = here
+    if recorded := await ledger.exchange_for_update(delivery.update):
+        await answers.show(recorded, await Reply.open(bot, ledger, delivery.update, Place.of(message)), say)
     elif by != former.asker and by not in settings.telegram.admins:
         await acknowledge(query, say("Only who asked can do that."))
     elif await ledger.standing(former.place) != former.id:
@@ -80,15 +82,6 @@ async def again(
     else:
         await acknowledge(query, "")
         await _answer_again(former, by, Place.of(message), bot, delivery, say, ledger, answers)
-
-
-async def _exchange_here(ledger: Ledger, number: int, message: object) -> Exchange | None:
-    """The exchange of that id if it belongs to the chat of `message`."""
-    try:
-        exchange = await ledger.exchange(number)
-    except UnknownRecord:
-        return None
-    return exchange if isinstance(message, Message) and exchange.chat == message.chat.id else None
 
 
 async def _answer_again(
@@ -112,9 +105,9 @@ async def _answer_again(
     found = await answers.again(former, asked, reply, say)
     if found is None or not shown or (message := shown[-1].message) is None:
         return
-    thumbs = rating(former.id, await ledger.rating(former.id, by) if by == former.chat else None, newest=False)
+    markup = await thumbs(former, ledger, say, by)
     try:
-        await bot.edit_message_reply_markup(chat_id=place.chat, message_id=message, reply_markup=thumbs)
+        await bot.edit_message_reply_markup(chat_id=place.chat, message_id=message, reply_markup=markup)
     except TelegramBadRequest as error:
         log.info("the former answer keeps its button", exchange=former.id, error=error.message)
 

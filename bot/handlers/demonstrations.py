@@ -1,0 +1,130 @@
+"""What would have been a good answer: asked for after a 👎, suggested by replying, taught once it is confirmed.
+
+Suggestions come as replies to the question that ✍ brings, or, in a private chat, to an answer that the person does
+not like. The asker of the exchange and the admins may confirm; whoever suggested may take it back too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from aiogram import Bot, Router
+from aiogram.exceptions import TelegramBadRequest
+from aiogram.types import CallbackQuery, Message, User
+
+from bot.handlers.taps import acknowledge, exchange_here
+from bot.inbox import Delivery
+from bot.keyboards import Better, Teach, teaching
+from bot.lanes import command_of
+from bot.replies import Place, Reply
+from bot.settings import BotSettings
+from bot.translation import Say
+from storage.ledger import Ledger
+from storage.records import Demonstration, Exchange, UnknownRecord
+
+LONGEST: Final = 4096
+"""Characters of a suggestion; Telegram's messages have no more."""
+
+
+def router() -> Router:
+    """The handlers of this module."""
+    demonstrations = Router(name="demonstrations")
+    demonstrations.message.register(demonstrate, _betters)
+    demonstrations.edited_message.register(demonstrate, _betters)
+    demonstrations.callback_query.register(ask, Better.filter())
+    demonstrations.callback_query.register(decided, Teach.filter())
+    return demonstrations
+
+
+async def ask(
+    query: CallbackQuery, callback_data: Better, bot: Bot, delivery: Delivery, ledger: Ledger, say: Say
+) -> None:
+    """Ask what would have been a good answer."""
+    here = await exchange_here(ledger, callback_data.exchange, query)
+    if here is None:
+        await acknowledge(query, say("I cannot find that answer any more."))
+        return
+    await acknowledge(query, "")
+    place = replace(Place.of(here[1]), quotes=True)
+    reply = await Reply.open(bot, ledger, delivery.update, place)
+    await reply.ask(say("What would have been a good answer? Reply to this message with it, and I can learn it."))
+
+
+async def _betters(message: Message, bot: Bot, ledger: Ledger) -> dict[str, Exchange] | bool:
+    """Whether a text is meant as a better answer; to which exchange, handlers get to know as `exchange`."""
+    to = message.reply_to_message
+    if not message.text or command_of(message.text) or to is None or to.from_user is None or to.from_user.id != bot.id:
+        return False
+    chat = message.chat.id
+    exchange = await ledger.exchange_asked_about(chat, to.message_id)
+    if exchange is None and message.chat.type == "private":
+        shown = await ledger.exchange_shown(chat, to.message_id)
+        if shown is not None and await ledger.rating(shown.id, chat) == -1:
+            exchange = shown
+    return False if exchange is None else {"exchange": exchange}
+
+
+async def demonstrate(
+    message: Message,
+    event_from_user: User,
+    exchange: Exchange,
+    delivery: Delivery,
+    reply: Reply,
+    say: Say,
+    settings: BotSettings,
+    ledger: Ledger,
+) -> None:
+    """Keep the suggestion, and let those who may confirm it; an edited one takes the former's place."""
+    text = (message.text or "").strip()[:LONGEST]
+    earlier = await ledger.replies_to(message.chat.id, message.message_id)
+    await reply.adopt([each.message for each in earlier if each.message is not None])
+    number = await ledger.demonstrate(Demonstration(exchange.id, event_from_user.id, text, delivery.update))
+    if _may_confirm(exchange, event_from_user.id, settings):
+        words = say("Shall I learn this as the better answer?")
+    else:
+        words = say("Thank you! With a 👍 from who asked, or from an admin, I will learn this as the better answer.")
+    await reply.finish(words, teaching(number, say))
+
+
+async def decided(
+    query: CallbackQuery,
+    callback_data: Teach,
+    bot: Bot,
+    ledger: Ledger,
+    say: Say,
+    settings: BotSettings,
+) -> None:
+    """Teach the suggestion, or do not, and show which."""
+    message, teach = query.message, bool(callback_data.wanted)
+    try:
+        demonstration = await ledger.demonstration(callback_data.demonstration)
+    except UnknownRecord:
+        await acknowledge(query, say("I cannot find that answer any more."))
+        return
+    if not await decide(demonstration, query.from_user.id, ledger, settings, teach=teach):
+        await acknowledge(query, say("Only who asked, or an admin, can do that."))
+        return
+    await acknowledge(query, say("Thank you! I will learn this.") if teach else say("I will not learn this."))
+    assert message is not None
+    try:
+        await bot.edit_message_reply_markup(
+            chat_id=message.chat.id,
+            message_id=message.message_id,
+            reply_markup=teaching(demonstration.id, say, wanted=teach),
+        )
+    except TelegramBadRequest:
+        return  # deleted meanwhile; what was decided counts all the same
+
+
+async def decide(demonstration: Demonstration, by: int, ledger: Ledger, settings: BotSettings, *, teach: bool) -> bool:
+    """Let a suggestion teach, or not, if this person may decide about it."""
+    exchange = await ledger.exchange(demonstration.exchange)
+    if not _may_confirm(exchange, by, settings) and (teach or by != demonstration.author):
+        return False
+    await ledger.confirm_demonstration(demonstration.id, by if teach else None)
+    return True
+
+
+def _may_confirm(exchange: Exchange, person: int, settings: BotSettings) -> bool:
+    return person == exchange.asker or person in settings.telegram.admins

@@ -1,0 +1,92 @@
+"""Queries about better answers that people have suggested: demonstrations.
+
+One teaches as soon as somebody who may do so has confirmed it, instead of the answer that it betters. The newest
+confirmed one of an exchange counts. Knows nothing of who may confirm.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from sqlite_utils import Database
+
+from storage.people import ensure_user
+from storage.queries import Queries, first
+from storage.records import Demonstration, UnknownRecord
+from storage.runs import cancel_learning
+
+_SELECT = 'SELECT id, exchange, author, text, "update", created, confirmed_by FROM demonstrations'
+
+
+class Demonstrations(Queries):
+    """Suggested answers."""
+
+    async def demonstrate(self, demonstration: Demonstration) -> int:
+        """Add a suggestion, not yet confirmed; return its id. An update that brought one before returns that.
+
+        Raises `UnknownRecord` for an exchange that does not exist (any more).
+        """
+        new = demonstration
+        now = self._now(new.created)
+
+        def work(database: Database) -> int:
+            row = first(database, f'{_SELECT} WHERE "update" = ?', [new.update])
+            if row is not None:
+                return int(row["id"])
+            if first(database, "SELECT 1 FROM exchanges WHERE id = ?", [new.exchange]) is None:
+                raise UnknownRecord(f"The ledger has no exchange {new.exchange}: it may have been deleted.")
+            ensure_user(database, new.author, now)
+            cursor = database.execute(
+                'INSERT INTO demonstrations(exchange, author, text, "update", created) VALUES (?, ?, ?, ?, ?)',
+                (new.exchange, new.author, new.text, new.update, now),
+            )
+            assert cursor.lastrowid is not None
+            return cursor.lastrowid
+
+        return await self._write(work)
+
+    async def demonstration(self, demonstration: int) -> Demonstration:
+        """The suggestion of that id. Raises `UnknownRecord`."""
+        row = await self._read(lambda database: first(database, f"{_SELECT} WHERE id = ?", [demonstration]))
+        if row is None:
+            raise _unknown(demonstration)
+        return _demonstration(row)
+
+    async def demonstration_shown(self, chat: int, message: int) -> Demonstration | None:
+        """The suggestion that a message makes, or a message of ours about it; None if it is not about any."""
+        row = await self._read(
+            lambda database: first(
+                database,
+                f'{_SELECT} WHERE "update" IN (SELECT "update" FROM replies WHERE chat = :chat'
+                " AND (message = :message OR question = :message)) ORDER BY id DESC LIMIT 1",
+                {"chat": chat, "message": message},
+            )
+        )
+        return None if row is None else _demonstration(row)
+
+    async def confirm_demonstration(self, demonstration: int, by: int | None) -> None:
+        """Let it teach, as `by` wishes; None takes that back, and a run that learns from it is to be cancelled.
+
+        Raises `UnknownRecord`.
+        """
+        now = self._now()
+
+        def work(database: Database) -> None:
+            row = first(database, f"{_SELECT} WHERE id = ?", [demonstration])
+            if row is None:
+                raise _unknown(demonstration)
+            if by is None and row["confirmed_by"] is not None:
+                cancel_learning(database, [row["exchange"]])
+            if by is not None:
+                ensure_user(database, by, now)
+            database.execute("UPDATE demonstrations SET confirmed_by = ? WHERE id = ?", (by, demonstration))
+
+        await self._write(work)
+
+
+def _demonstration(row: sqlite3.Row) -> Demonstration:
+    return Demonstration(**row)
+
+
+def _unknown(demonstration: int) -> UnknownRecord:
+    return UnknownRecord(f"The ledger has no demonstration {demonstration}: it may have been deleted.")
