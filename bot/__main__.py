@@ -27,7 +27,10 @@ from bot.progress import on_terminal, terminal_bar
 from inference.hub import Source
 from inference.messages import InferenceError
 from inference.settings import TINY
-from storage.ledger import Ledger
+from storage.backup import back_up
+from storage.ledger import FILE_NAME, Ledger
+from storage.models import ModelStore
+from storage.pictures import PictureStore
 from storage.records import Belongings, Promotion, Run, RunState, StorageError
 from training.figures import clock
 
@@ -153,6 +156,19 @@ def forget(
     _with_ledger(settings, lambda ledger: _forget(ledger, settings.storage.dir, user, asks))
 
 
+@app.command()
+def backup(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that does not exist yet.")],
+    config: ConfigOption = None,
+    models: Annotated[bool, typer.Option("--models", help="The trained models as well.")] = False,
+) -> None:
+    """Copy the ledger and the pictures, checked, while the bot is at work; laid out as storage.dir is."""
+    folder = load_settings(config).storage.dir
+    if not (folder / FILE_NAME).exists():
+        raise ConfigError(f"There is no ledger in {folder}: name the settings with --config.")
+    _with_ledger(load_settings(config), lambda ledger: _backup(ledger, folder, out, models))
+
+
 def _with_ledger(settings: Settings, work: Callable[[Ledger], Awaitable[None]]) -> None:
     async def session() -> None:
         async with Ledger.open(settings.storage.dir) as ledger:
@@ -229,6 +245,19 @@ def _counted(found: Belongings) -> str:
         f"{found.exchanges} questions with their answers, {found.pictures} pictures that nobody else sent, "
         f"{found.votes} votes, {found.rows} rows in data sets of runs"
     )
+
+
+async def _backup(ledger: Ledger, folder: Path, out: Path, models: bool) -> None:
+    kept = ModelStore(folder / "models") if models else None
+    with console.status(f"copying into {out}"):
+        made = await back_up(ledger, PictureStore(folder / "pictures"), out, kept)
+    named = f", {', '.join(made.models) or 'no trained model'}" if models else ""
+    console.print(f"{out}: the ledger, {made.pictures} pictures{named}. All of it was checked.", highlight=False)
+    if made.lost:
+        raise StorageError(
+            f"{len(made.lost)} pictures of the ledger are missing here and so in the backup, the first is "
+            f"{made.lost[0]}: see `thumbtune doctor`."
+        )
 
 
 async def _promote(ledger: Ledger, model: str) -> None:

@@ -91,7 +91,7 @@ class Application:
         pictures = PictureStore(folder / "pictures")
         models = ModelStore(folder / "models")
         models.tidy()
-        live = await settle_live_model(ledger, base)
+        live = await settle_live_model(ledger, base, folder / "models")
 
         bot = open_bot(settings.telegram)
         self._at_end("connections to Telegram", bot.session.close)
@@ -171,11 +171,12 @@ class Application:
             await asyncio.wait((self._polling,))
 
 
-async def settle_live_model(ledger: Ledger, base: Path) -> Model:
+async def settle_live_model(ledger: Ledger, base: Path, models: Path) -> Model:
     """The model to start with; makes the base model known on the first start.
 
     When `inference.model` names another directory while the former still exists, the operator chose another base: it
-    goes live. When the former is gone, the same model has only moved.
+    goes live. When the former is gone, the same model has only moved. Trained models that are not where they were are
+    looked for in `models`; without the live one's files (a backup that left models out) the base goes live.
     """
     known = {model.id: model for model in await ledger.models()}
     if BASE not in known:
@@ -187,8 +188,16 @@ async def settle_live_model(ledger: Ledger, base: Path) -> Model:
         if chosen_anew and known[BASE].state is not ModelState.LIVE:
             log.warning("inference.model has changed: the new base answers, /promote brings an earlier model back")
             await ledger.promote(BASE)
+    for model in known.values():
+        moved = models / model.id
+        if model.id != BASE and not Path(model.directory).is_dir() and moved.is_dir():
+            await ledger.relocate_model(model.id, str(moved))
     live = await ledger.live_model()
     assert live is not None, "the base model was promoted when the ledger was new"
+    if live.id != BASE and not Path(live.directory).is_dir():
+        log.error("the files of the live model are gone: the base answers", model=live.id, directory=live.directory)
+        await ledger.promote(BASE)
+        live = await ledger.model(BASE)
     return live
 
 

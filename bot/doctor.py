@@ -26,6 +26,10 @@ from bot.doctor_model import answer_findings, model_findings
 from bot.findings import Finding
 from inference.engines import Kind, resolve
 from inference.layout import weight_bytes
+from storage.health import ledger_faults, picture_faults
+from storage.ledger import FILE_NAME
+from storage.pictures import PictureStore
+from storage.records import StorageError
 
 ROOMS = ("bot", "inference", "training", "storage")
 ENGINE_PACKAGES = ("torch", "torchvision", "timm", "transformers", "safetensors")
@@ -117,7 +121,27 @@ def _storage(settings: Settings) -> Iterator[Finding]:
     need = 2 * weight_bytes(settings.inference.checkpoint()) / 1e9 + settings.training.min_free_gigabytes
     cure = "" if free >= need else f"free {need - free:.1f} GB: a run needs {need:.1f} (twice the model and a rest)"
     yield Finding("disk", not cure, f"{free:.1f} GB free in {directory}", cure)
+    yield from _ledger(directory)
     yield Finding("SQLite", sqlite3.sqlite_version_info >= (3, 37), sqlite3.sqlite_version, "")
+
+
+def _ledger(directory: Path) -> Iterator[Finding]:
+    """The ledger's file and the pictures it names, beside a running bot or without one."""
+    path = directory / FILE_NAME
+    if not path.exists():
+        yield Finding("ledger", True, "none yet: the bot makes it")
+        return
+    restore = "stop the bot and put the latest backup (thumbtune backup) in its place"
+    try:
+        faults = ledger_faults(path)
+        lost = picture_faults(path, PictureStore(directory / "pictures")) if not faults else []
+    except StorageError as error:
+        yield Finding("ledger", False, str(path), str(error))
+        return
+    yield Finding("ledger", not faults, "; ".join(faults) or f"{path} is sound", restore if faults else "")
+    if lost:
+        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        yield Finding("pictures", False, f"{lost[0]}{more}", "copy the pictures of the latest backup into their folder")
 
 
 def _telegram(settings: Settings) -> Iterator[Finding]:

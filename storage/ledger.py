@@ -23,6 +23,7 @@ from storage.durable import sync_directory, sync_file
 from storage.exchanges import Exchanges
 from storage.feedback import Feedback
 from storage.forgetting import Forgetting
+from storage.health import unsound
 from storage.inbox import Inbox
 from storage.migrations import migrate
 from storage.people import People
@@ -139,10 +140,9 @@ def _backup(database: Database, path: Path) -> None:
         with translated(temporary), contextlib.closing(sqlite3.connect(temporary, isolation_level=None)) as copy:
             database.conn.backup(copy)
             copy.execute("PRAGMA journal_mode=DELETE")
-            faults = [row[0] for row in copy.execute("PRAGMA integrity_check(8)") if row[0] != "ok"]
-            faults += [f"a row of {row[0]} without its {row[2]}" for row in copy.execute("PRAGMA foreign_key_check")]
+            faults = unsound(copy)
         if faults:
-            raise StorageError(f"The ledger is damaged ({'; '.join(faults[:8])}): restore an earlier backup.")
+            raise StorageError(f"The ledger is damaged ({'; '.join(faults)}): restore an earlier backup.")
         sync_file(temporary)
         temporary.rename(path)
         sync_directory(path.parent)

@@ -28,8 +28,7 @@ def migrate(database: Database, known: Migrations = migrations) -> None:
         database.execute("BEGIN IMMEDIATE")
         try:
             names = [each.name for each in known.pending(database)]
-            applied = [each.name for each in known.applied(database)]
-            _refuse_newer(applied, known)
+            refuse_newer(database, known)
             if names:
                 known.apply(database, stop_before=names[1:2])
         except BaseException:
@@ -40,7 +39,9 @@ def migrate(database: Database, known: Migrations = migrations) -> None:
             return
 
 
-def _refuse_newer(applied: list[str], known: Migrations) -> None:
+def refuse_newer(database: Database, known: Migrations = migrations) -> None:
+    """Raise `StorageError` if a newer version has migrated the ledger further than this one knows."""
+    applied = [each.name for each in known.applied(database)]
     ours = {each.name for each in known._migrations}  # the library offers no public list of all of them
     strange = [name for name in applied if name not in ours]
     if strange:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import pytest
 
 from bot.doctor import examine
 from bot.emulator.server import Emulator
+from storage.ledger import FILE_NAME, Ledger
 from tests.doctoring import finding_of, settings_in
+from tests.ledgers import picture
 
 
 async def test_a_complete_set_up_is_found_well(tmp_path: Path) -> None:
@@ -82,3 +85,29 @@ async def test_known_errors_are_one_sentence(tmp_path: Path, arguments: tuple[st
     assert process.returncode == 1, shown
     assert words in shown
     assert "Traceback" not in shown
+
+
+async def test_a_damaged_ledger_is_found(tmp_path: Path) -> None:
+    """Sound, missing pictures, rows that refer to nothing, a newer version, no database: each is told with a cure."""
+    settings = settings_in(tmp_path)
+    path = settings.storage.dir / FILE_NAME
+    assert finding_of(examine(settings), "ledger").detail.startswith("none yet")
+    async with Ledger.open(settings.storage.dir) as ledger:
+        await ledger.store_update(1, "a", "{}")
+        assert finding_of(await asyncio.to_thread(examine, settings), "ledger").ok
+        await ledger.add_picture(picture("ab" * 32))
+        lost = finding_of(await asyncio.to_thread(examine, settings), "pictures")
+        assert "is missing" in lost.detail and "backup" in lost.cure
+    database = sqlite3.connect(path)
+    with database:
+        database.execute("INSERT INTO exchange_pictures VALUES (99, 0, 'none')")
+    unsound = finding_of(examine(settings), "ledger")
+    assert "exchange_pictures" in unsound.detail and "thumbtune backup" in unsound.cure
+    with database:
+        database.execute(
+            "INSERT INTO _sqlite_migrations(migration_set, name, applied_at) VALUES ('thumbtune', 'm999_later', '')"
+        )
+    database.close()
+    assert "newer version" in finding_of(examine(settings), "ledger").cure
+    path.write_bytes(b"no database at all, whatever its name says" * 100)
+    assert "backup" in finding_of(examine(settings), "ledger").cure

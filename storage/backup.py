@@ -1,0 +1,107 @@
+"""A backup of everything that cannot be made again, in one fresh folder, while the bot is at work.
+
+The ledger comes first, as it is at one moment, then the pictures that this copy names, each checked, and if wanted
+the models. The folder gets its name when all of it is on the disk, so a backup is whole or not there; it is laid out
+as `storage.dir` is, which is how it is restored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+from storage.connection import explained_os
+from storage.durable import sync_directory
+from storage.ledger import FILE_NAME, Ledger
+from storage.models import ModelStore, verify
+from storage.pictures import PictureStore
+from storage.records import StorageError, UnknownRecord
+
+PICTURES = "pictures"
+MODELS = "models"
+_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """What a backup holds: how many pictures and which models. `lost` names pictures that were gone before."""
+
+    pictures: int
+    models: tuple[str, ...]
+    lost: tuple[str, ...]
+
+
+class _Forgotten(Exception):
+    """Somebody was forgotten while the backup was made; it must not keep them."""
+
+
+async def back_up(ledger: Ledger, pictures: PictureStore, out: Path, models: ModelStore | None = None) -> Backup:
+    """Write everything into the new folder `out`, checked. With `models` those that were trained as well.
+
+    Raises `StorageError` if `out` exists or something is damaged; nothing is left behind then.
+    """
+    if out.exists():
+        raise StorageError(f"{out} exists already: choose another name for the backup.")
+    for _ in range(_TRIES):
+        part = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
+        try:
+            part.mkdir(parents=True)
+            made = await _fill(ledger, pictures, part, models)
+            await asyncio.to_thread(_name, part, out)
+        except _Forgotten:
+            continue
+        except OSError as error:
+            raise explained_os(error, f"writing the backup {out}") from error
+        finally:
+            await asyncio.to_thread(shutil.rmtree, part, ignore_errors=True)
+        return made
+    raise StorageError("People had their data deleted each time while the backup was made: try again later.")
+
+
+async def _fill(ledger: Ledger, pictures: PictureStore, part: Path, models: ModelStore | None) -> Backup:
+    await ledger.backup(part / FILE_NAME)
+    copies = PictureStore(part / PICTURES)  # for its layout; a copy need not be durable one by one
+    names = await asyncio.to_thread(_pictures, part / FILE_NAME)
+    lost = []
+    for name in names:
+        try:
+            await asyncio.to_thread(_write, copies.path(name), await pictures.get(name))
+        except UnknownRecord:
+            lost.append(name)
+    known = {each.sha256 for each in await ledger.pictures()} if lost else set()
+    if not known.issuperset(lost):
+        raise _Forgotten
+    kept = [] if models is None else models.names()
+    for name in kept:
+        assert models is not None
+        await asyncio.to_thread(_copy_model, models.path(name), part / MODELS / name)
+    return Backup(len(names) - len(lost), tuple(kept), tuple(lost))
+
+
+def _pictures(path: Path) -> list[str]:
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        return [row[0] for row in connection.execute("SELECT sha256 FROM pictures ORDER BY sha256")]
+
+
+def _copy_model(model: Path, copy: Path) -> None:
+    shutil.copytree(model, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    verify(copy)
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(data)
+
+
+def _name(part: Path, out: Path) -> None:
+    os.sync()  # once for all files: forcing each of many thousands takes minutes
+    if out.exists():
+        raise StorageError(f"{out} exists already: choose another name for the backup.")
+    part.rename(out)
+    sync_directory(out.parent)

@@ -1,0 +1,52 @@
+"""Whether a ledger and its pictures are sound: what a backup is checked by, and what the doctor looks at.
+
+Looks and changes nothing. Knows files and tables in general; what to do about a fault, others say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+
+from sqlite_utils import Database
+
+from storage.connection import translated
+from storage.migrations import refuse_newer
+from storage.pictures import PictureStore
+from storage.queries import every
+
+_NAMED = 8
+"""Faults that are named one by one."""
+
+
+def unsound(connection: sqlite3.Connection) -> list[str]:
+    """What is wrong with a database as SQLite sees it: damaged pages, rows that refer to nothing; empty if sound."""
+    faults = [row[0] for row in connection.execute(f"PRAGMA integrity_check({_NAMED})") if row[0] != "ok"]
+    faults += [f"a row of {row[0]} without its {row[2]}" for row in connection.execute("PRAGMA foreign_key_check")]
+    return faults[:_NAMED]
+
+
+def ledger_faults(path: Path) -> list[str]:
+    """What is wrong with the ledger's file, which may be in use. Raises `StorageError` if it cannot be read, or if a
+    newer version of thumbtune wrote it.
+    """
+    with translated(path), contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        database = Database(connection, execute_plugins=False)
+        refuse_newer(database)
+        return unsound(connection)
+
+
+def picture_faults(path: Path, pictures: PictureStore) -> list[str]:
+    """Which pictures of the ledger at `path` are missing or have another size than noted. Raises `StorageError`."""
+    with translated(path), contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        connection.row_factory = sqlite3.Row
+        rows = every(Database(connection, execute_plugins=False), "SELECT sha256, size FROM pictures")
+    faults = []
+    for row in rows:
+        file = pictures.path(row["sha256"])
+        if not file.is_file():
+            faults.append(f"{file} is missing")
+        elif file.stat().st_size != row["size"]:
+            faults.append(f"{file} has {file.stat().st_size} bytes instead of {row['size']}")
+    return faults
