@@ -15,9 +15,11 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bot.config import ConfigError, Settings, load_settings
+from bot.data import export_data, import_file
 from bot.fetch import REPO
 from bot.fetch import fetch as fetch_checkpoint
 from bot.forgetting import Forgetting
@@ -33,6 +35,7 @@ from storage.models import ModelStore
 from storage.pictures import PictureStore
 from storage.records import Belongings, Promotion, Run, RunState, StorageError
 from training.figures import clock
+from training.job import TrainingError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, rich_markup_mode="markdown")
 console = Console()
@@ -54,8 +57,8 @@ def main() -> None:
     """Entry point of the console script."""
     try:
         app(standalone_mode=True)
-    except (ConfigError, AdminRefusal, StorageError, InferenceError) as error:
-        console.print(f"[red]thumbtune:[/] {error}", highlight=False)
+    except (ConfigError, AdminRefusal, StorageError, InferenceError, TrainingError) as error:
+        console.print(f"[red]thumbtune:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(1) from error
 
 
@@ -167,6 +170,35 @@ def backup(
     if not (folder / FILE_NAME).exists():
         raise ConfigError(f"There is no ledger in {folder}: name the settings with --config.")
     _with_ledger(load_settings(config), lambda ledger: _backup(ledger, folder, out, models))
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="LLaVA rows: a .json list, or a .jsonl.")],
+    images: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="What its picture names are relative to; default: its own folder."),
+    ] = None,
+    config: ConfigOption = None,
+    name: Annotated[str, typer.Option(help="What the source is called; default: as the file.")] = "",
+    repeat_times: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-6, help="How often each row is taken, 0.5 or 2.5 too; default: one to one with what is liked."
+        ),
+    ] = None,
+) -> None:
+    """Learn from a LLaVA file as well: checked row by row and copied with its pictures, all of it or nothing."""
+    asyncio.run(import_file(load_settings(config), file, images, name, repeat_times, console))
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")], config: ConfigOption = None
+) -> None:
+    """Write the liked answers as LLaVA and every thumb as rows for KTO into a folder, with the pictures."""
+    settings = load_settings(config)
+    _with_ledger(settings, lambda ledger: export_data(ledger, settings, out, console))
 
 
 def _with_ledger(settings: Settings, work: Callable[[Ledger], Awaitable[None]]) -> None:

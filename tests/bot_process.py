@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import aiohttp
 import psutil
 
+ROOT = Path(__file__).parent.parent
 PATIENCE = 90.0
 ENGINE_MODULES = ("inference.cpu_server", "inference.lmdeploy_server")
 
@@ -29,6 +31,18 @@ def write_config(path: Path, sections: dict[str, dict[str, Any]]) -> None:
         lines.append(f"[{section}]")
         lines += [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+async def command(config: Path, *words: str, sabotage: str = "") -> tuple[int, str]:
+    """`thumbtune …` as a process without a terminal: its exit code and what it says."""
+    program = f"{sabotage}\nfrom bot.__main__ import main\nmain()"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", program, *words, "--config", str(config)),
+        cwd=ROOT, env={**os.environ, "COLUMNS": "500"}, stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    said, _ = await process.communicate()
+    return process.returncode or 0, said.decode()
 
 
 class BotProcess:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -17,12 +15,11 @@ from bot.lanes import lane_of
 from bot.schedule import expire
 from storage.ledger import Ledger
 from storage.records import Kind, Run, RunState
-from tests.bot_process import write_config
+from tests.bot_process import command, write_config
 from tests.chatting import Stage, on_stage, png, told, until
 from tests.person import DOWN, UP, Message, Person, button
 from training.llava import row_name
 
-ROOT = Path(__file__).parent.parent
 SURE, UNSURE = "🗑", "Keep it"
 DELETED = "I have deleted all that I kept of you"
 
@@ -38,18 +35,6 @@ pathlib.Path.unlink = killed
 async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
     async with on_stage(tmp_path) as made:
         yield made
-
-
-async def command(config: Path, *words: str, sabotage: str = "") -> tuple[int, str]:
-    """`thumbtune …` as a process without a terminal: its exit code and what it says."""
-    program = f"{sabotage}\nfrom bot.__main__ import main\nmain()"
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", program, *words, "--config", str(config)),
-        cwd=ROOT, env={**os.environ, "COLUMNS": "500"}, stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
-    said, _ = await process.communicate()
-    return process.returncode or 0, said.decode()
 
 
 def config_for(stage: Stage) -> Path:

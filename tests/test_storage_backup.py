@@ -14,9 +14,8 @@ from storage.ledger import FILE_NAME, Ledger
 from storage.models import ModelStore, verify
 from storage.pictures import PictureStore
 from storage.records import Model, ModelState, StorageError
-from tests.bot_process import write_config
+from tests.bot_process import command, write_config
 from tests.ledgers import exchange, picture
-from tests.test_bot_privacy import command
 from tests.test_storage_crash import NEVER, check, child, output
 
 

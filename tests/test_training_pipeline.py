@@ -174,7 +174,7 @@ async def test_sources_reach_the_trainer_and_the_report(room: Room) -> None:
     folder = room.folder / "sources" / "jokes"
     (folder / "pictures").mkdir(parents=True)
     write_file(folder / "rows.jsonl", [])
-    About("ex_cn.json", 0, 2.5).write(folder)
+    About("ex_cn.json", 0, 0, 2.5).write(folder)
     (room.folder / "sources" / "half.part").mkdir()
     room.trainer.taught = {"liked answers": 9, "other": 9}
     run, model = await room.run(room.pipeline(sources=[{"path": os.path.relpath(named)}], replay=0.5))

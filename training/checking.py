@@ -11,6 +11,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -20,6 +21,7 @@ from typing import Any, Final, Self
 
 from inference.messages import PictureError
 from training.encoding import Encoder
+from training.job import TrainingError
 from training.llava import Lesson, RowError, parse_row, read_rows, row
 from training.notes import Look, PictureNotes
 
@@ -47,10 +49,11 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A good row: a line of JSON, and the sha256 of each of its pictures' bytes in order."""
+    """A good row: a line of JSON, the sha256 of each of its pictures' bytes in order, and whether it has a persona."""
 
     line: str
     pictures: tuple[str, ...]
+    persona: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ class Checker:
             return str(error)
         written = row(lesson, str if raw.images == self._rules.home else lambda name: str(raw.images / name))
         line = {**written, "length": len(encoded.input_ids), "origin": where}
-        return Checked(json.dumps(line, ensure_ascii=False), pictures)
+        return Checked(json.dumps(line, ensure_ascii=False), pictures, "system" in raw.content)
 
     def _seen(self, lesson: Lesson, raw: Raw, where: str) -> tuple[Lesson, tuple[str, ...]]:
         """The lesson with the sizes of its pictures, and their digests. Raises `RowError`."""
@@ -155,7 +158,10 @@ class Inspection:
             yield self._came(waiting.popleft())
 
     def _came(self, future: Future[tuple[list[Checked | str], dict[str, Look]]]) -> list[Checked | str]:
-        found, fresh = future.result()
+        try:
+            found, fresh = future.result()
+        except BrokenProcessPool as error:
+            raise TrainingError("a process that checks rows was killed, often for want of memory: try again") from error
         self._here.notes.keep(fresh)
         return found
 

@@ -176,6 +176,30 @@ class EvaluationJob(_Record):
 
 
 @dataclass(frozen=True, slots=True)
+class ImportJob(_Record):
+    """Make the LLaVA file `file`, its pictures under `images`, the source `name` in the directory `out`.
+
+    Its rows are checked with the tokenizer of `base` and for `max_length` tokens. `system` is the persona of rows that
+    name none; `repeat_times` how often the source will be taken, None for its share. `work` is for job and outcome.
+    """
+
+    name: str
+    file: str
+    images: str
+    out: str
+    base: str
+    work: str
+    system: str
+    repeat_times: float | None = None
+    threads: int = 0
+    tiles: int = 0
+    max_length: int = 8192
+
+
+WorkerJob = Job | MergeJob | EvaluationJob | ImportJob
+
+
+@dataclass(frozen=True, slots=True)
 class Progress(_Record):
     """One line on the worker's standard output. `seconds_left` is an estimate, None while unknown."""
 

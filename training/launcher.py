@@ -1,4 +1,4 @@
-"""The three workers as child processes: a job file in, progress lines, an outcome, an end that is always known.
+"""The workers as child processes: a job file in, progress lines, an outcome, an end that is always known.
 
 Knows processes and files, and nothing of what the workers do. A child that dies without an outcome (killed, out of
 memory) gives one whose reason says how it ended and what it said last.
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from inference.process import Child
-from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, ignore
+from training.job import EvaluationJob, ImportJob, Job, MergeJob, Outcome, Progress, WorkerJob, ignore
 from training.settings import TrainingSettings
 from training.worker import outcome_file
 
@@ -47,9 +47,11 @@ class ChildTrainer:
         """Judge in a child; cancelling kills it."""
         return await self._run("evaluate", job, on_progress)
 
-    async def _run(
-        self, step: str, job: Job | MergeJob | EvaluationJob, on_progress: Callable[[Progress], None]
-    ) -> Outcome:
+    async def take_in(self, job: ImportJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
+        """Import a source in a child; cancelling kills it."""
+        return await self._run("importing", job, on_progress)
+
+    async def _run(self, step: str, job: WorkerJob, on_progress: Callable[[Progress], None]) -> Outcome:
         job_file = Path(job.work) / f"{step}.json"
         outcome = _laid_out(job, job_file)
         log = job_file.with_suffix(".log")
@@ -98,7 +100,7 @@ class ChildTrainer:
         }
 
 
-def _laid_out(job: Job | MergeJob | EvaluationJob, job_file: Path) -> Path:
+def _laid_out(job: WorkerJob, job_file: Path) -> Path:
     """Write the job file, remove what an earlier try left, and say where the outcome will be."""
     job_file.parent.mkdir(parents=True, exist_ok=True)
     job.write(job_file)

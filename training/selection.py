@@ -150,6 +150,30 @@ def split(
     return _apart(train, side, 0), _apart([each for each in pairs if each.id in ids], side, 1)
 
 
+def choose(
+    rated: Sequence[RatedExchange],
+    phashes: Mapping[str, str],
+    *,
+    threshold: int,
+    distance: int,
+    max_length: int,
+) -> tuple[list[Pair], Counts]:
+    """The pairs that teach, in the order of their ids, and what became of the others."""
+    good = liked(rated, threshold)
+    whole = finished(good)
+    short = short_enough(whole, max_length)
+    chosen = without_duplicates([Pair(each, lesson(each)) for each in short], phashes, distance)
+    return chosen, Counts(
+        rated=len(rated),
+        disliked=len(rated) - len(good),
+        unfinished=len(good) - len(whole),
+        too_long=len(whole) - len(short),
+        duplicates=len(short) - len(chosen),
+        selected=len(chosen),
+        raters=len({rater for each in chosen for rater in each.rated.raters}),
+    )
+
+
 def select_pairs(
     rated: Sequence[RatedExchange],
     phashes: Mapping[str, str],
@@ -162,19 +186,7 @@ def select_pairs(
     seen: Collection[str] = frozenset(),
 ) -> Selection:
     """Choose and split. Raises `TooFewPairs` with the numbers."""
-    good = liked(rated, threshold)
-    whole = finished(good)
-    short = short_enough(whole, max_length)
-    chosen = without_duplicates([Pair(each, lesson(each)) for each in short], phashes, distance)
-    counts = Counts(
-        rated=len(rated),
-        disliked=len(rated) - len(good),
-        unfinished=len(good) - len(whole),
-        too_long=len(whole) - len(short),
-        duplicates=len(short) - len(chosen),
-        selected=len(chosen),
-        raters=len({rater for each in chosen for rater in each.rated.raters}),
-    )
+    chosen, counts = choose(rated, phashes, threshold=threshold, distance=distance, max_length=max_length)
     if len(chosen) < min_rated:
         raise TooFewPairs(
             f"{len(chosen)} liked answers can teach, training.min_rated wants {min_rated} ({counts}): "

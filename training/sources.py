@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from training.job import TrainingError
 from training.settings import Source
@@ -29,11 +29,17 @@ UNDER_WAY: Final = ".part"
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """Of an imported source: the file it came from, its number of rows, and how often it is taken (`Source`)."""
+    """Of an imported source: the file it came from, how many rows and pictures, how often it is taken (`Source`)."""
 
     file: str
     rows: int
+    pictures: int
     repeat_times: float | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Raises OSError, ValueError, TypeError for a folder that is no source."""
+        return cls(**json.loads((folder / ABOUT).read_text(encoding="utf-8")))
 
     def write(self, folder: Path) -> None:
         """Write it into the source's folder."""
@@ -47,8 +53,8 @@ def imported(directory: Path) -> list[Source]:
         if folder.suffix == UNDER_WAY or not folder.is_dir():
             continue
         try:
-            about = About(**json.loads((folder / ABOUT).read_text(encoding="utf-8")))
-            found.append(Source(path=folder / ROWS, images=folder / PICTURES, repeat_times=about.repeat_times))
+            times = About.read(folder).repeat_times
+            found.append(Source(path=folder / ROWS, images=folder / PICTURES, repeat_times=times))
         except (OSError, ValueError, TypeError) as error:
             raise TrainingError(f"{folder} is no imported source ({error}): import it again, or remove it") from error
     return found

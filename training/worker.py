@@ -1,4 +1,4 @@
-"""What the three workers have in common: a job file in, progress lines and an outcome file out. Inside the child."""
+"""What the workers have in common: a job file in, progress lines and an outcome file out. Inside the child."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from inference.lifeline import watch_parent
-from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, TrainingError
+from training.job import EvaluationJob, ImportJob, Job, MergeJob, Outcome, Progress, TrainingError
 
 Say = Callable[[Progress], None]
-AnyJob = TypeVar("AnyJob", Job, MergeJob, EvaluationJob)
+AnyJob = TypeVar("AnyJob", Job, MergeJob, EvaluationJob, ImportJob)
 
 
 class Steps:

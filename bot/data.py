@@ -1,0 +1,99 @@
+"""`thumbtune import` and `thumbtune export`: training data in and out.
+
+Knows the settings and what to tell an operator. What a row must be and what files look like is training's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from bot.config import Settings
+from bot.progress import terminal_bar
+from storage.ledger import Ledger
+from storage.pictures import PictureStore
+from training.export import KTO, LLAVA, export
+from training.job import ImportJob, Progress, TrainingError
+from training.launcher import ChildTrainer
+from training.selection import choose
+from training.sources import UNDER_WAY, About
+
+
+async def import_file(
+    settings: Settings, file: Path, images: Path | None, name: str, repeat_times: float | None, console: Console
+) -> None:
+    """Make a LLaVA file a source of every training from now on. Raises `TrainingError`, naming every bad row."""
+    name = name or re.sub(r"[^\w.-]+", "-", file.stem).strip("-.")
+    if not re.fullmatch(r"\w[\w.-]*", name) or name.endswith(UNDER_WAY):
+        raise TrainingError(f"{name!r} is no name for a source: choose a --name of letters and digits")
+    if not (folder := (images or file.parent)).is_dir():
+        raise TrainingError(f"{folder} is no folder: name the one of the pictures with --images")
+    data, base = settings.storage.dir.resolve(), settings.inference.checkpoint().resolve()
+    job = ImportJob(
+        name=name,
+        file=str(file.absolute()),
+        images=str(folder.absolute()),
+        out=str(data / "sources"),
+        base=str(base),
+        work=str(data / "logs" / f"import-{name}"),
+        system=settings.chat.persona,
+        repeat_times=repeat_times,
+        threads=settings.training.threads,
+        tiles=settings.inference.tiles or 0,
+        max_length=settings.training.recipe_for(base).max_length,
+    )
+    with terminal_bar(console) as bar:
+        task = bar.add_task("checking", total=None)
+
+        def show(progress: Progress) -> None:
+            bar.update(task, description=progress.stage, completed=progress.step, total=progress.steps)
+
+        outcome = await ChildTrainer(settings.training).take_in(job, show)
+    if not outcome.ok:
+        bad = outcome.reason.count("\n") + 1
+        raise TrainingError(
+            outcome.reason if bad == 1 else f"{bad} rows are bad, nothing was imported:\n{outcome.reason}"
+        )
+    made = data / "sources" / name
+    about = About.read(made)
+    often = "one to one with the liked answers" if repeat_times is None else f"each row {repeat_times:g} times"
+    console.print(
+        f"Imported {about.rows} rows and {about.pictures} pictures as {name}. Every training learns from them from now "
+        f"on, {often}. To take that back, remove {escape(str(made))}.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+async def export_data(ledger: Ledger, settings: Settings, out: Path, console: Console) -> None:
+    """Write what people taught into the folder `out`. Raises `TrainingError`, `StorageError`."""
+    training = settings.training
+    rated = await ledger.rated_exchanges()
+    kept = await ledger.pictures()
+    chosen, counts = await asyncio.to_thread(
+        choose,
+        rated,
+        {each.sha256: each.phash for each in kept},
+        threshold=training.threshold,
+        distance=training.near_duplicate,
+        max_length=training.recipe_for(settings.inference.checkpoint()).max_length,
+    )
+    made = await asyncio.to_thread(
+        export,
+        out.absolute(),
+        chosen,
+        rated,
+        threshold=training.threshold,
+        stored=PictureStore(settings.storage.dir / "pictures").path,
+        types={each.sha256: each.media_type for each in kept},
+    )
+    console.print(
+        f"{escape(str(out))}: {LLAVA} with {made.liked} liked answers ({counts}), {KTO} with {made.ups} thumbs up and "
+        f"{made.downs} down, {made.pictures} pictures. People who do not want to be learned from are not in it.",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,110 @@
+"""What people taught, as a folder for other trainers.
+
+    llava.json   the liked answers, as they are selected for training (LLaVA; pictures relative to the folder)
+    kto.jsonl    every rated answer with its thumb: `prompt`, `completion`, `label`, `images`
+    pictures/    their pictures
+
+`kto.jsonl` is TRL's unpaired preference format, conversational, with images
+(https://huggingface.co/docs/trl/dataset_formats): messages of typed parts, pictures named in `images` in the order of
+their places. Knows rows and files; which answers there are is the ledger's and the selection's. Nobody is named.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from inference.messages import Role, Turn
+from inference.prompt import harmless, system_text
+from storage.records import RatedExchange
+from training.job import TrainingError
+from training.llava import Lesson, lesson, write_rows
+from training.selection import Pair, finished
+
+LLAVA: Final = "llava.json"
+KTO: Final = "kto.jsonl"
+PICTURES: Final = "pictures"
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """How much an export has: LLaVA rows, thumbs up and down among the KTO rows, picture files."""
+
+    liked: int
+    ups: int
+    downs: int
+    pictures: int
+
+
+def export(
+    out: Path,
+    chosen: Sequence[Pair],
+    rated: Iterable[RatedExchange],
+    *,
+    threshold: int,
+    stored: Callable[[str], Path],
+    types: Mapping[str, str],
+) -> Exported:
+    """Make the folder `out`, whole or not at all.
+
+    `stored` gives a picture's file for its sha256, `types` its media type. In the KTO rows an answer counts as liked
+    when its thumbs up less its thumbs down exceed `threshold`, as disliked the other way round. Raises
+    `TrainingError`.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise TrainingError(f"{out} holds something: name a folder that does not exist yet")
+    verdicts = [(lesson(each), each.ups > each.downs) for each in rated_clearly(rated, threshold)]
+    names = {
+        name for each in (*(pair.lesson for pair in chosen), *(said for said, _ in verdicts)) for name in each.pictures
+    }
+
+    def file_of(name: str) -> str:
+        return f"{PICTURES}/{name}.{types.get(name, 'image/jpeg').rpartition('/')[2]}"
+
+    part = out.with_name(out.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        (part / PICTURES).mkdir(parents=True)
+        for name in sorted(names):
+            shutil.copyfile(stored(name), part / file_of(name))
+        write_rows((pair.lesson for pair in chosen), part / LLAVA, file_of)
+        rows = [kto_row(said, liked, file_of) for said, liked in verdicts]
+        (part / KTO).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        if out.exists():
+            out.rmdir()
+        part.rename(out)
+    except OSError as error:
+        raise TrainingError(f"{out} cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    ups = sum(liked for _, liked in verdicts)
+    return Exported(len(chosen), ups, len(verdicts) - ups, len(names))
+
+
+def rated_clearly(rated: Iterable[RatedExchange], threshold: int) -> list[RatedExchange]:
+    """Finished answers that are liked or disliked by more than `threshold`."""
+    return [each for each in finished(rated) if abs(each.ups - each.downs) > threshold]
+
+
+def kto_row(said: Lesson, liked: bool, file_of: Callable[[str], str]) -> dict[str, Any]:
+    """One row of TRL's unpaired preference format; special tokens in texts are broken, as in all training data."""
+    *before, answer = said.turns
+    prompt = [_message("system", Turn(Role.USER, system_text(said.system)))]
+    prompt += [_message(turn.role.value, turn) for turn in before]
+    return {
+        "prompt": prompt,
+        "completion": [_message("assistant", answer)],
+        "label": liked,
+        "images": [file_of(name) for name in said.pictures],
+    }
+
+
+def _message(role: str, turn: Turn) -> dict[str, Any]:
+    places: list[dict[str, str]] = [{"type": "image"} for _ in turn.pictures]
+    text = harmless(turn.text).strip()
+    # Always a list, text alone too: readers of JSON lines want one type for a field.
+    return {"role": role, "content": [*places, {"type": "text", "text": text}]}

@@ -1,0 +1,98 @@
+"""Worker: make somebody's LLaVA file a source of ours, all of it or nothing.
+
+    python -m training.importing JOB.json
+
+Checks every row as a training does, copies the rows and their pictures into a folder, and gives it its name at the
+end. With a bad row nothing is imported, and every bad row is in the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from training.checking import Checked, Inspection, Rules
+from training.finetune import explained
+from training.job import ImportJob, Outcome, Progress, TrainingError
+from training.llava import RowError
+from training.mixture import sorted_out, write_whole
+from training.sources import PICTURES, ROWS, UNDER_WAY, About
+from training.worker import Say, work
+
+
+def take_in(job: ImportJob, say: Say) -> Outcome:
+    """Check, copy, name. Raises `TrainingError`."""
+    folder = Path(job.out) / job.name
+    if folder.exists():
+        raise TrainingError(f"{folder} is there already: choose another --name, or remove the folder")
+    part = folder.with_name(job.name + UNDER_WAY)
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        (part / PICTURES).mkdir(parents=True)
+        good = _checked(job, part / PICTURES, say)
+        write_whole(part / ROWS, _copied(good, part / PICTURES, say))
+        pictures = {name for each in good for name in each.pictures}
+        About(job.file, len(good), len(pictures), job.repeat_times).write(part)
+        os.sync()
+        part.rename(folder)
+    except ImportError as error:
+        raise explained(error) from error
+    except OSError as error:
+        raise TrainingError(f"{job.file} was not imported: {error}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return Outcome(ok=True, steps=len(good))
+
+
+def _checked(job: ImportJob, home: Path, say: Say) -> list[Checked]:
+    rules = Rules(Path(job.base), home, None, job.system, job.tiles, job.max_length)
+    problems: list[str] = []
+    with Inspection(rules, job.threads or len(os.sched_getaffinity(0))) as inspection:
+        rows = inspection.rows(
+            Path(job.file), Path(job.images), lambda done, total: say(Progress("checking", done, total))
+        )
+        good = sorted_out(rows, problems)
+    if problems:
+        raise RowError("\n".join(problems))
+    if not good:
+        raise TrainingError(f"{job.file} has no rows")
+    return good
+
+
+def _copied(good: Sequence[Checked], home: Path, say: Say) -> Iterator[str]:
+    """The rows as they will stand in the source; their pictures are copied on the way."""
+    for number, each in enumerate(good, 1):
+        row: dict[str, Any] = json.loads(each.line)
+        del row["length"], row["origin"]
+        if not each.persona:
+            # It has the persona of the day, as the chat has.
+            del row["system"]
+        if each.pictures:
+            given = [row["image"]] if isinstance(row["image"], str) else row["image"]
+            names = [_copy(Path(file), name, home) for file, name in zip(given, each.pictures, strict=True)]
+            row["image"] = names[0] if len(names) == 1 else names
+        if number % 64 == 0 or number == len(good):
+            say(Progress("copying", number, len(good)))
+        yield json.dumps(row, ensure_ascii=False)
+
+
+def _copy(file: Path, digest: str, home: Path) -> str:
+    """Copy a picture to where its digest says; its name there."""
+    name = f"{digest[:2]}/{digest}"
+    target = home / name
+    if not target.exists():
+        data = file.read_bytes()
+        if sha256(data).hexdigest() != digest:
+            raise TrainingError(f"{file} changed while it was imported: try again")
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(data)
+    return name
+
+
+if __name__ == "__main__":
+    work(ImportJob, take_in)
