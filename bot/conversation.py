@@ -7,12 +7,15 @@ are `inference.prompt.fit`'s, so the training finds the same prompt again by its
 
 from __future__ import annotations
 
+import asyncio
 import math
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
+from weakref import WeakValueDictionary
 
 from bot.settings import ChatSettings
 from bot.steering import Brake
@@ -74,10 +77,20 @@ class Conversation:
         self._pictures = pictures
         self._engine = engine
         self._settings = settings
+        self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 
     async def has_picture(self, chat: int, asker: int, topic: int) -> bool:
         """Whether the open conversation is about a picture already."""
-        return bool(await self._history(await self._ledger.session(chat, asker, topic)))
+        talker = self._settings.talker(chat, asker)
+        return bool(await self._history(await self._ledger.session(chat, talker, topic)))
+
+    async def subject(self, exchange: Exchange, chat: int, asker: int, topic: int) -> tuple[Picture, ...]:
+        """The pictures that an exchange of another conversation than the asker's open one is about; else none."""
+        if exchange.session == await self._ledger.session(chat, self._settings.talker(chat, asker), topic):
+            return ()
+        before = await self._ledger.history(exchange.session, NEAR, exchange.place)
+        about = next((each for each in (exchange, *reversed(before)) if each.pictures), exchange)
+        return tuple([await self._picture(sha256) for sha256 in about.pictures])
 
     async def once_more(self, exchange: Exchange, update: int, text: str = "") -> Question:
         """The question of an exchange again, or `text` in its place, about the same pictures."""
@@ -101,22 +114,39 @@ class Conversation:
         """
         former = question.instead_of
         session = former.session if former else await self._session(question)
-        history = await self._history(session, former.place if former else None)
-        if not history and not question.pictures:
-            raise NoPictureYet
-        prompt = await self._prompt(session, history, question)
-        while True:
-            try:
-                answer = await self._answered(prompt, show, brake)
-                break
-            except PromptTooLong:
-                prompt = _halved(prompt)
-        if not answer.text.strip():
-            raise EmptyAnswer
-        return await self._record(session, question, answer.cut or prompt, answer)
+        async with self._turn(session, brake):
+            history = await self._history(session, former.place if former else None)
+            if not history and not question.pictures:
+                raise NoPictureYet
+            prompt = await self._prompt(session, history, question)
+            while True:
+                try:
+                    answer = await self._answered(prompt, show, brake)
+                    break
+                except PromptTooLong:
+                    prompt = _halved(prompt)
+            if not answer.text.strip():
+                raise EmptyAnswer
+            return await self._record(session, question, answer.cut or prompt, answer)
 
     async def _session(self, question: Question) -> int:
-        return await self._ledger.session(question.chat, question.asker, question.topic)
+        talker = self._settings.talker(question.chat, question.asker)
+        return await self._ledger.session(question.chat, talker, question.topic)
+
+    @asynccontextmanager
+    async def _turn(self, session: int, brake: Brake) -> AsyncIterator[None]:
+        """One question of a conversation at a time, so that the next one knows the answer. Raises Interrupted."""
+        turn = self._turns.setdefault(session, asyncio.Lock())
+        mine = False
+        async with brake:
+            await turn.acquire()
+            mine = True
+        if not mine:
+            raise Interrupted
+        try:
+            yield
+        finally:
+            turn.release()
 
     async def _answered(self, prompt: Prompt, show: Callable[[Delta], None], brake: Brake) -> Answer:
         if brake.pulled:

@@ -103,6 +103,10 @@ class ChatSettings(BaseModel):
         description="How many of the newest picture messages the model sees. Learning uses conversations about one; "
         "more lets people compare pictures sent one after another, at the cost of time and memory for each.",
     )
+    group_sessions: Literal["person", "shared"] = Field(
+        default="person",
+        description="In groups each person has a conversation of their own in each topic; shared: all have one.",
+    )
     max_question_characters: int = Field(default=4096, ge=1, description="The longest question, in characters.")
     max_picture_megapixels: float = Field(
         default=50, gt=0, le=89, description="Larger pictures are refused by their header, before any decoding."
@@ -112,6 +116,10 @@ class ChatSettings(BaseModel):
         ge=0,
         description="Pictures of one album come one by one, without an end mark: wait this long for the next.",
     )
+
+    def talker(self, chat: int, person: int) -> int:
+        """Whose conversation it is: the person's, or the group's own (its id, which is negative) if it shares one."""
+        return chat if chat < 0 and self.group_sessions == "shared" else person
 
     @property
     def persona(self) -> str:

@@ -33,6 +33,8 @@ _AFFECTED = (
 )
 """Exchanges and those that follow on them in a conversation: a lesson shows the conversation before its answer."""
 
+_THEIR_SESSIONS = "SELECT id FROM sessions WHERE user = ?1 UNION SELECT session FROM exchanges WHERE asker = ?1"
+
 _OLD = (
     "SELECT id FROM exchanges WHERE created < ?1 AND NOT EXISTS (SELECT 1 FROM exchanges AS later"
     " WHERE later.session = exchanges.session AND later.id >= exchanges.id"
@@ -73,7 +75,7 @@ class Forgetting(Queries):
         def work(database: Database) -> Belongings:
             gone = _belongings(database, user)
             pictures = _column(database, _THEIR_PICTURES, user)
-            sessions = _column(database, "SELECT id FROM sessions WHERE user = ?", user)
+            sessions = _column(database, _THEIR_SESSIONS, user)
             _note(database, Kind.SESSION, sessions)
             _delete_exchanges(database, _column(database, "SELECT id FROM exchanges WHERE asker = ?", user))
             _withdraw(

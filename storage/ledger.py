@@ -40,7 +40,7 @@ LOG_SECONDS = 5.0
 """How long emptying the log waits for those who read or write, and holds up new writes meanwhile."""
 
 _COUNTS = """
-SELECT (SELECT count(*) FROM users) AS users,
+SELECT (SELECT count(*) FROM users WHERE id > 0) AS users,
        (SELECT count(*) FROM chats) AS chats,
        (SELECT count(*) FROM sessions) AS sessions,
        (SELECT count(*) FROM exchanges) AS exchanges,

@@ -1,6 +1,7 @@
 """Queries about who talks where: users, chats, and the sessions (conversations) they have.
 
-A session belongs to one user in one chat and one forum topic; /new closes it and opens the next.
+A session belongs to one user in one chat and one forum topic; /new closes it and opens the next. A group that has one
+together is a user itself then, under its own id, which is negative.
 """
 
 from __future__ import annotations

@@ -288,6 +288,11 @@ class Stage:
         finally:
             await running.stop()
 
+    async def handled(self, bot: RunningBot) -> None:
+        """Wait until the bot has fetched and handled all that has happened so far."""
+        await until(lambda: not len(self.emulator.world.updates))
+        await bot.settled()
+
     @asynccontextmanager
     async def person(self, user_id: int = 1001, name: str = "Ada", language: str = "en") -> AsyncIterator[Person]:
         """Somebody who has pressed Start already (Telegram makes everybody do so)."""

@@ -83,8 +83,7 @@ async def test_a_reaction_is_a_vote(stage: Stage) -> None:
             (answer, "", None),
         ):
             await ada.reacts(message, emoji)
-            await until(lambda: not len(stage.emulator.world.updates))
-            await bot.settled()
+            await stage.handled(bot)
             assert await bot.ledger.rating(1, ada.id) == rating
 
 
@@ -108,7 +107,7 @@ async def test_in_a_group_everybodys_vote_counts(stage: Stage) -> None:
         assert rated.raters == (ada.id, bob.id, cy.id)
         await bob.reacts(answer, "👎")
         await cy.toast(await cy.taps(DOWN, answer))
-        await bot.settled()
+        await stage.handled(bot)
         (rated,) = await bot.ledger.rated_exchanges()
         assert (rated.ups, rated.downs, rated.raters) == (1, 1, (ada.id, bob.id))
 
@@ -151,7 +150,7 @@ async def test_a_reply_to_a_disliked_answer_betters_it(stage: Stage) -> None:
         suggestion = await ada.sends("A cta.", reply_to=answer["message_id"])
         await offered(bot, ada)
         await ada.edits(suggestion, "A cat.")
-        await until(lambda: bot.inbox.pending == 0 and not len(stage.emulator.world.updates))
+        await stage.handled(bot)
         await ada.reacts(suggestion, "👍")
         await until(lambda: _demonstrated(bot))
         assert await taught(bot) == [("A cat.", True)]

@@ -254,7 +254,7 @@ async def test_an_edit_without_a_change_is_left_alone(stage: Stage) -> None:
         command = await ada.command("/help")
         await ada.answer(rated=False, quiet=0.2)
         await ada.edits(command, "/start")
-        await bot.settled()
+        await stage.handled(bot)
         assert len(bot.engine.prompts) == 1
         assert (await ada.counts())["edits"] == edits
 

@@ -49,7 +49,16 @@ class People:
             raise refused("chat not found")
         return chat
 
-    def writes(self, person: int, text: str, *, chat: int | None = None, reply_to: int | None = None) -> Json:
+    def opens_topic(self, person: int, name: str, *, chat: int) -> int:
+        """Make a forum topic in a supergroup and return its number."""
+        into = self.chat_of(person, chat)
+        if into.kind != "supergroup":
+            raise refused("the chat is not a forum")
+        return self._world.add_topic(into, name, self.user(person).as_user())
+
+    def writes(
+        self, person: int, text: str, *, chat: int | None = None, reply_to: int | None = None, topic: int = 0
+    ) -> Json:
         """Send a text or a command and return the message, the last one if Telegram's apps would make several of it:
         they cut what is longer than a message may be."""
         into = self.chat_of(person, chat)
@@ -58,7 +67,7 @@ class People:
             raise refused("message text is empty")
         for piece in pieces:
             content, entities = written(piece)
-            message = self._say(person, into, reply_to, text=content, entities=entities)
+            message = self._say(person, into, reply_to, topic, text=content, entities=entities)
         return message
 
     async def sends(
@@ -69,6 +78,7 @@ class People:
         *,
         chat: int | None = None,
         reply_to: int | None = None,
+        topic: int = 0,
     ) -> list[Json]:
         """Send a photo, a document, or an album of either: several messages of one media group."""
         into = self.chat_of(person, chat)
@@ -85,7 +95,7 @@ class People:
         for index, content in enumerate(contents):
             if index == 0:
                 content = {**content, "caption": words, "caption_entities": entities}
-            messages.append(self._say(person, into, reply_to, **content, media_group_id=group))
+            messages.append(self._say(person, into, reply_to, topic, **content, media_group_id=group))
         return messages
 
     async def _content(self, attachment: Attachment) -> Json:
@@ -96,14 +106,16 @@ class People:
             return {"photo": files.add_broken_photo(attachment.data)}
         return {"photo": await files.add_photo(attachment.data)}
 
-    def _say(self, person: int, chat: Chat, reply_to: int | None, **content: object) -> Json:
+    def _say(self, person: int, chat: Chat, reply_to: int | None, topic: int, **content: object) -> Json:
         user = self.user(person)
         if chat.kind == "private":
             if user.blocked:
                 self.blocks(person, blocked=False)
             user.started = True
-        reply = self._world.reply_to(chat, reply_to) if reply_to else None
-        message = self._world.compose(chat, user.as_user(), reply_to_message=reply, **content)
+        # In a topic every message replies to something, if only to the message that made the topic.
+        reply = self._world.reply_to(chat, reply_to or topic)
+        place = self._world.in_topic(chat, topic or (reply or {}).get("message_thread_id", 0))
+        message = self._world.compose(chat, user.as_user(), reply_to_message=reply, **place, **content)
         self._world.post(chat, message)
         if self._world.bot_sees(chat, message):
             self._world.updates.add("message", message)

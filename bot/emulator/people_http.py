@@ -72,6 +72,7 @@ class PeopleHttp:
             ("GET", f"{person}/messages", self.messages),
             ("POST", f"{person}/messages", self.send),
             ("GET", f"{person}/commands", self.commands),
+            ("POST", f"{person}/topics", self.open_topic),
             ("POST", f"{person}/edit", self.edit),
             ("POST", f"{person}/press", self.press),
             ("POST", f"{person}/react", self.react),
@@ -159,9 +160,8 @@ class PeopleHttp:
         return _answer({"messages": list(chat.messages.values()), "last_event": self._world.events.last})
 
     async def send(self, request: web.Request) -> web.Response:
-        """Write: {text, chat?, reply_to?}; or send files, as a form: `caption` and `photo`, `raw_photo`, `document`.
-
-        Several files make an album.
+        """Write: {text, chat?, reply_to?, topic?}; or send files, as a form with `caption` and `photo`, `raw_photo` or
+        `document`. Several files make an album.
         """
         person = self._person(request)
         fields: Mapping[str, Any]
@@ -176,16 +176,23 @@ class PeopleHttp:
         else:
             fields = await _json(request)
         chat, reply_to = _number(fields.get("chat")), _number(fields.get("reply_to"))
+        topic = _number(fields.get("topic")) or 0
         if not attachments:
             text = str(fields.get("text") or "")
-            return _answer({"messages": [self._people.writes(person, text, chat=chat, reply_to=reply_to)]})
+            return _answer({"messages": [self._people.writes(person, text, chat=chat, reply_to=reply_to, topic=topic)]})
         caption = str(fields.get("caption") or fields.get("text") or "")
-        sent = await self._people.sends(person, attachments, caption, chat=chat, reply_to=reply_to)
+        sent = await self._people.sends(person, attachments, caption, chat=chat, reply_to=reply_to, topic=topic)
         return _answer({"messages": sent})
 
     async def commands(self, request: web.Request) -> web.Response:
         """The menu of commands that the person sees."""
         return _answer({"commands": commands_for(self._world, self._people.user(self._person(request)))})
+
+    async def open_topic(self, request: web.Request) -> web.Response:
+        """Make a forum topic: {chat, name}."""
+        body = await _json(request)
+        topic = self._people.opens_topic(self._person(request), str(body["name"]), chat=int(body["chat"]))
+        return _answer({"topic": topic})
 
     async def edit(self, request: web.Request) -> web.Response:
         """Edit an own message: {message, text, chat?}."""

@@ -30,6 +30,7 @@ class Envelope:
     chat: Chat
     reply: Json | None
     keyboard: Json | None
+    topic: Json
 
 
 def message_text(world: World, parameters: Parameters) -> tuple[str, list[Json]]:
@@ -78,7 +79,9 @@ def envelope(world: World, parameters: Parameters) -> Envelope:
     lenient = given.boolean("allow_sending_without_reply") or parameters.boolean("allow_sending_without_reply")
     if target and reply is None and not lenient:
         raise refused("message to be replied not found")
-    return Envelope(chat, reply, keyboard)
+    # A reply goes to the topic of what it replies to.
+    topic = parameters.integer("message_thread_id") or (reply or {}).get("message_thread_id", 0)
+    return Envelope(chat, reply, keyboard, world.in_topic(chat, topic))
 
 
 def send(world: World, to: Envelope, contents: Sequence[Json]) -> list[Json]:
@@ -87,7 +90,9 @@ def send(world: World, to: Envelope, contents: Sequence[Json]) -> list[Json]:
     world.flood.charge(chat.id, group=chat.kind != "private", count=len(contents))
     sent = []
     for content in contents:
-        message = world.compose(chat, world.bot, reply_to_message=to.reply, reply_markup=to.keyboard, **content)
+        message = world.compose(
+            chat, world.bot, reply_to_message=to.reply, reply_markup=to.keyboard, **to.topic, **content
+        )
         chat.counts.sends += 1
         sent.append(world.post(chat, message))
     return sent
@@ -182,5 +187,6 @@ async def send_chat_action(world: World, parameters: Parameters) -> bool:
     if action not in _ACTIONS:
         raise refused("wrong parameter action in request")
     chat = world.chat_for_bot(parameters.text("chat_id"))
+    world.in_topic(chat, parameters.integer("message_thread_id"))
     world.events.publish("action", chat.id, action=action)
     return True

@@ -39,8 +39,11 @@ async def start(message: Message, event_from_user: User, reply: Reply, say: Say)
     )
 
 
-async def show_help(message: Message, event_from_user: User, reply: Reply, say: Say, settings: BotSettings) -> None:
+async def show_help(
+    message: Message, event_from_user: User, bot: Bot, reply: Reply, say: Say, settings: BotSettings
+) -> None:
     """Say what the bot can do for this person."""
+    me = await bot.me()
     parts = [
         say(
             "Send me a picture, with or without a question, and I will answer. Then ask on: I keep the picture in "
@@ -54,6 +57,18 @@ async def show_help(message: Message, event_from_user: User, reply: Reply, say: 
             "👍 or 👎 under an answer tells me what you like; you may change your mind. I learn from what is liked "
             "when I am retrained."
         ),
+        say(
+            "In a group I answer who mentions me (@{name}), who replies to one of my messages, and commands; reply to "
+            "somebody's picture and mention me to ask about that. Telegram's privacy mode shows me nothing else there, "
+            "unless I am an administrator; and then I pass over it.",
+            name=me.username,
+        )
+        + " "
+        + (
+            say("Each person has a conversation of their own.")
+            if settings.chat.group_sessions == "person"
+            else say("All members have one conversation together.")
+        ),
         command_list(EVERYBODY, say),
     ]
     if event_from_user.id in settings.telegram.admins:
@@ -61,9 +76,12 @@ async def show_help(message: Message, event_from_user: User, reply: Reply, say: 
     await reply.finish("\n\n".join(parts))
 
 
-async def new(message: Message, event_from_user: User, reply: Reply, say: Say, ledger: Ledger) -> None:
+async def new(
+    message: Message, event_from_user: User, reply: Reply, say: Say, ledger: Ledger, settings: BotSettings
+) -> None:
     """Begin another conversation. On a replay perhaps once more: an empty one is as good as another."""
-    await ledger.new_session(message.chat.id, event_from_user.id, reply.place.topic or 0)
+    talker = settings.chat.talker(message.chat.id, event_from_user.id)
+    await ledger.new_session(message.chat.id, talker, reply.place.topic or 0)
     await reply.finish(say("A fresh start: I have put our conversation aside. Send me a picture!"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -80,10 +81,15 @@ async def ask(
         )
         return
     files = [file for each in messages if (file := _picture_of(each))]
-    if not files and not former and not await conversation.has_picture(chat, event_from_user.id, topic):
+    pictures: tuple[Picture, ...] = ()
+    if not files and not former and (to := message.reply_to_message):
+        # Whoever replies to a picture means that; whoever replies to an answer of another talk means what it is about.
+        files = [file] if (file := _picture_of(to)) else []
+        if not files and (answered := await ledger.exchange_shown(chat, to.message_id)):
+            pictures = await conversation.subject(answered, chat, event_from_user.id, topic)
+    if not (files or pictures or former or await conversation.has_picture(chat, event_from_user.id, topic)):
         await reply.finish(sorry(NoPictureYet(), say))
         return
-    pictures: tuple[Picture, ...] = ()
 
     async def question() -> Question:
         nonlocal pictures
@@ -136,14 +142,16 @@ async def _said(messages: Sequence[Message], bot: Bot) -> str:
     if messages[0].chat.type == "private":
         return text.strip()
     me = await bot.me()
-    return text.replace(f"@{me.username}", "").strip()
+    return re.sub(rf"@{me.username}\b", "", text, flags=re.IGNORECASE).strip()
 
 
 async def _addressed(messages: Sequence[Message], bot: Bot) -> bool:
     """Whether a message in a group is meant for us: it names us, or answers one of our messages."""
     me = await bot.me()
     for each in messages:
-        if each.reply_to_message and each.reply_to_message.from_user and each.reply_to_message.from_user.id == me.id:
+        to = each.reply_to_message
+        # In a topic every message replies to the one that made the topic, which a bot may have done.
+        if to and to.from_user and to.from_user.id == me.id and not to.forum_topic_created:
             return True
         text = each.text or each.caption or ""
         for entity in each.entities or each.caption_entities or ():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 import structlog
 from aiogram import Bot, Router
@@ -21,6 +22,9 @@ from bot.steering import Asked, Steering
 from bot.translation import Say
 from storage.ledger import Ledger
 from storage.records import Exchange
+
+LATEST: Final = 64
+"""So far back /retry looks for a question of the person's own; in a shared conversation others' stand between."""
 
 log = structlog.get_logger()
 
@@ -42,17 +46,19 @@ async def retry(
     delivery: Delivery,
     reply: Reply,
     say: Say,
+    settings: BotSettings,
     ledger: Ledger,
     answers: Answers,
 ) -> None:
-    """Answer the last question of the conversation once more."""
+    """Answer the person's last question of the conversation once more."""
     if recorded := await ledger.exchange_for_update(delivery.update):
         await answers.show(recorded, reply, say)
         return
     place, by = reply.place, event_from_user.id
-    latest = await ledger.history(await ledger.session(place.chat, by, place.topic or 0), 1)
+    session = await ledger.session(place.chat, settings.chat.talker(place.chat, by), place.topic or 0)
+    latest = next((each for each in reversed(await ledger.history(session, LATEST)) if each.asker == by), None)
     if latest:
-        await _answer_again(latest[0], by, place, bot, delivery, say, ledger, answers)
+        await _answer_again(latest, by, place, bot, delivery, say, ledger, answers)
     else:
         await reply.finish(say("There is no answer yet that I could give again. Send me a picture first!"))
 
