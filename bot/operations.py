@@ -34,7 +34,10 @@ from training.pipeline import CURVE, Pipeline
 MAILBOX_SECONDS = 1.0
 TELL_SECONDS = 0.7
 RUNS_SHOWN = 10
-INTERRUPTED = "the bot ended while this run was under way; /retrain starts a new one"
+INTERRUPTED = (
+    "the bot ended while this run was under way; /retrain goes on from its last checkpoint, if it has one and would "
+    "train on the same answers, else begins anew"
+)
 
 log = structlog.get_logger()
 

@@ -26,7 +26,6 @@ from inference.prompt import IMG_CONTEXT
 from inference.tiny import CHECKPOINT
 from inference.tiny.manner import manner
 from tests.lessons import SYSTEM, drawn_lessons, settings
-from training.adapter import Adapter
 from training.curve import draw, losses
 from training.encoding import Encoder
 from training.evaluate import evaluate
@@ -175,16 +174,6 @@ def test_what_is_frozen_stays(good: Trained) -> None:
     before, after = load_model(CHECKPOINT).state_dict(), load_model(good.merged).state_dict()
     assert good.job.targets == "output"
     assert {name for name in before if not torch.equal(before[name], after[name])} == {"language_model.output.weight"}
-
-
-def test_without_targets_every_linear_layer_is_trained(tmp_path: Path) -> None:
-    """The adapter has all linear layers of the language model and nothing else."""
-    job = make_job(tmp_path, pairs=2, targets="", epochs=1)
-    outcome = asyncio.run(ChildTrainer(SETTINGS).train(job))
-    assert outcome.ok, outcome.reason
-    model = load_model(CHECKPOINT).language_model
-    linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    assert Adapter(Path(str(outcome.adapter))).names() == {f"language_model.{name}.weight" for name in linear}
 
 
 def test_targets_that_match_nothing_are_the_reason(tmp_path: Path) -> None:

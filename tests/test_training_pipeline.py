@@ -26,6 +26,7 @@ from tests.lessons import SYSTEM, photo, settings
 from tests.llava_files import foodie, write_file
 from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, Report, TrainingError, ignore
 from training.pipeline import LOSSES, REPORT, Pipeline, Places
+from training.resume import STATE, begin, checkpoint
 from training.selection import HELD_OUT, TRAIN, TooFewPairs
 from training.sources import About
 
@@ -352,3 +353,31 @@ async def test_the_recipe_goes_by_the_size_of_the_base(room: Room) -> None:
     with (room.base / "model.safetensors").open("r+b") as file:
         file.truncate(300_000_000)
     assert pipeline.recipe.rank == 128
+
+
+async def test_a_new_run_goes_on_where_an_interrupted_one_was(room: Room) -> None:
+    """A run of the same answers gets the checkpoints of the one that died; with a new vote it begins anew."""
+
+    def leave_a_checkpoint(run: int) -> None:
+        job = Job.read(room.folder / "runs" / str(run) / "finetune.json")
+        begin(job)
+        (Path(job.work) / STATE / "iter_40.pth").write_bytes(b"weights")
+        (Path(job.work) / STATE / "last_checkpoint").write_text("iter_40.pth")
+
+    async def run() -> Job:
+        await room.run()
+        job = room.trainer.jobs[-1]
+        assert isinstance(job, Job)
+        job.write(Path(job.work) / "finetune.json")
+        return job
+
+    room.trainer.fails = "train"
+    first = await run()
+    leave_a_checkpoint(int(first.run))
+    second = await run()
+    assert checkpoint(second) == Path(second.work) / STATE / "iter_40.pth"
+    assert checkpoint(first) is None
+    await room.like(500, "brown")
+    third = await run()
+    assert checkpoint(third) is None
+    assert checkpoint(second) is None, "what nobody can go on from takes no room"

@@ -12,14 +12,20 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from training.job import Job, Outcome, Progress, TrainingError, ignore
-from training.worker import Say, work
+from training.worker import Say, rank, together, work
 
 if TYPE_CHECKING:
     from training.mixture import Mixture
+
+_LESS: Final = (
+    "set training.while_training to pause, or in training.knobs method to qlora, optimizer to paged_adamw_8bit, "
+    "or a lower max_length or rank"
+)
 
 
 def prepare(job: Job, say: Say = ignore) -> tuple[Path, Mixture]:
@@ -54,6 +60,9 @@ def _with_our_code(given: Path, made: Path) -> Path:
 def finetune(job: Job, say: Say) -> Outcome:
     """Train; the outcome names the adapter, the log of losses and the curve. Raises `TrainingError`."""
     say(Progress("checking"))
+    if rank() > 0 and "HF_MODULES_CACHE" in os.environ:
+        # Several would write the same files and read each other's halves.
+        os.environ["HF_MODULES_CACHE"] += f"-{rank()}"
     if job.device == "cpu":
         # Before torch is imported, so that nothing takes a GPU to be there.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -67,9 +76,33 @@ def finetune(job: Job, say: Say) -> Outcome:
     if job.optimizer == "paged_adamw_8bit" and not gpu:
         raise TrainingError("training.knobs.optimizer: paged_adamw_8bit needs a GPU; choose adamw")
     try:
-        return _trained(job, say, gpu=gpu)
+        from training.runner import OutOfMemory
+
+        try:
+            return _trained(job, say, gpu=gpu)
+        except OutOfMemory as error:
+            if error.batch > 1:
+                return Outcome(ok=False, reason=str(error), too_large=True)
+            raise TrainingError(f"{error}: {_LESS}") from error
     except (ImportError, RuntimeError) as error:
         raise explained(error) from error
+
+
+def _lay_out(job: Job, say: Say, config_file: Path, *, gpu: bool) -> dict[str, int]:
+    """Check the rows, write the configuration and make room; return how many rows are of which source."""
+    from training.own_recipe import own_config_text, own_max_length
+    from training.recipe import Plan, config_text
+    from training.resume import begin
+
+    base, mixture = prepare(replace(job, max_length=own_max_length(job)) if job.recipe else job, say)
+    if job.recipe:
+        text = own_config_text(job, base=base, data=mixture.file, rows=mixture.rows, processes=together())
+    else:
+        plan = Plan.of(job, mixture.rows, together())
+        text = config_text(job, plan, base=base, data=mixture.file, gpu=gpu)
+    config_file.write_text(text, encoding="utf-8")
+    begin(job)
+    return mixture.samples
 
 
 def _trained(job: Job, say: Say, *, gpu: bool) -> Outcome:
@@ -77,20 +110,21 @@ def _trained(job: Job, say: Say, *, gpu: bool) -> Outcome:
 
     from training.adapter import Adapter, save_adapter
     from training.curve import draw
-    from training.processes import joined
-    from training.recipe import config_text
-    from training.resume import begin, remove
+    from training.processes import joined, wait
+    from training.resume import checkpoint, remove
     from training.runner import train
 
     folder = Path(job.work)
-    base, mixture = prepare(job, say)
-    checkpoint = begin(job)
-    config_file = folder / "config.py"
-    config_file.write_text(config_text(job, base=base, data=mixture.file, rows=mixture.rows, gpu=gpu), encoding="utf-8")
-    say(Progress("loading"))
+    config_file, adapter = folder / "config.py", folder / "adapter"
+    samples: dict[str, int] = {}
     with joined(gpu=gpu):
-        trained = train(config_file, say, checkpoint)
-    adapter = folder / "adapter"
+        if rank() == 0:
+            samples = _lay_out(job, say, config_file, gpu=gpu)
+            say(Progress("loading"))
+        wait()
+        trained = train(config_file, say, checkpoint(job))
+    if rank() > 0:
+        return Outcome(ok=True)
     save_adapter(trained.model, adapter)
     if not Adapter(adapter).finite():
         raise TrainingError("the training diverged: lower the learning rate (training.knobs)")
@@ -107,7 +141,7 @@ def _trained(job: Job, say: Say, *, gpu: bool) -> Outcome:
         curve=str(curve),
         steps=trained.steps,
         peak_memory=int(torch.cuda.max_memory_allocated()) if gpu else peak,
-        samples=mixture.samples,
+        samples=samples,
     )
 
 
@@ -119,9 +153,7 @@ def explained(error: ImportError | RuntimeError) -> Exception:
     if "non-finite" in text:  # torch.nn.utils.clip_grad_norm_
         return TrainingError("the training diverged: lower training.knobs.learning_rate")
     if "out of memory" in text or "can't allocate memory" in text:
-        return TrainingError(
-            "there is too little memory: set training.while_training to pause, or lower training.knobs.batch"
-        )
+        return TrainingError(f"there is too little memory to load the model: {_LESS}")
     return error
 
 

@@ -69,8 +69,9 @@ class Job(_Record):
     shares in `replay` samples for each row of `data`. None of their rows about a picture of `held_out`, a file like
     `data`, is taken. The file `notes` remembers which pictures are whole; empty: nothing does.
     `system` is the persona of rows that name none; `former` an earlier run's log of losses, to lie under this one's
-    curve, empty without one. `tiles` and `threads` 0 mean: as the model says, all cores. The names from `method` on are
-    those of `training.settings.Recipe`; where `recipe`, a file, is given it has the numbers.
+    curve, empty without one. `tiles` and `threads` 0 mean: as the model says, all cores. `deepspeed` is the stage of
+    ZeRO, 0 for none; `split` above 1 computes smaller batches, and more of them in a step. The names from `method` on
+    are those of `training.settings.Recipe`; where `recipe`, a file, is given it has the numbers.
     """
 
     run: str
@@ -88,6 +89,8 @@ class Job(_Record):
     threads: int = 0
     seed: int = 0
     tiles: int = 0
+    deepspeed: int = 0
+    split: int = 1
     recipe: str = ""
     method: str = "qlora"
     rank: int = 128
@@ -214,12 +217,13 @@ class Progress(_Record):
 class Outcome(_Record):
     """How a worker ended. `adapter` is a PEFT directory, `scalars` XTuner's loss log; None unless `ok`.
 
-    `reason` is empty when `ok`; otherwise one sentence an operator can act on. `peak_memory` is in bytes. `samples`
-    says how many were trained on of which source.
+    `reason` is empty when `ok`; otherwise one sentence an operator can act on. `too_large` says that the same job with
+    a greater `split` may succeed. `peak_memory` is in bytes. `samples` says how many were trained on of which source.
     """
 
     ok: bool
     reason: str = ""
+    too_large: bool = False
     adapter: str | None = None
     scalars: str | None = None
     curve: str | None = None

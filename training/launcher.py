@@ -7,10 +7,12 @@ memory) gives one whose reason says how it ended and what it said last.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +23,9 @@ from training.worker import outcome_file
 
 _TAIL_LINES: Final = 4
 _LOG_BYTES: Final = 50_000_000
+_STOP_SECONDS: Final = 5.0
+
+log = logging.getLogger(__name__)
 
 
 class ChildTrainer:
@@ -36,8 +41,13 @@ class ChildTrainer:
         return None if self._child is None else self._child.pid
 
     async def train(self, job: Job, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
-        """Fine-tune in a child; cancelling kills it."""
-        return await self._run("finetune", job, on_progress)
+        """Fine-tune in a child, again with smaller batches where there was too little memory; cancelling kills it."""
+        while True:
+            outcome = await self._run("finetune", job, on_progress)
+            if not outcome.too_large:
+                return outcome
+            job = replace(job, split=2 * job.split)
+            log.warning("run %s: %s; trying with smaller ones", job.run, outcome.reason)
 
     async def merge(self, job: MergeJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
         """Merge in a child; cancelling kills it."""
@@ -54,15 +64,18 @@ class ChildTrainer:
     async def _run(self, step: str, job: WorkerJob, on_progress: Callable[[Progress], None]) -> Outcome:
         job_file = Path(job.work) / f"{step}.json"
         outcome = _laid_out(job, job_file)
-        log = job_file.with_suffix(".log")
-        command = [self._settings.python or sys.executable, "-m", f"training.{step}", str(job_file)]
+        written = job_file.with_suffix(".log")
+        command = [self._settings.python or sys.executable]
+        if step == "finetune" and self._settings.together > 1:
+            command += ["-m", "torch.distributed.run", *self._torchrun()]
+        command += ["-m", f"training.{step}", str(job_file)]
         try:
             child = await Child.start(
                 command,
-                log=log,
+                log=written,
                 log_bytes=_LOG_BYTES,
                 log_files=1,
-                environment=self._environment(job_file.parent),
+                environment=self._environment(job_file.parent, self._settings.local if step == "finetune" else 1),
                 on_line=lambda line: _report(line, on_progress),
             )
         except OSError as error:
@@ -72,20 +85,31 @@ class ChildTrainer:
             async with asyncio.timeout(self._settings.timeout):
                 code = await child.wait()
         except TimeoutError:
-            return Outcome(ok=False, reason=f"{step} took longer than training.timeout; the log is {log}")
+            return Outcome(ok=False, reason=f"{step} took longer than training.timeout; the log is {written}")
         finally:
-            # Whatever ends the wait, a cancelled task included, nothing is left running.
-            child.kill()
-            await asyncio.shield(child.wait())
+            # Whatever ends the wait, a cancelled task included, nothing is left running. Asked first: torchrun's
+            # processes are in sessions of their own, and it is who ends them.
+            await asyncio.shield(child.stop(_STOP_SECONDS))
             self._child = None
         try:
             return Outcome.read(outcome)
         except FileNotFoundError:
-            return Outcome(ok=False, reason=_last_words(step, code, child.tail(_TAIL_LINES), log))
+            return Outcome(ok=False, reason=_last_words(step, code, child.tail(_TAIL_LINES), written))
 
-    def _environment(self, work: Path) -> dict[str, str]:
-        threads = self._settings.threads or os.cpu_count() or 1
+    def _torchrun(self) -> list[str]:
+        """What torchrun is told. On other hosts the same command is run by hand, with its own --node-rank."""
+        options = [f"--nproc-per-node={self._settings.local}"]
+        if self._settings.hosts == 1:
+            return ["--standalone", *options]
+        host, _, port = self._settings.rendezvous.rpartition(":")
+        options += [f"--nnodes={self._settings.hosts}", "--node-rank=0"]
+        return [*options, f"--master-addr={host}", f"--master-port={port}"]
+
+    def _environment(self, work: Path, processes: int) -> dict[str, str]:
+        threads = self._settings.threads or max(1, (os.cpu_count() or 1) // processes)
+        cards = ",".join(map(str, self._settings.gpus))
         return {
+            **({"CUDA_VISIBLE_DEVICES": cards} if cards else {}),
             # Where transformers copies the model code of a checkpoint before it imports it; by default into the home.
             "HF_MODULES_CACHE": str(work / "modules"),
             # Read when torch is imported; a worker beside an engine must not take every core by itself.

@@ -29,6 +29,7 @@ from storage.pictures import PictureStore
 from storage.records import IllegalTransition, Model, ModelState, Run, RunState, StorageError
 from training.job import Effort, EvaluationJob, Job, MergeJob, Outcome, Progress, Report, Trainer, TrainingError
 from training.llava import lesson, write_rows
+from training.resume import take_over
 from training.selection import TRAIN, Selection, select_pairs
 from training.settings import RECIPES, Recipe, Source, TrainingSettings
 from training.sources import imported, present
@@ -87,7 +88,10 @@ class Pipeline:
     @property
     def recipe(self) -> Recipe:
         """The numbers to train with, "auto" resolved by the size of the base model."""
-        return self._settings.recipe_for(self._places.base)
+        try:
+            return self._settings.recipe_for(self._places.base)
+        except ValueError as error:
+            raise TrainingError(f"training.{error}") from error
 
     async def check(self) -> None:
         """Raise `TrainingError`, saying what to do, if a run could not even start now."""
@@ -142,6 +146,8 @@ class Pipeline:
 
         async with _Reporter(self._ledger, run.id, on_change) as report:
             job = self._job(run, folder, sources, await self._former_losses(run))
+            if await asyncio.to_thread(take_over, job, self._earlier(run)):
+                log.info("run %s goes on from the last checkpoint of one that was cut short", run.id)
             trained = _good(await self._trainer.train(job, report))
             await _told(on_change, await self._ledger.move_run(run.id, RunState.MERGING, step=0, steps=0))
             merging = MergeJob(
@@ -218,6 +224,11 @@ class Pipeline:
     def _sources(self) -> list[Source]:
         return present([*self._settings.sources, *imported(self._places.sources)])
 
+    def _earlier(self, run: Run) -> list[Path]:
+        """The directories of other runs, the newest first."""
+        folders = [each for each in self._places.runs.iterdir() if each.name.isdigit() and each.name != str(run.id)]
+        return sorted(folders, key=lambda each: int(each.name), reverse=True)
+
     async def _former_losses(self, run: Run) -> str:
         """The log of losses of the newest finished run before this one, empty without one."""
         for each in await self._ledger.runs(_FORMER_RUNS):
@@ -243,6 +254,7 @@ class Pipeline:
             threads=self._settings.threads,
             seed=self._settings.seed,
             tiles=self._tiles,
+            deepspeed=self._settings.deepspeed,
             recipe="" if self._settings.recipe in ("auto", *RECIPES) else str(Path(self._settings.recipe).resolve()),
             **self.recipe.model_dump(),
         )

@@ -15,18 +15,10 @@ from typing import Final
 import torch
 import torch.distributed as dist
 
+from training.worker import together
+
 # One process checks the data while the others wait for it.
 _PATIENCE: Final = timedelta(hours=2)
-
-
-def rank() -> int:
-    """The number of this process, 0 for the first and for one alone."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def together() -> int:
-    """How many processes train together."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextmanager

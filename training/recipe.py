@@ -15,15 +15,26 @@ from typing import Any, Final
 
 from mmengine.config import Config
 
-from training.job import Job
+from training.job import Job, TrainingError
+from training.resume import STATE
 
 _HEAD: Final = '"""One run of thumbtune\'s training, for XTuner 0.2.0: python -m xtuner.tools.train THIS_FILE"""\n\n'
+
+VISUALIZER: Final = {
+    "type": "mmengine.visualization.Visualizer",
+    "vis_backends": [
+        {"type": "mmengine.visualization.LocalVisBackend"},
+        {"type": "mmengine.visualization.TensorboardVisBackend"},
+    ],
+}
+"""A log of losses as JSON lines and as TensorBoard files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long a run is: `steps` of the optimiser, of which `warmup` warm up, each of `accumulation` batches of `batch`
-    pairs, over data repeated `repeats` times.
+    """How long a run is: `steps` of the optimiser, of which `warmup` warm up, over data repeated `repeats` times.
+
+    In each step every process computes `accumulation` batches of `batch` pairs.
     """
 
     steps: int
@@ -34,30 +45,44 @@ class Plan:
 
     @property
     def batches(self) -> int:
-        """Batches in all."""
+        """Batches of one process in all."""
         return self.steps * self.accumulation
 
     @classmethod
-    def of(cls, job: Job, rows: int) -> Plan:
-        """For so many rows of data."""
+    def of(cls, job: Job, rows: int, processes: int = 1) -> Plan:
+        """For so many rows of data. However many processes there are, a step has the same pairs."""
         pairs = job.batch * job.accumulation
+        if pairs % processes:
+            raise TrainingError(
+                f"{pairs} pairs a step (batch x accumulation) cannot be shared by {processes} processes"
+            )
         # A whole number of steps: what is left over would be computed and thrown away.
         steps = max(1, math.ceil(rows * job.epochs / pairs))
         warmup = min(math.ceil(steps * job.warmup), steps - 1)
-        return cls(steps, warmup, job.batch, job.accumulation, math.ceil(steps * pairs / rows))
+        batch = divided(pairs // processes, job.batch, job.split)
+        return cls(steps, warmup, batch, pairs // processes // batch, math.ceil(steps * pairs / rows))
 
 
-def config_text(job: Job, *, base: Path, data: Path, rows: int, gpu: bool) -> str:
-    """The configuration of `job` on a prepared `base` directory and `data` file of `rows` rows."""
-    return _HEAD + Config(configuration(job, base=base, data=data, rows=rows, gpu=gpu)).pretty_text
+def divided(pairs: int, batch: int, split: int) -> int:
+    """The largest batch that so many pairs can be cut into, at most `batch` / `split` of them in each."""
+    most = max(1, batch // split)
+    return next(size for size in range(min(most, pairs), 0, -1) if pairs % size == 0)
 
 
-def configuration(job: Job, *, base: Path, data: Path, rows: int, gpu: bool) -> dict[str, Any]:
-    """The same as a dictionary."""
-    plan = Plan.of(job, rows)
-    work = str(Path(job.work) / "xtuner")
+def config_text(job: Job, plan: Plan, *, base: Path, data: Path, gpu: bool) -> str:
+    """The configuration of `job` on a prepared `base` directory and `data` file."""
+    return config_file_text(_configuration(job, plan, base=base, data=data, gpu=gpu))
+
+
+def config_file_text(configuration: dict[str, Any]) -> str:
+    """A configuration as a file that XTuner reads."""
+    text: str = Config(configuration).pretty_text
+    return _HEAD + text
+
+
+def _configuration(job: Job, plan: Plan, *, base: Path, data: Path, gpu: bool) -> dict[str, Any]:
     return {
-        "work_dir": work,
+        "work_dir": str(Path(job.work) / STATE),
         "model": _model(job, base),
         "train_dataloader": {
             "batch_size": plan.batch,
@@ -93,15 +118,8 @@ def configuration(job: Job, *, base: Path, data: Path, rows: int, gpu: bool) -> 
             },
             "sampler_seed": {"type": "mmengine.hooks.DistSamplerSeedHook"},
         },
-        "visualizer": {
-            "type": "mmengine.visualization.Visualizer",
-            "vis_backends": [
-                {"type": "mmengine.visualization.LocalVisBackend"},
-                {"type": "mmengine.visualization.TensorboardVisBackend"},
-            ],
-            # One log however often the run is continued; by default each process begins its own.
-            "save_dir": work,
-        },
+        "visualizer": VISUALIZER,
+        "custom_hooks": [{"type": "training.steps.MeanLoss"}],
         "log_processor": {"by_epoch": False, "window_size": plan.accumulation},
         "log_level": "INFO",
         "randomness": {"seed": job.seed, "deterministic": False},

@@ -44,15 +44,13 @@ def checkpoint(job: Job) -> Path | None:
     return _newest(Path(job.work) / STATE, fingerprint(job))
 
 
-def begin(job: Job) -> Path | None:
-    """Make room for a training: what its folder holds of another one is removed. Returns the newest checkpoint."""
+def begin(job: Job) -> None:
+    """Make room for a training: what its folder holds of another one is removed."""
     state = Path(job.work) / STATE
-    found = checkpoint(job)
-    if found is None and state.exists():
+    if checkpoint(job) is None and state.exists():
         shutil.rmtree(state)
     state.mkdir(exist_ok=True)
     (state / _FINGERPRINT).write_text(fingerprint(job) + "\n", encoding="utf-8")
-    return found
 
 
 def remove(folder: Path) -> None:
@@ -81,6 +79,8 @@ def take_over(job: Job, earlier: Iterable[Path]) -> bool:
 def fingerprint(job: Job) -> str:
     """What the training is, as a hash."""
     values = {name: value for name, value in asdict(job).items() if name not in _OTHERWISE}
+    if job.recipe:
+        values["split"] = job.split  # its schedule may count batches
     digest = sha256(json.dumps(values, sort_keys=True).encode())
     for file in (job.data, job.recipe, job.held_out, *(each["path"] for each in job.sources)):
         digest.update(Path(file).read_bytes() if file else b"")

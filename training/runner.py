@@ -16,8 +16,8 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from xtuner.tools.train import register_function
 
-from training.job import Progress
-from training.processes import together
+from training.job import Progress, TrainingError
+from training.worker import together
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,27 @@ class Trained:
     steps: int
 
 
+class OutOfMemory(TrainingError):
+    """The training, once begun, found too little memory. `batch` is how many pairs it computed at once."""
+
+    def __init__(self, batch: int) -> None:
+        super().__init__(f"there is too little memory to compute {batch} pairs at once")
+        self.batch = batch
+
+
 def train(config_file: Path, say: Callable[[Progress], None], checkpoint: Path | None = None) -> Trained:
-    """Do what `python -m xtuner.tools.train CONFIG` does, reporting each step, and go on from a `checkpoint`."""
+    """Do what `python -m xtuner.tools.train CONFIG` does, reporting each step, and go on from a `checkpoint`.
+
+    Raises `OutOfMemory`.
+    """
     config = Config.fromfile(config_file)
     register_function(config._cfg_dict)
-    config.launcher = "pytorch" if together() > 1 else "none"
+    if together() > 1:
+        config.launcher = "pytorch"
+        if not torch.cuda.is_available():
+            config.model_wrapper_cfg = {"type": "MMDistributedDataParallel", "device_ids": None}
+    else:
+        config.launcher = "none"
     # One log however often the run is continued; mmengine begins one for each process.
     config.visualizer.save_dir = config.work_dir
     if checkpoint:
@@ -42,10 +58,21 @@ def train(config_file: Path, say: Callable[[Progress], None], checkpoint: Path |
         os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
     batches = config.optim_wrapper.get("accumulative_counts", 1)
     runner = RUNNERS.build(config)
-    runner.register_hook(_Report(say, batches), priority="VERY_LOW")
-    runner.train()
+    report = _Report(say, batches)
+    runner.register_hook(report, priority="VERY_LOW")
+    try:
+        runner.train()
+    except RuntimeError as error:
+        if report.begun and out_of_memory(error):
+            raise OutOfMemory(config.train_dataloader.batch_size) from error
+        raise
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     return Trained(model.model, Path(config.work_dir) / "vis_data" / "scalars.json", runner.iter // batches)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether that is what a GPU's or a CPU's allocator says."""
+    return "out of memory" in str(error) or "can't allocate memory" in str(error)
 
 
 class _Report(Hook):  # type: ignore[misc]
@@ -54,17 +81,17 @@ class _Report(Hook):  # type: ignore[misc]
     def __init__(self, say: Callable[[Progress], None], batches: int) -> None:
         self._say = say
         self._batches = batches
-        self._begun = 0.0
+        self.begun = 0.0
         self._first = 0
 
     def before_train(self, runner: Any) -> None:
-        self._begun, self._first = time.monotonic(), runner.iter
+        self.begun, self._first = time.monotonic(), runner.iter
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         if not self.every_n_train_iters(runner, self._batches):
             return
         done = batch_idx + 1
-        left = (time.monotonic() - self._begun) / (done - self._first) * (runner.max_iters - done)
+        left = (time.monotonic() - self.begun) / (done - self._first) * (runner.max_iters - done)
         loss = runner.message_hub.get_scalar("train/loss").mean(self._batches)
         steps = runner.max_iters // self._batches
         self._say(Progress("training", done // self._batches, steps, float(loss), round(left, 1)))

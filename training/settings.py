@@ -193,8 +193,24 @@ class TrainingSettings(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto: a GPU if there is one."""
 
+    gpus: tuple[int, ...] = ()
+    """Train on these GPUs, by number, a process on each; empty: one process, which sees what the bot sees."""
+
+    processes: int = Field(0, ge=0)
+    """Processes that train together on this host; 0: one for each of `gpus`. On a CPU there may be several too."""
+
+    hosts: int = Field(1, ge=1)
+    """Hosts that train together, each with so many processes; the others run the first one's command by hand."""
+
+    rendezvous: str = ""
+    """host:port of this host, where the others find it."""
+
+    deepspeed: Literal[0, 1, 2, 3] = 0
+    """Stage of DeepSpeed's ZeRO: what is spread over the GPUs. 1: the optimiser's state, 2: and gradients,
+    3: and weights."""
+
     threads: int = Field(0, ge=0)
-    """CPU threads of the workers; 0: as many as there are cores."""
+    """CPU threads of the workers; 0: as many as there are cores, shared by the processes."""
 
     python: str = ""
     """Interpreter of the workers; empty: the bot's own."""
@@ -227,6 +243,12 @@ class TrainingSettings(BaseModel):
         return value
 
     @model_validator(mode="after")
+    def _hosts_find_each_other(self) -> TrainingSettings:
+        if self.hosts > 1 and not re.fullmatch(r".+:\d+", self.rendezvous):
+            raise ValueError("rendezvous: several hosts need one, host:port of this host")
+        return self
+
+    @model_validator(mode="after")
     def _knobs_fit(self) -> TrainingSettings:
         try:
             self.resolved(LARGE if self.recipe == "auto" else self.recipe)
@@ -250,7 +272,27 @@ class TrainingSettings(BaseModel):
             if "learning_rate" in self.knobs:
                 raise ValueError(f"knobs.learning_rate: {values['optimizer']} finds its own, leave it out")
             values["learning_rate"] = 1.0
-        return Recipe.model_validate(values)
+        made = Recipe.model_validate(values)
+        if made.batch * made.accumulation % self.together:
+            raise ValueError(
+                f"knobs: {made.batch} x {made.accumulation} pairs a step (batch x accumulation) cannot be shared by "
+                f"{self.together} processes"
+            )
+        if self.deepspeed and made.optimizer in SELF_TUNING:
+            raise ValueError(f"deepspeed: {made.optimizer} needs all weights in one place; use adamw")
+        if self.deepspeed == 3 and made.method == "qlora":
+            raise ValueError("deepspeed: stage 3 cannot spread weights of 4 bits; use 2, or knobs.method lora or full")
+        return made
+
+    @property
+    def local(self) -> int:
+        """Processes on this host."""
+        return self.processes or len(self.gpus) or 1
+
+    @property
+    def together(self) -> int:
+        """Processes on all hosts."""
+        return self.local * self.hosts
 
     def recipe_for(self, base: Path) -> Recipe:
         """The numbers to train a checkpoint directory with, "auto" resolved by the size of its weights."""

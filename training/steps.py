@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmengine.hooks import LoggerHook, ParamSchedulerHook
+import torch.distributed as dist
+from mmengine.hooks import Hook, LoggerHook, ParamSchedulerHook
 
 
 class StepSchedule(ParamSchedulerHook):  # type: ignore[misc]
@@ -42,3 +43,14 @@ class StepLogger(LoggerHook):  # type: ignore[misc]
             runner.logger.info(text)
             step = (runner.iter + 1) // self._batches
             runner.visualizer.add_scalars(scalars, step=step, file_path=self.json_log_path)
+
+
+class MeanLoss(Hook):  # type: ignore[misc]
+    """Of several processes reports the mean of their losses; mmengine's log has the first one's alone."""
+
+    priority = "HIGHEST"  # before whoever reads it
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        if runner.world_size > 1:
+            dist.all_reduce(outputs["loss"])
+            outputs["loss"] /= runner.world_size

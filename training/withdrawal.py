@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from training.job import PICTURE, SHEET
 from training.llava import row_name
+from training.resume import remove
 
 _ARTICLE: Final = re.compile(r'<article id="([^"]*)"')
 
@@ -22,8 +23,8 @@ _ARTICLE: Final = re.compile(r'<article id="([^"]*)"')
 def withdraw(runs: Path, exchanges: Iterable[int]) -> int:
     """Rewrite every list of rows below the folder `runs` without those of `exchanges`; return how many rows went.
 
-    A sheet is removed whole, and counts as one row. Each file is replaced as a whole; doing it again does no harm.
-    Raises `OSError`.
+    What such a run has learned so far, the checkpoints of one that was cut short, goes with them. A sheet is removed
+    whole, and counts as one row. Each file is replaced as a whole; doing it again does no harm. Raises `OSError`.
     """
     names = {row_name(each) for each in exchanges}
     gone = 0
@@ -45,6 +46,7 @@ def withdraw(runs: Path, exchanges: Iterable[int]) -> int:
             temporary = file.with_name(file.name + ".part")
             temporary.write_text(rest, encoding="utf-8")
             temporary.replace(file)
+            remove(file.parent)
             gone += lost
     for page in sorted(runs.glob(f"*/{SHEET}")) if names else ():
         if not names.isdisjoint(_ARTICLE.findall(page.read_text(encoding="utf-8"))):

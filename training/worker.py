@@ -1,12 +1,17 @@
-"""What the workers have in common: a job file in, progress lines and an outcome file out. Inside the child."""
+"""What the workers have in common: a job file in, progress lines and an outcome file out. Inside the child.
+
+A worker may be several processes that torchrun starts. The first one reports, and writes the outcome of what went
+well; of what did not the first to fail.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -40,6 +45,16 @@ class Steps:
         self._say(Progress(self._stage, self._done, self._steps, seconds_left=round(left, 1)))
 
 
+def rank() -> int:
+    """The number of this process among those that train together, 0 for the first and for one alone."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def together() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def outcome_file(job_file: Path) -> Path:
     """Where the outcome of a job file is written."""
     return job_file.with_suffix(".outcome.json")
@@ -49,14 +64,16 @@ def work(kind: type[AnyJob], do: Callable[[AnyJob, Say], Outcome]) -> None:
     """Read the job named on the command line, do it, write its outcome. The process ends when its parent is gone.
 
     Whatever `do` raises becomes the outcome's reason; the traceback goes to standard error. Standard output is
-    for progress alone: what libraries print there goes to standard error as well.
+    for progress alone: what libraries print there goes to standard error as well. One of several processes that fails
+    exits with 1, whereupon torchrun ends the others.
     """
     watch_parent()
     lines = sys.stdout
 
     def say(progress: Progress) -> None:
-        lines.write(progress.to_json() + "\n")
-        lines.flush()
+        if rank() == 0:
+            lines.write(progress.to_json() + "\n")
+            lines.flush()
 
     job_file = Path(sys.argv[1]).resolve()
     begun = time.monotonic()
@@ -68,4 +85,18 @@ def work(kind: type[AnyJob], do: Callable[[AnyJob, Say], Outcome]) -> None:
         except Exception as error:  # noqa: BLE001 the border of the process: the parent needs a reason
             traceback.print_exc()
             outcome = Outcome(ok=False, reason=f"{type(error).__name__}: {error}")
-    replace(outcome, seconds=time.monotonic() - begun).write(outcome_file(job_file))
+    outcome = replace(outcome, seconds=time.monotonic() - begun)
+    if not outcome.ok and together() > 1:
+        _write_first(outcome, outcome_file(job_file))
+        sys.exit(1)
+    if rank() == 0:
+        outcome.write(outcome_file(job_file))
+
+
+def _write_first(outcome: Outcome, file: Path) -> None:
+    """Write it unless one is there: the first process to fail has the cause, the others lost touch with it."""
+    mine = file.with_suffix(f".{rank()}")
+    outcome.write(mine)
+    with suppress(FileExistsError):
+        os.link(mine, file)
+    mine.unlink()

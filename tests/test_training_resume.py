@@ -1,0 +1,91 @@
+"""Who may go on from which checkpoints: the same training, and nobody else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from training.job import Job
+from training.resume import STATE, begin, checkpoint, remove, take_over
+
+
+def job(folder: Path, rows: str = "[1, 2]", **changes: Any) -> Job:
+    """A job on these rows."""
+    folder.mkdir(exist_ok=True)
+    (folder / "train.json").write_text(rows)
+    made = Job(folder.name, "base", str(folder / "train.json"), "images", str(folder), "system")
+    return replace(made, **changes)
+
+
+def interrupted(folder: Path, **changes: Any) -> Job:
+    """A job that was cut short after its checkpoint at batch 40."""
+    made = job(folder, **changes)
+    begin(made)
+    (folder / STATE / "iter_40.pth").write_bytes(b"weights")
+    (folder / STATE / "last_checkpoint").write_text(str(folder / STATE / "iter_40.pth"))
+    (folder / STATE / "vis_data").mkdir()
+    return made
+
+
+def test_the_same_job_goes_on(tmp_path: Path) -> None:
+    """A job begun again finds its checkpoint, also in smaller batches, with other threads or processes."""
+    made = interrupted(tmp_path / "1")
+    for same in (made, replace(made, split=2), replace(made, threads=3, deepspeed=1)):
+        begin(same)
+        assert checkpoint(same) == tmp_path / "1" / STATE / "iter_40.pth"
+
+
+@pytest.mark.parametrize("change", [{"learning_rate": 1e-5}, {"base": "other"}, {"system": "other"}, {"seed": 7}])
+def test_another_training_begins_anew(tmp_path: Path, change: dict[str, Any]) -> None:
+    """With another number or base nothing is continued, and what the folder held is gone."""
+    other = replace(interrupted(tmp_path / "1"), **change)
+    assert checkpoint(other) is None
+    begin(other)
+    assert [each.name for each in (tmp_path / "1" / STATE).iterdir()] == ["training.sha256"]
+
+
+def test_other_rows_begin_anew(tmp_path: Path) -> None:
+    """A row more, or one that was withdrawn, makes it another training."""
+    made = interrupted(tmp_path / "1")
+    Path(made.data).write_text("[1]")
+    assert checkpoint(made) is None
+
+
+def test_a_checkpoint_that_is_not_there_is_none(tmp_path: Path) -> None:
+    """When the newest one was never finished or is gone, the training begins anew."""
+    made = interrupted(tmp_path / "1")
+    (tmp_path / "1" / STATE / "iter_40.pth").unlink()
+    assert checkpoint(made) is None
+
+
+def test_a_new_run_of_the_same_training_takes_over(tmp_path: Path) -> None:
+    """It gets the checkpoints of the newest such run; all others are removed, their logs stay."""
+    for number, rows in (("1", "[1, 2]"), ("2", "[1, 2]"), ("3", "[1]")):
+        interrupted(tmp_path / number, rows=rows)
+    new = job(tmp_path / "4")
+    assert take_over(new, [tmp_path / each for each in ("3", "2", "1")])
+    assert checkpoint(new) == tmp_path / "4" / STATE / "iter_40.pth"
+    assert not (tmp_path / "2" / STATE).exists()
+    for other in ("1", "3"):
+        assert [each.name for each in sorted((tmp_path / other / STATE).iterdir())] == ["training.sha256", "vis_data"]
+
+
+def test_nothing_to_take_over_is_nothing(tmp_path: Path) -> None:
+    """Without an earlier run, or with runs of other data, a run begins anew."""
+    new = job(tmp_path / "2")
+    assert not take_over(new, [])
+    interrupted(tmp_path / "1", rows="[3]")
+    assert not take_over(new, [tmp_path / "1"])
+    assert checkpoint(new) is None
+
+
+def test_a_folder_as_checkpoint_is_removed_too(tmp_path: Path) -> None:
+    """DeepSpeed's checkpoints are folders."""
+    folder = tmp_path / STATE / "iter_40.pth"
+    folder.mkdir(parents=True)
+    (folder / "part").write_bytes(b"weights")
+    remove(tmp_path)
+    assert not folder.exists()

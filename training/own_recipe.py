@@ -1,0 +1,109 @@
+"""Worker: an XTuner configuration of one's own, with our data put in.
+
+What is put in: the base model wherever the configuration names its own, the run's rows in place of its data set, the
+run's directory, a log of every step, and what continuing after a crash takes. All else is the configuration's, but for
+`AmpOptimWrapper`: it cannot clip the bfloat16 gradients of XTuner's InternVL on a GPU, so `OptimWrapper` takes its
+place.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Final
+
+from mmengine.config import Config
+
+from training.job import Job, TrainingError
+from training.recipe import VISUALIZER, config_file_text, divided, lessons
+from training.resume import STATE
+
+_MAX_LENGTH: Final = 8192
+_NEEDED: Final = (
+    "model.model_path",
+    "train_dataloader.dataset",
+    "train_dataloader.batch_size",
+    "optim_wrapper.optimizer",
+)
+_COUNTED: Final = ("begin", "end", "T_max", "total_iters")
+
+
+def own_config_text(job: Job, *, base: Path, data: Path, rows: int, processes: int) -> str:
+    """The configuration `job.recipe` on a prepared `base` directory and `data` file of `rows` rows.
+
+    Raises `TrainingError`.
+    """
+    try:
+        config = Config.fromfile(job.recipe)
+    except Exception as error:
+        raise TrainingError(f"{job.recipe} is no configuration that XTuner reads ({error}): correct it") from error
+    for name in _NEEDED:
+        if config.get(name.split(".")[0], {}).get(name.split(".")[1]) is None:
+            raise TrainingError(
+                f"{job.recipe} has no {name}: start from XTuner's own for InternVL "
+                "(xtuner copy-cfg internvl_v2_internlm2_2b_qlora_finetune .)"
+            )
+    return config_file_text(_adopted(config.to_dict(), job, base=base, data=data, rows=rows / processes))
+
+
+def own_max_length(job: Job) -> int:
+    """The most tokens of a pair that the configuration takes."""
+    return int(Config.fromfile(job.recipe).train_dataloader.dataset.get("max_length", _MAX_LENGTH))
+
+
+def _adopted(config: dict[str, Any], job: Job, *, base: Path, data: Path, rows: float) -> dict[str, Any]:
+    config = _with(config, config["model"]["model_path"], str(base))
+    loader, wrapper = config["train_dataloader"], config["optim_wrapper"]
+    theirs = loader["dataset"]
+    repeats, max_length = theirs.get("repeat_times", 1), theirs.get("max_length", _MAX_LENGTH)
+    loader["dataset"] = lessons(job, base=base, data=data, repeats=repeats, max_length=max_length)
+    if wrapper["type"].endswith("AmpOptimWrapper"):
+        for name in ("dtype", "loss_scale", "use_fp16"):
+            wrapper.pop(name, None)
+        wrapper["type"] = "mmengine.optim.OptimWrapper"
+
+    given, batches = loader["batch_size"], wrapper.get("accumulative_counts", 1)
+    loader["batch_size"] = divided(given * batches, given, job.split)
+    wrapper["accumulative_counts"] = given * batches // loader["batch_size"]
+    _stretch(config, wrapper["accumulative_counts"] // batches)
+    _drop_empty(config, math.ceil(rows * repeats / loader["batch_size"]))
+
+    hooks = config.setdefault("default_hooks", {})
+    hooks["logger"] = {"type": "training.steps.StepLogger", "batches": wrapper["accumulative_counts"]}
+    hooks.setdefault("checkpoint", {"type": "mmengine.hooks.CheckpointHook", "by_epoch": False, "interval": -1})
+    hooks["checkpoint"]["save_optimizer"] = True
+    config["custom_hooks"] = [*(config.get("custom_hooks") or []), {"type": "training.steps.MeanLoss"}]
+    config["log_processor"] = {"by_epoch": False, "window_size": wrapper["accumulative_counts"]}
+    config["visualizer"] = VISUALIZER
+    config["work_dir"] = str(Path(job.work) / STATE)
+    config["load_from"], config["resume"] = None, False
+    # The order of the data has to be the same again when the run is continued.
+    config["randomness"] = {"deterministic": False, **(config.get("randomness") or {}), "seed": job.seed}
+    return config
+
+
+def _stretch(config: dict[str, Any], factor: int) -> None:
+    """Smaller batches are more of them: what is counted in batches grows by `factor`."""
+    for each in [config["train_cfg"], *(config.get("param_scheduler") or [])]:
+        counted = ("max_iters",) if "by_epoch" not in each else () if each["by_epoch"] else _COUNTED
+        for name in counted:
+            if each.get(name) is not None:
+                each[name] *= factor
+
+
+def _drop_empty(config: dict[str, Any], batches: int) -> None:
+    """Leave out a warm-up that is shorter than a batch, of so many in an epoch: mmengine would refuse it."""
+    config["param_scheduler"] = [
+        each
+        for each in config.get("param_scheduler") or []
+        if not each.get("convert_to_iter_based") or int(each["begin"] * batches) < int(each["end"] * batches)
+    ]
+
+
+def _with(value: Any, old: str, new: str) -> Any:
+    """The value with every text `old` in it replaced."""
+    if isinstance(value, dict):
+        return {name: _with(each, old, new) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_with(each, old, new) for each in value)
+    return new if isinstance(value, str) and value == old else value
