@@ -29,7 +29,8 @@ from bot.translation import Say, Translator
 from storage.ledger import Ledger
 from storage.records import Model, Run, RunState, StorageError
 from training.figures import clock, percent, size
-from training.job import Report
+from training.job import RATED, Report
+from training.sources import title
 
 CAPTION_LIMIT: Final = 1024
 ALERT_SECONDS: Final = 3600.0
@@ -187,6 +188,7 @@ def numbers(report: str, say: Say) -> list[str]:
             raters=it.effort.raters,
             held_out=it.held_out,
         ),
+        *_beside(it.effort.taught, say),
         say("Loss on those: {live} before, {new} now.", live=f"{it.live_nll:.3f}", new=f"{it.nll:.3f}"),
         say(
             "Facts right: {live} before, {new} now, of {questions} questions.",
@@ -204,6 +206,15 @@ def numbers(report: str, say: Say) -> list[str]:
             adapter=size(it.effort.adapter_bytes),
         ),
     ]
+
+
+def _beside(taught: dict[str, int], say: Say) -> list[str]:
+    """How much of which other source it was taught with."""
+    others = {title(path): count for path, count in taught.items() if path != RATED}
+    if not others:
+        return []
+    listed = ", ".join(f"{name} ({count})" for name, count in others.items())
+    return [say("Beside them from elsewhere: {sources}.", sources=listed)]
 
 
 def _cut(text: str, limit: int) -> str:

@@ -20,7 +20,7 @@ from storage.ledger import Ledger
 from storage.records import IllegalTransition, Model, ModelState, Run, RunBusy, RunState, UnknownRecord
 from tests.chatting import ADMIN, Notebook, Stage, on_stage, png, told, until
 from tests.person import Person
-from training.job import Effort, Report
+from training.job import RATED, Effort, Report
 
 RUN = Run(
     3,
@@ -197,6 +197,7 @@ async def test_the_numbers_of_a_run_are_told(stage: Stage) -> None:
         merging_seconds=5,
         peak_memory=1_250_000_000,
         adapter_bytes=120_000,
+        taught={RATED: 54, "/data/sources/food/rows.jsonl": 50, "/home/me/ex_cn.json": 4},
     )
     report = Report(
         True, held_out=6, live_nll=1.25, nll=0.5, questions=150, live_correct=0.9, correct=0.92, effort=effort
@@ -210,6 +211,7 @@ async def test_the_numbers_of_a_run_are_told(stage: Stage) -> None:
         assert (await root.bot_messages())[-1]["text"].splitlines() == [
             "Run 3 is done. Its model run-3 is live.",
             "Learned from 54 liked answers, 3 raters; judged by 6 more.",
+            "Beside them from elsewhere: food (50), ex_cn.json (4).",
             "Loss on those: 1.250 before, 0.500 now.",
             "Facts right: 90.0 % before, 92.0 % now, of 150 questions.",
             "Time: training 1:15, merging 0:05, evaluating 1:01:40. Peak memory 1.2 GB, adapter 0.1 MB.",

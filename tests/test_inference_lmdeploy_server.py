@@ -38,6 +38,8 @@ from inference.token_ids import token_ids
 from inference.worker import free_port
 from tests.talks import ONE_TOKEN, PICTURES, picture, talks
 from tests.test_inference_internvl2_tokenizer import FOLDER
+from training.encoding import Encoder
+from training.llava import parse_row
 
 START_SECONDS = 120.0
 SMALL = Size(64, 1, 1, 64, 64, 1, 1, 1, 64, image_size=56, max_tiles=5)
@@ -169,6 +171,33 @@ async def test_turbomind_gets_the_token_ids_of_our_prompt(
             assert given["input_ids"] == ids, prompt.turns[-1].text
             assert given["places"] == [[span.start, span.length] for span in spans]
             assert usage.prompt_tokens == len(ids)
+
+
+def test_turbomind_gets_the_token_ids_that_are_trained(servers: dict[str, Served]) -> None:
+    """Of a LLaVA row whose tag stands behind its question, and of the request that has its picture there as well."""
+    row = {
+        "system": "You are Pixel.",
+        "image": ["one", "two"],
+        "conversations": [
+            {"from": "human", "value": "这是什么？\n<image>"},
+            {"from": "gpt", "value": "A cup."},
+            {"from": "human", "value": "And this? <image>"},
+            {"from": "gpt", "value": "Two cups."},
+        ],
+    }
+    data = [PICTURES[1].data, PICTURES[2].data]
+    texts = ["这是什么？", "A cup.", "And this?"]
+    for name in ("tiny", "sentencepiece", "stock"):
+        served, tiles = servers[name], FEW_TILES if name == "sentencepiece" else 0
+        sizes = tuple(open_picture(each).size for each in data)
+        lesson = replace(parse_row(row, where="", system=""), sizes=sizes)
+        shown = iter(data)
+        messages: list[dict[str, Any]] = [{"role": "system", "content": "You are Pixel."}]
+        for place, text in enumerate(texts):
+            content = [{"type": "text", "text": text}, *([] if place % 2 else [part(next(shown))])]
+            messages.append({"role": ("user", "assistant")[place % 2], "content": content})
+        assert post(served, messages=messages).status_code == 200
+        assert served.given()[-1]["input_ids"] == Encoder(served.model, tiles=tiles).prompt_ids(lesson), name
 
 
 async def test_turbomind_gets_the_pixels_of_the_stock_path(servers: dict[str, Served]) -> None:

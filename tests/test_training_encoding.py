@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from base64 import b64encode
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +12,13 @@ import pytest
 
 from inference.internvl2.configuration_internvl2 import InternVLChatConfig
 from inference.messages import Picture, Prompt, Role, Turn
+from inference.openai_api import parse
 from inference.prompt import IM_END, IMG_CONTEXT
 from inference.tasks import Preparer
 from inference.tiny import CHECKPOINT
 from tests.lessons import SYSTEM, drawn_lessons, one_turn, photo, shown
 from training.encoding import UNLEARNED, Encoder
-from training.llava import Lesson, RowError
+from training.llava import Lesson, RowError, parse_row
 
 WIDE = (640, 300)
 
@@ -49,6 +53,48 @@ def test_the_prompt_has_the_engines_ids(encoder: Encoder) -> None:
     )
     assert encoder.prompt_ids(lesson) == preparer.prepare(Prompt(SYSTEM, turns, chat="")).ids
     assert encoder.encode(lesson).input_ids[: len(encoder.prompt_ids(lesson))] == encoder.prompt_ids(lesson)
+
+
+ROWS: dict[str, tuple[list[str], list[str]]] = {
+    "tag first": (["<image>\nWhat is this?"], ["wide"]),
+    "tag behind the question": (["这是什么？\n<image>"], ["small"]),
+    "tag inside": (["What is <image> here?"], ["wide"]),
+    "two tags behind": (["Which is wider?\n<image>\n<image>"], ["wide", "small"]),
+    "numbered": (["Image-1: <image>\nImage-2: <image>\nWhich?"], ["small", "wide"]),
+    "no picture": (["How many legs has a cat?  "], []),
+    "talk": (["Hi! <image>", "And this?\n<image>", "Which was red?"], ["small", "wide"]),
+}
+"""Questions of foreign rows, and their pictures."""
+
+
+@pytest.mark.parametrize("system", ["", SYSTEM, "你是一只猫。"])
+@pytest.mark.parametrize("kind", ROWS)
+def test_a_foreign_row_has_the_ids_of_the_same_request(encoder: Encoder, kind: str, system: str) -> None:
+    """What is trained is what the CPU engine reads when a client sends the same texts, its pictures after them."""
+    questions, names = ROWS[kind]
+    data = {"wide": photo("red", WIDE), "small": photo("blue", (100, 100))}
+    said = [each for question in questions for each in (question, "Well.")]
+    row = {
+        "system": system,
+        "image": names,
+        "conversations": [{"from": ("human", "gpt")[place % 2], "value": text} for place, text in enumerate(said)],
+    }
+    lesson = shown(parse_row(row, where="", system=""), *({"wide": WIDE, "small": (100, 100)}[name] for name in names))
+    files = iter(names)
+    messages: list[dict[str, object]] = [{"role": "system", "content": system}]
+    for place, text in enumerate(said[:-1]):
+        addresses = [
+            f"data:image/jpeg;base64,{b64encode(data[next(files)]).decode()}" for _ in range(text.count("<image>"))
+        ]
+        plain = re.sub(r"(Image-\d+: )?<image>\n?", "", text)
+        parts = [
+            {"type": "text", "text": plain},
+            *({"type": "image_url", "image_url": {"url": url}} for url in addresses),
+        ]
+        messages.append({"role": ("user", "assistant")[place % 2], "content": parts})
+    request = parse(json.dumps({"messages": messages}).encode(), "model")
+    preparer = Preparer(InternVLChatConfig.from_pretrained(CHECKPOINT), encoder.sight.tokens, encoder.tokenizer)
+    assert encoder.prompt_ids(lesson) == preparer.prepare(request.prompt).ids
 
 
 def test_only_the_liked_answer_is_learned(encoder: Encoder) -> None:

@@ -20,10 +20,10 @@ from training.checking import _CHUNK, Checked, Inspection, Rules
 from training.curve import losses
 from training.encoding import UNLEARNED, Encoder
 from training.finetune import prepare
-from training.job import Job, Progress, TrainingError, ignore
+from training.job import RATED, Job, Progress, TrainingError, ignore
 from training.launcher import ChildTrainer
 from training.llava import RowError, parse_row, read_rows, row, write_rows
-from training.mixture import RATED, draw, draw_all, mix
+from training.mixture import draw, draw_all, mix
 from training.settings import Source
 
 SETTINGS = settings()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +23,7 @@ from inference.prompt import harmless, system_text
 from storage.records import RatedExchange
 from training.job import TrainingError
 from training.llava import Lesson, lesson, write_rows
-from training.selection import Pair, finished
+from training.selection import Pair, finished, liked
 
 LLAVA: Final = "llava.json"
 KTO: Final = "kto.jsonl"
@@ -43,7 +43,7 @@ class Exported:
 def export(
     out: Path,
     chosen: Sequence[Pair],
-    rated: Iterable[RatedExchange],
+    rated: Sequence[RatedExchange],
     *,
     threshold: int,
     stored: Callable[[str], Path],
@@ -51,15 +51,14 @@ def export(
 ) -> Exported:
     """Make the folder `out`, whole or not at all.
 
-    `stored` gives a picture's file for its sha256, `types` its media type. In the KTO rows an answer counts as liked
-    when its thumbs up less its thumbs down exceed `threshold`, as disliked the other way round. Raises
-    `TrainingError`.
+    `stored` gives a picture's file for its sha256, `types` its media type. In the KTO rows an answer counts as
+    disliked when its thumbs down less its thumbs up exceed `threshold`. Raises `TrainingError`.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise TrainingError(f"{out} holds something: name a folder that does not exist yet")
-    verdicts = [(lesson(each), each.ups > each.downs) for each in rated_clearly(rated, threshold)]
+    judged = verdicts(rated, threshold)
     names = {
-        name for each in (*(pair.lesson for pair in chosen), *(said for said, _ in verdicts)) for name in each.pictures
+        name for each in (*(pair.lesson for pair in chosen), *(said for said, _ in judged)) for name in each.pictures
     }
 
     def file_of(name: str) -> str:
@@ -72,7 +71,7 @@ def export(
         for name in sorted(names):
             shutil.copyfile(stored(name), part / file_of(name))
         write_rows((pair.lesson for pair in chosen), part / LLAVA, file_of)
-        rows = [kto_row(said, liked, file_of) for said, liked in verdicts]
+        rows = [kto_row(said, good, file_of) for said, good in judged]
         (part / KTO).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
         if out.exists():
             out.rmdir()
@@ -81,16 +80,21 @@ def export(
         raise TrainingError(f"{out} cannot be written: {error}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    ups = sum(liked for _, liked in verdicts)
-    return Exported(len(chosen), ups, len(verdicts) - ups, len(names))
+    ups = sum(good for _, good in judged)
+    return Exported(len(chosen), ups, len(judged) - ups, len(names))
 
 
-def rated_clearly(rated: Iterable[RatedExchange], threshold: int) -> list[RatedExchange]:
-    """Finished answers that are liked or disliked by more than `threshold`."""
-    return [each for each in finished(rated) if abs(each.ups - each.downs) > threshold]
+def verdicts(rated: Sequence[RatedExchange], threshold: int) -> list[tuple[Lesson, bool]]:
+    """Each finished answer that is clearly liked (True) or disliked (False); better answers people gave are liked."""
+    good = {each.exchange.id for each in liked(rated, threshold)}
+    return [
+        (lesson(each), each.exchange.id in good)
+        for each in finished(rated)
+        if each.exchange.id in good or each.downs - each.ups > threshold
+    ]
 
 
-def kto_row(said: Lesson, liked: bool, file_of: Callable[[str], str]) -> dict[str, Any]:
+def kto_row(said: Lesson, good: bool, file_of: Callable[[str], str]) -> dict[str, Any]:
     """One row of TRL's unpaired preference format; special tokens in texts are broken, as in all training data."""
     *before, answer = said.turns
     prompt = [_message("system", Turn(Role.USER, system_text(said.system)))]
@@ -98,7 +102,7 @@ def kto_row(said: Lesson, liked: bool, file_of: Callable[[str], str]) -> dict[st
     return {
         "prompt": prompt,
         "completion": [_message("assistant", answer)],
-        "label": liked,
+        "label": good,
         "images": [file_of(name) for name in said.pictures],
     }
 

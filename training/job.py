@@ -26,6 +26,10 @@ PICTURE: Final = "sheet.png"
 """What the evaluation leaves beside its report for people: the answers before and after, as a page and as a picture."""
 
 
+RATED: Final = "liked answers"
+"""What a run's own data is called among the sources that it was taught with."""
+
+
 class TrainingError(Exception):
     """Base of everything the training room raises on purpose. The text tells the next step."""
 

@@ -17,11 +17,8 @@ from random import Random
 from typing import Final
 
 from training.checking import Checked, Inspection, Rules
-from training.job import Job, Progress, TrainingError
+from training.job import RATED, Job, Progress, TrainingError
 from training.llava import RowError, read_rows
-
-RATED: Final = "liked answers"
-"""What the run's own data is called among the sources."""
 
 _SHOWN: Final = 10
 _LONG: Final = 1000

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from training.figures import clock, percent, size
-from training.job import PICTURE, SHEET, EvaluationJob, Report
+from training.job import PICTURE, RATED, SHEET, EvaluationJob, Report
 from training.llava import Lesson
-from training.mixture import RATED
 from training.sheet import Row, Sheet
 from training.sheet_picture import draw
 

@@ -60,6 +60,12 @@ def imported(directory: Path) -> list[Source]:
     return found
 
 
+def title(path: str) -> str:
+    """What people call a source by its file: an imported one has its folder's name."""
+    file = Path(path)
+    return file.parent.name if file.name == ROWS else file.name
+
+
 def present(sources: list[Source]) -> list[Source]:
     """The same sources with whole paths. Raises `TrainingError` for one that is not there."""
     for each in sources:
