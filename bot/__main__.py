@@ -136,6 +136,25 @@ def models(config: ConfigOption = None) -> None:
 
 
 @app.command()
+def compare(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Ids of kept models, or checkpoint folders.")],
+    images: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR",
+            help="Pictures. questions.txt there is asked about each, NAME.txt about NAME.jpg; a line each.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The page to write.")] = Path("compare.html"),
+    config: ConfigOption = None,
+) -> None:
+    """Let models answer questions about your own pictures, side by side on one HTML page; no bot need run."""
+    from bot.compare import compare as compare_models
+
+    asyncio.run(compare_models(load_settings(config), models, images, out, console))
+
+
+@app.command()
 def promote(model: Annotated[str, typer.Argument(metavar="ID")], config: ConfigOption = None) -> None:
     """Ask the running bot to answer with this model."""
     _with_ledger(load_settings(config), lambda ledger: _promote(ledger, model))

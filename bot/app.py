@@ -45,11 +45,9 @@ from inference.deployment import Deployment
 from storage.ledger import Ledger
 from storage.models import ModelStore
 from storage.pictures import PictureStore
-from storage.records import Model, ModelState
+from storage.records import BASE, Model, ModelState
 from training.launcher import ChildTrainer
 from training.pipeline import Pipeline, Places
-
-BASE = "base"
 
 log = structlog.get_logger()
 

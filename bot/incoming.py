@@ -37,6 +37,9 @@ MAX_BYTES: Final = 20 * 10**6
 LONGEST_SIDE: Final = 4096
 """Larger pictures are kept scaled down: the model sees at most 12 tiles of 448 pixels."""
 
+SUFFIXES: Final = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif")
+"""How names of files of the formats that can be read end."""
+
 _KEPT: Final = {"JPEG": "image/jpeg", "MPO": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 _READ: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF")
 _BEGINNINGS: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\0", b"MM\0*")

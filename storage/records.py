@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
+
+BASE: Final = "base"
+"""The id of the model that training starts from."""
 
 
 class StorageError(Exception):

@@ -14,7 +14,6 @@ Where the drawn questions leave that open, more are asked.
 
 from __future__ import annotations
 
-import os
 import re
 import time
 import traceback
@@ -28,7 +27,7 @@ from training import run_sheet
 from training.job import EvaluationJob, Outcome, Report, TrainingError
 from training.llava import read_lessons
 from training.regression import DRAWN, Question, draw_set, read_set
-from training.worker import Say, Steps, work
+from training.worker import Say, Steps, use_device, work
 
 if TYPE_CHECKING:
     from training.scoring import Likelihood
@@ -46,8 +45,7 @@ points would be refused by 150 questions half of the time, with these on top six
 alone being right on another 1.5 % of the questions)."""
 
 SHOWN_TOKENS: Final = 256
-SHOWN_ROWS: Final = 4
-"""The longest answer on the sheet, and how many are computed at a time: photos of 13 tiles are 3,300 tokens each."""
+"""The longest answer on the sheet."""
 
 _SAMPLES: Final = 5
 _REPEATED: Final = re.compile(r"(.{4,60}?)\1{3,}|(.{2,3}?)\2{6,}", re.DOTALL)
@@ -177,16 +175,10 @@ def verdict(
 def evaluate(job: EvaluationJob, say: Say) -> Outcome:
     """Judge and write the report. Raises `TrainingError` when it cannot be judged."""
     begun = time.monotonic()
-    if job.device == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    import torch
-
+    device = use_device(job.device, job.threads)
     from training.agreement import disagreement
-    from training.scoring import Speaker
+    from training.scoring import PHOTOS, Speaker
 
-    if job.threads:
-        torch.set_num_threads(job.threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     images = Path(job.images)
     held_out = list(read_lessons(Path(job.data), images, system=job.system))
     if not held_out:
@@ -204,7 +196,7 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
     def marks(directory: str) -> tuple[Marks, list[str]]:
         speaker = Speaker(Path(directory), device=device, tiles=job.tiles)
         likelihood = speaker.likelihood(held_out, images)
-        spoken = speaker.answers(shown, images, most_tokens=SHOWN_TOKENS, rows=SHOWN_ROWS, on_batch=steps.add)
+        spoken = speaker.answers(shown, images, most_tokens=SHOWN_TOKENS, rows=PHOTOS, on_batch=steps.add)
         return Marks.of(likelihood, questions, facts(speaker, questions)), spoken
 
     def more(marks: Marks, directory: str) -> Marks:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from training.job import Job, Outcome, Progress, TrainingError, ignore
-from training.worker import Say, rank, together, work
+from training.worker import Say, rank, together, use_device, work
 
 if TYPE_CHECKING:
     from training.mixture import Mixture
@@ -63,16 +63,7 @@ def finetune(job: Job, say: Say) -> Outcome:
     if rank() > 0 and "HF_MODULES_CACHE" in os.environ:
         # Several would write the same files and read each other's halves.
         os.environ["HF_MODULES_CACHE"] += f"-{rank()}"
-    if job.device == "cpu":
-        # Before torch is imported, so that nothing takes a GPU to be there.
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    import torch
-
-    if job.threads:
-        torch.set_num_threads(job.threads)
-    gpu = torch.cuda.is_available()
-    if job.device == "cuda" and not gpu:
-        raise TrainingError("training.device is cuda, but torch sees no GPU: install the GPU set or choose cpu")
+    gpu = use_device(job.device, job.threads) == "cuda"
     if job.optimizer == "paged_adamw_8bit" and not gpu:
         raise TrainingError("training.knobs.optimizer: paged_adamw_8bit needs a GPU; choose adamw")
     try:

@@ -203,7 +203,26 @@ class ImportJob(_Record):
     max_length: int = 8192
 
 
-WorkerJob = Job | MergeJob | EvaluationJob | ImportJob
+@dataclass(frozen=True, slots=True)
+class CompareJob(_Record):
+    """Let every model answer every question, and lay the answers side by side on the page `out`.
+
+    `models` are (name, checkpoint directory); `asked` (picture file under `images`, its caption, question).
+    """
+
+    models: list[tuple[str, str]]
+    asked: list[tuple[str, str, str]]
+    images: str
+    work: str
+    out: str
+    system: str
+    device: str = "auto"
+    threads: int = 0
+    tiles: int = 0
+    max_new_tokens: int = 512
+
+
+WorkerJob = Job | MergeJob | EvaluationJob | ImportJob | CompareJob
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,17 @@ from pathlib import Path
 from typing import Final
 
 from inference.process import Child
-from training.job import EvaluationJob, ImportJob, Job, MergeJob, Outcome, Progress, WorkerJob, ignore
+from training.job import (
+    CompareJob,
+    EvaluationJob,
+    ImportJob,
+    Job,
+    MergeJob,
+    Outcome,
+    Progress,
+    WorkerJob,
+    ignore,
+)
 from training.settings import TrainingSettings
 from training.worker import outcome_file
 
@@ -60,6 +70,10 @@ class ChildTrainer:
     async def take_in(self, job: ImportJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
         """Import a source in a child; cancelling kills it."""
         return await self._run("importing", job, on_progress)
+
+    async def compare(self, job: CompareJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
+        """Let several models answer in a child; cancelling kills it."""
+        return await self._run("compare", job, on_progress)
 
     async def _run(self, step: str, job: WorkerJob, on_progress: Callable[[Progress], None]) -> Outcome:
         job_file = Path(job.work) / f"{step}.json"

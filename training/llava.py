@@ -212,6 +212,16 @@ def _without_tags(value: str) -> str:
     return "\n".join(lines)
 
 
+def open_question(picture: str, question: str, system: str, images: Path) -> Lesson:
+    """A question about a picture file as a conversation whose answer is still open (an empty last turn).
+
+    Raises `RowError` for a picture that is missing or broken.
+    """
+    asked = Turn(Role.USER, question, (Picture(b"", picture),))
+    made = Lesson(picture, system, (asked, Turn(Role.ASSISTANT, "")), (False, False))
+    return check_pictures(made, images, where=f"{images}: the question {question!r}")
+
+
 def check_pictures(lesson: Lesson, images: Path, *, where: str) -> Lesson:
     """Decode every picture of the lesson and note its size. Raises `RowError` for one that is missing or broken."""
     sizes = []

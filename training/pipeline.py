@@ -26,7 +26,7 @@ from inference.layout import weight_bytes
 from storage.ledger import Ledger
 from storage.models import ModelStore
 from storage.pictures import PictureStore
-from storage.records import IllegalTransition, Model, ModelState, Run, RunState, StorageError
+from storage.records import BASE, IllegalTransition, Model, ModelState, Run, RunState, StorageError
 from training.job import Effort, EvaluationJob, Job, MergeJob, Outcome, Progress, Report, Trainer, TrainingError
 from training.llava import lesson, write_rows
 from training.resume import take_over
@@ -286,7 +286,7 @@ class Pipeline:
             threads=self._settings.threads,
             tiles=self._tiles,
             max_loss_points=self._settings.max_loss_points,
-            live_name="base" if live is None else live.id,
+            live_name=BASE if live is None else live.id,
             candidate_name=_name(run),
             curve=trained.curve or "",
             effort=effort,

@@ -21,13 +21,12 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from inference.messages import Picture, Role, Turn
 from inference.tiny.manner import correct
 from inference.tiny.questions import held_out
 from inference.tiny.shapes import draw, random_scene
 from inference.tiny.words import LANGUAGES, Kind
 from training.job import TrainingError
-from training.llava import Lesson, check_pictures
+from training.llava import Lesson, open_question
 
 DRAWN: Final = 150
 """How many questions about drawn shapes are asked."""
@@ -49,10 +48,8 @@ class Question:
     right: Callable[[str], bool]
 
     def lesson(self, folder: Path, system: str) -> Lesson:
-        """The question as a conversation whose answer is still open (an empty last turn)."""
-        asked = Turn(Role.USER, self.text, (Picture(b"", self.image),))
-        open_ended = Lesson(self.image, system, (asked, Turn(Role.ASSISTANT, "")), (False, False))
-        return check_pictures(open_ended, folder, where=f"{folder}: the question {self.text!r}")
+        """The question as a conversation whose answer is still open."""
+        return open_question(self.image, self.text, system, folder)
 
 
 def read_set(folder: Path) -> list[Question]:

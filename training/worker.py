@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from inference.lifeline import watch_parent
-from training.job import EvaluationJob, ImportJob, Job, MergeJob, Outcome, Progress, TrainingError
+from training.job import CompareJob, EvaluationJob, ImportJob, Job, MergeJob, Outcome, Progress, TrainingError
 
 Say = Callable[[Progress], None]
-AnyJob = TypeVar("AnyJob", Job, MergeJob, EvaluationJob, ImportJob)
+AnyJob = TypeVar("AnyJob", Job, MergeJob, EvaluationJob, ImportJob, CompareJob)
 
 
 class Steps:
@@ -53,6 +53,25 @@ def rank() -> int:
 def together() -> int:
     """How many processes train together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def use_device(device: str, threads: int) -> str:
+    """Choose "cuda" or "cpu" before anything has imported torch, and the number of CPU threads (0: torch's choice).
+
+    Raises `TrainingError` where a GPU is wanted and there is none.
+    """
+    if device == "cpu":
+        # Read when CUDA is looked for: nothing then takes a GPU to be there.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    if torch.cuda.is_available():
+        return "cuda"
+    if device == "cuda":
+        raise TrainingError("training.device is cuda, but torch sees no GPU: install the GPU set or choose cpu")
+    return "cpu"
 
 
 def outcome_file(job_file: Path) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
-from typing import Final
 
 from aiogram import Bot, Router
 from aiogram.types import Document, Message, PhotoSize, Update, User
@@ -13,7 +12,7 @@ from aiogram.types import Document, Message, PhotoSize, Update, User
 from bot.answers import Answers, sorry
 from bot.conversation import Conversation, NoPictureYet, Question
 from bot.inbox import Delivery
-from bot.incoming import Incoming
+from bot.incoming import SUFFIXES, Incoming
 from bot.lanes import command_of
 from bot.replies import Reply
 from bot.settings import BotSettings
@@ -21,8 +20,6 @@ from bot.steering import Asked, Steering
 from bot.translation import Say
 from inference.messages import Picture
 from storage.ledger import Ledger
-
-_SUFFIXES: Final = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif")
 
 
 def router() -> Router:
@@ -125,7 +122,7 @@ def _asks(message: Message) -> bool:
 def _is_picture(document: Document) -> bool:
     """Whether a file claims to be a picture; what it is, its bytes tell later."""
     name = (document.file_name or "").lower()
-    return (document.mime_type or "").startswith("image/") or name.endswith(_SUFFIXES)
+    return (document.mime_type or "").startswith("image/") or name.endswith(SUFFIXES)
 
 
 def _picture_of(message: Message) -> PhotoSize | Document | None:

@@ -1,0 +1,136 @@
+"""`thumbtune compare`: a person's own pictures and questions, answered by any models side by side on one page.
+
+Knows where models and questions are found and how a folder is read; the answers come from a child process
+(`training.compare`), the page from `training.sheet`. Needs no running bot.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.markup import escape
+
+from bot.config import Settings
+from bot.incoming import BROKEN, NOT_A_PICTURE, SUFFIXES, TOO_MANY_PIXELS, PictureRefused, check
+from bot.progress import on_terminal, terminal_bar
+from inference.layout import problems
+from inference.settings import TINY
+from inference.tiny import CHECKPOINT
+from storage.ledger import FILE_NAME, Ledger
+from storage.records import BASE
+from training.job import CompareJob, Progress, TrainingError
+from training.launcher import ChildTrainer
+
+QUESTIONS: Final = "questions.txt"
+_REFUSALS: Final = {
+    NOT_A_PICTURE: "is no picture that can be read",
+    BROKEN: "is damaged or cut off",
+    TOO_MANY_PIXELS: "has more pixels than chat.max_picture_megapixels allows",
+}
+_ENDINGS: Final = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp"}
+
+
+async def compare(settings: Settings, models: Sequence[str], images: Path, out: Path, console: Console) -> None:
+    """Write the page to `out`. Raises TrainingError or StorageError, both with the next step."""
+    if not out.absolute().parent.is_dir():
+        raise TrainingError(f"{out.absolute().parent} is no folder: make it, or name another file with --out")
+    chosen = [(model, str(await directory_of(settings, model))) for model in models]
+    work = Path(tempfile.mkdtemp(prefix="thumbtune-compare-"))
+    kept = False
+    try:
+        asked = _prepared(images, work, settings, console)
+        job = CompareJob(
+            models=chosen,
+            asked=asked,
+            images=str(work),
+            work=str(work),
+            out=str(out.absolute()),
+            system=settings.chat.system_prompt,
+            device=settings.training.device,
+            threads=settings.training.threads,
+            tiles=settings.inference.tiles or 0,
+            max_new_tokens=settings.chat.max_new_tokens,
+        )
+        with terminal_bar(console) as bar:
+            task = bar.add_task("loading", total=None)
+
+            def show(progress: Progress) -> None:
+                told = on_terminal(progress.stage, progress.loss, progress.seconds_left)
+                bar.update(task, description=told, completed=progress.step, total=progress.steps)
+
+            outcome = await ChildTrainer(settings.training).compare(job, show)
+        if not outcome.ok:
+            kept = str(work) in outcome.reason  # it names the log that is there
+            raise TrainingError(outcome.reason)
+    finally:
+        if not kept:
+            shutil.rmtree(work)
+    pictures = len({picture for picture, *_ in asked})
+    console.print(
+        f"{out}: {len(asked)} questions about {pictures} pictures, answered by {len(chosen)} models.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+async def directory_of(settings: Settings, model: str) -> Path:
+    """Where a model lies: a kept one by its id, or any checkpoint by its directory.
+
+    Raises TrainingError for what is neither, or is not whole.
+    """
+    known = {BASE: settings.inference.checkpoint(), TINY: CHECKPOINT}
+    if (settings.storage.dir / FILE_NAME).is_file():
+        async with Ledger.open(settings.storage.dir) as ledger:
+            known |= {each.id: Path(each.directory) for each in await ledger.models()}
+    directory = known.get(model, Path(model)).absolute()
+    if model not in known and not directory.is_dir():
+        raise TrainingError(
+            f"{model} is neither a kept model ({', '.join(known)}) nor a folder: "
+            "`thumbtune models` lists those that are kept"
+        )
+    if wrong := problems(directory):
+        raise TrainingError(f"{model}: {directory} is not a whole checkpoint: {'; '.join(wrong)}")
+    return directory
+
+
+def questions_of(picture: Path, default: str) -> list[str]:
+    """What is asked about a picture: the lines of `questions.txt` and of its own `NAME.txt`, or else the default.
+
+    Raises TrainingError for a file that cannot be read.
+    """
+    asked = []
+    for file in (picture.with_name(QUESTIONS), picture.with_suffix(".txt")):
+        try:
+            lines = file.read_text(encoding="utf-8-sig").splitlines() if file.is_file() else []
+        except (OSError, UnicodeDecodeError) as error:
+            raise TrainingError(f"{file} cannot be read ({error}): write it as plain text in UTF-8") from error
+        asked += [line.strip() for line in lines if line.strip()]
+    return asked or [default]
+
+
+def _prepared(images: Path, work: Path, settings: Settings, console: Console) -> list[tuple[str, str, str]]:
+    """(file under `work`, its own name, question) of all; what is no picture is named and left out.
+
+    Pictures are made upright and turned into what an engine reads, as those in a chat are. Raises TrainingError.
+    """
+    if not images.is_dir():
+        raise TrainingError(f"{images} is no folder: name one with pictures by --images")
+    found = sorted(each for each in images.iterdir() if each.suffix.lower() in SUFFIXES and each.is_file())
+    asked: list[tuple[str, str, str]] = []
+    for number, each in enumerate(found):
+        try:
+            checked = check(each.read_bytes(), settings.chat.max_picture_megapixels)
+        except PictureRefused as refusal:
+            console.print(f"[yellow]left out:[/] {escape(each.name)} {_REFUSALS[refusal.sentence]}", highlight=False)
+            continue
+        file = f"{number}{_ENDINGS[checked.media_type]}"
+        (work / file).write_bytes(checked.data)
+        asked += [(file, each.name, question) for question in questions_of(each, settings.chat.default_question)]
+    if not asked:
+        raise TrainingError(f"{images} has no pictures to ask about: put some there ({' '.join(SUFFIXES)})")
+    return asked
