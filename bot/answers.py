@@ -83,7 +83,8 @@ class Answers:
     def _screen(self, asked: Asked, reply: Reply, say: Say, placeholder: str) -> Screen:
         private = asked.chat > 0  # a private chat's id is its person's
         seconds = self._settings.edit_seconds * (1 if private else GROUP_EDITS)
-        return Screen(reply, say, placeholder, seconds, stopping(asked.update, say))
+        draft = asked.update if private and self._settings.drafts else None
+        return Screen(reply, say, placeholder, seconds, stopping(asked.update, say), draft)
 
 
 def sorry(error: Exception, say: Say) -> str:

@@ -36,7 +36,7 @@ from bot.telegram import CALL_SECONDS, DeliveryError, GetRawUpdates, Undelivered
 from storage.ledger import Ledger
 from storage.records import IllegalTransition, StorageError, StoredUpdate
 
-ALLOWED: Final = ("message", "edited_message", "callback_query", "message_reaction")
+ALLOWED: Final = ("message", "edited_message", "callback_query", "message_reaction", "stopped_message_generation")
 BATCH: Final = 100
 FAILURES: Final = 3
 """A handler may fail so often at one update in one process; then the update is set aside."""

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import structlog
 from aiogram import Bot
-from aiogram.exceptions import TelegramBadRequest
+from aiogram.exceptions import TelegramAPIError, TelegramBadRequest, TelegramNotFound
 from aiogram.methods import TelegramMethod
 from aiogram.types import ForceReply, InlineKeyboardMarkup, LinkPreviewOptions, Message, ReplyParameters
 
 from bot.pages import Page, plain_pages
-from bot.telegram import Doubtful, Glimpse, Undelivered
+from bot.telegram import DeliveryError, Doubtful, Draft, Glimpse, Typing, Undelivered
 from storage.ledger import Ledger
 
 _NO_PREVIEW: Final = LinkPreviewOptions(is_disabled=True)
@@ -120,6 +121,34 @@ class Reply:
                 self._shown[slot] = page, buttons
             shown = shown and bool(taken)
         return shown
+
+    async def typing(self) -> None:
+        """Show for some seconds that we are at it, if Telegram takes that at once."""
+        with suppress(DeliveryError, TelegramAPIError):  # whoever cannot be reached will be found out by what matters
+            await self._bot(Typing(chat_id=self.place.chat, action="typing", message_thread_id=self.place.topic))
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a message already."""
+        return bool(self._messages)
+
+    async def draft(self, number: int, page: Page) -> bool | None:
+        """Show an unfinished answer as a draft, if Telegram takes it at once. None where it takes no drafts."""
+        call: TelegramMethod[bool] = Draft(
+            chat_id=self.place.chat,
+            draft_id=number,
+            message_thread_id=self.place.topic,
+            text=page.text,
+            entities=list(page.entities),
+            can_stop=True,
+            keep_on_stop=True,
+        )
+        try:
+            shown: bool = await self._bot(call)
+            return shown
+        except (TelegramBadRequest, TelegramNotFound) as error:
+            log.warning("drafts are refused", chat=self.place.chat, error=error.message)
+            return None
 
     async def finish(self, pages: Sequence[Page] | str, markup: InlineKeyboardMarkup | None = None) -> None:
         """Show the final answer, the buttons under its last message, and take away what is left over.

@@ -1,8 +1,8 @@
-"""An answer while it grows: a placeholder, then edits at the pace Telegram allows.
+"""An answer while it grows: a placeholder, then edits at the pace Telegram allows; or a draft.
 
-The first words are shown as soon as they exist, later ones at intervals that widen while Telegram drops edits. What
-is shown here may be skipped; the final text is not shown here but by `Reply.finish`, which never skips. So nothing
-here is in flight any more when the screen closes.
+The first words are shown as soon as they exist, later ones at intervals that widen while Telegram drops edits, in this
+chat or over all, and narrow again slowly. What is shown here may be skipped; the final text is not shown here but by
+`Reply.finish`, which never skips. So nothing here is in flight any more when the screen closes.
 """
 
 from __future__ import annotations
@@ -20,23 +20,39 @@ from bot.translation import Say
 from inference.messages import Delta
 
 WIDEST_SECONDS: Final = 10.0
+NARROWED: Final = 0.75
+"""After an edit that was taken the interval shrinks by this factor; it doubles after one that was not."""
+
+TYPING_SECONDS: Final = 4.5
+"""Apps show for five seconds that somebody types (https://core.telegram.org/bots/api#sendchataction)."""
+
+DRAFT_SECONDS: Final = 20.0
+"""Apps show a draft for thirty seconds (https://core.telegram.org/bots/api#sendmessagedraft)."""
 
 
 class Screen:
     """Shows the deltas it is given: `async with Screen(…) as screen: screen.show(delta)`.
 
     Entering begins to send `placeholder`; leaving waits until the last edit under way has arrived. `markup` hangs
-    under what is unfinished. An error of the painting (`DeliveryError`) comes out of the next `show`, or of leaving.
+    under what is unfinished. With a number for a `draft` there is neither, unless Telegram refuses drafts. An error of
+    the painting (`DeliveryError`) comes out of the next `show`, or of leaving.
     """
 
     def __init__(
-        self, reply: Reply, say: Say, placeholder: str, seconds: float, markup: InlineKeyboardMarkup | None = None
+        self,
+        reply: Reply,
+        say: Say,
+        placeholder: str,
+        seconds: float,
+        markup: InlineKeyboardMarkup | None = None,
+        draft: int | None = None,
     ) -> None:
         self._reply = reply
         self._say = say
         self._placeholder = placeholder
         self._seconds = seconds
         self._markup = markup
+        self._draft = None if reply.begun else draft
         self._text = ""
         self._notice = ""
         self._changed = asyncio.Event()
@@ -87,18 +103,52 @@ class Screen:
         return markdown_pages(self._text) or plain_pages(self._notice) or plain_pages(self._placeholder)
 
     async def _paint(self) -> None:
-        await self._reply.begin(self._placeholder, self._markup)
+        if self._draft:
+            await self._drafted()
+        else:
+            await self._reply.begin(self._placeholder, self._markup)
+        typing = asyncio.create_task(self._type())
+        try:
+            await self._keep_painting()
+        finally:
+            typing.cancel()
+            await asyncio.gather(typing, return_exceptions=True)
+
+    async def _keep_painting(self) -> None:
         pause = self._seconds
         while True:
-            await self._changed.wait()
+            with suppress(TimeoutError):  # a draft that is not renewed disappears
+                async with asyncio.timeout(DRAFT_SECONDS if self._draft else None):
+                    await self._changed.wait()
             if self._closing.is_set():
                 return
             self._changed.clear()
-            if await self._reply.glimpse(self._pages(), self._markup):
-                pause = self._seconds
+            if await self._glimpse():
+                pause = max(NARROWED * pause, self._seconds)
             else:
                 pause = min(max(2 * pause, 0.1), max(WIDEST_SECONDS, self._seconds))
                 self._changed.set()
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._closing.wait()
+
+    async def _glimpse(self) -> bool:
+        """Show what there is; False if it was dropped."""
+        if self._draft:
+            return await self._drafted()
+        return await self._reply.glimpse(self._pages(), self._markup)
+
+    async def _drafted(self) -> bool:
+        """Show the end of what there is as a draft; the placeholder takes over where Telegram refuses drafts."""
+        assert self._draft is not None
+        shown = await self._reply.draft(self._draft, self._pages()[-1])
+        if shown is None:
+            self._draft = None
+            await self._reply.begin(self._placeholder, self._markup)
+        return bool(shown)
+
+    async def _type(self) -> None:
+        """Show that we are at it, until cancelled. A draft shows that by itself."""
+        while not self._draft:
+            await self._reply.typing()
+            await asyncio.sleep(TYPING_SECONDS)

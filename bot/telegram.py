@@ -33,7 +33,14 @@ from aiogram.exceptions import (
     TelegramRetryAfter,
     TelegramServerError,
 )
-from aiogram.methods import EditMessageReplyMarkup, EditMessageText, Response, SendChatAction, TelegramMethod
+from aiogram.methods import (
+    EditMessageReplyMarkup,
+    EditMessageText,
+    Response,
+    SendChatAction,
+    SendMessageDraft,
+    TelegramMethod,
+)
 from aiogram.methods.base import TelegramType
 from aiohttp import ClientConnectorError
 from aiolimiter import AsyncLimiter
@@ -47,6 +54,9 @@ FIRST_PAUSE: Final = 0.25
 LONGEST_PAUSE: Final = 8.0
 STRICT_SECONDS: Final = 300.0
 GROUP_RESERVE: Final = 3
+RESERVE: Final = 6
+"""One part in so many of the allowance over all chats is left to messages that must arrive."""
+
 CHATS_REMEMBERED: Final = 4096
 
 _SENDS: Final = ("send", "copy", "forward")
@@ -94,6 +104,17 @@ class QuietMarkup(EditMessageReplyMarkup):
     """Buttons that show a passing number; like a `Glimpse` it may be dropped, and then returns False."""
 
 
+class Draft(SendMessageDraft):
+    """An unfinished answer as a preview above the line that people write in; it may be dropped like a `Glimpse`."""
+
+
+class Typing(SendChatAction):
+    """What people see while we compute. Dropped where anything is in its way; counted against no allowance."""
+
+
+_DROPPABLE: Final = (Glimpse, QuietMarkup, Draft, Typing)
+
+
 def open_bot(settings: TelegramSettings, gate: Gate | None = None) -> Bot:
     """The Bot of `settings`, its session gated. Close it with `await bot.session.close()`."""
     session = AiohttpSession(api=TelegramAPIServer.from_base(settings.api_base), timeout=CALL_SECONDS)
@@ -107,6 +128,7 @@ class Gate(BaseRequestMiddleware):
     def __init__(self, settings: TelegramSettings) -> None:
         self._settings = settings
         self._all = _bucket(settings.calls_per_second, 1.0)
+        self._reserve = settings.calls_per_second // RESERVE
         self._chats: OrderedDict[int | str, _Pace] = OrderedDict()
         self.counts = {"calls": 0, "floods": 0, "repeats": 0, "doubtful": 0, "unreachable": 0, "dropped": 0}
 
@@ -117,7 +139,7 @@ class Gate(BaseRequestMiddleware):
         if method.__api_method__ == GetRawUpdates.__api_method__:
             return await make_request(bot, method)  # the inbox has its own loop around it
         try:
-            carry_out = self._glimpse if isinstance(method, Glimpse | QuietMarkup) else self._deliver
+            carry_out = self._glimpse if isinstance(method, _DROPPABLE) else self._deliver
             return await carry_out(make_request, bot, method)
         except TelegramForbiddenError as error:
             self.counts["unreachable"] += 1
@@ -136,11 +158,13 @@ class Gate(BaseRequestMiddleware):
     ) -> Response[TelegramType]:
         pace = self._pace(method)
         dropped = cast(Response[TelegramType], False)
-        if pace is not None and not pace.free():
+        allowed = isinstance(method, Typing)
+        roomy = pace is None or (pace.free() if not allowed else not pace.silent)
+        if not (roomy and (allowed or self._all.has_capacity(1 + self._reserve))):
             self.counts["dropped"] += 1
             return dropped
         try:
-            return await self._once(make_request, bot, method, pace)
+            return await self._once(make_request, bot, method, None if allowed else pace)
         except (TelegramRetryAfter, TelegramNetworkError, TelegramServerError, ClientDecodeError) as error:
             if isinstance(error, TelegramRetryAfter):
                 self._flooded(pace, error)
@@ -151,7 +175,7 @@ class Gate(BaseRequestMiddleware):
         self, make_request: NextRequestMiddlewareType[TelegramType], bot: Bot, method: TelegramMethod[TelegramType]
     ) -> Response[TelegramType]:
         pace = self._pace(method)
-        repeatable = not method.__api_method__.lower().startswith(_SENDS) or isinstance(method, SendChatAction)
+        repeatable = not method.__api_method__.lower().startswith(_SENDS)
         patience, flood_patience = PATIENCE_SECONDS, FLOOD_PATIENCE_SECONDS
         pause = FIRST_PAUSE
         while True:
@@ -235,11 +259,15 @@ class _Pace:
         self._silent_until = max(self._silent_until, now + seconds)
         self._strict_until = max(self._strict_until, now + seconds + STRICT_SECONDS)
 
+    @property
+    def silent(self) -> bool:
+        """Whether Telegram has told us to make no call here for now."""
+        return time.monotonic() < self._silent_until
+
     def free(self) -> bool:
         """Whether there is room for a glimpse."""
-        now = time.monotonic()
-        roomy = now >= self._strict_until or self._bucket.has_capacity(1 + self._reserve)
-        return now >= self._silent_until and roomy
+        roomy = time.monotonic() >= self._strict_until or self._bucket.has_capacity(1 + self._reserve)
+        return roomy and not self.silent
 
     async def turn(self) -> None:
         """Wait until a call may be made."""

@@ -76,6 +76,7 @@ class PeopleHttp:
             ("POST", f"{person}/edit", self.edit),
             ("POST", f"{person}/press", self.press),
             ("POST", f"{person}/react", self.react),
+            ("POST", f"{person}/stop-draft", self.stop_draft),
             ("POST", f"{person}/block", self.block),
             ("GET", "/samples", self.samples),
             ("GET", "/samples/{name}", self.sample),
@@ -212,6 +213,11 @@ class PeopleHttp:
         body = await _json(request)
         chat = _number(body.get("chat"))
         self._people.reacts(self._person(request), int(body["message"]), str(body["emoji"]), chat=chat)
+        return _answer({})
+
+    async def stop_draft(self, request: web.Request) -> web.Response:
+        """Press Stop on the draft that the bot shows: {}."""
+        self._people.stops_draft(self._person(request))
         return _answer({})
 
     async def block(self, request: web.Request) -> web.Response:

@@ -143,6 +143,8 @@ class Emulator:
                 return web.Response(text=_PROXY_PAGE, content_type="text/html", status=502)
             case FaultKind.FLOOD:
                 raise too_many_requests(max(1, round(fault.seconds)))
+            case FaultKind.UNKNOWN:
+                raise Refused(404, "Not Found")
             case FaultKind.RESET_BEFORE:
                 return _broken(request)
             case FaultKind.DELAY:

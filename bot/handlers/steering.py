@@ -9,7 +9,7 @@ import structlog
 from aiogram import Bot, Router
 from aiogram.exceptions import TelegramBadRequest
 from aiogram.filters import Command
-from aiogram.types import CallbackQuery, Message, User
+from aiogram.types import CallbackQuery, Message, MessageGenerationStopped, User
 
 from bot.answers import Answers
 from bot.handlers.feedback import thumbs
@@ -36,6 +36,7 @@ def router() -> Router:
     steering.message.register(stop, Command("stop"))
     steering.callback_query.register(again, Again.filter())
     steering.callback_query.register(stop_this, Stop.filter())
+    steering.stopped_message_generation.register(stop_draft)
     return steering
 
 
@@ -157,4 +158,17 @@ async def stop_this(
         underway.stop()
     await acknowledge(query, say("Stopping…"))
     if underway is not None:
+        await underway.over.wait()
+
+
+async def stop_draft(stopped_message_generation: MessageGenerationStopped, ledger: Ledger, steering: Steering) -> None:
+    """End the answer that is shown as a draft; only the person of the private chat sees one. Done as `stop_this` is."""
+    update = stopped_message_generation.draft_id
+    if steering.find(update) is None and await ledger.exchange_for_update(update):
+        return
+    underway = steering.find(update)  # once more: it may have begun meanwhile
+    if underway is None:
+        steering.stop_later(update, stopped_message_generation.chat.id)
+    else:
+        underway.stop()
         await underway.over.wait()
