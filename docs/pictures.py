@@ -40,7 +40,7 @@ async def main() -> None:
                 browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
                 await _photograph(browser, f"http://127.0.0.1:{port}", operator)
                 await browser.close()
-            shutil.copy(next(Path(folder).glob("runs/*/curve.png")), PICTURES / "loss.png")
+            shutil.copy(next(Path(folder).glob("runs/*/sheet.png")), PICTURES / "sheet.png")
         finally:
             demo.terminate()
             await demo.wait()
@@ -84,7 +84,7 @@ async def _photograph(browser: Browser, chat: str, operator: str) -> None:
 
 
 async def _send_sample(page: Page, number: int) -> None:
-    answers = page.locator("article:not(.mine) .keys")
+    answers = page.locator("article:not(.mine) .keys", has_text="👍")
     before = await answers.count()
     await page.locator("#samples button").nth(number).click()
     if await page.locator("#chips button").count():
@@ -93,7 +93,7 @@ async def _send_sample(page: Page, number: int) -> None:
 
 
 async def _ask(page: Page, text: str) -> None:
-    answers = page.locator("article:not(.mine) .keys")
+    answers = page.locator("article:not(.mine) .keys", has_text="👍")
     before = await answers.count()
     await page.locator("#text").fill(text)
     await page.locator("#text").press("Enter")

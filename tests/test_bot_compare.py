@@ -18,13 +18,14 @@ from rich.console import Console
 from bot.__main__ import main
 from bot.compare import compare, directory_of, questions_of
 from bot.config import Settings
+from inference.prompt import SYSTEM
 from inference.tiny import CHECKPOINT
 from inference.tiny.samples import sample_pictures
 from storage.ledger import FILE_NAME, Ledger
 from storage.records import Model, ModelState
 from tests.bot_process import write_config
 from tests.doctoring import settings_in
-from training.job import TrainingError
+from training.job import CompareJob, TrainingError
 
 SQUARE = "one-green-square"
 TURNED = 6
@@ -168,13 +169,14 @@ def test_a_model_that_does_not_load_is_named(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_worker_that_dies_leaves_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reason says where the log is, and there it is."""
+    """The reason says where the log is, and there it is, beside a job that has the persona of the chats."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     images = pictures(tmp_path / "pictures", {"a.jpg": sample_pictures()[SQUARE]})
     reason = asked(settings_in(tmp_path, training={"python": "/bin/false"}), images, "tiny")
     assert "the compare process died (exit code 1)" in reason
     (log,) = tmp_path.glob("thumbtune-compare-*/compare.log")
     assert str(log) in reason
+    assert CompareJob.read(log.with_suffix(".json")).system == SYSTEM
 
 
 async def test_the_base_is_known_before_the_first_start(tmp_path: Path) -> None:

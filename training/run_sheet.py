@@ -1,8 +1,8 @@
 """The sheet of a run: what people liked, and what the live model and the candidate say to the same questions.
 
 Knows which of the held-out pairs are shown and what is told of the run; leaves the answering to `evaluate` and the
-layout to `sheet`. Everything on it is people's: it lies in the
-run's directory, and goes when one of them withdraws what is on it (`withdrawal`).
+layout to `sheet`. Everything on it is people's: it lies in the run's directory, and goes when one of them withdraws
+what is on it (`withdrawal`).
 """
 
 from __future__ import annotations
