@@ -173,31 +173,28 @@ async def test_turbomind_gets_the_token_ids_of_our_prompt(
             assert usage.prompt_tokens == len(ids)
 
 
-def test_turbomind_gets_the_token_ids_that_are_trained(servers: dict[str, Served]) -> None:
-    """Of a LLaVA row whose tag stands behind its question, and of the request that has its picture there as well."""
+@pytest.mark.parametrize(("name", "tiles"), [("tiny", 0), ("sentencepiece", FEW_TILES)])
+async def test_turbomind_gets_the_token_ids_that_are_trained(servers: dict[str, Served], name: str, tiles: int) -> None:
+    """Of a LLaVA row whose tags stand behind its questions: the same conversation, its pictures in front."""
     row = {
         "system": "You are Pixel.",
-        "image": ["one", "two"],
+        "image": ["1", "2", "3"],
         "conversations": [
             {"from": "human", "value": "这是什么？\n<image>"},
             {"from": "gpt", "value": "A cup."},
-            {"from": "human", "value": "And this? <image>"},
+            {"from": "human", "value": "And these?\n<image>\n<image>"},
             {"from": "gpt", "value": "Two cups."},
         ],
     }
-    data = [PICTURES[1].data, PICTURES[2].data]
-    texts = ["这是什么？", "A cup.", "And this?"]
-    for name in ("tiny", "sentencepiece", "stock"):
-        served, tiles = servers[name], FEW_TILES if name == "sentencepiece" else 0
-        sizes = tuple(open_picture(each).size for each in data)
-        lesson = replace(parse_row(row, where="", system=""), sizes=sizes)
-        shown = iter(data)
-        messages: list[dict[str, Any]] = [{"role": "system", "content": "You are Pixel."}]
-        for place, text in enumerate(texts):
-            content = [{"type": "text", "text": text}, *([] if place % 2 else [part(next(shown))])]
-            messages.append({"role": ("user", "assistant")[place % 2], "content": content})
-        assert post(served, messages=messages).status_code == 200
-        assert served.given()[-1]["input_ids"] == Encoder(served.model, tiles=tiles).prompt_ids(lesson), name
+    lesson = parse_row(row, where="", system="")
+    sizes = tuple(open_picture(PICTURES[int(file)].data).size for file in lesson.pictures)
+    said = [
+        replace(turn, pictures=tuple(PICTURES[int(each.sha256)] for each in turn.pictures)) for turn in lesson.turns
+    ]
+    async with servers[name].client() as engine:
+        await answer(engine, Prompt(lesson.system, tuple(said[:-1]), chat="chat", sampling=ONE_TOKEN))
+    trained = Encoder(servers[name].model, tiles=tiles).prompt_ids(replace(lesson, sizes=sizes))
+    assert servers[name].given()[-1]["input_ids"] == trained
 
 
 async def test_turbomind_gets_the_pixels_of_the_stock_path(servers: dict[str, Served]) -> None:
