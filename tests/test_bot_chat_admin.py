@@ -14,7 +14,7 @@ import pytest
 from bot.handlers import privacy
 from bot.handlers.admin import COMMANDS, AdminRefusal
 from bot.lanes import QUICK_COMMANDS
-from bot.progress import BAR, run_progress
+from bot.progress import BAR, on_terminal, run_progress
 from bot.translation import Translator
 from storage.ledger import Ledger
 from storage.records import IllegalTransition, Model, ModelState, Run, RunBusy, RunState, UnknownRecord
@@ -233,6 +233,13 @@ async def test_an_admin_who_cannot_be_told_disturbs_nobody(stage: Stage) -> None
     async with stage.person(8, "Other") as other, stage.bot(telegram={"admins": (ADMIN, 8)}) as bot:
         await bot.notices.run_changed(RUN)
         assert len(await other.bot_messages()) == 1
+
+
+def test_the_terminal_tells_the_same() -> None:
+    """State, loss and time left stand before the bar, each as soon as it is known."""
+    assert on_terminal("training", None, None) == "training"
+    assert on_terminal("training", 1.2345, None) == "training, loss 1.234"
+    assert on_terminal("evaluating", None, 3725.0) == "evaluating, 1:02:05 left"
 
 
 def test_progress_speaks_the_admins_language() -> None:
