@@ -1,8 +1,10 @@
 # `make` lists the verbs. Everything is installed into .venv here; nothing else on the machine is touched.
 #   PYTHON=…       the interpreter to build .venv from (3.11 or 3.12)
+#   DEEPSPEED=1    DeepSpeed as well, with install-gpu
 #   TORCH_INDEX=…  a package index that has the CPU build of torch, where pip's default one is a CUDA build
 PYTHON ?= python3
 TORCH_INDEX ?=
+DEEPSPEED ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
@@ -31,7 +33,7 @@ demo: $(CHAT)
 
 install: $(ALL)
 
-install-gpu: .venv/gpu.stamp
+install-gpu: .venv/gpu.stamp $(if $(DEEPSPEED),.venv/deepspeed.stamp)
 
 test: $(ALL) .venv/dev.stamp
 	$(BIN)/python -m pytest -m 'not soak'
@@ -88,6 +90,11 @@ clean:
 	$(PIP) --no-deps -r .venv/gpu-first.txt
 	$(PIP) --no-deps --editable .
 	$(PIP) --no-deps -r requirements/gpu.txt
+	@touch $@
+
+# It has no wheel; what it compiles for a card is compiled when it is first used.
+.venv/deepspeed.stamp: .venv/gpu.stamp requirements/deepspeed.txt
+	DS_BUILD_OPS=0 $(PIP) --no-deps --no-build-isolation -r requirements/deepspeed.txt
 	@touch $@
 
 .venv/dev.stamp: $(CHAT) requirements/dev.txt

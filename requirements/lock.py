@@ -71,7 +71,8 @@ GPU = List(
     "Everything for a GPU: bot, lmdeploy, trainer.",
     (PYPROJECT, "chat.in", "training.in", "lmdeploy.in", "gpu.in"),
 )
-LISTS = (CHAT, TRAINING, DEV, GPU)
+DEEPSPEED = List("deepspeed.txt", "What training.deepspeed adds.", ("deepspeed.in",), (GPU,))
+LISTS = (CHAT, TRAINING, DEV, GPU, DEEPSPEED)
 
 
 def pins_of(text: str) -> dict[str, str]:

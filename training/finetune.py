@@ -9,6 +9,7 @@ training.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import resource
 import shutil
@@ -64,6 +65,8 @@ def finetune(job: Job, say: Say) -> Outcome:
         # Several would write the same files and read each other's halves.
         os.environ["HF_MODULES_CACHE"] += f"-{rank()}"
     gpu = use_device(job.device, job.threads) == "cuda"
+    if job.deepspeed and importlib.util.find_spec("deepspeed") is None:
+        raise TrainingError("training.deepspeed: DeepSpeed is not installed; run make install-gpu DEEPSPEED=1")
     if job.optimizer == "paged_adamw_8bit" and not gpu:
         raise TrainingError("training.knobs.optimizer: paged_adamw_8bit needs a GPU; choose adamw")
     try:
@@ -101,7 +104,7 @@ def _trained(job: Job, say: Say, *, gpu: bool) -> Outcome:
 
     from training.adapter import Adapter, save_adapter
     from training.curve import draw
-    from training.processes import joined, wait
+    from training.processes import gathered, joined, wait
     from training.resume import checkpoint, remove
     from training.runner import train
 
@@ -114,9 +117,11 @@ def _trained(job: Job, say: Say, *, gpu: bool) -> Outcome:
             say(Progress("loading"))
         wait()
         trained = train(config_file, say, checkpoint(job))
+        with gathered(trained.model):
+            if rank() == 0:
+                save_adapter(trained.model, adapter)
     if rank() > 0:
         return Outcome(ok=True)
-    save_adapter(trained.model, adapter)
     if not Adapter(adapter).finite():
         raise TrainingError("the training diverged: lower the learning rate (training.knobs)")
     # The same numbers lie in the adapter directory; XTuner's tools make the checkpoint again from the configuration.

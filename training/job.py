@@ -73,9 +73,10 @@ class Job(_Record):
     shares in `replay` samples for each row of `data`. None of their rows about a picture of `held_out`, a file like
     `data`, is taken. The file `notes` remembers which pictures are whole; empty: nothing does.
     `system` is the persona of rows that name none; `former` an earlier run's log of losses, to lie under this one's
-    curve, empty without one. `tiles` and `threads` 0 mean: as the model says, all cores. `deepspeed` is the stage of
-    ZeRO, 0 for none; `split` above 1 computes smaller batches, and more of them in a step. The names from `method` on
-    are those of `training.settings.Recipe`; where `recipe`, a file, is given it has the numbers.
+    curve, empty without one. `tiles` and `threads` 0 mean: as the model says, all cores. `processes` is how many train
+    together and `deepspeed` the stage of ZeRO, 0 for none; `split` above 1 computes smaller batches, and more of them
+    in a step. The names from `method` on are those of `training.settings.Recipe`; where `recipe`, a file, is given it
+    has the numbers.
     """
 
     run: str
@@ -93,6 +94,7 @@ class Job(_Record):
     threads: int = 0
     seed: int = 0
     tiles: int = 0
+    processes: int = 1
     deepspeed: int = 0
     split: int = 1
     recipe: str = ""

@@ -254,6 +254,7 @@ class Pipeline:
             threads=self._settings.threads,
             seed=self._settings.seed,
             tiles=self._tiles,
+            processes=self._settings.together,
             deepspeed=self._settings.deepspeed,
             recipe="" if self._settings.recipe in ("auto", *RECIPES) else str(Path(self._settings.recipe).resolve()),
             **self.recipe.model_dump(),

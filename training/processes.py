@@ -37,6 +37,19 @@ def joined(*, gpu: bool) -> Iterator[None]:
         dist.destroy_process_group()
 
 
+@contextmanager
+def gathered(model: torch.nn.Module) -> Iterator[None]:
+    """The trained weights whole, also where DeepSpeed has spread them. All processes have to be here."""
+    trained = [each for each in model.parameters() if each.requires_grad]
+    if not any(hasattr(each, "ds_id") for each in trained):
+        yield
+        return
+    from deepspeed.zero import GatheredParameters
+
+    with GatheredParameters(trained):
+        yield
+
+
 def wait() -> None:
     """Until all of them are here."""
     dist.barrier()

@@ -96,13 +96,7 @@ def _configuration(job: Job, plan: Plan, *, base: Path, data: Path, gpu: bool) -
             },
             "collate_fn": {"type": "xtuner.dataset.collate_fns.default_collate_fn"},
         },
-        # AmpOptimWrapper cannot clip bfloat16 gradients on a GPU; what is trained is float32 and the model casts.
-        "optim_wrapper": {
-            "type": "mmengine.optim.OptimWrapper",
-            "optimizer": _optimizer(job),
-            "clip_grad": {"max_norm": job.clip, "error_if_nonfinite": True},
-            "accumulative_counts": plan.accumulation,
-        },
+        **(_deepspeed(job, plan) if job.deepspeed else _torch(job, plan)),
         "param_scheduler": _schedule(plan),
         # The data is repeated within one epoch; between epochs mmengine sleeps two seconds.
         "train_cfg": {"type": "xtuner.engine.runner.TrainLoop", "max_iters": plan.batches},
@@ -168,6 +162,39 @@ def _lora(job: Job, rank: int, targets: str | None, **more: str) -> dict[str, An
         "lora_dropout": job.dropout,
         "target_modules": targets,
         **more,
+    }
+
+
+def _torch(job: Job, plan: Plan) -> dict[str, Any]:
+    """AmpOptimWrapper cannot clip bfloat16 gradients on a GPU; what is trained is float32 and the model casts."""
+    return {
+        "optim_wrapper": {
+            "type": "mmengine.optim.OptimWrapper",
+            "optimizer": _optimizer(job),
+            "clip_grad": {"max_norm": job.clip, "error_if_nonfinite": True},
+            "accumulative_counts": plan.accumulation,
+        }
+    }
+
+
+def _deepspeed(job: Job, plan: Plan) -> dict[str, Any]:
+    """What `xtuner.tools.train --deepspeed` would put in. Weights are bfloat16, their masters float32."""
+    return {
+        "runner_type": "FlexibleRunner",
+        "strategy": {
+            "type": "xtuner.engine.DeepSpeedStrategy",
+            "config": {
+                "zero_optimization": {"stage": job.deepspeed, "overlap_comm": True},
+                "bf16": {"enabled": True},
+                "zero_allow_untested_optimizer": True,
+                "zero_force_ds_cpu_optimizer": False,
+            },
+            "gradient_accumulation_steps": plan.accumulation,
+            "train_micro_batch_size_per_gpu": plan.batch,
+            "gradient_clipping": job.clip,
+            "exclude_frozen_parameters": True,
+        },
+        "optim_wrapper": {"type": "DeepSpeedOptimWrapper", "optimizer": _optimizer(job)},
     }
 
 

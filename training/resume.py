@@ -32,7 +32,7 @@ _OTHERWISE: Final = frozenset(
         "device",
         "threads",
         "split",
-        "deepspeed",
+        "processes",
         "save_steps",
         "keep_checkpoints",
     }
@@ -81,6 +81,8 @@ def fingerprint(job: Job) -> str:
     values = {name: value for name, value in asdict(job).items() if name not in _OTHERWISE}
     if job.recipe:
         values["split"] = job.split  # its schedule may count batches
+    if job.deepspeed:
+        values["processes"] = job.processes  # each of them has saved a part
     digest = sha256(json.dumps(values, sort_keys=True).encode())
     for file in (job.data, job.recipe, job.held_out, *(each["path"] for each in job.sources)):
         digest.update(Path(file).read_bytes() if file else b"")

@@ -56,7 +56,8 @@ def train(config_file: Path, say: Callable[[Progress], None], checkpoint: Path |
         config.resume, config.load_from = True, str(checkpoint)
         # mmengine 0.10.6 loads by the default of torch before 2.6. The file is our own.
         os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
-    batches = config.optim_wrapper.get("accumulative_counts", 1)
+    spread = config.get("strategy", {})
+    batches = spread.get("gradient_accumulation_steps") or config.optim_wrapper.get("accumulative_counts", 1)
     runner = RUNNERS.build(config)
     report = _Report(say, batches)
     runner.register_hook(report, priority="VERY_LOW")
