@@ -78,7 +78,7 @@ def test_the_history_of_a_long_talk_is_found_at_once(monkeypatch: pytest.MonkeyP
         tried += 1
         return prompt_hash(prompt)
 
-    monkeypatch.setattr("training.llava.prompt_hash", counted)
+    monkeypatch.setattr("training.history.prompt_hash", counted)
     for shown, most in ((3, 20), (40, 100)):
         told = [each.exchange for each in talk[-shown:]]
         moved = Turn(Role.USER, told[0].question, (Picture(b"", NAME),))

@@ -95,7 +95,7 @@ class Checker:
                 # What people sent must leave no trace here when it is deleted, and is little.
                 looks.append(self.notes.look(path, note=raw.images != self._rules.home))
             except FileNotFoundError as error:
-                raise RowError(f"{where}: the picture {path} is missing: put it there, or leave the row out") from error
+                raise RowError(f"{where}: the picture {path} is missing: restore it, or leave the row out") from error
             except (OSError, ValueError, PictureError) as error:
                 raise RowError(f"{where}: the picture {path}: {error}") from error
         return replace(lesson, sizes=tuple((each.width, each.height) for each in looks)), tuple(

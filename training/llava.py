@@ -21,24 +21,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from inference.messages import Picture, PictureError, Prompt, PromptTooLong, Role, Turn
+from inference.messages import Picture, PictureError, Prompt, Role, Turn
 from inference.pictures import open_picture
-from inference.prompt import PLACE, fit, harmless, prompt_hash, special_literal, system_text, user_text
-from storage.records import Exchange, RatedExchange
+from inference.prompt import PLACE, harmless, special_literal, system_text, user_text
+from storage.records import RatedExchange
+from training.history import as_seen
 from training.job import TrainingError
-
-_WINDOW: Final = 16
-"""How many of the newest exchanges are looked through first for what the model saw; the default shows it 8."""
-
-_WIDER: Final = 4
-_EXCHANGE_TOKENS: Final = 4
-"""A question and an answer have at least so many tokens: the begin and the end of each."""
 
 _TAG: Final = re.compile(rf"(?:Image-\d+: ?)?{re.escape(PLACE)}")
 
@@ -89,13 +82,9 @@ class Lesson:
 
 
 def lesson(rated: RatedExchange) -> Lesson:
-    """The lesson of a liked exchange: its history as the model saw it, and its answer as the one thing to learn.
-
-    How much history the model saw is found by the recorded `prompt_hash`; when none fits (imported rows) the whole
-    history is taken.
-    """
+    """The lesson of a liked exchange: its history as the model saw it, and its answer as the one thing to learn."""
     exchange = rated.exchange
-    prompt = _as_seen(rated) or _conversation(exchange, rated.history)
+    prompt = as_seen(rated)
     return Lesson(
         row_name(exchange.id),
         exchange.system,
@@ -293,33 +282,3 @@ def write_rows(lessons: Iterable[Lesson], file: Path, file_of: Callable[[str], s
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(file)
     return len(rows)
-
-
-def _as_seen(rated: RatedExchange) -> Prompt | None:
-    """The prompt with the recorded hash, None if no cut of the conversation has it.
-
-    Looked for among the newest exchanges first, then among more: every hash reads the whole prompt, so trying all cuts
-    of a long talk for all its answers takes the cube of its length, which is minutes for 400 questions about pictures.
-    """
-    exchange, history = rated.exchange, rated.history
-    size = _WINDOW
-    while True:
-        window = history[-size:]
-        if not exchange.pictures and not any(each.pictures for each in window):
-            # A cut moves the newest picture to what it keeps.
-            window = (*[each for each in history[:-size] if each.pictures][-1:], *window)
-        with suppress(PromptTooLong):
-            whole = _conversation(exchange, window)
-            return fit(whole, 0, lambda shorter: int(prompt_hash(shorter) != exchange.prompt_hash))
-        if size >= len(history) or size * _EXCHANGE_TOKENS > exchange.prompt_tokens:
-            return None
-        size *= _WIDER
-
-
-def _conversation(exchange: Exchange, history: Sequence[Exchange]) -> Prompt:
-    turns = [turn for each in history for turn in (_question(each), Turn(Role.ASSISTANT, each.answer))]
-    return Prompt(exchange.system, (*turns, _question(exchange)), chat="")
-
-
-def _question(exchange: Exchange) -> Turn:
-    return Turn(Role.USER, exchange.question, tuple(Picture(b"", sha) for sha in exchange.pictures))

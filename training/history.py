@@ -1,0 +1,56 @@
+"""What a model saw before it gave an answer: how much of the conversation, and where its picture stood.
+
+The ledger has whole conversations, and of each prompt a hash. Knows how prompts are cut; leaves the rest to `prompt`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+from inference.messages import Picture, Prompt, PromptTooLong, Role, Turn
+from inference.prompt import fit, prompt_hash
+from storage.records import Exchange, RatedExchange
+
+_WINDOW: Final = 16
+"""How many of the newest exchanges are looked through first for what the model saw; the default shows it 8."""
+
+_WIDER: Final = 4
+_EXCHANGE_TOKENS: Final = 4
+"""A question and an answer have at least so many tokens: the begin and the end of each."""
+
+
+def as_seen(rated: RatedExchange) -> Prompt:
+    """The prompt of the exchange, found by its recorded hash; with the whole history where none has it."""
+    return _with_its_hash(rated) or _conversation(rated.exchange, rated.history)
+
+
+def _with_its_hash(rated: RatedExchange) -> Prompt | None:
+    """The prompt with the recorded hash, None if no cut of the conversation has it.
+
+    Looked for among the newest exchanges first, then among more: every hash reads the whole prompt, so trying all cuts
+    of a long talk for all its answers takes the cube of its length, which is minutes for 400 questions about pictures.
+    """
+    exchange, history = rated.exchange, rated.history
+    size = _WINDOW
+    while True:
+        window = history[-size:]
+        if not exchange.pictures and not any(each.pictures for each in window):
+            # A cut moves the newest picture to what it keeps.
+            window = (*[each for each in history[:-size] if each.pictures][-1:], *window)
+        with suppress(PromptTooLong):
+            whole = _conversation(exchange, window)
+            return fit(whole, 0, lambda shorter: int(prompt_hash(shorter) != exchange.prompt_hash))
+        if size >= len(history) or size * _EXCHANGE_TOKENS > exchange.prompt_tokens:
+            return None
+        size *= _WIDER
+
+
+def _conversation(exchange: Exchange, history: Sequence[Exchange]) -> Prompt:
+    turns = [turn for each in history for turn in (_question(each), Turn(Role.ASSISTANT, each.answer))]
+    return Prompt(exchange.system, (*turns, _question(exchange)), chat="")
+
+
+def _question(exchange: Exchange) -> Turn:
+    return Turn(Role.USER, exchange.question, tuple(Picture(b"", sha) for sha in exchange.pictures))
