@@ -14,8 +14,7 @@ import time
 from pathlib import Path
 
 from inference.lifeline import watch_parent
-from training.job import Outcome, Progress
-from training.worker import outcome_file
+from training.job import Outcome, Progress, outcome_file
 
 
 def say(line: str) -> None:

@@ -24,11 +24,10 @@ from inference.tiny import CHECKPOINT
 from tests.lessons import SYSTEM, drawn_lessons, settings
 from training.adapter import Adapter
 from training.curve import losses
-from training.job import Job, MergeJob, Outcome, Progress, ignore
+from training.job import Job, MergeJob, Outcome, Progress, ignore, outcome_file
 from training.launcher import ChildTrainer
 from training.llava import write_rows
 from training.merge import merge
-from training.worker import outcome_file
 
 PAIRS = 12
 STEPS = 12

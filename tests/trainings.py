@@ -11,8 +11,7 @@ import sys
 from pathlib import Path
 
 from training.finetune import finetune
-from training.job import Job, ignore
-from training.worker import outcome_file
+from training.job import Job, ignore, outcome_file
 
 
 def main() -> None:

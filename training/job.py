@@ -286,6 +286,11 @@ class Report(_Record):
     effort: Effort = field(default_factory=Effort)
 
 
+def outcome_file(job_file: Path) -> Path:
+    """Where the outcome of a job file is written."""
+    return job_file.with_suffix(".outcome.json")
+
+
 def ignore(progress: Progress) -> None:
     """What to do with progress that nobody watches."""
 

@@ -27,9 +27,9 @@ from training.job import (
     Progress,
     WorkerJob,
     ignore,
+    outcome_file,
 )
 from training.settings import TrainingSettings
-from training.worker import outcome_file
 
 _TAIL_LINES: Final = 4
 _LOG_BYTES: Final = 50_000_000

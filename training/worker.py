@@ -17,7 +17,17 @@ from pathlib import Path
 from typing import TypeVar
 
 from inference.lifeline import watch_parent
-from training.job import CompareJob, EvaluationJob, ImportJob, Job, MergeJob, Outcome, Progress, TrainingError
+from training.job import (
+    CompareJob,
+    EvaluationJob,
+    ImportJob,
+    Job,
+    MergeJob,
+    Outcome,
+    Progress,
+    TrainingError,
+    outcome_file,
+)
 
 Say = Callable[[Progress], None]
 AnyJob = TypeVar("AnyJob", Job, MergeJob, EvaluationJob, ImportJob, CompareJob)
@@ -72,11 +82,6 @@ def use_device(device: str, threads: int) -> str:
     if device == "cuda":
         raise TrainingError("training.device is cuda, but torch sees no GPU: install the GPU set or choose cpu")
     return "cpu"
-
-
-def outcome_file(job_file: Path) -> Path:
-    """Where the outcome of a job file is written."""
-    return job_file.with_suffix(".outcome.json")
 
 
 def work(kind: type[AnyJob], do: Callable[[AnyJob, Say], Outcome]) -> None:
