@@ -29,14 +29,14 @@ class Reason(StrEnum):
     WRONG = "wrong"
     BESIDE = "beside"
     LENGTH = "length"
-    MANNER = "manner"
+    TONE = "tone"
 
 
 REASONS: Final = {
     Reason.WRONG: later("Not true"),
-    Reason.BESIDE: later("Beside the question"),
-    Reason.LENGTH: later("Too long or too short"),
-    Reason.MANNER: later("The manner"),
+    Reason.BESIDE: later("Off topic"),
+    Reason.LENGTH: later("Wrong length"),
+    Reason.TONE: later("Wrong tone"),
 }
 
 

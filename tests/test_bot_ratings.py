@@ -55,12 +55,12 @@ async def test_after_a_thumb_down_people_can_say_why(stage: Stage) -> None:
         await ada.toast(await ada.taps(DOWN, answer))
         assert await labels(bot, ada) == [
             ["👍", "👎 ✓", "🔄"],
-            ["Not true", "Beside the question"],
-            ["Too long or too short", "The manner"],
+            ["Not true", "Off topic"],
+            ["Wrong length", "Wrong tone"],
             ["✍ Show me a better answer"],
         ]
         await ada.toast(await ada.taps("Not true", answer))
-        assert (await labels(bot, ada))[1] == ["Not true ✓", "Beside the question"]
+        assert (await labels(bot, ada))[1] == ["Not true ✓", "Off topic"]
         update = (await bot.ledger.last_update_id()) or 0
         rating = await bot.ledger.rating_by(update)
         assert rating is not None
@@ -85,6 +85,8 @@ async def test_a_reaction_is_a_vote(stage: Stage) -> None:
             await ada.reacts(message, emoji)
             await stage.handled(bot)
             assert await bot.ledger.rating(1, ada.id) == rating
+            marked = [label for label in (await labels(bot, ada))[0] if "✓" in label]
+            assert marked == {1: ["👍 ✓"], -1: ["👎 ✓"], None: []}[rating], "the buttons show what counts"
 
 
 async def test_in_a_group_everybodys_vote_counts(stage: Stage) -> None:

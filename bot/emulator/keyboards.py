@@ -1,6 +1,7 @@
 """Reply markup: what a bot may hang under a message, checked as Telegram checks it.
 
-Knows inline keyboards in full. Reply keyboards, their removal and forced replies are accepted and not shown.
+Knows inline keyboards in full. Reply keyboards and their removal are accepted and not shown; what a forced
+reply does, `sending` tells.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ class Envelope:
     reply: Json | None
     keyboard: Json | None
     topic: Json
+    forces_reply: bool = False
 
 
 def message_text(world: World, parameters: Parameters) -> tuple[str, list[Json]]:
@@ -81,7 +82,9 @@ def envelope(world: World, parameters: Parameters) -> Envelope:
         raise refused("message to be replied not found")
     # A reply goes to the topic of what it replies to.
     topic = parameters.integer("message_thread_id") or (reply or {}).get("message_thread_id", 0)
-    return Envelope(chat, reply, keyboard, world.in_topic(chat, topic))
+    markup = parameters.decoded("reply_markup", "reply keyboard markup")
+    forces_reply = isinstance(markup, dict) and bool(markup.get("force_reply"))
+    return Envelope(chat, reply, keyboard, world.in_topic(chat, topic), forces_reply)
 
 
 def send(world: World, to: Envelope, contents: Sequence[Json]) -> list[Json]:
@@ -96,6 +99,8 @@ def send(world: World, to: Envelope, contents: Sequence[Json]) -> list[Json]:
         chat.counts.sends += 1
         world.show_draft(chat, None)
         sent.append(world.post(chat, message))
+        if to.forces_reply:  # apps open the line to write in as a reply to it
+            world.events.publish("force_reply", chat.id, message_id=message["message_id"])
     return sent
 
 

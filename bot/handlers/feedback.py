@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from aiogram import Bot, Router
 from aiogram.exceptions import TelegramBadRequest
-from aiogram.types import CallbackQuery, InlineKeyboardMarkup, Message, MessageReactionUpdated, ReactionTypeEmoji
+from aiogram.types import CallbackQuery, InlineKeyboardMarkup, MessageReactionUpdated, ReactionTypeEmoji
 
 from bot.handlers.demonstrations import decide
 from bot.handlers.taps import acknowledge, exchange_here
@@ -46,7 +46,7 @@ async def rated(
     value = known.value if known else value
     await ledger.rate(Rating(exchange.id, query.from_user.id, value, delivery.update))
     await acknowledge(query, _thanks(value, say))
-    await _show(message, query.from_user.id, exchange, bot, ledger, say)
+    await _show(message.message_id, query.from_user.id, exchange, bot, ledger, say)
 
 
 async def because(
@@ -61,13 +61,15 @@ async def because(
     reason = callback_data.reason
     await ledger.rate(Rating(exchange.id, query.from_user.id, -1, delivery.update, reason=reason.value))
     await acknowledge(query, say("Noted, thank you. I will try to do better."))
-    await _show(message, query.from_user.id, exchange, bot, ledger, say, reason)
+    await _show(message.message_id, query.from_user.id, exchange, bot, ledger, say, reason)
 
 
 async def reacted(
     message_reaction: MessageReactionUpdated,
+    bot: Bot,
     delivery: Delivery,
     ledger: Ledger,
+    say: Say,
     settings: BotSettings,
 ) -> None:
     """Count a 👍 or 👎 that somebody has put on an answer or taken off it; on a better answer it decides about that."""
@@ -78,12 +80,15 @@ async def reacted(
     exchange = await ledger.exchange_shown(chat, message_reaction.message_id)
     if exchange is not None:
         await ledger.rate(Rating(exchange.id, user.id, now, delivery.update))
+        shown = await ledger.replies(exchange.update)
+        if shown and (last := shown[-1].message):
+            await _show(last, user.id, exchange, bot, ledger, say)
     elif demonstration := await ledger.demonstration_shown(chat, message_reaction.message_id):
         await decide(demonstration, user.id, ledger, settings, teach=now > 0)
 
 
 async def _show(
-    message: Message,
+    message: int,
     rater: int,
     exchange: Exchange,
     bot: Bot,
@@ -91,15 +96,13 @@ async def _show(
     say: Say,
     reason: Reason | None = None,
 ) -> None:
-    """Mark a person's own thumb; in a group, where everybody has one, show how many there are."""
+    """Mark a person's own thumb under an answer; in a group, where everybody has one, show how many there are."""
     markup = await thumbs(exchange, ledger, say, rater, reason)
     try:
-        if message.chat.type == "private":
-            await bot.edit_message_reply_markup(
-                chat_id=message.chat.id, message_id=message.message_id, reply_markup=markup
-            )
+        if exchange.chat == rater:
+            await bot.edit_message_reply_markup(chat_id=exchange.chat, message_id=message, reply_markup=markup)
         else:
-            await bot(QuietMarkup(chat_id=message.chat.id, message_id=message.message_id, reply_markup=markup))
+            await bot(QuietMarkup(chat_id=exchange.chat, message_id=message, reply_markup=markup))
     except TelegramBadRequest:
         return  # the answer was deleted meanwhile; the thumb counts all the same
 

@@ -16,6 +16,7 @@ export class Chat {
     this.reactions = new Map();
     this.files = [];
     this.editing = null;
+    this.replying = null;
     this.menu = [];
     this.listen();
   }
@@ -46,6 +47,8 @@ export class Chat {
       this.draw();
     }
     if (event.kind === "action") this.busy(event.action);
+    if (event.kind === "draft") this.drawDraft(event.draft);
+    if (event.kind === "force_reply" && this.messages.has(event.message_id)) this.reply(this.messages.get(event.message_id));
     if (event.kind === "reaction") {
       this.reactions.set(event.message_id, event.emoji);
       const message = this.messages.get(event.message_id);
@@ -85,6 +88,8 @@ export class Chat {
         press: (pressed, data) => this.press(pressed, data),
         view: (source) => this.view(source),
         edit: (own) => this.edit(own),
+        reply: (to) => this.reply(to),
+        react: (to, emoji) => this.react(to, emoji),
       },
     });
   }
@@ -102,6 +107,17 @@ export class Chat {
     }
     this.toEnd();
     this.changed();
+  }
+
+  /** What the bot is writing, where it streams by drafts: below all messages, and gone with the next one. */
+  drawDraft(draft) {
+    $("messages").querySelector(".draft")?.remove();
+    if (!draft) return;
+    const stop = () => this.attempt(() => api.stopDraft(this.person.id));
+    $("messages").append(h("article", { class: "message draft" },
+      h("div", { class: "bubble" }, h("div", { class: "text" }, draft.text || "Thinking…")),
+      draft.can_stop ? h("div", { class: "keys" }, h("div", {}, h("button", { type: "button", onclick: stop }, "⏹ Stop"))) : null));
+    this.toEnd();
   }
 
   welcome() {
@@ -185,8 +201,21 @@ export class Chat {
     this.grow();
   }
 
+  reply(message) {
+    this.cancelDraft();
+    this.replying = message;
+    $("text").focus();
+    this.drawChips();
+  }
+
+  react(message, emoji) {
+    const taken = this.reactions.get(message.message_id) === emoji ? "" : emoji;
+    return this.attempt(() => api.react(this.person.id, message.message_id, taken, this.chat));
+  }
+
   cancelDraft() {
     this.editing = null;
+    this.replying = null;
     this.files = [];
     $("text").value = "";
     this.drawChips();
@@ -216,6 +245,10 @@ export class Chat {
       return chip(h("img", { src: url, alt: file.name, onload: () => URL.revokeObjectURL(url) }), drop);
     });
     if (this.editing) chips.push(chip(h("span", { class: "wide" }, "✎ Editing your message"), () => this.cancelDraft()));
+    if (this.replying) {
+      const words = this.replying.text ?? this.replying.caption ?? "a picture";
+      chips.push(chip(h("span", { class: "wide" }, `↩ ${words.slice(0, 60)}`), () => this.cancelDraft()));
+    }
     $("chips").replaceChildren(...chips);
     $("chips").hidden = !chips.length;
     $("text").placeholder = this.files.length ? "Ask about the picture" : "Write a message";
@@ -224,10 +257,11 @@ export class Chat {
   async submit() {
     const text = $("text").value.trim();
     const { editing, files } = this;
+    const replyTo = this.replying?.message_id;
     const done = await this.attempt(() => {
       if (editing) return api.edit(this.person.id, editing.message_id, text, this.chat);
-      if (files.length) return api.send(this.person.id, files, text, this.chat);
-      return text ? api.write(this.person.id, text, this.chat) : null;
+      if (files.length) return api.send(this.person.id, files, text, this.chat, replyTo);
+      return text ? api.write(this.person.id, text, this.chat, replyTo) : null;
     });
     if (done) this.cancelDraft();
   }

@@ -105,7 +105,7 @@ function keys(message, waiting, on) {
   return h("div", { class: "keys" }, ...rows.map((row) => h("div", {}, ...row.map(key))));
 }
 
-/** One message as an element. `on` has command, press, view and edit; `waiting` holds the data of unanswered presses. */
+/** One message as an element. `on` has command, press, view, edit, reply and react; `waiting` holds the data of unanswered presses. */
 export function render(message, { me, waiting = new Set(), reaction = "", group = false, on }) {
   const mine = message.from.id === me;
   const text = message.text ?? message.caption ?? "";
@@ -122,9 +122,12 @@ export function render(message, { me, waiting = new Set(), reaction = "", group 
     thinking ? dots() : text ? rich(text, entities, on.command) : null,
   );
   (bubble.querySelector(":scope > .text") ?? bubble).append(meta);
-  if (mine && (message.text || message.photo)) {
-    bubble.append(h("button", { type: "button", class: "act", "aria-label": "Edit", title: "Edit", onclick: () => on.edit(message) }, "✎"));
-  }
+  const act = (label, sign, doing) => h("button", { type: "button", "aria-label": label, title: label, onclick: doing }, sign);
+  bubble.append(h("div", { class: "acts" },
+    act("Reply", "↩", () => on.reply(message)),
+    mine && (message.text || message.photo) ? act("Edit", "✎", () => on.edit(message)) : null,
+    mine ? null : act("React with 👍", "👍", () => on.react(message, "👍")),
+    mine ? null : act("React with 👎", "👎", () => on.react(message, "👎"))));
   const badge = reaction ? h("span", { class: "reaction" }, reaction) : null;
   return h("article", { class: `message${mine ? " mine" : ""}`, "data-id": message.message_id }, bubble, badge, keys(message, waiting, on));
 }
