@@ -294,7 +294,7 @@ async def _forget(ledger: Ledger, folder: Path, user: int, asks: bool) -> None:
 def _counted(found: Belongings) -> str:
     return (
         f"{found.exchanges} questions with their answers, {found.pictures} pictures that nobody else sent, "
-        f"{found.votes} votes, {found.rows} rows in data sets of runs"
+        f"{found.votes} votes, {found.demonstrations} better answers, {found.rows} rows in data sets of runs"
     )
 
 

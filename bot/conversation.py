@@ -17,19 +17,24 @@ from dataclasses import dataclass
 from typing import Final
 from weakref import WeakValueDictionary
 
+import structlog
+
 from bot.settings import ChatSettings
 from bot.steering import Brake
+from bot.unsaved import Unsaved
 from inference.messages import Answer, Delta, Engine, Picture, Prompt, PromptTooLong, Role, Sampling, Turn, Usage
 from inference.prompt import fit, prompt_hash
 from storage.ledger import Ledger
 from storage.pictures import PictureStore
-from storage.records import Exchange, UnknownRecord
+from storage.records import Exchange, NotSaved, UnknownRecord
 
 NEAR: Final = 64
 FAR: Final = 2000
 SEED_BITS: Final = 31
 LIVELY: Final = 0.8
 """The temperature of another answer where `chat.temperature` is 0, which would only say the same again."""
+
+log = structlog.get_logger()
 
 
 class NoPictureYet(Exception):
@@ -78,23 +83,25 @@ class Conversation:
         self._engine = engine
         self._settings = settings
         self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
+        self._unsaved = Unsaved()
 
     async def has_picture(self, chat: int, asker: int, topic: int) -> bool:
-        """Whether the open conversation is about a picture already."""
-        talker = self._settings.talker(chat, asker)
-        return bool(await self._history(await self._ledger.session(chat, talker, topic)))
+        """Whether the open conversation is about a picture already, or may be after the answer that is being given."""
+        session = await self._session(chat, asker, topic)
+        turn = self._turns.get(session)
+        return (turn is not None and turn.locked()) or bool(await self._history(session))
 
     async def subject(self, exchange: Exchange, chat: int, asker: int, topic: int) -> tuple[Picture, ...]:
         """The pictures that an exchange of another conversation than the asker's open one is about; else none."""
-        if exchange.session == await self._ledger.session(chat, self._settings.talker(chat, asker), topic):
+        if exchange.session == await self._session(chat, asker, topic):
             return ()
         before = await self._ledger.history(exchange.session, NEAR, exchange.place)
         about = next((each for each in (exchange, *reversed(before)) if each.pictures), exchange)
-        return tuple([await self._picture(sha256) for sha256 in about.pictures])
+        return tuple([await self._picture(exchange.session, sha256) for sha256 in about.pictures])
 
     async def once_more(self, exchange: Exchange, update: int, text: str = "") -> Question:
         """The question of an exchange again, or `text` in its place, about the same pictures."""
-        pictures = [await self._picture(sha256) for sha256 in exchange.pictures]
+        pictures = [await self._picture(exchange.session, sha256) for sha256 in exchange.pictures]
         return Question(
             update=update,
             chat=exchange.chat,
@@ -111,9 +118,10 @@ class Conversation:
         A pulled `brake` ends the engine's work; what came until then is the answer if it is to be kept. Raises
         NoPictureYet, EmptyAnswer, Interrupted, Forgotten, InferenceError. What fails is not recorded: the next question
         does not see it. An update that was answered before must not come here again (`Ledger.exchange_for_update`).
+        What cannot be saved because the disk is full has the id 0.
         """
         former = question.instead_of
-        session = former.session if former else await self._session(question)
+        session = former.session if former else await self._session(question.chat, question.asker, question.topic)
         async with self._turn(session, brake):
             history = await self._history(session, former.place if former else None)
             if not history and not question.pictures:
@@ -127,11 +135,16 @@ class Conversation:
                     prompt = _halved(prompt)
             if not answer.text.strip():
                 raise EmptyAnswer
-            return await self._record(session, question, answer.cut or prompt, answer)
+            exchange = _exchange(session, question, answer.cut or prompt, answer)
+            follows_on_unsaved = not all(each.id for each in self._within(history, question))
+            return await self._recorded(exchange, question, saved=not follows_on_unsaved)
 
-    async def _session(self, question: Question) -> int:
-        talker = self._settings.talker(question.chat, question.asker)
-        return await self._ledger.session(question.chat, talker, question.topic)
+    async def _session(self, chat: int, asker: int, topic: int) -> int:
+        """The open session; where none can be begun because the disk is full, a number that no session has."""
+        try:
+            return await self._ledger.session(chat, self._settings.talker(chat, asker), topic)
+        except NotSaved:
+            return -asker
 
     @asynccontextmanager
     async def _turn(self, session: int, brake: Brake) -> AsyncIterator[None]:
@@ -147,6 +160,22 @@ class Conversation:
             yield
         finally:
             turn.release()
+
+    async def _recorded(self, exchange: Exchange, question: Question, *, saved: bool) -> Exchange:
+        """The exchange as recorded; as it is, with the id 0, where it cannot be saved."""
+        try:
+            if saved:
+                recorded = await self._ledger.exchange(await self._ledger.record_exchange(exchange))
+                self._unsaved.forget(exchange.session)
+                return recorded
+        except UnknownRecord as error:
+            if exchange.session > 0:
+                raise Forgotten from error
+        except NotSaved as error:
+            log.warning("an exchange was not saved", update=question.update, error=str(error))
+        if question.instead_of is None:
+            self._unsaved.add(exchange, question.pictures)
+        return exchange
 
     async def _answered(self, prompt: Prompt, show: Callable[[Delta], None], brake: Brake) -> Answer:
         if brake.pulled:
@@ -173,6 +202,8 @@ class Conversation:
         """The latest exchanges, back to where the model's view can begin; empty without any picture."""
         for limit in (NEAR, FAR):
             history = await self._ledger.history(session, limit, before)
+            if before is None:
+                history += self._unsaved.history(session)
             pictured = [place for place, each in enumerate(history) if each.pictures]
             if len(pictured) >= self._settings.history_pictures or len(history) < limit:
                 break
@@ -181,7 +212,7 @@ class Conversation:
     async def _prompt(self, session: int, history: list[Exchange], question: Question) -> Prompt:
         turns: list[Turn] = []
         for each in self._within(history, question):
-            pictures = [await self._picture(sha256) for sha256 in each.pictures]
+            pictures = [await self._picture(session, sha256) for sha256 in each.pictures]
             turns += (Turn(Role.USER, each.question, tuple(pictures)), Turn(Role.ASSISTANT, each.answer))
         settings = self._settings
         temperature = settings.temperature or (LIVELY if question.instead_of else 0.0)
@@ -199,40 +230,39 @@ class Conversation:
         pictured = [place for place, each in enumerate(history) if each.pictures]
         return history[pictured[-allowed:][0] :] if allowed and pictured else []
 
-    async def _picture(self, sha256: str) -> Picture:
+    async def _picture(self, session: int, sha256: str) -> Picture:
+        if remembered := self._unsaved.picture(session, sha256):
+            return remembered
         row = await self._ledger.picture(sha256)
         return Picture(await self._pictures.get(sha256), sha256, row.media_type)
 
-    async def _record(self, session: int, question: Question, prompt: Prompt, answer: Answer) -> Exchange:
-        sampling = prompt.sampling
-        exchange = Exchange(
-            session=session,
-            chat=question.chat,
-            asker=question.asker,
-            update=question.update,
-            question=question.text,
-            pictures=tuple(picture.sha256 for picture in question.pictures),
-            answer=answer.text,
-            model=answer.model,
-            system=prompt.system,
-            prompt_hash=prompt_hash(prompt),
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            max_new_tokens=sampling.max_new_tokens,
-            seed=sampling.seed,
-            finish=answer.finish,
-            prompt_tokens=answer.usage.prompt_tokens,
-            completion_tokens=answer.usage.completion_tokens,
-            cached_tokens=answer.usage.cached_tokens,
-            encoded_tiles=answer.usage.encoded_tiles,
-            first_token_seconds=answer.first_token_seconds,
-            seconds=answer.seconds,
-            replaces=question.instead_of.place if question.instead_of else None,
-        )
-        try:
-            return await self._ledger.exchange(await self._ledger.record_exchange(exchange))
-        except UnknownRecord as error:
-            raise Forgotten from error
+
+def _exchange(session: int, question: Question, prompt: Prompt, answer: Answer) -> Exchange:
+    sampling = prompt.sampling
+    return Exchange(
+        session=session,
+        chat=question.chat,
+        asker=question.asker,
+        update=question.update,
+        question=question.text,
+        pictures=tuple(picture.sha256 for picture in question.pictures),
+        answer=answer.text,
+        model=answer.model,
+        system=prompt.system,
+        prompt_hash=prompt_hash(prompt),
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_new_tokens=sampling.max_new_tokens,
+        seed=sampling.seed,
+        finish=answer.finish,
+        prompt_tokens=answer.usage.prompt_tokens,
+        completion_tokens=answer.usage.completion_tokens,
+        cached_tokens=answer.usage.cached_tokens,
+        encoded_tiles=answer.usage.encoded_tiles,
+        first_token_seconds=answer.first_token_seconds,
+        seconds=answer.seconds,
+        replaces=question.instead_of.place if question.instead_of else None,
+    )
 
 
 class _Spoken:

@@ -8,9 +8,11 @@ schedule; what one of them leaves undone, killed half-way or because a run is un
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import structlog
 
@@ -18,6 +20,9 @@ from storage.ledger import Ledger
 from storage.pictures import PictureStore
 from storage.records import Belongings, Kind, Removal
 from training.withdrawal import withdraw
+
+ABANDONED_SECONDS: Final = 3600.0
+"""A picture's row follows its file within moments."""
 
 log = structlog.get_logger()
 
@@ -77,6 +82,18 @@ class Forgetting:
             if by_kind[Kind.LOG] and await self._ledger.empty_log():
                 await self._ledger.removed(by_kind[Kind.LOG])
 
+    async def sweep(self) -> int:
+        """Remove pictures' files that the ledger does not know: left where a crash, or a full disk, came between the
+        file and its row. How many those were.
+        """
+        oldest = time.time() - ABANDONED_SECONDS
+        files = await asyncio.to_thread(lambda: [each for each in self._pictures.files() if _written(each) < oldest])
+        known = {each.sha256 for each in await self._ledger.pictures()}
+        gone = [each for each in files if each.name not in known]
+        for each in gone:
+            await self._ledger.remove_picture(each.name, partial(each.unlink, missing_ok=True))
+        return len(gone)
+
     async def _sessions(self, sessions: list[Removal]) -> None:
         if self._forget_session and sessions:
             for each in sessions:
@@ -92,3 +109,10 @@ class Forgetting:
             self._withdrawn = exchanges
             if not busy:
                 await self._ledger.removed(rows)
+
+
+def _written(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:  # removed meanwhile
+        return time.time()

@@ -3,7 +3,8 @@
 Telegram is told that we have an update only after the ledger has it (polling: by the next offset; webhook: by the
 answer). Updates of one lane are handled one after the other, lanes side by side: what somebody says in a chat keeps
 its order, while button taps and admin commands do not wait behind a long answer. What a crash interrupts is handled
-again at the next start; what fails every time is set aside. Knows nothing about what an update asks for.
+again at the next start; what fails every time is set aside. While the disk takes nothing, updates are handled from
+memory, so that people are answered; a crash loses those. Knows nothing about what an update asks for.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from bot.lanes import lane_of
 from bot.settings import BotSettings
 from bot.telegram import CALL_SECONDS, DeliveryError, GetRawUpdates, Undelivered, Unreachable
 from storage.ledger import Ledger
-from storage.records import IllegalTransition, StorageError, StoredUpdate
+from storage.records import IllegalTransition, NotSaved, StorageError, StoredUpdate
 
 ALLOWED: Final = ("message", "edited_message", "callback_query", "message_reaction", "stopped_message_generation")
 BATCH: Final = 100
@@ -100,6 +101,8 @@ class Inbox:
         self._on_set_aside = on_set_aside
         self._lanes: dict[str, _Lane] = {}
         self._known: set[int] = set()
+        self._unsaved: set[int] = set()
+        self._unfinished: set[int] = set()
         self._stopping = asyncio.Event()
 
     @property
@@ -209,7 +212,14 @@ class Inbox:
         rows = [(int(raw["update_id"]), lane_of(raw), json.dumps(raw)) for raw in updates]
         if not rows:
             return
-        fresh = await self._ledger.store_updates(rows)
+        try:
+            fresh = await self._ledger.store_updates(rows)
+        except NotSaved as error:
+            log.error("updates are handled without being saved", count=len(rows), error=str(error))
+            fresh = [number not in self._unsaved for number, _, _ in rows]
+            self._unsaved.update(number for number, _, _ in rows)
+        else:
+            await self._finish_late()
         for (number, lane, payload), new in zip(rows, fresh, strict=True):
             if new and number not in self._known:
                 self._enqueue(StoredUpdate(number, lane, payload, 0, time.time()))
@@ -284,13 +294,33 @@ class Inbox:
         """
         try:
             for each in turn[1:]:
-                await self._ledger.begin_update(each.update.id)
-            attempt = await self._ledger.begin_update(turn[0].update.id)
+                await self._begun(each.update)
+            attempt = await self._begun(turn[0].update)
         except IllegalTransition:
             return 0
         if attempt > ATTEMPTS:
             raise _Hopeless(f"given up after {ATTEMPTS} attempts that ended with the process")
         return attempt
+
+    async def _begun(self, update: StoredUpdate) -> int:
+        if update.id not in self._unsaved:
+            with suppress(NotSaved):
+                return await self._ledger.begin_update(update.id)
+        return update.attempts + 1
+
+    async def _finished(self, update: int) -> None:
+        if update not in self._unsaved:
+            try:
+                await self._ledger.finish_update(update)
+            except NotSaved:
+                self._unfinished.add(update)
+
+    async def _finish_late(self) -> None:
+        """Note of what was done while the disk was full that it is done; else the next start would do it again."""
+        with suppress(NotSaved):
+            for update in sorted(self._unfinished):
+                await self._ledger.finish_update(update)
+                self._unfinished.discard(update)
 
     async def _attempt(self, turn: list[Waiting], attempt: int) -> None:
         lead = turn[0]
@@ -302,11 +332,14 @@ class Inbox:
         except Unreachable as error:
             log.info("nobody to answer", update=lead.update.id, error=str(error))
         for each in reversed(turn):
-            await self._ledger.finish_update(each.update.id)
+            await self._finished(each.update.id)
 
     async def _set_aside(self, turn: list[Waiting], error: Exception) -> bool:
         """Give up on a turn and say so. False if not even that could be stored."""
         reason = f"{type(error).__name__}: {error}"
+        if turn[0].update.id in self._unsaved:
+            log.error("an update that could not be saved is given up", update=turn[0].update.id, error=reason)
+            return True
         try:
             for each in turn:
                 await self._ledger.set_aside_update(each.update.id, reason)

@@ -27,7 +27,7 @@ from bot.translation import later
 from inference.messages import Picture
 from storage.ledger import Ledger
 from storage.pictures import PictureStore
-from storage.records import StoredPicture
+from storage.records import NotSaved, StoredPicture
 
 pillow_heif.register_heif_opener()
 
@@ -96,23 +96,30 @@ class Incoming:
         self._decoders = asyncio.Semaphore(_DECODERS)
 
     async def take(self, bot: Bot, file: PhotoSize | Document, sender: int) -> Picture:
-        """Fetch, check and keep one picture. Raises `PictureRefused`, or `Undelivered` while Telegram is away."""
+        """Fetch, check and keep one picture. One that cannot be kept because the disk is full is returned all the same.
+
+        Raises `PictureRefused`, or `Undelivered` while Telegram is away.
+        """
         data = await _fetched(bot, file)
         async with self._decoders:
             checked = await asyncio.to_thread(check, data, self._megapixels)
-        picture = Picture(checked.data, await self._pictures.put(checked.data), checked.media_type)
-        await self._ledger.add_picture(
-            StoredPicture(
-                sha256=picture.sha256,
-                media_type=checked.media_type,
-                width=checked.width,
-                height=checked.height,
-                size=len(checked.data),
-                phash=checked.phash,
-            ),
-            sender,
-        )
-        await self._pictures.put(checked.data)  # removed, perhaps, between the two: somebody else had it forgotten
+        picture = Picture.of(checked.data, checked.media_type)
+        try:
+            await self._pictures.put(checked.data)
+            await self._ledger.add_picture(
+                StoredPicture(
+                    sha256=picture.sha256,
+                    media_type=checked.media_type,
+                    width=checked.width,
+                    height=checked.height,
+                    size=len(checked.data),
+                    phash=checked.phash,
+                ),
+                sender,
+            )
+            await self._pictures.put(checked.data)  # removed, perhaps, between the two: somebody else had it forgotten
+        except NotSaved as error:
+            log.warning("a picture was not saved", error=str(error))
         return picture
 
 

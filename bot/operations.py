@@ -147,6 +147,8 @@ class Operations:
             self._wake.clear()
 
     async def _look_into_mailbox(self) -> None:
+        if self._ledger.trouble:
+            await self._notices.alert("ledger", self._ledger.trouble)
         if self._work and self._work[1].done():
             self._work = None
         if self._work and await self._ledger.cancel_requested(self._work[0]):
@@ -231,7 +233,7 @@ class Operations:
         status = self._deployment.status()
         try:
             await self._ledger.live_model()
-            ledger = "ok"
+            ledger = self._ledger.trouble or "ok"
         except StorageError as error:
             ledger = str(error)
         engine = "ok" if status.state is State.READY or status.paused else str(status.last_error or status.state)

@@ -8,7 +8,7 @@ message we do not know of; such replies are counted by the ledger as doubtful. K
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -22,6 +22,7 @@ from aiogram.types import ForceReply, InlineKeyboardMarkup, LinkPreviewOptions, 
 from bot.pages import Page, plain_pages
 from bot.telegram import DeliveryError, Doubtful, Draft, Glimpse, Typing, Undelivered
 from storage.ledger import Ledger
+from storage.records import NotSaved
 
 _NO_PREVIEW: Final = LinkPreviewOptions(is_disabled=True)
 _DOUBT_PAUSES: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -64,6 +65,7 @@ class Reply:
         self._update = update
         self._messages: dict[int, int] = {}
         self._shown: dict[int, tuple[Page, InlineKeyboardMarkup | None]] = {}
+        self._unnoted: set[int] = set()
 
     @classmethod
     async def open(cls, bot: Bot, ledger: Ledger, update: int, place: Place) -> Self:
@@ -78,15 +80,15 @@ class Reply:
         """Go on with messages that answer the same question already: they will show this reply."""
         for slot, message in enumerate(messages):
             if slot not in self._messages:
-                await self._ledger.begin_reply(self._update, slot, self.place.chat, self.place.question)
-                await self._ledger.sent_reply(self._update, slot, message)
+                await self._announced(slot)
+                await self._noted(slot, self._ledger.sent_reply(self._update, slot, message))
                 self._messages[slot] = message
 
     async def ask(self, text: str) -> None:
         """Ask for an answer by a reply to this message, once."""
         if 0 not in self._messages:
             await self._send(0, Page(text), ForceReply(force_reply=True, selective=True))
-        await self._ledger.finish_reply(self._update, 0)
+        await self._noted(0, self._ledger.finish_reply(self._update, 0))
         self.finished = True
 
     async def begin(self, text: str, markup: InlineKeyboardMarkup | None = None) -> None:
@@ -163,7 +165,7 @@ class Reply:
         for slot in [slot for slot in self._messages if slot > last]:
             await self._take_away(slot)
         for slot in sorted(self._messages):
-            await self._ledger.finish_reply(self._update, slot)
+            await self._noted(slot, self._ledger.finish_reply(self._update, slot))
         self.finished = True
 
     async def _settle(self, slot: int, page: Page, markup: InlineKeyboardMarkup | None) -> None:
@@ -184,9 +186,9 @@ class Reply:
     async def _send(self, slot: int, page: Page, markup: InlineKeyboardMarkup | ForceReply | None) -> None:
         """Send a message for `slot`. One that may have arrived is sent again: better a placeholder twice than none."""
         for pause in _DOUBT_PAUSES:
-            known = await self._ledger.begin_reply(self._update, slot, self.place.chat, self.place.question)
-            if known.message is not None and slot not in self._messages:
-                self._messages[slot] = known.message
+            known = await self._announced(slot)
+            if known is not None and slot not in self._messages:
+                self._messages[slot] = known
                 if not isinstance(markup, ForceReply):
                     await self._settle(slot, page, markup)
                 return
@@ -201,11 +203,31 @@ class Reply:
                 log.warning("sending again what may have arrived", update=self._update, slot=slot, error=str(error))
                 await asyncio.sleep(pause)
                 continue
-            await self._ledger.sent_reply(self._update, slot, message.message_id)
+            await self._noted(slot, self._ledger.sent_reply(self._update, slot, message.message_id))
             self._messages[slot] = message.message_id
             self._shown[slot] = page, None if isinstance(markup, ForceReply) else markup
             return
         raise Undelivered(f"sendMessage broke off {len(_DOUBT_PAUSES)} times")
+
+    async def _announced(self, slot: int) -> int | None:
+        """Note that a message is about to be sent; the one that was sent for this slot before, if any."""
+        try:
+            known = await self._ledger.begin_reply(self._update, slot, self.place.chat, self.place.question)
+        except NotSaved:
+            self._unnoted.add(slot)
+            return None
+        self._unnoted.discard(slot)
+        return known.message
+
+    async def _noted(self, slot: int, note: Coroutine[Any, Any, None]) -> None:
+        """Note what became of a message. While the disk is full people get their answers all the same."""
+        if slot in self._unnoted:
+            note.close()
+            return
+        try:
+            await note
+        except NotSaved:
+            self._unnoted.add(slot)
 
     async def _take_away(self, slot: int) -> None:
         try:

@@ -99,9 +99,10 @@ async def request_run(directory: str) -> None:
 
 
 async def tidy(directory: str) -> None:
-    """Forget handled updates of long ago; Telegram does not send them again."""
+    """Forget handled updates of long ago, which Telegram does not send again, and files that belong to nothing."""
     async with Ledger.open(Path(directory)) as ledger:
         await ledger.prune_updates((_now() - HANDLED_KEPT).timestamp())
+        await Forgetting.beside(ledger, Path(directory)).sweep()
 
 
 async def expire(directory: str, days: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sqlite_utils import Database
 
-from storage.records import StorageError
+from storage.records import NotSaved, StorageError
 
 BUSY_SECONDS = 30.0
 """How long a statement waits for another process (the bot, a command line) that holds the ledger."""
@@ -61,7 +61,7 @@ def explained(error: sqlite3.Error, path: Path) -> StorageError:
     code = getattr(error, "sqlite_errorcode", None)
     primary = code & 0xFF if code is not None else None  # the low byte: https://www.sqlite.org/rescode.html
     if primary == sqlite3.SQLITE_FULL:
-        return StorageError(f"The disk that holds {path} is full: free some space and try again; nothing was recorded.")
+        return NotSaved(f"The disk that holds {path} is full: free some space and try again; nothing was recorded.")
     if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return StorageError(
             f"Another process holds {path} for too long: see which one does (fuser {path}), let it finish, try again."
@@ -71,8 +71,9 @@ def explained(error: sqlite3.Error, path: Path) -> StorageError:
     if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return StorageError(f"{path} is damaged or not a database ({error}): restore the latest backup in its place.")
     if primary == sqlite3.SQLITE_IOERR:
-        return StorageError(
-            f"The disk that holds {path} fails ({error}): check it, then restart; nothing was recorded."
+        # A quota or a limit on the size of files comes as this as well; SQLITE_FULL is for ENOSPC alone.
+        return NotSaved(
+            f"The disk that holds {path} is full or fails ({error}): free some space or check it; nothing was recorded."
         )
     if primary == sqlite3.SQLITE_CONSTRAINT:
         return StorageError(f"The ledger refused a row that contradicts another one ({error}).")
@@ -81,6 +82,8 @@ def explained(error: sqlite3.Error, path: Path) -> StorageError:
 
 def explained_os(error: OSError, what: str) -> StorageError:
     """The `StorageError` for an operating system's error while doing `what` ("writing a picture to /…")."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageError(f"The disk is full while {what}: free some space and try again.")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+        return NotSaved(
+            f"The disk is full or fails while {what} ({error}): free some space or check it, and try again."
+        )
     return StorageError(f"{what[:1].upper()}{what[1:]} failed ({error}): check the folder and its permissions.")

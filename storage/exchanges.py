@@ -85,7 +85,8 @@ class Exchanges(Queries):
     async def record_exchange(self, exchange: Exchange) -> int:
         """Record a question with its answer; return its id. An update that has one already returns that id.
 
-        Raises `UnknownRecord` when the session was forgotten meanwhile, `StorageError` when a picture is unknown.
+        Raises `UnknownRecord` when the session or the asker was forgotten meanwhile, `StorageError` when a picture is
+        unknown.
         """
         values = asdict(exchange) | {"created": self._now(exchange.created)}
 
@@ -95,6 +96,8 @@ class Exchanges(Queries):
                 return int(row["id"])
             if first(database, "SELECT 1 FROM sessions WHERE id = ?", [exchange.session]) is None:
                 raise UnknownRecord(f"The ledger has no session {exchange.session}: it may have been deleted.")
+            if first(database, "SELECT 1 FROM inbox WHERE id = ? AND state = 'done'", [exchange.update]) is not None:
+                raise UnknownRecord(f"Update {exchange.update} is closed: its sender has had everything deleted.")
             ensure_user(database, exchange.asker, values["created"])
             ensure_chat(database, exchange.chat, values["created"])
             try:

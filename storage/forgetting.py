@@ -20,13 +20,23 @@ from storage.records import Belongings, Kind, Removal
 from storage.runs import cancel_learning
 
 _IDS = "(SELECT value FROM json_each(?))"
-_OTHERS = "(SELECT sha256 FROM picture_senders WHERE sender IS NOT ?1)"
-_THEIR_PICTURES = (
-    "SELECT sha256 FROM (SELECT sha256 FROM picture_senders WHERE sender = ?1 UNION SELECT sha256"
-    " FROM exchange_pictures JOIN exchanges ON exchanges.id = exchange WHERE asker = ?1)"
-    " WHERE sha256 NOT IN (SELECT sha256 FROM exchange_pictures JOIN exchanges ON exchanges.id = exchange"
-    f" WHERE asker <> ?1) AND sha256 NOT IN {_OTHERS}"
+_SENT = (
+    "SELECT sha256 FROM picture_senders WHERE sender = ?1"
+    " AND sha256 NOT IN (SELECT sha256 FROM picture_senders WHERE sender <> ?1)"
 )
+"""Pictures that nobody else sent."""
+
+_SHOWING = (
+    "SELECT id FROM exchanges WHERE asker = ?1 AND id IN (SELECT exchange FROM exchange_pictures)"
+    f" UNION SELECT exchange FROM exchange_pictures WHERE sha256 IN ({_SENT})"
+)
+_THEIR_EXCHANGES = (
+    "SELECT id FROM exchanges WHERE asker = ?1 UNION SELECT later.id FROM exchanges AS later"
+    f" JOIN exchanges AS shown ON shown.session = later.session AND shown.id <= later.id WHERE shown.id IN ({_SHOWING})"
+    " AND NOT EXISTS (SELECT 1 FROM exchange_pictures JOIN exchanges AS since ON since.id = exchange"
+    " WHERE since.session = later.session AND since.id > shown.id AND since.id <= later.id)"
+)
+"""What they asked, and what others, in a group, asked about a picture that then goes: it would have no subject left."""
 _AFFECTED = (
     "SELECT id FROM exchanges AS later WHERE EXISTS (SELECT 1 FROM exchanges AS gone WHERE gone.session = later.session"
     f" AND gone.id <= later.id AND gone.id IN {_IDS})"
@@ -35,6 +45,10 @@ _AFFECTED = (
 
 _THEIR_SESSIONS = "SELECT id FROM sessions WHERE user = ?1 UNION SELECT session FROM exchanges WHERE asker = ?1"
 
+_NOBODYS = (
+    "SELECT value FROM json_each(?) WHERE value NOT IN (SELECT sha256 FROM exchange_pictures)"
+    " AND value NOT IN (SELECT sha256 FROM picture_senders)"
+)
 _OLD = (
     "SELECT id FROM exchanges WHERE created < ?1 AND NOT EXISTS (SELECT 1 FROM exchanges AS later"
     " WHERE later.session = exchanges.session AND later.id >= exchanges.id"
@@ -74,10 +88,10 @@ class Forgetting(Queries):
 
         def work(database: Database) -> Belongings:
             gone = _belongings(database, user)
-            pictures = _column(database, _THEIR_PICTURES, user)
+            pictures = _column(database, _SENT, user)
             sessions = _column(database, _THEIR_SESSIONS, user)
             _note(database, Kind.SESSION, sessions)
-            _delete_exchanges(database, _column(database, "SELECT id FROM exchanges WHERE asker = ?", user))
+            _delete_exchanges(database, _column(database, _THEIR_EXCHANGES, user))
             _withdraw(
                 database, _column(database, "SELECT DISTINCT exchange FROM demonstrations WHERE author = ?", user)
             )
@@ -140,23 +154,30 @@ class Forgetting(Queries):
 
 
 def _belongings(database: Database, user: int) -> Belongings:
-    exchanges = _column(database, "SELECT id FROM exchanges WHERE asker = ?", user)
+    exchanges = _column(database, _THEIR_EXCHANGES, user)
     return Belongings(
         exchanges=len(exchanges),
-        pictures=len(_column(database, _THEIR_PICTURES, user)),
+        pictures=len(_column(database, _SENT, user)),
         votes=number(database, "SELECT count(*) FROM feedback WHERE rater = ?", [user]),
+        demonstrations=number(database, "SELECT count(*) FROM demonstrations WHERE author = ?", [user]),
         rows=number(
             database,
-            f"SELECT count(*) FROM run_selections WHERE exchange IN ({_AFFECTED})",
-            [json.dumps(exchanges)],
+            f"SELECT count(*) FROM run_selections WHERE exchange IN ({_AFFECTED})"
+            " OR exchange IN (SELECT exchange FROM demonstrations WHERE author = ?)",
+            [json.dumps(exchanges), user],
         ),
     )
 
 
 def _delete_exchanges(database: Database, exchanges: list[int]) -> None:
-    """Delete exchanges with the votes on them; note which rows of runs' files have to follow."""
-    _withdraw(database, _column(database, _AFFECTED, json.dumps(exchanges)))
-    database.execute(f"DELETE FROM exchanges WHERE id IN {_IDS}", [json.dumps(exchanges)])
+    """Delete exchanges with the votes on them, and pictures of theirs that nobody has sent (they were imported); note
+    which rows of runs' files have to follow.
+    """
+    ids = json.dumps(exchanges)
+    _withdraw(database, _column(database, _AFFECTED, ids))
+    shown = _column(database, f"SELECT DISTINCT sha256 FROM exchange_pictures WHERE exchange IN {_IDS}", ids)
+    database.execute(f"DELETE FROM exchanges WHERE id IN {_IDS}", [ids])
+    _delete_pictures(database, _column(database, _NOBODYS, json.dumps(shown)))
 
 
 def _withdraw(database: Database, exchanges: list[int]) -> None:
@@ -164,6 +185,7 @@ def _withdraw(database: Database, exchanges: list[int]) -> None:
     cancel_learning(database, exchanges)
     taught = f"SELECT DISTINCT exchange FROM run_selections WHERE exchange IN {_IDS}"
     _note(database, Kind.ROW, _column(database, taught, json.dumps(exchanges)))
+    database.execute(f"DELETE FROM run_selections WHERE exchange IN {_IDS}", [json.dumps(exchanges)])
 
 
 def _delete_pictures(database: Database, pictures: list[str]) -> None:

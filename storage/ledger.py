@@ -97,6 +97,11 @@ class Ledger(People, Exchanges, Feedback, Demonstrations, Inbox, Runs, Registry,
         await self._writer.close()
         await self._readers.close()
 
+    @property
+    def trouble(self) -> str:
+        """Why the latest thing that was to be kept was not, in words for the operator; empty if it was."""
+        return self._writer.trouble
+
     async def backup(self, path: Path) -> None:
         """Copy the whole ledger to the new file `path`, as it is at one moment, while it is in use.
 

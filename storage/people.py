@@ -91,8 +91,13 @@ class People(Queries):
             ensure_user(database, user, now)
             database.execute("UPDATE users SET opted_out = ? WHERE id = ?", (int(opted_out), user))
             if opted_out:
-                asked = every(database, "SELECT id FROM exchanges WHERE asker = ?", [user])
-                cancel_learning(database, [row["id"] for row in asked])
+                taught = every(
+                    database,
+                    "SELECT id FROM exchanges WHERE asker = ?1"
+                    " UNION SELECT exchange FROM demonstrations WHERE author = ?1 AND confirmed_by IS NOT NULL",
+                    [user],
+                )
+                cancel_learning(database, [row["id"] for row in taught])
 
         await self._write(work)
 

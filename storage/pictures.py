@@ -59,6 +59,10 @@ class PictureStore:
         """
         return await asyncio.to_thread(self._get, sha256)
 
+    def files(self) -> list[Path]:
+        """Every picture there is, in no order."""
+        return [each for each in self.directory.glob("??/*") if _NAME.fullmatch(each.name)]
+
     async def remove(self, sha256: str) -> bool:
         """Delete the picture of that name; False if there was none. Raises `StorageError`."""
         return await asyncio.to_thread(self._remove, sha256)

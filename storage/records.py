@@ -30,6 +30,10 @@ class UnknownRecord(StorageError):
     """No row has that identifier."""
 
 
+class NotSaved(StorageError):
+    """The disk takes nothing: it is full, or fails. Nothing of what was to be written is there."""
+
+
 class Damaged(StorageError):
     """A picture or a model is no longer what was stored: its bytes do not match their digest."""
 
@@ -87,16 +91,17 @@ class Person:
 @dataclass(frozen=True, slots=True)
 class Belongings:
     """How much of a person is kept: questions with their answers, pictures that nobody else sent, votes (all ever
-    cast), and rows in the data sets of runs.
+    cast), better answers that they have shown, and rows in the data sets of runs.
     """
 
     exchanges: int
     pictures: int
     votes: int
+    demonstrations: int
     rows: int
 
     def __bool__(self) -> bool:
-        return any((self.exchanges, self.pictures, self.votes, self.rows))
+        return any((self.exchanges, self.pictures, self.votes, self.demonstrations, self.rows))
 
 
 class Kind(StrEnum):

@@ -18,7 +18,8 @@ _SETTABLE = frozenset({"step", "steps", "loss", "samples", "held_out", "raters",
 _ACTIVE = json.dumps([state for state, following in RUN_TRANSITIONS.items() if following])
 _TEACHING = (
     "SELECT count(*) FROM run_selections JOIN exchanges ON exchanges.id = exchange"
-    " WHERE run = ? AND asker NOT IN (SELECT id FROM users WHERE opted_out)"
+    " WHERE run = ? AND asker NOT IN (SELECT id FROM users WHERE opted_out) AND exchange NOT IN (SELECT exchange"
+    " FROM demonstrations WHERE confirmed_by IS NOT NULL AND author IN (SELECT id FROM users WHERE opted_out))"
 )
 _IS_ACTIVE = "state IN (SELECT value FROM json_each(?))"
 

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from sqlite_utils import Database
 
 from storage.connection import BUSY_SECONDS, connect, explained
-from storage.records import StorageError
+from storage.records import NotSaved, StorageError
 
 Result = TypeVar("Result")
 Argument = TypeVar("Argument")
@@ -68,6 +68,8 @@ class Writer:
         self._database = connect(path, busy_seconds=busy_seconds)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = False
+        self.trouble = ""
+        """Why the latest commit was not saved, empty if it was."""
         # A daemon, so that a process that forgot to close can still end; nothing unacknowledged is owed to anyone.
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
         self._thread.start()
@@ -106,6 +108,8 @@ class Writer:
                 batch, closing = self._next_batch()
                 if batch:
                     self._commit(batch)
+                    unsaved = [str(job.error) for job in batch if isinstance(job.error, NotSaved)]
+                    self.trouble = unsaved[0] if unsaved else ""
                     _deliver(batch)
         finally:
             self._database.close()

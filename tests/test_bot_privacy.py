@@ -82,7 +82,7 @@ async def test_privacy_tells_and_lets_choose(stage: Stage) -> None:
 async def test_it_speaks_chinese(stage: Stage) -> None:
     """Both commands and the confirmation are in the person's language."""
     async with stage.bot(), stage.person(language="zh-hans") as ada:
-        assert "好评" in (await told(ada, "/privacy"))["text"]
+        assert "更好的回答" in (await told(ada, "/privacy"))["text"]
         question = await told(ada, "/delete_my_data")
         await ada.taps("全部删除", question)
         await said_to(ada, question, "已删除")

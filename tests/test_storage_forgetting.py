@@ -10,7 +10,18 @@ import pytest
 import pytest_asyncio
 
 from storage.ledger import FILE_NAME, Ledger
-from storage.records import Belongings, Chat, Exchange, Kind, Person, Rating, Removal, RunState
+from storage.records import (
+    Belongings,
+    Chat,
+    Demonstration,
+    Exchange,
+    Kind,
+    Person,
+    Rating,
+    Removal,
+    RunState,
+    UnknownRecord,
+)
 from tests.ledgers import exchange, picture
 
 ADA, BEN = 7_412_589_630, 7_412_589_631
@@ -82,25 +93,62 @@ async def test_a_person_goes_and_others_stay(ledger: Ledger, talk: Talk, tmp_pat
     await talk.votes(BEN, his)
     await ledger.store_update(900, f"commands:{ADA}", f"set aside: {ADA}")
     await ledger.set_aside_update(900, f"{ADA} broke it")
+    await ledger.demonstrate(Demonstration(his, ADA, f"better, says {ADA}", 901))
+    bettered = await talk.asks(BEN)
+    shown = await ledger.demonstrate(Demonstration(bettered, ADA, f"better, says {ADA}", 902))
+    await ledger.confirm_demonstration(shown, BEN)
     run = await ledger.start_run("admin", ADA)
-    await ledger.freeze_selection(run.id, [(hers, "train"), (in_group, "held_out"), (his, "train")])
-    expected = Belongings(exchanges=2, pictures=2, votes=2, rows=2)
+    selected = [(hers, "train"), (in_group, "held_out"), (bettered, "train"), (await talk.asks(BEN), "train")]
+    await ledger.freeze_selection(run.id, selected)
+    expected = Belongings(exchanges=2, pictures=2, votes=2, demonstrations=2, rows=3)
     assert await ledger.belongings(ADA) == expected
     assert await ledger.forget(ADA) == expected
     assert not await ledger.belongings(ADA)
     assert _named(tmp_path, ADA) == []
     assert [(each.exchange.id, each.ups, each.downs) for each in await ledger.rated_exchanges()] == [(his, 1, 0)]
     assert {each.sha256 for each in await ledger.pictures()} == {"bb", "shared", "sent by both"}
-    assert await ledger.selection(run.id) == [(his, "train")]
+    assert await ledger.selection(run.id) == selected[-1:]
     assert await ledger.removals() == [
         Removal(Kind.LOG, ""),
         Removal(Kind.PICTURE, "aa"),
         Removal(Kind.PICTURE, "never answered"),
         Removal(Kind.ROW, str(hers)),
         Removal(Kind.ROW, str(in_group)),
+        Removal(Kind.ROW, str(bettered)),
         Removal(Kind.SESSION, "1"),
         Removal(Kind.SESSION, "2"),
     ]
+
+
+async def test_what_others_asked_about_a_picture_goes_with_it(ledger: Ledger, talk: Talk) -> None:
+    """In a group somebody may ask about another's picture: with it go that question and those that follow on it."""
+    await ledger.add_picture(picture("hers"), ADA)
+    about_hers = await talk.asks(BEN, chat=GROUP)
+    database = ledger._writer
+    await database.do(lambda each: each.execute("INSERT INTO exchange_pictures VALUES (?, 0, 'hers')", [about_hers]))
+    follow_up, about_his = await talk.asks(BEN, chat=GROUP), await talk.asks(BEN, "bb", chat=GROUP)
+    assert (await ledger.belongings(ADA)).exchanges == 2
+    await ledger.forget(ADA)
+    with pytest.raises(UnknownRecord):
+        await ledger.exchange(follow_up)
+    assert (await ledger.exchange(about_his)).pictures == ("bb",)
+    assert [each.sha256 for each in await ledger.pictures()] == ["bb"]
+
+
+async def test_in_a_shared_conversation_the_others_stay(ledger: Ledger) -> None:
+    """What is about somebody else's picture stays; an answer on its way to who leaves is not recorded."""
+    session = await ledger.session(GROUP, GROUP)
+    for sender, name in ((ADA, "aa"), (BEN, "bb")):
+        await ledger.add_picture(picture(name), sender)
+    asked = [(ADA, ("aa",)), (BEN, ()), (BEN, ("bb",)), (ADA, ()), (BEN, ())]
+    for update, (asker, pictures) in enumerate(asked):
+        await ledger.record_exchange(exchange(session, update, chat=GROUP, asker=asker, pictures=pictures))
+    await ledger.store_update(99, f"chat:{GROUP}:{ADA}", "{}")
+    await ledger.forget(ADA)
+    assert [(each.update, each.asker) for each in await ledger.history(session, 9)] == [(2, BEN), (4, BEN)]
+    with pytest.raises(UnknownRecord, match="closed"):
+        await ledger.record_exchange(exchange(session, 99, chat=GROUP, asker=ADA))
+    assert await ledger.person(ADA) is None
 
 
 async def test_nothing_is_left_in_free_pages(ledger: Ledger, talk: Talk, tmp_path: Path) -> None:
@@ -170,10 +218,15 @@ async def test_who_opted_out_teaches_nothing(ledger: Ledger, talk: Talk) -> None
     assert [(each.exchange.id, each.ups) for each in await ledger.rated_exchanges()] == [(hers, 2), (his, 2)]
 
 
+@pytest.mark.parametrize("teaches", ["asks", "shows a better answer"])
 @pytest.mark.parametrize("leaves", ["forgets", "opts out"])
-async def test_a_run_that_learns_from_who_leaves_is_cancelled(ledger: Ledger, talk: Talk, leaves: str) -> None:
+async def test_a_run_that_learns_from_who_leaves_is_cancelled(
+    ledger: Ledger, talk: Talk, leaves: str, teaches: str
+) -> None:
     """It is asked to end, and knows how much was withdrawn; a run without them goes on."""
-    hers, his = await talk.asks(ADA), await talk.asks(BEN)
+    hers, his = await talk.asks(ADA if teaches == "asks" else BEN), await talk.asks(BEN)
+    if teaches != "asks":
+        await ledger.confirm_demonstration(await ledger.demonstrate(Demonstration(hers, ADA, "better", 901)), BEN)
     run = await ledger.start_run("schedule")
     await ledger.freeze_selection(run.id, [(hers, "train"), (his, "held_out")])
     await ledger.move_run(run.id, RunState.TRAINING, samples=1, held_out=1)

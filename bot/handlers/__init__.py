@@ -11,7 +11,7 @@ from bot.handlers import admin as admin_commands
 from bot.handlers import basics, demonstrations, feedback, others, privacy, questions, version
 from bot.handlers import steering as steering_commands
 from bot.handlers.admin import AdminActions
-from bot.handlers.context import People, Replies
+from bot.handlers.context import People, Replies, Saving
 from bot.incoming import Incoming
 from bot.settings import BotSettings
 from bot.steering import Steering
@@ -52,6 +52,13 @@ def build_dispatcher(
     dispatcher.update.outer_middleware(People(ledger, translator))
     dispatcher.message.outer_middleware(Replies(ledger))
     dispatcher.edited_message.outer_middleware(Replies(ledger))
+    for observer in (
+        dispatcher.message,
+        dispatcher.edited_message,
+        dispatcher.callback_query,
+        dispatcher.message_reaction,
+    ):
+        observer.outer_middleware(Saving())
     dispatcher.include_routers(
         basics.router(),
         steering_commands.router(),

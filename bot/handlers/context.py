@@ -1,7 +1,7 @@
 """What every handler is given besides the update: who speaks, in which language, and the reply to fill.
 
 Middlewares, so that handlers name what they need as parameters. Knows that an update whose reply is finished needs
-no handling again.
+no handling again, and what to say of something that could not be saved.
 """
 
 from __future__ import annotations
@@ -10,20 +10,24 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+import structlog
 from aiogram import BaseMiddleware, Bot
+from aiogram.types import CallbackQuery, Message, TelegramObject
 from aiogram.types import Chat as TelegramChat
-from aiogram.types import Message, TelegramObject
 from aiogram.types import User as TelegramUser
 
+from bot.handlers.taps import acknowledge
 from bot.inbox import Delivery
 from bot.replies import Place, Reply
-from bot.translation import Translator
+from bot.translation import Say, Translator
 from storage.ledger import Ledger
-from storage.records import Chat, Person
+from storage.records import Chat, NotSaved, Person
 
 Handler = Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]]
 
 REMEMBERED: Final = 4096
+
+log = structlog.get_logger()
 
 
 class People(BaseMiddleware):
@@ -52,7 +56,10 @@ class People(BaseMiddleware):
     async def _see(self, person: Person, chat: Chat, *, forgotten: bool) -> None:
         """Write down what is new, or was deleted since; most updates bring nothing new."""
         if forgotten or (person, chat) not in self._seen:
-            await self._ledger.see(person, chat)
+            try:
+                await self._ledger.see(person, chat)
+            except NotSaved:
+                return
         self._seen[person, chat] = None
         self._seen.move_to_end((person, chat))
         while len(self._seen) > REMEMBERED:
@@ -77,3 +84,21 @@ class Replies(BaseMiddleware):
         else:
             reply = Reply(bot, self._ledger, delivery.update, place)
         return await handler(event, data | {"reply": reply})
+
+
+class Saving(BaseMiddleware):
+    """Says so when what somebody asked for could not be saved; the admins are told by the operations."""
+
+    async def __call__(self, handler: Handler, event: TelegramObject, data: dict[str, Any]) -> Any:
+        try:
+            return await handler(event, data)
+        except NotSaved as error:
+            delivery: Delivery = data["delivery"]
+            say: Say = data["say"]
+            log.warning("could not be saved", update=delivery.update, error=str(error))
+            text = say("My disk is full, so I could not save that. My admins know.")
+            if isinstance(event, CallbackQuery):
+                await acknowledge(event, text)
+            elif "reply" in data:
+                await data["reply"].finish(text)
+            return None

@@ -72,9 +72,10 @@ async def ask(
     text = say(
         "Shall I delete what I keep of you, for good?\n\n"
         "{found}\n\n"
-        "It all goes, with your name, your language and the thumbs that others gave to your answers. We begin anew "
-        "then. A model that has learned from it already keeps what it has learned until the next one is trained, "
-        "without you. Copies that my operator has made, and what stands in this chat, I cannot delete.",
+        "It all goes, with your name, your language, the thumbs that others gave to your answers, and what others "
+        "asked about pictures that only you have sent. We begin anew then. A model that has learned from it already "
+        "keeps what it has learned until the next one is trained, without you. Copies that my operator has made, and "
+        "what stands in this chat, I cannot delete.",
         found=_listed(found, say),
     )
     buttons = confirmation(say("🗑 Delete all of it"), say("Keep it"), delivery.update)
@@ -141,9 +142,9 @@ def _state(opted_out: bool, say: Say) -> str:
 
 def _explanation(say: Say, retention_days: int) -> str:
     text = say(
-        "What I keep: your questions and pictures and my answers, so that you can ask on; your thumbs, and from the "
-        "answers that are liked I learn when I am retrained; your name and language, to speak with you; and the "
-        "numbers of our messages, so that none is answered twice. It lies with whoever runs me."
+        "What I keep: your questions and pictures and my answers, so that you can ask on; your thumbs and the better "
+        "answers that you show me, since from what is liked I learn when I am retrained; your name and language, to "
+        "speak with you; and the numbers of our messages, so that none is answered twice. It lies with whoever runs me."
     )
     if retention_days:
         text += "\n\n" + say.count(
@@ -171,6 +172,11 @@ def _listed(found: Belongings, say: Say) -> str:
                 "· {number} picture that nobody else sent", "· {number} pictures that nobody else sent", found.pictures
             ),
             say.count("· {number} thumb", "· {number} thumbs", found.votes),
+            say.count(
+                "· {number} better answer that you have shown me",
+                "· {number} better answers that you have shown me",
+                found.demonstrations,
+            ),
             say.count(
                 "· {number} row in what models were trained on",
                 "· {number} rows in what models were trained on",

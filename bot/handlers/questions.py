@@ -78,10 +78,12 @@ async def ask(
         )
         return
     files = [file for each in messages if (file := _picture_of(each))]
+    sender = event_from_user
     pictures: tuple[Picture, ...] = ()
     if not files and not former and (to := message.reply_to_message):
         # Whoever replies to a picture means that; whoever replies to an answer of another talk means what it is about.
         files = [file] if (file := _picture_of(to)) else []
+        sender = to.from_user or event_from_user
         if not files and (answered := await ledger.exchange_shown(chat, to.message_id)):
             pictures = await conversation.subject(answered, chat, event_from_user.id, topic)
     if not (files or pictures or former or await conversation.has_picture(chat, event_from_user.id, topic)):
@@ -93,7 +95,7 @@ async def ask(
         text = (await said())[:limit] or say(settings.chat.default_question)
         if former is not None:
             return await conversation.once_more(former, delivery.update, text)
-        pictures = pictures or await _taken(incoming, bot, files, event_from_user.id)
+        pictures = pictures or await _taken(incoming, bot, files, sender.id)
         return Question(delivery.update, chat, event_from_user.id, topic, text, pictures)
 
     asked = Asked(delivery.update, chat, topic, event_from_user.id, message.message_id, delivery.received)

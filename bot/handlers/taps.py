@@ -6,7 +6,7 @@ from aiogram.exceptions import TelegramBadRequest
 from aiogram.types import CallbackQuery, Message
 
 from storage.ledger import Ledger
-from storage.records import Exchange, UnknownRecord
+from storage.records import Exchange, NotSaved, UnknownRecord
 
 
 async def acknowledge(query: CallbackQuery, text: str) -> None:
@@ -19,7 +19,12 @@ async def acknowledge(query: CallbackQuery, text: str) -> None:
 
 
 async def exchange_here(ledger: Ledger, number: int, query: CallbackQuery) -> tuple[Exchange, Message] | None:
-    """The exchange of that id with the message that was tapped on, if the exchange belongs to its chat."""
+    """The exchange of that id with the message that was tapped on, if the exchange belongs to its chat.
+
+    Raises `NotSaved` for one that could not be saved.
+    """
+    if not number:
+        raise NotSaved("the answer that was tapped on is not in the ledger")
     try:
         exchange = await ledger.exchange(number)
     except UnknownRecord:
