@@ -16,7 +16,7 @@ from bot.config import Settings
 from bot.progress import terminal_bar
 from storage.ledger import Ledger
 from storage.pictures import PictureStore
-from training.export import KTO, LLAVA, export
+from training.export import DPO, KTO, LLAVA, export
 from training.job import ImportJob, Progress, TrainingError
 from training.launcher import ChildTrainer
 from training.selection import choose
@@ -72,7 +72,7 @@ async def import_file(
 async def export_data(ledger: Ledger, settings: Settings, out: Path, console: Console) -> None:
     """Write what people taught into the folder `out`. Raises `TrainingError`, `StorageError`."""
     training = settings.training
-    rated = await ledger.rated_exchanges()
+    rated, preferences = await ledger.rated_exchanges(), await ledger.preferences()
     kept = await ledger.pictures()
     chosen, counts = await asyncio.to_thread(
         choose,
@@ -87,13 +87,15 @@ async def export_data(ledger: Ledger, settings: Settings, out: Path, console: Co
         out.absolute(),
         chosen,
         rated,
+        preferences,
         threshold=training.threshold,
         stored=PictureStore(settings.storage.dir / "pictures").path,
         types={each.sha256: each.media_type for each in kept},
     )
     console.print(
         f"{escape(str(out))}: {LLAVA} with {made.liked} liked answers ({counts}), {KTO} with {made.ups} thumbs up and "
-        f"{made.downs} down, {made.pictures} pictures. People who do not want to be learned from are not in it.",
+        f"{made.downs} down, {DPO} with {made.pairs} pairs, {made.pictures} pictures. People who do not want to be "
+        "learned from are not in it.",
         highlight=False,
         soft_wrap=True,
     )

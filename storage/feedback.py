@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
-from itertools import groupby
+import sqlite3
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from itertools import groupby, permutations
 
 from sqlite_utils import Database
 
 from storage.exchanges import SELECT_EXCHANGES, exchange_of
 from storage.people import ensure_user
 from storage.queries import Queries, every, first
-from storage.records import Exchange, RatedExchange, Rating, StorageError, UnknownRecord
+from storage.records import Exchange, Preference, RatedExchange, Rating, StorageError, UnknownRecord
 
 _VOTES = (
     "SELECT exchange, sum(value > 0) AS ups, sum(value < 0) AS downs, json_group_array(rater) AS raters"
@@ -93,11 +95,30 @@ class Feedback(Queries):
         Left out are votes and better answers of people who opted out, and exchanges that they asked or that follow on
         theirs.
         """
-        return await self._read(_rated_exchanges)
+        judged = await self._read(_judged)
+        rated = [each.better or each.said for each in judged if each.better or each.said.raters]
+        return sorted(rated, key=lambda each: each.exchange.id)
+
+    async def preferences(self) -> list[Preference]:
+        """Where one of two answers to the same prompt is liked more: one answered again, or a better answer shown.
+
+        People who opted out are left out as in `rated_exchanges`; answers that did not come to their own end are not
+        compared.
+        """
+        return await self._read(_preferences)
 
 
-def _rated_exchanges(database: Database) -> list[RatedExchange]:
-    database.execute("BEGIN")  # one state of the ledger for both queries
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """An exchange with the votes on what the model said, and the same with a confirmed better answer, if any."""
+
+    said: RatedExchange
+    better: RatedExchange | None
+
+
+def _judged(database: Database) -> list[_Judged]:
+    """Every exchange of the conversations in which there is a vote or a better answer, by session and id."""
+    database.execute("BEGIN")  # one state of the ledger for all queries
     try:
         votes = {row["exchange"]: row for row in every(database, _VOTES)}
         opted_out = {row["id"] for row in every(database, "SELECT id FROM users WHERE opted_out")}
@@ -106,7 +127,7 @@ def _rated_exchanges(database: Database) -> list[RatedExchange]:
             f"{SELECT_EXCHANGES} WHERE session IN (SELECT session FROM exchanges WHERE id IN"
             " (SELECT exchange FROM feedback UNION SELECT exchange FROM demonstrations)) ORDER BY session, id",
         )
-        better = {row["exchange"]: row for row in every(database, _DEMONSTRATIONS)}
+        shown = {row["exchange"]: row for row in every(database, _DEMONSTRATIONS)}
     finally:
         database.commit()
     found = []
@@ -115,20 +136,40 @@ def _rated_exchanges(database: Database) -> list[RatedExchange]:
         for exchange in talk:
             if exchange.asker in opted_out:
                 break
-            vote, shown = votes.get(exchange.id), better.get(exchange.id)
+            vote = votes.get(exchange.id)
             before = tuple(stood[place] for place in sorted(stood) if place < exchange.place)
-            if shown is not None:
-                raters = tuple(sorted({shown["author"], shown["confirmed_by"]}))
-                found.append(RatedExchange(_bettered(exchange, shown["text"]), 1, 0, raters, before, demonstrated=True))
-            elif vote is not None:
-                raters = tuple(sorted(json.loads(vote["raters"])))
-                found.append(RatedExchange(exchange, vote["ups"], vote["downs"], raters, before))
+            raters = tuple(sorted(json.loads(vote["raters"]))) if vote else ()
+            said = RatedExchange(exchange, vote["ups"] if vote else 0, vote["downs"] if vote else 0, raters, before)
+            found.append(_Judged(said, _bettered(said, shown.get(exchange.id))))
             stood[exchange.place] = exchange
-    return sorted(found, key=lambda rated: rated.exchange.id)
+    return found
 
 
-def _bettered(exchange: Exchange, text: str) -> Exchange:
-    """The exchange with a person's answer in place of the model's. A token has at least one character, nearly always,
-    so it has no more tokens than characters.
+def _bettered(said: RatedExchange, shown: sqlite3.Row | None) -> RatedExchange | None:
+    """The exchange with a person's answer in place of the model's.
+
+    A token has at least one character, nearly always, so it has no more tokens than characters.
     """
-    return replace(exchange, answer=text, finish="stop", completion_tokens=len(text))
+    if shown is None:
+        return None
+    text = str(shown["text"])
+    exchange = replace(said.exchange, answer=text, finish="stop", completion_tokens=len(text))
+    raters = tuple(sorted({shown["author"], shown["confirmed_by"]}))
+    return RatedExchange(exchange, 1, 0, raters, said.history, demonstrated=True)
+
+
+def _preferences(database: Database) -> list[Preference]:
+    found = []
+    answers: dict[tuple[int, str], list[RatedExchange]] = defaultdict(list)
+    for each in _judged(database):
+        exchange = each.said.exchange
+        answers[exchange.place, exchange.prompt_hash].append(each.said)
+        if each.better is not None:
+            found.append(Preference(each.better, exchange.answer))
+    for same_prompt in answers.values():
+        for chosen, rejected in permutations(same_prompt, 2):
+            liked_more = chosen.ups - chosen.downs > rejected.ups - rejected.downs
+            whole = chosen.exchange.finish == rejected.exchange.finish == "stop"
+            if liked_more and whole and chosen.exchange.answer != rejected.exchange.answer:
+                found.append(Preference(chosen, rejected.exchange.answer))
+    return sorted(found, key=lambda preference: preference.chosen.exchange.id)

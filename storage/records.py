@@ -235,6 +235,14 @@ class RatedExchange:
 
 
 @dataclass(frozen=True, slots=True)
+class Preference:
+    """Of two answers to one prompt the one that people like more, and the text of the other."""
+
+    chosen: RatedExchange
+    rejected: str
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """A retraining run. `trigger` is schedule, admin or command; `requested_by` the admin's user id if any.
 

@@ -16,7 +16,7 @@ from inference.prompt import BREAK
 from inference.tiny import CHECKPOINT
 from storage.ledger import Ledger
 from storage.pictures import PictureStore
-from storage.records import Chat, Person, Rating
+from storage.records import Chat, Demonstration, Person, Rating
 from tests.bot_process import command, write_config
 from tests.ledgers import exchange, picture
 from tests.lessons import photo
@@ -82,7 +82,10 @@ async def test_an_export_has_what_was_rated(community: Community, tmp_path: Path
     out = tmp_path / "out"
     code, told = await command(community.config, "export", str(out))
     assert code == 0, told
-    assert "llava.json with 2 liked answers" in told and "2 thumbs up and 1 down, 2 pictures" in told
+    assert (
+        "llava.json with 2 liked answers" in told
+        and "2 thumbs up and 1 down, dpo.jsonl with 0 pairs, 2 pictures" in told
+    )
     first, second = read_lessons(out / "llava.json", out, system="")
     assert (first.turns[0].text, first.turns[1].text) == (f"Which <{BREAK}image> colours?", "Red and blue.")
     assert (second.turns[-1].text, second.learned) == ("Two.", (False, False, False, True))
@@ -129,3 +132,36 @@ async def test_an_export_is_whole_or_not_there(community: Community, tmp_path: P
         await community.export(tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "out.part").exists()
+
+
+async def test_an_export_has_what_is_preferred(tmp_path: Path) -> None:
+    """Two answers to one prompt, one liked more, are a pair, and so are an answer and a better one that was shown."""
+    community = Community(tmp_path)
+    async with Ledger.open(community.data) as ledger:
+        for user in (1, 2, 9):
+            await ledger.see(Person(user), Chat(user))
+        red = await community.show(ledger, "red")
+        talk = await ledger.new_session(1, 1)
+        first = await community.says(ledger, talk, "Blue.", -1, pictures=(red,))
+        again: dict[str, Any] = {"pictures": (red,), "replaces": first}
+        await community.says(ledger, talk, "Red!", 1, **again)
+        await community.says(ledger, talk, "Unrated.", **again)
+        await community.says(ledger, talk, "Re", 1, 1, finish="abort", **again)
+        await community.says(ledger, talk, "Other words.", 1, prompt_hash="another", question="Edited?", **again)
+        later = await community.says(ledger, talk, "Dunno.")
+        for author, update in ((2, 1), (9, 2)):
+            shown = await ledger.demonstrate(Demonstration(later, author, f"Two, says {author}.", update))
+            await ledger.confirm_demonstration(shown, 1)
+        await ledger.set_opted_out(9, True)
+    out = tmp_path / "out"
+    await community.export(out)
+    rows = [row for _, row in read_rows(out / "dpo.jsonl")]
+    assert [[row[side][0]["content"][0]["text"] for side in ("chosen", "rejected")] for row in rows] == [
+        ["Red!", "Blue."],
+        ["Red!", "Unrated."],
+        ["Unrated.", "Blue."],
+        ["Two, says 2.", "Dunno."],
+    ]
+    assert all((out / name).is_file() for row in rows for name in row["images"])
+    assert [message["role"] for message in rows[0]["prompt"]] == ["system", "user"]
+    assert "Two, says 2." in (out / "llava.json").read_text()
