@@ -2,7 +2,8 @@
 
 What it does is told by a file `cue` beside the job: `good` (progress, then an outcome), `bad` (an outcome with a
 reason), `die` (a complaint, then exit code 3), `killed` (SIGKILL to itself), `hang` (progress, then silence), `noise`
-(lines that are no progress). It ends with its parent as the real ones do.
+(lines that are no progress), `cramped` (too little memory until the batch is a fourth). It ends with its parent as the
+real ones do. torchrun starts several of it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 from pathlib import Path
 
 from inference.lifeline import watch_parent
-from training.job import Outcome, Progress, outcome_file
+from training.job import Job, Outcome, Progress, outcome_file
 
 
 def say(line: str) -> None:
@@ -28,7 +29,7 @@ def main() -> int:
     watch_parent(grace=0.1)
     job = Path(sys.argv[3])
     cue = (job.parent / "cue").read_text()
-    (job.parent / "pid").write_text(str(os.getpid()))
+    (job.parent / f"pid{os.environ.get('RANK', '')}").write_text(str(os.getpid()))
     if cue == "noise":
         say("a library says hello")
         say('{"strange": 1}')
@@ -42,6 +43,9 @@ def main() -> int:
     if cue == "die":
         sys.stderr.write("the cat sat on the keyboard\n")
         return 3
+    if cue == "cramped" and (split := Job.read(job).split) < 4:
+        Outcome(ok=False, reason=f"split {split}", too_large=True).write(outcome_file(job))
+        return 0
     reason = "" if cue != "bad" else "row 3 is bad"
     Outcome(ok=not reason, reason=reason, adapter=None if reason else "adapter", steps=3).write(outcome_file(job))
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -22,7 +23,15 @@ FAKE = Path(__file__).with_name("fake_trainer.py")
 def python(tmp_path: Path) -> Path:
     """An "interpreter" that runs the fake worker whatever module it is told to run."""
     script = tmp_path / "python"
-    script.write_text(f'#!/bin/sh\nPYTHONPATH={FAKE.parent.parent} exec {sys.executable} {FAKE} "$@"\n')
+    script.write_text(
+        f"""#!/bin/sh
+        export PYTHONPATH={FAKE.parent.parent}
+        case "$*" in
+        *torch.distributed.run*) exec {sys.executable} $(echo "$*" | sed "s#-m training#{FAKE} -m training#") ;;
+        *) exec {sys.executable} {FAKE} "$@" ;;
+        esac
+        """
+    )
     script.chmod(0o755)
     return script
 
@@ -34,9 +43,9 @@ def job(work: Path, cue: str) -> Job:
     return Job(run="1", base="base", data="data", images="images", work=str(work), system="")
 
 
-def pid(work: Path) -> int:
-    """The process id that the fake worker left."""
-    return int((work / "pid").read_text())
+def pid(work: Path, rank: str = "") -> int:
+    """The process id that the fake worker left, as soon as it is there."""
+    return int((work / f"pid{rank}").read_text() or 0)
 
 
 async def test_progress_and_outcome_arrive(python: Path, tmp_path: Path) -> None:
@@ -103,6 +112,25 @@ async def test_cancelling_kills_the_worker(python: Path, tmp_path: Path) -> None
     assert trainer.pid is None
 
 
+@pytest.mark.parametrize("end", ["cancelled", "killed"])
+async def test_all_processes_of_a_training_end_together(python: Path, tmp_path: Path, end: str) -> None:
+    """Those that torchrun has started are gone when a training is cancelled, and when whoever trains is killed."""
+    work = tmp_path / "run"
+    job(work, "hang").write(tmp_path / "job.json")
+    parent = await trains(python, tmp_path / "job.json", processes=2)
+    await until(lambda: all((work / f"pid{rank}").exists() and pid(work, rank) for rank in "01"), seconds=60)
+    parent.send_signal(signal.SIGINT if end == "cancelled" else signal.SIGKILL)
+    await parent.wait()
+    await until(lambda: not any(alive(pid(work, rank)) for rank in "01"), seconds=20)
+
+
+async def test_too_little_memory_is_tried_again_in_smaller_batches(python: Path, tmp_path: Path) -> None:
+    """The worker is started again with half the batch until it is enough."""
+    outcome = await ChildTrainer(settings(python=str(python))).train(job(tmp_path / "run", "cramped"))
+    assert outcome.ok
+    assert Job.read(tmp_path / "run" / "finetune.json").split == 4
+
+
 async def test_a_hanging_worker_is_ended(python: Path, tmp_path: Path) -> None:
     """After training.timeout the worker is killed and the reason says so."""
     trainer = ChildTrainer(settings(python=str(python), timeout=2))
@@ -120,16 +148,23 @@ async def test_a_missing_interpreter_is_named(tmp_path: Path) -> None:
 async def test_a_worker_ends_with_its_parent(python: Path, tmp_path: Path) -> None:
     """When the process that trains is killed, the worker does not live on."""
     job(tmp_path / "run", "hang").write(tmp_path / "job.json")
-    script = (
-        "import asyncio, sys; from pathlib import Path; from training.job import Job;"
-        "from training.launcher import ChildTrainer; from training.settings import TrainingSettings;"
-        "settings = TrainingSettings.for_tiny(python=sys.argv[1]);"
-        "asyncio.run(ChildTrainer(settings).train(Job.read(Path(sys.argv[2]))))"
-    )
-    parent = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", script, str(python), str(tmp_path / "job.json"), cwd=FAKE.parent.parent
-    )
-    await until(lambda: (tmp_path / "run" / "pid").exists() and (tmp_path / "run" / "pid").read_text())
+    parent = await trains(python, tmp_path / "job.json")
+    await until(lambda: (tmp_path / "run" / "pid").exists() and pid(tmp_path / "run"))
     os.kill(parent.pid, signal.SIGKILL)
     await parent.wait()
     await until(lambda: not alive(pid(tmp_path / "run")))
+
+
+async def trains(python: Path, job_file: Path, **changes: int) -> asyncio.subprocess.Process:
+    """A process of its own that trains."""
+    script = (
+        "import asyncio, json, sys; from pathlib import Path; from training.job import Job;"
+        "from training.launcher import ChildTrainer; from training.settings import TrainingSettings;"
+        "settings = TrainingSettings.for_tiny(python=sys.argv[1], **json.loads(sys.argv[3]));"
+        "asyncio.run(ChildTrainer(settings).train(Job.read(Path(sys.argv[2]))))"
+    )
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", script, str(python), str(job_file), json.dumps(changes)),
+        cwd=FAKE.parent.parent,
+        stderr=asyncio.subprocess.DEVNULL,
+    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from xtuner.configs import cfgs_name_path
 
 from inference.internvl2.checkpoint import load_model
 from inference.tiny import CHECKPOINT
+from inference.worker import free_port
+from tests.children import until
 from tests.lessons import SYSTEM, drawn_lessons, settings
 from training.adapter import Adapter
 from training.curve import losses
@@ -139,9 +142,9 @@ def test_tensorboard_reads_the_log(trained: Mapping[str, Trained]) -> None:
     assert [each.value for each in log.Scalars("loss")] == pytest.approx(trained["qlora"].losses)
 
 
-def test_a_killed_training_goes_on_in_two_processes(trained: Mapping[str, Trained], tmp_path: Path) -> None:
-    """After kill -9 the same job goes on from its last checkpoint, here in two processes that share the pairs of a
-    step, and its losses are those of one process that was left alone.
+def test_a_killed_training_goes_on_at_two_hosts(trained: Mapping[str, Trained], tmp_path: Path) -> None:
+    """After kill -9 the same job goes on from its last checkpoint, here in two processes, the second started as on
+    another host. They share the pairs of a step, and the losses are those of one process that was left alone.
     """
     trainer = ChildTrainer(settings())
     job = make_job(tmp_path, **VARIANTS["qlora"], save_steps=4)
@@ -152,11 +155,25 @@ def test_a_killed_training_goes_on_in_two_processes(trained: Mapping[str, Traine
 
     assert "SIGKILL" in asyncio.run(trainer.train(job, kill)).reason
     heard: list[Progress] = []
-    again = Trained(job, asyncio.run(ChildTrainer(settings(processes=2)).train(job, heard.append)))
+    again = Trained(job, asyncio.run(at_two_hosts(job, heard)))
     assert again.outcome.ok, again.outcome.reason
     assert [each.step for each in heard if each.step] == list(range(5, STEPS + 1)), "one of them tells of each step"
     assert again.losses == pytest.approx(trained["qlora"].losses, rel=1e-2)
     assert not list(tmp_path.rglob("*.pth")), "what is finished needs no checkpoint"
+
+
+async def at_two_hosts(job: Job, heard: list[Progress]) -> Outcome:
+    """Train at this host, and run by hand at the other what the log says."""
+    log = Path(job.work) / "finetune.log"
+    log.unlink()
+    trainer = ChildTrainer(settings(hosts=2, rendezvous=f"127.0.0.1:{free_port()}"))
+    training = asyncio.create_task(trainer.train(job, heard.append))
+    await until(lambda: log.exists() and log.read_text())
+    command = log.read_text().splitlines()[0].split(": ", 1)[1].replace("--node-rank=0", "--node-rank=1")
+    other = await asyncio.create_subprocess_exec(*shlex.split(command), stdin=asyncio.subprocess.DEVNULL)
+    outcome = await training
+    assert await other.wait() == 0
+    return outcome
 
 
 def test_ones_own_configuration_runs_in_smaller_batches_where_memory_is_short(tmp_path: Path) -> None:

@@ -209,8 +209,14 @@ class Pipeline:
         return await asyncio.to_thread(choose)
 
     def _check_disk(self) -> None:
-        """A merged model is as large as the base; adapters and checkpoints take less than half of that."""
-        needed = 1.5 * weight_bytes(self._places.base) + self._settings.min_free_gigabytes * 1e9
+        """A merged model is as large as the base. Trained weights and the optimiser's state are 12 bytes a weight in a
+        checkpoint, of which one more is being written than are kept, and 4 in the adapter; an adapter of InternVL2-2B
+        has rank / 2048 of its weights.
+        """
+        base, recipe = weight_bytes(self._places.base), self.recipe
+        trained = base / 2 * (1 if recipe.method == "full" else min(1, recipe.rank / 2048))
+        kept = recipe.keep_checkpoints + 1 if recipe.save_steps else 1
+        needed = base + trained * (12 * kept + 4) + self._settings.min_free_gigabytes * 1e9
         free = shutil.disk_usage(self._models.directory).free
         if free < needed:
             raise TrainingError(

@@ -90,7 +90,7 @@ def _configuration(job: Job, plan: Plan, *, base: Path, data: Path, gpu: bool) -
             "num_workers": 4 if gpu else 0,
             "dataset": lessons(job, base=base, data=data, repeats=plan.repeats, max_length=job.max_length),
             "sampler": {
-                "type": "xtuner.dataset.samplers.LengthGroupedSampler",
+                "type": "training.steps.StepSampler",
                 "length_property": "modality_length",
                 "per_device_batch_size": plan.batch * plan.accumulation,
             },
@@ -99,7 +99,7 @@ def _configuration(job: Job, plan: Plan, *, base: Path, data: Path, gpu: bool) -
         **(_deepspeed(job, plan) if job.deepspeed else _torch(job, plan)),
         "param_scheduler": _schedule(plan),
         # The data is repeated within one epoch; between epochs mmengine sleeps two seconds.
-        "train_cfg": {"type": "xtuner.engine.runner.TrainLoop", "max_iters": plan.batches},
+        "train_cfg": {"type": "training.steps.StepLoop", "max_iters": plan.batches},
         "default_hooks": {
             "timer": {"type": "mmengine.hooks.IterTimerHook"},
             "logger": {"type": "training.steps.StepLogger", "batches": plan.accumulation},

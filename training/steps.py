@@ -1,4 +1,4 @@
-"""Worker: mmengine's hooks, counted in steps of the optimiser.
+"""Worker: mmengine's loop and hooks, counted in steps of the optimiser.
 
 mmengine counts batches. Here a step is one of the optimiser everywhere, in the schedule, the log and the checkpoints,
 so that a run can be continued with other batches, and one process and several go through the same steps.
@@ -6,10 +6,34 @@ so that a run can be continued with other batches, and one process and several g
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain, islice, repeat
 from typing import Any
 
 import torch.distributed as dist
 from mmengine.hooks import Hook, LoggerHook, ParamSchedulerHook
+from xtuner.dataset.samplers import LengthGroupedSampler
+from xtuner.engine.runner import TrainLoop
+
+
+class StepSampler(LengthGroupedSampler):  # type: ignore[misc]
+    """Pairs of like length together, in the same order however a step is cut into batches, from `begin` on."""
+
+    begin = 0
+
+    def __iter__(self) -> Iterator[int]:
+        return islice(super().__iter__(), self.begin, None)
+
+
+class StepLoop(TrainLoop):  # type: ignore[misc]
+    """Goes on without what was trained on already; mmengine fetches it, pictures and all, and throws it away."""
+
+    def run(self) -> Any:
+        if self._iter:
+            loader = self.dataloader
+            loader.batch_sampler.sampler.begin = self._iter * loader.batch_size
+            self.dataloader_iterator = chain(repeat(None, self._iter), iter(loader))
+        return super().run()
 
 
 class StepSchedule(ParamSchedulerHook):  # type: ignore[misc]
