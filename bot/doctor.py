@@ -33,7 +33,16 @@ from storage.records import StorageError
 
 ROOMS = ("bot", "inference", "training", "storage")
 ENGINE_PACKAGES = ("torch", "torchvision", "timm", "transformers", "safetensors")
-TRAINER_PACKAGES = ("xtuner", "mmengine", "peft", "bitsandbytes", "datasets")
+TRAINER_PACKAGES = (
+    "xtuner",
+    "mmengine",
+    "peft",
+    "bitsandbytes",
+    "datasets",
+    "dadaptation",
+    "prodigyopt",
+    "tensorboard",
+)
 
 
 def examine(settings: Settings, *, answer: bool = False) -> list[Finding]:
@@ -88,6 +97,8 @@ def _trainer_packages(settings: Settings) -> Iterator[Finding]:
     if settings.training.python:
         return
     yield from _packages(TRAINER_PACKAGES, "make install (chatting works without; /retrain does not)")
+    if settings.training.deepspeed:
+        yield from _packages(("deepspeed",), "make install-gpu DEEPSPEED=1, or set training.deepspeed to 0")
 
 
 def trainer_missing() -> str:

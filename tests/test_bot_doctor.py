@@ -111,3 +111,10 @@ async def test_a_damaged_ledger_is_found(tmp_path: Path) -> None:
     assert "newer version" in finding_of(examine(settings), "ledger").cure
     path.write_bytes(b"no database at all, whatever its name says" * 100)
     assert "backup" in finding_of(examine(settings), "ledger").cure
+
+
+def test_deepspeed_is_asked_for_where_it_is_wanted(tmp_path: Path) -> None:
+    """With training.deepspeed the extra has to be installed, else nobody misses it."""
+    wanted = finding_of(examine(settings_in(tmp_path, training={"deepspeed": 2})), "deepspeed")
+    assert wanted.ok or "DEEPSPEED=1" in wanted.cure
+    assert "deepspeed" not in {each.name for each in examine(settings_in(tmp_path))}
