@@ -65,7 +65,7 @@ class Answers:
         ) as error:
             await reply.finish(sorry(error, say))
             return None
-        await self.show(exchange, reply, say)
+        await self._show(exchange, reply, say)
         return exchange
 
     async def again(self, former: Exchange, asked: Asked, reply: Reply, say: Say) -> Exchange | None:
@@ -76,9 +76,19 @@ class Answers:
 
         return await self.give(asked, question, reply, say, placeholder=say("Let me think again…"))
 
-    async def show(self, exchange: Exchange, reply: Reply, say: Say) -> None:
+    async def show_again(self, exchange: Exchange, reply: Reply, say: Say) -> None:
+        """Show what an interrupted attempt has recorded.
+
+        By way of a placeholder where no message is known: one that the crash has hidden from us may be doubled, and
+        must not be doubled as a second answer.
+        """
+        if not reply.begun:
+            await reply.begin(say("One moment, I have to start again…"))
+        await self._show(exchange, reply, say)
+
+    async def _show(self, exchange: Exchange, reply: Reply, say: Say) -> None:
         """The final text of an answer, with what to do about it."""
-        await reply.finish(markdown_pages(exchange.answer), rating(exchange.id, say=say, newest=bool(exchange.id)))
+        await reply.finish(markdown_pages(exchange.answer), rating(exchange.id, say=say))
 
     def _screen(self, asked: Asked, reply: Reply, say: Say, placeholder: str) -> Screen:
         private = asked.chat > 0  # a private chat's id is its person's

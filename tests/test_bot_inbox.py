@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import multiprocessing
-import multiprocessing.process
-import random
 import sqlite3
 from collections.abc import AsyncIterator, Iterable
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +19,8 @@ from bot.inbox import ATTEMPTS
 from bot.lanes import lane_of
 from storage.ledger import FILE_NAME, Ledger
 from storage.records import StorageError, StoredUpdate
-from tests.chatting import Notebook, RunningBot, ScriptedEngine, Stage, live, on_stage, png, settings, until
+from tests.chatting import Notebook, RunningBot, ScriptedEngine, Stage, on_stage, png, settings, until
+from tests.killing import all_sends, killed_while, nothing_pending
 from tests.person import UP, Person, button
 
 
@@ -319,40 +316,18 @@ async def test_killed_ten_times_in_many_ways(stage: Stage, seed: int) -> None:
 
 async def killed_while_people_talk(stage: Stage, kills: int, seed: int) -> None:
     """Three people ask and vote while the bot is killed; afterwards everything was answered and counted once."""
-    moments = random.Random(seed)
     questions = kills + 3
     asked = 3 * questions
-    # A process that has imported everything once and forks: starting anew takes a moment instead of seconds.
-    forge = multiprocessing.get_context("forkserver")
-    forge.set_forkserver_preload(["tests.chatting"])
     people = [Person(stage.url, 2000 + number, f"P{number}") for number in range(3)]
-    for person in people:
-        await person.arrives()
-
-    def start() -> multiprocessing.process.BaseProcess:
-        process = forge.Process(target=live, args=(stage.url, stage.emulator.token, str(stage.directory)))
-        process.start()
-        return process
 
     async def talk(person: Person) -> None:
         for number in range(questions):
             answer = await person.asks(photo=png(), caption=f"thing {number}", seconds=120)
             await person.taps(UP, answer)
 
-    talking = asyncio.gather(*(talk(person) for person in people))
-    bot = start()
     try:
-        for _ in range(kills):
-            target = all_sends(stage, people) + moments.randint(1, 3)
-            await until(partial(enough_sent, stage, people, target, talking), seconds=120)
-            await asyncio.sleep(moments.uniform(0, 0.3))
-            bot.kill()
-            await asyncio.to_thread(bot.join)
-            bot = start()
-        await talking
+        await killed_while(stage, people, talk, kills=kills, seed=seed)
         async with Ledger.open(stage.directory) as ledger:
-            await until(lambda: votes(ledger, asked), seconds=60)  # the last taps may still be on their way
-            await until(lambda: nothing_pending(ledger), seconds=60)
             counts = await ledger.counts()
         for person in people:
             rated = [message["text"] for message in await person.bot_messages() if button(message, UP)]
@@ -360,16 +335,8 @@ async def killed_while_people_talk(stage: Stage, kills: int, seed: int) -> None:
         assert (counts["exchanges"], counts["votes"], counts["ups"]) == (asked, asked, asked)
         assert asked <= all_sends(stage, people) <= asked + doubts(stage)
     finally:
-        talking.cancel()
-        bot.kill()
-        await asyncio.to_thread(bot.join)
         for person in people:
             await person.close()
-
-
-def enough_sent(stage: Stage, people: list[Person], target: int, talking: asyncio.Future[list[None]]) -> bool:
-    """Whether the bot has come so far, or everything is said."""
-    return talking.done() or all_sends(stage, people) >= target
 
 
 def doubts(stage: Stage) -> int:
@@ -381,21 +348,6 @@ def doubts(stage: Stage) -> int:
 async def exchanges(ledger: Ledger, number: int) -> bool:
     """Whether so many were recorded."""
     return (await ledger.counts())["exchanges"] == number
-
-
-async def votes(ledger: Ledger, number: int) -> bool:
-    """Whether so many have been counted, or more."""
-    return (await ledger.counts())["votes"] >= number
-
-
-async def nothing_pending(ledger: Ledger) -> bool:
-    """Whether every update is done or set aside."""
-    return not await ledger.pending_updates()
-
-
-def all_sends(stage: Stage, people: list[Person]) -> int:
-    """How many messages the bot has sent to them."""
-    return sum(stage.emulator.counts(person.id).sends for person in people)
 
 
 def last_text(stage: Stage, person: Person) -> str:

@@ -10,6 +10,7 @@ import pytest
 
 from bot.keyboards import AGAIN
 from inference.messages import Delta
+from storage.ledger import Ledger
 from storage.records import Model, ModelState, Rating, RunState
 from tests.chatting import (
     ADMIN,
@@ -24,6 +25,7 @@ from tests.chatting import (
     told,
     until,
 )
+from tests.killing import all_sends, killed_while
 from tests.person import DOWN, UP, Person, button
 
 STOP = "⏹"
@@ -299,7 +301,7 @@ async def test_a_stop_and_an_edit_outlive_the_process(stage: Stage) -> None:
 
 @pytest.mark.parametrize("moment", range(2))
 async def test_steering_survives_stops_at_any_moment(stage: Stage, moment: int) -> None:
-    """Broken off again and again while somebody retries and edits: each wish is fulfilled once."""
+    """Broken off while somebody retries and edits, without a kill: each wish is fulfilled once."""
 
     def slowly(prompt: object, number: int) -> list[str | float]:
         return [0.03, "Part ", 0.03, f"{number}."]
@@ -332,6 +334,46 @@ async def test_steering_survives_stops_at_any_moment(stage: Stage, moment: int) 
             assert messages[-1]["message_id"] >= second["message_id"]
     finally:
         await bot.stop(grace=0)
+
+
+@pytest.mark.parametrize(
+    ("kills", "seed"), [(3, 1), *(pytest.param(8, seed, marks=pytest.mark.soak) for seed in range(2, 8))]
+)
+async def test_steering_survives_kills(stage: Stage, kills: int, seed: int) -> None:
+    """`kill -9` while people retry, edit and stop: each question has its one answer, each retry another, no more."""
+    rounds = kills + 1
+    people = [Person(stage.url, 2000 + number, f"P{number}") for number in range(2)]
+
+    async def talk(person: Person) -> None:
+        for number in range(rounds):
+            question = await person.sends(photo=png(), caption=f"thing {number}")
+            first = await person.answer(rated=True, seconds=120)
+            await person.taps(AGAIN, first)
+            second = await person.answer(rated=True, after=first["message_id"], seconds=120)
+            await person.edits(question, f"stuff {number}")
+            await changed(person, second["message_id"], "stuff")
+
+    async def changed(person: Person, message: int, word: str) -> None:
+        """Wait for the answer's message to show the answer to the edited question."""
+        await until(lambda: shows_final(person, message, word), seconds=120)
+
+    async def shows_final(person: Person, message: int, word: str) -> bool:
+        found = [each for each in await person.bot_messages() if each["message_id"] >= message and button(each, UP)]
+        return any(word in each["text"] for each in found)
+
+    try:
+        await killed_while(stage, people, talk, kills=kills, seed=seed)
+        for person in people:
+            rated = [message["text"] for message in await person.bot_messages() if button(message, UP)]
+            wanted = [f"About {word} {number}: all is well." for number in range(rounds) for word in ("thing", "stuff")]
+            assert rated == wanted, await person.chat_so_far()
+        async with Ledger.open(stage.directory) as ledger:
+            assert (await ledger.counts())["exchanges"] == 3 * rounds * len(people)
+            sends = all_sends(stage, people)
+            assert 2 * rounds * len(people) <= sends <= 2 * rounds * len(people) + await ledger.doubtful_replies()
+    finally:
+        for person in people:
+            await person.close()
 
 
 async def _exchanges(bot: RunningBot, number: int) -> bool:

@@ -47,7 +47,7 @@ async def ask(
 ) -> None:
     """Answer a question, or say kindly why not; an edited one anew, in the place of the earlier answer."""
     if delivery.attempt > 1 and (recorded := await ledger.exchange_for_update(delivery.update)):
-        await answers.show(recorded, reply, say)
+        await answers.show_again(recorded, reply, say)
         return
     chat, topic = message.chat.id, reply.place.topic or 0
     messages = delivery.album or (message,)

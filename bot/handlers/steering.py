@@ -53,7 +53,7 @@ async def retry(
 ) -> None:
     """Answer the person's last question of the conversation once more."""
     if recorded := await ledger.exchange_for_update(delivery.update):
-        await answers.show(recorded, reply, say)
+        await answers.show_again(recorded, reply, say)
         return
     place, by = reply.place, event_from_user.id
     session = await ledger.session(place.chat, settings.chat.talker(place.chat, by), place.topic or 0)
@@ -81,7 +81,7 @@ async def again(
         return
     former, message = here
     if recorded := await ledger.exchange_for_update(delivery.update):
-        await answers.show(recorded, await Reply.open(bot, ledger, delivery.update, Place.of(message)), say)
+        await answers.show_again(recorded, await Reply.open(bot, ledger, delivery.update, Place.of(message)), say)
     elif by != former.asker and by not in settings.telegram.admins:
         await acknowledge(query, say("Only who asked can do that."))
     elif await ledger.standing(former.place) != former.id:
