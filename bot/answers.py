@@ -12,6 +12,7 @@ from typing import Final
 from bot.conversation import Conversation, EmptyAnswer, Forgotten, Interrupted, NoPictureYet, Question
 from bot.incoming import PictureRefused
 from bot.keyboards import rating, stopping
+from bot.limits import Limits, TooMuch
 from bot.pages import markdown_pages
 from bot.replies import Reply
 from bot.settings import TelegramSettings
@@ -28,9 +29,12 @@ GROUP_EDITS: Final = 3
 class Answers:
     """Answers questions, one at a time for each conversation, and keeps them steerable meanwhile."""
 
-    def __init__(self, conversation: Conversation, steering: Steering, settings: TelegramSettings) -> None:
+    def __init__(
+        self, conversation: Conversation, steering: Steering, limits: Limits, settings: TelegramSettings
+    ) -> None:
         self._conversation = conversation
         self._steering = steering
+        self._limits = limits
         self._settings = settings
 
     async def give(
@@ -47,7 +51,7 @@ class Answers:
         `question` is awaited again each time the question has been edited while it was being answered.
         """
         try:
-            with self._steering.answering(asked) as underway:
+            with self._limits.answering(asked), self._steering.answering(asked) as underway:
                 async with self._screen(asked, reply, say, placeholder) as screen:
                     while True:
                         try:
@@ -60,7 +64,7 @@ class Answers:
                             underway.begin_anew()
                             screen.show(Delta(restarted=True))
         except (
-            *(PictureRefused, NoPictureYet, Interrupted, EmptyAnswer, Forgotten),
+            *(TooMuch, PictureRefused, NoPictureYet, Interrupted, EmptyAnswer, Forgotten),
             *(InferenceError, UnknownRecord),
         ) as error:
             await reply.finish(sorry(error, say))
@@ -99,7 +103,7 @@ class Answers:
 
 def sorry(error: Exception, say: Say) -> str:
     """What to say, and what to do, when there is no answer."""
-    if isinstance(error, PictureRefused):
+    if isinstance(error, PictureRefused | TooMuch):
         return say(error.sentence, **error.values)
     if isinstance(error, NoPictureYet):
         return say(

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from bot.settings import ChatSettings, StorageSettings, TelegramSettings
+from bot.settings import ChatSettings, LimitsSettings, StorageSettings, TelegramSettings
 from inference.settings import InferenceSettings
 from training.settings import TrainingSettings
 
@@ -53,6 +53,7 @@ class Settings(BaseSettings):
 
     telegram: TelegramSettings = Field(default_factory=TelegramSettings)
     chat: ChatSettings = Field(default_factory=ChatSettings)
+    limits: LimitsSettings = Field(default_factory=LimitsSettings)
     storage: StorageSettings = Field(default_factory=StorageSettings)
     inference: InferenceSettings = Field(default_factory=InferenceSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)

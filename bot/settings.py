@@ -1,4 +1,4 @@
-"""What config.toml's [telegram], [chat] and [storage] hold: the bot's own part of the settings.
+"""What config.toml's [telegram], [chat], [limits] and [storage] hold: the bot's own part of the settings.
 
 Every field's description is the comment an operator reads in config.toml. Knows nothing about where values come
 from; `bot.config` reads the file and the environment.
@@ -132,6 +132,36 @@ class ChatSettings(BaseModel):
         return self.system_prompt or SYSTEM
 
 
+class LimitsSettings(BaseModel):
+    """[limits]: who may talk with the bot, and how much they may ask. Admins always may."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    allowed: tuple[int, ...] = Field(
+        default=(),
+        description="User ids, and group ids (negative): only these people, and all in these groups, may talk with the "
+        "bot. Empty: everybody.",
+    )
+    blocked: tuple[int, ...] = Field(default=(), description="User ids, and group ids, that may not.")
+    questions_per_minute: int = Field(
+        default=0, ge=0, description="Questions that one person may ask within a minute. 0: any number."
+    )
+    answers_per_person: int = Field(
+        default=0, ge=0, description="Answers that one person may be given at once, in all chats. 0: any number."
+    )
+    answers_at_once: int = Field(
+        default=0,
+        ge=0,
+        description="Answers that may be under way at once, those that wait for an engine included. Who asks more is "
+        "told how long to wait. 0: any number; they queue.",
+    )
+
+    def welcome(self, person: int, chat: int) -> bool:
+        """Whether what this person (0: nobody in particular) sends from this chat is let in."""
+        here = {person, chat}
+        return here.isdisjoint(self.blocked) and (not self.allowed or not here.isdisjoint(self.allowed))
+
+
 class StorageSettings(BaseModel):
     """[storage]: where everything that must survive lies, and for how long."""
 
@@ -153,6 +183,9 @@ class BotSettings(Protocol):
 
     @property
     def chat(self) -> ChatSettings: ...
+
+    @property
+    def limits(self) -> LimitsSettings: ...
 
     @property
     def storage(self) -> StorageSettings: ...

@@ -26,7 +26,7 @@ from bot.forgetting import Forgetting
 from bot.handlers import build_dispatcher
 from bot.inbox import Inbox
 from bot.notices import Notices
-from bot.settings import ChatSettings, StorageSettings, TelegramSettings
+from bot.settings import ChatSettings, LimitsSettings, StorageSettings, TelegramSettings
 from bot.steering import Steering
 from bot.telegram import open_bot
 from bot.translation import Translator
@@ -148,6 +148,7 @@ class Notebook:
 class Settings:
     telegram: TelegramSettings
     chat: ChatSettings
+    limits: LimitsSettings
     storage: StorageSettings
 
 
@@ -156,6 +157,7 @@ def settings(
     token: str,
     telegram: dict[str, Any] | None = None,
     chat: dict[str, Any] | None = None,
+    limits: dict[str, Any] | None = None,
     storage: dict[str, Any] | None = None,
 ) -> Settings:
     """Settings for an emulator: no need to be as slow as Telegram wants it."""
@@ -172,6 +174,7 @@ def settings(
     return Settings(
         TelegramSettings(**(quick | (telegram or {}))),
         ChatSettings(**({"album_seconds": 0.3} | (chat or {}))),
+        LimitsSettings(**(limits or {})),
         StorageSettings(**(storage or {})),
     )
 
@@ -277,10 +280,11 @@ class Stage:
         admin: Notebook | None = None,
         telegram: dict[str, Any] | None = None,
         chat: dict[str, Any] | None = None,
+        limits: dict[str, Any] | None = None,
         storage: dict[str, Any] | None = None,
     ) -> AsyncIterator[RunningBot]:
         """A polling bot that answers with `scripts`."""
-        made = settings(self.url, self.emulator.token, telegram, chat, storage)
+        made = settings(self.url, self.emulator.token, telegram, chat, limits, storage)
         running = RunningBot(made, self.directory, engine or ScriptedEngine(*scripts), admin or Notebook())
         running.start()
         try:

@@ -12,7 +12,9 @@ from bot.handlers import basics, demonstrations, feedback, others, privacy, ques
 from bot.handlers import steering as steering_commands
 from bot.handlers.admin import AdminActions
 from bot.handlers.context import People, Replies, Saving
+from bot.handlers.door import Door
 from bot.incoming import Incoming
+from bot.limits import Limits
 from bot.settings import BotSettings
 from bot.steering import Steering
 from bot.translation import Translator
@@ -37,6 +39,7 @@ def build_dispatcher(
     `steering` must be told of every update as it comes in (`Steering.arrived`).
     """
     conversation = Conversation(ledger, pictures, engine, settings.chat)
+    limits = Limits(settings.limits, settings.telegram.admins)
     dispatcher = Dispatcher(
         disable_fsm=True,
         settings=settings,
@@ -47,8 +50,9 @@ def build_dispatcher(
         incoming=Incoming(ledger, pictures, settings.chat),
         conversation=conversation,
         steering=steering,
-        answers=Answers(conversation, steering, settings.telegram),
+        answers=Answers(conversation, steering, limits, settings.telegram),
     )
+    dispatcher.update.outer_middleware(Door(settings, ledger, translator))
     dispatcher.update.outer_middleware(People(ledger, translator))
     dispatcher.message.outer_middleware(Replies(ledger))
     dispatcher.edited_message.outer_middleware(Replies(ledger))
