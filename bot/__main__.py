@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from bot.closing import end_process
 from bot.config import ConfigError, Settings, load_settings
 from bot.data import export_data, import_file
 from bot.fetch import REPO
@@ -84,6 +85,7 @@ def run(config: ConfigOption = None) -> None:
     from bot.app import run_bot
 
     asyncio.run(run_bot(load_settings(config)))
+    end_process()
 
 
 @app.command()
