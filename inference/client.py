@@ -121,6 +121,23 @@ class HttpEngine:
         except (openai.OpenAIError, httpx.HTTPError, TimeoutError, ValueError):
             return {}
 
+    async def window(self) -> int | None:
+        """The model's context length as the server lists it, in tokens; None where it tells none.
+
+        The field is `max_model_len`, as our engines and vLLM's name it. An engine of ours always tells; raises
+        EngineCrashed where a local one does not answer.
+        """
+        try:
+            async with asyncio.timeout(self._token_timeout):
+                listed = [model async for model in self._client.models.list()]
+        except (openai.OpenAIError, httpx.HTTPError, TimeoutError, ValueError) as error:
+            if self._local:
+                raise EngineCrashed(f"The engine does not list its models: {error or 'it says nothing'}") from error
+            return None
+        model = next((each for each in listed if each.id == self._name or not self._name), None)
+        length = (model.model_extra or {}).get("max_model_len") if model is not None else None
+        return length if isinstance(length, int) and length > 0 else None
+
     async def _stream(self, prompt: Prompt, patience: float) -> AsyncGenerator[Delta, None]:
         clock = asyncio.get_running_loop().time
         asked = clock()

@@ -157,7 +157,9 @@ class Server:
         return web.json_response({"tokens": task.ids, "count": len(task.ids)})
 
     async def _models(self, _request: web.Request) -> web.Response:
-        model = {"id": self._name, "object": "model", "created": 0, "owned_by": "thumbtune"}
+        model: dict[str, Any] = {"id": self._name, "object": "model", "created": 0, "owned_by": "thumbtune"}
+        if self.engine is not None:
+            model["max_model_len"] = self.engine.preparer.window
         return web.json_response({"object": "list", "data": [model]})
 
     async def _health(self, _request: web.Request) -> web.Response:

@@ -1,6 +1,6 @@
 """Our parts inside lmdeploy's server: each replaces an internal of lmdeploy 0.18.0 by a quicker one.
 
-- `api_server.get_task` gives our subclass of `VLAsyncEngine`;
+- `VLAsyncEngine` is replaced by our subclass (lmdeploy_server.py has it made);
 - `MultimodalProcessor._get_multimodal_prompt_input` takes data URLs through `TileCache` (many threads, each picture
   once, fingerprint given) instead of `ImageEncoder.preprocess` (one thread, every picture on every turn);
 - `Tokenizer.detokenize_incrementally` decodes a short window of new tokens instead of first naming every token of
@@ -33,14 +33,15 @@ GROUP_SECONDS: Final = 0.03
 _PICTURE_KEYS: Final = {"url", "max_dynamic_patch"}
 
 
-def quicken(*, prefill_tokens: int, tiles: int | None, threads: int, cache_bytes: int) -> None:
-    """Put our parts into lmdeploy's server. Called once, before `api_server.serve`.
+def quicken(*, prefill_tokens: int, tiles: int | None, threads: int, cache_bytes: int) -> dict[type, type]:
+    """Put our parts into lmdeploy's server; return its engine → ours, to be made in its place.
+
+    Called once, before `api_server.serve`.
 
     `prefill_tokens` is what TurboMind computes in one iteration, `tiles` the most tiles a picture (None: as the
     checkpoint says), `threads` cut them, `cache_bytes` of them are kept.
     """
     from lmdeploy.serve.core import VLAsyncEngine
-    from lmdeploy.serve.openai import api_server
     from lmdeploy.serve.processors import MultimodalProcessor
     from lmdeploy.tokenizer import DetokenizeState
     from lmdeploy.turbomind import TurboMind
@@ -115,15 +116,9 @@ def quicken(*, prefill_tokens: int, tiles: int | None, threads: int, cache_bytes
             )
             publish(processor.cache, gate)
 
-    stock_task = api_server.get_task
-
-    def task(*inputs: Any, **more: Any) -> Any:
-        name, engine = stock_task(*inputs, **more)
-        return name, Engine if engine is VLAsyncEngine else engine
-
-    api_server.get_task = task
     extend_usage()
     TurboMind.create_instance = lambda self, cuda_stream_id=0: Instance(self, cuda_stream_id)
+    return {VLAsyncEngine: Engine}
 
 
 def data_pictures(messages: Sequence[dict[str, Any]]) -> list[tuple[str, int | None]] | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -58,23 +58,50 @@ def engine_config(options: argparse.Namespace) -> TurbomindEngineConfig:
     )
 
 
-def call(name: str) -> None:
-    """Let the engine be called `name` whatever it is: lmdeploy itself refuses "base", as the first model is called."""
+def use(name: str, engines: Mapping[type, type]) -> None:
+    """Have `engines` (stock → ours) made in place of lmdeploy's own, and called `name`.
+
+    Whatever the name is: lmdeploy itself refuses "base", as the first model is called.
+    """
     from lmdeploy.serve.openai import api_server
 
     stock_task = api_server.get_task
 
     def task(*inputs: Any, **more: Any) -> Any:
-        kind, engine = stock_task(*inputs, **more)
+        kind, stock = stock_task(*inputs, **more)
 
         def named(*parts: Any, **settings: Any) -> Any:
-            made = engine(*parts, **settings)
+            made = engines.get(stock, stock)(*parts, **settings)
             made.model_name = name
             return made
 
         return kind, named
 
     api_server.get_task = task
+
+
+def tell_length(name: str, tokens: int) -> None:
+    """Have /v1/models say the session's length, as `max_model_len`: lmdeploy's own list has none.
+
+    The field is vLLM's (vllm/entrypoints/openai/protocol.py, ModelCard). Of lmdeploy it takes only that the
+    application is handed to `uvicorn.run`.
+    """
+    import uvicorn
+    from starlette.responses import JSONResponse
+    from starlette.routing import Route
+
+    stock_run = uvicorn.run
+
+    def models(_: object) -> JSONResponse:
+        model = {"id": name, "object": "model", "created": 0, "owned_by": "lmdeploy", "max_model_len": tokens}
+        return JSONResponse({"object": "list", "data": [model]})
+
+    def run(app: Any, **more: Any) -> None:
+        # The first route that matches answers.
+        app.router.routes.insert(0, Route("/v1/models", models))
+        stock_run(app, **more)
+
+    uvicorn.run = run
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -94,10 +121,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         config = engine_config(options)
     except NoRoom as error:
         raise SystemExit(str(error)) from None
+    engines: Mapping[type, type] = {}
     if lmdeploy.__version__ == KNOWN:
         from inference.lmdeploy_parts import quicken
 
-        quicken(
+        engines = quicken(
             prefill_tokens=options.prefill_tokens,
             tiles=options.tiles,
             threads=options.tile_threads,
@@ -105,7 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     else:
         _log.warning("lmdeploy %s is not %s: its own, slower picture path runs", lmdeploy.__version__, KNOWN)
-    call(options.name)
+    use(options.name, engines)
+    tell_length(options.name, config.session_len)
     run(options, config, _BEFORE)
 
 

@@ -22,7 +22,8 @@ class LmdeploySettings(BaseModel):
     swap = "blue-green" (about 4700 blocks on 80 GB, 650 on 24 GB; a 12 GB card needs swap = "cold")."""
 
     session_length: int = Field(default=16384, ge=512)
-    """The longest conversation in tokens, the answer included; what is older is left out."""
+    """The longest conversation in tokens, the answer included; what is older is left out. It is shorter where there
+    are fewer blocks."""
 
     batch: int = Field(default=64, ge=1)
     """So many answers are computed at a time; more wait inside the engine."""

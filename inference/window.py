@@ -17,9 +17,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Final
 
-from inference.engines import Kind, resolve
 from inference.internvl2.grids import count_tiles
-from inference.lmdeploy_memory import BLOCK_TOKENS
 from inference.messages import Picture, Prompt, PromptTooLong, Role
 from inference.pictures import picture_size
 from inference.prompt import IM_END, IM_START, IMG_CONTEXT, IMG_END, IMG_START, fit, pictures, render, upper_bound
@@ -127,18 +125,14 @@ class Window:
         return lambda text: len(processor.encode(text))
 
 
-def window_of(directory: Path, settings: InferenceSettings, *, ours: bool) -> Window | None:
+def window_of(directory: Path, settings: InferenceSettings, *, ours: bool, longest: int | None = None) -> Window | None:
     """The window of an engine started with these settings (`ours`), or of an external one that serves the directory.
 
-    None where nothing is known about it: the directory holds no checkpoint, or the external server's model is not
-    named in `inference.model`.
+    `longest` is what the engine says that it holds. None where nothing can be counted: the directory holds no
+    checkpoint, or the external server's model is not named in `inference.model`.
     """
     if not ours and settings.model == TINY:
         return None
-    longest = None
-    if ours and resolve(settings) is Kind.LMDEPLOY:
-        sizes = settings.lmdeploy
-        longest = min(sizes.session_length, (sizes.blocks or sys.maxsize) * BLOCK_TOKENS)
     with suppress(OSError, ValueError, KeyError, TypeError):
         return Window(directory, tiles=settings.tiles, longest=longest)
     return None

@@ -111,8 +111,6 @@ class Worker:
 
     async def _start(self) -> None:
         settings = self.launch.settings
-        ours = self.launch.command is not None
-        self._window = await asyncio.to_thread(window_of, self.launch.model_dir, settings, ours=ours)
         if self.launch.command is None:
             self._engine = HttpEngine(
                 self.launch.endpoint,
@@ -172,6 +170,13 @@ class Worker:
         while True:
             try:
                 await engine.probe(sample_picture(), max(min(deadline - monotonic(), longest), 0.001))
+                self._window = await asyncio.to_thread(
+                    window_of,
+                    self.launch.model_dir,
+                    self.launch.settings,
+                    ours=self._child is not None,
+                    longest=await engine.window(),
+                )
                 return
             except (EngineCrashed, EngineUnavailable) as error:
                 if monotonic() + pause >= deadline:

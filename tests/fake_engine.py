@@ -13,6 +13,7 @@ How it starts is cued by `DIR/cue.json`:
     {"stubborn": true}       ignores SIGTERM
     {"mayfly": true}         kills itself after its first answer, which is the one that proves it ready
     {"crowd": true}          starts a child of its own that holds its output open
+    {"window": 600}          lists its model with so long a context
 
 How it answers is cued by words of the newest user text, each at most once a model directory when followed by `!`:
     words:20  slow:0.05      so many words, so many seconds before each
@@ -78,7 +79,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/v1/models":
-            self._json(200, {"object": "list", "data": [{"id": self.fake.name, "object": "model"}]})
+            length = {"max_model_len": self.fake.cue["window"]} if "window" in self.fake.cue else {}
+            self._json(200, {"object": "list", "data": [{"id": self.fake.name, "object": "model", **length}]})
         else:
             self._json(404, {"error": {"message": "nothing here"}})
 

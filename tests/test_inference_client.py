@@ -287,3 +287,17 @@ async def test_client_encodes_a_picture_once(fake: Running, monkeypatch: pytest.
         for _ in range(3):
             await listen(engine, asked)
     assert encoded == [b"bytes"]
+
+
+async def test_how_much_a_server_holds(tmp_path: Path) -> None:
+    """What it lists with the model that is asked for; one of ours that lists nothing is none that answers."""
+    (tmp_path / "cue.json").write_text('{"window": 600}')
+    async with fake_engine(tmp_path) as fake:
+        for name, tokens in (("model-a", 600), ("", 600), ("model-b", None)):
+            async with client(fake.url, name) as engine:
+                assert await engine.window() == tokens
+    async with client(fake.url, local=False) as engine:
+        assert await engine.window() is None
+    async with client(fake.url) as engine:
+        with pytest.raises(EngineCrashed, match="does not list"):
+            await engine.window()

@@ -354,6 +354,7 @@ async def test_the_product_s_client_understands_it(engine: HttpEngine, client: h
     second = await said(engine, Prompt("Be kind.", history, "chat", sampling))
     assert second.usage.encoded_tiles == 0
     assert second.usage.cached_tokens >= first.usage.prompt_tokens
+    assert await engine.window() == 2048
     with pytest.raises(PromptTooLong):
         await said(engine, Prompt("Be kind.", (Turn(Role.USER, "word " * 3000),), "chat", sampling))
 

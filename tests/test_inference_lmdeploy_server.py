@@ -24,13 +24,16 @@ import pytest
 import torch
 
 from inference.client import HttpEngine
+from inference.deployment import Deployment
 from inference.generation import ChatEngine
 from inference.internvl2.grids import count_tiles
 from inference.internvl2.random import Size, write_random
 from inference.internvl2.tokenizer import load_tokenizer
-from inference.messages import Answer, Delta, Picture, PictureError, Prompt, Role, Sampling, Turn
+from inference.lmdeploy_memory import BLOCK_TOKENS
+from inference.messages import Answer, Delta, Picture, PictureError, Prompt, PromptTooLong, Role, Sampling, Turn
 from inference.pictures import open_picture
 from inference.prompt import SYSTEM, pictures
+from inference.settings import InferenceSettings
 from inference.tiny import CHECKPOINT
 from inference.tiny.questions import held_out
 from inference.tiny.samples import sample_pictures
@@ -44,6 +47,8 @@ from training.llava import parse_row
 START_SECONDS = 120.0
 SMALL = Size(64, 1, 1, 64, 64, 1, 1, 1, 64, image_size=56, max_tiles=5)
 FEW_TILES = 3
+FEW_BLOCKS = 24
+"""So many hold less than the model's positions: the session is shorter."""
 OTHER_VERSION = "import lmdeploy; lmdeploy.__version__ = '0.99.0'; from tests.lmdeploy_on_cpu import main; main()"
 
 
@@ -83,7 +88,7 @@ def started(folder: Path, name: str, model: Path, python: Sequence[str], *flags:
     port = free_port()
     served = Served(f"http://127.0.0.1:{port}", model, folder / f"{name}.jsonl", folder / f"{name}.log")
     line = [sys.executable, "-W", "ignore", *python, str(served.record), "--model", str(model), "--name", "model"]
-    line += ["--port", str(port), "--blocks", "200", *flags]
+    line += ["--port", str(port), *flags]
     with served.log.open("w") as log, subprocess.Popen(line, stdin=subprocess.PIPE, stdout=log, stderr=log) as process:
         assert process.stdin is not None
         try:
@@ -113,9 +118,11 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Serv
     worker = ("-m", "tests.lmdeploy_on_cpu")
     with ExitStack() as stack:
         found = {
-            "tiny": started(folder, "tiny", CHECKPOINT, worker),
-            "sentencepiece": started(folder, "sentencepiece", small, worker, "--tiles", str(FEW_TILES)),
-            "stock": started(folder, "stock", CHECKPOINT, ("-c", OTHER_VERSION)),
+            "tiny": started(folder, "tiny", CHECKPOINT, worker, "--blocks", "200"),
+            "sentencepiece": started(
+                folder, "sentencepiece", small, worker, "--tiles", str(FEW_TILES), "--blocks", str(FEW_BLOCKS)
+            ),
+            "stock": started(folder, "stock", CHECKPOINT, ("-c", OTHER_VERSION), "--blocks", "200"),
         }
         serving = {name: stack.enter_context(context) for name, context in found.items()}
         for served in serving.values():
@@ -218,6 +225,28 @@ async def test_an_unknown_lmdeploy_runs_its_own_path_and_says_so(servers: dict[s
     assert stock.given()[-1]["fingerprints"] == [""]
     assert "lmdeploy 0.99.0 is not 0.18.0: its own, slower picture path runs" in stock.log.read_text()
     assert "thumbtune_" not in stock.metrics()
+
+
+async def test_a_talk_is_cut_to_the_session_that_the_card_holds(servers: dict[str, Served], tmp_path: Path) -> None:
+    """Where memory is short lmdeploy refuses long prompts: the worker says how long, the deployment cuts to that."""
+    served = servers["sentencepiece"]
+    talk = replace(asked("And now?"), turns=tuple(turn for prompt in talks() for turn in prompt.turns) * 2)
+    async with served.client() as engine:
+        assert await engine.window() == FEW_BLOCKS * BLOCK_TOKENS
+        with pytest.raises(PromptTooLong):
+            await answer(engine, talk)
+    async with servers["stock"].client() as engine:
+        assert await engine.window() == 200 * BLOCK_TOKENS
+    settings = InferenceSettings(endpoints=(served.url,), model=str(served.model), tiles=FEW_TILES, warm_chats=0)
+    deployment = Deployment(settings, "model", served.model, logs=tmp_path)
+    await deployment.start()
+    try:
+        last = [delta async for delta in deployment.answer(talk)][-1].answer
+    finally:
+        await deployment.stop()
+    assert last is not None and last.cut is not None
+    assert last.cut.turns[-1] == talk.turns[-1]
+    assert FEW_BLOCKS * BLOCK_TOKENS / 2 < last.usage.prompt_tokens < FEW_BLOCKS * BLOCK_TOKENS
 
 
 async def test_answers_are_those_of_our_own_engine(tiny: Served) -> None:

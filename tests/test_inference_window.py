@@ -23,6 +23,8 @@ from inference.settings import InferenceSettings
 from inference.tiny import CHECKPOINT
 from inference.token_ids import token_ids
 from inference.window import Window, window_of
+from tests.children import prompt
+from tests.deployments import a_model, deployed
 from tests.talks import PICTURES, picture, talks
 from tests.test_inference_internvl2_tokenizer import FOLDER
 
@@ -63,12 +65,12 @@ def test_counts_are_those_of_the_token_ids(kind: tuple[Path, Any, int, int], til
     directory, tokenizer, side, a_tile = kind
     window = Window(directory, tiles=tiles)
     most = tiles or json.loads((directory / "config.json").read_text())["max_dynamic_patch"]
-    for prompt in (*talks(), long_talk(40)):
-        sizes = [open_picture(each.data).size for each in pictures(prompt)]
+    for talk in (*talks(), long_talk(40)):
+        sizes = [open_picture(each.data).size for each in pictures(talk)]
         counts = [count_tiles(*size, image_size=side, max_num=most) * a_tile for size in sizes]
-        wanted = len(token_ids(prompt, counts, tokenizer)[0])
-        assert window.count(prompt) == wanted
-        assert wanted <= upper_bound(prompt, (most + 1) * a_tile)
+        wanted = len(token_ids(talk, counts, tokenizer)[0])
+        assert window.count(talk) == wanted
+        assert wanted <= upper_bound(talk, (most + 1) * a_tile)
 
 
 def test_counting_needs_neither_torch_nor_transformers(kind: tuple[Path, Any, int, int]) -> None:
@@ -138,17 +140,16 @@ def test_a_picture_that_is_none_is_told(kind: tuple[Path, Any, int, int]) -> Non
 
 
 def test_the_window_of_each_engine(tmp_path: Path, sentencepiece: Path) -> None:
-    """The model's positions; for lmdeploy its session too; for an external one only where its model is named."""
+    """The model's positions, or what the engine says where that is less; an external one's where its model is named."""
 
-    def tokens(directory: Path, *, ours: bool = True, **values: Any) -> int | None:
-        window = window_of(directory, InferenceSettings.model_validate(values), ours=ours)
+    def tokens(directory: Path, *, ours: bool = True, longest: int | None = None, **values: Any) -> int | None:
+        window = window_of(directory, InferenceSettings.model_validate(values), ours=ours, longest=longest)
         return window.tokens if window else None
 
     assert tokens(CHECKPOINT) == 2048
-    assert tokens(sentencepiece, engine="cpu", lmdeploy={"session_length": 4096}) == 32768
-    assert tokens(sentencepiece, engine="lmdeploy") == 16384
-    assert tokens(sentencepiece, engine="lmdeploy", lmdeploy={"session_length": 4096}) == 4096
-    assert tokens(sentencepiece, engine="lmdeploy", lmdeploy={"blocks": 100}) == 6400
+    assert tokens(CHECKPOINT, longest=16384) == 2048
+    assert tokens(sentencepiece) == 32768
+    assert tokens(sentencepiece, longest=4096) == 4096
     external: dict[str, Any] = {"engine": "external", "endpoints": ["http://127.0.0.1:1"]}
     assert tokens(CHECKPOINT, ours=False, **external) is None
     assert tokens(sentencepiece, ours=False, model=str(sentencepiece), **external) == 32768
@@ -177,6 +178,35 @@ async def test_a_long_talk_is_answered_with_its_newest_picture(tmp_path: Path) -
             await answered(deployment, long_talk(1, last="何" * 3000))
     finally:
         await deployment.stop()
+
+
+def counted(directory: Path, talk: Prompt) -> Path:
+    """A fake engine's `directory`, with what counting tokens needs; `talk` fits the model there."""
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copy(CHECKPOINT / name, directory)
+    assert Window(directory).fit(talk) is talk
+    return directory
+
+
+async def test_prompts_fit_what_each_engine_says_it_holds(tmp_path: Path) -> None:
+    """After a swap and after a restart it is the new process's word that counts, not the former's."""
+    talk = long_talk(12, last="words:3", answer_tokens=10)
+    first, second = (counted(a_model(tmp_path, name, window=tokens), talk) for name, tokens in (("a", 400), ("b", 700)))
+
+    async def sent(deployment: Deployment) -> int:
+        answer = await answered(deployment, talk)
+        return Window(first).count(answer.cut or talk)
+
+    async with deployed(tmp_path, cue={"window": 400}, warm_chats=0) as deployment:
+        assert 290 < await sent(deployment) <= 390
+        await deployment.swap("b", second)
+        assert 400 < await sent(deployment) <= 690
+        a_model(tmp_path, "b", window=300)
+        await answered(deployment, prompt("words:3 die:1!"))
+        assert 190 < await sent(deployment) <= 290
+        a_model(tmp_path, "b")
+        await answered(deployment, prompt("words:3 die:2!"))
+        assert await sent(deployment) == Window(first).count(talk)
 
 
 async def answered(deployment: Deployment, prompt: Prompt) -> Answer:
