@@ -92,7 +92,7 @@ class Answers:
 
     async def _show(self, exchange: Exchange, reply: Reply, say: Say) -> None:
         """The final text of an answer, with what to do about it."""
-        await reply.finish(markdown_pages(exchange.answer), rating(exchange.id, say=say))
+        await reply.finish(markdown_pages(exchange.answer), rating(exchange.id, say=say, newest=bool(exchange.id)))
 
     def _screen(self, asked: Asked, reply: Reply, say: Say, placeholder: str) -> Screen:
         private = asked.chat > 0  # a private chat's id is its person's
