@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -72,6 +72,24 @@ class Stop(CallbackData, prefix="stop"):
     update: int
 
 
+class CancelRun(CallbackData, prefix="cancel"):
+    """`cancel:<run>`: an admin wants no more of that run."""
+
+    run: int
+
+
+class Promote(CallbackData, prefix="promote"):
+    """`promote:<model>`: an admin wants that model to answer."""
+
+    model: str
+
+
+class RollBack(CallbackData, prefix="rollback"):
+    """`rollback:<model>`: an admin wants the model before this one, the live one as it was shown, to answer again."""
+
+    model: str
+
+
 class Speak(CallbackData, prefix="language"):
     """`language:<code>`: a language to be answered in."""
 
@@ -138,6 +156,18 @@ def teaching(demonstration: int, say: Say, *, wanted: bool | None = None) -> Inl
 def stopping(update: int, say: Say) -> InlineKeyboardMarkup:
     """⏹ under an answer that is being written."""
     return InlineKeyboardMarkup(inline_keyboard=[[_button(say("⏹ Stop"), Stop(update=update))]])
+
+
+def cancelling(run: int, say: Say) -> InlineKeyboardMarkup:
+    """Cancel, under the progress of a run."""
+    return InlineKeyboardMarkup(inline_keyboard=[[_button(say("✖ Cancel"), CancelRun(run=run))]])
+
+
+def promoting(models: Sequence[str], live: str, previous: str, say: Say) -> InlineKeyboardMarkup:
+    """Back to the `previous` model (empty: there is none), and one button for each of the others."""
+    rows = [[_button(say("↩ Back to {model}", model=previous), RollBack(model=live))]] if previous else []
+    rows += [[_button(say("Answer with {model}", model=model), Promote(model=model))] for model in models]
+    return InlineKeyboardMarkup(inline_keyboard=rows)
 
 
 def languages(names: Mapping[str, str], spoken: str) -> InlineKeyboardMarkup:

@@ -16,6 +16,9 @@ QUICK_COMMANDS: Final = frozenset(
 )
 """Commands that have nothing to do with the conversation in whose chat they are sent."""
 
+_COMMANDING_TAPS: Final = ("cancel:", "promote:", "rollback:")
+"""Beginnings of callback data that ask for what a quick command asks for."""
+
 _LONG_TAPS: Final = ("again:",)
 """Beginnings of callback data whose handling takes as long as an answer: other taps must not wait for it."""
 
@@ -24,7 +27,9 @@ def lane_of(raw: dict[str, Any]) -> str:
     """The lane of an update as Telegram sent it. Updates of unknown shape share one."""
     callback = raw.get("callback_query")
     if isinstance(callback, dict):
-        kind = "answers" if str(callback.get("data")).startswith(_LONG_TAPS) else "taps"
+        data = str(callback.get("data"))
+        kind = "answers" if data.startswith(_LONG_TAPS) else "taps"
+        kind = "commands" if data.startswith(_COMMANDING_TAPS) else kind
         return f"{kind}:{_id(callback.get('from'))}"
     stopped = raw.get("stopped_message_generation")
     if isinstance(stopped, dict):  # only in private chats, whose ids are their persons'

@@ -21,13 +21,14 @@ from aiogram.types import FSInputFile
 from aiogram.types import Message as TelegramMessage
 
 from bot.handlers.admin import MODEL_STATES
+from bot.keyboards import cancelling
 from bot.progress import run_progress
 from bot.replies import Place, Reply
 from bot.settings import BotSettings
 from bot.telegram import DeliveryError, Glimpse
 from bot.translation import Say, Translator
 from storage.ledger import Ledger
-from storage.records import Model, Run, RunState, StorageError
+from storage.records import RUN_TRANSITIONS, Model, Run, RunState, StorageError
 from training.figures import clock, percent, size
 from training.job import RATED, Report
 from training.sources import title
@@ -60,12 +61,18 @@ class Notices:
 
         async def tell(admin: int, say: Say) -> None:
             text = run_progress(run, say)
+            markup = cancelling(run.id, say) if RUN_TRANSITIONS[run.state] else None
             if admin not in messages:
-                messages[admin] = (await self._bot.send_message(admin, text)).message_id
+                messages[admin] = (await self._bot.send_message(admin, text, reply_markup=markup)).message_id
             elif new_state:
-                await self._bot.edit_message_text(text, chat_id=admin, message_id=messages[admin])
+                await self._bot.edit_message_text(text, chat_id=admin, message_id=messages[admin], reply_markup=markup)
             else:
-                arguments: dict[str, Any] = {"chat_id": admin, "message_id": messages[admin], "text": text}
+                arguments: dict[str, Any] = {
+                    "chat_id": admin,
+                    "message_id": messages[admin],
+                    "text": text,
+                    "reply_markup": markup,
+                }
                 glimpse: TelegramMethod[TelegramMessage | bool] = Glimpse(**arguments)
                 shown: TelegramMessage | bool = await self._bot(glimpse)
                 log.debug("progress", run=run.id, admin=admin, shown=bool(shown))

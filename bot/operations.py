@@ -29,7 +29,7 @@ from storage.ledger import Ledger
 from storage.models import verify
 from storage.records import Model, ModelState, Promotion, Run, RunBusy, RunState, StorageError
 from training.job import PICTURE, SHEET
-from training.pipeline import CURVE, Pipeline
+from training.pipeline import CURVE, Pipeline, Plan
 
 MAILBOX_SECONDS = 1.0
 TELL_SECONDS = 0.7
@@ -100,12 +100,16 @@ class Operations:
 
     async def retrain(self, by: int) -> Run:
         """Start a run. Raises AdminRefusal without a trainer, RunBusy while another is under way."""
-        if missing := self._trainer_missing():
-            raise AdminRefusal(missing)
-        await self._pipeline.check()
+        await self.plan()
         run = await self._ledger.start_run("admin", by)
         self._wake.set()
         return run
+
+    async def plan(self) -> Plan:
+        """What a run would be now. Raises as `retrain` does where none could begin, but for a run under way."""
+        if missing := self._trainer_missing():
+            raise AdminRefusal(missing)
+        return await self._pipeline.check()
 
     async def cancel(self, by: int) -> Run | None:
         """Cancel the run under way; None if there is none."""

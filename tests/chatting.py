@@ -39,6 +39,9 @@ from storage.ledger import Ledger
 from storage.pictures import PictureStore
 from storage.records import Model, ModelState, Run
 from tests.person import UP, Message, Person, button
+from training.pipeline import Plan
+from training.selection import Counts
+from training.settings import Recipe
 
 ADMIN = 7
 
@@ -105,6 +108,10 @@ class Notebook:
 
     async def retrain(self, by: int) -> Run:
         return self._noted(self.run, "retrain", by)
+
+    async def plan(self) -> Plan:
+        counts = Counts(rated=60, disliked=4, unfinished=1, too_long=2, duplicates=3, selected=50, raters=6)
+        return self._noted(Plan(45, 5, counts, ("food",), Recipe()), "plan")
 
     async def cancel(self, by: int) -> Run | None:
         return self._noted(self.run, "cancel", by)

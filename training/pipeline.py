@@ -30,9 +30,9 @@ from storage.records import BASE, IllegalTransition, Model, ModelState, Run, Run
 from training.job import Effort, EvaluationJob, Job, MergeJob, Outcome, Progress, Report, Trainer, TrainingError
 from training.llava import lesson, write_rows
 from training.resume import take_over
-from training.selection import TRAIN, Selection, select_pairs
+from training.selection import TRAIN, Counts, Selection, select_pairs
 from training.settings import RECIPES, Recipe, Source, TrainingSettings
-from training.sources import imported, present
+from training.sources import imported, present, title
 
 CURVE: Final = "curve.png"
 LOSSES: Final = "losses.json"
@@ -58,6 +58,17 @@ class Places:
     base: Path
     runs: Path
     sources: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run that began now would train on: how many pairs, how many kept apart to judge by, and what else."""
+
+    pairs: int
+    held_out: int
+    counts: Counts
+    sources: tuple[str, ...]
+    recipe: Recipe
 
 
 class Pipeline:
@@ -93,11 +104,13 @@ class Pipeline:
         except ValueError as error:
             raise TrainingError(f"training.{error}") from error
 
-    async def check(self) -> None:
-        """Raise `TrainingError`, saying what to do, if a run could not even start now."""
+    async def check(self) -> Plan:
+        """What a run would be now. Raises `TrainingError`, saying what to do, if it could not even start."""
         self._check_disk()
-        self._sources()
-        await self._select()
+        sources = self._sources()
+        found = await self._select()
+        titles = tuple(title(str(each.path)) for each in sources)
+        return Plan(len(found.train), len(found.held_out), found.counts, titles, self.recipe)
 
     async def run(self, run: Run, on_change: OnChange) -> Model | None:
         """Carry out a run that is due, to its end in the ledger: done with a model, failed or cancelled.

@@ -8,7 +8,7 @@ from bot.answers import Answers
 from bot.conversation import Conversation
 from bot.forgetting import Forgetting
 from bot.handlers import admin as admin_commands
-from bot.handlers import basics, demonstrations, feedback, others, privacy, questions, version
+from bot.handlers import basics, demonstrations, feedback, models, others, privacy, questions, version
 from bot.handlers import steering as steering_commands
 from bot.handlers.admin import AdminActions
 from bot.handlers.context import People, Replies, Saving
@@ -69,6 +69,7 @@ def build_dispatcher(
         version.router(),
         privacy.router(),
         admin_commands.router(),
+        models.router(),
         feedback.router(),
         others.unknown_commands(),
         demonstrations.router(),

@@ -1,4 +1,4 @@
-"""/retrain, /cancel, /status, /models, /promote, /rollback: for admins, with a polite refusal for everybody else.
+"""/retrain, /cancel, /status: for admins, with a polite refusal of all that is theirs for everybody else.
 
 Knows how a request and its outcome are worded. What is done, `AdminActions` does; the progress of a run is told by
 `bot.notices`. A request whose handling a crash has interrupted is not made twice: what can be seen in the ledger
@@ -12,10 +12,12 @@ from datetime import datetime
 from typing import Final, Protocol
 
 from aiogram import Router
-from aiogram.filters import Command, CommandObject
-from aiogram.types import Message, TelegramObject, User
+from aiogram.filters import Command, CommandObject, or_f
+from aiogram.types import CallbackQuery, Message, TelegramObject, User
 
+from bot.handlers.taps import acknowledge
 from bot.inbox import Delivery
+from bot.keyboards import CancelRun, Promote, RollBack
 from bot.progress import run_line
 from bot.replies import Reply
 from bot.settings import BotSettings
@@ -25,8 +27,9 @@ from inference.sight import Seen
 from inference.status import NodeStatus, Status
 from inference.supervisor import State
 from storage.ledger import Ledger
-from storage.records import Model, ModelState, Run, RunBusy, StorageError, UnknownRecord
+from storage.records import Model, ModelState, Run, RunBusy, StorageError
 from training.job import TrainingError
+from training.pipeline import Plan
 
 
 class AdminRefusal(Exception):
@@ -62,6 +65,10 @@ class AdminActions(Protocol):
         """Start a run; it goes on after this returns."""
         ...
 
+    async def plan(self) -> Plan:
+        """What a run that began now would be."""
+        ...
+
     async def cancel(self, by: int) -> Run | None:
         """Cancel the run under way; None if there is none."""
         ...
@@ -89,8 +96,9 @@ MODEL_STATES: Final = {
     ModelState.RETIRED: later("retired"),
     ModelState.REJECTED: later("rejected"),
 }
+_IS_AN_ADMINS: Final = or_f(CancelRun.filter(), Promote.filter(), RollBack.filter())
 COMMANDS: Final = ("retrain", "cancel", "status", "models", "promote", "rollback")
-_REFUSALS: Final = (AdminRefusal, StorageError, InferenceError, TrainingError)
+REFUSALS: Final = (AdminRefusal, StorageError, InferenceError, TrainingError)
 
 
 def router() -> Router:
@@ -100,9 +108,8 @@ def router() -> Router:
     admin.message.register(retrain, Command("retrain"))
     admin.message.register(cancel, Command("cancel"))
     admin.message.register(status, Command("status"))
-    admin.message.register(models, Command("models"))
-    admin.message.register(promote, Command("promote"))
-    admin.message.register(rollback, Command("rollback"))
+    admin.callback_query.register(not_yours_to_tap, _IS_AN_ADMINS, _is_stranger)
+    admin.callback_query.register(cancel_this, CancelRun.filter())
     return admin
 
 
@@ -115,8 +122,14 @@ async def not_yours(message: Message, reply: Reply, say: Say) -> None:
     await reply.finish(say("Only my admins can do that. /help shows what I can do for you."))
 
 
+async def not_yours_to_tap(query: CallbackQuery, say: Say) -> None:
+    """Refuse politely, where an admin has forwarded buttons."""
+    await acknowledge(query, say("Only my admins can do that."))
+
+
 async def retrain(
     message: Message,
+    command: CommandObject,
     event_from_user: User,
     delivery: Delivery,
     reply: Reply,
@@ -124,14 +137,17 @@ async def retrain(
     admin: AdminActions,
     ledger: Ledger,
 ) -> None:
-    """Start a run, once."""
+    """Start a run, once; with "dry" only say what it would be."""
+    if wish := (command.args or "").strip():
+        await reply.finish(await _rehearsed(admin, say) if wish == "dry" else say("I know /retrain and /retrain dry."))
+        return
     run = await _requested_before(ledger, event_from_user.id, delivery)
     try:
         run = run or await admin.retrain(event_from_user.id)
     except RunBusy:
         await reply.finish(say("A run is under way already. /status shows how it goes, /cancel stops it."))
-    except _REFUSALS as refusal:
-        await reply.finish(_refused(refusal, say))
+    except REFUSALS as refusal:
+        await reply.finish(refused(refusal, say))
     else:
         await reply.finish(say("Run {run} begins. I will keep you informed here.", run=run.id))
 
@@ -144,12 +160,41 @@ async def _requested_before(ledger: Ledger, by: int, delivery: Delivery) -> Run 
     return next(mine, None)
 
 
+async def _rehearsed(admin: AdminActions, say: Say) -> str:
+    try:
+        plan = await admin.plan()
+    except REFUSALS as refusal:
+        return refused(refusal, say)
+    counts, recipe = plan.counts, plan.recipe
+    lines = [
+        say(
+            "A run now would learn from {pairs} liked answers, {raters} raters; it would be judged by {held_out} more.",
+            pairs=plan.pairs,
+            raters=counts.raters,
+            held_out=plan.held_out,
+        ),
+        say(
+            "Of {rated} rated answers {disliked} are not liked enough, {unfinished} were cut short, {too_long} are too "
+            "long, {duplicates} say the same as others.",
+            rated=counts.rated,
+            disliked=counts.disliked,
+            unfinished=counts.unfinished,
+            too_long=counts.too_long,
+            duplicates=counts.duplicates,
+        ),
+        say("How: {method}, each pair {epochs} times.", method=recipe.method, epochs=f"{recipe.epochs:g}"),
+    ]
+    if plan.sources:
+        lines.append(say("Beside them from elsewhere: {sources}.", sources=", ".join(plan.sources)))
+    return "\n".join(lines)
+
+
 async def cancel(message: Message, event_from_user: User, reply: Reply, say: Say, admin: AdminActions) -> None:
     """Cancel the run under way."""
     try:
         run = await admin.cancel(event_from_user.id)
-    except _REFUSALS as refusal:
-        await reply.finish(_refused(refusal, say))
+    except REFUSALS as refusal:
+        await reply.finish(refused(refusal, say))
         return
     if run is None:
         await reply.finish(say("There is no run to cancel."))
@@ -157,12 +202,28 @@ async def cancel(message: Message, event_from_user: User, reply: Reply, say: Say
         await reply.finish(say("Run {run} is being cancelled.", run=run.id))
 
 
+async def cancel_this(
+    query: CallbackQuery, callback_data: CancelRun, say: Say, admin: AdminActions, ledger: Ledger
+) -> None:
+    """Cancel the run above the button, and no other."""
+    active = await ledger.active_run()
+    if active is None or active.id != callback_data.run:
+        await acknowledge(query, say("Run {run} is over already.", run=callback_data.run))
+        return
+    try:
+        await admin.cancel(query.from_user.id)
+    except REFUSALS as refusal:
+        await acknowledge(query, refused(refusal, say))
+    else:
+        await acknowledge(query, say("Run {run} is being cancelled.", run=active.id))
+
+
 async def status(message: Message, reply: Reply, say: Say, admin: AdminActions) -> None:
     """Say how the bot is."""
     try:
         overview = await admin.overview()
-    except _REFUSALS as refusal:
-        await reply.finish(_refused(refusal, say))
+    except REFUSALS as refusal:
+        await reply.finish(refused(refusal, say))
         return
     engine, counts = overview.engine, overview.counts
     lines = [
@@ -216,63 +277,6 @@ def _node_line(node: NodeStatus, say: Say) -> str:
     return line if node.state is State.READY or not node.last_error else f"{line}\n  {node.last_error.splitlines()[0]}"
 
 
-async def models(message: Message, reply: Reply, say: Say, admin: AdminActions) -> None:
-    """List the models."""
-    try:
-        kept = await admin.models()
-    except _REFUSALS as refusal:
-        await reply.finish(_refused(refusal, say))
-        return
-    lines = [
-        f"{'▶' if model.state is ModelState.LIVE else '·'} {model.id}: {say(MODEL_STATES[model.state])}"
-        + (f" ({model.reason})" if model.reason else "")
-        for model in kept
-    ]
-    await reply.finish("\n".join(lines) or say("There is no model yet."))
-
-
-async def promote(
-    message: Message, command: CommandObject, event_from_user: User, reply: Reply, say: Say, admin: AdminActions
-) -> None:
-    """Let a model answer. Doing it twice is the same as once."""
-    wanted = (command.args or "").strip()
-    if not wanted:
-        await reply.finish(say("Which one? Write /promote and the model's id; /models lists them."))
-        return
-    await reply.begin(say("Warming up {model}…", model=wanted))
-    try:
-        model = await admin.promote(wanted, event_from_user.id)
-    except UnknownRecord:
-        await reply.finish(say("I have no model called {model}. /models lists them.", model=wanted))
-    except _REFUSALS as refusal:
-        await reply.finish(_refused(refusal, say))
-    else:
-        await reply.finish(say("{model} answers from now on.", model=model.id))
-
-
-async def rollback(
-    message: Message,
-    event_from_user: User,
-    delivery: Delivery,
-    reply: Reply,
-    say: Say,
-    admin: AdminActions,
-    ledger: Ledger,
-) -> None:
-    """Go back one model, once."""
-    if delivery.attempt > 1:
-        for promotion in await ledger.promotions(10):
-            if promotion.by == event_from_user.id and promotion.done and promotion.created >= delivery.received:
-                await reply.finish(say("{model} answers from now on.", model=promotion.model))
-                return
-    await reply.begin(say("Warming up the model before this one…"))
-    try:
-        model = await admin.rollback(event_from_user.id)
-    except _REFUSALS as refusal:
-        await reply.finish(_refused(refusal, say))
-    else:
-        await reply.finish(say("{model} answers from now on.", model=model.id))
-
-
-def _refused(refusal: Exception, say: Say) -> str:
+def refused(refusal: Exception, say: Say) -> str:
+    """Why something could not be done."""
     return say("That did not work: {reason}", reason=refusal)

@@ -26,7 +26,7 @@ EVERYBODY: Final = {
     "start": later("Show your user id"),
 }
 ADMINS: Final = {
-    "retrain": later("Learn from what was liked"),
+    "retrain": later("Learn from what was liked; dry: only say how much that is"),
     "cancel": later("Stop learning"),
     "status": later("How I am"),
     "models": later("Every model I have kept"),

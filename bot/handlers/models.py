@@ -1,0 +1,150 @@
+"""/models, /promote, /rollback and the buttons that do the same: which model answers, for admins.
+
+To be asked behind `admin`, which lets nobody else come this far. A change that a crash interrupted is not made twice.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aiogram import Bot, Router
+from aiogram.filters import Command, CommandObject
+from aiogram.types import CallbackQuery, Message, User
+
+from bot.handlers.admin import MODEL_STATES, REFUSALS, AdminActions, refused
+from bot.handlers.taps import acknowledge
+from bot.inbox import Delivery
+from bot.keyboards import Promote, RollBack, promoting
+from bot.replies import Place, Reply
+from bot.translation import Say
+from storage.ledger import Ledger
+from storage.records import ModelState, UnknownRecord
+
+OFFERED: Final = 8
+"""So many of the newest models have a button; /promote takes any."""
+
+
+def router() -> Router:
+    """The handlers of this module."""
+    models = Router(name="models")
+    models.message.register(show, Command("models"))
+    models.message.register(promote, Command("promote"))
+    models.message.register(rollback, Command("rollback"))
+    models.callback_query.register(promote_this, Promote.filter())
+    models.callback_query.register(roll_back_from, RollBack.filter())
+    return models
+
+
+async def show(message: Message, reply: Reply, say: Say, admin: AdminActions, ledger: Ledger) -> None:
+    """List the models, with buttons for those that were good enough to answer."""
+    try:
+        kept = await admin.models()
+    except REFUSALS as refusal:
+        await reply.finish(refused(refusal, say))
+        return
+    lines = [
+        f"{'▶' if model.state is ModelState.LIVE else '·'} {model.id}: {say(MODEL_STATES[model.state])}"
+        + (f" ({model.reason})" if model.reason else "")
+        for model in kept
+    ]
+    live = next((model.id for model in kept if model.state is ModelState.LIVE), "")
+    before = await ledger.previous_model()
+    previous = before.id if before else ""
+    others = [
+        model.id
+        for model in reversed(kept)
+        if model.state in (ModelState.CANDIDATE, ModelState.RETIRED) and model.directory and model.id != previous
+    ]
+    markup = promoting(others[:OFFERED], live, previous, say)
+    await reply.finish("\n".join(lines) or say("There is no model yet."), markup if markup.inline_keyboard else None)
+
+
+async def promote(
+    message: Message, command: CommandObject, event_from_user: User, reply: Reply, say: Say, admin: AdminActions
+) -> None:
+    """Let a model answer. Doing it twice is the same as once."""
+    wanted = (command.args or "").strip()
+    if wanted:
+        await _promote(wanted, event_from_user.id, reply, say, admin)
+    else:
+        await reply.finish(say("Which one? Write /promote and the model's id; /models lists them."))
+
+
+async def promote_this(
+    query: CallbackQuery,
+    callback_data: Promote,
+    bot: Bot,
+    delivery: Delivery,
+    say: Say,
+    admin: AdminActions,
+    ledger: Ledger,
+) -> None:
+    """Let the model on the button answer."""
+    if reply := await _reply_to(query, bot, delivery, ledger):
+        await _promote(callback_data.model, query.from_user.id, reply, say, admin)
+
+
+async def _promote(wanted: str, by: int, reply: Reply, say: Say, admin: AdminActions) -> None:
+    await reply.begin(say("Warming up {model}…", model=wanted))
+    try:
+        model = await admin.promote(wanted, by)
+    except UnknownRecord:
+        await reply.finish(say("I have no model called {model}. /models lists them.", model=wanted))
+    except REFUSALS as refusal:
+        await reply.finish(refused(refusal, say))
+    else:
+        await reply.finish(say("{model} answers from now on.", model=model.id))
+
+
+async def rollback(
+    message: Message,
+    event_from_user: User,
+    delivery: Delivery,
+    reply: Reply,
+    say: Say,
+    admin: AdminActions,
+    ledger: Ledger,
+) -> None:
+    """Go back one model, once."""
+    await _roll_back(event_from_user.id, delivery, reply, say, admin, ledger)
+
+
+async def roll_back_from(
+    query: CallbackQuery,
+    callback_data: RollBack,
+    bot: Bot,
+    delivery: Delivery,
+    say: Say,
+    admin: AdminActions,
+    ledger: Ledger,
+) -> None:
+    """Go back one model, if the one that answered when the button was shown still does; so tapping twice is once."""
+    live = await ledger.live_model()
+    if delivery.attempt == 1 and (live is None or live.id != callback_data.model):
+        await acknowledge(query, say("Another model answers meanwhile. /models shows them."))
+    elif reply := await _reply_to(query, bot, delivery, ledger):
+        await _roll_back(query.from_user.id, delivery, reply, say, admin, ledger)
+
+
+async def _roll_back(by: int, delivery: Delivery, reply: Reply, say: Say, admin: AdminActions, ledger: Ledger) -> None:
+    if delivery.attempt > 1:
+        for promotion in await ledger.promotions(10):
+            if promotion.by == by and promotion.done and promotion.created >= delivery.received:
+                await reply.finish(say("{model} answers from now on.", model=promotion.model))
+                return
+    await reply.begin(say("Warming up the model before this one…"))
+    try:
+        model = await admin.rollback(by)
+    except REFUSALS as refusal:
+        await reply.finish(refused(refusal, say))
+    else:
+        await reply.finish(say("{model} answers from now on.", model=model.id))
+
+
+async def _reply_to(query: CallbackQuery, bot: Bot, delivery: Delivery, ledger: Ledger) -> Reply | None:
+    """The message that tells what came of a tap; None where it has been told."""
+    await acknowledge(query, "")
+    if not isinstance(query.message, Message):
+        return None
+    reply = await Reply.open(bot, ledger, delivery.update, Place.of(query.message))
+    return None if reply.finished else reply
