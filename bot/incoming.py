@@ -17,7 +17,7 @@ import pillow_heif
 import structlog
 from aiogram import Bot
 from aiogram.exceptions import TelegramBadRequest
-from aiogram.types import Document, PhotoSize
+from aiogram.types import Document, Message, PhotoSize, Sticker
 from aiohttp import ClientError
 from PIL import Image, ImageOps
 
@@ -39,6 +39,9 @@ LONGEST_SIDE: Final = 4096
 
 SUFFIXES: Final = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif")
 """How names of files of the formats that can be read end."""
+
+Sent = PhotoSize | Document | Sticker
+"""How a picture can come."""
 
 _KEPT: Final = {"JPEG": "image/jpeg", "MPO": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 _READ: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF")
@@ -95,7 +98,7 @@ class Incoming:
         self._megapixels = settings.max_picture_megapixels
         self._decoders = asyncio.Semaphore(_DECODERS)
 
-    async def take(self, bot: Bot, file: PhotoSize | Document, sender: int) -> Picture:
+    async def take(self, bot: Bot, file: Sent, sender: int) -> Picture:
         """Fetch, check and keep one picture. One that cannot be kept because the disk is full is returned all the same.
 
         Raises `PictureRefused`, or `Undelivered` while Telegram is away.
@@ -121,6 +124,21 @@ class Incoming:
         except NotSaved as error:
             log.warning("a picture was not saved", error=str(error))
         return picture
+
+
+def picture_of(message: Message) -> Sent | None:
+    """The message's picture, a photo in its largest size; None for one without. Stickers that move are none."""
+    if message.photo:
+        return max(message.photo, key=lambda size: size.width * size.height)
+    if message.sticker:
+        return None if message.sticker.is_animated or message.sticker.is_video else message.sticker
+    return message.document if message.document and _claims_to_be_one(message.document) else None
+
+
+def _claims_to_be_one(document: Document) -> bool:
+    """Whether a file is called a picture; what it is, its bytes tell later."""
+    name = (document.file_name or "").lower()
+    return (document.mime_type or "").startswith("image/") or name.endswith(SUFFIXES)
 
 
 def check(data: bytes, max_megapixels: float) -> Checked:
@@ -189,7 +207,7 @@ def _phash(image: Image.Image) -> str:
     return str(imagehash.phash(image))
 
 
-async def _fetched(bot: Bot, file: PhotoSize | Document) -> bytes:
+async def _fetched(bot: Bot, file: Sent) -> bytes:
     too_large = PictureRefused(TOO_MANY_BYTES, limit=MAX_BYTES // 10**6)
     if (file.file_size or 0) > MAX_BYTES:
         raise too_large

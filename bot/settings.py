@@ -113,6 +113,11 @@ class ChatSettings(BaseModel):
         description="In groups each person has a conversation of their own in each topic; shared: all have one.",
     )
     max_question_characters: int = Field(default=4096, ge=1, description="The longest question, in characters.")
+    max_pictures: int = Field(
+        default=10,
+        ge=1,
+        description="Albums of more pictures are refused. InternVL2-2B sees some four large ones at once.",
+    )
     max_picture_megapixels: float = Field(
         default=50, gt=0, le=89, description="Larger pictures are refused by their header, before any decoding."
     )

@@ -65,6 +65,7 @@ class Person:
         media_type: str = "",
         album: Sequence[bytes] = (),
         raw_photo: bytes | None = None,
+        sticker: bytes | None = None,
         reply_to: int | None = None,
         chat: int | None = None,
         topic: int | None = None,
@@ -86,6 +87,8 @@ class Person:
                 form.add_field("photo", picture, filename="photo.jpg", content_type="image/jpeg")
             if raw_photo is not None:
                 form.add_field("raw_photo", raw_photo, filename="photo.jpg", content_type="image/jpeg")
+            if sticker is not None:
+                form.add_field("sticker", sticker, filename="sticker", content_type=media_type or "image/webp")
             if document is not None:
                 kind = media_type or "application/octet-stream"
                 form.add_field("document", document, filename=file_name, content_type=kind)

@@ -75,6 +75,15 @@ class Files:
         file = self._keep(data, "documents", name, kind)
         return {"file_name": name, "mime_type": kind, **_reference(file)}
 
+    def add_sticker(self, data: bytes, media_type: str = "") -> Json:
+        """Keep a sticker and return its Bot API `Sticker`: still (WebP), animated (TGS) or a video (WebM)."""
+        animated, video = media_type == "application/x-tgsticker", media_type == "video/webm"
+        suffix = "tgs" if animated else "webm" if video else "webp"
+        file = self._keep(data, "stickers", f"sticker.{suffix}", media_type or "image/webp")
+        side = {"width": 512, "height": 512}
+        kind = {"type": "regular", "is_animated": animated, "is_video": video, "emoji": "🙂", "set_name": "Samples"}
+        return {**kind, **side, **_reference(file)}
+
     async def add_photo(self, data: bytes) -> list[Json]:
         """Keep a photo and return its Bot API `PhotoSize` list, smallest first.
 

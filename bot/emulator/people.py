@@ -21,12 +21,14 @@ _ALBUM = 10
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A picture sent as a photo, or any file sent as a document. `raw` sends the bytes unseen, damaged or not."""
+    """A picture sent as a photo, any file sent as a document, or a sticker. `raw` sends a photo's bytes unseen, damaged
+    or not."""
 
     data: bytes = field(repr=False)
     name: str = "photo.jpg"
     media_type: str = ""
     document: bool = False
+    sticker: bool = False
     raw: bool = False
 
 
@@ -87,6 +89,8 @@ class People:
         if len({attachment.document for attachment in attachments}) > 1:
             raise refused("document can't be mixed with other media types")
         words, entities = written(caption)
+        if any(each.sticker for each in attachments) and (words or len(attachments) > 1):
+            raise refused("a sticker comes alone")
         if units(words) > MAX_CAPTION:
             raise refused("message caption is too long")
         contents = [await self._content(attachment) for attachment in attachments]
@@ -102,6 +106,8 @@ class People:
         files = self._world.files
         if attachment.document:
             return {"document": files.add_document(attachment.data, attachment.name, attachment.media_type)}
+        if attachment.sticker:
+            return {"sticker": files.add_sticker(attachment.data, attachment.media_type)}
         if attachment.raw:
             return {"photo": files.add_broken_photo(attachment.data)}
         return {"photo": await files.add_photo(attachment.data)}

@@ -161,8 +161,8 @@ class PeopleHttp:
         return _answer({"messages": list(chat.messages.values()), "last_event": self._world.events.last})
 
     async def send(self, request: web.Request) -> web.Response:
-        """Write: {text, chat?, reply_to?, topic?}; or send files, as a form with `caption` and `photo`, `raw_photo` or
-        `document`. Several files make an album.
+        """Write: {text, chat?, reply_to?, topic?}; or send files, as a form with `caption` and `photo`, `raw_photo`,
+        `document` or `sticker`. Several files make an album.
         """
         person = self._person(request)
         fields: Mapping[str, Any]
@@ -171,7 +171,9 @@ class PeopleHttp:
             texts, uploads = await read_form(await request.multipart())
             fields = {name: values[-1] for name, values in texts.items()}
             attachments = [
-                Attachment(file.data, file.name, file.media_type, field == "document", field == "raw_photo")
+                Attachment(
+                    file.data, file.name, file.media_type, field == "document", field == "sticker", field == "raw_photo"
+                )
                 for field, file in uploads
             ]
         else:

@@ -62,10 +62,8 @@ async def unsupported(message: Message, reply: Reply, say: Say) -> None:
         return
     if message.voice or message.audio or message.video_note:
         text = say("I cannot listen. Please write your question, and send me a picture to talk about.")
-    elif message.video or message.animation:
+    elif message.video or message.animation or message.sticker:
         text = say("I cannot watch moving pictures. Please send a photo, or a screenshot of the moment you mean.")
-    elif message.sticker:
-        text = say("A nice sticker! I can only talk about photos and picture files, though. Please send me one.")
     else:
         text = say("I cannot do anything with that. Please send me a photo or a picture file, and ask me about it.")
     await reply.finish(text)

@@ -7,12 +7,12 @@ import re
 from collections.abc import Sequence
 
 from aiogram import Bot, Router
-from aiogram.types import Document, Message, PhotoSize, Update, User
+from aiogram.types import Message, Update, User
 
 from bot.answers import Answers, sorry
 from bot.conversation import Conversation, NoPictureYet, Question
 from bot.inbox import Delivery
-from bot.incoming import SUFFIXES, Incoming
+from bot.incoming import Incoming, Sent, picture_of
 from bot.lanes import command_of
 from bot.replies import Reply
 from bot.settings import BotSettings
@@ -77,12 +77,22 @@ async def ask(
             )
         )
         return
-    files = [file for each in messages if (file := _picture_of(each))]
+    files = [file for each in messages if (file := picture_of(each))]
     sender = event_from_user
+    most = settings.chat.max_pictures
+    if len(files) > most:
+        await reply.finish(
+            say(
+                "I look at {limit} pictures at once at most, and these are {number}. Please send fewer together.",
+                limit=most,
+                number=len(files),
+            )
+        )
+        return
     pictures: tuple[Picture, ...] = ()
     if not files and not former and (to := message.reply_to_message):
         # Whoever replies to a picture means that; whoever replies to an answer of another talk means what it is about.
-        files = [file] if (file := _picture_of(to)) else []
+        files = [file] if (file := picture_of(to)) else []
         sender = to.from_user or event_from_user
         if not files and (answered := await ledger.exchange_shown(chat, to.message_id)):
             pictures = await conversation.subject(answered, chat, event_from_user.id, topic)
@@ -103,9 +113,7 @@ async def ask(
     await answers.give(asked, question, reply, say, placeholder=placeholder)
 
 
-async def _taken(
-    incoming: Incoming, bot: Bot, files: Sequence[PhotoSize | Document], sender: int
-) -> tuple[Picture, ...]:
+async def _taken(incoming: Incoming, bot: Bot, files: Sequence[Sent], sender: int) -> tuple[Picture, ...]:
     """All pictures, fetched side by side; the first that is refused ends the others."""
     tasks = [asyncio.create_task(incoming.take(bot, file, sender)) for file in files]
     try:
@@ -118,20 +126,7 @@ async def _taken(
 
 def _asks(message: Message) -> bool:
     """Whether a message is for us to answer: a text that is no command, or a picture."""
-    return bool(message.text and not command_of(message.text)) or _picture_of(message) is not None
-
-
-def _is_picture(document: Document) -> bool:
-    """Whether a file claims to be a picture; what it is, its bytes tell later."""
-    name = (document.file_name or "").lower()
-    return (document.mime_type or "").startswith("image/") or name.endswith(SUFFIXES)
-
-
-def _picture_of(message: Message) -> PhotoSize | Document | None:
-    """The message's picture, a photo in its largest size."""
-    if message.photo:
-        return max(message.photo, key=lambda size: size.width * size.height)
-    return message.document if message.document and _is_picture(message.document) else None
+    return bool(message.text and not command_of(message.text)) or picture_of(message) is not None
 
 
 async def _said(messages: Sequence[Message], bot: Bot) -> str:
