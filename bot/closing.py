@@ -24,6 +24,8 @@ ANSWER_SECONDS: Final = 3.0
 
 STEP_SECONDS: Final = 1.5
 ENGINE_SECONDS: Final = 2.5
+"""Told at `inference.stop_timeout` in config.toml: a longer one cannot take effect here."""
+
 PROCESS_SECONDS: Final = 7.5
 THREAD_SECONDS: Final = 2.5
 """Once all is closed: how long Python may wait for threads and tasks that nobody needs any more. Together with

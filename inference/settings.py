@@ -100,7 +100,8 @@ class InferenceSettings(BaseModel):
     """So many prompts at once warm an engine that nobody is sent to yet; one that is in use gets one at a time."""
 
     stop_timeout: float = Field(default=2, ge=0)
-    """An engine that was asked to end is killed after so long."""
+    """An engine that was asked to end, by a swap or a pause, is killed after so long. When the bot itself ends, it is
+    killed after 2.5 s at the latest, so that all is closed within the 10 s that `docker stop` gives."""
 
     answer_attempts: int = Field(default=4, ge=1)
     """One question is put to so many engines that crash over it; then it is given up."""
@@ -115,7 +116,7 @@ class InferenceSettings(BaseModel):
     """… up to so long."""
 
     log_megabytes: float = Field(default=5, gt=0)
-    """An engine's log file is rotated at this size …"""
+    """The log file of an engine, or of swap_command, is rotated at this size …"""
 
     log_files: int = Field(default=3, ge=1)
     """… and so many of the old ones are kept."""

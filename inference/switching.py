@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from inference.messages import EngineUnavailable
+from inference.rotation import rotate
 from inference.settings import InferenceSettings
 from inference.worker import Launch
 
@@ -59,7 +60,7 @@ async def _run(launch: Launch) -> None:
     timeout = launch.settings.swap_command_timeout
     # Not a pipe: a server that the command leaves behind would hold it open, and with it our waiting for its end.
     try:
-        with _opened(launch.log) as output:
+        with _opened(launch) as output:
             process = await asyncio.create_subprocess_exec(
                 *line, stdin=DEVNULL, stdout=output, stderr=STDOUT, start_new_session=True
             )
@@ -79,9 +80,12 @@ async def _run(launch: Launch) -> None:
         raise EngineUnavailable(f"{said} ended with exit code {code}. {_tail(launch.log)}")
 
 
-def _opened(log: Path) -> IO[bytes]:
-    log.parent.mkdir(parents=True, exist_ok=True)
-    return log.open("wb")
+def _opened(launch: Launch) -> IO[bytes]:
+    """The log, empty: what the last command wrote, and the server that it left behind, is rotated away."""
+    launch.log.parent.mkdir(parents=True, exist_ok=True)
+    rotate(launch.log, above=0, files=launch.settings.log_files)
+    # A server left behind holds it for long: worker.py rotates it again when it has grown.
+    return launch.log.open("ab")
 
 
 def _tail(log: Path) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from io import BytesIO
@@ -17,6 +17,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Final
 
+import structlog
 from PIL import Image, ImageDraw
 
 from inference.client import HttpEngine
@@ -31,11 +32,17 @@ from inference.messages import (
     Prompt,
 )
 from inference.process import Child
+from inference.rotation import rotate
 from inference.settings import InferenceSettings
 from inference.window import Window, window_of
 
+_log = structlog.get_logger(__name__)
+
 _PROBE_PAUSE: Final = 0.1
 _PROBE_PAUSE_MAX: Final = 1.0
+_LOOK_SECONDS: Final = 60.0
+"""How often the log of a server that `swap_command` started is looked at."""
+
 _BUSY: Final = 0.9
 """An engine that has spoken to somebody within this share of `token_timeout` is busy, not hung."""
 
@@ -273,12 +280,24 @@ class Worker:
     async def gone(self) -> str:
         """Wait until this engine is of no more use; returns what happened, for the log and the operator."""
         if self._child is None:
-            await self._given_up.wait()
+            while not self._given_up.is_set():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_SECONDS):
+                        await self._given_up.wait()
+                await asyncio.to_thread(self._rotate_log)
             return self._why
         await self._child.wait()
         self.broken = True
         how = f"it ended with {self._child.how_it_ended()}"
         return f"{self._why}; {how}" if self._why else how
+
+    def _rotate_log(self) -> None:
+        """An external server may write where `swap_command` did, as long as it lives."""
+        settings = self.launch.settings
+        try:
+            rotate(self.launch.log, above=int(settings.log_megabytes * 1e6), files=settings.log_files)
+        except OSError as error:
+            _log.warning("log not rotated", log=str(self.launch.log), error=str(error))
 
     async def drained(self, patience: float) -> bool:
         """Wait until nobody uses it, or it is gone, or `patience` seconds are over; True if nobody uses it."""

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from inference.messages import EngineUnavailable
 from inference.settings import InferenceSettings
 from inference.switching import command_line, switch
-from inference.worker import Launch, free_port
+from inference.worker import Launch, Worker, free_port
 from tests.children import alive, until
 
 
@@ -60,6 +60,30 @@ async def test_switching_server_does_not_come_back(tmp_path: Path) -> None:
     new = launch(tmp_path, "true", endpoint=f"http://127.0.0.1:{free_port()}", start_timeout=0.5)
     with pytest.raises(EngineUnavailable, match=r"does not answer 0\.5 s after"):
         await switch(new, new)
+
+
+async def test_switching_logs_do_not_grow_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each command's words are kept, and those of a server that it left behind rotated while it goes on writing."""
+    monkeypatch.setattr("inference.worker._LOOK_SECONDS", 0.02)
+    new = launch(tmp_path, "sh", "-c", "echo again; exit 1", log_megabytes=0.01, log_files=2)
+    for _ in range(4):
+        with pytest.raises(EngineUnavailable):
+            await switch(new, new)
+    logs = [tmp_path / name for name in ("swap.log", "swap.log.1", "swap.log.2")]
+    assert sorted(tmp_path.iterdir()) == logs
+    assert [log.read_text() for log in logs] == ["again\n"] * 3
+    worker = Worker(new)
+    watching = asyncio.create_task(worker.gone())
+    with new.log.open("ab", buffering=0) as server:
+        server.write(b"x" * 9_000)
+        await asyncio.sleep(0.1)
+        assert logs[1].read_text() == "again\n"
+        server.write(b"y" * 2_000)
+        await until(lambda: new.log.stat().st_size == 0)
+        server.write(b"on\n")
+    worker.give_up("enough")
+    await watching
+    assert [log.stat().st_size for log in logs] == [3, 6 + 9_000 + 2_000, 6]
 
 
 @pytest.mark.parametrize("how", ["cancelled", "late"])
