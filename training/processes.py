@@ -44,9 +44,9 @@ def gathered(model: torch.nn.Module) -> Iterator[None]:
     if not any(hasattr(each, "ds_id") for each in trained):
         yield
         return
-    from deepspeed.zero import GatheredParameters
+    import deepspeed
 
-    with GatheredParameters(trained):
+    with deepspeed.zero.GatheredParameters(trained):
         yield
 
 
