@@ -182,7 +182,7 @@ def _deepspeed(job: Job, plan: Plan) -> dict[str, Any]:
     return {
         "runner_type": "FlexibleRunner",
         "strategy": {
-            "type": "xtuner.engine.DeepSpeedStrategy",
+            "type": "training.spread.Spread",
             "config": {
                 "zero_optimization": {"stage": job.deepspeed, "overlap_comm": True},
                 "bf16": {"enabled": True},
