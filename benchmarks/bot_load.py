@@ -1,0 +1,241 @@
+"""How many updates a second the bot handles, how long each takes, and whether its memory stays flat.
+
+    python -m benchmarks.bot_load --people 1000 --updates 10000 [--memory 100000] [--profile FILE]
+
+1,000 people chat with an emulator: one picture with a caption, then three questions about it, and so on; everybody
+writes again as soon as an answer carries its thumbs. First to a bare aiogram bot, then to ours (`benchmarks.bots`),
+with the same calls for each update. Then people write to ours at half that speed, which tells how long an update
+takes when it need not queue. The calls are counted and must be the same in number. `--memory` goes on at full speed
+and prints what the bot's process holds. The emulator and the people share this process; processor seconds of both
+processes for each update tell what bounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from bot.emulator import Emulator
+from bot.emulator.people import Attachment
+from tests.chatting import png
+from tests.person import UP, button
+
+QUESTIONS_A_PICTURE: Final = 4
+"""A picture with its caption, then three texts."""
+
+WARM_UP: Final = 500
+PICTURES: Final = 200
+PATIENCE: Final = 120.0
+MEMORY_STEP: Final = 10_000
+
+
+@dataclass(slots=True)
+class Measured:
+    """What a stretch of the load has shown. `waits` are seconds from a message to its final answer."""
+
+    began: float = field(default_factory=time.perf_counter)
+    ended: float = 0.0
+    waits: list[float] = field(default_factory=list)
+    bot_seconds: float = 0.0
+    emulator_seconds: float = 0.0
+    calls: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def rate(self) -> float:
+        return len(self.waits) / (self.ended - self.began)
+
+    def told(self, name: str) -> str:
+        """One line of the table."""
+        waits, number = sorted(self.waits), len(self.waits)
+        median, late = waits[number // 2], waits[int(0.99 * (number - 1))]
+        return (
+            f"{name:30} {self.rate:7.1f} updates/s   {sum(self.calls.values()) / number:.2f} calls an update   "
+            f"median {median:6.3f} s, p99 {late:6.3f} s   processor: bot {1000 * self.bot_seconds / number:.2f} ms, "
+            f"emulator and people {1000 * self.emulator_seconds / number:.2f} ms an update\n"
+        )
+
+
+class Crowd:
+    """People who chat through an emulator in this process."""
+
+    def __init__(self, emulator: Emulator, people: int) -> None:
+        self._emulator = emulator
+        rng = random.Random(1)
+        colours = ["#" + "".join(rng.choices("0123456789abcdef", k=6)) for _ in range(PICTURES)]
+        self._pictures = [png(320, 240, colour, "JPEG") for colour in colours]
+        self.turns = {emulator.add_person(1000 + number, f"P{number}").id: number for number in range(people)}
+        self._asked: dict[int, float] = {}
+
+    async def asks(self, person: int) -> None:
+        """The next message of a person."""
+        turn = self.turns[person]
+        self.turns[person] = turn + 1
+        people, chat = self._emulator.people, self._emulator.world.chats[person]
+        chat.messages.clear()  # the emulator's memory is not what is measured
+        self._asked[person] = time.perf_counter()
+        if turn % QUESTIONS_A_PICTURE == 0:
+            await people.sends(person, [Attachment(self._pictures[turn % PICTURES])], f"question {turn}?")
+        else:
+            people.writes(person, f"question {turn}?")
+
+    async def starts(self) -> None:
+        """Everybody shows a first picture."""
+        for person in self.turns:
+            self.turns[person] -= self.turns[person] % QUESTIONS_A_PICTURE
+            await self.asks(person)
+
+    def waiting(self, person: int) -> bool:
+        """Whether a person's last message is still to be answered."""
+        return person in self._asked
+
+    async def answers(self) -> AsyncIterator[tuple[int, float]]:
+        """Each final answer as it comes: whose, and after how many seconds."""
+        events = self._emulator.world.events
+        async for event in events.follow(events.last, _is_final):
+            if event["kind"] == "reset":
+                raise RuntimeError("the people are too slow for the emulator's events")
+            if (asked := self._asked.pop(event["chat"], None)) is not None:
+                yield event["chat"], time.perf_counter() - asked
+
+
+def _is_final(event: dict[str, Any]) -> bool:
+    return event["kind"] == "reset" or (event["kind"] == "edited" and button(event["message"], UP) is not None)
+
+
+class Load:
+    """A bot's process under the load of a crowd."""
+
+    def __init__(self, emulator: Emulator, crowd: Crowd, bot: psutil.Process) -> None:
+        self._emulator = emulator
+        self._crowd = crowd
+        self._bot = bot
+        self._answers = crowd.answers()
+
+    async def full(self, updates: int) -> Measured:
+        """So many answers as fast as they come: everybody asks again at once."""
+        measured = self._begun()
+        while len(measured.waits) < updates:
+            async with asyncio.timeout(PATIENCE):
+                person, waited = await anext(self._answers)
+            measured.waits.append(waited)
+            await self._crowd.asks(person)
+        return self._ended(measured)
+
+    async def paced(self, updates: int, rate: float) -> Measured:
+        """So many answers to questions that come at an even rate, in updates a second, from whoever is not waiting."""
+        await self.quiet()
+        measured = self._begun()
+
+        async def ask() -> None:
+            free = (person for person in itertools.cycle(self._crowd.turns) if not self._crowd.waiting(person))
+            for number, person in enumerate(itertools.islice(free, updates)):
+                await asyncio.sleep(measured.began + number / rate - time.perf_counter())
+                await self._crowd.asks(person)
+
+        asking = asyncio.create_task(ask())
+        while len(measured.waits) < updates:
+            async with asyncio.timeout(PATIENCE):
+                measured.waits.append((await anext(self._answers))[1])
+        await asking
+        return self._ended(measured)
+
+    async def quiet(self) -> None:
+        """Wait until nobody waits any more."""
+        while any(map(self._crowd.waiting, self._crowd.turns)):
+            async with asyncio.timeout(PATIENCE):
+                await anext(self._answers)
+
+    def megabytes(self) -> float:
+        """What the bot's process holds in memory."""
+        return float(self._bot.memory_info().rss / 2**20)
+
+    def _begun(self) -> Measured:
+        self._emulator.calls.clear()
+        return Measured(bot_seconds=-_spent(self._bot), emulator_seconds=-_spent(psutil.Process()))
+
+    def _ended(self, measured: Measured) -> Measured:
+        measured.ended = time.perf_counter()
+        measured.bot_seconds += _spent(self._bot)
+        measured.emulator_seconds += _spent(psutil.Process())
+        measured.calls = {name: n for name, n in self._emulator.calls.items() if name != "getupdates"}
+        return measured
+
+
+def _spent(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+@asynccontextmanager
+async def loaded(which: str, people: int, profile: Path | None = None) -> AsyncIterator[Load]:
+    """A fresh emulator, crowd and bot, warmed up."""
+    emulator = Emulator()
+    url = await emulator.start()
+    with tempfile.TemporaryDirectory() as folder:
+        words = [which, "--url", url, "--token", emulator.token, "--dir", folder]
+        words += ["--profile", str(profile)] if profile else []
+        process = await asyncio.create_subprocess_exec(sys.executable, "-m", "benchmarks.bots", *words)
+        try:
+            crowd = Crowd(emulator, people)
+            load = Load(emulator, crowd, psutil.Process(process.pid))
+            first = asyncio.create_task(load.full(max(WARM_UP, people)))
+            await asyncio.sleep(0)
+            await crowd.starts()
+            await first
+            yield load
+            await load.quiet()
+        finally:
+            process.send_signal(signal.SIGTERM)
+            await process.wait()
+            await emulator.stop()
+
+
+async def measure(people: int, updates: int, memory: int, profile: Path | None) -> None:
+    """Print the table."""
+    async with loaded("echo", people) as load:
+        bare = await load.full(updates)
+        _say(bare.told("bare aiogram, full speed"))
+    async with loaded("thumbtune", people, profile) as load:
+        ours = await load.full(updates)
+        _say(ours.told("thumbtune, full speed"))
+        _say((await load.paced(updates // 5, ours.rate / 2)).told("thumbtune, half of it"))
+        _say(f"calls of the bare bot: {bare.calls}\ncalls of ours:         {ours.calls}\n")
+        _say(f"ratio {ours.rate / bare.rate:.2f}\n")
+        for done in range(0, memory, MEMORY_STEP):
+            _say(f"memory after {done:7} more updates: {load.megabytes():6.1f} MiB\n")
+            await load.full(min(MEMORY_STEP, memory - done))
+        if memory:
+            _say(f"memory after {memory:7} more updates: {load.megabytes():6.1f} MiB\n")
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Read the command line and measure."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--people", type=int, default=1000)
+    parser.add_argument("--updates", type=int, default=10_000)
+    parser.add_argument("--memory", type=int, default=0, help="so many more updates at full speed, watching the memory")
+    parser.add_argument("--profile", type=Path, help="where to write a cProfile of our bot's event loop")
+    given = parser.parse_args()
+    asyncio.run(measure(given.people, given.updates, given.memory, given.profile))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""The two bots of `benchmarks.bot_load`, each a process of its own: ours with an engine that answers at once, and a
+bare aiogram bot that makes the same calls and keeps nothing.
+
+    python -m benchmarks.bots thumbtune|echo --url URL --token TOKEN --dir DIR [--profile FILE]
+
+Everything of ours is real but the engine: the inbox, the ledger, the pictures, the gate, the replies. SIGTERM ends it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import cProfile
+import logging
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import structlog
+from aiogram import Bot, Dispatcher
+from aiogram.types import InlineKeyboardButton, InlineKeyboardMarkup, Message
+
+from inference.messages import Answer, Delta, Prompt, Usage
+from tests.chatting import Notebook, RunningBot, ScriptedEngine, settings
+from tests.emulated import THUMBS, client
+
+STOP = InlineKeyboardMarkup(inline_keyboard=[[InlineKeyboardButton(text="⏹ Stop", callback_data="stop")]])
+
+
+class Instant(ScriptedEngine):
+    """An engine that knows its answer before it is asked, and remembers nothing."""
+
+    async def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
+        """Two steps: the words, then the answer."""
+        text = f"About {prompt.turns[-1].text}"
+        yield Delta(text=text, model="instant")
+        yield Delta(answer=Answer(text, "instant", "stop", Usage(11, 3, 0, 1), 0.001, 0.001))
+
+
+async def thumbtune(url: str, token: str, folder: Path) -> None:
+    """Our bot, until cancelled."""
+    telegram = {"edit_seconds": 1.0, "poll_seconds": 25}
+    running = RunningBot(settings(url, token, telegram), folder, Instant(), Notebook())
+    running.start()
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await running.stop()
+
+
+async def echo(url: str, token: str, _: Path) -> None:
+    """A bot as aiogram's first page shows it, with the calls that ours makes; until cancelled."""
+    dispatcher = Dispatcher()
+
+    @dispatcher.message()
+    async def answer(message: Message, bot: Bot) -> None:
+        placeholder = await message.answer("Thinking…", reply_markup=STOP)
+        await bot.send_chat_action(message.chat.id, "typing")
+        if message.photo:
+            file = await bot.get_file(message.photo[-1].file_id)
+            await bot.download_file(file.file_path or "")
+        said = f"About {message.text or message.caption}"
+        await placeholder.edit_text(said, reply_markup=STOP)
+        await placeholder.edit_text(said, reply_markup=THUMBS)
+
+    async with client(url, token) as bot:
+        polling = asyncio.create_task(dispatcher.start_polling(bot, handle_signals=False, polling_timeout=25))
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await dispatcher.stop_polling()
+            await polling
+
+
+async def until_terminated(url: str, token: str, folder: Path, which: str) -> None:
+    """Run a bot until SIGTERM."""
+    bot = asyncio.create_task({"thumbtune": thumbtune, "echo": echo}[which](url, token, folder))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, bot.cancel)
+    await asyncio.gather(bot, return_exceptions=True)
+    if not bot.cancelled() and (error := bot.exception()):
+        raise error
+
+
+def main() -> None:
+    """Read the command line and run."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("which", choices=("thumbtune", "echo"))
+    parser.add_argument("--url", required=True)
+    parser.add_argument("--token", required=True)
+    parser.add_argument("--dir", type=Path, required=True)
+    parser.add_argument("--profile", type=Path)
+    given = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    profile = cProfile.Profile() if given.profile else None
+    if profile:
+        profile.enable()
+    asyncio.run(until_terminated(given.url, given.token, given.dir, given.which))
+    if profile:
+        profile.disable()
+        profile.dump_stats(given.profile)
+
+
+if __name__ == "__main__":
+    main()
