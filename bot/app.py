@@ -40,6 +40,7 @@ from bot.schedule import Schedule
 from bot.steering import Steering
 from bot.telegram import open_bot
 from bot.translation import Translator
+from bot.watch import Watch
 from bot.web.server import WebServer
 from inference.deployment import Deployment
 from storage.ledger import Ledger
@@ -150,6 +151,9 @@ class Application:
         web = WebServer(settings, operations, inbox.accept)
         self.address = await web.start()
         self._at_end("web server", web.stop)
+        watch = Watch(notices, deployment.status, folder, settings.storage.min_free_gigabytes)
+        watch.start()
+        self._at_end("watch", watch.stop)
         await operations.start()
         self._at_end("operations", operations.stop)
         if settings.telegram.mode == "webhook":

@@ -101,27 +101,27 @@ class Notices:
         self._messages.pop(run.id, None)
         self._states.pop(run.id, None)
 
-    async def alert(self, key: str, text: str) -> None:
-        """Tell of trouble; the same `key` at most once an hour."""
-        now = time.monotonic()
-        if now - self._alerts.get(key, -ALERT_SECONDS) < ALERT_SECONDS:
+    async def alert(self, key: str, sentence: str, **values: object) -> None:
+        """Tell of trouble, in a sentence of the catalogues or as it is; the same `key` at most once an hour."""
+        if not self._is_news(key):
             return
-        self._alerts[key] = now
-        while len(self._alerts) > ALERTS_REMEMBERED:
-            self._alerts.popitem(last=False)
 
         async def tell(admin: int, say: Say) -> None:
+            text = say(sentence, **values)
             await self._bot.send_message(admin, _cut(say("⚠ Trouble: {text}", text=text), 4 * CAPTION_LIMIT))
 
         await self._each(tell)
 
     async def update_set_aside(self, update: int, reason: str) -> None:
-        """Apologise to whoever sent an update that was given up, and tell the admins."""
+        """Apologise to whoever sent an update that was given up, and tell the admins, once an hour."""
         await self._apologise(update)
+        if not self._is_news("set aside"):
+            return
 
         async def tell(admin: int, say: Say) -> None:
             text = say(
-                "⚠ I gave up on update {update} after several tries. It is kept in the ledger. The reason: {reason}",
+                "⚠ I gave up on update {update} after several tries. It is kept in the ledger. About others like it I "
+                "keep quiet for an hour. The reason: {reason}",
                 update=update,
                 reason=reason,
             )
@@ -146,6 +146,16 @@ class Notices:
             )
         except (DeliveryError, TelegramAPIError) as error:
             log.warning("apology not delivered", chat=chat, error=str(error))
+
+    def _is_news(self, key: str) -> bool:
+        """Whether nothing of this kind was told for an hour; counts as told."""
+        now = time.monotonic()
+        if now - self._alerts.get(key, -ALERT_SECONDS) < ALERT_SECONDS:
+            return False
+        self._alerts[key] = now
+        while len(self._alerts) > ALERTS_REMEMBERED:
+            self._alerts.popitem(last=False)
+        return True
 
     def _of(self, run: Run) -> dict[int, int]:
         """Admin → progress message of this run."""

@@ -173,6 +173,9 @@ class StorageSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     dir: Path = Field(default=Path("data"), description="Folder of the ledger, the pictures, the models and the runs.")
+    min_free_gigabytes: float = Field(
+        default=1.0, ge=0, description="The admins are told when less disk space than this is free."
+    )
     retention_days: int = Field(
         default=0,
         ge=0,

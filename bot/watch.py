@@ -1,0 +1,82 @@
+"""Looks now and then whether something goes wrong that admins should know of: an engine that crashes, a full disk.
+
+Each trouble is told when it begins, and an engine that goes on crashing at most once an hour; a disk that fills up is
+told again only after it had room meanwhile. Failed runs are told by the operations. Mends nothing itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from bot.notices import Notices
+from bot.translation import later
+from inference.status import Status
+from inference.supervisor import State
+
+LOOK_SECONDS: Final = 5.0
+
+CRASHED: Final = later("The engine has crashed and is being restarted. {reason}")
+FAILING: Final = later("The engine does not start, and nobody is answered; I keep trying. {reason}")
+DISK_LOW: Final = later(
+    "Only {free} GB are free on the disk of {folder}. Make room, or answers and votes cannot be saved soon."
+)
+
+log = structlog.get_logger()
+
+
+class Watch:
+    """`start()` once, `stop()` at the end."""
+
+    def __init__(self, notices: Notices, status: Callable[[], Status], folder: Path, min_free_gigabytes: float) -> None:
+        """`folder` is on the disk that is looked at."""
+        self._notices = notices
+        self._status = status
+        self._folder = folder
+        self._least = min_free_gigabytes * 1e9
+        self._crashes = 0
+        self._failing = False
+        self._low = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._task = asyncio.create_task(self._keep_looking())
+
+    async def stop(self) -> None:
+        """Look no more."""
+        if self._task:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _keep_looking(self) -> None:
+        while True:
+            try:
+                await self.look()
+            except Exception:  # whatever it was, the next trouble must be seen
+                log.exception("watch")
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def look(self) -> None:
+        """Tell what has become worse since the last look."""
+        await self._look_at_engine(self._status())
+        free = shutil.disk_usage(self._folder).free
+        low, self._low = self._low, free < self._least
+        if self._low and not low:
+            await self._notices.alert("disk", DISK_LOW, free=f"{free / 1e9:.1f}", folder=self._folder)
+
+    async def _look_at_engine(self, status: Status) -> None:
+        failing, self._failing = self._failing, status.state is State.FAILING
+        crashes, self._crashes = self._crashes, status.counters.crashes
+        reason = status.last_error.partition("\n")[0]
+        if self._failing and not failing:
+            await self._notices.alert("engine failing", FAILING, reason=reason)
+        elif self._crashes > crashes and not self._failing:
+            await self._notices.alert("engine crashed", CRASHED, reason=reason)

@@ -1,0 +1,69 @@
+"""Trouble is told to the admins when it begins, and not again and again."""
+
+from __future__ import annotations
+
+import shutil
+from collections import namedtuple
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bot.watch import Watch
+from inference.status import Counters
+from inference.supervisor import State
+from tests.chatting import ADMIN, Notebook, Stage, on_stage
+
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with on_stage(tmp_path) as stage:
+        yield stage
+
+
+async def test_a_crash_is_told_once(stage: Stage) -> None:
+    """An engine that crashes over and over is told once, and once more when it does not start at all."""
+    status = Notebook().engine
+    async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
+        watch = Watch(bot.notices, lambda: status, stage.directory, 0)
+        await watch.look()
+        assert await root.bot_messages() == []
+        for crashes in (1, 1, 2, 5):
+            status = replace(status, counters=Counters(crashes=crashes), last_error="Out of memory.\nIn detail …")
+            await watch.look()
+        (told,) = await root.bot_messages()
+        assert told["text"] == "⚠ Trouble: The engine has crashed and is being restarted. Out of memory."
+        status = replace(status, state=State.FAILING)
+        for _ in range(2):
+            await watch.look()
+        assert [each["text"] for each in await root.bot_messages()][1:] == [
+            "⚠ Trouble: The engine does not start, and nobody is answered; I keep trying. Out of memory."
+        ]
+
+
+async def test_a_disk_that_fills_up_is_told_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Less than the setting asks for is told in the admin's language, once, however often it is looked at."""
+    free = [3.0]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10e9, 0, free[0] * 1e9))
+    async with stage.person(ADMIN, "Root", "zh") as root, stage.bot() as bot:
+        await root.sends("/language")
+        await stage.handled(bot)
+        before = len(await root.bot_messages())
+        watch = Watch(bot.notices, lambda: Notebook().engine, stage.directory, 2.0)
+        for free[0] in (3.0, 1.5, 1.4, 1.3):
+            await watch.look()
+        (told,) = (await root.bot_messages())[before:]
+        assert "磁盘只剩 1.5 GB" in told["text"]
+
+
+async def test_updates_that_are_given_up_are_no_flood(stage: Stage) -> None:
+    """Of many updates that were set aside the admins hear once."""
+    async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
+        await bot.ledger.store_updates([(number, "chat:1", "{}") for number in range(9001, 9004)])
+        for number in range(9001, 9004):
+            await bot.notices.update_set_aside(number, "a mistake of ours")
+        (told,) = await root.bot_messages()
+        assert "update 9001" in told["text"]
