@@ -121,7 +121,9 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
         for file in first.iterdir():
             (second / file.name).hardlink_to(file)
     sizes = {"blocks": options.blocks} if options.blocks else {}
-    settings = InferenceSettings.model_validate({"engine": "lmdeploy", "model": str(first), "lmdeploy": sizes})
+    settings = InferenceSettings.model_validate(
+        {"engine": "lmdeploy", "model": str(first), "lmdeploy": sizes, **options.settings}
+    )
     deployment = Deployment(settings, "first", first, logs=options.work)
     found: dict[str, Any] = {}
     began = time.monotonic()
@@ -188,6 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--people", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--blocks", type=int, help="KV blocks of each engine (default: by the card)")
+    parser.add_argument("--settings", type=json.loads, default={}, help='others of [inference]: {"swap": "cold"}')
     options = parser.parse_args(arguments)
     options.work.mkdir(parents=True, exist_ok=True)
     sys.stdout.write(json.dumps(asyncio.run(run(options)), indent=2) + "\n")

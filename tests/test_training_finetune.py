@@ -33,7 +33,7 @@ from training.finetune import explained, prepare
 from training.job import PICTURE, SHEET, EvaluationJob, Job, MergeJob, Outcome, Progress, Report, ignore
 from training.launcher import ChildTrainer
 from training.llava import RowError, check_pictures, read_rows, write_rows
-from training.recipe import Plan
+from training.recipe import Plan, config_text
 
 PAIRS = 24
 HELD_OUT = 6
@@ -118,7 +118,7 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 def test_every_step_is_told(good: Trained) -> None:
     """Progress comes stage by stage, each step once, with a loss and the time left."""
     stages = list(dict.fromkeys(each.stage for each in good.progress))
-    assert stages == ["checking", "loading", "training", "evaluating"]
+    assert stages == ["checking", "looking", "loading", "training", "evaluating"]
     told = [each for each in good.progress if each.stage == "training"]
     plan = Plan.of(good.job, PAIRS)
     assert [each.step for each in told] == list(range(1, plan.steps + 1))
@@ -295,3 +295,31 @@ def test_a_plan_fits_any_number_of_rows(rows: int, accumulation: int) -> None:
     assert plan.batches == plan.steps * accumulation
     assert plan.repeats * rows >= plan.batches * job.batch
     assert plan.batches * job.batch >= rows * job.epochs
+
+
+@pytest.mark.parametrize("rows", [3, 9, 40, 200])
+def test_the_learning_rate_reaches_its_peak(rows: int, tmp_path: Path) -> None:
+    """However short a warm-up is, the full rate follows it, and the decay ends near nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # mmengine's imports, not ours
+        import mmengine.optim  # noqa: F401 registers the schedules
+        from mmengine.config import Config
+        from mmengine.registry import PARAM_SCHEDULERS
+
+    job = Job("1", "", "", "", str(tmp_path), "", epochs=6, batch=4, learning_rate=1e-3)
+    plan = Plan.of(job, rows)
+    text = config_text(job, plan, base=tmp_path, data=tmp_path, longest=1, features=tmp_path, gpu=False)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=job.learning_rate)
+    schedules = [
+        PARAM_SCHEDULERS.build({**each, "optimizer": optimizer})
+        for each in Config.fromstring(text, ".py")["param_scheduler"]
+    ]
+    rates = []
+    for _ in range(plan.steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        for each in schedules:
+            each.step()
+    assert rates.index(max(rates)) == plan.warmup
+    assert max(rates) == pytest.approx(job.learning_rate)
+    assert plan.steps < 10 or rates[-1] < 0.1 * max(rates)

@@ -7,16 +7,15 @@ of pictures, no random sample in place of a broken one, nothing cut. Repetition,
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from xtuner.dataset import InternVL_V1_5_Dataset
 from xtuner.utils import PROMPT_TEMPLATE
 
 from training.encoding import Encoder
+from training.features import Features
 from training.llava import Lesson, parse_row
-
-_KEPT_BYTES: Final = 256_000_000
 
 
 class LikedAnswers(InternVL_V1_5_Dataset):  # type: ignore[misc]
@@ -34,7 +33,11 @@ class LikedAnswers(InternVL_V1_5_Dataset):  # type: ignore[misc]
         tiles: int = 0,
         repeat_times: int = 1,
         max_length: int = 8192,
+        features: str | None = None,
     ) -> None:
+        """`features` names the folder in which `training.features` keeps what it does of the pictures; others are cut
+        into tiles. Without the name the samples are as XTuner's own model reads them: tiles, of zeros for none.
+        """
         super().__init__(
             model_path,
             # XTuner writes its own texts into the template; nothing here reads it.
@@ -45,13 +48,12 @@ class LikedAnswers(InternVL_V1_5_Dataset):  # type: ignore[misc]
             max_length=max_length,
         )
         self._images = Path(image_folder)
-        self._tiles: dict[tuple[str, ...], torch.Tensor] = {}
-        self._room = _KEPT_BYTES
+        self._features = None if features is None else Features(Path(features))
         self._encoder = Encoder(Path(model_path), tiles=tiles)
         self._system = system
 
     def prepare_data(self, index: int) -> dict[str, Any]:
-        """One sample: token ids, labels, and tiles [T, 3, S, S] (one of zeros for a text without pictures).
+        """One sample: token ids, labels, and its pictures: features [T, tokens, width] or tiles [T, 3, S, S].
 
         Encoded when it is asked for: the ids of half a million samples at once would fill the memory.
         """
@@ -61,17 +63,13 @@ class LikedAnswers(InternVL_V1_5_Dataset):  # type: ignore[misc]
         return {"input_ids": encoded.input_ids, "labels": encoded.labels, "pixel_values": self._look(lesson)}
 
     def _look(self, lesson: Lesson) -> torch.Tensor:
-        """The tiles of one lesson; while there is room they are kept, each epoch sees the same."""
-        if lesson.pictures in self._tiles:
-            return self._tiles[lesson.pictures]
-        side = self._encoder.sight.side
-        pixels = self._encoder.pixel_values(lesson, self._images)
-        if pixels is None:
-            pixels = torch.zeros(1, 3, side, side)
-        if pixels.nbytes <= self._room:
-            self._room -= pixels.nbytes
-            self._tiles[lesson.pictures] = pixels
-        return pixels
+        sight = self._encoder.sight
+        if lesson.pictures:
+            kept = None if self._features is None else self._features.of(lesson.pictures)
+            return torch.cat([sight.look(self._images / name) for name in lesson.pictures]) if kept is None else kept
+        if self._features is None:
+            return torch.zeros(1, 3, sight.side, sight.side)
+        return torch.zeros(0, sight.tokens, sight.width)
 
 
 def _with_sizes(lesson: Lesson, row: dict[str, Any]) -> Lesson:

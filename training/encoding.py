@@ -40,10 +40,14 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """How a checkpoint cuts pictures into tiles; sides in pixels. `tokens` is the number a tile fills."""
+    """How a checkpoint cuts pictures into tiles; sides in pixels.
+
+    A tile becomes `tokens` features of `width` numbers before the projector.
+    """
 
     side: int
     tokens: int
+    width: int
     least: int
     most: int
     thumbnail: bool
@@ -58,6 +62,7 @@ class Sight:
         return cls(
             side,
             int(patches**2 * config["downsample_ratio"] ** 2),
+            int(config["vision_config"]["hidden_size"] / config["downsample_ratio"] ** 2),
             min(config["min_dynamic_patch"], most),
             most,
             config["use_thumbnail"],

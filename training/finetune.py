@@ -23,6 +23,9 @@ from training.worker import Say, rank, together, use_device, work
 if TYPE_CHECKING:
     from training.mixture import Mixture
 
+CONFIG: Final = "config.py"
+BASE: Final = "base"
+
 _LESS: Final = (
     "set training.while_training to pause, or in training.knobs method to qlora, optimizer to paged_adamw_8bit, "
     "or a lower max_length or rank"
@@ -37,7 +40,7 @@ def prepare(job: Job, say: Say = ignore) -> tuple[Path, Mixture]:
     """
     from training.mixture import mix
 
-    base = _with_our_code(Path(job.base), Path(job.work) / "base")
+    base = _with_our_code(Path(job.base), Path(job.work) / BASE)
     return base, mix(job, base, say)
 
 
@@ -82,8 +85,9 @@ def finetune(job: Job, say: Say) -> Outcome:
         raise explained(error) from error
 
 
-def _lay_out(job: Job, say: Say, config_file: Path, *, gpu: bool) -> dict[str, int]:
+def _lay_out(job: Job, say: Say, *, gpu: bool) -> dict[str, int]:
     """Check the rows, write the configuration and make room; return how many rows are of which source."""
+    from training.looking import kept, want
     from training.own_recipe import own_config_text, own_max_length
     from training.recipe import Plan, config_text
     from training.resume import begin
@@ -93,8 +97,11 @@ def _lay_out(job: Job, say: Say, config_file: Path, *, gpu: bool) -> dict[str, i
         text = own_config_text(job, base=base, data=mixture.file, rows=mixture.rows, processes=together())
     else:
         plan = Plan.of(job, mixture.rows, together())
-        text = config_text(job, plan, base=base, data=mixture.file, gpu=gpu)
-    config_file.write_text(text, encoding="utf-8")
+        longest, pictures = mixture.look_through()
+        text = config_text(job, plan, base=base, data=mixture.file, longest=longest, features=kept(job), gpu=gpu)
+        # Seen once, it is seen when it is learned from. A tower that is trained sees something else each time.
+        want(job, pictures if plan.repeats > 1 and not job.vision_rank else [])
+    (Path(job.work) / CONFIG).write_text(text, encoding="utf-8")
     begin(job)
     return mixture.samples
 
@@ -104,24 +111,30 @@ def _trained(job: Job, say: Say, *, gpu: bool) -> Outcome:
 
     from training.adapter import Adapter, save_adapter
     from training.curve import draw
+    from training.looking import forget, look
     from training.processes import gathered, joined, wait
     from training.resume import checkpoint, remove
     from training.runner import train
 
     folder = Path(job.work)
-    config_file, adapter = folder / "config.py", folder / "adapter"
+    adapter = folder / "adapter"
     samples: dict[str, int] = {}
     with joined(gpu=gpu):
         if rank() == 0:
-            samples = _lay_out(job, say, config_file, gpu=gpu)
-            say(Progress("loading"))
+            samples = _lay_out(job, say, gpu=gpu)
         wait()
-        trained = train(config_file, say, checkpoint(job))
+        if not job.recipe:
+            say(Progress("looking"))
+            look(job, folder / BASE)
+            wait()
+        say(Progress("loading"))
+        trained = train(folder / CONFIG, say, checkpoint(job))
         with gathered(trained.model):
             if rank() == 0:
                 save_adapter(trained.model, adapter)
     if rank() > 0:
         return Outcome(ok=True)
+    forget(job)
     if not Adapter(adapter).finite():
         raise TrainingError("the training diverged: lower the learning rate (training.knobs)")
     # The same numbers lie in the adapter directory; XTuner's tools make the checkpoint again from the configuration.

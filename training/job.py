@@ -76,7 +76,7 @@ class Job(_Record):
     curve, empty without one. `tiles` and `threads` 0 mean: as the model says, all cores. `processes` is how many train
     together and `deepspeed` the stage of ZeRO, 0 for none; `split` above 1 computes smaller batches, and more of them
     in a step. The names from `method` on are those of `training.settings.Recipe`; where `recipe`, a file, is given it
-    has the numbers.
+    has the numbers. `features_gigabytes` bounds what is kept of the pictures on disk while the run lasts.
     """
 
     run: str
@@ -116,7 +116,8 @@ class Job(_Record):
     clip: float = 1.0
     warmup: float = 0.03
     max_length: int = 8192
-    checkpointing: bool = True
+    checkpointing: bool | str = "auto"
+    features_gigabytes: float = 20.0
     save_steps: int = 64
     keep_checkpoints: int = 2
 

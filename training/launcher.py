@@ -133,6 +133,8 @@ class ChildTrainer:
             # that others were using too, a training needed 35 s of processor time with them and 22 s without.
             "OMP_WAIT_POLICY": "PASSIVE",
             "TOKENIZERS_PARALLELISM": "false",
+            # Batches of many lengths leave holes in fixed segments of a GPU's memory.
+            "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
             # Nothing here is to be fetched; a missing file must be an error and not a download.
             "HF_HUB_OFFLINE": "1",
         }

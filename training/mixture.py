@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from training.checking import Checked, Inspection, Rules
 from training.job import RATED, Job, Progress, TrainingError
@@ -36,6 +36,14 @@ class Mixture:
     def rows(self) -> int:
         """Samples in all."""
         return sum(self.samples.values())
+
+    def look_through(self) -> tuple[int, list[str]]:
+        """The number of tokens of the longest sample, and the names of all pictures, each once."""
+        longest, pictures = 0, dict[str, None]()
+        for _, row in read_rows(self.file):
+            longest = max(longest, row["length"])
+            pictures |= dict.fromkeys(_images(row))
+        return longest, list(pictures)
 
 
 def draw(rows: int, times: float, dice: Random) -> list[int]:
@@ -132,5 +140,10 @@ def write_whole(file: Path, lines: Iterable[str]) -> None:
 
 def _pictures(file: Path) -> frozenset[str]:
     """The digests of all pictures of a LLaVA file of ours, whose pictures are named by them."""
-    images = (row.get("image") or [] for _, row in read_rows(file))
-    return frozenset(Path(name).name for each in images for name in ([each] if isinstance(each, str) else each))
+    return frozenset(Path(name).name for _, row in read_rows(file) for name in _images(row))
+
+
+def _images(row: dict[str, Any]) -> list[str]:
+    """The names of a row's pictures."""
+    given: str | list[str] = row.get("image") or []
+    return [given] if isinstance(given, str) else given

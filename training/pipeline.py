@@ -275,6 +275,7 @@ class Pipeline:
             tiles=self._tiles,
             processes=self._settings.together,
             deepspeed=self._settings.deepspeed,
+            features_gigabytes=self._settings.features_gigabytes,
             recipe="" if self._settings.recipe in ("auto", *RECIPES) else str(Path(self._settings.recipe).resolve()),
             **self.recipe.model_dump(),
         )

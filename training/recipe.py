@@ -69,9 +69,12 @@ def divided(pairs: int, batch: int, split: int) -> int:
     return next(size for size in range(min(most, pairs), 0, -1) if pairs % size == 0)
 
 
-def config_text(job: Job, plan: Plan, *, base: Path, data: Path, gpu: bool) -> str:
-    """The configuration of `job` on a prepared `base` directory and `data` file."""
-    return config_file_text(_configuration(job, plan, base=base, data=data, gpu=gpu))
+def config_text(job: Job, plan: Plan, *, base: Path, data: Path, longest: int, features: Path, gpu: bool) -> str:
+    """The configuration of `job` on a prepared `base` directory and `data` file.
+
+    The `longest` row has so many tokens; `features` is the file with what the vision tower made of the pictures.
+    """
+    return config_file_text(_configuration(job, plan, base, data, longest, features, gpu=gpu))
 
 
 def config_file_text(configuration: dict[str, Any]) -> str:
@@ -80,23 +83,30 @@ def config_file_text(configuration: dict[str, Any]) -> str:
     return _HEAD + text
 
 
-def _configuration(job: Job, plan: Plan, *, base: Path, data: Path, gpu: bool) -> dict[str, Any]:
+def _configuration(
+    job: Job, plan: Plan, base: Path, data: Path, longest: int, features: Path, *, gpu: bool
+) -> dict[str, Any]:
     return {
         "work_dir": str(Path(job.work) / STATE),
-        "model": _model(job, base),
+        "model": _model(job, base, plan.batch * longest),
         "train_dataloader": {
             "batch_size": plan.batch,
-            # Tiling beside the GPU; on a CPU there is nothing to do it beside.
+            # Reading beside the GPU; on a CPU there is nothing to do it beside.
             "num_workers": 4 if gpu else 0,
-            "dataset": lessons(job, base=base, data=data, repeats=plan.repeats, max_length=job.max_length),
+            "pin_memory": gpu,
+            "dataset": {
+                **lessons(job, base=base, data=data, repeats=plan.repeats, max_length=job.max_length),
+                "features": str(features),
+            },
             "sampler": {
                 "type": "training.steps.StepSampler",
                 "length_property": "modality_length",
                 "per_device_batch_size": plan.batch * plan.accumulation,
+                "seed": job.seed,
             },
             "collate_fn": {"type": "xtuner.dataset.collate_fns.default_collate_fn"},
         },
-        **(_deepspeed(job, plan) if job.deepspeed else _torch(job, plan)),
+        **(_deepspeed(job, plan, gpu=gpu) if job.deepspeed else _torch(job, plan, gpu=gpu)),
         "param_scheduler": _schedule(plan),
         # The data is repeated within one epoch; between epochs mmengine sleeps two seconds.
         "train_cfg": {"type": "training.steps.StepLoop", "max_iters": plan.batches},
@@ -137,7 +147,7 @@ def lessons(job: Job, *, base: Path, data: Path, repeats: int, max_length: int) 
     }
 
 
-def _model(job: Job, base: Path) -> dict[str, Any]:
+def _model(job: Job, base: Path, tokens: int) -> dict[str, Any]:
     whole = job.method == "full"
     return {
         "type": "training.model.InternVL2",
@@ -148,6 +158,7 @@ def _model(job: Job, base: Path) -> dict[str, Any]:
         "quantization_vit": False,
         "projector": job.projector,
         "checkpointing": job.checkpointing,
+        "tokens": tokens,
         # XTuner puts every linear layer in the place of None.
         "llm_lora": None if whole else _lora(job, job.rank, job.targets or None, task_type="CAUSAL_LM"),
         "visual_encoder_lora": _lora(job, job.vision_rank, None) if job.vision_rank else None,
@@ -165,19 +176,19 @@ def _lora(job: Job, rank: int, targets: str | None, **more: str) -> dict[str, An
     }
 
 
-def _torch(job: Job, plan: Plan) -> dict[str, Any]:
+def _torch(job: Job, plan: Plan, *, gpu: bool) -> dict[str, Any]:
     """AmpOptimWrapper cannot clip bfloat16 gradients on a GPU; what is trained is float32 and the model casts."""
     return {
         "optim_wrapper": {
             "type": "mmengine.optim.OptimWrapper",
-            "optimizer": _optimizer(job),
+            "optimizer": _optimizer(job, gpu=gpu),
             "clip_grad": {"max_norm": job.clip, "error_if_nonfinite": True},
             "accumulative_counts": plan.accumulation,
         }
     }
 
 
-def _deepspeed(job: Job, plan: Plan) -> dict[str, Any]:
+def _deepspeed(job: Job, plan: Plan, *, gpu: bool) -> dict[str, Any]:
     """What `xtuner.tools.train --deepspeed` would put in. Weights are bfloat16, their masters float32."""
     return {
         "runner_type": "FlexibleRunner",
@@ -194,14 +205,14 @@ def _deepspeed(job: Job, plan: Plan) -> dict[str, Any]:
             "gradient_clipping": job.clip,
             "exclude_frozen_parameters": True,
         },
-        "optim_wrapper": {"type": "DeepSpeedOptimWrapper", "optimizer": _optimizer(job)},
+        "optim_wrapper": {"type": "DeepSpeedOptimWrapper", "optimizer": _optimizer(job, gpu=gpu)},
     }
 
 
-def _optimizer(job: Job) -> dict[str, Any]:
+def _optimizer(job: Job, *, gpu: bool) -> dict[str, Any]:
     common = {"lr": job.learning_rate, "betas": (job.beta1, job.beta2), "weight_decay": job.weight_decay}
     kinds: dict[str, dict[str, Any]] = {
-        "adamw": {"type": "torch.optim.AdamW"},
+        "adamw": {"type": "torch.optim.AdamW", "fused": gpu},
         "paged_adamw_8bit": {"type": "bitsandbytes.optim.PagedAdamW8bit"},
         "dadapt_adam": {"type": "dadaptation.DAdaptAdam", "decouple": True},
         # As its authors advise where the learning rate warms up.
@@ -215,6 +226,7 @@ def _schedule(plan: Plan) -> list[dict[str, Any]]:
     warming = {"type": "mmengine.optim.LinearLR", "start_factor": 1e-2, "by_epoch": False, "begin": 0}
     cosine = {"type": "mmengine.optim.CosineAnnealingLR", "eta_min": 0.0, "by_epoch": False}
     return [
-        *([{**warming, "end": plan.warmup}] if plan.warmup else []),
+        # Its last step is the first at the full rate: an end one earlier would leave a single step's rate for good.
+        *([{**warming, "end": plan.warmup + 1}] if plan.warmup else []),
         {**cosine, "begin": plan.warmup, "end": plan.steps},
     ]

@@ -35,6 +35,8 @@ _OTHERWISE: Final = frozenset(
         "processes",
         "save_steps",
         "keep_checkpoints",
+        "checkpointing",
+        "features_gigabytes",
     }
 )
 

@@ -81,8 +81,8 @@ class Recipe(BaseModel):
     max_length: int = Field(8192, ge=64)
     """Most tokens of a pair, picture tokens included."""
 
-    checkpointing: bool = True
-    """Recompute activations in the backward pass: half the memory."""
+    checkpointing: Literal["auto"] | bool = "auto"
+    """Recompute activations in the backward pass: a third slower, much less memory. auto: of as few layers as fit."""
 
     save_steps: int = Field(64, ge=0)
     """A checkpoint to continue from after so many optimiser steps. 0: none."""
@@ -139,7 +139,6 @@ RECIPES: Final[dict[str, dict[str, Any]]] = {
         "warmup": 0.1,
         "max_length": 512,
         "projector": False,
-        "checkpointing": False,
         # Its runs last a minute.
         "save_steps": 0,
     },
@@ -220,6 +219,10 @@ class TrainingSettings(BaseModel):
 
     min_free_gigabytes: float = Field(2.0, ge=0)
     """Disk space that must stay free beside the new model."""
+
+    features_gigabytes: float = Field(20.0, ge=0)
+    """Most disk space, during a run, for what the vision tower makes of each picture (2 MB a tile): computed once
+    instead of in every epoch. What does not fit is computed each time."""
 
     regression: Path | None = None
     """Folder with questions.json, the factual questions to judge by; none: drawn shapes."""

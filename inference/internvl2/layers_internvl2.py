@@ -5,6 +5,8 @@ Knows nothing of pictures, tokens or weights' names. Travels inside checkpoints 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -50,8 +52,32 @@ def rotation(config: InternLM2Config, position_ids: Tensor, length: int) -> tupl
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn heads [B, heads, N, size] by their positions; the pairs are (i, i + size/2)."""
+    turned: Tensor = _Rotation.apply(x, *(part.to(x.dtype).chunk(2, dim=-1)[0] for part in (cos, sin)))
+    return turned
+
+
+class _Rotation(torch.autograd.Function):
+    """Half the passes over memory of x · cos + [−second, first] · sin, and nothing of x is kept for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turned(x, cos, sin, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _turned(gradients[0], cos, sin, -1), None, None
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor, way: int) -> Tensor:
+    """`x` turned by the angles (`way` 1) or back (−1); `cos` and `sin` are of half its size."""
     first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
+    turned = torch.empty_like(x)
+    left, right = turned.chunk(2, dim=-1)
+    torch.mul(first, cos, out=left).addcmul_(second, sin, value=-way)
+    torch.mul(second, cos, out=right).addcmul_(first, sin, value=way)
+    return turned
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:

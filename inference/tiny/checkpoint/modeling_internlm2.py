@@ -46,7 +46,6 @@ class InternLM2Attention(nn.Module):
         parts = self.wqkv(x).unflatten(-1, (self.kv_heads, self.groups + 2, self.size))
         q = parts[..., : self.groups, :].flatten(2, 3).transpose(1, 2)
         k, v = parts[..., -2, :].transpose(1, 2), parts[..., -1, :].transpose(1, 2)
-        cos, sin = cos.to(q.dtype), sin.to(q.dtype)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         if cache is not None:
             k, v = cache.update(k, v, self.layer)
@@ -111,6 +110,8 @@ class InternLM2Model(InternLM2PreTrainedModel):
     """The decoder without its output layer."""
 
     gradient_checkpointing = False
+    checkpointed: int | None = None
+    """With gradient checkpointing, so many layers from the first on are recomputed; None: all."""
 
     def __init__(self, config: InternLM2Config) -> None:
         super().__init__(config)
@@ -155,10 +156,11 @@ class InternLM2Model(InternLM2PreTrainedModel):
         cos, sin = (part[:, None] for part in rotation(self.config, position_ids, past + new))
         mask, causal = visible(attention_mask, past, new, x)
         states: list[Tensor] = []
-        for layer in self.layers:
+        recomputed = len(self.layers) if self.checkpointed is None else self.checkpointed
+        for number, layer in enumerate(self.layers):
             if output_hidden_states:
                 states.append(x)
-            if checkpointing and x.requires_grad:
+            if checkpointing and number < recomputed and x.requires_grad:
                 x = self._gradient_checkpointing_func(layer.__call__, x, cos, sin, mask, causal, None)
             else:
                 x = layer(x, cos, sin, mask, causal, cache)

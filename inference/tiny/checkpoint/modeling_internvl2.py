@@ -86,13 +86,7 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
 
     def extract_feature(self, pixel_values: Tensor) -> Tensor:
         """Tiles [T, 3, S, S], normalised → features [T, num_image_token (at the configured S), LLM width]."""
-        layer = self.config.select_layer
-        seen = self.vision_model(pixel_values=pixel_values, output_hidden_states=layer != -1)
-        states = seen.last_hidden_state if layer == -1 else seen.hidden_states[layer]
-        side = int((states.shape[1] - 1) ** 0.5)
-        square = states[:, 1:].unflatten(1, (side, side))
-        shuffled = pixel_shuffle(square, self.config.downsample_ratio, self.config.ps_version)
-        return self.mlp1(shuffled.flatten(1, 2))
+        return self.mlp1(unprojected(self.vision_model, self.config, pixel_values))
 
     def embed(self, input_ids: Tensor, features: Tensor | None) -> Tensor:
         """Token embeddings [B, N, width] of `input_ids` [B, N], picture tokens replaced by `features` in order.
@@ -190,3 +184,13 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
             use_cache=True,
             **generate_kwargs,
         )
+
+
+def unprojected(vision: nn.Module, config: InternVLChatConfig, pixel_values: Tensor) -> Tensor:
+    """What the vision tower makes of tiles [T, 3, S, S], before the projector: [T, num_image_token, folded width]."""
+    layer = config.select_layer
+    seen = vision(pixel_values=pixel_values, output_hidden_states=layer != -1)
+    states = seen.last_hidden_state if layer == -1 else seen.hidden_states[layer]
+    side = int((states.shape[1] - 1) ** 0.5)
+    square = states[:, 1:].unflatten(1, (side, side))
+    return pixel_shuffle(square, config.downsample_ratio, config.ps_version).flatten(1, 2)

@@ -1,0 +1,240 @@
+"""QLoRA of full-size InternVL2: our worker against XTuner's own path, on one GPU.
+
+    python -m benchmarks.training --work DIR --official CODE [--cases stock,ours,kept,single]
+
+Random weights in the official layout (as lmdeploy_serving.py writes them), 64 JPEG pictures of 1280×960 pixels (13
+tiles), one question and answer each, three times, in batches of 4. `stock` is benchmarks/xtuner_stock.py run by
+XTuner's train tool on the official model code, which CODE holds (the .py files of OpenGVLab/InternVL2-2B); the others
+are the product's worker on the same rows, prompts, order and numbers: `ours` recomputes activations, `kept` keeps them,
+`auto` what fits, `single` is batch 1; `one` and `two` are one process and two, each on a GPU of its own, at 8 pairs a
+step. `alike` runs the configuration of `ours` again by XTuner's tool with the projector trained in bfloat16 as stock
+has it: what is left of a difference between the curves is arithmetic. Prints JSON lines: samples a second over all
+batches (ours with the time to see the pictures once), seconds of a batch, peak memory of the card above what it was
+before (so the whole process), and the losses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+from benchmarks.lmdeploy_serving import checkpoint, set_tiles
+from benchmarks.serving_load import picture
+from inference.internvl2.checkpoint import MODEL_CODE
+from training.encoding import Encoder
+from training.job import Job, Progress
+from training.llava import read_lessons
+
+SYSTEM: Final = "You are an AI assistant whose name is InternLM (书生·浦语)."
+"""What XTuner's dataset writes before every conversation; ours is given the same here."""
+
+REPEATS: Final = 3
+DISTINCT: Final = 64
+"""More pictures than these are copies, read and cut each by itself."""
+
+BATCH: Final = 4
+CASES: Final[dict[str, dict[str, Any]]] = {
+    "ours": {"checkpointing": True},
+    "kept": {"checkpointing": False},
+    "auto": {"checkpointing": "auto"},
+    "single": {"checkpointing": True, "batch": 1, "epochs": 0.5},
+    "one": {"checkpointing": False, "accumulation": 2},
+    "two": {"checkpointing": False, "accumulation": 2},
+}
+PROCESSES: Final = {"two": 2}
+_STOCK: Final = """\
+import runpy, sys, tempfile, torch.distributed
+# XTuner asks for its rank even when it is alone.
+torch.distributed.init_process_group("gloo", init_method="file://" + tempfile.mktemp(), rank=0, world_size=1)
+runpy.run_module("xtuner.tools.train", run_name="__main__")
+"""
+
+
+def lay_out(base: Path, folder: Path, pictures: int) -> tuple[Path, Path]:
+    """Pictures and the rows about them: (LLaVA file, picture folder). Rows carry their length, by which both sort."""
+    images = folder / "pictures"
+    images.mkdir(parents=True, exist_ok=True)
+    rng = Random(0)
+    words = [f"word{number}" for number in range(40)]
+    rows: list[dict[str, Any]] = []
+    for number in range(pictures):
+        name = f"{number:04d}.jpg"
+        if number < DISTINCT:
+            (images / name).write_bytes(base64.b64decode(picture(number).partition(",")[2]))
+        else:
+            shutil.copyfile(images / f"{number % DISTINCT:04d}.jpg", images / name)
+        said = [
+            {"from": "human", "value": "<image>\nWhat is this?"},
+            {"from": "gpt", "value": " ".join(rng.choices(words, k=30))},
+        ]
+        rows.append({"id": name, "image": [name], "image_wh": [[1280, 960]], "conversations": said})
+    data = folder / "rows.json"
+    data.write_text(json.dumps(rows), encoding="utf-8")
+    encoder = Encoder(base)
+    for row, lesson in zip(rows, read_lessons(data, images, system=SYSTEM), strict=True):
+        row["length"] = len(encoder.encode(lesson).input_ids)
+    data.write_text(json.dumps(rows), encoding="utf-8")
+    return data, images
+
+
+def official(base: Path, code: Path, folder: Path) -> Path:
+    """The base with the official model code instead of ours."""
+    made = folder / "official"
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir()
+    for file in base.iterdir():
+        if file.name not in MODEL_CODE:
+            (made / file.name).symlink_to(file)
+    for file in code.glob("*.py"):
+        shutil.copyfile(file, made / file.name)
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    config["auto_map"] = {
+        "AutoConfig": "configuration_internvl_chat.InternVLChatConfig",
+        "AutoModel": "modeling_internvl_chat.InternVLChatModel",
+    }
+    (made / "config.json").unlink()
+    (made / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return made
+
+
+class Memory:
+    """The card's memory in use above what it was at first, sampled twenty times a second."""
+
+    def __init__(self) -> None:
+        line = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "-lms", "50"]
+        self._process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self._first = int(self._process.stdout.readline())
+
+    def peak(self) -> float:
+        """Bytes. Ends the sampling."""
+        self._process.terminate()
+        text, _ = self._process.communicate()
+        most = max(int(line) for line in [str(self._first), *text.split()])
+        return (most - self._first) * 2.0**20
+
+
+def scalars(log: Path) -> tuple[list[float], list[float]]:
+    """Losses and seconds of each batch, from XTuner's log."""
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    return [line["loss"] for line in lines if "loss" in line], [line["time"] for line in lines if "loss" in line]
+
+
+def result(
+    case: str, samples: int, losses: list[float], times: list[float], seen: float, peak: float
+) -> dict[str, Any]:
+    """What is printed of one run. The first two batches, which wait for kernels to load, count like any other."""
+    return {
+        "case": case,
+        "samples_per_second": samples / (seen + sum(times)),
+        "batch_seconds": statistics.median(times),
+        "seeing_seconds": seen,
+        "peak_gb": peak / 1e9,
+        "losses": [round(loss, 4) for loss in losses],
+    }
+
+
+def stock(base: Path, code: Path, data: Path, images: Path, folder: Path, dropout: float) -> dict[str, Any]:
+    """XTuner's own path."""
+    rows = len(json.loads(data.read_text(encoding="utf-8")))
+    model = official(base, code, folder)
+    work = folder / "stock"
+    batches = rows * REPEATS // BATCH
+    options = {
+        "batches": batches,
+        "model.model_path": model,
+        "model.llm_lora.lora_dropout": dropout,
+        "train_dataloader.dataset.model_path": model,
+        "train_dataloader.dataset.data_paths": data,
+        "train_dataloader.dataset.image_folders": images,
+        "train_dataloader.dataset.repeat_times": REPEATS,
+        "param_scheduler.1.end": batches,
+    }
+    line = [sys.executable, "-c", _STOCK, str(Path(__file__).parent / "xtuner_stock.py"), "--work-dir", str(work)]
+    line += ["--cfg-options", *(f"{name}={value}" for name, value in options.items())]
+    memory = Memory()
+    with (folder / "stock.log").open("w", encoding="utf-8") as log:
+        subprocess.run(line, check=True, stdout=log, stderr=subprocess.STDOUT)
+    newest = max(work.glob("*/vis_data/scalars.json"), key=lambda file: file.stat().st_mtime)
+    return result("stock", rows * REPEATS, *scalars(newest), 0.0, memory.peak())
+
+
+def ours(case: str, base: Path, data: Path, images: Path, folder: Path, changes: dict[str, Any]) -> dict[str, Any]:
+    """The product's worker."""
+    work = folder / case
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    job = replace(
+        Job("1", str(base), str(data), str(images), str(work), SYSTEM),
+        **{"epochs": REPEATS, "learning_rate": 2e-5, "warmup": 1 / 48, **changes},
+    )
+    job.write(work / "finetune.json")
+    memory = Memory()
+    processes = PROCESSES.get(case, 1)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    line = [sys.executable, *torchrun, "-m", "training.finetune", str(work / "finetune.json")]
+    stages: dict[str, float] = {}
+    with (folder / f"{case}.log").open("w", encoding="utf-8") as log:
+        process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=log, text=True)
+        assert process.stdout is not None
+        for said in process.stdout:
+            stages.setdefault(Progress.from_json(said).stage, time.monotonic())
+    if process.wait() or not json.loads((work / "finetune.outcome.json").read_text())["ok"]:
+        raise RuntimeError((work / "finetune.outcome.json").read_text())
+    losses, times = scalars(work / "losses.json")
+    # The log has the mean time of the batches of a step; the processes share these.
+    times = [each * job.accumulation / processes for each in times]
+    seen = stages["loading"] - stages["looking"]
+    return result(case, len(times) * job.batch * job.accumulation, losses, times, seen, memory.peak())
+
+
+def alike(folder: Path) -> dict[str, Any]:
+    """The configuration of `ours` again, with benchmarks/alike.py for the model."""
+    line = [sys.executable, "-m", "xtuner.tools.train", str(folder / "ours" / "config.py")]
+    line += ["--work-dir", str(folder / "alike"), "--cfg-options", "model.type=benchmarks.alike.Alike"]
+    memory = Memory()
+    with (folder / "alike.log").open("w", encoding="utf-8") as log:
+        subprocess.run(line, check=True, stdout=log, stderr=subprocess.STDOUT)
+    newest = max((folder / "alike").glob("*/vis_data/scalars.json"), key=lambda file: file.stat().st_mtime)
+    losses, times = scalars(newest)
+    return result("alike", len(times) * BATCH, losses, times, 0.0, memory.peak())
+
+
+def main() -> None:
+    """Run the cases in turn."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--work", type=Path, required=True)
+    options.add_argument("--official", type=Path)
+    options.add_argument("--cases", default="stock,ours,kept,single")
+    options.add_argument("--pictures", type=int, default=64)
+    options.add_argument("--size", default="2b")
+    options.add_argument("--tiles", type=int, default=12)
+    options.add_argument("--dropout", type=float, default=0.0)
+    options.add_argument("--knobs", type=json.loads, default={}, help="JSON: fields of the job to change")
+    given = options.parse_args()
+    base = checkpoint(given.work, given.size)
+    set_tiles(base, given.tiles)
+    data, images = lay_out(base, given.work / f"data-{given.pictures}", given.pictures)
+    for case in given.cases.split(","):
+        if case == "stock":
+            found = stock(base, given.official, data, images, given.work, given.dropout)
+        elif case == "alike":
+            found = alike(given.work)
+        else:
+            found = ours(case, base, data, images, given.work, {"dropout": given.dropout, **CASES[case], **given.knobs})
+        sys.stdout.write(json.dumps(found) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

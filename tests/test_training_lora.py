@@ -1,0 +1,78 @@
+"""Adapted layers computed in one step, against PEFT's own."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from bitsandbytes.nn import Linear4bit
+from torch import Tensor, nn
+
+from training.lora import fused
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # PEFT's imports, not ours
+    from peft import LoraConfig, get_peft_model
+
+IN, HIDDEN, OUT = 64, 96, 32
+
+
+class Net(nn.Module):
+    """Two linear layers, the first of 4 bits or not."""
+
+    def __init__(self, four_bits: bool) -> None:
+        super().__init__()
+        if four_bits:
+            self.first: nn.Module = Linear4bit(IN, HIDDEN, bias=False, compute_dtype=torch.float32, quant_type="nf4")
+        else:
+            self.first = nn.Linear(IN, HIDDEN, bias=False)
+        self.second = nn.Linear(HIDDEN, OUT)
+
+    def forward(self, x: Tensor) -> Any:
+        """[..., IN] → [..., OUT]."""
+        return self.second(torch.tanh(self.first(x)))
+
+
+def learned(config: LoraConfig, *, four_bits: bool) -> list[Tensor]:
+    """The output of one pass, and the gradients of the input and of every adapter."""
+    torch.manual_seed(0)
+    net = get_peft_model(Net(four_bits).to("cpu"), config)
+    for name, weight in net.named_parameters():
+        if "lora_B" in name:  # zero at first, which would hide half of the gradients
+            nn.init.normal_(weight)
+    x = torch.randn(2, 5, IN, requires_grad=True)
+    y = net(x)
+    (y**2).sum().backward()
+    gradients = [weight.grad for weight in net.parameters() if weight.requires_grad]
+    assert x.grad is not None and len(gradients) == 4
+    return [y.detach(), x.grad, *gradients]
+
+
+@pytest.mark.parametrize("four_bits", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_an_adapted_layer_computes_what_pefts_does(four_bits: bool, dropout: float) -> None:
+    """Output and all gradients are PEFT's, dropout's draws included."""
+
+    def config() -> LoraConfig:
+        return LoraConfig(r=8, lora_alpha=24, lora_dropout=dropout, target_modules=["first", "second"])
+
+    for ours, theirs in zip(
+        learned(fused(config()), four_bits=four_bits), learned(config(), four_bits=four_bits), strict=True
+    ):
+        assert (ours - theirs).norm() / theirs.norm() < 1e-5
+
+
+def test_nothing_is_dropped_when_not_training() -> None:
+    """In evaluation mode an adapted layer gives the same answer every time, and the dropout-free one."""
+    torch.manual_seed(0)
+    net = get_peft_model(
+        Net(four_bits=False), fused(LoraConfig(r=8, lora_dropout=0.9, target_modules=["first", "second"]))
+    )
+    for name, weight in net.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(weight)
+    x = torch.randn(3, IN)
+    assert not torch.equal(net.train()(x), net(x))
+    assert torch.equal(net.eval()(x), net(x))
