@@ -165,7 +165,7 @@ def test_merged_is_base_plus_adapter(good: Trained) -> None:
         base.language_model = PeftModel.from_pretrained(base.language_model, str(good.outcome.adapter)).eval()
         theirs = base(pixel_values=pixels, input_ids=ids).logits
     changed = (theirs - plain).norm() / plain.norm()
-    assert changed > 0.01, "the adapter does something"
+    assert changed > 0.003, "the adapter does something"
     assert (ours - theirs).norm() / theirs.norm() < 0.1 * changed, "what is left is rounding to the stored type"
 
 
