@@ -12,7 +12,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 QUICK_COMMANDS: Final = frozenset(
-    {"model", "retrain", "cancel", "status", "models", "promote", "rollback", "privacy", "delete_my_data"}
+    {
+        *("model", "retrain", "cancel", "status", "models", "promote", "rollback", "schedule", "stats"),
+        *("privacy", "delete_my_data"),
+    }
 )
 """Commands that have nothing to do with the conversation in whose chat they are sent."""
 
@@ -44,6 +47,8 @@ def lane_of(raw: dict[str, Any]) -> str:
     command = command_of(message.get("text"))
     if command in QUICK_COMMANDS:
         return f"commands:{sender}"
+    if command == "broadcast":  # takes minutes
+        return f"broadcast:{sender}"
     if command == "stop":
         return f"stop:{_id(chat)}:{sender}"
     if isinstance(chat, dict) and chat.get("type") == "private":

@@ -52,6 +52,7 @@ class Overview:
     models: list[Model]
     counts: Mapping[str, int]
     next_run: datetime | None
+    schedule: str
     curve: int | None
     sheets: frozenset[int]
 
@@ -228,6 +229,7 @@ class Operations:
             models=await self._ledger.models(),
             counts=await self._ledger.counts(),
             next_run=self._schedule.next_time(),
+            schedule=self._schedule.cron,
             curve=curves[0] if curves else None,
             sheets=frozenset(run.id for run in runs if kept_file(run, SHEET)),
         )

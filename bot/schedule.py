@@ -39,7 +39,7 @@ class Schedule:
 
     def __init__(self, directory: Path, cron: str, retention_days: int = 0) -> None:
         self._directory = directory
-        self._cron = cron
+        self.cron = cron
         self._retention_days = retention_days
         store = SQLAlchemyJobStore(url=f"sqlite:///{directory / STORE}")
         self._scheduler = AsyncIOScheduler(
@@ -52,13 +52,13 @@ class Schedule:
         """Start the scheduler. A job that already has this cron text is left alone: its missed time is still due."""
         self._scheduler.start(paused=True)
         kept: Job | None = self._scheduler.get_job(RETRAIN)
-        if not self._cron:
+        if not self.cron:
             if kept:
                 self._scheduler.remove_job(RETRAIN)
-        elif kept is None or kept.name != self._cron:
-            trigger = CronTrigger.from_crontab(self._cron, timezone=UTC)
+        elif kept is None or kept.name != self.cron:
+            trigger = CronTrigger.from_crontab(self.cron, timezone=UTC)
             arguments = [str(self._directory)]
-            self._scheduler.add_job(request_run, trigger, arguments, id=RETRAIN, name=self._cron, replace_existing=True)
+            self._scheduler.add_job(request_run, trigger, arguments, id=RETRAIN, name=self.cron, replace_existing=True)
         if self._scheduler.get_job(TIDY) is None:
             self._scheduler.add_job(tidy, "interval", [str(self._directory)], days=1, id=TIDY)
         self._schedule_expiry()

@@ -32,6 +32,7 @@ from storage.readers import Readers
 from storage.records import StorageError
 from storage.registry import Registry
 from storage.runs import Runs
+from storage.statistics import Statistics
 from storage.writer import Writer
 
 FILE_NAME = "ledger.db"
@@ -56,7 +57,7 @@ SELECT (SELECT count(*) FROM users WHERE id > 0) AS users,
 """
 
 
-class Ledger(People, Exchanges, Feedback, Demonstrations, Inbox, Runs, Registry, Forgetting):
+class Ledger(People, Exchanges, Feedback, Demonstrations, Inbox, Runs, Registry, Forgetting, Statistics):
     """Every query, named. Open it with `Ledger.open`, close it with `close` or `async with`."""
 
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:

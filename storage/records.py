@@ -299,6 +299,17 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True)
+class Day:
+    """What one model answered on one day (ISO date, UTC), and how many thumbs that has."""
+
+    day: str
+    model: str
+    answers: int
+    ups: int
+    downs: int
+
+
+@dataclass(frozen=True, slots=True)
 class Promotion:
     """A change of the live model, done or asked for. `by` is an admin's user id, None for the pipeline or a shell.
 

@@ -105,6 +105,7 @@ class Notebook:
     runs: list[Run] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=lambda: {"exchanges": 12, "ups": 5, "downs": 2})
     next_run: datetime | None = None
+    schedule: str = ""
 
     async def retrain(self, by: int) -> Run:
         return self._noted(self.run, "retrain", by)

@@ -8,7 +8,18 @@ from bot.answers import Answers
 from bot.conversation import Conversation
 from bot.forgetting import Forgetting
 from bot.handlers import admin as admin_commands
-from bot.handlers import basics, demonstrations, feedback, models, others, privacy, questions, version
+from bot.handlers import (
+    basics,
+    broadcast,
+    demonstrations,
+    feedback,
+    models,
+    others,
+    privacy,
+    questions,
+    statistics,
+    version,
+)
 from bot.handlers import steering as steering_commands
 from bot.handlers.admin import AdminActions
 from bot.handlers.context import People, Replies, Saving
@@ -70,6 +81,8 @@ def build_dispatcher(
         privacy.router(),
         admin_commands.router(),
         models.router(),
+        statistics.router(),
+        broadcast.router(),
         feedback.router(),
         others.unknown_commands(),
         demonstrations.router(),

@@ -1,4 +1,4 @@
-"""/retrain, /cancel, /status: for admins, with a polite refusal of all that is theirs for everybody else.
+"""/retrain, /cancel, /status, /schedule: for admins, with a polite refusal of all that is theirs for everybody else.
 
 Knows how a request and its outcome are worded. What is done, `AdminActions` does; the progress of a run is told by
 `bot.notices`. A request whose handling a crash has interrupted is not made twice: what can be seen in the ledger
@@ -37,7 +37,8 @@ class AdminRefusal(Exception):
 
 
 class Overview(Protocol):
-    """What /status shows. `next_run` is the next scheduled one (None: only by command)."""
+    """What /status and /schedule show. `next_run` is the next run of the cron text `schedule` (None: only by
+    command)."""
 
     @property
     def live(self) -> str: ...
@@ -53,6 +54,9 @@ class Overview(Protocol):
 
     @property
     def next_run(self) -> datetime | None: ...
+
+    @property
+    def schedule(self) -> str: ...
 
 
 class AdminActions(Protocol):
@@ -97,17 +101,19 @@ MODEL_STATES: Final = {
     ModelState.REJECTED: later("rejected"),
 }
 _IS_AN_ADMINS: Final = or_f(CancelRun.filter(), Promote.filter(), RollBack.filter())
-COMMANDS: Final = ("retrain", "cancel", "status", "models", "promote", "rollback")
+COMMANDS: Final = ("retrain", "cancel", "status", "models", "promote", "rollback", "schedule", "stats")
+BROADCAST: Final = "broadcast"
 REFUSALS: Final = (AdminRefusal, StorageError, InferenceError, TrainingError)
 
 
 def router() -> Router:
     """The handlers of this module; whoever is no admin gets no further than the first."""
     admin = Router(name="admin")
-    admin.message.register(not_yours, Command(*COMMANDS), _is_stranger)
+    admin.message.register(not_yours, Command(*COMMANDS, BROADCAST), _is_stranger)
     admin.message.register(retrain, Command("retrain"))
     admin.message.register(cancel, Command("cancel"))
     admin.message.register(status, Command("status"))
+    admin.message.register(schedule, Command("schedule"))
     admin.callback_query.register(not_yours_to_tap, _IS_AN_ADMINS, _is_stranger)
     admin.callback_query.register(cancel_this, CancelRun.filter())
     return admin
@@ -248,8 +254,27 @@ async def status(message: Message, reply: Reply, say: Say, admin: AdminActions) 
     ]
     lines += [run_line(run, say) for run in overview.runs[:3]]
     if overview.next_run:
-        lines.append(say("Next run: {time}", time=f"{overview.next_run:%Y-%m-%d %H:%M %Z}".strip()))
+        lines.append(_next_line(overview.next_run, say))
     await reply.finish("\n".join(lines))
+
+
+async def schedule(message: Message, reply: Reply, say: Say, admin: AdminActions) -> None:
+    """Say when the next run begins by itself, and how the last one went."""
+    try:
+        overview = await admin.overview()
+    except REFUSALS as refusal:
+        await reply.finish(refused(refusal, say))
+        return
+    if overview.next_run:
+        by = say("By training.schedule = {cron}, in UTC.", cron=f'"{overview.schedule}"')
+        lines = [_next_line(overview.next_run, say), by]
+    else:
+        lines = [say("I learn only when I am told to: /retrain. training.schedule in config.toml sets times.")]
+    await reply.finish("\n".join(lines + [run_line(run, say) for run in overview.runs[:1]]))
+
+
+def _next_line(time: datetime, say: Say) -> str:
+    return say("Next run: {time}", time=f"{time:%Y-%m-%d %H:%M %Z}".strip())
 
 
 def _seen_line(seen: Seen, say: Say) -> str:

@@ -29,9 +29,12 @@ ADMINS: Final = {
     "retrain": later("Learn from what was liked; dry: only say how much that is"),
     "cancel": later("Stop learning"),
     "status": later("How I am"),
+    "schedule": later("When I learn by myself"),
+    "stats": later("Answers and votes over time, as a picture"),
     "models": later("Every model I have kept"),
     "promote": later("Answer with a certain model: /promote ID"),
     "rollback": later("Answer with the model before this one"),
+    "broadcast": later("Write to everybody: /broadcast TEXT"),
 }
 
 log = structlog.get_logger()

@@ -1,0 +1,62 @@
+"""The picture of what happened over time. Knows days and models; where they come from the ledger knows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import date, timedelta
+from io import BytesIO
+from typing import Final
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.ticker import MaxNLocator
+
+from bot.translation import Say
+from storage.records import Day
+from training.fonts import TEXT
+
+MODELS_SHOWN: Final = 8
+"""The models that answered most; a legend of more is not read."""
+
+
+def draw(days: Sequence[Day], first: date, last: date, say: Say) -> bytes:
+    """A PNG of 960 × 800 pixels: above answers and votes of each day, below the share of 👍 for each model."""
+    font = FontProperties(fname=str(TEXT), size=10)
+    span = [first + timedelta(days=number) for number in range((last - first).days + 1)]
+    figure = Figure(figsize=(9.6, 8.0), dpi=100, layout="tight")
+    FigureCanvasAgg(figure)
+    above, below = figure.subplots(2, 1, sharex=True)
+    answers, ups, downs = Counter[date](), Counter[date](), Counter[date]()
+    for each in days:
+        day = date.fromisoformat(each.day)
+        answers[day] += each.answers
+        ups[day] += each.ups
+        downs[day] += each.downs
+    above.bar(span, [answers[day] for day in span], color="tab:blue", alpha=0.4, label=say("answers"))
+    above.plot(span, [ups[day] for day in span], color="tab:green", marker="o", label=say("thumbs up"))
+    above.plot(span, [downs[day] for day in span], color="tab:red", marker="o", label=say("thumbs down"))
+    above.set_title(say("Answers and votes a day"), fontproperties=font)
+    above.yaxis.set_major_locator(MaxNLocator(integer=True))
+    asked = Counter[str]()
+    for each in days:
+        asked[each.model] += each.answers
+    shown = {model for model, _ in asked.most_common(MODELS_SHOWN)}
+    for model in [model for model in asked if model in shown]:
+        voted = [each for each in days if each.model == model and each.ups + each.downs]
+        shares = [100 * each.ups / (each.ups + each.downs) for each in voted]
+        below.plot([date.fromisoformat(each.day) for each in voted], shares, marker="o", label=model)
+    below.set_title(say("Approval by model, in % of the votes"), fontproperties=font)
+    below.set_ylim(-5, 105)
+    below.set_xlim(first - timedelta(days=1), last + timedelta(days=1))
+    locator = AutoDateLocator(minticks=3)
+    below.xaxis.set_major_locator(locator)
+    below.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    for axes in (above, below):
+        axes.grid(alpha=0.3)
+        axes.legend(prop=font)
+    written = BytesIO()
+    figure.savefig(written, format="png")
+    return written.getvalue()

@@ -1,0 +1,125 @@
+"""What admins can look at over time, and how they write to everybody."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from bot.handlers import broadcast
+from bot.statistics import draw
+from bot.translation import Translator
+from storage.ledger import Ledger
+from storage.records import Chat, Day, Person, Rating, RunState
+from tests.chatting import ADMIN, Notebook, Stage, on_stage, png, shows, told
+from tests.ledgers import exchange
+from tests.person import DOWN, UP
+from tests.test_bot_chat_admin import RUN
+
+NOON = datetime(2026, 11, 20, 12, tzinfo=UTC).timestamp()
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with on_stage(tmp_path) as stage:
+        yield stage
+
+
+async def test_days_are_counted_by_model(tmp_path: Path) -> None:
+    """Each day and model with its answers and the latest vote of each rater; what is older is left out."""
+    asked = ((NOON - 86400, "base"), (NOON, "base"), (NOON + 60, "run-1"), (NOON + 90, "run-1"))
+    async with Ledger.open(tmp_path) as ledger:
+        for update, (when, model) in enumerate(asked, 1):
+            found = await ledger.record_exchange(
+                exchange(await ledger.session(1, 1), update, model=model, created=when)
+            )
+            await ledger.rate(Rating(found, 1, 1, 10 * update))
+            await ledger.rate(Rating(found, 2, 1, 10 * update + 1))
+            await ledger.rate(Rating(found, 2, -1, 10 * update + 2))
+        assert await ledger.days(NOON - 43200) == [
+            Day("2026-11-20", "base", 1, 1, 1),
+            Day("2026-11-20", "run-1", 2, 2, 2),
+        ]
+        assert (await ledger.days(0))[0] == Day("2026-11-19", "base", 1, 1, 1)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_picture_holds_many_models(language: str) -> None:
+    """It is drawn for a day without votes, for many models and in every language; warnings are errors here."""
+    days = [Day("2026-11-20", f"run-{number}", 3, number % 3, number % 2) for number in range(12)]
+    for shown in (days, days[:1]):
+        written = draw(
+            shown, datetime(2026, 10, 22).date(), datetime(2026, 11, 20).date(), Translator.load().to(language)
+        )
+        assert Image.open(io.BytesIO(written)).size == (960, 800)
+
+
+async def test_stats_are_a_picture(stage: Stage) -> None:
+    """/stats sends the picture with the sums of the last days; without anything to show it says so."""
+    async with stage.bot() as bot, stage.person(ADMIN, "Root") as root, stage.person() as ada:
+        assert "Nobody has asked" in (await told(root, "/stats"))["text"]
+        assert "a number" in (await told(root, "/stats all"))["text"]
+        for thumb, colour in ((UP, "red"), (UP, "blue"), (DOWN, "green")):
+            await ada.toast(await ada.taps(thumb, await ada.asks(photo=png(colour=colour))))
+        await root.sends("/stats 7")
+        await stage.handled(bot)
+        shown = (await root.bot_messages())[-1]
+        assert "photo" in shown
+        assert shown["caption"] == "The last 7 days: 3 answers, 2 👍, 1 👎."
+
+
+async def test_the_schedule_is_told(stage: Stage) -> None:
+    """When the next run begins by itself and by which setting, or that none does; and how the last one went."""
+    admin = Notebook()
+    async with stage.bot(admin=admin), stage.person(ADMIN, "Root") as root:
+        assert "only when I am told to" in (await told(root, "/schedule"))["text"]
+        admin.next_run = datetime(2027, 1, 2, 3, 0, tzinfo=UTC)
+        admin.schedule = "0 3 * * *"
+        admin.runs = [RUN, RUN]
+        assert (await told(root, "/schedule"))["text"].splitlines()[:3] == [
+            "Next run: 2027-01-02 03:00 UTC",
+            'By training.schedule = "0 3 * * *", in UTC.',
+            f"Run 3: {RunState.TRAINING.value}",
+        ]
+
+
+async def test_a_broadcast_reaches_everybody_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everybody with a private chat gets it, flood control or not; who is gone is counted; strangers cannot send."""
+    monkeypatch.setattr(broadcast, "PROGRESS_SECONDS", 0.0)
+    async with (
+        stage.bot() as bot,
+        stage.person(ADMIN, "Root") as root,
+        stage.person() as ada,
+        stage.person(1002, "Ben") as ben,
+        stage.person(1003, "Cem") as cem,
+    ):
+        for each in (ada, ben, cem):
+            await told(each, "/start")
+        await ben.blocks()
+        stage.emulator.faults.plan("flood", methods=["sendMessage"], chat=cem.id)
+        assert "Only my admins" in (await told(ada, "/broadcast Buy this!"))["text"]
+        assert "it goes to 3 people" in (await told(root, "/broadcast"))["text"]
+        await root.sends("/broadcast I am back.\nAsk me!")
+        await shows(root, "Sent to 2 of 3 people. 1 cannot be reached any more; with 0 it failed.")
+        for each in (ada, cem):
+            texts = [message["text"] for message in await each.bot_messages()]
+            assert texts.count("I am back.\nAsk me!") == 1
+        assert len(bot.engine.prompts) == 0
+
+
+async def test_a_broadcast_that_was_interrupted_is_not_sent_again(stage: Stage) -> None:
+    """After a crash in its middle the admin is told, and nobody gets it twice."""
+    chat = {"id": ADMIN, "type": "private", "first_name": "Root"}
+    message = {"message_id": 1, "date": 1, "chat": chat, "from": {**chat, "is_bot": False}, "text": "/broadcast Hello"}
+    async with Ledger.open(stage.directory) as ledger:
+        await ledger.see(Person(1001, "Ada", "en"), Chat(1001, "private", ""))
+        await ledger.store_updates([(1, "broadcast:7", json.dumps({"update_id": 1, "message": message}))])
+        await ledger.begin_update(1)
+    async with stage.person(ADMIN, "Root") as root, stage.person() as ada, stage.bot():
+        assert "do not begin again" in (await told(root, after=0))["text"]
+        assert await ada.bot_messages() == []
