@@ -9,8 +9,8 @@ here picks up. How a run works inside is the pipeline's; how engines are exchang
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -83,6 +83,7 @@ class Operations:
         self._pause = pause_while_training
         self._wake = asyncio.Event()
         self._changing = asyncio.Lock()
+        self._away_for: int | None = None
         self._mailbox: asyncio.Task[None] | None = None
         self._work: tuple[int, asyncio.Task[None]] | None = None
 
@@ -124,16 +125,16 @@ class Operations:
     async def promote(self, model: str, by: int | None) -> Model:
         """Let the engine answer with `model` and record it.
 
-        Raises InferenceError or StorageError; then everything stays as it was.
+        Raises AdminRefusal, InferenceError or StorageError; then everything stays as it was.
         """
-        async with self._changing:
+        async with self._change():
             await self._exchange(model)
             if (await self._ledger.model(model)).state is not ModelState.LIVE:
                 await self._ledger.promote(model, by)
             return await self._ledger.model(model)
 
     async def rollback(self, by: int | None) -> Model:
-        """Go back to the model that was live before the present one. Raises AdminRefusal if there is none."""
+        """Go back to the model that was live before the present one. Raises as `promote`, and if there is none."""
         return await self.promote(await model_before(self._ledger), by)
 
     async def models(self) -> list[Model]:
@@ -167,11 +168,38 @@ class Operations:
 
     async def _carry_out(self, asked: Promotion) -> None:
         try:
-            async with self._changing:
+            async with self._change():
                 await self._exchange(asked.model)
                 await self._ledger.finish_promotion(asked.id)
-        except (InferenceError, StorageError) as error:
+        except (AdminRefusal, InferenceError, StorageError) as error:
             await self._ledger.finish_promotion(asked.id, str(error))
+
+    @asynccontextmanager
+    async def _change(self) -> AsyncIterator[None]:
+        """One change of model at a time. Raises AdminRefusal while a run has the engine's memory."""
+        # Who has come this far before a run asks for the lock has it before the run: the lock's queue is in order.
+        if self._away_for is not None:
+            raise AdminRefusal(
+                f"The engine rests while run {self._away_for} trains (training.while_training): promote again when the "
+                "run has ended, or /cancel it."
+            )
+        async with self._changing:
+            yield
+
+    @asynccontextmanager
+    async def _engine_away(self, run: int) -> AsyncIterator[None]:
+        """Where training is to have the memory alone: wait for a change of model to end, and let no other begin."""
+        if not self._pause:
+            yield
+            return
+        self._away_for = run
+        try:
+            async with self._changing:
+                await self._deployment.pause()
+            yield
+        finally:
+            await self._deployment.resume()
+            self._away_for = None
 
     async def _exchange(self, model: str) -> None:
         """Swap the engine to a kept model, its files checked against their manifest first."""
@@ -183,23 +211,26 @@ class Operations:
     async def _execute(self, run: Run) -> None:
         """One run from due to its end, whatever that is; the admins hear of it in every case."""
         model: Model | None = None
-        if self._pause:
-            await self._deployment.pause()
-        try:
-            if missing := self._trainer_missing():
-                await self._ledger.move_run(run.id, RunState.FAILED, reason=missing)
-            else:
-                model = await self._pipeline.run(run, self._notices.run_changed)
-        finally:
-            if self._pause:
-                await self._deployment.resume()
-            ended = await asyncio.shield(self._ledger.run(run.id))
-            log.info("run ended", run=run.id, state=ended.state, reason=ended.reason, model=ended.model)
-            if model and model.state is ModelState.CANDIDATE:
-                model = await self._go_live(model)
-            await self._begin_again(ended)
-            picture = kept_file(ended, PICTURE) or kept_file(ended, CURVE)
-            await self._notices.run_finished(ended, model, picture, kept_file(ended, SHEET))
+        async with AsyncExitStack() as engine:
+            await engine.enter_async_context(self._engine_away(run.id))
+            try:
+                if missing := self._trainer_missing():
+                    await self._ledger.move_run(run.id, RunState.FAILED, reason=missing)
+                else:
+                    model = await self._pipeline.run(run, self._notices.run_changed)
+            finally:
+                await engine.aclose()
+                await self._ended(run, model)
+
+    async def _ended(self, run: Run, model: Model | None) -> None:
+        """Tell the admins what came of a run; let its model answer where it was accepted."""
+        ended = await asyncio.shield(self._ledger.run(run.id))
+        log.info("run ended", run=run.id, state=ended.state, reason=ended.reason, model=ended.model)
+        if model and model.state is ModelState.CANDIDATE:
+            model = await self._go_live(model)
+        await self._begin_again(ended)
+        picture = kept_file(ended, PICTURE) or kept_file(ended, CURVE)
+        await self._notices.run_finished(ended, model, picture, kept_file(ended, SHEET))
 
     async def _begin_again(self, ended: Run) -> None:
         """Put another run in the place of one that came to nothing because of somebody who left, or opted out."""

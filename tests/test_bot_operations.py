@@ -1,0 +1,103 @@
+"""The order of changes of model: a real deployment over fake engines and a real ledger; training alone only waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot.handlers.admin import AdminRefusal
+from bot.operations import Operations
+from inference.deployment import Deployment
+from inference.supervisor import State
+from storage.ledger import Ledger
+from storage.records import Model, ModelState, Run, RunState
+from tests.children import until
+from tests.deployments import a_model, deployed, under_way
+
+
+class Training:
+    """In the pipeline's place: it trains until `over`."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self.over = asyncio.Event()
+
+    async def check(self) -> None:
+        """Nothing is missing."""
+
+    async def run(self, run: Run, _: Callable[[Run], Awaitable[None]]) -> Model | None:
+        await self._ledger.move_run(run.id, RunState.TRAINING)
+        await self.over.wait()
+        await self._ledger.move_run(run.id, RunState.FAILED, reason="enough")
+        return None
+
+
+class Quiet:
+    """In the place of notices and of forgetting: nobody is told, nothing to remove."""
+
+    async def run_changed(self, run: Run) -> None: ...
+
+    async def run_finished(self, *_: Any) -> None: ...
+
+    async def alert(self, key: str, text: str) -> None: ...
+
+    async def settle(self) -> None: ...
+
+
+def operations(ledger: Ledger, deployment: Deployment, training: Training) -> Operations:
+    made: Any = Operations  # what stands in for others is of no type that it names
+    quiet = Quiet()
+    found: Operations = made(
+        ledger=ledger,
+        deployment=deployment,
+        pipeline=training,
+        notices=quiet,
+        schedule=None,
+        forgetting=quiet,
+        trainer_missing=lambda: "",
+        pause_while_training=True,
+    )
+    return found
+
+
+@pytest.mark.parametrize("swap", ["blue-green", "cold"])
+async def test_no_model_changes_while_training_has_the_memory(tmp_path: Path, swap: str) -> None:
+    """A change under way ends before the pause; one asked for later is refused with the reason, and works afterwards."""
+    second = a_model(tmp_path, "b")
+    async with Ledger.open(tmp_path / "ledger") as ledger, deployed(tmp_path, swap=swap) as deployment:
+        for name, directory in (("a", tmp_path / "a"), ("b", second)):
+            await ledger.add_model(Model(name, str(directory), ModelState.CANDIDATE, None, 0.0))
+        await ledger.promote("a")
+        training = Training(ledger)
+        work = operations(ledger, deployment, training)
+        await work.start()
+        try:
+            talk, _ = await under_way(deployment, "words:3 gate:1", "chat")
+            changing = asyncio.create_task(work.promote("b", None))
+            await until(lambda: deployment.status().swapping_to or deployment.status().nodes[0].away)
+            run = await work.retrain(1)
+            await until(lambda: work._away_for == run.id)
+            assert not changing.done()
+            (tmp_path / "a" / "gate").touch()
+            assert (await changing).state is ModelState.LIVE
+            await talk
+            await until(lambda: deployment.status().paused and not deployment.status().pids)
+            with pytest.raises(AdminRefusal, match=rf"run {run.id} trains.*promote again"):
+                await work.promote("a", None)
+            asked = await ledger.request_promotion("a", None)
+            work._wake.set()
+            while not (refused := await ledger.promotion(asked.id)).error:
+                await asyncio.sleep(0.02)
+            assert f"run {run.id} trains" in refused.error
+            assert deployment.status().pids == ()
+            training.over.set()
+            await until(lambda: deployment.status().state is State.READY)
+            assert deployment.model == "b"
+            await work.rollback(None)
+            assert deployment.model == "a"
+        finally:
+            await work.stop()
