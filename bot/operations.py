@@ -287,6 +287,10 @@ class Operations:
             "engine_in_flight": status.in_flight,
             "engine_waiting": status.waiting,
             "engine_uptime_seconds": status.uptime,
+            "engine_prompt_tokens": status.seen.prompt_tokens,
+            "engine_cached_tokens": status.seen.cached_tokens,
+            "engine_completion_tokens": status.seen.completion_tokens,
+            "engine_encoded_tiles": status.seen.encoded_tiles,
             "engine_first_token_seconds_median": status.seen.first_token_median,
             "engine_first_token_seconds_p99": status.seen.first_token_p99,
         }

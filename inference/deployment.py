@@ -143,7 +143,7 @@ class Deployment:
             self._counters = self._counters.plus(cancelled=1)
             raise
         assert last is not None and last.answer is not None, "an engine's stream ends with the answer or raises"
-        self._counters = self._counters.plus_answer(last.answer)
+        self._counters = self._counters.plus(answered=1)
         # Lease and place are given back by now: who has the whole answer need not read on to the end.
         yield last
 

@@ -41,6 +41,7 @@ class Seen:
     answered: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    completion_tokens: int = 0
     encoded_tiles: int = 0
     first_token_median: float = 0
     first_token_p99: float = 0
@@ -75,6 +76,7 @@ def seen(sights: Iterable[Sight]) -> Seen:
         answered=sum(sight.answered for sight in sights),
         prompt_tokens=usage.prompt_tokens,
         cached_tokens=usage.cached_tokens,
+        completion_tokens=usage.completion_tokens,
         encoded_tiles=usage.encoded_tiles,
         first_token_median=_quantile(times, 0.5),
         first_token_p99=_quantile(times, 0.99),

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from inference.engines import Kind
-from inference.messages import Answer
 from inference.nodes import Node
 from inference.sight import Seen, seen
 from inference.supervisor import State
@@ -17,8 +16,8 @@ from inference.supervisor import State
 class Counters:
     """Since the deployment was made. Each question ends as exactly one of answered, failed and cancelled.
 
-    `begun_anew` counts answers that were voided and begun again, `hangs` is a part of `crashes`. Tokens and tiles
-    are those of finished answers; `warmed` counts prompts of chats that were computed ahead where they went.
+    `begun_anew` counts answers that were voided and begun again, `hangs` is a part of `crashes`; `warmed` counts
+    prompts of chats that were computed ahead where they went. What answers cost is sight.py's.
     """
 
     answered: int = 0
@@ -29,26 +28,11 @@ class Counters:
     hangs: int = 0
     swaps: int = 0
     failed_swaps: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    completion_tokens: int = 0
-    encoded_tiles: int = 0
     warmed: int = 0
 
     def plus(self, **more: int) -> Counters:
         """These counters with some of them increased."""
         return replace(self, **{name: getattr(self, name) + number for name, number in more.items()})
-
-    def plus_answer(self, answer: Answer) -> Counters:
-        """These counters after one more finished answer."""
-        usage = answer.usage
-        return self.plus(
-            answered=1,
-            prompt_tokens=usage.prompt_tokens,
-            cached_tokens=usage.cached_tokens,
-            completion_tokens=usage.completion_tokens,
-            encoded_tiles=usage.encoded_tiles,
-        )
 
 
 @dataclass(frozen=True, slots=True)

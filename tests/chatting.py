@@ -136,7 +136,7 @@ class Notebook:
 
     @property
     def engine(self) -> Status:
-        seen = Seen(2, 1000, 400, 13, 0.05, 1.5)
+        seen = Seen(2, 1000, 400, 24, 13, 0.05, 1.5)
         nodes = (
             NodeStatus("http://a:1", "http://a:1/v1", "run-2", State.READY, False, 1, 4, "an old story", 2, seen),
             NodeStatus("http://b:1", "http://b:1/v1", "run-1", State.FAILING, True, 0, 0, "gone for good\nin detail"),

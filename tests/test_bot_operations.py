@@ -66,7 +66,7 @@ def operations(ledger: Ledger, deployment: Deployment, training: Training) -> Op
 
 @pytest.mark.parametrize("swap", ["blue-green", "cold"])
 async def test_no_model_changes_while_training_has_the_memory(tmp_path: Path, swap: str) -> None:
-    """A change under way ends before the pause; one asked for later is refused with the reason, and works afterwards."""
+    """A change under way ends before the pause; a later one is refused with the reason, and works afterwards."""
     second = a_model(tmp_path, "b")
     async with Ledger.open(tmp_path / "ledger") as ledger, deployed(tmp_path, swap=swap) as deployment:
         for name, directory in (("a", tmp_path / "a"), ("b", second)):

@@ -23,7 +23,7 @@ def test_answers_are_counted_and_the_newest_say_how_quick() -> None:
     sight.note(answer(1000, 100, 5, 0, 13))
     for number in range(1, 257):
         sight.note(answer(number / 100, 100, 5, 75, 0))
-    assert seen([sight]) == Seen(257, 25_700, 19_200, 13, 1.28, 2.54)
+    assert seen([sight]) == Seen(257, 25_700, 19_200, 1285, 13, 1.28, 2.54)
     assert seen([sight]).cached_share == pytest.approx(0.747, abs=0.001)
 
 
@@ -33,7 +33,7 @@ def test_places_are_seen_together() -> None:
     one.note(answer(1, 10, 1, 4, 1))
     other.note(answer(3, 30, 1, 20, 0))
     other.note(answer(2, 10, 1, 6, 0))
-    assert seen([one, other]) == Seen(3, 50, 30, 1, 2, 3)
+    assert seen([one, other]) == Seen(3, 50, 30, 3, 1, 2, 3)
 
 
 def test_engine_numbers_are_picked_from_the_engine_s_metrics() -> None:
@@ -59,6 +59,6 @@ async def test_each_node_tells_what_its_answers_cost(tmp_path: Path) -> None:
         assert sum(node.seen.answered for node in status.nodes) == status.seen.answered == 5
         assert all(node.seen.answered == node.chats for node in status.nodes)
         assert 0 < status.seen.first_token_median <= status.seen.first_token_p99
-        assert status.seen.prompt_tokens == status.counters.prompt_tokens
+        assert status.seen.prompt_tokens == 500
         assert [node.waiting for node in status.nodes] == [0, 0]
         assert await deployment.engine_numbers() == {"gpu0": {}, "gpu1": {}}
