@@ -22,13 +22,16 @@ _COMING = ".incomplete"
 
 
 async def fetch(directory: Path, source: Source, repo: str, revision: str, console: Console) -> None:
-    """Make `directory` the checkpoint, or continue to. Raises HubError or StorageError, both with the next step."""
+    """Make `directory` the checkpoint, or continue to; a complete one is only checked against its own manifest.
+
+    Raises HubError or StorageError, both with the next step.
+    """
     directory = directory.absolute()
     if (directory / MANIFEST).is_file():
         await asyncio.to_thread(verify, directory)
         console.print(
-            f"{directory} is complete, every file as it was fetched. For another repository or revision name another "
-            "folder.",
+            f"{directory} is here already: every file is as its manifest has it. Nothing was fetched and no hub asked; "
+            "for another repository or revision name another folder.",
             highlight=False,
             soft_wrap=True,
         )

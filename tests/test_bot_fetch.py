@@ -84,7 +84,7 @@ async def test_running_again_asks_nobody(tmp_path: Path, monkeypatch: pytest.Mon
     async with HubServer(FILES) as hub:
         await _fetch(hub, tmp_path / "m", monkeypatch)
         asked = len(hub.requests)
-        assert "complete" in await _fetch(hub, tmp_path / "m", monkeypatch)
+        assert "Nothing was fetched and no hub asked" in await _fetch(hub, tmp_path / "m", monkeypatch)
         assert len(hub.requests) == asked
 
 
