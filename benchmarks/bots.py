@@ -20,6 +20,7 @@ import structlog
 from aiogram import Bot, Dispatcher
 from aiogram.types import InlineKeyboardButton, InlineKeyboardMarkup, Message
 
+from bot.app import share_the_interpreter
 from inference.messages import Answer, Delta, Prompt, Usage
 from tests.chatting import Notebook, RunningBot, ScriptedEngine, settings
 from tests.emulated import THUMBS, client
@@ -40,6 +41,7 @@ class Instant(ScriptedEngine):
 async def thumbtune(url: str, token: str, folder: Path) -> None:
     """Our bot, until cancelled."""
     telegram = {"edit_seconds": 1.0, "poll_seconds": 25}
+    share_the_interpreter()
     running = RunningBot(settings(url, token, telegram), folder, Instant(), Notebook())
     running.start()
     try:

@@ -50,6 +50,8 @@ from storage.records import BASE, Model, ModelState
 from training.launcher import ChildTrainer
 from training.pipeline import Pipeline, Places
 
+SWITCH_SECONDS = 0.0005
+
 log = structlog.get_logger()
 
 
@@ -206,6 +208,7 @@ async def settle_live_model(ledger: Ledger, base: Path, models: Path) -> Model:
 async def run_bot(settings: Settings) -> None:
     """`thumbtune run`: until SIGTERM or Ctrl-C, or an error that no retry mends."""
     configure_logging()
+    share_the_interpreter()
     async with Application(settings) as application:
         await until_stopped(application)
     log.info("stopped")
@@ -227,6 +230,14 @@ async def until_stopped(application: Application) -> None:
             task.cancel()
     if working.done() and not working.cancelled():
         working.result()
+
+
+def share_the_interpreter() -> None:
+    """Let threads have Python's lock soon: each picture and each commit asks a busy event loop for it many times.
+
+    A thread waits this long each time; with Python's 5 ms pictures queued (https://bugs.python.org/issue7946).
+    """
+    sys.setswitchinterval(SWITCH_SECONDS)
 
 
 def configure_logging(path: Path | None = None) -> None:

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from rich.console import Console
 from rich.panel import Panel
 
-from bot.app import Application, configure_logging, until_stopped
+from bot.app import Application, configure_logging, share_the_interpreter, until_stopped
 from bot.closing import THREAD_SECONDS, end_process_within
 from bot.config import ConfigError, Settings, load_settings
 from bot.emulator.server import Emulator
@@ -52,6 +52,7 @@ async def run_demo(
         folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="thumbtune-demo-")))
         folder.mkdir(parents=True, exist_ok=True)
         configure_logging(folder / "bot.log")
+        share_the_interpreter()
         emulator = make_emulator()
         page = await emulator.start(HOST, port)
         try:
