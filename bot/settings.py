@@ -6,10 +6,11 @@ from; `bot.config` reads the file and the environment.
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, model_validator
 
 from bot.translation import later
 from inference.prompt import SYSTEM
@@ -24,6 +25,15 @@ class WebhookSettings(BaseModel):
     secret: SecretStr = Field(
         default=SecretStr(""),
         description="Telegram sends this with every call (1-256 letters, digits, _ and -); others are refused.",
+    )
+    networks: tuple[IPvAnyNetwork, ...] = Field(
+        default=(),
+        description="Only calls from these networks are taken; Telegram's are 149.154.160.0/20 and 91.108.4.0/22. "
+        "Empty: from anywhere, with the secret.",
+    )
+    proxies: tuple[IPvAnyNetwork, ...] = Field(
+        default=(ip_network("127.0.0.0/8"), ip_network("::1/128")),
+        description="Networks of the proxy that ends TLS: its word (X-Forwarded-For) on who calls is believed.",
     )
 
 

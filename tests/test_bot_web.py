@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from ipaddress import ip_network
 from pathlib import Path
+from typing import cast
 
 import aiohttp
 import pytest
+from pydantic import SecretStr
 
-from bot.web.server import SECRET_HEADER, WEBHOOK_PATH
+from bot.config import Settings, WebSettings
+from bot.operations import Operations
+from bot.settings import TelegramSettings, WebhookSettings
+from bot.web.server import SECRET_HEADER, WEBHOOK_PATH, WebServer
+from inference.worker import free_port
 from tests.community import Community, questions
 
 SECRET = "a-secret-of-the-webhook"
@@ -43,6 +50,45 @@ async def test_a_webhook_bot_answers_and_keeps_strangers_out(tmp_path: Path, mon
             async with session.get("/health") as health:
                 assert (await health.json())["services"] == {"ledger": "ok", "engine": "ok"}
         assert await community.bot.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 403),
+        ({"X-Forwarded-For": "149.154.167.197"}, 200),
+        ({"X-Forwarded-For": "149.154.167.197, 127.0.0.1"}, 200),
+        ({"X-Forwarded-For": "149.154.167.197, 203.0.113.9"}, 403),
+        ({"X-Forwarded-For": "nonsense"}, 403),
+    ],
+)
+async def test_only_the_networks_of_the_settings_may_call(headers: dict[str, str], status: int) -> None:
+    """The proxy on this machine tells who calls; what a caller claims further left is not believed."""
+    taken: list[dict[str, object]] = []
+
+    async def accept(update: dict[str, object]) -> None:
+        taken.append(update)
+
+    settings = Settings(
+        telegram=TelegramSettings(
+            mode="webhook",
+            webhook=WebhookSettings(
+                url="https://bot.example.org/telegram",
+                secret=SecretStr(SECRET),
+                networks=(ip_network("149.154.160.0/20"), ip_network("91.108.4.0/22")),
+            ),
+        ),
+        web=WebSettings(port=free_port()),
+    )
+    server = WebServer(settings, cast(Operations, None), accept)
+    try:
+        async with aiohttp.ClientSession(await server.start()) as session:
+            headers = {SECRET_HEADER: SECRET, **headers}
+            async with session.post(WEBHOOK_PATH, json={"update_id": 1}, headers=headers) as answer:
+                assert answer.status == status
+    finally:
+        await server.stop()
+    assert bool(taken) == (status == 200)
 
 
 async def test_each_node_is_on_the_page_and_in_the_metrics(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typer.main import get_command
 from bot.__main__ import app
 from bot.closing import PROCESS_SECONDS, THREAD_SECONDS
 from bot.config import Settings, load_settings
+from bot.web.server import WEBHOOK_PATH
 
 ROOT = Path(__file__).parent.parent
 UNIT = ROOT / "deploy" / "thumbtune.service"
@@ -41,6 +42,15 @@ def makes_script(path: str) -> bool:
     """Whether an installed path is the console script that the package declares, in the folder that make fills."""
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
     return path.startswith("/opt/thumbtune/.venv/bin/") and Path(path).name in scripts
+
+
+@pytest.mark.parametrize("proxy", ["nginx.conf", "Caddyfile"])
+def test_a_proxy_passes_the_webhook_on_and_nothing_else(proxy: str) -> None:
+    """The path is the bot's, the port the one it listens on as shipped, and there is one place that passes on."""
+    lines = (ROOT / "deploy" / proxy).read_text(encoding="utf-8").splitlines()
+    text = "\n".join(line for line in lines if not line.startswith("#"))
+    assert re.findall(r"(?:location =|handle) (/\S+) {", text) == [WEBHOOK_PATH]
+    assert re.findall(r"(?:proxy_pass http://|reverse_proxy )127\.0\.0\.1:(\d+)", text) == [str(Settings().web.port)]
 
 
 def test_the_bot_ends_within_ten_seconds() -> None:

@@ -11,9 +11,9 @@ import json
 import re
 from base64 import b64decode
 from binascii import Error as Base64Error
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 log = structlog.get_logger()
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Network = IPv4Network | IPv6Network
 
 
 class WebServer:
@@ -110,7 +111,10 @@ class WebServer:
         return web.FileResponse(path)
 
     async def _webhook(self, request: web.Request) -> web.Response:
-        expected = self._settings.telegram.webhook.secret.get_secret_value()
+        webhook = self._settings.telegram.webhook
+        if webhook.networks and not _within(_caller(request, webhook.proxies), webhook.networks):
+            raise web.HTTPForbidden(text="not a network of telegram.webhook.networks")
+        expected = webhook.secret.get_secret_value()
         if not hmac.compare_digest(request.headers.get(SECRET_HEADER, "").encode(), expected.encode()):
             raise web.HTTPForbidden(text="wrong secret token")
         try:
@@ -143,6 +147,22 @@ def _password(request: web.Request) -> str:
         return b64decode(encoded, validate=True).decode().partition(":")[2]
     except (Base64Error, UnicodeDecodeError):
         return ""
+
+
+def _caller(request: web.Request, proxies: Sequence[Network]) -> str:
+    """The address that calls: the last one that a proxy of ours has not added itself."""
+    caller = request.remote or ""
+    forwarded = ",".join(request.headers.getall("X-Forwarded-For", [])).split(",")
+    while forwarded and _within(caller, proxies):
+        caller = forwarded.pop().strip() or caller
+    return caller
+
+
+def _within(address: str, networks: Sequence[Network]) -> bool:
+    try:
+        return any(ip_address(address) in network for network in networks)
+    except ValueError:
+        return False
 
 
 def _local(request: web.Request) -> bool:
