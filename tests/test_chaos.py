@@ -1,9 +1,10 @@
-"""kill -9 of engine, trainer and bot while people chat: every question gets one answer, every vote counts once."""
+"""kill -9 of engine, trainer and bot while people chat and Telegram has trouble: one answer each, every vote once."""
 
 from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -16,6 +17,7 @@ from tests.person import DOWN, UP, Person, button
 
 TRAINER_MODULES = ("training.finetune", "training.merge", "training.evaluate")
 PATIENCE = 180.0
+CALLS_FAIL = ("flood", "bad_gateway", "html_page", "reset_before", "reset_after", "delay")
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -23,19 +25,20 @@ pytestmark = pytest.mark.timeout(900)
 class Chatter:
     """Somebody who asks, follows up and votes until told to stop, and never gives up waiting."""
 
-    def __init__(self, person: Person, seed: str, stop: asyncio.Event) -> None:
+    def __init__(self, person: Person, seed: str, stop: asyncio.Event, conversations: int) -> None:
         self._person = person
         self._seed = seed
         self._stop = stop
+        self._conversations = conversations
         self.asked = 0
         self.votes: dict[int, int] = {}
 
     async def run(self) -> None:
-        """Chat until the stop is set; an answer that was begun is waited for."""
+        """Chat until the stop is set and there were so many conversations; an answer begun is waited for."""
         for number, question in enumerate(questions(self._seed, 500)):
             await self._ask(number, photo=question.picture, caption=question.text)
             await self._ask(number + 1, text="how many are there?")
-            if self._stop.is_set():
+            if self._stop.is_set() and number + 1 >= self._conversations:
                 return
 
     async def _ask(self, number: int, *, text: str | None = None, **what: object) -> None:
@@ -93,8 +96,27 @@ async def _trainer(community: Community) -> psutil.Process:
             await asyncio.sleep(0.05)
 
 
-async def chaos(folder: Path, rounds: int, seed: int) -> None:
-    """Kill engine, bot and trainer `rounds` times each, in random order, while three people chat."""
+async def trouble(community: Community, rng: random.Random, stop: asyncio.Event) -> None:
+    """What Telegram and the network do to a bot, one thing after another: calls fail, updates come twice."""
+    emulator = community.emulator
+    while not stop.is_set():
+        kind = rng.choice(list(CALLS_FAIL))
+        emulator.faults.plan(kind, rng.randint(1, 3), seconds=rng.uniform(0.1, 1), skip=rng.randint(0, 5))
+        emulator.faults.plan(rng.choice(list(CALLS_FAIL)), methods=["getUpdates"], seconds=1)
+        emulator.world.updates.duplicates = rng.randint(0, 3)
+        emulator.world.updates.held_back = rng.choice((0, 0, 2))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(rng.uniform(1, 4)):
+                await stop.wait()
+        emulator.world.updates.held_back = 0  # or what is held back waits for a message that nobody sends
+        emulator.world.updates.wake()
+
+
+async def chaos(folder: Path, rounds: int, seed: int, people: int = 3, conversations: int = 1) -> None:
+    """Kill engine, bot and trainer `rounds` times each, in random order, while people chat and calls fail.
+
+    Each has so many conversations or more, of two questions.
+    """
     rng = random.Random(seed)
     kills = [kill_engine, kill_bot, kill_trainer] * rounds
     rng.shuffle(kills)
@@ -104,14 +126,19 @@ async def chaos(folder: Path, rounds: int, seed: int) -> None:
         await community.vote(f"chaos-{seed}", playful, pictures=12)
         voted = 24
         stop = asyncio.Event()
-        chatters = [Chatter(await community.person(), f"chaos-{seed}-{number}", stop) for number in range(3)]
+        chatters = [
+            Chatter(await community.person(), f"chaos-{seed}-{number}", stop, conversations) for number in range(people)
+        ]
         async with asyncio.TaskGroup() as group:
+            group.create_task(trouble(community, rng, stop))
             for chatter in chatters:
                 group.create_task(chatter.run())
             for kill in kills:
                 await asyncio.sleep(rng.uniform(0.5, 3))
                 await kill(community, rng)
             stop.set()
+        assert community.emulator.faults.struck
+        community.emulator.faults.clear()
         await community.bot.healthy()
         await _drained(community)
         leftovers = sum([await chatter.check() for chatter in chatters])
@@ -150,7 +177,7 @@ async def _another_run_can_be_started_and_cancelled(community: Community) -> Non
 
 
 async def test_six_kills(tmp_path: Path) -> None:
-    """Two kills each of engine, bot and trainer at random moments lose and double nothing."""
+    """Two kills each of engine, bot and trainer, while calls fail and updates come twice, lose and double nothing."""
     await chaos(tmp_path, rounds=2, seed=1)
 
 
@@ -171,5 +198,5 @@ async def test_a_run_dies_with_the_bot_and_says_so(tmp_path: Path) -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
 async def test_sixty_kills(tmp_path: Path) -> None:
-    """The same with twenty kills each."""
-    await chaos(tmp_path, rounds=20, seed=2)
+    """The same with twenty kills each and 200 conversations or more."""
+    await chaos(tmp_path, rounds=20, seed=2, people=10, conversations=20)

@@ -57,7 +57,7 @@ class Updates:
         number = self._next
         self._next += 1
         self._queue.append({"update_id": number, kind: payload})
-        self._wake()
+        self.wake()
         return number
 
     def drop_pending(self) -> None:
@@ -126,9 +126,10 @@ class Updates:
 
     def close(self) -> None:
         """Let a waiting poller go, with nothing."""
-        self._wake()
+        self.wake()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Have whoever waits for updates look again."""
         self._arrival.set()
         if self._poller is not None and not self._poller.done():
             self._poller.set_result(None)
