@@ -10,8 +10,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from bot.handlers.admin import COMMANDS
-from bot.handlers.menu import EVERYBODY, announce_commands
+from bot.handlers.admin import BROADCAST, COMMANDS
+from bot.handlers.menu import ADMINS, EVERYBODY, announce_commands
 from inference.messages import Delta, Role
 from inference.prompt import SYSTEM, prompt_hash
 from tests.chatting import ADMIN, ScriptedEngine, Stage, on_stage, png, shows
@@ -283,7 +283,8 @@ async def test_the_menu_of_commands_is_announced(stage: Stage) -> None:
         people = {person["id"]: person for person in (await menu(stage, ada.id), await menu(stage, root.id))}
         assert [each["command"] for each in people[ada.id]["commands"]] == list(EVERYBODY)
         assert people[ada.id]["commands"][0]["description"] == "开始新的对话"
-        assert {each["command"] for each in people[root.id]["commands"]} == {*EVERYBODY, *COMMANDS}
+        assert {each["command"] for each in people[root.id]["commands"]} == {*EVERYBODY, *ADMINS}
+    assert set(ADMINS) == {*COMMANDS, BROADCAST}
 
 
 async def menu(stage: Stage, person: int) -> dict[str, Any]:
