@@ -136,6 +136,12 @@ class ChatSettings(BaseModel):
         ge=0,
         description="Pictures of one album come one by one, without an end mark: wait this long for the next.",
     )
+    answer_hours: float = Field(
+        default=6,
+        ge=0,
+        description="Questions older than that, after a long downtime, are not answered: one sentence asks each person "
+        "to ask again. 0 answers all; Telegram keeps them for a day.",
+    )
 
     def talker(self, chat: int, person: int) -> int:
         """Whose conversation it is: the person's, or the group's own (its id, which is negative) if it shares one."""

@@ -23,6 +23,10 @@ from tests.chatting import Notebook, RunningBot, ScriptedEngine, Stage, on_stage
 from tests.killing import all_sends, killed_while, nothing_pending
 from tests.person import UP, Person, button
 
+AWAY = (
+    "I was away for a while and have not answered what came in meanwhile. Please ask again what you still want to know."
+)
+
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
@@ -120,6 +124,21 @@ async def test_trouble_with_fetching_is_sat_out(stage: Stage) -> None:
     async with stage.bot("Answer."), stage.person() as ada:
         assert (await ada.asks(photo=png()))["text"] == "Answer."
         assert stage.emulator.faults.planned == []
+
+
+@pytest.mark.parametrize(("hours", "said"), [(5.9, ["Answer 1", "Answer 2", "Answer 3"]), (6.1, [AWAY, "Answer 1"])])
+async def test_after_a_long_downtime_old_questions_are_excused_once(
+    stage: Stage, hours: float, said: list[str]
+) -> None:
+    """Recent questions are answered when the bot comes back; older ones get one sentence together."""
+    async with stage.person() as ada:
+        for _ in range(2):
+            sent = await ada.sends(photo=png())
+            stage.emulator.world.chats[ada.id].messages[sent["message_id"]]["date"] -= int(hours * 3600)
+        async with stage.bot() as bot:
+            await stage.handled(bot)
+            await ada.asks(photo=png())
+            assert [message["text"] for message in await ada.bot_messages()] == said
 
 
 async def test_a_wrong_token_ends_the_bot(stage: Stage) -> None:

@@ -25,6 +25,7 @@ from bot.handlers.admin import AdminActions
 from bot.handlers.context import People, Replies, Saving
 from bot.handlers.door import Door
 from bot.incoming import Incoming
+from bot.lateness import Lateness
 from bot.limits import Limits
 from bot.settings import BotSettings
 from bot.steering import Steering
@@ -61,6 +62,7 @@ def build_dispatcher(
         incoming=Incoming(ledger, pictures, settings.chat),
         conversation=conversation,
         steering=steering,
+        lateness=Lateness(settings.chat.answer_hours),
         answers=Answers(conversation, steering, limits, settings.telegram),
     )
     dispatcher.update.outer_middleware(Door(settings, ledger, translator))

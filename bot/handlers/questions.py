@@ -14,6 +14,7 @@ from bot.conversation import Conversation, NoPictureYet, Question
 from bot.inbox import Delivery
 from bot.incoming import Incoming, Sent, picture_of
 from bot.lanes import command_of
+from bot.lateness import Lateness
 from bot.replies import Reply
 from bot.settings import BotSettings
 from bot.steering import Asked, Steering
@@ -43,6 +44,7 @@ async def ask(
     incoming: Incoming,
     conversation: Conversation,
     steering: Steering,
+    lateness: Lateness,
     answers: Answers,
 ) -> None:
     """Answer a question, or say kindly why not; an edited one anew, in the place of the earlier answer."""
@@ -55,6 +57,16 @@ async def ask(
     shown = await ledger.replies_to(chat, message.message_id) if edited else []
     if message.chat.type != "private" and not shown and not await _addressed(messages, bot):
         return
+    if lateness.late(message):
+        if lateness.excuse(chat, event_from_user.id) or reply.begun:
+            await reply.finish(
+                say(
+                    "I was away for a while and have not answered what came in meanwhile. Please ask again what you "
+                    "still want to know."
+                )
+            )
+        return
+    lateness.recent(chat, event_from_user.id)
     former = await ledger.exchange_asked(chat, message.message_id) if edited else None
 
     async def said() -> str:
