@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -88,7 +89,13 @@ async def test_5000_characters_are_refused(stage: Stage) -> None:
         chat = {"id": ada.id, "type": "private", "first_name": "Ada"}
         sender = {"id": ada.id, "is_bot": False, "first_name": "Ada", "language_code": "en"}
         last = (await ada.messages())[-1]["message_id"]
-        message = {"message_id": last + 1, "date": 1, "chat": chat, "from": sender, "text": "why " * 1250}
+        message = {
+            "message_id": last + 1,
+            "date": int(time.time()),
+            "chat": chat,
+            "from": sender,
+            "text": "why " * 1250,
+        }
         await bot.inbox.accept({"update_id": 99, "message": message})
         text = (await ada.answer(rated=False, quiet=0.3, after=last))["text"]
         assert "4999" in text
