@@ -66,6 +66,8 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     work = options.work / "sharing"
     work.mkdir(exist_ok=True)
     job = replace(Job("1", str(base), str(data), str(images), str(work), SYSTEM), epochs=1000, **options.knobs)
+    if options.courtesy:
+        job = replace(job, courtesy=str(deployment.first_words.resolve()))
     try:
         await asyncio.sleep(12)
         began = time.monotonic()
@@ -100,6 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--people", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--courtesy", action=argparse.BooleanOptionalAction, default=True, help="as the bot has it")
     parser.add_argument("--settings", type=json.loads, default={}, help="others of [inference], as JSON")
     parser.add_argument("--knobs", type=json.loads, default={}, help="others of the job, as JSON")
     options = parser.parse_args(arguments)

@@ -115,7 +115,13 @@ class Application:
             models=models,
             trainer=ChildTrainer(settings.training),
             settings=settings.training,
-            places=Places(base=base, runs=folder / "runs", sources=folder / "sources"),
+            places=Places(
+                base=base,
+                runs=folder / "runs",
+                sources=folder / "sources",
+                # Cards of its own need not be shared.
+                first_words=None if settings.training.gpus else deployment.first_words,
+            ),
             system=settings.chat.persona,
             tiles=settings.inference.tiles or 0,
         )

@@ -22,6 +22,7 @@ import structlog
 from inference import engines
 from inference.admission import Admission, Ticket
 from inference.engines import Command, Kind
+from inference.first_words import FirstWords
 from inference.messages import Delta, EngineCrashed, EngineHung, EngineUnavailable, InferenceError, Prompt
 from inference.moves import Moves
 from inference.nodes import nodes_for
@@ -69,6 +70,12 @@ class Deployment:
         self._pausing = asyncio.Lock()
         self._suspicions: set[asyncio.Task[None]] = set()
         self._counters = Counters()
+        self._first_words = FirstWords(logs / "first-words")
+
+    @property
+    def first_words(self) -> Path:
+        """A file of one byte, 1 while somebody waits for the first word of an answer; see first_words.py."""
+        return self._first_words.file
 
     @property
     def model(self) -> str:
@@ -158,9 +165,11 @@ class Deployment:
             node, worker = found
             ticket.move(node.name)
             try:
-                with node.lease(worker):
+                with node.lease(worker), self._first_words.awaited() as heard:
                     async with aclosing(worker.answer(prompt)) as deltas:
                         async for delta in deltas:
+                            if delta.text:
+                                heard()
                             if delta.answer is not None:
                                 self._moves.answered(prompt, worker)
                                 node.sight.note(delta.answer)

@@ -131,6 +131,23 @@ async def test_deployment_stop_lets_answers_end(deploy: Deploy, tmp_path: Path) 
         await stopping
 
 
+async def test_deployment_says_whether_a_first_word_is_awaited(deploy: Deploy, tmp_path: Path) -> None:
+    """The byte is 1 from the question to the first word, and 0 while the rest of the answer comes."""
+    async with deploy() as deployment:
+        file = deployment.first_words
+        assert file.read_bytes() == b"\0"
+        asking = asyncio.create_task(ask(deployment, "gate:0", "one"))
+        await until(lambda: file.read_bytes() == b"\1")
+        open_gate(tmp_path / "a")
+        await asking
+        assert file.read_bytes() == b"\0"
+        (tmp_path / "a" / "gate").unlink()
+        asking, _ = await under_way(deployment, "gate:2", "two")
+        assert file.read_bytes() == b"\0"
+        open_gate(tmp_path / "a")
+        await asking
+
+
 async def test_deployment_pause_frees_the_engine(deploy: Deploy, tmp_path: Path) -> None:
     """Pausing lets answers end, ends the process and tells who asks; resuming answers them on a new process."""
     async with deploy() as deployment:

@@ -76,7 +76,8 @@ class Job(_Record):
     curve, empty without one. `tiles` and `threads` 0 mean: as the model says, all cores. `processes` is how many train
     together and `deepspeed` the stage of ZeRO, 0 for none; `split` above 1 computes smaller batches, and more of them
     in a step. The names from `method` on are those of `training.settings.Recipe`; where `recipe`, a file, is given it
-    has the numbers. `features_gigabytes` bounds what is kept of the pictures on disk while the run lasts.
+    has the numbers. `features_gigabytes` bounds what is kept of the pictures on disk while the run lasts. `courtesy` is
+    the file that says when an engine on the same machine goes first (`inference.first_words`); empty for none.
     """
 
     run: str
@@ -118,6 +119,7 @@ class Job(_Record):
     max_length: int = 8192
     checkpointing: bool | str = "auto"
     features_gigabytes: float = 20.0
+    courtesy: str = ""
     save_steps: int = 64
     keep_checkpoints: int = 2
 

@@ -25,6 +25,7 @@ from xtuner.model import InternVL_V1_5
 
 from inference.internvl2.modeling_internvl2 import unprojected
 from training.checkpointing import Checkpointing, layers_to_recompute
+from training.courtesy import Courtesy
 from training.encoding import UNLEARNED
 from training.features import Tower, precision
 from training.lora import fused
@@ -34,7 +35,8 @@ class InternVL2(InternVL_V1_5):
     """Low-rank adapters on linear layers of the language model, in NF4 or not, or the whole of it trained; low-rank
     adapters on those of the vision tower, or none of it trained; the projector trained or not.
 
-    `tokens` is the greatest number of tokens in a batch; `checkpointing` says what is recomputed in the backward pass.
+    `tokens` is the greatest number of tokens in a batch; `checkpointing` says what is recomputed in the backward pass;
+    `courtesy` is the file that says when an engine on the same machine goes first, if there is one.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class InternVL2(InternVL_V1_5):
         projector: bool = True,
         checkpointing: Checkpointing = "auto",
         tokens: int = 0,
+        courtesy: str = "",
         **stock: Any,
     ) -> None:
         super().__init__(model_path=model_path, **stock)
@@ -66,6 +69,8 @@ class InternVL2(InternVL_V1_5):
         self._language.gradient_checkpointing_enable({"use_reentrant": False})
         recomputed = layers_to_recompute(self, self._language.config, tokens, checkpointing)
         self._language.model.checkpointed = recomputed
+        if courtesy and Path(courtesy).is_file():
+            Courtesy(Path(courtesy)).attach(self._language.model.layers)
 
     @property
     def _language(self) -> Any:

@@ -53,11 +53,15 @@ class RunFailed(TrainingError):
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Directories: the base model all training starts from, and where runs and imported sources are kept."""
+    """Directories: the base model all training starts from, and where runs and imported sources are kept.
+
+    `first_words` is the file by which an engine on the same cards asks the training to step aside, if any does.
+    """
 
     base: Path
     runs: Path
     sources: Path
+    first_words: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +280,7 @@ class Pipeline:
             processes=self._settings.together,
             deepspeed=self._settings.deepspeed,
             features_gigabytes=self._settings.features_gigabytes,
+            courtesy="" if self._places.first_words is None else str(self._places.first_words.resolve()),
             recipe="" if self._settings.recipe in ("auto", *RECIPES) else str(Path(self._settings.recipe).resolve()),
             **self.recipe.model_dump(),
         )

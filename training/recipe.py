@@ -159,6 +159,7 @@ def _model(job: Job, base: Path, tokens: int) -> dict[str, Any]:
         "projector": job.projector,
         "checkpointing": job.checkpointing,
         "tokens": tokens,
+        "courtesy": job.courtesy,
         # XTuner puts every linear layer in the place of None.
         "llm_lora": None if whole else _lora(job, job.rank, job.targets or None, task_type="CAUSAL_LM"),
         "visual_encoder_lora": _lora(job, job.vision_rank, None) if job.vision_rank else None,

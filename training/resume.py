@@ -37,6 +37,7 @@ _OTHERWISE: Final = frozenset(
         "keep_checkpoints",
         "checkpointing",
         "features_gigabytes",
+        "courtesy",
     }
 )
 

@@ -1,0 +1,74 @@
+"""A training steps aside while somebody waits for a first word."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from inference.first_words import FirstWords
+from training.courtesy import Courtesy
+
+LONG = 60.0
+
+
+def stepping(courtesy: Courtesy) -> threading.Thread:
+    """A thread that steps aside once."""
+    courtesy._resumed -= LONG  # as after a minute of work
+    thread = threading.Thread(target=courtesy.step_aside, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_the_byte_is_set_while_anybody_waits(tmp_path: Path) -> None:
+    """From the first question to the first word of the last, whether it comes or the answer breaks off."""
+    file = tmp_path / "logs" / "first-words"
+    words = FirstWords(file)
+    assert file.read_bytes() == b"\0"
+    with words.awaited() as heard:
+        with words.awaited():
+            assert file.read_bytes() == b"\1"
+            heard()
+            heard()
+            assert file.read_bytes() == b"\1", "another one waits"
+        assert file.read_bytes() == b"\0"
+
+
+def test_the_training_waits_until_the_word_has_come(tmp_path: Path) -> None:
+    """It pauses while the byte is set and goes on when it is not."""
+    words = FirstWords(tmp_path / "first-words")
+    courtesy = Courtesy(words.file, longest=LONG)
+    courtesy.step_aside()
+    with words.awaited() as heard:
+        thread = stepping(courtesy)
+        thread.join(0.2)
+        assert thread.is_alive()
+        heard()
+        thread.join(LONG)
+        assert not thread.is_alive()
+
+
+def test_no_pause_is_longer_than_allowed_or_than_the_work_before(tmp_path: Path) -> None:
+    """The byte of an engine that hangs holds nothing up for good, nor do many who chat."""
+    words = FirstWords(tmp_path / "first-words")
+    courtesy = Courtesy(words.file, longest=0.05)
+    with words.awaited():
+        thread = stepping(courtesy)
+        thread.join(LONG)
+        assert not thread.is_alive()
+        generous = Courtesy(words.file, longest=2 * LONG)
+        generous.step_aside()
+        assert words.file.read_bytes() == b"\1", "it went on after next to no work, though somebody waits"
+
+
+def test_it_is_asked_before_each_layer_in_both_directions(tmp_path: Path) -> None:
+    """Two layers are held four times in a step."""
+    courtesy = Courtesy(FirstWords(tmp_path / "first-words").file)
+    asked: list[None] = []
+    courtesy.step_aside = lambda: asked.append(None)  # type: ignore[method-assign]
+    layers = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
+    courtesy.attach(layers)
+    layers[1](layers[0](torch.ones(1, 2, requires_grad=True))).sum().backward()
+    assert len(asked) == 4

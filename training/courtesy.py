@@ -1,0 +1,67 @@
+"""Worker: let the engine on the same machine go first while somebody waits for the first word of an answer.
+
+Two processes on one card take turns of milliseconds, and a training step is long: a question that comes in the middle
+of one would wait for half of it. So before each layer, forwards and backwards, the training looks at the byte that
+`inference.first_words` keeps, and pauses while it is set; never longer than it has worked since the last pause, so that
+it goes on however many people chat. Never more than a few layers are sent to the card ahead, or there would be nothing
+to hold back.
+"""
+
+from __future__ import annotations
+
+import mmap
+import time
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+_AHEAD: Final = 2
+"""Layers sent to the card and not yet computed. Fewer would leave it idle between them."""
+
+_LONGEST: Final = 1.0
+"""Seconds of the longest pause: an engine that hangs does not stop the training."""
+
+_LOOK_SECONDS: Final = 0.001
+
+
+class Courtesy:
+    """Pauses for the byte in a file; `step_aside` is called wherever the training can be held."""
+
+    def __init__(self, file: Path, longest: float = _LONGEST) -> None:
+        with file.open("rb") as opened:
+            self._byte = mmap.mmap(opened.fileno(), 1, access=mmap.ACCESS_READ)
+        self._longest = longest
+        self._sent: deque[torch.cuda.Event] = deque()
+        self._resumed = time.monotonic()
+
+    def attach(self, layers: Iterable[nn.Module]) -> None:
+        """Step aside before each of the layers, in both directions."""
+        for layer in layers:
+            layer.register_forward_pre_hook(self._before)
+            layer.register_full_backward_pre_hook(self._before)
+
+    def step_aside(self) -> None:
+        """Return when nobody waits, or after as long as was worked since the last pause."""
+        if torch.cuda.is_available():
+            self._keep_close()
+        if not self._byte[0]:
+            return
+        began = time.monotonic()
+        until = began + min(self._longest, began - self._resumed)
+        while self._byte[0] and time.monotonic() < until:
+            time.sleep(_LOOK_SECONDS)
+        self._resumed = time.monotonic()
+
+    def _keep_close(self) -> None:
+        event = torch.cuda.Event()
+        event.record()
+        self._sent.append(event)
+        if len(self._sent) > _AHEAD:
+            self._sent.popleft().synchronize()
+
+    def _before(self, *_unused: Any) -> None:
+        self.step_aside()
