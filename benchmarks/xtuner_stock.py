@@ -14,7 +14,7 @@ with read_base():
     from xtuner.configs.internvl.v2.internvl_v2_internlm2_2b_qlora_finetune import *  # noqa: F403
 
 batches = 48
-warmup = 2
+warmup = 1
 
 train_dataloader.update(batch_size=4)  # noqa: F405
 train_dataloader["sampler"].update(per_device_batch_size=4, seed=0)  # noqa: F405
@@ -25,7 +25,7 @@ for _only_mixed in ("loss_scale", "dtype"):
     optim_wrapper.pop(_only_mixed)  # noqa: F405
 
 param_scheduler = [
-    {"type": LinearLR, "start_factor": 1e-2, "by_epoch": False, "begin": 0, "end": warmup},
+    {"type": LinearLR, "start_factor": 1e-2, "by_epoch": False, "begin": 0, "end": warmup + 1},
     {"type": CosineAnnealingLR, "eta_min": 0.0, "by_epoch": False, "begin": warmup, "end": batches},
 ]
 
