@@ -76,7 +76,10 @@ class Crowd:
         rng = random.Random(1)
         colours = ["#" + "".join(rng.choices("0123456789abcdef", k=6)) for _ in range(PICTURES)]
         self._pictures = [png(320, 240, colour, "JPEG") for colour in colours]
-        self.turns = {emulator.add_person(1000 + number, f"P{number}").id: number for number in range(people)}
+        self.turns = {
+            emulator.add_person(1000 + number, f"P{number}").id: QUESTIONS_A_PICTURE * number
+            for number in range(people)
+        }
         self._asked: dict[int, float] = {}
 
     async def asks(self, person: int) -> None:
@@ -91,20 +94,13 @@ class Crowd:
         else:
             people.writes(person, f"question {turn}?")
 
-    async def starts(self) -> None:
-        """Everybody shows a first picture."""
-        for person in self.turns:
-            self.turns[person] -= self.turns[person] % QUESTIONS_A_PICTURE
-            await self.asks(person)
-
     def waiting(self, person: int) -> bool:
         """Whether a person's last message is still to be answered."""
         return person in self._asked
 
     async def answers(self) -> AsyncIterator[tuple[int, float]]:
         """Each final answer as it comes: whose, and after how many seconds."""
-        events = self._emulator.world.events
-        async for event in events.follow(events.last, _is_final):
+        async for event in self._emulator.world.events.follow(0, _is_final):
             if event["kind"] == "reset":
                 raise RuntimeError("the people are too slow for the emulator's events")
             if (asked := self._asked.pop(event["chat"], None)) is not None:
@@ -112,7 +108,9 @@ class Crowd:
 
 
 def _is_final(event: dict[str, Any]) -> bool:
-    return event["kind"] == "reset" or (event["kind"] == "edited" and button(event["message"], UP) is not None)
+    return event["kind"] == "reset" or (
+        event["kind"] in ("message", "edited") and button(event["message"], UP) is not None
+    )
 
 
 class Load:
@@ -126,6 +124,9 @@ class Load:
 
     async def full(self, updates: int) -> Measured:
         """So many answers as fast as they come: everybody asks again at once."""
+        for person in self._crowd.turns:
+            if not self._crowd.waiting(person):
+                await self._crowd.asks(person)
         measured = self._begun()
         while len(measured.waits) < updates:
             async with asyncio.timeout(PATIENCE):
@@ -140,9 +141,11 @@ class Load:
         measured = self._begun()
 
         async def ask() -> None:
-            free = (person for person in itertools.cycle(self._crowd.turns) if not self._crowd.waiting(person))
-            for number, person in enumerate(itertools.islice(free, updates)):
+            people = itertools.cycle(self._crowd.turns)
+            for number in range(updates):
                 await asyncio.sleep(measured.began + number / rate - time.perf_counter())
+                while self._crowd.waiting(person := next(people)):  # noqa: ASYNC110 - until anybody is free
+                    await asyncio.sleep(0)
                 await self._crowd.asks(person)
 
         asking = asyncio.create_task(ask())
@@ -191,10 +194,7 @@ async def loaded(which: str, people: int, profile: Path | None = None) -> AsyncI
         try:
             crowd = Crowd(emulator, people)
             load = Load(emulator, crowd, psutil.Process(process.pid))
-            first = asyncio.create_task(load.full(max(WARM_UP, people)))
-            await asyncio.sleep(0)
-            await crowd.starts()
-            await first
+            await load.full(max(WARM_UP, people))
             yield load
             await load.quiet()
         finally:
