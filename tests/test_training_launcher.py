@@ -156,9 +156,10 @@ async def test_a_worker_ends_with_its_parent(python: Path, tmp_path: Path) -> No
 
 
 async def trains(python: Path, job_file: Path, **changes: int) -> asyncio.subprocess.Process:
-    """A process of its own that trains."""
+    """A process of its own that trains; SIGINT cancels it, also where a shell's background jobs ignore that."""
     script = (
-        "import asyncio, json, sys; from pathlib import Path; from training.job import Job;"
+        "import asyncio, json, signal, sys; from pathlib import Path; from training.job import Job;"
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"
         "from training.launcher import ChildTrainer; from training.settings import TrainingSettings;"
         "settings = TrainingSettings.for_tiny(python=sys.argv[1], **json.loads(sys.argv[3]));"
         "asyncio.run(ChildTrainer(settings).train(Job.read(Path(sys.argv[2]))))"
