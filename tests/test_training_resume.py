@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from training.job import Job
-from training.resume import STATE, begin, checkpoint, remove, take_over
+from training.resume import FEATURES, STATE, begin, checkpoint, remove, take_over
 
 
 def job(folder: Path, rows: str = "[1, 2]", **changes: Any) -> Job:
@@ -91,3 +91,14 @@ def test_a_folder_as_checkpoint_is_removed_too(tmp_path: Path) -> None:
     (folder / "part").write_bytes(b"weights")
     remove(tmp_path)
     assert not folder.exists()
+
+
+def test_what_a_cut_off_run_saw_is_removed_by_the_next(tmp_path: Path) -> None:
+    """Features of pictures, gigabytes of them, go from a run that is continued and from one that is not."""
+    kept = [interrupted(tmp_path / "1").work, interrupted(tmp_path / "2").work]
+    for work in kept:
+        (Path(work) / FEATURES).mkdir()
+        (Path(work) / FEATURES / "0.bin").write_bytes(b"seen")
+    new = job(tmp_path / "3")
+    assert take_over(new, [Path(work) for work in reversed(kept)])
+    assert not any((Path(work) / FEATURES).exists() for work in kept)

@@ -111,7 +111,7 @@ def _trained(job: Job, say: Say, *, gpu: bool) -> Outcome:
 
     from training.adapter import Adapter, save_adapter
     from training.curve import draw
-    from training.looking import forget, look
+    from training.looking import look
     from training.processes import gathered, joined, wait
     from training.resume import checkpoint, remove
     from training.runner import train
@@ -134,7 +134,6 @@ def _trained(job: Job, say: Say, *, gpu: bool) -> Outcome:
                 save_adapter(trained.model, adapter)
     if rank() > 0:
         return Outcome(ok=True)
-    forget(job)
     if not Adapter(adapter).finite():
         raise TrainingError("the training diverged: lower the learning rate (training.knobs)")
     # The same numbers lie in the adapter directory; XTuner's tools make the checkpoint again from the configuration.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from training.job import Job
+from training.resume import FEATURES
 from training.worker import rank, together
 
 _WANTED: Final = "wanted"
@@ -20,12 +21,12 @@ _WANTED: Final = "wanted"
 
 def kept(job: Job) -> Path:
     """The folder of a run's features."""
-    return Path(job.work) / "features"
+    return Path(job.work) / FEATURES
 
 
 def want(job: Job, pictures: Sequence[str]) -> None:
     """Say, as the first process, which pictures are worth keeping; nothing of an earlier try is."""
-    forget(job)
+    shutil.rmtree(kept(job), ignore_errors=True)
     kept(job).mkdir()
     (kept(job) / _WANTED).write_text(json.dumps(pictures), encoding="utf-8")
 
@@ -50,8 +51,3 @@ def look(job: Job, base: Path) -> None:
             room=room / together(),
             threads=job.threads or max(1, min(8, len(os.sched_getaffinity(0)) // together())),
         )
-
-
-def forget(job: Job) -> None:
-    """Remove what was kept."""
-    shutil.rmtree(kept(job), ignore_errors=True)

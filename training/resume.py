@@ -19,6 +19,9 @@ from training.job import Job
 STATE: Final = "xtuner"
 """Folder in a run's directory: the log of losses and the checkpoints."""
 
+FEATURES: Final = "features"
+"""Folder in a run's directory, while it trains: what the vision tower makes of the pictures."""
+
 _FINGERPRINT: Final = "training.sha256"
 _OTHERWISE: Final = frozenset(
     {
@@ -57,7 +60,8 @@ def begin(job: Job) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Remove the checkpoints in a run's directory; the log stays."""
+    """Remove what a run's directory has for the training alone, gigabytes of it; the log stays."""
+    shutil.rmtree(folder / FEATURES, ignore_errors=True)
     for name in ("iter_*.pth", "last_checkpoint"):
         for each in (folder / STATE).glob(name):
             shutil.rmtree(each) if each.is_dir() else each.unlink()
@@ -66,7 +70,7 @@ def remove(folder: Path) -> None:
 def take_over(job: Job, earlier: Iterable[Path]) -> bool:
     """Move to the job what the first of the `earlier` runs' directories that had the same training left of it.
 
-    The checkpoints of all others are removed: they are gigabytes, and of data that may have been forgotten since.
+    What all others have for the training alone is removed: it may be of data that has been forgotten since.
     """
     wanted = fingerprint(job)
     taken = False
@@ -74,8 +78,7 @@ def take_over(job: Job, earlier: Iterable[Path]) -> bool:
         if not taken and _newest(folder / STATE, wanted):
             (folder / STATE).rename(Path(job.work) / STATE)
             taken = True
-        else:
-            remove(folder)
+        remove(folder)
     return taken
 
 
