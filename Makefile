@@ -36,7 +36,7 @@ install: $(ALL)
 install-gpu: .venv/gpu.stamp $(if $(DEEPSPEED),.venv/deepspeed.stamp)
 
 test: $(ALL) .venv/dev.stamp
-	$(BIN)/python -m pytest -m 'not soak'
+	$(BIN)/python -m pytest -m 'not soak' --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 soak: $(ALL) .venv/dev.stamp
 	$(BIN)/python -m pytest -m soak

@@ -25,7 +25,7 @@ from bot.keyboards import cancelling
 from bot.progress import run_progress
 from bot.replies import Place, Reply
 from bot.settings import BotSettings
-from bot.telegram import DeliveryError, Glimpse
+from bot.telegram import DeliveryError, Doubtful, Glimpse
 from bot.translation import Say, Translator
 from storage.ledger import Ledger
 from storage.records import RUN_TRANSITIONS, Model, Run, RunState, StorageError
@@ -89,10 +89,7 @@ class Notices:
             if admin in messages:
                 await self._bot.edit_message_text(run_progress(run, say), chat_id=admin, message_id=messages[admin])
             text = outcome(run, model, say)
-            if picture:
-                shown = FSInputFile(picture, f"run-{run.id}-{picture.name}")
-                await self._bot.send_photo(admin, shown, caption=_cut(text, CAPTION_LIMIT))
-            else:
+            if not (picture and await self._shown(admin, picture, f"run-{run.id}-{picture.name}", text)):
                 await self._bot.send_message(admin, text)
             if sheet:
                 await self._bot.send_document(admin, FSInputFile(sheet, f"run-{run.id}-{sheet.name}"))
@@ -100,6 +97,15 @@ class Notices:
         await self._each(tell)
         self._messages.pop(run.id, None)
         self._states.pop(run.id, None)
+
+    async def _shown(self, admin: int, picture: Path, name: str, text: str) -> bool:
+        """Send a picture; False where it may not have arrived: how a run ended is better told twice than never."""
+        try:
+            await self._bot.send_photo(admin, FSInputFile(picture, name), caption=_cut(text, CAPTION_LIMIT))
+        except Doubtful as error:
+            log.warning("a picture may not have arrived", admin=admin, error=str(error))
+            return False
+        return True
 
     async def alert(self, key: str, sentence: str, **values: object) -> None:
         """Tell of trouble, in a sentence of the catalogues or as it is; the same `key` at most once an hour."""

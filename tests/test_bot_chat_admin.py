@@ -187,6 +187,19 @@ async def test_a_runs_progress_is_one_message_with_a_bar(stage: Stage, tmp_path:
         assert "disk full" in (await root.bot_messages())[-1]["text"]
 
 
+@pytest.mark.parametrize("trouble", ["html_page", "reset_after"])
+async def test_the_end_of_a_run_is_told_if_its_picture_breaks_off(stage: Stage, tmp_path: Path, trouble: str) -> None:
+    """Whether the picture arrived is unknown then, so the same follows as text."""
+    async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
+        await root.arrives()
+        picture = tmp_path / "sheet.png"
+        picture.write_bytes(png())
+        stage.emulator.faults.plan(trouble, methods=["sendPhoto"])
+        model = Model("run-3", "/m", ModelState.REJECTED, 3, 1.0, reason="Worse on facts.")
+        await bot.notices.run_finished(replace(RUN, state=RunState.DONE, model="run-3"), model, picture)
+        assert (await root.bot_messages())[-1]["text"] == "Run 3 is done. Its model run-3 is rejected.\nWorse on facts."
+
+
 async def test_the_numbers_of_a_run_are_told(stage: Stage) -> None:
     """With the model's report the outcome has its numbers, in the admin's language."""
     effort = Effort(

@@ -19,7 +19,7 @@ TRAINER_MODULES = ("training.finetune", "training.merge", "training.evaluate")
 PATIENCE = 180.0
 CALLS_FAIL = ("flood", "bad_gateway", "html_page", "reset_before", "reset_after", "delay")
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.long]
 
 
 class Chatter:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+import pytest
+
 from inference.deployment import Deployment
 from inference.messages import Answer, Delta, Picture, Prompt, Role, Sampling, Turn
 from inference.prompt import SYSTEM
@@ -16,6 +18,8 @@ from inference.tiny import CHECKPOINT
 from inference.tiny.samples import sample_pictures
 from tests.children import until
 from tests.fleets import Servers
+
+pytestmark = pytest.mark.long
 
 QUESTIONS = ("What is this?", "Which colour?", "How many are there?", "And the shape?", "Are you sure?")
 MOST_TURNS = 40

@@ -28,6 +28,8 @@ from inference.tiny.questions import held_out
 from inference.tiny.shapes import Scene, draw, random_scene
 from inference.tiny.words import KINDS, LANGUAGES, Kind, Language
 
+pytestmark = pytest.mark.long
+
 PICTURE = Picture(b"", "")
 LONG = "Yesterday I went to the market with my sister and we bought bread, cheese and vegetables for dinner. "
 

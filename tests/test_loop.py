@@ -22,7 +22,7 @@ from tests.community import ADMIN, Community, Examined, playful, questions
 from tests.person import UP, button
 from training.pipeline import CURVE
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900), pytest.mark.long]
 
 
 @dataclass(frozen=True, slots=True)

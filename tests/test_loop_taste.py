@@ -10,7 +10,7 @@ import pytest
 from storage.records import RunState
 from tests.community import Community, Taste, playful
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.long]
 
 
 def no_taste(seed: int) -> Taste:

@@ -35,6 +35,8 @@ from training.launcher import ChildTrainer
 from training.llava import RowError, check_pictures, read_rows, write_rows
 from training.recipe import Plan, config_text
 
+pytestmark = pytest.mark.long
+
 PAIRS = 24
 HELD_OUT = 6
 SETTINGS = settings()

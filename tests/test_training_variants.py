@@ -32,6 +32,8 @@ from training.launcher import ChildTrainer
 from training.llava import write_rows
 from training.merge import merge
 
+pytestmark = pytest.mark.long
+
 PAIRS = 12
 STEPS = 12
 VARIANTS: dict[str, dict[str, Any]] = {
