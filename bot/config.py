@@ -87,9 +87,9 @@ def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.
 
 def _read(path: Path | None) -> dict[str, Any]:
     source = path or DEFAULT_PATH
-    if path is None and not source.exists():
-        return {}
     try:
+        if path is None and not source.exists():
+            return {}
         return tomllib.loads(source.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{source}: cannot be read ({error.strerror}); name the file with --config PATH") from error

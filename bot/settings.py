@@ -21,7 +21,11 @@ class WebhookSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    url: str = Field(default="", description="The public https address that Telegram shall call, its path included.")
+    url: str = Field(
+        default="",
+        description="The public https address that Telegram shall call, its path included. The bot itself takes the "
+        "calls at /telegram on web.port.",
+    )
     secret: SecretStr = Field(
         default=SecretStr(""),
         description="Telegram sends this with every call (1-256 letters, digits, _ and -); others are refused.",

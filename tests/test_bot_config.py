@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from ipaddress import IPv4Network, IPv6Network
@@ -14,6 +15,7 @@ from pydantic import BaseModel, SecretStr
 from bot.config import ConfigError, Settings, load_settings
 
 SHIPPED = Path(__file__).parent.parent / "config.toml"
+NOBODY = 65534
 
 
 def _plain(value: Any) -> Any:
@@ -104,6 +106,20 @@ def test_a_named_file_that_is_missing_is_an_error(tmp_path: Path) -> None:
     """--config with a wrong path does not fall back to the defaults."""
     with pytest.raises(ConfigError, match="--config"):
         load_settings(tmp_path / "nowhere.toml")
+
+
+def test_a_folder_that_this_user_may_not_enter_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Started as the bot's user from another one's home: which option helps is said, with no traceback."""
+    monkeypatch.chdir(tmp_path)
+    me = os.geteuid()
+    tmp_path.chmod(0)
+    try:
+        os.seteuid(me or NOBODY)
+        with pytest.raises(ConfigError, match="--config"):
+            load_settings()
+    finally:
+        os.seteuid(me)
+        tmp_path.chmod(0o700)
 
 
 def test_settings_are_frozen() -> None:

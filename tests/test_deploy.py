@@ -98,3 +98,10 @@ def test_the_container_is_made_of_what_there_is(monkeypatch: pytest.MonkeyPatch)
     assert (str(settings.storage.dir), settings.web.host) == (found["VOLUME"], "0.0.0.0")
     assert f"127.0.0.1:{Settings().web.port}/health" in found["HEALTHCHECK"]
     assert str(Settings().web.port) == found["EXPOSE"]
+
+
+def test_secrets_stay_out_of_the_image() -> None:
+    """Neither the file that the container file has the token in nor the data folder is copied."""
+    (kept,) = set(re.findall(r"--env-file (\S+)", CONTAINER.read_text(encoding="utf-8")))
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert {kept, str(Settings().storage.dir)} <= set(ignored)
