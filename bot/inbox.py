@@ -308,10 +308,13 @@ class Inbox:
                 return await self._ledger.begin_update(update.id)
         return update.attempts + 1
 
-    async def _finished(self, update: int) -> None:
+    async def _finished(self, update: int, unreachable: str) -> None:
         if update not in self._unsaved:
             try:
-                await self._ledger.finish_update(update)
+                if unreachable:
+                    await self._ledger.drop_update(update, unreachable)
+                else:
+                    await self._ledger.finish_update(update)
             except NotSaved:
                 self._unfinished.add(update)
 
@@ -327,12 +330,14 @@ class Inbox:
         updates = [Update.model_validate(each.raw, context={"bot": self._bot}) for each in turn]
         album = tuple(each.message for each in updates if each.message) if lead.group else ()
         delivery = Delivery(lead.update.id, attempt, lead.update.received, album)
+        unreachable = ""
         try:
             await self._dispatcher.feed_update(self._bot, updates[0], delivery=delivery)
         except Unreachable as error:
-            log.info("nobody to answer", update=lead.update.id, error=str(error))
+            unreachable = str(error)
+            log.info("nobody to answer", update=lead.update.id, error=unreachable)
         for each in reversed(turn):
-            await self._finished(each.update.id)
+            await self._finished(each.update.id, unreachable)
 
     async def _set_aside(self, turn: list[Waiting], error: Exception) -> bool:
         """Give up on a turn and say so. False if not even that could be stored."""

@@ -20,7 +20,7 @@ from aiogram.methods import TelegramMethod
 from aiogram.types import ForceReply, InlineKeyboardMarkup, LinkPreviewOptions, Message, ReplyParameters
 
 from bot.pages import Page, plain_pages
-from bot.telegram import DeliveryError, Doubtful, Draft, Glimpse, Typing, Undelivered
+from bot.telegram import Doubtful, Draft, Glimpse, Typing, Undelivered
 from storage.ledger import Ledger
 from storage.records import NotSaved
 
@@ -125,8 +125,8 @@ class Reply:
         return shown
 
     async def typing(self) -> None:
-        """Show for some seconds that we are at it, if Telegram takes that at once."""
-        with suppress(DeliveryError, TelegramAPIError):  # whoever cannot be reached will be found out by what matters
+        """Show for some seconds that we are at it, if Telegram takes that at once. Raises `Unreachable`."""
+        with suppress(TelegramAPIError):
             await self._bot(Typing(chat_id=self.place.chat, action="typing", message_thread_id=self.place.topic))
 
     @property
@@ -179,6 +179,9 @@ class Reply:
                 **self._content(page), message_id=self._messages[slot], reply_markup=markup
             )
         except TelegramBadRequest as error:
+            if _is_about_markup(error, page):
+                await self._settle(slot, Page(page.text), markup)
+                return
             # The person deleted it, or it is too old to be edited: say it anew.
             log.info("answer sent anew", update=self._update, error=error.message)
             await self._send(slot, page, markup)
@@ -193,12 +196,7 @@ class Reply:
                     await self._settle(slot, page, markup)
                 return
             try:
-                message = await self._bot.send_message(
-                    **self._content(page),
-                    reply_markup=markup,
-                    message_thread_id=self.place.topic,
-                    reply_parameters=self._answers() if slot == 0 else None,
-                )
+                message = await self._sent(slot, page, markup)
             except Doubtful as error:
                 log.warning("sending again what may have arrived", update=self._update, slot=slot, error=str(error))
                 await asyncio.sleep(pause)
@@ -208,6 +206,19 @@ class Reply:
             self._shown[slot] = page, None if isinstance(markup, ForceReply) else markup
             return
         raise Undelivered(f"sendMessage broke off {len(_DOUBT_PAUSES)} times")
+
+    async def _sent(self, slot: int, page: Page, markup: InlineKeyboardMarkup | ForceReply | None) -> Message:
+        try:
+            return await self._bot.send_message(
+                **self._content(page),
+                reply_markup=markup,
+                message_thread_id=self.place.topic,
+                reply_parameters=self._answers() if slot == 0 else None,
+            )
+        except TelegramBadRequest as error:
+            if not _is_about_markup(error, page):
+                raise
+            return await self._sent(slot, Page(page.text), markup)
 
     async def _announced(self, slot: int) -> int | None:
         """Note that a message is about to be sent; the one that was sent for this slot before, if any."""
@@ -248,3 +259,11 @@ class Reply:
         if not self.place.quotes:
             return None
         return ReplyParameters(message_id=self.place.question, allow_sending_without_reply=True)
+
+
+def _is_about_markup(error: TelegramBadRequest, page: Page) -> bool:
+    """Whether Telegram would take the page without its markup, which is worth less than the answer."""
+    if not page.entities or "entit" not in error.message.lower():
+        return False
+    log.warning("markup is refused", error=error.message)
+    return True

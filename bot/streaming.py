@@ -16,6 +16,7 @@ from aiogram.types import InlineKeyboardMarkup
 
 from bot.pages import Page, markdown_pages, plain_pages
 from bot.replies import Reply
+from bot.telegram import Unreachable
 from bot.translation import Say
 from inference.messages import Delta
 
@@ -109,12 +110,12 @@ class Screen:
             await self._reply.begin(self._placeholder, self._markup)
         typing = asyncio.create_task(self._type())
         try:
-            await self._keep_painting()
+            await self._keep_painting(typing)
         finally:
             typing.cancel()
             await asyncio.gather(typing, return_exceptions=True)
 
-    async def _keep_painting(self) -> None:
+    async def _keep_painting(self, typing: asyncio.Task[None]) -> None:
         pause = self._seconds
         while True:
             with suppress(TimeoutError):  # a draft that is not renewed disappears
@@ -122,6 +123,8 @@ class Screen:
                     await self._changed.wait()
             if self._closing.is_set():
                 return
+            if typing.done():
+                typing.result()
             self._changed.clear()
             if await self._glimpse():
                 pause = max(NARROWED * pause, self._seconds)
@@ -148,7 +151,11 @@ class Screen:
         return bool(shown)
 
     async def _type(self) -> None:
-        """Show that we are at it, until cancelled. A draft shows that by itself."""
+        """Show that we are at it, until cancelled. A draft shows that by itself. Raises `Unreachable`."""
         while not self._draft:
-            await self._reply.typing()
+            try:
+                await self._reply.typing()
+            except Unreachable:
+                self._changed.set()  # whoever left while they waited is not to cost another call
+                raise
             await asyncio.sleep(TYPING_SECONDS)

@@ -4,7 +4,7 @@ A request middleware on the Bot's session, so no call can go round it. Knows whi
 Telegram's refusals mean; knows nothing about conversations. The errors it raises::
 
     DeliveryError
-    ├── Unreachable   the person blocked the bot, the chat is gone: one call was made, no other would help
+    ├── Unreachable   the bot was blocked or muted, the chat or topic is gone: one call told, no other would help
     ├── Doubtful      a send broke off: it may have arrived, so it was not repeated
     └── Undelivered   Telegram cannot be reached for longer than our patience; asking later may help
 
@@ -29,6 +29,7 @@ from aiogram.exceptions import (
     ClientDecodeError,
     TelegramBadRequest,
     TelegramForbiddenError,
+    TelegramMigrateToChat,
     TelegramNetworkError,
     TelegramRetryAfter,
     TelegramServerError,
@@ -60,7 +61,14 @@ RESERVE: Final = 6
 CHATS_REMEMBERED: Final = 4096
 
 _SENDS: Final = ("send", "copy", "forward")
-_GONE: Final = ("chat not found", "user is deactivated", "group chat was deactivated", "peer_id_invalid")
+# What Telegram says where there is nobody to write to, and where a group lets the bot write no more
+# (https://github.com/tdlib/td, https://core.telegram.org/method/messages.sendMessage).
+_GONE: Final = (
+    *("chat not found", "user is deactivated", "group chat was deactivated", "peer_id_invalid"),
+    *("message thread not found", "topic_closed", "topic_deleted"),
+    *("not enough rights", "have no rights", "need administrator rights", "chat_admin_required"),
+    *("chat_restricted", "chat_write_forbidden", "chat_send_plain_forbidden"),
+)
 
 log = structlog.get_logger()
 
@@ -70,7 +78,7 @@ class DeliveryError(Exception):
 
 
 class Unreachable(DeliveryError):
-    """Nobody is there to read: blocked, kicked, deleted."""
+    """Nobody is there to read, or we may not write there: blocked, kicked, muted, deleted."""
 
 
 class Doubtful(DeliveryError):
@@ -144,6 +152,9 @@ class Gate(BaseRequestMiddleware):
         except TelegramForbiddenError as error:
             self.counts["unreachable"] += 1
             raise Unreachable(error.message) from error
+        except TelegramMigrateToChat as error:
+            log.info("a group has a new id", chat=getattr(method, "chat_id", None), now=error.migrate_to_chat_id)
+            return await self(make_request, bot, method.model_copy(update={"chat_id": error.migrate_to_chat_id}))
         except TelegramBadRequest as error:
             refusal = error.message.lower()
             if "message is not modified" in refusal:

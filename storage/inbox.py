@@ -75,6 +75,23 @@ class Inbox(Queries):
         """
         await self._write_together(self._finish, update)
 
+    async def drop_update(self, update: int, reason: str) -> None:
+        """As `finish_update`, where nobody was there to be answered: the row keeps the reason.
+
+        Raises `UnknownRecord`.
+        """
+        now = self._now()
+
+        def work(database: Database) -> None:
+            cursor = database.execute(
+                "UPDATE inbox SET state = 'done', payload = '', error = ?, finished = ? WHERE id = ?",
+                (reason, now, update),
+            )
+            if cursor.rowcount == 0:
+                raise _unknown(update)
+
+        await self._write(work)
+
     async def set_aside_update(self, update: int, error: str) -> None:
         """Give up on an update that fails each time; it stays with its payload and `error` for the operator.
 

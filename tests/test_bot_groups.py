@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from bot.telegram import Unreachable
 from tests.chatting import RunningBot, ScriptedEngine, Stage, on_stage, png, until
-from tests.emulated import refusal
 from tests.person import Person
 
 BOT = "@thumbtune_bot"
@@ -111,9 +111,9 @@ async def test_topics_are_kept_apart(stage: Stage) -> None:
         assert said(bot) == ["a?", "Answer 1", "c?"]
         await ada.sends("/retry@thumbtune_bot", chat=group, topic=cats)
         assert (await ada.answer(rated=True, chat=group))["message_thread_id"] == cats
-        with refusal("Bad Request: message thread not found"):
+        with pytest.raises(Unreachable, match="message thread not found"):
             await bot.bot.send_message(group, "Lost", message_thread_id=cats + dogs)
-        with refusal("Bad Request: message thread not found"):
+        with pytest.raises(Unreachable, match="message thread not found"):
             await bot.bot.send_chat_action(group, "typing", message_thread_id=1)
 
 

@@ -108,6 +108,8 @@ async def test_unknown_updates(ledger: Ledger) -> None:
     with pytest.raises(UnknownRecord):
         await ledger.set_aside_update(2, "")
     with pytest.raises(UnknownRecord):
+        await ledger.drop_update(2, "nobody there")
+    with pytest.raises(UnknownRecord):
         await ledger.stored_update(2)
     assert await pending(ledger) == []
 

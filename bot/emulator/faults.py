@@ -18,13 +18,15 @@ class FaultKind(StrEnum):
     RESET_AFTER = "reset_after"  # the connection breaks, but the call was carried out
     UNKNOWN = "unknown"  # 404, as for a method that an older server does not know
     DELAY = "delay"  # the answer comes late
+    REFUSED = "refused"  # 400 with words of Telegram's that nothing in this world brings about
 
 
 @dataclass(slots=True)
 class Fault:
     """The next `count` calls of `methods` (lower case; None: all but getUpdates) in `chat` (None: any) go wrong.
 
-    `seconds` is the delay, or the `retry_after` of a flood.
+    `seconds` is the delay, or the `retry_after` of a flood. `words` are a refusal's, `moved_to` the chat that it names
+    as the new one.
     """
 
     kind: FaultKind
@@ -33,6 +35,8 @@ class Fault:
     chat: int | None = None
     seconds: float = 1.0
     skip: int = 0  # so many fitting calls pass unharmed first
+    words: str = ""
+    moved_to: int | None = None
 
     def fits(self, method: str, chat: int | None) -> bool:
         """Whether it may strike this call."""
@@ -57,10 +61,12 @@ class Faults:
         chat: int | None = None,
         seconds: float = 1.0,
         skip: int = 0,
+        words: str = "",
+        moved_to: int | None = None,
     ) -> None:
         """Let the next `count` fitting calls go wrong, after `skip` that do not. ValueError for an unknown kind."""
         names = None if methods is None else frozenset(name.lower() for name in methods)
-        self.planned.append(Fault(FaultKind(kind), count, names, chat, seconds, skip))
+        self.planned.append(Fault(FaultKind(kind), count, names, chat, seconds, skip, words, moved_to))
 
     def clear(self) -> None:
         """No more trouble."""

@@ -145,6 +145,9 @@ class Emulator:
                 raise too_many_requests(max(1, round(fault.seconds)))
             case FaultKind.UNKNOWN:
                 raise Refused(404, "Not Found")
+            case FaultKind.REFUSED:
+                moved = {} if fault.moved_to is None else {"migrate_to_chat_id": fault.moved_to}
+                raise Refused(400, f"Bad Request: {fault.words}", **moved)
             case FaultKind.RESET_BEFORE:
                 return _broken(request)
             case FaultKind.DELAY:
