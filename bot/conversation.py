@@ -99,16 +99,18 @@ class Conversation:
         about = next((each for each in (exchange, *reversed(before)) if each.pictures), exchange)
         return tuple([await self._picture(exchange.session, sha256) for sha256 in about.pictures])
 
-    async def once_more(self, exchange: Exchange, update: int, text: str = "") -> Question:
-        """The question of an exchange again, or `text` in its place, about the same pictures."""
-        pictures = [await self._picture(exchange.session, sha256) for sha256 in exchange.pictures]
+    async def once_more(
+        self, exchange: Exchange, update: int, text: str = "", pictures: tuple[Picture, ...] = ()
+    ) -> Question:
+        """The question of an exchange again, or `text` and `pictures` in the place of its own."""
+        pictures = pictures or tuple([await self._picture(exchange.session, each) for each in exchange.pictures])
         return Question(
             update=update,
             chat=exchange.chat,
             asker=exchange.asker,
             topic=0,
             text=text or exchange.question,
-            pictures=tuple(pictures),
+            pictures=pictures,
             instead_of=exchange,
         )
 

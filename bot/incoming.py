@@ -17,7 +17,7 @@ import pillow_heif
 import structlog
 from aiogram import Bot
 from aiogram.exceptions import TelegramBadRequest
-from aiogram.types import Document, Message, PhotoSize, Sticker
+from aiogram.types import Document, ExternalReplyInfo, Message, PhotoSize, Sticker
 from aiohttp import ClientError
 from PIL import Image, ImageOps
 
@@ -126,8 +126,11 @@ class Incoming:
         return picture
 
 
-def picture_of(message: Message) -> Sent | None:
-    """The message's picture, a photo in its largest size; None for one without. Stickers that move are none."""
+def picture_of(message: Message | ExternalReplyInfo) -> Sent | None:
+    """The message's picture, a photo in its largest size; None for one without. Stickers that move are none.
+
+    Of a message in another chat that somebody replies to Telegram tells as much.
+    """
     if message.photo:
         return max(message.photo, key=lambda size: size.width * size.height)
     if message.sticker:

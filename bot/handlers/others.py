@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from aiogram import F, Router
+from aiogram import Bot, F, Router
 from aiogram.types import CallbackQuery, Message
 
+from bot.handlers.questions import addressed
 from bot.handlers.taps import acknowledge
 from bot.lanes import command_of
 from bot.replies import Reply
@@ -56,9 +57,10 @@ async def unknown_command(message: Message, reply: Reply, say: Say) -> None:
         await reply.finish(say("I do not know that command. /help shows what I can do."))
 
 
-async def unsupported(message: Message, reply: Reply, say: Say) -> None:
-    """Say what we can look at. In groups people do not mean us."""
-    if message.chat.type != "private":
+async def unsupported(message: Message, bot: Bot, reply: Reply, say: Say) -> None:
+    """Say what we can look at. In groups only to who means us, and a sticker or a GIF is no more than a smile there."""
+    smile = message.sticker or message.animation
+    if message.chat.type != "private" and (smile or not await addressed((message,), bot)):
         return
     if message.voice or message.audio or message.video_note:
         text = say("I cannot listen. Please write your question, and send me a picture to talk about.")

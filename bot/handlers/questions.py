@@ -12,7 +12,7 @@ from aiogram.types import Message, Update, User
 from bot.answers import Answers, sorry
 from bot.conversation import Conversation, NoPictureYet, Question
 from bot.inbox import Delivery
-from bot.incoming import Incoming, Sent, picture_of
+from bot.incoming import Incoming, PictureRefused, Sent, picture_of
 from bot.lanes import command_of
 from bot.lateness import Lateness
 from bot.replies import Reply
@@ -55,7 +55,7 @@ async def ask(
     messages = delivery.album or (message,)
     edited = event_update.edited_message is not None
     shown = await ledger.replies_to(chat, message.message_id) if edited else []
-    if message.chat.type != "private" and not shown and not await _addressed(messages, bot):
+    if message.chat.type != "private" and not shown and not await addressed(messages, bot):
         return
     if lateness.late(message):
         if lateness.excuse(chat, event_from_user.id) or reply.begun:
@@ -73,8 +73,20 @@ async def ask(
         """The text of the question, edited while it waited or not."""
         return await _said([steering.newest(each) for each in messages], bot)
 
+    files = [file for each in messages if (file := picture_of(each))]
+    sender = event_from_user
+    pictures: tuple[Picture, ...] = ()
+    if former is not None and len(files) == len(former.pictures) == 1:
+        try:
+            pictures = await _taken(incoming, bot, files, sender.id)
+        except PictureRefused as error:
+            await reply.adopt([each.message for each in shown if each.message is not None])
+            await reply.finish(sorry(error, say))
+            return
+        if pictures[0].sha256 == former.pictures[0]:
+            pictures = ()
     text = await said() or say(settings.chat.default_question)
-    if former is not None and former.question == text:
+    if former is not None and former.question == text and not pictures:
         # Telegram calls a message edited also when nothing was changed that we see, such as a link's preview; and a
         # question edited while it was being answered has been answered as edited.
         return
@@ -89,8 +101,6 @@ async def ask(
             )
         )
         return
-    files = [file for each in messages if (file := picture_of(each))]
-    sender = event_from_user
     most = settings.chat.max_pictures
     if len(files) > most:
         await reply.finish(
@@ -101,8 +111,10 @@ async def ask(
             )
         )
         return
-    pictures: tuple[Picture, ...] = ()
-    if not files and not former and (to := message.reply_to_message):
+    to, elsewhere = message.reply_to_message, message.external_reply
+    if not files and not former and elsewhere:
+        files = [file] if (file := picture_of(elsewhere)) else []
+    if not files and not former and to:
         # Whoever replies to a picture means that; whoever replies to an answer of another talk means what it is about.
         files = [file] if (file := picture_of(to)) else []
         sender = to.from_user or event_from_user
@@ -116,7 +128,7 @@ async def ask(
         nonlocal pictures
         text = (await said())[:limit] or say(settings.chat.default_question)
         if former is not None:
-            return await conversation.once_more(former, delivery.update, text)
+            return await conversation.once_more(former, delivery.update, text, pictures)
         pictures = pictures or await _taken(incoming, bot, files, sender.id)
         return Question(delivery.update, chat, event_from_user.id, topic, text, pictures)
 
@@ -136,9 +148,10 @@ async def _taken(incoming: Incoming, bot: Bot, files: Sequence[Sent], sender: in
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _asks(message: Message) -> bool:
-    """Whether a message is for us to answer: a text that is no command, or a picture."""
-    return bool(message.text and not command_of(message.text)) or picture_of(message) is not None
+def _asks(message: Message, delivery: Delivery) -> bool:
+    """Whether a message is for us to answer: a text that is no command, or a picture, if only beside a video."""
+    pictured = any(picture_of(each) for each in delivery.album or (message,))
+    return pictured or bool(message.text and not command_of(message.text))
 
 
 async def _said(messages: Sequence[Message], bot: Bot) -> str:
@@ -151,7 +164,7 @@ async def _said(messages: Sequence[Message], bot: Bot) -> str:
     return re.sub(rf"@{me.username}\b", "", text, flags=re.IGNORECASE).strip()
 
 
-async def _addressed(messages: Sequence[Message], bot: Bot) -> bool:
+async def addressed(messages: Sequence[Message], bot: Bot) -> bool:
     """Whether a message in a group is meant for us: it names us, or answers one of our messages."""
     me = await bot.me()
     for each in messages:
