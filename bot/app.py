@@ -34,6 +34,7 @@ from bot.forgetting import Forgetting
 from bot.handlers import build_dispatcher
 from bot.handlers.menu import announce_commands
 from bot.inbox import Inbox
+from bot.intake import Intake
 from bot.notices import Notices
 from bot.operations import Operations
 from bot.schedule import Schedule
@@ -62,7 +63,7 @@ class Application:
         self.settings = settings
         self.address = ""
         self._stack = AsyncExitStack()
-        self._polling: asyncio.Task[None] | None = None
+        self._intake: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         try:
@@ -78,9 +79,9 @@ class Application:
         await self._stack.aclose()
 
     async def wait(self) -> None:
-        """Wait for the end of polling, which only an error brings about; that error is raised."""
-        if self._polling:
-            await self._polling
+        """Wait for ever, or for an error of the intake that no retry mends; that error is raised."""
+        if self._intake:
+            await self._intake
         await asyncio.Event().wait()
 
     async def _open(self) -> None:
@@ -164,21 +165,19 @@ class Application:
         self._at_end("watch", watch.stop)
         await operations.start()
         self._at_end("operations", operations.stop)
-        if settings.telegram.mode == "webhook":
-            await inbox.open_webhook()
-        else:
-            self._polling = asyncio.create_task(inbox.run_polling())
-            self._at_end("polling", self._end_polling)
         self._at_end("inbox", lambda: inbox.stop(ANSWER_SECONDS), ANSWER_SECONDS + STEP_SECONDS)
+        self._intake = asyncio.create_task(Intake(bot, inbox, settings.telegram).run())
+        self._at_end("intake", self._end_intake)
         log.info("running", model=live.id, web=self.address, mode=settings.telegram.mode)
 
     def _at_end(self, step: str, close: Callable[[], Awaitable[None]], seconds: float = STEP_SECONDS) -> None:
         self._stack.push_async_callback(closed, step, close, seconds)
 
-    async def _end_polling(self) -> None:
-        """After `inbox.stop` polling ends by itself; its error, if any, was for `wait`."""
-        if self._polling:
-            await asyncio.wait((self._polling,))
+    async def _end_intake(self) -> None:
+        """Its error, if any, was for `wait`."""
+        if self._intake:
+            self._intake.cancel()
+            await asyncio.wait((self._intake,))
 
 
 async def settle_live_model(ledger: Ledger, base: Path, models: Path) -> Model:

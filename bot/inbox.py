@@ -1,10 +1,10 @@
-"""Updates: stored, then acknowledged, then handled in order, each until its effects have happened.
+"""Updates: stored, then handled in order, each until its effects have happened.
 
-Telegram is told that we have an update only after the ledger has it (polling: by the next offset; webhook: by the
-answer). Updates of one lane are handled one after the other, lanes side by side: what somebody says in a chat keeps
-its order, while button taps and admin commands do not wait behind a long answer. What a crash interrupts is handled
-again at the next start; what fails every time is set aside. While the disk takes nothing, updates are handled from
-memory, so that people are answered; a crash loses those. Knows nothing about what an update asks for.
+Telegram is told that we have an update only after the ledger has it. Updates of one lane are handled one after the
+other, lanes side by side: what somebody says in a chat keeps its order, while button taps and admin commands do not
+wait behind a long answer. What a crash interrupts is handled again at the next start; what fails every time is set
+aside. While the disk takes nothing, updates are handled from memory, so that people are answered; a crash loses those.
+Knows neither how updates come in, which is `intake`'s, nor what they ask for.
 """
 
 from __future__ import annotations
@@ -21,31 +21,21 @@ from typing import Any, Final
 
 import structlog
 from aiogram import Bot, Dispatcher
-from aiogram.exceptions import (
-    ClientDecodeError,
-    TelegramConflictError,
-    TelegramNetworkError,
-    TelegramRetryAfter,
-    TelegramServerError,
-)
 from aiogram.types import Message, Update
 
 from bot.albums import Waiting, members, seconds_missing
 from bot.lanes import lane_of
 from bot.settings import BotSettings
-from bot.telegram import CALL_SECONDS, DeliveryError, GetRawUpdates, Undelivered, Unreachable
+from bot.telegram import Undelivered, Unreachable
 from storage.ledger import Ledger
 from storage.records import IllegalTransition, NotSaved, StorageError, StoredUpdate
 
-ALLOWED: Final = ("message", "edited_message", "callback_query", "message_reaction", "stopped_message_generation")
-BATCH: Final = 100
 FAILURES: Final = 3
 """A handler may fail so often at one update in one process; then the update is set aside."""
 
 ATTEMPTS: Final = 20
 """So many attempts, crashes included: an update that keeps killing the process is set aside at the next start."""
 
-FETCH_PAUSES: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 PAUSES: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
 log = structlog.get_logger()
@@ -78,10 +68,7 @@ class _Lane:
 
 
 class Inbox:
-    """The way in for every update.
-
-    Polling: `run_polling`, until `stop`. Webhook: `replay` once, then `accept` for each call, then `stop`.
-    """
+    """The way in for every update: `replay` once, then `store` or `accept`, then `stop`."""
 
     def __init__(
         self,
@@ -103,112 +90,30 @@ class Inbox:
         self._known: set[int] = set()
         self._unsaved: set[int] = set()
         self._unfinished: set[int] = set()
-        self._stopping = asyncio.Event()
+        self._replayed = asyncio.Event()
+        self._stopping = False
 
     @property
     def pending(self) -> int:
         """How many updates are waiting or being handled in this process."""
         return len(self._known)
 
-    async def run_polling(self) -> None:
-        """Handle what was left over, then fetch and handle updates until `stop`.
-
-        Raises TelegramUnauthorizedError for a token that Telegram does not know.
-        """
-        await self.replay()
-        offset: int | None = None
-        failures = 0
-        polling = False
-        while not self._stopping.is_set():
-            try:
-                if not polling:
-                    await self._until_stopped(self._bot.delete_webhook(drop_pending_updates=False))
-                    polling = True
-                updates = await self._until_stopped(self._fetched(offset))
-                if updates is None:
-                    return
-                await self._store(updates)
-            except (
-                TelegramNetworkError,
-                TelegramServerError,
-                TelegramRetryAfter,
-                TelegramConflictError,
-                ClientDecodeError,
-                DeliveryError,
-                StorageError,
-            ) as error:
-                pause = getattr(error, "retry_after", None) or FETCH_PAUSES[min(failures, len(FETCH_PAUSES) - 1)]
-                failures += 1
-                hint = "another process polls with this token" if isinstance(error, TelegramConflictError) else ""
-                log.warning("updates not fetched", error=str(error), pause=pause, hint=hint)
-                await self._until_stopped(asyncio.sleep(pause))
-                continue
-            failures = 0
-            # Without news the offset is dropped again: after a quiet week Telegram numbers from a random, perhaps
-            # lower, id, and an old offset would confirm those unseen (https://core.telegram.org/bots/api#update).
-            offset = max(int(each["update_id"]) for each in updates) + 1 if updates else None
-
-    async def open_webhook(self) -> None:
-        """Tell Telegram to call us, then handle what was left over."""
-        webhook = self._settings.telegram.webhook
-        await self._bot.set_webhook(
-            url=webhook.url, secret_token=webhook.secret.get_secret_value(), allowed_updates=list(ALLOWED)
-        )
-        await self.replay()
-
     async def accept(self, raw: dict[str, Any]) -> None:
         """Take in one update of a webhook call; when this returns it is safe to answer 200.
 
-        Raises ValueError for what is not an update, `StorageError` when it could not be stored.
+        It waits for `replay`, so that it does not overtake what its chat said before. Raises ValueError for what is
+        not an update, `StorageError` when it could not be stored.
         """
         if not isinstance(raw.get("update_id"), int):
             raise ValueError("an update needs an integer update_id")
-        await self._store([raw])
+        await self._replayed.wait()
+        await self.store([raw])
 
-    async def replay(self) -> int:
-        """Handle again what an earlier process has stored and not finished; how many updates that are."""
-        left = await self._ledger.pending_updates()
-        fresh = [each for each in left if each.id not in self._known]
-        for each in fresh:
-            self._enqueue(each)
-        if fresh:
-            log.info("replaying updates", count=len(fresh))
-        return len(fresh)
+    async def store(self, updates: Iterable[dict[str, Any]]) -> None:
+        """Store what is new in one commit and hand it to its lanes; when this returns it may be acknowledged.
 
-    async def stop(self, grace: float = 10.0) -> None:
-        """Fetch nothing more, give what is being handled `grace` seconds, then break off; the rest is replayed."""
-        self._stopping.set()
-        for lane in self._lanes.values():
-            lane.arrived.set()
-        workers = [lane.worker for lane in self._lanes.values() if lane.worker]
-        if workers:
-            _, late = await asyncio.wait(workers, timeout=grace)
-            while late:  # a library that swallows a cancellation must not keep the process alive
-                for worker in late:
-                    worker.cancel()
-                _, late = await asyncio.wait(late, timeout=1.0)
-
-    async def _fetched(self, offset: int | None) -> list[dict[str, Any]]:
-        seconds = self._settings.telegram.poll_seconds
-        call = GetRawUpdates(offset=offset, limit=BATCH, timeout=seconds, allowed_updates=list(ALLOWED))
-        return await self._bot(call, request_timeout=int(seconds + CALL_SECONDS))
-
-    async def _until_stopped(self, work: Any) -> Any:
-        """The result of `work`, or None when we are stopped before."""
-        task = asyncio.ensure_future(work)
-        stopping = asyncio.ensure_future(self._stopping.wait())
-        try:
-            await asyncio.wait((task, stopping), return_when=asyncio.FIRST_COMPLETED)
-            return await task if task.done() else None
-        finally:
-            stopping.cancel()
-            if not task.done():
-                task.cancel()
-                with suppress(asyncio.CancelledError, Exception):
-                    await task
-
-    async def _store(self, updates: Iterable[dict[str, Any]]) -> None:
-        """Store what is new in one commit and hand it to its lanes."""
+        Raises `StorageError` when it could not be stored, and then it may not.
+        """
         rows = [(int(raw["update_id"]), lane_of(raw), json.dumps(raw)) for raw in updates]
         if not rows:
             return
@@ -224,6 +129,30 @@ class Inbox:
             if new and number not in self._known:
                 self._enqueue(StoredUpdate(number, lane, payload, 0, time.time()))
 
+    async def replay(self) -> int:
+        """Handle again what an earlier process has stored and not finished; how many updates that are."""
+        left = await self._ledger.pending_updates()
+        fresh = [each for each in left if each.id not in self._known]
+        for each in fresh:
+            self._enqueue(each)
+        if fresh:
+            log.info("replaying updates", count=len(fresh))
+        self._replayed.set()
+        return len(fresh)
+
+    async def stop(self, grace: float = 10.0) -> None:
+        """Begin nothing more, give what is being handled `grace` seconds, then break off; the rest is replayed."""
+        self._stopping = True
+        for lane in self._lanes.values():
+            lane.arrived.set()
+        workers = [lane.worker for lane in self._lanes.values() if lane.worker]
+        if workers:
+            _, late = await asyncio.wait(workers, timeout=grace)
+            while late:  # a library that swallows a cancellation must not keep the process alive
+                for worker in late:
+                    worker.cancel()
+                _, late = await asyncio.wait(late, timeout=1.0)
+
     def _enqueue(self, update: StoredUpdate) -> None:
         self._known.add(update.id)
         lane = self._lanes.setdefault(update.lane, _Lane())
@@ -232,12 +161,12 @@ class Inbox:
         if self._on_arrival:
             self._on_arrival(waiting.raw)
         lane.arrived.set()
-        if lane.worker is None and not self._stopping.is_set():
+        if lane.worker is None and not self._stopping:
             lane.worker = asyncio.create_task(self._work(update.lane, lane))
 
     async def _work(self, name: str, lane: _Lane) -> None:
         """Handle a lane's updates one after the other until it is empty."""
-        while lane.waiting and not self._stopping.is_set():
+        while lane.waiting and not self._stopping:
             turn = await self._next(lane)
             if turn is None:
                 return
@@ -250,7 +179,7 @@ class Inbox:
 
     async def _next(self, lane: _Lane) -> list[Waiting] | None:
         """The lane's first update, or its whole album as soon as that is complete. None when we are stopped."""
-        while not self._stopping.is_set():
+        while not self._stopping:
             turn = members(lane.waiting[0], lane.waiting)
             missing = seconds_missing(turn, self._settings.chat.album_seconds)
             if not missing:

@@ -25,6 +25,7 @@ from bot.emulator import Emulator
 from bot.forgetting import Forgetting
 from bot.handlers import build_dispatcher
 from bot.inbox import Inbox
+from bot.intake import Intake
 from bot.notices import Notices
 from bot.settings import ChatSettings, LimitsSettings, StorageSettings, TelegramSettings
 from bot.steering import Steering
@@ -218,17 +219,19 @@ class RunningBot:
             on_arrival=self.steering.arrived,
             on_set_aside=self.notices.update_set_aside,
         )
-        self._polling: asyncio.Task[None] | None = None
+        self.intake = Intake(self.bot, self.inbox, settings.telegram)
+        self._fetching: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Poll."""
-        self._polling = asyncio.create_task(self.inbox.run_polling())
+        self._fetching = asyncio.create_task(self.intake.run())
 
     async def stop(self, grace: float = 5.0) -> None:
         """Stop; `grace` 0 breaks off what is under way."""
+        if self._fetching:
+            self._fetching.cancel()
+            await asyncio.gather(self._fetching, return_exceptions=True)
         await self.inbox.stop(grace)
-        if self._polling:
-            await self._polling
         await self.bot.session.close()
         await self.ledger.close()
 

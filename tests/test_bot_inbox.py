@@ -147,7 +147,7 @@ async def test_a_wrong_token_ends_the_bot(stage: Stage) -> None:
     bot = RunningBot(made, stage.directory, ScriptedEngine(), Notebook())
     try:
         with pytest.raises(TelegramUnauthorizedError):
-            await bot.inbox.run_polling()
+            await bot.intake.run()
     finally:
         await bot.stop()
 
@@ -170,7 +170,7 @@ async def test_an_update_of_an_unknown_kind_is_passed_over(stage: Stage) -> None
 
 
 async def test_a_webhook_is_announced_and_served(stage: Stage) -> None:
-    """`open_webhook` tells Telegram where to call; what is accepted there is answered."""
+    """Telegram is told where to call, however often that fails at first; what is accepted there is answered."""
     from aiohttp import web
 
     async def call(request: web.Request) -> web.Response:
@@ -186,8 +186,9 @@ async def test_a_webhook_is_announced_and_served(stage: Stage) -> None:
     hook = {"mode": "webhook", "webhook": {"url": address, "secret": SecretStr("hush")}}
     made = settings(stage.url, stage.emulator.token, hook)
     bot = RunningBot(made, stage.directory, ScriptedEngine("By webhook."), Notebook())
+    stage.emulator.faults.plan("bad_gateway", 2, methods=["setWebhook"])
     try:
-        await bot.inbox.open_webhook()
+        await bot.intake.run()
         async with stage.person() as ada:
             assert (await ada.asks(photo=png()))["text"] == "By webhook."
             await bot.settled()
