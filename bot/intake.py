@@ -14,15 +14,19 @@ import structlog
 from aiogram import Bot
 from aiogram.exceptions import (
     ClientDecodeError,
+    TelegramBadRequest,
     TelegramConflictError,
     TelegramNetworkError,
+    TelegramNotFound,
     TelegramRetryAfter,
     TelegramServerError,
+    TelegramUnauthorizedError,
 )
 
+from bot.config import ConfigError
 from bot.inbox import Inbox
 from bot.settings import TelegramSettings
-from bot.telegram import CALL_SECONDS, DeliveryError, GetRawUpdates
+from bot.telegram import CALL_SECONDS, TOKEN_CURE, DeliveryError, GetRawUpdates
 from storage.records import StorageError
 
 ALLOWED: Final = ("message", "edited_message", "callback_query", "message_reaction", "stopped_message_generation")
@@ -54,14 +58,16 @@ class Intake:
     async def run(self) -> None:
         """Handle what was left over, then fetch for ever; with a webhook, return once Telegram knows where to call.
 
-        Raises what no retry mends: TelegramUnauthorizedError for a token that Telegram does not know,
-        TelegramBadRequest for an address that it does not call.
+        Raises `ConfigError` for a token that Telegram does not know, and for an address that it does not call.
         """
         await self._inbox.replay()
-        if self._settings.mode == "webhook":
-            await self._announce()
-        else:
-            await self._poll()
+        try:
+            if self._settings.mode == "webhook":
+                await self._announce()
+            else:
+                await self._poll()
+        except (TelegramUnauthorizedError, TelegramNotFound) as error:
+            raise ConfigError(f"Telegram does not know telegram.token ({error.message}): {TOKEN_CURE}.") from error
 
     async def _announce(self) -> None:
         webhook = self._settings.webhook
@@ -70,6 +76,8 @@ class Intake:
                 await self._bot.set_webhook(
                     url=webhook.url, secret_token=webhook.secret.get_secret_value(), allowed_updates=list(ALLOWED)
                 )
+            except TelegramBadRequest as error:
+                raise ConfigError(f"Telegram does not call telegram.webhook.url: {error.message}.") from error
             except _SAT_OUT as error:
                 await self._sit_out(error, "webhook not announced")
             else:

@@ -43,11 +43,14 @@ from aiogram.methods import (
     TelegramMethod,
 )
 from aiogram.methods.base import TelegramType
+from aiogram.utils.token import TokenValidationError
 from aiohttp import ClientConnectorError
 from aiolimiter import AsyncLimiter
 
+from bot.config import ConfigError
 from bot.settings import TelegramSettings
 
+TOKEN_CURE: Final = "ask @BotFather for one and set THUMBTUNE_TELEGRAM__TOKEN"
 CALL_SECONDS: Final = 30.0
 PATIENCE_SECONDS: Final = 60.0
 FLOOD_PATIENCE_SECONDS: Final = 900.0
@@ -124,10 +127,18 @@ _DROPPABLE: Final = (Glimpse, QuietMarkup, Draft, Typing)
 
 
 def open_bot(settings: TelegramSettings, gate: Gate | None = None) -> Bot:
-    """The Bot of `settings`, its session gated. Close it with `await bot.session.close()`."""
+    """The Bot of `settings`, its session gated. Close it with `await bot.session.close()`.
+
+    Raises `ConfigError` for what cannot be a token.
+    """
     session = AiohttpSession(api=TelegramAPIServer.from_base(settings.api_base), timeout=CALL_SECONDS)
     session.middleware(gate or Gate(settings))
-    return Bot(settings.token.get_secret_value(), session=session)
+    token = settings.token.get_secret_value()
+    try:
+        return Bot(token, session=session)
+    except TokenValidationError as error:
+        what = "is no bot's token" if token else "is not set"
+        raise ConfigError(f"telegram.token {what}: {TOKEN_CURE}") from error
 
 
 class Gate(BaseRequestMiddleware):

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiogram.exceptions import TelegramUnauthorizedError
 from pydantic import SecretStr
 
 from bot.albums import Waiting, members
+from bot.config import ConfigError
 from bot.inbox import ATTEMPTS
 from bot.lanes import lane_of
+from bot.settings import TelegramSettings
+from bot.telegram import open_bot
 from storage.ledger import FILE_NAME, Ledger
 from storage.records import StorageError, StoredUpdate
 from tests.chatting import Notebook, RunningBot, ScriptedEngine, Stage, on_stage, png, settings, until
@@ -146,10 +148,31 @@ async def test_a_wrong_token_ends_the_bot(stage: Stage) -> None:
     made = settings(stage.url, "4242:wrong")
     bot = RunningBot(made, stage.directory, ScriptedEngine(), Notebook())
     try:
-        with pytest.raises(TelegramUnauthorizedError):
+        with pytest.raises(ConfigError, match=r"telegram\.token"):
             await bot.intake.run()
     finally:
         await bot.stop()
+
+
+async def test_a_wrong_address_for_the_webhook_ends_the_bot(stage: Stage) -> None:
+    """Telegram's own words say what is wrong with it."""
+    hook = {"mode": "webhook", "webhook": {"url": "ftp://nowhere", "secret": SecretStr("hush")}}
+    stage.emulator.faults.plan(
+        "refused", methods=["setWebhook"], words="bad webhook: An HTTPS URL must be provided for webhook"
+    )
+    bot = RunningBot(settings(stage.url, stage.emulator.token, hook), stage.directory, ScriptedEngine(), Notebook())
+    try:
+        with pytest.raises(ConfigError, match=r"telegram\.webhook\.url: .*HTTPS"):
+            await bot.intake.run()
+    finally:
+        await bot.stop()
+
+
+@pytest.mark.parametrize(("token", "what"), [("", "is not set"), ("nonsense", "is no bot's token")])
+def test_without_a_token_the_next_step_is_said(token: str, what: str) -> None:
+    """`thumbtune run` says where a token comes from and how it is set."""
+    with pytest.raises(ConfigError, match=f"{what}.*BotFather.*THUMBTUNE_TELEGRAM__TOKEN"):
+        open_bot(TelegramSettings(token=SecretStr(token)))
 
 
 async def test_an_update_that_is_no_update_is_refused(stage: Stage) -> None:
@@ -195,6 +218,27 @@ async def test_a_webhook_is_announced_and_served(stage: Stage) -> None:
     finally:
         await bot.stop()
         await runner.cleanup()
+
+
+async def test_a_webhook_call_does_not_overtake_what_was_left_over(stage: Stage) -> None:
+    """What comes while the bot starts waits until that from before stands in its place."""
+    async with Ledger.open(stage.directory) as ledger:
+        await ledger.store_updates([(5, "chat:1001", json.dumps({"update_id": 5, "message": private("/help")}))])
+    hook = {"mode": "webhook", "webhook": {"url": "https://bot.example.org/telegram", "secret": SecretStr("hush")}}
+    bot = RunningBot(settings(stage.url, stage.emulator.token, hook), stage.directory, ScriptedEngine(), Notebook())
+    try:
+        async with stage.person() as ada:
+            call = asyncio.create_task(bot.inbox.accept({"update_id": 6, "message": private("/start")}))
+            await asyncio.sleep(0.1)
+            assert not call.done()
+            await bot.intake.run()
+            await call
+            await bot.settled()
+            said = [message["text"] for message in await ada.bot_messages()]
+            assert ["/help" in text for text in said] == [True, True]
+            assert ["Hello" in text for text in said] == [False, True]
+    finally:
+        await bot.stop()
 
 
 @pytest.mark.parametrize("shown", [0, 1], ids=["before any word", "in mid-answer"])
