@@ -14,7 +14,7 @@ from inference.deployment import Deployment
 from inference.engines import Kind, resolve
 from inference.layout import problems
 from inference.messages import Answer, InferenceError, Prompt, Role, Sampling, Turn
-from inference.worker import sample_picture
+from inference.readiness import sample_picture
 from storage.models import MANIFEST, verify
 from storage.records import StorageError
 

@@ -1,7 +1,7 @@
 """One engine from its start to its end: a child process with its port and client, or a server given from outside.
 
-Knows when an engine is ready (it has really answered a picture), how to tell a dead one from a busy one, and who
-still uses it. It is started once and ends once; starting another in its place is supervisor.py's.
+Knows how to tell a dead engine from a busy one, and who still uses it; what proves it ready is readiness.py's. It is
+started once and ends once; starting another in its place is supervisor.py's.
 """
 
 from __future__ import annotations
@@ -11,35 +11,23 @@ import socket
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import cache
-from io import BytesIO
 from pathlib import Path
 from time import monotonic
 from typing import Final
 
 import structlog
-from PIL import Image, ImageDraw
 
 from inference.client import HttpEngine
 from inference.engines import Command
-from inference.messages import (
-    Delta,
-    EngineCrashed,
-    EngineHung,
-    EngineUnavailable,
-    InferenceError,
-    Picture,
-    Prompt,
-)
+from inference.messages import Delta, EngineCrashed, EngineHung, EngineUnavailable, InferenceError, Prompt
 from inference.process import Child
+from inference.readiness import NotReady, answers_a_picture, sample_picture
 from inference.rotation import rotate
 from inference.settings import InferenceSettings
 from inference.window import Window, window_of
 
 _log = structlog.get_logger(__name__)
 
-_PROBE_PAUSE: Final = 0.1
-_PROBE_PAUSE_MAX: Final = 1.0
 _LOOK_SECONDS: Final = 60.0
 """How often the log of a server that `swap_command` started is looked at."""
 
@@ -128,7 +116,7 @@ class Worker:
                 api_key=settings.api_key.get_secret_value(),
                 local=False,
             )
-            await self._answers_a_picture(self._engine)
+            await self._ready(self._engine)
         else:
             port = free_port()
             line = self.launch.command(self.model_id, self.launch.model_dir, port, settings)
@@ -155,7 +143,7 @@ class Worker:
 
     async def _ready_before_its_end(self, child: Child, engine: HttpEngine) -> None:
         """Race the first answer against the child's end: a crash at start must not cost the whole timeout."""
-        ready = asyncio.ensure_future(self._answers_a_picture(engine))
+        ready = asyncio.ensure_future(self._ready(engine))
         ended = asyncio.ensure_future(child.wait())
         try:
             await asyncio.wait((ready, ended), return_when=asyncio.FIRST_COMPLETED)
@@ -167,33 +155,17 @@ class Worker:
             ended.cancel()
             await asyncio.gather(ready, ended, return_exceptions=True)
 
-    async def _answers_a_picture(self, engine: HttpEngine) -> None:
-        """Ask until a picture is answered. An engine that is not listening yet, or still loading, "crashes"."""
-        patience = self.launch.settings.start_timeout
+    async def _ready(self, engine: HttpEngine) -> None:
+        """Wait until it is, and learn what window it has. Raises EngineUnavailable."""
+        launch, ours = self.launch, self._child is not None
+        patience = launch.settings.start_timeout
         # A host that went away in the middle of a question never says so: the next question may be answered.
-        longest = patience if self._child is not None else self.launch.settings.token_timeout
-        deadline = monotonic() + patience
-        pause = _PROBE_PAUSE
-        while True:
-            try:
-                await engine.probe(sample_picture(), max(min(deadline - monotonic(), longest), 0.001))
-                self._window = await asyncio.to_thread(
-                    window_of,
-                    self.launch.model_dir,
-                    self.launch.settings,
-                    ours=self._child is not None,
-                    longest=await engine.window(),
-                )
-                return
-            except (EngineCrashed, EngineUnavailable) as error:
-                if monotonic() + pause >= deadline:
-                    raise EngineUnavailable(
-                        self._failed_start(f"was not ready within {patience:g} s: {error}")
-                    ) from error
-            except InferenceError as error:
-                raise EngineUnavailable(self._failed_start(f"refused a simple picture: {error}")) from error
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.3, _PROBE_PAUSE_MAX)
+        longest = patience if ours else launch.settings.token_timeout
+        try:
+            held = await answers_a_picture(engine, patience=patience, longest=longest)
+        except NotReady as error:
+            raise EngineUnavailable(self._failed_start(str(error))) from error
+        self._window = await asyncio.to_thread(window_of, launch.model_dir, launch.settings, ours=ours, longest=held)
 
     def _failed_start(self, what: str) -> str:
         if self._child is None:
@@ -329,14 +301,3 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-@cache
-def sample_picture() -> Picture:
-    """The picture that proves readiness: small and square, so that it is one tile for every model."""
-    image = Image.new("RGB", (112, 112), (230, 230, 220))
-    draw = ImageDraw.Draw(image)
-    draw.ellipse((22, 22, 90, 90), fill=(200, 40, 40))
-    encoded = BytesIO()
-    image.save(encoded, "JPEG", quality=85)
-    return Picture.of(encoded.getvalue())

@@ -34,8 +34,9 @@ from inference.messages import (
 )
 from inference.process import Child
 from inference.prompt import IMG_CONTEXT, harmless
+from inference.readiness import sample_picture
 from inference.settings import InferenceSettings
-from inference.worker import free_port, sample_picture
+from inference.worker import free_port
 from tests.children import fake_command, notes, prompt, until
 
 
