@@ -25,7 +25,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from safetensors.torch import load_file, save_file
 
 from inference.client import HttpEngine
-from inference.cpu_server import Server
+from inference.cpu_http import Server
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Answer, Picture, Prompt, PromptTooLong, Role, Sampling, Turn
 from inference.prompt import render
