@@ -1,18 +1,16 @@
 """One engine over its OpenAI-style HTTP interface: a Prompt in, a stream of Deltas out.
 
-Knows the wire (messages, data URLs, streamed chunks, usage) and translates foreign errors, once, into the family
-of messages.py. What stands in a turn and how text is made harmless is prompt.py's; processes, queues and retries
-are deployment.py's: here every failure is raised, never repeated.
+Knows the connection, streamed chunks and usage, and translates foreign errors, once, into the family of messages.py.
+How a request is worded is openai_request.py's; processes, queues and retries are deployment.py's: here every failure
+is raised, never repeated.
 """
 
 from __future__ import annotations
 
 import asyncio
-from base64 import b64encode
-from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, Final
+from typing import Final
 
 import httpx
 import openai
@@ -37,12 +35,12 @@ from inference.messages import (
     Turn,
     Usage,
 )
-from inference.prompt import SYSTEM, parts, system_text
+from inference.openai_request import Requests
+from inference.prompt import SYSTEM
 from inference.sight import engine_numbers
 
 _CONNECT_SECONDS: Final = 5.0
 _NUMBERS_SECONDS: Final = 1.0
-_DATA_URL_BYTES: Final = 32 * 2**20
 _PROBE: Final = Sampling(temperature=0, max_new_tokens=4)
 
 
@@ -73,9 +71,8 @@ class HttpEngine:
         self._name = model if name is None else name
         self._learned = not self._name
         self._token_timeout = token_timeout
-        self._tiles = tiles
         self._local = local
-        self._data_urls = _DataUrls(_DATA_URL_BYTES)
+        self._requests = Requests(tiles)
         self._client = openai.AsyncOpenAI(
             base_url=self.base_url,
             api_key=api_key or "none",
@@ -147,7 +144,10 @@ class HttpEngine:
         deadline = asked + patience
         try:
             async with asyncio.timeout_at(deadline):
-                stream = await self._client.chat.completions.create(**await self._request(prompt))
+                if not self._name:
+                    self._name = await self._first_listed()
+                request = self._requests.of(prompt, self._name)
+                stream = await self._client.chat.completions.create(**request)
             while True:
                 async with asyncio.timeout_at(deadline):
                     chunk = await anext(stream, None)
@@ -179,42 +179,6 @@ class HttpEngine:
                 seconds=now - asked,
             )
         )
-
-    async def _request(self, prompt: Prompt) -> dict[str, Any]:
-        """The keyword arguments of the chat completion; the system message always stands first."""
-        if not self._name:
-            self._name = await self._first_listed()
-        sampling = prompt.sampling
-        request: dict[str, Any] = {
-            "model": self._name,
-            "messages": [
-                {"role": "system", "content": system_text(prompt.system)},
-                *({"role": turn.role.value, "content": self._content(turn)} for turn in prompt.turns),
-            ],
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "max_tokens": sampling.max_new_tokens,
-            "user": prompt.chat,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-        if sampling.seed is not None:
-            request["seed"] = sampling.seed
-        return request
-
-    def _content(self, turn: Turn) -> str | list[dict[str, Any]]:
-        """A plain text where there are no pictures: not every server takes parts from an assistant."""
-        if not turn.pictures:
-            return "".join(part for part in parts(turn) if isinstance(part, str))
-        return [
-            {"type": "text", "text": part} if isinstance(part, str) else self._picture(part) for part in parts(turn)
-        ]
-
-    def _picture(self, picture: Picture) -> dict[str, Any]:
-        image: dict[str, Any] = {"url": self._data_urls.of(picture)}
-        if self._tiles is not None:
-            image["max_dynamic_patch"] = self._tiles
-        return {"type": "image_url", "image_url": image}
 
     async def _first_listed(self) -> str:
         async for model in self._client.models.list():
@@ -254,26 +218,6 @@ class _Reading:
         if self._finish in ("stop", "length"):
             return self._finish
         raise EngineCrashed(f"The engine broke its answer off after {len(self.texts)} pieces ({self._finish}).")
-
-
-class _DataUrls:
-    """Data URLs of recent pictures by sha256: a picture stays in a conversation for many turns."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._size = 0
-        self._urls: OrderedDict[str, str] = OrderedDict()
-
-    def of(self, picture: Picture) -> str:
-        key = f"{picture.media_type}:{picture.sha256}"
-        url = self._urls.pop(key, None)
-        if url is None:
-            url = f"data:{picture.media_type};base64,{b64encode(picture.data).decode()}"
-            self._size += len(url)
-        self._urls[key] = url
-        while self._size > self._limit and len(self._urls) > 1:
-            self._size -= len(self._urls.popitem(last=False)[1])
-        return url
 
 
 def _usage(usage: CompletionUsage) -> Usage:

@@ -281,7 +281,7 @@ async def test_client_encodes_a_picture_once(fake: Running, monkeypatch: pytest.
         encoded.append(data)
         return base64.b64encode(data)
 
-    monkeypatch.setattr("inference.client.b64encode", counting)
+    monkeypatch.setattr("inference.openai_request.b64encode", counting)
     picture = Picture.of(b"bytes")
     asked = Prompt("", (Turn(Role.USER, "a", (picture,)), Turn(Role.USER, "b", (picture,))), "chat")
     async with client(fake.url) as engine:
