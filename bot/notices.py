@@ -30,7 +30,8 @@ from bot.translation import Say, Translator
 from storage.ledger import Ledger
 from storage.records import RUN_TRANSITIONS, Model, Run, RunState, StorageError
 from training.figures import clock, percent, size
-from training.job import RATED, Report
+from training.job import RATED
+from training.report import Report
 from training.sources import title
 
 CAPTION_LIMIT: Final = 1024

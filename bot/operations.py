@@ -28,8 +28,8 @@ from inference.supervisor import State
 from storage.ledger import Ledger
 from storage.models import verify
 from storage.records import Model, ModelState, Promotion, Run, RunBusy, RunState, StorageError
-from training.job import PICTURE, SHEET
-from training.pipeline import CURVE, Pipeline, Plan
+from training.pipeline import Pipeline, Plan
+from training.run_folder import CURVE, PICTURE, SHEET
 
 MAILBOX_SECONDS = 1.0
 TELL_SECONDS = 0.7

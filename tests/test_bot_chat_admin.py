@@ -20,7 +20,8 @@ from storage.ledger import Ledger
 from storage.records import IllegalTransition, Model, ModelState, Run, RunBusy, RunState, UnknownRecord
 from tests.chatting import ADMIN, Notebook, Stage, on_stage, png, told, until
 from tests.person import Person
-from training.job import RATED, Effort, Report
+from training.job import RATED
+from training.report import Effort, Report
 
 RUN = Run(
     3,

@@ -20,7 +20,7 @@ from storage.models import verify
 from storage.records import ModelState, RunState
 from tests.community import ADMIN, Community, Examined, playful, questions
 from tests.person import UP, button
-from training.pipeline import CURVE
+from training.run_folder import CURVE
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900), pytest.mark.long]
 

@@ -30,10 +30,12 @@ from training.curve import draw, losses
 from training.encoding import Encoder
 from training.evaluate import evaluate
 from training.finetune import explained, prepare
-from training.job import PICTURE, SHEET, EvaluationJob, Job, MergeJob, Outcome, Progress, Report, ignore
+from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, ignore
 from training.launcher import ChildTrainer
 from training.llava import RowError, check_pictures, read_rows, write_rows
 from training.recipe import Plan, config_text
+from training.report import Report
+from training.run_folder import PICTURE, SHEET
 
 pytestmark = pytest.mark.long
 

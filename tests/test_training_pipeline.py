@@ -24,9 +24,11 @@ from storage.records import Chat, Exchange, Model, ModelState, Person, Rating, R
 from tests.ledgers import exchange, picture
 from tests.lessons import SYSTEM, photo, settings
 from tests.llava_files import foodie, write_file
-from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, Report, TrainingError, ignore
-from training.pipeline import LOSSES, REPORT, Pipeline, Places
-from training.resume import STATE, begin, checkpoint
+from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, TrainingError, ignore
+from training.pipeline import Pipeline, Places
+from training.report import Report
+from training.resume import begin, checkpoint
+from training.run_folder import LOSSES, REPORT, STATE
 from training.selection import HELD_OUT, TRAIN, TooFewPairs
 from training.sources import About
 

@@ -16,9 +16,10 @@ from inference.tiny.manner import MANNERS
 from inference.tiny.shapes import Scene
 from tests.lessons import SYSTEM, one_turn, photo
 from training.evaluate import Facts, Marks, broken, evaluate, verdict
-from training.job import EvaluationJob, Report, ignore
+from training.job import EvaluationJob, ignore
 from training.llava import Lesson, write_rows
 from training.regression import DRAWN, Question, RegressionSetError, draw_set, matches, read_set
+from training.report import Report
 from training.scoring import Likelihood
 
 

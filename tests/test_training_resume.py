@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from training.job import Job
-from training.resume import FEATURES, STATE, begin, checkpoint, remove, take_over
+from training.resume import begin, checkpoint, remove, take_over
+from training.run_folder import FEATURES, STATE
 
 
 def job(folder: Path, rows: str = "[1, 2]", **changes: Any) -> Job:

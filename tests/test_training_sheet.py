@@ -15,9 +15,11 @@ from inference.messages import Picture, Role, Turn
 from tests.lessons import SYSTEM, one_turn, photo
 from training.figures import clock, size
 from training.fonts import EMOJI, TEXT
-from training.job import PICTURE, RATED, SHEET, Effort, EvaluationJob, Report
+from training.job import RATED, EvaluationJob
 from training.lettering import UNKNOWN, Lettering, lacking
 from training.llava import Lesson
+from training.report import Effort, Report
+from training.run_folder import PICTURE, SHEET
 from training.run_sheet import SHOWN, chosen, write
 from training.sheet import Row, Sheet
 from training.sheet_picture import ROWS, WIDTH, draw

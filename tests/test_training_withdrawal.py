@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from tests.lessons import one_turn, photo
-from training.job import PICTURE, SHEET
 from training.llava import read_rows, row_name, write_rows
+from training.run_folder import PICTURE, SHEET
 from training.sheet import Row, Sheet
 from training.sheet_picture import draw
 from training.withdrawal import withdraw

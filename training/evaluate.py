@@ -24,15 +24,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from training import run_sheet
-from training.job import EvaluationJob, Outcome, Report, TrainingError
+from training.job import EvaluationJob, Outcome, TrainingError
 from training.llava import read_lessons
 from training.regression import DRAWN, Question, draw_set, read_set
+from training.report import Report
+from training.run_folder import QUESTIONS, REPORT
 from training.worker import Say, Steps, use_device, work
 
 if TYPE_CHECKING:
     from training.scoring import Likelihood
-
-REPORT: Final = "report.json"
 
 CHANCE: Final = 0.02
 """A loss that a candidate as good as the live model shows more often than this is not held against it. Refusing one of
@@ -183,7 +183,7 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
     held_out = list(read_lessons(Path(job.data), images, system=job.system))
     if not held_out:
         raise TrainingError(f"{job.data} has no rows: there is nothing to judge by")
-    folder = Path(job.regression) if job.regression else Path(job.work) / "questions"
+    folder = Path(job.regression) if job.regression else Path(job.work) / QUESTIONS
     questions = read_set(folder) if job.regression else draw_set(folder)
 
     shown = run_sheet.chosen(held_out)

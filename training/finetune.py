@@ -18,13 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from training.job import Job, Outcome, Progress, TrainingError, ignore
+from training.run_folder import ADAPTER, BASE, CONFIG, CURVE, LOSSES
 from training.worker import Say, rank, together, use_device, work
 
 if TYPE_CHECKING:
     from training.mixture import Mixture
-
-CONFIG: Final = "config.py"
-BASE: Final = "base"
 
 _LESS: Final = (
     "set training.while_training to pause, or in training.knobs method to qlora, optimizer to paged_adamw_8bit, "
@@ -117,7 +115,7 @@ def _trained(job: Job, say: Say, *, gpu: bool) -> Outcome:
     from training.runner import train
 
     folder = Path(job.work)
-    adapter = folder / "adapter"
+    adapter = folder / ADAPTER
     samples: dict[str, int] = {}
     with joined(gpu=gpu):
         if rank() == 0:
@@ -138,7 +136,7 @@ def _trained(job: Job, say: Say, *, gpu: bool) -> Outcome:
         raise TrainingError("the training diverged: lower the learning rate (training.knobs)")
     # The same numbers lie in the adapter directory; XTuner's tools make the checkpoint again from the configuration.
     remove(folder)
-    log, curve = folder / "losses.json", folder / "curve.png"
+    log, curve = folder / LOSSES, folder / CURVE
     shutil.copyfile(trained.scalars, log)
     draw(log, curve, Path(job.former) if job.former else None)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

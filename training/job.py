@@ -1,9 +1,9 @@
 """What the training workers are told and what they report: JSON files and JSON lines.
 
-Standard library only: both sides of the process border import it. The parent writes `job.json` into the
-run directory and starts `python -m training.finetune finetune.json`; the worker prints one JSON `Progress` a line
+Standard library only: both sides of the process border import it. The parent writes `finetune.json` into the
+run's directory and starts `python -m training.finetune finetune.json`; the worker prints one JSON `Progress` a line
 on standard output and writes `finetune.outcome.json` beside the job. `training.merge` and `training.evaluate` work
-the same way with their own job, and the evaluation writes `report.json`. Knows nothing about XTuner or the ledger.
+the same way with their own job, and the evaluation writes a `Report`. Knows nothing about XTuner or the ledger.
 
 The error family::
 
@@ -15,16 +15,13 @@ The error family::
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Protocol
 
-SHEET: Final = "sheet.html"
-PICTURE: Final = "sheet.png"
-"""What the evaluation leaves beside its report for people: the answers before and after, as a page and as a picture."""
-
+from training.record import Record
+from training.report import Effort
 
 RATED: Final = "liked answers"
 """What a run's own data is called among the sources that it was taught with."""
@@ -34,38 +31,8 @@ class TrainingError(Exception):
     """Base of everything the training room raises on purpose. The text tells the next step."""
 
 
-class _Record:
-    """JSON in and out for a frozen dataclass of plain values, and an `Effort` under that name."""
-
-    __slots__ = ()
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)  # type: ignore[call-overload]
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
-        values: dict[str, Any] = json.loads(text)
-        known = {each.name for each in fields(cls)}  # type: ignore[arg-type]
-        unknown = values.keys() - known
-        if unknown:
-            raise ValueError(f"{cls.__name__}: unknown keys {sorted(unknown)}")
-        if "effort" in values:
-            values["effort"] = Effort(**values["effort"])
-        return cls(**values)
-
-    def write(self, path: Path) -> None:
-        """Write atomically: a reader sees the whole record or none."""
-        temporary = path.with_suffix(path.suffix + ".part")
-        temporary.write_text(self.to_json() + "\n", encoding="utf-8")
-        temporary.replace(path)
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        return cls.from_json(path.read_text(encoding="utf-8"))
-
-
 @dataclass(frozen=True, slots=True)
-class Job(_Record):
+class Job(Record):
     """One fine-tuning run. Paths are absolute. Counts are samples, `max_length` is tokens, `epochs` passes.
 
     `data` is a LLaVA JSON file whose `image` entries are relative to `images`; `work` the run's directory.
@@ -125,7 +92,7 @@ class Job(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class MergeJob(_Record):
+class MergeJob(Record):
     """Fill `out`, an empty directory, with a complete checkpoint made from `base` and `adapter`.
 
     `system` is the persona that the chat template speaks when a request has none; `work` the run's directory.
@@ -143,24 +110,7 @@ class MergeJob(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Effort(_Record):
-    """What a run was taught with, and what that took: times in seconds, sizes in bytes.
-
-    `taught` says how many samples of which source the candidate was trained on; `pairs` are the liked answers alone.
-    """
-
-    pairs: int = 0
-    raters: int = 0
-    steps: int = 0
-    training_seconds: float = 0.0
-    merging_seconds: float = 0.0
-    peak_memory: int = 0
-    adapter_bytes: int = 0
-    taught: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluationJob(_Record):
+class EvaluationJob(Record):
     """Judge `candidate` against `live`, both checkpoint directories.
 
     `data` holds the held-out liked answers (LLaVA JSON, pictures under `images`). `regression` is a folder with
@@ -188,7 +138,7 @@ class EvaluationJob(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class ImportJob(_Record):
+class ImportJob(Record):
     """Make the LLaVA file `file`, its pictures under `images`, the source `name` in the directory `out`.
 
     Its rows are checked with the tokenizer of `base` and for `max_length` tokens. `system` is the persona of rows that
@@ -209,7 +159,7 @@ class ImportJob(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class CompareJob(_Record):
+class CompareJob(Record):
     """Let every model answer every question, and lay the answers side by side on the page `out`.
 
     `models` are (name, checkpoint directory); `asked` (picture file under `images`, its caption, question).
@@ -231,7 +181,7 @@ WorkerJob = Job | MergeJob | EvaluationJob | ImportJob | CompareJob
 
 
 @dataclass(frozen=True, slots=True)
-class Progress(_Record):
+class Progress(Record):
     """One line on the worker's standard output. `seconds_left` is an estimate, None while unknown."""
 
     stage: str
@@ -242,7 +192,7 @@ class Progress(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome(_Record):
+class Outcome(Record):
     """How a worker ended. `adapter` is a PEFT directory, `scalars` XTuner's loss log; None unless `ok`.
 
     `reason` is empty when `ok`; otherwise one sentence an operator can act on. `too_large` says that the same job with
@@ -259,34 +209,6 @@ class Outcome(_Record):
     seconds: float = 0.0
     peak_memory: int = 0
     samples: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Report(_Record):
-    """The evaluation's findings. `accepted` and its `reason` are the verdict; the rest is what it rests on.
-
-    `live_nll` and `nll` are mean negative log-likelihoods in nats per answer token over the held-out liked answers.
-    `live_correct` and `correct` are shares of the factual questions answered right, 0 to 1; `live_alone` and `alone`
-    count those that only one of the two models got right. `broken` lists answers of the candidate that are empty or in
-    loops. `samples` has some questions with both models' answers. `seconds` is what judging took, `effort` what
-    came before.
-    """
-
-    accepted: bool
-    reason: str = ""
-    held_out: int = 0
-    tokens: int = 0
-    live_nll: float = 0.0
-    nll: float = 0.0
-    questions: int = 0
-    live_correct: float = 0.0
-    correct: float = 0.0
-    live_alone: int = 0
-    alone: int = 0
-    broken: list[str] = field(default_factory=list)
-    samples: list[dict[str, str]] = field(default_factory=list)
-    seconds: float = 0.0
-    effort: Effort = field(default_factory=Effort)
 
 
 def outcome_file(job_file: Path) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from training.job import Job
-from training.resume import FEATURES
+from training.run_folder import FEATURES
 from training.worker import rank, together
 
 _WANTED: Final = "wanted"

@@ -19,6 +19,7 @@ from typing import Any, Final
 from training.checking import Checked, Inspection, Rules
 from training.job import RATED, Job, Progress, TrainingError
 from training.llava import RowError, read_rows
+from training.run_folder import CHECKED, MIXTURE, PROBLEMS
 
 _SHOWN: Final = 10
 _LONG: Final = 1000
@@ -85,7 +86,7 @@ def mix(job: Job, base: Path, say: Callable[[Progress], None]) -> Mixture:
     with Inspection(rules, job.threads or len(os.sched_getaffinity(0))) as inspection:
         good = [sorted_out(inspection.rows(file, images, progress), problems) for file, images in files]
     if problems:
-        raise RowError(in_short(problems, Path(job.work) / "problems.txt"))
+        raise RowError(in_short(problems, Path(job.work) / PROBLEMS))
     for (file, _), found in zip(files, good, strict=True):
         if not found:
             raise TrainingError(f"{file} has no rows")
@@ -105,8 +106,8 @@ def mix(job: Job, base: Path, say: Callable[[Progress], None]) -> Mixture:
         for source, rows, left, numbers in zip(job.sources, others, kept, drawn, strict=True)
     ]
     account = {"seed": job.seed, "replay": job.replay, RATED: len(rated), "sources": told}
-    write_whole(Path(job.work) / "mixture.json", [json.dumps(account, ensure_ascii=False, indent=1)])
-    checked = Path(job.work) / "checked.jsonl"
+    write_whole(Path(job.work) / MIXTURE, [json.dumps(account, ensure_ascii=False, indent=1)])
+    checked = Path(job.work) / CHECKED
     write_whole(checked, (each.line for rows in taken for each in rows))
     return Mixture(checked, samples)
 

@@ -16,7 +16,7 @@ from mmengine.config import Config
 
 from training.job import Job, TrainingError
 from training.recipe import VISUALIZER, config_file_text, divided, lessons
-from training.resume import STATE
+from training.run_folder import STATE
 
 _MAX_LENGTH: Final = 8192
 _NEEDED: Final = (

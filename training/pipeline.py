@@ -1,13 +1,8 @@
 """One retraining from votes to a judged model: select → validate → train → merge → evaluate → candidate or rejected.
 
-Knows the order, the ledger's states and the run's directory; the heavy steps are the trainer's (child processes), and
+Knows the order and the ledger's states; the heavy steps are the trainer's (child processes), and
 whether a candidate goes live is the bot's. Training starts from the base model with all that is selected, never from
 the last merge, so that nothing drifts and what was forgotten is gone.
-
-A run's directory: `train.json` and `held_out.json` (LLaVA), `checked.jsonl` (what is trained on, other sources mixed
-in) with its account `mixture.json`, `config.py` (`python -m xtuner.tools.train config.py` trains it again),
-`losses.json`, `curve.png`, `adapter/`, `report.json`, `sheet.html` and `sheet.png`, and each step's job, outcome and
-log.
 """
 
 from __future__ import annotations
@@ -27,16 +22,14 @@ from storage.ledger import Ledger
 from storage.models import ModelStore
 from storage.pictures import PictureStore
 from storage.records import BASE, IllegalTransition, Model, ModelState, Run, RunState, StorageError
-from training.job import Effort, EvaluationJob, Job, MergeJob, Outcome, Progress, Report, Trainer, TrainingError
+from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, Trainer, TrainingError
 from training.llava import lesson, write_rows
+from training.report import Effort, Report
 from training.resume import take_over
+from training.run_folder import HELD_OUT_ROWS, LOSSES, REPORT, TRAIN_ROWS
 from training.selection import TRAIN, Counts, Selection, select_pairs
 from training.settings import RECIPES, Recipe, Source, TrainingSettings
 from training.sources import imported, present, title
-
-CURVE: Final = "curve.png"
-LOSSES: Final = "losses.json"
-REPORT: Final = "report.json"
 
 T = TypeVar("T")
 OnChange = Callable[[Run], Awaitable[None]]
@@ -158,8 +151,8 @@ class Pipeline:
             raters=selection.counts.raters,
         )
         await _told(on_change, run)
-        write_rows((each.lesson for each in selection.train), folder / "train.json", self._file)
-        write_rows((each.lesson for each in selection.held_out), folder / "held_out.json", self._file)
+        write_rows((each.lesson for each in selection.train), folder / TRAIN_ROWS, self._file)
+        write_rows((each.lesson for each in selection.held_out), folder / HELD_OUT_ROWS, self._file)
 
         async with _Reporter(self._ledger, run.id, on_change) as report:
             job = self._job(run, folder, sources, await self._former_losses(run))
@@ -264,13 +257,13 @@ class Pipeline:
         return Job(
             run=str(run.id),
             base=str(self._places.base),
-            data=str(folder / "train.json"),
+            data=str(folder / TRAIN_ROWS),
             images=str(self._pictures.directory),
             work=str(folder),
             system=self._system,
             sources=[each.model_dump(mode="json") for each in sources],
             replay=self._settings.replay,
-            held_out=str(folder / "held_out.json"),
+            held_out=str(folder / HELD_OUT_ROWS),
             notes=str(self._places.runs / "pictures.jsonl"),
             former=former,
             device=self._settings.device,
@@ -303,7 +296,7 @@ class Pipeline:
             run=str(run.id),
             candidate=str(candidate),
             live=str(self._places.base if live is None else live.directory),
-            data=str(folder / "held_out.json"),
+            data=str(folder / HELD_OUT_ROWS),
             images=str(self._pictures.directory),
             work=str(folder),
             system=self._system,

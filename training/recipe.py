@@ -16,7 +16,7 @@ from typing import Any, Final
 from mmengine.config import Config
 
 from training.job import Job, TrainingError
-from training.resume import STATE
+from training.run_folder import STATE
 
 _HEAD: Final = '"""One run of thumbtune\'s training, for XTuner 0.2.0: python -m xtuner.tools.train THIS_FILE"""\n\n'
 

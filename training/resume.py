@@ -15,12 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from training.job import Job
-
-STATE: Final = "xtuner"
-"""Folder in a run's directory: the log of losses and the checkpoints."""
-
-FEATURES: Final = "features"
-"""Folder in a run's directory, while it trains: what the vision tower makes of the pictures."""
+from training.run_folder import FEATURES, STATE
 
 _FINGERPRINT: Final = "training.sha256"
 _OTHERWISE: Final = frozenset(

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from training.figures import clock, percent, size
-from training.job import PICTURE, RATED, SHEET, EvaluationJob, Report
+from training.job import RATED, EvaluationJob
 from training.llava import Lesson
+from training.report import Report
+from training.run_folder import PICTURE, SHEET
 from training.sheet import Row, Sheet
 from training.sheet_picture import draw
 

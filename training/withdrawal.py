@@ -13,9 +13,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from training.job import PICTURE, SHEET
 from training.llava import row_name
 from training.resume import remove
+from training.run_folder import PICTURE, SHEET
 
 _ARTICLE: Final = re.compile(r'<article id="([^"]*)"')
 

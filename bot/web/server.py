@@ -27,8 +27,7 @@ from bot.operations import Operations
 from bot.web.metrics import render
 from storage.records import UnknownRecord
 from training.figures import clock
-from training.job import PICTURE, SHEET
-from training.pipeline import CURVE
+from training.run_folder import CURVE, PICTURE, SHEET
 
 WEBHOOK_PATH = "/telegram"
 SECRET_HEADER = "X-Telegram-Bot-Api-Secret-Token"

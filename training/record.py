@@ -1,0 +1,42 @@
+"""What crosses the border of a process, or is read after a restart: records in JSON files. Standard library only.
+
+Knows JSON and files; which records there are is job.py's and report.py's.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Self
+
+
+class Record:
+    """A frozen dataclass of plain values, and of records that are there by default, as JSON."""
+
+    __slots__ = ()
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        values: dict[str, Any] = json.loads(text)
+        known = {each.name: each.default_factory for each in fields(cls)}  # type: ignore[arg-type]
+        unknown = values.keys() - known.keys()
+        if unknown:
+            raise ValueError(f"{cls.__name__}: unknown keys {sorted(unknown)}")
+        for name, kind in known.items():
+            if name in values and is_dataclass(kind):
+                values[name] = kind(**values[name])
+        return cls(**values)
+
+    def write(self, path: Path) -> None:
+        """Write atomically: a reader sees the whole record or none."""
+        temporary = path.with_suffix(path.suffix + ".part")
+        temporary.write_text(self.to_json() + "\n", encoding="utf-8")
+        temporary.replace(path)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        return cls.from_json(path.read_text(encoding="utf-8"))
