@@ -49,10 +49,15 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A good row: a line of JSON, the sha256 of each of its pictures' bytes in order, and whether it has a persona."""
+    """A good row as a line of JSON, its length in tokens, its pictures in order, and whether it has a persona.
+
+    `pictures` are their names in the line, `digests` the sha256 of their bytes.
+    """
 
     line: str
+    length: int
     pictures: tuple[str, ...]
+    digests: tuple[str, ...]
     persona: bool
 
 
@@ -78,13 +83,14 @@ class Checker:
         """The good row, or what is wrong with it."""
         where = f"{raw.file} row {raw.number}"
         try:
-            lesson, pictures = self._seen(parse_row(raw.content, where=where, system=self._rules.system), raw, where)
+            lesson, digests = self._seen(parse_row(raw.content, where=where, system=self._rules.system), raw, where)
             encoded = self._encoder.check(lesson, self._rules.max_length, where=where)
         except RowError as error:
             return str(error)
-        written = row(lesson, str if raw.images == self._rules.home else lambda name: str(raw.images / name))
-        line = {**written, "length": len(encoded.input_ids), "origin": where}
-        return Checked(json.dumps(line, ensure_ascii=False), pictures, "system" in raw.content)
+        file_of: Callable[[str], str] = str if raw.images == self._rules.home else lambda name: str(raw.images / name)
+        length = len(encoded.input_ids)
+        line = json.dumps({**row(lesson, file_of), "length": length, "origin": where}, ensure_ascii=False)
+        return Checked(line, length, tuple(map(file_of, lesson.pictures)), digests, "system" in raw.content)
 
     def _seen(self, lesson: Lesson, raw: Raw, where: str) -> tuple[Lesson, tuple[str, ...]]:
         """The lesson with the sizes of its pictures, and their digests. Raises `RowError`."""

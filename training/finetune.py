@@ -95,10 +95,11 @@ def _lay_out(job: Job, say: Say, *, gpu: bool) -> dict[str, int]:
         text = own_config_text(job, base=base, data=mixture.file, rows=mixture.rows, processes=together())
     else:
         plan = Plan.of(job, mixture.rows, together())
-        longest, pictures = mixture.look_through()
-        text = config_text(job, plan, base=base, data=mixture.file, longest=longest, features=kept(job), gpu=gpu)
+        text = config_text(
+            job, plan, base=base, data=mixture.file, longest=mixture.longest, features=kept(job), gpu=gpu
+        )
         # Seen once, it is seen when it is learned from. A tower that is trained sees something else each time.
-        want(job, pictures if plan.repeats > 1 and not job.vision_rank else [])
+        want(job, mixture.pictures if plan.repeats > 1 and not job.vision_rank else [])
     (Path(job.work) / CONFIG).write_text(text, encoding="utf-8")
     begin(job)
     return mixture.samples

@@ -20,8 +20,9 @@ from training.checking import Checked, Inspection, Rules
 from training.finetune import explained
 from training.job import ImportJob, Outcome, Progress, TrainingError
 from training.llava import RowError
-from training.mixture import sorted_out, write_whole
+from training.mixture import sorted_out
 from training.sources import PICTURES, ROWS, UNDER_WAY, About
+from training.whole import write_whole
 from training.worker import Say, work
 
 
@@ -36,7 +37,7 @@ def take_in(job: ImportJob, say: Say) -> Outcome:
         (part / PICTURES).mkdir(parents=True)
         good = _checked(job, part / PICTURES, say)
         write_whole(part / ROWS, _copied(good, part / PICTURES, say))
-        pictures = {name for each in good for name in each.pictures}
+        pictures = {digest for each in good for digest in each.digests}
         About(job.file, len(good), len(pictures), job.repeat_times).write(part)
         os.sync()
         part.rename(folder)
@@ -65,7 +66,7 @@ def _checked(job: ImportJob, home: Path, say: Say) -> list[Checked]:
 
 
 def _copied(good: Sequence[Checked], home: Path, say: Say) -> Iterator[str]:
-    """The rows as they will stand in the source; their pictures are copied on the way."""
+    """The rows as lines of the source; their pictures are copied on the way."""
     for number, each in enumerate(good, 1):
         row: dict[str, Any] = json.loads(each.line)
         del row["length"], row["origin"]
@@ -73,12 +74,11 @@ def _copied(good: Sequence[Checked], home: Path, say: Say) -> Iterator[str]:
             # It has the persona of the day, as the chat has.
             del row["system"]
         if each.pictures:
-            given = [row["image"]] if isinstance(row["image"], str) else row["image"]
-            names = [_copy(Path(file), name, home) for file, name in zip(given, each.pictures, strict=True)]
+            names = [_copy(Path(file), digest, home) for file, digest in zip(each.pictures, each.digests, strict=True)]
             row["image"] = names[0] if len(names) == 1 else names
         if number % 64 == 0 or number == len(good):
             say(Progress("copying", number, len(good)))
-        yield json.dumps(row, ensure_ascii=False)
+        yield json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def _copy(file: Path, digest: str, home: Path) -> str:

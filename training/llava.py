@@ -32,6 +32,7 @@ from inference.prompt import PLACE, harmless, special_literal, system_text, user
 from storage.records import RatedExchange
 from training.history import as_seen
 from training.job import TrainingError
+from training.whole import write_whole
 
 _TAG: Final = re.compile(rf"(?:Image-\d+: ?)?{re.escape(PLACE)}")
 
@@ -278,7 +279,5 @@ def write_rows(lessons: Iterable[Lesson], file: Path, file_of: Callable[[str], s
         text = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in rows)
     else:
         text = json.dumps(rows, ensure_ascii=False, indent=1) + "\n"
-    temporary = file.with_name(file.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(file)
+    write_whole(file, text)
     return len(rows)

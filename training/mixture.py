@@ -20,6 +20,7 @@ from training.checking import Checked, Inspection, Rules
 from training.job import RATED, Job, Progress, TrainingError
 from training.llava import RowError, read_rows
 from training.run_folder import CHECKED, MIXTURE, PROBLEMS
+from training.whole import write_whole
 
 _SHOWN: Final = 10
 _LONG: Final = 1000
@@ -28,23 +29,20 @@ _LONG: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """A frozen mixture: XTuner's data file, and how many samples it has of each source."""
+    """A frozen mixture: XTuner's data file, and how many samples it has of each source.
+
+    `longest` is the number of tokens of the longest sample, `pictures` are the names of all pictures, each once.
+    """
 
     file: Path
     samples: dict[str, int]
+    longest: int
+    pictures: list[str]
 
     @property
     def rows(self) -> int:
         """Samples in all."""
         return sum(self.samples.values())
-
-    def look_through(self) -> tuple[int, list[str]]:
-        """The number of tokens of the longest sample, and the names of all pictures, each once."""
-        longest, pictures = 0, dict[str, None]()
-        for _, row in read_rows(self.file):
-            longest = max(longest, row["length"])
-            pictures |= dict.fromkeys(_images(row))
-        return longest, list(pictures)
 
 
 def draw(rows: int, times: float, dice: Random) -> list[int]:
@@ -93,7 +91,7 @@ def mix(job: Job, base: Path, say: Callable[[Progress], None]) -> Mixture:
 
     rated, *others = good
     held_out = _pictures(Path(job.held_out)) if job.held_out else frozenset[str]()
-    kept = [[each for each in rows if held_out.isdisjoint(each.pictures)] for rows in others]
+    kept = [[each for each in rows if held_out.isdisjoint(each.digests)] for rows in others]
     times = [each["repeat_times"] for each in job.sources]
     drawn = draw_all([len(rows) for rows in kept], times, int(job.replay * len(rated) + 0.5), job.seed)
     taken = [rated, *([rows[number] for number in numbers] for rows, numbers in zip(kept, drawn, strict=True))]
@@ -106,10 +104,11 @@ def mix(job: Job, base: Path, say: Callable[[Progress], None]) -> Mixture:
         for source, rows, left, numbers in zip(job.sources, others, kept, drawn, strict=True)
     ]
     account = {"seed": job.seed, "replay": job.replay, RATED: len(rated), "sources": told}
-    write_whole(Path(job.work) / MIXTURE, [json.dumps(account, ensure_ascii=False, indent=1)])
+    write_whole(Path(job.work) / MIXTURE, json.dumps(account, ensure_ascii=False, indent=1) + "\n")
     checked = Path(job.work) / CHECKED
-    write_whole(checked, (each.line for rows in taken for each in rows))
-    return Mixture(checked, samples)
+    write_whole(checked, (each.line + "\n" for rows in taken for each in rows))
+    pictures = dict.fromkeys(name for rows in taken for each in rows for name in each.pictures)
+    return Mixture(checked, samples, max(each.length for rows in taken for each in rows), list(pictures))
 
 
 def sorted_out(rows: Iterable[Checked | str], problems: list[str]) -> list[Checked]:
@@ -127,16 +126,8 @@ def in_short(problems: Sequence[str], file: Path) -> str:
     """The problems, or the first of many with the name of the file that has them all."""
     if len(problems) <= _SHOWN:
         return "\n".join(problems)
-    write_whole(file, problems)
+    write_whole(file, (each + "\n" for each in problems))
     return "\n".join([*problems[:_SHOWN], f"… and {len(problems) - _SHOWN} more: all {len(problems)} are in {file}"])
-
-
-def write_whole(file: Path, lines: Iterable[str]) -> None:
-    """Write the lines to a file that is there whole or not at all."""
-    temporary = file.with_name(file.name + ".part")
-    with temporary.open("w", encoding="utf-8") as written:
-        written.writelines(line + "\n" for line in lines)
-    temporary.replace(file)
 
 
 def _pictures(file: Path) -> frozenset[str]:

@@ -10,6 +10,8 @@ from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from training.whole import write_whole
+
 
 class Record:
     """A frozen dataclass of plain values, and of records that are there by default, as JSON."""
@@ -32,10 +34,8 @@ class Record:
         return cls(**values)
 
     def write(self, path: Path) -> None:
-        """Write atomically: a reader sees the whole record or none."""
-        temporary = path.with_suffix(path.suffix + ".part")
-        temporary.write_text(self.to_json() + "\n", encoding="utf-8")
-        temporary.replace(path)
+        """Write it whole: a reader sees the whole record or none."""
+        write_whole(path, self.to_json() + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Self:

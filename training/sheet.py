@@ -20,6 +20,7 @@ from PIL import Image
 from inference.messages import Role
 from inference.pictures import open_picture
 from training.llava import Lesson
+from training.whole import write_whole
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
 _THUMBNAIL: Final = 480
@@ -87,10 +88,8 @@ class Sheet:
         return environment.get_template("sheet.html").render(it=self, curve=curve)
 
     def write(self, path: Path) -> None:
-        """Write the page, atomically. Raises `PictureError`, OSError."""
-        temporary = path.with_name(path.name + ".part")
-        temporary.write_text(self.html(), encoding="utf-8")
-        temporary.replace(path)
+        """Write the page, whole. Raises `PictureError`, OSError."""
+        write_whole(path, self.html())
 
 
 def _jpeg(picture: Image.Image) -> str:

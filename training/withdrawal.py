@@ -16,6 +16,7 @@ from typing import Any, Final
 from training.llava import row_name
 from training.resume import remove
 from training.run_folder import PICTURE, SHEET
+from training.whole import write_whole
 
 _ARTICLE: Final = re.compile(r'<article id="([^"]*)"')
 
@@ -43,9 +44,7 @@ def withdraw(runs: Path, exchanges: Iterable[int]) -> int:
             left = [row for row in rows if not _named(row, names)]
             rest, lost = json.dumps(left, ensure_ascii=False, indent=1) + "\n", len(rows) - len(left)
         if lost:
-            temporary = file.with_name(file.name + ".part")
-            temporary.write_text(rest, encoding="utf-8")
-            temporary.replace(file)
+            write_whole(file, rest)
             remove(file.parent)
             gone += lost
     for page in sorted(runs.glob(f"*/{SHEET}")) if names else ():
