@@ -39,7 +39,8 @@ from storage.pictures import PictureStore
 from storage.records import Chat, Exchange, Model, ModelState, Person, Rating, Run, StoredPicture
 from training.launcher import ChildTrainer
 from training.llava import Lesson
-from training.pipeline import Pipeline, Places
+from training.orders import Places
+from training.pipeline import Pipeline
 from training.scoring import Speaker
 from training.settings import TrainingSettings
 

@@ -49,7 +49,8 @@ from storage.models import ModelStore
 from storage.pictures import PictureStore
 from storage.records import BASE, Model, ModelState
 from training.launcher import ChildTrainer
-from training.pipeline import Pipeline, Places
+from training.orders import Places
+from training.pipeline import Pipeline
 
 SWITCH_SECONDS = 0.0005
 

@@ -25,7 +25,8 @@ from tests.ledgers import exchange, picture
 from tests.lessons import SYSTEM, photo, settings
 from tests.llava_files import foodie, write_file
 from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, TrainingError, ignore
-from training.pipeline import Pipeline, Places
+from training.orders import Places
+from training.pipeline import Pipeline
 from training.report import Report
 from training.resume import begin, checkpoint
 from training.run_folder import LOSSES, REPORT, STATE
@@ -298,7 +299,7 @@ async def test_a_listener_that_fails_does_not_fail_the_run(room: Room, caplog: p
 
 async def test_progress_reaches_the_ledger(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the worker says is in the run's row while it works, and watchers are told."""
-    monkeypatch.setattr("training.pipeline._REPORT_SECONDS", 0.01)
+    monkeypatch.setattr("training.reporter._SECONDS", 0.01)
     room.trainer.hangs = "train"
     run = await room.ledger.start_run("command")
     task = asyncio.create_task(room.pipeline().run(run, room.note))

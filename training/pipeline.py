@@ -1,8 +1,8 @@
 """One retraining from votes to a judged model: select → validate → train → merge → evaluate → candidate or rejected.
 
-Knows the order and the ledger's states; the heavy steps are the trainer's (child processes), and
-whether a candidate goes live is the bot's. Training starts from the base model with all that is selected, never from
-the last merge, so that nothing drifts and what was forgotten is gone.
+Knows the order, the ledger's states, and what a run's directory holds before the workers begin; the heavy steps are
+the trainer's (child processes), and whether a candidate goes live is the bot's. Training starts from the base model
+with all that is selected, never from the last merge, so that nothing drifts and what was forgotten is gone.
 """
 
 from __future__ import annotations
@@ -10,31 +10,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, TypeVar
 
 from inference.layout import weight_bytes
 from storage.ledger import Ledger
 from storage.models import ModelStore
 from storage.pictures import PictureStore
-from storage.records import BASE, IllegalTransition, Model, ModelState, Run, RunState, StorageError
-from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, Trainer, TrainingError
+from storage.records import IllegalTransition, Model, ModelState, Run, RunState, StorageError
+from training.job import Outcome, Trainer, TrainingError
 from training.llava import lesson, write_rows
-from training.report import Effort, Report
+from training.orders import Orders, Places, model_name
+from training.report import Report
+from training.reporter import OnChange, Reporter, told
 from training.resume import take_over
 from training.run_folder import HELD_OUT_ROWS, LOSSES, REPORT, TRAIN_ROWS
 from training.selection import TRAIN, Counts, Selection, select_pairs
-from training.settings import RECIPES, Recipe, Source, TrainingSettings
+from training.settings import Recipe, Source, TrainingSettings
 from training.sources import imported, present, title
 
 T = TypeVar("T")
-OnChange = Callable[[Run], Awaitable[None]]
 
-_REPORT_SECONDS: Final = 1.0
 _FORMER_RUNS: Final = 20
 
 log = logging.getLogger(__name__)
@@ -42,19 +41,6 @@ log = logging.getLogger(__name__)
 
 class RunFailed(TrainingError):
     """A step of the run came to nothing. The text is the run's reason."""
-
-
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Directories: the base model all training starts from, and where runs and imported sources are kept.
-
-    `first_words` is the file by which an engine on the same cards asks the training to step aside, if any does.
-    """
-
-    base: Path
-    runs: Path
-    sources: Path
-    first_words: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +76,7 @@ class Pipeline:
         self._trainer = trainer
         self._settings = settings
         self._places = places
-        self._system = system
-        self._tiles = tiles
+        self._orders = Orders(settings, places, pictures.directory, system, tiles)
 
     @property
     def recipe(self) -> Recipe:
@@ -120,7 +105,7 @@ class Pipeline:
         try:
             if await self._ledger.cancel_requested(run.id):
                 raise asyncio.CancelledError
-            workspace = self._models.workspace(_name(run))
+            workspace = self._models.workspace(model_name(run))
             return await self._run(run, workspace, on_change)
         except asyncio.CancelledError:
             await asyncio.shield(self._end(run, RunState.CANCELLED, "cancelled", on_change))
@@ -150,29 +135,20 @@ class Pipeline:
             held_out=len(selection.held_out),
             raters=selection.counts.raters,
         )
-        await _told(on_change, run)
+        await told(on_change, run)
         write_rows((each.lesson for each in selection.train), folder / TRAIN_ROWS, self._file)
         write_rows((each.lesson for each in selection.held_out), folder / HELD_OUT_ROWS, self._file)
 
-        async with _Reporter(self._ledger, run.id, on_change) as report:
-            job = self._job(run, folder, sources, await self._former_losses(run))
+        async with Reporter(self._ledger, run.id, on_change) as report:
+            job = self._orders.training(run, self.recipe, sources, await self._former_losses(run))
             if await asyncio.to_thread(take_over, job, self._earlier(run)):
                 log.info("run %s goes on from the last checkpoint of one that was cut short", run.id)
             trained = _good(await self._trainer.train(job, report))
-            await _told(on_change, await self._ledger.move_run(run.id, RunState.MERGING, step=0, steps=0))
-            merging = MergeJob(
-                run=str(run.id),
-                base=str(self._places.base),
-                adapter=str(trained.adapter),
-                out=str(workspace),
-                work=str(folder),
-                system=self._system,
-                threads=self._settings.threads,
-                tiles=self._tiles,
-            )
-            merged = _good(await self._trainer.merge(merging, report))
-            await _told(on_change, await self._ledger.move_run(run.id, RunState.EVALUATING, step=0, steps=0))
-            judging = await self._evaluation(run, folder, workspace, trained, merged)
+            await told(on_change, await self._ledger.move_run(run.id, RunState.MERGING, step=0, steps=0))
+            merged = _good(await self._trainer.merge(self._orders.merging(run, workspace, trained), report))
+            await told(on_change, await self._ledger.move_run(run.id, RunState.EVALUATING, step=0, steps=0))
+            live = await self._ledger.live_model()
+            judging = self._orders.judging(run, workspace, live, trained, merged)
             _good(await self._trainer.evaluate(judging, report))
         return await _undisturbed(self._publish(run, folder, workspace, on_change))
 
@@ -180,9 +156,9 @@ class Pipeline:
         if lost := await self._ledger.withdrawn(run.id):
             raise RunFailed(f"{lost} of the answers that it learned from were withdrawn meanwhile")
         verdict = Report.read(folder / REPORT)
-        directory, manifest_hash = await asyncio.to_thread(self._models.publish, workspace, _name(run))
+        directory, manifest_hash = await asyncio.to_thread(self._models.publish, workspace, model_name(run))
         model = Model(
-            id=_name(run),
+            id=model_name(run),
             directory=str(directory),
             state=ModelState.CANDIDATE if verdict.accepted else ModelState.REJECTED,
             run=run.id,
@@ -192,7 +168,7 @@ class Pipeline:
             manifest_hash=manifest_hash,
         )
         await self._ledger.add_model(model)
-        await _told(on_change, await self._ledger.move_run(run.id, RunState.DONE, model=model.id))
+        await told(on_change, await self._ledger.move_run(run.id, RunState.DONE, model=model.id))
         return await self._ledger.model(model.id)
 
     async def _select(self) -> Selection:
@@ -253,116 +229,10 @@ class Pipeline:
                 return str(kept)
         return ""
 
-    def _job(self, run: Run, folder: Path, sources: list[Source], former: str) -> Job:
-        return Job(
-            run=str(run.id),
-            base=str(self._places.base),
-            data=str(folder / TRAIN_ROWS),
-            images=str(self._pictures.directory),
-            work=str(folder),
-            system=self._system,
-            sources=[each.model_dump(mode="json") for each in sources],
-            replay=self._settings.replay,
-            held_out=str(folder / HELD_OUT_ROWS),
-            notes=str(self._places.runs / "pictures.jsonl"),
-            former=former,
-            device=self._settings.device,
-            threads=self._settings.threads,
-            seed=self._settings.seed,
-            tiles=self._tiles,
-            processes=self._settings.together,
-            deepspeed=self._settings.deepspeed,
-            features_gigabytes=self._settings.features_gigabytes,
-            courtesy="" if self._places.first_words is None else str(self._places.first_words.resolve()),
-            recipe="" if self._settings.recipe in ("auto", *RECIPES) else str(Path(self._settings.recipe).resolve()),
-            **self.recipe.model_dump(),
-        )
-
-    async def _evaluation(
-        self, run: Run, folder: Path, candidate: Path, trained: Outcome, merged: Outcome
-    ) -> EvaluationJob:
-        effort = Effort(
-            pairs=run.samples,
-            raters=run.raters,
-            steps=trained.steps,
-            training_seconds=trained.seconds,
-            merging_seconds=merged.seconds,
-            peak_memory=trained.peak_memory,
-            adapter_bytes=sum(each.stat().st_size for each in Path(str(trained.adapter)).rglob("*")),
-            taught=trained.samples,
-        )
-        live = await self._ledger.live_model()
-        return EvaluationJob(
-            run=str(run.id),
-            candidate=str(candidate),
-            live=str(self._places.base if live is None else live.directory),
-            data=str(folder / HELD_OUT_ROWS),
-            images=str(self._pictures.directory),
-            work=str(folder),
-            system=self._system,
-            regression=str(self._settings.regression or ""),
-            device=self._settings.device,
-            threads=self._settings.threads,
-            tiles=self._tiles,
-            max_loss_points=self._settings.max_loss_points,
-            live_name=BASE if live is None else live.id,
-            candidate_name=_name(run),
-            curve=trained.curve or "",
-            effort=effort,
-        )
-
     async def _end(self, run: Run, state: RunState, reason: str, on_change: OnChange) -> None:
         # A cancellation that comes after the end changes nothing any more.
         with suppress(IllegalTransition):
-            await _told(on_change, await self._ledger.move_run(run.id, state, reason=reason))
-
-
-class _Reporter:
-    """Takes progress as it comes and passes the newest on, about once a second, to the ledger and whoever watches."""
-
-    def __init__(self, ledger: Ledger, run: int, on_change: OnChange) -> None:
-        self._ledger = ledger
-        self._run = run
-        self._on_change = on_change
-        self._newest: Progress | None = None
-        self._task: asyncio.Task[None] | None = None
-
-    def __call__(self, progress: Progress) -> None:
-        """Note how far a worker is. For the trainer; called in the event loop."""
-        self._newest = progress
-
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._report())
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._task is not None
-        self._task.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._task
-
-    async def _report(self) -> None:
-        while True:
-            await asyncio.sleep(_REPORT_SECONDS)
-            progress, self._newest = self._newest, None
-            if progress is not None and progress.steps:
-                try:
-                    await self._ledger.run_progress(
-                        self._run, progress.step, progress.steps, progress.loss, progress.seconds_left
-                    )
-                    await _told(self._on_change, await self._ledger.run(self._run))
-                except StorageError as error:
-                    log.warning("progress of run %s was not noted: %s", self._run, error)
-
-
-async def _told(on_change: OnChange, run: Run) -> None:
-    """Tell of a change. Whoever listens may fail without failing the run."""
-    try:
-        await on_change(run)
-    except Exception:
-        log.exception("nobody could be told about run %s", run.id)
+            await told(on_change, await self._ledger.move_run(run.id, state, reason=reason))
 
 
 async def _undisturbed(work: Coroutine[Any, Any, T]) -> T:
@@ -384,7 +254,3 @@ def _good(outcome: Outcome) -> Outcome:
     if not outcome.ok:
         raise RunFailed(outcome.reason)
     return outcome
-
-
-def _name(run: Run) -> str:
-    return f"run-{run.id}"
