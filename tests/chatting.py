@@ -40,9 +40,9 @@ from storage.ledger import Ledger
 from storage.pictures import PictureStore
 from storage.records import Model, ModelState, Run
 from tests.person import UP, Message, Person, button
+from training.knobs import Recipe
 from training.pipeline import Plan
 from training.selection import Counts
-from training.settings import Recipe
 
 ADMIN = 7
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from training.settings import RECIPES, Recipe, TrainingSettings
+from training.knobs import RECIPES, Recipe
+from training.settings import TrainingSettings
 
 
 @pytest.mark.parametrize(("name", "numbers"), [("food", (2, 10, 3e-5, 8192)), ("jokes", (4, 6, 2e-5, 6656))])

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from storage.records import BASE, Model, Run
 from training.job import EvaluationJob, Job, MergeJob, Outcome
+from training.knobs import RECIPES, Recipe
 from training.report import Effort
 from training.run_folder import HELD_OUT_ROWS, TRAIN_ROWS
-from training.settings import RECIPES, Recipe, Source, TrainingSettings
+from training.settings import Source, TrainingSettings
 
 
 @dataclass(frozen=True, slots=True)

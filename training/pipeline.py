@@ -22,6 +22,7 @@ from storage.models import ModelStore
 from storage.pictures import PictureStore
 from storage.records import IllegalTransition, Model, ModelState, Run, RunState, StorageError
 from training.job import Outcome, Trainer, TrainingError
+from training.knobs import Recipe
 from training.llava import lesson, write_rows
 from training.orders import Orders, Places, model_name
 from training.report import Report
@@ -29,7 +30,7 @@ from training.reporter import OnChange, Reporter, told
 from training.resume import take_over
 from training.run_folder import HELD_OUT_ROWS, LOSSES, REPORT, TRAIN_ROWS
 from training.selection import TRAIN, Counts, Selection, select_pairs
-from training.settings import Recipe, Source, TrainingSettings
+from training.settings import Source, TrainingSettings
 from training.sources import imported, present, title
 
 T = TypeVar("T")
