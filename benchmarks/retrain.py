@@ -36,7 +36,8 @@ from inference.tiny.words import LANGUAGES, Kind, Language
 from storage.ledger import Ledger
 from storage.models import ModelStore
 from storage.pictures import PictureStore
-from storage.records import Chat, Exchange, Model, ModelState, Person, Rating, Run, StoredPicture
+from storage.records import Chat, Exchange, Model, Person, Rating, Run, StoredPicture
+from storage.states import ModelState
 from training.launcher import ChildTrainer
 from training.llava import Lesson
 from training.orders import Places

@@ -31,10 +31,12 @@ from inference.hub import Source
 from inference.messages import InferenceError
 from inference.settings import TINY
 from storage.backup import back_up
+from storage.errors import StorageError
 from storage.ledger import FILE_NAME, Ledger
 from storage.models import ModelStore
 from storage.pictures import PictureStore
-from storage.records import Belongings, Promotion, Run, RunState, StorageError
+from storage.records import Belongings, Promotion, Run
+from storage.states import RunState
 from training.figures import clock
 from training.job import TrainingError
 

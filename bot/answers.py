@@ -20,7 +20,8 @@ from bot.steering import Asked, Steering
 from bot.streaming import Screen
 from bot.translation import Say
 from inference.messages import Delta, EngineCrashed, EngineUnavailable, InferenceError, PictureError, PromptTooLong
-from storage.records import Exchange, UnknownRecord
+from storage.errors import UnknownRecord
+from storage.records import Exchange
 
 GROUP_EDITS: Final = 3
 """Groups take 20 messages a minute, private chats 60: their edits come that many times slower."""

@@ -47,7 +47,8 @@ from inference.deployment import Deployment
 from storage.ledger import Ledger
 from storage.models import ModelStore
 from storage.pictures import PictureStore
-from storage.records import BASE, Model, ModelState
+from storage.records import BASE, Model
+from storage.states import ModelState
 from training.launcher import ChildTrainer
 from training.orders import Places
 from training.pipeline import Pipeline

@@ -24,9 +24,10 @@ from bot.steering import Brake
 from bot.unsaved import Unsaved
 from inference.messages import Answer, Delta, Engine, Picture, Prompt, PromptTooLong, Role, Sampling, Turn, Usage
 from inference.prompt import fit, prompt_hash
+from storage.errors import NotSaved, UnknownRecord
 from storage.ledger import Ledger
 from storage.pictures import PictureStore
-from storage.records import Exchange, NotSaved, UnknownRecord
+from storage.records import Exchange
 
 NEAR: Final = 64
 FAR: Final = 2000

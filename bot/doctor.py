@@ -26,10 +26,10 @@ from bot.doctor_model import answer_findings, model_findings
 from bot.findings import Finding
 from inference.engines import Kind, resolve
 from inference.layout import weight_bytes
+from storage.errors import StorageError
 from storage.health import ledger_faults, picture_faults
 from storage.ledger import FILE_NAME
 from storage.pictures import PictureStore
-from storage.records import StorageError
 
 ROOMS = ("bot", "inference", "training", "storage")
 ENGINE_PACKAGES = ("torch", "torchvision", "timm", "transformers", "safetensors")

@@ -15,8 +15,8 @@ from inference.engines import Kind, resolve
 from inference.layout import problems
 from inference.messages import Answer, InferenceError, Prompt, Role, Sampling, Turn
 from inference.readiness import sample_picture
+from storage.errors import StorageError
 from storage.models import MANIFEST, verify
-from storage.records import StorageError
 
 FOREIGN_NAMES: Final = ("llava", "vicuna", "mistral", "cogvlm")
 """lmdeploy takes a model for another one by these words in its path (lmdeploy/model.py, lmdeploy/archs.py)."""

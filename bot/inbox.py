@@ -27,8 +27,9 @@ from bot.albums import Waiting, members, seconds_missing
 from bot.lanes import lane_of
 from bot.settings import BotSettings
 from bot.telegram import Undelivered, Unreachable
+from storage.errors import IllegalTransition, NotSaved, StorageError
 from storage.ledger import Ledger
-from storage.records import IllegalTransition, NotSaved, StorageError, StoredUpdate
+from storage.records import StoredUpdate
 
 FAILURES: Final = 3
 """A handler may fail so often at one update in one process; then the update is set aside."""

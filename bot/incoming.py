@@ -25,9 +25,10 @@ from bot.settings import ChatSettings
 from bot.telegram import Undelivered
 from bot.translation import later
 from inference.messages import Picture
+from storage.errors import NotSaved
 from storage.ledger import Ledger
 from storage.pictures import PictureStore
-from storage.records import NotSaved, StoredPicture
+from storage.records import StoredPicture
 
 pillow_heif.register_heif_opener()
 

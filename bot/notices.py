@@ -27,8 +27,10 @@ from bot.replies import Place, Reply
 from bot.settings import BotSettings
 from bot.telegram import DeliveryError, Doubtful, Glimpse
 from bot.translation import Say, Translator
+from storage.errors import StorageError
 from storage.ledger import Ledger
-from storage.records import RUN_TRANSITIONS, Model, Run, RunState, StorageError
+from storage.records import Model, Run
+from storage.states import RUN_TRANSITIONS, RunState
 from training.figures import clock, percent, size
 from training.job import RATED
 from training.report import Report

@@ -25,9 +25,11 @@ from inference.deployment import Deployment
 from inference.messages import InferenceError
 from inference.status import Status
 from inference.supervisor import State
+from storage.errors import RunBusy, StorageError
 from storage.ledger import Ledger
 from storage.models import verify
-from storage.records import Model, ModelState, Promotion, Run, RunBusy, RunState, StorageError
+from storage.records import Model, Promotion, Run
+from storage.states import ModelState, RunState
 from training.pipeline import Pipeline, Plan
 from training.run_folder import CURVE, PICTURE, SHEET
 

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bot.translation import Say, later
-from storage.records import RUN_TRANSITIONS, Run, RunState
+from storage.records import Run
+from storage.states import RUN_TRANSITIONS, RunState
 from training.figures import clock
 
 BAR: Final = 20

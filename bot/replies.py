@@ -21,8 +21,8 @@ from aiogram.types import ForceReply, InlineKeyboardMarkup, LinkPreviewOptions, 
 
 from bot.pages import Page, plain_pages
 from bot.telegram import Doubtful, Draft, Glimpse, Typing, Undelivered
+from storage.errors import NotSaved
 from storage.ledger import Ledger
-from storage.records import NotSaved
 
 _NO_PREVIEW: Final = LinkPreviewOptions(is_disabled=True)
 _DOUBT_PAUSES: Final = (0.5, 1.0, 2.0, 4.0, 8.0)

@@ -19,8 +19,8 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
 
 from bot.forgetting import Forgetting
+from storage.errors import RunBusy
 from storage.ledger import Ledger
-from storage.records import RunBusy
 
 RETRAIN = "retrain"
 TIDY = "tidy"

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from storage.connection import explained_os
 from storage.durable import sync_directory
+from storage.errors import StorageError, UnknownRecord
 from storage.ledger import FILE_NAME, Ledger
 from storage.models import ModelStore, verify
 from storage.pictures import PictureStore
-from storage.records import StorageError, UnknownRecord
 
 PICTURES = "pictures"
 MODELS = "models"

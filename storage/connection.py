@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sqlite_utils import Database
 
-from storage.records import NotSaved, StorageError
+from storage.errors import NotSaved, StorageError
 
 BUSY_SECONDS = 30.0
 """How long a statement waits for another process (the bot, a command line) that holds the ledger."""

@@ -10,9 +10,10 @@ import sqlite3
 
 from sqlite_utils import Database
 
+from storage.errors import UnknownRecord
 from storage.people import ensure_user
 from storage.queries import Queries, first
-from storage.records import Demonstration, UnknownRecord
+from storage.records import Demonstration
 from storage.runs import cancel_learning
 
 _SELECT = 'SELECT id, exchange, author, text, "update", created, confirmed_by FROM demonstrations'

@@ -8,9 +8,10 @@ from dataclasses import asdict, fields
 
 from sqlite_utils import Database
 
+from storage.errors import StorageError, UnknownRecord
 from storage.people import ensure_chat, ensure_user
 from storage.queries import Queries, every, first
-from storage.records import Exchange, StorageError, StoredPicture, UnknownRecord
+from storage.records import Exchange, StoredPicture
 
 _COLUMNS = [each.name for each in fields(Exchange) if each.name != "pictures"]
 _INSERTED = [name for name in _COLUMNS if name != "id"]

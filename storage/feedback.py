@@ -10,10 +10,11 @@ from itertools import groupby, permutations
 
 from sqlite_utils import Database
 
+from storage.errors import StorageError, UnknownRecord
 from storage.exchanges import SELECT_EXCHANGES, exchange_of
 from storage.people import ensure_user
 from storage.queries import Queries, every, first
-from storage.records import Exchange, Preference, RatedExchange, Rating, StorageError, UnknownRecord
+from storage.records import Exchange, Preference, RatedExchange, Rating
 
 _VOTES = (
     "SELECT exchange, sum(value > 0) AS ups, sum(value < 0) AS downs, json_group_array(rater) AS raters"

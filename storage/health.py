@@ -12,9 +12,9 @@ from pathlib import Path
 from sqlite_utils import Database
 
 from storage.connection import translated
-from storage.migrations import refuse_newer
 from storage.pictures import PictureStore
 from storage.queries import every
+from storage.upgrade import refuse_newer
 
 _NAMED = 8
 """Faults that are named one by one."""

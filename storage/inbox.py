@@ -14,8 +14,9 @@ from typing import Any
 
 from sqlite_utils import Database
 
+from storage.errors import IllegalTransition, StorageError, UnknownRecord
 from storage.queries import Queries, every, first, number
-from storage.records import IllegalTransition, Reply, StorageError, StoredUpdate, UnknownRecord
+from storage.records import Reply, StoredUpdate
 
 Row = tuple[int, str, str]
 """An update to store: id, lane, payload."""

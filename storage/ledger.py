@@ -20,19 +20,19 @@ from sqlite_utils import Database
 from storage.connection import connect, explained_os, translated
 from storage.demonstrations import Demonstrations
 from storage.durable import sync_directory, sync_file
+from storage.errors import StorageError
 from storage.exchanges import Exchanges
 from storage.feedback import Feedback
 from storage.forgetting import Forgetting
 from storage.health import unsound
 from storage.inbox import Inbox
-from storage.migrations import migrate
 from storage.people import People
 from storage.queries import first
 from storage.readers import Readers
-from storage.records import StorageError
 from storage.registry import Registry
 from storage.runs import Runs
 from storage.statistics import Statistics
+from storage.upgrade import migrate
 from storage.writer import Writer
 
 FILE_NAME = "ledger.db"

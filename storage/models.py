@@ -24,7 +24,7 @@ from typing import Any
 
 from storage.connection import explained_os
 from storage.durable import sync_directory, sync_file, write_durably
-from storage.records import Damaged, StorageError, UnknownRecord
+from storage.errors import Damaged, StorageError, UnknownRecord
 
 MANIFEST = "manifest.json"
 _VERSION = 1

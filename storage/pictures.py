@@ -13,7 +13,7 @@ from pathlib import Path
 
 from storage.connection import explained_os
 from storage.durable import sync_directory, write_durably
-from storage.records import Damaged, StorageError, UnknownRecord
+from storage.errors import Damaged, StorageError, UnknownRecord
 
 _NAME = re.compile(r"[0-9a-f]{64}")
 _INCOMING = "incoming"

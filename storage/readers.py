@@ -16,7 +16,7 @@ from typing import TypeVar
 from sqlite_utils import Database
 
 from storage.connection import connect, translated
-from storage.records import StorageError
+from storage.errors import StorageError
 
 Result = TypeVar("Result")
 

@@ -1,7 +1,8 @@
-"""The rows of the ledger as frozen dataclasses, and the states that slow, precious work goes through.
+"""The rows of the ledger as frozen dataclasses.
 
-Knows what is kept, not how: the queries are in `ledger`, the tables in `migrations`. Times are UTC seconds
-since the epoch (float). Identifiers of people, chats and messages are Telegram's integers.
+Knows what is kept, not how: the queries are in `ledger`, the tables in `migrations`, which state leads where in
+`states`. Times are UTC seconds since the epoch (float). Identifiers of people, chats and messages are Telegram's
+integers.
 """
 
 from __future__ import annotations
@@ -10,68 +11,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from storage.states import ModelState, RunState
+
 BASE: Final = "base"
 """The id of the model that training starts from."""
-
-
-class StorageError(Exception):
-    """Base of what this room raises on purpose. The text tells the next step."""
-
-
-class IllegalTransition(StorageError):
-    """A run or a model was asked to enter a state that its present one does not lead to."""
-
-
-class RunBusy(StorageError):
-    """A run is under way; only one at a time."""
-
-
-class UnknownRecord(StorageError):
-    """No row has that identifier."""
-
-
-class NotSaved(StorageError):
-    """The disk takes nothing: it is full, or fails. Nothing of what was to be written is there."""
-
-
-class Damaged(StorageError):
-    """A picture or a model is no longer what was stored: its bytes do not match their digest."""
-
-
-class RunState(StrEnum):
-    DUE = "due"
-    TRAINING = "training"
-    MERGING = "merging"
-    EVALUATING = "evaluating"
-    DONE = "done"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-
-RUN_TRANSITIONS: dict[RunState, frozenset[RunState]] = {
-    RunState.DUE: frozenset({RunState.TRAINING, RunState.FAILED, RunState.CANCELLED}),
-    RunState.TRAINING: frozenset({RunState.MERGING, RunState.FAILED, RunState.CANCELLED}),
-    RunState.MERGING: frozenset({RunState.EVALUATING, RunState.FAILED, RunState.CANCELLED}),
-    RunState.EVALUATING: frozenset({RunState.DONE, RunState.FAILED, RunState.CANCELLED}),
-    RunState.DONE: frozenset(),
-    RunState.FAILED: frozenset(),
-    RunState.CANCELLED: frozenset(),
-}
-
-
-class ModelState(StrEnum):
-    CANDIDATE = "candidate"
-    LIVE = "live"
-    RETIRED = "retired"
-    REJECTED = "rejected"
-
-
-MODEL_TRANSITIONS: dict[ModelState, frozenset[ModelState]] = {
-    ModelState.CANDIDATE: frozenset({ModelState.LIVE, ModelState.REJECTED}),
-    ModelState.LIVE: frozenset({ModelState.RETIRED}),
-    ModelState.RETIRED: frozenset({ModelState.LIVE}),
-    ModelState.REJECTED: frozenset({ModelState.LIVE}),  # an admin may overrule the evaluation by /promote
-}
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,17 +7,10 @@ from dataclasses import asdict, fields
 
 from sqlite_utils import Database
 
+from storage.errors import IllegalTransition, StorageError, UnknownRecord
 from storage.queries import Queries, every, first
-from storage.records import (
-    MODEL_TRANSITIONS,
-    IllegalTransition,
-    Model,
-    ModelState,
-    Promotion,
-    StorageError,
-    UnknownRecord,
-    Version,
-)
+from storage.records import Model, Promotion, Version
+from storage.states import MODEL_TRANSITIONS, ModelState
 
 _SELECT = f"SELECT {', '.join(each.name for each in fields(Model))} FROM models"
 _SELECT_PROMOTION = 'SELECT id, model, previous, "by", created, done, error FROM promotions'

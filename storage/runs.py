@@ -10,8 +10,10 @@ from typing import Any
 
 from sqlite_utils import Database
 
+from storage.errors import IllegalTransition, RunBusy, StorageError, UnknownRecord
 from storage.queries import Queries, every, first, number
-from storage.records import RUN_TRANSITIONS, IllegalTransition, Run, RunBusy, RunState, StorageError, UnknownRecord
+from storage.records import Run
+from storage.states import RUN_TRANSITIONS, RunState
 
 _SELECT = f"SELECT {', '.join(each.name for each in fields(Run))} FROM runs"
 _SETTABLE = frozenset({"step", "steps", "loss", "samples", "held_out", "raters", "directory", "reason", "model"})

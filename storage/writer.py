@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from sqlite_utils import Database
 
 from storage.connection import BUSY_SECONDS, connect, explained
-from storage.records import NotSaved, StorageError
+from storage.errors import NotSaved, StorageError
 
 Result = TypeVar("Result")
 Argument = TypeVar("Argument")

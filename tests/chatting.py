@@ -38,7 +38,8 @@ from inference.status import Counters, NodeStatus, Status
 from inference.supervisor import State
 from storage.ledger import Ledger
 from storage.pictures import PictureStore
-from storage.records import Model, ModelState, Run
+from storage.records import Model, Run
+from storage.states import ModelState
 from tests.person import UP, Message, Person, button
 from training.knobs import Recipe
 from training.pipeline import Plan

@@ -23,7 +23,8 @@ from inference.tiny.shapes import Scene, draw, random_scene
 from inference.tiny.words import Kind, Language
 from inference.worker import free_port
 from storage.ledger import Ledger
-from storage.records import Run, RunState
+from storage.records import Run
+from storage.states import RunState
 from tests.bot_process import BotProcess, write_config
 from tests.person import DOWN, UP, Message, Person
 

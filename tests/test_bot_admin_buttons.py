@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from storage.records import Model, ModelState, Run, RunState
+from storage.records import Model, Run
+from storage.states import ModelState, RunState
 from tests.chatting import ADMIN, Notebook, Stage, on_stage, shows, told
 from tests.person import button
 

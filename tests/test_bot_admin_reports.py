@@ -15,7 +15,8 @@ from bot.handlers import broadcast
 from bot.statistics import draw
 from bot.translation import Translator
 from storage.ledger import Ledger
-from storage.records import Chat, Day, Person, Rating, RunState
+from storage.records import Chat, Day, Person, Rating
+from storage.states import RunState
 from tests.chatting import ADMIN, Notebook, Stage, on_stage, png, shows, told
 from tests.ledgers import exchange
 from tests.person import DOWN, UP

@@ -16,8 +16,10 @@ from bot.handlers.admin import COMMANDS, AdminRefusal
 from bot.lanes import QUICK_COMMANDS
 from bot.progress import BAR, on_terminal, run_progress
 from bot.translation import Translator
+from storage.errors import IllegalTransition, RunBusy, UnknownRecord
 from storage.ledger import Ledger
-from storage.records import IllegalTransition, Model, ModelState, Run, RunBusy, RunState, UnknownRecord
+from storage.records import Model, Run
+from storage.states import ModelState, RunState
 from tests.chatting import ADMIN, Notebook, Stage, on_stage, png, told, until
 from tests.person import Person
 from training.job import RATED

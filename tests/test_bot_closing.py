@@ -11,7 +11,7 @@ import structlog
 
 from bot import closing
 from bot.closing import closed
-from storage.records import RunState
+from storage.states import RunState
 from tests.community import ADMIN, Community
 
 STUCK = """

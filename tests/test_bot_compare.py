@@ -22,7 +22,8 @@ from inference.prompt import SYSTEM
 from inference.tiny import CHECKPOINT
 from inference.tiny.samples import sample_pictures
 from storage.ledger import FILE_NAME, Ledger
-from storage.records import Model, ModelState
+from storage.records import Model
+from storage.states import ModelState
 from tests.bot_process import write_config
 from tests.doctoring import settings_in
 from training.job import CompareJob, TrainingError

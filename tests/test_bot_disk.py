@@ -13,8 +13,8 @@ import pytest
 import pytest_asyncio
 
 from bot.forgetting import Forgetting
+from storage.errors import NotSaved
 from storage.ledger import Ledger
-from storage.records import NotSaved
 from tests.chatting import Stage, live, on_stage, png, told
 from tests.ledgers import picture
 from tests.person import DOWN, UP, button

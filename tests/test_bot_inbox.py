@@ -19,8 +19,9 @@ from bot.inbox import ATTEMPTS
 from bot.lanes import lane_of
 from bot.settings import TelegramSettings
 from bot.telegram import open_bot
+from storage.errors import StorageError
 from storage.ledger import FILE_NAME, Ledger
-from storage.records import StorageError, StoredUpdate
+from storage.records import StoredUpdate
 from tests.chatting import Notebook, RunningBot, ScriptedEngine, Stage, on_stage, png, settings, until
 from tests.killing import all_sends, killed_while, nothing_pending
 from tests.person import UP, Person, button

@@ -14,7 +14,8 @@ from bot.operations import Operations
 from inference.deployment import Deployment
 from inference.supervisor import State
 from storage.ledger import Ledger
-from storage.records import Model, ModelState, Run, RunState
+from storage.records import Model, Run
+from storage.states import ModelState, RunState
 from tests.children import until
 from tests.deployments import a_model, deployed, under_way
 

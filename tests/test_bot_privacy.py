@@ -14,7 +14,8 @@ from bot.forgetting import Forgetting
 from bot.lanes import lane_of
 from bot.schedule import expire
 from storage.ledger import Ledger
-from storage.records import Kind, Run, RunState
+from storage.records import Kind, Run
+from storage.states import RunState
 from tests.bot_process import command, write_config
 from tests.chatting import Stage, on_stage, png, told, until
 from tests.person import DOWN, UP, Message, Person, button

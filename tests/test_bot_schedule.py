@@ -11,7 +11,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from bot.schedule import RETRAIN, STORE, Schedule, request_run, tidy
 from storage.ledger import Ledger
-from storage.records import RunState
+from storage.states import RunState
 
 YEARLY = "0 0 1 1 *"
 DAILY = "30 3 * * *"

@@ -11,7 +11,8 @@ import pytest
 from bot.keyboards import AGAIN
 from inference.messages import Delta
 from storage.ledger import Ledger
-from storage.records import Model, ModelState, Rating, RunState
+from storage.records import Model, Rating
+from storage.states import ModelState, RunState
 from tests.chatting import (
     ADMIN,
     Notebook,

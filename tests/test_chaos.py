@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from bot.operations import INTERRUPTED
-from storage.records import RunState
+from storage.states import RunState
 from tests.community import Community, playful, questions
 from tests.person import DOWN, UP, Person, button
 

@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 
 from storage.models import verify
-from storage.records import ModelState, RunState
+from storage.states import ModelState, RunState
 from tests.community import ADMIN, Community, Examined, playful, questions
 from tests.person import UP, button
 from training.run_folder import CURVE

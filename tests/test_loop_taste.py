@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.records import RunState
+from storage.states import RunState
 from tests.community import Community, Taste, playful
 
 pytestmark = [pytest.mark.timeout(1200), pytest.mark.long]

@@ -10,10 +10,12 @@ import pytest
 
 from bot.app import settle_live_model
 from storage.backup import back_up
+from storage.errors import StorageError
 from storage.ledger import FILE_NAME, Ledger
 from storage.models import ModelStore, verify
 from storage.pictures import PictureStore
-from storage.records import Model, ModelState, StorageError
+from storage.records import Model
+from storage.states import ModelState
 from tests.bot_process import command, write_config
 from tests.ledgers import exchange, picture
 from tests.test_storage_crash import NEVER, check, child, output

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from storage.errors import StorageError, UnknownRecord
 from storage.ledger import FILE_NAME, Ledger
-from storage.records import StorageError, UnknownRecord
 from tests.ledgers import exchange, picture
 
 CLOCK = 1_800_000_000.5

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from storage.errors import StorageError, UnknownRecord
 from storage.ledger import FILE_NAME, Ledger
-from storage.records import Rating, StorageError, UnknownRecord
+from storage.records import Rating
 from tests.ledgers import exchange
 
 

@@ -9,19 +9,10 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from storage.errors import UnknownRecord
 from storage.ledger import FILE_NAME, Ledger
-from storage.records import (
-    Belongings,
-    Chat,
-    Demonstration,
-    Exchange,
-    Kind,
-    Person,
-    Rating,
-    Removal,
-    RunState,
-    UnknownRecord,
-)
+from storage.records import Belongings, Chat, Demonstration, Exchange, Kind, Person, Rating, Removal
+from storage.states import RunState
 from tests.ledgers import exchange, picture
 
 ADA, BEN = 7_412_589_630, 7_412_589_631

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from storage.errors import IllegalTransition, StorageError, UnknownRecord
 from storage.ledger import Ledger
-from storage.records import IllegalTransition, Reply, StorageError, UnknownRecord
+from storage.records import Reply
 from tests.ledgers import exchange
 
 

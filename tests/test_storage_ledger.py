@@ -11,9 +11,11 @@ import pytest
 from sqlite_utils import Database, Migrations
 
 from storage.connection import connect
+from storage.errors import StorageError
 from storage.ledger import FILE_NAME, Ledger
-from storage.migrations import migrate, migrations
-from storage.records import Rating, StorageError
+from storage.migrations import migrations
+from storage.records import Rating
+from storage.upgrade import migrate
 from tests.ledgers import exchange, picture
 
 ROOT = Path(__file__).parent.parent

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from storage.errors import Damaged, StorageError, UnknownRecord
 from storage.models import MANIFEST, ModelStore, read_manifest, verify, write_manifest
-from storage.records import Damaged, StorageError, UnknownRecord
 
 FILES = {"config.json": b"{}", "model.safetensors": b"\x00" * 70_000, "code/modeling.py": b"import torch\n"}
 

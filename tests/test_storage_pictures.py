@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from storage.errors import Damaged, StorageError, UnknownRecord
 from storage.pictures import PictureStore
-from storage.records import Damaged, StorageError, UnknownRecord
 
 DATA = b"\x89PNG and so on" * 1000
 NAME = sha256(DATA).hexdigest()

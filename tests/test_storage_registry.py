@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from storage.errors import IllegalTransition, StorageError, UnknownRecord
 from storage.ledger import Ledger
-from storage.records import MODEL_TRANSITIONS, IllegalTransition, Model, ModelState, StorageError, UnknownRecord
+from storage.records import Model
+from storage.states import MODEL_TRANSITIONS, ModelState
 
 
 def model(name: str, state: ModelState = ModelState.CANDIDATE, created: float = 0.0) -> Model:

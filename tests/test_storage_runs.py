@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from storage.errors import IllegalTransition, RunBusy, StorageError, UnknownRecord
 from storage.ledger import FILE_NAME, Ledger
-from storage.records import RUN_TRANSITIONS, IllegalTransition, RunBusy, RunState, StorageError, UnknownRecord
+from storage.states import RUN_TRANSITIONS, RunState
 from tests.ledgers import exchange
 
 WAYS: dict[RunState, list[RunState]] = {

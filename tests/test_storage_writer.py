@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sqlite_utils import Database
 
-from storage.records import StorageError
+from storage.errors import StorageError
 from storage.writer import Writer
 
 

@@ -20,7 +20,8 @@ import pytest_asyncio
 from storage.ledger import Ledger
 from storage.models import ModelStore, verify
 from storage.pictures import PictureStore
-from storage.records import Chat, Exchange, Model, ModelState, Person, Rating, Run, RunState
+from storage.records import Chat, Exchange, Model, Person, Rating, Run
+from storage.states import ModelState, RunState
 from tests.ledgers import exchange, picture
 from tests.lessons import SYSTEM, photo, settings
 from tests.llava_files import foodie, write_file

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from inference.layout import weight_bytes
+from storage.errors import IllegalTransition, StorageError
 from storage.ledger import Ledger
 from storage.models import ModelStore
 from storage.pictures import PictureStore
-from storage.records import IllegalTransition, Model, ModelState, Run, RunState, StorageError
+from storage.records import Model, Run
+from storage.states import ModelState, RunState
 from training.job import Outcome, Trainer, TrainingError
 from training.knobs import Recipe
 from training.llava import lesson, write_rows

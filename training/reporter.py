@@ -12,8 +12,9 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
 
+from storage.errors import StorageError
 from storage.ledger import Ledger
-from storage.records import Run, StorageError
+from storage.records import Run
 from training.job import Progress
 
 OnChange = Callable[[Run], Awaitable[None]]

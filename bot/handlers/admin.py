@@ -26,8 +26,10 @@ from inference.messages import InferenceError
 from inference.sight import Seen
 from inference.status import NodeStatus, Status
 from inference.supervisor import State
+from storage.errors import RunBusy, StorageError
 from storage.ledger import Ledger
-from storage.records import Model, ModelState, Run, RunBusy, StorageError
+from storage.records import Model, Run
+from storage.states import ModelState
 from training.job import TrainingError
 from training.pipeline import Plan
 

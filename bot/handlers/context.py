@@ -20,8 +20,9 @@ from bot.handlers.taps import acknowledge
 from bot.inbox import Delivery
 from bot.replies import Place, Reply
 from bot.translation import Say, Translator
+from storage.errors import NotSaved
 from storage.ledger import Ledger
-from storage.records import Chat, NotSaved, Person
+from storage.records import Chat, Person
 
 Handler = Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]]
 

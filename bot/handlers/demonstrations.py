@@ -20,8 +20,9 @@ from bot.lanes import command_of
 from bot.replies import Place, Reply
 from bot.settings import BotSettings
 from bot.translation import Say
+from storage.errors import UnknownRecord
 from storage.ledger import Ledger
-from storage.records import Demonstration, Exchange, UnknownRecord
+from storage.records import Demonstration, Exchange
 
 LONGEST: Final = 4096
 """Characters of a suggestion; Telegram's messages have no more."""

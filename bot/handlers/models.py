@@ -17,8 +17,9 @@ from bot.inbox import Delivery
 from bot.keyboards import Promote, RollBack, promoting
 from bot.replies import Place, Reply
 from bot.translation import Say
+from storage.errors import UnknownRecord
 from storage.ledger import Ledger
-from storage.records import ModelState, UnknownRecord
+from storage.states import ModelState
 
 OFFERED: Final = 8
 """So many of the newest models have a button; /promote takes any."""

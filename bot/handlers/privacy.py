@@ -20,8 +20,9 @@ from bot.keyboards import Delete, Learn, confirmation, learning
 from bot.replies import Reply
 from bot.settings import BotSettings
 from bot.translation import Say
+from storage.errors import UnknownRecord
 from storage.ledger import Ledger
-from storage.records import Belongings, UnknownRecord
+from storage.records import Belongings
 
 COMMANDS: Final = ("privacy", "delete_my_data")
 ASKED_SECONDS: Final = 600.0

@@ -5,8 +5,9 @@ from __future__ import annotations
 from aiogram.exceptions import TelegramBadRequest
 from aiogram.types import CallbackQuery, Message
 
+from storage.errors import NotSaved, UnknownRecord
 from storage.ledger import Ledger
-from storage.records import Exchange, NotSaved, UnknownRecord
+from storage.records import Exchange
 
 
 async def acknowledge(query: CallbackQuery, text: str) -> None:

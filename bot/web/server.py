@@ -25,7 +25,7 @@ from aiohttp import web
 from bot.config import Settings
 from bot.operations import Operations
 from bot.web.metrics import render
-from storage.records import UnknownRecord
+from storage.errors import UnknownRecord
 from training.figures import clock
 from training.run_folder import CURVE, PICTURE, SHEET
 

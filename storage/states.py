@@ -1,0 +1,41 @@
+"""The states that slow, precious work goes through, runs and models, and which of them lead where."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class RunState(StrEnum):
+    DUE = "due"
+    TRAINING = "training"
+    MERGING = "merging"
+    EVALUATING = "evaluating"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+RUN_TRANSITIONS: dict[RunState, frozenset[RunState]] = {
+    RunState.DUE: frozenset({RunState.TRAINING, RunState.FAILED, RunState.CANCELLED}),
+    RunState.TRAINING: frozenset({RunState.MERGING, RunState.FAILED, RunState.CANCELLED}),
+    RunState.MERGING: frozenset({RunState.EVALUATING, RunState.FAILED, RunState.CANCELLED}),
+    RunState.EVALUATING: frozenset({RunState.DONE, RunState.FAILED, RunState.CANCELLED}),
+    RunState.DONE: frozenset(),
+    RunState.FAILED: frozenset(),
+    RunState.CANCELLED: frozenset(),
+}
+
+
+class ModelState(StrEnum):
+    CANDIDATE = "candidate"
+    LIVE = "live"
+    RETIRED = "retired"
+    REJECTED = "rejected"
+
+
+MODEL_TRANSITIONS: dict[ModelState, frozenset[ModelState]] = {
+    ModelState.CANDIDATE: frozenset({ModelState.LIVE, ModelState.REJECTED}),
+    ModelState.LIVE: frozenset({ModelState.RETIRED}),
+    ModelState.RETIRED: frozenset({ModelState.LIVE}),
+    ModelState.REJECTED: frozenset({ModelState.LIVE}),  # an admin may overrule the evaluation by /promote
+}
