@@ -27,7 +27,7 @@ from bot.config import ConfigError
 from bot.inbox import Inbox
 from bot.settings import TelegramSettings
 from bot.telegram import CALL_SECONDS, TOKEN_CURE, DeliveryError, GetRawUpdates
-from storage.records import StorageError
+from storage.errors import StorageError
 
 ALLOWED: Final = ("message", "edited_message", "callback_query", "message_reaction", "stopped_message_generation")
 BATCH: Final = 100
