@@ -24,6 +24,7 @@ from bot.config import Settings
 from bot.doctor_gpu import gpu_findings
 from bot.doctor_model import answer_findings, model_findings
 from bot.findings import Finding
+from bot.translation import later
 from inference.engines import Kind, resolve
 from inference.layout import weight_bytes
 from storage.errors import StorageError
@@ -32,6 +33,10 @@ from storage.ledger import FILE_NAME
 from storage.pictures import PictureStore
 
 ROOMS = ("bot", "inference", "training", "storage")
+TRAINER_MISSING = later(
+    "The trainer is not installed yet: make demo installs it behind the chat, so try again in a minute or two; "
+    "otherwise run make install."
+)
 ENGINE_PACKAGES = ("torch", "torchvision", "timm", "transformers", "safetensors")
 TRAINER_PACKAGES = (
     "xtuner",
@@ -108,12 +113,7 @@ def trainer_missing() -> str:
     """
     importlib.invalidate_caches()
     missing = [each for each in _packages(("xtuner",), "make install") if not each.ok]
-    if not missing:
-        return ""
-    return (
-        "The trainer is not installed yet: make demo installs it behind the chat, so try again in a minute or two; "
-        "otherwise run make install."
-    )
+    return TRAINER_MISSING if missing else ""
 
 
 def _storage(settings: Settings) -> Iterator[Finding]:

@@ -27,6 +27,7 @@ from bot.albums import Waiting, members, seconds_missing
 from bot.lanes import lane_of
 from bot.settings import BotSettings
 from bot.telegram import Undelivered, Unreachable
+from bot.translation import later
 from storage.errors import IllegalTransition, NotSaved, StorageError
 from storage.ledger import Ledger
 from storage.records import StoredUpdate
@@ -37,6 +38,7 @@ FAILURES: Final = 3
 ATTEMPTS: Final = 20
 """So many attempts, crashes included: an update that keeps killing the process is set aside at the next start."""
 
+ENDED_EACH_TIME: Final = later("My whole process has ended each time that I tried.")
 PAUSES: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
 log = structlog.get_logger()
@@ -229,7 +231,7 @@ class Inbox:
         except IllegalTransition:
             return 0
         if attempt > ATTEMPTS:
-            raise _Hopeless(f"given up after {ATTEMPTS} attempts that ended with the process")
+            raise _Hopeless(ENDED_EACH_TIME)
         return attempt
 
     async def _begun(self, update: StoredUpdate) -> int:
@@ -271,7 +273,7 @@ class Inbox:
 
     async def _set_aside(self, turn: list[Waiting], error: Exception) -> bool:
         """Give up on a turn and say so. False if not even that could be stored."""
-        reason = f"{type(error).__name__}: {error}"
+        reason = str(error) if isinstance(error, _Hopeless) else f"{type(error).__name__}: {error}"
         if turn[0].update.id in self._unsaved:
             log.error("an update that could not be saved is given up", update=turn[0].update.id, error=reason)
             return True

@@ -24,9 +24,10 @@ from bot.handlers.admin import MODEL_STATES
 from bot.keyboards import cancelling
 from bot.progress import run_progress
 from bot.replies import Place, Reply
+from bot.retelling import retold
 from bot.settings import BotSettings
 from bot.telegram import DeliveryError, Doubtful, Glimpse
-from bot.translation import Say, Translator
+from bot.translation import Say, Translator, later
 from storage.errors import StorageError
 from storage.ledger import Ledger
 from storage.records import Model, Run
@@ -40,6 +41,14 @@ CAPTION_LIMIT: Final = 1024
 ALERT_SECONDS: Final = 3600.0
 RUNS_REMEMBERED: Final = 16
 ALERTS_REMEMBERED: Final = 1000
+
+GAVE_UP: Final = later(
+    "⚠ I gave up on update {update} after several tries. It is kept in the ledger. About others like it I keep quiet "
+    "for an hour. The reason: {reason}"
+)
+SORRY: Final = later(
+    "I am sorry, something is wrong with me and I cannot answer this. My admins know. Please try again."
+)
 
 log = structlog.get_logger()
 
@@ -111,12 +120,13 @@ class Notices:
         return True
 
     async def alert(self, key: str, sentence: str, **values: object) -> None:
-        """Tell of trouble, in a sentence of the catalogues or as it is; the same `key` at most once an hour."""
+        """Tell of trouble in a sentence of the catalogues; the same `key` at most once an hour."""
         if not self._is_news(key):
             return
 
         async def tell(admin: int, say: Say) -> None:
-            text = say(sentence, **values)
+            told = {place: retold(value, say) if isinstance(value, str) else value for place, value in values.items()}
+            text = say(sentence, **told)
             await self._bot.send_message(admin, _cut(say("⚠ Trouble: {text}", text=text), 4 * CAPTION_LIMIT))
 
         await self._each(tell)
@@ -128,12 +138,7 @@ class Notices:
             return
 
         async def tell(admin: int, say: Say) -> None:
-            text = say(
-                "⚠ I gave up on update {update} after several tries. It is kept in the ledger. About others like it I "
-                "keep quiet for an hour. The reason: {reason}",
-                update=update,
-                reason=reason,
-            )
+            text = say(GAVE_UP, update=update, reason=retold(reason, say))
             await self._bot.send_message(admin, _cut(text, 4 * CAPTION_LIMIT))
 
         await self._each(tell)
@@ -148,11 +153,7 @@ class Notices:
         say = await self._voice(chat, (tap or message).get("from", {}).get("language_code"))
         reply = await Reply.open(self._bot, self._ledger, update, Place(chat))
         try:
-            await reply.finish(
-                say(
-                    "I am sorry, something is wrong with me and I cannot answer this. My admins know. Please try again."
-                )
-            )
+            await reply.finish(say(SORRY))
         except (DeliveryError, TelegramAPIError) as error:
             log.warning("apology not delivered", chat=chat, error=str(error))
 
@@ -192,7 +193,7 @@ def outcome(run: Run, model: Model | None, say: Say) -> str:
     if run.state is RunState.CANCELLED:
         return say("Run {run} was cancelled. Nothing has changed.", run=run.id)
     if run.state is not RunState.DONE or model is None:
-        reason = run.reason or say("unknown")
+        reason = retold(run.reason, say) or say("unknown")
         return say("Run {run} failed; nothing has changed. The reason: {reason}", run=run.id, reason=reason)
     text = say(
         "Run {run} is done. Its model {model} is {state}.",
@@ -200,7 +201,8 @@ def outcome(run: Run, model: Model | None, say: Say) -> str:
         model=model.id,
         state=say(MODEL_STATES[model.state]),
     )
-    told = [text, *([model.reason] if model.reason else []), *(numbers(model.report, say) if model.report else [])]
+    verdict = [retold(model.reason, say)] if model.reason else []
+    told = [text, *verdict, *(numbers(model.report, say) if model.report else [])]
     return "\n".join(told)
 
 

@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 import structlog
 
@@ -21,6 +22,7 @@ from bot.forgetting import Forgetting
 from bot.handlers.admin import AdminRefusal
 from bot.notices import Notices
 from bot.schedule import Schedule
+from bot.translation import later
 from inference.deployment import Deployment
 from inference.messages import InferenceError
 from inference.status import Status
@@ -36,10 +38,17 @@ from training.run_folder import CURVE, PICTURE, SHEET
 MAILBOX_SECONDS = 1.0
 TELL_SECONDS = 0.7
 RUNS_SHOWN = 10
-INTERRUPTED = (
+INTERRUPTED: Final = later(
     "the bot ended while this run was under way; /retrain goes on from its last checkpoint, if it has one and would "
     "train on the same answers, else begins anew"
 )
+RESTING: Final = later(
+    "The engine rests while run {run} trains (training.while_training): promote again when the run has ended, or "
+    "/cancel it."
+)
+NONE_BEFORE: Final = later("There is no earlier model to go back to; /models lists those that can be promoted.")
+UNSAVED: Final = later("I can save nothing just now; people are answered all the same. {reason}")
+NOT_TAKEN: Final = later("The new model {model} does not come up; the one before goes on answering. {reason}")
 
 log = structlog.get_logger()
 
@@ -156,7 +165,7 @@ class Operations:
 
     async def _look_into_mailbox(self) -> None:
         if self._ledger.trouble:
-            await self._notices.alert("ledger", self._ledger.trouble)
+            await self._notices.alert("ledger", UNSAVED, reason=self._ledger.trouble)
         if self._work and self._work[1].done():
             self._work = None
         if self._work and await self._ledger.cancel_requested(self._work[0]):
@@ -181,10 +190,7 @@ class Operations:
         """One change of model at a time. Raises AdminRefusal while a run has the engine's memory."""
         # Who has come this far before a run asks for the lock has it before the run: the lock's queue is in order.
         if self._away_for is not None:
-            raise AdminRefusal(
-                f"The engine rests while run {self._away_for} trains (training.while_training): promote again when the "
-                "run has ended, or /cancel it."
-            )
+            raise AdminRefusal(RESTING, run=self._away_for)
         async with self._changing:
             yield
 
@@ -247,7 +253,7 @@ class Operations:
             return await self.promote(candidate.id, None)
         except (InferenceError, StorageError) as error:
             log.error("the new model does not answer; the old one stays", model=candidate.id, error=str(error))
-            await self._notices.alert(f"swap:{candidate.id}", str(error))
+            await self._notices.alert(f"swap:{candidate.id}", NOT_TAKEN, model=candidate.id, reason=str(error))
             return candidate
 
     async def overview(self) -> Overview:
@@ -331,5 +337,5 @@ async def model_before(ledger: Ledger) -> str:
     """Which model a rollback leads to. Raises AdminRefusal if there is none."""
     previous = await ledger.previous_model()
     if previous is None:
-        raise AdminRefusal("There is no earlier model to go back to; /models lists those that can be promoted.")
+        raise AdminRefusal(NONE_BEFORE)
     return previous.id

@@ -11,6 +11,7 @@ from typing import Final
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from bot.retelling import retold
 from bot.translation import Say, later
 from storage.records import Run
 from storage.states import RUN_TRANSITIONS, RunState
@@ -55,8 +56,8 @@ def run_line(run: Run, say: Say) -> str:
     if RUN_TRANSITIONS[run.state]:
         return run_progress(run, say)
     line = say("Run {run}: {state}", run=run.id, state=say(RUN_STATES[run.state]))
-    if run.reason:
-        line += f" ({run.reason})"
+    if run.reason and run.state is not RunState.CANCELLED:  # whose reason is that it was cancelled
+        line += f" ({retold(run.reason, say)})"
     elif run.model:
         line += f" → {run.model}"
     return line

@@ -14,6 +14,7 @@ How it starts is cued by `DIR/cue.json`:
     {"mayfly": true}         kills itself after its first answer, which is the one that proves it ready
     {"crowd": true}          starts a child of its own that holds its output open
     {"window": 600}          lists its model with so long a context
+    {"quiet": true}          notes nothing, so that its directory stays as it was published
 
 How it answers is cued by words of the newest user text, each at most once a model directory when followed by `!`:
     words:20  slow:0.05      so many words, so many seconds before each
@@ -53,6 +54,8 @@ class Fake:
         self.cue: dict[str, Any] = json.loads(cue.read_text()) if cue.exists() else {}
 
     def note(self, event: str, **more: object) -> None:
+        if self.cue.get("quiet"):
+            return
         line = json.dumps({"event": event, "pid": os.getpid(), "name": self.name, **more})
         with (self.directory / "events.jsonl").open("a") as file:
             file.write(line + "\n")
@@ -179,7 +182,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--name", required=True)
     parser.add_argument("--port", type=int, required=True)
-    chosen = parser.parse_args()
+    chosen, _ = parser.parse_known_args()  # where it stands for a real engine's interpreter there are more
     watch_parent()
     fake = Fake(chosen.model, chosen.name)
     fake.note("start", port=chosen.port)

@@ -119,8 +119,12 @@ class Person:
         data = button(current, label)
         if data is None:
             raise AssertionError(f"no button {label!r} under message {number}\n{await self.chat_so_far(chat)}")
-        body = await self._post(f"/people/{self.id}/press", {"message": number, "data": data, "chat": chat})
-        return str(body["query"])
+        return await self.presses(data, message)
+
+    async def presses(self, data: str, message: Message) -> str:
+        """Press the inline button that carries `data`; return the query's id."""
+        body = {"message": message["message_id"], "data": data, "chat": message["chat"]["id"]}
+        return str((await self._post(f"/people/{self.id}/press", body))["query"])
 
     async def toast(self, query: str, seconds: float = 30) -> str:
         """The bot's answer to a pressed button: the text that pops up, often empty."""

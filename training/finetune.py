@@ -134,7 +134,7 @@ def _trained(job: Job, say: Say, *, gpu: bool) -> Outcome:
     if rank() > 0:
         return Outcome(ok=True)
     if not Adapter(adapter).finite():
-        raise TrainingError("the training diverged: lower the learning rate (training.knobs)")
+        raise TrainingError("the training diverged: lower training.knobs.learning_rate")
     # The same numbers lie in the adapter directory; XTuner's tools make the checkpoint again from the configuration.
     remove(folder)
     log, curve = folder / LOSSES, folder / CURVE

@@ -97,7 +97,9 @@ def merge_file(source: Path, target: Path, adapter: Adapter, on_tensor: Callable
             if name in adapter.names():
                 merged = adapter.applied(name, weights.get_tensor(name)).contiguous()
                 if not torch.isfinite(merged).all():
-                    raise TrainingError(f"the training diverged: {name} is not finite; lower the learning rate")
+                    raise TrainingError(
+                        f"the training diverged, {name} is not finite: lower training.knobs.learning_rate"
+                    )
                 reader.seek(end - begin, 1)
                 writer.write(merged.view(torch.uint8).numpy().data)
             else:

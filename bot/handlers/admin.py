@@ -20,6 +20,7 @@ from bot.inbox import Delivery
 from bot.keyboards import CancelRun, Promote, RollBack
 from bot.progress import run_line
 from bot.replies import Reply
+from bot.retelling import retold
 from bot.settings import BotSettings
 from bot.translation import Say, later
 from inference.messages import InferenceError
@@ -35,7 +36,16 @@ from training.pipeline import Plan
 
 
 class AdminRefusal(Exception):
-    """What an admin asked for cannot be done now. The text says why and what to do."""
+    """What an admin asked for cannot be done now. `sentence` of the catalogues and `values` say why and what to do."""
+
+    def __init__(self, sentence: str, **values: object) -> None:
+        super().__init__(sentence.format(**values) if values else sentence)
+        self._sentence = sentence
+        self._values = values
+
+    def told(self, say: Say) -> str:
+        """The same in somebody's language."""
+        return say(self._sentence, **self._values)
 
 
 class Overview(Protocol):
@@ -101,6 +111,13 @@ MODEL_STATES: Final = {
     ModelState.LIVE: later("live"),
     ModelState.RETIRED: later("retired"),
     ModelState.REJECTED: later("rejected"),
+}
+ENGINE_STATES: Final = {
+    State.STARTING: later("starting"),
+    State.READY: later("ready"),
+    State.RESTARTING: later("restarting"),
+    State.FAILING: later("failing"),
+    State.STOPPED: later("stopped"),
 }
 _IS_AN_ADMINS: Final = or_f(CancelRun.filter(), Promote.filter(), RollBack.filter())
 COMMANDS: Final = ("retrain", "cancel", "status", "models", "promote", "rollback", "schedule", "stats")
@@ -239,7 +256,7 @@ async def status(message: Message, reply: Reply, say: Say, admin: AdminActions) 
         say(
             "Engine: {kind}, {state}; answering {in_flight}, waiting {waiting}, restarts {restarts}",
             kind=engine.engine,
-            state=engine.state,
+            state=say(ENGINE_STATES[engine.state]),
             in_flight=engine.in_flight,
             waiting=engine.waiting,
             restarts=engine.restarts,
@@ -294,7 +311,7 @@ def _node_line(node: NodeStatus, say: Say) -> str:
     line = say(
         "· {node}: {state}, {model}; answering {in_flight}, chats {chats}",
         node=node.name,
-        state=say("out of service") if node.away else node.state,
+        state=say("out of service") if node.away else say(ENGINE_STATES[node.state]),
         model=node.model,
         in_flight=node.in_flight,
         chats=node.chats,
@@ -306,4 +323,5 @@ def _node_line(node: NodeStatus, say: Say) -> str:
 
 def refused(refusal: Exception, say: Say) -> str:
     """Why something could not be done."""
-    return say("That did not work: {reason}", reason=refusal)
+    reason = refusal.told(say) if isinstance(refusal, AdminRefusal) else retold(str(refusal), say)
+    return say("That did not work: {reason}", reason=reason)

@@ -16,6 +16,7 @@ from bot.handlers.taps import acknowledge
 from bot.inbox import Delivery
 from bot.keyboards import Promote, RollBack, promoting
 from bot.replies import Place, Reply
+from bot.retelling import retold
 from bot.translation import Say
 from storage.errors import UnknownRecord
 from storage.ledger import Ledger
@@ -45,7 +46,7 @@ async def show(message: Message, reply: Reply, say: Say, admin: AdminActions, le
         return
     lines = [
         f"{'▶' if model.state is ModelState.LIVE else '·'} {model.id}: {say(MODEL_STATES[model.state])}"
-        + (f" ({model.reason})" if model.reason else "")
+        + (f" ({retold(model.reason, say)})" if model.reason else "")
         for model in kept
     ]
     live = next((model.id for model in kept if model.state is ModelState.LIVE), "")

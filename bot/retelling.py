@@ -1,0 +1,82 @@
+"""What other rooms have said, told again in people's language: why a run failed, a model was rejected, a wish refused.
+
+Those rooms know no catalogues, and the ledger keeps their sentences as English text. The ones that admins meet in the
+ordinary course of things are known here by their words, and what stands in their places is kept. That is where the
+line is drawn: whatever is not known here is the account of a technical fault (a library's error, the last lines of a
+log, a bad row of somebody's file). It is quoted as it is, and the sentence around it is translated.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Final
+
+from bot.translation import Say, later
+
+KNOWN: Final = (
+    # training.selection
+    later(
+        "{chosen} liked answers can teach, training.min_rated wants {wanted} (rated {rated}, disliked {disliked}, "
+        "unfinished {unfinished}, too long {too_long}, duplicates {duplicates}, selected {selected}, raters {raters}): "
+        "collect {missing} more thumbs up, or lower training.min_rated."
+    ),
+    later(
+        "All {chosen} liked answers are about one picture (rated {rated}, disliked {disliked}, unfinished "
+        "{unfinished}, too long {too_long}, duplicates {duplicates}, selected {selected}, raters {raters}), so none "
+        "can be kept apart to judge by: collect thumbs up on other pictures."
+    ),
+    # training.pipeline
+    later(
+        "{free} GB are free on the disk of {directory}, a run needs {needed} GB: remove old models, or lower "
+        "training.min_free_gigabytes"
+    ),
+    later("{lost} of the answers that it learned from were withdrawn meanwhile"),
+    # training.finetune, training.runner, training.merge, training.launcher
+    later(
+        "{trouble}: set training.while_training to pause, or in training.knobs method to qlora, optimizer to "
+        "paged_adamw_8bit, or a lower max_length or rank"
+    ),
+    later("there is too little memory to load the model"),
+    later("there is too little memory to compute {batch} pairs at once"),
+    later("the training diverged: lower training.knobs.learning_rate"),
+    later("the training diverged, {name} is not finite: lower training.knobs.learning_rate"),
+    later("{step} took longer than training.timeout; the log is {log}"),
+    later("the {step} process died ({how}); it said last: {words} (all of it in {log})"),
+    # training.evaluate
+    later("it is no better on the liked answers that were kept apart ({new} nats a token, the live model {live})"),
+    later(
+        "it answers {new} of the factual questions right, the live model {live} (of {questions} questions the live "
+        "model alone has {live_alone} right and the new one alone {alone}, as chance would have it in {chance} of all "
+        "runs)"
+    ),
+    later("{number} of its answers are empty or in loops"),
+    later("it would read other tokens than the engine: {difference}"),
+    # storage.registry
+    later("The files of {model} were removed: choose a model that is still kept."),
+)
+
+_PLACE: Final = re.compile(r"\{(\w+)\}")
+
+
+def retold(text: str, say: Say) -> str:
+    """The text in the language of `say`, as far as it is known; several reasons are told one by one."""
+    if not text:
+        return ""
+    for sentence in KNOWN:
+        if found := _pattern(sentence).fullmatch(text):
+            return say(sentence, **{place: retold(value, say) for place, value in found.groupdict().items()})
+    told = say(text)  # a sentence of this room, or a state
+    if told == text:
+        reasons = text.split("; ")
+        each_told = [retold(reason, say) for reason in reasons] if len(reasons) > 1 else reasons
+        return text if each_told == reasons else say("; ").join(each_told)
+    return told
+
+
+@cache
+def _pattern(sentence: str) -> re.Pattern[str]:
+    """What fits the sentence with anything in its places."""
+    parts = _PLACE.split(sentence)  # words, the name of a place, words, …
+    written = (re.escape(part) if turn % 2 == 0 else f"(?P<{part}>.+?)" for turn, part in enumerate(parts))
+    return re.compile("".join(written), re.DOTALL)

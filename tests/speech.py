@@ -1,0 +1,34 @@
+"""In which language something is said, by a rule that no sentence slips through.
+
+Chinese has no Latin words but names, commands, settings and units, which are listed here; English has no Chinese
+characters. What a model or a library has said is of no language: an engine of the tests answers `base/4711/0`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_CHINESE: Final = re.compile(r"[\u3000-\u303f\u3400-\u9fff\uff00-\uffef]+")
+_LATIN: Final = re.compile(r"[A-Za-z]+")
+_NAMES: Final = re.compile(
+    r"""
+    (?<!\w)/[a-z_]+(@\w+)?                                # commands
+    | @\w+                                                # the bot's name
+    | \b(base|run-\d+)/\d+/\d+                            # an answer
+    | \b(base|run-\d+)\b                                  # models
+    | \b(training|chat|telegram|storage)\.[a-z_.]+        # settings
+    | \bconfig\.toml\b
+    | \b(Telegram|Ada|Bob|Eve|Root)\b
+    | \b(JPEG|PNG|WebP|GIF|BMP|TIFF|HEIC)\b
+    | \b(GB|MB|UTC)\b
+    | \b(cpu|lmdeploy|external|qlora|lora|full)\b         # values of settings
+    | \b(dry|ID|TEXT)\b                                   # what is typed after a command
+    """,
+    re.VERBOSE | re.ASCII,
+)
+
+
+def foreign(text: str, language: str) -> list[str]:
+    """The words of a text that are not of that language ("en" or "zh")."""
+    return (_CHINESE if language == "en" else _LATIN).findall(_NAMES.sub(" ", text))

@@ -1,0 +1,100 @@
+"""What other rooms say reaches admins in their language: each sentence as those rooms really word it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import training
+from bot.doctor import TRAINER_MISSING
+from bot.operations import INTERRUPTED
+from bot.retelling import KNOWN, _pattern, retold
+from bot.translation import Translator
+from storage.errors import StorageError
+from storage.ledger import Ledger
+from storage.records import Model
+from storage.states import ModelState
+from tests.lessons import rated
+from tests.speech import foreign
+from tests.test_training_pipeline import Room
+from tests.test_training_regression import asked, marks
+from training.evaluate import verdict
+from training.finetune import explained
+from training.job import TrainingError
+from training.launcher import _last_words
+from training.selection import select_pairs
+
+LONG_TO_BE_SAID = {
+    "there is too little memory to compute 4 pairs at once": ("runner.py", "there is too little memory to compute "),
+    "finetune took longer than training.timeout; the log is /l": (
+        "launcher.py",
+        " took longer than training.timeout; ",
+    ),
+    "3 of the answers that it learned from were withdrawn meanwhile": ("pipeline.py", " were withdrawn meanwhile"),
+    "the training diverged, w is not finite: lower training.knobs.learning_rate": (
+        "merge.py",
+        "diverged, {name} is not",
+    ),
+}
+"""What a worker has to run for, or people to leave, to have it said; and where in the training room that is written."""
+
+
+async def said_by_other_rooms(folder: Path) -> list[str]:
+    """Each of their sentences, from the code that says it as far as that takes no time."""
+    said = [*LONG_TO_BE_SAID, _last_words("merge", -9, "a cat", folder)]
+    said += [str(explained(RuntimeError(words))) for words in ("non-finite", "CUDA out of memory")]
+    for wanted in (9, 1):
+        with pytest.raises(TrainingError) as few:
+            select_pairs([rated(1, ["a"])], {}, threshold=0, min_rated=wanted, share=0.5, distance=0, max_length=999)
+        said.append(str(few.value))
+    loops = ["in circles " * 9, *[""] * 9]
+    judged = verdict(
+        marks(9, *loops, right=10), marks(9, *loops, right=0), asked(10), max_loss_points=2, differs="row 3"
+    )
+    said.append(judged.reason)
+    room = Room(folder)
+    room.base.mkdir()
+    try:
+        with pytest.raises(TrainingError) as full:
+            room.pipeline(min_free_gigabytes=1e9)._check_disk()
+        said.append(str(full.value))
+    finally:
+        await room.ledger.close()
+    async with Ledger.open(folder / "other") as ledger:
+        await ledger.add_model(Model("run-1", "", ModelState.CANDIDATE, None, 1.0))
+        with pytest.raises(StorageError) as gone:
+            await ledger.promote("run-1")
+        said.append(str(gone.value))
+    return said
+
+
+async def test_other_rooms_are_understood(tmp_path: Path) -> None:
+    """Every known sentence is still said in those words, stays so in English, and nothing of it is left in Chinese."""
+    for file, wording in LONG_TO_BE_SAID.values():
+        assert wording in (Path(training.__file__).parent / file).read_text(encoding="utf-8")
+    voices, met = Translator.load(), set[str]()
+    said = await said_by_other_rooms(tmp_path)
+    for text in said:
+        assert retold(text, voices.to("en")) == text
+        for part in [text] if any(_pattern(each).fullmatch(text) for each in KNOWN) else text.split("; "):
+            known = [each for each in KNOWN if _pattern(each).fullmatch(part)]
+            assert known, part
+            met |= {known[0]} | {each for each in KNOWN if each in part}
+        assert retold(text, voices.to("zh")) != text
+    assert met == set(KNOWN)
+
+
+def test_our_own_sentences_are_told_again() -> None:
+    """What the bot itself has written into the ledger is of its catalogues, and told in them."""
+    chinese = Translator.load().to("zh")
+    assert "检查点" in retold(INTERRUPTED, chinese)
+    assert foreign(retold(TRAINER_MISSING, chinese).replace("make demo", "").replace("make install", ""), "zh") == []
+
+
+def test_what_nobody_knows_is_quoted_as_it_is() -> None:
+    """The account of a technical fault stays to the letter, among known reasons too."""
+    chinese = Translator.load().to("zh")
+    assert retold("CUDA error: a; b", chinese) == "CUDA error: a; b"
+    assert retold("", chinese) == ""
+    assert retold("3 of its answers are empty or in loops; odd", chinese) == "它有 3 个回答是空的或者在重复；odd"
