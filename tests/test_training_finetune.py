@@ -30,7 +30,7 @@ from training.curve import draw, losses
 from training.encoding import Encoder
 from training.evaluate import evaluate
 from training.finetune import explained, prepare
-from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, ignore
+from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, TrainingError, ignore
 from training.launcher import ChildTrainer
 from training.llava import RowError, check_pictures, read_rows, write_rows
 from training.recipe import Plan, config_text
@@ -266,6 +266,16 @@ def test_a_bad_row_stops_the_run_before_training(tmp_path: Path) -> None:
     assert not outcome.ok
     assert "train.json row 2: the picture" in outcome.reason and "missing" in outcome.reason
     assert not (tmp_path / "xtuner").exists()
+
+
+def test_a_four_bit_checkpoint_cannot_be_trained(tmp_path: Path) -> None:
+    """Such a base, made for serving, is refused by name before anything is loaded."""
+    base = shutil.copytree(CHECKPOINT, tmp_path / "awq")
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    config["quantization_config"] = {"quant_method": "awq", "bits": 4}
+    (base / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(TrainingError, match="awq has weights of 4 bits"):
+        prepare(make_job(tmp_path, pairs=1, base=str(base)))
 
 
 def test_a_row_that_is_too_long_stops_the_run(tmp_path: Path) -> None:

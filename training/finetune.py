@@ -50,6 +50,8 @@ def _with_our_code(given: Path, made: Path) -> Path:
     from inference.internvl2.tokenizer import load_tokenizer
 
     config = InternVLChatConfig.from_pretrained(given)
+    if getattr(config, "quantization_config", None):
+        raise TrainingError(f"{given} has weights of 4 bits: chat with it, and train what it was made from")
     stored = config.dtype or torch.bfloat16
     write_surroundings(config, load_tokenizer(given), made, dtype=stored)
     for weights in (*given.glob("*.safetensors"), *given.glob("*.safetensors.index.json")):
