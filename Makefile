@@ -57,7 +57,7 @@ format: .venv/dev.stamp
 	$(BIN)/ruff check --fix .
 
 pictures: $(ALL) .venv/dev.stamp
-	$(PIP) -r requirements/pictures.txt
+	$(PIP) -r requirements/browser.txt
 	$(BIN)/python -m docs.pictures
 
 clean:

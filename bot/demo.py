@@ -36,6 +36,7 @@ HOST = "127.0.0.1"
 TOKEN = "1000000001:local-emulator"
 ADMIN = 1001
 PEOPLE = ((ADMIN, "Mia", "en"), (1002, "小伟", "zh"), (1003, "Tom", "en"))
+GROUP = "Friends"
 CONVERSATIONS = 30  # two votes each
 PACE = {"edit_seconds": 0.1, "calls_per_second": 1000.0, "chat_calls_per_second": 50.0}
 
@@ -67,7 +68,7 @@ async def run_demo(
 
 
 def make_emulator() -> Emulator:
-    """A Bot API server with the demo's people, pictures and voters, not yet started."""
+    """A Bot API server with the demo's people, their group, pictures and voters, not yet started."""
     emulator = Emulator(
         token=TOKEN,
         samples=sample_pictures(),
@@ -76,6 +77,7 @@ def make_emulator() -> Emulator:
     )
     for person, name, language in PEOPLE:
         emulator.add_person(person, name, language, admin=person == ADMIN)
+    emulator.add_group(GROUP, [person for person, _, _ in PEOPLE])
     return emulator
 
 

@@ -79,9 +79,9 @@ def questions(
 class Community:
     """Use as an async context manager; the bot is started by `bot.start()` where a test wants it to be."""
 
-    def __init__(self, folder: Path, **sections: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, *, emulator: Emulator | None = None, **sections: dict[str, Any]) -> None:
         self.folder = folder
-        self.emulator = Emulator()
+        self.emulator = emulator or Emulator()
         self.data = folder / "data"
         self._sections = sections
         self._stack = AsyncExitStack()

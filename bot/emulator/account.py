@@ -84,12 +84,14 @@ async def delete_my_commands(world: World, parameters: Parameters) -> bool:
     return True
 
 
-def commands_for(world: World, user: User) -> list[Json]:
-    """The menu that a person sees in private: the narrowest scope, their language first
-    (core.telegram.org/bots/api#determining-list-of-commands)."""
-    for scope, chat in (("chat", user.id), ("all_private_chats", 0), ("default", 0)):
+def commands_for(world: World, user: User, chat: Chat) -> list[Json]:
+    """The menu that a person sees in a chat: the narrowest scope, their language first
+    (core.telegram.org/bots/api#determining-list-of-commands; the scopes for a group's administrators and for single
+    members are left out)."""
+    kind = "all_private_chats" if chat.kind == "private" else "all_group_chats"
+    for scope, number in (("chat", chat.id), (kind, 0), ("default", 0)):
         for language in (user.language, ""):
-            found = world.commands.get((scope, chat, 0, language))
+            found = world.commands.get((scope, number, 0, language))
             if found:
                 return found
     return []

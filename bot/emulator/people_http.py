@@ -188,8 +188,10 @@ class PeopleHttp:
         return _answer({"messages": sent})
 
     async def commands(self, request: web.Request) -> web.Response:
-        """The menu of commands that the person sees."""
-        return _answer({"commands": commands_for(self._world, self._people.user(self._person(request)))})
+        """The menu of commands that the person sees (`?chat=`, their own chat by default)."""
+        person = self._person(request)
+        chat = self._people.chat_of(person, _number(request.query.get("chat")))
+        return _answer({"commands": commands_for(self._world, self._people.user(person), chat)})
 
     async def open_topic(self, request: web.Request) -> web.Response:
         """Make a forum topic: {chat, name}."""

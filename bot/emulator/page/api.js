@@ -13,7 +13,7 @@ const post = (path, body) =>
 export const overview = () => call("/people");
 export const samples = async () => (await call("/samples")).samples;
 export const messages = (person, chat) => call(`/people/${person}/messages?chat=${chat}`);
-export const commands = async (person) => (await call(`/people/${person}/commands`)).commands;
+export const commands = async (person, chat) => (await call(`/people/${person}/commands?chat=${chat}`)).commands;
 export const speak = (person, language) => post("/people", { id: person, language });
 export const write = (person, text, chat, replyTo) =>
   post(`/people/${person}/messages`, { text, chat, reply_to: replyTo });
@@ -24,9 +24,12 @@ export const stopDraft = (person) => post(`/people/${person}/stop-draft`, {});
 export const castVotes = () => post("/people/sample-votes", {});
 export const fileUrl = (id) => `/people/files/${encodeURIComponent(id)}`;
 
-/** Send files, pictures as photos and all else as documents; several of a kind make an album. */
+/** Send files, pictures as photos and all else as documents; several of a kind make an album. A small WebP picture
+ * without words is a sticker, as in Telegram's apps. */
 export async function send(person, files, caption, chat, replyTo) {
-  const kinds = [["photo", files.filter(isPhoto)], ["document", files.filter((file) => !isPhoto(file))]];
+  const kinds = files.length === 1 && !caption && isSticker(files[0])
+    ? [["sticker", files]]
+    : [["photo", files.filter(isPhoto)], ["document", files.filter((file) => !isPhoto(file))]];
   let words = caption;
   let answer = null;
   for (const [field, some] of kinds.filter(([, some]) => some.length)) {
@@ -43,6 +46,8 @@ export async function send(person, files, caption, chat, replyTo) {
 
 /** Telegram's apps send as a photo what they can draw and what is not huge; the rest goes as a file. */
 export const isPhoto = (file) => /^image\/(jpeg|png|webp|gif|bmp)$/.test(file.type) && file.size <= 10 * 2 ** 20;
+
+const isSticker = (file) => file.type === "image/webp" && file.size <= 512 * 2 ** 10;
 
 /** Follow all events from number `after` on; the browser reconnects by itself and goes on where it was. */
 export function follow(after, onEvent, onState) {

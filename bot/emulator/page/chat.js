@@ -10,7 +10,9 @@ export class Chat {
   constructor({ say, changed }) {
     this.say = say;
     this.changed = changed;
+    this.bot = null;
     this.person = null;
+    this.group = null;
     this.messages = new Map();
     this.waiting = new Map();
     this.reactions = new Map();
@@ -21,11 +23,14 @@ export class Chat {
     this.listen();
   }
 
-  /** Show another person's chat. */
-  async open(person, group) {
+  /** Show a person's chat with the bot, or a `group` that both are in. */
+  async open(person, group = null) {
     this.person = person;
-    this.chat = group ?? person.id;
-    this.group = Boolean(group);
+    this.chat = group?.id ?? person.id;
+    this.group = group;
+    $("bot-name").textContent = group?.title ?? this.bot.first_name;
+    $("avatar").textContent = group ? "👥" : "👍";
+    this.busy(null);
     this.cancelDraft();
     const { messages } = await api.messages(person.id, this.chat);
     this.messages = new Map(messages.map((message) => [message.message_id, message]));
@@ -34,7 +39,7 @@ export class Chat {
   }
 
   async loadCommands() {
-    this.menu = await api.commands(this.person.id);
+    this.menu = await api.commands(this.person.id, this.chat);
     $("open-menu").hidden = !this.menu.length;
   }
 
@@ -60,7 +65,6 @@ export class Chat {
   }
 
   put(message) {
-    const known = this.messages.has(message.message_id);
     const below = this.atEnd();
     this.messages.set(message.message_id, message);
     const element = this.element(message);
@@ -69,18 +73,31 @@ export class Chat {
     else if (this.messages.size === 1) this.draw();
     else {
       element.classList.add("new");
-      $("messages").append(element);
+      this.append(message, element);
     }
-    if (message.from.is_bot && !known) this.busy(null);
+    const growing = message.reply_markup?.inline_keyboard?.flat().some((button) => button.text.startsWith("⏹"));
+    if (message.from.is_bot && !growing) this.busy(null);
     if (below || message.from.id === this.person.id) this.toEnd();
     else $("to-end").hidden = false;
+  }
+
+  /** Put an element below all others; the pictures of an album stand together. */
+  append(message, element) {
+    const list = $("messages");
+    const album = message.media_group_id;
+    if (!album || !message.photo) return list.append(element);
+    if (list.lastElementChild?.dataset.album !== album) {
+      const mine = message.from.id === this.person.id ? " mine" : "";
+      list.append(h("div", { class: `album${mine}`, "data-album": album }));
+    }
+    return list.lastElementChild.append(element);
   }
 
   element(message) {
     const waiting = new Set([...this.waiting.values()].filter((w) => w.message === message.message_id).map((w) => w.data));
     return render(message, {
       me: this.person.id,
-      group: this.group,
+      group: Boolean(this.group),
       waiting,
       reaction: this.reactions.get(message.message_id),
       on: {
@@ -103,7 +120,7 @@ export class Chat {
       const today = day(message.date);
       if (today !== shown) list.append(h("div", { class: "day" }, today));
       shown = today;
-      list.append(this.element(message));
+      this.append(message, this.element(message));
     }
     this.toEnd();
     this.changed();
@@ -143,9 +160,19 @@ export class Chat {
   busy(action) {
     clearTimeout(this.busyTimer);
     const words = { typing: "typing…", upload_photo: "sending a picture…", upload_document: "sending a file…" };
-    $("bot-state").textContent = action ? words[action] ?? "busy…" : "bot";
+    $("bot-state").textContent = action ? words[action] ?? "busy…" : this.resting();
     $("bot-state").classList.toggle("busy", Boolean(action));
     if (action) this.busyTimer = setTimeout(() => this.busy(null), 5000);
+  }
+
+  /** What stands under the name while nobody writes. */
+  resting() {
+    return this.group ? `${this.group.members.length} people and the bot` : "bot";
+  }
+
+  /** What a new message begins with: in a group the bot hears who mentions it. */
+  opening() {
+    return this.group ? `@${this.bot.username} ` : "";
   }
 
   async attempt(doing) {
@@ -185,11 +212,21 @@ export class Chat {
     $("viewer").showModal();
   }
 
-  async sendSample(sample) {
+  async sampleFile(sample) {
     const picture = await (await fetch(sample.url)).blob();
+    return new File([picture], `${sample.name}.jpg`, { type: picture.type });
+  }
+
+  async collectSample(sample) {
+    this.attach([await this.sampleFile(sample)]);
+  }
+
+  async sendSample(sample) {
+    if (this.files.length) return this.collectSample(sample);
     const caption = this.editing ? "" : $("text").value.trim();
-    const file = new File([picture], `${sample.name}.jpg`, { type: picture.type });
-    if (await this.attempt(() => api.send(this.person.id, [file], caption, this.chat))) this.cancelDraft();
+    const file = await this.sampleFile(sample);
+    const send = () => api.send(this.person.id, [file], caption, this.chat, this.replying?.message_id);
+    if (await this.attempt(send)) this.cancelDraft();
   }
 
   edit(message) {
@@ -204,6 +241,7 @@ export class Chat {
   reply(message) {
     this.cancelDraft();
     this.replying = message;
+    if (message.from.is_bot) $("text").value = ""; // it hears who replies to it
     $("text").focus();
     this.drawChips();
   }
@@ -217,7 +255,7 @@ export class Chat {
     this.editing = null;
     this.replying = null;
     this.files = [];
-    $("text").value = "";
+    $("text").value = this.opening();
     this.drawChips();
     this.grow();
     this.drawMenu();

@@ -7,14 +7,15 @@ import { h } from "./render.js";
 const $ = (id) => document.getElementById(id);
 const FACES = ["#4f7cff", "#e2734a", "#2f9e6b", "#a35bd6", "#c9942b", "#3aa3b8", "#d1588f"];
 const ADMIN_COMMANDS = [
-  ["/retrain", "learn now from the votes"],
-  ["/status", "what it is doing just now"],
-  ["/models", "the models it has learned"],
-  ["/rollback", "go back to the model before"],
-  ["/cancel", "stop a training that is under way"],
+  ["/status", "What it is doing just now"],
+  ["/models", "The models it has learned"],
+  ["/stats", "Answers and votes over time, as a picture"],
+  ["/rollback", "Go back to the model before"],
+  ["/cancel", "Stop a training that is under way"],
 ];
 
 let people = [];
+let groups = [];
 let unread = new Map();
 let votes = null;
 
@@ -36,6 +37,15 @@ function person(someone) {
   }, face, someone.name, someone.admin ? h("small", {}, "admin") : null, count ? h("span", { class: "unread" }, String(count)) : null);
 }
 
+/** A chat of the person one is: with the bot alone, or in a group. */
+function place(group) {
+  const count = group ? unread.get(group.id) : 0;
+  return h("button", {
+    type: "button", class: "person", role: "radio", "aria-checked": String(group?.id === chat.group?.id),
+    onclick: () => become(chat.person, group),
+  }, h("span", { class: "face" }, group ? "👥" : "👍"), group?.title ?? chat.bot.first_name, count ? h("span", { class: "unread" }, String(count)) : null);
+}
+
 function drawPeople() {
   $("people").replaceChildren(...people.filter((p) => !p.sample).map(person));
   $("sample-list").replaceChildren(...people.filter((p) => p.sample).map(person));
@@ -43,24 +53,28 @@ function drawPeople() {
   $("admin").hidden = !people.some((p) => p.admin);
   const me = chat.person;
   if (me) {
+    const mine = groups.filter((group) => group.members.includes(me.id));
+    $("chats").hidden = !mine.length;
+    $("chats").replaceChildren(...[null, ...mine].map(place));
     $("me-badge").textContent = me.sample ? `looking at ${me.name}'s chat` : `you are ${me.name}`;
     document.body.classList.toggle("looking", me.sample);
     $("language").value = me.language.startsWith("zh") ? "zh" : "en";
   }
 }
 
-async function become(someone) {
+async function become(someone, group = null) {
   document.body.classList.remove("panel-open");
-  unread.delete(someone.id);
-  await chat.open(someone);
+  unread.delete(group?.id ?? someone.id);
+  await chat.open(someone, group);
   sessionStorage.setItem("person", someone.id);
+  sessionStorage.setItem("group", group?.id ?? "");
   drawPeople();
   hint();
 }
 
 async function asAdmin(command) {
   const admin = chat.person?.admin ? chat.person : people.find((p) => p.admin);
-  if (admin.id !== chat.person?.id) await become(admin);
+  if (admin.id !== chat.chat) await become(admin);
   document.body.classList.remove("panel-open");
   await chat.write(command);
   hint();
@@ -92,6 +106,8 @@ function hint() {
   if (chat.person?.sample) text.push("You look at a sample person's chat. Choose yourself above to write.");
   else if (told.some((m) => m.photo)) text.push("That run is over; its message says what became of it. Send a picture and see how it answers now.");
   else if (told.length > 1) text.push("Keep chatting while it learns. When the new model is in, send a picture and see how it answers now.");
+  else if (chat.group && !rateable.length) text.push("In a group the bot answers who mentions it, or replies to it: send a picture with its name.");
+  else if (chat.group) text.push("Everybody here sees the answers and can rate them. Reply to one to ask on.");
   else if (votes?.running) text.push("The sample people are voting. You can go on chatting meanwhile.");
   else if (voted) text.push("It has votes to learn from: press ", h("b", {}, "/retrain"), " in the demo panel.");
   else if (!asked.some((m) => m.photo || m.document)) text.push("Send a picture: tap a sample below, or drop your own. A caption is your question.");
@@ -105,8 +121,9 @@ function hint() {
 async function reload() {
   const seen = await api.overview();
   people = seen.people;
+  groups = seen.groups;
   votes = seen.sample_votes;
-  $("bot-name").textContent = seen.bot.first_name;
+  chat.bot = seen.bot;
   if (chat.person) chat.person = people.find((p) => p.id === chat.person.id) ?? chat.person;
   drawPeople();
   drawVotes();
@@ -115,7 +132,7 @@ async function reload() {
 
 async function onEvent(event) {
   if (event.kind === "reset") return location.reload();
-  if (event.kind === "person") return reload();
+  if (event.kind === "person" || event.kind === "chat") return reload();
   if (event.kind === "commands") return chat.loadCommands();
   if (event.kind === "votes") {
     votes = event;
@@ -123,7 +140,8 @@ async function onEvent(event) {
     return hint();
   }
   const sample = people.some((p) => p.id === event.chat && p.sample);
-  if (!chat.take(event) && event.kind === "message" && event.message.from.is_bot && !sample) {
+  const news = event.kind === "message" && (event.message.from.is_bot || event.message.chat.type !== "private");
+  if (!chat.take(event) && news && !sample) {
     unread.set(event.chat, (unread.get(event.chat) ?? 0) + 1);
     drawPeople();
   }
@@ -132,24 +150,29 @@ async function onEvent(event) {
 function onState(connected) {
   document.title = connected ? "thumbtune · a chat that learns from thumbs" : "thumbtune (not running)";
   if (!connected) $("bot-state").textContent = "not running; waiting for it to come back…";
-  else if (/not running/.test($("bot-state").textContent)) $("bot-state").textContent = "bot";
+  else if (/not running/.test($("bot-state").textContent)) chat.busy(null);
 }
 
 async function begin() {
   const seen = await reload();
-  const last = Number(sessionStorage.getItem("person"));
-  const first = people.find((p) => p.id === last) ?? people.find((p) => !p.sample);
-  if (first) await become(first);
+  const last = (what) => Number(sessionStorage.getItem(what));
+  const first = people.find((p) => p.id === last("person")) ?? people.find((p) => !p.sample);
+  if (first) await become(first, groups.find((g) => g.id === last("group") && g.members.includes(first.id)));
   api.follow(seen.last_event, onEvent, onState);
 
   const samples = await api.samples();
   $("tray").hidden = !samples.length;
-  $("samples").replaceChildren(...samples.map((sample) =>
-    h("button", { type: "button", title: sample.name, onclick: () => chat.sendSample(sample) },
-      h("img", { src: sample.url, alt: `Send the sample ${sample.name}` }))));
+  $("samples").replaceChildren(...samples.map((sample) => h("div", {},
+    h("button", { type: "button", class: "sample", title: sample.name, onclick: () => chat.sendSample(sample) },
+      h("img", { src: sample.url, alt: `Send the sample ${sample.name}` })),
+    h("button", {
+      type: "button", class: "collect", "aria-label": `Collect the sample ${sample.name}`, title: "Collect it for an album",
+      onclick: () => chat.collectSample(sample),
+    }, "+"))));
 
+  $("retrain").addEventListener("click", () => asAdmin("/retrain"));
   $("admin-commands").replaceChildren(...ADMIN_COMMANDS.map(([command, word]) =>
-    h("button", { type: "button", onclick: () => asAdmin(command) }, h("b", {}, command), h("span", {}, word))));
+    h("button", { type: "button", title: word, onclick: () => asAdmin(command) }, command)));
   $("cast").addEventListener("click", async () => {
     $("cast").disabled = true;
     await api.castVotes().catch((error) => say(error.message, true));

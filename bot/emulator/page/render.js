@@ -77,9 +77,14 @@ function photo(message, onView) {
   const image = h("img", {
     src: fileUrl(largest.file_id), alt: message.caption || "Picture", width: largest.width, height: largest.height,
   });
-  image.style.aspectRatio = `${largest.width} / ${largest.height}`;
-  image.style.height = "auto";
   return h("button", { type: "button", class: `photo${tiny ? " tiny" : ""}`, onclick: () => onView(image.src) }, image);
+}
+
+function sticker(message) {
+  const { file_id, emoji, is_animated, is_video } = message.sticker;
+  return is_animated || is_video
+    ? h("span", { class: "sticker" }, emoji)
+    : h("img", { class: "sticker", src: fileUrl(file_id), alt: `Sticker ${emoji}` });
 }
 
 function file(document_) {
@@ -90,7 +95,7 @@ function file(document_) {
 function quote(message) {
   const reply = message.reply_to_message;
   if (!reply) return null;
-  return h("span", { class: "quote" }, reply.text || reply.caption || (reply.photo ? "Picture" : "File"));
+  return h("span", { class: "quote" }, reply.text || reply.caption || (reply.photo ? "Picture" : reply.sticker ? "Sticker" : "File"));
 }
 
 function keys(message, waiting, on) {
@@ -111,16 +116,22 @@ export function render(message, { me, waiting = new Set(), reaction = "", group 
   const text = message.text ?? message.caption ?? "";
   const entities = message.entities ?? message.caption_entities;
   const thinking = message.from.is_bot && message.text && !/[\p{L}\p{N}]/u.test(message.text);
-  const over = message.photo && !text;
+  const over = (message.photo || message.sticker) && !text;
   const meta = h("span", { class: `meta${over ? " over" : ""}` }, `${message.edit_date && mine ? "edited " : ""}${clock(message.date)}`);
   const dots = () => h("span", { class: "dots", "aria-label": "writing" }, h("i"), h("i"), h("i"));
-  const bubble = h("div", { class: `bubble${over ? " bare" : ""}` },
+  const kind = `${over ? " bare" : ""}${message.photo ? " pictured" : ""}${message.sticker ? " stuck" : ""}`;
+  const bubble = h("div", { class: `bubble${kind}` },
     group && !mine ? h("div", { class: "from" }, message.from.first_name) : null,
     quote(message),
     message.photo ? photo(message, on.view) : null,
+    message.sticker ? sticker(message) : null,
     message.document ? file(message.document) : null,
     thinking ? dots() : text ? rich(text, entities, on.command) : null,
   );
+  if (message.photo) {
+    const largest = message.photo[message.photo.length - 1];
+    bubble.style.setProperty("--ratio", largest.width / largest.height);
+  }
   (bubble.querySelector(":scope > .text") ?? bubble).append(meta);
   const act = (label, sign, doing) => h("button", { type: "button", "aria-label": label, title: label, onclick: doing }, sign);
   bubble.append(h("div", { class: "acts" },
