@@ -28,7 +28,7 @@ _ORDER: Final = (0, 2, 4, 6, 1, 3, 5, 7)
 
 def quantise(weight: Tensor) -> dict[str, Tensor]:
     """[out, in] → qweight int32 [in, out / 8], scales float16 [in / 128, out], qzeros int32 [in / 128, out / 8]."""
-    groups = weight.float().t().unflatten(0, (-1, GROUP))  # [in / 128, 128, out]
+    groups = weight.float().t().reshape(-1, GROUP, len(weight))  # [in / 128, 128, out]
     least, greatest = groups.amin(1).clamp(max=0), groups.amax(1).clamp(min=0)
     scales = ((greatest - least) / 15).clamp(min=1e-6).half()
     zeros = (-least / scales.float()).round().clamp(0, 15)
@@ -37,7 +37,7 @@ def quantise(weight: Tensor) -> dict[str, Tensor]:
 
 
 def _packed(steps: Tensor) -> Tensor:
-    eight = steps.to(torch.int64).unflatten(-1, (-1, 8))
+    eight = steps.to(torch.int64).reshape(len(steps), -1, 8)
     words = sum(eight[..., neighbour] << (4 * place) for place, neighbour in enumerate(_ORDER))
     assert isinstance(words, Tensor)
     return torch.where(words >= 2**31, words - 2**32, words).to(torch.int32).contiguous()
