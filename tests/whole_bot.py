@@ -36,7 +36,7 @@ QUICKLY = {
     "bot.operations.MAILBOX_SECONDS": 0.02,
     "bot.watch.LOOK_SECONDS": 0.02,
     "bot.inbox.PAUSES": (0.02,),
-    "training.pipeline._REPORT_SECONDS": 0.02,
+    "training.reporter._SECONDS": 0.02,
 }
 
 
