@@ -243,10 +243,7 @@ class Inbox:
     async def _finished(self, update: int, unreachable: str) -> None:
         if update not in self._unsaved:
             try:
-                if unreachable:
-                    await self._ledger.drop_update(update, unreachable)
-                else:
-                    await self._ledger.finish_update(update)
+                await self._ledger.finish_update(update, unreachable)
             except NotSaved:
                 self._unfinished.add(update)
 

@@ -69,29 +69,12 @@ class Inbox(Queries):
         """
         return await self._write_together(_begin, update)
 
-    async def finish_update(self, update: int) -> None:
+    async def finish_update(self, update: int, unreachable: str = "") -> None:
         """Everything the update asked for has happened: it is not handled again and its payload is dropped.
 
-        Raises `UnknownRecord`.
+        Where nobody was there to be answered, `unreachable` says why; the row keeps it. Raises `UnknownRecord`.
         """
-        await self._write_together(self._finish, update)
-
-    async def drop_update(self, update: int, reason: str) -> None:
-        """As `finish_update`, where nobody was there to be answered: the row keeps the reason.
-
-        Raises `UnknownRecord`.
-        """
-        now = self._now()
-
-        def work(database: Database) -> None:
-            cursor = database.execute(
-                "UPDATE inbox SET state = 'done', payload = '', error = ?, finished = ? WHERE id = ?",
-                (reason, now, update),
-            )
-            if cursor.rowcount == 0:
-                raise _unknown(update)
-
-        await self._write(work)
+        await self._write_together(self._finish, (update, unreachable))
 
     async def set_aside_update(self, update: int, error: str) -> None:
         """Give up on an update that fails each time; it stays with its payload and `error` for the operator.
@@ -218,10 +201,12 @@ class Inbox(Queries):
         )
         return [fresh.pop(row[0], None) is not None for row in rows]
 
-    def _finish(self, database: Database, updates: Sequence[int]) -> list[Exception | None]:
+    def _finish(self, database: Database, ends: Sequence[tuple[int, str]]) -> list[Exception | None]:
+        updates = [update for update, _ in ends]
         cursor = database.execute(
-            f"UPDATE inbox SET state = 'done', payload = '', finished = ? WHERE id IN {_IDS}",
-            (self._now(), json.dumps(updates)),
+            "UPDATE inbox SET state = 'done', payload = '', finished = ?, error = json_extract(value, '$[1]')"
+            " FROM json_each(?) WHERE inbox.id = json_extract(value, '$[0]')",
+            (self._now(), json.dumps(ends)),
         )
         if cursor.rowcount == len(set(updates)):
             return [None] * len(updates)

@@ -237,8 +237,11 @@ class RunningBot:
         await self.ledger.close()
 
     async def settled(self) -> None:
-        """Wait until every update that has come in is done."""
-        await until(lambda: not self.inbox.pending)
+        """Wait until every update that has come in, here or before a restart, is done."""
+        await until(self._idle)
+
+    async def _idle(self) -> bool:
+        return not self.inbox.pending and not await self.ledger.pending_updates()
 
 
 async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 20) -> None:
@@ -315,17 +318,6 @@ class Stage:
         async with Person(self.url, user_id, name, language) as person:
             self.emulator.world.users[user_id].started = True
             yield person
-
-
-@asynccontextmanager
-async def on_stage(directory: Path) -> AsyncIterator[Stage]:
-    """A running emulator and an empty data directory."""
-    emulator = Emulator()
-    url = await emulator.start()
-    try:
-        yield Stage(emulator, url, directory / "data")
-    finally:
-        await emulator.stop()
 
 
 def live(url: str, token: str, directory: str) -> None:

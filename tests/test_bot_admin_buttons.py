@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
-
-import pytest
 
 from storage.records import Model, Run
 from storage.states import ModelState, RunState
-from tests.chatting import ADMIN, Notebook, Stage, on_stage, shows, told
+from tests.chatting import ADMIN, Notebook, Stage, shows, told
 from tests.person import button
 
 RUN = Run(1, RunState.TRAINING, "admin", ADMIN, 1.0, 1.0, step=5, steps=20)
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with on_stage(tmp_path) as stage:
-        yield stage
 
 
 async def test_a_dry_run_begins_nothing(stage: Stage) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,18 +16,12 @@ from bot.translation import Translator
 from storage.ledger import Ledger
 from storage.records import Chat, Day, Person, Rating
 from storage.states import RunState
-from tests.chatting import ADMIN, Notebook, Stage, on_stage, png, shows, told
+from tests.chatting import ADMIN, Notebook, Stage, png, shows, told
 from tests.ledgers import exchange
 from tests.person import DOWN, UP
 from tests.test_bot_chat_admin import RUN
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC).timestamp()
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with on_stage(tmp_path) as stage:
-        yield stage
 
 
 async def test_days_are_counted_by_model(tmp_path: Path) -> None:

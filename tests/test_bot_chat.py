@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -14,14 +12,8 @@ from bot.handlers.admin import BROADCAST, COMMANDS
 from bot.handlers.menu import ADMINS, EVERYBODY, announce_commands
 from inference.messages import Delta, Role
 from inference.prompt import SYSTEM, prompt_hash
-from tests.chatting import ADMIN, ScriptedEngine, Stage, on_stage, png, shows
+from tests.chatting import ADMIN, ScriptedEngine, Stage, png, shows
 from tests.person import DOWN, UP, button
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with on_stage(tmp_path) as stage:
-        yield stage
 
 
 async def test_a_picture_is_answered_with_thumbs_under_it(stage: Stage) -> None:

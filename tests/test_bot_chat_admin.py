@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +19,7 @@ from storage.errors import IllegalTransition, RunBusy, UnknownRecord
 from storage.ledger import Ledger
 from storage.records import Model, Run
 from storage.states import ModelState, RunState
-from tests.chatting import ADMIN, Notebook, Stage, on_stage, png, told, until
+from tests.chatting import ADMIN, Notebook, Stage, png, told, until
 from tests.person import Person
 from training.job import RATED
 from training.report import Effort, Report
@@ -39,12 +38,6 @@ RUN = Run(
     samples=40,
     held_out=4,
 )
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with on_stage(tmp_path) as stage:
-        yield stage
 
 
 async def words(person: Person, command: str) -> str:

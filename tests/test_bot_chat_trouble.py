@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -25,14 +23,8 @@ from inference.messages import (
     Usage,
 )
 from inference.prompt import pictures, prompt_hash, render
-from tests.chatting import Script, ScriptedEngine, Stage, on_stage, png, told, until
+from tests.chatting import Script, ScriptedEngine, Stage, png, told, until
 from tests.test_bot_incoming import huge_png
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with on_stage(tmp_path) as stage:
-        yield stage
 
 
 async def test_a_file_of_21_megabytes_is_refused_before_it_is_fetched(stage: Stage) -> None:

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import multiprocessing
 import resource
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from bot.forgetting import Forgetting
 from storage.errors import NotSaved
 from storage.ledger import Ledger
-from tests.chatting import Stage, live, on_stage, png, told
+from tests.chatting import Stage, live, png, told
 from tests.ledgers import picture
 from tests.person import DOWN, UP, button
 
 NOT_SAVED = "My disk is full, so I could not save that. My admins know."
-
-
-@pytest_asyncio.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with on_stage(tmp_path) as made:
-        yield made
 
 
 @contextmanager

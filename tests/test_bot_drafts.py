@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bot.telegram import Gate, Glimpse, open_bot
 from inference.messages import Delta
-from tests.chatting import Notebook, RunningBot, ScriptedEngine, Stage, on_stage, png, settings, shows, told, until
+from tests.chatting import Notebook, RunningBot, ScriptedEngine, Stage, png, settings, shows, told, until
 from tests.emulated import refusal
 from tests.person import UP, Person, button
 
 DRAFTS: dict[str, Any] = {"drafts": True}
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with on_stage(tmp_path) as stage:
-        yield stage
 
 
 def draft(stage: Stage, person: Person) -> str | None:

@@ -5,21 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 
 from bot.telegram import Unreachable
-from tests.chatting import RunningBot, ScriptedEngine, Stage, on_stage, png, until
+from tests.chatting import RunningBot, ScriptedEngine, Stage, png, until
 from tests.person import Person
 
 BOT = "@thumbtune_bot"
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with on_stage(tmp_path) as stage:
-        yield stage
 
 
 @asynccontextmanager

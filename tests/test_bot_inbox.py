@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,19 +21,13 @@ from bot.telegram import open_bot
 from storage.errors import StorageError
 from storage.ledger import FILE_NAME, Ledger
 from storage.records import StoredUpdate
-from tests.chatting import Notebook, RunningBot, ScriptedEngine, Stage, on_stage, png, settings, until
+from tests.chatting import Notebook, RunningBot, ScriptedEngine, Stage, png, settings, until
 from tests.killing import all_sends, killed_while, nothing_pending
 from tests.person import UP, Person, button
 
 AWAY = (
     "I was away for a while and have not answered what came in meanwhile. Please ask again what you still want to know."
 )
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with on_stage(tmp_path) as stage:
-        yield stage
 
 
 def private(text: str, **more: Any) -> dict[str, Any]:

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from bot.limits import MANY_ASK, STILL_ANSWERING, TOO_OFTEN, Limits, TooMuch
 from bot.settings import LimitsSettings
 from bot.steering import Asked
-from tests.chatting import ADMIN, Stage, on_stage, png, told, until
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with on_stage(tmp_path) as stage:
-        yield stage
+from tests.chatting import ADMIN, Stage, png, told, until
 
 
 class Clock:

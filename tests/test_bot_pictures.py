@@ -7,24 +7,16 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.chatting import RunningBot, Stage, on_stage, png
+from tests.chatting import RunningBot, Stage, png
 from tests.person import Message, Person
 
 NUMBERS = itertools.count(10**9)
 VIDEO = {"file_id": "v", "file_unique_id": "v", "width": 640, "height": 360, "duration": 5}
 VOICE = {"file_id": "a", "file_unique_id": "a", "duration": 5}
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with on_stage(tmp_path) as stage:
-        yield stage
 
 
 def message(person: Person, **content: Any) -> dict[str, Any]:

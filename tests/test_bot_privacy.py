@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from bot.forgetting import Forgetting
 from bot.lanes import lane_of
@@ -17,7 +15,7 @@ from storage.ledger import Ledger
 from storage.records import Kind, Run
 from storage.states import RunState
 from tests.bot_process import command, write_config
-from tests.chatting import Stage, on_stage, png, told, until
+from tests.chatting import Stage, png, told, until
 from tests.person import DOWN, UP, Message, Person, button
 from training.llava import row_name
 
@@ -30,12 +28,6 @@ def killed(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 pathlib.Path.unlink = killed
 """
-
-
-@pytest_asyncio.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with on_stage(tmp_path) as made:
-        yield made
 
 
 def config_for(stage: Stage) -> Path:

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import pytest
-
 from storage.records import Exchange, RatedExchange
-from tests.chatting import ADMIN, RunningBot, Stage, on_stage, png, until
+from tests.chatting import ADMIN, RunningBot, Stage, png, until
 from tests.person import DOWN, UP, Message, Person, button
 from training.selection import select_pairs
 
 BETTER = "✍"
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with on_stage(tmp_path) as stage:
-        yield stage
 
 
 async def latest(bot: RunningBot, person: Person, chat: int | None = None) -> Message:

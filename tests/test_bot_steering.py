@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -19,7 +17,6 @@ from tests.chatting import (
     RunningBot,
     ScriptedEngine,
     Stage,
-    on_stage,
     png,
     settings,
     shows,
@@ -30,12 +27,6 @@ from tests.killing import all_sends, killed_while
 from tests.person import DOWN, UP, Person, button
 
 STOP = "⏹"
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with on_stage(tmp_path) as stage:
-        yield stage
 
 
 async def asked(bot: RunningBot) -> list[str]:

@@ -2,18 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import pytest
-
-from tests.chatting import Stage, on_stage, png, told
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with on_stage(tmp_path) as stage:
-        yield stage
+from tests.chatting import Stage, png, told
 
 
 async def test_a_sticker_is_a_picture(stage: Stage) -> None:

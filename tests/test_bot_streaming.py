@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from aiogram.types import MessageEntity
@@ -13,14 +11,8 @@ from telegramify_markdown import utf16_len
 
 from bot.pages import LIMIT, Page, markdown_pages, plain_pages
 from inference.messages import Delta
-from tests.chatting import Stage, on_stage, png, shows, until
+from tests.chatting import Stage, png, shows, until
 from tests.person import UP, button
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with on_stage(tmp_path) as stage:
-        yield stage
 
 
 def test_markdown_becomes_entities() -> None:

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from bot import streaming
-from tests.chatting import RunningBot, Stage, on_stage, png, shows, until
+from tests.chatting import RunningBot, Stage, png, shows, until
 from tests.person import UP, button
 
 BOT = "@thumbtune_bot"
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with on_stage(tmp_path) as stage:
-        yield stage
 
 
 async def why_dropped(bot: RunningBot) -> str:

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import shutil
 from collections import namedtuple
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from bot.watch import Watch
 from inference.status import Counters
 from inference.supervisor import State
-from tests.chatting import ADMIN, Notebook, Stage, on_stage
+from tests.chatting import ADMIN, Notebook, Stage
 
 Usage = namedtuple("Usage", "total used free")
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with on_stage(tmp_path) as stage:
-        yield stage
 
 
 async def test_a_crash_is_told_once(stage: Stage) -> None:
