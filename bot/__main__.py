@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from bot.changeover import model_before
 from bot.closing import end_process
 from bot.config import ConfigError, Settings, load_settings
 from bot.data import export_data, import_file
@@ -25,7 +26,6 @@ from bot.fetch import REPO
 from bot.fetch import fetch as fetch_checkpoint
 from bot.forgetting import Forgetting
 from bot.handlers.admin import AdminRefusal
-from bot.operations import model_before
 from bot.progress import on_terminal, terminal_bar
 from inference.hub import Source
 from inference.messages import InferenceError

@@ -18,6 +18,7 @@ from typing import Self
 
 import structlog
 
+from bot.changeover import Changeover
 from bot.closing import (
     ANSWER_SECONDS,
     ENGINE_SECONDS,
@@ -41,6 +42,7 @@ from bot.schedule import Schedule
 from bot.steering import Steering
 from bot.telegram import open_bot
 from bot.translation import Translator
+from bot.vitals import Vitals
 from bot.watch import Watch
 from bot.web.server import WebServer
 from inference.deployment import Deployment
@@ -129,15 +131,15 @@ class Application:
             tiles=settings.inference.tiles or 0,
         )
         forgetting = Forgetting(ledger, pictures, folder / "runs", lambda session: deployment.forget(chat_key(session)))
+        vitals = Vitals(ledger, deployment, schedule)
         operations = Operations(
             ledger=ledger,
-            deployment=deployment,
             pipeline=pipeline,
+            changeover=Changeover(ledger, deployment, pause_while_training=settings.training.while_training == "pause"),
+            vitals=vitals,
             notices=notices,
-            schedule=schedule,
             forgetting=forgetting,
             trainer_missing=(lambda: "") if settings.training.python else trainer_missing,
-            pause_while_training=settings.training.while_training == "pause",
         )
         steering = Steering()
         dispatcher = build_dispatcher(
@@ -159,7 +161,7 @@ class Application:
             on_arrival=steering.arrived,
             on_set_aside=notices.update_set_aside,
         )
-        web = WebServer(settings, operations, inbox.accept)
+        web = WebServer(settings, vitals, inbox.accept)
         self.address = await web.start()
         self._at_end("web server", web.stop)
         watch = Watch(notices, deployment.status, folder, settings.storage.min_free_gigabytes)

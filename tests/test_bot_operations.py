@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from bot.changeover import Changeover
 from bot.handlers.admin import AdminRefusal
 from bot.operations import Operations
-from inference.deployment import Deployment
 from inference.supervisor import State
 from storage.ledger import Ledger
 from storage.records import Model, Run
@@ -49,18 +49,17 @@ class Quiet:
     async def settle(self) -> None: ...
 
 
-def operations(ledger: Ledger, deployment: Deployment, training: Training) -> Operations:
+def operations(ledger: Ledger, changeover: Changeover, training: Training) -> Operations:
     made: Any = Operations  # what stands in for others is of no type that it names
     quiet = Quiet()
     found: Operations = made(
         ledger=ledger,
-        deployment=deployment,
         pipeline=training,
+        changeover=changeover,
+        vitals=None,
         notices=quiet,
-        schedule=None,
         forgetting=quiet,
         trainer_missing=lambda: "",
-        pause_while_training=True,
     )
     return found
 
@@ -74,14 +73,15 @@ async def test_no_model_changes_while_training_has_the_memory(tmp_path: Path, sw
             await ledger.add_model(Model(name, str(directory), ModelState.CANDIDATE, None, 0.0))
         await ledger.promote("a")
         training = Training(ledger)
-        work = operations(ledger, deployment, training)
+        changeover = Changeover(ledger, deployment, pause_while_training=True)
+        work = operations(ledger, changeover, training)
         await work.start()
         try:
             talk, _ = await under_way(deployment, "words:3 gate:1", "chat")
             changing = asyncio.create_task(work.promote("b", None))
             await until(lambda: deployment.status().swapping_to or deployment.status().nodes[0].away)
             run = await work.retrain(1)
-            await until(lambda: work._away_for == run.id)
+            await until(lambda: changeover.away_for == run.id)
             assert not changing.done()
             (tmp_path / "a" / "gate").touch()
             assert (await changing).state is ModelState.LIVE

@@ -13,8 +13,8 @@ import pytest
 from pydantic import SecretStr
 
 from bot.config import Settings, WebSettings
-from bot.operations import Operations
 from bot.settings import TelegramSettings, WebhookSettings
+from bot.vitals import Vitals
 from bot.web.server import SECRET_HEADER, WEBHOOK_PATH, WebServer
 from inference.worker import free_port
 from tests.community import Community, questions
@@ -81,7 +81,7 @@ async def test_only_the_networks_of_the_settings_may_call(headers: dict[str, str
         ),
         web=WebSettings(port=free_port()),
     )
-    server = WebServer(settings, cast(Operations, None), accept)
+    server = WebServer(settings, cast(Vitals, None), accept)
     try:
         async with aiohttp.ClientSession(await server.start()) as session:
             headers = {SECRET_HEADER: SECRET, **headers}

@@ -6,6 +6,7 @@ so for `merge` and `evaluate`). What is in a file is told where it is written.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final
 
 TRAIN_ROWS: Final = "train.json"
@@ -55,3 +56,9 @@ SHEET: Final = "sheet.html"
 
 PICTURE: Final = "sheet.png"
 """The sheet as a picture."""
+
+
+def kept_file(directory: str, name: str) -> Path | None:
+    """The file of that name in a run's directory (empty: it has none), None where there is none."""
+    path = Path(directory) / name
+    return path if directory and path.is_file() else None

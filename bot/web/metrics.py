@@ -1,7 +1,7 @@
 """The bot's numbers in Prometheus' text format.
 
 Builds a registry anew for every scrape from one snapshot, so nothing has to be kept in step. Knows the metric
-names; the snapshot's owner is `bot.operations`.
+names; the snapshot's owner is `bot.vitals`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The bot's own web server: /health, /metrics, the operator page, each run's curve and sheet, and Telegram's webhook.
 
-Knows HTTP and who may look; what there is to see comes from the `Operations`. The webhook stores an update before
+Knows HTTP and who may look; what there is to see comes from the `Vitals`. The webhook stores an update before
 it answers 200.
 """
 
@@ -23,7 +23,7 @@ import structlog
 from aiohttp import web
 
 from bot.config import Settings
-from bot.operations import Operations
+from bot.vitals import Vitals
 from bot.web.metrics import render
 from storage.errors import UnknownRecord
 from training.figures import clock
@@ -43,11 +43,9 @@ Network = IPv4Network | IPv6Network
 class WebServer:
     """Starts with `start()`, which returns the address it listens on; ends with `stop()`."""
 
-    def __init__(
-        self, settings: Settings, operations: Operations, accept: Callable[[dict[str, Any]], Awaitable[None]]
-    ) -> None:
+    def __init__(self, settings: Settings, vitals: Vitals, accept: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
         self._settings = settings
-        self._operations = operations
+        self._vitals = vitals
         self._accept = accept
         self._token = settings.web.token.get_secret_value()
         self._runner: web.AppRunner | None = None
@@ -84,25 +82,23 @@ class WebServer:
             await self._runner.cleanup()
 
     async def _health(self, _: web.Request) -> web.Response:
-        services = await self._operations.ping()
+        services = await self._vitals.ping()
         well = all(state == "ok" for state in services.values())
         body = {"status": "ok" if well else "failing", "services": services}
         return web.json_response(body, status=200 if well else 503)
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        body = render(*await self._operations.numbers())
+        body = render(*await self._vitals.numbers())
         return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4"})
 
     async def _page(self, request: web.Request) -> web.Response:
-        overview = await self._operations.overview()
+        overview = await self._vitals.overview()
         page: web.Response = aiohttp_jinja2.render_template("operator.html", request, {"it": overview})
         return page
 
     async def _run_file(self, request: web.Request) -> web.StreamResponse:
         try:
-            path = await self._operations.kept_file(
-                int(request.match_info["run"]), RUN_FILES[request.match_info["file"]]
-            )
+            path = await self._vitals.run_file(int(request.match_info["run"]), RUN_FILES[request.match_info["file"]])
         except UnknownRecord as error:
             raise web.HTTPNotFound(text=str(error)) from error
         if path is None:

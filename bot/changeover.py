@@ -1,0 +1,104 @@
+"""Which model answers: one change at a time, the engine first, the ledger second.
+
+So a crash between the two leaves the old model in the ledger, and the next start simply runs it. The only place that
+knows this order, and that no model changes while a run has the engine's memory. Who asks and who is told is the
+operations'; how engines are exchanged is the deployment's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from bot.handlers.admin import AdminRefusal
+from bot.translation import later
+from inference.deployment import Deployment
+from inference.messages import InferenceError
+from storage.errors import StorageError
+from storage.ledger import Ledger
+from storage.models import verify
+from storage.records import Model, Promotion
+from storage.states import ModelState
+
+RESTING: Final = later(
+    "The engine rests while run {run} trains (training.while_training): promote again when the run has ended, or "
+    "/cancel it."
+)
+NONE_BEFORE: Final = later("There is no earlier model to go back to; /models lists those that can be promoted.")
+
+
+class Changeover:
+    """Changes the model that answers. `away_for` is the run that has the engine's memory, None without one."""
+
+    def __init__(self, ledger: Ledger, deployment: Deployment, *, pause_while_training: bool) -> None:
+        self._ledger = ledger
+        self._deployment = deployment
+        self._pause = pause_while_training
+        self._changing = asyncio.Lock()
+        self.away_for: int | None = None
+
+    async def promote(self, model: str, by: int | None) -> Model:
+        """Let the engine answer with `model` and record it.
+
+        Raises AdminRefusal, InferenceError or StorageError; then everything stays as it was.
+        """
+        async with self._change():
+            await self._exchange(model)
+            if (await self._ledger.model(model)).state is not ModelState.LIVE:
+                await self._ledger.promote(model, by)
+            return await self._ledger.model(model)
+
+    async def rollback(self, by: int | None) -> Model:
+        """Go back to the model that was live before the present one. Raises as `promote`, and if there is none."""
+        return await self.promote(await model_before(self._ledger), by)
+
+    async def carry_out(self, asked: Promotion) -> None:
+        """A change that another process asked for; a refusal is recorded with its reason."""
+        try:
+            async with self._change():
+                await self._exchange(asked.model)
+                await self._ledger.finish_promotion(asked.id)
+        except (AdminRefusal, InferenceError, StorageError) as error:
+            await self._ledger.finish_promotion(asked.id, str(error))
+
+    @asynccontextmanager
+    async def engine_away(self, run: int) -> AsyncIterator[None]:
+        """Where training is to have the memory alone: wait for a change of model to end, and let no other begin."""
+        if not self._pause:
+            yield
+            return
+        self.away_for = run
+        try:
+            async with self._changing:
+                await self._deployment.pause()
+            yield
+        finally:
+            await self._deployment.resume()
+            self.away_for = None
+
+    @asynccontextmanager
+    async def _change(self) -> AsyncIterator[None]:
+        """One change of model at a time. Raises AdminRefusal while a run has the engine's memory."""
+        # Who has come this far before a run asks for the lock has it before the run: the lock's queue is in order.
+        if self.away_for is not None:
+            raise AdminRefusal(RESTING, run=self.away_for)
+        async with self._changing:
+            yield
+
+    async def _exchange(self, model: str) -> None:
+        """Swap the engine to a kept model, its files checked against their manifest first."""
+        chosen = await self._ledger.model(model)
+        if chosen.manifest_hash:
+            await asyncio.to_thread(verify, Path(chosen.directory))
+        await self._deployment.swap(chosen.id, Path(chosen.directory))
+
+
+async def model_before(ledger: Ledger) -> str:
+    """Which model a rollback leads to. Raises AdminRefusal if there is none."""
+    previous = await ledger.previous_model()
+    if previous is None:
+        raise AdminRefusal(NONE_BEFORE)
+    return previous.id

@@ -1,0 +1,117 @@
+"""What there is to see of a bot at work: for the operator page, /status, /health and /metrics.
+
+Looks at the ledger, the engines and the schedule, and changes nothing. How it is shown is the web pages' and the
+handlers'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+
+from bot.schedule import Schedule
+from inference.deployment import Deployment
+from inference.status import Status
+from inference.supervisor import State
+from storage.errors import StorageError
+from storage.ledger import Ledger
+from storage.records import Model, Run
+from training.run_folder import CURVE, SHEET, kept_file
+
+RUNS_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """What an operator sees at a glance. `curve` is the newest run with a loss curve, `sheets` all with a sheet."""
+
+    live: str
+    engine: Status
+    runs: list[Run]
+    models: list[Model]
+    counts: Mapping[str, int]
+    next_run: datetime | None
+    schedule: str
+    curve: int | None
+    sheets: frozenset[int]
+
+
+class Vitals:
+    """Each question is answered from how things are now."""
+
+    def __init__(self, ledger: Ledger, deployment: Deployment, schedule: Schedule) -> None:
+        self._ledger = ledger
+        self._deployment = deployment
+        self._schedule = schedule
+
+    async def overview(self) -> Overview:
+        """What the operator page and /status show."""
+        live = await self._ledger.live_model()
+        runs = await self._ledger.runs(RUNS_SHOWN)
+        curves = [run.id for run in runs if kept_file(run.directory, CURVE)]
+        return Overview(
+            live=live.id if live else "",
+            engine=self._deployment.status(),
+            runs=runs,
+            models=await self._ledger.models(),
+            counts=await self._ledger.counts(),
+            next_run=self._schedule.next_time(),
+            schedule=self._schedule.cron,
+            curve=curves[0] if curves else None,
+            sheets=frozenset(run.id for run in runs if kept_file(run.directory, SHEET)),
+        )
+
+    async def ping(self) -> dict[str, str]:
+        """Each service's own word: "ok" or what is wrong."""
+        status = self._deployment.status()
+        try:
+            await self._ledger.live_model()
+            ledger = self._ledger.trouble or "ok"
+        except StorageError as error:
+            ledger = str(error)
+        engine = "ok" if status.state is State.READY or status.paused else str(status.last_error or status.state)
+        return {"ledger": ledger, "engine": engine}
+
+    async def numbers(self) -> tuple[dict[str, float], dict[str, str], dict[str, dict[str, float]]]:
+        """Everything countable, by metric name; what is running; what is countable of each node, by the node's name."""
+        status = self._deployment.status()
+        numbers: dict[str, float] = dict(await self._ledger.counts())
+        numbers |= {f"engine_{name}": value for name, value in asdict(status.counters).items()}
+        numbers |= {
+            "engine_ready": status.state is State.READY,
+            "engine_restarts": status.restarts,
+            "engine_in_flight": status.in_flight,
+            "engine_waiting": status.waiting,
+            "engine_uptime_seconds": status.uptime,
+            "engine_prompt_tokens": status.seen.prompt_tokens,
+            "engine_cached_tokens": status.seen.cached_tokens,
+            "engine_completion_tokens": status.seen.completion_tokens,
+            "engine_encoded_tiles": status.seen.encoded_tiles,
+            "engine_first_token_seconds_median": status.seen.first_token_median,
+            "engine_first_token_seconds_p99": status.seen.first_token_p99,
+        }
+        engines = await self._deployment.engine_numbers()
+        nodes: dict[str, dict[str, float]] = {
+            node.name: {
+                "ready": node.state is State.READY,
+                "away": node.away,
+                "in_flight": node.in_flight,
+                "chats": node.chats,
+                "waiting": node.waiting,
+                "answered": node.seen.answered,
+                "prompt_tokens": node.seen.prompt_tokens,
+                "cached_tokens": node.seen.cached_tokens,
+                "encoded_tiles": node.seen.encoded_tiles,
+                "first_token_seconds_median": node.seen.first_token_median,
+                "first_token_seconds_p99": node.seen.first_token_p99,
+                **engines.get(node.name, {}),
+            }
+            for node in status.nodes
+        }
+        return numbers, {"model": status.model, "engine": status.engine}, nodes
+
+    async def run_file(self, run: int, name: str) -> Path | None:
+        """A file that a run has left, None while there is none. Raises UnknownRecord."""
+        return kept_file((await self._ledger.run(run)).directory, name)
