@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from bot.conversation import Conversation, EmptyAnswer, Forgotten, Interrupted, NoPictureYet, Question
+from bot.conversation import Conversation, EmptyAnswer, Interrupted, NoPictureYet, Question
+from bot.history import Forgotten
 from bot.incoming import PictureRefused
 from bot.keyboards import rating, stopping
 from bot.limits import Limits, TooMuch

@@ -1,14 +1,12 @@
 """A question with what was said before becomes a Prompt, its streamed answer an Exchange.
 
-Knows which part of a conversation the model sees: the newest turns and always the picture they are about, chosen so
-that the beginning of the prompt stays the same for many turns and the engine's cache of it keeps being hit. The cuts
-are `inference.prompt.fit`'s, so the training finds the same prompt again by its hash. Knows nothing about Telegram.
+Knows that a conversation is asked one question at a time, and what becomes of an answer that is not awaited to its end.
+What was said before, and how much of that the model sees, is the history's. Knows nothing about Telegram.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -17,25 +15,16 @@ from dataclasses import dataclass
 from typing import Final
 from weakref import WeakValueDictionary
 
-import structlog
-
+from bot.history import History, cut, halved
 from bot.settings import ChatSettings
 from bot.steering import Brake
-from bot.unsaved import Unsaved
 from inference.messages import Answer, Delta, Engine, Picture, Prompt, PromptTooLong, Role, Sampling, Turn, Usage
-from inference.prompt import fit, prompt_hash
-from storage.errors import NotSaved, UnknownRecord
-from storage.ledger import Ledger
-from storage.pictures import PictureStore
+from inference.prompt import prompt_hash
 from storage.records import Exchange
 
-NEAR: Final = 64
-FAR: Final = 2000
 SEED_BITS: Final = 31
 LIVELY: Final = 0.8
 """The temperature of another answer where `chat.temperature` is 0, which would only say the same again."""
-
-log = structlog.get_logger()
 
 
 class NoPictureYet(Exception):
@@ -48,10 +37,6 @@ class EmptyAnswer(Exception):
 
 class Interrupted(Exception):
     """The brake was pulled and there is nothing to keep."""
-
-
-class Forgotten(Exception):
-    """The conversation was deleted while the answer was on its way."""
 
 
 def chat_key(session: int) -> str:
@@ -78,40 +63,35 @@ class Question:
 class Conversation:
     """Asks the engine and keeps the record."""
 
-    def __init__(self, ledger: Ledger, pictures: PictureStore, engine: Engine, settings: ChatSettings) -> None:
-        self._ledger = ledger
-        self._pictures = pictures
+    def __init__(self, history: History, engine: Engine, settings: ChatSettings) -> None:
+        self._history = history
         self._engine = engine
         self._settings = settings
         self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
-        self._unsaved = Unsaved()
 
     async def has_picture(self, chat: int, asker: int, topic: int) -> bool:
         """Whether the open conversation is about a picture already, or may be after the answer that is being given."""
-        session = await self._session(chat, asker, topic)
+        session = await self._history.session(chat, asker, topic)
         turn = self._turns.get(session)
-        return (turn is not None and turn.locked()) or bool(await self._history(session))
+        return (turn is not None and turn.locked()) or bool(await self._history.latest(session))
 
     async def subject(self, exchange: Exchange, chat: int, asker: int, topic: int) -> tuple[Picture, ...]:
         """The pictures that an exchange of another conversation than the asker's open one is about; else none."""
-        if exchange.session == await self._session(chat, asker, topic):
+        if exchange.session == await self._history.session(chat, asker, topic):
             return ()
-        before = await self._ledger.history(exchange.session, NEAR, exchange.place)
-        about = next((each for each in (exchange, *reversed(before)) if each.pictures), exchange)
-        return tuple([await self._picture(exchange.session, sha256) for sha256 in about.pictures])
+        return await self._history.subject(exchange)
 
     async def once_more(
         self, exchange: Exchange, update: int, text: str = "", pictures: tuple[Picture, ...] = ()
     ) -> Question:
         """The question of an exchange again, or `text` and `pictures` in the place of its own."""
-        pictures = pictures or tuple([await self._picture(exchange.session, each) for each in exchange.pictures])
         return Question(
             update=update,
             chat=exchange.chat,
             asker=exchange.asker,
             topic=0,
             text=text or exchange.question,
-            pictures=pictures,
+            pictures=pictures or await self._history.pictures(exchange),
             instead_of=exchange,
         )
 
@@ -124,30 +104,25 @@ class Conversation:
         What cannot be saved because the disk is full has the id 0.
         """
         former = question.instead_of
-        session = former.session if former else await self._session(question.chat, question.asker, question.topic)
+        session = (
+            former.session if former else await self._history.session(question.chat, question.asker, question.topic)
+        )
         async with self._turn(session, brake):
-            history = await self._history(session, former.place if former else None)
-            if not history and not question.pictures:
+            latest = await self._history.latest(session, former.place if former else None)
+            if not latest and not question.pictures:
                 raise NoPictureYet
-            prompt = await self._prompt(session, history, question)
+            seen = self._history.seen(latest, pictured=bool(question.pictures))
+            prompt = await self._prompt(session, seen, question)
             while True:
                 try:
                     answer = await self._answered(prompt, show, brake)
                     break
                 except PromptTooLong:
-                    prompt = _halved(prompt)
+                    prompt = halved(prompt)
             if not answer.text.strip():
                 raise EmptyAnswer
             exchange = _exchange(session, question, answer.cut or prompt, answer)
-            follows_on_unsaved = not all(each.id for each in self._within(history, question))
-            return await self._recorded(exchange, question, saved=not follows_on_unsaved)
-
-    async def _session(self, chat: int, asker: int, topic: int) -> int:
-        """The open session; where none can be begun because the disk is full, a number that no session has."""
-        try:
-            return await self._ledger.session(chat, self._settings.talker(chat, asker), topic)
-        except NotSaved:
-            return -asker
+            return await self._history.record(exchange, question.pictures, seen)
 
     @asynccontextmanager
     async def _turn(self, session: int, brake: Brake) -> AsyncIterator[None]:
@@ -163,22 +138,6 @@ class Conversation:
             yield
         finally:
             turn.release()
-
-    async def _recorded(self, exchange: Exchange, question: Question, *, saved: bool) -> Exchange:
-        """The exchange as recorded; as it is, with the id 0, where it cannot be saved."""
-        try:
-            if saved:
-                recorded = await self._ledger.exchange(await self._ledger.record_exchange(exchange))
-                self._unsaved.forget(exchange.session)
-                return recorded
-        except UnknownRecord as error:
-            if exchange.session > 0:
-                raise Forgotten from error
-        except NotSaved as error:
-            log.warning("an exchange was not saved", update=question.update, error=str(error))
-        if question.instead_of is None:
-            self._unsaved.add(exchange, question.pictures)
-        return exchange
 
     async def _answered(self, prompt: Prompt, show: Callable[[Delta], None], brake: Brake) -> Answer:
         if brake.pulled:
@@ -201,43 +160,16 @@ class Conversation:
             raise Interrupted
         return spoken.answer()
 
-    async def _history(self, session: int, before: int | None = None) -> list[Exchange]:
-        """The latest exchanges, back to where the model's view can begin; empty without any picture."""
-        for limit in (NEAR, FAR):
-            history = await self._ledger.history(session, limit, before)
-            if before is None:
-                history += self._unsaved.history(session)
-            pictured = [place for place, each in enumerate(history) if each.pictures]
-            if len(pictured) >= self._settings.history_pictures or len(history) < limit:
-                break
-        return history[pictured[-self._settings.history_pictures :][0] :] if pictured else []
-
-    async def _prompt(self, session: int, history: list[Exchange], question: Question) -> Prompt:
-        turns: list[Turn] = []
-        for each in self._within(history, question):
-            pictures = [await self._picture(session, sha256) for sha256 in each.pictures]
-            turns += (Turn(Role.USER, each.question, tuple(pictures)), Turn(Role.ASSISTANT, each.answer))
+    async def _prompt(self, session: int, seen: list[Exchange], question: Question) -> Prompt:
         settings = self._settings
         temperature = settings.temperature or (LIVELY if question.instead_of else 0.0)
         prompt = Prompt(
             system=settings.persona,
-            turns=(*turns, Turn(Role.USER, question.text, question.pictures)),
+            turns=(*await self._history.turns(seen), Turn(Role.USER, question.text, question.pictures)),
             chat=chat_key(session),
             sampling=Sampling(temperature, settings.top_p, settings.max_new_tokens, secrets.randbits(SEED_BITS)),
         )
-        return _shortened(prompt, _kept(len(_asked(prompt)), settings.history_turns))
-
-    def _within(self, history: list[Exchange], question: Question) -> list[Exchange]:
-        """Begin at the oldest picture that the model shall still see, the question's own included."""
-        allowed = self._settings.history_pictures - bool(question.pictures)
-        pictured = [place for place, each in enumerate(history) if each.pictures]
-        return history[pictured[-allowed:][0] :] if allowed and pictured else []
-
-    async def _picture(self, session: int, sha256: str) -> Picture:
-        if remembered := self._unsaved.picture(session, sha256):
-            return remembered
-        row = await self._ledger.picture(sha256)
-        return Picture(await self._pictures.get(sha256), sha256, row.media_type)
+        return cut(prompt, settings.history_turns)
 
 
 def _exchange(session: int, question: Question, prompt: Prompt, answer: Answer) -> Exchange:
@@ -290,29 +222,3 @@ class _Spoken:
         """The answer as far as it came. The engine counts at the end only, so how many tokens it took is unknown."""
         seconds = time.monotonic() - self._began
         return Answer(self.text, self._model, "abort", Usage(), self._first - self._began, seconds)
-
-
-def _asked(prompt: Prompt) -> list[Turn]:
-    return [turn for turn in prompt.turns if turn.role is Role.USER]
-
-
-def _kept(questions: int, limit: int) -> int:
-    """How many of the newest `questions`, the present one included, the model sees: at most `limit` earlier ones.
-
-    Where they must be cut they are cut by half the limit at once, so that the prompt's beginning, and with it the
-    engine's cache, stays the same for the next turns.
-    """
-    over = questions - 1 - limit
-    if over <= 0:
-        return questions
-    step = max(1, limit // 2)
-    return max(1, questions - step * math.ceil(over / step))
-
-
-def _shortened(prompt: Prompt, questions: int) -> Prompt:
-    """The prompt with its newest `questions` only; the newest picture stays. Raises PromptTooLong for less than one."""
-    return fit(prompt, questions, lambda shorter: len(_asked(shorter)))
-
-
-def _halved(prompt: Prompt) -> Prompt:
-    return _shortened(prompt, len(_asked(prompt)) // 2)

@@ -24,6 +24,7 @@ from bot.handlers import steering as steering_commands
 from bot.handlers.admin import AdminActions
 from bot.handlers.context import People, Replies, Saving
 from bot.handlers.door import Door
+from bot.history import History
 from bot.incoming import Incoming
 from bot.lateness import Lateness
 from bot.limits import Limits
@@ -50,7 +51,7 @@ def build_dispatcher(
 
     `steering` must be told of every update as it comes in (`Steering.arrived`).
     """
-    conversation = Conversation(ledger, pictures, engine, settings.chat)
+    conversation = Conversation(History(ledger, pictures, settings.chat), engine, settings.chat)
     limits = Limits(settings.limits, settings.telegram.admins)
     dispatcher = Dispatcher(
         disable_fsm=True,

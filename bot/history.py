@@ -1,0 +1,140 @@
+"""What was said in a conversation before: as the ledger has it, and how much of it the model sees.
+
+The model sees the newest turns and always the picture they are about, chosen so that the beginning of the prompt stays
+the same for many turns and the engine's cache of it keeps being hit. The cuts are `inference.prompt.fit`'s, so the
+training finds the same prompt again by its hash. What the ledger cannot take because the disk is full is part of what
+was said, as long as this process lives. Knows nothing of engines and of who waits for an answer.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import structlog
+
+from bot.settings import ChatSettings
+from bot.unsaved import Unsaved
+from inference.messages import Picture, Prompt, Role, Turn
+from inference.prompt import fit
+from storage.errors import NotSaved, UnknownRecord
+from storage.ledger import Ledger
+from storage.pictures import PictureStore
+from storage.records import Exchange
+
+NEAR: Final = 64
+FAR: Final = 2000
+
+log = structlog.get_logger()
+
+
+class Forgotten(Exception):
+    """The conversation was deleted while the answer was on its way."""
+
+
+class History:
+    """The exchanges of all conversations, each of which is a session of the ledger."""
+
+    def __init__(self, ledger: Ledger, pictures: PictureStore, settings: ChatSettings) -> None:
+        self._ledger = ledger
+        self._pictures = pictures
+        self._settings = settings
+        self._unsaved = Unsaved()
+
+    async def session(self, chat: int, asker: int, topic: int) -> int:
+        """The open session; where none can be begun because the disk is full, a number that no session has."""
+        try:
+            return await self._ledger.session(chat, self._settings.talker(chat, asker), topic)
+        except NotSaved:
+            return -asker
+
+    async def latest(self, session: int, before: int | None = None) -> list[Exchange]:
+        """The latest exchanges, back to where the model's view can begin; empty without any picture.
+
+        `before` is the place of the exchange that they lead to, None where that is yet to come.
+        """
+        for limit in (NEAR, FAR):
+            history = await self._ledger.history(session, limit, before)
+            if before is None:
+                history += self._unsaved.history(session)
+            pictured = _pictured(history)
+            if len(pictured) >= self._settings.history_pictures or len(history) < limit:
+                break
+        return history[pictured[-self._settings.history_pictures :][0] :] if pictured else []
+
+    def seen(self, latest: list[Exchange], *, pictured: bool) -> list[Exchange]:
+        """From the oldest picture on that the model shall still see beside the question, which may be `pictured`."""
+        allowed = self._settings.history_pictures - pictured
+        places = _pictured(latest)
+        return latest[places[-allowed:][0] :] if allowed and places else []
+
+    async def turns(self, exchanges: list[Exchange]) -> list[Turn]:
+        """What was said, with the pictures. Raises UnknownRecord for one that is gone."""
+        turns: list[Turn] = []
+        for each in exchanges:
+            turns += (Turn(Role.USER, each.question, await self.pictures(each)), Turn(Role.ASSISTANT, each.answer))
+        return turns
+
+    async def pictures(self, exchange: Exchange) -> tuple[Picture, ...]:
+        """The pictures that came with an exchange's question. Raises UnknownRecord for one that is gone."""
+        return tuple([await self._picture(exchange.session, sha256) for sha256 in exchange.pictures])
+
+    async def subject(self, exchange: Exchange) -> tuple[Picture, ...]:
+        """The pictures that an exchange is about: its own, or the newest before it."""
+        before = await self._ledger.history(exchange.session, NEAR, exchange.place)
+        return await self.pictures(next((each for each in (exchange, *reversed(before)) if each.pictures), exchange))
+
+    async def record(self, exchange: Exchange, pictures: tuple[Picture, ...], seen: list[Exchange]) -> Exchange:
+        """The exchange as recorded; as it is, with the id 0, where it cannot be saved. Raises Forgotten.
+
+        `pictures` came with its question; `seen` is what the model saw beside it, which has to be saved as well.
+        """
+        try:
+            if all(each.id for each in seen):
+                recorded = await self._ledger.exchange(await self._ledger.record_exchange(exchange))
+                self._unsaved.forget(exchange.session)
+                return recorded
+        except UnknownRecord as error:
+            if exchange.session > 0:
+                raise Forgotten from error
+        except NotSaved as error:
+            log.warning("an exchange was not saved", update=exchange.update, error=str(error))
+        if exchange.replaces is None:
+            self._unsaved.add(exchange, pictures)
+        return exchange
+
+    async def _picture(self, session: int, sha256: str) -> Picture:
+        if remembered := self._unsaved.picture(session, sha256):
+            return remembered
+        row = await self._ledger.picture(sha256)
+        return Picture(await self._pictures.get(sha256), sha256, row.media_type)
+
+
+def cut(prompt: Prompt, limit: int) -> Prompt:
+    """The prompt with at most `limit` questions before the present one; the newest picture stays.
+
+    Where they must be cut they are cut by half the limit at once, so that the prompt's beginning, and with it the
+    engine's cache, stays the same for the next turns.
+    """
+    questions = _questions(prompt)
+    over = questions - 1 - limit
+    step = max(1, limit // 2)
+    return _newest(prompt, questions if over <= 0 else max(1, questions - step * math.ceil(over / step)))
+
+
+def halved(prompt: Prompt) -> Prompt:
+    """The prompt with the newer half of its questions; the newest picture stays. Raises PromptTooLong for one alone."""
+    return _newest(prompt, _questions(prompt) // 2)
+
+
+def _newest(prompt: Prompt, questions: int) -> Prompt:
+    return fit(prompt, questions, _questions)
+
+
+def _questions(prompt: Prompt) -> int:
+    return sum(turn.role is Role.USER for turn in prompt.turns)
+
+
+def _pictured(exchanges: list[Exchange]) -> list[int]:
+    """Which of them brought pictures."""
+    return [place for place, each in enumerate(exchanges) if each.pictures]
