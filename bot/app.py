@@ -40,7 +40,7 @@ from bot.notices import Notices
 from bot.operations import Operations
 from bot.schedule import Schedule
 from bot.steering import Steering
-from bot.telegram import open_bot
+from bot.telegram import Gate, open_bot
 from bot.translation import Translator
 from bot.vitals import Vitals
 from bot.watch import Watch
@@ -99,7 +99,8 @@ class Application:
         models.tidy()
         live = await settle_live_model(ledger, base, folder / "models")
 
-        bot = open_bot(settings.telegram)
+        gate = Gate(settings.telegram)
+        bot = open_bot(settings.telegram, gate)
         self._at_end("connections to Telegram", bot.session.close)
         translator = Translator.load()
         menu = asyncio.create_task(announce_commands(bot, settings.telegram, translator))
@@ -131,7 +132,7 @@ class Application:
             tiles=settings.inference.tiles or 0,
         )
         forgetting = Forgetting(ledger, pictures, folder / "runs", lambda session: deployment.forget(chat_key(session)))
-        vitals = Vitals(ledger, deployment, schedule)
+        vitals = Vitals(ledger, deployment, schedule, gate.numbers)
         operations = Operations(
             ledger=ledger,
             pipeline=pipeline,

@@ -73,7 +73,10 @@ class TelegramSettings(BaseModel):
         "when the answer takes the draft's place, and a crash in the moment of sending may leave it twice.",
     )
     calls_per_second: float = Field(
-        default=30, gt=0, description="Messages and edits a second over all chats. Telegram allows about 30."
+        default=30,
+        gt=0,
+        description="Messages and edits a second over all chats, at most. Telegram allows about 30. Where it refuses "
+        "calls in many chats at once the bot halves its pace, and comes back to this one within minutes.",
     )
     chat_calls_per_second: float = Field(
         default=1,

@@ -1,7 +1,7 @@
-"""The one gate for outgoing calls: pace, patience and what to do when Telegram or the network says no.
+"""The one gate for outgoing calls: patience, and what to do when Telegram or the network says no.
 
 A request middleware on the Bot's session, so no call can go round it. Knows which calls may be repeated and what
-Telegram's refusals mean; knows nothing about conversations. The errors it raises::
+Telegram's refusals mean; how fast calls go out, `pace` knows. Knows nothing about conversations. The errors it raises::
 
     DeliveryError
     ├── Unreachable   the bot was blocked or muted, the chat or topic is gone: one call told, no other would help
@@ -14,10 +14,7 @@ Anything else Telegram refuses passes as aiogram's own exception: it is a mistak
 from __future__ import annotations
 
 import asyncio
-import math
 import random
-import time
-from collections import OrderedDict
 from typing import Any, Final, cast
 
 import structlog
@@ -45,9 +42,9 @@ from aiogram.methods import (
 from aiogram.methods.base import TelegramType
 from aiogram.utils.token import TokenValidationError
 from aiohttp import ClientConnectorError
-from aiolimiter import AsyncLimiter
 
 from bot.config import ConfigError
+from bot.pace import ChatPace, Pace
 from bot.settings import TelegramSettings
 
 TOKEN_CURE: Final = "ask @BotFather for one and set THUMBTUNE_TELEGRAM__TOKEN"
@@ -56,12 +53,6 @@ PATIENCE_SECONDS: Final = 60.0
 FLOOD_PATIENCE_SECONDS: Final = 900.0
 FIRST_PAUSE: Final = 0.25
 LONGEST_PAUSE: Final = 8.0
-STRICT_SECONDS: Final = 300.0
-GROUP_RESERVE: Final = 3
-RESERVE: Final = 6
-"""One part in so many of the allowance over all chats is left to messages that must arrive."""
-
-CHATS_REMEMBERED: Final = 4096
 
 _SENDS: Final = ("send", "copy", "forward")
 # What Telegram says where there is nobody to write to, and where a group lets the bot write no more
@@ -142,13 +133,10 @@ def open_bot(settings: TelegramSettings, gate: Gate | None = None) -> Bot:
 
 
 class Gate(BaseRequestMiddleware):
-    """Paces and repeats calls. `counts` tells what happened since the start, for metrics."""
+    """Repeats calls, each at its `pace`. `counts` tells what happened since the start."""
 
     def __init__(self, settings: TelegramSettings) -> None:
-        self._settings = settings
-        self._all = _bucket(settings.calls_per_second, 1.0)
-        self._reserve = settings.calls_per_second // RESERVE
-        self._chats: OrderedDict[int | str, _Pace] = OrderedDict()
+        self.pace = Pace(settings)
         self.counts = {"calls": 0, "floods": 0, "repeats": 0, "doubtful": 0, "unreachable": 0, "dropped": 0}
 
     async def __call__(
@@ -175,41 +163,44 @@ class Gate(BaseRequestMiddleware):
                 raise Unreachable(error.message) from error
             raise
 
+    def numbers(self) -> dict[str, float]:
+        """What there is to measure: the counts, and how many calls a second are made at most, at present."""
+        return {**self.counts, "calls_per_second_allowed": self.pace.calls_per_second}
+
     async def _glimpse(
         self, make_request: NextRequestMiddlewareType[TelegramType], bot: Bot, method: TelegramMethod[TelegramType]
     ) -> Response[TelegramType]:
-        pace = self._pace(method)
+        chat = self._chat_of(method)
         dropped = cast(Response[TelegramType], False)
-        allowed = isinstance(method, Typing)
-        roomy = pace is None or (pace.free() if not allowed else not pace.silent)
-        if not (roomy and (allowed or self._all.has_capacity(1 + self._reserve))):
+        unlimited = isinstance(method, Typing)
+        if chat is not None and (chat.silent if unlimited else not self.pace.free(chat)):
             self.counts["dropped"] += 1
             return dropped
         try:
-            return await self._once(make_request, bot, method, None if allowed else pace)
+            return await self._once(make_request, bot, method, None if unlimited else chat)
         except (TelegramRetryAfter, TelegramNetworkError, TelegramServerError, ClientDecodeError) as error:
             if isinstance(error, TelegramRetryAfter):
-                self._flooded(pace, error)
+                self._flooded(chat, error)
             self.counts["dropped"] += 1
             return dropped
 
     async def _deliver(
         self, make_request: NextRequestMiddlewareType[TelegramType], bot: Bot, method: TelegramMethod[TelegramType]
     ) -> Response[TelegramType]:
-        pace = self._pace(method)
+        chat = self._chat_of(method)
         repeatable = not method.__api_method__.lower().startswith(_SENDS)
         patience, flood_patience = PATIENCE_SECONDS, FLOOD_PATIENCE_SECONDS
         pause = FIRST_PAUSE
         while True:
             try:
-                return await self._once(make_request, bot, method, pace)
+                return await self._once(make_request, bot, method, chat)
             except TelegramRetryAfter as error:
                 # Refused before anything was done: safe to repeat, whatever the method.
-                self._flooded(pace, error)
+                self._flooded(chat, error)
                 flood_patience -= error.retry_after
                 if flood_patience < 0:
                     raise Undelivered(f"{method.__api_method__}: {error.message}") from error
-                if pace is None:
+                if chat is None:
                     await asyncio.sleep(error.retry_after)
             except (TelegramNetworkError, TelegramServerError, ClientDecodeError) as error:
                 if not repeatable and not isinstance(error.__cause__, ClientConnectorError):
@@ -227,78 +218,20 @@ class Gate(BaseRequestMiddleware):
         make_request: NextRequestMiddlewareType[TelegramType],
         bot: Bot,
         method: TelegramMethod[TelegramType],
-        pace: _Pace | None,
+        chat: ChatPace | None,
     ) -> Response[TelegramType]:
-        if pace is not None:
-            await pace.turn()
-            await self._all.acquire()
+        if chat is not None:
+            await self.pace.turn(chat)
         self.counts["calls"] += 1
         return await make_request(bot, method)
 
-    def _flooded(self, pace: _Pace | None, error: TelegramRetryAfter) -> None:
+    def _flooded(self, chat: ChatPace | None, error: TelegramRetryAfter) -> None:
         self.counts["floods"] += 1
         log.warning("flood control", method=type(error.method).__name__, retry_after=error.retry_after)
-        if pace is not None:
-            pace.hold(error.retry_after)
+        if chat is not None:
+            self.pace.refused(chat, error.retry_after)
 
-    def _pace(self, method: TelegramMethod[Any]) -> _Pace | None:
+    def _chat_of(self, method: TelegramMethod[Any]) -> ChatPace | None:
         """The pace of the chat that the method writes to, None for methods without one (they are not limited)."""
         chat: int | str | None = getattr(method, "chat_id", None)
-        if chat is None:
-            return None
-        pace = self._chats.pop(chat, None)
-        if pace is None:
-            if isinstance(chat, str) or chat < 0:  # a private chat's id is its person's, positive
-                # Half of it at once and half of it over the minute: never more than the allowance in any minute.
-                half = self._settings.group_calls_per_minute / 2
-                pace = _Pace(_bucket(half / 60, 60), reserve=GROUP_RESERVE, strict=True)
-            else:
-                pace = _Pace(_bucket(self._settings.chat_calls_per_second, 1), reserve=0, strict=False)
-        self._chats[chat] = pace
-        while len(self._chats) > CHATS_REMEMBERED:
-            self._chats.popitem(last=False)
-        return pace
-
-
-class _Pace:
-    """One chat's allowance: a leaky bucket, and the time until which Telegram told us to be silent there.
-
-    A group's bucket always counts: 20 messages a minute are Telegram's hard limit. In a private chat bursts are
-    tolerated as long as nobody complains, and how long is not published; so its bucket counts from the first
-    complaint on until there was none for a while. Streaming keeps its own distance between edits in any case.
-    """
-
-    def __init__(self, bucket: AsyncLimiter, *, reserve: float, strict: bool) -> None:
-        """`reserve` is what glimpses leave in the bucket for messages that must arrive."""
-        self._bucket = bucket
-        self._reserve = reserve
-        self._silent_until = 0.0
-        self._strict_until = math.inf if strict else 0.0
-
-    def hold(self, seconds: float) -> None:
-        """Telegram has refused a call here for so many seconds."""
-        now = time.monotonic()
-        self._silent_until = max(self._silent_until, now + seconds)
-        self._strict_until = max(self._strict_until, now + seconds + STRICT_SECONDS)
-
-    @property
-    def silent(self) -> bool:
-        """Whether Telegram has told us to make no call here for now."""
-        return time.monotonic() < self._silent_until
-
-    def free(self) -> bool:
-        """Whether there is room for a glimpse."""
-        roomy = time.monotonic() >= self._strict_until or self._bucket.has_capacity(1 + self._reserve)
-        return roomy and not self.silent
-
-    async def turn(self) -> None:
-        """Wait until a call may be made."""
-        await asyncio.sleep(max(0.0, self._silent_until - time.monotonic()))
-        if time.monotonic() < self._strict_until:
-            await self._bucket.acquire()
-
-
-def _bucket(rate: float, seconds: float) -> AsyncLimiter:
-    """`rate` calls a second; after a pause, as many at once as `seconds` are worth, one at least."""
-    size = max(1.0, rate * seconds)
-    return AsyncLimiter(size, size / rate)
+        return None if chat is None else self.pace.chat(chat)

@@ -1,12 +1,12 @@
 """What there is to see of a bot at work: for the operator page, /status, /health and /metrics.
 
-Looks at the ledger, the engines and the schedule, and changes nothing. How it is shown is the web pages' and the
-handlers'.
+Looks at the ledger, the engines, the schedule and the calls to Telegram, and changes nothing. How it is shown is the
+web pages' and the handlers'.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -41,10 +41,14 @@ class Overview:
 class Vitals:
     """Each question is answered from how things are now."""
 
-    def __init__(self, ledger: Ledger, deployment: Deployment, schedule: Schedule) -> None:
+    def __init__(
+        self, ledger: Ledger, deployment: Deployment, schedule: Schedule, calls: Callable[[], Mapping[str, float]]
+    ) -> None:
+        """`calls` tells what is countable of the calls to Telegram."""
         self._ledger = ledger
         self._deployment = deployment
         self._schedule = schedule
+        self._calls = calls
 
     async def overview(self) -> Overview:
         """What the operator page and /status show."""
@@ -78,6 +82,7 @@ class Vitals:
         """Everything countable, by metric name; what is running; what is countable of each node, by the node's name."""
         status = self._deployment.status()
         numbers: dict[str, float] = dict(await self._ledger.counts())
+        numbers |= {f"telegram_{name}": value for name, value in self._calls().items()}
         numbers |= {f"engine_{name}": value for name, value in asdict(status.counters).items()}
         numbers |= {
             "engine_ready": status.state is State.READY,

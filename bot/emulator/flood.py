@@ -58,11 +58,12 @@ class Flood:
             lane.refilled = now
             if lane.tokens < count:
                 self._refuse(lane, now, (count - lane.tokens) / self.chat_rate)
-            lane.tokens -= count
         elif len(lane.sent) + count > self.group_per_minute:
             self._refuse(lane, now, lane.sent[0] + 60 - now if lane.sent else 60)
         if len(self._overall) + count > self.overall_per_second:
             self._refuse(lane, now, 1)
+        if not group:
+            lane.tokens -= count
         self._overall.extend([now] * count)
         lane.sent.extend([now] * count)
 
