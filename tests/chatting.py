@@ -71,6 +71,10 @@ class ScriptedEngine:
         self.prompts: list[Prompt] = []
         self.ended = 0
 
+    def heard(self) -> list[str]:
+        """What the newest prompt says: the questions, with the answers between them."""
+        return [turn.text for turn in self.prompts[-1].turns]
+
     async def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
         """Play the next script."""
         self.prompts.append(prompt)

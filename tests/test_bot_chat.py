@@ -95,7 +95,7 @@ async def test_a_new_picture_takes_the_place_of_the_old_one(stage: Stage) -> Non
         await ada.asks(photo=png(colour="red"), caption="One")
         await ada.asks("More?")
         await ada.asks(photo=png(colour="blue"), caption="Two")
-        assert [turn.text for turn in bot.engine.prompts[-1].turns] == ["Two"]
+        assert bot.engine.heard() == ["Two"]
     async with stage.bot(chat={"history_pictures": 2}) as bot, stage.person() as ada:
         await ada.asks("Which is nicer?")
         assert [len(turn.pictures) for turn in bot.engine.prompts[-1].turns] == [1, 0, 0, 0, 1, 0, 0]

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from bot.telegram import Unreachable
-from tests.chatting import RunningBot, ScriptedEngine, Stage, png, until
+from tests.chatting import ScriptedEngine, Stage, png, until
 from tests.person import Person
 
 BOT = "@thumbtune_bot"
@@ -20,11 +20,6 @@ async def friends(stage: Stage, **what: object) -> AsyncIterator[tuple[Person, P
     """Ada, Bob and the id of their group."""
     async with stage.person(1001) as ada, stage.person(1002, "Bob") as bob:
         yield ada, bob, stage.emulator.add_group("Friends", [ada.id, bob.id], **what).id  # type: ignore[arg-type]
-
-
-def said(bot: RunningBot) -> list[str]:
-    """What stands in the newest prompt."""
-    return [turn.text for turn in bot.engine.prompts[-1].turns]
 
 
 async def test_somebody_elses_picture_is_asked_about_by_replying(stage: Stage) -> None:
@@ -46,14 +41,14 @@ async def test_each_person_has_a_conversation_of_their_own(stage: Stage) -> None
         answer = await ada.answer(rated=True, chat=group)
         await ada.sends("b?", reply_to=answer["message_id"], chat=group)
         latest = await ada.answer(rated=True, chat=group)
-        assert said(bot) == ["a?", "A cat.", "b?"]
+        assert bot.engine.heard() == ["a?", "A cat.", "b?"]
         await bob.sends("c?", reply_to=latest["message_id"], chat=group)
         await bob.answer(rated=True, chat=group)
-        assert said(bot) == ["c?"]
+        assert bot.engine.heard() == ["c?"]
         assert bot.engine.prompts[-1].turns[0].pictures == bot.engine.prompts[0].turns[0].pictures
         await bob.sends(f"{BOT} d?", chat=group)
         await bob.answer(rated=True, chat=group)
-        assert said(bot) == ["c?", "Yes.", "d?"]
+        assert bot.engine.heard() == ["c?", "Yes.", "d?"]
 
 
 async def test_a_group_can_share_one_conversation(stage: Stage) -> None:
@@ -69,11 +64,11 @@ async def test_a_group_can_share_one_conversation(stage: Stage) -> None:
         await until(lambda: bot.inbox.pending == 2)
         gate.set()
         await stage.handled(bot)
-        assert said(bot) == ["a?", "A cat.", "b?"]
+        assert bot.engine.heard() == ["a?", "A cat.", "b?"]
         assert bot.engine.prompts[0].chat == bot.engine.prompts[1].chat
         await ada.sends("/retry", chat=group)
         await stage.handled(bot)
-        assert said(bot) == ["a?"], "each gets another answer to a question of their own"
+        assert bot.engine.heard() == ["a?"], "each gets another answer to a question of their own"
         assert (await bot.ledger.exchange(3)).replaces == 1
         assert (await bot.ledger.counts())["users"] == 2
         await bob.sends("/new", chat=group)
@@ -101,7 +96,7 @@ async def test_topics_are_kept_apart(stage: Stage) -> None:
         assert "have not seen" in refused["text"]
         await ada.sends(f"{BOT} c?", chat=group, topic=cats)
         await ada.answer(rated=True, chat=group)
-        assert said(bot) == ["a?", "Answer 1", "c?"]
+        assert bot.engine.heard() == ["a?", "Answer 1", "c?"]
         await ada.sends("/retry@thumbtune_bot", chat=group, topic=cats)
         assert (await ada.answer(rated=True, chat=group))["message_thread_id"] == cats
         with pytest.raises(Unreachable, match="message thread not found"):

@@ -127,7 +127,7 @@ async def test_a_better_answer_teaches_once_it_is_confirmed(stage: Stage) -> Non
         assert await ada.toast(await ada.taps(DOWN, offer)) == "I will not learn this."
         assert await taught(bot) == [("A dog.", False)]
         await ada.asks("Sure?")
-        assert [turn.text for turn in bot.engine.prompts[-1].turns] == ["What is it?", "A dog.", "Sure?"]
+        assert bot.engine.heard() == ["What is it?", "A dog.", "Sure?"]
 
 
 async def test_a_reply_to_a_disliked_answer_betters_it(stage: Stage) -> None:
