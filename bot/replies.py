@@ -134,6 +134,11 @@ class Reply:
         """Whether there is a message already."""
         return bool(self._messages)
 
+    @property
+    def messages(self) -> tuple[int, ...]:
+        """The messages that there are, in their order."""
+        return tuple(self._messages[slot] for slot in sorted(self._messages))
+
     async def draft(self, number: int, page: Page) -> bool | None:
         """Show an unfinished answer as a draft, if Telegram takes it at once. None where it takes no drafts."""
         call: TelegramMethod[bool] = Draft(

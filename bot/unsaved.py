@@ -7,6 +7,7 @@ before it; a new picture begins anew. Knows nothing about why it could not be sa
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Iterable
 from typing import Final
 
 from inference.messages import Picture
@@ -14,6 +15,7 @@ from storage.records import Exchange
 
 SESSIONS: Final = 256
 EXCHANGES: Final = 8
+MESSAGES: Final = 4096
 
 
 class Unsaved:
@@ -44,3 +46,23 @@ class Unsaved:
     def forget(self, session: int) -> None:
         """The session goes on in the ledger."""
         self._sessions.pop(session, None)
+
+
+class UnsavedAnswers:
+    """The messages that show answers which the ledger does not have: the newest few thousand."""
+
+    def __init__(self) -> None:
+        self._messages: OrderedDict[tuple[int, int], None] = OrderedDict()
+
+    def show(self, exchange: Exchange, chat: int, messages: Iterable[int]) -> None:
+        """Remember whether the exchange that these messages show now was saved."""
+        for message in messages:
+            self._messages.pop((chat, message), None)
+            if not exchange.id:
+                self._messages[chat, message] = None
+        while len(self._messages) > MESSAGES:
+            self._messages.popitem(last=False)
+
+    def shown(self, chat: int, message: int) -> bool:
+        """Whether a message shows such an answer."""
+        return (chat, message) in self._messages

@@ -13,9 +13,9 @@ import pytest
 from bot.forgetting import Forgetting
 from storage.errors import NotSaved
 from storage.ledger import Ledger
-from tests.chatting import Stage, live, png, told
+from tests.chatting import Stage, live, png, shows, told, until
 from tests.ledgers import picture
-from tests.person import DOWN, UP, button
+from tests.person import DOWN, UP, Message, Person, button
 
 NOT_SAVED = "My disk is full, so I could not save that. My admins know."
 
@@ -72,6 +72,41 @@ async def test_the_chat_goes_on_while_nothing_can_be_saved(stage: Stage) -> None
         assert (counts["exchanges"], counts["ups"], counts["downs"]) == (3, 2, 0)
         rated = await ledger.rated_exchanges()
         assert [(each.exchange.question, len(each.history)) for each in rated] == [("before", 0), ("after", 0)]
+
+
+async def test_a_reaction_that_cannot_be_saved_is_told_once(stage: Stage) -> None:
+    """A reply in the reader's language, whether the answer was saved before or not; with room again it is a vote."""
+    english = "My disk is full, so I could not save your reaction. My admins know."
+    chinese = "我的磁盘已满，没能保存你的表情回应。管理员已经知道了。"
+    with bot_process(stage) as process:
+        async with stage.person() as ada, stage.person(1002, "小明", "zh") as ming:
+            before = await ada.asks(photo=png(), caption="before")
+            limit(process, 0)
+            unsaved = await ming.asks(photo=png(colour="red"), caption="meanwhile")
+            for person, answer, sentence in ((ada, before, english), (ming, unsaved, chinese)):
+                await person.reacts(answer, UP)
+                told_so = await shows(person, sentence)
+                assert told_so["reply_to_message"]["message_id"] == answer["message_id"]
+                await person.reacts(answer, DOWN)
+                # In the same lane, so what was to be said of the reaction has been said when this is answered.
+                assert await person.toast(await person.taps(UP, answer)) != ""
+                assert (await person.bot_messages())[-1]["message_id"] == told_so["message_id"]
+            limit(process, resource.RLIM_INFINITY)
+            await ada.reacts(before, "")
+            await ada.reacts(before, UP)
+            await until(lambda: _thumb_shown(ada, before))
+            await ming.reacts(unsaved, UP)
+            await ming.toast(await ming.taps(UP, unsaved))
+            assert [len(await person.bot_messages()) for person in (ada, ming)] == [2, 2]
+    async with Ledger.open(stage.directory) as ledger:
+        counts = await ledger.counts()
+        assert (counts["exchanges"], counts["ups"], counts["downs"]) == (1, 1, 0)
+
+
+async def _thumb_shown(person: Person, answer: Message) -> bool:
+    """Whether the answer shows the person's 👍 as given."""
+    messages = await person.bot_messages()
+    return button(next(each for each in messages if each["message_id"] == answer["message_id"]), "👍 ✓") is not None
 
 
 async def test_the_ledger_tells_its_trouble(stage: Stage) -> None:

@@ -31,6 +31,7 @@ from bot.limits import Limits
 from bot.settings import BotSettings
 from bot.steering import Steering
 from bot.translation import Translator
+from bot.unsaved import UnsavedAnswers
 from inference.messages import Engine
 from storage.ledger import Ledger
 from storage.pictures import PictureStore
@@ -53,6 +54,7 @@ def build_dispatcher(
     """
     conversation = Conversation(History(ledger, pictures, settings.chat), engine, settings.chat)
     limits = Limits(settings.limits, settings.telegram.admins)
+    unsaved = UnsavedAnswers()
     dispatcher = Dispatcher(
         disable_fsm=True,
         settings=settings,
@@ -64,7 +66,8 @@ def build_dispatcher(
         conversation=conversation,
         steering=steering,
         lateness=Lateness(settings.chat.answer_hours),
-        answers=Answers(conversation, steering, limits, settings.telegram),
+        answers=Answers(conversation, steering, limits, settings.telegram, unsaved),
+        unsaved=unsaved,
     )
     dispatcher.update.outer_middleware(Door(settings, ledger, translator))
     dispatcher.update.outer_middleware(People(ledger, translator))

@@ -12,13 +12,14 @@ from typing import Any, Final
 
 import structlog
 from aiogram import BaseMiddleware, Bot
-from aiogram.types import CallbackQuery, Message, TelegramObject
+from aiogram.types import CallbackQuery, Message, MessageReactionUpdated, ReplyParameters, TelegramObject
 from aiogram.types import Chat as TelegramChat
 from aiogram.types import User as TelegramUser
 
 from bot.handlers.taps import acknowledge
 from bot.inbox import Delivery
 from bot.replies import Place, Reply
+from bot.telegram import Doubtful
 from bot.translation import Say, Translator
 from storage.errors import NotSaved
 from storage.ledger import Ledger
@@ -88,11 +89,20 @@ class Replies(BaseMiddleware):
 
 
 class Saving(BaseMiddleware):
-    """Says so when what somebody asked for could not be saved; the admins are told by the operations."""
+    """Says so when what somebody asked for could not be saved; the admins are told by the operations.
+
+    Of their reactions to one message people are told once, until one of them is saved.
+    """
+
+    def __init__(self) -> None:
+        self._told: OrderedDict[tuple[int, int, int], None] = OrderedDict()
 
     async def __call__(self, handler: Handler, event: TelegramObject, data: dict[str, Any]) -> Any:
         try:
-            return await handler(event, data)
+            result = await handler(event, data)
+            if isinstance(event, MessageReactionUpdated):
+                self._told.pop(_reacted(event), None)
+            return result
         except NotSaved as error:
             delivery: Delivery = data["delivery"]
             say: Say = data["say"]
@@ -102,4 +112,25 @@ class Saving(BaseMiddleware):
                 await acknowledge(event, text)
             elif "reply" in data:
                 await data["reply"].finish(text)
+            elif isinstance(event, MessageReactionUpdated):
+                text = say("My disk is full, so I could not save your reaction. My admins know.")
+                await self._tell(event, data["bot"], text)
             return None
+
+    async def _tell(self, event: MessageReactionUpdated, bot: Bot, text: str) -> None:
+        """Reply to what was reacted to. At most once: the reply itself cannot be noted either."""
+        if _reacted(event) in self._told:
+            return
+        self._told[_reacted(event)] = None
+        while len(self._told) > REMEMBERED:
+            self._told.popitem(last=False)
+        about = ReplyParameters(message_id=event.message_id, allow_sending_without_reply=True)
+        try:
+            await bot.send_message(event.chat.id, text, reply_parameters=about)
+        except Doubtful as error:
+            log.warning("may not have been told", chat=event.chat.id, error=str(error))
+
+
+def _reacted(event: MessageReactionUpdated) -> tuple[int, int, int]:
+    """Who has reacted to what: chat, message, person."""
+    return event.chat.id, event.message_id, event.user.id if event.user else 0
