@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
@@ -27,6 +26,7 @@ from bot.albums import Waiting, members, seconds_missing
 from bot.lanes import lane_of
 from bot.settings import BotSettings
 from bot.telegram import Undelivered, Unreachable
+from bot.traces import account, trace
 from bot.translation import later
 from storage.errors import IllegalTransition, NotSaved, StorageError
 from storage.ledger import Ledger
@@ -210,12 +210,12 @@ class Inbox:
             except Exception as failed:  # noqa: BLE001 - whatever a handler raises must not end the lane
                 error = failed
                 failures += 1
-                log.error("update failed", update=turn[0].update.id, failures=failures, trace=_trace(failed))
+                log.error("update failed", update=turn[0].update.id, failures=failures, trace=trace(failed))
             if (failures >= FAILURES or isinstance(error, _Hopeless)) and await self._set_aside(turn, error):
                 return
             pause = PAUSES[min(tries, len(PAUSES) - 1)]
             tries += 1
-            log.warning("update is tried again", update=turn[0].update.id, error=str(error), pause=pause)
+            log.warning("update is tried again", update=turn[0].update.id, error=account(error), pause=pause)
             await asyncio.sleep(pause)
 
     async def _begin(self, turn: list[Waiting]) -> int:
@@ -270,7 +270,7 @@ class Inbox:
 
     async def _set_aside(self, turn: list[Waiting], error: Exception) -> bool:
         """Give up on a turn and say so. False if not even that could be stored."""
-        reason = str(error) if isinstance(error, _Hopeless) else f"{type(error).__name__}: {error}"
+        reason = str(error) if isinstance(error, _Hopeless) else f"{type(error).__name__}: {account(error)}"
         if turn[0].update.id in self._unsaved:
             log.error("an update that could not be saved is given up", update=turn[0].update.id, error=reason)
             return True
@@ -285,13 +285,8 @@ class Inbox:
             try:
                 await self._on_set_aside(turn[0].update.id, reason)
             except Exception as failed:  # noqa: BLE001 - the notice is a courtesy; the lane goes on
-                log.error("update set aside, and nobody told", update=turn[0].update.id, trace=_trace(failed))
+                log.error("update set aside, and nobody told", update=turn[0].update.id, trace=trace(failed))
         return True
-
-
-def _trace(error: Exception) -> str:
-    """Where the error came from, without the values of variables: those are people's words and pictures."""
-    return "".join(traceback.format_exception(error))
 
 
 class _Hopeless(Exception):

@@ -23,6 +23,7 @@ from PIL import Image, ImageOps
 
 from bot.settings import ChatSettings
 from bot.telegram import Undelivered
+from bot.traces import account
 from bot.translation import later
 from inference.messages import Picture
 from storage.errors import NotSaved
@@ -225,7 +226,7 @@ async def _fetched(bot: Bot, file: Sent) -> bytes:
         try:
             content = await bot.download_file(path or "", timeout=_DOWNLOAD_SECONDS)
         except (ClientError, TimeoutError, OSError) as error:
-            log.warning("download broke off", error=repr(error))
+            log.warning("download broke off", kind=type(error).__name__, error=account(error))
             await asyncio.sleep(pause)
         else:
             return content.read() if content else b""

@@ -27,6 +27,7 @@ from bot.config import ConfigError
 from bot.inbox import Inbox
 from bot.settings import TelegramSettings
 from bot.telegram import CALL_SECONDS, TOKEN_CURE, DeliveryError, GetRawUpdates
+from bot.traces import account
 from storage.errors import StorageError
 
 ALLOWED: Final = ("message", "edited_message", "callback_query", "message_reaction", "stopped_message_generation")
@@ -109,5 +110,5 @@ class Intake:
         pause = getattr(error, "retry_after", None) or PAUSES[min(self._failures, len(PAUSES) - 1)]
         self._failures += 1
         hint = "another process polls with this token" if isinstance(error, TelegramConflictError) else ""
-        log.warning(event, error=str(error), pause=pause, hint=hint)
+        log.warning(event, error=account(error), pause=pause, hint=hint)
         await asyncio.sleep(pause)

@@ -7,6 +7,7 @@ units, as the Bot API counts (https://core.telegram.org/bots/api#messageentity).
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -53,7 +54,9 @@ def markdown_pages(markdown: str, limit: int = LIMIT) -> tuple[Page, ...]:
         text, found = telegramify_markdown.convert(markdown, config=_rendering())
         entities = tuple(MessageEntity.model_validate(each.to_dict()) for each in found)
     except Exception as error:  # noqa: BLE001 - any failure of the converter costs the markup, never the answer
-        log.warning("markdown not converted", error=repr(error))
+        # What the converter says may quote the answer.
+        place = "".join(traceback.format_tb(error.__traceback__))
+        log.warning("markdown not converted", error=type(error).__name__, place=place)
         return plain_pages(markdown, limit)
     if not text.strip():
         return plain_pages(markdown, limit)

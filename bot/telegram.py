@@ -46,6 +46,7 @@ from aiohttp import ClientConnectorError
 from bot.config import ConfigError
 from bot.pace import ChatPace, Pace
 from bot.settings import TelegramSettings
+from bot.traces import account
 
 TOKEN_CURE: Final = "ask @BotFather for one and set THUMBTUNE_TELEGRAM__TOKEN"
 CALL_SECONDS: Final = 30.0
@@ -205,10 +206,10 @@ class Gate(BaseRequestMiddleware):
             except (TelegramNetworkError, TelegramServerError, ClientDecodeError) as error:
                 if not repeatable and not isinstance(error.__cause__, ClientConnectorError):
                     self.counts["doubtful"] += 1
-                    raise Doubtful(f"{method.__api_method__}: {error}") from error
+                    raise Doubtful(f"{method.__api_method__}: {account(error)}") from error
                 patience -= pause
                 if patience < 0:
-                    raise Undelivered(f"{method.__api_method__}: {error}") from error
+                    raise Undelivered(f"{method.__api_method__}: {account(error)}") from error
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(2 * pause, LONGEST_PAUSE)
             self.counts["repeats"] += 1

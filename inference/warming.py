@@ -18,7 +18,7 @@ from weakref import WeakSet
 
 import structlog
 
-from inference.messages import EngineCrashed, Prompt
+from inference.messages import EngineCrashed, EngineRejected, Prompt
 from inference.prompt import pictures
 from inference.settings import InferenceSettings
 from inference.worker import Worker
@@ -122,7 +122,9 @@ class Warmer:
                 chat.failed = True
                 if isinstance(error, EngineCrashed):
                     await worker.suspect(error)
-                _log.info("a chat could not be warmed", chat=chat.key, model=worker.model_id, why=str(error))
+                # How a server refuses a question may quote it.
+                why = type(error).__name__ if isinstance(error, EngineRejected) else str(error)
+                _log.info("a chat could not be warmed", chat=chat.key, model=worker.model_id, why=why)
             else:
                 chat.warm.add(worker)
                 self.warmed += 1

@@ -192,3 +192,4 @@ def test_ones_own_configuration_runs_in_smaller_batches_where_memory_is_short(tm
     assert Job.read(tmp_path / "finetune.json").split == 2
     assert len(done.losses) == PAIRS // 4, "the pairs of a step are as many as before"
     assert "mlp1.1.weight" in done.adapter.names(), "XTuner's own model trains the projector"
+    assert "train example" not in (tmp_path / "finetune.log").read_text(), "the log holds nobody's words"

@@ -3,7 +3,7 @@
 What is put in: the base model wherever the configuration names its own, the run's rows in place of its data set, the
 run's directory, a log of every step, and what continuing after a crash takes. All else is the configuration's, but for
 `AmpOptimWrapper`: it cannot clip the bfloat16 gradients of XTuner's InternVL on a GPU, so `OptimWrapper` takes its
-place.
+place; and for the hook that logs a sample.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _adopted(config: dict[str, Any], job: Job, *, base: Path, data: Path, rows: 
     hooks["logger"] = {"type": "training.steps.StepLogger", "batches": wrapper["accumulative_counts"]}
     hooks.setdefault("checkpoint", {"type": "mmengine.hooks.CheckpointHook", "by_epoch": False, "interval": -1})
     hooks["checkpoint"]["save_optimizer"] = True
-    config["custom_hooks"] = [*(config.get("custom_hooks") or []), {"type": "training.steps.MeanLoss"}]
+    config["custom_hooks"] = [*_discreet(config.get("custom_hooks") or []), {"type": "training.steps.MeanLoss"}]
     config["log_processor"] = {"by_epoch": False, "window_size": wrapper["accumulative_counts"]}
     config["visualizer"] = VISUALIZER
     config["work_dir"] = str(Path(job.work) / STATE)
@@ -98,6 +98,11 @@ def _drop_empty(config: dict[str, Any], batches: int) -> None:
         for each in config.get("param_scheduler") or []
         if not each.get("convert_to_iter_based") or int(each["begin"] * batches) < int(each["end"] * batches)
     ]
+
+
+def _discreet(hooks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without XTuner's hook that writes a sample into the log: people's words, which would stay there for ever."""
+    return [each for each in hooks if not str(each["type"]).endswith("DatasetInfoHook")]
 
 
 def _with(value: Any, old: str, new: str) -> Any:

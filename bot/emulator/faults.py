@@ -16,6 +16,7 @@ class FaultKind(StrEnum):
     FLOOD = "flood"  # 429 with retry_after, although no limit was exceeded
     RESET_BEFORE = "reset_before"  # the connection breaks, nothing was done
     RESET_AFTER = "reset_after"  # the connection breaks, but the call was carried out
+    CUT_OFF = "cut_off"  # the JSON ends in the middle, but the call was carried out
     UNKNOWN = "unknown"  # 404, as for a method that an older server does not know
     DELAY = "delay"  # the answer comes late
     REFUSED = "refused"  # 400 with words of Telegram's that nothing in this world brings about

@@ -130,6 +130,8 @@ class Emulator:
             result = await METHODS[method](self.world, parameters)
             if fault is not None and fault.kind is FaultKind.RESET_AFTER:
                 return _broken(request)
+            if fault is not None and fault.kind is FaultKind.CUT_OFF:
+                return web.Response(text=json.dumps({"ok": True, "result": result})[:-2])
         except Refused as refusal:
             return _json(refusal.body(), refusal.code)
         return _json({"ok": True, "result": result})
