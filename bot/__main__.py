@@ -16,28 +16,19 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from bot.changeover import model_before
+from bot import belongings, remote
 from bot.closing import end_process
 from bot.config import ConfigError, Settings, load_settings
 from bot.data import export_data, import_file
 from bot.fetch import REPO
 from bot.fetch import fetch as fetch_checkpoint
-from bot.forgetting import Forgetting
 from bot.handlers.admin import AdminRefusal
-from bot.progress import on_terminal, terminal_bar
 from inference.hub import Source
 from inference.messages import InferenceError
 from inference.settings import TINY
-from storage.backup import back_up
 from storage.errors import StorageError
 from storage.ledger import FILE_NAME, Ledger
-from storage.models import ModelStore
-from storage.pictures import PictureStore
-from storage.records import Belongings, Promotion, Run
-from storage.states import RunState
-from training.figures import clock
 from training.job import TrainingError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, rich_markup_mode="markdown")
@@ -46,7 +37,6 @@ console = Console()
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", metavar="PATH", help="The settings file; default: config.toml here.")
 ]
-POLL_SECONDS = 0.5
 
 
 class DemoEngine(StrEnum):
@@ -124,19 +114,19 @@ def retrain(
     wait: Annotated[bool, typer.Option("--wait", help="Show the progress and end with the run.")] = False,
 ) -> None:
     """Ask the running bot to retrain on what was liked."""
-    _with_ledger(load_settings(config), lambda ledger: _retrain(ledger, wait))
+    _with_ledger(load_settings(config), lambda ledger: remote.retrain(ledger, wait, console))
 
 
 @app.command()
 def status(config: ConfigOption = None) -> None:
     """Say which model answers, what was collected, and how the runs went."""
-    _with_ledger(load_settings(config), _status)
+    _with_ledger(load_settings(config), lambda ledger: remote.status(ledger, console))
 
 
 @app.command()
 def models(config: ConfigOption = None) -> None:
     """List every model that was kept."""
-    _with_ledger(load_settings(config), _models)
+    _with_ledger(load_settings(config), lambda ledger: remote.models(ledger, console))
 
 
 @app.command()
@@ -161,13 +151,13 @@ def compare(
 @app.command()
 def promote(model: Annotated[str, typer.Argument(metavar="ID")], config: ConfigOption = None) -> None:
     """Ask the running bot to answer with this model."""
-    _with_ledger(load_settings(config), lambda ledger: _promote(ledger, model))
+    _with_ledger(load_settings(config), lambda ledger: remote.promote(ledger, model, console))
 
 
 @app.command()
 def rollback(config: ConfigOption = None) -> None:
     """Ask the running bot to answer with the model before the present one."""
-    _with_ledger(load_settings(config), _rollback)
+    _with_ledger(load_settings(config), lambda ledger: remote.rollback(ledger, console))
 
 
 @app.command()
@@ -179,7 +169,7 @@ def forget(
     """Delete all that is kept of a person, as /delete_my_data does; beside a running bot or without one."""
     settings = load_settings(config)
     asks = not yes and sys.stdin.isatty()
-    _with_ledger(settings, lambda ledger: _forget(ledger, settings.storage.dir, user, asks))
+    _with_ledger(settings, lambda ledger: belongings.forget(ledger, settings.storage.dir, user, asks, console))
 
 
 @app.command()
@@ -192,7 +182,7 @@ def backup(
     folder = load_settings(config).storage.dir
     if not (folder / FILE_NAME).exists():
         raise ConfigError(f"There is no ledger in {folder}: name the settings with --config.")
-    _with_ledger(load_settings(config), lambda ledger: _backup(ledger, folder, out, models))
+    _with_ledger(load_settings(config), lambda ledger: belongings.backup(ledger, folder, out, models, console))
 
 
 @app.command("import")
@@ -230,109 +220,6 @@ def _with_ledger(settings: Settings, work: Callable[[Ledger], Awaitable[None]]) 
             await work(ledger)
 
     asyncio.run(session())
-
-
-async def _retrain(ledger: Ledger, wait: bool) -> None:
-    run = await ledger.start_run("command", None)
-    console.print(f"Run {run.id} is due; the running bot takes it up. `thumbtune status` shows how it goes.")
-    if wait:
-        run = await _follow(ledger, run)
-        console.print(f"Run {run.id}: {run.state}. {run.reason or (f'Model {run.model}.' if run.model else '')}")
-        if run.state is not RunState.DONE:
-            raise SystemExit(1)
-
-
-async def _follow(ledger: Ledger, run: Run) -> Run:
-    with terminal_bar(console) as bar:
-        task = bar.add_task(run.state, total=None)
-        while run.state in (RunState.DUE, RunState.TRAINING, RunState.MERGING, RunState.EVALUATING):
-            await asyncio.sleep(POLL_SECONDS)
-            run = await ledger.run(run.id)
-            told = on_terminal(run.state, run.loss, run.seconds_left)
-            bar.update(task, description=told, completed=run.step, total=run.steps or None)
-    return run
-
-
-async def _status(ledger: Ledger) -> None:
-    live = await ledger.live_model()
-    console.print(f"answering: {live.id if live else 'no model yet; start the bot'}", highlight=False)
-    for name, count in (await ledger.counts()).items():
-        console.print(f"{name.replace('_', ' ')}: {count}")
-    table = Table("run", "state", "by", "pairs", "step", "loss", "result", box=None)
-    for run in await ledger.runs(10):
-        loss = "" if run.loss is None else f"{run.loss:.3f}"
-        step = f"{run.step}/{run.steps}" if run.steps else ""
-        if run.seconds_left is not None:
-            step += f", {clock(run.seconds_left)} left"
-        table.add_row(str(run.id), run.state, run.trigger, str(run.samples), step, loss, run.reason or run.model or "")
-    if table.row_count:
-        console.print(table)
-
-
-async def _models(ledger: Ledger) -> None:
-    table = Table("model", "state", "run", "folder", "note", box=None)
-    for model in await ledger.models():
-        table.add_row(model.id, model.state, str(model.run or ""), model.directory, model.reason)
-    console.print(table)
-
-
-async def _forget(ledger: Ledger, folder: Path, user: int, asks: bool) -> None:
-    forgetting = Forgetting.beside(ledger, folder)
-    await forgetting.settle()
-    found = await forgetting.belongings(user)
-    if not found and await ledger.person(user) is None:
-        console.print(f"Nothing is kept of {user}.")
-        return
-    console.print(f"Of {user} there are {_counted(found)}.", highlight=False)
-    if asks and not typer.confirm("Delete all of it, for good?"):
-        console.print("Nothing was deleted.")
-        return
-    gone = await forgetting.forget(user)
-    console.print(
-        f"Deleted: {_counted(gone)}. A model that has learned from it already keeps what it has learned until the next "
-        "one is trained; `thumbtune retrain` trains it. Backups are left as they are.",
-        highlight=False,
-    )
-
-
-def _counted(found: Belongings) -> str:
-    return (
-        f"{found.exchanges} questions with their answers, {found.pictures} pictures that nobody else sent, "
-        f"{found.votes} votes, {found.demonstrations} better answers, {found.rows} rows in data sets of runs"
-    )
-
-
-async def _backup(ledger: Ledger, folder: Path, out: Path, models: bool) -> None:
-    kept = ModelStore(folder / "models") if models else None
-    with console.status(f"copying into {out}"):
-        made = await back_up(ledger, PictureStore(folder / "pictures"), out, kept)
-    named = f", {', '.join(made.models) or 'no trained model'}" if models else ""
-    console.print(f"{out}: the ledger, {made.pictures} pictures{named}. All of it was checked.", highlight=False)
-    if made.lost:
-        raise StorageError(
-            f"{len(made.lost)} pictures of the ledger are missing here and so in the backup, the first is "
-            f"{made.lost[0]}: see `thumbtune doctor`."
-        )
-
-
-async def _promote(ledger: Ledger, model: str) -> None:
-    await ledger.model(model)
-    await _await_promotion(ledger, await ledger.request_promotion(model, None))
-
-
-async def _rollback(ledger: Ledger) -> None:
-    await _await_promotion(ledger, await ledger.request_promotion(await model_before(ledger), None))
-
-
-async def _await_promotion(ledger: Ledger, asked: Promotion) -> None:
-    promotion = asked
-    with console.status(f"waiting for the running bot to change to {asked.model} (Ctrl-C leaves the request in place)"):
-        while not (promotion.done or promotion.error):
-            await asyncio.sleep(POLL_SECONDS)
-            promotion = await ledger.promotion(asked.id)
-    if promotion.error:
-        raise AdminRefusal(promotion.error)
-    console.print(f"{promotion.model} answers now.")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,61 @@
+"""`thumbtune backup` and `thumbtune forget`: what people left with the bot, copied and deleted from the command line.
+
+Knows what to ask and tell an operator. How a copy is made and checked is storage's, what goes with a person the
+forgetting's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from bot.forgetting import Forgetting
+from storage.backup import back_up
+from storage.errors import StorageError
+from storage.ledger import Ledger
+from storage.models import ModelStore
+from storage.pictures import PictureStore
+from storage.records import Belongings
+
+
+async def backup(ledger: Ledger, folder: Path, out: Path, models: bool, console: Console) -> None:
+    """Copy the ledger and the pictures of `folder`, and the `models`. Raises StorageError where a picture is lost."""
+    kept = ModelStore(folder / "models") if models else None
+    with console.status(f"copying into {out}"):
+        made = await back_up(ledger, PictureStore(folder / "pictures"), out, kept)
+    named = f", {', '.join(made.models) or 'no trained model'}" if models else ""
+    console.print(f"{out}: the ledger, {made.pictures} pictures{named}. All of it was checked.", highlight=False)
+    if made.lost:
+        raise StorageError(
+            f"{len(made.lost)} pictures of the ledger are missing here and so in the backup, the first is "
+            f"{made.lost[0]}: see `thumbtune doctor`."
+        )
+
+
+async def forget(ledger: Ledger, folder: Path, user: int, asks: bool, console: Console) -> None:
+    """Delete all that is kept of a person, once that is confirmed if it `asks`. `folder` is `storage.dir`."""
+    forgetting = Forgetting.beside(ledger, folder)
+    await forgetting.settle()
+    found = await forgetting.belongings(user)
+    if not found and await ledger.person(user) is None:
+        console.print(f"Nothing is kept of {user}.")
+        return
+    console.print(f"Of {user} there are {_counted(found)}.", highlight=False)
+    if asks and not typer.confirm("Delete all of it, for good?"):
+        console.print("Nothing was deleted.")
+        return
+    gone = await forgetting.forget(user)
+    console.print(
+        f"Deleted: {_counted(gone)}. A model that has learned from it already keeps what it has learned until the next "
+        "one is trained; `thumbtune retrain` trains it. Backups are left as they are.",
+        highlight=False,
+    )
+
+
+def _counted(found: Belongings) -> str:
+    return (
+        f"{found.exchanges} questions with their answers, {found.pictures} pictures that nobody else sent, "
+        f"{found.votes} votes, {found.demonstrations} better answers, {found.rows} rows in data sets of runs"
+    )
