@@ -10,51 +10,28 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from bot.emulator.account import commands_for
-from bot.emulator.faults import Faults
+from bot.emulator.json_http import answer, json_object, number, routes
 from bot.emulator.parameters import read_form
 from bot.emulator.people import Attachment, People
-from bot.emulator.refusals import Json, Refused, refused
+from bot.emulator.refusals import Json, Refused
 from bot.emulator.voters import Voters
 from bot.emulator.world import Chat, User, World
 
 
-def _answer(body: object) -> web.Response:
-    return web.json_response(body, dumps=lambda value: json.dumps(value, ensure_ascii=False))
-
-
-async def _json(request: web.Request) -> Json:
-    try:
-        body = await request.json()
-    except ValueError:
-        raise refused("expected a JSON object") from None
-    if not isinstance(body, dict):
-        raise refused("expected a JSON object")
-    return body
-
-
-def _number(value: object) -> int | None:
-    return None if value in (None, "") else int(str(value))
-
-
 class PeopleHttp:
-    """The routes below /people and /samples."""
+    """The routes below /people that tell of people and groups, and of what each person does."""
 
-    def __init__(
-        self, world: World, people: People, voters: Voters, faults: Faults, samples: Mapping[str, bytes]
-    ) -> None:
+    def __init__(self, world: World, people: People, voters: Voters) -> None:
         self._world = world
         self._people = people
         self._voters = voters
-        self._faults = faults
-        self._samples = samples
 
     def routes(self) -> list[web.RouteDef]:
-        """All routes, each guarded against pages of other origins."""
+        """All routes."""
         person = r"/people/{person:\d+}"
         table = [
             ("GET", "/people", self.overview),
@@ -62,13 +39,6 @@ class PeopleHttp:
             ("POST", "/people/groups", self.create_group),
             ("GET", "/people/events", self.events),
             ("GET", "/people/files/{file}", self.file),
-            ("GET", "/people/counts", self.counts),
-            ("GET", "/people/sample-votes", self.sample_votes),
-            ("POST", "/people/sample-votes", self.cast_sample_votes),
-            ("POST", "/people/faults", self.plan_fault),
-            ("DELETE", "/people/faults", self.clear_faults),
-            ("POST", "/people/flood", self.set_flood),
-            ("POST", "/people/delivery", self.set_delivery),
             ("GET", f"{person}/messages", self.messages),
             ("POST", f"{person}/messages", self.send),
             ("GET", f"{person}/commands", self.commands),
@@ -78,10 +48,8 @@ class PeopleHttp:
             ("POST", f"{person}/react", self.react),
             ("POST", f"{person}/stop-draft", self.stop_draft),
             ("POST", f"{person}/block", self.block),
-            ("GET", "/samples", self.samples),
-            ("GET", "/samples/{name}", self.sample),
         ]
-        return [web.route(method, path, _guarded(handler)) for method, path, handler in table]
+        return routes(table)
 
     def _describe(self, user: User) -> Json:
         return {
@@ -101,7 +69,7 @@ class PeopleHttp:
 
     async def overview(self, request: web.Request) -> web.Response:
         """The bot, the people, the groups, and the number of the last event."""
-        return _answer(
+        return answer(
             {
                 "bot": self._world.bot,
                 "people": [self._describe(user) for user in self._world.users.values()],
@@ -113,21 +81,21 @@ class PeopleHttp:
 
     async def create_person(self, request: web.Request) -> web.Response:
         """Create a person, or rename an existing one: {id?, name, language?, username?, admin?}."""
-        body = await _json(request)
-        number = _number(body.get("id"))
-        known = self._world.users.get(number) if number is not None else None
+        body = await json_object(request)
+        given = number(body.get("id"))
+        known = self._world.users.get(given) if given is not None else None
         user = self._world.add_user(
-            number,
+            given,
             str(body.get("name") or (known.name if known else "Somebody")),
             username=str(body.get("username", "")),
             language=str(body.get("language") or (known.language if known else "en")),
             **({} if known else {"admin": bool(body.get("admin"))}),
         )
-        return _answer(self._describe(user))
+        return answer(self._describe(user))
 
     async def create_group(self, request: web.Request) -> web.Response:
         """Create a group with the bot in it: {title, members, kind?, admin?, privacy?}."""
-        body = await _json(request)
+        body = await json_object(request)
         members = [self._people.user(int(member)).id for member in body.get("members", [])]
         chat = self._world.add_group(
             str(body.get("title", "Group")),
@@ -136,12 +104,12 @@ class PeopleHttp:
             admin=bool(body.get("admin")),
             privacy=bool(body.get("privacy", True)),
         )
-        return _answer(self._describe_chat(chat))
+        return answer(self._describe_chat(chat))
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """Stream events: `?after=N` (or Last-Event-ID) and `?person=ID` for those of one person's chats only."""
         after = int(request.headers.get("Last-Event-ID") or request.query.get("after") or self._world.events.last)
-        person = _number(request.query.get("person"))
+        person = number(request.query.get("person"))
 
         def wanted(event: Json) -> bool:
             chat = event["chat"]
@@ -157,8 +125,8 @@ class PeopleHttp:
 
     async def messages(self, request: web.Request) -> web.Response:
         """The messages of one of the person's chats (`?chat=`, their own by default), oldest first."""
-        chat = self._people.chat_of(self._person(request), _number(request.query.get("chat")))
-        return _answer({"messages": list(chat.messages.values()), "last_event": self._world.events.last})
+        chat = self._people.chat_of(self._person(request), number(request.query.get("chat")))
+        return answer({"messages": list(chat.messages.values()), "last_event": self._world.events.last})
 
     async def send(self, request: web.Request) -> web.Response:
         """Write: {text, chat?, reply_to?, topic?}; or send files, as a form with `caption` and `photo`, `raw_photo`,
@@ -177,58 +145,58 @@ class PeopleHttp:
                 for field, file in uploads
             ]
         else:
-            fields = await _json(request)
-        chat, reply_to = _number(fields.get("chat")), _number(fields.get("reply_to"))
-        topic = _number(fields.get("topic")) or 0
+            fields = await json_object(request)
+        chat, reply_to = number(fields.get("chat")), number(fields.get("reply_to"))
+        topic = number(fields.get("topic")) or 0
         if not attachments:
             text = str(fields.get("text") or "")
-            return _answer({"messages": [self._people.writes(person, text, chat=chat, reply_to=reply_to, topic=topic)]})
+            return answer({"messages": [self._people.writes(person, text, chat=chat, reply_to=reply_to, topic=topic)]})
         caption = str(fields.get("caption") or fields.get("text") or "")
         sent = await self._people.sends(person, attachments, caption, chat=chat, reply_to=reply_to, topic=topic)
-        return _answer({"messages": sent})
+        return answer({"messages": sent})
 
     async def commands(self, request: web.Request) -> web.Response:
         """The menu of commands that the person sees (`?chat=`, their own chat by default)."""
         person = self._person(request)
-        chat = self._people.chat_of(person, _number(request.query.get("chat")))
-        return _answer({"commands": commands_for(self._world, self._people.user(person), chat)})
+        chat = self._people.chat_of(person, number(request.query.get("chat")))
+        return answer({"commands": commands_for(self._world, self._people.user(person), chat)})
 
     async def open_topic(self, request: web.Request) -> web.Response:
         """Make a forum topic: {chat, name}."""
-        body = await _json(request)
+        body = await json_object(request)
         topic = self._people.opens_topic(self._person(request), str(body["name"]), chat=int(body["chat"]))
-        return _answer({"topic": topic})
+        return answer({"topic": topic})
 
     async def edit(self, request: web.Request) -> web.Response:
         """Edit an own message: {message, text, chat?}."""
-        body = await _json(request)
-        chat = _number(body.get("chat"))
-        return _answer(self._people.edits(self._person(request), int(body["message"]), str(body["text"]), chat=chat))
+        body = await json_object(request)
+        chat = number(body.get("chat"))
+        return answer(self._people.edits(self._person(request), int(body["message"]), str(body["text"]), chat=chat))
 
     async def press(self, request: web.Request) -> web.Response:
         """Press an inline button: {message, data, chat?}."""
-        body = await _json(request)
-        chat = _number(body.get("chat"))
+        body = await json_object(request)
+        chat = number(body.get("chat"))
         query = self._people.presses(self._person(request), int(body["message"]), str(body["data"]), chat=chat)
-        return _answer({"query": query})
+        return answer({"query": query})
 
     async def react(self, request: web.Request) -> web.Response:
         """React to a message: {message, emoji, chat?}; an empty emoji takes it back."""
-        body = await _json(request)
-        chat = _number(body.get("chat"))
+        body = await json_object(request)
+        chat = number(body.get("chat"))
         self._people.reacts(self._person(request), int(body["message"]), str(body["emoji"]), chat=chat)
-        return _answer({})
+        return answer({})
 
     async def stop_draft(self, request: web.Request) -> web.Response:
         """Press Stop on the draft that the bot shows: {}."""
         self._people.stops_draft(self._person(request))
-        return _answer({})
+        return answer({})
 
     async def block(self, request: web.Request) -> web.Response:
         """Block the bot or let it in again: {blocked}."""
-        body = await _json(request)
+        body = await json_object(request)
         self._people.blocks(self._person(request), blocked=bool(body.get("blocked", True)))
-        return _answer({})
+        return answer({})
 
     async def file(self, request: web.Request) -> web.Response:
         """A photo or document by its file id."""
@@ -241,77 +209,3 @@ class PeopleHttp:
             # what people upload is shown as a picture or saved, never run as a page of this origin
             headers={"Content-Security-Policy": "sandbox; default-src 'none'", "X-Content-Type-Options": "nosniff"},
         )
-
-    async def counts(self, request: web.Request) -> web.Response:
-        """What the bot sent, edited and deleted in `?chat=`, and how often flood control refused it in all."""
-        chat = self._world.chats.get(_number(request.query.get("chat")) or 0)
-        if chat is None:
-            raise refused("chat not found")
-        counts = chat.counts
-        flood = self._world.flood.refusals
-        return _answer({"sends": counts.sends, "edits": counts.edits, "deletes": counts.deletes, "refusals": flood})
-
-    async def sample_votes(self, request: web.Request) -> web.Response:
-        """How far the sample votes are."""
-        return _answer(self._voters.state)
-
-    async def cast_sample_votes(self, request: web.Request) -> web.Response:
-        """Start casting; progress comes as events of kind "votes"."""
-        return _answer(self._voters.start())
-
-    async def plan_fault(self, request: web.Request) -> web.Response:
-        """Plan trouble: {kind, count?, methods?, chat?, seconds?, skip?} (see `faults`)."""
-        body = await _json(request)
-        try:
-            self._faults.plan(str(body.pop("kind", "")), **body)
-        except (TypeError, ValueError) as error:
-            raise refused(f"no such fault: {error}") from None
-        return _answer({"planned": len(self._faults.planned)})
-
-    async def clear_faults(self, request: web.Request) -> web.Response:
-        """No more trouble."""
-        self._faults.clear()
-        return _answer({})
-
-    async def set_flood(self, request: web.Request) -> web.Response:
-        """Switch flood control: {on, penalty?}."""
-        body = await _json(request)
-        self._world.flood.on = bool(body.get("on", True))
-        self._world.flood.penalty = _number(body.get("penalty"))
-        return _answer({"on": self._world.flood.on})
-
-    async def set_delivery(self, request: web.Request) -> web.Response:
-        """Deliver the next updates twice ({duplicates: n}) or collect and reverse them ({held_back: n})."""
-        body = await _json(request)
-        self._world.updates.duplicates = int(body.get("duplicates", 0))
-        self._world.updates.held_back = int(body.get("held_back", 0))
-        return _answer({})
-
-    async def samples(self, request: web.Request) -> web.Response:
-        """The sample pictures' names and addresses."""
-        return _answer({"samples": [{"name": name, "url": f"/samples/{name}"} for name in self._samples]})
-
-    async def sample(self, request: web.Request) -> web.Response:
-        """One sample picture."""
-        data = self._samples.get(request.match_info["name"])
-        if data is None:
-            raise Refused(404, "Not Found")
-        return web.Response(body=data, content_type="image/jpeg", headers={"Cache-Control": "max-age=3600"})
-
-
-def _guarded(handler: Any) -> Any:
-    """Refuse requests that other sites' pages send, and put refusals into JSON."""
-
-    async def guarded(request: web.Request) -> web.StreamResponse:
-        origin = request.headers.get("Origin")
-        try:
-            if origin and urlsplit(origin).netloc != request.host:
-                raise refused("pages of other origins have no say here", 403)
-            response: web.StreamResponse = await handler(request)
-        except Refused as refusal:
-            return web.json_response(refusal.body(), status=refusal.code)
-        except (KeyError, TypeError, ValueError) as error:
-            return web.json_response(refused(f"wrong parameters: {error}").body(), status=400)
-        return response
-
-    return guarded

@@ -14,6 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
+from bot.emulator.control_http import ControlHttp
 from bot.emulator.faults import Fault, FaultKind, Faults
 from bot.emulator.flood import Flood
 from bot.emulator.methods import METHODS
@@ -58,7 +59,8 @@ class Emulator:
         self.people = People(self.world)
         self.voters = Voters(self.world, self.people, taste, conversations)
         self.calls: dict[str, int] = {}
-        self._http = PeopleHttp(self.world, self.people, self.voters, self.faults, samples or {})
+        self._people_http = PeopleHttp(self.world, self.people, self.voters)
+        self._control_http = ControlHttp(self.world, self.voters, self.faults, samples or {})
         self._runner: web.AppRunner | None = None
 
     @property
@@ -88,7 +90,7 @@ class Emulator:
         app = web.Application(client_max_size=MAX_REQUEST_BYTES + 2**20)
         app.router.add_route("*", "/bot{token:[^/]+}/{method}", self._call)
         app.router.add_get("/file/bot{token:[^/]+}/{path:.+}", self._download)
-        app.add_routes(self._http.routes())
+        app.add_routes([*self._people_http.routes(), *self._control_http.routes()])
         app.router.add_get("/", self._page)
         app.router.add_static("/page", PAGE)
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.5)
