@@ -186,6 +186,7 @@ def _must_change(image: Image.Image) -> bool:
 
 def _changed(image: Image.Image) -> Checked:
     lossless = image.format in _LOSSLESS and image.width * image.height <= _LOSSLESS_PIXELS
+    # A HEIC has been turned as its own boxes say; its EXIF orientation does not count, and pillow-heif has set it to 1.
     upright = ImageOps.exif_transpose(image)
     shown = _opaque(upright)
     shown.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)

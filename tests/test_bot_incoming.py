@@ -14,8 +14,20 @@ from PIL import Image, ImageDraw
 from bot import incoming
 from bot.incoming import PictureRefused, check
 from tests.chatting import png
+from tests.heic import SIDEWAYS, turned
 
 LIMIT = 50.0
+
+LYING = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+"""How an upright picture lies in a file with that EXIF orientation."""
 
 
 def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
@@ -42,6 +54,12 @@ def brightness(image: Image.Image, x: int, y: int) -> int:
     pixel = image.convert("RGB").getpixel((x, y))
     assert isinstance(pixel, tuple)
     return int(sum(pixel) // 3)
+
+
+def dark_corners(image: Image.Image) -> list[str]:
+    """Where the block of the drawing is."""
+    across, down = {"left": 3, "right": image.width - 4}, {"upper": 3, "lower": image.height - 4}
+    return [f"{y} {x}" for y in down for x in across if brightness(image, across[x], down[y]) < 60]
 
 
 def huge_png(width: int, height: int) -> bytes:
@@ -81,15 +99,50 @@ def test_of_an_animation_the_first_frame_counts() -> None:
     assert brightness(shown, 5, 5) < 40
 
 
-def test_a_turned_photo_is_put_upright() -> None:
-    """EXIF orientation 6 (a phone held upright) is carried out and gone."""
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["JPEG", "MPO", "PNG", "WEBP", "TIFF"])
+def test_a_turned_photo_is_put_upright(form: str, orientation: int) -> None:
+    """EXIF orientation (6: a phone held upright) is carried out once and gone."""
+    lying = drawing()
+    if orientation in LYING:
+        lying = lying.transpose(LYING[orientation])
     exif = Image.Exif()
-    exif[0x0112] = 6
-    taken = check(encoded(drawing(), "JPEG", exif=exif), LIMIT)
-    assert (taken.width, taken.height) == (48, 64)
+    exif[0x0112] = orientation
+    options = {"save_all": True, "append_images": [Image.new("RGB", lying.size)]} if form == "MPO" else {}
+    taken = check(encoded(lying, form, exif=exif, **options), LIMIT)
+    assert (taken.width, taken.height) == (64, 48)
     shown = Image.open(io.BytesIO(taken.data))
     assert shown.getexif().get(0x0112, 1) == 1
-    assert brightness(shown, 44, 4) < 40 < 215 < brightness(shown, 4, 4)
+    assert dark_corners(shown) == ["upper left"]
+
+
+@pytest.mark.parametrize(
+    ("quarters", "mirror", "size", "dark"),
+    [
+        (0, None, (48, 64), "lower left"),
+        (1, None, (64, 48), "lower right"),
+        (2, None, (48, 64), "upper right"),
+        (3, None, (64, 48), "upper left"),
+        (0, 0, (48, 64), "upper left"),
+        (0, 1, (48, 64), "lower right"),
+        (1, 0, (64, 48), "upper right"),
+        (3, 0, (64, 48), "lower left"),
+    ],
+)
+def test_a_heic_is_turned_as_its_own_boxes_say(
+    quarters: int, mirror: int | None, size: tuple[int, int], dark: str
+) -> None:
+    """`irot` and `imir` are carried out once; the EXIF orientation beside them, which phones write too, is not.
+
+    With three quarters to the left it is a phone's upright photo. Without boxes it stays as it lies, for HEIF's
+    readers go by the boxes alone.
+    """
+    taken = check(turned(SIDEWAYS, quarters, mirror), LIMIT)
+    assert (taken.width, taken.height) == size
+    shown = Image.open(io.BytesIO(taken.data))
+    assert shown.size == size
+    assert shown.getexif().get(0x0112, 1) == 1
+    assert dark_corners(shown) == [dark]
 
 
 def test_transparency_becomes_white() -> None:

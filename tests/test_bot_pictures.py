@@ -5,14 +5,18 @@ What no emulated app can send is put into the inbox as Telegram would write it.
 
 from __future__ import annotations
 
+import io
 import itertools
 import time
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.chatting import RunningBot, Stage, png
+from tests.heic import SIDEWAYS, turned
 from tests.person import Message, Person
+from tests.test_bot_incoming import dark_corners
 
 NUMBERS = itertools.count(10**9)
 VIDEO = {"file_id": "v", "file_unique_id": "v", "width": 640, "height": 360, "duration": 5}
@@ -98,6 +102,16 @@ async def test_another_picture_in_the_place_of_the_first_is_looked_at(stage: Sta
         assert (await bot.ledger.exchange(2)).pictures == (second,)
         await ada.asks("And now?")
         assert bot.engine.prompts[-1].turns[0].pictures[0].sha256 == second
+
+
+async def test_a_heic_is_seen_upright(stage: Stage) -> None:
+    """A phone's photo, sent as a file, reaches the engine as people see it."""
+    async with stage.bot() as bot, stage.person() as ada:
+        heic = turned(SIDEWAYS, quarters=3)
+        await ada.asks(document=heic, file_name="IMG_0001.HEIC", media_type="image/heic", caption="What is it?")
+        seen = Image.open(io.BytesIO(bot.engine.prompts[0].turns[0].pictures[0].data))
+        assert (seen.format, seen.size) == ("JPEG", (64, 48))
+        assert dark_corners(seen) == ["upper left"]
 
 
 @pytest.mark.parametrize(
