@@ -78,6 +78,12 @@ class CancelRun(CallbackData, prefix="cancel"):
     run: int
 
 
+class CancelBroadcast(CallbackData, prefix="cancel_broadcast"):
+    """`cancel_broadcast:<update>`: an admin wants nobody else to be told what that update asked for."""
+
+    update: int
+
+
 class Promote(CallbackData, prefix="promote"):
     """`promote:<model>`: an admin wants that model to answer."""
 
@@ -158,9 +164,9 @@ def stopping(update: int, say: Say) -> InlineKeyboardMarkup:
     return InlineKeyboardMarkup(inline_keyboard=[[_button(say("⏹ Stop"), Stop(update=update))]])
 
 
-def cancelling(run: int, say: Say) -> InlineKeyboardMarkup:
-    """Cancel, under the progress of a run."""
-    return InlineKeyboardMarkup(inline_keyboard=[[_button(say("✖ Cancel"), CancelRun(run=run))]])
+def cancelling(what: CancelRun | CancelBroadcast, say: Say) -> InlineKeyboardMarkup:
+    """Cancel, under the progress of a run or a broadcast."""
+    return InlineKeyboardMarkup(inline_keyboard=[[_button(say("✖ Cancel"), what)]])
 
 
 def promoting(models: Sequence[str], live: str, previous: str, say: Say) -> InlineKeyboardMarkup:

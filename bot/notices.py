@@ -21,7 +21,7 @@ from aiogram.types import FSInputFile
 from aiogram.types import Message as TelegramMessage
 
 from bot.handlers.admin import MODEL_STATES
-from bot.keyboards import cancelling
+from bot.keyboards import CancelRun, cancelling
 from bot.progress import run_progress
 from bot.replies import Place, Reply
 from bot.retelling import retold
@@ -73,7 +73,7 @@ class Notices:
 
         async def tell(admin: int, say: Say) -> None:
             text = run_progress(run, say)
-            markup = cancelling(run.id, say) if RUN_TRANSITIONS[run.state] else None
+            markup = cancelling(CancelRun(run=run.id), say) if RUN_TRANSITIONS[run.state] else None
             if admin not in messages:
                 messages[admin] = (await self._bot.send_message(admin, text, reply_markup=markup)).message_id
             elif new_state:

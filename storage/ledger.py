@@ -17,6 +17,7 @@ from typing import Self
 
 from sqlite_utils import Database
 
+from storage.broadcasts import Broadcasts
 from storage.connection import connect, explained_os, translated
 from storage.demonstrations import Demonstrations
 from storage.durable import sync_directory, sync_file
@@ -57,7 +58,7 @@ SELECT (SELECT count(*) FROM users WHERE id > 0) AS users,
 """
 
 
-class Ledger(People, Exchanges, Feedback, Demonstrations, Inbox, Runs, Registry, Forgetting, Statistics):
+class Ledger(People, Exchanges, Feedback, Demonstrations, Inbox, Runs, Registry, Forgetting, Statistics, Broadcasts):
     """Every query, named. Open it with `Ledger.open`, close it with `close` or `async with`."""
 
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:

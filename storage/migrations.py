@@ -354,3 +354,19 @@ def m010_demonstrations(database: Database) -> None:
         CREATE INDEX demonstrations_author ON demonstrations(author);
         CREATE INDEX demonstrations_confirmed_by ON demonstrations(confirmed_by);
     """)
+
+
+@migrations()
+def m011_broadcasts(database: Database) -> None:
+    """Who is to be told something by an admin, and what became of it."""
+    database.executescript("""
+        CREATE TABLE broadcasts (
+            "update" INTEGER NOT NULL,
+            chat INTEGER NOT NULL REFERENCES chats(id) ON DELETE CASCADE,
+            state TEXT NOT NULL DEFAULT 'due'
+                CHECK (state IN ('due', 'sending', 'told', 'unreachable', 'failed', 'doubtful', 'spared')),
+            PRIMARY KEY ("update", chat)
+        ) STRICT;
+        CREATE INDEX broadcasts_chat ON broadcasts(chat);
+        CREATE INDEX broadcasts_state ON broadcasts("update", state);
+    """)

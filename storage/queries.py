@@ -1,7 +1,7 @@
 """What every group of the ledger's queries stands on: write, read, the clock, rows to records.
 
 Knows how work reaches the database; the queries themselves are in `people`, `exchanges`, `feedback`, `inbox`,
-`runs` and `registry`, which `ledger` puts together.
+`runs`, `registry` and their like, which `ledger` puts together.
 """
 
 from __future__ import annotations

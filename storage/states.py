@@ -1,4 +1,4 @@
-"""The states that slow, precious work goes through, runs and models, and which of them lead where."""
+"""The states that slow, precious work goes through: runs and models, with which of them lead where, and broadcasts."""
 
 from __future__ import annotations
 
@@ -39,3 +39,15 @@ MODEL_TRANSITIONS: dict[ModelState, frozenset[ModelState]] = {
     ModelState.RETIRED: frozenset({ModelState.LIVE}),
     ModelState.REJECTED: frozenset({ModelState.LIVE}),  # an admin may overrule the evaluation by /promote
 }
+
+
+class ReceiverState(StrEnum):
+    """What became of telling somebody a broadcast."""
+
+    DUE = "due"
+    SENDING = "sending"
+    TOLD = "told"
+    UNREACHABLE = "unreachable"  # they blocked the bot, or are gone
+    FAILED = "failed"
+    DOUBTFUL = "doubtful"  # interrupted between the sending and the note: never sent again
+    SPARED = "spared"  # cancelled before it was their turn

@@ -16,11 +16,15 @@ from tests.person import Person
 Talk = Callable[[Person], Awaitable[None]]
 
 
-async def killed_while(stage: Stage, people: Sequence[Person], talk: Talk, *, kills: int, seed: int) -> None:
+async def killed_while(
+    stage: Stage, people: Sequence[Person], talk: Talk, *, kills: int, seed: int, told: Sequence[Person] = ()
+) -> None:
     """Run a bot that is killed at arbitrary moments while all people talk; return when it has done all that was asked.
 
-    The last process goes on running until then and is killed as well.
+    The moments lie between messages to them, or to those who are `told` something. The last process goes on running
+    until all is done and is killed as well.
     """
+    readers = told or people
     moments = random.Random(seed)
     # A process that has imported everything once and forks: starting anew takes a moment instead of seconds.
     forge = multiprocessing.get_context("forkserver")
@@ -37,8 +41,8 @@ async def killed_while(stage: Stage, people: Sequence[Person], talk: Talk, *, ki
     bot = start()
     try:
         for _ in range(kills):
-            target = all_sends(stage, people) + moments.randint(1, 3)
-            await until(partial(_enough_sent, stage, people, target, talking), seconds=120)
+            target = all_sends(stage, readers) + moments.randint(1, 3)
+            await until(partial(_enough_sent, stage, readers, target, talking), seconds=120)
             await asyncio.sleep(moments.uniform(0, 0.3))
             bot.kill()
             await asyncio.to_thread(bot.join)

@@ -1,22 +1,20 @@
-"""What admins can look at over time, and how they write to everybody."""
+"""What admins can look at over time."""
 
 from __future__ import annotations
 
 import io
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from bot.handlers import broadcast
 from bot.statistics import draw
 from bot.translation import Translator
 from storage.ledger import Ledger
-from storage.records import Chat, Day, Person, Rating
+from storage.records import Day, Rating
 from storage.states import RunState
-from tests.chatting import ADMIN, Notebook, Stage, png, shows, told
+from tests.chatting import ADMIN, Notebook, Stage, png, told
 from tests.ledgers import exchange
 from tests.person import DOWN, UP
 from tests.test_bot_chat_admin import RUN
@@ -80,40 +78,3 @@ async def test_the_schedule_is_told(stage: Stage) -> None:
             'By training.schedule = "0 3 * * *", in UTC.',
             f"Run 3: {RunState.TRAINING.value}",
         ]
-
-
-async def test_a_broadcast_reaches_everybody_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everybody with a private chat gets it, flood control or not; who is gone is counted; strangers cannot send."""
-    monkeypatch.setattr(broadcast, "PROGRESS_SECONDS", 0.0)
-    async with (
-        stage.bot() as bot,
-        stage.person(ADMIN, "Root") as root,
-        stage.person() as ada,
-        stage.person(1002, "Ben") as ben,
-        stage.person(1003, "Cem") as cem,
-    ):
-        for each in (ada, ben, cem):
-            await told(each, "/start")
-        await ben.blocks()
-        stage.emulator.faults.plan("flood", methods=["sendMessage"], chat=cem.id)
-        assert "Only my admins" in (await told(ada, "/broadcast Buy this!"))["text"]
-        assert "it goes to 3 people" in (await told(root, "/broadcast"))["text"]
-        await root.sends("/broadcast I am back.\nAsk me!")
-        await shows(root, "Sent to 2 of 3 people. 1 cannot be reached any more; with 0 it failed.")
-        for each in (ada, cem):
-            texts = [message["text"] for message in await each.bot_messages()]
-            assert texts.count("I am back.\nAsk me!") == 1
-        assert len(bot.engine.prompts) == 0
-
-
-async def test_a_broadcast_that_was_interrupted_is_not_sent_again(stage: Stage) -> None:
-    """After a crash in its middle the admin is told, and nobody gets it twice."""
-    chat = {"id": ADMIN, "type": "private", "first_name": "Root"}
-    message = {"message_id": 1, "date": 1, "chat": chat, "from": {**chat, "is_bot": False}, "text": "/broadcast Hello"}
-    async with Ledger.open(stage.directory) as ledger:
-        await ledger.see(Person(1001, "Ada", "en"), Chat(1001, "private", ""))
-        await ledger.store_updates([(1, "broadcast:7", json.dumps({"update_id": 1, "message": message}))])
-        await ledger.begin_update(1)
-    async with stage.person(ADMIN, "Root") as root, stage.person() as ada, stage.bot():
-        assert "do not begin again" in (await told(root, after=0))["text"]
-        assert await ada.bot_messages() == []

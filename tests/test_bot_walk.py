@@ -188,6 +188,11 @@ async def administrating(walk: Walk, root: Person, ada: Person) -> None:
     ):
         await walk.sends(root, command)
     await walk.whole.says(ada.id, lambda message: words(message) == "🎉")
+    walk.whole.emulator.faults.plan("flood", 99, methods=["sendMessage"], chat=ada.id)
+    asked = await root.sends("/broadcast 🎈")
+    await walk.presses(root, "cancel_broadcast", await walk.shown(root, asked, "✖"))
+    walk.whole.emulator.faults.clear()
+    await walk.whole.says(root.id, lambda message: not any(keys(message)), after=asked["message_id"])
 
 
 async def training(walk: Walk, root: Person, ada: Person) -> None:

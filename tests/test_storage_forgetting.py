@@ -88,6 +88,8 @@ async def test_a_person_goes_and_others_stay(ledger: Ledger, talk: Talk, tmp_pat
     bettered = await talk.asks(BEN)
     shown = await ledger.demonstrate(Demonstration(bettered, ADA, f"better, says {ADA}", 902))
     await ledger.confirm_demonstration(shown, BEN)
+    await ledger.store_update(903, f"broadcast:{BEN}", "{}")
+    await ledger.begin_broadcast(903, [ADA, BEN])
     run = await ledger.start_run("admin", ADA)
     selected = [(hers, "train"), (in_group, "held_out"), (bettered, "train"), (await talk.asks(BEN), "train")]
     await ledger.freeze_selection(run.id, selected)

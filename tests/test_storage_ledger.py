@@ -51,7 +51,7 @@ async def test_a_ledger_is_made_where_there_is_none(tmp_path: Path) -> None:
         database.close()
     assert tables >= {
         "users", "chats", "sessions", "exchanges", "turns", "pictures", "exchange_pictures", "feedback", "ratings",
-        "runs", "run_selections", "models", "promotions", "inbox", "replies",
+        "runs", "run_selections", "models", "promotions", "inbox", "replies", "broadcasts",
     }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from aiogram.types import CallbackQuery, Message, TelegramObject, User
 
 from bot.handlers.taps import acknowledge
 from bot.inbox import Delivery
-from bot.keyboards import CancelRun, Promote, RollBack
+from bot.keyboards import CancelBroadcast, CancelRun, Promote, RollBack
 from bot.progress import run_line
 from bot.replies import Reply
 from bot.retelling import retold
@@ -119,7 +119,7 @@ ENGINE_STATES: Final = {
     State.FAILING: later("failing"),
     State.STOPPED: later("stopped"),
 }
-_IS_AN_ADMINS: Final = or_f(CancelRun.filter(), Promote.filter(), RollBack.filter())
+_IS_AN_ADMINS: Final = or_f(CancelRun.filter(), CancelBroadcast.filter(), Promote.filter(), RollBack.filter())
 COMMANDS: Final = ("retrain", "cancel", "status", "models", "promote", "rollback", "schedule", "stats")
 BROADCAST: Final = "broadcast"
 REFUSALS: Final = (AdminRefusal, StorageError, InferenceError, TrainingError)

@@ -1,38 +1,56 @@
 """/broadcast: one text from an admin to everybody with a private chat.
 
 One after the other, at the pace of the gate (`bot.telegram`), which also waits where Telegram asks for it. Answers to
-questions go out in between. Not sent again after a crash, so that nobody gets it twice. To be asked behind `admin`.
+questions go out in between. Whom it concerns and who was told is in the ledger, so after a crash the rest are told,
+and nobody twice: where it is unknown whether somebody was told, they are left out and named. To be asked behind
+`admin`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
-from typing import Final
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Final, TypeVar
 
 import structlog
 from aiogram import Bot, Router
-from aiogram.exceptions import TelegramAPIError
+from aiogram.exceptions import TelegramAPIError, TelegramRetryAfter
 from aiogram.filters import Command, CommandObject
-from aiogram.types import Message, User
+from aiogram.types import CallbackQuery, Message, User
 
 from bot.handlers.admin import BROADCAST
+from bot.handlers.taps import acknowledge
 from bot.inbox import Delivery
+from bot.keyboards import CancelBroadcast, cancelling
 from bot.pages import Page
 from bot.replies import Reply
 from bot.settings import BotSettings
-from bot.telegram import DeliveryError, Unreachable
+from bot.telegram import DeliveryError, Doubtful, Undelivered, Unreachable
 from bot.translation import Say
+from storage.errors import NotSaved
 from storage.ledger import Ledger
+from storage.states import ReceiverState
 
 PROGRESS_SECONDS: Final = 3.0
+STOPPING_SECONDS: Final = 1.0
+"""How long a message that is under way when the bot stops has to arrive and be noted."""
+
+DISK_SECONDS: Final = 1.0
+NAMED: Final = 20
+
+Result = TypeVar("Result")
 
 log = structlog.get_logger()
 
 
 def router() -> Router:
-    """The handler of this module."""
+    """The handlers of this module."""
     broadcast = Router(name="broadcast")
     broadcast.message.register(send, Command(BROADCAST))
+    broadcast.callback_query.register(cancel, CancelBroadcast.filter())
     return broadcast
 
 
@@ -62,35 +80,104 @@ async def send(
             )
         )
         return
-    if delivery.attempt > 1:
-        await reply.finish(
-            say(
-                "I was interrupted while I was sending this. Some have it already, so I do not begin again: nobody "
-                "shall get it twice."
-            )
-        )
-        return
-    sent = gone = failed = 0
-    await reply.begin(say("Sending… {sent} of {people}", sent=0, people=len(chats)))
-    told = time.monotonic()
-    for chat in chats:
+    update = delivery.update
+    await _noted(lambda: ledger.begin_broadcast(update, chats))
+    button = cancelling(CancelBroadcast(update=update), say)
+    await reply.begin(_progress(await ledger.receivers(update), say), button)
+    shown = time.monotonic()
+    while (chat := await _noted(lambda: ledger.next_receiver(update))) is not None:
+        await _tell(bot, ledger, update, chat, text)
+        if time.monotonic() - shown >= PROGRESS_SECONDS:
+            shown = time.monotonic()
+            await reply.glimpse([Page(_progress(await ledger.receivers(update), say))], button)
+    await reply.finish(await _report(ledger, update, say))
+
+
+async def cancel(query: CallbackQuery, callback_data: CancelBroadcast, say: Say, ledger: Ledger) -> None:
+    """Tell nobody any more."""
+    spared = await ledger.cancel_broadcast(callback_data.update)
+    if spared:
+        await acknowledge(query, say("I stop here. {people} people do not get it.", people=spared))
+    else:
+        await acknowledge(query, say("There is nobody left to be told."))
+
+
+async def _tell(bot: Bot, ledger: Ledger, update: int, chat: int, text: str) -> None:
+    """Send it to one chat and note what became of it. Raises `Undelivered` where Telegram is away: not their turn yet.
+
+    A bot that is stopped meanwhile waits for the note for a moment, so that there is no doubt.
+    """
+    telling = asyncio.ensure_future(_told(bot, ledger, update, chat, text))
+    try:
+        await asyncio.shield(telling)
+    except asyncio.CancelledError:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOPPING_SECONDS):
+                await asyncio.gather(telling, return_exceptions=True)
+        raise
+
+
+async def _told(bot: Bot, ledger: Ledger, update: int, chat: int, text: str) -> None:
+    try:
+        await bot.send_message(chat, text)
+        state = ReceiverState.TOLD
+    except Unreachable:
+        state = ReceiverState.UNREACHABLE
+    except Doubtful:
+        state = ReceiverState.DOUBTFUL
+    except (DeliveryError, TelegramAPIError) as error:
+        if isinstance(error, Undelivered) and not isinstance(error.__cause__, TelegramRetryAfter):
+            await _noted(lambda: ledger.set_receiver(update, chat, ReceiverState.DUE))
+            raise
+        log.warning("broadcast not delivered", chat=chat, error=str(error))
+        state = ReceiverState.FAILED
+    await _noted(lambda: ledger.set_receiver(update, chat, state))
+
+
+async def _noted(note: Callable[[], Awaitable[Result]]) -> Result:
+    """Wait until the disk takes a note: without it nobody would know who was told."""
+    while True:
         try:
-            await bot.send_message(chat, text)
-            sent += 1
-        except Unreachable:
-            gone += 1
-        except (DeliveryError, TelegramAPIError) as error:
-            log.warning("broadcast not delivered", chat=chat, error=str(error))
-            failed += 1
-        if time.monotonic() - told >= PROGRESS_SECONDS:
-            told = time.monotonic()
-            await reply.glimpse([Page(say("Sending… {sent} of {people}", sent=sent, people=len(chats)))])
-    await reply.finish(
+            return await note()
+        except NotSaved as error:
+            log.warning("broadcast waits", error=str(error))
+            await asyncio.sleep(DISK_SECONDS)
+
+
+def _progress(receivers: Mapping[int, ReceiverState], say: Say) -> str:
+    sent = Counter(receivers.values())[ReceiverState.TOLD]
+    return say("Sending… {sent} of {people}", sent=sent, people=len(receivers))
+
+
+async def _report(ledger: Ledger, update: int, say: Say) -> str:
+    """What became of a broadcast."""
+    receivers = await ledger.receivers(update)
+    numbers = Counter(receivers.values())
+    lines = [
         say(
             "Sent to {sent} of {people} people. {gone} cannot be reached any more; with {failed} it failed.",
-            sent=sent,
-            people=len(chats),
-            gone=gone,
-            failed=failed,
+            sent=numbers[ReceiverState.TOLD],
+            people=len(receivers),
+            gone=numbers[ReceiverState.UNREACHABLE],
+            failed=numbers[ReceiverState.FAILED],
         )
-    )
+    ]
+    if numbers[ReceiverState.SPARED]:
+        lines.append(say("It was cancelled before {spared} got it.", spared=numbers[ReceiverState.SPARED]))
+    doubtful = [chat for chat, state in receivers.items() if state is ReceiverState.DOUBTFUL]
+    if doubtful:
+        names = [await _name(ledger, chat) for chat in doubtful[:NAMED]]
+        lines.append(
+            say(
+                "With {doubtful} I was interrupted in the middle. They may have it or not, and nobody shall get it "
+                "twice, so I left it at that: {names}.",
+                doubtful=len(doubtful),
+                names=", ".join(names + ["…"] * (len(doubtful) > NAMED)),
+            )
+        )
+    return "\n".join(lines)
+
+
+async def _name(ledger: Ledger, chat: int) -> str:
+    person = await ledger.person(chat)
+    return f"{person.name} ({chat})" if person and person.name else str(chat)

@@ -1,0 +1,88 @@
+"""Queries about broadcasts: who is still to be told, who was, and who could not be.
+
+A broadcast is known by the update that asked for it, whose row in the inbox keeps the text. Each receiver is a row, so
+that a bot that was killed goes on where it was; the rows go when the next broadcast begins, or with their person.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from sqlite_utils import Database
+
+from storage.queries import Queries, every, first
+from storage.states import ReceiverState
+
+
+class Broadcasts(Queries):
+    """Broadcasts and their receivers."""
+
+    async def begin_broadcast(self, update: int, chats: Iterable[int]) -> None:
+        """Note who is to be told, the oldest chat first, unless that was noted before.
+
+        Then an earlier process may have ended while it was telling somebody: it is doubtful whether they know.
+        """
+        wanted = json.dumps(list(chats))
+
+        def work(database: Database) -> None:
+            if first(database, 'SELECT 1 FROM broadcasts WHERE "update" = ?', [update]) is not None:
+                database.execute(
+                    "UPDATE broadcasts SET state = 'doubtful' WHERE \"update\" = ? AND state = 'sending'", [update]
+                )
+                return
+            database.execute(
+                'DELETE FROM broadcasts WHERE "update" NOT IN'
+                " (SELECT id FROM inbox WHERE state IN ('stored', 'begun'))"
+            )
+            database.execute(
+                'INSERT INTO broadcasts("update", chat) SELECT ?, id FROM chats'
+                " WHERE id IN (SELECT value FROM json_each(?)) ORDER BY created, id",
+                (update, wanted),
+            )
+
+        await self._write(work)
+
+    async def next_receiver(self, update: int) -> int | None:
+        """The next chat that is to be told, noted as being told now; None if there is none left."""
+
+        def work(database: Database) -> int | None:
+            row = first(
+                database,
+                "SELECT chat FROM broadcasts WHERE \"update\" = ? AND state = 'due' ORDER BY rowid LIMIT 1",
+                [update],
+            )
+            if row is None:
+                return None
+            _set(database, update, row["chat"], ReceiverState.SENDING)
+            return int(row["chat"])
+
+        return await self._write(work)
+
+    async def set_receiver(self, update: int, chat: int, state: ReceiverState) -> None:
+        """Note what became of telling a chat. One that was forgotten meanwhile stays forgotten."""
+        await self._write(lambda database: _set(database, update, chat, state))
+
+    async def cancel_broadcast(self, update: int) -> int:
+        """Tell nobody any more; returns how many are spared."""
+
+        def work(database: Database) -> int:
+            cursor = database.execute(
+                "UPDATE broadcasts SET state = 'spared' WHERE \"update\" = ? AND state = 'due'", [update]
+            )
+            return int(cursor.rowcount)
+
+        return await self._write(work)
+
+    async def receivers(self, update: int) -> dict[int, ReceiverState]:
+        """Every chat that a broadcast is for, in the order of telling, and what became of it."""
+        rows = await self._read(
+            lambda database: every(
+                database, 'SELECT chat, state FROM broadcasts WHERE "update" = ? ORDER BY rowid', [update]
+            )
+        )
+        return {row["chat"]: ReceiverState(row["state"]) for row in rows}
+
+
+def _set(database: Database, update: int, chat: int, state: ReceiverState) -> None:
+    database.execute('UPDATE broadcasts SET state = ? WHERE "update" = ? AND chat = ?', (state, update, chat))
