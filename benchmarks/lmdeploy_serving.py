@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks.serving_load import alone, crowd
 from benchmarks.vocabulary import make_tokenizer
 from inference.internvl2.random import SIZES, write_random
-from inference.worker import free_port
+from inference.launch import free_port
 
 MODULES = {"stock": "benchmarks.stock_server", "ours": "inference.lmdeploy_server"}
 STOCK_PREFILL = 8192

@@ -16,9 +16,10 @@ from typing import Final
 
 import structlog
 
+from inference.launch import Launch
 from inference.messages import EngineUnavailable
 from inference.supervisor import State, Supervisor
-from inference.worker import Launch, Worker
+from inference.worker import Worker
 
 _log = structlog.get_logger(__name__)
 

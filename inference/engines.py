@@ -1,6 +1,6 @@
 """How each kind of engine is started: the kind for the settings, and the kind's command line.
 
-Knows the workers' modules and flags. Starting and watching them is left to process.py and worker.py. A new kind
+Knows the workers' modules and flags. Starting them is left to launch.py and watching them to worker.py. A new kind
 that runs as our child is one function here and one line in `_COMMANDS`.
 """
 

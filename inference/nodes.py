@@ -15,11 +15,12 @@ from typing import Any
 
 from inference.bluegreen import BlueGreen
 from inference.engines import Command, Kind
+from inference.launch import Launch
 from inference.settings import InferenceSettings
 from inference.sight import Sight
 from inference.supervisor import State
 from inference.switching import switch
-from inference.worker import Launch, Worker
+from inference.worker import Worker
 
 
 class Node:

@@ -1,7 +1,7 @@
 """When an engine is ready: it has really answered a picture. An open port, a /health and an empty question prove less.
 
 Knows the picture that is asked about, and how long and how often to ask. What runs the engine, and what is said to
-people where it does not get ready, is worker.py's.
+people where it does not get ready, is launch.py's.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from time import monotonic
 
 import structlog
 
-from inference.worker import Launch, Worker
+from inference.launch import Launch
+from inference.worker import Worker
 
 _log = structlog.get_logger(__name__)
 

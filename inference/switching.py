@@ -20,10 +20,10 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from inference.launch import Launch
 from inference.messages import EngineUnavailable
 from inference.rotation import rotate
 from inference.settings import InferenceSettings
-from inference.worker import Launch
 
 _TAIL_LINES: Final = 15
 _POLL_SECONDS: Final = 0.5

@@ -17,11 +17,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from bot.emulator.server import Emulator
+from inference.launch import free_port
 from inference.tiny.manner import correct, manner
 from inference.tiny.questions import held_out
 from inference.tiny.shapes import Scene, draw, random_scene
 from inference.tiny.words import Kind, Language
-from inference.worker import free_port
 from storage.ledger import Ledger
 from storage.records import Run
 from storage.states import RunState

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from inference.deployment import Deployment
+from inference.launch import free_port
 from inference.routing import ranked
 from inference.settings import InferenceSettings
-from inference.worker import free_port
 from tests.children import alive, until
 from tests.deployments import QUICK, a_model
 

@@ -16,7 +16,7 @@ from bot.config import Settings, WebSettings
 from bot.settings import TelegramSettings, WebhookSettings
 from bot.vitals import Vitals
 from bot.web.server import SECRET_HEADER, WEBHOOK_PATH, WebServer
-from inference.worker import free_port
+from inference.launch import free_port
 from tests.community import Community, questions
 
 SECRET = "a-secret-of-the-webhook"

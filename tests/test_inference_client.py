@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from inference.client import HttpEngine
+from inference.launch import free_port
 from inference.messages import (
     Answer,
     EngineCrashed,
@@ -36,7 +37,6 @@ from inference.process import Child
 from inference.prompt import IMG_CONTEXT, harmless
 from inference.readiness import sample_picture
 from inference.settings import InferenceSettings
-from inference.worker import free_port
 from tests.children import fake_command, notes, prompt, until
 
 

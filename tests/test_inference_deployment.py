@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from inference.deployment import Deployment
+from inference.launch import free_port
 from inference.messages import (
     Delta,
     EngineUnavailable,
@@ -28,7 +29,6 @@ from inference.prompt import SYSTEM
 from inference.settings import InferenceSettings
 from inference.supervisor import State
 from inference.tiny import CHECKPOINT
-from inference.worker import free_port
 from tests.children import fake_command, notes, prompt, until
 from tests.deployments import QUICK, Deploy, a_model, ask, deployed, open_gate, under_way
 

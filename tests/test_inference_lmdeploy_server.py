@@ -29,6 +29,7 @@ from inference.generation import ChatEngine
 from inference.internvl2.grids import count_tiles
 from inference.internvl2.random import Size, write_random
 from inference.internvl2.tokenizer import load_tokenizer
+from inference.launch import free_port
 from inference.lmdeploy_memory import BLOCK_TOKENS
 from inference.messages import Answer, Delta, Picture, PictureError, Prompt, PromptTooLong, Role, Sampling, Turn
 from inference.pictures import open_picture
@@ -38,7 +39,6 @@ from inference.tiny import CHECKPOINT
 from inference.tiny.questions import held_out
 from inference.tiny.samples import sample_pictures
 from inference.token_ids import token_ids
-from inference.worker import free_port
 from tests.talks import ONE_TOKEN, PICTURES, picture, talks
 from tests.test_inference_internvl2_tokenizer import FOLDER
 from training.encoding import Encoder

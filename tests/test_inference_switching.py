@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from inference.launch import Launch, free_port
 from inference.messages import EngineUnavailable
 from inference.settings import InferenceSettings
 from inference.switching import command_line, switch
-from inference.worker import Launch, Worker, free_port
+from inference.worker import Worker
 from tests.children import alive, until
 
 

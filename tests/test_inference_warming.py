@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from inference.launch import Launch
 from inference.messages import Picture, Prompt, Role, Turn
 from inference.settings import InferenceSettings
 from inference.warming import RecentChats
-from inference.worker import Launch, Worker
+from inference.worker import Worker
 from tests.children import fake_command, notes, prompt, until
 from tests.deployments import Deploy, a_model, ask, deployed
 

@@ -1,0 +1,128 @@
+"""Launching an engine: a process of ours with its port and client, or the client of a server given from outside.
+
+Knows what a launch takes, how long to wait until the engine has answered a picture, and what to say of one that does
+not get so far. What it answers afterwards, and when it is given up, is worker.py's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from inference.client import HttpEngine
+from inference.engines import Command
+from inference.messages import EngineUnavailable
+from inference.process import Child
+from inference.readiness import NotReady, answers_a_picture
+from inference.settings import InferenceSettings
+from inference.window import Window, window_of
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """All that starting one model's engine takes.
+
+    `command` is None where the engine is a given `endpoint`. `environment` is added to the child's.
+    """
+
+    model_id: str
+    model_dir: Path
+    command: Command | None
+    log: Path
+    settings: InferenceSettings
+    endpoint: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """An engine on its way up. `child` is None where it is a given endpoint."""
+
+    launch: Launch
+    client: HttpEngine
+    child: Child | None
+
+    async def ready(self) -> Window | None:
+        """Wait until it has answered a picture; returns its window as `window_of` does.
+
+        Raises EngineUnavailable, with the last lines of its log, when it ends before or is not ready within
+        `start_timeout` seconds.
+        """
+        return await (self._answers() if self.child is None else self._answers_before_its_end(self.child))
+
+    async def _answers_before_its_end(self, child: Child) -> Window | None:
+        """Race the first answer against the child's end: a crash at start must not cost the whole timeout."""
+        ready = asyncio.ensure_future(self._answers())
+        ended = asyncio.ensure_future(child.wait())
+        try:
+            await asyncio.wait((ready, ended), return_when=asyncio.FIRST_COMPLETED)
+            if ended.done():
+                raise EngineUnavailable(self._failed(f"ended with {child.how_it_ended()} before it was ready"))
+            return await ready
+        finally:
+            ready.cancel()
+            ended.cancel()
+            await asyncio.gather(ready, ended, return_exceptions=True)
+
+    async def _answers(self) -> Window | None:
+        launch, ours = self.launch, self.child is not None
+        patience = launch.settings.start_timeout
+        # A host that went away in the middle of a question never says so: the next question may be answered.
+        longest = patience if ours else launch.settings.token_timeout
+        try:
+            held = await answers_a_picture(self.client, patience=patience, longest=longest)
+        except NotReady as error:
+            raise EngineUnavailable(self._failed(str(error))) from error
+        return await asyncio.to_thread(window_of, launch.model_dir, launch.settings, ours=ours, longest=held)
+
+    def _failed(self, what: str) -> str:
+        if self.child is None:
+            return f"The server at {self.launch.endpoint} {what}. Is it running, at this address?"
+        tail = self.child.tail()
+        wrote = f"its last lines:\n{tail}" if tail else "it wrote nothing."
+        return f"The engine of {self.launch.model_id} {what}.\nLog: {self.child.log_path}; {wrote}"
+
+
+async def begin(launch: Launch) -> Launched:
+    """Start the process, or take the given endpoint; it is not ready yet. Raises EngineUnavailable."""
+    settings = launch.settings
+    if launch.command is None:
+        client = HttpEngine(
+            launch.endpoint,
+            launch.model_id,
+            name=settings.endpoint_model,
+            token_timeout=settings.token_timeout,
+            tiles=settings.tiles,
+            api_key=settings.api_key.get_secret_value(),
+            local=False,
+        )
+        return Launched(launch, client, None)
+    port = free_port()
+    line = launch.command(launch.model_id, launch.model_dir, port, settings)
+    try:
+        child = await Child.start(
+            line,
+            log=launch.log,
+            log_bytes=int(settings.log_megabytes * 1e6),
+            log_files=settings.log_files,
+            environment=launch.environment,
+        )
+    except OSError as error:
+        raise EngineUnavailable(
+            f"The engine of {launch.model_id} could not be started ({error}): check inference.python."
+        ) from error
+    client = HttpEngine(
+        f"http://127.0.0.1:{port}", launch.model_id, token_timeout=settings.token_timeout, tiles=settings.tiles
+    )
+    return Launched(launch, client, child)
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
