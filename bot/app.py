@@ -103,7 +103,7 @@ class Application:
         bot = open_bot(settings.telegram, gate)
         self._at_end("connections to Telegram", bot.session.close)
         translator = Translator.load()
-        menu = asyncio.create_task(announce_commands(bot, settings.telegram, translator))
+        menu = asyncio.create_task(announce_commands(bot, settings.telegram, translator, ledger))
         stack.callback(menu.cancel)
         notices = Notices(bot, settings, ledger, translator)
 

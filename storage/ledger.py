@@ -27,6 +27,7 @@ from storage.feedback import Feedback
 from storage.forgetting import Forgetting
 from storage.health import unsound
 from storage.inbox import Inbox
+from storage.menus import Menus
 from storage.people import People
 from storage.queries import first
 from storage.readers import Readers
@@ -58,7 +59,9 @@ SELECT (SELECT count(*) FROM users WHERE id > 0) AS users,
 """
 
 
-class Ledger(People, Exchanges, Feedback, Demonstrations, Inbox, Runs, Registry, Forgetting, Statistics, Broadcasts):
+class Ledger(
+    People, Exchanges, Feedback, Demonstrations, Inbox, Runs, Registry, Forgetting, Statistics, Broadcasts, Menus
+):
     """Every query, named. Open it with `Ledger.open`, close it with `close` or `async with`."""
 
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:

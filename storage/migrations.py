@@ -370,3 +370,9 @@ def m011_broadcasts(database: Database) -> None:
         CREATE INDEX broadcasts_chat ON broadcasts(chat);
         CREATE INDEX broadcasts_state ON broadcasts("update", state);
     """)
+
+
+@migrations()
+def m012_menus(database: Database) -> None:
+    """Who has a menu of commands of their own."""
+    _table(database, "menus", {"chat": int, "language": str}, key=("chat", "language"))

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
-import aiohttp
 import pytest
 
-from bot.handlers.admin import BROADCAST, COMMANDS
-from bot.handlers.menu import ADMINS, EVERYBODY, announce_commands
 from inference.messages import Delta, Role
 from inference.prompt import SYSTEM, prompt_hash
-from tests.chatting import ADMIN, ScriptedEngine, Stage, png, shows
+from tests.chatting import ScriptedEngine, Stage, png, shows
 from tests.person import DOWN, UP, button
 
 
@@ -262,27 +258,6 @@ async def test_in_a_group_the_bot_answers_who_means_it(stage: Stage) -> None:
         await bot.settled()
         assert await bot.ledger.rating(1, bob.id) == -1
         assert len(await ada.bot_messages(group)) == 2
-
-
-async def test_the_menu_of_commands_is_announced(stage: Stage) -> None:
-    """Everybody sees the commands in their language, an admin theirs as well; who cannot be told harms nobody."""
-    async with (
-        stage.bot(telegram={"admins": (ADMIN, 999)}) as bot,
-        stage.person(language="zh") as ada,
-        stage.person(ADMIN, "Root") as root,
-    ):
-        await announce_commands(bot.bot, bot.settings.telegram, bot.translator)
-        people = {person["id"]: person for person in (await menu(stage, ada.id), await menu(stage, root.id))}
-        assert [each["command"] for each in people[ada.id]["commands"]] == list(EVERYBODY)
-        assert people[ada.id]["commands"][0]["description"] == "开始新的对话"
-        assert {each["command"] for each in people[root.id]["commands"]} == {*EVERYBODY, *ADMINS}
-    assert set(ADMINS) == {*COMMANDS, BROADCAST}
-
-
-async def menu(stage: Stage, person: int) -> dict[str, Any]:
-    """What the emulator shows this person."""
-    async with aiohttp.ClientSession() as session, session.get(f"{stage.url}/people/{person}/commands") as answer:
-        return {"id": person, **await answer.json()}
 
 
 def _labels(message: dict[str, object]) -> list[str]:

@@ -13,6 +13,7 @@ from aiogram.exceptions import TelegramBadRequest, TelegramForbiddenError, Teleg
 from aiogram.methods import GetMe, SendMessage, TelegramMethod
 from aiogram.types import (
     BotCommand,
+    BotCommandScopeChat,
     BufferedInputFile,
     InlineKeyboardButton,
     InlineKeyboardMarkup,
@@ -386,6 +387,7 @@ CALLS: list[tuple[TelegramMethod[Any] | str, dict[str, Any], str]] = [
     ("send_chat_action", {"chat_id": ADA, "action": "dancing"}, "wrong parameter action in request"),
     ("set_my_commands", {"commands": [BotCommand(command="No Way", description="x")]}, "BOT_COMMAND_INVALID"),
     ("set_my_commands", {"commands": [BotCommand(command="x", description="")]}, "BOT_COMMAND_DESCRIPTION_INVALID"),
+    ("delete_my_commands", {"scope": BotCommandScopeChat(chat_id=98)}, "chat not found"),
     ("get_my_commands", {"language_code": "english"}, "invalid language code specified"),
     ("get_chat_member", {"chat_id": ADA, "user_id": 99}, "PARTICIPANT_ID_INVALID"),
     ("set_webhook", {"url": "nowhere"}, "bad webhook: invalid webhook URL specified"),

@@ -62,7 +62,7 @@ async def get_file(world: World, parameters: Parameters) -> Json:
 
 
 async def set_my_commands(world: World, parameters: Parameters) -> bool:
-    """setMyCommands."""
+    """setMyCommands; who has blocked the bot has a menu all the same."""
     commands = parameters.objects("commands", "commands")
     if len(commands) > 100:
         raise refused("BOT_COMMANDS_TOO_MUCH")
@@ -78,7 +78,7 @@ async def get_my_commands(world: World, parameters: Parameters) -> list[Json]:
 
 
 async def delete_my_commands(world: World, parameters: Parameters) -> bool:
-    """deleteMyCommands."""
+    """deleteMyCommands: those of exactly this scope and language, if there are any."""
     world.commands.pop(_slot(world, parameters), None)
     world.events.publish("commands", None)
     return True
@@ -112,7 +112,7 @@ def _slot(world: World, parameters: Parameters) -> tuple[str, int, int, str]:
     kind = scope.text("type", "default")
     if kind not in _SCOPES:
         raise refused("can't parse BotCommandScope: Unsupported type specified")
-    chat = world.chat_for_bot(scope.text("chat_id")).id if kind.startswith("chat") else 0
+    chat = world.chat_for_bot(scope.text("chat_id"), write=False).id if kind.startswith("chat") else 0
     language = parameters.text("language_code")
     if language and not re.fullmatch(r"[a-z]{2}", language):
         raise refused("invalid language code specified")

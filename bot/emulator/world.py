@@ -167,8 +167,8 @@ class World:
             described["username"] = user.username
         return described
 
-    def chat_for_bot(self, chat_id: str) -> Chat:
-        """The chat that a call names by id or @username. Raises `Refused`, also when the bot may not write there."""
+    def chat_for_bot(self, chat_id: str, *, write: bool = True) -> Chat:
+        """The chat that a call names by id or @username. Raises `Refused`, also when the bot may not `write` there."""
         if not chat_id:
             raise refused("chat_id is empty")
         chat: Chat | None = None
@@ -181,7 +181,7 @@ class World:
             raise refused("chat not found")
         if chat.kind == "private":
             user = self.users[chat.id]
-            if user.blocked:
+            if user.blocked and write:
                 raise refused("bot was blocked by the user", 403)
             if not user.started:
                 if any(user.id in other.members for other in self.chats.values() if other.kind != "private"):

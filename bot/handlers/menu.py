@@ -1,4 +1,8 @@
-"""The menu of commands that Telegram shows, in every language we speak; admins see theirs as well."""
+"""The menu of commands that Telegram shows, in every language we speak; admins see theirs as well.
+
+Telegram keeps what it was told, so the ledger keeps to whom the admins' menu was given: whoever is no admin any more
+loses it at the next start.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,10 @@ from aiogram.exceptions import TelegramAPIError
 from aiogram.types import BotCommand, BotCommandScopeChat, BotCommandScopeDefault
 
 from bot.settings import TelegramSettings
-from bot.telegram import DeliveryError
+from bot.telegram import DeliveryError, Unreachable
 from bot.translation import SOURCE_LANGUAGE, Say, Translator, later
+from storage.errors import StorageError
+from storage.ledger import Ledger
 
 EVERYBODY: Final = {
     "new": later("Begin a new conversation"),
@@ -45,8 +51,16 @@ def command_list(commands: Mapping[str, str], say: Say) -> str:
     return "\n".join(f"/{name} – {say(text)}" for name, text in commands.items())
 
 
-async def announce_commands(bot: Bot, settings: TelegramSettings, translator: Translator) -> None:
-    """Tell Telegram the menu. It is a courtesy: what cannot be told is logged."""
+async def announce_commands(bot: Bot, settings: TelegramSettings, translator: Translator, ledger: Ledger) -> None:
+    """Tell Telegram the menu, and take theirs back from former admins. A courtesy: what cannot be told is logged."""
+    codes = ["" if language == SOURCE_LANGUAGE else language for language in translator.languages]
+    given = {(admin, code) for admin in settings.admins for code in codes}
+    try:
+        for chat, language in sorted(await ledger.menus() - given):
+            await _take_back(bot, ledger, chat, language)
+        await ledger.give_menus(given)
+    except StorageError as error:
+        log.warning("who has the menu of admins was not noted", error=str(error))
     for language in translator.languages:
         say = translator.to(language)
         code = None if language == SOURCE_LANGUAGE else language
@@ -62,6 +76,18 @@ async def _announce(
         await bot.set_my_commands(menu, scope=scope, language_code=code)
     except (DeliveryError, TelegramAPIError) as error:  # an admin who never started the bot, say
         log.info("menu of commands not announced", scope=scope.type, language=code, error=str(error))
+
+
+async def _take_back(bot: Bot, ledger: Ledger, chat: int, language: str) -> None:
+    """Let somebody see what everybody sees. What fails is tried again at the next start."""
+    try:
+        await bot.delete_my_commands(scope=BotCommandScopeChat(chat_id=chat), language_code=language or None)
+    except Unreachable as error:  # the chat is gone, and the menu with it
+        log.info("nobody to take a menu of commands from", chat=chat, error=str(error))
+    except (DeliveryError, TelegramAPIError) as error:
+        log.warning("menu of commands not taken back", chat=chat, language=language, error=str(error))
+        return
+    await ledger.take_menu(chat, language)
 
 
 def _menu(commands: Mapping[str, str], say: Say) -> list[BotCommand]:
