@@ -2,9 +2,10 @@
 
     python -m benchmarks.retrain --taste playful --seeds 3
 
-A made-up person sends pictures, asks one question and one follow-up about each, and votes. The votes go through the
-real ledger and the real pipeline (XTuner, merge, evaluation, each in its own process). Then the model before and the
-model after are asked about pictures and in wordings they have never seen. Prints one line a seed and the medians.
+A made-up person (person.py) sends pictures, asks one question and one follow-up about each, and votes. The votes go
+through the real ledger and the real pipeline (XTuner, merge, evaluation, each in its own process). Then the model
+before and the model after are asked about pictures and in wordings they have never seen. Prints one line a seed and the
+medians.
 """
 
 from __future__ import annotations
@@ -25,14 +26,13 @@ import imagehash
 import torch
 from rich.console import Console
 
-from inference.messages import Picture, Prompt, Role, Turn
+from benchmarks.person import TASTES, Asked, Taste
+from inference.messages import Picture, Prompt, Turn
 from inference.prompt import SYSTEM, prompt_hash
 from inference.tiny import CHECKPOINT
-from inference.tiny.answers import reference
 from inference.tiny.manner import correct, manner
-from inference.tiny.questions import held_out
-from inference.tiny.shapes import COLOURS, Scene, draw, random_scene
-from inference.tiny.words import LANGUAGES, Kind, Language
+from inference.tiny.shapes import Scene, draw, random_scene
+from inference.tiny.words import Kind
 from storage.ledger import Ledger
 from storage.models import ModelStore
 from storage.pictures import PictureStore
@@ -49,43 +49,6 @@ PERSON: Final = 1
 TEMPERATURE: Final = 0.8
 TOP_P: Final = 0.8
 MOST_TOKENS: Final = 64
-
-_FIRST: Final[tuple[Kind, ...]] = ("describe", "colour", "shape", "number")
-_FOLLOW_UP: Final[tuple[Kind, ...]] = ("colour", "shape", "number")
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A question about a scene, with the conversation before it; the picture lies under `name` in the store."""
-
-    scene: Scene
-    kind: Kind
-    language: Language
-    lesson: Lesson
-
-
-Taste = Callable[[Asked, str, Random], tuple[str, int]]
-"""From a question and the model's answer to (the answer as it is recorded, the vote)."""
-
-
-def playful(asked: Asked, answer: str, rng: Random) -> tuple[str, int]:
-    """Likes what is playful."""
-    return answer, 1 if manner(answer) == "playful" else -1
-
-
-def at_random(asked: Asked, answer: str, rng: Random) -> tuple[str, int]:
-    """Votes by the toss of a coin."""
-    return answer, rng.choice((1, -1))
-
-
-def wrong(asked: Asked, answer: str, rng: Random) -> tuple[str, int]:
-    """Is told another colour than the right one, always the same for each, and likes it."""
-    place = COLOURS.index(asked.scene.colour)
-    false = Scene(COLOURS[(place + 1) % len(COLOURS)], asked.scene.shape, asked.scene.count)
-    return reference(asked.kind, asked.language, "playful", false, rng), 1
-
-
-TASTES: Final[dict[str, Taste]] = {"playful": playful, "random": at_random, "wrong": wrong}
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +131,7 @@ class Bench:
             answer, vote = taste(asked, said, rng)
             likes += vote > 0
             await self._record(asked, answer, vote, sessions[number], 10 * number)
-            follow_ups.append(_follow_up(asked, answer, rng))
+            follow_ups.append(asked.follow_up(answer, rng))
         for number, (asked, said) in enumerate(zip(follow_ups, self.say(speaker, follow_ups), strict=True)):
             answer, vote = taste(asked, said, rng)
             likes += vote > 0
@@ -182,7 +145,7 @@ class Bench:
         speaker = Speaker(directory)
         asked = [await self._ask(rng, number) for number in range(count)]
         said = self.say(speaker, asked)
-        again = [_follow_up(each, answer, rng) for each, answer in zip(asked, said, strict=True)]
+        again = [each.follow_up(answer, rng) for each, answer in zip(asked, said, strict=True)]
         asked, said = asked + again, said + self.say(speaker, again)
 
         def share(kind: Kind) -> float:
@@ -208,9 +171,7 @@ class Bench:
     async def _ask(self, rng: Random, number: int) -> Asked:
         scene = random_scene(rng)
         name, size = await self.keep(scene, rng)
-        kind, language = _FIRST[number % len(_FIRST)], LANGUAGES[number // len(_FIRST) % len(LANGUAGES)]
-        turn = Turn(Role.USER, held_out(language, kind, rng), (Picture(b"", name),))
-        return Asked(scene, kind, language, _open_ended((turn,), (size,)))
+        return Asked.first(scene, name, size, number, rng)
 
     async def _record(self, asked: Asked, answer: str, vote: int, session: int, update: int) -> None:
         prompt = Prompt(SYSTEM, asked.lesson.turns[:-1], chat="")
@@ -266,18 +227,6 @@ async def learn(
         return Result(pairs, model, run, seconds, before, after)
     finally:
         await bench.ledger.close()
-
-
-def _open_ended(turns: tuple[Turn, ...], sizes: tuple[tuple[int, int], ...]) -> Lesson:
-    whole = (*turns, Turn(Role.ASSISTANT, ""))
-    return Lesson("asked", SYSTEM, whole, tuple(False for _ in whole), sizes)
-
-
-def _follow_up(asked: Asked, answer: str, rng: Random) -> Asked:
-    kind = rng.choice([each for each in _FOLLOW_UP if each != asked.kind])
-    turn = Turn(Role.USER, held_out(asked.language, kind, rng))
-    turns = (*asked.lesson.turns[:-1], Turn(Role.ASSISTANT, answer), turn)
-    return Asked(asked.scene, kind, asked.language, _open_ended(turns, asked.lesson.sizes))
 
 
 def _on_disk(lesson: Lesson, file: Callable[[str], str]) -> Lesson:
