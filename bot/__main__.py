@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from bot import belongings, remote
+from bot.admin import AdminRefusal
 from bot.closing import end_process
 from bot.config import ConfigError, Settings, load_settings
 from bot.data import export_data, import_file
 from bot.fetch import REPO
 from bot.fetch import fetch as fetch_checkpoint
-from bot.handlers.admin import AdminRefusal
 from inference.hub import Source
 from inference.messages import InferenceError
 from inference.settings import TINY

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from bot.handlers.admin import AdminRefusal
+from bot.admin import AdminRefusal
 from bot.translation import later
 from inference.deployment import Deployment
 from inference.messages import InferenceError

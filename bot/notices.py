@@ -20,7 +20,7 @@ from aiogram.methods import TelegramMethod
 from aiogram.types import FSInputFile
 from aiogram.types import Message as TelegramMessage
 
-from bot.handlers.admin import MODEL_STATES
+from bot.handlers.models import MODEL_STATES
 from bot.keyboards import CancelRun, cancelling
 from bot.progress import run_progress
 from bot.replies import Place, Reply

@@ -14,9 +14,9 @@ from typing import Final
 
 import structlog
 
+from bot.admin import AdminRefusal
 from bot.changeover import Changeover
 from bot.forgetting import Forgetting
-from bot.handlers.admin import AdminRefusal
 from bot.notices import Notices
 from bot.translation import later
 from bot.vitals import Overview, Vitals

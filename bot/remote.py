@@ -12,8 +12,8 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
+from bot.admin import AdminRefusal
 from bot.changeover import model_before
-from bot.handlers.admin import AdminRefusal
 from bot.progress import on_terminal, terminal_bar
 from storage.ledger import Ledger
 from storage.records import Promotion, Run

@@ -6,7 +6,6 @@ from typing import Any
 
 import aiohttp
 
-from bot.handlers.admin import BROADCAST, COMMANDS
 from bot.handlers.menu import ADMINS, EVERYBODY, announce_commands
 from tests.chatting import ADMIN, Stage
 
@@ -23,7 +22,6 @@ async def test_the_menu_of_commands_is_announced(stage: Stage) -> None:
         assert [each["command"] for each in people[ada.id]["commands"]] == list(EVERYBODY)
         assert people[ada.id]["commands"][0]["description"] == "开始新的对话"
         assert {each["command"] for each in people[root.id]["commands"]} == {*EVERYBODY, *ADMINS}
-    assert set(ADMINS) == {*COMMANDS, BROADCAST}
 
 
 async def test_who_is_no_admin_any_more_loses_the_menu(stage: Stage) -> None:

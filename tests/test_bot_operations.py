@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from bot.admin import AdminRefusal
 from bot.changeover import Changeover
-from bot.handlers.admin import AdminRefusal
 from bot.operations import Operations
 from inference.supervisor import State
 from storage.ledger import Ledger

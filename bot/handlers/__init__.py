@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from aiogram import Dispatcher
 
+from bot.admin import AdminActions
 from bot.answers import Answers
 from bot.conversation import Conversation
 from bot.forgetting import Forgetting
-from bot.handlers import admin as admin_commands
+from bot.handlers import admin as admins_only
 from bot.handlers import (
     basics,
     broadcast,
@@ -15,13 +16,14 @@ from bot.handlers import (
     feedback,
     models,
     others,
+    overview,
     privacy,
     questions,
+    runs,
     statistics,
     version,
 )
 from bot.handlers import steering as steering_commands
-from bot.handlers.admin import AdminActions
 from bot.handlers.context import People, Replies, Saving
 from bot.handlers.door import Door
 from bot.history import History
@@ -85,7 +87,9 @@ def build_dispatcher(
         steering_commands.router(),
         version.router(),
         privacy.router(),
-        admin_commands.router(),
+        admins_only.router(),
+        runs.router(),
+        overview.router(),
         models.router(),
         statistics.router(),
         broadcast.router(),

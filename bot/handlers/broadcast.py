@@ -21,7 +21,6 @@ from aiogram.exceptions import TelegramAPIError, TelegramRetryAfter
 from aiogram.filters import Command, CommandObject
 from aiogram.types import CallbackQuery, Message, User
 
-from bot.handlers.admin import BROADCAST
 from bot.handlers.taps import acknowledge
 from bot.inbox import Delivery
 from bot.keyboards import CancelBroadcast, cancelling
@@ -49,7 +48,7 @@ log = structlog.get_logger()
 def router() -> Router:
     """The handlers of this module."""
     broadcast = Router(name="broadcast")
-    broadcast.message.register(send, Command(BROADCAST))
+    broadcast.message.register(send, Command("broadcast"))
     broadcast.callback_query.register(cancel, CancelBroadcast.filter())
     return broadcast
 

@@ -11,16 +11,23 @@ from aiogram import Bot, Router
 from aiogram.filters import Command, CommandObject
 from aiogram.types import CallbackQuery, Message, User
 
-from bot.handlers.admin import MODEL_STATES, REFUSALS, AdminActions, refused
+from bot.admin import REFUSALS, AdminActions, refused
 from bot.handlers.taps import acknowledge
 from bot.inbox import Delivery
 from bot.keyboards import Promote, RollBack, promoting
 from bot.replies import Place, Reply
 from bot.retelling import retold
-from bot.translation import Say
+from bot.translation import Say, later
 from storage.errors import UnknownRecord
 from storage.ledger import Ledger
 from storage.states import ModelState
+
+MODEL_STATES: Final = {
+    ModelState.CANDIDATE: later("candidate"),
+    ModelState.LIVE: later("live"),
+    ModelState.RETIRED: later("retired"),
+    ModelState.REJECTED: later("rejected"),
+}
 
 OFFERED: Final = 8
 """So many of the newest models have a button; /promote takes any."""

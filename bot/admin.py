@@ -1,0 +1,99 @@
+"""What admins can have done, and what they are told of how the bot is: the seam between handlers and operations.
+
+Knows the requests and how one that cannot be met is worded. `bot.operations` meets them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final, Protocol
+
+from bot.retelling import retold
+from bot.translation import Say
+from inference.messages import InferenceError
+from inference.status import Status
+from storage.errors import StorageError
+from storage.records import Model, Run
+from training.job import TrainingError
+from training.pipeline import Plan
+
+
+class AdminRefusal(Exception):
+    """What an admin asked for cannot be done now. `sentence` of the catalogues and `values` say why and what to do."""
+
+    def __init__(self, sentence: str, **values: object) -> None:
+        super().__init__(sentence.format(**values) if values else sentence)
+        self._sentence = sentence
+        self._values = values
+
+    def told(self, say: Say) -> str:
+        """The same in somebody's language."""
+        return say(self._sentence, **self._values)
+
+
+class Overview(Protocol):
+    """What /status and /schedule show. `next_run` is the next run of the cron text `schedule` (None: only by
+    command)."""
+
+    @property
+    def live(self) -> str: ...
+
+    @property
+    def engine(self) -> Status: ...
+
+    @property
+    def runs(self) -> Sequence[Run]: ...
+
+    @property
+    def counts(self) -> Mapping[str, int]: ...
+
+    @property
+    def next_run(self) -> datetime | None: ...
+
+    @property
+    def schedule(self) -> str: ...
+
+
+class AdminActions(Protocol):
+    """What admins can have done. `by` is their user id.
+
+    Raises AdminRefusal, StorageError, InferenceError or TrainingError, with a text for the admin.
+    """
+
+    async def retrain(self, by: int) -> Run:
+        """Start a run; it goes on after this returns."""
+        ...
+
+    async def plan(self) -> Plan:
+        """What a run that began now would be."""
+        ...
+
+    async def cancel(self, by: int) -> Run | None:
+        """Cancel the run under way; None if there is none."""
+        ...
+
+    async def overview(self) -> Overview:
+        """How the bot is."""
+        ...
+
+    async def models(self) -> list[Model]:
+        """Every kept model, oldest first."""
+        ...
+
+    async def promote(self, model: str, by: int) -> Model:
+        """Answer with this model; returns when it does."""
+        ...
+
+    async def rollback(self, by: int) -> Model:
+        """Answer with the model before the live one."""
+        ...
+
+
+REFUSALS: Final = (AdminRefusal, StorageError, InferenceError, TrainingError)
+
+
+def refused(refusal: Exception, say: Say) -> str:
+    """Why something could not be done."""
+    reason = refusal.told(say) if isinstance(refusal, AdminRefusal) else retold(str(refusal), say)
+    return say("That did not work: {reason}", reason=reason)
