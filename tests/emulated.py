@@ -6,6 +6,7 @@ import asyncio
 import io
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 import pytest
 from aiogram import Bot, Dispatcher, F
@@ -50,6 +51,14 @@ async def until(holds: Callable[[], bool]) -> None:
             return
         await asyncio.sleep(0.01)
     raise TimeoutError("it never came to hold")
+
+
+def acquainted(person: int, **options: Any) -> Emulator:
+    """An emulator with these options, in which Ada, of this number, has written to the bot."""
+    emulator = Emulator(**options)
+    emulator.add_person(person, "Ada")
+    emulator.people.writes(person, "/start")
+    return emulator
 
 
 @asynccontextmanager

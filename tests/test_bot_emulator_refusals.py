@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,21 +10,10 @@ import pytest
 from aiogram import Bot
 from aiogram.exceptions import TelegramBadRequest, TelegramForbiddenError, TelegramUnauthorizedError
 from aiogram.methods import GetMe, SendMessage, TelegramMethod
-from aiogram.types import (
-    BotCommand,
-    BotCommandScopeChat,
-    BufferedInputFile,
-    InlineKeyboardButton,
-    InlineKeyboardMarkup,
-    InputMediaPhoto,
-    MessageEntity,
-    ReactionTypeEmoji,
-    ReplyParameters,
-)
+from aiogram.types import BotCommand, BotCommandScopeChat, BufferedInputFile, ReactionTypeEmoji, ReplyParameters
 
 from bot.emulator import Emulator
-from bot.emulator.people import Attachment
-from tests.emulated import THUMBS, client, jpeg, refusal, running
+from tests.emulated import THUMBS, acquainted, client, jpeg, refusal, running
 
 ADA = 7
 
@@ -33,9 +21,7 @@ ADA = 7
 @pytest.fixture
 async def emulator() -> AsyncIterator[Emulator]:
     """An emulator in which Ada has written to the bot."""
-    emulator = Emulator()
-    emulator.add_person(ADA, "Ada")
-    emulator.people.writes(ADA, "/start")
+    emulator = acquainted(ADA)
     yield emulator
     await emulator.stop()
 
@@ -97,110 +83,6 @@ async def test_a_bot_cannot_write_first(bot: Bot, emulator: Emulator) -> None:
     with refusal("Forbidden: bot was blocked by the user") as raised:
         await bot.send_message(ADA, "hello")
     assert isinstance(raised.value, TelegramForbiddenError)
-
-
-TEXTS = [
-    ("", {}, "message text is empty"),
-    (" \n\t ", {}, "text must be non-empty"),
-    ("x" * 4097, {}, "message is too long"),
-    ("👍" * 2049, {}, "message is too long"),
-    ("汉" * 11000, {}, "text is too long"),
-    ("hello", {"parse_mode": "BBCode"}, "unsupported parse_mode"),
-    ("<b>hello", {"parse_mode": "HTML"}, "can't parse entities: Can't find end tag corresponding to start tag \"b\""),
-    (
-        "汉<b>x</i>",
-        {"parse_mode": "HTML"},
-        'can\'t parse entities: Unmatched end tag at byte offset 7, expected "</b>", found "</i>"',
-    ),
-    ("a < b", {"parse_mode": "HTML"}, 'can\'t parse entities: Unsupported start tag "" at byte offset 2'),
-    ("x</b>", {"parse_mode": "HTML"}, "can't parse entities: Unexpected end tag at byte offset 1"),
-    ("<b", {"parse_mode": "HTML"}, "can't parse entities: Unclosed start tag at byte offset 0"),
-    ("<b>x</b", {"parse_mode": "HTML"}, "can't parse entities: Unclosed end tag at byte offset 4"),
-    (
-        "A dot.",
-        {"parse_mode": "MarkdownV2"},
-        "can't parse entities: Character '.' is reserved and must be escaped with the preceding '\\'",
-    ),
-    ("is *bold", {"parse_mode": "MarkdownV2"}, "can't parse entities: Can't find end of Bold entity at byte offset 3"),
-    (
-        "```py\nx",
-        {"parse_mode": "MarkdownV2"},
-        "can't parse entities: Can't find end of PreCode entity at byte offset 0",
-    ),
-    ("[a](http://b", {"parse_mode": "MarkdownV2"}, "can't parse entities: Can't find end of a URL at byte offset 4"),
-    (
-        "snake_case",
-        {"parse_mode": "Markdown"},
-        "can't parse entities: Can't find end of the entity starting at byte offset 5",
-    ),
-    ("short", {"entities": [("bold", 9, 1)]}, "entity begins after the end of the text at UTF-16 offset 9"),
-    (
-        "short",
-        {"entities": [("bold", 2, 9)]},
-        "entity beginning at UTF-16 offset 2 ends after the end of the text at UTF-16 offset 11",
-    ),
-    ("a👍b", {"entities": [("bold", 2, 1)]}, "entity begins in a middle of a UTF-16 symbol at byte offset 5"),
-    (
-        "a👍b",
-        {"entities": [("bold", 0, 2)]},
-        "entity beginning at UTF-16 offset 0 ends in a middle of a UTF-16 symbol at byte offset 5",
-    ),
-    ("short", {"entities": [("sparkling", 0, 1)]}, "can't parse MessageEntity: Unsupported type specified"),
-    ("short", {"entities": [("bold", -1, 1)]}, "receive an entity with incorrect offset -1"),
-]
-
-
-@pytest.mark.parametrize(("text", "markup", "reason"), TEXTS, ids=[reason[-40:] for _, _, reason in TEXTS])
-async def test_a_bad_text_is_refused(bot: Bot, text: str, markup: dict[str, Any], reason: str) -> None:
-    """Empty, over-long and wrongly marked-up texts are refused when sent and when edited in."""
-    options = dict(markup)
-    if "entities" in options:
-        options["entities"] = [MessageEntity(type=t, offset=o, length=n) for t, o, n in options["entities"]]
-    with refusal(f"Bad Request: {reason}"):
-        await bot.send_message(ADA, text, **options)
-    sent = await bot.send_message(ADA, "before")
-    with refusal(f"Bad Request: {reason}"):
-        await bot.edit_message_text(text, chat_id=ADA, message_id=sent.message_id, **options)
-
-
-async def test_the_longest_text_and_caption_pass(bot: Bot) -> None:
-    """4096 and 1024 units count after parsing: markup is free."""
-    text = "👍" * 2048
-    assert (await bot.send_message(ADA, f"<b>{text}</b>", parse_mode="HTML")).text == text
-    caption = "c" * 1024
-    photo = BufferedInputFile(jpeg(), "x.jpg")
-    assert (await bot.send_photo(ADA, photo, caption=f"<i>{caption}</i>", parse_mode="HTML")).caption == caption
-
-
-async def test_an_over_long_caption_is_refused(bot: Bot) -> None:
-    """1025 units of caption are too many for a photo, a document, an album and an edit."""
-    reason = "Bad Request: message caption is too long"
-    photo = BufferedInputFile(jpeg(), "x.jpg")
-    with refusal(reason):
-        await bot.send_photo(ADA, photo, caption="c" * 1025)
-    with refusal(reason):
-        await bot.send_document(ADA, photo, caption="👍" * 513)
-    with refusal(reason):
-        await bot.send_media_group(ADA, [InputMediaPhoto(media=photo, caption="c" * 1025)])
-    sent = await bot.send_photo(ADA, photo)
-    with refusal(reason):
-        await bot.edit_message_caption(chat_id=ADA, message_id=sent.message_id, caption="c" * 1025)
-
-
-def keyboard(**button: Any) -> InlineKeyboardMarkup:
-    """One button."""
-    return InlineKeyboardMarkup(inline_keyboard=[[InlineKeyboardButton(**button)]])
-
-
-async def test_callback_data_has_up_to_64_bytes(bot: Bot) -> None:
-    """64 bytes pass, 65 do not, and it is bytes that count; a button must do something."""
-    await bot.send_message(ADA, "x", reply_markup=keyboard(text="go", callback_data="汉" * 21 + "x"))
-    with refusal("Bad Request: BUTTON_DATA_INVALID"):
-        await bot.send_message(ADA, "x", reply_markup=keyboard(text="go", callback_data="汉" * 22))
-    with refusal("Bad Request: can't parse inline keyboard button: Text buttons are unallowed in the inline keyboard"):
-        await bot.send_message(ADA, "x", reply_markup=keyboard(text="go"))
-    with refusal("Bad Request: inline keyboard button text must be non-empty"):
-        await bot.send_message(ADA, "x", reply_markup=keyboard(text="", callback_data="go"))
 
 
 MALFORMED = [
@@ -309,63 +191,10 @@ async def test_in_groups_others_messages_stay(bot: Bot, emulator: Emulator) -> N
         await bot.send_message(group.id, "x")
 
 
-async def test_files_over_20_megabytes_cannot_be_fetched(bot: Bot, emulator: Emulator) -> None:
-    """getFile takes exactly 20 MB and refuses a byte more, an unknown id and none."""
-    limit = 20 * 2**20
-    fits = Attachment(b"x" * limit, "fits.bin", document=True)
-    large = Attachment(b"x" * (limit + 1), "large.bin", document=True)
-    for attachment in (fits, large):
-        await emulator.people.sends(ADA, [attachment])
-    updates = await bot.get_updates()
-    documents = [update.message.document for update in updates if update.message and update.message.document]
-    assert (await bot.get_file(documents[0].file_id)).file_size == limit
-    with refusal("Bad Request: file is too big"):
-        await bot.get_file(documents[1].file_id)
-    with refusal("Bad Request: wrong file_id or the file is temporarily unavailable"):
-        await bot.get_file("nonsense")
-    with refusal("Bad Request: file_id not specified"):
-        await bot.get_file("")
-
-
-async def test_bad_uploads_are_refused(bot: Bot) -> None:
-    """Photos over 10 MB, empty files, files that are no pictures, odd shapes, nothing at all, and strange ids."""
-    data = jpeg() + b"\0" * 10 * 2**20
-    size, large = len(data), BufferedInputFile(data, "x.jpg")
-    with refusal(f"Bad Request: file of size {size} bytes is too big for a photo; the maximum size is 10485760 bytes"):
-        await bot.send_photo(ADA, large)
-    await bot.send_document(ADA, large)
-    for data, reason in (
-        (b"", "file must be non-empty"),
-        (b"no picture", "IMAGE_PROCESS_FAILED"),
-        (jpeg()[:400], "IMAGE_PROCESS_FAILED"),
-        (jpeg(3000, 10), "PHOTO_INVALID_DIMENSIONS"),
-    ):
-        with refusal(f"Bad Request: {reason}"):
-            await bot.send_photo(ADA, BufferedInputFile(data, "x.jpg"))
-    with refusal("Bad Request: there is no photo in the request"):
-        await bot.send_photo(ADA, "")
-    with refusal("Bad Request: wrong remote file identifier specified: Wrong string length"):
-        await bot.send_photo(ADA, "nonsense")
-
-
-async def test_a_request_over_50_megabytes_is_cut_off(url: str, emulator: Emulator) -> None:
-    """413 for an upload that Telegram would not read."""
-    form = aiohttp.FormData({"chat_id": str(ADA)})
-    form.add_field("document", io.BytesIO(b"x" * (50 * 2**20 + 1)), filename="huge.bin")
-    async with (
-        aiohttp.ClientSession() as session,
-        session.post(f"{url}/bot{emulator.token}/sendDocument", data=form) as answer,
-    ):
-        assert answer.status == 413
-        assert await answer.json() == {"ok": False, "error_code": 413, "description": "Request Entity Too Large"}
-
-
 async def test_a_pressed_button_is_answered_once_and_soon() -> None:
     """An unknown query, a second answer and a late one are refused alike; a toast has up to 200 characters."""
     now = [0.0]
-    emulator = Emulator(clock=lambda: now[0])
-    emulator.add_person(ADA, "Ada")
-    emulator.people.writes(ADA, "/start")
+    emulator = acquainted(ADA, clock=lambda: now[0])
     reason = "Bad Request: query is too old and response timeout expired or query ID is invalid"
     async with running(emulator) as (_, bot):
         sent = await bot.send_message(ADA, "x", reply_markup=THUMBS)

@@ -13,7 +13,7 @@ from aiogram.exceptions import TelegramNetworkError, TelegramRetryAfter, Telegra
 from aiogram.types import BufferedInputFile
 
 from bot.emulator import Emulator
-from tests.emulated import jpeg, running
+from tests.emulated import acquainted, jpeg, running
 
 ADA = 7
 
@@ -37,9 +37,7 @@ def clock() -> Clock:
 @pytest.fixture
 async def world(clock: Clock) -> AsyncIterator[tuple[Emulator, Bot, str]]:
     """An emulator with Ada in it, a bot, and the address."""
-    emulator = Emulator(clock=clock)
-    emulator.add_person(ADA, "Ada")
-    emulator.people.writes(ADA, "/start")
+    emulator = acquainted(ADA, clock=clock)
     async with running(emulator) as (url, bot):
         yield emulator, bot, url
 
