@@ -176,7 +176,7 @@ class Bench:
     async def _record(self, asked: Asked, answer: str, vote: int, session: int, update: int) -> None:
         prompt = Prompt(SYSTEM, asked.lesson.turns[:-1], chat="")
         newest = prompt.turns[-1]
-        exchange = await self.ledger.record_exchange(
+        recorded = await self.ledger.record_exchange(
             Exchange(
                 session=session,
                 chat=PERSON,
@@ -201,7 +201,7 @@ class Bench:
                 seconds=0.0,
             )
         )
-        await self.ledger.rate(Rating(exchange, PERSON, vote, update + 1))
+        await self.ledger.rate(Rating(recorded.id, PERSON, vote, update + 1))
 
 
 async def learn(

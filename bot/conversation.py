@@ -73,7 +73,7 @@ class Conversation:
         """Whether the open conversation is about a picture already, or may be after the answer that is being given."""
         session = await self._history.session(chat, asker, topic)
         turn = self._turns.get(session)
-        return (turn is not None and turn.locked()) or bool(await self._history.latest(session))
+        return (turn is not None and turn.locked()) or await self._history.has_picture(session)
 
     async def subject(self, exchange: Exchange, chat: int, asker: int, topic: int) -> tuple[Picture, ...]:
         """The pictures that an exchange of another conversation than the asker's open one is about; else none."""

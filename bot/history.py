@@ -9,7 +9,6 @@ was said, as long as this process lives. Knows nothing of engines and of who wai
 from __future__ import annotations
 
 import math
-from typing import Final
 
 import structlog
 
@@ -21,9 +20,6 @@ from storage.errors import NotSaved, UnknownRecord
 from storage.ledger import Ledger
 from storage.pictures import PictureStore
 from storage.records import Exchange
-
-NEAR: Final = 64
-FAR: Final = 2000
 
 log = structlog.get_logger()
 
@@ -53,14 +49,15 @@ class History:
 
         `before` is the place of the exchange that they lead to, None where that is yet to come.
         """
-        for limit in (NEAR, FAR):
-            history = await self._ledger.history(session, limit, before)
-            if before is None:
-                history += self._unsaved.history(session)
-            pictured = _pictured(history)
-            if len(pictured) >= self._settings.history_pictures or len(history) < limit:
-                break
+        history = await self._ledger.history_since(session, self._settings.history_pictures, before)
+        if before is None:
+            history += self._unsaved.history(session)
+        pictured = _pictured(history)
         return history[pictured[-self._settings.history_pictures :][0] :] if pictured else []
+
+    async def has_picture(self, session: int) -> bool:
+        """Whether a picture was shown in the conversation."""
+        return bool(_pictured(self._unsaved.history(session))) or await self._ledger.pictured(session)
 
     def seen(self, latest: list[Exchange], *, pictured: bool) -> list[Exchange]:
         """From the oldest picture on that the model shall still see beside the question, which may be `pictured`."""
@@ -81,8 +78,8 @@ class History:
 
     async def subject(self, exchange: Exchange) -> tuple[Picture, ...]:
         """The pictures that an exchange is about: its own, or the newest before it."""
-        before = await self._ledger.history(exchange.session, NEAR, exchange.place)
-        return await self.pictures(next((each for each in (exchange, *reversed(before)) if each.pictures), exchange))
+        before = await self._ledger.history_since(exchange.session, 1, exchange.place)
+        return await self.pictures(before[0] if before and not exchange.pictures else exchange)
 
     async def record(self, exchange: Exchange, pictures: tuple[Picture, ...], seen: list[Exchange]) -> Exchange:
         """The exchange as recorded; as it is, with the id 0, where it cannot be saved. Raises Forgotten.
@@ -91,7 +88,7 @@ class History:
         """
         try:
             if all(each.id for each in seen):
-                recorded = await self._ledger.exchange(await self._ledger.record_exchange(exchange))
+                recorded = await self._ledger.record_exchange(exchange)
                 self._unsaved.forget(exchange.session)
                 return recorded
         except UnknownRecord as error:

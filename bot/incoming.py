@@ -122,7 +122,8 @@ class Incoming:
                 ),
                 sender,
             )
-            await self._pictures.put(checked.data)  # removed, perhaps, between the two: somebody else had it forgotten
+            if not self._pictures.path(picture.sha256).is_file():
+                await self._pictures.put(checked.data)  # removed between the two: somebody else had it forgotten
         except NotSaved as error:
             log.warning("a picture was not saved", error=str(error))
         return picture

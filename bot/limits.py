@@ -69,12 +69,12 @@ class Limits:
 
     def _check(self, asked: Asked) -> None:
         limits = self._settings
-        mine = [since for person, since in self._under_way.values() if person == asked.asker]
-        if limits.answers_per_person and len(mine) >= limits.answers_per_person:
-            raise TooMuch(STILL_ANSWERING, self._until_done(mine))
-        everybodys = [since for _, since in self._under_way.values()]
-        if limits.answers_at_once and len(everybodys) >= limits.answers_at_once:
-            raise TooMuch(MANY_ASK, self._until_done(everybodys))
+        if limits.answers_per_person:
+            mine = [since for person, since in self._under_way.values() if person == asked.asker]
+            if len(mine) >= limits.answers_per_person:
+                raise TooMuch(STILL_ANSWERING, self._until_done(mine))
+        if limits.answers_at_once and len(self._under_way) >= limits.answers_at_once:
+            raise TooMuch(MANY_ASK, self._until_done([since for _, since in self._under_way.values()]))
         if limits.questions_per_minute:
             self._count(asked, limits.questions_per_minute)
 

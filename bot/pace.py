@@ -23,6 +23,9 @@ GROUP_RESERVE: Final = 3
 RESERVE: Final = 6
 """One part in so many of the allowance over all chats is left to messages that must arrive."""
 
+TYPING: Final = 3
+"""One part in so many of the allowance over all chats is what may be said beside it of typing, to whoever waits."""
+
 CHATS_REMEMBERED: Final = 4096
 
 COMPLAINTS: Final = 3
@@ -48,6 +51,7 @@ class Pace:
         self._settings = settings
         self._chats: OrderedDict[int | str, ChatPace] = OrderedDict()
         self._overall = _OverallPace(settings.calls_per_second)
+        self._typing = _bucket(settings.calls_per_second / TYPING, 1.0)
 
     @property
     def calls_per_second(self) -> float:
@@ -72,6 +76,13 @@ class Pace:
     def free(self, chat: ChatPace) -> bool:
         """Whether there is room for a glimpse, in the chat and over all."""
         return chat.free() and self._overall.free()
+
+    async def typing(self, chat: ChatPace) -> bool:
+        """Whether that we type may be said there; it counts as said. However many wait, so many are told a second."""
+        if chat.silent or not self._typing.has_capacity():
+            return False
+        await self._typing.acquire()
+        return True
 
     async def turn(self, chat: ChatPace) -> None:
         """Wait until a call may be made there; it counts as made."""

@@ -76,7 +76,8 @@ class TelegramSettings(BaseModel):
         default=30,
         gt=0,
         description="Messages and edits a second over all chats, at most. Telegram allows about 30. Where it refuses "
-        "calls in many chats at once the bot halves its pace, and comes back to this one within minutes.",
+        "calls in many chats at once the bot halves its pace, and comes back to this one within minutes. A third as "
+        "many more say that the bot is typing.",
     )
     chat_calls_per_second: float = Field(
         default=1,

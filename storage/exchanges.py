@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 
 from sqlite_utils import Database
 
@@ -32,6 +32,14 @@ SELECT_EXCHANGES = "SELECT {}, {} FROM exchanges".format(
     " WHERE exchange = exchanges.id ORDER BY position)) AS pictures",
 )
 """The start of every query whose rows `exchange_of` understands; WHERE and ORDER BY follow."""
+
+_STANDING = (
+    "SELECT max(id) AS id, coalesce(replaces, id) AS place FROM exchanges WHERE session = :session"
+    " AND (:before IS NULL OR coalesce(replaces, id) < :before) GROUP BY place"
+)
+"""The newest exchange in each place of a session."""
+
+_PICTURED = "EXISTS (SELECT 1 FROM exchange_pictures WHERE exchange = {})"
 
 
 def exchange_of(row: sqlite3.Row) -> Exchange:
@@ -83,26 +91,26 @@ class Exchanges(Queries):
         )
         return [StoredPicture(**row) for row in rows]
 
-    async def record_exchange(self, exchange: Exchange) -> int:
-        """Record a question with its answer; return its id. An update that has one already returns that id.
+    async def record_exchange(self, exchange: Exchange) -> Exchange:
+        """Record a question with its answer; return it with its id and time. An update that has one returns that one.
 
         Raises `UnknownRecord` when the session or the asker was forgotten meanwhile, `StorageError` when a picture is
         unknown.
         """
-        values = asdict(exchange) | {"created": self._now(exchange.created)}
+        made = replace(exchange, created=self._now(exchange.created))
 
-        def work(database: Database) -> int:
-            row = first(database, 'SELECT id FROM exchanges WHERE "update" = ?', [exchange.update])
+        def work(database: Database) -> Exchange:
+            row = first(database, f'{SELECT_EXCHANGES} WHERE "update" = ?', [exchange.update])
             if row is not None:
-                return int(row["id"])
+                return exchange_of(row)
             if first(database, "SELECT 1 FROM sessions WHERE id = ?", [exchange.session]) is None:
                 raise UnknownRecord(f"The ledger has no session {exchange.session}: it may have been deleted.")
             if first(database, "SELECT 1 FROM inbox WHERE id = ? AND state = 'done'", [exchange.update]) is not None:
                 raise UnknownRecord(f"Update {exchange.update} is closed: its sender has had everything deleted.")
-            ensure_user(database, exchange.asker, values["created"])
-            ensure_chat(database, exchange.chat, values["created"])
+            ensure_user(database, made.asker, made.created)
+            ensure_chat(database, made.chat, made.created)
             try:
-                cursor = database.execute(_INSERT, values)
+                cursor = database.execute(_INSERT, asdict(made))
                 assert cursor.lastrowid is not None
                 for position, sha256 in enumerate(exchange.pictures):
                     database.execute(
@@ -114,7 +122,7 @@ class Exchanges(Queries):
                     f"The exchange for update {exchange.update} names a picture that the ledger does not have:"
                     f" add it first ({error})."
                 ) from error
-            return cursor.lastrowid
+            return replace(made, id=cursor.lastrowid)
 
         return await self._write(work)
 
@@ -180,10 +188,36 @@ class Exchanges(Queries):
         rows = await self._read(
             lambda database: every(
                 database,
-                f"{SELECT_EXCHANGES} WHERE id IN (SELECT max(id) FROM exchanges WHERE session = :session"
-                " AND (:before IS NULL OR coalesce(replaces, id) < :before) GROUP BY coalesce(replaces, id))"
+                f"{SELECT_EXCHANGES} WHERE id IN (SELECT id FROM ({_STANDING}))"
                 " ORDER BY coalesce(replaces, id) DESC LIMIT :limit",
                 {"session": session, "limit": limit, "before": before},
             )
         )
         return [exchange_of(row) for row in reversed(rows)]
+
+    async def history_since(self, session: int, pictures: int, before: int | None = None) -> list[Exchange]:
+        """As `history`, but from the exchange on that has the `pictures`-th newest pictures; empty without any."""
+        rows = await self._read(
+            lambda database: every(
+                database,
+                f"WITH standing AS MATERIALIZED ({_STANDING}),"
+                f" shown AS (SELECT place FROM standing WHERE {_PICTURED.format('standing.id')}"
+                " ORDER BY place DESC LIMIT :pictures)"
+                f" {SELECT_EXCHANGES} WHERE id IN"
+                " (SELECT id FROM standing WHERE place >= (SELECT min(place) FROM shown))"
+                " ORDER BY coalesce(replaces, id)",
+                {"session": session, "pictures": pictures, "before": before},
+            )
+        )
+        return [exchange_of(row) for row in rows]
+
+    async def pictured(self, session: int) -> bool:
+        """Whether a picture was shown in a session."""
+        row = await self._read(
+            lambda database: first(
+                database,
+                f"SELECT 1 FROM exchanges WHERE session = ? AND {_PICTURED.format('exchanges.id')} LIMIT 1",
+                [session],
+            )
+        )
+        return row is not None

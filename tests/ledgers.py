@@ -78,7 +78,7 @@ async def _keep(ledger: Ledger, pictures: PictureStore, updates: Iterator[int]) 
         await ledger.sent_reply(update, 0, update + 1)
         say("sent", update)
         session = await ledger.session(chat, chat)
-        found = await ledger.record_exchange(exchange(session, update, chat=chat, asker=chat, pictures=(sha256,)))
+        found = (await ledger.record_exchange(exchange(session, update, chat=chat, asker=chat, pictures=(sha256,)))).id
         say("exchange", update)
         assert await ledger.rate(Rating(found, chat, 1 if update % 2 else -1, update))
         say("rated", update)

@@ -49,7 +49,7 @@ class Community:
     async def says(self, ledger: Ledger, session: int, answer: str, *votes: int, **changes: Any) -> int:
         """An exchange with the votes of users 2, 3 …"""
         self._update += 10
-        made = await ledger.record_exchange(exchange(session, self._update, answer=answer, **changes))
+        made = (await ledger.record_exchange(exchange(session, self._update, answer=answer, **changes))).id
         for rater, value in enumerate(votes, 2):
             await ledger.rate(Rating(made, rater, value, self._update + rater))
         return made

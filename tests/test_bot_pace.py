@@ -11,7 +11,7 @@ import pytest
 from aiogram import Bot
 
 from bot import pace
-from bot.telegram import Gate, open_bot
+from bot.telegram import Gate, Typing, open_bot
 from tests.chatting import Stage, settings, until
 
 PEOPLE = range(4001, 4049)
@@ -111,3 +111,13 @@ async def test_the_pace_has_a_floor_and_comes_back(stage: Stage, monkeypatch: py
         await bot.send_message(PEOPLE[0], "Hello")
         monkeypatch.setattr(pace, "RECOVERY_SECONDS", 1.0)
         await until(lambda: gate.pace.calls_per_second == 80)
+
+
+async def test_however_many_wait_typing_has_its_share(stage: Stage) -> None:
+    """Beyond a third of the allowance nobody is told that we type; a message to everybody goes out all the same."""
+    async with calling(stage, calls_per_second=30) as (bot, gate):
+        told = await asyncio.gather(*(bot(Typing(chat_id=person, action="typing")) for person in PEOPLE))
+        assert 30 / pace.TYPING <= told.count(True) < len(PEOPLE)
+        assert gate.counts["dropped"] == told.count(False)
+        await asyncio.gather(*(bot.send_message(person, "Hello") for person in PEOPLE))
+    assert [stage.emulator.counts(person).sends for person in PEOPLE] == [1] * len(PEOPLE)

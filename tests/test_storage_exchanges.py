@@ -28,17 +28,18 @@ async def test_an_exchange_comes_back_as_it_was_recorded(ledger: Ledger) -> None
     """Every field of an exchange, its pictures in their order among them, survives the ledger."""
     session = await ledger.session(1, 1)
     asked = exchange(session, 77, question="这是什么？ 🟥\n<image>", pictures=("cc", "aa"), seed=None, encoded_tiles=13)
-    found = await ledger.record_exchange(asked)
-    kept = replace(asked, id=found, created=CLOCK)
-    assert await ledger.exchange(found) == kept
+    kept = await ledger.record_exchange(asked)
+    assert kept == replace(asked, id=kept.id, created=CLOCK)
+    assert await ledger.exchange(kept.id) == kept
     assert await ledger.exchange_for_update(77) == kept
     assert await ledger.history(session, 1) == [kept]
 
 
 async def test_a_given_time_is_kept(ledger: Ledger) -> None:
     """An exchange that brings its own time (an import) keeps it."""
-    found = await ledger.record_exchange(exchange(await ledger.session(1, 1), 1, created=12.5))
-    assert (await ledger.exchange(found)).created == 12.5
+    kept = await ledger.record_exchange(exchange(await ledger.session(1, 1), 1, created=12.5))
+    assert kept.created == 12.5
+    assert await ledger.exchange(kept.id) == kept
 
 
 async def test_an_update_is_answered_once(ledger: Ledger) -> None:
@@ -46,9 +47,8 @@ async def test_an_update_is_answered_once(ledger: Ledger) -> None:
     session = await ledger.session(1, 1)
     first = await ledger.record_exchange(exchange(session, 5, answer="first", pictures=("aa",)))
     again = await ledger.record_exchange(exchange(session, 5, answer="second", pictures=("bb",)))
-    assert again == first
-    kept = await ledger.exchange(first)
-    assert (kept.answer, kept.pictures) == ("first", ("aa",))
+    assert again == first == await ledger.exchange(first.id)
+    assert (first.answer, first.pictures) == ("first", ("aa",))
 
 
 async def test_unknown_exchanges(ledger: Ledger) -> None:
@@ -78,6 +78,29 @@ async def test_history_is_the_latest_the_oldest_first(ledger: Ledger) -> None:
     assert await ledger.history(session, 0) == []
 
 
+async def test_history_since_a_picture(ledger: Ledger) -> None:
+    """It begins with the newest pictures, or some before them; with the oldest if there are no more; never without."""
+    session, other = await ledger.session(1, 1), await ledger.session(1, 2)
+
+    async def since(pictures: int, before: int | None = None) -> list[int]:
+        return [each.update for each in await ledger.history_since(session, pictures, before)]
+
+    await ledger.record_exchange(exchange(other, 1, pictures=("aa",)))
+    await ledger.record_exchange(exchange(session, 2))
+    assert await since(1) == []
+    assert not await ledger.pictured(session)
+    shown = await ledger.record_exchange(exchange(session, 3, pictures=("aa", "bb")))
+    await ledger.record_exchange(exchange(session, 4))
+    newest = await ledger.record_exchange(exchange(session, 5, pictures=("cc",)))
+    await ledger.record_exchange(exchange(session, 6))
+    assert await ledger.pictured(session)
+    assert [await since(pictures) for pictures in (1, 2, 9)] == [[5, 6], [3, 4, 5, 6], [3, 4, 5, 6]]
+    assert await since(1, before=newest.id) == [3, 4]
+    assert await since(1, before=shown.id) == []
+    await ledger.record_exchange(exchange(session, 7, pictures=("aa",), replaces=shown.id))
+    assert await since(2) == [7, 4, 5, 6]
+
+
 async def test_pictures_rows(ledger: Ledger) -> None:
     """A picture's row is kept as first added; those of given exchanges are found, each once."""
     await ledger.add_picture(picture("aa", width=999))
@@ -85,8 +108,8 @@ async def test_pictures_rows(ledger: Ledger) -> None:
     with pytest.raises(UnknownRecord, match="no picture dd"):
         await ledger.picture("dd")
     session = await ledger.session(1, 1)
-    one = await ledger.record_exchange(exchange(session, 1, pictures=("cc", "bb")))
-    two = await ledger.record_exchange(exchange(session, 2, pictures=("cc",)))
+    one = (await ledger.record_exchange(exchange(session, 1, pictures=("cc", "bb")))).id
+    two = (await ledger.record_exchange(exchange(session, 2, pictures=("cc",)))).id
     assert [each.sha256 for each in await ledger.pictures([one, two])] == ["bb", "cc"]
     assert [each.sha256 for each in await ledger.pictures()] == ["aa", "bb", "cc"]
     assert await ledger.pictures([]) == []
@@ -95,7 +118,7 @@ async def test_pictures_rows(ledger: Ledger) -> None:
 async def test_turns_show_who_said_what(ledger: Ledger, tmp_path: Path) -> None:
     """The view `turns` has a user's and an assistant's row for every exchange."""
     session = await ledger.session(1, 1)
-    found = await ledger.record_exchange(exchange(session, 3, question="Q", answer="A", pictures=("aa", "bb")))
+    found = (await ledger.record_exchange(exchange(session, 3, question="Q", answer="A", pictures=("aa", "bb")))).id
     database = sqlite3.connect(tmp_path / FILE_NAME)
     try:
         rows = database.execute(

@@ -23,7 +23,7 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 @pytest.fixture
 async def rated(ledger: Ledger) -> int:
     """The id of an exchange to vote on."""
-    return await ledger.record_exchange(exchange(await ledger.session(1, 1), 1))
+    return (await ledger.record_exchange(exchange(await ledger.session(1, 1), 1))).id
 
 
 async def test_the_latest_vote_of_a_rater_counts(ledger: Ledger, rated: int) -> None:
@@ -70,7 +70,7 @@ async def test_feedback_cannot_be_changed(ledger: Ledger, rated: int, tmp_path: 
 async def test_rated_exchanges_bring_their_conversation(ledger: Ledger) -> None:
     """A rated exchange comes with what was said before it in its session, rated or not, and nothing else."""
     session, other = await ledger.session(1, 1), await ledger.session(1, 2)
-    ids = [await ledger.record_exchange(exchange(place, update)) for update, place in
+    ids = [(await ledger.record_exchange(exchange(place, update))).id for update, place in
            enumerate([session, other, session, session, other])]  # fmt: skip
     await ledger.rate(Rating(ids[3], 1, 1, 100))
     await ledger.rate(Rating(ids[1], 1, -1, 101))
@@ -83,7 +83,7 @@ async def test_rated_exchanges_bring_their_conversation(ledger: Ledger) -> None:
 async def test_a_forgotten_person_leaves_nothing(ledger: Ledger, rated: int, tmp_path: Path) -> None:
     """Deleting a user's row takes their sessions, exchanges and votes along, and no id comes back for another."""
     await ledger.rate(Rating(rated, 1, 1, 10))
-    theirs = await ledger.record_exchange(exchange(await ledger.session(2, 2), 2, asker=2, chat=2))
+    theirs = (await ledger.record_exchange(exchange(await ledger.session(2, 2), 2, asker=2, chat=2))).id
     await ledger.rate(Rating(theirs, 1, 1, 11))
     await ledger.rate(Rating(rated, 2, -1, 12))
     database = sqlite3.connect(tmp_path / FILE_NAME)
@@ -97,4 +97,4 @@ async def test_a_forgotten_person_leaves_nothing(ledger: Ledger, rated: int, tmp
     assert (found.exchange.id, found.raters) == (rated, (1,))
     with pytest.raises(UnknownRecord):
         await ledger.exchange(theirs)
-    assert await ledger.record_exchange(exchange(await ledger.session(1, 1), 3)) > theirs
+    assert (await ledger.record_exchange(exchange(await ledger.session(1, 1), 3))).id > theirs

@@ -53,7 +53,7 @@ class Talk:
             pictures=pictures,
             created=created,
         )
-        number = await self.ledger.record_exchange(asked)
+        number = (await self.ledger.record_exchange(asked)).id
         await self.ledger.finish_update(self._update)
         return number
 

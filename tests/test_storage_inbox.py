@@ -154,7 +154,7 @@ async def test_the_replies_that_show_an_answer_stay(ledger: Ledger, clock: Clock
     """Long after its update was pruned, the message that shows an exchange is known as that, and what it answers."""
     session = await ledger.session(1, 1)
     await ledger.store_updates([(update, "a", "{}") for update in (1, 2, 3)])
-    found = await ledger.record_exchange(exchange(session, 1))
+    found = (await ledger.record_exchange(exchange(session, 1))).id
     for update in (1, 2):
         await ledger.begin_reply(update, 0, 1, question=40 + update)
         await ledger.sent_reply(update, 0, 50 + update)

@@ -167,7 +167,7 @@ async def test_counts(tmp_path: Path) -> None:
     """The counts are those of what was put in."""
     async with Ledger.open(tmp_path) as ledger:
         await ledger.add_picture(picture("aa"))
-        found = await ledger.record_exchange(exchange(await ledger.session(1, 1), 1, pictures=("aa",)))
+        found = (await ledger.record_exchange(exchange(await ledger.session(1, 1), 1, pictures=("aa",)))).id
         for update, value in enumerate((1, -1, 1)):
             await ledger.rate(Rating(found, 2, value, update))
         await ledger.store_updates([(number, "a", "{}") for number in range(4)])

@@ -122,7 +122,7 @@ async def test_cancelling(ledger: Ledger) -> None:
 async def test_a_selection_is_frozen(ledger: Ledger, tmp_path: Path) -> None:
     """A selection is kept in its order, once for a run, whole or not at all, and cannot be changed in the file."""
     session = await ledger.session(1, 1)
-    ids = [await ledger.record_exchange(exchange(session, update)) for update in range(3)]
+    ids = [(await ledger.record_exchange(exchange(session, update))).id for update in range(3)]
     run = await ledger.start_run("admin")
     with pytest.raises(StorageError, match="select again"):
         await ledger.freeze_selection(run.id, [(ids[0], "train"), (999, "train")])

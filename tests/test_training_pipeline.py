@@ -113,7 +113,7 @@ class Room:
         await self.ledger.add_picture(picture(name, phash=f"{update:016x}"))
         session = await self.ledger.new_session(1, 1)
         made = exchange(session, update, pictures=(name,), question="Which colour?", answer=f"It is {colour}!")
-        number = await self.ledger.record_exchange(made)
+        number = (await self.ledger.record_exchange(made)).id
         await self.ledger.rate(Rating(number, 1, 1, update + 1))
         return made
 

@@ -1,4 +1,7 @@
-"""What the bot does with each kind of update. One noun a module; collaborators arrive as named parameters."""
+"""What the bot does with each kind of update. One noun a module; collaborators arrive as named parameters.
+
+Filters are coroutines even where they wait for nothing: aiogram takes others to a thread, for each update anew.
+"""
 
 from __future__ import annotations
 

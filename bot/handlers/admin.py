@@ -26,7 +26,7 @@ def router() -> Router:
     return admin
 
 
-def _is_stranger(event: TelegramObject, settings: BotSettings, event_from_user: User | None = None) -> bool:
+async def _is_stranger(event: TelegramObject, settings: BotSettings, event_from_user: User | None = None) -> bool:
     return event_from_user is None or event_from_user.id not in settings.telegram.admins
 
 

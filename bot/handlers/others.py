@@ -47,7 +47,7 @@ def router() -> Router:
     return others
 
 
-def _is_command(message: Message) -> bool:
+async def _is_command(message: Message) -> bool:
     return bool(command_of(message.text))
 
 

@@ -148,7 +148,7 @@ async def _taken(incoming: Incoming, bot: Bot, files: Sequence[Sent], sender: in
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _asks(message: Message, delivery: Delivery) -> bool:
+async def _asks(message: Message, delivery: Delivery) -> bool:
     """Whether a message is for us to answer: a text that is no command, or a picture, if only beside a video."""
     pictured = any(picture_of(each) for each in delivery.album or (message,))
     return pictured or bool(message.text and not command_of(message.text))
