@@ -16,8 +16,8 @@ from storage.ledger import Ledger
 from storage.records import Model
 from storage.states import ModelState
 from tests.lessons import rated
+from tests.pipelines import Room
 from tests.speech import foreign
-from tests.test_training_pipeline import Room
 from tests.test_training_regression import asked, marks
 from training.evaluate import verdict
 from training.finetune import explained
