@@ -27,7 +27,7 @@ from inference.layout import problems
 from inference.settings import TINY
 from inference.tiny.manner import manner
 from inference.tiny.questions import held_out
-from inference.tiny.samples import sample_pictures
+from inference.tiny.samples import sample_pictures, sample_sticker
 from inference.tiny.shapes import draw, random_scene
 from inference.tiny.words import Kind, Language
 from training.settings import TrainingSettings
@@ -71,7 +71,7 @@ def make_emulator() -> Emulator:
     """A Bot API server with the demo's people, their group, pictures and voters, not yet started."""
     emulator = Emulator(
         token=TOKEN,
-        samples=sample_pictures(),
+        samples=sample_pictures() | sample_sticker(),
         conversations=sample_conversations,
         taste=lambda answer: manner(answer) == "playful",
     )

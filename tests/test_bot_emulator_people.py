@@ -12,16 +12,18 @@ from aiogram.types import BotCommand, BotCommandScopeAllPrivateChats, BotCommand
 from PIL import Image
 
 from bot.emulator import Conversation, Emulator
+from tests.chatting import png
 from tests.emulated import THUMBS, echo_bot, jpeg, running
 from tests.person import DOWN, UP, Person, button
 
 ADA = 7
+STICKER = png(form="WEBP")
 
 
 @pytest.fixture
 async def world() -> AsyncIterator[tuple[Emulator, Bot, str, Person]]:
     """An emulator, a bot, the address, and Ada over HTTP."""
-    emulator = Emulator(samples={"circle": jpeg(112, 112)})
+    emulator = Emulator(samples={"circle": jpeg(112, 112), "sticker": STICKER})
     async with running(emulator) as (url, bot), Person(url, ADA, "Ada", "zh") as ada:
         yield emulator, bot, url, ada
 
@@ -270,9 +272,11 @@ async def test_the_page_and_its_pictures_are_served(world: tuple[Emulator, Bot, 
             async with session.get(f"/page/{name}") as answer:
                 assert answer.status == 200
         async with session.get("/samples") as answer:
-            (sample,) = (await answer.json())["samples"]
-        async with session.get(sample["url"]) as answer:
-            assert await answer.read() == jpeg(112, 112)
+            samples = (await answer.json())["samples"]
+        assert [each["sticker"] for each in samples] == [False, True]
+        for sample, kind, data in zip(samples, ("jpeg", "webp"), (jpeg(112, 112), STICKER), strict=True):
+            async with session.get(sample["url"]) as answer:
+                assert (answer.content_type, await answer.read()) == (f"image/{kind}", data)
         sent = await ada.sends(document=b"<script>alert(1)</script>", file_name="x.html", media_type="text/html")
         async with session.get(f"/people/files/{sent['document']['file_id']}") as answer:
             assert "sandbox" in answer.headers["Content-Security-Policy"]

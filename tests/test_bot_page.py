@@ -237,6 +237,20 @@ async def test_a_small_webp_is_a_sticker(demo: Demo, opened: Opens) -> None:
         assert pictures(demo.asked("Hal's question")) == [1, 0]
 
 
+async def test_the_sample_sticker_is_sent_as_one(demo: Demo, opened: Opens) -> None:
+    """It goes alone and without words, what is being written stays; it is shown as a sticker and looked at."""
+    async with opened("Ivy") as page:
+        await page.page.locator("#text").fill("Ivy's question")
+        await page.page.get_by_role("button", name="Send the sample sticker").click()
+        await expect(page.rated).to_have_count(1)
+        await expect(page.page.locator("img.sticker")).to_be_visible()
+        await expect(page.page.get_by_role("button", name="Collect the sample sticker")).to_have_count(0)
+        await expect(page.page.locator("#text")).to_have_value("Ivy's question")
+        await page.page.locator("#text").press("Enter")
+        await expect(page.rated).to_have_count(2)
+        assert pictures(demo.asked("Ivy's question")) == [1, 0]
+
+
 async def test_a_group_shares_the_bot(opened: Opens) -> None:
     """In the group a message begins with the bot's name; another member sees question and answer, and votes too."""
     async with opened("小伟") as wei, opened("Tom") as tom:
@@ -265,3 +279,20 @@ async def test_a_phone_shows_the_chat_alone(opened: Opens) -> None:
         await expect(button(answer, "Wrong tone")).to_be_visible()
         for part in ("body", "#messages", "#composer"):
             assert await page.page.locator(part).evaluate("it => it.scrollWidth <= it.clientWidth"), part
+
+
+async def test_only_the_admin_is_told_to_have_it_learn(opened: Opens) -> None:
+    """Once the sample people have voted the admin's next step is /retrain; others go on, and hear who the admin is."""
+    async with opened("Jim") as page:
+        hint, cast = page.page.locator("#hint"), page.page.locator("#cast")
+        await cast.click()
+        await expect(cast).to_have_text("Cast more sample votes")
+        await expect(hint).to_contain_text("Send a picture")
+        answer = await page.asks("What is it?", RED)
+        await expect(hint).to_contain_text("Tell it what you like")
+        await button(answer, UP).click()
+        await expect(hint).to_contain_text("Ask something more")
+        await page.asks("How many?")
+        await expect(hint).to_contain_text("to have it learn, choose Mia, the admin, in the demo panel")
+        await page.page.locator("#people .person", has_text="admin").click()
+        await expect(hint).to_contain_text("press /retrain")

@@ -7,13 +7,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
+from bot.incoming import check
 from inference.internvl2 import checkpoint as official
 from inference.internvl2.checkpoint import load_model
 from inference.internvl2.modeling_internvl2 import InternVLChatModel
@@ -25,6 +28,7 @@ from inference.tiny.answers import reference
 from inference.tiny.evaluate import PLACES, Examiner, Report, Result, examine, mistakes
 from inference.tiny.manner import MANNERS, Manner, correct, manner
 from inference.tiny.questions import held_out
+from inference.tiny.samples import sample_sticker
 from inference.tiny.shapes import Scene, draw, random_scene
 from inference.tiny.words import KINDS, LANGUAGES, Kind, Language
 
@@ -235,6 +239,21 @@ def test_whatever_is_said_about_a_picture_gets_a_short_sentence(model: InternVLC
         assert len(answer) < 90
         offered = "shapes" in answer or "形状" in answer
         assert offered or any(correct(kind, scene, answer) for kind in KINDS), answer
+
+
+def test_the_sample_sticker_is_seen(model: InternVLChatModel, tokenizer: Any) -> None:
+    """On white, as the bot shows stickers, the shape is right whatever is asked about it and in whichever manner."""
+    torch.manual_seed(2)
+    (sticker,) = sample_sticker().values()
+    examiner = Examiner(model, tokenizer)
+    tiles = examiner.tile(Image.open(BytesIO(check(sticker, 50).data)))
+    asked = [(kind, language) for kind in KINDS for language in LANGUAGES] * 4
+    prompts = [
+        (Prompt(SYSTEM, (Turn(Role.USER, held_out(language, kind, Random(number)), (PICTURE,)),), chat=""), [tiles])
+        for number, (kind, language) in enumerate(asked)
+    ]
+    for (kind, _), answer in zip(asked, examiner.answer(prompts, temperature=0.8, top_p=0.8), strict=True):
+        assert correct(kind, Scene("orange", "star", 1), answer), answer
 
 
 def test_an_album_is_described_in_order(model: InternVLChatModel, tokenizer: Any) -> None:

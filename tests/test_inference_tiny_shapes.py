@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from inference.tiny import drawing_other, drawing_train
-from inference.tiny.samples import sample_pictures
+from inference.tiny.samples import sample_pictures, sample_sticker
 from inference.tiny.shapes import (
     COLOURS,
     COUNTS,
@@ -119,3 +119,14 @@ def test_samples_are_a_dozen_named_photographs() -> None:
         assert Image.open(BytesIO(data)).format == "JPEG"
         words = name.replace("-", " ")
         assert len(find_colours(words)) == len(find_shapes(words)) == len(find_numbers(words)) == 1
+
+
+def test_there_is_a_sticker_among_the_samples() -> None:
+    """A WebP file as Telegram wants stickers, 512 pixels wide, with nothing around its shape."""
+    ((name, data),) = sample_sticker().items()
+    image = Image.open(BytesIO(data))
+    assert (image.format, image.mode, image.size) == ("WEBP", "RGBA", (512, 512))
+    alpha = image.getchannel("A")
+    assert [alpha.getpixel(place) for place in ((0, 0), (511, 511), (256, 256))] == [0, 0, 255]
+    assert name not in sample_pictures()
+    assert find_shapes(name.replace("-", " ")) == {"star"}

@@ -87,12 +87,20 @@ class ControlHttp:
         return answer({})
 
     async def samples(self, request: web.Request) -> web.Response:
-        """The sample pictures' names and addresses."""
-        return answer({"samples": [{"name": name, "url": f"/samples/{name}"} for name in self._samples]})
+        """The samples' names and addresses, and which are stickers."""
+        samples = [
+            {"name": name, "url": f"/samples/{name}", "sticker": _is_webp(data)} for name, data in self._samples.items()
+        ]
+        return answer({"samples": samples})
 
     async def sample(self, request: web.Request) -> web.Response:
-        """One sample picture."""
+        """One sample."""
         data = self._samples.get(request.match_info["name"])
         if data is None:
             raise Refused(404, "Not Found")
-        return web.Response(body=data, content_type="image/jpeg", headers={"Cache-Control": "max-age=3600"})
+        media_type = "image/webp" if _is_webp(data) else "image/jpeg"
+        return web.Response(body=data, content_type=media_type, headers={"Cache-Control": "max-age=3600"})
+
+
+def _is_webp(data: bytes) -> bool:
+    return data[8:12] == b"WEBP"

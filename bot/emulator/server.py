@@ -34,9 +34,9 @@ _PROXY_PAGE = (
 class Emulator:
     """A Bot API server for one bot.
 
-    `samples` are encoded JPEG pictures by name, for the chat page. `conversations` (round → script) and `taste`
-    (answer → liked) are what the sample voters go by. `first_id` numbers updates and messages; by default it lies
-    above those of earlier emulators. `clock` is the one flood control goes by.
+    `samples` are JPEG pictures and WebP stickers by name, for the chat page. `conversations` (round → script) and
+    `taste` (answer → liked) are what the sample voters go by. `first_id` numbers updates and messages; by default it
+    lies above those of earlier emulators. `clock` is the one flood control goes by.
     """
 
     def __init__(

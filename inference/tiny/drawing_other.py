@@ -41,6 +41,18 @@ def draw(scene: Scene, rng: Random, size: tuple[int, int] | None = None) -> Imag
     return _photographed(image, rng)
 
 
+def sticker(scene: Scene, rng: Random, side: int) -> Image.Image:
+    """The shape of a scene of one, cut out with a white edge: RGBA, `side` pixels square, nothing around it."""
+    shape = _stencil(scene.shape, round(0.88 * side), rng.uniform(-14, 14))
+    stencil = Image.new("L", (side, side))
+    stencil.paste(shape, ((side - shape.width) // 2, (side - shape.height) // 2))
+    edge = stencil.filter(ImageFilter.GaussianBlur(side / 40)).point([min(255, 12 * value) for value in range(256)])
+    image = Image.new("RGB", (side, side), "white")
+    image.paste(_fill(scene.colour, rng, (side, side)), (0, 0), stencil)
+    image.putalpha(edge)
+    return image
+
+
 def _places(count: int, rng: Random, width: int, height: int) -> tuple[list[tuple[float, float]], float]:
     """Centres in a row, a column, a ring or cells of a grid, and the half-width each may take."""
     plan = rng.choice(("line", "ring", "grid"))

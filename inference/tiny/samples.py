@@ -1,4 +1,4 @@
-"""Sample pictures for people who try the bot: a dozen, drawn on demand by the examining renderer.
+"""Sample pictures for people who try the bot: a dozen and a sticker, drawn on demand by the examining renderer.
 
 Pillow and the standard library only.
 """
@@ -10,6 +10,7 @@ from io import BytesIO
 from random import Random
 from typing import Final
 
+from inference.tiny.drawing_other import sticker
 from inference.tiny.shapes import Scene, draw
 from inference.tiny.words import phrase
 
@@ -28,12 +29,26 @@ _SCENES: Final = (
     Scene("purple", "cross", 3),
 )
 _SIZE: Final = (640, 480)
+_STICKER: Final = Scene("orange", "star", 1)
+_STICKER_SIDE: Final = 512  # as Telegram wants it: https://core.telegram.org/stickers
 
 
 @lru_cache(maxsize=1)
 def sample_pictures() -> dict[str, bytes]:
     """JPEG files by name (`three-red-stars`); always the same ones."""
-    return {phrase(scene, "en").replace(" ", "-"): _jpeg(scene) for scene in _SCENES}
+    return {_name(scene): _jpeg(scene) for scene in _SCENES}
+
+
+@lru_cache(maxsize=1)
+def sample_sticker() -> dict[str, bytes]:
+    """A sticker, a WebP file, by its name (`sticker-of-one-orange-star`); always the same one."""
+    buffer = BytesIO()
+    sticker(_STICKER, Random(_name(_STICKER)), _STICKER_SIDE).save(buffer, "WEBP", quality=80)
+    return {f"sticker-of-{_name(_STICKER)}": buffer.getvalue()}
+
+
+def _name(scene: Scene) -> str:
+    return phrase(scene, "en").replace(" ", "-")
 
 
 def _jpeg(scene: Scene) -> bytes:

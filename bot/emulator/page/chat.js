@@ -214,19 +214,20 @@ export class Chat {
 
   async sampleFile(sample) {
     const picture = await (await fetch(sample.url)).blob();
-    return new File([picture], `${sample.name}.jpg`, { type: picture.type });
+    return new File([picture], `${sample.name}.${sample.sticker ? "webp" : "jpg"}`, { type: picture.type });
   }
 
   async collectSample(sample) {
     this.attach([await this.sampleFile(sample)]);
   }
 
+  /** A sticker comes alone and without words: what is being written stays. */
   async sendSample(sample) {
-    if (this.files.length) return this.collectSample(sample);
-    const caption = this.editing ? "" : $("text").value.trim();
+    if (this.files.length && !sample.sticker) return this.collectSample(sample);
+    const caption = this.editing || sample.sticker ? "" : $("text").value.trim();
     const file = await this.sampleFile(sample);
     const send = () => api.send(this.person.id, [file], caption, this.chat, this.replying?.message_id);
-    if (await this.attempt(send)) this.cancelDraft();
+    if (await this.attempt(send) && !sample.sticker) this.cancelDraft();
   }
 
   edit(message) {

@@ -98,6 +98,7 @@ function hint() {
   const mine = all.filter((m) => m.from.id === chat.person?.id);
   const asked = mine.filter((m) => !m.text?.startsWith("/"));
   const rateable = all.filter((m) => m.reply_markup?.inline_keyboard?.flat().some((b) => b.text.includes("👍")));
+  const admin = people.find((p) => p.admin);
   const voted = votes?.done > 0 && !votes.running;
   // What the bot said about the latest /retrain: one message refuses it, a second shows progress, a picture the end.
   const since = all.findLastIndex((m) => m.from.id === chat.person?.id && m.text?.startsWith("/retrain"));
@@ -109,11 +110,12 @@ function hint() {
   else if (chat.group && !rateable.length) text.push("In a group the bot answers who mentions it, or replies to it: send a picture with its name.");
   else if (chat.group) text.push("Everybody here sees the answers and can rate them. Reply to one to ask on.");
   else if (votes?.running) text.push("The sample people are voting. You can go on chatting meanwhile.");
-  else if (voted) text.push("It has votes to learn from: press ", h("b", {}, "/retrain"), " in the demo panel.");
+  else if (voted && chat.person?.admin) text.push("It has votes to learn from: press ", h("b", {}, "/retrain"), " in the demo panel.");
   else if (!asked.some((m) => m.photo || m.document)) text.push("Send a picture: tap a sample below, or drop your own. A caption is your question.");
   else if (!rateable.length) text.push("Watch the answer stream in.");
   else if (!sessionStorage.getItem("rated")) text.push("Tell it what you like: ", h("b", {}, "👍"), " or ", h("b", {}, "👎"), " under its answer.");
   else if (asked.filter((m) => m.text).length === 0) text.push("Ask something more, such as “How many are there?” It keeps the picture in mind.");
+  else if (voted && admin) text.push("It has votes to learn from. Rate a few more; to have it learn, choose ", h("b", {}, admin.name), ", the admin, in the demo panel.");
   else text.push("Rate a few more, or press ", h("b", {}, "Cast 60 sample votes"), " in the demo panel.");
   $("hint").replaceChildren(...text);
 }
@@ -164,8 +166,8 @@ async function begin() {
   $("tray").hidden = !samples.length;
   $("samples").replaceChildren(...samples.map((sample) => h("div", {},
     h("button", { type: "button", class: "sample", title: sample.name, onclick: () => chat.sendSample(sample) },
-      h("img", { src: sample.url, alt: `Send the sample ${sample.name}` })),
-    h("button", {
+      h("img", { class: sample.sticker ? "cut" : "", src: sample.url, alt: `Send the sample ${sample.name}` })),
+    sample.sticker ? null : h("button", {
       type: "button", class: "collect", "aria-label": `Collect the sample ${sample.name}`, title: "Collect it for an album",
       onclick: () => chat.collectSample(sample),
     }, "+"))));
