@@ -10,6 +10,7 @@ import pytest
 from yarl import URL
 
 from bot.handlers import broadcast
+from storage.errors import NotSaved
 from storage.ledger import Ledger
 from storage.records import Chat
 from storage.records import Person as Known
@@ -46,7 +47,9 @@ async def report(root: Person, chat: int | None = None) -> Message:
 
 
 async def test_a_broadcast_reaches_everybody_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everybody with a private chat gets it, flood control or not; who is gone is counted; strangers cannot send."""
+    """Everybody with a private chat gets it, flood control or not, unless it asks for more patience than we have; who
+    is gone is counted; strangers cannot send.
+    """
     monkeypatch.setattr(broadcast, "PROGRESS_SECONDS", 0.0)
     async with (
         stage.bot() as bot,
@@ -54,17 +57,19 @@ async def test_a_broadcast_reaches_everybody_once(stage: Stage, monkeypatch: pyt
         stage.person() as ada,
         stage.person(1002, "Ben") as ben,
         stage.person(1003, "Cem") as cem,
+        stage.person(1004, "Dan") as dan,
     ):
-        for each in (ada, ben, cem):
+        for each in (ada, ben, cem, dan):
             await told(each, "/start")
         await ben.blocks()
         stage.emulator.faults.plan("flood", methods=["sendMessage"], chat=cem.id)
+        stage.emulator.faults.plan("flood", methods=["sendMessage"], chat=dan.id, seconds=5000)
         assert "Only my admins" in (await told(ada, f"/broadcast {NEWS}"))["text"]
-        assert "it goes to 3 people" in (await told(root, "/broadcast"))["text"]
+        assert "it goes to 4 people" in (await told(root, "/broadcast"))["text"]
         await root.sends(f"/broadcast {NEWS}")
-        sent = await shows(root, "Sent to 2 of 3 people. 1 cannot be reached any more; with 0 it failed.")
+        sent = await shows(root, "Sent to 2 of 4 people. 1 cannot be reached any more; with 1 it failed.")
         assert "reply_markup" not in sent
-        assert [news(stage, each.id) for each in (ada, ben, cem)] == [1, 0, 1]
+        assert [news(stage, each.id) for each in (ada, ben, cem, dan)] == [1, 0, 1, 0]
         assert len(bot.engine.prompts) == 0
 
 
@@ -138,6 +143,29 @@ async def test_a_message_without_its_note_is_not_sent_again(stage: Stage, monkey
     assert first_line.startswith("Sent to 2 of 3 people.")
     assert second_line.startswith("With 1 I was interrupted in the middle.")
     assert second_line.endswith(f": P{PEOPLE[0]} ({PEOPLE[0]}).")
+    assert [news(stage, person) for person in PEOPLE[:3]] == [1] * 3
+
+
+async def test_a_broadcast_waits_for_the_disk(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While what became of somebody cannot be noted nobody else is told, so that in the end there is no doubt."""
+    monkeypatch.setattr(broadcast, "DISK_SECONDS", 0.02)
+    await acquainted(stage, PEOPLE[:3])
+    async with stage.bot() as bot, stage.person(ADMIN, "Root") as root:
+        note = bot.ledger.set_receiver
+        refused: list[int] = []
+
+        async def unreliable(update: int, chat: int, state: ReceiverState) -> None:
+            if len(refused) < 3:
+                refused.append(sum(news(stage, person) for person in PEOPLE[:3]))
+                raise NotSaved("the disk is full")
+            await note(update, chat, state)
+
+        monkeypatch.setattr(bot.ledger, "set_receiver", unreliable)
+        await root.sends(f"/broadcast {NEWS}")
+        assert (await report(root))["text"].splitlines() == [
+            "Sent to 3 of 3 people. 0 cannot be reached any more; with 0 it failed."
+        ]
+    assert refused == [1, 1, 1]
     assert [news(stage, person) for person in PEOPLE[:3]] == [1] * 3
 
 

@@ -38,7 +38,10 @@ STOPPING_SECONDS: Final = 1.0
 """How long a message that is under way when the bot stops has to arrive and be noted."""
 
 DISK_SECONDS: Final = 1.0
+"""Between two looks whether the disk takes notes again."""
+
 NAMED: Final = 20
+"""So many of those who are in doubt are named."""
 
 Result = TypeVar("Result")
 
