@@ -6,20 +6,12 @@ internvl2-tiny on an lmdeploy that calls itself of another version, where nothin
 
 from __future__ import annotations
 
-import json
-import re
-import subprocess
-import sys
-import time
-from base64 import b64encode
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import ExitStack, aclosing
+from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import Any
 
-import httpx
 import pytest
 import torch
 
@@ -29,7 +21,6 @@ from inference.generation import ChatEngine
 from inference.internvl2.grids import count_tiles
 from inference.internvl2.random import Size, write_random
 from inference.internvl2.tokenizer import load_tokenizer
-from inference.launch import free_port
 from inference.lmdeploy_memory import BLOCK_TOKENS
 from inference.messages import Answer, Delta, Picture, PictureError, Prompt, PromptTooLong, Role, Sampling, Turn
 from inference.pictures import open_picture
@@ -39,74 +30,17 @@ from inference.tiny import CHECKPOINT
 from inference.tiny.questions import held_out
 from inference.tiny.samples import sample_pictures
 from inference.token_ids import token_ids
+from tests.lmdeploy_serving import Served, part, started
 from tests.talks import ONE_TOKEN, PICTURES, picture, talks
 from tests.test_inference_internvl2_tokenizer import FOLDER
 from training.encoding import Encoder
 from training.llava import parse_row
 
-START_SECONDS = 120.0
 SMALL = Size(64, 1, 1, 64, 64, 1, 1, 1, 64, image_size=56, max_tiles=5)
 FEW_TILES = 3
 FEW_BLOCKS = 24
 """So many hold less than the model's positions: the session is shorter."""
 OTHER_VERSION = "import lmdeploy; lmdeploy.__version__ = '0.99.0'; from tests.lmdeploy_on_cpu import main; main()"
-
-
-@dataclass(frozen=True)
-class Served:
-    """A server that listens, and what it notes: what TurboMind was given, and its log."""
-
-    url: str
-    model: Path
-    record: Path
-    log: Path
-
-    def given(self) -> list[dict[str, Any]]:
-        """Each request, oldest first, as TurboMind got it."""
-        return [json.loads(line) for line in self.record.read_text().splitlines()] if self.record.exists() else []
-
-    @asynccontextmanager
-    async def client(self, tiles: int | None = None) -> AsyncIterator[HttpEngine]:
-        engine = HttpEngine(self.url, "model", tiles=tiles)
-        try:
-            yield engine
-        finally:
-            await engine.aclose()
-
-    def metrics(self) -> str:
-        return httpx.get(f"{self.url}/metrics", trust_env=False).text
-
-    def metric(self, name: str) -> float:
-        found = re.search(rf"^{name} (\S+)$", self.metrics(), re.MULTILINE)
-        assert found, f"{name} is not on /metrics"
-        return float(found[1])
-
-
-@contextmanager
-def started(folder: Path, name: str, model: Path, python: Sequence[str], *flags: str) -> Iterator[Served]:
-    """A server process; its lifeline is cut at the end."""
-    port = free_port()
-    served = Served(f"http://127.0.0.1:{port}", model, folder / f"{name}.jsonl", folder / f"{name}.log")
-    line = [sys.executable, "-W", "ignore", *python, str(served.record), "--model", str(model), "--name", "model"]
-    line += ["--port", str(port), *flags]
-    with served.log.open("w") as log, subprocess.Popen(line, stdin=subprocess.PIPE, stdout=log, stderr=log) as process:
-        assert process.stdin is not None
-        try:
-            yield served
-        finally:
-            process.stdin.close()
-            process.wait(30)
-
-
-def wait_for(served: Served) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            if httpx.get(f"{served.url}/health", trust_env=False).status_code == 200:
-                return
-        except httpx.TransportError:
-            assert time.monotonic() < deadline, served.log.read_text()
-        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +60,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Serv
         }
         serving = {name: stack.enter_context(context) for name, context in found.items()}
         for served in serving.values():
-            wait_for(served)
+            served.until_ready()
         yield serving
 
 
@@ -148,16 +82,6 @@ async def answer(engine: HttpEngine, prompt: Prompt) -> Answer:
 
 def asked(text: str, *shown: Picture, sampling: Sampling = ONE_TOKEN) -> Prompt:
     return Prompt(SYSTEM, (Turn(Role.USER, text, shown),), chat="chat", sampling=sampling)
-
-
-def part(data: bytes, **more: Any) -> dict[str, Any]:
-    return {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{b64encode(data).decode()}", **more}}
-
-
-def post(served: Served, *parts: dict[str, Any], **fields: Any) -> httpx.Response:
-    messages = [{"role": "user", "content": [*parts, {"type": "text", "text": "What is this?"}]}]
-    body = {"model": "model", "messages": messages, "temperature": 0, "max_tokens": 1, **fields}
-    return httpx.post(f"{served.url}/v1/chat/completions", json=body, trust_env=False, timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -301,7 +225,7 @@ async def test_a_follow_up_prepares_no_picture_again(tiny: Served) -> None:
 
 async def test_encoded_tiles_are_said_unstreamed_too(tiny: Served) -> None:
     """The usage of a whole answer has the same fields as that of a stream."""
-    usage = post(tiny, part(picture(110, (112, 112)).data)).json()["usage"]
+    usage = tiny.post(part(picture(110, (112, 112)).data)).json()["usage"]
     assert usage["encoded_tiles"] == 1
     assert usage["prompt_tokens_details"]["cached_tokens"] < usage["prompt_tokens"]
 
@@ -332,10 +256,10 @@ async def test_what_is_no_picture_is_refused_and_the_next_question_answered(
 ) -> None:
     """HTTP 400 that says why, streaming or not; an address goes lmdeploy's own way, with its own rules."""
     for stream in (False, True):
-        refused = post(tiny, {"type": "image_url", "image_url": broken}, stream=stream)
+        refused = tiny.post({"type": "image_url", "image_url": broken}, stream=stream)
         assert refused.status_code == 400, refused.text
         assert words in refused.text
-    assert post(tiny, part(PICTURES[0].data)).status_code == 200
+    assert tiny.post(part(PICTURES[0].data)).status_code == 200
 
 
 async def test_a_picture_that_is_none_is_told_to_the_client(tiny: Served) -> None:
@@ -352,7 +276,7 @@ async def test_a_stream_is_the_answer_in_whole_characters(servers: dict[str, Ser
     prompt = asked("这是什么？", shown, sampling=Sampling(temperature=0, max_new_tokens=48))
     async with servers[name].client() as engine:
         deltas = await heard(engine, prompt)
-    whole = post_prompt(servers[name], prompt)
+    whole = servers[name].unstreamed(prompt)
     last = deltas[-1].answer
     assert last is not None
     texts = [delta.text for delta in deltas if delta.text]
@@ -362,18 +286,3 @@ async def test_a_stream_is_the_answer_in_whole_characters(servers: dict[str, Ser
     if name == "tiny":
         assert "\ufffd" not in last.text
         assert len(texts[0]) < 4 < len(last.text)
-
-
-def post_prompt(served: Served, prompt: Prompt) -> str:
-    """The answer to a prompt of one question, not streamed."""
-    (turn,) = prompt.turns
-    messages = [
-        {"role": "system", "content": prompt.system},
-        {
-            "role": "user",
-            "content": [*(part(each.data) for each in turn.pictures), {"type": "text", "text": turn.text}],
-        },
-    ]
-    reply = post(served, messages=messages, max_tokens=prompt.sampling.max_new_tokens)
-    text: str = reply.json()["choices"][0]["message"]["content"]
-    return text

@@ -1,0 +1,108 @@
+"""lmdeploy's server as a process for tests, and how it is asked over HTTP; what it runs is lmdeploy_on_cpu.py."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from base64 import b64encode
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from inference.client import HttpEngine
+from inference.launch import free_port
+from inference.messages import Prompt
+
+START_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server that listens, and what it notes: what TurboMind was given, and its log."""
+
+    url: str
+    model: Path
+    record: Path
+    log: Path
+
+    def given(self) -> list[dict[str, Any]]:
+        """Each request, oldest first, as TurboMind got it."""
+        return [json.loads(line) for line in self.record.read_text().splitlines()] if self.record.exists() else []
+
+    @asynccontextmanager
+    async def client(self, tiles: int | None = None) -> AsyncIterator[HttpEngine]:
+        """The product's own client."""
+        engine = HttpEngine(self.url, "model", tiles=tiles)
+        try:
+            yield engine
+        finally:
+            await engine.aclose()
+
+    def until_ready(self) -> None:
+        """Wait for /health to be 200."""
+        deadline = time.monotonic() + START_SECONDS
+        while not self._is_ready():
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.1)
+
+    def _is_ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health", trust_env=False).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def post(self, *parts: dict[str, Any], **fields: Any) -> httpx.Response:
+        """Ask "What is this?" about parts of a message, greedily and for one token unless the fields say otherwise."""
+        messages = [{"role": "user", "content": [*parts, {"type": "text", "text": "What is this?"}]}]
+        body = {"model": "model", "messages": messages, "temperature": 0, "max_tokens": 1, **fields}
+        return httpx.post(f"{self.url}/v1/chat/completions", json=body, trust_env=False, timeout=60)
+
+    def unstreamed(self, prompt: Prompt) -> str:
+        """The whole answer to a prompt of one question."""
+        (turn,) = prompt.turns
+        shown = [part(each.data) for each in turn.pictures]
+        messages = [
+            {"role": "system", "content": prompt.system},
+            {"role": "user", "content": [*shown, {"type": "text", "text": turn.text}]},
+        ]
+        reply = self.post(messages=messages, max_tokens=prompt.sampling.max_new_tokens)
+        text: str = reply.json()["choices"][0]["message"]["content"]
+        return text
+
+    def metrics(self) -> str:
+        """What /metrics says."""
+        return httpx.get(f"{self.url}/metrics", trust_env=False).text
+
+    def metric(self, name: str) -> float:
+        """The value of one line of it."""
+        found = re.search(rf"^{name} (\S+)$", self.metrics(), re.MULTILINE)
+        assert found, f"{name} is not on /metrics"
+        return float(found[1])
+
+
+@contextmanager
+def started(folder: Path, name: str, model: Path, python: Sequence[str], *flags: str) -> Iterator[Served]:
+    """A server that `python`'s worker starts; its lifeline is cut at the end."""
+    port = free_port()
+    served = Served(f"http://127.0.0.1:{port}", model, folder / f"{name}.jsonl", folder / f"{name}.log")
+    line = [sys.executable, "-W", "ignore", *python, str(served.record), "--model", str(model), "--name", "model"]
+    line += ["--port", str(port), *flags]
+    with served.log.open("w") as log, subprocess.Popen(line, stdin=subprocess.PIPE, stdout=log, stderr=log) as process:
+        assert process.stdin is not None
+        try:
+            yield served
+        finally:
+            process.stdin.close()
+            process.wait(30)
+
+
+def part(data: bytes, **more: Any) -> dict[str, Any]:
+    """The part of a message that is a picture."""
+    return {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{b64encode(data).decode()}", **more}}
