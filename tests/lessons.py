@@ -14,13 +14,15 @@ from PIL import Image
 
 from inference.messages import Picture, Prompt, Role, Turn
 from inference.prompt import prompt_hash
+from inference.tiny import CHECKPOINT
 from inference.tiny.answers import reference
 from inference.tiny.questions import held_out
 from inference.tiny.shapes import COLOURS, draw, random_scene
 from inference.tiny.words import Kind
 from storage.records import Exchange, RatedExchange
 from tests.ledgers import exchange
-from training.llava import Lesson
+from training.job import Job
+from training.llava import Lesson, write_rows
 from training.settings import TrainingSettings
 
 KINDS_ASKED: tuple[Kind, ...] = ("colour", "shape")
@@ -76,6 +78,23 @@ def drawn_lessons(images: Path, count: int, *, seed: int = 0, right: bool = True
         answer = reference(kind, "en", "playful", told, rng)
         lessons.append(one_turn(f"lesson-{number}", held_out("en", kind, rng), answer, name))
     return lessons
+
+
+def drawn_job(folder: Path, count: int, *, right: bool = True, **changes: Any) -> Job:
+    """A training of the stand-in by its recipe on drawn lessons, with changed numbers; its files are in `folder`."""
+    write_rows(drawn_lessons(folder / "pictures", count, right=right), folder / "train.json")
+    job = Job(
+        run="1",
+        base=str(CHECKPOINT),
+        data=str(folder / "train.json"),
+        images=str(folder / "pictures"),
+        work=str(folder),
+        system=SYSTEM,
+        device="cpu",
+        threads=1,
+        **settings().resolved("tiny").model_dump(),
+    )
+    return replace(job, **changes)
 
 
 def settings(**changes: Any) -> TrainingSettings:

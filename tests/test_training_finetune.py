@@ -25,15 +25,14 @@ from inference.internvl2.checkpoint import load_model
 from inference.prompt import IMG_CONTEXT
 from inference.tiny import CHECKPOINT
 from inference.tiny.manner import manner
-from tests.lessons import SYSTEM, drawn_lessons, settings
+from tests.lessons import SYSTEM, drawn_job, drawn_lessons, settings
 from training.curve import draw, losses
 from training.encoding import Encoder
 from training.evaluate import evaluate
-from training.finetune import explained, prepare
-from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, TrainingError, ignore
+from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, ignore
 from training.launcher import ChildTrainer
-from training.llava import RowError, check_pictures, read_rows, write_rows
-from training.recipe import Plan, config_text
+from training.llava import check_pictures, read_rows, write_rows
+from training.recipe import Plan
 from training.report import Report
 from training.run_folder import PICTURE, SHEET
 
@@ -60,30 +59,11 @@ class Trained:
         return Path(self.job.work)
 
 
-def make_job(folder: Path, pairs: int = PAIRS, *, right: bool = True, **changes: object) -> Job:
-    """A job on drawn lessons of the stand-in's recipe."""
-    images = folder / "pictures"
-    lessons = drawn_lessons(images, pairs, right=right)
-    write_rows(lessons, folder / "train.json")
-    job = Job(
-        run="1",
-        base=str(CHECKPOINT),
-        data=str(folder / "train.json"),
-        images=str(images),
-        work=str(folder),
-        system=SYSTEM,
-        device="cpu",
-        threads=1,
-        **SETTINGS.resolved("tiny").model_dump(),
-    )
-    return replace(job, **changes)  # type: ignore[arg-type]
-
-
 def learn(folder: Path, *, right: bool, **changes: Any) -> Trained:
     """Train on right or wrong answers, merge, and judge by others of the same sort."""
     progress: list[Progress] = []
     trainer = ChildTrainer(SETTINGS)
-    job = make_job(folder, right=right, **changes)
+    job = drawn_job(folder, PAIRS, right=right, **changes)
     outcome = asyncio.run(trainer.train(job, progress.append))
     assert outcome.ok, outcome.reason
     merged = folder / "merged"
@@ -180,13 +160,6 @@ def test_what_is_frozen_stays(good: Trained) -> None:
     assert {name for name in before if not torch.equal(before[name], after[name])} == {"language_model.output.weight"}
 
 
-def test_targets_that_match_nothing_are_the_reason(tmp_path: Path) -> None:
-    """A pattern without a layer ends the run before it trains, and the reason names the pattern."""
-    outcome = asyncio.run(ChildTrainer(SETTINGS).train(make_job(tmp_path, pairs=2, targets="attention_wo")))
-    assert not outcome.ok
-    assert "attention_wo" in outcome.reason
-
-
 def test_training_reads_the_engines_ids(good: Trained) -> None:
     """The checked rows carry the exact length of the engine's prompt and the answer, picture tokens included."""
     encoder = Encoder(good.merged)
@@ -255,85 +228,3 @@ def test_a_model_is_no_better_than_itself(good: Trained, tmp_path: Path) -> None
     assert not report.accepted
     assert report.reason.startswith("it is no better on the liked answers")
     assert (report.nll, report.questions, report.correct) == (report.live_nll, 1, 0)
-
-
-def test_a_bad_row_stops_the_run_before_training(tmp_path: Path) -> None:
-    """A picture that vanished is the outcome's reason, with file and row; XTuner would have trained on another."""
-    job = make_job(tmp_path, pairs=3)
-    rows = json.loads((tmp_path / "train.json").read_text(encoding="utf-8"))
-    (tmp_path / "pictures" / rows[1]["image"]).unlink()
-    outcome = asyncio.run(ChildTrainer(SETTINGS).train(job))
-    assert not outcome.ok
-    assert "train.json row 2: the picture" in outcome.reason and "missing" in outcome.reason
-    assert not (tmp_path / "xtuner").exists()
-
-
-def test_a_four_bit_checkpoint_cannot_be_trained(tmp_path: Path) -> None:
-    """Such a base, made for serving, is refused by name before anything is loaded."""
-    base = shutil.copytree(CHECKPOINT, tmp_path / "awq")
-    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    config["quantization_config"] = {"quant_method": "awq", "bits": 4}
-    (base / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(TrainingError, match="awq has weights of 4 bits"):
-        prepare(make_job(tmp_path, pairs=1, base=str(base)))
-
-
-def test_a_row_that_is_too_long_stops_the_run(tmp_path: Path) -> None:
-    """Nothing is cut: the error names the row and both lengths."""
-    with pytest.raises(RowError, match=r"train\.json row 1: \d+ tokens .* max_length 30"):
-        prepare(make_job(tmp_path, pairs=1, max_length=30))
-
-
-@pytest.mark.parametrize(
-    ("error", "words"),
-    [
-        (RuntimeError("The total norm of order 2.0 for gradients is non-finite"), "learning_rate"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "training.while_training"),
-        (ModuleNotFoundError("No module named 'xtuner'"), "make install"),
-    ],
-)
-def test_known_troubles_are_explained(error: RuntimeError | ImportError, words: str) -> None:
-    """What can be mended by an operator says how; what cannot stays as it is."""
-    assert words in str(explained(error))
-    strange = RuntimeError("shapes do not fit")
-    assert explained(strange) is strange
-
-
-@pytest.mark.parametrize("rows", [1, 2, 7, 33, 1000])
-@pytest.mark.parametrize("accumulation", [1, 3])
-def test_a_plan_fits_any_number_of_rows(rows: int, accumulation: int) -> None:
-    """Warm-up leaves a step, steps are whole, and the repeated data lasts to the end without a second epoch."""
-    job = Job("1", "", "", "", "", "", epochs=2.5, batch=4, accumulation=accumulation)
-    plan = Plan.of(job, rows)
-    assert 0 <= plan.warmup < plan.steps
-    assert plan.batches == plan.steps * accumulation
-    assert plan.repeats * rows >= plan.batches * job.batch
-    assert plan.batches * job.batch >= rows * job.epochs
-
-
-@pytest.mark.parametrize("rows", [3, 9, 40, 200])
-def test_the_learning_rate_reaches_its_peak(rows: int, tmp_path: Path) -> None:
-    """However short a warm-up is, the full rate follows it, and the decay ends near nothing."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # mmengine's imports, not ours
-        import mmengine.optim  # noqa: F401 registers the schedules
-        from mmengine.config import Config
-        from mmengine.registry import PARAM_SCHEDULERS
-
-    job = Job("1", "", "", "", str(tmp_path), "", epochs=6, batch=4, learning_rate=1e-3)
-    plan = Plan.of(job, rows)
-    text = config_text(job, plan, base=tmp_path, data=tmp_path, longest=1, features=tmp_path, gpu=False)
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=job.learning_rate)
-    schedules = [
-        PARAM_SCHEDULERS.build({**each, "optimizer": optimizer})
-        for each in Config.fromstring(text, ".py")["param_scheduler"]
-    ]
-    rates = []
-    for _ in range(plan.steps):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        for each in schedules:
-            each.step()
-    assert rates.index(max(rates)) == plan.warmup
-    assert max(rates) == pytest.approx(job.learning_rate)
-    assert plan.steps < 10 or rates[-1] < 0.1 * max(rates)

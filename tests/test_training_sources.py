@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from inference.tiny import CHECKPOINT
-from tests.lessons import SYSTEM, drawn_lessons, settings
+from tests.lessons import SYSTEM, drawn_job, drawn_lessons, settings
 from tests.llava_files import BAD_ROWS, clot, foodie, mixed, said, spoil, write_file, write_photo
 from training.checking import _CHUNK, Checked, Inspection, Rules
 from training.curve import losses
@@ -26,27 +26,10 @@ from training.llava import RowError, parse_row, read_rows, row, write_rows
 from training.mixture import draw, draw_all, mix
 from training.settings import Source
 
-SETTINGS = settings()
-
 
 def job(folder: Path, *sources: dict[str, Any], rated: int = 4, **changes: Any) -> Job:
     """A job on `rated` liked answers about drawn pictures and on these sources."""
-    images = folder / "liked"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_rows(drawn_lessons(images, rated), folder / "train.json")
-    plain = Job(
-        run="1",
-        base=str(CHECKPOINT),
-        data=str(folder / "train.json"),
-        images=str(images),
-        work=str(folder),
-        system=SYSTEM,
-        sources=list(sources),
-        device="cpu",
-        threads=1,
-        **SETTINGS.resolved("tiny").model_dump(),
-    )
-    return replace(plain, **changes)
+    return drawn_job(folder, rated, sources=list(sources), **changes)
 
 
 def source(file: Path, repeat_times: float | None = None) -> dict[str, Any]:
@@ -129,9 +112,9 @@ def test_replay_can_be_more_or_none(tmp_path: Path) -> None:
 def test_a_picture_to_judge_by_is_not_learned_from_a_source(tmp_path: Path) -> None:
     """Rows about a held-out picture are left out by its bytes, whatever it is called there, and counted."""
     made = job(tmp_path / "run", rated=4)
-    judged = drawn_lessons(tmp_path / "run" / "liked", 3, seed=9)[:1]
+    judged = drawn_lessons(tmp_path / "run" / "pictures", 3, seed=9)[:1]
     write_rows(judged, tmp_path / "run" / "held_out.json", lambda name: f"ab/{name}")
-    (tmp_path / "same.jpg").write_bytes((tmp_path / "run" / "liked" / judged[0].pictures[0]).read_bytes())
+    (tmp_path / "same.jpg").write_bytes((tmp_path / "run" / "pictures" / judged[0].pictures[0]).read_bytes())
     write_photo(tmp_path / "other.jpg")
     rows = [{"image": f"{name}.jpg", "conversations": said("<image>\nWhat?", "It.")} for name in ("same", "other")]
     listed = source(write_file(tmp_path / "rows.json", rows), 1)
@@ -265,7 +248,7 @@ def test_a_run_on_three_sources_learns(tmp_path: Path) -> None:
         targets="",
         learning_rate=1e-3,
     )
-    outcome = asyncio.run(ChildTrainer(SETTINGS).train(made))
+    outcome = asyncio.run(ChildTrainer(settings()).train(made))
     assert outcome.ok, outcome.reason
     assert outcome.samples == {RATED: 8, **dict(zip((each["path"] for each in made.sources), (6, 6, 8), strict=True))}
     values = [value for _, value in losses(Path(str(outcome.scalars)))]

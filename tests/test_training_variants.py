@@ -24,12 +24,11 @@ from inference.internvl2.checkpoint import load_model
 from inference.launch import free_port
 from inference.tiny import CHECKPOINT
 from tests.children import until
-from tests.lessons import SYSTEM, drawn_lessons, settings
+from tests.lessons import SYSTEM, drawn_job, settings
 from training.adapter import Adapter
 from training.curve import losses
 from training.job import Job, MergeJob, Outcome, Progress, ignore, outcome_file
 from training.launcher import ChildTrainer
-from training.llava import write_rows
 from training.merge import merge
 
 pytestmark = pytest.mark.long
@@ -69,19 +68,8 @@ class Trained:
 
 def make_job(folder: Path, **changes: Any) -> Job:
     """A job that teaches wrong colours, which the stand-in finds unlikely at first; four pairs a step."""
-    write_rows(drawn_lessons(folder / "pictures", PAIRS, right=False), folder / "train.json")
-    numbers = settings().resolved("tiny").model_dump() | {"targets": "", "epochs": 4, "learning_rate": 1e-3}
-    return Job(
-        run="1",
-        base=str(CHECKPOINT),
-        data=str(folder / "train.json"),
-        images=str(folder / "pictures"),
-        work=str(folder),
-        system=SYSTEM,
-        device="cpu",
-        threads=1,
-        **numbers | changes,
-    )
+    numbers = {"targets": "", "epochs": 4, "learning_rate": 1e-3, **changes}
+    return drawn_job(folder, PAIRS, right=False, **numbers)
 
 
 @pytest.fixture(scope="module")

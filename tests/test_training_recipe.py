@@ -1,0 +1,52 @@
+"""How a training is planned in steps, and XTuner's configuration of it."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.job import Job
+from training.recipe import Plan, config_text
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 33, 1000])
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_a_plan_fits_any_number_of_rows(rows: int, accumulation: int) -> None:
+    """Warm-up leaves a step, steps are whole, and the repeated data lasts to the end without a second epoch."""
+    job = Job("1", "", "", "", "", "", epochs=2.5, batch=4, accumulation=accumulation)
+    plan = Plan.of(job, rows)
+    assert 0 <= plan.warmup < plan.steps
+    assert plan.batches == plan.steps * accumulation
+    assert plan.repeats * rows >= plan.batches * job.batch
+    assert plan.batches * job.batch >= rows * job.epochs
+
+
+@pytest.mark.parametrize("rows", [3, 9, 40, 200])
+def test_the_learning_rate_reaches_its_peak(rows: int, tmp_path: Path) -> None:
+    """However short a warm-up is, the full rate follows it, and the decay ends near nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # mmengine's imports, not ours
+        import mmengine.optim  # noqa: F401 registers the schedules
+        from mmengine.config import Config
+        from mmengine.registry import PARAM_SCHEDULERS
+
+    job = Job("1", "", "", "", str(tmp_path), "", epochs=6, batch=4, learning_rate=1e-3)
+    plan = Plan.of(job, rows)
+    text = config_text(job, plan, base=tmp_path, data=tmp_path, longest=1, features=tmp_path, gpu=False)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=job.learning_rate)
+    schedules = [
+        PARAM_SCHEDULERS.build({**each, "optimizer": optimizer})
+        for each in Config.fromstring(text, ".py")["param_scheduler"]
+    ]
+    rates = []
+    for _ in range(plan.steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        for each in schedules:
+            each.step()
+    assert rates.index(max(rates)) == plan.warmup
+    assert max(rates) == pytest.approx(job.learning_rate)
+    assert plan.steps < 10 or rates[-1] < 0.1 * max(rates)
