@@ -41,6 +41,7 @@ KNOWN: Final = (
     later("there is too little memory to compute {batch} pairs at once"),
     later("the training diverged: lower training.knobs.learning_rate"),
     later("the training diverged, {name} is not finite: lower training.knobs.learning_rate"),
+    later("the processes that read the pictures bring nothing any more; finetune.log says why"),
     later("{step} took longer than training.timeout; the log is {log}"),
     later("the {step} process died ({how}); it said last: {words} (all of it in {log})"),
     # training.evaluate

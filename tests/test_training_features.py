@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from inference.internvl2.checkpoint import load_model
 from inference.messages import PictureError
@@ -40,6 +42,35 @@ def test_kept_features_are_the_towers(tmp_path: Path) -> None:
             assert kept is not None and kept.shape[1:] == (SIGHT.tokens, SIGHT.width)
             tiles = torch.cat([SIGHT.look(tmp_path / name) for name in asked])
             torch.testing.assert_close(model.mlp1(kept), model.extract_feature(tiles), rtol=1e-4, atol=1e-4)
+
+
+class _Each(Dataset[Tensor]):
+    """The features of each picture."""
+
+    def __init__(self, features: Features, names: list[str]) -> None:
+        self._features = features
+        self._names = names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, place: int) -> Tensor:
+        kept = self._features.of([self._names[place]])
+        assert kept is not None
+        return kept
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_features_of_unlike_pictures_come_out_of_a_loaders_process(tmp_path: Path) -> None:
+    """A batch of pictures with different numbers of tiles, which cannot be stacked, arrives from another process."""
+    names = ["a.jpg", "b.jpg", "c.jpg"]
+    written(tmp_path, names)
+    each = _Each(Features(tmp_path / "kept"), names)
+    assert len({len(each[place]) for place in range(3)}) > 1, "they differ"
+    # What is lost on the way never comes; the loader says so after a minute.
+    (batch,) = DataLoader(each, batch_size=3, num_workers=1, collate_fn=list, timeout=60)
+    for place, found in enumerate(batch):
+        torch.testing.assert_close(found, each[place], rtol=0, atol=0)
 
 
 def test_a_picture_that_is_not_kept_is_not_made_up(tmp_path: Path) -> None:

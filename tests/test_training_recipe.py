@@ -24,6 +24,19 @@ def test_a_plan_fits_any_number_of_rows(rows: int, accumulation: int) -> None:
     assert plan.batches * job.batch >= rows * job.epochs
 
 
+def test_the_training_waits_for_no_batch_for_ever(tmp_path: Path) -> None:
+    """On a GPU other processes read, and what they lose never comes: the loader ends the wait, and the run fails."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # mmengine's imports, not ours
+        from mmengine.config import Config
+
+    job = Job("1", "", "", "", str(tmp_path), "")
+    text = config_text(job, Plan.of(job, 9), base=tmp_path, data=tmp_path, longest=1, features=tmp_path, gpu=True)
+    loader = Config.fromstring(text, ".py")["train_dataloader"]
+    assert loader["num_workers"] > 0
+    assert loader["timeout"] > 0
+
+
 @pytest.mark.parametrize("rows", [3, 9, 40, 200])
 def test_the_learning_rate_reaches_its_peak(rows: int, tmp_path: Path) -> None:
     """However short a warm-up is, the full rate follows it, and the decay ends near nothing."""

@@ -57,6 +57,7 @@ def test_a_row_that_is_too_long_stops_the_run(tmp_path: Path) -> None:
     [
         (RuntimeError("The total norm of order 2.0 for gradients is non-finite"), "learning_rate"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "training.while_training"),
+        (RuntimeError("DataLoader timed out after 600 seconds"), "finetune.log"),
         (ModuleNotFoundError("No module named 'xtuner'"), "make install"),
     ],
 )

@@ -82,11 +82,12 @@ class Features:
                 self._found |= {name: values[first : first + count] for name, first, count in content["pictures"]}
 
     def of(self, pictures: Sequence[str]) -> Tensor | None:
-        """Those of some pictures, in order, [T, tokens, width]; None if not all of them are kept."""
+        """A copy of those of some pictures, in order, [T, tokens, width]; None if not all of them are kept."""
         if not all(name in self._found for name in pictures):
             return None
-        parts = [self._found[name] for name in pictures]
-        return torch.cat(parts) if len(parts) != 1 else parts[0]
+        # No view of the file, of one picture alone neither: a loader's process hands a tensor on by its storage's file
+        # descriptor, a mapped file has none, and torch then loses the batch, for which the training waits for ever.
+        return torch.cat([self._found[name] for name in pictures])
 
 
 class _File:

@@ -161,6 +161,8 @@ def explained(error: ImportError | RuntimeError) -> Exception:
         return TrainingError(f"a part of the trainer is missing or does not fit ({text}): run make install again")
     if "non-finite" in text:  # torch.nn.utils.clip_grad_norm_
         return TrainingError("the training diverged: lower training.knobs.learning_rate")
+    if "DataLoader timed out" in text:
+        return TrainingError("the processes that read the pictures bring nothing any more; finetune.log says why")
     if "out of memory" in text or "can't allocate memory" in text:
         return TrainingError(f"there is too little memory to load the model: {_LESS}")
     return error

@@ -20,6 +20,10 @@ from training.run_folder import STATE
 
 _HEAD: Final = '"""One run of thumbtune\'s training, for XTuner 0.2.0: python -m xtuner.tools.train THIS_FILE"""\n\n'
 
+_BATCH_SECONDS: Final = 600
+"""So long the training waits for a batch from the processes that read. What they lose on the way never comes: torch
+says so in the log and nowhere else."""
+
 VISUALIZER: Final = {
     "type": "mmengine.visualization.Visualizer",
     "vis_backends": [
@@ -93,6 +97,7 @@ def _configuration(
             "batch_size": plan.batch,
             # Reading beside the GPU; on a CPU there is nothing to do it beside.
             "num_workers": 4 if gpu else 0,
+            "timeout": _BATCH_SECONDS if gpu else 0,
             "pin_memory": gpu,
             "dataset": {
                 **lessons(job, base=base, data=data, repeats=plan.repeats, max_length=job.max_length),
