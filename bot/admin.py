@@ -16,6 +16,7 @@ from inference.status import Status
 from storage.errors import StorageError
 from storage.records import Model, Run
 from training.job import TrainingError
+from training.launcher import LastWord
 from training.pipeline import Plan
 
 
@@ -34,7 +35,7 @@ class AdminRefusal(Exception):
 
 class Overview(Protocol):
     """What /status and /schedule show. `next_run` is the next run of the cron text `schedule` (None: only by
-    command)."""
+    command), `last_word` is of the worker at work."""
 
     @property
     def live(self) -> str: ...
@@ -53,6 +54,9 @@ class Overview(Protocol):
 
     @property
     def schedule(self) -> str: ...
+
+    @property
+    def last_word(self) -> LastWord | None: ...
 
 
 class AdminActions(Protocol):

@@ -115,11 +115,12 @@ class Application:
         schedule.start()
         self._at_end("schedule", schedule.stop)
 
+        trainer = ChildTrainer(settings.training)
         pipeline = Pipeline(
             ledger=ledger,
             pictures=pictures,
             models=models,
-            trainer=ChildTrainer(settings.training),
+            trainer=trainer,
             settings=settings.training,
             places=Places(
                 base=base,
@@ -132,7 +133,7 @@ class Application:
             tiles=settings.inference.tiles or 0,
         )
         forgetting = Forgetting(ledger, pictures, folder / "runs", lambda session: deployment.forget(chat_key(session)))
-        vitals = Vitals(ledger, deployment, schedule, gate.numbers)
+        vitals = Vitals(ledger, deployment, schedule, gate.numbers, lambda: trainer.last_word)
         operations = Operations(
             ledger=ledger,
             pipeline=pipeline,
@@ -165,7 +166,9 @@ class Application:
         web = WebServer(settings, vitals, inbox.accept)
         self.address = await web.start()
         self._at_end("web server", web.stop)
-        watch = Watch(notices, deployment.status, folder, settings.storage.min_free_gigabytes)
+        watch = Watch(
+            notices, deployment.status, lambda: trainer.last_word, folder, settings.storage.min_free_gigabytes
+        )
         watch.start()
         self._at_end("watch", watch.stop)
         await operations.start()

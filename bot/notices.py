@@ -131,6 +131,16 @@ class Notices:
 
         await self._each(tell)
 
+    async def relief(self, key: str, sentence: str, **values: object) -> None:
+        """Tell that a trouble is over, in a sentence of the catalogues; the same `key` at most once an hour."""
+        if not self._is_news(key):
+            return
+
+        async def tell(admin: int, say: Say) -> None:
+            await self._bot.send_message(admin, say(sentence, **values))
+
+        await self._each(tell)
+
     async def update_set_aside(self, update: int, reason: str) -> None:
         """Apologise to whoever sent an update that was given up, and tell the admins, once an hour."""
         await self._apologise(update)

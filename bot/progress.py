@@ -16,6 +16,7 @@ from bot.translation import Say, later
 from storage.records import Run
 from storage.states import RUN_TRANSITIONS, RunState
 from training.figures import clock
+from training.launcher import LastWord
 
 BAR: Final = 20
 RUN_STATES: Final = {
@@ -27,6 +28,13 @@ RUN_STATES: Final = {
     RunState.FAILED: later("failed"),
     RunState.CANCELLED: later("cancelled"),
 }
+
+SILENT: Final = later("Run {run} has told no progress for {time}. Where it stands is in {log}. /cancel ends it.")
+
+
+def silence(word: LastWord) -> dict[str, object]:
+    """What stands in the places of `SILENT`."""
+    return {"run": word.run, "time": clock(word.seconds), "log": str(word.log)}
 
 
 def run_progress(run: Run, say: Say) -> str:

@@ -18,6 +18,7 @@ from inference.supervisor import State
 from storage.errors import StorageError
 from storage.ledger import Ledger
 from storage.records import Model, Run
+from training.launcher import LastWord
 from training.run_folder import CURVE, SHEET, kept_file
 
 RUNS_SHOWN = 10
@@ -25,7 +26,9 @@ RUNS_SHOWN = 10
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """What an operator sees at a glance. `curve` is the newest run with a loss curve, `sheets` all with a sheet."""
+    """What an operator sees at a glance. `curve` is the newest run with a loss curve, `sheets` all with a sheet.
+    `last_word` is of the worker at work.
+    """
 
     live: str
     engine: Status
@@ -36,19 +39,26 @@ class Overview:
     schedule: str
     curve: int | None
     sheets: frozenset[int]
+    last_word: LastWord | None
 
 
 class Vitals:
     """Each question is answered from how things are now."""
 
     def __init__(
-        self, ledger: Ledger, deployment: Deployment, schedule: Schedule, calls: Callable[[], Mapping[str, float]]
+        self,
+        ledger: Ledger,
+        deployment: Deployment,
+        schedule: Schedule,
+        calls: Callable[[], Mapping[str, float]],
+        last_word: Callable[[], LastWord | None],
     ) -> None:
-        """`calls` tells what is countable of the calls to Telegram."""
+        """`calls` tells what is countable of the calls to Telegram; `last_word` is of the worker at work."""
         self._ledger = ledger
         self._deployment = deployment
         self._schedule = schedule
         self._calls = calls
+        self._last_word = last_word
 
     async def overview(self) -> Overview:
         """What the operator page and /status show."""
@@ -65,6 +75,7 @@ class Vitals:
             schedule=self._schedule.cron,
             curve=curves[0] if curves else None,
             sheets=frozenset(run.id for run in runs if kept_file(run.directory, SHEET)),
+            last_word=self._last_word(),
         )
 
     async def ping(self) -> dict[str, str]:

@@ -1,7 +1,9 @@
-"""Looks now and then whether something goes wrong that admins should know of: an engine that crashes, a full disk.
+"""Looks now and then whether something goes wrong that admins should know of: an engine that crashes, a full disk, a
+run that says nothing any more.
 
 Each trouble is told when it begins, and an engine that goes on crashing at most once an hour; a disk that fills up is
-told again only after it had room meanwhile. Failed runs are told by the operations. Mends nothing itself.
+told again only after it had room meanwhile. Of a silent run it is told as well that it goes on. Failed runs are told by
+the operations. Mends nothing itself.
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ from typing import Final
 import structlog
 
 from bot.notices import Notices
+from bot.progress import SILENT, silence
 from bot.translation import later
 from inference.status import Status
 from inference.supervisor import State
+from training.launcher import LastWord
 
 LOOK_SECONDS: Final = 5.0
 
@@ -27,6 +31,7 @@ FAILING: Final = later("The engine does not start, and nobody is answered; I kee
 DISK_LOW: Final = later(
     "Only {free} GB are free on the disk of {folder}. Make room, or answers and votes cannot be saved soon."
 )
+GOES_ON: Final = later("Run {run} tells progress again and goes on.")
 
 log = structlog.get_logger()
 
@@ -34,15 +39,24 @@ log = structlog.get_logger()
 class Watch:
     """`start()` once, `stop()` at the end."""
 
-    def __init__(self, notices: Notices, status: Callable[[], Status], folder: Path, min_free_gigabytes: float) -> None:
-        """`folder` is on the disk that is looked at."""
+    def __init__(
+        self,
+        notices: Notices,
+        status: Callable[[], Status],
+        last_word: Callable[[], LastWord | None],
+        folder: Path,
+        min_free_gigabytes: float,
+    ) -> None:
+        """`last_word` is of the worker at work; `folder` is on the disk that is looked at."""
         self._notices = notices
         self._status = status
+        self._last_word = last_word
         self._folder = folder
         self._least = min_free_gigabytes * 1e9
         self._crashes = 0
         self._failing = False
         self._low = False
+        self._silent = ""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -67,6 +81,8 @@ class Watch:
     async def look(self) -> None:
         """Tell what has become worse since the last look."""
         await self._look_at_engine(self._status())
+        if word := self._last_word():
+            await self._look_at_run(word)
         free = shutil.disk_usage(self._folder).free
         low, self._low = self._low, free < self._least
         if self._low and not low:
@@ -80,3 +96,10 @@ class Watch:
             await self._notices.alert("engine failing", FAILING, reason=reason)
         elif self._crashes > crashes and not self._failing:
             await self._notices.alert("engine crashed", CRASHED, reason=reason)
+
+    async def _look_at_run(self, word: LastWord) -> None:
+        silent, self._silent = self._silent, word.run if word.silent else ""
+        if word.silent and silent != word.run:
+            await self._notices.alert(f"silent:{word.run}", SILENT, **silence(word))
+        elif silent == word.run and not word.silent:
+            await self._notices.relief(f"goes on:{word.run}", GOES_ON, run=word.run)

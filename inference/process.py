@@ -25,6 +25,8 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Final, Self
 
+from inference import stacks
+
 _TAIL_LINES: Final = 40
 _LINE_BYTES: Final = 64 * 1024
 _PUMP_SECONDS: Final = 5.0
@@ -119,6 +121,13 @@ class Child:
         with contextlib.suppress(ValueError):
             return f"signal {signal.Signals(-code).name}"
         return f"signal {-code}"
+
+    async def show_stacks(self) -> None:
+        """Have the child, and what it started, write into the log where they stand, as far as they do (stacks.py)."""
+        if self.returncode is None:
+            for pid in stacks.answering(self.pid):
+                self._log.line(f"--- process {pid} stands here:")
+                await stacks.ask(pid)
 
     async def wait(self) -> int:
         """Wait for the end and return the exit status. The child is reaped then and its output is in the log."""

@@ -42,6 +42,7 @@ from storage.records import Model, Run
 from storage.states import ModelState
 from tests.person import UP, Message, Person, button
 from training.knobs import Recipe
+from training.launcher import LastWord
 from training.pipeline import Plan
 from training.selection import Counts
 
@@ -112,6 +113,7 @@ class Notebook:
     counts: dict[str, int] = field(default_factory=lambda: {"exchanges": 12, "ups": 5, "downs": 2})
     next_run: datetime | None = None
     schedule: str = ""
+    last_word: LastWord | None = None
 
     async def retrain(self, by: int) -> Run:
         return self._noted(self.run, "retrain", by)

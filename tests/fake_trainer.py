@@ -1,9 +1,10 @@
 """A stand-in for the interpreter of the training workers: `fake_trainer.py -m training.STEP JOB.json`.
 
 What it does is told by a file `cue` beside the job: `good` (progress, then an outcome), `bad` (an outcome with a
-reason), `die` (a complaint, then exit code 3), `killed` (SIGKILL to itself), `hang` (progress, then silence), `noise`
-(lines that are no progress), `cramped` (too little memory until the batch is a fourth). It ends with its parent as the
-real ones do. torchrun starts several of it.
+reason), `die` (a complaint, then exit code 3), `killed` (SIGKILL to itself), `hang` (progress, then silence), `pause`
+(silence until a file `go` lies beside the job, then progress and an outcome), `noise` (lines that are no progress),
+`cramped` (too little memory until the batch is a fourth). It ends with its parent and answers who asks where it stands,
+as the real ones do. torchrun starts several of it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+from inference import stacks
 from inference.lifeline import watch_parent
 from training.job import Job, Outcome, Progress, outcome_file
 
@@ -24,9 +26,15 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
+def stuck() -> None:
+    """Say nothing any more."""
+    time.sleep(600)
+
+
 def main() -> int:
     """Act on the cue."""
     watch_parent(grace=0.1)
+    stacks.answer()
     job = Path(sys.argv[3])
     cue = (job.parent / "cue").read_text()
     (job.parent / f"pid{os.environ.get('RANK', '')}").write_text(str(os.getpid()))
@@ -37,7 +45,11 @@ def main() -> int:
     for step in (1, 2, 3):
         say(Progress("training", step, 3, 1 / step, 3.0 - step).to_json())
     if cue == "hang":
-        time.sleep(600)
+        stuck()
+    if cue == "pause":
+        while not (job.parent / "go").exists():
+            time.sleep(0.02)
+        say(Progress("training", 3, 3).to_json())
     if cue == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if cue == "die":

@@ -9,12 +9,15 @@ import signal
 from pathlib import Path
 from typing import Final
 
+import aiohttp
 import pytest
 
 from bot.notices import GAVE_UP, SORRY
 from bot.operations import NOT_TAKEN
+from bot.progress import SILENT
 from bot.translation import Translator
 from bot.watch import CRASHED, DISK_LOW
+from storage.states import RunState
 from tests.person import Message, Person, button
 from tests.speech import foreign
 from tests.whole_bot import ADMIN, WholeBot, picture, whole_bot, words
@@ -98,3 +101,26 @@ async def test_each_trouble_is_told_once(tmp_path: Path, monkeypatch: pytest.Mon
             assert fault in found
             assert foreign(PLACE.sub("", say(sentence)), language) == []
         assert sum("⚠" in text for text in told) == 4, "nothing else is told as trouble"
+
+
+async def test_a_run_that_hangs_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The admin hears of it, /status and the operator page name its log; /cancel ends it as it ends any other."""
+    say = Translator.load().to("zh")
+    async with whole_bot(tmp_path, monkeypatch) as whole:
+        root = await whole.person(ADMIN, "Root", "zh")
+        async with whole.running(training={"silence": 1.0}) as application:
+            for seed in range(4):
+                await root.toast(await root.taps("👍", await asking(whole, root, seed)))
+            whole.cue("hang")
+            await root.sends("/retrain")
+            told = shape(say(SILENT))
+            alert = await whole.says(root.id, lambda message: told.search(words(message)) is not None)
+            log = whole.data / "runs" / "1" / "finetune.log"
+            assert str(log) in words(alert)
+            asked = await root.sends("/status")
+            status = await whole.says(root.id, after=asked["message_id"])
+            assert told.search(words(status)) and str(log) in words(status)
+            async with aiohttp.ClientSession() as session, session.get(application.address) as page:
+                assert f": {log}" in await page.text()
+            await root.sends("/cancel")
+            assert (await whole.ended(1)).state is RunState.CANCELLED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import namedtuple
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from bot.watch import Watch
 from inference.status import Counters
 from inference.supervisor import State
 from tests.chatting import ADMIN, Notebook, Stage
+from training.launcher import LastWord
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -20,7 +22,7 @@ async def test_a_crash_is_told_once(stage: Stage) -> None:
     """An engine that crashes over and over is told once, and once more when it does not start at all."""
     status = Notebook().engine
     async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
-        watch = Watch(bot.notices, lambda: status, stage.directory, 0)
+        watch = Watch(bot.notices, lambda: status, lambda: None, stage.directory, 0)
         await watch.look()
         assert await root.bot_messages() == []
         for crashes in (1, 1, 2, 5):
@@ -44,11 +46,34 @@ async def test_a_disk_that_fills_up_is_told_once(stage: Stage, monkeypatch: pyte
         await root.sends("/language")
         await stage.handled(bot)
         before = len(await root.bot_messages())
-        watch = Watch(bot.notices, lambda: Notebook().engine, stage.directory, 2.0)
+        watch = Watch(bot.notices, lambda: Notebook().engine, lambda: None, stage.directory, 2.0)
         for free[0] in (3.0, 1.5, 1.4, 1.3):
             await watch.look()
         (told,) = (await root.bot_messages())[before:]
         assert "磁盘只剩 1.5 GB" in told["text"]
+
+
+async def test_a_silent_run_is_told_once_and_that_it_goes_on(stage: Stage) -> None:
+    """However often it is looked at, one message for the silence and one for its end; a run that ends needs none."""
+    word: list[LastWord | None] = [None]
+
+    def said(run: int, seconds: float) -> LastWord:
+        return LastWord(str(run), seconds, seconds >= 600, Path(f"/data/runs/{run}/finetune.log"))
+
+    async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
+        watch = Watch(bot.notices, lambda: Notebook().engine, lambda: word[0], stage.directory, 0)
+        for word[0] in (None, said(3, 1), said(3, 300), said(3, 600), said(3, 605)):
+            await watch.look()
+        assert [each["text"] for each in await root.bot_messages()] == [
+            "⚠ Trouble: Run 3 has told no progress for 10:00. Where it stands is in /data/runs/3/finetune.log. "
+            "/cancel ends it."
+        ]
+        for word[0] in (None, said(3, 1), said(3, 2)):
+            await watch.look()
+        assert [each["text"] for each in await root.bot_messages()][1:] == ["Run 3 tells progress again and goes on."]
+        for word[0] in (said(4, 700), None, said(5, 0)):
+            await watch.look()
+        assert len(await root.bot_messages()) == 3
 
 
 async def test_updates_that_are_given_up_are_no_flood(stage: Stage) -> None:

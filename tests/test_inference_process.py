@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
 from inference.process import Child
 from tests.children import alive, until
+
+ROOT = Path(__file__).parent.parent
 
 
 def python(code: str) -> list[str]:
@@ -41,6 +45,43 @@ async def test_process_lines_are_handed_over(tmp_path: Path) -> None:
     assert heard[:3] == ["ü", "10%", "20%"]
     assert "".join(heard[3:]) == "end" + "x" * 200_000
     assert "no" in child.tail().splitlines()
+
+
+async def test_process_shows_where_it_and_its_children_stand(tmp_path: Path) -> None:
+    """One after the other, whole; who has not said that it answers is left alone, and all of them live on."""
+    log = tmp_path / "log"
+    code = """
+        import os, time
+        from inference import stacks
+        def here():
+            os.write(1, b"ready\\n")
+            time.sleep(600)
+        if os.fork() == 0:
+            here()
+        stacks.answer()
+        os.fork()
+        here()
+    """
+    heard: list[str] = []
+    child = await Child.start(python(dedent(code)), log=log, on_line=heard.append, cwd=ROOT)
+    await until(lambda: len(heard) == 3)
+    await child.show_stacks()
+    await until(lambda: log.read_text().count("in <module>") == 2)
+    standing = re.findall(r"process (\d+) stands here:", log.read_text())
+    assert len(standing) == len(set(standing)) == log.read_text().count(" in here\n") == 2
+    assert str(child.pid) in standing
+    assert child.returncode is None
+    await child.stop(0)
+    await child.show_stacks()  # nobody is left to ask
+
+
+async def test_process_that_crashes_shows_where(tmp_path: Path) -> None:
+    """What breaks in a library's C code has Python's stack in the log."""
+    code = "import ctypes; from inference import stacks; stacks.answer(); ctypes.string_at(0)"
+    child = await Child.start(python(code), log=tmp_path / "log", cwd=ROOT)
+    await child.wait()
+    assert child.how_it_ended() == "signal SIGSEGV"
+    assert "in string_at" in (tmp_path / "log").read_text()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -133,10 +134,47 @@ async def test_too_little_memory_is_tried_again_in_smaller_batches(python: Path,
 
 async def test_a_hanging_worker_is_ended(python: Path, tmp_path: Path) -> None:
     """After training.timeout the worker is killed and the reason says so."""
-    trainer = ChildTrainer(settings(python=str(python), timeout=2))
+    trainer = ChildTrainer(settings(python=str(python), timeout=5))
     outcome = await trainer.train(job(tmp_path / "run", "hang"))
     assert "training.timeout" in outcome.reason
     assert not alive(pid(tmp_path / "run"))
+    assert " in stuck" in (tmp_path / "run" / "finetune.log").read_text(), "where it stood"
+
+
+async def test_a_silent_worker_says_where_it_stands(python: Path, tmp_path: Path) -> None:
+    """After training.silence it counts as silent and its log has its stack; it goes on, and its outcome is taken."""
+    trainer, heard = ChildTrainer(settings(python=str(python), silence=0.5)), list[Progress]()
+    work, log = tmp_path / "run", tmp_path / "run" / "finetune.log"
+    training = asyncio.create_task(trainer.train(job(work, "pause"), heard.append))
+    await until(lambda: len(heard) == 3)
+    await until(lambda: trainer.last_word is not None and trainer.last_word.silent)
+    word = trainer.last_word
+    assert word is not None and (word.run, word.log) == ("1", log)
+    assert word.seconds >= 0.5
+    await until(lambda: " in main" in log.read_text())
+    (work / "go").touch()
+    assert (await training).ok
+    assert len(heard) == 4
+    assert trainer.last_word is None
+
+
+async def test_all_processes_of_a_silent_training_say_where_they_stand(python: Path, tmp_path: Path) -> None:
+    """Those that torchrun has started write one after the other; torchrun, which the signal would end, is not asked."""
+    trainer = ChildTrainer(settings(python=str(python), processes=2, silence=0.5))
+    work = tmp_path / "run"
+    training = asyncio.create_task(trainer.train(job(work, "hang")))
+
+    def standing() -> set[int]:
+        log = work / "finetune.log"
+        found = re.findall(r"process (\d+) stands here", log.read_text() if log.exists() else "")
+        return {int(number) for number in found}
+
+    await until(lambda: len(standing()) == 2, seconds=60)
+    assert standing() == {pid(work, rank) for rank in "01"}
+    await until(lambda: (work / "finetune.log").read_text().count(" in stuck") >= 2)
+    training.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await training
 
 
 async def test_a_missing_interpreter_is_named(tmp_path: Path) -> None:

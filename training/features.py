@@ -131,8 +131,10 @@ def write(
     sight: Sight,
     room: float,
     threads: int,
+    on_picture: Callable[[], None] = lambda: None,
 ) -> int:
-    """Write the features of as many of the pictures as fit into `room` bytes; how many did.
+    """Write the features of as many of the pictures as fit into `room` bytes; how many did. `on_picture` is called
+    before each.
 
     Pictures are read and cut by `threads` threads while the tower looks at those before. Raises `PictureError` and
     OSError.
@@ -147,6 +149,7 @@ def write(
     ):
         waiting: deque[Future[None]] = deque()
         for name, tiles in _ahead(cutting, 2 * threads, lambda name: sight.look(images / name), pictures):
+            on_picture()
             seen = tower(tiles)
             used += seen.nbytes
             if used > room:

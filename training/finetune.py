@@ -125,8 +125,7 @@ def _trained(job: Job, say: Say, *, gpu: bool) -> Outcome:
             samples = _lay_out(job, say, gpu=gpu)
         wait()
         if not job.recipe:
-            say(Progress("looking"))
-            look(job, folder / BASE)
+            look(job, folder / BASE, say)
             wait()
         say(Progress("loading"))
         trained = train(folder / CONFIG, say, checkpoint(job))

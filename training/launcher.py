@@ -1,7 +1,7 @@
 """The workers as child processes: a job file in, progress lines, an outcome, an end that is always known.
 
-Knows processes and files, and nothing of what the workers do. A child that dies without an outcome (killed, out of
-memory) gives one whose reason says how it ended and what it said last.
+Knows processes and files, when a worker last told progress, and nothing of what the workers do. A child that dies
+without an outcome (killed, out of memory) gives one whose reason says how it ended and what it said last.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from time import monotonic
 from typing import Final
 
 from inference.process import Child
@@ -38,12 +39,37 @@ _STOP_SECONDS: Final = 5.0
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class LastWord:
+    """How many `seconds` ago the worker of a run told progress, or began; `silent` if that is too long ago.
+
+    `run` is its job's name for the run, `log` the file with all that the worker wrote.
+    """
+
+    run: str
+    seconds: float
+    silent: bool
+    log: Path
+
+
 class ChildTrainer:
     """The `Trainer` that starts `python -m training.…` for each step. One step at a time."""
 
     def __init__(self, settings: TrainingSettings) -> None:
         self._settings = settings
         self._child: Child | None = None
+        self._run_at_work = ""
+        self._spoke = 0.0
+        self._news = asyncio.Event()
+
+    @property
+    def last_word(self) -> LastWord | None:
+        """Of the worker at work, None between steps."""
+        if self._child is None:
+            return None
+        seconds = monotonic() - self._spoke
+        silent = 0 < self._settings.silence <= seconds
+        return LastWord(self._run_at_work, seconds, silent, self._child.log_path)
 
     @property
     def pid(self) -> int | None:
@@ -83,6 +109,7 @@ class ChildTrainer:
         if step == "finetune" and self._settings.together > 1:
             command += ["-m", "torch.distributed.run", *self._torchrun()]
         command += ["-m", f"training.{step}", str(job_file)]
+        self._run_at_work, self._spoke = getattr(job, "run", ""), monotonic()
         try:
             child = await Child.start(
                 command,
@@ -90,17 +117,20 @@ class ChildTrainer:
                 log_bytes=_LOG_BYTES,
                 log_files=1,
                 environment=self._environment(job_file.parent, self._settings.local if step == "finetune" else 1),
-                on_line=lambda line: _report(line, on_progress),
+                on_line=lambda line: self._report(line, on_progress),
             )
         except OSError as error:
             return Outcome(ok=False, reason=f"{command[0]} cannot be started ({error}): correct training.python")
         self._child = child
+        attending = asyncio.create_task(self._attend(child))
         try:
             async with asyncio.timeout(self._settings.timeout):
                 code = await child.wait()
         except TimeoutError:
+            await child.show_stacks()
             return Outcome(ok=False, reason=f"{step} took longer than training.timeout; the log is {written}")
         finally:
+            attending.cancel()
             # Whatever ends the wait, a cancelled task included, nothing is left running. Asked first: torchrun's
             # processes are in sessions of their own, and it is who ends them.
             await asyncio.shield(child.stop(_STOP_SECONDS))
@@ -109,6 +139,28 @@ class ChildTrainer:
             return Outcome.read(outcome)
         except FileNotFoundError:
             return Outcome(ok=False, reason=_last_words(step, code, child.tail(_TAIL_LINES), written))
+
+    async def _attend(self, child: Child) -> None:
+        """Each time that a worker falls silent have its log show where it stands."""
+        while True:
+            self._news.clear()
+            try:
+                async with asyncio.timeout(self._settings.silence or None):
+                    await self._news.wait()
+            except TimeoutError:
+                log.warning("a worker has told no progress for %d s: %s", self._settings.silence, child.log_path)
+                await child.show_stacks()
+                await self._news.wait()
+                log.warning("the worker goes on: %s", child.log_path)
+
+    def _report(self, line: str, on_progress: Callable[[Progress], None]) -> None:
+        try:
+            progress = Progress.from_json(line)
+        except (ValueError, TypeError, AttributeError):
+            return  # a library that writes past sys.stdout; the log has it
+        self._spoke = monotonic()
+        self._news.set()
+        on_progress(progress)
 
     def _torchrun(self) -> list[str]:
         """What torchrun is told. On other hosts the same command is run by hand, with its own --node-rank."""
@@ -147,14 +199,6 @@ def _laid_out(job: WorkerJob, job_file: Path) -> Path:
     outcome = outcome_file(job_file)
     outcome.unlink(missing_ok=True)
     return outcome
-
-
-def _report(line: str, on_progress: Callable[[Progress], None]) -> None:
-    try:
-        progress = Progress.from_json(line)
-    except (ValueError, TypeError, AttributeError):
-        return  # a library that writes past sys.stdout; the log has it
-    on_progress(progress)
 
 
 def _last_words(step: str, code: int, tail: str, log: Path) -> str:

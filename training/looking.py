@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from training.job import Job
+from training.job import Job, Progress
 from training.run_folder import FEATURES
-from training.worker import rank, together
+from training.worker import Say, rank, together
 
 _WANTED: Final = "wanted"
 
@@ -31,8 +31,8 @@ def want(job: Job, pictures: Sequence[str]) -> None:
     (kept(job) / _WANTED).write_text(json.dumps(pictures), encoding="utf-8")
 
 
-def look(job: Job, base: Path) -> None:
-    """See this process's share of the wanted pictures, as far as its share of the room goes.
+def look(job: Job, base: Path, say: Say) -> None:
+    """See this process's share of the wanted pictures, as far as its share of the room goes; a word for each.
 
     `base` is a checkpoint directory. Raises `PictureError` and OSError.
     """
@@ -49,5 +49,6 @@ def look(job: Job, base: Path) -> None:
             pictures=share,
             sight=Sight.of(base, job.tiles),
             room=room / together(),
+            on_picture=lambda: say(Progress("looking")),
             threads=job.threads or max(1, min(8, len(os.sched_getaffinity(0)) // together())),
         )

@@ -117,6 +117,10 @@ class TrainingSettings(BaseModel):
     """Points of correctness on them a new model may lose; more only as far as chance explains it. With fewer than
     some 150 questions chance explains a lot."""
 
+    silence: float = Field(600.0, ge=0)
+    """Seconds without progress after which admins are told of a run, and its log shows where the worker stands; 0:
+    never."""
+
     timeout: float = Field(24 * 3600.0, gt=0)
     """Seconds after which a worker is ended."""
 

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from inference import stacks
 from inference.lifeline import watch_parent
 from training.job import (
     CompareJob,
@@ -85,13 +86,15 @@ def use_device(device: str, threads: int) -> str:
 
 
 def work(kind: type[AnyJob], do: Callable[[AnyJob, Say], Outcome]) -> None:
-    """Read the job named on the command line, do it, write its outcome. The process ends when its parent is gone.
+    """Read the job named on the command line, do it, write its outcome. The process ends when its parent is gone, and
+    says where it stands when asked.
 
     Whatever `do` raises becomes the outcome's reason; the traceback goes to standard error. Standard output is
     for progress alone: what libraries print there goes to standard error as well. One of several processes that fails
     exits with 1, whereupon torchrun ends the others.
     """
     watch_parent()
+    stacks.answer()
     lines = sys.stdout
 
     def say(progress: Progress) -> None:

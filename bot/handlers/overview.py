@@ -10,7 +10,7 @@ from aiogram.filters import Command
 from aiogram.types import Message
 
 from bot.admin import REFUSALS, AdminActions, refused
-from bot.progress import run_line
+from bot.progress import SILENT, run_line, silence
 from bot.replies import Reply
 from bot.translation import Say, later
 from inference.sight import Seen
@@ -62,6 +62,8 @@ async def status(message: Message, reply: Reply, say: Say, admin: AdminActions) 
         ),
         say("People: {users}, pictures: {pictures}", users=counts.get("users", 0), pictures=counts.get("pictures", 0)),
     ]
+    if overview.last_word and overview.last_word.silent:
+        lines.append(say(SILENT, **silence(overview.last_word)))
     lines += [run_line(run, say) for run in overview.runs[:3]]
     if overview.next_run:
         lines.append(_next_line(overview.next_run, say))
