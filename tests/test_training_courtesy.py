@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
@@ -61,6 +62,34 @@ def test_no_pause_is_longer_than_allowed_or_than_the_work_before(tmp_path: Path)
         generous = Courtesy(words.file, longest=2 * LONG)
         generous.step_aside()
         assert words.file.read_bytes() == b"\1", "it went on after next to no work, though somebody waits"
+
+
+class _Clock:
+    """Time that passes when somebody works or sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        """The time."""
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        """Let it pass."""
+        self.now += seconds
+
+
+def test_a_small_model_is_held_no_longer_than_a_large_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However short its layers are and however long somebody waits, it takes twice the time and no more."""
+    clock = _Clock()
+    monkeypatch.setattr("training.courtesy.time", clock)
+    words = FirstWords(tmp_path / "first-words")
+    courtesy, begun = Courtesy(words.file), clock.now
+    with words.awaited():
+        for _ in range(1000):
+            clock.now += 0.0001
+            courtesy.step_aside()
+    assert clock.now - begun == pytest.approx(2 * 1000 * 0.0001)
 
 
 def test_it_is_asked_before_each_layer_in_both_directions(tmp_path: Path) -> None:

@@ -52,8 +52,9 @@ class Courtesy:
             return
         began = time.monotonic()
         until = began + min(self._longest, began - self._resumed)
-        while self._byte[0] and time.monotonic() < until:
-            time.sleep(_LOOK_SECONDS)
+        while self._byte[0] and (left := until - time.monotonic()) > 0:
+            # A small model's layer takes less than a look does.
+            time.sleep(min(_LOOK_SECONDS, left))
         self._resumed = time.monotonic()
 
     def _keep_close(self) -> None:
