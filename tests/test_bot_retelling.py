@@ -43,7 +43,8 @@ LONG_TO_BE_SAID = {
 async def said_by_other_rooms(folder: Path) -> list[str]:
     """Each of their sentences, from the code that says it as far as that takes no time."""
     said = [*LONG_TO_BE_SAID, _last_words("merge", -9, "a cat", folder)]
-    said += [str(explained(RuntimeError(words))) for words in ("non-finite", "CUDA out of memory")]
+    faults = ("non-finite", "CUDA out of memory", "DataLoader timed out")
+    said += [str(explained(RuntimeError(words))) for words in faults]
     for wanted in (9, 1):
         with pytest.raises(TrainingError) as few:
             select_pairs([rated(1, ["a"])], {}, threshold=0, min_rated=wanted, share=0.5, distance=0, max_length=999)
