@@ -9,8 +9,8 @@ are the product's worker on the same rows, prompts, order and numbers: `ours` re
 `auto` what fits, `single` is batch 1; `one` and `two` are one process and two, each on a GPU of its own, at 8 pairs a
 step. `alike` runs the configuration of `ours` again by XTuner's tool with the projector trained in bfloat16 as stock
 has it: what is left of a difference between the curves is arithmetic. Prints JSON lines: samples a second over all
-batches (ours with the time to see the pictures once), seconds of a batch, peak memory of the card above what it was
-before (so the whole process), and the losses.
+batches (ours with the time to see the pictures beforehand, if each is learned from more than once), seconds of a batch,
+peak memory of the card above what it was before (so the whole process), and the losses.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def ours(case: str, base: Path, data: Path, images: Path, folder: Path, changes:
     losses, times = scalars(work / "losses.json")
     # The log has the mean time of the batches of a step; the processes share these.
     times = [each * job.accumulation / processes for each in times]
-    seen = stages["loading"] - stages["looking"]
+    seen = stages["loading"] - stages.get("looking", stages["loading"])
     return result(case, len(times) * job.batch * job.accumulation, losses, times, seen, memory.peak())
 
 

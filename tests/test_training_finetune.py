@@ -26,7 +26,7 @@ from inference.prompt import IMG_CONTEXT
 from inference.tiny import CHECKPOINT
 from inference.tiny.manner import manner
 from tests.lessons import SYSTEM, drawn_job, drawn_lessons, settings
-from training.curve import draw, losses
+from training.curve import draw
 from training.encoding import Encoder
 from training.evaluate import evaluate
 from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, ignore
@@ -35,6 +35,7 @@ from training.llava import check_pictures, read_rows, write_rows
 from training.recipe import Plan
 from training.report import Report
 from training.run_folder import PICTURE, SHEET
+from training.scalars import losses
 
 pytestmark = pytest.mark.long
 

@@ -17,13 +17,13 @@ from inference.tiny import CHECKPOINT
 from tests.lessons import SYSTEM, drawn_job, drawn_lessons, settings
 from tests.llava_files import BAD_ROWS, clot, foodie, mixed, said, spoil, write_file, write_photo
 from training.checking import _CHUNK, Checked, Inspection, Rules
-from training.curve import losses
 from training.encoding import UNLEARNED, Encoder
 from training.finetune import prepare
 from training.job import RATED, Job, Progress, TrainingError, ignore
 from training.launcher import ChildTrainer
 from training.llava import RowError, parse_row, read_rows, row, write_rows
 from training.mixture import draw, draw_all, mix
+from training.scalars import losses
 from training.settings import Source
 
 

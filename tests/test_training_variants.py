@@ -26,10 +26,10 @@ from inference.tiny import CHECKPOINT
 from tests.children import until
 from tests.lessons import SYSTEM, drawn_job, settings
 from training.adapter import Adapter
-from training.curve import losses
 from training.job import Job, MergeJob, Outcome, Progress, ignore, outcome_file
 from training.launcher import ChildTrainer
 from training.merge import merge
+from training.scalars import losses
 
 pytestmark = pytest.mark.long
 

@@ -1,22 +1,14 @@
-"""The loss curve of a run as a picture. Knows XTuner's log of losses; nothing else of XTuner."""
+"""The loss curve of a run as a picture."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-
-def losses(scalars: Path) -> list[tuple[int, float]]:
-    """(step, loss) pairs of a `scalars.json`: JSON lines, of which those with a loss count.
-
-    Of steps that were made again, after a crash, the later ones count.
-    """
-    lines = (json.loads(line) for line in scalars.read_text(encoding="utf-8").splitlines() if line.strip())
-    return sorted({int(each["step"]): float(each["loss"]) for each in lines if "loss" in each}.items())
+from training.scalars import losses
 
 
 def draw(scalars: Path, picture: Path, former: Path | None = None) -> None:

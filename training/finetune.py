@@ -108,14 +108,13 @@ def _lay_out(job: Job, say: Say, *, gpu: bool) -> dict[str, int]:
 
 
 def _trained(job: Job, say: Say, *, gpu: bool) -> Outcome:
-    import torch
-
     from training.adapter import Adapter, save_adapter
     from training.curve import draw
     from training.looking import look
     from training.processes import gathered, joined, wait
     from training.resume import checkpoint, remove
     from training.runner import train
+    from training.scalars import most_memory
 
     folder = Path(job.work)
     adapter = folder / ADAPTER
@@ -148,7 +147,7 @@ def _trained(job: Job, say: Say, *, gpu: bool) -> Outcome:
         scalars=str(log),
         curve=str(curve),
         steps=trained.steps,
-        peak_memory=int(torch.cuda.max_memory_allocated()) if gpu else peak,
+        peak_memory=most_memory(log) if gpu else peak,
         samples=samples,
     )
 

@@ -87,7 +87,7 @@ class Job(Record):
     checkpointing: bool | str = "auto"
     features_gigabytes: float = 20.0
     courtesy: str = ""
-    save_steps: int = 64
+    save_steps: int = 200
     keep_checkpoints: int = 2
 
 

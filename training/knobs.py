@@ -80,8 +80,8 @@ class Recipe(BaseModel):
     checkpointing: Literal["auto"] | bool = "auto"
     """Recompute activations in the backward pass: a third slower, much less memory. auto: of as few layers as fit."""
 
-    save_steps: int = Field(64, ge=0)
-    """A checkpoint to continue from after so many optimiser steps. 0: none."""
+    save_steps: int = Field(200, ge=0)
+    """A checkpoint to continue from after so many optimiser steps: one takes as long as some ten steps. 0: none."""
 
     keep_checkpoints: int = Field(2, ge=1)
     """How many checkpoints are kept while a run lasts."""

@@ -1,0 +1,25 @@
+"""What is read from mmengine's log of a training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from training.scalars import losses, most_memory
+
+# As a GPU's run wrote it, killed after step 3 and gone on with from step 2.
+LOG = """\
+{"lr": 2e-07, "data_time": 0.21, "loss": 11.67, "time": 2.68, "iter": 1, "memory": 23895, "step": 1}
+{"lr": 2e-06, "data_time": 0.01, "loss": 9.5, "time": 0.31, "iter": 2, "memory": 3630, "step": 2}
+{"lr": 4e-06, "data_time": 0.01, "loss": 7.25, "time": 0.33, "iter": 3, "memory": 3631, "step": 3}
+{"lr": 2e-06, "data_time": 0.19, "loss": 9.25, "time": 0.32, "iter": 2, "memory": 3632, "step": 2}
+"""
+
+
+def test_a_log_tells_losses_and_the_most_memory(tmp_path: Path) -> None:
+    """Of a step made twice the later loss counts; the memory is the greatest of all lines, none without a GPU."""
+    log = tmp_path / "scalars.json"
+    log.write_text(LOG, encoding="utf-8")
+    assert losses(log) == [(1, 11.67), (2, 9.25), (3, 7.25)]
+    assert most_memory(log) == 23895 * 2**20
+    log.write_text('{"loss": 1.5, "step": 1}\n', encoding="utf-8")
+    assert most_memory(log) == 0
