@@ -1,6 +1,8 @@
-// The phone: one person's chat, what it shows and what one can do in it. Knows nothing of the demo panel.
+// The phone: one person's chat, what it shows and what one can do in it. What is being written is the composer's. Knows
+// nothing of the demo panel.
 
 import * as api from "./api.js";
+import { Composer } from "./composer.js";
 import { day, h, render } from "./render.js";
 
 const $ = (id) => document.getElementById(id);
@@ -16,10 +18,7 @@ export class Chat {
     this.messages = new Map();
     this.waiting = new Map();
     this.reactions = new Map();
-    this.files = [];
-    this.editing = null;
-    this.replying = null;
-    this.menu = [];
+    this.composer = new Composer({ say, send: (draft) => this.attempt(() => this.send(draft)), command: (text) => this.write(text) });
     this.listen();
   }
 
@@ -31,7 +30,7 @@ export class Chat {
     $("bot-name").textContent = group?.title ?? this.bot.first_name;
     $("avatar").textContent = group ? "👥" : "👍";
     this.busy(null);
-    this.cancelDraft();
+    this.composer.open(this.opening());
     const { messages } = await api.messages(person.id, this.chat);
     this.messages = new Map(messages.map((message) => [message.message_id, message]));
     this.draw();
@@ -39,8 +38,7 @@ export class Chat {
   }
 
   async loadCommands() {
-    this.menu = await api.commands(this.person.id, this.chat);
-    $("open-menu").hidden = !this.menu.length;
+    this.composer.offer(await api.commands(this.person.id, this.chat));
   }
 
   /** Take an event; true if it was about this chat. */
@@ -53,7 +51,7 @@ export class Chat {
     }
     if (event.kind === "action") this.busy(event.action);
     if (event.kind === "draft") this.drawDraft(event.draft);
-    if (event.kind === "force_reply" && this.messages.has(event.message_id)) this.reply(this.messages.get(event.message_id));
+    if (event.kind === "force_reply" && this.messages.has(event.message_id)) this.composer.reply(this.messages.get(event.message_id));
     if (event.kind === "reaction") {
       this.reactions.set(event.message_id, event.emoji);
       const message = this.messages.get(event.message_id);
@@ -104,8 +102,8 @@ export class Chat {
         command: (text) => this.write(text),
         press: (pressed, data) => this.press(pressed, data),
         view: (source) => this.view(source),
-        edit: (own) => this.edit(own),
-        reply: (to) => this.reply(to),
+        edit: (own) => this.composer.edit(own),
+        reply: (to) => this.composer.reply(to),
         react: (to, emoji) => this.react(to, emoji),
       },
     });
@@ -184,8 +182,15 @@ export class Chat {
     }
   }
 
-  write(text, replyTo) {
-    return this.attempt(() => api.write(this.person.id, text, this.chat, replyTo));
+  write(text) {
+    return this.attempt(() => api.write(this.person.id, text, this.chat));
+  }
+
+  /** Send what was composed, or change the message that it edits. */
+  send({ text, files, editing, replyTo }) {
+    if (editing) return api.edit(this.person.id, editing, text, this.chat);
+    if (files.length) return api.send(this.person.id, files, text, this.chat, replyTo);
+    return text ? api.write(this.person.id, text, this.chat, replyTo) : null;
   }
 
   async press(message, data) {
@@ -218,33 +223,15 @@ export class Chat {
   }
 
   async collectSample(sample) {
-    this.attach([await this.sampleFile(sample)]);
+    this.composer.attach([await this.sampleFile(sample)]);
   }
 
   /** A sticker comes alone and without words: what is being written stays. */
   async sendSample(sample) {
-    if (this.files.length && !sample.sticker) return this.collectSample(sample);
-    const caption = this.editing || sample.sticker ? "" : $("text").value.trim();
+    if (this.composer.files.length && !sample.sticker) return this.collectSample(sample);
     const file = await this.sampleFile(sample);
-    const send = () => api.send(this.person.id, [file], caption, this.chat, this.replying?.message_id);
-    if (await this.attempt(send) && !sample.sticker) this.cancelDraft();
-  }
-
-  edit(message) {
-    this.cancelDraft();
-    this.editing = message;
-    $("text").value = message.text ?? message.caption ?? "";
-    $("text").focus();
-    this.drawChips();
-    this.grow();
-  }
-
-  reply(message) {
-    this.cancelDraft();
-    this.replying = message;
-    if (message.from.is_bot) $("text").value = ""; // it hears who replies to it
-    $("text").focus();
-    this.drawChips();
+    if (sample.sticker) return this.attempt(() => this.send({ text: "", files: [file], replyTo: this.composer.draft().replyTo }));
+    return this.composer.sendWith([file]);
   }
 
   react(message, emoji) {
@@ -252,120 +239,7 @@ export class Chat {
     return this.attempt(() => api.react(this.person.id, message.message_id, taken, this.chat));
   }
 
-  cancelDraft() {
-    this.editing = null;
-    this.replying = null;
-    this.files = [];
-    $("text").value = this.opening();
-    this.drawChips();
-    this.grow();
-    this.drawMenu();
-  }
-
-  attach(files) {
-    this.editing = null;
-    this.files.push(...files);
-    if (this.files.length > 10) this.say("An album has up to ten pictures", true);
-    this.files = this.files.slice(0, 10);
-    this.drawChips();
-    $("text").focus();
-  }
-
-  drawChips() {
-    const chip = (content, off) =>
-      h("div", { class: "chip" }, content, h("button", { type: "button", "aria-label": "Remove", onclick: off }, "✕"));
-    const chips = this.files.map((file, index) => {
-      const drop = () => {
-        this.files.splice(index, 1);
-        this.drawChips();
-      };
-      if (!api.isPhoto(file)) return chip(h("span", {}, file.name), drop);
-      const url = URL.createObjectURL(file);
-      return chip(h("img", { src: url, alt: file.name, onload: () => URL.revokeObjectURL(url) }), drop);
-    });
-    if (this.editing) chips.push(chip(h("span", { class: "wide" }, "✎ Editing your message"), () => this.cancelDraft()));
-    if (this.replying) {
-      const words = this.replying.text ?? this.replying.caption ?? "a picture";
-      chips.push(chip(h("span", { class: "wide" }, `↩ ${words.slice(0, 60)}`), () => this.cancelDraft()));
-    }
-    $("chips").replaceChildren(...chips);
-    $("chips").hidden = !chips.length;
-    $("text").placeholder = this.files.length ? "Ask about the picture" : "Write a message";
-  }
-
-  async submit() {
-    const text = $("text").value.trim();
-    const { editing, files } = this;
-    const replyTo = this.replying?.message_id;
-    const done = await this.attempt(() => {
-      if (editing) return api.edit(this.person.id, editing.message_id, text, this.chat);
-      if (files.length) return api.send(this.person.id, files, text, this.chat, replyTo);
-      return text ? api.write(this.person.id, text, this.chat, replyTo) : null;
-    });
-    if (done) this.cancelDraft();
-  }
-
-  grow() {
-    const box = $("text");
-    box.style.height = "auto";
-    box.style.height = `${Math.min(140, box.scrollHeight + 2)}px`;
-  }
-
-  drawMenu(all = false) {
-    const typed = $("text").value;
-    const open = all || (/^\/\w*$/.test(typed) && !this.editing);
-    const fitting = open ? this.menu.filter((item) => all || `/${item.command}`.startsWith(typed)) : [];
-    const pick = (item) => {
-      this.cancelDraft();
-      this.write(`/${item.command}`);
-      $("text").focus();
-    };
-    $("menu").replaceChildren(...fitting.map((item) =>
-      h("button", { type: "button", role: "option", onclick: () => pick(item) }, h("b", {}, `/${item.command}`), h("span", {}, item.description))));
-    $("menu").hidden = !fitting.length;
-  }
-
   listen() {
-    $("composer").addEventListener("submit", (event) => {
-      event.preventDefault();
-      this.submit();
-    });
-    $("text").addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-        event.preventDefault();
-        this.submit();
-      }
-      if (event.key === "Escape") this.cancelDraft();
-    });
-    $("text").addEventListener("input", () => {
-      this.grow();
-      this.drawMenu();
-    });
-    $("open-menu").addEventListener("click", () => ($("menu").hidden ? this.drawMenu(true) : this.drawMenu()));
-    $("attach").addEventListener("click", () => $("file").click());
-    $("file").addEventListener("change", () => {
-      this.attach($("file").files);
-      $("file").value = "";
-    });
-    document.addEventListener("paste", (event) => {
-      if (event.clipboardData.files.length) {
-        event.preventDefault();
-        this.attach(event.clipboardData.files);
-      }
-    });
-    let depth = 0;
-    const drag = (change) => {
-      depth = Math.max(0, depth + change);
-      $("drop").hidden = !depth;
-    };
-    document.addEventListener("dragenter", (event) => event.dataTransfer.types.includes("Files") && drag(1));
-    document.addEventListener("dragleave", (event) => event.dataTransfer.types.includes("Files") && drag(-1));
-    document.addEventListener("dragover", (event) => event.preventDefault());
-    document.addEventListener("drop", (event) => {
-      event.preventDefault();
-      drag(-depth);
-      if (event.dataTransfer.files.length) this.attach(event.dataTransfer.files);
-    });
     $("to-end").addEventListener("click", () => this.toEnd());
     $("messages").addEventListener("scroll", () => {
       this.pinned = this.atEnd();
