@@ -52,18 +52,15 @@ class History:
         history = await self._ledger.history_since(session, self._settings.history_pictures, before)
         if before is None:
             history += self._unsaved.history(session)
-        pictured = _pictured(history)
-        return history[pictured[-self._settings.history_pictures :][0] :] if pictured else []
+        return _newest_pictured(history, self._settings.history_pictures)
 
     async def has_picture(self, session: int) -> bool:
         """Whether a picture was shown in the conversation."""
-        return bool(_pictured(self._unsaved.history(session))) or await self._ledger.pictured(session)
+        return any(each.pictures for each in self._unsaved.history(session)) or await self._ledger.pictured(session)
 
     def seen(self, latest: list[Exchange], *, pictured: bool) -> list[Exchange]:
         """From the oldest picture on that the model shall still see beside the question, which may be `pictured`."""
-        allowed = self._settings.history_pictures - pictured
-        places = _pictured(latest)
-        return latest[places[-allowed:][0] :] if allowed and places else []
+        return _newest_pictured(latest, self._settings.history_pictures - pictured)
 
     async def turns(self, exchanges: list[Exchange]) -> list[Turn]:
         """What was said, with the pictures. Raises UnknownRecord for one that is gone."""
@@ -78,8 +75,10 @@ class History:
 
     async def subject(self, exchange: Exchange) -> tuple[Picture, ...]:
         """The pictures that an exchange is about: its own, or the newest before it."""
+        if exchange.pictures:
+            return await self.pictures(exchange)
         before = await self._ledger.history_since(exchange.session, 1, exchange.place)
-        return await self.pictures(before[0] if before and not exchange.pictures else exchange)
+        return await self.pictures(before[0]) if before else ()
 
     async def record(self, exchange: Exchange, pictures: tuple[Picture, ...], seen: list[Exchange]) -> Exchange:
         """The exchange as recorded; as it is, with the id 0, where it cannot be saved. Raises Forgotten.
@@ -132,6 +131,7 @@ def _questions(prompt: Prompt) -> int:
     return sum(turn.role is Role.USER for turn in prompt.turns)
 
 
-def _pictured(exchanges: list[Exchange]) -> list[int]:
-    """Which of them brought pictures."""
-    return [place for place, each in enumerate(exchanges) if each.pictures]
+def _newest_pictured(exchanges: list[Exchange], most: int) -> list[Exchange]:
+    """From the oldest on of those, `most` of them, that brought pictures last; empty without any."""
+    places = [place for place, each in enumerate(exchanges) if each.pictures]
+    return exchanges[places[-most:][0] :] if most and places else []

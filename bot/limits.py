@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Final
+
+from cachetools import LRUCache
 
 from bot.settings import LimitsSettings
 from bot.steering import Asked
@@ -50,7 +52,7 @@ class Limits:
         self._settings = settings
         self._admins = admins
         self._clock = clock
-        self._asked: OrderedDict[int, deque[tuple[float, int]]] = OrderedDict()  # person → when, which update
+        self._asked: LRUCache[int, deque[tuple[float, int]]] = LRUCache(REMEMBERED)  # person → when, which update
         self._under_way: dict[int, tuple[int, float]] = {}  # update → person, since when
         self._usual = FIRST_GUESS
 
@@ -85,9 +87,6 @@ class Limits:
     def _count(self, asked: Asked, allowed: int) -> None:
         now = self._clock()
         mine = self._asked.setdefault(asked.asker, deque())
-        self._asked.move_to_end(asked.asker)
-        while len(self._asked) > REMEMBERED:
-            self._asked.popitem(last=False)
         while mine and now - mine[0][0] >= MINUTE:
             mine.popleft()
         if any(update == asked.update for _, update in mine):

@@ -7,8 +7,6 @@ logged and forgotten, and nothing here is replayed after a crash.
 from __future__ import annotations
 
 import json
-import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +17,7 @@ from aiogram.exceptions import TelegramAPIError
 from aiogram.methods import TelegramMethod
 from aiogram.types import FSInputFile
 from aiogram.types import Message as TelegramMessage
+from cachetools import LRUCache, TTLCache
 
 from bot.handlers.models import MODEL_STATES
 from bot.keyboards import CancelRun, cancelling
@@ -61,9 +60,9 @@ class Notices:
         self._admins = settings.telegram.admins
         self._ledger = ledger
         self._translator = translator
-        self._messages: OrderedDict[int, dict[int, int]] = OrderedDict()  # run → admin → message
+        self._messages: LRUCache[int, dict[int, int]] = LRUCache(RUNS_REMEMBERED)  # run → admin → message
         self._states: dict[int, RunState] = {}
-        self._alerts: OrderedDict[str, float] = OrderedDict()
+        self._alerts: TTLCache[str, None] = TTLCache(ALERTS_REMEMBERED, ALERT_SECONDS)
 
     async def run_changed(self, run: Run) -> None:
         """Show how far the run is. Steps in between may be skipped, a new state never is."""
@@ -169,20 +168,14 @@ class Notices:
 
     def _is_news(self, key: str) -> bool:
         """Whether nothing of this kind was told for an hour; counts as told."""
-        now = time.monotonic()
-        if now - self._alerts.get(key, -ALERT_SECONDS) < ALERT_SECONDS:
+        if key in self._alerts:
             return False
-        self._alerts[key] = now
-        while len(self._alerts) > ALERTS_REMEMBERED:
-            self._alerts.popitem(last=False)
+        self._alerts[key] = None
         return True
 
     def _of(self, run: Run) -> dict[int, int]:
         """Admin → progress message of this run."""
-        messages = self._messages.setdefault(run.id, {})
-        while len(self._messages) > RUNS_REMEMBERED:
-            self._messages.popitem(last=False)
-        return messages
+        return self._messages.setdefault(run.id, {})
 
     async def _each(self, tell: Callable[[int, Say], Awaitable[None]]) -> None:
         for admin in self._admins:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import OrderedDict
 from typing import Final
 
 import structlog
 from aiolimiter import AsyncLimiter
+from cachetools import LRUCache
 
 from bot.settings import TelegramSettings
 
@@ -49,7 +49,7 @@ class Pace:
 
     def __init__(self, settings: TelegramSettings) -> None:
         self._settings = settings
-        self._chats: OrderedDict[int | str, ChatPace] = OrderedDict()
+        self._chats: LRUCache[int | str, ChatPace] = LRUCache(CHATS_REMEMBERED)
         self._overall = _OverallPace(settings.calls_per_second)
         self._typing = _bucket(settings.calls_per_second / TYPING, 1.0)
 
@@ -60,7 +60,7 @@ class Pace:
 
     def chat(self, chat: int | str) -> ChatPace:
         """The pace of one chat; those that were not written to for longest are forgotten."""
-        pace = self._chats.pop(chat, None)
+        pace = self._chats.get(chat)
         if pace is None:
             if isinstance(chat, str) or chat < 0:  # a private chat's id is its person's, positive
                 # Half of it at once and half of it over the minute: never more than the allowance in any minute.
@@ -68,9 +68,7 @@ class Pace:
                 pace = ChatPace(half / 60, 60, reserve=GROUP_RESERVE, strict=True)
             else:
                 pace = ChatPace(self._settings.chat_calls_per_second, 1, reserve=0, strict=False)
-        self._chats[chat] = pace
-        while len(self._chats) > CHATS_REMEMBERED:
-            self._chats.popitem(last=False)
+            self._chats[chat] = pace
         return pace
 
     def free(self, chat: ChatPace) -> bool:

@@ -8,7 +8,6 @@ of how questions are answered.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from aiogram.types import Message
+from cachetools import LRUCache
 
 REMEMBERED: Final = 4096
 
@@ -106,9 +106,9 @@ class Steering:
 
     def __init__(self) -> None:
         self._under_way: dict[int, Underway] = {}
-        self._stopped: OrderedDict[int, int | None] = OrderedDict()
-        self._stops: OrderedDict[tuple[int, int, int], tuple[float, int]] = OrderedDict()
-        self._edits: OrderedDict[tuple[int, int], dict[str, Any]] = OrderedDict()
+        self._stopped: LRUCache[int, int | None] = LRUCache(REMEMBERED)
+        self._stops: LRUCache[tuple[int, int, int], tuple[float, int]] = LRUCache(REMEMBERED)
+        self._edits: LRUCache[tuple[int, int], dict[str, Any]] = LRUCache(REMEMBERED)
 
     @contextmanager
     def answering(self, asked: Asked) -> Iterator[Underway]:
@@ -130,7 +130,7 @@ class Steering:
 
     def stop_all(self, asked: Asked) -> list[Underway]:
         """Stop whatever the asker of `asked`, a wish to stop, has asked there before it; what is under way of it."""
-        _remember(self._stops, (asked.chat, asked.topic, asked.asker), asked.when)
+        self._stops[asked.chat, asked.topic, asked.asker] = asked.when
         found = [
             each
             for each in self._under_way.values()
@@ -143,15 +143,15 @@ class Steering:
 
     def stop_later(self, update: int, by: int | None) -> None:
         """Stop an answer as soon as it is under way. `by` must be its asker; None may stop anybody's."""
-        _remember(self._stopped, update, by)
+        self._stopped[update] = by
 
     def arrived(self, raw: dict[str, Any]) -> None:
         """Look at an update that has just come in: a changed question must not be answered as it was."""
         message = raw.get("edited_message")
         if not isinstance(message, dict) or not isinstance(message.get("chat"), dict):
             return
-        key = (message["chat"].get("id"), message.get("message_id"))
-        _remember(self._edits, key, message)
+        key: tuple[Any, Any] = (message["chat"].get("id"), message.get("message_id"))
+        self._edits[key] = message
         for each in self._under_way.values():
             if (each.asked.chat, each.asked.message) == key:
                 each.change()
@@ -160,10 +160,3 @@ class Steering:
         """The message as it was edited meanwhile, if it was."""
         raw = self._edits.get((message.chat.id, message.message_id))
         return message if raw is None else Message.model_validate(raw)
-
-
-def _remember(memory: OrderedDict[Any, Any], key: Any, value: Any) -> None:
-    memory[key] = value
-    memory.move_to_end(key)
-    while len(memory) > REMEMBERED:
-        memory.popitem(last=False)

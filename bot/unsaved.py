@@ -6,9 +6,11 @@ before it; a new picture begins anew. Knows nothing about why it could not be sa
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterable
 from typing import Final
+
+from cachetools import LRUCache
 
 from inference.messages import Picture
 from storage.records import Exchange
@@ -22,14 +24,11 @@ class Unsaved:
     """Exchanges by session, the newest few of each, with their pictures."""
 
     def __init__(self) -> None:
-        self._sessions: OrderedDict[int, deque[tuple[Exchange, tuple[Picture, ...]]]] = OrderedDict()
+        self._sessions: LRUCache[int, deque[tuple[Exchange, tuple[Picture, ...]]]] = LRUCache(SESSIONS)
 
     def add(self, exchange: Exchange, pictures: tuple[Picture, ...]) -> None:
         """Remember an exchange (its id is 0) at the end of its session."""
         self._sessions.setdefault(exchange.session, deque(maxlen=EXCHANGES)).append((exchange, pictures))
-        self._sessions.move_to_end(exchange.session)
-        while len(self._sessions) > SESSIONS:
-            self._sessions.popitem(last=False)
 
     def history(self, session: int) -> list[Exchange]:
         """What is remembered of a session, the oldest first."""
@@ -52,7 +51,7 @@ class UnsavedAnswers:
     """The messages that show answers which the ledger does not have: the newest few thousand."""
 
     def __init__(self) -> None:
-        self._messages: OrderedDict[tuple[int, int], None] = OrderedDict()
+        self._messages: LRUCache[tuple[int, int], None] = LRUCache(MESSAGES)
 
     def show(self, exchange: Exchange, chat: int, messages: Iterable[int]) -> None:
         """Remember whether the exchange that these messages show now was saved."""
@@ -60,8 +59,6 @@ class UnsavedAnswers:
             self._messages.pop((chat, message), None)
             if not exchange.id:
                 self._messages[chat, message] = None
-        while len(self._messages) > MESSAGES:
-            self._messages.popitem(last=False)
 
     def shown(self, chat: int, message: int) -> bool:
         """Whether a message shows such an answer."""

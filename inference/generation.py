@@ -19,13 +19,14 @@ from queue import SimpleQueue
 from typing import Any, Final
 
 import torch
+from cachetools import LRUCache
 from PIL import Image
 from torch import Tensor
 
 from inference.detokenise import StopStrings, TextStream
 from inference.internvl2.checkpoint import load_model
 from inference.internvl2.tokenizer import load_tokenizer, text_decoder
-from inference.kv_cache import Entry, FeatureCache, PrefixCache
+from inference.kv_cache import Entry, PrefixCache
 from inference.messages import Picture, Prompt, Role, Sampling, Turn, Usage
 from inference.prompt import STOP_TOKENS, SYSTEM
 from inference.tasks import Listener, Preparer, Result, Task, View
@@ -56,7 +57,7 @@ class ChatEngine:
         self._decode = text_decoder(tokenizer)
         self._tiles_a_unit = max(1, _PATCHES // self.preparer.patches)
         self._ends = _end_tokens(model, tokenizer)
-        self._features = FeatureCache(cache_bytes // 8)
+        self._features: LRUCache[int, Tensor] = LRUCache(cache_bytes // 8, lambda features: features.nbytes)
         self._prefixes = PrefixCache(cache_bytes - cache_bytes // 8)
         self._inbox: SimpleQueue[Task | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
@@ -134,7 +135,7 @@ class ChatEngine:
 
     def _weigh(self) -> None:
         self._prefixes.trim()
-        self.cache_bytes = self._prefixes.nbytes + self._features.nbytes
+        self.cache_bytes = self._prefixes.nbytes + int(self._features.currsize)
 
     def _read(self, task: Task, entry: Entry, tally: _Tally) -> Generator[None, None, Tensor | None]:
         """Compute what is not known of the prompt; the logits after its last position, None when aborted."""
@@ -170,7 +171,8 @@ class ChatEngine:
             tally.tiles += len(batch)
             yield
         features = torch.cat(encoded)
-        self._features.put(view.key, features)
+        if features.nbytes <= self._features.maxsize:
+            self._features[view.key] = features
         view.pixels = None
         return features
 

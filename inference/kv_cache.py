@@ -1,4 +1,4 @@
-"""What recent chats have been computed to: keys and values by token prefix, picture features by digest.
+"""What recent chats have been computed to: keys and values by token prefix.
 
 Knows tensors, lengths and bytes. What a token means, where pictures stand and who is asking is the caller's:
 a conversation comes in as a list of 64-bit keys, one for each position, equal where the model sees the same, below
@@ -190,26 +190,3 @@ class PrefixCache:
 def _cheap_to_cut(entry: Entry, length: int) -> bool:
     """Whether what comes after `length` is little and only text: soon computed again if somebody misses it."""
     return 2 * length >= entry.length and not entry.shows_picture_after(length)
-
-
-class FeatureCache:
-    """Features of recent pictures by key, at most `limit` bytes, the least recently used going first."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._features: OrderedDict[int, Tensor] = OrderedDict()
-        self.nbytes = 0
-
-    def get(self, key: int) -> Tensor | None:
-        """The picture's features [tokens, width] if they are known."""
-        if key in self._features:
-            self._features.move_to_end(key)
-        return self._features.get(key)
-
-    def put(self, key: int, features: Tensor) -> None:
-        """Keep a picture's features."""
-        previous = self._features.pop(key, None)
-        self.nbytes += features.nbytes - (0 if previous is None else previous.nbytes)
-        self._features[key] = features
-        while self.nbytes > self._limit:
-            self.nbytes -= self._features.popitem(last=False)[1].nbytes

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 from base64 import b64decode
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from itertools import pairwise
 from typing import Any, Final, TypeVar
 
 import torch
+from cachetools import LRUCache
 from PIL import Image
 
 from inference.internvl2.grids import grid
@@ -72,23 +72,26 @@ class Prepared:
 class TileCache:
     """Prepared pictures, made by `threads` threads, the newest `limit` bytes of them kept.
 
-    Used from one event loop. `hits` and `misses` count pictures asked for, `size` is bytes now. Who asks for a
-    picture that is just being prepared waits for that one preparation.
+    Used from one event loop. `hits` and `misses` count pictures asked for. Who asks for a picture
+    that is just being prepared waits for that one preparation.
     """
 
     def __init__(self, tiling: Tiling, *, limit: int, threads: int) -> None:
         self.tiling = tiling
         self.hits = 0
         self.misses = 0
-        self.size = 0
-        self._limit = limit
         self._cutters = ThreadPoolExecutor(threads, thread_name_prefix="tiles")
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="digests")
         # Few pictures at a time, each by several threads: the first ones are ready while the rest still wait.
         self._places = asyncio.Semaphore(max(threads // 3, 1))
-        self._kept: OrderedDict[tuple[bytes, int], Prepared] = OrderedDict()
+        self._kept: LRUCache[tuple[bytes, int], Prepared] = LRUCache(limit, lambda kept: kept.pixels.nbytes)
         self._coming: dict[tuple[bytes, int], asyncio.Task[Prepared]] = {}
-        self._urls: OrderedDict[bytes, bytes] = OrderedDict()
+        self._urls: LRUCache[bytes, bytes] = LRUCache(_URLS)
+
+    @property
+    def size(self) -> int:
+        """Bytes of tiles that are kept."""
+        return int(self._kept.currsize)
 
     async def of(self, url: str, most: int | None = None) -> Prepared:
         """The picture of a `data:` URL, at most `most` tiles and a thumbnail (None: as the model's configuration).
@@ -100,14 +103,9 @@ class TileCache:
         data = b""
         if known not in self._urls:
             self._urls[known], data = await loop.run_in_executor(self._readers, _read, url)
-        digest = self._urls[known]
-        self._urls.move_to_end(known)
-        if len(self._urls) > _URLS:
-            self._urls.popitem(last=False)
-        key = (digest, most or self.tiling.most)
+        key = (self._urls[known], most or self.tiling.most)
         if (kept := self._kept.get(key)) is not None:
             self.hits += 1
-            self._kept.move_to_end(key)
             return kept
         coming = self._coming.get(key)
         if coming is None:
@@ -127,10 +125,9 @@ class TileCache:
         del self._coming[key]
         if done.cancelled() or done.exception() is not None:
             return
-        prepared = self._kept[key] = done.result()
-        self.size += prepared.pixels.nbytes
-        while self.size > self._limit and self._kept:
-            self.size -= self._kept.popitem(last=False)[1].pixels.nbytes
+        prepared = done.result()
+        if prepared.pixels.nbytes <= self._kept.maxsize:
+            self._kept[key] = prepared
 
 
 async def prepare(data: bytes, digest: bytes, most: int, tiling: Tiling, threads: ThreadPoolExecutor) -> Prepared:

@@ -8,8 +8,9 @@ harmless, is prompt.py's; sending it is client.py's. Source: platform.openai.com
 from __future__ import annotations
 
 from base64 import b64encode
-from collections import OrderedDict
 from typing import Any, Final
+
+from cachetools import LRUCache
 
 from inference.messages import Picture, Prompt, Turn
 from inference.prompt import parts, system_text
@@ -63,17 +64,13 @@ class _DataUrls:
     """Data URLs of recent pictures by sha256: a picture stays in a conversation for many turns."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._size = 0
-        self._urls: OrderedDict[str, str] = OrderedDict()
+        self._urls: LRUCache[str, str] = LRUCache(limit, len)
 
     def of(self, picture: Picture) -> str:
         key = f"{picture.media_type}:{picture.sha256}"
-        url = self._urls.pop(key, None)
+        url = self._urls.get(key)
         if url is None:
             url = f"data:{picture.media_type};base64,{b64encode(picture.data).decode()}"
-            self._size += len(url)
-        self._urls[key] = url
-        while self._size > self._limit and len(self._urls) > 1:
-            self._size -= len(self._urls.popitem(last=False)[1])
+            if len(url) <= self._urls.maxsize:
+                self._urls[key] = url
         return url

@@ -9,10 +9,12 @@ fingerprints of pictures, nothing of lmdeploy.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Final
+
+from cachetools import LRUCache
 
 _PICTURES: Final = 4096
 
@@ -24,7 +26,7 @@ class PrefillGate:
         self._tokens = tokens
         self._inside = 0
         self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
-        self._seen: OrderedDict[bytes, None] = OrderedDict()
+        self._seen: LRUCache[bytes, None] = LRUCache(_PICTURES)
 
     @property
     def waiting(self) -> int:
@@ -39,10 +41,7 @@ class PrefillGate:
         for fingerprint, part in pictures:
             if fingerprint in self._seen:
                 tokens -= part
-                self._seen.move_to_end(fingerprint)
             self._seen[fingerprint] = None
-        while len(self._seen) > _PICTURES:
-            self._seen.popitem(last=False)
         return max(tokens, 1)
 
     @asynccontextmanager

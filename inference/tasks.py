@@ -7,12 +7,12 @@ run in any thread, several at once. Computing the answer is generation.py's.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final
 
+from cachetools import LRUCache
 from torch import Tensor
 
 from inference.internvl2.tiles import pixel_values, tiles
@@ -76,7 +76,7 @@ class Preparer:
         self._tokenizer = tokenizer
         self._tokenizing = threading.Lock()
         self.side: int = config.force_image_size or config.vision_config.image_size
-        self._tile_counts: OrderedDict[int, int] = OrderedDict()
+        self._tile_counts: LRUCache[int, int] = LRUCache(_TILE_COUNTS)
         self._counting = threading.Lock()
 
     @property
@@ -142,11 +142,8 @@ class Preparer:
         key = -1 - int.from_bytes(name[:8], "big") // 2
         with self._counting:
             if key in self._tile_counts:
-                self._tile_counts.move_to_end(key)
                 return key, self._tile_counts[key], None
         pixels = self.decode(picture, limit)
         with self._counting:
             self._tile_counts[key] = len(pixels)
-            if len(self._tile_counts) > _TILE_COUNTS:
-                self._tile_counts.popitem(last=False)
         return key, len(pixels), pixels

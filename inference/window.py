@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, Final
+
+from cachetools import LRUCache
 
 from inference.internvl2.grids import count_tiles
 from inference.messages import Picture, Prompt, PromptTooLong, Role
@@ -63,7 +64,7 @@ class Window:
         )
         self._lock = Lock()
         self._text_tokens = lru_cache(_TEXTS)(lambda text: self._tokenise(text))
-        self._picture_tokens: OrderedDict[str, int] = OrderedDict()
+        self._picture_tokens: LRUCache[str, int] = LRUCache(_PICTURES)
 
     def surely_holds(self, prompt: Prompt) -> bool:
         """Whether the prompt fits however its text is tokenised and its pictures are shaped. Quick; opens no file."""
@@ -100,12 +101,10 @@ class Window:
         return sys.maxsize if (_questions(whole) - _questions(shorter)) % step else self.count(shorter)
 
     def _tokens_of(self, picture: Picture) -> int:
-        tokens = self._picture_tokens.pop(picture.sha256, None)
+        tokens = self._picture_tokens.get(picture.sha256)
         if tokens is None:
             tokens = self._tiles(*picture_size(picture.data)) * self._tile_tokens
-        self._picture_tokens[picture.sha256] = tokens
-        if len(self._picture_tokens) > _PICTURES:
-            self._picture_tokens.popitem(last=False)
+            self._picture_tokens[picture.sha256] = tokens
         return tokens
 
     @cached_property

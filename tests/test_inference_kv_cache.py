@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from inference.kv_cache import FeatureCache, GrowingCache, PrefixCache
+from inference.kv_cache import GrowingCache, PrefixCache
 
 LAYERS = 2
 PICTURE = -7
@@ -150,18 +150,3 @@ def test_a_discarded_entry_is_gone() -> None:
     entry.keys.extend(keys)
     cache.discard(entry)
     assert remember(cache, keys) == 0
-
-
-def test_features_are_kept_up_to_a_limit() -> None:
-    """The features looked at least recently go first; one larger than the limit is not kept."""
-    features = torch.ones(10, 10)
-    cache = FeatureCache(2 * features.nbytes)
-    cache.put(1, features)
-    cache.put(2, features * 2)
-    assert cache.get(1) is features
-    cache.put(3, features * 3)
-    assert cache.get(2) is None
-    assert cache.get(1) is features
-    cache.put(4, torch.ones(100, 10))
-    assert cache.get(4) is None
-    assert cache.nbytes == 0

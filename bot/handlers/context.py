@@ -6,7 +6,6 @@ no handling again, and what to say of something that could not be saved.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ from aiogram import BaseMiddleware, Bot
 from aiogram.types import CallbackQuery, Message, MessageReactionUpdated, ReplyParameters, TelegramObject
 from aiogram.types import Chat as TelegramChat
 from aiogram.types import User as TelegramUser
+from cachetools import LRUCache
 
 from bot.handlers.taps import acknowledge
 from bot.inbox import Delivery
@@ -38,7 +38,7 @@ class People(BaseMiddleware):
     def __init__(self, ledger: Ledger, translator: Translator) -> None:
         self._ledger = ledger
         self._translator = translator
-        self._seen: OrderedDict[tuple[Person, Chat], None] = OrderedDict()
+        self._seen: LRUCache[tuple[Person, Chat], None] = LRUCache(REMEMBERED)
 
     async def __call__(self, handler: Handler, event: TelegramObject, data: dict[str, Any]) -> Any:
         user: TelegramUser | None = data.get("event_from_user")
@@ -63,9 +63,6 @@ class People(BaseMiddleware):
             except NotSaved:
                 return
         self._seen[person, chat] = None
-        self._seen.move_to_end((person, chat))
-        while len(self._seen) > REMEMBERED:
-            self._seen.popitem(last=False)
 
 
 class Replies(BaseMiddleware):
@@ -95,7 +92,7 @@ class Saving(BaseMiddleware):
     """
 
     def __init__(self) -> None:
-        self._told: OrderedDict[tuple[int, int, int], None] = OrderedDict()
+        self._told: LRUCache[tuple[int, int, int], None] = LRUCache(REMEMBERED)
 
     async def __call__(self, handler: Handler, event: TelegramObject, data: dict[str, Any]) -> Any:
         try:
@@ -122,8 +119,6 @@ class Saving(BaseMiddleware):
         if _reacted(event) in self._told:
             return
         self._told[_reacted(event)] = None
-        while len(self._told) > REMEMBERED:
-            self._told.popitem(last=False)
         about = ReplyParameters(message_id=event.message_id, allow_sending_without_reply=True)
         try:
             await bot.send_message(event.chat.id, text, reply_parameters=about)

@@ -6,12 +6,11 @@ whatever the operator wishes, looking at their data and deleting it, is let thro
 
 from __future__ import annotations
 
-import time
-from collections import OrderedDict
 from typing import Any, Final
 
 from aiogram import BaseMiddleware, Bot
 from aiogram.types import Chat, TelegramObject, Update, User
+from cachetools import TTLCache
 
 from bot.handlers import privacy
 from bot.handlers.context import Handler
@@ -39,7 +38,7 @@ class Door(BaseMiddleware):
         self._settings = settings
         self._ledger = ledger
         self._translator = translator
-        self._told: OrderedDict[int, float] = OrderedDict()
+        self._told: TTLCache[int, None] = TTLCache(REMEMBERED, SILENT_SECONDS)
 
     async def __call__(self, handler: Handler, event: TelegramObject, data: dict[str, Any]) -> Any:
         user: User | None = data.get("event_from_user")
@@ -74,12 +73,9 @@ class Door(BaseMiddleware):
         )
 
     def _tell(self, person: int) -> bool:
-        now = time.monotonic()
-        if now - self._told.get(person, -SILENT_SECONDS) < SILENT_SECONDS:
+        if person in self._told:
             return False
-        self._told[person] = now
-        while len(self._told) > REMEMBERED:
-            self._told.popitem(last=False)
+        self._told[person] = None
         return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Final
 
@@ -9,7 +10,7 @@ from aiogram import Router
 from aiogram.filters import Command
 from aiogram.types import Message
 
-from bot.admin import REFUSALS, AdminActions, refused
+from bot.admin import REFUSALS, AdminActions, Overview, refused
 from bot.progress import SILENT, run_line, silence
 from bot.replies import Reply
 from bot.translation import Say, later
@@ -36,11 +37,23 @@ def router() -> Router:
 
 async def status(message: Message, reply: Reply, say: Say, admin: AdminActions) -> None:
     """Say how the bot is."""
+    await _tell(_status_lines, reply, say, admin)
+
+
+async def schedule(message: Message, reply: Reply, say: Say, admin: AdminActions) -> None:
+    """Say when the next run begins by itself, and how the last one went."""
+    await _tell(_schedule_lines, reply, say, admin)
+
+
+async def _tell(lines: Callable[[Overview, Say], list[str]], reply: Reply, say: Say, admin: AdminActions) -> None:
     try:
-        overview = await admin.overview()
+        text = "\n".join(lines(await admin.overview(), say))
     except REFUSALS as refusal:
-        await reply.finish(refused(refusal, say))
-        return
+        text = refused(refusal, say)
+    await reply.finish(text)
+
+
+def _status_lines(overview: Overview, say: Say) -> list[str]:
     engine, counts = overview.engine, overview.counts
     lines = [
         say("Model: {model}", model=overview.live or "–"),
@@ -67,22 +80,16 @@ async def status(message: Message, reply: Reply, say: Say, admin: AdminActions) 
     lines += [run_line(run, say) for run in overview.runs[:3]]
     if overview.next_run:
         lines.append(_next_line(overview.next_run, say))
-    await reply.finish("\n".join(lines))
+    return lines
 
 
-async def schedule(message: Message, reply: Reply, say: Say, admin: AdminActions) -> None:
-    """Say when the next run begins by itself, and how the last one went."""
-    try:
-        overview = await admin.overview()
-    except REFUSALS as refusal:
-        await reply.finish(refused(refusal, say))
-        return
+def _schedule_lines(overview: Overview, say: Say) -> list[str]:
     if overview.next_run:
         by = say("By training.schedule = {cron}, in UTC.", cron=f'"{overview.schedule}"')
         lines = [_next_line(overview.next_run, say), by]
     else:
         lines = [say("I learn only when I am told to: /retrain. training.schedule in config.toml sets times.")]
-    await reply.finish("\n".join(lines + [run_line(run, say) for run in overview.runs[:1]]))
+    return lines + [run_line(run, say) for run in overview.runs[:1]]
 
 
 def _next_line(time: datetime, say: Say) -> str:
