@@ -10,7 +10,7 @@ import traceback
 from typing import Final
 
 from aiogram.exceptions import ClientDecodeError
-from aiohttp import ClientResponseError
+from aiohttp import ClientResponseError, RedirectClientError
 from pydantic import ValidationError
 
 LISTED: Final = 5
@@ -29,6 +29,8 @@ def account(error: BaseException) -> str:
             return f"{error.message} ({type(error.original).__name__}: {account(error.original)})"
         case ClientResponseError():
             return f"HTTP {error.status} {error.message}"
+        case RedirectClientError():
+            return "sent on to an address that cannot be asked"
     return str(error)
 
 

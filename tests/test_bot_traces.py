@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
@@ -46,11 +48,24 @@ async def test_an_answer_of_telegram_that_breaks_off_is_not_quoted(stage: Stage)
     assert SECRET not in str(logs)
 
 
-async def test_a_download_that_is_refused_does_not_tell_the_token() -> None:
-    """The address of a file has the token in it; of a refusal the status is told."""
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (lambda _: web.Response(status=404), "HTTP 404 Not Found"),
+        (
+            lambda at: web.Response(status=302, headers={"Location": f"ftp://elsewhere{at.path}"}),
+            "sent on to an address that cannot be asked",
+        ),
+    ],
+    ids=["refused", "redirected"],
+)
+async def test_a_download_that_fails_does_not_tell_the_token(
+    answer: Callable[[web.Request], web.Response], told: str
+) -> None:
+    """The address of a file has the token in it; what became of the request is told without."""
 
-    async def gone(_: web.Request) -> web.Response:
-        raise web.HTTPNotFound
+    async def gone(asked: web.Request) -> web.StreamResponse:
+        return answer(asked)
 
     app = web.Application()
     app.router.add_get("/{path:.*}", gone)
@@ -61,7 +76,7 @@ async def test_a_download_that_is_refused_does_not_tell_the_token() -> None:
     try:
         with pytest.raises(Exception, match="hidden") as raised:
             await bot.download_file("photos/1.jpg")
-        assert account(raised.value) == "HTTP 404 Not Found"
+        assert account(raised.value) == told
         assert "hidden" not in trace(raised.value)
     finally:
         await bot.session.close()
