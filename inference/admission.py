@@ -54,6 +54,10 @@ class Admission:
         """Stand at the end of the queue. Use it as a context manager: leaving gives queue and place up."""
         return Ticket(self, chat)
 
+    def tickets(self, chat: str) -> list[Ticket]:
+        """The chat's questions that wait or have a place."""
+        return [ticket for ticket in (*self._inside, *self._queue) if ticket.chat == chat]
+
     def pause(self) -> None:
         """Give out no place until `resume`; who has one keeps it."""
         self._paused = True

@@ -16,6 +16,7 @@ from contextlib import aclosing, suppress
 from itertools import count
 from pathlib import Path
 from typing import Final
+from weakref import WeakSet
 
 import structlog
 
@@ -69,6 +70,7 @@ class Deployment:
         self._admission = Admission(engines.concurrency(self.kind, settings), self._router.lane)
         self._pausing = asyncio.Lock()
         self._suspicions: set[asyncio.Task[None]] = set()
+        self._forgotten: WeakSet[Ticket] = WeakSet()
         self._counters = Counters()
         self._first_words = FirstWords(logs / "first-words")
 
@@ -171,7 +173,8 @@ class Deployment:
                             if delta.text:
                                 heard()
                             if delta.answer is not None:
-                                self._moves.answered(prompt, worker)
+                                if ticket not in self._forgotten:
+                                    self._moves.answered(prompt, worker)
                                 node.sight.note(delta.answer)
                             yield delta
                 return
@@ -241,7 +244,11 @@ class Deployment:
         await self._rolling.undrain(node)
 
     def forget(self, chat: str) -> None:
-        """Drop the chat's newest prompt, so that it is computed nowhere again. What an engine has cached fades."""
+        """Keep none of the chat's prompts, so that they are computed nowhere again. What an engine has cached fades.
+
+        Answers under way and waiting go on, and their prompts are not kept afterwards either.
+        """
+        self._forgotten.update(self._admission.tickets(chat))
         self._moves.forget(chat)
 
     async def pause(self) -> None:

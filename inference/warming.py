@@ -33,14 +33,14 @@ _PICTURE_BYTES: Final = 256 * 2**20
 class Chat:
     """A recently active chat: the newest prompt that was answered, when (monotonic seconds), and who has computed it.
 
-    A prompt that nobody has answered yet is never here, and one that failed once is not tried again: it may be what
-    brings engines down.
+    A prompt that nobody has answered yet is never here. One that is `barred` is not sent to an engine again: it failed
+    once, and may be what brings engines down, or it shall be forgotten.
     """
 
     prompt: Prompt
     when: float
     warm: WeakSet[Worker] = field(default_factory=WeakSet)
-    failed: bool = False
+    barred: bool = False
 
     @property
     def key(self) -> str:
@@ -63,23 +63,30 @@ class RecentChats:
 
     def answered(self, prompt: Prompt, worker: Worker) -> None:
         """Note that `worker` has computed the chat's newest prompt."""
-        self.forget(prompt.chat)
+        self._drop(prompt.chat)
         chat = self._chats[prompt.chat] = Chat(prompt, monotonic(), WeakSet((worker,)))
         self._bytes += chat.size
         while len(self._chats) > self._most or self._bytes > _PICTURE_BYTES:
-            self.forget(next(iter(self._chats)))
+            self._drop(next(iter(self._chats)))
 
     def newest_first(self) -> list[Chat]:
         """The chats, the one that was answered last at the front."""
         oldest = monotonic() - self._age
         for key in [chat.key for chat in self._chats.values() if chat.when < oldest]:
-            self.forget(key)
+            self._drop(key)
         return list(reversed(self._chats.values()))
 
     def forget(self, key: str) -> None:
+        """Keep the chat's prompt no longer; where it waits to be computed it is left out."""
+        chat = self._drop(key)
+        if chat is not None:
+            chat.barred = True
+
+    def _drop(self, key: str) -> Chat | None:
         chat = self._chats.pop(key, None)
         if chat is not None:
             self._bytes -= chat.size
+        return chat
 
 
 class Warmer:
@@ -97,7 +104,7 @@ class Warmer:
         """
         waiting: dict[Worker, list[Chat]] = defaultdict(list)
         for chat, worker in plan:
-            if worker not in chat.warm and not chat.failed:
+            if worker not in chat.warm:
                 waiting[worker].append(chat)
         if not waiting:
             return True
@@ -116,10 +123,12 @@ class Warmer:
         for chat in chats:
             if worker.broken:
                 return
+            if chat.barred:
+                continue
             try:
                 await worker.compute(chat.prompt)
             except Exception as error:  # noqa: BLE001 - warming never fails anybody
-                chat.failed = True
+                chat.barred = True
                 if isinstance(error, EngineCrashed):
                     await worker.suspect(error)
                 # How a server refuses a question may quote it.

@@ -16,7 +16,7 @@ from inference.settings import InferenceSettings
 from inference.warming import RecentChats
 from inference.worker import Worker
 from tests.children import fake_command, notes, prompt, until
-from tests.deployments import Deploy, a_model, ask, deployed
+from tests.deployments import Deploy, a_model, ask, deployed, open_gate, under_way
 
 
 @pytest.fixture
@@ -98,6 +98,36 @@ async def test_warming_does_not_repeat_poison(deploy: Deploy, tmp_path: Path) ->
         heard = await ask(deployment, "hi", "other")
         assert (heard.restarts, heard.answer.model) == (0, "b")
         assert heard.pid == deployment.status().pid != old
+
+
+async def test_warming_leaves_out_who_was_forgotten_while_asking(deploy: Deploy, tmp_path: Path) -> None:
+    """What a chat had asked, or had waiting, when it was forgotten is not kept afterwards; what it asks then is."""
+    async with deploy() as deployment:
+        asking, _ = await under_way(deployment, "gate:2", "private")
+        waiting = asyncio.create_task(ask(deployment, "in the queue", "private"))
+        await until(lambda: deployment.status().waiting == 1)
+        deployment.forget("private")
+        open_gate(tmp_path / "a")
+        assert (await asking).restarts == (await waiting).restarts == 0
+        await deployment.swap("b", a_model(tmp_path, "b"))
+        assert [note["chat"] for note in notes(tmp_path / "b", "begin")] == ["probe"]
+        await ask(deployment, "a new beginning", "private")
+        await deployment.swap("c", a_model(tmp_path, "c"))
+        assert [note["chat"] for note in notes(tmp_path / "c", "begin")] == ["probe", "private"]
+
+
+async def test_warming_leaves_out_who_is_forgotten_meanwhile(deploy: Deploy, tmp_path: Path) -> None:
+    """A chat that is forgotten while others are warmed before it is not put to the new engine."""
+    async with deploy(warm_at_once=1, warm_timeout=20) as deployment:
+        open_gate(tmp_path / "a")
+        for chat in ("private", "other"):
+            await ask(deployment, "gate:0", chat)
+        swapping = asyncio.create_task(deployment.swap("b", a_model(tmp_path, "b")))
+        await until(lambda: [note["chat"] for note in notes(tmp_path / "b", "begin")] == ["probe", "other"])
+        deployment.forget("private")
+        open_gate(tmp_path / "b")
+        await swapping
+        assert [note["chat"] for note in notes(tmp_path / "b", "begin")] == ["probe", "other"]
 
 
 async def test_warming_has_a_time_limit(deploy: Deploy, tmp_path: Path) -> None:
