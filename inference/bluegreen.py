@@ -187,6 +187,8 @@ class BlueGreen:
         self, supervisor: Supervisor, welcome: Welcome | None = None, *, after: Supervisor | None = None
     ) -> None:
         """Start and welcome in a task of its own, which `refuse` can end. Whatever is raised, nothing runs then."""
+        if self._ended:
+            raise EngineUnavailable("The deployment was stopped before the engine was started.")
         self._next = supervisor
         self._starting = starting = asyncio.create_task(self._started_up(supervisor, welcome, after))
         try:

@@ -105,6 +105,21 @@ async def test_cold_swap_in_the_middle(deploy: Deploy, tmp_path: Path, how: str)
             assert deployment.status().pids == ()
 
 
+async def test_cold_swap_stopped_while_the_old_engine_drains(deploy: Deploy, tmp_path: Path) -> None:
+    """A stop that comes before the new engine was begun leaves it so: it is not started at all."""
+    async with deploy() as deployment:
+        asking, _ = await under_way(deployment, "gate:2", "long")
+        swapping = asyncio.create_task(deployment.swap("b", a_model(tmp_path, "b")))
+        await until(lambda: deployment.status().state is State.STOPPED)
+        assert deployment.status().pids, "the old engine is still answering"
+        await deployment.stop()
+        with pytest.raises(EngineUnavailable):
+            await asking
+        with pytest.raises(EngineUnavailable, match="stopped"):
+            await swapping
+        assert not (tmp_path / "logs" / "engine-green.log").exists(), "no process was ever started there"
+
+
 async def test_cold_swap_of_one_node_of_two(deploy: Deploy, tmp_path: Path) -> None:
     """With a second engine of ours nobody waits: the chats of the one that changes are answered by the other."""
     async with deploy(gpus=[0, 1]) as deployment:
