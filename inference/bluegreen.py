@@ -139,6 +139,7 @@ class BlueGreen:
         """Flip; returns the one that was live."""
         blue = self.live
         self.live, self._slot = green, 1 - self._slot
+        self._count_crashes_of(blue)
         self._changed()
         _log.info("model swapped", old=blue.model_id, new=green.model_id, pid=green.pid)
         return blue
@@ -228,6 +229,9 @@ class BlueGreen:
         await asyncio.shield(retiring)
 
     def _retired(self, task: asyncio.Task[bool]) -> None:
-        supervisor = self._retiring.pop(task)
+        self._count_crashes_of(self._retiring.pop(task))
+
+    def _count_crashes_of(self, supervisor: Supervisor) -> None:
+        """Add them to the past ones, each once: `crashes` must never go back."""
         self._past_crashes += supervisor.crashes
         supervisor.crashes = 0

@@ -100,6 +100,21 @@ async def test_swap_old_engine_finishes_its_answers(deploy: Deploy, tmp_path: Pa
         assert heard[-1].answer is not None
 
 
+async def test_swap_forgets_no_crash(deploy: Deploy, tmp_path: Path) -> None:
+    """The old engine's crashes are counted while it drains, and once only when it has ended: the number only grows."""
+    async with deploy(warm_chats=0) as deployment:
+        assert (await ask(deployment, "die:3!")).restarts == 1
+        asking, _ = await under_way(deployment, "gate:2", "long")
+        swapping = asyncio.create_task(deployment.swap("b", a_model(tmp_path, "b")))
+        await until(lambda: deployment.model == "b")
+        assert not asking.done(), "the old engine is still draining"
+        assert deployment.status().counters.crashes == 1
+        open_gate(tmp_path / "a")
+        await swapping
+        assert (await asking).restarts == 0
+        assert deployment.status().counters.crashes == 1
+
+
 async def test_swap_drain_has_an_end(deploy: Deploy, tmp_path: Path) -> None:
     """An answer that outlasts the drain is voided and given in whole by the new model."""
     async with deploy(drain_timeout=0.2, stop_timeout=0.2) as deployment:
