@@ -71,13 +71,13 @@ class Conversation:
 
     async def has_picture(self, chat: int, asker: int, topic: int) -> bool:
         """Whether the open conversation is about a picture already, or may be after the answer that is being given."""
-        session = await self._history.session(chat, asker, topic)
+        session = await self._history.open_session(chat, asker, topic)
         turn = self._turns.get(session)
         return (turn is not None and turn.locked()) or await self._history.has_picture(session)
 
     async def subject(self, exchange: Exchange, chat: int, asker: int, topic: int) -> tuple[Picture, ...]:
         """The pictures that an exchange of another conversation than the asker's open one is about; else none."""
-        if exchange.session == await self._history.session(chat, asker, topic):
+        if exchange.session == await self._history.open_session(chat, asker, topic):
             return ()
         return await self._history.subject(exchange)
 
@@ -104,9 +104,10 @@ class Conversation:
         What cannot be saved because the disk is full has the id 0.
         """
         former = question.instead_of
-        session = (
-            former.session if former else await self._history.session(question.chat, question.asker, question.topic)
-        )
+        if former:
+            session = former.session
+        else:
+            session = await self._history.session(question.chat, question.asker, question.topic, question.update)
         async with self._turn(session, brake):
             latest = await self._history.latest(session, former.place if former else None)
             if not latest and not question.pictures:

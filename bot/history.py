@@ -37,10 +37,17 @@ class History:
         self._settings = settings
         self._unsaved = Unsaved()
 
-    async def session(self, chat: int, asker: int, topic: int) -> int:
-        """The open session; where none can be begun because the disk is full, a number that no session has."""
+    async def open_session(self, chat: int, asker: int, topic: int) -> int:
+        """The open session; a number that no session has where none was begun, or could be because the disk is full."""
+        session = await self._ledger.open_session(chat, self._settings.talker(chat, asker), topic)
+        return -asker if session is None else session
+
+    async def session(self, chat: int, asker: int, topic: int, update: int) -> int:
+        """As `open_session`, begun for an update if there is none. Raises Forgotten."""
         try:
-            return await self._ledger.session(chat, self._settings.talker(chat, asker), topic)
+            return await self._ledger.session(chat, self._settings.talker(chat, asker), topic, update=update)
+        except UnknownRecord as error:
+            raise Forgotten from error
         except NotSaved:
             return -asker
 

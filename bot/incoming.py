@@ -21,12 +21,13 @@ from aiogram.types import Document, ExternalReplyInfo, Message, PhotoSize, Stick
 from aiohttp import ClientError
 from PIL import Image, ImageOps
 
+from bot.history import Forgotten
 from bot.settings import ChatSettings
 from bot.telegram import Undelivered
 from bot.traces import account
 from bot.translation import later
 from inference.messages import Picture
-from storage.errors import NotSaved
+from storage.errors import NotSaved, UnknownRecord
 from storage.ledger import Ledger
 from storage.pictures import PictureStore
 from storage.records import StoredPicture
@@ -100,10 +101,11 @@ class Incoming:
         self._megapixels = settings.max_picture_megapixels
         self._decoders = asyncio.Semaphore(_DECODERS)
 
-    async def take(self, bot: Bot, file: Sent, sender: int) -> Picture:
-        """Fetch, check and keep one picture. One that cannot be kept because the disk is full is returned all the same.
+    async def take(self, bot: Bot, file: Sent, sender: int, update: int) -> Picture:
+        """Fetch, check and keep one picture for an update. One that cannot be kept because the disk is full is returned
+        all the same.
 
-        Raises `PictureRefused`, or `Undelivered` while Telegram is away.
+        Raises `PictureRefused`, `Forgotten`, or `Undelivered` while Telegram is away.
         """
         data = await _fetched(bot, file)
         async with self._decoders:
@@ -121,9 +123,12 @@ class Incoming:
                     phash=checked.phash,
                 ),
                 sender,
+                update=update,
             )
             if not self._pictures.path(picture.sha256).is_file():
                 await self._pictures.put(checked.data)  # removed between the two: somebody else had it forgotten
+        except UnknownRecord as error:
+            raise Forgotten from error  # the file goes with the next sweep
         except NotSaved as error:
             log.warning("a picture was not saved", error=str(error))
         return picture

@@ -9,6 +9,7 @@ from dataclasses import asdict, fields, replace
 from sqlite_utils import Database
 
 from storage.errors import StorageError, UnknownRecord
+from storage.inbox import refuse_closed
 from storage.people import ensure_chat, ensure_user
 from storage.queries import Queries, every, first
 from storage.records import Exchange, StoredPicture
@@ -52,16 +53,22 @@ def exchange_of(row: sqlite3.Row) -> Exchange:
 class Exchanges(Queries):
     """Pictures, exchanges, histories."""
 
-    async def add_picture(self, picture: StoredPicture, sender: int | None = None) -> None:
-        """Note a picture whose bytes are in the picture folder, and who sent it (None: nobody, it was imported).
+    async def add_picture(
+        self, picture: StoredPicture, sender: int | None = None, *, update: int | None = None
+    ) -> None:
+        """Note a picture whose bytes are in the picture folder, who sent it and for which update it was fetched (None:
+        it was imported).
 
         A picture already known keeps its first row. Its bytes may have been removed just before this; from now on
-        they are not (`Forgetting.remove_picture`), so see afterwards that they are there.
+        they are not (`Forgetting.remove_picture`), so see afterwards that they are there. Raises `UnknownRecord` when
+        who sent the update was forgotten meanwhile.
         """
         now = self._now(picture.created)
         row = asdict(picture) | {"created": now}
 
         def work(database: Database) -> None:
+            if update is not None:
+                refuse_closed(database, update)
             # Not Table.insert: it reads the schema several times, which costs a millisecond on the busiest path.
             database.execute(_INSERT_PICTURE, row)
             if sender is not None:
@@ -105,8 +112,7 @@ class Exchanges(Queries):
                 return exchange_of(row)
             if first(database, "SELECT 1 FROM sessions WHERE id = ?", [exchange.session]) is None:
                 raise UnknownRecord(f"The ledger has no session {exchange.session}: it may have been deleted.")
-            if first(database, "SELECT 1 FROM inbox WHERE id = ? AND state = 'done'", [exchange.update]) is not None:
-                raise UnknownRecord(f"Update {exchange.update} is closed: its sender has had everything deleted.")
+            refuse_closed(database, exchange.update)
             ensure_user(database, made.asker, made.created)
             ensure_chat(database, made.chat, made.created)
             try:

@@ -214,6 +214,12 @@ class Inbox(Queries):
         return [None if update in known else _unknown(update) for update in updates]
 
 
+def refuse_closed(database: Database, update: int) -> None:
+    """Raise `UnknownRecord` for an update that is done: what is still at work on it has nothing to keep any more."""
+    if first(database, "SELECT 1 FROM inbox WHERE id = ? AND state = 'done'", [update]) is not None:
+        raise UnknownRecord(f"Update {update} is closed: its sender has had everything deleted.")
+
+
 def _begin(database: Database, updates: Sequence[int]) -> list[int | Exception]:
     database.execute(
         f"UPDATE inbox SET state = 'begun', attempts = attempts + 1 WHERE id IN {_IDS} AND state <> 'done'",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from sqlite_utils import Database
 
+from storage.inbox import refuse_closed
 from storage.queries import Queries, every, first
 from storage.records import Chat, Person
 from storage.runs import cancel_learning
@@ -28,11 +29,16 @@ def ensure_chat(database: Database, chat: int, now: float) -> None:
 class People(Queries):
     """Users, chats, sessions."""
 
-    async def see(self, person: Person, chat: Chat) -> None:
-        """Note who wrote and where: new rows, or changed names. A chosen language stays as it is."""
+    async def see(self, person: Person, chat: Chat, *, update: int | None = None) -> None:
+        """Note who wrote and where: new rows, or changed names. A chosen language stays as it is.
+
+        Raises `UnknownRecord` when who sent `update` was forgotten meanwhile.
+        """
         now = self._now()
 
         def work(database: Database) -> None:
+            if update is not None:
+                refuse_closed(database, update)
             database.execute(
                 "INSERT INTO users(id, name, client_language, created) VALUES (?, ?, ?, ?)"
                 " ON CONFLICT(id) DO UPDATE SET name = excluded.name, client_language = excluded.client_language"
@@ -101,14 +107,26 @@ class People(Queries):
 
         await self._write(work)
 
-    async def session(self, chat: int, user: int, topic: int = 0) -> int:
-        """The open session of `user` in `chat` and forum topic (0: none), begun if there is none."""
-        key = (chat, user, topic)
-        row = await self._read(lambda database: first(database, _OPEN_SESSION, key))
-        if row is not None:
-            return int(row["id"])
+    async def open_session(self, chat: int, user: int, topic: int = 0) -> int | None:
+        """The open session of `user` in `chat` and forum topic (0: none), None without one."""
+        row = await self._read(lambda database: first(database, _OPEN_SESSION, (chat, user, topic)))
+        return None if row is None else int(row["id"])
+
+    async def session(self, chat: int, user: int, topic: int = 0, *, update: int | None = None) -> int:
+        """As `open_session`, begun if there is none. Raises `UnknownRecord` when who sent `update`, which begins it,
+        was forgotten meanwhile.
+        """
+        found = await self.open_session(chat, user, topic)
+        if found is not None:
+            return found
         now = self._now()
-        return await self._write(lambda database: _open_session(database, chat, user, topic, now))
+
+        def work(database: Database) -> int:
+            if update is not None:
+                refuse_closed(database, update)
+            return _open_session(database, chat, user, topic, now)
+
+        return await self._write(work)
 
     async def new_session(self, chat: int, user: int, topic: int = 0) -> int:
         """Close the open session, if any, and begin another: the model forgets what was said before."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -170,6 +171,42 @@ async def test_an_answer_on_its_way_is_dropped(stage: Stage) -> None:
         assert not await bot.ledger.belongings(ada.id)
         assert await bot.ledger.pictures() == []
         assert await bot.ledger.pending_updates() == []
+
+
+@pytest.mark.parametrize("edited", [False, True])
+async def test_a_picture_on_its_way_is_dropped(stage: Stage, monkeypatch: pytest.MonkeyPatch, edited: bool) -> None:
+    """Who deletes while a picture of theirs is fetched is told that it is not kept; no row of them comes back, and the
+    file goes with what is swept.
+    """
+    fetching, go_on = asyncio.Event(), asyncio.Event()
+    async with stage.bot() as bot, stage.person() as ada:
+        sent = await ada.sends(photo=png(), caption="What?")
+        await ada.answer(rated=True)
+        fetch = bot.bot.download_file
+
+        async def slowly(*args: Any, **options: Any) -> Any:
+            fetching.set()
+            await go_on.wait()
+            return await fetch(*args, **options)
+
+        monkeypatch.setattr(bot.bot, "download_file", slowly)
+        if edited:
+            await ada.edits(sent, "What else?")
+        else:
+            await ada.sends(photo=png(colour="red"), caption="What?")
+        await fetching.wait()
+        question = await told(ada, "/delete_my_data")
+        await ada.taps(SURE, question)
+        await said_to(ada, question, DELETED)
+        go_on.set()
+        await bot.settled()
+        assert any("dropped this question" in each["text"] for each in await ada.bot_messages())
+        assert len(bot.engine.prompts) == 1
+        counts = await bot.ledger.counts()
+        assert [counts[each] for each in ("users", "chats", "sessions", "pictures")] == [0, 0, 0, 0]
+        monkeypatch.setattr("bot.forgetting.ABANDONED_SECONDS", -5.0)
+        await Forgetting.beside(bot.ledger, stage.directory).sweep()
+        assert bot.pictures.files() == []
 
 
 async def test_nothing_said_before_is_sent_to_the_engine_again(stage: Stage) -> None:

@@ -144,6 +144,22 @@ async def test_in_a_shared_conversation_the_others_stay(ledger: Ledger) -> None:
     assert await ledger.person(ADA) is None
 
 
+async def test_work_on_a_closed_update_brings_nothing_back(ledger: Ledger, tmp_path: Path) -> None:
+    """What was at work on an update when its sender left writes no row of them anew, whatever it comes to."""
+    await ledger.store_update(1, f"chat:{ADA}", "{}")
+    await ledger.begin_update(1)
+    await ledger.forget(ADA)
+    for late in (
+        ledger.see(Person(ADA), Chat(ADA), update=1),
+        ledger.add_picture(picture("late"), ADA, update=1),
+        ledger.session(ADA, ADA, update=1),
+    ):
+        with pytest.raises(UnknownRecord, match="closed"):
+            await late
+    assert _named(tmp_path, ADA) == ["inbox.lane"]
+    assert await ledger.pictures() == []
+
+
 async def test_nothing_is_left_in_free_pages(ledger: Ledger, talk: Talk, tmp_path: Path) -> None:
     """The words of who was forgotten are in neither of the ledger's files, long and short ones, old and new."""
     for number in range(60):

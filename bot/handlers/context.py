@@ -21,7 +21,7 @@ from bot.inbox import Delivery
 from bot.replies import Place, Reply
 from bot.telegram import Doubtful
 from bot.translation import Say, Translator
-from storage.errors import NotSaved
+from storage.errors import NotSaved, UnknownRecord
 from storage.ledger import Ledger
 from storage.records import Chat, Person
 
@@ -46,21 +46,23 @@ class People(BaseMiddleware):
         chosen: str | None = None
         if user and chat:
             known = await self._ledger.person(user.id)
+            delivery: Delivery = data["delivery"]
             await self._see(
                 Person(user.id, user.full_name, user.language_code),
                 Chat(chat.id, chat.type, chat.title or ""),
+                delivery.update,
                 forgotten=known is None or known.name != user.full_name,
             )
             chosen = known.language if known else None
         data["say"] = self._translator.to(chosen, user.language_code if user else None)
         return await handler(event, data)
 
-    async def _see(self, person: Person, chat: Chat, *, forgotten: bool) -> None:
+    async def _see(self, person: Person, chat: Chat, update: int, *, forgotten: bool) -> None:
         """Write down what is new, or was deleted since; most updates bring nothing new."""
         if forgotten or (person, chat) not in self._seen:
             try:
-                await self._ledger.see(person, chat)
-            except NotSaved:
+                await self._ledger.see(person, chat, update=update)
+            except (NotSaved, UnknownRecord):  # the disk is full, or they had everything deleted meanwhile
                 return
         self._seen[person, chat] = None
 

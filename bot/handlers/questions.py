@@ -11,6 +11,7 @@ from aiogram.types import Message, Update, User
 
 from bot.answers import Answers, sorry
 from bot.conversation import Conversation, NoPictureYet, Question
+from bot.history import Forgotten
 from bot.inbox import Delivery
 from bot.incoming import Incoming, PictureRefused, Sent, picture_of
 from bot.lanes import command_of
@@ -78,8 +79,8 @@ async def ask(
     pictures: tuple[Picture, ...] = ()
     if former is not None and len(files) == len(former.pictures) == 1:
         try:
-            pictures = await _taken(incoming, bot, files, sender.id)
-        except PictureRefused as error:
+            pictures = await _taken(incoming, bot, files, sender.id, delivery.update)
+        except (PictureRefused, Forgotten) as error:
             await reply.adopt([each.message for each in shown if each.message is not None])
             await reply.finish(sorry(error, say))
             return
@@ -129,7 +130,7 @@ async def ask(
         text = (await said())[:limit] or say(settings.chat.default_question)
         if former is not None:
             return await conversation.once_more(former, delivery.update, text, pictures)
-        pictures = pictures or await _taken(incoming, bot, files, sender.id)
+        pictures = pictures or await _taken(incoming, bot, files, sender.id, delivery.update)
         return Question(delivery.update, chat, event_from_user.id, topic, text, pictures)
 
     asked = Asked(delivery.update, chat, topic, event_from_user.id, message.message_id, delivery.received)
@@ -137,9 +138,9 @@ async def ask(
     await answers.give(asked, question, reply, say, placeholder=placeholder)
 
 
-async def _taken(incoming: Incoming, bot: Bot, files: Sequence[Sent], sender: int) -> tuple[Picture, ...]:
+async def _taken(incoming: Incoming, bot: Bot, files: Sequence[Sent], sender: int, update: int) -> tuple[Picture, ...]:
     """All pictures, fetched side by side; the first that is refused ends the others."""
-    tasks = [asyncio.create_task(incoming.take(bot, file, sender)) for file in files]
+    tasks = [asyncio.create_task(incoming.take(bot, file, sender, update)) for file in files]
     try:
         return tuple([await task for task in tasks])
     finally:

@@ -56,8 +56,9 @@ async def retry(
         await answers.show_again(recorded, reply, say)
         return
     place, by = reply.place, event_from_user.id
-    session = await ledger.session(place.chat, settings.chat.talker(place.chat, by), place.topic or 0)
-    latest = next((each for each in reversed(await ledger.history(session, LATEST)) if each.asker == by), None)
+    session = await ledger.open_session(place.chat, settings.chat.talker(place.chat, by), place.topic or 0)
+    said = await ledger.history(session, LATEST) if session is not None else []
+    latest = next((each for each in reversed(said) if each.asker == by), None)
     if latest:
         await _answer_again(latest, by, place, bot, delivery, say, ledger, answers)
     else:
