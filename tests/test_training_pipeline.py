@@ -20,6 +20,7 @@ from storage.states import ModelState, RunState
 from tests.lessons import SYSTEM
 from tests.llava_files import foodie, write_file
 from tests.pipelines import Room
+from tests.test_training_resume import save
 from training.job import EvaluationJob, Job, MergeJob, TrainingError
 from training.report import Report
 from training.resume import begin, checkpoint
@@ -265,8 +266,7 @@ async def test_a_new_run_goes_on_where_an_interrupted_one_was(room: Room) -> Non
     def leave_a_checkpoint(run: int) -> None:
         job = Job.read(room.folder / "runs" / str(run) / "finetune.json")
         begin(job)
-        (Path(job.work) / STATE / "iter_40.pth").write_bytes(b"weights")
-        (Path(job.work) / STATE / "last_checkpoint").write_text("iter_40.pth")
+        save(Path(job.work), 40)
 
     async def run() -> Job:
         await room.run()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 
@@ -21,11 +22,19 @@ def job(folder: Path, rows: str = "[1, 2]", **changes: Any) -> Job:
     return replace(made, **changes)
 
 
+def save(folder: Path, number: int) -> Path:
+    """A checkpoint as torch writes one: an archive."""
+    file = folder / STATE / f"iter_{number}.pth"
+    with ZipFile(file, "w") as archive:
+        archive.writestr("data/0", b"weights" * 100)
+    return file
+
+
 def interrupted(folder: Path, **changes: Any) -> Job:
     """A job that was cut short after its checkpoint at batch 40."""
     made = job(folder, **changes)
     begin(made)
-    (folder / STATE / "iter_40.pth").write_bytes(b"weights")
+    save(folder, 40)
     (folder / STATE / "last_checkpoint").write_text(str(folder / STATE / "iter_40.pth"))
     (folder / STATE / "vis_data").mkdir()
     return made
@@ -64,6 +73,32 @@ def test_a_checkpoint_that_is_not_there_is_none(tmp_path: Path) -> None:
     assert checkpoint(made) is None
 
 
+def test_what_was_not_written_to_its_end_is_no_checkpoint(tmp_path: Path) -> None:
+    """The end of the power leaves half a file, or an empty note of the newest: the whole one before it is taken."""
+    made = interrupted(tmp_path / "1")
+    half = save(tmp_path / "1", 80)
+    half.write_bytes(half.read_bytes()[:300])
+    (tmp_path / "1" / STATE / "last_checkpoint").write_text("")
+    assert checkpoint(made) == tmp_path / "1" / STATE / "iter_40.pth"
+    (tmp_path / "1" / STATE / "iter_40.pth").unlink()
+    assert checkpoint(made) is None
+    assert not take_over(job(tmp_path / "2"), [tmp_path / "1"])
+
+
+def test_a_damaged_checkpoint_is_removed(tmp_path: Path) -> None:
+    """One whose bytes have changed on the disk would fail whoever goes on from it, every time: the one before is next,
+    and without one the training begins anew.
+    """
+    made = interrupted(tmp_path / "1")
+    newest = save(tmp_path / "1", 80)
+    for damaged in (newest, tmp_path / "1" / STATE / "iter_40.pth"):
+        damaged.write_bytes(damaged.read_bytes().replace(b"weights", b"WEIGHTS", 1))
+        begin(made)
+        assert not damaged.exists()
+    assert checkpoint(made) is None
+    assert [each.name for each in (tmp_path / "1" / STATE).iterdir()] == ["training.sha256"]
+
+
 def test_a_new_run_of_the_same_training_takes_over(tmp_path: Path) -> None:
     """It gets the checkpoints of the newest such run; all others are removed, their logs stay."""
     for number, rows in (("1", "[1, 2]"), ("2", "[1, 2]"), ("3", "[1]")):
@@ -85,12 +120,17 @@ def test_nothing_to_take_over_is_nothing(tmp_path: Path) -> None:
     assert checkpoint(new) is None
 
 
-def test_a_folder_as_checkpoint_is_removed_too(tmp_path: Path) -> None:
-    """DeepSpeed's checkpoints are folders."""
-    folder = tmp_path / STATE / "iter_40.pth"
-    folder.mkdir(parents=True)
+def test_a_folder_is_a_checkpoint_too(tmp_path: Path) -> None:
+    """DeepSpeed's checkpoints are folders, which count when they have been named."""
+    made = interrupted(tmp_path / "1")
+    folder = tmp_path / "1" / STATE / "iter_80.pth"
+    folder.mkdir()
     (folder / "part").write_bytes(b"weights")
-    remove(tmp_path)
+    assert checkpoint(made) == tmp_path / "1" / STATE / "iter_40.pth"
+    (tmp_path / "1" / STATE / "last_checkpoint").write_text("/elsewhere/iter_80.pth\n")
+    begin(made)
+    assert checkpoint(made) == folder
+    remove(tmp_path / "1")
     assert not folder.exists()
 
 

@@ -23,3 +23,13 @@ def test_a_log_tells_losses_and_the_most_memory(tmp_path: Path) -> None:
     assert most_memory(log) == 23895 * 2**20
     log.write_text('{"loss": 1.5, "step": 1}\n', encoding="utf-8")
     assert most_memory(log) == 0
+
+
+def test_half_a_line_is_overlooked(tmp_path: Path) -> None:
+    """What the end of the power leaves of a line loses no other: neither those before it nor the one that follows."""
+    log = tmp_path / "scalars.json"
+    first, second, *_ = LOG.splitlines(keepends=True)
+    log.write_text(first + '{"lr": 2e-06, "lo' + second + '{"loss": 7.25, "st', encoding="utf-8")
+    assert losses(log) == [(1, 11.67), (2, 9.5)]
+    log.write_bytes(log.read_bytes() + b"\0\xff\n")
+    assert len(losses(log)) == 2

@@ -1,23 +1,26 @@
 """Checkpoints of a training that was cut short, and who may go on from them. Standard library only.
 
-Knows the folder that mmengine fills (`last_checkpoint` names the newest) and what makes two jobs the same training:
-the base, the numbers and the rows, not the run, the place, the processes or how a step is cut into batches.
+Knows the folder that mmengine fills, which checkpoints there are whole, and what makes two jobs the same training: the
+base, the numbers and the rows, not the run, the place, the processes or how a step is cut into batches.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 from training.job import Job
 from training.run_folder import FEATURES, STATE
 
 _FINGERPRINT: Final = "training.sha256"
+_NUMBERED: Final = re.compile(r"_(\d+)\.pth$")
 _OTHERWISE: Final = frozenset(
     {
         "run",
@@ -46,9 +49,11 @@ def checkpoint(job: Job) -> Path | None:
 
 
 def begin(job: Job) -> None:
-    """Make room for a training: what its folder holds of another one is removed."""
+    """Make room for a training: what its folder holds of another one, or holds damaged, is removed."""
     state = Path(job.work) / STATE
-    if checkpoint(job) is None and state.exists():
+    while (newest := checkpoint(job)) is not None and not _sound(newest):
+        newest.unlink()
+    if newest is None and state.exists():
         shutil.rmtree(state)
     state.mkdir(exist_ok=True)
     (state / _FINGERPRINT).write_text(fingerprint(job) + "\n", encoding="utf-8")
@@ -91,11 +96,35 @@ def fingerprint(job: Job) -> str:
 
 
 def _newest(state: Path, wanted: str) -> Path | None:
+    """The newest checkpoint that was written to its end, None if the folder is of another training than `wanted`."""
     try:
         if (state / _FINGERPRINT).read_text(encoding="utf-8").strip() != wanted:
             return None
-        # Named by its place at that time.
-        newest = state / Path((state / "last_checkpoint").read_text(encoding="utf-8").strip()).name
     except FileNotFoundError:
         return None
-    return newest if newest.exists() else None
+    return max(_written(state), default=(0, None))[1]
+
+
+def _written(state: Path) -> Iterator[tuple[int, Path]]:
+    """The checkpoints that are there to their end, with their numbers: torch's are zip archives, whose index ends them.
+
+    DeepSpeed's are folders; of these that counts which mmengine has named when it was written.
+    """
+    last = state / "last_checkpoint"
+    # Named by its place at that time.
+    named = Path(last.read_text(encoding="utf-8", errors="replace").strip()).name if last.exists() else ""
+    for each in state.glob("*.pth"):
+        numbered = _NUMBERED.search(each.name)
+        if numbered and (each.name == named if each.is_dir() else is_zipfile(each)):
+            yield int(numbered[1]), each
+
+
+def _sound(saved: Path) -> bool:
+    """Whether the sums of all parts of a file are right. Reads it whole."""
+    if saved.is_dir():
+        return True
+    try:
+        with ZipFile(saved) as parts:
+            return parts.testzip() is None
+    except (BadZipFile, EOFError, RuntimeError):
+        return False

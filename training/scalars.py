@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,5 +22,8 @@ def most_memory(scalars: Path) -> int:
     return max((int(each["memory"]) for each in _lines(scalars) if "memory" in each), default=0) * 2**20
 
 
-def _lines(scalars: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in scalars.read_text(encoding="utf-8").splitlines() if line.strip()]
+def _lines(scalars: Path) -> Iterator[dict[str, Any]]:
+    for line in scalars.read_text(encoding="utf-8", errors="replace").splitlines():
+        # A process that was killed leaves half a line, and the next one goes on behind it.
+        with suppress(ValueError):
+            yield json.loads(line[line.rfind("{") :])
