@@ -1,7 +1,7 @@
 """What a model hub has of a repository: its files with their sizes and hashes, and where each is to be had.
 
 Knows the Hugging Face hub (through huggingface_hub, so HF_ENDPOINT and HF_TOKEN mean what they mean there) and
-ModelScope's HTTP API. Bringing the files is hub_files.py's.
+ModelScope's HTTP API, both through the environment's proxies. Bringing the files is hub_files.py's.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The files of one revision. `revision` is the commit where the hub names it. `headers` go with every request."""
+    """The files of one revision. `revision` is the commit where the hub names it. `headers` go to the hub alone."""
 
     source: Source
     repo: str
@@ -147,7 +147,7 @@ async def _modelscope(repo: str, revision: str) -> Listing:
     question = urlencode({"Revision": revision, "Recursive": "True"})
     try:
         async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_SECONDS)) as session,
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_SECONDS), trust_env=True) as session,
             session.get(f"{base}/files?{question}") as response,
         ):
             if response.status != 200:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 import aiohttp
+from yarl import URL
 
 from inference.hub import Hash, HubError, Listing, RemoteFile, explained, unreachable
 
@@ -60,8 +61,13 @@ async def _bring(listing: Listing, folder: Path, progress: Progress, pause: floa
     _check_space(missing, folder)
     # No total time: a file takes as long as it takes, only silence is an error.
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE, sock_read=_SILENCE)
-    headers = {**listing.headers, "Accept-Encoding": "identity"}
-    async with aiohttp.ClientSession(timeout=timeout, headers=headers, auto_decompress=False) as session:
+    async with aiohttp.ClientSession(
+        timeout=timeout,
+        headers={"Accept-Encoding": "identity"},
+        auto_decompress=False,
+        middlewares=(_headers_for_the_hub(listing),),
+        trust_env=True,
+    ) as session:
         for file in missing:
             path = folder / file.path
             part = path.with_name(path.name + _PART)
@@ -79,6 +85,22 @@ async def _bring(listing: Listing, folder: Path, progress: Progress, pause: floa
                 )
             part.rename(path)
             done += file.size
+
+
+def _headers_for_the_hub(listing: Listing) -> aiohttp.ClientMiddlewareType:
+    """Puts the listing's headers into each request to the hub itself, not into those to where it redirects.
+
+    As headers of the session they would not do: aiohttp, told to read proxies from the environment, reads ~/.netrc as
+    well, and refuses a header "Authorization" where it finds the hub there, as git users have it.
+    """
+    hosts = {URL(file.url).origin() for file in listing.files}
+
+    async def send(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        if request.url.origin() in hosts:
+            request.headers.update(listing.headers)
+        return await handler(request)
+
+    return send
 
 
 async def _fetch(

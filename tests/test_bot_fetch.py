@@ -32,7 +32,9 @@ FILES = {
 def no_hub_but_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing of the machine's own set-up."""
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
-    monkeypatch.delenv("HF_TOKEN", raising=False)
+    for name in ("HF_TOKEN", "http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        for variable in (name, name.upper()):
+            monkeypatch.delenv(variable, raising=False)
 
 
 def _console() -> Console:
@@ -217,6 +219,29 @@ async def test_the_token_stays_with_the_hub(tmp_path: Path, monkeypatch: pytest.
         await _fetch(hub, tmp_path / "m", monkeypatch)
         asked = {each.path.split("/")[1] == "cdn": each.authorization for each in hub.requests}
     assert asked == {False: "Bearer hf_secret", True: ""}
+
+
+async def test_the_token_goes_before_a_netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has the hub in ~/.netrc for git fetches files with HF_TOKEN all the same."""
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login git password other\n")
+    async with HubServer(FILES) as hub:
+        await _fetch(hub, tmp_path / "m", monkeypatch)
+        asked = {each.path.split("/")[1]: each.authorization for each in hub.requests}
+    assert asked["someone"] == "Bearer hf_secret"
+    assert asked["cdn"] == ""
+
+
+@pytest.mark.parametrize("source", Source)
+async def test_all_goes_through_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Source) -> None:
+    """Where only a proxy of the environment's has a way out, list and files come through it."""
+    async with HubServer(FILES) as hub:
+        monkeypatch.setenv("http_proxy", hub.url)
+        for variable in ("HF_ENDPOINT", "MODELSCOPE_DOMAIN"):
+            monkeypatch.setenv(variable, "http://hub.invalid")
+        await fetch(tmp_path / "m", source, hub.repo, "", _console())
+    assert _contents(tmp_path / "m") == FILES
 
 
 async def test_the_command_takes_its_options(tmp_path: Path) -> None:
