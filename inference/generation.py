@@ -150,6 +150,7 @@ class ChatEngine:
                     if features is None:
                         return None
                     embeds[0, first - start : last - start] = features[first - view.span.start : last - view.span.start]
+                    view.features = features if last < view.span.stop else None
             if task.aborted.is_set():
                 return None
             logits = self._compute(entry, embeds, task.keys[start:stop])
@@ -159,7 +160,7 @@ class ChatEngine:
 
     def _see(self, task: Task, view: View, tally: _Tally) -> Generator[None, None, Tensor | None]:
         """The features of a picture, [positions, width]: remembered, or encoded now; None when aborted."""
-        known = self._features.get(view.key)
+        known = self._features.get(view.key) if view.features is None else view.features
         if known is not None:
             return known
         pixels = self.preparer.decode(view.picture, view.limit) if view.pixels is None else view.pixels

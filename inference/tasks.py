@@ -39,13 +39,17 @@ Listener = Callable[[str | Result | Exception], None]
 
 @dataclass(slots=True)
 class View:
-    """A picture in a prompt: its name in the caches, its place, its pixels once decoded ([T, 3, S, S])."""
+    """A picture in a prompt: its name in the caches, its place, its pixels once decoded ([T, 3, S, S]).
+
+    `features` ([positions, width]) are here from its first chunk to its last, whatever a cache has room for.
+    """
 
     key: int
     span: Span
     picture: Picture
     limit: int | None
     pixels: Tensor | None
+    features: Tensor | None = None
 
 
 @dataclass(slots=True)

@@ -164,6 +164,17 @@ def test_cache_bytes_stay_bounded_and_the_newest_chat_is_known(model: Any, token
         assert answer(engine, ask("What do you see?", picture(30)))[1].usage.encoded_tiles > 0
 
 
+def test_a_picture_larger_than_the_cache_is_encoded_once(engine: ChatEngine, forgetful: ChatEngine) -> None:
+    """Pictures that begin in one chunk and end in another are not encoded again there, also where nothing is kept."""
+    prompt = ask("What do you see?", *(picture(seed, (448, 336)) for seed in range(30, 36)))
+    task = forgetful.preparer.prepare(prompt)
+    tiles = sum(len(view.pixels) for view in task.views if view.pixels is not None)
+    assert any(view.span.start // 512 < (view.span.stop - 1) // 512 for view in task.views), "one lies on a border"
+    text, result = forgetful.answer(task)
+    assert result.usage.encoded_tiles == tiles
+    assert text == answer(engine, prompt)[0]
+
+
 def test_answers_side_by_side_are_those_given_alone(endless: Any, tokenizer: Any) -> None:
     """Six chats at once, greedy and drawn: nobody hears another's words."""
     prompts = [
