@@ -16,7 +16,7 @@ from storage.records import Run
 from storage.states import RUN_TRANSITIONS, RunState
 
 _SELECT = f"SELECT {', '.join(each.name for each in fields(Run))} FROM runs"
-_SETTABLE = frozenset({"step", "steps", "loss", "samples", "held_out", "raters", "directory", "reason", "model"})
+_SETTABLE = frozenset({"step", "steps", "loss", "raters", "directory", "reason", "model"})
 _ACTIVE = json.dumps([state for state, following in RUN_TRANSITIONS.items() if following])
 _TEACHING = (
     "SELECT count(*) FROM run_selections JOIN exchanges ON exchanges.id = exchange"
@@ -85,8 +85,9 @@ class Runs(Queries):
         return await self._write(work)
 
     async def update_run(self, run: int, **values: Any) -> Run:
-        """Set fields of a run without changing its state: step, steps, loss, samples, held_out, raters, directory,
-        reason, model. Raises `UnknownRecord`.
+        """Set fields of a run without changing its state: step, steps, loss, raters, directory, reason, model.
+
+        Raises `UnknownRecord`.
         """
         now = self._now()
 
@@ -152,11 +153,14 @@ class Runs(Queries):
         return bool(row["cancel_requested"])
 
     async def freeze_selection(self, run: int, rows: Iterable[tuple[int, str]]) -> None:
-        """Keep which exchanges teach a run and on which side of the split ("train", "held_out") each is.
+        """Keep which exchanges teach a run and on which side of the split ("train", "held_out") each is, and how many
+        that are: the run's samples and held_out.
 
         Once for a run. Raises `StorageError` for a second time, or for an exchange that does not exist (any more).
         """
         frozen = [(run, exchange, position, split) for position, (exchange, split) in enumerate(rows)]
+        held_out = sum(split == "held_out" for *_, split in frozen)
+        now = self._now()
 
         def work(database: Database) -> None:
             _get(database, run)
@@ -169,6 +173,7 @@ class Runs(Queries):
                     f"The selection for run {run} names an exchange twice or one that was deleted meanwhile:"
                     f" select again ({error})."
                 ) from error
+            _set(database, run, {"samples": len(frozen) - held_out, "held_out": held_out}, now)
 
         await self._write(work)
 

@@ -55,7 +55,7 @@ async def run_with(ledger: Ledger, runs: Path, *exchanges: int) -> Run:
     (runs / str(run.id)).mkdir(parents=True)
     rows = [{"id": row_name(each), "conversations": []} for each in exchanges]
     (runs / str(run.id) / "train.json").write_text(json.dumps(rows))
-    return await ledger.move_run(run.id, RunState.FAILED, samples=len(exchanges))
+    return await ledger.move_run(run.id, RunState.FAILED)
 
 
 async def test_privacy_tells_and_lets_choose(stage: Stage) -> None:
@@ -264,7 +264,7 @@ async def test_rows_follow_after_a_run_that_is_under_way(stage: Stage) -> None:
         await ada.asks(photo=png())
         run = await bot.ledger.start_run("schedule")
         await bot.ledger.freeze_selection(run.id, [(1, "train")])
-        await bot.ledger.move_run(run.id, RunState.TRAINING, samples=1)
+        await bot.ledger.move_run(run.id, RunState.TRAINING)
         forgetting = Forgetting.beside(bot.ledger, stage.directory, lambda _: None)
         await forgetting.forget(ada.id)
         file = runs / str(run.id) / "train.json"

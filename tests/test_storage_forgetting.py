@@ -229,8 +229,9 @@ async def test_who_opted_out_teaches_nothing(ledger: Ledger, talk: Talk) -> None
 
 @pytest.mark.parametrize("teaches", ["asks", "shows a better answer"])
 @pytest.mark.parametrize("leaves", ["forgets", "opts out"])
+@pytest.mark.parametrize("training", [True, False], ids=["training", "just selected"])
 async def test_a_run_that_learns_from_who_leaves_is_cancelled(
-    ledger: Ledger, talk: Talk, leaves: str, teaches: str
+    ledger: Ledger, talk: Talk, training: bool, leaves: str, teaches: str
 ) -> None:
     """It is asked to end, and knows how much was withdrawn; a run without them goes on."""
     hers, his = await talk.asks(ADA if teaches == "asks" else BEN), await talk.asks(BEN)
@@ -238,7 +239,8 @@ async def test_a_run_that_learns_from_who_leaves_is_cancelled(
         await ledger.confirm_demonstration(await ledger.demonstrate(Demonstration(hers, ADA, "better", 901)), BEN)
     run = await ledger.start_run("schedule")
     await ledger.freeze_selection(run.id, [(hers, "train"), (his, "held_out")])
-    await ledger.move_run(run.id, RunState.TRAINING, samples=1, held_out=1)
+    if training:
+        await ledger.move_run(run.id, RunState.TRAINING)
     await ledger.forget(404)
     assert (await ledger.cancel_requested(run.id), await ledger.withdrawn(run.id)) == (False, 0)
     await (ledger.forget(ADA) if leaves == "forgets" else ledger.set_opted_out(ADA, True))

@@ -69,15 +69,15 @@ async def test_one_run_at_a_time(ledger: Ledger, tmp_path: Path) -> None:
 async def test_fields_of_a_run(ledger: Ledger) -> None:
     """Fields are set with a move or without one; an unknown field and an unknown run are errors."""
     run = await ledger.start_run("admin", 5)
-    moved = await ledger.move_run(run.id, RunState.TRAINING, samples=40, directory="/runs/1")
-    changed = await ledger.update_run(run.id, held_out=4, raters=2, model="run-1")
-    assert (moved.samples, moved.directory, moved.requested_by, moved.trigger) == (40, "/runs/1", 5, "admin")
-    assert (changed.samples, changed.held_out, changed.raters, changed.model) == (40, 4, 2, "run-1")
+    moved = await ledger.move_run(run.id, RunState.TRAINING, loss=2.5, directory="/runs/1")
+    changed = await ledger.update_run(run.id, raters=2, model="run-1")
+    assert (moved.loss, moved.directory, moved.requested_by, moved.trigger) == (2.5, "/runs/1", 5, "admin")
+    assert (changed.loss, changed.raters, changed.model) == (2.5, 2, "run-1")
     assert await ledger.run(run.id) == changed
     with pytest.raises(StorageError, match="no field state"):
         await ledger.update_run(run.id, state="done")
     with pytest.raises(UnknownRecord, match="no run 99"):
-        await ledger.update_run(99, samples=1)
+        await ledger.update_run(99, raters=1)
     with pytest.raises(UnknownRecord, match="no run 99"):
         await ledger.run(99)
 
@@ -120,16 +120,20 @@ async def test_cancelling(ledger: Ledger) -> None:
 
 
 async def test_a_selection_is_frozen(ledger: Ledger, tmp_path: Path) -> None:
-    """A selection is kept in its order, once for a run, whole or not at all, and cannot be changed in the file."""
+    """A selection is kept in its order, once for a run and with its size, whole or not at all, and cannot be changed in
+    the file.
+    """
     session = await ledger.session(1, 1)
     ids = [(await ledger.record_exchange(exchange(session, update))).id for update in range(3)]
     run = await ledger.start_run("admin")
     with pytest.raises(StorageError, match="select again"):
         await ledger.freeze_selection(run.id, [(ids[0], "train"), (999, "train")])
-    assert await ledger.selection(run.id) == []
+    assert (await ledger.selection(run.id), (await ledger.run(run.id)).samples) == ([], 0)
     rows = [(ids[2], "train"), (ids[0], "held_out"), (ids[1], "train")]
     await ledger.freeze_selection(run.id, rows)
     assert await ledger.selection(run.id) == rows
+    frozen = await ledger.run(run.id)
+    assert (frozen.samples, frozen.held_out) == (2, 1)
     with pytest.raises(StorageError, match="already"):
         await ledger.freeze_selection(run.id, [(ids[0], "train")])
     with pytest.raises(UnknownRecord):

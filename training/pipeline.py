@@ -134,8 +134,6 @@ class Pipeline:
             run.id,
             RunState.TRAINING,
             directory=str(folder),
-            samples=len(selection.train),
-            held_out=len(selection.held_out),
             raters=selection.counts.raters,
         )
         await told(on_change, run)
