@@ -17,6 +17,7 @@ from apscheduler.job import Job
 from apscheduler.jobstores.sqlalchemy import SQLAlchemyJobStore
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
+from sqlalchemy import URL
 
 from bot.forgetting import Forgetting
 from storage.errors import RunBusy
@@ -41,7 +42,7 @@ class Schedule:
         self._directory = directory
         self.cron = cron
         self._retention_days = retention_days
-        store = SQLAlchemyJobStore(url=f"sqlite:///{directory / STORE}")
+        store = SQLAlchemyJobStore(url=URL.create("sqlite", database=str(directory / STORE)))
         self._scheduler = AsyncIOScheduler(
             jobstores={"default": store},
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},

@@ -8,20 +8,19 @@ as `storage.dir` is, which is how it is restored.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import secrets
 import shutil
-import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage.connection import explained_os
+from storage.connection import explained_os, looking
 from storage.durable import sync_directory
 from storage.errors import StorageError, UnknownRecord
 from storage.ledger import FILE_NAME, Ledger
 from storage.models import ModelStore, verify
 from storage.pictures import PictureStore
+from storage.queries import every
 
 PICTURES = "pictures"
 MODELS = "models"
@@ -85,8 +84,8 @@ async def _fill(ledger: Ledger, pictures: PictureStore, part: Path, models: Mode
 
 
 def _pictures(path: Path) -> list[str]:
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
-        return [row[0] for row in connection.execute("SELECT sha256 FROM pictures ORDER BY sha256")]
+    with looking(path) as database:
+        return [row["sha256"] for row in every(database, "SELECT sha256 FROM pictures ORDER BY sha256")]
 
 
 def _copy_model(model: Path, copy: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from sqlite_utils import Database
@@ -45,6 +45,14 @@ def connect(path: Path, *, read_only: bool = False, busy_seconds: float = BUSY_S
             connection.close()
             raise
         return database
+
+
+@contextmanager
+def looking(path: Path) -> Iterator[Database]:
+    """Open `path` to look at it as it is: nothing is set, made or written. Errors inside are translated as well."""
+    with translated(path), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        connection.row_factory = sqlite3.Row
+        yield Database(connection, execute_plugins=False)
 
 
 @contextmanager

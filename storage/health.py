@@ -5,13 +5,10 @@ Looks and changes nothing. Knows files and tables in general; what to do about a
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 from pathlib import Path
 
-from sqlite_utils import Database
-
-from storage.connection import translated
+from storage.connection import looking
 from storage.pictures import PictureStore
 from storage.queries import every
 from storage.upgrade import refuse_newer
@@ -31,17 +28,15 @@ def ledger_faults(path: Path) -> list[str]:
     """What is wrong with the ledger's file, which may be in use. Raises `StorageError` if it cannot be read, or if a
     newer version of thumbtune wrote it.
     """
-    with translated(path), contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
-        database = Database(connection, execute_plugins=False)
+    with looking(path) as database:
         refuse_newer(database)
-        return unsound(connection)
+        return unsound(database.conn)
 
 
 def picture_faults(path: Path, pictures: PictureStore) -> list[str]:
     """Which pictures of the ledger at `path` are missing or have another size than noted. Raises `StorageError`."""
-    with translated(path), contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
-        connection.row_factory = sqlite3.Row
-        rows = every(Database(connection, execute_plugins=False), "SELECT sha256, size FROM pictures")
+    with looking(path) as database:
+        rows = every(database, "SELECT sha256, size FROM pictures")
     faults = []
     for row in rows:
         file = pictures.path(row["sha256"])

@@ -39,12 +39,15 @@ async def _until_runs(folder: Path, number: int) -> None:
 
 
 async def test_the_job_survives_a_restart(tmp_path: Path) -> None:
-    """A second process finds the job of the first, at the same time."""
-    first = Schedule(tmp_path, DAILY)
+    """A second process finds the job of the first, at the same time, whatever the folder is called."""
+    folder = tmp_path / "what? #1 50%25"
+    folder.mkdir()
+    first = Schedule(folder, DAILY)
     first.start()
     planned = first.next_time()
     await first.stop()
-    second = Schedule(tmp_path, DAILY)
+    assert [each.name for each in folder.iterdir()] == [STORE]
+    second = Schedule(folder, DAILY)
     second.start()
     assert planned is not None
     assert second.next_time() == planned

@@ -11,6 +11,7 @@ import pytest
 from bot.app import settle_live_model
 from storage.backup import back_up
 from storage.errors import StorageError
+from storage.health import ledger_faults, picture_faults
 from storage.ledger import FILE_NAME, Ledger
 from storage.models import ModelStore, verify
 from storage.pictures import PictureStore
@@ -65,6 +66,24 @@ async def test_models_come_along_if_wanted(tmp_path: Path) -> None:
         with pytest.raises(StorageError, match="weights has 2 bytes"):
             await back_up(ledger, pictures, tmp_path / "again", store)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["data", "models", "out"]
+
+
+@pytest.mark.parametrize("name", ["bot #1", "what?", "50%25"])
+async def test_a_folder_may_be_called_anything(tmp_path: Path, name: str) -> None:
+    """Signs that mean something in an address mean nothing in a path: what lies there is looked at and backed up."""
+    data, out = tmp_path / name, tmp_path / f"{name} out"
+    async with Ledger.open(data) as ledger:
+        pictures = PictureStore(data / "pictures")
+        lost = await keep(ledger, pictures, 1, b"a picture")
+        assert (await back_up(ledger, pictures, out)).pictures == 1
+        pictures.path(lost).unlink()
+        (fault,) = picture_faults(ledger.path, pictures)
+        assert lost in fault
+        assert ledger_faults(ledger.path) == []
+    (data / FILE_NAME).write_bytes(b"no database at all" * 100)
+    with pytest.raises(StorageError, match="damaged"):
+        ledger_faults(data / FILE_NAME)
+    assert sorted(each.name for each in tmp_path.iterdir()) == sorted([data.name, out.name])
 
 
 async def test_who_is_forgotten_meanwhile_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
