@@ -34,7 +34,7 @@ INTERRUPTED: Final = later(
     "the bot ended while this run was under way; /retrain goes on from its last checkpoint, if it has one and would "
     "train on the same answers, else begins anew"
 )
-UNSAVED: Final = later("I can save nothing just now; people are answered all the same. {reason}")
+UNSAVED: Final = later("I can save nothing just now. {reason}")
 NOT_TAKEN: Final = later("The new model {model} does not come up; the one before goes on answering. {reason}")
 
 log = structlog.get_logger()

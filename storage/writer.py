@@ -48,6 +48,8 @@ class _Job:
     future: asyncio.Future[Any]
     result: Any = None
     error: Exception | None = None
+    lost: bool = False
+    """Whether `error` is of the transaction: nobody could have saved anything then."""
 
     def deliver(self) -> None:
         """Wake the caller, in its own event loop, unless it no longer waits."""
@@ -108,7 +110,7 @@ class Writer:
                 batch, closing = self._next_batch()
                 if batch:
                     self._commit(batch)
-                    unsaved = [str(job.error) for job in batch if isinstance(job.error, NotSaved)]
+                    unsaved = [str(job.error) for job in batch if job.lost or isinstance(job.error, NotSaved)]
                     self.trouble = unsaved[0] if unsaved else ""
                     _deliver(batch)
         finally:
@@ -137,7 +139,7 @@ class Writer:
             connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
             for job in batch:
-                job.error = self._explained(error)
+                job.error, job.lost = self._explained(error), True
             return
         try:
             for group in _groups(batch):
@@ -148,7 +150,7 @@ class Writer:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
             if len(batch) == 1:
-                batch[0].error = self._explained(error)
+                batch[0].error, batch[0].lost = self._explained(error), True
                 return
             for job in batch:  # the transaction is lost, and one of them may be the cause: each in its own
                 job.error = None

@@ -156,16 +156,23 @@ async def test_a_failing_call_for_many_is_repeated_for_each(writer: Writer, path
 
 
 async def test_a_locked_file_is_an_error_with_the_next_step(writer: Writer, path: Path) -> None:
-    """A file that another process holds for longer than the wait is an error that says so; later writes work."""
+    """A file that another process holds for longer than the wait is an error that says so, and the writer's trouble
+    until something is saved again.
+    """
     other = sqlite3.connect(path, isolation_level=None)
     try:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StorageError, match=r"Another process holds .*: see which one does \(fuser"):
             await writer.do(partial(insert, mark=1))
+        assert "Another process holds" in writer.trouble
         other.execute("ROLLBACK")
     finally:
         other.close()
     assert await writer.do(partial(insert, mark=1)) == 1
+    assert writer.trouble == ""
+    with pytest.raises(StorageError, match="contradicts"):
+        await writer.do(partial(insert, mark=1))
+    assert writer.trouble == "", "a row that is refused keeps nothing else from being saved"
 
 
 async def test_a_held_file_is_waited_for(path: Path, writer: Writer) -> None:
