@@ -18,10 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from bot.settings import ChatSettings, LimitsSettings, StorageSettings, TelegramSettings
+from inference.environment import ENV_PREFIX
 from inference.settings import InferenceSettings
 from training.settings import TrainingSettings
 
-ENV_PREFIX = "THUMBTUNE_"
 ENV_DELIMITER = "__"
 DEFAULT_PATH = Path("config.toml")
 

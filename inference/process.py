@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from inference import stacks
+from inference.environment import for_children
 
 _TAIL_LINES: Final = 40
 _LINE_BYTES: Final = 64 * 1024
@@ -55,7 +56,7 @@ class Child:
         environment: Mapping[str, str] | None = None,
         on_line: Callable[[str], None] | None = None,
     ) -> Self:
-        """Start `command` (no shell). `environment` is added to ours.
+        """Start `command` (no shell). `environment` is added to ours, which comes without its secrets.
 
         Standard output and error go to `log`, each line with its time; the file is rotated at `log_bytes` and
         `log_files` old ones are kept. `on_line` gets each line of the standard output too, without its end; it
@@ -76,7 +77,7 @@ class Child:
                 stdout=ends[1],
                 stderr=ends[-1],
                 cwd=cwd,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
+                env={**for_children(), "PYTHONUNBUFFERED": "1", **(environment or {})},
                 start_new_session=True,
             )
         except BaseException:

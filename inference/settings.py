@@ -78,7 +78,8 @@ class InferenceSettings(BaseModel):
     swap_command: tuple[str, ...] = ()
     """For `external`: a program and its arguments that make the server at one endpoint serve another model, run for
     one after the other: ["./swap.sh", "{host}", "{port}", "{model_dir}"]. {endpoint} and {model} are filled in too.
-    It ends, with 0, when the old server is gone. Empty: models are not swapped."""
+    It ends, with 0, when the old server is gone. It gets the bot's environment without THUMBTUNE_… and HF_TOKEN.
+    Empty: models are not swapped."""
 
     swap_command_timeout: float = Field(default=600, gt=0)
     """After so long it has failed."""

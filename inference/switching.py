@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from inference.environment import for_children
 from inference.launch import Launch
 from inference.messages import EngineUnavailable
 from inference.rotation import rotate
@@ -62,7 +63,7 @@ async def _run(launch: Launch) -> None:
     try:
         with _opened(launch) as output:
             process = await asyncio.create_subprocess_exec(
-                *line, stdin=DEVNULL, stdout=output, stderr=STDOUT, start_new_session=True
+                *line, stdin=DEVNULL, stdout=output, stderr=STDOUT, env=for_children(), start_new_session=True
             )
     except OSError as error:
         raise EngineUnavailable(f"{said} could not be started: {error}") from error

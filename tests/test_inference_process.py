@@ -108,6 +108,16 @@ async def test_process_environment_and_directory(tmp_path: Path) -> None:
     assert child.tail() == f"{os.environ['HOME']} yes {tmp_path}"
 
 
+async def test_process_is_told_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the bot's token, however its variable is written, nor an account's reach a child."""
+    for name in ("THUMBTUNE_TELEGRAM__TOKEN", "thumbtune_web__token", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "CUE"):
+        monkeypatch.setenv(name, "mine")
+    code = "import os; print(*(name for name, value in os.environ.items() if value == 'mine'))"
+    child = await Child.start(python(code), log=tmp_path / "log")
+    await child.wait()
+    assert child.tail() == "CUE"
+
+
 async def test_process_stop_asks_first(tmp_path: Path) -> None:
     """A child that heeds SIGTERM ends in its own way; stopping it again changes nothing."""
     code = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(5)); print('up'); time.sleep(60)"

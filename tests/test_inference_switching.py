@@ -56,6 +56,15 @@ async def test_switching_tells_the_end_of_what_was_written(tmp_path: Path) -> No
     assert "\n50\n" not in str(raised.value)
 
 
+async def test_switching_tells_the_command_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command is run with our environment, but for the bot's token and the like."""
+    monkeypatch.setenv("THUMBTUNE_TELEGRAM__TOKEN", "a secret")
+    monkeypatch.setenv("CUE", "no secret")
+    new = launch(tmp_path, "sh", "-c", "echo $CUE; echo token: $THUMBTUNE_TELEGRAM__TOKEN; exit 1")
+    with pytest.raises(EngineUnavailable, match=r"no secret\ntoken:$"):
+        await switch(new, new)
+
+
 async def test_switching_server_does_not_come_back(tmp_path: Path) -> None:
     """A server that is not there after the command is an error after the start's patience."""
     new = launch(tmp_path, "true", endpoint=f"http://127.0.0.1:{free_port()}", start_timeout=0.5)
