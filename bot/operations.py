@@ -21,11 +21,11 @@ from bot.notices import Notices
 from bot.translation import later
 from bot.vitals import Overview, Vitals
 from inference.messages import InferenceError
-from storage.errors import RunBusy, StorageError
+from storage.errors import NotSaved, RunBusy, StorageError
 from storage.ledger import Ledger
 from storage.records import Model, Run
-from storage.states import ModelState, RunState
-from training.pipeline import Pipeline, Plan
+from storage.states import RUN_TRANSITIONS, ModelState, RunState
+from training.pipeline import EndNotSaved, Pipeline, Plan
 from training.run_folder import CURVE, PICTURE, SHEET, kept_file
 
 MAILBOX_SECONDS = 1.0
@@ -65,11 +65,11 @@ class Operations:
         self._wake = asyncio.Event()
         self._mailbox: asyncio.Task[None] | None = None
         self._work: tuple[int, asyncio.Task[None]] | None = None
+        self._over: dict[int, tuple[RunState, str]] = {}  # run → its end, which is yet to be written
 
     async def start(self) -> None:
         """Settle what an earlier process left behind, then begin to serve the mailbox."""
-        for run in await self._ledger.fail_interrupted_runs(INTERRUPTED):
-            await self._notices.run_finished(run, None)
+        await self._end_what_is_over()
         self._mailbox = asyncio.create_task(self._serve_mailbox())
 
     async def stop(self) -> None:
@@ -136,11 +136,28 @@ class Operations:
         if self._work and await self._ledger.cancel_requested(self._work[0]):
             self._work[1].cancel()
             await asyncio.wait((self._work[1],))  # a second cancellation would cut short how it ends
-        if self._work is None and (run := await self._ledger.due_run()):
-            self._work = (run.id, asyncio.create_task(self._execute(run)))
+        if self._work is None:
+            await self._end_what_is_over()
+            if (run := await self._ledger.due_run()) and run.id not in self._over:
+                self._work = (run.id, asyncio.create_task(self._execute(run)))
         for asked in await self._ledger.pending_promotions():
             await self._changeover.carry_out(asked)
         await self._forgetting.settle()
+
+    async def _end_what_is_over(self) -> None:
+        """Write the end of a run that is under way in the ledger and nowhere else: the process that carried it out
+        died, or it could not be written when it came. A disk that is still full leaves it for the next look.
+        """
+        run = await self._ledger.active_run()
+        if run is None or (run.state is RunState.DUE and run.id not in self._over):
+            return
+        state, reason = self._over.get(run.id, (RunState.FAILED, INTERRUPTED))
+        try:
+            await self._ledger.move_run(run.id, state, reason=reason)
+        except NotSaved:
+            return
+        self._over.pop(run.id, None)
+        await self._ended(run, None)
 
     async def _execute(self, run: Run) -> None:
         """One run from due to its end, whatever that is; the admins hear of it in every case."""
@@ -149,9 +166,12 @@ class Operations:
             await engine.enter_async_context(self._changeover.engine_away(run.id))
             try:
                 if missing := self._trainer_missing():
-                    await self._ledger.move_run(run.id, RunState.FAILED, reason=missing)
+                    self._over[run.id] = (RunState.FAILED, missing)
                 else:
                     model = await self._pipeline.run(run, self._notices.run_changed)
+            except EndNotSaved as end:
+                log.warning("the end of a run could not be saved", run=run.id, state=end.state, reason=end.reason)
+                self._over[run.id] = (end.state, end.reason)
             finally:
                 await engine.aclose()
                 await self._ended(run, model)
@@ -159,6 +179,8 @@ class Operations:
     async def _ended(self, run: Run, model: Model | None) -> None:
         """Tell the admins what came of a run; let its model answer where it was accepted."""
         ended = await asyncio.shield(self._ledger.run(run.id))
+        if RUN_TRANSITIONS[ended.state]:
+            return  # that could not be written: the mailbox will
         log.info("run ended", run=run.id, state=ended.state, reason=ended.reason, model=ended.model)
         if model and model.state is ModelState.CANDIDATE:
             model = await self._go_live(model)

@@ -113,22 +113,6 @@ class Runs(Queries):
             )
         )
 
-    async def fail_interrupted_runs(self, reason: str) -> list[Run]:
-        """End as failed, with `reason`, every run that was training, merging or evaluating; return them.
-
-        For the start of the one process that carries runs out: whatever was under way died with the last one.
-        A run that is due stays due.
-        """
-        now = self._now()
-
-        def work(database: Database) -> list[Run]:
-            rows = every(database, f"{_SELECT} WHERE {_IS_ACTIVE} AND state <> ?", (_ACTIVE, RunState.DUE))
-            for row in rows:
-                _set(database, row["id"], {"state": RunState.FAILED, "seconds_left": None, "reason": reason}, now)
-            return [_get(database, row["id"]) for row in rows]
-
-        return await self._write(work)
-
     async def request_cancel(self, run: int) -> None:
         """Ask for the end of a run; the process that carries it out looks at `cancel_requested`.
 

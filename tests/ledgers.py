@@ -10,15 +10,32 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from storage.errors import NotSaved
 from storage.ledger import Ledger
 from storage.pictures import PictureStore
 from storage.records import Exchange, Rating, StoredPicture
 
 TASKS = 8
+
+
+@contextmanager
+def full_disk(ledger: Ledger) -> Iterator[None]:
+    """Nothing can be written into the ledger meanwhile. A limit on the process's files would stop the tests' own."""
+
+    async def refuse(_: object) -> None:
+        raise NotSaved("the disk is full")
+
+    writer: Any = ledger._writer
+    writer.do = refuse
+    try:
+        yield
+    finally:
+        del writer.do
 
 
 def exchange(session: int, update: int, **changes: Any) -> Exchange:

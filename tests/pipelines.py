@@ -29,7 +29,9 @@ COLOURS = ("red", "blue", "green", "yellow", "purple", "orange", "black", "white
 
 @dataclass
 class FakeTrainer:
-    """Does each step at once and leaves what the real ones leave; `fails` names a step that comes to nothing."""
+    """Does each step at once and leaves what the real ones leave; `fails` names a step that comes to nothing,
+    `hangs` one that waits until it is cancelled or `over`.
+    """
 
     fails: str = ""
     report: Report = field(default_factory=lambda: Report(accepted=True, held_out=1))
@@ -37,6 +39,7 @@ class FakeTrainer:
     taught: dict[str, int] = field(default_factory=dict)
     hangs: str = ""
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
+    over: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def train(self, job: Job, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
         on_progress(Progress("training", 7, 9, 0.5, 12.0))
@@ -55,7 +58,7 @@ class FakeTrainer:
         self.jobs.append(job)
         if name == self.hangs:
             self.hanging.set()
-            await asyncio.sleep(600)
+            await self.over.wait()
         return Outcome(
             ok=name != self.fails,
             reason="it rained" if name == self.fails else "",

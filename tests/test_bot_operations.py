@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from bot.admin import AdminRefusal
 from bot.changeover import Changeover
-from bot.operations import Operations
 from inference.supervisor import State
 from storage.ledger import Ledger
 from storage.records import Model, Run
 from storage.states import ModelState, RunState
 from tests.children import until
 from tests.deployments import a_model, deployed, under_way
+from tests.operating import operations
 
 
 class Training:
@@ -37,33 +36,6 @@ class Training:
         return None
 
 
-class Quiet:
-    """In the place of notices and of forgetting: nobody is told, nothing to remove."""
-
-    async def run_changed(self, run: Run) -> None: ...
-
-    async def run_finished(self, *_: Any) -> None: ...
-
-    async def alert(self, key: str, text: str) -> None: ...
-
-    async def settle(self) -> None: ...
-
-
-def operations(ledger: Ledger, changeover: Changeover, training: Training) -> Operations:
-    made: Any = Operations  # what stands in for others is of no type that it names
-    quiet = Quiet()
-    found: Operations = made(
-        ledger=ledger,
-        pipeline=training,
-        changeover=changeover,
-        vitals=None,
-        notices=quiet,
-        forgetting=quiet,
-        trainer_missing=lambda: "",
-    )
-    return found
-
-
 @pytest.mark.parametrize("swap", ["blue-green", "cold"])
 async def test_no_model_changes_while_training_has_the_memory(tmp_path: Path, swap: str) -> None:
     """A change under way ends before the pause; a later one is refused with the reason, and works afterwards."""
@@ -74,7 +46,7 @@ async def test_no_model_changes_while_training_has_the_memory(tmp_path: Path, sw
         await ledger.promote("a")
         training = Training(ledger)
         changeover = Changeover(ledger, deployment, pause_while_training=True)
-        work = operations(ledger, changeover, training)
+        work = operations(ledger, training, changeover)
         await work.start()
         try:
             talk, _ = await under_way(deployment, "words:3 gate:1", "chat")

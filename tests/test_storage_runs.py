@@ -95,17 +95,6 @@ async def test_progress(ledger: Ledger) -> None:
     assert ((await ledger.run(run.id)).step, (await ledger.run(run.id)).loss) == (2, 2.5)
 
 
-async def test_interrupted_runs_fail_with_the_reason(ledger: Ledger) -> None:
-    """A run that was under way when its process died is failed with the reason; one that waits goes on waiting."""
-    run = await ledger.start_run("admin")
-    assert await ledger.fail_interrupted_runs("the bot was stopped") == []
-    await ledger.move_run(run.id, RunState.TRAINING)
-    (failed,) = await ledger.fail_interrupted_runs("the bot was stopped")
-    assert (failed.id, failed.state, failed.reason) == (run.id, RunState.FAILED, "the bot was stopped")
-    assert await ledger.fail_interrupted_runs("again") == []
-    assert (await ledger.start_run("admin")).state is RunState.DUE
-
-
 async def test_cancelling(ledger: Ledger) -> None:
     """A wish to cancel is seen by whoever carries the run out, and refused for a run that has ended."""
     run = await ledger.start_run("admin")

@@ -10,7 +10,8 @@ The error family::
     TrainingError        no training, or no model came of it; the text tells the next step
     ├── TooFewPairs      (selection) too little to train on
     ├── RowError         (llava) a row of the data that would teach something else than it says
-    └── RunFailed        (pipeline) a run ended without a model
+    ├── RunFailed        (pipeline) a run ended without a model
+    └── EndNotSaved      (pipeline) a run ended, and the ledger could not be told
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from inference.layout import weight_bytes
-from storage.errors import IllegalTransition, StorageError
+from storage.errors import IllegalTransition, NotSaved, StorageError
 from storage.ledger import Ledger
 from storage.models import ModelStore
 from storage.pictures import PictureStore
@@ -44,6 +44,15 @@ log = logging.getLogger(__name__)
 
 class RunFailed(TrainingError):
     """A step of the run came to nothing. The text is the run's reason."""
+
+
+class EndNotSaved(TrainingError):
+    """A run is over, and the ledger takes nothing: it is still under way there. `state` and `reason` are its end."""
+
+    def __init__(self, state: RunState, reason: str) -> None:
+        super().__init__(reason)
+        self.state = state
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +111,7 @@ class Pipeline:
 
         Returns the new model, a candidate or rejected with its reason; None when the run failed. `on_change` is
         awaited for every change of state and about once a second of progress. Cancelling the task ends the child
-        and the run as cancelled.
+        and the run as cancelled. Raises `EndNotSaved` when its end could not be written.
         """
         workspace: Path | None = None
         try:
@@ -233,7 +242,11 @@ class Pipeline:
     async def _end(self, run: Run, state: RunState, reason: str, on_change: OnChange) -> None:
         # A cancellation that comes after the end changes nothing any more.
         with suppress(IllegalTransition):
-            await told(on_change, await self._ledger.move_run(run.id, state, reason=reason))
+            try:
+                ended = await self._ledger.move_run(run.id, state, reason=reason)
+            except NotSaved as error:
+                raise EndNotSaved(state, reason) from error
+            await told(on_change, ended)
 
 
 async def _undisturbed(work: Coroutine[Any, Any, T]) -> T:
