@@ -14,12 +14,12 @@ from training.scalars import losses
 def draw(scalars: Path, picture: Path, former: Path | None = None) -> None:
     """Write the curve as a PNG of 960 × 480 pixels: each step faint, their moving average strong.
 
-    The moving average of `former`, the log of an earlier run, lies under it.
+    The moving average of `former`, the log of an earlier run, lies under it; of one that has gone nothing does.
     """
     figure = Figure(figsize=(9.6, 4.8), dpi=100, layout="tight")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    if former:
+    if former and former.exists():
         steps, values = _columns(former)
         axes.plot(steps, _smooth(values), color="tab:gray", alpha=0.7, linewidth=2, linestyle="--", label="former run")
     steps, values = _columns(scalars)

@@ -109,12 +109,10 @@ def _lay_out(job: Job, say: Say, *, gpu: bool) -> dict[str, int]:
 
 def _trained(job: Job, say: Say, *, gpu: bool) -> Outcome:
     from training.adapter import Adapter, save_adapter
-    from training.curve import draw
     from training.looking import look
     from training.processes import gathered, joined, wait
-    from training.resume import checkpoint, remove
+    from training.resume import checkpoint
     from training.runner import train
-    from training.scalars import most_memory
 
     folder = Path(job.work)
     adapter = folder / ADAPTER
@@ -135,18 +133,29 @@ def _trained(job: Job, say: Say, *, gpu: bool) -> Outcome:
         return Outcome(ok=True)
     if not Adapter(adapter).finite():
         raise TrainingError("the training diverged: lower training.knobs.learning_rate")
-    # The same numbers lie in the adapter directory; XTuner's tools make the checkpoint again from the configuration.
-    remove(folder)
+    return finished(job, trained.scalars, trained.steps, samples, gpu=gpu)
+
+
+def finished(job: Job, scalars: Path, steps: int, samples: dict[str, int], *, gpu: bool) -> Outcome:
+    """Lay down the log of losses and the curve, and remove what only the training needed; what is told of it all."""
+    from training.curve import draw
+    from training.resume import remove
+    from training.scalars import most_memory
+
+    folder = Path(job.work)
     log, curve = folder / LOSSES, folder / CURVE
-    shutil.copyfile(trained.scalars, log)
+    shutil.copyfile(scalars, log)
     draw(log, curve, Path(job.former) if job.former else None)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Last: whoever comes to nothing before goes on from here. The same numbers lie in the adapter directory; XTuner's
+    # tools make the checkpoint again from the configuration.
+    remove(folder)
     return Outcome(
         ok=True,
-        adapter=str(adapter),
+        adapter=str(folder / ADAPTER),
         scalars=str(log),
         curve=str(curve),
-        steps=trained.steps,
+        steps=steps,
         peak_memory=most_memory(log) if gpu else peak,
         samples=samples,
     )
