@@ -219,6 +219,7 @@ def numbers(report: str, say: Say) -> list[str]:
             raters=it.effort.raters,
             held_out=it.held_out,
         ),
+        *([say("Too long to learn: {count} more.", count=it.effort.too_long)] if it.effort.too_long else []),
         *_beside(it.effort.taught, say),
         say("Loss on those: {live} before, {new} now.", live=f"{it.live_nll:.3f}", new=f"{it.nll:.3f}"),
         say(

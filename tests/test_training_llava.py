@@ -64,6 +64,14 @@ def test_the_history_is_what_the_model_saw() -> None:
     assert len(lesson(unknown).turns) == 12
 
 
+def test_what_no_model_saw_together_is_not_taught_together() -> None:
+    """Where somebody's part of a shared conversation is gone, the rest is taught from its newest picture on."""
+    talk = tuple(rated(number, [f"{number}" * 64] if number in (1, 3, 5) else ()) for number in range(1, 7))
+    asked, shown = lesson(rated(7, history=talk)), lesson(rated(7, [NAME], history=talk))
+    assert (asked.pictures, len(asked.turns)) == (("5" * 64,), 6)
+    assert (shown.pictures, len(shown.turns)) == ((NAME,), 2)
+
+
 def test_the_history_of_a_long_talk_is_found_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """After 600 questions about one picture few prompts are tried, also where the model saw more of them than usual.
 

@@ -75,14 +75,16 @@ async def test_the_workers_are_told_what_they_need(room: Room) -> None:
 
 
 async def test_sources_reach_the_trainer_and_the_report(room: Room) -> None:
-    """Named ones with whole paths, imported ones after them; the model's report has what it was taught."""
+    """Named ones with whole paths, imported ones after them; the model's report has what it was taught, and how many of
+    the selected answers were too long for the trainer.
+    """
     named = foodie(room.folder / "food")
     folder = room.folder / "sources" / "jokes"
     (folder / "pictures").mkdir(parents=True)
     write_file(folder / "rows.jsonl", [])
     About("ex_cn.json", 0, 0, 2.5).write(folder)
     (room.folder / "sources" / "half.part").mkdir()
-    room.trainer.taught = {"liked answers": 9, "other": 9}
+    room.trainer.taught = {"liked answers": 8, "other": 8}
     run, model = await room.run(room.pipeline(sources=[{"path": os.path.relpath(named)}], replay=0.5))
     training = room.trainer.jobs[0]
     assert isinstance(training, Job) and model is not None
@@ -95,6 +97,7 @@ async def test_sources_reach_the_trainer_and_the_report(room: Room) -> None:
     judging = room.trainer.jobs[-1]
     assert isinstance(judging, EvaluationJob)
     assert judging.effort.taught == room.trainer.taught
+    assert (judging.effort.pairs, judging.effort.too_long) == (8, 1)
 
 
 @pytest.mark.parametrize(

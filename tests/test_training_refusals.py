@@ -12,6 +12,7 @@ import torch
 
 from inference.tiny import CHECKPOINT
 from tests.lessons import drawn_job, settings
+from tests.llava_files import said, write_file
 from training.finetune import explained, prepare
 from training.job import TrainingError
 from training.launcher import ChildTrainer
@@ -46,10 +47,18 @@ def test_a_four_bit_checkpoint_cannot_be_trained(tmp_path: Path) -> None:
         prepare(drawn_job(tmp_path, 1, base=str(base)))
 
 
-def test_a_row_that_is_too_long_stops_the_run(tmp_path: Path) -> None:
+def test_a_source_with_a_row_that_is_too_long_stops_the_run(tmp_path: Path) -> None:
     """Nothing is cut: the error names the row and both lengths."""
-    with pytest.raises(RowError, match=r"train\.json row 1: \d+ tokens .* max_length 30"):
-        prepare(drawn_job(tmp_path, 1, max_length=30))
+    source = {"path": str(tmp_path / "other.json"), "images": str(tmp_path), "repeat_times": None}
+    write_file(tmp_path / "other.json", [{"conversations": said("Why? " * 600, "It.")}])
+    with pytest.raises(RowError, match=r"other\.json row 1: \d+ tokens .* max_length 512"):
+        prepare(drawn_job(tmp_path, 1, sources=[source]))
+
+
+def test_liked_answers_of_which_all_are_too_long_stop_the_run(tmp_path: Path) -> None:
+    """Nothing is left to train on; the reason says what to raise."""
+    with pytest.raises(TrainingError, match="all 2 liked answers have more than 30 tokens: raise max_length"):
+        prepare(drawn_job(tmp_path, 2, max_length=30))
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,19 @@ def test_replay_can_be_more_or_none(tmp_path: Path) -> None:
         assert list(mixture.samples.values()) == [4, wanted, 3]
 
 
+def test_a_liked_answer_that_is_too_long_is_left_out(tmp_path: Path) -> None:
+    """Nobody can mend it, so it stops no run; the account has how many there were, a source shares with the rest."""
+    made = job(tmp_path / "run", source(words(tmp_path, "words.jsonl", 9)), rated=4)
+    rows = json.loads(Path(made.data).read_text(encoding="utf-8"))
+    rows[2]["conversations"][0]["value"] += " Why?" * 600
+    write_file(Path(made.data), rows)
+    mixture = mix(made, CHECKPOINT, ignore)
+    assert list(mixture.samples.values()) == [3, 3]
+    assert origins(mixture.file)["train.json row 3"] == 0
+    assert mixture.longest <= made.max_length
+    assert json.loads((tmp_path / "run" / "mixture.json").read_text(encoding="utf-8"))["too_long"] == 1
+
+
 def test_a_picture_to_judge_by_is_not_learned_from_a_source(tmp_path: Path) -> None:
     """Rows about a held-out picture are left out by its bytes, whatever it is called there, and counted."""
     made = job(tmp_path / "run", rated=4)

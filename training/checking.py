@@ -1,8 +1,8 @@
 """Every row of a LLaVA file, held against all that would mistrain in silence, by as many processes as there are cores.
 
 A good row comes back as it will be trained: a line of JSON with its pictures' sizes, its length in tokens and where it
-came from. A bad one comes back as a sentence that names file and row, and the next one is looked at: whoever mends a
-file wants to know of all of them. What follows from a bad row is the caller's. Needs transformers.
+came from. Of a bad one comes back what is wrong with it, and the next one is looked at: whoever mends a file wants to
+know of all of them. What follows from a bad row is the caller's. Needs transformers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from inference.messages import PictureError
-from training.encoding import Encoder
+from training.encoding import Encoder, TooLong
 from training.job import TrainingError
 from training.llava import Lesson, RowError, parse_row, read_rows, row
 from training.notes import Look, PictureNotes
@@ -62,6 +62,16 @@ class Checked:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """What is wrong with a row, `why` as a sentence that names file and row. `too_long`: it has too many tokens, and is
+    good otherwise.
+    """
+
+    why: str
+    too_long: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Raw:
     """A row to be checked: its file, its number there, the folder of its pictures, and its content."""
 
@@ -79,14 +89,14 @@ class Checker:
         self._encoder = Encoder(rules.base, tiles=rules.tiles)
         self.notes = PictureNotes(rules.notes)
 
-    def check(self, raw: Raw) -> Checked | str:
+    def check(self, raw: Raw) -> Checked | Refused:
         """The good row, or what is wrong with it."""
         where = f"{raw.file} row {raw.number}"
         try:
             lesson, digests = self._seen(parse_row(raw.content, where=where, system=self._rules.system), raw, where)
             encoded = self._encoder.check(lesson, self._rules.max_length, where=where)
         except RowError as error:
-            return str(error)
+            return Refused(str(error), isinstance(error, TooLong))
         file_of: Callable[[str], str] = str if raw.images == self._rules.home else lambda name: str(raw.images / name)
         length = len(encoded.input_ids)
         line = json.dumps({**row(lesson, file_of), "length": length, "origin": where}, ensure_ascii=False)
@@ -126,7 +136,7 @@ class Inspection:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
-    def rows(self, file: Path, images: Path, say: Callable[[int, int], None]) -> Iterator[Checked | str]:
+    def rows(self, file: Path, images: Path, say: Callable[[int, int], None]) -> Iterator[Checked | Refused]:
         """Each row of the file in order, good or bad. `say` gets (rows done, rows in all) now and then.
 
         Raises `RowError` for a file that cannot be read at all.
@@ -145,14 +155,14 @@ class Inspection:
             done += len(chunk)
             say(done, total)
 
-    def _few(self, rows: Iterator[Raw]) -> Iterator[list[Checked | str]]:
+    def _few(self, rows: Iterator[Raw]) -> Iterator[list[Checked | Refused]]:
         for chunk in _chunks(rows if self._processes == 1 else islice(rows, _FEW)):
             found = [self._here.check(raw) for raw in chunk]
             self._here.notes.keep(self._here.notes.fresh())
             yield found
 
-    def _many(self, rows: Iterator[Raw]) -> Iterator[list[Checked | str]]:
-        waiting: deque[Future[tuple[list[Checked | str], dict[str, Look]]]] = deque()
+    def _many(self, rows: Iterator[Raw]) -> Iterator[list[Checked | Refused]]:
+        waiting: deque[Future[tuple[list[Checked | Refused], dict[str, Look]]]] = deque()
         for chunk in _chunks(rows):
             if self._pool is None:
                 # Not forked: the parent has threads, and on a GPU machine it has asked for CUDA.
@@ -163,7 +173,7 @@ class Inspection:
         while waiting:
             yield self._came(waiting.popleft())
 
-    def _came(self, future: Future[tuple[list[Checked | str], dict[str, Look]]]) -> list[Checked | str]:
+    def _came(self, future: Future[tuple[list[Checked | Refused], dict[str, Look]]]) -> list[Checked | Refused]:
         try:
             found, fresh = future.result()
         except BrokenProcessPool as error:
@@ -187,6 +197,6 @@ def _begin(rules: Rules) -> None:
     _checker = Checker(rules)
 
 
-def _check(chunk: list[Raw]) -> tuple[list[Checked | str], dict[str, Look]]:
+def _check(chunk: list[Raw]) -> tuple[list[Checked | Refused], dict[str, Look]]:
     found = [_checker.check(raw) for raw in chunk]
     return found, _checker.notes.fresh()

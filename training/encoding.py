@@ -27,6 +27,10 @@ UNLEARNED = -100
 """The label of a token that is read and not learned (PyTorch's cross entropy ignores it)."""
 
 
+class TooLong(RowError):
+    """A row is whole, and has more tokens than a training takes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """Token ids of a whole conversation and, position by position, what is learned of it (`UNLEARNED` elsewhere).
@@ -126,10 +130,10 @@ class Encoder:
         return Encoded(input_ids, labels)
 
     def check(self, lesson: Lesson, max_length: int, *, where: str) -> Encoded:
-        """Encode and check all that could mistrain in silence. `where` names the row. Raises `RowError`."""
+        """Encode and check all that could mistrain in silence. `where` names the row. Raises `RowError`, `TooLong`."""
         encoded = self.encode(lesson)
         if len(encoded.input_ids) > max_length:
-            raise RowError(
+            raise TooLong(
                 f"{where}: {len(encoded.input_ids)} tokens with its pictures, more than max_length {max_length}: "
                 "raise it, or leave the row out"
             )

@@ -22,8 +22,18 @@ _EXCHANGE_TOKENS: Final = 4
 
 
 def as_seen(rated: RatedExchange) -> Prompt:
-    """The prompt of the exchange, found by its recorded hash; with the whole history where none has it."""
-    return _with_its_hash(rated) or _conversation(rated.exchange, rated.history)
+    """The prompt of the exchange, found by its recorded hash.
+
+    Where none has it, because what somebody else said in between is gone, the conversation from its newest picture on:
+    what is before that no model may have seen with it.
+    """
+    return _with_its_hash(rated) or _conversation(rated.exchange, _since_newest_picture(rated))
+
+
+def _since_newest_picture(rated: RatedExchange) -> Sequence[Exchange]:
+    if rated.exchange.pictures:
+        return ()
+    return rated.history[max((place for place, each in enumerate(rated.history) if each.pictures), default=0) :]
 
 
 def _with_its_hash(rated: RatedExchange) -> Prompt | None:

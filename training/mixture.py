@@ -2,8 +2,10 @@
 
 A source with `repeat_times` is taken as often as that says, fractions included. All those without share what replays
 one to one, or as `replay` says: together they give so many samples for each liked answer, each row as often as any
-other. Every row of every source is checked, drawn or not: a file is good or it is mended. What was drawn is frozen into
-the run's directory (`checked.jsonl`, `mixture.json`), so that a run can be looked into and done again.
+other. Every row of every source is checked, drawn or not: a file is good or it is mended. A liked answer that is too
+long is left out and counted: nobody can mend what people said, and it grows where somebody else's words before it go.
+What was drawn is frozen into the run's directory (`checked.jsonl`, `mixture.json`), so that a run can be looked into
+and done again.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from training.checking import Checked, Inspection, Rules
+from training.checking import Checked, Inspection, Refused, Rules
 from training.job import RATED, Job, Progress, TrainingError
 from training.llava import RowError, read_rows
 from training.run_folder import CHECKED, MIXTURE, PROBLEMS
@@ -69,7 +71,7 @@ def draw_all(rows: Sequence[int], times: Sequence[float | None], shared: int, se
 def mix(job: Job, base: Path, say: Callable[[Progress], None]) -> Mixture:
     """Check every row of the job's data and sources, draw, and write what XTuner reads. Raises `TrainingError`.
 
-    `base` has the tokenizer. Rows with a picture that is held out to judge by are left out, and counted.
+    `base` has the tokenizer. Rows of sources with a picture that is held out to judge by are left out, and counted.
     """
 
     def progress(done: int, rows: int) -> None:
@@ -82,9 +84,14 @@ def mix(job: Job, base: Path, say: Callable[[Progress], None]) -> Mixture:
     files = [(Path(job.data), home), *((Path(each["path"]), Path(each["images"])) for each in job.sources)]
     problems: list[str] = []
     with Inspection(rules, job.threads or len(os.sched_getaffinity(0))) as inspection:
-        good = [sorted_out(inspection.rows(file, images, progress), problems) for file, images in files]
+        looked = [list(inspection.rows(file, images, progress)) for file, images in files]
+    short = [each for each in looked[0] if isinstance(each, Checked) or not each.too_long]
+    too_long = len(looked[0]) - len(short)
+    good = [sorted_out(rows, problems) for rows in (short, *looked[1:])]
     if problems:
         raise RowError(in_short(problems, Path(job.work) / PROBLEMS))
+    if too_long and not short:
+        raise TrainingError(f"all {too_long} liked answers have more than {job.max_length} tokens: raise max_length")
     for (file, _), found in zip(files, good, strict=True):
         if not found:
             raise TrainingError(f"{file} has no rows")
@@ -103,7 +110,7 @@ def mix(job: Job, base: Path, say: Callable[[Progress], None]) -> Mixture:
         {**source, "rows": len(rows), "about_held_out_pictures": len(rows) - len(left), "samples": len(numbers)}
         for source, rows, left, numbers in zip(job.sources, others, kept, drawn, strict=True)
     ]
-    account = {"seed": job.seed, "replay": job.replay, RATED: len(rated), "sources": told}
+    account = {"seed": job.seed, "replay": job.replay, RATED: len(rated), "too_long": too_long, "sources": told}
     write_whole(Path(job.work) / MIXTURE, json.dumps(account, ensure_ascii=False, indent=1) + "\n")
     checked = Path(job.work) / CHECKED
     write_whole(checked, (each.line + "\n" for rows in taken for each in rows))
@@ -111,14 +118,14 @@ def mix(job: Job, base: Path, say: Callable[[Progress], None]) -> Mixture:
     return Mixture(checked, samples, max(each.length for rows in taken for each in rows), list(pictures))
 
 
-def sorted_out(rows: Iterable[Checked | str], problems: list[str]) -> list[Checked]:
+def sorted_out(rows: Iterable[Checked | Refused], problems: list[str]) -> list[Checked]:
     """The good rows; what is wrong with the others is added to `problems`."""
     good = []
     for each in rows:
         if isinstance(each, Checked):
             good.append(each)
         else:
-            problems.append(each)
+            problems.append(each.why)
     return good
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage.records import BASE, Model, Run
-from training.job import EvaluationJob, Job, MergeJob, Outcome
+from training.job import RATED, EvaluationJob, Job, MergeJob, Outcome
 from training.knobs import RECIPES, Recipe
 from training.report import Effort
 from training.run_folder import HELD_OUT_ROWS, TRAIN_ROWS
@@ -89,8 +89,10 @@ class Orders:
     ) -> EvaluationJob:
         """Judge the candidate's directory against the live model, the base where there is none."""
         settings, folder = self.settings, Path(run.directory)
+        pairs = trained.samples.get(RATED, run.samples)
         effort = Effort(
-            pairs=run.samples,
+            pairs=pairs,
+            too_long=run.samples - pairs,
             raters=run.raters,
             steps=trained.steps,
             training_seconds=trained.seconds,

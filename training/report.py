@@ -15,7 +15,8 @@ from training.record import Record
 class Effort(Record):
     """What a run was taught with, and what that took: times in seconds, sizes in bytes.
 
-    `taught` says how many samples of which source the candidate was trained on; `pairs` are the liked answers alone.
+    `taught` says how many samples of which source the candidate was trained on; `pairs` are the liked answers alone,
+    `too_long` those that the trainer left out.
     """
 
     pairs: int = 0
@@ -26,6 +27,7 @@ class Effort(Record):
     peak_memory: int = 0
     adapter_bytes: int = 0
     taught: dict[str, int] = field(default_factory=dict)
+    too_long: int = 0
 
 
 @dataclass(frozen=True, slots=True)

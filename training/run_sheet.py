@@ -64,6 +64,7 @@ def facts(report: Report) -> tuple[tuple[str, str], ...]:
     others = sum(count for source, count in effort.taught.items() if source != RATED)
     return (
         ("learned", f"{effort.pairs} liked answers"),
+        *([("too long to learn", f"{effort.too_long} more")] if effort.too_long else []),
         *([("and from elsewhere", f"{others} samples")] if others else []),
         ("raters", str(effort.raters)),
         ("judged by", f"{report.held_out} more of them"),
