@@ -104,7 +104,7 @@ class Feedback(Queries):
         """Where one of two answers to the same prompt is liked more: one answered again, or a better answer shown.
 
         People who opted out are left out as in `rated_exchanges`; answers that did not come to their own end are not
-        compared.
+        compared, nor is one with the same again.
         """
         return await self._read(_preferences)
 
@@ -160,17 +160,21 @@ def _bettered(said: RatedExchange, shown: sqlite3.Row | None) -> RatedExchange |
 
 
 def _preferences(database: Database) -> list[Preference]:
-    found = []
+    found: list[Preference] = []
+
+    def compare(chosen: RatedExchange, rejected: Exchange) -> None:
+        whole = chosen.exchange.finish == rejected.finish == "stop"
+        if whole and chosen.exchange.answer != rejected.answer:
+            found.append(Preference(chosen, rejected.answer))
+
     answers: dict[tuple[int, str], list[RatedExchange]] = defaultdict(list)
     for each in _judged(database):
         exchange = each.said.exchange
         answers[exchange.place, exchange.prompt_hash].append(each.said)
         if each.better is not None:
-            found.append(Preference(each.better, exchange.answer))
+            compare(each.better, exchange)
     for same_prompt in answers.values():
         for chosen, rejected in permutations(same_prompt, 2):
-            liked_more = chosen.ups - chosen.downs > rejected.ups - rejected.downs
-            whole = chosen.exchange.finish == rejected.exchange.finish == "stop"
-            if liked_more and whole and chosen.exchange.answer != rejected.exchange.answer:
-                found.append(Preference(chosen, rejected.exchange.answer))
+            if chosen.ups - chosen.downs > rejected.ups - rejected.downs:
+                compare(chosen, rejected.exchange)
     return sorted(found, key=lambda preference: preference.chosen.exchange.id)

@@ -135,7 +135,9 @@ async def test_an_export_is_whole_or_not_there(community: Community, tmp_path: P
 
 
 async def test_an_export_has_what_is_preferred(tmp_path: Path) -> None:
-    """Two answers to one prompt, one liked more, are a pair, and so are an answer and a better one that was shown."""
+    """Two answers to one prompt, one liked more, are a pair, and so are an answer and a better one that was shown; one
+    that was broken off, or said again in the same words, is in none.
+    """
     community = Community(tmp_path)
     async with Ledger.open(community.data) as ledger:
         for user in (1, 2, 9):
@@ -152,6 +154,9 @@ async def test_an_export_has_what_is_preferred(tmp_path: Path) -> None:
         for author, update in ((2, 1), (9, 2)):
             shown = await ledger.demonstrate(Demonstration(later, author, f"Two, says {author}.", update))
             await ledger.confirm_demonstration(shown, 1)
+        for update, (answer, finish, better) in enumerate([("Tw", "abort", "Two."), ("Six.", "stop", "Six.")], 3):
+            said = await community.says(ledger, talk, answer, finish=finish)
+            await ledger.confirm_demonstration(await ledger.demonstrate(Demonstration(said, 2, better, update)), 1)
         await ledger.set_opted_out(9, True)
     out = tmp_path / "out"
     await community.export(out)
