@@ -120,7 +120,7 @@ def sorry(error: Exception, say: Say) -> str:
             "I talk about pictures, and I have not seen one yet. Please send me one, with your question or before it."
         )
     if isinstance(error, Forgotten):
-        return say("You have had your data deleted meanwhile, so I have dropped this question as well.")
+        return say("What you ask about has been deleted meanwhile, so I have dropped this question as well.")
     if isinstance(error, UnknownRecord):
         return say("I do not have that picture any more. Please send it again.")
     if isinstance(error, Interrupted):

@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 
 class Forgotten(Exception):
-    """The conversation was deleted while the answer was on its way."""
+    """What is asked about, or who asks, was deleted while the answer was on its way."""
 
 
 class History:

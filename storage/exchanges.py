@@ -101,8 +101,8 @@ class Exchanges(Queries):
     async def record_exchange(self, exchange: Exchange) -> Exchange:
         """Record a question with its answer; return it with its id and time. An update that has one returns that one.
 
-        Raises `UnknownRecord` when the session or the asker was forgotten meanwhile, `StorageError` when a picture is
-        unknown.
+        Raises `UnknownRecord` when the session, the asker or what it replaces was deleted meanwhile, `StorageError`
+        when a picture is unknown.
         """
         made = replace(exchange, created=self._now(exchange.created))
 
@@ -113,6 +113,8 @@ class Exchanges(Queries):
             if first(database, "SELECT 1 FROM sessions WHERE id = ?", [exchange.session]) is None:
                 raise UnknownRecord(f"The ledger has no session {exchange.session}: it may have been deleted.")
             refuse_closed(database, exchange.update)
+            if exchange.replaces is not None:
+                _get(database, exchange.replaces)
             ensure_user(database, made.asker, made.created)
             ensure_chat(database, made.chat, made.created)
             try:
@@ -134,10 +136,7 @@ class Exchanges(Queries):
 
     async def exchange(self, exchange: int) -> Exchange:
         """The exchange of that id. Raises `UnknownRecord`."""
-        row = await self._read(lambda database: first(database, f"{SELECT_EXCHANGES} WHERE id = ?", [exchange]))
-        if row is None:
-            raise UnknownRecord(f"The ledger has no exchange {exchange}: it may have been deleted.")
-        return exchange_of(row)
+        return await self._read(lambda database: _get(database, exchange))
 
     async def exchange_for_update(self, update: int) -> Exchange | None:
         """The exchange that answered this Telegram update, None if it was not answered yet."""
@@ -227,3 +226,10 @@ class Exchanges(Queries):
             )
         )
         return row is not None
+
+
+def _get(database: Database, exchange: int) -> Exchange:
+    row = first(database, f"{SELECT_EXCHANGES} WHERE id = ?", [exchange])
+    if row is None:
+        raise UnknownRecord(f"The ledger has no exchange {exchange}: it may have been deleted.")
+    return exchange_of(row)

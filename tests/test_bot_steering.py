@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from bot.keyboards import AGAIN
 from inference.messages import Delta
-from tests.chatting import ADMIN, Stage, png, shows, told
+from tests.chatting import ADMIN, Stage, png, shows, told, until
 from tests.person import DOWN, UP, button
 
 STOP = "⏹"
@@ -35,6 +36,21 @@ async def test_another_answer_stands_beside_the_first(stage: Stage) -> None:
         await bot.settled()
         assert [await bot.ledger.rating(number, ada.id) for number in (1, 2)] == [-1, 1]
         assert [button(each, AGAIN) for each in await ada.bot_messages()] == [None, "again:2"]
+
+
+async def test_another_answer_to_what_is_deleted_meanwhile_is_dropped(stage: Stage) -> None:
+    """Where the first answer goes while the second one streams, the person is told so, once."""
+    go_on = asyncio.Event()
+    async with stage.bot("One.", ["Two", go_on, "."]) as bot, stage.person() as ada:
+        first = await ada.asks(photo=png(), caption="What?")
+        await ada.toast(await ada.taps(AGAIN, first))
+        await until(lambda: len(bot.engine.prompts) == 2)
+        assert await bot.ledger.expire(time.time() + 1) == 1
+        go_on.set()
+        assert "dropped this question" in (await told(ada, after=first["message_id"]))["text"]
+        await bot.settled()
+        assert len(bot.engine.prompts) == 2
+        assert (await bot.ledger.counts())["exchanges"] == 0
 
 
 async def test_the_answer_that_stands_is_what_the_model_remembers(stage: Stage) -> None:
