@@ -132,7 +132,15 @@ class Server:
             self._slots.release()
 
     async def _read(self, request: web.Request) -> ChatRequest:
-        return await asyncio.to_thread(parse, await request.read(), self._name)
+        try:
+            body = await request.read()
+        except web.HTTPRequestEntityTooLarge as error:
+            raise ApiError(
+                f"The request is larger than {_BODY_BYTES // 2**20} MiB: send fewer or smaller pictures.",
+                status=error.status,
+                code="request_too_large",
+            ) from error
+        return await asyncio.to_thread(parse, body, self._name)
 
     def _ready(self) -> ChatEngine:
         if self.engine is None:
