@@ -119,7 +119,10 @@ class TileCache:
 
     async def _prepare(self, url: str, data: bytes, key: tuple[bytes, int]) -> Prepared:
         async with self._places:
-            return await prepare(data or _read(url)[1], *key, self.tiling, self._cutters)
+            if not data:
+                # Its URL is known, its tiles have gone.
+                _, data = await asyncio.get_running_loop().run_in_executor(self._readers, _read, url)
+            return await prepare(data, *key, self.tiling, self._cutters)
 
     def _came(self, key: tuple[bytes, int], done: asyncio.Task[Prepared]) -> None:
         del self._coming[key]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -88,6 +90,22 @@ async def test_the_least_recently_used_goes_first() -> None:
     assert cache.misses == misses
     await cache.of(pictures[1])
     assert cache.misses == misses + 1
+
+
+async def test_a_picture_that_was_put_out_is_read_again_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large URL is decoded by a thread of the readers, the first time and every other."""
+    decoded_by: list[str] = []
+
+    def decoding(*arguments: Any, **more: Any) -> bytes:
+        decoded_by.append(threading.current_thread().name)
+        return base64.b64decode(*arguments, **more)
+
+    monkeypatch.setattr("inference.lmdeploy_pictures.b64decode", decoding)
+    cache = TileCache(TILING, limit=0, threads=1)
+    for _ in range(2):
+        await cache.of(url(encoded((112, 112))))
+    assert cache.misses == len(decoded_by) == 2
+    assert all(name.startswith("digests") for name in decoded_by)
 
 
 async def test_who_leaves_takes_nobody_elses_picture_along() -> None:
