@@ -134,6 +134,14 @@ def test_a_folder_is_a_checkpoint_too(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
+def test_checkpoints_of_epochs_are_removed_too(tmp_path: Path) -> None:
+    """A configuration of one's own may save by epoch."""
+    interrupted(tmp_path / "1")
+    save(tmp_path / "1", 40).rename(tmp_path / "1" / STATE / "epoch_2.pth")
+    remove(tmp_path / "1")
+    assert not list(tmp_path.rglob("*.pth"))
+
+
 def test_what_a_cut_off_run_saw_is_removed_by_the_next(tmp_path: Path) -> None:
     """Features of pictures, gigabytes of them, go from a run that is continued and from one that is not."""
     kept = [interrupted(tmp_path / "1").work, interrupted(tmp_path / "2").work]

@@ -62,7 +62,7 @@ def begin(job: Job) -> None:
 def remove(folder: Path) -> None:
     """Remove what a run's directory has for the training alone, gigabytes of it; the log stays."""
     shutil.rmtree(folder / FEATURES, ignore_errors=True)
-    for name in ("iter_*.pth", "last_checkpoint"):
+    for name in ("*.pth", "last_checkpoint"):
         for each in (folder / STATE).glob(name):
             shutil.rmtree(each) if each.is_dir() else each.unlink()
 

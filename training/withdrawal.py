@@ -1,5 +1,5 @@
 """What was withdrawn leaves the files of runs: the rows of forgotten exchanges, wherever a run has written them, and
-every sheet that shows one of them.
+every sheet that shows one of them, whole files or what a crash has left of one.
 
 Knows how a row is named and what a run's files look like, and not why a row has to go. A run whose files have lost
 rows can be trained again from its configuration, without them.
@@ -16,7 +16,7 @@ from typing import Any, Final
 from training.llava import row_name
 from training.resume import remove
 from training.run_folder import PICTURE, SHEET
-from training.whole import write_whole
+from training.whole import UNFINISHED, write_whole
 
 _ARTICLE: Final = re.compile(r'<article id="([^"]*)"')
 
@@ -25,13 +25,15 @@ def withdraw(runs: Path, exchanges: Iterable[int]) -> int:
     """Rewrite every list of rows below the folder `runs` without those of `exchanges`; return how many rows went.
 
     What such a run has learned so far, the checkpoints of one that was cut short, goes with them. A sheet is removed
-    whole, and counts as one row. Each file is replaced as a whole; doing it again does no harm. Raises `OSError`.
+    whole, and counts as one row; so is a file that was not written to its end. Each file is replaced as a whole; doing
+    it again does no harm. Raises `OSError`.
     """
     names = {row_name(each) for each in exchanges}
+    quoted = [f'"{name}"' for name in names]
     gone = 0
     for file in sorted([*runs.glob("*/*.json"), *runs.glob("*/*.jsonl")]) if names else ():
         text = file.read_text(encoding="utf-8")
-        if not any(name in text for name in names):
+        if not any(name in text for name in quoted):
             continue
         if file.suffix == ".jsonl":
             lines = text.split("\n")
@@ -51,6 +53,11 @@ def withdraw(runs: Path, exchanges: Iterable[int]) -> int:
         if not names.isdisjoint(_ARTICLE.findall(page.read_text(encoding="utf-8"))):
             page.with_name(PICTURE).unlink(missing_ok=True)
             page.unlink()
+            gone += 1
+    for part in sorted(runs.glob(f"*/*{UNFINISHED}")) if names else ():
+        text = part.read_text(encoding="utf-8", errors="replace")  # it may end within a character
+        if any(name in text for name in quoted):
+            part.unlink()
             gone += 1
     return gone
 
