@@ -198,6 +198,10 @@ def test_a_persona_with_special_tokens_survives(tmp_path: Path) -> None:
         ({"image": ["a.jpg", "b.jpg"]}, "2 pictures in image, but only 1 <image> tags"),
         ({"image": [7]}, "image must be"),
         ({"system": 7}, "system must be"),
+        *(
+            ({"conversations": [*said("<image>?"), {"from": "gpt", "value": "A", "loss": loss}]}, "loss must be")
+            for loss in ("false", None, 0)
+        ),
         ({"conversations": [*said("<image>?"), {"from": "gpt", "value": "A", "loss": False}]}, "every loss is false"),
     ],
 )

@@ -144,7 +144,9 @@ def parse_row(row: Any, *, where: str, system: str) -> Lesson:
             if not value.strip():
                 raise RowError(f"{turn}: the answer is empty, there is nothing to learn")
             turns.append(Turn(Role.ASSISTANT, _plain(value, turn)))
-            learned.append(bool(each.get("loss", True)))
+            if not isinstance(each.get("loss", True), bool):
+                raise RowError(f"{turn}: loss must be true or false, not {each['loss']!r}")
+            learned.append(each.get("loss", True))
             continue
         pictures = tuple(Picture(b"", file) for _, file in zip(_TAG.findall(value), left, strict=False))
         if len(pictures) != value.count(PLACE):
