@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,17 @@ BAD_ROWS: dict[str, tuple[Any, str]] = {
     "missing picture": ({"image": "none.jpg", "conversations": said("<image>\nWhat?", "It.")}, "none.jpg is missing"),
     "no picture": ({"image": "text.jpg", "conversations": said("<image>\nWhat?", "It.")}, "text.jpg.* not a picture"),
     "cut picture": ({"image": "cut.jpg", "conversations": said("<image>\nWhat?", "It.")}, "cut.jpg.* cut off"),
-    "folder": ({"image": "sub", "conversations": said("<image>\nWhat?", "It.")}, "sub.*[Ii]s a directory"),
+    "folder": ({"image": "sub", "conversations": said("<image>\nWhat?", "It.")}, "sub: it is no regular file"),
+    "pipe": ({"image": "pipe.jpg", "conversations": said("<image>\nWhat?", "It.")}, "pipe.jpg: it is no regular file"),
+    "elsewhere": (
+        {"image": "sub/../..", "conversations": said("<image>\nWhat?", "It.")},
+        "it does not lie in .*: copy it there",
+    ),
+    "link elsewhere": (
+        {"image": "link.jpg", "conversations": said("<image>\nWhat?", "It.")},
+        "link.jpg: it does not lie in",
+    ),
+    "whole path": ({"image": "/dev/null", "conversations": said("<image>\nWhat?", "It.")}, "null: it does not lie in"),
     "no tag": ({"image": "red.jpg", "conversations": said("What?", "It.")}, "only 0 <image> tags"),
     "tag alone": ({"conversations": said("<image>\nWhat?", "It.")}, "more <image> tags than the 0 pictures"),
     "tag too many": (
@@ -130,3 +141,6 @@ def spoil(folder: Path) -> None:
     (folder / "text.jpg").write_text("no picture")
     (folder / "cut.jpg").write_bytes(photo("blue", (600, 400))[:2000])
     (folder / "sub").mkdir(exist_ok=True)
+    if not (folder / "pipe.jpg").exists():
+        os.mkfifo(folder / "pipe.jpg")
+        (folder / "link.jpg").symlink_to(__file__)

@@ -180,8 +180,8 @@ def test_all_bad_rows_are_told_at_once(tmp_path: Path) -> None:
         mix(job(tmp_path / "run", source(file)), CHECKPOINT, ignore)
     told = str(caught.value).splitlines()
     assert len(told) == 11
-    assert told[-1] == f"… and 9 more: all 19 are in {tmp_path / 'run' / 'problems.txt'}"
-    assert len((tmp_path / "run" / "problems.txt").read_text(encoding="utf-8").splitlines()) == 19
+    assert told[-1] == f"… and 13 more: all 23 are in {tmp_path / 'run' / 'problems.txt'}"
+    assert len((tmp_path / "run" / "problems.txt").read_text(encoding="utf-8").splitlines()) == 23
 
 
 def test_a_broken_line_does_not_hide_the_others(tmp_path: Path) -> None:
@@ -232,6 +232,16 @@ def test_a_picture_that_changed_is_looked_at_again(tmp_path: Path) -> None:
     (tmp_path / "red.jpg").write_bytes((tmp_path / "red.jpg").read_bytes()[:1500])
     with pytest.raises(RowError, match="cut off"):
         mix(made, CHECKPOINT, ignore)
+
+
+def test_a_folder_of_pictures_may_be_a_link(tmp_path: Path) -> None:
+    """What counts is that a picture lies in it, wherever it is."""
+    foodie(tmp_path / "food")
+    (tmp_path / "link").symlink_to("food")
+    (tmp_path / "food" / "images" / "link.jpeg").symlink_to("0_IMG.jpeg")
+    rows = [{"image": "images/link.jpeg", "conversations": said("<image>\nWhat?", "It.")}]
+    file = write_file(tmp_path / "link" / "rows.json", rows)
+    assert mix(job(tmp_path / "run", source(file, 1)), CHECKPOINT, ignore).rows == 5
 
 
 def test_a_long_check_is_told(tmp_path: Path) -> None:

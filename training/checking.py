@@ -8,6 +8,7 @@ know of all of them. What follows from a bad row is the caller's. Needs transfor
 from __future__ import annotations
 
 import json
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -97,10 +98,13 @@ class Checker:
             encoded = self._encoder.check(lesson, self._rules.max_length, where=where)
         except RowError as error:
             return Refused(str(error), isinstance(error, TooLong))
-        file_of: Callable[[str], str] = str if raw.images == self._rules.home else lambda name: str(raw.images / name)
+        file_of: Callable[[str], str] = str if self._ours(raw) else lambda name: str(raw.images / name)
         length = len(encoded.input_ids)
         line = json.dumps({**row(lesson, file_of), "length": length, "origin": where}, ensure_ascii=False)
         return Checked(line, length, tuple(map(file_of, lesson.pictures)), digests, "system" in raw.content)
+
+    def _ours(self, raw: Raw) -> bool:
+        return raw.images == self._rules.home
 
     def _seen(self, lesson: Lesson, raw: Raw, where: str) -> tuple[Lesson, tuple[str, ...]]:
         """The lesson with the sizes of its pictures, and their digests. Raises `RowError`."""
@@ -108,8 +112,10 @@ class Checker:
         for name in lesson.pictures:
             path = raw.images / name
             try:
+                if not self._ours(raw):
+                    _check_place(path, raw.images)
                 # What people sent must leave no trace here when it is deleted, and is little.
-                looks.append(self.notes.look(path, note=raw.images != self._rules.home))
+                looks.append(self.notes.look(path, note=not self._ours(raw)))
             except FileNotFoundError as error:
                 raise RowError(f"{where}: the picture {path} is missing: restore it, or leave the row out") from error
             except (OSError, ValueError, PictureError) as error:
@@ -117,6 +123,18 @@ class Checker:
         return replace(lesson, sizes=tuple((each.width, each.height) for each in looks)), tuple(
             each.sha256 for each in looks
         )
+
+
+def _check_place(file: Path, folder: Path) -> None:
+    """Raise ValueError unless it is a regular file inside the folder, wherever links lead; OSError if it is missing.
+
+    A file of rows comes from anybody, and an import copies what it names. A pipe would be read for ever.
+    """
+    real = Path(os.path.realpath(file, strict=True))  # Path.resolve has an error of its own for links in a circle
+    if not real.is_relative_to(os.path.realpath(folder)):
+        raise ValueError(f"it does not lie in {folder}: copy it there, or name another folder of pictures")
+    if not real.is_file():
+        raise ValueError("it is no regular file")
 
 
 class Inspection:
