@@ -1,8 +1,8 @@
 """THE prompt: how a conversation becomes the one string every engine, the trainer and the evaluation read.
 
 Knows InternVL2's chat format (system text, separators without newlines, picture places), which literals a
-tokenizer would turn into special tokens, and how the same format is written down for lmdeploy, XTuner and
-Hugging Face. Leaves tokenisation, tiling and transport to others; runs on the standard library.
+tokenizer would turn into special tokens, and how the same format is written down for lmdeploy and Hugging
+Face. Leaves tokenisation, tiling and transport to others; runs on the standard library.
 
 The format, as InternVL2-2B was trained (conversation.py of the checkpoint, template "internlm2-chat")::
 
@@ -222,23 +222,6 @@ def lmdeploy_template(system: str = SYSTEM) -> dict[str, object]:
         "assistant": _ASSISTANT_OPEN,
         "eoa": IM_END,
         "stop_words": [IM_END],
-    }
-
-
-def xtuner_template(system: str = SYSTEM) -> dict[str, object]:
-    """The entry of XTuner's PROMPT_TEMPLATE for a persona; nothing stands between turns.
-
-    XTuner fills `SYSTEM` with a text of its own, so the persona is written into it already.
-    Source: xtuner 0.2.0, utils/templates.py and dataset/internvl_dataset.py (get_inputid_labels).
-    """
-    persona = system_text(system).replace("{", "{{").replace("}", "}}")
-    return {
-        "SYSTEM": f"{_SYSTEM_OPEN}{persona}{IM_END}",
-        "INSTRUCTION": f"{_USER_OPEN}{{input}}{IM_END}{_ASSISTANT_OPEN}",
-        "SUFFIX": IM_END,
-        "SUFFIX_AS_EOS": True,
-        "SEP": "",
-        "STOP_WORDS": [IM_END],
     }
 
 

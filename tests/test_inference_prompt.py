@@ -120,16 +120,6 @@ def test_lmdeploy_template_reads_as_render() -> None:
     assert fields["stop_words"] == ["<|im_end|>"]
 
 
-def test_xtuner_template_reads_as_render() -> None:
-    """XTuner's rule for joining a dialogue gives the rendered prompt, whatever system text XTuner fills in."""
-    template = p.xtuner_template("Answer in {braces}.")
-    text = str(template["SYSTEM"]).format(system="You are an AI assistant whose name is InternLM (书生·浦语).")
-    text += str(template["INSTRUCTION"]).format(input=p.picture_place(2) + "\nWhat is it?", round=1)
-    assert text == p.render(prompt(TALK.turns[0], system="Answer in {braces}."), [2])
-    assert "A cat." + str(template["SUFFIX"]) == p.render_answer("A cat.")
-    assert (template["SEP"], template["SUFFIX_AS_EOS"]) == ("", True)
-
-
 @pytest.mark.parametrize("system", [p.SYSTEM, "Say \"yes\"\nor 'no' {{ x }} \\n 好"])
 def test_jinja_template_reads_as_render(system: str) -> None:
     """Hugging Face's chat template gives the rendered prompt, with and without a system message."""

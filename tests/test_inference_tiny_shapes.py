@@ -20,18 +20,11 @@ from inference.tiny.shapes import (
     Colour,
     Renderer,
     Scene,
-    all_scenes,
     draw,
     paint,
     random_scene,
 )
 from inference.tiny.words import find_colours, find_numbers, find_shapes
-
-
-def test_all_scenes_are_every_combination_once() -> None:
-    """Scenes are the product of colours, shapes and counts."""
-    scenes = list(all_scenes())
-    assert len(scenes) == len(set(scenes)) == len(COLOURS) * len(SHAPES) * len(COUNTS)
 
 
 @pytest.mark.parametrize("renderer", ["train", "other"])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import colorsys
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Final, Literal, get_args
@@ -45,14 +44,6 @@ class Scene:
     colour: Colour
     shape: Shape
     count: int
-
-
-def all_scenes() -> Iterator[Scene]:
-    """Every scene there is, once."""
-    for colour in COLOURS:
-        for shape in SHAPES:
-            for count in COUNTS:
-                yield Scene(colour, shape, count)
 
 
 def random_scene(rng: Random) -> Scene:
