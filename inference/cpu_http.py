@@ -21,9 +21,9 @@ from typing import Any, Final
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from inference.cpu_metrics import EngineMetrics
 from inference.generation import ChatEngine
 from inference.messages import INVALID_PICTURE, PictureError, PromptTooLong
-from inference.metrics import EngineMetrics
 from inference.openai_api import ApiError, ChatRequest, Reply, parse
 from inference.tasks import Result, Task
 
