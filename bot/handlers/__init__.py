@@ -15,6 +15,7 @@ from bot.handlers import admin as admins_only
 from bot.handlers import (
     basics,
     broadcast,
+    commands,
     demonstrations,
     feedback,
     models,
@@ -98,6 +99,7 @@ def build_dispatcher(
         broadcast.router(),
         feedback.router(),
         others.unknown_commands(),
+        commands.captioned(),
         demonstrations.router(),
         questions.router(),
         others.router(),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from aiogram import Router
-from aiogram.filters import Command, or_f
+from aiogram.filters import or_f
 from aiogram.types import CallbackQuery, Message, TelegramObject, User
 
+from bot.handlers.commands import Command
 from bot.handlers.menu import ADMINS
 from bot.handlers.taps import acknowledge
 from bot.keyboards import CancelBroadcast, CancelRun, Promote, RollBack

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from aiogram import Bot, Router
-from aiogram.filters import Command, CommandStart
 from aiogram.types import CallbackQuery, Message, User
 
+from bot.handlers.commands import Command
 from bot.handlers.menu import ADMINS, EVERYBODY, command_list
 from bot.handlers.taps import acknowledge
 from bot.keyboards import Speak, languages
@@ -18,7 +18,7 @@ from storage.ledger import Ledger
 def router() -> Router:
     """The handlers of this module."""
     basics = Router(name="basics")
-    basics.message.register(start, CommandStart())
+    basics.message.register(start, Command("start"))
     basics.message.register(show_help, Command("help"))
     basics.message.register(new, Command("new"))
     basics.message.register(language, Command("language"))

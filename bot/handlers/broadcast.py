@@ -18,9 +18,10 @@ from typing import Final, TypeVar
 import structlog
 from aiogram import Bot, Router
 from aiogram.exceptions import TelegramAPIError, TelegramRetryAfter
-from aiogram.filters import Command, CommandObject
+from aiogram.filters import CommandObject
 from aiogram.types import CallbackQuery, Message, User
 
+from bot.handlers.commands import Command
 from bot.handlers.taps import acknowledge
 from bot.inbox import Delivery
 from bot.keyboards import CancelBroadcast, cancelling

@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import Final
 
 from aiogram import Bot, Router
-from aiogram.filters import Command, CommandObject
+from aiogram.filters import CommandObject
 from aiogram.types import CallbackQuery, Message, User
 
 from bot.admin import REFUSALS, AdminActions, refused
+from bot.handlers.commands import Command
 from bot.handlers.taps import acknowledge
 from bot.inbox import Delivery
 from bot.keyboards import Promote, RollBack, promoting

@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import Final
 
 from aiogram import Router
-from aiogram.filters import Command
 from aiogram.types import Message
 
 from bot.admin import REFUSALS, AdminActions, Overview, refused
+from bot.handlers.commands import Command
 from bot.progress import SILENT, run_line, silence
 from bot.replies import Reply
 from bot.translation import Say, later

@@ -10,10 +10,10 @@ from typing import Final
 
 from aiogram import Bot, Router
 from aiogram.exceptions import TelegramBadRequest
-from aiogram.filters import Command
 from aiogram.types import CallbackQuery, InlineKeyboardMarkup, Message, User
 
 from bot.forgetting import Forgetting
+from bot.handlers.commands import Command
 from bot.handlers.taps import acknowledge
 from bot.inbox import Delivery
 from bot.keyboards import Delete, Learn, confirmation, learning

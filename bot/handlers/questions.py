@@ -11,6 +11,7 @@ from aiogram.types import Message, Update, User
 
 from bot.answers import Answers, sorry
 from bot.conversation import Conversation, NoPictureYet, Question
+from bot.handlers.commands import ANEW
 from bot.history import Forgotten
 from bot.inbox import Delivery
 from bot.incoming import Incoming, PictureRefused, Sent, picture_of
@@ -56,7 +57,8 @@ async def ask(
     messages = delivery.album or (message,)
     edited = event_update.edited_message is not None
     shown = await ledger.replies_to(chat, message.message_id) if edited else []
-    if message.chat.type != "private" and not shown and not await addressed(messages, bot):
+    anew = not edited and await ANEW(message, bot)
+    if message.chat.type != "private" and not (shown or anew or await addressed(messages, bot)):
         return
     if lateness.late(message):
         if lateness.excuse(chat, event_from_user.id) or reply.begun:
@@ -112,6 +114,8 @@ async def ask(
             )
         )
         return
+    if anew:  # after a crash perhaps once more: an empty conversation is as good as another
+        await ledger.new_session(chat, settings.chat.talker(chat, event_from_user.id), topic)
     to, elsewhere = message.reply_to_message, message.external_reply
     if not files and not former and elsewhere:
         files = [file] if (file := picture_of(elsewhere)) else []
@@ -156,8 +160,12 @@ async def _asks(message: Message, delivery: Delivery) -> bool:
 
 
 async def _said(messages: Sequence[Message], bot: Bot) -> str:
-    """The text of a message, or the captions of an album; without the bot's own name, which only calls it."""
+    """The text of a message, or the captions of an album; without the bot's own name, which only calls it, and without
+    the command that begins anew.
+    """
     texts = [each.text or each.caption or "" for each in messages]
+    if await ANEW(messages[0], bot):
+        texts[0] = "".join(texts[0].split(maxsplit=1)[1:])
     text = "\n".join(part for part in texts if part.strip())
     if messages[0].chat.type == "private":
         return text.strip()

@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from aiogram import Bot, Router
-from aiogram.filters import Command, CommandObject
+from aiogram.filters import CommandObject
 from aiogram.types import BufferedInputFile, Message
 
+from bot.handlers.commands import Command
 from bot.replies import Reply
 from bot.statistics import draw
 from bot.translation import Say

@@ -8,10 +8,10 @@ from typing import Final
 import structlog
 from aiogram import Bot, Router
 from aiogram.exceptions import TelegramBadRequest
-from aiogram.filters import Command
 from aiogram.types import CallbackQuery, Message, MessageGenerationStopped, User
 
 from bot.answers import Answers
+from bot.handlers.commands import Command
 from bot.handlers.feedback import thumbs
 from bot.handlers.taps import acknowledge, exchange_here
 from bot.inbox import Delivery

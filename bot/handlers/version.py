@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from aiogram import Router
-from aiogram.filters import Command
 from aiogram.types import Message
 
+from bot.handlers.commands import Command
 from bot.replies import Reply
 from bot.translation import Say
 from storage.ledger import Ledger
