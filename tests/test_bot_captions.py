@@ -13,7 +13,7 @@ async def test_a_picture_can_begin_anew(stage: Stage) -> None:
     """/new in a caption puts the conversation aside; the rest of the caption is the question, edited too."""
     async with stage.bot() as bot, stage.person() as ada:
         await ada.asks(photo=png(), caption="a?")
-        question = await ada.sends(photo=png(colour="red"), caption="/new b?")
+        question = await ada.sends(photo=png(colour="red"), caption="/New b?")
         assert (await ada.answer(rated=True))["text"] == "Answer 2"
         assert bot.engine.heard() == ["b?"]
         await ada.asks("c?")

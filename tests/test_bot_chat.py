@@ -156,7 +156,7 @@ async def test_an_album_is_one_question(stage: Stage) -> None:
 
 
 async def test_start_tells_the_id_and_help_the_commands(stage: Stage) -> None:
-    """/start names the person's id; /help names every command of theirs, the admins' only to admins."""
+    """/start names the person's id; /help, in any spelling, every command of theirs, the admins' only to admins."""
     async with stage.bot(), stage.person(1001) as ada, stage.person(7, "Root") as root:
         await ada.command("/start")
         assert "1001" in (await ada.answer(rated=False, quiet=0.2))["text"]
@@ -164,7 +164,7 @@ async def test_start_tells_the_id_and_help_the_commands(stage: Stage) -> None:
         text = (await ada.answer(rated=False, quiet=0.2))["text"]
         assert "/new" in text
         assert "/retrain" not in text
-        await root.command("/help")
+        await root.command("/HELP")
         assert "/retrain" in (await root.answer(rated=False, quiet=0.2))["text"]
 
 

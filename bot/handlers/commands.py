@@ -20,10 +20,13 @@ from bot.translation import Say
 
 
 class Command(filters.Command):
-    """A filter for texts that begin with one of the commands, or with `captions` for captions that do."""
+    """A filter for texts that begin with one of the commands, or with `captions` for captions that do.
+
+    In any spelling: keyboards of phones write the first letter large.
+    """
 
     def __init__(self, *names: str, captions: bool = False) -> None:
-        super().__init__(*names)
+        super().__init__(*names, ignore_case=True)
         self._captions = captions
 
     async def __call__(self, message: Message, bot: Bot) -> bool | dict[str, Any]:
