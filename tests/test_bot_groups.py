@@ -120,7 +120,7 @@ async def test_an_edit_can_call_the_bot_in(stage: Stage) -> None:
 
 
 async def test_commands_for_others_are_theirs(stage: Stage) -> None:
-    """In a group a command that names another bot, or that nobody knows, is passed over; ours is answered."""
+    """In a group a command that names another bot, or that nobody knows, is passed over; one that names us is not."""
     async with stage.bot() as bot, friends(stage, privacy=False) as (ada, _, group):
         for command in ("/help@other_bot", "/dance", "/stop@other_bot"):
             await ada.sends(command, chat=group)
@@ -128,3 +128,5 @@ async def test_commands_for_others_are_theirs(stage: Stage) -> None:
         assert await ada.bot_messages(group) == []
         await ada.sends("/help@thumbtune_bot", chat=group)
         assert "privacy mode" in (await ada.answer(rated=False, chat=group, quiet=0.2))["text"]
+        await ada.sends("/dance@Thumbtune_Bot tango", chat=group)
+        assert "do not know that command" in (await ada.answer(rated=False, chat=group, quiet=0.2))["text"]

@@ -51,9 +51,10 @@ async def _is_command(message: Message) -> bool:
     return bool(command_of(message.text))
 
 
-async def unknown_command(message: Message, reply: Reply, say: Say) -> None:
-    """In a group the command may be another bot's."""
-    if message.chat.type == "private":
+async def unknown_command(message: Message, bot: Bot, reply: Reply, say: Say) -> None:
+    """In a group a command that does not name us may be another bot's."""
+    named = (message.text or "").split(maxsplit=1)[0].partition("@")[2].lower()
+    if message.chat.type == "private" or named == str((await bot.me()).username).lower():
         await reply.finish(say("I do not know that command. /help shows what I can do."))
 
 
