@@ -193,7 +193,8 @@ async def settle_live_model(ledger: Ledger, base: Path, models: Path) -> Model:
 
     When `inference.model` names another directory while the former still exists, the operator chose another base: it
     goes live. When the former is gone, the same model has only moved. Trained models that are not where they were are
-    looked for in `models`; without the live one's files (a backup that left models out) the base goes live.
+    looked for in `models`; without the live one's files (a backup that left models out) the base goes live. Of others
+    whose files are gone (the operator wanted the room) the ledger knows that from then on.
     """
     known = {model.id: model for model in await ledger.models()}
     if BASE not in known:
@@ -205,16 +206,24 @@ async def settle_live_model(ledger: Ledger, base: Path, models: Path) -> Model:
         if chosen_anew and known[BASE].state is not ModelState.LIVE:
             log.warning("inference.model has changed: the new base answers, /promote brings an earlier model back")
             await ledger.promote(BASE)
+    gone = []
     for model in known.values():
         moved = models / model.id
-        if model.id != BASE and not Path(model.directory).is_dir() and moved.is_dir():
+        if model.id == BASE or (model.directory and Path(model.directory).is_dir()):
+            continue
+        if moved.is_dir():
             await ledger.relocate_model(model.id, str(moved))
+        elif model.directory:
+            gone.append(model)
     live = await ledger.live_model()
     assert live is not None, "the base model was promoted when the ledger was new"
-    if live.id != BASE and not Path(live.directory).is_dir():
+    if live.id in {model.id for model in gone}:
         log.error("the files of the live model are gone: the base answers", model=live.id, directory=live.directory)
         await ledger.promote(BASE)
         live = await ledger.model(BASE)
+    for model in gone:
+        log.info("the files of a model are gone", model=model.id, directory=model.directory)
+        await ledger.drop_model_directory(model.id)
     return live
 
 

@@ -27,6 +27,7 @@ RESTING: Final = later(
     "The engine rests while run {run} trains (training.while_training): promote again when the run has ended, or "
     "/cancel it."
 )
+GONE: Final = later("The files of {model} were removed; /models lists those that can be promoted.")
 NONE_BEFORE: Final = later("There is no earlier model to go back to; /models lists those that can be promoted.")
 
 
@@ -91,6 +92,8 @@ class Changeover:
     async def _exchange(self, model: str) -> None:
         """Swap the engine to a kept model, its files checked against their manifest first."""
         chosen = await self._ledger.model(model)
+        if not chosen.directory:
+            raise AdminRefusal(GONE, model=model)
         if chosen.manifest_hash:
             await asyncio.to_thread(verify, Path(chosen.directory))
         await self._deployment.swap(chosen.id, Path(chosen.directory))

@@ -86,7 +86,7 @@ async def directory_of(settings: Settings, model: str) -> Path:
     known = {BASE: settings.inference.checkpoint(), TINY: CHECKPOINT}
     if (settings.storage.dir / FILE_NAME).is_file():
         async with Ledger.open(settings.storage.dir) as ledger:
-            known |= {each.id: Path(each.directory) for each in await ledger.models()}
+            known |= {each.id: Path(each.directory) for each in await ledger.models() if each.directory}
     directory = known.get(model, Path(model)).absolute()
     if model not in known and not directory.is_dir():
         raise TrainingError(

@@ -66,7 +66,8 @@ async def models(ledger: Ledger, console: Console) -> None:
     """Print every kept model."""
     table = Table("model", "state", "run", "folder", "note", box=None)
     for model in await ledger.models():
-        table.add_row(model.id, model.state, str(model.run or ""), model.directory, model.reason)
+        state = model.state if model.directory else "removed"
+        table.add_row(model.id, state, str(model.run or ""), model.directory, model.reason)
     console.print(table)
 
 

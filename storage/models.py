@@ -30,7 +30,6 @@ MANIFEST = "manifest.json"
 _VERSION = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _BUILDING = ".building-"
-_REMOVING = ".removing-"
 _NAMED = 8
 """Differences that an error names one by one; more are counted."""
 
@@ -141,10 +140,6 @@ class ModelStore:
             each.name for each in self.directory.iterdir() if _NAME.fullmatch(each.name) and (each / MANIFEST).is_file()
         )
 
-    def size(self, name: str) -> int:
-        """How many bytes a published model takes. Raises `UnknownRecord`."""
-        return sum(record.size for record in read_manifest(self.path(name)).files.values())
-
     def workspace(self, name: str) -> Path:
         """A new empty directory to build the model `name` in, on the same file system. Raises `StorageError`."""
         self.path(name)
@@ -182,24 +177,12 @@ class ModelStore:
             raise StorageError(f"{built} is not a workspace of {self.directory}.")
         self._delete(built)
 
-    def remove(self, name: str) -> None:
-        """Delete a published model: gone at once under its name, then file by file. Raises `UnknownRecord`."""
-        path = self.path(name)
-        aside = self.directory / f"{_REMOVING}{name}-{secrets.token_hex(4)}"
-        try:
-            path.rename(aside)
-        except FileNotFoundError as error:
-            raise UnknownRecord(f"There is no model directory {path}.") from error
-        except OSError as error:
-            raise explained_os(error, f"removing the model {path}") from error
-        self._delete(aside)
-
     def tidy(self) -> list[Path]:
-        """Delete what killed processes left half built or half removed; return what was deleted.
+        """Delete what killed processes left half built; return what was deleted.
 
         Only for the one process that builds models, at its start.
         """
-        left = [each for each in self.directory.iterdir() if each.name.startswith((_BUILDING, _REMOVING))]
+        left = [each for each in self.directory.iterdir() if each.name.startswith(_BUILDING)]
         for each in left:
             self._delete(each)
         return left

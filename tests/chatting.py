@@ -131,6 +131,7 @@ class Notebook:
     async def models(self) -> list[Model]:
         models = [
             Model("base", "/m/base", ModelState.RETIRED, None, 1.0),
+            Model("run-0", "", ModelState.RETIRED, 0, 1.5),
             Model("run-1", "/m/1", ModelState.REJECTED, 1, 2.0, reason="worse on facts"),
             Model("run-2", "/m/2", ModelState.LIVE, 2, 3.0),
         ]

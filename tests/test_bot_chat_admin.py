@@ -85,6 +85,7 @@ async def test_admins_get_what_they_ask_for(stage: Stage) -> None:
         models = await words(root, "/models")
         assert "▶ run-2: live" in models
         assert "run-1: rejected (worse on facts)" in models
+        assert "run-0: removed" in models
         assert await words(root, "/promote run-1") == "run-1 answers from now on."
         assert "/models" in await words(root, "/Promote")
         assert await words(root, "/rollback") == "base answers from now on."

@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from bot.admin import AdminRefusal
 from bot.app import settle_live_model
+from bot.changeover import Changeover
+from inference.deployment import Deployment
+from inference.settings import InferenceSettings
 from storage.backup import back_up
 from storage.errors import StorageError
 from storage.health import ledger_faults, picture_faults
@@ -110,6 +114,30 @@ async def test_who_is_forgotten_meanwhile_is_not_kept(tmp_path: Path, monkeypatc
         assert not await restored.belongings(1)
 
 
+async def test_a_removed_model_is_none_to_go_back_to(tmp_path: Path) -> None:
+    """What the operator has removed is not offered or promoted from the next start on; put back, it is there again."""
+    base, store = tmp_path / "base", ModelStore(tmp_path / "models")
+    base.mkdir()
+    async with Ledger.open(tmp_path) as ledger:
+        await settle_live_model(ledger, base, store.directory)
+        for name in ("run-1", "run-2"):
+            directory = store.path(name)
+            directory.mkdir()
+            await ledger.add_model(Model(name, str(directory), ModelState.CANDIDATE, None, 0.0))
+            await ledger.promote(name)
+        store.path("run-1").rename(tmp_path / "aside")
+        assert (await settle_live_model(ledger, base, store.directory)).id == "run-2"
+        assert await ledger.previous_model() is None
+        deployment = Deployment(InferenceSettings(), "run-2", store.path("run-2"), logs=tmp_path)
+        with pytest.raises(AdminRefusal, match="files of run-1 were removed"):
+            await Changeover(ledger, deployment, pause_while_training=False).promote("run-1", 7)
+        (tmp_path / "aside").rename(store.path("run-1"))
+        await settle_live_model(ledger, base, store.directory)
+        before = await ledger.previous_model()
+        assert before is not None
+        assert (before.id, before.directory) == ("run-1", str(store.path("run-1")))
+
+
 @pytest.mark.parametrize(("models", "answers"), [(True, "run-1"), (False, "base")])
 async def test_a_restored_ledger_finds_its_models(tmp_path: Path, models: bool, answers: str) -> None:
     """Restored to another place the bot starts with its live model, without the models' files with the base."""
@@ -129,6 +157,9 @@ async def test_a_restored_ledger_finds_its_models(tmp_path: Path, models: bool, 
         live = await settle_live_model(restored, base, tmp_path / "out" / "models")
         assert live.id == answers
         assert Path(live.directory).is_dir()
+        assert (await restored.model("run-1")).directory == (
+            str(tmp_path / "out" / "models" / "run-1") if models else ""
+        )
 
 
 async def test_nothing_unsound_is_backed_up(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Model directories: manifests, checks, publishing and removal."""
+"""Model directories: manifests, checks and publishing."""
 
 from __future__ import annotations
 
@@ -98,7 +98,6 @@ def test_a_model_is_published_whole(store: ModelStore) -> None:
     assert path == store.path("run-1")
     assert store.names() == ["run-1"]
     assert verify(path) == read_manifest(path).hash == manifest_hash
-    assert store.size("run-1") == sum(map(len, FILES.values()))
     assert [each.name for each in store.directory.iterdir()] == ["run-1"]
 
 
@@ -117,20 +116,9 @@ def test_a_name_is_taken_once(store: ModelStore, published: Path) -> None:
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../run-1", ".hidden", "with space", "run-1\n", "x" * 101])
 def test_names_stay_in_the_folder(store: ModelStore, name: str) -> None:
     """A name that would lead elsewhere is refused by everything that takes one."""
-    for use in (store.path, store.workspace, store.remove, store.size):
+    for use in (store.path, store.workspace):
         with pytest.raises(StorageError, match="cannot name a model"):
             use(name)
-
-
-def test_removal(store: ModelStore, published: Path) -> None:
-    """A removed model is gone with all its files; removing it again is an error."""
-    store.remove("run-1")
-    assert not published.exists()
-    assert list(store.directory.iterdir()) == []
-    with pytest.raises(UnknownRecord):
-        store.remove("run-1")
-    with pytest.raises(UnknownRecord):
-        store.size("run-1")
 
 
 def test_leftovers_are_tidied_away(store: ModelStore, published: Path, tmp_path: Path) -> None:

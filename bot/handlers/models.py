@@ -21,6 +21,7 @@ from bot.retelling import retold
 from bot.translation import Say, later
 from storage.errors import UnknownRecord
 from storage.ledger import Ledger
+from storage.records import Model
 from storage.states import ModelState
 
 MODEL_STATES: Final = {
@@ -29,6 +30,8 @@ MODEL_STATES: Final = {
     ModelState.RETIRED: later("retired"),
     ModelState.REJECTED: later("rejected"),
 }
+
+REMOVED: Final = later("removed")
 
 OFFERED: Final = 8
 """So many of the newest models have a button; /promote takes any."""
@@ -52,11 +55,7 @@ async def show(message: Message, reply: Reply, say: Say, admin: AdminActions, le
     except REFUSALS as refusal:
         await reply.finish(refused(refusal, say))
         return
-    lines = [
-        f"{'▶' if model.state is ModelState.LIVE else '·'} {model.id}: {say(MODEL_STATES[model.state])}"
-        + (f" ({retold(model.reason, say)})" if model.reason else "")
-        for model in kept
-    ]
+    lines = [_line(model, say) for model in kept]
     live = next((model.id for model in kept if model.state is ModelState.LIVE), "")
     before = await ledger.previous_model()
     previous = before.id if before else ""
@@ -67,6 +66,12 @@ async def show(message: Message, reply: Reply, say: Say, admin: AdminActions, le
     ]
     markup = promoting(others[:OFFERED], live, previous, say)
     await reply.finish("\n".join(lines) or say("There is no model yet."), markup if markup.inline_keyboard else None)
+
+
+def _line(model: Model, say: Say) -> str:
+    mark = "▶" if model.state is ModelState.LIVE else "·"
+    state = say(MODEL_STATES[model.state] if model.directory else REMOVED)
+    return f"{mark} {model.id}: {state}" + (f" ({retold(model.reason, say)})" if model.reason else "")
 
 
 async def promote(
