@@ -25,7 +25,7 @@ from storage.errors import NotSaved, RunBusy, StorageError
 from storage.ledger import Ledger
 from storage.records import Model, Run
 from storage.states import RUN_TRANSITIONS, ModelState, RunState
-from training.pipeline import EndNotSaved, Pipeline, Plan
+from training.pipeline import WITHDRAWN, EndNotSaved, Pipeline, Plan
 from training.run_folder import CURVE, PICTURE, SHEET, kept_file
 
 MAILBOX_SECONDS = 1.0
@@ -70,6 +70,8 @@ class Operations:
     async def start(self) -> None:
         """Settle what an earlier process left behind, then begin to serve the mailbox."""
         await self._end_what_is_over()
+        if run := await self._ledger.unsettled_run():
+            self._work = (run.id, asyncio.create_task(self._ended(run.id)))
         self._mailbox = asyncio.create_task(self._serve_mailbox())
 
     async def stop(self) -> None:
@@ -152,49 +154,53 @@ class Operations:
         if run is None or (run.state is RunState.DUE and run.id not in self._over):
             return
         state, reason = self._over.get(run.id, (RunState.FAILED, INTERRUPTED))
-        try:
+        with suppress(NotSaved):
             await self._ledger.move_run(run.id, state, reason=reason)
-        except NotSaved:
-            return
-        self._over.pop(run.id, None)
-        await self._ended(run, None)
+            self._over.pop(run.id, None)
+            await self._ended(run.id)
 
     async def _execute(self, run: Run) -> None:
         """One run from due to its end, whatever that is; the admins hear of it in every case."""
-        model: Model | None = None
         async with AsyncExitStack() as engine:
             await engine.enter_async_context(self._changeover.engine_away(run.id))
             try:
                 if missing := self._trainer_missing():
                     self._over[run.id] = (RunState.FAILED, missing)
                 else:
-                    model = await self._pipeline.run(run, self._notices.run_changed)
+                    await self._pipeline.run(run, self._notices.run_changed)
             except EndNotSaved as end:
                 log.warning("the end of a run could not be saved", run=run.id, state=end.state, reason=end.reason)
                 self._over[run.id] = (end.state, end.reason)
             finally:
                 await engine.aclose()
-                await self._ended(run, model)
+                await self._ended(run.id)
 
-    async def _ended(self, run: Run, model: Model | None) -> None:
-        """Tell the admins what came of a run; let its model answer where it was accepted."""
-        ended = await asyncio.shield(self._ledger.run(run.id))
-        if RUN_TRANSITIONS[ended.state]:
+    async def _ended(self, number: int) -> None:
+        """What the end of a run brings about, by what the ledger says of it: its model answers if it was accepted, the
+        admins hear of it, and one from which somebody withdrew begins again without them.
+
+        What a crash or a stop leaves of this, the next start does.
+        """
+        run = await asyncio.shield(self._ledger.run(number))
+        if RUN_TRANSITIONS[run.state]:
             return  # that could not be written: the mailbox will
-        log.info("run ended", run=run.id, state=ended.state, reason=ended.reason, model=ended.model)
+        log.info("run ended", run=run.id, state=run.state, reason=run.reason, model=run.model)
+        model = await self._ledger.model(run.model) if run.model else None
+        again = await self._ledger.withdrawn(run.id)
         if model and model.state is ModelState.CANDIDATE:
-            model = await self._go_live(model)
-        await self._begin_again(ended)
-        picture = kept_file(ended.directory, PICTURE) or kept_file(ended.directory, CURVE)
-        await self._notices.run_finished(ended, model, picture, kept_file(ended.directory, SHEET))
-
-    async def _begin_again(self, ended: Run) -> None:
-        """Put another run in the place of one that came to nothing because of somebody who left, or opted out."""
-        lost = await self._ledger.withdrawn(ended.id)
-        if lost and ended.state in (RunState.CANCELLED, RunState.FAILED):
-            log.info("a run begins again without what was withdrawn", run=ended.id, exchanges=lost)
+            if again:
+                model = await self._ledger.move_model(model.id, ModelState.REJECTED, WITHDRAWN)
+            else:
+                model = await self._go_live(model)
+        elif model:
+            again = False  # it came to what it would have come to without them, or is what people chose
+        picture = kept_file(run.directory, PICTURE) or kept_file(run.directory, CURVE)
+        await self._notices.run_finished(run, model, picture, kept_file(run.directory, SHEET))
+        if again:
+            log.info("a run begins again without what was withdrawn", run=run.id)
             with suppress(RunBusy):
-                await self._ledger.start_run(ended.trigger, ended.requested_by)
+                await self._ledger.start_run(run.trigger, run.requested_by)
+        await self._ledger.settle_run(run.id)
 
     async def _go_live(self, candidate: Model) -> Model:
         try:

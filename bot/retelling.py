@@ -31,7 +31,7 @@ KNOWN: Final = (
         "{free} GB are free on the disk of {directory}, a run needs {needed} GB: remove old models, or lower "
         "training.min_free_gigabytes"
     ),
-    later("{lost} of the answers that it learned from were withdrawn meanwhile"),
+    later("answers that it learned from were withdrawn meanwhile"),
     # training.finetune, training.runner, training.merge, training.launcher
     later(
         "{trouble}: set training.while_training to pause, or in training.knobs method to qlora, optimizer to "

@@ -376,3 +376,9 @@ def m011_broadcasts(database: Database) -> None:
 def m012_menus(database: Database) -> None:
     """Who has a menu of commands of their own."""
     _table(database, "menus", {"chat": int, "language": str}, key=("chat", "language"))
+
+
+@migrations()
+def m013_settled_runs(database: Database) -> None:
+    """Whether what the end of a run brings about has been seen to."""
+    database.execute("ALTER TABLE runs ADD COLUMN settled INTEGER NOT NULL DEFAULT 1")

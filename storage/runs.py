@@ -41,7 +41,7 @@ class Runs(Queries):
             if busy is not None:
                 raise RunBusy(f"Run {busy['id']} is {busy['state']}: wait for its end or cancel it.")
             cursor = database.execute(
-                "INSERT INTO runs(trigger, requested_by, created, updated) VALUES (?, ?, ?, ?)",
+                "INSERT INTO runs(trigger, requested_by, created, updated, settled) VALUES (?, ?, ?, ?, 0)",
                 (trigger, requested_by, now, now),
             )
             assert cursor.lastrowid is not None
@@ -67,6 +67,21 @@ class Runs(Queries):
         """The run that waits to be started, None without one."""
         row = await self._read(lambda database: first(database, f"{_SELECT} WHERE state = ?", [RunState.DUE]))
         return None if row is None else _run(row)
+
+    async def unsettled_run(self) -> Run | None:
+        """The newest run, if it has ended and `settle_run` was not called: whoever was to see to its end died."""
+        row = await self._read(
+            lambda database: first(
+                database,
+                f"{_SELECT} WHERE id = (SELECT max(id) FROM runs) AND NOT settled AND NOT {_IS_ACTIVE}",
+                [_ACTIVE],
+            )
+        )
+        return None if row is None else _run(row)
+
+    async def settle_run(self, run: int) -> None:
+        """Note that all that the end of a run brings about has been seen to."""
+        await self._write(lambda database: database.execute("UPDATE runs SET settled = 1 WHERE id = ?", [run]))
 
     async def move_run(self, run: int, state: RunState, **values: Any) -> Run:
         """Enter `state` and set the given fields (see `update_run`), together; the time left is open again.
@@ -128,13 +143,15 @@ class Runs(Queries):
         await self._write(work)
 
     async def cancel_requested(self, run: int) -> bool:
-        """Whether someone asked for the end of the run. Raises `UnknownRecord`."""
+        """Whether someone asked for the end of the run, and it has not ended yet. Raises `UnknownRecord`."""
         row = await self._read(
-            lambda database: first(database, "SELECT cancel_requested FROM runs WHERE id = ?", [run])
+            lambda database: first(
+                database, f"SELECT cancel_requested AND {_IS_ACTIVE} AS wanted FROM runs WHERE id = ?", [_ACTIVE, run]
+            )
         )
         if row is None:
             raise _unknown(run)
-        return bool(row["cancel_requested"])
+        return bool(row["wanted"])
 
     async def freeze_selection(self, run: int, rows: Iterable[tuple[int, str]]) -> None:
         """Keep which exchanges teach a run and on which side of the split ("train", "held_out") each is, and how many
@@ -170,15 +187,15 @@ class Runs(Queries):
         )
         return [(row["exchange"], row["split"]) for row in rows]
 
-    async def withdrawn(self, run: int) -> int:
-        """How many exchanges of a run's selection may no longer teach: forgotten since, or their asker opted out.
+    async def withdrawn(self, run: int) -> bool:
+        """Whether exchanges of a run's selection may no longer teach: forgotten since, or their asker opted out.
 
         Raises `UnknownRecord`.
         """
 
-        def work(database: Database) -> int:
+        def work(database: Database) -> bool:
             present = _get(database, run)
-            return present.samples + present.held_out - number(database, _TEACHING, [run])
+            return number(database, _TEACHING, [run]) < present.samples + present.held_out
 
         return await self._read(work)
 

@@ -31,7 +31,7 @@ LONG_TO_BE_SAID = {
         "launcher.py",
         " took longer than training.timeout; ",
     ),
-    "3 of the answers that it learned from were withdrawn meanwhile": ("pipeline.py", " were withdrawn meanwhile"),
+    "answers that it learned from were withdrawn meanwhile": ("pipeline.py", " were withdrawn meanwhile"),
     "the training diverged, w is not finite: lower training.knobs.learning_rate": (
         "merge.py",
         "diverged, {name} is not",

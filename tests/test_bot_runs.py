@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from bot import operations as module
 from bot.operations import INTERRUPTED, Operations
-from storage.records import Run
-from storage.states import RunState
+from inference.messages import EngineUnavailable
+from storage.records import Model, Run
+from storage.states import ModelState, RunState
 from tests.children import until
 from tests.ledgers import full_disk
 from tests.operating import Admins, NoEngine, operations
 from tests.pipelines import Room
+from training.pipeline import WITHDRAWN
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +59,11 @@ async def ended(room: Room, admins: Admins) -> Run:
     (run,) = await room.ledger.runs(1)
     await until(lambda: any(told.id == run.id for told, _ in admins.told))
     return await room.ledger.run(run.id)
+
+
+async def idle(work: Operations) -> None:
+    """Return when no run is at work, nor what its end brings about."""
+    await until(lambda: work._work is None)
 
 
 @pytest.mark.parametrize("how", ["fails", "is cancelled"])
@@ -126,3 +135,95 @@ async def test_the_bot_starts_on_a_full_disk(room: Room, admins: Admins) -> None
     run = await ended(room, admins)
     assert (run.state, run.reason) == (RunState.FAILED, INTERRUPTED)
     await work.stop()
+
+
+@pytest.mark.parametrize("why", ["/cancel", "everybody leaves"])
+async def test_a_cancellation_while_the_model_is_published_is_too_late(
+    room: Room, work: Operations, admins: Admins, why: str
+) -> None:
+    """The run is done and its model goes live; what has learned from somebody who left meanwhile does not, and another
+    run begins without them.
+    """
+    publishing, go_on = asyncio.Event(), threading.Event()
+    loop, publish = asyncio.get_running_loop(), room.models.publish
+
+    def slowly(built: Path, name: str) -> tuple[Path, str]:
+        loop.call_soon_threadsafe(publishing.set)
+        go_on.wait()
+        return publish(built, name)
+
+    room.models.publish = slowly  # type: ignore[method-assign]
+    room.trainer.hangs = ""
+    first = await work.retrain(1)
+    await publishing.wait()
+    assert work._work is not None
+    _, task = work._work
+    cancel, cancelled = task.cancel, asyncio.Event()
+
+    def noted(msg: Any | None = None) -> bool:
+        cancelled.set()
+        return cancel(msg)
+
+    task.cancel = noted  # type: ignore[method-assign]
+    await (work.cancel(1) if why == "/cancel" else room.ledger.forget(1))
+    await cancelled.wait()
+    go_on.set()
+    await until(lambda: admins.told)
+    ((run, model), *_) = admins.told
+    assert model is not None
+    assert (run.id, run.state) == (first.id, RunState.DONE)
+    if why == "/cancel":
+        assert model.state is ModelState.LIVE
+    else:
+        assert (model.state, model.reason) == (ModelState.REJECTED, WITHDRAWN)
+        await until(lambda: len(admins.told) == 2)
+        (again, _) = admins.told[1]
+        assert "0 liked answers can teach" in again.reason
+
+
+async def test_what_a_stop_leaves_of_the_end_of_a_run_is_done_by_the_next_start(room: Room, admins: Admins) -> None:
+    """Stopped while the accepted model is swapped in: the next start lets it answer and tells, once."""
+    at = asyncio.Event()
+
+    class Slow(NoEngine):
+        async def promote(self, model: str, by: int | None) -> Model:
+            at.set()
+            await asyncio.Event().wait()
+            raise AssertionError("stopped before")
+
+    room.trainer.hangs = ""
+    first = operations(room.ledger, room.pipeline(), Slow(room.ledger), admins)
+    await first.start()
+    await first.retrain(1)
+    await at.wait()
+    await first.stop()
+    assert admins.told == []
+    for _ in range(2):
+        work = operations(room.ledger, room.pipeline(), admins=admins)
+        await work.start()
+        await until(lambda: admins.told)
+        await idle(work)
+        ((run, model),) = admins.told
+        assert (run.state, model and model.state) == (RunState.DONE, ModelState.LIVE)
+        await work.stop()
+
+
+async def test_a_model_that_does_not_come_up_is_not_tried_at_each_start(room: Room, admins: Admins) -> None:
+    """It stays a candidate, the admins hear why, and the next start leaves it alone."""
+
+    class Broken(NoEngine):
+        async def promote(self, model: str, by: int | None) -> Model:
+            raise EngineUnavailable("these weights are no good")
+
+    room.trainer.hangs = ""
+    for _ in range(2):
+        work = operations(room.ledger, room.pipeline(), Broken(room.ledger), admins)
+        await work.start()
+        if not admins.told:
+            await work.retrain(1)
+        await until(lambda: admins.told)
+        await idle(work)
+        await work.stop()
+    ((_, model),) = admins.told
+    assert model is not None and model.state is ModelState.CANDIDATE
+    assert admins.alerts == ["swap:run-1"]

@@ -37,6 +37,9 @@ from training.sources import imported, present, title
 
 T = TypeVar("T")
 
+WITHDRAWN: Final = "answers that it learned from were withdrawn meanwhile"
+"""Why a run failed, or its model was rejected after all."""
+
 _FORMER_RUNS: Final = 20
 
 log = logging.getLogger(__name__)
@@ -111,7 +114,8 @@ class Pipeline:
 
         Returns the new model, a candidate or rejected with its reason; None when the run failed. `on_change` is
         awaited for every change of state and about once a second of progress. Cancelling the task ends the child
-        and the run as cancelled. Raises `EndNotSaved` when its end could not be written.
+        and the run as cancelled; once the model is being published that comes too late, and changes nothing. Raises
+        `EndNotSaved` when its end could not be written.
         """
         workspace: Path | None = None
         try:
@@ -163,8 +167,8 @@ class Pipeline:
         return await _undisturbed(self._publish(run, folder, workspace, on_change))
 
     async def _publish(self, run: Run, folder: Path, workspace: Path, on_change: OnChange) -> Model:
-        if lost := await self._ledger.withdrawn(run.id):
-            raise RunFailed(f"{lost} of the answers that it learned from were withdrawn meanwhile")
+        if await self._ledger.withdrawn(run.id):
+            raise RunFailed(WITHDRAWN)
         verdict = Report.read(folder / REPORT)
         directory, manifest_hash = await asyncio.to_thread(self._models.publish, workspace, model_name(run))
         model = Model(
@@ -250,18 +254,15 @@ class Pipeline:
 
 
 async def _undisturbed(work: Coroutine[Any, Any, T]) -> T:
-    """Await `work` to its end even when cancelled, and be cancelled only then: a model is published whole or not."""
-    task = asyncio.create_task(work)
-    cancelled = False
+    """Await `work` to its end, whoever cancels that: a model is published whole or not."""
+    task, caller = asyncio.create_task(work), asyncio.current_task()
+    assert caller is not None
     while not task.done():
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:
-            cancelled = True
-    result = task.result()
-    if cancelled:
-        raise asyncio.CancelledError
-    return result
+            caller.uncancel()
+    return task.result()
 
 
 def _good(outcome: Outcome) -> Outcome:
