@@ -17,7 +17,8 @@ from storage.queries import Queries, every, first
 from storage.records import Exchange, Preference, RatedExchange, Rating
 
 _VOTES = (
-    "SELECT exchange, sum(value > 0) AS ups, sum(value < 0) AS downs, json_group_array(rater) AS raters"
+    "SELECT exchange, sum(value > 0) AS ups, sum(value < 0) AS downs, json_group_array(rater) AS raters,"
+    " json_group_array(rater) FILTER (WHERE value > 0) AS liked_by"
     " FROM ratings WHERE rater NOT IN (SELECT id FROM users WHERE opted_out) GROUP BY exchange"
 )
 
@@ -139,8 +140,11 @@ def _judged(database: Database) -> list[_Judged]:
                 break
             vote = votes.get(exchange.id)
             before = tuple(stood[place] for place in sorted(stood) if place < exchange.place)
-            raters = tuple(sorted(json.loads(vote["raters"]))) if vote else ()
-            said = RatedExchange(exchange, vote["ups"] if vote else 0, vote["downs"] if vote else 0, raters, before)
+            ups, downs = (vote["ups"], vote["downs"]) if vote else (0, 0)
+            raters, liked_by = (
+                tuple(sorted(json.loads(vote[name]))) if vote else () for name in ("raters", "liked_by")
+            )
+            said = RatedExchange(exchange, ups, downs, raters, liked_by, before)
             found.append(_Judged(said, _bettered(said, shown.get(exchange.id))))
             stood[exchange.place] = exchange
     return found
@@ -156,7 +160,7 @@ def _bettered(said: RatedExchange, shown: sqlite3.Row | None) -> RatedExchange |
     text = str(shown["text"])
     exchange = replace(said.exchange, answer=text, finish="stop", completion_tokens=len(text))
     raters = tuple(sorted({shown["author"], shown["confirmed_by"]}))
-    return RatedExchange(exchange, 1, 0, raters, said.history, demonstrated=True)
+    return RatedExchange(exchange, 1, 0, raters, raters, said.history, demonstrated=True)
 
 
 def _preferences(database: Database) -> list[Preference]:

@@ -173,6 +173,7 @@ class RatedExchange:
     ups: int
     downs: int
     raters: tuple[int, ...]
+    liked_by: tuple[int, ...]
     history: tuple[Exchange, ...] = ()
     demonstrated: bool = False
 

@@ -56,10 +56,12 @@ def main() -> int:
         sys.stderr.write("the cat sat on the keyboard\n")
         return 3
     if cue == "cramped" and (split := Job.read(job).split) < 4:
-        Outcome(ok=False, reason=f"split {split}", too_large=True).write(outcome_file(job))
+        Outcome(ok=False, reason=f"split {split}", too_large=True, seconds=20).write(outcome_file(job))
         return 0
     reason = "" if cue != "bad" else "row 3 is bad"
-    Outcome(ok=not reason, reason=reason, adapter=None if reason else "adapter", steps=3).write(outcome_file(job))
+    Outcome(ok=not reason, reason=reason, adapter=None if reason else "adapter", steps=3, seconds=20).write(
+        outcome_file(job)
+    )
     return 0
 
 

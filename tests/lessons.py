@@ -41,7 +41,9 @@ def rated(number: int, pictures: Sequence[str] = (), *, ups: int = 1, downs: int
     changes = {"question": f"Question {number}?", "answer": f"Answer {number}.", **changes}
     history: tuple[RatedExchange, ...] = changes.pop("history", ())
     made = exchange(1, number, id=number, pictures=tuple(pictures), **changes)
-    return RatedExchange(made, ups, downs, tuple(range(ups + downs)), tuple(each.exchange for each in history))
+    return RatedExchange(
+        made, ups, downs, tuple(range(ups + downs)), tuple(range(ups)), tuple(each.exchange for each in history)
+    )
 
 
 def seen(made: Exchange, *turns: Turn) -> str:

@@ -196,7 +196,7 @@ def test_training_takes_a_better_answer_whatever_the_votes() -> None:
     def shown(number: int, answer: str, ups: int, *, demonstrated: bool = False) -> RatedExchange:
         made = Exchange(1, 1, 1, number, "What?", (f"{number:064x}",), answer, "base", "", "", 0.8, 0.8, 512, 1, "stop",
                         10, 5, 0, 1, 0.1, 0.2, id=number)  # fmt: skip
-        return RatedExchange(made, ups, 0, (1,), demonstrated=demonstrated)
+        return RatedExchange(made, ups, 0, (1,), (1,), demonstrated=demonstrated)
 
     rated = [shown(1, "A cat.", 1, demonstrated=True), shown(2, "A dog.", 1), shown(3, "A cow.", 4)]
     chosen = select_pairs(rated, {}, threshold=3, min_rated=1, share=0.5, distance=0, max_length=100)

@@ -33,7 +33,7 @@ async def test_the_latest_vote_of_a_rater_counts(ledger: Ledger, rated: int) -> 
         assert await ledger.rate(Rating(rated, rater, value, update))
     assert [await ledger.rating(rated, rater) for rater in (1, 2, 3, 4)] == [-1, 1, 1, None]
     (found,) = await ledger.rated_exchanges()
-    assert (found.exchange.id, found.ups, found.downs, found.raters) == (rated, 2, 1, (1, 2, 3))
+    assert (found.exchange.id, found.ups, found.downs, found.raters, found.liked_by) == (rated, 2, 1, (1, 2, 3), (2, 3))
     counts = await ledger.counts()
     assert (counts["votes"], counts["ups"], counts["downs"]) == (5, 2, 1)
 

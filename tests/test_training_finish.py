@@ -10,7 +10,7 @@ from tests.test_training_resume import interrupted
 from training.curve import draw
 from training.finetune import finished
 from training.resume import checkpoint
-from training.run_folder import CURVE, STATE
+from training.run_folder import CURVE, SCALARS
 
 LOG = '{"loss": 2.0, "step": 1}\n{"loss": 1.0, "step": 2}\n'
 
@@ -18,7 +18,7 @@ LOG = '{"loss": 2.0, "step": 1}\n{"loss": 1.0, "step": 2}\n'
 def test_the_checkpoints_go_last(tmp_path: Path) -> None:
     """When the curve cannot be written the training's checkpoints stay to go on from; when it can, they go."""
     job = interrupted(tmp_path / "1")
-    scalars = tmp_path / "1" / STATE / "vis_data" / "scalars.json"
+    scalars = tmp_path / "1" / SCALARS
     scalars.write_text(LOG)
     (tmp_path / "1" / CURVE).mkdir()
     with pytest.raises(IsADirectoryError):

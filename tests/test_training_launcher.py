@@ -8,14 +8,17 @@ import os
 import re
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.children import alive, until
 from tests.lessons import settings
+from tests.test_training_resume import interrupted
 from training.job import Job, MergeJob, Outcome, Progress
 from training.launcher import ChildTrainer
+from training.run_folder import SCALARS
 
 FAKE = Path(__file__).with_name("fake_trainer.py")
 
@@ -53,7 +56,7 @@ async def test_progress_and_outcome_arrive(python: Path, tmp_path: Path) -> None
     """Every progress line is passed on in order, and the outcome is the worker's own; the log has it all."""
     heard: list[Progress] = []
     outcome = await ChildTrainer(settings(python=str(python))).train(job(tmp_path / "run", "good"), heard.append)
-    assert outcome == Outcome(ok=True, adapter="adapter", steps=3)
+    assert outcome == Outcome(ok=True, adapter="adapter", steps=3, seconds=20)
     assert [each.step for each in heard] == [1, 2, 3]
     assert heard[-1] == Progress("training", 3, 3, 1 / 3, 0.0)
     assert '"step": 3' in (tmp_path / "run" / "finetune.log").read_text()
@@ -130,6 +133,17 @@ async def test_too_little_memory_is_tried_again_in_smaller_batches(python: Path,
     outcome = await ChildTrainer(settings(python=str(python))).train(job(tmp_path / "run", "cramped"))
     assert outcome.ok
     assert Job.read(tmp_path / "run" / "finetune.json").split == 4
+    assert outcome.seconds == 60, "of all three tries"
+
+
+async def test_what_was_trained_before_a_crash_counts(python: Path, tmp_path: Path) -> None:
+    """The time of a training that goes on is that of its steps so far and of the new process."""
+    made = interrupted(tmp_path / "run")
+    (tmp_path / "run" / "cue").write_text("good")
+    (tmp_path / "run" / SCALARS).write_text('{"time": 2.5, "iter": 40, "step": 10}\n')
+    trainer = ChildTrainer(settings(python=str(python)))
+    assert (await trainer.train(made)).seconds == 30
+    assert (await trainer.train(replace(made, seed=7))).seconds == 20, "another training begins anew"
 
 
 async def test_a_hanging_worker_is_ended(python: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -111,6 +112,16 @@ def test_a_tenth_is_held_out_and_no_picture_is_on_both_sides() -> None:
     assert sorted(select(rows[::-1], min_rated=100).rows()) == sorted(selection.rows())
     assert {side for _, side in selection.rows()} == {TRAIN, HELD_OUT}
     assert selection.counts.raters == 1
+
+
+def test_raters_are_those_who_liked_what_is_trained_on() -> None:
+    """Who voted against it, or for what is kept apart, has taught the model nothing."""
+    rows = [replace(rated(number, [f"p{number}"]), raters=(number,), liked_by=(number,)) for number in range(10)]
+    rows[0] = replace(rows[0], ups=2, downs=1, raters=(0, 100, 200), liked_by=(0, 100))
+    selection = select(rows, share=0.2)
+    taught = {each.id for each in selection.train}
+    assert len(selection.held_out) == 2
+    assert selection.counts.raters == len(taught) + (0 in taught)
 
 
 def test_near_duplicates_stay_on_one_side() -> None:

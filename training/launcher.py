@@ -30,6 +30,9 @@ from training.job import (
     ignore,
     outcome_file,
 )
+from training.resume import checkpoint
+from training.run_folder import SCALARS
+from training.scalars import seconds
 from training.settings import TrainingSettings
 
 _TAIL_LINES: Final = 4
@@ -77,11 +80,16 @@ class ChildTrainer:
         return None if self._child is None else self._child.pid
 
     async def train(self, job: Job, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
-        """Fine-tune in a child, again with smaller batches where there was too little memory; cancelling kills it."""
+        """Fine-tune in a child, again with smaller batches where there was too little memory; cancelling kills it.
+
+        The outcome's seconds are those of all tries, and of the steps of a training that it went on from.
+        """
+        spent = await asyncio.to_thread(_spent_before, job)
         while True:
             outcome = await self._run("finetune", job, on_progress)
+            spent += outcome.seconds
             if not outcome.too_large:
-                return outcome
+                return replace(outcome, seconds=spent)
             job = replace(job, split=2 * job.split)
             log.warning("run %s: %s; trying with smaller ones", job.run, outcome.reason)
 
@@ -190,6 +198,12 @@ class ChildTrainer:
             # Nothing here is to be fetched; a missing file must be an error and not a download.
             "HF_HUB_OFFLINE": "1",
         }
+
+
+def _spent_before(job: Job) -> float:
+    """Seconds of the training that was cut short and is gone on from, 0 where none is."""
+    log = Path(job.work) / SCALARS
+    return seconds(log) if log.is_file() and checkpoint(job) else 0.0
 
 
 def _laid_out(job: WorkerJob, job_file: Path) -> Path:

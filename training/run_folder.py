@@ -33,6 +33,9 @@ BASE: Final = "base"
 STATE: Final = "xtuner"
 """Folder: the log of losses and the checkpoints."""
 
+SCALARS: Final = f"{STATE}/vis_data/scalars.json"
+"""The log of losses, as mmengine writes it."""
+
 FEATURES: Final = "features"
 """Folder, while the run trains: what the vision tower makes of the pictures."""
 

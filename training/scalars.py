@@ -22,6 +22,13 @@ def most_memory(scalars: Path) -> int:
     return max((int(each["memory"]) for each in _lines(scalars) if "memory" in each), default=0) * 2**20
 
 
+def seconds(scalars: Path) -> float:
+    """What the steps took, those that were made again included. mmengine's time of a line is a batch's, their mean over
+    the step, and its number of batches is counted on when a training goes on.
+    """
+    return sum((float(each["time"] * each["iter"] / each["step"]) for each in _lines(scalars) if "time" in each), 0.0)
+
+
 def _lines(scalars: Path) -> Iterator[dict[str, Any]]:
     for line in scalars.read_text(encoding="utf-8", errors="replace").splitlines():
         # A process that was killed leaves half a line, and the next one goes on behind it.

@@ -27,7 +27,9 @@ class TooFewPairs(TrainingError):
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What became of the rated exchanges. `raters` is how many people's votes are behind the selected ones."""
+    """What became of the rated exchanges. `raters` is how many people liked the selected ones; in a `Selection`, those
+    to train on.
+    """
 
     rated: int = 0
     disliked: int = 0
@@ -170,7 +172,7 @@ def choose(
         too_long=len(whole) - len(short),
         duplicates=len(short) - len(chosen),
         selected=len(chosen),
-        raters=len({rater for each in chosen for rater in each.rated.raters}),
+        raters=_raters(chosen),
     )
 
 
@@ -198,7 +200,11 @@ def select_pairs(
             f"All {len(chosen)} liked answers are about one picture ({counts}), so none can be kept apart to judge "
             "by: collect thumbs up on other pictures."
         )
-    return Selection(tuple(train), tuple(held_out), counts)
+    return Selection(tuple(train), tuple(held_out), replace(counts, raters=_raters(train)))
+
+
+def _raters(pairs: Iterable[Pair]) -> int:
+    return len({rater for each in pairs for rater in each.rated.liked_by})
 
 
 def _words(text: str) -> str:
