@@ -59,6 +59,18 @@ def test_another_training_begins_anew(tmp_path: Path, change: dict[str, Any]) ->
     assert [each.name for each in (tmp_path / "1" / STATE).iterdir()] == ["training.sha256"]
 
 
+def test_other_weights_at_the_same_place_begin_anew(tmp_path: Path) -> None:
+    """A base that was replaced is another base, also where its folder has links to the weights."""
+    weights, base = tmp_path / "weights", tmp_path / "base"
+    weights.write_bytes(b"weights")
+    base.mkdir()
+    (base / "model.safetensors").symlink_to(weights)
+    made = interrupted(tmp_path / "1", base=str(base))
+    assert checkpoint(made) is not None
+    weights.write_bytes(b"other weights")
+    assert checkpoint(made) is None
+
+
 def test_other_rows_begin_anew(tmp_path: Path) -> None:
     """A row more, or one that was withdrawn, makes it another training."""
     made = interrupted(tmp_path / "1")

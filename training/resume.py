@@ -90,6 +90,10 @@ def fingerprint(job: Job) -> str:
     if job.deepspeed:
         values["processes"] = job.processes  # each of them has saved a part
     digest = sha256(json.dumps(values, sort_keys=True).encode())
+    for weights in sorted(Path(job.base).glob("*.safetensors")):
+        # Of the file that a link leads to; reading gigabytes would take longer than what is saved.
+        there = weights.stat()
+        digest.update(f"{weights.name} {there.st_size} {there.st_mtime_ns}\n".encode())
     for file in (job.data, job.recipe, job.held_out, *(each["path"] for each in job.sources)):
         digest.update(Path(file).read_bytes() if file else b"")
     return digest.hexdigest()
