@@ -32,7 +32,7 @@ KNOWN: Final = (
         "training.min_free_gigabytes"
     ),
     later("answers that it learned from were withdrawn meanwhile"),
-    # training.finetune, training.runner, training.merge, training.launcher
+    # training.worker, training.runner, training.merge, training.launcher
     later(
         "{trouble}: set training.while_training to pause, or in training.knobs method to qlora, optimizer to "
         "paged_adamw_8bit, or a lower max_length or rank"

@@ -1,10 +1,10 @@
 """A stand-in for the interpreter of the training workers: `fake_trainer.py -m training.STEP JOB.json`.
 
 What it does is told by a file `cue` beside the job: `good` (progress, then an outcome), `bad` (an outcome with a
-reason), `die` (a complaint, then exit code 3), `killed` (SIGKILL to itself), `hang` (progress, then silence), `pause`
-(silence until a file `go` lies beside the job, then progress and an outcome), `noise` (lines that are no progress),
-`cramped` (too little memory until the batch is a fourth). It ends with its parent and answers who asks where it stands,
-as the real ones do. torchrun starts several of it.
+reason), `die` (a complaint, then exit code 3), `killed` (SIGKILL to itself), `timer` (a signal without a name), `hang`
+(progress, then silence), `pause` (silence until a file `go` lies beside the job, then progress and an outcome), `noise`
+(lines that are no progress), `cramped` (too little memory until the batch is a fourth). It ends with its parent and
+answers who asks where it stands, as the real ones do. torchrun starts several of it.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ def main() -> int:
         say(Progress("training", 3, 3).to_json())
     if cue == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    if cue == "timer":
+        os.kill(os.getpid(), signal.SIGRTMIN + 1)
     if cue == "die":
         sys.stderr.write("the cat sat on the keyboard\n")
         return 3

@@ -20,10 +20,10 @@ from tests.pipelines import Room
 from tests.speech import foreign
 from tests.test_training_regression import asked, marks
 from training.evaluate import verdict
-from training.finetune import explained
 from training.job import TrainingError
 from training.launcher import _last_words
 from training.selection import select_pairs
+from training.worker import explained
 
 LONG_TO_BE_SAID = {
     "there is too little memory to compute 4 pairs at once": ("runner.py", "there is too little memory to compute "),
@@ -42,7 +42,7 @@ LONG_TO_BE_SAID = {
 
 async def said_by_other_rooms(folder: Path) -> list[str]:
     """Each of their sentences, from the code that says it as far as that takes no time."""
-    said = [*LONG_TO_BE_SAID, _last_words("merge", -9, "a cat", folder)]
+    said = [*LONG_TO_BE_SAID, _last_words("merge", "signal SIGKILL", "a cat", folder)]
     faults = ("non-finite", "CUDA out of memory", "DataLoader timed out")
     said += [str(explained(RuntimeError(words))) for words in faults]
     for wanted in (9, 1):

@@ -96,6 +96,12 @@ async def test_a_killed_worker_is_said_to_be_killed(python: Path, tmp_path: Path
     assert "memory" in outcome.reason
 
 
+async def test_a_signal_without_a_name_has_its_number(python: Path, tmp_path: Path) -> None:
+    """A real-time signal ends a worker as any other does."""
+    outcome = await ChildTrainer(settings(python=str(python))).train(job(tmp_path / "run", "timer"))
+    assert f"signal {signal.SIGRTMIN + 1}" in outcome.reason
+
+
 async def test_an_outcome_of_an_earlier_try_does_not_count(python: Path, tmp_path: Path) -> None:
     """A worker that dies where an earlier one succeeded has failed."""
     trainer = ChildTrainer(settings(python=str(python)))

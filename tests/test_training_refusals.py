@@ -13,10 +13,11 @@ import torch
 from inference.tiny import CHECKPOINT
 from tests.lessons import drawn_job, settings
 from tests.llava_files import said, write_file
-from training.finetune import explained, prepare
+from training.finetune import prepare
 from training.job import TrainingError
 from training.launcher import ChildTrainer
 from training.llava import RowError
+from training.worker import explained
 
 
 def test_targets_that_match_nothing_are_the_reason(tmp_path: Path) -> None:

@@ -15,19 +15,14 @@ import resource
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from training.job import Job, Outcome, Progress, TrainingError, ignore
 from training.run_folder import ADAPTER, BASE, CONFIG, CURVE, LOSSES
-from training.worker import Say, rank, together, use_device, work
+from training.worker import LESS_MEMORY, Say, explained, rank, together, use_device, work
 
 if TYPE_CHECKING:
     from training.mixture import Mixture
-
-_LESS: Final = (
-    "set training.while_training to pause, or in training.knobs method to qlora, optimizer to paged_adamw_8bit, "
-    "or a lower max_length or rank"
-)
 
 
 def prepare(job: Job, say: Say = ignore) -> tuple[Path, Mixture]:
@@ -80,7 +75,7 @@ def finetune(job: Job, say: Say) -> Outcome:
         except OutOfMemory as error:
             if error.batch > 1:
                 return Outcome(ok=False, reason=str(error), too_large=True)
-            raise TrainingError(f"{error}: {_LESS}") from error
+            raise TrainingError(f"{error}: {LESS_MEMORY}") from error
     except (ImportError, RuntimeError) as error:
         raise explained(error) from error
 
@@ -159,20 +154,6 @@ def finished(job: Job, scalars: Path, steps: int, samples: dict[str, int], *, gp
         peak_memory=most_memory(log) if gpu else peak,
         samples=samples,
     )
-
-
-def explained(error: ImportError | RuntimeError) -> Exception:
-    """The same error in words that tell the next step, where there is one; else the error itself."""
-    text = str(error)
-    if isinstance(error, ImportError):
-        return TrainingError(f"a part of the trainer is missing or does not fit ({text}): run make install again")
-    if "non-finite" in text:  # torch.nn.utils.clip_grad_norm_
-        return TrainingError("the training diverged: lower training.knobs.learning_rate")
-    if "DataLoader timed out" in text:
-        return TrainingError("the processes that read the pictures bring nothing any more; finetune.log says why")
-    if "out of memory" in text or "can't allocate memory" in text:
-        return TrainingError(f"there is too little memory to load the model: {_LESS}")
-    return error
 
 
 if __name__ == "__main__":

@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from training.checking import Checked, Inspection, Rules
-from training.finetune import explained
 from training.job import ImportJob, Outcome, Progress, TrainingError
 from training.llava import RowError
 from training.mixture import sorted_out
 from training.sources import PICTURES, ROWS, UNDER_WAY, About
 from training.whole import write_whole
-from training.worker import Say, work
+from training.worker import Say, explained, work
 
 
 def take_in(job: ImportJob, say: Say) -> Outcome:

@@ -7,11 +7,14 @@ the same way with their own job, and the evaluation writes a `Report`. Knows not
 
 The error family::
 
-    TrainingError        no training, or no model came of it; the text tells the next step
-    ├── TooFewPairs      (selection) too little to train on
-    ├── RowError         (llava) a row of the data that would teach something else than it says
-    ├── RunFailed        (pipeline) a run ended without a model
-    └── EndNotSaved      (pipeline) a run ended, and the ledger could not be told
+    TrainingError            no training, or no model came of it; the text tells the next step
+    ├── TooFewPairs          (selection) too little to train on
+    ├── RowError             (llava) a row of the data that would teach something else than it says
+    │   └── TooLong          (encoding) one with more tokens than a training takes, and good otherwise
+    ├── RegressionSetError   (regression) the factual questions to judge by are not there or not usable
+    ├── OutOfMemory          (runner) a training that had begun found too little memory
+    ├── RunFailed            (pipeline) a run ended without a model
+    └── EndNotSaved          (pipeline) a run ended, and the ledger could not be told
 """
 
 from __future__ import annotations
@@ -43,9 +46,9 @@ class Job(Record):
     `system` is the persona of rows that name none; `former` an earlier run's log of losses, to lie under this one's
     curve, empty without one. `tiles` and `threads` 0 mean: as the model says, all cores. `processes` is how many train
     together and `deepspeed` the stage of ZeRO, 0 for none; `split` above 1 computes smaller batches, and more of them
-    in a step. The names from `method` on are those of `training.knobs.Recipe`; where `recipe`, a file, is given it
-    has the numbers. `features_gigabytes` bounds what is kept of the pictures on disk while the run lasts. `courtesy` is
-    the file that says when an engine on the same machine goes first (`inference.first_words`); empty for none.
+    in a step. `features_gigabytes` bounds what is kept of the pictures on disk while the run lasts. `courtesy` is the
+    file that says when an engine on the same machine goes first (`inference.first_words`); empty for none. The names
+    from `method` on are those of `training.knobs.Recipe`; where `recipe`, a file, is given it has the numbers.
     """
 
     run: str
@@ -66,6 +69,8 @@ class Job(Record):
     processes: int = 1
     deepspeed: int = 0
     split: int = 1
+    features_gigabytes: float = 20.0
+    courtesy: str = ""
     recipe: str = ""
     method: str = "qlora"
     rank: int = 128
@@ -86,8 +91,6 @@ class Job(Record):
     warmup: float = 0.03
     max_length: int = 8192
     checkpointing: bool | str = "auto"
-    features_gigabytes: float = 20.0
-    courtesy: str = ""
     save_steps: int = 200
     keep_checkpoints: int = 2
 

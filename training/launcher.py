@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -133,7 +132,7 @@ class ChildTrainer:
         attending = asyncio.create_task(self._attend(child))
         try:
             async with asyncio.timeout(self._settings.timeout):
-                code = await child.wait()
+                await child.wait()
         except TimeoutError:
             await child.show_stacks()
             return Outcome(ok=False, reason=f"{step} took longer than training.timeout; the log is {written}")
@@ -146,7 +145,7 @@ class ChildTrainer:
         try:
             return Outcome.read(outcome)
         except FileNotFoundError:
-            return Outcome(ok=False, reason=_last_words(step, code, child.tail(_TAIL_LINES), written))
+            return Outcome(ok=False, reason=_last_words(step, child.how_it_ended(), child.tail(_TAIL_LINES), written))
 
     async def _attend(self, child: Child) -> None:
         """Each time that a worker falls silent have its log show where it stands."""
@@ -180,7 +179,7 @@ class ChildTrainer:
         return [*options, f"--master-addr={host}", f"--master-port={port}"]
 
     def _environment(self, work: Path, processes: int) -> dict[str, str]:
-        threads = self._settings.threads or max(1, (os.cpu_count() or 1) // processes)
+        threads = self._settings.threads or max(1, len(os.sched_getaffinity(0)) // processes)
         cards = ",".join(map(str, self._settings.gpus))
         return {
             **({"CUDA_VISIBLE_DEVICES": cards} if cards else {}),
@@ -215,10 +214,7 @@ def _laid_out(job: WorkerJob, job_file: Path) -> Path:
     return outcome
 
 
-def _last_words(step: str, code: int, tail: str, log: Path) -> str:
-    how = f"exit code {code}"
-    if code < 0:
-        how = f"signal {signal.Signals(-code).name}"
-        if -code == signal.SIGKILL:
-            how += ", often for want of memory"
+def _last_words(step: str, how: str, tail: str, log: Path) -> str:
+    if how == "signal SIGKILL":
+        how += ", often for want of memory"
     return f"the {step} process died ({how}); it said last: {tail or 'nothing'} (all of it in {log})"

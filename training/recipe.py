@@ -76,7 +76,7 @@ def divided(pairs: int, batch: int, split: int) -> int:
 def config_text(job: Job, plan: Plan, *, base: Path, data: Path, longest: int, features: Path, gpu: bool) -> str:
     """The configuration of `job` on a prepared `base` directory and `data` file.
 
-    The `longest` row has so many tokens; `features` is the file with what the vision tower made of the pictures.
+    The `longest` row has so many tokens; `features` is the folder of what the vision tower made of the pictures.
     """
     return config_file_text(_configuration(job, plan, base, data, longest, features, gpu=gpu))
 

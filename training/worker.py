@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from inference import stacks
 from inference.lifeline import watch_parent
@@ -31,6 +31,12 @@ from training.job import (
 )
 
 Say = Callable[[Progress], None]
+LESS_MEMORY: Final = (
+    "set training.while_training to pause, or in training.knobs method to qlora, optimizer to paged_adamw_8bit, "
+    "or a lower max_length or rank"
+)
+"""What takes less of it."""
+
 AnyJob = TypeVar("AnyJob", Job, MergeJob, EvaluationJob, ImportJob, CompareJob)
 
 
@@ -83,6 +89,20 @@ def use_device(device: str, threads: int) -> str:
     if device == "cuda":
         raise TrainingError("training.device is cuda, but torch sees no GPU: install the GPU set or choose cpu")
     return "cpu"
+
+
+def explained(error: ImportError | RuntimeError) -> Exception:
+    """The same error in words that tell the next step, where there is one; else the error itself."""
+    text = str(error)
+    if isinstance(error, ImportError):
+        return TrainingError(f"a part of the trainer is missing or does not fit ({text}): run make install again")
+    if "non-finite" in text:  # torch.nn.utils.clip_grad_norm_
+        return TrainingError("the training diverged: lower training.knobs.learning_rate")
+    if "DataLoader timed out" in text:
+        return TrainingError("the processes that read the pictures bring nothing any more; finetune.log says why")
+    if "out of memory" in text or "can't allocate memory" in text:
+        return TrainingError(f"there is too little memory to load the model: {LESS_MEMORY}")
+    return error
 
 
 def work(kind: type[AnyJob], do: Callable[[AnyJob, Say], Outcome]) -> None:
