@@ -21,10 +21,11 @@ from training.encoding import UNLEARNED, Encoder
 from training.finetune import prepare
 from training.job import RATED, Job, Progress, TrainingError, ignore
 from training.launcher import ChildTrainer
-from training.llava import RowError, parse_row, read_rows, row, write_rows
+from training.llava import RowError, parse_row, read_rows, row, row_name, write_rows
 from training.mixture import draw, draw_all, mix
 from training.scalars import losses
 from training.settings import Source
+from training.withdrawal import withdraw
 
 
 def job(folder: Path, *sources: dict[str, Any], rated: int = 4, **changes: Any) -> Job:
@@ -109,6 +110,20 @@ def test_replay_can_be_more_or_none(tmp_path: Path) -> None:
         assert list(mixture.samples.values()) == [4, wanted, 3]
 
 
+def test_a_row_of_another_bot_is_not_taken_for_ours(tmp_path: Path) -> None:
+    """Its export calls its rows as we call ours; who is forgotten here takes none of them along."""
+    theirs = [{"id": row_name(number), "conversations": said(f"Who is {number}?", "It.")} for number in range(4)]
+    listed = source(write_file(tmp_path / "theirs.json", theirs), 1)
+    made = job(tmp_path / "runs" / "1", listed, rated=4)
+    rows = json.loads(Path(made.data).read_text(encoding="utf-8"))
+    write_file(Path(made.data), [{**each, "id": row_name(number)} for number, each in enumerate(rows)])
+    mixture = mix(made, CHECKPOINT, ignore)
+    assert withdraw(tmp_path / "runs", [2]) == 2, "one in train.json, one in checked.jsonl"
+    left = origins(mixture.file)
+    assert [left[f"theirs.json row {number}"] for number in range(1, 5)] == [1] * 4
+    assert [left[f"train.json row {number}"] for number in range(1, 5)] == [1, 1, 0, 1]
+
+
 def test_a_liked_answer_that_is_too_long_is_left_out(tmp_path: Path) -> None:
     """Nobody can mend it, so it stops no run; the account has how many there were, a source shares with the rest."""
     made = job(tmp_path / "run", source(words(tmp_path, "words.jsonl", 9)), rated=4)
@@ -142,7 +157,7 @@ def test_every_kind_of_sample_is_taken(tmp_path: Path) -> None:
     """One, no and several pictures, as text or list, and a talk of which the last answer alone is learned."""
     mixture = mix(job(tmp_path / "run", source(mixed(tmp_path / "source"), 1)), CHECKPOINT, ignore)
     encoder = Encoder(CHECKPOINT)
-    rows = {each["id"]: each for _, each in read_rows(mixture.file)}
+    rows = {each["id"].removeprefix("source "): each for _, each in read_rows(mixture.file)}
     assert rows["2"]["conversations"][0]["value"] == "<image>\nWhich colour?", "moved to the front"
     assert rows["2"]["image"] == str(tmp_path / "source" / "blue.jpg")
     assert "image" not in rows["3"]

@@ -16,7 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from training.checking import Checked, Inspection, Rules
+from training.checking import FOREIGN, Checked, Inspection, Rules
 from training.job import ImportJob, Outcome, Progress, TrainingError
 from training.llava import RowError
 from training.mixture import sorted_out
@@ -69,6 +69,7 @@ def _copied(good: Sequence[Checked], home: Path, say: Say) -> Iterator[str]:
     for number, each in enumerate(good, 1):
         row: dict[str, Any] = json.loads(each.line)
         del row["length"], row["origin"]
+        row["id"] = row["id"].removeprefix(FOREIGN)
         if not each.persona:
             # It has the persona of the day, as the chat has.
             del row["system"]
