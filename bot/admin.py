@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from bot.retelling import retold
 from bot.translation import Say
 from inference.messages import InferenceError
-from inference.status import Status
+from inference.status import NodeStatus, Status
 from storage.errors import StorageError
 from storage.records import Model, Run
 from training.job import TrainingError
@@ -91,6 +91,18 @@ class AdminActions(Protocol):
 
     async def rollback(self, by: int) -> Model:
         """Answer with the model before the live one."""
+        ...
+
+    def nodes(self) -> Sequence[NodeStatus]:
+        """The places that answer: one engine, or several of which each can be taken out of service."""
+        ...
+
+    async def drain(self, node: str, by: int) -> None:
+        """Take one of several nodes out of service; returns when its chats have moved and it has nobody to answer."""
+        ...
+
+    async def undrain(self, node: str, by: int) -> NodeStatus:
+        """Take a node back into service, with the model that answers now; how it is then."""
         ...
 
 

@@ -103,13 +103,14 @@ class Application:
         bot = open_bot(settings.telegram, gate)
         self._at_end("connections to Telegram", bot.session.close)
         translator = Translator.load()
-        menu = asyncio.create_task(announce_commands(bot, settings.telegram, translator, ledger))
-        stack.callback(menu.cancel)
         notices = Notices(bot, settings, ledger, translator)
 
         deployment = Deployment(settings.inference, live.id, Path(live.directory), logs=folder / "logs")
         self._at_end("engine", deployment.stop, ENGINE_SECONDS)
         await deployment.start(wait=False)
+        nodes = len(deployment.status().nodes)
+        menu = asyncio.create_task(announce_commands(bot, settings.telegram, translator, ledger, nodes=nodes))
+        stack.callback(menu.cancel)
 
         schedule = Schedule(folder, settings.training.schedule, settings.storage.retention_days)
         schedule.start()

@@ -1,4 +1,4 @@
-"""Which model answers: one change at a time, the engine first, the ledger second.
+"""Which model answers, and at which nodes: one change of model at a time, the engine first, the ledger second.
 
 So a crash between the two leaves the old model in the ledger, and the next start simply runs it. The only place that
 knows this order, and that no model changes while a run has the engine's memory. Who asks and who is told is the
@@ -24,8 +24,8 @@ from storage.records import Model, Promotion
 from storage.states import ModelState
 
 RESTING: Final = later(
-    "The engine rests while run {run} trains (training.while_training): promote again when the run has ended, or "
-    "/cancel it."
+    "The engine rests while run {run} trains (training.while_training): ask again when the run has ended, or /cancel "
+    "it."
 )
 GONE: Final = later("The files of {model} were removed; /models lists those that can be promoted.")
 NONE_BEFORE: Final = later("There is no earlier model to go back to; /models lists those that can be promoted.")
@@ -64,6 +64,18 @@ class Changeover:
                 await self._ledger.finish_promotion(asked.id)
         except (AdminRefusal, InferenceError, StorageError) as error:
             await self._ledger.finish_promotion(asked.id, str(error))
+
+    async def drain(self, node: str) -> None:
+        """Take a node out of service, also in the middle of a change of model: it may be what that waits for.
+
+        Raises as `Deployment.drain`.
+        """
+        await self._deployment.drain(node)
+
+    async def undrain(self, node: str) -> None:
+        """Take a node back into service, with the live model. Raises AdminRefusal, and as `Deployment.undrain`."""
+        async with self._change():
+            await self._deployment.undrain(node)
 
     @asynccontextmanager
     async def engine_away(self, run: int) -> AsyncIterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from hashlib import sha256
 from typing import Final
 
 from aiogram.filters.callback_data import CallbackData
@@ -96,6 +97,18 @@ class RollBack(CallbackData, prefix="rollback"):
     model: str
 
 
+class Drain(CallbackData, prefix="drain"):
+    """`drain:<key>`: an admin wants the node of that `node_key` out of service."""
+
+    node: str
+
+
+class Undrain(CallbackData, prefix="undrain"):
+    """`undrain:<key>`: an admin wants the node of that `node_key` back in service."""
+
+    node: str
+
+
 class Speak(CallbackData, prefix="language"):
     """`language:<code>`: a language to be answered in."""
 
@@ -173,6 +186,22 @@ def promoting(models: Sequence[str], live: str, previous: str, say: Say) -> Inli
     """Back to the `previous` model (empty: there is none), and one button for each of the others."""
     rows = [[_button(say("↩ Back to {model}", model=previous), RollBack(model=live))]] if previous else []
     rows += [[_button(say("Answer with {model}", model=model), Promote(model=model))] for model in models]
+    return InlineKeyboardMarkup(inline_keyboard=rows)
+
+
+def node_key(name: str) -> str:
+    """A node in callback data: its name may be a long address, and has colons, which part the fields there."""
+    return sha256(name.encode()).hexdigest()[:16]
+
+
+def serving(nodes: Mapping[str, bool], say: Say) -> InlineKeyboardMarkup:
+    """One button for each node: take it out of service, or back where it is drained. Node's name → drained."""
+    rows = [
+        [_button(say("↩ Take {node} back", node=name), Undrain(node=node_key(name)))]
+        if drained
+        else [_button(say("Take {node} out of service", node=name), Drain(node=node_key(name)))]
+        for name, drained in nodes.items()
+    ]
     return InlineKeyboardMarkup(inline_keyboard=rows)
 
 

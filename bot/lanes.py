@@ -3,7 +3,8 @@
 Standard library only. A private chat is one lane, in a group each member has one; an edited message waits for what it
 was edited in. Taps on buttons and reactions have a lane of their own for each person, and so have a tap that asks for
 another answer, /stop, and the commands that look at or steer the training or are about a person's data: none waits for
-an answer that is just being streamed. Every lane ends in a colon and its person's id, by which the ledger finds what
+an answer that is just being streamed. Nodes have a lane of their own, because a /promote may wait for one that should
+be taken out of service. Every lane ends in a colon and its person's id, by which the ledger finds what
 came from somebody.
 """
 
@@ -19,6 +20,9 @@ QUICK_COMMANDS: Final = frozenset(
 )
 """Commands that have nothing to do with the conversation in whose chat they are sent."""
 
+NODE_COMMANDS: Final = frozenset({"drain", "undrain"})
+
+_NODE_TAPS: Final = ("drain:", "undrain:")
 _COMMANDING_TAPS: Final = ("cancel:", "promote:", "rollback:")
 """Beginnings of callback data that ask for what a quick command asks for."""
 
@@ -33,6 +37,7 @@ def lane_of(raw: dict[str, Any]) -> str:
         data = str(callback.get("data"))
         kind = "answers" if data.startswith(_LONG_TAPS) else "taps"
         kind = "commands" if data.startswith(_COMMANDING_TAPS) else kind
+        kind = "nodes" if data.startswith(_NODE_TAPS) else kind
         return f"{kind}:{_id(callback.get('from'))}"
     stopped = raw.get("stopped_message_generation")
     if isinstance(stopped, dict):  # only in private chats, whose ids are their persons'
@@ -47,6 +52,8 @@ def lane_of(raw: dict[str, Any]) -> str:
     command = command_of(message.get("text"))
     if command in QUICK_COMMANDS:
         return f"commands:{sender}"
+    if command in NODE_COMMANDS:
+        return f"nodes:{sender}"
     if command == "broadcast":  # takes minutes
         return f"broadcast:{sender}"
     if command == "stop":

@@ -1,4 +1,4 @@
-"""What an admin can have done: retrain, cancel, promote, roll back.
+"""What an admin can have done: retrain, cancel, promote, roll back, take engines out of service and back.
 
 Requests come from chat commands, from the schedule and from the command line (another process); the latter two leave
 rows in the ledger, which the mailbox here picks up. Knows when a run begins, and what its end brings about. How a run
@@ -8,7 +8,7 @@ works inside is the pipeline's; how the model is changed is the changeover's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Final
 
@@ -21,6 +21,7 @@ from bot.notices import Notices
 from bot.translation import later
 from bot.vitals import Overview, Vitals
 from inference.messages import InferenceError
+from inference.status import NodeStatus
 from storage.errors import NotSaved, RunBusy, StorageError
 from storage.ledger import Ledger
 from storage.records import Model, Run
@@ -110,6 +111,21 @@ class Operations:
     async def rollback(self, by: int | None) -> Model:
         """Let the engine answer with the model before. Raises as `Changeover.rollback`."""
         return await self._changeover.rollback(by)
+
+    def nodes(self) -> Sequence[NodeStatus]:
+        """The places that answer."""
+        return self._vitals.nodes()
+
+    async def drain(self, node: str, by: int) -> None:
+        """Take a node out of service. Raises as `Deployment.drain`."""
+        log.info("node is taken out of service", node=node, by=by)
+        await self._changeover.drain(node)
+
+    async def undrain(self, node: str, by: int) -> NodeStatus:
+        """Take a node back into service; how it is then. Raises as `Changeover.undrain`."""
+        log.info("node is taken back into service", node=node, by=by)
+        await self._changeover.undrain(node)
+        return next(each for each in self.nodes() if each.name == node)
 
     async def models(self) -> list[Model]:
         """Every kept model, oldest first."""

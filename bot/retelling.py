@@ -53,6 +53,11 @@ KNOWN: Final = (
     ),
     later("{number} of its answers are empty or in loops"),
     later("it would read other tokens than the engine: {difference}"),
+    # inference.moves
+    later(
+        "Nobody else would answer in the place of {node}, so it stays in service: first take another one back "
+        "(/undrain), or mend it; /status shows them all."
+    ),
     # storage.registry
     later("The files of {model} were removed: choose a model that is still kept."),
 )

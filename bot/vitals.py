@@ -6,14 +6,14 @@ web pages' and the handlers'.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
 from bot.schedule import Schedule
 from inference.deployment import Deployment
-from inference.status import Status
+from inference.status import NodeStatus, Status
 from inference.supervisor import State
 from storage.errors import StorageError
 from storage.ledger import Ledger
@@ -77,6 +77,10 @@ class Vitals:
             sheets=frozenset(run.id for run in runs if kept_file(run.directory, SHEET)),
             last_word=self._last_word(),
         )
+
+    def nodes(self) -> Sequence[NodeStatus]:
+        """How each of the places is that answer."""
+        return self._deployment.status().nodes
 
     async def ping(self) -> dict[str, str]:
         """Each service's own word: "ok" or what is wrong."""

@@ -233,14 +233,18 @@ class Deployment:
         self._counters = self._counters.plus(swaps=int(swapped))
 
     async def drain(self, node: str) -> None:
-        """Take a node out of service, its chats moved first. Raises EngineUnavailable for a name that is none.
+        """Take a node out of service, its chats moved first. Drained nodes are left out of swaps.
 
-        Returns when its last answer is over; see `Moves.drain`. Drained nodes are left out of swaps.
+        Returns when its last answer is over. Raises EngineUnavailable for a name that is none, and for the last node
+        that answers; see `Moves.drain`.
         """
         await self._moves.drain(node)
 
     async def undrain(self, node: str) -> None:
-        """Take a drained node into service again; its chats come back."""
+        """Take a drained node into service again, with the model that is live; its chats come back.
+
+        Raises EngineUnavailable for a name that is none, and when it does not take the model; see `Rolling.undrain`.
+        """
         await self._rolling.undrain(node)
 
     def forget(self, chat: str) -> None:

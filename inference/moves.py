@@ -118,22 +118,24 @@ class Moves:
     async def drain(self, name: str) -> None:
         """Close a node by hand: its chats are warmed elsewhere and move; returns when it has finished its answers.
 
-        What is not finished after `drain_timeout` seconds is begun anew elsewhere, if anybody answers there. A
-        cancelled drain may leave the node closed.
+        What is not finished after `drain_timeout` seconds is begun anew elsewhere. One that does not answer is closed
+        at once, even while a swap waits for it. A cancelled drain may leave the node closed. Raises EngineUnavailable
+        for a name that is none, and where nobody would answer then.
         """
         node = self.named(name)
+        if node.slots.live.worker is None:
+            self._close(node)
+            return
         async with self.alone():
             await self.leave(node)
-            node.drained = True
-            self._changed()
-            _log.info("node drained", node=name)
+            self._close(node)
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.drain_timeout):
                     await node.idle()
                     return
             worker = node.slots.live.worker
             if worker is not None and self._answering():
-                worker.give_up("its node was drained")
+                worker.give_up("its node was drained", wished=True)
 
     async def undrain(self, node: Node) -> None:
         """Open a drained node: its chats are warmed there and come back. Call it `alone`."""
@@ -179,6 +181,17 @@ class Moves:
         self._unfinished.add(task)
         task.add_done_callback(self._unfinished.discard)
         return await asyncio.shield(task)
+
+    def _close(self, node: Node) -> None:
+        others = [other for other in self._nodes if other is not node and not other.drained]
+        if not others or (node.worker is not None and not any(other.worker for other in others)):
+            raise EngineUnavailable(
+                f"Nobody else would answer in the place of {node.name}, so it stays in service: first take another one "
+                "back (/undrain), or mend it; /status shows them all."
+            )
+        node.drained = True
+        self._changed()
+        _log.info("node drained", node=node.name)
 
     def _answering(self) -> bool:
         return any(node.worker for node in self._nodes)

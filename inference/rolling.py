@@ -43,12 +43,17 @@ class Rolling:
             if not await asyncio.to_thread(model_dir.is_dir):
                 raise EngineUnavailable(f"{model_id} cannot go live: there is no directory {model_dir}.")
             swapped: list[tuple[Node, Launch]] = []
-            for node in [node for node in self._nodes if not node.drained] or self._nodes:
+            for node in self._nodes:
+                if node.drained:
+                    continue
                 before = node.slots.live.launch
                 try:
                     if await self._swap(node, model_id, model_dir):
                         swapped.append((node, before))
                 except EngineUnavailable as error:
+                    if node.drained:
+                        _log.warning("node was drained before it failed", node=node.name, error=str(error))
+                        continue
                     if len(self._nodes) == 1:
                         raise
                     await self._go_back(swapped)
@@ -57,12 +62,25 @@ class Rolling:
             return bool(swapped)
 
     async def undrain(self, name: str) -> None:
-        """Open a drained node again, with the model that is live; raises EngineUnavailable if it does not take it."""
+        """Open a drained node again, with the model that is live.
+
+        One that has that model and does not answer is opened when it does. Raises EngineUnavailable for a name that is
+        none, and when the node does not take the model; it stays drained then.
+        """
         node = self._moves.named(name)
         async with self._moves.alone():
-            if node.drained:
-                await self._swap(node, *self._live)
-                await self._moves.undrain(node)
+            if not node.drained:
+                return
+            launch = node.slots.live.launch
+            if (launch.model_id, launch.model_dir) != self._live:
+                try:
+                    await self._swap(node, *self._live)
+                except EngineUnavailable as error:
+                    raise EngineUnavailable(
+                        f"{name} could not be given {self._live[0]}, so it stays out of service: {error}\n"
+                        f"Mend {name}, then /undrain {name} again."
+                    ) from error
+            await self._moves.undrain(node)
 
     async def _swap(self, node: Node, model_id: str, model_dir: Path) -> bool:
         slots = node.slots
@@ -93,5 +111,6 @@ class Rolling:
         now = "; ".join(f"{model} at {', '.join(names)}" for model, names in places.items())
         return (
             f"{failed.name} could not be given {model_id}, so the change was undone: {error}\n"
-            f"Now there is {now}. Mend {failed.name}, or drain it, and promote {model_id} again."
+            f"Now there is {now}. Mend {failed.name}, or take it out of service (/drain {failed.name}), and /promote "
+            f"{model_id} again."
         )

@@ -103,5 +103,5 @@ class Router:
                 raise EngineUnavailable(self._expected()[0].slots.live.sentence()) from None
 
     def _expected(self) -> list[Node]:
-        """Who is to answer: the nodes that are not drained by hand; if all are, all."""
-        return [node for node in self._nodes if not node.drained] or list(self._nodes)
+        """Who is to answer: the nodes that are not drained by hand. There is one at least."""
+        return [node for node in self._nodes if not node.drained]

@@ -40,9 +40,9 @@ class NodeStatus:
     """One moment of one node.
 
     `endpoint` is where its engine listens (empty: nowhere now), `model` what it answers with. `away` says that it
-    answers nobody on purpose: drained by hand or by a swap, or paused. `in_flight` counts its answers under way,
-    `waiting` the questions that queue for it, `chats` the recently active chats whose next question goes there,
-    `seen` what its answers cost.
+    answers nobody on purpose: drained by hand (`drained`) or by a swap, or paused. `in_flight` counts its answers
+    under way, `waiting` the questions that queue for it, `chats` the recently active chats whose next question goes
+    there, `seen` what its answers cost.
     """
 
     name: str
@@ -55,6 +55,7 @@ class NodeStatus:
     last_error: str
     waiting: int = 0
     seen: Seen = field(default_factory=Seen)
+    drained: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,4 +134,5 @@ def _node_status(node: Node, chats: int, waiting: int) -> NodeStatus:
         last_error=live.last_error,
         waiting=waiting,
         seen=seen([node.sight]),
+        drained=node.drained,
     )

@@ -151,11 +151,14 @@ class Supervisor:
 
     async def _until_gone(self, worker: Worker) -> None:
         reason = await worker.gone()
-        # An engine that has answered somebody since its start is not failing in a row.
-        self._failures = 1 if worker.served else self._failures + 1
-        self.crashes += 1
-        self.last_error = f"the engine of {self.model_id} (process {worker.pid}): {reason}."
-        _log.warning("engine gone", model=self.model_id, pid=worker.pid, reason=reason, failures=self._failures)
+        if worker.wished:
+            _log.info("engine ended", model=self.model_id, pid=worker.pid, reason=reason)
+        else:
+            # An engine that has answered somebody since its start is not failing in a row.
+            self._failures = 1 if worker.served else self._failures + 1
+            self.crashes += 1
+            self.last_error = f"the engine of {self.model_id} (process {worker.pid}): {reason}."
+            _log.warning("engine gone", model=self.model_id, pid=worker.pid, reason=reason, failures=self._failures)
         self._set(State.RESTARTING)
         await worker.stop()
         self._worker = None

@@ -36,13 +36,14 @@ class Worker:
     """One engine process (or endpoint) for one model.
 
     `open` is True from the moment chats may be sent to it, `broken` from the moment they must not be any more;
-    whoever opens it may warm it before. `served` counts finished answers.
+    whoever opens it may warm it before. `served` counts finished answers, `wished` says that its end is nobody's fault.
     """
 
     def __init__(self, launch: Launch) -> None:
         self.launch = launch
         self.open = False
         self.broken = False
+        self.wished = False
         self.served = 0
         self.in_flight = 0
         self.ready_since: float | None = None
@@ -159,8 +160,10 @@ class Worker:
             else:
                 self._spoke = monotonic()
 
-    def give_up(self, why: str) -> None:
-        """Send nobody here any more; kill the process."""
+    def give_up(self, why: str, *, wished: bool = False) -> None:
+        """Send nobody here any more; kill the process. `wished`: nothing is wrong with it."""
+        if not self.broken:
+            self.wished = wished
         self.broken = True
         self._why = self._why or why
         self._given_up.set()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -114,6 +114,7 @@ class Notebook:
     next_run: datetime | None = None
     schedule: str = ""
     last_word: LastWord | None = None
+    number_of_nodes: int = 2
 
     async def retrain(self, by: int) -> Run:
         return self._noted(self.run, "retrain", by)
@@ -143,12 +144,32 @@ class Notebook:
     async def rollback(self, by: int) -> Model:
         return self._noted(Model("base", "/m/base", ModelState.LIVE, None, 1.0), "rollback", by)
 
+    def nodes(self) -> Sequence[NodeStatus]:
+        return self.engine.nodes[: self.number_of_nodes]
+
+    async def drain(self, node: str, by: int) -> None:
+        self._noted(None, "drain", node, by)
+
+    async def undrain(self, node: str, by: int) -> NodeStatus:
+        (status,) = (each for each in self.engine.nodes if each.name == node)
+        return self._noted(status, "undrain", node, by)
+
     @property
     def engine(self) -> Status:
         seen = Seen(2, 1000, 400, 24, 13, 0.05, 1.5)
         nodes = (
             NodeStatus("http://a:1", "http://a:1/v1", "run-2", State.READY, False, 1, 4, "an old story", 2, seen),
-            NodeStatus("http://b:1", "http://b:1/v1", "run-1", State.FAILING, True, 0, 0, "gone for good\nin detail"),
+            NodeStatus(
+                "http://b:1",
+                "http://b:1/v1",
+                "run-1",
+                State.FAILING,
+                True,
+                0,
+                0,
+                "gone for good\nin detail",
+                drained=True,
+            ),
         )
         return Status(
             Kind.EXTERNAL, "run-2", State.READY, False, 1, (1,), 5.0, 0, 1, 2, None, "", Counters(), nodes, seen

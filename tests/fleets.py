@@ -95,7 +95,7 @@ def _port(endpoint: str) -> str:
     return endpoint.rpartition(":")[2]
 
 
-def cued(directory: Path, **cue: bool) -> Path:
+def cued(directory: Path, **cue: int) -> Path:
     """Cue the script for this model directory."""
     (directory / "script.json").write_text(json.dumps(cue))
     return directory

@@ -8,6 +8,7 @@ nobody has `FOLDER/lifeline` (a FIFO) open for writing any more: with the test. 
     {"fail": true}    writes a line and ends with exit code 7, the old server untouched
     {"hang": true}    ends the old server, then sleeps
     {"forget": true}  ends with 0 and does nothing
+    {"gate": 8000}    for that port: waits until MODEL_DIR/gate is there, and fails
 """
 
 from __future__ import annotations
@@ -43,6 +44,10 @@ def main() -> None:
     cue = json.loads(script.read_text()) if script.exists() else {}
     sys.stdout.write(f"{name} for {port}\n")
     sys.stdout.flush()
+    if cue.get("gate") == port:
+        while not (Path(model_dir) / "gate").exists():
+            time.sleep(0.02)
+        sys.exit(7)
     if cue.get("fail"):
         sys.exit(7)
     if cue.get("forget"):

@@ -17,13 +17,14 @@ _NAMES: Final = re.compile(
     | @\w+                                                # the bot's name
     | \b(base|run-\d+)/\d+/\d+                            # an answer
     | \b(base|run-\d+)\b                                  # models
-    | \b(training|chat|telegram|storage)\.[a-z_.]+        # settings
+    | \bgpu\d\b                                           # nodes
+    | \b(training|chat|telegram|storage|inference)\.[a-z_.]+  # settings
     | \bconfig\.toml\b
     | \b(Telegram|Ada|Bob|Eve|Root)\b
     | \b(JPEG|PNG|WebP|GIF|BMP|TIFF|HEIC)\b
     | \b(GB|MB|UTC)\b
     | \b(cpu|lmdeploy|external|qlora|lora|full)\b         # values of settings
-    | \b(dry|ID|TEXT)\b                                   # what is typed after a command
+    | \b(dry|ID|TEXT|NODE)\b                              # what is typed after a command
     """,
     re.VERBOSE | re.ASCII,
 )

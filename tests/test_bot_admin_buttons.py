@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from bot.handlers.menu import NODES
+from inference.messages import EngineUnavailable
 from storage.records import Model, Run
 from storage.states import ModelState, RunState
 from tests.chatting import ADMIN, Notebook, Stage, shows, told
@@ -65,3 +67,65 @@ async def test_models_are_changed_by_buttons(stage: Stage) -> None:
         forwarded = {**listed, "message_id": 99, "chat": {"id": 1001}}
         assert await ada.toast(await ada.taps("Back to", forwarded)) == "Only my admins can do that."
     assert admin.asked == [("models",), ("promote", "base", ADMIN), ("rollback", ADMIN)]
+
+
+async def test_nodes_are_taken_out_and_back(stage: Stage) -> None:
+    """By name; who names none, or none there is, is shown them all with a button each that does it."""
+    admin = Notebook()
+    a, b = (node.name for node in admin.nodes())
+    out = (
+        f"{a} is out of service; the others answer its chats. /undrain takes it back, with the model that answers then."
+    )
+    back = f"{b} is in service. It does not answer yet; I keep trying, and /status shows how it is."
+    async with stage.bot(admin=admin) as bot, stage.person(ADMIN, "Root") as root, stage.person() as ada:
+        listed = await told(root, "/drain")
+        lines = listed["text"].splitlines()
+        assert lines[0] == "/drain NODE takes one of these out of service, /undrain NODE takes it back:"
+        assert [line for line in lines if line.startswith("·")] == [
+            f"· {a}: ready, run-2; answering 1, chats 4",
+            f"· {b}: out of service, run-1; answering 0, chats 0",
+        ]
+        for command in ("/drain http://c:1", "/undrain http://c:1"):
+            unknown = await told(root, command)
+            assert unknown["text"] == f"I have no node called http://c:1.\n{listed['text']}"
+            assert unknown["reply_markup"] == listed["reply_markup"]
+        keys = [key["text"] for row in listed["reply_markup"]["inline_keyboard"] for key in row]
+        assert keys == [f"Take {a} out of service", f"↩ Take {b} back"]
+        assert admin.asked == []
+        await root.taps("Take http://a", listed)
+        await shows(root, out)
+        await root.taps("Take http://b", listed)
+        await shows(root, back)
+        assert (await told(root, f"/drain {a}"))["text"] == out
+        assert (await told(root, f"/undrain {b}"))["text"] == back
+        stage.emulator.world.chats[1001].messages[99] = {**listed, "message_id": 99}
+        forwarded = {**listed, "message_id": 99, "chat": {"id": 1001}}
+        for label in ("Take http://a", "Take http://b"):
+            assert await ada.toast(await ada.taps(label, forwarded)) == "Only my admins can do that."
+        for command in NODES:
+            assert "Only my admins" in (await told(ada, f"/{command} {a}"))["text"]
+        await stage.handled(bot)
+    done = [("drain", a, ADMIN), ("undrain", b, ADMIN)]
+    assert admin.asked == done * 2
+
+
+async def test_a_single_engine_is_not_taken_out(stage: Stage) -> None:
+    """Its commands are not offered, and say why they do nothing; with several they are in the help."""
+    admin = Notebook(number_of_nodes=1)
+    async with stage.bot(admin=admin), stage.person(ADMIN, "Root") as root:
+        for command in NODES:
+            assert "inference.endpoints" in (await told(root, f"/{command} {admin.nodes()[0].name}"))["text"]
+        helped = (await told(root, "/help"))["text"]
+        admin.number_of_nodes = 2
+        assert [f"/{command} – " in helped for command in NODES] == [False, False]
+        helped = (await told(root, "/help"))["text"]
+        assert [f"/{command} – " in helped for command in NODES] == [True, True]
+    assert admin.asked == []
+
+
+async def test_a_node_that_stays_is_told(stage: Stage) -> None:
+    """Why a node cannot be taken out or back reaches the admin."""
+    admin = Notebook(refusal=EngineUnavailable("not now"))
+    async with stage.bot(admin=admin), stage.person(ADMIN, "Root") as root:
+        for command in NODES:
+            assert (await told(root, f"/{command} http://a:1"))["text"] == "That did not work: not now"

@@ -59,8 +59,9 @@ async def test_no_model_changes_while_training_has_the_memory(tmp_path: Path, sw
             assert (await changing).state is ModelState.LIVE
             await talk
             await until(lambda: deployment.status().paused and not deployment.status().pids)
-            with pytest.raises(AdminRefusal, match=rf"run {run.id} trains.*promote again"):
-                await work.promote("a", None)
+            for asking in (work.promote("a", None), work.undrain(deployment.status().nodes[0].name, 1)):
+                with pytest.raises(AdminRefusal, match=rf"run {run.id} trains.*ask again"):
+                    await asking
             asked = await ledger.request_promotion("a", None)
             work._wake.set()
             while not (refused := await ledger.promotion(asked.id)).error:

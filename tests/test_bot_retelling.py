@@ -11,6 +11,9 @@ from bot.doctor import TRAINER_MISSING
 from bot.operations import INTERRUPTED
 from bot.retelling import KNOWN, _pattern, retold
 from bot.translation import Translator
+from inference.deployment import Deployment
+from inference.messages import EngineUnavailable
+from inference.settings import InferenceSettings
 from storage.errors import StorageError
 from storage.ledger import Ledger
 from storage.records import Model
@@ -62,6 +65,10 @@ async def said_by_other_rooms(folder: Path) -> list[str]:
         said.append(str(full.value))
     finally:
         await room.ledger.close()
+    alone = Deployment(InferenceSettings(engine="cpu"), "base", folder, logs=folder)
+    with pytest.raises(EngineUnavailable) as last:
+        await alone.drain(alone.status().nodes[0].name)
+    said.append(str(last.value))
     async with Ledger.open(folder / "other") as ledger:
         await ledger.add_model(Model("run-1", "", ModelState.CANDIDATE, None, 1.0))
         with pytest.raises(StorageError) as gone:

@@ -20,7 +20,7 @@ from aiogram.filters.callback_data import CallbackData
 
 import bot.handlers.admin
 from bot import keyboards
-from bot.handlers.menu import ADMINS, EVERYBODY
+from bot.handlers.menu import ADMINS, EVERYBODY, NODES
 from bot.lanes import command_of
 from bot.translation import SOURCE_LANGUAGE, Say, Translator
 from tests.person import Message, Person, button
@@ -34,7 +34,7 @@ MODULES: Final = [
 BUTTONS: Final[dict[str, type[CallbackData]]] = {
     each.__prefix__: each for each in CallbackData.__subclasses__() if each.__module__.startswith("bot.")
 }
-ABOUT: Final = frozenset({"exchange", "demonstration", "update", "run", "model"})
+ABOUT: Final = frozenset({"exchange", "demonstration", "update", "run", "model", "node"})
 """Fields of callback data that say what a button is about; the others say what it does."""
 
 NAMED_IN_THEMSELVES: Final = frozenset({"English", "English ✓", "中文", "中文 ✓"})
@@ -180,7 +180,7 @@ async def changing_the_language(walk: Walk, eve: Person, language: str, other: s
 
 async def administrating(walk: Walk, root: Person, ada: Person) -> None:
     """What admins can look at and say, and what everybody else is told instead."""
-    for command in ADMINS:
+    for command in (*ADMINS, *NODES):
         assert "/help" in words(await walk.sends(ada, f"/{command} base"))
     for command in (
         *("/start", "/help", "/status", "/schedule", "/stats", "/stats x", "/models", "/promote", "/promote run-9"),
@@ -228,6 +228,29 @@ async def training(walk: Walk, root: Person, ada: Person) -> None:
     assert await walk.presses(root, "rollback", earlier), "another model answers meanwhile"
 
 
+async def out_and_back(walk: Walk, root: Person) -> None:
+    """Nodes: the one that is taken out keeps its model, the last one stays, and each comes back with the live model."""
+    for command in ("/drain gpu7", "/undrain gpu1", "/promote run-4"):
+        await walk.sends(root, command)
+    listed = await walk.sends(root, "/drain")
+    await walk.presses(root, "drain", listed)
+    await walk.whole.says(root.id, lambda message: "/undrain" in words(message), after=listed["message_id"])
+    refused = words(await walk.sends(root, "/drain gpu1"))
+    assert "/undrain" in refused
+    await walk.sends(root, "/promote base")
+    assert await served(walk, root) == ["run-4", "base"]
+    listed = await walk.sends(root, "/undrain")
+    await walk.presses(root, "undrain", listed)
+    await walk.hears(root, "{node} is in service.", node="gpu0")
+    assert await served(walk, root) == ["base", "base"]
+
+
+async def served(walk: Walk, root: Person) -> list[str]:
+    """The model of each node."""
+    lines = words(await walk.sends(root, "/status")).splitlines()
+    return [model for line in lines if line.startswith("·") for model in ("base", "run-4") if model in line]
+
+
 async def leaving(walk: Walk, ada: Person) -> None:
     """A deletion that is thought better of, and one that is not."""
     for decision in ("delete:0", "delete:1"):
@@ -262,7 +285,7 @@ async def everything_said(whole: WholeBot, spoken: str, but: int) -> AsyncIterat
 
 async def test_every_command_is_in_the_menu() -> None:
     """What the bot listens to, people are told of, and nothing else."""
-    assert commands() == EVERYBODY.keys() | ADMINS.keys()
+    assert commands() == EVERYBODY.keys() | ADMINS.keys() | NODES.keys()
 
 
 @pytest.mark.parametrize(("language", "other"), [("en", "zh"), ("zh", "en")])
@@ -276,13 +299,14 @@ async def test_every_command_and_button(
         ada = await whole.person(1001, "Ada", language)
         bob = await whole.person(1002, "Bob", language)
         eve = await whole.person(1003, "Eve", other)
-        async with whole.running():
+        async with whole.running(inference={"gpus": [0, 1]}):
             await before_anything(walk, ada)
             await chatting(walk, ada)
             await in_a_group(walk, ada, bob)
             await changing_the_language(walk, eve, language, other)
             await administrating(walk, root, ada)
             await training(walk, root, ada)
+            await out_and_back(walk, root)
             await leaving(walk, ada)
         assert walk.sent - {""} >= commands()
         seen = set[str]()

@@ -15,7 +15,7 @@ from inference.deployment import Deployment
 from inference.messages import Delta, EngineUnavailable
 from inference.supervisor import State
 from tests.children import notes, until
-from tests.deployments import a_model, ask, deployed, under_way
+from tests.deployments import a_model, ask, deployed, open_gate, under_way
 from tests.fleets import Servers, cued, fleet
 
 
@@ -97,8 +97,10 @@ async def test_rolling_swap_goes_back(tmp_path: Path) -> None:
     """When the second server does not come up with the new model, the first one gets its old model back."""
     async with fleet(tmp_path, 2, start_timeout=3) as (deployment, servers):
         target = a_model(tmp_path, "b", start="exit_second")
-        with pytest.raises(EngineUnavailable, match=f"{servers.endpoints[1]} could not be given b") as raised:
+        failed = servers.endpoints[1]
+        with pytest.raises(EngineUnavailable, match=f"{failed} could not be given b") as raised:
             await deployment.swap("b", target)
+        assert f"or take it out of service (/drain {failed}), and /promote b again." in str(raised.value)
         assert f"Now there is a at {servers.endpoints[0]}, {servers.endpoints[1]}." in str(raised.value)
         assert models(deployment) == ["a", "a"]
         for chat in servers.chats(2):
@@ -123,15 +125,40 @@ async def test_rolling_swap_of_one_server_tells_who_waits(tmp_path: Path) -> Non
 
 
 async def test_rolling_swap_leaves_drained_nodes_out(tmp_path: Path) -> None:
-    """A drained server keeps its model during a swap and gets the live one before it is opened again."""
+    """A drained server keeps its model during a swap and gets the live one before it is opened again; if it does not
+    take it, it stays drained, and what to do is said."""
     async with fleet(tmp_path, 2) as (deployment, servers):
         await deployment.drain(servers.endpoints[1])
         await deployment.swap("b", a_model(tmp_path, "b"))
         assert models(deployment) == ["b", "a"]
+        cued(tmp_path / "b", fail=True)
+        with pytest.raises(
+            EngineUnavailable, match=rf"could not be given b(?s:.)*/undrain {servers.endpoints[1]} again"
+        ):
+            await deployment.undrain(servers.endpoints[1])
+        assert models(deployment) == ["b", "a"]
+        assert deployment.status().nodes[1].drained
+        cued(tmp_path / "b")
         await deployment.undrain(servers.endpoints[1])
         assert models(deployment) == ["b", "b"]
         chat = servers.chat_at(servers.endpoints[1])
         assert (await ask(deployment, "hi", chat)).pid == servers.pid(servers.endpoints[1])
+
+
+async def test_rolling_swap_goes_on_without_a_node_that_is_drained(tmp_path: Path) -> None:
+    """A server that holds a swap up can be drained in the middle of it: the others get the model all the same."""
+    async with fleet(tmp_path, 3) as (deployment, servers):
+        target = cued(a_model(tmp_path, "b"), gate=int(servers.endpoints[1].rpartition(":")[2]))
+        swapping = asyncio.create_task(deployment.swap("b", target))
+        await until(lambda: deployment.status().nodes[1].state is State.STOPPED)
+        await deployment.drain(servers.endpoints[1])
+        assert not swapping.done()
+        open_gate(target)
+        await swapping
+        assert models(deployment) == ["b", "a", "b"]
+        cued(target)
+        await deployment.undrain(servers.endpoints[1])
+        assert models(deployment) == ["b", "b", "b"]
 
 
 async def test_rolling_swap_cancelled(tmp_path: Path) -> None:
@@ -201,7 +228,8 @@ async def chaos(deployment: Deployment, servers: Servers, folder: Path, blows: i
         endpoint = chance.choice(servers.endpoints)
         blow = chance.choice(("kill", "freeze", "drain"))
         if blow == "drain":
-            await deployment.drain(endpoint)
+            with suppress(EngineUnavailable):
+                await deployment.drain(endpoint)
             await asyncio.sleep(chance.uniform(0, 0.3))
             with suppress(EngineUnavailable):
                 await deployment.undrain(endpoint)

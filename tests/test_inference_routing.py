@@ -132,17 +132,50 @@ async def test_routing_drain_warms_first(tmp_path: Path) -> None:
         assert deployment.status().counters.answered == 2
 
 
-async def test_routing_all_drained_is_a_pause(tmp_path: Path) -> None:
-    """When no node is left people wait and are told so."""
-    async with fleet(tmp_path, 2) as (deployment, servers):
-        for endpoint in servers.endpoints:
-            await deployment.drain(endpoint)
-        heard: list[Delta] = []
-        waiting = asyncio.create_task(ask(deployment, "hi", "somebody", heard))
-        await until(lambda: heard)
-        assert heard == [Delta(waiting=0, paused=True)]
-        await deployment.undrain(servers.endpoints[0])
-        assert (await waiting).pid == servers.pid(servers.endpoints[0])
+async def test_routing_somebody_stays(tmp_path: Path) -> None:
+    """A node that is gone for good is drained at once, and undrained before it is back; the last that answers stays."""
+    async with fleet(tmp_path, 3, missing=1, start_timeout=5, restart_delay=0.5) as (deployment, servers):
+        first, second, missing = servers.endpoints
+
+        def drained() -> list[bool]:
+            return [node.drained for node in deployment.status().nodes]
+
+        async with deployment._moves.alone():  # as while a model is changed
+            await deployment.drain(missing)
+        await deployment.drain(second)
+        assert drained() == [False, True, True]
+        for _ in range(2):
+            with pytest.raises(EngineUnavailable, match=f"in the place of {first}.*first take another one back"):
+                await deployment.drain(first)
+            await deployment.undrain(missing)  # is in service now, and does not answer
+        assert drained() == [False, True, False]
+        assert deployment.status().nodes[2].state is not State.READY
+        await deployment.undrain(second)
+        await deployment.drain(first)
+        assert (await ask(deployment, "hi", servers.chat_at(first))).pid == servers.pid(second)
+        await servers.start(missing)
+        chat = servers.chat_at(missing)
+        await until(lambda: deployment.status().nodes[2].state is State.READY)
+        await until(lambda: deployment._router.lane(chat) == missing)
+        assert (await ask(deployment, "hi", chat)).pid == servers.pid(missing)
+
+
+async def test_routing_a_drain_that_lasts_too_long_is_no_crash(tmp_path: Path) -> None:
+    """What is not finished in time is begun anew elsewhere; that its engine is ended for it is nobody's fault."""
+    async with deployed(tmp_path, gpus=[0, 1], drain_timeout=0.1) as deployment:
+        asking, heard = await under_way(deployment, "gate:2", "somebody")
+        home = next(node.name for node in deployment.status().nodes if node.in_flight)
+        pids = deployment.status().pids
+        await deployment.drain(home)
+        await until(lambda: Delta(restarted=True) in heard)
+        open_gate(tmp_path / "a")
+        answer = await asking
+        assert (answer.restarts, answer.pid in pids) == (1, True)
+        await until(lambda: all(node.state is State.READY for node in deployment.status().nodes))
+        assert deployment.status().pids != pids
+        assert (deployment.status().counters.crashes, deployment.status().last_error) == (0, "")
+        await deployment.undrain(home)
+        assert (await ask(deployment, "hi", "somebody")).pid not in pids
 
 
 async def test_routing_starts_with_who_is_there(tmp_path: Path) -> None:

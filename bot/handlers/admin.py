@@ -9,20 +9,22 @@ from aiogram.filters import or_f
 from aiogram.types import CallbackQuery, Message, TelegramObject, User
 
 from bot.handlers.commands import Command
-from bot.handlers.menu import ADMINS
+from bot.handlers.menu import ADMINS, NODES
 from bot.handlers.taps import acknowledge
-from bot.keyboards import CancelBroadcast, CancelRun, Promote, RollBack
+from bot.keyboards import CancelBroadcast, CancelRun, Drain, Promote, RollBack, Undrain
 from bot.replies import Reply
 from bot.settings import BotSettings
 from bot.translation import Say
 
-_IS_AN_ADMINS: Final = or_f(CancelRun.filter(), CancelBroadcast.filter(), Promote.filter(), RollBack.filter())
+_IS_AN_ADMINS: Final = or_f(
+    *(button.filter() for button in (CancelRun, CancelBroadcast, Promote, RollBack, Drain, Undrain))
+)
 
 
 def router() -> Router:
     """The handlers of this module: whoever is no admin gets no further."""
     admin = Router(name="admin")
-    admin.message.register(not_yours, Command(*ADMINS), _is_stranger)
+    admin.message.register(not_yours, Command(*ADMINS, *NODES), _is_stranger)
     admin.callback_query.register(not_yours_to_tap, _IS_AN_ADMINS, _is_stranger)
     return admin
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from aiogram import Bot, Router
 from aiogram.types import CallbackQuery, Message, User
 
+from bot.admin import AdminActions
 from bot.handlers.commands import Command
-from bot.handlers.menu import ADMINS, EVERYBODY, command_list
+from bot.handlers.menu import EVERYBODY, admins_commands, command_list
 from bot.handlers.taps import acknowledge
 from bot.keyboards import Speak, languages
 from bot.replies import Reply
@@ -40,7 +41,13 @@ async def start(message: Message, event_from_user: User, reply: Reply, say: Say)
 
 
 async def show_help(
-    message: Message, event_from_user: User, bot: Bot, reply: Reply, say: Say, settings: BotSettings
+    message: Message,
+    event_from_user: User,
+    bot: Bot,
+    reply: Reply,
+    say: Say,
+    settings: BotSettings,
+    admin: AdminActions,
 ) -> None:
     """Say what the bot can do for this person."""
     me = await bot.me()
@@ -72,7 +79,7 @@ async def show_help(
         command_list(EVERYBODY, say),
     ]
     if event_from_user.id in settings.telegram.admins:
-        parts += [say("You are one of my admins:"), command_list(ADMINS, say)]
+        parts += [say("You are one of my admins:"), command_list(admins_commands(len(admin.nodes())), say)]
     await reply.finish("\n\n".join(parts))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from aiogram import Bot, Router, filters
 from aiogram.types import Message
 
-from bot.handlers.menu import ADMINS, EVERYBODY
+from bot.handlers.menu import ADMINS, EVERYBODY, NODES
 from bot.inbox import Delivery
 from bot.incoming import picture_of
 from bot.lanes import command_of
@@ -42,7 +42,7 @@ def captioned() -> Router:
     """To be asked before questions: a picture is looked at unless its caption is a command."""
     captions = Router(name="captions")
     captions.message.register(
-        not_looked_at, Command(*{**EVERYBODY, **ADMINS}.keys() - {"new"}, captions=True), _pictured
+        not_looked_at, Command(*{**EVERYBODY, **ADMINS, **NODES}.keys() - {"new"}, captions=True), _pictured
     )
     return captions
 

@@ -42,8 +42,17 @@ ADMINS: Final = {
     "rollback": later("Answer with the model before this one"),
     "broadcast": later("Write to everybody: /broadcast TEXT"),
 }
+NODES: Final = {
+    "drain": later("Take a node out of service: /drain NODE"),
+    "undrain": later("Take it back into service: /undrain NODE"),
+}
 
 log = structlog.get_logger()
+
+
+def admins_commands(nodes: int) -> dict[str, str]:
+    """What admins are offered; what is about nodes only where there are several."""
+    return ADMINS | (NODES if nodes > 1 else {})
 
 
 def command_list(commands: Mapping[str, str], say: Say) -> str:
@@ -51,7 +60,9 @@ def command_list(commands: Mapping[str, str], say: Say) -> str:
     return "\n".join(f"/{name} – {say(text)}" for name, text in commands.items())
 
 
-async def announce_commands(bot: Bot, settings: TelegramSettings, translator: Translator, ledger: Ledger) -> None:
+async def announce_commands(
+    bot: Bot, settings: TelegramSettings, translator: Translator, ledger: Ledger, *, nodes: int
+) -> None:
     """Tell Telegram the menu, and take theirs back from former admins. A courtesy: what cannot be told is logged."""
     codes = ["" if language == SOURCE_LANGUAGE else language for language in translator.languages]
     given = {(admin, code) for admin in settings.admins for code in codes}
@@ -65,8 +76,9 @@ async def announce_commands(bot: Bot, settings: TelegramSettings, translator: Tr
         say = translator.to(language)
         code = None if language == SOURCE_LANGUAGE else language
         await _announce(bot, _menu(EVERYBODY, say), BotCommandScopeDefault(), code)
+        theirs = _menu(EVERYBODY | admins_commands(nodes), say)
         for admin in settings.admins:
-            await _announce(bot, _menu(EVERYBODY | ADMINS, say), BotCommandScopeChat(chat_id=admin), code)
+            await _announce(bot, theirs, BotCommandScopeChat(chat_id=admin), code)
 
 
 async def _announce(

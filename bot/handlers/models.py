@@ -13,10 +13,10 @@ from aiogram.types import CallbackQuery, Message, User
 
 from bot.admin import REFUSALS, AdminActions, refused
 from bot.handlers.commands import Command
-from bot.handlers.taps import acknowledge
+from bot.handlers.taps import acknowledge, reply_to
 from bot.inbox import Delivery
 from bot.keyboards import Promote, RollBack, promoting
-from bot.replies import Place, Reply
+from bot.replies import Reply
 from bot.retelling import retold
 from bot.translation import Say, later
 from storage.errors import UnknownRecord
@@ -95,7 +95,7 @@ async def promote_this(
     ledger: Ledger,
 ) -> None:
     """Let the model on the button answer."""
-    if reply := await _reply_to(query, bot, delivery, ledger):
+    if reply := await reply_to(query, bot, delivery, ledger):
         await _promote(callback_data.model, query.from_user.id, reply, say, admin)
 
 
@@ -137,7 +137,7 @@ async def roll_back_from(
     live = await ledger.live_model()
     if delivery.attempt == 1 and (live is None or live.id != callback_data.model):
         await acknowledge(query, say("Another model answers meanwhile. /models shows them."))
-    elif reply := await _reply_to(query, bot, delivery, ledger):
+    elif reply := await reply_to(query, bot, delivery, ledger):
         await _roll_back(query.from_user.id, delivery, reply, say, admin, ledger)
 
 
@@ -154,12 +154,3 @@ async def _roll_back(by: int, delivery: Delivery, reply: Reply, say: Say, admin:
         await reply.finish(refused(refusal, say))
     else:
         await reply.finish(say("{model} answers from now on.", model=model.id))
-
-
-async def _reply_to(query: CallbackQuery, bot: Bot, delivery: Delivery, ledger: Ledger) -> Reply | None:
-    """The message that tells what came of a tap; None where it has been told."""
-    await acknowledge(query, "")
-    if not isinstance(query.message, Message):
-        return None
-    reply = await Reply.open(bot, ledger, delivery.update, Place.of(query.message))
-    return None if reply.finished else reply

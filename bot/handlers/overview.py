@@ -66,7 +66,7 @@ def _status_lines(overview: Overview, say: Say) -> list[str]:
             restarts=engine.restarts,
         ),
         *([_seen_line(engine.seen, say)] if engine.seen.answered else []),
-        *(_node_line(node, say) for node in engine.nodes if len(engine.nodes) > 1),
+        *(node_line(node, say) for node in engine.nodes if len(engine.nodes) > 1),
         say(
             "Answers: {exchanges}, liked {ups}, disliked {downs}",
             exchanges=counts.get("exchanges", 0),
@@ -106,7 +106,7 @@ def _seen_line(seen: Seen, say: Say) -> str:
     )
 
 
-def _node_line(node: NodeStatus, say: Say) -> str:
+def node_line(node: NodeStatus, say: Say) -> str:
     """One of several nodes, and what ails it."""
     line = say(
         "· {node}: {state}, {model}; answering {in_flight}, chats {chats}",

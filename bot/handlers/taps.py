@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from aiogram import Bot
 from aiogram.exceptions import TelegramBadRequest
 from aiogram.types import CallbackQuery, Message
 
+from bot.inbox import Delivery
+from bot.replies import Place, Reply
 from storage.errors import NotSaved, UnknownRecord
 from storage.ledger import Ledger
 from storage.records import Exchange
@@ -17,6 +20,15 @@ async def acknowledge(query: CallbackQuery, text: str) -> None:
     except TelegramBadRequest as error:
         if "query" not in error.message.lower():
             raise
+
+
+async def reply_to(query: CallbackQuery, bot: Bot, delivery: Delivery, ledger: Ledger) -> Reply | None:
+    """The message that tells what came of a tap; None where it has been told."""
+    await acknowledge(query, "")
+    if not isinstance(query.message, Message):
+        return None
+    reply = await Reply.open(bot, ledger, delivery.update, Place.of(query.message))
+    return None if reply.finished else reply
 
 
 async def exchange_here(ledger: Ledger, number: int, query: CallbackQuery) -> tuple[Exchange, Message] | None:

@@ -1,0 +1,133 @@
+"""/drain, /undrain and the buttons that do the same: which of several nodes are in service, for admins.
+
+To be asked behind `admin`, which lets nobody else come this far. Doing either twice is the same as once.
+"""
+
+from __future__ import annotations
+
+from aiogram import Bot, Router
+from aiogram.filters import CommandObject
+from aiogram.types import CallbackQuery, Message, User
+
+from bot.admin import REFUSALS, AdminActions, refused
+from bot.handlers.commands import Command
+from bot.handlers.overview import node_line
+from bot.handlers.taps import reply_to
+from bot.inbox import Delivery
+from bot.keyboards import Drain, Undrain, node_key, serving
+from bot.replies import Reply
+from bot.translation import Say
+from inference.supervisor import State
+from storage.ledger import Ledger
+
+
+def router() -> Router:
+    """The handlers of this module."""
+    nodes = Router(name="nodes")
+    nodes.message.register(drain, Command("drain"))
+    nodes.message.register(undrain, Command("undrain"))
+    nodes.callback_query.register(drain_this, Drain.filter())
+    nodes.callback_query.register(undrain_this, Undrain.filter())
+    return nodes
+
+
+async def drain(
+    message: Message, command: CommandObject, event_from_user: User, reply: Reply, say: Say, admin: AdminActions
+) -> None:
+    """Take a node out of service; without a name, list them."""
+    if node := await _named((command.args or "").strip(), reply, say, admin):
+        await _drain(node, event_from_user.id, reply, say, admin)
+
+
+async def undrain(
+    message: Message, command: CommandObject, event_from_user: User, reply: Reply, say: Say, admin: AdminActions
+) -> None:
+    """Take a node back into service; without a name, list them."""
+    if node := await _named((command.args or "").strip(), reply, say, admin):
+        await _undrain(node, event_from_user.id, reply, say, admin)
+
+
+async def drain_this(
+    query: CallbackQuery,
+    callback_data: Drain,
+    bot: Bot,
+    delivery: Delivery,
+    say: Say,
+    admin: AdminActions,
+    ledger: Ledger,
+) -> None:
+    """Take the node on the button out of service; if there is none like it any more, list them."""
+    reply = await reply_to(query, bot, delivery, ledger)
+    if reply and (node := await _named(_name(callback_data.node, admin), reply, say, admin)):
+        await _drain(node, query.from_user.id, reply, say, admin)
+
+
+async def undrain_this(
+    query: CallbackQuery,
+    callback_data: Undrain,
+    bot: Bot,
+    delivery: Delivery,
+    say: Say,
+    admin: AdminActions,
+    ledger: Ledger,
+) -> None:
+    """Take the node on the button back into service; if there is none like it any more, list them."""
+    reply = await reply_to(query, bot, delivery, ledger)
+    if reply and (node := await _named(_name(callback_data.node, admin), reply, say, admin)):
+        await _undrain(node, query.from_user.id, reply, say, admin)
+
+
+async def _drain(node: str, by: int, reply: Reply, say: Say, admin: AdminActions) -> None:
+    await reply.begin(say("Moving the chats of {node} to the others…", node=node))
+    try:
+        await admin.drain(node, by)
+    except REFUSALS as refusal:
+        await reply.finish(refused(refusal, say))
+    else:
+        await reply.finish(
+            say(
+                "{node} is out of service; the others answer its chats. /undrain takes it back, with the model that "
+                "answers then.",
+                node=node,
+            )
+        )
+
+
+async def _undrain(node: str, by: int, reply: Reply, say: Say, admin: AdminActions) -> None:
+    await reply.begin(say("Taking {node} back into service…", node=node))
+    try:
+        now = await admin.undrain(node, by)
+    except REFUSALS as refusal:
+        await reply.finish(refused(refusal, say))
+        return
+    text = say("{node} is in service.", node=node)
+    if now.state is not State.READY:
+        text += " " + say("It does not answer yet; I keep trying, and /status shows how it is.")
+    await reply.finish(text)
+
+
+async def _named(wanted: str, reply: Reply, say: Say, admin: AdminActions) -> str | None:
+    """The name, where it is one; else all nodes are listed. A single node is neither taken out nor back."""
+    nodes = admin.nodes()
+    if len(nodes) == 1:
+        await reply.finish(
+            say(
+                "I have one engine only, so it stays in service. inference.endpoints or inference.gpus in config.toml "
+                "give me several."
+            )
+        )
+        return None
+    if any(node.name == wanted for node in nodes):
+        return wanted
+    lines = [
+        *([say("I have no node called {node}.", node=wanted)] if wanted else []),
+        say("/drain NODE takes one of these out of service, /undrain NODE takes it back:"),
+        *(node_line(node, say) for node in nodes),
+    ]
+    await reply.finish("\n".join(lines), serving({node.name: node.drained for node in nodes}, say))
+    return None
+
+
+def _name(key: str, admin: AdminActions) -> str:
+    """The name that a button stands for; empty where there is no such node any more."""
+    return next((node.name for node in admin.nodes() if node_key(node.name) == key), "")
