@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections import namedtuple
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from tests.test_training_resume import save
 from training.job import EvaluationJob, Job, MergeJob, TrainingError
 from training.report import Report
 from training.resume import begin, checkpoint
-from training.run_folder import LOSSES, STATE
+from training.run_folder import FEATURES, LOSSES, STATE
 from training.selection import HELD_OUT, TRAIN, TooFewPairs
 from training.sources import About
 
@@ -161,6 +162,42 @@ async def test_a_full_disk_is_refused_before_training(room: Room) -> None:
     run, _ = await room.run(pipeline)
     assert run.state is RunState.FAILED
     assert room.trainer.jobs == []
+
+
+async def test_what_earlier_runs_left_does_not_fill_the_disk(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints and features that the next run removes count as free before it begins, and it removes them."""
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("training.pipeline.shutil.disk_usage", lambda _: usage(40e9, 25e9, 15e9))
+    pipeline = room.pipeline(min_free_gigabytes=20)
+    with pytest.raises(TrainingError, match="a run needs"):
+        await pipeline.check()
+    left = [room.folder / "runs" / "77" / name for name in (f"{STATE}/iter_9.pth", f"{FEATURES}/0.bin")]
+    for each in left:
+        each.parent.mkdir(parents=True)
+        with each.open("wb") as file:
+            file.truncate(3 * 10**9)  # bytes that no disk has to hold
+    await pipeline.check()
+    run, _ = await room.run(pipeline)
+    assert run.state is RunState.DONE
+    assert not any(each.exists() for each in left)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "failed"])
+async def test_a_run_leaves_no_features(room: Room, how: str) -> None:
+    """What the vision tower made of the pictures, gigabytes that nobody goes on from, goes with a run's end."""
+    room.trainer.hangs = room.trainer.fails = "train"
+    run = await room.ledger.start_run("command")
+    task = asyncio.create_task(room.pipeline().run(run, room.note))
+    await room.trainer.hanging.wait()
+    features = room.folder / "runs" / str(run.id) / FEATURES
+    features.mkdir()
+    (features / "0.bin").write_bytes(b"seen")
+    if how == "cancelled":
+        task.cancel()
+    room.trainer.over.set()
+    await asyncio.wait((task,))
+    assert str((await room.ledger.run(run.id)).state) == how
+    assert not features.exists()
 
 
 @pytest.mark.parametrize("step", ["train", "merge", "evaluate"])

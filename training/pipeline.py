@@ -29,8 +29,8 @@ from training.llava import lesson, write_rows
 from training.orders import Orders, Places, model_name
 from training.report import Report
 from training.reporter import OnChange, Reporter, told
-from training.resume import take_over
-from training.run_folder import HELD_OUT_ROWS, LOSSES, REPORT, TRAIN_ROWS
+from training.resume import removable, take_over
+from training.run_folder import FEATURES, HELD_OUT_ROWS, LOSSES, REPORT, TRAIN_ROWS
 from training.selection import TRAIN, Counts, Selection, select_pairs
 from training.settings import Source, TrainingSettings
 from training.sources import imported, present, title
@@ -135,6 +135,8 @@ class Pipeline:
         finally:
             if workspace is not None:
                 self._models.discard(workspace)
+            features = self._places.runs / str(run.id) / FEATURES
+            await asyncio.shield(asyncio.to_thread(shutil.rmtree, features, ignore_errors=True))
 
     async def _run(self, run: Run, workspace: Path, on_change: OnChange) -> Model:
         self._check_disk()
@@ -211,13 +213,13 @@ class Pipeline:
     def _check_disk(self) -> None:
         """A merged model is as large as the base. Trained weights and the optimiser's state are 12 bytes a weight in a
         checkpoint, of which one more is being written than are kept, and 4 in the adapter; an adapter of InternVL2-2B
-        has rank / 2048 of its weights.
+        has rank / 2048 of its weights. What earlier runs have left is removed when this one begins, and counts as free.
         """
         base, recipe = weight_bytes(self._places.base), self.recipe
         trained = base / 2 * (1 if recipe.method == "full" else min(1, recipe.rank / 2048))
         kept = recipe.keep_checkpoints + 1 if recipe.save_steps else 1
         needed = base + trained * (12 * kept + 4) + self._settings.min_free_gigabytes * 1e9
-        free = shutil.disk_usage(self._models.directory).free
+        free = shutil.disk_usage(self._models.directory).free + sum(removable(each) for each in self._runs())
         if free < needed:
             raise TrainingError(
                 f"{free / 1e9:.1f} GB are free on the disk of {self._models.directory}, a run needs "
@@ -232,8 +234,11 @@ class Pipeline:
 
     def _earlier(self, run: Run) -> list[Path]:
         """The directories of other runs, the newest first."""
-        folders = [each for each in self._places.runs.iterdir() if each.name.isdigit() and each.name != str(run.id)]
+        folders = [each for each in self._runs() if each.name != str(run.id)]
         return sorted(folders, key=lambda each: int(each.name), reverse=True)
+
+    def _runs(self) -> list[Path]:
+        return [each for each in self._places.runs.glob("*") if each.name.isdigit()]
 
     async def _former_losses(self, run: Run) -> str:
         """The log of losses of the newest finished run before this one, empty without one."""

@@ -61,10 +61,25 @@ def begin(job: Job) -> None:
 
 def remove(folder: Path) -> None:
     """Remove what a run's directory has for the training alone, gigabytes of it; the log stays."""
-    shutil.rmtree(folder / FEATURES, ignore_errors=True)
-    for name in ("*.pth", "last_checkpoint"):
-        for each in (folder / STATE).glob(name):
-            shutil.rmtree(each) if each.is_dir() else each.unlink()
+    for each in _for_the_training(folder):
+        shutil.rmtree(each) if each.is_dir() else each.unlink()
+
+
+def removable(folder: Path) -> int:
+    """How many bytes `remove` would free."""
+    return sum(_size(file) for each in _for_the_training(folder) for file in (each, *each.rglob("*")))
+
+
+def _for_the_training(folder: Path) -> list[Path]:
+    state = folder / STATE
+    return [*folder.glob(FEATURES), *state.glob("*.pth"), *state.glob("last_checkpoint")]
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size if file.is_file() else 0
+    except FileNotFoundError:  # a training goes on, and has removed it meanwhile
+        return 0
 
 
 def take_over(job: Job, earlier: Iterable[Path]) -> bool:
