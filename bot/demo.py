@@ -30,6 +30,7 @@ from inference.tiny.questions import held_out
 from inference.tiny.samples import sample_pictures, sample_sticker
 from inference.tiny.shapes import draw, random_scene
 from inference.tiny.words import Kind, Language
+from storage.durable import PRIVATE
 from training.settings import TrainingSettings
 
 HOST = "127.0.0.1"
@@ -51,7 +52,7 @@ async def run_demo(
     check_model(model)
     with ExitStack() as stack:
         folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="thumbtune-demo-")))
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
         configure_logging(folder / "bot.log")
         share_the_interpreter()
         emulator = make_emulator()

@@ -27,6 +27,7 @@ from bot.findings import Finding
 from bot.translation import later
 from inference.engines import Kind, resolve
 from inference.layout import weight_bytes
+from storage.durable import PRIVATE
 from storage.errors import StorageError
 from storage.health import ledger_faults, picture_faults
 from storage.ledger import FILE_NAME
@@ -119,7 +120,7 @@ def trainer_missing() -> str:
 def _storage(settings: Settings) -> Iterator[Finding]:
     directory = settings.storage.dir
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
         with TemporaryFile(dir=directory) as probe:
             probe.write(b"thumbtune")
             os.fsync(probe.fileno())

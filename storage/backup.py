@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage.connection import explained_os, looking
-from storage.durable import sync_directory
+from storage.durable import PRIVATE, sync_directory
 from storage.errors import StorageError, UnknownRecord
 from storage.ledger import FILE_NAME, Ledger
 from storage.models import ModelStore, verify
@@ -50,7 +50,7 @@ async def back_up(ledger: Ledger, pictures: PictureStore, out: Path, models: Mod
     for _ in range(_TRIES):
         part = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
         try:
-            part.mkdir(parents=True)
+            part.mkdir(mode=PRIVATE, parents=True)
             made = await _fill(ledger, pictures, part, models)
             await asyncio.to_thread(_name, part, out)
         except _Forgotten:

@@ -8,6 +8,10 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
+from typing import Final
+
+PRIVATE: Final = 0o700
+"""The mode of a folder that we make for people's words and pictures: open to the bot's own user alone."""
 
 
 def write_durably(path: Path, data: bytes, *, by_way_of: Path | None = None) -> None:

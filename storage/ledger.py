@@ -20,7 +20,7 @@ from sqlite_utils import Database
 from storage.broadcasts import Broadcasts
 from storage.connection import connect, explained_os, translated
 from storage.demonstrations import Demonstrations
-from storage.durable import sync_directory, sync_file
+from storage.durable import PRIVATE, sync_directory, sync_file
 from storage.errors import StorageError
 from storage.exchanges import Exchanges
 from storage.feedback import Feedback
@@ -71,13 +71,13 @@ class Ledger(
 
     @classmethod
     def open(cls, directory: Path, *, clock: Callable[[], float] = time.time) -> Ledger:
-        """Open the ledger in `directory`, made where there is none, and bring its tables up to date.
+        """Open the ledger in `directory`, made for us alone where there is none, and bring its tables up to date.
 
         Blocks for some milliseconds; needs no event loop. Raises `StorageError`, having changed nothing, for a
         ledger of a newer version, and for a folder or file that cannot be written.
         """
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
         except OSError as error:
             raise explained_os(error, f"making the folder {directory}") from error
         path = directory / FILE_NAME

@@ -47,6 +47,7 @@ async def test_a_backup_under_load_is_whole(tmp_path: Path) -> None:
     assert code == 0, said
     assert [each.name for each in out.parent.iterdir()] == ["monday"]
     assert sorted(each.name for each in out.iterdir()) == [FILE_NAME, "pictures"]
+    assert out.stat().st_mode & 0o777 == 0o700
     await check(out, before)
     async with Ledger.open(out) as restored:
         pictures = PictureStore(out / "pictures")

@@ -72,6 +72,15 @@ def test_every_connection_is_durable(tmp_path: Path) -> None:
         reader.close()
 
 
+async def test_a_new_folder_is_its_owners(tmp_path: Path) -> None:
+    """Other users of the machine see nothing of a folder that we have made; one that was there stays as it was."""
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o755)
+    for name, mode in (("new", 0o700), ("shared", 0o755)):
+        async with Ledger.open(tmp_path / name):
+            assert (tmp_path / name).stat().st_mode & 0o777 == mode
+
+
 def test_a_failing_migration_leaves_nothing_behind(tmp_path: Path) -> None:
     """A migration that fails half-way is undone and stays pending; those before it are kept; a mended one goes on."""
     broken, mended = Migrations("test"), Migrations("test")
