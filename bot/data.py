@@ -44,6 +44,7 @@ async def import_file(
         repeat_times=repeat_times,
         threads=settings.training.threads,
         tiles=settings.inference.tiles or 0,
+        recipe=str(settings.training.own_recipe or ""),
         max_length=settings.training.recipe_for(base).max_length,
     )
     with terminal_bar(console) as bar:
@@ -80,7 +81,7 @@ async def export_data(ledger: Ledger, settings: Settings, out: Path, console: Co
         {each.sha256: each.phash for each in kept},
         threshold=training.threshold,
         distance=training.near_duplicate,
-        max_length=training.recipe_for(settings.inference.checkpoint()).max_length,
+        max_length=training.most_tokens(settings.inference.checkpoint()),
     )
     made = await asyncio.to_thread(
         export,

@@ -32,6 +32,8 @@ KNOWN: Final = (
         "training.min_free_gigabytes"
     ),
     later("answers that it learned from were withdrawn meanwhile"),
+    # training.mixture
+    later("all {number} liked answers have more than {most} tokens: raise max_length"),
     # training.worker, training.runner, training.merge, training.launcher
     later(
         "{trouble}: set training.while_training to pause, or in training.knobs method to qlora, optimizer to "

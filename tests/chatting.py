@@ -115,13 +115,14 @@ class Notebook:
     schedule: str = ""
     last_word: LastWord | None = None
     number_of_nodes: int = 2
+    recipe: Recipe | Path = field(default_factory=Recipe)
 
     async def retrain(self, by: int) -> Run:
         return self._noted(self.run, "retrain", by)
 
     async def plan(self) -> Plan:
         counts = Counts(rated=60, disliked=4, unfinished=1, too_long=2, duplicates=3, selected=50, raters=6)
-        return self._noted(Plan(45, 5, counts, ("food",), Recipe()), "plan")
+        return self._noted(Plan(45, 5, counts, ("food",), self.recipe), "plan")
 
     async def cancel(self, by: int) -> Run | None:
         return self._noted(self.run, "cancel", by)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from bot.handlers.menu import NODES
 from inference.messages import EngineUnavailable
@@ -26,6 +27,13 @@ async def test_a_dry_run_begins_nothing(stage: Stage) -> None:
         ]
         assert "/retrain dry" in (await told(root, "/retrain now"))["text"]
     assert admin.asked == [("plan",)]
+
+
+async def test_a_configuration_of_ones_own_is_named(stage: Stage) -> None:
+    """Its numbers stand in its file, and no others are told in their place; in Chinese too."""
+    admin = Notebook(recipe=Path("/etc/bot/mine.py"))
+    async with stage.bot(admin=admin), stage.person(ADMIN, "Root") as root:
+        assert "How: as mine.py says." in (await told(root, "/retrain dry"))["text"].splitlines()
 
 
 async def test_a_run_is_cancelled_by_its_button(stage: Stage) -> None:

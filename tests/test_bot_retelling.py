@@ -34,6 +34,7 @@ LONG_TO_BE_SAID = {
         "launcher.py",
         " took longer than training.timeout; ",
     ),
+    "all 3 liked answers have more than 512 tokens: raise max_length": ("mixture.py", " liked answers have more than "),
     "answers that it learned from were withdrawn meanwhile": ("pipeline.py", " were withdrawn meanwhile"),
     "the training diverged, w is not finite: lower training.knobs.learning_rate": (
         "merge.py",

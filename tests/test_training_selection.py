@@ -58,6 +58,7 @@ def test_what_the_trainer_cannot_take_whole_is_left_out() -> None:
     selection = select(rows, max_length=100)
     assert chosen(selection) == {2, 3}
     assert selection.counts.too_long == 1
+    assert chosen(select(rows, max_length=None)) == {1, 2, 3}, "a configuration of one's own says it in the worker"
 
 
 def test_exact_duplicates_teach_once() -> None:

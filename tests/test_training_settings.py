@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -55,6 +57,14 @@ def test_mistakes_are_named(given: dict[str, object], named: str) -> None:
     """An unknown key or a number out of range is an error that names the key."""
     with pytest.raises(ValidationError, match=named):
         TrainingSettings.model_validate(given)
+
+
+def test_a_configuration_of_ones_own_has_its_own_numbers(tmp_path: Path) -> None:
+    """Outside of the worker nobody knows how long a pair may be; of a recipe that is named everybody does."""
+    own = TrainingSettings(recipe=__file__)
+    assert (own.own_recipe, own.most_tokens(tmp_path)) == (Path(__file__), None)
+    named = TrainingSettings(recipe="jokes")
+    assert (named.own_recipe, named.most_tokens(tmp_path)) == (None, 6656)
 
 
 def test_an_optimiser_that_finds_its_learning_rate_gets_none() -> None:

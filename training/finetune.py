@@ -87,7 +87,7 @@ def _lay_out(job: Job, say: Say, *, gpu: bool) -> dict[str, int]:
     from training.recipe import Plan, config_text
     from training.resume import begin
 
-    base, mixture = prepare(replace(job, max_length=own_max_length(job)) if job.recipe else job, say)
+    base, mixture = prepare(replace(job, max_length=own_max_length(job.recipe)) if job.recipe else job, say)
     if job.recipe:
         text = own_config_text(job, base=base, data=mixture.file, rows=mixture.rows, processes=together())
     else:

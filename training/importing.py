@@ -50,7 +50,12 @@ def take_in(job: ImportJob, say: Say) -> Outcome:
 
 
 def _checked(job: ImportJob, home: Path, say: Say) -> list[Checked]:
-    rules = Rules(Path(job.base), home, None, job.system, job.tiles, job.max_length)
+    max_length = job.max_length
+    if job.recipe:
+        from training.own_recipe import own_max_length
+
+        max_length = own_max_length(job.recipe)
+    rules = Rules(Path(job.base), home, None, job.system, job.tiles, max_length)
     problems: list[str] = []
     with Inspection(rules, job.threads or len(os.sched_getaffinity(0))) as inspection:
         rows = inspection.rows(

@@ -145,8 +145,9 @@ class EvaluationJob(Record):
 class ImportJob(Record):
     """Make the LLaVA file `file`, its pictures under `images`, the source `name` in the directory `out`.
 
-    Its rows are checked with the tokenizer of `base` and for `max_length` tokens. `system` is the persona of rows that
-    name none; `repeat_times` how often the source will be taken, None for its share. `work` is for job and outcome.
+    Its rows are checked with the tokenizer of `base` and for `max_length` tokens, or as many as the configuration
+    `recipe` takes, empty for none. `system` is the persona of rows that name none; `repeat_times` how often the source
+    will be taken, None for its share. `work` is for job and outcome.
     """
 
     name: str
@@ -159,6 +160,7 @@ class ImportJob(Record):
     repeat_times: float | None = None
     threads: int = 0
     tiles: int = 0
+    recipe: str = ""
     max_length: int = 8192
 
 

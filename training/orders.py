@@ -12,7 +12,7 @@ from pathlib import Path
 
 from storage.records import BASE, Model, Run
 from training.job import RATED, EvaluationJob, Job, MergeJob, Outcome
-from training.knobs import RECIPES, Recipe
+from training.knobs import Recipe
 from training.report import Effort
 from training.run_folder import HELD_OUT_ROWS, TRAIN_ROWS
 from training.settings import Source, TrainingSettings
@@ -67,7 +67,7 @@ class Orders:
             deepspeed=settings.deepspeed,
             features_gigabytes=settings.features_gigabytes,
             courtesy="" if beside is None else str(beside.resolve()),
-            recipe="" if settings.recipe in ("auto", *RECIPES) else str(Path(settings.recipe).resolve()),
+            recipe=str(settings.own_recipe or ""),
             **recipe.model_dump(),
         )
 

@@ -21,7 +21,7 @@ from training.run_folder import STATE
 _MAX_LENGTH: Final = 8192
 _NEEDED: Final = (
     "model.model_path",
-    "train_dataloader.dataset",
+    "train_dataloader.dataset.type",
     "train_dataloader.batch_size",
     "optim_wrapper.optimizer",
 )
@@ -33,22 +33,32 @@ def own_config_text(job: Job, *, base: Path, data: Path, rows: int, processes: i
 
     Raises `TrainingError`.
     """
+    return config_file_text(_adopted(_read(job.recipe), job, base=base, data=data, rows=rows / processes))
+
+
+def own_max_length(recipe: str) -> int:
+    """The most tokens of a pair that the configuration takes. Raises `TrainingError`."""
+    found = _read(recipe)["train_dataloader"]["dataset"].get("max_length", _MAX_LENGTH)
+    if not isinstance(found, int):
+        raise TrainingError(f"{recipe} has a max_length of {found!r}: correct it to a number of tokens")
+    return found
+
+
+def _read(recipe: str) -> dict[str, Any]:
     try:
-        config = Config.fromfile(job.recipe)
+        config: dict[str, Any] = Config.fromfile(recipe).to_dict()
     except Exception as error:
-        raise TrainingError(f"{job.recipe} is no configuration that XTuner reads ({error}): correct it") from error
+        raise TrainingError(f"{recipe} is no configuration that XTuner reads ({error}): correct it") from error
     for name in _NEEDED:
-        if config.get(name.split(".")[0], {}).get(name.split(".")[1]) is None:
+        found: Any = config
+        for part in name.split("."):
+            found = found.get(part) if isinstance(found, dict) else None
+        if found is None:
             raise TrainingError(
-                f"{job.recipe} has no {name}: start from XTuner's own for InternVL "
+                f"{recipe} has no {name}: start from XTuner's own for InternVL "
                 "(xtuner copy-cfg internvl_v2_internlm2_2b_qlora_finetune .)"
             )
-    return config_file_text(_adopted(config.to_dict(), job, base=base, data=data, rows=rows / processes))
-
-
-def own_max_length(job: Job) -> int:
-    """The most tokens of a pair that the configuration takes."""
-    return int(Config.fromfile(job.recipe).train_dataloader.dataset.get("max_length", _MAX_LENGTH))
+    return config
 
 
 def _adopted(config: dict[str, Any], job: Job, *, base: Path, data: Path, rows: float) -> dict[str, Any]:

@@ -60,13 +60,16 @@ class EndNotSaved(TrainingError):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run that began now would train on: how many pairs, how many kept apart to judge by, and what else."""
+    """What a run that began now would train on: how many pairs, how many kept apart to judge by, and what else.
+
+    `recipe` is the file that has the numbers where that is a configuration of one's own.
+    """
 
     pairs: int
     held_out: int
     counts: Counts
     sources: tuple[str, ...]
-    recipe: Recipe
+    recipe: Recipe | Path
 
 
 class Pipeline:
@@ -107,7 +110,9 @@ class Pipeline:
         sources = self._sources()
         found = await self._select()
         titles = tuple(title(str(each.path)) for each in sources)
-        return Plan(len(found.train), len(found.held_out), found.counts, titles, self.recipe)
+        return Plan(
+            len(found.train), len(found.held_out), found.counts, titles, self._settings.own_recipe or self.recipe
+        )
 
     async def run(self, run: Run, on_change: OnChange) -> Model | None:
         """Carry out a run that is due, to its end in the ledger: done with a model, failed or cancelled.
@@ -204,7 +209,7 @@ class Pipeline:
                 min_rated=settings.min_rated,
                 share=settings.held_out,
                 distance=settings.near_duplicate,
-                max_length=self.recipe.max_length,
+                max_length=settings.most_tokens(self._places.base),
                 seen={name for each in rated if each.exchange.id in taught for name in lesson(each).pictures},
             )
 

@@ -79,9 +79,10 @@ def finished(rated: Iterable[RatedExchange]) -> list[RatedExchange]:
     return [each for each in rated if each.exchange.finish == "stop" and each.exchange.answer.strip()]
 
 
-def short_enough(rated: Iterable[RatedExchange], max_length: int) -> list[RatedExchange]:
-    """Without those whose tokens, as the engine counted them, exceed what the trainer takes."""
-    return [each for each in rated if each.exchange.prompt_tokens + each.exchange.completion_tokens <= max_length]
+def short_enough(rated: Iterable[RatedExchange], max_length: int | None) -> list[RatedExchange]:
+    """Without those whose tokens, as the engine counted them, exceed what the trainer takes; None: it says itself."""
+    most = math.inf if max_length is None else max_length
+    return [each for each in rated if each.exchange.prompt_tokens + each.exchange.completion_tokens <= most]
 
 
 def without_duplicates(pairs: Sequence[Pair], phashes: Mapping[str, str], distance: int) -> list[Pair]:
@@ -158,7 +159,7 @@ def choose(
     *,
     threshold: int,
     distance: int,
-    max_length: int,
+    max_length: int | None,
 ) -> tuple[list[Pair], Counts]:
     """The pairs that teach, in the order of their ids, and what became of the others."""
     good = liked(rated, threshold)
@@ -184,7 +185,7 @@ def select_pairs(
     min_rated: int,
     share: float,
     distance: int,
-    max_length: int,
+    max_length: int | None,
     seen: Collection[str] = frozenset(),
 ) -> Selection:
     """Choose and split. Raises `TooFewPairs` with the numbers."""

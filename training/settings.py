@@ -178,6 +178,17 @@ class TrainingSettings(BaseModel):
         return made
 
     @property
+    def own_recipe(self) -> Path | None:
+        """The configuration of one's own to train by, None where a recipe is named."""
+        return None if self.recipe in ("auto", *RECIPES) else Path(self.recipe).resolve()
+
+    def most_tokens(self, base: Path) -> int | None:
+        """What a pair may have when a checkpoint directory is trained; None where only the worker knows, which reads
+        the configuration of one's own.
+        """
+        return None if self.own_recipe else self.recipe_for(base).max_length
+
+    @property
     def local(self) -> int:
         """Processes on this host."""
         return self.processes or len(self.gpus) or 1

@@ -7,6 +7,8 @@ behind `admin`.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from aiogram import Router
 from aiogram.filters import CommandObject
 from aiogram.types import CallbackQuery, Message, User
@@ -87,7 +89,9 @@ async def _rehearsed(admin: AdminActions, say: Say) -> str:
             too_long=counts.too_long,
             duplicates=counts.duplicates,
         ),
-        say("How: {method}, each pair {epochs} times.", method=recipe.method, epochs=f"{recipe.epochs:g}"),
+        say("How: as {file} says.", file=recipe.name)
+        if isinstance(recipe, Path)
+        else say("How: {method}, each pair {epochs} times.", method=recipe.method, epochs=f"{recipe.epochs:g}"),
     ]
     if plan.sources:
         lines.append(say("Beside them from elsewhere: {sources}.", sources=", ".join(plan.sources)))
