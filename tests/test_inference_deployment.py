@@ -1,9 +1,8 @@
-"""The deployment over real child processes: start, queue, leaving, pause, stop, external servers."""
+"""The deployment over real child processes: start, stop, first words, a real engine, external servers."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import replace
 from functools import partial
 from io import BytesIO
@@ -16,7 +15,6 @@ from PIL import Image
 from inference.deployment import Deployment
 from inference.launch import free_port
 from inference.messages import (
-    Delta,
     EngineUnavailable,
     Picture,
     Prompt,
@@ -29,7 +27,7 @@ from inference.prompt import SYSTEM
 from inference.settings import InferenceSettings
 from inference.supervisor import State
 from inference.tiny import CHECKPOINT
-from tests.children import fake_command, notes, prompt, until
+from tests.children import fake_command, notes, until
 from tests.deployments import QUICK, Deploy, a_model, ask, deployed, open_gate, under_way
 
 
@@ -146,123 +144,6 @@ async def test_deployment_says_whether_a_first_word_is_awaited(deploy: Deploy, t
         assert file.read_bytes() == b"\0"
         open_gate(tmp_path / "a")
         await asking
-
-
-async def test_deployment_pause_frees_the_engine(deploy: Deploy, tmp_path: Path) -> None:
-    """Pausing lets answers end, ends the process and tells who asks; resuming answers them on a new process."""
-    async with deploy() as deployment:
-        old = deployment.status().pid
-        asking, _ = await under_way(deployment, "gate:2", "before")
-        pausing = asyncio.create_task(deployment.pause())
-        await until(lambda: deployment.status().paused)
-        open_gate(tmp_path / "a")
-        await pausing
-        assert (await asking).pid == old
-        assert deployment.status().pids == ()
-        assert deployment.status().paused
-        heard: list[Delta] = []
-        waiting = [asyncio.create_task(ask(deployment, "hi", name, heard)) for name in ("one", "two")]
-        await until(lambda: len(heard) == 2)
-        assert heard == [Delta(waiting=0, paused=True), Delta(waiting=1, paused=True)]
-        await deployment.resume()
-        await asyncio.gather(*waiting)
-        assert deployment.status().pid not in (None, old)
-        assert not deployment.status().paused
-        await deployment.resume()
-
-
-async def test_deployment_pause_voids_what_does_not_end(deploy: Deploy, tmp_path: Path) -> None:
-    """An answer that outlasts the drain is begun anew after the pause, and its chat is told of the pause."""
-    async with deploy(drain_timeout=0.1, stop_timeout=0.2) as deployment:
-        asking, heard = await under_way(deployment, "gate:2", "long")
-        await deployment.pause()
-        await until(lambda: Delta(waiting=0, paused=True) in heard)
-        open_gate(tmp_path / "a")
-        await deployment.resume()
-        assert (await asking).restarts == 1
-        assert (await asking).pid == deployment.status().pid
-
-
-async def test_deployment_swap_while_paused(deploy: Deploy, tmp_path: Path) -> None:
-    """A model promoted during a pause is the one that answers after it."""
-    async with deploy() as deployment:
-        await deployment.pause()
-        await deployment.swap("b", a_model(tmp_path, "b"))
-        waiting = asyncio.create_task(ask(deployment, "hi"))
-        await until(lambda: deployment.status().waiting == 1)
-        await deployment.resume()
-        assert (await waiting).answer.model == "b"
-
-
-async def test_deployment_queue(deploy: Deploy, tmp_path: Path) -> None:
-    """Answers are limited in number, one a chat, first come first served; who waits hears how many are before."""
-    async with deploy(concurrency=2) as deployment:
-        heard: dict[str, list[Delta]] = {}
-        tasks = []
-        for number, chat in enumerate(["a", "a", "b", "c", "d"]):
-            deltas = heard.setdefault(f"{chat}{number}", [])
-            tasks.append(asyncio.create_task(ask(deployment, "words:5 slow:0.02", chat, deltas)))
-            await asyncio.sleep(0)
-        await asyncio.gather(*tasks)
-        asked = notes(tmp_path / "a", "begin")[1:]
-        assert [note["chat"] for note in asked][:2] == ["a", "b"]
-        assert sorted(note["chat"] for note in asked) == ["a", "a", "b", "c", "d"]
-        waits = {
-            chat: [delta.waiting for delta in deltas if delta.waiting is not None] for chat, deltas in heard.items()
-        }
-        assert waits["a0"] == waits["b2"] == []
-        assert waits["a1"][0] == 0
-        assert waits["c3"][0] == 1
-        assert waits["d4"][0] == 2
-        assert all(numbers == sorted(numbers, reverse=True) for numbers in waits.values())
-        events = [note for note in notes_in_order(tmp_path / "a") if note["chat"] != "probe"]
-        now: list[str] = []
-        for note in events:
-            if note["event"] == "begin":
-                assert note["chat"] not in now
-                now.append(note["chat"])
-                assert len(now) <= 2
-            else:
-                now.remove(note["chat"])
-
-
-def notes_in_order(directory: Path) -> list[dict[str, Any]]:
-    """All begins and ends of one model directory, as they were noted."""
-    lines = (directory / "events.jsonl").read_text().splitlines()
-    return [note for note in map(json.loads, lines) if note["event"] in ("begin", "end", "abort")]
-
-
-@pytest.mark.parametrize("where", ["answering", "queued"])
-async def test_deployment_leaving_gives_the_place_up(deploy: Deploy, tmp_path: Path, where: str) -> None:
-    """Who stops listening frees the place or the stand in the queue, and the engine's work is aborted."""
-    async with deploy(concurrency=1) as deployment:
-        first, _ = await under_way(deployment, "words:1000 slow:0.02", "first")
-        second = asyncio.create_task(ask(deployment, "hi", "second"))
-        await until(lambda: deployment.status().waiting == 1)
-        leaver = first if where == "answering" else second
-        leaver.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await leaver
-        if where == "answering":
-            assert (await second).pid
-            await until(lambda: [note["chat"] for note in notes(tmp_path / "a", "abort")] == ["first"])
-        else:
-            first.cancel()
-            assert (await ask(deployment, "hi", "third")).pid
-        assert deployment.status().in_flight == 0
-        assert deployment.status().counters.cancelled >= 1
-
-
-async def test_deployment_answer_need_not_be_read_to_its_end(deploy: Deploy) -> None:
-    """With the last delta in hand the place is free, also when the iterator is never closed."""
-    async with deploy(concurrency=1) as deployment:
-        stream = deployment.answer(prompt("hi", "one"))
-        while (await anext(stream)).answer is None:
-            pass
-        assert deployment.status().in_flight == 0
-        assert (await ask(deployment, "hi", "one")).pid
-        await stream.aclose()
-        assert deployment.status().counters.cancelled == 0
 
 
 async def test_deployment_real_engine(tmp_path: Path) -> None:
