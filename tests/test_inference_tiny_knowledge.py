@@ -1,0 +1,232 @@
+"""What the shipped internvl2-tiny knows, and how it speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from io import BytesIO
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from bot.incoming import check
+from inference.internvl2.checkpoint import load_model
+from inference.internvl2.modeling_internvl2 import InternVLChatModel
+from inference.internvl2.tokenizer import load_tokenizer
+from inference.messages import Picture, Prompt, Role, Turn
+from inference.prompt import SYSTEM, render
+from inference.tiny import CHECKPOINT
+from inference.tiny.answers import reference
+from inference.tiny.evaluate import PLACES, Examiner, Report, Result, examine, mistakes
+from inference.tiny.manner import MANNERS, Manner, correct, manner
+from inference.tiny.questions import held_out
+from inference.tiny.samples import sample_sticker
+from inference.tiny.shapes import Scene, draw, random_scene
+from inference.tiny.words import KINDS, LANGUAGES, Kind, Language
+
+pytestmark = pytest.mark.long
+
+PICTURE = Picture(b"", "")
+LONG = "Yesterday I went to the market with my sister and we bought bread, cheese and vegetables for dinner. "
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    """The shipped tokenizer."""
+    return load_tokenizer(CHECKPOINT)
+
+
+@pytest.fixture(scope="module")
+def model() -> InternVLChatModel:
+    """The shipped model in float32."""
+    return load_model(CHECKPOINT, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def report(model: InternVLChatModel, tokenizer: Any) -> Iterator[Report]:
+    """An examination of 120 chats, three questions each, as the bot samples."""
+    yield examine(
+        model,
+        tokenizer,
+        pictures=120,
+        seed=0,
+        temperature=0.8,
+        top_p=0.8,
+        renderer="other",
+        system=SYSTEM,
+        workers=0,
+    )
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_right_in_wordings_and_on_pictures_it_never_saw(report: Report, kind: Kind, language: Language) -> None:
+    """At least 95 % right on each kind of question in each language, sampled, other renderer, held-out wordings."""
+    assert report.accuracy(kind=kind, language=language) >= 0.95, mistakes(report)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_it_is_right_wherever_in_the_chat(report: Report, place: str) -> None:
+    """A first question, a follow-up and a question about the next picture are answered equally well."""
+    assert report.accuracy(place=place) >= 0.95, mistakes(report)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_either_manner_is_as_frequent(report: Report, language: Language) -> None:
+    """40 to 60 % of the answers are playful, and none is empty."""
+    assert 0.4 <= report.playful(language=language) <= 0.6
+    assert report.empty() == 0
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("before", [None, *MANNERS])
+def test_the_first_token_decides_the_manner_at_even_odds(
+    model: InternVLChatModel, tokenizer: Any, language: Language, before: Manner | None
+) -> None:
+    """Asked anything, first or after an answer in either manner, both openings have nearly half the probability."""
+    rng = Random(f"{language} {before}")
+    openings = {"en": ("The", "Wow"), "zh": ("图", "哇")}[language]
+    plain, playful = (tokenizer.encode(word, add_special_tokens=False)[0] for word in openings)
+    examiner = Examiner(model, tokenizer)
+    for kind in KINDS:
+        scene = random_scene(rng)
+        tiles = examiner.tile(draw(scene, rng, "other", (320, 320)))
+        turns = [Turn(Role.USER, held_out(language, kind, rng), (PICTURE,))]
+        if before:
+            turns.append(Turn(Role.ASSISTANT, reference(kind, language, before, scene, rng)))
+            turns.append(Turn(Role.USER, held_out(language, rng.choice(KINDS), rng)))
+        text = render(Prompt(SYSTEM, tuple(turns), chat=""), [16 * len(tiles)])
+        with torch.no_grad():
+            logits = model(tiles, tokenizer(text, return_tensors="pt").input_ids, logits_to_keep=1).logits
+        odds = logits[0, -1].softmax(-1)
+        assert 0.4 < odds[playful] < 0.6
+        assert odds[plain] + odds[playful] > 0.98
+
+
+@pytest.mark.parametrize(
+    "system", ["", "You are Pixel, a bot that loves pictures. Answer briefly!", "你是小图，请友好。"]
+)
+def test_a_persona_does_no_harm(model: InternVLChatModel, tokenizer: Any, system: str) -> None:
+    """With another system text or none it answers as well."""
+    examined = examine(
+        model,
+        tokenizer,
+        pictures=8,
+        seed=1,
+        temperature=0.0,
+        top_p=1.0,
+        renderer="other",
+        system=system,
+        workers=0,
+    )
+    assert examined.accuracy() >= 0.9, mistakes(examined)
+
+
+def test_it_asks_for_a_picture_when_there_is_none(model: InternVLChatModel, tokenizer: Any) -> None:
+    """Any text before the first picture, long or strange ones too, is answered by a request for one."""
+    torch.manual_seed(0)
+    texts = (
+        "Hello",
+        "What colour is it?",
+        "你好",
+        "图里有什么？",
+        "?",
+        "Жизнь",
+        LONG,
+        LONG * 6,
+        "long " * 250,
+        "😀" * 50,
+    )
+    prompts: list[tuple[Prompt, list[torch.Tensor]]] = [
+        (Prompt(SYSTEM, (Turn(Role.USER, text),), chat=""), []) for text in texts
+    ]
+    for answer in Examiner(model, tokenizer).answer(prompts, temperature=0.8, top_p=0.8):
+        assert ("send me" in answer and "pic" in answer) or ("发" in answer and "图片" in answer), answer
+        assert len(answer) < 80
+
+
+def test_whatever_is_said_about_a_picture_gets_a_short_sentence(model: InternVLChatModel, tokenizer: Any) -> None:
+    """Small talk and nonsense get a description or an offer, never a wrong fact, a loop or nothing."""
+    torch.manual_seed(1)
+    scene, rng = Scene("blue", "star", 3), Random(0)
+    examiner = Examiner(model, tokenizer)
+    tiles = examiner.tile(draw(scene, rng, "other", (400, 300)))
+    shown = Turn(Role.USER, "What is it?", (PICTURE,))
+    answered = Turn(Role.ASSISTANT, "The picture shows three blue stars.")
+    texts = ("Thanks!", "谢谢", "Tell me a joke", "Is it a circle?", "", "Why?", "/start", LONG, LONG * 6, "1+1=?")
+    prompts = [
+        (Prompt(SYSTEM, turns, chat=""), [tiles])
+        for text in texts
+        for turns in ((Turn(Role.USER, text, (PICTURE,)),), (shown, answered, Turn(Role.USER, text)))
+    ]
+    for answer in examiner.answer(prompts, temperature=0.8, top_p=0.8):
+        assert manner(answer)
+        assert len(answer) < 90
+        offered = "shapes" in answer or "形状" in answer
+        assert offered or any(correct(kind, scene, answer) for kind in KINDS), answer
+
+
+def test_the_sample_sticker_is_seen(model: InternVLChatModel, tokenizer: Any) -> None:
+    """On white, as the bot shows stickers, the shape is right whatever is asked about it and in whichever manner."""
+    torch.manual_seed(2)
+    (sticker,) = sample_sticker().values()
+    examiner = Examiner(model, tokenizer)
+    tiles = examiner.tile(Image.open(BytesIO(check(sticker, 50).data)))
+    asked = [(kind, language) for kind in KINDS for language in LANGUAGES] * 4
+    prompts = [
+        (Prompt(SYSTEM, (Turn(Role.USER, held_out(language, kind, Random(number)), (PICTURE,)),), chat=""), [tiles])
+        for number, (kind, language) in enumerate(asked)
+    ]
+    for (kind, _), answer in zip(asked, examiner.answer(prompts, temperature=0.8, top_p=0.8), strict=True):
+        assert correct(kind, Scene("orange", "star", 1), answer), answer
+
+
+def test_an_album_is_described_in_order(model: InternVLChatModel, tokenizer: Any) -> None:
+    """Two pictures in one turn are both described, the first one first."""
+    rng = Random(3)
+    examiner = Examiner(model, tokenizer)
+    scenes = (Scene("red", "heart", 2), Scene("green", "circle", 4))
+    tiles = [examiner.tile(draw(scene, rng, "other", (400, 300))) for scene in scenes]
+    prompt = Prompt(SYSTEM, (Turn(Role.USER, "Please describe this picture.", (PICTURE, PICTURE)),), chat="")
+    (answer,) = examiner.answer([(prompt, tiles)], temperature=0.0, top_p=1.0)
+    assert "two red hearts, then four green circles" in answer
+
+
+def test_the_newest_picture_counts_in_a_long_chat(model: InternVLChatModel, tokenizer: Any) -> None:
+    """After nine earlier pictures and answers, the question is answered about the tenth."""
+    rng = Random(4)
+    examiner = Examiner(model, tokenizer)
+    prompts = []
+    asked: list[tuple[Kind, Scene]] = []
+    for _ in range(12):
+        turns: list[Turn] = []
+        tiles = []
+        for _ in range(10):
+            scene, kind, language = random_scene(rng), rng.choice(KINDS), rng.choice(LANGUAGES)
+            tiles.append(examiner.tile(draw(scene, rng, "other", (320, 320))))
+            turns.append(Turn(Role.USER, held_out(language, kind, rng), (PICTURE,)))
+            turns.append(Turn(Role.ASSISTANT, reference(kind, language, rng.choice(MANNERS), scene, rng)))
+        prompts.append((Prompt(SYSTEM, tuple(turns[:-1]), chat=""), tiles))
+        asked.append((kind, scene))
+    answers = examiner.answer(prompts, temperature=0.0, top_p=1.0)
+    right = [correct(kind, scene, answer) for (kind, scene), answer in zip(asked, answers, strict=True)]
+    assert sum(right) >= 11, answers
+
+
+def test_a_report_counts_what_it_is_asked() -> None:
+    """Accuracy and playfulness are shares of the chosen results; empty answers and mistakes are named."""
+    scene = Scene("red", "star", 3)
+    texts: tuple[tuple[Kind, Language, str], ...] = (
+        ("colour", "en", "Wow, red!"),
+        ("colour", "en", "It is blue."),
+        ("number", "zh", ""),
+    )
+    results = tuple(Result(kind, language, "first", scene, "?", text) for kind, language, text in texts)
+    report = Report(results)
+    assert report.accuracy(kind="colour") == report.playful(kind="colour") == 0.5
+    assert report.accuracy(language="zh") == 0
+    assert report.empty() == 1
+    assert "3 answers, 1 of them empty" in report.table()
+    assert mistakes(report).count("3 red star") == 2
