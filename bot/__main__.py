@@ -19,6 +19,7 @@ from rich.markup import escape
 
 from bot import belongings, remote
 from bot.admin import AdminRefusal
+from bot.alone import at_work
 from bot.closing import end_process
 from bot.config import ConfigError, Settings, load_settings
 from bot.data import export_data, import_file
@@ -31,7 +32,13 @@ from storage.errors import StorageError
 from storage.ledger import FILE_NAME, Ledger
 from training.job import TrainingError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, rich_markup_mode="markdown")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help=__doc__,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,  # a journal is no terminal
+)
 console = Console()
 
 ConfigOption = Annotated[
@@ -69,6 +76,7 @@ def demo(
     from bot.demo import run_demo
 
     asyncio.run(run_demo(config, port, keep, console, engine=engine, model=model))
+    end_process()
 
 
 @app.command()
@@ -114,7 +122,7 @@ def retrain(
     wait: Annotated[bool, typer.Option("--wait", help="Show the progress and end with the run.")] = False,
 ) -> None:
     """Ask the running bot to retrain on what was liked."""
-    _with_ledger(load_settings(config), lambda ledger: remote.retrain(ledger, wait, console))
+    _with_bot(config, lambda ledger, running: remote.retrain(ledger, running, wait, console))
 
 
 @app.command()
@@ -151,13 +159,13 @@ def compare(
 @app.command()
 def promote(model: Annotated[str, typer.Argument(metavar="ID")], config: ConfigOption = None) -> None:
     """Ask the running bot to answer with this model."""
-    _with_ledger(load_settings(config), lambda ledger: remote.promote(ledger, model, console))
+    _with_bot(config, lambda ledger, running: remote.promote(ledger, running, model, console))
 
 
 @app.command()
 def rollback(config: ConfigOption = None) -> None:
     """Ask the running bot to answer with the model before the present one."""
-    _with_ledger(load_settings(config), lambda ledger: remote.rollback(ledger, console))
+    _with_bot(config, lambda ledger, running: remote.rollback(ledger, running, console))
 
 
 @app.command()
@@ -220,6 +228,12 @@ def _with_ledger(settings: Settings, work: Callable[[Ledger], Awaitable[None]]) 
             await work(ledger)
 
     asyncio.run(session())
+
+
+def _with_bot(config: Path | None, work: Callable[[Ledger, bool], Awaitable[None]]) -> None:
+    """`work` is told as well whether a bot is running."""
+    settings = load_settings(config)
+    _with_ledger(settings, lambda ledger: work(ledger, at_work(settings.storage.dir)))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import Self
 
 import structlog
 
+from bot.alone import alone
 from bot.changeover import Changeover
 from bot.closing import (
     ANSWER_SECONDS,
@@ -94,6 +95,7 @@ class Application:
         base = settings.inference.checkpoint().resolve()
         ledger = Ledger.open(folder)
         self._at_end("ledger", ledger.close)
+        stack.enter_context(alone(folder))
         pictures = PictureStore(folder / "pictures")
         models = ModelStore(folder / "models")
         models.tidy()

@@ -7,15 +7,17 @@ room that uses it. The environment wins over the file: `THUMBTUNE_` + the path j
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, get_origin
 
+from apscheduler.triggers.cron import CronTrigger
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from bot.settings import ChatSettings, LimitsSettings, StorageSettings, TelegramSettings
 from inference.environment import ENV_PREFIX
@@ -24,6 +26,9 @@ from training.settings import TrainingSettings
 
 ENV_DELIMITER = "__"
 DEFAULT_PATH = Path("config.toml")
+
+_LIST: Final = 'should be a list in brackets, as [1, 2] or ["a", "b"]'
+_WANTED: Final = {"tuple_type": _LIST, "list_type": _LIST, "model_type": "should be a section with keys of its own"}
 
 
 class ConfigError(Exception):
@@ -80,9 +85,15 @@ def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.
     values = _read(path)
     _refuse_unknown_variables(environment)
     try:
-        return Settings(**values)
+        settings = Settings(**values)
+    except SettingsError as error:
+        unreadable = [name for name in environment if _unreadable(name, environment[name])]
+        raise ConfigError("\n".join(f"{name}: {_LIST}" for name in unreadable) or str(error)) from error
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(each) for each in error.errors())) from error
+        # Without its cause: pydantic's words quote what was given, secrets among it.
+        raise ConfigError("\n".join(_explain(each) for each in error.errors())) from None
+    _check_schedule(settings.training.schedule)
+    return settings
 
 
 def _read(path: Path | None) -> dict[str, Any]:
@@ -107,21 +118,54 @@ def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
             raise ConfigError(f"{name}: no such setting{_suggest(first, Settings.model_fields)}")
 
 
+def _unreadable(name: str, value: str) -> bool:
+    """Whether a variable holds a list or a section, which pydantic-settings reads as JSON, and is none."""
+    if not name.upper().startswith(ENV_PREFIX):
+        return False
+    kind = _kind(tuple(name[len(ENV_PREFIX) :].lower().split(ENV_DELIMITER)))
+    if get_origin(kind) not in (tuple, dict) and not _is_section(kind):
+        return False
+    try:
+        json.loads(value)
+    except ValueError:
+        return True
+    return False
+
+
+def _check_schedule(cron: str) -> None:
+    try:
+        if cron:
+            CronTrigger.from_crontab(cron)
+    except ValueError as error:
+        raise ConfigError(
+            f"training.schedule: {error} (got {cron!r}); "
+            'minute, hour, day of month, month and day of week are wanted, as "0 4 * * mon" for Mondays at 4'
+        ) from error
+
+
 def _explain(error: Any) -> str:
     path = ".".join(str(part) for part in error["loc"])
-    if error["type"] != "extra_forbidden":
-        return f"{path}: {error['msg']} (got {error['input']!r})"
-    return f"{path}: no such setting{_suggest(str(error['loc'][-1]), _fields_beside(error['loc']))}"
+    if error["type"] == "extra_forbidden":
+        beside = _kind(error["loc"][:-1])
+        known = beside.model_fields if _is_section(beside) else {}
+        return f"{path}: no such setting{_suggest(str(error['loc'][-1]), known)}"
+    wanted = _WANTED.get(error["type"], error["msg"])
+    # A whole section has secrets in it.
+    quoted = isinstance(error["input"], str | int | float) and _kind(error["loc"]) is not SecretStr
+    return f"{path}: {wanted} (got {error['input']!r})" if quoted else f"{path}: {wanted}"
 
 
-def _fields_beside(location: tuple[str | int, ...]) -> list[str]:
-    model: Any = Settings
-    for part in location[:-1]:
-        field = model.model_fields.get(part)
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            return []
-        model = field.annotation
-    return list(model.model_fields)
+def _kind(location: tuple[str | int, ...]) -> Any:
+    """The annotation of the setting at that path, None if there is none."""
+    kind: Any = Settings
+    for part in location:
+        field = kind.model_fields.get(part) if _is_section(kind) else None
+        kind = field.annotation if field else None
+    return kind
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _suggest(word: str, known: Mapping[str, Any] | list[str]) -> str:

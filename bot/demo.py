@@ -23,6 +23,7 @@ from bot.closing import THREAD_SECONDS, end_process_within
 from bot.config import ConfigError, Settings, load_settings
 from bot.emulator.server import Emulator
 from bot.emulator.voters import Conversation
+from bot.listening import listening
 from inference.layout import problems
 from inference.settings import TINY
 from inference.tiny.manner import manner
@@ -47,7 +48,8 @@ async def run_demo(
 ) -> None:
     """Run until interrupted. `port` is the chat page's, 0 takes a free one; `keep` a folder that outlives the demo.
 
-    `engine` and `model` are as in `[inference]`. Raises ConfigError for a directory that is no whole model.
+    `engine` and `model` are as in `[inference]`. Raises ConfigError for a directory that is no whole model and for a
+    port that is taken.
     """
     check_model(model)
     with ExitStack() as stack:
@@ -56,7 +58,8 @@ async def run_demo(
         configure_logging(folder / "bot.log")
         share_the_interpreter()
         emulator = make_emulator()
-        page = await emulator.start(HOST, port)
+        with listening(HOST, port, "`thumbtune demo --port 0` takes a free one."):
+            page = await emulator.start(HOST, port)
         try:
             async with Application(demo_settings(load_settings(config), page, folder, engine, model)) as application:
                 console.print(

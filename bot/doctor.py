@@ -61,6 +61,7 @@ def examine(settings: Settings, *, answer: bool = False) -> list[Finding]:
         gpu_findings,
         model_findings,
         *((answer_findings,) if answer else ()),
+        _sources,
         _storage,
         _telegram,
     )
@@ -135,6 +136,19 @@ def _storage(settings: Settings) -> Iterator[Finding]:
     yield Finding("disk", not cure, f"{free:.1f} GB free in {directory}", cure)
     yield from _ledger(directory)
     yield Finding("SQLite", sqlite3.sqlite_version_info >= (3, 37), sqlite3.sqlite_version, "")
+
+
+def _sources(settings: Settings) -> Iterator[Finding]:
+    """What a run would read besides the liked answers. Its rows are checked when one begins."""
+    for source in settings.training.sources:
+        wrong = (
+            f"{source.path} is no file"
+            if not source.path.is_file()
+            else f"{source.folder} is no folder"
+            if not source.folder.is_dir()
+            else ""
+        )
+        yield Finding("source", not wrong, wrong or str(source.path), "correct training.sources" if wrong else "")
 
 
 def _ledger(directory: Path) -> Iterator[Finding]:

@@ -50,7 +50,7 @@ class NoCards(Exception):
 def gpu_findings(settings: Settings) -> Iterator[Finding]:
     """Driver and cards; with lmdeploy also the libraries and the memory. Without a GPU fine where none is asked for."""
     serves = resolve(settings.inference) is Kind.LMDEPLOY
-    wanted = serves or settings.training.device == "cuda"
+    wanted = serves or settings.training.device == "cuda" or bool(settings.training.gpus)
     cards: list[Card] = []
     try:
         cards = list_cards()

@@ -109,6 +109,6 @@ class Intake:
     async def _sit_out(self, error: Exception, event: str) -> None:
         pause = getattr(error, "retry_after", None) or PAUSES[min(self._failures, len(PAUSES) - 1)]
         self._failures += 1
-        hint = "another process polls with this token" if isinstance(error, TelegramConflictError) else ""
-        log.warning(event, error=account(error), pause=pause, hint=hint)
+        hint = {"hint": "another process polls with this token"} if isinstance(error, TelegramConflictError) else {}
+        log.warning(event, error=account(error), pause=pause, **hint)
         await asyncio.sleep(pause)

@@ -1,7 +1,7 @@
 """The running bot from another process: `thumbtune retrain`, `promote`, `rollback`, `status` and `models`.
 
 What is asked of it is a row in the ledger, which it looks for, and what came of that another; so this needs no port and
-no password, and what is asked while no bot runs is done by the next one.
+no password, and what is asked while no bot runs (`running` is False) is done by the next one.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from training.figures import clock
 POLL_SECONDS: Final = 0.5
 
 
-async def retrain(ledger: Ledger, wait: bool, console: Console) -> None:
+async def retrain(ledger: Ledger, running: bool, wait: bool, console: Console) -> None:
     """Ask for a run; follow it to its end if `wait`, which is exit code 1 unless it is done. Raises RunBusy."""
     run = await ledger.start_run("command", None)
-    console.print(f"Run {run.id} is due; the running bot takes it up. `thumbtune status` shows how it goes.")
+    who = "the running bot takes it up" if running else "no bot is running, so it begins with the next start of one"
+    console.print(f"Run {run.id} is due; {who}. `thumbtune status` shows how it goes.")
     if wait:
         run = await _follow(ledger, run, console)
         console.print(f"Run {run.id}: {run.state}. {run.reason or (f'Model {run.model}.' if run.model else '')}")
@@ -34,15 +35,15 @@ async def retrain(ledger: Ledger, wait: bool, console: Console) -> None:
             raise SystemExit(1)
 
 
-async def promote(ledger: Ledger, model: str, console: Console) -> None:
+async def promote(ledger: Ledger, running: bool, model: str, console: Console) -> None:
     """Ask for a model to answer, and wait until it does. Raises UnknownRecord, AdminRefusal."""
     await ledger.model(model)
-    await _await_promotion(ledger, await ledger.request_promotion(model, None), console)
+    await _await_promotion(ledger, running, await ledger.request_promotion(model, None), console)
 
 
-async def rollback(ledger: Ledger, console: Console) -> None:
+async def rollback(ledger: Ledger, running: bool, console: Console) -> None:
     """Ask for the model before the present one to answer, and wait until it does. Raises AdminRefusal."""
-    await _await_promotion(ledger, await ledger.request_promotion(await model_before(ledger), None), console)
+    await _await_promotion(ledger, running, await ledger.request_promotion(await model_before(ledger), None), console)
 
 
 async def status(ledger: Ledger, console: Console) -> None:
@@ -82,9 +83,11 @@ async def _follow(ledger: Ledger, run: Run, console: Console) -> Run:
     return run
 
 
-async def _await_promotion(ledger: Ledger, asked: Promotion, console: Console) -> None:
+async def _await_promotion(ledger: Ledger, running: bool, asked: Promotion, console: Console) -> None:
     promotion = asked
-    with console.status(f"waiting for the running bot to change to {asked.model} (Ctrl-C leaves the request in place)"):
+    if not running:
+        console.print("No bot is running: the next one that starts does it.")
+    with console.status(f"waiting for the bot to change to {asked.model} (Ctrl-C leaves the request in place)"):
         while not (promotion.done or promotion.error):
             await asyncio.sleep(POLL_SECONDS)
             promotion = await ledger.promotion(asked.id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+import traceback
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,10 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
         ("[chat]\ntemperature = 'hot'\n", ("chat.temperature", "hot")),
         ("[training.nodes]\n", ("training.nodes",)),
         ("[chat\n", ("TOML",)),
+        ("[telegram]\nadmins = '5'\n", ("telegram.admins", "list in brackets", "'5'")),
+        ("telegram = 5\n", ("telegram", "section")),
+        ("[training]\nschedule = 'every day'\n", ("training.schedule", "every day", "0 4 * * mon")),
+        ("[training]\nschedule = '99 * * * *'\n", ("training.schedule", "99")),
     ],
 )
 def test_a_mistake_in_the_file_is_named(tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
@@ -100,6 +105,33 @@ def test_a_mistake_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv(name, "0.5")
     with pytest.raises(ConfigError, match=r"(?i)chatt|topp"):
         load_settings(SHIPPED)
+
+
+@pytest.mark.parametrize("value", ["[…]", "1,2", "[1 2]", "abc", "12345", ""])
+def test_a_list_in_the_environment_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """Whatever stands there instead of a list, the variable or the setting is named and the right form shown."""
+    monkeypatch.setenv("THUMBTUNE_TELEGRAM__ADMINS", value)
+    with pytest.raises(ConfigError, match=r"(?i)^(thumbtune_)?telegram(__|\.)admins: should be a list in brackets"):
+        load_settings(SHIPPED)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[telegram]\ntoken = '123:HIDDEN'\nmode = 'webhook'\n",
+        "[telegram]\ntoken = 123456789\n",
+        "[inference]\nengine = 'external'\napi_key = 'HIDDEN'\n",
+    ],
+)
+def test_a_mistake_does_not_tell_a_secret(tmp_path: Path, text: str) -> None:
+    """A section whose keys do not fit together has the token among them, and what stands for a secret may be one."""
+    path = tmp_path / "config.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_settings(path)
+    said = "".join(traceback.format_exception(caught.value))
+    assert "HIDDEN" not in said
+    assert "123456789" not in said
 
 
 def test_a_named_file_that_is_missing_is_an_error(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from bot.emulator.server import Emulator
 from storage.ledger import FILE_NAME, Ledger
 from tests.doctoring import finding_of, settings_in
 from tests.ledgers import picture
+from training.settings import TrainingSettings
 
 
 async def test_a_complete_set_up_is_found_well(tmp_path: Path) -> None:
@@ -119,3 +120,16 @@ def test_deepspeed_is_asked_for_where_it_is_wanted(tmp_path: Path) -> None:
     wanted = finding_of(examine(settings_in(tmp_path, training={"deepspeed": 2})), "deepspeed")
     assert wanted.ok or "DEEPSPEED=1" in wanted.cure
     assert "deepspeed" not in {each.name for each in examine(settings_in(tmp_path))}
+
+
+def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """A file to learn from that is missing, or whose pictures are, is found before a run needs it."""
+    (tmp_path / "rows.json").write_text("[]", encoding="utf-8")
+    here, gone = str(tmp_path / "rows.json"), str(tmp_path / "gone")
+    sources = [{"path": here}, {"path": gone}, {"path": here, "images": gone}]
+    training = TrainingSettings.model_validate({"sources": sources})
+    settings = settings_in(tmp_path).model_copy(update={"training": training})
+    findings = [each for each in examine(settings) if each.name == "source"]
+    assert [each.ok for each in findings] == [True, False, False]
+    assert [each.detail for each in findings] == [here, f"{gone} is no file", f"{gone} is no folder"]
+    assert all("training.sources" in each.cure for each in findings[1:])

@@ -268,7 +268,7 @@ async def test_a_group_shares_the_bot(opened: Opens) -> None:
 
 
 async def test_a_phone_shows_the_chat_alone(opened: Opens) -> None:
-    """On a narrow screen the demo panel comes by ☰, nothing is wider than the screen, and a picture is answered."""
+    """On a narrow screen the demo panel comes by ☰, nothing is wider than the screen, not what quotes either."""
     async with opened("Tom", width=360, height=700) as page:
         await expect(page.page.locator("#panel")).to_be_hidden()
         await page.page.locator("#open-panel").click()
@@ -277,6 +277,11 @@ async def test_a_phone_shows_the_chat_alone(opened: Opens) -> None:
         answer = await page.sends_sample(2)
         await button(answer, DOWN).click()
         await expect(button(answer, "Wrong tone")).to_be_visible()
+        await page.acts(answer, "Reply")
+        quoting = await page.asks("And what did I quote there?")
+        box = await page.page.locator(".mine .bubble", has=page.page.locator(".quote")).bounding_box()
+        assert box and box["x"] >= 0, "the quotation of a long answer is cut, not what was written"
+        await expect(quoting).to_be_visible()
         for part in ("body", "#messages", "#composer"):
             assert await page.page.locator(part).evaluate("it => it.scrollWidth <= it.clientWidth"), part
 

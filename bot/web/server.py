@@ -23,6 +23,7 @@ import structlog
 from aiohttp import web
 
 from bot.config import Settings
+from bot.listening import listening
 from bot.vitals import Vitals
 from bot.web.metrics import render
 from storage.errors import UnknownRecord
@@ -71,8 +72,9 @@ class WebServer:
             app.router.add_post(WEBHOOK_PATH, self._webhook)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self._settings.web.host, self._settings.web.port)
-        await site.start()
+        wanted = self._settings.web
+        with listening(wanted.host, wanted.port, "set web.port to one that is free"):
+            await web.TCPSite(self._runner, wanted.host, wanted.port).start()
         host, port = self._runner.addresses[0][:2]
         return f"http://{host}:{port}"
 

@@ -1,0 +1,19 @@
+"""Listening on a port, and what to do where that cannot be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from bot.config import ConfigError
+
+
+@contextmanager
+def listening(host: str, port: int, cure: str) -> Iterator[None]:
+    """Turn the refusal of a port inside into a ConfigError that tells the cure."""
+    try:
+        yield
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise ConfigError(f"Nothing can listen on {host}:{port} ({why}): {cure}") from error
