@@ -89,3 +89,24 @@ async def test_an_edit_mends_a_question_that_was_refused(stage: Stage) -> None:
         assert answer["text"] == "Yes."
         assert len(await ada.bot_messages()) == 1
         assert (await bot.ledger.exchange(1)).replaces is None
+
+
+async def test_an_edited_question_of_a_former_conversation_is_answered_there(stage: Stage) -> None:
+    """After /new as well, and after another answer to it: with what was said then, and the new conversation goes on."""
+    async with stage.bot() as bot, stage.person() as ada:
+        await ada.asks(photo=png(), caption="a?")
+        question = await ada.sends("b?")
+        await ada.answer(rated=True)
+        await ada.asks("/retry")
+        await told(ada, "/new")
+        await ada.edits(question, "c?")
+        await stage.handled(bot)
+        assert bot.engine.heard() == ["a?", "Answer 1", "c?"]
+        assert [each["text"] for each in await ada.bot_messages()][2] == "Answer 4"
+        assert "have not seen one yet" in (await told(ada, "d?"))["text"]
+        await ada.asks(photo=png(colour="red"), caption="e?")
+        await ada.edits(question, "f?")
+        await stage.handled(bot)
+        assert bot.engine.heard() == ["a?", "Answer 1", "f?"]
+        await ada.asks("g?")
+        assert bot.engine.heard() == ["e?", "Answer 5", "g?"]
