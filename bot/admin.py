@@ -35,7 +35,7 @@ class AdminRefusal(Exception):
 
 class Overview(Protocol):
     """What /status and /schedule show. `next_run` is the next run of the cron text `schedule` (None: only by
-    command), `last_word` is of the worker at work."""
+    command), `last_word` is of the worker at work; `rejected` has why models were not good enough, by their ids."""
 
     @property
     def live(self) -> str: ...
@@ -45,6 +45,9 @@ class Overview(Protocol):
 
     @property
     def runs(self) -> Sequence[Run]: ...
+
+    @property
+    def rejected(self) -> Mapping[str, str]: ...
 
     @property
     def counts(self) -> Mapping[str, int]: ...

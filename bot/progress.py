@@ -6,6 +6,7 @@ nothing of who is told.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from rich.console import Console
@@ -13,8 +14,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bot.retelling import retold
 from bot.translation import Say, later
-from storage.records import Run
-from storage.states import RUN_TRANSITIONS, RunState
+from storage.records import Model, Run
+from storage.states import RUN_TRANSITIONS, ModelState, RunState
 from training.figures import clock
 from training.launcher import LastWord
 
@@ -59,10 +60,18 @@ def run_progress(run: Run, say: Say) -> str:
     return "\n".join(lines)
 
 
-def run_line(run: Run, say: Say) -> str:
-    """A run that has ended, on one line; one under way as `run_progress` has it."""
+def rejections(models: Iterable[Model]) -> dict[str, str]:
+    """The models that were not good enough to answer, each with the reason."""
+    return {model.id: model.reason for model in models if model.state is ModelState.REJECTED}
+
+
+def run_line(run: Run, rejected: Mapping[str, str], say: Say) -> str:
+    """A run that has ended, on one line; one under way as `run_progress` has it. `rejected` as `rejections` has it."""
     if RUN_TRANSITIONS[run.state]:
         return run_progress(run, say)
+    if run.model and run.model in rejected:
+        line = say("Run {run}: {state}", run=run.id, state=say("rejected"))
+        return f"{line} ({retold(rejected[run.model], say)})" if rejected[run.model] else line
     line = say("Run {run}: {state}", run=run.id, state=say(RUN_STATES[run.state]))
     if run.reason and run.state is not RunState.CANCELLED:  # whose reason is that it was cancelled
         line += f" ({retold(run.reason, say)})"

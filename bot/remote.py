@@ -7,6 +7,7 @@ no password, and what is asked while no bot runs (`running` is False) is done by
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Final
 
 from rich.console import Console
@@ -14,10 +15,10 @@ from rich.table import Table
 
 from bot.admin import AdminRefusal
 from bot.changeover import model_before
-from bot.progress import on_terminal, terminal_bar
+from bot.progress import on_terminal, rejections, terminal_bar
 from storage.ledger import Ledger
 from storage.records import Promotion, Run
-from storage.states import RunState
+from storage.states import ModelState, RunState
 from training.figures import clock
 
 POLL_SECONDS: Final = 0.5
@@ -30,7 +31,8 @@ async def retrain(ledger: Ledger, running: bool, wait: bool, console: Console) -
     console.print(f"Run {run.id} is due; {who}. `thumbtune status` shows how it goes.")
     if wait:
         run = await _follow(ledger, run, console)
-        console.print(f"Run {run.id}: {run.state}. {run.reason or (f'Model {run.model}.' if run.model else '')}")
+        state, result = _outcome(run, rejections(await ledger.models()))
+        console.print(f"Run {run.id}: {state}. {result}")
         if run.state is not RunState.DONE:
             raise SystemExit(1)
 
@@ -53,12 +55,14 @@ async def status(ledger: Ledger, console: Console) -> None:
     for name, count in (await ledger.counts()).items():
         console.print(f"{name.replace('_', ' ')}: {count}")
     table = Table("run", "state", "by", "pairs", "step", "loss", "result", box=None)
+    rejected = rejections(await ledger.models())
     for run in await ledger.runs(10):
+        state, result = _outcome(run, rejected)
         loss = "" if run.loss is None else f"{run.loss:.3f}"
         step = f"{run.step}/{run.steps}" if run.steps else ""
         if run.seconds_left is not None:
             step += f", {clock(run.seconds_left)} left"
-        table.add_row(str(run.id), run.state, run.trigger, str(run.samples), step, loss, run.reason or run.model or "")
+        table.add_row(str(run.id), state, run.trigger, str(run.samples), step, loss, result)
     if table.row_count:
         console.print(table)
 
@@ -70,6 +74,13 @@ async def models(ledger: Ledger, console: Console) -> None:
         state = model.state if model.directory else "removed"
         table.add_row(model.id, state, str(model.run or ""), model.directory, model.reason)
     console.print(table)
+
+
+def _outcome(run: Run, rejected: Mapping[str, str]) -> tuple[str, str]:
+    """What state to show of a run, and what came of it: its model, or why it has none that answers."""
+    if run.model and run.model in rejected:
+        return ModelState.REJECTED, rejected[run.model] or run.model
+    return run.state, run.reason or run.model or ""
 
 
 async def _follow(ledger: Ledger, run: Run, console: Console) -> Run:

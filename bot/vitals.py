@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
+from bot.progress import rejections
 from bot.schedule import Schedule
 from inference.deployment import Deployment
 from inference.status import NodeStatus, Status
@@ -27,13 +28,14 @@ RUNS_SHOWN = 10
 @dataclass(frozen=True, slots=True)
 class Overview:
     """What an operator sees at a glance. `curve` is the newest run with a loss curve, `sheets` all with a sheet.
-    `last_word` is of the worker at work.
+    `last_word` is of the worker at work, `rejected` has why models were not good enough, by their ids.
     """
 
     live: str
     engine: Status
     runs: list[Run]
     models: list[Model]
+    rejected: Mapping[str, str]
     counts: Mapping[str, int]
     next_run: datetime | None
     schedule: str
@@ -63,13 +65,14 @@ class Vitals:
     async def overview(self) -> Overview:
         """What the operator page and /status show."""
         live = await self._ledger.live_model()
-        runs = await self._ledger.runs(RUNS_SHOWN)
+        runs, models = await self._ledger.runs(RUNS_SHOWN), await self._ledger.models()
         curves = [run.id for run in runs if kept_file(run.directory, CURVE)]
         return Overview(
             live=live.id if live else "",
             engine=self._deployment.status(),
             runs=runs,
-            models=await self._ledger.models(),
+            models=models,
+            rejected=rejections(models),
             counts=await self._ledger.counts(),
             next_run=self._schedule.next_time(),
             schedule=self._schedule.cron,

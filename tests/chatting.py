@@ -110,6 +110,7 @@ class Notebook:
     run: Run = field(default_factory=lambda: Run(3, "due", "admin", ADMIN, 1.0, 1.0))  # type: ignore[arg-type]
     live: str = "run-2"
     runs: list[Run] = field(default_factory=list)
+    rejected: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=lambda: {"exchanges": 12, "ups": 5, "downs": 2})
     next_run: datetime | None = None
     schedule: str = ""

@@ -77,7 +77,7 @@ def _status_lines(overview: Overview, say: Say) -> list[str]:
     ]
     if overview.last_word and overview.last_word.silent:
         lines.append(say(SILENT, **silence(overview.last_word)))
-    lines += [run_line(run, say) for run in overview.runs[:3]]
+    lines += [run_line(run, overview.rejected, say) for run in overview.runs[:3]]
     if overview.next_run:
         lines.append(_next_line(overview.next_run, say))
     return lines
@@ -89,7 +89,7 @@ def _schedule_lines(overview: Overview, say: Say) -> list[str]:
         lines = [_next_line(overview.next_run, say), by]
     else:
         lines = [say("I learn only when I am told to: /retrain. training.schedule in config.toml sets times.")]
-    return lines + [run_line(run, say) for run in overview.runs[:1]]
+    return lines + [run_line(run, overview.rejected, say) for run in overview.runs[:1]]
 
 
 def _next_line(time: datetime, say: Say) -> str:
