@@ -17,7 +17,7 @@ from sqlite_utils import Database
 
 from storage.queries import Queries, every, first, number
 from storage.records import Belongings, Kind, Removal
-from storage.runs import cancel_learning
+from storage.runs import AFFECTED, cancel_learning
 
 _IDS = "(SELECT value FROM json_each(?))"
 _SENT = (
@@ -37,11 +37,7 @@ _THEIR_EXCHANGES = (
     " WHERE since.session = later.session AND since.id > shown.id AND since.id <= later.id)"
 )
 """What they asked, and what others, in a group, asked about a picture that then goes: it would have no subject left."""
-_AFFECTED = (
-    "SELECT id FROM exchanges AS later WHERE EXISTS (SELECT 1 FROM exchanges AS gone WHERE gone.session = later.session"
-    f" AND gone.id <= later.id AND gone.id IN {_IDS})"
-)
-"""Exchanges and those that follow on them in a conversation: a lesson shows the conversation before its answer."""
+_AFFECTED = f"{AFFECTED} WHERE shown.id IN {_IDS}"
 
 _THEIR_SESSIONS = "SELECT id FROM sessions WHERE user = ?1 UNION SELECT session FROM exchanges WHERE asker = ?1"
 

@@ -11,7 +11,7 @@ from sqlite_utils import Database
 from storage.inbox import refuse_closed
 from storage.queries import Queries, every, first
 from storage.records import Chat, Person
-from storage.runs import cancel_learning
+from storage.runs import AFFECTED, cancel_learning
 
 _OPEN_SESSION = "SELECT id FROM sessions WHERE chat = ? AND user = ? AND topic = ? AND closed IS NULL"
 
@@ -99,7 +99,7 @@ class People(Queries):
             if opted_out:
                 taught = every(
                     database,
-                    "SELECT id FROM exchanges WHERE asker = ?1"
+                    f"{AFFECTED} WHERE shown.asker = ?1"
                     " UNION SELECT exchange FROM demonstrations WHERE author = ?1 AND confirmed_by IS NOT NULL",
                     [user],
                 )

@@ -18,9 +18,16 @@ from storage.states import RUN_TRANSITIONS, RunState
 _SELECT = f"SELECT {', '.join(each.name for each in fields(Run))} FROM runs"
 _SETTABLE = frozenset({"step", "steps", "loss", "raters", "directory", "reason", "model"})
 _ACTIVE = json.dumps([state for state, following in RUN_TRANSITIONS.items() if following])
+AFFECTED = (
+    "SELECT DISTINCT later.id FROM exchanges AS shown JOIN exchanges AS later ON later.session = shown.session"
+    " AND later.id >= shown.id"
+)
+"""Exchanges (`shown`) and those that follow on them in a conversation: a lesson shows the conversation before its
+answer."""
+
 _TEACHING = (
-    "SELECT count(*) FROM run_selections JOIN exchanges ON exchanges.id = exchange"
-    " WHERE run = ? AND asker NOT IN (SELECT id FROM users WHERE opted_out) AND exchange NOT IN (SELECT exchange"
+    f"SELECT count(*) FROM run_selections WHERE run = ? AND exchange NOT IN ({AFFECTED} WHERE shown.asker IN"
+    " (SELECT id FROM users WHERE opted_out)) AND exchange NOT IN (SELECT exchange"
     " FROM demonstrations WHERE confirmed_by IS NOT NULL AND author IN (SELECT id FROM users WHERE opted_out))"
 )
 _IS_ACTIVE = "state IN (SELECT value FROM json_each(?))"
@@ -188,7 +195,8 @@ class Runs(Queries):
         return [(row["exchange"], row["split"]) for row in rows]
 
     async def withdrawn(self, run: int) -> bool:
-        """Whether exchanges of a run's selection may no longer teach: forgotten since, or their asker opted out.
+        """Whether exchanges of a run's selection may no longer teach: forgotten since, or somebody opted out who asked
+        them or what they follow on.
 
         Raises `UnknownRecord`.
         """

@@ -33,8 +33,10 @@ class Talk:
         self.ledger = ledger
         self._update = 0
 
-    async def asks(self, person: int, *pictures: str, chat: int | None = None, created: float = 0.0) -> int:
-        """An answered question; returns the exchange's id."""
+    async def asks(
+        self, person: int, *pictures: str, chat: int | None = None, together: bool = False, created: float = 0.0
+    ) -> int:
+        """An answered question; returns the exchange's id. `together`: in the conversation that the chat shares."""
         self._update += 1
         chat = chat or person
         lane = f"chat:{chat}" if chat == person else f"chat:{chat}:{person}"
@@ -45,7 +47,7 @@ class Talk:
         for each in pictures:
             await self.ledger.add_picture(picture(each, created=created), person)
         asked: Exchange = exchange(
-            await self.ledger.session(chat, person),
+            await self.ledger.session(chat, chat if together else person),
             self._update,
             chat=chat,
             asker=person,
@@ -245,6 +247,20 @@ async def test_a_run_that_learns_from_who_leaves_is_cancelled(
     assert (await ledger.cancel_requested(run.id), await ledger.withdrawn(run.id)) == (False, False)
     await (ledger.forget(ADA) if leaves == "forgets" else ledger.set_opted_out(ADA, True))
     assert (await ledger.cancel_requested(run.id), await ledger.withdrawn(run.id)) == (True, True)
+
+
+@pytest.mark.parametrize("leaves", ["forgets", "opts out"])
+@pytest.mark.parametrize("learns", ["before", "after"])
+async def test_a_run_whose_lessons_show_who_leaves_is_cancelled(
+    ledger: Ledger, talk: Talk, learns: str, leaves: str
+) -> None:
+    """In a group's conversation an answer is learned with what was asked before it, and with nothing after."""
+    before, _, after = [await talk.asks(asker, chat=GROUP, together=True) for asker in (BEN, ADA, BEN)]
+    run = await ledger.start_run("schedule")
+    await ledger.freeze_selection(run.id, [(before if learns == "before" else after, "train")])
+    await (ledger.forget(ADA) if leaves == "forgets" else ledger.set_opted_out(ADA, True))
+    shown = learns == "after"
+    assert (await ledger.cancel_requested(run.id), await ledger.withdrawn(run.id)) == (shown, shown)
 
 
 async def test_what_nobody_rated_grows_old(ledger: Ledger, talk: Talk) -> None:
