@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Picture
 from inference.tiny import CHECKPOINT
-from tests.test_inference_generation import engine_ends
+from tests.generating import engine_ends
 
 NAME = "tiny-endless"
 START_SECONDS = 120.0

@@ -17,7 +17,7 @@ from inference.messages import Answer, Prompt, PromptTooLong, Role, Sampling, Tu
 from inference.prompt import render
 from inference.tiny import CHECKPOINT
 from tests.cpu_serving import NAME, Served, body, endless, image, question, started, words
-from tests.test_inference_generation import picture
+from tests.generating import picture
 from tests.test_inference_pictures import encoded, png_of
 
 SLOTS = 3

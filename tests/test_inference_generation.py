@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
-from contextlib import contextmanager
 from queue import SimpleQueue
-from random import Random
 from typing import Any
 
 import pytest
@@ -18,26 +15,8 @@ from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Picture, Prompt, PromptTooLong, Role, Sampling, Turn
 from inference.prompt import SYSTEM
 from inference.tasks import Result, Task
-from inference.tiny import CHECKPOINT, shapes
-
-GREEDY = Sampling(temperature=0, max_new_tokens=24)
-
-
-def picture(seed: int, size: tuple[int, int] = (260, 200)) -> Picture:
-    """A drawn scene as JPEG."""
-    rng, into = Random(seed), io.BytesIO()
-    shapes.draw(shapes.random_scene(rng), rng, "other", size).save(into, "JPEG")
-    return Picture.of(into.getvalue())
-
-
-def ask(text: str, *pictures: Picture, history: tuple[Turn, ...] = (), sampling: Sampling = GREEDY) -> Prompt:
-    """A prompt whose newest turn is `text`."""
-    return Prompt("Be kind.", (*history, Turn(Role.USER, text, pictures)), "chat", sampling)
-
-
-def said(prompt: Prompt, answer: str) -> tuple[Turn, ...]:
-    """The history after an answer."""
-    return (*prompt.turns, Turn(Role.ASSISTANT, answer))
+from inference.tiny import CHECKPOINT
+from tests.generating import GREEDY, answer, ask, engine_ends, picture, running, said
 
 
 @pytest.fixture(scope="module")
@@ -60,15 +39,6 @@ def endless() -> Any:
     return model
 
 
-@contextmanager
-def running(model: Any, tokenizer: Any, cache_bytes: int = 2**26) -> Iterator[ChatEngine]:
-    engine = ChatEngine(model, tokenizer, cache_bytes=cache_bytes)
-    try:
-        yield engine
-    finally:
-        engine.close()
-
-
 @pytest.fixture(scope="module")
 def engine(model: Any, tokenizer: Any) -> Iterator[ChatEngine]:
     with running(model, tokenizer) as engine:
@@ -80,10 +50,6 @@ def forgetful(model: Any, tokenizer: Any) -> Iterator[ChatEngine]:
     """An engine that remembers nothing from one answer to the next."""
     with running(model, tokenizer, cache_bytes=0) as engine:
         yield engine
-
-
-def answer(engine: ChatEngine, prompt: Prompt, **more: Any) -> tuple[str, Result]:
-    return engine.answer(engine.preparer.prepare(prompt, **more))
 
 
 @pytest.mark.parametrize(
@@ -111,11 +77,6 @@ def test_greedy_answers_are_the_model_s_own(engine: ChatEngine, model: Any, toke
     assert text == tokenizer.decode(made[0], skip_special_tokens=True)
     assert text
     assert result.usage.completion_tokens == sum(int(token) not in engine_ends(tokenizer) for token in made[0])
-
-
-def engine_ends(tokenizer: Any) -> set[int]:
-    """Ids that end an answer and are not counted."""
-    return set(tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|im_start|>", "</s>"]))
 
 
 @pytest.mark.parametrize("pictures", [(picture(10),), (picture(11), picture(12, (400, 150)))])
