@@ -14,7 +14,6 @@ from storage.errors import UnknownRecord
 from storage.people import ensure_user
 from storage.queries import Queries, first
 from storage.records import Demonstration
-from storage.runs import cancel_learning
 
 _SELECT = 'SELECT id, exchange, author, text, "update", created, confirmed_by FROM demonstrations'
 
@@ -66,18 +65,15 @@ class Demonstrations(Queries):
         return None if row is None else _demonstration(row)
 
     async def confirm_demonstration(self, demonstration: int, by: int | None) -> None:
-        """Let it teach, as `by` wishes; None takes that back, and a run that learns from it is to be cancelled.
+        """Let it teach, as `by` wishes; None takes that back for the runs to come, as a vote is taken back.
 
         Raises `UnknownRecord`.
         """
         now = self._now()
 
         def work(database: Database) -> None:
-            row = first(database, f"{_SELECT} WHERE id = ?", [demonstration])
-            if row is None:
+            if first(database, f"{_SELECT} WHERE id = ?", [demonstration]) is None:
                 raise _unknown(demonstration)
-            if by is None and row["confirmed_by"] is not None:
-                cancel_learning(database, [row["exchange"]])
             if by is not None:
                 ensure_user(database, by, now)
             database.execute("UPDATE demonstrations SET confirmed_by = ? WHERE id = ?", (by, demonstration))

@@ -100,7 +100,8 @@ class People(Queries):
                 taught = every(
                     database,
                     f"{AFFECTED} WHERE shown.asker = ?1"
-                    " UNION SELECT exchange FROM demonstrations WHERE author = ?1 AND confirmed_by IS NOT NULL",
+                    # One that was taken back may have been confirmed when a run began.
+                    " UNION SELECT exchange FROM demonstrations WHERE author = ?1",
                     [user],
                 )
                 cancel_learning(database, [row["id"] for row in taught])

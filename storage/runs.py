@@ -27,10 +27,13 @@ answer."""
 
 _TEACHING = (
     f"SELECT count(*) FROM run_selections WHERE run = ? AND exchange NOT IN ({AFFECTED} WHERE shown.asker IN"
-    " (SELECT id FROM users WHERE opted_out)) AND exchange NOT IN (SELECT exchange"
-    " FROM demonstrations WHERE confirmed_by IS NOT NULL AND author IN (SELECT id FROM users WHERE opted_out))"
+    " (SELECT id FROM users WHERE opted_out))"
 )
 _IS_ACTIVE = "state IN (SELECT value FROM json_each(?))"
+
+_WISHED = 1
+_WITHDRAWN = 2
+"""Why `cancel_requested`: somebody wishes it, or something that the run learns from was withdrawn. 0: it is not."""
 
 
 class Runs(Queries):
@@ -145,7 +148,7 @@ class Runs(Queries):
             present = _get(database, run)
             if not RUN_TRANSITIONS[present.state]:
                 raise IllegalTransition(f"Run {run} is {present.state} already: there is nothing to cancel.")
-            database.execute("UPDATE runs SET cancel_requested = 1 WHERE id = ?", [run])
+            database.execute("UPDATE runs SET cancel_requested = max(cancel_requested, ?) WHERE id = ?", (_WISHED, run))
 
         await self._write(work)
 
@@ -196,24 +199,27 @@ class Runs(Queries):
 
     async def withdrawn(self, run: int) -> bool:
         """Whether exchanges of a run's selection may no longer teach: forgotten since, or somebody opted out who asked
-        them or what they follow on.
+        them, what they follow on, or showed a better answer. It stays so when they opt in again.
 
         Raises `UnknownRecord`.
         """
 
         def work(database: Database) -> bool:
             present = _get(database, run)
-            return number(database, _TEACHING, [run]) < present.samples + present.held_out
+            asked = number(database, "SELECT cancel_requested FROM runs WHERE id = ?", [run])
+            return asked == _WITHDRAWN or number(database, _TEACHING, [run]) < present.samples + present.held_out
 
         return await self._read(work)
 
 
 def cancel_learning(database: Database, exchanges: list[int]) -> None:
-    """Ask for the end of the run under way if it learns from one of these exchanges."""
+    """Ask for the end of the run under way, or of what a finished one is about to bring, if it learned from one of
+    these exchanges, which were withdrawn.
+    """
     database.execute(
-        f"UPDATE runs SET cancel_requested = 1 WHERE {_IS_ACTIVE} AND id IN"
+        f"UPDATE runs SET cancel_requested = ? WHERE ({_IS_ACTIVE} OR state = ? AND NOT settled) AND id IN"
         " (SELECT run FROM run_selections WHERE exchange IN (SELECT value FROM json_each(?)))",
-        (_ACTIVE, json.dumps(exchanges)),
+        (_WITHDRAWN, _ACTIVE, RunState.DONE, json.dumps(exchanges)),
     )
 
 

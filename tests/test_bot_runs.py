@@ -181,6 +181,16 @@ async def test_a_cancellation_while_the_model_is_published_is_too_late(
         assert "0 liked answers can teach" in again.reason
 
 
+async def test_a_run_that_was_cancelled_for_somebody_begins_again(room: Room, work: Operations, admins: Admins) -> None:
+    """Also if they have opted in again by the time it has ended."""
+    await work.retrain(1)
+    await room.trainer.hanging.wait()
+    room.trainer.hangs = ""
+    await asyncio.gather(room.ledger.set_opted_out(1, True), room.ledger.set_opted_out(1, False))
+    await until(lambda: len(admins.told) == 2)
+    assert [run.state for run, _ in admins.told] == [RunState.CANCELLED, RunState.DONE]
+
+
 async def test_what_a_stop_leaves_of_the_end_of_a_run_is_done_by_the_next_start(room: Room, admins: Admins) -> None:
     """Stopped while the accepted model is swapped in: the next start lets it answer and tells, once."""
     at = asyncio.Event()

@@ -263,6 +263,42 @@ async def test_a_run_whose_lessons_show_who_leaves_is_cancelled(
     assert (await ledger.cancel_requested(run.id), await ledger.withdrawn(run.id)) == (shown, shown)
 
 
+async def test_opting_in_again_does_not_undo_a_withdrawal(ledger: Ledger, talk: Talk) -> None:
+    """A run that was cancelled for somebody is known as such, to begin again, whatever they want by then."""
+    hers = await talk.asks(ADA)
+    run = await ledger.start_run("schedule")
+    await ledger.freeze_selection(run.id, [(hers, "train")])
+    for wish in (True, False):
+        await ledger.set_opted_out(ADA, wish)
+    await ledger.request_cancel(run.id)
+    assert (await ledger.cancel_requested(run.id), await ledger.withdrawn(run.id)) == (True, True)
+
+
+async def test_a_better_answer_that_is_taken_back_ends_no_run(ledger: Ledger, talk: Talk) -> None:
+    """As a vote that is taken back: it counts for the runs to come. Who showed it can still withdraw it by leaving."""
+    hers = await talk.asks(BEN)
+    shown = await ledger.demonstrate(Demonstration(hers, ADA, "better", 901))
+    await ledger.confirm_demonstration(shown, BEN)
+    run = await ledger.start_run("schedule")
+    await ledger.freeze_selection(run.id, [(hers, "train")])
+    await ledger.confirm_demonstration(shown, None)
+    assert (await ledger.cancel_requested(run.id), await ledger.withdrawn(run.id)) == (False, False)
+    await ledger.set_opted_out(ADA, True)
+    assert (await ledger.cancel_requested(run.id), await ledger.withdrawn(run.id)) == (True, True)
+
+
+async def test_an_answer_that_somebody_bettered_before_opting_out_teaches(ledger: Ledger, talk: Talk) -> None:
+    """As the model gave it, for its votes: a run that learns from it so is not without it for ever."""
+    hers = await talk.asks(BEN)
+    await talk.votes(BEN, hers)
+    await ledger.confirm_demonstration(await ledger.demonstrate(Demonstration(hers, ADA, "better", 901)), BEN)
+    await ledger.set_opted_out(ADA, True)
+    assert [each.exchange.id for each in await ledger.rated_exchanges()] == [hers]
+    run = await ledger.start_run("schedule")
+    await ledger.freeze_selection(run.id, [(hers, "train")])
+    assert not await ledger.withdrawn(run.id)
+
+
 async def test_what_nobody_rated_grows_old(ledger: Ledger, talk: Talk) -> None:
     """Old exchanges without votes go with their pictures; rated and new ones stay with the conversation before them."""
     before_a_vote = await talk.asks(ADA, "aa", created=1 * DAY)
