@@ -2,42 +2,38 @@
 
 Standard library only. A private chat is one lane, in a group each member has one; an edited message waits for what it
 was edited in. Taps on buttons and reactions have a lane of their own for each person, and so have a tap that asks for
-another answer, /stop, and the commands that look at or steer the training or are about a person's data: none waits for
-an answer that is just being streamed. Nodes have a lane of their own, because a /promote may wait for one that should
-be taken out of service. Every lane ends in a colon and its person's id, by which the ledger finds what
-came from somebody.
+another answer, /stop, the commands that only look, those that steer the training and the models, what cancels a run,
+and what takes nodes out of service: none waits for an answer that is just being streamed, and only what steers waits
+for a change of model, which may take minutes. Every lane ends in a colon and its person's id, by which the ledger finds
+what came from somebody.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-QUICK_COMMANDS: Final = frozenset(
-    {
-        *("model", "retrain", "cancel", "status", "models", "promote", "rollback", "schedule", "stats"),
-        *("privacy", "delete_my_data"),
-    }
-)
-"""Commands that have nothing to do with the conversation in whose chat they are sent."""
+_LOOKING: Final = ("help", "model", "status", "models", "schedule", "stats", "privacy", "delete_my_data")
+_STEERING: Final = ("retrain", "promote", "rollback")
+_NODES: Final = ("drain", "undrain")
 
-NODE_COMMANDS: Final = frozenset({"drain", "undrain"})
+QUICK_COMMANDS: Final = {
+    **dict.fromkeys(_LOOKING, "looks"),
+    **dict.fromkeys(_STEERING, "commands"),
+    **dict.fromkeys(_NODES, "nodes"),
+    "cancel": "cancels",
+    "broadcast": "broadcast",
+}
+"""Commands that have nothing to do with the conversation in whose chat they are sent, each with its kind of lane."""
 
-_NODE_TAPS: Final = ("drain:", "undrain:")
-_COMMANDING_TAPS: Final = ("cancel:", "promote:", "rollback:")
-"""Beginnings of callback data that ask for what a quick command asks for."""
-
-_LONG_TAPS: Final = ("again:",)
-"""Beginnings of callback data whose handling takes as long as an answer: other taps must not wait for it."""
+_TAPS: Final = {"again": "answers", **{each: QUICK_COMMANDS[each] for each in (*_STEERING, *_NODES, "cancel")}}
+"""Taps for which others must not wait, by how their callback data begins: as long as an answer takes, or a command."""
 
 
 def lane_of(raw: dict[str, Any]) -> str:
     """The lane of an update as Telegram sent it. Updates of unknown shape share one."""
     callback = raw.get("callback_query")
     if isinstance(callback, dict):
-        data = str(callback.get("data"))
-        kind = "answers" if data.startswith(_LONG_TAPS) else "taps"
-        kind = "commands" if data.startswith(_COMMANDING_TAPS) else kind
-        kind = "nodes" if data.startswith(_NODE_TAPS) else kind
+        kind = _TAPS.get(str(callback.get("data")).partition(":")[0], "taps")
         return f"{kind}:{_id(callback.get('from'))}"
     stopped = raw.get("stopped_message_generation")
     if isinstance(stopped, dict):  # only in private chats, whose ids are their persons'
@@ -51,11 +47,7 @@ def lane_of(raw: dict[str, Any]) -> str:
     chat, sender = message.get("chat"), _id(message.get("from"))
     command = command_of(message.get("text"))
     if command in QUICK_COMMANDS:
-        return f"commands:{sender}"
-    if command in NODE_COMMANDS:
-        return f"nodes:{sender}"
-    if command == "broadcast":  # takes minutes
-        return f"broadcast:{sender}"
+        return f"{QUICK_COMMANDS[command]}:{sender}"
     if command == "stop":
         return f"stop:{_id(chat)}:{sender}"
     if isinstance(chat, dict) and chat.get("type") == "private":

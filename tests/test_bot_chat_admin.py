@@ -12,7 +12,7 @@ import pytest
 
 from bot.admin import AdminRefusal
 from bot.handlers import privacy
-from bot.handlers.menu import ADMINS
+from bot.handlers.menu import ADMINS, NODES
 from bot.lanes import QUICK_COMMANDS
 from bot.progress import BAR, on_terminal, run_progress
 from bot.translation import Translator
@@ -20,7 +20,7 @@ from storage.errors import IllegalTransition, RunBusy, UnknownRecord
 from storage.ledger import Ledger
 from storage.records import Model, Run
 from storage.states import ModelState, RunState
-from tests.chatting import ADMIN, Notebook, Stage, png, told, until
+from tests.chatting import ADMIN, Notebook, Stage, png, shows, told, until
 from tests.person import Person
 from training.job import RATED
 from training.report import Effort, Report
@@ -47,8 +47,8 @@ async def words(person: Person, command: str) -> str:
 
 
 def test_the_quick_commands() -> None:
-    """Commands that have nothing to do with a conversation have a lane of their own."""
-    assert {*ADMINS, *privacy.COMMANDS, "model"} - {"broadcast"} == QUICK_COMMANDS
+    """Commands that have nothing to do with a conversation have lanes of their own."""
+    assert {*ADMINS, *NODES, *privacy.COMMANDS, "model", "help"} == QUICK_COMMANDS.keys()
 
 
 async def test_others_are_refused_politely(stage: Stage) -> None:
@@ -133,6 +133,32 @@ async def test_status_does_not_wait_for_an_answer(stage: Stage) -> None:
         go_on.set()
         assert (await root.answer(rated=True, after=0))["text"] == "Done."
         assert asked["message_id"] < (await root.bot_messages())[-1]["message_id"]
+
+
+async def test_nothing_but_what_steers_waits_for_a_change_of_model(stage: Stage) -> None:
+    """The change says at once that it has begun; meanwhile one can look and cancel, and what steers waits its turn."""
+    warm = asyncio.Event()
+
+    class Slow(Notebook):
+        async def rollback(self, by: int) -> Model:
+            model = await super().rollback(by)
+            await warm.wait()
+            return model
+
+    admin = Slow()
+    async with stage.bot(admin=admin) as bot, stage.person(ADMIN, "Root") as root:
+        await root.command("/rollback")
+        await shows(root, "Warming up the model before this one…")
+        await root.command("/promote run-1")
+        assert "run-2" in await words(root, "/status")
+        for command in ("/models", "/schedule", "/stats", "/model", "/privacy", "/delete_my_data", "/help"):
+            assert await words(root, command)
+        assert "Run 3 is being cancelled" in await words(root, "/cancel")
+        assert ("promote", "run-1", ADMIN) not in admin.asked
+        warm.set()
+        await stage.handled(bot)
+        assert "base answers from now on." in [each["text"] for each in await root.bot_messages()]
+        assert admin.asked[-1] == ("promote", "run-1", ADMIN)
 
 
 async def test_a_request_that_was_carried_out_is_not_made_again(stage: Stage) -> None:

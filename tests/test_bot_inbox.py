@@ -44,7 +44,8 @@ def private(text: str, **more: Any) -> dict[str, Any]:
     [
         ({"message": private("hello")}, "chat:1001"),
         ({"message": private("/new")}, "chat:1001"),
-        ({"message": private("/status")}, "commands:1001"),
+        ({"message": private("/status")}, "looks:1001"),
+        ({"message": private("/cancel")}, "cancels:1001"),
         ({"message": private("/Retrain@thumbtune_bot now")}, "commands:1001"),
         ({"message": private("/drain gpu0")}, "nodes:1001"),
         ({"callback_query": {"id": "1", "from": {"id": 1001}, "data": "undrain:1"}}, "nodes:1001"),
