@@ -62,6 +62,8 @@ KNOWN: Final = (
     ),
     # storage.registry
     later("The files of {model} were removed: choose a model that is still kept."),
+    # storage.runs
+    later("Run {run} is {state} already: there is nothing to cancel."),
 )
 
 _PLACE: Final = re.compile(r"\{(\w+)\}")

@@ -17,7 +17,7 @@ from inference.settings import InferenceSettings
 from storage.errors import StorageError
 from storage.ledger import Ledger
 from storage.records import Model
-from storage.states import ModelState
+from storage.states import ModelState, RunState
 from tests.lessons import rated
 from tests.pipelines import Room
 from tests.speech import foreign
@@ -75,6 +75,11 @@ async def said_by_other_rooms(folder: Path) -> list[str]:
         with pytest.raises(StorageError) as gone:
             await ledger.promote("run-1")
         said.append(str(gone.value))
+        run = await ledger.start_run("admin", 7)
+        await ledger.move_run(run.id, RunState.CANCELLED)
+        with pytest.raises(StorageError) as over:
+            await ledger.request_cancel(run.id)
+        said.append(str(over.value))
     return said
 
 
@@ -91,6 +96,7 @@ async def test_other_rooms_are_understood(tmp_path: Path) -> None:
             assert known, part
             met |= {known[0]} | {each for each in KNOWN if each in part}
         assert retold(text, voices.to("zh")) != text
+    assert retold(said[-1], voices.to("zh")) == "第 1 次训练已经结束（已取消），没有什么可取消的。"
     assert met == set(KNOWN)
 
 
