@@ -1,8 +1,8 @@
 """Which model answers, and at which nodes: one change of model at a time, the engine first, the ledger second.
 
-So a crash between the two leaves the old model in the ledger, and the next start simply runs it. The only place that
-knows this order, and that no model changes while a run has the engine's memory. Who asks and who is told is the
-operations'; how engines are exchanged is the deployment's.
+So a crash between the two leaves the old model in the ledger, and the next start simply runs it; when the ledger does
+not take the new one the engine goes back. The only place that knows this order, and that no model changes while a run
+has the engine's memory. Who asks and who is told is the operations'; how engines are exchanged is the deployment's.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
+
+import structlog
 
 from bot.admin import AdminRefusal
 from bot.translation import later
@@ -31,6 +33,9 @@ GONE: Final = later("The files of {model} were removed; /models lists those that
 NONE_BEFORE: Final = later("There is no earlier model to go back to; /models lists those that can be promoted.")
 
 
+log = structlog.get_logger()
+
+
 class Changeover:
     """Changes the model that answers. `away_for` is the run that has the engine's memory, None without one."""
 
@@ -39,15 +44,16 @@ class Changeover:
         self._deployment = deployment
         self._pause = pause_while_training
         self._changing = asyncio.Lock()
+        self._refused: dict[int, str] = {}  # promotion → why it was, where that is yet to be written
         self.away_for: int | None = None
 
     async def promote(self, model: str, by: int | None) -> Model:
         """Let the engine answer with `model` and record it.
 
-        Raises AdminRefusal, InferenceError or StorageError; then everything stays as it was.
+        Raises AdminRefusal, InferenceError or StorageError; then everything stays as it was. (Only where it cannot be
+        recorded, and the engine does not take the former model back either, does `model` answer until the next start.)
         """
-        async with self._change():
-            await self._exchange(model)
+        async with self._change(), self._exchanged(model):
             if (await self._ledger.model(model)).state is not ModelState.LIVE:
                 await self._ledger.promote(model, by)
             return await self._ledger.model(model)
@@ -57,13 +63,19 @@ class Changeover:
         return await self.promote(await model_before(self._ledger), by)
 
     async def carry_out(self, asked: Promotion) -> None:
-        """A change that another process asked for; a refusal is recorded with its reason."""
-        try:
-            async with self._change():
-                await self._exchange(asked.model)
-                await self._ledger.finish_promotion(asked.id)
-        except (AdminRefusal, InferenceError, StorageError) as error:
-            await self._ledger.finish_promotion(asked.id, str(error))
+        """A change that another process asked for; a refusal is recorded with its reason.
+
+        Raises StorageError where that cannot be recorded; called again, it tries nothing but that.
+        """
+        if asked.id not in self._refused:
+            try:
+                async with self._change(), self._exchanged(asked.model):
+                    await self._ledger.finish_promotion(asked.id)
+                return
+            except (AdminRefusal, InferenceError, StorageError) as error:
+                self._refused[asked.id] = str(error)
+        await self._ledger.finish_promotion(asked.id, self._refused[asked.id])
+        del self._refused[asked.id]
 
     async def drain(self, node: str) -> None:
         """Take a node out of service, also in the middle of a change of model: it may be what that waits for.
@@ -101,14 +113,24 @@ class Changeover:
         async with self._changing:
             yield
 
-    async def _exchange(self, model: str) -> None:
-        """Swap the engine to a kept model, its files checked against their manifest first."""
-        chosen = await self._ledger.model(model)
+    @asynccontextmanager
+    async def _exchanged(self, model: str) -> AsyncIterator[None]:
+        """Swap the engine to a kept model, its files checked against their manifest first; and back if it cannot be
+        recorded, which is for the block to do.
+        """
+        chosen, live = await self._ledger.model(model), await self._ledger.live_model()
         if not chosen.directory:
             raise AdminRefusal(GONE, model=model)
         if chosen.manifest_hash:
             await asyncio.to_thread(verify, Path(chosen.directory))
         await self._deployment.swap(chosen.id, Path(chosen.directory))
+        try:
+            yield
+        except StorageError as error:
+            log.error("the engine goes back: the change cannot be recorded", model=model, error=str(error))
+            if live is not None:
+                await self._deployment.swap(live.id, Path(live.directory))
+            raise
 
 
 async def model_before(ledger: Ledger) -> str:

@@ -36,7 +36,7 @@ INTERRUPTED: Final = later(
     "train on the same answers, else begins anew"
 )
 UNSAVED: Final = later("I can save nothing just now. {reason}")
-NOT_TAKEN: Final = later("The new model {model} does not come up; the one before goes on answering. {reason}")
+NOT_TAKEN: Final = later("The new model {model} does not go live; the one before goes on answering. {reason}")
 
 log = structlog.get_logger()
 
@@ -222,6 +222,6 @@ class Operations:
         try:
             return await self._changeover.promote(candidate.id, None)
         except (InferenceError, StorageError) as error:
-            log.error("the new model does not answer; the old one stays", model=candidate.id, error=str(error))
+            log.error("the new model does not go live; the old one stays", model=candidate.id, error=str(error))
             await self._notices.alert(f"swap:{candidate.id}", NOT_TAKEN, model=candidate.id, reason=str(error))
             return candidate

@@ -11,11 +11,13 @@ import pytest
 from bot.admin import AdminRefusal
 from bot.changeover import Changeover
 from inference.supervisor import State
+from storage.errors import NotSaved
 from storage.ledger import Ledger
 from storage.records import Model, Run
 from storage.states import ModelState, RunState
 from tests.children import until
 from tests.deployments import a_model, deployed, under_way
+from tests.ledgers import full_disk
 from tests.operating import operations
 
 
@@ -75,3 +77,27 @@ async def test_no_model_changes_while_training_has_the_memory(tmp_path: Path, sw
             assert deployment.model == "a"
         finally:
             await work.stop()
+
+
+@pytest.mark.parametrize("asked", ["here", "by another process"])
+async def test_a_change_that_cannot_be_recorded_is_undone(tmp_path: Path, asked: str) -> None:
+    """On a full disk the engine goes back to what the ledger says; a request from elsewhere is refused once there is
+    room, and is not tried again and again meanwhile.
+    """
+    second = a_model(tmp_path, "b")
+    async with Ledger.open(tmp_path / "ledger") as ledger, deployed(tmp_path, swap="blue-green") as deployment:
+        for name, directory in (("a", tmp_path / "a"), ("b", second)):
+            await ledger.add_model(Model(name, str(directory), ModelState.CANDIDATE, None, 0.0))
+        await ledger.promote("a")
+        changeover = Changeover(ledger, deployment, pause_while_training=False)
+        request = await ledger.request_promotion("b", None) if asked == "by another process" else None
+        with full_disk(ledger):
+            for _ in range(2):
+                with pytest.raises(NotSaved):
+                    await (changeover.carry_out(request) if request else changeover.promote("b", None))
+        assert (deployment.model, await ledger.live_model()) == ("a", await ledger.model("a"))
+        assert deployment.status().counters.swaps == (2 if request else 4)
+        if request:
+            await changeover.carry_out(request)
+            assert (await ledger.promotion(request.id)).error == "the disk is full"
+        assert (await changeover.promote("b", None)).state is ModelState.LIVE
