@@ -60,7 +60,7 @@ class Forgetting:
     async def forget(self, user: int, *, during: int | None = None) -> Belongings:
         """Delete all that is kept of a person; how much that was. `during` is the update that asks for it.
 
-        Raises `StorageError`, or `OSError` for a file that cannot be removed; the rest is done later then.
+        Raises `StorageError`, or `OSError` for a run's file that cannot be changed; the rest is done later then.
         """
         gone = await self._ledger.forget(user, during=during)
         log.info("a person was forgotten", exchanges=gone.exchanges, pictures=gone.pictures)
@@ -75,8 +75,7 @@ class Forgetting:
                 return
             by_kind = {kind: [each for each in found if each.kind is kind] for kind in Kind}
             for each in by_kind[Kind.PICTURE]:
-                remove = partial(self._pictures.path(each.name).unlink, missing_ok=True)
-                await self._ledger.remove_picture(each.name, remove)
+                await self._ledger.remove_picture(each.name, partial(self._pictures.remove, each.name))
             await self._sessions(by_kind[Kind.SESSION])
             await self._rows(by_kind[Kind.ROW])
             if by_kind[Kind.LOG] and await self._ledger.empty_log():
@@ -91,7 +90,7 @@ class Forgetting:
         known = {each.sha256 for each in await self._ledger.pictures()}
         gone = [each for each in files if each.name not in known]
         for each in gone:
-            await self._ledger.remove_picture(each.name, partial(each.unlink, missing_ok=True))
+            await self._ledger.remove_picture(each.name, partial(self._pictures.remove, each.name))
         return len(gone)
 
     async def _sessions(self, sessions: list[Removal]) -> None:

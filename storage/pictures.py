@@ -63,9 +63,17 @@ class PictureStore:
         """Every picture there is, in no order."""
         return [each for each in self.directory.glob("??/*") if _NAME.fullmatch(each.name)]
 
-    async def remove(self, sha256: str) -> bool:
-        """Delete the picture of that name; False if there was none. Raises `StorageError`."""
-        return await asyncio.to_thread(self._remove, sha256)
+    def remove(self, sha256: str) -> None:
+        """Delete the picture of that name, if there is one. Blocks until that is on the disk: for the ledger's thread
+        (`Ledger.remove_picture`). Raises `StorageError`.
+        """
+        path = self.path(sha256)
+        try:
+            path.unlink(missing_ok=True)
+            if path.parent.is_dir():
+                sync_directory(path.parent)  # whoever deleted it may have died before doing so
+        except OSError as error:
+            raise explained_os(error, f"deleting the picture {path}") from error
 
     def _put(self, data: bytes) -> str:
         name = sha256(data).hexdigest()
@@ -95,14 +103,3 @@ class PictureStore:
                 f"The picture {path} is damaged: its bytes no longer match its name. Restore it from a backup."
             )
         return data
-
-    def _remove(self, name: str) -> bool:
-        path = self.path(name)
-        try:
-            path.unlink()
-            sync_directory(path.parent)
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            raise explained_os(error, f"deleting the picture {path}") from error
-        return True

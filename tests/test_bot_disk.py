@@ -7,12 +7,14 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 
 import pytest
 
 from bot.forgetting import Forgetting
-from storage.errors import NotSaved
+from storage.errors import NotSaved, StorageError
 from storage.ledger import Ledger
+from storage.records import Kind, Removal
 from tests.chatting import Stage, live, png, shows, told, until
 from tests.ledgers import picture
 from tests.person import DOWN, UP, Message, Person, button
@@ -116,11 +118,27 @@ async def test_the_ledger_tells_its_trouble(stage: Stage) -> None:
         (count,) = await bot.ledger._writer.do(lambda database: database.execute(pages).fetchone())
         await bot.ledger._writer.do(lambda database: database.execute(f"PRAGMA max_page_count = {count}").fetchall())
         with pytest.raises(NotSaved, match="full"):
-            await bot.ledger.store_update(1, "a:1", "x" * 1_000_000)
+            await bot.ledger.store_updates([(1, "a:1", "x" * 1_000_000)])
         assert "is full" in bot.ledger.trouble
         await bot.ledger._writer.do(lambda database: database.execute("PRAGMA max_page_count = 1000000").fetchall())
-        await bot.ledger.store_update(1, "a:1", "x" * 1_000_000)
+        await bot.ledger.store_updates([(1, "a:1", "x" * 1_000_000)])
         assert bot.ledger.trouble == ""
+
+
+async def test_a_picture_that_cannot_be_deleted_stays_noted(tmp_path: Path) -> None:
+    """Whoever asks for it is told which picture that is, and it is tried again later."""
+    async with Ledger.open(tmp_path) as ledger:
+        forgetting = Forgetting.beside(ledger, tmp_path, lambda _: None)
+        name = "ab" * 32
+        path = tmp_path / "pictures" / "ab" / name
+        path.mkdir(parents=True)
+        await ledger.add_picture(picture(name), 1)
+        with pytest.raises(StorageError, match=f"Deleting the picture .*{name}"):
+            await forgetting.forget(1)
+        assert Removal(Kind.PICTURE, name) in await ledger.removals()
+        path.rmdir()
+        await forgetting.settle()
+        assert await ledger.removals() == []
 
 
 async def test_files_without_a_row_are_swept(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

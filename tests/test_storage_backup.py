@@ -101,14 +101,14 @@ async def test_who_is_forgotten_meanwhile_is_not_kept(tmp_path: Path, monkeypatc
         async def forgetting(name: str) -> bytes:
             if name == hers:
                 await ledger.forget(1)
-                await pictures.remove(hers)
+                pictures.remove(hers)
             return await real(name)
 
         monkeypatch.setattr(pictures, "get", forgetting)
         made = await back_up(ledger, pictures, tmp_path / "out")
         assert (made.pictures, made.lost) == (0, ())
         lost = await keep(ledger, pictures, 2, b"lost")
-        await pictures.remove(lost)
+        pictures.remove(lost)
         made = await back_up(ledger, pictures, tmp_path / "other")
         assert (made.pictures, made.lost) == (0, (lost,))
     async with Ledger.open(tmp_path / "out") as restored:

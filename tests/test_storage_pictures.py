@@ -74,10 +74,20 @@ async def test_a_missing_picture(store: PictureStore) -> None:
     with pytest.raises(UnknownRecord, match=NAME):
         await store.get(NAME)
     await store.put(DATA)
-    assert await store.remove(NAME)
-    assert not await store.remove(NAME)
+    for _ in range(2):
+        store.remove(NAME)
     with pytest.raises(UnknownRecord):
         await store.get(NAME)
+
+
+async def test_a_removed_picture_is_off_the_disk(store: PictureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A removal waits until its folder is forced to the disk, also where somebody who died meanwhile has begun it."""
+    await store.put(DATA)
+    forced: list[Path] = []
+    monkeypatch.setattr("storage.pictures.sync_directory", forced.append)
+    for _ in range(2):
+        store.remove(NAME)
+    assert forced == [store.path(NAME).parent] * 2
 
 
 @pytest.mark.parametrize("name", ["", "../../etc/passwd", NAME.upper(), NAME[:-1], NAME + "0", NAME + "\n"])
