@@ -15,7 +15,7 @@ from typing import Any
 from sqlite_utils import Database
 
 from storage.errors import IllegalTransition, StorageError, UnknownRecord
-from storage.queries import Queries, every, first, number
+from storage.queries import Queries, every, first
 from storage.records import Reply, StoredUpdate
 
 Row = tuple[int, str, str]
@@ -29,12 +29,11 @@ _REPLY = f'{_REPLIES} WHERE "update" = ?'
 class Inbox(Queries):
     """Updates and replies."""
 
-    async def store_update(self, update: int, lane: str, payload: str) -> bool:
-        """Store one update; False if it is already known. `lane` orders: one lane, one update at a time."""
-        return await self._write_together(self._store, (update, lane, _storable(payload)))
-
     async def store_updates(self, updates: Iterable[Row]) -> list[bool]:
-        """Store several updates in one commit: for each (id, lane, payload), False if it is already known."""
+        """Store updates in one commit: for each (id, lane, payload), False if it is already known.
+
+        `lane` orders: one lane, one update at a time.
+        """
         rows = [(update, lane, _storable(payload)) for update, lane, payload in updates]
         return await self._write(lambda database: self._store(database, rows))
 
@@ -89,22 +88,13 @@ class Inbox(Queries):
 
         await self._write(work)
 
-    async def last_update_id(self) -> int | None:
-        """The id of the update that came last, None in an empty inbox.
-
-        Not always the highest: after a quiet week Telegram continues from a random number
-        (https://core.telegram.org/bots/api#update).
-        """
-        row = await self._read(
-            lambda database: first(database, "SELECT id FROM inbox ORDER BY received DESC, id DESC LIMIT 1")
-        )
-        return None if row is None else int(row["id"])
-
     async def prune_updates(self, before: float) -> int:
         """Drop finished updates and their replies' rows from before that time; return how many updates.
 
         Telegram keeps an undelivered update for a day, so what is a few days old cannot come again. The last
-        update always stays, and so do the replies that show an exchange: people react to old answers too.
+        update, not always the highest, since after a quiet week Telegram continues from a random number
+        (https://core.telegram.org/bots/api#update), always stays, and so do the replies that show an exchange: people
+        react to old answers too.
         """
 
         def work(database: Database) -> int:
@@ -170,13 +160,6 @@ class Inbox(Queries):
             )
         )
         return [_reply(row) for row in rows]
-
-    async def doubtful_replies(self) -> int:
-        """How often a reply was begun again while it was unknown whether the send before had happened.
-
-        At most so many messages were ever doubled by a crash.
-        """
-        return await self._read(lambda database: number(database, "SELECT coalesce(sum(doubtful), 0) FROM replies"))
 
     async def _set_reply(self, update: int, slot: int, change: str, values: list[int]) -> None:
         def work(database: Database) -> None:

@@ -16,7 +16,7 @@ from storage.records import Run
 from storage.states import RUN_TRANSITIONS, RunState
 
 _SELECT = f"SELECT {', '.join(each.name for each in fields(Run))} FROM runs"
-_SETTABLE = frozenset({"step", "steps", "loss", "raters", "directory", "reason", "model"})
+_SETTABLE = frozenset({"step", "steps", "raters", "directory", "reason", "model"})
 _ACTIVE = json.dumps([state for state, following in RUN_TRANSITIONS.items() if following])
 AFFECTED = (
     "SELECT DISTINCT later.id FROM exchanges AS shown JOIN exchanges AS later ON later.session = shown.session"
@@ -94,9 +94,10 @@ class Runs(Queries):
         await self._write(lambda database: database.execute("UPDATE runs SET settled = 1 WHERE id = ?", [run]))
 
     async def move_run(self, run: int, state: RunState, **values: Any) -> Run:
-        """Enter `state` and set the given fields (see `update_run`), together; the time left is open again.
+        """Enter `state` and set the given fields, together: step, steps, raters, directory, reason, model.
 
-        Raises `IllegalTransition` where RUN_TRANSITIONS does not allow it, `UnknownRecord`.
+        The time left is open again. Raises `IllegalTransition` where RUN_TRANSITIONS does not allow that,
+        `UnknownRecord`.
         """
         now = self._now()
 
@@ -105,20 +106,6 @@ class Runs(Queries):
             if state not in RUN_TRANSITIONS[present.state]:
                 raise IllegalTransition(f"Run {run} is {present.state} and cannot become {state}.")
             _set(database, run, {"state": state, "seconds_left": None, **_settable(values)}, now)
-            return _get(database, run)
-
-        return await self._write(work)
-
-    async def update_run(self, run: int, **values: Any) -> Run:
-        """Set fields of a run without changing its state: step, steps, loss, raters, directory, reason, model.
-
-        Raises `UnknownRecord`.
-        """
-        now = self._now()
-
-        def work(database: Database) -> Run:
-            _get(database, run)
-            _set(database, run, _settable(values), now)
             return _get(database, run)
 
         return await self._write(work)

@@ -8,9 +8,10 @@ every step *after* the ledger acknowledged it, so that a reader of its output kn
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,12 @@ def picture_bytes(update: int) -> bytes:
     return b"picture of %d " % update * 200
 
 
+def newest_update(ledger: Ledger) -> int:
+    """The id of the update that came last. Raises TypeError for an empty inbox."""
+    with closing(sqlite3.connect(ledger.path)) as database:
+        return int(database.execute("SELECT id FROM inbox ORDER BY received DESC, id DESC LIMIT 1").fetchone()[0])
+
+
 def say(step: str, update: int) -> None:
     """Tell the parent that the ledger acknowledged a step."""
     sys.stdout.write(f"{step} {update}\n")
@@ -85,7 +92,7 @@ def say(step: str, update: int) -> None:
 async def _keep(ledger: Ledger, pictures: PictureStore, updates: Iterator[int]) -> None:
     for update in updates:
         chat = update % 5 + 1
-        assert await ledger.store_update(update, f"chat {chat}", f'{{"update_id": {update}}}')
+        assert await ledger.store_updates([(update, f"chat {chat}", f'{{"update_id": {update}}}')]) == [True]
         say("stored", update)
         await ledger.begin_update(update)
         sha256 = await pictures.put(picture_bytes(update))

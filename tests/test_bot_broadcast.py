@@ -17,6 +17,7 @@ from storage.records import Person as Known
 from storage.states import ReceiverState
 from tests.chatting import ADMIN, Notebook, RunningBot, ScriptedEngine, Stage, settings, shows, told, until
 from tests.killing import killed_while
+from tests.ledgers import newest_update
 from tests.person import Message, Person
 
 NEWS = "I am back.\nAsk me!"
@@ -90,7 +91,7 @@ async def test_a_broadcast_survives_being_killed(stage: Stage) -> None:
         readers = [Person(stage.url, person) for person in PEOPLE]
         await killed_while(stage, [root], talk, kills=kills, seed=3, told=readers)
     async with Ledger.open(stage.directory) as ledger:
-        update = await ledger.last_update_id() or 0
+        update = newest_update(ledger)
         assert (await ledger.stored_update(update)).attempts == kills + 1, "killed in the middle each time"
     (said,) = reports
     doubtful = {int(found) for found in re.findall(r"P\d+ \((\d+)\)", said)}
@@ -215,7 +216,7 @@ async def test_a_broadcast_waits_while_telegram_is_away(stage: Stage, monkeypatc
     async with stage.bot() as bot, stage.person(ADMIN, "Root") as root:
         await root.sends(f"/broadcast {NEWS}")
         await until(lambda: not stage.emulator.faults.planned)
-        update = await bot.ledger.last_update_id() or 0
+        update = newest_update(bot.ledger)
         await stage.emulator.stop()
         await until(put_back)
         await stage.emulator.start(port=URL(stage.url).port or 0)

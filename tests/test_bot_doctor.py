@@ -95,7 +95,7 @@ async def test_a_damaged_ledger_is_found(tmp_path: Path) -> None:
     assert finding_of(examine(settings), "ledger").detail.startswith("none yet")
     assert settings.storage.dir.stat().st_mode & 0o777 == 0o700
     async with Ledger.open(settings.storage.dir) as ledger:
-        await ledger.store_update(1, "a", "{}")
+        await ledger.store_updates([(1, "a", "{}")])
         assert finding_of(await asyncio.to_thread(examine, settings), "ledger").ok
         await ledger.add_picture(picture("ab" * 32))
         lost = finding_of(await asyncio.to_thread(examine, settings), "pictures")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from storage.records import Exchange, RatedExchange
 from tests.chatting import ADMIN, RunningBot, Stage, png, until
+from tests.ledgers import newest_update
 from tests.person import DOWN, UP, Message, Person, button
 from training.selection import select_pairs
 
@@ -50,7 +51,7 @@ async def test_after_a_thumb_down_people_can_say_why(stage: Stage) -> None:
         ]
         await ada.toast(await ada.taps("Not true", answer))
         assert (await labels(bot, ada))[1] == ["Not true ✓", "Off topic"]
-        update = (await bot.ledger.last_update_id()) or 0
+        update = newest_update(bot.ledger)
         rating = await bot.ledger.rating_by(update)
         assert rating is not None
         assert (rating.value, rating.reason) == (-1, "wrong")

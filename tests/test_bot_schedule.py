@@ -99,10 +99,10 @@ async def test_the_inbox_is_tidied(tmp_path: Path) -> None:
     long_ago = datetime(2020, 1, 1, tzinfo=UTC).timestamp()
     async with Ledger.open(tmp_path, clock=lambda: long_ago) as ledger:
         for update in (1, 2):
-            await ledger.store_update(update, "lane", "{}")
+            await ledger.store_updates([(update, "lane", "{}")])
         await ledger.begin_update(1)
         await ledger.finish_update(1)
     await tidy(str(tmp_path))
     async with Ledger.open(tmp_path) as ledger:
         assert [each.id for each in await ledger.pending_updates()] == [2]
-        assert await ledger.store_update(1, "lane", "{}"), "forgotten, so it is new again"
+        assert await ledger.store_updates([(1, "lane", "{}")]) == [True], "forgotten, so it is new again"

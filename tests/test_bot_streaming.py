@@ -174,7 +174,7 @@ async def test_trouble_with_edits_costs_no_answer(stage: Stage, kind: str) -> No
         assert (await ada.asks(photo=png()))["text"] == "One two three."
         await bot.settled()
         assert len(await ada.bot_messages()) == 1
-        assert await bot.ledger.doubtful_replies() == 0
+        assert (await bot.ledger.counts())["replies_doubtful"] == 0
 
 
 @pytest.mark.parametrize(("kind", "messages"), [("reset_before", 1), ("reset_after", 2), ("html_page", 1)])
@@ -187,7 +187,7 @@ async def test_a_placeholder_that_may_have_arrived_is_sent_again(stage: Stage, k
         sent = await ada.bot_messages()
         assert len(sent) == messages
         assert [message["text"] for message in sent if button(message, UP)] == ["Answer."]
-        assert await bot.ledger.doubtful_replies() == 1
+        assert (await bot.ledger.counts())["replies_doubtful"] == 1
 
 
 async def test_who_blocks_the_bot_is_left_alone(stage: Stage) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from bot import streaming
 from tests.chatting import RunningBot, Stage, png, shows, until
+from tests.ledgers import newest_update
 from tests.person import UP, button
 
 BOT = "@thumbtune_bot"
@@ -16,7 +17,7 @@ BOT = "@thumbtune_bot"
 async def why_dropped(bot: RunningBot) -> str:
     """The reason that the ledger keeps of the newest update, which is done and was tried once."""
     await bot.settled()
-    stored = await bot.ledger.stored_update(await bot.ledger.last_update_id() or 0)
+    stored = await bot.ledger.stored_update(newest_update(bot.ledger))
     assert (stored.state, stored.attempts, stored.payload) == ("done", 1, "")
     return stored.error
 
@@ -87,4 +88,4 @@ async def test_markup_that_telegram_refuses_costs_the_markup(stage: Stage) -> No
         assert len(texts) == 3
         assert " ".join(texts[1:]).split() == ["word"] * 1000
         assert [button(message, UP) is not None for message in await ada.bot_messages()] == [True, False, True]
-        assert await bot.ledger.doubtful_replies() == 0
+        assert (await bot.ledger.counts())["replies_doubtful"] == 0

@@ -124,6 +124,6 @@ async def test_a_killed_process_does_not_hold_up_the_other(tmp_path: Path) -> No
         await asyncio.sleep(0.1)
         process.kill()
         steps = await output(process)
-        assert await ledger.store_update(1, "chat 1", "{}")
+        assert await ledger.store_updates([(1, "chat 1", "{}")]) == [True]
         for update in steps["rated"]:
             assert await ledger.exchange_for_update(update) is not None

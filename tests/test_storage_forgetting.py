@@ -41,7 +41,7 @@ class Talk:
         chat = chat or person
         lane = f"chat:{chat}" if chat == person else f"chat:{chat}:{person}"
         await self.ledger.see(Person(person, f"Name of {person}"), Chat(chat, "private" if chat == person else "group"))
-        await self.ledger.store_update(self._update, lane, f"the words of {person}")
+        await self.ledger.store_updates([(self._update, lane, f"the words of {person}")])
         await self.ledger.begin_update(self._update)
         await self.ledger.begin_reply(self._update, 0, chat)
         for each in pictures:
@@ -62,7 +62,7 @@ class Talk:
     async def votes(self, person: int, number: int, value: int = 1) -> None:
         """A thumb."""
         self._update += 1
-        await self.ledger.store_update(self._update, f"taps:{person}", "{}")
+        await self.ledger.store_updates([(self._update, f"taps:{person}", "{}")])
         await self.ledger.rate(Rating(number, person, value, self._update))
         await self.ledger.finish_update(self._update)
 
@@ -84,13 +84,13 @@ async def test_a_person_goes_and_others_stay(ledger: Ledger, talk: Talk, tmp_pat
     await talk.votes(BEN, in_group)
     await talk.votes(ADA, his, -1)
     await talk.votes(BEN, his)
-    await ledger.store_update(900, f"commands:{ADA}", f"set aside: {ADA}")
+    await ledger.store_updates([(900, f"commands:{ADA}", f"set aside: {ADA}")])
     await ledger.set_aside_update(900, f"{ADA} broke it")
     await ledger.demonstrate(Demonstration(his, ADA, f"better, says {ADA}", 901))
     bettered = await talk.asks(BEN)
     shown = await ledger.demonstrate(Demonstration(bettered, ADA, f"better, says {ADA}", 902))
     await ledger.confirm_demonstration(shown, BEN)
-    await ledger.store_update(903, f"broadcast:{BEN}", "{}")
+    await ledger.store_updates([(903, f"broadcast:{BEN}", "{}")])
     await ledger.begin_broadcast(903, [ADA, BEN])
     run = await ledger.start_run("admin", ADA)
     selected = [(hers, "train"), (in_group, "held_out"), (bettered, "train"), (await talk.asks(BEN), "train")]
@@ -138,7 +138,7 @@ async def test_in_a_shared_conversation_the_others_stay(ledger: Ledger) -> None:
     asked = [(ADA, ("aa",)), (BEN, ()), (BEN, ("bb",)), (ADA, ()), (BEN, ())]
     for update, (asker, pictures) in enumerate(asked):
         await ledger.record_exchange(exchange(session, update, chat=GROUP, asker=asker, pictures=pictures))
-    await ledger.store_update(99, f"chat:{GROUP}:{ADA}", "{}")
+    await ledger.store_updates([(99, f"chat:{GROUP}:{ADA}", "{}")])
     await ledger.forget(ADA)
     assert [(each.update, each.asker) for each in await ledger.history(session, 9)] == [(2, BEN), (4, BEN)]
     with pytest.raises(UnknownRecord, match="closed"):
@@ -148,7 +148,7 @@ async def test_in_a_shared_conversation_the_others_stay(ledger: Ledger) -> None:
 
 async def test_work_on_a_closed_update_brings_nothing_back(ledger: Ledger, tmp_path: Path) -> None:
     """What was at work on an update when its sender left writes no row of them anew, whatever it comes to."""
-    await ledger.store_update(1, f"chat:{ADA}", "{}")
+    await ledger.store_updates([(1, f"chat:{ADA}", "{}")])
     await ledger.begin_update(1)
     await ledger.forget(ADA)
     for late in (
@@ -183,12 +183,12 @@ async def test_the_log_is_emptied_when_others_let_it(
 ) -> None:
     """While another process reads an old state the log stays, and that is said."""
     monkeypatch.setattr("storage.ledger.LOG_SECONDS", 0.1)
-    await ledger.store_update(1, "a", "{}")
+    await ledger.store_updates([(1, "a", "{}")])
     other = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
     try:
         other.execute("BEGIN")
         other.execute("SELECT count(*) FROM inbox").fetchone()
-        await ledger.store_update(2, "a", "{}")
+        await ledger.store_updates([(2, "a", "{}")])
         assert not await ledger.empty_log()
     finally:
         other.close()

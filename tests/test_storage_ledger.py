@@ -156,13 +156,13 @@ async def test_a_closed_ledger_refuses(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="closed"):
         await ledger.counts()
     with pytest.raises(StorageError, match="closed"):
-        await ledger.store_update(1, "a", "{}")
+        await ledger.store_updates([(1, "a", "{}")])
 
 
 async def test_reads_do_not_wait_for_a_writer(tmp_path: Path) -> None:
     """While another process is in the middle of a write, reads are answered, with what was committed before."""
     async with Ledger.open(tmp_path) as ledger:
-        await ledger.store_update(1, "a", "{}")
+        await ledger.store_updates([(1, "a", "{}")])
         other = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
         try:
             other.execute("BEGIN IMMEDIATE")
@@ -192,7 +192,7 @@ async def test_a_backup_is_a_whole_ledger(tmp_path: Path) -> None:
     """A backup taken while writes go on is one file, opens as a ledger, and has what was acknowledged before it."""
     async with Ledger.open(tmp_path / "data") as ledger:
         await ledger.store_updates([(number, "a", "{}") for number in range(500)])
-        writes = [asyncio.ensure_future(ledger.store_update(number, "a", "{}")) for number in range(500, 600)]
+        writes = [asyncio.ensure_future(ledger.store_updates([(number, "a", "{}")])) for number in range(500, 600)]
         copy = tmp_path / "copy" / FILE_NAME
         copy.parent.mkdir()
         await ledger.backup(copy)

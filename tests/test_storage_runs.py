@@ -67,17 +67,15 @@ async def test_one_run_at_a_time(ledger: Ledger, tmp_path: Path) -> None:
 
 
 async def test_fields_of_a_run(ledger: Ledger) -> None:
-    """Fields are set with a move or without one; an unknown field and an unknown run are errors."""
+    """Fields are set with a move; an unknown field and an unknown run are errors."""
     run = await ledger.start_run("admin", 5)
-    moved = await ledger.move_run(run.id, RunState.TRAINING, loss=2.5, directory="/runs/1")
-    changed = await ledger.update_run(run.id, raters=2, model="run-1")
-    assert (moved.loss, moved.directory, moved.requested_by, moved.trigger) == (2.5, "/runs/1", 5, "admin")
-    assert (changed.loss, changed.raters, changed.model) == (2.5, 2, "run-1")
-    assert await ledger.run(run.id) == changed
-    with pytest.raises(StorageError, match="no field state"):
-        await ledger.update_run(run.id, state="done")
+    moved = await ledger.move_run(run.id, RunState.TRAINING, raters=2, directory="/runs/1")
+    assert (moved.raters, moved.directory, moved.requested_by, moved.trigger) == (2, "/runs/1", 5, "admin")
+    assert await ledger.run(run.id) == moved
+    with pytest.raises(StorageError, match="no field samples"):
+        await ledger.move_run(run.id, RunState.MERGING, samples=3)
     with pytest.raises(UnknownRecord, match="no run 99"):
-        await ledger.update_run(99, raters=1)
+        await ledger.move_run(99, RunState.TRAINING)
     with pytest.raises(UnknownRecord, match="no run 99"):
         await ledger.run(99)
 
