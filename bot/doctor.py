@@ -32,6 +32,7 @@ from storage.errors import StorageError
 from storage.health import ledger_faults, picture_faults
 from storage.ledger import FILE_NAME
 from storage.pictures import PictureStore
+from training.regression import RegressionSetError, read_set
 
 ROOMS = ("bot", "inference", "training", "storage")
 TRAINER_MISSING = later(
@@ -63,6 +64,7 @@ def examine(settings: Settings, *, answer: bool = False) -> list[Finding]:
         *((answer_findings,) if answer else ()),
         _sources,
         _storage,
+        _factual_questions,
         _telegram,
     )
     return [finding for check in checks for finding in check(settings)]
@@ -168,6 +170,14 @@ def _ledger(directory: Path) -> Iterator[Finding]:
     if lost:
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
         yield Finding("pictures", False, f"{lost[0]}{more}", "copy the pictures of the latest backup into their folder")
+
+
+def _factual_questions(settings: Settings) -> Iterator[Finding]:
+    if folder := settings.training.regression:
+        try:
+            yield Finding("factual questions", True, f"{len(read_set(folder))} in {folder}")
+        except RegressionSetError as error:
+            yield Finding("factual questions", False, str(error), "correct training.regression, or leave it out")
 
 
 def _telegram(settings: Settings) -> Iterator[Finding]:

@@ -51,6 +51,13 @@ def test_what_is_missing_comes_with_a_cure(tmp_path: Path) -> None:
     assert not token.ok and "THUMBTUNE_TELEGRAM__TOKEN" in token.cure
 
 
+def test_factual_questions_are_looked_for(tmp_path: Path) -> None:
+    """Where a folder of them is set, what is wrong with it is a finding."""
+    found = finding_of(examine(settings_in(tmp_path, training={"regression": str(tmp_path)})), "factual questions")
+    assert not found.ok
+    assert "questions.json" in found.detail and "training.regression" in found.cure
+
+
 def test_a_package_of_another_owner_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A foreign package with the name of a room, imported before ours, is a finding."""
     foreign = tmp_path / "storage"

@@ -18,7 +18,7 @@ import pytest_asyncio
 from storage.models import verify
 from storage.records import Run
 from storage.states import ModelState, RunState
-from tests.lessons import SYSTEM
+from tests.lessons import SYSTEM, photo
 from tests.llava_files import foodie, write_file
 from tests.pipelines import Room
 from tests.test_training_resume import save
@@ -117,6 +117,22 @@ async def test_a_source_that_is_not_there_is_named_before_the_run(
         (room.folder / "sources" / "half").mkdir(parents=True)
     with pytest.raises(TrainingError, match=words):
         await room.pipeline(sources=sources).check()
+
+
+async def test_questions_that_cannot_be_asked_are_named_before_the_run(room: Room) -> None:
+    """Neither a folder that is not there nor a picture is found missing only by the evaluation."""
+    folder = room.folder / "questions"
+    pipeline = room.pipeline(regression=folder)
+    with pytest.raises(TrainingError, match=r"questions\.json cannot be read .*correct training\.regression"):
+        await pipeline.check()
+    folder.mkdir()
+    asked = [{"image": "cup.png", "question": "Which colour?", "expect": [["red"]]}]
+    (folder / "questions.json").write_text(json.dumps(asked))
+    run, _ = await room.run(pipeline)
+    assert run.reason == f"{folder / 'questions.json'} entry 1: there is no picture {folder / 'cup.png'}"
+    assert room.trainer.jobs == []
+    (folder / "cup.png").write_bytes(photo("red"))
+    await pipeline.check()
 
 
 async def test_a_rejected_model_is_kept_with_its_reason(room: Room) -> None:

@@ -27,6 +27,7 @@ from training.job import Outcome, Trainer, TrainingError
 from training.knobs import Recipe
 from training.llava import lesson, write_rows
 from training.orders import Orders, Places, model_name
+from training.regression import read_set
 from training.report import Report
 from training.reporter import OnChange, Reporter, told
 from training.resume import removable, take_over
@@ -106,8 +107,7 @@ class Pipeline:
 
     async def check(self) -> Plan:
         """What a run would be now. Raises `TrainingError`, saying what to do, if it could not even start."""
-        self._check_disk()
-        sources = self._sources()
+        sources = self._prepared()
         found = await self._select()
         titles = tuple(title(str(each.path)) for each in sources)
         return Plan(
@@ -144,8 +144,7 @@ class Pipeline:
             await asyncio.shield(asyncio.to_thread(shutil.rmtree, features, ignore_errors=True))
 
     async def _run(self, run: Run, workspace: Path, on_change: OnChange) -> Model:
-        self._check_disk()
-        sources = self._sources()
+        sources = self._prepared()
         selection = await self._select()
         folder = self._places.runs / str(run.id)
         folder.mkdir(parents=True, exist_ok=True)
@@ -215,6 +214,13 @@ class Pipeline:
 
         return await asyncio.to_thread(choose)
 
+    def _prepared(self) -> list[Source]:
+        """The sources of a run that can begin: what only a later step needs is looked at before hours of training."""
+        self._check_disk()
+        if self._settings.regression:
+            read_set(self._settings.regression)
+        return present([*self._settings.sources, *imported(self._places.sources)])
+
     def _check_disk(self) -> None:
         """A merged model is as large as the base. Trained weights and the optimiser's state are 12 bytes a weight in a
         checkpoint, of which one more is being written than are kept, and 4 in the adapter; an adapter of InternVL2-2B
@@ -233,9 +239,6 @@ class Pipeline:
 
     def _file(self, sha256: str) -> str:
         return self._pictures.path(sha256).relative_to(self._pictures.directory).as_posix()
-
-    def _sources(self) -> list[Source]:
-        return present([*self._settings.sources, *imported(self._places.sources)])
 
     def _earlier(self, run: Run) -> list[Path]:
         """The directories of other runs, the newest first."""

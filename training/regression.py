@@ -53,7 +53,7 @@ class Question:
 
 
 def read_set(folder: Path) -> list[Question]:
-    """The questions of a folder. Raises `RegressionSetError`."""
+    """The questions of a folder, whose pictures are there. Raises `RegressionSetError`."""
     file = folder / "questions.json"
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))
@@ -61,7 +61,11 @@ def read_set(folder: Path) -> list[Question]:
         raise RegressionSetError(f"{file} cannot be read ({error}): correct training.regression") from error
     if not isinstance(entries, list) or not entries:
         raise RegressionSetError(f"{file} must be a list of questions")
-    return [_question(each, f"{file} entry {number}") for number, each in enumerate(entries, 1)]
+    questions = [_question(each, f"{file} entry {number}") for number, each in enumerate(entries, 1)]
+    for number, each in enumerate(questions, 1):
+        if not (folder / each.image).is_file():
+            raise RegressionSetError(f"{file} entry {number}: there is no picture {folder / each.image}")
+    return questions
 
 
 def draw_set(folder: Path, count: int = DRAWN) -> list[Question]:
