@@ -61,6 +61,12 @@ class Teach(CallbackData, prefix="teach"):
     wanted: int
 
 
+class Asks(CallbackData, prefix="asks"):
+    """`asks:<demonstration>`: what was taken for a better answer is a question."""
+
+    demonstration: int
+
+
 class Again(CallbackData, prefix="again"):
     """`again:<exchange>`: another answer to the same question."""
 
@@ -162,14 +168,20 @@ def rating(
     return InlineKeyboardMarkup(inline_keyboard=rows)
 
 
-def teaching(demonstration: int, say: Say, *, wanted: bool | None = None) -> InlineKeyboardMarkup:
-    """👍 and 👎 for a better answer that somebody has shown, what was decided marked."""
+def teaching(
+    demonstration: int, say: Say, *, wanted: bool | None = None, doubtful: bool = False
+) -> InlineKeyboardMarkup:
+    """👍 and 👎 for a better answer that somebody has shown, what was decided marked.
+
+    A `doubtful` one may be a question as well.
+    """
     words = {True: say("👍 Learn it"), False: say("👎 Do not")}
     row = [
         _button(text + (CHOSEN if value is wanted else ""), Teach(demonstration=demonstration, wanted=int(value)))
         for value, text in words.items()
     ]
-    return InlineKeyboardMarkup(inline_keyboard=[row])
+    asks = [[_button(say("❓ It was a question"), Asks(demonstration=demonstration))]] if doubtful else []
+    return InlineKeyboardMarkup(inline_keyboard=[row, *asks])
 
 
 def stopping(update: int, say: Say) -> InlineKeyboardMarkup:

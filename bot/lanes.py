@@ -25,7 +25,10 @@ QUICK_COMMANDS: Final = {
 }
 """Commands that have nothing to do with the conversation in whose chat they are sent, each with its kind of lane."""
 
-_TAPS: Final = {"again": "answers", **{each: QUICK_COMMANDS[each] for each in (*_STEERING, *_NODES, "cancel")}}
+_TAPS: Final = {
+    **dict.fromkeys(("again", "asks"), "answers"),
+    **{each: QUICK_COMMANDS[each] for each in (*_STEERING, *_NODES, "cancel")},
+}
 """Taps for which others must not wait, by how their callback data begins: as long as an answer takes, or a command."""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from storage.records import Exchange, RatedExchange
 from tests.chatting import ADMIN, RunningBot, Stage, png, until
 from tests.ledgers import newest_update
@@ -150,6 +152,40 @@ async def test_a_reply_to_a_disliked_answer_betters_it(stage: Stage) -> None:
         assert len(await ada.bot_messages()) == 3
 
 
+@pytest.mark.parametrize("question", ["How many are there, then?", "有几个？ "])
+async def test_a_reply_that_ends_in_a_question_mark_is_a_question(stage: Stage, question: str) -> None:
+    """Also to an answer that the person does not like."""
+    async with stage.bot("A dog.", "Two.") as bot, stage.person() as ada:
+        disliked = await ada.asks(photo=png(), caption="What is it?")
+        await ada.toast(await ada.taps(DOWN, disliked))
+        await ada.sends(question, reply_to=disliked["message_id"])
+        assert (await ada.answer(rated=True))["text"] == "Two."
+        assert bot.engine.heard() == ["What is it?", "A dog.", question.strip()]
+
+
+async def test_what_was_taken_for_a_better_answer_can_be_a_question(stage: Stage) -> None:
+    """A button has it answered where the offer stood, once; it is edited and voted on like any other question."""
+    async with stage.bot("A dog.", "Two.", "Grey.") as bot, stage.person() as ada:
+        disliked = await ada.asks(photo=png(), caption="What is it?")
+        await ada.toast(await ada.taps(DOWN, disliked))
+        asked = await ada.sends("count them", reply_to=disliked["message_id"])
+        offer = await offered(bot, ada)
+        data = button(offer, "It was a question")
+        assert data
+        await ada.presses(data, offer)
+        assert "does not work any more" in await ada.toast(await ada.presses(data, offer))
+        assert bot.engine.heard() == ["What is it?", "A dog.", "count them"]
+        assert [each["text"] for each in await ada.bot_messages()] == ["A dog.", "Two."]
+        await ada.reacts(asked, "👍")
+        await stage.handled(bot)
+        assert not await _demonstrated(bot)
+        await ada.edits(asked, "name the colour")
+        await stage.handled(bot)
+        assert bot.engine.heard() == ["What is it?", "A dog.", "name the colour"]
+        assert [each["text"] for each in await ada.bot_messages()] == ["A dog.", "Grey."]
+        assert UP in str((await labels(bot, ada))[-1:])
+
+
 async def _demonstrated(bot: RunningBot) -> bool:
     return any(shown for _, shown in await taught(bot))
 
@@ -161,7 +197,7 @@ async def offered(bot: RunningBot, person: Person, chat: int | None = None) -> M
 
 
 async def _offers(bot: RunningBot, person: Person, chat: int | None) -> bool:
-    return "Learn it" in str((await labels(bot, person, chat))[-1:])
+    return "Learn it" in str(await labels(bot, person, chat))
 
 
 async def test_in_a_group_the_asker_or_an_admin_confirms(stage: Stage) -> None:

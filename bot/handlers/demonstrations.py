@@ -1,7 +1,8 @@
 """What would have been a good answer: asked for after a 👎, suggested by replying, taught once it is confirmed.
 
 Suggestions come as replies to the question that ✍ brings, or, in a private chat, to an answer that the person does
-not like. The asker of the exchange and the admins may confirm; whoever suggested may take it back too.
+not like. The latter may be questions as well: who ends them with a question mark, or says so, gets an answer. The
+asker of the exchange and the admins may confirm; whoever suggested may take it back too.
 """
 
 from __future__ import annotations
@@ -13,16 +14,21 @@ from aiogram import Bot, Router
 from aiogram.exceptions import TelegramBadRequest
 from aiogram.types import CallbackQuery, Message, User
 
+from bot.answers import Answers
+from bot.conversation import Conversation, Question
 from bot.handlers.taps import acknowledge, exchange_here
 from bot.inbox import Delivery
-from bot.keyboards import Better, Teach, teaching
+from bot.keyboards import Asks, Better, Teach, teaching
 from bot.lanes import command_of
 from bot.replies import Place, Reply
 from bot.settings import BotSettings
+from bot.steering import Asked
 from bot.translation import Say
 from storage.errors import UnknownRecord
 from storage.ledger import Ledger
 from storage.records import Demonstration, Exchange
+
+QUESTION_MARKS: Final = ("?", "？")
 
 LONGEST: Final = 4096
 """Characters of a suggestion; Telegram's messages have no more."""
@@ -35,6 +41,7 @@ def router() -> Router:
     demonstrations.edited_message.register(demonstrate, _betters)
     demonstrations.callback_query.register(ask, Better.filter())
     demonstrations.callback_query.register(decided, Teach.filter())
+    demonstrations.callback_query.register(answer, Asks.filter())
     return demonstrations
 
 
@@ -52,24 +59,30 @@ async def ask(
     await reply.ask(say("What would have been a good answer? Reply to this message with it, and I can learn it."))
 
 
-async def _betters(message: Message, bot: Bot, ledger: Ledger) -> dict[str, Exchange] | bool:
-    """Whether a text is meant as a better answer; to which exchange, handlers get to know as `exchange`."""
+async def _betters(message: Message, bot: Bot, ledger: Ledger) -> dict[str, Exchange | bool] | bool:
+    """Whether a text is meant as a better answer; to which exchange, handlers get to know as `exchange`, and as
+    `doubtful` whether it may be a question.
+    """
     to = message.reply_to_message
     if not message.text or command_of(message.text) or to is None or to.from_user is None or to.from_user.id != bot.id:
         return False
     chat = message.chat.id
     exchange = await ledger.exchange_asked_about(chat, to.message_id)
-    if exchange is None and message.chat.type == "private":
+    if exchange is not None:
+        return {"exchange": exchange, "doubtful": False}
+    asks = message.text.rstrip().endswith(QUESTION_MARKS) or await ledger.exchange_asked(chat, message.message_id)
+    if message.chat.type == "private" and not asks:
         shown = await ledger.exchange_shown(chat, to.message_id)
         if shown is not None and await ledger.rating(shown.id, chat) == -1:
-            exchange = shown
-    return False if exchange is None else {"exchange": exchange}
+            return {"exchange": shown, "doubtful": True}
+    return False
 
 
 async def demonstrate(
     message: Message,
     event_from_user: User,
     exchange: Exchange,
+    doubtful: bool,
     delivery: Delivery,
     reply: Reply,
     say: Say,
@@ -85,7 +98,7 @@ async def demonstrate(
         words = say("Shall I learn this as the better answer?")
     else:
         words = say("Thank you! With a 👍 from who asked, or from an admin, I will learn this as the better answer.")
-    await reply.finish(words, teaching(number, say))
+    await reply.finish(words, teaching(number, say, doubtful=doubtful))
 
 
 async def decided(
@@ -116,6 +129,49 @@ async def decided(
         )
     except TelegramBadRequest:
         return  # deleted meanwhile; what was decided counts all the same
+
+
+async def answer(
+    query: CallbackQuery,
+    callback_data: Asks,
+    bot: Bot,
+    delivery: Delivery,
+    ledger: Ledger,
+    say: Say,
+    conversation: Conversation,
+    answers: Answers,
+) -> None:
+    """Answer what was taken for a suggestion, in the message that offered to learn it."""
+    message, author = query.message, query.from_user.id
+    try:
+        demonstration = await ledger.demonstration(callback_data.demonstration)
+        about = await ledger.exchange(demonstration.exchange)
+    except UnknownRecord:
+        await acknowledge(query, say("I cannot find that answer any more."))
+        return
+    offered = await ledger.replies(demonstration.update)
+    if not isinstance(message, Message) or not offered or author != demonstration.author:
+        await acknowledge(query, say("Only who asked can do that."))
+        return
+    place = replace(Place.of(message), question=offered[0].question)
+    chat, topic = place.chat, place.topic or 0
+    reply = await Reply.open(bot, ledger, delivery.update, place)
+    if recorded := await ledger.exchange_for_update(delivery.update):
+        await answers.show_again(recorded, reply, say)
+        return
+    if await ledger.exchange_asked(chat, place.question):
+        await acknowledge(query, say("This button does not work any more."))
+        return
+    await acknowledge(query, "")
+    await ledger.confirm_demonstration(demonstration.id, None)
+    await reply.adopt([message.message_id])
+
+    async def question() -> Question:
+        pictures = await conversation.subject(about, chat, author, topic)
+        return Question(delivery.update, chat, author, topic, demonstration.text, pictures)
+
+    asked = Asked(delivery.update, chat, topic, author, place.question, delivery.received)
+    await answers.give(asked, question, reply, say, placeholder=say("Thinking…"))
 
 
 async def decide(demonstration: Demonstration, by: int, ledger: Ledger, settings: BotSettings, *, teach: bool) -> bool:

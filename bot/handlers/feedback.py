@@ -91,6 +91,8 @@ async def reacted(
         shown = await ledger.replies(exchange.update)
         if shown and (last := shown[-1].message):
             await _show(last, user.id, exchange, bot, ledger, say)
+    elif await ledger.exchange_asked(chat, message_reaction.message_id):
+        return  # what was taken for a better answer was a question
     elif demonstration := await ledger.demonstration_shown(chat, message_reaction.message_id):
         await decide(demonstration, user.id, ledger, settings, teach=now > 0)
 
