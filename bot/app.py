@@ -129,8 +129,7 @@ class Application:
                 base=base,
                 runs=folder / "runs",
                 sources=folder / "sources",
-                # Cards of its own need not be shared.
-                first_words=None if settings.training.gpus else deployment.first_words,
+                first_words=None if on_cards_of_its_own(settings) else deployment.first_words,
             ),
             system=settings.chat.persona,
             tiles=settings.inference.tiles or 0,
@@ -189,6 +188,12 @@ class Application:
         if self._intake:
             self._intake.cancel()
             await asyncio.wait((self._intake,))
+
+
+def on_cards_of_its_own(settings: Settings) -> bool:
+    """Whether training shares no card with the engine, so that neither has to step aside."""
+    training, engine = settings.training.gpus, settings.inference.gpus
+    return bool(training and engine) and set(training).isdisjoint(engine)
 
 
 async def settle_live_model(ledger: Ledger, base: Path, models: Path) -> Model:

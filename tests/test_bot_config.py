@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, SecretStr
 
+from bot.app import on_cards_of_its_own
 from bot.config import ConfigError, Settings, load_settings
 
 SHIPPED = Path(__file__).parent.parent / "config.toml"
@@ -158,3 +159,14 @@ def test_settings_are_frozen() -> None:
     """Nothing changes a setting after it was read."""
     with pytest.raises(ValueError, match="frozen"):
         load_settings(SHIPPED).chat.temperature = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("training", "engine", "apart"), [([1], [0], True), ([0, 1], [0], False), ([1], [], False), ([], [0], False)]
+)
+def test_training_steps_aside_unless_it_has_cards_of_its_own(
+    training: list[int], engine: list[int], apart: bool
+) -> None:
+    """An engine without a list of cards may be on any of them, and so may a training."""
+    settings = Settings.model_validate({"training": {"gpus": training}, "inference": {"gpus": engine}})
+    assert on_cards_of_its_own(settings) is apart
