@@ -77,8 +77,9 @@ def checkpoint(folder: Path, name: str) -> Path:
 
 
 async def test_fleet_nothing_is_lost_and_caches_are_hit(tmp_path: Path) -> None:
-    """Three engines, eight people: one engine is killed, one drained, all swapped. Every question gets one whole
-    answer, and at least 95 % of the follow-ups' picture tokens come from a cache, as the engines count."""
+    """Three engines, eight people: one engine is killed; one is drained, and gets the model that the others were given
+    meanwhile when it is back. Every question gets one whole answer, and at least 95 % of the follow-ups' picture tokens
+    come from a cache, as the engines count."""
     servers = Servers(tmp_path, 3, "cpu")
     settings = InferenceSettings(
         endpoints=servers.endpoints, swap_command=servers.swap_command, start_timeout=100, restart_delay=0.1
@@ -128,10 +129,11 @@ async def test_fleet_nothing_is_lost_and_caches_are_hit(tmp_path: Path) -> None:
         await deployment.drain(servers.endpoints[1])
         await rounds(2)
         assert spread()[1] == 0
-        await deployment.undrain(servers.endpoints[1])
-        await rounds(1)
-
         await deployment.swap("m2", checkpoint(tmp_path, "m2"))
+        assert [node.model for node in deployment.status().nodes] == ["m2", "m1", "m2"]
+        await rounds(1)
+        await deployment.undrain(servers.endpoints[1])
+        assert [node.model for node in deployment.status().nodes] == ["m2"] * 3
         await rounds(2)
         assert spread() == home
         done = True
