@@ -81,7 +81,7 @@ class Deployment:
 
     @property
     def model(self) -> str:
-        """The live model's id: what most nodes answer with."""
+        """The live model's id: what most nodes in service answer with."""
         return self.status().model
 
     async def start(self, *, wait: bool = True) -> None:

@@ -85,7 +85,7 @@ class InferenceSettings(BaseModel):
     """After so long it has failed."""
 
     drain_timeout: float = Field(default=120, ge=0)
-    """After a swap the old engine may finish its answers for so long; what is left is answered by the new one."""
+    """After a swap or a /drain an engine may finish its answers for so long; what is left is begun anew elsewhere."""
 
     warm_chats: int = Field(default=64, ge=0)
     """When a model changes or a node comes or goes, the newest prompts of so many recently active chats are computed

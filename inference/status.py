@@ -62,10 +62,11 @@ class NodeStatus:
 class Status:
     """One moment of a deployment.
 
-    `model` is what most nodes answer with. `pid` is an engine's process (None: an external server, or none runs
-    now), `pids` all children, a starting or draining one included; `uptime` is seconds since that engine became
+    `model` is what most nodes in service answer with. `pid` is an engine's process (None: an external server, or none
+    runs now), `pids` all children, a starting or draining one included; `uptime` is seconds since that engine became
     ready, `restarts` counts those of the engines that are live. `in_flight` and `waiting` count questions,
-    `swapping_to` is the model that comes up now. `state` is ready when any node is. `seen` is what answers cost.
+    `swapping_to` is the model that comes up now. `state` is ready when any node in service is. `seen` is what answers
+    cost.
     """
 
     engine: Kind
@@ -99,12 +100,13 @@ def status_of(
 
     `chats` has each node's number of recently active ones, `waiting` that of the questions that queue for it.
     """
+    serving = [node for node in nodes if not node.drained]
     # The first node speaks for all where there is one answer only, or else the first that is ready.
-    first = min(nodes, key=lambda node: node.state is not State.READY)
+    first = min(serving, key=lambda node: node.state is not State.READY)
     lives = [node.slots.live for node in nodes]
     return Status(
         engine=kind,
-        model=Counter(live.model_id for live in lives).most_common(1)[0][0],
+        model=Counter(node.model_id for node in serving).most_common(1)[0][0],
         state=first.state,
         paused=paused,
         pid=first.slots.live.pid,

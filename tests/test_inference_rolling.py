@@ -127,20 +127,21 @@ async def test_rolling_swap_of_one_server_tells_who_waits(tmp_path: Path) -> Non
 async def test_rolling_swap_leaves_drained_nodes_out(tmp_path: Path) -> None:
     """A drained server keeps its model during a swap and gets the live one before it is opened again; if it does not
     take it, it stays drained, and what to do is said."""
-    async with fleet(tmp_path, 2) as (deployment, servers):
-        await deployment.drain(servers.endpoints[1])
+    async with fleet(tmp_path, 3) as (deployment, servers):
+        for endpoint in servers.endpoints[1:]:
+            await deployment.drain(endpoint)
         await deployment.swap("b", a_model(tmp_path, "b"))
-        assert models(deployment) == ["b", "a"]
+        assert (models(deployment), deployment.model) == (["b", "a", "a"], "b")
         cued(tmp_path / "b", fail=True)
         with pytest.raises(
             EngineUnavailable, match=rf"could not be given b(?s:.)*/undrain {servers.endpoints[1]} again"
         ):
             await deployment.undrain(servers.endpoints[1])
-        assert models(deployment) == ["b", "a"]
+        assert models(deployment) == ["b", "a", "a"]
         assert deployment.status().nodes[1].drained
         cued(tmp_path / "b")
         await deployment.undrain(servers.endpoints[1])
-        assert models(deployment) == ["b", "b"]
+        assert models(deployment) == ["b", "b", "a"]
         chat = servers.chat_at(servers.endpoints[1])
         assert (await ask(deployment, "hi", chat)).pid == servers.pid(servers.endpoints[1])
 
