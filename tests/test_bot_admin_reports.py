@@ -53,7 +53,8 @@ async def test_stats_are_a_picture(stage: Stage) -> None:
     """/stats sends the picture with the sums of the last days; without anything to show it says so."""
     async with stage.bot() as bot, stage.person(ADMIN, "Root") as root, stage.person() as ada:
         assert "Nobody has asked" in (await told(root, "/stats"))["text"]
-        assert "a number" in (await told(root, "/stats all"))["text"]
+        for wish in ("all", "99999"):
+            assert "a number from 1 to 366" in (await told(root, f"/stats {wish}"))["text"]
         for thumb, colour in ((UP, "red"), (UP, "blue"), (DOWN, "green")):
             await ada.toast(await ada.taps(thumb, await ada.asks(photo=png(colour=colour))))
         await root.sends("/stats 7")

@@ -73,6 +73,19 @@ async def test_privacy_tells_and_lets_choose(stage: Stage) -> None:
         assert not (await bot.ledger.person(ada.id)).opted_out  # type: ignore[union-attr]
 
 
+async def test_no_thumb_promises_what_was_forbidden(stage: Stage) -> None:
+    """Who may not be learned from is not told that their thumbs are remembered; they can still be given."""
+    async with stage.bot() as bot, stage.person() as ada:
+        answer = await ada.asks(photo=png())
+        choice = await told(ada, "/privacy")
+        await ada.taps("Do not learn", choice)
+        await said_to(ada, choice, "I do not learn from you")
+        for label in (UP, DOWN, "Off topic"):
+            assert "I do not learn from it" in await ada.toast(await ada.taps(label, answer))
+            await bot.settled()
+        assert await ada.toast(await ada.taps(DOWN, answer)) == "I have taken your thumb back."
+
+
 async def test_it_speaks_chinese(stage: Stage) -> None:
     """Both commands and the confirmation are in the person's language."""
     async with stage.bot(), stage.person(language="zh-hans") as ada:
@@ -119,6 +132,16 @@ async def test_deleting_takes_all_and_asks_once(stage: Stage) -> None:
         assert [each.kind for each in await bot.ledger.removals()] == [Kind.SESSION]  # for the engine's side
         assert "have not seen one yet" in (await told(ada, "And now?"))["text"]
         assert (await bot.ledger.person(ada.id)).name == "Ada"  # type: ignore[union-attr]
+
+
+async def test_nothing_is_not_counted(stage: Stage) -> None:
+    """Of whom only name and language are kept is told so; these can go as well."""
+    async with stage.bot(), stage.person() as ada:
+        question = await told(ada, "/delete_my_data")
+        assert "there is nothing to delete but your name" in question["text"]
+        assert "0" not in question["text"]
+        await ada.taps(SURE, question)
+        assert (await said_to(ada, question, DELETED))["text"] == "I have deleted all that I kept of you."
 
 
 async def test_keeping_it_deletes_nothing(stage: Stage) -> None:

@@ -47,7 +47,7 @@ async def rated(
     value = 0 if latest == callback_data.value else callback_data.value
     value = known.value if known else value
     await ledger.rate(Rating(exchange.id, query.from_user.id, value, delivery.update))
-    await acknowledge(query, _thanks(value, say))
+    await acknowledge(query, await _thanks(value, query.from_user.id, ledger, say))
     await _show(message.message_id, query.from_user.id, exchange, bot, ledger, say)
 
 
@@ -62,7 +62,7 @@ async def because(
     exchange, message = here
     reason = callback_data.reason
     await ledger.rate(Rating(exchange.id, query.from_user.id, -1, delivery.update, reason=reason.value))
-    await acknowledge(query, say("Noted, thank you. I will try to do better."))
+    await acknowledge(query, await _thanks(-1, query.from_user.id, ledger, say))
     await _show(message.message_id, query.from_user.id, exchange, bot, ledger, say, reason)
 
 
@@ -128,7 +128,11 @@ async def thumbs(
     return rating(exchange.id, chosen, reason=reason, newest=newest, say=say)
 
 
-def _thanks(value: int, say: Say) -> str:
+async def _thanks(value: int, rater: int, ledger: Ledger, say: Say) -> str:
+    """Promises nothing to who has forbidden to be learned from."""
+    person = await ledger.person(rater)
+    if value and person is not None and person.opted_out:
+        return say("Noted. I do not learn from it, as you wished: /privacy.")
     if value > 0:
         return say("Thank you! I will remember that you like this.")
     if value < 0:

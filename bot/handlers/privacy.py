@@ -69,7 +69,15 @@ async def ask(
     if message.chat.type != "private":
         await reply.finish(_elsewhere(say))
         return
+    buttons = confirmation(say("🗑 Delete all of it"), say("Keep it"), delivery.update)
     found = await forgetting.belongings(event_from_user.id)
+    if not found:
+        text = say(
+            "I keep no question, picture or thumb of yours: there is nothing to delete but your name, your language "
+            "and what you have chosen in /privacy. Shall I delete those?"
+        )
+        await reply.finish(text, buttons)
+        return
     text = say(
         "Shall I delete what I keep of you, for good?\n\n"
         "{found}\n\n"
@@ -79,7 +87,6 @@ async def ask(
         "what stands in this chat, I cannot delete.",
         found=_listed(found, say),
     )
-    buttons = confirmation(say("🗑 Delete all of it"), say("Keep it"), delivery.update)
     await reply.finish(text, buttons)
 
 
@@ -98,7 +105,9 @@ async def decided(
         text = say("Nothing was deleted.")
     elif await _good(ledger, asked, query.from_user.id, delivery):
         gone = await forgetting.forget(query.from_user.id, during=delivery.update)
-        text = say("I have deleted all that I kept of you:\n\n{gone}", gone=_listed(gone, say))
+        text = say("I have deleted all that I kept of you.")
+        if gone:
+            text = say("I have deleted all that I kept of you:\n\n{gone}", gone=_listed(gone, say))
     elif delivery.attempt > 1 and not await forgetting.belongings(query.from_user.id):
         # The question went with everything else when this very tap was handled before.
         await forgetting.settle()

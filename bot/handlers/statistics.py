@@ -31,7 +31,7 @@ async def stats(message: Message, command: CommandObject, bot: Bot, reply: Reply
     """Send the picture, of the last 30 days or of as many as are named."""
     wish = (command.args or "").strip() or str(DAYS)
     if not (wish.isdecimal() and 1 <= int(wish) <= MOST_DAYS):
-        await reply.finish(say("How many days back? Write /stats and a number."))
+        await reply.finish(say("How many days back? Write /stats and a number from 1 to {most}.", most=MOST_DAYS))
         return
     last = datetime.now(UTC).date()
     first = last - timedelta(days=int(wish) - 1)
