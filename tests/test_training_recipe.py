@@ -37,6 +37,48 @@ def test_the_training_waits_for_no_batch_for_ever(tmp_path: Path) -> None:
     assert loader["timeout"] > 0
 
 
+class Rows:
+    """A data set of several passes over rows of different lengths."""
+
+    def __init__(self, rows: int, passes: int) -> None:
+        self.lengths = [100 + 37 * number % 1000 for number in range(rows)] * passes
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+
+@pytest.mark.parametrize("rows", [3, 16, 50])
+def test_every_pair_is_seen_before_any_is_seen_again(rows: int) -> None:
+    """So none is in a step twice, as far as there are enough of them; each pass over them has an order of its own. A
+    training that goes on keeps the order, and several processes share it.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # XTuner's imports, not ours
+        from training.steps import StepSampler
+
+    passes, pairs = 4, 8
+
+    def order(**changes: int) -> list[int]:
+        sampler = StepSampler(
+            Rows(rows, passes), passes, per_device_batch_size=pairs, length_property="lengths", seed=1
+        )
+        for name, value in changes.items():
+            setattr(sampler, name, value)
+        return list(sampler)
+
+    whole = order()
+    assert len(whole) % pairs == 0
+    assert whole[rows * passes :] == whole[: len(whole) - rows * passes], "a last step that lacks some begins anew"
+    ways = set()
+    for first in range(0, rows * passes, rows):
+        assert sorted(whole[first : first + rows]) == list(range(first, first + rows))
+        ways.add(tuple(number - first for number in whole[first : first + rows]))
+    assert len(ways) == (passes if rows > pairs else 1)
+    assert order(begin=3 * pairs) == whole[3 * pairs :]
+    shares = [order(rank=rank, world_size=2, begin=pairs // 2) for rank in (0, 1)]
+    assert [number for both in zip(*shares, strict=True) for number in both] == whole[pairs:]
+
+
 @pytest.mark.parametrize("rows", [3, 9, 40, 200])
 def test_the_learning_rate_reaches_its_peak(rows: int, tmp_path: Path) -> None:
     """However short a warm-up is, the full rate follows it, and the decay ends near nothing."""

@@ -105,6 +105,7 @@ def _configuration(
             },
             "sampler": {
                 "type": "training.steps.StepSampler",
+                "passes": plan.repeats,
                 "length_property": "modality_length",
                 "per_device_batch_size": plan.batch * plan.accumulation,
                 "seed": job.seed,

@@ -6,23 +6,45 @@ so that a run can be continued with other batches, and one process and several g
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import chain, islice, repeat
+from collections.abc import Iterator, Sized
+from itertools import chain, cycle, islice, repeat
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from mmengine.hooks import Hook, LoggerHook, ParamSchedulerHook
 from xtuner.dataset.samplers import LengthGroupedSampler
+from xtuner.dataset.samplers.length_grouped import get_length_grouped_indices
 from xtuner.engine.runner import TrainLoop
 
 
 class StepSampler(LengthGroupedSampler):  # type: ignore[misc]
-    """Pairs of like length together, in the same order however a step is cut into batches, from `begin` on."""
+    """Pairs of like length together, in the same order however a step is cut into batches, from `begin` on.
+
+    The data set is `passes` times the same rows, and all of one pass come before any of the next: shuffled together,
+    the copies of a pair, which are of one length, meet in one step. That costs a third more tokens with 50 pairs of
+    very different lengths, and 4 % with 200.
+    """
 
     begin = 0
 
+    def __init__(self, dataset: Sized, passes: int = 1, **options: Any) -> None:
+        super().__init__(dataset, **options)
+        self._rows = len(self.length) // passes
+        # As many as XTuner takes of a data set of one pass.
+        self._group = self.total_batch_size * (min(self._rows // (self.total_batch_size * 4), 50) or 1)
+
     def __iter__(self) -> Iterator[int]:
-        return islice(super().__iter__(), self.begin, None)
+        dice = torch.Generator()
+        dice.manual_seed(self.seed + self.epoch)
+        order = [
+            first + row
+            for first in range(0, len(self.length), self._rows)
+            for row in get_length_grouped_indices(self.length[: self._rows], self._group, dice)
+        ]
+        # Whole steps: what the last one lacks is taken from the front.
+        order += islice(cycle(order), self.total_size - len(order))
+        return islice(order, self.rank + self.begin * self.world_size, None, self.world_size)
 
 
 class StepLoop(TrainLoop):  # type: ignore[misc]
