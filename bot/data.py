@@ -55,10 +55,7 @@ async def import_file(
 
         outcome = await ChildTrainer(settings.training).take_in(job, show)
     if not outcome.ok:
-        bad = outcome.reason.count("\n") + 1
-        raise TrainingError(
-            outcome.reason if bad == 1 else f"{bad} rows are bad, nothing was imported:\n{outcome.reason}"
-        )
+        raise TrainingError(outcome.reason)
     made = data / "sources" / name
     about = About.read(made)
     often = "one to one with the liked answers" if repeat_times is None else f"each row {repeat_times:g} times"

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bot.admin import AdminRefusal
@@ -32,7 +33,7 @@ async def retrain(ledger: Ledger, running: bool, wait: bool, console: Console) -
     if wait:
         run = await _follow(ledger, run, console)
         state, result = _outcome(run, rejections(await ledger.models()))
-        console.print(f"Run {run.id}: {state}. {result}")
+        console.print(f"Run {run.id}: {state}. {escape(result)}")
         if run.state is not RunState.DONE:
             raise SystemExit(1)
 
@@ -62,7 +63,7 @@ async def status(ledger: Ledger, console: Console) -> None:
         step = f"{run.step}/{run.steps}" if run.steps else ""
         if run.seconds_left is not None:
             step += f", {clock(run.seconds_left)} left"
-        table.add_row(str(run.id), state, run.trigger, str(run.samples), step, loss, result)
+        table.add_row(str(run.id), state, run.trigger, str(run.samples), step, loss, escape(result))
     if table.row_count:
         console.print(table)
 
@@ -72,7 +73,7 @@ async def models(ledger: Ledger, console: Console) -> None:
     table = Table("model", "state", "run", "folder", "note", box=None)
     for model in await ledger.models():
         state = model.state if model.directory else "removed"
-        table.add_row(model.id, state, str(model.run or ""), model.directory, model.reason)
+        table.add_row(model.id, state, str(model.run or ""), escape(model.directory), escape(model.reason))
     console.print(table)
 
 

@@ -128,6 +128,17 @@ def test_a_file_that_will_not_do_is_named(tmp_path: Path, name: str, text: str |
     assert list((tmp_path / "sources").iterdir()) == []
 
 
+async def test_an_import_that_dies_is_not_called_bad_rows(tmp_path: Path) -> None:
+    """However many lines it said last."""
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nfor line in one two three; do echo $line >&2; done\nkill -9 $$\n")
+    python.chmod(0o755)
+    file = write_file(tmp_path / "rows.json", [{"conversations": said("Why?", "So.")}])
+    settings = Settings.model_validate({"storage": {"dir": tmp_path / "data"}, "training": {"python": str(python)}})
+    with pytest.raises(TrainingError, match=r"^the importing process died \(signal SIGKILL"):
+        await import_file(settings, file, None, "", None, Console(file=StringIO()))
+
+
 def test_what_a_killed_import_left_is_no_source(tmp_path: Path) -> None:
     """Half a folder is overlooked by trainings and made anew by the next import."""
     (tmp_path / "sources" / "mine.part" / "pictures").mkdir(parents=True)

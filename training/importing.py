@@ -63,7 +63,8 @@ def _checked(job: ImportJob, home: Path, say: Say) -> list[Checked]:
         )
         good = sorted_out(rows, problems)
     if problems:
-        raise RowError("\n".join(problems))
+        many = f"{len(problems)} rows are bad, nothing was imported:\n" if len(problems) > 1 else ""
+        raise RowError(many + "\n".join(problems))
     if not good:
         raise TrainingError(f"{job.file} has no rows")
     return good
