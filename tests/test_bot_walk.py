@@ -141,6 +141,9 @@ async def chatting(walk: Walk, ada: Person) -> None:
     offer = await walk.sends(ada, "🐈", reply_to=asking["message_id"])
     for decision in ("teach:1", "teach:0"):
         await walk.presses(ada, decision, offer)
+    offer = await walk.sends(ada, "🐈🐈", reply_to=answer["message_id"])
+    await walk.presses(ada, "asks", offer)
+    await walk.whole.says(ada.id, lambda message: bool(button(message, "🔄")), after=offer["message_id"] - 1)
     await walk.presses(ada, "again", answer)
     await walk.whole.says(ada.id, lambda message: bool(button(message, "👍")), after=offer["message_id"])
     assert button(await walk.sends(ada, "/retry"), "👍")
