@@ -29,6 +29,8 @@ from training.run_folder import FEATURES, LOSSES, STATE
 from training.selection import HELD_OUT, TRAIN, TooFewPairs
 from training.sources import About
 
+USAGE = namedtuple("USAGE", "total used free")
+
 
 @pytest_asyncio.fixture
 async def room(tmp_path: Path) -> AsyncIterator[Room]:
@@ -180,10 +182,23 @@ async def test_a_full_disk_is_refused_before_training(room: Room) -> None:
     assert room.trainer.jobs == []
 
 
+@pytest.mark.parametrize(
+    ("kept", "needed"), [({}, "8.2"), ({"keep_checkpoints": 3}, "9.9"), ({"save_steps": 0}, "6.6")]
+)
+async def test_what_a_run_needs_is_counted(
+    room: Room, monkeypatch: pytest.MonkeyPatch, kept: dict[str, int], needed: str
+) -> None:
+    """InternVL2-2B's merged weights, an adapter and as many checkpoints as are kept, the one being written included."""
+    monkeypatch.setattr("training.pipeline.shutil.disk_usage", lambda _: USAGE(40e9, 39e9, 1e9))
+    with (room.base / "model.safetensors").open("wb") as file:
+        file.truncate(4_400_000_000)  # bytes that no disk has to hold
+    with pytest.raises(TrainingError, match=f"a run needs {needed} GB"):
+        await room.pipeline(recipe="food", min_free_gigabytes=0, knobs=kept).check()
+
+
 async def test_what_earlier_runs_left_does_not_fill_the_disk(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     """Checkpoints and features that the next run removes count as free before it begins, and it removes them."""
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr("training.pipeline.shutil.disk_usage", lambda _: usage(40e9, 25e9, 15e9))
+    monkeypatch.setattr("training.pipeline.shutil.disk_usage", lambda _: USAGE(40e9, 25e9, 15e9))
     pipeline = room.pipeline(min_free_gigabytes=20)
     with pytest.raises(TrainingError, match="a run needs"):
         await pipeline.check()

@@ -41,6 +41,7 @@ def test_a_knob_replaces_one_number() -> None:
         ({"knobs": {"rank": 0}}, "knobs.rank"),
         ({"knobs": {"targets": "(wo"}}, "knobs.targets"),
         ({"knobs": {"method": "magic"}}, "knobs.method"),
+        ({"knobs": {"keep_checkpoints": 1}}, "knobs.keep_checkpoints"),
         ({"knobs": {"optimizer": "prodigy", "learning_rate": 1e-4}}, "knobs.learning_rate: prodigy finds its own"),
         ({"recipe": "huge"}, "recipe"),
         ({"recipe": "nowhere.py"}, "nowhere.py does not exist"),

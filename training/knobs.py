@@ -83,8 +83,9 @@ class Recipe(BaseModel):
     save_steps: int = Field(200, ge=0)
     """A checkpoint to continue from after so many optimiser steps: one takes as long as some ten steps. 0: none."""
 
-    keep_checkpoints: int = Field(2, ge=1)
-    """How many checkpoints are kept while a run lasts."""
+    keep_checkpoints: int = Field(2, ge=2)
+    """How many checkpoints are kept while a run lasts, the one that is being written included: the oldest is removed
+    before that begins, so one alone would leave none to continue from meanwhile."""
 
     @field_validator("targets")
     @classmethod

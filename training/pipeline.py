@@ -223,12 +223,13 @@ class Pipeline:
 
     def _check_disk(self) -> None:
         """A merged model is as large as the base. Trained weights and the optimiser's state are 12 bytes a weight in a
-        checkpoint, of which one more is being written than are kept, and 4 in the adapter; an adapter of InternVL2-2B
-        has rank / 2048 of its weights. What earlier runs have left is removed when this one begins, and counts as free.
+        checkpoint, and 4 in the adapter; an adapter of InternVL2-2B has rank / 2048 of its weights. The oldest
+        checkpoint is removed before another is written, and the end leaves one in any case (mmengine 0.10.6,
+        hooks/checkpoint_hook.py). What earlier runs have left is removed when this one begins, and counts as free.
         """
         base, recipe = weight_bytes(self._places.base), self.recipe
         trained = base / 2 * (1 if recipe.method == "full" else min(1, recipe.rank / 2048))
-        kept = recipe.keep_checkpoints + 1 if recipe.save_steps else 1
+        kept = recipe.keep_checkpoints if recipe.save_steps else 1
         needed = base + trained * (12 * kept + 4) + self._settings.min_free_gigabytes * 1e9
         free = shutil.disk_usage(self._models.directory).free + sum(removable(each) for each in self._runs())
         if free < needed:
