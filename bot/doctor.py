@@ -143,13 +143,11 @@ def _storage(settings: Settings) -> Iterator[Finding]:
 def _sources(settings: Settings) -> Iterator[Finding]:
     """What a run would read besides the liked answers. Its rows are checked when one begins."""
     for source in settings.training.sources:
-        wrong = (
-            f"{source.path} is no file"
-            if not source.path.is_file()
-            else f"{source.folder} is no folder"
-            if not source.folder.is_dir()
-            else ""
-        )
+        wrong = ""
+        if not source.path.is_file():
+            wrong = f"{source.path} is no file"
+        elif not source.folder.is_dir():
+            wrong = f"{source.folder} is no folder"
         yield Finding("source", not wrong, wrong or str(source.path), "correct training.sources" if wrong else "")
 
 

@@ -65,6 +65,16 @@ def rejections(models: Iterable[Model]) -> dict[str, str]:
     return {model.id: model.reason for model in models if model.state is ModelState.REJECTED}
 
 
+def outcome(run: Run, rejected: Mapping[str, str]) -> tuple[str, str]:
+    """What state to show of a run, and what came of it: its model, or why it has none that answers.
+
+    `rejected` as `rejections` has it.
+    """
+    if run.model and run.model in rejected:
+        return ModelState.REJECTED, rejected[run.model] or run.model
+    return run.state, run.reason or run.model or ""
+
+
 def run_line(run: Run, rejected: Mapping[str, str], say: Say) -> str:
     """A run that has ended, on one line; one under way as `run_progress` has it. `rejected` as `rejections` has it."""
     if RUN_TRANSITIONS[run.state]:

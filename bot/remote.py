@@ -7,7 +7,6 @@ no password, and what is asked while no bot runs (`running` is False) is done by
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from typing import Final
 
 from rich.console import Console
@@ -16,10 +15,10 @@ from rich.table import Table
 
 from bot.admin import AdminRefusal
 from bot.changeover import model_before
-from bot.progress import on_terminal, rejections, terminal_bar
+from bot.progress import on_terminal, outcome, rejections, terminal_bar
 from storage.ledger import Ledger
 from storage.records import Promotion, Run
-from storage.states import ModelState, RunState
+from storage.states import RunState
 from training.figures import clock
 
 POLL_SECONDS: Final = 0.5
@@ -32,7 +31,7 @@ async def retrain(ledger: Ledger, running: bool, wait: bool, console: Console) -
     console.print(f"Run {run.id} is due; {who}. `thumbtune status` shows how it goes.")
     if wait:
         run = await _follow(ledger, run, console)
-        state, result = _outcome(run, rejections(await ledger.models()))
+        state, result = outcome(run, rejections(await ledger.models()))
         console.print(f"Run {run.id}: {state}. {escape(result)}")
         if run.state is not RunState.DONE:
             raise SystemExit(1)
@@ -58,7 +57,7 @@ async def status(ledger: Ledger, console: Console) -> None:
     table = Table("run", "state", "by", "pairs", "step", "loss", "result", box=None)
     rejected = rejections(await ledger.models())
     for run in await ledger.runs(10):
-        state, result = _outcome(run, rejected)
+        state, result = outcome(run, rejected)
         loss = "" if run.loss is None else f"{run.loss:.3f}"
         step = f"{run.step}/{run.steps}" if run.steps else ""
         if run.seconds_left is not None:
@@ -75,13 +74,6 @@ async def models(ledger: Ledger, console: Console) -> None:
         state = model.state if model.directory else "removed"
         table.add_row(model.id, state, str(model.run or ""), escape(model.directory), escape(model.reason))
     console.print(table)
-
-
-def _outcome(run: Run, rejected: Mapping[str, str]) -> tuple[str, str]:
-    """What state to show of a run, and what came of it: its model, or why it has none that answers."""
-    if run.model and run.model in rejected:
-        return ModelState.REJECTED, rejected[run.model] or run.model
-    return run.state, run.reason or run.model or ""
 
 
 async def _follow(ledger: Ledger, run: Run, console: Console) -> Run:

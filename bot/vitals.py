@@ -28,20 +28,24 @@ RUNS_SHOWN = 10
 @dataclass(frozen=True, slots=True)
 class Overview:
     """What an operator sees at a glance. `curve` is the newest run with a loss curve, `sheets` all with a sheet.
-    `last_word` is of the worker at work, `rejected` has why models were not good enough, by their ids.
+    `last_word` is of the worker at work.
     """
 
     live: str
     engine: Status
     runs: list[Run]
     models: list[Model]
-    rejected: Mapping[str, str]
     counts: Mapping[str, int]
     next_run: datetime | None
     schedule: str
     curve: int | None
     sheets: frozenset[int]
     last_word: LastWord | None
+
+    @property
+    def rejected(self) -> Mapping[str, str]:
+        """Why models were not good enough, by their ids."""
+        return rejections(self.models)
 
 
 class Vitals:
@@ -65,14 +69,13 @@ class Vitals:
     async def overview(self) -> Overview:
         """What the operator page and /status show."""
         live = await self._ledger.live_model()
-        runs, models = await self._ledger.runs(RUNS_SHOWN), await self._ledger.models()
+        runs = await self._ledger.runs(RUNS_SHOWN)
         curves = [run.id for run in runs if kept_file(run.directory, CURVE)]
         return Overview(
             live=live.id if live else "",
             engine=self._deployment.status(),
             runs=runs,
-            models=models,
-            rejected=rejections(models),
+            models=await self._ledger.models(),
             counts=await self._ledger.counts(),
             next_run=self._schedule.next_time(),
             schedule=self._schedule.cron,

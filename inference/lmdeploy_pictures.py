@@ -72,8 +72,8 @@ class Prepared:
 class TileCache:
     """Prepared pictures, made by `threads` threads, the newest `limit` bytes of them kept.
 
-    Used from one event loop. `hits` and `misses` count pictures asked for. Who asks for a picture
-    that is just being prepared waits for that one preparation.
+    Used from one event loop. `hits` and `misses` count pictures asked for. Who asks for a picture that is just being
+    prepared waits for that one preparation.
     """
 
     def __init__(self, tiling: Tiling, *, limit: int, threads: int) -> None:

@@ -67,8 +67,7 @@ class Exchanges(Queries):
         row = asdict(picture) | {"created": now}
 
         def work(database: Database) -> None:
-            if update is not None:
-                refuse_closed(database, update)
+            refuse_closed(database, update)
             # Not Table.insert: it reads the schema several times, which costs a millisecond on the busiest path.
             database.execute(_INSERT_PICTURE, row)
             if sender is not None:

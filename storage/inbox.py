@@ -197,8 +197,10 @@ class Inbox(Queries):
         return [None if update in known else _unknown(update) for update in updates]
 
 
-def refuse_closed(database: Database, update: int) -> None:
-    """Raise `UnknownRecord` for an update that is done: what is still at work on it has nothing to keep any more."""
+def refuse_closed(database: Database, update: int | None) -> None:
+    """Raise `UnknownRecord` for an update that is done: what is still at work on it has nothing to keep any more. None
+    is none.
+    """
     if first(database, "SELECT 1 FROM inbox WHERE id = ? AND state = 'done'", [update]) is not None:
         raise UnknownRecord(f"Update {update} is closed: its sender has had everything deleted.")
 

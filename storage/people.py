@@ -37,8 +37,7 @@ class People(Queries):
         now = self._now()
 
         def work(database: Database) -> None:
-            if update is not None:
-                refuse_closed(database, update)
+            refuse_closed(database, update)
             database.execute(
                 "INSERT INTO users(id, name, client_language, created) VALUES (?, ?, ?, ?)"
                 " ON CONFLICT(id) DO UPDATE SET name = excluded.name, client_language = excluded.client_language"
@@ -123,8 +122,7 @@ class People(Queries):
         now = self._now()
 
         def work(database: Database) -> int:
-            if update is not None:
-                refuse_closed(database, update)
+            refuse_closed(database, update)
             return _open_session(database, chat, user, topic, now)
 
         return await self._write(work)

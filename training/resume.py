@@ -50,13 +50,13 @@ def checkpoint(job: Job) -> Path | None:
 
 def begin(job: Job) -> None:
     """Make room for a training: what its folder holds of another one, or holds damaged, is removed."""
-    state = Path(job.work) / STATE
-    while (newest := checkpoint(job)) is not None and not _sound(newest):
+    state, wanted = Path(job.work) / STATE, fingerprint(job)
+    while (newest := _newest(state, wanted)) is not None and not _sound(newest):
         newest.unlink()
     if newest is None and state.exists():
         shutil.rmtree(state)
     state.mkdir(exist_ok=True)
-    (state / _FINGERPRINT).write_text(fingerprint(job) + "\n", encoding="utf-8")
+    (state / _FINGERPRINT).write_text(wanted + "\n", encoding="utf-8")
 
 
 def remove(folder: Path) -> None:

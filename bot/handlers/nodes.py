@@ -5,8 +5,10 @@ To be asked behind `admin`, which lets nobody else come this far. Doing either t
 
 from __future__ import annotations
 
+from typing import Final
+
 from aiogram import Bot, Router
-from aiogram.filters import CommandObject
+from aiogram.filters import CommandObject, or_f
 from aiogram.types import CallbackQuery, Message, User
 
 from bot.admin import REFUSALS, AdminActions, refused
@@ -24,57 +26,32 @@ from storage.ledger import Ledger
 def router() -> Router:
     """The handlers of this module."""
     nodes = Router(name="nodes")
-    nodes.message.register(drain, Command("drain"))
-    nodes.message.register(undrain, Command("undrain"))
-    nodes.callback_query.register(drain_this, Drain.filter())
-    nodes.callback_query.register(undrain_this, Undrain.filter())
+    nodes.message.register(by_command, Command(*_CHANGES))
+    nodes.callback_query.register(by_button, or_f(Drain.filter(), Undrain.filter()))
     return nodes
 
 
-async def drain(
+async def by_command(
     message: Message, command: CommandObject, event_from_user: User, reply: Reply, say: Say, admin: AdminActions
 ) -> None:
-    """Take a node out of service; without a name, list them."""
+    """Take a node out of service, or back into it; without a name, list them."""
     if node := await _named((command.args or "").strip(), reply, say, admin):
-        await _drain(node, event_from_user.id, reply, say, admin)
+        await _CHANGES[command.command.lower()](node, event_from_user.id, reply, say, admin)
 
 
-async def undrain(
-    message: Message, command: CommandObject, event_from_user: User, reply: Reply, say: Say, admin: AdminActions
-) -> None:
-    """Take a node back into service; without a name, list them."""
-    if node := await _named((command.args or "").strip(), reply, say, admin):
-        await _undrain(node, event_from_user.id, reply, say, admin)
-
-
-async def drain_this(
+async def by_button(
     query: CallbackQuery,
-    callback_data: Drain,
+    callback_data: Drain | Undrain,
     bot: Bot,
     delivery: Delivery,
     say: Say,
     admin: AdminActions,
     ledger: Ledger,
 ) -> None:
-    """Take the node on the button out of service; if there is none like it any more, list them."""
+    """The same with the node on the button; if there is none like it any more, list them."""
     reply = await reply_to(query, bot, delivery, ledger)
     if reply and (node := await _named(_name(callback_data.node, admin), reply, say, admin)):
-        await _drain(node, query.from_user.id, reply, say, admin)
-
-
-async def undrain_this(
-    query: CallbackQuery,
-    callback_data: Undrain,
-    bot: Bot,
-    delivery: Delivery,
-    say: Say,
-    admin: AdminActions,
-    ledger: Ledger,
-) -> None:
-    """Take the node on the button back into service; if there is none like it any more, list them."""
-    reply = await reply_to(query, bot, delivery, ledger)
-    if reply and (node := await _named(_name(callback_data.node, admin), reply, say, admin)):
-        await _undrain(node, query.from_user.id, reply, say, admin)
+        await _CHANGES[callback_data.__prefix__](node, query.from_user.id, reply, say, admin)
 
 
 async def _drain(node: str, by: int, reply: Reply, say: Say, admin: AdminActions) -> None:
@@ -104,6 +81,10 @@ async def _undrain(node: str, by: int, reply: Reply, say: Say, admin: AdminActio
     if now.state is not State.READY:
         text += " " + say("It does not answer yet; I keep trying, and /status shows how it is.")
     await reply.finish(text)
+
+
+_CHANGES: Final = {"drain": _drain, "undrain": _undrain}
+"""What a command does, and the button whose data begins with its name."""
 
 
 async def _named(wanted: str, reply: Reply, say: Say, admin: AdminActions) -> str | None:

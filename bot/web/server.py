@@ -24,6 +24,7 @@ from aiohttp import web
 
 from bot.config import Settings
 from bot.listening import listening
+from bot.progress import outcome
 from bot.vitals import Vitals
 from bot.web.metrics import render
 from storage.errors import UnknownRecord
@@ -57,6 +58,7 @@ class WebServer:
         environment = aiohttp_jinja2.setup(app, loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True)
         environment.filters["when"] = _when
         environment.filters["clock"] = clock
+        environment.filters["outcome"] = outcome
         app.add_routes(
             [
                 web.get("/health", self._health),
