@@ -28,7 +28,8 @@ ENV_DELIMITER = "__"
 DEFAULT_PATH = Path("config.toml")
 
 _LIST: Final = 'should be a list in brackets, as [1, 2] or ["a", "b"]'
-_WANTED: Final = {"tuple_type": _LIST, "list_type": _LIST, "model_type": "should be a section with keys of its own"}
+_SECTION: Final = 'should be a section with keys of its own, in the environment as {"key": 1}'
+_WANTED: Final = {"tuple_type": _LIST, "list_type": _LIST, "model_type": _SECTION, "dict_type": _SECTION}
 
 
 class ConfigError(Exception):
@@ -87,8 +88,8 @@ def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.
     try:
         settings = Settings(**values)
     except SettingsError as error:
-        unreadable = [name for name in environment if _unreadable(name, environment[name])]
-        raise ConfigError("\n".join(f"{name}: {_LIST}" for name in unreadable) or str(error)) from error
+        wrong = [f"{name}: {wanted}" for name, value in environment.items() if (wanted := _misread(name, value))]
+        raise ConfigError("\n".join(wrong) or str(error)) from error
     except ValidationError as error:
         # Without its cause: pydantic's words quote what was given, secrets among it.
         raise ConfigError("\n".join(_explain(each) for each in error.errors())) from None
@@ -111,25 +112,31 @@ def _read(path: Path | None) -> dict[str, Any]:
 def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
     """pydantic-settings overlooks variables whose first part is no field; a typo there must not pass silently."""
     for name in environment:
-        if not name.upper().startswith(ENV_PREFIX):
-            continue
-        first = name[len(ENV_PREFIX) :].split(ENV_DELIMITER)[0].lower()
-        if first not in Settings.model_fields:
-            raise ConfigError(f"{name}: no such setting{_suggest(first, Settings.model_fields)}")
+        path = _path_of(name)
+        if path and path[0] not in Settings.model_fields:
+            raise ConfigError(f"{name}: no such setting{_suggest(path[0], Settings.model_fields)}")
 
 
-def _unreadable(name: str, value: str) -> bool:
-    """Whether a variable holds a list or a section, which pydantic-settings reads as JSON, and is none."""
-    if not name.upper().startswith(ENV_PREFIX):
-        return False
-    kind = _kind(tuple(name[len(ENV_PREFIX) :].lower().split(ENV_DELIMITER)))
-    if get_origin(kind) not in (tuple, dict) and not _is_section(kind):
-        return False
+def _misread(name: str, value: str) -> str:
+    """What a variable should hold for a list or a section, which pydantic-settings reads as JSON; empty if it can."""
+    path = _path_of(name)
+    kind = _kind(path) if path else None
+    if _is_section(kind) or get_origin(kind) is dict:
+        wanted = _SECTION
+    elif get_origin(kind) is tuple:
+        wanted = _LIST
+    else:
+        return ""
     try:
         json.loads(value)
     except ValueError:
-        return True
-    return False
+        return wanted
+    return ""
+
+
+def _path_of(name: str) -> tuple[str, ...]:
+    """The path of the setting that a variable of the environment is; empty for one that is none of ours."""
+    return tuple(name[len(ENV_PREFIX) :].lower().split(ENV_DELIMITER)) if name.upper().startswith(ENV_PREFIX) else ()
 
 
 def _check_schedule(cron: str) -> None:

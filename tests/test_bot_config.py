@@ -116,6 +116,14 @@ def test_a_list_in_the_environment_that_is_none_is_named(monkeypatch: pytest.Mon
         load_settings(SHIPPED)
 
 
+@pytest.mark.parametrize("name", ["THUMBTUNE_CHAT", "THUMBTUNE_TRAINING__KNOBS"])
+def test_a_section_in_the_environment_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A whole section, or a table of free keys, is shown in the form that it has there."""
+    monkeypatch.setenv(name, "abc")
+    with pytest.raises(ConfigError, match=f"^{name}: should be a section"):
+        load_settings(SHIPPED)
+
+
 @pytest.mark.parametrize(
     "text",
     [
