@@ -1,12 +1,13 @@
 # `make` lists the verbs. Everything is installed into .venv here; nothing else on the machine is touched.
 #   PYTHON=…       the interpreter to build .venv from (3.11 or 3.12)
 #   DEEPSPEED=1    DeepSpeed as well, with install-gpu
-#   TORCH_INDEX=…  a package index that has the CPU build of torch, where pip's default one is a CUDA build
+#   TORCH_INDEX=…  the package index with the CPU build of torch, instead of PyTorch's own
 PYTHON ?= python3
 TORCH_INDEX ?=
 DEEPSPEED ?=
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# The lists are complete and carry hashes; without build isolation nothing else comes in where a package is built.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation
 
 # .venv holds one of two sets: cpu, or gpu once `make install-gpu` has made it that. `make clean` goes back.
 GPU := $(wildcard .venv/gpu.stamp)
@@ -63,40 +64,46 @@ pictures: $(ALL) .venv/dev.stamp
 clean:
 	rm -rf .venv
 
-# A bare Debian's python3 has no venv module; virtualenv does the same.
+# A bare Debian's python3 has no venv module; virtualenv does the same. --target: Debian's pip installs nowhere else.
 .venv/bin/python:
-	$(PYTHON) -m venv .venv || { $(PYTHON) -m pip install --quiet --user virtualenv && $(PYTHON) -m virtualenv --quiet .venv; }
+	$(PYTHON) -m venv .venv || { \
+		$(PYTHON) -m pip install --quiet --no-deps --target .virtualenv -r requirements/virtualenv.txt \
+		&& PYTHONPATH=.virtualenv $(PYTHON) -m virtualenv --quiet .venv && rm -rf .virtualenv; }
 
-.venv/chat.stamp: requirements/torch.txt requirements/cpu-chat.txt requirements/torchvision-cpu.pth pyproject.toml | .venv/bin/python
+.venv/build.stamp: requirements/build.txt | .venv/bin/python
+	$(PIP) -r requirements/build.txt
+	@touch $@
+
+.venv/chat.stamp: .venv/build.stamp requirements/torch.txt requirements/cpu-chat.txt requirements/torchvision-cpu.pth pyproject.toml
 	@echo 'Installing what chatting needs …'
-	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requirements/torch.txt
-	$(PIP) --no-deps -r requirements/cpu-chat.txt
+	$(PIP) -r requirements/cpu-chat.txt
+	$(BIN)/python requirements/install_torch.py $(TORCH_INDEX)
 	cp requirements/torchvision-cpu.pth $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/
-	$(PIP) --no-deps --editable .
+	$(PIP) --editable .
 	@touch $@
 
 # XTuner comes last: once its metadata is there, everything it needs is.
 .venv/training.stamp: .venv/chat.stamp requirements/cpu-training.txt
 	@echo 'Installing the trainer …'
-	grep -v '^xtuner' requirements/cpu-training.txt >.venv/training-first.txt
-	$(PIP) --no-deps -r .venv/training-first.txt
-	$(PIP) --no-deps -r requirements/cpu-training.txt
+	sed '/^xtuner==/,/[^\\]$$/d' requirements/cpu-training.txt >.venv/training-first.txt
+	$(PIP) -r .venv/training-first.txt
+	$(PIP) -r requirements/cpu-training.txt
 	@touch $@
 
-.venv/gpu.stamp: requirements/gpu.txt pyproject.toml | .venv/bin/python
+.venv/gpu.stamp: .venv/build.stamp requirements/gpu.txt pyproject.toml
 	@echo 'Installing bot, lmdeploy, trainer and CUDA libraries (4 GB to download) …'
 	rm -f .venv/chat.stamp .venv/training.stamp .venv/lib/python3*/site-packages/torchvision-cpu.pth
-	grep -v '^xtuner' requirements/gpu.txt >.venv/gpu-first.txt
-	$(PIP) --no-deps -r .venv/gpu-first.txt
-	$(PIP) --no-deps --editable .
-	$(PIP) --no-deps -r requirements/gpu.txt
+	sed '/^xtuner==/,/[^\\]$$/d' requirements/gpu.txt >.venv/gpu-first.txt
+	$(PIP) -r .venv/gpu-first.txt
+	$(PIP) --editable .
+	$(PIP) -r requirements/gpu.txt
 	@touch $@
 
 # It has no wheel; what it compiles for a card is compiled when it is first used.
 .venv/deepspeed.stamp: .venv/gpu.stamp requirements/deepspeed.txt
-	DS_BUILD_OPS=0 $(PIP) --no-deps --no-build-isolation -r requirements/deepspeed.txt
+	DS_BUILD_OPS=0 $(PIP) -r requirements/deepspeed.txt
 	@touch $@
 
 .venv/dev.stamp: $(CHAT) requirements/dev.txt
-	$(PIP) --no-deps -r requirements/dev.txt
+	$(PIP) -r requirements/dev.txt
 	@touch $@

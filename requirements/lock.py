@@ -5,9 +5,13 @@
     python requirements/lock.py --upgrade-package NAME … of one
     python requirements/lock.py --check                write nothing; exit code 1 names what does not fit
 
-What packages wrongly ask for is mended under [tool.uv] of pyproject.toml. The resolver is uv, which reads the packages'
-metadata only: seconds and a few megabytes. pip's `--dry-run` downloads every wheel whose metadata the index does not
-serve apart, CUDA's gigabytes among them.
+Every line carries the SHA-256 of the files that pip may install for it: the wheels for x86-64 and ARM Linux, or the
+source archive where there is no wheel. Only torch and torchvision of the CPU lists have none (torch.txt): they come by
+version from an index of their own.
+
+Wrong requirements of packages are mended under [tool.uv] of pyproject.toml. The resolver is uv, which reads the
+packages' metadata only: seconds and a few megabytes. pip's `--dry-run` downloads every wheel whose metadata the index
+does not serve apart, CUDA's gigabytes among them.
 """
 
 from __future__ import annotations
@@ -16,16 +20,17 @@ import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 from dataclasses import dataclass
 from difflib import unified_diff
 from pathlib import Path
 
 HERE = Path(__file__).parent
 PYTHONS = ("3.11", "3.12")
-PLATFORM = "x86_64-manylinux_2_28"
+X86, ARM = "x86_64-manylinux_2_28", "aarch64-manylinux_2_28"
 PYPROJECT = "../pyproject.toml"
-# torch stands in torch.txt, and its CPU build needs nothing of CUDA.
-CUDA = re.compile(r"torch|triton|nvidia-.*|cuda-.*")
+# torch and torchvision stand in torch.txt, and their CPU builds need nothing of CUDA.
+CUDA = re.compile(r"torch|torchvision|triton|nvidia-.*|cuda-.*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,7 @@ class List:
     after: tuple[List, ...] = ()
     without: re.Pattern[str] = re.compile("")
     options: tuple[str, ...] = ()
+    platforms: tuple[str, ...] = (X86, ARM)
 
     @property
     def path(self) -> Path:
@@ -46,14 +52,23 @@ class List:
     def all_sources(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*(each for before in self.after for each in before.all_sources()), *self.sources)))
 
+    def installed_before(self) -> set[str]:
+        return {name for other in self.after for name in (*other.pins(), *other.installed_before())}
+
+    def text(self) -> str:
+        return self.path.read_text("utf-8") if self.path.exists() else ""
+
     def pins(self) -> dict[str, str]:
-        return pins_of(self.path.read_text("utf-8")) if self.path.exists() else {}
+        return pins_of(self.text())
 
 
+VIRTUALENV = List("virtualenv.txt", "What makes .venv where python3 has no venv module.", ("virtualenv.in",))
+BUILD = List("build.txt", "What builds this package and those that have no wheel.", ("build.in",))
 CHAT = List(
     "cpu-chat.txt",
-    "What chatting needs: the bot, the ledger and the CPU engine, torch apart (torch.txt).",
-    (PYPROJECT, "chat.in", "torch.txt", "cpu.in"),
+    "What chatting needs: the bot, the ledger and the CPU engine, without torch and torchvision (torch.txt).",
+    (PYPROJECT, "chat.in", "torch.txt"),
+    after=(BUILD,),
     without=CUDA,
 )
 TRAINING = List("cpu-training.txt", "What retraining adds.", ("training.in",), (CHAT,), CUDA)
@@ -64,46 +79,85 @@ DEV = List(
     (CHAT, TRAINING),
     CUDA,
     # lmdeploy's Python part beside the CPU's torch, which is newer than it asks for.
-    ("--overrides", "torch.txt", "--overrides", "cpu.in", "--excludes", "lmdeploy-without.txt"),
+    ("--overrides", "torch.txt", "--excludes", "lmdeploy-without.in"),
+    (X86,),
 )
+BROWSER = List("browser.txt", "What drives a Chromium, for its tests and `make pictures`.", ("browser.in",))
 GPU = List(
     "gpu.txt",
     "Everything for a GPU: bot, lmdeploy, trainer.",
     (PYPROJECT, "chat.in", "training.in", "lmdeploy.in", "gpu.in"),
+    after=(BUILD,),
+    platforms=(X86,),  # lmdeploy has wheels for no other
 )
-DEEPSPEED = List("deepspeed.txt", "What training.deepspeed adds.", ("deepspeed.in",), (GPU,))
-LISTS = (CHAT, TRAINING, DEV, GPU, DEEPSPEED)
+DEEPSPEED = List("deepspeed.txt", "What training.deepspeed adds.", ("deepspeed.in",), (GPU,), platforms=(X86,))
+LISTS = (VIRTUALENV, BUILD, CHAT, TRAINING, DEV, BROWSER, GPU, DEEPSPEED)
 
 
 def pins_of(text: str) -> dict[str, str]:
-    """Name → version of the lines `name==version`."""
-    return dict(line.split("==", 1) for line in text.splitlines() if re.match(r"[a-z0-9]", line))
+    """Return name → version of the lines `name==version`."""
+    return dict(re.findall(r"^([a-z0-9][^=\s]*)==([^\s\\]+)", text, re.MULTILINE))
+
+
+def hashes_of(text: str) -> dict[str, list[str]]:
+    """Return `name==version` → its hashes."""
+    blocks = re.findall(r"^([a-z0-9]\S+)((?: \\\n\s+--hash=sha256:\w+)*)$", text, re.MULTILINE)
+    return {pin: re.findall(r"sha256:(\w+)", hashes) for pin, hashes in blocks}
+
+
+def compiled(output: Path, python: str, platform: str, *arguments: str) -> str:
+    """Run `uv pip compile` into `output` and return what it wrote. Ends the program where nothing resolves."""
+    line = [
+        *(sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate"),
+        # Named, or uv searches the machine for an interpreter of that version.
+        *("--python", sys.executable, "--python-version", python, "--python-platform", platform),
+        *("--output-file", str(output), *arguments),
+    ]
+    result = subprocess.run(line, cwd=HERE, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise SystemExit(f"{' '.join(arguments)} does not resolve for Python {python}:\n{result.stderr}")
+    return output.read_text("utf-8")
 
 
 def resolve(each: List, python: str, preferred: dict[str, str], *options: str) -> dict[str, str]:
-    """All that the list's sources need, at the `preferred` versions where they fit. Ends the program where none do."""
+    """Return the pins that the list adds to those before it, at the `preferred` versions where they fit."""
     with tempfile.TemporaryDirectory() as folder:
         # uv keeps the versions that it finds in its output file.
         output = Path(folder) / "list.txt"
         output.write_text("".join(f"{name}=={version}\n" for name, version in preferred.items()), "utf-8")
-        line = [
-            *(sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate"),
-            # Named, or uv searches the machine for an interpreter of that version.
-            *("--python", sys.executable, "--python-version", python, "--python-platform", PLATFORM),
-            *("--output-file", str(output), *each.options, *options, *each.all_sources()),
-        ]
-        result = subprocess.run(line, cwd=HERE, capture_output=True, text=True, check=False)
-        if result.returncode:
-            raise SystemExit(f"requirements/{each.name} does not resolve for Python {python}:\n{result.stderr}")
-        return pins_of(output.read_text("utf-8"))
+        resolved = pins_of(compiled(output, python, X86, *each.options, *options, *each.all_sources()))
+    before = each.installed_before()
+    return {k: v for k, v in resolved.items() if k not in before and not each.without.fullmatch(k)}
 
 
-def listing(each: List, resolved: dict[str, str]) -> str:
-    """The text of the list: what is not in a list before it, sorted."""
-    before = {name for other in each.after for name in other.pins()}
-    pins = {k: v for k, v in resolved.items() if k not in before and not each.without.fullmatch(k)}
+def look_up_hashes(pins: dict[str, str], platforms: tuple[str, ...]) -> dict[str, list[str]]:
+    """Return `name==version` → the hashes of its wheels for `PYTHONS` on the platforms, else of its source archive."""
+    found: dict[str, set[str]] = {}
+    sources: dict[str, set[str]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        pinned = Path(folder) / "pins.txt"
+        pinned.write_text("".join(f"{name}=={version}\n" for name, version in pins.items()), "utf-8")
+        for python in PYTHONS:
+            for platform in platforms:
+                output = Path(folder) / "pylock.toml"
+                text = compiled(output, python, platform, "--no-deps", "--format", "pylock.toml", str(pinned))
+                for package in tomllib.loads(text).get("packages", []):
+                    pin = f"{package['name']}=={package['version']}"
+                    wheels = {wheel["hashes"]["sha256"] for wheel in package.get("wheels", [])}
+                    found.setdefault(pin, set()).update(wheels)
+                    if "sdist" in package:
+                        sources.setdefault(pin, set()).add(package["sdist"]["hashes"]["sha256"])
+    return {pin: sorted(wheels or sources[pin]) for pin, wheels in found.items()}
+
+
+def listing(each: List, pins: dict[str, str], hashes: dict[str, list[str]]) -> str:
+    """Return the text of the list, sorted by name."""
     head = f"# {each.about}\n# Made by lock.py from {', '.join(each.sources)}; installed with --no-deps.\n"
-    return head + "".join(f"{name}=={version}\n" for name, version in sorted(pins.items()))
+    lines = (
+        " \\\n    --hash=sha256:".join([f"{name}=={version}", *hashes.get(f"{name}=={version}", ["missing"])])
+        for name, version in sorted(pins.items())
+    )
+    return head + "".join(f"{line}\n" for line in lines)
 
 
 def main(arguments: list[str]) -> int:
@@ -115,10 +169,12 @@ def main(arguments: list[str]) -> int:
         lists = (GPU, CHAT, TRAINING, DEV, each)
         preferred = {name: version for other in lists for name, version in other.pins().items()}
         for python in PYTHONS if check else PYTHONS[:1]:
-            text = listing(each, resolve(each, python, preferred, *([] if check else arguments)))
+            pins = resolve(each, python, preferred, *([] if check else arguments))
+            present = each.text()
+            text = listing(each, pins, hashes_of(present) if check else look_up_hashes(pins, each.platforms))
             if not check:
                 each.path.write_text(text, "utf-8")
-            elif text != (present := each.path.read_text("utf-8")):
+            elif text != present:
                 wrong = 1
                 names = (f"requirements/{each.name}", f"what its sources need on Python {python}")
                 sys.stdout.writelines(unified_diff(present.splitlines(True), text.splitlines(True), *names))

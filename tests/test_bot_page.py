@@ -26,7 +26,7 @@ from tests.fleets import Servers
 from tests.person import DOWN, UP
 
 pytest.importorskip(
-    "playwright.async_api", reason="no Playwright here: .venv/bin/pip install -r requirements/browser.txt"
+    "playwright.async_api", reason="no Playwright here: .venv/bin/pip install --no-deps -r requirements/browser.txt"
 )
 
 from playwright.async_api import Browser, Locator, expect
