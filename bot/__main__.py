@@ -1,13 +1,13 @@
 """`thumbtune`: the command line.
 
-Each command reads the settings, does one thing and says how it went; errors with a known cause are one sentence and
-exit code 1. Commands beside a running bot talk to it through the ledger, so they need no port and no password.
+Each command reads the settings, does one thing and says how it went: results on standard output, all else on standard
+error. The exit code is 0 when it is done, 1 when it was refused or failed, 2 for a wrong command line. Commands beside
+a running bot talk to it through the ledger, so they need no port and no password.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from pathlib import Path
@@ -25,6 +25,7 @@ from bot.config import ConfigError, Settings, load_settings
 from bot.data import export_data, import_file
 from bot.fetch import REPO
 from bot.fetch import fetch as fetch_checkpoint
+from bot.terminal import Refused, notes
 from inference.hub import Source
 from inference.messages import InferenceError
 from inference.settings import TINY
@@ -44,6 +45,7 @@ console = Console()
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", metavar="PATH", help="The settings file; default: config.toml here.")
 ]
+YesOption = Annotated[bool, typer.Option("--yes", help="Go ahead without asking.")]
 
 
 class DemoEngine(StrEnum):
@@ -57,8 +59,8 @@ def main() -> None:
     """Entry point of the console script."""
     try:
         app(standalone_mode=True)
-    except (ConfigError, AdminRefusal, StorageError, InferenceError, TrainingError) as error:
-        console.print(f"[red]thumbtune:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+    except (ConfigError, Refused, AdminRefusal, StorageError, InferenceError, TrainingError) as error:
+        notes.print(f"[red]thumbtune:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(1) from error
 
 
@@ -119,7 +121,9 @@ def fetch(
 @app.command()
 def retrain(
     config: ConfigOption = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Show the progress and end with the run.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Show the progress; end when the new model answers, or is known not to.")
+    ] = False,
 ) -> None:
     """Ask the running bot to retrain on what was liked."""
     _with_bot(config, lambda ledger, running: remote.retrain(ledger, running, wait, console))
@@ -128,7 +132,7 @@ def retrain(
 @app.command()
 def status(config: ConfigOption = None) -> None:
     """Say which model answers, what was collected, and how the runs went."""
-    _with_ledger(load_settings(config), lambda ledger: remote.status(ledger, console))
+    _with_bot(config, lambda ledger, running: remote.status(ledger, running(), console))
 
 
 @app.command()
@@ -172,12 +176,11 @@ def rollback(config: ConfigOption = None) -> None:
 def forget(
     user: Annotated[int, typer.Argument(metavar="USER", help="The person's user id; the bot's /start tells it.")],
     config: ConfigOption = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask; nobody is asked without a terminal either.")] = False,
+    yes: YesOption = False,
 ) -> None:
     """Delete all that is kept of a person, as /delete_my_data does; beside a running bot or without one."""
     settings = load_settings(config)
-    asks = not yes and sys.stdin.isatty()
-    _with_ledger(settings, lambda ledger: belongings.forget(ledger, settings.storage.dir, user, asks, console))
+    _with_ledger(settings, lambda ledger: belongings.forget(ledger, settings.storage.dir, user, yes, console))
 
 
 @app.command()
@@ -187,10 +190,9 @@ def backup(
     models: Annotated[bool, typer.Option("--models", help="The trained models as well.")] = False,
 ) -> None:
     """Copy the ledger and the pictures, checked, while the bot is at work; laid out as storage.dir is."""
-    folder = load_settings(config).storage.dir
-    if not (folder / FILE_NAME).exists():
-        raise ConfigError(f"There is no ledger in {folder}: name the settings with --config.")
-    _with_ledger(load_settings(config), lambda ledger: belongings.backup(ledger, folder, out, models, console))
+    settings = load_settings(config)
+    folder = settings.storage.dir
+    _with_ledger(settings, lambda ledger: belongings.backup(ledger, folder, out, models, console))
 
 
 @app.command("import")
@@ -223,17 +225,25 @@ def export(
 
 
 def _with_ledger(settings: Settings, work: Callable[[Ledger], Awaitable[None]]) -> None:
+    """Do `work` on the ledger that is there. Raises ConfigError where there is none, and makes none."""
+    folder = settings.storage.dir
+    if not (folder / FILE_NAME).is_file():
+        raise ConfigError(
+            f"There is no ledger in {folder.absolute()}: name the bot's settings with --config, or go to its folder. "
+            "`thumbtune run` makes one."
+        )
+
     async def session() -> None:
-        async with Ledger.open(settings.storage.dir) as ledger:
+        async with Ledger.open(folder) as ledger:
             await work(ledger)
 
     asyncio.run(session())
 
 
-def _with_bot(config: Path | None, work: Callable[[Ledger, bool], Awaitable[None]]) -> None:
-    """`work` is told as well whether a bot is running."""
+def _with_bot(config: Path | None, work: Callable[[Ledger, Callable[[], bool]], Awaitable[None]]) -> None:
+    """Do `work` on the ledger and with a function that tells whether a bot is running."""
     settings = load_settings(config)
-    _with_ledger(settings, lambda ledger: work(ledger, at_work(settings.storage.dir)))
+    _with_ledger(settings, lambda ledger: work(ledger, lambda: at_work(settings.storage.dir)))
 
 
 if __name__ == "__main__":

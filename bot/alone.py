@@ -32,7 +32,9 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def at_work(folder: Path) -> bool:
-    """Whether a bot is at work on the folder."""
+    """Whether a bot is at work on the folder, which stays as it is."""
+    if not (folder / FILE_NAME).exists():
+        return False
     try:
         with FileLock(folder / FILE_NAME, timeout=0):
             return False

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import typer
 from rich.console import Console
 
 from bot.forgetting import Forgetting
+from bot.terminal import confirm, notes
 from storage.backup import back_up
 from storage.errors import StorageError
 from storage.ledger import Ledger
@@ -23,7 +23,7 @@ from storage.records import Belongings
 async def backup(ledger: Ledger, folder: Path, out: Path, models: bool, console: Console) -> None:
     """Copy the ledger and the pictures of `folder`, and the `models`. Raises StorageError where a picture is lost."""
     kept = ModelStore(folder / "models") if models else None
-    with console.status(f"copying into {out}"):
+    with notes.status(f"copying into {out}"):
         made = await back_up(ledger, PictureStore(folder / "pictures"), out, kept)
     named = f", {', '.join(made.models) or 'no trained model'}" if models else ""
     console.print(f"{out}: the ledger, {made.pictures} pictures{named}. All of it was checked.", highlight=False)
@@ -34,18 +34,17 @@ async def backup(ledger: Ledger, folder: Path, out: Path, models: bool, console:
         )
 
 
-async def forget(ledger: Ledger, folder: Path, user: int, asks: bool, console: Console) -> None:
-    """Delete all that is kept of a person, once that is confirmed if it `asks`. `folder` is `storage.dir`."""
+async def forget(ledger: Ledger, folder: Path, user: int, yes: bool, console: Console) -> None:
+    """Delete all that is kept of a person, once that is confirmed. `folder` is `storage.dir`. Raises Refused."""
     forgetting = Forgetting.beside(ledger, folder)
     await forgetting.settle()
     found = await forgetting.belongings(user)
     if not found and await ledger.person(user) is None:
         console.print(f"Nothing is kept of {user}.")
         return
-    console.print(f"Of {user} there are {_counted(found)}.", highlight=False)
-    if asks and not typer.confirm("Delete all of it, for good?"):
-        console.print("Nothing was deleted.")
-        return
+    if not yes:
+        notes.print(f"Of {user} there are {_counted(found)}.", highlight=False)
+    confirm("Delete all of it, for good?", yes=yes)
     gone = await forgetting.forget(user)
     console.print(
         f"Deleted: {_counted(gone)}. A model that has learned from it already keeps what it has learned until the next "

@@ -18,6 +18,7 @@ from rich.markup import escape
 from bot.config import Settings
 from bot.incoming import BROKEN, NOT_A_PICTURE, SUFFIXES, TOO_MANY_PIXELS, PictureRefused, check
 from bot.progress import on_terminal, terminal_bar
+from bot.terminal import notes
 from inference.layout import problems
 from inference.settings import TINY
 from inference.tiny import CHECKPOINT
@@ -43,7 +44,7 @@ async def compare(settings: Settings, models: Sequence[str], images: Path, out: 
     work = Path(tempfile.mkdtemp(prefix="thumbtune-compare-"))
     kept = False
     try:
-        asked = _prepared(images, work, settings, console)
+        asked = _prepared(images, work, settings)
         job = CompareJob(
             models=chosen,
             asked=asked,
@@ -56,7 +57,7 @@ async def compare(settings: Settings, models: Sequence[str], images: Path, out: 
             tiles=settings.inference.tiles or 0,
             max_new_tokens=settings.chat.max_new_tokens,
         )
-        with terminal_bar(console) as bar:
+        with terminal_bar() as bar:
             task = bar.add_task("loading", total=None)
 
             def show(progress: Progress) -> None:
@@ -113,7 +114,7 @@ def questions_of(picture: Path, default: str) -> list[str]:
     return asked or [default]
 
 
-def _prepared(images: Path, work: Path, settings: Settings, console: Console) -> list[tuple[str, str, str]]:
+def _prepared(images: Path, work: Path, settings: Settings) -> list[tuple[str, str, str]]:
     """(file under `work`, its own name, question) of all; what is no picture is named and left out.
 
     Pictures are made upright and turned into what an engine reads, as those in a chat are. Raises TrainingError.
@@ -126,7 +127,7 @@ def _prepared(images: Path, work: Path, settings: Settings, console: Console) ->
         try:
             checked = check(each.read_bytes(), settings.chat.max_picture_megapixels)
         except PictureRefused as refusal:
-            console.print(f"[yellow]left out:[/] {escape(each.name)} {_REFUSALS[refusal.sentence]}", highlight=False)
+            notes.print(f"[yellow]left out:[/] {escape(each.name)} {_REFUSALS[refusal.sentence]}", highlight=False)
             continue
         file = f"{number}{_ENDINGS[checked.media_type]}"
         (work / file).write_bytes(checked.data)

@@ -47,7 +47,7 @@ async def import_file(
         recipe=str(settings.training.own_recipe or ""),
         max_length=settings.training.recipe_for(base).max_length,
     )
-    with terminal_bar(console) as bar:
+    with terminal_bar() as bar:
         task = bar.add_task("checking", total=None)
 
         def show(progress: Progress) -> None:

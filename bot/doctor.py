@@ -27,7 +27,6 @@ from bot.findings import Finding
 from bot.translation import later
 from inference.engines import Kind, resolve
 from inference.layout import weight_bytes
-from storage.durable import PRIVATE
 from storage.errors import StorageError
 from storage.health import ledger_faults, picture_faults
 from storage.ledger import FILE_NAME
@@ -121,17 +120,17 @@ def trainer_missing() -> str:
 
 
 def _storage(settings: Settings) -> Iterator[Finding]:
-    directory = settings.storage.dir
+    directory = settings.storage.dir.absolute()
+    existing = next(each for each in (directory, *directory.parents) if each.exists())
     try:
-        directory.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
-        with TemporaryFile(dir=directory) as probe:
+        with TemporaryFile(dir=existing) as probe:
             probe.write(b"thumbtune")
             os.fsync(probe.fileno())
     except OSError as error:
         cure = "set storage.dir to a folder this user may write to"
         yield Finding("storage", False, f"{directory}: {error.strerror}", cure)
         return
-    free = shutil.disk_usage(directory).free / 1e9
+    free = shutil.disk_usage(existing).free / 1e9
     # What a run leaves for a while: the adapter, and the merged model beside the one that answers.
     need = 2 * weight_bytes(settings.inference.checkpoint()) / 1e9 + settings.training.min_free_gigabytes
     cure = "" if free >= need else f"free {need - free:.1f} GB: a run needs {need:.1f} (twice the model and a rest)"

@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from bot.terminal import notes
 from inference.hub import HubError, Listing, Source, listing
 from inference.hub_files import bring
 from storage.models import MANIFEST, ModelStore, verify
@@ -44,7 +45,7 @@ async def fetch(directory: Path, source: Source, repo: str, revision: str, conso
     found = await listing(source, repo, revision)
     coming = directory.with_name(directory.name + _COMING)
     console.print(f"{repo} at {found.revision[:12]}: {len(found.files)} files, {found.size / 1e9:.2f} GB")
-    await _bring(found, coming, console)
+    await _bring(found, coming)
     if directory.exists():
         directory.rmdir()
     await asyncio.to_thread(_drop_strangers, found, coming)
@@ -53,7 +54,7 @@ async def fetch(directory: Path, source: Source, repo: str, revision: str, conso
     _say_what_next(directory, console)
 
 
-async def _bring(found: Listing, coming: Path, console: Console) -> None:
+async def _bring(found: Listing, coming: Path) -> None:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -61,7 +62,7 @@ async def _bring(found: Listing, coming: Path, console: Console) -> None:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as bar:
+    with Progress(*columns, console=notes) as bar:
         task = bar.add_task("", total=found.size)
         await bring(found, coming, lambda path, done: bar.update(task, description=path, completed=done))
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bot.retelling import retold
+from bot.terminal import notes
 from bot.translation import Say, later
 from storage.records import Model, Run
 from storage.states import RUN_TRANSITIONS, ModelState, RunState
@@ -90,10 +90,10 @@ def run_line(run: Run, rejected: Mapping[str, str], say: Say) -> str:
     return line
 
 
-def terminal_bar(console: Console) -> Progress:
+def terminal_bar() -> Progress:
     """A bar for work that is counted in steps; what else there is to say goes into the task's description."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-    return Progress(*columns, TimeElapsedColumn(), console=console)
+    return Progress(*columns, TimeElapsedColumn(), console=notes)
 
 
 def on_terminal(state: str, loss: float | None, seconds_left: float | None) -> str:

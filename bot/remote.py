@@ -1,55 +1,69 @@
 """The running bot from another process: `thumbtune retrain`, `promote`, `rollback`, `status` and `models`.
 
-What is asked of it is a row in the ledger, which it looks for, and what came of that another; so this needs no port and
-no password, and what is asked while no bot runs (`running` is False) is done by the next one.
+A request is a row in the ledger, which the bot looks for, and so is its result; no port and no password are needed.
+`running` tells whether a bot is running: nothing is asked of one that is not, and no wait outlives it.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bot.admin import AdminRefusal
 from bot.changeover import model_before
 from bot.progress import on_terminal, outcome, rejections, terminal_bar
+from bot.terminal import Refused, notes
+from storage.errors import IllegalTransition
 from storage.ledger import Ledger
 from storage.records import Promotion, Run
-from storage.states import RunState
+from storage.states import RUN_TRANSITIONS, ModelState, RunState
 from training.figures import clock
 
 POLL_SECONDS: Final = 0.5
+STOPPED: Final = "the bot stopped before it took this up"
 
 
-async def retrain(ledger: Ledger, running: bool, wait: bool, console: Console) -> None:
-    """Ask for a run; follow it to its end if `wait`, which is exit code 1 unless it is done. Raises RunBusy."""
-    run = await ledger.start_run("command", None)
-    who = "the running bot takes it up" if running else "no bot is running, so it begins with the next start of one"
-    console.print(f"Run {run.id} is due; {who}. `thumbtune status` shows how it goes.")
-    if wait:
-        run = await _follow(ledger, run, console)
-        state, result = outcome(run, rejections(await ledger.models()))
-        console.print(f"Run {run.id}: {state}. {escape(result)}")
-        if run.state is not RunState.DONE:
-            raise SystemExit(1)
+async def retrain(ledger: Ledger, running: Callable[[], bool], wait: bool, console: Console) -> None:
+    """Ask for a run and return once it has begun; with `wait` once its model answers.
+
+    Raises RunBusy, and Refused for a run that comes to nothing or whose model does not answer.
+    """
+    _require_bot(running)
+    run = await _follow(ledger, await ledger.start_run("command", None), running, wait)
+    if RUN_TRANSITIONS[run.state]:
+        console.print(f"Run {run.id} has begun. `thumbtune status` shows how it goes.", highlight=False)
+        return
+    state, result = outcome(run, rejections(await ledger.models()))
+    if state != RunState.DONE:
+        raise Refused(f"Run {run.id}: {state}. {result}")
+    if run.model and (await ledger.model(run.model)).state is ModelState.CANDIDATE:
+        raise Refused(
+            f"Run {run.id} is done, but the change to {run.model} failed; the bot's log says why. "
+            f"`thumbtune promote {run.model}` tries again."
+        )
+    console.print(f"Run {run.id}: {state}. {run.model} answers now.", highlight=False)
 
 
-async def promote(ledger: Ledger, running: bool, model: str, console: Console) -> None:
-    """Ask for a model to answer, and wait until it does. Raises UnknownRecord, AdminRefusal."""
-    await ledger.model(model)
+async def promote(ledger: Ledger, running: Callable[[], bool], model: str, console: Console) -> None:
+    """Ask for a model to answer, and wait until it does. Raises UnknownRecord, Refused."""
+    _require_bot(running)
     await _await_promotion(ledger, running, await ledger.request_promotion(model, None), console)
 
 
-async def rollback(ledger: Ledger, running: bool, console: Console) -> None:
-    """Ask for the model before the present one to answer, and wait until it does. Raises AdminRefusal."""
+async def rollback(ledger: Ledger, running: Callable[[], bool], console: Console) -> None:
+    """Ask for the model before the present one to answer, and wait until it does. Raises AdminRefusal, Refused."""
+    _require_bot(running)
     await _await_promotion(ledger, running, await ledger.request_promotion(await model_before(ledger), None), console)
 
 
-async def status(ledger: Ledger, console: Console) -> None:
+async def status(ledger: Ledger, running: bool, console: Console) -> None:
     """Print which model answers, what was collected, and the latest runs."""
+    console.print(f"bot: {'running' if running else 'not running'}")
     live = await ledger.live_model()
     console.print(f"answering: {live.id if live else 'no model yet; start the bot'}", highlight=False)
     for name, count in (await ledger.counts()).items():
@@ -76,25 +90,66 @@ async def models(ledger: Ledger, console: Console) -> None:
     console.print(table)
 
 
-async def _follow(ledger: Ledger, run: Run, console: Console) -> Run:
-    with terminal_bar(console) as bar:
+def _require_bot(running: Callable[[], bool]) -> None:
+    if not running():
+        raise Refused("No bot is running on this data folder: start it with `thumbtune run`, then ask again.")
+
+
+async def _follow(ledger: Ledger, run: Run, running: Callable[[], bool], to_the_end: bool) -> Run:
+    """Show the progress of a run until it has begun, or `to_the_end`. Raises Refused where the bot stops before."""
+    with terminal_bar() as bar:
         task = bar.add_task(run.state, total=None)
-        while run.state in (RunState.DUE, RunState.TRAINING, RunState.MERGING, RunState.EVALUATING):
-            await asyncio.sleep(POLL_SECONDS)
+        while True:
+            alive = running()
             run = await ledger.run(run.id)
-            told = on_terminal(run.state, run.loss, run.seconds_left)
-            bar.update(task, description=told, completed=run.step, total=run.steps or None)
-    return run
-
-
-async def _await_promotion(ledger: Ledger, running: bool, asked: Promotion, console: Console) -> None:
-    promotion = asked
-    if not running:
-        console.print("No bot is running: the next one that starts does it.")
-    with console.status(f"waiting for the bot to change to {asked.model} (Ctrl-C leaves the request in place)"):
-        while not (promotion.done or promotion.error):
+            bar.update(
+                task,
+                description=on_terminal(run.state, run.loss, run.seconds_left),
+                completed=run.step,
+                total=run.steps or None,
+            )
+            if await _decided(ledger, run) if to_the_end else run.state is not RunState.DUE:
+                return run
+            if not alive:
+                await _abandon(ledger, run)
             await asyncio.sleep(POLL_SECONDS)
+
+
+async def _decided(ledger: Ledger, run: Run) -> bool:
+    """Whether a run has ended, and its model, if any, answers or is known not to."""
+    if RUN_TRANSITIONS[run.state]:
+        return False
+    if run.model is None or (await ledger.model(run.model)).state is not ModelState.CANDIDATE:
+        return True
+    return await ledger.run_settled(run.id)
+
+
+async def _abandon(ledger: Ledger, run: Run) -> None:
+    """Take back a run that no bot has taken up. Raises Refused, unless the next bot has taken it up meanwhile."""
+    if run.state is not RunState.DUE:
+        was = "done" if run.state is RunState.DONE else run.state
+        raise Refused(
+            f"The bot stopped while run {run.id} was {was}. Its next start settles the run; `thumbtune status` shows "
+            "what came of it."
+        )
+    with suppress(IllegalTransition):
+        await ledger.move_run(run.id, RunState.CANCELLED, reason=STOPPED)
+        await ledger.settle_run(run.id)
+        raise Refused(f"The bot stopped before it took up run {run.id}: start it with `thumbtune run`, then ask again.")
+
+
+async def _await_promotion(ledger: Ledger, running: Callable[[], bool], asked: Promotion, console: Console) -> None:
+    with notes.status(f"waiting for the bot to change to {asked.model} (Ctrl-C does not take the request back)"):
+        while True:
+            alive = running()
             promotion = await ledger.promotion(asked.id)
+            if promotion.done or promotion.error:
+                break
+            if alive:
+                await asyncio.sleep(POLL_SECONDS)
+            else:
+                with suppress(IllegalTransition):  # the next bot has carried it out meanwhile
+                    await ledger.finish_promotion(asked.id, STOPPED)
     if promotion.error:
-        raise AdminRefusal(promotion.error)
-    console.print(f"{promotion.model} answers now.")
+        raise Refused(f"{promotion.model} does not answer: {promotion.error}")
+    console.print(f"{promotion.model} answers now.", highlight=False)

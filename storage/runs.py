@@ -89,6 +89,17 @@ class Runs(Queries):
         )
         return None if row is None else _run(row)
 
+    async def run_settled(self, run: int) -> bool:
+        """Whether the run has ended and all that this brings about has been seen to. Raises `UnknownRecord`."""
+        row = await self._read(
+            lambda database: first(
+                database, f"SELECT settled AND NOT {_IS_ACTIVE} AS over FROM runs WHERE id = ?", [_ACTIVE, run]
+            )
+        )
+        if row is None:
+            raise _unknown(run)
+        return bool(row["over"])
+
     async def settle_run(self, run: int) -> None:
         """Note that all that the end of a run brings about has been seen to."""
         await self._write(lambda database: database.execute("UPDATE runs SET settled = 1 WHERE id = ?", [run]))

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,29 @@ def write_config(path: Path, sections: dict[str, dict[str, Any]]) -> None:
 
 async def command(config: Path, *words: str, sabotage: str = "") -> tuple[int, str]:
     """`thumbtune …` as a process without a terminal: its exit code and what it says."""
+    ended = await ran(*words, "--config", str(config), sabotage=sabotage)
+    return ended.code, ended.out + ended.err
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command that has ended: its exit code, its standard output and its standard error."""
+
+    code: int
+    out: str
+    err: str
+
+
+async def ran(*words: str, folder: Path = ROOT, sabotage: str = "") -> Ended:
+    """Run `thumbtune …` in `folder`, without a terminal."""
     program = f"{sabotage}\nfrom bot.__main__ import main\nmain()"
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", program, *words, "--config", str(config)),
-        cwd=ROOT, env={**os.environ, "COLUMNS": "500"}, stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        *(sys.executable, "-c", program, *words),
+        cwd=folder, env={**os.environ, "COLUMNS": "500", "PYTHONPATH": str(ROOT)}, stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    said, _ = await process.communicate()
-    return process.returncode or 0, said.decode()
+    out, err = await process.communicate()
+    return Ended(process.returncode or 0, out.decode(), err.decode())
 
 
 class BotProcess:

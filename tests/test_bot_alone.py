@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,8 +9,9 @@ import pytest
 import pytest_asyncio
 
 from bot.alone import at_work
-from storage.states import RunState
-from tests.bot_process import command
+from storage.records import Model
+from storage.states import ModelState, RunState
+from tests.bot_process import command, ran
 from tests.community import Community
 from tests.fleets import Servers
 
@@ -56,15 +56,25 @@ async def test_a_port_that_is_taken_is_named_with_the_cure(community: Community,
     assert "Traceback" not in said
 
 
-async def test_who_asks_for_a_run_hears_whether_a_bot_takes_it_up(community: Community) -> None:
-    """Beside a bot it is taken up; once that was killed the next one's start is said to do it."""
-    _, said = await command(community.config, "retrain")
-    assert "the running bot takes it up" in said
+async def test_a_run_that_cannot_begin_is_refused(community: Community) -> None:
+    """Beside a bot the command ends when the run has begun or, as here, failed for want of anything to learn."""
+    ended = await ran("retrain", "--config", str(community.config))
+    assert (ended.code, ended.out) == (1, "")
+    assert "Run 1: failed. 0 liked answers" in ended.err
     async with community.ledger() as ledger:
-        while (await ledger.runs(1))[0].state is not RunState.FAILED:  # there is nothing to learn from
-            await asyncio.sleep(0.05)
+        assert (await ledger.runs(1))[0].state is RunState.FAILED
+
+
+async def test_nothing_is_asked_of_a_bot_that_does_not_run(community: Community) -> None:
+    """Once it was killed the commands that need it say so at once and leave nothing for its next start."""
     await community.bot.kill()
     assert not at_work(community.data)
-    code, said = await command(community.config, "retrain")
-    assert code == 0, said
-    assert "no bot is running" in said
+    async with community.ledger() as ledger:
+        await ledger.add_model(Model("run-9", "/m/run-9", ModelState.CANDIDATE, None, 1.0))
+        await ledger.promote("run-9")
+        before = await ledger.promotions(), await ledger.runs()
+        for words in (("retrain",), ("retrain", "--wait"), ("promote", "base"), ("rollback",)):
+            ended = await ran(*words, "--config", str(community.config))
+            assert (ended.code, ended.out) == (1, "")
+            assert "No bot is running" in ended.err and "thumbtune run" in ended.err
+        assert (await ledger.promotions(), await ledger.runs()) == before

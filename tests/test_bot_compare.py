@@ -199,4 +199,4 @@ def test_the_command_line_words_it_in_one_sentence(
     monkeypatch.setattr(sys, "argv", ["thumbtune", "compare", "tiny", "--images", "nowhere"])
     with pytest.raises(SystemExit, match="1"):
         main()
-    assert "nowhere is no folder" in capsys.readouterr().out
+    assert "nowhere is no folder" in capsys.readouterr().err

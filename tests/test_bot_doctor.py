@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 import sys
 from pathlib import Path
 
 import pytest
 
+from bot.alone import alone
 from bot.doctor import examine
 from bot.emulator.server import Emulator
 from storage.ledger import FILE_NAME, Ledger
+from tests.bot_process import command
 from tests.doctoring import finding_of, settings_in
 from tests.ledgers import picture
 from training.settings import TrainingSettings
@@ -80,17 +81,12 @@ def test_a_package_of_another_owner_is_noticed(tmp_path: Path, monkeypatch: pyte
 )
 async def test_known_errors_are_one_sentence(tmp_path: Path, arguments: tuple[str, ...], text: str, words: str) -> None:
     """A mistake ends with exit code 1 and its reason, not with a traceback."""
-    config = tmp_path / "config.toml"
-    config.write_text(text, encoding="utf-8")
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "bot", *arguments, "--config", str(config)),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        env={**os.environ, "THUMBTUNE_STORAGE__DIR": str(tmp_path / "data")},
-    )
-    output, _ = await process.communicate()
-    shown = " ".join(output.decode().split())
-    assert process.returncode == 1, shown
+    config, data = tmp_path / "config.toml", tmp_path / "data"
+    config.write_text(f'{text}\n[storage]\ndir = "{data}"\n', encoding="utf-8")
+    await Ledger.open(data).close()
+    with alone(data):
+        code, shown = await command(config, *arguments)
+    assert code == 1, shown
     assert words in shown
     assert "Traceback" not in shown
 
@@ -100,7 +96,7 @@ async def test_a_damaged_ledger_is_found(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     path = settings.storage.dir / FILE_NAME
     assert finding_of(examine(settings), "ledger").detail.startswith("none yet")
-    assert settings.storage.dir.stat().st_mode & 0o777 == 0o700
+    assert not settings.storage.dir.exists()
     async with Ledger.open(settings.storage.dir) as ledger:
         await ledger.store_updates([(1, "a", "{}")])
         assert finding_of(await asyncio.to_thread(examine, settings), "ledger").ok

@@ -252,7 +252,7 @@ async def test_a_killed_deletion_is_completed(stage: Stage) -> None:
         await ada.asks(photo=png())
         await run_with(bot.ledger, stage.directory / "runs", 1)
         picture = bot.pictures.path((await bot.ledger.exchange(1)).pictures[0])
-    code, _ = await command(config, "forget", str(ada.id), sabotage=KILLED_BETWEEN)
+    code, _ = await command(config, "forget", str(ada.id), "--yes", sabotage=KILLED_BETWEEN)
     assert code == -9
     assert picture.exists()
     async with Ledger.open(stage.directory) as ledger:
@@ -269,7 +269,7 @@ async def test_forget_on_the_command_line(stage: Stage) -> None:
     async with stage.bot() as bot, stage.person() as ada, stage.person(1002, "Ben") as ben:
         answer = await ada.asks(photo=png())
         await ben.asks(photo=png(colour="red"))
-        code, said = await command(config, "forget", str(ada.id))
+        code, said = await command(config, "forget", str(ada.id), "--yes")
         assert code == 0, said
         assert "Deleted: 1 questions with their answers, 1 pictures" in said
         assert not await bot.ledger.belongings(ada.id)

@@ -74,7 +74,7 @@ async def test_the_operator_sees_that_a_model_was_rejected(tmp_path: Path) -> No
         assert WHY in runs
         assert "done" not in runs
         terminal = StringIO()
-        await remote.status(ledger, Console(file=terminal, width=300))
+        await remote.status(ledger, True, Console(file=terminal, width=300))
         printed = terminal.getvalue()
         assert "rejected" in printed
         assert WHY in printed

@@ -1,39 +1,152 @@
-"""What the command line shows of runs and models, on a terminal."""
+"""The commands that ask a running bot: what they wait for, how they end, and what they show of runs and models."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
 from io import StringIO
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 from rich.console import Console
 
 from bot import remote
+from bot.terminal import Refused
 from storage.ledger import Ledger
-from storage.records import Model
+from storage.records import Model, Run
 from storage.states import ModelState, RunState
 
 WHY = "the finetune process died; it said last: [rank0]: no memory at [/opt/x.cpp:12]"
 
 
-async def test_reasons_are_shown_as_they_are(tmp_path: Path) -> None:
+@pytest_asyncio.fixture
+async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
+    async with Ledger.open(tmp_path) as ledger:
+        yield ledger
+
+
+def running() -> bool:
+    """A bot is running."""
+    return True
+
+
+class Bot:
+    """What a command sees of a bot that ends: it runs at the first `looks`."""
+
+    def __init__(self, looks: int) -> None:
+        self._looks = looks
+
+    def __call__(self) -> bool:
+        self._looks -= 1
+        return self._looks >= 0
+
+
+async def due(ledger: Ledger) -> Run:
+    """Wait for the run that a command asks for."""
+    while (run := await ledger.due_run()) is None:
+        await asyncio.sleep(0.01)
+    return run
+
+
+async def through(ledger: Ledger, run: Run, *states: RunState, **values: str) -> None:
+    """Lead a run through these states, the last with the given fields."""
+    for state in states:
+        await ledger.move_run(run.id, state, **(values if state is states[-1] else {}))
+
+
+async def finish(ledger: Ledger, model: Model) -> None:
+    """Take up the run that a command asks for, in the bot's place, and end it with this model."""
+    run = await due(ledger)
+    working = (RunState.TRAINING, RunState.MERGING, RunState.EVALUATING)
+    await through(ledger, run, *working)
+    await ledger.add_model(model)
+    await ledger.move_run(run.id, RunState.DONE, model=model.id)
+
+
+async def asked(ledger: Ledger, *, wait: bool, running: Callable[[], bool] = running) -> str:
+    """`thumbtune retrain`, and what it prints. Raises Refused."""
+    printed = StringIO()
+    await remote.retrain(ledger, running, wait, Console(file=printed, width=300))
+    return printed.getvalue()
+
+
+async def test_reasons_are_shown_as_they_are(ledger: Ledger) -> None:
     """Brackets in what a process said last are neither styles nor the end of one."""
     terminal = StringIO()
     console = Console(file=terminal, width=300)
-    async with Ledger.open(tmp_path) as ledger:
 
-        async def fail() -> None:
-            while (run := await ledger.active_run()) is None:
-                await asyncio.sleep(0.01)
-            await ledger.move_run(run.id, RunState.FAILED, reason=WHY)
+    async def fail() -> None:
+        await through(ledger, await due(ledger), RunState.FAILED, reason=WHY)
 
-        failing = asyncio.create_task(fail())
-        with pytest.raises(SystemExit):
-            await remote.retrain(ledger, True, True, console)
-        await failing
-        await ledger.add_model(Model("run-9", "/models/[9]", ModelState.REJECTED, None, 1.0, reason=WHY))
-        await remote.status(ledger, console)
-        await remote.models(ledger, console)
-    assert terminal.getvalue().count(WHY) == 3
-    assert "/models/[9]" in terminal.getvalue()
+    failing = asyncio.create_task(fail())
+    with pytest.raises(Refused) as refusal:
+        await asked(ledger, wait=True)
+    await failing
+    assert str(refusal.value) == f"Run 1: failed. {WHY}"
+    await ledger.add_model(Model("run-9", "/models/[9]", ModelState.REJECTED, None, 1.0, reason=WHY))
+    await remote.status(ledger, running(), console)
+    await remote.models(ledger, console)
+    assert terminal.getvalue().count(WHY) == 2
+
+
+async def test_a_run_is_asked_for_until_it_begins(ledger: Ledger) -> None:
+    """Without --wait the command ends when the bot has taken the run up."""
+    asking = asyncio.create_task(asked(ledger, wait=False))
+    run = await due(ledger)
+    assert not asking.done()
+    await through(ledger, run, RunState.TRAINING)
+    assert "Run 1 has begun" in await asking
+
+
+async def test_waiting_ends_when_the_new_model_answers(ledger: Ledger) -> None:
+    """A run that is done is waited for until its model answers."""
+    asking = asyncio.create_task(asked(ledger, wait=True))
+    await finish(ledger, Model("run-1", "/m/run-1", ModelState.CANDIDATE, 1, 1.0))
+    await asyncio.sleep(3 * remote.POLL_SECONDS)
+    assert not asking.done()
+    await ledger.promote("run-1")
+    assert "run-1 answers now" in await asking
+
+
+async def test_a_rejected_model_is_a_refusal(ledger: Ledger) -> None:
+    """Waiting ends with the verdict, and the reason is shown."""
+    finishing = asyncio.create_task(finish(ledger, Model("run-1", "/m", ModelState.REJECTED, 1, 1.0, reason="worse")))
+    with pytest.raises(Refused, match=r"Run 1: rejected\. worse"):
+        await asked(ledger, wait=True)
+    await finishing
+
+
+async def test_a_model_that_does_not_go_live_is_a_refusal(ledger: Ledger) -> None:
+    """A candidate whose swap has failed is waited for no longer than the bot tries."""
+
+    async def settle() -> None:
+        await finish(ledger, Model("run-1", "/m/run-1", ModelState.CANDIDATE, 1, 1.0))
+        await ledger.settle_run(1)
+
+    finishing = asyncio.create_task(settle())
+    with pytest.raises(Refused, match="thumbtune promote run-1"):
+        await asked(ledger, wait=True)
+    await finishing
+
+
+async def test_a_bot_that_ends_leaves_no_wait_behind(ledger: Ledger) -> None:
+    """A request that nobody has taken up goes with the bot; of a run under way its next start decides."""
+    with pytest.raises(Refused, match="before it took up"):
+        await asked(ledger, wait=False, running=Bot(2))
+    assert (await ledger.run(1)).state is RunState.CANCELLED
+    assert await ledger.unsettled_run() is None
+
+    async def begin() -> None:
+        await through(ledger, await due(ledger), RunState.TRAINING)
+
+    beginning = asyncio.create_task(begin())
+    with pytest.raises(Refused, match="run 2 was training"):
+        await asked(ledger, wait=True, running=Bot(4))
+    await beginning
+    assert (await ledger.run(2)).state is RunState.TRAINING
+
+    await ledger.add_model(Model("base", "/m/base", ModelState.CANDIDATE, None, 1.0))
+    with pytest.raises(Refused, match="stopped"):
+        await remote.promote(ledger, Bot(3), "base", Console(file=StringIO()))
+    assert await ledger.pending_promotions() == []

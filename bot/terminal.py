@@ -1,0 +1,26 @@
+"""What the commands share: results go to standard output, all else to standard error, and nobody's yes is assumed."""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+import typer
+from rich.console import Console
+
+notes: Final = Console(stderr=True)
+"""For errors, questions and progress. What a command was asked for goes to standard output."""
+
+
+class Refused(Exception):
+    """What a command was asked for is not done. The text says why and what to do; the exit code is 1."""
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask the operator, unless they said --yes. Raises `Refused` for a no, and where there is no terminal to ask at."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise Refused("Nothing was done: there is no terminal to ask at. --yes goes ahead without asking.")
+    if not typer.confirm(question, err=True):
+        raise Refused("Nothing was done.")
