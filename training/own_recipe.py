@@ -1,9 +1,10 @@
 """Worker: an XTuner configuration of one's own, with our data put in.
 
 What is put in: the base model wherever the configuration names its own, the run's rows in place of its data set, the
-run's directory, a log of every step, and what continuing after a crash takes. All else is the configuration's, but for
-`AmpOptimWrapper`: it cannot clip the bfloat16 gradients of XTuner's InternVL on a GPU, so `OptimWrapper` takes its
-place; and for the hook that logs a sample.
+run's directory, a log of every step, and what continuing after a crash takes. All else is the configuration's, with
+three exceptions. `OptimWrapper` replaces `AmpOptimWrapper`, which cannot clip the bfloat16 gradients of XTuner's
+InternVL on a GPU. `TokenLoop` replaces XTuner's `TrainLoop`, so that the loss of a step is the mean over its tokens
+also where it is computed in smaller batches. The hook that logs a sample is left out.
 """
 
 from __future__ import annotations
@@ -78,6 +79,8 @@ def _adopted(config: dict[str, Any], job: Job, *, base: Path, data: Path, rows: 
     _stretch(config, wrapper["accumulative_counts"] // batches)
     _drop_empty(config, math.ceil(rows * repeats / loader["batch_size"]))
 
+    if str(config["train_cfg"].get("type", "")).endswith(".TrainLoop"):
+        config["train_cfg"] |= {"type": "training.steps.TokenLoop", "batches": wrapper["accumulative_counts"]}
     hooks = config.setdefault("default_hooks", {})
     hooks["logger"] = {"type": "training.steps.StepLogger", "batches": wrapper["accumulative_counts"]}
     hooks.setdefault("checkpoint", {"type": "mmengine.hooks.CheckpointHook", "by_epoch": False, "interval": -1})

@@ -115,7 +115,11 @@ def _configuration(
         **(_deepspeed(job, plan, gpu=gpu) if job.deepspeed else _torch(job, plan, gpu=gpu)),
         "param_scheduler": _schedule(plan),
         # The data is repeated within one epoch; between epochs mmengine sleeps two seconds.
-        "train_cfg": {"type": "training.steps.StepLoop", "max_iters": plan.batches},
+        "train_cfg": {
+            "type": "training.steps.StepLoop",
+            "max_iters": plan.batches,
+            "batches": plan.accumulation,
+        },
         "default_hooks": {
             "timer": {"type": "mmengine.hooks.IterTimerHook"},
             "logger": {"type": "training.steps.StepLogger", "batches": plan.accumulation},

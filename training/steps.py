@@ -6,16 +6,21 @@ so that a run can be continued with other batches, and one process and several g
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sized
 from itertools import chain, cycle, islice, repeat
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook, LoggerHook, ParamSchedulerHook
+from mmengine.model import is_model_wrapper
 from xtuner.dataset.samplers import LengthGroupedSampler
 from xtuner.dataset.samplers.length_grouped import get_length_grouped_indices
 from xtuner.engine.runner import TrainLoop
+
+from training.encoding import UNLEARNED
 
 
 class StepSampler(LengthGroupedSampler):  # type: ignore[misc]
@@ -47,7 +52,59 @@ class StepSampler(LengthGroupedSampler):  # type: ignore[misc]
         return islice(order, self.rank + self.begin * self.world_size, None, self.world_size)
 
 
-class StepLoop(TrainLoop):  # type: ignore[misc]
+class TokenLoop(TrainLoop):  # type: ignore[misc]
+    """Make the loss of an optimizer step the mean over its learned tokens.
+
+    A model returns the mean over the tokens of one batch. mmengine and DeepSpeed average the `batches` of a step, and
+    the processes average their gradients; short answers would weigh more, depending on which answers share a batch. So
+    the batches of a step are read ahead, their tokens are counted over all processes, and each batch's loss is scaled
+    by its share of them.
+    """
+
+    dataloader_iterator: Iterator[Any]
+
+    def __init__(self, runner: Any, dataloader: Any, batches: int = 1, **settings: Any) -> None:
+        super().__init__(runner, dataloader, **settings)
+        self._batches = batches
+        self._scale = 1.0
+
+    def run(self) -> Any:
+        """Train to the end."""
+        model = self.runner.model.module if is_model_wrapper(self.runner.model) else self.runner.model
+        model.register_forward_hook(self._scaled)
+        self.dataloader_iterator = self._scaling(self.dataloader_iterator)
+        return super().run()
+
+    def _scaling(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Yield each batch once the scale of its loss is set."""
+        yield from islice(batches, self._iter)  # mmengine skips these
+        while True:
+            done, last = self._iter, self.max_iters % self._batches
+            step = deque(islice(batches, min(self._batches - done % self._batches, self.max_iters - done)))
+            counts = deque(_learned(each) for each in step)
+            # What mmengine's OptimWrapper divides by: the last step may have fewer batches.
+            averaged = last if done >= self.max_iters - last else self._batches
+            mean = _over_processes(sum(counts)) / (averaged * get_world_size())
+            while step:
+                self._scale = counts.popleft() / mean
+                yield step.popleft()
+
+    def _scaled(self, model: Any, given: Any, losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {**losses, "loss": losses["loss"] * self._scale}
+
+
+def _learned(batch: dict[str, Any]) -> int:
+    """The tokens that a collated batch teaches. The first one of a row follows nothing."""
+    return int((batch["data"]["labels"][:, 1:] != UNLEARNED).sum())
+
+
+def _over_processes(count: int) -> int:
+    total = torch.tensor(count)
+    all_reduce(total)
+    return int(total)
+
+
+class StepLoop(TokenLoop):
     """Goes on without what was trained on already; mmengine fetches it, pictures and all, and throws it away."""
 
     def run(self) -> Any:
