@@ -206,8 +206,7 @@ async def settle_live_model(ledger: Ledger, base: Path, models: Path) -> Model:
     """
     known = {model.id: model for model in await ledger.models()}
     if BASE not in known:
-        await ledger.add_model(Model(BASE, str(base), ModelState.CANDIDATE, None, 0.0))
-        await ledger.promote(BASE)
+        await ledger.add_model(Model(BASE, str(base), ModelState.LIVE, None, 0.0))
     elif known[BASE].directory != str(base):
         chosen_anew = Path(known[BASE].directory).is_dir()
         await ledger.relocate_model(BASE, str(base))
@@ -224,7 +223,9 @@ async def settle_live_model(ledger: Ledger, base: Path, models: Path) -> Model:
         elif model.directory:
             gone.append(model)
     live = await ledger.live_model()
-    assert live is not None, "the base model was promoted when the ledger was new"
+    if live is None:  # earlier versions added and promoted the base model in two commits, and died between them
+        await ledger.promote(BASE)
+        live = await ledger.model(BASE)
     if live.id in {model.id for model in gone}:
         log.error("the files of the live model are gone: the base answers", model=live.id, directory=live.directory)
         await ledger.promote(BASE)

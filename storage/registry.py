@@ -35,9 +35,11 @@ class Registry(Queries):
     """Models and promotions."""
 
     async def add_model(self, model: Model) -> None:
-        """Add a model in whatever state it names. Raises `StorageError` for a name that is taken or a second live
-        model.
+        """Add a model in the state it names; one that is live comes with its promotion, in the same transaction.
+
+        Raises `StorageError` for a name that is taken or a second live model.
         """
+        now = self._now()
         row = asdict(model) | {"created": self._now(model.created)}
 
         def work(database: Database) -> None:
@@ -47,6 +49,8 @@ class Registry(Queries):
             if model.state is ModelState.LIVE and live is not None:
                 raise StorageError(f"{live.id} is live: add {model.id} as a candidate and promote it.")
             database.table("models").insert(row, pk="id")
+            if model.state is ModelState.LIVE:
+                _add_promotion(database, model.id, None, None, now, now)
 
         await self._write(work)
 
