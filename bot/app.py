@@ -114,7 +114,8 @@ class Application:
         menu = asyncio.create_task(announce_commands(bot, settings.telegram, translator, ledger, nodes=nodes))
         stack.callback(menu.cancel)
 
-        schedule = Schedule(folder, settings.training.schedule, settings.storage.retention_days)
+        forgetting = Forgetting(ledger, pictures, folder / "runs", lambda session: deployment.forget(chat_key(session)))
+        schedule = Schedule(folder, ledger, forgetting, settings.training.schedule, settings.storage.retention_days)
         schedule.start()
         self._at_end("schedule", schedule.stop)
 
@@ -134,7 +135,6 @@ class Application:
             system=settings.chat.persona,
             tiles=settings.inference.tiles or 0,
         )
-        forgetting = Forgetting(ledger, pictures, folder / "runs", lambda session: deployment.forget(chat_key(session)))
         vitals = Vitals(ledger, deployment, schedule, gate.numbers, lambda: trainer.last_word)
         operations = Operations(
             ledger=ledger,

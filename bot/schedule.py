@@ -1,14 +1,18 @@
-"""What happens by the clock: APScheduler jobs in a store that survives restarts.
+"""Jobs by the clock: APScheduler, with a store that survives restarts.
 
-Knows the cron text and nothing of training: when the time comes the job puts a run with state "due" into the
-ledger, the same mailbox that `thumbtune retrain` uses, and the operations pick it up. A time missed while the bot
-was down is caught up once. Once a day the inbox forgets what was handled long ago, and, where there is a retention
-time, the ledger what nobody rated.
+When its time comes, the retrain job puts a run with the state "due" into the ledger, as `thumbtune retrain` does; the
+operations take it from there. Once a day handled updates and stray files are removed and, with a retention time,
+answers without votes. A time missed while the bot was down is caught up once.
+
+The store pickles a job as a reference to its function, such as `bot.schedule:request_run`, so the functions keep their
+names. A job works for the schedule that runs in this process: nothing in the store names a data folder, which may
+have moved since.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,7 +20,9 @@ import structlog
 from apscheduler.job import Job
 from apscheduler.jobstores.sqlalchemy import SQLAlchemyJobStore
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.cron import CronTrigger
+from apscheduler.triggers.interval import IntervalTrigger
 from sqlalchemy import URL
 
 from bot.forgetting import Forgetting
@@ -32,14 +38,21 @@ HANDLED_KEPT = timedelta(days=30)
 log = structlog.get_logger()
 
 
+_present: Schedule | None = None
+"""The schedule that runs in this process: what a stored reference to a function can reach."""
+
+
 class Schedule:
-    """The jobs on the running event loop; `cron` empty means to retrain only by command.
+    """The jobs on the running event loop; one schedule a process. `cron` empty means to retrain only by command.
 
     `retention_days` is how long exchanges without votes are kept, 0 for ever.
     """
 
-    def __init__(self, directory: Path, cron: str, retention_days: int = 0) -> None:
-        self._directory = directory
+    def __init__(
+        self, directory: Path, ledger: Ledger, forgetting: Forgetting, cron: str, retention_days: int = 0
+    ) -> None:
+        self._ledger = ledger
+        self._forgetting = forgetting
         self.cron = cron
         self._retention_days = retention_days
         store = SQLAlchemyJobStore(url=URL.create("sqlite", database=str(directory / STORE)))
@@ -50,69 +63,88 @@ class Schedule:
         )
 
     def start(self) -> None:
-        """Start the scheduler. A job that already has this cron text is left alone: its missed time is still due."""
+        """Start the scheduler. Every job is stored again, so that none of an earlier version or folder is left."""
+        global _present
+        _present = self
         self._scheduler.start(paused=True)
-        kept: Job | None = self._scheduler.get_job(RETRAIN)
-        if not self.cron:
-            if kept:
-                self._scheduler.remove_job(RETRAIN)
-        elif kept is None or kept.name != self.cron:
-            trigger = CronTrigger.from_crontab(self.cron, timezone=UTC)
-            arguments = [str(self._directory)]
-            self._scheduler.add_job(request_run, trigger, arguments, id=RETRAIN, name=self.cron, replace_existing=True)
-        if self._scheduler.get_job(TIDY) is None:
-            self._scheduler.add_job(tidy, "interval", [str(self._directory)], days=1, id=TIDY)
-        self._schedule_expiry()
+        cron = CronTrigger.from_crontab(self.cron, timezone=UTC) if self.cron else None
+        self._store(RETRAIN, request_run, cron, self.cron)
+        self._store(TIDY, tidy, IntervalTrigger(days=1, timezone=UTC), TIDY)
+        daily = IntervalTrigger(days=1, timezone=UTC) if self._retention_days else None
+        self._store(EXPIRE, expire, daily, f"{EXPIRE} after {self._retention_days} days", first=_now())
         self._scheduler.resume()
 
-    def _schedule_expiry(self) -> None:
-        """Once a day; a start after more than a day catches up. Another retention time replaces the job."""
-        kept: Job | None = self._scheduler.get_job(EXPIRE)
-        arguments = [str(self._directory), self._retention_days]
-        if not self._retention_days:
+    def _store(
+        self,
+        identity: str,
+        job: Callable[..., Awaitable[None]],
+        trigger: BaseTrigger | None,
+        name: str,
+        first: datetime | None = None,
+    ) -> None:
+        """Store a job, or remove it where it has no trigger.
+
+        Under the same `name` as before it keeps its next time, also one that was missed; another name says that its
+        trigger has changed. A job that is new runs at the time `first`, by default when its trigger says.
+        """
+        kept: Job | None = self._scheduler.get_job(identity)
+        if trigger is None:
             if kept:
-                self._scheduler.remove_job(EXPIRE)
-        elif kept is None or list(kept.args) != arguments:
-            now = _now()
-            self._scheduler.add_job(
-                expire, "interval", arguments, days=1, id=EXPIRE, replace_existing=True, next_run_time=now
-            )
+                self._scheduler.remove_job(identity)
+            return
+        when = kept.next_run_time if kept and kept.name == name else first
+        due = {"next_run_time": when} if when else {}
+        self._scheduler.add_job(job, trigger, id=identity, name=name, replace_existing=True, **due)
 
     def next_time(self) -> datetime | None:
         """When the next run is due (UTC), None without a schedule."""
         job: Job | None = self._scheduler.get_job(RETRAIN)
         return job.next_run_time if job else None
 
-    async def stop(self) -> None:
-        """Stop the scheduler; its jobs stay in the store."""
-        self._scheduler.shutdown(wait=False)
-        await asyncio.sleep(0)  # AsyncIOScheduler only asks the loop to shut it down
-
-
-async def request_run(directory: str) -> None:
-    """Put a due run into the ledger in `directory`. A top-level function with plain arguments: the store pickles it."""
-    async with Ledger.open(Path(directory)) as ledger:
+    async def request_run(self) -> None:
+        """Put a due run into the ledger, unless another one has not ended yet."""
         try:
-            run = await ledger.start_run("schedule", None)
+            run = await self._ledger.start_run("schedule", None)
             log.info("retraining is due", run=run.id)
         except RunBusy:
-            log.info("retraining is due, but a run is under way already")
+            log.info("retraining is due, but another run has not ended yet")
+
+    async def tidy(self) -> None:
+        """Forget handled updates of long ago, which Telegram does not send again, and files that belong to nothing."""
+        await self._ledger.prune_updates((_now() - HANDLED_KEPT).timestamp())
+        await self._forgetting.sweep()
+
+    async def expire(self) -> None:
+        """Delete exchanges older than the retention time that nobody rated, and what has to follow them."""
+        gone = await self._ledger.expire((_now() - timedelta(days=self._retention_days)).timestamp())
+        await self._forgetting.settle()
+        log.info("unrated answers were deleted", days=self._retention_days, exchanges=gone)
+
+    async def stop(self) -> None:
+        """Stop the scheduler; its jobs stay in the store."""
+        global _present
+        self._scheduler.shutdown(wait=False)
+        await asyncio.sleep(0)  # AsyncIOScheduler only asks the loop to shut it down
+        if _present is self:
+            _present = None
 
 
-async def tidy(directory: str) -> None:
-    """Forget handled updates of long ago, which Telegram does not send again, and files that belong to nothing."""
-    async with Ledger.open(Path(directory)) as ledger:
-        await ledger.prune_updates((_now() - HANDLED_KEPT).timestamp())
-        await Forgetting.beside(ledger, Path(directory)).sweep()
+async def request_run(*_: object) -> None:
+    """Call `Schedule.request_run`. Jobs stored by earlier versions pass a folder, which is ignored, as below."""
+    if _present:
+        await _present.request_run()
 
 
-async def expire(directory: str, days: int) -> None:
-    """Delete exchanges older than `days` that nobody rated, and what has to follow them."""
-    folder = Path(directory)
-    async with Ledger.open(folder) as ledger:
-        gone = await ledger.expire((_now() - timedelta(days=days)).timestamp())
-        await Forgetting.beside(ledger, folder).settle()
-        log.info("unrated answers were deleted", days=days, exchanges=gone)
+async def tidy(*_: object) -> None:
+    """Call `Schedule.tidy`."""
+    if _present:
+        await _present.tidy()
+
+
+async def expire(*_: object) -> None:
+    """Call `Schedule.expire`."""
+    if _present:
+        await _present.expire()
 
 
 def _now() -> datetime:

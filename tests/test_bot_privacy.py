@@ -11,7 +11,7 @@ import pytest
 
 from bot.forgetting import Forgetting
 from bot.lanes import lane_of
-from bot.schedule import expire
+from bot.schedule import Schedule
 from storage.ledger import Ledger
 from storage.records import Kind, Run
 from storage.states import RunState
@@ -309,9 +309,10 @@ async def test_the_daily_job_deletes_what_grew_old(stage: Stage, monkeypatch: py
         await told(ada, "/new")
         await ada.asks(photo=png(colour="red"))
         names = [each.sha256 for each in await bot.ledger.pictures()]
-        await expire(str(stage.directory), 1)
+        forgetting = Forgetting.beside(bot.ledger, stage.directory)
+        await Schedule(stage.directory, bot.ledger, forgetting, "", retention_days=1).expire()
         assert (await bot.ledger.counts())["exchanges"] == 2
-        await expire(str(stage.directory), 0)
+        await Schedule(stage.directory, bot.ledger, forgetting, "", retention_days=0).expire()
         assert (await bot.ledger.counts())["exchanges"] == 1
         assert [bot.pictures.path(name).exists() for name in names] == [True, False]
 
