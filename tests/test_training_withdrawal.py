@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.lessons import one_turn, photo
 from training.llava import read_rows, row_name, write_rows
@@ -16,7 +20,9 @@ from training.run_folder import PICTURE, SHEET
 from training.sheet import Row, Sheet
 from training.sheet_picture import draw
 from training.whole import write_whole
-from training.withdrawal import withdraw
+from training.withdrawal import LOCK, withdraw
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_rows_go_by_their_names(tmp_path: Path) -> None:
@@ -74,3 +80,48 @@ def test_sheets_go_with_what_they_show(tmp_path: Path) -> None:
     assert list((tmp_path / "1").iterdir()) == []
     assert {each.name for each in (tmp_path / "2").iterdir()} == {SHEET, PICTURE}
     assert withdraw(tmp_path, [1]) == 0
+
+
+WITHDRAWS = """
+import sys
+from pathlib import Path
+from training import withdrawal
+
+def write_when_told(file, text):
+    print("has read", flush=True)
+    if sys.stdin.readline():
+        write(file, text)
+
+write = withdrawal.write_whole
+withdrawal.write_whole = write_when_told
+print(withdrawal.withdraw(Path(sys.argv[1]), [int(sys.argv[2])]))
+"""
+
+
+def test_two_processes_rewrite_a_file_one_after_the_other(tmp_path: Path) -> None:
+    """What two processes withdraw at the same moment is gone in the end, whichever of them writes last."""
+    (tmp_path / "1").mkdir()
+    file = tmp_path / "1" / "train.json"
+    write_rows([one_turn(row_name(number), "What?", "A cup.") for number in (1, 2, 3)], file)
+
+    def process(exchange: int) -> subprocess.Popen[str]:
+        words = [sys.executable, "-c", WITHDRAWS, str(tmp_path), str(exchange)]
+        return subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    with process(1) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "has read\n"
+        with process(2) as second:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                second.communicate("now\n", 3)  # where nothing holds it up, it has read and written by then
+            first.communicate("now\n")
+            second.communicate()
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert [row["id"] for _, row in read_rows(file)] == [row_name(3)]
+
+
+def test_a_lock_that_is_not_released_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that hangs while it rewrites files holds up the others for a limited time; then they say so."""
+    monkeypatch.setattr("training.withdrawal.LOCK_SECONDS", 0.1)
+    with FileLock(tmp_path / LOCK), pytest.raises(OSError, match=LOCK):
+        withdraw(tmp_path, [1])

@@ -1,8 +1,9 @@
 """What was withdrawn leaves the files of runs: the rows of forgotten exchanges, wherever a run has written them, and
 every sheet that shows one of them, whole files or what a crash has left of one.
 
-Knows how a row is named and what a run's files look like, and not why a row has to go. A run whose files have lost
-rows can be trained again from its configuration, without them.
+One process at a time rewrites the files of a folder of runs: of two that had read the same file, the later one would
+write the other's rows back. Knows how a row is named and what a run's files look like, and not why a row has to go. A
+run whose files have lost rows can be trained again from its configuration, without them.
 """
 
 from __future__ import annotations
@@ -13,10 +14,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
+from filelock import FileLock
+
 from training.llava import row_name
 from training.resume import remove
 from training.run_folder import PICTURE, SHEET
 from training.whole import UNFINISHED, write_whole
+
+LOCK: Final = "withdrawal.lock"
+LOCK_SECONDS: Final = 30.0
+"""How long to wait for another process; rewriting takes moments."""
 
 _ARTICLE: Final = re.compile(r'<article id="([^"]*)"')
 
@@ -26,12 +33,19 @@ def withdraw(runs: Path, exchanges: Iterable[int]) -> int:
 
     What such a run has learned so far, the checkpoints of one that was cut short, goes with them. A sheet is removed
     whole, and counts as one row; so is a file that was not written to its end. Each file is replaced as a whole; doing
-    it again does no harm. Raises `OSError`.
+    it again does no harm. Raises `OSError`, also where another process keeps the lock.
     """
     names = {row_name(each) for each in exchanges}
+    if not names or not runs.is_dir():
+        return 0
+    with FileLock(runs / LOCK, timeout=LOCK_SECONDS):
+        return _withdraw(runs, names)
+
+
+def _withdraw(runs: Path, names: set[str]) -> int:
     quoted = [f'"{name}"' for name in names]
     gone = 0
-    for file in sorted([*runs.glob("*/*.json"), *runs.glob("*/*.jsonl")]) if names else ():
+    for file in sorted([*runs.glob("*/*.json"), *runs.glob("*/*.jsonl")]):
         text = file.read_text(encoding="utf-8")
         if not any(name in text for name in quoted):
             continue
@@ -49,12 +63,12 @@ def withdraw(runs: Path, exchanges: Iterable[int]) -> int:
             write_whole(file, rest)
             remove(file.parent)
             gone += lost
-    for page in sorted(runs.glob(f"*/{SHEET}")) if names else ():
+    for page in sorted(runs.glob(f"*/{SHEET}")):
         if not names.isdisjoint(_ARTICLE.findall(page.read_text(encoding="utf-8"))):
             page.with_name(PICTURE).unlink(missing_ok=True)
             page.unlink()
             gone += 1
-    for part in sorted(runs.glob(f"*/*{UNFINISHED}")) if names else ():
+    for part in sorted(runs.glob(f"*/*{UNFINISHED}")):
         text = part.read_text(encoding="utf-8", errors="replace")  # it may end within a character
         if any(name in text for name in quoted):
             part.unlink()
