@@ -23,7 +23,7 @@ from aiogram import Bot, Dispatcher
 from aiogram.types import Message, Update
 
 from bot.albums import Waiting, members, seconds_missing
-from bot.lanes import lane_of
+from bot.lanes import is_update, lane_of
 from bot.settings import BotSettings
 from bot.telegram import Undelivered, Unreachable
 from bot.traces import account, trace
@@ -101,14 +101,14 @@ class Inbox:
         """How many updates are waiting or being handled in this process."""
         return len(self._known)
 
-    async def accept(self, raw: dict[str, Any]) -> None:
-        """Take in one update of a webhook call; when this returns it is safe to answer 200.
+    async def accept(self, raw: Any) -> None:
+        """Take in the JSON of one webhook call; when this returns it is safe to answer 200.
 
         It waits for `replay`, so that it does not overtake what its chat said before. Raises ValueError for what is
         not an update, `StorageError` when it could not be stored.
         """
-        if not isinstance(raw.get("update_id"), int):
-            raise ValueError("an update needs an integer update_id")
+        if not is_update(raw):
+            raise ValueError("an update is an object with an update_id")
         await self._replayed.wait()
         await self.store([raw])
 
@@ -117,7 +117,12 @@ class Inbox:
 
         Raises `StorageError` when it could not be stored, and then it may not.
         """
-        rows = [(int(raw["update_id"]), lane_of(raw), json.dumps(raw)) for raw in updates]
+        rows = []
+        for raw in updates:
+            if is_update(raw):
+                rows.append((raw["update_id"], lane_of(raw), json.dumps(raw)))
+            else:
+                log.error("dropped what is no update")
         if not rows:
             return
         try:

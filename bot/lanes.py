@@ -10,6 +10,7 @@ what came from somebody.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 _LOOKING: Final = ("help", "model", "status", "models", "schedule", "stats", "privacy", "delete_my_data")
@@ -30,6 +31,27 @@ _TAPS: Final = {
     **{each: QUICK_COMMANDS[each] for each in (*_STEERING, *_NODES, "cancel")},
 }
 """Taps for which others must not wait, by how their callback data begins: as long as an answer takes, or a command."""
+
+
+_MOST_NUMBER: Final = 2**63 - 1
+"""SQLite's integers have 64 bits; Telegram promises at most 52 (https://core.telegram.org/bots/api#user)."""
+
+_MOST_DEPTH: Final = 100
+
+
+def is_update(raw: object) -> bool:
+    """Return whether JSON is an update that can be stored: an object with a usable `update_id`, not nested too deep."""
+    if not isinstance(raw, dict):
+        return False
+    number = raw.get("update_id")
+    if type(number) is not int or not 0 <= number <= _MOST_NUMBER:  # a bool is an int
+        return False
+    level: list[Any] = [raw]
+    for _ in range(_MOST_DEPTH):
+        level = [child for each in level for child in _children(each)]
+        if not level:
+            return True
+    return False
 
 
 def lane_of(raw: dict[str, Any]) -> str:
@@ -69,3 +91,7 @@ def command_of(text: object) -> str:
 def _id(owner: object) -> int:
     number = owner.get("id") if isinstance(owner, dict) else None
     return number if isinstance(number, int) else 0
+
+
+def _children(value: object) -> Iterable[object]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()

@@ -29,7 +29,7 @@ _SAMPLES: Final = {
     "thumbtune_engine_cache_bytes": "cache_bytes",
     "lmdeploy:num_requests_waiting": "engine_waiting",
     "lmdeploy:num_requests_running": "engine_running",
-    "lmdeploy:gpu_cache_usage_perc": "cache_used_share",
+    "lmdeploy:gpu_cache_usage_perc": "cache_used_ratio",
 }
 """Samples of the CPU engine, of our parts in lmdeploy and of lmdeploy itself → what they are called here."""
 

@@ -48,7 +48,7 @@ async def test_a_webhook_bot_answers_and_keeps_strangers_out(tmp_path: Path, mon
             for path in ("/runs/1/loss.png", "/runs/1/sheet.html", "/runs/1/sheet.png", "/runs/1/report.json"):
                 async with session.get(path, headers=headers) as missing:
                     assert missing.status == 404
-            async with session.get("/health") as health:
+            async with session.get("/health", headers=headers) as health:
                 assert (await health.json())["services"] == {"ledger": "ok", "engine": "ok"}
         assert await community.bot.stop() == 0
 
@@ -114,7 +114,7 @@ async def test_each_node_is_on_the_page_and_in_the_metrics(tmp_path: Path) -> No
         assert "thumbtune_engine_first_token_seconds_median 0." in measured
         assert "thumbtune_telegram_calls_per_second_allowed " in measured
         assert "prompts from a cache" in shown
-        for name in ("chats", "answered"):
+        for name in ("chats", "answered_total"):
             lines = [line for line in measured.splitlines() if line.startswith(f"thumbtune_node_{name}{{")]
             assert sum(float(line.split()[-1]) for line in lines) == 1
         assert await community.bot.stop() == 0

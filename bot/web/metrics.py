@@ -1,32 +1,138 @@
-"""The bot's numbers in Prometheus' text format.
+"""The bot's metrics in Prometheus' text format, rendered from one snapshot for each scrape.
 
-Builds a registry anew for every scrape from one snapshot, so nothing has to be kept in step. Knows the metric
-names; the snapshot's owner is `bot.vitals`.
+docs/metrics.md lists them for dashboards and alerts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Final
 
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
-PREFIX = "thumbtune"
+PREFIX: Final = "thumbtune"
+
+Sources = Mapping[tuple[str, ...], Mapping[str, float]]
+"""Values of labels → values of metrics by name."""
+
+GAUGES: Final = {
+    "users": "People the ledger knows",
+    "chats": "Chats the ledger knows",
+    "sessions": "Conversations in the ledger",
+    "exchanges": "Questions with their answers in the ledger",
+    "pictures": "Pictures in the ledger",
+    "votes": "Votes in the ledger, changed ones included",
+    "ups": "Answers and people with a 👍 as the latest vote",
+    "downs": "Answers and people with a 👎 as the latest vote",
+    "runs": "Training runs, in whatever state",
+    "models": "Models, removed ones included",
+    "updates_pending": "Updates stored and not finished yet",
+    "updates_set_aside": "Updates given up after repeated failures (dead letters)",
+    "replies_doubtful": "Stored replies that may have been sent twice or not at all",
+    "telegram_calls_per_second_allowed": "Calls to Telegram a second that the rate limiter allows at present",
+    "engine_ready": "1 while any engine answers, else 0",
+    "engine_in_flight": "Answers being generated",
+    "engine_waiting": "Questions in the queue",
+    "engine_uptime_seconds": "Seconds since the engine became ready",
+    "engine_first_token_seconds_median": "Seconds to the first token, median of the latest answers",
+    "engine_first_token_seconds_p99": "Seconds to the first token, 99th percentile of the latest answers",
+}
+
+COUNTERS: Final = {
+    "telegram_calls": "Requests to Telegram, repeated ones included",
+    "telegram_floods": "Requests that Telegram refused for flooding (HTTP 429)",
+    "telegram_repeats": "Requests repeated after an error",
+    "telegram_doubtful": "Requests whose outcome is unknown",
+    "telegram_unreachable": "Requests to people who have blocked the bot or to chats that are gone",
+    "telegram_dropped": "Edits and typing actions left out to stay within the rate limits",
+    "engine_answered": "Questions answered",
+    "engine_failed": "Questions that failed",
+    "engine_cancelled": "Questions cancelled before their answer was complete",
+    "engine_begun_anew": "Answers discarded and generated again",
+    "engine_crashes": "Engine processes that ended unexpectedly, hangs included",
+    "engine_hangs": "Engine processes ended because they made no progress",
+    "engine_restarts": "Restarts of the engines now in use",
+    "engine_swaps": "Completed changes of the live model",
+    "engine_failed_swaps": "Failed changes of the live model",
+    "engine_warmed": "Prompts computed ahead for chats that moved to another engine",
+    "engine_prompt_tokens": "Tokens in the prompts of finished answers",
+    "engine_cached_tokens": "Prompt tokens taken from a cache",
+    "engine_completion_tokens": "Tokens generated in finished answers",
+    "engine_encoded_tiles": "Picture tiles that went through the vision tower",
+}
+
+NODE_GAUGES: Final = {
+    "ready": "1 while the engine answers, else 0",
+    "away": "1 while the engine is out of service on purpose, else 0",
+    "in_flight": "Answers being generated",
+    "waiting": "Questions in the queue for this engine",
+    "chats": "Recently active chats that this engine answers",
+    "first_token_seconds_median": "Seconds to the first token, median of the latest answers",
+    "first_token_seconds_p99": "Seconds to the first token, 99th percentile of the latest answers",
+    "engine_waiting": "Requests waiting inside the engine",
+    "engine_running": "Requests running inside the engine",
+    "cache_bytes": "Bytes of keys, values and features in the engine's cache",
+    "cache_used_ratio": "Used part of the engine's key-value cache, 0 to 1",
+    "tile_cache_bytes": "Bytes in the cache of picture features",
+    "prefill_waiting": "Prompts waiting to be prefilled",
+}
+
+NODE_COUNTERS: Final = {
+    "answered": "Questions answered",
+    "prompt_tokens": "Tokens in the prompts of finished answers",
+    "cached_tokens": "Prompt tokens taken from a cache",
+    "encoded_tiles": "Picture tiles that went through the vision tower",
+    "tile_cache_hits": "Picture tiles found in the cache of picture features",
+    "tile_cache_misses": "Picture tiles not found in the cache of picture features",
+}
 
 
 def render(numbers: Mapping[str, float], labels: Mapping[str, str], nodes: Mapping[str, Mapping[str, float]]) -> bytes:
-    """The exposition text: one gauge a number (named `thumbtune_<name>`) and an info gauge with the labels.
+    """Return the exposition text.
 
-    A node's numbers are gauges too (`thumbtune_node_<name>`), labelled with the node's name.
+    Args:
+        numbers: The bot's own values, by the names in `GAUGES` and `COUNTERS`; others are left out.
+        labels: What is running, for `thumbtune_info`.
+        nodes: Each engine's values, by its name and the names in `NODE_GAUGES` and `NODE_COUNTERS`.
     """
     registry = CollectorRegistry()
-    for name, value in numbers.items():
-        Gauge(f"{PREFIX}_{name}", name.replace("_", " "), registry=registry).set(value)
-    gauges: dict[str, Gauge] = {}
-    for node, counted in nodes.items():
-        for name, value in counted.items():
-            if name not in gauges:
-                gauges[name] = Gauge(f"{PREFIX}_node_{name}", f"node {name}", ["node"], registry=registry)
-            gauges[name].labels(node).set(value)
-    info = Gauge(f"{PREFIX}_info", "what is running", list(labels), registry=registry)
-    info.labels(**labels).set(1)
+    registry.register(_Snapshot(numbers, labels, nodes))
     return generate_latest(registry)
+
+
+class _Snapshot(Collector):
+    def __init__(
+        self, numbers: Mapping[str, float], labels: Mapping[str, str], nodes: Mapping[str, Mapping[str, float]]
+    ) -> None:
+        self._numbers = numbers
+        self._labels = labels
+        self._nodes = nodes
+
+    def collect(self) -> Iterable[Metric]:
+        own: Sources = {(): self._numbers}
+        yield from _families(GaugeMetricFamily, PREFIX, GAUGES, (), own)
+        yield from _families(CounterMetricFamily, PREFIX, COUNTERS, (), own)
+        engines: Sources = {(node,): numbers for node, numbers in self._nodes.items()}
+        yield from _families(GaugeMetricFamily, f"{PREFIX}_node", NODE_GAUGES, ("node",), engines)
+        yield from _families(CounterMetricFamily, f"{PREFIX}_node", NODE_COUNTERS, ("node",), engines)
+        info = GaugeMetricFamily(f"{PREFIX}_info", "The model and the engine in use; always 1", labels=[*self._labels])
+        info.add_metric([*self._labels.values()], 1)
+        yield info
+
+
+def _families(
+    kind: type[GaugeMetricFamily] | type[CounterMetricFamily],
+    prefix: str,
+    described: Mapping[str, str],
+    labels: tuple[str, ...],
+    sources: Sources,
+) -> Iterable[Metric]:
+    for name, description in described.items():
+        family = kind(f"{prefix}_{name}", description, labels=labels)
+        for values, numbers in sources.items():
+            if name in numbers:
+                family.add_metric(values, numbers[name])
+        if family.samples:
+            yield family

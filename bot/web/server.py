@@ -1,19 +1,15 @@
-"""The bot's own web server: /health, /metrics, the operator page, each run's curve and sheet, and Telegram's webhook.
+"""The bot's web server: /health, /metrics, the operator page, each run's curve and sheet, and Telegram's webhook.
 
-Knows HTTP and who may look; what there is to see comes from the `Vitals`. The webhook stores an update before
-it answers 200.
+The webhook stores an update before it answers 200. What the pages show comes from `Vitals`.
 """
 
 from __future__ import annotations
 
-import hmac
+import asyncio
 import json
 import re
-from base64 import b64decode
-from binascii import Error as Base64Error
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -26,26 +22,32 @@ from bot.config import Settings
 from bot.listening import listening
 from bot.progress import outcome
 from bot.vitals import Vitals
+from bot.web.access import caller, header, is_loopback, is_own_name, is_secret, is_within, password
+from bot.web.headers import content_policy, harden
 from bot.web.metrics import render
-from storage.errors import UnknownRecord
+from storage.errors import StorageError, UnknownRecord
 from training.figures import clock
 from training.run_folder import CURVE, PICTURE, SHEET
 
 WEBHOOK_PATH = "/telegram"
 SECRET_HEADER = "X-Telegram-Bot-Api-Secret-Token"
 SHUTDOWN_SECONDS = 0.5
+HEADER_SECONDS = 60.0
+"""A connection is closed after this long without a complete request: idle, or with its headers half sent."""
+
+BODY_SECONDS = 30.0
+MOST_BYTES = 4 * 1024 * 1024
 RUN_FILES = {"loss.png": CURVE, "sheet.html": SHEET, "sheet.png": PICTURE}
 TEMPLATES = Path(__file__).parent / "templates"
 
 log = structlog.get_logger()
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Network = IPv4Network | IPv6Network
 
 
 class WebServer:
     """Starts with `start()`, which returns the address it listens on; ends with `stop()`."""
 
-    def __init__(self, settings: Settings, vitals: Vitals, accept: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+    def __init__(self, settings: Settings, vitals: Vitals, accept: Callable[[Any], Awaitable[None]]) -> None:
         self._settings = settings
         self._vitals = vitals
         self._accept = accept
@@ -54,7 +56,8 @@ class WebServer:
 
     async def start(self) -> str:
         """Listen; returns the address, `http://host:port`."""
-        app = web.Application(client_max_size=4 * 1024 * 1024)
+        app = web.Application(client_max_size=MOST_BYTES)
+        app.on_response_prepare.append(harden)
         environment = aiohttp_jinja2.setup(app, loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True)
         environment.filters["when"] = _when
         environment.filters["clock"] = clock
@@ -65,14 +68,20 @@ class WebServer:
                 web.get("/metrics", self._private(self._metrics)),
                 web.get("/", self._private(self._page)),
                 *(
-                    web.get(rf"/runs/{{run:\d+}}/{{file:{name}}}", self._private(self._run_file))
+                    web.get(rf"/runs/{{run:[0-9]{{1,18}}}}/{{file:{name}}}", self._private(self._run_file))
                     for name in map(re.escape, RUN_FILES)
                 ),
             ]
         )
         if self._settings.telegram.mode == "webhook":
             app.router.add_post(WEBHOOK_PATH, self._webhook)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            shutdown_timeout=SHUTDOWN_SECONDS,
+            keepalive_timeout=HEADER_SECONDS,
+            lingering_time=BODY_SECONDS,
+        )
         await self._runner.setup()
         wanted = self._settings.web
         with listening(wanted.host, wanted.port, "set web.port to one that is free"):
@@ -85,10 +94,13 @@ class WebServer:
         if self._runner:
             await self._runner.cleanup()
 
-    async def _health(self, _: web.Request) -> web.Response:
+    async def _health(self, request: web.Request) -> web.Response:
+        """Answer 200 or 503; only those who may see the operator page learn what is wrong."""
         services = await self._vitals.ping()
         well = all(state == "ok" for state in services.values())
-        body = {"status": "ok" if well else "failing", "services": services}
+        body: dict[str, Any] = {"status": "ok" if well else "failing"}
+        if self._refusal(request) is None:
+            body["services"] = services
         return web.json_response(body, status=200 if well else 503)
 
     async def _metrics(self, _: web.Request) -> web.Response:
@@ -97,8 +109,9 @@ class WebServer:
 
     async def _page(self, request: web.Request) -> web.Response:
         overview = await self._vitals.overview()
-        page: web.Response = aiohttp_jinja2.render_template("operator.html", request, {"it": overview})
-        return page
+        page = aiohttp_jinja2.render_string("operator.html", request, {"it": overview}).encode()
+        headers = {"Content-Security-Policy": content_policy(page)}
+        return web.Response(body=page, content_type="text/html", charset="utf-8", headers=headers)
 
     async def _run_file(self, request: web.Request) -> web.StreamResponse:
         try:
@@ -107,68 +120,50 @@ class WebServer:
             raise web.HTTPNotFound(text=str(error)) from error
         if path is None:
             raise web.HTTPNotFound(text="this run has none (yet)")
-        return web.FileResponse(path)
+        policy = content_policy(await asyncio.to_thread(path.read_bytes) if path.suffix == ".html" else b"")
+        return web.FileResponse(path, headers={"Content-Security-Policy": policy})
 
     async def _webhook(self, request: web.Request) -> web.Response:
         webhook = self._settings.telegram.webhook
-        if webhook.networks and not _within(_caller(request, webhook.proxies), webhook.networks):
+        if webhook.networks and not is_within(caller(request, webhook.proxies), webhook.networks):
             raise web.HTTPForbidden(text="not a network of telegram.webhook.networks")
-        expected = webhook.secret.get_secret_value()
-        if not hmac.compare_digest(request.headers.get(SECRET_HEADER, "").encode(), expected.encode()):
+        if not is_secret(header(request, SECRET_HEADER), webhook.secret.get_secret_value()):
             raise web.HTTPForbidden(text="wrong secret token")
         try:
-            update = await request.json()
-            int(update["update_id"])
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+            async with asyncio.timeout(BODY_SECONDS):
+                update = json.loads(await request.read())
+        except TimeoutError as error:
+            raise web.HTTPRequestTimeout(text="the body took too long") from error
+        except (ValueError, RecursionError, web.RequestPayloadError) as error:
+            raise web.HTTPBadRequest(text="not JSON") from error
+        try:
+            await self._accept(update)
+        except ValueError as error:
             raise web.HTTPBadRequest(text="not an update") from error
-        await self._accept(update)
+        except StorageError as error:
+            log.error("an update could not be stored", error=str(error))
+            raise web.HTTPServiceUnavailable(text="not stored; send it again") from error
         return web.Response()
 
     def _private(self, handler: Handler) -> Handler:
-        """Let in who knows `web.token` (as the password of basic authentication), or this machine without one."""
-
         async def guarded(request: web.Request) -> web.StreamResponse:
-            if self._token:
-                if not hmac.compare_digest(_password(request).encode(), self._token.encode()):
-                    raise web.HTTPUnauthorized(headers={"WWW-Authenticate": 'Basic realm="thumbtune"'})
-            elif not _local(request):
-                raise web.HTTPForbidden(text="set web.token to look from another machine")
+            if refusal := self._refusal(request):
+                raise refusal
             return await handler(request)
 
         return guarded
 
-
-def _password(request: web.Request) -> str:
-    scheme, _, encoded = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        return encoded.strip()
-    try:
-        return b64decode(encoded, validate=True).decode().partition(":")[2]
-    except (Base64Error, UnicodeDecodeError):
-        return ""
-
-
-def _caller(request: web.Request, proxies: Sequence[Network]) -> str:
-    """The address that calls: the last one that a proxy of ours has not added itself."""
-    caller = request.remote or ""
-    forwarded = ",".join(request.headers.getall("X-Forwarded-For", [])).split(",")
-    while forwarded and _within(caller, proxies):
-        caller = forwarded.pop().strip() or caller
-    return caller
-
-
-def _within(address: str, networks: Sequence[Network]) -> bool:
-    try:
-        return any(ip_address(address) in network for network in networks)
-    except ValueError:
-        return False
-
-
-def _local(request: web.Request) -> bool:
-    try:
-        return ip_address(request.remote or "").is_loopback
-    except ValueError:
-        return False
+    def _refusal(self, request: web.Request) -> web.HTTPException | None:
+        """Require `web.token` as the password of basic authentication; without one, a caller on this machine."""
+        if self._token:
+            if is_secret(password(request), self._token):
+                return None
+            return web.HTTPUnauthorized(headers={"WWW-Authenticate": 'Basic realm="thumbtune"'})
+        if not is_loopback(request.remote or ""):
+            return web.HTTPForbidden(text="set web.token to look from another machine")
+        if not is_own_name(request, self._settings.web.host):
+            return web.HTTPForbidden(text="open http://127.0.0.1 or http://localhost, or set web.token")
+        return None
 
 
 def _when(moment: float) -> str:
