@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -62,6 +63,21 @@ def main() -> None:
     except (ConfigError, Refused, AdminRefusal, StorageError, InferenceError, TrainingError) as error:
         notes.print(f"[red]thumbtune:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(1) from error
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"thumbtune {version('thumbtune')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """What stands before a command."""
 
 
 @app.command()

@@ -43,7 +43,7 @@ async def forget(ledger: Ledger, folder: Path, user: int, yes: bool, console: Co
         console.print(f"Nothing is kept of {user}.")
         return
     if not yes:
-        notes.print(f"Of {user} there are {_counted(found)}.", highlight=False)
+        notes.print(f"Kept of {user}: {_counted(found)}.", highlight=False)
     confirm("Delete all of it, for good?", yes=yes)
     gone = await forgetting.forget(user)
     console.print(
@@ -54,7 +54,13 @@ async def forget(ledger: Ledger, folder: Path, user: int, yes: bool, console: Co
 
 
 def _counted(found: Belongings) -> str:
-    return (
-        f"{found.exchanges} questions with their answers, {found.pictures} pictures that nobody else sent, "
-        f"{found.votes} votes, {found.demonstrations} better answers, {found.rows} rows in data sets of runs"
-    )
+    """What there is, without what there is none of."""
+    kinds = {
+        "questions with their answers": found.exchanges,
+        "pictures that nobody else sent": found.pictures,
+        "votes": found.votes,
+        "better answers": found.demonstrations,
+        "rows in data sets of runs": found.rows,
+    }
+    counted = [f"{number} {kind}" for kind, number in kinds.items() if number]
+    return ", ".join(counted) or "the name and the language"

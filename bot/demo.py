@@ -63,7 +63,11 @@ async def run_demo(
         try:
             async with Application(demo_settings(load_settings(config), page, folder, engine, model)) as application:
                 console.print(
-                    Panel(_welcome(page, application.address, folder), title="👍 thumbtune demo", expand=False)
+                    Panel(
+                        welcome(page, application.address, folder, kept=keep is not None),
+                        title="👍 thumbtune demo",
+                        expand=False,
+                    )
                 )
                 await until_stopped(application)
         finally:
@@ -126,11 +130,16 @@ def _conversation(rng: random.Random, language: Language) -> Conversation:
     )
 
 
-def _welcome(page: str, operator: str, folder: Path) -> str:
+def welcome(page: str, operator: str, folder: Path, *, kept: bool) -> str:
+    """Where the demo is, and what becomes of its data, which is in `folder`."""
+    end = (
+        f"Ctrl-C ends it. What was said and learned stays in {folder}."
+        if kept
+        else "Ctrl-C ends it and deletes what was said and learned; --keep DIR keeps it."
+    )
     return (
         f"Open [bold]{page}[/] and chat.\n\n"
         f"operator page  {operator}\n"
         f"health         {operator}/health\n"
-        f"log            {folder / 'bot.log'}\n\n"
-        "Ctrl-C ends it."
+        f"log            {folder / 'bot.log'}\n\n{end}"
     )

@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, model_validator
 
 from bot.translation import later
+from inference.home import LocalPath
 from inference.prompt import SYSTEM
 
 
@@ -196,7 +197,9 @@ class StorageSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dir: Path = Field(default=Path("data"), description="Folder of the ledger, the pictures, the models and the runs.")
+    dir: LocalPath = Field(
+        default=Path("data"), description="Folder of the ledger, the pictures, the models and the runs."
+    )
     min_free_gigabytes: float = Field(
         default=1.0, ge=0, description="The admins are told when less disk space than this is free."
     )

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from inference.home import LocalText
 from inference.lmdeploy_settings import LmdeploySettings
 from inference.tiny import CHECKPOINT
 
@@ -30,7 +31,7 @@ class InferenceSettings(BaseModel):
     engine: Literal["auto", "cpu", "lmdeploy", "external"] = "auto"
     """What answers: `cpu` runs everywhere, `external` is a server of yours, `auto` chooses."""
 
-    model: str = TINY
+    model: LocalText = TINY
     """The first model, before anything was learned: a checkpoint directory, or `tiny`, the one shipped with us."""
 
     endpoints: tuple[str, ...] = ()
@@ -49,7 +50,7 @@ class InferenceSettings(BaseModel):
     tiles: int | None = Field(default=None, ge=1, le=40)
     """At most so many tiles a picture. Fewer are faster and see less. Unset: as the checkpoint says."""
 
-    python: str = ""
+    python: LocalText = ""
     """The interpreter that runs the engine. Empty: the one that runs the bot."""
 
     threads: int | None = Field(default=None, ge=1)
@@ -75,7 +76,7 @@ class InferenceSettings(BaseModel):
     """How a new model takes over: blue-green starts it beside the old one; cold, for a card too small for two, ends
     the old one first, and whoever asks meanwhile waits and is told."""
 
-    swap_command: tuple[str, ...] = ()
+    swap_command: tuple[LocalText, ...] = ()
     """For `external`: a program and its arguments that make the server at one endpoint serve another model, run for
     one after the other: ["./swap.sh", "{host}", "{port}", "{model_dir}"]. {endpoint} and {model} are filled in too.
     It ends, with 0, when the old server is gone. It gets the bot's environment without THUMBTUNE_… and HF_TOKEN.

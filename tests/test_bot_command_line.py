@@ -7,6 +7,7 @@ import os
 import pty
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,7 @@ def test_no_terminal_is_no_yes(thumbtune: Thumbtune, tmp_path: Path) -> None:
     assert refused.code == 1
     assert "--yes" in refused.err
     assert is_known(tmp_path)
+    assert "0 " not in refused.err
     done = thumbtune("forget", "7", "--yes", "--config", str(config))
     assert (done.code, done.err) == (0, "")
     assert not is_known(tmp_path)
@@ -133,3 +135,9 @@ async def test_a_terminal_is_asked(tmp_path: Path) -> None:
         assert process.returncode == code, (out, err)
         assert b"Delete all of it" in err
         assert await asyncio.to_thread(is_known, tmp_path) is bool(code)
+
+
+def test_the_version_is_told(thumbtune: Thumbtune) -> None:
+    """As the package has it, on one line."""
+    ended = thumbtune("--version")
+    assert (ended.code, ended.out.strip(), ended.err) == (0, f"thumbtune {version('thumbtune')}", "")

@@ -178,3 +178,34 @@ def test_training_steps_aside_unless_it_has_cards_of_its_own(
     """An engine without a list of cards may be on any of them, and so may a training."""
     settings = Settings.model_validate({"training": {"gpus": training}, "inference": {"gpus": engine}})
     assert on_cards_of_its_own(settings) is apart
+
+
+def test_a_tilde_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every path of the file and the environment may begin with ~, as in a shell."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.py").write_text("")
+    config = tmp_path / "config.toml"
+    config.write_text(
+        "[inference]\nmodel = '~/model'\nengine = 'external'\nendpoints = ['http://a:1']\n"
+        "swap_command = ['~/swap.sh', '{model_dir}']\n"
+        "[training]\nregression = '~/facts'\nrecipe = '~/mine.py'\npython = '~/python'\n"
+        "sources = [{ path = '~/rows.json', images = '~/pictures' }]\n",
+        encoding="utf-8",
+    )
+    monkeypatch.setenv("THUMBTUNE_STORAGE__DIR", "~/data")
+    monkeypatch.setenv("THUMBTUNE_INFERENCE__PYTHON", "~/python")
+    settings = load_settings(config)
+    training, inference = settings.training, settings.inference
+    (source,) = training.sources
+    assert [
+        settings.storage.dir,
+        *(Path(each) for each in (inference.model, inference.python, inference.swap_command[0])),
+        *(training.regression, Path(training.recipe), Path(training.python), source.path, source.images),
+    ] == [
+        tmp_path / name
+        for name in ("data", "model", "python", "swap.sh", "facts", "mine.py", "python", "rows.json", "pictures")
+    ]
+    assert inference.swap_command[1] == "{model_dir}"
+    monkeypatch.setenv("THUMBTUNE_STORAGE__DIR", "~nobody-there/data")
+    with pytest.raises(ConfigError, match=r"storage\.dir.*whole path"):
+        load_settings(config)

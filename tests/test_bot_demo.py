@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bot.config import ConfigError
-from bot.demo import check_model, demo_settings
+from bot.demo import check_model, demo_settings, welcome
 from inference.tiny import CHECKPOINT
 from tests.doctoring import settings_in
 
@@ -34,3 +34,11 @@ def test_a_model_that_is_none_is_refused_at_once(tmp_path: Path) -> None:
     check_model(str(CHECKPOINT))
     with pytest.raises(ConfigError, match="thumbtune fetch"):
         check_model(str(tmp_path / "nowhere"))
+
+
+def test_what_ctrl_c_does_is_said_before(tmp_path: Path) -> None:
+    """The data goes with the demo, unless it is to be kept; both are told at the start."""
+    gone = welcome("http://page", "http://operator", tmp_path, kept=False)
+    assert "Ctrl-C ends it and deletes what was said and learned; --keep DIR keeps it." in gone
+    kept = welcome("http://page", "http://operator", tmp_path, kept=True)
+    assert f"Ctrl-C ends it. What was said and learned stays in {tmp_path}." in kept

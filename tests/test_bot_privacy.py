@@ -118,6 +118,7 @@ async def test_deleting_takes_all_and_asks_once(stage: Stage) -> None:
         question = await told(ada, "/delete_my_data")
         for words in ("2 questions", "1 picture that", "2 thumbs", "2 rows", "next one is trained"):
             assert words in question["text"]
+        assert "better answer" not in question["text"], "there is none"
         await ada.taps(SURE, question)
         done = await said_to(ada, question, DELETED)
         assert "2 questions" in done["text"] and "reply_markup" not in done

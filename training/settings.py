@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from inference.home import LocalPath, LocalText
 from inference.layout import weight_bytes
 from training.knobs import LARGE, RECIPES, SELF_TUNING, Recipe
 
@@ -23,10 +24,10 @@ class Source(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    path: Path
+    path: LocalPath
     """A LLaVA file, .json or .jsonl."""
 
-    images: Path | None = None
+    images: LocalPath | None = None
     """The folder that its pictures are named from; none: the file's own."""
 
     repeat_times: float | None = Field(None, gt=0)
@@ -59,7 +60,7 @@ class TrainingSettings(BaseModel):
     near_duplicate: int = Field(4, ge=0, le=16)
     """Pictures whose 64-bit perceptual hashes differ in so many bits count as the same."""
 
-    recipe: str = "auto"
+    recipe: LocalText = "auto"
     """Which numbers to train with: food, jokes, tiny, or the path of an XTuner configuration of one's own (.py);
     auto: tiny below 100 million weights, else food."""
 
@@ -97,7 +98,7 @@ class TrainingSettings(BaseModel):
     threads: int = Field(0, ge=0)
     """CPU threads of the workers; 0: as many as there are cores, shared by the processes."""
 
-    python: str = ""
+    python: LocalText = ""
     """Interpreter of the workers; empty: the bot's own."""
 
     while_training: Literal["share", "pause"] = "share"
@@ -110,7 +111,7 @@ class TrainingSettings(BaseModel):
     """Most disk space, during a run, for what the vision tower makes of each picture (2 MB a tile): computed once
     instead of in every epoch. What does not fit is computed each time."""
 
-    regression: Path | None = None
+    regression: LocalPath | None = None
     """Folder with questions.json, the factual questions to judge by; none: drawn shapes."""
 
     max_loss_points: float = Field(2.0, ge=0)

@@ -172,25 +172,24 @@ def _elsewhere(say: Say) -> str:
 
 
 def _listed(found: Belongings, say: Say) -> str:
-    """What there is, one thing a line."""
-    return "\n".join(
-        (
-            say.count(
-                "· {number} question with its answer", "· {number} questions with their answers", found.exchanges
-            ),
-            say.count(
-                "· {number} picture that nobody else sent", "· {number} pictures that nobody else sent", found.pictures
-            ),
-            say.count("· {number} thumb", "· {number} thumbs", found.votes),
-            say.count(
-                "· {number} better answer that you have shown me",
-                "· {number} better answers that you have shown me",
-                found.demonstrations,
-            ),
-            say.count(
-                "· {number} row in what models were trained on",
-                "· {number} rows in what models were trained on",
-                found.rows,
-            ),
-        )
-    )
+    """What there is, one thing a line, without what there is none of."""
+    lines = {
+        say.count(
+            "· {number} question with its answer", "· {number} questions with their answers", found.exchanges
+        ): found.exchanges,
+        say.count(
+            "· {number} picture that nobody else sent", "· {number} pictures that nobody else sent", found.pictures
+        ): found.pictures,
+        say.count("· {number} thumb", "· {number} thumbs", found.votes): found.votes,
+        say.count(
+            "· {number} better answer that you have shown me",
+            "· {number} better answers that you have shown me",
+            found.demonstrations,
+        ): found.demonstrations,
+        say.count(
+            "· {number} row in what models were trained on",
+            "· {number} rows in what models were trained on",
+            found.rows,
+        ): found.rows,
+    }
+    return "\n".join(line for line, number in lines.items() if number)
