@@ -200,6 +200,13 @@ def forget(
 
 
 @app.command()
+def sweep(config: ConfigOption = None, yes: YesOption = False) -> None:
+    """Delete picture files that the ledger does not know; the daily tidy leaves them where they are many."""
+    settings = load_settings(config)
+    _with_ledger(settings, lambda ledger: belongings.sweep(ledger, settings.storage.dir, yes, console))
+
+
+@app.command()
 def backup(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that does not exist yet.")],
     config: ConfigOption = None,

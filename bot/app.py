@@ -47,7 +47,8 @@ from bot.vitals import Vitals
 from bot.watch import Watch
 from bot.web.server import WebServer
 from inference.deployment import Deployment
-from storage.ledger import Ledger
+from storage.health import refuse_lost_ledger
+from storage.ledger import FILE_NAME, Ledger
 from storage.models import ModelStore
 from storage.pictures import PictureStore
 from storage.records import BASE, Model
@@ -93,6 +94,7 @@ class Application:
         settings, stack = self.settings, self._stack
         folder = settings.storage.dir.resolve()
         base = settings.inference.checkpoint().resolve()
+        refuse_lost_ledger(folder / FILE_NAME)
         ledger = Ledger.open(folder)
         self._at_end("ledger", ledger.close)
         stack.enter_context(alone(folder))
@@ -115,7 +117,9 @@ class Application:
         stack.callback(menu.cancel)
 
         forgetting = Forgetting(ledger, pictures, folder / "runs", lambda session: deployment.forget(chat_key(session)))
-        schedule = Schedule(folder, ledger, forgetting, settings.training.schedule, settings.storage.retention_days)
+        schedule = Schedule(
+            folder, ledger, forgetting, notices.alert, settings.training.schedule, settings.storage.retention_days
+        )
         schedule.start()
         self._at_end("schedule", schedule.stop)
 

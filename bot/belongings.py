@@ -1,4 +1,4 @@
-"""`thumbtune backup` and `thumbtune forget`: what people left with the bot, copied and deleted from the command line.
+"""`thumbtune backup`, `forget` and `sweep`: what people left with the bot, copied and deleted from the command line.
 
 Knows what to ask and tell an operator. How a copy is made and checked is storage's, what goes with a person the
 forgetting's.
@@ -51,6 +51,23 @@ async def forget(ledger: Ledger, folder: Path, user: int, yes: bool, console: Co
         "one is trained; `thumbtune retrain` trains it. Backups are left as they are.",
         highlight=False,
     )
+
+
+async def sweep(ledger: Ledger, folder: Path, yes: bool, console: Console) -> None:
+    """Delete the picture files of `folder` that the ledger does not know, once that is confirmed. Raises Refused."""
+    forgetting = Forgetting.beside(ledger, folder)
+    strays, total = await forgetting.strays()
+    if not strays:
+        console.print("There is nothing to sweep: the ledger knows every picture file.")
+        return
+    if not yes:
+        notes.print(
+            f"{len(strays)} of {total} picture files are unknown to the ledger. If it was lost, or comes from an old "
+            "backup, restore the latest backup instead.",
+            highlight=False,
+        )
+    confirm("Delete those files, for good?", yes=yes)
+    console.print(f"Deleted: {await forgetting.sweep(confirmed=True)} picture files.", highlight=False)
 
 
 def _counted(found: Belongings) -> str:

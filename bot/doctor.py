@@ -28,7 +28,7 @@ from bot.translation import later
 from inference.engines import Kind, resolve
 from inference.layout import weight_bytes
 from storage.errors import StorageError
-from storage.health import ledger_faults, picture_faults
+from storage.health import ledger_faults, picture_faults, refuse_lost_ledger
 from storage.ledger import FILE_NAME
 from storage.pictures import PictureStore
 from training.regression import RegressionSetError, read_set
@@ -153,6 +153,11 @@ def _sources(settings: Settings) -> Iterator[Finding]:
 def _ledger(directory: Path) -> Iterator[Finding]:
     """The ledger's file and the pictures it names, beside a running bot or without one."""
     path = directory / FILE_NAME
+    try:
+        refuse_lost_ledger(path)
+    except StorageError as error:
+        yield Finding("ledger", False, str(path), str(error))
+        return
     if not path.exists():
         yield Finding("ledger", True, "none yet: the bot makes it")
         return

@@ -24,7 +24,20 @@ from training.withdrawal import withdraw
 ABANDONED_SECONDS: Final = 3600.0
 """A picture's row follows its file within moments."""
 
+FEW_STRAYS: Final = 5
+STRAY_SHARE: Final = 0.05
+"""Crashes and full disks leave single files; many unknown ones mean that the ledger is an old or a new one."""
+
 log = structlog.get_logger()
+
+
+class ManyStrays(Exception):
+    """So many picture files are unknown to the ledger that it may be the wrong one; nothing was removed."""
+
+    def __init__(self, count: int, total: int) -> None:
+        super().__init__(f"{count} of {total} picture files are unknown to the ledger")
+        self.count = count
+        self.total = total
 
 
 class Forgetting:
@@ -81,14 +94,22 @@ class Forgetting:
             if by_kind[Kind.LOG] and await self._ledger.empty_log():
                 await self._ledger.removed(by_kind[Kind.LOG])
 
-    async def sweep(self) -> int:
-        """Remove pictures' files that the ledger does not know: left where a crash, or a full disk, came between the
-        file and its row. How many those were.
+    async def strays(self) -> tuple[list[Path], int]:
+        """List the pictures' files that the ledger does not know; also return how many files there are in all.
+
+        A crash or a full disk between a picture's file and its row leaves one.
         """
         oldest = time.time() - ABANDONED_SECONDS
-        files = await asyncio.to_thread(lambda: [each for each in self._pictures.files() if _written(each) < oldest])
+        files = await asyncio.to_thread(self._pictures.files)
         known = {each.sha256 for each in await self._ledger.pictures()}
-        gone = [each for each in files if each.name not in known]
+        unknown = [each for each in files if each.name not in known]
+        return await asyncio.to_thread(lambda: [each for each in unknown if _written(each) < oldest]), len(files)
+
+    async def sweep(self, *, confirmed: bool = False) -> int:
+        """Remove the strays and return how many they were. Raises ManyStrays, unless that was `confirmed`."""
+        gone, total = await self.strays()
+        if not confirmed and len(gone) > max(FEW_STRAYS, STRAY_SHARE * total):
+            raise ManyStrays(len(gone), total)
         for each in gone:
             await self._ledger.remove_picture(each.name, partial(self._pictures.remove, each.name))
         return len(gone)

@@ -15,6 +15,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 from apscheduler.job import Job
@@ -25,7 +26,8 @@ from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 from sqlalchemy import URL
 
-from bot.forgetting import Forgetting
+from bot.forgetting import Forgetting, ManyStrays
+from bot.translation import later
 from storage.errors import RunBusy
 from storage.ledger import Ledger
 
@@ -35,11 +37,23 @@ EXPIRE = "expire"
 STORE = "schedule.sqlite"
 HANDLED_KEPT = timedelta(days=30)
 
+STRAYS = later(
+    "{count} of {total} picture files are unknown to the ledger, so I delete none of them. If the ledger was lost, or "
+    "comes from an old backup, stop me and restore the latest backup (README, Run it for good). If those files may go, "
+    "run thumbtune sweep."
+)
+
 log = structlog.get_logger()
 
 
 _present: Schedule | None = None
 """The schedule that runs in this process: what a stored reference to a function can reach."""
+
+
+class Alert(Protocol):
+    """Tells the admins of trouble in a sentence of the catalogues (`Notices.alert`)."""
+
+    async def __call__(self, key: str, sentence: str, **values: object) -> None: ...
 
 
 class Schedule:
@@ -49,10 +63,17 @@ class Schedule:
     """
 
     def __init__(
-        self, directory: Path, ledger: Ledger, forgetting: Forgetting, cron: str, retention_days: int = 0
+        self,
+        directory: Path,
+        ledger: Ledger,
+        forgetting: Forgetting,
+        alert: Alert,
+        cron: str,
+        retention_days: int = 0,
     ) -> None:
         self._ledger = ledger
         self._forgetting = forgetting
+        self._alert = alert
         self.cron = cron
         self._retention_days = retention_days
         store = SQLAlchemyJobStore(url=URL.create("sqlite", database=str(directory / STORE)))
@@ -112,7 +133,11 @@ class Schedule:
     async def tidy(self) -> None:
         """Forget handled updates of long ago, which Telegram does not send again, and files that belong to nothing."""
         await self._ledger.prune_updates((_now() - HANDLED_KEPT).timestamp())
-        await self._forgetting.sweep()
+        try:
+            await self._forgetting.sweep()
+        except ManyStrays as many:
+            log.error("picture files are unknown to the ledger; none is deleted", count=many.count, total=many.total)
+            await self._alert("strays", STRAYS, count=many.count, total=many.total)
 
     async def expire(self) -> None:
         """Delete exchanges older than the retention time that nobody rated, and what has to follow them."""

@@ -9,12 +9,36 @@ import sqlite3
 from pathlib import Path
 
 from storage.connection import looking
+from storage.errors import StorageError
 from storage.pictures import PictureStore
-from storage.queries import every
+from storage.queries import every, first
 from storage.upgrade import refuse_newer
 
 _NAMED = 8
 """Faults that are named one by one."""
+
+
+def refuse_lost_ledger(path: Path) -> None:
+    """Raise `StorageError` where pictures or trained models lie beside a ledger that is missing or has no model.
+
+    A ledger has the base model from the first start on. An empty one would make strays of all pictures.
+    """
+    beside = path.parent
+    left = next((each for kept in ("pictures/??/*", "models/*/manifest.json") for each in beside.glob(kept)), None)
+    if left is None or _has_models(path):
+        return
+    raise StorageError(
+        f"{path} is {'empty' if path.exists() else 'missing'}, but {left} is there: the ledger was lost. Restore the "
+        "latest backup (thumbtune backup) in its place. To begin without it, move the folders pictures and models away."
+    )
+
+
+def _has_models(path: Path) -> bool:
+    if not path.exists():
+        return False
+    with looking(path) as database:
+        tables = first(database, "SELECT 1 FROM sqlite_master WHERE name = 'models'")
+        return tables is not None and first(database, "SELECT 1 FROM models") is not None
 
 
 def unsound(connection: sqlite3.Connection) -> list[str]:

@@ -17,6 +17,7 @@ from storage.records import Kind, Run
 from storage.states import RunState
 from tests.bot_process import command, write_config
 from tests.chatting import Stage, png, told, until
+from tests.operating import Admins
 from tests.person import DOWN, UP, Message, Person, button
 from training.llava import row_name
 
@@ -311,9 +312,9 @@ async def test_the_daily_job_deletes_what_grew_old(stage: Stage, monkeypatch: py
         await ada.asks(photo=png(colour="red"))
         names = [each.sha256 for each in await bot.ledger.pictures()]
         forgetting = Forgetting.beside(bot.ledger, stage.directory)
-        await Schedule(stage.directory, bot.ledger, forgetting, "", retention_days=1).expire()
+        await Schedule(stage.directory, bot.ledger, forgetting, Admins().alert, "", retention_days=1).expire()
         assert (await bot.ledger.counts())["exchanges"] == 2
-        await Schedule(stage.directory, bot.ledger, forgetting, "", retention_days=0).expire()
+        await Schedule(stage.directory, bot.ledger, forgetting, Admins().alert, "", retention_days=0).expire()
         assert (await bot.ledger.counts())["exchanges"] == 1
         assert [bot.pictures.path(name).exists() for name in names] == [True, False]
 

@@ -15,6 +15,7 @@ from bot.forgetting import Forgetting
 from bot.schedule import EXPIRE, RETRAIN, STORE, TIDY, Schedule, expire, request_run, tidy
 from storage.ledger import FILE_NAME, Ledger
 from storage.states import RunState
+from tests.operating import Admins
 
 YEARLY = "0 0 1 1 *"
 DAILY = "30 3 * * *"
@@ -24,7 +25,7 @@ DAILY = "30 3 * * *"
 async def _schedule(folder: Path, cron: str, retention_days: int = 0) -> AsyncIterator[Schedule]:
     """A schedule that runs, with a ledger of its own."""
     async with Ledger.open(folder) as ledger:
-        schedule = Schedule(folder, ledger, Forgetting.beside(ledger, folder), cron, retention_days)
+        schedule = Schedule(folder, ledger, Forgetting.beside(ledger, folder), Admins().alert, cron, retention_days)
         schedule.start()
         try:
             yield schedule
@@ -148,6 +149,6 @@ async def test_the_inbox_is_tidied(tmp_path: Path) -> None:
             await ledger.store_updates([(update, "lane", "{}")])
         await ledger.begin_update(1)
         await ledger.finish_update(1)
-        await Schedule(tmp_path, ledger, Forgetting.beside(ledger, tmp_path), "").tidy()
+        await Schedule(tmp_path, ledger, Forgetting.beside(ledger, tmp_path), Admins().alert, "").tidy()
         assert [each.id for each in await ledger.pending_updates()] == [2]
         assert await ledger.store_updates([(1, "lane", "{}")]) == [True], "forgotten, so it is new again"
