@@ -20,7 +20,6 @@ from bot.settings import TelegramSettings
 from bot.steering import Asked, Steering
 from bot.streaming import Screen
 from bot.translation import Say
-from bot.unsaved import UnsavedAnswers
 from inference.messages import Delta, EngineCrashed, EngineUnavailable, InferenceError, PictureError, PromptTooLong
 from storage.errors import UnknownRecord
 from storage.records import Exchange
@@ -38,13 +37,11 @@ class Answers:
         steering: Steering,
         limits: Limits,
         settings: TelegramSettings,
-        unsaved: UnsavedAnswers,
     ) -> None:
         self._conversation = conversation
         self._steering = steering
         self._limits = limits
         self._settings = settings
-        self._unsaved = unsaved
 
     async def give(
         self,
@@ -101,8 +98,7 @@ class Answers:
 
     async def _show(self, exchange: Exchange, reply: Reply, say: Say) -> None:
         """The final text of an answer, with what to do about it."""
-        await reply.finish(markdown_pages(exchange.answer), rating(exchange.id, say=say, newest=bool(exchange.id)))
-        self._unsaved.show(exchange, reply.place.chat, reply.messages)
+        await reply.finish(markdown_pages(exchange.answer), rating(exchange.id, say=say))
 
     def _screen(self, asked: Asked, reply: Reply, say: Say, placeholder: str) -> Screen:
         private = asked.chat > 0  # a private chat's id is its person's

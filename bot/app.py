@@ -31,6 +31,7 @@ from bot.closing import (
 )
 from bot.config import Settings
 from bot.conversation import chat_key
+from bot.disk_full import DiskFull
 from bot.doctor import trainer_missing
 from bot.forgetting import Forgetting
 from bot.handlers import build_dispatcher
@@ -168,6 +169,7 @@ class Application:
             settings,
             on_arrival=steering.arrived,
             on_set_aside=notices.update_set_aside,
+            on_disk_full=DiskFull(bot, ledger, settings, translator).tell,
         )
         web = WebServer(settings, vitals, inbox.accept)
         self.address = await web.start()

@@ -72,6 +72,8 @@ class Conversation:
     async def has_picture(self, chat: int, asker: int, topic: int) -> bool:
         """Whether the open conversation is about a picture already, or may be after the answer that is being given."""
         session = await self._history.open_session(chat, asker, topic)
+        if session is None:
+            return False
         turn = self._turns.get(session)
         return (turn is not None and turn.locked()) or await self._history.has_picture(session)
 
@@ -101,7 +103,6 @@ class Conversation:
         A pulled `brake` ends the engine's work; what came until then is the answer if it is to be kept. Raises
         NoPictureYet, EmptyAnswer, Interrupted, Forgotten, InferenceError. What fails is not recorded: the next question
         does not see it. An update that was answered before must not come here again (`Ledger.exchange_for_update`).
-        What cannot be saved because the disk is full has the id 0.
         """
         former = question.instead_of
         if former:
@@ -123,7 +124,7 @@ class Conversation:
             if not answer.text.strip():
                 raise EmptyAnswer
             exchange = _exchange(session, question, answer.cut or prompt, answer)
-            return await self._history.record(exchange, question.pictures, seen)
+            return await self._history.record(exchange)
 
     @asynccontextmanager
     async def _turn(self, session: int, brake: Brake) -> AsyncIterator[None]:

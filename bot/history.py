@@ -2,26 +2,20 @@
 
 The model sees the newest turns and always the picture they are about, chosen so that the beginning of the prompt stays
 the same for many turns and the engine's cache of it keeps being hit. The cuts are `inference.prompt.fit`'s, so the
-training finds the same prompt again by its hash. What the ledger cannot take because the disk is full is part of what
-was said, as long as this process lives. Knows nothing of engines and of who waits for an answer.
+training finds the same prompt again by its hash. Knows nothing of engines and of who waits for an answer.
 """
 
 from __future__ import annotations
 
 import math
 
-import structlog
-
 from bot.settings import ChatSettings
-from bot.unsaved import Unsaved
 from inference.messages import Picture, Prompt, Role, Turn
 from inference.prompt import fit
-from storage.errors import NotSaved, UnknownRecord
+from storage.errors import UnknownRecord
 from storage.ledger import Ledger
 from storage.pictures import PictureStore
 from storage.records import Exchange
-
-log = structlog.get_logger()
 
 
 class Forgotten(Exception):
@@ -35,21 +29,21 @@ class History:
         self._ledger = ledger
         self._pictures = pictures
         self._settings = settings
-        self._unsaved = Unsaved()
 
-    async def open_session(self, chat: int, asker: int, topic: int) -> int:
-        """The open session; a number that no session has where none was begun, or could be because the disk is full."""
-        session = await self._ledger.open_session(chat, self._settings.talker(chat, asker), topic)
-        return -asker if session is None else session
+    async def open_session(self, chat: int, asker: int, topic: int) -> int | None:
+        """Return the open session, None where there is none yet."""
+        return await self._ledger.open_session(chat, self._settings.talker(chat, asker), topic)
 
     async def session(self, chat: int, asker: int, topic: int, update: int) -> int:
-        """As `open_session`, begun for an update if there is none. Raises Forgotten."""
+        """Return the open session; begin one for `update` where there is none.
+
+        Raises:
+            Forgotten: The sender of the update had everything deleted meanwhile.
+        """
         try:
             return await self._ledger.session(chat, self._settings.talker(chat, asker), topic, update=update)
         except UnknownRecord as error:
             raise Forgotten from error
-        except NotSaved:
-            return -asker
 
     async def latest(self, session: int, before: int | None = None) -> list[Exchange]:
         """The latest exchanges, back to where the model's view can begin; empty without any picture.
@@ -57,13 +51,11 @@ class History:
         `before` is the place of the exchange that they lead to, None where that is yet to come.
         """
         history = await self._ledger.history_since(session, self._settings.history_pictures, before)
-        if before is None:
-            history += self._unsaved.history(session)
         return _newest_pictured(history, self._settings.history_pictures)
 
     async def has_picture(self, session: int) -> bool:
         """Whether a picture was shown in the conversation."""
-        return any(each.pictures for each in self._unsaved.history(session)) or await self._ledger.pictured(session)
+        return await self._ledger.pictured(session)
 
     def seen(self, latest: list[Exchange], *, pictured: bool) -> list[Exchange]:
         """From the oldest picture on that the model shall still see beside the question, which may be `pictured`."""
@@ -78,7 +70,7 @@ class History:
 
     async def pictures(self, exchange: Exchange) -> tuple[Picture, ...]:
         """The pictures that came with an exchange's question. Raises UnknownRecord for one that is gone."""
-        return tuple([await self._picture(exchange.session, sha256) for sha256 in exchange.pictures])
+        return tuple([await self._picture(sha256) for sha256 in exchange.pictures])
 
     async def subject(self, exchange: Exchange) -> tuple[Picture, ...]:
         """The pictures that an exchange is about: its own, or the newest before it."""
@@ -87,28 +79,18 @@ class History:
         before = await self._ledger.history_since(exchange.session, 1, exchange.place)
         return await self.pictures(before[0]) if before else ()
 
-    async def record(self, exchange: Exchange, pictures: tuple[Picture, ...], seen: list[Exchange]) -> Exchange:
-        """The exchange as recorded; as it is, with the id 0, where it cannot be saved. Raises Forgotten.
+    async def record(self, exchange: Exchange) -> Exchange:
+        """Record an exchange and return it with its id and time.
 
-        `pictures` came with its question; `seen` is what the model saw beside it, which has to be saved as well.
+        Raises:
+            Forgotten: Its conversation, its asker or what it replaces was deleted meanwhile.
         """
         try:
-            if all(each.id for each in seen):
-                recorded = await self._ledger.record_exchange(exchange)
-                self._unsaved.forget(exchange.session)
-                return recorded
+            return await self._ledger.record_exchange(exchange)
         except UnknownRecord as error:
-            if exchange.session > 0:
-                raise Forgotten from error
-        except NotSaved as error:
-            log.warning("an exchange was not saved", update=exchange.update, error=str(error))
-        if exchange.replaces is None:
-            self._unsaved.add(exchange, pictures)
-        return exchange
+            raise Forgotten from error
 
-    async def _picture(self, session: int, sha256: str) -> Picture:
-        if remembered := self._unsaved.picture(session, sha256):
-            return remembered
+    async def _picture(self, sha256: str) -> Picture:
         row = await self._ledger.picture(sha256)
         return Picture(await self._pictures.get(sha256), sha256, row.media_type)
 

@@ -3,8 +3,8 @@
 Telegram is told that we have an update only after the ledger has it. Updates of one lane are handled one after the
 other, lanes side by side: what somebody says in a chat keeps its order, while button taps and admin commands do not
 wait behind a long answer. What a crash interrupts is handled again at the next start; what fails every time is set
-aside. While the disk takes nothing, updates are handled from memory, so that people are answered; a crash loses those.
-Knows neither how updates come in, which is `intake`'s, nor what they ask for.
+aside. While the disk is full nothing is handled: what could not be stored is not acknowledged, so Telegram sends it
+again, and what was stored waits for room. How updates come in is `intake`'s; what they ask for is the handlers'.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from typing import Any, Final
 
 import structlog
 from aiogram import Bot, Dispatcher
 from aiogram.types import Message, Update
+from cachetools import LRUCache
 
 from bot.albums import Waiting, members, seconds_missing
 from bot.lanes import is_update, lane_of
@@ -39,12 +41,17 @@ ATTEMPTS: Final = 20
 """So many attempts, crashes included: an update that keeps killing the process is set aside at the next start."""
 
 ENDED_EACH_TIME: Final = later("My whole process has ended each time that I tried.")
+SETTLED: Final = 4096
 PAUSES: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
 log = structlog.get_logger()
 
 SetAside = Callable[[int, str], Awaitable[None]]
 """Told of an update that was given up: its id and why."""
+
+NotStored = Callable[[dict[str, Any]], Awaitable[bool]]
+"""Told of an update as Telegram sent it that the disk has no room for, each time that it is met; whether it is settled
+by that and needs no handling any more."""
 
 Arrived = Callable[[dict[str, Any]], None]
 """Told of an update as Telegram sent it when it takes its place in its lane, before anything behind it is handled."""
@@ -82,6 +89,7 @@ class Inbox:
         *,
         on_arrival: Arrived | None = None,
         on_set_aside: SetAside | None = None,
+        on_disk_full: NotStored | None = None,
     ) -> None:
         self._bot = bot
         self._dispatcher = dispatcher
@@ -89,10 +97,10 @@ class Inbox:
         self._settings = settings
         self._on_arrival = on_arrival
         self._on_set_aside = on_set_aside
+        self._on_disk_full = on_disk_full
+        self._settled: LRUCache[int, None] = LRUCache(SETTLED)
         self._lanes: dict[str, _Lane] = {}
         self._known: set[int] = set()
-        self._unsaved: set[int] = set()
-        self._unfinished: set[int] = set()
         self._replayed = asyncio.Event()
         self._stopping = False
 
@@ -115,24 +123,25 @@ class Inbox:
     async def store(self, updates: Iterable[dict[str, Any]]) -> None:
         """Store what is new in one commit and hand it to its lanes; when this returns it may be acknowledged.
 
-        Raises `StorageError` when it could not be stored, and then it may not.
+        Raises `StorageError` when it could not be stored, and then it may not. Where that is for a full disk, the
+        senders have heard so.
         """
-        rows = []
+        raws, rows = [], []
         for raw in updates:
-            if is_update(raw):
-                rows.append((raw["update_id"], lane_of(raw), json.dumps(raw)))
-            else:
+            if not is_update(raw):
                 log.error("dropped what is no update")
+            elif raw["update_id"] not in self._settled:
+                raws.append(raw)
+                rows.append((raw["update_id"], lane_of(raw), json.dumps(raw)))
         if not rows:
             return
         try:
             fresh = await self._ledger.store_updates(rows)
-        except NotSaved as error:
-            log.error("updates are handled without being saved", count=len(rows), error=str(error))
-            fresh = [number not in self._unsaved for number, _, _ in rows]
-            self._unsaved.update(number for number, _, _ in rows)
-        else:
-            await self._finish_late()
+        except NotSaved:
+            for raw in raws:
+                if int(raw["update_id"]) not in self._known:
+                    await self._say_full(raw)
+            raise
         for (number, lane, payload), new in zip(rows, fresh, strict=True):
             if new and number not in self._known:
                 self._enqueue(StoredUpdate(number, lane, payload, 0, time.time()))
@@ -203,15 +212,21 @@ class Inbox:
         failures = 0
         tries = 0
         attempt = 0
+        error: Exception | None = None
         while True:
-            error: Exception
             try:
+                if isinstance(error, NotSaved):  # no answer is computed for a disk that cannot keep it
+                    await self._ledger.check_room(turn[0].update.id)
                 attempt = attempt + 1 if attempt else await self._begin(turn)
+                error = None
                 if attempt:
                     await self._attempt(turn, attempt)
                 return
             except Undelivered as undelivered:
                 error = undelivered  # Telegram is away; that is no fault of the update
+            except NotSaved as full:
+                error = full
+                await self._say_full(turn[0].raw)
             except Exception as failed:  # noqa: BLE001 - whatever a handler raises must not end the lane
                 error = failed
                 failures += 1
@@ -231,33 +246,29 @@ class Inbox:
         """
         try:
             for each in turn[1:]:
-                await self._begun(each.update)
-            attempt = await self._begun(turn[0].update)
+                await self._ledger.begin_update(each.update.id)
+            attempt = await self._ledger.begin_update(turn[0].update.id)
         except IllegalTransition:
             return 0
         if attempt > ATTEMPTS:
             raise _Hopeless(ENDED_EACH_TIME)
         return attempt
 
-    async def _begun(self, update: StoredUpdate) -> int:
-        if update.id not in self._unsaved:
-            with suppress(NotSaved):
-                return await self._ledger.begin_update(update.id)
-        return update.attempts + 1
+    async def _say_full(self, raw: dict[str, Any]) -> None:
+        """Have the sender of an update hear that the disk is full."""
+        if self._on_disk_full and await self._on_disk_full(raw):
+            self._settled[int(raw["update_id"])] = None
 
-    async def _finished(self, update: int, unreachable: str) -> None:
-        if update not in self._unsaved:
+    async def _finish(self, update: int, unreachable: str) -> None:
+        """Note that all has happened. On a full disk this waits for room: handled again it would happen twice."""
+        for pause in chain(PAUSES, repeat(PAUSES[-1])):
             try:
                 await self._ledger.finish_update(update, unreachable)
-            except NotSaved:
-                self._unfinished.add(update)
-
-    async def _finish_late(self) -> None:
-        """Note of what was done while the disk was full that it is done; else the next start would do it again."""
-        with suppress(NotSaved):
-            for update in sorted(self._unfinished):
-                await self._ledger.finish_update(update)
-                self._unfinished.discard(update)
+            except NotSaved as error:
+                log.warning("the end of an update waits for room", update=update, error=str(error))
+                await asyncio.sleep(pause)
+            else:
+                break
 
     async def _attempt(self, turn: list[Waiting], attempt: int) -> None:
         lead = turn[0]
@@ -271,14 +282,11 @@ class Inbox:
             unreachable = str(error)
             log.info("nobody to answer", update=lead.update.id, error=unreachable)
         for each in reversed(turn):
-            await self._finished(each.update.id, unreachable)
+            await self._finish(each.update.id, unreachable)
 
     async def _set_aside(self, turn: list[Waiting], error: Exception) -> bool:
         """Give up on a turn and say so. False if not even that could be stored."""
         reason = str(error) if isinstance(error, _Hopeless) else f"{type(error).__name__}: {account(error)}"
-        if turn[0].update.id in self._unsaved:
-            log.error("an update that could not be saved is given up", update=turn[0].update.id, error=reason)
-            return True
         try:
             for each in turn:
                 await self._ledger.set_aside_update(each.update.id, reason)

@@ -27,7 +27,7 @@ from bot.telegram import Undelivered
 from bot.traces import account
 from bot.translation import later
 from inference.messages import Picture
-from storage.errors import NotSaved, UnknownRecord
+from storage.errors import UnknownRecord
 from storage.ledger import Ledger
 from storage.pictures import PictureStore
 from storage.records import StoredPicture
@@ -102,10 +102,9 @@ class Incoming:
         self._decoders = asyncio.Semaphore(_DECODERS)
 
     async def take(self, bot: Bot, file: Sent, sender: int, update: int) -> Picture:
-        """Fetch, check and keep one picture for an update. One that cannot be kept because the disk is full is returned
-        all the same.
+        """Fetch, check and keep one picture for an update.
 
-        Raises `PictureRefused`, `Forgotten`, or `Undelivered` while Telegram is away.
+        Raises `PictureRefused`, `Forgotten`, `NotSaved`, or `Undelivered` while Telegram is away.
         """
         data = await _fetched(bot, file)
         async with self._decoders:
@@ -129,8 +128,6 @@ class Incoming:
                 await self._pictures.put(checked.data)  # removed between the two: somebody else had it forgotten
         except UnknownRecord as error:
             raise Forgotten from error  # the file goes with the next sweep
-        except NotSaved as error:
-            log.warning("a picture was not saved", error=str(error))
         return picture
 
 

@@ -8,7 +8,7 @@ message we do not know of; such replies are counted by the ledger as doubtful. K
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -65,7 +65,6 @@ class Reply:
         self._update = update
         self._messages: dict[int, int] = {}
         self._shown: dict[int, tuple[Page, InlineKeyboardMarkup | None]] = {}
-        self._unnoted: set[int] = set()
 
     @classmethod
     async def open(cls, bot: Bot, ledger: Ledger, update: int, place: Place) -> Self:
@@ -81,14 +80,14 @@ class Reply:
         for slot, message in enumerate(messages):
             if slot not in self._messages:
                 await self._announced(slot)
-                await self._noted(slot, self._ledger.sent_reply(self._update, slot, message))
+                await self._ledger.sent_reply(self._update, slot, message)
                 self._messages[slot] = message
 
     async def ask(self, text: str) -> None:
         """Ask for an answer by a reply to this message, once."""
         if 0 not in self._messages:
             await self._send(0, Page(text), ForceReply(force_reply=True, selective=True))
-        await self._noted(0, self._ledger.finish_reply(self._update, 0))
+        await self._note_final(0)
         self.finished = True
 
     async def begin(self, text: str, markup: InlineKeyboardMarkup | None = None) -> None:
@@ -170,7 +169,7 @@ class Reply:
         for slot in [slot for slot in self._messages if slot > last]:
             await self._take_away(slot)
         for slot in sorted(self._messages):
-            await self._noted(slot, self._ledger.finish_reply(self._update, slot))
+            await self._note_final(slot)
         self.finished = True
 
     async def _settle(self, slot: int, page: Page, markup: InlineKeyboardMarkup | None) -> None:
@@ -206,8 +205,12 @@ class Reply:
                 log.warning("sending again what may have arrived", update=self._update, slot=slot, error=str(error))
                 await asyncio.sleep(pause)
                 continue
-            await self._noted(slot, self._ledger.sent_reply(self._update, slot, message.message_id))
             self._messages[slot] = message.message_id
+            try:
+                await self._ledger.sent_reply(self._update, slot, message.message_id)
+            except NotSaved:
+                await self._take_away(slot)  # the next attempt would not know of it
+                raise
             self._shown[slot] = page, None if isinstance(markup, ForceReply) else markup
             return
         raise Undelivered(f"sendMessage broke off {len(_DOUBT_PAUSES)} times")
@@ -227,23 +230,12 @@ class Reply:
 
     async def _announced(self, slot: int) -> int | None:
         """Note that a message is about to be sent; the one that was sent for this slot before, if any."""
-        try:
-            known = await self._ledger.begin_reply(self._update, slot, self.place.chat, self.place.question)
-        except NotSaved:
-            self._unnoted.add(slot)
-            return None
-        self._unnoted.discard(slot)
-        return known.message
+        return (await self._ledger.begin_reply(self._update, slot, self.place.chat, self.place.question)).message
 
-    async def _noted(self, slot: int, note: Coroutine[Any, Any, None]) -> None:
-        """Note what became of a message. While the disk is full people get their answers all the same."""
-        if slot in self._unnoted:
-            note.close()
-            return
-        try:
-            await note
-        except NotSaved:
-            self._unnoted.add(slot)
+    async def _note_final(self, slot: int) -> None:
+        """Note that a message shows its final text. Where the disk is full, a replay edits it to the same text."""
+        with suppress(NotSaved):
+            await self._ledger.finish_reply(self._update, slot)
 
     async def _take_away(self, slot: int) -> None:
         try:

@@ -68,6 +68,12 @@ class Inbox(Queries):
         """
         return await self._write_together(_begin, update)
 
+    async def check_room(self, update: int) -> None:
+        """Write an update's row as it is. Raises `NotSaved` while the disk takes nothing."""
+        await self._write(
+            lambda database: database.execute("UPDATE inbox SET attempts = attempts WHERE id = ?", [update])
+        )
+
     async def finish_update(self, update: int, unreachable: str = "") -> None:
         """Everything the update asked for has happened: it is not handled again and its payload is dropped.
 

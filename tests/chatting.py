@@ -21,6 +21,7 @@ from aiogram import Bot, Dispatcher
 from PIL import Image
 from pydantic import SecretStr
 
+from bot.disk_full import DiskFull
 from bot.emulator import Emulator
 from bot.forgetting import Forgetting
 from bot.handlers import build_dispatcher
@@ -249,6 +250,7 @@ class RunningBot:
             settings,
             on_arrival=self.steering.arrived,
             on_set_aside=self.notices.update_set_aside,
+            on_disk_full=DiskFull(self.bot, self.ledger, settings, self.translator).tell,
         )
         self.intake = Intake(self.bot, self.inbox, settings.telegram)
         self._fetching: asyncio.Task[None] | None = None
@@ -350,11 +352,11 @@ class Stage:
             yield person
 
 
-def live(url: str, token: str, directory: str) -> None:
+def live(url: str, token: str, directory: str, seconds: float = 0.05) -> None:
     """The bot of a test that kills it, as a process of its own: its answers take a while and name the question."""
 
     def slowly(prompt: Prompt, _: int) -> Script:
-        return [0.05, "About ", 0.05, prompt.turns[-1].text, 0.05, ": all is well."]
+        return [seconds, "About ", seconds, prompt.turns[-1].text, seconds, ": all is well."]
 
     async def for_ever() -> None:
         running = RunningBot(settings(url, token), Path(directory), ScriptedEngine(otherwise=slowly), Notebook())

@@ -1,13 +1,15 @@
-"""A disk that takes nothing: people are answered all the same, and told what could not be saved."""
+"""A disk that takes nothing: people hear so once, nothing is answered from memory, and nothing is lost."""
 
 from __future__ import annotations
 
 import multiprocessing
 import resource
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,18 +17,19 @@ from bot.forgetting import Forgetting
 from storage.errors import NotSaved, StorageError
 from storage.ledger import Ledger
 from storage.records import Kind, Removal
-from tests.chatting import Stage, live, png, shows, told, until
+from tests.chatting import ScriptedEngine, Stage, live, png, shows, until
 from tests.ledgers import picture
 from tests.person import DOWN, UP, Message, Person, button
 
-NOT_SAVED = "My disk is full, so I could not save that. My admins know."
+FULL = "My disk is full; ask again once my operator has made room."
+CHINESE = "我的磁盘已满；请等运营者腾出空间后再问我。"
 
 
 @contextmanager
-def bot_process(stage: Stage) -> Iterator[SpawnProcess]:
-    """A bot that answers "About …: all is well." as a process of its own."""
+def bot_process(stage: Stage, seconds: float = 0.05) -> Iterator[SpawnProcess]:
+    """A bot that answers "About …: all is well." as a process of its own, each word after some seconds."""
     process = multiprocessing.get_context("spawn").Process(
-        target=live, args=(stage.url, stage.emulator.token, str(stage.directory)), daemon=True
+        target=live, args=(stage.url, stage.emulator.token, str(stage.directory), seconds), daemon=True
     )
     process.start()
     try:
@@ -42,67 +45,105 @@ def limit(process: SpawnProcess, size: int) -> None:
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
-async def test_the_chat_goes_on_while_nothing_can_be_saved(stage: Stage) -> None:
-    """Old friends and newcomers get answers, follow-ups know their picture, a vote says that it was not saved.
+async def test_nobody_is_answered_from_memory_and_nothing_is_lost(stage: Stage) -> None:
+    """Each message gets one sentence, however often Telegram sends it again; with room each is answered, once.
 
-    With room again everything is saved as ever, and what was answered meanwhile is not answered twice.
+    In a group those are told who speak to the bot. A tap is settled by the sentence: it does not count later.
     """
     with bot_process(stage) as process:
-        async with stage.person() as ada, stage.person(1002, "Ben") as ben:
-            before = await ada.asks(photo=png(), caption="before")
-            limit(process, 0)
-            assert "About still here" in (await ada.asks("still here"))["text"]
-            fresh = await ben.asks(photo=png(colour="red"), caption="newcomer")
-            assert "About newcomer" in fresh["text"]
-            assert "About follow-up" in (await ben.asks("follow-up"))["text"]
-            assert await ada.toast(await ada.taps(UP, before)) == NOT_SAVED
-            assert await ben.toast(await ben.taps(DOWN, fresh)) == NOT_SAVED
-            assert (await told(ada, "/new"))["text"] == NOT_SAVED
-            said = [len(await person.bot_messages()) for person in (ada, ben)]
-            limit(process, resource.RLIM_INFINITY)
-            after = await ben.asks(photo=png(colour="blue"), caption="after")
-            await ben.toast(await ben.taps(UP, after))
-            await ada.toast(await ada.taps(UP, before))
-            assert button(after, "🔄") is not None
-            assert button(fresh, "🔄") is None
-    with bot_process(stage):
-        async with stage.person() as ada, stage.person(1002, "Ben") as ben:
-            await ada.asks("once more")
-            assert [len(await person.bot_messages()) for person in (ada, ben)] == [said[0] + 1, said[1] + 1]
-    async with Ledger.open(stage.directory) as ledger:
-        counts = await ledger.counts()
-        assert (counts["exchanges"], counts["ups"], counts["downs"]) == (3, 2, 0)
-        rated = await ledger.rated_exchanges()
-        assert [(each.exchange.question, len(each.history)) for each in rated] == [("before", 0), ("after", 0)]
-
-
-async def test_a_reaction_that_cannot_be_saved_is_told_once(stage: Stage) -> None:
-    """A reply in the reader's language, whether the answer was saved before or not; with room again it is a vote."""
-    english = "My disk is full, so I could not save your reaction. My admins know."
-    chinese = "我的磁盘已满，没能保存你的表情回应。管理员已经知道了。"
-    with bot_process(stage) as process:
         async with stage.person() as ada, stage.person(1002, "小明", "zh") as ming:
+            group = stage.emulator.add_group("Friends", [ada.id, ming.id], privacy=False).id
             before = await ada.asks(photo=png(), caption="before")
             limit(process, 0)
-            unsaved = await ming.asks(photo=png(colour="red"), caption="meanwhile")
-            for person, answer, sentence in ((ada, before, english), (ming, unsaved, chinese)):
-                await person.reacts(answer, UP)
-                told_so = await shows(person, sentence)
-                assert told_so["reply_to_message"]["message_id"] == answer["message_id"]
-                await person.reacts(answer, DOWN)
-                # In the same lane, so what was to be said of the reaction has been said when this is answered.
-                assert await person.toast(await person.taps(UP, answer)) != ""
-                assert (await person.bot_messages())[-1]["message_id"] == told_so["message_id"]
+            await ming.sends(photo=png(colour="red"), caption="你好")
+            await shows(ming, CHINESE)
+            await ada.sends("my dog is called Rex", chat=group)
+            await ada.sends("@thumbtune_bot who is Rex?", chat=group)
+            spoken = await shows(ada, FULL, group)
+            assert spoken["reply_to_message"]["text"] == "@thumbtune_bot who is Rex?"
+            for _ in range(2):
+                assert await ada.toast(await ada.taps(UP, before)) == FULL
+            await ada.sends("still here")
+            await shows(ada, FULL)
+            await ada.sends("and now?")
+            await until(lambda: _said(ada, FULL, 2))
+            assert [len(await person.bot_messages(chat)) for person, chat in ((ada, group), (ming, None))] == [1, 1]
             limit(process, resource.RLIM_INFINITY)
-            await ada.reacts(before, "")
-            await ada.reacts(before, UP)
-            await until(lambda: _thumb_shown(ada, before))
-            await ming.reacts(unsaved, UP)
-            await ming.toast(await ming.taps(UP, unsaved))
-            assert [len(await person.bot_messages()) for person in (ada, ming)] == [2, 2]
+            await until(lambda: _said(ada, "About and now?: all is well.", 1))
+            await until(lambda: _said(ming, "About 你好: all is well.", 1))
+            await until(lambda: not len(stage.emulator.world.updates))
+            await ada.toast(await ada.taps(UP, before))
+            await ada.asks("last")
+            said = [message["text"] for message in await ada.bot_messages()]
+    answers = [f"About {question}: all is well." for question in ("before", "still here", "and now?", "last")]
+    assert sorted(said) == sorted([*answers, FULL, FULL])
     async with Ledger.open(stage.directory) as ledger:
         counts = await ledger.counts()
-        assert (counts["exchanges"], counts["ups"], counts["downs"]) == (1, 1, 0)
+        assert (counts["exchanges"], counts["ups"], counts["downs"]) == (5, 1, 0)
+
+
+async def test_a_disk_that_fills_up_while_an_answer_is_written(stage: Stage) -> None:
+    """What was acknowledged waits: the half answer gives way to the sentence, and with room comes in its place."""
+    with bot_process(stage, 1.0) as process:
+        async with stage.person() as ada:
+            await ada.sends(photo=png(), caption="meanwhile")
+            await ada.first_words()
+            limit(process, 0)
+            await shows(ada, FULL)
+            limit(process, resource.RLIM_INFINITY)
+            await shows(ada, "About meanwhile: all is well.")
+            (answer,) = await ada.bot_messages()
+            await ada.toast(await ada.taps(DOWN, answer))
+    async with Ledger.open(stage.directory) as ledger:
+        counts = await ledger.counts()
+        assert (counts["exchanges"], counts["downs"], counts["updates_set_aside"]) == (1, 1, 0)
+
+
+async def test_a_reaction_waits_for_room(stage: Stage) -> None:
+    """It is not settled by a sentence, since nothing is asked: it counts as soon as it can be saved."""
+    with bot_process(stage) as process:
+        async with stage.person() as ada:
+            answer = await ada.asks(photo=png(), caption="before")
+            limit(process, 0)
+            await ada.reacts(answer, UP)
+            await ada.sends("and?")
+            await shows(ada, FULL)
+            assert button((await ada.bot_messages())[0], f"{UP} ✓") is None
+            limit(process, resource.RLIM_INFINITY)
+            await until(lambda: _thumb_shown(ada, answer))
+            assert await _said(ada, FULL, 1)
+
+
+async def test_a_webhook_call_that_cannot_be_stored_is_not_acknowledged(stage: Stage) -> None:
+    """Its sender hears so once; Telegram calls again, and with room the call succeeds and the question is answered."""
+    async with stage.bot(engine=ScriptedEngine("A dog.", "Brown.")) as bot, stage.person() as ada:
+        picture = await ada.asks(photo=png(), caption="before")
+        call = {"update_id": 99, "message": {**_by(ada), "message_id": 77, "text": "Which colour? " + "x" * 500_000}}
+        tap = {"id": "7", "from": _by(ada)["from"], "chat_instance": "1", "message": picture, "data": "rate:1:1"}
+        full, roomy = "SELECT page_count FROM pragma_page_count", 1_000_000
+        (pages,) = await bot.ledger._writer.do(lambda database: database.execute(full).fetchone())
+        await bot.ledger._writer.do(lambda database: database.execute(f"PRAGMA max_page_count = {pages}").fetchall())
+        for _ in range(3):
+            with pytest.raises(NotSaved):
+                await bot.inbox.store([call, {"update_id": 98, "callback_query": tap}])
+        await bot.inbox.accept({"update_id": 98, "callback_query": tap})
+        assert [message["text"] for message in await ada.bot_messages()] == ["A dog.", FULL]
+        await bot.ledger._writer.do(lambda database: database.execute(f"PRAGMA max_page_count = {roomy}").fetchall())
+        await bot.inbox.accept(call)
+        await bot.settled()
+        assert "too long" in (await ada.bot_messages())[-1]["text"]
+        assert (await bot.ledger.counts())["ups"] == 0
+
+
+def _by(person: Person) -> dict[str, Any]:
+    """Who sends, and where, in a message of a person's private chat."""
+    sender = {"id": person.id, "is_bot": False, "first_name": person.name}
+    return {"date": int(time.time()), "chat": {"id": person.id, "type": "private"}, "from": sender}
+
+
+async def _said(person: Person, text: str, times: int) -> bool:
+    """Whether the bot has said this so often in the private chat."""
+    return [message["text"] for message in await person.bot_messages()].count(text) == times
 
 
 async def _thumb_shown(person: Person, answer: Message) -> bool:

@@ -17,6 +17,7 @@ from bot.settings import TelegramSettings, WebhookSettings
 from bot.vitals import Vitals
 from bot.web.server import SECRET_HEADER, WEBHOOK_PATH, WebServer
 from inference.launch import free_port
+from storage.errors import NotSaved
 from tests.community import Community, questions
 
 SECRET = "a-secret-of-the-webhook"
@@ -90,6 +91,24 @@ async def test_only_the_networks_of_the_settings_may_call(headers: dict[str, str
     finally:
         await server.stop()
     assert bool(taken) == (status == 200)
+
+
+async def test_what_cannot_be_stored_is_not_acknowledged() -> None:
+    """A full disk answers Telegram's call with 503, so that Telegram calls again."""
+
+    async def accept(_: dict[str, object]) -> None:
+        raise NotSaved("The disk is full.")
+
+    webhook = WebhookSettings(url="https://bot.example.org/telegram", secret=SecretStr(SECRET))
+    settings = Settings(telegram=TelegramSettings(mode="webhook", webhook=webhook), web=WebSettings(port=free_port()))
+    server = WebServer(settings, cast(Vitals, None), accept)
+    try:
+        async with aiohttp.ClientSession(await server.start()) as session:
+            headers = {SECRET_HEADER: SECRET}
+            async with session.post(WEBHOOK_PATH, json={"update_id": 1}, headers=headers) as answer:
+                assert answer.status == 503
+    finally:
+        await server.stop()
 
 
 async def test_each_node_is_on_the_page_and_in_the_metrics(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from bot.handlers import (
     version,
 )
 from bot.handlers import steering as steering_commands
-from bot.handlers.context import People, Replies, Saving
+from bot.handlers.context import People, Replies
 from bot.handlers.door import Door
 from bot.history import History
 from bot.incoming import Incoming
@@ -38,7 +38,6 @@ from bot.limits import Limits
 from bot.settings import BotSettings
 from bot.steering import Steering
 from bot.translation import Translator
-from bot.unsaved import UnsavedAnswers
 from inference.messages import Engine
 from storage.ledger import Ledger
 from storage.pictures import PictureStore
@@ -61,7 +60,6 @@ def build_dispatcher(
     """
     conversation = Conversation(History(ledger, pictures, settings.chat), engine, settings.chat)
     limits = Limits(settings.limits, settings.telegram.admins)
-    unsaved = UnsavedAnswers()
     dispatcher = Dispatcher(
         disable_fsm=True,
         settings=settings,
@@ -73,20 +71,12 @@ def build_dispatcher(
         conversation=conversation,
         steering=steering,
         lateness=Lateness(settings.chat.answer_hours),
-        answers=Answers(conversation, steering, limits, settings.telegram, unsaved),
-        unsaved=unsaved,
+        answers=Answers(conversation, steering, limits, settings.telegram),
     )
     dispatcher.update.outer_middleware(Door(settings, ledger, translator))
     dispatcher.update.outer_middleware(People(ledger, translator))
     dispatcher.message.outer_middleware(Replies(ledger))
     dispatcher.edited_message.outer_middleware(Replies(ledger))
-    for observer in (
-        dispatcher.message,
-        dispatcher.edited_message,
-        dispatcher.callback_query,
-        dispatcher.message_reaction,
-    ):
-        observer.outer_middleware(Saving())
     dispatcher.include_routers(
         basics.router(),
         steering_commands.router(),

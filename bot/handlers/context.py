@@ -1,7 +1,7 @@
 """What every handler is given besides the update: who speaks, in which language, and the reply to fill.
 
 Middlewares, so that handlers name what they need as parameters. Knows that an update whose reply is finished needs
-no handling again, and what to say of something that could not be saved.
+no handling again.
 """
 
 from __future__ import annotations
@@ -9,27 +9,22 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-import structlog
 from aiogram import BaseMiddleware, Bot
-from aiogram.types import CallbackQuery, Message, MessageReactionUpdated, ReplyParameters, TelegramObject
 from aiogram.types import Chat as TelegramChat
+from aiogram.types import Message, TelegramObject
 from aiogram.types import User as TelegramUser
 from cachetools import LRUCache
 
-from bot.handlers.taps import acknowledge
 from bot.inbox import Delivery
 from bot.replies import Place, Reply
-from bot.telegram import Doubtful
-from bot.translation import Say, Translator
-from storage.errors import NotSaved, UnknownRecord
+from bot.translation import Translator
+from storage.errors import UnknownRecord
 from storage.ledger import Ledger
 from storage.records import Chat, Person
 
 Handler = Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]]
 
 REMEMBERED: Final = 4096
-
-log = structlog.get_logger()
 
 
 class People(BaseMiddleware):
@@ -62,7 +57,7 @@ class People(BaseMiddleware):
         if forgotten or (person, chat) not in self._seen:
             try:
                 await self._ledger.see(person, chat, update=update)
-            except (NotSaved, UnknownRecord):  # the disk is full, or they had everything deleted meanwhile
+            except UnknownRecord:  # they had everything deleted meanwhile
                 return
         self._seen[person, chat] = None
 
@@ -85,49 +80,3 @@ class Replies(BaseMiddleware):
         else:
             reply = Reply(bot, self._ledger, delivery.update, place)
         return await handler(event, data | {"reply": reply})
-
-
-class Saving(BaseMiddleware):
-    """Says so when what somebody asked for could not be saved; the admins are told by the operations.
-
-    Of their reactions to one message people are told once, until one of them is saved.
-    """
-
-    def __init__(self) -> None:
-        self._told: LRUCache[tuple[int, int, int], None] = LRUCache(REMEMBERED)
-
-    async def __call__(self, handler: Handler, event: TelegramObject, data: dict[str, Any]) -> Any:
-        try:
-            result = await handler(event, data)
-            if isinstance(event, MessageReactionUpdated):
-                self._told.pop(_reacted(event), None)
-            return result
-        except NotSaved as error:
-            delivery: Delivery = data["delivery"]
-            say: Say = data["say"]
-            log.warning("could not be saved", update=delivery.update, error=str(error))
-            text = say("My disk is full, so I could not save that. My admins know.")
-            if isinstance(event, CallbackQuery):
-                await acknowledge(event, text)
-            elif "reply" in data:
-                await data["reply"].finish(text)
-            elif isinstance(event, MessageReactionUpdated):
-                text = say("My disk is full, so I could not save your reaction. My admins know.")
-                await self._tell(event, data["bot"], text)
-            return None
-
-    async def _tell(self, event: MessageReactionUpdated, bot: Bot, text: str) -> None:
-        """Reply to what was reacted to. At most once: the reply itself cannot be noted either."""
-        if _reacted(event) in self._told:
-            return
-        self._told[_reacted(event)] = None
-        about = ReplyParameters(message_id=event.message_id, allow_sending_without_reply=True)
-        try:
-            await bot.send_message(event.chat.id, text, reply_parameters=about)
-        except Doubtful as error:
-            log.warning("may not have been told", chat=event.chat.id, error=str(error))
-
-
-def _reacted(event: MessageReactionUpdated) -> tuple[int, int, int]:
-    """Who has reacted to what: chat, message, person."""
-    return event.chat.id, event.message_id, event.user.id if event.user else 0

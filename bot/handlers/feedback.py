@@ -18,8 +18,6 @@ from bot.keyboards import THUMBS, Because, Rate, Reason, rating
 from bot.settings import BotSettings
 from bot.telegram import QuietMarkup
 from bot.translation import Say
-from bot.unsaved import UnsavedAnswers
-from storage.errors import NotSaved
 from storage.ledger import Ledger
 from storage.records import Exchange, Rating
 
@@ -73,18 +71,12 @@ async def reacted(
     ledger: Ledger,
     say: Say,
     settings: BotSettings,
-    unsaved: UnsavedAnswers,
 ) -> None:
-    """Count a 👍 or 👎 that somebody has put on an answer or taken off it; on a better answer it decides about that.
-
-    Raises `NotSaved` where that, or the answer itself, could not be saved.
-    """
+    """Count a 👍 or 👎 put on an answer or taken off it; on a better answer it decides about that."""
     user, chat = message_reaction.user, message_reaction.chat.id
     before, now = _thumb(message_reaction.old_reaction), _thumb(message_reaction.new_reaction)
     if user is None or before == now:
         return
-    if unsaved.shown(chat, message_reaction.message_id):
-        raise NotSaved("the answer that was reacted to is not in the ledger")
     exchange = await ledger.exchange_shown(chat, message_reaction.message_id)
     if exchange is not None:
         await ledger.rate(Rating(exchange.id, user.id, now, delivery.update))

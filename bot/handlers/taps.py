@@ -8,7 +8,7 @@ from aiogram.types import CallbackQuery, Message
 
 from bot.inbox import Delivery
 from bot.replies import Place, Reply
-from storage.errors import NotSaved, UnknownRecord
+from storage.errors import UnknownRecord
 from storage.ledger import Ledger
 from storage.records import Exchange
 
@@ -32,12 +32,7 @@ async def reply_to(query: CallbackQuery, bot: Bot, delivery: Delivery, ledger: L
 
 
 async def exchange_here(ledger: Ledger, number: int, query: CallbackQuery) -> tuple[Exchange, Message] | None:
-    """The exchange of that id with the message that was tapped on, if the exchange belongs to its chat.
-
-    Raises `NotSaved` for one that could not be saved.
-    """
-    if not number:
-        raise NotSaved("the answer that was tapped on is not in the ledger")
+    """The exchange of that id with the message that was tapped on, if the exchange belongs to its chat."""
     try:
         exchange = await ledger.exchange(number)
     except UnknownRecord:
