@@ -30,7 +30,7 @@ from bot.settings import BotSettings
 from bot.telegram import Undelivered, Unreachable
 from bot.traces import account, trace
 from bot.translation import later
-from storage.errors import IllegalTransition, NotSaved, StorageError
+from storage.errors import IllegalTransition, NotSaved, StorageError, UnknownRecord
 from storage.ledger import Ledger
 from storage.records import StoredUpdate
 
@@ -248,7 +248,7 @@ class Inbox:
             for each in turn[1:]:
                 await self._ledger.begin_update(each.update.id)
             attempt = await self._ledger.begin_update(turn[0].update.id)
-        except IllegalTransition:
+        except (IllegalTransition, UnknownRecord):  # done, or deleted with all that its sender had
             return 0
         if attempt > ATTEMPTS:
             raise _Hopeless(ENDED_EACH_TIME)
@@ -264,6 +264,8 @@ class Inbox:
         for pause in chain(PAUSES, repeat(PAUSES[-1])):
             try:
                 await self._ledger.finish_update(update, unreachable)
+            except UnknownRecord:  # deleted with all that its sender had: there is nothing to note
+                break
             except NotSaved as error:
                 log.warning("the end of an update waits for room", update=update, error=str(error))
                 await asyncio.sleep(pause)
@@ -290,6 +292,9 @@ class Inbox:
         try:
             for each in turn:
                 await self._ledger.set_aside_update(each.update.id, reason)
+        except UnknownRecord:
+            log.info("an update was deleted while it was handled", update=turn[0].update.id)
+            return True
         except StorageError as trouble:
             log.error("an update could not be set aside", update=turn[0].update.id, error=str(trouble))
             return False

@@ -15,6 +15,7 @@ from typing import Any
 
 from sqlite_utils import Database
 
+from storage.inbox import NOBODYS_LANE
 from storage.queries import Queries, every, first, number
 from storage.records import Belongings, Kind, Removal
 from storage.runs import AFFECTED, cancel_learning
@@ -192,18 +193,22 @@ def _delete_pictures(database: Database, pictures: list[str]) -> None:
 
 
 def _delete_updates(database: Database, user: int, during: int | None, now: float) -> None:
-    """Delete a person's updates with what is known of the replies; close those that wait, without their words."""
+    """Delete a person's updates with what is known of the replies; close those that wait, without their words.
+
+    A running bot may be at work on one of the latter, and what it does must find the update closed, also when the
+    person asks for another deletion meanwhile. So these rows stay, without anything that leads to the person.
+    """
     lanes = f"*:{user}"
     over = "SELECT id FROM inbox WHERE lane GLOB ? AND state IN ('done', 'aside')"
     database.execute(f'DELETE FROM replies WHERE "update" IN ({over})', [lanes])
     database.execute(f"DELETE FROM inbox WHERE id IN ({over})", [lanes])
     database.execute('DELETE FROM replies WHERE chat = ? AND "update" NOT IN (SELECT id FROM inbox)', [user])
-    # Not deleted: a running bot may be at work on one, and wants to finish what it has begun.
     database.execute(
         "UPDATE inbox SET state = 'done', payload = '', finished = ?"
         " WHERE lane GLOB ? AND state IN ('stored', 'begun') AND id IS NOT ?",
         (now, lanes, during),
     )
+    database.execute("UPDATE inbox SET lane = ? WHERE lane GLOB ?", (NOBODYS_LANE, lanes))
 
 
 def _note(database: Database, kind: Kind, names: Iterable[object]) -> None:

@@ -21,6 +21,9 @@ from storage.records import Reply, StoredUpdate
 Row = tuple[int, str, str]
 """An update to store: id, lane, payload."""
 
+NOBODYS_LANE = ""
+"""The lane of an update whose sender was forgotten: nothing in its row leads to them."""
+
 _IDS = "(SELECT value FROM json_each(?))"
 _REPLIES = 'SELECT "update", slot, chat, message, final, question FROM replies'
 _REPLY = f'{_REPLIES} WHERE "update" = ?'
@@ -77,7 +80,8 @@ class Inbox(Queries):
     async def finish_update(self, update: int, unreachable: str = "") -> None:
         """Everything the update asked for has happened: it is not handled again and its payload is dropped.
 
-        Where nobody was there to be answered, `unreachable` says why; the row keeps it. Raises `UnknownRecord`.
+        Where nobody was there to be answered, `unreachable` says why; the row keeps it. What is known of the replies to
+        somebody who was forgotten meanwhile goes. Raises `UnknownRecord`.
         """
         await self._write_together(self._finish, (update, unreachable))
 
@@ -196,6 +200,10 @@ class Inbox(Queries):
             "UPDATE inbox SET state = 'done', payload = '', finished = ?, error = json_extract(value, '$[1]')"
             " FROM json_each(?) WHERE inbox.id = json_extract(value, '$[0]')",
             (self._now(), json.dumps(ends)),
+        )
+        database.execute(
+            f'DELETE FROM replies WHERE "update" IN (SELECT id FROM inbox WHERE id IN {_IDS} AND lane = ?)',
+            (json.dumps(updates), NOBODYS_LANE),
         )
         if cursor.rowcount == len(set(updates)):
             return [None] * len(updates)

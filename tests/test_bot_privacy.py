@@ -198,6 +198,23 @@ async def test_an_answer_on_its_way_is_dropped(stage: Stage) -> None:
         assert await bot.ledger.pending_updates() == []
 
 
+async def test_two_deletions_while_an_answer_is_written(stage: Stage) -> None:
+    """Their chat goes on: the answer is dropped, and what is asked afterwards is answered."""
+    go_on = asyncio.Event()
+    async with stage.bot(["It is ", go_on, "a picture"], "Another.") as bot, stage.person() as ada:
+        await ada.sends(photo=png(), caption="What?")
+        await until(lambda: bool(bot.engine.prompts))
+        for _ in range(2):
+            question = await told(ada, "/delete_my_data")
+            await ada.taps(SURE, question)
+            await said_to(ada, question, DELETED)
+        go_on.set()
+        assert (await ada.asks(photo=png(colour="red")))["text"] == "Another."
+        await bot.settled()
+        assert (await bot.ledger.counts())["updates_set_aside"] == 0
+        assert (await bot.ledger.belongings(ada.id)).exchanges == 1
+
+
 @pytest.mark.parametrize("edited", [False, True])
 async def test_a_picture_on_its_way_is_dropped(stage: Stage, monkeypatch: pytest.MonkeyPatch, edited: bool) -> None:
     """Who deletes while a picture of theirs is fetched is told that it is not kept; no row of them comes back, and the

@@ -158,8 +158,24 @@ async def test_work_on_a_closed_update_brings_nothing_back(ledger: Ledger, tmp_p
     ):
         with pytest.raises(UnknownRecord, match="closed"):
             await late
-    assert _named(tmp_path, ADA) == ["inbox.lane"]
+    assert _named(tmp_path, ADA) == []
     assert await ledger.pictures() == []
+
+
+async def test_a_second_deletion_leaves_what_is_at_work_closed(ledger: Ledger, tmp_path: Path) -> None:
+    """The update that is still handled can be finished, and nothing that it writes brings the person back."""
+    await ledger.store_updates([(1, f"chat:{ADA}", "{}"), (2, f"taps:{ADA}", "{}"), (3, f"taps:{ADA}", "{}")])
+    for update in (1, 2, 3):
+        await ledger.begin_update(update)
+    await ledger.begin_reply(1, 0, ADA)
+    for tap in (2, 3):
+        await ledger.forget(ADA, during=tap)
+        await ledger.finish_update(tap)
+    with pytest.raises(UnknownRecord, match="closed"):
+        await ledger.session(ADA, ADA, update=1)
+    await ledger.finish_update(1)
+    assert await ledger.person(ADA) is None
+    assert _named(tmp_path, ADA) == []
 
 
 async def test_nothing_is_left_in_free_pages(ledger: Ledger, talk: Talk, tmp_path: Path) -> None:
