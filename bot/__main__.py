@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
-from bot import belongings, remote
+from bot import belongings, inventory, remote
 from bot.admin import AdminRefusal
 from bot.alone import at_work
 from bot.closing import end_process
@@ -26,7 +25,7 @@ from bot.config import ConfigError, Settings, load_settings
 from bot.data import export_data, import_file
 from bot.fetch import REPO
 from bot.fetch import fetch as fetch_checkpoint
-from bot.terminal import Refused, notes
+from bot.terminal import Refused, notes, results
 from inference.hub import Source
 from inference.messages import InferenceError
 from inference.settings import TINY
@@ -41,7 +40,10 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,  # a journal is no terminal
 )
-console = Console()
+models_app = typer.Typer(invoke_without_command=True)
+sources_app = typer.Typer(invoke_without_command=True)
+app.add_typer(models_app, name="models")
+app.add_typer(sources_app, name="sources")
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", metavar="PATH", help="The settings file; default: config.toml here.")
@@ -57,7 +59,7 @@ class DemoEngine(StrEnum):
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Entry point of the results script."""
     try:
         app(standalone_mode=True)
     except (ConfigError, Refused, AdminRefusal, StorageError, InferenceError, TrainingError) as error:
@@ -67,7 +69,7 @@ def main() -> None:
 
 def _tell_version(wanted: bool) -> None:
     if wanted:
-        console.print(f"thumbtune {version('thumbtune')}", highlight=False)
+        results.print(f"thumbtune {version('thumbtune')}", highlight=False)
         raise typer.Exit
 
 
@@ -93,7 +95,7 @@ def demo(
     """Chat in a browser, without token or Telegram; as it stands with the shipped tiny model, without a GPU."""
     from bot.demo import run_demo
 
-    asyncio.run(run_demo(config, port, keep, console, engine=engine, model=model))
+    asyncio.run(run_demo(config, port, keep, results, engine=engine, model=model))
     end_process()
 
 
@@ -117,7 +119,7 @@ def doctor(
     from bot.doctor import examine
     from bot.findings import report
 
-    if not report(examine(load_settings(config), answer=answer), console):
+    if not report(examine(load_settings(config), answer=answer), results):
         raise SystemExit(1)
 
 
@@ -131,7 +133,7 @@ def fetch(
     revision: Annotated[str, typer.Option(help="Branch, tag or commit; default: the main branch.")] = "",
 ) -> None:
     """Bring a checkpoint from a hub: checked by its hashes, whole or not at all; run again, it goes on."""
-    asyncio.run(fetch_checkpoint(directory, source, repo, revision, console))
+    asyncio.run(fetch_checkpoint(directory, source, repo, revision, results))
 
 
 @app.command()
@@ -142,19 +144,64 @@ def retrain(
     ] = False,
 ) -> None:
     """Ask the running bot to retrain on what was liked."""
-    _with_bot(config, lambda ledger, running: remote.retrain(ledger, running, wait, console))
+    _with_bot(config, lambda ledger, running: remote.retrain(ledger, running, wait, results))
 
 
 @app.command()
 def status(config: ConfigOption = None) -> None:
     """Say which model answers, what was collected, and how the runs went."""
-    _with_bot(config, lambda ledger, running: remote.status(ledger, running(), console))
+    _with_bot(config, lambda ledger, running: remote.status(ledger, running(), results))
+
+
+@models_app.callback()
+def models(context: typer.Context, config: ConfigOption = None) -> None:
+    """List every model, with its approval; `delete ID` deletes one."""
+    context.obj = config
+    if context.invoked_subcommand is None:
+        _with_ledger(load_settings(config), lambda ledger: inventory.models(ledger, results))
+
+
+@models_app.command("delete")
+def delete_model(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(metavar="ID")],
+    config: ConfigOption = None,
+    yes: YesOption = False,
+) -> None:
+    """Delete a model's files and its adapter for good; never the base, nor the one that answers."""
+    settings = load_settings(config or context.obj)
+    folder = settings.storage.dir
+    _with_ledger(settings, lambda ledger: inventory.delete_model(ledger, folder, model, yes, results))
+
+
+@sources_app.callback()
+def sources(context: typer.Context, config: ConfigOption = None) -> None:
+    """List what is learned from beside the liked answers; `delete NAME` deletes what was imported."""
+    context.obj = config
+    if context.invoked_subcommand is None:
+        settings = load_settings(config)
+        _require_data(settings)
+        inventory.sources(settings, results)
+
+
+@sources_app.command("delete")
+def delete_source(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    config: ConfigOption = None,
+    yes: YesOption = False,
+) -> None:
+    """Delete an imported source with its pictures: no later training learns from it."""
+    settings = load_settings(config or context.obj)
+    _require_data(settings)
+    asyncio.run(inventory.delete_source(settings, name, yes, results))
 
 
 @app.command()
-def models(config: ConfigOption = None) -> None:
-    """List every model that was kept."""
-    _with_ledger(load_settings(config), lambda ledger: remote.models(ledger, console))
+def people(config: ConfigOption = None) -> None:
+    """List who has talked with the bot: answers, votes, when last, who is blocked or not learned from."""
+    settings = load_settings(config)
+    _with_ledger(settings, lambda ledger: inventory.people(ledger, settings.limits.blocked, results))
 
 
 @app.command()
@@ -173,19 +220,19 @@ def compare(
     """Let models answer questions about your own pictures, side by side on one HTML page; no bot need run."""
     from bot.compare import compare as compare_models
 
-    asyncio.run(compare_models(load_settings(config), models, images, out, console))
+    asyncio.run(compare_models(load_settings(config), models, images, out, results))
 
 
 @app.command()
 def promote(model: Annotated[str, typer.Argument(metavar="ID")], config: ConfigOption = None) -> None:
     """Ask the running bot to answer with this model."""
-    _with_bot(config, lambda ledger, running: remote.promote(ledger, running, model, console))
+    _with_bot(config, lambda ledger, running: remote.promote(ledger, running, model, results))
 
 
 @app.command()
 def rollback(config: ConfigOption = None) -> None:
     """Ask the running bot to answer with the model before the present one."""
-    _with_bot(config, lambda ledger, running: remote.rollback(ledger, running, console))
+    _with_bot(config, lambda ledger, running: remote.rollback(ledger, running, results))
 
 
 @app.command()
@@ -196,7 +243,7 @@ def forget(
 ) -> None:
     """Delete all that is kept of a person, as /delete_my_data does; beside a running bot or without one."""
     settings = load_settings(config)
-    _with_ledger(settings, lambda ledger: belongings.forget(ledger, settings.storage.dir, user, yes, console))
+    _with_ledger(settings, lambda ledger: belongings.forget(ledger, settings.storage.dir, user, yes, results))
 
 
 @app.command()
@@ -215,7 +262,7 @@ def backup(
     """Copy the ledger and the pictures, checked, while the bot is at work; laid out as storage.dir is."""
     settings = load_settings(config)
     folder = settings.storage.dir
-    _with_ledger(settings, lambda ledger: belongings.backup(ledger, folder, out, models, console))
+    _with_ledger(settings, lambda ledger: belongings.backup(ledger, folder, out, models, results))
 
 
 @app.command("import")
@@ -235,7 +282,7 @@ def import_(
     ] = None,
 ) -> None:
     """Learn from a LLaVA file as well: checked row by row and copied with its pictures, all of it or nothing."""
-    asyncio.run(import_file(load_settings(config), file, images, name, repeat_times, console))
+    asyncio.run(import_file(load_settings(config), file, images, name, repeat_times, results))
 
 
 @app.command()
@@ -244,23 +291,28 @@ def export(
 ) -> None:
     """Write the liked answers as LLaVA and every thumb as rows for KTO into a folder, with the pictures."""
     settings = load_settings(config)
-    _with_ledger(settings, lambda ledger: export_data(ledger, settings, out, console))
+    _with_ledger(settings, lambda ledger: export_data(ledger, settings, out, results))
 
 
 def _with_ledger(settings: Settings, work: Callable[[Ledger], Awaitable[None]]) -> None:
     """Do `work` on the ledger that is there. Raises ConfigError where there is none, and makes none."""
-    folder = settings.storage.dir
-    if not (folder / FILE_NAME).is_file():
-        raise ConfigError(
-            f"There is no ledger in {folder.absolute()}: name the bot's settings with --config, or go to its folder. "
-            "`thumbtune run` makes one."
-        )
+    _require_data(settings, FILE_NAME)
 
     async def session() -> None:
-        async with Ledger.open(folder) as ledger:
+        async with Ledger.open(settings.storage.dir) as ledger:
             await work(ledger)
 
     asyncio.run(session())
+
+
+def _require_data(settings: Settings, file: str = "") -> None:
+    """Raise ConfigError where the data folder, or that file of it, is not there."""
+    folder = settings.storage.dir.absolute()
+    if not (folder / file).exists():
+        raise ConfigError(
+            f"There is no {'ledger in' if file else 'data folder'} {folder}: name the bot's settings with --config, or "
+            "go to its folder. `thumbtune run` makes one."
+        )
 
 
 def _with_bot(config: Path | None, work: Callable[[Ledger, Callable[[], bool]], Awaitable[None]]) -> None:

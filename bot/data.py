@@ -61,7 +61,7 @@ async def import_file(
     often = "one to one with the liked answers" if repeat_times is None else f"each row {repeat_times:g} times"
     console.print(
         f"Imported {about.rows} rows and {about.pictures} pictures as {name}. Every training learns from them from now "
-        f"on, {often}. To take that back, remove {escape(str(made))}.",
+        f"on, {often}. `thumbtune sources delete {name}` takes that back.",
         highlight=False,
         soft_wrap=True,
     )

@@ -1,4 +1,4 @@
-"""The running bot from another process: `thumbtune retrain`, `promote`, `rollback`, `status` and `models`.
+"""The running bot from another process: `thumbtune retrain`, `promote`, `rollback` and `status`.
 
 A request is a row in the ledger, which the bot looks for, and so is its result; no port and no password are needed.
 `running` tells whether a bot is running: nothing is asked of one that is not, and no wait outlives it.
@@ -79,15 +79,6 @@ async def status(ledger: Ledger, running: bool, console: Console) -> None:
         table.add_row(str(run.id), state, run.trigger, str(run.samples), step, loss, escape(result))
     if table.row_count:
         console.print(table)
-
-
-async def models(ledger: Ledger, console: Console) -> None:
-    """Print every kept model."""
-    table = Table("model", "state", "run", "folder", "note", box=None)
-    for model in await ledger.models():
-        state = model.state if model.directory else "removed"
-        table.add_row(model.id, state, str(model.run or ""), escape(model.directory), escape(model.reason))
-    console.print(table)
 
 
 def _require_bot(running: Callable[[], bool]) -> None:

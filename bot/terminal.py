@@ -8,8 +8,13 @@ from typing import Final
 import typer
 from rich.console import Console
 
+WIDE: Final = 1000
+
+results: Final = Console(width=None if sys.stdout.isatty() else WIDE)
+"""For what a command was asked for. In a pipe or a file no line is cut or folded."""
+
 notes: Final = Console(stderr=True)
-"""For errors, questions and progress. What a command was asked for goes to standard output."""
+"""For errors, questions and progress."""
 
 
 class Refused(Exception):

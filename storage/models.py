@@ -177,6 +177,30 @@ class ModelStore:
             raise StorageError(f"{built} is not a workspace of {self.directory}.")
         self._delete(built)
 
+    def set_aside(self, name: str) -> Path | None:
+        """Take the model `name` out of the published ones, durably, to `discard` or `restore`; None if it is not there.
+
+        A process that is killed then leaves it to `tidy`. Raises `StorageError`.
+        """
+        path = self.path(name)
+        aside = self.directory / f"{_BUILDING}{name}-{secrets.token_hex(4)}"
+        try:
+            path.rename(aside)
+            sync_directory(self.directory)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise explained_os(error, f"deleting {path}") from error
+        return aside
+
+    def restore(self, aside: Path, name: str) -> None:
+        """Put back what `set_aside` took. Raises `StorageError`."""
+        try:
+            aside.rename(self.path(name))
+            sync_directory(self.directory)
+        except OSError as error:
+            raise explained_os(error, f"putting {name} back from {aside}") from error
+
     def tidy(self) -> list[Path]:
         """Delete what killed processes left half built; return what was deleted.
 

@@ -254,6 +254,36 @@ class Day:
 
 
 @dataclass(frozen=True, slots=True)
+class Approval:
+    """The votes on a model's answers: the latest of each rater."""
+
+    ups: int = 0
+    downs: int = 0
+
+    @property
+    def votes(self) -> int:
+        """How many there are."""
+        return self.ups + self.downs
+
+    @property
+    def share(self) -> float:
+        """The share of thumbs up, 0 to 1. Without votes there is none: raises ZeroDivisionError."""
+        return self.ups / self.votes
+
+
+@dataclass(frozen=True, slots=True)
+class Participant:
+    """A person and what they did: answers they were given, votes that count, and when they were last `seen`."""
+
+    id: int
+    name: str
+    opted_out: bool
+    answers: int
+    votes: int
+    seen: float
+
+
+@dataclass(frozen=True, slots=True)
 class Promotion:
     """A change of the live model, done or asked for. `by` is an admin's user id, None for the pipeline or a shell.
 

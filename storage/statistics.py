@@ -1,9 +1,9 @@
-"""Queries that count what happened on which day, for who looks after the bot."""
+"""Queries that count what people and models did, for the bot's operator."""
 
 from __future__ import annotations
 
 from storage.queries import Queries, every
-from storage.records import Day
+from storage.records import Approval, Day, Participant
 
 _DAYS = """
 SELECT date(exchanges.created, 'unixepoch') AS day, exchanges.model AS model,
@@ -15,6 +15,24 @@ SELECT date(exchanges.created, 'unixepoch') AS day, exchanges.model AS model,
  GROUP BY day, model ORDER BY day, min(exchanges.id)
 """
 
+_APPROVALS = """
+SELECT exchanges.model AS model, sum(ratings.value > 0) AS ups, sum(ratings.value < 0) AS downs
+  FROM ratings JOIN exchanges ON exchanges.id = ratings.exchange
+ GROUP BY exchanges.model
+"""
+
+_PARTICIPANTS = """
+SELECT id, name, opted_out,
+       (SELECT count(*) FROM exchanges WHERE asker = users.id) AS answers,
+       (SELECT count(*) FROM ratings WHERE rater = users.id) AS votes,
+       max(created,
+           (SELECT coalesce(max(created), 0) FROM exchanges WHERE asker = users.id),
+           (SELECT coalesce(max(created), 0) FROM feedback WHERE rater = users.id)) AS seen
+  FROM users WHERE id > 0
+ ORDER BY seen DESC, id
+"""
+"""A group that has one conversation together is a user with a negative id."""
+
 
 class Statistics(Queries):
     """Counts over time."""
@@ -25,3 +43,13 @@ class Statistics(Queries):
         """
         rows = await self._read(lambda database: every(database, _DAYS, [since]))
         return [Day(**row) for row in rows]
+
+    async def approvals(self) -> dict[str, Approval]:
+        """Model → the votes on its answers; those without votes are left out."""
+        rows = await self._read(lambda database: every(database, _APPROVALS))
+        return {row["model"]: Approval(row["ups"], row["downs"]) for row in rows}
+
+    async def participants(self) -> list[Participant]:
+        """Everybody who is known, who was seen last first."""
+        rows = await self._read(lambda database: every(database, _PARTICIPANTS))
+        return [Participant(**{**dict(row), "opted_out": bool(row["opted_out"])}) for row in rows]

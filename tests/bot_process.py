@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,10 @@ class Ended:
     code: int
     out: str
     err: str
+
+
+Thumbtune = Callable[..., Ended]
+"""The command line in this process, as the fixture `thumbtune` gives it: its words in, how it ended out."""
 
 
 async def ran(*words: str, folder: Path = ROOT, sabotage: str = "") -> Ended:

@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from bot.__main__ import main
 from bot.emulator import Emulator
+from tests.bot_process import Ended, Thumbtune
 from tests.chatting import Stage
 
 
@@ -23,6 +26,21 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
         yield Stage(emulator, url, tmp_path / "data")
     finally:
         await emulator.stop()
+
+
+@pytest.fixture
+def thumbtune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Thumbtune:
+    """Run the command line in an empty folder, without a terminal."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "500")
+
+    def run(*words: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["thumbtune", *words])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return Ended(int(end.value.code or 0), *capsys.readouterr())
+
+    return run
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

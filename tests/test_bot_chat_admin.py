@@ -18,9 +18,10 @@ from bot.progress import BAR, on_terminal, run_progress
 from bot.translation import Translator
 from storage.errors import IllegalTransition, RunBusy, UnknownRecord
 from storage.ledger import Ledger
-from storage.records import Model, Run
+from storage.records import Model, Rating, Run
 from storage.states import ModelState, RunState
 from tests.chatting import ADMIN, Notebook, Stage, png, shows, told, until
+from tests.ledgers import exchange
 from tests.person import Person
 from training.job import RATED
 from training.report import Effort, Report
@@ -63,7 +64,11 @@ async def test_others_are_refused_politely(stage: Stage) -> None:
 async def test_admins_get_what_they_ask_for(stage: Stage) -> None:
     """Each command is carried out for the admin who sent it, and its outcome told."""
     admin = Notebook(runs=[RUN], next_run=datetime(2027, 1, 2, 3, 4, tzinfo=UTC))
-    async with stage.bot(admin=admin), stage.person(ADMIN, "Root") as root:
+    async with stage.bot(admin=admin) as bot, stage.person(ADMIN, "Root") as root:
+        for number, value in enumerate((1, 1, -1), 1):
+            session = await bot.ledger.session(7, 7)
+            said = exchange(session, -number, chat=7, asker=7, model="run-2")
+            await bot.ledger.rate(Rating((await bot.ledger.record_exchange(said)).id, 7, value, -number))
         assert "Run 3 begins" in await words(root, "/retrain")
         assert "Run 3 is being cancelled" in await words(root, "/cancel")
         status = await words(root, "/status")
@@ -83,8 +88,8 @@ async def test_admins_get_what_they_ask_for(stage: Stage) -> None:
         assert "http://b:1: out of service, run-1; answering 0, chats 0\n  gone for good\n" in status
         assert "old story" not in status
         models = await words(root, "/models")
-        assert "▶ run-2: live" in models
-        assert "run-1: rejected (worse on facts)" in models
+        assert "▶ run-2: live, 1970-01-01, 2 👍 1 👎 (67 %)" in models
+        assert "run-1: rejected, 1970-01-01 (worse on facts)" in models
         assert "run-0: removed" in models
         assert await words(root, "/promote run-1") == "run-1 answers from now on."
         assert "/models" in await words(root, "/Promote")

@@ -6,34 +6,15 @@ import asyncio
 import os
 import pty
 import sys
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from bot.__main__ import main
 from bot.alone import at_work
 from storage.ledger import Ledger
 from storage.records import Chat, Person
-from tests.bot_process import ROOT, Ended, write_config
-
-Thumbtune = Callable[..., Ended]
-
-
-@pytest.fixture
-def thumbtune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Thumbtune:
-    """Run the command line in an empty folder, without a terminal."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "500")
-
-    def run(*words: str) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["thumbtune", *words])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return Ended(int(end.value.code or 0), *capsys.readouterr())
-
-    return run
+from tests.bot_process import ROOT, Thumbtune, write_config
 
 
 def known(folder: Path) -> Path:

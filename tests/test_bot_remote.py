@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from rich.console import Console
 
-from bot import remote
+from bot import inventory, remote
 from bot.terminal import Refused
 from storage.ledger import Ledger
 from storage.records import Model, Run
@@ -86,7 +86,7 @@ async def test_reasons_are_shown_as_they_are(ledger: Ledger) -> None:
     assert str(refusal.value) == f"Run 1: failed. {WHY}"
     await ledger.add_model(Model("run-9", "/models/[9]", ModelState.REJECTED, None, 1.0, reason=WHY))
     await remote.status(ledger, running(), console)
-    await remote.models(ledger, console)
+    await inventory.models(ledger, console)
     assert terminal.getvalue().count(WHY) == 2
 
 

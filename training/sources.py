@@ -13,10 +13,12 @@ Knows folders and names; rows are checked by `checking`, drawn by `mixture` and 
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Self
 
+from storage.durable import sync_directory
 from training.job import TrainingError
 from training.settings import Source
 
@@ -24,7 +26,7 @@ ROWS: Final = "rows.jsonl"
 PICTURES: Final = "pictures"
 ABOUT: Final = "source.json"
 UNDER_WAY: Final = ".part"
-"""What the name of a folder ends with while it is being filled."""
+"""What the name of a folder ends with while it is being filled, or deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,17 @@ def imported(directory: Path) -> list[Source]:
         except (OSError, ValueError, TypeError) as error:
             raise TrainingError(f"{folder} is no imported source ({error}): import it again, or remove it") from error
     return found
+
+
+def remove(folder: Path) -> None:
+    """Delete an imported source. Killed half-way, what is left is none. Raises `TrainingError`."""
+    going = folder.with_name(folder.name + UNDER_WAY)
+    try:
+        folder.rename(going)
+        sync_directory(folder.parent)
+        shutil.rmtree(going)
+    except OSError as error:
+        raise TrainingError(f"{folder} cannot be deleted ({error}): remove it, and {going.name} beside it") from error
 
 
 def title(path: str) -> str:

@@ -5,6 +5,7 @@ To be asked behind `admin`, which lets nobody else come this far. A change that 
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Final
 
 from aiogram import Bot, Router
@@ -21,7 +22,7 @@ from bot.retelling import retold
 from bot.translation import Say, later
 from storage.errors import UnknownRecord
 from storage.ledger import Ledger
-from storage.records import Model
+from storage.records import Approval, Model
 from storage.states import ModelState
 
 MODEL_STATES: Final = {
@@ -55,7 +56,8 @@ async def show(message: Message, reply: Reply, say: Say, admin: AdminActions, le
     except REFUSALS as refusal:
         await reply.finish(refused(refusal, say))
         return
-    lines = [_line(model, say) for model in kept]
+    approvals = await ledger.approvals()
+    lines = [_line(model, approvals.get(model.id, Approval()), say) for model in kept]
     live = next((model.id for model in kept if model.state is ModelState.LIVE), "")
     before = await ledger.previous_model()
     previous = before.id if before else ""
@@ -68,10 +70,14 @@ async def show(message: Message, reply: Reply, say: Say, admin: AdminActions, le
     await reply.finish("\n".join(lines) or say("There is no model yet."), markup if markup.inline_keyboard else None)
 
 
-def _line(model: Model, say: Say) -> str:
+def _line(model: Model, approval: Approval, say: Say) -> str:
+    """A model: its state, the day it was made, the votes on its answers, and why it was rejected if it was."""
     mark = "▶" if model.state is ModelState.LIVE else "·"
     state = say(MODEL_STATES[model.state] if model.directory else REMOVED)
-    return f"{mark} {model.id}: {state}" + (f" ({retold(model.reason, say)})" if model.reason else "")
+    line = f"{mark} {model.id}: {state}, {datetime.fromtimestamp(model.created, UTC):%Y-%m-%d}"
+    if approval.votes:
+        line += f", {approval.ups} 👍 {approval.downs} 👎 ({100 * approval.share:.0f} %)"
+    return f"{line} ({retold(model.reason, say)})" if model.reason else line
 
 
 async def promote(

@@ -1,0 +1,152 @@
+"""What lies in the data folder, for its operator: `thumbtune models`, `sources` and `people`, and what they delete.
+
+A deletion is refused for what is in use, says what it frees, and asks. Killed at any moment it leaves nothing half
+there: a run of the same command, or the bot's next start, completes it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from bot.config import Settings
+from bot.terminal import Refused, confirm, notes
+from storage.errors import StorageError
+from storage.ledger import FILE_NAME, Ledger
+from storage.models import ModelStore
+from storage.records import BASE, Approval, Model
+from storage.states import ModelState
+from training.figures import size
+from training.run_folder import ADAPTER
+from training.sources import About, imported, remove, title
+
+NO_VOTES: Final = "–"
+
+
+async def models(ledger: Ledger, console: Console) -> None:
+    """Print every model, with the day it was made and the share of 👍 among the votes on its answers."""
+    approvals = await ledger.approvals()
+    table = Table("model", "state", "made", "approval", "votes", "run", "folder", "note", box=None)
+    for model in await ledger.models():
+        approval = approvals.get(model.id, Approval())
+        table.add_row(
+            model.id,
+            model.state if model.directory else "removed",
+            f"{datetime.fromtimestamp(model.created, UTC):%Y-%m-%d}",
+            f"{approval.share:.0%}".replace("%", " %") if approval.votes else NO_VOTES,
+            str(approval.votes),
+            str(model.run or ""),
+            escape(model.directory),
+            escape(model.reason),
+        )
+    console.print(table)
+
+
+async def delete_model(ledger: Ledger, folder: Path, name: str, yes: bool, console: Console) -> None:
+    """Delete the files of a model and the adapter that it was made of; its row stays. `folder` is `storage.dir`.
+
+    Raises Refused, StorageError.
+    """
+    model = await ledger.model(name)
+    await _refuse_in_use(ledger, model)
+    store = ModelStore(folder / "models")
+    parts = [each for each in (store.path(name), _adapter(folder, model)) if each.is_dir()]
+    if not parts:
+        await ledger.drop_model_directory(name)
+        console.print(f"Nothing of {name} is left on the disk.", highlight=False)
+        return
+    freed = size(sum(each.stat().st_size for part in parts for each in part.rglob("*")))
+    if not yes:
+        notes.print(f"{name}: {freed} in {' and '.join(map(str, parts))}", highlight=False, soft_wrap=True)
+    confirm(f"Delete {name} for good? It can never answer again.", yes=yes)
+    aside = store.set_aside(name)
+    try:
+        await ledger.drop_model_directory(name)
+    except StorageError:  # the bot has changed to it meanwhile
+        if aside:
+            store.restore(aside, name)
+        raise
+    if aside:
+        store.discard(aside)
+    shutil.rmtree(_adapter(folder, model), ignore_errors=True)
+    console.print(f"{name} was deleted: {freed} are free.", highlight=False)
+
+
+async def _refuse_in_use(ledger: Ledger, model: Model) -> None:
+    if model.id == BASE:
+        raise Refused(f"{BASE} is what training starts from: set another inference.model to replace it.")
+    if model.state is ModelState.LIVE:
+        raise Refused(f"{model.id} answers now: let another one answer first (`thumbtune rollback`).")
+    if model.id in {each.model for each in await ledger.pending_promotions()}:
+        raise Refused(f"A change to {model.id} was asked for: wait for it, then let another one answer first.")
+
+
+def _adapter(folder: Path, model: Model) -> Path:
+    return folder / "runs" / str(model.run) / ADAPTER
+
+
+def sources(settings: Settings, console: Console) -> None:
+    """Print what every training learns from beside the liked answers. Raises TrainingError for a damaged source."""
+    table = Table("source", "rows", "pictures", "taken", "from", box=None)
+    for each in imported(settings.storage.dir / "sources"):
+        about = About.read(each.path.parent)
+        table.add_row(
+            escape(title(str(each.path))),
+            str(about.rows),
+            str(about.pictures),
+            _taken(each.repeat_times),
+            escape(about.file),
+        )
+    for each in settings.training.sources:
+        table.add_row(
+            escape(each.path.name), "", "", _taken(each.repeat_times), f"{escape(str(each.path))} (training.sources)"
+        )
+    if table.row_count:
+        console.print(table)
+    else:
+        console.print("No source was imported; `thumbtune import` brings one.")
+
+
+async def delete_source(settings: Settings, name: str, yes: bool, console: Console) -> None:
+    """Delete an imported source, with its pictures. Raises Refused, TrainingError."""
+    known = {title(str(each.path)): each.path.parent for each in imported(settings.storage.dir / "sources")}
+    if name not in known:
+        others = f"there is {', '.join(known)}" if known else "none was imported"
+        raise Refused(f"No source called {name} was imported: {others}. Those of training.sources are config.toml's.")
+    if (settings.storage.dir / FILE_NAME).is_file():
+        async with Ledger.open(settings.storage.dir) as ledger:
+            if run := await ledger.active_run():
+                raise Refused(f"{name} may be read by run {run.id}: wait for its end, or cancel it.")
+    about = About.read(known[name])
+    if not yes:
+        notes.print(f"{name}: {about.rows} rows and {about.pictures} pictures", highlight=False)
+    confirm(f"Delete {name} for good?", yes=yes)
+    remove(known[name])
+    console.print(f"{name} was deleted: the next training is without it.", highlight=False)
+
+
+async def people(ledger: Ledger, blocked: Collection[int], console: Console) -> None:
+    """Print everybody who has talked with the bot, who came last first. `blocked` is `limits.blocked`."""
+    table = Table("id", "name", "answers", "votes", "last seen (UTC)", "note", box=None)
+    for each in await ledger.participants():
+        marks = (("blocked", each.id in blocked), ("opted out", each.opted_out))
+        table.add_row(
+            str(each.id),
+            escape(each.name),
+            str(each.answers),
+            str(each.votes),
+            f"{datetime.fromtimestamp(each.seen, UTC):%Y-%m-%d %H:%M}",
+            ", ".join(mark for mark, holds in marks if holds),
+        )
+    console.print(table)
+
+
+def _taken(repeat_times: float | None) -> str:
+    return "its share" if repeat_times is None else f"{repeat_times:g} times"
