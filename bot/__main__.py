@@ -250,7 +250,7 @@ def forget(
 def sweep(config: ConfigOption = None, yes: YesOption = False) -> None:
     """Delete picture files that the ledger does not know; the daily tidy leaves them where they are many."""
     settings = load_settings(config)
-    _with_ledger(settings, lambda ledger: belongings.sweep(ledger, settings.storage.dir, yes, console))
+    _with_ledger(settings, lambda ledger: belongings.sweep(ledger, settings.storage.dir, yes, results))
 
 
 @app.command()
