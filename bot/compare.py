@@ -66,7 +66,7 @@ async def compare(settings: Settings, models: Sequence[str], images: Path, out: 
 
             outcome = await ChildTrainer(settings.training).compare(job, show)
         if not outcome.ok:
-            kept = str(work) in outcome.reason  # it names the log that is there
+            kept = bool(outcome.log)
             raise TrainingError(outcome.reason)
     finally:
         if not kept:

@@ -180,6 +180,18 @@ def test_a_worker_that_dies_leaves_its_log(tmp_path: Path, monkeypatch: pytest.M
     assert CompareJob.read(log.with_suffix(".json")).system == SYSTEM
 
 
+def test_only_a_log_keeps_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reason may name a file of the working folder; it stays only where the log in it tells more."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    images = pictures(tmp_path / "pictures", {"a.jpg": sample_pictures()[SQUARE]})
+    worker = tmp_path / "worker.sh"
+    outcome = '{\\"ok\\": false, \\"reason\\": \\"$(dirname "$3")/0.jpg is odd\\"}'
+    worker.write_text(f'#!/bin/sh\necho "{outcome}" > "${{3%.json}}.outcome.json"\n')
+    worker.chmod(0o755)
+    assert "0.jpg is odd" in asked(settings_in(tmp_path, training={"python": str(worker)}), images, "tiny")
+    assert list(tmp_path.glob("thumbtune-compare-*")) == []
+
+
 async def test_the_base_is_known_before_the_first_start(tmp_path: Path) -> None:
     """Without a ledger `base` is the configured checkpoint; a ledger's own entry goes before it."""
     settings = settings_in(tmp_path)

@@ -202,12 +202,14 @@ class Outcome(Record):
     """How a worker ended. `adapter` is a PEFT directory, `scalars` XTuner's loss log; None unless `ok`.
 
     `reason` is empty when `ok`; otherwise one sentence an operator can act on. `too_large` says that the same job with
-    a greater `split` may succeed. `peak_memory` is in bytes. `samples` says how many were trained on of which source.
+    a greater `split` may succeed. `log` is the file that tells more than the reason, which names it; empty without one.
+    `peak_memory` is in bytes. `samples` says how many were trained on of which source.
     """
 
     ok: bool
     reason: str = ""
     too_large: bool = False
+    log: str = ""
     adapter: str | None = None
     scalars: str | None = None
     curve: str | None = None

@@ -135,7 +135,8 @@ class ChildTrainer:
                 await child.wait()
         except TimeoutError:
             await child.show_stacks()
-            return Outcome(ok=False, reason=f"{step} took longer than training.timeout; the log is {written}")
+            reason = f"{step} took longer than training.timeout; the log is {written}"
+            return Outcome(ok=False, reason=reason, log=str(written))
         finally:
             attending.cancel()
             # Whatever ends the wait, a cancelled task included, nothing is left running. Asked first: torchrun's
@@ -145,7 +146,8 @@ class ChildTrainer:
         try:
             return Outcome.read(outcome)
         except FileNotFoundError:
-            return Outcome(ok=False, reason=_last_words(step, child.how_it_ended(), child.tail(_TAIL_LINES), written))
+            reason = _last_words(step, child.how_it_ended(), child.tail(_TAIL_LINES), written)
+            return Outcome(ok=False, reason=reason, log=str(written))
 
     async def _attend(self, child: Child) -> None:
         """Each time that a worker falls silent have its log show where it stands."""
