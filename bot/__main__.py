@@ -114,12 +114,13 @@ def doctor(
     answer: Annotated[
         bool, typer.Option("--answer", help="Also start the engine once and let it answer a picture.")
     ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Also list what is well.")] = False,
 ) -> None:
-    """Check what is installed and configured, and say what to do about what is not."""
+    """Check what is installed and configured, and say what to do about what is not; exit code 1 if something fails."""
     from bot.doctor import examine
     from bot.findings import report
 
-    if not report(examine(load_settings(config), answer=answer), results):
+    if not report(examine(load_settings(config), answer=answer), results, verbose=verbose):
         raise SystemExit(1)
 
 

@@ -183,6 +183,9 @@ def _factual_questions(settings: Settings) -> Iterator[Finding]:
 
 
 def _telegram(settings: Settings) -> Iterator[Finding]:
+    if not settings.telegram.admins:
+        cure = "send /start to your bot for your user id, then set THUMBTUNE_TELEGRAM__ADMINS='[…]'"
+        yield Finding("admins", True, "telegram.admins is empty: nobody can /retrain, or hears of trouble", cure)
     if not settings.telegram.token.get_secret_value():
         cure = "ask @BotFather for a token and set THUMBTUNE_TELEGRAM__TOKEN (not needed for make demo)"
         yield Finding("Telegram token", False, "not set", cure)
@@ -191,9 +194,6 @@ def _telegram(settings: Settings) -> Iterator[Finding]:
     yield Finding(
         "Telegram", not problem, name or problem, "check telegram.token and telegram.api_base" if problem else ""
     )
-    if not settings.telegram.admins:
-        cure = "send /start to your bot for your user id, then set telegram.admins"
-        yield Finding("admins", False, "nobody may /retrain", cure)
 
 
 async def _ask_telegram(settings: Settings) -> tuple[str, str]:

@@ -1,31 +1,46 @@
-"""What the doctor's checks return, and how it is shown."""
+"""What the doctor's checks return, and how it is shown: what needs doing first."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report. `cure` is empty when `ok`."""
+    """One line of the report. `cure` says what to do; with `ok` it is a warning, and empty where all is well."""
 
     name: str
     ok: bool
     detail: str
     cure: str = ""
 
+    @property
+    def mark(self) -> str:
+        """How the line begins, in rich's markup."""
+        if not self.ok:
+            return "[red]no[/]"
+        return "[yellow]warning[/]" if self.cure else "[green]ok[/]"
 
-def report(findings: Iterable[Finding], console: Console) -> bool:
-    """Print the findings as a table; True when all is well."""
-    found = list(findings)
+
+def report(findings: Sequence[Finding], console: Console, *, verbose: bool = False) -> bool:
+    """Print what needs doing, failures first, and how many checks are ok (`verbose`: which). True without a failure."""
+    failed = [each for each in findings if not each.ok]
+    warned = [each for each in findings if each.ok and each.cure]
+    well = [each for each in findings if each.ok and not each.cure]
     table = Table(show_header=True, header_style="bold", box=None, pad_edge=False)
     for column in ("", "what", "found", "what to do"):
         table.add_column(column, overflow="fold")
-    for each in found:
-        table.add_row("[green]ok[/]" if each.ok else "[red]no[/]", each.name, each.detail, each.cure)
-    console.print(table)
-    return all(each.ok for each in found)
+    for each in [*failed, *warned, *(well if verbose else ())]:
+        table.add_row(each.mark, escape(each.name), escape(each.detail), escape(each.cure))
+    if table.row_count:
+        console.print(table)
+    counts = ((len(failed), "failed"), (len(warned), "warning" if len(warned) == 1 else "warnings"))
+    summary = [f"{number} {kind}" for number, kind in counts if number]
+    listed = "" if verbose else " (--verbose lists them)"
+    console.print(", ".join([*summary, f"{len(well)} checks are ok{listed}"]) + ".", highlight=False)
+    return not failed

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from bot.alone import alone
 from bot.doctor import examine
 from bot.emulator.server import Emulator
+from bot.findings import Finding, report
 from storage.ledger import FILE_NAME, Ledger
 from tests.bot_process import command
 from tests.doctoring import finding_of, settings_in
@@ -50,6 +53,29 @@ def test_what_is_missing_comes_with_a_cure(tmp_path: Path) -> None:
     model, token = finding_of(findings, "model"), finding_of(findings, "Telegram token")
     assert not model.ok and "model" in model.cure and "safetensors" in model.detail
     assert not token.ok and "THUMBTUNE_TELEGRAM__TOKEN" in token.cure
+
+
+def test_nobody_to_retrain_is_a_warning(tmp_path: Path) -> None:
+    """Without an admin the bot runs, and the doctor says what is missing, with a token or without one."""
+    findings = examine(settings_in(tmp_path))
+    found = finding_of(findings, "admins")
+    assert found.ok and "/retrain" in found.detail and "/start" in found.cure
+    admins = {"admins": [1]}
+    assert "admins" not in {each.name for each in examine(settings_in(tmp_path, telegram=admins))}
+
+
+def test_what_needs_doing_comes_first() -> None:
+    """Failures, then warnings, then how many checks are ok; which those are only where it is asked for."""
+    printed = StringIO()
+    console = Console(file=printed, width=200)
+    findings = [Finding("a", True, "fine"), Finding("b", True, "[odd]", "mind"), Finding("c", False, "bad", "mend")]
+    assert not report(findings, console)
+    first, second, third, last = (line.split() for line in printed.getvalue().splitlines())
+    assert (second, third) == (["no", "c", "bad", "mend"], ["warning", "b", "[odd]", "mind"])
+    assert " ".join(last) == "1 failed, 1 warning, 1 checks are ok (--verbose lists them)."
+    assert "what" in first
+    assert report(findings[:2], console, verbose=True)
+    assert "fine" in printed.getvalue()
 
 
 def test_factual_questions_are_looked_for(tmp_path: Path) -> None:
