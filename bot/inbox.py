@@ -290,14 +290,16 @@ class Inbox:
         """Give up on a turn and say so. False if not even that could be stored."""
         reason = str(error) if isinstance(error, _Hopeless) else f"{type(error).__name__}: {account(error)}"
         try:
-            for each in turn:
-                await self._ledger.set_aside_update(each.update.id, reason)
+            given_up = [await self._ledger.set_aside_update(each.update.id, reason) for each in turn]
         except UnknownRecord:
             log.info("an update was deleted while it was handled", update=turn[0].update.id)
             return True
         except StorageError as trouble:
             log.error("an update could not be set aside", update=turn[0].update.id, error=str(trouble))
             return False
+        if not any(given_up):
+            log.info("an update was closed while it was handled", update=turn[0].update.id)
+            return True
         log.error("update set aside", update=turn[0].update.id, error=reason)
         if self._on_set_aside:
             try:

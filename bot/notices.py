@@ -153,7 +153,11 @@ class Notices:
         await self._each(tell)
 
     async def _apologise(self, update: int) -> None:
-        payload = json.loads((await self._ledger.stored_update(update)).payload)
+        try:
+            payload = json.loads((await self._ledger.stored_update(update)).payload)
+        except (ValueError, StorageError) as error:  # deleted meanwhile, or not readable: the admins hear all the same
+            log.warning("no apology", update=update, error=str(error))
+            return
         tap = payload.get("callback_query") or {}
         message = payload.get("message") or payload.get("edited_message") or tap.get("message")
         if not isinstance(message, dict) or message.get("chat", {}).get("type") != "private":
@@ -163,7 +167,7 @@ class Notices:
         reply = await Reply.open(self._bot, self._ledger, update, Place(chat))
         try:
             await reply.finish(say(SORRY))
-        except (DeliveryError, TelegramAPIError) as error:
+        except (DeliveryError, TelegramAPIError, StorageError) as error:
             log.warning("apology not delivered", chat=chat, error=str(error))
 
     def _is_news(self, key: str) -> bool:

@@ -107,7 +107,8 @@ class Forgetting(Queries):
         return await self._write(work)
 
     async def expire(self, before: float) -> int:
-        """Delete exchanges from before that time that nobody rated, with pictures nobody else needs; how many.
+        """Delete exchanges from before that time that nobody rated, with pictures nobody else needs, and updates that
+        were set aside; return how many exchanges.
 
         A conversation stays up to its last exchange that is newer or has a vote.
         """
@@ -117,7 +118,9 @@ class Forgetting(Queries):
             _delete_exchanges(database, old)
             pictures = _column(database, _UNUSED_PICTURES, before)
             _delete_pictures(database, pictures)
-            if old or pictures:
+            sql = "DELETE FROM inbox WHERE state = 'aside' AND received < ?"
+            dead_letters = database.execute(sql, [before]).rowcount
+            if old or pictures or dead_letters:
                 _note(database, Kind.LOG, [""])
             return len(old)
 

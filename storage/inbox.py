@@ -85,18 +85,25 @@ class Inbox(Queries):
         """
         await self._write_together(self._finish, (update, unreachable))
 
-    async def set_aside_update(self, update: int, error: str) -> None:
+    async def set_aside_update(self, update: int, error: str) -> bool:
         """Give up on an update that fails each time; it stays with its payload and `error` for the operator.
 
-        Raises `UnknownRecord`.
+        Returns:
+            False for an update that is closed, which stays so: it has no payload any more.
+
+        Raises:
+            UnknownRecord: There is no such update.
         """
 
-        def work(database: Database) -> None:
-            cursor = database.execute("UPDATE inbox SET state = 'aside', error = ? WHERE id = ?", (error, update))
-            if cursor.rowcount == 0:
+        def work(database: Database) -> bool:
+            sql = "UPDATE inbox SET state = 'aside', error = ? WHERE id = ? AND state <> 'done'"
+            if database.execute(sql, (error, update)).rowcount:
+                return True
+            if first(database, "SELECT 1 FROM inbox WHERE id = ?", [update]) is None:
                 raise _unknown(update)
+            return False
 
-        await self._write(work)
+        return await self._write(work)
 
     async def prune_updates(self, before: float) -> int:
         """Drop finished updates and their replies' rows from before that time; return how many updates.

@@ -19,7 +19,7 @@ from bot.telegram import open_bot
 from storage.errors import StorageError
 from storage.ledger import Ledger
 from storage.records import StoredUpdate
-from tests.chatting import Notebook, RunningBot, ScriptedEngine, Stage, png, settings
+from tests.chatting import ADMIN, Notebook, RunningBot, ScriptedEngine, Stage, png, settings
 from tests.person import UP
 
 AWAY = (
@@ -247,3 +247,13 @@ async def test_an_update_that_kills_every_process_is_set_aside(stage: Stage) -> 
         await bot.settled()
         assert (await bot.ledger.counts())["updates_set_aside"] == 1
         assert [("sorry" in message["text"]) for message in await ada.bot_messages()] == [True]
+
+
+async def test_a_bad_payload_does_not_silence_the_alert(stage: Stage) -> None:
+    """Admins hear of an update that was given up although nobody can be found in it to apologise to."""
+    async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
+        await bot.ledger.store_updates([(5, "chat:1001", "")])
+        await bot.ledger.set_aside_update(5, "RuntimeError: broken")
+        await bot.notices.update_set_aside(5, "RuntimeError: broken")
+        (alert,) = await root.bot_messages()
+        assert "I gave up on update 5" in alert["text"]

@@ -337,6 +337,18 @@ async def test_what_nobody_rated_grows_old(ledger: Ledger, talk: Talk) -> None:
     assert await ledger.expire(5 * DAY) == 0
 
 
+async def test_what_was_set_aside_grows_old(ledger: Ledger, tmp_path: Path) -> None:
+    """An update that was given up keeps its words for as long as a question that nobody rated, and no longer."""
+    await ledger.store_updates([(1, f"chat:{ADA}", f"the words of {ADA}")])
+    await ledger.set_aside_update(1, "RuntimeError: broken")
+    received = (await ledger.stored_update(1)).received
+    await ledger.expire(received)
+    assert (await ledger.stored_update(1)).payload
+    await ledger.expire(received + 1)
+    assert _named(tmp_path, ADA) == []
+    assert [each.kind for each in await ledger.removals()] == [Kind.LOG]
+
+
 async def test_a_picture_that_was_sent_again_stays(ledger: Ledger, talk: Talk) -> None:
     """A file is removed only while nobody has sent the picture again; either way it is struck off."""
     await talk.asks(ADA, "aa", "bb")

@@ -195,3 +195,14 @@ async def test_a_reply_must_be_begun(ledger: Ledger) -> None:
         await ledger.sent_reply(1, 0, 900)
     with pytest.raises(UnknownRecord, match="begin_reply"):
         await ledger.finish_reply(1, 0)
+
+
+async def test_a_closed_update_is_not_set_aside(ledger: Ledger) -> None:
+    """It has no payload that an operator could look at, and it is not opened again by that."""
+    await ledger.store_updates([(1, "a:1", "{}")])
+    await ledger.begin_update(1)
+    await ledger.finish_update(1)
+    assert not await ledger.set_aside_update(1, "RuntimeError: broken")
+    assert ((await ledger.stored_update(1)).state, (await ledger.counts())["updates_set_aside"]) == ("done", 0)
+    with pytest.raises(UnknownRecord):
+        await ledger.set_aside_update(2, "RuntimeError: broken")
