@@ -5,7 +5,7 @@ Knows the requests and how one that cannot be met is worded. `bot.operations` me
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Final, Protocol
 
@@ -15,7 +15,7 @@ from inference.messages import InferenceError
 from inference.status import NodeStatus, Status
 from storage.errors import StorageError
 from storage.records import Model, Run
-from training.job import TrainingError
+from training.job import Progress, TrainingError, ignore
 from training.launcher import LastWord
 from training.pipeline import Plan
 
@@ -88,12 +88,12 @@ class AdminActions(Protocol):
         """Every kept model, oldest first."""
         ...
 
-    async def promote(self, model: str, by: int) -> Model:
-        """Answer with this model; returns when it does."""
+    async def promote(self, model: str, by: int, on_progress: Callable[[Progress], None] = ignore) -> Model:
+        """Answer with this model; returns when it does. `on_progress` is called while a pruned one is merged."""
         ...
 
-    async def rollback(self, by: int) -> Model:
-        """Answer with the model before the live one."""
+    async def rollback(self, by: int, on_progress: Callable[[Progress], None] = ignore) -> Model:
+        """Answer with the model before the live one, as `promote` does."""
         ...
 
     def nodes(self) -> Sequence[NodeStatus]:

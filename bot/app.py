@@ -55,6 +55,7 @@ from storage.pictures import PictureStore
 from storage.records import BASE, Model
 from storage.states import ModelState
 from training.launcher import ChildTrainer
+from training.merged_models import MergedModels
 from training.orders import Places
 from training.pipeline import Pipeline
 
@@ -125,18 +126,27 @@ class Application:
         self._at_end("schedule", schedule.stop)
 
         trainer = ChildTrainer(settings.training)
+        places = Places(
+            base=base,
+            runs=folder / "runs",
+            sources=folder / "sources",
+            first_words=None if on_cards_of_its_own(settings) else deployment.first_words,
+        )
+        merged = MergedModels(
+            ledger,
+            models,
+            ChildTrainer(settings.training),
+            places,
+            keep=settings.training.keep_models,
+            spare_bytes=settings.training.min_free_gigabytes * 1e9,
+        )
         pipeline = Pipeline(
             ledger=ledger,
             pictures=pictures,
             models=models,
             trainer=trainer,
             settings=settings.training,
-            places=Places(
-                base=base,
-                runs=folder / "runs",
-                sources=folder / "sources",
-                first_words=None if on_cards_of_its_own(settings) else deployment.first_words,
-            ),
+            places=places,
             system=settings.chat.persona,
             tiles=settings.inference.tiles or 0,
         )
@@ -144,7 +154,9 @@ class Application:
         operations = Operations(
             ledger=ledger,
             pipeline=pipeline,
-            changeover=Changeover(ledger, deployment, pause_while_training=settings.training.while_training == "pause"),
+            changeover=Changeover(
+                ledger, deployment, merged, pause_while_training=settings.training.while_training == "pause"
+            ),
             vitals=vitals,
             notices=notices,
             forgetting=forgetting,

@@ -8,7 +8,7 @@ has the engine's memory. Who asks and who is told is the operations'; how engine
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -19,11 +19,13 @@ from bot.admin import AdminRefusal
 from bot.translation import later
 from inference.deployment import Deployment
 from inference.messages import InferenceError
-from storage.errors import StorageError
+from storage.errors import Damaged, StorageError
 from storage.ledger import Ledger
 from storage.models import verify
 from storage.records import Model, Promotion
 from storage.states import ModelState
+from training.job import Progress, TrainingError, ignore
+from training.merged_models import MergedModels
 
 RESTING: Final = later(
     "The engine rests while run {run} trains (training.while_training): ask again when the run has ended, or /cancel "
@@ -39,28 +41,39 @@ log = structlog.get_logger()
 class Changeover:
     """Changes the model that answers. `away_for` is the run that has the engine's memory, None without one."""
 
-    def __init__(self, ledger: Ledger, deployment: Deployment, *, pause_while_training: bool) -> None:
+    def __init__(
+        self, ledger: Ledger, deployment: Deployment, merged: MergedModels, *, pause_while_training: bool
+    ) -> None:
         self._ledger = ledger
         self._deployment = deployment
+        self._merged = merged
         self._pause = pause_while_training
         self._changing = asyncio.Lock()
         self._refused: dict[int, str] = {}  # promotion → why it was, where that is yet to be written
         self.away_for: int | None = None
 
-    async def promote(self, model: str, by: int | None) -> Model:
-        """Let the engine answer with `model` and record it.
+    async def promote(self, model: str, by: int | None, on_progress: Callable[[Progress], None] = ignore) -> Model:
+        """Let the engine answer with `model` and record it. A pruned model is merged first, with `on_progress`.
 
-        Raises AdminRefusal, InferenceError or StorageError; then everything stays as it was. (Only where it cannot be
-        recorded, and the engine does not take the former model back either, does `model` answer until the next start.)
+        Raises AdminRefusal, InferenceError, StorageError or TrainingError; then everything stays as it was. (Only where
+        it cannot be recorded, and the engine does not take the former model back either, does `model` answer until the
+        next start.)
         """
-        async with self._change(), self._exchanged(model):
-            if (await self._ledger.model(model)).state is not ModelState.LIVE:
-                await self._ledger.promote(model, by)
+        async with self._change():
+            async with self._exchanged(model, on_progress):
+                if (await self._ledger.model(model)).state is not ModelState.LIVE:
+                    await self._ledger.promote(model, by)
+            await self._prune()
             return await self._ledger.model(model)
 
-    async def rollback(self, by: int | None) -> Model:
+    async def rollback(self, by: int | None, on_progress: Callable[[Progress], None] = ignore) -> Model:
         """Go back to the model that was live before the present one. Raises as `promote`, and if there is none."""
-        return await self.promote(await model_before(self._ledger), by)
+        return await self.promote(await model_before(self._ledger), by, on_progress)
+
+    async def prune(self) -> None:
+        """Remove the files of merged models that are no longer kept, once no model changes."""
+        async with self._changing:
+            await self._prune()
 
     async def carry_out(self, asked: Promotion) -> None:
         """A change that another process asked for; a refusal is recorded with its reason.
@@ -69,10 +82,12 @@ class Changeover:
         """
         if asked.id not in self._refused:
             try:
-                async with self._change(), self._exchanged(asked.model):
-                    await self._ledger.finish_promotion(asked.id)
+                async with self._change():
+                    async with self._exchanged(asked.model):
+                        await self._ledger.finish_promotion(asked.id)
+                    await self._prune()
                 return
-            except (AdminRefusal, InferenceError, StorageError) as error:
+            except (AdminRefusal, InferenceError, StorageError, TrainingError) as error:
                 self._refused[asked.id] = str(error)
         await self._ledger.finish_promotion(asked.id, self._refused[asked.id])
         del self._refused[asked.id]
@@ -114,15 +129,18 @@ class Changeover:
             yield
 
     @asynccontextmanager
-    async def _exchanged(self, model: str) -> AsyncIterator[None]:
-        """Swap the engine to a kept model, its files checked against their manifest first; and back if it cannot be
-        recorded, which is for the block to do.
+    async def _exchanged(self, model: str, on_progress: Callable[[Progress], None] = ignore) -> AsyncIterator[None]:
+        """Swap the engine to a kept model, its files merged again if need be and checked against their manifest; and
+        back if it cannot be recorded, which is for the block to do.
         """
         chosen, live = await self._ledger.model(model), await self._ledger.live_model()
-        if not chosen.directory:
+        if not chosen.kept:
             raise AdminRefusal(GONE, model=model)
-        if chosen.manifest_hash:
-            await asyncio.to_thread(verify, Path(chosen.directory))
+        if not chosen.directory:
+            log.info("merging a pruned model again", model=model)
+            chosen = await self._merged.restore(chosen, on_progress)
+        if chosen.manifest_hash and await asyncio.to_thread(verify, Path(chosen.directory)) != chosen.manifest_hash:
+            raise Damaged(f"{chosen.directory} holds another model than {model}: promote another one.")
         await self._deployment.swap(chosen.id, Path(chosen.directory))
         try:
             yield
@@ -131,6 +149,14 @@ class Changeover:
             if live is not None:
                 await self._deployment.swap(live.id, Path(live.directory))
             raise
+
+    async def _prune(self) -> None:
+        status = self._deployment.status()
+        in_use = {status.model, *(each.model for each in status.nodes)}
+        try:
+            await self._merged.prune(in_use)
+        except (StorageError, OSError) as error:
+            log.warning("merged models were not pruned; it is tried again after the next change", error=str(error))
 
 
 async def model_before(ledger: Ledger) -> str:

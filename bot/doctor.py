@@ -30,6 +30,7 @@ from inference.layout import weight_bytes
 from storage.errors import StorageError
 from storage.health import ledger_faults, picture_faults, refuse_lost_ledger
 from storage.ledger import FILE_NAME
+from storage.models import ModelStore
 from storage.pictures import PictureStore
 from training.regression import RegressionSetError, read_set
 
@@ -134,7 +135,12 @@ def _storage(settings: Settings) -> Iterator[Finding]:
     # What a run leaves for a while: the adapter, and the merged model beside the one that answers.
     need = 2 * weight_bytes(settings.inference.checkpoint()) / 1e9 + settings.training.min_free_gigabytes
     cure = "" if free >= need else f"free {need - free:.1f} GB: a run needs {need:.1f} (twice the model and a rest)"
-    yield Finding("disk", not cure, f"{free:.1f} GB free in {directory}", cure)
+    # The live one, the one before, and more; those that are there already take no more room.
+    there = len(ModelStore(directory / "models").names()) if (directory / "models").is_dir() else 0
+    to_come = max(0, settings.training.keep_models + 2 - there)
+    growth = to_come * weight_bytes(settings.inference.checkpoint()) / 1e9
+    grows = f"; merged models grow by {growth:.1f} GB at most (training.keep_models)" if to_come else ""
+    yield Finding("disk", not cure, f"{free:.1f} GB free in {directory}{grows}", cure)
     yield from _ledger(directory)
     yield Finding("SQLite", sqlite3.sqlite_version_info >= (3, 37), sqlite3.sqlite_version, "")
 

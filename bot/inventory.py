@@ -38,7 +38,7 @@ async def models(ledger: Ledger, console: Console) -> None:
         approval = approvals.get(model.id, Approval())
         table.add_row(
             model.id,
-            model.state if model.directory else "removed",
+            f"{model.state}, adapter only" if model.pruned else model.state if model.directory else "removed",
             f"{datetime.fromtimestamp(model.created, UTC):%Y-%m-%d}",
             f"{approval.share:.0%}".replace("%", " %") if approval.votes else NO_VOTES,
             str(approval.votes),

@@ -26,6 +26,7 @@ from storage.errors import NotSaved, RunBusy, StorageError
 from storage.ledger import Ledger
 from storage.records import Model, Run
 from storage.states import RUN_TRANSITIONS, ModelState, RunState
+from training.job import Progress, TrainingError, ignore
 from training.pipeline import WITHDRAWN, EndNotSaved, Pipeline, Plan
 from training.run_folder import CURVE, PICTURE, SHEET, kept_file
 
@@ -65,6 +66,7 @@ class Operations:
         self._trainer_missing = trainer_missing
         self._wake = asyncio.Event()
         self._mailbox: asyncio.Task[None] | None = None
+        self._pruning: asyncio.Task[None] | None = None
         self._work: tuple[int, asyncio.Task[None]] | None = None
         self._over: dict[int, tuple[RunState, str]] = {}  # run → its end, which is yet to be written
 
@@ -73,11 +75,12 @@ class Operations:
         await self._end_what_is_over()
         if run := await self._ledger.unsettled_run():
             self._work = (run.id, asyncio.create_task(self._ended(run.id)))
+        self._pruning = asyncio.create_task(self._changeover.prune())
         self._mailbox = asyncio.create_task(self._serve_mailbox())
 
     async def stop(self) -> None:
         """End the run under way, if any, as cancelled, and stop. An admin who cannot be told within a moment is not."""
-        for task in (self._mailbox, self._work[1] if self._work else None):
+        for task in (self._pruning, self._mailbox, self._work[1] if self._work else None):
             while task and not task.done():
                 task.cancel()
                 await asyncio.wait((task,), timeout=TELL_SECONDS)
@@ -104,13 +107,13 @@ class Operations:
             self._wake.set()
         return run
 
-    async def promote(self, model: str, by: int | None) -> Model:
+    async def promote(self, model: str, by: int | None, on_progress: Callable[[Progress], None] = ignore) -> Model:
         """Let the engine answer with `model`. Raises as `Changeover.promote`."""
-        return await self._changeover.promote(model, by)
+        return await self._changeover.promote(model, by, on_progress)
 
-    async def rollback(self, by: int | None) -> Model:
+    async def rollback(self, by: int | None, on_progress: Callable[[Progress], None] = ignore) -> Model:
         """Let the engine answer with the model before. Raises as `Changeover.rollback`."""
-        return await self._changeover.rollback(by)
+        return await self._changeover.rollback(by, on_progress)
 
     def nodes(self) -> Sequence[NodeStatus]:
         """The places that answer."""
@@ -217,11 +220,12 @@ class Operations:
             with suppress(RunBusy):
                 await self._ledger.start_run(run.trigger, run.requested_by)
         await self._ledger.settle_run(run.id)
+        await self._changeover.prune()
 
     async def _go_live(self, candidate: Model) -> Model:
         try:
             return await self._changeover.promote(candidate.id, None)
-        except (InferenceError, StorageError) as error:
+        except (InferenceError, StorageError, TrainingError) as error:
             log.error("the new model does not go live; the old one stays", model=candidate.id, error=str(error))
             await self._notices.alert(f"swap:{candidate.id}", NOT_TAKEN, model=candidate.id, reason=str(error))
             return candidate

@@ -32,6 +32,13 @@ KNOWN: Final = (
         "training.min_free_gigabytes"
     ),
     later("answers that it learned from were withdrawn meanwhile"),
+    # training.merged_models
+    later(
+        "{model} was merged again from its adapter and is not the model that was evaluated: the base model, the "
+        "adapter or thumbtune has changed since. /retrain makes a new one"
+    ),
+    later("The adapter of {model} or its base model is gone: choose another model of /models"),
+    later("{free} GB are free on the disk of {directory}, merging {model} again needs {needed} GB: make room"),
     # training.mixture
     later("all {number} liked answers have more than {most} tokens: raise max_length"),
     # training.worker, training.runner, training.merge, training.launcher

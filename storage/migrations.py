@@ -382,3 +382,9 @@ def m012_menus(database: Database) -> None:
 def m013_settled_runs(database: Database) -> None:
     """Whether what the end of a run brings about has been seen to."""
     database.execute("ALTER TABLE runs ADD COLUMN settled INTEGER NOT NULL DEFAULT 1")
+
+
+@migrations()
+def m014_pruned_models(database: Database) -> None:
+    """Whether a model without a directory can be merged again from its adapter."""
+    database.execute("ALTER TABLE models ADD COLUMN pruned INTEGER NOT NULL DEFAULT 0")

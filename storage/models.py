@@ -202,7 +202,7 @@ class ModelStore:
             raise explained_os(error, f"putting {name} back from {aside}") from error
 
     def tidy(self) -> list[Path]:
-        """Delete what killed processes left half built; return what was deleted.
+        """Delete what killed processes left half built or half removed; return what was deleted.
 
         Only for the one process that builds models, at its start.
         """

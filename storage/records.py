@@ -215,7 +215,8 @@ class Run:
 class Model:
     """A model directory. `id` is its short name ("base", "run-3"); `run` the run that made it.
 
-    `report` is the evaluation as JSON text; `reason` why it was rejected, empty otherwise.
+    `report` is the evaluation as JSON text; `reason` why it was rejected, empty otherwise. `directory` is empty where
+    the files were removed; those of a `pruned` model are merged again from its adapter when it is promoted.
     """
 
     id: str
@@ -226,6 +227,12 @@ class Model:
     reason: str = ""
     report: str = ""
     manifest_hash: str = ""
+    pruned: bool = False
+
+    @property
+    def kept(self) -> bool:
+        """Whether the model can be promoted."""
+        return bool(self.directory) or self.pruned
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,7 @@ class Registry(Queries):
         return await self._read(_live)
 
     async def previous_model(self) -> Model | None:
-        """The model that was live before the present one and still has its directory: where a rollback leads.
+        """The model that was live before the present one and can be promoted: where a rollback leads.
 
         None if there is none.
         """
@@ -76,8 +76,9 @@ class Registry(Queries):
         def work(database: Database) -> Model | None:
             row = first(
                 database,
-                f"{_SELECT} WHERE state <> 'live' AND directory <> '' AND id = (SELECT previous FROM promotions"
-                " WHERE done IS NOT NULL AND previous IS NOT NULL ORDER BY done DESC, id DESC LIMIT 1)",
+                f"{_SELECT} WHERE state <> 'live' AND (directory <> '' OR pruned) AND id ="
+                " (SELECT previous FROM promotions WHERE done IS NOT NULL AND previous IS NOT NULL"
+                " ORDER BY done DESC, id DESC LIMIT 1)",
             )
             return None if row is None else _model(row)
 
@@ -114,7 +115,7 @@ class Registry(Queries):
 
         def work(database: Database) -> Model:
             _get(database, model)
-            database.execute("UPDATE models SET directory = ? WHERE id = ?", [directory, model])
+            database.execute("UPDATE models SET directory = ?, pruned = 0 WHERE id = ?", [directory, model])
             return _get(database, model)
 
         return await self._write(work)
@@ -129,7 +130,22 @@ class Registry(Queries):
             present = _get(database, model)
             if present.state is ModelState.LIVE:
                 raise IllegalTransition(f"{model} is live: promote another model before removing it.")
-            database.execute("UPDATE models SET directory = '' WHERE id = ?", [model])
+            database.execute("UPDATE models SET directory = '', pruned = 0 WHERE id = ?", [model])
+            return _get(database, model)
+
+        return await self._write(work)
+
+    async def prune_model(self, model: str) -> Model:
+        """Note that the files of a model are about to be removed, and that its adapter can make them again.
+
+        Raises `IllegalTransition` for the live model and for one whose promotion is pending, `UnknownRecord`.
+        """
+
+        def work(database: Database) -> Model:
+            pending = "SELECT 1 FROM promotions WHERE model = ? AND done IS NULL AND error = ''"
+            if _get(database, model).state is ModelState.LIVE or first(database, pending, [model]) is not None:
+                raise IllegalTransition(f"{model} is live or about to be: its files stay.")
+            database.execute("UPDATE models SET directory = '', pruned = 1 WHERE id = ?", [model])
             return _get(database, model)
 
         return await self._write(work)
@@ -223,7 +239,7 @@ def _move(database: Database, model: Model, state: ModelState, reason: str) -> N
 def _refuse_promotion(model: Model) -> None:
     if ModelState.LIVE not in MODEL_TRANSITIONS[model.state]:
         raise IllegalTransition(f"{model.id} is {model.state} and cannot become {ModelState.LIVE}.")
-    if not model.directory:
+    if not model.kept:
         raise IllegalTransition(f"The files of {model.id} were removed: choose a model that is still kept.")
 
 
@@ -231,6 +247,8 @@ def _make_live(database: Database, model: str) -> str | None:
     """Retire the live model, make `model` live; return the former's name, None if there was none."""
     candidate, live = _get(database, model), _live(database)
     _refuse_promotion(candidate)
+    if not candidate.directory:
+        raise IllegalTransition(f"{model} was pruned: merge it again before it is promoted.")
     if live is not None:
         _move(database, live, ModelState.RETIRED, "")
     _move(database, candidate, ModelState.LIVE, "")
@@ -258,4 +276,5 @@ def _promotion(database: Database, promotion: int) -> Promotion:
 def _model(row: sqlite3.Row) -> Model:
     values = dict(row)
     values["state"] = ModelState(values["state"])
+    values["pruned"] = bool(values["pruned"])
     return Model(**values)

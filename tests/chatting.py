@@ -42,6 +42,7 @@ from storage.pictures import PictureStore
 from storage.records import Model, Run
 from storage.states import ModelState
 from tests.person import UP, Message, Person, button
+from training.job import Progress, ignore
 from training.knobs import Recipe
 from training.launcher import LastWord
 from training.pipeline import Plan
@@ -141,10 +142,10 @@ class Notebook:
         ]
         return self._noted(models, "models")
 
-    async def promote(self, model: str, by: int) -> Model:
+    async def promote(self, model: str, by: int, on_progress: Callable[[Progress], None] = ignore) -> Model:
         return self._noted(Model(model, f"/m/{model}", ModelState.LIVE, None, 1.0), "promote", model, by)
 
-    async def rollback(self, by: int) -> Model:
+    async def rollback(self, by: int, on_progress: Callable[[Progress], None] = ignore) -> Model:
         return self._noted(Model("base", "/m/base", ModelState.LIVE, None, 1.0), "rollback", by)
 
     def nodes(self) -> Sequence[NodeStatus]:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from bot.operations import Operations
 from storage.ledger import Ledger
+from storage.models import ModelStore
 from storage.records import Model, Run
+from tests.lessons import settings
+from training.launcher import ChildTrainer
+from training.merged_models import MergedModels
+from training.orders import Places
 
 
 class Admins:
@@ -33,6 +39,12 @@ class Nothing:
     async def settle(self) -> None: ...
 
 
+def merged_models(ledger: Ledger, folder: Path, *, keep: int = 3) -> MergedModels:
+    """Over the models and runs in `folder`, merged by real workers."""
+    places = Places(folder / "base", folder / "runs", folder / "sources")
+    return MergedModels(ledger, ModelStore(folder / "models"), ChildTrainer(settings()), places, keep=keep)
+
+
 class NoEngine:
     """In the place of the changeover: the ledger alone says which model is live."""
 
@@ -43,7 +55,9 @@ class NoEngine:
     async def engine_away(self, run: int) -> AsyncIterator[None]:
         yield
 
-    async def promote(self, model: str, by: int | None) -> Model:
+    async def prune(self) -> None: ...
+
+    async def promote(self, model: str, by: int | None, *_: Any) -> Model:
         await self._ledger.promote(model, by)
         return await self._ledger.model(model)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +24,7 @@ from storage.states import ModelState, RunState
 from tests.chatting import ADMIN, Notebook, Stage, png, shows, told, until
 from tests.ledgers import exchange
 from tests.person import Person
-from training.job import RATED
+from training.job import RATED, Progress, ignore
 from training.report import Effort, Report
 
 RUN = Run(
@@ -145,8 +146,8 @@ async def test_nothing_but_what_steers_waits_for_a_change_of_model(stage: Stage)
     warm = asyncio.Event()
 
     class Slow(Notebook):
-        async def rollback(self, by: int) -> Model:
-            model = await super().rollback(by)
+        async def rollback(self, by: int, on_progress: Callable[[Progress], None] = ignore) -> Model:
+            model = await super().rollback(by, on_progress)
             await warm.wait()
             return model
 

@@ -18,7 +18,7 @@ from storage.states import ModelState, RunState
 from tests.children import until
 from tests.deployments import a_model, deployed, under_way
 from tests.ledgers import full_disk
-from tests.operating import operations
+from tests.operating import merged_models, operations
 
 
 class Training:
@@ -47,7 +47,7 @@ async def test_no_model_changes_while_training_has_the_memory(tmp_path: Path, sw
             await ledger.add_model(Model(name, str(directory), ModelState.CANDIDATE, None, 0.0))
         await ledger.promote("a")
         training = Training(ledger)
-        changeover = Changeover(ledger, deployment, pause_while_training=True)
+        changeover = Changeover(ledger, deployment, merged_models(ledger, tmp_path), pause_while_training=True)
         work = operations(ledger, training, changeover)
         await work.start()
         try:
@@ -89,7 +89,7 @@ async def test_a_change_that_cannot_be_recorded_is_undone(tmp_path: Path, asked:
         for name, directory in (("a", tmp_path / "a"), ("b", second)):
             await ledger.add_model(Model(name, str(directory), ModelState.CANDIDATE, None, 0.0))
         await ledger.promote("a")
-        changeover = Changeover(ledger, deployment, pause_while_training=False)
+        changeover = Changeover(ledger, deployment, merged_models(ledger, tmp_path), pause_while_training=False)
         request = await ledger.request_promotion("b", None) if asked == "by another process" else None
         with full_disk(ledger):
             for _ in range(2):

@@ -25,6 +25,7 @@ from tests.test_training_regression import asked, marks
 from training.evaluate import verdict
 from training.job import TrainingError
 from training.launcher import _last_words
+from training.merged_models import NOT_THE_SAME
 from training.selection import select_pairs
 from training.worker import explained
 
@@ -40,6 +41,15 @@ LONG_TO_BE_SAID = {
         "merge.py",
         "diverged, {name} is not",
     ),
+    "The adapter of run-1 or its base model is gone: choose another model of /models": (
+        "merged_models.py",
+        " or its base model is gone: choose another model of /models",
+    ),
+    "0.1 GB are free on the disk of /m, merging run-1 again needs 4.4 GB: make room": (
+        "merged_models.py",
+        " GB are free on the disk of ",
+    ),
+    NOT_THE_SAME.format(model="run-1"): ("merged_models.py", " was merged again from its adapter and is not "),
 }
 """What a worker has to run for, or people to leave, to have it said; and where in the training room that is written."""
 

@@ -23,6 +23,7 @@ from storage.records import Model
 from storage.states import ModelState
 from tests.bot_process import command, write_config
 from tests.ledgers import exchange, picture
+from tests.operating import merged_models
 from tests.test_storage_crash import NEVER, check, child, output
 
 
@@ -131,7 +132,9 @@ async def test_a_removed_model_is_none_to_go_back_to(tmp_path: Path) -> None:
         assert await ledger.previous_model() is None
         deployment = Deployment(InferenceSettings(), "run-2", store.path("run-2"), logs=tmp_path)
         with pytest.raises(AdminRefusal, match="files of run-1 were removed"):
-            await Changeover(ledger, deployment, pause_while_training=False).promote("run-1", 7)
+            await Changeover(ledger, deployment, merged_models(ledger, tmp_path), pause_while_training=False).promote(
+                "run-1", 7
+            )
         (tmp_path / "aside").rename(store.path("run-1"))
         await settle_live_model(ledger, base, store.directory)
         before = await ledger.previous_model()

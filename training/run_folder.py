@@ -48,6 +48,9 @@ CURVE: Final = "curve.png"
 ADAPTER: Final = "adapter"
 """Folder: what was trained."""
 
+MERGE_JOB: Final = "merge.json"
+"""The job that merged the adapter with the base. It can be done again."""
+
 QUESTIONS: Final = "questions"
 """Folder: the drawn factual questions."""
 

@@ -104,6 +104,10 @@ class TrainingSettings(BaseModel):
     while_training: Literal["share", "pause"] = "share"
     """share: chats go on beside the training; pause: they wait, for one small GPU."""
 
+    keep_models: int = Field(3, ge=0)
+    """Merged models kept beside the base, the live one and the one before. Of others the adapter stays, from which
+    /promote merges them again."""
+
     min_free_gigabytes: float = Field(2.0, ge=0)
     """Disk space that must stay free beside the new model."""
 

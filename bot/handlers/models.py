@@ -5,10 +5,14 @@ To be asked behind `admin`, which lets nobody else come this far. A change that 
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Final
 
 from aiogram import Bot, Router
+from aiogram.exceptions import TelegramAPIError
 from aiogram.filters import CommandObject
 from aiogram.types import CallbackQuery, Message, User
 
@@ -17,13 +21,16 @@ from bot.handlers.commands import Command
 from bot.handlers.taps import acknowledge, reply_to
 from bot.inbox import Delivery
 from bot.keyboards import Promote, RollBack, promoting
+from bot.pages import Page
 from bot.replies import Reply
 from bot.retelling import retold
+from bot.telegram import DeliveryError
 from bot.translation import Say, later
 from storage.errors import UnknownRecord
 from storage.ledger import Ledger
 from storage.records import Approval, Model
 from storage.states import ModelState
+from training.job import Progress
 
 MODEL_STATES: Final = {
     ModelState.CANDIDATE: later("candidate"),
@@ -33,6 +40,9 @@ MODEL_STATES: Final = {
 }
 
 REMOVED: Final = later("removed")
+PRUNED: Final = later("{state}, kept as its adapter")
+MERGING: Final = later("Merging the model again from its adapter: {percent} %…")
+SHOW_SECONDS: Final = 1.0
 
 OFFERED: Final = 8
 """So many of the newest models have a button; /promote takes any."""
@@ -64,7 +74,7 @@ async def show(message: Message, reply: Reply, say: Say, admin: AdminActions, le
     others = [
         model.id
         for model in reversed(kept)
-        if model.state in (ModelState.CANDIDATE, ModelState.RETIRED) and model.directory and model.id != previous
+        if model.state in (ModelState.CANDIDATE, ModelState.RETIRED) and model.kept and model.id != previous
     ]
     markup = promoting(others[:OFFERED], live, previous, say)
     await reply.finish("\n".join(lines) or say("There is no model yet."), markup if markup.inline_keyboard else None)
@@ -73,7 +83,9 @@ async def show(message: Message, reply: Reply, say: Say, admin: AdminActions, le
 def _line(model: Model, approval: Approval, say: Say) -> str:
     """A model: its state, the day it was made, the votes on its answers, and why it was rejected if it was."""
     mark = "▶" if model.state is ModelState.LIVE else "·"
-    state = say(MODEL_STATES[model.state] if model.directory else REMOVED)
+    state = say(MODEL_STATES[model.state] if model.kept else REMOVED)
+    if model.pruned:
+        state = say(PRUNED, state=state)
     line = f"{mark} {model.id}: {state}, {datetime.fromtimestamp(model.created, UTC):%Y-%m-%d}"
     if approval.votes:
         line += f", {approval.ups} 👍 {approval.downs} 👎 ({100 * approval.share:.0f} %)"
@@ -108,7 +120,8 @@ async def promote_this(
 async def _promote(wanted: str, by: int, reply: Reply, say: Say, admin: AdminActions) -> None:
     await reply.begin(say("Warming up {model}…", model=wanted))
     try:
-        model = await admin.promote(wanted, by)
+        async with _merging_shown(reply, say) as on_progress:
+            model = await admin.promote(wanted, by, on_progress)
     except UnknownRecord:
         await reply.finish(say("I have no model called {model}. /models lists them.", model=wanted))
     except REFUSALS as refusal:
@@ -155,8 +168,32 @@ async def _roll_back(by: int, delivery: Delivery, reply: Reply, say: Say, admin:
                 return
     await reply.begin(say("Warming up the model before this one…"))
     try:
-        model = await admin.rollback(by)
+        async with _merging_shown(reply, say) as on_progress:
+            model = await admin.rollback(by, on_progress)
     except REFUSALS as refusal:
         await reply.finish(refused(refusal, say))
     else:
         await reply.finish(say("{model} answers from now on.", model=model.id))
+
+
+@asynccontextmanager
+async def _merging_shown(reply: Reply, say: Say) -> AsyncIterator[Callable[[Progress], None]]:
+    """Show the progress of a merge in the reply for as long as the block runs."""
+    news: asyncio.Queue[Progress] = asyncio.Queue()
+
+    async def show() -> None:
+        while True:
+            progress = await news.get()
+            while not news.empty():
+                progress = news.get_nowait()
+            text = say(MERGING, percent=100 * progress.step // max(1, progress.steps))
+            with suppress(DeliveryError, TelegramAPIError):
+                await reply.glimpse([Page(text)])
+            await asyncio.sleep(SHOW_SECONDS)
+
+    showing = asyncio.create_task(show())
+    try:
+        yield news.put_nowait
+    finally:
+        showing.cancel()
+        await asyncio.wait((showing,))

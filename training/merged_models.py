@@ -1,0 +1,140 @@
+"""Which merged models keep their directories, and how one that does not is merged again from its adapter.
+
+A merged model is as large as the base and is made again from the base and the adapter within seconds, the same to the
+byte. So only what an operator is likely to want at once keeps its files. Every step may be cut short by a crash: the
+ledger's row is changed before files are removed and after they are there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from inference.layout import weight_bytes
+from storage.errors import IllegalTransition, StorageError
+from storage.ledger import Ledger
+from storage.models import ModelStore, read_manifest
+from storage.records import Model
+from storage.states import ModelState
+from training.job import MergeJob, Progress, Trainer, TrainingError, ignore
+from training.orders import Places
+from training.run_folder import ADAPTER, MERGE_JOB
+
+NOT_THE_SAME: Final = (
+    "{model} was merged again from its adapter and is not the model that was evaluated: the base model, the adapter or "
+    "thumbtune has changed since. /retrain makes a new one"
+)
+
+log = logging.getLogger(__name__)
+
+
+class MergedModels:
+    """Prunes merged models and restores them. `keep` are kept beside the base, the live one and the one before."""
+
+    def __init__(
+        self, ledger: Ledger, models: ModelStore, trainer: Trainer, places: Places, *, keep: int, spare_bytes: float = 0
+    ) -> None:
+        self._ledger = ledger
+        self._models = models
+        self._trainer = trainer
+        self._places = places
+        self._keep = keep
+        self._spare_bytes = spare_bytes
+
+    async def prune(self, in_use: Collection[str] = ()) -> list[str]:
+        """Remove the directories of merged models beyond those that are kept; return their names.
+
+        A model stays while it is `in_use`, while its promotion is pending, and while its adapter could not make it
+        again. No change of model may run meanwhile. A directory that cannot be removed is left to the next call.
+        """
+        removed = []
+        for model in await self._superfluous(in_use):
+            with suppress(IllegalTransition):  # a promotion was requested just now
+                await self._ledger.prune_model(model.id)
+                removed.append(model.id)
+        for model in await self._ledger.models():
+            if model.pruned and self._models.path(model.id).exists():
+                try:
+                    await asyncio.to_thread(self._remove, model.id)
+                except StorageError as error:
+                    log.warning("%s was not removed: %s", self._models.path(model.id), error)
+        if removed:
+            log.info("merged models were removed, their adapters are kept: %s", ", ".join(removed))
+        return removed
+
+    async def restore(self, model: Model, on_progress: Callable[[Progress], None] = ignore) -> Model:
+        """Merge a pruned model again and note where its files lie.
+
+        Raises `TrainingError` where that is not possible or gives another model than was pruned.
+        """
+        path = self._models.path(model.id)
+        if not path.exists():
+            await self._merge(model, on_progress)
+        if (await asyncio.to_thread(read_manifest, path)).hash != model.manifest_hash:
+            await asyncio.to_thread(self._remove, model.id)
+            raise TrainingError(NOT_THE_SAME.format(model=model.id))
+        return await self._ledger.relocate_model(model.id, str(path))
+
+    def _remove(self, name: str) -> None:
+        """The directory disappears as a whole; what a killed process leaves of it the next start removes."""
+        if (aside := self._models.set_aside(name)) is not None:
+            self._models.discard(aside)
+
+    async def _merge(self, model: Model, on_progress: Callable[[Progress], None]) -> None:
+        job = self._job(model)
+        if job is None:
+            raise TrainingError(f"The adapter of {model.id} or its base model is gone: choose another model of /models")
+        needed = weight_bytes(self._places.base) + self._spare_bytes
+        free = shutil.disk_usage(self._models.directory).free
+        if free < needed:
+            raise TrainingError(
+                f"{free / 1e9:.1f} GB are free on the disk of {self._models.directory}, merging {model.id} again needs "
+                f"{needed / 1e9:.1f} GB: make room"
+            )
+        workspace = self._models.workspace(model.id)
+        try:
+            outcome = await self._trainer.merge(replace(job, out=str(workspace)), on_progress)
+            if not outcome.ok:
+                raise TrainingError(outcome.reason)
+            await asyncio.to_thread(self._models.publish, workspace, model.id)
+        finally:
+            self._models.discard(workspace)
+
+    async def _superfluous(self, in_use: Collection[str]) -> list[Model]:
+        models = await self._ledger.models()
+        before = await self._ledger.previous_model()
+        kept = {*in_use, *(each.model for each in await self._ledger.pending_promotions())}
+        kept |= {each.id for each in models if each.state is ModelState.LIVE}
+        if (unsettled := await self._ledger.unsettled_run()) and unsettled.model:
+            kept.add(unsettled.model)  # it is about to go live
+        if before is not None:
+            kept.add(before.id)
+        ours = [
+            each
+            for each in reversed(models)
+            if each.directory and Path(each.directory).absolute().parent == self._models.directory.absolute()
+        ]
+        others = [each for each in ours if each.id not in kept]
+        good = [each for each in others if each.state is not ModelState.REJECTED]
+        kept |= {each.id for each in good[: self._keep]}
+        return [each for each in others if each.id not in kept and self._job(each) is not None]
+
+    def _job(self, model: Model) -> MergeJob | None:
+        """The job that merged the model, at the present places; None where it can not be done again."""
+        if model.run is None or not model.manifest_hash:
+            return None
+        folder = self._places.runs / str(model.run)
+        try:
+            job = MergeJob.read(folder / MERGE_JOB)
+        except (OSError, ValueError, TypeError):
+            return None
+        adapter, base = folder / ADAPTER, self._places.base
+        if not (adapter.is_dir() and any(adapter.iterdir()) and base.is_dir()) or Path(job.base) != base:
+            return None
+        return replace(job, adapter=str(adapter), work=str(folder))
