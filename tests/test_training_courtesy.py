@@ -1,8 +1,10 @@
-"""A training steps aside while somebody waits for a first word."""
+"""A run steps aside while somebody waits for a first word."""
 
 from __future__ import annotations
 
+import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,14 @@ import torch
 from torch import nn
 
 from inference.first_words import FirstWords
+from inference.tiny import CHECKPOINT
+from tests.lessons import SYSTEM, drawn_lessons
+from training import features
 from training.courtesy import Courtesy
+from training.encoding import Sight
+from training.evaluate import evaluate
+from training.job import EvaluationJob, ignore
+from training.llava import write_rows
 
 LONG = 60.0
 
@@ -101,3 +110,44 @@ def test_it_is_asked_before_each_layer_in_both_directions(tmp_path: Path) -> Non
     courtesy.attach(layers)
     layers[1](layers[0](torch.ones(1, 2, requires_grad=True))).sum().backward()
     assert len(asked) == 4
+
+
+def test_pictures_and_the_evaluation_step_aside_before_each_layer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The vision features of a run do, and both models that are judged, while a job names the engine's file."""
+    asked: list[None] = []
+    monkeypatch.setattr(Courtesy, "step_aside", lambda _: asked.append(None))
+    words = FirstWords(tmp_path / "first-words")
+    (lesson,) = drawn_lessons(tmp_path / "pictures", 1)
+    layers = json.loads((CHECKPOINT / "config.json").read_text())
+    seeing, speaking = (layers[part]["num_hidden_layers"] for part in ("vision_config", "llm_config"))
+    places = {"base": CHECKPOINT, "images": tmp_path / "pictures", "sight": Sight.of(CHECKPOINT)}
+    for courtesy, expected in (("", 0), (str(words.file), seeing)):
+        features.write(tmp_path / "0.bin", pictures=lesson.pictures, room=1e9, threads=1, courtesy=courtesy, **places)  # type: ignore[arg-type]
+        assert len(asked) == expected
+
+    write_rows([lesson], tmp_path / "held_out.json")
+    questions = tmp_path / "questions"
+    questions.mkdir()
+    (questions / "a.png").write_bytes((tmp_path / "pictures" / lesson.pictures[0]).read_bytes())
+    one = [{"image": "a.png", "question": "Which colour is it?", "expect": [["red"]]}]
+    (questions / "questions.json").write_text(json.dumps(one))
+    job = EvaluationJob(
+        run="1",
+        candidate=str(CHECKPOINT),
+        live=str(CHECKPOINT),
+        data=str(tmp_path / "held_out.json"),
+        images=str(tmp_path / "pictures"),
+        work=str(tmp_path),
+        system=SYSTEM,
+        regression=str(questions),
+        device="cpu",
+        threads=1,
+    )
+    asked.clear()
+    assert evaluate(job, ignore).ok
+    assert not asked
+    assert evaluate(replace(job, courtesy=str(words.file)), ignore).ok
+    # Each model reads the liked answer once, and at least reads and begins two answers.
+    assert len(asked) >= 2 * (3 * seeing + 5 * speaking)

@@ -1,10 +1,10 @@
-"""Worker: let the engine on the same machine go first while somebody waits for the first word of an answer.
+"""Worker: let the engine on the same machine go first while a person waits for the first word of an answer.
 
-Two processes on one card take turns of milliseconds, and a training step is long: a question that comes in the middle
-of one would wait for half of it. So before each layer, forwards and backwards, the training looks at the byte that
-`inference.first_words` keeps, and pauses while it is set; never longer than it has worked since the last pause, so that
-it goes on however many people chat. Never more than a few layers are sent to the card ahead, or there would be nothing
-to hold back.
+Two processes on one card take turns of milliseconds, and a training step, a batch of pictures or an answer of the
+evaluation is long: a question that comes in the middle of one would wait for half of it. So before each layer, forwards
+and backwards, the worker reads the byte that `inference.first_words` keeps, and pauses while it is set; never longer
+than it has worked since the last pause, so that it goes on however many people chat. Never more than a few layers are
+sent to the card ahead, or there would be nothing to hold back.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LOOK_SECONDS: Final = 0.001
 
 
 class Courtesy:
-    """Pauses for the byte in a file; `step_aside` is called wherever the training can be held."""
+    """Pauses for the byte in a file; `step_aside` is called wherever the work can be held."""
 
     def __init__(self, file: Path, longest: float = _LONGEST) -> None:
         with file.open("rb") as opened:
@@ -38,11 +38,17 @@ class Courtesy:
         self._sent: deque[torch.cuda.Event] = deque()
         self._resumed = time.monotonic()
 
-    def attach(self, layers: Iterable[nn.Module]) -> None:
-        """Step aside before each of the layers, in both directions."""
+    @classmethod
+    def of(cls, file: str) -> Courtesy | None:
+        """The one for the file that a job names; None where it names none, or no engine has made it."""
+        return cls(Path(file)) if file and Path(file).is_file() else None
+
+    def attach(self, layers: Iterable[nn.Module], *, backward: bool = True) -> None:
+        """Step aside before each of the layers, and with `backward` before each in the other direction."""
         for layer in layers:
             layer.register_forward_pre_hook(self._before)
-            layer.register_full_backward_pre_hook(self._before)
+            if backward:
+                layer.register_full_backward_pre_hook(self._before)
 
     def step_aside(self) -> None:
         """Return when nobody waits, or after as long as was worked since the last pause."""

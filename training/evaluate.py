@@ -177,6 +177,7 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
     begun = time.monotonic()
     device = use_device(job.device, job.threads)
     from training.agreement import disagreement
+    from training.courtesy import Courtesy
     from training.scoring import PHOTOS, Speaker
 
     images = Path(job.images)
@@ -186,6 +187,7 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
     folder = Path(job.regression) if job.regression else Path(job.work) / QUESTIONS
     questions = read_set(folder) if job.regression else draw_set(folder)
 
+    courtesy = Courtesy.of(job.courtesy)
     shown = run_sheet.chosen(held_out)
     steps = Steps(say, "evaluating", 2 * (len(questions) + len(shown)))
 
@@ -194,13 +196,13 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
         return speaker.answers(lessons, folder, most_tokens=job.max_new_tokens, on_batch=steps.add)
 
     def marks(directory: str) -> tuple[Marks, list[str]]:
-        speaker = Speaker(Path(directory), device=device, tiles=job.tiles)
+        speaker = Speaker(Path(directory), device=device, tiles=job.tiles, courtesy=courtesy)
         likelihood = speaker.likelihood(held_out, images)
         spoken = speaker.answers(shown, images, most_tokens=SHOWN_TOKENS, rows=PHOTOS, on_batch=steps.add)
         return Marks.of(likelihood, questions, facts(speaker, questions)), spoken
 
     def more(marks: Marks, directory: str) -> Marks:
-        speaker = Speaker(Path(directory), device=device, tiles=job.tiles)
+        speaker = Speaker(Path(directory), device=device, tiles=job.tiles, courtesy=courtesy)
         return Marks.of(marks.likelihood, questions, marks.spoken + facts(speaker, questions[DRAWN:]))
 
     live, live_said = marks(job.live)

@@ -23,6 +23,7 @@ from torch import Tensor
 from inference.internvl2.configuration_internvl2 import InternVLChatConfig
 from inference.internvl2.modeling_intern_vit import InternVisionModel
 from inference.internvl2.modeling_internvl2 import unprojected
+from training.courtesy import Courtesy
 from training.encoding import Sight
 
 _PREFIX: Final = "vision_model."
@@ -41,7 +42,8 @@ def precision() -> torch.dtype:
 class Tower:
     """The vision tower of a checkpoint alone, frozen, on the GPU if there is one."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, courtesy: Courtesy | None = None) -> None:
+        """Load the checkpoint's tower; `courtesy` is where it steps aside."""
         self._config = InternVLChatConfig.from_pretrained(directory)
         self._device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else "cpu"
         # No weights are drawn that the next lines replace.
@@ -49,6 +51,8 @@ class Tower:
             tower = InternVisionModel(self._config.vision_config)
         tower.load_state_dict(_weights(directory), assign=True)
         self._tower = tower.to(self._device, precision()).eval().requires_grad_(False)
+        if courtesy is not None:
+            courtesy.attach(self._tower.encoder.layers, backward=False)
 
     @torch.no_grad()
     def __call__(self, tiles: Tensor) -> Tensor:
@@ -131,15 +135,17 @@ def write(
     sight: Sight,
     room: float,
     threads: int,
+    courtesy: str = "",
     on_picture: Callable[[], None] = lambda: None,
 ) -> int:
     """Write the features of as many of the pictures as fit into `room` bytes; how many did. `on_picture` is called
     before each.
 
-    Pictures are read and cut by `threads` threads while the tower looks at those before. Raises `PictureError` and
+    Pictures are read and cut by `threads` threads while the tower looks at those before. The tower steps aside for the
+    engine of the file `courtesy`. Raises `PictureError` and
     OSError.
     """
-    tower = Tower(base)
+    tower = Tower(base, Courtesy.of(courtesy))
     written, used = 0, 0
     with (
         _File(file) as growing,

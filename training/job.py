@@ -120,6 +120,7 @@ class EvaluationJob(Record):
     `data` holds the held-out liked answers (LLaVA JSON, pictures under `images`). `regression` is a folder with
     `questions.json`; empty for the drawn shapes. `max_loss_points` is in hundredths of correctness. For the report and
     the sheet: the two models' names, the picture of the loss (empty: none) and what the candidate took so far.
+    `courtesy` is as in a `Job`.
     """
 
     run: str
@@ -138,6 +139,7 @@ class EvaluationJob(Record):
     live_name: str = "live"
     candidate_name: str = "candidate"
     curve: str = ""
+    courtesy: str = ""
     effort: Effort = field(default_factory=Effort)
 
 

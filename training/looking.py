@@ -49,6 +49,7 @@ def look(job: Job, base: Path, say: Say) -> None:
             pictures=share,
             sight=Sight.of(base, job.tiles),
             room=room / together(),
+            courtesy=job.courtesy,
             on_picture=lambda: say(Progress("looking")),
             threads=job.threads or max(1, min(8, len(os.sched_getaffinity(0)) // together())),
         )

@@ -69,8 +69,9 @@ class InternVL2(InternVL_V1_5):
         self._language.gradient_checkpointing_enable({"use_reentrant": False})
         recomputed = layers_to_recompute(self, self._language.config, tokens, checkpointing)
         self._language.model.checkpointed = recomputed
-        if courtesy and Path(courtesy).is_file():
-            Courtesy(Path(courtesy)).attach(self._language.model.layers)
+        self._courtesy = Courtesy.of(courtesy)
+        if self._courtesy is not None:
+            self._courtesy.attach(self._language.model.layers)
 
     @property
     def _language(self) -> Any:
@@ -113,5 +114,5 @@ class InternVL2(InternVL_V1_5):
         if self.model.vision_model is not None:
             return unprojected(self.model.vision_model, self.model.config, given.to(precision()))
         if self._tower is None:
-            self._tower = Tower(self._path)
+            self._tower = Tower(self._path, self._courtesy)
         return self._tower(given)

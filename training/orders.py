@@ -22,7 +22,7 @@ from training.settings import Source, TrainingSettings
 class Places:
     """Directories: the base model all training starts from, and where runs and imported sources are kept.
 
-    `first_words` is the file by which an engine on the same cards asks the training to step aside, if any does.
+    `first_words` is the file by which an engine on the same cards asks the workers to step aside, if any does.
     """
 
     base: Path
@@ -46,7 +46,7 @@ class Orders:
 
     def training(self, run: Run, recipe: Recipe, sources: Sequence[Source], former: str) -> Job:
         """Train on the run's rows and the sources; `former` is the log of losses to lay under this one's, or empty."""
-        settings, folder, beside = self.settings, Path(run.directory), self.places.first_words
+        settings, folder = self.settings, Path(run.directory)
         return Job(
             run=str(run.id),
             base=str(self.places.base),
@@ -66,7 +66,7 @@ class Orders:
             processes=settings.together,
             deepspeed=settings.deepspeed,
             features_gigabytes=settings.features_gigabytes,
-            courtesy="" if beside is None else str(beside.resolve()),
+            courtesy=self._courtesy,
             recipe=str(settings.own_recipe or ""),
             **recipe.model_dump(),
         )
@@ -117,8 +117,14 @@ class Orders:
             live_name=BASE if live is None else live.id,
             candidate_name=model_name(run),
             curve=trained.curve or "",
+            courtesy=self._courtesy,
             effort=effort,
         )
+
+    @property
+    def _courtesy(self) -> str:
+        beside = self.places.first_words
+        return "" if beside is None else str(beside.resolve())
 
 
 def model_name(run: Run) -> str:

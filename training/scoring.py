@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from inference.internvl2.checkpoint import load_model
+from training.courtesy import Courtesy
 from training.encoding import UNLEARNED, Encoder
 from training.llava import Lesson
 
@@ -36,10 +37,16 @@ class Likelihood:
 class Speaker:
     """One checkpoint in memory, on a GPU in bfloat16 or on a CPU in float32."""
 
-    def __init__(self, directory: Path, *, device: str = "cpu", tiles: int = 0) -> None:
+    def __init__(
+        self, directory: Path, *, device: str = "cpu", tiles: int = 0, courtesy: Courtesy | None = None
+    ) -> None:
+        """Load the checkpoint; `courtesy` is where it steps aside."""
         self.encoder = Encoder(directory, tiles=tiles)
         self._device = device
         self._model = load_model(directory, dtype=torch.float32 if device == "cpu" else torch.bfloat16, device=device)
+        if courtesy is not None:
+            courtesy.attach(self._model.vision_model.encoder.layers, backward=False)
+            courtesy.attach(self._model.language_model.model.layers, backward=False)
 
     @torch.inference_mode()
     def likelihood(self, lessons: Sequence[Lesson], images: Path) -> Likelihood:
