@@ -158,7 +158,9 @@ async def chaos(folder: Path, rounds: int, seed: int, people: int = 3, conversat
         assert counts["votes"] == sum(len(chatter.votes) for chatter in chatters) + voted
         assert counts["downs"] >= sum(value < 0 for chatter in chatters for value in chatter.votes.values())
         assert counts["updates_set_aside"] == 0
-        assert all(run.state is not RunState.FAILED or run.reason for run in runs)
+        failed = [run.reason for run in runs if run.state is RunState.FAILED]
+        assert len(failed) >= rounds, "no run survives its trainer"
+        assert [reason for reason in failed if reason != INTERRUPTED and "signal SIGKILL" not in reason] == []
         await _another_run_can_be_started_and_cancelled(community)
 
 
