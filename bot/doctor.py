@@ -33,6 +33,7 @@ from storage.ledger import FILE_NAME
 from storage.models import ModelStore
 from storage.pictures import PictureStore
 from training.regression import RegressionSetError, read_set
+from training.trainable import untrainable
 
 ROOMS = ("bot", "inference", "training", "storage")
 TRAINER_MISSING = later(
@@ -62,6 +63,7 @@ def examine(settings: Settings, *, answer: bool = False) -> list[Finding]:
         gpu_findings,
         model_findings,
         *((answer_findings,) if answer else ()),
+        _base_model,
         _sources,
         _storage,
         _factual_questions,
@@ -108,6 +110,14 @@ def _trainer_packages(settings: Settings) -> Iterator[Finding]:
     yield from _packages(TRAINER_PACKAGES, "make install (chatting works without; /retrain does not)")
     if settings.training.deepspeed:
         yield from _packages(("deepspeed",), "make install-gpu DEEPSPEED=1, or set training.deepspeed to 0")
+
+
+def _base_model(settings: Settings) -> Iterator[Finding]:
+    """Whether what answers first can be trained."""
+    base = settings.inference.checkpoint()
+    wrong = untrainable(base)
+    said, _, cure = wrong.rpartition(": ")
+    yield Finding("base model", not wrong, said or f"{base} can be trained", cure)
 
 
 def trainer_missing() -> str:

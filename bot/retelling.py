@@ -31,6 +31,14 @@ KNOWN: Final = (
         "{free} GB are free on the disk of {directory}, a run needs {needed} GB: remove old models, or lower "
         "training.min_free_gigabytes"
     ),
+    later(
+        "{base} has quantized weights, which can only be chatted with: set inference.model to the checkpoint that they "
+        "were made from"
+    ),
+    later(
+        "{base} is {found}, and only an InternVL2 with InternLM2 can be trained: set inference.model to such a "
+        "checkpoint"
+    ),
     later("answers that it learned from were withdrawn meanwhile"),
     # training.merged_models
     later(

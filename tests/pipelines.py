@@ -6,11 +6,13 @@ The three heavy steps are a fake trainer's, since real ones take a minute.
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from inference.tiny import CHECKPOINT
 from storage.ledger import Ledger
 from storage.models import ModelStore
 from storage.pictures import PictureStore
@@ -95,6 +97,7 @@ class Room:
         """People, pictures, answers and votes; the base model is live."""
         self.base.mkdir()
         (self.base / "model.safetensors").write_bytes(b"weights")
+        shutil.copyfile(CHECKPOINT / "config.json", self.base / "config.json")
         await self.ledger.add_model(Model("base", str(self.base), ModelState.LIVE, None, 1.0))
         await self.ledger.see(Person(1), Chat(1))
         for number, colour in enumerate(COLOURS):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 import sqlite3
 import sys
 from io import StringIO
@@ -15,6 +17,7 @@ from bot.alone import alone
 from bot.doctor import examine
 from bot.emulator.server import Emulator
 from bot.findings import Finding, report
+from inference.tiny import CHECKPOINT
 from storage.ledger import FILE_NAME, Ledger
 from tests.bot_process import command
 from tests.doctoring import finding_of, settings_in
@@ -162,3 +165,16 @@ def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert [each.ok for each in findings] == [True, False, False]
     assert [each.detail for each in findings] == [here, f"{gone} is no file", f"{gone} is no folder"]
     assert all("training.sources" in each.cure for each in findings[1:])
+
+
+def test_a_base_that_cannot_be_trained_is_named(tmp_path: Path) -> None:
+    """The doctor says so before votes are collected for it, with what to set instead."""
+    assert finding_of(examine(settings_in(tmp_path)), "base model").ok
+    awq = tmp_path / "awq"
+    shutil.copytree(CHECKPOINT, awq)
+    config = json.loads((awq / "config.json").read_text())
+    (awq / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "awq"}}))
+    found = finding_of(examine(settings_in(tmp_path, inference={"model": str(awq)})), "base model")
+    assert not found.ok
+    assert "quantized weights" in found.detail
+    assert found.cure.startswith("set inference.model")

@@ -27,6 +27,7 @@ from training.job import TrainingError
 from training.launcher import _last_words
 from training.merged_models import NOT_THE_SAME
 from training.selection import select_pairs
+from training.trainable import QUANTIZED, UNKNOWN
 from training.worker import explained
 
 LONG_TO_BE_SAID = {
@@ -41,6 +42,8 @@ LONG_TO_BE_SAID = {
         "merge.py",
         "diverged, {name} is not",
     ),
+    QUANTIZED.format(base="/m"): ("trainable.py", "has quantized weights"),
+    UNKNOWN.format(base="/m", found="LlavaModel"): ("trainable.py", "only an InternVL2 with InternLM2"),
     "The adapter of run-1 or its base model is gone: choose another model of /models": (
         "merged_models.py",
         " or its base model is gone: choose another model of /models",

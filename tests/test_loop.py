@@ -18,7 +18,7 @@ import pytest_asyncio
 
 from storage.models import verify
 from storage.states import ModelState, RunState
-from tests.community import ADMIN, Community, Examined, playful, questions
+from tests.community import Community, Examined, playful, questions
 from tests.person import UP, button
 from training.run_folder import CURVE
 

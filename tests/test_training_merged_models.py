@@ -30,6 +30,10 @@ from training.run_folder import ADAPTER, MERGE_JOB
 WEIGHT = "mlp1.1.bias"
 
 
+class Killed(BaseException):
+    """The process ends here."""
+
+
 class Shelf:
     """A ledger with merged models of the stand-in, and what prunes them."""
 
@@ -141,11 +145,11 @@ async def test_a_killed_removal_is_made_good_by_the_next_start(
 
         def removed_half(directory: Path) -> None:
             (directory / "config.json").unlink()
-            raise KeyboardInterrupt
+            raise Killed
 
         with monkeypatch.context() as patched:
             patched.setattr("storage.models.shutil.rmtree", removed_half)
-            with pytest.raises(KeyboardInterrupt):
+            with pytest.raises(Killed):
                 await shelf.merged.prune()
     await shelf.restart()
     model = await shelf.ledger.model(name)

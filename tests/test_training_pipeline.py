@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from collections import namedtuple
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -356,3 +358,28 @@ async def test_a_new_run_goes_on_where_an_interrupted_one_was(room: Room) -> Non
     third = await run()
     assert checkpoint(third) is None
     assert checkpoint(second) is None, "what nobody can go on from takes no room"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"quantization_config": {"quant_method": "awq"}}, "quantized weights.*set inference.model"),
+        ({"architectures": ["LlavaForConditionalGeneration"]}, "is LlavaForConditionalGeneration.*set inference.model"),
+        ({"llm_config": {"architectures": ["Qwen2ForCausalLM"]}}, "InternVLChatModel with Qwen2ForCausalLM"),
+        (None, r"no checkpoint \(config.json cannot be read\)"),
+    ],
+)
+async def test_a_base_that_cannot_be_trained_is_told_first(
+    room: Room, change: dict[str, Any] | None, told: str
+) -> None:
+    """Neither a rehearsal nor a run promises anything then, whatever else is missing as well."""
+    file = room.base / "config.json"
+    config = {**json.loads(file.read_text()), **change} if change else None
+    file.write_text(json.dumps(config) if config else "")
+    pipeline = room.pipeline(min_rated=99, min_free_gigabytes=1e9)
+    with pytest.raises(TrainingError, match=told):
+        await pipeline.check()
+    run, model = await room.run(pipeline)
+    assert (run.state, model) == (RunState.FAILED, None)
+    assert re.search(told, run.reason)
+    assert room.trainer.jobs == []

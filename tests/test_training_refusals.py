@@ -44,7 +44,7 @@ def test_a_four_bit_checkpoint_cannot_be_trained(tmp_path: Path) -> None:
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     config["quantization_config"] = {"quant_method": "awq", "bits": 4}
     (base / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(TrainingError, match="awq has weights of 4 bits"):
+    with pytest.raises(TrainingError, match="awq has quantized weights"):
         prepare(drawn_job(tmp_path, 1, base=str(base)))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import shutil
 import stat
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -24,6 +25,7 @@ from PIL import Image
 from bot.app import Application
 from bot.config import load_settings
 from bot.emulator import Emulator
+from inference.tiny import CHECKPOINT
 from storage.ledger import Ledger
 from storage.records import Run
 from storage.states import RUN_TRANSITIONS
@@ -60,6 +62,7 @@ class WholeBot:
         self.base.mkdir()
         (self.base / "cue.json").write_text("{}")
         (self.base / "model.safetensors").write_bytes(b"weights")
+        shutil.copyfile(CHECKPOINT / "config.json", self.base / "config.json")
 
     async def person(self, number: int, name: str, language: str) -> Person:
         """Somebody who has pressed Start."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from training.job import Job, Outcome, Progress, TrainingError, ignore
 from training.run_folder import ADAPTER, BASE, CONFIG, CURVE, LOSSES
+from training.trainable import untrainable
 from training.worker import LESS_MEMORY, Say, explained, rank, together, use_device, work
 
 if TYPE_CHECKING:
@@ -44,9 +45,9 @@ def _with_our_code(given: Path, made: Path) -> Path:
     from inference.internvl2.configuration_internvl2 import InternVLChatConfig
     from inference.internvl2.tokenizer import load_tokenizer
 
+    if wrong := untrainable(given):
+        raise TrainingError(wrong)
     config = InternVLChatConfig.from_pretrained(given)
-    if getattr(config, "quantization_config", None):
-        raise TrainingError(f"{given} has weights of 4 bits: chat with it, and train what it was made from")
     stored = config.dtype or torch.bfloat16
     write_surroundings(config, load_tokenizer(given), made, dtype=stored)
     for weights in (*given.glob("*.safetensors"), *given.glob("*.safetensors.index.json")):

@@ -35,6 +35,7 @@ from training.run_folder import FEATURES, HELD_OUT_ROWS, LOSSES, REPORT, TRAIN_R
 from training.selection import TRAIN, Counts, Selection, select_pairs
 from training.settings import Source, TrainingSettings
 from training.sources import imported, present, title
+from training.trainable import untrainable
 
 T = TypeVar("T")
 
@@ -216,6 +217,8 @@ class Pipeline:
 
     def _prepared(self) -> list[Source]:
         """The sources of a run that can begin: what only a later step needs is looked at before hours of training."""
+        if wrong := untrainable(self._places.base):
+            raise TrainingError(wrong)
         self._check_disk()
         if self._settings.regression:
             read_set(self._settings.regression)
