@@ -56,7 +56,7 @@ def run_progress(run: Run, say: Say) -> str:
     if run.seconds_left is not None:
         lines.append(say("Time left: {time}", time=clock(run.seconds_left)))
     if run.loss is not None:
-        lines.append(say("Loss: {loss}", loss=f"{run.loss:.3f}"))
+        lines.append(say("Loss, average of the last tenth: {loss}", loss=f"{run.loss:.3f}"))
     return "\n".join(lines)
 
 
@@ -98,5 +98,5 @@ def terminal_bar() -> Progress:
 
 def on_terminal(state: str, loss: float | None, seconds_left: float | None) -> str:
     """The description of a step under way."""
-    told = state if loss is None else f"{state}, loss {loss:.3f}"
+    told = state if loss is None else f"{state}, average loss {loss:.3f}"
     return told if seconds_left is None else f"{told}, {clock(seconds_left)} left"

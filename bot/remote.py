@@ -68,7 +68,7 @@ async def status(ledger: Ledger, running: bool, console: Console) -> None:
     console.print(f"answering: {live.id if live else 'no model yet; start the bot'}", highlight=False)
     for name, count in (await ledger.counts()).items():
         console.print(f"{name.replace('_', ' ')}: {count}")
-    table = Table("run", "state", "by", "pairs", "step", "loss", "result", box=None)
+    table = Table("run", "state", "by", "pairs", "step", "average loss", "result", box=None)
     rejected = rejections(await ledger.models())
     for run in await ledger.runs(10):
         state, result = outcome(run, rejected)

@@ -79,7 +79,7 @@ async def test_admins_get_what_they_ask_for(stage: Stage) -> None:
             "waiting 2",
             "Run 3: training\n40 liked",
             "▓▓▓▓▓░",
-            " 25 % (5/20)\nTime left: 2:05\nLoss: 1.234",
+            " 25 % (5/20)\nTime left: 2:05\nLoss, average of the last tenth: 1.234",
             "2027-01-02 03:04 UTC",
         ):
             assert part in status
@@ -281,7 +281,7 @@ async def test_an_admin_who_cannot_be_told_disturbs_nobody(stage: Stage) -> None
 def test_the_terminal_tells_the_same() -> None:
     """State, loss and time left stand before the bar, each as soon as it is known."""
     assert on_terminal("training", None, None) == "training"
-    assert on_terminal("training", 1.2345, None) == "training, loss 1.234"
+    assert on_terminal("training", 1.2345, None) == "training, average loss 1.234"
     assert on_terminal("evaluating", None, 3725.0) == "evaluating, 1:02:05 left"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -110,6 +111,9 @@ def test_every_step_is_told(good: Trained) -> None:
     assert all(each.steps == good.outcome.steps == plan.steps for each in told)
     assert all(each.loss is not None and each.seconds_left is not None for each in told)
     assert told[-1].seconds_left == 0
+    tenth = [value for _, value in losses(Path(str(good.outcome.scalars)))][-math.ceil(plan.steps / 10) :]
+    assert len(tenth) > 1
+    assert told[-1].loss == pytest.approx(sum(tenth) / len(tenth)), "an average, and not the last step's"
     assert good.outcome.seconds > 0 and good.outcome.peak_memory > 1e8
 
 

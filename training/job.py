@@ -190,7 +190,9 @@ WorkerJob = Job | MergeJob | EvaluationJob | ImportJob | CompareJob
 
 @dataclass(frozen=True, slots=True)
 class Progress(Record):
-    """One line on the worker's standard output. `seconds_left` is an estimate, None while unknown."""
+    """One line on the worker's standard output. `seconds_left` is an estimate, None while unknown; `loss` is the mean
+    over the last tenth of a training's steps.
+    """
 
     stage: str
     step: int = 0

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -77,22 +80,24 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 class _Report(Hook):  # type: ignore[misc]
-    """Says after each optimiser step how far the training is."""
+    """Reports after each optimizer step how far the training is, with the mean loss of the last tenth of its steps."""
 
     def __init__(self, say: Callable[[Progress], None], batches: int) -> None:
         self._say = say
         self._batches = batches
         self.begun = 0.0
         self._first = 0
+        self._losses = deque[float]()
 
     def before_train(self, runner: Any) -> None:
         self.begun, self._first = time.monotonic(), runner.iter
+        self._losses = deque(maxlen=ceil(runner.max_iters / self._batches / 10))
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         if not self.every_n_train_iters(runner, self._batches):
             return
         done = batch_idx + 1
         left = (time.monotonic() - self.begun) / (done - self._first) * (runner.max_iters - done)
-        loss = runner.message_hub.get_scalar("train/loss").mean(self._batches)
+        self._losses.append(float(runner.message_hub.get_scalar("train/loss").mean(self._batches)))
         steps = runner.max_iters // self._batches
-        self._say(Progress("training", done // self._batches, steps, float(loss), round(left, 1)))
+        self._say(Progress("training", done // self._batches, steps, mean(self._losses), round(left, 1)))
