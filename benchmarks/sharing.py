@@ -1,12 +1,14 @@
-"""What people notice of a training on the card that answers them.
+"""What people notice of a whole run beside the chat, from its first phase to its last.
 
-    python -m benchmarks.sharing --work DIR [--people 8] [--seconds 30]
+    python -m benchmarks.sharing --work DIR [--json FILE] [--people 8] [--pictures 256] [--no-courtesy]
+    python -m benchmarks.sharing --work DIR --engine cpu --people 2 --pictures 12 --alone 15
 
-Through our `Deployment` with lmdeploy, as the bot uses it, and the product's worker, both on one card with full-size
-random weights in the official layout. Everybody sends a picture and goes on asking about it, with a new picture now and
-then: first with the card to themselves, then beside a training of 64 pictures (13 tiles, batches of 4, nothing but the
-numbers of batches changed). Prints JSON: the waits for the first word in both, the ratios of their 95th percentiles,
-seconds of a training step, and memory of the card.
+Through our `Deployment`, as the bot uses it, and the product's workers. With `--engine lmdeploy` both are on one GPU,
+with full-size random weights in the official layout (written into DIR on first use); `--engine cpu` is a small form
+with the stand-in model, to see that the benchmark runs. Everybody sends a picture and goes on asking about it, with a
+new picture now and then: first with the engine to themselves, then beside a run, which sees its pictures (features),
+trains, merges and evaluates. Prints a table of the waits for the first word in each phase, with the ratio of their 95th
+percentile to that without a run, and writes the same as JSON.
 """
 
 from __future__ import annotations
@@ -14,100 +16,209 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import shutil
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
 
 from benchmarks.lmdeploy_serving import checkpoint, set_tiles
 from benchmarks.lmdeploy_swap import Crowd, Seen, gpu_megabytes
 from benchmarks.training import SYSTEM, lay_out
 from inference.deployment import Deployment
 from inference.settings import InferenceSettings
-from training.job import Job, Progress
+from inference.tiny import CHECKPOINT
+from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress
 from training.launcher import ChildTrainer
+from training.run_folder import HELD_OUT_ROWS
 from training.settings import TrainingSettings
 
+ALONE: Final = "alone"
+PHASES: Final = {"looking": "features", "training": "training", "merging": "merge", "evaluating": "evaluation"}
+"""The stages that workers report, and what they are called here. Loading and checking are between them."""
 
-def waits(seen: Sequence[Seen], start: float, end: float) -> dict[str, dict[str, float]]:
-    """Median and 95th percentile in seconds, of first turns and of follow-ups asked between two moments."""
-    found = {}
-    for name, follow_up in (("first turns", False), ("follow-ups", True)):
-        values = sorted(each.wait for each in seen if start <= each.asked < end and each.follow_up is follow_up)
-        found[name] = {
-            "number": len(values),
-            "median": round(values[len(values) // 2], 4),
-            "p95": round(values[min(int(len(values) * 0.95), len(values) - 1)], 4),
-        }
+TURNS: Final = {"first turns": False, "follow-ups": True}
+HELD_OUT: Final = 8
+WARM_UP: Final = 12.0
+
+
+class Phases:
+    """When each phase of a run began and ended, by what its workers report."""
+
+    def __init__(self) -> None:
+        self.spans: dict[str, tuple[float, float]] = {}
+        self._now = ""
+
+    def note(self, progress: Progress) -> None:
+        """Take a worker's progress. Another stage ends the phase before it."""
+        stage = PHASES.get(progress.stage, "")
+        if stage != self._now:
+            self.end()
+            self.begin(stage)
+        if progress.step and progress.step == progress.steps:
+            self.end()
+
+    def begin(self, phase: str) -> None:
+        """Begin a phase; an empty name begins none."""
+        self._now = phase
+        if phase and phase not in self.spans:
+            self.spans[phase] = (time.monotonic(), float("inf"))
+
+    def end(self) -> None:
+        """End the present phase, if any."""
+        if self._now:
+            self.spans[self._now] = (self.spans[self._now][0], time.monotonic())
+
+
+def waits(seen: Sequence[Seen], span: tuple[float, float], *, follow_up: bool) -> dict[str, float]:
+    """Number, median and 95th percentile in seconds of those asked within a span of time."""
+    values = sorted(each.wait for each in seen if span[0] <= each.asked < span[1] and each.follow_up is follow_up)
+    if not values:
+        return {"number": 0}
+    return {
+        "number": len(values),
+        "median": round(values[len(values) // 2], 4),
+        "p95": round(values[min(int(len(values) * 0.95), len(values) - 1)], 4),
+    }
+
+
+def summary(seen: Sequence[Seen], spans: dict[str, tuple[float, float]]) -> dict[str, dict[str, Any]]:
+    """The waits of each phase, with the ratios of the 95th percentiles to those without a run."""
+    found: dict[str, dict[str, Any]] = {}
+    for phase, span in spans.items():
+        found[phase] = {"seconds": round(span[1] - span[0], 1)}
+        for name, follow_up in TURNS.items():
+            numbers = waits(seen, span, follow_up=follow_up)
+            alone = found[ALONE].get(name, {}).get("p95")
+            if phase != ALONE and alone and "p95" in numbers:
+                numbers["ratio"] = round(numbers["p95"] / alone, 2)
+            found[phase][name] = numbers
     return found
+
+
+def table(phases: dict[str, dict[str, Any]]) -> Table:
+    """The summary for people."""
+    heads = [f"{name}: {column}" for name in TURNS for column in ("number", "median s", "95 % s", "ratio")]
+    made = Table("phase", "seconds", *heads)
+    for phase, found in phases.items():
+        cells = [found[name].get(key, "–") for name in TURNS for key in ("number", "median", "p95", "ratio")]
+        made.add_row(phase, str(found["seconds"]), *map(str, cells))
+    return made
+
+
+def jobs(base: Path, options: argparse.Namespace, courtesy: str) -> tuple[Job, MergeJob, EvaluationJob]:
+    """The three jobs of the run, in folders of their own."""
+    work, merged = options.work / "sharing", options.work / "sharing-merged"
+    for folder in (work, merged):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+    data, images = lay_out(base, options.work / f"data-{options.engine}-{options.pictures}", options.pictures)
+    rows = json.loads(data.read_text(encoding="utf-8"))
+    (work / HELD_OUT_ROWS).write_text(json.dumps(rows[:HELD_OUT]), encoding="utf-8")
+    device = "cpu" if options.engine == "cpu" else "cuda"
+    training = replace(
+        Job("1", str(base), str(data), str(images), str(work), SYSTEM, device=device),
+        courtesy=courtesy,
+        epochs=2,
+        save_steps=0,
+        **options.knobs,
+    )
+    merging = MergeJob("1", str(base), "", str(merged), str(work), SYSTEM)
+    judging = EvaluationJob(
+        run="1",
+        candidate=str(merged),
+        live=str(base),
+        data=str(work / HELD_OUT_ROWS),
+        images=str(images),
+        work=str(work),
+        system=SYSTEM,
+        device=device,
+        courtesy=courtesy,
+    )
+    return training, merging, judging
+
+
+async def carry_out(training: Job, merging: MergeJob, judging: EvaluationJob, phases: Phases) -> Outcome:
+    """Train, merge and evaluate, as the pipeline does; the training's outcome."""
+    trainer = ChildTrainer(TrainingSettings())
+    trained = _good(await trainer.train(training, phases.note))
+    phases.begin("merge")
+    _good(await trainer.merge(replace(merging, adapter=str(trained.adapter)), phases.note))
+    phases.begin("evaluation")
+    _good(await trainer.evaluate(judging, phases.note))
+    phases.end()
+    return trained
+
+
+def _good(outcome: Outcome) -> Outcome:
+    if not outcome.ok:
+        raise RuntimeError(outcome.reason)
+    return outcome
+
+
+def base_model(options: argparse.Namespace) -> Path:
+    """The checkpoint that answers and is trained."""
+    if options.engine == "cpu":
+        return CHECKPOINT
+    base = checkpoint(options.work, "2b")
+    set_tiles(base, 12)
+    return base
 
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Chat alone, then beside a training."""
-    base = checkpoint(options.work, "2b")
-    set_tiles(base, 12)
-    data, images = lay_out(base, options.work / "data-64", 64)
-    settings = InferenceSettings.model_validate({"engine": "lmdeploy", "model": str(base), **options.settings})
+    """Chat alone, then beside a run."""
+    base = base_model(options)
+    settings = InferenceSettings.model_validate({"engine": options.engine, "model": str(base), **options.settings})
     deployment = Deployment(settings, "first", base, logs=options.work)
+    courtesy = str(deployment.first_words.resolve()) if options.courtesy else ""
+    training, merging, judging = await asyncio.to_thread(jobs, base, options, courtesy)
+    phases = Phases()
     await deployment.start()
     crowd = Crowd(deployment, options.people, options.tokens)
-    found: dict[str, Any] = {}
-    steps: list[float] = []
-    going = asyncio.Event()
-
-    def note(progress: Progress) -> None:
-        if progress.stage == "training":
-            steps.append(time.monotonic())
-            if len(steps) == 3:
-                going.set()
-
-    work = options.work / "sharing"
-    work.mkdir(exist_ok=True)
-    job = replace(Job("1", str(base), str(data), str(images), str(work), SYSTEM), epochs=1000, **options.knobs)
-    if options.courtesy:
-        job = replace(job, courtesy=str(deployment.first_words.resolve()))
+    found: dict[str, Any] = {"engine": options.engine, "people": options.people, "courtesy": options.courtesy}
     try:
-        await asyncio.sleep(12)
-        began = time.monotonic()
-        await asyncio.sleep(options.seconds)
-        alone = waits(crowd.seen, began, time.monotonic())
-        found["megabytes_alone"] = gpu_megabytes()
-        training = asyncio.create_task(ChildTrainer(TrainingSettings()).train(job, note))
-        waiting = asyncio.create_task(going.wait())
-        await asyncio.wait((training, waiting), return_when=asyncio.FIRST_COMPLETED)
-        began, begun = time.monotonic(), len(steps)
-        await asyncio.sleep(options.seconds)
-        found["megabytes_shared"] = gpu_megabytes()
-        done, ended = len(steps) - begun, time.monotonic()
-        if training.done():
-            raise RuntimeError(training.result().reason)
-        training.cancel()
-        await asyncio.wait((training,))
-        beside = waits(crowd.seen, began, ended)
+        await asyncio.sleep(WARM_UP)
+        phases.begin(ALONE)
+        await asyncio.sleep(options.alone)
+        phases.end()
+        if options.engine != "cpu":
+            found["megabytes_alone"] = gpu_megabytes()
+        trained = await carry_out(training, merging, judging, phases)
     finally:
         await crowd.stop()
         await deployment.stop()
-    found |= {"alone": alone, "beside": beside, "step_seconds": round((ended - began) / max(done, 1), 3)}
-    found["p95_ratios"] = {name: round(beside[name]["p95"] / alone[name]["p95"], 2) for name in alone}
-    found["errors"] = crowd.errors
-    return found
+    found |= {"steps": trained.steps, "peak_bytes": trained.peak_memory, "errors": crowd.errors}
+    return found | {"phases": summary(crowd.seen, phases.spans)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sharing", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--work", type=Path, required=True, help="a folder for the checkpoint and the logs")
+    parser.add_argument("--json", type=Path, help="a file for the result; without it standard output")
+    parser.add_argument("--engine", choices=("lmdeploy", "cpu"), default="lmdeploy")
     parser.add_argument("--people", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--pictures", type=int, default=256, help="rows of the training, one picture each")
+    parser.add_argument("--alone", type=float, default=45.0, help="seconds of chat before the run")
     parser.add_argument("--courtesy", action=argparse.BooleanOptionalAction, default=True, help="as the bot has it")
     parser.add_argument("--settings", type=json.loads, default={}, help="others of [inference], as JSON")
     parser.add_argument("--knobs", type=json.loads, default={}, help="others of the job, as JSON")
     options = parser.parse_args(arguments)
+    options.work = options.work.absolute()
     options.work.mkdir(parents=True, exist_ok=True)
-    sys.stdout.write(json.dumps(asyncio.run(run(options)), indent=2) + "\n")
+    found = asyncio.run(run(options))
+    Console(stderr=True, width=160).print(table(found["phases"]))
+    text = json.dumps(found, indent=2) + "\n"
+    if options.json:
+        options.json.write_text(text, encoding="utf-8")
+    else:
+        sys.stdout.write(text)
 
 
 if __name__ == "__main__":
