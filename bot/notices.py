@@ -19,6 +19,7 @@ from aiogram.types import FSInputFile
 from aiogram.types import Message as TelegramMessage
 from cachetools import LRUCache, TTLCache
 
+from bot.figures import taught_by
 from bot.handlers.models import MODEL_STATES
 from bot.keyboards import CancelRun, cancelling
 from bot.progress import run_progress
@@ -29,11 +30,12 @@ from bot.telegram import DeliveryError, Doubtful, Glimpse
 from bot.translation import Say, Translator, later
 from storage.errors import StorageError
 from storage.ledger import Ledger
-from storage.records import Model, Run
+from storage.records import Model, Run, Taught
 from storage.states import RUN_TRANSITIONS, RunState
 from training.figures import clock, percent, size
 from training.job import RATED
 from training.report import Report
+from training.selection import cut_off
 from training.sources import title
 
 CAPTION_LIMIT: Final = 1024
@@ -218,12 +220,12 @@ def numbers(report: str, say: Say) -> list[str]:
     it = Report.from_json(report)
     return [
         say(
-            "Learned from {pairs} liked answers, {raters} raters; judged by {held_out} more.",
-            pairs=it.effort.pairs,
-            raters=it.effort.raters,
+            "Learned from {taught}; judged by {held_out} more.",
+            taught=taught_by(Taught(it.effort.pairs, it.effort.votes, it.effort.raters), say),
             held_out=it.held_out,
         ),
         *([say("Too long to learn: {count} more.", count=it.effort.too_long)] if it.effort.too_long else []),
+        *([f"⚠ {retold(limit, say)}"] if (limit := cut_off(it.effort.cut, it.effort.liked)) else []),
         *_beside(it.effort.taught, say),
         say("Loss on those: {live} before, {new} now.", live=f"{it.live_nll:.3f}", new=f"{it.nll:.3f}"),
         say(

@@ -17,6 +17,9 @@ from bot.translation import Say, later
 KNOWN: Final = (
     # training.selection
     later(
+        "{cut} of {liked} liked answers were cut off at the longest answer and teach nothing: raise chat.max_new_tokens"
+    ),
+    later(
         "{chosen} liked answers can teach, training.min_rated wants {wanted} (rated {rated}, disliked {disliked}, "
         "unfinished {unfinished}, too long {too_long}, duplicates {duplicates}, selected {selected}, raters {raters}): "
         "collect {missing} more thumbs up, or lower training.min_rated."

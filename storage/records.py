@@ -236,16 +236,27 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class Taught:
+    """What a run was taught by: liked answers, the thumbs up on them when it began, and how many people gave those.
+
+    Without what was forgotten since.
+    """
+
+    answers: int = 0
+    votes: int = 0
+    people: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Version:
     """A model as people count them: `number` is 1 for the one the bot began with, and what taught it.
 
-    `votes` are the thumbs up of `people` on the answers that it was trained on, without those that were forgotten.
+    `created` is when it was made.
     """
 
     model: str
     number: int
-    votes: int
-    people: int
+    taught: Taught
     created: float
 
 

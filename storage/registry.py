@@ -8,16 +8,20 @@ from dataclasses import asdict, fields
 from sqlite_utils import Database
 
 from storage.errors import IllegalTransition, StorageError, UnknownRecord
-from storage.queries import Queries, every, first
-from storage.records import Model, Promotion, Version
+from storage.queries import Queries, every, first, number
+from storage.records import Model, Promotion, Taught, Version
 from storage.states import MODEL_TRANSITIONS, ModelState
 
 _SELECT = f"SELECT {', '.join(each.name for each in fields(Model))} FROM models"
 _SELECT_PROMOTION = 'SELECT id, model, previous, "by", created, done, error FROM promotions'
 
-_VERSION = """
-SELECT (SELECT count(DISTINCT model) FROM promotions WHERE done IS NOT NULL AND id <= (
-            SELECT min(id) FROM promotions WHERE model = :model AND done IS NOT NULL)) AS number,
+_NUMBER = """
+SELECT count(DISTINCT model) FROM promotions WHERE done IS NOT NULL AND id <= (
+    SELECT min(id) FROM promotions WHERE model = ? AND done IS NOT NULL)
+"""
+
+_TAUGHT = """
+SELECT (SELECT count(*) FROM run_selections WHERE run = :run AND split = 'train') AS answers,
        count(*) AS votes,
        count(DISTINCT rater) AS people
   FROM (SELECT rater, value, max(feedback.id)
@@ -89,11 +93,13 @@ class Registry(Queries):
 
         def work(database: Database) -> Version:
             found = _get(database, model)
-            row = first(database, _VERSION, {"model": model, "run": found.run})
-            assert row is not None
-            return Version(model=model, created=found.created, **row)
+            return Version(model, number(database, _NUMBER, [model]), _taught(database, found.run), found.created)
 
         return await self._read(work)
+
+    async def taught(self, run: int) -> Taught:
+        """What a run was taught by, the same as `version` has it."""
+        return await self._read(lambda database: _taught(database, run))
 
     async def move_model(self, model: str, state: ModelState, reason: str = "") -> Model:
         """Enter `state`, with the reason for it if there is one (a rejection).
@@ -223,6 +229,12 @@ def _get(database: Database, model: str) -> Model:
     if row is None:
         raise UnknownRecord(f"There is no model {model}: see the list of models.")
     return _model(row)
+
+
+def _taught(database: Database, run: int | None) -> Taught:
+    row = first(database, _TAUGHT, {"run": run})
+    assert row is not None
+    return Taught(**row)
 
 
 def _live(database: Database) -> Model | None:

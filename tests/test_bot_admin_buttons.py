@@ -20,7 +20,7 @@ async def test_a_dry_run_begins_nothing(stage: Stage) -> None:
     admin = Notebook()
     async with stage.bot(admin=admin), stage.person(ADMIN, "Root") as root:
         assert (await told(root, "/retrain dry"))["text"].splitlines() == [
-            "A run now would learn from 45 liked answers, 6 raters; it would be judged by 5 more.",
+            "A run now would learn from 45 liked answers of 6 people; it would be judged by 5 more.",
             "Of 60 rated answers 4 are not liked enough, 1 were cut short, 2 are too long, 3 say the same as others.",
             "How: qlora, each pair 6 times.",
             "Beside them from elsewhere: food.",

@@ -234,7 +234,10 @@ async def test_the_numbers_of_a_run_are_told(stage: Stage) -> None:
     """With the model's report the outcome has its numbers, in the admin's language."""
     effort = Effort(
         pairs=54,
+        votes=60,
         raters=3,
+        liked=90,
+        cut=31,
         steps=56,
         training_seconds=75,
         merging_seconds=5,
@@ -253,7 +256,8 @@ async def test_the_numbers_of_a_run_are_told(stage: Stage) -> None:
             await bot.notices.run_finished(replace(RUN, state=RunState.DONE, model="run-3"), model)
         assert (await root.bot_messages())[-1]["text"].splitlines() == [
             "Run 3 is done. Its model run-3 is live.",
-            "Learned from 54 liked answers, 3 raters; judged by 6 more.",
+            "Learned from 54 liked answers: 60 votes of 3 people; judged by 6 more.",
+            "⚠ 31 of 90 liked answers were cut off at the longest answer and teach nothing: raise chat.max_new_tokens",
             "Beside them from elsewhere: food (50), ex_cn.json (4).",
             "Loss on those: 1.250 before, 0.500 now.",
             "Facts right: 90.0 % before, 92.0 % now, of 150 questions.",

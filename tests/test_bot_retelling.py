@@ -26,7 +26,7 @@ from training.evaluate import verdict
 from training.job import TrainingError
 from training.launcher import _last_words
 from training.merged_models import NOT_THE_SAME
-from training.selection import select_pairs
+from training.selection import CUT_OFF, select_pairs
 from training.trainable import QUANTIZED, UNKNOWN
 from training.worker import explained
 
@@ -42,6 +42,7 @@ LONG_TO_BE_SAID = {
         "merge.py",
         "diverged, {name} is not",
     ),
+    CUT_OFF.format(cut=4, liked=10): ("selection.py", " were cut off at the longest answer"),
     QUANTIZED.format(base="/m"): ("trainable.py", "has quantized weights"),
     UNKNOWN.format(base="/m", found="LlavaModel"): ("trainable.py", "only an InternVL2 with InternLM2"),
     "The adapter of run-1 or its base model is gone: choose another model of /models": (

@@ -25,5 +25,7 @@ async def test_model_tells_who_taught_it(stage: Stage) -> None:
         await ledger.add_model(Model("run-1", "/m/1", ModelState.CANDIDATE, run.id, 2.0))
         await ledger.promote("run-1")
         await ledger.rate(Rating(1, 99, 1, 10**12))  # after the fact
-        assert (await told(ada, "/model"))["text"] == "Version 2 (run-1), taught by 2 votes of 2 people."
-        assert (await told(wei, "/model"))["text"] == "第 2 版（run-1），由 2 个人的 2 次评价教出来的。"
+        assert (await told(ada, "/model"))[
+            "text"
+        ] == "Version 2 (run-1), taught by 2 liked answers: 2 votes of 2 people."
+        assert (await told(wei, "/model"))["text"] == "第 2 版（run-1），训练依据：2 条好评回答（2 个人的 2 次评价）。"

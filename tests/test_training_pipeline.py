@@ -11,6 +11,7 @@ import os
 import re
 from collections import namedtuple
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 import pytest_asyncio
 
 from storage.models import verify
-from storage.records import Run
+from storage.records import Chat, Person, Rating, Run, Taught
 from storage.states import ModelState, RunState
 from tests.lessons import SYSTEM, photo
 from tests.llava_files import foodie, write_file
@@ -28,6 +29,7 @@ from training.job import EvaluationJob, Job, MergeJob, TrainingError
 from training.report import Report
 from training.resume import begin, checkpoint
 from training.run_folder import FEATURES, LOSSES, STATE
+from training.run_sheet import facts
 from training.selection import HELD_OUT, TRAIN, TooFewPairs
 from training.sources import About
 
@@ -383,3 +385,21 @@ async def test_a_base_that_cannot_be_trained_is_told_first(
     assert (run.state, model) == (RunState.FAILED, None)
     assert re.search(told, run.reason)
     assert room.trainer.jobs == []
+
+
+async def test_the_report_counts_what_model_tells(room: Room) -> None:
+    """Liked answers, votes and people are the same on the sheet, at a run's end and in /model."""
+    second = await room.ledger.rated_exchanges()
+    await room.ledger.see(Person(2), Chat(2))
+    for number, each in enumerate(second):
+        await room.ledger.rate(Rating(each.exchange.id, 2, 1, 9000 + number))
+    _, model = await room.run()
+    assert model is not None
+    judging = room.trainer.jobs[-1]
+    assert isinstance(judging, EvaluationJob)
+    taught = (await room.ledger.version(model.id)).taught
+    effort = judging.effort
+    assert taught == Taught(9, 18, 2) == Taught(effort.pairs, effort.votes, effort.raters)
+    assert ("votes", "18 of 2 people") in facts(Report(accepted=True, effort=effort))
+    cut = facts(Report(accepted=True, effort=replace(effort, liked=10, cut=4)))
+    assert any("raise chat.max_new_tokens" in value for _, value in cut)

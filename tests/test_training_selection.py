@@ -12,7 +12,7 @@ from inference.messages import Picture, Role, Turn
 from storage.records import RatedExchange
 from tests.lessons import rated, seen
 from training.llava import lesson
-from training.selection import HELD_OUT, TRAIN, Pair, Selection, TooFewPairs, select_pairs, split
+from training.selection import CUT_OFF, HELD_OUT, TRAIN, Pair, Selection, TooFewPairs, select_pairs, split
 
 FAR = [f"{number * 0x0123456789ABCDEF % 2**64:016x}" for number in range(1, 60)]
 
@@ -113,6 +113,17 @@ def test_a_tenth_is_held_out_and_no_picture_is_on_both_sides() -> None:
     assert sorted(select(rows[::-1], min_rated=100).rows()) == sorted(selection.rows())
     assert {side for _, side in selection.rows()} == {TRAIN, HELD_OUT}
     assert selection.counts.raters == 1
+
+
+def test_the_longest_answer_is_named_where_it_costs_many_answers() -> None:
+    """When over a third of the liked answers were cut off at it, the refusal begins with the cause and the setting."""
+    rows = [rated(number, [f"p{number}"], finish="length" if number < 4 else "stop") for number in range(10)]
+    assert select(rows).counts.limit == CUT_OFF.format(cut=4, liked=10)
+    with pytest.raises(TooFewPairs, match=r"^4 of 10 liked answers were cut off.*raise chat.max_new_tokens; 6 liked"):
+        select(rows, min_rated=8)
+    assert select(rows[1:]).counts.limit == "", "a third of them is no cause"
+    stopped = [rated(number, [f"p{number}"], finish="abort" if number < 9 else "stop") for number in range(20)]
+    assert select(stopped).counts.limit == "", "nor are those that people stopped"
 
 
 def test_raters_are_those_who_liked_what_is_trained_on() -> None:

@@ -15,6 +15,7 @@ from training.job import RATED, EvaluationJob, Job, MergeJob, Outcome
 from training.knobs import Recipe
 from training.report import Effort
 from training.run_folder import HELD_OUT_ROWS, TRAIN_ROWS
+from training.selection import Counts
 from training.settings import Source, TrainingSettings
 
 
@@ -85,15 +86,20 @@ class Orders:
         )
 
     def judging(
-        self, run: Run, candidate: Path, live: Model | None, trained: Outcome, merged: Outcome
+        self, run: Run, candidate: Path, live: Model | None, trained: Outcome, merged: Outcome, counts: Counts
     ) -> EvaluationJob:
-        """Judge the candidate's directory against the live model, the base where there is none."""
+        """Judge the candidate's directory against the live model, the base where there is none; `counts` says what
+        became of the rated answers.
+        """
         settings, folder = self.settings, Path(run.directory)
         pairs = trained.samples.get(RATED, run.samples)
         effort = Effort(
             pairs=pairs,
             too_long=run.samples - pairs,
-            raters=run.raters,
+            votes=counts.votes,
+            raters=counts.raters,
+            liked=counts.rated - counts.disliked,
+            cut=counts.cut,
             steps=trained.steps,
             training_seconds=trained.seconds,
             merging_seconds=merged.seconds,

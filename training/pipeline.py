@@ -12,7 +12,7 @@ import logging
 import shutil
 from collections.abc import Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -169,7 +169,9 @@ class Pipeline:
             merged = _good(await self._trainer.merge(self._orders.merging(run, workspace, trained), report))
             await told(on_change, await self._ledger.move_run(run.id, RunState.EVALUATING, step=0, steps=0))
             live = await self._ledger.live_model()
-            judging = self._orders.judging(run, workspace, live, trained, merged)
+            taught = await self._ledger.taught(run.id)
+            counts = replace(selection.counts, votes=taught.votes, raters=taught.people)
+            judging = self._orders.judging(run, workspace, live, trained, merged, counts)
             _good(await self._trainer.evaluate(judging, report))
         return await _undisturbed(self._publish(run, folder, workspace, on_change))
 

@@ -16,7 +16,8 @@ class Effort(Record):
     """What a run was taught with, and what that took: times in seconds, sizes in bytes.
 
     `taught` says how many samples of which source the candidate was trained on; `pairs` are the liked answers alone,
-    `too_long` those that the trainer left out.
+    with `votes` thumbs up of `raters` people, `too_long` those that the trainer left out. Of `liked` answers `cut` were
+    cut off at the longest answer, and taught nothing.
     """
 
     pairs: int = 0
@@ -28,6 +29,9 @@ class Effort(Record):
     adapter_bytes: int = 0
     taught: dict[str, int] = field(default_factory=dict)
     too_long: int = 0
+    votes: int = 0
+    liked: int = 0
+    cut: int = 0
 
 
 @dataclass(frozen=True, slots=True)

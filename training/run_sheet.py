@@ -17,6 +17,7 @@ from training.job import RATED, EvaluationJob
 from training.llava import Lesson
 from training.report import Report
 from training.run_folder import PICTURE, SHEET
+from training.selection import cut_off
 from training.sheet import Row, Sheet
 from training.sheet_picture import draw
 
@@ -66,7 +67,8 @@ def facts(report: Report) -> tuple[tuple[str, str], ...]:
         ("learned", f"{effort.pairs} liked answers"),
         *([("too long to learn", f"{effort.too_long} more")] if effort.too_long else []),
         *([("and from elsewhere", f"{others} samples")] if others else []),
-        ("raters", str(effort.raters)),
+        ("votes", f"{effort.votes} of {effort.raters} people"),
+        *([("cut off", note)] if (note := cut_off(effort.cut, effort.liked)) else []),
         ("judged by", f"{report.held_out} more of them"),
         ("loss on those", f"{report.live_nll:.3f} → {report.nll:.3f}"),
         ("facts right", f"{100 * report.live_correct:.1f} → {percent(report.correct)} of {report.questions}"),

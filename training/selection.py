@@ -19,6 +19,9 @@ from training.llava import Lesson, lesson
 
 TRAIN = "train"
 HELD_OUT = "held_out"
+CUT_OFF = (
+    "{cut} of {liked} liked answers were cut off at the longest answer and teach nothing: raise chat.max_new_tokens"
+)
 
 
 class TooFewPairs(TrainingError):
@@ -28,7 +31,7 @@ class TooFewPairs(TrainingError):
 @dataclass(frozen=True, slots=True)
 class Counts:
     """What became of the rated exchanges. `raters` is how many people liked the selected ones; in a `Selection`, those
-    to train on.
+    to train on. `cut` of the unfinished ones were cut off at the longest answer.
     """
 
     rated: int = 0
@@ -38,9 +41,17 @@ class Counts:
     duplicates: int = 0
     selected: int = 0
     raters: int = 0
+    votes: int = 0
+    cut: int = 0
 
     def __str__(self) -> str:
-        return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in asdict(self).items())
+        told = {name: value for name, value in asdict(self).items() if name not in ("votes", "cut")}
+        return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in told.items())
+
+    @property
+    def limit(self) -> str:
+        """Why so few answers teach, where the longest answer is the cause, with the next step; else empty."""
+        return cut_off(self.cut, self.rated - self.disliked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +78,11 @@ class Selection:
     def rows(self) -> list[tuple[int, str]]:
         """Exchange ids with the name of their side, as the ledger freezes them."""
         return [(each.id, TRAIN) for each in self.train] + [(each.id, HELD_OUT) for each in self.held_out]
+
+
+def cut_off(cut: int, liked: int) -> str:
+    """Say that the longest answer is the limit, where more than a third of the liked ones were cut off at it."""
+    return CUT_OFF.format(cut=cut, liked=liked) if 3 * cut > liked else ""
 
 
 def liked(rated: Iterable[RatedExchange], threshold: int) -> list[RatedExchange]:
@@ -170,6 +186,7 @@ def choose(
         rated=len(rated),
         disliked=len(rated) - len(good),
         unfinished=len(good) - len(whole),
+        cut=sum(each.exchange.finish == "length" for each in good),
         too_long=len(whole) - len(short),
         duplicates=len(short) - len(chosen),
         selected=len(chosen),
@@ -191,8 +208,9 @@ def select_pairs(
     """Choose and split. Raises `TooFewPairs` with the numbers."""
     chosen, counts = choose(rated, phashes, threshold=threshold, distance=distance, max_length=max_length)
     if len(chosen) < min_rated:
+        limit = f"{counts.limit}; " if counts.limit else ""
         raise TooFewPairs(
-            f"{len(chosen)} liked answers can teach, training.min_rated wants {min_rated} ({counts}): "
+            f"{limit}{len(chosen)} liked answers can teach, training.min_rated wants {min_rated} ({counts}): "
             f"collect {min_rated - len(chosen)} more thumbs up, or lower training.min_rated."
         )
     train, held_out = split(chosen, phashes, distance=distance, share=share, seen=seen)

@@ -19,6 +19,7 @@ from bot.handlers.taps import acknowledge
 from bot.inbox import Delivery
 from bot.keyboards import CancelRun
 from bot.replies import Reply
+from bot.retelling import retold
 from bot.translation import Say
 from storage.errors import RunBusy
 from storage.ledger import Ledger
@@ -75,9 +76,10 @@ async def _rehearsed(admin: AdminActions, say: Say) -> str:
     counts, recipe = plan.counts, plan.recipe
     lines = [
         say(
-            "A run now would learn from {pairs} liked answers, {raters} raters; it would be judged by {held_out} more.",
+            "A run now would learn from {pairs} liked answers of {people} people; it would be judged by {held_out} "
+            "more.",
             pairs=plan.pairs,
-            raters=counts.raters,
+            people=counts.raters,
             held_out=plan.held_out,
         ),
         say(
@@ -89,6 +91,7 @@ async def _rehearsed(admin: AdminActions, say: Say) -> str:
             too_long=counts.too_long,
             duplicates=counts.duplicates,
         ),
+        *([f"⚠ {retold(counts.limit, say)}"] if counts.limit else []),
         say("How: as {file} says.", file=recipe.name)
         if isinstance(recipe, Path)
         else say("How: {method}, each pair {epochs} times.", method=recipe.method, epochs=f"{recipe.epochs:g}"),

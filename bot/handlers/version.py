@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiogram import Router
 from aiogram.types import Message
 
+from bot.figures import taught_by
 from bot.handlers.commands import Command
 from bot.replies import Reply
 from bot.translation import Say
@@ -29,6 +30,4 @@ async def model(message: Message, reply: Reply, say: Say, ledger: Ledger) -> Non
     if live.run is None:
         await reply.finish(say("{version}, as it came. Nobody's thumbs have taught it yet.", version=name))
         return
-    votes = say.count("{number} vote", "{number} votes", version.votes)
-    people = say.count("{number} person", "{number} people", version.people)
-    await reply.finish(say("{version}, taught by {votes} of {people}.", version=name, votes=votes, people=people))
+    await reply.finish(say("{version}, taught by {taught}.", version=name, taught=taught_by(version.taught, say)))
