@@ -22,7 +22,9 @@ from typing import Any, Final
 import structlog
 from aiogram import Bot, Dispatcher
 from aiogram.types import Message, Update
+from aiogram.types.update import UpdateTypeLookupError
 from cachetools import LRUCache
+from pydantic import ValidationError
 
 from bot.albums import Waiting, members, seconds_missing
 from bot.lanes import is_update, lane_of
@@ -43,6 +45,9 @@ ATTEMPTS: Final = 20
 ENDED_EACH_TIME: Final = later("My whole process has ended each time that I tried.")
 SETTLED: Final = 4096
 PAUSES: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+
+UNREADABLE: Final = (ValidationError, OverflowError, UnicodeError, RecursionError)
+"""What an update's own values raise: wrong types, more than 64 bits, half a surrogate pair. No attempt can succeed."""
 
 log = structlog.get_logger()
 
@@ -231,7 +236,9 @@ class Inbox:
                 error = failed
                 failures += 1
                 log.error("update failed", update=turn[0].update.id, failures=failures, trace=trace(failed))
-            if (failures >= FAILURES or isinstance(error, _Hopeless)) and await self._set_aside(turn, error):
+            if (failures >= FAILURES or isinstance(error, (_Hopeless, *UNREADABLE))) and await self._set_aside(
+                turn, error
+            ):
                 return
             pause = PAUSES[min(tries, len(PAUSES) - 1)]
             tries += 1
@@ -275,6 +282,10 @@ class Inbox:
     async def _attempt(self, turn: list[Waiting], attempt: int) -> None:
         lead = turn[0]
         updates = [Update.model_validate(each.raw, context={"bot": self._bot}) for each in turn]
+        if not _has_a_kind(updates[0]):
+            log.warning("update of an unknown kind", update=lead.update.id)
+            await self._finished(lead.update.id, "")
+            return
         album = tuple(each.message for each in updates if each.message) if lead.group else ()
         delivery = Delivery(lead.update.id, attempt, lead.update.received, album)
         unreachable = ""
@@ -307,6 +318,13 @@ class Inbox:
             except Exception as failed:  # noqa: BLE001 - the notice is a courtesy; the lane goes on
                 log.error("update set aside, and nobody told", update=turn[0].update.id, trace=trace(failed))
         return True
+
+
+def _has_a_kind(update: Update) -> bool:
+    try:
+        return bool(update.event_type)
+    except UpdateTypeLookupError:
+        return False
 
 
 class _Hopeless(Exception):

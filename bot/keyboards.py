@@ -1,14 +1,19 @@
-"""Inline buttons and what they carry back: at most 64 bytes of callback data, told apart by their prefix."""
+"""Inline buttons and the callback data they carry: at most 64 bytes, told apart by their prefix.
+
+Callback data comes from a client, which may send anything. It is parsed here alone: what does not fit the types below
+fits no handler, and is answered as a button of another time (`handlers.others`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from hashlib import sha256
-from typing import Final
+from typing import Annotated, Final
 
 from aiogram.filters.callback_data import CallbackData
 from aiogram.types import InlineKeyboardButton, InlineKeyboardMarkup
+from pydantic import AfterValidator, Field
 
 from bot.translation import Say, later
 
@@ -17,11 +22,24 @@ AGAIN: Final = "🔄"
 CHOSEN: Final = " ✓"
 
 
+def _thumb(value: int) -> int:
+    if value not in THUMBS:
+        raise ValueError("neither 1 nor -1")
+    return value
+
+
+Id = Annotated[int, Field(ge=0, le=2**63 - 1)]
+"""A row of the ledger; 0 is an answer that could not be saved."""
+
+Thumb = Annotated[int, AfterValidator(_thumb)]
+Decision = Annotated[int, Field(ge=0, le=1)]
+
+
 class Rate(CallbackData, prefix="rate"):
     """`rate:<exchange>:<value>`: a thumb under an answer, 1 or -1."""
 
-    exchange: int
-    value: int
+    exchange: Id
+    value: Thumb
 
 
 class Reason(StrEnum):
@@ -44,51 +62,51 @@ REASONS: Final = {
 class Because(CallbackData, prefix="because"):
     """`because:<exchange>:<reason>`: why not."""
 
-    exchange: int
+    exchange: Id
     reason: Reason
 
 
 class Better(CallbackData, prefix="better"):
     """`better:<exchange>`: somebody wants to show a better answer."""
 
-    exchange: int
+    exchange: Id
 
 
 class Teach(CallbackData, prefix="teach"):
     """`teach:<demonstration>:<wanted>`: whether to learn a better answer, 1 or 0."""
 
-    demonstration: int
-    wanted: int
+    demonstration: Id
+    wanted: Decision
 
 
 class Asks(CallbackData, prefix="asks"):
     """`asks:<demonstration>`: what was taken for a better answer is a question."""
 
-    demonstration: int
+    demonstration: Id
 
 
 class Again(CallbackData, prefix="again"):
     """`again:<exchange>`: another answer to the same question."""
 
-    exchange: int
+    exchange: Id
 
 
 class Stop(CallbackData, prefix="stop"):
     """`stop:<update>`: no more of the answer to that update."""
 
-    update: int
+    update: Id
 
 
 class CancelRun(CallbackData, prefix="cancel"):
     """`cancel:<run>`: an admin wants no more of that run."""
 
-    run: int
+    run: Id
 
 
 class CancelBroadcast(CallbackData, prefix="cancel_broadcast"):
     """`cancel_broadcast:<update>`: an admin wants nobody else to be told what that update asked for."""
 
-    update: int
+    update: Id
 
 
 class Promote(CallbackData, prefix="promote"):
@@ -124,14 +142,14 @@ class Speak(CallbackData, prefix="language"):
 class Learn(CallbackData, prefix="learn"):
     """`learn:<wanted>`: whether the bot may learn from whoever taps, 1 or 0."""
 
-    wanted: int
+    wanted: Decision
 
 
 class Delete(CallbackData, prefix="delete"):
     """`delete:<update>:<sure>`: the answer, 1 or 0, to what the bot asked on the update that wished for a deletion."""
 
-    update: int
-    sure: int
+    update: Id
+    sure: Decision
 
 
 def rating(

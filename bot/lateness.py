@@ -7,7 +7,6 @@ question comes.
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 
 from aiogram.types import Message
 
@@ -21,8 +20,7 @@ class Lateness:
 
     def late(self, message: Message) -> bool:
         """Whether a message, by its last edit, is too old to be answered."""
-        said = datetime.fromtimestamp(message.edit_date, UTC) if message.edit_date else message.date
-        return 0 < self._seconds < time.time() - said.timestamp()
+        return 0 < self._seconds < time.time() - (message.edit_date or message.date.timestamp())
 
     def excuse(self, chat: int, asker: int) -> bool:
         """Whether the asker of a late question is still to be told; from now on they are."""

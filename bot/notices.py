@@ -15,9 +15,9 @@ import structlog
 from aiogram import Bot
 from aiogram.exceptions import TelegramAPIError
 from aiogram.methods import TelegramMethod
-from aiogram.types import FSInputFile
-from aiogram.types import Message as TelegramMessage
+from aiogram.types import FSInputFile, Message, Update
 from cachetools import LRUCache, TTLCache
+from pydantic import ValidationError
 
 from bot.figures import taught_by
 from bot.handlers.models import MODEL_STATES
@@ -86,8 +86,8 @@ class Notices:
                     "text": text,
                     "reply_markup": markup,
                 }
-                glimpse: TelegramMethod[TelegramMessage | bool] = Glimpse(**arguments)
-                shown: TelegramMessage | bool = await self._bot(glimpse)
+                glimpse: TelegramMethod[Message | bool] = Glimpse(**arguments)
+                shown: Message | bool = await self._bot(glimpse)
                 log.debug("progress", run=run.id, admin=admin, shown=bool(shown))
 
         await self._each(tell)
@@ -155,22 +155,33 @@ class Notices:
         await self._each(tell)
 
     async def _apologise(self, update: int) -> None:
+        """Answer the tap, and apologise in a private chat, as far as the update can be read at all."""
         try:
             payload = json.loads((await self._ledger.stored_update(update)).payload)
         except (ValueError, StorageError) as error:  # deleted meanwhile, or not readable: the admins hear all the same
             log.warning("no apology", update=update, error=str(error))
             return
-        tap = payload.get("callback_query") or {}
-        message = payload.get("message") or payload.get("edited_message") or tap.get("message")
-        if not isinstance(message, dict) or message.get("chat", {}).get("type") != "private":
+        tap = payload.get("callback_query")
+        try:
+            if isinstance(tap, dict) and isinstance(tap.get("id"), str):
+                await self._bot.answer_callback_query(tap["id"])
+        except (DeliveryError, TelegramAPIError) as error:
+            log.info("tap not answered", update=update, error=str(error))
+        try:
+            event = Update.model_validate(payload)
+        except ValidationError:
             return
-        chat = int(message["chat"]["id"])
-        say = await self._voice(chat, (tap or message).get("from", {}).get("language_code"))
-        reply = await Reply.open(self._bot, self._ledger, update, Place(chat))
+        query = event.callback_query
+        message = query.message if query else event.message or event.edited_message
+        sender = query.from_user if query else message.from_user if isinstance(message, Message) else None
+        if message is None or message.chat.type != "private":
+            return
+        say = await self._voice(message.chat.id, sender.language_code if sender else None)
+        reply = await Reply.open(self._bot, self._ledger, update, Place(message.chat.id))
         try:
             await reply.finish(say(SORRY))
         except (DeliveryError, TelegramAPIError, StorageError) as error:
-            log.warning("apology not delivered", chat=chat, error=str(error))
+            log.warning("apology not delivered", chat=message.chat.id, error=str(error))
 
     def _is_news(self, key: str) -> bool:
         """Whether nothing of this kind was told for an hour; counts as told."""

@@ -150,7 +150,10 @@ class Steering:
         message = raw.get("edited_message")
         if not isinstance(message, dict) or not isinstance(message.get("chat"), dict):
             return
-        key: tuple[Any, Any] = (message["chat"].get("id"), message.get("message_id"))
+        chat, number = message["chat"].get("id"), message.get("message_id")
+        if not (isinstance(chat, int) and isinstance(number, int)):
+            return
+        key = (chat, number)
         self._edits[key] = message
         for each in self._under_way.values():
             if (each.asked.chat, each.asked.message) == key:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from aiogram import BaseMiddleware, Bot
+from aiogram.filters import or_f
 from aiogram.types import Chat, TelegramObject, Update, User
 from cachetools import TTLCache
 
@@ -28,7 +29,7 @@ SILENT_SECONDS: Final = 600.0
 
 REMEMBERED: Final = 4096
 
-_RIGHTS: Final = tuple(f"{each.__prefix__}:" for each in (Learn, Delete))
+_RIGHTS: Final = or_f(Learn.filter(), Delete.filter())
 
 
 class Door(BaseMiddleware):
@@ -48,7 +49,7 @@ class Door(BaseMiddleware):
             person, chat.id if chat else 0
         )
         assert isinstance(event, Update)
-        if welcome or _is_a_right(event):
+        if welcome or await _is_a_right(event):
             return await handler(event, data)
         if user:
             await self._refuse(event, user, data["bot"], data["delivery"])
@@ -79,7 +80,7 @@ class Door(BaseMiddleware):
         return True
 
 
-def _is_a_right(event: Update) -> bool:
+async def _is_a_right(event: Update) -> bool:
     if event.callback_query:
-        return (event.callback_query.data or "").startswith(_RIGHTS)
+        return bool(await _RIGHTS(event.callback_query))
     return event.message is not None and command_of(event.message.text) in privacy.COMMANDS

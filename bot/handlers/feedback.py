@@ -36,7 +36,7 @@ async def rated(
 ) -> None:
     """Count the thumb; the one that was given already is taken back."""
     here = await exchange_here(ledger, callback_data.exchange, query)
-    if here is None or callback_data.value not in THUMBS:
+    if here is None:
         await acknowledge(query, say("I cannot find that answer any more."))
         return
     exchange, message = here
