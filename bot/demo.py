@@ -40,6 +40,7 @@ ADMIN = 1001
 PEOPLE = ((ADMIN, "Mia", "en"), (1002, "小伟", "zh"), (1003, "Tom", "en"))
 GROUP = "Friends"
 CONVERSATIONS = 30  # two votes each
+SHAPES_ONLY = "This demo's model knows coloured shapes only; your own photos need the full InternVL2."
 PACE = {"edit_seconds": 0.1, "calls_per_second": 1000.0, "chat_calls_per_second": 50.0}
 
 
@@ -57,14 +58,14 @@ async def run_demo(
         folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
         configure_logging(folder / "bot.log")
         share_the_interpreter()
-        emulator = make_emulator()
+        emulator = make_emulator(model)
         with listening(HOST, port, "`thumbtune demo --port 0` takes a free one."):
             page = await emulator.start(HOST, port)
         try:
             async with Application(demo_settings(load_settings(config), page, folder, engine, model)) as application:
                 console.print(
                     Panel(
-                        welcome(page, application.address, folder, kept=keep is not None),
+                        welcome(page, application.address, folder, kept=keep is not None, model=model),
                         title="👍 thumbtune demo",
                         expand=False,
                     )
@@ -75,11 +76,12 @@ async def run_demo(
     end_process_within(THREAD_SECONDS)
 
 
-def make_emulator() -> Emulator:
+def make_emulator(model: str = TINY) -> Emulator:
     """A Bot API server with the demo's people, their group, pictures and voters, not yet started."""
     emulator = Emulator(
         token=TOKEN,
         samples=sample_pictures() | sample_sticker(),
+        note=SHAPES_ONLY if model == TINY else "",
         conversations=sample_conversations,
         taste=lambda answer: manner(answer) == "playful",
     )
@@ -130,15 +132,16 @@ def _conversation(rng: random.Random, language: Language) -> Conversation:
     )
 
 
-def welcome(page: str, operator: str, folder: Path, *, kept: bool) -> str:
-    """Where the demo is, and what becomes of its data, which is in `folder`."""
+def welcome(page: str, operator: str, folder: Path, *, kept: bool, model: str = TINY) -> str:
+    """Where the demo is, what its model knows, and what becomes of its data, which is in `folder`."""
+    note = f"{SHAPES_ONLY}\n" if model == TINY else ""
     end = (
         f"Ctrl-C ends it. What was said and learned stays in {folder}."
         if kept
         else "Ctrl-C ends it and deletes what was said and learned; --keep DIR keeps it."
     )
     return (
-        f"Open [bold]{page}[/] and chat.\n\n"
+        f"Open [bold]{page}[/] and chat.\n{note}\n"
         f"operator page  {operator}\n"
         f"health         {operator}/health\n"
         f"log            {folder / 'bot.log'}\n\n{end}"

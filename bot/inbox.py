@@ -284,7 +284,7 @@ class Inbox:
         updates = [Update.model_validate(each.raw, context={"bot": self._bot}) for each in turn]
         if not _has_a_kind(updates[0]):
             log.warning("update of an unknown kind", update=lead.update.id)
-            await self._finished(lead.update.id, "")
+            await self._finish(lead.update.id, "")
             return
         album = tuple(each.message for each in updates if each.message) if lead.group else ()
         delivery = Delivery(lead.update.id, attempt, lead.update.received, album)

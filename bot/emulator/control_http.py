@@ -19,11 +19,12 @@ from bot.emulator.world import World
 class ControlHttp:
     """The routes below /people that are nobody's in particular, and those below /samples."""
 
-    def __init__(self, world: World, voters: Voters, faults: Faults, samples: Mapping[str, bytes]) -> None:
+    def __init__(self, world: World, voters: Voters, faults: Faults, samples: Mapping[str, bytes], note: str) -> None:
         self._world = world
         self._voters = voters
         self._faults = faults
         self._samples = samples
+        self._note = note
 
     def routes(self) -> list[web.RouteDef]:
         """All routes."""
@@ -87,11 +88,11 @@ class ControlHttp:
         return answer({})
 
     async def samples(self, request: web.Request) -> web.Response:
-        """The samples' names and addresses, and which are stickers."""
+        """The samples' names and addresses, which are stickers, and what to know before one sends any."""
         samples = [
             {"name": name, "url": f"/samples/{name}", "sticker": _is_webp(data)} for name, data in self._samples.items()
         ]
-        return answer({"samples": samples})
+        return answer({"samples": samples, "note": self._note})
 
     async def sample(self, request: web.Request) -> web.Response:
         """One sample."""

@@ -34,7 +34,8 @@ _PROXY_PAGE = (
 class Emulator:
     """A Bot API server for one bot.
 
-    `samples` are JPEG pictures and WebP stickers by name, for the chat page. `conversations` (round → script) and
+    `samples` are JPEG pictures and WebP stickers by name, for the chat page; `note` is what it says before it invites
+    pictures. `conversations` (round → script) and
     `taste` (answer → liked) are what the sample voters go by. `first_id` numbers updates and messages; by default it
     lies above those of earlier emulators. `clock` is the one flood control goes by.
     """
@@ -46,6 +47,7 @@ class Emulator:
         bot_name: str = "thumbtune",
         bot_username: str = "thumbtune_bot",
         samples: Mapping[str, bytes] | None = None,
+        note: str = "",
         conversations: Callable[[int], Sequence[Conversation]] | None = None,
         taste: Callable[[str], bool] | None = None,
         flood: bool = False,
@@ -60,7 +62,7 @@ class Emulator:
         self.voters = Voters(self.world, self.people, taste, conversations)
         self.calls: dict[str, int] = {}
         self._people_http = PeopleHttp(self.world, self.people, self.voters)
-        self._control_http = ControlHttp(self.world, self.voters, self.faults, samples or {})
+        self._control_http = ControlHttp(self.world, self.voters, self.faults, samples or {}, note)
         self._runner: web.AppRunner | None = None
 
     @property

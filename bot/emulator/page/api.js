@@ -11,7 +11,7 @@ const post = (path, body) =>
   call(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
 
 export const overview = () => call("/people");
-export const samples = async () => (await call("/samples")).samples;
+export const samples = () => call("/samples");
 export const messages = (person, chat) => call(`/people/${person}/messages?chat=${chat}`);
 export const commands = async (person, chat) => (await call(`/people/${person}/commands?chat=${chat}`)).commands;
 export const speak = (person, language) => post("/people", { id: person, language });

@@ -3,15 +3,19 @@
 
 import * as api from "./api.js";
 import { Composer } from "./composer.js";
-import { day, h, render } from "./render.js";
+import { h } from "./dom.js";
+import { day, render } from "./render.js";
+import { t } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 
 export class Chat {
-  /** `say(text, wrong)` shows a toast; `changed()` is told of everything that may change the hint. */
-  constructor({ say, changed }) {
+  /** `say(text, wrong)` shows a toast; `changed()` is told of everything that may change the hint; `note()`
+   * says what to know before one sends a picture. */
+  constructor({ say, changed, note }) {
     this.say = say;
     this.changed = changed;
+    this.note = note;
     this.bot = null;
     this.person = null;
     this.group = null;
@@ -130,17 +134,18 @@ export class Chat {
     if (!draft) return;
     const stop = () => this.attempt(() => api.stopDraft(this.person.id));
     $("messages").append(h("article", { class: "message draft" },
-      h("div", { class: "bubble" }, h("div", { class: "text" }, draft.text || "Thinking…")),
-      draft.can_stop ? h("div", { class: "keys" }, h("div", {}, h("button", { type: "button", onclick: stop }, "⏹ Stop"))) : null));
+      h("div", { class: "bubble" }, h("div", { class: "text" }, draft.text || t("Thinking…"))),
+      draft.can_stop ? h("div", { class: "keys" }, h("div", {}, h("button", { type: "button", onclick: stop }, t("⏹ Stop")))) : null));
     this.toEnd();
   }
 
   welcome() {
     return h("div", { class: "welcome" },
       h("div", { class: "big" }, "🖼️"),
-      h("strong", {}, "Send a picture and ask about it"),
-      h("p", {}, "Pick a sample below, drop a picture of your own here, or paste one."),
-      h("button", { type: "button", class: "primary", onclick: () => this.write("/start") }, "Start"));
+      h("strong", {}, t("Send a picture and ask about it")),
+      this.note() ? h("p", { class: "note" }, t(this.note())) : null,
+      h("p", {}, t(this.note() ? "Pick a sample below." : "Pick a sample below, drop a picture of your own here, or paste one.")),
+      h("button", { type: "button", class: "primary", onclick: () => this.write("/start") }, t("Start")));
   }
 
   atEnd() {
@@ -158,14 +163,14 @@ export class Chat {
   busy(action) {
     clearTimeout(this.busyTimer);
     const words = { typing: "typing…", upload_photo: "sending a picture…", upload_document: "sending a file…" };
-    $("bot-state").textContent = action ? words[action] ?? "busy…" : this.resting();
+    $("bot-state").textContent = action ? t(words[action] ?? "busy…") : this.resting();
     $("bot-state").classList.toggle("busy", Boolean(action));
     if (action) this.busyTimer = setTimeout(() => this.busy(null), 5000);
   }
 
   /** What stands under the name while nobody writes. */
   resting() {
-    return this.group ? `${this.group.members.length} people and the bot` : "bot";
+    return this.group ? t("{number} people and the bot", { number: this.group.members.length }) : t("bot");
   }
 
   /** What a new message begins with: in a group the bot hears who mentions it. */

@@ -2,7 +2,8 @@
 // from. Knows nothing of what is shown above it.
 
 import { isPhoto } from "./api.js";
-import { h } from "./render.js";
+import { h } from "./dom.js";
+import { t } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 
@@ -78,7 +79,7 @@ export class Composer {
   attach(files) {
     this.editing = null;
     this.files.push(...files);
-    if (this.files.length > 10) this.say("An album has up to ten pictures", true);
+    if (this.files.length > 10) this.say(t("An album has up to ten pictures"), true);
     this.files = this.files.slice(0, 10);
     this.drawChips();
     $("text").focus();
@@ -86,7 +87,7 @@ export class Composer {
 
   drawChips() {
     const chip = (content, off) =>
-      h("div", { class: "chip" }, content, h("button", { type: "button", "aria-label": "Remove", onclick: off }, "✕"));
+      h("div", { class: "chip" }, content, h("button", { type: "button", "aria-label": t("Remove"), onclick: off }, "✕"));
     const chips = this.files.map((file, index) => {
       const drop = () => {
         this.files.splice(index, 1);
@@ -96,14 +97,14 @@ export class Composer {
       const url = URL.createObjectURL(file);
       return chip(h("img", { src: url, alt: file.name, onload: () => URL.revokeObjectURL(url) }), drop);
     });
-    if (this.editing) chips.push(chip(h("span", { class: "wide" }, "✎ Editing your message"), () => this.cancel()));
+    if (this.editing) chips.push(chip(h("span", { class: "wide" }, t("✎ Editing your message")), () => this.cancel()));
     if (this.replying) {
-      const words = this.replying.text ?? this.replying.caption ?? "a picture";
+      const words = this.replying.text ?? this.replying.caption ?? t("a picture");
       chips.push(chip(h("span", { class: "wide" }, `↩ ${words.slice(0, 60)}`), () => this.cancel()));
     }
     $("chips").replaceChildren(...chips);
     $("chips").hidden = !chips.length;
-    $("text").placeholder = this.files.length ? "Ask about the picture" : "Write a message";
+    $("text").placeholder = t(this.files.length ? "Ask about the picture" : "Write a message");
   }
 
   grow() {

@@ -2,7 +2,8 @@
 
 import * as api from "./api.js";
 import { Chat } from "./chat.js";
-import { h } from "./render.js";
+import { h } from "./dom.js";
+import { bold, speak, t } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const FACES = ["#4f7cff", "#e2734a", "#2f9e6b", "#a35bd6", "#c9942b", "#3aa3b8", "#d1588f"];
@@ -18,6 +19,8 @@ let people = [];
 let groups = [];
 let unread = new Map();
 let votes = null;
+let note = "";
+let online = true;
 
 function say(text, wrong = false) {
   const toast = h("div", { class: `toast${wrong ? " wrong" : ""}` }, text);
@@ -25,7 +28,7 @@ function say(text, wrong = false) {
   setTimeout(() => toast.remove(), wrong ? 5000 : 3000);
 }
 
-const chat = new Chat({ say, changed: hint });
+const chat = new Chat({ say, changed: hint, note: () => note });
 
 function person(someone) {
   const face = h("span", { class: "face" }, [...someone.name][0] ?? "?");
@@ -34,7 +37,7 @@ function person(someone) {
   return h("button", {
     type: "button", class: "person", role: "radio", "aria-checked": String(someone.id === chat.person?.id),
     onclick: () => become(someone),
-  }, face, someone.name, someone.admin ? h("small", {}, "admin") : null, count ? h("span", { class: "unread" }, String(count)) : null);
+  }, face, someone.name, someone.admin ? h("small", {}, t("admin")) : null, count ? h("span", { class: "unread" }, String(count)) : null);
 }
 
 /** A chat of the person one is: with the bot alone, or in a group. */
@@ -56,14 +59,15 @@ function drawPeople() {
     const mine = groups.filter((group) => group.members.includes(me.id));
     $("chats").hidden = !mine.length;
     $("chats").replaceChildren(...[null, ...mine].map(place));
-    $("me-badge").textContent = me.sample ? `looking at ${me.name}'s chat` : `you are ${me.name}`;
+    $("me-badge").textContent = t(me.sample ? "looking at {name}'s chat" : "you are {name}", { name: me.name });
     document.body.classList.toggle("looking", me.sample);
     $("language").value = me.language.startsWith("zh") ? "zh" : "en";
   }
 }
 
 async function become(someone, group = null) {
-  document.body.classList.remove("panel-open");
+  showPanel(false);
+  if (speak(someone.language)) drawWords();
   unread.delete(group?.id ?? someone.id);
   await chat.open(someone, group);
   sessionStorage.setItem("person", someone.id);
@@ -75,7 +79,7 @@ async function become(someone, group = null) {
 async function asAdmin(command) {
   const admin = chat.person?.admin ? chat.person : people.find((p) => p.admin);
   if (admin.id !== chat.chat) await become(admin);
-  document.body.classList.remove("panel-open");
+  showPanel(false);
   await chat.write(command);
   hint();
 }
@@ -84,12 +88,26 @@ function drawVotes() {
   $("votes").hidden = !votes;
   if (!votes) return;
   $("cast").disabled = votes.running;
-  $("cast").textContent = votes.running ? "Casting votes…" : votes.done ? "Cast more sample votes" : "Cast 60 sample votes";
+  $("cast").textContent = t(votes.running ? "Casting votes…" : votes.done ? "Cast more sample votes" : "Cast 60 sample votes");
   $("votes-bar").setAttribute("aria-valuemax", votes.total);
   $("votes-bar").setAttribute("aria-valuenow", votes.done);
   $("votes-fill").style.width = `${votes.total ? (100 * votes.done) / votes.total : 0}%`;
-  const tally = `${votes.done} of ${votes.total} · 👍 ${votes.ups} · 👎 ${votes.downs}`;
-  $("votes-state").textContent = votes.error ? `Stopped: ${votes.error}` : votes.total ? tally : "none cast so far";
+  const tally = t("{done} of {total} · 👍 {ups} · 👎 {downs}", votes);
+  $("votes-state").textContent = votes.error ? t("Stopped: {error}", votes) : votes.total ? tally : t("none cast so far");
+}
+
+/** The admin's newest run: "running" while its message offers to cancel it, then "over" until a picture is sent. */
+function run(all, mine) {
+  if (!chat.person?.admin || chat.group) return "";
+  const cancels = (m) => m.reply_markup?.inline_keyboard?.flat().some((b) => /^cancel:\d+$/.test(b.callback_data));
+  const shown = all.findLast(cancels)?.message_id;
+  if (shown) sessionStorage.setItem("run", shown);
+  const last = shown ?? Number(sessionStorage.getItem("run"));
+  if (!last || mine.some((m) => m.photo && m.message_id > last && !shown)) {
+    sessionStorage.removeItem("run");
+    return "";
+  }
+  return shown ? "running" : "over";
 }
 
 /** One thing to do next, read off from what has been done. */
@@ -97,27 +115,38 @@ function hint() {
   const all = [...chat.messages.values()];
   const mine = all.filter((m) => m.from.id === chat.person?.id);
   const asked = mine.filter((m) => !m.text?.startsWith("/"));
-  const rateable = all.filter((m) => m.reply_markup?.inline_keyboard?.flat().some((b) => b.text.includes("👍")));
+  const rateable = all.some((m) => m.reply_markup?.inline_keyboard?.flat().some((b) => b.text.includes("👍")));
   const admin = people.find((p) => p.admin);
   const voted = votes?.done > 0 && !votes.running;
-  // What the bot said about the latest /retrain: one message refuses it, a second shows progress, a picture the end.
-  const since = all.findLastIndex((m) => m.from.id === chat.person?.id && m.text?.startsWith("/retrain"));
-  const told = since < 0 ? [] : all.slice(since).filter((m) => m.from.is_bot && !rateable.includes(m));
-  const text = [];
-  if (chat.person?.sample) text.push("You look at a sample person's chat. Choose yourself above to write.");
-  else if (told.some((m) => m.photo)) text.push("That run is over; its message says what became of it. Send a picture and see how it answers now.");
-  else if (told.length > 1) text.push("Keep chatting while it learns. When the new model is in, send a picture and see how it answers now.");
-  else if (chat.group && !rateable.length) text.push("In a group the bot answers who mentions it, or replies to it: send a picture with its name.");
-  else if (chat.group) text.push("Everybody here sees the answers and can rate them. Reply to one to ask on.");
-  else if (votes?.running) text.push("The sample people are voting. You can go on chatting meanwhile.");
-  else if (voted && chat.person?.admin) text.push("It has votes to learn from: press ", h("b", {}, "/retrain"), " in the demo panel.");
-  else if (!asked.some((m) => m.photo || m.document)) text.push("Send a picture: tap a sample below, or drop your own. A caption is your question.");
-  else if (!rateable.length) text.push("Watch the answer stream in.");
-  else if (!sessionStorage.getItem("rated")) text.push("Tell it what you like: ", h("b", {}, "👍"), " or ", h("b", {}, "👎"), " under its answer.");
-  else if (asked.filter((m) => m.text).length === 0) text.push("Ask something more, such as “How many are there?” It keeps the picture in mind.");
-  else if (voted && admin) text.push("It has votes to learn from. Rate a few more; to have it learn, choose ", h("b", {}, admin.name), ", the admin, in the demo panel.");
-  else text.push("Rate a few more, or press ", h("b", {}, "Cast 60 sample votes"), " in the demo panel.");
-  $("hint").replaceChildren(...text);
+  const state = run(all, mine);
+  $("hint").replaceChildren(...next());
+
+  function next() {
+    if (chat.person?.sample) return [t("You look at a sample person's chat. Choose yourself in the demo panel to write.")];
+    if (state === "running") return [t("Keep chatting while it learns; the message above shows how far it is.")];
+    if (state === "over") return [t("That run is over; its message says what became of it. Send a picture and see how it answers now.")];
+    if (chat.group && !rateable) return [t("In a group the bot answers who mentions it, or replies to it: send a picture with its name.")];
+    if (chat.group) return [t("Everybody here sees the answers and can rate them. Reply to one to ask on.")];
+    if (votes?.running) return [t("The sample people are voting. You can go on chatting meanwhile.")];
+    if (voted && chat.person?.admin) return bold("It has votes to learn from: press {command} in the demo panel.", { command: "/retrain" });
+    if (!asked.some((m) => m.photo || m.document))
+      return [note ? `${t("Send a picture: tap a sample below.")} ${t(note)}` : t("Send a picture: tap a sample below, or drop your own. A caption is your question.")];
+    if (!rateable) return [t("Watch the answer stream in.")];
+    if (!sessionStorage.getItem("rated")) return bold("Tell it what you like: {up} or {down} under its answer.", { up: "👍", down: "👎" });
+    if (!asked.some((m) => m.text)) return [t("Ask something more, such as “How many are there?” It keeps the picture in mind.")];
+    if (voted && admin) return bold("It has votes to learn from. Rate a few more; to have it learn, choose {name}, the admin, in the demo panel.", { name: admin.name });
+    return bold("Rate a few more, or press {button} in the demo panel.", { button: t("Cast 60 sample votes") });
+  }
+}
+
+/** Show or hide the demo panel where it lies over the chat, which rests meanwhile. */
+function showPanel(open) {
+  const was = document.body.classList.contains("panel-open");
+  document.body.classList.toggle("panel-open", open);
+  $("open-panel").setAttribute("aria-expanded", String(open));
+  $("phone").inert = open;
+  if (open) $("panel").focus();
+  else if (was) $("open-panel").focus();
 }
 
 async function reload() {
@@ -127,8 +156,12 @@ async function reload() {
   votes = seen.sample_votes;
   chat.bot = seen.bot;
   if (chat.person) chat.person = people.find((p) => p.id === chat.person.id) ?? chat.person;
+  if (chat.person && speak(chat.person.language)) {
+    chat.draw();
+    chat.busy(null);
+  }
   drawPeople();
-  drawVotes();
+  drawWords();
   return seen;
 }
 
@@ -150,31 +183,39 @@ async function onEvent(event) {
 }
 
 function onState(connected) {
-  document.title = connected ? "thumbtune · a chat that learns from thumbs" : "thumbtune (not running)";
-  if (!connected) $("bot-state").textContent = "not running; waiting for it to come back…";
-  else if (/not running/.test($("bot-state").textContent)) chat.busy(null);
+  document.title = t(connected ? "thumbtune · a chat that learns from thumbs" : "thumbtune (not running)");
+  if (!connected) $("bot-state").textContent = t("not running; waiting for it to come back…");
+  else if (!online) chat.busy(null);
+  online = connected;
+}
+
+/** What was drawn in another language. */
+function drawWords() {
+  drawVotes();
+  $("admin-commands").replaceChildren(...ADMIN_COMMANDS.map(([command, word]) =>
+    h("button", { type: "button", title: t(word), onclick: () => asAdmin(command) }, command)));
 }
 
 async function begin() {
+  const { samples, note: said } = await api.samples();
+  note = said;
   const seen = await reload();
   const last = (what) => Number(sessionStorage.getItem(what));
-  const first = people.find((p) => p.id === last("person")) ?? people.find((p) => !p.sample);
+  const first = people.find((p) => p.id === last("person")) ?? people.find((p) => !p.sample && navigator.language.startsWith(p.language)) ?? people.find((p) => !p.sample);
   if (first) await become(first, groups.find((g) => g.id === last("group") && g.members.includes(first.id)));
   api.follow(seen.last_event, onEvent, onState);
 
-  const samples = await api.samples();
   $("tray").hidden = !samples.length;
   $("samples").replaceChildren(...samples.map((sample) => h("div", {},
     h("button", { type: "button", class: "sample", title: sample.name, onclick: () => chat.sendSample(sample) },
-      h("img", { class: sample.sticker ? "cut" : "", src: sample.url, alt: `Send the sample ${sample.name}` })),
+      h("img", { class: sample.sticker ? "cut" : "", src: sample.url, alt: t("Send the sample {name}", sample) })),
     sample.sticker ? null : h("button", {
-      type: "button", class: "collect", "aria-label": `Collect the sample ${sample.name}`, title: "Collect it for an album",
+      type: "button", class: "collect", "aria-label": t("Collect the sample {name}", sample), title: t("Collect it for an album"),
       onclick: () => chat.collectSample(sample),
     }, "+"))));
 
   $("retrain").addEventListener("click", () => asAdmin("/retrain"));
-  $("admin-commands").replaceChildren(...ADMIN_COMMANDS.map(([command, word]) =>
-    h("button", { type: "button", title: word, onclick: () => asAdmin(command) }, command)));
+  drawWords();
   $("cast").addEventListener("click", async () => {
     $("cast").disabled = true;
     await api.castVotes().catch((error) => say(error.message, true));
@@ -186,12 +227,15 @@ async function begin() {
     await reload();
     await chat.loadCommands();
   });
-  $("open-panel").addEventListener("click", (event) => {
-    event.stopPropagation();
-    const open = document.body.classList.toggle("panel-open");
-    $("open-panel").setAttribute("aria-expanded", String(open));
+  $("open-panel").addEventListener("click", () => showPanel(true));
+  $("close-panel").addEventListener("click", () => showPanel(false));
+  document.addEventListener("pointerdown", (event) => {
+    if (document.body.classList.contains("panel-open") && !$("panel").contains(event.target)) {
+      event.preventDefault();
+      showPanel(false);
+    }
   });
-  $("phone").addEventListener("click", () => document.body.classList.remove("panel-open"));
+  document.addEventListener("keydown", (event) => event.key === "Escape" && showPanel(false));
 }
 
 begin();

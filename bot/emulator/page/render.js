@@ -1,18 +1,8 @@
 // How a Bot API message looks: bubbles, pictures, files, entities, buttons. Knows the DOM; what a press does is given.
 
 import { fileUrl } from "./api.js";
-
-/** Make an element: h("b", {class: "x", onclick: f}, child, …). Text is never read as HTML. */
-export function h(name, attributes = {}, ...children) {
-  const element = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) {
-    if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
-    else if (value === true) element.setAttribute(key, "");
-    else if (value !== false && value != null) element.setAttribute(key, value);
-  }
-  element.append(...children.filter((child) => child != null && child !== ""));
-  return element;
-}
+import { h } from "./dom.js";
+import { t } from "./words.js";
 
 const WRAP = {
   bold: () => h("b"),
@@ -64,10 +54,10 @@ function place(parent, text, begin, end, entities, onCommand) {
 }
 
 const clock = (seconds) =>
-  new Date(seconds * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hour12: false });
+  new Date(seconds * 1000).toLocaleTimeString(document.documentElement.lang, { hour: "2-digit", minute: "2-digit", hour12: false });
 
 export const day = (seconds) =>
-  new Date(seconds * 1000).toLocaleDateString([], { day: "numeric", month: "long" });
+  new Date(seconds * 1000).toLocaleDateString(document.documentElement.lang, { day: "numeric", month: "long" });
 
 const size = (bytes) => (bytes < 2 ** 20 ? `${Math.ceil(bytes / 1024)} KB` : `${(bytes / 2 ** 20).toFixed(1)} MB`);
 
@@ -75,7 +65,7 @@ function photo(message, onView) {
   const largest = message.photo[message.photo.length - 1];
   const tiny = largest.width < 300 || largest.height < 200;
   const image = h("img", {
-    src: fileUrl(largest.file_id), alt: message.caption || "Picture", width: largest.width, height: largest.height,
+    src: fileUrl(largest.file_id), alt: message.caption || t("Picture"), width: largest.width, height: largest.height,
   });
   return h("button", { type: "button", class: `photo${tiny ? " tiny" : ""}`, onclick: () => onView(image.src) }, image);
 }
@@ -84,18 +74,18 @@ function sticker(message) {
   const { file_id, emoji, is_animated, is_video } = message.sticker;
   return is_animated || is_video
     ? h("span", { class: "sticker" }, emoji)
-    : h("img", { class: "sticker", src: fileUrl(file_id), alt: `Sticker ${emoji}` });
+    : h("img", { class: "sticker", src: fileUrl(file_id), alt: `${t("Sticker")} ${emoji}` });
 }
 
 function file(document_) {
-  const words = h("div", {}, document_.file_name || "file", h("small", {}, size(document_.file_size)));
+  const words = h("div", {}, document_.file_name || t("File"), h("small", {}, size(document_.file_size)));
   return h("a", { class: "file", href: fileUrl(document_.file_id), download: document_.file_name }, h("i", {}, "⤓"), words);
 }
 
 function quote(message) {
   const reply = message.reply_to_message;
   if (!reply) return null;
-  return h("span", { class: "quote" }, reply.text || reply.caption || (reply.photo ? "Picture" : reply.sticker ? "Sticker" : "File"));
+  return h("span", { class: "quote" }, reply.text || reply.caption || t(reply.photo ? "Picture" : reply.sticker ? "Sticker" : "File"));
 }
 
 function keys(message, waiting, on) {
@@ -117,8 +107,8 @@ export function render(message, { me, waiting = new Set(), reaction = "", group 
   const entities = message.entities ?? message.caption_entities;
   const thinking = message.from.is_bot && message.text && !/[\p{L}\p{N}]/u.test(message.text);
   const over = (message.photo || message.sticker) && !text;
-  const meta = h("span", { class: `meta${over ? " over" : ""}` }, `${message.edit_date && mine ? "edited " : ""}${clock(message.date)}`);
-  const dots = () => h("span", { class: "dots", "aria-label": "writing" }, h("i"), h("i"), h("i"));
+  const meta = h("span", { class: `meta${over ? " over" : ""}` }, `${message.edit_date && mine ? `${t("edited")} ` : ""}${clock(message.date)}`);
+  const dots = () => h("span", { class: "dots", "aria-label": t("writing") }, h("i"), h("i"), h("i"));
   const kind = `${over ? " bare" : ""}${message.photo ? " pictured" : ""}${message.sticker ? " stuck" : ""}`;
   const bubble = h("div", { class: `bubble${kind}` },
     group && !mine ? h("div", { class: "from" }, message.from.first_name) : null,
@@ -135,10 +125,10 @@ export function render(message, { me, waiting = new Set(), reaction = "", group 
   (bubble.querySelector(":scope > .text") ?? bubble).append(meta);
   const act = (label, sign, doing) => h("button", { type: "button", "aria-label": label, title: label, onclick: doing }, sign);
   bubble.append(h("div", { class: "acts" },
-    act("Reply", "↩", () => on.reply(message)),
-    mine && (message.text || message.photo) ? act("Edit", "✎", () => on.edit(message)) : null,
-    mine ? null : act("React with 👍", "👍", () => on.react(message, "👍")),
-    mine ? null : act("React with 👎", "👎", () => on.react(message, "👎"))));
+    act(t("Reply"), "↩", () => on.reply(message)),
+    mine && (message.text || message.photo) ? act(t("Edit"), "✎", () => on.edit(message)) : null,
+    mine ? null : act(t("React with 👍"), "👍", () => on.react(message, "👍")),
+    mine ? null : act(t("React with 👎"), "👎", () => on.react(message, "👎"))));
   const badge = reaction ? h("span", { class: "reaction" }, reaction) : null;
   return h("article", { class: `message${mine ? " mine" : ""}`, "data-id": message.message_id }, bubble, badge, keys(message, waiting, on));
 }
