@@ -183,7 +183,7 @@ class Application:
             on_set_aside=notices.update_set_aside,
             on_disk_full=DiskFull(bot, ledger, settings, translator).tell,
         )
-        web = WebServer(settings, vitals, inbox.accept)
+        web = WebServer(settings, vitals, inbox.accept, translator)
         self.address = await web.start()
         self._at_end("web server", web.stop)
         watch = Watch(

@@ -40,6 +40,9 @@ def sentences() -> set[str | tuple[str, ...]]:
     for path in ROOM.rglob("*.py"):
         for _, message, *_ in extract_from_file("python", path, keywords=KEYWORDS):
             found.add(message if isinstance(message, str) else tuple(message))
+    for path in (ROOM / "web" / "templates").glob("*.html"):
+        for _, message, *_ in extract_from_file("jinja2.ext:babel_extract", path, keywords=KEYWORDS):
+            found.add(message if isinstance(message, str) else tuple(message))
     return found
 
 

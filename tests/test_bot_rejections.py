@@ -12,6 +12,7 @@ from rich.console import Console
 
 from bot import remote
 from bot.config import Settings, WebSettings
+from bot.translation import Translator
 from bot.vitals import Overview, Vitals
 from bot.web.server import WebServer
 from inference.launch import free_port
@@ -63,7 +64,7 @@ async def test_the_operator_sees_that_a_model_was_rejected(tmp_path: Path) -> No
     """On the page and on the command line the run is called rejected, with the reason."""
     async with Ledger.open(tmp_path) as ledger:
         await rejected_run(ledger, tmp_path)
-        server = WebServer(Settings(web=WebSettings(port=free_port())), vitals(ledger), nobody_calls)
+        server = WebServer(Settings(web=WebSettings(port=free_port())), vitals(ledger), nobody_calls, Translator.load())
         try:
             async with aiohttp.ClientSession(await server.start()) as session, session.get("/") as page:
                 shown = await page.text()

@@ -14,11 +14,13 @@ from pydantic import SecretStr
 
 from bot.config import Settings, WebSettings
 from bot.settings import TelegramSettings, WebhookSettings
+from bot.translation import Translator
 from bot.vitals import Vitals
 from bot.web.server import SECRET_HEADER, WEBHOOK_PATH, WebServer
 from inference.launch import free_port
 from storage.errors import NotSaved
 from tests.community import Community, questions
+from tests.whole_bot import whole_bot
 
 SECRET = "a-secret-of-the-webhook"
 TOKEN = "a-password"
@@ -82,7 +84,7 @@ async def test_only_the_networks_of_the_settings_may_call(headers: dict[str, str
         ),
         web=WebSettings(port=free_port()),
     )
-    server = WebServer(settings, cast(Vitals, None), accept)
+    server = WebServer(settings, cast(Vitals, None), accept, Translator.load())
     try:
         async with aiohttp.ClientSession(await server.start()) as session:
             headers = {SECRET_HEADER: SECRET, **headers}
@@ -101,7 +103,7 @@ async def test_what_cannot_be_stored_is_not_acknowledged() -> None:
 
     webhook = WebhookSettings(url="https://bot.example.org/telegram", secret=SecretStr(SECRET))
     settings = Settings(telegram=TelegramSettings(mode="webhook", webhook=webhook), web=WebSettings(port=free_port()))
-    server = WebServer(settings, cast(Vitals, None), accept)
+    server = WebServer(settings, cast(Vitals, None), accept, Translator.load())
     try:
         async with aiohttp.ClientSession(await server.start()) as session:
             headers = {SECRET_HEADER: SECRET}
@@ -137,3 +139,26 @@ async def test_each_node_is_on_the_page_and_in_the_metrics(tmp_path: Path) -> No
             lines = [line for line in measured.splitlines() if line.startswith(f"thumbtune_node_{name}{{")]
             assert sum(float(line.split()[-1]) for line in lines) == 1
         assert await community.bot.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "accepted", "language", "words"),
+    [
+        ("/", "", "en", "next scheduled run"),
+        ("/", "zh-CN,zh;q=0.9,en;q=0.8", "zh", "下次定时训练"),
+        ("/", "fr, en;q=0.5, zh;q=0.9", "zh", "下次定时训练"),
+        ("/", "zh;q=nonsense, \xff", "en", "next scheduled run"),
+        ("/?language=zh", "en", "zh", "下次定时训练"),
+        ("/?language=en", "zh", "en", "next scheduled run"),
+    ],
+)
+async def test_the_page_speaks_the_operators_language(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, accepted: str, language: str, words: str
+) -> None:
+    """The browser's, unless a link on the page asks for another one."""
+    async with whole_bot(tmp_path, monkeypatch) as bot, bot.running() as application:
+        headers = {"Accept-Language": accepted}
+        async with aiohttp.ClientSession(application.address) as session, session.get(path, headers=headers) as page:
+            shown = await page.text()
+    assert f'<html lang="{language}">' in shown and words in shown
+    assert '<a href="/?language=en"' in shown or '<a href="/?language=zh"' in shown

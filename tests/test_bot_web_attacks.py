@@ -20,6 +20,7 @@ from pydantic import SecretStr
 
 from bot.config import Settings, WebSettings
 from bot.settings import TelegramSettings, WebhookSettings
+from bot.translation import Translator
 from bot.vitals import Vitals
 from bot.web.server import SECRET_HEADER, WEBHOOK_PATH, WebServer
 from storage.ledger import Ledger
@@ -76,7 +77,7 @@ async def served(
     )
     async with Ledger.open(folder) as ledger:
         vitals = Vitals(ledger, cast(Any, None), cast(Any, None), dict, lambda: None)
-        server = WebServer(values, vitals, accept)
+        server = WebServer(values, vitals, accept, Translator.load())
         try:
             yield await server.start()
         finally:

@@ -19,8 +19,11 @@ import structlog
 from aiohttp import web
 
 from bot.config import Settings
+from bot.handlers.models import MODEL_STATES
 from bot.listening import listening
-from bot.progress import outcome
+from bot.progress import RUN_STATES, outcome
+from bot.retelling import retold
+from bot.translation import Say, Translator, later
 from bot.vitals import Vitals
 from bot.web.access import caller, header, is_loopback, is_own_name, is_secret, is_within, password
 from bot.web.headers import content_policy, harden
@@ -38,6 +41,22 @@ HEADER_SECONDS = 60.0
 BODY_SECONDS = 30.0
 MOST_BYTES = 4 * 1024 * 1024
 RUN_FILES = {"loss.png": CURVE, "sheet.html": SHEET, "sheet.png": PICTURE}
+COUNTED = {
+    "users": later("people"),
+    "chats": later("chats"),
+    "sessions": later("conversations"),
+    "exchanges": later("answers"),
+    "pictures": later("pictures"),
+    "votes": later("votes"),
+    "ups": later("liked"),
+    "downs": later("disliked"),
+    "runs": later("runs"),
+    "models": later("models"),
+    "updates_pending": later("updates in the queue"),
+    "updates_set_aside": later("updates given up"),
+    "replies_doubtful": later("doubtful replies"),
+}
+TRIGGERS = {"admin": later("admin"), "schedule": later("schedule"), "command": later("command line")}
 TEMPLATES = Path(__file__).parent / "templates"
 
 log = structlog.get_logger()
@@ -47,8 +66,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class WebServer:
     """Starts with `start()`, which returns the address it listens on; ends with `stop()`."""
 
-    def __init__(self, settings: Settings, vitals: Vitals, accept: Callable[[Any], Awaitable[None]]) -> None:
+    def __init__(
+        self, settings: Settings, vitals: Vitals, accept: Callable[[Any], Awaitable[None]], translator: Translator
+    ) -> None:
         self._settings = settings
+        self._translator = translator
         self._vitals = vitals
         self._accept = accept
         self._token = settings.web.token.get_secret_value()
@@ -62,6 +84,13 @@ class WebServer:
         environment.filters["when"] = _when
         environment.filters["clock"] = clock
         environment.filters["outcome"] = outcome
+        environment.globals |= {
+            "counted": COUNTED,
+            "run_states": RUN_STATES | MODEL_STATES,
+            "triggers": TRIGGERS,
+            "retold": retold,
+            "languages": self._translator.languages,
+        }
         app.add_routes(
             [
                 web.get("/health", self._health),
@@ -109,9 +138,14 @@ class WebServer:
 
     async def _page(self, request: web.Request) -> web.Response:
         overview = await self._vitals.overview()
-        page = aiohttp_jinja2.render_string("operator.html", request, {"it": overview}).encode()
+        context = {"it": overview, "say": self._say(request)}
+        page = aiohttp_jinja2.render_string("operator.html", request, context).encode()
         headers = {"Content-Security-Policy": content_policy(page)}
         return web.Response(body=page, content_type="text/html", charset="utf-8", headers=headers)
+
+    def _say(self, request: web.Request) -> Say:
+        """Return the language that the page's link asks for, or else the browser's."""
+        return self._translator.to(request.query.get("language"), *_preferred(request))
 
     async def _run_file(self, request: web.Request) -> web.StreamResponse:
         try:
@@ -164,6 +198,18 @@ class WebServer:
         if not is_own_name(request, self._settings.web.host):
             return web.HTTPForbidden(text="open http://127.0.0.1 or http://localhost, or set web.token")
         return None
+
+
+def _preferred(request: web.Request) -> list[str]:
+    """Return the languages of Accept-Language, the most wanted first."""
+    ranked = []
+    for each in request.headers.get("Accept-Language", "").split(","):
+        tag, _, quality = each.partition(";q=")
+        try:
+            ranked.append((-float(quality or 1), tag.strip()))
+        except ValueError:
+            continue
+    return [tag for _, tag in sorted(ranked, key=lambda each: each[0])]
 
 
 def _when(moment: float) -> str:
