@@ -36,6 +36,7 @@ from training.figures import clock, percent, size
 from training.job import RATED
 from training.report import Report
 from training.selection import cut_off
+from training.sheet_words import localised
 from training.sources import title
 
 CAPTION_LIMIT: Final = 1024
@@ -102,10 +103,11 @@ class Notices:
             if admin in messages:
                 await self._bot.edit_message_text(run_progress(run, say), chat_id=admin, message_id=messages[admin])
             text = outcome(run, model, say)
-            if not (picture and await self._shown(admin, picture, f"run-{run.id}-{picture.name}", text)):
+            shown, page = _in(say.language, picture), _in(say.language, sheet)
+            if not (shown and await self._shown(admin, shown, f"run-{run.id}-{shown.name}", text)):
                 await self._bot.send_message(admin, text)
-            if sheet:
-                await self._bot.send_document(admin, FSInputFile(sheet, f"run-{run.id}-{sheet.name}"))
+            if page:
+                await self._bot.send_document(admin, FSInputFile(page, f"run-{run.id}-{page.name}"))
 
         await self._each(tell)
         self._messages.pop(run.id, None)
@@ -206,6 +208,12 @@ class Notices:
         if person is None:
             return self._translator.to(client_language)
         return self._translator.to(person.language, person.client_language)
+
+
+def _in(language: str, file: Path | None) -> Path | None:
+    """Return a run's file in a language, or as it is where there is none in that language."""
+    translated = file.with_name(localised(file.name, language)) if file else None
+    return translated if translated and translated.is_file() else file
 
 
 def outcome(run: Run, model: Model | None, say: Say) -> str:

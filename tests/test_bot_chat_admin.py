@@ -217,6 +217,21 @@ async def test_a_runs_progress_is_one_message_with_a_bar(stage: Stage, tmp_path:
         assert "disk full" in (await root.bot_messages())[-1]["text"]
 
 
+async def test_each_admin_gets_the_sheet_in_their_language(stage: Stage, tmp_path: Path) -> None:
+    """A sheet that has no Chinese version, as an earlier release wrote it, is sent as it is."""
+    picture, sheet = tmp_path / "sheet.png", tmp_path / "sheet.html"
+    for file in (picture, tmp_path / "sheet.zh.png"):
+        file.write_bytes(png())
+    sheet.write_text("<h1>Before and after</h1>")
+    model = Model("run-3", "/m", ModelState.LIVE, 3, 1.0)
+    async with stage.person(ADMIN, "小伟", "zh") as admin, stage.bot() as bot:
+        await told(admin, "/model")
+        for version in ("sheet.html", "sheet.zh.html"):
+            (tmp_path / version).write_text("<h1>Before and after</h1>")
+            await bot.notices.run_finished(replace(RUN, state=RunState.DONE, model="run-3"), model, picture, sheet)
+            assert (await admin.bot_messages())[-1]["document"]["file_name"] == f"run-3-{version}"
+
+
 @pytest.mark.parametrize("trouble", ["html_page", "reset_after"])
 async def test_the_end_of_a_run_is_told_if_its_picture_breaks_off(stage: Stage, tmp_path: Path, trouble: str) -> None:
     """Whether the picture arrived is unknown then, so the same follows as text."""

@@ -127,7 +127,7 @@ async def test_the_operator_sees_it(taught: Taught) -> None:
         async with session.get("/health") as answer:
             assert (await answer.json())["status"] == "ok"
     assert f"run-{taught.run}" in page
-    assert f'href="/runs/{taught.run}/sheet.html"' in page
+    assert f'href="/runs/{taught.run}/sheet.html?language=en"' in page
     assert f"<h3>run-{taught.run}, new</h3>" in sheet and "<h3>base, live</h3>" in sheet
     assert curve.startswith(b"\x89PNG")
     assert f'model="run-{taught.run}"' in metrics

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from dataclasses import replace
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 
@@ -21,8 +22,10 @@ from training.llava import Lesson
 from training.report import Effort, Report
 from training.run_folder import PICTURE, SHEET
 from training.run_sheet import SHOWN, chosen, write
-from training.sheet import Row, Sheet
+from training.selection import CUT_OFF
+from training.sheet import TEMPLATES, Row, Sheet
 from training.sheet_picture import ROWS, WIDTH, draw
+from training.sheet_words import CHINESE, localised
 
 HOSTILE = '<script>alert("x")</script> & <img src=http://a/b.png>'
 COLUMNS = ("what people liked", "base, live", "run-3, new")
@@ -194,6 +197,33 @@ def test_a_runs_sheet_has_its_story(tmp_path: Path) -> None:
     assert page.count("data:image/png") == 1
     assert re.findall(r'<article id="(.*?)"', page) == ["2", "0", "1", "3"]
     assert (tmp_path / PICTURE).read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / localised(SHEET, "zh")).read_text(encoding="utf-8")
+    for part in ("训练 3：run-3 与 run-2 对比", "run-3（新）", "54 个喜欢的回答", "50.0 → 25.0 %，共 150 题", "未通过"):
+        assert part in page
+    shown = re.sub(r"<style>.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL)
+    said = re.sub(r"Question \d\?|Liked \d\.|And before\?|Old\.|same|new|old|run-\d|[KMG]B", "", shown)
+    assert not re.findall(r"[A-Za-z]{2,}", said)
+    assert (tmp_path / localised(PICTURE, "zh")).read_bytes() != (tmp_path / PICTURE).read_bytes()
+
+
+def test_every_word_of_a_sheet_is_translated() -> None:
+    """The catalogue has each sentence with the same places, and no other."""
+    sources = [*TEMPLATES.glob("sheet.html"), *TEMPLATES.parent.glob("*sheet*.py")]
+    said: set[str] = set()
+    for path in sources:
+        calls = re.findall(r'(?:say|words\(language\))\(((?:"[^"]*"|[^()"])*)', path.read_text(encoding="utf-8"))
+        said |= {text for call in calls for text in re.findall(r'"([^"]+)"', call)}
+    assert said | {CUT_OFF} == set(CHINESE)
+    for english, chinese in CHINESE.items():
+        assert sorted(re.findall(r"{\w+}", english)) == sorted(re.findall(r"{\w+}", chinese))
+
+
+def test_a_sheets_style_is_the_only_one_allowed(tmp_path: Path) -> None:
+    """The page's own policy names the hash of its style and allows no other."""
+    page = sheet(tmp_path).html()
+    style = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    digest = b64encode(sha256(style[0].encode()).digest()).decode()
+    assert len(style) == 1 and f"style-src 'sha256-{digest}'" in page and "unsafe-inline" not in page
 
 
 def test_times_and_sizes_are_readable() -> None:

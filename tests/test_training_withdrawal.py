@@ -19,6 +19,7 @@ from training.llava import read_rows, row_name, write_rows
 from training.run_folder import PICTURE, SHEET
 from training.sheet import Row, Sheet
 from training.sheet_picture import draw
+from training.sheet_words import localised
 from training.whole import write_whole
 from training.withdrawal import LOCK, withdraw
 
@@ -67,7 +68,7 @@ def test_what_was_not_written_to_its_end_goes_too(tmp_path: Path) -> None:
 
 
 def test_sheets_go_with_what_they_show(tmp_path: Path) -> None:
-    """A run's sheet, page and picture, is removed when one of its rows is withdrawn; those of other runs stay."""
+    """A run's sheet, in each language, is removed when one of its rows is withdrawn; those of other runs stay."""
     cup = tmp_path / "cup.jpg"
     cup.write_bytes(photo())
     for run, number in (("1", 1), ("2", 12)):
@@ -76,9 +77,11 @@ def test_sheets_go_with_what_they_show(tmp_path: Path) -> None:
         sheet = Sheet("Run", ("live",), (row,))
         sheet.write(tmp_path / run / SHEET)
         draw(sheet, tmp_path / run / PICTURE)
+        for name in (SHEET, PICTURE):
+            (tmp_path / run / localised(name, "zh")).write_bytes((tmp_path / run / name).read_bytes())
     assert withdraw(tmp_path, [1]) == 1
     assert list((tmp_path / "1").iterdir()) == []
-    assert {each.name for each in (tmp_path / "2").iterdir()} == {SHEET, PICTURE}
+    assert {each.name for each in (tmp_path / "2").iterdir()} == {SHEET, PICTURE, "sheet.zh.html", "sheet.zh.png"}
     assert withdraw(tmp_path, [1]) == 0
 
 

@@ -17,9 +17,10 @@ from training.job import RATED, EvaluationJob
 from training.llava import Lesson
 from training.report import Report
 from training.run_folder import PICTURE, SHEET
-from training.selection import cut_off
+from training.selection import CUT_OFF, cut_off
 from training.sheet import Row, Sheet
 from training.sheet_picture import draw
+from training.sheet_words import LANGUAGES, localised, words
 
 SHOWN: Final = 12
 """So many pairs are shown at most: what an admin looks through."""
@@ -36,45 +37,63 @@ def chosen(held_out: Sequence[Lesson]) -> list[Lesson]:
 
 
 def write(job: EvaluationJob, report: Report, shown: Sequence[Lesson], live: Sequence[str], new: Sequence[str]) -> None:
-    """Write the page and the picture into the run's directory; questions that the models answer otherwise come first.
+    """Write the page and the picture, in each language, into the run's directory.
 
-    Raises `PictureError`, OSError.
+    Questions that the models answer otherwise come first. Raises `PictureError`, OSError.
     """
     differing = sorted(range(len(shown)), key=lambda place: live[place] == new[place])
     rows = [
         Row.of(shown[place], Path(job.images), (shown[place].turns[-1].text, live[place], new[place]))
         for place in differing
     ]
-    sheet = Sheet(
-        title=f"Run {job.run}: {job.candidate_name} beside {job.live_name}",
-        columns=("what people liked", f"{job.live_name}, live", f"{job.candidate_name}, new"),
-        rows=tuple(rows),
-        accepted=report.accepted,
-        verdict=report.reason or "likelier to say what people like, and no worse on the facts",
-        facts=facts(report),
-        curve=Path(job.curve) if job.curve else None,
-    )
-    folder = Path(job.work)
-    sheet.write(folder / SHEET)
-    draw(sheet, folder / PICTURE)
+    for language in LANGUAGES:
+        say = words(language)
+        sheet = Sheet(
+            title=say(
+                "Run {run}: {candidate} beside {live}", run=job.run, candidate=job.candidate_name, live=job.live_name
+            ),
+            columns=(
+                say("what people liked"),
+                say("{model}, live", model=job.live_name),
+                say("{model}, new", model=job.candidate_name),
+            ),
+            rows=tuple(rows),
+            accepted=report.accepted,
+            verdict=_verdict(report, language),
+            facts=facts(report, language),
+            curve=Path(job.curve) if job.curve else None,
+            language=language,
+        )
+        folder = Path(job.work)
+        sheet.write(folder / localised(SHEET, language))
+        draw(sheet, folder / localised(PICTURE, language))
 
 
-def facts(report: Report) -> tuple[tuple[str, str], ...]:
-    """The numbers of a run as (name, value)."""
-    effort = report.effort
+def _verdict(report: Report, language: str) -> str:
+    """Return why, in the sheet's language; a rejection is worded in English, and its message says it to each admin."""
+    if report.reason:
+        return report.reason if language == "en" else ""
+    return words(language)("likelier to say what people like, and no worse on the facts")
+
+
+def facts(report: Report, language: str = "en") -> tuple[tuple[str, str], ...]:
+    """Return the numbers of a run as (name, value)."""
+    say, effort = words(language), report.effort
     others = sum(count for source, count in effort.taught.items() if source != RATED)
+    cut = {"cut": effort.cut, "liked": effort.liked}
+    right = {"before": f"{100 * report.live_correct:.1f}", "after": percent(report.correct)}
     return (
-        ("learned", f"{effort.pairs} liked answers"),
-        *([("too long to learn", f"{effort.too_long} more")] if effort.too_long else []),
-        *([("and from elsewhere", f"{others} samples")] if others else []),
-        ("votes", f"{effort.votes} of {effort.raters} people"),
-        *([("cut off", note)] if (note := cut_off(effort.cut, effort.liked)) else []),
-        ("judged by", f"{report.held_out} more of them"),
-        ("loss on those", f"{report.live_nll:.3f} → {report.nll:.3f}"),
-        ("facts right", f"{100 * report.live_correct:.1f} → {percent(report.correct)} of {report.questions}"),
-        ("training", f"{clock(effort.training_seconds)}, {effort.steps} steps"),
-        ("merging", clock(effort.merging_seconds)),
-        ("evaluating", clock(report.seconds)),
-        ("peak memory", size(effort.peak_memory)),
-        ("adapter", size(effort.adapter_bytes)),
+        (say("learned"), say("{number} liked answers", number=effort.pairs)),
+        *([(say("too long to learn"), say("{number} more", number=effort.too_long))] if effort.too_long else []),
+        *([(say("and from elsewhere"), say("{number} samples", number=others))] if others else []),
+        (say("votes"), say("{votes} of {people} people", votes=effort.votes, people=effort.raters)),
+        *([(say("cut off"), say(CUT_OFF, **cut))] if cut_off(**cut) else []),
+        (say("judged by"), say("{number} more of them", number=report.held_out)),
+        (say("loss on those"), f"{report.live_nll:.3f} → {report.nll:.3f}"),
+        (say("facts right"), say("{before} → {after} of {questions}", questions=report.questions, **right)),
+        (say("training"), say("{time}, {steps} steps", time=clock(effort.training_seconds), steps=effort.steps)),
+        (say("merging"), clock(effort.merging_seconds)),
+        (say("evaluating"), clock(report.seconds)),
+        (say("peak memory"), size(effort.peak_memory)),
+        (say("adapter"), size(effort.adapter_bytes)),
     )

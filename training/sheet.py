@@ -11,6 +11,7 @@ from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -20,9 +21,11 @@ from PIL import Image
 from inference.messages import Role
 from inference.pictures import open_picture
 from training.llava import Lesson
+from training.sheet_words import words
 from training.whole import write_whole
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
+_STYLE: Final = (TEMPLATES / "sheet.css").read_text(encoding="utf-8")
 _THUMBNAIL: Final = 480
 """The longer side of a picture on a sheet, in pixels: sharp enough for a phone, some 20 KB."""
 
@@ -49,7 +52,7 @@ class Row:
             question.text,
             tuple(answers),
             tuple(images / name for name in lesson.subject),
-            tuple(("asked" if turn.role is Role.USER else "answered", turn.text or "[a picture]") for turn in before),
+            tuple(("asked" if turn.role is Role.USER else "answered", turn.text) for turn in before),
             id=lesson.name,
         )
 
@@ -67,7 +70,8 @@ class Sheet:
     """Columns with their titles, and rows.
 
     `verdict` is a sentence with `accepted` as its sign (None: there is nothing to judge), `facts` are (name, value),
-    `curve` is a PNG file of the loss.
+    `curve` is a PNG file of the loss. What the sheet itself says is in `language`; titles, columns and facts are given
+    in it.
     """
 
     title: str
@@ -77,6 +81,7 @@ class Sheet:
     verdict: str = ""
     facts: tuple[tuple[str, str], ...] = ()
     curve: Path | None = None
+    language: str = "en"
 
     def html(self) -> str:
         """The whole page. Raises `PictureError`, OSError."""
@@ -85,11 +90,17 @@ class Sheet:
         )
         environment.filters["jpeg"] = _jpeg
         curve = f"data:image/png;base64,{b64encode(self.curve.read_bytes()).decode()}" if self.curve else ""
-        return environment.get_template("sheet.html").render(it=self, curve=curve)
+        return environment.get_template("sheet.html").render(
+            it=self, curve=curve, say=words(self.language), style=_STYLE, style_hash=f"sha256-{_digest(_STYLE)}"
+        )
 
     def write(self, path: Path) -> None:
         """Write the page, whole. Raises `PictureError`, OSError."""
         write_whole(path, self.html())
+
+
+def _digest(text: str) -> str:
+    return b64encode(sha256(text.encode()).digest()).decode()
 
 
 def _jpeg(picture: Image.Image) -> str:

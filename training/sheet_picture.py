@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from training.lettering import UNKNOWN, Lettering, lacking
 from training.sheet import Row, Sheet
+from training.sheet_words import words
 
 # Telegram shows a photo with 1280 pixels at its longer side at least; letters of 20 pixels stay legible then.
 WIDTH: Final = 1080
@@ -26,18 +27,21 @@ _Command = tuple[float, float, str, Lettering, str]
 
 def draw(sheet: Sheet, path: Path) -> None:
     """Write the picture of a sheet. Raises `PictureError`, OSError."""
+    say = words(sheet.language)
     page = _Page()
     page.write(sheet.title, page.title, _INK, most=2)
     if sheet.accepted is not None:
-        sign = "accepted" if sheet.accepted else "rejected"
+        sign = say("accepted") if sheet.accepted else say("rejected")
         page.write(f"{sign}: {sheet.verdict}" if sheet.verdict else sign, page.text, _GOOD if sheet.accepted else _BAD)
     page.numbers(sheet.facts, sheet.curve)
     for row in sheet.rows[:ROWS]:
-        page.row(sheet.columns, row)
+        page.row(sheet.columns, row, row.question or say("(the picture alone)"))
     if len(sheet.rows) > ROWS:
-        page.write(f"{len(sheet.rows) - ROWS} more are on the sheet itself.", page.small, _PALE)
+        page.write(say("{number} more are on the sheet itself.", number=len(sheet.rows) - ROWS), page.small, _PALE)
     if page.lacking:
-        page.write(f"{UNKNOWN} stands for a character that only the sheet itself shows.", page.small, _PALE)
+        page.write(
+            say("{box} stands for a character that only the sheet itself shows.", box=UNKNOWN), page.small, _PALE
+        )
     page.save(path)
 
 
@@ -70,7 +74,7 @@ class _Page:
             bottom = max(bottom, top + shown.height)
         self._top = bottom + _GAP
 
-    def row(self, columns: tuple[str, ...], row: Row) -> None:
+    def row(self, columns: tuple[str, ...], row: Row, question: str) -> None:
         """A picture, its question, and the answers side by side."""
         self._rules.append(self._top)
         top = self._top + _GAP
@@ -81,7 +85,6 @@ class _Page:
             bottom += small.height
         left = _MARGIN + _PICTURE + _GAP
         width = WIDTH - _MARGIN - left
-        question = row.question or "(the picture alone)"
         top = self._lines(question, self.text, _INK, left, top - 4, width, 3) + 8
         each = (width - _GAP * (len(columns) - 1)) / len(columns)
         for place, (column, answer) in enumerate(zip(columns, row.answers, strict=True)):

@@ -19,6 +19,7 @@ from filelock import FileLock
 from training.llava import row_name
 from training.resume import remove
 from training.run_folder import PICTURE, SHEET
+from training.sheet_words import LANGUAGES, localised
 from training.whole import UNFINISHED, write_whole
 
 LOCK: Final = "withdrawal.lock"
@@ -65,8 +66,9 @@ def _withdraw(runs: Path, names: set[str]) -> int:
             gone += lost
     for page in sorted(runs.glob(f"*/{SHEET}")):
         if not names.isdisjoint(_ARTICLE.findall(page.read_text(encoding="utf-8"))):
-            page.with_name(PICTURE).unlink(missing_ok=True)
-            page.unlink()
+            for language in reversed(LANGUAGES):  # the page that is looked at goes last
+                for name in (PICTURE, SHEET):
+                    page.with_name(localised(name, language)).unlink(missing_ok=True)
             gone += 1
     for part in sorted(runs.glob(f"*/*{UNFINISHED}")):
         text = part.read_text(encoding="utf-8", errors="replace")  # it may end within a character

@@ -31,6 +31,7 @@ from bot.web.metrics import render
 from storage.errors import StorageError, UnknownRecord
 from training.figures import clock
 from training.run_folder import CURVE, PICTURE, SHEET
+from training.sheet_words import localised
 
 WEBHOOK_PATH = "/telegram"
 SECRET_HEADER = "X-Telegram-Bot-Api-Secret-Token"
@@ -149,7 +150,9 @@ class WebServer:
 
     async def _run_file(self, request: web.Request) -> web.StreamResponse:
         try:
-            path = await self._vitals.run_file(int(request.match_info["run"]), RUN_FILES[request.match_info["file"]])
+            run, name = int(request.match_info["run"]), RUN_FILES[request.match_info["file"]]
+            path = await self._vitals.run_file(run, localised(name, self._say(request).language))
+            path = path or await self._vitals.run_file(run, name)
         except UnknownRecord as error:
             raise web.HTTPNotFound(text=str(error)) from error
         if path is None:

@@ -1,0 +1,66 @@
+"""The words on a sheet in the languages that admins read; English is the source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import PurePath
+from typing import Final
+
+from training.selection import CUT_OFF
+
+Say = Callable[..., str]
+"""`say("{number} more", number=2)`."""
+
+CHINESE: Final = {
+    "Run {run}: {candidate} beside {live}": "训练 {run}：{candidate} 与 {live} 对比",
+    "what people liked": "用户喜欢的回答",
+    "{model}, live": "{model}（现用）",
+    "{model}, new": "{model}（新）",
+    "accepted": "通过",
+    "rejected": "未通过",
+    "likelier to say what people like, and no worse on the facts": "更可能说出用户喜欢的回答，事实也不更差",
+    "learned": "学习",
+    "{number} liked answers": "{number} 个喜欢的回答",
+    "too long to learn": "太长，未学习",
+    "{number} more": "另有 {number} 个",
+    "and from elsewhere": "来自其他来源",
+    "{number} samples": "{number} 个样本",
+    "votes": "评价",
+    "{votes} of {people} people": "{people} 人的 {votes} 次",
+    "cut off": "被截断",
+    CUT_OFF: "{liked} 条好评回答中有 {cut} 条因达到长度上限被截断，无法用于学习：请调高 chat.max_new_tokens",
+    "judged by": "用于检验",
+    "{number} more of them": "其中另外 {number} 个",
+    "loss on those": "检验损失",
+    "facts right": "事实正确",
+    "{before} → {after} of {questions}": "{before} → {after}，共 {questions} 题",
+    "training": "训练",
+    "{time}, {steps} steps": "{time}，{steps} 步",
+    "merging": "合并",
+    "evaluating": "检验",
+    "peak memory": "内存峰值",
+    "adapter": "适配器",
+    "the loss of each step, its moving average, and the former run's": "每一步的损失、移动平均，以及上一次训练的损失",
+    "{number} earlier question": "之前的 {number} 个问题",
+    "{number} earlier questions": "之前的 {number} 个问题",
+    "[a picture]": "[图片]",
+    "(the picture alone)": "（只有图片）",
+    "no answer": "没有回答",
+    "Every answer is the likeliest one: nothing is drawn by chance.": "每个回答都取最可能的那个，没有随机抽取。",
+    "{number} more are on the sheet itself.": "另有 {number} 行，见完整对比页。",
+    "{box} stands for a character that only the sheet itself shows.": "{box} 代表只有完整对比页才能显示的字符。",
+}
+
+LANGUAGES: Final = {"en": {}, "zh": CHINESE}
+
+
+def words(language: str) -> Say:
+    """Return what translates a sentence and fills its places; an unknown language is English."""
+    catalogue = LANGUAGES.get(language, {})
+    return lambda sentence, **values: catalogue.get(sentence, sentence).format(**values)
+
+
+def localised(name: str, language: str) -> str:
+    """Return the name of a file in a language: `sheet.html`, in Chinese `sheet.zh.html`."""
+    path = PurePath(name)
+    return name if language == "en" else f"{path.stem}.{language}{path.suffix}"
