@@ -6,7 +6,7 @@ import { h } from "./dom.js";
 import { bold, speak, t } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
-const FACES = ["#4f7cff", "#e2734a", "#2f9e6b", "#a35bd6", "#c9942b", "#3aa3b8", "#d1588f"];
+const FACES = ["#3b62d9", "#b84e26", "#217a51", "#8741bb", "#8f6413", "#227488", "#b63d75"];
 const ADMIN_COMMANDS = [
   ["/status", "What it is doing just now"],
   ["/models", "The models it has learned"],
