@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import statistics
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from typing import Any
 import httpx
 from PIL import Image
 
+from inference.access import KEY_VARIABLE, new_key
 from inference.internvl2.random import SIZES
 from inference.internvl2.random import main as write_random
 
@@ -38,10 +40,15 @@ ANSWER_TOKENS = 32
 def serving(directory: Path, flags: list[str]) -> Iterator[httpx.Client]:
     """A client to an engine that is ready."""
     line = [sys.executable, "-m", "inference.cpu_server", "--model", str(directory), "--name", NAME, "--port", "0"]
-    with subprocess.Popen([*line, *flags], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    key = new_key()
+    environment = {**os.environ, KEY_VARIABLE: key}
+    with subprocess.Popen(
+        [*line, *flags], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
         assert process.stdin is not None and process.stdout is not None
         try:
-            with httpx.Client(base_url=process.stdout.readline().strip(), timeout=600, trust_env=False) as client:
+            address, headers = process.stdout.readline().strip(), {"Authorization": f"Bearer {key}"}
+            with httpx.Client(base_url=address, headers=headers, timeout=600, trust_env=False) as client:
                 while client.get("/health").status_code != 200:
                     time.sleep(0.1)
                 yield client

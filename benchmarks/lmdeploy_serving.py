@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -20,8 +21,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.serving_load import alone, crowd
+from benchmarks.serving_load import alone, crowd, headers
 from benchmarks.vocabulary import make_tokenizer
+from inference.access import KEY_VARIABLE, new_key
 from inference.internvl2.random import SIZES, write_random
 from inference.launch import free_port
 
@@ -69,7 +71,8 @@ class Server:
             if self.process.poll() is not None:
                 raise RuntimeError(f"the server ended with {self.process.returncode}: see its log")
             try:
-                with urllib.request.urlopen(f"{self.url}/health", timeout=5):
+                request = urllib.request.Request(f"{self.url}/health", headers=headers())
+                with urllib.request.urlopen(request, timeout=5):
                     return time.monotonic() - self.began
             except OSError:
                 time.sleep(0.2)
@@ -120,6 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--trace", action="store_true")
     options = parser.parse_args(arguments)
     options.work.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault(KEY_VARIABLE, new_key())
     model = checkpoint(options.work, options.size)
     set_tiles(model, options.tiles)
     for kind in options.servers.split(","):

@@ -14,6 +14,7 @@ import asyncio
 import base64
 import io
 import json
+import os
 import statistics
 import sys
 import time
@@ -26,6 +27,7 @@ import aiohttp
 import numpy as np
 from PIL import Image
 
+from inference.access import KEY_VARIABLE
 from inference.prompt import SYSTEM
 
 
@@ -69,6 +71,12 @@ def picture(seed: int, size: tuple[int, int] = (1280, 960)) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode()
 
 
+def headers() -> dict[str, str]:
+    """What a request carries: the engine's key, where the environment has one."""
+    key = os.environ.get(KEY_VARIABLE)
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
 async def ask(session: aiohttp.ClientSession, url: str, model: str, chat: Chat, tokens: int) -> Shot:
     """Ask, read to the end, add the answer to the chat."""
     body = {
@@ -83,7 +91,7 @@ async def ask(session: aiohttp.ClientSession, url: str, model: str, chat: Chat, 
     }
     asked, first, text = time.time(), 0.0, ""
     usage: dict[str, Any] = {}
-    async with session.post(f"{url}/v1/chat/completions", json=body) as response:
+    async with session.post(f"{url}/v1/chat/completions", json=body, headers=headers()) as response:
         if response.status != 200:
             raise RuntimeError(f"HTTP {response.status}: {await response.text()}")
         async for line in response.content:

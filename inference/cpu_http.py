@@ -19,8 +19,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from inference.access import refusal
 from inference.cpu_metrics import EngineMetrics
 from inference.generation import ChatEngine
 from inference.messages import INVALID_PICTURE, PictureError, PromptTooLong
@@ -37,15 +39,18 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Server:
-    """The HTTP side of one engine: `app` is its aiohttp application, `engine` is set once it is warm."""
+    """The HTTP side of one engine: `app` is its aiohttp application, `engine` is set once it is warm.
 
-    def __init__(self, name: str, *, slots: int) -> None:
+    Requests must carry `key` (access.py).
+    """
+
+    def __init__(self, name: str, *, slots: int, key: str) -> None:
         self.engine: ChatEngine | None = None
         self._name = name
         self._slots = asyncio.Semaphore(slots)
         self._waiting = 0
         self._metrics = EngineMetrics(name)
-        self.app = web.Application(client_max_size=_BODY_BYTES, middlewares=[_errors_as_json])
+        self.app = web.Application(client_max_size=_BODY_BYTES, middlewares=[_errors_as_json, _only_with(key)])
         self.app.add_routes(
             [
                 web.post("/v1/chat/completions", self._complete),
@@ -223,3 +228,19 @@ async def _errors_as_json(request: web.Request, handler: _Handler) -> web.Stream
     except web.HTTPException as error:
         body = ApiError(f"{error.reason}: {request.method} {request.path}", status=error.status).body()
         return web.json_response(body, status=error.status)
+
+
+def _only_with(key: str) -> Middleware:
+    """Return the middleware that refuses whatever access.py refuses."""
+
+    def header(request: web.Request, name: str) -> bytes:
+        return request.headers.get(name, "").encode("utf-8", "surrogateescape")
+
+    @web.middleware
+    async def check(request: web.Request, handler: _Handler) -> web.StreamResponse:
+        refused = refusal(key, host=header(request, "Host"), authorization=header(request, "Authorization"))
+        if refused is not None:
+            raise ApiError(refused.message, status=refused.status)
+        return await handler(request)
+
+    return check

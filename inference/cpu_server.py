@@ -1,10 +1,11 @@
 """Worker: the CPU engine, a model on this machine behind the OpenAI chat API.
 
-    python -m inference.cpu_server --model DIR --name NAME [--host 127.0.0.1] [--port 8000] [--threads N]
-        [--slots N] [--cache-megabytes N] [--dtype float32|bfloat16]
+    python -m inference.cpu_server --model DIR --name NAME [--port 8000] [--threads N] [--slots N]
+        [--cache-megabytes N] [--dtype float32|bfloat16]
 
-It listens at once; /health answers 503 until the model has really generated something about a picture. It ends when
-its parent does (lifeline.py). What it says over HTTP is cpu_http.py's, computing generation.py's.
+It listens on 127.0.0.1 at once, for clients that have its key (access.py); /health answers 503 until the model has
+really generated something about a picture. It ends when its parent does (lifeline.py). What it says over HTTP is
+cpu_http.py's, computing generation.py's.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Final
 import torch
 from aiohttp import web
 
+from inference.access import own_key
 from inference.cpu_http import Server
 from inference.generation import ChatEngine
 from inference.lifeline import watch_parent
@@ -31,15 +33,16 @@ from inference.lifeline import watch_parent
 _log: Final = logging.getLogger(__name__)
 
 _SHUTDOWN_SECONDS: Final = 2.0
+_HOST: Final = "127.0.0.1"
 
 
-async def _serve(options: argparse.Namespace) -> int:
+async def _serve(options: argparse.Namespace, key: str) -> int:
     """Listen, load, serve until SIGTERM or SIGINT; the exit status."""
-    server = Server(options.name, slots=options.slots)
+    server = Server(options.name, slots=options.slots, key=key)
     runner = web.AppRunner(server.app, handler_cancellation=True, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
     await runner.setup()
-    await web.TCPSite(runner, options.host, options.port).start()
-    sys.stdout.write(f"http://{options.host}:{runner.addresses[0][1]}\n")
+    await web.TCPSite(runner, _HOST, options.port).start()
+    sys.stdout.write(f"http://{_HOST}:{runner.addresses[0][1]}\n")
     sys.stdout.flush()
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[int] = loop.create_future()
@@ -72,7 +75,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m inference.cpu_server", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--model", type=Path, required=True, help="checkpoint directory in the official layout")
     parser.add_argument("--name", required=True, help="what the model is called in requests and answers")
-    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000, help="0 for a free one; the address is printed")
     parser.add_argument("--threads", type=_positive, help="threads to compute with (default: one for each core)")
     parser.add_argument("--slots", type=_positive, default=4, help="answers computed at a time (default: 4)")
@@ -102,13 +104,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The worker's command line. Never returns: a loading thread inside torch cannot be asked to end."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    key = own_key()
     watch_parent()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     try:
-        status = asyncio.run(_serve(options))
+        status = asyncio.run(_serve(options, key))
     except OSError as error:
-        _log.error("cannot listen on %s:%d: %s", options.host, options.port, error)
+        _log.error("cannot listen on %s:%d: %s", _HOST, options.port, error)
         status = 1
     logging.shutdown()
     sys.stdout.flush()

@@ -67,7 +67,7 @@ def command(kind: Kind) -> Command:
 def _cpu(model_id: str, model_dir: Path, port: int, settings: InferenceSettings) -> list[str]:
     line = [
         *(settings.python or sys.executable, "-m", "inference.cpu_server"),
-        *("--model", str(model_dir), "--name", model_id, "--host", "127.0.0.1", "--port", str(port)),
+        *("--model", str(model_dir), "--name", model_id, "--port", str(port)),
         # More than people can take: a question whether it is well, or a prompt to warm, never waits behind theirs.
         *("--slots", str(concurrency(Kind.CPU, settings) + 2)),
     ]
@@ -88,7 +88,7 @@ def _lmdeploy(model_id: str, model_dir: Path, port: int, settings: InferenceSett
     }
     return [
         *(settings.python or sys.executable, "-m", "inference.lmdeploy_server"),
-        *("--model", str(model_dir), "--name", model_id, "--host", "127.0.0.1", "--port", str(port)),
+        *("--model", str(model_dir), "--name", model_id, "--port", str(port)),
         *("--engines", str(settings.side_by_side)),
         *("--session-length", str(sizes.session_length), "--batch", str(sizes.batch)),
         *("--kv-bits", str(sizes.kv_bits), "--dtype", sizes.dtype, "--weights", sizes.weights),

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from inference.access import KEY_VARIABLE, new_key
 from inference.client import HttpEngine
 from inference.engines import Command
 from inference.messages import EngineUnavailable
@@ -87,7 +88,10 @@ class Launched:
 
 
 async def begin(launch: Launch) -> Launched:
-    """Start the process, or take the given endpoint; it is not ready yet. Raises EngineUnavailable."""
+    """Start the process with a key of its own, or take the given endpoint; it is not ready yet.
+
+    Raises EngineUnavailable.
+    """
     settings = launch.settings
     if launch.command is None:
         client = HttpEngine(
@@ -100,7 +104,7 @@ async def begin(launch: Launch) -> Launched:
             local=False,
         )
         return Launched(launch, client, None)
-    port = free_port()
+    port, key = free_port(), new_key()
     line = launch.command(launch.model_id, launch.model_dir, port, settings)
     try:
         child = await Child.start(
@@ -108,14 +112,18 @@ async def begin(launch: Launch) -> Launched:
             log=launch.log,
             log_bytes=int(settings.log_megabytes * 1e6),
             log_files=settings.log_files,
-            environment=launch.environment,
+            environment={**launch.environment, KEY_VARIABLE: key},
         )
     except OSError as error:
         raise EngineUnavailable(
             f"The engine of {launch.model_id} could not be started ({error}): check inference.python."
         ) from error
     client = HttpEngine(
-        f"http://127.0.0.1:{port}", launch.model_id, token_timeout=settings.token_timeout, tiles=settings.tiles
+        f"http://127.0.0.1:{port}",
+        launch.model_id,
+        token_timeout=settings.token_timeout,
+        tiles=settings.tiles,
+        api_key=key,
     )
     return Launched(launch, client, child)
 

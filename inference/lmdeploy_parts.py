@@ -1,8 +1,9 @@
 """Our parts inside lmdeploy's server: each replaces an internal of lmdeploy 0.18.0 by a quicker one.
 
 - `VLAsyncEngine` is replaced by our subclass (lmdeploy_server.py has it made);
-- `MultimodalProcessor._get_multimodal_prompt_input` takes data URLs through `TileCache` (many threads, each picture
-  once, fingerprint given) instead of `ImageEncoder.preprocess` (one thread, every picture on every turn);
+- `MultimodalProcessor._get_multimodal_prompt_input` takes data URLs, and nothing else, through `TileCache` (many
+  threads, each picture once, fingerprint given) instead of `ImageEncoder.preprocess` (one thread, every picture on
+  every turn);
 - `Tokenizer.detokenize_incrementally` decodes a short window of new tokens instead of first naming every token of
   the prompt (58 ms of the event loop a request with InternLM2's tokenizer and a 13-tile picture);
 - `TurboMind.create_instance` gives instances that let prompts in whole (prefill_gate.py) and hand on tokens in
@@ -57,7 +58,8 @@ def quicken(*, prefill_tokens: int, tiles: int | None, threads: int, cache_bytes
         ) -> Any:
             pictures = data_pictures(messages) if do_preprocess else None
             if pictures is None:
-                return await super()._get_multimodal_prompt_input(messages, do_preprocess, adapter_name, **more)
+                # lmdeploy would open file:// URLs and paths, and fetch what others name.
+                raise ValueError("Only text, and pictures of the user as data: URLs, are read here.")
             try:
                 prepared = await asyncio.gather(*(self.cache.of(url, most) for url, most in pictures))
             except PictureError as error:
@@ -122,7 +124,7 @@ def quicken(*, prefill_tokens: int, tiles: int | None, threads: int, cache_bytes
 
 
 def data_pictures(messages: Sequence[dict[str, Any]]) -> list[tuple[str, int | None]] | None:
-    """URL and tile limit of every picture, in order; None where something is not ours to take the short way."""
+    """URL and tile limit of every picture, in order; None where anything else is shown."""
     found: list[tuple[str, int | None]] = []
     for message in messages:
         content = message.get("content")

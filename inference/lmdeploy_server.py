@@ -2,9 +2,10 @@
 
     python -m inference.lmdeploy_server --model DIR --name ID --port PORT
 
-The server, its API and its engine are lmdeploy's. Where the installed lmdeploy is the one we know (`KNOWN`), our parts
-take the place of some of its own (lmdeploy_parts.py lists them); with any other version a warning says so and the
-stock path runs, only slower. The client is client.py, the command line is built by engines.py.
+The server, its API and its engine are lmdeploy's. Our parts take the place of some of its own (lmdeploy_parts.py
+lists them), and of its routes only those that our client uses are in reach, with the key of this launch (access.py).
+All of that is made for one version of lmdeploy (`KNOWN`); any other is refused. The client is client.py, the command
+line is built by engines.py.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from inference.access import guarded, own_key
 from inference.lifeline import watch_parent
 from inference.lmdeploy_memory import BLOCK_TOKENS, Needs, NoRoom, default_blocks, prefill_tokens, share_of_free
 from inference.prompt import lmdeploy_template
@@ -25,6 +27,11 @@ if TYPE_CHECKING:
 
 KNOWN: Final = "0.18.0"
 """The lmdeploy whose internals we replace."""
+
+ROUTES: Final = frozenset(
+    {("POST", "/v1/chat/completions"), ("GET", "/v1/models"), ("GET", "/health"), ("GET", "/metrics")}
+)
+"""What can be asked for. Others of lmdeploy's run code that a request brings (`/update_weights` unpickles it)."""
 
 _BEFORE: Final = "thumbtune"
 """What the engine is called while it is made."""
@@ -80,11 +87,11 @@ def use(name: str, engines: Mapping[type, type]) -> None:
     api_server.get_task = task
 
 
-def tell_length(name: str, tokens: int) -> None:
-    """Have /v1/models say the session's length, as `max_model_len`: lmdeploy's own list has none.
+def guard(name: str, tokens: int, key: str) -> None:
+    """Have lmdeploy's application answer `ROUTES` only, to clients with `key`, and list the session's length.
 
-    The field is vLLM's (vllm/entrypoints/openai/protocol.py, ModelCard). Of lmdeploy it takes only that the
-    application is handed to `uvicorn.run`.
+    /v1/models names it `max_model_len`, as vLLM does (vllm/entrypoints/openai/protocol.py, ModelCard); lmdeploy's own
+    list has no length. lmdeploy hands its application to `uvicorn.run`.
     """
     import uvicorn
     from starlette.responses import JSONResponse
@@ -99,7 +106,7 @@ def tell_length(name: str, tokens: int) -> None:
     def run(app: Any, **more: Any) -> None:
         # The first route that matches answers.
         app.router.routes.insert(0, Route("/v1/models", models))
-        stock_run(app, **more)
+        stock_run(guarded(app, key, ROUTES), **more)
 
     uvicorn.run = run
 
@@ -108,6 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The worker's command line; serves until SIGTERM."""
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    key = own_key()
     watch_parent()
     # A pooled connection that the server closes in the very moment of the next question looks like a crash.
     os.environ.setdefault("UVICORN_TIMEOUT_KEEP_ALIVE", "3600")
@@ -115,26 +123,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import lmdeploy
     import torch
 
+    if lmdeploy.__version__ != KNOWN:
+        raise SystemExit(
+            f"lmdeploy {lmdeploy.__version__} is installed, and this engine is made for {KNOWN}: install "
+            f"lmdeploy=={KNOWN}, or run that version's own server and name it in inference.endpoints."
+        )
     # Tiles are made by many threads at once; each of them alone is quickest.
     torch.set_num_threads(1)
     try:
         config = engine_config(options)
     except NoRoom as error:
         raise SystemExit(str(error)) from None
-    engines: Mapping[type, type] = {}
-    if lmdeploy.__version__ == KNOWN:
-        from inference.lmdeploy_parts import quicken
+    from inference.lmdeploy_parts import quicken
 
-        engines = quicken(
-            prefill_tokens=options.prefill_tokens,
-            tiles=options.tiles,
-            threads=options.tile_threads,
-            cache_bytes=options.tile_cache_megabytes * 2**20,
-        )
-    else:
-        _log.warning("lmdeploy %s is not %s: its own, slower picture path runs", lmdeploy.__version__, KNOWN)
+    engines = quicken(
+        prefill_tokens=options.prefill_tokens,
+        tiles=options.tiles,
+        threads=options.tile_threads,
+        cache_bytes=options.tile_cache_megabytes * 2**20,
+    )
     use(options.name, engines)
-    tell_length(options.name, config.session_len)
+    guard(options.name, config.session_len, key)
     run(options, config, _BEFORE)
 
 
@@ -149,8 +158,10 @@ def run(options: argparse.Namespace, config: TurbomindEngineConfig, name: str) -
         backend="turbomind",
         backend_config=config,
         chat_template_config=ChatTemplateConfig(**lmdeploy_template()),
-        server_name=options.host,
+        server_name="127.0.0.1",
         server_port=options.port,
+        allow_origins=[],
+        disable_fastapi_docs=True,
         log_level="WARNING",
         trust_remote_code=True,
     )
@@ -163,7 +174,6 @@ def parser() -> argparse.ArgumentParser:
     )
     arguments.add_argument("--model", type=Path, required=True, help="checkpoint directory in the official layout")
     arguments.add_argument("--name", required=True, help="what the model is called in requests and answers")
-    arguments.add_argument("--host", default="127.0.0.1")
     arguments.add_argument("--port", type=int, default=23333)
     arguments.add_argument("--blocks", type=int, help="KV blocks of 64 tokens (default: by the card's memory)")
     arguments.add_argument("--engines", type=int, default=1, help="engines the card must have room for (default: 1)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 import httpx
 from safetensors.torch import load_file, save_file
 
+from inference.access import KEY_VARIABLE
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Picture
 from inference.tiny import CHECKPOINT
@@ -24,6 +26,8 @@ from tests.generating import engine_ends
 
 NAME = "tiny-endless"
 START_SECONDS = 120.0
+KEY = "the-key-of-this-launch"
+HEADERS = {"Authorization": f"Bearer {KEY}"}
 
 
 def endless(directory: Path) -> Path:
@@ -100,10 +104,12 @@ def started(directory: Path, *flags: str) -> Iterator[Served]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, KEY_VARIABLE: KEY},
     ) as process:
         assert process.stdin is not None and process.stdout is not None
         try:
-            with httpx.Client(base_url=process.stdout.readline().strip(), timeout=60, trust_env=False) as http:
+            address = process.stdout.readline().strip()
+            with httpx.Client(base_url=address, headers=HEADERS, timeout=60, trust_env=False) as http:
                 yield Served(process, http)
         finally:
             process.stdin.close()

@@ -24,7 +24,8 @@ How it answers is cued by words of the newest user text, each at most once a mod
     http:500                 that status instead of an answer
     long:400  blurred:400    the same, with the code for too long a context, for a broken picture
 
-It notes what happens in `DIR/events.jsonl`: start, begin (with the request), end, abort.
+Where `ENGINE_KEY` is in its environment it answers nobody without that key. It notes what happens in
+`DIR/events.jsonl`: start, begin (with the request), end, abort, stranger (a request without the key).
 """
 
 from __future__ import annotations
@@ -80,7 +81,17 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
+    def _is_ours(self) -> bool:
+        key = os.environ.get("ENGINE_KEY")
+        if key is None or self.headers["Authorization"] == f"Bearer {key}":
+            return True
+        self.fake.note("stranger")
+        self._json(401, {"error": {"message": "not without the key"}})
+        return False
+
     def do_GET(self) -> None:
+        if not self._is_ours():
+            return
         if self.path == "/v1/models":
             length = {"max_model_len": self.fake.cue["window"]} if "window" in self.fake.cue else {}
             self._json(200, {"object": "list", "data": [{"id": self.fake.name, "object": "model", **length}]})
@@ -89,6 +100,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if not self._is_ours():
+            return
         if self.fake.cue.get("start") == "deaf":
             time.sleep(3600)
         if self.fake.cue.get("start") == "refuse":

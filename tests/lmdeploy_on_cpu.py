@@ -8,16 +8,20 @@ to RECORD as one JSON line; the answer is drawn greedily. Prefixes are not cache
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import base64
 import json
 import sys
 import time
 from collections.abc import AsyncIterator
 from hashlib import sha256
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, Self
 
+import lmdeploy
 import torch
 from lmdeploy.messages import EngineOutput, RequestMetrics, ResponseType, ScheduleMetrics
 
@@ -26,6 +30,25 @@ from inference.internvl2.checkpoint import load_model
 from inference.lmdeploy_memory import BLOCK_TOKENS
 
 RECORD: Path
+
+
+def _method_of_lmdeploy(owner: str, name: str) -> Any:
+    """A method of the installed lmdeploy/turbomind/turbomind.py as it stands there."""
+    file = Path(lmdeploy.__file__).parent / "turbomind" / "turbomind.py"
+    (found,) = (
+        each
+        for each in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(each, ast.ClassDef) and each.name == owner
+    )
+    (method,) = (each for each in found.body if isinstance(each, ast.FunctionDef) and each.name == name)
+    names: dict[str, Any] = {
+        "torch": torch,
+        "ForkingPickler": ForkingPickler,
+        "pybase64": base64,
+        "UpdateParamsRequest": object,
+    }
+    exec(compile(ast.Module([method], []), str(file), "exec"), names)
+    return names[name]
 
 
 class TurboMind:
@@ -54,6 +77,10 @@ class TurboMind:
         longest = max((_common(prompt[:-1], earlier) for earlier in self._prompts), default=0)
         self._prompts.append(prompt)
         return longest // BLOCK_TOKENS * BLOCK_TOKENS
+
+    # lmdeploy's own, out of its source file: the package does not import without a GPU.
+    update_params = _method_of_lmdeploy("TurboMind", "update_params")
+    devices = (-1,)
 
     def get_schedule_metrics(self) -> ScheduleMetrics:
         return ScheduleMetrics()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,11 +17,14 @@ from typing import Any
 
 import httpx
 
+from inference.access import KEY_VARIABLE
 from inference.client import HttpEngine
 from inference.launch import free_port
 from inference.messages import Prompt
 
 START_SECONDS = 120.0
+KEY = "the-key-of-this-launch"
+HEADERS = {"Authorization": f"Bearer {KEY}"}
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class Served:
     model: Path
     record: Path
     log: Path
+    command: Sequence[str]
+    process: subprocess.Popen[bytes]
 
     def given(self) -> list[dict[str, Any]]:
         """Each request, oldest first, as TurboMind got it."""
@@ -39,7 +45,7 @@ class Served:
     @asynccontextmanager
     async def client(self, tiles: int | None = None) -> AsyncIterator[HttpEngine]:
         """The product's own client."""
-        engine = HttpEngine(self.url, "model", tiles=tiles)
+        engine = HttpEngine(self.url, "model", tiles=tiles, api_key=KEY)
         try:
             yield engine
         finally:
@@ -52,9 +58,13 @@ class Served:
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.1)
 
+    def until_ended(self) -> None:
+        """Wait for the process to end by itself."""
+        self.process.wait(START_SECONDS)
+
     def _is_ready(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/health", trust_env=False).status_code == 200
+            return self.get("/health").status_code == 200
         except httpx.TransportError:
             return False
 
@@ -62,7 +72,11 @@ class Served:
         """Ask "What is this?" about parts of a message, greedily and for one token unless the fields say otherwise."""
         messages = [{"role": "user", "content": [*parts, {"type": "text", "text": "What is this?"}]}]
         body = {"model": "model", "messages": messages, "temperature": 0, "max_tokens": 1, **fields}
-        return httpx.post(f"{self.url}/v1/chat/completions", json=body, trust_env=False, timeout=60)
+        return httpx.post(f"{self.url}/v1/chat/completions", json=body, headers=HEADERS, trust_env=False, timeout=60)
+
+    def get(self, path: str) -> httpx.Response:
+        """Ask for a page as our client does."""
+        return httpx.get(f"{self.url}{path}", headers=HEADERS, trust_env=False)
 
     def unstreamed(self, prompt: Prompt) -> str:
         """The whole answer to a prompt of one question."""
@@ -78,7 +92,7 @@ class Served:
 
     def metrics(self) -> str:
         """What /metrics says."""
-        return httpx.get(f"{self.url}/metrics", trust_env=False).text
+        return self.get("/metrics").text
 
     def metric(self, name: str) -> float:
         """The value of one line of it."""
@@ -91,13 +105,17 @@ class Served:
 def started(folder: Path, name: str, model: Path, python: Sequence[str], *flags: str) -> Iterator[Served]:
     """A server that `python`'s worker starts; its lifeline is cut at the end."""
     port = free_port()
-    served = Served(f"http://127.0.0.1:{port}", model, folder / f"{name}.jsonl", folder / f"{name}.log")
-    line = [sys.executable, "-W", "ignore", *python, str(served.record), "--model", str(model), "--name", "model"]
+    record, written = folder / f"{name}.jsonl", folder / f"{name}.log"
+    line = [sys.executable, "-W", "ignore", *python, str(record), "--model", str(model), "--name", "model"]
     line += ["--port", str(port), *flags]
-    with served.log.open("w") as log, subprocess.Popen(line, stdin=subprocess.PIPE, stdout=log, stderr=log) as process:
+    environment = {**os.environ, KEY_VARIABLE: KEY}
+    with (
+        written.open("w") as log,
+        subprocess.Popen(line, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment) as process,
+    ):
         assert process.stdin is not None
         try:
-            yield served
+            yield Served(f"http://127.0.0.1:{port}", model, record, written, line, process)
         finally:
             process.stdin.close()
             process.wait(30)

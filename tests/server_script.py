@@ -22,8 +22,11 @@ import sys
 import time
 from pathlib import Path
 
+from inference.access import KEY_VARIABLE
 from inference.settings import InferenceSettings
 from tests.children import alive, fake_command
+
+SERVER_KEY = "the-operator-s-key"
 
 
 def cpu_command(name: str, model_dir: Path, port: int) -> list[str]:
@@ -31,6 +34,11 @@ def cpu_command(name: str, model_dir: Path, port: int) -> list[str]:
         *(sys.executable, "-m", "inference.cpu_server", "--model", str(model_dir), "--name", name),
         *("--port", str(port), "--threads", "1", "--slots", "8", "--cache-megabytes", "256"),
     ]
+
+
+def environment(kind: str) -> dict[str, str]:
+    """A server of ours wants a key, given by whoever runs it."""
+    return {**os.environ, KEY_VARIABLE: SERVER_KEY} if kind == "cpu" else {**os.environ}
 
 
 def main() -> None:
@@ -66,7 +74,9 @@ def main() -> None:
     if kind == "cpu":
         line = cpu_command(name, directory, port)
     with (folder / "lifeline").open("rb") as lifeline, (folder / f"{port}.log").open("ab") as log:
-        process = subprocess.Popen(line, stdin=lifeline, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            line, stdin=lifeline, stdout=log, stderr=log, env=environment(kind), start_new_session=True
+        )
     note.write_text(str(process.pid))
     served.write_text(f"{name}\n{model_dir}\n")
 

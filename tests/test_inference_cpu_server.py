@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
+from inference.access import KEY_VARIABLE
 from inference.client import HttpEngine
 from inference.cpu_http import Server
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Answer, Prompt, PromptTooLong, Role, Sampling, Turn
 from inference.prompt import render
 from inference.tiny import CHECKPOINT
-from tests.cpu_serving import NAME, Served, body, endless, image, question, started, words
+from tests.cpu_serving import HEADERS, KEY, NAME, Served, body, endless, image, question, started, words
 from tests.generating import picture
 from tests.test_inference_pictures import encoded, png_of
 
@@ -34,7 +39,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 async def test_nothing_is_ready_before_the_model_has_spoken() -> None:
     """Until an engine that has generated is there, health, completions and ids answer 503; the list is known."""
-    async with TestClient(TestServer(Server(NAME, slots=1).app)) as client:
+    async with TestClient(TestServer(Server(NAME, slots=1, key=KEY).app), headers=HEADERS) as client:
         assert (await client.get("/health")).status == 503
         for path in ("/v1/chat/completions", "/tokenize"):
             response = await client.post(path, json=body(question("Hi")))
@@ -223,7 +228,7 @@ def test_metrics_count(served: Served) -> None:
 
 @pytest.fixture
 async def engine(served: Served) -> AsyncIterator[HttpEngine]:
-    engine = HttpEngine(str(served.http.base_url), NAME)
+    engine = HttpEngine(str(served.http.base_url), NAME, api_key=KEY)
     yield engine
     await engine.aclose()
 
@@ -254,11 +259,37 @@ async def test_the_product_s_client_understands_it(engine: HttpEngine, served: S
         await said(engine, Prompt("Be kind.", (Turn(Role.USER, "word " * 3000),), "chat", sampling))
 
 
+@pytest.mark.parametrize("route", ["/v1/chat/completions", "/v1/models", "/health", "/metrics", "/tokenize", "/"])
+def test_nobody_without_the_key_gets_a_word(served: Served, route: str) -> None:
+    """No route answers without the key, with another one, or by another name of this machine."""
+    url = f"{served.http.base_url}{route}"
+    for headers, status in (
+        (httpx.Headers(), 401),
+        (httpx.Headers({"Authorization": "Bearer none"}), 401),
+        (httpx.Headers({b"Authorization": b"Bearer \xc3\xa9"}), 401),
+        (httpx.Headers({**HEADERS, "Host": "rebound.example"}), 403),
+        (httpx.Headers({**HEADERS, "Host": "["}), 403),
+    ):
+        for method in ("GET", "POST", "OPTIONS"):
+            response = httpx.request(method, url, headers=headers, trust_env=False)
+            assert response.status_code == status, (method, headers, response.text)
+
+
+def test_an_engine_without_a_key_does_not_start() -> None:
+    """It says what to set; nothing listens."""
+    line = [sys.executable, "-m", "inference.cpu_server", "--model", str(CHECKPOINT), "--name", NAME, "--port", "0"]
+    without = {name: value for name, value in os.environ.items() if name != KEY_VARIABLE}
+    ended = subprocess.run(line, input="", capture_output=True, text=True, env=without, check=False)
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert f"{KEY_VARIABLE} is not set: export" in ended.stderr
+
+
 async def test_openai_s_package_understands_it(served: Served) -> None:
     """A stream with its usage apart, as OpenAI sends it on demand, and the list of models."""
     async with openai.AsyncOpenAI(
         base_url=f"{served.http.base_url}/v1",
-        api_key="none",
+        api_key=KEY,
         http_client=openai.DefaultAsyncHttpxClient(trust_env=False),
     ) as api:
         assert [model.id async for model in api.models.list()] == [NAME]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from inference.access import KEY_VARIABLE
 from inference.deployment import Deployment
 from inference.launch import free_port
 from inference.messages import (
@@ -49,6 +50,32 @@ async def test_deployment_answers(deploy: Deploy) -> None:
         assert status.uptime > 0
         assert status.counters.answered == 1
         assert status.seen.encoded_tiles == 3
+
+
+async def test_deployment_gives_each_launch_a_key_and_uses_it(deploy: Deploy, tmp_path: Path) -> None:
+    """Probe, answers, warm-up and metrics carry the key of the process asked; neither log nor command line has it."""
+
+    def key(pid: int | None) -> str:
+        values = dict(line.split("=", 1) for line in read(pid, "environ"))
+        assert values[KEY_VARIABLE] not in " ".join(read(pid, "cmdline"))
+        return values[KEY_VARIABLE]
+
+    def read(pid: int | None, name: str) -> list[str]:
+        return Path(f"/proc/{pid}/{name}").read_bytes().decode().split("\0")[:-1]
+
+    async with deploy(warm_chats=1) as deployment:
+        keys = {key(deployment.status().pid)}
+        assert deployment.status().pid in {note["pid"] for note in notes(tmp_path / "a", "begin")}
+        await ask(deployment, "cut:1!")
+        await deployment.engine_numbers()
+        await deployment.swap("b", a_model(tmp_path, "b"))
+        keys.add(key(deployment.status().pid))
+    assert len(keys) == 2
+    assert min(len(each) for each in keys) > 30
+    assert not notes(tmp_path / "a", "stranger") + notes(tmp_path / "b", "stranger")
+    written = "".join(each.read_text() for each in (tmp_path / "logs").glob("*.log*"))
+    assert "serving a" in written
+    assert not any(each in written for each in keys)
 
 
 async def test_deployment_readiness_is_a_picture_answered(deploy: Deploy, tmp_path: Path) -> None:

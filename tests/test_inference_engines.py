@@ -39,7 +39,7 @@ def test_engines_cpu_command_line() -> None:
     line = engines.command(Kind.CPU)
     assert line("m-1", Path("/models/m-1"), 4711, settings()) == [
         *(sys.executable, "-m", "inference.cpu_server", "--model", "/models/m-1", "--name", "m-1"),
-        *("--host", "127.0.0.1", "--port", "4711", "--slots", "6"),
+        *("--port", "4711", "--slots", "6"),
     ]
     chosen = settings(python="/other/python", threads=2, cache_megabytes=64)
     assert line("m-1", Path("/models/m-1"), 4711, chosen)[0] == "/other/python"

@@ -8,6 +8,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from pydantic import SecretStr
 
 from inference.deployment import Deployment
 from inference.messages import Answer, Delta, Picture, Prompt, Role, Sampling, Turn
@@ -18,6 +19,7 @@ from inference.tiny import CHECKPOINT
 from inference.tiny.samples import sample_pictures
 from tests.children import until
 from tests.fleets import Servers
+from tests.server_script import SERVER_KEY
 
 pytestmark = pytest.mark.long
 
@@ -82,7 +84,11 @@ async def test_fleet_nothing_is_lost_and_caches_are_hit(tmp_path: Path) -> None:
     come from a cache, as the engines count."""
     servers = Servers(tmp_path, 3, "cpu")
     settings = InferenceSettings(
-        endpoints=servers.endpoints, swap_command=servers.swap_command, start_timeout=100, restart_delay=0.1
+        endpoints=servers.endpoints,
+        api_key=SecretStr(SERVER_KEY),
+        swap_command=servers.swap_command,
+        start_timeout=100,
+        restart_delay=0.1,
     )
     first = checkpoint(tmp_path, "m1")
     deployment = Deployment(settings, "m1", first, logs=tmp_path / "logs")

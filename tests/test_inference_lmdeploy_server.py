@@ -1,19 +1,24 @@
 """lmdeploy's real server with our picture path, over real HTTP; TurboMind alone is not real (lmdeploy_on_cpu.py).
 
 Three servers start once for all tests: internvl2-tiny, a random model with a sentencepiece tokenizer, and
-internvl2-tiny on an lmdeploy that calls itself of another version, where nothing of ours may run.
+internvl2-tiny with lmdeploy's own picture path, to compare with.
 """
 
 from __future__ import annotations
 
+import pickle
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import ExitStack, aclosing
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
+import httpx
 import pytest
 import torch
+from pydantic import SecretStr
 
 from inference.client import HttpEngine
 from inference.deployment import Deployment
@@ -30,7 +35,7 @@ from inference.tiny import CHECKPOINT
 from inference.tiny.questions import held_out
 from inference.tiny.samples import sample_pictures
 from inference.token_ids import token_ids
-from tests.lmdeploy_serving import Served, part, started
+from tests.lmdeploy_serving import HEADERS, KEY, Served, part, started
 from tests.talks import ONE_TOKEN, PICTURES, picture, talks
 from tests.test_inference_internvl2_tokenizer import FOLDER
 from training.encoding import Encoder
@@ -40,6 +45,10 @@ SMALL = Size(64, 1, 1, 64, 64, 1, 1, 1, 64, image_size=56, max_tiles=5)
 FEW_TILES = 3
 FEW_BLOCKS = 24
 """So many hold less than the model's positions: the session is shorter."""
+STOCK = (
+    "from inference import lmdeploy_parts; lmdeploy_parts.quicken = lambda **_: {}; "
+    "from tests.lmdeploy_on_cpu import main; main()"
+)
 OTHER_VERSION = "import lmdeploy; lmdeploy.__version__ = '0.99.0'; from tests.lmdeploy_on_cpu import main; main()"
 
 
@@ -56,7 +65,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Serv
             "sentencepiece": started(
                 folder, "sentencepiece", small, worker, "--tiles", str(FEW_TILES), "--blocks", str(FEW_BLOCKS)
             ),
-            "stock": started(folder, "stock", CHECKPOINT, ("-c", OTHER_VERSION), "--blocks", "200"),
+            "stock": started(folder, "stock", CHECKPOINT, ("-c", STOCK), "--blocks", "200"),
         }
         serving = {name: stack.enter_context(context) for name, context in found.items()}
         for served in serving.values():
@@ -141,14 +150,61 @@ async def test_turbomind_gets_the_pixels_of_the_stock_path(servers: dict[str, Se
         assert [given[key] for given in ours] == [given[key] for given in stock]
 
 
-async def test_an_unknown_lmdeploy_runs_its_own_path_and_says_so(servers: dict[str, Served]) -> None:
-    """Nothing of ours is put into a version whose internals we have not read."""
-    stock = servers["stock"]
-    async with stock.client() as engine:
-        assert (await answer(engine, asked("What is this?", PICTURES[0]))).usage.encoded_tiles == 0
-    assert stock.given()[-1]["fingerprints"] == [""]
-    assert "lmdeploy 0.99.0 is not 0.18.0: its own, slower picture path runs" in stock.log.read_text()
-    assert "thumbtune_" not in stock.metrics()
+def test_an_unknown_lmdeploy_is_refused_with_the_next_step(tmp_path: Path) -> None:
+    """Nothing of ours is put into a version whose internals we have not read, and none runs without our guard."""
+    with started(tmp_path, "other", CHECKPOINT, ("-c", OTHER_VERSION), "--blocks", "200") as served:
+        served.until_ended()
+    said = served.log.read_text()
+    assert "lmdeploy 0.99.0 is installed, and this engine is made for 0.18.0: install lmdeploy==0.18.0" in said
+
+
+class Planted:
+    """Pickled into a request, it makes a file where it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.parametrize("headers", [{}, HEADERS], ids=["without the key", "with the key"])
+def test_no_request_brings_code_along(tiny: Served, tmp_path: Path, headers: dict[str, str]) -> None:
+    """lmdeploy's /update_weights unpickles what it is sent: it is out of reach, with the key as well."""
+    marker = tmp_path / "marker"
+    planted = b64encode(pickle.dumps(Planted(marker))).decode()
+    body = {"serialized_named_tensors": planted, "finished": False}
+    response = httpx.post(f"{tiny.url}/update_weights", json=body, headers=headers, trust_env=False, timeout=60)
+    assert not marker.exists()
+    assert response.status_code == (404 if headers else 401)
+
+
+@pytest.mark.parametrize(
+    "route",
+    ["/v1/chat/completions", "/v1/models", "/metrics", "/health", "/", "/openapi.json", "/v1/encode", "/sleep"],
+)
+def test_nobody_without_the_key_gets_a_word(tiny: Served, route: str) -> None:
+    """No route answers without the key, with another one, or by another name of this machine; no page may ask."""
+    strangers: list[dict[str, str]] = [
+        {},
+        {"Authorization": "Bearer none"},
+        {"Authorization": f"Basic {KEY}"},
+        {**HEADERS, "Host": "rebound.example:80"},
+        {**HEADERS, "Host": "["},
+    ]
+    for headers in strangers:
+        for method in ("GET", "POST", "OPTIONS"):
+            response = httpx.request(method, f"{tiny.url}{route}", headers=headers, trust_env=False)
+            assert response.status_code in (401, 403), (method, headers, response.text)
+    asked_by_a_page = {**HEADERS, "Origin": "https://rebound.example", "Access-Control-Request-Method": "POST"}
+    response = httpx.options(f"{tiny.url}{route}", headers=asked_by_a_page, trust_env=False)
+    assert not any(name.startswith("access-control") for name in response.headers)
+
+
+def test_the_key_is_not_written_down(tiny: Served) -> None:
+    """Neither the log nor the command line holds it."""
+    assert KEY not in tiny.log.read_text()
+    assert KEY not in " ".join(tiny.command)
 
 
 async def test_a_talk_is_cut_to_the_session_that_the_card_holds(servers: dict[str, Served], tmp_path: Path) -> None:
@@ -161,7 +217,9 @@ async def test_a_talk_is_cut_to_the_session_that_the_card_holds(servers: dict[st
             await answer(engine, talk)
     async with servers["stock"].client() as engine:
         assert await engine.window() == 200 * BLOCK_TOKENS
-    settings = InferenceSettings(endpoints=(served.url,), model=str(served.model), tiles=FEW_TILES, warm_chats=0)
+    settings = InferenceSettings(
+        endpoints=(served.url,), api_key=SecretStr(KEY), model=str(served.model), tiles=FEW_TILES, warm_chats=0
+    )
     deployment = Deployment(settings, "model", served.model, logs=tmp_path)
     await deployment.start()
     try:
@@ -247,14 +305,16 @@ async def test_a_request_can_lower_the_tiles(tiny: Served) -> None:
         ({"url": "data:image/jpeg,plain"}, "base64"),
         (part(b"no picture")["image_url"], "not a picture"),
         (part(PICTURES[0].data[:-300])["image_url"], "cut off"),
-        ({"url": "http://127.0.0.1:9/cat.jpg"}, "non-global"),
+        ({"url": "http://127.0.0.1:9/cat.jpg"}, "data: URLs"),
+        ({"url": (CHECKPOINT / "config.json").as_uri()}, "data: URLs"),
+        ({"url": str(CHECKPOINT / "config.json")}, "data: URLs"),
     ],
-    ids=["base64", "plain", "text", "cut off", "loopback address"],
+    ids=["base64", "plain", "text", "cut off", "loopback address", "file URL", "path"],
 )
 async def test_what_is_no_picture_is_refused_and_the_next_question_answered(
     tiny: Served, broken: dict[str, str], words: str
 ) -> None:
-    """HTTP 400 that says why, streaming or not; an address goes lmdeploy's own way, with its own rules."""
+    """HTTP 400 that says why, streaming or not; no address is fetched and no file opened."""
     for stream in (False, True):
         refused = tiny.post({"type": "image_url", "image_url": broken}, stream=stream)
         assert refused.status_code == 400, refused.text
