@@ -191,6 +191,7 @@ def _exchange(session: int, question: Question, prompt: Prompt, answer: Answer) 
         top_p=sampling.top_p,
         max_new_tokens=sampling.max_new_tokens,
         seed=sampling.seed,
+        top_k=sampling.top_k,
         finish=answer.finish,
         prompt_tokens=answer.usage.prompt_tokens,
         completion_tokens=answer.usage.completion_tokens,

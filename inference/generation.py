@@ -242,16 +242,19 @@ def _advance(task: Task, units: Generator[None, None, None]) -> bool:
 
 
 def draw(logits: Tensor, sampling: Sampling, chance: torch.Generator) -> int:
-    """A token from float32 logits [vocabulary]: the likeliest at temperature 0 (or near), else one of the nucleus.
+    """Draw a token from float32 logits [vocabulary]: the likeliest at temperature 0 (or near), else as TurboMind does.
 
-    The nucleus is the smallest set of likeliest tokens whose probability reaches `top_p` (arXiv 1904.09751).
+    The `top_k` likeliest are kept and their probabilities brought to a sum of 1; of these, the fewest likeliest whose
+    sum exceeds `top_p` (lmdeploy, src/turbomind/generation/sampling.cc: invokeTopKSortFilter, then
+    invokeTopPMinPFilter).
     """
     if sampling.temperature < _COLDEST:
         return int(logits.argmax())
-    probabilities, tokens = torch.softmax(logits / sampling.temperature, dim=-1).sort(descending=True)
+    kept, tokens = logits.topk(min(sampling.top_k or len(logits), len(logits)))
+    probabilities = torch.softmax(kept / sampling.temperature, dim=-1)
     before = probabilities.cumsum(-1) - probabilities
     # The likeliest always stays, also at top_p 0.
-    probabilities[1:][before[1:] >= sampling.top_p] = 0
+    probabilities[1:][before[1:] > sampling.top_p] = 0
     return int(tokens[torch.multinomial(probabilities, 1, generator=chance)])
 
 

@@ -162,6 +162,8 @@ def run(options: argparse.Namespace, config: TurbomindEngineConfig, name: str) -
         server_port=options.port,
         allow_origins=[],
         disable_fastapi_docs=True,
+        # What a request names is all that an answer is drawn by: no defaults out of the checkpoint.
+        generation_config="lmdeploy",
         log_level="WARNING",
         trust_remote_code=True,
     )

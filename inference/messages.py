@@ -90,12 +90,17 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the answer is drawn. `temperature` 0 means greedy; `seed` None means a fresh one."""
+    """How the answer is drawn, by every engine in the same way.
+
+    `temperature` 0 means greedy; `top_k` 0 means that `top_p` alone limits what is drawn from; `seed` None means a
+    fresh one. The default of `top_k` is lmdeploy's.
+    """
 
     temperature: float = 0.8
     top_p: float = 0.8
     max_new_tokens: int = 512
     seed: int | None = None
+    top_k: int = 50
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """The OpenAI chat API as the CPU engine speaks it: a request's JSON in, answers' JSON out.
 
 Knows field names, limits and the shape of errors, and turns messages into a `Prompt`. Knows neither HTTP nor the
-model. Sources: platform.openai.com/docs/api-reference/chat; `max_dynamic_patch` inside `image_url` and
-`encoded_tiles` inside `usage` are extensions, the first one lmdeploy's.
+model. Sources: platform.openai.com/docs/api-reference/chat; `top_k`, `max_dynamic_patch`
+inside `image_url` and `encoded_tiles` inside `usage` are extensions, the first two lmdeploy's.
 """
 
 from __future__ import annotations
@@ -106,6 +106,7 @@ def _sampling(fields: dict[str, Any]) -> Sampling:
         top_p=_number(fields, "top_p", 0, 1, 1.0),
         max_new_tokens=int(_number(fields, longest, 1, 2**31, DEFAULT_MAX_TOKENS, whole=True)),
         seed=None if seed is None else int(_number(fields, "seed", -(2**63), 2**63 - 1, 0, whole=True)),
+        top_k=int(_number(fields, "top_k", 0, 2**31, 0, whole=True)),
     )
 
 

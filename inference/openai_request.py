@@ -2,7 +2,7 @@
 
 Knows field names, as every engine takes them, and encodes a picture once. What stands in a turn, and how text is made
 harmless, is prompt.py's; sending it is client.py's. Source: platform.openai.com/docs/api-reference/chat;
-`max_dynamic_patch` inside `image_url` is lmdeploy's extension.
+`top_k`, and `max_dynamic_patch` inside `image_url`, are lmdeploy's extensions.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ class Requests:
             ],
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
+            # Not in OpenAI's API: named always, because servers differ in what they take without it.
+            "extra_body": {"top_k": sampling.top_k},
             "max_tokens": sampling.max_new_tokens,
             "user": prompt.chat,
             "stream": True,

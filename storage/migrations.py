@@ -388,3 +388,9 @@ def m013_settled_runs(database: Database) -> None:
 def m014_pruned_models(database: Database) -> None:
     """Whether a model without a directory can be merged again from its adapter."""
     database.execute("ALTER TABLE models ADD COLUMN pruned INTEGER NOT NULL DEFAULT 0")
+
+
+@migrations()
+def m015_top_k(database: Database) -> None:
+    """What of the vocabulary an answer was drawn from; NULL for exchanges recorded before."""
+    database.execute("ALTER TABLE exchanges ADD COLUMN top_k INTEGER")

@@ -97,7 +97,7 @@ class Exchange:
     `pictures` are the sha256 of the question's own pictures. `prompt_hash` covers the rendered prompt and pictures.
     `replaces` is the first exchange at its place in the conversation, where a question was answered again or edited:
     of all that share a place the newest stands, the others are kept. `finish` is "abort" for an answer that its asker
-    stopped: what came until then.
+    stopped: what came until then. `top_k` is None where it was not recorded yet.
     """
 
     session: int
@@ -124,6 +124,7 @@ class Exchange:
     replaces: int | None = None
     created: float = 0.0
     id: int = 0
+    top_k: int | None = None
 
     @property
     def place(self) -> int:

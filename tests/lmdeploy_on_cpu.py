@@ -112,6 +112,7 @@ class TurboMindInstance:
             "pixels": [sha256(item["pixel_values"].view(torch.uint8).numpy().tobytes()).hexdigest() for item in items],
             "shapes": [list(item["pixel_values"].shape) for item in items],
         }
+        line["sampling"] = [gen_config.temperature, gen_config.top_k, gen_config.top_p, gen_config.repetition_penalty]
         with RECORD.open("a", encoding="utf-8") as record:
             record.write(json.dumps(line) + "\n")
         pixels = torch.cat([item["pixel_values"] for item in items]).float() if items else None

@@ -44,6 +44,8 @@ async def test_the_exchange_keeps_all_that_produced_it(stage: Stage) -> None:
         assert exchange.prompt_hash == prompt_hash(prompt)
         assert exchange.temperature == 0.3
         assert exchange.seed == prompt.sampling.seed is not None
+        assert (exchange.top_p, exchange.top_k) == (prompt.sampling.top_p, prompt.sampling.top_k)
+        assert exchange.top_k == 50
         assert (exchange.prompt_tokens, exchange.completion_tokens, exchange.encoded_tiles) == (11, 3, 1)
         (sha256,) = exchange.pictures
         assert await bot.pictures.get(sha256) == prompt.turns[0].pictures[0].data

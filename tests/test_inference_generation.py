@@ -272,3 +272,27 @@ def test_draw_follows_temperature_and_nucleus() -> None:
     assert torch.allclose(shares(0.5, 1), probabilities**2 / (probabilities**2).sum(), atol=0.03)
     assert torch.allclose(shares(1, 0.75), torch.tensor([0, 5 / 8, 3 / 8, 0]), atol=0.03)
     assert torch.allclose(shares(1, 0.4), torch.tensor([0.0, 1, 0, 0]))
+
+
+def test_draw_filters_by_rank_then_by_probability() -> None:
+    """As TurboMind: the nucleus is counted within the `top_k` likeliest; 1 is greedy, 0 and too many are no limit."""
+    logits = torch.tensor([0.1, 0.4, 0.3, 0.2]).log()
+    chance = torch.Generator().manual_seed(0)
+
+    def drawn(**sampling: Any) -> set[int]:
+        return {draw(logits, Sampling(temperature=1, **sampling), chance) for _ in range(400)}
+
+    assert drawn(top_k=1, top_p=1) == {1}
+    assert drawn(top_k=2, top_p=1) == {1, 2}
+    # Of the two likeliest the first alone makes 4/7, of all tokens 0.4.
+    assert drawn(top_k=2, top_p=0.5) == {1}
+    assert drawn(top_k=0, top_p=0.5) == {1, 2}
+    assert drawn(top_k=0, top_p=1) == drawn(top_k=99, top_p=1) == {0, 1, 2, 3}
+
+
+def test_with_one_token_to_draw_from_the_engine_is_greedy(engine: ChatEngine) -> None:
+    """At any temperature and seed, `top_k` 1 says what temperature 0 says."""
+    greedy, _ = answer(engine, ask("What do you see?", picture(160)))
+    for seed in range(3):
+        sampling = Sampling(temperature=2, top_p=1, max_new_tokens=GREEDY.max_new_tokens, seed=seed, top_k=1)
+        assert answer(engine, ask("What do you see?", picture(160), sampling=sampling))[0] == greedy

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from inference.messages import Picture, Role, Turn
+from inference.messages import Picture, Role, Sampling, Turn
 from inference.openai_api import ApiError, ChatRequest, parse
 from inference.prompt import SYSTEM, parts
 
@@ -38,7 +38,7 @@ def test_a_plain_request_has_openai_s_defaults_and_the_official_system_text() ->
     assert request.prompt.system == SYSTEM
     assert request.prompt.turns == (Turn(Role.USER, "Hi"),)
     sampling = request.prompt.sampling
-    assert (sampling.temperature, sampling.top_p, sampling.seed) == (1, 1, None)
+    assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.seed) == (1, 1, 0, None)
     assert (request.stream, request.include_usage, request.stop, request.tiles) == (False, False, (), ())
 
 
@@ -52,6 +52,7 @@ def test_every_parameter_is_read() -> None:
         model="tiny",
         temperature=0,
         top_p=0.5,
+        top_k=8,
         seed=-3,
         max_tokens=9,
         max_completion_tokens=7,
@@ -74,7 +75,7 @@ def test_every_parameter_is_read() -> None:
         Turn(Role.USER, "Sure?"),
     )
     sampling = request.prompt.sampling
-    assert (sampling.temperature, sampling.top_p, sampling.seed, sampling.max_new_tokens) == (0, 0.5, -3, 7)
+    assert sampling == Sampling(temperature=0, top_p=0.5, max_new_tokens=7, seed=-3, top_k=8)
     assert (request.stop, request.tiles) == (("a", "b"), (6,))
     assert request.stream and request.include_usage
 
@@ -133,6 +134,8 @@ QUESTION = {"role": "user", "content": "Hi"}
         ([QUESTION], {"temperature": float("nan")}, "not nan", "temperature"),
         ([QUESTION], {"temperature": True}, "not True", "temperature"),
         ([QUESTION], {"top_p": 1.1}, "from 0 to 1", "top_p"),
+        ([QUESTION], {"top_k": -1}, "from 0", "top_k"),
+        ([QUESTION], {"top_k": 1.5}, "an integer", "top_k"),
         ([QUESTION], {"max_tokens": 0}, "an integer from 1", "max_tokens"),
         ([QUESTION], {"max_completion_tokens": 2.5}, "an integer", "max_completion_tokens"),
         ([QUESTION], {"seed": 2**64}, "an integer", "seed"),
