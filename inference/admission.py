@@ -1,5 +1,8 @@
 """Who may be answered now: a first-come queue in front of a limited number of places in each lane.
 
+A lane's limit may change. Where it shrinks, those who have a place and whose answer has not begun go back to the
+front of the queue.
+
 Knows tickets, places and chats: one chat has at most one place at a time, so that its questions are answered one
 after the other, and a chat that waits for itself holds nobody up. A chat's lane (the node it goes to, though nothing
 is known here about nodes or engines) may change while it waits; a full lane holds up only its own chats. Used from
@@ -18,10 +21,13 @@ from inference.messages import EngineUnavailable
 
 
 class Admission:
-    """`limit` places in each lane and the queue before them. `lane` tells where a chat goes at the moment."""
+    """Places in each lane, and the queue before them.
 
-    def __init__(self, limit: int, lane: Callable[[str], str] = lambda _chat: "") -> None:
-        self.limit = limit
+    `limit` returns a lane's number of places, `lane` where a chat goes at the moment.
+    """
+
+    def __init__(self, limit: Callable[[str], int], lane: Callable[[str], str] = lambda _chat: "") -> None:
+        self._limit = limit
         self._lane = lane
         self._paused = False
         self._held = False
@@ -68,7 +74,7 @@ class Admission:
         self._move()
 
     def hold(self, held: bool) -> None:
-        """Look again who goes where; give out no place while `held`, as if paused."""
+        """Look again at lanes and limits; give out no place while `held`, as if paused."""
         self._held = held
         self._move()
 
@@ -94,13 +100,14 @@ class Admission:
 
     def _move(self) -> None:
         """Give free places to the first whose chat has none, then tell everybody who waits."""
+        self._take_back()
         busy = {ticket.chat for ticket in self._inside}
         taken = Counter(ticket.lane for ticket in self._inside)
         before: Counter[str] = Counter()
         for ticket in list(self._queue):
             lane = self._lane(ticket.chat)
             open_ = not self.paused and self._closed is None
-            if open_ and taken[lane] < self.limit and ticket.chat not in busy:
+            if open_ and taken[lane] < self._limit(lane) and ticket.chat not in busy:
                 busy.add(ticket.chat)
                 taken[lane] += 1
                 self._queue.remove(ticket)
@@ -110,6 +117,18 @@ class Admission:
             else:
                 ticket._tell(before[lane])
                 before[lane] += 1
+        self._say_whether_empty()
+
+    def _take_back(self) -> None:
+        """Put the last of those beyond a lane's limit whose answers have not begun back to the front of the queue."""
+        taken = Counter(ticket.lane for ticket in self._inside)
+        for ticket in [ticket for ticket in reversed(self._inside) if not ticket.begun]:
+            if taken[ticket.lane] > self._limit(ticket.lane):
+                taken[ticket.lane] -= 1
+                self._inside.remove(ticket)
+                self._queue.insert(0, ticket)
+
+    def _say_whether_empty(self) -> None:
         if self._inside:
             self._empty.clear()
         else:
@@ -119,13 +138,15 @@ class Admission:
 class Ticket:
     """One question's stand in the queue, then its place.
 
-    `before` says how many in the queue come before it in its lane; None as soon as it has a place, in `lane`.
+    `before` says how many in the queue come before it in its lane; None as soon as it has a place, in `lane`. From
+    `begin` on the place cannot be taken back.
     """
 
     def __init__(self, admission: Admission, chat: str) -> None:
         self.chat = chat
         self.before: int | None = None
         self.lane = ""
+        self.begun = False
         self._admission = admission
         self._news = asyncio.Event()
 
@@ -141,6 +162,11 @@ class Ticket:
     def leave(self) -> None:
         """Give up the place, or the stand in the queue. Safe to call again."""
         self._admission._leave(self)
+
+    def begin(self) -> bool:
+        """Begin the answer; False where the place has been taken back and its turn is to be waited for again."""
+        self.begun = self.begun or self.before is None
+        return self.begun
 
     def move(self, lane: str) -> None:
         """Go on in another lane, even a full one: what broke off is begun anew at once."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Final
 
 import httpx
@@ -42,6 +43,18 @@ from inference.sight import engine_numbers
 _CONNECT_SECONDS: Final = 5.0
 _NUMBERS_SECONDS: Final = 1.0
 _PROBE: Final = Sampling(temperature=0, max_new_tokens=4)
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What a server says that its model holds, in tokens; None where it does not say.
+
+    `window` is the longest context (`max_model_len`, as our engines and vLLM name it), `cache` all of the KV cache
+    (`kv_cache_tokens`, from our lmdeploy engine alone).
+    """
+
+    window: int | None = None
+    cache: int | None = None
 
 
 class HttpEngine:
@@ -118,11 +131,10 @@ class HttpEngine:
         except (openai.OpenAIError, httpx.HTTPError, TimeoutError, ValueError):
             return {}
 
-    async def window(self) -> int | None:
-        """The model's context length as the server lists it, in tokens; None where it tells none.
+    async def sizes(self) -> Sizes:
+        """Read what the model holds from the server's list of models.
 
-        The field is `max_model_len`, as our engines and vLLM's name it. An engine of ours always tells; raises
-        EngineCrashed where a local one does not answer.
+        Raises EngineCrashed where a local engine does not answer.
         """
         try:
             async with asyncio.timeout(self._token_timeout):
@@ -130,10 +142,15 @@ class HttpEngine:
         except (openai.OpenAIError, httpx.HTTPError, TimeoutError, ValueError) as error:
             if self._local:
                 raise EngineCrashed(f"The engine does not list its models: {error or 'it says nothing'}") from error
-            return None
+            return Sizes()
         model = next((each for each in listed if each.id == self._name or not self._name), None)
-        length = (model.model_extra or {}).get("max_model_len") if model is not None else None
-        return length if isinstance(length, int) and length > 0 else None
+        told = (model.model_extra or {}) if model is not None else {}
+
+        def tokens(name: str) -> int | None:
+            value = told.get(name)
+            return value if isinstance(value, int) and value > 0 else None
+
+        return Sizes(window=tokens("max_model_len"), cache=tokens("kv_cache_tokens"))
 
     async def _stream(self, prompt: Prompt, patience: float) -> AsyncGenerator[Delta, None]:
         clock = asyncio.get_running_loop().time

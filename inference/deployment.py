@@ -67,7 +67,7 @@ class Deployment:
         self._router = Router(self._nodes, settings.wait_timeout)
         self._moves = Moves(self._nodes, self._router, settings, self._changed)
         self._rolling = Rolling(self._nodes, self._moves)
-        self._admission = Admission(engines.concurrency(self.kind, settings), self._router.lane)
+        self._admission = Admission(self._places, self._router.lane)
         self._pausing = asyncio.Lock()
         self._suspicions: set[asyncio.Task[None]] = set()
         self._forgotten: WeakSet[Ticket] = WeakSet()
@@ -136,9 +136,6 @@ class Deployment:
         last: Delta | None = None
         try:
             with self._admission.ticket(prompt.chat) as ticket:
-                async with aclosing(ticket.turn()) as turn:
-                    async for before, paused in turn:
-                        yield Delta(waiting=before, paused=paused)
                 async with aclosing(self._answered(prompt, ticket)) as deltas:
                     async for delta in deltas:
                         if delta.answer is not None:
@@ -159,9 +156,15 @@ class Deployment:
     async def _answered(self, prompt: Prompt, ticket: Ticket) -> AsyncGenerator[Delta, None]:
         avoid: Worker | None = None
         for attempt in count(1):
-            async with aclosing(self._router.until_open(prompt.chat)) as pauses:
-                async for _ in pauses:
-                    yield Delta(waiting=0, paused=True)
+            while True:
+                async with aclosing(ticket.turn()) as turn:
+                    async for before, paused in turn:
+                        yield Delta(waiting=before, paused=paused)
+                async with aclosing(self._router.until_open(prompt.chat)) as pauses:
+                    async for _ in pauses:
+                        yield Delta(waiting=0, paused=True)
+                if ticket.begin():
+                    break
             found = self._router.choice(prompt.chat, avoid=avoid)
             assert found is not None, "nothing happens between until_open and here"
             node, worker = found
@@ -197,6 +200,11 @@ class Deployment:
                     ) from error
             self._counters = self._counters.plus(begun_anew=1)
             yield Delta(restarted=True)
+
+    def _places(self, lane: str) -> int:
+        """How many answers may be under way at the node called `lane`."""
+        held = next((node.slots.live.cache_tokens for node in self._nodes if node.name == lane), None)
+        return engines.concurrency(self.kind, self.settings, held)
 
     async def _judged(self, worker: Worker, error: EngineCrashed, chat: str) -> Worker | None:
         """Find out whether the worker is to blame; the worker itself while that lasts and another could answer."""

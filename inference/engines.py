@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
+from inference.lmdeploy_memory import BLOCK_TOKENS
 from inference.settings import TINY, InferenceSettings
 
 
@@ -47,15 +48,17 @@ def resolve(settings: InferenceSettings) -> Kind:
     return Kind.LMDEPLOY if settings.model != TINY and _DRIVER.exists() and find_spec("lmdeploy") else Kind.CPU
 
 
-def concurrency(kind: Kind, settings: InferenceSettings) -> int:
-    """How many answers may be under way at once.
+def concurrency(kind: Kind, settings: InferenceSettings, cache_tokens: int | None = None) -> int:
+    """Return how many answers may be under way at once on one engine.
 
-    For lmdeploy no more than it computes at once and has memory for: who waits here is told, who waits there is not.
+    For lmdeploy no more than it computes at once and holds in its KV cache: who waits here is told their place, who
+    waits there is not. `cache_tokens` is what the running engine says of its cache; None before it has said so.
     """
     if settings.concurrency or kind is not Kind.LMDEPLOY:
         return settings.concurrency or _CONCURRENCY[kind]
     sizes = settings.lmdeploy
-    held = sizes.blocks // _CHAT_BLOCKS if sizes.blocks else sizes.batch
+    blocks = sizes.blocks if cache_tokens is None else cache_tokens // BLOCK_TOKENS
+    held = sizes.batch if blocks is None else blocks // _CHAT_BLOCKS
     return max(min(_CONCURRENCY[kind], sizes.batch, held), 1)
 
 

@@ -46,15 +46,15 @@ class Launched:
     client: HttpEngine
     child: Child | None
 
-    async def ready(self) -> Window | None:
-        """Wait until it has answered a picture; returns its window as `window_of` does.
+    async def ready(self) -> tuple[Window | None, int | None]:
+        """Wait until it has answered a picture; return its window, as `window_of` does, and its KV cache in tokens.
 
         Raises EngineUnavailable, with the last lines of its log, when it ends before or is not ready within
         `start_timeout` seconds.
         """
         return await (self._answers() if self.child is None else self._answers_before_its_end(self.child))
 
-    async def _answers_before_its_end(self, child: Child) -> Window | None:
+    async def _answers_before_its_end(self, child: Child) -> tuple[Window | None, int | None]:
         """Race the first answer against the child's end: a crash at start must not cost the whole timeout."""
         ready = asyncio.ensure_future(self._answers())
         ended = asyncio.ensure_future(child.wait())
@@ -68,16 +68,17 @@ class Launched:
             ended.cancel()
             await asyncio.gather(ready, ended, return_exceptions=True)
 
-    async def _answers(self) -> Window | None:
+    async def _answers(self) -> tuple[Window | None, int | None]:
         launch, ours = self.launch, self.child is not None
         patience = launch.settings.start_timeout
         # A host that went away in the middle of a question never says so: the next question may be answered.
         longest = patience if ours else launch.settings.token_timeout
         try:
-            held = await answers_a_picture(self.client, patience=patience, longest=longest)
+            sizes = await answers_a_picture(self.client, patience=patience, longest=longest)
         except NotReady as error:
             raise EngineUnavailable(self._failed(str(error))) from error
-        return await asyncio.to_thread(window_of, launch.model_dir, launch.settings, ours=ours, longest=held)
+        window = await asyncio.to_thread(window_of, launch.model_dir, launch.settings, ours=ours, longest=sizes.window)
+        return window, sizes.cache
 
     def _failed(self, what: str) -> str:
         if self.child is None:

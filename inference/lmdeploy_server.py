@@ -87,11 +87,12 @@ def use(name: str, engines: Mapping[type, type]) -> None:
     api_server.get_task = task
 
 
-def guard(name: str, tokens: int, key: str) -> None:
-    """Have lmdeploy's application answer `ROUTES` only, to clients with `key`, and list the session's length.
+def guard(name: str, key: str, *, window: int, cache: int) -> None:
+    """Have lmdeploy's application answer `ROUTES` only, to clients with `key`, and list the model's sizes in tokens.
 
-    /v1/models names it `max_model_len`, as vLLM does (vllm/entrypoints/openai/protocol.py, ModelCard); lmdeploy's own
-    list has no length. lmdeploy hands its application to `uvicorn.run`.
+    In /v1/models the session's length is `max_model_len`, as with vLLM (vllm/entrypoints/openai/protocol.py,
+    ModelCard), and the KV cache `kv_cache_tokens`; lmdeploy's own list has no sizes. lmdeploy hands its application to
+    `uvicorn.run`.
     """
     import uvicorn
     from starlette.responses import JSONResponse
@@ -100,8 +101,9 @@ def guard(name: str, tokens: int, key: str) -> None:
     stock_run = uvicorn.run
 
     def models(_: object) -> JSONResponse:
-        model = {"id": name, "object": "model", "created": 0, "owned_by": "lmdeploy", "max_model_len": tokens}
-        return JSONResponse({"object": "list", "data": [model]})
+        model = {"id": name, "object": "model", "created": 0, "owned_by": "lmdeploy"}
+        sizes = {"max_model_len": window, "kv_cache_tokens": cache}
+        return JSONResponse({"object": "list", "data": [{**model, **sizes}]})
 
     def run(app: Any, **more: Any) -> None:
         # The first route that matches answers.
@@ -143,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cache_bytes=options.tile_cache_megabytes * 2**20,
     )
     use(options.name, engines)
-    guard(options.name, config.session_len, key)
+    guard(options.name, key, window=config.session_len, cache=options.blocks * BLOCK_TOKENS)
     run(options, config, _BEFORE)
 
 

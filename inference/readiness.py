@@ -14,7 +14,7 @@ from typing import Final
 
 from PIL import Image, ImageDraw
 
-from inference.client import HttpEngine
+from inference.client import HttpEngine, Sizes
 from inference.messages import EngineCrashed, EngineUnavailable, InferenceError, Picture
 
 _PAUSE: Final = 0.1
@@ -25,8 +25,8 @@ class NotReady(Exception):
     """The engine has not answered a picture. The text says what it did instead, without naming the engine."""
 
 
-async def answers_a_picture(engine: HttpEngine, *, patience: float, longest: float) -> int | None:
-    """Ask until a picture is answered; return the engine's context length as `HttpEngine.window` does.
+async def answers_a_picture(engine: HttpEngine, *, patience: float, longest: float) -> Sizes:
+    """Ask until a picture is answered; return the engine's sizes as `HttpEngine.sizes` does.
 
     An engine that is not listening yet, or still loading, "crashes". `patience` bounds all of it and `longest` one
     question, in seconds. Raises NotReady.
@@ -36,7 +36,7 @@ async def answers_a_picture(engine: HttpEngine, *, patience: float, longest: flo
     while True:
         try:
             await engine.probe(sample_picture(), max(min(deadline - monotonic(), longest), 0.001))
-            return await engine.window()
+            return await engine.sizes()
         except (EngineCrashed, EngineUnavailable) as error:
             if monotonic() + pause >= deadline:
                 raise NotReady(f"was not ready within {patience:g} s: {error}") from error

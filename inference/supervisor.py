@@ -34,7 +34,8 @@ class Supervisor:
     """One model and the worker that serves it now.
 
     `changed` is called after every change of state. `restarts` counts workers started after the first;
-    `last_error` tells what ended the last one.
+    `last_error` tells what ended the last one. `cache_tokens` is the size of the newest worker's KV cache, None where
+    no worker has told one.
     """
 
     def __init__(self, launch: Launch, changed: Callable[[], None]) -> None:
@@ -43,6 +44,7 @@ class Supervisor:
         self.restarts = 0
         self.crashes = 0
         self.last_error = ""
+        self.cache_tokens: int | None = None
         self._changed = changed
         self._worker: Worker | None = None
         self._task: asyncio.Task[None] | None = None
@@ -93,6 +95,7 @@ class Supervisor:
             self.last_error = str(error)
             self._set(State.STOPPED)
             raise
+        self.cache_tokens = worker.cache_tokens
         self._set(State.READY)
         self._task = asyncio.create_task(self._keep_answering(worker))
 
@@ -146,6 +149,7 @@ class Supervisor:
             _log.warning("engine did not start", model=self.model_id, failures=self._failures, error=str(error))
             return None
         _log.info("engine ready", model=self.model_id, pid=worker.pid)
+        self.cache_tokens = worker.cache_tokens
         self._set(State.READY)
         return worker
 

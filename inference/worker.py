@@ -37,6 +37,7 @@ class Worker:
 
     `open` is True from the moment chats may be sent to it, `broken` from the moment they must not be any more;
     whoever opens it may warm it before. `served` counts finished answers, `wished` says that its end is nobody's fault.
+    `cache_tokens` is the size of its KV cache as it says itself, None where it does not.
     """
 
     def __init__(self, launch: Launch) -> None:
@@ -47,6 +48,7 @@ class Worker:
         self.served = 0
         self.in_flight = 0
         self.ready_since: float | None = None
+        self.cache_tokens: int | None = None
         self._launched: Launched | None = None
         self._window: Window | None = None
         self._idle = asyncio.Event()
@@ -87,7 +89,7 @@ class Worker:
         """
         try:
             self._launched = await begin(self.launch)
-            self._window = await self._launched.ready()
+            self._window, self.cache_tokens = await self._launched.ready()
         except BaseException:
             self.broken = True
             if self._child is not None:

@@ -14,6 +14,7 @@ How it starts is cued by `DIR/cue.json`:
     {"mayfly": true}         kills itself after its first answer, which is the one that proves it ready
     {"crowd": true}          starts a child of its own that holds its output open
     {"window": 600}          lists its model with so long a context
+    {"cache": 9600}          … and with so many tokens of KV cache
     {"quiet": true}          notes nothing, so that its directory stays as it was published
 
 How it answers is cued by words of the newest user text, each at most once a model directory when followed by `!`:
@@ -93,8 +94,8 @@ class Handler(BaseHTTPRequestHandler):
         if not self._is_ours():
             return
         if self.path == "/v1/models":
-            length = {"max_model_len": self.fake.cue["window"]} if "window" in self.fake.cue else {}
-            self._json(200, {"object": "list", "data": [{"id": self.fake.name, "object": "model", **length}]})
+            sizes = {"max_model_len": self.fake.cue.get("window"), "kv_cache_tokens": self.fake.cue.get("cache")}
+            self._json(200, {"object": "list", "data": [{"id": self.fake.name, "object": "model", **sizes}]})
         else:
             self._json(404, {"error": {"message": "nothing here"}})
 

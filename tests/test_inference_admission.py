@@ -17,7 +17,7 @@ def inside(*tickets: Ticket) -> list[bool]:
 
 def test_admission_first_come_first_served() -> None:
     """Places go to the first in the queue, and everybody knows how many come before."""
-    admission = Admission(2)
+    admission = Admission(lambda _: 2)
     with ExitStack() as stack:
         a, b, c, d = (stack.enter_context(admission.ticket(chat)) for chat in "abcd")
         assert [ticket.before for ticket in (a, b, c, d)] == [None, None, 0, 1]
@@ -32,7 +32,7 @@ def test_admission_first_come_first_served() -> None:
 
 def test_admission_one_place_a_chat() -> None:
     """A chat's second question waits for its first and holds nobody else up."""
-    admission = Admission(2)
+    admission = Admission(lambda _: 2)
     with ExitStack() as stack:
         first, second, other = (stack.enter_context(admission.ticket(chat)) for chat in ("one", "one", "two"))
         assert inside(first, second, other) == [True, False, True]
@@ -44,7 +44,7 @@ def test_admission_one_place_a_chat() -> None:
 
 def test_admission_leaving_the_queue_moves_it_up() -> None:
     """Who gives up waiting is not waited for."""
-    admission = Admission(1)
+    admission = Admission(lambda _: 1)
     with ExitStack() as stack:
         _, b, c = (stack.enter_context(admission.ticket(chat)) for chat in "abc")
         b.leave()
@@ -54,7 +54,7 @@ def test_admission_leaving_the_queue_moves_it_up() -> None:
 def test_admission_lanes_have_places_of_their_own() -> None:
     """A full lane holds up only its own chats; one that waits goes with its chat when that changes lanes."""
     lanes = {"a": "one", "b": "one", "c": "one", "d": "two"}
-    admission = Admission(1, lanes.__getitem__)
+    admission = Admission(lambda _: 1, lanes.__getitem__)
     with ExitStack() as stack:
         a, b, c, d = (stack.enter_context(admission.ticket(chat)) for chat in "abcd")
         assert [ticket.before for ticket in (a, b, c, d)] == [None, 0, 1, None]
@@ -68,9 +68,30 @@ def test_admission_lanes_have_places_of_their_own() -> None:
         assert inside(c, d) == [True, True]
 
 
+def test_admission_takes_places_back_when_a_lane_shrinks() -> None:
+    """The last to come whose answers have not begun queue again, in their order; an answer that has begun goes on."""
+    limits = {"": 4}
+    admission = Admission(limits.__getitem__)
+    with ExitStack() as stack:
+        a, b, c, d, e = (stack.enter_context(admission.ticket(chat)) for chat in "abcde")
+        assert d.begin()
+        limits[""] = 2
+        admission.hold(False)
+        assert [ticket.before for ticket in (a, b, c, d, e)] == [None, 0, 1, None, 2]
+        assert (admission.active, admission.waiting) == (2, 3)
+        assert a.begin() and not b.begin()
+        limits[""] = 1
+        admission.hold(False)
+        assert inside(a, d) == [True, True]
+        a.leave()
+        assert inside(b) == [False]
+        d.leave()
+        assert inside(b) == [True] and b.begin()
+
+
 def test_admission_holding_is_a_pause() -> None:
     """While held nobody gets a place, whoever paused or resumes meanwhile."""
-    admission = Admission(1)
+    admission = Admission(lambda _: 1)
     with ExitStack() as stack:
         admission.hold(True)
         a = stack.enter_context(admission.ticket("a"))
@@ -86,7 +107,7 @@ def test_admission_holding_is_a_pause() -> None:
 
 async def test_admission_tells_each_change_once() -> None:
     """A waiting ticket hears its number at the start and at each change, and about the pause."""
-    admission = Admission(1)
+    admission = Admission(lambda _: 1)
     heard: list[tuple[int, bool]] = []
     with ExitStack() as stack:
         a, b, c = (stack.enter_context(admission.ticket(chat)) for chat in "abc")
@@ -114,7 +135,7 @@ async def test_admission_tells_each_change_once() -> None:
 
 async def test_admission_closing_turns_the_queue_away() -> None:
     """Closing refuses who waits and who comes later, with the reason; who has a place keeps it."""
-    admission = Admission(1)
+    admission = Admission(lambda _: 1)
     with admission.ticket("a") as a, admission.ticket("b") as b:
         admission.close("closing time")
         with pytest.raises(EngineUnavailable, match="closing time"):

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from inference.client import HttpEngine
+from inference.client import HttpEngine, Sizes
 from inference.launch import free_port
 from inference.messages import (
     Answer,
@@ -119,7 +119,7 @@ async def test_client_sends_the_whole_prompt(fake: Running) -> None:
             Turn(Role.USER, f"{IMG_CONTEXT} and this?", (red,)),
         ),
         chat="chat-7",
-        sampling=Sampling(temperature=0.3, top_p=0.4, max_new_tokens=3, seed=11),
+        sampling=Sampling(temperature=0.3, top_p=0.4, max_new_tokens=3, seed=11, top_k=12),
     )
     async with client(fake.url, tiles=6) as engine:
         _, answer = await listen(engine, asked)
@@ -138,6 +138,7 @@ async def test_client_sends_the_whole_prompt(fake: Running) -> None:
     assert IMG_CONTEXT not in json.dumps(sent)
     assert "<|im_end|>" not in json.dumps(sent)
     expected = {"model": "model-a", "user": "chat-7", "temperature": 0.3, "top_p": 0.4, "max_tokens": 3, "seed": 11}
+    expected["top_k"] = 12
     assert {key: sent[key] for key in expected} == expected
 
 
@@ -296,9 +297,9 @@ async def test_how_much_a_server_holds(tmp_path: Path) -> None:
     async with fake_engine(tmp_path) as fake:
         for name, tokens in (("model-a", 600), ("", 600), ("model-b", None)):
             async with client(fake.url, name) as engine:
-                assert await engine.window() == tokens
+                assert await engine.sizes() == Sizes(window=tokens)
     async with client(fake.url, local=False) as engine:
-        assert await engine.window() is None
+        assert await engine.sizes() == Sizes()
     async with client(fake.url) as engine:
         with pytest.raises(EngineCrashed, match="does not list"):
-            await engine.window()
+            await engine.sizes()

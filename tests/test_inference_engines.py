@@ -67,6 +67,9 @@ def test_engines_concurrency() -> None:
     assert engines.concurrency(Kind.LMDEPLOY, settings(lmdeploy={"batch": 8})) == 8
     assert engines.concurrency(Kind.LMDEPLOY, settings(lmdeploy={"blocks": 240})) == 4
     assert engines.concurrency(Kind.LMDEPLOY, settings(lmdeploy={"batch": 8}, concurrency=20)) == 20
+    assert engines.concurrency(Kind.LMDEPLOY, settings(), 240 * 64) == 4
+    assert engines.concurrency(Kind.LMDEPLOY, settings(), 16) == 1
+    assert engines.concurrency(Kind.LMDEPLOY, settings(concurrency=20), 240 * 64) == 20
 
 
 @pytest.mark.parametrize(

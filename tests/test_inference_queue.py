@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from inference.lmdeploy_memory import BLOCK_TOKENS
 from inference.messages import Delta
 from tests.children import notes, prompt, until
-from tests.deployments import Deploy, ask, deployed, under_way
+from tests.deployments import Deploy, Heard, ask, deployed, open_gate, under_way
 
 
 @pytest.fixture
@@ -57,6 +58,38 @@ def notes_in_order(directory: Path) -> list[dict[str, Any]]:
     """All begins and ends of one model directory, as they were noted."""
     lines = (directory / "events.jsonl").read_text().splitlines()
     return [note for note in map(json.loads, lines) if note["event"] in ("begin", "end", "abort")]
+
+
+@pytest.mark.parametrize("waiting_for_the_start", [False, True])
+async def test_queue_admits_what_the_kv_cache_holds(
+    deploy: Deploy, tmp_path: Path, waiting_for_the_start: bool
+) -> None:
+    """lmdeploy says at its start how much it holds: no more are sent there, the others are told their place."""
+    two_chats = 2 * 60 * BLOCK_TOKENS
+    cue = {"cache": two_chats, "late": 0.5}
+    async with deploy(start=False, cue=cue, engine="lmdeploy", concurrency=None) as deployment:
+        heard: list[list[Delta]] = [[] for _ in range(5)]
+
+        async def asking() -> list[asyncio.Task[Heard]]:
+            tasks = []
+            for number, deltas in enumerate(heard):
+                tasks.append(asyncio.create_task(ask(deployment, "gate:1", f"chat {number}", deltas)))
+                await asyncio.sleep(0)
+            return tasks
+
+        if waiting_for_the_start:
+            await deployment.start(wait=False)
+            tasks = await asking()
+        else:
+            await deployment.start()
+            tasks = await asking()
+        await until(lambda: sum(any(delta.text for delta in deltas) for deltas in heard) == 2)
+        await until(lambda: [deltas[-1].waiting for deltas in heard[2:]] == [0, 1, 2])
+        status = deployment.status()
+        assert (status.in_flight, status.waiting) == (2, 3)
+        assert len(notes(tmp_path / "a", "begin")) == 1 + 2
+        open_gate(tmp_path / "a")
+        await asyncio.gather(*tasks)
 
 
 @pytest.mark.parametrize("where", ["answering", "queued"])
