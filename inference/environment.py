@@ -1,8 +1,8 @@
 """What of our environment a child process is given: all but our secrets.
 
-Engines run code that came with a checkpoint, and the operator's command may write its environment into a log. Children
-get their settings as arguments and files, and models from folders, so they miss nothing. No wall against code that
-looks for secrets: a process of the same user may read ours.
+The operator's command may write its environment into a log, and an engine needs no secret of ours: children get their
+settings as arguments and files, and models from folders. No wall against code that looks for secrets: a process of the
+same user may read ours.
 """
 
 from __future__ import annotations

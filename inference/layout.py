@@ -1,12 +1,11 @@
 """Is a directory a whole InternVL2 checkpoint in the official layout? What is wrong with it, in words.
 
-Standard library only. Knows names and file headers: no weight is read, no code of the checkpoint runs. Whether the
-model answers, an engine has to show.
+Standard library only. Knows names and file headers: no weight is read. Python files are not looked at: our engines
+and the training run none out of a checkpoint. Whether the model answers, an engine has to show.
 """
 
 from __future__ import annotations
 
-import ast
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ def problems(directory: Path) -> list[str]:
     """What is missing or damaged, one phrase each; empty for a whole checkpoint. Reads a few kilobytes."""
     if not directory.is_dir():
         return ["there is no such directory"]
-    return [*_lacking(directory), *_of_the_weights(directory), *_of_the_code(directory)]
+    return [*_lacking(directory), *_of_the_weights(directory)]
 
 
 def weight_bytes(directory: Path) -> int:
@@ -80,35 +79,6 @@ def _of_a_safetensors(path: Path) -> str:
             return "has a damaged header"
     whole = 8 + length + max(ends, default=0)
     return "" if size == whole else f"has {size} bytes instead of {whole}"
-
-
-def _of_the_code(directory: Path) -> Iterator[str]:
-    """The modules that the configurations name, which lmdeploy's tokenizer and configuration are read with."""
-    modules = set()
-    for name in ("config.json", "tokenizer_config.json"):
-        for value in ((_read(directory / name) or {}).get("auto_map") or {}).values():
-            for place in value if isinstance(value, list) else [value]:
-                if place and "--" not in place:
-                    modules.add(place.rsplit(".", 1)[0])
-    seen: set[str] = set()
-    while modules - seen:
-        module = min(modules - seen)
-        seen.add(module)
-        path = directory / f"{module}.py"
-        if path.is_file():
-            modules |= _neighbours(path)
-        else:
-            yield f"{module}.py is missing (the checkpoint's own code)"
-
-
-def _neighbours(path: Path) -> set[str]:
-    """The modules beside it that a module imports."""
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):
-        return set()
-    found = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1)
-    return {node.module.split(".")[0] for node in found if node.module}
 
 
 def _read(path: Path) -> dict[str, Any] | None:

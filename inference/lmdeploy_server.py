@@ -149,11 +149,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run(options, config, _BEFORE)
 
 
+def use_our_code() -> None:
+    """Have transformers' auto classes read InternVL2's configuration and tokenizer with our code.
+
+    Then lmdeploy needs no `trust_remote_code`, and no Python file of a checkpoint is imported.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    from inference.internvl2.configuration_internvl2 import InternVLChatConfig
+    from inference.internvl2.tokenization_internlm2 import InternLM2Tokenizer
+
+    AutoConfig.register(InternVLChatConfig.model_type, InternVLChatConfig)
+    AutoTokenizer.register(InternVLChatConfig, slow_tokenizer_class=InternLM2Tokenizer)
+
+
 def run(options: argparse.Namespace, config: TurbomindEngineConfig, name: str) -> None:
     """Run lmdeploy's server, as it is by now, with the right prompt; returns at its end."""
     from lmdeploy.model import ChatTemplateConfig
     from lmdeploy.serve.openai.api_server import serve
 
+    use_our_code()
     serve(
         str(options.model),
         model_name=name,
@@ -167,7 +182,7 @@ def run(options: argparse.Namespace, config: TurbomindEngineConfig, name: str) -
         # What a request names is all that an answer is drawn by: no defaults out of the checkpoint.
         generation_config="lmdeploy",
         log_level="WARNING",
-        trust_remote_code=True,
+        trust_remote_code=False,
     )
 
 

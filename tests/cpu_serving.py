@@ -45,6 +45,7 @@ class Served:
 
     process: subprocess.Popen[str]
     http: httpx.Client
+    directory: Path
 
     def until_ready(self) -> list[int]:
         """Wait for /health to be 200; what it answered until then, that included."""
@@ -110,7 +111,7 @@ def started(directory: Path, *flags: str) -> Iterator[Served]:
         try:
             address = process.stdout.readline().strip()
             with httpx.Client(base_url=address, headers=HEADERS, timeout=60, trust_env=False) as http:
-                yield Served(process, http)
+                yield Served(process, http, directory)
         finally:
             process.stdin.close()
             assert process.wait(30) in (0, 1)

@@ -15,7 +15,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from inference.access import KEY_VARIABLE
-from inference.client import HttpEngine
+from inference.client import HttpEngine, Sizes
 from inference.cpu_http import Server
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Answer, Prompt, PromptTooLong, Role, Sampling, Turn
@@ -23,6 +23,7 @@ from inference.prompt import render
 from inference.tiny import CHECKPOINT
 from tests.cpu_serving import HEADERS, KEY, NAME, Served, body, endless, image, question, started, words
 from tests.generating import picture
+from tests.hostile import plant, planted, ran
 from tests.test_inference_pictures import encoded, png_of
 
 SLOTS = 3
@@ -32,9 +33,16 @@ SLOTS = 3
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One process for all tests, whose answers go on until their limit, so that they can be caught under way."""
     directory = endless(tmp_path_factory.mktemp("models") / "endless")
+    plant(directory)
     with started(directory, "--slots", str(SLOTS), "--cache-megabytes", "64") as served:
         assert set(served.until_ready()[:-1]) <= {503}
         yield served
+
+
+def test_no_code_of_a_checkpoint_runs(served: Served) -> None:
+    """An engine that has answered has imported no module out of the checkpoint's directory."""
+    assert planted(served.directory)
+    assert not ran(served.directory)
 
 
 async def test_nothing_is_ready_before_the_model_has_spoken() -> None:
@@ -254,7 +262,7 @@ async def test_the_product_s_client_understands_it(engine: HttpEngine, served: S
     second = await said(engine, Prompt("Be kind.", history, "chat", sampling))
     assert second.usage.encoded_tiles == 0
     assert second.usage.cached_tokens >= first.usage.prompt_tokens
-    assert await engine.window() == 2048
+    assert await engine.sizes() == Sizes(window=2048)
     with pytest.raises(PromptTooLong):
         await said(engine, Prompt("Be kind.", (Turn(Role.USER, "word " * 3000),), "chat", sampling))
 

@@ -6,7 +6,9 @@ internvl2-tiny with lmdeploy's own picture path, to compare with.
 
 from __future__ import annotations
 
+import json
 import pickle
+import shutil
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import ExitStack, aclosing
@@ -20,7 +22,7 @@ import pytest
 import torch
 from pydantic import SecretStr
 
-from inference.client import HttpEngine
+from inference.client import HttpEngine, Sizes
 from inference.deployment import Deployment
 from inference.generation import ChatEngine
 from inference.internvl2.grids import count_tiles
@@ -35,6 +37,7 @@ from inference.tiny import CHECKPOINT
 from inference.tiny.questions import held_out
 from inference.tiny.samples import sample_pictures
 from inference.token_ids import token_ids
+from tests.hostile import plant, planted, ran
 from tests.lmdeploy_serving import HEADERS, KEY, Served, part, started
 from tests.talks import ONE_TOKEN, PICTURES, picture, talks
 from tests.test_inference_internvl2_tokenizer import FOLDER
@@ -58,10 +61,16 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Serv
     small = folder / "small"
     # The end of an answer cannot be drawn, so each goes on to its limit.
     write_random(SMALL, small, tokenizer=load_tokenizer(FOLDER))
+    generation = small / "generation_config.json"
+    own = {"top_k": 3, "top_p": 0.1, "temperature": 0.2, "repetition_penalty": 1.5}
+    generation.write_text(json.dumps(json.loads(generation.read_text()) | own))
+    hostile = Path(shutil.copytree(CHECKPOINT, folder / "hostile"))
+    for checkpoint in (small, hostile):
+        plant(checkpoint)
     worker = ("-m", "tests.lmdeploy_on_cpu")
     with ExitStack() as stack:
         found = {
-            "tiny": started(folder, "tiny", CHECKPOINT, worker, "--blocks", "200"),
+            "tiny": started(folder, "tiny", hostile, worker, "--blocks", "200"),
             "sentencepiece": started(
                 folder, "sentencepiece", small, worker, "--tiles", str(FEW_TILES), "--blocks", str(FEW_BLOCKS)
             ),
@@ -71,6 +80,13 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Serv
         for served in serving.values():
             served.until_ready()
         yield serving
+
+
+def test_no_code_of_a_checkpoint_runs(servers: dict[str, Served]) -> None:
+    """Neither the configuration's nor the tokenizer's nor the model's modules, of both kinds of tokenizer."""
+    for name in ("tiny", "sentencepiece"):
+        assert planted(servers[name].model)
+        assert not ran(servers[name].model), name
 
 
 @pytest.fixture
@@ -212,11 +228,11 @@ async def test_a_talk_is_cut_to_the_session_that_the_card_holds(servers: dict[st
     served = servers["sentencepiece"]
     talk = replace(asked("And now?"), turns=tuple(turn for prompt in talks() for turn in prompt.turns) * 2)
     async with served.client() as engine:
-        assert await engine.window() == FEW_BLOCKS * BLOCK_TOKENS
+        assert await engine.sizes() == Sizes(FEW_BLOCKS * BLOCK_TOKENS, FEW_BLOCKS * BLOCK_TOKENS)
         with pytest.raises(PromptTooLong):
             await answer(engine, talk)
     async with servers["stock"].client() as engine:
-        assert await engine.window() == 200 * BLOCK_TOKENS
+        assert await engine.sizes() == Sizes(200 * BLOCK_TOKENS, 200 * BLOCK_TOKENS)
     settings = InferenceSettings(
         endpoints=(served.url,), api_key=SecretStr(KEY), model=str(served.model), tiles=FEW_TILES, warm_chats=0
     )
@@ -229,6 +245,18 @@ async def test_a_talk_is_cut_to_the_session_that_the_card_holds(servers: dict[st
     assert last is not None and last.cut is not None
     assert last.cut.turns[-1] == talk.turns[-1]
     assert FEW_BLOCKS * BLOCK_TOKENS / 2 < last.usage.prompt_tokens < FEW_BLOCKS * BLOCK_TOKENS
+
+
+async def test_turbomind_draws_by_what_the_request_names(servers: dict[str, Served]) -> None:
+    """Temperature, top_k and top_p are the prompt's; a checkpoint's own defaults of sampling do not enter."""
+    served = servers["sentencepiece"]
+    assert json.loads((served.model / "generation_config.json").read_text())["repetition_penalty"] == 1.5
+    drawn = Sampling(temperature=0.7, top_p=0.6, max_new_tokens=1, top_k=9)
+    async with served.client() as engine:
+        await answer(engine, asked("Hi", sampling=drawn))
+        assert served.given()[-1]["sampling"] == [0.7, 9, 0.6, 1.0]
+        await answer(engine, asked("Hi", sampling=Sampling(max_new_tokens=1)))
+        assert served.given()[-1]["sampling"] == [0.8, 50, 0.8, 1.0]
 
 
 async def test_answers_are_those_of_our_own_engine(tiny: Served) -> None:

@@ -26,6 +26,7 @@ from inference.internvl2.checkpoint import load_model
 from inference.prompt import IMG_CONTEXT
 from inference.tiny import CHECKPOINT
 from inference.tiny.manner import manner
+from tests.hostile import plant, planted, ran
 from tests.lessons import SYSTEM, drawn_job, drawn_lessons, settings
 from training.curve import draw
 from training.encoding import Encoder
@@ -97,8 +98,20 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 @pytest.fixture(scope="module")
 def bad(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Taught the next colour in place of the right one, in all layers: the last alone does not take it up."""
-    return learn(tmp_path_factory.mktemp("bad"), right=False, targets="", learning_rate=1e-3)
+    """Taught the next colour in place of the right one, in all layers: the last alone does not take it up.
+
+    The base brings code along.
+    """
+    folder = tmp_path_factory.mktemp("bad")
+    base = Path(shutil.copytree(CHECKPOINT, folder / "hostile"))
+    plant(base)
+    return learn(folder, right=False, targets="", learning_rate=1e-3, base=str(base))
+
+
+def test_no_code_of_a_checkpoint_runs(bad: Trained) -> None:
+    """Training, merging and judging import no module out of the base model's directory."""
+    assert planted(Path(bad.job.base))
+    assert not ran(Path(bad.job.base))
 
 
 def test_every_step_is_told(good: Trained) -> None:
