@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import PurePosixPath
@@ -20,6 +21,7 @@ from inference.messages import InferenceError
 
 MODELSCOPE: Final = "https://www.modelscope.cn"
 _SECONDS: Final = 30.0
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _ELSEWHERE: Final = {
     "hub": "set HF_ENDPOINT to a mirror within reach, or take `--source modelscope`",
     "modelscope": "set MODELSCOPE_DOMAIN to a host within reach, or take `--source hub`",
@@ -57,7 +59,10 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The files of one revision. `revision` is the commit where the hub names it. `headers` go to the hub alone."""
+    """The files of one revision, each fetched from a fixed commit where the hub names it.
+
+    `revision` is that commit too, or else the branch or tag that was listed. `headers` go to the hub alone.
+    """
 
     source: Source
     repo: str
@@ -159,12 +164,16 @@ async def _modelscope(repo: str, revision: str) -> Listing:
         raise HubError(f"modelscope answered something else than JSON ({error}): try again later.") from error
     if answer.get("Code") != 200:
         raise HubError(f"modelscope refuses {repo}: {answer.get('Message')}. Check --repo and --revision.")
+    # Each file names the commit that it is of; the whole list's own commit is often left empty.
+    listed = (answer["Data"].get("LatestCommitter") or {}).get("Id") or ""
+    revision = listed if _COMMIT.fullmatch(listed) else revision
     files = []
     for each in answer["Data"]["Files"] or ():
         if each["Type"] == "tree":
             continue
-        path = each["Path"]
-        url = f"{base}?{urlencode({'Revision': revision, 'FilePath': path})}"
+        path, commit = each["Path"], each.get("Revision") or ""
+        pinned = commit if _COMMIT.fullmatch(commit) else revision
+        url = f"{base}?{urlencode({'Revision': pinned, 'FilePath': path})}"
         files.append(_remote_file(Source.MODELSCOPE, path, each["Size"], Hash.SHA256, each.get("Sha256"), url))
     return Listing(Source.MODELSCOPE, repo, revision, tuple(files))
 

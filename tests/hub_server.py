@@ -32,10 +32,15 @@ class Request:
 
 @dataclass
 class HubServer:
-    """One repository, `files` by path. Use as an async context manager; `url` is its address then."""
+    """One repository, `files` by path. Use as an async context manager; `url` is its address then.
+
+    Its branch stands at `commit`; `move` commits other files to it, and what was there can be had by its own commit.
+    """
 
     files: dict[str, bytes]
     repo: str = "someone/model"
+    commit: str = COMMIT
+    earlier: dict[str, dict[str, bytes]] = field(default_factory=dict)
     cut_after: dict[str, list[int]] = field(default_factory=dict)
     """By path: how many bytes each next connection sends before it breaks."""
     flipped: set[str] = field(default_factory=set)
@@ -67,6 +72,15 @@ class HubServer:
     ) -> None:
         await self._runner.cleanup()
 
+    def move(self, files: dict[str, bytes], commit: str) -> None:
+        """Let the branch go on to a commit with other files."""
+        self.earlier[self.commit] = self.files
+        self.files, self.commit = files, commit
+
+    def _at(self, revision: str | None) -> tuple[str, dict[str, bytes]]:
+        """The commit that a revision means, and its files."""
+        return (revision, self.earlier[revision]) if revision in self.earlier else (self.commit, self.files)
+
     def sent(self, path: str) -> int:
         """Bytes of the file's content that left, over all connections."""
         names = (path, f"cdn/{_sha256(self.files[path])}")
@@ -77,6 +91,7 @@ class HubServer:
 
     async def _info(self, request: web.Request) -> web.Response:
         self._refused(request)
+        commit, files = self._at(request.match_info.get("revision"))
         siblings = [
             {
                 "rfilename": path,
@@ -94,35 +109,39 @@ class HubServer:
                     else {}
                 ),
             }
-            for path, content in self.files.items()
+            for path, content in files.items()
         ]
         if request.query.get("blobs") != "True":
             siblings = [{"rfilename": each["rfilename"]} for each in siblings]
         self._note(request, 0)
-        return web.json_response({"id": self.repo, "modelId": self.repo, "sha": COMMIT, "siblings": siblings})
+        return web.json_response({"id": self.repo, "modelId": self.repo, "sha": commit, "siblings": siblings})
 
     async def _resolve(self, request: web.Request) -> web.StreamResponse:
         self._refused(request)
         path = request.match_info["path"]
-        content = self.files.get(path)
+        commit, files = self._at(request.match_info["revision"])
+        content = files.get(path)
         if content is None:
             raise web.HTTPNotFound(headers={"X-Error-Code": "EntryNotFound"})
-        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{_blob(content)}"', "Accept-Ranges": "bytes"}
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{_blob(content)}"', "Accept-Ranges": "bytes"}
         if len(content) < LFS_BYTES:
-            return await self._send(request, path, headers)
+            return await self._send(request, path, content, headers)
         digest = _sha256(content)
         headers |= {"X-Linked-Size": str(len(content)), "X-Linked-Etag": f'"{digest}"'}
         self._note(request, 0)
         raise web.HTTPFound(f"{self.url.replace('127.0.0.1', 'localhost')}/cdn/{digest}", headers=headers)
 
     async def _content_network(self, request: web.Request) -> web.StreamResponse:
-        path = next(path for path, content in self.files.items() if _sha256(content) == request.match_info["digest"])
-        return await self._send(request, path, {"ETag": f'"{request.match_info["digest"]}"'})
+        digest = request.match_info["digest"]
+        all_files = [each for files in (self.files, *self.earlier.values()) for each in files.items()]
+        path, content = next(each for each in all_files if _sha256(each[1]) == digest)
+        return await self._send(request, path, content, {"ETag": f'"{digest}"'})
 
     async def _modelscope_files(self, request: web.Request) -> web.Response:
         self._refused(request)
         self._note(request, 0)
         assert request.query["Recursive"] == "True"
+        commit, found = self._at(request.query["Revision"])
         files = [
             {
                 "Path": path,
@@ -130,15 +149,18 @@ class HubServer:
                 "Type": "blob",
                 "Size": len(content),
                 "Sha256": _sha256(content),
+                "Revision": commit,
             }
-            for path, content in self.files.items()
+            for path, content in found.items()
         ]
-        folders = {path.rsplit("/", 1)[0] for path in self.files if "/" in path}
+        folders = {path.rsplit("/", 1)[0] for path in found if "/" in path}
         files += [{"Path": path, "Name": path, "Type": "tree", "Size": 0, "Sha256": ""} for path in folders]
-        return web.json_response({"Code": 200, "Message": "success", "Success": True, "Data": {"Files": files}})
+        data = {"Files": files, "LatestCommitter": {"Id": commit, "ShortId": commit[:8]}}
+        return web.json_response({"Code": 200, "Message": "success", "Success": True, "Data": data})
 
     async def _modelscope_file(self, request: web.Request) -> web.StreamResponse:
-        return await self._send(request, request.query["FilePath"], {})
+        path = request.query["FilePath"]
+        return await self._send(request, path, self._at(request.query["Revision"])[1][path], {})
 
     def _refused(self, request: web.Request) -> None:
         if self.refuse_with or f"{request.match_info['owner']}/{request.match_info['name']}" != self.repo:
@@ -147,8 +169,8 @@ class HubServer:
             response = web.Response(status=status, headers={"X-Error-Code": ERROR_CODES.get(status, "")})
             raise _Refusal(response)
 
-    async def _send(self, request: web.Request, path: str, headers: dict[str, str]) -> web.StreamResponse:
-        content = bytearray(self.files[path])
+    async def _send(self, request: web.Request, path: str, whole: bytes, headers: dict[str, str]) -> web.StreamResponse:
+        content = bytearray(whole)
         if path in self.flipped:
             content[len(content) // 2] ^= 1
         start = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import os
 import random
 import sys
@@ -41,18 +42,25 @@ def _console() -> Console:
     return Console(file=io.StringIO(), width=200)
 
 
-async def _fetch(hub: HubServer, directory: Path, monkeypatch: pytest.MonkeyPatch, source: Source = Source.HUB) -> str:
+async def _fetch(
+    hub: HubServer,
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    source: Source = Source.HUB,
+    revision: str = "",
+) -> str:
     """Run the command against `hub`; return what it showed."""
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     monkeypatch.setenv("MODELSCOPE_DOMAIN", hub.url)
     console = _console()
-    await fetch(directory, source, hub.repo, "", console)
+    await fetch(directory, source, hub.repo, revision, console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
 
 def _contents(directory: Path) -> dict[str, bytes]:
-    files = (path for path in directory.rglob("*") if path.is_file() and path.name != "manifest.json")
+    ours = ("manifest.json", "fetched-from.json")
+    files = (path for path in directory.rglob("*") if path.is_file() and path.name not in ours)
     return {path.relative_to(directory).as_posix(): path.read_bytes() for path in files}
 
 
@@ -127,6 +135,35 @@ async def test_a_run_that_was_broken_off_is_continued(tmp_path: Path, monkeypatc
         assert hub.sent("config.json") == 0
         assert hub.sent(WEIGHTS) == 1_000_000
         assert set(hub.ranges_asked()) == {"bytes=2000000-"}
+
+
+@pytest.mark.parametrize("source", list(Source))
+async def test_a_branch_that_moves_on_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Source
+) -> None:
+    """The commit of the first run is recorded and shown; a run that goes on keeps to it, within a run as well."""
+    directory = tmp_path / "m"
+    moved = {**FILES, "config.json": b"{}", WEIGHTS: random.Random(2).randbytes(3_000_000)}
+    async with HubServer(FILES, cut_after={WEIGHTS: [2_000_000, *[0] * 99]}) as hub:
+        running = asyncio.create_task(_fetch(hub, directory, monkeypatch, source))
+        while not hub.ranges_asked() and not running.done():
+            await asyncio.sleep(0.01)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        hub.move(moved, "f" * 40)
+        hub.cut_after = {WEIGHTS: [500_000]}
+        shown = await _fetch(hub, directory, monkeypatch, source)
+        assert _contents(directory) == FILES
+        assert f"{hub.repo} at {COMMIT}: 4 files" in shown
+        assert f"({hub.repo} at {COMMIT})" in await _fetch(hub, directory, monkeypatch, source)
+        await _fetch(hub, tmp_path / "newest", monkeypatch, source)
+        assert _contents(tmp_path / "newest") == moved
+        await _fetch(hub, tmp_path / "pinned", monkeypatch, source, COMMIT)
+        assert _contents(tmp_path / "pinned") == FILES
+    noted = {"source": source, "repo": hub.repo, "revision": "", "commit": COMMIT}
+    assert json.loads((directory / "fetched-from.json").read_text()) == noted
+    verify(directory)
 
 
 async def test_a_server_without_ranges_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
