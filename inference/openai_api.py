@@ -10,6 +10,7 @@ from __future__ import annotations
 import binascii
 import json
 import re
+import reprlib
 import time
 from base64 import b64decode
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ def parse(body: bytes, model: str) -> ChatRequest:
         raise ApiError("The body must be a JSON object.")
     if fields.get("model") not in (None, model):
         raise ApiError(
-            f"The model {fields['model']!r} does not exist here; this engine serves {model!r}.",
+            f"The model {_shown(fields['model'])} does not exist here; this engine serves {model!r}.",
             status=404,
             code="model_not_found",
             param="model",
@@ -89,13 +90,21 @@ def parse(body: bytes, model: str) -> ChatRequest:
     options = fields.get("stream_options")
     if options is not None and not isinstance(options, dict):
         raise ApiError("stream_options must be an object.", param="stream_options")
+    user = fields.get("user")
+    if user is not None and not isinstance(user, str):
+        raise ApiError(f"user must be a text, not {_shown(user)}.", param="user")
     return ChatRequest(
-        prompt=Prompt(system, turns, chat=str(fields.get("user") or ""), sampling=_sampling(fields)),
+        prompt=Prompt(system, turns, chat=user or "", sampling=_sampling(fields)),
         tiles=tiles,
         stop=_stops(fields.get("stop")),
         stream=_flag(fields, "stream"),
         include_usage=_flag(options or {}, "include_usage"),
     )
+
+
+def _shown(value: object) -> str:
+    """A value as an error names it: cut short, however long or deep it is."""
+    return reprlib.repr(value)
 
 
 def _sampling(fields: dict[str, Any]) -> Sampling:
@@ -120,14 +129,14 @@ def _number(
     # A comparison with NaN is false, so NaN is refused as well.
     if isinstance(value, bool) or not isinstance(value, allowed) or not least <= value <= most:
         kind = "an integer" if whole else "a number"
-        raise ApiError(f"{name} must be {kind} from {least} to {most}, not {value!r}.", param=name)
+        raise ApiError(f"{name} must be {kind} from {least} to {most}, not {_shown(value)}.", param=name)
     return value
 
 
 def _flag(fields: dict[str, Any], name: str) -> bool:
     value = fields.get(name)
     if value is not None and not isinstance(value, bool):
-        raise ApiError(f"{name} must be true or false, not {value!r}.", param=name)
+        raise ApiError(f"{name} must be true or false, not {_shown(value)}.", param=name)
     return bool(value)
 
 
@@ -163,7 +172,7 @@ def _messages(value: object) -> tuple[str, tuple[Turn, ...], tuple[int | None, .
             turns.append(Turn(Role(role), text, pictures))
             tiles += limits
         else:
-            raise ApiError(f"{where}: unknown role {role!r}; use system, user or assistant.", param=where)
+            raise ApiError(f"{where}: unknown role {_shown(role)}; use system, user or assistant.", param=where)
     if not turns or turns[-1].role is not Role.USER:
         raise ApiError("The last message must be the user's.", param="messages")
     return system, tuple(turns), tuple(tiles)
@@ -197,7 +206,8 @@ def _content(value: object, where: str) -> tuple[str, tuple[Picture, ...], list[
                 texts.pop()
         else:
             raise ApiError(
-                f"{place}: unknown content type {kind!r}; use a text or an image_url with a data: URL.", param=place
+                f"{place}: unknown content type {_shown(kind)}; use a text or an image_url with a data: URL.",
+                param=place,
             )
     return "".join(texts), tuple(pictures), limits
 
