@@ -8,7 +8,7 @@ from aiogram.types import CallbackQuery, Message, User
 from bot.admin import AdminActions
 from bot.handlers.commands import Command
 from bot.handlers.menu import EVERYBODY, admins_commands, command_list
-from bot.handlers.taps import acknowledge
+from bot.handlers.taps import acknowledge, redraw
 from bot.keyboards import Speak, languages
 from bot.replies import Reply
 from bot.settings import BotSettings
@@ -105,10 +105,4 @@ async def language_chosen(
     await ledger.set_language(query.from_user.id, say.language)
     answer = say("I speak English with you from now on.")
     await acknowledge(query, answer)
-    if query.message:
-        await bot.edit_message_text(
-            answer,
-            chat_id=query.message.chat.id,
-            message_id=query.message.message_id,
-            reply_markup=languages(translator.languages, say.language),
-        )
+    await redraw(query, bot, answer, languages(translator.languages, say.language))

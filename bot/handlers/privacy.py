@@ -9,12 +9,11 @@ from __future__ import annotations
 from typing import Final
 
 from aiogram import Bot, Router
-from aiogram.exceptions import TelegramBadRequest
 from aiogram.types import CallbackQuery, InlineKeyboardMarkup, Message, User
 
 from bot.forgetting import Forgetting
 from bot.handlers.commands import Command
-from bot.handlers.taps import acknowledge
+from bot.handlers.taps import acknowledge, redraw
 from bot.inbox import Delivery
 from bot.keyboards import Delete, Learn, confirmation, learning
 from bot.replies import Reply
@@ -59,7 +58,7 @@ async def learn_or_not(
     await ledger.set_opted_out(query.from_user.id, opted_out)
     await acknowledge(query, _state(opted_out, say))
     text = _explanation(say, settings.storage.retention_days)
-    await _show(query, bot, *_with_switch(text, opted_out, say))
+    await redraw(query, bot, *_with_switch(text, opted_out, say))
 
 
 async def ask(
@@ -116,7 +115,7 @@ async def decided(
         await acknowledge(query, say("This button does not work any more."))
         return
     await acknowledge(query, "")
-    await _show(query, bot, text, None)
+    await redraw(query, bot, text, None)
 
 
 async def _good(ledger: Ledger, asked: int, person: int, delivery: Delivery) -> bool:
@@ -126,17 +125,6 @@ async def _good(ledger: Ledger, asked: int, person: int, delivery: Delivery) -> 
     except UnknownRecord:  # it went with all that was deleted
         return False
     return update.lane.endswith(f":{person}") and delivery.received - update.received < ASKED_SECONDS
-
-
-async def _show(query: CallbackQuery, bot: Bot, text: str, markup: InlineKeyboardMarkup | None) -> None:
-    if query.message is None:
-        return
-    try:
-        await bot.edit_message_text(
-            text, chat_id=query.message.chat.id, message_id=query.message.message_id, reply_markup=markup
-        )
-    except TelegramBadRequest:
-        return  # the message was deleted meanwhile; what was asked for has happened all the same
 
 
 def _with_switch(text: str, opted_out: bool, say: Say) -> tuple[str, InlineKeyboardMarkup]:

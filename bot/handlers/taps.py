@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import structlog
 from aiogram import Bot
 from aiogram.exceptions import TelegramBadRequest
-from aiogram.types import CallbackQuery, Message
+from aiogram.types import CallbackQuery, InlineKeyboardMarkup, Message
 
 from bot.inbox import Delivery
 from bot.replies import Place, Reply
 from storage.errors import UnknownRecord
 from storage.ledger import Ledger
 from storage.records import Exchange
+
+log = structlog.get_logger()
 
 
 async def acknowledge(query: CallbackQuery, text: str) -> None:
@@ -20,6 +23,17 @@ async def acknowledge(query: CallbackQuery, text: str) -> None:
     except TelegramBadRequest as error:
         if "query" not in error.message.lower():
             raise
+
+
+async def redraw(query: CallbackQuery, bot: Bot, text: str, markup: InlineKeyboardMarkup | None) -> None:
+    """Show what came of a tap on the message that was tapped; one that was deleted meanwhile stays away."""
+    if query.message is None:
+        return
+    chat, message = query.message.chat.id, query.message.message_id
+    try:
+        await bot.edit_message_text(text, chat_id=chat, message_id=message, reply_markup=markup)
+    except TelegramBadRequest as error:
+        log.info("a message that was tapped is not redrawn", chat=chat, message=message, error=error.message)
 
 
 async def reply_to(query: CallbackQuery, bot: Bot, delivery: Delivery, ledger: Ledger) -> Reply | None:
