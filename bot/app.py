@@ -110,6 +110,7 @@ class Application:
         self._at_end("connections to Telegram", bot.session.close)
         translator = Translator.load()
         notices = Notices(bot, settings, ledger, translator)
+        self._at_end("notices", notices.stop)
 
         deployment = Deployment(settings.inference, live.id, Path(live.directory), logs=folder / "logs")
         self._at_end("engine", deployment.stop, ENGINE_SECONDS)

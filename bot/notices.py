@@ -1,13 +1,19 @@
 """What admins are told without having asked: a run's progress, its end, trouble.
 
-One message for each run and admin, edited as the run goes on. Notices are a courtesy: one that cannot be delivered is
-logged and forgotten, and nothing here is replayed after a crash.
+One message for each run and admin, edited as the run goes on. Each admin has a queue of their own: what comes first is
+told first, and an admin or a Telegram out of reach holds up neither the others nor the work that is told of. Notices
+are a courtesy: one that cannot be delivered is logged and forgotten. Only the end of a run is awaited by its caller, so
+that the next start makes up for a crash before that.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,6 +49,8 @@ CAPTION_LIMIT: Final = 1024
 ALERT_SECONDS: Final = 3600.0
 RUNS_REMEMBERED: Final = 16
 ALERTS_REMEMBERED: Final = 1000
+TELL_SECONDS: Final = 0.7
+"""How long what is queued has to arrive when the bot stops."""
 
 GAVE_UP: Final = later(
     "⚠ I gave up on update {update} after several tries. It is kept in the ledger. About others like it I keep quiet "
@@ -52,7 +60,26 @@ SORRY: Final = later(
     "I am sorry, something is wrong with me and I cannot answer this. My admins know. Please try again."
 )
 
+Tell = Callable[[int, Say], Awaitable[None]]
+"""Tells one admin, in their language."""
+
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """The progress message of a run: its id, and what it shows."""
+
+    message: int
+    state: RunState
+    text: str
+
+
+@dataclass(slots=True)
+class _Notice:
+    tell: Tell
+    replaces: str
+    told: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
 class Notices:
@@ -63,45 +90,45 @@ class Notices:
         self._admins = settings.telegram.admins
         self._ledger = ledger
         self._translator = translator
-        self._messages: LRUCache[int, dict[int, int]] = LRUCache(RUNS_REMEMBERED)  # run → admin → message
-        self._states: dict[int, RunState] = {}
+        self._messages: LRUCache[int, dict[int, _Shown]] = LRUCache(RUNS_REMEMBERED)  # run → admin → message
+        self._queues: dict[int, deque[_Notice]] = {}
+        self._tellers: dict[int, asyncio.Task[None]] = {}
         self._alerts: TTLCache[str, None] = TTLCache(ALERTS_REMEMBERED, ALERT_SECONDS)
+
+    async def settled(self) -> None:
+        """Wait until all that is queued was told, or could not be."""
+        while self._tellers:
+            await asyncio.wait(self._tellers.values())
+
+    async def stop(self) -> None:
+        """Tell nobody anything more; what can be told within a moment is."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(TELL_SECONDS):
+                await self.settled()
+        tellers = list(self._tellers.values())
+        for teller in tellers:
+            teller.cancel()
+        await asyncio.gather(*tellers, return_exceptions=True)
 
     async def run_changed(self, run: Run) -> None:
         """Show how far the run is. Steps in between may be skipped, a new state never is."""
-        new_state = self._states.get(run.id) is not run.state
-        self._states[run.id] = run.state
-        messages = self._of(run)
 
         async def tell(admin: int, say: Say) -> None:
-            text = run_progress(run, say)
-            markup = cancelling(CancelRun(run=run.id), say) if RUN_TRANSITIONS[run.state] else None
-            if admin not in messages:
-                messages[admin] = (await self._bot.send_message(admin, text, reply_markup=markup)).message_id
-            elif new_state:
-                await self._bot.edit_message_text(text, chat_id=admin, message_id=messages[admin], reply_markup=markup)
-            else:
-                arguments: dict[str, Any] = {
-                    "chat_id": admin,
-                    "message_id": messages[admin],
-                    "text": text,
-                    "reply_markup": markup,
-                }
-                glimpse: TelegramMethod[Message | bool] = Glimpse(**arguments)
-                shown: Message | bool = await self._bot(glimpse)
-                log.debug("progress", run=run.id, admin=admin, shown=bool(shown))
+            await self._show(run, admin, say)
 
-        await self._each(tell)
+        self._all(tell, replaces=f"run {run.id}")
 
     async def run_finished(
         self, run: Run, model: Model | None, picture: Path | None = None, sheet: Path | None = None
     ) -> None:
-        """Tell how the run ended, with a picture (PNG) of it and its sheet (HTML) if there are any."""
-        messages = self._of(run)
+        """Tell how the run ended, with a picture (PNG) of it and its sheet (HTML) if there are any.
+
+        Returns when every admin has been told, or could not be.
+        """
 
         async def tell(admin: int, say: Say) -> None:
-            if admin in messages:
-                await self._bot.edit_message_text(run_progress(run, say), chat_id=admin, message_id=messages[admin])
+            if admin in self._of(run):
+                await self._show(run, admin, say)
             text = outcome(run, model, say)
             shown, page = _in(say.language, picture), _in(say.language, sheet)
             if not (shown and await self._shown(admin, shown, f"run-{run.id}-{shown.name}", text)):
@@ -109,9 +136,38 @@ class Notices:
             if page:
                 await self._bot.send_document(admin, FSInputFile(page, f"run-{run.id}-{page.name}"))
 
-        await self._each(tell)
+        told = self._all(tell)
+        try:
+            await asyncio.gather(*told)
+        finally:
+            for each in told:
+                each.cancel()
         self._messages.pop(run.id, None)
-        self._states.pop(run.id, None)
+
+    async def _show(self, run: Run, admin: int, say: Say) -> None:
+        """Bring the progress message of a run up to date."""
+        messages = self._of(run)
+        text = run_progress(run, say)
+        markup = cancelling(CancelRun(run=run.id), say) if RUN_TRANSITIONS[run.state] else None
+        shown = messages.get(admin)
+        if shown is None:
+            sent = await self._bot.send_message(admin, text, reply_markup=markup)
+            messages[admin] = _Shown(sent.message_id, run.state, text)
+        elif shown.text == text and shown.state is run.state:
+            return
+        elif shown.state is not run.state:
+            await self._bot.edit_message_text(text, chat_id=admin, message_id=shown.message, reply_markup=markup)
+            messages[admin] = _Shown(shown.message, run.state, text)
+        else:
+            arguments: dict[str, Any] = {
+                "chat_id": admin,
+                "message_id": shown.message,
+                "text": text,
+                "reply_markup": markup,
+            }
+            glimpse: TelegramMethod[Message | bool] = Glimpse(**arguments)
+            if await self._bot(glimpse):
+                messages[admin] = _Shown(shown.message, run.state, text)
 
     async def _shown(self, admin: int, picture: Path, name: str, text: str) -> bool:
         """Send a picture; False where it may not have arrived: how a run ended is better told twice than never."""
@@ -122,27 +178,29 @@ class Notices:
             return False
         return True
 
-    async def alert(self, key: str, sentence: str, **values: object) -> None:
-        """Tell of trouble in a sentence of the catalogues; the same `key` at most once an hour."""
+    async def alert(self, key: str, sentence: str, **values: object) -> bool:
+        """Tell of trouble in a sentence of the catalogues; the same `key` at most once an hour.
+
+        Returns whether the admins are told; they may be told after this returns.
+        """
         if not self._is_news(key):
-            return
+            return False
 
         async def tell(admin: int, say: Say) -> None:
             told = {place: retold(value, say) if isinstance(value, str) else value for place, value in values.items()}
             text = say(sentence, **told)
             await self._bot.send_message(admin, _cut(say("⚠ Trouble: {text}", text=text), 4 * CAPTION_LIMIT))
 
-        await self._each(tell)
+        self._all(tell)
+        return True
 
-    async def relief(self, key: str, sentence: str, **values: object) -> None:
-        """Tell that a trouble is over, in a sentence of the catalogues; the same `key` at most once an hour."""
-        if not self._is_news(key):
-            return
+    async def relief(self, sentence: str, **values: object) -> None:
+        """Tell that a trouble is over, in a sentence of the catalogues."""
 
         async def tell(admin: int, say: Say) -> None:
             await self._bot.send_message(admin, say(sentence, **values))
 
-        await self._each(tell)
+        self._all(tell)
 
     async def update_set_aside(self, update: int, reason: str) -> None:
         """Apologise to whoever sent an update that was given up, and tell the admins, once an hour."""
@@ -154,7 +212,7 @@ class Notices:
             text = say(GAVE_UP, update=update, reason=retold(reason, say))
             await self._bot.send_message(admin, _cut(text, 4 * CAPTION_LIMIT))
 
-        await self._each(tell)
+        self._all(tell)
 
     async def _apologise(self, update: int) -> None:
         """Answer the tap, and apologise in a private chat, as far as the update can be read at all."""
@@ -192,16 +250,45 @@ class Notices:
         self._alerts[key] = None
         return True
 
-    def _of(self, run: Run) -> dict[int, int]:
+    def _of(self, run: Run) -> dict[int, _Shown]:
         """Admin → progress message of this run."""
         return self._messages.setdefault(run.id, {})
 
-    async def _each(self, tell: Callable[[int, Say], Awaitable[None]]) -> None:
+    def _all(self, tell: Tell, replaces: str = "") -> list[asyncio.Future[None]]:
+        """Queue a notice for every admin; it takes the place of one that `replaces` the same and still waits.
+
+        Each of the futures is done when its admin was told, or could not be.
+        """
+        told = []
         for admin in self._admins:
-            try:
-                await tell(admin, await self._voice(admin))
-            except (DeliveryError, TelegramAPIError, StorageError, OSError) as error:
-                log.warning("an admin was not told", admin=admin, error=str(error))
+            queue = self._queues.setdefault(admin, deque())
+            for waiting in [each for each in queue if replaces and each.replaces == replaces]:
+                queue.remove(waiting)
+                waiting.told.cancel()
+            notice = _Notice(tell, replaces)
+            queue.append(notice)
+            told.append(notice.told)
+            if admin not in self._tellers:
+                self._tellers[admin] = asyncio.create_task(self._keep_telling(admin, queue))
+        return told
+
+    async def _keep_telling(self, admin: int, queue: deque[_Notice]) -> None:
+        """Tell an admin one thing after the other until nothing is left."""
+        try:
+            while queue:
+                notice = queue.popleft()
+                if notice.told.cancelled():
+                    continue
+                try:
+                    await notice.tell(admin, await self._voice(admin))
+                except (DeliveryError, TelegramAPIError, StorageError, OSError) as error:
+                    log.warning("an admin was not told", admin=admin, error=str(error))
+                except Exception:
+                    log.exception("an admin was not told", admin=admin)
+                if not notice.told.done():
+                    notice.told.set_result(None)
+        finally:
+            del self._tellers[admin]
 
     async def _voice(self, user: int, client_language: str | None = None) -> Say:
         person = await self._ledger.person(user)

@@ -53,7 +53,7 @@ _present: Schedule | None = None
 class Alert(Protocol):
     """Tells the admins of trouble in a sentence of the catalogues (`Notices.alert`)."""
 
-    async def __call__(self, key: str, sentence: str, **values: object) -> None: ...
+    async def __call__(self, key: str, sentence: str, **values: object) -> object: ...
 
 
 class Schedule:

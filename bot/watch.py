@@ -2,7 +2,8 @@
 run that says nothing any more.
 
 Each trouble is told when it begins, and an engine that goes on crashing at most once an hour; a disk that fills up is
-told again only after it had room meanwhile. Of a silent run it is told as well that it goes on. Failed runs are told by
+told again only after it had room meanwhile. Of an engine it is told once that it is back, and of a silent run that it
+goes on. Failed runs are told by
 the operations. Mends nothing itself.
 """
 
@@ -25,15 +26,24 @@ from inference.supervisor import State
 from training.launcher import LastWord
 
 LOOK_SECONDS: Final = 5.0
+STEADY_LOOKS: Final = 6
+"""An engine that crashes again and again is back only when so many looks have found it well."""
 
 CRASHED: Final = later("The engine has crashed and is being restarted. {reason}")
 FAILING: Final = later("The engine does not start, and nobody is answered; I keep trying. {reason}")
 DISK_LOW: Final = later(
     "Only {free} GB are free on the disk of {folder}. Make room, or answers and votes cannot be saved soon."
 )
+BACK: Final = later("The engine is back and answers again.")
 GOES_ON: Final = later("Run {run} tells progress again and goes on.")
 
 log = structlog.get_logger()
+
+
+def _answers(status: Status) -> bool:
+    """Whether every engine that is to be in service is."""
+    states = [each.state for each in status.nodes if not each.drained] or [status.state]
+    return all(state is State.READY for state in states)
 
 
 class Watch:
@@ -55,6 +65,8 @@ class Watch:
         self._least = min_free_gigabytes * 1e9
         self._crashes = 0
         self._failing = False
+        self._told = False  # that the engine is in trouble, and not yet that it is over
+        self._steady = 0  # looks since then at which all was well
         self._low = False
         self._silent = ""
         self._task: asyncio.Task[None] | None = None
@@ -93,13 +105,17 @@ class Watch:
         crashes, self._crashes = self._crashes, status.counters.crashes
         reason = status.last_error.partition("\n")[0]
         if self._failing and not failing:
-            await self._notices.alert("engine failing", FAILING, reason=reason)
+            self._told |= await self._notices.alert("engine failing", FAILING, reason=reason)
         elif self._crashes > crashes and not self._failing:
-            await self._notices.alert("engine crashed", CRASHED, reason=reason)
+            self._told |= await self._notices.alert("engine crashed", CRASHED, reason=reason)
+        self._steady = self._steady + 1 if _answers(status) and self._crashes == crashes else 0
+        if self._told and self._steady >= STEADY_LOOKS:
+            self._told = False
+            await self._notices.relief(BACK)
 
     async def _look_at_run(self, word: LastWord) -> None:
         silent, self._silent = self._silent, word.run if word.silent else ""
         if word.silent and silent != word.run:
             await self._notices.alert(f"silent:{word.run}", SILENT, **silence(word))
         elif silent == word.run and not word.silent:
-            await self._notices.relief(f"goes on:{word.run}", GOES_ON, run=word.run)
+            await self._notices.relief(GOES_ON, run=word.run)

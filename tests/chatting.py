@@ -266,6 +266,7 @@ class RunningBot:
             self._fetching.cancel()
             await asyncio.gather(self._fetching, return_exceptions=True)
         await self.inbox.stop(grace)
+        await self.notices.stop()
         await self.bot.session.close()
         await self.ledger.close()
 

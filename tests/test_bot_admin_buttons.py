@@ -42,12 +42,14 @@ async def test_a_run_is_cancelled_by_its_button(stage: Stage) -> None:
     async with stage.bot(admin=admin) as bot, stage.person(ADMIN, "Root") as root:
         run = await bot.ledger.start_run("admin", ADMIN)
         await bot.notices.run_changed(RUN)
+        await bot.notices.settled()
         (shown,) = await root.bot_messages()
         assert await root.toast(await root.taps("Cancel", shown)) == "Run 1 is being cancelled."
         await bot.ledger.move_run(run.id, RunState.CANCELLED)
         await bot.ledger.start_run("admin", ADMIN)
         assert await root.toast(await root.taps("Cancel", shown)) == "Run 1 is over already."
         await bot.notices.run_changed(replace(RUN, state=RunState.CANCELLED))
+        await bot.notices.settled()
         (shown,) = await root.bot_messages()
         assert button(shown, "Cancel") is None
     assert admin.asked == [("cancel", ADMIN)]

@@ -184,8 +184,9 @@ async def test_a_request_that_was_carried_out_is_not_made_again(stage: Stage) ->
             await ledger.add_model(Model(name, f"/{name}", ModelState.CANDIDATE, None, 1.0))
         await ledger.promote("run-1", ADMIN)
     admin = Notebook()
-    async with stage.person(ADMIN, "Root") as root, stage.bot(admin=admin):
+    async with stage.person(ADMIN, "Root") as root, stage.bot(admin=admin) as bot:
         await until(lambda: stage.emulator.counts(ADMIN).sends == 2)
+        await stage.handled(bot)
         texts = [each["text"] for each in await root.bot_messages()]
         assert texts == [f"Run {run.id} begins. I will keep you informed here.", "run-1 answers from now on."]
         assert admin.asked == []
@@ -196,7 +197,9 @@ async def test_a_runs_progress_is_one_message_with_a_bar(stage: Stage, tmp_path:
     async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
         for step in (0, 10, 20):
             await bot.notices.run_changed(replace(RUN, step=step))
+            await bot.notices.settled()
         await bot.notices.run_changed(replace(RUN, state=RunState.MERGING, step=20))
+        await bot.notices.settled()
         (shown,) = await root.bot_messages()
         assert "Run 3: merging" in shown["text"]
         assert "▓" * BAR in shown["text"]
@@ -230,6 +233,39 @@ async def test_each_admin_gets_the_sheet_in_their_language(stage: Stage, tmp_pat
             (tmp_path / version).write_text("<h1>Before and after</h1>")
             await bot.notices.run_finished(replace(RUN, state=RunState.DONE, model="run-3"), model, picture, sheet)
             assert (await admin.bot_messages())[-1]["document"]["file_name"] == f"run-3-{version}"
+
+
+async def test_the_last_edit_of_a_runs_progress_is_made_once(stage: Stage) -> None:
+    """The end of a run, which its progress message shows already, does not edit it once more."""
+    async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
+        ended = replace(RUN, state=RunState.FAILED, reason="disk full")
+        for run in (RUN, ended):
+            await bot.notices.run_changed(run)
+            await bot.notices.settled()
+        await bot.notices.run_finished(ended, None)
+        assert stage.emulator.calls["editmessagetext"] == 1
+        assert len(await root.bot_messages()) == 2
+
+
+async def test_an_outage_holds_up_no_work(stage: Stage) -> None:
+    """While one admin's messages break off, the run goes on and the other admin hears of it, in order."""
+    stage.emulator.faults.plan("flood", 1_000_000, chat=ADMIN, seconds=1)
+    async with stage.person(ADMIN, "Root") as root, stage.person(8, "Other") as other:
+        await root.arrives()
+        async with stage.bot(telegram={"admins": (ADMIN, 8)}) as bot:
+            await bot.ledger.start_run("admin", ADMIN)
+            for state in (RunState.TRAINING, RunState.MERGING, RunState.EVALUATING):
+                await bot.notices.run_changed(replace(RUN, state=state))
+            await bot.notices.alert("disk", "The disk is nearly full.")
+            await until(lambda: stage.emulator.counts(8).sends == 2)
+            first, second = await other.bot_messages()
+            assert "Run 3: evaluating" in first["text"], "states in between were replaced while they waited"
+            assert "nearly full" in second["text"]
+            assert stage.emulator.counts(ADMIN).sends == 0
+            stage.emulator.faults.clear()
+            await bot.notices.settled()
+            texts = [each["text"] for each in await root.bot_messages()]
+            assert [("Run 3" in text, "nearly full" in text) for text in texts] == [(True, False), (False, True)]
 
 
 @pytest.mark.parametrize("trouble", ["html_page", "reset_after"])
@@ -286,7 +322,9 @@ async def test_the_same_trouble_is_told_once(stage: Stage) -> None:
     async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
         for _ in range(3):
             await bot.notices.alert("disk", "The disk is nearly full.")
+            await bot.notices.settled()
         await bot.notices.alert("engine", "The engine is down.")
+        await bot.notices.settled()
         assert len(await root.bot_messages()) == 2
 
 
@@ -294,6 +332,7 @@ async def test_an_admin_who_cannot_be_told_disturbs_nobody(stage: Stage) -> None
     """Who blocked the bot, or never started it, is passed over."""
     async with stage.person(8, "Other") as other, stage.bot(telegram={"admins": (ADMIN, 8)}) as bot:
         await bot.notices.run_changed(RUN)
+        await bot.notices.settled()
         assert len(await other.bot_messages()) == 1
 
 
