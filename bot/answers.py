@@ -20,12 +20,16 @@ from bot.settings import TelegramSettings
 from bot.steering import Asked, Steering
 from bot.streaming import Screen
 from bot.translation import Say
+from bot.waiting import Waiting
 from inference.messages import Delta, EngineCrashed, EngineUnavailable, InferenceError, PictureError, PromptTooLong
 from storage.errors import UnknownRecord
 from storage.records import Exchange
 
 GROUP_EDITS: Final = 3
 """Groups take 20 messages a minute, private chats 60: their edits come that many times slower."""
+
+GROUP_HOLD_SECONDS: Final = 1.0
+"""An answer in a group that is there within this time takes one call: it has no placeholder."""
 
 
 class Answers:
@@ -37,11 +41,13 @@ class Answers:
         steering: Steering,
         limits: Limits,
         settings: TelegramSettings,
+        waiting: Waiting,
     ) -> None:
         self._conversation = conversation
         self._steering = steering
         self._limits = limits
         self._settings = settings
+        self._waiting = waiting
 
     async def give(
         self,
@@ -73,7 +79,8 @@ class Answers:
             *(TooMuch, PictureRefused, NoPictureYet, Interrupted, EmptyAnswer, Forgotten),
             *(InferenceError, UnknownRecord),
         ) as error:
-            await reply.finish(sorry(error, say))
+            async with self._waiting.telling(reply, asked.asker, asked.update, say):
+                await reply.finish(sorry(error, say))
             return None
         await self._show(exchange, reply, say)
         return exchange
@@ -87,24 +94,19 @@ class Answers:
         return await self.give(asked, question, reply, say, placeholder=say("Let me think again…"))
 
     async def show_again(self, exchange: Exchange, reply: Reply, say: Say) -> None:
-        """Show what an interrupted attempt has recorded.
-
-        By way of a placeholder where no message is known: one that the crash has hidden from us may be doubled, and
-        must not be doubled as a second answer.
-        """
-        if not reply.begun:
-            await reply.begin(say("One moment, I have to start again…"))
+        """Show what an interrupted attempt has recorded."""
         await self._show(exchange, reply, say)
 
     async def _show(self, exchange: Exchange, reply: Reply, say: Say) -> None:
         """The final text of an answer, with what to do about it."""
-        await reply.finish(markdown_pages(exchange.answer), rating(exchange.id, say=say))
+        async with self._waiting.telling(reply, exchange.asker, exchange.update, say):
+            await reply.finish(markdown_pages(exchange.answer), rating(exchange.id, say=say))
 
     def _screen(self, asked: Asked, reply: Reply, say: Say, placeholder: str) -> Screen:
         private = asked.chat > 0  # a private chat's id is its person's
         seconds = self._settings.edit_seconds * (1 if private else GROUP_EDITS)
-        draft = asked.update if private and self._settings.drafts else None
-        return Screen(reply, say, placeholder, seconds, stopping(asked.update, say), draft)
+        hold = 0.0 if private else GROUP_HOLD_SECONDS
+        return Screen(reply, say, placeholder, seconds, stopping(asked.update, say), hold)
 
 
 def sorry(error: Exception, say: Say) -> str:

@@ -35,11 +35,13 @@ from bot.disk_full import DiskFull
 from bot.doctor import trainer_missing
 from bot.forgetting import Forgetting
 from bot.handlers import build_dispatcher
+from bot.handlers.feedback import repaint_lately_rated
 from bot.handlers.menu import announce_commands
 from bot.inbox import Inbox
 from bot.intake import Intake
 from bot.notices import Notices
 from bot.operations import Operations
+from bot.repaints import Repaints
 from bot.schedule import Schedule
 from bot.steering import Steering
 from bot.telegram import Gate, open_bot
@@ -164,6 +166,8 @@ class Application:
             trainer_missing=(lambda: "") if settings.training.python else trainer_missing,
         )
         steering = Steering()
+        repaints = Repaints(bot)
+        self._at_end("buttons", repaints.stop)
         dispatcher = build_dispatcher(
             settings=settings,
             ledger=ledger,
@@ -173,6 +177,8 @@ class Application:
             forgetting=forgetting,
             translator=translator,
             steering=steering,
+            pace=gate.pace,
+            repaints=repaints,
         )
 
         inbox = Inbox(
@@ -195,6 +201,7 @@ class Application:
         await operations.start()
         self._at_end("operations", operations.stop)
         self._at_end("inbox", lambda: inbox.stop(ANSWER_SECONDS), ANSWER_SECONDS + STEP_SECONDS)
+        await repaint_lately_rated(repaints, ledger, translator)
         self._intake = asyncio.create_task(Intake(bot, inbox, settings.telegram).run())
         self._at_end("intake", self._end_intake)
         log.info("running", model=live.id, web=self.address, mode=settings.telegram.mode)

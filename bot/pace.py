@@ -1,15 +1,14 @@
-"""How fast we may call: in each chat, and over all of them.
+"""Rate limits of outgoing calls: in each chat, and over all of them.
 
 Telegram publishes its limits roughly (https://core.telegram.org/bots/faq#my-bot-is-hitting-limits-how-do-i-avoid-this)
-and enforces them by refusals that do not say which limit was exceeded. Knows what to learn from a refusal: a chat's own
-flood slows that chat, refusals in many chats slow all of them. Knows nothing of calls; `telegram` makes them.
+and enforces them by refusals that do not say which limit was exceeded. A chat's own flood slows that chat, refusals in
+many chats slow all of them. `telegram` makes the calls. Time is the event loop's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-import time
 from typing import Final
 
 import structlog
@@ -17,9 +16,13 @@ from aiolimiter import AsyncLimiter
 from cachetools import LRUCache
 
 from bot.settings import TelegramSettings
+from bot.sliding_window import Call, SlidingWindow, Urgency
 
 STRICT_SECONDS: Final = 300.0
-GROUP_RESERVE: Final = 3
+GROUP_SECONDS: Final = 60.0
+GROUP_MARGIN: Final = 1.0
+"""A call may reach Telegram sooner than one made before it: a group's window is that much longer than Telegram's."""
+
 RESERVE: Final = 6
 """One part in so many of the allowance over all chats is left to messages that must arrive."""
 
@@ -63,11 +66,9 @@ class Pace:
         pace = self._chats.get(chat)
         if pace is None:
             if isinstance(chat, str) or chat < 0:  # a private chat's id is its person's, positive
-                # Half of it at once and half of it over the minute: never more than the allowance in any minute.
-                half = self._settings.group_calls_per_minute / 2
-                pace = ChatPace(half / 60, 60, reserve=GROUP_RESERVE, strict=True)
+                pace = GroupPace(self._settings.group_calls_per_minute)
             else:
-                pace = ChatPace(self._settings.chat_calls_per_second, 1, reserve=0, strict=False)
+                pace = PrivatePace(self._settings.chat_calls_per_second)
             self._chats[chat] = pace
         return pace
 
@@ -82,11 +83,11 @@ class Pace:
         await self._typing.acquire()
         return True
 
-    async def turn(self, chat: ChatPace) -> None:
+    async def turn(self, chat: ChatPace, urgency: Urgency = Urgency.ANSWER) -> None:
         """Wait until a call may be made there; it counts as made."""
-        await chat.turn()
+        call = await chat.turn(urgency)
         await self._overall.turn()
-        chat.called()
+        chat.called(call)
 
     def refused(self, chat: ChatPace, seconds: float) -> None:
         """Telegram has refused a call in a chat for so many seconds."""
@@ -96,57 +97,104 @@ class Pace:
 
 
 class ChatPace:
-    """One chat's allowance: a leaky bucket, and the time until which Telegram told us to be silent there.
+    """One chat's allowance, and the time until which Telegram told us to be silent there."""
 
-    A group's bucket always counts: 20 messages a minute are Telegram's hard limit. In a private chat bursts are
-    tolerated as long as nobody complains, and how long is not published; so its bucket counts from the first
-    complaint on until there was none for a while. Streaming keeps its own distance between edits in any case.
-    """
-
-    def __init__(self, rate: float, seconds: float, *, reserve: float, strict: bool) -> None:
-        """`rate` calls a second, after a pause as many at once as `seconds` are worth.
-
-        `reserve` is what glimpses leave in the bucket for messages that must arrive.
-        """
-        self._bucket = _bucket(rate, seconds)
-        self._distance = 1 / rate
-        self._reserve = reserve
+    def __init__(self) -> None:
         self._silent_until = 0.0
-        self._strict_until = math.inf if strict else 0.0
-        self._latest = -math.inf
         self.hurried = False
         """Whether the latest call came sooner than this chat's pace has it: a refusal is this chat's own then."""
 
     @property
     def silent(self) -> bool:
         """Whether Telegram has told us to make no call here for now."""
-        return time.monotonic() < self._silent_until
+        return _now() < self._silent_until
 
     def free(self) -> bool:
         """Whether there is room for a glimpse."""
-        roomy = not self._strict() or self._bucket.has_capacity(1 + self._reserve)
-        return roomy and not self.silent
+        raise NotImplementedError
 
-    async def turn(self) -> None:
+    async def turn(self, urgency: Urgency) -> Call | None:
         """Wait until a call may be made."""
-        await asyncio.sleep(max(0.0, self._silent_until - time.monotonic()))
+        raise NotImplementedError
+
+    def called(self, call: Call | None) -> None:
+        """Note that the call whose turn it was goes out."""
+        raise NotImplementedError
+
+    def hold(self, seconds: float) -> None:
+        """Note that Telegram has refused a call here for so many seconds."""
+        self._silent_until = max(self._silent_until, _now() + seconds)
+
+
+class GroupPace(ChatPace):
+    """A group's allowance, which always counts: 20 messages a minute are Telegram's hard limit."""
+
+    def __init__(self, calls_per_minute: float) -> None:
+        super().__init__()
+        calls = max(1, int(calls_per_minute))
+        self._window = SlidingWindow(calls, calls / calls_per_minute * GROUP_SECONDS + GROUP_MARGIN)
+
+    def free(self) -> bool:
+        """Whether there is room for a glimpse."""
+        return self.room(Urgency.GLIMPSE)
+
+    def room(self, urgency: Urgency) -> bool:
+        """Whether a call of this urgency could be made at once."""
+        return self._window.room(urgency)
+
+    async def turn(self, urgency: Urgency) -> Call | None:
+        """Wait until a call may be made, the more urgent first."""
+        return await self._window.acquire(urgency)
+
+    def called(self, call: Call | None) -> None:
+        """Note that the call whose turn it was goes out."""
+        if call is not None:
+            self._window.stamp(call)
+
+    def hold(self, seconds: float) -> None:
+        """Note that Telegram has refused a call here for so many seconds."""
+        super().hold(seconds)
+        self._window.shut(self._silent_until)
+
+
+class PrivatePace(ChatPace):
+    """A private chat's allowance, a leaky bucket that counts from Telegram's first complaint on.
+
+    Bursts are tolerated as long as nobody complains, and how long is not published; so the bucket counts until there
+    was no complaint for a while. Streaming keeps its own distance between edits in any case.
+    """
+
+    def __init__(self, calls_per_second: float) -> None:
+        super().__init__()
+        self._bucket = _bucket(calls_per_second, 1.0)
+        self._distance = 1 / calls_per_second
+        self._strict_until = 0.0
+        self._latest = -math.inf
+
+    def free(self) -> bool:
+        """Whether there is room for a glimpse."""
+        return (not self._strict() or self._bucket.has_capacity()) and not self.silent
+
+    async def turn(self, urgency: Urgency) -> Call | None:
+        """Wait until a call may be made, in the order of asking."""
+        await asyncio.sleep(max(0.0, self._silent_until - _now()))
         if self._strict():
             await self._bucket.acquire()
+        return None
 
-    def called(self) -> None:
-        """A call goes out."""
-        now = time.monotonic()
+    def called(self, call: Call | None) -> None:
+        """Note that the call whose turn it was goes out."""
+        now = _now()
         self.hurried = not self._strict() and now - self._latest < self._distance / 2
         self._latest = now
 
     def hold(self, seconds: float) -> None:
-        """Telegram has refused a call here for so many seconds."""
-        now = time.monotonic()
-        self._silent_until = max(self._silent_until, now + seconds)
-        self._strict_until = max(self._strict_until, now + seconds + STRICT_SECONDS)
+        """Note that Telegram has refused a call here for so many seconds."""
+        super().hold(seconds)
+        self._strict_until = max(self._strict_until, self._silent_until + STRICT_SECONDS)
 
     def _strict(self) -> bool:
-        return time.monotonic() < self._strict_until
+        return _now() < self._strict_until
 
 
 class _OverallPace:
@@ -167,7 +215,7 @@ class _OverallPace:
     @property
     def rate(self) -> float:
         """Calls a second at present."""
-        come_back = (time.monotonic() - self._lowered_at) / RECOVERY_SECONDS * self._most
+        come_back = (_now() - self._lowered_at) / RECOVERY_SECONDS * self._most
         return min(self._most, self._lowered_to + come_back)
 
     def free(self) -> bool:
@@ -182,7 +230,7 @@ class _OverallPace:
 
     def complained(self, chat: ChatPace) -> None:
         """Telegram has refused a call in a chat that had kept its own pace."""
-        now = time.monotonic()
+        now = _now()
         if now - self._lowered_at < SETTLING_SECONDS:
             return
         recent = {each: when for each, when in self._complaints.items() if now - when < COMPLAINT_SECONDS}
@@ -192,6 +240,10 @@ class _OverallPace:
             self._lowered_at = now
             self._complaints = {}
             log.warning("refused in many chats: fewer calls over all", calls_per_second=round(self.rate, 1))
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _bucket(rate: float, seconds: float) -> AsyncLimiter:

@@ -1,8 +1,9 @@
-"""An answer while it grows: a placeholder, then edits at the pace Telegram allows; or a draft.
+"""An answer while it grows: a placeholder, then edits as fast as Telegram allows.
 
 The first words are shown as soon as they exist, later ones at intervals that widen while Telegram drops edits, in this
-chat or over all, and narrow again slowly. What is shown here may be skipped; the final text is not shown here but by
-`Reply.finish`, which never skips. So nothing here is in flight any more when the screen closes.
+chat or over all, and narrow again slowly. In groups nothing is shown for the first second, so that an answer which is
+there by then takes a single call of the group's small allowance. What is shown here may be skipped; the final text is
+shown by `Reply.finish`, which never skips. Nothing here is in flight any more when the screen closes.
 """
 
 from __future__ import annotations
@@ -27,16 +28,13 @@ NARROWED: Final = 0.75
 TYPING_SECONDS: Final = 4.5
 """Apps show for five seconds that somebody types (https://core.telegram.org/bots/api#sendchataction)."""
 
-DRAFT_SECONDS: Final = 20.0
-"""Apps show a draft for thirty seconds (https://core.telegram.org/bots/api#sendmessagedraft)."""
-
 
 class Screen:
     """Shows the deltas it is given: `async with Screen(…) as screen: screen.show(delta)`.
 
-    Entering begins to send `placeholder`; leaving waits until the last edit under way has arrived. `markup` hangs
-    under what is unfinished. With a number for a `draft` there is neither, unless Telegram refuses drafts. An error of
-    the painting (`DeliveryError`) comes out of the next `show`, or of leaving.
+    Entering begins to send `placeholder`, after `hold` seconds; leaving waits until the last edit under way has
+    arrived. `markup` hangs under what is unfinished. An error of the painting (`DeliveryError`) comes out of the next
+    `show`, or of leaving.
     """
 
     def __init__(
@@ -46,14 +44,14 @@ class Screen:
         placeholder: str,
         seconds: float,
         markup: InlineKeyboardMarkup | None = None,
-        draft: int | None = None,
+        hold: float = 0.0,
     ) -> None:
         self._reply = reply
         self._say = say
         self._placeholder = placeholder
         self._seconds = seconds
         self._markup = markup
-        self._draft = None if reply.begun else draft
+        self._hold = hold
         self._text = ""
         self._notice = ""
         self._changed = asyncio.Event()
@@ -104,12 +102,17 @@ class Screen:
         return markdown_pages(self._text) or plain_pages(self._notice) or plain_pages(self._placeholder)
 
     async def _paint(self) -> None:
-        if self._draft:
-            await self._drafted()
-        else:
+        if not self._hold:
             await self._reply.begin(self._placeholder, self._markup)
         typing = asyncio.create_task(self._type())
         try:
+            if self._hold:
+                await self._pause(self._hold)
+                if typing.done():
+                    typing.result()
+                if self._closing.is_set():
+                    return
+                await self._reply.begin(self._placeholder, self._markup)
             await self._keep_painting(typing)
         finally:
             typing.cancel()
@@ -118,41 +121,27 @@ class Screen:
     async def _keep_painting(self, typing: asyncio.Task[None]) -> None:
         pause = self._seconds
         while True:
-            with suppress(TimeoutError):  # a draft that is not renewed disappears
-                async with asyncio.timeout(DRAFT_SECONDS if self._draft else None):
-                    await self._changed.wait()
+            await self._changed.wait()
             if self._closing.is_set():
                 return
             if typing.done():
                 typing.result()
             self._changed.clear()
-            if await self._glimpse():
+            if await self._reply.glimpse(self._pages(), self._markup):
                 pause = max(NARROWED * pause, self._seconds)
             else:
                 pause = min(max(2 * pause, 0.1), max(WIDEST_SECONDS, self._seconds))
                 self._changed.set()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._closing.wait()
+            await self._pause(pause)
 
-    async def _glimpse(self) -> bool:
-        """Show what there is; False if it was dropped."""
-        if self._draft:
-            return await self._drafted()
-        return await self._reply.glimpse(self._pages(), self._markup)
-
-    async def _drafted(self) -> bool:
-        """Show the end of what there is as a draft; the placeholder takes over where Telegram refuses drafts."""
-        assert self._draft is not None
-        shown = await self._reply.draft(self._draft, self._pages()[-1])
-        if shown is None:
-            self._draft = None
-            await self._reply.begin(self._placeholder, self._markup)
-        return bool(shown)
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()
 
     async def _type(self) -> None:
-        """Show that we are at it, until cancelled. A draft shows that by itself. Raises `Unreachable`."""
-        while not self._draft:
+        """Show that we are at it, until cancelled. Raises `Unreachable`."""
+        while True:
             try:
                 await self._reply.typing()
             except Unreachable:

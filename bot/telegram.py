@@ -1,7 +1,8 @@
 """The one gate for outgoing calls: patience, and what to do when Telegram or the network says no.
 
 A request middleware on the Bot's session, so no call can go round it. Knows which calls may be repeated and what
-Telegram's refusals mean; how fast calls go out, `pace` knows. Knows nothing about conversations. The errors it raises::
+Telegram's refusals mean; `pace` has the rate limits. What is promised of which message: docs/promises.md. The errors it
+raises::
 
     DeliveryError
     ├── Unreachable   the bot was blocked or muted, the chat or topic is gone: one call told, no other would help
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
 
 import structlog
@@ -36,16 +38,19 @@ from aiogram.methods import (
     EditMessageText,
     Response,
     SendChatAction,
-    SendMessageDraft,
+    SendMessage,
     TelegramMethod,
 )
 from aiogram.methods.base import TelegramType
+from aiogram.types import InlineKeyboardMarkup
 from aiogram.utils.token import TokenValidationError
 from aiohttp import ClientConnectorError
+from pydantic import Field
 
 from bot.config import ConfigError
 from bot.pace import ChatPace, Pace
 from bot.settings import TelegramSettings
+from bot.sliding_window import Urgency
 from bot.traces import account
 
 TOKEN_CURE: Final = "ask @BotFather for one and set THUMBTUNE_TELEGRAM__TOKEN"
@@ -103,19 +108,32 @@ class Glimpse(EditMessageText):
     """
 
 
-class QuietMarkup(EditMessageReplyMarkup):
-    """Buttons that show a passing number; like a `Glimpse` it may be dropped, and then returns False."""
+class Placeholder(SendMessage):
+    """A message that will become an answer, where an answer can do without: in groups it is not sent unless there is
+    room for it, since the answer needs a call of the same allowance.
+
+    The call returns False where nothing was sent.
+    """
 
 
-class Draft(SendMessageDraft):
-    """An unfinished answer as a preview above the line that people write in; it may be dropped like a `Glimpse`."""
+class Notice(SendMessage):
+    """Tells people of a group that they have to wait; it goes before what they wait for."""
+
+
+class Repaint(EditMessageReplyMarkup):
+    """Buttons that change often. What they show is asked for when the call's turn has come, so that only the newest
+    state is painted; in groups it lets answers go first.
+    """
+
+    latest: Callable[[], Awaitable[InlineKeyboardMarkup]] = Field(exclude=True)
 
 
 class Typing(SendChatAction):
     """What people see while we compute. Dropped where anything is in its way; it has a small allowance of its own."""
 
 
-_DROPPABLE: Final = (Glimpse, QuietMarkup, Draft, Typing)
+_DROPPABLE: Final = (Glimpse, Typing)
+_URGENCIES: Final = {Notice: Urgency.NOTICE, Repaint: Urgency.REPAINT, Glimpse: Urgency.GLIMPSE}
 
 
 def open_bot(settings: TelegramSettings, gate: Gate | None = None) -> Bot:
@@ -192,6 +210,9 @@ class Gate(BaseRequestMiddleware):
         self, make_request: NextRequestMiddlewareType[TelegramType], bot: Bot, method: TelegramMethod[TelegramType]
     ) -> Response[TelegramType]:
         chat = self._chat_of(method)
+        if isinstance(method, Placeholder) and chat is not None and not self.pace.free(chat):
+            self.counts["dropped"] += 1
+            return cast(Response[TelegramType], False)
         repeatable = not method.__api_method__.lower().startswith(_SENDS)
         patience, flood_patience = PATIENCE_SECONDS, FLOOD_PATIENCE_SECONDS
         pause = FIRST_PAUSE
@@ -225,7 +246,9 @@ class Gate(BaseRequestMiddleware):
         chat: ChatPace | None,
     ) -> Response[TelegramType]:
         if chat is not None:
-            await self.pace.turn(chat)
+            await self.pace.turn(chat, _URGENCIES.get(type(method), Urgency.ANSWER))
+        if isinstance(method, Repaint):
+            method.reply_markup = await method.latest()
         self.counts["calls"] += 1
         return await make_request(bot, method)
 

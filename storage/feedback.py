@@ -66,6 +66,18 @@ class Feedback(Queries):
         )
         return None if row is None else Rating(**row)
 
+    async def lately_rated_in_groups(self, seconds: float) -> list[Exchange]:
+        """The exchanges of groups that were voted on at most so long before the last vote of all."""
+        rows = await self._read(
+            lambda database: every(
+                database,
+                f"{SELECT_EXCHANGES} WHERE chat < 0 AND id IN (SELECT exchange FROM feedback"
+                " WHERE created >= (SELECT max(created) FROM feedback) - ?) ORDER BY id",
+                [seconds],
+            )
+        )
+        return [exchange_of(row) for row in rows]
+
     async def tally(self, exchange: int) -> tuple[int, int]:
         """How many people like the answer of an exchange at present, and how many do not."""
         row = await self._read(

@@ -28,9 +28,10 @@ from bot.handlers import build_dispatcher
 from bot.inbox import Inbox
 from bot.intake import Intake
 from bot.notices import Notices
+from bot.repaints import Repaints
 from bot.settings import ChatSettings, LimitsSettings, StorageSettings, TelegramSettings
 from bot.steering import Steering
-from bot.telegram import open_bot
+from bot.telegram import Gate, open_bot
 from bot.translation import Translator
 from inference.engines import Kind
 from inference.messages import Answer, Delta, Prompt, Usage
@@ -230,7 +231,9 @@ class RunningBot:
         self.admin = admin
         self.ledger = Ledger.open(directory)
         self.pictures = PictureStore(directory / "pictures")
-        self.bot: Bot = open_bot(settings.telegram)
+        gate = Gate(settings.telegram)
+        self.bot: Bot = open_bot(settings.telegram, gate)
+        self.repaints = Repaints(self.bot)
         self.translator = Translator.load()
         self.steering = Steering()
         self.dispatcher: Dispatcher = build_dispatcher(
@@ -242,6 +245,8 @@ class RunningBot:
             forgetting=Forgetting.beside(self.ledger, directory),
             translator=self.translator,
             steering=self.steering,
+            pace=gate.pace,
+            repaints=self.repaints,
         )
         self.notices = Notices(self.bot, settings, self.ledger, self.translator)
         self.inbox = Inbox(
@@ -266,6 +271,7 @@ class RunningBot:
             self._fetching.cancel()
             await asyncio.gather(self._fetching, return_exceptions=True)
         await self.inbox.stop(grace)
+        await self.repaints.stop()
         await self.notices.stop()
         await self.bot.session.close()
         await self.ledger.close()

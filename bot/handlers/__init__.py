@@ -35,9 +35,12 @@ from bot.history import History
 from bot.incoming import Incoming
 from bot.lateness import Lateness
 from bot.limits import Limits
+from bot.pace import Pace
+from bot.repaints import Repaints
 from bot.settings import BotSettings
 from bot.steering import Steering
 from bot.translation import Translator
+from bot.waiting import Waiting
 from inference.messages import Engine
 from storage.ledger import Ledger
 from storage.pictures import PictureStore
@@ -53,10 +56,12 @@ def build_dispatcher(
     forgetting: Forgetting,
     translator: Translator,
     steering: Steering,
+    pace: Pace,
+    repaints: Repaints,
 ) -> Dispatcher:
     """Everything between the inbox and the other rooms. Feed it with a `delivery` (`bot.inbox.Delivery`).
 
-    `steering` must be told of every update as it comes in (`Steering.arrived`).
+    Call `Steering.arrived` with every update as it comes in. `pace` and `repaints` are those of the bot that is fed.
     """
     conversation = Conversation(History(ledger, pictures, settings.chat), engine, settings.chat)
     limits = Limits(settings.limits, settings.telegram.admins)
@@ -71,7 +76,8 @@ def build_dispatcher(
         conversation=conversation,
         steering=steering,
         lateness=Lateness(settings.chat.answer_hours),
-        answers=Answers(conversation, steering, limits, settings.telegram),
+        answers=Answers(conversation, steering, limits, settings.telegram, Waiting(pace, ledger)),
+        repaints=repaints,
     )
     dispatcher.update.outer_middleware(Door(settings, ledger, translator))
     dispatcher.update.outer_middleware(People(ledger, translator))

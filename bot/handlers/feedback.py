@@ -6,6 +6,8 @@ The same thumb again takes it back. What would have been a good answer is `demon
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Final
 
 from aiogram import Bot, Router
 from aiogram.exceptions import TelegramBadRequest
@@ -15,11 +17,14 @@ from bot.handlers.demonstrations import decide
 from bot.handlers.taps import acknowledge, exchange_here
 from bot.inbox import Delivery
 from bot.keyboards import THUMBS, Because, Rate, Reason, rating
+from bot.repaints import Repaints
 from bot.settings import BotSettings
-from bot.telegram import QuietMarkup
-from bot.translation import Say
+from bot.translation import Say, Translator
 from storage.ledger import Ledger
 from storage.records import Exchange, Rating
+
+UNSHOWN_SECONDS: Final = 300.0
+"""Votes this much older than the last one may still wait to be shown when a process ends."""
 
 
 def router() -> Router:
@@ -32,7 +37,13 @@ def router() -> Router:
 
 
 async def rated(
-    query: CallbackQuery, callback_data: Rate, bot: Bot, delivery: Delivery, ledger: Ledger, say: Say
+    query: CallbackQuery,
+    callback_data: Rate,
+    bot: Bot,
+    delivery: Delivery,
+    ledger: Ledger,
+    say: Say,
+    repaints: Repaints,
 ) -> None:
     """Count the thumb; the one that was given already is taken back."""
     here = await exchange_here(ledger, callback_data.exchange, query)
@@ -46,11 +57,17 @@ async def rated(
     value = known.value if known else value
     await ledger.rate(Rating(exchange.id, query.from_user.id, value, delivery.update))
     await acknowledge(query, await _thanks(value, query.from_user.id, ledger, say))
-    await _show(message.message_id, query.from_user.id, exchange, bot, ledger, say)
+    await _show(message.message_id, query.from_user.id, exchange, bot, repaints, ledger, say)
 
 
 async def because(
-    query: CallbackQuery, callback_data: Because, bot: Bot, delivery: Delivery, ledger: Ledger, say: Say
+    query: CallbackQuery,
+    callback_data: Because,
+    bot: Bot,
+    delivery: Delivery,
+    ledger: Ledger,
+    say: Say,
+    repaints: Repaints,
 ) -> None:
     """Note why somebody does not like an answer."""
     here = await exchange_here(ledger, callback_data.exchange, query)
@@ -61,7 +78,7 @@ async def because(
     reason = callback_data.reason
     await ledger.rate(Rating(exchange.id, query.from_user.id, -1, delivery.update, reason=reason.value))
     await acknowledge(query, await _thanks(-1, query.from_user.id, ledger, say))
-    await _show(message.message_id, query.from_user.id, exchange, bot, ledger, say, reason)
+    await _show(message.message_id, query.from_user.id, exchange, bot, repaints, ledger, say, reason)
 
 
 async def reacted(
@@ -71,6 +88,7 @@ async def reacted(
     ledger: Ledger,
     say: Say,
     settings: BotSettings,
+    repaints: Repaints,
 ) -> None:
     """Count a 👍 or 👎 put on an answer or taken off it; on a better answer it decides about that."""
     user, chat = message_reaction.user, message_reaction.chat.id
@@ -82,7 +100,7 @@ async def reacted(
         await ledger.rate(Rating(exchange.id, user.id, now, delivery.update))
         shown = await ledger.replies(exchange.update)
         if shown and (last := shown[-1].message):
-            await _show(last, user.id, exchange, bot, ledger, say)
+            await _show(last, user.id, exchange, bot, repaints, ledger, say)
     elif await ledger.exchange_asked(chat, message_reaction.message_id):
         return  # what was taken for a better answer was a question
     elif demonstration := await ledger.demonstration_shown(chat, message_reaction.message_id):
@@ -94,19 +112,30 @@ async def _show(
     rater: int,
     exchange: Exchange,
     bot: Bot,
+    repaints: Repaints,
     ledger: Ledger,
     say: Say,
     reason: Reason | None = None,
 ) -> None:
-    """Mark a person's own thumb under an answer; in a group, where everybody has one, show how many there are."""
+    """Mark a person's own thumb under an answer; in a group show how many there are, as soon as there is room."""
+    if exchange.chat != rater:
+        repaints.want(exchange.chat, message, lambda: thumbs(exchange, ledger, say, rater))
+        return
     markup = await thumbs(exchange, ledger, say, rater, reason)
     try:
-        if exchange.chat == rater:
-            await bot.edit_message_reply_markup(chat_id=exchange.chat, message_id=message, reply_markup=markup)
-        else:
-            await bot(QuietMarkup(chat_id=exchange.chat, message_id=message, reply_markup=markup))
+        await bot.edit_message_reply_markup(chat_id=exchange.chat, message_id=message, reply_markup=markup)
     except TelegramBadRequest:
         return  # the answer was deleted meanwhile; the thumb counts all the same
+
+
+async def repaint_lately_rated(repaints: Repaints, ledger: Ledger, translator: Translator) -> None:
+    """Show the last votes in groups that the process before may have counted and not shown."""
+    for exchange in await ledger.lately_rated_in_groups(UNSHOWN_SECONDS):
+        shown = await ledger.replies(exchange.update)
+        asker = await ledger.person(exchange.asker)
+        say = translator.to(asker.language, asker.client_language) if asker else translator.to()
+        if shown and (last := shown[-1].message):
+            repaints.want(exchange.chat, last, partial(thumbs, exchange, ledger, say, exchange.asker))
 
 
 async def thumbs(

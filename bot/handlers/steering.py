@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-import structlog
 from aiogram import Bot, Router
-from aiogram.exceptions import TelegramBadRequest
-from aiogram.types import CallbackQuery, Message, MessageGenerationStopped, User
+from aiogram.types import CallbackQuery, Message, User
 
 from bot.answers import Answers
 from bot.handlers.commands import Command
@@ -16,6 +14,7 @@ from bot.handlers.feedback import thumbs
 from bot.handlers.taps import acknowledge, exchange_here
 from bot.inbox import Delivery
 from bot.keyboards import Again, Stop
+from bot.repaints import Repaints
 from bot.replies import Place, Reply
 from bot.settings import BotSettings
 from bot.steering import Asked, Steering
@@ -26,8 +25,6 @@ from storage.records import Exchange
 LATEST: Final = 64
 """So far back /retry looks for a question of the person's own; in a shared conversation others' stand between."""
 
-log = structlog.get_logger()
-
 
 def router() -> Router:
     """The handlers of this module."""
@@ -36,7 +33,6 @@ def router() -> Router:
     steering.message.register(stop, Command("stop"))
     steering.callback_query.register(again, Again.filter())
     steering.callback_query.register(stop_this, Stop.filter())
-    steering.stopped_message_generation.register(stop_draft)
     return steering
 
 
@@ -50,6 +46,7 @@ async def retry(
     settings: BotSettings,
     ledger: Ledger,
     answers: Answers,
+    repaints: Repaints,
 ) -> None:
     """Answer the person's last question of the conversation once more."""
     if recorded := await ledger.exchange_for_update(delivery.update):
@@ -60,7 +57,7 @@ async def retry(
     said = await ledger.history(session, LATEST) if session is not None else []
     latest = next((each for each in reversed(said) if each.asker == by), None)
     if latest:
-        await _answer_again(latest, by, place, bot, delivery, say, ledger, answers)
+        await _answer_again(latest, by, place, bot, delivery, say, ledger, answers, repaints)
     else:
         await reply.finish(say("There is no answer yet that I could give again. Send me a picture first!"))
 
@@ -74,6 +71,7 @@ async def again(
     settings: BotSettings,
     ledger: Ledger,
     answers: Answers,
+    repaints: Repaints,
 ) -> None:
     """Answer the question of a certain answer once more, for who asked it."""
     by, here = query.from_user.id, await exchange_here(ledger, callback_data.exchange, query)
@@ -89,7 +87,7 @@ async def again(
         await acknowledge(query, say("There is a newer answer to this question already."))
     else:
         await acknowledge(query, "")
-        await _answer_again(former, by, Place.of(message), bot, delivery, say, ledger, answers)
+        await _answer_again(former, by, Place.of(message), bot, delivery, say, ledger, answers, repaints)
 
 
 async def _answer_again(
@@ -101,6 +99,7 @@ async def _answer_again(
     say: Say,
     ledger: Ledger,
     answers: Answers,
+    repaints: Repaints,
 ) -> None:
     """Answer a question again, on a new message that quotes it; only the newest answer offers another one.
 
@@ -113,11 +112,7 @@ async def _answer_again(
     found = await answers.again(former, asked, reply, say)
     if found is None or not shown or (message := shown[-1].message) is None:
         return
-    markup = await thumbs(former, ledger, say, by)
-    try:
-        await bot.edit_message_reply_markup(chat_id=place.chat, message_id=message, reply_markup=markup)
-    except TelegramBadRequest as error:
-        log.info("the former answer keeps its button", exchange=former.id, error=error.message)
+    repaints.want(place.chat, message, lambda: thumbs(former, ledger, say, by))
 
 
 async def stop(
@@ -159,17 +154,4 @@ async def stop_this(
         underway.stop()
     await acknowledge(query, say("Stopping…"))
     if underway is not None:
-        await underway.over.wait()
-
-
-async def stop_draft(stopped_message_generation: MessageGenerationStopped, ledger: Ledger, steering: Steering) -> None:
-    """End the answer that is shown as a draft; only the person of the private chat sees one. Done as `stop_this` is."""
-    update = stopped_message_generation.draft_id
-    if steering.find(update) is None and await ledger.exchange_for_update(update):
-        return
-    underway = steering.find(update)  # once more: it may have begun meanwhile
-    if underway is None:
-        steering.stop_later(update, stopped_message_generation.chat.id)
-    else:
-        underway.stop()
         await underway.over.wait()

@@ -1,0 +1,246 @@
+"""A group under Telegram's twenty messages a minute: how long its members wait for their answers, and for their votes
+to be shown.
+
+    python -m benchmarks.group_chat [--out FILE]
+
+The bot is ours with Telegram's limits as shipped, the Bot API server the emulator with flood control on, the engine a
+script that needs 0.1 s. Three loads, each on a fresh bot: a picture and eight follow-ups a second apart, voted on
+meanwhile; twelve questions a minute for five minutes; a question a second for one minute. Takes some eleven minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import io
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from PIL import Image
+from pydantic import SecretStr
+
+from bot.emulator import Emulator
+from bot.emulator.people import Attachment
+from bot.settings import ChatSettings, LimitsSettings, StorageSettings, TelegramSettings
+from inference.messages import Prompt
+from tests.chatting import Notebook, RunningBot, Script, ScriptedEngine, Settings
+from tests.person import DOWN, UP, button
+
+ENGINE_SECONDS: Final = 0.1
+PEOPLE: Final = {1001: "Ada", 1002: "Bob", 1003: "Cyd"}
+EVE: Final = 1009
+"""Somebody in a private chat, who is to notice nothing."""
+
+PATIENCE: Final = 400.0
+LOOK_SECONDS: Final = 0.01
+
+
+def _answer(prompt: Prompt, number: int) -> Script:
+    return [ENGINE_SECONDS, f"Answer {number}"]
+
+
+class Group:
+    """A group with its bot: what was asked when, and what is shown since when."""
+
+    def __init__(self, emulator: Emulator) -> None:
+        self.emulator = emulator
+        for person, name in PEOPLE.items():
+            emulator.add_person(person, name)
+        emulator.add_person(EVE, "Eve").started = True
+        self.chat = emulator.add_group("Friends", list(PEOPLE))
+        self.asked: dict[int, float] = {}  # question → when
+        self.waits: dict[int, float] = {}  # question → seconds until its answer
+        self.answers: dict[int, int] = {}  # question → message of its answer
+        self.votes: dict[tuple[int, str], int] = {}  # message and thumb → how many
+        self.shown: dict[tuple[int, str], float] = {}  # message and thumb → when all of them were shown
+        self.notices: Counter[int] = Counter()
+        self.elsewhere: list[float] = []
+
+    async def asks(self, number: int) -> None:
+        """The next question, of one after the other."""
+        person = list(PEOPLE)[number % len(PEOPLE)]
+        if not self.asked:
+            picture = io.BytesIO()
+            Image.new("RGB", (320, 240), "teal").save(picture, "JPEG")
+            said = [Attachment(picture.getvalue())]
+            (message,) = await self.emulator.people.sends(person, said, "@thumbtune_bot What?", chat=self.chat.id)
+        else:
+            first = self.answers[min(self.answers)]
+            message = self.emulator.people.writes(person, f"q{number}", chat=self.chat.id, reply_to=first)
+        self.asked[message["message_id"]] = time.monotonic()
+
+    async def eve_asks(self) -> None:
+        """A question in a private chat, and how long its answer takes."""
+        began = time.monotonic()
+        after = max(self.emulator.world.chats[EVE].messages, default=0)
+        if after:
+            self.emulator.people.writes(EVE, "And?")
+        else:
+            picture = io.BytesIO()
+            Image.new("RGB", (320, 240), "navy").save(picture, "JPEG")
+            await self.emulator.people.sends(EVE, [Attachment(picture.getvalue())])
+        async with asyncio.timeout(PATIENCE):
+            messages = self.emulator.world.chats[EVE].messages
+            while not any(button(each, UP) for number, each in list(messages.items()) if number > after):  # noqa: ASYNC110
+                await asyncio.sleep(LOOK_SECONDS)
+        self.elsewhere.append(time.monotonic() - began)
+
+    def vote(self, message: int, person: int, thumb: str) -> None:
+        """A tap under an answer."""
+        data = button(self.chat.messages[message], thumb)
+        assert data is not None
+        self.emulator.people.presses(person, message, data, chat=self.chat.id)
+        self.votes[message, thumb] = self.votes.get((message, thumb), 0) + 1
+        self.shown.pop((message, thumb), None)
+
+    async def watch(self) -> None:
+        """Note what there is to see, until cancelled."""
+        seen: set[int] = set()
+        while True:
+            now = time.monotonic()
+            for number, message in list(self.chat.messages.items()):
+                question = message.get("reply_to_message", {}).get("message_id")
+                if question in self.asked and question not in self.waits and button(message, UP):
+                    self.waits[question] = now - self.asked[question]
+                    self.answers[question] = number
+                if number not in seen:
+                    seen.add(number)
+                    self.notices.update(
+                        each["user"]["id"] for each in message.get("entities", ()) if each["type"] == "text_mention"
+                    )
+            for (rated, thumb), count in self.votes.items():
+                if (rated, thumb) not in self.shown and button(self.chat.messages[rated], f"{thumb} {count}"):
+                    self.shown[rated, thumb] = now
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def settled(self) -> None:
+        """Wait until all is answered and shown."""
+        async with asyncio.timeout(PATIENCE):
+            while len(self.waits) < len(self.asked) or len(self.shown) < len(self.votes):  # noqa: ASYNC110
+                await asyncio.sleep(LOOK_SECONDS)
+
+    def told(self, load: str) -> dict[str, Any]:
+        """The figures."""
+        waits = list(self.waits.values())
+        counts = self.emulator.counts(self.chat.id)
+        found = {
+            "load": load,
+            "questions": len(self.asked),
+            "answered": len(waits),
+            "median_seconds": round(statistics.median(waits), 2),
+            "worst_seconds": round(max(waits), 2),
+            "all_answered_after": round(
+                max(self.asked[each] + self.waits[each] for each in self.asked) - min(self.asked.values()), 1
+            ),
+            "sends": counts.sends,
+            "edits": counts.edits,
+            "refused_by_telegram": self.emulator.flood.refusals,
+            "notices_by_person": {PEOPLE[each]: number for each, number in sorted(self.notices.items())},
+        }
+        if self.votes:
+            found["votes"] = sum(self.votes.values())
+            found["votes_shown_after_burst"] = round(max(self.shown.values()) - max(self.asked.values()), 1)
+        if self.elsewhere:
+            found["private_chat_worst_seconds"] = round(max(self.elsewhere), 2)
+        return found
+
+
+@asynccontextmanager
+async def group() -> AsyncIterator[Group]:
+    """A fresh group with a bot that knows of no trouble, the first question answered."""
+    emulator = Emulator(flood=True)
+    url = await emulator.start()
+    settings = Settings(
+        TelegramSettings(token=SecretStr(emulator.token), api_base=url),
+        ChatSettings(),
+        LimitsSettings(),
+        StorageSettings(),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        running = RunningBot(settings, Path(folder), ScriptedEngine(otherwise=_answer), Notebook())
+        running.start()
+        found = Group(emulator)
+        watching = asyncio.create_task(found.watch())
+        try:
+            yield found
+        finally:
+            watching.cancel()
+            await running.stop()
+            await emulator.stop()
+
+
+async def burst() -> dict[str, Any]:
+    """A picture, eight follow-ups a second apart from three people, and votes of all three on every answer."""
+    async with group() as friends:
+        await friends.asks(0)
+        await friends.settled()
+        for number in range(1, 9):
+            await friends.asks(number)
+            await asyncio.sleep(1)
+        await friends.settled()
+        for message in friends.answers.values():
+            for person, thumb in zip(PEOPLE, (UP, UP, DOWN), strict=True):
+                friends.vote(message, person, thumb)
+        await friends.settled()
+        return friends.told("a picture and 8 follow-ups a second apart, 27 votes")
+
+
+async def steady() -> dict[str, Any]:
+    """Twelve questions a minute for five minutes."""
+    async with group() as friends:
+        await friends.asks(0)
+        await friends.settled()
+        for number in range(1, 60):
+            await asyncio.sleep(5)
+            await friends.asks(number)
+        await friends.settled()
+        return friends.told("12 questions a minute for 5 minutes")
+
+
+async def flood() -> dict[str, Any]:
+    """A question a second for one minute, and a private chat beside it."""
+    async with group() as friends:
+        await friends.asks(0)
+        await friends.settled()
+        beside = []
+        for number in range(1, 61):
+            await asyncio.sleep(1)
+            await friends.asks(number)
+            if number % 20 == 0:
+                beside.append(asyncio.create_task(friends.eve_asks()))
+        await friends.settled()
+        await asyncio.gather(*beside)
+        return friends.told("a question a second for 1 minute")
+
+
+async def measure(out: Path | None) -> None:
+    """All three loads, one JSON object a line."""
+    lines = []
+    for load in (burst, steady, flood):
+        lines.append(json.dumps(await load(), ensure_ascii=False))
+        sys.stdout.write(lines[-1] + "\n")
+        sys.stdout.flush()
+    if out:
+        out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Read the command line and measure."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=Path, help="where to write the figures as well")
+    given = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    asyncio.run(measure(given.out))
+
+
+if __name__ == "__main__":
+    main()
