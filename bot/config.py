@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -26,6 +27,8 @@ from training.settings import TrainingSettings
 
 ENV_DELIMITER = "__"
 DEFAULT_PATH = Path("config.toml")
+
+_REMOVED: Final = {"telegram.drafts": "this setting was removed: answers grow by edits everywhere. Delete it."}
 
 _LIST: Final = 'should be a list in brackets, as [1, 2] or ["a", "b"]'
 _SECTION: Final = 'should be a section with keys of its own, in the environment as {"key": 1}'
@@ -84,6 +87,7 @@ def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.
     Raises `ConfigError` for a missing named file, a syntax error, an unknown key or a bad value.
     """
     values = _read(path)
+    _drop_removed(values)
     _refuse_unknown_variables(environment)
     try:
         settings = Settings(**values)
@@ -107,6 +111,15 @@ def _read(path: Path | None) -> dict[str, Any]:
         raise ConfigError(f"{source}: cannot be read ({error.strerror}); name the file with --config PATH") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{source}: not valid TOML: {error}") from error
+
+
+def _drop_removed(values: dict[str, Any]) -> None:
+    """Warn of settings of earlier versions that a file still has; they change nothing."""
+    for path, words in _REMOVED.items():
+        section, _, key = path.partition(".")
+        if isinstance(values.get(section), dict) and key in values[section]:
+            del values[section][key]
+            sys.stderr.write(f"{path}: {words}\n")
 
 
 def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
@@ -153,6 +166,8 @@ def _check_schedule(cron: str) -> None:
 def _explain(error: Any) -> str:
     path = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
+        if path in _REMOVED:
+            return f"{path}: {_REMOVED[path]}"
         beside = _kind(error["loc"][:-1])
         known = beside.model_fields if _is_section(beside) else {}
         return f"{path}: no such setting{_suggest(str(error['loc'][-1]), known)}"

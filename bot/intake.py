@@ -30,7 +30,7 @@ from bot.telegram import CALL_SECONDS, TOKEN_CURE, DeliveryError, GetRawUpdates
 from bot.traces import account
 from storage.errors import StorageError
 
-ALLOWED: Final = ("message", "edited_message", "callback_query", "message_reaction", "stopped_message_generation")
+ALLOWED: Final = ("message", "edited_message", "callback_query", "message_reaction")
 BATCH: Final = 100
 PAUSES: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 

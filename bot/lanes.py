@@ -60,9 +60,6 @@ def lane_of(raw: dict[str, Any]) -> str:
     if isinstance(callback, dict):
         kind = _TAPS.get(str(callback.get("data")).partition(":")[0], "taps")
         return f"{kind}:{_id(callback.get('from'))}"
-    stopped = raw.get("stopped_message_generation")
-    if isinstance(stopped, dict):  # only in private chats, whose ids are their persons'
-        return f"taps:{_id(stopped.get('chat'))}"
     reaction = raw.get("message_reaction")
     if isinstance(reaction, dict):
         return f"taps:{_id(reaction.get('user'))}"

@@ -68,11 +68,6 @@ class TelegramSettings(BaseModel):
         ge=0,
         description="Seconds between two edits of a streaming answer; groups get three times as long.",
     )
-    drafts: bool = Field(
-        default=False,
-        description="In private chats show growing answers as drafts (sendMessageDraft) instead of edits. Apps flicker "
-        "when the answer takes the draft's place, and a crash in the moment of sending may leave it twice.",
-    )
     calls_per_second: float = Field(
         default=30,
         gt=0,

@@ -76,6 +76,19 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
     assert settings.telegram.webhook.secret.get_secret_value() == "abc"
 
 
+def test_a_removed_setting_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file of an earlier version, which has it, works on; in the environment it is an error that says so."""
+    path = tmp_path / "config.toml"
+    path.write_text("[telegram]\ndrafts = false\nedit_seconds = 2\n", encoding="utf-8")
+    assert load_settings(path).telegram.edit_seconds == 2
+    assert "telegram.drafts: this setting was removed" in capsys.readouterr().err
+    monkeypatch.setenv("THUMBTUNE_TELEGRAM__DRAFTS", "true")
+    with pytest.raises(ConfigError, match="was removed"):
+        load_settings(path)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -29,7 +29,6 @@ METHODS: dict[str, Method] = {
         "sendPhoto": sending.send_photo,
         "sendDocument": sending.send_document,
         "sendMediaGroup": sending.send_media_group,
-        "sendMessageDraft": sending.send_message_draft,
         "sendChatAction": sending.send_chat_action,
         "editMessageText": editing.edit_message_text,
         "editMessageCaption": editing.edit_message_caption,

@@ -156,16 +156,6 @@ class People:
         self._world.updates.add("callback_query", payload)
         return query
 
-    def stops_draft(self, person: int) -> None:
-        """Press Stop on what the bot is writing in the private chat."""
-        chat = self.chat_of(person, None)
-        if not chat.draft or not chat.draft["can_stop"]:
-            raise refused("there is nothing to stop")
-        # The number as text, as Telegram's server writes it (github.com/tdlib/telegram-bot-api).
-        stopped = {"chat": self._world.as_chat(chat), "draft_id": str(chat.draft["draft_id"])}
-        self._world.show_draft(chat, {**chat.draft, "can_stop": False} if chat.draft["keep_on_stop"] else None)
-        self._world.updates.add("stopped_message_generation", stopped)
-
     def reacts(self, person: int, message_id: int, emoji: str, *, chat: int | None = None) -> None:
         """Put an emoji on a message, or take it back with an empty one."""
         into = self.chat_of(person, chat)

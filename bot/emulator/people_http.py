@@ -46,7 +46,6 @@ class PeopleHttp:
             ("POST", f"{person}/edit", self.edit),
             ("POST", f"{person}/press", self.press),
             ("POST", f"{person}/react", self.react),
-            ("POST", f"{person}/stop-draft", self.stop_draft),
             ("POST", f"{person}/block", self.block),
         ]
         return routes(table)
@@ -185,11 +184,6 @@ class PeopleHttp:
         body = await json_object(request)
         chat = number(body.get("chat"))
         self._people.reacts(self._person(request), int(body["message"]), str(body["emoji"]), chat=chat)
-        return answer({})
-
-    async def stop_draft(self, request: web.Request) -> web.Response:
-        """Press Stop on the draft that the bot shows: {}."""
-        self._people.stops_draft(self._person(request))
         return answer({})
 
     async def block(self, request: web.Request) -> web.Response:

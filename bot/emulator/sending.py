@@ -97,7 +97,6 @@ def send(world: World, to: Envelope, contents: Sequence[Json]) -> list[Json]:
             chat, world.bot, reply_to_message=to.reply, reply_markup=to.keyboard, **to.topic, **content
         )
         chat.counts.sends += 1
-        world.show_draft(chat, None)
         sent.append(world.post(chat, message))
         if to.forces_reply:  # apps open the line to write in as a reply to it
             world.events.publish("force_reply", chat.id, message_id=message["message_id"])
@@ -185,30 +184,6 @@ def _unknown_reference(kind: str, reference: str) -> Exception:
     if reference.startswith(("http://", "https://")):  # the emulator reaches nothing outside
         return refused("failed to get HTTP URL content")
     return refused("wrong remote file identifier specified: Wrong string length")
-
-
-async def send_message_draft(world: World, parameters: Parameters) -> bool:
-    """sendMessageDraft: people see it for thirty seconds or until the bot's next message."""
-    raw, given = parameters.text("text"), parameters.decoded("entities", "entities")
-    text, entities = formatted(raw, parameters.text("parse_mode"), given) if raw else ("", [])
-    chat = world.chat_for_bot(parameters.text("chat_id"))
-    if chat.kind != "private":
-        raise refused("TEXTDRAFT_PEER_INVALID")
-    if not parameters.integer("draft_id"):
-        raise refused("RANDOM_ID_INVALID")
-    if units(text) > MAX_TEXT:
-        raise refused("message is too long")
-    world.show_draft(
-        chat,
-        {
-            "draft_id": parameters.integer("draft_id"),
-            "text": text,
-            "entities": with_users(world, entities),
-            "can_stop": parameters.boolean("can_stop"),
-            "keep_on_stop": parameters.boolean("keep_on_stop"),
-        },
-    )
-    return True
 
 
 async def send_chat_action(world: World, parameters: Parameters) -> bool:

@@ -74,7 +74,6 @@ class Chat:
     counts: Counts = field(default_factory=Counts)
     reactions: dict[tuple[int, int], str] = field(default_factory=dict)  # emoji by message and person
     topics: set[int] = field(default_factory=set)
-    draft: Json | None = None  # what the bot is writing, as its sendMessageDraft told
 
 
 @dataclass(slots=True)
@@ -210,12 +209,6 @@ class World:
         chat.messages[message["message_id"]] = message
         self.events.publish("message", chat.id, message=message)
         return message
-
-    def show_draft(self, chat: Chat, draft: Json | None) -> None:
-        """Show what the bot is writing there, None to take it away."""
-        if draft != chat.draft:
-            chat.draft = draft
-            self.events.publish("draft", chat.id, draft=draft)
 
     def replace(self, chat: Chat, message: Json) -> Json:
         """Put an edited message in the place of the former one."""

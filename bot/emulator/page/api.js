@@ -20,7 +20,6 @@ export const write = (person, text, chat, replyTo) =>
 export const edit = (person, message, text, chat) => post(`/people/${person}/edit`, { message, text, chat });
 export const press = (person, message, data, chat) => post(`/people/${person}/press`, { message, data, chat });
 export const react = (person, message, emoji, chat) => post(`/people/${person}/react`, { message, emoji, chat });
-export const stopDraft = (person) => post(`/people/${person}/stop-draft`, {});
 export const castVotes = () => post("/people/sample-votes", {});
 export const fileUrl = (id) => `/people/files/${encodeURIComponent(id)}`;
 

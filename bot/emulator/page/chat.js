@@ -54,7 +54,6 @@ export class Chat {
       this.draw();
     }
     if (event.kind === "action") this.busy(event.action);
-    if (event.kind === "draft") this.drawDraft(event.draft);
     if (event.kind === "force_reply" && this.messages.has(event.message_id)) this.composer.reply(this.messages.get(event.message_id));
     if (event.kind === "reaction") {
       this.reactions.set(event.message_id, event.emoji);
@@ -126,17 +125,6 @@ export class Chat {
     }
     this.toEnd();
     this.changed();
-  }
-
-  /** What the bot is writing, where it streams by drafts: below all messages, and gone with the next one. */
-  drawDraft(draft) {
-    $("messages").querySelector(".draft")?.remove();
-    if (!draft) return;
-    const stop = () => this.attempt(() => api.stopDraft(this.person.id));
-    $("messages").append(h("article", { class: "message draft" },
-      h("div", { class: "bubble" }, h("div", { class: "text" }, draft.text || t("Thinking…"))),
-      draft.can_stop ? h("div", { class: "keys" }, h("div", {}, h("button", { type: "button", onclick: stop }, t("⏹ Stop")))) : null));
-    this.toEnd();
   }
 
   welcome() {
