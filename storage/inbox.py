@@ -178,6 +178,13 @@ class Inbox(Queries):
         )
         return [_reply(row) for row in rows]
 
+    async def reply_stands(self, chat: int, message: int) -> bool:
+        """Whether a message of ours is known as a reply."""
+        row = await self._read(
+            lambda database: first(database, "SELECT 1 FROM replies WHERE chat = ? AND message = ?", (chat, message))
+        )
+        return row is not None
+
     async def _set_reply(self, update: int, slot: int, change: str, values: list[int]) -> None:
         def work(database: Database) -> None:
             cursor = database.execute(

@@ -31,6 +31,7 @@ from bot.handlers import (
 from bot.handlers import steering as steering_commands
 from bot.handlers.context import People, Replies
 from bot.handlers.door import Door
+from bot.handlers.leftovers import Leftovers
 from bot.history import History
 from bot.incoming import Incoming
 from bot.lateness import Lateness
@@ -81,6 +82,8 @@ def build_dispatcher(
     )
     dispatcher.update.outer_middleware(Door(settings, ledger, translator))
     dispatcher.update.outer_middleware(People(ledger, translator))
+    dispatcher.message.outer_middleware(Leftovers(ledger))
+    dispatcher.callback_query.outer_middleware(Leftovers(ledger))
     dispatcher.message.outer_middleware(Replies(ledger))
     dispatcher.edited_message.outer_middleware(Replies(ledger))
     dispatcher.include_routers(

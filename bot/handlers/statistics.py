@@ -6,7 +6,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from aiogram import Bot, Router
+from aiogram import Router
 from aiogram.filters import CommandObject
 from aiogram.types import BufferedInputFile, Message
 
@@ -27,7 +27,7 @@ def router() -> Router:
     return statistics
 
 
-async def stats(message: Message, command: CommandObject, bot: Bot, reply: Reply, say: Say, ledger: Ledger) -> None:
+async def stats(message: Message, command: CommandObject, reply: Reply, say: Say, ledger: Ledger) -> None:
     """Send the picture, of the last 30 days or of as many as are named."""
     wish = (command.args or "").strip() or str(DAYS)
     if not (wish.isdecimal() and 1 <= int(wish) <= MOST_DAYS):
@@ -40,11 +40,9 @@ async def stats(message: Message, command: CommandObject, bot: Bot, reply: Reply
         await reply.finish(say("Nobody has asked me anything in that time."))
         return
     picture = await asyncio.to_thread(draw, days, first, last, say)
-    await bot.send_photo(
-        message.chat.id,
+    await reply.finish_with_picture(
         BufferedInputFile(picture, "stats.png"),
-        message_thread_id=reply.place.topic,
-        caption=say(
+        say(
             "The last {days} days: {answers} answers, {ups} 👍, {downs} 👎.",
             days=int(wish),
             answers=sum(each.answers for each in days),
