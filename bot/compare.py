@@ -87,7 +87,12 @@ async def directory_of(settings: Settings, model: str) -> Path:
     known = {BASE: settings.inference.checkpoint(), TINY: CHECKPOINT}
     if (settings.storage.dir / FILE_NAME).is_file():
         async with Ledger.open(settings.storage.dir) as ledger:
-            known |= {each.id: Path(each.directory) for each in await ledger.models() if each.directory}
+            models = await ledger.models()
+        known |= {each.id: Path(each.directory) for each in models if each.directory}
+        if any(each.id == model and each.pruned for each in models):
+            raise TrainingError(
+                f"{model} is kept as its adapter only: `thumbtune promote {model}` merges it again, then compare it"
+            )
     directory = known.get(model, Path(model)).absolute()
     if model not in known and not directory.is_dir():
         raise TrainingError(

@@ -212,3 +212,13 @@ def test_the_command_line_words_it_in_one_sentence(
     with pytest.raises(SystemExit, match="1"):
         main()
     assert "nowhere is no folder" in capsys.readouterr().err
+
+
+async def test_a_pruned_model_is_merged_first(tmp_path: Path) -> None:
+    """A model of which the adapter alone is kept has no files to compare: the error says what brings them back."""
+    settings = settings_in(tmp_path)
+    async with Ledger.open(settings.storage.dir) as ledger:
+        await ledger.add_model(Model("run-1", str(tmp_path), ModelState.CANDIDATE, None, 1.0))
+        await ledger.prune_model("run-1")
+    with pytest.raises(TrainingError, match="thumbtune promote run-1"):
+        await directory_of(settings, "run-1")
