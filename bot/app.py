@@ -38,6 +38,7 @@ from bot.handlers import build_dispatcher
 from bot.handlers.feedback import repaint_lately_rated
 from bot.handlers.menu import announce_commands
 from bot.inbox import Inbox
+from bot.inspection import Inspection, settle_live_model
 from bot.intake import Intake
 from bot.notices import Notices
 from bot.operations import Operations
@@ -54,8 +55,6 @@ from storage.health import refuse_lost_ledger
 from storage.ledger import FILE_NAME, Ledger
 from storage.models import ModelStore
 from storage.pictures import PictureStore
-from storage.records import BASE, Model
-from storage.states import ModelState
 from training.launcher import ChildTrainer
 from training.merged_models import MergedModels
 from training.orders import Places
@@ -105,7 +104,7 @@ class Application:
         pictures = PictureStore(folder / "pictures")
         models = ModelStore(folder / "models")
         models.tidy()
-        live = await settle_live_model(ledger, base, folder / "models")
+        live, unfit = await settle_live_model(ledger, base, folder / "models")
 
         gate = Gate(settings.telegram)
         bot = open_bot(settings.telegram, gate)
@@ -154,12 +153,13 @@ class Application:
             tiles=settings.inference.tiles or 0,
         )
         vitals = Vitals(ledger, deployment, schedule, gate.numbers, lambda: trainer.last_word)
+        changeover = Changeover(
+            ledger, deployment, merged, pause_while_training=settings.training.while_training == "pause"
+        )
         operations = Operations(
             ledger=ledger,
             pipeline=pipeline,
-            changeover=Changeover(
-                ledger, deployment, merged, pause_while_training=settings.training.while_training == "pause"
-            ),
+            changeover=changeover,
             vitals=vitals,
             notices=notices,
             forgetting=forgetting,
@@ -200,6 +200,9 @@ class Application:
         self._at_end("watch", watch.stop)
         await operations.start()
         self._at_end("operations", operations.stop)
+        inspection = Inspection(ledger, changeover, notices.alert, live, unfit)
+        inspection.start()
+        self._at_end("inspection", inspection.stop)
         self._at_end("inbox", lambda: inbox.stop(ANSWER_SECONDS), ANSWER_SECONDS + STEP_SECONDS)
         await repaint_lately_rated(repaints, ledger, translator)
         self._intake = asyncio.create_task(Intake(bot, inbox, settings.telegram).run())
@@ -220,46 +223,6 @@ def on_cards_of_its_own(settings: Settings) -> bool:
     """Whether training shares no card with the engine, so that neither has to step aside."""
     training, engine = settings.training.gpus, settings.inference.gpus
     return bool(training and engine) and set(training).isdisjoint(engine)
-
-
-async def settle_live_model(ledger: Ledger, base: Path, models: Path) -> Model:
-    """The model to start with; makes the base model known on the first start.
-
-    When `inference.model` names another directory while the former still exists, the operator chose another base: it
-    goes live. When the former is gone, the same model has only moved. Trained models that are not where they were are
-    looked for in `models`; without the live one's files (a backup that left models out) the base goes live. Of others
-    whose files are gone (the operator wanted the room) the ledger knows that from then on.
-    """
-    known = {model.id: model for model in await ledger.models()}
-    if BASE not in known:
-        await ledger.add_model(Model(BASE, str(base), ModelState.LIVE, None, 0.0))
-    elif known[BASE].directory != str(base):
-        chosen_anew = Path(known[BASE].directory).is_dir()
-        await ledger.relocate_model(BASE, str(base))
-        if chosen_anew and known[BASE].state is not ModelState.LIVE:
-            log.warning("inference.model has changed: the new base answers, /promote brings an earlier model back")
-            await ledger.promote(BASE)
-    gone = []
-    for model in known.values():
-        moved = models / model.id
-        if model.id == BASE or (model.directory and Path(model.directory).is_dir()):
-            continue
-        if moved.is_dir():
-            await ledger.relocate_model(model.id, str(moved))
-        elif model.directory:
-            gone.append(model)
-    live = await ledger.live_model()
-    if live is None:  # earlier versions added and promoted the base model in two commits, and died between them
-        await ledger.promote(BASE)
-        live = await ledger.model(BASE)
-    if live.id in {model.id for model in gone}:
-        log.error("the files of the live model are gone: the base answers", model=live.id, directory=live.directory)
-        await ledger.promote(BASE)
-        live = await ledger.model(BASE)
-    for model in gone:
-        log.info("the files of a model are gone", model=model.id, directory=model.directory)
-        await ledger.drop_model_directory(model.id)
-    return live
 
 
 async def run_bot(settings: Settings) -> None:

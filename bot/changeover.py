@@ -19,7 +19,7 @@ from bot.admin import AdminRefusal
 from bot.translation import later
 from inference.deployment import Deployment
 from inference.messages import InferenceError
-from storage.errors import Damaged, StorageError
+from storage.errors import StorageError
 from storage.ledger import Ledger
 from storage.models import verify
 from storage.records import Model, Promotion
@@ -139,8 +139,8 @@ class Changeover:
         if not chosen.directory:
             log.info("merging a pruned model again", model=model)
             chosen = await self._merged.restore(chosen, on_progress)
-        if chosen.manifest_hash and await asyncio.to_thread(verify, Path(chosen.directory)) != chosen.manifest_hash:
-            raise Damaged(f"{chosen.directory} holds another model than {model}: promote another one.")
+        if chosen.manifest_hash:
+            await asyncio.to_thread(verify, Path(chosen.directory), chosen.manifest_hash)
         await self._deployment.swap(chosen.id, Path(chosen.directory))
         try:
             yield

@@ -28,7 +28,7 @@ from bot.translation import later
 from inference.engines import Kind, resolve
 from inference.layout import weight_bytes
 from storage.errors import StorageError
-from storage.health import ledger_faults, picture_faults, refuse_lost_ledger
+from storage.health import ledger_faults, live_model_fault, picture_faults, refuse_lost_ledger
 from storage.ledger import FILE_NAME
 from storage.models import ModelStore
 from storage.pictures import PictureStore
@@ -185,6 +185,9 @@ def _ledger(directory: Path) -> Iterator[Finding]:
         yield Finding("ledger", False, str(path), str(error))
         return
     yield Finding("ledger", not faults, "; ".join(faults) or f"{path} is sound", restore if faults else "")
+    if not faults and (fault := live_model_fault(path)):
+        cure = "restore its folder from a backup (--models), or thumbtune promote another model"
+        yield Finding("live model", False, fault, cure)
     if lost:
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
         yield Finding("pictures", False, f"{lost[0]}{more}", "copy the pictures of the latest backup into their folder")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from storage.connection import looking
 from storage.errors import StorageError
+from storage.models import verify
 from storage.pictures import PictureStore
 from storage.queries import every, first
 from storage.upgrade import refuse_newer
@@ -46,6 +47,32 @@ def unsound(connection: sqlite3.Connection) -> list[str]:
     faults = [row[0] for row in connection.execute(f"PRAGMA integrity_check({_NAMED})") if row[0] != "ok"]
     faults += [f"a row of {row[0]} without its {row[2]}" for row in connection.execute("PRAGMA foreign_key_check")]
     return faults[:_NAMED]
+
+
+def quick_faults(path: Path) -> list[str]:
+    """What is wrong with the pages of the ledger's file, which may be in use; takes a fraction of `ledger_faults`.
+
+    Raises `StorageError` if it cannot be read.
+    """
+    with looking(path) as database:
+        return [row[0] for row in database.execute(f"PRAGMA quick_check({_NAMED})") if row[0] != "ok"]
+
+
+def live_model_fault(path: Path) -> str:
+    """What is wrong with the files of the live model of the ledger at `path`; empty if sound, or never published.
+
+    Raises `StorageError` if the ledger cannot be read.
+    """
+    with looking(path) as database:
+        row = first(database, "SELECT id, directory, manifest_hash FROM models WHERE state = 'live'")
+    if row is None or not row["manifest_hash"]:
+        return ""
+    noted, beside = Path(row["directory"]), path.parent / "models" / row["id"]
+    try:
+        verify(noted if noted.is_dir() else beside, row["manifest_hash"])
+    except StorageError as error:
+        return str(error)
+    return ""
 
 
 def ledger_faults(path: Path) -> list[str]:

@@ -89,32 +89,37 @@ def read_manifest(directory: Path) -> Manifest:
     return manifest
 
 
-def verify(directory: Path) -> str:
+def verify(directory: Path, manifest_hash: str = "", *, contents: bool = True) -> str:
     """Compare every file with the manifest; return the hash over all of them.
+
+    Without `contents` only names and sizes are compared, which takes no time. `manifest_hash` is what the manifest
+    must have, unless it is empty: the hash that was returned when the model was published.
 
     Raises `Damaged` naming what is missing, changed or new, `UnknownRecord` without a manifest.
     """
-    expected = read_manifest(directory).files
+    expected = read_manifest(directory)
     differences = []
+    if manifest_hash and expected.hash != manifest_hash:
+        differences.append(f"{MANIFEST} is another one")
     try:
         present = dict(_files(directory))
-        for name, record in expected.items():
+        for name, record in expected.files.items():
             if name not in present:
                 differences.append(f"{name} is missing")
             elif present[name].stat().st_size != record.size:
                 differences.append(f"{name} has {present[name].stat().st_size} bytes instead of {record.size}")
-            elif _record(present[name]) != record:
+            elif contents and _record(present[name]) != record:
                 differences.append(f"{name} has changed")
     except OSError as error:
         raise explained_os(error, f"checking the model {directory}") from error
-    differences += [f"{name} is not in the manifest" for name in present if name not in expected]
+    differences += [f"{name} is not in the manifest" for name in present if name not in expected.files]
     if differences:
         more = f" and {len(differences) - _NAMED} more" if len(differences) > _NAMED else ""
         raise Damaged(
             f"The model {directory} is not as it was published: {', '.join(differences[:_NAMED])}{more}."
             " Promote another model, or restore this one."
         )
-    return _hash(expected)
+    return expected.hash
 
 
 class ModelStore:

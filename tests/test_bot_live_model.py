@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bot.app import settle_live_model
+from bot.inspection import settle_live_model
 from storage.ledger import Ledger
 from storage.records import BASE, Model
 from storage.states import ModelState
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 KILLED_AFTER_A_COMMIT = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from bot.app import settle_live_model
+from bot.inspection import settle_live_model
 from storage.ledger import Ledger
 from storage.writer import Writer
 
@@ -58,5 +58,6 @@ async def test_a_ledger_without_a_live_model_is_healed(tmp_path: Path) -> None:
     base = tmp_path / "base"
     async with Ledger.open(tmp_path) as ledger:
         await ledger.add_model(Model(BASE, str(base), ModelState.CANDIDATE, None, 0.0))
-        assert (await settle_live_model(ledger, base, tmp_path / "models")).id == BASE
-        assert (await settle_live_model(ledger, base, tmp_path / "models")).state is ModelState.LIVE
+        for _ in range(2):
+            live, trouble = await settle_live_model(ledger, base, tmp_path / "models")
+            assert (live.id, live.state, trouble) == (BASE, ModelState.LIVE, None)

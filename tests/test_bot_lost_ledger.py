@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from pathlib import Path
@@ -70,7 +71,7 @@ async def test_the_doctor_finds_trained_models_without_a_ledger(tmp_path: Path) 
     write_config(config, {"storage": {"dir": str(tmp_path / "data")}})
     (tmp_path / "data" / "models" / "run-1").mkdir(parents=True)
     (tmp_path / "data" / "models" / "run-1" / MANIFEST).touch()
-    (found,) = [each for each in examine(load_settings(config)) if each.name == "ledger"]
+    (found,) = [each for each in await asyncio.to_thread(examine, load_settings(config)) if each.name == "ledger"]
     assert not found.ok
     assert "the ledger was lost" in found.cure
 

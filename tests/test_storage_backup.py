@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from bot.admin import AdminRefusal
-from bot.app import settle_live_model
 from bot.changeover import Changeover
+from bot.inspection import settle_live_model
 from inference.deployment import Deployment
 from inference.settings import InferenceSettings
 from storage.backup import back_up
@@ -128,7 +128,7 @@ async def test_a_removed_model_is_none_to_go_back_to(tmp_path: Path) -> None:
             await ledger.add_model(Model(name, str(directory), ModelState.CANDIDATE, None, 0.0))
             await ledger.promote(name)
         store.path("run-1").rename(tmp_path / "aside")
-        assert (await settle_live_model(ledger, base, store.directory)).id == "run-2"
+        assert (await settle_live_model(ledger, base, store.directory))[0].id == "run-2"
         assert await ledger.previous_model() is None
         deployment = Deployment(InferenceSettings(), "run-2", store.path("run-2"), logs=tmp_path)
         with pytest.raises(AdminRefusal, match="files of run-1 were removed"):
@@ -158,8 +158,9 @@ async def test_a_restored_ledger_finds_its_models(tmp_path: Path, models: bool, 
         await back_up(ledger, pictures, tmp_path / "out", store if models else None)
     (tmp_path / "data").rename(tmp_path / "broken")
     async with Ledger.open(tmp_path / "out") as restored:
-        live = await settle_live_model(restored, base, tmp_path / "out" / "models")
+        live, trouble = await settle_live_model(restored, base, tmp_path / "out" / "models")
         assert live.id == answers
+        assert (trouble is None) is models
         assert Path(live.directory).is_dir()
         assert (await restored.model("run-1")).directory == (
             str(tmp_path / "out" / "models" / "run-1") if models else ""

@@ -1,0 +1,177 @@
+"""What a start checks of what it finds: which model is to answer, whether its files and the ledger are intact.
+
+Sizes are compared before the engine starts. Hashes and the ledger's pages are read while the bot is at work already:
+that takes as long as the disk needs for gigabytes. A model whose files have changed does not go on answering.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from bot.admin import AdminRefusal
+from bot.changeover import Changeover
+from bot.schedule import Alert
+from bot.translation import later
+from inference.messages import InferenceError
+from storage.errors import StorageError
+from storage.health import quick_faults
+from storage.ledger import Ledger
+from storage.models import verify
+from storage.records import BASE, Model
+from storage.states import ModelState
+
+RETRY_SECONDS: Final = 30.0
+
+GONE: Final = later(
+    "The files of {model}, which was live, are gone from {folder}. The base model answers instead. Put them back and "
+    "/promote {model}, or /retrain."
+)
+CHANGED: Final = later(
+    "The files of {model}, which was live, have changed since it was made. The base model answers instead. {reason}"
+)
+STUCK: Final = later(
+    "The files of {model}, which is live, have changed since it was made, and the base model cannot take its place. I "
+    "keep trying. {reason}"
+)
+LEDGER_DAMAGED: Final = later(
+    "The ledger is damaged. Stop me, put the latest backup (thumbtune backup) in its place and start me again. {faults}"
+)
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """An alert that is yet to be sent: a sentence of the catalogues and its values."""
+
+    key: str
+    sentence: str
+    values: Mapping[str, object]
+
+
+async def settle_live_model(ledger: Ledger, base: Path, models: Path) -> tuple[Model, Trouble | None]:
+    """Return the model to start with; also why the one that was live is not it. A first start adds the base model.
+
+    When `inference.model` names another directory while the former still exists, the operator chose another base: it
+    goes live. When the former is gone, the same model has only moved. Trained models that are not where they were are
+    looked for in `models`; without the live one's files (a backup that left models out), or where they have another
+    size than when they were published, the base goes live. Of others whose files are gone (the operator wanted the
+    room) the ledger knows that from then on.
+    """
+    known = {model.id: model for model in await ledger.models()}
+    if BASE not in known:
+        await ledger.add_model(Model(BASE, str(base), ModelState.LIVE, None, 0.0))
+    elif known[BASE].directory != str(base):
+        chosen_anew = Path(known[BASE].directory).is_dir()
+        await ledger.relocate_model(BASE, str(base))
+        if chosen_anew and known[BASE].state is not ModelState.LIVE:
+            log.warning("inference.model has changed: the new base answers, /promote brings an earlier model back")
+            await ledger.promote(BASE)
+    gone = []
+    for model in known.values():
+        moved = models / model.id
+        if model.id == BASE or (model.directory and Path(model.directory).is_dir()):
+            continue
+        if moved.is_dir():
+            await ledger.relocate_model(model.id, str(moved))
+        elif model.directory:
+            gone.append(model)
+    live = await ledger.live_model()
+    if live is None:  # earlier versions added and promoted the base model in two commits, and died between them
+        await ledger.promote(BASE)
+        live = await ledger.model(BASE)
+    trouble = await asyncio.to_thread(_unfit, live, contents=False)
+    if trouble:
+        log.error("the files of the live model are not as they were: the base answers", model=live.id)
+        await ledger.promote(BASE)
+        live = await ledger.model(BASE)
+    for model in gone:
+        log.info("the files of a model are gone", model=model.id, directory=model.directory)
+        await ledger.drop_model_directory(model.id)
+    return live, trouble
+
+
+class Inspection:
+    """Reads the ledger's pages and the live model's files once, behind the start. `start()` once, `stop()` at the end.
+
+    `unfit` is what `settle_live_model` has found, which no admin has heard of yet.
+    """
+
+    def __init__(
+        self, ledger: Ledger, changeover: Changeover, alert: Alert, live: Model, unfit: Trouble | None
+    ) -> None:
+        self._ledger = ledger
+        self._changeover = changeover
+        self._alert = alert
+        self._live = live
+        self._unfit = unfit
+        self._reader = ThreadPoolExecutor(1)  # not the loop's own, whose threads the end of the process waits for
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._task = asyncio.create_task(self._inspect())
+
+    async def stop(self) -> None:
+        """Stop; a file that is being hashed is not waited for."""
+        if self._task:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        self._reader.shutdown(wait=False, cancel_futures=True)
+
+    async def _inspect(self) -> None:
+        if self._unfit:
+            await self._tell(self._unfit)
+        loop = asyncio.get_running_loop()
+        if faults := await loop.run_in_executor(self._reader, _ledger_faults, self._ledger.path):
+            log.error("the ledger is damaged", faults=faults)
+            await self._tell(Trouble("ledger damaged", LEDGER_DAMAGED, {"faults": faults}))
+        if trouble := await loop.run_in_executor(self._reader, _unfit, self._live):
+            log.error("the files of the live model are not as they were", model=self._live.id)
+            await self._replace(trouble)
+
+    async def _replace(self, trouble: Trouble) -> None:
+        """Let the base model answer in the place of the live one, as soon as that is possible."""
+        while (live := await self._ledger.live_model()) and live.id == self._live.id:
+            try:
+                await self._changeover.promote(BASE, None)
+            except AdminRefusal:  # a run has the engine's memory: nothing answers meanwhile
+                await asyncio.sleep(RETRY_SECONDS)
+            except (InferenceError, StorageError) as error:
+                log.error("the base model cannot take the place of the live one", error=str(error))
+                await self._tell(Trouble(f"stuck:{live.id}", STUCK, {"model": live.id, "reason": str(error)}))
+                await asyncio.sleep(RETRY_SECONDS)
+        await self._tell(trouble)
+
+    async def _tell(self, trouble: Trouble) -> None:
+        await self._alert(trouble.key, trouble.sentence, **trouble.values)
+
+
+def _unfit(model: Model, *, contents: bool = True) -> Trouble | None:
+    """Compare the files of a trained model with its manifest."""
+    if model.id == BASE:
+        return None
+    if not model.directory or not Path(model.directory).is_dir():
+        return Trouble(f"files:{model.id}", GONE, {"model": model.id, "folder": model.directory})
+    try:
+        if model.manifest_hash:
+            verify(Path(model.directory), model.manifest_hash, contents=contents)
+    except StorageError as error:
+        return Trouble(f"files:{model.id}", CHANGED, {"model": model.id, "reason": str(error)})
+    return None
+
+
+def _ledger_faults(path: Path) -> str:
+    try:
+        return "; ".join(quick_faults(path))
+    except StorageError as error:
+        return str(error)
