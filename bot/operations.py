@@ -8,7 +8,7 @@ works inside is the pipeline's; how the model is changed is the changeover's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Final
 
@@ -30,16 +30,32 @@ from training.job import Progress, TrainingError, ignore
 from training.pipeline import WITHDRAWN, EndNotSaved, Pipeline, Plan
 from training.run_folder import CURVE, PICTURE, SHEET, kept_file
 
+RUNS: Final = "runs"
+PROMOTIONS: Final = "promotions"
+DELETIONS: Final = "deletions"
+
 MAILBOX_SECONDS = 1.0
+BACKOFF_SECONDS: Final = 30.0
+"""The longest pause after errors; the first ones are shorter."""
+
 TELL_SECONDS = 0.7
 INTERRUPTED: Final = later(
     "the bot ended while this run was under way; /retrain goes on from its last checkpoint, if it has one and would "
     "train on the same answers, else begins anew"
 )
 UNSAVED: Final = later("I can save nothing just now. {reason}")
+FAILS: Final = later(
+    "Something that I do in the background fails ({duty}). I keep trying, less and less often; my log says more. "
+    "{reason}"
+)
 NOT_TAKEN: Final = later("The new model {model} does not go live; the one before goes on answering. {reason}")
 
 log = structlog.get_logger()
+
+
+def pause_after(failures: int) -> float:
+    """How long a duty of the mailbox rests after so many failures in a row, in seconds."""
+    return min(MAILBOX_SECONDS * 2.0 ** min(failures, 10), max(BACKOFF_SECONDS, MAILBOX_SECONDS))
 
 
 class Operations:
@@ -64,24 +80,27 @@ class Operations:
         self._notices = notices
         self._forgetting = forgetting
         self._trainer_missing = trainer_missing
-        self._wake = asyncio.Event()
-        self._mailbox: asyncio.Task[None] | None = None
-        self._pruning: asyncio.Task[None] | None = None
+        self._wake = {duty: asyncio.Event() for duty in (RUNS, PROMOTIONS, DELETIONS)}
+        self._tasks: list[asyncio.Task[None]] = []
         self._work: tuple[int, asyncio.Task[None]] | None = None
         self._over: dict[int, tuple[RunState, str]] = {}  # run → its end, which is yet to be written
 
     async def start(self) -> None:
-        """Settle what an earlier process left behind, then begin to serve the mailbox."""
+        """Settle what an earlier process left behind, then begin to serve the mailbox.
+
+        Runs, changes of model and deletions are served side by side: a change of model may take minutes.
+        """
         await self._end_what_is_over()
         if run := await self._ledger.unsettled_run():
             self._work = (run.id, asyncio.create_task(self._ended(run.id)))
-        self._pruning = asyncio.create_task(self._changeover.prune())
-        self._mailbox = asyncio.create_task(self._serve_mailbox())
+        duties = {RUNS: self._serve_runs, PROMOTIONS: self._serve_promotions, DELETIONS: self._serve_deletions}
+        self._tasks = [asyncio.create_task(self._repeat(duty, serve)) for duty, serve in duties.items()]
+        self._tasks.append(asyncio.create_task(self._changeover.prune()))
 
     async def stop(self) -> None:
         """End the run under way, if any, as cancelled, and stop. An admin who cannot be told within a moment is not."""
-        for task in (self._pruning, self._mailbox, self._work[1] if self._work else None):
-            while task and not task.done():
+        for task in (*self._tasks, *((self._work[1],) if self._work else ())):
+            while not task.done():
                 task.cancel()
                 await asyncio.wait((task,), timeout=TELL_SECONDS)
 
@@ -89,7 +108,7 @@ class Operations:
         """Start a run. Raises AdminRefusal without a trainer, RunBusy while another is under way."""
         await self.plan()
         run = await self._ledger.start_run("admin", by)
-        self._wake.set()
+        self._wake[RUNS].set()
         return run
 
     async def plan(self) -> Plan:
@@ -104,7 +123,7 @@ class Operations:
         if run:
             log.info("cancelling", run=run.id, by=by)
             await self._ledger.request_cancel(run.id)
-            self._wake.set()
+            self._wake[RUNS].set()
         return run
 
     async def promote(self, model: str, by: int | None, on_progress: Callable[[Progress], None] = ignore) -> Model:
@@ -138,45 +157,68 @@ class Operations:
         """How the bot is."""
         return await self._vitals.overview()
 
-    async def _serve_mailbox(self) -> None:
+    async def _repeat(self, duty: str, serve: Callable[[], Awaitable[None]]) -> None:
+        """Serve one duty of the mailbox for ever; an error that stays is logged and told once."""
+        failures, known = 0, ""
         while True:
             try:
-                await self._look_into_mailbox()
-            except Exception:  # whatever it was, the next request must be heard
-                log.exception("mailbox")
+                await serve()
+                failures, known = 0, ""
+            except Exception as error:  # whatever it was, the next request must be heard
+                failures += 1
+                if (found := f"{type(error).__name__}: {error}") != known:
+                    known = found
+                    log.exception("mailbox", duty=duty)
+                    if not isinstance(error, NotSaved):  # of that the admins hear as UNSAVED
+                        await self._notices.alert(f"mailbox:{duty}", FAILS, duty=duty, reason=str(error))
             with suppress(TimeoutError):
-                async with asyncio.timeout(MAILBOX_SECONDS):
-                    await self._wake.wait()
-            self._wake.clear()
+                async with asyncio.timeout(pause_after(failures)):
+                    await self._wake[duty].wait()
+            self._wake[duty].clear()
 
-    async def _look_into_mailbox(self) -> None:
-        if self._ledger.trouble:
-            await self._notices.alert("ledger", UNSAVED, reason=self._ledger.trouble)
+    async def _serve_runs(self) -> None:
+        """Begin the run that is due, and end the one that is to be cancelled."""
         if self._work and self._work[1].done():
+            number, task = self._work
             self._work = None
+            if not task.cancelled() and (error := task.exception()):
+                log.error("the end of a run is left to the next start", run=number, exc_info=error)
         if self._work and await self._ledger.cancel_requested(self._work[0]):
             self._work[1].cancel()
             await asyncio.wait((self._work[1],))  # a second cancellation would cut short how it ends
         if self._work is None:
-            await self._end_what_is_over()
-            if (run := await self._ledger.due_run()) and run.id not in self._over:
+            if (over := await self._end_what_is_over()) is not None:
+                self._work = (over, asyncio.create_task(self._ended(over)))
+            elif (run := await self._ledger.due_run()) and run.id not in self._over:
                 self._work = (run.id, asyncio.create_task(self._execute(run)))
+
+    async def _serve_promotions(self) -> None:
+        """Carry out the changes of model that other processes have asked for, one after the other."""
         for asked in await self._ledger.pending_promotions():
             await self._changeover.carry_out(asked)
+
+    async def _serve_deletions(self) -> None:
+        """Remove what has to follow deleted rows, and alert while the ledger takes no more."""
+        if self._ledger.trouble:
+            await self._notices.alert("ledger", UNSAVED, reason=self._ledger.trouble)
         await self._forgetting.settle()
 
-    async def _end_what_is_over(self) -> None:
-        """Write the end of a run that is under way in the ledger and nowhere else: the process that carried it out
-        died, or it could not be written when it came. A disk that is still full leaves it for the next look.
+    async def _end_what_is_over(self) -> int | None:
+        """Write the end of a run that is under way in the ledger and nowhere else; return the run if that was written.
+
+        The process that carried it out died, or its end could not be written when it came. A disk that is still full
+        leaves it for the next look.
         """
         run = await self._ledger.active_run()
         if run is None or (run.state is RunState.DUE and run.id not in self._over):
-            return
+            return None
         state, reason = self._over.get(run.id, (RunState.FAILED, INTERRUPTED))
-        with suppress(NotSaved):
+        try:
             await self._ledger.move_run(run.id, state, reason=reason)
-            self._over.pop(run.id, None)
-            await self._ended(run.id)
+        except NotSaved:
+            return None
+        self._over.pop(run.id, None)
+        return run.id
 
     async def _execute(self, run: Run) -> None:
         """One run from due to its end, whatever that is; the admins hear of it in every case."""

@@ -10,6 +10,7 @@ import pytest
 
 from bot.admin import AdminRefusal
 from bot.changeover import Changeover
+from bot.operations import PROMOTIONS
 from inference.supervisor import State
 from storage.errors import NotSaved
 from storage.ledger import Ledger
@@ -65,7 +66,7 @@ async def test_no_model_changes_while_training_has_the_memory(tmp_path: Path, sw
                 with pytest.raises(AdminRefusal, match=rf"run {run.id} trains.*ask again"):
                     await asking
             asked = await ledger.request_promotion("a", None)
-            work._wake.set()
+            work._wake[PROMOTIONS].set()
             while not (refused := await ledger.promotion(asked.id)).error:
                 await asyncio.sleep(0.02)
             assert f"run {run.id} trains" in refused.error

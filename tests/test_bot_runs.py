@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from structlog.testing import capture_logs
 
 from bot import operations as module
 from bot.operations import INTERRUPTED, Operations
 from inference.messages import EngineUnavailable
-from storage.records import Model, Run
+from storage.records import Model, Promotion, Run
 from storage.states import ModelState, RunState
 from tests.children import until
 from tests.ledgers import full_disk
@@ -115,7 +116,7 @@ async def test_a_run_that_cannot_begin_is_tried_once(room: Room, admins: Admins)
     room.ledger.due_run = counted  # type: ignore[method-assign]
     with full_disk(room.ledger):
         await work.start()
-        await until(lambda: begun and work._work and work._work[1].done())
+        await until(lambda: begun and work._over)
         seen = len(looks)
         await until(lambda: len(looks) > seen + 2)
     run = await ended(room, admins)
@@ -237,3 +238,61 @@ async def test_a_model_that_does_not_come_up_is_not_tried_at_each_start(room: Ro
     ((_, model),) = admins.told
     assert model is not None and model.state is ModelState.CANDIDATE
     assert admins.alerts == ["swap:run-1"]
+
+
+async def test_a_change_of_model_from_elsewhere_holds_up_no_run(room: Room, admins: Admins) -> None:
+    """While one takes its minutes, a run begins and is cancelled."""
+    changing = asyncio.Event()
+
+    class Slow(NoEngine):
+        async def carry_out(self, asked: Promotion) -> None:
+            changing.set()
+            await asyncio.Event().wait()
+
+    await room.ledger.add_model(Model("other", "/other", ModelState.CANDIDATE, None, 0.0))
+    await room.ledger.request_promotion("other")
+    work = operations(room.ledger, room.pipeline(), Slow(room.ledger), admins)
+    await work.start()
+    await changing.wait()
+    run = await room.ledger.start_run("command")
+    await room.trainer.hanging.wait()
+    await room.ledger.request_cancel(run.id)
+    assert (await ended(room, admins)).state is RunState.CANCELLED
+    await work.stop()
+
+
+async def test_an_error_that_stays_is_logged_and_told_once(
+    room: Room, admins: Admins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried again all the same, holds up no run, and is told again once it was gone meanwhile."""
+    monkeypatch.setattr(module, "BACKOFF_SECONDS", 0.02)
+    tries: list[object] = []
+    wrong = True
+
+    async def settle() -> None:
+        tries.append(None)
+        if wrong:
+            raise OSError("train.json cannot be read")
+
+    work = operations(room.ledger, room.pipeline(), admins=admins)
+    monkeypatch.setattr(work._forgetting, "settle", settle)
+    with capture_logs() as logs:
+        await work.start()
+        await until(lambda: len(tries) > 5)
+        await work.retrain(1)
+        await room.trainer.hanging.wait()
+        wrong = False
+        seen = len(tries)
+        await until(lambda: len(tries) > seen + 1)
+        wrong = True
+        seen = len(tries)
+        await until(lambda: len(tries) > seen + 2)
+        await work.stop()
+    assert [each["duty"] for each in logs if each["event"] == "mailbox"] == ["deletions", "deletions"]
+    assert admins.alerts == ["mailbox:deletions"] * 2, "of which notices send one an hour"
+
+
+def test_the_pause_grows_with_the_failures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a second to half a minute."""
+    monkeypatch.setattr(module, "MAILBOX_SECONDS", 1.0)
+    assert [module.pause_after(failures) for failures in (0, 1, 2, 5, 1_000_000)] == [1, 2, 4, 30, 30]
