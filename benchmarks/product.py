@@ -1,0 +1,298 @@
+"""The whole product on one card: people chat with `thumbtune run` while an admin has it retrain.
+
+    python -m benchmarks.product --work DIR [--people 8] [--corrections 16]
+
+The bot is a process of its own with lmdeploy, on full-size random weights in the official layout; Telegram is the
+emulator, in this process. Everybody sends photos of several sizes, asks two follow-ups about each, and votes. Random
+weights seldom end an answer and so teach little by votes alone: the admin corrects answers as well. Then the admin
+sends `/retrain`, and everybody goes on until the run has ended and for `--after` seconds more.
+
+Prints JSON: seconds of each state of the run, its verdict, the waits for the first word and for the whole answer by
+state, and the most memory in use on the card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import io
+import itertools
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from benchmarks.lmdeploy_serving import checkpoint, set_tiles
+from benchmarks.lmdeploy_swap import gpu_megabytes
+from bot.emulator import Emulator
+from bot.emulator.people import Attachment
+from storage.ledger import Ledger
+from storage.records import Run
+from tests.chatting import until
+
+ADMIN = 7
+SIZES = ((1280, 960), (960, 1280), (640, 480), (1920, 1080), (448, 448), (3000, 2000), (720, 1280), (1024, 1024))
+FOLLOW_UPS = ("What else?", "And the colours?", "Tell me a joke about it.")
+PLACEHOLDERS = ("Looking at your picture…", "Thinking…")
+OVER = ("done", "failed", "cancelled")
+ANSWER_SECONDS = 180.0
+START_SECONDS = 30.0
+STOP_SECONDS = 15.0
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """One question: the state of the run when it was asked, and seconds to the first word and to the whole answer."""
+
+    state: str
+    follow_up: bool
+    first: float
+    whole: float
+
+
+class Crowd:
+    """The people of one emulator."""
+
+    def __init__(self, emulator: Emulator, people: int) -> None:
+        self._emulator = emulator
+        self._rng = random.Random(1)
+        self._photos = itertools.cycle([photo(size, self._rng) for size in SIZES])
+        self.ids = [ADMIN, *(1000 + number for number in range(1, people))]
+        for each in self.ids:
+            emulator.add_person(each, f"P{each}", admin=each == ADMIN)
+        self.state = "before"
+        self.waits: list[Wait] = []
+        self.corrected = 0
+
+    async def chat(self, person: int, corrections: int = 0) -> None:
+        """Send photos and ask about them until cancelled."""
+        people = self._emulator.people
+        while True:
+            await people.sends(person, [Attachment(next(self._photos))], "What is funny here?")
+            await self._answered(person, follow_up=False)
+            for question in self._rng.sample(FOLLOW_UPS, 2):
+                people.writes(person, question)
+                answer = await self._answered(person, follow_up=True)
+                if self.corrected < corrections:
+                    await self._correct(person, answer)
+                elif self._rng.random() < 0.6:
+                    self._press(person, answer, "👍")
+
+    def last(self, person: int) -> int:
+        """The number of the newest message in a person's chat."""
+        return max(self._emulator.world.chats[person].messages, default=0)
+
+    def latest(self, person: int) -> list[str]:
+        """The newest messages of the bot to a person that have no buttons."""
+        return [each["text"] for each in self._said(person, 0) if "reply_markup" not in each][-3:]
+
+    async def _answered(self, person: int, *, follow_up: bool) -> Message:
+        """Wait for the answer to the person's newest message, and note how long it took."""
+        after, state, began, first = self.last(person), self.state, time.monotonic(), 0.0
+        while True:
+            for each in self._said(person, after):
+                now = time.monotonic() - began
+                if each["text"] not in PLACEHOLDERS:
+                    first = first or now
+                if "👍" in str(each.get("reply_markup")):
+                    self.waits.append(Wait(state, follow_up, first, now))
+                    return each
+            if time.monotonic() - began > ANSWER_SECONDS:
+                raise RuntimeError(f"no answer to P{person}: {[each['text'] for each in self._said(person, after)]}")
+            await asyncio.sleep(0.002)
+
+    async def _correct(self, person: int, answer: Message) -> None:
+        """Dislike an answer, reply with a better one, and confirm it."""
+        self.corrected += 1
+        self._press(person, answer, "👎")
+        number = answer["message_id"]
+        shown = self._emulator.world.chats[person].messages
+        await until(lambda: "✍" in str(shown[number]), ANSWER_SECONDS)
+        after = self.last(person)
+        better = f"A very funny picture, number {self.corrected}, with a cat that laughs at the moon."
+        self._emulator.people.writes(person, better, reply_to=number)
+        await until(lambda: "👍" in str(self._said(person, after)), ANSWER_SECONDS)
+        self._press(person, self._said(person, after)[-1], "👍")
+
+    def _press(self, person: int, message: Message, label: str) -> None:
+        buttons = [button for row in message["reply_markup"]["inline_keyboard"] for button in row]
+        data = next(each["callback_data"] for each in buttons if label in each["text"])
+        self._emulator.people.presses(person, message["message_id"], data)
+
+    def _said(self, person: int, after: int) -> list[Message]:
+        messages = self._emulator.world.chats[person].messages
+        return [
+            each for number, each in messages.items() if number > after and each["from"]["is_bot"] and "text" in each
+        ]
+
+
+def photo(size: tuple[int, int], rng: random.Random) -> bytes:
+    """A JPEG of some hundred kilobytes that a camera might have made: smooth areas with grain."""
+    coarse = Image.frombytes("RGB", (24, 18), rng.randbytes(24 * 18 * 3)).resize(size, Image.Resampling.BICUBIC)
+    grain = Image.effect_noise(size, 24).convert("RGB")
+    written = io.BytesIO()
+    Image.blend(coarse, grain, 0.2).save(written, "JPEG", quality=85)
+    return written.getvalue()
+
+
+def table(waits: Sequence[Wait]) -> dict[str, Any]:
+    """Median, 95th percentile and longest of the waits in seconds, by state and kind of question."""
+    found: dict[str, Any] = {}
+    for state in dict.fromkeys(each.state for each in waits):
+        for follow_up in (False, True):
+            some = [each for each in waits if each.state == state and each.follow_up is follow_up]
+            if some:
+                name = "follow-ups" if follow_up else "new photos"
+                found.setdefault(state, {})[name] = {
+                    "number": len(some),
+                    "first word": spread([each.first for each in some]),
+                    "whole": spread([each.whole for each in some]),
+                }
+    return found
+
+
+def spread(values: Sequence[float]) -> list[float]:
+    """Median, 95th percentile, maximum."""
+    ordered = sorted(values)
+    at = (len(ordered) // 2, min(int(0.95 * len(ordered)), len(ordered) - 1), -1)
+    return [round(ordered[index], 3) for index in at]
+
+
+def environment(options: argparse.Namespace, url: str, token: str, model: Path, data: Path) -> dict[str, str]:
+    """The settings of the bot."""
+    settings = {
+        "TELEGRAM__TOKEN": token,
+        "TELEGRAM__API_BASE": url,
+        "TELEGRAM__ADMINS": json.dumps([ADMIN]),
+        "CHAT__MAX_NEW_TOKENS": "64",
+        "STORAGE__DIR": str(data),
+        "INFERENCE__ENGINE": options.engine,
+        "INFERENCE__MODEL": str(model),
+        "TRAINING__MIN_RATED": "8",
+        "TRAINING__RECIPE": options.recipe,
+        "TRAINING__KNOBS": json.dumps(options.knobs),
+        "WEB__PORT": "0",
+    }
+    return {**os.environ, **{f"THUMBTUNE_{name}": value for name, value in settings.items()}}
+
+
+async def ended(ledger: Ledger, crowd: Crowd, seconds: dict[str, float]) -> Run:
+    """Follow the newest run to its end; `seconds` gets how long each of its states took."""
+    began = before = time.monotonic()
+    while True:
+        await asyncio.sleep(0.1)
+        now = time.monotonic()
+        runs = await ledger.runs()
+        if not runs and now - began > START_SECONDS:
+            raise RuntimeError(f"no run has begun: {crowd.latest(ADMIN)}")
+        if runs:
+            crowd.state = runs[-1].state
+            seconds[crowd.state] = seconds.get(crowd.state, 0.0) + now - before
+            if crowd.state in OVER:
+                return runs[-1]
+        before = now
+
+
+async def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Chat, retrain, chat on."""
+    if options.model:
+        model = options.model
+    else:
+        model = checkpoint(options.work, "2b")
+        set_tiles(model, 12)
+    emulator = Emulator()
+    url = await emulator.start()
+    crowd = Crowd(emulator, options.people)
+    data = options.work / "data"
+    line = (sys.executable, "-m", "bot", "run")
+    log = (options.work / "bot.log").open("w", encoding="utf-8")
+    began = time.monotonic()
+    bot = await asyncio.create_subprocess_exec(
+        *line, env=environment(options, url, emulator.token, model, data), stdout=log, stderr=log
+    )
+    found: dict[str, Any] = {}
+    most = 0
+
+    async def watch_memory() -> None:
+        nonlocal most
+        while True:
+            most = max(most, await asyncio.to_thread(gpu_megabytes))
+            await asyncio.sleep(0.5)
+
+    tasks = [asyncio.create_task(watch_memory())] if options.engine == "lmdeploy" else []
+    try:
+        chats = [
+            asyncio.create_task(crowd.chat(each, options.corrections if each == ADMIN else 0)) for each in crowd.ids
+        ]
+        tasks += chats
+        await until(lambda: bool(crowd.waits), ANSWER_SECONDS)
+        found["first answer after"] = round(time.monotonic() - began, 1)
+
+        def enough() -> bool:
+            for task in chats:
+                if task.done():
+                    task.result()
+            return crowd.corrected >= options.corrections and len(crowd.waits) >= options.answers
+
+        await until(enough, ANSWER_SECONDS)
+        crowd.state = "alone"
+        await asyncio.sleep(options.alone)
+        async with Ledger.open(data) as ledger:
+            seconds: dict[str, float] = {}
+            emulator.people.writes(ADMIN, "/retrain")
+            asked = time.monotonic()
+            over = await ended(ledger, crowd, seconds)
+            found["run"] = {
+                "state": over.state,
+                "reason": over.reason,
+                "model": over.model,
+                "seconds": round(time.monotonic() - asked, 1),
+                "seconds by state": {name: round(value, 1) for name, value in seconds.items()},
+            }
+            crowd.state = "after"
+            await asyncio.sleep(options.after)
+            found["counts"] = await ledger.counts()
+    finally:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        bot.send_signal(signal.SIGTERM)
+        stopping = time.monotonic()
+        await asyncio.wait_for(bot.wait(), STOP_SECONDS)
+        await emulator.stop()
+        log.close()
+    found |= {"stopped after": round(time.monotonic() - stopping, 1), "exit code": bot.returncode}
+    errors = [repr(each) for each in results if isinstance(each, Exception)]
+    return found | {"waits": table(crowd.waits), "most megabytes": most, "errors": errors}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.product", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--work", type=Path, required=True, help="a folder for the checkpoint, the data and the log")
+    parser.add_argument("--model", type=Path, help="another checkpoint than full-size random weights")
+    parser.add_argument("--engine", default="lmdeploy")
+    parser.add_argument("--recipe", default="food")
+    parser.add_argument("--knobs", type=json.loads, default={"epochs": 2}, help="others of the recipe, as JSON")
+    parser.add_argument("--people", type=int, default=8)
+    parser.add_argument("--corrections", type=int, default=16, help="better answers that the admin shows")
+    parser.add_argument("--answers", type=int, default=100, help="so many before the admin has it retrain")
+    parser.add_argument("--alone", type=float, default=15.0, help="seconds of chat before the run")
+    parser.add_argument("--after", type=float, default=15.0, help="seconds of chat after the run")
+    options = parser.parse_args(arguments)
+    options.work.mkdir(parents=True, exist_ok=True)
+    sys.stdout.write(json.dumps(asyncio.run(run(options)), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
