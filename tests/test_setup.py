@@ -66,7 +66,7 @@ def installed(folder: Path, index: str, default: str) -> tuple[set[str], str]:
     }
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PIP_")} | settings
     python = folder / "bin" / "python"
-    script = [python, REQUIREMENTS / "install_torch.py", index]
+    script = [str(python), str(REQUIREMENTS / "install_torch.py"), index]
     said = subprocess.run(script, check=True, capture_output=True, text=True, env=environment).stdout
     listed = subprocess.run(
         [python, "-m", "pip", "freeze"], check=True, capture_output=True, text=True, env=environment
