@@ -242,7 +242,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
             for task in chats:
                 if task.done():
                     task.result()
-            return crowd.corrected >= options.corrections and len(crowd.waits) >= options.answers
+            return bool(crowd.corrected >= options.corrections and len(crowd.waits) >= options.answers)
 
         await until(enough, ANSWER_SECONDS)
         crowd.state = "alone"

@@ -63,7 +63,7 @@ def test_nobody_to_retrain_is_a_warning(tmp_path: Path) -> None:
     findings = examine(settings_in(tmp_path))
     found = finding_of(findings, "admins")
     assert found.ok and "/retrain" in found.detail and "/start" in found.cure
-    admins = {"admins": [1]}
+    admins: dict[str, object] = {"admins": [1]}
     assert "admins" not in {each.name for each in examine(settings_in(tmp_path, telegram=admins))}
 
 
