@@ -225,15 +225,17 @@ def compare(
 
 
 @app.command()
-def promote(model: Annotated[str, typer.Argument(metavar="ID")], config: ConfigOption = None) -> None:
-    """Ask the running bot to answer with this model."""
-    _with_bot(config, lambda ledger, running: remote.promote(ledger, running, model, results))
+def promote(
+    model: Annotated[str, typer.Argument(metavar="ID")], config: ConfigOption = None, yes: YesOption = False
+) -> None:
+    """Ask the running bot to answer with this model; asks first where it was rejected."""
+    _with_bot(config, lambda ledger, running: remote.promote(ledger, running, model, yes, results))
 
 
 @app.command()
-def rollback(config: ConfigOption = None) -> None:
-    """Ask the running bot to answer with the model before the present one."""
-    _with_bot(config, lambda ledger, running: remote.rollback(ledger, running, results))
+def rollback(config: ConfigOption = None, yes: YesOption = False) -> None:
+    """Ask the running bot to answer with the model before the present one; again, with the one before that."""
+    _with_bot(config, lambda ledger, running: remote.rollback(ledger, running, yes, results))
 
 
 @app.command()

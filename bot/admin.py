@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Final, Protocol
 
 from bot.retelling import retold
-from bot.translation import Say
+from bot.translation import Say, later
 from inference.messages import InferenceError
 from inference.status import NodeStatus, Status
 from storage.errors import StorageError
@@ -18,6 +18,8 @@ from storage.records import Model, Run
 from training.job import Progress, TrainingError, ignore
 from training.launcher import LastWord
 from training.pipeline import Plan
+
+REJECTED: Final = later("{model} was rejected: {reason}. Let it answer all the same?")
 
 
 class AdminRefusal(Exception):
@@ -31,6 +33,18 @@ class AdminRefusal(Exception):
     def told(self, say: Say) -> str:
         """The same in somebody's language."""
         return say(self._sentence, **self._values)
+
+
+class RejectedModel(AdminRefusal):
+    """A model that was rejected is to answer, and nobody has confirmed that."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(REJECTED, model=model.id, reason=model.reason)
+        self.model = model
+
+    def told(self, say: Say) -> str:
+        """The same in somebody's language."""
+        return say(REJECTED, model=self.model.id, reason=retold(self.model.reason, say))
 
 
 class Overview(Protocol):
@@ -88,11 +102,18 @@ class AdminActions(Protocol):
         """Every kept model, oldest first."""
         ...
 
-    async def promote(self, model: str, by: int, on_progress: Callable[[Progress], None] = ignore) -> Model:
-        """Answer with this model; returns when it does. `on_progress` is called while a pruned one is merged."""
+    async def promote(
+        self, model: str, by: int, on_progress: Callable[[Progress], None] = ignore, *, confirmed: bool = False
+    ) -> Model:
+        """Answer with this model; returns when it does. `on_progress` is called while a pruned one is merged.
+
+        Raises RejectedModel unless that is `confirmed`.
+        """
         ...
 
-    async def rollback(self, by: int, on_progress: Callable[[Progress], None] = ignore) -> Model:
+    async def rollback(
+        self, by: int, on_progress: Callable[[Progress], None] = ignore, *, confirmed: bool = False
+    ) -> Model:
         """Answer with the model before the live one, as `promote` does."""
         ...
 

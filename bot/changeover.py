@@ -15,7 +15,7 @@ from typing import Final
 
 import structlog
 
-from bot.admin import AdminRefusal
+from bot.admin import AdminRefusal, RejectedModel
 from bot.translation import later
 from inference.deployment import Deployment
 from inference.messages import InferenceError
@@ -52,23 +52,37 @@ class Changeover:
         self._refused: dict[int, str] = {}  # promotion → why it was, where that is yet to be written
         self.away_for: int | None = None
 
-    async def promote(self, model: str, by: int | None, on_progress: Callable[[Progress], None] = ignore) -> Model:
-        """Let the engine answer with `model` and record it. A pruned model is merged first, with `on_progress`.
+    async def promote(
+        self,
+        model: str,
+        by: int | None,
+        on_progress: Callable[[Progress], None] = ignore,
+        *,
+        confirmed: bool = False,
+        back: bool = False,
+    ) -> Model:
+        """Let the engine answer with `model` and record it, with `back` as a rollback. A pruned model is merged first,
+        with `on_progress`.
 
-        Raises AdminRefusal, InferenceError, StorageError or TrainingError; then everything stays as it was. (Only where
-        it cannot be recorded, and the engine does not take the former model back either, does `model` answer until the
-        next start.)
+        Raises RejectedModel for one that was rejected, unless that is `confirmed`, AdminRefusal, InferenceError,
+        StorageError or TrainingError; then everything stays as it was. (Only where it cannot be recorded, and the
+        engine does not take the former model back either, does `model` answer until the next start.)
         """
+        chosen = await self._ledger.model(model)
+        if chosen.reason and not confirmed:
+            raise RejectedModel(chosen)
         async with self._change():
             async with self._exchanged(model, on_progress):
                 if (await self._ledger.model(model)).state is not ModelState.LIVE:
-                    await self._ledger.promote(model, by)
+                    await self._ledger.promote(model, by, back=back)
             await self._prune()
             return await self._ledger.model(model)
 
-    async def rollback(self, by: int | None, on_progress: Callable[[Progress], None] = ignore) -> Model:
+    async def rollback(
+        self, by: int | None, on_progress: Callable[[Progress], None] = ignore, *, confirmed: bool = False
+    ) -> Model:
         """Go back to the model that was live before the present one. Raises as `promote`, and if there is none."""
-        return await self.promote(await model_before(self._ledger), by, on_progress)
+        return await self.promote(await model_before(self._ledger), by, on_progress, confirmed=confirmed, back=True)
 
     async def prune(self) -> None:
         """Remove the files of merged models that are no longer kept, once no model changes."""

@@ -121,6 +121,16 @@ class RollBack(CallbackData, prefix="rollback"):
     model: str
 
 
+class Overrule(CallbackData, prefix="overrule"):
+    """`overrule:<model>:<live>:<back>`: an admin lets that rejected model answer instead of the live one, as it was
+    shown; with `back` 1 as a rollback.
+    """
+
+    model: str
+    live: str
+    back: int
+
+
 class Drain(CallbackData, prefix="drain"):
     """`drain:<key>`: an admin wants the node of that `node_key` out of service."""
 
@@ -217,6 +227,12 @@ def promoting(models: Sequence[str], live: str, previous: str, say: Say) -> Inli
     rows = [[_button(say("↩ Back to {model}", model=previous), RollBack(model=live))]] if previous else []
     rows += [[_button(say("Answer with {model}", model=model), Promote(model=model))] for model in models]
     return InlineKeyboardMarkup(inline_keyboard=rows)
+
+
+def overruling(model: str, live: str, back: bool, say: Say) -> InlineKeyboardMarkup:
+    """Let a rejected model answer instead of the `live` one."""
+    data = Overrule(model=model, live=live, back=int(back))
+    return InlineKeyboardMarkup(inline_keyboard=[[_button(say("Answer with {model}", model=model), data)]])
 
 
 def node_key(name: str) -> str:

@@ -126,13 +126,17 @@ class Operations:
             self._wake[RUNS].set()
         return run
 
-    async def promote(self, model: str, by: int | None, on_progress: Callable[[Progress], None] = ignore) -> Model:
+    async def promote(
+        self, model: str, by: int | None, on_progress: Callable[[Progress], None] = ignore, *, confirmed: bool = False
+    ) -> Model:
         """Let the engine answer with `model`. Raises as `Changeover.promote`."""
-        return await self._changeover.promote(model, by, on_progress)
+        return await self._changeover.promote(model, by, on_progress, confirmed=confirmed)
 
-    async def rollback(self, by: int | None, on_progress: Callable[[Progress], None] = ignore) -> Model:
+    async def rollback(
+        self, by: int | None, on_progress: Callable[[Progress], None] = ignore, *, confirmed: bool = False
+    ) -> Model:
         """Let the engine answer with the model before. Raises as `Changeover.rollback`."""
-        return await self._changeover.rollback(by, on_progress)
+        return await self._changeover.rollback(by, on_progress, confirmed=confirmed)
 
     def nodes(self) -> Sequence[NodeStatus]:
         """The places that answer."""

@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from bot.admin import REJECTED
 from bot.changeover import model_before
 from bot.progress import on_terminal, outcome, rejections, terminal_bar
-from bot.terminal import Refused, notes
+from bot.terminal import Refused, confirm, notes
 from storage.errors import IllegalTransition
 from storage.ledger import Ledger
 from storage.records import Promotion, Run
@@ -49,16 +50,24 @@ async def retrain(ledger: Ledger, running: Callable[[], bool], wait: bool, conso
     console.print(f"Run {run.id}: {state}. {run.model} answers now.", highlight=False)
 
 
-async def promote(ledger: Ledger, running: Callable[[], bool], model: str, console: Console) -> None:
+async def promote(ledger: Ledger, running: Callable[[], bool], model: str, yes: bool, console: Console) -> None:
     """Ask for a model to answer, and wait until it does. Raises UnknownRecord, Refused."""
     _require_bot(running)
+    await _confirm_rejected(ledger, model, yes)
     await _await_promotion(ledger, running, await ledger.request_promotion(model, None), console)
 
 
-async def rollback(ledger: Ledger, running: Callable[[], bool], console: Console) -> None:
+async def rollback(ledger: Ledger, running: Callable[[], bool], yes: bool, console: Console) -> None:
     """Ask for the model before the present one to answer, and wait until it does. Raises AdminRefusal, Refused."""
     _require_bot(running)
-    await _await_promotion(ledger, running, await ledger.request_promotion(await model_before(ledger), None), console)
+    model = await model_before(ledger)
+    await _confirm_rejected(ledger, model, yes)
+    await _await_promotion(ledger, running, await ledger.request_promotion(model, None, back=True), console)
+
+
+async def _confirm_rejected(ledger: Ledger, model: str, yes: bool) -> None:
+    if reason := (await ledger.model(model)).reason:
+        confirm(REJECTED.format(model=model, reason=reason), yes=yes)
 
 
 async def status(ledger: Ledger, running: bool, console: Console) -> None:

@@ -26,6 +26,8 @@ def confirm(question: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise Refused("Nothing was done: there is no terminal to ask at. --yes goes ahead without asking.")
+        raise Refused(
+            f"{question} There is no terminal to ask at, so nothing was done. --yes goes ahead without asking."
+        )
     if not typer.confirm(question, err=True):
         raise Refused("Nothing was done.")

@@ -394,3 +394,9 @@ def m014_pruned_models(database: Database) -> None:
 def m015_top_k(database: Database) -> None:
     """What of the vocabulary an answer was drawn from; NULL for exchanges recorded before."""
     database.execute("ALTER TABLE exchanges ADD COLUMN top_k INTEGER")
+
+
+@migrations()
+def m016_rollbacks(database: Database) -> None:
+    """Whether a change of the live model was a rollback."""
+    database.execute("ALTER TABLE promotions ADD COLUMN back INTEGER NOT NULL DEFAULT 0")

@@ -54,7 +54,7 @@ class Registry(Queries):
                 raise StorageError(f"{live.id} is live: add {model.id} as a candidate and promote it.")
             database.table("models").insert(row, pk="id")
             if model.state is ModelState.LIVE:
-                _add_promotion(database, model.id, None, None, now, now)
+                _add_promotion(database, model.id, None, None, now, now, back=False)
 
         await self._write(work)
 
@@ -72,19 +72,16 @@ class Registry(Queries):
         return await self._read(_live)
 
     async def previous_model(self) -> Model | None:
-        """The model that was live before the present one and can be promoted: where a rollback leads.
-
-        None if there is none.
+        """The model that a rollback leads to: the one that was live before the present one, and can be
+        promoted. After a rollback that is the one before that again, never the one that was left. None without one.
         """
 
         def work(database: Database) -> Model | None:
-            row = first(
-                database,
-                f"{_SELECT} WHERE state <> 'live' AND (directory <> '' OR pruned) AND id ="
-                " (SELECT previous FROM promotions WHERE done IS NOT NULL AND previous IS NOT NULL"
-                " ORDER BY done DESC, id DESC LIMIT 1)",
-            )
-            return None if row is None else _model(row)
+            for name in reversed(_line(database)[:-1]):
+                model = _get(database, name)
+                if model.state is not ModelState.LIVE and model.kept:
+                    return model
+            return None
 
         return await self._read(work)
 
@@ -156,8 +153,9 @@ class Registry(Queries):
 
         return await self._write(work)
 
-    async def promote(self, model: str, by: int | None = None) -> Promotion:
-        """Make a model the live one: the former retires, and a done promotion says who decided, all at once.
+    async def promote(self, model: str, by: int | None = None, *, back: bool = False) -> Promotion:
+        """Make a model the live one: the former retires, and a done promotion says who decided, all at once. With
+        `back` it is a rollback.
 
         Raises `IllegalTransition` for the live model itself or one whose files are gone, `UnknownRecord`.
         """
@@ -165,19 +163,19 @@ class Registry(Queries):
 
         def work(database: Database) -> Promotion:
             previous = _make_live(database, model)
-            return _promotion(database, _add_promotion(database, model, previous, by, now, now))
+            return _promotion(database, _add_promotion(database, model, previous, by, now, now, back))
 
         return await self._write(work)
 
-    async def request_promotion(self, model: str, by: int | None = None) -> Promotion:
-        """Ask the running bot to promote a model. Raises as `promote` does."""
+    async def request_promotion(self, model: str, by: int | None = None, *, back: bool = False) -> Promotion:
+        """Ask the running bot to promote a model, with `back` as a rollback. Raises as `promote` does."""
         now = self._now()
 
         def work(database: Database) -> Promotion:
             live = _live(database)
             _refuse_promotion(_get(database, model))
             return _promotion(
-                database, _add_promotion(database, model, None if live is None else live.id, by, now, None)
+                database, _add_promotion(database, model, None if live is None else live.id, by, now, None, back)
             )
 
         return await self._write(work)
@@ -224,6 +222,18 @@ class Registry(Queries):
         return await self._write(work)
 
 
+def _line(database: Database) -> list[str]:
+    """The models that led to the live one, which is the last; a rollback has taken off those that it left."""
+    line: list[str] = []
+    for row in every(database, "SELECT model, back FROM promotions WHERE done IS NOT NULL ORDER BY done, id"):
+        if row["back"] and row["model"] in line:
+            while line[-1] != row["model"]:
+                line.pop()
+        elif line[-1:] != [row["model"]]:
+            line.append(row["model"])
+    return line
+
+
 def _get(database: Database, model: str) -> Model:
     row = first(database, f"{_SELECT} WHERE id = ?", [model])
     if row is None:
@@ -268,11 +278,17 @@ def _make_live(database: Database, model: str) -> str | None:
 
 
 def _add_promotion(
-    database: Database, model: str, previous: str | None, by: int | None, created: float, done: float | None
+    database: Database,
+    model: str,
+    previous: str | None,
+    by: int | None,
+    created: float,
+    done: float | None,
+    back: bool,
 ) -> int:
     cursor = database.execute(
-        'INSERT INTO promotions(model, previous, "by", created, done) VALUES (?, ?, ?, ?, ?)',
-        (model, previous, by, created, done),
+        'INSERT INTO promotions(model, previous, "by", created, done, back) VALUES (?, ?, ?, ?, ?, ?)',
+        (model, previous, by, created, done, back),
     )
     assert cursor.lastrowid is not None
     return cursor.lastrowid

@@ -21,6 +21,7 @@ from aiogram import Bot, Dispatcher
 from PIL import Image
 from pydantic import SecretStr
 
+from bot.admin import RejectedModel
 from bot.disk_full import DiskFull
 from bot.emulator import Emulator
 from bot.forgetting import Forgetting
@@ -114,6 +115,7 @@ class Notebook:
     live: str = "run-2"
     runs: list[Run] = field(default_factory=list)
     rejected: dict[str, str] = field(default_factory=dict)
+    doubted: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=lambda: {"exchanges": 12, "ups": 5, "downs": 2})
     next_run: datetime | None = None
     schedule: str = ""
@@ -143,10 +145,16 @@ class Notebook:
         ]
         return self._noted(models, "models")
 
-    async def promote(self, model: str, by: int, on_progress: Callable[[Progress], None] = ignore) -> Model:
+    async def promote(
+        self, model: str, by: int, on_progress: Callable[[Progress], None] = ignore, *, confirmed: bool = False
+    ) -> Model:
+        self._doubt(model, confirmed)
         return self._noted(Model(model, f"/m/{model}", ModelState.LIVE, None, 1.0), "promote", model, by)
 
-    async def rollback(self, by: int, on_progress: Callable[[Progress], None] = ignore) -> Model:
+    async def rollback(
+        self, by: int, on_progress: Callable[[Progress], None] = ignore, *, confirmed: bool = False
+    ) -> Model:
+        self._doubt("base", confirmed)
         return self._noted(Model("base", "/m/base", ModelState.LIVE, None, 1.0), "rollback", by)
 
     def nodes(self) -> Sequence[NodeStatus]:
@@ -179,6 +187,10 @@ class Notebook:
         return Status(
             Kind.EXTERNAL, "run-2", State.READY, False, 1, (1,), 5.0, 0, 1, 2, None, "", Counters(), nodes, seen
         )
+
+    def _doubt(self, model: str, confirmed: bool) -> None:
+        if model in self.doubted and not confirmed:
+            raise RejectedModel(Model(model, f"/m/{model}", ModelState.REJECTED, None, 1.0, reason=self.doubted[model]))
 
     def _noted(self, result: Result, *request: object) -> Result:
         self.asked.append(request)

@@ -79,6 +79,30 @@ async def test_models_are_changed_by_buttons(stage: Stage) -> None:
     assert admin.asked == [("models",), ("promote", "base", ADMIN), ("rollback", ADMIN)]
 
 
+async def test_a_rejected_model_answers_once_that_is_confirmed(stage: Stage) -> None:
+    """The reason is shown with a button, by /promote and /rollback; it is good as long as the same model answers."""
+    admin = Notebook(doubted={"run-1": "worse", "base": "3 of its answers are empty or in loops"})
+    async with stage.bot(admin=admin) as bot, stage.person(ADMIN, "Root") as root, stage.person() as ada:
+        for name in ("run-1", "run-2"):
+            await bot.ledger.add_model(Model(name, f"/{name}", ModelState.CANDIDATE, None, 1.0))
+        await bot.ledger.promote("run-2")
+        asked = await told(root, "/promote run-1")
+        assert asked["text"] == "run-1 was rejected: worse. Let it answer all the same?"
+        back = await told(root, "/rollback")
+        assert back["text"].startswith("base was rejected: 3 of its answers")
+        stage.emulator.world.chats[1001].messages[99] = {**asked, "message_id": 99}
+        forwarded = {**asked, "message_id": 99, "chat": {"id": 1001}}
+        assert await ada.toast(await ada.taps("Answer with", forwarded)) == "Only my admins can do that."
+        assert admin.asked == []
+        await root.taps("Answer with run-1", asked)
+        await shows(root, "run-1 answers from now on.")
+        await root.taps("Answer with base", back)
+        await shows(root, "base answers from now on.")
+        await bot.ledger.promote("run-1")
+        assert "Another model answers meanwhile" in await root.toast(await root.taps("Answer with run-1", asked))
+    assert admin.asked == [("promote", "run-1", ADMIN), ("rollback", ADMIN)]
+
+
 async def test_nodes_are_taken_out_and_back(stage: Stage) -> None:
     """By name; who names none, or none there is, is shown them all with a button each that does it."""
     admin = Notebook()

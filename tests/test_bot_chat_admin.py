@@ -146,8 +146,10 @@ async def test_nothing_but_what_steers_waits_for_a_change_of_model(stage: Stage)
     warm = asyncio.Event()
 
     class Slow(Notebook):
-        async def rollback(self, by: int, on_progress: Callable[[Progress], None] = ignore) -> Model:
-            model = await super().rollback(by, on_progress)
+        async def rollback(
+            self, by: int, on_progress: Callable[[Progress], None] = ignore, *, confirmed: bool = False
+        ) -> Model:
+            model = await super().rollback(by, on_progress, confirmed=confirmed)
             await warm.wait()
             return model
 

@@ -148,5 +148,26 @@ async def test_a_bot_that_ends_leaves_no_wait_behind(ledger: Ledger) -> None:
 
     await ledger.add_model(Model("base", "/m/base", ModelState.CANDIDATE, None, 1.0))
     with pytest.raises(Refused, match="stopped"):
-        await remote.promote(ledger, Bot(3), "base", Console(file=StringIO()))
+        await remote.promote(ledger, Bot(3), "base", False, Console(file=StringIO()))
     assert await ledger.pending_promotions() == []
+
+
+async def test_a_rejected_model_wants_a_yes(ledger: Ledger) -> None:
+    """Nothing is asked of the bot before the operator has agreed, for a promotion and a rollback alike."""
+    for name, reason in (("base", ""), ("run-1", "worse"), ("run-2", "")):
+        await ledger.add_model(Model(name, f"/m/{name}", ModelState.CANDIDATE, None, 1.0, reason=reason))
+        await ledger.promote(name)
+    printed = StringIO()
+    with pytest.raises(Refused, match=r"run-1 was rejected: worse.*--yes"):
+        await remote.promote(ledger, running, "run-1", False, Console(file=printed))
+    with pytest.raises(Refused, match=r"run-1 was rejected: worse.*--yes"):
+        await remote.rollback(ledger, running, False, Console(file=printed))
+    assert await ledger.pending_promotions() == []
+    going = asyncio.create_task(remote.rollback(ledger, running, True, Console(file=printed)))
+    while not (asked := await ledger.pending_promotions()):
+        await asyncio.sleep(0.01)
+    await ledger.finish_promotion(asked[0].id)
+    await going
+    assert printed.getvalue() == "run-1 answers now.\n"
+    previous = await ledger.previous_model()
+    assert previous is not None and previous.id == "base"

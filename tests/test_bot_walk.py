@@ -219,8 +219,11 @@ async def training(walk: Walk, root: Person, ada: Person) -> None:
         walk.whole.cue(cue)
         await walk.sends(root, "/retrain")
         await walk.hears(root, done, run=number, model=f"run-{number}", state=walk.say(state))
-    for command in ("/status", "/schedule", "/promote run-3"):
+    for command in ("/status", "/schedule"):
         await walk.sends(root, command)
+    doubted = await walk.sends(root, "/promote run-3")
+    await walk.presses(root, "overrule", doubted)
+    await walk.whole.says(root.id, after=doubted["message_id"])
     await walk.sends(ada, "/model")
     earlier = await walk.sends(root, "/models")
     for what in ("rollback", "promote"):

@@ -55,6 +55,29 @@ async def test_transitions(ledger: Ledger, start: ModelState, end: ModelState) -
         assert (await ledger.model("run-1")).state is start
 
 
+async def test_rollbacks_step_further_back(ledger: Ledger) -> None:
+    """Each leads to the model before, never to one that was left by a rollback; a promotion can be taken back."""
+
+    async def back() -> str:
+        previous = await ledger.previous_model()
+        assert previous is not None
+        await ledger.promote(previous.id, back=True)
+        return previous.id
+
+    for number, name in enumerate(("base", "run-1", "run-2", "run-3")):
+        await ledger.add_model(model(name, created=number + 1.0))
+        await ledger.promote(name)
+    assert [await back(), await back()] == ["run-2", "run-1"]
+    await ledger.promote("run-3")
+    await ledger.promote("run-1")
+    assert [await back(), await back(), await back()] == ["run-3", "run-1", "base"]
+    assert await ledger.previous_model() is None
+    await ledger.promote("run-2")
+    await ledger.promote("run-3")
+    await ledger.drop_model_directory("run-2")
+    assert await back() == "base"
+
+
 async def test_a_promotion_retires_the_live_model(ledger: Ledger) -> None:
     """A promotion makes one model live and the former retired at once and says who decided; any kept one can follow."""
     assert await ledger.live_model() is None

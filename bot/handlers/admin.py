@@ -11,13 +11,13 @@ from aiogram.types import CallbackQuery, Message, TelegramObject, User
 from bot.handlers.commands import Command
 from bot.handlers.menu import ADMINS, NODES
 from bot.handlers.taps import acknowledge
-from bot.keyboards import CancelBroadcast, CancelRun, Drain, Promote, RollBack, Undrain
+from bot.keyboards import CancelBroadcast, CancelRun, Drain, Overrule, Promote, RollBack, Undrain
 from bot.replies import Reply
 from bot.settings import BotSettings
 from bot.translation import Say
 
 _IS_AN_ADMINS: Final = or_f(
-    *(button.filter() for button in (CancelRun, CancelBroadcast, Promote, RollBack, Drain, Undrain))
+    *(button.filter() for button in (CancelRun, CancelBroadcast, Promote, RollBack, Overrule, Drain, Undrain))
 )
 
 

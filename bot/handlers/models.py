@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
@@ -16,11 +17,11 @@ from aiogram.exceptions import TelegramAPIError
 from aiogram.filters import CommandObject
 from aiogram.types import CallbackQuery, Message, User
 
-from bot.admin import REFUSALS, AdminActions, refused
+from bot.admin import REFUSALS, AdminActions, RejectedModel, refused
 from bot.handlers.commands import Command
 from bot.handlers.taps import acknowledge, reply_to
 from bot.inbox import Delivery
-from bot.keyboards import Promote, RollBack, promoting
+from bot.keyboards import Overrule, Promote, RollBack, overruling, promoting
 from bot.pages import Page
 from bot.replies import Reply
 from bot.retelling import retold
@@ -44,6 +45,8 @@ PRUNED: Final = later("{state}, kept as its adapter")
 MERGING: Final = later("Merging the model again from its adapter: {percent} %…")
 SHOW_SECONDS: Final = 1.0
 
+CHANGED: Final = later("Another model answers meanwhile. /models shows them.")
+
 OFFERED: Final = 8
 """So many of the newest models have a button; /promote takes any."""
 
@@ -55,6 +58,7 @@ def router() -> Router:
     models.message.register(promote, Command("promote"))
     models.message.register(rollback, Command("rollback"))
     models.callback_query.register(promote_this, Promote.filter())
+    models.callback_query.register(overrule, Overrule.filter())
     models.callback_query.register(roll_back_from, RollBack.filter())
     return models
 
@@ -93,12 +97,17 @@ def _line(model: Model, approval: Approval, say: Say) -> str:
 
 
 async def promote(
-    message: Message, command: CommandObject, event_from_user: User, reply: Reply, say: Say, admin: AdminActions
+    message: Message,
+    command: CommandObject,
+    event_from_user: User,
+    reply: Reply,
+    say: Say,
+    admin: AdminActions,
+    ledger: Ledger,
 ) -> None:
     """Let a model answer. Doing it twice is the same as once."""
-    wanted = (command.args or "").strip()
-    if wanted:
-        await _promote(wanted, event_from_user.id, reply, say, admin)
+    if wanted := (command.args or "").strip():
+        await _Change(admin, ledger, reply, say).promote(wanted, event_from_user.id)
     else:
         await reply.finish(say("Which one? Write /promote and the model's id; /models lists them."))
 
@@ -114,20 +123,27 @@ async def promote_this(
 ) -> None:
     """Let the model on the button answer."""
     if reply := await reply_to(query, bot, delivery, ledger):
-        await _promote(callback_data.model, query.from_user.id, reply, say, admin)
+        await _Change(admin, ledger, reply, say).promote(callback_data.model, query.from_user.id)
 
 
-async def _promote(wanted: str, by: int, reply: Reply, say: Say, admin: AdminActions) -> None:
-    await reply.begin(say("Warming up {model}…", model=wanted))
-    try:
-        async with _merging_shown(reply, say) as on_progress:
-            model = await admin.promote(wanted, by, on_progress)
-    except UnknownRecord:
-        await reply.finish(say("I have no model called {model}. /models lists them.", model=wanted))
-    except REFUSALS as refusal:
-        await reply.finish(refused(refusal, say))
-    else:
-        await reply.finish(say("{model} answers from now on.", model=model.id))
+async def overrule(
+    query: CallbackQuery,
+    callback_data: Overrule,
+    bot: Bot,
+    delivery: Delivery,
+    say: Say,
+    admin: AdminActions,
+    ledger: Ledger,
+) -> None:
+    """Let a rejected model answer, if the one that answered when that was asked still does."""
+    if await _outdated(callback_data.live, delivery, ledger):
+        await acknowledge(query, say(CHANGED))
+    elif reply := await reply_to(query, bot, delivery, ledger):
+        change = _Change(admin, ledger, reply, say)
+        if callback_data.back:
+            await change.roll_back(query.from_user.id, delivery, confirmed=True)
+        else:
+            await change.promote(callback_data.model, query.from_user.id, confirmed=True)
 
 
 async def rollback(
@@ -140,7 +156,7 @@ async def rollback(
     ledger: Ledger,
 ) -> None:
     """Go back one model, once."""
-    await _roll_back(event_from_user.id, delivery, reply, say, admin, ledger)
+    await _Change(admin, ledger, reply, say).roll_back(event_from_user.id, delivery)
 
 
 async def roll_back_from(
@@ -153,27 +169,66 @@ async def roll_back_from(
     ledger: Ledger,
 ) -> None:
     """Go back one model, if the one that answered when the button was shown still does; so tapping twice is once."""
-    live = await ledger.live_model()
-    if delivery.attempt == 1 and (live is None or live.id != callback_data.model):
-        await acknowledge(query, say("Another model answers meanwhile. /models shows them."))
+    if await _outdated(callback_data.model, delivery, ledger):
+        await acknowledge(query, say(CHANGED))
     elif reply := await reply_to(query, bot, delivery, ledger):
-        await _roll_back(query.from_user.id, delivery, reply, say, admin, ledger)
+        await _Change(admin, ledger, reply, say).roll_back(query.from_user.id, delivery)
 
 
-async def _roll_back(by: int, delivery: Delivery, reply: Reply, say: Say, admin: AdminActions, ledger: Ledger) -> None:
-    if delivery.attempt > 1:
-        for promotion in await ledger.promotions(10):
-            if promotion.by == by and promotion.done and promotion.created >= delivery.received:
-                await reply.finish(say("{model} answers from now on.", model=promotion.model))
-                return
-    await reply.begin(say("Warming up the model before this one…"))
-    try:
-        async with _merging_shown(reply, say) as on_progress:
-            model = await admin.rollback(by, on_progress)
-    except REFUSALS as refusal:
-        await reply.finish(refused(refusal, say))
-    else:
-        await reply.finish(say("{model} answers from now on.", model=model.id))
+async def _outdated(shown: str, delivery: Delivery, ledger: Ledger) -> bool:
+    """Whether another model answers than the button had `shown`. What a crash interrupted may have changed it."""
+    live = await ledger.live_model()
+    return delivery.attempt == 1 and (live is None or live.id != shown)
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """A change of model and what the admin reads of it."""
+
+    admin: AdminActions
+    ledger: Ledger
+    reply: Reply
+    say: Say
+
+    async def promote(self, wanted: str, by: int, *, confirmed: bool = False) -> None:
+        await self.reply.begin(self.say("Warming up {model}…", model=wanted))
+        try:
+            async with _merging_shown(self.reply, self.say) as on_progress:
+                model = await self.admin.promote(wanted, by, on_progress, confirmed=confirmed)
+        except UnknownRecord:
+            text = self.say("I have no model called {model}. /models lists them.", model=wanted)
+            await self.reply.finish(text)
+        except REFUSALS as refusal:
+            await self._refuse(refusal, back=False)
+        else:
+            await self._done(model.id)
+
+    async def roll_back(self, by: int, delivery: Delivery, *, confirmed: bool = False) -> None:
+        if delivery.attempt > 1:
+            for promotion in await self.ledger.promotions(10):
+                if promotion.by == by and promotion.done and promotion.created >= delivery.received:
+                    await self._done(promotion.model)
+                    return
+        await self.reply.begin(self.say("Warming up the model before this one…"))
+        try:
+            async with _merging_shown(self.reply, self.say) as on_progress:
+                model = await self.admin.rollback(by, on_progress, confirmed=confirmed)
+        except REFUSALS as refusal:
+            await self._refuse(refusal, back=True)
+        else:
+            await self._done(model.id)
+
+    async def _refuse(self, refusal: Exception, *, back: bool) -> None:
+        """Say why not. A rejected model may answer all the same, where the admin confirms it."""
+        live = await self.ledger.live_model()
+        if isinstance(refusal, RejectedModel) and live is not None:
+            markup = overruling(refusal.model.id, live.id, back, self.say)
+            await self.reply.finish(refusal.told(self.say), markup)
+        else:
+            await self.reply.finish(refused(refusal, self.say))
+
+    async def _done(self, model: str) -> None:
+        await self.reply.finish(self.say("{model} answers from now on.", model=model))
 
 
 @asynccontextmanager
