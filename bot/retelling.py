@@ -16,18 +16,13 @@ from bot.translation import Say, later
 
 KNOWN: Final = (
     # training.selection
+    later("Not enough yet: {chosen} liked answers, {wanted} needed. Collect {missing} more 👍."),
     later(
         "{cut} of {liked} liked answers were cut off at the longest answer and teach nothing: raise chat.max_new_tokens"
     ),
     later(
-        "{chosen} liked answers can teach, training.min_rated wants {wanted} (rated {rated}, disliked {disliked}, "
-        "unfinished {unfinished}, too long {too_long}, duplicates {duplicates}, selected {selected}, raters {raters}): "
-        "collect {missing} more thumbs up, or lower training.min_rated."
-    ),
-    later(
-        "All {chosen} liked answers are about one picture (rated {rated}, disliked {disliked}, unfinished "
-        "{unfinished}, too long {too_long}, duplicates {duplicates}, selected {selected}, raters {raters}), so none "
-        "can be kept apart to judge by: collect thumbs up on other pictures."
+        "All {chosen} liked answers are about one picture, so none can be held out to check the new model. Collect 👍 "
+        "on other pictures."
     ),
     # training.pipeline
     later(
@@ -65,11 +60,10 @@ KNOWN: Final = (
     later("{step} took longer than training.timeout; the log is {log}"),
     later("the {step} process died ({how}); it said last: {words} (all of it in {log})"),
     # training.evaluate
-    later("it is no better on the liked answers that were kept apart ({new} nats a token, the live model {live})"),
+    later("it is no better at the held-out liked answers (loss {new} a token, the live model {live})"),
     later(
-        "it answers {new} of the factual questions right, the live model {live} (of {questions} questions the live "
-        "model alone has {live_alone} right and the new one alone {alone}, as chance would have it in {chance} of all "
-        "runs)"
+        "it answers {new} of the {questions} factual questions right, the live model {live}: more of a loss than "
+        "chance explains"
     ),
     later("{number} of its answers are empty or in loops"),
     later("it would read other tokens than the engine: {difference}"),
@@ -84,6 +78,26 @@ KNOWN: Final = (
     later("Run {run} is {state} already: there is nothing to cancel."),
 )
 
+FORMER: Final = (
+    # As versions up to 0.1 worded them; they stand in the ledger.
+    later(
+        "{chosen} liked answers can teach, training.min_rated wants {wanted} (rated {rated}, disliked {disliked}, "
+        "unfinished {unfinished}, too long {too_long}, duplicates {duplicates}, selected {selected}, raters {raters}): "
+        "collect {missing} more thumbs up, or lower training.min_rated."
+    ),
+    later(
+        "All {chosen} liked answers are about one picture (rated {rated}, disliked {disliked}, unfinished "
+        "{unfinished}, too long {too_long}, duplicates {duplicates}, selected {selected}, raters {raters}), so none "
+        "can be kept apart to judge by: collect thumbs up on other pictures."
+    ),
+    later("it is no better on the liked answers that were kept apart ({new} nats a token, the live model {live})"),
+    later(
+        "it answers {new} of the factual questions right, the live model {live} (of {questions} questions the live "
+        "model alone has {live_alone} right and the new one alone {alone}, as chance would have it in {chance} of all "
+        "runs)"
+    ),
+)
+
 _PLACE: Final = re.compile(r"\{(\w+)\}")
 
 
@@ -91,7 +105,7 @@ def retold(text: str, say: Say) -> str:
     """The text in the language of `say`, as far as it is known; several reasons are told one by one."""
     if not text:
         return ""
-    for sentence in KNOWN:
+    for sentence in (*KNOWN, *FORMER):
         if found := _pattern(sentence).fullmatch(text):
             return say(sentence, **{place: retold(value, say) for place, value in found.groupdict().items()})
     told = say(text)  # a sentence of this room, or a state

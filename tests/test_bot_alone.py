@@ -60,7 +60,7 @@ async def test_a_run_that_cannot_begin_is_refused(community: Community) -> None:
     """Beside a bot the command ends when the run has begun or, as here, failed for want of anything to learn."""
     ended = await ran("retrain", "--config", str(community.config))
     assert (ended.code, ended.out) == (1, "")
-    assert "Run 1: failed. 0 liked answers" in ended.err
+    assert "Run 1: failed. Not enough yet: 0 liked answers" in ended.err
     async with community.ledger() as ledger:
         assert (await ledger.runs(1))[0].state is RunState.FAILED
 

@@ -179,7 +179,7 @@ async def test_a_cancellation_while_the_model_is_published_is_too_late(
         assert (model.state, model.reason) == (ModelState.REJECTED, WITHDRAWN)
         await until(lambda: len(admins.told) == 2)
         (again, _) = admins.told[1]
-        assert "0 liked answers can teach" in again.reason
+        assert "Not enough yet: 0 liked answers" in again.reason
 
 
 async def test_a_run_that_was_cancelled_for_somebody_begins_again(room: Room, work: Operations, admins: Admins) -> None:

@@ -244,5 +244,5 @@ def test_a_model_is_no_better_than_itself(good: Trained, tmp_path: Path) -> None
     assert evaluate(judging, ignore).ok
     report = Report.read(tmp_path / "report.json")
     assert not report.accepted
-    assert report.reason.startswith("it is no better on the liked answers")
+    assert report.reason.startswith("it is no better at the held-out liked answers")
     assert (report.nll, report.questions, report.correct) == (report.live_nll, 1, 0)

@@ -167,7 +167,7 @@ async def test_a_failed_step_fails_the_run(room: Room, step: str) -> None:
 async def test_too_few_pairs_fail_the_run_and_the_check(room: Room) -> None:
     """Both `check`, before anything is started, and a run that was due tell the numbers."""
     pipeline = room.pipeline(min_rated=11)
-    with pytest.raises(TooFewPairs, match=r"^10 liked answers"):
+    with pytest.raises(TooFewPairs, match=r"^Not enough yet: 10 liked answers"):
         await pipeline.check()
     run, model = await room.run(pipeline)
     assert model is None

@@ -137,9 +137,9 @@ def test_a_better_model_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("nats", "right", "answer", "differs", "complaint"),
     [
-        (5.0, 97, "fine", "", "no better on the liked answers"),
-        (float("nan"), 97, "fine", "", "no better on the liked answers"),
-        (2.0, 90, "fine", "", "90.0% of the factual questions right, the live model 97.0% (of 100 questions the live"),
+        (5.0, 97, "fine", "", "no better at the held-out liked answers"),
+        (float("nan"), 97, "fine", "", "no better at the held-out liked answers"),
+        (2.0, 90, "fine", "", "90.0% of the 100 factual questions right, the live model 97.0%: more"),
         (2.0, 97, " ", "", "1 of its answers are empty or in loops"),
         (2.0, 97, "fine", "the tokenizers differ", "other tokens than the engine: the tokenizers differ"),
     ],
@@ -224,7 +224,7 @@ def test_a_real_loss_is_found_by_asking_more(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("training.evaluate.draw_set", lambda _, count=DRAWN: numbered(tmp_path, count))
     report = judged(tmp_path, "candidate-5-20")
     assert not report.accepted
-    assert "of 450 questions the live model alone has 25 right and the new one alone 0" in report.reason
+    assert "94.4% of the 450 factual questions right, the live model 100.0%" in report.reason
 
 
 class Forgetful:

@@ -107,12 +107,6 @@ class Facts:
         """Whether too many points are lost, but chance may be to blame."""
         return self.too_many(max_loss_points) and self.chance >= CHANCE
 
-    def __str__(self) -> str:
-        return (
-            f"of {self.questions} questions the live model alone has {self.live_alone} right and the new one alone "
-            f"{self.candidate_alone}, as chance would have it in {self.chance:.1%} of all runs"
-        )
-
 
 def broken(answer: str) -> bool:
     """Whether an answer says nothing, or one thing again and again: four times, or seven of a very short one."""
@@ -129,14 +123,14 @@ def verdict(
     reasons = []
     if not candidate.likelihood.mean < live.likelihood.mean:
         reasons.append(
-            "it is no better on the liked answers that were kept apart "
-            f"({candidate.likelihood.mean:.3f} nats a token, the live model {live.likelihood.mean:.3f})"
+            "it is no better at the held-out liked answers "
+            f"(loss {candidate.likelihood.mean:.3f} a token, the live model {live.likelihood.mean:.3f})"
         )
     facts = Facts.of(live, candidate)
     if facts.too_many(max_loss_points) and not facts.doubtful(max_loss_points):
         reasons.append(
-            f"it answers {candidate.correct:.1%} of the factual questions right, the live model {live.correct:.1%} "
-            f"({facts})"
+            f"it answers {candidate.correct:.1%} of the {facts.questions} factual questions right, the live model "
+            f"{live.correct:.1%}: more of a loss than chance explains"
         )
     silent = [
         f"{question.text} → {answer}"

@@ -210,14 +210,14 @@ def select_pairs(
     if len(chosen) < min_rated:
         limit = f"{counts.limit}; " if counts.limit else ""
         raise TooFewPairs(
-            f"{limit}{len(chosen)} liked answers can teach, training.min_rated wants {min_rated} ({counts}): "
-            f"collect {min_rated - len(chosen)} more thumbs up, or lower training.min_rated."
+            f"{limit}Not enough yet: {len(chosen)} liked answers, {min_rated} needed. "
+            f"Collect {min_rated - len(chosen)} more 👍."
         )
     train, held_out = split(chosen, phashes, distance=distance, share=share, seen=seen)
     if not held_out:
         raise TooFewPairs(
-            f"All {len(chosen)} liked answers are about one picture ({counts}), so none can be kept apart to judge "
-            "by: collect thumbs up on other pictures."
+            f"All {len(chosen)} liked answers are about one picture, so none can be held out to check the new model. "
+            "Collect 👍 on other pictures."
         )
     return Selection(tuple(train), tuple(held_out), replace(counts, raters=_raters(train)))
 
