@@ -14,9 +14,7 @@ from aiogram.exceptions import TelegramAPIError
 from aiogram.types import Message, ReplyParameters, Update, User
 from cachetools import LRUCache
 
-from bot.handlers.commands import Command
-from bot.handlers.menu import ADMINS, EVERYBODY, NODES
-from bot.handlers.questions import addressed
+from bot.addressing import spoken_to
 from bot.handlers.taps import acknowledge
 from bot.settings import BotSettings
 from bot.telegram import DeliveryError, Doubtful
@@ -24,7 +22,6 @@ from bot.translation import Say, Translator, later
 from storage.ledger import Ledger
 
 SENTENCE: Final = later("My disk is full; ask again once my operator has made room.")
-COMMANDS: Final = Command(*EVERYBODY, *ADMINS, *NODES)
 REMEMBERED: Final = 4096
 
 log = structlog.get_logger()
@@ -75,10 +72,8 @@ class DiskFull:
     async def _answers(self, message: Message, sender: User) -> bool:
         """Whether the message would have an answer: from someone who may talk with us, in a group spoken to us."""
         admin = sender.id in self._settings.telegram.admins
-        if not (admin or self._settings.limits.welcome(sender.id, message.chat.id)):
-            return False
-        private = message.chat.type == "private"
-        return private or bool(await COMMANDS(message, self._bot)) or await addressed((message,), self._bot)
+        welcome = admin or self._settings.limits.welcome(sender.id, message.chat.id)
+        return welcome and await spoken_to((message,), self._bot)
 
     async def _voice(self, sender: User) -> Say:
         person = await self._ledger.person(sender.id)

@@ -26,10 +26,11 @@ from aiogram.types.update import UpdateTypeLookupError
 from cachetools import LRUCache
 from pydantic import ValidationError
 
+from bot.addressing import is_ours
 from bot.albums import Waiting, members, seconds_missing
 from bot.lanes import is_update, lane_of
 from bot.settings import BotSettings
-from bot.telegram import Undelivered, Unreachable
+from bot.telegram import DeliveryError, Undelivered, Unreachable
 from bot.traces import account, trace
 from bot.translation import later
 from storage.errors import IllegalTransition, NotSaved, StorageError, UnknownRecord
@@ -135,7 +136,7 @@ class Inbox:
         for raw in updates:
             if not is_update(raw):
                 log.error("dropped what is no update")
-            elif raw["update_id"] not in self._settled:
+            elif raw["update_id"] not in self._settled and await self._is_ours(raw):
                 raws.append(raw)
                 rows.append((raw["update_id"], lane_of(raw), json.dumps(raw)))
         if not rows:
@@ -150,6 +151,14 @@ class Inbox:
         for (number, lane, payload), new in zip(rows, fresh, strict=True):
             if new and number not in self._known:
                 self._enqueue(StoredUpdate(number, lane, payload, 0, time.time()))
+
+    async def _is_ours(self, raw: dict[str, Any]) -> bool:
+        """Whether an update may have an effect. One that may change what is being handled does."""
+        try:
+            steers = "edited_message" in raw and lane_of(raw) in self._lanes
+            return steers or await is_ours(raw, self._bot, self._ledger)
+        except DeliveryError:  # Telegram does not tell our name now: the handlers look once more
+            return True
 
     async def replay(self) -> int:
         """Handle again what an earlier process has stored and not finished; how many updates that are."""

@@ -166,6 +166,18 @@ class Inbox(Queries):
         rows = await self._read(lambda database: every(database, f"{_REPLY} ORDER BY slot", [update]))
         return [_reply(row) for row in rows]
 
+    async def replied(self, chat: object, *, message: object = None, question: object = None) -> bool:
+        """Whether a message of a chat is one of our replies, or a question that has one."""
+        row = await self._read(
+            lambda database: first(
+                database,
+                "SELECT 1 FROM replies WHERE chat = ?1 AND message = ?2"
+                " UNION ALL SELECT 1 FROM replies WHERE chat = ?1 AND question = ?3 AND question <> 0 LIMIT 1",
+                (chat, message, question),
+            )
+        )
+        return row is not None
+
     async def replies_to(self, chat: int, question: int) -> list[Reply]:
         """The messages that answer a message of somebody's at last, by slot; none for one that was never answered."""
         rows = await self._read(

@@ -130,3 +130,39 @@ async def test_commands_for_others_are_theirs(stage: Stage) -> None:
         assert "privacy mode" in (await ada.answer(rated=False, chat=group, quiet=0.2))["text"]
         await ada.sends("/dance@Thumbtune_Bot tango", chat=group)
         assert "do not know that command" in (await ada.answer(rated=False, chat=group, quiet=0.2))["text"]
+
+
+async def test_what_is_not_said_to_the_bot_leaves_no_trace(stage: Stage) -> None:
+    """Neither a row nor a commit, of texts, pictures, edits, others' commands and reactions; then who speaks is known.
+
+    The captions of an album come with one picture, so an album leaves its update's number, and nobody's name.
+    """
+    async with stage.bot("A cat.") as bot, friends(stage, privacy=False, admin=True) as (ada, bob, group):
+        before = await bot.ledger._writer.do(lambda database: database.conn.total_changes)
+        said = await ada.sends("Good morning!", chat=group)
+        await ada.edits(said, "Good evening!")
+        await bob.sends(photo=png(), caption="Look!", chat=group)
+        await bob.sends("/help@other_bot", chat=group)
+        await bob.reacts(said, "👍")
+        await stage.handled(bot)
+        assert await bot.ledger._writer.do(lambda database: database.conn.total_changes) == before
+        await bob.sends(album=[png(), png(colour="red")], chat=group)
+        await stage.handled(bot)
+        for person in (ada, bob):
+            assert await bot.ledger.person(person.id) is None
+        assert await bot.ledger.chat(group) is None
+        await ada.sends(photo=png(), caption=f"{BOT} what is it?", chat=group)
+        await ada.answer(rated=True, chat=group)
+        assert [await bot.ledger.person(each.id) is not None for each in (ada, bob)] == [True, False]
+
+
+async def test_a_changed_question_is_ours_whatever_it_says_now(stage: Stage) -> None:
+    """An edit that takes the bot's name away still changes the question that was answered."""
+    async with stage.bot("A cat.", "Grey.") as bot, friends(stage, privacy=False) as (ada, _, group):
+        asked = await ada.sends(photo=png(), caption=f"{BOT} what?", chat=group)
+        answer = await ada.answer(rated=True, chat=group)
+        await ada.edits(asked, "which colour?")
+        await until(lambda: len(bot.engine.prompts) == 2)
+        await stage.handled(bot)
+        (now,) = [each for each in await ada.bot_messages(group) if each["message_id"] == answer["message_id"]]
+        assert now["text"] == "Grey."

@@ -11,10 +11,11 @@ from typing import Any, Final
 
 from aiogram import BaseMiddleware, Bot
 from aiogram.types import Chat as TelegramChat
-from aiogram.types import Message, TelegramObject
+from aiogram.types import Message, TelegramObject, Update
 from aiogram.types import User as TelegramUser
 from cachetools import LRUCache
 
+from bot.addressing import spoken_to
 from bot.inbox import Delivery
 from bot.replies import Place, Reply
 from bot.translation import Translator
@@ -28,7 +29,7 @@ REMEMBERED: Final = 4096
 
 
 class People(BaseMiddleware):
-    """Notes who wrote where, and gives handlers `say`: the voice in that person's language."""
+    """Notes who spoke to us where, and gives handlers `say`: the voice in that person's language."""
 
     def __init__(self, ledger: Ledger, translator: Translator) -> None:
         self._ledger = ledger
@@ -42,12 +43,15 @@ class People(BaseMiddleware):
         if user and chat:
             known = await self._ledger.person(user.id)
             delivery: Delivery = data["delivery"]
-            await self._see(
-                Person(user.id, user.full_name, user.language_code),
-                Chat(chat.id, chat.type, chat.title or ""),
-                delivery.update,
-                forgotten=known is None or known.name != user.full_name,
-            )
+            assert isinstance(event, Update)
+            message = event.message or event.edited_message
+            if message is None or await spoken_to(delivery.album or (message,), data["bot"]):
+                await self._see(
+                    Person(user.id, user.full_name, user.language_code),
+                    Chat(chat.id, chat.type, chat.title or ""),
+                    delivery.update,
+                    forgotten=known is None or known.name != user.full_name,
+                )
             chosen = known.language if known else None
         data["say"] = self._translator.to(chosen, user.language_code if user else None)
         return await handler(event, data)

@@ -7,7 +7,7 @@ from typing import Final
 from aiogram import Bot, F, Router
 from aiogram.types import CallbackQuery, Message
 
-from bot.handlers.questions import addressed
+from bot.addressing import addressed
 from bot.handlers.taps import acknowledge
 from bot.lanes import command_of
 from bot.replies import Reply

@@ -141,8 +141,9 @@ def _state(opted_out: bool, say: Say) -> str:
 def _explanation(say: Say, retention_days: int) -> str:
     text = say(
         "What I keep: your questions and pictures and my answers, so that you can ask on; your thumbs and the better "
-        "answers that you show me, since from what is liked I learn when I am retrained; your name and language, to "
-        "speak with you; and the numbers of our messages, so that none is answered twice. It lies with whoever runs me."
+        "answers that you show me, since from what is liked I learn when I am retrained; your name, user id and "
+        "language, to speak with you; and the numbers of our messages, so that none is answered twice. My operator "
+        "stores it. Of a group I keep its name, and nothing of what is not said to me."
     )
     if retention_days:
         text += "\n\n" + say.count(

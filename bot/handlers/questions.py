@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from aiogram import Bot, Router
 from aiogram.types import Message, Update, User
 
+from bot.addressing import addressed
 from bot.answers import Answers, sorry
 from bot.conversation import Conversation, NoPictureYet, Question
 from bot.handlers.commands import ANEW
@@ -171,20 +172,3 @@ async def _said(messages: Sequence[Message], bot: Bot) -> str:
         return text.strip()
     me = await bot.me()
     return re.sub(rf"@{me.username}\b", "", text, flags=re.IGNORECASE).strip()
-
-
-async def addressed(messages: Sequence[Message], bot: Bot) -> bool:
-    """Whether a message in a group is meant for us: it names us, or answers one of our messages."""
-    me = await bot.me()
-    for each in messages:
-        to = each.reply_to_message
-        # In a topic every message replies to the one that made the topic, which a bot may have done.
-        if to and to.from_user and to.from_user.id == me.id and not to.forum_topic_created:
-            return True
-        text = each.text or each.caption or ""
-        for entity in each.entities or each.caption_entities or ():
-            if entity.type == "mention" and entity.extract_from(text).lower() == f"@{me.username}".lower():
-                return True
-            if entity.type == "text_mention" and entity.user and entity.user.id == me.id:
-                return True
-    return False

@@ -1,0 +1,73 @@
+"""Which updates from groups are meant for the bot: the others leave no trace.
+
+Telegram shows an administrator, and a bot without privacy mode, all that is said in a group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from aiogram import Bot
+from aiogram.types import Message
+
+from bot.lanes import command_of
+from storage.ledger import Ledger
+
+
+async def addressed(messages: Sequence[Message], bot: Bot) -> bool:
+    """Whether a message in a group is meant for us: it names us, or answers one of our messages."""
+    me = await bot.me()
+    for each in messages:
+        to = each.reply_to_message
+        # In a topic every message replies to the one that made the topic, which a bot may have done.
+        if to and to.from_user and to.from_user.id == me.id and not to.forum_topic_created:
+            return True
+        text = each.text or each.caption or ""
+        for entity in each.entities or each.caption_entities or ():
+            if entity.type == "mention" and entity.extract_from(text).lower() == f"@{me.username}".lower():
+                return True
+            if entity.type == "text_mention" and entity.user and entity.user.id == me.id:
+                return True
+    return False
+
+
+async def spoken_to(messages: Sequence[Message], bot: Bot) -> bool:
+    """Whether messages are meant for us: in a private chat, addressed to us, or a command of no other bot."""
+    if messages[0].chat.type == "private" or await addressed(messages, bot):
+        return True
+    written = messages[0].text or messages[0].caption or ""
+    named = written.split(maxsplit=1)[0].partition("@")[2].lower() if command_of(written) else None
+    return named is not None and named in ("", str((await bot.me()).username).lower())
+
+
+async def is_ours(raw: dict[str, Any], bot: Bot, ledger: Ledger) -> bool:
+    """Return whether an update may have an effect: False for what people in a group say and do among themselves.
+
+    Each picture of an album counts, since its caption may have come with another one; so does a changed question that
+    was answered, whatever it says now.
+
+    Args:
+        raw: The update as Telegram sent it.
+        bot: Whose name and id the update may carry.
+        ledger: Knows which messages are our answers.
+    """
+    reaction = raw.get("message_reaction")
+    if isinstance(reaction, dict):
+        number = reaction.get("message_id")
+        return await ledger.replied(_id(reaction.get("chat")), message=number, question=number)
+    edited = raw.get("edited_message")
+    content = raw.get("message", edited)
+    if not isinstance(content, dict) or "media_group_id" in content:
+        return True
+    try:
+        message = Message.model_validate(content)
+    except ValueError:  # of a shape that aiogram does not know yet
+        return True
+    if await spoken_to((message,), bot):
+        return True
+    return edited is not None and await ledger.replied(message.chat.id, question=message.message_id)
+
+
+def _id(chat: object) -> object:
+    return chat.get("id") if isinstance(chat, dict) else None
