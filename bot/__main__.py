@@ -8,6 +8,7 @@ a running bot talk to it through the ledger, so they need no port and no passwor
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from importlib.metadata import version
@@ -75,11 +76,14 @@ def _tell_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     _: Annotated[
         bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """What stands before a command."""
+    if context.invoked_subcommand != "fetch":  # a checkpoint is public, and another user may be the one who runs it
+        os.umask(0o077)
 
 
 @app.command()

@@ -32,6 +32,7 @@ from storage.health import ledger_faults, live_model_fault, picture_faults, refu
 from storage.ledger import FILE_NAME
 from storage.models import ModelStore
 from storage.pictures import PictureStore
+from storage.private import open_to_others
 from training.regression import RegressionSetError, read_set
 from training.trainable import untrainable
 
@@ -151,6 +152,10 @@ def _storage(settings: Settings) -> Iterator[Finding]:
     growth = to_come * weight_bytes(settings.inference.checkpoint()) / 1e9
     grows = f"; merged models grow by {growth:.1f} GB at most (training.keep_models)" if to_come else ""
     yield Finding("disk", not cure, f"{free:.1f} GB free in {directory}{grows}", cure)
+    loose = open_to_others(directory)
+    cure = f"start the bot, or chmod -R go= {' '.join(map(str, loose))}" if loose else ""
+    found = f"others may read {', '.join(each.name for each in loose)}" if loose else "the data is ours alone"
+    yield Finding("permissions", not loose, found, cure)
     yield from _ledger(directory)
     yield Finding("SQLite", sqlite3.sqlite_version_info >= (3, 37), sqlite3.sqlite_version, "")
 

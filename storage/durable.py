@@ -13,6 +13,9 @@ from typing import Final
 PRIVATE: Final = 0o700
 """The mode of a folder that we make for people's words and pictures: open to the bot's own user alone."""
 
+PRIVATE_FILE: Final = 0o600
+"""The same for a file."""
+
 
 def write_durably(path: Path, data: bytes, *, by_way_of: Path | None = None) -> None:
     """Write `data` to `path`: to a temporary file first, forced to the disk, then renamed.
@@ -22,7 +25,7 @@ def write_durably(path: Path, data: bytes, *, by_way_of: Path | None = None) -> 
     """
     temporary = (by_way_of or path.parent) / f".{path.name}.{secrets.token_hex(8)}.part"
     try:
-        with temporary.open("xb") as file:
+        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, PRIVATE_FILE)) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -89,9 +89,7 @@ class Forgetting(Queries):
             sessions = _column(database, _THEIR_SESSIONS, user)
             _note(database, Kind.SESSION, sessions)
             _delete_exchanges(database, _column(database, _THEIR_EXCHANGES, user))
-            _withdraw(
-                database, _column(database, "SELECT DISTINCT exchange FROM demonstrations WHERE author = ?", user)
-            )
+            withdraw(database, _column(database, "SELECT DISTINCT exchange FROM demonstrations WHERE author = ?", user))
             opted_out = first(database, "SELECT 1 FROM users WHERE id = ? AND opted_out", [user]) is not None
             database.execute("DELETE FROM users WHERE id = ?", [user])  # takes the rest along
             if opted_out:
@@ -174,13 +172,13 @@ def _delete_exchanges(database: Database, exchanges: list[int]) -> None:
     which rows of runs' files have to follow.
     """
     ids = json.dumps(exchanges)
-    _withdraw(database, _column(database, _AFFECTED, ids))
+    withdraw(database, _column(database, _AFFECTED, ids))
     shown = _column(database, f"SELECT DISTINCT sha256 FROM exchange_pictures WHERE exchange IN {_IDS}", ids)
     database.execute(f"DELETE FROM exchanges WHERE id IN {_IDS}", [ids])
     _delete_pictures(database, _column(database, _NOBODYS, json.dumps(shown)))
 
 
-def _withdraw(database: Database, exchanges: list[int]) -> None:
+def withdraw(database: Database, exchanges: list[int]) -> None:
     """Nobody learns from these exchanges as they were: note which rows of runs' files have to go."""
     cancel_learning(database, exchanges)
     taught = f"SELECT DISTINCT exchange FROM run_selections WHERE exchange IN {_IDS}"

@@ -16,7 +16,7 @@ from sqlite_utils import Database
 
 from storage.errors import IllegalTransition, StorageError, UnknownRecord
 from storage.queries import Queries, every, first
-from storage.records import Reply, StoredUpdate
+from storage.records import Kind, Reply, StoredUpdate
 
 Row = tuple[int, str, str]
 """An update to store: id, lane, payload."""
@@ -230,6 +230,11 @@ class Inbox(Queries):
         database.execute(
             f'DELETE FROM replies WHERE "update" IN (SELECT id FROM inbox WHERE id IN {_IDS} AND lane = ?)',
             (json.dumps(updates), NOBODYS_LANE),
+        )
+        database.execute(  # their words are in the file until the log is emptied again
+            "INSERT INTO removals(kind, name) SELECT ?, '' FROM inbox"
+            f" WHERE id IN {_IDS} AND lane = ? LIMIT 1 ON CONFLICT DO NOTHING",
+            (Kind.LOG, json.dumps(updates), NOBODYS_LANE),
         )
         if cursor.rowcount == len(set(updates)):
             return [None] * len(updates)

@@ -20,7 +20,7 @@ from sqlite_utils import Database
 from storage.broadcasts import Broadcasts
 from storage.connection import connect, explained_os, translated
 from storage.demonstrations import Demonstrations
-from storage.durable import PRIVATE, sync_directory, sync_file
+from storage.durable import PRIVATE, PRIVATE_FILE, sync_directory, sync_file
 from storage.errors import StorageError
 from storage.exchanges import Exchanges
 from storage.feedback import Feedback
@@ -29,6 +29,7 @@ from storage.health import unsound
 from storage.inbox import Inbox
 from storage.menus import Menus
 from storage.people import People
+from storage.private import close_to_others
 from storage.queries import first
 from storage.readers import Readers
 from storage.registry import Registry
@@ -81,6 +82,12 @@ class Ledger(
         except OSError as error:
             raise explained_os(error, f"making the folder {directory}") from error
         path = directory / FILE_NAME
+        try:
+            close_to_others(directory)
+            if not path.exists():
+                path.touch(mode=PRIVATE_FILE)  # SQLite gives its log the permissions of the file
+        except OSError as error:
+            raise explained_os(error, f"making {path}") from error
         database = connect(path)
         try:
             with translated(path):

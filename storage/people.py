@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from sqlite_utils import Database
 
+from storage.forgetting import withdraw
 from storage.inbox import refuse_closed
 from storage.queries import Queries, every, first
 from storage.records import Chat, Person
-from storage.runs import AFFECTED, cancel_learning
+from storage.runs import AFFECTED
 
 _OPEN_SESSION = "SELECT id FROM sessions WHERE chat = ? AND user = ? AND topic = ? AND closed IS NULL"
 
@@ -89,7 +90,10 @@ class People(Queries):
         await self._write(work)
 
     async def set_opted_out(self, user: int, opted_out: bool) -> None:
-        """Remember whether a person wants not to be learned from. A run that learns from them is to be cancelled."""
+        """Remember whether a person wants not to be learned from.
+
+        Where they do not, a run that learns from them is to be cancelled, and their rows leave the files of runs.
+        """
         now = self._now()
 
         def work(database: Database) -> None:
@@ -103,7 +107,7 @@ class People(Queries):
                     " UNION SELECT exchange FROM demonstrations WHERE author = ?1",
                     [user],
                 )
-                cancel_learning(database, [row["id"] for row in taught])
+                withdraw(database, [row["id"] for row in taught])
 
         await self._write(work)
 

@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from storage.connection import explained_os
-from storage.durable import sync_directory, write_durably
+from storage.durable import PRIVATE, sync_directory, write_durably
 from storage.errors import Damaged, StorageError, UnknownRecord
 
 _NAME = re.compile(r"[0-9a-f]{64}")
@@ -29,7 +29,8 @@ class PictureStore:
         self.directory = directory
         self._incoming = directory / _INCOMING
         try:
-            self._incoming.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+            self._incoming.mkdir(mode=PRIVATE, exist_ok=True)
             oldest = time.time() - _ABANDONED_SECONDS
             for each in self._incoming.iterdir():
                 if each.stat().st_mtime < oldest:
@@ -80,7 +81,7 @@ class PictureStore:
         path = self.path(name)
         try:
             if not path.parent.is_dir():
-                path.parent.mkdir(exist_ok=True)
+                path.parent.mkdir(mode=PRIVATE, exist_ok=True)
                 sync_directory(self.directory)
             if path.is_file() and path.read_bytes() == data:
                 sync_directory(path.parent)  # whoever wrote it may have died before doing so

@@ -178,3 +178,19 @@ def test_a_base_that_cannot_be_trained_is_named(tmp_path: Path) -> None:
     assert not found.ok
     assert "quantized weights" in found.detail
     assert found.cure.startswith("set inference.model")
+
+
+async def test_data_that_others_may_read_is_named(tmp_path: Path) -> None:
+    """The doctor changes nothing and says how it is mended; a command that opens the ledger mends it, and is silent."""
+    folder = tmp_path / "data"
+    async with Ledger.open(folder):
+        pass
+    folder.chmod(0o755)
+    (folder / FILE_NAME).chmod(0o644)
+    settings = settings_in(tmp_path, storage={"dir": str(folder)})
+    found = finding_of(await asyncio.to_thread(examine, settings), "permissions")
+    assert not found.ok
+    assert (FILE_NAME in found.detail, "chmod" in found.cure) == (True, True)
+    async with Ledger.open(folder):
+        pass
+    assert finding_of(await asyncio.to_thread(examine, settings), "permissions").ok

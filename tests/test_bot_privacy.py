@@ -12,7 +12,7 @@ import pytest
 from bot.forgetting import Forgetting
 from bot.lanes import lane_of
 from bot.schedule import Schedule
-from storage.ledger import Ledger
+from storage.ledger import FILE_NAME, Ledger
 from storage.records import Kind, Run
 from storage.states import RunState
 from tests.bot_process import command, write_config
@@ -131,7 +131,8 @@ async def test_deleting_takes_all_and_asks_once(stage: Stage) -> None:
         assert await bot.ledger.belongings(ben.id)
         assert not await bot.ledger.belongings(ada.id)
         assert await bot.ledger.person(ada.id) is None
-        assert [each.kind for each in await bot.ledger.removals()] == [Kind.SESSION]  # for the engine's side
+        # The engine's side is the running bot's; so is the log, once the request itself is handled.
+        assert [each.kind for each in await bot.ledger.removals()] == [Kind.LOG, Kind.SESSION]
         assert "have not seen one yet" in (await told(ada, "And now?"))["text"]
         assert (await bot.ledger.person(ada.id)).name == "Ada"  # type: ignore[union-attr]
 
@@ -196,6 +197,22 @@ async def test_an_answer_on_its_way_is_dropped(stage: Stage) -> None:
         assert not await bot.ledger.belongings(ada.id)
         assert await bot.ledger.pictures() == []
         assert await bot.ledger.pending_updates() == []
+
+
+async def test_a_deleted_name_is_in_no_file(stage: Stage) -> None:
+    """Neither the ledger nor its log has the name or the id of who left, with the request itself handled."""
+    async with stage.bot() as bot, stage.person(77123456789, "Zerubbabel") as person, stage.person(1002, "Ben") as ben:
+        await person.asks(photo=png(), caption="Mine?")
+        await ben.asks(photo=png(colour="red"))
+        question = await told(person, "/delete_my_data")
+        await person.taps(SURE, question)
+        await said_to(person, question, DELETED)
+        await bot.settled()
+        await Forgetting.beside(bot.ledger, stage.directory, lambda _: None).settle()
+        for file in stage.directory.glob(f"{FILE_NAME}*"):
+            data = file.read_bytes()
+            assert (b"Zerubbabel" in data, b"77123456789" in data) == (False, False), file
+        assert b"Ben" in (stage.directory / FILE_NAME).read_bytes()
 
 
 async def test_two_deletions_while_an_answer_is_written(stage: Stage) -> None:

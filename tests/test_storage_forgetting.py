@@ -279,6 +279,16 @@ async def test_a_run_whose_lessons_show_who_leaves_is_cancelled(
     assert (await ledger.cancel_requested(run.id), await ledger.withdrawn(run.id)) == (shown, shown)
 
 
+async def test_opting_out_takes_their_rows_out_of_files(ledger: Ledger, talk: Talk) -> None:
+    """What a run has written of them, a cancelled one's files too, is to follow; others' rows stay."""
+    hers, his = await talk.asks(ADA), await talk.asks(BEN)
+    run = await ledger.start_run("schedule")
+    await ledger.freeze_selection(run.id, [(hers, "train"), (his, "train")])
+    await ledger.set_opted_out(ADA, True)
+    assert await ledger.cancel_requested(run.id)
+    assert await ledger.removals() == [Removal(Kind.ROW, str(hers))]
+
+
 async def test_opting_in_again_does_not_undo_a_withdrawal(ledger: Ledger, talk: Talk) -> None:
     """A run that was cancelled for somebody is known as such, to begin again, whatever they want by then."""
     hers = await talk.asks(ADA)

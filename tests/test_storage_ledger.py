@@ -14,6 +14,8 @@ from storage.connection import connect
 from storage.errors import StorageError
 from storage.ledger import FILE_NAME, Ledger
 from storage.migrations import migrations
+from storage.pictures import PictureStore
+from storage.private import open_to_others
 from storage.records import Rating
 from storage.upgrade import migrate
 from tests.ledgers import exchange, picture
@@ -218,3 +220,23 @@ async def test_an_unsound_ledger_is_not_backed_up(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="no such folder"):
         async with Ledger.open(tmp_path / "data") as ledger:
             await ledger.backup(tmp_path / "no such folder" / "copy.db")
+
+
+async def test_a_folder_that_others_may_search_shows_them_nothing(tmp_path: Path) -> None:
+    """Ledger, log and pictures are closed to other users, new ones and what an earlier version left open."""
+    folder = tmp_path / "data"
+    for each in (folder, *(folder / left_open for left_open in ("runs", "logs", "pictures"))):
+        each.mkdir()
+        each.chmod(0o755)
+    async with Ledger.open(folder) as ledger:
+        await ledger.store_updates([(1, "a:1", "{}")])
+        await PictureStore(folder / "pictures").put(b"a picture")
+    (folder / FILE_NAME).chmod(0o644)
+    assert [each.name for each in open_to_others(folder)] == [FILE_NAME]
+    async with Ledger.open(folder) as ledger:
+        await ledger.store_updates([(2, "a:1", "{}")])
+        assert open_to_others(folder) == []
+        modes = {each.name: each.stat().st_mode & 0o777 for each in folder.rglob("*")}
+    assert modes.pop(f"{FILE_NAME}-wal") == 0o600
+    assert {name for name, mode in modes.items() if mode & 0o077} == set()
+    assert folder.stat().st_mode & 0o777 == 0o755

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from inference.messages import Role, Turn
 from inference.prompt import harmless, system_text
+from storage.durable import PRIVATE
 from storage.records import Preference, RatedExchange
 from training.job import TrainingError
 from training.llava import Lesson, lesson, write_rows
@@ -71,7 +72,8 @@ def export(
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     try:
-        (part / PICTURES).mkdir(parents=True)
+        part.mkdir(mode=PRIVATE, parents=True)
+        (part / PICTURES).mkdir()
         for name in sorted(names):
             shutil.copyfile(stored(name), part / file_of(name))
         write_rows((pair.lesson for pair in chosen), part / LLAVA, file_of)
