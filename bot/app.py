@@ -151,6 +151,7 @@ class Application:
             places=places,
             system=settings.chat.persona,
             tiles=settings.inference.tiles or 0,
+            trust=settings.trust,
         )
         vitals = Vitals(ledger, deployment, schedule, gate.numbers, lambda: trainer.last_word)
         changeover = Changeover(

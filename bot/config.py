@@ -23,6 +23,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from bot.settings import ChatSettings, LimitsSettings, StorageSettings, TelegramSettings
 from inference.environment import ENV_PREFIX
 from inference.settings import InferenceSettings
+from storage.records import Trust
 from training.settings import TrainingSettings
 
 ENV_DELIMITER = "__"
@@ -67,6 +68,11 @@ class Settings(BaseSettings):
     inference: InferenceSettings = Field(default_factory=InferenceSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
     web: WebSettings = Field(default_factory=WebSettings)
+
+    @property
+    def trust(self) -> Trust:
+        """Whose votes and corrections count, for the selection."""
+        return Trust(frozenset(self.limits.blocked), frozenset(self.telegram.admins))
 
     @classmethod
     def settings_customise_sources(

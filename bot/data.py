@@ -70,7 +70,7 @@ async def import_file(
 async def export_data(ledger: Ledger, settings: Settings, out: Path, console: Console) -> None:
     """Write what people taught into the folder `out`. Raises `TrainingError`, `StorageError`."""
     training = settings.training
-    rated, preferences = await ledger.rated_exchanges(), await ledger.preferences()
+    rated, preferences = await ledger.rated_exchanges(settings.trust), await ledger.preferences(settings.trust)
     kept = await ledger.pictures()
     chosen, counts = await asyncio.to_thread(
         choose,

@@ -167,12 +167,21 @@ class LimitsSettings(BaseModel):
         description="User ids, and group ids (negative): only these people, and all in these groups, may talk with the "
         "bot. Empty: everybody.",
     )
-    blocked: tuple[int, ...] = Field(default=(), description="User ids, and group ids, that may not.")
+    blocked: tuple[int, ...] = Field(
+        default=(),
+        description="User ids, and group ids, that may not. What they taught before teaches no later run either.",
+    )
     questions_per_minute: int = Field(
         default=0, ge=0, description="Questions that one person may ask within a minute. 0: any number."
     )
     answers_per_person: int = Field(
         default=0, ge=0, description="Answers that one person may be given at once, in all chats. 0: any number."
+    )
+    corrections_per_day: int = Field(
+        default=10,
+        ge=0,
+        description="Answers that one person may correct within a day. A correction teaches once an admin, or another "
+        "person in the group, confirms it. 0: any number.",
     )
     answers_at_once: int = Field(
         default=0,

@@ -1,7 +1,7 @@
 """Queries about better answers that people have suggested: demonstrations.
 
-One teaches as soon as somebody who may do so has confirmed it, instead of the answer that it betters. The newest
-confirmed one of an exchange counts. Knows nothing of who may confirm.
+One teaches as soon as it is confirmed, instead of the answer that it betters. The newest confirmed one of an exchange
+counts. Who may confirm is the bot's matter.
 """
 
 from __future__ import annotations
@@ -44,6 +44,19 @@ class Demonstrations(Queries):
             return cursor.lastrowid
 
         return await self._write(work)
+
+    async def corrected_since(self, author: int, since: float, exchange: int) -> int:
+        """Count the exchanges, other than `exchange`, for which a person has suggested a better answer since then."""
+        row = await self._read(
+            lambda database: first(
+                database,
+                "SELECT count(DISTINCT exchange) AS number FROM demonstrations"
+                " WHERE author = ? AND created >= ? AND exchange <> ?",
+                (author, since, exchange),
+            )
+        )
+        assert row is not None
+        return int(row["number"])
 
     async def demonstration(self, demonstration: int) -> Demonstration:
         """The suggestion of that id. Raises `UnknownRecord`."""

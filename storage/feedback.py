@@ -14,18 +14,20 @@ from storage.errors import StorageError, UnknownRecord
 from storage.exchanges import SELECT_EXCHANGES, exchange_of
 from storage.people import ensure_user
 from storage.queries import Queries, every, first
-from storage.records import Exchange, Preference, RatedExchange, Rating
+from storage.records import ALIKE, Exchange, Preference, RatedExchange, Rating, Trust
 
 _VOTES = (
     "SELECT exchange, sum(value > 0) AS ups, sum(value < 0) AS downs, json_group_array(rater) AS raters,"
     " json_group_array(rater) FILTER (WHERE value > 0) AS liked_by"
-    " FROM ratings WHERE rater NOT IN (SELECT id FROM users WHERE opted_out) GROUP BY exchange"
+    " FROM ratings WHERE rater NOT IN (SELECT value FROM json_each(:silent)) GROUP BY exchange"
 )
 
 # With max(), SQLite takes the other columns from the row that has it: https://www.sqlite.org/quirks.html
 _DEMONSTRATIONS = (
-    "SELECT exchange, author, confirmed_by, text, max(id) FROM demonstrations WHERE confirmed_by IS NOT NULL"
-    " AND author NOT IN (SELECT id FROM users WHERE opted_out) GROUP BY exchange"
+    "SELECT exchange, author, confirmed_by, text, max(id) FROM demonstrations"
+    " WHERE author NOT IN (SELECT value FROM json_each(:silent))"
+    " AND (confirmed_by <> author AND confirmed_by NOT IN (SELECT value FROM json_each(:blocked))"
+    " OR confirmed_by IN (SELECT value FROM json_each(:admins))) GROUP BY exchange"
 )
 
 
@@ -102,24 +104,25 @@ class Feedback(Queries):
         )
         return int(row["value"]) or None if row is not None else None
 
-    async def rated_exchanges(self) -> list[RatedExchange]:
+    async def rated_exchanges(self, trust: Trust = ALIKE) -> list[RatedExchange]:
         """Every exchange that has votes or a better answer, by id, with the latest vote of each rater and the
         conversation before it.
 
-        Left out are votes and better answers of people who opted out, and exchanges that they asked or that follow on
-        theirs.
+        Left out are votes and better answers of people who opted out or are blocked, and exchanges that they asked, or
+        in blocked groups, or that follow on theirs. So are better answers that nobody but their author has confirmed,
+        unless the author is an admin.
         """
-        judged = await self._read(_judged)
+        judged = await self._read(lambda database: _judged(database, trust))
         rated = [each.better or each.said for each in judged if each.better or each.said.raters]
         return sorted(rated, key=lambda each: each.exchange.id)
 
-    async def preferences(self) -> list[Preference]:
+    async def preferences(self, trust: Trust = ALIKE) -> list[Preference]:
         """Where one of two answers to the same prompt is liked more: one answered again, or a better answer shown.
 
-        People who opted out are left out as in `rated_exchanges`; answers that did not come to their own end are not
-        compared, nor is one with the same again.
+        People are left out as in `rated_exchanges`; answers that did not come to their own end are not compared, nor is
+        one with the same again.
         """
-        return await self._read(_preferences)
+        return await self._read(lambda database: _preferences(database, trust))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,25 +133,30 @@ class _Judged:
     better: RatedExchange | None
 
 
-def _judged(database: Database) -> list[_Judged]:
+def _judged(database: Database, trust: Trust) -> list[_Judged]:
     """Every exchange of the conversations in which there is a vote or a better answer, by session and id."""
     database.execute("BEGIN")  # one state of the ledger for all queries
     try:
-        votes = {row["exchange"]: row for row in every(database, _VOTES)}
-        opted_out = {row["id"] for row in every(database, "SELECT id FROM users WHERE opted_out")}
+        silent = {row["id"] for row in every(database, "SELECT id FROM users WHERE opted_out")} | trust.blocked
+        people = {
+            "silent": json.dumps(sorted(silent)),
+            "blocked": json.dumps(sorted(trust.blocked)),
+            "admins": json.dumps(sorted(trust.admins)),
+        }
+        votes = {row["exchange"]: row for row in every(database, _VOTES, people)}
         rows = every(
             database,
             f"{SELECT_EXCHANGES} WHERE session IN (SELECT session FROM exchanges WHERE id IN"
             " (SELECT exchange FROM feedback UNION SELECT exchange FROM demonstrations)) ORDER BY session, id",
         )
-        shown = {row["exchange"]: row for row in every(database, _DEMONSTRATIONS)}
+        shown = {row["exchange"]: row for row in every(database, _DEMONSTRATIONS, people)}
     finally:
         database.commit()
     found = []
     for _, talk in groupby((exchange_of(row) for row in rows), key=lambda exchange: exchange.session):
         stood: dict[int, Exchange] = {}
         for exchange in talk:
-            if exchange.asker in opted_out:
+            if exchange.asker in silent or exchange.chat in trust.blocked:
                 break
             vote = votes.get(exchange.id)
             before = tuple(stood[place] for place in sorted(stood) if place < exchange.place)
@@ -175,7 +183,7 @@ def _bettered(said: RatedExchange, shown: sqlite3.Row | None) -> RatedExchange |
     return RatedExchange(exchange, 1, 0, raters, raters, said.history, demonstrated=True)
 
 
-def _preferences(database: Database) -> list[Preference]:
+def _preferences(database: Database, trust: Trust) -> list[Preference]:
     found: list[Preference] = []
 
     def compare(chosen: RatedExchange, rejected: Exchange) -> None:
@@ -184,7 +192,7 @@ def _preferences(database: Database) -> list[Preference]:
             found.append(Preference(chosen, rejected.answer))
 
     answers: dict[tuple[int, str], list[RatedExchange]] = defaultdict(list)
-    for each in _judged(database):
+    for each in _judged(database, trust):
         exchange = each.said.exchange
         answers[exchange.place, exchange.prompt_hash].append(each.said)
         if each.better is not None:

@@ -180,6 +180,20 @@ class RatedExchange:
 
 
 @dataclass(frozen=True, slots=True)
+class Trust:
+    """Whom the operator trusts less or more than others: people and groups that are `blocked` teach nothing, `admins`
+    may confirm their own better answers.
+    """
+
+    blocked: frozenset[int] = frozenset()
+    admins: frozenset[int] = frozenset()
+
+
+ALIKE: Final = Trust()
+"""Nobody is blocked, nobody an admin."""
+
+
+@dataclass(frozen=True, slots=True)
 class Preference:
     """Of two answers to one prompt the one that people like more, and the text of the other."""
 

@@ -128,7 +128,7 @@ class Notebook:
 
     async def plan(self) -> Plan:
         counts = Counts(rated=60, disliked=4, unfinished=1, too_long=2, duplicates=3, selected=50, raters=6)
-        return self._noted(Plan(45, 5, counts, ("food",), self.recipe), "plan")
+        return self._noted(Plan(45, 5, counts, ("food",), self.recipe, corrections=9), "plan")
 
     async def cancel(self, by: int) -> Run | None:
         return self._noted(self.run, "cancel", by)

@@ -23,6 +23,7 @@ async def test_a_dry_run_begins_nothing(stage: Stage) -> None:
             "A run now would learn from 45 liked answers of 6 people; it would be judged by 5 more.",
             "Of 60 rated answers 4 are not liked enough, 1 were cut short, 2 are too long, 3 say the same as others.",
             "How: qlora, each pair 6 times.",
+            "Corrections among them: 9 (20 %).",
             "Beside them from elsewhere: food.",
         ]
         assert "/retrain dry" in (await told(root, "/retrain now"))["text"]

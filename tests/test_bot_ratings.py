@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from storage.records import Exchange, RatedExchange
+from storage.errors import UnknownRecord
+from storage.records import Exchange, RatedExchange, Trust
 from tests.chatting import ADMIN, RunningBot, Stage, png, until
 from tests.ledgers import newest_update
 from tests.person import DOWN, UP, Message, Person, button
@@ -108,12 +109,13 @@ async def test_in_a_group_everybodys_vote_counts(stage: Stage) -> None:
 
 async def taught(bot: RunningBot) -> list[tuple[str, bool]]:
     """What training would find: answers, and whether people have shown them."""
-    return [(each.exchange.answer, each.demonstrated) for each in await bot.ledger.rated_exchanges()]
+    rated = await bot.ledger.rated_exchanges(Trust(admins=frozenset({ADMIN})))
+    return [(each.exchange.answer, each.demonstrated) for each in rated]
 
 
 async def test_a_better_answer_teaches_once_it_is_confirmed(stage: Stage) -> None:
-    """✍ asks for it, a reply suggests it, the asker's 👍 confirms it, 👎 takes it back; the talk goes on as it was."""
-    async with stage.bot("A dog.", "Yes.") as bot, stage.person() as ada:
+    """✍ asks for it, a reply suggests it, an admin's 👍 confirms it, 👎 takes it back; the talk goes on as it was."""
+    async with stage.bot("A dog.", "Yes.") as bot, stage.person() as ada, stage.person(ADMIN, "Root") as root:
         answer = await ada.asks(photo=png(), caption="What is it?")
         await ada.toast(await ada.taps(DOWN, answer))
         await bot.settled()
@@ -124,9 +126,13 @@ async def test_a_better_answer_teaches_once_it_is_confirmed(stage: Stage) -> Non
         await ada.sends("It is a cat.", reply_to=asking["message_id"])
         offer = await offered(bot, ada)
         assert await taught(bot) == [("A dog.", False)]
-        assert await ada.toast(await ada.taps(UP, offer)) == "Thank you! I will learn this."
+        assert "Only another person" in await ada.toast(await ada.taps(UP, offer))
+        assert await taught(bot) == [("A dog.", False)]
+        asked = await latest(bot, root)
+        assert "My answer: A dog.\n\nBetter: It is a cat." in asked["text"]
+        assert await root.toast(await root.taps(UP, asked)) == "Thank you! I will learn this."
         assert await taught(bot) == [("It is a cat.", True)]
-        assert await labels(bot, ada) == [["👍 Learn it ✓", "👎 Do not"]]
+        assert await labels(bot, root) == [["👍 Learn it ✓", "👎 Do not"]]
         assert await ada.toast(await ada.taps(DOWN, offer)) == "I will not learn this."
         assert await taught(bot) == [("A dog.", False)]
         await ada.asks("Sure?")
@@ -135,7 +141,7 @@ async def test_a_better_answer_teaches_once_it_is_confirmed(stage: Stage) -> Non
 
 async def test_a_reply_to_a_disliked_answer_betters_it(stage: Stage) -> None:
     """Replying to an answer is a question as long as one does not dislike it; an edited suggestion is the newer one."""
-    async with stage.bot("A dog.") as bot, stage.person() as ada:
+    async with stage.bot("A dog.") as bot, stage.person(ADMIN) as ada:
         answer = await ada.asks(photo=png(), caption="What is it?")
         await ada.sends("Sure?", reply_to=answer["message_id"])
         await ada.answer(rated=True)
@@ -200,8 +206,8 @@ async def _offers(bot: RunningBot, person: Person, chat: int | None) -> bool:
     return "Learn it" in str(await labels(bot, person, chat))
 
 
-async def test_in_a_group_the_asker_or_an_admin_confirms(stage: Stage) -> None:
-    """Anybody may suggest; a bystander's 👍 does not teach, the asker's and an admin's do; authors take theirs back."""
+async def test_in_a_group_another_person_confirms(stage: Stage) -> None:
+    """Anybody may suggest; the author's own 👍 does not teach, another person's does; authors take theirs back."""
     async with (
         stage.bot("A dog.") as bot,
         stage.person(1001) as ada,
@@ -217,14 +223,32 @@ async def test_in_a_group_the_asker_or_an_admin_confirms(stage: Stage) -> None:
         asking = await latest(bot, bob, group)
         await bob.sends("A cat.", reply_to=asking["message_id"], chat=group)
         offer = await offered(bot, bob, group)
-        assert "who asked" in offer["text"]
-        assert "Only who asked" in await bob.toast(await bob.taps(UP, offer))
+        assert "another person" in offer["text"]
+        assert "Only another person" in await bob.toast(await bob.taps(UP, offer))
         assert not await _demonstrated(bot)
         for person in (ada, root):
             await person.toast(await person.taps(UP, offer))
             assert await taught(bot) == [("A cat.", True)]
             assert await bob.toast(await bob.taps(DOWN, offer)) == "I will not learn this."
         assert await taught(bot) == [("A dog.", False)]
+
+
+async def test_corrections_are_limited_a_day(stage: Stage) -> None:
+    """One person's flood ends at the limit: what is beyond it is not kept, edited or not."""
+    async with stage.bot(limits={"corrections_per_day": 1}) as bot, stage.person() as ada:
+        answers = [await ada.asks(photo=png(colour=colour)) for colour in ("red", "blue")]
+        for answer in answers:
+            await ada.toast(await ada.taps(DOWN, answer))
+            suggestion = await ada.sends("Buy at example.org", reply_to=answer["message_id"])
+            said = await latest(bot, ada)
+        assert said["text"] == "That's the limit: 1 corrections a day. Try again tomorrow."
+        first = await bot.ledger.demonstration(1)
+        with pytest.raises(UnknownRecord):
+            await bot.ledger.demonstration(2)
+        assert (first.exchange, first.author) == (1, ada.id)
+        await ada.edits(suggestion, "Buy at example.com")
+        await stage.handled(bot)
+        assert not await _demonstrated(bot)
 
 
 def test_training_takes_a_better_answer_whatever_the_votes() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from storage.errors import StorageError, UnknownRecord
 from storage.ledger import FILE_NAME, Ledger
-from storage.records import Rating
+from storage.records import Demonstration, Rating, Trust
 from tests.ledgers import exchange
 
 
@@ -98,3 +98,37 @@ async def test_a_forgotten_person_leaves_nothing(ledger: Ledger, rated: int, tmp
     with pytest.raises(UnknownRecord):
         await ledger.exchange(theirs)
     assert (await ledger.record_exchange(exchange(await ledger.session(1, 1), 3))).id > theirs
+
+
+async def test_what_a_blocked_person_taught_teaches_no_longer(ledger: Ledger) -> None:
+    """Neither their votes and corrections, nor what they confirmed, asked, or said in a blocked group."""
+    spammer, friend, group = 66, 1, -500
+    asked = [
+        (await ledger.record_exchange(exchange(await ledger.session(chat, asker), update, chat=chat, asker=asker))).id
+        for update, (chat, asker) in enumerate([(friend, friend), (spammer, spammer), (group, friend)], start=1)
+    ]
+    for update, (number, rater) in enumerate([(0, friend), (0, spammer), (1, friend), (2, friend)], start=10):
+        await ledger.rate(Rating(asked[number], rater, 1, update))
+    mine = (
+        await ledger.record_exchange(exchange(await ledger.session(friend, friend), 4, chat=friend, asker=friend))
+    ).id
+    for update, (author, by) in enumerate([(spammer, friend), (friend, spammer)], start=20):
+        shown = await ledger.demonstrate(Demonstration(mine, author, "Buy!", update))
+        await ledger.confirm_demonstration(shown, by)
+    assert [each.exchange.id for each in await ledger.rated_exchanges()] == [*asked, mine]
+    assert [each.chosen.exchange.id for each in await ledger.preferences()] == [mine]
+    trust = Trust(blocked=frozenset({spammer, group}))
+    (left,) = await ledger.rated_exchanges(trust)
+    assert (left.exchange.id, left.ups, left.raters) == (asked[0], 1, (friend,))
+    assert await ledger.preferences(trust) == []
+
+
+async def test_an_author_alone_confirms_nothing(ledger: Ledger, rated: int) -> None:
+    """Sixty corrections of one's own teach nothing, those of an earlier version included; an admin's one does."""
+    for update in range(60):
+        await ledger.confirm_demonstration(await ledger.demonstrate(Demonstration(rated, 66, "Buy!", 100 + update)), 66)
+    assert await ledger.rated_exchanges() == []
+    (mine,) = await ledger.rated_exchanges(Trust(admins=frozenset({66})))
+    assert (mine.exchange.answer, mine.demonstrated) == ("Buy!", True)
+    assert await ledger.corrected_since(66, 0, exchange=rated) == 0
+    assert await ledger.corrected_since(66, 0, exchange=rated + 1) == 1

@@ -186,12 +186,21 @@ def test_a_runs_sheet_has_its_story(tmp_path: Path) -> None:
     )
     report = Report(False, reason="It forgot colours.", held_out=4, questions=150, live_correct=0.5, correct=0.25)
     taught = {RATED: 54, "food.json": 90}
-    told = replace(report, effort=Effort(54, 3, 56, 75.0, 5.0, 1_250_000_000, 120_000, taught, 2))
+    told = replace(report, effort=Effort(54, 3, 56, 75.0, 5.0, 1_250_000_000, 120_000, taught, 2, corrections=6))
     write(job, told, [*lessons, longer], ["same", "same", "old", "same"], ["same", "same", "new", "same"])
     page = (tmp_path / SHEET).read_text(encoding="utf-8")
     assert re.findall(r'"question">(.*?)<', page) == ["Question 2?", "Question 0?", "Question 1?", "Question 2?"]
     names = ("Run 3: run-3 beside run-2", "run-2, live", "run-3, new")
-    numbers = ("54 liked answers", "2 more", "90 samples", "50.0 → 25.0 % of 150", "1:15, 56 steps", "1.2 GB", "0.1 MB")
+    numbers = (
+        "54 liked answers",
+        "6 (11 %)",
+        "2 more",
+        "90 samples",
+        "50.0 → 25.0 % of 150",
+        "1:15, 56 steps",
+        "1.2 GB",
+        "0.1 MB",
+    )
     for part in (*names, *numbers, "Liked 1.", "And before?", "rejected", "It forgot colours."):
         assert part in page
     assert page.count("data:image/png") == 1

@@ -21,7 +21,7 @@ from storage.errors import IllegalTransition, NotSaved, StorageError
 from storage.ledger import Ledger
 from storage.models import ModelStore
 from storage.pictures import PictureStore
-from storage.records import Model, Run
+from storage.records import ALIKE, Model, Run, Trust
 from storage.states import ModelState, RunState
 from training.job import Outcome, Trainer, TrainingError
 from training.knobs import Recipe
@@ -64,6 +64,7 @@ class EndNotSaved(TrainingError):
 class Plan:
     """What a run that began now would train on: how many pairs, how many kept apart to judge by, and what else.
 
+    `corrections` is how many of the pairs are better answers that people showed.
     `recipe` is the file that has the numbers where that is a configuration of one's own.
     """
 
@@ -72,6 +73,7 @@ class Plan:
     counts: Counts
     sources: tuple[str, ...]
     recipe: Recipe | Path
+    corrections: int = 0
 
 
 class Pipeline:
@@ -88,6 +90,7 @@ class Pipeline:
         places: Places,
         system: str,
         tiles: int = 0,
+        trust: Trust = ALIKE,
     ) -> None:
         """`system` is the chat's persona; `tiles` the most tiles a picture is cut into (0: as the model says)."""
         self._ledger = ledger
@@ -95,6 +98,7 @@ class Pipeline:
         self._models = models
         self._trainer = trainer
         self._settings = settings
+        self._trust = trust
         self._places = places
         self._orders = Orders(settings, places, pictures.directory, system, tiles)
 
@@ -112,7 +116,12 @@ class Pipeline:
         found = await self._select()
         titles = tuple(title(str(each.path)) for each in sources)
         return Plan(
-            len(found.train), len(found.held_out), found.counts, titles, self._settings.own_recipe or self.recipe
+            len(found.train),
+            len(found.held_out),
+            found.counts,
+            titles,
+            self._settings.own_recipe or self.recipe,
+            found.corrections,
         )
 
     async def run(self, run: Run, on_change: OnChange) -> Model | None:
@@ -172,6 +181,7 @@ class Pipeline:
             taught = await self._ledger.taught(run.id)
             counts = replace(selection.counts, votes=taught.votes, raters=taught.people)
             judging = self._orders.judging(run, workspace, live, trained, merged, counts)
+            judging = replace(judging, effort=replace(judging.effort, corrections=selection.corrections))
             _good(await self._trainer.evaluate(judging, report))
         return await _undisturbed(self._publish(run, folder, workspace, on_change))
 
@@ -195,7 +205,7 @@ class Pipeline:
         return await self._ledger.model(model.id)
 
     async def _select(self) -> Selection:
-        rated = await self._ledger.rated_exchanges()
+        rated = await self._ledger.rated_exchanges(self._trust)
         phashes = {each.sha256: each.phash for each in await self._ledger.pictures()}
         live = await self._ledger.live_model()
         taught = set[int]()

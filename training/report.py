@@ -17,7 +17,7 @@ class Effort(Record):
 
     `taught` says how many samples of which source the candidate was trained on; `pairs` are the liked answers alone,
     with `votes` thumbs up of `raters` people, `too_long` those that the trainer left out. Of `liked` answers `cut` were
-    cut off at the longest answer, and taught nothing.
+    cut off at the longest answer, and taught nothing. `corrections` of the pairs are better answers that people showed.
     """
 
     pairs: int = 0
@@ -32,6 +32,7 @@ class Effort(Record):
     votes: int = 0
     liked: int = 0
     cut: int = 0
+    corrections: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,10 @@ def _verdict(report: Report, language: str) -> str:
     return words(language)("likelier to say what people like, and no worse on the facts")
 
 
+def _share(part: int, whole: int) -> str:
+    return f"{part} ({100 * part / max(part, whole):.0f} %)"
+
+
 def facts(report: Report, language: str = "en") -> tuple[tuple[str, str], ...]:
     """Return the numbers of a run as (name, value)."""
     say, effort = words(language), report.effort
@@ -84,6 +88,7 @@ def facts(report: Report, language: str = "en") -> tuple[tuple[str, str], ...]:
     right = {"before": f"{100 * report.live_correct:.1f}", "after": percent(report.correct)}
     return (
         (say("learned"), say("{number} liked answers", number=effort.pairs)),
+        *([(say("of them corrections"), _share(effort.corrections, effort.pairs))] if effort.corrections else []),
         *([(say("too long to learn"), say("{number} more", number=effort.too_long))] if effort.too_long else []),
         *([(say("and from elsewhere"), say("{number} samples", number=others))] if others else []),
         (say("votes"), say("{votes} of {people} people", votes=effort.votes, people=effort.raters)),

@@ -75,6 +75,11 @@ class Selection:
     held_out: tuple[Pair, ...]
     counts: Counts
 
+    @property
+    def corrections(self) -> int:
+        """How many of the pairs to train on are better answers that people showed."""
+        return sum(each.rated.demonstrated for each in self.train)
+
     def rows(self) -> list[tuple[int, str]]:
         """Exchange ids with the name of their side, as the ledger freezes them."""
         return [(each.id, TRAIN) for each in self.train] + [(each.id, HELD_OUT) for each in self.held_out]

@@ -21,6 +21,7 @@ CHINESE: Final = {
     "likelier to say what people like, and no worse on the facts": "更可能说出用户喜欢的回答，事实也不更差",
     "learned": "学习",
     "{number} liked answers": "{number} 个喜欢的回答",
+    "of them corrections": "其中更正",
     "too long to learn": "太长，未学习",
     "{number} more": "另有 {number} 个",
     "and from elsewhere": "来自其他来源",

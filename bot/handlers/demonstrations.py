@@ -1,17 +1,20 @@
 """What would have been a good answer: asked for after a 👎, suggested by replying, taught once it is confirmed.
 
 Suggestions come as replies to the question that ✍ brings, or, in a private chat, to an answer that the person does
-not like. The latter may be questions as well: who ends them with a question mark, or says so, gets an answer. The
-asker of the exchange and the admins may confirm; whoever suggested may take it back too.
+not like. The latter may be questions as well: who ends them with a question mark, or says so, gets an answer. Another
+person in the chat, or an admin, confirms; the author may take it back. Admins are shown what is suggested in private
+chats, where nobody else could confirm it.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Final
 
+import structlog
 from aiogram import Bot, Router
-from aiogram.exceptions import TelegramBadRequest
+from aiogram.exceptions import TelegramAPIError, TelegramBadRequest
 from aiogram.types import CallbackQuery, Message, User
 
 from bot.answers import Answers
@@ -23,15 +26,22 @@ from bot.lanes import command_of
 from bot.replies import Place, Reply
 from bot.settings import BotSettings
 from bot.steering import Asked
-from bot.translation import Say
+from bot.telegram import DeliveryError
+from bot.translation import Say, Translator
 from storage.errors import UnknownRecord
 from storage.ledger import Ledger
 from storage.records import Demonstration, Exchange
+
+DAY_SECONDS: Final = 86_400.0
+SHOWN: Final = 1000
+"""So many characters of each text are shown to an admin; a message has room for 4096."""
 
 QUESTION_MARKS: Final = ("?", "？")
 
 LONGEST: Final = 4096
 """Characters of a suggestion; Telegram's messages have no more."""
+
+log = structlog.get_logger()
 
 
 def router() -> Router:
@@ -88,17 +98,55 @@ async def demonstrate(
     say: Say,
     settings: BotSettings,
     ledger: Ledger,
+    bot: Bot,
+    translator: Translator,
 ) -> None:
     """Keep the suggestion, and let those who may confirm it; an edited one takes the former's place."""
+    limit, author = settings.limits.corrections_per_day, event_from_user.id
+    is_admin = author in settings.telegram.admins
+    since = time.time() - DAY_SECONDS
+    if limit and not is_admin and await ledger.corrected_since(author, since, exchange.id) >= limit:
+        await reply.finish(say("That's the limit: {limit} corrections a day. Try again tomorrow.", limit=limit))
+        return
     text = (message.text or "").strip()[:LONGEST]
     earlier = await ledger.replies_to(message.chat.id, message.message_id)
     await reply.adopt([each.message for each in earlier if each.message is not None])
-    number = await ledger.demonstrate(Demonstration(exchange.id, event_from_user.id, text, delivery.update))
-    if _may_confirm(exchange, event_from_user.id, settings):
+    number = await ledger.demonstrate(Demonstration(exchange.id, author, text, delivery.update))
+    private = message.chat.type == "private"
+    if is_admin:
         words = say("Shall I learn this as the better answer?")
+    elif private:
+        words = say("Thank you! I show it to my admins, with your question and my answer. I learn it if they agree.")
     else:
-        words = say("Thank you! With a 👍 from who asked, or from an admin, I will learn this as the better answer.")
+        words = say("Thank you! With a 👍 from another person here, or from an admin, I will learn this.")
     await reply.finish(words, teaching(number, say, doubtful=doubtful))
+    if private and not is_admin and delivery.attempt == 1:
+        await _submit(number, text, exchange, bot, ledger, settings, translator)
+
+
+async def _submit(
+    number: int,
+    text: str,
+    exchange: Exchange,
+    bot: Bot,
+    ledger: Ledger,
+    settings: BotSettings,
+    translator: Translator,
+) -> None:
+    """Ask each admin whether a suggestion may teach; at most once, since their /retrain dry counts what was taken."""
+    for admin in settings.telegram.admins:
+        person = await ledger.person(admin)
+        say = translator.to(person.language, person.client_language) if person else translator.to(None)
+        words = say(
+            "Shall I learn this correction?\n\nQuestion: {question}\n\nMy answer: {answer}\n\nBetter: {better}",
+            question=exchange.question[:SHOWN],
+            answer=exchange.answer[:SHOWN],
+            better=text[:SHOWN],
+        )
+        try:
+            await bot.send_message(admin, words, reply_markup=teaching(number, say))
+        except (DeliveryError, TelegramAPIError) as error:
+            log.warning("an admin was not asked about a correction", admin=admin, error=str(error))
 
 
 async def decided(
@@ -117,7 +165,7 @@ async def decided(
         await acknowledge(query, say("I cannot find that answer any more."))
         return
     if not await decide(demonstration, query.from_user.id, ledger, settings, teach=teach):
-        await acknowledge(query, say("Only who asked, or an admin, can do that."))
+        await acknowledge(query, say("Only another person, or an admin, can do that."))
         return
     await acknowledge(query, say("Thank you! I will learn this.") if teach else say("I will not learn this."))
     assert message is not None
@@ -176,12 +224,7 @@ async def answer(
 
 async def decide(demonstration: Demonstration, by: int, ledger: Ledger, settings: BotSettings, *, teach: bool) -> bool:
     """Let a suggestion teach, or not, if this person may decide about it."""
-    exchange = await ledger.exchange(demonstration.exchange)
-    if not _may_confirm(exchange, by, settings) and (teach or by != demonstration.author):
+    if teach and by == demonstration.author and by not in settings.telegram.admins:
         return False
     await ledger.confirm_demonstration(demonstration.id, by if teach else None)
     return True
-
-
-def _may_confirm(exchange: Exchange, person: int, settings: BotSettings) -> bool:
-    return person == exchange.asker or person in settings.telegram.admins

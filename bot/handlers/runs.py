@@ -96,6 +96,14 @@ async def _rehearsed(admin: AdminActions, say: Say) -> str:
         if isinstance(recipe, Path)
         else say("How: {method}, each pair {epochs} times.", method=recipe.method, epochs=f"{recipe.epochs:g}"),
     ]
+    if plan.corrections:
+        lines.append(
+            say(
+                "Corrections among them: {corrections} ({share} %).",
+                corrections=plan.corrections,
+                share=round(100 * plan.corrections / plan.pairs),
+            )
+        )
     if plan.sources:
         lines.append(say("Beside them from elsewhere: {sources}.", sources=", ".join(plan.sources)))
     return "\n".join(lines)
