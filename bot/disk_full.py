@@ -56,9 +56,11 @@ class DiskFull:
             return False
         self._told[key] = None
         try:
-            if update.callback_query:
-                say = await self._voice(update.callback_query.from_user)
-                await acknowledge(update.callback_query, say(SENTENCE))
+            if tap := update.callback_query:
+                text = (await self._voice(tap.from_user))(SENTENCE)
+                await acknowledge(tap, text)
+                if tap.message:
+                    await self._replaced(update.update_id, tap.message.chat.id, text)
                 return True
             if message and message.from_user and await self._answers(message, message.from_user):
                 await self._show(update.update_id, message, (await self._voice(message.from_user))(SENTENCE))
@@ -81,9 +83,7 @@ class DiskFull:
 
     async def _show(self, update: int, message: Message, text: str) -> None:
         """Show the text in the place of an unfinished answer, or on a message of its own."""
-        begun = [each.message for each in await self._ledger.replies(update) if each.message is not None]
-        if begun:
-            await self._bot.edit_message_text(text, chat_id=message.chat.id, message_id=begun[-1])
+        if await self._replaced(update, message.chat.id, text):
             return
         quoted = ReplyParameters(message_id=message.message_id, allow_sending_without_reply=True)
         await self._bot.send_message(
@@ -92,3 +92,10 @@ class DiskFull:
             message_thread_id=message.message_thread_id if message.is_topic_message else None,
             reply_parameters=None if message.chat.type == "private" else quoted,
         )
+
+    async def _replaced(self, update: int, chat: int, text: str) -> bool:
+        """Show the text in the place of an unfinished answer, and return whether there was one."""
+        begun = [each.message for each in await self._ledger.replies(update) if each.message is not None]
+        if begun:
+            await self._bot.edit_message_text(text, chat_id=chat, message_id=begun[-1])
+        return bool(begun)
