@@ -91,7 +91,7 @@ async def test_a_disk_that_fills_up_while_an_answer_is_written(stage: Stage) -> 
             limit(process, 0)
             await shows(ada, FULL)
             limit(process, resource.RLIM_INFINITY)
-            await shows(ada, "About meanwhile: all is well.")
+            assert (await ada.answer(rated=True))["text"] == "About meanwhile: all is well."
             (answer,) = await ada.bot_messages()
             await ada.toast(await ada.taps(DOWN, answer))
     async with Ledger.open(stage.directory) as ledger:
