@@ -255,5 +255,6 @@ async def test_a_bad_payload_does_not_silence_the_alert(stage: Stage) -> None:
         await bot.ledger.store_updates([(5, "chat:1001", "")])
         await bot.ledger.set_aside_update(5, "RuntimeError: broken")
         await bot.notices.update_set_aside(5, "RuntimeError: broken")
+        await bot.notices.settled()
         (alert,) = await root.bot_messages()
         assert "I gave up on update 5" in alert["text"]
