@@ -226,6 +226,18 @@ async def test_what_was_said_before_a_stop_stays(demo: Demo, opened: Opens) -> N
         assert said["role"] == "assistant" and str(said["content"]).endswith("/1")
 
 
+async def test_a_refused_picture_does_not_stay_attached(demo: Demo, opened: Opens) -> None:
+    """What is wrong with it is said in words, and what is sent next goes without it."""
+    async with opened("Max") as page:
+        for data, says in ((b"no picture", "cannot be opened as a picture"), (png(3000, 10, "red"), "too narrow")):
+            await page.attach(data)
+            await page.page.locator("#send").click()
+            await expect(page.page.locator(".toast.wrong").last).to_contain_text(says)
+            await expect(page.page.locator("#chips")).to_be_hidden()
+        await page.asks("Max's question", RED)
+        assert pictures(demo.asked("Max's question")) == [1]
+
+
 async def test_a_small_webp_is_a_sticker(demo: Demo, opened: Opens) -> None:
     """A WebP picture without words is sent as a sticker, shown as one, and looked at."""
     async with opened("Hal") as page:

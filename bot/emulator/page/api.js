@@ -1,9 +1,19 @@
 // The people's side of the emulator, as the page uses it. Knows addresses and JSON, nothing of what is shown.
 
+/** What people read where Telegram answers with a code. */
+const WORDS = {
+  PHOTO_INVALID_DIMENSIONS: "This picture is too large or too narrow for a photo, so it was removed. It may have 80 million pixels, and one side may be 20 times as long as the other.",
+  IMAGE_PROCESS_FAILED: "This file cannot be opened as a picture, so it was removed. It may be damaged, or of another format than its name says.",
+};
+
+/** An answer that refuses the request: sending the same again would not help. */
+export class Refused extends Error {}
+
 async function call(path, options = {}) {
   const answer = await fetch(path, options);
   const body = await answer.json();
-  if (!answer.ok) throw new Error(body.description || `${path} answered ${answer.status}`);
+  const code = (body.description ?? "").replace("Bad Request: ", "");
+  if (!answer.ok) throw new Refused(WORDS[code] ?? (code || `${path} answered ${answer.status}`));
   return body;
 }
 

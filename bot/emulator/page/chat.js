@@ -22,7 +22,7 @@ export class Chat {
     this.messages = new Map();
     this.waiting = new Map();
     this.reactions = new Map();
-    this.composer = new Composer({ say, send: (draft) => this.attempt(() => this.send(draft)), command: (text) => this.write(text) });
+    this.composer = new Composer({ say, send: (draft) => this.attempt(() => this.send(draft), draft.files), command: (text) => this.write(text) });
     this.listen();
   }
 
@@ -166,11 +166,13 @@ export class Chat {
     return this.group ? `@${this.bot.username} ` : "";
   }
 
-  async attempt(doing) {
+  /** Say what went wrong. `files` that were refused are not offered again with what is sent next. */
+  async attempt(doing, files = []) {
     try {
       return await doing();
     } catch (error) {
-      this.say(error.message.replace("Bad Request: ", ""), true);
+      this.say(error.message, true);
+      if (error instanceof api.Refused) this.composer.detach(files);
       return null;
     }
   }

@@ -85,6 +85,11 @@ export class Composer {
     $("text").focus();
   }
 
+  detach(files) {
+    this.files = this.files.filter((file) => !files.includes(file));
+    this.drawChips();
+  }
+
   drawChips() {
     const chip = (content, off) =>
       h("div", { class: "chip" }, content, h("button", { type: "button", "aria-label": t("Remove"), onclick: off }, "✕"));
