@@ -38,6 +38,7 @@ from bot.handlers import build_dispatcher
 from bot.handlers.feedback import repaint_lately_rated
 from bot.handlers.menu import announce_commands
 from bot.inbox import Inbox
+from bot.incoming import DECODERS
 from bot.inspection import Inspection, settle_live_model
 from bot.intake import Intake
 from bot.notices import Notices
@@ -45,12 +46,14 @@ from bot.operations import Operations
 from bot.repaints import Repaints
 from bot.schedule import Schedule
 from bot.steering import Steering
+from bot.stored_pictures import NICENESS, StoredPictures
 from bot.telegram import Gate, open_bot
 from bot.translation import Translator
 from bot.vitals import Vitals
 from bot.watch import Watch
 from bot.web.server import WebServer
 from inference.deployment import Deployment
+from inference.picture_decoder import PictureDecoders
 from storage.health import refuse_lost_ledger
 from storage.ledger import FILE_NAME, Ledger
 from storage.models import ModelStore
@@ -127,6 +130,14 @@ class Application:
         schedule.start()
         self._at_end("schedule", schedule.stop)
 
+        decoders, patient = PictureDecoders(DECODERS), PictureDecoders(1, NICENESS)
+        self._at_end("picture decoders", decoders.close)
+        self._at_end("decoder of stored pictures", patient.close)
+        decoders.warm()
+        stored = StoredPictures.beside(ledger, folder, patient)
+        stored.start()
+        self._at_end("cleaning of stored pictures", stored.stop)
+
         trainer = ChildTrainer(settings.training)
         places = Places(
             base=base,
@@ -152,6 +163,7 @@ class Application:
             system=settings.chat.persona,
             tiles=settings.inference.tiles or 0,
             trust=settings.trust,
+            ready=stored.finish,
         )
         vitals = Vitals(ledger, deployment, schedule, gate.numbers, lambda: trainer.last_word)
         changeover = Changeover(
@@ -180,6 +192,8 @@ class Application:
             steering=steering,
             pace=gate.pace,
             repaints=repaints,
+            decoders=decoders,
+            stored=stored,
         )
 
         inbox = Inbox(

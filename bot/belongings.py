@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bot.forgetting import Forgetting
+from bot.stored_pictures import finish_pictures
 from bot.terminal import confirm, notes
 from storage.backup import back_up
 from storage.errors import StorageError
@@ -21,7 +22,11 @@ from storage.records import Belongings
 
 
 async def backup(ledger: Ledger, folder: Path, out: Path, models: bool, console: Console) -> None:
-    """Copy the ledger and the pictures of `folder`, and the `models`. Raises StorageError where a picture is lost."""
+    """Copy the ledger and the pictures of `folder`, and the `models`. Raises StorageError where a picture is lost.
+
+    Pictures that an earlier version stored are cleaned before.
+    """
+    await finish_pictures(ledger, folder, notes)
     kept = ModelStore(folder / "models") if models else None
     with notes.status(f"copying into {out}"):
         made = await back_up(ledger, PictureStore(folder / "pictures"), out, kept)

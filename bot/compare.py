@@ -16,10 +16,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from bot.config import Settings
-from bot.incoming import BROKEN, NOT_A_PICTURE, SUFFIXES, TOO_MANY_PIXELS, PictureRefused, check
+from bot.incoming import SUFFIXES
 from bot.progress import on_terminal, terminal_bar
 from bot.terminal import notes
 from inference.layout import problems
+from inference.picture_decoder import PictureDecoder, PictureRefused, Refusal
 from inference.settings import TINY
 from inference.tiny import CHECKPOINT
 from storage.ledger import FILE_NAME, Ledger
@@ -29,11 +30,12 @@ from training.launcher import ChildTrainer
 
 QUESTIONS: Final = "questions.txt"
 _REFUSALS: Final = {
-    NOT_A_PICTURE: "is no picture that can be read",
-    BROKEN: "is damaged or cut off",
-    TOO_MANY_PIXELS: "has more pixels than chat.max_picture_megapixels allows",
+    Refusal.NOT_A_PICTURE: "is no picture that can be read",
+    Refusal.BROKEN: "is damaged or cut off",
+    Refusal.TOO_MANY_PIXELS: "has more pixels than chat.max_picture_megapixels allows",
+    Refusal.TOO_COSTLY: "takes more time or memory to open than a picture may",
 }
-_ENDINGS: Final = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp"}
+_ENDINGS: Final = {"image/jpeg": ".jpg", "image/png": ".png"}
 
 
 async def compare(settings: Settings, models: Sequence[str], images: Path, out: Path, console: Console) -> None:
@@ -128,15 +130,16 @@ def _prepared(images: Path, work: Path, settings: Settings) -> list[tuple[str, s
         raise TrainingError(f"{images} is no folder: name one with pictures by --images")
     found = sorted(each for each in images.iterdir() if each.suffix.lower() in SUFFIXES and each.is_file())
     asked: list[tuple[str, str, str]] = []
-    for number, each in enumerate(found):
-        try:
-            checked = check(each.read_bytes(), settings.chat.max_picture_megapixels)
-        except PictureRefused as refusal:
-            notes.print(f"[yellow]left out:[/] {escape(each.name)} {_REFUSALS[refusal.sentence]}", highlight=False)
-            continue
-        file = f"{number}{_ENDINGS[checked.media_type]}"
-        (work / file).write_bytes(checked.data)
-        asked += [(file, each.name, question) for question in questions_of(each, settings.chat.default_question)]
+    with PictureDecoder() as decoder:
+        for number, each in enumerate(found):
+            try:
+                cleaned = decoder.clean(each.read_bytes(), settings.chat.max_picture_megapixels)
+            except PictureRefused as refusal:
+                notes.print(f"[yellow]left out:[/] {escape(each.name)} {_REFUSALS[refusal.reason]}", highlight=False)
+                continue
+            file = f"{number}{_ENDINGS[cleaned.media_type]}"
+            (work / file).write_bytes(cleaned.data)
+            asked += [(file, each.name, question) for question in questions_of(each, settings.chat.default_question)]
     if not asked:
         raise TrainingError(f"{images} has no pictures to ask about: put some there ({' '.join(SUFFIXES)})")
     return asked

@@ -14,6 +14,8 @@ from rich.markup import escape
 
 from bot.config import Settings
 from bot.progress import terminal_bar
+from bot.stored_pictures import finish_pictures
+from bot.terminal import notes
 from storage.ledger import Ledger
 from storage.pictures import PictureStore
 from training.export import DPO, KTO, LLAVA, export
@@ -68,7 +70,11 @@ async def import_file(
 
 
 async def export_data(ledger: Ledger, settings: Settings, out: Path, console: Console) -> None:
-    """Write what people taught into the folder `out`. Raises `TrainingError`, `StorageError`."""
+    """Write what people taught into the folder `out`. Raises `TrainingError`, `StorageError`.
+
+    Pictures that an earlier version stored are cleaned before.
+    """
+    await finish_pictures(ledger, settings.storage.dir, notes)
     training = settings.training
     rated, preferences = await ledger.rated_exchanges(settings.trust), await ledger.preferences(settings.trust)
     kept = await ledger.pictures()

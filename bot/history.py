@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 from bot.settings import ChatSettings
+from bot.stored_pictures import StoredPictures
 from inference.messages import Picture, Prompt, Role, Turn
 from inference.prompt import fit
 from storage.errors import UnknownRecord
@@ -25,9 +26,10 @@ class Forgotten(Exception):
 class History:
     """The exchanges of all conversations, each of which is a session of the ledger."""
 
-    def __init__(self, ledger: Ledger, pictures: PictureStore, settings: ChatSettings) -> None:
+    def __init__(self, ledger: Ledger, pictures: PictureStore, settings: ChatSettings, stored: StoredPictures) -> None:
         self._ledger = ledger
         self._pictures = pictures
+        self._stored = stored
         self._settings = settings
 
     async def open_session(self, chat: int, asker: int, topic: int) -> int | None:
@@ -91,8 +93,8 @@ class History:
             raise Forgotten from error
 
     async def _picture(self, sha256: str) -> Picture:
-        row = await self._ledger.picture(sha256)
-        return Picture(await self._pictures.get(sha256), sha256, row.media_type)
+        row = await self._stored.clean(await self._ledger.picture(sha256))
+        return Picture(await self._pictures.get(row.sha256), row.sha256, row.media_type)
 
 
 def cut(prompt: Prompt, limit: int) -> Prompt:

@@ -1,44 +1,51 @@
-"""Incoming picture bytes: fetched, checked, made fit and kept.
+"""Incoming pictures: fetched, cleaned by a child process, and kept.
 
-Nothing is trusted but the bytes: the type is read from them, the size in pixels from their header before anything is
-decoded. Work on bytes runs off the event loop. Knows what a picture must be; what to say about one that is not, the
-refusal carries as a sentence for the catalogues.
+Nothing that a stranger sent is decoded in this process, and nothing but the clean picture is kept (see
+`inference.picture_cleaning`). What is fetched and decoded at a time is bounded, over all people and for each of them,
+so that one who sends costly files delays their own pictures first.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
 from io import BytesIO
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import imagehash
-import pillow_heif
 import structlog
 from aiogram import Bot
 from aiogram.exceptions import TelegramBadRequest
 from aiogram.types import Document, ExternalReplyInfo, Message, PhotoSize, Sticker
 from aiohttp import ClientError
-from PIL import Image, ImageOps
 
 from bot.history import Forgotten
-from bot.settings import ChatSettings
+from bot.settings import ChatSettings, LimitsSettings
 from bot.telegram import Undelivered
 from bot.traces import account
 from bot.translation import later
+from inference import picture_decoder
 from inference.messages import Picture
-from storage.errors import UnknownRecord
+from inference.picture_decoder import CleanPicture, PictureDecoders, Refusal
+from storage.errors import NotSaved, UnknownRecord
 from storage.ledger import Ledger
 from storage.pictures import PictureStore
 from storage.records import StoredPicture
 
-pillow_heif.register_heif_opener()
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 MAX_BYTES: Final = 20 * 10**6
 """What the Bot API lets a bot download (https://core.telegram.org/bots/api#getfile)."""
 
-LONGEST_SIDE: Final = 4096
-"""Larger pictures are kept scaled down: the model sees at most 12 tiles of 448 pixels."""
+BYTES_IN_FLIGHT: Final = 3 * MAX_BYTES
+"""Files that are fetched or wait for a decoder take at most so much memory together, and `MAX_BYTES` of one person."""
+
+DECODERS: Final = 2
+
+DEATHS: Final = 2
+"""A file that has killed its decoder so often is not decoded any more."""
 
 SUFFIXES: Final = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif")
 """How names of files of the formats that can be read end."""
@@ -46,13 +53,6 @@ SUFFIXES: Final = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".t
 Sent = PhotoSize | Document | Sticker
 """How a picture can come."""
 
-_KEPT: Final = {"JPEG": "image/jpeg", "MPO": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
-_READ: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF")
-_BEGINNINGS: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\0", b"MM\0*")
-_LOSSLESS: Final = ("PNG", "GIF", "BMP", "TIFF")
-_LOSSLESS_PIXELS: Final = 2_000_000
-_JPEG_QUALITY: Final = 92
-_DECODERS: Final = 2
 _DOWNLOAD_SECONDS: Final = 120
 _DOWNLOAD_PAUSES: Final = (0.25, 0.5, 1.0, 2.0, 4.0)
 
@@ -79,56 +79,146 @@ TOO_MANY_BYTES: Final = later(
 TOO_MANY_PIXELS: Final = later(
     "This picture is too large: I take up to {limit} million pixels. Please make it smaller and send it again."
 )
+TOO_COSTLY: Final = later(
+    "Opening this picture takes more time or memory than I may use. Please send it as a photo, or make it smaller."
+)
+TOO_MANY_STORED: Final = later(
+    "I already keep {limit} MB of your pictures, the most I keep for one person. With /delete_my_data you can delete "
+    "them."
+)
 
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """A picture that was decoded whole. `phash` is its 64-bit perceptual hash in hex; sizes in pixels."""
-
-    data: bytes
-    media_type: str
-    width: int
-    height: int
-    phash: str
+_SENTENCES: Final = {
+    Refusal.NOT_A_PICTURE: NOT_A_PICTURE,
+    Refusal.BROKEN: BROKEN,
+    Refusal.TOO_MANY_PIXELS: TOO_MANY_PIXELS,
+    Refusal.TOO_COSTLY: TOO_COSTLY,
+}
 
 
 class Incoming:
-    """Takes pictures in. A few are decoded at a time, so that a flood of large ones does not fill the memory."""
+    """Takes pictures in."""
 
-    def __init__(self, ledger: Ledger, pictures: PictureStore, settings: ChatSettings) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        pictures: PictureStore,
+        decoders: PictureDecoders,
+        chat: ChatSettings,
+        limits: LimitsSettings,
+        *,
+        admins: Collection[int] = (),
+    ) -> None:
+        """`admins` may store any number of pictures."""
         self._ledger = ledger
         self._pictures = pictures
-        self._megapixels = settings.max_picture_megapixels
-        self._decoders = asyncio.Semaphore(_DECODERS)
+        self._decoders = decoders
+        self._megapixels = chat.max_picture_megapixels
+        self._most_stored = limits.picture_megabytes_per_person * 10**6
+        self._admins = frozenset(admins)
+        self._room = Room(BYTES_IN_FLIGHT, MAX_BYTES)
+        self._turns = Room(DECODERS, 1)
 
     async def take(self, bot: Bot, file: Sent, sender: int, update: int) -> Picture:
-        """Fetch, check and keep one picture for an update.
+        """Fetch, clean and keep one picture for an update.
 
         Raises `PictureRefused`, `Forgotten`, `NotSaved`, or `Undelivered` while Telegram is away.
         """
-        data = await _fetched(bot, file)
-        async with self._decoders:
-            checked = await asyncio.to_thread(check, data, self._megapixels)
-        picture = Picture.of(checked.data, checked.media_type)
+        if await self._ledger.decoder_deaths(file.file_unique_id) >= DEATHS:
+            raise PictureRefused(TOO_COSTLY)
+        if sender not in self._admins and 0 < self._most_stored <= await self._ledger.picture_bytes(sender):
+            raise PictureRefused(TOO_MANY_STORED, limit=self._most_stored // 10**6)
+        if (file.file_size or 0) > MAX_BYTES:
+            raise _too_large()
+        async with self._room.taken(sender, file.file_size or MAX_BYTES):
+            data = await _fetched(bot, file)
+            async with self._turns.taken(sender, 1):
+                cleaned = await self._cleaned(data, file)
+        return await self._kept(cleaned, sender, update)
+
+    async def _cleaned(self, data: bytes, file: Sent) -> CleanPicture:
         try:
-            await self._pictures.put(checked.data)
+            return await self._decoders.clean(data, self._megapixels)
+        except picture_decoder.PictureRefused as refusal:
+            log.info("picture refused", reason=str(refusal), killed=refusal.killed)
+            if refusal.killed:
+                await self._note_death(file)
+            raise PictureRefused(_SENTENCES[refusal.reason], limit=f"{self._megapixels:g}") from refusal
+
+    async def _note_death(self, file: Sent) -> None:
+        try:
+            await self._ledger.note_decoder_death(file.file_unique_id)
+        except NotSaved as error:
+            log.warning("a picture that killed its decoder was not noted", error=str(error))
+
+    async def _kept(self, cleaned: CleanPicture, sender: int, update: int) -> Picture:
+        picture = Picture.of(cleaned.data, cleaned.media_type)
+        try:
+            await self._pictures.put(cleaned.data)
             await self._ledger.add_picture(
                 StoredPicture(
                     sha256=picture.sha256,
-                    media_type=checked.media_type,
-                    width=checked.width,
-                    height=checked.height,
-                    size=len(checked.data),
-                    phash=checked.phash,
+                    media_type=cleaned.media_type,
+                    width=cleaned.width,
+                    height=cleaned.height,
+                    size=len(cleaned.data),
+                    phash=cleaned.phash,
                 ),
                 sender,
                 update=update,
             )
             if not self._pictures.path(picture.sha256).is_file():
-                await self._pictures.put(checked.data)  # removed between the two: somebody else had it forgotten
+                await self._pictures.put(cleaned.data)  # removed between the two: its last sender had it deleted
         except UnknownRecord as error:
             raise Forgotten from error  # the file goes with the next sweep
         return picture
+
+
+class Room:
+    """A weighted semaphore: at most `total` over all people and `each` for one, first come, first served.
+
+    Who waits for their own share does not stand in the way of others.
+    """
+
+    def __init__(self, total: int, each: int) -> None:
+        self._total = total
+        self._each = each
+        self._used: defaultdict[int, int] = defaultdict(int)
+        self._waiting: deque[tuple[int, int, asyncio.Future[None]]] = deque()
+
+    @asynccontextmanager
+    async def taken(self, person: int, weight: int) -> AsyncIterator[None]:
+        """Have `weight` of the room for the block; more than one person may have counts as that."""
+        weight = min(weight, self._each)
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((person, weight, place))
+        self._admit()
+        try:
+            await place
+            yield
+        finally:
+            if place.done() and not place.cancelled():
+                self._used[person] -= weight
+                if not self._used[person]:
+                    del self._used[person]
+            self._admit()
+
+    def _admit(self) -> None:
+        """Let in who fits, in order: one who is at their own limit is passed over, the next of the others waits."""
+        left = deque[tuple[int, int, asyncio.Future[None]]]()
+        free = self._total - sum(self._used.values())
+        for person, weight, place in self._waiting:
+            if place.done():  # cancelled
+                continue
+            if self._used[person] + weight > self._each:
+                left.append((person, weight, place))
+            elif weight > free:
+                free = 0
+                left.append((person, weight, place))
+            else:
+                free -= weight
+                self._used[person] += weight
+                place.set_result(None)
+        self._waiting = left
 
 
 def picture_of(message: Message | ExternalReplyInfo) -> Sent | None:
@@ -149,89 +239,33 @@ def _claims_to_be_one(document: Document) -> bool:
     return (document.mime_type or "").startswith("image/") or name.endswith(SUFFIXES)
 
 
-def check(data: bytes, max_megapixels: float) -> Checked:
-    """The picture in `data`, upright, opaque, as JPEG, PNG or WebP; the bytes stay as they are where they can.
+class _Bounded(BytesIO):
+    """Takes `MAX_BYTES`, whatever size the sender or a server has claimed."""
 
-    Of an animation the first frame counts. Raises `PictureRefused`.
-    """
-    image = _opened(data, max_megapixels)
-    try:
-        if max(image.size) > LONGEST_SIDE:
-            image.draft("RGB", (LONGEST_SIDE, LONGEST_SIDE))
-        image.load()
-        if _must_change(image):
-            return _changed(image)
-        return Checked(data, _KEPT[str(image.format)], *image.size, _phash(image))
-    except Exception as error:  # Pillow's decoders raise almost anything on damaged bytes
-        log.info("picture refused", error=repr(error))
-        raise PictureRefused(BROKEN) from error
+    def write(self, block: ReadableBuffer, /) -> int:
+        if self.tell() + memoryview(block).nbytes > MAX_BYTES:
+            raise _too_large()
+        return super().write(block)
 
 
-def _opened(data: bytes, max_megapixels: float) -> Image.Image:
-    """The picture with its header read and nothing decoded."""
-    try:
-        image = Image.open(BytesIO(data), formats=_READ)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PictureRefused(TOO_MANY_PIXELS, limit=f"{max_megapixels:g}") from error
-    except Exception as error:  # Pillow cannot make sense of the header
-        raise PictureRefused(BROKEN if data.startswith(_BEGINNINGS) else NOT_A_PICTURE) from error
-    if image.width * image.height > max_megapixels * 1e6:
-        raise PictureRefused(TOO_MANY_PIXELS, limit=f"{max_megapixels:g}")
-    return image
-
-
-def _must_change(image: Image.Image) -> bool:
-    upright = image.getexif().get(0x0112, 1) in (0, 1)  # EXIF 2.32, tag Orientation
-    still = getattr(image, "n_frames", 1) == 1 or image.format == "MPO"
-    plain = image.mode in ("RGB", "L", "P", "1") and not image.has_transparency_data
-    return not (image.format in _KEPT and upright and still and plain and max(image.size) <= LONGEST_SIDE)
-
-
-def _changed(image: Image.Image) -> Checked:
-    lossless = image.format in _LOSSLESS and image.width * image.height <= _LOSSLESS_PIXELS
-    # A HEIC has been turned as its own boxes say; its EXIF orientation does not count, and pillow-heif has set it to 1.
-    upright = ImageOps.exif_transpose(image)
-    shown = _opaque(upright)
-    shown.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
-    written = BytesIO()
-    if lossless:
-        shown.save(written, "PNG")
-    else:
-        shown.save(written, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
-    return Checked(written.getvalue(), "image/png" if lossless else "image/jpeg", *shown.size, _phash(shown))
-
-
-def _opaque(image: Image.Image) -> Image.Image:
-    """RGB on white, as people see it; engines would show what lies hidden behind transparency."""
-    if image.mode.startswith("I;16"):
-        return image.point(lambda value: value / 256, "L").convert("RGB")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    coloured = image.convert("RGBA")
-    white = Image.new("RGBA", coloured.size, "white")
-    return Image.alpha_composite(white, coloured).convert("RGB")
-
-
-def _phash(image: Image.Image) -> str:
-    return str(imagehash.phash(image))
+def _too_large() -> PictureRefused:
+    return PictureRefused(TOO_MANY_BYTES, limit=MAX_BYTES // 10**6)
 
 
 async def _fetched(bot: Bot, file: Sent) -> bytes:
-    too_large = PictureRefused(TOO_MANY_BYTES, limit=MAX_BYTES // 10**6)
-    if (file.file_size or 0) > MAX_BYTES:
-        raise too_large
     try:
         path = (await bot.get_file(file.file_id)).file_path
     except TelegramBadRequest as error:
         if "too big" in error.message.lower():
-            raise too_large from error
+            raise _too_large() from error
         raise
     for pause in _DOWNLOAD_PAUSES:
+        content = _Bounded()
         try:
-            content = await bot.download_file(path or "", timeout=_DOWNLOAD_SECONDS)
+            await bot.download_file(path or "", content, timeout=_DOWNLOAD_SECONDS)
         except (ClientError, TimeoutError, OSError) as error:
             log.warning("download broke off", kind=type(error).__name__, error=account(error))
             await asyncio.sleep(pause)
         else:
-            return content.read() if content else b""
+            return content.getvalue()
     raise Undelivered("a file could not be downloaded")

@@ -36,6 +36,7 @@ TIDY = "tidy"
 EXPIRE = "expire"
 STORE = "schedule.sqlite"
 HANDLED_KEPT = timedelta(days=30)
+DEATHS_KEPT = timedelta(days=30)
 
 STRAYS = later(
     "{count} of {total} picture files are unknown to the ledger, so I delete none of them. If the ledger was lost, or "
@@ -133,6 +134,7 @@ class Schedule:
     async def tidy(self) -> None:
         """Forget handled updates of long ago, which Telegram does not send again, and files that belong to nothing."""
         await self._ledger.prune_updates((_now() - HANDLED_KEPT).timestamp())
+        await self._ledger.prune_decoder_deaths((_now() - DEATHS_KEPT).timestamp())
         try:
             await self._forgetting.sweep()
         except ManyStrays as many:

@@ -189,6 +189,12 @@ class LimitsSettings(BaseModel):
         description="Answers that may be under way at once, those that wait for an engine included. Who asks more is "
         "told how long to wait. 0: any number; they queue.",
     )
+    picture_megabytes_per_person: int = Field(
+        default=1000,
+        ge=0,
+        description="Pictures kept for one person, in megabytes; whoever has more is asked to delete theirs. 0: any "
+        "number.",
+    )
 
     def welcome(self, person: int, chat: int) -> bool:
         """Whether what this person (0: nobody in particular) sends from this chat is let in."""

@@ -8,6 +8,7 @@ pictures as they are encoded.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -21,6 +22,31 @@ FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 MAX_PIXELS: Final = 80_000_000
 """Width times height; some 240 MB decoded. Below Pillow's own warning limit."""
+
+MOST_SCANS: Final = 100
+"""Scans of a JPEG. Encoders write about ten; each costs as much as the whole picture, and may be ten bytes long."""
+
+_MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_JPEG: Final = b"\xff\xd8"
+_START_OF_SCAN: Final = 0xDA
+_END: Final = 0xD9
+_BARE: Final = (0x01, 0xD8)
+
+
+def scans(data: bytes) -> int:
+    """How many scans a JPEG has, counted without decoding up to one more than `MOST_SCANS`; 0 for other formats."""
+    if not data.startswith(_JPEG):
+        return 0
+    found, place = 0, 2
+    # Segments (ITU-T T.81, B.1.1) have a length; the data behind a scan's header runs to the next marker.
+    while found <= MOST_SCANS and (marker := _MARKER.search(data, place)):
+        kind, place = data[marker.end() - 1], marker.end()
+        if kind == _END:
+            break
+        if kind not in _BARE:
+            place += int.from_bytes(data[place : place + 2], "big")
+            found += kind == _START_OF_SCAN
+    return found
 
 
 def open_picture(data: bytes) -> Image.Image:
@@ -60,6 +86,11 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
                 raise PictureError(
                     f"The picture has {width} × {height} pixels, more than {MAX_PIXELS // 10**6} million: "
                     "send a smaller one."
+                )
+            if scans(data) > MOST_SCANS:
+                raise PictureError(
+                    f"The picture is a JPEG of more than {MOST_SCANS} scans, which takes minutes to decode: save it "
+                    "anew, without progressive scans."
                 )
             yield picture
     except UnidentifiedImageError:

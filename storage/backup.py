@@ -1,8 +1,8 @@
 """A backup of everything that cannot be made again, in one fresh folder, while the bot is at work.
 
-The ledger comes first, as it is at one moment, then the pictures that this copy names, each checked, and if wanted
-the models. The folder gets its name when all of it is on the disk, so a backup is whole or not there; it is laid out
-as `storage.dir` is, which is how it is restored.
+The ledger comes first, as it is at one moment, then the clean pictures that this copy names, each checked, and if
+wanted the models. The folder gets its name when all of it is on the disk, so a backup is whole or not there; it is
+laid out as `storage.dir` is, which is how it is restored.
 """
 
 from __future__ import annotations
@@ -85,7 +85,10 @@ async def _fill(ledger: Ledger, pictures: PictureStore, part: Path, models: Mode
 
 def _pictures(path: Path) -> list[str]:
     with looking(path) as database:
-        return [row["sha256"] for row in every(database, "SELECT sha256 FROM pictures ORDER BY sha256")]
+        return [
+            row["sha256"]
+            for row in every(database, "SELECT sha256 FROM pictures WHERE state = 'clean' ORDER BY sha256")
+        ]
 
 
 def _copy_model(model: Path, copy: Path) -> None:

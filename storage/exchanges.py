@@ -12,25 +12,29 @@ from storage.errors import StorageError, UnknownRecord
 from storage.inbox import refuse_closed
 from storage.people import ensure_chat, ensure_user
 from storage.queries import Queries, every, first
-from storage.records import Exchange, StoredPicture
+from storage.records import Exchange, PictureState, StoredPicture
 
-_COLUMNS = [each.name for each in fields(Exchange) if each.name != "pictures"]
+_COLUMNS = [each.name for each in fields(Exchange) if each.name not in ("pictures", "formerly")]
 _INSERTED = [name for name in _COLUMNS if name != "id"]
 _INSERT = "INSERT INTO exchanges({}) VALUES ({})".format(
     ", ".join(f'"{name}"' for name in _INSERTED), ", ".join(f":{name}" for name in _INSERTED)
 )
-_INSERT_PICTURE = (
-    "INSERT INTO pictures(sha256, media_type, width, height, size, phash, created)"
-    " VALUES (:sha256, :media_type, :width, :height, :size, :phash, :created) ON CONFLICT(sha256) DO NOTHING"
+INSERT_PICTURE = (
+    "INSERT INTO pictures(sha256, media_type, width, height, size, phash, created, state)"
+    " VALUES (:sha256, :media_type, :width, :height, :size, :phash, :created, :state)"
+    # What a decoder has made is clean, even where an earlier version was sent the very same bytes.
+    " ON CONFLICT(sha256) DO UPDATE SET state = excluded.state WHERE excluded.state = 'clean' AND state <> 'clean'"
 )
 _INSERT_SENDER = (
     "INSERT INTO picture_senders(sha256, sender, created) VALUES (?, ?, ?)"
     " ON CONFLICT(sha256, sender) DO UPDATE SET created = excluded.created"
 )
-SELECT_EXCHANGES = "SELECT {}, {} FROM exchanges".format(
+SELECT_EXCHANGES = "SELECT {}, {}, {} FROM exchanges".format(
     ", ".join(f'exchanges."{name}"' for name in _COLUMNS),
     "(SELECT json_group_array(sha256) FROM (SELECT sha256 FROM exchange_pictures"
     " WHERE exchange = exchanges.id ORDER BY position)) AS pictures",
+    "(SELECT json_group_array(name) FROM (SELECT coalesce(former, sha256) AS name FROM exchange_pictures"
+    " WHERE exchange = exchanges.id ORDER BY position)) AS formerly",
 )
 """The start of every query whose rows `exchange_of` understands; WHERE and ORDER BY follow."""
 
@@ -46,8 +50,14 @@ _PICTURED = "EXISTS (SELECT 1 FROM exchange_pictures WHERE exchange = {})"
 def exchange_of(row: sqlite3.Row) -> Exchange:
     """The record of a row of `SELECT_EXCHANGES`."""
     values = dict(row)
-    values["pictures"] = tuple(json.loads(values["pictures"]))
+    pictures, formerly = (tuple(json.loads(values[name])) for name in ("pictures", "formerly"))
+    values |= {"pictures": pictures, "formerly": () if formerly == pictures else formerly}
     return Exchange(**values)
+
+
+def picture_of(row: sqlite3.Row) -> StoredPicture:
+    """The record of a row of `pictures`."""
+    return StoredPicture(**{**dict(row), "state": PictureState(row["state"])})
 
 
 class Exchanges(Queries):
@@ -69,7 +79,7 @@ class Exchanges(Queries):
         def work(database: Database) -> None:
             refuse_closed(database, update)
             # Not Table.insert: it reads the schema several times, which costs a millisecond on the busiest path.
-            database.execute(_INSERT_PICTURE, row)
+            database.execute(INSERT_PICTURE, row)
             if sender is not None:
                 ensure_user(database, sender, now)
                 database.execute(_INSERT_SENDER, (picture.sha256, sender, now))
@@ -77,11 +87,18 @@ class Exchanges(Queries):
         await self._write(work)
 
     async def picture(self, sha256: str) -> StoredPicture:
-        """The picture of that name. Raises `UnknownRecord`."""
-        row = await self._read(lambda database: first(database, "SELECT * FROM pictures WHERE sha256 = ?", [sha256]))
+        """The picture of that name, or the one that was made of it. Raises `UnknownRecord`."""
+        row = await self._read(
+            lambda database: first(
+                database,
+                "SELECT * FROM pictures WHERE sha256 = ?1"
+                " OR sha256 = (SELECT sha256 FROM exchange_pictures WHERE former = ?1) LIMIT 1",
+                [sha256],
+            )
+        )
         if row is None:
             raise UnknownRecord(f"The ledger has no picture {sha256}: send it again.")
-        return StoredPicture(**row)
+        return picture_of(row)
 
     async def pictures(self, exchanges: list[int] | None = None) -> list[StoredPicture]:
         """The pictures of these exchanges, or all of them, each once, the oldest first."""
@@ -95,7 +112,7 @@ class Exchanges(Queries):
         rows = await self._read(
             lambda database: every(database, f"SELECT * FROM pictures{where} ORDER BY created, sha256", values)
         )
-        return [StoredPicture(**row) for row in rows]
+        return [picture_of(row) for row in rows]
 
     async def record_exchange(self, exchange: Exchange) -> Exchange:
         """Record a question with its answer; return it with its id and time. An update that has one returns that one.

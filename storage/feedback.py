@@ -22,6 +22,8 @@ _VOTES = (
     " FROM ratings WHERE rater NOT IN (SELECT value FROM json_each(:silent)) GROUP BY exchange"
 )
 
+_QUARANTINED = "SELECT sha256 FROM pictures WHERE state = 'quarantined'"
+
 # With max(), SQLite takes the other columns from the row that has it: https://www.sqlite.org/quirks.html
 _DEMONSTRATIONS = (
     "SELECT exchange, author, confirmed_by, text, max(id) FROM demonstrations"
@@ -109,8 +111,8 @@ class Feedback(Queries):
         conversation before it.
 
         Left out are votes and better answers of people who opted out or are blocked, and exchanges that they asked, or
-        in blocked groups, or that follow on theirs. So are better answers that nobody but their author has confirmed,
-        unless the author is an admin.
+        in blocked groups, that show a picture in quarantine, or that follow on theirs. So are better answers that nobody
+        but their author has confirmed, unless the author is an admin.
         """
         judged = await self._read(lambda database: _judged(database, trust))
         rated = [each.better or each.said for each in judged if each.better or each.said.raters]
@@ -150,13 +152,15 @@ def _judged(database: Database, trust: Trust) -> list[_Judged]:
             " (SELECT exchange FROM feedback UNION SELECT exchange FROM demonstrations)) ORDER BY session, id",
         )
         shown = {row["exchange"]: row for row in every(database, _DEMONSTRATIONS, people)}
+        quarantined = {row["sha256"] for row in every(database, _QUARANTINED)}
     finally:
         database.commit()
     found = []
     for _, talk in groupby((exchange_of(row) for row in rows), key=lambda exchange: exchange.session):
         stood: dict[int, Exchange] = {}
         for exchange in talk:
-            if exchange.asker in silent or exchange.chat in trust.blocked:
+            shows_quarantined = not quarantined.isdisjoint(exchange.pictures)
+            if exchange.asker in silent or exchange.chat in trust.blocked or shows_quarantined:
                 break
             vote = votes.get(exchange.id)
             before = tuple(stood[place] for place in sorted(stood) if place < exchange.place)

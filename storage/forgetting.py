@@ -87,7 +87,7 @@ class Forgetting(Queries):
             gone = _belongings(database, user)
             pictures = _column(database, _SENT, user)
             sessions = _column(database, _THEIR_SESSIONS, user)
-            _note(database, Kind.SESSION, sessions)
+            note(database, Kind.SESSION, sessions)
             _delete_exchanges(database, _column(database, _THEIR_EXCHANGES, user))
             withdraw(database, _column(database, "SELECT DISTINCT exchange FROM demonstrations WHERE author = ?", user))
             opted_out = first(database, "SELECT 1 FROM users WHERE id = ? AND opted_out", [user]) is not None
@@ -99,7 +99,7 @@ class Forgetting(Queries):
             database.execute('UPDATE promotions SET "by" = NULL WHERE "by" = ?', [user])
             _delete_pictures(database, pictures)
             _delete_updates(database, user, during, now)
-            _note(database, Kind.LOG, [""])
+            note(database, Kind.LOG, [""])
             return gone
 
         return await self._write(work)
@@ -119,7 +119,7 @@ class Forgetting(Queries):
             sql = "DELETE FROM inbox WHERE state = 'aside' AND received < ?"
             dead_letters = database.execute(sql, [before]).rowcount
             if old or pictures or dead_letters:
-                _note(database, Kind.LOG, [""])
+                note(database, Kind.LOG, [""])
             return len(old)
 
         return await self._write(work)
@@ -182,7 +182,7 @@ def withdraw(database: Database, exchanges: list[int]) -> None:
     """Nobody learns from these exchanges as they were: note which rows of runs' files have to go."""
     cancel_learning(database, exchanges)
     taught = f"SELECT DISTINCT exchange FROM run_selections WHERE exchange IN {_IDS}"
-    _note(database, Kind.ROW, _column(database, taught, json.dumps(exchanges)))
+    note(database, Kind.ROW, _column(database, taught, json.dumps(exchanges)))
     database.execute(f"DELETE FROM run_selections WHERE exchange IN {_IDS}", [json.dumps(exchanges)])
 
 
@@ -190,7 +190,7 @@ def _delete_pictures(database: Database, pictures: list[str]) -> None:
     """Delete the rows of pictures that no exchange shows any more; note their files."""
     names = json.dumps(pictures)
     database.execute(f"DELETE FROM pictures WHERE sha256 IN {_IDS}", [names])
-    _note(database, Kind.PICTURE, pictures)
+    note(database, Kind.PICTURE, pictures)
 
 
 def _delete_updates(database: Database, user: int, during: int | None, now: float) -> None:
@@ -212,7 +212,8 @@ def _delete_updates(database: Database, user: int, during: int | None, now: floa
     database.execute("UPDATE inbox SET lane = ? WHERE lane GLOB ?", (NOBODYS_LANE, lanes))
 
 
-def _note(database: Database, kind: Kind, names: Iterable[object]) -> None:
+def note(database: Database, kind: Kind, names: Iterable[object]) -> None:
+    """Note what has to be removed outside the ledger."""
     database.execute(
         "INSERT INTO removals(kind, name) SELECT ?, value FROM json_each(?) WHERE true ON CONFLICT DO NOTHING",
         (kind, json.dumps([str(each) for each in names])),

@@ -18,6 +18,7 @@ from typing import Self
 from sqlite_utils import Database
 
 from storage.broadcasts import Broadcasts
+from storage.cleaning import Cleaning
 from storage.connection import connect, explained_os, translated
 from storage.demonstrations import Demonstrations
 from storage.durable import PRIVATE, PRIVATE_FILE, sync_directory, sync_file
@@ -61,7 +62,18 @@ SELECT (SELECT count(*) FROM users WHERE id > 0) AS users,
 
 
 class Ledger(
-    People, Exchanges, Feedback, Demonstrations, Inbox, Runs, Registry, Forgetting, Statistics, Broadcasts, Menus
+    People,
+    Exchanges,
+    Feedback,
+    Demonstrations,
+    Inbox,
+    Runs,
+    Registry,
+    Forgetting,
+    Statistics,
+    Broadcasts,
+    Menus,
+    Cleaning,
 ):
     """Every query, named. Open it with `Ledger.open`, close it with `close` or `async with`."""
 

@@ -400,3 +400,22 @@ def m015_top_k(database: Database) -> None:
 def m016_rollbacks(database: Database) -> None:
     """Whether a change of the live model was a rollback."""
     database.execute("ALTER TABLE promotions ADD COLUMN back INTEGER NOT NULL DEFAULT 0")
+
+
+@migrations()
+def m017_clean_pictures(database: Database) -> None:
+    """Which pictures were re-encoded, what they were called when a model saw them, and files that killed a decoder."""
+    database.executescript("""
+        ALTER TABLE pictures ADD COLUMN state TEXT NOT NULL DEFAULT 'raw'
+            CHECK (state IN ('raw', 'clean', 'quarantined'));
+        CREATE INDEX pictures_raw ON pictures(sha256) WHERE state = 'raw';
+        CREATE INDEX pictures_quarantined ON pictures(sha256) WHERE state = 'quarantined';
+        ALTER TABLE exchange_pictures ADD COLUMN former TEXT;
+        CREATE INDEX exchange_pictures_former ON exchange_pictures(former) WHERE former IS NOT NULL;
+        CREATE TABLE decoder_deaths (
+            file TEXT NOT NULL PRIMARY KEY,
+            deaths INTEGER NOT NULL,
+            created REAL NOT NULL
+        ) STRICT;
+        CREATE TABLE chores (name TEXT NOT NULL PRIMARY KEY, done REAL NOT NULL) STRICT;
+    """)

@@ -47,6 +47,16 @@ class Belongings:
         return any((self.exchanges, self.pictures, self.votes, self.demonstrations, self.rows))
 
 
+class PictureState(StrEnum):
+    """What became of a picture: `RAW` is as it was sent, by an earlier version; `CLEAN` was re-encoded; a `QUARANTINED`
+    one could not be, and is neither shown to an engine nor trained on, exported or backed up.
+    """
+
+    RAW = "raw"
+    CLEAN = "clean"
+    QUARANTINED = "quarantined"
+
+
 class Kind(StrEnum):
     """What has to follow rows that were deleted; the names are a picture's sha256, an exchange's and a session's id."""
 
@@ -87,6 +97,7 @@ class StoredPicture:
     size: int
     phash: str
     created: float = 0.0
+    state: PictureState = PictureState.CLEAN
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +105,8 @@ class Exchange:
     """One question and its answer, with all that produced it. `session` is the conversation it belongs to.
 
     `update` is the Telegram update that asked: unique, so a replay finds the exchange instead of answering twice.
-    `pictures` are the sha256 of the question's own pictures. `prompt_hash` covers the rendered prompt and pictures.
+    `pictures` are the sha256 of the question's own pictures, `formerly` what they were before they were cleaned, empty
+    where they are the same. `prompt_hash` covers the rendered prompt and pictures, as they were then.
     `replaces` is the first exchange at its place in the conversation, where a question was answered again or edited:
     of all that share a place the newest stands, the others are kept. `finish` is "abort" for an answer that its asker
     stopped: what came until then. `top_k` is None where it was not recorded yet.
@@ -125,6 +137,7 @@ class Exchange:
     created: float = 0.0
     id: int = 0
     top_k: int | None = None
+    formerly: tuple[str, ...] = ()
 
     @property
     def place(self) -> int:

@@ -7,6 +7,7 @@ ledger, the picture folder, the inbox.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import io
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -32,10 +33,12 @@ from bot.notices import Notices
 from bot.repaints import Repaints
 from bot.settings import ChatSettings, LimitsSettings, StorageSettings, TelegramSettings
 from bot.steering import Steering
+from bot.stored_pictures import StoredPictures
 from bot.telegram import Gate, open_bot
 from bot.translation import Translator
 from inference.engines import Kind
 from inference.messages import Answer, Delta, Prompt, Usage
+from inference.picture_decoder import PictureDecoders
 from inference.sight import Seen
 from inference.status import Counters, NodeStatus, Status
 from inference.supervisor import State
@@ -51,6 +54,10 @@ from training.pipeline import Plan
 from training.selection import Counts
 
 ADMIN = 7
+
+DECODERS = PictureDecoders(2)
+"""Shared by all bots of a test process: starting one takes half a second of processor time."""
+atexit.register(DECODERS.shut_down)
 
 Result = TypeVar("Result")
 
@@ -259,6 +266,8 @@ class RunningBot:
             steering=self.steering,
             pace=gate.pace,
             repaints=self.repaints,
+            decoders=DECODERS,
+            stored=StoredPictures.beside(self.ledger, directory, DECODERS),
         )
         self.notices = Notices(self.bot, settings, self.ledger, self.translator)
         self.inbox = Inbox(

@@ -7,6 +7,7 @@ looks like (rating buttons, or a message that has come to rest) and nothing of t
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -91,7 +92,7 @@ class Person:
                 form.add_field("sticker", sticker, filename="sticker", content_type=media_type or "image/webp")
             if document is not None:
                 kind = media_type or "application/octet-stream"
-                form.add_field("document", document, filename=file_name, content_type=kind)
+                form.add_field("document", io.BytesIO(document), filename=file_name, content_type=kind)
             body = await self._post(f"/people/{self.id}/messages", form)
         sent: list[Message] = body["messages"]
         self._asked = sent[-1]["message_id"]

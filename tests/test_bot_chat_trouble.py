@@ -24,7 +24,7 @@ from inference.messages import (
 )
 from inference.prompt import pictures, prompt_hash, render
 from tests.chatting import Script, ScriptedEngine, Stage, png, told, until
-from tests.test_bot_incoming import huge_png
+from tests.test_inference_picture_cleaning import huge_png
 
 
 async def test_a_file_of_21_megabytes_is_refused_before_it_is_fetched(stage: Stage) -> None:

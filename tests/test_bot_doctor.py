@@ -134,7 +134,7 @@ async def test_a_damaged_ledger_is_found(tmp_path: Path) -> None:
         assert "is missing" in lost.detail and "backup" in lost.cure
     database = sqlite3.connect(path)
     with database:
-        database.execute("INSERT INTO exchange_pictures VALUES (99, 0, 'none')")
+        database.execute("INSERT INTO exchange_pictures(exchange, position, sha256) VALUES (99, 0, 'none')")
     unsound = finding_of(examine(settings), "ledger")
     assert "exchange_pictures" in unsound.detail and "thumbtune backup" in unsound.cure
     with database:

@@ -16,7 +16,7 @@ from PIL import Image
 from tests.chatting import RunningBot, Stage, png
 from tests.heic import SIDEWAYS, turned
 from tests.person import Message, Person
-from tests.test_bot_incoming import dark_corners
+from tests.test_inference_picture_cleaning import dark_corners
 
 NUMBERS = itertools.count(10**9)
 VIDEO = {"file_id": "v", "file_unique_id": "v", "width": 640, "height": 360, "duration": 5}

@@ -12,8 +12,8 @@ async def test_a_sticker_is_a_picture(stage: Stage) -> None:
         await ada.answer(rated=True)
         await ada.asks(photo=png(colour="red"))
         await ada.asks("What about this one?", reply_to=sticker["message_id"])
-        seen = [[picture.media_type for picture in prompt.turns[-1].pictures] for prompt in bot.engine.prompts]
-        assert seen[0] == seen[2] == ["image/webp"] != seen[1]
+        seen = [[picture.sha256 for picture in prompt.turns[-1].pictures] for prompt in bot.engine.prompts]
+        assert seen[0] == seen[2] != seen[1]
         for kind in ("application/x-tgsticker", "video/webm"):
             assert "moving pictures" in (await told(ada, sticker=b"moves", media_type=kind))["text"]
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from bot.incoming import check
 from inference.internvl2.checkpoint import load_model
 from inference.internvl2.modeling_internvl2 import InternVLChatModel
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Picture, Prompt, Role, Turn
+from inference.picture_cleaning import clean
 from inference.prompt import SYSTEM, render
 from inference.tiny import CHECKPOINT
 from inference.tiny.answers import reference
@@ -173,7 +173,7 @@ def test_the_sample_sticker_is_seen(model: InternVLChatModel, tokenizer: Any) ->
     torch.manual_seed(2)
     (sticker,) = sample_sticker().values()
     examiner = Examiner(model, tokenizer)
-    tiles = examiner.tile(Image.open(BytesIO(check(sticker, 50).data)))
+    tiles = examiner.tile(Image.open(BytesIO(clean(sticker, 50).data)))
     asked = [(kind, language) for kind in KINDS for language in LANGUAGES] * 4
     prompts = [
         (Prompt(SYSTEM, (Turn(Role.USER, held_out(language, kind, Random(number)), (PICTURE,)),), chat=""), [tiles])

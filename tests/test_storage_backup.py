@@ -172,7 +172,7 @@ async def test_nothing_unsound_is_backed_up(tmp_path: Path) -> None:
     async with Ledger.open(tmp_path / "data") as ledger:
         database = sqlite3.connect(tmp_path / "data" / FILE_NAME)
         with database:
-            database.execute("INSERT INTO exchange_pictures VALUES (99, 0, 'none')")
+            database.execute("INSERT INTO exchange_pictures(exchange, position, sha256) VALUES (99, 0, 'none')")
         database.close()
         with pytest.raises(StorageError, match="damaged"):
             await back_up(ledger, await asyncio.to_thread(PictureStore, tmp_path / "p"), tmp_path / "out")

@@ -120,7 +120,11 @@ async def test_what_others_asked_about_a_picture_goes_with_it(ledger: Ledger, ta
     await ledger.add_picture(picture("hers"), ADA)
     about_hers = await talk.asks(BEN, chat=GROUP)
     database = ledger._writer
-    await database.do(lambda each: each.execute("INSERT INTO exchange_pictures VALUES (?, 0, 'hers')", [about_hers]))
+    await database.do(
+        lambda each: each.execute(
+            "INSERT INTO exchange_pictures(exchange, position, sha256) VALUES (?, 0, 'hers')", [about_hers]
+        )
+    )
     follow_up, about_his = await talk.asks(BEN, chat=GROUP), await talk.asks(BEN, "bb", chat=GROUP)
     assert (await ledger.belongings(ADA)).exchanges == 2
     await ledger.forget(ADA)

@@ -212,7 +212,7 @@ async def test_an_unsound_ledger_is_not_backed_up(tmp_path: Path) -> None:
     async with Ledger.open(tmp_path / "data") as ledger:
         database = sqlite3.connect(tmp_path / "data" / FILE_NAME)
         with database:  # foreign keys are off on a plain connection
-            database.execute("INSERT INTO exchange_pictures VALUES (99, 0, 'none')")
+            database.execute("INSERT INTO exchange_pictures(exchange, position, sha256) VALUES (99, 0, 'none')")
         database.close()
         with pytest.raises(StorageError, match="restore an earlier backup"):
             await ledger.backup(tmp_path / "copy.db")

@@ -21,10 +21,12 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from inference.messages import PictureError
+from inference.picture_decoder import PictureDecoder
 from training.encoding import Encoder, TooLong
 from training.job import TrainingError
 from training.llava import Lesson, RowError, parse_row, read_rows, row
 from training.notes import Look, PictureNotes
+from training.source_cleaning import Cleaner
 
 FOREIGN: Final = "source "
 """What the names of rows of sources begin with: another bot's export has rows that are called as ours are, and ours go
@@ -40,6 +42,9 @@ _FEW: Final = 1000
 class Rules:
     """What rows are checked by. Paths are of directories; `notes` is a file; `tiles` 0 means as the checkpoint says.
 
+    With `clean` each picture is re-encoded into `home` by a decoder process, and what is checked is the clean one.
+    Without it pictures are decoded in the worker that checks: they are the operator's own, or clean already.
+
     `system` is the persona of rows that name none. Where the pictures lie in `home` they keep their names, elsewhere
     each is named by its whole path.
     """
@@ -50,13 +55,14 @@ class Rules:
     system: str
     tiles: int
     max_length: int
+    clean: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
     """A good row as a line of JSON, its length in tokens, its pictures in order, and whether it has a persona.
 
-    `pictures` are their names in the line, `digests` the sha256 of their bytes.
+    `pictures` are their names in the line, `digests` the sha256 of their bytes, or of the clean ones.
     """
 
     line: str
@@ -92,7 +98,14 @@ class Checker:
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
         self._encoder = Encoder(rules.base, tiles=rules.tiles)
-        self.notes = PictureNotes(rules.notes)
+        self._decoder = PictureDecoder() if rules.clean else None
+        cleaner = None if self._decoder is None else Cleaner(rules.home, self._decoder)
+        self.notes = PictureNotes(rules.notes, cleaner)
+
+    def close(self) -> None:
+        """End the decoder process."""
+        if self._decoder is not None:
+            self._decoder.close()
 
     def check(self, raw: Raw) -> Checked | Refused:
         """The good row, or what is wrong with it."""
@@ -158,6 +171,7 @@ class Inspection:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._here.close()
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 

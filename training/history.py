@@ -5,13 +5,17 @@ The ledger has whole conversations, and of each prompt a hash. Knows how prompts
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 from inference.messages import Picture, Prompt, PromptTooLong, Role, Turn
 from inference.prompt import fit, prompt_hash
 from storage.records import Exchange, RatedExchange
+
+Names = Mapping[str, str]
+"""What pictures are called in a prompt's hash, where that is not what they are called now."""
 
 _WINDOW: Final = 16
 """How many of the newest exchanges are looked through first for what the model saw; the default shows it 8."""
@@ -27,7 +31,9 @@ def as_seen(rated: RatedExchange) -> Prompt:
     Where none has it, because what somebody else said in between is gone, the conversation from its newest picture on:
     what is before that no model may have seen with it.
     """
-    return _with_its_hash(rated) or _conversation(rated.exchange, _since_newest_picture(rated))
+    names = _former_names(rated)
+    found = _with_its_hash(rated, {}) or (_with_its_hash(rated, names) if names else None)
+    return found or _conversation(rated.exchange, _since_newest_picture(rated))
 
 
 def _since_newest_picture(rated: RatedExchange) -> Sequence[Exchange]:
@@ -36,7 +42,23 @@ def _since_newest_picture(rated: RatedExchange) -> Sequence[Exchange]:
     return rated.history[max((place for place, each in enumerate(rated.history) if each.pictures), default=0) :]
 
 
-def _with_its_hash(rated: RatedExchange) -> Prompt | None:
+def _former_names(rated: RatedExchange) -> Names:
+    """The former name of each picture that was cleaned after the model had seen it."""
+    shown = [each for each in (*rated.history, rated.exchange) if each.formerly]
+    return {new: old for each in shown for new, old in zip(each.pictures, each.formerly, strict=True)}
+
+
+def _hash(prompt: Prompt, names: Names) -> str:
+    if names:
+        turns = [
+            replace(turn, pictures=tuple(Picture(b"", names.get(each.sha256, each.sha256)) for each in turn.pictures))
+            for turn in prompt.turns
+        ]
+        prompt = replace(prompt, turns=tuple(turns))
+    return prompt_hash(prompt)
+
+
+def _with_its_hash(rated: RatedExchange, names: Names) -> Prompt | None:
     """The prompt with the recorded hash, None if no cut of the conversation has it.
 
     Looked for among the newest exchanges first, then among more: every hash reads the whole prompt, so trying all cuts
@@ -51,7 +73,7 @@ def _with_its_hash(rated: RatedExchange) -> Prompt | None:
             window = (*[each for each in history[:-size] if each.pictures][-1:], *window)
         with suppress(PromptTooLong):
             whole = _conversation(exchange, window)
-            return fit(whole, 0, lambda shorter: int(prompt_hash(shorter) != exchange.prompt_hash))
+            return fit(whole, 0, lambda shorter: int(_hash(shorter, names) != exchange.prompt_hash))
         if size >= len(history) or size * _EXCHANGE_TOKENS > exchange.prompt_tokens:
             return None
         size *= _WIDER

@@ -2,8 +2,9 @@
 
     python -m training.importing JOB.json
 
-Checks every row as a training does, copies the rows and their pictures into a folder, and gives it its name at the
-end. With a bad row nothing is imported, and every bad row is in the reason.
+Checks every row as a training does, with its pictures re-encoded into a folder as those that people send are, writes
+the rows beside them, and gives the folder its name at the end. With a bad row nothing is imported, and every bad row is
+in the reason.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from training.worker import Say, explained, work
 
 
 def take_in(job: ImportJob, say: Say) -> Outcome:
-    """Check, copy, name. Raises `TrainingError`."""
+    """Clean, check, name. Raises `TrainingError`."""
     folder = Path(job.out) / job.name
     if folder.exists():
         raise TrainingError(f"{folder} is there already: choose another --name, or remove the folder")
@@ -35,9 +35,9 @@ def take_in(job: ImportJob, say: Say) -> Outcome:
     try:
         (part / PICTURES).mkdir(parents=True)
         good = _checked(job, part / PICTURES, say)
-        write_whole(part / ROWS, _copied(good, part / PICTURES, say))
+        write_whole(part / ROWS, _rows(good))
         pictures = {digest for each in good for digest in each.digests}
-        About(job.file, len(good), len(pictures), job.repeat_times).write(part)
+        About(job.file, len(good), len(pictures), job.repeat_times, clean=True).write(part)
         os.sync()
         part.rename(folder)
     except ImportError as error:
@@ -55,7 +55,7 @@ def _checked(job: ImportJob, home: Path, say: Say) -> list[Checked]:
         from training.own_recipe import own_max_length
 
         max_length = own_max_length(job.recipe)
-    rules = Rules(Path(job.base), home, None, job.system, job.tiles, max_length)
+    rules = Rules(Path(job.base), home, None, job.system, job.tiles, max_length, clean=True)
     problems: list[str] = []
     with Inspection(rules, job.threads or len(os.sched_getaffinity(0))) as inspection:
         rows = inspection.rows(
@@ -70,34 +70,19 @@ def _checked(job: ImportJob, home: Path, say: Say) -> list[Checked]:
     return good
 
 
-def _copied(good: Sequence[Checked], home: Path, say: Say) -> Iterator[str]:
-    """The rows as lines of the source; their pictures are copied on the way."""
-    for number, each in enumerate(good, 1):
+def _rows(good: Sequence[Checked]) -> Iterator[str]:
+    """The rows as lines of the source, which name the clean pictures."""
+    for each in good:
         row: dict[str, Any] = json.loads(each.line)
         del row["length"], row["origin"]
         row["id"] = row["id"].removeprefix(FOREIGN)
         if not each.persona:
             # It has the persona of the day, as the chat has.
             del row["system"]
-        if each.pictures:
-            names = [_copy(Path(file), digest, home) for file, digest in zip(each.pictures, each.digests, strict=True)]
+        if each.digests:
+            names = [f"{digest[:2]}/{digest}" for digest in each.digests]
             row["image"] = names[0] if len(names) == 1 else names
-        if number % 64 == 0 or number == len(good):
-            say(Progress("copying", number, len(good)))
         yield json.dumps(row, ensure_ascii=False) + "\n"
-
-
-def _copy(file: Path, digest: str, home: Path) -> str:
-    """Copy a picture to where its digest says; its name there."""
-    name = f"{digest[:2]}/{digest}"
-    target = home / name
-    if not target.exists():
-        data = file.read_bytes()
-        if sha256(data).hexdigest() != digest:
-            raise TrainingError(f"{file} changed while it was imported: try again")
-        target.parent.mkdir(exist_ok=True)
-        target.write_bytes(data)
-    return name
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ length and time of change is not decoded again. Knows files; what a bad one mean
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import astuple, dataclass
 from hashlib import sha256
@@ -30,8 +30,12 @@ class Look:
 class PictureNotes:
     """Notes in a file of JSON lines that only grows; without a file they last as long as the object."""
 
-    def __init__(self, file: Path | None) -> None:
+    def __init__(self, file: Path | None, examine: Callable[[bytes], tuple[int, int, str]] | None = None) -> None:
+        """`examine` returns a picture's width, height and sha256; it may make another picture of it, which those are of
+        then. Raises `PictureError`.
+        """
         self._file = file
+        self._examine = examine or _examined
         self._known: dict[str, Look] = {}
         self._fresh: dict[str, Look] = {}
         if file is not None and file.exists():
@@ -48,9 +52,7 @@ class PictureNotes:
         known = self._known.get(name)
         if known is not None and (known.length, known.changed) == (status.st_size, status.st_mtime_ns):
             return known
-        data = path.read_bytes()
-        width, height = check_picture(data)
-        seen = Look(width, height, sha256(data).hexdigest(), status.st_size, status.st_mtime_ns)
+        seen = Look(*self._examine(path.read_bytes()), status.st_size, status.st_mtime_ns)
         if note:
             self._known[name] = self._fresh[name] = seen
         return seen
@@ -66,3 +68,8 @@ class PictureNotes:
         if self._file is not None and fresh:
             with self._file.open("a", encoding="utf-8") as lines:
                 lines.writelines(json.dumps([name, *astuple(each)]) + "\n" for name, each in fresh.items())
+
+
+def _examined(data: bytes) -> tuple[int, int, str]:
+    width, height = check_picture(data)
+    return width, height, sha256(data).hexdigest()

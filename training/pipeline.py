@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -91,8 +91,12 @@ class Pipeline:
         system: str,
         tiles: int = 0,
         trust: Trust = ALIKE,
+        ready: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """`system` is the chat's persona; `tiles` the most tiles a picture is cut into (0: as the model says)."""
+        """`system` is the chat's persona; `tiles` the most tiles a picture is cut into (0: as the model says).
+
+        `ready` is awaited before a run selects: it returns when all stored pictures are clean.
+        """
         self._ledger = ledger
         self._pictures = pictures
         self._models = models
@@ -100,6 +104,7 @@ class Pipeline:
         self._settings = settings
         self._trust = trust
         self._places = places
+        self._ready = ready
         self._orders = Orders(settings, places, pictures.directory, system, tiles)
 
     @property
@@ -154,6 +159,8 @@ class Pipeline:
             await asyncio.shield(asyncio.to_thread(shutil.rmtree, features, ignore_errors=True))
 
     async def _run(self, run: Run, workspace: Path, on_change: OnChange) -> Model:
+        if self._ready is not None:
+            await self._ready()
         sources = self._prepared()
         selection = await self._select()
         folder = self._places.runs / str(run.id)

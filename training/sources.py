@@ -31,12 +31,16 @@ UNDER_WAY: Final = ".part"
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """Of an imported source: the file it came from, how many rows and pictures, how often it is taken (`Source`)."""
+    """Of an imported source: the file it came from, how many rows and pictures, how often it is taken (`Source`).
+
+    `clean` is false for one that an earlier version imported, with the pictures as they were.
+    """
 
     file: str
     rows: int
     pictures: int
     repeat_times: float | None = None
+    clean: bool = False
 
     @classmethod
     def read(cls, folder: Path) -> Self:

@@ -40,9 +40,11 @@ from bot.pace import Pace
 from bot.repaints import Repaints
 from bot.settings import BotSettings
 from bot.steering import Steering
+from bot.stored_pictures import StoredPictures
 from bot.translation import Translator
 from bot.waiting import Waiting
 from inference.messages import Engine
+from inference.picture_decoder import PictureDecoders
 from storage.ledger import Ledger
 from storage.pictures import PictureStore
 
@@ -59,12 +61,14 @@ def build_dispatcher(
     steering: Steering,
     pace: Pace,
     repaints: Repaints,
+    decoders: PictureDecoders,
+    stored: StoredPictures,
 ) -> Dispatcher:
     """Everything between the inbox and the other rooms. Feed it with a `delivery` (`bot.inbox.Delivery`).
 
     Call `Steering.arrived` with every update as it comes in. `pace` and `repaints` are those of the bot that is fed.
     """
-    conversation = Conversation(History(ledger, pictures, settings.chat), engine, settings.chat)
+    conversation = Conversation(History(ledger, pictures, settings.chat, stored), engine, settings.chat)
     limits = Limits(settings.limits, settings.telegram.admins)
     dispatcher = Dispatcher(
         disable_fsm=True,
@@ -73,7 +77,7 @@ def build_dispatcher(
         admin=admin,
         forgetting=forgetting,
         translator=translator,
-        incoming=Incoming(ledger, pictures, settings.chat),
+        incoming=Incoming(ledger, pictures, decoders, settings.chat, settings.limits, admins=settings.telegram.admins),
         conversation=conversation,
         steering=steering,
         lateness=Lateness(settings.chat.answer_hours),

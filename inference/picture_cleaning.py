@@ -1,0 +1,185 @@
+"""Decode and re-encode untrusted pictures, as a child process of `picture_decoder`.
+
+    python -m inference.picture_cleaning NICENESS CPU_SECONDS
+
+`clean` makes a picture upright, opaque and sRGB, scales it down to `LONGEST_SIDE` and encodes it as baseline JPEG, or
+as PNG where it came without loss and is small. Nothing of the file but its pixels is kept: no EXIF, GPS, profile or
+comment. The process takes one file after the other from its standard input until that ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import resource
+import sys
+import warnings
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import imagehash
+import pillow_heif
+from PIL import Image, ImageCms, ImageOps
+
+from inference.picture_decoder import (
+    LONGEST_SIDE,
+    READY,
+    REQUEST,
+    RESPONSE,
+    CleanPicture,
+    PictureRefused,
+    Refusal,
+)
+from inference.pictures import MOST_SCANS, scans
+
+pillow_heif.register_heif_opener()
+
+MEMORY: Final = 768 * 2**20
+"""What a child may hold. A photo of 50 megapixels takes 450 MB, with transparency 650 MB, as WebP more."""
+
+ADDRESSES: Final = MEMORY + 512 * 2**20
+"""The same for systems that count only addresses; libraries have theirs beside."""
+
+_READ: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF")
+_BEGINNINGS: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\0", b"MM\0*")
+_LOSSLESS: Final = ("PNG", "GIF", "BMP", "TIFF")
+_LOSSLESS_PIXELS: Final = 2_000_000
+_JPEG_QUALITY: Final = 92
+_SCALABLE: Final = ("RGB", "RGBA", "L", "LA", "CMYK", "YCbCr")
+
+_SRGB: Final = ImageCms.createProfile("sRGB")
+
+
+def clean(data: bytes, max_megapixels: float) -> CleanPicture:
+    """Re-encode a picture; of an animation, its first frame. Raises `PictureRefused`."""
+    if scans(data) > MOST_SCANS:
+        raise PictureRefused(Refusal.TOO_COSTLY)
+    image = _opened(data, max_megapixels)
+    try:
+        lossless = image.format in _LOSSLESS and image.width * image.height <= _LOSSLESS_PIXELS
+        if max(image.size) > LONGEST_SIDE:
+            image.draft("RGB", (LONGEST_SIDE, LONGEST_SIDE))
+        image.load()
+        profile = image.info.get("icc_profile")
+        if image.mode in _SCALABLE:
+            image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+        # A HEIC has been turned as its own boxes say; its EXIF orientation does not count: pillow-heif sets it to 1.
+        shown = _opaque(_srgb(ImageOps.exif_transpose(image), profile))
+        shown.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+        shown.info.clear()  # Pillow writes a comment or a profile that stands there
+        written = BytesIO()
+        if lossless:
+            shown.save(written, "PNG", compress_level=4)
+        else:
+            shown.save(written, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+        kind = "image/png" if lossless else "image/jpeg"
+        return CleanPicture(written.getvalue(), kind, *shown.size, str(imagehash.phash(shown)))
+    except MemoryError as error:
+        raise PictureRefused(Refusal.TOO_COSTLY) from error
+    except Exception as error:  # Pillow's decoders raise almost anything on damaged bytes
+        raise PictureRefused(Refusal.BROKEN) from error
+
+
+def _opened(data: bytes, max_megapixels: float) -> Image.Image:
+    """The picture with its header read and nothing decoded."""
+    try:
+        image = Image.open(BytesIO(data), formats=_READ)
+    except MemoryError as error:
+        raise PictureRefused(Refusal.TOO_COSTLY) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PictureRefused(Refusal.TOO_MANY_PIXELS) from error
+    except Exception as error:  # Pillow cannot make sense of the header
+        raise PictureRefused(Refusal.BROKEN if data.startswith(_BEGINNINGS) else Refusal.NOT_A_PICTURE) from error
+    if image.width * image.height > max_megapixels * 1e6:
+        raise PictureRefused(Refusal.TOO_MANY_PIXELS)
+    return image
+
+
+def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """The picture's colours by its ICC profile in sRGB; as they are where there is none, or none that fits."""
+    if not profile or image.mode.startswith("I") or image.mode == "F":
+        return image
+    try:
+        own = ImageCms.ImageCmsProfile(BytesIO(profile))
+        if "sRGB" in ImageCms.getProfileDescription(own):
+            return image
+        if image.mode == "P":
+            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        out = "RGBA" if image.mode == "RGBA" else "RGB"
+        return ImageCms.profileToProfile(image, own, _SRGB, outputMode=out) or image
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return image
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """RGB on white, as people see it; engines would show what lies hidden behind transparency."""
+    if image.mode.startswith("I;16"):
+        return image.point(lambda value: value / 256, "L").convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    coloured = image.convert("RGBA")
+    white = Image.new("RGB", coloured.size, "white")
+    white.paste(coloured, mask=coloured.getchannel("A"))
+    return white
+
+
+def _limit() -> None:
+    """Take from this process what a decoder does not need. A system may know less than all of these limits."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")  # where memory runs out, the kernel ends this process first
+    for what, most in (
+        (resource.RLIMIT_DATA, MEMORY),
+        (resource.RLIMIT_AS, ADDRESSES),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(what, (most, most))
+
+
+def _allow_cpu(seconds: int) -> None:
+    """Let the next picture have so many seconds of processor time; the kernel ends the process after that (SIGXCPU)."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    most = int(used.ru_utime + used.ru_stime) + 1 + seconds
+    resource.setrlimit(resource.RLIMIT_CPU, (most, resource.RLIM_INFINITY))
+
+
+def _serve(requests: BinaryIO, answers: BinaryIO, seconds: int) -> None:
+    answers.write(READY)
+    answers.flush()
+    while len(head := requests.read(REQUEST.size)) == REQUEST.size:
+        size, max_megapixels = REQUEST.unpack(head)
+        _allow_cpu(seconds)
+        made = b""
+        try:
+            picture = clean(requests.read(size), max_megapixels)
+        except PictureRefused as refusal:
+            told: dict[str, object] = {"refused": refusal.reason}
+        else:
+            made = picture.data
+            told = {name: getattr(picture, name) for name in ("media_type", "width", "height", "phash")}
+        words = json.dumps(told).encode()
+        answers.write(RESPONSE.pack(len(words), len(made)) + words)
+        answers.write(made)
+        answers.flush()
+
+
+def main() -> None:
+    """Serve the parent until it closes our standard input, or is gone."""
+    warnings.simplefilter("ignore")
+    logging.disable()
+    answers = os.fdopen(os.dup(1), "wb")
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 1)
+    os.dup2(silent, 2)  # libraries print what a sender made them stumble over
+    os.nice(int(sys.argv[1]))
+    imagehash.phash(Image.new("L", (8, 8)))  # imports what it needs, before memory is limited
+    _limit()
+    _serve(sys.stdin.buffer, answers, int(sys.argv[2]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Clean pictures of sources: each file of an import as it is copied, and those of imports by earlier versions.
+
+A clean picture is named by the sha256 of its bytes, `ab/abcdef…`, in the source's folder of pictures.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+from uuid import uuid4
+
+from inference.messages import PictureError
+from inference.picture_decoder import PictureDecoder, PictureRefused
+from inference.pictures import MAX_PIXELS
+from training.llava import read_rows
+from training.sources import PICTURES, ROWS, UNDER_WAY, About
+from training.whole import write_whole
+
+QUARANTINED: Final = "quarantined.jsonl"
+"""Rows of an earlier version's import whose pictures cannot be re-encoded; nothing reads them."""
+
+_NICENESS: Final = 19
+
+
+class Cleaner:
+    """Cleans pictures into a folder."""
+
+    def __init__(self, home: Path, decoder: PictureDecoder) -> None:
+        self._home = home
+        self._decoder = decoder
+
+    def __call__(self, data: bytes) -> tuple[int, int, str]:
+        """Put the clean picture into the folder; its width, height and sha256. Raises `PictureError`, OSError."""
+        try:
+            clean = self._decoder.clean(data, MAX_PIXELS / 1e6)
+        except PictureRefused as refusal:
+            raise PictureError(f"it cannot be imported: {refusal}") from refusal
+        name = sha256(clean.data).hexdigest()
+        target = self._home / name[:2] / name
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part = target.with_name(f"{name}.{uuid4().hex}{UNDER_WAY}")  # another process may clean the same picture
+            part.write_bytes(clean.data)
+            part.replace(target)
+        return clean.width, clean.height, name
+
+
+def clean_sources(directory: Path) -> None:
+    """Clean the imported sources under `directory` that are not, each whole or not at all.
+
+    Rows whose pictures cannot be cleaned are moved to `QUARANTINED`. Killed at any moment, a second call finishes.
+    Raises OSError, `TrainingError`.
+    """
+    for folder in sorted(directory.iterdir()) if directory.is_dir() else ():
+        if folder.suffix == UNDER_WAY or not folder.is_dir():
+            continue
+        try:
+            about = About.read(folder)
+        except (OSError, ValueError, TypeError):
+            continue  # no source: who lists the sources says so
+        if not about.clean:
+            with PictureDecoder(_NICENESS) as decoder:
+                _clean(folder, about, decoder)
+
+
+def _clean(folder: Path, about: About, decoder: PictureDecoder) -> None:
+    home = folder / PICTURES
+    cleaner = Cleaner(home, decoder)
+    found: dict[str, tuple[int, int, str] | None] = {}
+    good: list[str] = []
+    bad: list[str] = []
+    for _, row in read_rows(folder / ROWS):
+        (good if _cleaned(row, home, cleaner, found) else bad).append(json.dumps(row, ensure_ascii=False) + "\n")
+    if bad:
+        write_whole(folder / QUARANTINED, bad)
+    write_whole(folder / ROWS, good)
+    kept = {each[2] for each in found.values() if each}
+    replace(about, rows=len(good), pictures=len(kept), clean=True).write(folder)
+    unread = {name.rpartition("/")[2] for name, each in found.items() if each is None}
+    for file in home.glob("*/*"):
+        if file.name not in kept | unread:
+            file.unlink(missing_ok=True)
+
+
+def _cleaned(row: Any, home: Path, cleaner: Cleaner, found: dict[str, tuple[int, int, str] | None]) -> bool:
+    """Whether all pictures of a row could be cleaned; the row names the clean ones then."""
+    if not isinstance(row, dict) or not row.get("image"):
+        return True
+    names = [row["image"]] if isinstance(row["image"], str) else list(row["image"])
+    for name in names:
+        if name not in found:
+            try:
+                found[name] = cleaner((home / name).read_bytes())
+            except (PictureError, FileNotFoundError):
+                found[name] = None
+    seen = [look for name in names if (look := found[name]) is not None]
+    if len(seen) < len(names):
+        return False
+    files = [f"{digest[:2]}/{digest}" for _, _, digest in seen]
+    row["image"] = files[0] if len(files) == 1 else files
+    row["image_wh"] = [[width, height] for width, height, _ in seen]
+    return True
