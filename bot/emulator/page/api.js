@@ -1,9 +1,11 @@
 // The people's side of the emulator, as the page uses it. Knows addresses and JSON, nothing of what is shown.
 
+import { t } from "./words.js";
+
 /** What people read where Telegram answers with a code. */
 const WORDS = {
-  PHOTO_INVALID_DIMENSIONS: "This picture is too large or too narrow for a photo, so it was removed. It may have 80 million pixels, and one side may be 20 times as long as the other.",
-  IMAGE_PROCESS_FAILED: "This file cannot be opened as a picture, so it was removed. It may be damaged, or of another format than its name says.",
+  PHOTO_INVALID_DIMENSIONS: () => t("This picture is too large or too narrow for a photo, so it was removed. It may have 80 million pixels, and one side may be 20 times as long as the other."),
+  IMAGE_PROCESS_FAILED: () => t("This file cannot be opened as a picture, so it was removed. It may be damaged, or of another format than its name says."),
 };
 
 /** An answer that refuses the request: sending the same again would not help. */
@@ -13,7 +15,7 @@ async function call(path, options = {}) {
   const answer = await fetch(path, options);
   const body = await answer.json();
   const code = (body.description ?? "").replace("Bad Request: ", "");
-  if (!answer.ok) throw new Refused(WORDS[code] ?? (code || `${path} answered ${answer.status}`));
+  if (!answer.ok) throw new Refused(WORDS[code]?.() ?? (code || `${path} answered ${answer.status}`));
   return body;
 }
 
