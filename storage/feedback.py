@@ -111,8 +111,8 @@ class Feedback(Queries):
         conversation before it.
 
         Left out are votes and better answers of people who opted out or are blocked, and exchanges that they asked, or
-        in blocked groups, that show a picture in quarantine, or that follow on theirs. So are better answers that nobody
-        but their author has confirmed, unless the author is an admin.
+        in blocked groups, that show a picture in quarantine, or that follow on theirs. So are better answers that
+        nobody but their author has confirmed, unless the author is an admin.
         """
         judged = await self._read(lambda database: _judged(database, trust))
         rated = [each.better or each.said for each in judged if each.better or each.said.raters]
