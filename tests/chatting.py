@@ -299,9 +299,9 @@ class RunningBot:
 
     async def settled(self) -> None:
         """Wait until every update that has come in, here or before a restart, is done."""
-        await until(self._idle)
+        await until(self.idle)
 
-    async def _idle(self) -> bool:
+    async def idle(self) -> bool:
         return not self.inbox.pending and not await self.ledger.pending_updates()
 
 
