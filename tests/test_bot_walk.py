@@ -34,7 +34,7 @@ MODULES: Final = [
 BUTTONS: Final[dict[str, type[CallbackData]]] = {
     each.__prefix__: each for each in CallbackData.__subclasses__() if each.__module__.startswith("bot.")
 }
-ABOUT: Final = frozenset({"exchange", "demonstration", "update", "run", "model", "node"})
+ABOUT: Final = frozenset({"exchange", "demonstration", "update", "run", "model", "live", "node"})
 """Fields of callback data that say what a button is about; the others say what it does."""
 
 NAMED_IN_THEMSELVES: Final = frozenset({"English", "English ✓", "中文", "中文 ✓"})
@@ -222,7 +222,7 @@ async def training(walk: Walk, root: Person, ada: Person) -> None:
     for command in ("/status", "/schedule"):
         await walk.sends(root, command)
     doubted = await walk.sends(root, "/promote run-3")
-    await walk.presses(root, "overrule", doubted)
+    await walk.presses(root, "overrule:0", doubted)
     await walk.whole.says(root.id, after=doubted["message_id"])
     await walk.sends(ada, "/model")
     earlier = await walk.sends(root, "/models")
