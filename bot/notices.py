@@ -21,7 +21,7 @@ import structlog
 from aiogram import Bot
 from aiogram.exceptions import TelegramAPIError
 from aiogram.methods import TelegramMethod
-from aiogram.types import FSInputFile, Message, Update
+from aiogram.types import Chat, FSInputFile, Message
 from cachetools import LRUCache, TTLCache
 from pydantic import ValidationError
 
@@ -227,21 +227,16 @@ class Notices:
                 await self._bot.answer_callback_query(tap["id"])
         except (DeliveryError, TelegramAPIError) as error:
             log.info("tap not answered", update=update, error=str(error))
-        try:
-            event = Update.model_validate(payload)
-        except ValidationError:
+        found = _private_chat(payload)
+        if found is None:
             return
-        query = event.callback_query
-        message = query.message if query else event.message or event.edited_message
-        sender = query.from_user if query else message.from_user if isinstance(message, Message) else None
-        if message is None or message.chat.type != "private":
-            return
-        say = await self._voice(message.chat.id, sender.language_code if sender else None)
-        reply = await Reply.open(self._bot, self._ledger, update, Place(message.chat.id))
+        chat, language = found
+        say = await self._voice(chat, language)
+        reply = await Reply.open(self._bot, self._ledger, update, Place(chat))
         try:
             await reply.finish(say(SORRY))
         except (DeliveryError, TelegramAPIError, StorageError) as error:
-            log.warning("apology not delivered", chat=message.chat.id, error=str(error))
+            log.warning("apology not delivered", chat=chat, error=str(error))
 
     def _is_news(self, key: str) -> bool:
         """Whether nothing of this kind was told for an hour; counts as told."""
@@ -295,6 +290,22 @@ class Notices:
         if person is None:
             return self._translator.to(client_language)
         return self._translator.to(person.language, person.client_language)
+
+
+def _private_chat(payload: dict[str, Any]) -> tuple[int, str | None] | None:
+    """Return the private chat of an update and its sender's language, as far as an update that is damaged tells."""
+    tap = payload.get("callback_query")
+    said = tap if isinstance(tap, dict) else payload.get("message") or payload.get("edited_message")
+    message = tap.get("message") if isinstance(tap, dict) else said
+    if not isinstance(said, dict) or not isinstance(message, dict):
+        return None
+    try:
+        chat = Chat.model_validate(message.get("chat"))
+    except ValidationError:
+        return None
+    sender = said.get("from")
+    language = sender.get("language_code") if isinstance(sender, dict) else None
+    return (chat.id, language if isinstance(language, str) else None) if chat.type == "private" else None
 
 
 def _in(language: str, file: Path | None) -> Path | None:

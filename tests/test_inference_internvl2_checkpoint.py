@@ -92,6 +92,7 @@ AUTO = """
 import sys, torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 directory = sys.argv[1]
+torch.set_num_threads(int(sys.argv[3]))  # sums of other parts round otherwise
 assert "inference" not in sys.modules
 config = AutoConfig.from_pretrained(directory, trust_remote_code=True)
 assert type(config).__name__ == "InternVLChatConfig" and config.llm_config.vocab_size == 512
@@ -122,8 +123,9 @@ def test_auto_classes_load_it_without_this_package(model: Any, tmp_path: Path) -
     model.img_context_token_id = token_id(tokenizer, "<IMG_CONTEXT>")
     torch.save({"pixels": cases.pixel_values(56)[:1], "logits": logits(model)}, tmp_path / "expected.pt")
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    arguments = [str(checkpoint), str(tmp_path / "expected.pt"), str(torch.get_num_threads())]
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", AUTO, str(checkpoint), str(tmp_path / "expected.pt")],
+        [sys.executable, "-W", "error", "-c", AUTO, *arguments],
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.stdout == "loaded", done.stderr

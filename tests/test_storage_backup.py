@@ -129,7 +129,7 @@ async def test_a_removed_model_is_none_to_go_back_to(tmp_path: Path) -> None:
             await ledger.promote(name)
         store.path("run-1").rename(tmp_path / "aside")
         assert (await settle_live_model(ledger, base, store.directory))[0].id == "run-2"
-        assert await ledger.previous_model() is None
+        assert (before := await ledger.previous_model()) and before.id == "base"
         deployment = Deployment(InferenceSettings(), "run-2", store.path("run-2"), logs=tmp_path)
         with pytest.raises(AdminRefusal, match="files of run-1 were removed"):
             await Changeover(ledger, deployment, merged_models(ledger, tmp_path), pause_while_training=False).promote(

@@ -49,6 +49,8 @@ class Door(BaseMiddleware):
             person, chat.id if chat else 0
         )
         assert isinstance(event, Update)
+        if user is None and (event.message or event.edited_message):
+            return None  # a channel's post, or a damaged update: nobody can be answered
         if welcome or await _is_a_right(event):
             return await handler(event, data)
         if user:
