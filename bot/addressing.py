@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aiogram import Bot
-from aiogram.types import Message
+from aiogram.types import Message, MessageReactionUpdated
 
 from bot.lanes import command_of
 from storage.ledger import Ledger
@@ -52,22 +52,17 @@ async def is_ours(raw: dict[str, Any], bot: Bot, ledger: Ledger) -> bool:
         bot: Whose name and id the update may carry.
         ledger: Knows which messages are our answers.
     """
-    reaction = raw.get("message_reaction")
-    if isinstance(reaction, dict):
-        number = reaction.get("message_id")
-        return await ledger.replied(_id(reaction.get("chat")), message=number, question=number)
-    edited = raw.get("edited_message")
-    content = raw.get("message", edited)
-    if not isinstance(content, dict) or "media_group_id" in content:
-        return True
     try:
+        if "message_reaction" in raw:
+            reaction = MessageReactionUpdated.model_validate(raw["message_reaction"])
+            return await ledger.replied(reaction.chat.id, message=reaction.message_id, question=reaction.message_id)
+        edited = raw.get("edited_message")
+        content = raw.get("message", edited)
+        if not isinstance(content, dict) or "media_group_id" in content:
+            return True
         message = Message.model_validate(content)
-    except ValueError:  # of a shape that aiogram does not know yet
+        if await spoken_to((message,), bot):
+            return True
+        return edited is not None and await ledger.replied(message.chat.id, question=message.message_id)
+    except (ValueError, OverflowError):  # of a shape that aiogram does not know yet: the inbox decides
         return True
-    if await spoken_to((message,), bot):
-        return True
-    return edited is not None and await ledger.replied(message.chat.id, question=message.message_id)
-
-
-def _id(chat: object) -> object:
-    return chat.get("id") if isinstance(chat, dict) else None

@@ -166,7 +166,7 @@ class Inbox(Queries):
         rows = await self._read(lambda database: every(database, f"{_REPLY} ORDER BY slot", [update]))
         return [_reply(row) for row in rows]
 
-    async def replied(self, chat: object, *, message: object = None, question: object = None) -> bool:
+    async def replied(self, chat: int, *, message: int | None = None, question: int | None = None) -> bool:
         """Whether a message of a chat is one of our replies, or a question that has one."""
         row = await self._read(
             lambda database: first(
