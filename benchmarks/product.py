@@ -196,6 +196,8 @@ async def ended(ledger: Ledger, crowd: Crowd, seconds: dict[str, float]) -> Run:
         if not runs and now - began > START_SECONDS:
             raise RuntimeError(f"no run has begun: {crowd.latest(ADMIN)}")
         if runs:
+            if crowd.state != runs[-1].state:
+                sys.stderr.write(f"{now - began:.0f} s after /retrain: {runs[-1].state}\n")
             crowd.state = runs[-1].state
             seconds[crowd.state] = seconds.get(crowd.state, 0.0) + now - before
             if crowd.state in OVER:
