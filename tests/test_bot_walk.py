@@ -307,6 +307,7 @@ async def test_every_command_and_button(
         eve = await whole.person(1003, "Eve", other)
         async with whole.running(inference={"gpus": [0, 1]}):
             await before_anything(walk, ada)
+            await walk.sends(root, "/start")  # an admin's language is known once they have written
             await chatting(walk, ada)
             await in_a_group(walk, ada, bob)
             await changing_the_language(walk, eve, language, other)
