@@ -234,6 +234,8 @@ async def test_a_refused_picture_does_not_stay_attached(demo: Demo, opened: Open
             await page.page.locator("#send").click()
             await expect(page.page.locator(".toast.wrong").last).to_contain_text(says)
             await expect(page.page.locator("#chips")).to_be_hidden()
+        assert all("400" in each for each in page.errors), "the browser notes the two refusals itself"
+        page.errors.clear()
         await page.asks("Max's question", RED)
         assert pictures(demo.asked("Max's question")) == [1]
 
