@@ -38,7 +38,7 @@ from tests.person import DOWN, UP, button
 ENGINE_SECONDS: Final = 0.1
 PEOPLE: Final = {1001: "Ada", 1002: "Bob", 1003: "Cyd"}
 EVE: Final = 1009
-"""Somebody in a private chat, who is to notice nothing."""
+"""A person in a private chat, whose waits must not grow."""
 
 PATIENCE: Final = 400.0
 LOOK_SECONDS: Final = 0.01
@@ -103,7 +103,7 @@ class Group:
         self.shown.pop((message, thumb), None)
 
     async def watch(self) -> None:
-        """Note what there is to see, until cancelled."""
+        """Record the messages and buttons as they change, until cancelled."""
         seen: set[int] = set()
         while True:
             now = time.monotonic()

@@ -31,7 +31,7 @@ class AdminRefusal(Exception):
         self._values = values
 
     def told(self, say: Say) -> str:
-        """The same in somebody's language."""
+        """Return the text in the language of `say`."""
         return say(self._sentence, **self._values)
 
 
@@ -43,7 +43,7 @@ class RejectedModel(AdminRefusal):
         self.model = model
 
     def told(self, say: Say) -> str:
-        """The same in somebody's language."""
+        """Return the text in the language of `say`."""
         return say(REJECTED, model=self.model.id, reason=retold(self.model.reason, say))
 
 

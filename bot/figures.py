@@ -1,4 +1,4 @@
-"""Numbers of a run in people's words, the same wherever they are told."""
+"""Numbers of a run as sentences, the same on every page and in every message."""
 
 from __future__ import annotations
 

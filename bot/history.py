@@ -2,7 +2,7 @@
 
 The model sees the newest turns and always the picture they are about, chosen so that the beginning of the prompt stays
 the same for many turns and the engine's cache of it keeps being hit. The cuts are `inference.prompt.fit`'s, so the
-training finds the same prompt again by its hash. Knows nothing of engines and of who waits for an answer.
+training finds the same prompt again by its hash. Engines, and who waits for an answer, are left to others.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Placeholders that nobody knows of: they stay where a connection broke after Telegram had taken one.
 
-The next one is sent, and becomes the answer. The first is found as soon as its ⏹ is tapped or somebody replies to it,
+The next one is sent, and becomes the answer. The first is found as soon as its ⏹ is tapped or a person replies to it,
 and is deleted then.
 """
 

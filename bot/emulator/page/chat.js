@@ -10,7 +10,7 @@ import { t } from "./words.js";
 const $ = (id) => document.getElementById(id);
 
 export class Chat {
-  /** `say(text, wrong)` shows a toast; `changed()` is told of everything that may change the hint; `note()`
+  /** `say(text, wrong)` shows a toast; `changed()` is called after everything that may change the hint; `note()`
    * says what to know before one sends a picture. */
   constructor({ say, changed, note }) {
     this.say = say;
