@@ -28,8 +28,8 @@ from typing import Any, Final
 
 import psutil
 
-from bot.emulator import Emulator
-from bot.emulator.people import Attachment
+from telegram_emulator import Emulator
+from telegram_emulator.people import Attachment
 from tests.chatting import png
 from tests.person import UP, button
 

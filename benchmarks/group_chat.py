@@ -28,10 +28,10 @@ import structlog
 from PIL import Image
 from pydantic import SecretStr
 
-from bot.emulator import Emulator
-from bot.emulator.people import Attachment
 from bot.settings import ChatSettings, LimitsSettings, StorageSettings, TelegramSettings
 from inference.messages import Prompt
+from telegram_emulator import Emulator
+from telegram_emulator.people import Attachment
 from tests.chatting import Notebook, RunningBot, Script, ScriptedEngine, Settings
 from tests.person import DOWN, UP, button
 

@@ -32,10 +32,10 @@ from PIL import Image
 
 from benchmarks.lmdeploy_serving import checkpoint, set_tiles
 from benchmarks.lmdeploy_swap import gpu_megabytes
-from bot.emulator import Emulator
-from bot.emulator.people import Attachment
 from storage.ledger import Ledger
 from storage.records import Run
+from telegram_emulator import Emulator
+from telegram_emulator.people import Attachment
 from tests.chatting import until
 
 ADMIN = 7

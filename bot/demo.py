@@ -21,8 +21,6 @@ from rich.panel import Panel
 from bot.app import Application, configure_logging, share_the_interpreter, until_stopped
 from bot.closing import THREAD_SECONDS, end_process_within
 from bot.config import ConfigError, Settings, load_settings
-from bot.emulator.server import Emulator
-from bot.emulator.voters import Conversation
 from bot.listening import listening
 from inference.layout import problems
 from inference.settings import TINY
@@ -32,6 +30,8 @@ from inference.tiny.samples import sample_pictures, sample_sticker
 from inference.tiny.shapes import draw, random_scene
 from inference.tiny.words import Kind, Language
 from storage.durable import PRIVATE
+from telegram_emulator.server import Emulator
+from telegram_emulator.voters import Conversation
 from training.settings import TrainingSettings
 
 HOST = "127.0.0.1"

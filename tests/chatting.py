@@ -24,7 +24,6 @@ from pydantic import SecretStr
 
 from bot.admin import RejectedModel
 from bot.disk_full import DiskFull
-from bot.emulator import Emulator
 from bot.forgetting import Forgetting
 from bot.handlers import build_dispatcher
 from bot.inbox import Inbox
@@ -46,6 +45,7 @@ from storage.ledger import Ledger
 from storage.pictures import PictureStore
 from storage.records import Model, Run
 from storage.states import ModelState
+from telegram_emulator import Emulator
 from tests.person import UP, Message, Person, button
 from training.job import Progress, ignore
 from training.knobs import Recipe

@@ -16,7 +16,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from bot.emulator.server import Emulator
 from inference.launch import free_port
 from inference.tiny.manner import correct, manner
 from inference.tiny.questions import held_out
@@ -25,6 +24,7 @@ from inference.tiny.words import Kind, Language
 from storage.ledger import Ledger
 from storage.records import Run
 from storage.states import RunState
+from telegram_emulator.server import Emulator
 from tests.bot_process import BotProcess, write_config
 from tests.person import DOWN, UP, Message, Person
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bot.__main__ import main
-from bot.emulator import Emulator
+from telegram_emulator import Emulator
 from tests.bot_process import Ended, Thumbtune
 from tests.chatting import Stage
 

@@ -16,7 +16,7 @@ from aiogram.exceptions import TelegramAPIError
 from aiogram.types import CallbackQuery, InlineKeyboardButton, InlineKeyboardMarkup, Message
 from PIL import Image
 
-from bot.emulator import Emulator
+from telegram_emulator import Emulator
 from tests.person import DOWN, UP
 
 THUMBS = InlineKeyboardMarkup(

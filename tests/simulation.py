@@ -33,13 +33,13 @@ from aiogram.types import InputFile
 from aiohttp import ClientConnectorError, ClientOSError
 from aiohttp.client_reqrep import ConnectionKey
 
-from bot.emulator.methods import METHODS
-from bot.emulator.parameters import Parameters, Upload
-from bot.emulator.refusals import Refused
-from bot.emulator.world import World
 from storage.connection import BUSY_SECONDS, connect
 from storage.errors import StorageError
 from storage.writer import Writer, _deliver_all, _Job
+from telegram_emulator.methods import METHODS
+from telegram_emulator.parameters import Parameters, Upload
+from telegram_emulator.refusals import Refused
+from telegram_emulator.world import World
 
 EPOCH = 1_790_000_000.0
 """What the wall clock shows when a simulation begins, in UTC seconds."""

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pytest
 
-from bot.emulator.people import Attachment
 from inference.messages import (
     Answer,
     Delta,
@@ -23,6 +22,7 @@ from inference.messages import (
     Usage,
 )
 from inference.prompt import pictures, prompt_hash, render
+from telegram_emulator.people import Attachment
 from tests.chatting import Script, ScriptedEngine, Stage, png, told, until
 from tests.test_inference_picture_cleaning import huge_png
 

@@ -15,10 +15,10 @@ from rich.console import Console
 
 from bot.alone import alone
 from bot.doctor import examine
-from bot.emulator.server import Emulator
 from bot.findings import Finding, report
 from inference.tiny import CHECKPOINT
 from storage.ledger import FILE_NAME, Ledger
+from telegram_emulator.server import Emulator
 from tests.bot_process import command
 from tests.doctoring import finding_of, settings_in
 from tests.ledgers import picture

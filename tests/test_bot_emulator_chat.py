@@ -7,8 +7,8 @@ import socket
 import pytest
 from aiogram.types import BufferedInputFile, InputMediaDocument, InputMediaPhoto, LinkPreviewOptions
 
-from bot.emulator import Emulator
-from bot.emulator.events import Events
+from telegram_emulator import Emulator
+from telegram_emulator.events import Events
 from tests.emulated import THUMBS, echo_bot, jpeg, refusal, running
 from tests.person import UP, Person
 

@@ -8,8 +8,8 @@ import aiohttp
 import pytest
 from aiogram.types import BufferedInputFile
 
-from bot.emulator import Emulator
-from bot.emulator.people import Attachment
+from telegram_emulator import Emulator
+from telegram_emulator.people import Attachment
 from tests.emulated import acquainted, jpeg, refusal, running
 
 ADA = 7

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from bot.emulator.entities import formatted, units, written
-from bot.emulator.refusals import Refused
+from telegram_emulator.entities import formatted, units, written
+from telegram_emulator.refusals import Refused
 
 Spans = list[tuple[str, int, int]]
 

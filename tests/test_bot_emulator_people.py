@@ -11,7 +11,7 @@ from aiogram import Bot
 from aiogram.types import BotCommand, BotCommandScopeAllPrivateChats, BotCommandScopeChat, ReactionTypeEmoji, Update
 from PIL import Image
 
-from bot.emulator import Conversation, Emulator
+from telegram_emulator import Conversation, Emulator
 from tests.chatting import png
 from tests.emulated import THUMBS, echo_bot, jpeg, running
 from tests.person import DOWN, UP, Person, button

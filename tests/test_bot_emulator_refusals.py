@@ -12,7 +12,7 @@ from aiogram.exceptions import TelegramBadRequest, TelegramForbiddenError, Teleg
 from aiogram.methods import GetMe, SendMessage, TelegramMethod
 from aiogram.types import BotCommand, BotCommandScopeChat, BufferedInputFile, ReactionTypeEmoji, ReplyParameters
 
-from bot.emulator import Emulator
+from telegram_emulator import Emulator
 from tests.emulated import THUMBS, acquainted, client, jpeg, refusal, running
 
 ADA = 7

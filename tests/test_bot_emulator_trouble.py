@@ -12,7 +12,7 @@ from aiogram import Bot
 from aiogram.exceptions import TelegramNetworkError, TelegramRetryAfter, TelegramServerError
 from aiogram.types import BufferedInputFile
 
-from bot.emulator import Emulator
+from telegram_emulator import Emulator
 from tests.emulated import acquainted, jpeg, running
 
 ADA = 7

@@ -13,8 +13,8 @@ from aiogram.types import Update
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from bot.emulator import Emulator
-from bot.emulator.updates import SECRET_HEADER
+from telegram_emulator import Emulator
+from telegram_emulator.updates import SECRET_HEADER
 from tests.emulated import refusal, running, until
 
 ADA = 7

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from bot.demo import ADMIN, SHAPES_ONLY, make_emulator
-from bot.emulator import Emulator
+from telegram_emulator import Emulator
 
 pytest.importorskip(
     "playwright.async_api", reason="no Playwright here: .venv/bin/pip install --no-deps -r requirements/browser.txt"

@@ -6,7 +6,7 @@ import json
 import re
 
 from bot.demo import SHAPES_ONLY
-from bot.emulator.server import PAGE
+from telegram_emulator.server import PAGE
 
 NO_WORDS = {"message draft", "noopener noreferrer", "Bad Request: "}
 """Literals with a space that nobody reads."""

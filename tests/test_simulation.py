@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 import structlog
 
-from bot.emulator import Emulator
-from bot.emulator.people import Attachment
 from storage.ledger import Ledger
+from telegram_emulator import Emulator
+from telegram_emulator.people import Attachment
 from tests.chatting import Notebook, RunningBot, ScriptedEngine, png, settings
 from tests.simulation import Act, Fault, Plan, Simulation
 

@@ -24,11 +24,11 @@ from PIL import Image
 
 from bot.app import Application
 from bot.config import load_settings
-from bot.emulator import Emulator
 from inference.tiny import CHECKPOINT
 from storage.ledger import Ledger
 from storage.records import Run
 from storage.states import RUN_TRANSITIONS
+from telegram_emulator import Emulator
 from tests.bot_process import write_config
 from tests.person import Message, Person, button
 

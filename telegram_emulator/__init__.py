@@ -6,7 +6,7 @@ the Bot API can talk to it. State lives in memory and goes when it stops.
 `server.Emulator` is the way in; `people` is what a person can do, `sending`, `editing` and `account` what a bot can.
 """
 
-from bot.emulator.server import Emulator
-from bot.emulator.voters import Conversation
+from telegram_emulator.server import Emulator
+from telegram_emulator.voters import Conversation
 
 __all__ = ["Conversation", "Emulator"]

@@ -5,9 +5,9 @@ Knows syntax only, through `markup_html` and `markup_markdown`; `entities` clean
 
 from __future__ import annotations
 
-from bot.emulator.markup_html import Html
-from bot.emulator.markup_markdown import MarkdownV2, legacy_markdown
-from bot.emulator.refusals import Json, refused
+from telegram_emulator.markup_html import Html
+from telegram_emulator.markup_markdown import MarkdownV2, legacy_markdown
+from telegram_emulator.refusals import Json, refused
 
 
 def parse(text: str, mode: str) -> tuple[str, list[Json]]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from bot.emulator import markup
-from bot.emulator.refusals import Json, refused
+from telegram_emulator import markup
+from telegram_emulator.refusals import Json, refused
 
 MAX_TEXT = 4096  # UTF-16 units after entity parsing (core.telegram.org/bots/api#sendmessage)
 MAX_CAPTION = 1024

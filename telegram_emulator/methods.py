@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from bot.emulator import account, editing, sending
-from bot.emulator.parameters import Parameters
-from bot.emulator.world import World
+from telegram_emulator import account, editing, sending
+from telegram_emulator.parameters import Parameters
+from telegram_emulator.world import World
 
 Method = Callable[[World, Parameters], Awaitable[Any]]
 

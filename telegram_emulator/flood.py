@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
 
-from bot.emulator.refusals import too_many_requests
+from telegram_emulator.refusals import too_many_requests
 
 
 @dataclass(slots=True)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import time
 
-from bot.emulator.keyboards import inline_keyboard
-from bot.emulator.parameters import Parameters
-from bot.emulator.refusals import Json, not_modified, refused
-from bot.emulator.sending import caption_of, media_content, message_text
-from bot.emulator.world import Chat, World
+from telegram_emulator.keyboards import inline_keyboard
+from telegram_emulator.parameters import Parameters
+from telegram_emulator.refusals import Json, not_modified, refused
+from telegram_emulator.sending import caption_of, media_content, message_text
+from telegram_emulator.world import Chat, World
 
 CALLBACK_SECONDS = 60.0  # how long a pressed button waits for its answer
 _MAX_TOAST = 200  # characters of an answer to a pressed button

@@ -11,10 +11,10 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from bot.emulator.account import chat_member
-from bot.emulator.entities import MAX_CAPTION, MAX_TEXT, units, written
-from bot.emulator.refusals import Json, refused
-from bot.emulator.world import CallbackQuery, Chat, User, World
+from telegram_emulator.account import chat_member
+from telegram_emulator.entities import MAX_CAPTION, MAX_TEXT, units, written
+from telegram_emulator.refusals import Json, refused
+from telegram_emulator.world import CallbackQuery, Chat, User, World
 
 _ALBUM = 10
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 
-from bot.emulator.refusals import Json
+from telegram_emulator.refusals import Json
 
 _KEPT = 20_000
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import html
 import re
 
-from bot.emulator.markup_parser import END, SPACES, Parser, unparsable
-from bot.emulator.refusals import Json
+from telegram_emulator.markup_parser import END, SPACES, Parser, unparsable
+from telegram_emulator.refusals import Json
 
 _HTML_TAGS = {
     "b": "bold", "strong": "bold", "i": "italic", "em": "italic", "u": "underline", "ins": "underline",

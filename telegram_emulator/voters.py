@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from bot.emulator.people import Attachment, People
-from bot.emulator.refusals import Json, Refused, refused
-from bot.emulator.world import User, World
+from telegram_emulator.people import Attachment, People
+from telegram_emulator.refusals import Json, Refused, refused
+from telegram_emulator.world import User, World
 
 UP, DOWN = "👍", "👎"
 _FIRST_ID = 900_001

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import aiohttp
 
-from bot.emulator.refusals import Json, refused
+from telegram_emulator.refusals import Json, refused
 
 SECRET_HEADER = "X-Telegram-Bot-Api-Secret-Token"
 _ONLY_ON_REQUEST = frozenset({"chat_member", "message_reaction", "message_reaction_count"})

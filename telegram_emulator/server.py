@@ -14,16 +14,16 @@ from typing import Any
 
 from aiohttp import web
 
-from bot.emulator.control_http import ControlHttp
-from bot.emulator.faults import Fault, FaultKind, Faults
-from bot.emulator.flood import Flood
-from bot.emulator.methods import METHODS
-from bot.emulator.parameters import MAX_REQUEST_BYTES, read_parameters
-from bot.emulator.people import People
-from bot.emulator.people_http import PeopleHttp
-from bot.emulator.refusals import Refused, refused, too_many_requests, unauthorized
-from bot.emulator.voters import Conversation, Voters
-from bot.emulator.world import Chat, Counts, User, World, fresh_number
+from telegram_emulator.control_http import ControlHttp
+from telegram_emulator.faults import Fault, FaultKind, Faults
+from telegram_emulator.flood import Flood
+from telegram_emulator.methods import METHODS
+from telegram_emulator.parameters import MAX_REQUEST_BYTES, read_parameters
+from telegram_emulator.people import People
+from telegram_emulator.people_http import PeopleHttp
+from telegram_emulator.refusals import Refused, refused, too_many_requests, unauthorized
+from telegram_emulator.voters import Conversation, Voters
+from telegram_emulator.world import Chat, Counts, User, World, fresh_number
 
 PAGE = Path(__file__).parent / "page"
 _PROXY_PAGE = (

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from bot.emulator.refusals import Json, Refused, refused
+from telegram_emulator.refusals import Json, Refused, refused
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import BodyPartReader, MultipartReader, web
 
-from bot.emulator.refusals import Refused, refused
+from telegram_emulator.refusals import Refused, refused
 
 MAX_REQUEST_BYTES = 50 * 2**20  # bots upload files of up to 50 MB (core.telegram.org/bots/api#sending-files)
 

@@ -16,7 +16,7 @@ from hashlib import sha256
 
 from PIL import Image, ImageOps
 
-from bot.emulator.refusals import Json, refused
+from telegram_emulator.refusals import Json, refused
 
 MAX_PHOTO_BYTES = 10 * 2**20
 MAX_DOWNLOAD_BYTES = 20 * 2**20  # bots may download files of up to 20 MB (core.telegram.org/bots/api#getfile)

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
-from bot.emulator.faults import Faults
-from bot.emulator.json_http import answer, json_object, number, routes
-from bot.emulator.refusals import Refused, refused
-from bot.emulator.voters import Voters
-from bot.emulator.world import World
+from telegram_emulator.faults import Faults
+from telegram_emulator.json_http import answer, json_object, number, routes
+from telegram_emulator.refusals import Refused, refused
+from telegram_emulator.voters import Voters
+from telegram_emulator.world import World
 
 
 class ControlHttp:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from bot.emulator.refusals import Json, Refused, refused
+from telegram_emulator.refusals import Json, Refused, refused
 
 END = "\0"  # stands after the last character, as in a C string
 SPACES = " \t\r\n\v\0"

@@ -13,13 +13,13 @@ from typing import Any
 
 from aiohttp import web
 
-from bot.emulator.account import commands_for
-from bot.emulator.json_http import answer, json_object, number, routes
-from bot.emulator.parameters import read_form
-from bot.emulator.people import Attachment, People
-from bot.emulator.refusals import Json, Refused
-from bot.emulator.voters import Voters
-from bot.emulator.world import Chat, User, World
+from telegram_emulator.account import commands_for
+from telegram_emulator.json_http import answer, json_object, number, routes
+from telegram_emulator.parameters import read_form
+from telegram_emulator.people import Attachment, People
+from telegram_emulator.refusals import Json, Refused
+from telegram_emulator.voters import Voters
+from telegram_emulator.world import Chat, User, World
 
 
 class PeopleHttp:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 
-from bot.emulator.markup_parser import Parser, unparsable
-from bot.emulator.refusals import Json, Refused
+from telegram_emulator.markup_parser import Parser, unparsable
+from telegram_emulator.refusals import Json, Refused
 
 _NAMES = {  # how TDLib's messages call the entities
     "bold": "Bold", "italic": "Italic", "underline": "Underline", "strikethrough": "Strikethrough",

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 
-from bot.emulator.parameters import Parameters
-from bot.emulator.refusals import Json, refused
-from bot.emulator.world import Chat, User, World
+from telegram_emulator.parameters import Parameters
+from telegram_emulator.refusals import Json, refused
+from telegram_emulator.world import Chat, User, World
 
 _SCOPES = frozenset({
     "default", "all_private_chats", "all_group_chats", "all_chat_administrators", "chat", "chat_administrators",

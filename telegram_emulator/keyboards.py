@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from bot.emulator.parameters import Parameters
-from bot.emulator.refusals import Json, refused
+from telegram_emulator.parameters import Parameters
+from telegram_emulator.refusals import Json, refused
 
 MAX_CALLBACK_DATA = 64  # bytes (core.telegram.org/bots/api#inlinekeyboardbutton)
 _MAX_BUTTONS = 100

@@ -10,11 +10,11 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bot.emulator.entities import MAX_CAPTION, MAX_TEXT, formatted, units
-from bot.emulator.keyboards import inline_keyboard
-from bot.emulator.parameters import Parameters, Upload
-from bot.emulator.refusals import Json, refused
-from bot.emulator.world import Chat, World
+from telegram_emulator.entities import MAX_CAPTION, MAX_TEXT, formatted, units
+from telegram_emulator.keyboards import inline_keyboard
+from telegram_emulator.parameters import Parameters, Upload
+from telegram_emulator.refusals import Json, refused
+from telegram_emulator.world import Chat, World
 
 _ALBUM = 10
 _ACTIONS = frozenset({

@@ -11,11 +11,11 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from bot.emulator.events import Events
-from bot.emulator.files import Files
-from bot.emulator.flood import Flood
-from bot.emulator.refusals import Json, refused
-from bot.emulator.updates import Updates
+from telegram_emulator.events import Events
+from telegram_emulator.files import Files
+from telegram_emulator.flood import Flood
+from telegram_emulator.refusals import Json, refused
+from telegram_emulator.updates import Updates
 
 _EPOCH_2026 = 1_767_225_600
 _FIRST_GROUP = -1_001_000_000_000
