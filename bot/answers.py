@@ -12,15 +12,15 @@ from typing import Final
 from bot.conversation import Conversation, EmptyAnswer, Interrupted, NoPictureYet, Question
 from bot.history import Forgotten
 from bot.incoming import PictureRefused
-from bot.keyboards import rating, stopping
 from bot.limits import Limits, TooMuch
-from bot.pages import markdown_pages
-from bot.replies import Reply
 from bot.settings import TelegramSettings
 from bot.steering import Asked, Steering
-from bot.streaming import Screen
+from bot.telegram.formatting import markdown_pages
+from bot.telegram.keyboards import rating, stopping
+from bot.telegram.outbox import Reply
+from bot.telegram.streaming import Screen
+from bot.telegram.wait_notices import Waiting
 from bot.translation import Say
-from bot.waiting import Waiting
 from inference.messages import Delta, EngineCrashed, EngineUnavailable, InferenceError, PictureError, PromptTooLong
 from storage.errors import UnknownRecord
 from storage.records import Exchange

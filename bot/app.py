@@ -20,6 +20,7 @@ import structlog
 
 from bot.alone import alone
 from bot.changeover import Changeover
+from bot.cli.doctor.checks import trainer_missing
 from bot.closing import (
     ANSWER_SECONDS,
     ENGINE_SECONDS,
@@ -32,7 +33,6 @@ from bot.closing import (
 from bot.config import Settings
 from bot.conversation import chat_key
 from bot.disk_full import DiskFull
-from bot.doctor import trainer_missing
 from bot.forgetting import Forgetting
 from bot.handlers import build_dispatcher
 from bot.handlers.feedback import repaint_lately_rated
@@ -43,11 +43,11 @@ from bot.inspection import Inspection, settle_live_model
 from bot.intake import Intake
 from bot.notices import Notices
 from bot.operations import Operations
-from bot.repaints import Repaints
 from bot.schedule import Schedule
 from bot.steering import Steering
 from bot.stored_pictures import NICENESS, StoredPictures
-from bot.telegram import Gate, open_bot
+from bot.telegram.button_updates import Repaints
+from bot.telegram.client import Gate, open_bot
 from bot.translation import Translator
 from bot.vitals import Vitals
 from bot.watch import Watch

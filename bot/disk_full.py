@@ -17,7 +17,7 @@ from cachetools import LRUCache
 from bot.addressing import spoken_to
 from bot.handlers.taps import acknowledge
 from bot.settings import BotSettings
-from bot.telegram import DeliveryError, Doubtful
+from bot.telegram.client import DeliveryError, Doubtful
 from bot.translation import Say, Translator, later
 from storage.ledger import Ledger
 

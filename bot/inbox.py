@@ -30,7 +30,7 @@ from bot.addressing import is_ours
 from bot.albums import Waiting, members, seconds_missing
 from bot.lanes import is_update, lane_of
 from bot.settings import BotSettings
-from bot.telegram import DeliveryError, Undelivered, Unreachable
+from bot.telegram.client import DeliveryError, Undelivered, Unreachable
 from bot.traces import account, trace
 from bot.translation import later
 from storage.errors import IllegalTransition, NotSaved, StorageError, UnknownRecord

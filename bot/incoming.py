@@ -22,7 +22,7 @@ from aiohttp import ClientError
 
 from bot.history import Forgotten
 from bot.settings import ChatSettings, LimitsSettings
-from bot.telegram import Undelivered
+from bot.telegram.client import Undelivered
 from bot.traces import account
 from bot.translation import later
 from inference import picture_decoder

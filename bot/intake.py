@@ -26,7 +26,7 @@ from aiogram.exceptions import (
 from bot.config import ConfigError
 from bot.inbox import Inbox
 from bot.settings import TelegramSettings
-from bot.telegram import CALL_SECONDS, TOKEN_CURE, DeliveryError, GetRawUpdates
+from bot.telegram.client import CALL_SECONDS, TOKEN_CURE, DeliveryError, GetRawUpdates
 from bot.traces import account
 from storage.errors import StorageError
 

@@ -27,12 +27,12 @@ from pydantic import ValidationError
 
 from bot.figures import taught_by
 from bot.handlers.models import MODEL_STATES
-from bot.keyboards import CancelRun, cancelling
 from bot.progress import run_progress
-from bot.replies import Place, Reply
 from bot.retelling import retold
 from bot.settings import BotSettings
-from bot.telegram import DeliveryError, Doubtful, Glimpse
+from bot.telegram.client import DeliveryError, Doubtful, Glimpse
+from bot.telegram.keyboards import CancelRun, cancelling
+from bot.telegram.outbox import Place, Reply
 from bot.translation import Say, Translator, later
 from storage.errors import StorageError
 from storage.ledger import Ledger

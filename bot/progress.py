@@ -11,8 +11,8 @@ from typing import Final
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from bot.cli.terminal import notes
 from bot.retelling import retold
-from bot.terminal import notes
 from bot.translation import Say, later
 from storage.records import Model, Run
 from storage.states import RUN_TRANSITIONS, ModelState, RunState

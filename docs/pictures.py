@@ -17,7 +17,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.async_api import Browser, Page, expect
 
-from bot.demo import GROUP
+from bot.cli.demo import GROUP
 from inference.launch import free_port
 from tests.browser import CHROMIUM, INSTALL_CHROMIUM, MINUTE, ChatPage, button, chromium
 

@@ -56,7 +56,7 @@ Thumbtune = Callable[..., Ended]
 
 async def ran(*words: str, folder: Path = ROOT, sabotage: str = "") -> Ended:
     """Run `thumbtune …` in `folder`, without a terminal."""
-    program = f"{sabotage}\nfrom bot.__main__ import main\nmain()"
+    program = f"{sabotage}\nfrom bot.cli.main import main\nmain()"
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", program, *words),
         cwd=folder, env={**os.environ, "COLUMNS": "500", "PYTHONPATH": str(ROOT)}, stdin=asyncio.subprocess.DEVNULL,
@@ -81,7 +81,7 @@ class BotProcess:
 
     async def start(self, *, healthy: bool = True) -> None:
         """Start it; with `healthy`, return once its /health says so."""
-        program = f"{self.sabotage}\nfrom bot.__main__ import main\nmain()"
+        program = f"{self.sabotage}\nfrom bot.cli.main import main\nmain()"
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, *(("-c", program) if self.sabotage else ("-m", "bot"))),

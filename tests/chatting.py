@@ -29,11 +29,11 @@ from bot.handlers import build_dispatcher
 from bot.inbox import Inbox
 from bot.intake import Intake
 from bot.notices import Notices
-from bot.repaints import Repaints
 from bot.settings import ChatSettings, LimitsSettings, StorageSettings, TelegramSettings
 from bot.steering import Steering
 from bot.stored_pictures import StoredPictures
-from bot.telegram import Gate, open_bot
+from bot.telegram.button_updates import Repaints
+from bot.telegram.client import Gate, open_bot
 from bot.translation import Translator
 from inference.engines import Kind
 from inference.messages import Answer, Delta, Prompt, Usage

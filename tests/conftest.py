@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.__main__ import main
+from bot.cli.main import main
 from telegram_emulator import Emulator
 from tests.bot_process import Ended, Thumbtune
 from tests.chatting import Stage

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bot.cli.doctor.findings import Finding
 from bot.config import Settings, load_settings
-from bot.findings import Finding
 from tests.bot_process import write_config
 
 

@@ -222,7 +222,7 @@ class Simulation:
             patch("time.monotonic", lambda: self.loop.now),
             patch("time.time", lambda: EPOCH + self.loop.now),
             patch("storage.ledger.Writer", lambda path: InlineWriter(path, self)),
-            patch("bot.telegram.AiohttpSession", lambda **options: ScriptedSession(self, **options)),
+            patch("bot.telegram.client.AiohttpSession", lambda **options: ScriptedSession(self, **options)),
         ):
             yield
 

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from bot.__main__ import main
-from bot.compare import compare, directory_of, questions_of
+from bot.cli.compare import compare, directory_of, questions_of
+from bot.cli.main import main
 from bot.config import Settings
 from inference.prompt import SYSTEM
 from inference.tiny import CHECKPOINT

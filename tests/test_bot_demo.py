@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from bot.cli.demo import check_model, demo_settings, welcome
 from bot.config import ConfigError
-from bot.demo import check_model, demo_settings, welcome
 from inference.tiny import CHECKPOINT
 from tests.doctoring import settings_in
 

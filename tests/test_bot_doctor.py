@@ -14,8 +14,8 @@ import pytest
 from rich.console import Console
 
 from bot.alone import alone
-from bot.doctor import examine
-from bot.findings import Finding, report
+from bot.cli.doctor.checks import examine
+from bot.cli.doctor.findings import Finding, report
 from inference.tiny import CHECKPOINT
 from storage.ledger import FILE_NAME, Ledger
 from telegram_emulator.server import Emulator

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from bot.doctor import examine
-from bot.doctor_gpu import gpu_findings
-from bot.doctor_model import answer_findings, model_findings
-from bot.findings import Finding
+from bot.cli.doctor.checks import examine
+from bot.cli.doctor.findings import Finding
+from bot.cli.doctor.gpu import gpu_findings
+from bot.cli.doctor.model import answer_findings, model_findings
 from inference.tiny import CHECKPOINT
 from tests.doctoring import finding_of, settings_in
 

@@ -10,8 +10,8 @@ import pytest
 import pytest_asyncio
 from rich.console import Console
 
+from bot.cli.data import export_data
 from bot.config import load_settings
-from bot.data import export_data
 from inference.prompt import BREAK
 from inference.tiny import CHECKPOINT
 from storage.ledger import Ledger

@@ -14,7 +14,7 @@ import pytest
 from huggingface_hub import snapshot_download
 from rich.console import Console
 
-from bot.fetch import fetch
+from bot.cli.fetch import fetch
 from inference.hub import HubError, Source, listing
 from inference.hub_files import bring
 from storage.models import verify

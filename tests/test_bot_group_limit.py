@@ -12,8 +12,8 @@ from collections import Counter
 
 import pytest
 
-from bot import pace, sliding_window, waiting
 from bot.handlers.feedback import repaint_lately_rated
+from bot.telegram import rate_limit, sliding_window, wait_notices
 from tests.chatting import Stage, png, shows, until
 from tests.person import DOWN, UP, Message, Person, button
 
@@ -27,11 +27,11 @@ def quick_minutes(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Flood control with minutes of 3 seconds, and a bot that knows."""
     stage.emulator.flood.on = True
     stage.emulator.flood.clock = lambda: time.monotonic() * QUICKER
-    monkeypatch.setattr(pace, "GROUP_SECONDS", 60 / QUICKER)
-    monkeypatch.setattr(pace, "GROUP_MARGIN", 2 / QUICKER)
+    monkeypatch.setattr(rate_limit, "GROUP_SECONDS", 60 / QUICKER)
+    monkeypatch.setattr(rate_limit, "GROUP_MARGIN", 2 / QUICKER)
     monkeypatch.setattr(sliding_window, "AGED_SECONDS", 45 / QUICKER)
-    monkeypatch.setattr(waiting, "PATIENCE_SECONDS", 3 / QUICKER)
-    monkeypatch.setattr(waiting, "LOOK_SECONDS", 0.5 / QUICKER)
+    monkeypatch.setattr(wait_notices, "PATIENCE_SECONDS", 3 / QUICKER)
+    monkeypatch.setattr(wait_notices, "LOOK_SECONDS", 0.5 / QUICKER)
 
 
 def answers(stage: Stage, group: int) -> list[Message]:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from bot.telegram import Unreachable
+from bot.telegram.client import Unreachable
 from tests.chatting import ScriptedEngine, Stage, png, until
 from tests.person import Person
 

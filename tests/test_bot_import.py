@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from bot.cli.data import import_file
 from bot.config import Settings
-from bot.data import import_file
 from inference.picture_cleaning import clean
 from inference.prompt import SYSTEM
 from inference.tiny import CHECKPOINT

@@ -15,7 +15,7 @@ from bot.config import ConfigError
 from bot.inbox import ATTEMPTS
 from bot.lanes import lane_of
 from bot.settings import TelegramSettings
-from bot.telegram import open_bot
+from bot.telegram.client import open_bot
 from storage.errors import StorageError
 from storage.ledger import Ledger
 from storage.records import StoredUpdate

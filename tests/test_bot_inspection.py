@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from bot.cli.doctor.checks import examine
+from bot.cli.doctor.findings import Finding
 from bot.config import load_settings
-from bot.doctor import examine
-from bot.findings import Finding
 from bot.inspection import Inspection
 from storage.ledger import FILE_NAME
 from storage.models import MANIFEST, ModelStore, write_manifest

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from bot.cli.doctor.checks import examine
 from bot.config import load_settings
-from bot.doctor import examine
 from bot.forgetting import Forgetting, ManyStrays
 from bot.schedule import Schedule
 from storage.errors import StorageError

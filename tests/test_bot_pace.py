@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from aiogram import Bot
 
-from bot import pace
-from bot.telegram import Gate, Typing, open_bot
+from bot.telegram import rate_limit
+from bot.telegram.client import Gate, Typing, open_bot
 from tests.chatting import Stage, settings, until
 
 PEOPLE = range(4001, 4049)
@@ -91,8 +91,8 @@ async def test_only_refusals_that_no_chat_explains_slow_all(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, hurried: bool, slower: bool
 ) -> None:
     """Chats that were written to faster than they take have refusals of their own."""
-    monkeypatch.setattr(pace, "COMPLAINT_SECONDS", 1e9)
-    few = PEOPLE[: pace.COMPLAINTS]
+    monkeypatch.setattr(rate_limit, "COMPLAINT_SECONDS", 1e9)
+    few = PEOPLE[: rate_limit.COMPLAINTS]
     async with calling(stage, calls_per_second=80, chat_calls_per_second=1 / 3600) as (bot, gate):
         for person in few if hurried else ():
             await bot.send_message(person, "Hello")
@@ -102,14 +102,14 @@ async def test_only_refusals_that_no_chat_explains_slow_all(
 
 async def test_the_pace_has_a_floor_and_comes_back(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refused on and on, it is a call a second; without complaints it returns to what is set."""
-    monkeypatch.setattr(pace, "COMPLAINT_SECONDS", 1e9)
-    monkeypatch.setattr(pace, "SETTLING_SECONDS", 0.0)
-    monkeypatch.setattr(pace, "RECOVERY_SECONDS", 1e9)
+    monkeypatch.setattr(rate_limit, "COMPLAINT_SECONDS", 1e9)
+    monkeypatch.setattr(rate_limit, "SETTLING_SECONDS", 0.0)
+    monkeypatch.setattr(rate_limit, "RECOVERY_SECONDS", 1e9)
     async with calling(stage, calls_per_second=80) as (bot, gate):
         await refused(stage, bot, gate, PEOPLE[1:])
         assert gate.pace.calls_per_second == pytest.approx(1, rel=0.01)
         await bot.send_message(PEOPLE[0], "Hello")
-        monkeypatch.setattr(pace, "RECOVERY_SECONDS", 1.0)
+        monkeypatch.setattr(rate_limit, "RECOVERY_SECONDS", 1.0)
         await until(lambda: gate.pace.calls_per_second == 80)
 
 
@@ -117,7 +117,7 @@ async def test_however_many_wait_typing_has_its_share(stage: Stage) -> None:
     """Beyond a third of the allowance nobody is told that we type; a message to everybody goes out all the same."""
     async with calling(stage, calls_per_second=30) as (bot, gate):
         told = await asyncio.gather(*(bot(Typing(chat_id=person, action="typing")) for person in PEOPLE))
-        assert 30 / pace.TYPING <= told.count(True) < len(PEOPLE)
+        assert 30 / rate_limit.TYPING <= told.count(True) < len(PEOPLE)
         assert gate.counts["dropped"] == told.count(False)
         await asyncio.gather(*(bot.send_message(person, "Hello") for person in PEOPLE))
     assert [stage.emulator.counts(person).sends for person in PEOPLE] == [1] * len(PEOPLE)

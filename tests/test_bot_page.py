@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import pytest
 import pytest_asyncio
 
-from bot.demo import GROUP, make_emulator
+from bot.cli.demo import GROUP, make_emulator
 from tests.chatting import png
 from tests.children import notes
 from tests.community import Community

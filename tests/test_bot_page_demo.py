@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from bot.demo import ADMIN, SHAPES_ONLY, make_emulator
+from bot.cli.demo import ADMIN, SHAPES_ONLY, make_emulator
 from telegram_emulator import Emulator
 
 pytest.importorskip(

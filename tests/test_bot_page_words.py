@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from bot.demo import SHAPES_ONLY
+from bot.cli.demo import SHAPES_ONLY
 from telegram_emulator.server import PAGE
 
 NO_WORDS = {"message draft", "noopener noreferrer", "Bad Request: "}

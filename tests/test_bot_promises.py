@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from bot.replies import PENDING
+from bot.telegram.outbox import PENDING
 from tests.chatting import ADMIN, Stage, png, shows, told
 from tests.person import UP, Message, Person, button
 

@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 from rich.console import Console
 
-from bot import remote
+from bot.cli import control
 from bot.config import Settings, WebSettings
 from bot.translation import Translator
 from bot.vitals import Overview, Vitals
@@ -75,7 +75,7 @@ async def test_the_operator_sees_that_a_model_was_rejected(tmp_path: Path) -> No
         assert WHY in runs
         assert "done" not in runs
         terminal = StringIO()
-        await remote.status(ledger, True, Console(file=terminal, width=300))
+        await control.status(ledger, True, Console(file=terminal, width=300))
         printed = terminal.getvalue()
         assert "rejected" in printed
         assert WHY in printed

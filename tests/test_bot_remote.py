@@ -11,8 +11,8 @@ import pytest
 import pytest_asyncio
 from rich.console import Console
 
-from bot import inventory, remote
-from bot.terminal import Refused
+from bot.cli import control, inventory
+from bot.cli.terminal import Refused
 from storage.ledger import Ledger
 from storage.records import Model, Run
 from storage.states import ModelState, RunState
@@ -67,7 +67,7 @@ async def finish(ledger: Ledger, model: Model) -> None:
 async def asked(ledger: Ledger, *, wait: bool, running: Callable[[], bool] = running) -> str:
     """`thumbtune retrain`, and what it prints. Raises Refused."""
     printed = StringIO()
-    await remote.retrain(ledger, running, wait, Console(file=printed, width=300))
+    await control.retrain(ledger, running, wait, Console(file=printed, width=300))
     return printed.getvalue()
 
 
@@ -85,7 +85,7 @@ async def test_reasons_are_shown_as_they_are(ledger: Ledger) -> None:
     await failing
     assert str(refusal.value) == f"Run 1: failed. {WHY}"
     await ledger.add_model(Model("run-9", "/models/[9]", ModelState.REJECTED, None, 1.0, reason=WHY))
-    await remote.status(ledger, running(), console)
+    await control.status(ledger, running(), console)
     await inventory.models(ledger, console)
     assert terminal.getvalue().count(WHY) == 2
 
@@ -103,7 +103,7 @@ async def test_waiting_ends_when_the_new_model_answers(ledger: Ledger) -> None:
     """A run that is done is waited for until its model answers."""
     asking = asyncio.create_task(asked(ledger, wait=True))
     await finish(ledger, Model("run-1", "/m/run-1", ModelState.CANDIDATE, 1, 1.0))
-    await asyncio.sleep(3 * remote.POLL_SECONDS)
+    await asyncio.sleep(3 * control.POLL_SECONDS)
     assert not asking.done()
     await ledger.promote("run-1")
     assert "run-1 answers now" in await asking
@@ -148,7 +148,7 @@ async def test_a_bot_that_ends_leaves_no_wait_behind(ledger: Ledger) -> None:
 
     await ledger.add_model(Model("base", "/m/base", ModelState.CANDIDATE, None, 1.0))
     with pytest.raises(Refused, match="stopped"):
-        await remote.promote(ledger, Bot(3), "base", False, Console(file=StringIO()))
+        await control.promote(ledger, Bot(3), "base", False, Console(file=StringIO()))
     assert await ledger.pending_promotions() == []
 
 
@@ -159,11 +159,11 @@ async def test_a_rejected_model_wants_a_yes(ledger: Ledger) -> None:
         await ledger.promote(name)
     printed = StringIO()
     with pytest.raises(Refused, match=r"run-1 was rejected: worse.*--yes"):
-        await remote.promote(ledger, running, "run-1", False, Console(file=printed))
+        await control.promote(ledger, running, "run-1", False, Console(file=printed))
     with pytest.raises(Refused, match=r"run-1 was rejected: worse.*--yes"):
-        await remote.rollback(ledger, running, False, Console(file=printed))
+        await control.rollback(ledger, running, False, Console(file=printed))
     assert await ledger.pending_promotions() == []
-    going = asyncio.create_task(remote.rollback(ledger, running, True, Console(file=printed)))
+    going = asyncio.create_task(control.rollback(ledger, running, True, Console(file=printed)))
     while not (asked := await ledger.pending_promotions()):
         await asyncio.sleep(0.01)
     await ledger.finish_promotion(asked[0].id)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import training
-from bot.doctor import TRAINER_MISSING
+from bot.cli.doctor.checks import TRAINER_MISSING
 from bot.operations import INTERRUPTED
 from bot.retelling import FORMER, KNOWN, _pattern, retold
 from bot.translation import Translator

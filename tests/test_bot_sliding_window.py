@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from bot.sliding_window import AGED_SECONDS, SlidingWindow, Urgency
+from bot.telegram.sliding_window import AGED_SECONDS, SlidingWindow, Urgency
 from tests.virtual_time import in_virtual_time
 
 

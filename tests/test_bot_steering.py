@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from bot.keyboards import AGAIN
+from bot.telegram.keyboards import AGAIN
 from inference.messages import Delta
 from tests.chatting import ADMIN, Stage, png, shows, told, until
 from tests.person import DOWN, UP, button

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from bot.keyboards import AGAIN
+from bot.telegram.keyboards import AGAIN
 from storage.ledger import Ledger
 from tests.chatting import Notebook, RunningBot, ScriptedEngine, Stage, png, settings, shows, until
 from tests.killing import all_sends, killed_while

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bot.belongings import backup
+from bot.cli.maintenance import backup
 from bot.history import History
 from bot.settings import ChatSettings
 from bot.stored_pictures import CHORE, StoredPictures, finish_pictures

@@ -9,7 +9,7 @@ import pytest
 from aiogram.types import MessageEntity
 from telegramify_markdown import utf16_len
 
-from bot.pages import LIMIT, Page, markdown_pages, plain_pages
+from bot.telegram.formatting import LIMIT, Page, markdown_pages, plain_pages
 from inference.messages import Delta
 from tests.chatting import Stage, png, shows, until
 from tests.person import UP, button

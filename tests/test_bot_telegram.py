@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from bot import streaming
+from bot.telegram import streaming
 from tests.chatting import RunningBot, Stage, png, shows, until
 from tests.ledgers import newest_update
 from tests.person import UP, button

@@ -8,8 +8,8 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
-from bot.pages import markdown_pages
-from bot.telegram import open_bot
+from bot.telegram.client import open_bot
+from bot.telegram.formatting import markdown_pages
 from bot.traces import account, trace
 from tests.chatting import ADMIN, Stage, settings, told, until
 
@@ -89,7 +89,7 @@ def test_an_answer_that_the_converter_cannot_read_is_not_quoted(monkeypatch: pyt
     def fails(text: str, **_: object) -> None:
         raise ValueError(f"cannot read {text}")
 
-    monkeypatch.setattr("bot.pages.telegramify_markdown.convert", fails)
+    monkeypatch.setattr("bot.telegram.formatting.telegramify_markdown.convert", fails)
     with capture_logs() as logs:
         assert markdown_pages(SECRET)[0].text == SECRET
     assert "in fails" in logs[0]["place"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from bot.telegram import Gate, Glimpse, open_bot
+from bot.telegram.client import Gate, Glimpse, open_bot
 from inference.messages import Delta
 from tests.chatting import ScriptedEngine, Stage, png, settings, shows, until
 from tests.person import UP, Person, button

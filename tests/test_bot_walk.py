@@ -19,9 +19,9 @@ from aiogram.filters import Command
 from aiogram.filters.callback_data import CallbackData
 
 import bot.handlers.admin
-from bot import keyboards
 from bot.handlers.menu import ADMINS, EVERYBODY, NODES
 from bot.lanes import command_of
+from bot.telegram import keyboards
 from bot.translation import SOURCE_LANGUAGE, Say, Translator
 from tests.person import Message, Person, button
 from tests.speech import foreign

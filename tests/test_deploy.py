@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from bot.__main__ import app
+from bot.cli.main import app
 from bot.closing import PROCESS_SECONDS, THREAD_SECONDS
 from bot.config import Settings, load_settings
 from bot.web.server import WEBHOOK_PATH

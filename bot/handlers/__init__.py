@@ -36,13 +36,13 @@ from bot.history import History
 from bot.incoming import Incoming
 from bot.lateness import Lateness
 from bot.limits import Limits
-from bot.pace import Pace
-from bot.repaints import Repaints
 from bot.settings import BotSettings
 from bot.steering import Steering
 from bot.stored_pictures import StoredPictures
+from bot.telegram.button_updates import Repaints
+from bot.telegram.rate_limit import Pace
+from bot.telegram.wait_notices import Waiting
 from bot.translation import Translator
-from bot.waiting import Waiting
 from inference.messages import Engine
 from inference.picture_decoder import PictureDecoders
 from storage.ledger import Ledger

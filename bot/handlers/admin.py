@@ -11,9 +11,9 @@ from aiogram.types import CallbackQuery, Message, TelegramObject, User
 from bot.handlers.commands import Command
 from bot.handlers.menu import ADMINS, NODES
 from bot.handlers.taps import acknowledge
-from bot.keyboards import CancelBroadcast, CancelRun, Drain, Overrule, Promote, RollBack, Undrain
-from bot.replies import Reply
 from bot.settings import BotSettings
+from bot.telegram.keyboards import CancelBroadcast, CancelRun, Drain, Overrule, Promote, RollBack, Undrain
+from bot.telegram.outbox import Reply
 from bot.translation import Say
 
 _IS_AN_ADMINS: Final = or_f(

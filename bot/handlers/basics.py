@@ -9,9 +9,9 @@ from bot.admin import AdminActions
 from bot.handlers.commands import Command
 from bot.handlers.menu import EVERYBODY, admins_commands, command_list
 from bot.handlers.taps import acknowledge, redraw
-from bot.keyboards import Speak, languages
-from bot.replies import Reply
 from bot.settings import BotSettings
+from bot.telegram.keyboards import Speak, languages
+from bot.telegram.outbox import Reply
 from bot.translation import Say, Translator
 from storage.ledger import Ledger
 

@@ -1,6 +1,6 @@
 """/broadcast: one text from an admin to everybody with a private chat.
 
-One after the other, at the pace of the gate (`bot.telegram`), which also waits where Telegram asks for it. Answers to
+One after the other, at the pace of the gate (`bot.telegram.client`), which also waits where Telegram asks for it. Answers to
 questions go out in between. Whom it concerns and who was told is in the ledger, so after a crash the rest are told,
 and nobody twice: where it is unknown whether somebody was told, they are left out and named. To be asked behind
 `admin`.
@@ -24,11 +24,11 @@ from aiogram.types import CallbackQuery, Message, User
 from bot.handlers.commands import Command
 from bot.handlers.taps import acknowledge
 from bot.inbox import Delivery
-from bot.keyboards import CancelBroadcast, cancelling
-from bot.pages import Page
-from bot.replies import Reply
 from bot.settings import BotSettings
-from bot.telegram import DeliveryError, Doubtful, Undelivered, Unreachable
+from bot.telegram.client import DeliveryError, Doubtful, Undelivered, Unreachable
+from bot.telegram.formatting import Page
+from bot.telegram.keyboards import CancelBroadcast, cancelling
+from bot.telegram.outbox import Reply
 from bot.translation import Say
 from storage.errors import NotSaved
 from storage.ledger import Ledger

@@ -15,7 +15,7 @@ from bot.handlers.menu import ADMINS, EVERYBODY, NODES
 from bot.inbox import Delivery
 from bot.incoming import picture_of
 from bot.lanes import command_of
-from bot.replies import Reply
+from bot.telegram.outbox import Reply
 from bot.translation import Say
 
 

@@ -17,7 +17,7 @@ from cachetools import LRUCache
 
 from bot.addressing import spoken_to
 from bot.inbox import Delivery
-from bot.replies import Place, Reply
+from bot.telegram.outbox import Place, Reply
 from bot.translation import Translator
 from storage.errors import UnknownRecord
 from storage.ledger import Ledger

@@ -21,12 +21,12 @@ from bot.answers import Answers
 from bot.conversation import Conversation, Question
 from bot.handlers.taps import acknowledge, exchange_here
 from bot.inbox import Delivery
-from bot.keyboards import Asks, Better, Teach, teaching
 from bot.lanes import command_of
-from bot.replies import Place, Reply
 from bot.settings import BotSettings
 from bot.steering import Asked
-from bot.telegram import DeliveryError
+from bot.telegram.client import DeliveryError
+from bot.telegram.keyboards import Asks, Better, Teach, teaching
+from bot.telegram.outbox import Place, Reply
 from bot.translation import Say, Translator
 from storage.errors import UnknownRecord
 from storage.ledger import Ledger

@@ -17,10 +17,10 @@ from bot.handlers import privacy
 from bot.handlers.context import Handler
 from bot.handlers.taps import acknowledge
 from bot.inbox import Delivery
-from bot.keyboards import Delete, Learn
 from bot.lanes import command_of
-from bot.replies import Place, Reply
 from bot.settings import BotSettings
+from bot.telegram.keyboards import Delete, Learn
+from bot.telegram.outbox import Place, Reply
 from bot.translation import Say, Translator
 from storage.ledger import Ledger
 

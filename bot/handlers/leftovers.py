@@ -14,9 +14,9 @@ from aiogram.exceptions import TelegramAPIError
 from aiogram.types import CallbackQuery, Message, TelegramObject
 
 from bot.handlers.context import Handler
-from bot.keyboards import Stop
-from bot.replies import PENDING
-from bot.telegram import DeliveryError
+from bot.telegram.client import DeliveryError
+from bot.telegram.keyboards import Stop
+from bot.telegram.outbox import PENDING
 from storage.ledger import Ledger
 
 log = structlog.get_logger()

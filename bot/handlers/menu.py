@@ -15,7 +15,7 @@ from aiogram.exceptions import TelegramAPIError
 from aiogram.types import BotCommand, BotCommandScopeChat, BotCommandScopeDefault
 
 from bot.settings import TelegramSettings
-from bot.telegram import DeliveryError, Unreachable
+from bot.telegram.client import DeliveryError, Unreachable
 from bot.translation import SOURCE_LANGUAGE, Say, Translator, later
 from storage.errors import StorageError
 from storage.ledger import Ledger

@@ -21,11 +21,11 @@ from bot.admin import REFUSALS, AdminActions, RejectedModel, refused
 from bot.handlers.commands import Command
 from bot.handlers.taps import acknowledge, reply_to
 from bot.inbox import Delivery
-from bot.keyboards import Overrule, Promote, RollBack, overruling, promoting
-from bot.pages import Page
-from bot.replies import Reply
 from bot.retelling import retold
-from bot.telegram import DeliveryError
+from bot.telegram.client import DeliveryError
+from bot.telegram.formatting import Page
+from bot.telegram.keyboards import Overrule, Promote, RollBack, overruling, promoting
+from bot.telegram.outbox import Reply
 from bot.translation import Say, later
 from storage.errors import UnknownRecord
 from storage.ledger import Ledger

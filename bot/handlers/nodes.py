@@ -16,8 +16,8 @@ from bot.handlers.commands import Command
 from bot.handlers.overview import node_line
 from bot.handlers.taps import reply_to
 from bot.inbox import Delivery
-from bot.keyboards import Drain, Undrain, node_key, serving
-from bot.replies import Reply
+from bot.telegram.keyboards import Drain, Undrain, node_key, serving
+from bot.telegram.outbox import Reply
 from bot.translation import Say
 from inference.supervisor import State
 from storage.ledger import Ledger

@@ -10,7 +10,7 @@ from aiogram.types import CallbackQuery, Message
 from bot.addressing import addressed
 from bot.handlers.taps import acknowledge
 from bot.lanes import command_of
-from bot.replies import Reply
+from bot.telegram.outbox import Reply
 from bot.translation import Say
 
 _SENT_BY_PEOPLE: Final = (

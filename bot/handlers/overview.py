@@ -12,7 +12,7 @@ from aiogram.types import Message
 from bot.admin import REFUSALS, AdminActions, Overview, refused
 from bot.handlers.commands import Command
 from bot.progress import SILENT, run_line, silence
-from bot.replies import Reply
+from bot.telegram.outbox import Reply
 from bot.translation import Say, later
 from inference.sight import Seen
 from inference.status import NodeStatus

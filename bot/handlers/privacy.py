@@ -15,9 +15,9 @@ from bot.forgetting import Forgetting
 from bot.handlers.commands import Command
 from bot.handlers.taps import acknowledge, redraw
 from bot.inbox import Delivery
-from bot.keyboards import Delete, Learn, confirmation, learning
-from bot.replies import Reply
 from bot.settings import BotSettings
+from bot.telegram.keyboards import Delete, Learn, confirmation, learning
+from bot.telegram.outbox import Reply
 from bot.translation import Say
 from storage.errors import UnknownRecord
 from storage.ledger import Ledger

@@ -18,9 +18,9 @@ from bot.inbox import Delivery
 from bot.incoming import Incoming, PictureRefused, Sent, picture_of
 from bot.lanes import command_of
 from bot.lateness import Lateness
-from bot.replies import Reply
 from bot.settings import BotSettings
 from bot.steering import Asked, Steering
+from bot.telegram.outbox import Reply
 from bot.translation import Say
 from inference.messages import Picture
 from storage.ledger import Ledger

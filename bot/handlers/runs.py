@@ -17,9 +17,9 @@ from bot.admin import REFUSALS, AdminActions, refused
 from bot.handlers.commands import Command
 from bot.handlers.taps import acknowledge
 from bot.inbox import Delivery
-from bot.keyboards import CancelRun
-from bot.replies import Reply
 from bot.retelling import retold
+from bot.telegram.keyboards import CancelRun
+from bot.telegram.outbox import Reply
 from bot.translation import Say
 from storage.errors import RunBusy
 from storage.ledger import Ledger

@@ -11,8 +11,8 @@ from aiogram.filters import CommandObject
 from aiogram.types import BufferedInputFile, Message
 
 from bot.handlers.commands import Command
-from bot.replies import Reply
 from bot.statistics import draw
+from bot.telegram.outbox import Reply
 from bot.translation import Say
 from storage.ledger import Ledger
 

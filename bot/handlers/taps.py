@@ -8,7 +8,7 @@ from aiogram.exceptions import TelegramBadRequest
 from aiogram.types import CallbackQuery, InlineKeyboardMarkup, Message
 
 from bot.inbox import Delivery
-from bot.replies import Place, Reply
+from bot.telegram.outbox import Place, Reply
 from storage.errors import UnknownRecord
 from storage.ledger import Ledger
 from storage.records import Exchange

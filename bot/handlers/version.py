@@ -7,7 +7,7 @@ from aiogram.types import Message
 
 from bot.figures import taught_by
 from bot.handlers.commands import Command
-from bot.replies import Reply
+from bot.telegram.outbox import Reply
 from bot.translation import Say
 from storage.ledger import Ledger
 

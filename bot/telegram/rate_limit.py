@@ -16,7 +16,7 @@ from aiolimiter import AsyncLimiter
 from cachetools import LRUCache
 
 from bot.settings import TelegramSettings
-from bot.sliding_window import Call, SlidingWindow, Urgency
+from bot.telegram.sliding_window import Call, SlidingWindow, Urgency
 
 STRICT_SECONDS: Final = 300.0
 GROUP_SECONDS: Final = 60.0

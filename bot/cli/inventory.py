@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from bot.cli.terminal import Refused, confirm, notes
 from bot.config import Settings
-from bot.terminal import Refused, confirm, notes
 from storage.errors import StorageError
 from storage.ledger import FILE_NAME, Ledger
 from storage.models import ModelStore

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from bot.cli.doctor.findings import Finding
 from bot.config import Settings
-from bot.findings import Finding
 from inference.engines import Kind, resolve
 from inference.lmdeploy_memory import BLOCK_TOKENS, Needs, NoRoom, default_blocks, prefill_tokens, working_bytes
 

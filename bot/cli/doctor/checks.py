@@ -20,10 +20,10 @@ from tempfile import TemporaryFile
 
 import aiohttp
 
+from bot.cli.doctor.findings import Finding
+from bot.cli.doctor.gpu import gpu_findings
+from bot.cli.doctor.model import answer_findings, model_findings
 from bot.config import Settings
-from bot.doctor_gpu import gpu_findings
-from bot.doctor_model import answer_findings, model_findings
-from bot.findings import Finding
 from bot.translation import later
 from inference.engines import Kind, resolve
 from inference.layout import weight_bytes

@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from bot.terminal import notes
+from bot.cli.terminal import notes
 from inference.hub import HubError, Listing, Source, listing
 from inference.hub_files import bring
 from storage.models import MANIFEST, ModelStore, verify

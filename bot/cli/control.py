@@ -17,8 +17,8 @@ from rich.table import Table
 
 from bot.admin import REJECTED
 from bot.changeover import model_before
+from bot.cli.terminal import Refused, confirm, notes
 from bot.progress import on_terminal, outcome, rejections, terminal_bar
-from bot.terminal import Refused, confirm, notes
 from storage.errors import IllegalTransition
 from storage.ledger import Ledger
 from storage.records import Promotion, Run

@@ -15,9 +15,9 @@ from typing import Final, Self
 
 from aiogram.types import InlineKeyboardMarkup
 
-from bot.pages import Page, markdown_pages, plain_pages
-from bot.replies import Reply
-from bot.telegram import Unreachable
+from bot.telegram.client import Unreachable
+from bot.telegram.formatting import Page, markdown_pages, plain_pages
+from bot.telegram.outbox import Reply
 from bot.translation import Say
 from inference.messages import Delta
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
+from bot.cli.doctor.findings import Finding
 from bot.config import Settings
-from bot.findings import Finding
 from inference.deployment import Deployment
 from inference.engines import Kind, resolve
 from inference.layout import problems

@@ -16,7 +16,7 @@ from aiogram import Bot
 from aiogram.exceptions import TelegramAPIError
 from aiogram.types import InlineKeyboardMarkup
 
-from bot.telegram import Repaint, Undelivered, Unreachable
+from bot.telegram.client import Repaint, Undelivered, Unreachable
 from storage.errors import StorageError
 
 AGAIN_SECONDS: Final = 30.0

@@ -18,15 +18,15 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from bot import belongings, inventory, remote
 from bot.admin import AdminRefusal
 from bot.alone import at_work
+from bot.cli import control, inventory, maintenance
+from bot.cli.data import export_data, import_file
+from bot.cli.fetch import REPO
+from bot.cli.fetch import fetch as fetch_checkpoint
+from bot.cli.terminal import Refused, notes, results
 from bot.closing import end_process
 from bot.config import ConfigError, Settings, load_settings
-from bot.data import export_data, import_file
-from bot.fetch import REPO
-from bot.fetch import fetch as fetch_checkpoint
-from bot.terminal import Refused, notes, results
 from inference.hub import Source
 from inference.messages import InferenceError
 from inference.settings import TINY
@@ -97,7 +97,7 @@ def demo(
     ] = TINY,
 ) -> None:
     """Chat in a browser, without token or Telegram; as it stands with the shipped tiny model, without a GPU."""
-    from bot.demo import run_demo
+    from bot.cli.demo import run_demo
 
     asyncio.run(run_demo(config, port, keep, results, engine=engine, model=model))
     end_process()
@@ -121,8 +121,8 @@ def doctor(
     verbose: Annotated[bool, typer.Option("--verbose", help="Also list what is well.")] = False,
 ) -> None:
     """Check what is installed and configured, and say what to do about what is not; exit code 1 if something fails."""
-    from bot.doctor import examine
-    from bot.findings import report
+    from bot.cli.doctor.checks import examine
+    from bot.cli.doctor.findings import report
 
     if not report(examine(load_settings(config), answer=answer), results, verbose=verbose):
         raise SystemExit(1)
@@ -149,13 +149,13 @@ def retrain(
     ] = False,
 ) -> None:
     """Ask the running bot to retrain on what was liked."""
-    _with_bot(config, lambda ledger, running: remote.retrain(ledger, running, wait, results))
+    _with_bot(config, lambda ledger, running: control.retrain(ledger, running, wait, results))
 
 
 @app.command()
 def status(config: ConfigOption = None) -> None:
     """Say which model answers, what was collected, and how the runs went."""
-    _with_bot(config, lambda ledger, running: remote.status(ledger, running(), results))
+    _with_bot(config, lambda ledger, running: control.status(ledger, running(), results))
 
 
 @models_app.callback()
@@ -223,7 +223,7 @@ def compare(
     config: ConfigOption = None,
 ) -> None:
     """Let models answer questions about your own pictures, side by side on one HTML page; no bot need run."""
-    from bot.compare import compare as compare_models
+    from bot.cli.compare import compare as compare_models
 
     asyncio.run(compare_models(load_settings(config), models, images, out, results))
 
@@ -233,13 +233,13 @@ def promote(
     model: Annotated[str, typer.Argument(metavar="ID")], config: ConfigOption = None, yes: YesOption = False
 ) -> None:
     """Ask the running bot to answer with this model; asks first where it was rejected."""
-    _with_bot(config, lambda ledger, running: remote.promote(ledger, running, model, yes, results))
+    _with_bot(config, lambda ledger, running: control.promote(ledger, running, model, yes, results))
 
 
 @app.command()
 def rollback(config: ConfigOption = None, yes: YesOption = False) -> None:
     """Ask the running bot to answer with the model before the present one; again, with the one before that."""
-    _with_bot(config, lambda ledger, running: remote.rollback(ledger, running, yes, results))
+    _with_bot(config, lambda ledger, running: control.rollback(ledger, running, yes, results))
 
 
 @app.command()
@@ -250,14 +250,14 @@ def forget(
 ) -> None:
     """Delete all that is kept of a person, as /delete_my_data does; beside a running bot or without one."""
     settings = load_settings(config)
-    _with_ledger(settings, lambda ledger: belongings.forget(ledger, settings.storage.dir, user, yes, results))
+    _with_ledger(settings, lambda ledger: maintenance.forget(ledger, settings.storage.dir, user, yes, results))
 
 
 @app.command()
 def sweep(config: ConfigOption = None, yes: YesOption = False) -> None:
     """Delete picture files that the ledger does not know; the daily tidy leaves them where they are many."""
     settings = load_settings(config)
-    _with_ledger(settings, lambda ledger: belongings.sweep(ledger, settings.storage.dir, yes, results))
+    _with_ledger(settings, lambda ledger: maintenance.sweep(ledger, settings.storage.dir, yes, results))
 
 
 @app.command()
@@ -269,7 +269,7 @@ def backup(
     """Copy the ledger and the pictures, checked, while the bot is at work; laid out as storage.dir is."""
     settings = load_settings(config)
     folder = settings.storage.dir
-    _with_ledger(settings, lambda ledger: belongings.backup(ledger, folder, out, models, results))
+    _with_ledger(settings, lambda ledger: maintenance.backup(ledger, folder, out, models, results))
 
 
 @app.command("import")

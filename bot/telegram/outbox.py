@@ -29,8 +29,8 @@ from aiogram.types import (
     ReplyParameters,
 )
 
-from bot.pages import Page, plain_pages
-from bot.telegram import Doubtful, Glimpse, Notice, Placeholder, Typing, Undelivered
+from bot.telegram.client import Doubtful, Glimpse, Notice, Placeholder, Typing, Undelivered
+from bot.telegram.formatting import Page, plain_pages
 from storage.errors import NotSaved
 from storage.ledger import Ledger
 
