@@ -37,10 +37,8 @@ from bot.forgetting import Forgetting
 from bot.handlers import build_dispatcher
 from bot.handlers.feedback import repaint_lately_rated
 from bot.handlers.menu import announce_commands
-from bot.inbox import Inbox
 from bot.incoming import DECODERS
 from bot.inspection import Inspection, settle_live_model
-from bot.intake import Intake
 from bot.notices import Notices
 from bot.operations import Operations
 from bot.schedule import Schedule
@@ -49,6 +47,8 @@ from bot.stored_pictures import NICENESS, StoredPictures
 from bot.telegram.button_updates import Repaints
 from bot.telegram.client import Gate, open_bot
 from bot.translation import Translator
+from bot.updates.inbox import Inbox
+from bot.updates.receiver import Intake
 from bot.vitals import Vitals
 from bot.watch import Watch
 from bot.web.server import WebServer

@@ -14,11 +14,11 @@ from aiogram.exceptions import TelegramAPIError
 from aiogram.types import Message, ReplyParameters, Update, User
 from cachetools import LRUCache
 
-from bot.addressing import spoken_to
 from bot.handlers.taps import acknowledge
 from bot.settings import BotSettings
 from bot.telegram.client import DeliveryError, Doubtful
 from bot.translation import Say, Translator, later
+from bot.updates.addressing import spoken_to
 from storage.ledger import Ledger
 
 SENTENCE: Final = later("My disk is full; ask again once my operator has made room.")

@@ -59,7 +59,7 @@ class Brake:
 class Asked:
     """A question: the update that asks for its answer, where, by whom, in which message, and since when.
 
-    `received` is UTC seconds, as in `bot.inbox.Delivery`.
+    `received` is UTC seconds, as in `bot.updates.inbox.Delivery`.
     """
 
     update: int

@@ -26,8 +26,6 @@ from bot.admin import RejectedModel
 from bot.disk_full import DiskFull
 from bot.forgetting import Forgetting
 from bot.handlers import build_dispatcher
-from bot.inbox import Inbox
-from bot.intake import Intake
 from bot.notices import Notices
 from bot.settings import ChatSettings, LimitsSettings, StorageSettings, TelegramSettings
 from bot.steering import Steering
@@ -35,6 +33,8 @@ from bot.stored_pictures import StoredPictures
 from bot.telegram.button_updates import Repaints
 from bot.telegram.client import Gate, open_bot
 from bot.translation import Translator
+from bot.updates.inbox import Inbox
+from bot.updates.receiver import Intake
 from inference.engines import Kind
 from inference.messages import Answer, Delta, Prompt, Usage
 from inference.picture_decoder import PictureDecoders

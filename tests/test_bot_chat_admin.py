@@ -14,9 +14,9 @@ import pytest
 from bot.admin import AdminRefusal
 from bot.handlers import privacy
 from bot.handlers.menu import ADMINS, NODES
-from bot.lanes import QUICK_COMMANDS
 from bot.progress import BAR, on_terminal, run_progress
 from bot.translation import Translator
+from bot.updates.ordering import QUICK_COMMANDS
 from storage.errors import IllegalTransition, RunBusy, UnknownRecord
 from storage.ledger import Ledger
 from storage.records import Model, Rating, Run

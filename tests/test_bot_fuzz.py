@@ -18,8 +18,8 @@ from aiogram.methods import AnswerCallbackQuery, TelegramMethod
 from hypothesis import HealthCheck, given, settings, strategies
 from structlog.testing import capture_logs
 
-from bot.inbox import UNREADABLE
 from bot.telegram import keyboards
+from bot.updates.inbox import UNREADABLE
 from storage.errors import UnknownRecord
 from tests.chatting import ADMIN, RunningBot, Stage, until
 

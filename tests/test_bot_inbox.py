@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from bot.albums import Waiting, members
 from bot.config import ConfigError
-from bot.inbox import ATTEMPTS
-from bot.lanes import lane_of
 from bot.settings import TelegramSettings
 from bot.telegram.client import open_bot
+from bot.updates.inbox import ATTEMPTS
+from bot.updates.media_groups import Waiting, members
+from bot.updates.ordering import lane_of
 from storage.errors import StorageError
 from storage.ledger import Ledger
 from storage.records import StoredUpdate

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from bot.forgetting import Forgetting
-from bot.lanes import lane_of
 from bot.schedule import Schedule
+from bot.updates.ordering import lane_of
 from storage.ledger import FILE_NAME, Ledger
 from storage.records import Kind, Run
 from storage.states import RunState

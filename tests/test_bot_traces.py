@@ -18,7 +18,7 @@ SECRET = "my diary"
 
 async def test_an_update_that_cannot_be_read_is_not_quoted(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """The log, the ledger and the admins hear where the update is wrong and how, and nothing that is in it."""
-    monkeypatch.setattr("bot.inbox.PAUSES", (0.0,))
+    monkeypatch.setattr("bot.updates.inbox.PAUSES", (0.0,))
     with capture_logs() as logs:
         async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
             message = {"message_id": SECRET, "text": [SECRET], "chat": {"id": 1001, "type": "private"}, "date": 1}

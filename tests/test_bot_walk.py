@@ -20,9 +20,9 @@ from aiogram.filters.callback_data import CallbackData
 
 import bot.handlers.admin
 from bot.handlers.menu import ADMINS, EVERYBODY, NODES
-from bot.lanes import command_of
 from bot.telegram import keyboards
 from bot.translation import SOURCE_LANGUAGE, Say, Translator
+from bot.updates.ordering import command_of
 from tests.person import Message, Person, button
 from tests.speech import foreign
 from tests.whole_bot import ADMIN, WholeBot, picture, whole_bot, words

@@ -37,7 +37,7 @@ ADMIN = 7
 QUICKLY = {
     "bot.operations.MAILBOX_SECONDS": 0.02,
     "bot.watch.LOOK_SECONDS": 0.02,
-    "bot.inbox.PAUSES": (0.02,),
+    "bot.updates.inbox.PAUSES": (0.02,),
     "training.reporter._SECONDS": 0.02,
 }
 

@@ -34,7 +34,6 @@ from bot.handlers.door import Door
 from bot.handlers.leftovers import Leftovers
 from bot.history import History
 from bot.incoming import Incoming
-from bot.lateness import Lateness
 from bot.limits import Limits
 from bot.settings import BotSettings
 from bot.steering import Steering
@@ -43,6 +42,7 @@ from bot.telegram.button_updates import Repaints
 from bot.telegram.rate_limit import Pace
 from bot.telegram.wait_notices import Waiting
 from bot.translation import Translator
+from bot.updates.staleness import Lateness
 from inference.messages import Engine
 from inference.picture_decoder import PictureDecoders
 from storage.ledger import Ledger
@@ -64,7 +64,7 @@ def build_dispatcher(
     decoders: PictureDecoders,
     stored: StoredPictures,
 ) -> Dispatcher:
-    """Everything between the inbox and the other rooms. Feed it with a `delivery` (`bot.inbox.Delivery`).
+    """Everything between the inbox and the other rooms. Feed it with a `delivery` (`bot.updates.inbox.Delivery`).
 
     Call `Steering.arrived` with every update as it comes in. `pace` and `repaints` are those of the bot that is fed.
     """

@@ -23,13 +23,13 @@ from aiogram.types import CallbackQuery, Message, User
 
 from bot.handlers.commands import Command
 from bot.handlers.taps import acknowledge
-from bot.inbox import Delivery
 from bot.settings import BotSettings
 from bot.telegram.client import DeliveryError, Doubtful, Undelivered, Unreachable
 from bot.telegram.formatting import Page
 from bot.telegram.keyboards import CancelBroadcast, cancelling
 from bot.telegram.outbox import Reply
 from bot.translation import Say
+from bot.updates.inbox import Delivery
 from storage.errors import NotSaved
 from storage.ledger import Ledger
 from storage.states import ReceiverState

@@ -12,11 +12,11 @@ from aiogram import Bot, Router, filters
 from aiogram.types import Message
 
 from bot.handlers.menu import ADMINS, EVERYBODY, NODES
-from bot.inbox import Delivery
 from bot.incoming import picture_of
-from bot.lanes import command_of
 from bot.telegram.outbox import Reply
 from bot.translation import Say
+from bot.updates.inbox import Delivery
+from bot.updates.ordering import command_of
 
 
 class Command(filters.Command):

@@ -15,10 +15,10 @@ from aiogram.types import Message, TelegramObject, Update
 from aiogram.types import User as TelegramUser
 from cachetools import LRUCache
 
-from bot.addressing import spoken_to
-from bot.inbox import Delivery
 from bot.telegram.outbox import Place, Reply
 from bot.translation import Translator
+from bot.updates.addressing import spoken_to
+from bot.updates.inbox import Delivery
 from storage.errors import UnknownRecord
 from storage.ledger import Ledger
 from storage.records import Chat, Person

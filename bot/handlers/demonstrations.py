@@ -20,14 +20,14 @@ from aiogram.types import CallbackQuery, Message, User
 from bot.answers import Answers
 from bot.conversation import Conversation, Question
 from bot.handlers.taps import acknowledge, exchange_here
-from bot.inbox import Delivery
-from bot.lanes import command_of
 from bot.settings import BotSettings
 from bot.steering import Asked
 from bot.telegram.client import DeliveryError
 from bot.telegram.keyboards import Asks, Better, Teach, teaching
 from bot.telegram.outbox import Place, Reply
 from bot.translation import Say, Translator
+from bot.updates.inbox import Delivery
+from bot.updates.ordering import command_of
 from storage.errors import UnknownRecord
 from storage.ledger import Ledger
 from storage.records import Demonstration, Exchange

@@ -16,12 +16,12 @@ from cachetools import TTLCache
 from bot.handlers import privacy
 from bot.handlers.context import Handler
 from bot.handlers.taps import acknowledge
-from bot.inbox import Delivery
-from bot.lanes import command_of
 from bot.settings import BotSettings
 from bot.telegram.keyboards import Delete, Learn
 from bot.telegram.outbox import Place, Reply
 from bot.translation import Say, Translator
+from bot.updates.inbox import Delivery
+from bot.updates.ordering import command_of
 from storage.ledger import Ledger
 
 SILENT_SECONDS: Final = 600.0

@@ -15,11 +15,11 @@ from aiogram.types import CallbackQuery, InlineKeyboardMarkup, MessageReactionUp
 
 from bot.handlers.demonstrations import decide
 from bot.handlers.taps import acknowledge, exchange_here
-from bot.inbox import Delivery
 from bot.settings import BotSettings
 from bot.telegram.button_updates import Repaints
 from bot.telegram.keyboards import THUMBS, Because, Rate, Reason, rating
 from bot.translation import Say, Translator
+from bot.updates.inbox import Delivery
 from storage.ledger import Ledger
 from storage.records import Exchange, Rating
 

@@ -20,13 +20,13 @@ from aiogram.types import CallbackQuery, Message, User
 from bot.admin import REFUSALS, AdminActions, RejectedModel, refused
 from bot.handlers.commands import Command
 from bot.handlers.taps import acknowledge, reply_to
-from bot.inbox import Delivery
 from bot.retelling import retold
 from bot.telegram.client import DeliveryError
 from bot.telegram.formatting import Page
 from bot.telegram.keyboards import Overrule, Promote, RollBack, overruling, promoting
 from bot.telegram.outbox import Reply
 from bot.translation import Say, later
+from bot.updates.inbox import Delivery
 from storage.errors import UnknownRecord
 from storage.ledger import Ledger
 from storage.records import Approval, Model

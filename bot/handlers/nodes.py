@@ -15,10 +15,10 @@ from bot.admin import REFUSALS, AdminActions, refused
 from bot.handlers.commands import Command
 from bot.handlers.overview import node_line
 from bot.handlers.taps import reply_to
-from bot.inbox import Delivery
 from bot.telegram.keyboards import Drain, Undrain, node_key, serving
 from bot.telegram.outbox import Reply
 from bot.translation import Say
+from bot.updates.inbox import Delivery
 from inference.supervisor import State
 from storage.ledger import Ledger
 

@@ -7,11 +7,11 @@ from typing import Final
 from aiogram import Bot, F, Router
 from aiogram.types import CallbackQuery, Message
 
-from bot.addressing import addressed
 from bot.handlers.taps import acknowledge
-from bot.lanes import command_of
 from bot.telegram.outbox import Reply
 from bot.translation import Say
+from bot.updates.addressing import addressed
+from bot.updates.ordering import command_of
 
 _SENT_BY_PEOPLE: Final = (
     F.voice

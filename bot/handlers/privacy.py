@@ -14,11 +14,11 @@ from aiogram.types import CallbackQuery, InlineKeyboardMarkup, Message, User
 from bot.forgetting import Forgetting
 from bot.handlers.commands import Command
 from bot.handlers.taps import acknowledge, redraw
-from bot.inbox import Delivery
 from bot.settings import BotSettings
 from bot.telegram.keyboards import Delete, Learn, confirmation, learning
 from bot.telegram.outbox import Reply
 from bot.translation import Say
+from bot.updates.inbox import Delivery
 from storage.errors import UnknownRecord
 from storage.ledger import Ledger
 from storage.records import Belongings

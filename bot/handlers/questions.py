@@ -9,19 +9,19 @@ from collections.abc import Sequence
 from aiogram import Bot, Router
 from aiogram.types import Message, Update, User
 
-from bot.addressing import addressed
 from bot.answers import Answers, sorry
 from bot.conversation import Conversation, NoPictureYet, Question
 from bot.handlers.commands import ANEW
 from bot.history import Forgotten
-from bot.inbox import Delivery
 from bot.incoming import Incoming, PictureRefused, Sent, picture_of
-from bot.lanes import command_of
-from bot.lateness import Lateness
 from bot.settings import BotSettings
 from bot.steering import Asked, Steering
 from bot.telegram.outbox import Reply
 from bot.translation import Say
+from bot.updates.addressing import addressed
+from bot.updates.inbox import Delivery
+from bot.updates.ordering import command_of
+from bot.updates.staleness import Lateness
 from inference.messages import Picture
 from storage.ledger import Ledger
 

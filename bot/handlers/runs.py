@@ -16,11 +16,11 @@ from aiogram.types import CallbackQuery, Message, User
 from bot.admin import REFUSALS, AdminActions, refused
 from bot.handlers.commands import Command
 from bot.handlers.taps import acknowledge
-from bot.inbox import Delivery
 from bot.retelling import retold
 from bot.telegram.keyboards import CancelRun
 from bot.telegram.outbox import Reply
 from bot.translation import Say
+from bot.updates.inbox import Delivery
 from storage.errors import RunBusy
 from storage.ledger import Ledger
 from storage.records import Run

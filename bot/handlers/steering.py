@@ -12,13 +12,13 @@ from bot.answers import Answers
 from bot.handlers.commands import Command
 from bot.handlers.feedback import thumbs
 from bot.handlers.taps import acknowledge, exchange_here
-from bot.inbox import Delivery
 from bot.settings import BotSettings
 from bot.steering import Asked, Steering
 from bot.telegram.button_updates import Repaints
 from bot.telegram.keyboards import Again, Stop
 from bot.telegram.outbox import Place, Reply
 from bot.translation import Say
+from bot.updates.inbox import Delivery
 from storage.ledger import Ledger
 from storage.records import Exchange
 

@@ -7,8 +7,8 @@ from aiogram import Bot
 from aiogram.exceptions import TelegramBadRequest
 from aiogram.types import CallbackQuery, InlineKeyboardMarkup, Message
 
-from bot.inbox import Delivery
 from bot.telegram.outbox import Place, Reply
+from bot.updates.inbox import Delivery
 from storage.errors import UnknownRecord
 from storage.ledger import Ledger
 from storage.records import Exchange

@@ -26,13 +26,13 @@ from aiogram.types.update import UpdateTypeLookupError
 from cachetools import LRUCache
 from pydantic import ValidationError
 
-from bot.addressing import is_ours
-from bot.albums import Waiting, members, seconds_missing
-from bot.lanes import is_update, lane_of
 from bot.settings import BotSettings
 from bot.telegram.client import DeliveryError, Undelivered, Unreachable
 from bot.traces import account, trace
 from bot.translation import later
+from bot.updates.addressing import is_ours
+from bot.updates.media_groups import Waiting, members, seconds_missing
+from bot.updates.ordering import is_update, lane_of
 from storage.errors import IllegalTransition, NotSaved, StorageError, UnknownRecord
 from storage.ledger import Ledger
 from storage.records import StoredUpdate

@@ -24,10 +24,10 @@ from aiogram.exceptions import (
 )
 
 from bot.config import ConfigError
-from bot.inbox import Inbox
 from bot.settings import TelegramSettings
 from bot.telegram.client import CALL_SECONDS, TOKEN_CURE, DeliveryError, GetRawUpdates
 from bot.traces import account
+from bot.updates.inbox import Inbox
 from storage.errors import StorageError
 
 ALLOWED: Final = ("message", "edited_message", "callback_query", "message_reaction")

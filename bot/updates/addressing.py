@@ -11,7 +11,7 @@ from typing import Any
 from aiogram import Bot
 from aiogram.types import Message, MessageReactionUpdated
 
-from bot.lanes import command_of
+from bot.updates.ordering import command_of
 from storage.ledger import Ledger
 
 
