@@ -20,6 +20,10 @@ import structlog
 
 from bot.alone import alone
 from bot.changeover import Changeover
+from bot.chat.conversation import chat_key
+from bot.chat.images import DECODERS
+from bot.chat.in_flight import Steering
+from bot.chat.legacy_pictures import NICENESS, StoredPictures
 from bot.cli.doctor.checks import trainer_missing
 from bot.closing import (
     ANSWER_SECONDS,
@@ -31,19 +35,15 @@ from bot.closing import (
     end_process_within,
 )
 from bot.config import Settings
-from bot.conversation import chat_key
 from bot.disk_full import DiskFull
 from bot.forgetting import Forgetting
 from bot.handlers import build_dispatcher
 from bot.handlers.feedback import repaint_lately_rated
 from bot.handlers.menu import announce_commands
-from bot.incoming import DECODERS
 from bot.inspection import Inspection, settle_live_model
 from bot.notices import Notices
 from bot.operations import Operations
 from bot.schedule import Schedule
-from bot.steering import Steering
-from bot.stored_pictures import NICENESS, StoredPictures
 from bot.telegram.button_updates import Repaints
 from bot.telegram.client import Gate, open_bot
 from bot.translation import Translator

@@ -23,13 +23,13 @@ from PIL import Image
 from pydantic import SecretStr
 
 from bot.admin import RejectedModel
+from bot.chat.in_flight import Steering
+from bot.chat.legacy_pictures import StoredPictures
 from bot.disk_full import DiskFull
 from bot.forgetting import Forgetting
 from bot.handlers import build_dispatcher
 from bot.notices import Notices
 from bot.settings import ChatSettings, LimitsSettings, StorageSettings, TelegramSettings
-from bot.steering import Steering
-from bot.stored_pictures import StoredPictures
 from bot.telegram.button_updates import Repaints
 from bot.telegram.client import Gate, open_bot
 from bot.translation import Translator

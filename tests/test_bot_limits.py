@@ -7,9 +7,9 @@ import re
 
 import pytest
 
-from bot.limits import MANY_ASK, STILL_ANSWERING, TOO_OFTEN, Limits, TooMuch
+from bot.chat.in_flight import Asked
+from bot.chat.throttling import MANY_ASK, STILL_ANSWERING, TOO_OFTEN, Limits, TooMuch
 from bot.settings import LimitsSettings
-from bot.steering import Asked
 from tests.chatting import ADMIN, Stage, png, told, until
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bot import incoming
-from bot.incoming import Room
+from bot.chat import images
+from bot.chat.images import Room
 from inference import picture_decoder
 from storage.backup import back_up
 from storage.records import Rating
@@ -125,7 +125,7 @@ async def test_what_one_person_may_store_has_a_limit(stage: Stage) -> None:
 
 async def test_a_download_ends_where_it_grows_too_large(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever size was claimed."""
-    monkeypatch.setattr(incoming, "MAX_BYTES", 50_000)
+    monkeypatch.setattr(images, "MAX_BYTES", 50_000)
     # Asked for a file that Telegram calls small, the server sends more.
     async with stage.bot(), stage.person() as eve:
         said = await told(eve, document=much_metadata(100_000), file_name="a.jpg")

@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from bot.chat.history import History
+from bot.chat.legacy_pictures import CHORE, StoredPictures, finish_pictures
 from bot.cli.maintenance import backup
-from bot.history import History
 from bot.settings import ChatSettings
-from bot.stored_pictures import CHORE, StoredPictures, finish_pictures
 from inference.messages import Picture, Prompt, Role, Turn
 from inference.prompt import prompt_hash
 from storage.errors import UnknownRecord

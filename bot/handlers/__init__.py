@@ -8,8 +8,13 @@ from __future__ import annotations
 from aiogram import Dispatcher
 
 from bot.admin import AdminActions
-from bot.answers import Answers
-from bot.conversation import Conversation
+from bot.chat.conversation import Conversation
+from bot.chat.history import History
+from bot.chat.images import Incoming
+from bot.chat.in_flight import Steering
+from bot.chat.legacy_pictures import StoredPictures
+from bot.chat.responder import Answers
+from bot.chat.throttling import Limits
 from bot.forgetting import Forgetting
 from bot.handlers import admin as admins_only
 from bot.handlers import (
@@ -32,12 +37,7 @@ from bot.handlers import steering as steering_commands
 from bot.handlers.context import People, Replies
 from bot.handlers.door import Door
 from bot.handlers.leftovers import Leftovers
-from bot.history import History
-from bot.incoming import Incoming
-from bot.limits import Limits
 from bot.settings import BotSettings
-from bot.steering import Steering
-from bot.stored_pictures import StoredPictures
 from bot.telegram.button_updates import Repaints
 from bot.telegram.rate_limit import Pace
 from bot.telegram.wait_notices import Waiting

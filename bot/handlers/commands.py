@@ -11,8 +11,8 @@ from typing import Any
 from aiogram import Bot, Router, filters
 from aiogram.types import Message
 
+from bot.chat.images import picture_of
 from bot.handlers.menu import ADMINS, EVERYBODY, NODES
-from bot.incoming import picture_of
 from bot.telegram.outbox import Reply
 from bot.translation import Say
 from bot.updates.inbox import Delivery

@@ -17,11 +17,11 @@ from aiogram import Bot, Router
 from aiogram.exceptions import TelegramAPIError, TelegramBadRequest
 from aiogram.types import CallbackQuery, Message, User
 
-from bot.answers import Answers
-from bot.conversation import Conversation, Question
+from bot.chat.conversation import Conversation, Question
+from bot.chat.in_flight import Asked
+from bot.chat.responder import Answers
 from bot.handlers.taps import acknowledge, exchange_here
 from bot.settings import BotSettings
-from bot.steering import Asked
 from bot.telegram.client import DeliveryError
 from bot.telegram.keyboards import Asks, Better, Teach, teaching
 from bot.telegram.outbox import Place, Reply

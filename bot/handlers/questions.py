@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from aiogram import Bot, Router
 from aiogram.types import Message, Update, User
 
-from bot.answers import Answers, sorry
-from bot.conversation import Conversation, NoPictureYet, Question
+from bot.chat.conversation import Conversation, NoPictureYet, Question
+from bot.chat.history import Forgotten
+from bot.chat.images import Incoming, PictureRefused, Sent, picture_of
+from bot.chat.in_flight import Asked, Steering
+from bot.chat.responder import Answers, sorry
 from bot.handlers.commands import ANEW
-from bot.history import Forgotten
-from bot.incoming import Incoming, PictureRefused, Sent, picture_of
 from bot.settings import BotSettings
-from bot.steering import Asked, Steering
 from bot.telegram.outbox import Reply
 from bot.translation import Say
 from bot.updates.addressing import addressed

@@ -8,12 +8,12 @@ from typing import Final
 from aiogram import Bot, Router
 from aiogram.types import CallbackQuery, Message, User
 
-from bot.answers import Answers
+from bot.chat.in_flight import Asked, Steering
+from bot.chat.responder import Answers
 from bot.handlers.commands import Command
 from bot.handlers.feedback import thumbs
 from bot.handlers.taps import acknowledge, exchange_here
 from bot.settings import BotSettings
-from bot.steering import Asked, Steering
 from bot.telegram.button_updates import Repaints
 from bot.telegram.keyboards import Again, Stop
 from bot.telegram.outbox import Place, Reply

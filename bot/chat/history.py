@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 
+from bot.chat.legacy_pictures import StoredPictures
 from bot.settings import ChatSettings
-from bot.stored_pictures import StoredPictures
 from inference.messages import Picture, Prompt, Role, Turn
 from inference.prompt import fit
 from storage.errors import UnknownRecord

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from bot.conversation import Conversation, EmptyAnswer, Interrupted, NoPictureYet, Question
-from bot.history import Forgotten
-from bot.incoming import PictureRefused
-from bot.limits import Limits, TooMuch
+from bot.chat.conversation import Conversation, EmptyAnswer, Interrupted, NoPictureYet, Question
+from bot.chat.history import Forgotten
+from bot.chat.images import PictureRefused
+from bot.chat.in_flight import Asked, Steering
+from bot.chat.throttling import Limits, TooMuch
 from bot.settings import TelegramSettings
-from bot.steering import Asked, Steering
 from bot.telegram.formatting import markdown_pages
 from bot.telegram.keyboards import rating, stopping
 from bot.telegram.outbox import Reply

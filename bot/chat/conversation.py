@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Final
 from weakref import WeakValueDictionary
 
-from bot.history import History, cut, halved
+from bot.chat.history import History, cut, halved
+from bot.chat.in_flight import Brake
 from bot.settings import ChatSettings
-from bot.steering import Brake
 from inference.messages import Answer, Delta, Engine, Picture, Prompt, PromptTooLong, Role, Sampling, Turn, Usage
 from inference.prompt import prompt_hash
 from storage.records import Exchange

@@ -15,8 +15,8 @@ from typing import Final
 
 from cachetools import LRUCache
 
+from bot.chat.in_flight import Asked
 from bot.settings import LimitsSettings
-from bot.steering import Asked
 from bot.translation import later
 
 MINUTE: Final = 60.0

@@ -20,7 +20,7 @@ from aiogram.exceptions import TelegramBadRequest
 from aiogram.types import Document, ExternalReplyInfo, Message, PhotoSize, Sticker
 from aiohttp import ClientError
 
-from bot.history import Forgotten
+from bot.chat.history import Forgotten
 from bot.settings import ChatSettings, LimitsSettings
 from bot.telegram.client import Undelivered
 from bot.traces import account
