@@ -18,8 +18,15 @@ from typing import Self
 
 import structlog
 
+from bot.admin.alerts import Watch
+from bot.admin.erasure import Forgetting
+from bot.admin.model_switch import Changeover
+from bot.admin.monitoring import Vitals
+from bot.admin.notifications import Notices
+from bot.admin.schedule import Schedule
+from bot.admin.service import Operations
+from bot.admin.startup_checks import Inspection, settle_live_model
 from bot.alone import alone
-from bot.changeover import Changeover
 from bot.chat.conversation import chat_key
 from bot.chat.images import DECODERS
 from bot.chat.in_flight import Steering
@@ -36,21 +43,14 @@ from bot.closing import (
 )
 from bot.config import Settings
 from bot.disk_full import DiskFull
-from bot.forgetting import Forgetting
 from bot.handlers import build_dispatcher
 from bot.handlers.feedback import repaint_lately_rated
 from bot.handlers.menu import announce_commands
-from bot.inspection import Inspection, settle_live_model
-from bot.notices import Notices
-from bot.operations import Operations
-from bot.schedule import Schedule
 from bot.telegram.button_updates import Repaints
 from bot.telegram.client import Gate, open_bot
 from bot.translation import Translator
 from bot.updates.inbox import Inbox
 from bot.updates.receiver import Intake
-from bot.vitals import Vitals
-from bot.watch import Watch
 from bot.web.server import WebServer
 from inference.deployment import Deployment
 from inference.picture_decoder import PictureDecoders

@@ -22,13 +22,13 @@ from aiogram import Bot, Dispatcher
 from PIL import Image
 from pydantic import SecretStr
 
-from bot.admin import RejectedModel
+from bot.admin.erasure import Forgetting
+from bot.admin.notifications import Notices
+from bot.admin.protocol import RejectedModel
 from bot.chat.in_flight import Steering
 from bot.chat.legacy_pictures import StoredPictures
 from bot.disk_full import DiskFull
-from bot.forgetting import Forgetting
 from bot.handlers import build_dispatcher
-from bot.notices import Notices
 from bot.settings import ChatSettings, LimitsSettings, StorageSettings, TelegramSettings
 from bot.telegram.button_updates import Repaints
 from bot.telegram.client import Gate, open_bot

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from bot.operations import Operations
+from bot.admin.service import Operations
 from storage.ledger import Ledger
 from storage.models import ModelStore
 from storage.records import Model, Run

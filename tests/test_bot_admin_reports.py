@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bot.statistics import draw
+from bot.admin.charts import draw
 from bot.translation import Translator
 from storage.ledger import Ledger
 from storage.records import Day, Rating

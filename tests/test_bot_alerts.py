@@ -12,11 +12,11 @@ from typing import Final
 import aiohttp
 import pytest
 
-from bot.notices import GAVE_UP, SORRY
-from bot.operations import NOT_TAKEN
-from bot.progress import SILENT
+from bot.admin.alerts import CRASHED, DISK_LOW
+from bot.admin.notifications import GAVE_UP, SORRY
+from bot.admin.progress import SILENT
+from bot.admin.service import NOT_TAKEN
 from bot.translation import Translator
-from bot.watch import CRASHED, DISK_LOW
 from storage.states import RunState
 from tests.person import Message, Person, button
 from tests.speech import foreign

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from bot.admin import AdminRefusal
+from bot.admin.progress import BAR, on_terminal, run_progress
+from bot.admin.protocol import AdminRefusal
 from bot.handlers import privacy
 from bot.handlers.menu import ADMINS, NODES
-from bot.progress import BAR, on_terminal, run_progress
 from bot.translation import Translator
 from bot.updates.ordering import QUICK_COMMANDS
 from storage.errors import IllegalTransition, RunBusy, UnknownRecord

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bot.forgetting import Forgetting
+from bot.admin.erasure import Forgetting
 from storage.errors import NotSaved, StorageError
 from storage.ledger import Ledger
 from storage.records import Kind, Removal
@@ -189,6 +189,6 @@ async def test_files_without_a_row_are_swept(stage: Stage, monkeypatch: pytest.M
         await bot.ledger.add_picture(picture(kept))
         forgetting = Forgetting.beside(bot.ledger, stage.directory)
         assert await forgetting.sweep() == 0
-        monkeypatch.setattr("bot.forgetting.ABANDONED_SECONDS", -5.0)
+        monkeypatch.setattr("bot.admin.erasure.ABANDONED_SECONDS", -5.0)
         assert await forgetting.sweep() == 1
         assert (bot.pictures.path(kept).exists(), bot.pictures.path(left).exists()) == (True, False)

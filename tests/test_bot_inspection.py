@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from bot.admin.startup_checks import Inspection
 from bot.cli.doctor.checks import examine
 from bot.cli.doctor.findings import Finding
 from bot.config import load_settings
-from bot.inspection import Inspection
 from storage.ledger import FILE_NAME
 from storage.models import MANIFEST, ModelStore, write_manifest
 from storage.records import BASE, Model

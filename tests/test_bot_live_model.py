@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bot.inspection import settle_live_model
+from bot.admin.startup_checks import settle_live_model
 from storage.ledger import Ledger
 from storage.records import BASE, Model
 from storage.states import ModelState
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 KILLED_AFTER_A_COMMIT = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from bot.inspection import settle_live_model
+from bot.admin.startup_checks import settle_live_model
 from storage.ledger import Ledger
 from storage.writer import Writer
 

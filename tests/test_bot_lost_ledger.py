@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from bot.admin.erasure import Forgetting, ManyStrays
+from bot.admin.schedule import Schedule
 from bot.cli.doctor.checks import examine
 from bot.config import load_settings
-from bot.forgetting import Forgetting, ManyStrays
-from bot.schedule import Schedule
 from storage.errors import StorageError
 from storage.ledger import FILE_NAME, Ledger
 from storage.models import MANIFEST

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bot.admin import AdminRefusal
-from bot.changeover import Changeover
-from bot.operations import PROMOTIONS
+from bot.admin.model_switch import Changeover
+from bot.admin.protocol import AdminRefusal
+from bot.admin.service import PROMOTIONS
 from inference.supervisor import State
 from storage.errors import NotSaved
 from storage.ledger import Ledger

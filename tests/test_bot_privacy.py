@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from bot.forgetting import Forgetting
-from bot.schedule import Schedule
+from bot.admin.erasure import Forgetting
+from bot.admin.schedule import Schedule
 from bot.updates.ordering import lane_of
 from storage.ledger import FILE_NAME, Ledger
 from storage.records import Kind, Run
@@ -263,7 +263,7 @@ async def test_a_picture_on_its_way_is_dropped(stage: Stage, monkeypatch: pytest
         assert len(bot.engine.prompts) == 1
         counts = await bot.ledger.counts()
         assert [counts[each] for each in ("users", "chats", "sessions", "pictures")] == [0, 0, 0, 0]
-        monkeypatch.setattr("bot.forgetting.ABANDONED_SECONDS", -5.0)
+        monkeypatch.setattr("bot.admin.erasure.ABANDONED_SECONDS", -5.0)
         await Forgetting.beside(bot.ledger, stage.directory).sweep()
         assert bot.pictures.files() == []
 

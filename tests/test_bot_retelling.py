@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import training
+from bot.admin.service import INTERRUPTED
 from bot.cli.doctor.checks import TRAINER_MISSING
-from bot.operations import INTERRUPTED
 from bot.retelling import FORMER, KNOWN, _pattern, retold
 from bot.translation import Translator
 from inference.deployment import Deployment

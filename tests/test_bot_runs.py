@@ -13,8 +13,8 @@ import pytest
 import pytest_asyncio
 from structlog.testing import capture_logs
 
-from bot import operations as module
-from bot.operations import INTERRUPTED, Operations
+from bot.admin import service as module
+from bot.admin.service import INTERRUPTED, Operations
 from inference.messages import EngineUnavailable
 from storage.records import Model, Promotion, Run
 from storage.states import ModelState, RunState

@@ -11,8 +11,8 @@ from pathlib import Path
 from apscheduler.jobstores.sqlalchemy import SQLAlchemyJobStore
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from bot.forgetting import Forgetting
-from bot.schedule import EXPIRE, RETRAIN, STORE, TIDY, Schedule, expire, request_run, tidy
+from bot.admin.erasure import Forgetting
+from bot.admin.schedule import EXPIRE, RETRAIN, STORE, TIDY, Schedule, expire, request_run, tidy
 from storage.ledger import FILE_NAME, Ledger
 from storage.states import RunState
 from tests.operating import Admins

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.watch import Watch
+from bot.admin.alerts import Watch
 from inference.status import Counters
 from inference.supervisor import State
 from tests.chatting import ADMIN, Notebook, Stage

@@ -12,10 +12,10 @@ import aiohttp
 import pytest
 from pydantic import SecretStr
 
+from bot.admin.monitoring import Vitals
 from bot.config import Settings, WebSettings
 from bot.settings import TelegramSettings, WebhookSettings
 from bot.translation import Translator
-from bot.vitals import Vitals
 from bot.web.server import SECRET_HEADER, WEBHOOK_PATH, WebServer
 from inference.launch import free_port
 from storage.errors import NotSaved

@@ -18,10 +18,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 from pydantic import SecretStr
 
+from bot.admin.monitoring import Vitals
 from bot.config import Settings, WebSettings
 from bot.settings import TelegramSettings, WebhookSettings
 from bot.translation import Translator
-from bot.vitals import Vitals
 from bot.web.server import SECRET_HEADER, WEBHOOK_PATH, WebServer
 from storage.ledger import Ledger
 from tests.chatting import Stage

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bot.operations import INTERRUPTED
+from bot.admin.service import INTERRUPTED
 from storage.states import RunState
 from tests.community import Community, playful, questions
 from tests.person import DOWN, UP, Person, button

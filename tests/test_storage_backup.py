@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bot.admin import AdminRefusal
-from bot.changeover import Changeover
-from bot.inspection import settle_live_model
+from bot.admin.model_switch import Changeover
+from bot.admin.protocol import AdminRefusal
+from bot.admin.startup_checks import settle_live_model
 from inference.deployment import Deployment
 from inference.settings import InferenceSettings
 from storage.backup import back_up

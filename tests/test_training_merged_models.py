@@ -11,7 +11,7 @@ import pytest_asyncio
 import torch
 from safetensors.torch import load_file, save_file
 
-from bot.inspection import settle_live_model
+from bot.admin.startup_checks import settle_live_model
 from inference.tiny import CHECKPOINT
 from storage.errors import IllegalTransition
 from storage.ledger import Ledger

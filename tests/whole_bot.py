@@ -35,8 +35,8 @@ from tests.person import Message, Person, button
 ROOT = Path(__file__).parent.parent
 ADMIN = 7
 QUICKLY = {
-    "bot.operations.MAILBOX_SECONDS": 0.02,
-    "bot.watch.LOOK_SECONDS": 0.02,
+    "bot.admin.service.MAILBOX_SECONDS": 0.02,
+    "bot.admin.alerts.LOOK_SECONDS": 0.02,
     "bot.updates.inbox.PAUSES": (0.02,),
     "training.reporter._SECONDS": 0.02,
 }

@@ -15,10 +15,10 @@ from typing import Final
 from rich.console import Console
 from rich.markup import escape
 
+from bot.admin.progress import on_terminal, terminal_bar
 from bot.chat.images import SUFFIXES
 from bot.cli.terminal import notes
 from bot.config import Settings
-from bot.progress import on_terminal, terminal_bar
 from inference.layout import problems
 from inference.picture_decoder import PictureDecoder, PictureRefused, Refusal
 from inference.settings import TINY

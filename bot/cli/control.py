@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bot.admin import REJECTED
-from bot.changeover import model_before
+from bot.admin.model_switch import model_before
+from bot.admin.progress import on_terminal, outcome, rejections, terminal_bar
+from bot.admin.protocol import REJECTED
 from bot.cli.terminal import Refused, confirm, notes
-from bot.progress import on_terminal, outcome, rejections, terminal_bar
 from storage.errors import IllegalTransition
 from storage.ledger import Ledger
 from storage.records import Promotion, Run

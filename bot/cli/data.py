@@ -12,10 +12,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from bot.admin.progress import terminal_bar
 from bot.chat.legacy_pictures import finish_pictures
 from bot.cli.terminal import notes
 from bot.config import Settings
-from bot.progress import terminal_bar
 from storage.ledger import Ledger
 from storage.pictures import PictureStore
 from training.export import DPO, KTO, LLAVA, export

@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from bot.admin import AdminRefusal
+from bot.admin.protocol import AdminRefusal
 from bot.alone import at_work
 from bot.cli import control, inventory, maintenance
 from bot.cli.data import export_data, import_file

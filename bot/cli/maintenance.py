@@ -10,9 +10,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bot.admin.erasure import Forgetting
 from bot.chat.legacy_pictures import finish_pictures
 from bot.cli.terminal import confirm, notes
-from bot.forgetting import Forgetting
 from storage.backup import back_up
 from storage.errors import StorageError
 from storage.ledger import Ledger

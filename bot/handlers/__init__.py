@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from aiogram import Dispatcher
 
-from bot.admin import AdminActions
+from bot.admin.erasure import Forgetting
+from bot.admin.protocol import AdminActions
 from bot.chat.conversation import Conversation
 from bot.chat.history import History
 from bot.chat.images import Incoming
@@ -15,7 +16,6 @@ from bot.chat.in_flight import Steering
 from bot.chat.legacy_pictures import StoredPictures
 from bot.chat.responder import Answers
 from bot.chat.throttling import Limits
-from bot.forgetting import Forgetting
 from bot.handlers import admin as admins_only
 from bot.handlers import (
     basics,

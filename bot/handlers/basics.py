@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiogram import Bot, Router
 from aiogram.types import CallbackQuery, Message, User
 
-from bot.admin import AdminActions
+from bot.admin.protocol import AdminActions
 from bot.handlers.commands import Command
 from bot.handlers.menu import EVERYBODY, admins_commands, command_list
 from bot.handlers.taps import acknowledge, redraw

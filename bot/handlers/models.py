@@ -17,7 +17,7 @@ from aiogram.exceptions import TelegramAPIError
 from aiogram.filters import CommandObject
 from aiogram.types import CallbackQuery, Message, User
 
-from bot.admin import REFUSALS, AdminActions, RejectedModel, refused
+from bot.admin.protocol import REFUSALS, AdminActions, RejectedModel, refused
 from bot.handlers.commands import Command
 from bot.handlers.taps import acknowledge, reply_to
 from bot.retelling import retold

@@ -11,7 +11,7 @@ from aiogram import Bot, Router
 from aiogram.filters import CommandObject, or_f
 from aiogram.types import CallbackQuery, Message, User
 
-from bot.admin import REFUSALS, AdminActions, refused
+from bot.admin.protocol import REFUSALS, AdminActions, refused
 from bot.handlers.commands import Command
 from bot.handlers.overview import node_line
 from bot.handlers.taps import reply_to

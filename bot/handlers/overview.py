@@ -9,9 +9,9 @@ from typing import Final
 from aiogram import Router
 from aiogram.types import Message
 
-from bot.admin import REFUSALS, AdminActions, Overview, refused
+from bot.admin.progress import SILENT, run_line, silence
+from bot.admin.protocol import REFUSALS, AdminActions, Overview, refused
 from bot.handlers.commands import Command
-from bot.progress import SILENT, run_line, silence
 from bot.telegram.outbox import Reply
 from bot.translation import Say, later
 from inference.sight import Seen

@@ -11,7 +11,7 @@ from typing import Final
 from aiogram import Bot, Router
 from aiogram.types import CallbackQuery, InlineKeyboardMarkup, Message, User
 
-from bot.forgetting import Forgetting
+from bot.admin.erasure import Forgetting
 from bot.handlers.commands import Command
 from bot.handlers.taps import acknowledge, redraw
 from bot.settings import BotSettings

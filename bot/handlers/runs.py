@@ -1,6 +1,6 @@
 """/retrain and /cancel, and the button that does the latter: the runs, for admins.
 
-Knows how a request and its outcome are worded; the progress of a run is told by `bot.notices`. A request whose handling
+Knows how a request and its outcome are worded; the progress of a run is told by `bot.admin.notifications`. A request whose handling
 a crash has interrupted is not made twice: what can be seen in the ledger tells whether it was carried out. To be asked
 behind `admin`.
 """
@@ -13,7 +13,7 @@ from aiogram import Router
 from aiogram.filters import CommandObject
 from aiogram.types import CallbackQuery, Message, User
 
-from bot.admin import REFUSALS, AdminActions, refused
+from bot.admin.protocol import REFUSALS, AdminActions, refused
 from bot.handlers.commands import Command
 from bot.handlers.taps import acknowledge
 from bot.retelling import retold

@@ -10,8 +10,8 @@ from aiogram import Router
 from aiogram.filters import CommandObject
 from aiogram.types import BufferedInputFile, Message
 
+from bot.admin.charts import draw
 from bot.handlers.commands import Command
-from bot.statistics import draw
 from bot.telegram.outbox import Reply
 from bot.translation import Say
 from storage.ledger import Ledger

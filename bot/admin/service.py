@@ -14,12 +14,12 @@ from typing import Final
 
 import structlog
 
-from bot.admin import AdminRefusal
-from bot.changeover import Changeover
-from bot.forgetting import Forgetting
-from bot.notices import Notices
+from bot.admin.erasure import Forgetting
+from bot.admin.model_switch import Changeover
+from bot.admin.monitoring import Overview, Vitals
+from bot.admin.notifications import Notices
+from bot.admin.protocol import AdminRefusal
 from bot.translation import later
-from bot.vitals import Overview, Vitals
 from inference.messages import InferenceError
 from inference.status import NodeStatus
 from storage.errors import NotSaved, RunBusy, StorageError

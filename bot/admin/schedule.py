@@ -4,7 +4,7 @@ When its time comes, the retrain job puts a run with the state "due" into the le
 operations take it from there. Once a day handled updates and stray files are removed and, with a retention time,
 answers without votes. A time missed while the bot was down is caught up once.
 
-The store pickles a job as a reference to its function, such as `bot.schedule:request_run`, so the functions keep their
+The store pickles a job as a reference to its function, such as `bot.admin.schedule:request_run`, so the functions keep their
 names. A job works for the schedule that runs in this process: nothing in the store names a data folder, which may
 have moved since.
 """
@@ -26,7 +26,7 @@ from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 from sqlalchemy import URL
 
-from bot.forgetting import Forgetting, ManyStrays
+from bot.admin.erasure import Forgetting, ManyStrays
 from bot.translation import later
 from storage.errors import RunBusy
 from storage.ledger import Ledger

@@ -1,6 +1,6 @@
 """What admins can have done, and what they are told of how the bot is: the seam between handlers and operations.
 
-Knows the requests and how one that cannot be met is worded. `bot.operations` meets them.
+Knows the requests and how one that cannot be met is worded. `bot.admin.service` meets them.
 """
 
 from __future__ import annotations

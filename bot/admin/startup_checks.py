@@ -16,9 +16,9 @@ from typing import Final
 
 import structlog
 
-from bot.admin import AdminRefusal
-from bot.changeover import Changeover
-from bot.schedule import Alert
+from bot.admin.model_switch import Changeover
+from bot.admin.protocol import AdminRefusal
+from bot.admin.schedule import Alert
 from bot.translation import later
 from inference.messages import InferenceError
 from storage.errors import StorageError

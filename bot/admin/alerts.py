@@ -18,8 +18,8 @@ from typing import Final
 
 import structlog
 
-from bot.notices import Notices
-from bot.progress import SILENT, silence
+from bot.admin.notifications import Notices
+from bot.admin.progress import SILENT, silence
 from bot.translation import later
 from inference.status import Status
 from inference.supervisor import State

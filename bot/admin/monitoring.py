@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
-from bot.progress import rejections
-from bot.schedule import Schedule
+from bot.admin.progress import rejections
+from bot.admin.schedule import Schedule
 from inference.deployment import Deployment
 from inference.status import NodeStatus, Status
 from inference.supervisor import State

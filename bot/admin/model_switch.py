@@ -15,7 +15,7 @@ from typing import Final
 
 import structlog
 
-from bot.admin import AdminRefusal, RejectedModel
+from bot.admin.protocol import AdminRefusal, RejectedModel
 from bot.translation import later
 from inference.deployment import Deployment
 from inference.messages import InferenceError
