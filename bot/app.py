@@ -26,13 +26,19 @@ from bot.admin.notifications import Notices
 from bot.admin.schedule import Schedule
 from bot.admin.service import Operations
 from bot.admin.startup_checks import Inspection, settle_live_model
-from bot.alone import alone
 from bot.chat.conversation import chat_key
 from bot.chat.images import DECODERS
 from bot.chat.in_flight import Steering
 from bot.chat.legacy_pictures import NICENESS, StoredPictures
 from bot.cli.doctor.checks import trainer_missing
-from bot.closing import (
+from bot.config import Settings
+from bot.handlers import build_dispatcher
+from bot.handlers.disk_full import DiskFull
+from bot.handlers.feedback import repaint_lately_rated
+from bot.handlers.menu import announce_commands
+from bot.i18n import Translator
+from bot.instance_lock import alone
+from bot.shutdown import (
     ANSWER_SECONDS,
     ENGINE_SECONDS,
     PROCESS_SECONDS,
@@ -41,14 +47,8 @@ from bot.closing import (
     closed,
     end_process_within,
 )
-from bot.config import Settings
-from bot.disk_full import DiskFull
-from bot.handlers import build_dispatcher
-from bot.handlers.feedback import repaint_lately_rated
-from bot.handlers.menu import announce_commands
 from bot.telegram.button_updates import Repaints
 from bot.telegram.client import Gate, open_bot
-from bot.translation import Translator
 from bot.updates.inbox import Inbox
 from bot.updates.receiver import Intake
 from bot.web.server import WebServer

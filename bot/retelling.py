@@ -12,7 +12,7 @@ import re
 from functools import cache
 from typing import Final
 
-from bot.translation import Say, later
+from bot.i18n import Say, later
 
 KNOWN: Final = (
     # training.selection

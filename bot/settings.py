@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, model_validator
 
-from bot.translation import later
+from bot.i18n import later
 from inference.home import LocalPath
 from inference.prompt import SYSTEM
 

@@ -27,12 +27,12 @@ from bot.admin.notifications import Notices
 from bot.admin.protocol import RejectedModel
 from bot.chat.in_flight import Steering
 from bot.chat.legacy_pictures import StoredPictures
-from bot.disk_full import DiskFull
 from bot.handlers import build_dispatcher
+from bot.handlers.disk_full import DiskFull
+from bot.i18n import Translator
 from bot.settings import ChatSettings, LimitsSettings, StorageSettings, TelegramSettings
 from bot.telegram.button_updates import Repaints
 from bot.telegram.client import Gate, open_bot
-from bot.translation import Translator
 from bot.updates.inbox import Inbox
 from bot.updates.receiver import Intake
 from inference.engines import Kind

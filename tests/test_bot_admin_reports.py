@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from bot.admin.charts import draw
-from bot.translation import Translator
+from bot.i18n import Translator
 from storage.ledger import Ledger
 from storage.records import Day, Rating
 from storage.states import RunState

@@ -16,7 +16,7 @@ from bot.admin.alerts import CRASHED, DISK_LOW
 from bot.admin.notifications import GAVE_UP, SORRY
 from bot.admin.progress import SILENT
 from bot.admin.service import NOT_TAKEN
-from bot.translation import Translator
+from bot.i18n import Translator
 from storage.states import RunState
 from tests.person import Message, Person, button
 from tests.speech import foreign

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from bot.alone import at_work
+from bot.instance_lock import at_work
 from storage.records import Model
 from storage.states import ModelState, RunState
 from tests.bot_process import command, ran

@@ -15,7 +15,7 @@ from bot.admin.progress import BAR, on_terminal, run_progress
 from bot.admin.protocol import AdminRefusal
 from bot.handlers import privacy
 from bot.handlers.menu import ADMINS, NODES
-from bot.translation import Translator
+from bot.i18n import Translator
 from bot.updates.ordering import QUICK_COMMANDS
 from storage.errors import IllegalTransition, RunBusy, UnknownRecord
 from storage.ledger import Ledger

@@ -9,8 +9,8 @@ import psutil
 import pytest
 import structlog
 
-from bot import closing
-from bot.closing import closed
+from bot import shutdown
+from bot.shutdown import closed
 from storage.states import RunState
 from tests.community import ADMIN, Community
 
@@ -27,8 +27,8 @@ bot.app.THREAD_SECONDS = 0.5
 
 async def test_a_step_that_hangs_is_named_and_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step beyond its time is cancelled, one that does not even end then is left; both are named in the log."""
-    monkeypatch.setattr(closing, "SLOW_SECONDS", 0.01)
-    monkeypatch.setattr(closing, "_LAST_SECONDS", 0.05)
+    monkeypatch.setattr(shutdown, "SLOW_SECONDS", 0.01)
+    monkeypatch.setattr(shutdown, "_LAST_SECONDS", 0.05)
     ended: list[str] = []
     free = asyncio.Event()
 

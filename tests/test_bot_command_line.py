@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.alone import at_work
+from bot.instance_lock import at_work
 from storage.ledger import Ledger
 from storage.records import Chat, Person
 from tests.bot_process import ROOT, Thumbtune, write_config

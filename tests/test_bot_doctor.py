@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bot.alone import alone
 from bot.cli.doctor.checks import examine
 from bot.cli.doctor.findings import Finding, report
+from bot.instance_lock import alone
 from inference.tiny import CHECKPOINT
 from storage.ledger import FILE_NAME, Ledger
 from telegram_emulator.server import Emulator

@@ -14,8 +14,8 @@ from babel.messages.extract import extract_from_file
 from babel.messages.pofile import read_po
 
 import bot
+from bot.i18n import LOCALES, Translator
 from bot.settings import ChatSettings
-from bot.translation import LOCALES, Translator
 
 ROOM = Path(bot.__file__).parent
 KEYWORDS = {"say": None, "_say": None, "later": None, "count": (1, 2)}

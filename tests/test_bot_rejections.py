@@ -13,7 +13,7 @@ from rich.console import Console
 from bot.admin.monitoring import Overview, Vitals
 from bot.cli import control
 from bot.config import Settings, WebSettings
-from bot.translation import Translator
+from bot.i18n import Translator
 from bot.web.server import WebServer
 from inference.launch import free_port
 from storage.ledger import Ledger

@@ -9,8 +9,8 @@ import pytest
 import training
 from bot.admin.service import INTERRUPTED
 from bot.cli.doctor.checks import TRAINER_MISSING
+from bot.i18n import Translator
 from bot.retelling import FORMER, KNOWN, _pattern, retold
-from bot.translation import Translator
 from inference.deployment import Deployment
 from inference.messages import EngineUnavailable
 from inference.settings import InferenceSettings

@@ -8,9 +8,9 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
+from bot.redaction import account, trace
 from bot.telegram.client import open_bot
 from bot.telegram.formatting import markdown_pages
-from bot.traces import account, trace
 from tests.chatting import ADMIN, Stage, settings, told, until
 
 SECRET = "my diary"

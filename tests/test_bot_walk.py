@@ -18,10 +18,10 @@ import pytest
 from aiogram.filters import Command
 from aiogram.filters.callback_data import CallbackData
 
-import bot.handlers.admin
+import bot.handlers.admin_only
 from bot.handlers.menu import ADMINS, EVERYBODY, NODES
+from bot.i18n import SOURCE_LANGUAGE, Say, Translator
 from bot.telegram import keyboards
-from bot.translation import SOURCE_LANGUAGE, Say, Translator
 from bot.updates.ordering import command_of
 from tests.person import Message, Person, button
 from tests.speech import foreign

@@ -14,8 +14,8 @@ from pydantic import SecretStr
 
 from bot.admin.monitoring import Vitals
 from bot.config import Settings, WebSettings
+from bot.i18n import Translator
 from bot.settings import TelegramSettings, WebhookSettings
-from bot.translation import Translator
 from bot.web.server import SECRET_HEADER, WEBHOOK_PATH, WebServer
 from inference.launch import free_port
 from storage.errors import NotSaved

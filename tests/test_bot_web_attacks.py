@@ -20,8 +20,8 @@ from pydantic import SecretStr
 
 from bot.admin.monitoring import Vitals
 from bot.config import Settings, WebSettings
+from bot.i18n import Translator
 from bot.settings import TelegramSettings, WebhookSettings
-from bot.translation import Translator
 from bot.web.server import SECRET_HEADER, WEBHOOK_PATH, WebServer
 from storage.ledger import Ledger
 from tests.chatting import Stage

@@ -12,8 +12,8 @@ import pytest
 from typer.main import get_command
 
 from bot.cli.main import app
-from bot.closing import PROCESS_SECONDS, THREAD_SECONDS
 from bot.config import Settings, load_settings
+from bot.shutdown import PROCESS_SECONDS, THREAD_SECONDS
 from bot.web.server import WEBHOOK_PATH
 
 ROOT = Path(__file__).parent.parent

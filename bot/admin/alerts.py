@@ -20,7 +20,7 @@ import structlog
 
 from bot.admin.notifications import Notices
 from bot.admin.progress import SILENT, silence
-from bot.translation import later
+from bot.i18n import later
 from inference.status import Status
 from inference.supervisor import State
 from training.launcher import LastWord

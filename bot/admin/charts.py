@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import MaxNLocator
 
-from bot.translation import Say
+from bot.i18n import Say
 from storage.records import Day
 from training.fonts import TEXT
 

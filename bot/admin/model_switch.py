@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 
 from bot.admin.protocol import AdminRefusal, RejectedModel
-from bot.translation import later
+from bot.i18n import later
 from inference.deployment import Deployment
 from inference.messages import InferenceError
 from storage.errors import StorageError

@@ -28,12 +28,12 @@ from pydantic import ValidationError
 from bot.admin.progress import run_progress
 from bot.admin.run_summary import taught_by
 from bot.handlers.models import MODEL_STATES
+from bot.i18n import Say, Translator, later
 from bot.retelling import retold
 from bot.settings import BotSettings
 from bot.telegram.client import DeliveryError, Doubtful, Glimpse
 from bot.telegram.keyboards import CancelRun, cancelling
 from bot.telegram.outbox import Place, Reply
-from bot.translation import Say, Translator, later
 from storage.errors import StorageError
 from storage.ledger import Ledger
 from storage.records import Model, Run, Taught

@@ -12,8 +12,8 @@ from typing import Final
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bot.cli.terminal import notes
+from bot.i18n import Say, later
 from bot.retelling import retold
-from bot.translation import Say, later
 from storage.records import Model, Run
 from storage.states import RUN_TRANSITIONS, ModelState, RunState
 from training.figures import clock

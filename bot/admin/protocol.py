@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Final, Protocol
 
+from bot.i18n import Say, later
 from bot.retelling import retold
-from bot.translation import Say, later
 from inference.messages import InferenceError
 from inference.status import NodeStatus, Status
 from storage.errors import StorageError

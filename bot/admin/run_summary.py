@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bot.translation import Say
+from bot.i18n import Say
 from storage.records import Taught
 
 

@@ -27,7 +27,7 @@ from apscheduler.triggers.interval import IntervalTrigger
 from sqlalchemy import URL
 
 from bot.admin.erasure import Forgetting, ManyStrays
-from bot.translation import later
+from bot.i18n import later
 from storage.errors import RunBusy
 from storage.ledger import Ledger
 

@@ -19,7 +19,7 @@ from bot.admin.model_switch import Changeover
 from bot.admin.monitoring import Overview, Vitals
 from bot.admin.notifications import Notices
 from bot.admin.protocol import AdminRefusal
-from bot.translation import later
+from bot.i18n import later
 from inference.messages import InferenceError
 from inference.status import NodeStatus
 from storage.errors import NotSaved, RunBusy, StorageError

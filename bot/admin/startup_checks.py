@@ -19,7 +19,7 @@ import structlog
 from bot.admin.model_switch import Changeover
 from bot.admin.protocol import AdminRefusal
 from bot.admin.schedule import Alert
-from bot.translation import later
+from bot.i18n import later
 from inference.messages import InferenceError
 from storage.errors import StorageError
 from storage.health import quick_faults

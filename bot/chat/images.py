@@ -21,10 +21,10 @@ from aiogram.types import Document, ExternalReplyInfo, Message, PhotoSize, Stick
 from aiohttp import ClientError
 
 from bot.chat.history import Forgotten
+from bot.i18n import later
+from bot.redaction import account
 from bot.settings import ChatSettings, LimitsSettings
 from bot.telegram.client import Undelivered
-from bot.traces import account
-from bot.translation import later
 from inference import picture_decoder
 from inference.messages import Picture
 from inference.picture_decoder import CleanPicture, PictureDecoders, Refusal

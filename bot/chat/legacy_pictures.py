@@ -17,7 +17,7 @@ from typing import Final, Self
 import structlog
 from rich.console import Console
 
-from bot.traces import trace
+from bot.redaction import trace
 from inference.picture_decoder import PictureDecoders, PictureRefused
 from inference.pictures import MAX_PIXELS
 from storage.errors import Damaged, StorageError, UnknownRecord

@@ -14,13 +14,13 @@ from bot.chat.history import Forgotten
 from bot.chat.images import PictureRefused
 from bot.chat.in_flight import Asked, Steering
 from bot.chat.throttling import Limits, TooMuch
+from bot.i18n import Say
 from bot.settings import TelegramSettings
 from bot.telegram.formatting import markdown_pages
 from bot.telegram.keyboards import rating, stopping
 from bot.telegram.outbox import Reply
 from bot.telegram.streaming import Screen
 from bot.telegram.wait_notices import Waiting
-from bot.translation import Say
 from inference.messages import Delta, EngineCrashed, EngineUnavailable, InferenceError, PictureError, PromptTooLong
 from storage.errors import UnknownRecord
 from storage.records import Exchange

@@ -16,8 +16,8 @@ from typing import Final
 from cachetools import LRUCache
 
 from bot.chat.in_flight import Asked
+from bot.i18n import later
 from bot.settings import LimitsSettings
-from bot.translation import later
 
 MINUTE: Final = 60.0
 REMEMBERED: Final = 4096

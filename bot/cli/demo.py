@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.panel import Panel
 
 from bot.app import Application, configure_logging, share_the_interpreter, until_stopped
-from bot.closing import THREAD_SECONDS, end_process_within
 from bot.config import ConfigError, Settings, load_settings
-from bot.listening import listening
+from bot.shutdown import THREAD_SECONDS, end_process_within
+from bot.web.listen import listening
 from inference.layout import problems
 from inference.settings import TINY
 from inference.tiny.manner import manner

@@ -19,14 +19,14 @@ import typer
 from rich.markup import escape
 
 from bot.admin.protocol import AdminRefusal
-from bot.alone import at_work
 from bot.cli import control, inventory, maintenance
 from bot.cli.data import export_data, import_file
 from bot.cli.fetch import REPO
 from bot.cli.fetch import fetch as fetch_checkpoint
 from bot.cli.terminal import Refused, notes, results
-from bot.closing import end_process
 from bot.config import ConfigError, Settings, load_settings
+from bot.instance_lock import at_work
+from bot.shutdown import end_process
 from inference.hub import Source
 from inference.messages import InferenceError
 from inference.settings import TINY

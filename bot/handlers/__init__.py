@@ -16,32 +16,32 @@ from bot.chat.in_flight import Steering
 from bot.chat.legacy_pictures import StoredPictures
 from bot.chat.responder import Answers
 from bot.chat.throttling import Limits
-from bot.handlers import admin as admins_only
+from bot.handlers import admin_only as admins_only
 from bot.handlers import (
     basics,
     broadcast,
     commands,
-    demonstrations,
+    corrections,
+    drain,
+    fallback,
     feedback,
+    model_info,
     models,
-    nodes,
-    others,
-    overview,
     privacy,
     questions,
     runs,
-    statistics,
-    version,
+    stats,
+    status,
 )
-from bot.handlers import steering as steering_commands
+from bot.handlers import regenerate as steering_commands
+from bot.handlers.access import Door
 from bot.handlers.context import People, Replies
-from bot.handlers.door import Door
-from bot.handlers.leftovers import Leftovers
+from bot.handlers.stray_placeholders import Leftovers
+from bot.i18n import Translator
 from bot.settings import BotSettings
 from bot.telegram.button_updates import Repaints
 from bot.telegram.rate_limit import Pace
 from bot.telegram.wait_notices import Waiting
-from bot.translation import Translator
 from bot.updates.staleness import Lateness
 from inference.messages import Engine
 from inference.picture_decoder import PictureDecoders
@@ -93,20 +93,20 @@ def build_dispatcher(
     dispatcher.include_routers(
         basics.router(),
         steering_commands.router(),
-        version.router(),
+        model_info.router(),
         privacy.router(),
         admins_only.router(),
         runs.router(),
-        overview.router(),
+        status.router(),
         models.router(),
-        nodes.router(),
-        statistics.router(),
+        drain.router(),
+        stats.router(),
         broadcast.router(),
         feedback.router(),
-        others.unknown_commands(),
+        fallback.unknown_commands(),
         commands.captioned(),
-        demonstrations.router(),
+        corrections.router(),
         questions.router(),
-        others.router(),
+        fallback.router(),
     )
     return dispatcher

@@ -6,13 +6,13 @@ from aiogram import Bot, Router
 from aiogram.types import CallbackQuery, Message, User
 
 from bot.admin.protocol import AdminActions
+from bot.handlers.callbacks import acknowledge, redraw
 from bot.handlers.commands import Command
 from bot.handlers.menu import EVERYBODY, admins_commands, command_list
-from bot.handlers.taps import acknowledge, redraw
+from bot.i18n import Say, Translator
 from bot.settings import BotSettings
 from bot.telegram.keyboards import Speak, languages
 from bot.telegram.outbox import Reply
-from bot.translation import Say, Translator
 from storage.ledger import Ledger
 
 

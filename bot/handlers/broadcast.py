@@ -21,14 +21,14 @@ from aiogram.exceptions import TelegramAPIError, TelegramRetryAfter
 from aiogram.filters import CommandObject
 from aiogram.types import CallbackQuery, Message, User
 
+from bot.handlers.callbacks import acknowledge
 from bot.handlers.commands import Command
-from bot.handlers.taps import acknowledge
+from bot.i18n import Say
 from bot.settings import BotSettings
 from bot.telegram.client import DeliveryError, Doubtful, Undelivered, Unreachable
 from bot.telegram.formatting import Page
 from bot.telegram.keyboards import CancelBroadcast, cancelling
 from bot.telegram.outbox import Reply
-from bot.translation import Say
 from bot.updates.inbox import Delivery
 from storage.errors import NotSaved
 from storage.ledger import Ledger

@@ -13,8 +13,8 @@ from aiogram.types import Message
 
 from bot.chat.images import picture_of
 from bot.handlers.menu import ADMINS, EVERYBODY, NODES
+from bot.i18n import Say
 from bot.telegram.outbox import Reply
-from bot.translation import Say
 from bot.updates.inbox import Delivery
 from bot.updates.ordering import command_of
 

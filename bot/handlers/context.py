@@ -15,8 +15,8 @@ from aiogram.types import Message, TelegramObject, Update
 from aiogram.types import User as TelegramUser
 from cachetools import LRUCache
 
+from bot.i18n import Translator
 from bot.telegram.outbox import Place, Reply
-from bot.translation import Translator
 from bot.updates.addressing import spoken_to
 from bot.updates.inbox import Delivery
 from storage.errors import UnknownRecord

@@ -13,12 +13,12 @@ from aiogram import Bot, Router
 from aiogram.exceptions import TelegramBadRequest
 from aiogram.types import CallbackQuery, InlineKeyboardMarkup, MessageReactionUpdated, ReactionTypeEmoji
 
-from bot.handlers.demonstrations import decide
-from bot.handlers.taps import acknowledge, exchange_here
+from bot.handlers.callbacks import acknowledge, exchange_here
+from bot.handlers.corrections import decide
+from bot.i18n import Say, Translator
 from bot.settings import BotSettings
 from bot.telegram.button_updates import Repaints
 from bot.telegram.keyboards import THUMBS, Because, Rate, Reason, rating
-from bot.translation import Say, Translator
 from bot.updates.inbox import Delivery
 from storage.ledger import Ledger
 from storage.records import Exchange, Rating

@@ -14,9 +14,9 @@ from aiogram import Bot
 from aiogram.exceptions import TelegramAPIError
 from aiogram.types import BotCommand, BotCommandScopeChat, BotCommandScopeDefault
 
+from bot.i18n import SOURCE_LANGUAGE, Say, Translator, later
 from bot.settings import TelegramSettings
 from bot.telegram.client import DeliveryError, Unreachable
-from bot.translation import SOURCE_LANGUAGE, Say, Translator, later
 from storage.errors import StorageError
 from storage.ledger import Ledger
 

@@ -18,14 +18,14 @@ from aiogram.filters import CommandObject
 from aiogram.types import CallbackQuery, Message, User
 
 from bot.admin.protocol import REFUSALS, AdminActions, RejectedModel, refused
+from bot.handlers.callbacks import acknowledge, reply_to
 from bot.handlers.commands import Command
-from bot.handlers.taps import acknowledge, reply_to
+from bot.i18n import Say, later
 from bot.retelling import retold
 from bot.telegram.client import DeliveryError
 from bot.telegram.formatting import Page
 from bot.telegram.keyboards import Overrule, Promote, RollBack, overruling, promoting
 from bot.telegram.outbox import Reply
-from bot.translation import Say, later
 from bot.updates.inbox import Delivery
 from storage.errors import UnknownRecord
 from storage.ledger import Ledger

@@ -12,12 +12,12 @@ from aiogram import Bot, Router
 from aiogram.types import CallbackQuery, InlineKeyboardMarkup, Message, User
 
 from bot.admin.erasure import Forgetting
+from bot.handlers.callbacks import acknowledge, redraw
 from bot.handlers.commands import Command
-from bot.handlers.taps import acknowledge, redraw
+from bot.i18n import Say
 from bot.settings import BotSettings
 from bot.telegram.keyboards import Delete, Learn, confirmation, learning
 from bot.telegram.outbox import Reply
-from bot.translation import Say
 from bot.updates.inbox import Delivery
 from storage.errors import UnknownRecord
 from storage.ledger import Ledger

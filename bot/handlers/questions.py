@@ -15,9 +15,9 @@ from bot.chat.images import Incoming, PictureRefused, Sent, picture_of
 from bot.chat.in_flight import Asked, Steering
 from bot.chat.responder import Answers, sorry
 from bot.handlers.commands import ANEW
+from bot.i18n import Say
 from bot.settings import BotSettings
 from bot.telegram.outbox import Reply
-from bot.translation import Say
 from bot.updates.addressing import addressed
 from bot.updates.inbox import Delivery
 from bot.updates.ordering import command_of

@@ -14,12 +14,12 @@ from aiogram.filters import CommandObject
 from aiogram.types import CallbackQuery, Message, User
 
 from bot.admin.protocol import REFUSALS, AdminActions, refused
+from bot.handlers.callbacks import acknowledge
 from bot.handlers.commands import Command
-from bot.handlers.taps import acknowledge
+from bot.i18n import Say
 from bot.retelling import retold
 from bot.telegram.keyboards import CancelRun
 from bot.telegram.outbox import Reply
-from bot.translation import Say
 from bot.updates.inbox import Delivery
 from storage.errors import RunBusy
 from storage.ledger import Ledger

@@ -48,10 +48,10 @@ from aiohttp import ClientConnectorError
 from pydantic import Field
 
 from bot.config import ConfigError
+from bot.redaction import account
 from bot.settings import TelegramSettings
 from bot.telegram.rate_limit import ChatPace, Pace
 from bot.telegram.sliding_window import Urgency
-from bot.traces import account
 
 TOKEN_CURE: Final = "ask @BotFather for one and set THUMBTUNE_TELEGRAM__TOKEN"
 CALL_SECONDS: Final = 30.0

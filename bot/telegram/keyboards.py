@@ -15,7 +15,7 @@ from aiogram.filters.callback_data import CallbackData
 from aiogram.types import InlineKeyboardButton, InlineKeyboardMarkup
 from pydantic import AfterValidator, Field
 
-from bot.translation import Say, later
+from bot.i18n import Say, later
 
 THUMBS: Final = {1: "👍", -1: "👎"}
 AGAIN: Final = "🔄"

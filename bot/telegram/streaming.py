@@ -15,10 +15,10 @@ from typing import Final, Self
 
 from aiogram.types import InlineKeyboardMarkup
 
+from bot.i18n import Say
 from bot.telegram.client import Unreachable
 from bot.telegram.formatting import Page, markdown_pages, plain_pages
 from bot.telegram.outbox import Reply
-from bot.translation import Say
 from inference.messages import Delta
 
 WIDEST_SECONDS: Final = 10.0

@@ -17,12 +17,12 @@ from aiogram.types import MessageEntity, User
 from cachetools import TTLCache
 from telegramify_markdown import utf16_len
 
+from bot.i18n import Say
 from bot.telegram.client import DeliveryError
 from bot.telegram.formatting import Page
 from bot.telegram.outbox import Reply
 from bot.telegram.rate_limit import GroupPace, Pace
 from bot.telegram.sliding_window import Urgency
-from bot.translation import Say
 from storage.ledger import Ledger
 
 PATIENCE_SECONDS: Final = 3.0

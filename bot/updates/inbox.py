@@ -26,10 +26,10 @@ from aiogram.types.update import UpdateTypeLookupError
 from cachetools import LRUCache
 from pydantic import ValidationError
 
+from bot.i18n import later
+from bot.redaction import account, trace
 from bot.settings import BotSettings
 from bot.telegram.client import DeliveryError, Undelivered, Unreachable
-from bot.traces import account, trace
-from bot.translation import later
 from bot.updates.addressing import is_ours
 from bot.updates.media_groups import Waiting, members, seconds_missing
 from bot.updates.ordering import is_update, lane_of

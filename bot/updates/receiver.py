@@ -24,9 +24,9 @@ from aiogram.exceptions import (
 )
 
 from bot.config import ConfigError
+from bot.redaction import account
 from bot.settings import TelegramSettings
 from bot.telegram.client import CALL_SECONDS, TOKEN_CURE, DeliveryError, GetRawUpdates
-from bot.traces import account
 from bot.updates.inbox import Inbox
 from storage.errors import StorageError
 

@@ -22,11 +22,11 @@ from bot.admin.monitoring import Vitals
 from bot.admin.progress import RUN_STATES, outcome
 from bot.config import Settings
 from bot.handlers.models import MODEL_STATES
-from bot.listening import listening
+from bot.i18n import Say, Translator, later
 from bot.retelling import retold
-from bot.translation import Say, Translator, later
 from bot.web.access import caller, header, is_loopback, is_own_name, is_secret, is_within, password
 from bot.web.headers import content_policy, harden
+from bot.web.listen import listening
 from bot.web.metrics import render
 from storage.errors import StorageError, UnknownRecord
 from training.figures import clock

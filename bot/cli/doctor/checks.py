@@ -24,7 +24,7 @@ from bot.cli.doctor.findings import Finding
 from bot.cli.doctor.gpu import gpu_findings
 from bot.cli.doctor.model import answer_findings, model_findings
 from bot.config import Settings
-from bot.translation import later
+from bot.i18n import later
 from inference.engines import Kind, resolve
 from inference.layout import weight_bytes
 from storage.errors import StorageError

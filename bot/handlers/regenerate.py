@@ -10,14 +10,14 @@ from aiogram.types import CallbackQuery, Message, User
 
 from bot.chat.in_flight import Asked, Steering
 from bot.chat.responder import Answers
+from bot.handlers.callbacks import acknowledge, exchange_here
 from bot.handlers.commands import Command
 from bot.handlers.feedback import thumbs
-from bot.handlers.taps import acknowledge, exchange_here
+from bot.i18n import Say
 from bot.settings import BotSettings
 from bot.telegram.button_updates import Repaints
 from bot.telegram.keyboards import Again, Stop
 from bot.telegram.outbox import Place, Reply
-from bot.translation import Say
 from bot.updates.inbox import Delivery
 from storage.ledger import Ledger
 from storage.records import Exchange

@@ -7,8 +7,8 @@ from aiogram.types import Message
 
 from bot.admin.run_summary import taught_by
 from bot.handlers.commands import Command
+from bot.i18n import Say
 from bot.telegram.outbox import Reply
-from bot.translation import Say
 from storage.ledger import Ledger
 
 

@@ -12,12 +12,12 @@ from aiogram.filters import CommandObject, or_f
 from aiogram.types import CallbackQuery, Message, User
 
 from bot.admin.protocol import REFUSALS, AdminActions, refused
+from bot.handlers.callbacks import reply_to
 from bot.handlers.commands import Command
-from bot.handlers.overview import node_line
-from bot.handlers.taps import reply_to
+from bot.handlers.status import node_line
+from bot.i18n import Say
 from bot.telegram.keyboards import Drain, Undrain, node_key, serving
 from bot.telegram.outbox import Reply
-from bot.translation import Say
 from bot.updates.inbox import Delivery
 from inference.supervisor import State
 from storage.ledger import Ledger

@@ -14,12 +14,12 @@ from aiogram.types import Chat, TelegramObject, Update, User
 from cachetools import TTLCache
 
 from bot.handlers import privacy
+from bot.handlers.callbacks import acknowledge
 from bot.handlers.context import Handler
-from bot.handlers.taps import acknowledge
+from bot.i18n import Say, Translator
 from bot.settings import BotSettings
 from bot.telegram.keyboards import Delete, Learn
 from bot.telegram.outbox import Place, Reply
-from bot.translation import Say, Translator
 from bot.updates.inbox import Delivery
 from bot.updates.ordering import command_of
 from storage.ledger import Ledger

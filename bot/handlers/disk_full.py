@@ -14,10 +14,10 @@ from aiogram.exceptions import TelegramAPIError
 from aiogram.types import Message, ReplyParameters, Update, User
 from cachetools import LRUCache
 
-from bot.handlers.taps import acknowledge
+from bot.handlers.callbacks import acknowledge
+from bot.i18n import Say, Translator, later
 from bot.settings import BotSettings
 from bot.telegram.client import DeliveryError, Doubtful
-from bot.translation import Say, Translator, later
 from bot.updates.addressing import spoken_to
 from storage.ledger import Ledger
 

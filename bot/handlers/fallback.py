@@ -7,9 +7,9 @@ from typing import Final
 from aiogram import Bot, F, Router
 from aiogram.types import CallbackQuery, Message
 
-from bot.handlers.taps import acknowledge
+from bot.handlers.callbacks import acknowledge
+from bot.i18n import Say
 from bot.telegram.outbox import Reply
-from bot.translation import Say
 from bot.updates.addressing import addressed
 from bot.updates.ordering import command_of
 

@@ -12,8 +12,8 @@ from aiogram.types import Message
 from bot.admin.progress import SILENT, run_line, silence
 from bot.admin.protocol import REFUSALS, AdminActions, Overview, refused
 from bot.handlers.commands import Command
+from bot.i18n import Say, later
 from bot.telegram.outbox import Reply
-from bot.translation import Say, later
 from inference.sight import Seen
 from inference.status import NodeStatus
 from inference.supervisor import State

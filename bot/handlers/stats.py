@@ -12,8 +12,8 @@ from aiogram.types import BufferedInputFile, Message
 
 from bot.admin.charts import draw
 from bot.handlers.commands import Command
+from bot.i18n import Say
 from bot.telegram.outbox import Reply
-from bot.translation import Say
 from storage.ledger import Ledger
 
 DAYS: Final = 30

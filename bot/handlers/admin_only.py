@@ -8,13 +8,13 @@ from aiogram import Router
 from aiogram.filters import or_f
 from aiogram.types import CallbackQuery, Message, TelegramObject, User
 
+from bot.handlers.callbacks import acknowledge
 from bot.handlers.commands import Command
 from bot.handlers.menu import ADMINS, NODES
-from bot.handlers.taps import acknowledge
+from bot.i18n import Say
 from bot.settings import BotSettings
 from bot.telegram.keyboards import CancelBroadcast, CancelRun, Drain, Overrule, Promote, RollBack, Undrain
 from bot.telegram.outbox import Reply
-from bot.translation import Say
 
 _IS_AN_ADMINS: Final = or_f(
     *(button.filter() for button in (CancelRun, CancelBroadcast, Promote, RollBack, Overrule, Drain, Undrain))

@@ -20,12 +20,12 @@ from aiogram.types import CallbackQuery, Message, User
 from bot.chat.conversation import Conversation, Question
 from bot.chat.in_flight import Asked
 from bot.chat.responder import Answers
-from bot.handlers.taps import acknowledge, exchange_here
+from bot.handlers.callbacks import acknowledge, exchange_here
+from bot.i18n import Say, Translator
 from bot.settings import BotSettings
 from bot.telegram.client import DeliveryError
 from bot.telegram.keyboards import Asks, Better, Teach, teaching
 from bot.telegram.outbox import Place, Reply
-from bot.translation import Say, Translator
 from bot.updates.inbox import Delivery
 from bot.updates.ordering import command_of
 from storage.errors import UnknownRecord
