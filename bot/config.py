@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from bot.settings import ChatSettings, LimitsSettings, StorageSettings, TelegramSettings
-from inference.environment import ENV_PREFIX
+from inference.process.environment import ENV_PREFIX
 from inference.settings import InferenceSettings
 from storage.records import Trust
 from training.settings import TrainingSettings

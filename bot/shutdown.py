@@ -57,7 +57,7 @@ def end_process_within(seconds: float) -> None:
 
     A thread cannot be cancelled, Python waits for every one, and a cancelled task may go on. Where the process is cut
     short it says on standard error where each thread stood, and exits with 1. Child processes go with it
-    (inference/lifeline.py).
+    (inference/process/parent_watch.py).
     """
     faulthandler.dump_traceback_later(seconds, exit=True)
 

@@ -28,7 +28,7 @@ from aiohttp import web
 from inference.access import own_key
 from inference.cpu_http import Server
 from inference.generation import ChatEngine
-from inference.lifeline import watch_parent
+from inference.process.parent_watch import watch_parent
 
 _log: Final = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from inference.access import KEY_VARIABLE, new_key
 from inference.client import HttpEngine
 from inference.engines import Command
 from inference.messages import EngineUnavailable
-from inference.process import Child
+from inference.process.child import Child
 from inference.readiness import NotReady, answers_a_picture
 from inference.settings import InferenceSettings
 from inference.window import Window, window_of

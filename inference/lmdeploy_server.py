@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from inference.access import guarded, own_key
-from inference.lifeline import watch_parent
 from inference.lmdeploy_memory import BLOCK_TOKENS, Needs, NoRoom, default_blocks, prefill_tokens, share_of_free
+from inference.process.parent_watch import watch_parent
 from inference.prompt import lmdeploy_template
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import IO, Final, Self
 
-from inference.environment import for_children
+from inference.process.environment import for_children
 
 LONGEST_SIDE: Final = 4096
 """Larger pictures are scaled down: the model sees at most 12 tiles of 448 pixels."""

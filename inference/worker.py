@@ -18,9 +18,9 @@ import structlog
 from inference.client import HttpEngine
 from inference.launch import Launch, Launched, begin
 from inference.messages import Delta, EngineCrashed, EngineHung, InferenceError, Prompt
-from inference.process import Child
+from inference.process.child import Child
+from inference.process.log_rotation import rotate
 from inference.readiness import sample_picture
-from inference.rotation import rotate
 from inference.window import Window
 
 _log = structlog.get_logger(__name__)

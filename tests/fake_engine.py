@@ -43,7 +43,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from inference.lifeline import watch_parent
+from inference.process.parent_watch import watch_parent
 
 
 class Fake:

@@ -15,8 +15,8 @@ import sys
 import time
 from pathlib import Path
 
-from inference import stacks
-from inference.lifeline import watch_parent
+from inference.process import stack_dump
+from inference.process.parent_watch import watch_parent
 from training.job import Job, Outcome, Progress, outcome_file
 
 
@@ -34,7 +34,7 @@ def stuck() -> None:
 def main() -> int:
     """Act on the cue."""
     watch_parent(grace=0.1)
-    stacks.answer()
+    stack_dump.answer()
     job = Path(sys.argv[3])
     cue = (job.parent / "cue").read_text()
     (job.parent / f"pid{os.environ.get('RANK', '')}").write_text(str(os.getpid()))

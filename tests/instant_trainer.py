@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from inference.lifeline import watch_parent
+from inference.process.parent_watch import watch_parent
 from training.job import RATED, EvaluationJob, Job, MergeJob, Outcome, Progress, outcome_file
 from training.report import Report
 

@@ -33,7 +33,7 @@ from inference.messages import (
     Turn,
     Usage,
 )
-from inference.process import Child
+from inference.process.child import Child
 from inference.prompt import IMG_CONTEXT, harmless
 from inference.readiness import sample_picture
 from inference.settings import InferenceSettings

@@ -23,7 +23,7 @@ from inference.messages import (
     Sampling,
     Turn,
 )
-from inference.process import Child
+from inference.process.child import Child
 from inference.prompt import SYSTEM
 from inference.settings import InferenceSettings
 from inference.supervisor import State

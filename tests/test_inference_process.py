@@ -12,7 +12,7 @@ from textwrap import dedent
 
 import pytest
 
-from inference.process import Child
+from inference.process.child import Child
 from tests.children import alive, until
 
 ROOT = Path(__file__).parent.parent
@@ -200,11 +200,11 @@ async def test_process_leaves_no_descriptor(tmp_path: Path) -> None:
 _PARENT = """
 import asyncio, sys
 from pathlib import Path
-from inference.process import Child
+from inference.process.child import Child
 from tests.children import alive, until
 
 async def main():
-    line = [sys.executable, "-c", "import time\\nfrom inference.lifeline import watch_parent\\n"
+    line = [sys.executable, "-c", "import time\\nfrom inference.process.parent_watch import watch_parent\\n"
             "watch_parent(0.2)\\nprint('watching', flush=True)\\ntime.sleep(60)"]
     children = [await Child.start(line, log=Path(sys.argv[1]) / str(number)) for number in range(2)]
     while not all("watching" in child.tail() for child in children):

@@ -16,7 +16,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Final
 
-from inference.process import Child
+from inference.process.child import Child
 from training.job import (
     CompareJob,
     EvaluationJob,

@@ -16,8 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
-from inference import stacks
-from inference.lifeline import watch_parent
+from inference.process import stack_dump
+from inference.process.parent_watch import watch_parent
 from training.job import (
     CompareJob,
     EvaluationJob,
@@ -114,7 +114,7 @@ def work(kind: type[AnyJob], do: Callable[[AnyJob, Say], Outcome]) -> None:
     exits with 1, whereupon torchrun ends the others.
     """
     watch_parent()
-    stacks.answer()
+    stack_dump.answer()
     lines = sys.stdout
 
     def say(progress: Progress) -> None:

@@ -5,7 +5,7 @@ left to worker.py and supervisor.py (engines) and to the training room.
 
 A child never outlives us. Its standard input is a pipe whose only writing end is ours and never written to:
 whatever ends this process, `kill -9` included, the child reads end-of-file there and leaves
-(inference/lifeline.py, in the child). A child leads its own session, so that Ctrl-C in a terminal reaches only us
+(inference/process/parent_watch.py, in the child). A child leads its own session, so that Ctrl-C in a terminal reaches only us
 and a kill reaches also what the child has started.
 """
 
@@ -25,8 +25,8 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Final, Self
 
-from inference import stacks
-from inference.environment import for_children
+from inference.process import stack_dump
+from inference.process.environment import for_children
 
 _TAIL_LINES: Final = 40
 _LINE_BYTES: Final = 64 * 1024
@@ -126,9 +126,9 @@ class Child:
     async def show_stacks(self) -> None:
         """Have the child, and what it started, write into the log where they stand, as far as they do (stacks.py)."""
         if self.returncode is None:
-            for pid in stacks.answering(self.pid):
+            for pid in stack_dump.answering(self.pid):
                 self._log.line(f"--- process {pid} stands here:")
-                await stacks.ask(pid)
+                await stack_dump.ask(pid)
 
     async def wait(self) -> int:
         """Wait for the end and return the exit status. The child is reaped then and its output is in the log."""
