@@ -27,7 +27,7 @@ from typing import Any
 import httpx
 from PIL import Image
 
-from inference.access import KEY_VARIABLE, new_key
+from inference.engines.access_key import KEY_VARIABLE, new_key
 from inference.internvl2.random import SIZES
 from inference.internvl2.random import main as write_random
 
@@ -39,7 +39,17 @@ ANSWER_TOKENS = 32
 @contextmanager
 def serving(directory: Path, flags: list[str]) -> Iterator[httpx.Client]:
     """A client to an engine that is ready."""
-    line = [sys.executable, "-m", "inference.cpu_server", "--model", str(directory), "--name", NAME, "--port", "0"]
+    line = [
+        sys.executable,
+        "-m",
+        "inference.engines.cpu.server",
+        "--model",
+        str(directory),
+        "--name",
+        NAME,
+        "--port",
+        "0",
+    ]
     key = new_key()
     environment = {**os.environ, KEY_VARIABLE: key}
     with subprocess.Popen(

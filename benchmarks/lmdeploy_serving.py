@@ -23,11 +23,11 @@ from typing import Any
 
 from benchmarks.serving_load import alone, crowd, headers
 from benchmarks.vocabulary import make_tokenizer
-from inference.access import KEY_VARIABLE, new_key
+from inference.engines.access_key import KEY_VARIABLE, new_key
 from inference.internvl2.random import SIZES, write_random
 from inference.launch import free_port
 
-MODULES = {"stock": "benchmarks.stock_server", "ours": "inference.lmdeploy_server"}
+MODULES = {"stock": "benchmarks.stock_server", "ours": "inference.engines.lmdeploy.server"}
 STOCK_PREFILL = 8192
 """What lmdeploy takes when nothing is said."""
 

@@ -27,7 +27,7 @@ import aiohttp
 import numpy as np
 from PIL import Image
 
-from inference.access import KEY_VARIABLE
+from inference.engines.access_key import KEY_VARIABLE
 from inference.prompt import SYSTEM
 
 

@@ -1,18 +1,18 @@
 """lmdeploy's stock OpenAI server as a peer: the same engine settings as ours, nothing of ours in it.
 
-Started by lmdeploy_serving.py with the arguments of inference/lmdeploy_server.py. Its own command line would do, but
+Started by lmdeploy_serving.py with the arguments of inference/engines/lmdeploy/server.py. Its own command line would do, but
 takes the number of KV blocks as a float, which it reads as a share of the free memory.
 """
 
 from __future__ import annotations
 
-from inference import lmdeploy_server
+from inference.engines.lmdeploy import server
 
 
 def main() -> None:
     """Serve until killed."""
-    options = lmdeploy_server.parser().parse_args()
-    lmdeploy_server.run(options, lmdeploy_server.engine_config(options), options.name)
+    options = server.parser().parse_args()
+    server.run(options, server.engine_config(options), options.name)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,9 @@ from weakref import WeakSet
 
 import structlog
 
-from inference import engines
 from inference.admission import Admission, Ticket
-from inference.engines import Command, Kind
+from inference.engines import commands
+from inference.engines.commands import Command, Kind
 from inference.first_words import FirstWords
 from inference.messages import Delta, EngineCrashed, EngineHung, EngineUnavailable, InferenceError, Prompt
 from inference.moves import Moves
@@ -57,9 +57,9 @@ class Deployment:
         command: Command | None = None,
     ) -> None:
         self.settings = settings
-        self.kind = engines.resolve(settings)
+        self.kind = commands.resolve(settings)
         if command is None and self.kind is not Kind.EXTERNAL:
-            command = engines.command(self.kind)
+            command = commands.command(self.kind)
         self._ours = command is not None
         self._nodes = nodes_for(
             settings, self.kind, model_id, model_dir, command=command, logs=logs, changed=self._changed
@@ -204,7 +204,7 @@ class Deployment:
     def _places(self, lane: str) -> int:
         """How many answers may be under way at the node called `lane`."""
         held = next((node.slots.live.cache_tokens for node in self._nodes if node.name == lane), None)
-        return engines.concurrency(self.kind, self.settings, held)
+        return commands.concurrency(self.kind, self.settings, held)
 
     async def _judged(self, worker: Worker, error: EngineCrashed, chat: str) -> Worker | None:
         """Find out whether the worker is to blame; the worker itself while that lasts and another could answer."""

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from inference.access import KEY_VARIABLE, new_key
-from inference.client import HttpEngine
-from inference.engines import Command
+from inference.engines.access_key import KEY_VARIABLE, new_key
+from inference.engines.commands import Command
+from inference.engines.http_client import HttpEngine
 from inference.messages import EngineUnavailable
 from inference.process.child import Child
 from inference.readiness import NotReady, answers_a_picture

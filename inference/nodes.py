@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from inference.bluegreen import BlueGreen
-from inference.engines import Command, Kind
+from inference.engines.commands import Command, Kind
 from inference.launch import Launch
 from inference.settings import InferenceSettings
 from inference.sight import Sight

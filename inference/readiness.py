@@ -14,7 +14,7 @@ from typing import Final
 
 from PIL import Image, ImageDraw
 
-from inference.client import HttpEngine, Sizes
+from inference.engines.http_client import HttpEngine, Sizes
 from inference.messages import EngineCrashed, EngineUnavailable, InferenceError, Picture
 
 _PAUSE: Final = 0.1

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from inference.engines.lmdeploy.lmdeploy_settings import LmdeploySettings
 from inference.home import LocalText
-from inference.lmdeploy_settings import LmdeploySettings
 from inference.tiny import CHECKPOINT
 
 TINY: Final = "tiny"

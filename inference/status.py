@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from inference.engines import Kind
+from inference.engines.commands import Kind
 from inference.nodes import Node
 from inference.sight import Seen, seen
 from inference.supervisor import State

@@ -15,7 +15,7 @@ from typing import Final
 
 import structlog
 
-from inference.client import HttpEngine
+from inference.engines.http_client import HttpEngine
 from inference.launch import Launch, Launched, begin
 from inference.messages import Delta, EngineCrashed, EngineHung, InferenceError, Prompt
 from inference.process.child import Child

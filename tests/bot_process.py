@@ -18,7 +18,7 @@ import psutil
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 90.0
-ENGINE_MODULES = ("inference.cpu_server", "inference.lmdeploy_server")
+ENGINE_MODULES = ("inference.engines.cpu.server", "inference.engines.lmdeploy.server")
 
 
 def _die_with_the_tests() -> None:
@@ -120,7 +120,7 @@ class BotProcess:
         return self._process
 
     def children(self, module: str) -> list[psutil.Process]:
-        """The bot's child processes that run this module, for example inference.cpu_server."""
+        """The bot's child processes that run this module, for example inference.engines.cpu.server."""
         try:
             family = psutil.Process(self.process.pid).children(recursive=True)
         except psutil.NoSuchProcess:

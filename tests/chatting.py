@@ -35,7 +35,7 @@ from bot.telegram.button_updates import Repaints
 from bot.telegram.client import Gate, open_bot
 from bot.updates.inbox import Inbox
 from bot.updates.receiver import Intake
-from inference.engines import Kind
+from inference.engines.commands import Kind
 from inference.messages import Answer, Delta, Prompt, Usage
 from inference.picture_decoder import PictureDecoders
 from inference.sight import Seen

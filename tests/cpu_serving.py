@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 from safetensors.torch import load_file, save_file
 
-from inference.access import KEY_VARIABLE
+from inference.engines.access_key import KEY_VARIABLE
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Picture
 from inference.tiny import CHECKPOINT
@@ -98,7 +98,17 @@ class Served:
 @contextmanager
 def started(directory: Path, *flags: str) -> Iterator[Served]:
     """A server of a checkpoint; its lifeline is cut at the end."""
-    line = [sys.executable, "-m", "inference.cpu_server", "--model", str(directory), "--name", NAME, "--port", "0"]
+    line = [
+        sys.executable,
+        "-m",
+        "inference.engines.cpu.server",
+        "--model",
+        str(directory),
+        "--name",
+        NAME,
+        "--port",
+        "0",
+    ]
     with subprocess.Popen(
         [*line, "--threads", "1", *flags],
         stdin=subprocess.PIPE,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from inference.deployment import Deployment
-from inference.engines import Command
+from inference.engines.commands import Command
 from inference.messages import Answer, Delta
 from inference.settings import InferenceSettings
 from tests.children import alive, fake_command, notes, prompt, until

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from random import Random
 from typing import Any
 
-from inference.generation import ChatEngine
+from inference.engines.cpu.engine import ChatEngine
+from inference.engines.cpu.tasks import Result
 from inference.messages import Picture, Prompt, Role, Sampling, Turn
-from inference.tasks import Result
 from inference.tiny import shapes
 
 GREEDY = Sampling(temperature=0, max_new_tokens=24)

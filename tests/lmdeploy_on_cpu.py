@@ -25,9 +25,9 @@ import lmdeploy
 import torch
 from lmdeploy.messages import EngineOutput, RequestMetrics, ResponseType, ScheduleMetrics
 
-from inference import lmdeploy_server
+from inference.engines.lmdeploy import server
+from inference.engines.lmdeploy.kv_budget import BLOCK_TOKENS
 from inference.internvl2.checkpoint import load_model
-from inference.lmdeploy_memory import BLOCK_TOKENS
 
 RECORD: Path
 
@@ -152,7 +152,7 @@ def main() -> None:
     torch.cuda.mem_get_info = lambda device=None: (2**30, 2**30)
     torch.cuda.current_device = lambda: 0
     torch.cuda.get_device_properties = lambda device=None: SimpleNamespace(major=9)  # type: ignore[assignment,return-value]
-    lmdeploy_server.main()
+    server.main()
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from typing import Any
 
 import httpx
 
-from inference.access import KEY_VARIABLE
-from inference.client import HttpEngine
+from inference.engines.access_key import KEY_VARIABLE
+from inference.engines.http_client import HttpEngine
 from inference.launch import free_port
 from inference.messages import Prompt
 

@@ -22,7 +22,7 @@ import sys
 import time
 from pathlib import Path
 
-from inference.access import KEY_VARIABLE
+from inference.engines.access_key import KEY_VARIABLE
 from inference.settings import InferenceSettings
 from tests.children import alive, fake_command
 
@@ -31,7 +31,7 @@ SERVER_KEY = "the-operator-s-key"
 
 def cpu_command(name: str, model_dir: Path, port: int) -> list[str]:
     return [
-        *(sys.executable, "-m", "inference.cpu_server", "--model", str(model_dir), "--name", name),
+        *(sys.executable, "-m", "inference.engines.cpu.server", "--model", str(model_dir), "--name", name),
         *("--port", str(port), "--threads", "1", "--slots", "8", "--cache-megabytes", "256"),
     ]
 

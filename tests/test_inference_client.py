@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from inference.client import HttpEngine, Sizes
+from inference.engines.http_client import HttpEngine, Sizes
 from inference.launch import free_port
 from inference.messages import (
     Answer,
@@ -282,7 +282,7 @@ async def test_client_encodes_a_picture_once(fake: Running, monkeypatch: pytest.
         encoded.append(data)
         return base64.b64encode(data)
 
-    monkeypatch.setattr("inference.openai_request.b64encode", counting)
+    monkeypatch.setattr("inference.engines.requests.b64encode", counting)
     picture = Picture.of(b"bytes")
     asked = Prompt("", (Turn(Role.USER, "a", (picture,)), Turn(Role.USER, "b", (picture,))), "chat")
     async with client(fake.url) as engine:

@@ -14,9 +14,9 @@ import openai
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from inference.access import KEY_VARIABLE
-from inference.client import HttpEngine, Sizes
-from inference.cpu_http import Server
+from inference.engines.access_key import KEY_VARIABLE
+from inference.engines.cpu.http_api import Server
+from inference.engines.http_client import HttpEngine, Sizes
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Answer, Prompt, PromptTooLong, Role, Sampling, Turn
 from inference.prompt import render
@@ -285,7 +285,17 @@ def test_nobody_without_the_key_gets_a_word(served: Served, route: str) -> None:
 
 def test_an_engine_without_a_key_does_not_start() -> None:
     """It says what to set; nothing listens."""
-    line = [sys.executable, "-m", "inference.cpu_server", "--model", str(CHECKPOINT), "--name", NAME, "--port", "0"]
+    line = [
+        sys.executable,
+        "-m",
+        "inference.engines.cpu.server",
+        "--model",
+        str(CHECKPOINT),
+        "--name",
+        NAME,
+        "--port",
+        "0",
+    ]
     without = {name: value for name, value in os.environ.items() if name != KEY_VARIABLE}
     ended = subprocess.run(line, input="", capture_output=True, text=True, env=without, check=False)
     assert ended.returncode == 1

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from inference.access import KEY_VARIABLE
 from inference.deployment import Deployment
+from inference.engines.access_key import KEY_VARIABLE
 from inference.launch import free_port
 from inference.messages import (
     EngineUnavailable,

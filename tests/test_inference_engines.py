@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from inference import engines, lmdeploy_server
-from inference.engines import Kind
+from inference.engines import commands
+from inference.engines.commands import Kind
+from inference.engines.lmdeploy import server
 from inference.settings import InferenceSettings
 
 
@@ -31,14 +32,14 @@ def settings(**values: Any) -> InferenceSettings:
 )
 def test_engines_kind(values: dict[str, Any], kind: Kind) -> None:
     """`auto` is external where an endpoint is given and cpu elsewhere; a named engine is that one."""
-    assert engines.resolve(settings(**values)) is kind
+    assert commands.resolve(settings(**values)) is kind
 
 
 def test_engines_cpu_command_line() -> None:
     """The cpu worker's command line names all that is set and leaves out what is not."""
-    line = engines.command(Kind.CPU)
+    line = commands.command(Kind.CPU)
     assert line("m-1", Path("/models/m-1"), 4711, settings()) == [
-        *(sys.executable, "-m", "inference.cpu_server", "--model", "/models/m-1", "--name", "m-1"),
+        *(sys.executable, "-m", "inference.engines.cpu.server", "--model", "/models/m-1", "--name", "m-1"),
         *("--port", "4711", "--slots", "6"),
     ]
     chosen = settings(python="/other/python", threads=2, cache_megabytes=64)
@@ -49,27 +50,27 @@ def test_engines_cpu_command_line() -> None:
 def test_engines_lmdeploy_command_line() -> None:
     """lmdeploy's worker accepts the command line that is worded for it, and finds all that is set in it."""
     sizes = {"blocks": 900, "kv_bits": 8, "prefill_tokens": 4096, "tile_threads": 3, "weights": "awq", "batch": 9}
-    line = engines.command(Kind.LMDEPLOY)
+    line = commands.command(Kind.LMDEPLOY)
     words = line("m-1", Path("/models/m-1"), 4711, settings(engine="lmdeploy", tiles=6, swap="cold", lmdeploy=sizes))
-    assert words[:3] == [sys.executable, "-m", "inference.lmdeploy_server"]
-    told = vars(lmdeploy_server.parser().parse_args(words[3:]))
+    assert words[:3] == [sys.executable, "-m", "inference.engines.lmdeploy.server"]
+    told = vars(server.parser().parse_args(words[3:]))
     assert (told["model"], told["name"], told["port"]) == (Path("/models/m-1"), "m-1", 4711)
     assert (told["tiles"], told["engines"]) == (6, 1)
     assert {name: told[name] for name in sizes} == sizes
-    plain = lmdeploy_server.parser().parse_args(line("m", Path("/m"), 1, settings(engine="lmdeploy"))[3:])
+    plain = server.parser().parse_args(line("m", Path("/m"), 1, settings(engine="lmdeploy"))[3:])
     assert (plain.blocks, plain.prefill_tokens, plain.tiles, plain.engines) == (None, None, None, 2)
 
 
 def test_engines_concurrency() -> None:
     """Each kind has its own number of answers at once, and the setting replaces it."""
-    assert engines.concurrency(Kind.LMDEPLOY, settings()) > engines.concurrency(Kind.CPU, settings())
-    assert engines.concurrency(Kind.CPU, settings(concurrency=7)) == 7
-    assert engines.concurrency(Kind.LMDEPLOY, settings(lmdeploy={"batch": 8})) == 8
-    assert engines.concurrency(Kind.LMDEPLOY, settings(lmdeploy={"blocks": 240})) == 4
-    assert engines.concurrency(Kind.LMDEPLOY, settings(lmdeploy={"batch": 8}, concurrency=20)) == 20
-    assert engines.concurrency(Kind.LMDEPLOY, settings(), 240 * 64) == 4
-    assert engines.concurrency(Kind.LMDEPLOY, settings(), 16) == 1
-    assert engines.concurrency(Kind.LMDEPLOY, settings(concurrency=20), 240 * 64) == 20
+    assert commands.concurrency(Kind.LMDEPLOY, settings()) > commands.concurrency(Kind.CPU, settings())
+    assert commands.concurrency(Kind.CPU, settings(concurrency=7)) == 7
+    assert commands.concurrency(Kind.LMDEPLOY, settings(lmdeploy={"batch": 8})) == 8
+    assert commands.concurrency(Kind.LMDEPLOY, settings(lmdeploy={"blocks": 240})) == 4
+    assert commands.concurrency(Kind.LMDEPLOY, settings(lmdeploy={"batch": 8}, concurrency=20)) == 20
+    assert commands.concurrency(Kind.LMDEPLOY, settings(), 240 * 64) == 4
+    assert commands.concurrency(Kind.LMDEPLOY, settings(), 16) == 1
+    assert commands.concurrency(Kind.LMDEPLOY, settings(concurrency=20), 240 * 64) == 20
 
 
 @pytest.mark.parametrize(

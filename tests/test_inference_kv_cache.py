@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from inference.kv_cache import GrowingCache, PrefixCache
+from inference.engines.cpu.prefix_cache import GrowingCache, PrefixCache
 
 LAYERS = 2
 PICTURE = -7

@@ -6,10 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from inference.internvl2.checkpoint import write_surroundings
-from inference.internvl2.random import SIZES, configuration
-from inference.internvl2.tokenizer import load_tokenizer
-from inference.lmdeploy_memory import (
+from inference.engines.lmdeploy.kv_budget import (
     BLOCK_TOKENS,
     Needs,
     NoRoom,
@@ -18,6 +15,9 @@ from inference.lmdeploy_memory import (
     share_of_free,
     working_bytes,
 )
+from inference.internvl2.checkpoint import write_surroundings
+from inference.internvl2.random import SIZES, configuration
+from inference.internvl2.tokenizer import load_tokenizer
 from inference.tiny import CHECKPOINT
 
 FULL = Needs(weights=4_411_000_000, token=98_304)

@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
+from inference.engines.lmdeploy.image_cache import TileCache, Tiling, prepare
 from inference.internvl2.tiles import pixel_values, tiles
-from inference.lmdeploy_pictures import TileCache, Tiling, prepare
 from inference.messages import PictureError
 from inference.pictures import open_picture
 
@@ -100,7 +100,7 @@ async def test_a_picture_that_was_put_out_is_read_again_beside_the_event_loop(mo
         decoded_by.append(threading.current_thread().name)
         return base64.b64decode(*arguments, **more)
 
-    monkeypatch.setattr("inference.lmdeploy_pictures.b64decode", decoding)
+    monkeypatch.setattr("inference.engines.lmdeploy.image_cache.b64decode", decoding)
     cache = TileCache(TILING, limit=0, threads=1)
     for _ in range(2):
         await cache.of(url(encoded((112, 112))))

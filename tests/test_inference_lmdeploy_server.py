@@ -22,13 +22,13 @@ import pytest
 import torch
 from pydantic import SecretStr
 
-from inference.client import HttpEngine, Sizes
 from inference.deployment import Deployment
-from inference.generation import ChatEngine
+from inference.engines.cpu.engine import ChatEngine
+from inference.engines.http_client import HttpEngine, Sizes
+from inference.engines.lmdeploy.kv_budget import BLOCK_TOKENS
 from inference.internvl2.grids import count_tiles
 from inference.internvl2.random import Size, write_random
 from inference.internvl2.tokenizer import load_tokenizer
-from inference.lmdeploy_memory import BLOCK_TOKENS
 from inference.messages import Answer, Delta, Picture, PictureError, Prompt, PromptTooLong, Role, Sampling, Turn
 from inference.pictures import open_picture
 from inference.prompt import SYSTEM, pictures

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from inference.engines.cpu.openai_schema import ApiError, ChatRequest, parse
 from inference.messages import Picture, Role, Sampling, Turn
-from inference.openai_api import ApiError, ChatRequest, parse
 from inference.prompt import SYSTEM, parts
 
 CAT, DOG = Picture.of(b"cat", "image/png"), Picture.of(b"dog", "image/jpeg")

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from inference.openai_api import ApiError, parse
+from inference.engines.cpu.openai_schema import ApiError, parse
 from tests.generating import picture
 
 FIELDS = (

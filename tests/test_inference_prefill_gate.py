@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from inference.prefill_gate import PrefillGate
+from inference.engines.lmdeploy.prefill_limiter import PrefillGate
 
 CAT, DOG = (b"cat", 300), (b"dog", 400)
 

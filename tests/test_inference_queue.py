@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from inference.lmdeploy_memory import BLOCK_TOKENS
+from inference.engines.lmdeploy.kv_budget import BLOCK_TOKENS
 from inference.messages import Delta
 from tests.children import notes, prompt, until
 from tests.deployments import Deploy, Heard, ask, deployed, open_gate, under_way

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from inference.engines.cpu.openai_schema import parse
+from inference.engines.cpu.tasks import Preparer
 from inference.internvl2.configuration_internvl2 import InternVLChatConfig
 from inference.messages import Picture, Prompt, Role, Turn
-from inference.openai_api import parse
 from inference.prompt import IM_END, IMG_CONTEXT
-from inference.tasks import Preparer
 from inference.tiny import CHECKPOINT
 from tests.lessons import SYSTEM, drawn_lessons, one_turn, photo, shown
 from training.encoding import UNLEARNED, Encoder

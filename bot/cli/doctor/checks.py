@@ -25,7 +25,7 @@ from bot.cli.doctor.gpu import gpu_findings
 from bot.cli.doctor.model import answer_findings, model_findings
 from bot.config import Settings
 from bot.i18n import later
-from inference.engines import Kind, resolve
+from inference.engines.commands import Kind, resolve
 from inference.layout import weight_bytes
 from storage.errors import StorageError
 from storage.health import ledger_faults, live_model_fault, picture_faults, refuse_lost_ledger

@@ -14,8 +14,15 @@ from typing import Final
 
 from bot.cli.doctor.findings import Finding
 from bot.config import Settings
-from inference.engines import Kind, resolve
-from inference.lmdeploy_memory import BLOCK_TOKENS, Needs, NoRoom, default_blocks, prefill_tokens, working_bytes
+from inference.engines.commands import Kind, resolve
+from inference.engines.lmdeploy.kv_budget import (
+    BLOCK_TOKENS,
+    Needs,
+    NoRoom,
+    default_blocks,
+    prefill_tokens,
+    working_bytes,
+)
 
 DRIVER: Final = 580
 """The oldest driver branch that CUDA 13 runs on, which the torch of requirements/gpu.txt is built for (NVIDIA, "CUDA
@@ -111,7 +118,7 @@ def _card(card: Card, wanted: bool) -> Finding:
 
 def _turbomind(settings: Settings) -> Iterator[Finding]:
     """Really load it, as the engine does, in the engine's interpreter."""
-    line = [settings.inference.python or sys.executable, "-m", "inference.turbomind_probe"]
+    line = [settings.inference.python or sys.executable, "-m", "inference.engines.lmdeploy.probe"]
     try:
         child = subprocess.run(line, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False)
         said: dict[str, str] = json.loads((child.stdout.strip().splitlines() or ["{}"])[-1])

@@ -22,12 +22,12 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from inference.access import refusal
-from inference.cpu_metrics import EngineMetrics
-from inference.generation import ChatEngine
+from inference.engines.access_key import refusal
+from inference.engines.cpu.engine import ChatEngine
+from inference.engines.cpu.engine_metrics import EngineMetrics
+from inference.engines.cpu.openai_schema import ApiError, ChatRequest, Reply, parse
+from inference.engines.cpu.tasks import Result, Task
 from inference.messages import INVALID_PICTURE, PictureError, PromptTooLong
-from inference.openai_api import ApiError, ChatRequest, Reply, parse
-from inference.tasks import Result, Task
 
 _log: Final = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """Worker: the CPU engine, a model on this machine behind the OpenAI chat API.
 
-    python -m inference.cpu_server --model DIR --name NAME [--port 8000] [--threads N] [--slots N]
+    python -m inference.engines.cpu.server --model DIR --name NAME [--port 8000] [--threads N] [--slots N]
         [--cache-megabytes N] [--dtype float32|bfloat16]
 
 It listens on 127.0.0.1 at once, for clients that have its key (access.py); /health answers 503 until the model has
@@ -25,9 +25,9 @@ from typing import Final
 import torch
 from aiohttp import web
 
-from inference.access import own_key
-from inference.cpu_http import Server
-from inference.generation import ChatEngine
+from inference.engines.access_key import own_key
+from inference.engines.cpu.engine import ChatEngine
+from inference.engines.cpu.http_api import Server
 from inference.process.parent_watch import watch_parent
 
 _log: Final = logging.getLogger(__name__)
@@ -72,7 +72,9 @@ async def _serve(options: argparse.Namespace, key: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m inference.cpu_server", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m inference.engines.cpu.server", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--model", type=Path, required=True, help="checkpoint directory in the official layout")
     parser.add_argument("--name", required=True, help="what the model is called in requests and answers")
     parser.add_argument("--port", type=int, default=8000, help="0 for a free one; the address is printed")

@@ -21,12 +21,12 @@ from typing import Any, Final
 
 from PIL import ImageFile
 
-from inference.detokenise import TextStream
+from inference.engines.cpu.detokenizer import TextStream
+from inference.engines.lmdeploy.image_cache import TileCache, Tiling
+from inference.engines.lmdeploy.prefill_limiter import PrefillGate
+from inference.engines.lmdeploy.usage import extend_usage, note_encoded, placed
 from inference.internvl2.tokenizer import text_decoder
-from inference.lmdeploy_pictures import TileCache, Tiling
-from inference.lmdeploy_usage import extend_usage, note_encoded, placed
 from inference.messages import INVALID_PICTURE, PictureError
-from inference.prefill_gate import PrefillGate
 
 GROUP_SECONDS: Final = 0.03
 """Text that arrives so soon after the last is handed on together with what follows."""

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from inference.lmdeploy_memory import BLOCK_TOKENS
+from inference.engines.lmdeploy.kv_budget import BLOCK_TOKENS
 from inference.settings import TINY, InferenceSettings
 
 
@@ -69,7 +69,7 @@ def command(kind: Kind) -> Command:
 
 def _cpu(model_id: str, model_dir: Path, port: int, settings: InferenceSettings) -> list[str]:
     line = [
-        *(settings.python or sys.executable, "-m", "inference.cpu_server"),
+        *(settings.python or sys.executable, "-m", "inference.engines.cpu.server"),
         *("--model", str(model_dir), "--name", model_id, "--port", str(port)),
         # More than people can take: a question whether it is well, or a prompt to warm, never waits behind theirs.
         *("--slots", str(concurrency(Kind.CPU, settings) + 2)),
@@ -90,7 +90,7 @@ def _lmdeploy(model_id: str, model_dir: Path, port: int, settings: InferenceSett
         "--tiles": settings.tiles,
     }
     return [
-        *(settings.python or sys.executable, "-m", "inference.lmdeploy_server"),
+        *(settings.python or sys.executable, "-m", "inference.engines.lmdeploy.server"),
         *("--model", str(model_dir), "--name", model_id, "--port", str(port)),
         *("--engines", str(settings.side_by_side)),
         *("--session-length", str(sizes.session_length), "--batch", str(sizes.batch)),

@@ -18,6 +18,7 @@ import openai
 from openai.types import CompletionUsage
 from openai.types.chat import ChatCompletionChunk
 
+from inference.engines.requests import Requests
 from inference.messages import (
     INVALID_PICTURE,
     Answer,
@@ -36,7 +37,6 @@ from inference.messages import (
     Turn,
     Usage,
 )
-from inference.openai_request import Requests
 from inference.prompt import SYSTEM
 from inference.sight import engine_numbers
 

@@ -1,6 +1,6 @@
 """Worker: lmdeploy's own OpenAI server with TurboMind, its prompt put right and its picture path made quick.
 
-    python -m inference.lmdeploy_server --model DIR --name ID --port PORT
+    python -m inference.engines.lmdeploy.server --model DIR --name ID --port PORT
 
 The server, its API and its engine are lmdeploy's. Our parts take the place of some of its own (lmdeploy_parts.py
 lists them), and of its routes only those that our client uses are in reach, with the key of this launch (access.py).
@@ -17,8 +17,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from inference.access import guarded, own_key
-from inference.lmdeploy_memory import BLOCK_TOKENS, Needs, NoRoom, default_blocks, prefill_tokens, share_of_free
+from inference.engines.access_key import guarded, own_key
+from inference.engines.lmdeploy.kv_budget import (
+    BLOCK_TOKENS,
+    Needs,
+    NoRoom,
+    default_blocks,
+    prefill_tokens,
+    share_of_free,
+)
 from inference.process.parent_watch import watch_parent
 from inference.prompt import lmdeploy_template
 
@@ -136,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         config = engine_config(options)
     except NoRoom as error:
         raise SystemExit(str(error)) from None
-    from inference.lmdeploy_parts import quicken
+    from inference.engines.lmdeploy.patches import quicken
 
     engines = quicken(
         prefill_tokens=options.prefill_tokens,
@@ -189,7 +196,7 @@ def run(options: argparse.Namespace, config: TurbomindEngineConfig, name: str) -
 def parser() -> argparse.ArgumentParser:
     """What the worker can be told."""
     arguments = argparse.ArgumentParser(
-        prog="python -m inference.lmdeploy_server", description=(__doc__ or "").split("\n")[0]
+        prog="python -m inference.engines.lmdeploy.server", description=(__doc__ or "").split("\n")[0]
     )
     arguments.add_argument("--model", type=Path, required=True, help="checkpoint directory in the official layout")
     arguments.add_argument("--name", required=True, help="what the model is called in requests and answers")

@@ -1,6 +1,6 @@
 """Worker: does TurboMind load here? Says so as one line of JSON, in a process that may die of it.
 
-    python -m inference.turbomind_probe
+    python -m inference.engines.lmdeploy.probe
 
 The line: `{"lmdeploy": "0.18.0", "torch": "2.12.1+cu130", "cuda": "13.0", "error": ""}`; a library that is missing is
 named in `error` as the loader names it. Imports what the engine imports, in its order.
