@@ -19,9 +19,9 @@ from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
-from inference.deployment import Deployment
 from inference.messages import Answer, Engine, Picture, Prompt, Role, Sampling, Turn
 from inference.prompt import SYSTEM
+from inference.serving.deployment import Deployment
 from inference.settings import InferenceSettings
 from inference.tiny import CHECKPOINT
 from inference.tiny.questions import held_out

@@ -25,7 +25,7 @@ from benchmarks.serving_load import alone, crowd, headers
 from benchmarks.vocabulary import make_tokenizer
 from inference.engines.access_key import KEY_VARIABLE, new_key
 from inference.internvl2.random import SIZES, write_random
-from inference.launch import free_port
+from inference.serving.engine_launch import free_port
 
 MODULES = {"stock": "benchmarks.stock_server", "ours": "inference.engines.lmdeploy.server"}
 STOCK_PREFILL = 8192

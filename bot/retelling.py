@@ -67,7 +67,7 @@ KNOWN: Final = (
     ),
     later("{number} of its answers are empty or in loops"),
     later("it would read other tokens than the engine: {difference}"),
-    # inference.moves
+    # inference.serving.moves
     later(
         "Nobody else would answer in the place of {node}, so it stays in service: first take another one back "
         "(/undrain), or mend it; /status shows them all."

@@ -18,7 +18,7 @@ from PIL import Image
 from playwright.async_api import Browser, Page, expect
 
 from bot.cli.demo import GROUP
-from inference.launch import free_port
+from inference.serving.engine_launch import free_port
 from tests.browser import CHROMIUM, INSTALL_CHROMIUM, MINUTE, ChatPage, button, chromium
 
 PICTURES = Path(__file__).parent / "pictures"

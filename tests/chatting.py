@@ -38,9 +38,9 @@ from bot.updates.receiver import Intake
 from inference.engines.commands import Kind
 from inference.messages import Answer, Delta, Prompt, Usage
 from inference.picture_decoder import PictureDecoders
-from inference.sight import Seen
-from inference.status import Counters, NodeStatus, Status
-from inference.supervisor import State
+from inference.serving.deployment_status import Counters, NodeStatus, Status
+from inference.serving.engine_stats import Seen
+from inference.serving.supervisor import State
 from storage.ledger import Ledger
 from storage.pictures import PictureStore
 from storage.records import Model, Run

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from inference.launch import free_port
+from inference.serving.engine_launch import free_port
 from inference.tiny.manner import correct, manner
 from inference.tiny.questions import held_out
 from inference.tiny.shapes import Scene, draw, random_scene

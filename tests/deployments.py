@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inference.deployment import Deployment
 from inference.engines.commands import Command
 from inference.messages import Answer, Delta
+from inference.serving.deployment import Deployment
 from inference.settings import InferenceSettings
 from tests.children import alive, fake_command, notes, prompt, until
 

@@ -12,9 +12,9 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from inference.deployment import Deployment
-from inference.launch import free_port
-from inference.routing import ranked
+from inference.serving.deployment import Deployment
+from inference.serving.engine_launch import free_port
+from inference.serving.routing import ranked
 from inference.settings import InferenceSettings
 from tests.children import alive, until
 from tests.deployments import QUICK, a_model

@@ -19,8 +19,8 @@ import httpx
 
 from inference.engines.access_key import KEY_VARIABLE
 from inference.engines.http_client import HttpEngine
-from inference.launch import free_port
 from inference.messages import Prompt
+from inference.serving.engine_launch import free_port
 
 START_SECONDS = 120.0
 KEY = "the-key-of-this-launch"

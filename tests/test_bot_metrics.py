@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bot.web.metrics import COUNTERS, GAUGES, NODE_COUNTERS, NODE_GAUGES, render
-from inference.sight import _SAMPLES as ENGINE_NUMBERS
+from inference.serving.engine_stats import _SAMPLES as ENGINE_NUMBERS
 from tests.whole_bot import whole_bot
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "metrics.md"

@@ -11,7 +11,7 @@ import pytest
 from bot.admin.model_switch import Changeover
 from bot.admin.protocol import AdminRefusal
 from bot.admin.service import PROMOTIONS
-from inference.supervisor import State
+from inference.serving.supervisor import State
 from storage.errors import NotSaved
 from storage.ledger import Ledger
 from storage.records import Model, Run

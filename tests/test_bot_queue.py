@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 
-from inference.deployment import Deployment
 from inference.messages import Delta, Prompt
+from inference.serving.deployment import Deployment
 from tests.chatting import ScriptedEngine, Stage, png, shows, until
 from tests.deployments import deployed, open_gate
 from tests.person import Person

@@ -15,7 +15,7 @@ from bot.cli import control
 from bot.config import Settings, WebSettings
 from bot.i18n import Translator
 from bot.web.server import WebServer
-from inference.launch import free_port
+from inference.serving.engine_launch import free_port
 from storage.ledger import Ledger
 from storage.records import Model
 from storage.states import ModelState, RunState

@@ -11,8 +11,8 @@ from bot.admin.service import INTERRUPTED
 from bot.cli.doctor.checks import TRAINER_MISSING
 from bot.i18n import Translator
 from bot.retelling import FORMER, KNOWN, _pattern, retold
-from inference.deployment import Deployment
 from inference.messages import EngineUnavailable
+from inference.serving.deployment import Deployment
 from inference.settings import InferenceSettings
 from storage.errors import StorageError
 from storage.ledger import Ledger

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from bot.admin.alerts import Watch
-from inference.status import Counters
-from inference.supervisor import State
+from inference.serving.deployment_status import Counters
+from inference.serving.supervisor import State
 from tests.chatting import ADMIN, Notebook, Stage
 from training.launcher import LastWord
 

@@ -17,7 +17,7 @@ from bot.config import Settings, WebSettings
 from bot.i18n import Translator
 from bot.settings import TelegramSettings, WebhookSettings
 from bot.web.server import SECRET_HEADER, WEBHOOK_PATH, WebServer
-from inference.launch import free_port
+from inference.serving.engine_launch import free_port
 from storage.errors import NotSaved
 from tests.community import Community, questions
 from tests.whole_bot import whole_bot

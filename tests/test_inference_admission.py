@@ -7,8 +7,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from inference.admission import Admission, Ticket
 from inference.messages import EngineUnavailable
+from inference.serving.admission_queue import Admission, Ticket
 
 
 def inside(*tickets: Ticket) -> list[bool]:

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from inference.engines.http_client import HttpEngine, Sizes
-from inference.launch import free_port
 from inference.messages import (
     Answer,
     EngineCrashed,
@@ -35,7 +34,8 @@ from inference.messages import (
 )
 from inference.process.child import Child
 from inference.prompt import IMG_CONTEXT, harmless
-from inference.readiness import sample_picture
+from inference.serving.engine_launch import free_port
+from inference.serving.readiness import sample_picture
 from inference.settings import InferenceSettings
 from tests.children import fake_command, notes, prompt, until
 

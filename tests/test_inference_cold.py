@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from inference.messages import Delta, EngineUnavailable
-from inference.supervisor import State
+from inference.serving.supervisor import State
 from tests.children import alive, notes, until
 from tests.deployments import Deploy, a_model, ask, deployed, open_gate, under_way
 

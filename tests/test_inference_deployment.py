@@ -12,9 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from inference.deployment import Deployment
 from inference.engines.access_key import KEY_VARIABLE
-from inference.launch import free_port
 from inference.messages import (
     EngineUnavailable,
     Picture,
@@ -25,8 +23,10 @@ from inference.messages import (
 )
 from inference.process.child import Child
 from inference.prompt import SYSTEM
+from inference.serving.deployment import Deployment
+from inference.serving.engine_launch import free_port
+from inference.serving.supervisor import State
 from inference.settings import InferenceSettings
-from inference.supervisor import State
 from inference.tiny import CHECKPOINT
 from tests.children import fake_command, notes, until
 from tests.deployments import QUICK, Deploy, a_model, ask, deployed, open_gate, under_way

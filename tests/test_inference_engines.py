@@ -103,5 +103,5 @@ def test_engines_key_is_not_shown() -> None:
 
 def test_engines_room_runs_without_torch() -> None:
     """Importing the deployment and all it needs does not import torch."""
-    code = "import sys, inference.deployment; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = "import sys, inference.serving.deployment; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,11 +10,11 @@ from random import Random
 import pytest
 from pydantic import SecretStr
 
-from inference.deployment import Deployment
 from inference.messages import Answer, Delta, Picture, Prompt, Role, Sampling, Turn
 from inference.prompt import SYSTEM
+from inference.serving.deployment import Deployment
+from inference.serving.supervisor import State
 from inference.settings import InferenceSettings
-from inference.supervisor import State
 from inference.tiny import CHECKPOINT
 from inference.tiny.samples import sample_pictures
 from tests.children import until

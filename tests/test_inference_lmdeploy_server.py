@@ -22,7 +22,6 @@ import pytest
 import torch
 from pydantic import SecretStr
 
-from inference.deployment import Deployment
 from inference.engines.cpu.engine import ChatEngine
 from inference.engines.http_client import HttpEngine, Sizes
 from inference.engines.lmdeploy.kv_budget import BLOCK_TOKENS
@@ -32,6 +31,7 @@ from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Answer, Delta, Picture, PictureError, Prompt, PromptTooLong, Role, Sampling, Turn
 from inference.pictures import open_picture
 from inference.prompt import SYSTEM, pictures
+from inference.serving.deployment import Deployment
 from inference.settings import InferenceSettings
 from inference.tiny import CHECKPOINT
 from inference.tiny.questions import held_out

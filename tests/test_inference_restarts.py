@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from inference.deployment import Deployment
 from inference.messages import (
     EngineCrashed,
     EngineRejected,
     EngineUnavailable,
 )
-from inference.supervisor import State
+from inference.serving.deployment import Deployment
+from inference.serving.supervisor import State
 from tests.children import alive, notes, until
 from tests.deployments import Deploy, Heard, a_model, ask, deployed, open_gate, under_way
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from inference.deployment import Deployment
 from inference.messages import Delta, EngineUnavailable
-from inference.supervisor import State
+from inference.serving.deployment import Deployment
+from inference.serving.supervisor import State
 from tests.children import notes, until
 from tests.deployments import a_model, ask, deployed, open_gate, under_way
 from tests.fleets import Servers, cued, fleet

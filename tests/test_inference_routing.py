@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from inference.messages import Delta, EngineUnavailable
-from inference.routing import ranked
+from inference.serving.routing import ranked
+from inference.serving.supervisor import State
 from inference.settings import InferenceSettings
-from inference.supervisor import State
 from tests.children import fake_command, notes, until
 from tests.deployments import ask, deployed, open_gate, under_way
 from tests.fleets import fleet
@@ -44,7 +44,7 @@ def test_routing_moves_only_who_must() -> None:
 
 def test_routing_is_the_same_in_every_process() -> None:
     """A restart of the bot, or another machine, places every chat as before."""
-    code = f"from inference.routing import ranked; print([ranked(f'chat {{n}}', {NAMES!r}) for n in range(50)])"
+    code = f"from inference.serving.routing import ranked; print([ranked(f'chat {{n}}', {NAMES!r}) for n in range(50)])"
     said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert said.strip() == str([ranked(f"chat {number}", NAMES) for number in range(50)])
     assert [ranked(f"chat {number}", NAMES)[0] for number in range(12)] == [3, 2, 2, 0, 1, 0, 0, 0, 3, 3, 1, 3], (

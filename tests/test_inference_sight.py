@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from inference.messages import Answer, Usage
-from inference.sight import Seen, Sight, engine_numbers, seen
+from inference.serving.engine_stats import Seen, Sight, engine_numbers, seen
 from tests.deployments import ask, deployed
 
 

@@ -15,7 +15,7 @@ from inference.messages import (
     EngineUnavailable,
     InferenceError,
 )
-from inference.supervisor import State
+from inference.serving.supervisor import State
 from tests.children import alive, notes, until
 from tests.deployments import Deploy, a_model, ask, deployed, open_gate, under_way
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from inference.launch import Launch, free_port
 from inference.messages import EngineUnavailable
+from inference.serving.engine_launch import Launch, free_port
+from inference.serving.engine_process import Worker
+from inference.serving.switching import command_line, switch
 from inference.settings import InferenceSettings
-from inference.switching import command_line, switch
-from inference.worker import Worker
 from tests.children import alive, until
 
 
@@ -74,7 +74,7 @@ async def test_switching_server_does_not_come_back(tmp_path: Path) -> None:
 
 async def test_switching_logs_do_not_grow_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each command's words are kept, and those of a server that it left behind rotated while it goes on writing."""
-    monkeypatch.setattr("inference.worker._LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("inference.serving.engine_process._LOOK_SECONDS", 0.02)
     new = launch(tmp_path, "sh", "-c", "echo again; exit 1", log_megabytes=0.01, log_files=2)
     for _ in range(4):
         with pytest.raises(EngineUnavailable):

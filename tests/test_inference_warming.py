@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from inference.launch import Launch
 from inference.messages import Picture, Prompt, Role, Turn
+from inference.serving.engine_launch import Launch
+from inference.serving.engine_process import Worker
+from inference.serving.prefix_warmup import RecentChats
 from inference.settings import InferenceSettings
-from inference.warming import RecentChats
-from inference.worker import Worker
 from tests.children import fake_command, notes, prompt, until
 from tests.deployments import Deploy, a_model, ask, deployed, open_gate, under_way
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from inference.deployment import Deployment
 from inference.internvl2.grids import count_tiles
 from inference.internvl2.random import Size, configuration
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Answer, Picture, PictureError, Prompt, PromptTooLong, Role, Sampling, Turn
 from inference.pictures import open_picture
 from inference.prompt import pictures, upper_bound
+from inference.serving.deployment import Deployment
 from inference.settings import InferenceSettings
 from inference.tiny import CHECKPOINT
 from inference.token_ids import token_ids

@@ -11,7 +11,7 @@ import pytest
 from bot.admin.model_switch import Changeover
 from bot.admin.protocol import AdminRefusal
 from bot.admin.startup_checks import settle_live_model
-from inference.deployment import Deployment
+from inference.serving.deployment import Deployment
 from inference.settings import InferenceSettings
 from storage.backup import back_up
 from storage.errors import StorageError

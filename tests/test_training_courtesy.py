@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from inference.first_words import FirstWords
+from inference.serving.pressure import FirstWords
 from inference.tiny import CHECKPOINT
 from tests.lessons import SYSTEM, drawn_lessons
 from training import features

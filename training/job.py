@@ -47,7 +47,7 @@ class Job(Record):
     curve, empty without one. `tiles` and `threads` 0 mean: as the model says, all cores. `processes` is how many train
     together and `deepspeed` the stage of ZeRO, 0 for none; `split` above 1 computes smaller batches, and more of them
     in a step. `features_gigabytes` bounds what is kept of the pictures on disk while the run lasts. `courtesy` is the
-    file that says when an engine on the same machine goes first (`inference.first_words`); empty for none. The names
+    file that says when an engine on the same machine goes first (`inference.serving.pressure`); empty for none. The names
     from `method` on are those of `training.knobs.Recipe`; where `recipe`, a file, is given it has the numbers.
     """
 

@@ -21,8 +21,8 @@ import structlog
 from bot.admin.notifications import Notices
 from bot.admin.progress import SILENT, silence
 from bot.i18n import later
-from inference.status import Status
-from inference.supervisor import State
+from inference.serving.deployment_status import Status
+from inference.serving.supervisor import State
 from training.launcher import LastWord
 
 LOOK_SECONDS: Final = 5.0

@@ -17,8 +17,8 @@ import structlog
 
 from bot.admin.protocol import AdminRefusal, RejectedModel
 from bot.i18n import later
-from inference.deployment import Deployment
 from inference.messages import InferenceError
+from inference.serving.deployment import Deployment
 from storage.errors import StorageError
 from storage.ledger import Ledger
 from storage.models import verify

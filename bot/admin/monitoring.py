@@ -13,9 +13,9 @@ from pathlib import Path
 
 from bot.admin.progress import rejections
 from bot.admin.schedule import Schedule
-from inference.deployment import Deployment
-from inference.status import NodeStatus, Status
-from inference.supervisor import State
+from inference.serving.deployment import Deployment
+from inference.serving.deployment_status import NodeStatus, Status
+from inference.serving.supervisor import State
 from storage.errors import StorageError
 from storage.ledger import Ledger
 from storage.records import Model, Run

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from bot.i18n import Say, later
 from bot.retelling import retold
 from inference.messages import InferenceError
-from inference.status import NodeStatus, Status
+from inference.serving.deployment_status import NodeStatus, Status
 from storage.errors import StorageError
 from storage.records import Model, Run
 from training.job import Progress, TrainingError, ignore

@@ -21,7 +21,7 @@ from bot.admin.notifications import Notices
 from bot.admin.protocol import AdminRefusal
 from bot.i18n import later
 from inference.messages import InferenceError
-from inference.status import NodeStatus
+from inference.serving.deployment_status import NodeStatus
 from storage.errors import NotSaved, RunBusy, StorageError
 from storage.ledger import Ledger
 from storage.records import Model, Run

@@ -19,7 +19,7 @@ from bot.i18n import Say
 from bot.telegram.keyboards import Drain, Undrain, node_key, serving
 from bot.telegram.outbox import Reply
 from bot.updates.inbox import Delivery
-from inference.supervisor import State
+from inference.serving.supervisor import State
 from storage.ledger import Ledger
 
 

@@ -14,9 +14,9 @@ from bot.admin.protocol import REFUSALS, AdminActions, Overview, refused
 from bot.handlers.commands import Command
 from bot.i18n import Say, later
 from bot.telegram.outbox import Reply
-from inference.sight import Seen
-from inference.status import NodeStatus
-from inference.supervisor import State
+from inference.serving.deployment_status import NodeStatus
+from inference.serving.engine_stats import Seen
+from inference.serving.supervisor import State
 
 ENGINE_STATES: Final = {
     State.STARTING: later("starting"),

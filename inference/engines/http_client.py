@@ -38,7 +38,7 @@ from inference.messages import (
     Usage,
 )
 from inference.prompt import SYSTEM
-from inference.sight import engine_numbers
+from inference.serving.engine_stats import engine_numbers
 
 _CONNECT_SECONDS: Final = 5.0
 _NUMBERS_SECONDS: Final = 1.0

@@ -10,11 +10,11 @@ from typing import Final
 
 from bot.cli.doctor.findings import Finding
 from bot.config import Settings
-from inference.deployment import Deployment
 from inference.engines.commands import Kind, resolve
 from inference.layout import problems
 from inference.messages import Answer, InferenceError, Prompt, Role, Sampling, Turn
-from inference.readiness import sample_picture
+from inference.serving.deployment import Deployment
+from inference.serving.readiness import sample_picture
 from storage.errors import StorageError
 from storage.models import MANIFEST, verify
 

@@ -15,11 +15,11 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from inference.messages import EngineUnavailable, Prompt
-from inference.nodes import Node
-from inference.routing import Router
+from inference.serving.engine_process import Worker
+from inference.serving.nodes import Node
+from inference.serving.prefix_warmup import Chat, RecentChats, Warmer
+from inference.serving.routing import Router
 from inference.settings import InferenceSettings
-from inference.warming import Chat, RecentChats, Warmer
-from inference.worker import Worker
 
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)

@@ -14,9 +14,9 @@ from functools import lru_cache
 from hashlib import sha256
 
 from inference.messages import EngineUnavailable
-from inference.nodes import Node
-from inference.supervisor import State
-from inference.worker import Worker
+from inference.serving.engine_process import Worker
+from inference.serving.nodes import Node
+from inference.serving.supervisor import State
 
 STOPPED = "The bot is shutting down: ask again when it is back."
 

@@ -20,8 +20,8 @@ import structlog
 
 from inference.messages import EngineCrashed, EngineRejected, Prompt
 from inference.prompt import pictures
+from inference.serving.engine_process import Worker
 from inference.settings import InferenceSettings
-from inference.worker import Worker
 
 _log = structlog.get_logger(__name__)
 

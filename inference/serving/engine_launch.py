@@ -17,7 +17,7 @@ from inference.engines.commands import Command
 from inference.engines.http_client import HttpEngine
 from inference.messages import EngineUnavailable
 from inference.process.child import Child
-from inference.readiness import NotReady, answers_a_picture
+from inference.serving.readiness import NotReady, answers_a_picture
 from inference.settings import InferenceSettings
 from inference.window import Window, window_of
 

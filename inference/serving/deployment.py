@@ -20,18 +20,18 @@ from weakref import WeakSet
 
 import structlog
 
-from inference.admission import Admission, Ticket
 from inference.engines import commands
 from inference.engines.commands import Command, Kind
-from inference.first_words import FirstWords
 from inference.messages import Delta, EngineCrashed, EngineHung, EngineUnavailable, InferenceError, Prompt
-from inference.moves import Moves
-from inference.nodes import nodes_for
-from inference.rolling import Rolling
-from inference.routing import STOPPED, Router
+from inference.serving.admission_queue import Admission, Ticket
+from inference.serving.deployment_status import Counters, Status, status_of
+from inference.serving.engine_process import Worker
+from inference.serving.moves import Moves
+from inference.serving.nodes import nodes_for
+from inference.serving.pressure import FirstWords
+from inference.serving.rolling import Rolling
+from inference.serving.routing import STOPPED, Router
 from inference.settings import InferenceSettings
-from inference.status import Counters, Status, status_of
-from inference.worker import Worker
 
 _log = structlog.get_logger(__name__)
 

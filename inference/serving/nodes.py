@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from inference.bluegreen import BlueGreen
 from inference.engines.commands import Command, Kind
-from inference.launch import Launch
+from inference.serving.blue_green import BlueGreen
+from inference.serving.engine_launch import Launch
+from inference.serving.engine_process import Worker
+from inference.serving.engine_stats import Sight
+from inference.serving.supervisor import State
+from inference.serving.switching import switch
 from inference.settings import InferenceSettings
-from inference.sight import Sight
-from inference.supervisor import State
-from inference.switching import switch
-from inference.worker import Worker
 
 
 class Node:

@@ -20,10 +20,10 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from inference.launch import Launch
 from inference.messages import EngineUnavailable
 from inference.process.environment import for_children
 from inference.process.log_rotation import rotate
+from inference.serving.engine_launch import Launch
 from inference.settings import InferenceSettings
 
 _TAIL_LINES: Final = 15

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from inference.engines.commands import Kind
-from inference.nodes import Node
-from inference.sight import Seen, seen
-from inference.supervisor import State
+from inference.serving.engine_stats import Seen, seen
+from inference.serving.nodes import Node
+from inference.serving.supervisor import State
 
 
 @dataclass(frozen=True, slots=True)

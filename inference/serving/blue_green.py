@@ -16,10 +16,10 @@ from typing import Final
 
 import structlog
 
-from inference.launch import Launch
 from inference.messages import EngineUnavailable
-from inference.supervisor import State, Supervisor
-from inference.worker import Worker
+from inference.serving.engine_launch import Launch
+from inference.serving.engine_process import Worker
+from inference.serving.supervisor import State, Supervisor
 
 _log = structlog.get_logger(__name__)
 

@@ -14,8 +14,8 @@ from time import monotonic
 
 import structlog
 
-from inference.launch import Launch
-from inference.worker import Worker
+from inference.serving.engine_launch import Launch
+from inference.serving.engine_process import Worker
 
 _log = structlog.get_logger(__name__)
 

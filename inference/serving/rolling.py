@@ -14,11 +14,11 @@ from pathlib import Path
 
 import structlog
 
-from inference.launch import Launch
 from inference.messages import EngineUnavailable
-from inference.moves import Moves
-from inference.nodes import Node
-from inference.supervisor import State
+from inference.serving.engine_launch import Launch
+from inference.serving.moves import Moves
+from inference.serving.nodes import Node
+from inference.serving.supervisor import State
 
 _log = structlog.get_logger(__name__)
 
