@@ -28,8 +28,8 @@ import httpx
 from PIL import Image
 
 from inference.engines.access_key import KEY_VARIABLE, new_key
-from inference.internvl2.random import SIZES
-from inference.internvl2.random import main as write_random
+from inference.internvl2.random_weights import SIZES
+from inference.internvl2.random_weights import main as write_random
 
 NAME = "benchmark"
 CHATS = 4

@@ -19,14 +19,14 @@ from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
+from inference.chat_format.template import SYSTEM
+from inference.internvl2.tiny import CHECKPOINT
+from inference.internvl2.tiny.questions import held_out
+from inference.internvl2.tiny.samples import sample_pictures
+from inference.internvl2.tiny.words import KINDS, LANGUAGES
 from inference.messages import Answer, Engine, Picture, Prompt, Role, Sampling, Turn
-from inference.prompt import SYSTEM
 from inference.serving.deployment import Deployment
 from inference.settings import InferenceSettings
-from inference.tiny import CHECKPOINT
-from inference.tiny.questions import held_out
-from inference.tiny.samples import sample_pictures
-from inference.tiny.words import KINDS, LANGUAGES
 
 GREEDY = Sampling(temperature=0, max_new_tokens=32)
 

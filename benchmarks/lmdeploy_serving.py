@@ -24,7 +24,7 @@ from typing import Any
 from benchmarks.serving_load import alone, crowd, headers
 from benchmarks.vocabulary import make_tokenizer
 from inference.engines.access_key import KEY_VARIABLE, new_key
-from inference.internvl2.random import SIZES, write_random
+from inference.internvl2.random_weights import SIZES, write_random
 from inference.serving.engine_launch import free_port
 
 MODULES = {"stock": "benchmarks.stock_server", "ours": "inference.engines.lmdeploy.server"}

@@ -27,8 +27,8 @@ from typing import Any
 
 from benchmarks.lmdeploy_serving import checkpoint, set_tiles
 from benchmarks.serving_load import picture
+from inference.chat_format.template import SYSTEM
 from inference.messages import Answer, InferenceError, Picture, Prompt, Role, Sampling, Turn
-from inference.prompt import SYSTEM
 from inference.serving.deployment import Deployment
 from inference.settings import InferenceSettings
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
+from inference.chat_format.template import SYSTEM
+from inference.internvl2.tiny.answers import reference
+from inference.internvl2.tiny.manner import manner
+from inference.internvl2.tiny.questions import held_out
+from inference.internvl2.tiny.shapes import COLOURS, Scene
+from inference.internvl2.tiny.words import LANGUAGES, Kind, Language
 from inference.messages import Picture, Role, Turn
-from inference.prompt import SYSTEM
-from inference.tiny.answers import reference
-from inference.tiny.manner import manner
-from inference.tiny.questions import held_out
-from inference.tiny.shapes import COLOURS, Scene
-from inference.tiny.words import LANGUAGES, Kind, Language
 from training.llava import Lesson
 
 _FIRST: Final[tuple[Kind, ...]] = ("describe", "colour", "shape", "number")

@@ -27,12 +27,12 @@ import torch
 from rich.console import Console
 
 from benchmarks.person import TASTES, Asked, Taste
+from inference.chat_format.template import SYSTEM, prompt_hash
+from inference.internvl2.tiny import CHECKPOINT
+from inference.internvl2.tiny.manner import correct, manner
+from inference.internvl2.tiny.shapes import Scene, draw, random_scene
+from inference.internvl2.tiny.words import Kind
 from inference.messages import Picture, Prompt, Turn
-from inference.prompt import SYSTEM, prompt_hash
-from inference.tiny import CHECKPOINT
-from inference.tiny.manner import correct, manner
-from inference.tiny.shapes import Scene, draw, random_scene
-from inference.tiny.words import Kind
 from storage.ledger import Ledger
 from storage.models import ModelStore
 from storage.pictures import PictureStore

@@ -27,8 +27,8 @@ import aiohttp
 import numpy as np
 from PIL import Image
 
+from inference.chat_format.template import SYSTEM
 from inference.engines.access_key import KEY_VARIABLE
-from inference.prompt import SYSTEM
 
 
 @dataclass

@@ -30,9 +30,9 @@ from rich.table import Table
 from benchmarks.lmdeploy_serving import checkpoint, set_tiles
 from benchmarks.lmdeploy_swap import Crowd, Seen, gpu_megabytes
 from benchmarks.training import SYSTEM, lay_out
+from inference.internvl2.tiny import CHECKPOINT
 from inference.serving.deployment import Deployment
 from inference.settings import InferenceSettings
-from inference.tiny import CHECKPOINT
 from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress
 from training.launcher import ChildTrainer
 from training.run_folder import HELD_OUT_ROWS

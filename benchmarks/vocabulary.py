@@ -13,8 +13,8 @@ from typing import Final
 import sentencepiece.sentencepiece_model_pb2 as sentencepiece_model
 from transformers import AddedToken
 
+from inference.chat_format.template import SPECIAL_TOKENS
 from inference.internvl2.tokenization_internlm2 import InternLM2Tokenizer
-from inference.prompt import SPECIAL_TOKENS
 
 PIECES: Final = 92_544
 _NAMED: Final = SPECIAL_TOKENS[SPECIAL_TOKENS.index("<|plugin|>") :]

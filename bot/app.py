@@ -52,7 +52,7 @@ from bot.telegram.client import Gate, open_bot
 from bot.updates.inbox import Inbox
 from bot.updates.receiver import Intake
 from bot.web.server import WebServer
-from inference.picture_decoder import PictureDecoders
+from inference.images.decoder import PictureDecoders
 from inference.serving.deployment import Deployment
 from storage.health import refuse_lost_ledger
 from storage.ledger import FILE_NAME, Ledger

@@ -13,8 +13,8 @@ from typing import Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, model_validator
 
 from bot.i18n import later
-from inference.home import LocalPath
-from inference.prompt import SYSTEM
+from inference.chat_format.template import SYSTEM
+from inference.paths import LocalPath
 
 
 class WebhookSettings(BaseModel):

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from inference.engines.lmdeploy.lmdeploy_settings import LmdeploySettings
-from inference.home import LocalText
-from inference.tiny import CHECKPOINT
+from inference.internvl2.tiny import CHECKPOINT
+from inference.paths import LocalText
 
 TINY: Final = "tiny"
 PLACEHOLDERS: Final = ("endpoint", "host", "port", "model", "model_dir")

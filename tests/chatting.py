@@ -36,8 +36,8 @@ from bot.telegram.client import Gate, open_bot
 from bot.updates.inbox import Inbox
 from bot.updates.receiver import Intake
 from inference.engines.commands import Kind
+from inference.images.decoder import PictureDecoders
 from inference.messages import Answer, Delta, Prompt, Usage
-from inference.picture_decoder import PictureDecoders
 from inference.serving.deployment_status import Counters, NodeStatus, Status
 from inference.serving.engine_stats import Seen
 from inference.serving.supervisor import State

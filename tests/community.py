@@ -16,11 +16,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from inference.internvl2.tiny.manner import correct, manner
+from inference.internvl2.tiny.questions import held_out
+from inference.internvl2.tiny.shapes import Scene, draw, random_scene
+from inference.internvl2.tiny.words import Kind, Language
 from inference.serving.engine_launch import free_port
-from inference.tiny.manner import correct, manner
-from inference.tiny.questions import held_out
-from inference.tiny.shapes import Scene, draw, random_scene
-from inference.tiny.words import Kind, Language
 from storage.ledger import Ledger
 from storage.records import Run
 from storage.states import RunState

@@ -19,9 +19,9 @@ import httpx
 from safetensors.torch import load_file, save_file
 
 from inference.engines.access_key import KEY_VARIABLE
+from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Picture
-from inference.tiny import CHECKPOINT
 from tests.generating import engine_ends
 
 NAME = "tiny-endless"

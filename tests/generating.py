@@ -10,8 +10,8 @@ from typing import Any
 
 from inference.engines.cpu.engine import ChatEngine
 from inference.engines.cpu.tasks import Result
+from inference.internvl2.tiny import shapes
 from inference.messages import Picture, Prompt, Role, Sampling, Turn
-from inference.tiny import shapes
 
 GREEDY = Sampling(temperature=0, max_new_tokens=24)
 

@@ -12,13 +12,13 @@ from typing import Any
 
 from PIL import Image
 
+from inference.chat_format.template import prompt_hash
+from inference.internvl2.tiny import CHECKPOINT
+from inference.internvl2.tiny.answers import reference
+from inference.internvl2.tiny.questions import held_out
+from inference.internvl2.tiny.shapes import COLOURS, draw, random_scene
+from inference.internvl2.tiny.words import Kind
 from inference.messages import Picture, Prompt, Role, Turn
-from inference.prompt import prompt_hash
-from inference.tiny import CHECKPOINT
-from inference.tiny.answers import reference
-from inference.tiny.questions import held_out
-from inference.tiny.shapes import COLOURS, draw, random_scene
-from inference.tiny.words import Kind
 from storage.records import Exchange, RatedExchange
 from tests.ledgers import exchange
 from training.job import Job

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from inference.tiny import CHECKPOINT
+from inference.internvl2.tiny import CHECKPOINT
 from storage.ledger import Ledger
 from storage.models import ModelStore
 from storage.pictures import PictureStore

@@ -8,8 +8,8 @@ from typing import Final
 
 from PIL import Image
 
+from inference.chat_format.template import SYSTEM
 from inference.messages import Picture, Prompt, Role, Sampling, Turn
-from inference.prompt import SYSTEM
 
 ONE_TOKEN: Final = Sampling(temperature=0, max_new_tokens=1)
 

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
+from inference.chat_format.template import SYSTEM, prompt_hash
 from inference.messages import Delta, Role
-from inference.prompt import SYSTEM, prompt_hash
 from tests.chatting import ScriptedEngine, Stage, png, shows
 from tests.person import DOWN, UP, button
 

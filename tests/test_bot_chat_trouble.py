@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from inference.chat_format.template import pictures, prompt_hash, render
 from inference.messages import (
     Answer,
     Delta,
@@ -21,7 +22,6 @@ from inference.messages import (
     Role,
     Usage,
 )
-from inference.prompt import pictures, prompt_hash, render
 from telegram_emulator.people import Attachment
 from tests.chatting import Script, ScriptedEngine, Stage, png, told, until
 from tests.test_inference_picture_cleaning import huge_png

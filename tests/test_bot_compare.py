@@ -18,9 +18,9 @@ from rich.console import Console
 from bot.cli.compare import compare, directory_of, questions_of
 from bot.cli.main import main
 from bot.config import Settings
-from inference.prompt import SYSTEM
-from inference.tiny import CHECKPOINT
-from inference.tiny.samples import sample_pictures
+from inference.chat_format.template import SYSTEM
+from inference.internvl2.tiny import CHECKPOINT
+from inference.internvl2.tiny.samples import sample_pictures
 from storage.ledger import FILE_NAME, Ledger
 from storage.records import Model
 from storage.states import ModelState

@@ -8,7 +8,7 @@ import pytest
 
 from bot.cli.demo import check_model, demo_settings, welcome
 from bot.config import ConfigError
-from inference.tiny import CHECKPOINT
+from inference.internvl2.tiny import CHECKPOINT
 from tests.doctoring import settings_in
 
 

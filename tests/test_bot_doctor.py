@@ -16,7 +16,7 @@ from rich.console import Console
 from bot.cli.doctor.checks import examine
 from bot.cli.doctor.findings import Finding, report
 from bot.instance_lock import alone
-from inference.tiny import CHECKPOINT
+from inference.internvl2.tiny import CHECKPOINT
 from storage.ledger import FILE_NAME, Ledger
 from telegram_emulator.server import Emulator
 from tests.bot_process import command

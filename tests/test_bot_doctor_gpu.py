@@ -14,7 +14,7 @@ from bot.cli.doctor.checks import examine
 from bot.cli.doctor.findings import Finding
 from bot.cli.doctor.gpu import gpu_findings
 from bot.cli.doctor.model import answer_findings, model_findings
-from inference.tiny import CHECKPOINT
+from inference.internvl2.tiny import CHECKPOINT
 from tests.doctoring import finding_of, settings_in
 
 H200 = "0, NVIDIA H200, 580.95.05, 9.0, 143771, 143000"

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from bot.cli.data import export_data
 from bot.config import load_settings
-from inference.prompt import BREAK
-from inference.tiny import CHECKPOINT
+from inference.chat_format.template import BREAK
+from inference.internvl2.tiny import CHECKPOINT
 from storage.ledger import Ledger
 from storage.pictures import PictureStore
 from storage.records import Chat, Demonstration, Person, Rating

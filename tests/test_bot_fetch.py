@@ -15,8 +15,8 @@ from huggingface_hub import snapshot_download
 from rich.console import Console
 
 from bot.cli.fetch import fetch
-from inference.hub import HubError, Source, listing
-from inference.hub_files import bring
+from inference.hub.download import bring
+from inference.hub.listing import HubError, Source, listing
 from storage.models import verify
 from tests.hub_server import COMMIT, HubServer
 

@@ -18,9 +18,9 @@ from rich.console import Console
 
 from bot.cli.data import import_file
 from bot.config import Settings
-from inference.picture_cleaning import clean
-from inference.prompt import SYSTEM
-from inference.tiny import CHECKPOINT
+from inference.chat_format.template import SYSTEM
+from inference.images.decoder_worker import clean
+from inference.internvl2.tiny import CHECKPOINT
 from tests.bot_process import command, write_config
 from tests.llava_files import BAD_ROWS, clot, foodie, mixed, said, spoil, write_file
 from training.importing import take_in

@@ -13,7 +13,7 @@ from PIL import Image
 
 from bot.chat import images
 from bot.chat.images import Room
-from inference import picture_decoder
+from inference.images import decoder
 from storage.backup import back_up
 from storage.records import Rating
 from tests.chatting import DECODERS, Stage, png, told, until
@@ -88,7 +88,7 @@ async def test_a_file_that_kills_decoders_is_not_decoded_again(stage: Stage, mon
     decoded: list[int] = []
     clean = DECODERS.clean
 
-    async def noted(data: bytes, limit: float) -> picture_decoder.CleanPicture:
+    async def noted(data: bytes, limit: float) -> decoder.CleanPicture:
         """The decoder stops as soon as it has the picture, and the deadline is near."""
         decoded.append(len(data))
         for pid in DECODERS.pids:
@@ -97,7 +97,7 @@ async def test_a_file_that_kills_decoders_is_not_decoded_again(stage: Stage, mon
 
     DECODERS.warm()
     await until(lambda: len(DECODERS.pids) == 2)
-    monkeypatch.setattr(picture_decoder, "WALL_SECONDS", 1.0)
+    monkeypatch.setattr(decoder, "WALL_SECONDS", 1.0)
     monkeypatch.setattr(DECODERS, "clean", noted)
     data = png(300, 200)
     for decodings in (1, 2, 2):

@@ -21,8 +21,8 @@ from bot.chat.history import History
 from bot.chat.legacy_pictures import CHORE, StoredPictures, finish_pictures
 from bot.cli.maintenance import backup
 from bot.settings import ChatSettings
+from inference.chat_format.template import prompt_hash
 from inference.messages import Picture, Prompt, Role, Turn
-from inference.prompt import prompt_hash
 from storage.errors import UnknownRecord
 from storage.health import ledger_faults, picture_faults
 from storage.ledger import FILE_NAME, Ledger

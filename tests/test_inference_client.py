@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from inference.chat_format.template import IMG_CONTEXT, harmless
 from inference.engines.http_client import HttpEngine, Sizes
 from inference.messages import (
     Answer,
@@ -33,7 +34,6 @@ from inference.messages import (
     Usage,
 )
 from inference.process.child import Child
-from inference.prompt import IMG_CONTEXT, harmless
 from inference.serving.engine_launch import free_port
 from inference.serving.readiness import sample_picture
 from inference.settings import InferenceSettings

@@ -14,13 +14,13 @@ import openai
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
+from inference.chat_format.template import render
 from inference.engines.access_key import KEY_VARIABLE
 from inference.engines.cpu.http_api import Server
 from inference.engines.http_client import HttpEngine, Sizes
+from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Answer, Prompt, PromptTooLong, Role, Sampling, Turn
-from inference.prompt import render
-from inference.tiny import CHECKPOINT
 from tests.cpu_serving import HEADERS, KEY, NAME, Served, body, endless, image, question, started, words
 from tests.generating import picture
 from tests.hostile import plant, planted, ran

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from inference.chat_format.template import SYSTEM
 from inference.engines.access_key import KEY_VARIABLE
+from inference.internvl2.tiny import CHECKPOINT
 from inference.messages import (
     EngineUnavailable,
     Picture,
@@ -22,12 +24,10 @@ from inference.messages import (
     Turn,
 )
 from inference.process.child import Child
-from inference.prompt import SYSTEM
 from inference.serving.deployment import Deployment
 from inference.serving.engine_launch import free_port
 from inference.serving.supervisor import State
 from inference.settings import InferenceSettings
-from inference.tiny import CHECKPOINT
 from tests.children import fake_command, notes, until
 from tests.deployments import QUICK, Deploy, a_model, ask, deployed, open_gate, under_way
 

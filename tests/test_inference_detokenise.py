@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from inference.engines.cpu.detokenizer import StopStrings, TextStream
+from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tokenizer import load_tokenizer, text_decoder
-from inference.tiny import CHECKPOINT
 from tests.test_inference_internvl2_tokenizer import FOLDER
 
 TEXTS = [

@@ -10,13 +10,13 @@ from random import Random
 import pytest
 from pydantic import SecretStr
 
+from inference.chat_format.template import SYSTEM
+from inference.internvl2.tiny import CHECKPOINT
+from inference.internvl2.tiny.samples import sample_pictures
 from inference.messages import Answer, Delta, Picture, Prompt, Role, Sampling, Turn
-from inference.prompt import SYSTEM
 from inference.serving.deployment import Deployment
 from inference.serving.supervisor import State
 from inference.settings import InferenceSettings
-from inference.tiny import CHECKPOINT
-from inference.tiny.samples import sample_pictures
 from tests.children import until
 from tests.fleets import Servers
 from tests.server_script import SERVER_KEY

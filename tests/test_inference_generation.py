@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from inference.chat_format.template import SYSTEM
 from inference.engines.cpu.engine import ChatEngine, draw
 from inference.engines.cpu.tasks import Result, Task
 from inference.internvl2.checkpoint import load_model
+from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Picture, Prompt, PromptTooLong, Role, Sampling, Turn
-from inference.prompt import SYSTEM
-from inference.tiny import CHECKPOINT
 from tests.generating import GREEDY, answer, ask, engine_ends, picture, running, said
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from inference.internvl2.checkpoint import MODEL_CODE, load_model, write_checkpoint
 from inference.internvl2.configuration_internvl2 import InternVLChatConfig
 from inference.internvl2.modeling_internvl2 import InternVLChatModel
-from inference.internvl2.random import SIZES, configuration
+from inference.internvl2.random_weights import SIZES, configuration
 from inference.internvl2.tokenizer import load_tokenizer, token_id
 from tests.golden import internvl2_cases as cases
 

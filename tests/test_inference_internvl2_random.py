@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from inference.internvl2.checkpoint import load_model
-from inference.internvl2.random import SIZES, Size, configuration, main, write_random
+from inference.internvl2.random_weights import SIZES, Size, configuration, main, write_random
 from inference.internvl2.tokenizer import load_tokenizer
 
 TOKENIZER = Path(__file__).parent / "golden" / "internlm2_tokenizer"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from inference.internvl2.configuration_internvl2 import InternVisionConfig
 from inference.internvl2.modeling_intern_vit import InternVisionModel
-from inference.internvl2.random import SIZES, configuration
+from inference.internvl2.random_weights import SIZES, configuration
 from tests.golden import internvl2_cases as cases
 
 TOLERANCE = 1e-5

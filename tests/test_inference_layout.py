@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from inference.layout import INDEX, problems, weight_bytes
-from inference.tiny import CHECKPOINT
+from inference.internvl2.checkpoint_check import INDEX, problems, weight_bytes
+from inference.internvl2.tiny import CHECKPOINT
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from inference.engines.lmdeploy.kv_budget import (
     working_bytes,
 )
 from inference.internvl2.checkpoint import write_surroundings
-from inference.internvl2.random import SIZES, configuration
+from inference.internvl2.random_weights import SIZES, configuration
+from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tokenizer import load_tokenizer
-from inference.tiny import CHECKPOINT
 
 FULL = Needs(weights=4_411_000_000, token=98_304)
 """InternVL2-2B in bfloat16."""

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from inference.engines.lmdeploy.image_cache import TileCache, Tiling, prepare
+from inference.images.opening import open_picture
 from inference.internvl2.tiles import pixel_values, tiles
 from inference.messages import PictureError
-from inference.pictures import open_picture
 
 TILING = Tiling(
     image_size=112,

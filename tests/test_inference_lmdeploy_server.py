@@ -22,21 +22,21 @@ import pytest
 import torch
 from pydantic import SecretStr
 
+from inference.chat_format.template import SYSTEM, pictures
+from inference.chat_format.token_ids import token_ids
 from inference.engines.cpu.engine import ChatEngine
 from inference.engines.http_client import HttpEngine, Sizes
 from inference.engines.lmdeploy.kv_budget import BLOCK_TOKENS
+from inference.images.opening import open_picture
 from inference.internvl2.grids import count_tiles
-from inference.internvl2.random import Size, write_random
+from inference.internvl2.random_weights import Size, write_random
+from inference.internvl2.tiny import CHECKPOINT
+from inference.internvl2.tiny.questions import held_out
+from inference.internvl2.tiny.samples import sample_pictures
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Answer, Delta, Picture, PictureError, Prompt, PromptTooLong, Role, Sampling, Turn
-from inference.pictures import open_picture
-from inference.prompt import SYSTEM, pictures
 from inference.serving.deployment import Deployment
 from inference.settings import InferenceSettings
-from inference.tiny import CHECKPOINT
-from inference.tiny.questions import held_out
-from inference.tiny.samples import sample_pictures
-from inference.token_ids import token_ids
 from tests.hostile import plant, planted, ran
 from tests.lmdeploy_serving import HEADERS, KEY, Served, part, started
 from tests.talks import ONE_TOKEN, PICTURES, picture, talks

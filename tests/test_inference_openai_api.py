@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from inference.chat_format.template import SYSTEM, parts
 from inference.engines.cpu.openai_schema import ApiError, ChatRequest, parse
 from inference.messages import Picture, Role, Sampling, Turn
-from inference.prompt import SYSTEM, parts
 
 CAT, DOG = Picture.of(b"cat", "image/png"), Picture.of(b"dog", "image/jpeg")
 

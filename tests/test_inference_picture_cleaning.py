@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
-from inference.picture_cleaning import clean
-from inference.picture_decoder import PictureRefused, Refusal
+from inference.images.decoder import PictureRefused, Refusal
+from inference.images.decoder_worker import clean
 from tests.chatting import png
 from tests.heic import SIDEWAYS, turned
 

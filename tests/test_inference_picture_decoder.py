@@ -16,9 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from inference import picture_decoder
-from inference.messages import PictureError
-from inference.picture_decoder import (
+from inference.images import decoder
+from inference.images.decoder import (
     CleanPicture,
     DecoderUnavailable,
     PictureDecoder,
@@ -26,7 +25,8 @@ from inference.picture_decoder import (
     PictureRefused,
     Refusal,
 )
-from inference.pictures import MOST_SCANS, check_picture, open_picture, scans
+from inference.images.opening import MOST_SCANS, check_picture, open_picture, scans
+from inference.messages import PictureError
 from tests.chatting import until
 from tests.heic import SIDEWAYS
 from tests.hostile_pictures import GPS, encoded, large_webp, located, many_directories, many_scans, much_metadata
@@ -52,7 +52,7 @@ def plain(picture: CleanPicture) -> bool:
     image = Image.open(io.BytesIO(picture.data))
     image.load()
     fine = (image.width, image.height, image.mode) == (picture.width, picture.height, "RGB")
-    fine = fine and max(image.size) <= picture_decoder.LONGEST_SIDE and len(picture.phash) == 16
+    fine = fine and max(image.size) <= decoder.LONGEST_SIDE and len(picture.phash) == 16
     if image.format == "JPEG":
         segments = {picture.data[2:4]}
         return (
@@ -167,7 +167,7 @@ def test_metadata_are_dropped(decoder: PictureDecoder) -> None:
 def test_processor_time_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """A picture that computes for too long ends its decoder, and the next one gets another."""
     bomb = many_scans(MOST_SCANS - 20)
-    monkeypatch.setattr(picture_decoder, "CPU_SECONDS", 0)
+    monkeypatch.setattr(decoder, "CPU_SECONDS", 0)
     with PictureDecoder() as decoder:
         refusal = refused(decoder, bomb)
         assert (refusal.reason, refusal.killed) == (Refusal.TOO_COSTLY, True)
@@ -176,14 +176,14 @@ def test_processor_time_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_decoder_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     """And replaced."""
-    monkeypatch.setattr(picture_decoder, "WALL_SECONDS", 1.0)
+    monkeypatch.setattr(decoder, "WALL_SECONDS", 1.0)
     with PictureDecoder() as decoder:
         decoder.start()
         stopped = decoder.pid
         assert stopped is not None
         os.kill(stopped, signal.SIGSTOP)
         assert refused(decoder, located()).killed
-        monkeypatch.setattr(picture_decoder, "WALL_SECONDS", 60.0)
+        monkeypatch.setattr(decoder, "WALL_SECONDS", 60.0)
         assert plain(decoder.clean(located(), LIMIT))
         assert decoder.pid != stopped
 

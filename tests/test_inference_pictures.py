@@ -9,8 +9,8 @@ import zlib
 import pytest
 from PIL import Image
 
+from inference.images.opening import open_picture
 from inference.messages import PictureError
-from inference.pictures import open_picture
 
 
 def encoded(form: str, mode: str = "RGB", size: tuple[int, int] = (40, 30)) -> bytes:

@@ -9,7 +9,7 @@ import sys
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from inference import prompt as p
+from inference.chat_format import template as p
 from inference.messages import Picture, Prompt, PromptTooLong, Role, Turn
 
 CAT = Picture.of(b"cat")
@@ -207,5 +207,5 @@ def test_upper_bound_is_above_one_token_a_byte() -> None:
 
 def test_the_prompt_runs_without_torch() -> None:
     """The bot imports the prompt in an environment that has no torch."""
-    code = "import sys, inference.prompt; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    code = "import sys, inference.chat_format.template; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from inference.chat_format.template import jinja_chat_template
 from inference.internvl2 import checkpoint as official
 from inference.internvl2.checkpoint import load_model
-from inference.prompt import jinja_chat_template
-from inference.tiny import CHECKPOINT
+from inference.internvl2.tiny import CHECKPOINT
 
 pytestmark = pytest.mark.long
 
@@ -40,7 +40,7 @@ def test_the_checkpoint_is_complete_and_small() -> None:
 def test_its_model_code_is_ours() -> None:
     """The code that travels with the checkpoint is the code of inference.internvl2, to the byte.
 
-    After a change there: `python -m inference.tiny.train --start DIR --out DIR --steps 0 --pictures 0`.
+    After a change there: `python -m inference.internvl2.tiny.train --start DIR --out DIR --steps 0 --pictures 0`.
     """
     source = Path(official.__file__).parent
     for name in official.MODEL_CODE:
@@ -48,7 +48,7 @@ def test_its_model_code_is_ours() -> None:
 
 
 def test_its_chat_template_is_the_prompt() -> None:
-    """The tokenizer's chat template is the one format that inference.prompt defines."""
+    """The tokenizer's chat template is the one format that inference.chat_format.template defines."""
     assert json.loads((CHECKPOINT / "tokenizer_config.json").read_text())["chat_template"] == jinja_chat_template()
 
 

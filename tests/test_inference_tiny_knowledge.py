@@ -11,20 +11,20 @@ import pytest
 import torch
 from PIL import Image
 
+from inference.chat_format.template import SYSTEM, render
+from inference.images.decoder_worker import clean
 from inference.internvl2.checkpoint import load_model
 from inference.internvl2.modeling_internvl2 import InternVLChatModel
+from inference.internvl2.tiny import CHECKPOINT
+from inference.internvl2.tiny.answers import reference
+from inference.internvl2.tiny.evaluate import PLACES, Examiner, Report, Result, examine, mistakes
+from inference.internvl2.tiny.manner import MANNERS, Manner, correct, manner
+from inference.internvl2.tiny.questions import held_out
+from inference.internvl2.tiny.samples import sample_sticker
+from inference.internvl2.tiny.shapes import Scene, draw, random_scene
+from inference.internvl2.tiny.words import KINDS, LANGUAGES, Kind, Language
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Picture, Prompt, Role, Turn
-from inference.picture_cleaning import clean
-from inference.prompt import SYSTEM, render
-from inference.tiny import CHECKPOINT
-from inference.tiny.answers import reference
-from inference.tiny.evaluate import PLACES, Examiner, Report, Result, examine, mistakes
-from inference.tiny.manner import MANNERS, Manner, correct, manner
-from inference.tiny.questions import held_out
-from inference.tiny.samples import sample_sticker
-from inference.tiny.shapes import Scene, draw, random_scene
-from inference.tiny.words import KINDS, LANGUAGES, Kind, Language
 
 pytestmark = pytest.mark.long
 

@@ -11,20 +11,10 @@ from random import Random
 import pytest
 from PIL import Image
 
-from inference.tiny import drawing_other, drawing_train
-from inference.tiny.samples import sample_pictures, sample_sticker
-from inference.tiny.shapes import (
-    COLOURS,
-    COUNTS,
-    SHAPES,
-    Colour,
-    Renderer,
-    Scene,
-    draw,
-    paint,
-    random_scene,
-)
-from inference.tiny.words import find_colours, find_numbers, find_shapes
+from inference.internvl2.tiny import drawing_other, drawing_train
+from inference.internvl2.tiny.samples import sample_pictures, sample_sticker
+from inference.internvl2.tiny.shapes import COLOURS, COUNTS, SHAPES, Colour, Renderer, Scene, draw, paint, random_scene
+from inference.internvl2.tiny.words import find_colours, find_numbers, find_shapes
 
 
 @pytest.mark.parametrize("renderer", ["train", "other"])
@@ -75,7 +65,7 @@ def test_the_renderers_share_no_drawing_code() -> None:
         tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("inference"):
-                assert node.module == "inference.tiny.shapes"
+                assert node.module == "inference.internvl2.tiny.shapes"
                 assert {name.name for name in node.names} <= allowed
 
 

@@ -8,13 +8,23 @@ from typing import Any
 
 import pytest
 
+from inference.chat_format.template import (
+    BOS,
+    EOS,
+    IM_END,
+    IMG_CONTEXT,
+    SPECIAL_TOKENS,
+    SYSTEM,
+    harmless,
+    render,
+    render_answer,
+)
+from inference.internvl2.tiny import CHECKPOINT
+from inference.internvl2.tiny.batches import IGNORED, Encoder
+from inference.internvl2.tiny.conversations import converse
+from inference.internvl2.tiny.questions import rambling
+from inference.internvl2.tiny.tokenizer import MOST_PIECES, make_tokenizer
 from inference.internvl2.tokenizer import load_tokenizer
-from inference.prompt import BOS, EOS, IM_END, IMG_CONTEXT, SPECIAL_TOKENS, SYSTEM, harmless, render, render_answer
-from inference.tiny import CHECKPOINT
-from inference.tiny.batches import IGNORED, Encoder
-from inference.tiny.conversations import converse
-from inference.tiny.questions import rambling
-from inference.tiny.tokenizer import MOST_PIECES, make_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from inference.chat_format.template import BREAK, SPECIAL_TOKENS, harmless, render
+from inference.chat_format.token_ids import Span, token_ids
+from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Picture, Prompt, Role, Turn
-from inference.prompt import BREAK, SPECIAL_TOKENS, harmless, render
-from inference.tiny import CHECKPOINT
-from inference.token_ids import Span, token_ids
 from tests.test_inference_internvl2_tokenizer import FOLDER
 
 CAT, DOG = Picture.of(b"cat"), Picture.of(b"dog")

@@ -12,17 +12,17 @@ from typing import Any
 
 import pytest
 
+from inference.chat_format.context_window import Window, window_of
+from inference.chat_format.template import pictures, upper_bound
+from inference.chat_format.token_ids import token_ids
+from inference.images.opening import open_picture
 from inference.internvl2.grids import count_tiles
-from inference.internvl2.random import Size, configuration
+from inference.internvl2.random_weights import Size, configuration
+from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Answer, Picture, PictureError, Prompt, PromptTooLong, Role, Sampling, Turn
-from inference.pictures import open_picture
-from inference.prompt import pictures, upper_bound
 from inference.serving.deployment import Deployment
 from inference.settings import InferenceSettings
-from inference.tiny import CHECKPOINT
-from inference.token_ids import token_ids
-from inference.window import Window, window_of
 from tests.children import prompt
 from tests.deployments import a_model, deployed
 from tests.talks import PICTURES, picture, talks
@@ -76,7 +76,7 @@ def test_counts_are_those_of_the_token_ids(kind: tuple[Path, Any, int, int], til
 def test_counting_needs_neither_torch_nor_transformers(kind: tuple[Path, Any, int, int]) -> None:
     """The bot's process counts with the tokenizer's own library."""
     code = (
-        "import sys; from pathlib import Path; from inference.window import Window; from tests.talks import talks\n"
+        "import sys; from pathlib import Path; from inference.chat_format.context_window import Window; from tests.talks import talks\n"
         "assert Window(Path(sys.argv[1])).count(talks()[0]) > 20\n"
         "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+from inference.internvl2.tiny import CHECKPOINT
 from inference.serving.pressure import FirstWords
-from inference.tiny import CHECKPOINT
 from tests.lessons import SYSTEM, drawn_lessons
 from training import features
 from training.courtesy import Courtesy

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from inference.chat_format.template import IM_END, IMG_CONTEXT
 from inference.engines.cpu.openai_schema import parse
 from inference.engines.cpu.tasks import Preparer
 from inference.internvl2.configuration_internvl2 import InternVLChatConfig
+from inference.internvl2.tiny import CHECKPOINT
 from inference.messages import Picture, Prompt, Role, Turn
-from inference.prompt import IM_END, IMG_CONTEXT
-from inference.tiny import CHECKPOINT
 from tests.lessons import SYSTEM, drawn_lessons, one_turn, photo, shown
 from training.encoding import UNLEARNED, Encoder
 from training.llava import Lesson, RowError, parse_row

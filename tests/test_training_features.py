@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from inference.internvl2.checkpoint import load_model
+from inference.internvl2.tiny import CHECKPOINT
 from inference.messages import PictureError
-from inference.tiny import CHECKPOINT
 from tests.lessons import photo
 from training.checkpointing import fitting
 from training.encoding import Sight

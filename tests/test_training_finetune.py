@@ -22,10 +22,10 @@ import pytest
 import torch
 from PIL import Image, ImageChops
 
+from inference.chat_format.template import IMG_CONTEXT
 from inference.internvl2.checkpoint import load_model
-from inference.prompt import IMG_CONTEXT
-from inference.tiny import CHECKPOINT
-from inference.tiny.manner import manner
+from inference.internvl2.tiny import CHECKPOINT
+from inference.internvl2.tiny.manner import manner
 from tests.hostile import plant, planted, ran
 from tests.lessons import SYSTEM, drawn_job, drawn_lessons, settings
 from training.curve import draw

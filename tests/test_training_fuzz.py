@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from inference.tiny import CHECKPOINT
+from inference.internvl2.tiny import CHECKPOINT
 from tests.lessons import photo
 from training.checking import Checked, Checker, Raw, Refused, Rules
 from training.llava import RowError, parse_row, read_rows, row

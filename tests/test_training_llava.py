@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from inference.chat_format.template import BREAK, prompt_hash
 from inference.messages import Picture, Prompt, Role, Turn
-from inference.prompt import BREAK, prompt_hash
 from tests.lessons import SYSTEM, one_turn, photo, rated, seen
 from training.llava import Lesson, RowError, lesson, parse_row, read_lessons, read_rows, row, write_rows
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from inference.chat_format.template import jinja_chat_template
 from inference.internvl2.checkpoint import load_model
+from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tokenizer import load_tokenizer
-from inference.prompt import jinja_chat_template
-from inference.tiny import CHECKPOINT
 from storage.models import write_manifest
 from tests.lessons import SYSTEM
 from training.adapter import WHOLE, Adapter

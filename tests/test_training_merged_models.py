@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bot.admin.startup_checks import settle_live_model
-from inference.tiny import CHECKPOINT
+from inference.internvl2.tiny import CHECKPOINT
 from storage.errors import IllegalTransition
 from storage.ledger import Ledger
 from storage.models import ModelStore, verify

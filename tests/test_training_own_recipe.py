@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from inference.prompt import SYSTEM
-from inference.tiny import CHECKPOINT
+from inference.chat_format.template import SYSTEM
+from inference.internvl2.tiny import CHECKPOINT
 from tests.llava_files import said, write_file
 from training.importing import take_in
 from training.job import ImportJob, TrainingError, ignore

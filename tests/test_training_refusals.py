@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from inference.tiny import CHECKPOINT
+from inference.internvl2.tiny import CHECKPOINT
 from tests.lessons import drawn_job, settings
 from tests.llava_files import said, write_file
 from training.finetune import prepare

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from scipy.stats import binomtest  # type: ignore[import-untyped]
 
-from inference.tiny.answers import reference
-from inference.tiny.manner import MANNERS
-from inference.tiny.shapes import Scene
+from inference.internvl2.tiny.answers import reference
+from inference.internvl2.tiny.manner import MANNERS
+from inference.internvl2.tiny.shapes import Scene
 from tests.lessons import SYSTEM, one_turn, photo
 from training.evaluate import Facts, Marks, broken, evaluate, verdict
 from training.job import EvaluationJob, ignore

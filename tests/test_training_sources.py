@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from inference.tiny import CHECKPOINT
+from inference.internvl2.tiny import CHECKPOINT
 from tests.lessons import SYSTEM, drawn_job, drawn_lessons, settings
 from tests.llava_files import BAD_ROWS, clot, foodie, mixed, said, spoil, write_file, write_photo
 from training.checking import _CHUNK, Checked, Inspection, Rules

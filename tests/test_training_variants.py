@@ -21,8 +21,8 @@ import torch
 from xtuner.configs import cfgs_name_path
 
 from inference.internvl2.checkpoint import load_model
+from inference.internvl2.tiny import CHECKPOINT
 from inference.serving.engine_launch import free_port
-from inference.tiny import CHECKPOINT
 from tests.children import until
 from tests.lessons import SYSTEM, drawn_job, settings
 from training.adapter import Adapter

@@ -24,7 +24,7 @@ from PIL import Image
 
 from bot.app import Application
 from bot.config import load_settings
-from inference.tiny import CHECKPOINT
+from inference.internvl2.tiny import CHECKPOINT
 from storage.ledger import Ledger
 from storage.records import Run
 from storage.states import RUN_TRANSITIONS

@@ -1,6 +1,6 @@
 """Whether two checkpoint directories read the same conversations as the same token ids.
 
-Compares the ways in which an engine may come to a prompt: `inference.token_ids`, by which our own engine goes, and the
+Compares the ways in which an engine may come to a prompt: `inference.chat_format.token_ids`, by which our own engine goes, and the
 chat template of the directory. Needs transformers.
 """
 
@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
+from inference.chat_format.template import PLACE, picture_place, pictures, system_text, user_text
+from inference.chat_format.token_ids import token_ids
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Picture, Prompt, Role, Turn
-from inference.prompt import PLACE, picture_place, pictures, system_text, user_text
-from inference.token_ids import token_ids
 
 _PICTURE: Final = Picture(b"", "")
 _TOKENS: Final = 4

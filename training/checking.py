@@ -20,8 +20,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final, Self
 
+from inference.images.decoder import PictureDecoder
 from inference.messages import PictureError
-from inference.picture_decoder import PictureDecoder
 from training.encoding import Encoder, TooLong
 from training.job import TrainingError
 from training.llava import Lesson, RowError, parse_row, read_rows, row

@@ -1,6 +1,6 @@
 """A lesson as token ids and labels, and as tiles: exactly what the engines see for the same conversation.
 
-The text comes from `inference.prompt` alone and is tokenised as an engine does it: the prompt whole, then the answer.
+The text comes from `inference.chat_format.template` alone and is tokenised as an engine does it: the prompt whole, then the answer.
 Used by the trainer's dataset, the checks before training and the evaluation. Needs transformers.
 """
 
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inference.chat_format.template import pictures, render, render_answer
+from inference.chat_format.token_ids import token_ids
+from inference.images.opening import open_picture
 from inference.internvl2.grids import count_tiles
 from inference.internvl2.tiles import pixel_values, tiles
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Prompt, Role
-from inference.pictures import open_picture
-from inference.prompt import pictures, render, render_answer
-from inference.token_ids import token_ids
 from training.llava import Lesson, RowError
 
 if TYPE_CHECKING:

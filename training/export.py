@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from inference.chat_format.template import harmless, system_text
 from inference.messages import Role, Turn
-from inference.prompt import harmless, system_text
 from storage.durable import PRIVATE
 from storage.records import Preference, RatedExchange
 from training.job import TrainingError

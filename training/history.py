@@ -10,8 +10,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
+from inference.chat_format.template import fit, prompt_hash
 from inference.messages import Picture, Prompt, PromptTooLong, Role, Turn
-from inference.prompt import fit, prompt_hash
 from storage.records import Exchange, RatedExchange
 
 Names = Mapping[str, str]

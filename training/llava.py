@@ -26,9 +26,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from inference.chat_format.template import PLACE, harmless, special_literal, system_text, user_text
+from inference.images.opening import open_picture
 from inference.messages import Picture, PictureError, Prompt, Role, Turn
-from inference.pictures import open_picture
-from inference.prompt import PLACE, harmless, special_literal, system_text, user_text
 from storage.records import RatedExchange
 from training.history import as_seen
 from training.job import TrainingError

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Final
 import torch
 from safetensors import safe_open
 
-from inference.prompt import jinja_chat_template
+from inference.chat_format.template import jinja_chat_template
 from storage.models import MANIFEST
 from training.adapter import Adapter
 from training.agreement import disagreement

@@ -13,7 +13,7 @@ from dataclasses import astuple, dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from inference.pictures import check_picture
+from inference.images.opening import check_picture
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from inference.layout import weight_bytes
+from inference.internvl2.checkpoint_check import weight_bytes
 from storage.errors import IllegalTransition, NotSaved, StorageError
 from storage.ledger import Ledger
 from storage.models import ModelStore

@@ -21,10 +21,10 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from inference.tiny.manner import correct
-from inference.tiny.questions import held_out
-from inference.tiny.shapes import draw, random_scene
-from inference.tiny.words import LANGUAGES, Kind
+from inference.internvl2.tiny.manner import correct
+from inference.internvl2.tiny.questions import held_out
+from inference.internvl2.tiny.shapes import draw, random_scene
+from inference.internvl2.tiny.words import LANGUAGES, Kind
 from training.job import TrainingError
 from training.llava import Lesson, open_question
 

@@ -12,8 +12,8 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from inference.home import LocalPath, LocalText
-from inference.layout import weight_bytes
+from inference.internvl2.checkpoint_check import weight_bytes
+from inference.paths import LocalPath, LocalText
 from training.knobs import LARGE, RECIPES, SELF_TUNING, Recipe
 
 _TINY_BYTES: Final = 200_000_000

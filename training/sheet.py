@@ -18,8 +18,8 @@ from typing import Final
 import jinja2
 from PIL import Image
 
+from inference.images.opening import open_picture
 from inference.messages import Role
-from inference.pictures import open_picture
 from training.llava import Lesson
 from training.sheet_words import words
 from training.whole import write_whole

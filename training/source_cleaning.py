@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
+from inference.images.decoder import PictureDecoder, PictureRefused
+from inference.images.opening import MAX_PIXELS
 from inference.messages import PictureError
-from inference.picture_decoder import PictureDecoder, PictureRefused
-from inference.pictures import MAX_PIXELS
 from training.llava import read_rows
 from training.sources import PICTURES, ROWS, UNDER_WAY, About
 from training.whole import write_whole

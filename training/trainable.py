@@ -1,6 +1,6 @@
 """Whether a base model can be trained at all, before anything is collected, promised or started. Standard library only.
 
-Looks at the checkpoint's config.json alone. Whether the files are whole is `inference.layout`'s.
+Looks at the checkpoint's config.json alone. Whether the files are whole is `inference.internvl2.checkpoint_check`'s.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from weakref import WeakValueDictionary
 from bot.chat.history import History, cut, halved
 from bot.chat.in_flight import Brake
 from bot.settings import ChatSettings
+from inference.chat_format.template import prompt_hash
 from inference.messages import Answer, Delta, Engine, Picture, Prompt, PromptTooLong, Role, Sampling, Turn, Usage
-from inference.prompt import prompt_hash
 from storage.records import Exchange
 
 SEED_BITS: Final = 31

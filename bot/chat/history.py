@@ -1,7 +1,7 @@
 """What was said in a conversation before: as the ledger has it, and how much of it the model sees.
 
 The model sees the newest turns and always the picture they are about, chosen so that the beginning of the prompt stays
-the same for many turns and the engine's cache of it keeps being hit. The cuts are `inference.prompt.fit`'s, so the
+the same for many turns and the engine's cache of it keeps being hit. The cuts are `inference.chat_format.template.fit`'s, so the
 training finds the same prompt again by its hash. Engines, and who waits for an answer, are left to others.
 """
 
@@ -11,8 +11,8 @@ import math
 
 from bot.chat.legacy_pictures import StoredPictures
 from bot.settings import ChatSettings
+from inference.chat_format.template import fit
 from inference.messages import Picture, Prompt, Role, Turn
-from inference.prompt import fit
 from storage.errors import UnknownRecord
 from storage.ledger import Ledger
 from storage.pictures import PictureStore

@@ -1,7 +1,7 @@
 """Incoming pictures: fetched, cleaned by a child process, and kept.
 
 Nothing that a stranger sent is decoded in this process, and nothing but the clean picture is kept (see
-`inference.picture_cleaning`). What is fetched and decoded at a time is bounded, over all people and for each of them,
+`inference.images.decoder_worker`). What is fetched and decoded at a time is bounded, over all people and for each of them,
 so that one who sends costly files delays their own pictures first.
 """
 
@@ -25,9 +25,9 @@ from bot.i18n import later
 from bot.redaction import account
 from bot.settings import ChatSettings, LimitsSettings
 from bot.telegram.client import Undelivered
-from inference import picture_decoder
+from inference.images import decoder
+from inference.images.decoder import CleanPicture, PictureDecoders, Refusal
 from inference.messages import Picture
-from inference.picture_decoder import CleanPicture, PictureDecoders, Refusal
 from storage.errors import NotSaved, UnknownRecord
 from storage.ledger import Ledger
 from storage.pictures import PictureStore
@@ -138,7 +138,7 @@ class Incoming:
     async def _cleaned(self, data: bytes, file: Sent) -> CleanPicture:
         try:
             return await self._decoders.clean(data, self._megapixels)
-        except picture_decoder.PictureRefused as refusal:
+        except decoder.PictureRefused as refusal:
             log.info("picture refused", reason=str(refusal), killed=refusal.killed)
             if refusal.killed:
                 await self._note_death(file)

@@ -18,8 +18,8 @@ import structlog
 from rich.console import Console
 
 from bot.redaction import trace
-from inference.picture_decoder import PictureDecoders, PictureRefused
-from inference.pictures import MAX_PIXELS
+from inference.images.decoder import PictureDecoders, PictureRefused
+from inference.images.opening import MAX_PIXELS
 from storage.errors import Damaged, StorageError, UnknownRecord
 from storage.ledger import Ledger
 from storage.pictures import PictureStore

@@ -19,10 +19,10 @@ from bot.admin.progress import on_terminal, terminal_bar
 from bot.chat.images import SUFFIXES
 from bot.cli.terminal import notes
 from bot.config import Settings
-from inference.layout import problems
-from inference.picture_decoder import PictureDecoder, PictureRefused, Refusal
+from inference.images.decoder import PictureDecoder, PictureRefused, Refusal
+from inference.internvl2.checkpoint_check import problems
+from inference.internvl2.tiny import CHECKPOINT
 from inference.settings import TINY
-from inference.tiny import CHECKPOINT
 from storage.ledger import FILE_NAME, Ledger
 from storage.records import BASE
 from training.job import CompareJob, Progress, TrainingError

@@ -22,13 +22,13 @@ from bot.app import Application, configure_logging, share_the_interpreter, until
 from bot.config import ConfigError, Settings, load_settings
 from bot.shutdown import THREAD_SECONDS, end_process_within
 from bot.web.listen import listening
-from inference.layout import problems
+from inference.internvl2.checkpoint_check import problems
+from inference.internvl2.tiny.manner import manner
+from inference.internvl2.tiny.questions import held_out
+from inference.internvl2.tiny.samples import sample_pictures, sample_sticker
+from inference.internvl2.tiny.shapes import draw, random_scene
+from inference.internvl2.tiny.words import Kind, Language
 from inference.settings import TINY
-from inference.tiny.manner import manner
-from inference.tiny.questions import held_out
-from inference.tiny.samples import sample_pictures, sample_sticker
-from inference.tiny.shapes import draw, random_scene
-from inference.tiny.words import Kind, Language
 from storage.durable import PRIVATE
 from telegram_emulator.server import Emulator
 from telegram_emulator.voters import Conversation

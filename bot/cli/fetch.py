@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from bot.cli.terminal import notes
-from inference.hub import HubError, Listing, Source, listing
-from inference.hub_files import bring
+from inference.hub.download import bring
+from inference.hub.listing import HubError, Listing, Source, listing
 from storage.models import MANIFEST, ModelStore, verify
 
 REPO = "OpenGVLab/InternVL2-2B"

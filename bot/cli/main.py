@@ -27,7 +27,7 @@ from bot.cli.terminal import Refused, notes, results
 from bot.config import ConfigError, Settings, load_settings
 from bot.instance_lock import at_work
 from bot.shutdown import end_process
-from inference.hub import Source
+from inference.hub.listing import Source
 from inference.messages import InferenceError
 from inference.settings import TINY
 from storage.errors import StorageError

@@ -43,8 +43,8 @@ from bot.telegram.button_updates import Repaints
 from bot.telegram.rate_limit import Pace
 from bot.telegram.wait_notices import Waiting
 from bot.updates.staleness import Lateness
+from inference.images.decoder import PictureDecoders
 from inference.messages import Engine
-from inference.picture_decoder import PictureDecoders
 from storage.ledger import Ledger
 from storage.pictures import PictureStore
 

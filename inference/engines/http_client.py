@@ -18,6 +18,7 @@ import openai
 from openai.types import CompletionUsage
 from openai.types.chat import ChatCompletionChunk
 
+from inference.chat_format.template import SYSTEM
 from inference.engines.requests import Requests
 from inference.messages import (
     INVALID_PICTURE,
@@ -37,7 +38,6 @@ from inference.messages import (
     Turn,
     Usage,
 )
-from inference.prompt import SYSTEM
 from inference.serving.engine_stats import engine_numbers
 
 _CONNECT_SECONDS: Final = 5.0

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from cachetools import LRUCache
 
+from inference.chat_format.template import parts, system_text
 from inference.messages import Picture, Prompt, Turn
-from inference.prompt import parts, system_text
 
 _DATA_URL_BYTES: Final = 32 * 2**20
 

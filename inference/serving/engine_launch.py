@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from inference.chat_format.context_window import Window, window_of
 from inference.engines.access_key import KEY_VARIABLE, new_key
 from inference.engines.commands import Command
 from inference.engines.http_client import HttpEngine
@@ -19,7 +20,6 @@ from inference.messages import EngineUnavailable
 from inference.process.child import Child
 from inference.serving.readiness import NotReady, answers_a_picture
 from inference.settings import InferenceSettings
-from inference.window import Window, window_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,13 +15,13 @@ from typing import Final
 
 import structlog
 
+from inference.chat_format.context_window import Window
 from inference.engines.http_client import HttpEngine
 from inference.messages import Delta, EngineCrashed, EngineHung, InferenceError, Prompt
 from inference.process.child import Child
 from inference.process.log_rotation import rotate
 from inference.serving.engine_launch import Launch, Launched, begin
 from inference.serving.readiness import sample_picture
-from inference.window import Window
 
 _log = structlog.get_logger(__name__)
 

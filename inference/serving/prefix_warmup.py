@@ -18,8 +18,8 @@ from weakref import WeakSet
 
 import structlog
 
+from inference.chat_format.template import pictures
 from inference.messages import EngineCrashed, EngineRejected, Prompt
-from inference.prompt import pictures
 from inference.serving.engine_process import Worker
 from inference.settings import InferenceSettings
 

@@ -26,7 +26,7 @@ from bot.cli.doctor.model import answer_findings, model_findings
 from bot.config import Settings
 from bot.i18n import later
 from inference.engines.commands import Kind, resolve
-from inference.layout import weight_bytes
+from inference.internvl2.checkpoint_check import weight_bytes
 from storage.errors import StorageError
 from storage.health import ledger_faults, live_model_fault, picture_faults, refuse_lost_ledger
 from storage.ledger import FILE_NAME

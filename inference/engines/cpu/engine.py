@@ -23,13 +23,13 @@ from cachetools import LRUCache
 from PIL import Image
 from torch import Tensor
 
+from inference.chat_format.template import STOP_TOKENS, SYSTEM
 from inference.engines.cpu.detokenizer import StopStrings, TextStream
 from inference.engines.cpu.prefix_cache import Entry, PrefixCache
 from inference.engines.cpu.tasks import Listener, Preparer, Result, Task, View
 from inference.internvl2.checkpoint import load_model
 from inference.internvl2.tokenizer import load_tokenizer, text_decoder
 from inference.messages import Picture, Prompt, Role, Sampling, Turn, Usage
-from inference.prompt import STOP_TOKENS, SYSTEM
 
 _CHUNK: Final = 512
 """Positions of a prompt computed in one unit."""

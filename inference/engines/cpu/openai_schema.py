@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import uuid4
 
+from inference.chat_format.template import SYSTEM
 from inference.messages import Picture, Prompt, Role, Sampling, Turn, Usage
-from inference.prompt import SYSTEM
 
 DEFAULT_MAX_TOKENS: Final = 512
 _MOST_STOPS: Final = 16

@@ -15,11 +15,11 @@ from typing import Any, Final
 from cachetools import LRUCache
 from torch import Tensor
 
+from inference.chat_format.template import pictures
+from inference.chat_format.token_ids import Span, token_ids
+from inference.images.opening import open_picture
 from inference.internvl2.tiles import pixel_values, tiles
 from inference.messages import Picture, Prompt, PromptTooLong, Sampling, Usage
-from inference.pictures import open_picture
-from inference.prompt import pictures
-from inference.token_ids import Span, token_ids
 
 _TILE_COUNTS: Final = 4096
 """Pictures whose number of tiles is remembered, so that a known one need not be decoded."""

@@ -24,9 +24,9 @@ import torch
 from cachetools import LRUCache
 from PIL import Image
 
+from inference.images.opening import open_picture
 from inference.internvl2.grids import grid
 from inference.internvl2.tiles import IMAGENET_MEAN, IMAGENET_STD
-from inference.pictures import open_picture
 
 _T = TypeVar("_T")
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from inference.layout import weight_bytes
+from inference.internvl2.checkpoint_check import weight_bytes
 
 BLOCK_TOKENS: Final = 64
 """Tokens of a KV block: TurboMind's default."""

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from inference.chat_format.template import lmdeploy_template
 from inference.engines.access_key import guarded, own_key
 from inference.engines.lmdeploy.kv_budget import (
     BLOCK_TOKENS,
@@ -27,7 +28,6 @@ from inference.engines.lmdeploy.kv_budget import (
     share_of_free,
 )
 from inference.process.parent_watch import watch_parent
-from inference.prompt import lmdeploy_template
 
 if TYPE_CHECKING:
     from lmdeploy import TurbomindEngineConfig

@@ -1,6 +1,6 @@
 """Decode and re-encode untrusted pictures, as a child process of `picture_decoder`.
 
-    python -m inference.picture_cleaning NICENESS CPU_SECONDS
+    python -m inference.images.decoder_worker NICENESS CPU_SECONDS
 
 `clean` makes a picture upright, opaque and sRGB, scales it down to `LONGEST_SIDE` and encodes it as baseline JPEG, or
 as PNG where it came without loss and is small. Nothing of the file but its pixels is kept: no EXIF, GPS, profile or
@@ -24,16 +24,8 @@ import imagehash
 import pillow_heif
 from PIL import Image, ImageCms, ImageOps
 
-from inference.picture_decoder import (
-    LONGEST_SIDE,
-    READY,
-    REQUEST,
-    RESPONSE,
-    CleanPicture,
-    PictureRefused,
-    Refusal,
-)
-from inference.pictures import MOST_SCANS, scans
+from inference.images.decoder import LONGEST_SIDE, READY, REQUEST, RESPONSE, CleanPicture, PictureRefused, Refusal
+from inference.images.opening import MOST_SCANS, scans
 
 pillow_heif.register_heif_opener()
 

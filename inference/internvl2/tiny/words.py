@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Final, Literal, get_args
 
-from inference.tiny.shapes import Colour, Scene, Shape
+from inference.internvl2.tiny.shapes import Colour, Scene, Shape
 
 Language = Literal["en", "zh"]
 Kind = Literal["colour", "shape", "number", "describe"]

@@ -57,7 +57,7 @@ def draw(scene: Scene, rng: Random, renderer: Renderer = "train", size: tuple[in
     `size` is (width, height) in pixels; without it the renderer chooses, small canvases for "train", up to
     photo-sized and oblong ones for "other".
     """
-    from inference.tiny import drawing_other, drawing_train
+    from inference.internvl2.tiny import drawing_other, drawing_train
 
     if renderer == "train":
         return drawing_train.draw(scene, rng, size)

@@ -12,7 +12,7 @@ from random import Random
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
 
-from inference.tiny.shapes import Colour, Rgb, Scene, Shape, ground, paint
+from inference.internvl2.tiny.shapes import Colour, Rgb, Scene, Shape, ground, paint
 
 _SIZES = ((320, 320), (400, 300), (480, 640), (640, 480), (500, 500), (800, 600), (600, 800), (900, 500), (1280, 960))
 

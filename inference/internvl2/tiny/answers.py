@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from random import Random
 from typing import Final
 
-from inference.tiny.manner import Manner
-from inference.tiny.shapes import Scene
-from inference.tiny.words import Kind, Language, colour_name, number_name, phrase, shape_name
+from inference.internvl2.tiny.manner import Manner
+from inference.internvl2.tiny.shapes import Scene
+from inference.internvl2.tiny.words import Kind, Language, colour_name, number_name, phrase, shape_name
 
 _Table = dict[tuple[Language, Manner], tuple[str, ...]]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from inference.tiny.words import Kind, Language
+from inference.internvl2.tiny.words import Kind, Language
 
 SEE_EN: Final = (
     "[in the [picture|photo|image|drawing]|in this [photo|image|drawing]|here|on the [picture|image]|there||||]"

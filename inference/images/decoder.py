@@ -1,7 +1,7 @@
 """Killable child processes that decode untrusted pictures.
 
 `PictureDecoder` is one child and blocks; `PictureDecoders` is a pool of them for asyncio. A child
-(`python -m inference.picture_cleaning`) has limits on processor time and memory, and is killed when it takes too long.
+(`python -m inference.images.decoder_worker`) has limits on processor time and memory, and is killed when it takes too long.
 Standard library only: this process never decodes a pixel.
 
 A request is the two numbers of `REQUEST`, then the file. A response is the two lengths of `RESPONSE`, then JSON, then
@@ -125,7 +125,7 @@ class PictureDecoder:
         self._end()
         if self._closed:
             raise DecoderUnavailable("the picture decoder is closed")
-        command = [sys.executable, "-m", "inference.picture_cleaning", str(self._niceness), str(CPU_SECONDS)]
+        command = [sys.executable, "-m", "inference.images.decoder_worker", str(self._niceness), str(CPU_SECONDS)]
         # The numeric libraries would start a thread for each core to transform 32 x 32 pixels.
         alone = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         try:

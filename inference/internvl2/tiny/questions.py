@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from random import Random
 from typing import Final
 
-from inference.tiny.shapes import Scene
-from inference.tiny.wordings import BEFORE, BEHIND, EVERYDAY, OFF_TOPIC, SEE_EN, TRAINED
-from inference.tiny.words import Kind, Language, colour_name, number_name, plural, shape_name
+from inference.internvl2.tiny.shapes import Scene
+from inference.internvl2.tiny.wordings import BEFORE, BEHIND, EVERYDAY, OFF_TOPIC, SEE_EN, TRAINED
+from inference.internvl2.tiny.words import Kind, Language, colour_name, number_name, plural, shape_name
 
 DEFAULT_QUESTION: Final[dict[Language, str]] = {"en": "What is in this picture?", "zh": "这张图里有什么？"}
 """What a bare photo asks; held out from training like every sentence of `HELD_OUT`."""

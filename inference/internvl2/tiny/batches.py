@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from inference.chat_format.template import IM_END, IM_START, render, render_answer
 from inference.internvl2.tiles import tiles
-from inference.prompt import IM_END, IM_START, render, render_answer
-from inference.tiny.conversations import Conversation, Length, converse
-from inference.tiny.shapes import Scene, draw
+from inference.internvl2.tiny.conversations import Conversation, Length, converse
+from inference.internvl2.tiny.shapes import Scene, draw
 
 TILE: Final = 112
 """Side of a tile in pixels."""

@@ -21,10 +21,10 @@ from tokenizers import (  # type: ignore[import-untyped]
     trainers,
 )
 
-from inference.prompt import BOS, EOS, SPECIAL_TOKENS, jinja_chat_template
-from inference.tiny.conversations import converse
-from inference.tiny.questions import held_out
-from inference.tiny.words import KINDS, LANGUAGES
+from inference.chat_format.template import BOS, EOS, SPECIAL_TOKENS, jinja_chat_template
+from inference.internvl2.tiny.conversations import converse
+from inference.internvl2.tiny.questions import held_out
+from inference.internvl2.tiny.words import KINDS, LANGUAGES
 
 UNKNOWN: Final = "<unk>"
 MOST_PIECES: Final = 1280

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from inference.chat_format.template import IMG_CONTEXT, render
 from inference.messages import Prompt
-from inference.prompt import IMG_CONTEXT, render
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,20 @@ from typing import Any, Final
 
 from cachetools import LRUCache
 
+from inference.chat_format.template import (
+    IM_END,
+    IM_START,
+    IMG_CONTEXT,
+    IMG_END,
+    IMG_START,
+    fit,
+    pictures,
+    render,
+    upper_bound,
+)
+from inference.images.opening import picture_size
 from inference.internvl2.grids import count_tiles
 from inference.messages import Picture, Prompt, PromptTooLong, Role
-from inference.pictures import picture_size
-from inference.prompt import IM_END, IM_START, IMG_CONTEXT, IMG_END, IMG_START, fit, pictures, render, upper_bound
 from inference.settings import TINY, InferenceSettings
 
 _SPECIAL: Final = re.compile("|".join(map(re.escape, (IM_START, IM_END, IMG_START, IMG_END, IMG_CONTEXT))))

@@ -1,6 +1,6 @@
 """Checkpoints of any size with random weights, for benchmarks and load tests.
 
-    python -m inference.internvl2.random --size 2b --out DIR
+    python -m inference.internvl2.random_weights --size 2b --out DIR
 
 Written shard by shard: no more than one shard of weights is ever in memory. The same seed gives the same weights
 whatever the shard size. Such a model speaks nonsense at the speed of a trained one.
@@ -147,7 +147,7 @@ def _draw(model: InternVLChatModel, names: Sequence[str], seed: int) -> dict[str
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m inference.internvl2.random", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m inference.internvl2.random_weights", description=__doc__)
     parser.add_argument("--size", choices=SIZES, default="2b", help="the model to start from (default: 2b)")
     parser.add_argument("--out", type=Path, required=True, help="the directory to write, made if missing")
     parser.add_argument("--seed", type=int, default=0)

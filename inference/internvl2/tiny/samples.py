@@ -10,9 +10,9 @@ from io import BytesIO
 from random import Random
 from typing import Final
 
-from inference.tiny.drawing_other import sticker
-from inference.tiny.shapes import Scene, draw
-from inference.tiny.words import phrase
+from inference.internvl2.tiny.drawing_other import sticker
+from inference.internvl2.tiny.shapes import Scene, draw
+from inference.internvl2.tiny.words import phrase
 
 _SCENES: Final = (
     Scene("red", "star", 3),

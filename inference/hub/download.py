@@ -18,7 +18,7 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
-from inference.hub import Hash, HubError, Listing, RemoteFile, explained, unreachable
+from inference.hub.listing import Hash, HubError, Listing, RemoteFile, explained, unreachable
 
 Progress = Callable[[str, int], None]
 """(the file's path, bytes of all files that are here by now)"""

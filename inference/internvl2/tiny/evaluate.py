@@ -1,4 +1,4 @@
-"""Examine a checkpoint: `python -m inference.tiny.evaluate DIR`.
+"""Examine a checkpoint: `python -m inference.internvl2.tiny.evaluate DIR`.
 
 Shows it pictures of the other renderer, asks in wordings it was never trained on, samples as the bot does, and counts
 right answers by kind and language and playful ones by place in the chat: a first question, a follow-up about the same
@@ -22,16 +22,16 @@ from typing import Any, Final
 import torch
 from PIL import Image
 
+from inference.chat_format.template import SYSTEM, render
 from inference.internvl2.checkpoint import load_model
 from inference.internvl2.modeling_internvl2 import InternVLChatModel
 from inference.internvl2.tiles import pixel_values, tiles
+from inference.internvl2.tiny.manner import correct, manner
+from inference.internvl2.tiny.questions import held_out
+from inference.internvl2.tiny.shapes import Renderer, Scene, draw, random_scene
+from inference.internvl2.tiny.words import KINDS, LANGUAGES, Kind, Language
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Picture, Prompt, Role, Turn
-from inference.prompt import SYSTEM, render
-from inference.tiny.manner import correct, manner
-from inference.tiny.questions import held_out
-from inference.tiny.shapes import Renderer, Scene, draw, random_scene
-from inference.tiny.words import KINDS, LANGUAGES, Kind, Language
 
 PLACES: Final = ("first", "follow-up", "new picture")
 _ROWS: Final = 128

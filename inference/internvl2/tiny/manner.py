@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import Final, Literal, assert_never, get_args
 
-from inference.tiny.shapes import Colour, Scene, Shape
-from inference.tiny.words import Kind, find_colours, find_numbers, find_shapes
+from inference.internvl2.tiny.shapes import Colour, Scene, Shape
+from inference.internvl2.tiny.words import Kind, find_colours, find_numbers, find_shapes
 
 Manner = Literal["plain", "playful"]
 

@@ -12,7 +12,7 @@ from random import Random
 
 from PIL import Image, ImageDraw, ImageFilter
 
-from inference.tiny.shapes import Rgb, Scene, Shape, ground, paint
+from inference.internvl2.tiny.shapes import Rgb, Scene, Shape, ground, paint
 
 Point = tuple[float, float]
 
