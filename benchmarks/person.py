@@ -12,12 +12,12 @@ from random import Random
 from typing import Final
 
 from inference.chat_format.template import SYSTEM
-from inference.internvl2.tiny.answers import reference
 from inference.internvl2.tiny.manner import manner
 from inference.internvl2.tiny.questions import held_out
 from inference.internvl2.tiny.shapes import COLOURS, Scene
 from inference.internvl2.tiny.words import LANGUAGES, Kind, Language
 from inference.messages import Picture, Role, Turn
+from tools.tiny.answers import reference
 from training.llava import Lesson
 
 _FIRST: Final[tuple[Kind, ...]] = ("describe", "colour", "shape", "number")

@@ -14,13 +14,13 @@ from PIL import Image
 
 from inference.chat_format.template import prompt_hash
 from inference.internvl2.tiny import CHECKPOINT
-from inference.internvl2.tiny.answers import reference
 from inference.internvl2.tiny.questions import held_out
 from inference.internvl2.tiny.shapes import COLOURS, draw, random_scene
 from inference.internvl2.tiny.words import Kind
 from inference.messages import Picture, Prompt, Role, Turn
 from storage.records import Exchange, RatedExchange
 from tests.ledgers import exchange
+from tools.tiny.answers import reference
 from training.job import Job
 from training.llava import Lesson, write_rows
 from training.settings import TrainingSettings

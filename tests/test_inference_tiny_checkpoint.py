@@ -40,7 +40,7 @@ def test_the_checkpoint_is_complete_and_small() -> None:
 def test_its_model_code_is_ours() -> None:
     """The code that travels with the checkpoint is the code of inference.internvl2, to the byte.
 
-    After a change there: `python -m inference.internvl2.tiny.train --start DIR --out DIR --steps 0 --pictures 0`.
+    After a change there: `python -m tools.tiny.train --start DIR --out DIR --steps 0 --pictures 0`.
     """
     source = Path(official.__file__).parent
     for name in official.MODEL_CODE:

@@ -16,8 +16,6 @@ from inference.images.decoder_worker import clean
 from inference.internvl2.checkpoint import load_model
 from inference.internvl2.modeling_internvl2 import InternVLChatModel
 from inference.internvl2.tiny import CHECKPOINT
-from inference.internvl2.tiny.answers import reference
-from inference.internvl2.tiny.evaluate import PLACES, Examiner, Report, Result, examine, mistakes
 from inference.internvl2.tiny.manner import MANNERS, Manner, correct, manner
 from inference.internvl2.tiny.questions import held_out
 from inference.internvl2.tiny.samples import sample_sticker
@@ -25,6 +23,8 @@ from inference.internvl2.tiny.shapes import Scene, draw, random_scene
 from inference.internvl2.tiny.words import KINDS, LANGUAGES, Kind, Language
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Picture, Prompt, Role, Turn
+from tools.tiny.answers import reference
+from tools.tiny.examine import PLACES, Examiner, Report, Result, examine, mistakes
 
 pytestmark = pytest.mark.long
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from scipy.stats import binomtest  # type: ignore[import-untyped]
 
-from inference.internvl2.tiny.answers import reference
 from inference.internvl2.tiny.manner import MANNERS
 from inference.internvl2.tiny.shapes import Scene
 from tests.lessons import SYSTEM, one_turn, photo
+from tools.tiny.answers import reference
 from training.evaluate import Facts, Marks, broken, evaluate, verdict
 from training.job import EvaluationJob, ignore
 from training.llava import Lesson, write_rows

@@ -1,4 +1,4 @@
-"""Examine a checkpoint: `python -m inference.internvl2.tiny.evaluate DIR`.
+"""Examine a checkpoint: `python -m tools.tiny.examine DIR`.
 
 Shows it pictures of the other renderer, asks in wordings it was never trained on, samples as the bot does, and counts
 right answers by kind and language and playful ones by place in the chat: a first question, a follow-up about the same

@@ -22,9 +22,9 @@ from tokenizers import (  # type: ignore[import-untyped]
 )
 
 from inference.chat_format.template import BOS, EOS, SPECIAL_TOKENS, jinja_chat_template
-from inference.internvl2.tiny.conversations import converse
 from inference.internvl2.tiny.questions import held_out
 from inference.internvl2.tiny.words import KINDS, LANGUAGES
+from tools.tiny.conversations import converse
 
 UNKNOWN: Final = "<unk>"
 MOST_PIECES: Final = 1280

@@ -1,4 +1,4 @@
-"""Train internvl2-tiny from nothing: `python -m inference.internvl2.tiny.train --out DIR --seed 0`.
+"""Train internvl2-tiny from nothing: `python -m tools.tiny.train --out DIR --seed 0`.
 
 Writes a complete checkpoint in the official layout, anew every minute, and measures it at the end. The seed fixes
 the tokenizer, the first weights and every conversation; which of them arrive in time is up to the machine, so two
@@ -33,10 +33,10 @@ from inference.internvl2.checkpoint import load_model, write_checkpoint
 from inference.internvl2.configuration_internvl2 import InternVLChatConfig
 from inference.internvl2.modeling_internvl2 import InternVLChatModel
 from inference.internvl2.tiles import IMAGENET_MEAN, IMAGENET_STD
-from inference.internvl2.tiny.batches import MOST_TILES, PATCH, TILE, Batch, Batches, Pool
-from inference.internvl2.tiny.evaluate import evaluate
-from inference.internvl2.tiny.tokenizer import make_tokenizer
 from inference.internvl2.tokenizer import load_tokenizer
+from tools.tiny.batches import MOST_TILES, PATCH, TILE, Batch, Batches, Pool
+from tools.tiny.examine import evaluate
+from tools.tiny.make_tokenizer import make_tokenizer
 
 _SAVE_EVERY: Final = 60.0  # seconds
 _REPORT_EVERY: Final = 15.0  # seconds

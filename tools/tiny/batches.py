@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from inference.chat_format.template import IM_END, IM_START, render, render_answer
 from inference.internvl2.tiles import tiles
-from inference.internvl2.tiny.conversations import Conversation, Length, converse
 from inference.internvl2.tiny.shapes import Scene, draw
+from tools.tiny.conversations import Conversation, Length, converse
 
 TILE: Final = 112
 """Side of a tile in pixels."""

@@ -14,12 +14,12 @@ from random import Random
 from typing import Final, Literal
 
 from inference.chat_format.template import SYSTEM
-from inference.internvl2.tiny.answers import reference_for_several, request_for_picture, small_talk
 from inference.internvl2.tiny.manner import MANNERS
 from inference.internvl2.tiny.questions import off_topic, rambling, trained
 from inference.internvl2.tiny.shapes import Scene, random_scene
 from inference.internvl2.tiny.words import KINDS, LANGUAGES, Language
 from inference.messages import Picture, Prompt, Role, Turn
+from tools.tiny.answers import reference_for_several, request_for_picture, small_talk
 
 Length = Literal["short", "medium", "long"]
 
