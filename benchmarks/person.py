@@ -18,7 +18,7 @@ from inference.internvl2.tiny.shapes import COLOURS, Scene
 from inference.internvl2.tiny.words import LANGUAGES, Kind, Language
 from inference.messages import Picture, Role, Turn
 from tools.tiny.answers import reference
-from training.llava import Lesson
+from training.data.llava import Lesson
 
 _FIRST: Final[tuple[Kind, ...]] = ("describe", "colour", "shape", "number")
 _FOLLOW_UP: Final[tuple[Kind, ...]] = ("colour", "shape", "number")

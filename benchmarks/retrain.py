@@ -38,8 +38,8 @@ from storage.models import ModelStore
 from storage.pictures import PictureStore
 from storage.records import Chat, Exchange, Model, Person, Rating, Run, StoredPicture
 from storage.states import ModelState
+from training.data.llava import Lesson
 from training.launcher import ChildTrainer
-from training.llava import Lesson
 from training.orders import Places
 from training.pipeline import Pipeline
 from training.scoring import Speaker

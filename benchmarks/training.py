@@ -31,9 +31,9 @@ from typing import Any, Final
 from benchmarks.lmdeploy_serving import checkpoint, set_tiles
 from benchmarks.serving_load import picture
 from inference.internvl2.checkpoint import MODEL_CODE
+from training.data.llava import read_lessons
 from training.encoding import Encoder
 from training.job import Job, Progress
-from training.llava import read_lessons
 
 SYSTEM: Final = "You are an AI assistant whose name is InternLM (书生·浦语)."
 """What XTuner's dataset writes before every conversation; ours is given the same here."""

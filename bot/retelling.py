@@ -15,7 +15,7 @@ from typing import Final
 from bot.i18n import Say, later
 
 KNOWN: Final = (
-    # training.selection
+    # training.data.selection
     later("Not enough yet: {chosen} liked answers, {wanted} needed. Collect {missing} more 👍."),
     later(
         "{cut} of {liked} liked answers were cut off at the longest answer and teach nothing: raise chat.max_new_tokens"
@@ -45,7 +45,7 @@ KNOWN: Final = (
     ),
     later("The adapter of {model} or its base model is gone: choose another model of /models"),
     later("{free} GB are free on the disk of {directory}, merging {model} again needs {needed} GB: make room"),
-    # training.mixture
+    # training.data.mixture
     later("all {number} liked answers have more than {most} tokens: raise max_length"),
     # training.worker, training.runner, training.merge, training.launcher
     later(

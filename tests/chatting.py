@@ -47,11 +47,11 @@ from storage.records import Model, Run
 from storage.states import ModelState
 from telegram_emulator import Emulator
 from tests.person import UP, Message, Person, button
+from training.data.selection import Counts
 from training.job import Progress, ignore
 from training.knobs import Recipe
 from training.launcher import LastWord
 from training.pipeline import Plan
-from training.selection import Counts
 
 ADMIN = 7
 

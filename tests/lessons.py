@@ -21,8 +21,8 @@ from inference.messages import Picture, Prompt, Role, Turn
 from storage.records import Exchange, RatedExchange
 from tests.ledgers import exchange
 from tools.tiny.answers import reference
+from training.data.llava import Lesson, write_rows
 from training.job import Job
-from training.llava import Lesson, write_rows
 from training.settings import TrainingSettings
 
 KINDS_ASKED: tuple[Kind, ...] = ("colour", "shape")

@@ -20,9 +20,9 @@ from storage.records import Chat, Demonstration, Person, Rating
 from tests.bot_process import command, write_config
 from tests.ledgers import exchange, picture
 from tests.lessons import photo
-from training.importing import take_in
+from training.data.importing import take_in
+from training.data.llava import read_lessons, read_rows
 from training.job import ImportJob, TrainingError, ignore
-from training.llava import read_lessons, read_rows
 
 
 class Community:

@@ -23,10 +23,10 @@ from inference.images.decoder_worker import clean
 from inference.internvl2.tiny import CHECKPOINT
 from tests.bot_process import command, write_config
 from tests.llava_files import BAD_ROWS, clot, foodie, mixed, said, spoil, write_file
-from training.importing import take_in
+from training.data.importing import take_in
+from training.data.llava import read_lessons, read_rows
+from training.data.sources import About, imported, present
 from training.job import ImportJob, TrainingError, ignore
-from training.llava import read_lessons, read_rows
-from training.sources import About, imported, present
 
 
 def job(file: Path, sources: Path, name: str = "mine", repeat_times: float | None = None) -> ImportJob:

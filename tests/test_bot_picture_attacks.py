@@ -18,7 +18,7 @@ from storage.backup import back_up
 from storage.records import Rating
 from tests.chatting import DECODERS, Stage, png, told, until
 from tests.hostile_pictures import GPS, encoded, large_webp, located, many_directories, many_scans, much_metadata
-from training.export import export
+from training.data.export import export
 
 
 def files(folder: Path) -> list[bytes]:

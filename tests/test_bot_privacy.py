@@ -19,7 +19,7 @@ from tests.bot_process import command, write_config
 from tests.chatting import Stage, png, told, until
 from tests.operating import Admins
 from tests.person import DOWN, UP, Message, Person, button
-from training.llava import row_name
+from training.data.llava import row_name
 
 SURE, UNSURE = "🗑", "Keep it"
 DELETED = "I have deleted all that I kept of you"

@@ -9,7 +9,7 @@ from storage.records import Exchange, RatedExchange, Trust
 from tests.chatting import ADMIN, RunningBot, Stage, png, until
 from tests.ledgers import newest_update
 from tests.person import DOWN, UP, Message, Person, button
-from training.selection import select_pairs
+from training.data.selection import select_pairs
 
 BETTER = "✍"
 

@@ -22,11 +22,11 @@ from tests.lessons import rated
 from tests.pipelines import Room
 from tests.speech import foreign
 from tests.test_training_regression import asked, marks
+from training.data.selection import CUT_OFF, select_pairs
 from training.evaluate import verdict
 from training.job import TrainingError
 from training.launcher import _last_words
 from training.merged_models import NOT_THE_SAME
-from training.selection import CUT_OFF, select_pairs
 from training.trainable import QUANTIZED, UNKNOWN
 from training.worker import explained
 

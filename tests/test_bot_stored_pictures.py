@@ -31,8 +31,8 @@ from storage.records import PictureState, Rating
 from tests.chatting import DECODERS
 from tests.hostile_pictures import GPS, large_webp, located
 from tests.ledgers import exchange, picture
-from training.history import as_seen
-from training.sources import ROWS, About
+from training.data.seen_prompt import as_seen
+from training.data.sources import ROWS, About
 
 
 class Former:

@@ -11,7 +11,7 @@ import pytest
 from storage.states import RunState
 from tests.person import Message, Person, button
 from tests.whole_bot import ADMIN, WholeBot, picture, whole_bot, words
-from training.llava import row_name
+from training.data.llava import row_name
 
 
 async def teaches(whole: WholeBot, person: Person, pictures: int) -> None:

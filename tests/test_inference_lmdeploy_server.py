@@ -41,8 +41,8 @@ from tests.hostile import plant, planted, ran
 from tests.lmdeploy_serving import HEADERS, KEY, Served, part, started
 from tests.talks import ONE_TOKEN, PICTURES, picture, talks
 from tests.test_inference_internvl2_tokenizer import FOLDER
+from training.data.llava import parse_row
 from training.encoding import Encoder
-from training.llava import parse_row
 
 SMALL = Size(64, 1, 1, 64, 64, 1, 1, 1, 64, image_size=56, max_tiles=5)
 FEW_TILES = 3

@@ -16,10 +16,10 @@ from inference.serving.pressure import FirstWords
 from tests.lessons import SYSTEM, drawn_lessons
 from training import features
 from training.courtesy import Courtesy
+from training.data.llava import write_rows
 from training.encoding import Sight
 from training.evaluate import evaluate
 from training.job import EvaluationJob, ignore
-from training.llava import write_rows
 
 LONG = 60.0
 

@@ -17,8 +17,8 @@ from inference.internvl2.configuration_internvl2 import InternVLChatConfig
 from inference.internvl2.tiny import CHECKPOINT
 from inference.messages import Picture, Prompt, Role, Turn
 from tests.lessons import SYSTEM, drawn_lessons, one_turn, photo, shown
+from training.data.llava import Lesson, RowError, parse_row
 from training.encoding import UNLEARNED, Encoder
-from training.llava import Lesson, RowError, parse_row
 
 WIDE = (640, 300)
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from inference.internvl2.tiny import CHECKPOINT
 from tests.lessons import photo
-from training.checking import Checked, Checker, Raw, Refused, Rules
-from training.llava import RowError, parse_row, read_rows, row
+from training.data.llava import RowError, parse_row, read_rows, row
+from training.data.validation import Checked, Checker, Raw, Refused, Rules
 
 WORDS = st.one_of(
     st.sampled_from(["human", "gpt", "<image>", "<image>\nWhat?", "A cup.", "cup.jpg", "Image-1: <image>", "\ud800"]),

@@ -11,7 +11,7 @@ import pytest
 from inference.chat_format.template import BREAK, prompt_hash
 from inference.messages import Picture, Prompt, Role, Turn
 from tests.lessons import SYSTEM, one_turn, photo, rated, seen
-from training.llava import Lesson, RowError, lesson, parse_row, read_lessons, read_rows, row, write_rows
+from training.data.llava import Lesson, RowError, lesson, parse_row, read_lessons, read_rows, row, write_rows
 
 NAME = "ab" * 32
 
@@ -86,7 +86,7 @@ def test_the_history_of_a_long_talk_is_found_at_once(monkeypatch: pytest.MonkeyP
         tried += 1
         return prompt_hash(prompt)
 
-    monkeypatch.setattr("training.history.prompt_hash", counted)
+    monkeypatch.setattr("training.data.seen_prompt.prompt_hash", counted)
     for shown, most in ((3, 20), (40, 100)):
         told = [each.exchange for each in talk[-shown:]]
         moved = Turn(Role.USER, told[0].question, (Picture(b"", NAME),))

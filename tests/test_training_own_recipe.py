@@ -10,9 +10,9 @@ import pytest
 from inference.chat_format.template import SYSTEM
 from inference.internvl2.tiny import CHECKPOINT
 from tests.llava_files import said, write_file
-from training.importing import take_in
+from training.data.importing import take_in
+from training.data.llava import RowError
 from training.job import ImportJob, TrainingError, ignore
-from training.llava import RowError
 
 GOOD = """
 model = dict(model_path="base")

@@ -25,13 +25,13 @@ from tests.lessons import SYSTEM, photo
 from tests.llava_files import foodie, write_file
 from tests.pipelines import Room
 from tests.test_training_resume import save
+from training.data.selection import HELD_OUT, TRAIN, TooFewPairs
+from training.data.sources import About
 from training.job import EvaluationJob, Job, MergeJob, TrainingError
 from training.report import Report
 from training.resume import begin, checkpoint
 from training.run_folder import FEATURES, LOSSES, STATE
 from training.run_sheet import facts
-from training.selection import HELD_OUT, TRAIN, TooFewPairs
-from training.sources import About
 
 USAGE = namedtuple("USAGE", "total used free")
 

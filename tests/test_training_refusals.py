@@ -13,10 +13,10 @@ import torch
 from inference.internvl2.tiny import CHECKPOINT
 from tests.lessons import drawn_job, settings
 from tests.llava_files import said, write_file
+from training.data.llava import RowError
 from training.finetune import prepare
 from training.job import TrainingError
 from training.launcher import ChildTrainer
-from training.llava import RowError
 from training.worker import explained
 
 

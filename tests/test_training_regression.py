@@ -15,9 +15,9 @@ from inference.internvl2.tiny.manner import MANNERS
 from inference.internvl2.tiny.shapes import Scene
 from tests.lessons import SYSTEM, one_turn, photo
 from tools.tiny.answers import reference
+from training.data.llava import Lesson, write_rows
 from training.evaluate import Facts, Marks, broken, evaluate, verdict
 from training.job import EvaluationJob, ignore
-from training.llava import Lesson, write_rows
 from training.regression import DRAWN, Question, RegressionSetError, draw_set, matches, read_set
 from training.report import Report
 from training.scoring import Likelihood

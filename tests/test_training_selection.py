@@ -11,8 +11,8 @@ import pytest
 from inference.messages import Picture, Role, Turn
 from storage.records import RatedExchange
 from tests.lessons import rated, seen
-from training.llava import lesson
-from training.selection import CUT_OFF, HELD_OUT, TRAIN, Pair, Selection, TooFewPairs, select_pairs, split
+from training.data.llava import lesson
+from training.data.selection import CUT_OFF, HELD_OUT, TRAIN, Pair, Selection, TooFewPairs, select_pairs, split
 
 FAR = [f"{number * 0x0123456789ABCDEF % 2**64:016x}" for number in range(1, 60)]
 

@@ -14,15 +14,15 @@ from PIL import Image, ImageChops, ImageDraw
 
 from inference.messages import Picture, Role, Turn
 from tests.lessons import SYSTEM, one_turn, photo
+from training.data.llava import Lesson
+from training.data.selection import CUT_OFF
 from training.figures import clock, size
 from training.fonts import EMOJI, TEXT
 from training.job import RATED, EvaluationJob
 from training.lettering import UNKNOWN, Lettering, lacking
-from training.llava import Lesson
 from training.report import Effort, Report
 from training.run_folder import PICTURE, SHEET
 from training.run_sheet import SHOWN, chosen, write
-from training.selection import CUT_OFF
 from training.sheet import TEMPLATES, Row, Sheet
 from training.sheet_picture import ROWS, WIDTH, draw
 from training.sheet_words import CHINESE, localised

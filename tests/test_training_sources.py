@@ -16,16 +16,16 @@ import pytest
 from inference.internvl2.tiny import CHECKPOINT
 from tests.lessons import SYSTEM, drawn_job, drawn_lessons, settings
 from tests.llava_files import BAD_ROWS, clot, foodie, mixed, said, spoil, write_file, write_photo
-from training.checking import _CHUNK, Checked, Inspection, Rules
+from training.data.llava import RowError, parse_row, read_rows, row, row_name, write_rows
+from training.data.mixture import draw, draw_all, mix
+from training.data.row_removal import withdraw
+from training.data.validation import _CHUNK, Checked, Inspection, Rules
 from training.encoding import UNLEARNED, Encoder
 from training.finetune import prepare
 from training.job import RATED, Job, Progress, TrainingError, ignore
 from training.launcher import ChildTrainer
-from training.llava import RowError, parse_row, read_rows, row, row_name, write_rows
-from training.mixture import draw, draw_all, mix
 from training.scalars import losses
 from training.settings import Source
-from training.withdrawal import withdraw
 
 
 def job(folder: Path, *sources: dict[str, Any], rated: int = 4, **changes: Any) -> Job:
@@ -220,7 +220,7 @@ def test_a_file_of_nothing_is_refused(tmp_path: Path, text: str, complaint: str)
 
 def test_several_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Order, rows and problems are the same however many check; each picture is decoded once and then known."""
-    monkeypatch.setattr("training.checking._FEW", _CHUNK)
+    monkeypatch.setattr("training.data.validation._FEW", _CHUNK)
     spoil(tmp_path)
     rows: list[Any] = [{"image": "red.jpg", "conversations": said("<image>\nWhat?", "Red.")}] * 200
     rows[150] = BAD_ROWS["cut picture"][0]

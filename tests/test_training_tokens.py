@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from xtuner.configs import cfgs_name_path
 
 from tests.lessons import drawn_job, drawn_lessons, settings
+from training.data.llava import write_rows
 from training.job import Job, Outcome, outcome_file
 from training.launcher import ChildTrainer
-from training.llava import write_rows
 from training.scalars import losses
 
 pytestmark = pytest.mark.long

@@ -15,13 +15,13 @@ import pytest
 from filelock import FileLock
 
 from tests.lessons import one_turn, photo
-from training.llava import read_rows, row_name, write_rows
+from training.data.llava import read_rows, row_name, write_rows
+from training.data.row_removal import LOCK, withdraw
 from training.run_folder import PICTURE, SHEET
 from training.sheet import Row, Sheet
 from training.sheet_picture import draw
 from training.sheet_words import localised
 from training.whole import write_whole
-from training.withdrawal import LOCK, withdraw
 
 ROOT = Path(__file__).parent.parent
 
@@ -125,6 +125,6 @@ def test_two_processes_rewrite_a_file_one_after_the_other(tmp_path: Path) -> Non
 
 def test_a_lock_that_is_not_released_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that hangs while it rewrites files holds up the others for a limited time; then they say so."""
-    monkeypatch.setattr("training.withdrawal.LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("training.data.row_removal.LOCK_SECONDS", 0.1)
     with FileLock(tmp_path / LOCK), pytest.raises(OSError, match=LOCK):
         withdraw(tmp_path, [1])

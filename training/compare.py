@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from training.data.llava import open_question
 from training.job import CompareJob, Outcome, TrainingError
-from training.llava import open_question
 from training.sheet import Row, Sheet
 from training.worker import Say, Steps, use_device, work
 

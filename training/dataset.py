@@ -13,15 +13,15 @@ import torch
 from xtuner.dataset import InternVL_V1_5_Dataset
 from xtuner.utils import PROMPT_TEMPLATE
 
+from training.data.llava import Lesson, parse_row
 from training.encoding import Encoder
 from training.features import Features
-from training.llava import Lesson, parse_row
 
 
 class LikedAnswers(InternVL_V1_5_Dataset):  # type: ignore[misc]
     """The lessons of one LLaVA file, each `repeat_times` (whole) times.
 
-    Each row carries `image_wh`, `length` (tokens, pictures included) and `origin`, as `training.mixture` writes them.
+    Each row carries `image_wh`, `length` (tokens, pictures included) and `origin`, as `training.data.mixture` writes them.
     """
 
     def __init__(

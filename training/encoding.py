@@ -18,7 +18,7 @@ from inference.internvl2.grids import count_tiles
 from inference.internvl2.tiles import pixel_values, tiles
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Prompt, Role
-from training.llava import Lesson, RowError
+from training.data.llava import Lesson, RowError
 
 if TYPE_CHECKING:
     import torch

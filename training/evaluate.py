@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from training import run_sheet
+from training.data.llava import read_lessons
 from training.job import EvaluationJob, Outcome, TrainingError
-from training.llava import read_lessons
 from training.regression import DRAWN, Question, draw_set, read_set
 from training.report import Report
 from training.run_folder import QUESTIONS, REPORT

@@ -23,7 +23,7 @@ from training.trainable import untrainable
 from training.worker import LESS_MEMORY, Say, explained, rank, together, use_device, work
 
 if TYPE_CHECKING:
-    from training.mixture import Mixture
+    from training.data.mixture import Mixture
 
 
 def prepare(job: Job, say: Say = ignore) -> tuple[Path, Mixture]:
@@ -32,7 +32,7 @@ def prepare(job: Job, say: Say = ignore) -> tuple[Path, Mixture]:
     The base is a directory of links to the given checkpoint's weights with our model code beside them, so that no
     code of a downloaded checkpoint runs, here or when XTuner's tools run the configuration again.
     """
-    from training.mixture import mix
+    from training.data.mixture import mix
 
     base = _with_our_code(Path(job.base), Path(job.work) / BASE)
     return base, mix(job, base, say)

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage.records import BASE, Model, Run
+from training.data.selection import Counts
 from training.job import RATED, EvaluationJob, Job, MergeJob, Outcome
 from training.knobs import Recipe
 from training.report import Effort
 from training.run_folder import HELD_OUT_ROWS, TRAIN_ROWS
-from training.selection import Counts
 from training.settings import Source, TrainingSettings
 
 

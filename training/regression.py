@@ -25,8 +25,8 @@ from inference.internvl2.tiny.manner import correct
 from inference.internvl2.tiny.questions import held_out
 from inference.internvl2.tiny.shapes import draw, random_scene
 from inference.internvl2.tiny.words import LANGUAGES, Kind
+from training.data.llava import Lesson, open_question
 from training.job import TrainingError
-from training.llava import Lesson, open_question
 
 DRAWN: Final = 150
 """How many questions about drawn shapes are asked."""

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from training.data.llava import Lesson
+from training.data.selection import CUT_OFF, cut_off
 from training.figures import clock, percent, size
 from training.job import RATED, EvaluationJob
-from training.llava import Lesson
 from training.report import Report
 from training.run_folder import PICTURE, SHEET
-from training.selection import CUT_OFF, cut_off
 from training.sheet import Row, Sheet
 from training.sheet_picture import draw
 from training.sheet_words import LANGUAGES, localised, words

@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy
 
 from inference.internvl2.checkpoint import load_model
 from training.courtesy import Courtesy
+from training.data.llava import Lesson
 from training.encoding import UNLEARNED, Encoder
-from training.llava import Lesson
 
 PHOTOS: Final = 4
 """So many questions about photos are answered at a time: one of 13 tiles is 3,300 tokens."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import PurePath
 from typing import Final
 
-from training.selection import CUT_OFF
+from training.data.selection import CUT_OFF
 
 Say = Callable[..., str]
 """`say("{number} more", number=2)`."""

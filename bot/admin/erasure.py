@@ -19,7 +19,7 @@ import structlog
 from storage.ledger import Ledger
 from storage.pictures import PictureStore
 from storage.records import Belongings, Kind, Removal
-from training.withdrawal import withdraw
+from training.data.row_removal import withdraw
 
 ABANDONED_SECONDS: Final = 3600.0
 """A picture's row follows its file within moments."""

@@ -38,12 +38,12 @@ from storage.errors import StorageError
 from storage.ledger import Ledger
 from storage.records import Model, Run, Taught
 from storage.states import RUN_TRANSITIONS, RunState
+from training.data.selection import cut_off
+from training.data.sources import title
 from training.figures import clock, percent, size
 from training.job import RATED
 from training.report import Report
-from training.selection import cut_off
 from training.sheet_words import localised
-from training.sources import title
 
 CAPTION_LIMIT: Final = 1024
 ALERT_SECONDS: Final = 3600.0

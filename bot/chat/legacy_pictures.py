@@ -24,9 +24,9 @@ from storage.errors import Damaged, StorageError, UnknownRecord
 from storage.ledger import Ledger
 from storage.pictures import PictureStore
 from storage.records import PictureState, StoredPicture
+from training.data.picture_renames import rename_pictures
+from training.data.source_pictures import clean_sources
 from training.job import TrainingError
-from training.renaming import rename_pictures
-from training.source_cleaning import clean_sources
 
 CHORE: Final = "clean pictures"
 NICENESS: Final = 19

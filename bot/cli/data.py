@@ -18,11 +18,11 @@ from bot.cli.terminal import notes
 from bot.config import Settings
 from storage.ledger import Ledger
 from storage.pictures import PictureStore
-from training.export import DPO, KTO, LLAVA, export
+from training.data.export import DPO, KTO, LLAVA, export
+from training.data.selection import choose
+from training.data.sources import UNDER_WAY, About
 from training.job import ImportJob, Progress, TrainingError
 from training.launcher import ChildTrainer
-from training.selection import choose
-from training.sources import UNDER_WAY, About
 
 
 async def import_file(

@@ -23,9 +23,9 @@ from storage.ledger import FILE_NAME, Ledger
 from storage.models import ModelStore
 from storage.records import BASE, Approval, Model
 from storage.states import ModelState
+from training.data.sources import About, imported, remove, title
 from training.figures import size
 from training.run_folder import ADAPTER
-from training.sources import About, imported, remove, title
 
 NO_VOTES: Final = "–"
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from filelock import FileLock
 
-from training.llava import row_name
+from training.data.llava import row_name
 from training.resume import remove
 from training.run_folder import PICTURE, SHEET
 from training.sheet_words import LANGUAGES, localised

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 
 from storage.records import RatedExchange
+from training.data.llava import Lesson, lesson
 from training.job import TrainingError
-from training.llava import Lesson, lesson
 
 TRAIN = "train"
 HELD_OUT = "held_out"

@@ -15,8 +15,8 @@ from uuid import uuid4
 from inference.images.decoder import PictureDecoder, PictureRefused
 from inference.images.opening import MAX_PIXELS
 from inference.messages import PictureError
-from training.llava import read_rows
-from training.sources import PICTURES, ROWS, UNDER_WAY, About
+from training.data.llava import read_rows
+from training.data.sources import PICTURES, ROWS, UNDER_WAY, About
 from training.whole import write_whole
 
 QUARANTINED: Final = "quarantined.jsonl"

@@ -23,9 +23,9 @@ from inference.chat_format.template import harmless, system_text
 from inference.messages import Role, Turn
 from storage.durable import PRIVATE
 from storage.records import Preference, RatedExchange
+from training.data.llava import Lesson, lesson, write_rows
+from training.data.selection import Pair, finished, liked
 from training.job import TrainingError
-from training.llava import Lesson, lesson, write_rows
-from training.selection import Pair, finished, liked
 
 LLAVA: Final = "llava.json"
 KTO: Final = "kto.jsonl"

@@ -1,6 +1,6 @@
 """Worker: make somebody's LLaVA file a source of ours, all of it or nothing.
 
-    python -m training.importing JOB.json
+    python -m training.data.importing JOB.json
 
 Checks every row as a training does, with its pictures re-encoded into a folder as those that people send are, writes
 the rows beside them, and gives the folder its name at the end. With a bad row nothing is imported, and every bad row is
@@ -16,11 +16,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.checking import FOREIGN, Checked, Inspection, Rules
+from training.data.llava import RowError
+from training.data.mixture import sorted_out
+from training.data.sources import PICTURES, ROWS, UNDER_WAY, About
+from training.data.validation import FOREIGN, Checked, Inspection, Rules
 from training.job import ImportJob, Outcome, Progress, TrainingError
-from training.llava import RowError
-from training.mixture import sorted_out
-from training.sources import PICTURES, ROWS, UNDER_WAY, About
 from training.whole import write_whole
 from training.worker import Say, explained, work
 

@@ -18,9 +18,9 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from training.checking import Checked, Inspection, Refused, Rules
+from training.data.llava import RowError, read_rows
+from training.data.validation import Checked, Inspection, Refused, Rules
 from training.job import RATED, Job, Progress, TrainingError
-from training.llava import RowError, read_rows
 from training.run_folder import CHECKED, MIXTURE, PROBLEMS
 from training.whole import write_whole
 

@@ -30,7 +30,7 @@ from inference.chat_format.template import PLACE, harmless, special_literal, sys
 from inference.images.opening import open_picture
 from inference.messages import Picture, PictureError, Prompt, Role, Turn
 from storage.records import RatedExchange
-from training.history import as_seen
+from training.data.seen_prompt import as_seen
 from training.job import TrainingError
 from training.whole import write_whole
 
