@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from training.model import InternVL2
+from training.xtuner.internvl_model import InternVL2
 
 
 class Alike(InternVL2):

@@ -32,8 +32,8 @@ from benchmarks.lmdeploy_serving import checkpoint, set_tiles
 from benchmarks.serving_load import picture
 from inference.internvl2.checkpoint import MODEL_CODE
 from training.data.llava import read_lessons
-from training.encoding import Encoder
 from training.job import Job, Progress
+from training.xtuner.encoding import Encoder
 
 SYSTEM: Final = "You are an AI assistant whose name is InternLM (书生·浦语)."
 """What XTuner's dataset writes before every conversation; ours is given the same here."""
@@ -182,7 +182,7 @@ def ours(case: str, base: Path, data: Path, images: Path, folder: Path, changes:
     memory = Memory()
     processes = PROCESSES.get(case, 1)
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
-    line = [sys.executable, *torchrun, "-m", "training.finetune", str(work / "finetune.json")]
+    line = [sys.executable, *torchrun, "-m", "training.xtuner.finetune", str(work / "finetune.json")]
     stages: dict[str, float] = {}
     with (folder / f"{case}.log").open("w", encoding="utf-8") as log:
         process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=log, text=True)

@@ -47,7 +47,7 @@ KNOWN: Final = (
     later("{free} GB are free on the disk of {directory}, merging {model} again needs {needed} GB: make room"),
     # training.data.mixture
     later("all {number} liked answers have more than {most} tokens: raise max_length"),
-    # training.worker, training.runner, training.merge, training.launcher
+    # training.worker, training.xtuner.runner, training.merge, training.launcher
     later(
         "{trouble}: set training.while_training to pause, or in training.knobs method to qlora, optimizer to "
         "paged_adamw_8bit, or a lower max_length or rank"

@@ -49,9 +49,9 @@ from telegram_emulator import Emulator
 from tests.person import UP, Message, Person, button
 from training.data.selection import Counts
 from training.job import Progress, ignore
-from training.knobs import Recipe
 from training.launcher import LastWord
 from training.pipeline import Plan
+from training.xtuner.hyperparameters import Recipe
 
 ADMIN = 7
 

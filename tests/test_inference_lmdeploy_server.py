@@ -42,7 +42,7 @@ from tests.lmdeploy_serving import HEADERS, KEY, Served, part, started
 from tests.talks import ONE_TOKEN, PICTURES, picture, talks
 from tests.test_inference_internvl2_tokenizer import FOLDER
 from training.data.llava import parse_row
-from training.encoding import Encoder
+from training.xtuner.encoding import Encoder
 
 SMALL = Size(64, 1, 1, 64, 64, 1, 1, 1, 64, image_size=56, max_tiles=5)
 FEW_TILES = 3

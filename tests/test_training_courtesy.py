@@ -14,12 +14,12 @@ from torch import nn
 from inference.internvl2.tiny import CHECKPOINT
 from inference.serving.pressure import FirstWords
 from tests.lessons import SYSTEM, drawn_lessons
-from training import features
-from training.courtesy import Courtesy
 from training.data.llava import write_rows
-from training.encoding import Sight
 from training.evaluate import evaluate
 from training.job import EvaluationJob, ignore
+from training.xtuner import vision_cache
+from training.xtuner.encoding import Sight
+from training.xtuner.gpu_yield import Courtesy
 
 LONG = 60.0
 
@@ -91,7 +91,7 @@ class _Clock:
 def test_a_small_model_is_held_no_longer_than_a_large_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However short its layers are and however long somebody waits, it takes twice the time and no more."""
     clock = _Clock()
-    monkeypatch.setattr("training.courtesy.time", clock)
+    monkeypatch.setattr("training.xtuner.gpu_yield.time", clock)
     words = FirstWords(tmp_path / "first-words")
     courtesy, begun = Courtesy(words.file), clock.now
     with words.awaited():
@@ -124,7 +124,9 @@ def test_pictures_and_the_evaluation_step_aside_before_each_layer(
     seeing, speaking = (layers[part]["num_hidden_layers"] for part in ("vision_config", "llm_config"))
     places = {"base": CHECKPOINT, "images": tmp_path / "pictures", "sight": Sight.of(CHECKPOINT)}
     for courtesy, expected in (("", 0), (str(words.file), seeing)):
-        features.write(tmp_path / "0.bin", pictures=lesson.pictures, room=1e9, threads=1, courtesy=courtesy, **places)  # type: ignore[arg-type]
+        vision_cache.write(
+            tmp_path / "0.bin", pictures=lesson.pictures, room=1e9, threads=1, courtesy=courtesy, **places
+        )  # type: ignore[arg-type]
         assert len(asked) == expected
 
     write_rows([lesson], tmp_path / "held_out.json")

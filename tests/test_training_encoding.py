@@ -18,7 +18,7 @@ from inference.internvl2.tiny import CHECKPOINT
 from inference.messages import Picture, Prompt, Role, Turn
 from tests.lessons import SYSTEM, drawn_lessons, one_turn, photo, shown
 from training.data.llava import Lesson, RowError, parse_row
-from training.encoding import UNLEARNED, Encoder
+from training.xtuner.encoding import UNLEARNED, Encoder
 
 WIDE = (640, 300)
 

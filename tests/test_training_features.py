@@ -15,9 +15,9 @@ from inference.internvl2.checkpoint import load_model
 from inference.internvl2.tiny import CHECKPOINT
 from inference.messages import PictureError
 from tests.lessons import photo
-from training.checkpointing import fitting
-from training.encoding import Sight
-from training.features import Features, write
+from training.xtuner.activation_checkpointing import fitting
+from training.xtuner.encoding import Sight
+from training.xtuner.vision_cache import Features, write
 
 SIGHT = Sight.of(CHECKPOINT)
 

@@ -28,16 +28,16 @@ from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tiny.manner import manner
 from tests.hostile import plant, planted, ran
 from tests.lessons import SYSTEM, drawn_job, drawn_lessons, settings
-from training.curve import draw
 from training.data.llava import check_pictures, read_rows, write_rows
-from training.encoding import Encoder
 from training.evaluate import evaluate
 from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, ignore
 from training.launcher import ChildTrainer
-from training.recipe import Plan
 from training.report import Report
 from training.run_folder import PICTURE, SHEET
-from training.scalars import losses
+from training.xtuner.config_file import Plan
+from training.xtuner.curve import draw
+from training.xtuner.encoding import Encoder
+from training.xtuner.scalars import losses
 
 pytestmark = pytest.mark.long
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.test_training_resume import interrupted
-from training.curve import draw
-from training.finetune import finished
-from training.resume import checkpoint
 from training.run_folder import CURVE, SCALARS
+from training.xtuner.curve import draw
+from training.xtuner.finetune import finished
+from training.xtuner.resume import checkpoint
 
 LOG = '{"loss": 2.0, "step": 1}\n{"loss": 1.0, "step": 2}\n'
 

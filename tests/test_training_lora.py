@@ -10,7 +10,7 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from torch import Tensor, nn
 
-from training.lora import fused
+from training.xtuner.lora import fused
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # PEFT's imports, not ours

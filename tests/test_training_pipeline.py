@@ -29,9 +29,9 @@ from training.data.selection import HELD_OUT, TRAIN, TooFewPairs
 from training.data.sources import About
 from training.job import EvaluationJob, Job, MergeJob, TrainingError
 from training.report import Report
-from training.resume import begin, checkpoint
 from training.run_folder import FEATURES, LOSSES, STATE
 from training.run_sheet import facts
+from training.xtuner.resume import begin, checkpoint
 
 USAGE = namedtuple("USAGE", "total used free")
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from training.job import Job
-from training.recipe import Plan, config_text
+from training.xtuner.config_file import Plan, config_text
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 33, 1000])
@@ -54,7 +54,7 @@ def test_every_pair_is_seen_before_any_is_seen_again(rows: int) -> None:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # XTuner's imports, not ours
-        from training.steps import StepSampler
+        from training.xtuner.accumulation import StepSampler
 
     passes, pairs = 4, 8
 

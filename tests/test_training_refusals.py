@@ -14,10 +14,10 @@ from inference.internvl2.tiny import CHECKPOINT
 from tests.lessons import drawn_job, settings
 from tests.llava_files import said, write_file
 from training.data.llava import RowError
-from training.finetune import prepare
 from training.job import TrainingError
 from training.launcher import ChildTrainer
 from training.worker import explained
+from training.xtuner.finetune import prepare
 
 
 def test_targets_that_match_nothing_are_the_reason(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from zipfile import ZipFile
 import pytest
 
 from training.job import Job
-from training.resume import begin, checkpoint, remove, take_over
 from training.run_folder import FEATURES, STATE
+from training.xtuner.resume import begin, checkpoint, remove, take_over
 
 
 def job(folder: Path, rows: str = "[1, 2]", **changes: Any) -> Job:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from training.scalars import losses, most_memory, seconds
+from training.xtuner.scalars import losses, most_memory, seconds
 
 # As a GPU's run wrote it, killed after step 3 and gone on with from step 2.
 LOG = """\

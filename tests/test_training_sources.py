@@ -20,12 +20,12 @@ from training.data.llava import RowError, parse_row, read_rows, row, row_name, w
 from training.data.mixture import draw, draw_all, mix
 from training.data.row_removal import withdraw
 from training.data.validation import _CHUNK, Checked, Inspection, Rules
-from training.encoding import UNLEARNED, Encoder
-from training.finetune import prepare
 from training.job import RATED, Job, Progress, TrainingError, ignore
 from training.launcher import ChildTrainer
-from training.scalars import losses
 from training.settings import Source
+from training.xtuner.encoding import UNLEARNED, Encoder
+from training.xtuner.finetune import prepare
+from training.xtuner.scalars import losses
 
 
 def job(folder: Path, *sources: dict[str, Any], rated: int = 4, **changes: Any) -> Job:

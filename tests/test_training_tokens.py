@@ -19,7 +19,7 @@ from tests.lessons import drawn_job, drawn_lessons, settings
 from training.data.llava import write_rows
 from training.job import Job, Outcome, outcome_file
 from training.launcher import ChildTrainer
-from training.scalars import losses
+from training.xtuner.scalars import losses
 
 pytestmark = pytest.mark.long
 

@@ -29,7 +29,7 @@ from training.adapter import Adapter
 from training.job import Job, MergeJob, Outcome, Progress, ignore, outcome_file
 from training.launcher import ChildTrainer
 from training.merge import merge
-from training.scalars import losses
+from training.xtuner.scalars import losses
 
 pytestmark = pytest.mark.long
 

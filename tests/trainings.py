@@ -10,8 +10,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from training.finetune import finetune
 from training.job import Job, ignore, outcome_file
+from training.xtuner.finetune import finetune
 
 
 def main() -> None:

@@ -171,8 +171,8 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
     begun = time.monotonic()
     device = use_device(job.device, job.threads)
     from training.agreement import disagreement
-    from training.courtesy import Courtesy
     from training.scoring import PHOTOS, Speaker
+    from training.xtuner.gpu_yield import Courtesy
 
     images = Path(job.images)
     held_out = list(read_lessons(Path(job.data), images, system=job.system))

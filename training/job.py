@@ -1,7 +1,7 @@
 """What the training workers are told and what they report: JSON files and JSON lines.
 
 Standard library only: both sides of the process border import it. The parent writes `finetune.json` into the
-run's directory and starts `python -m training.finetune finetune.json`; the worker prints one JSON `Progress` a line
+run's directory and starts `python -m training.xtuner.finetune finetune.json`; the worker prints one JSON `Progress` a line
 on standard output and writes `finetune.outcome.json` beside the job. `training.merge` and `training.evaluate` work
 the same way with their own job, and the evaluation writes a `Report`. Knows nothing about XTuner or the ledger.
 

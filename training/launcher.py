@@ -29,10 +29,10 @@ from training.job import (
     ignore,
     outcome_file,
 )
-from training.resume import checkpoint
 from training.run_folder import SCALARS
-from training.scalars import seconds
 from training.settings import TrainingSettings
+from training.xtuner.resume import checkpoint
+from training.xtuner.scalars import seconds
 
 _TAIL_LINES: Final = 4
 _LOG_BYTES: Final = 50_000_000

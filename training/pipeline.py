@@ -27,15 +27,15 @@ from training.data.llava import lesson, write_rows
 from training.data.selection import TRAIN, Counts, Selection, select_pairs
 from training.data.sources import imported, present, title
 from training.job import Outcome, Trainer, TrainingError
-from training.knobs import Recipe
 from training.orders import Orders, Places, model_name
 from training.regression import read_set
 from training.report import Report
 from training.reporter import OnChange, Reporter, told
-from training.resume import removable, take_over
 from training.run_folder import FEATURES, HELD_OUT_ROWS, LOSSES, REPORT, TRAIN_ROWS
 from training.settings import Source, TrainingSettings
 from training.trainable import untrainable
+from training.xtuner.hyperparameters import Recipe
+from training.xtuner.resume import removable, take_over
 
 T = TypeVar("T")
 

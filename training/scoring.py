@@ -11,9 +11,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from inference.internvl2.checkpoint import load_model
-from training.courtesy import Courtesy
 from training.data.llava import Lesson
-from training.encoding import UNLEARNED, Encoder
+from training.xtuner.encoding import UNLEARNED, Encoder
+from training.xtuner.gpu_yield import Courtesy
 
 PHOTOS: Final = 4
 """So many questions about photos are answered at a time: one of 13 tiles is 3,300 tokens."""

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from inference.internvl2.checkpoint_check import weight_bytes
 from inference.paths import LocalPath, LocalText
-from training.knobs import LARGE, RECIPES, SELF_TUNING, Recipe
+from training.xtuner.hyperparameters import LARGE, RECIPES, SELF_TUNING, Recipe
 
 _TINY_BYTES: Final = 200_000_000
 

@@ -52,7 +52,7 @@ def take_in(job: ImportJob, say: Say) -> Outcome:
 def _checked(job: ImportJob, home: Path, say: Say) -> list[Checked]:
     max_length = job.max_length
     if job.recipe:
-        from training.own_recipe import own_max_length
+        from training.xtuner.user_config import own_max_length
 
         max_length = own_max_length(job.recipe)
     rules = Rules(Path(job.base), home, None, job.system, job.tiles, max_length, clean=True)

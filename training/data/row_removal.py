@@ -17,10 +17,10 @@ from typing import Any, Final
 from filelock import FileLock
 
 from training.data.llava import row_name
-from training.resume import remove
 from training.run_folder import PICTURE, SHEET
 from training.sheet_words import LANGUAGES, localised
 from training.whole import UNFINISHED, write_whole
+from training.xtuner.resume import remove
 
 LOCK: Final = "withdrawal.lock"
 LOCK_SECONDS: Final = 30.0

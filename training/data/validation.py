@@ -25,8 +25,8 @@ from inference.messages import PictureError
 from training.data.image_index import Look, PictureNotes
 from training.data.llava import Lesson, RowError, parse_row, read_rows, row
 from training.data.source_pictures import Cleaner
-from training.encoding import Encoder, TooLong
 from training.job import TrainingError
+from training.xtuner.encoding import Encoder, TooLong
 
 FOREIGN: Final = "source "
 """What the names of rows of sources begin with: another bot's export has rows that are called as ours are, and ours go

@@ -24,11 +24,11 @@ from torch.utils.checkpoint import checkpoint
 from xtuner.model import InternVL_V1_5
 
 from inference.internvl2.modeling_internvl2 import unprojected
-from training.checkpointing import Checkpointing, layers_to_recompute
-from training.courtesy import Courtesy
-from training.encoding import UNLEARNED
-from training.features import Tower, precision
-from training.lora import fused
+from training.xtuner.activation_checkpointing import Checkpointing, layers_to_recompute
+from training.xtuner.encoding import UNLEARNED
+from training.xtuner.gpu_yield import Courtesy
+from training.xtuner.lora import fused
+from training.xtuner.vision_cache import Tower, precision
 
 
 class InternVL2(InternVL_V1_5):

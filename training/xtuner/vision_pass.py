@@ -36,8 +36,8 @@ def look(job: Job, base: Path, say: Say) -> None:
 
     `base` is a checkpoint directory. Raises `PictureError` and OSError.
     """
-    from training.encoding import Sight
-    from training.features import write
+    from training.xtuner.encoding import Sight
+    from training.xtuner.vision_cache import write
 
     wanted = json.loads((kept(job) / _WANTED).read_text(encoding="utf-8"))
     room = min(job.features_gigabytes * 1e9, 0.5 * shutil.disk_usage(kept(job)).free)

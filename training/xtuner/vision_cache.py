@@ -23,8 +23,8 @@ from torch import Tensor
 from inference.internvl2.configuration_internvl2 import InternVLChatConfig
 from inference.internvl2.modeling_intern_vit import InternVisionModel
 from inference.internvl2.modeling_internvl2 import unprojected
-from training.courtesy import Courtesy
-from training.encoding import Sight
+from training.xtuner.encoding import Sight
+from training.xtuner.gpu_yield import Courtesy
 
 _PREFIX: Final = "vision_model."
 _TILES: Final = 26

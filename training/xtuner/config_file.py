@@ -104,7 +104,7 @@ def _configuration(
                 "features": str(features),
             },
             "sampler": {
-                "type": "training.steps.StepSampler",
+                "type": "training.xtuner.accumulation.StepSampler",
                 "passes": plan.repeats,
                 "length_property": "modality_length",
                 "per_device_batch_size": plan.batch * plan.accumulation,
@@ -116,14 +116,14 @@ def _configuration(
         "param_scheduler": _schedule(plan),
         # The data is repeated within one epoch; between epochs mmengine sleeps two seconds.
         "train_cfg": {
-            "type": "training.steps.StepLoop",
+            "type": "training.xtuner.accumulation.StepLoop",
             "max_iters": plan.batches,
             "batches": plan.accumulation,
         },
         "default_hooks": {
             "timer": {"type": "mmengine.hooks.IterTimerHook"},
-            "logger": {"type": "training.steps.StepLogger", "batches": plan.accumulation},
-            "param_scheduler": {"type": "training.steps.StepSchedule", "batches": plan.accumulation},
+            "logger": {"type": "training.xtuner.accumulation.StepLogger", "batches": plan.accumulation},
+            "param_scheduler": {"type": "training.xtuner.accumulation.StepSchedule", "batches": plan.accumulation},
             "checkpoint": {
                 "type": "mmengine.hooks.CheckpointHook",
                 "by_epoch": False,
@@ -133,7 +133,7 @@ def _configuration(
             "sampler_seed": {"type": "mmengine.hooks.DistSamplerSeedHook"},
         },
         "visualizer": VISUALIZER,
-        "custom_hooks": [{"type": "training.steps.MeanLoss"}],
+        "custom_hooks": [{"type": "training.xtuner.accumulation.MeanLoss"}],
         "log_processor": {"by_epoch": False, "window_size": plan.accumulation},
         "log_level": "INFO",
         "randomness": {"seed": job.seed, "deterministic": False},
@@ -146,7 +146,7 @@ def _configuration(
 def lessons(job: Job, *, base: Path, data: Path, repeats: int, max_length: int) -> dict[str, Any]:
     """The data set of a run."""
     return {
-        "type": "training.dataset.LikedAnswers",
+        "type": "training.xtuner.dataset.LikedAnswers",
         "model_path": str(base),
         "data_path": str(data),
         "image_folder": job.images,
@@ -160,7 +160,7 @@ def lessons(job: Job, *, base: Path, data: Path, repeats: int, max_length: int) 
 def _model(job: Job, base: Path, tokens: int) -> dict[str, Any]:
     whole = job.method == "full"
     return {
-        "type": "training.model.InternVL2",
+        "type": "training.xtuner.internvl_model.InternVL2",
         "model_path": str(base),
         "freeze_llm": not whole,
         "freeze_visual_encoder": True,
@@ -204,7 +204,7 @@ def _deepspeed(job: Job, plan: Plan, *, gpu: bool) -> dict[str, Any]:
     return {
         "runner_type": "FlexibleRunner",
         "strategy": {
-            "type": "training.spread.Spread",
+            "type": "training.xtuner.zero.Spread",
             "config": {
                 "zero_optimization": {"stage": job.deepspeed, "overlap_comm": True},
                 "bf16": {"enabled": True},

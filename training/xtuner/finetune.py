@@ -1,6 +1,6 @@
 """Worker: run one fine-tuning job with XTuner.
 
-    python -m training.finetune JOB.json
+    python -m training.xtuner.finetune JOB.json
 
 Checks every row first, writes the configuration, runs XTuner's Runner and leaves an adapter directory, the loss
 curve and the outcome beside the job. Goes on from the last checkpoint where an earlier process left one of the same
@@ -69,7 +69,7 @@ def finetune(job: Job, say: Say) -> Outcome:
     if job.optimizer == "paged_adamw_8bit" and not gpu:
         raise TrainingError("training.knobs.optimizer: paged_adamw_8bit needs a GPU; choose adamw")
     try:
-        from training.runner import OutOfMemory
+        from training.xtuner.runner import OutOfMemory
 
         try:
             return _trained(job, say, gpu=gpu)
@@ -83,10 +83,10 @@ def finetune(job: Job, say: Say) -> Outcome:
 
 def _lay_out(job: Job, say: Say, *, gpu: bool) -> dict[str, int]:
     """Check the rows, write the configuration and make room; return how many rows are of which source."""
-    from training.looking import kept, want
-    from training.own_recipe import own_config_text, own_max_length
-    from training.recipe import Plan, config_text
-    from training.resume import begin
+    from training.xtuner.config_file import Plan, config_text
+    from training.xtuner.resume import begin
+    from training.xtuner.user_config import own_config_text, own_max_length
+    from training.xtuner.vision_pass import kept, want
 
     base, mixture = prepare(replace(job, max_length=own_max_length(job.recipe)) if job.recipe else job, say)
     if job.recipe:
@@ -105,10 +105,10 @@ def _lay_out(job: Job, say: Say, *, gpu: bool) -> dict[str, int]:
 
 def _trained(job: Job, say: Say, *, gpu: bool) -> Outcome:
     from training.adapter import Adapter, save_adapter
-    from training.looking import look
-    from training.processes import gathered, joined, wait
-    from training.resume import checkpoint
-    from training.runner import train
+    from training.xtuner.distributed import gathered, joined, wait
+    from training.xtuner.resume import checkpoint
+    from training.xtuner.runner import train
+    from training.xtuner.vision_pass import look
 
     folder = Path(job.work)
     adapter = folder / ADAPTER
@@ -134,9 +134,9 @@ def _trained(job: Job, say: Say, *, gpu: bool) -> Outcome:
 
 def finished(job: Job, scalars: Path, steps: int, samples: dict[str, int], *, gpu: bool) -> Outcome:
     """Lay down the log of losses and the curve, and remove what only the training needed; what is told of it all."""
-    from training.curve import draw
-    from training.resume import remove
-    from training.scalars import most_memory
+    from training.xtuner.curve import draw
+    from training.xtuner.resume import remove
+    from training.xtuner.scalars import most_memory
 
     folder = Path(job.work)
     log, curve = folder / LOSSES, folder / CURVE

@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from training.scalars import losses
+from training.xtuner.scalars import losses
 
 
 def draw(scalars: Path, picture: Path, former: Path | None = None) -> None:

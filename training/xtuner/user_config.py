@@ -16,8 +16,8 @@ from typing import Any, Final
 from mmengine.config import Config
 
 from training.job import Job, TrainingError
-from training.recipe import VISUALIZER, config_file_text, divided, lessons
 from training.run_folder import STATE
+from training.xtuner.config_file import VISUALIZER, config_file_text, divided, lessons
 
 _MAX_LENGTH: Final = 8192
 _NEEDED: Final = (
@@ -80,12 +80,18 @@ def _adopted(config: dict[str, Any], job: Job, *, base: Path, data: Path, rows: 
     _drop_empty(config, math.ceil(rows * repeats / loader["batch_size"]))
 
     if str(config["train_cfg"].get("type", "")).endswith(".TrainLoop"):
-        config["train_cfg"] |= {"type": "training.steps.TokenLoop", "batches": wrapper["accumulative_counts"]}
+        config["train_cfg"] |= {
+            "type": "training.xtuner.accumulation.TokenLoop",
+            "batches": wrapper["accumulative_counts"],
+        }
     hooks = config.setdefault("default_hooks", {})
-    hooks["logger"] = {"type": "training.steps.StepLogger", "batches": wrapper["accumulative_counts"]}
+    hooks["logger"] = {"type": "training.xtuner.accumulation.StepLogger", "batches": wrapper["accumulative_counts"]}
     hooks.setdefault("checkpoint", {"type": "mmengine.hooks.CheckpointHook", "by_epoch": False, "interval": -1})
     hooks["checkpoint"]["save_optimizer"] = True
-    config["custom_hooks"] = [*_discreet(config.get("custom_hooks") or []), {"type": "training.steps.MeanLoss"}]
+    config["custom_hooks"] = [
+        *_discreet(config.get("custom_hooks") or []),
+        {"type": "training.xtuner.accumulation.MeanLoss"},
+    ]
     config["log_processor"] = {"by_epoch": False, "window_size": wrapper["accumulative_counts"]}
     config["visualizer"] = VISUALIZER
     config["work_dir"] = str(Path(job.work) / STATE)

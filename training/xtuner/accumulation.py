@@ -20,7 +20,7 @@ from xtuner.dataset.samplers import LengthGroupedSampler
 from xtuner.dataset.samplers.length_grouped import get_length_grouped_indices
 from xtuner.engine.runner import TrainLoop
 
-from training.encoding import UNLEARNED
+from training.xtuner.encoding import UNLEARNED
 
 
 class StepSampler(LengthGroupedSampler):  # type: ignore[misc]

@@ -14,8 +14,8 @@ from xtuner.dataset import InternVL_V1_5_Dataset
 from xtuner.utils import PROMPT_TEMPLATE
 
 from training.data.llava import Lesson, parse_row
-from training.encoding import Encoder
-from training.features import Features
+from training.xtuner.encoding import Encoder
+from training.xtuner.vision_cache import Features
 
 
 class LikedAnswers(InternVL_V1_5_Dataset):  # type: ignore[misc]
@@ -35,7 +35,7 @@ class LikedAnswers(InternVL_V1_5_Dataset):  # type: ignore[misc]
         max_length: int = 8192,
         features: str | None = None,
     ) -> None:
-        """`features` names the folder in which `training.features` keeps what it does of the pictures; others are cut
+        """`features` names the folder in which `training.xtuner.vision_cache` keeps what it does of the pictures; others are cut
         into tiles. Without the name the samples are as XTuner's own model reads them: tiles, of zeros for none.
         """
         super().__init__(
