@@ -39,10 +39,10 @@ from storage.pictures import PictureStore
 from storage.records import Chat, Exchange, Model, Person, Rating, Run, StoredPicture
 from storage.states import ModelState
 from training.data.llava import Lesson
+from training.gate.scoring import Speaker
+from training.job_specs import Places
 from training.launcher import ChildTrainer
-from training.orders import Places
 from training.pipeline import Pipeline
-from training.scoring import Speaker
 from training.settings import TrainingSettings
 
 PERSON: Final = 1

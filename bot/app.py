@@ -58,9 +58,9 @@ from storage.health import refuse_lost_ledger
 from storage.ledger import FILE_NAME, Ledger
 from storage.models import ModelStore
 from storage.pictures import PictureStore
+from training.job_specs import Places
 from training.launcher import ChildTrainer
 from training.merged_models import MergedModels
-from training.orders import Places
 from training.pipeline import Pipeline
 
 SWITCH_SECONDS = 0.0005

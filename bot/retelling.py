@@ -59,7 +59,7 @@ KNOWN: Final = (
     later("the processes that read the pictures bring nothing any more; finetune.log says why"),
     later("{step} took longer than training.timeout; the log is {log}"),
     later("the {step} process died ({how}); it said last: {words} (all of it in {log})"),
-    # training.evaluate
+    # training.gate.evaluate
     later("it is no better at the held-out liked answers (loss {new} a token, the live model {live})"),
     later(
         "it answers {new} of the {questions} factual questions right, the live model {live}: more of a loss than "

@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 from inference.process.parent_watch import watch_parent
+from training.gate.report import Report
 from training.job import RATED, EvaluationJob, Job, MergeJob, Outcome, Progress, outcome_file
-from training.report import Report
 
 WORSE = "it is no better at the held-out liked answers (loss 1.500 a token, the live model 1.250)"
 

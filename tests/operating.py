@@ -12,9 +12,9 @@ from storage.ledger import Ledger
 from storage.models import ModelStore
 from storage.records import Model, Run
 from tests.lessons import settings
+from training.job_specs import Places
 from training.launcher import ChildTrainer
 from training.merged_models import MergedModels
-from training.orders import Places
 
 
 class Admins:

@@ -20,10 +20,10 @@ from storage.records import Chat, Exchange, Model, Person, Rating, Run
 from storage.states import ModelState
 from tests.ledgers import exchange, picture
 from tests.lessons import SYSTEM, photo, settings
+from training.gate.report import Report
 from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, ignore
-from training.orders import Places
+from training.job_specs import Places
 from training.pipeline import Pipeline
-from training.report import Report
 from training.run_folder import LOSSES, REPORT
 
 COLOURS = ("red", "blue", "green", "yellow", "purple", "orange", "black", "white", "grey", "pink")

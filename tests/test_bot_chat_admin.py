@@ -24,8 +24,8 @@ from storage.states import ModelState, RunState
 from tests.chatting import ADMIN, Notebook, Stage, png, shows, told, until
 from tests.ledgers import exchange
 from tests.person import Person
+from training.gate.report import Effort, Report
 from training.job import RATED, Progress, ignore
-from training.report import Effort, Report
 
 RUN = Run(
     3,

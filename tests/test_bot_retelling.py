@@ -23,7 +23,7 @@ from tests.pipelines import Room
 from tests.speech import foreign
 from tests.test_training_regression import asked, marks
 from training.data.selection import CUT_OFF, select_pairs
-from training.evaluate import verdict
+from training.gate.evaluate import verdict
 from training.job import TrainingError
 from training.launcher import _last_words
 from training.merged_models import NOT_THE_SAME

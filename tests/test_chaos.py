@@ -15,7 +15,7 @@ from storage.states import RunState
 from tests.community import Community, playful, questions
 from tests.person import DOWN, UP, Person, button
 
-TRAINER_MODULES = ("training.xtuner.finetune", "training.merge", "training.evaluate")
+TRAINER_MODULES = ("training.xtuner.finetune", "training.merge", "training.gate.evaluate")
 PATIENCE = 180.0
 CALLS_FAIL = ("flood", "bad_gateway", "html_page", "reset_before", "reset_after", "cut_off", "delay")
 

@@ -29,10 +29,10 @@ from inference.internvl2.tiny.manner import manner
 from tests.hostile import plant, planted, ran
 from tests.lessons import SYSTEM, drawn_job, drawn_lessons, settings
 from training.data.llava import check_pictures, read_rows, write_rows
-from training.evaluate import evaluate
+from training.gate.evaluate import evaluate
+from training.gate.report import Report
 from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, ignore
 from training.launcher import ChildTrainer
-from training.report import Report
 from training.run_folder import PICTURE, SHEET
 from training.xtuner.config_file import Plan
 from training.xtuner.curve import draw

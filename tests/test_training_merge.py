@@ -18,7 +18,7 @@ from inference.internvl2.tokenizer import load_tokenizer
 from storage.models import write_manifest
 from tests.lessons import SYSTEM
 from training.adapter import WHOLE, Adapter
-from training.agreement import disagreement
+from training.gate.prompt_parity import disagreement
 from training.job import MergeJob, Progress, TrainingError
 from training.merge import merge
 

@@ -21,10 +21,10 @@ from storage.states import ModelState
 from tests.lessons import SYSTEM, settings
 from training.adapter import WHOLE
 from training.job import MergeJob, Progress, TrainingError, ignore
+from training.job_specs import Places
 from training.launcher import ChildTrainer
 from training.merge import merge
 from training.merged_models import MergedModels
-from training.orders import Places
 from training.run_folder import ADAPTER, MERGE_JOB
 
 WEIGHT = "mlp1.1.bias"

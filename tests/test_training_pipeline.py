@@ -27,10 +27,10 @@ from tests.pipelines import Room
 from tests.test_training_resume import save
 from training.data.selection import HELD_OUT, TRAIN, TooFewPairs
 from training.data.sources import About
+from training.gate.report import Report
+from training.gate.run_sheet import facts
 from training.job import EvaluationJob, Job, MergeJob, TrainingError
-from training.report import Report
 from training.run_folder import FEATURES, LOSSES, STATE
-from training.run_sheet import facts
 from training.xtuner.resume import begin, checkpoint
 
 USAGE = namedtuple("USAGE", "total used free")

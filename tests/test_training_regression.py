@@ -16,11 +16,11 @@ from inference.internvl2.tiny.shapes import Scene
 from tests.lessons import SYSTEM, one_turn, photo
 from tools.tiny.answers import reference
 from training.data.llava import Lesson, write_rows
-from training.evaluate import Facts, Marks, broken, evaluate, verdict
+from training.gate.evaluate import Facts, Marks, broken, evaluate, verdict
+from training.gate.factual_set import DRAWN, Question, RegressionSetError, draw_set, matches, read_set
+from training.gate.report import Report
+from training.gate.scoring import Likelihood
 from training.job import EvaluationJob, ignore
-from training.regression import DRAWN, Question, RegressionSetError, draw_set, matches, read_set
-from training.report import Report
-from training.scoring import Likelihood
 
 
 def entry(**changes: Any) -> dict[str, Any]:
@@ -193,9 +193,9 @@ def test_more_is_asked_where_a_loss_may_be_chance(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgets: int, accepted: bool, questions: int
 ) -> None:
     """5 of 150 lost may be chance, and nothing is lost in 300 more; 0 and 12 of 150 need no further questions."""
-    monkeypatch.setattr("training.scoring.Speaker", Forgetful)
-    monkeypatch.setattr("training.agreement.disagreement", lambda *_: "")
-    monkeypatch.setattr("training.evaluate.draw_set", lambda _, count=DRAWN: numbered(tmp_path, count))
+    monkeypatch.setattr("training.gate.scoring.Speaker", Forgetful)
+    monkeypatch.setattr("training.gate.prompt_parity.disagreement", lambda *_: "")
+    monkeypatch.setattr("training.gate.evaluate.draw_set", lambda _, count=DRAWN: numbered(tmp_path, count))
     report = judged(tmp_path, f"candidate-{forgets}")
     assert (report.accepted, report.questions) == (accepted, questions), report.reason
     assert (report.live_alone, report.alone) == (forgets, 0)
@@ -205,23 +205,23 @@ def test_a_sheet_that_cannot_be_drawn_costs_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The verdict stands without the sheet, and the log says what went wrong with it."""
-    monkeypatch.setattr("training.scoring.Speaker", Forgetful)
-    monkeypatch.setattr("training.agreement.disagreement", lambda *_: "")
-    monkeypatch.setattr("training.evaluate.draw_set", lambda _, count=DRAWN: numbered(tmp_path, count))
+    monkeypatch.setattr("training.gate.scoring.Speaker", Forgetful)
+    monkeypatch.setattr("training.gate.prompt_parity.disagreement", lambda *_: "")
+    monkeypatch.setattr("training.gate.evaluate.draw_set", lambda _, count=DRAWN: numbered(tmp_path, count))
 
     def fails(*_: object) -> None:
         raise OSError("no ink")
 
-    monkeypatch.setattr("training.run_sheet.draw", fails)
+    monkeypatch.setattr("training.gate.run_sheet.draw", fails)
     assert judged(tmp_path, "candidate-0").accepted
     assert "no ink" in capsys.readouterr().err
 
 
 def test_a_real_loss_is_found_by_asking_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """5 of the first 150 and 20 of the others lost: refused, with the numbers in the reason."""
-    monkeypatch.setattr("training.scoring.Speaker", Forgetful)
-    monkeypatch.setattr("training.agreement.disagreement", lambda *_: "")
-    monkeypatch.setattr("training.evaluate.draw_set", lambda _, count=DRAWN: numbered(tmp_path, count))
+    monkeypatch.setattr("training.gate.scoring.Speaker", Forgetful)
+    monkeypatch.setattr("training.gate.prompt_parity.disagreement", lambda *_: "")
+    monkeypatch.setattr("training.gate.evaluate.draw_set", lambda _, count=DRAWN: numbered(tmp_path, count))
     report = judged(tmp_path, "candidate-5-20")
     assert not report.accepted
     assert "94.4% of the 450 factual questions right, the live model 100.0%" in report.reason

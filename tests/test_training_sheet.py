@@ -16,16 +16,16 @@ from inference.messages import Picture, Role, Turn
 from tests.lessons import SYSTEM, one_turn, photo
 from training.data.llava import Lesson
 from training.data.selection import CUT_OFF
-from training.figures import clock, size
-from training.fonts import EMOJI, TEXT
+from training.gate.fonts import EMOJI, TEXT
+from training.gate.report import Effort, Report
+from training.gate.run_sheet import SHOWN, chosen, write
+from training.gate.sheet import TEMPLATES, Row, Sheet
+from training.gate.sheet_picture import ROWS, WIDTH, draw
+from training.gate.sheet_words import CHINESE, localised
+from training.gate.text_layout import UNKNOWN, Lettering, lacking
 from training.job import RATED, EvaluationJob
-from training.lettering import UNKNOWN, Lettering, lacking
-from training.report import Effort, Report
+from training.number_format import clock, size
 from training.run_folder import PICTURE, SHEET
-from training.run_sheet import SHOWN, chosen, write
-from training.sheet import TEMPLATES, Row, Sheet
-from training.sheet_picture import ROWS, WIDTH, draw
-from training.sheet_words import CHINESE, localised
 
 HOSTILE = '<script>alert("x")</script> & <img src=http://a/b.png>'
 COLUMNS = ("what people liked", "base, live", "run-3, new")

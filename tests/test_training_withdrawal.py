@@ -17,10 +17,10 @@ from filelock import FileLock
 from tests.lessons import one_turn, photo
 from training.data.llava import read_rows, row_name, write_rows
 from training.data.row_removal import LOCK, withdraw
+from training.gate.sheet import Row, Sheet
+from training.gate.sheet_picture import draw
+from training.gate.sheet_words import localised
 from training.run_folder import PICTURE, SHEET
-from training.sheet import Row, Sheet
-from training.sheet_picture import draw
-from training.sheet_words import localised
 from training.whole import write_whole
 
 ROOT = Path(__file__).parent.parent

@@ -2,7 +2,7 @@
 
 Standard library only: both sides of the process border import it. The parent writes `finetune.json` into the
 run's directory and starts `python -m training.xtuner.finetune finetune.json`; the worker prints one JSON `Progress` a line
-on standard output and writes `finetune.outcome.json` beside the job. `training.merge` and `training.evaluate` work
+on standard output and writes `finetune.outcome.json` beside the job. `training.merge` and `training.gate.evaluate` work
 the same way with their own job, and the evaluation writes a `Report`. Knows nothing about XTuner or the ledger.
 
 The error family::
@@ -24,8 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from training.record import Record
-from training.report import Effort
+from training.gate.report import Effort
+from training.json_record import Record
 
 RATED: Final = "liked answers"
 """What a run's own data is called among the sources that it was taught with."""

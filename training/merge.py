@@ -21,7 +21,7 @@ from safetensors import safe_open
 from inference.chat_format.template import jinja_chat_template
 from storage.models import MANIFEST
 from training.adapter import Adapter
-from training.agreement import disagreement
+from training.gate.prompt_parity import disagreement
 from training.job import MergeJob, Outcome, Progress, TrainingError
 from training.worker import Say, work
 

@@ -23,7 +23,7 @@ from storage.models import ModelStore, read_manifest
 from storage.records import Model
 from storage.states import ModelState
 from training.job import MergeJob, Progress, Trainer, TrainingError, ignore
-from training.orders import Places
+from training.job_specs import Places
 from training.run_folder import ADAPTER, MERGE_JOB
 
 NOT_THE_SAME: Final = (

@@ -26,10 +26,10 @@ from storage.states import ModelState, RunState
 from training.data.llava import lesson, write_rows
 from training.data.selection import TRAIN, Counts, Selection, select_pairs
 from training.data.sources import imported, present, title
+from training.gate.factual_set import read_set
+from training.gate.report import Report
 from training.job import Outcome, Trainer, TrainingError
-from training.orders import Orders, Places, model_name
-from training.regression import read_set
-from training.report import Report
+from training.job_specs import Orders, Places, model_name
 from training.reporter import OnChange, Reporter, told
 from training.run_folder import FEATURES, HELD_OUT_ROWS, LOSSES, REPORT, TRAIN_ROWS
 from training.settings import Source, TrainingSettings

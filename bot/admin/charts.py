@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from bot.i18n import Say
 from storage.records import Day
-from training.fonts import TEXT
+from training.gate.fonts import TEXT
 
 MODELS_SHOWN: Final = 8
 """The models that answered most; a legend of more is not read."""

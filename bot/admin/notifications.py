@@ -40,10 +40,10 @@ from storage.records import Model, Run, Taught
 from storage.states import RUN_TRANSITIONS, RunState
 from training.data.selection import cut_off
 from training.data.sources import title
-from training.figures import clock, percent, size
+from training.gate.report import Report
+from training.gate.sheet_words import localised
 from training.job import RATED
-from training.report import Report
-from training.sheet_words import localised
+from training.number_format import clock, percent, size
 
 CAPTION_LIMIT: Final = 1024
 ALERT_SECONDS: Final = 3600.0

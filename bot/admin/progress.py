@@ -16,8 +16,8 @@ from bot.i18n import Say, later
 from bot.retelling import retold
 from storage.records import Model, Run
 from storage.states import RUN_TRANSITIONS, ModelState, RunState
-from training.figures import clock
 from training.launcher import LastWord
+from training.number_format import clock
 
 BAR: Final = 20
 RUN_STATES: Final = {

@@ -23,7 +23,7 @@ from storage.errors import IllegalTransition
 from storage.ledger import Ledger
 from storage.records import Promotion, Run
 from storage.states import RUN_TRANSITIONS, ModelState, RunState
-from training.figures import clock
+from training.number_format import clock
 
 POLL_SECONDS: Final = 0.5
 STOPPED: Final = "the bot stopped before it took this up"

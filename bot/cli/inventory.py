@@ -24,7 +24,7 @@ from storage.models import ModelStore
 from storage.records import BASE, Approval, Model
 from storage.states import ModelState
 from training.data.sources import About, imported, remove, title
-from training.figures import size
+from training.number_format import size
 from training.run_folder import ADAPTER
 
 NO_VOTES: Final = "–"

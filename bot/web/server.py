@@ -29,9 +29,9 @@ from bot.web.headers import content_policy, harden
 from bot.web.listen import listening
 from bot.web.metrics import render
 from storage.errors import StorageError, UnknownRecord
-from training.figures import clock
+from training.gate.sheet_words import localised
+from training.number_format import clock
 from training.run_folder import CURVE, PICTURE, SHEET
-from training.sheet_words import localised
 
 WEBHOOK_PATH = "/telegram"
 SECRET_HEADER = "X-Telegram-Bot-Api-Secret-Token"

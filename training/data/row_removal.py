@@ -17,8 +17,8 @@ from typing import Any, Final
 from filelock import FileLock
 
 from training.data.llava import row_name
+from training.gate.sheet_words import LANGUAGES, localised
 from training.run_folder import PICTURE, SHEET
-from training.sheet_words import LANGUAGES, localised
 from training.whole import UNFINISHED, write_whole
 from training.xtuner.resume import remove
 

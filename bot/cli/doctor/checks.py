@@ -33,7 +33,7 @@ from storage.ledger import FILE_NAME
 from storage.models import ModelStore
 from storage.pictures import PictureStore
 from storage.private import open_to_others
-from training.regression import RegressionSetError, read_set
+from training.gate.factual_set import RegressionSetError, read_set
 from training.trainable import untrainable
 
 ROOMS = ("bot", "inference", "training", "storage")

@@ -17,7 +17,7 @@ import matplotlib
 from fontTools.ttLib import TTFont
 from PIL import ImageDraw, ImageFont
 
-from training.fonts import EMOJI, TEXT
+from training.gate.fonts import EMOJI, TEXT
 
 UNKNOWN: Final = "□"
 _CUT: Final = "…"

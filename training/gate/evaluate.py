@@ -1,6 +1,6 @@
 """Worker: is the candidate better than the live model on what people liked, and has it forgotten nothing?
 
-    python -m training.evaluate JOB.json
+    python -m training.gate.evaluate JOB.json
 
 Writes `report.json`, `sheet.html` and `sheet.png` into the job's directory. The candidate is accepted when it finds the
 held-out liked answers likelier than the live model does, loses few points on the factual questions, says nothing empty
@@ -23,16 +23,16 @@ from math import comb
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from training import run_sheet
 from training.data.llava import read_lessons
+from training.gate import run_sheet
+from training.gate.factual_set import DRAWN, Question, draw_set, read_set
+from training.gate.report import Report
 from training.job import EvaluationJob, Outcome, TrainingError
-from training.regression import DRAWN, Question, draw_set, read_set
-from training.report import Report
 from training.run_folder import QUESTIONS, REPORT
 from training.worker import Say, Steps, use_device, work
 
 if TYPE_CHECKING:
-    from training.scoring import Likelihood
+    from training.gate.scoring import Likelihood
 
 CHANCE: Final = 0.02
 """A loss that a candidate as good as the live model shows more often than this is not held against it. Refusing one of
@@ -170,8 +170,8 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
     """Judge and write the report. Raises `TrainingError` when it cannot be judged."""
     begun = time.monotonic()
     device = use_device(job.device, job.threads)
-    from training.agreement import disagreement
-    from training.scoring import PHOTOS, Speaker
+    from training.gate.prompt_parity import disagreement
+    from training.gate.scoring import PHOTOS, Speaker
     from training.xtuner.gpu_yield import Courtesy
 
     images = Path(job.images)

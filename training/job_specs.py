@@ -12,8 +12,8 @@ from pathlib import Path
 
 from storage.records import BASE, Model, Run
 from training.data.selection import Counts
+from training.gate.report import Effort
 from training.job import RATED, EvaluationJob, Job, MergeJob, Outcome
-from training.report import Effort
 from training.run_folder import HELD_OUT_ROWS, TRAIN_ROWS
 from training.settings import Source, TrainingSettings
 from training.xtuner.hyperparameters import Recipe

@@ -1,6 +1,6 @@
 """Make the fonts beside this file from the whole ones.
 
-    python -m training.fonts.subset NotoSansCJK-Regular.ttc 'NotoEmoji[wght].ttf'
+    python -m training.gate.fonts.subset NotoSansCJK-Regular.ttc 'NotoEmoji[wght].ttf'
 
 The first is in Debian's fonts-noto-cjk, the second in the googlefonts/noto-emoji repository. Kept are the characters of
 GB 2312 with full-width punctuation, the alphabets of Europe, and the emoji of one code point.
@@ -16,7 +16,7 @@ from fontTools.subset import Options, Subsetter
 from fontTools.ttLib import TTFont
 from fontTools.varLib.instancer import instantiateVariableFont
 
-from training.fonts import EMOJI, TEXT
+from training.gate.fonts import EMOJI, TEXT
 
 _SIMPLIFIED_CHINESE = 2
 """The place of Noto Sans CJK SC in the collection."""

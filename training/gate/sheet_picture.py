@@ -7,9 +7,9 @@ from typing import Final
 
 from PIL import Image, ImageDraw, ImageOps
 
-from training.lettering import UNKNOWN, Lettering, lacking
-from training.sheet import Row, Sheet
-from training.sheet_words import words
+from training.gate.sheet import Row, Sheet
+from training.gate.sheet_words import words
+from training.gate.text_layout import UNKNOWN, Lettering, lacking
 
 # Telegram shows a photo with 1280 pixels at its longer side at least; letters of 20 pixels stay legible then.
 WIDTH: Final = 1080

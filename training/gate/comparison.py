@@ -1,6 +1,6 @@
 """Worker: let several models answer the same questions about the same pictures, and lay them side by side.
 
-    python -m training.compare JOB.json
+    python -m training.gate.comparison JOB.json
 
 Writes one HTML page. The models are in memory one after the other, answers are greedy. Knows no runs and no verdicts.
 """
@@ -10,15 +10,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from training.data.llava import open_question
+from training.gate.sheet import Row, Sheet
 from training.job import CompareJob, Outcome, TrainingError
-from training.sheet import Row, Sheet
 from training.worker import Say, Steps, use_device, work
 
 
 def compare(job: CompareJob, say: Say) -> Outcome:
     """Ask every model everything and write the page. Raises `TrainingError`, which names the model that fails."""
     device = use_device(job.device, job.threads)
-    from training.scoring import PHOTOS, Speaker
+    from training.gate.scoring import PHOTOS, Speaker
 
     images = Path(job.images)
     lessons = [open_question(picture, question, job.system, images) for picture, _, question in job.asked]

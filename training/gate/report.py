@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from training.record import Record
+from training.json_record import Record
 
 
 @dataclass(frozen=True, slots=True)

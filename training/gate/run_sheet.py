@@ -14,13 +14,13 @@ from typing import Final
 
 from training.data.llava import Lesson
 from training.data.selection import CUT_OFF, cut_off
-from training.figures import clock, percent, size
+from training.gate.report import Report
+from training.gate.sheet import Row, Sheet
+from training.gate.sheet_picture import draw
+from training.gate.sheet_words import LANGUAGES, localised, words
 from training.job import RATED, EvaluationJob
-from training.report import Report
+from training.number_format import clock, percent, size
 from training.run_folder import PICTURE, SHEET
-from training.sheet import Row, Sheet
-from training.sheet_picture import draw
-from training.sheet_words import LANGUAGES, localised, words
 
 SHOWN: Final = 12
 """So many pairs are shown at most: what an admin looks through."""

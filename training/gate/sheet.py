@@ -21,7 +21,7 @@ from PIL import Image
 from inference.images.opening import open_picture
 from inference.messages import Role
 from training.data.llava import Lesson
-from training.sheet_words import words
+from training.gate.sheet_words import words
 from training.whole import write_whole
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
