@@ -34,7 +34,7 @@ from inference.internvl2.tiny.shapes import Scene, draw, random_scene
 from inference.internvl2.tiny.words import Kind
 from inference.messages import Picture, Prompt, Turn
 from storage.ledger import Ledger
-from storage.models import ModelStore
+from storage.model_store import ModelStore
 from storage.pictures import PictureStore
 from storage.records import Chat, Exchange, Model, Person, Rating, Run, StoredPicture
 from storage.states import ModelState

@@ -54,9 +54,9 @@ from bot.updates.receiver import Intake
 from bot.web.server import WebServer
 from inference.images.decoder import PictureDecoders
 from inference.serving.deployment import Deployment
-from storage.health import refuse_lost_ledger
+from storage.integrity import refuse_lost_ledger
 from storage.ledger import FILE_NAME, Ledger
-from storage.models import ModelStore
+from storage.model_store import ModelStore
 from storage.pictures import PictureStore
 from training.job_specs import Places
 from training.launcher import ChildTrainer

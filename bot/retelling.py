@@ -72,7 +72,7 @@ KNOWN: Final = (
         "Nobody else would answer in the place of {node}, so it stays in service: first take another one back "
         "(/undrain), or mend it; /status shows them all."
     ),
-    # storage.registry
+    # storage.models
     later("The files of {model} were removed: choose a model that is still kept."),
     # storage.runs
     later("Run {run} is {state} already: there is nothing to cancel."),

@@ -14,13 +14,13 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from storage.atomic_files import PRIVATE, sync_directory
+from storage.base import every
 from storage.connection import explained_os, looking
-from storage.durable import PRIVATE, sync_directory
 from storage.errors import StorageError, UnknownRecord
 from storage.ledger import FILE_NAME, Ledger
-from storage.models import ModelStore, verify
+from storage.model_store import ModelStore, verify
 from storage.pictures import PictureStore
-from storage.queries import every
 
 PICTURES = "pictures"
 MODELS = "models"

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from sqlite_utils import Database
 
-from storage.queries import Queries, every, first
+from storage.base import Queries, every, first
 from storage.states import ReceiverState
 
 

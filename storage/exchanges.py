@@ -8,10 +8,10 @@ from dataclasses import asdict, fields, replace
 
 from sqlite_utils import Database
 
+from storage.base import Queries, every, first
 from storage.errors import StorageError, UnknownRecord
 from storage.inbox import refuse_closed
 from storage.people import ensure_chat, ensure_user
-from storage.queries import Queries, every, first
 from storage.records import Exchange, PictureState, StoredPicture
 
 _COLUMNS = [each.name for each in fields(Exchange) if each.name not in ("pictures", "formerly")]

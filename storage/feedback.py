@@ -10,10 +10,10 @@ from itertools import groupby, permutations
 
 from sqlite_utils import Database
 
+from storage.base import Queries, every, first
 from storage.errors import StorageError, UnknownRecord
 from storage.exchanges import SELECT_EXCHANGES, exchange_of
 from storage.people import ensure_user
-from storage.queries import Queries, every, first
 from storage.records import ALIKE, Exchange, Preference, RatedExchange, Rating, Trust
 
 _VOTES = (

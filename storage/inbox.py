@@ -14,8 +14,8 @@ from typing import Any
 
 from sqlite_utils import Database
 
+from storage.base import Queries, every, first
 from storage.errors import IllegalTransition, StorageError, UnknownRecord
-from storage.queries import Queries, every, first
 from storage.records import Kind, Reply, StoredUpdate
 
 Row = tuple[int, str, str]

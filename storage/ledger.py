@@ -17,25 +17,25 @@ from typing import Self
 
 from sqlite_utils import Database
 
+from storage.atomic_files import PRIVATE, PRIVATE_FILE, sync_directory, sync_file
+from storage.base import first
 from storage.broadcasts import Broadcasts
-from storage.cleaning import Cleaning
 from storage.connection import connect, explained_os, translated
-from storage.demonstrations import Demonstrations
-from storage.durable import PRIVATE, PRIVATE_FILE, sync_directory, sync_file
+from storage.corrections import Demonstrations
+from storage.counts import Statistics
 from storage.errors import StorageError
 from storage.exchanges import Exchanges
 from storage.feedback import Feedback
-from storage.forgetting import Forgetting
-from storage.health import unsound
 from storage.inbox import Inbox
+from storage.integrity import unsound
 from storage.menus import Menus
+from storage.models import Registry
 from storage.people import People
-from storage.private import close_to_others
-from storage.queries import first
-from storage.readers import Readers
-from storage.registry import Registry
+from storage.permissions import close_to_others
+from storage.personal_data import Forgetting
+from storage.reader_pool import Readers
 from storage.runs import Runs
-from storage.statistics import Statistics
+from storage.uncleaned_pictures import Cleaning
 from storage.upgrade import migrate
 from storage.writer import Writer
 

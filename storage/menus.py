@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from sqlite_utils import Database
 
-from storage.queries import Queries, every
+from storage.base import Queries, every
 
 
 class Menus(Queries):

@@ -1,246 +1,308 @@
-"""Model directories with a manifest of hashes: built aside, published whole, checked before they are trusted.
-
-Knows files and digests; what a checkpoint contains is the business of those who write and load it. Everything
-here blocks (hashing a few gigabytes takes seconds): call it through `asyncio.to_thread`.
-
-`manifest.json`::
-
-    {"files": {"config.json": {"sha256": "…", "size": 1234}, …}, "hash": "…", "version": 1}
-
-where `hash` is the SHA-256 of the `files` object as JSON with sorted keys and no spaces.
-"""
+"""Queries about models and promotions: which model is live, which was, which could be, and who decided."""
 
 from __future__ import annotations
 
-import json
-import re
-import secrets
-import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
-from hashlib import file_digest, sha256
-from pathlib import Path
-from typing import Any
+import sqlite3
+from dataclasses import asdict, fields
 
-from storage.connection import explained_os
-from storage.durable import sync_directory, sync_file, write_durably
-from storage.errors import Damaged, StorageError, UnknownRecord
+from sqlite_utils import Database
 
-MANIFEST = "manifest.json"
-_VERSION = 1
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_BUILDING = ".building-"
-_NAMED = 8
-"""Differences that an error names one by one; more are counted."""
+from storage.base import Queries, every, first, number
+from storage.errors import IllegalTransition, StorageError, UnknownRecord
+from storage.records import Model, Promotion, Taught, Version
+from storage.states import MODEL_TRANSITIONS, ModelState
 
+_SELECT = f"SELECT {', '.join(each.name for each in fields(Model))} FROM models"
+_SELECT_PROMOTION = 'SELECT id, model, previous, "by", created, done, error FROM promotions'
 
-@dataclass(frozen=True, slots=True)
-class FileRecord:
-    """A file of a model: SHA-256 in hex, size in bytes."""
+_NUMBER = """
+SELECT count(DISTINCT model) FROM promotions WHERE done IS NOT NULL AND id <= (
+    SELECT min(id) FROM promotions WHERE model = ? AND done IS NOT NULL)
+"""
 
-    sha256: str
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What a model directory consists of, by path relative to it, and one hash over all of it."""
-
-    hash: str
-    files: dict[str, FileRecord]
+_TAUGHT = """
+SELECT (SELECT count(*) FROM run_selections WHERE run = :run AND split = 'train') AS answers,
+       count(*) AS votes,
+       count(DISTINCT rater) AS people
+  FROM (SELECT rater, value, max(feedback.id)
+          FROM runs
+          JOIN run_selections ON run_selections.run = runs.id AND run_selections.split = 'train'
+          JOIN feedback ON feedback.exchange = run_selections.exchange AND feedback.created <= runs.created
+         WHERE runs.id = :run
+         GROUP BY feedback.exchange, feedback.rater)
+ WHERE value > 0
+"""
+"""With max(), SQLite takes the other columns from the row that has it: https://www.sqlite.org/quirks.html"""
 
 
-def write_manifest(directory: Path) -> str:
-    """Hash every file under `directory`, write its manifest, return the hash over all of it.
+class Registry(Queries):
+    """Models and promotions."""
 
-    Two directories with the same files have the same hash. Raises `StorageError` for an empty or unreadable one.
-    """
-    try:
-        files = {name: _record(path) for name, path in _files(directory)}
-        if not files:
-            raise StorageError(f"{directory} has no files: it is not a model.")
-        text = json.dumps({"version": _VERSION, "hash": _hash(files), "files": _plain(files)}, indent=1, sort_keys=True)
-        write_durably(directory / MANIFEST, (text + "\n").encode())
-    except OSError as error:
-        raise explained_os(error, f"writing the manifest of {directory}") from error
-    return _hash(files)
+    async def add_model(self, model: Model) -> None:
+        """Add a model in the state it names; one that is live comes with its promotion, in the same transaction.
 
-
-def read_manifest(directory: Path) -> Manifest:
-    """The manifest of a model directory, without looking at its files.
-
-    Raises `UnknownRecord` where there is none, `Damaged` for one that contradicts itself.
-    """
-    path = directory / MANIFEST
-    try:
-        values: dict[str, Any] = json.loads(path.read_bytes())
-        files = {name: FileRecord(**record) for name, record in values["files"].items()}
-        manifest, version = Manifest(values["hash"], files), values["version"]
-    except FileNotFoundError as error:
-        raise UnknownRecord(f"{directory} has no {MANIFEST}: it is not a published model.") from error
-    except OSError as error:
-        raise explained_os(error, f"reading {path}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Damaged(f"{path} is damaged ({error}): promote another model, or restore this one.") from error
-    if version != _VERSION:
-        raise StorageError(f"{path} has the format {version}, this version reads {_VERSION}: update thumbtune.")
-    if manifest.hash != _hash(files):
-        raise Damaged(f"{path} is damaged (its hash does not fit): promote another model, or restore this one.")
-    return manifest
-
-
-def verify(directory: Path, manifest_hash: str = "", *, contents: bool = True) -> str:
-    """Compare every file with the manifest; return the hash over all of them.
-
-    Without `contents` only names and sizes are compared, which takes no time. `manifest_hash` is what the manifest
-    must have, unless it is empty: the hash that was returned when the model was published.
-
-    Raises `Damaged` naming what is missing, changed or new, `UnknownRecord` without a manifest.
-    """
-    expected = read_manifest(directory)
-    differences = []
-    if manifest_hash and expected.hash != manifest_hash:
-        differences.append(f"{MANIFEST} is another one")
-    try:
-        present = dict(_files(directory))
-        for name, record in expected.files.items():
-            if name not in present:
-                differences.append(f"{name} is missing")
-            elif present[name].stat().st_size != record.size:
-                differences.append(f"{name} has {present[name].stat().st_size} bytes instead of {record.size}")
-            elif contents and _record(present[name]) != record:
-                differences.append(f"{name} has changed")
-    except OSError as error:
-        raise explained_os(error, f"checking the model {directory}") from error
-    differences += [f"{name} is not in the manifest" for name in present if name not in expected.files]
-    if differences:
-        more = f" and {len(differences) - _NAMED} more" if len(differences) > _NAMED else ""
-        raise Damaged(
-            f"The model {directory} is not as it was published: {', '.join(differences[:_NAMED])}{more}."
-            " Promote another model, or restore this one."
-        )
-    return expected.hash
-
-
-class ModelStore:
-    """A folder of published models, one directory each."""
-
-    def __init__(self, directory: Path) -> None:
-        """Use `directory`, made where there is none. Raises `StorageError`."""
-        self.directory = directory
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise explained_os(error, f"opening the model folder {directory}") from error
-
-    def path(self, name: str) -> Path:
-        """Where the model of that name lies, or would. Raises `StorageError` for what cannot be a name."""
-        if _NAME.fullmatch(name) is None:
-            raise StorageError(f"{name!r} cannot name a model: use letters, digits, dots, dashes and underscores.")
-        return self.directory / name
-
-    def names(self) -> list[str]:
-        """The published models, sorted."""
-        return sorted(
-            each.name for each in self.directory.iterdir() if _NAME.fullmatch(each.name) and (each / MANIFEST).is_file()
-        )
-
-    def workspace(self, name: str) -> Path:
-        """A new empty directory to build the model `name` in, on the same file system. Raises `StorageError`."""
-        self.path(name)
-        building = self.directory / f"{_BUILDING}{name}-{secrets.token_hex(4)}"
-        try:
-            building.mkdir()
-        except OSError as error:
-            raise explained_os(error, f"making the folder {building}") from error
-        return building
-
-    def publish(self, built: Path, name: str) -> tuple[Path, str]:
-        """Turn a workspace into the model `name`: manifest, everything forced to the disk, one rename.
-
-        Returns its directory and manifest hash. The model appears as a whole or not at all. Raises `StorageError`
-        for a name that is taken.
+        Raises `StorageError` for a name that is taken or a second live model.
         """
-        path = self.path(name)
-        if path.exists():
-            raise StorageError(f"{path} exists already: give the new model another name.")
-        manifest_hash = write_manifest(built)
-        try:
-            for _, file in _files(built):
-                sync_file(file)
-            for folder in {built, *(each.parent for _, each in _files(built))}:
-                sync_directory(folder)
-            built.rename(path)
-            sync_directory(self.directory)
-        except OSError as error:
-            raise explained_os(error, f"publishing the model {path}") from error
-        return path, manifest_hash
+        now = self._now()
+        row = asdict(model) | {"created": self._now(model.created)}
 
-    def discard(self, built: Path) -> None:
-        """Delete a workspace that will not be published; nothing if it is gone. Raises `StorageError`."""
-        if built.parent != self.directory or not built.name.startswith(_BUILDING):
-            raise StorageError(f"{built} is not a workspace of {self.directory}.")
-        self._delete(built)
+        def work(database: Database) -> None:
+            if first(database, "SELECT 1 FROM models WHERE id = ?", [model.id]) is not None:
+                raise StorageError(f"There is a model {model.id} already: give the new one another name.")
+            live = _live(database)
+            if model.state is ModelState.LIVE and live is not None:
+                raise StorageError(f"{live.id} is live: add {model.id} as a candidate and promote it.")
+            database.table("models").insert(row, pk="id")
+            if model.state is ModelState.LIVE:
+                _add_promotion(database, model.id, None, None, now, now, back=False)
 
-    def set_aside(self, name: str) -> Path | None:
-        """Take the model `name` out of the published ones, durably, to `discard` or `restore`; None if it is not there.
+        await self._write(work)
 
-        A process that is killed then leaves it to `tidy`. Raises `StorageError`.
+    async def model(self, model: str) -> Model:
+        """The model of that name. Raises `UnknownRecord`."""
+        return await self._read(lambda database: _get(database, model))
+
+    async def models(self) -> list[Model]:
+        """All models, the oldest first."""
+        rows = await self._read(lambda database: every(database, f"{_SELECT} ORDER BY created, id"))
+        return [_model(row) for row in rows]
+
+    async def live_model(self) -> Model | None:
+        """The model that answers, None before the first."""
+        return await self._read(_live)
+
+    async def previous_model(self) -> Model | None:
+        """The model that a rollback leads to: the one that was live before the present one, and can be
+        promoted. After a rollback that is the one before that again, never the one that was left. None without one.
         """
-        path = self.path(name)
-        aside = self.directory / f"{_BUILDING}{name}-{secrets.token_hex(4)}"
-        try:
-            path.rename(aside)
-            sync_directory(self.directory)
-        except FileNotFoundError:
+
+        def work(database: Database) -> Model | None:
+            for name in reversed(_line(database)[:-1]):
+                model = _get(database, name)
+                if model.state is not ModelState.LIVE and model.kept:
+                    return model
             return None
-        except OSError as error:
-            raise explained_os(error, f"deleting {path}") from error
-        return aside
 
-    def restore(self, aside: Path, name: str) -> None:
-        """Put back what `set_aside` took. Raises `StorageError`."""
-        try:
-            aside.rename(self.path(name))
-            sync_directory(self.directory)
-        except OSError as error:
-            raise explained_os(error, f"putting {name} back from {aside}") from error
+        return await self._read(work)
 
-    def tidy(self) -> list[Path]:
-        """Delete what killed processes left half built or half removed; return what was deleted.
+    async def version(self, model: str) -> Version:
+        """A model that was live, as people count them. Raises `UnknownRecord`."""
 
-        Only for the one process that builds models, at its start.
+        def work(database: Database) -> Version:
+            found = _get(database, model)
+            return Version(model, number(database, _NUMBER, [model]), _taught(database, found.run), found.created)
+
+        return await self._read(work)
+
+    async def taught(self, run: int) -> Taught:
+        """What a run was taught by, the same as `version` has it."""
+        return await self._read(lambda database: _taught(database, run))
+
+    async def move_model(self, model: str, state: ModelState, reason: str = "") -> Model:
+        """Enter `state`, with the reason for it if there is one (a rejection).
+
+        Raises `IllegalTransition` where MODEL_TRANSITIONS does not allow it, and for LIVE, which `promote` does;
+        `UnknownRecord`.
         """
-        left = [each for each in self.directory.iterdir() if each.name.startswith(_BUILDING)]
-        for each in left:
-            self._delete(each)
-        return left
 
-    def _delete(self, directory: Path) -> None:
-        try:
-            shutil.rmtree(directory)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise explained_os(error, f"deleting {directory}") from error
+        def work(database: Database) -> Model:
+            if state is ModelState.LIVE:
+                raise IllegalTransition(f"{model} becomes live by a promotion, which also retires the live model.")
+            _move(database, _get(database, model), state, reason)
+            return _get(database, model)
+
+        return await self._write(work)
+
+    async def relocate_model(self, model: str, directory: str) -> Model:
+        """Note that a model's files lie in `directory` now. Raises `UnknownRecord`."""
+
+        def work(database: Database) -> Model:
+            _get(database, model)
+            database.execute("UPDATE models SET directory = ?, pruned = 0 WHERE id = ?", [directory, model])
+            return _get(database, model)
+
+        return await self._write(work)
+
+    async def drop_model_directory(self, model: str) -> Model:
+        """Note that the files of a model were removed: its row stays, with an empty directory.
+
+        Raises `IllegalTransition` for the live model, `UnknownRecord`.
+        """
+
+        def work(database: Database) -> Model:
+            present = _get(database, model)
+            if present.state is ModelState.LIVE:
+                raise IllegalTransition(f"{model} is live: promote another model before removing it.")
+            database.execute("UPDATE models SET directory = '', pruned = 0 WHERE id = ?", [model])
+            return _get(database, model)
+
+        return await self._write(work)
+
+    async def prune_model(self, model: str) -> Model:
+        """Note that the files of a model are about to be removed, and that its adapter can make them again.
+
+        Raises `IllegalTransition` for the live model and for one whose promotion is pending, `UnknownRecord`.
+        """
+
+        def work(database: Database) -> Model:
+            pending = "SELECT 1 FROM promotions WHERE model = ? AND done IS NULL AND error = ''"
+            if _get(database, model).state is ModelState.LIVE or first(database, pending, [model]) is not None:
+                raise IllegalTransition(f"{model} is live or about to be: its files stay.")
+            database.execute("UPDATE models SET directory = '', pruned = 1 WHERE id = ?", [model])
+            return _get(database, model)
+
+        return await self._write(work)
+
+    async def promote(self, model: str, by: int | None = None, *, back: bool = False) -> Promotion:
+        """Make a model the live one: the former retires, and a done promotion says who decided, all at once. With
+        `back` it is a rollback.
+
+        Raises `IllegalTransition` for the live model itself or one whose files are gone, `UnknownRecord`.
+        """
+        now = self._now()
+
+        def work(database: Database) -> Promotion:
+            previous = _make_live(database, model)
+            return _promotion(database, _add_promotion(database, model, previous, by, now, now, back))
+
+        return await self._write(work)
+
+    async def request_promotion(self, model: str, by: int | None = None, *, back: bool = False) -> Promotion:
+        """Ask the running bot to promote a model, with `back` as a rollback. Raises as `promote` does."""
+        now = self._now()
+
+        def work(database: Database) -> Promotion:
+            live = _live(database)
+            _refuse_promotion(_get(database, model))
+            return _promotion(
+                database, _add_promotion(database, model, None if live is None else live.id, by, now, None, back)
+            )
+
+        return await self._write(work)
+
+    async def pending_promotions(self) -> list[Promotion]:
+        """Promotions asked for and neither carried out nor failed, the oldest first."""
+        rows = await self._read(
+            lambda database: every(database, f"{_SELECT_PROMOTION} WHERE done IS NULL AND error = '' ORDER BY id")
+        )
+        return [Promotion(**row) for row in rows]
+
+    async def promotion(self, promotion: int) -> Promotion:
+        """The promotion of that id, whatever became of it. Raises `UnknownRecord`."""
+        return await self._read(lambda database: _promotion(database, promotion))
+
+    async def promotions(self, limit: int = 20) -> list[Promotion]:
+        """The latest promotions, the newest first, those that failed included."""
+        rows = await self._read(
+            lambda database: every(database, f"{_SELECT_PROMOTION} ORDER BY id DESC LIMIT ?", [limit])
+        )
+        return [Promotion(**row) for row in rows]
+
+    async def finish_promotion(self, promotion: int, error: str = "") -> Promotion:
+        """Close a promotion that was asked for. Without `error` its model becomes the live one, as by `promote`
+        (unless it is already), at the same moment; with `error` it stays not done.
+
+        Raises `IllegalTransition` for a promotion that is closed already, `UnknownRecord`.
+        """
+        now = self._now()
+
+        def work(database: Database) -> Promotion:
+            asked = _promotion(database, promotion)
+            if asked.done is not None or asked.error:
+                raise IllegalTransition(f"Promotion {promotion} is closed already: ask for another one.")
+            if error:
+                database.table("promotions").update(promotion, {"error": error})
+                return _promotion(database, promotion)
+            values: dict[str, object] = {"done": now}
+            if _get(database, asked.model).state is not ModelState.LIVE:
+                values["previous"] = _make_live(database, asked.model)
+            database.table("promotions").update(promotion, values)
+            return _promotion(database, promotion)
+
+        return await self._write(work)
 
 
-def _files(directory: Path) -> Iterator[tuple[str, Path]]:
-    """The files under `directory` by relative path, without the manifest and Python's caches."""
-    for path in sorted(directory.rglob("*")):
-        name = path.relative_to(directory)
-        if path.is_file() and name.as_posix() != MANIFEST and "__pycache__" not in name.parts:
-            yield name.as_posix(), path
+def _line(database: Database) -> list[str]:
+    """The models that led to the live one, which is the last; a rollback has taken off those that it left."""
+    line: list[str] = []
+    for row in every(database, "SELECT model, back FROM promotions WHERE done IS NOT NULL ORDER BY done, id"):
+        if row["back"] and row["model"] in line:
+            while line[-1] != row["model"]:
+                line.pop()
+        elif line[-1:] != [row["model"]]:
+            line.append(row["model"])
+    return line
 
 
-def _record(path: Path) -> FileRecord:
-    with path.open("rb") as file:
-        return FileRecord(file_digest(file, "sha256").hexdigest(), path.stat().st_size)
+def _get(database: Database, model: str) -> Model:
+    row = first(database, f"{_SELECT} WHERE id = ?", [model])
+    if row is None:
+        raise UnknownRecord(f"There is no model {model}: see the list of models.")
+    return _model(row)
 
 
-def _plain(files: dict[str, FileRecord]) -> dict[str, dict[str, str | int]]:
-    return {name: {"sha256": record.sha256, "size": record.size} for name, record in files.items()}
+def _taught(database: Database, run: int | None) -> Taught:
+    row = first(database, _TAUGHT, {"run": run})
+    assert row is not None
+    return Taught(**row)
 
 
-def _hash(files: dict[str, FileRecord]) -> str:
-    return sha256(json.dumps(_plain(files), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+def _live(database: Database) -> Model | None:
+    row = first(database, f"{_SELECT} WHERE state = 'live'")
+    return None if row is None else _model(row)
+
+
+def _move(database: Database, model: Model, state: ModelState, reason: str) -> None:
+    if state not in MODEL_TRANSITIONS[model.state]:
+        raise IllegalTransition(f"{model.id} is {model.state} and cannot become {state}.")
+    database.table("models").update(model.id, {"state": state, "reason": reason or model.reason})
+
+
+def _refuse_promotion(model: Model) -> None:
+    if ModelState.LIVE not in MODEL_TRANSITIONS[model.state]:
+        raise IllegalTransition(f"{model.id} is {model.state} and cannot become {ModelState.LIVE}.")
+    if not model.kept:
+        raise IllegalTransition(f"The files of {model.id} were removed: choose a model that is still kept.")
+
+
+def _make_live(database: Database, model: str) -> str | None:
+    """Retire the live model, make `model` live; return the former's name, None if there was none."""
+    candidate, live = _get(database, model), _live(database)
+    _refuse_promotion(candidate)
+    if not candidate.directory:
+        raise IllegalTransition(f"{model} was pruned: merge it again before it is promoted.")
+    if live is not None:
+        _move(database, live, ModelState.RETIRED, "")
+    _move(database, candidate, ModelState.LIVE, "")
+    return None if live is None else live.id
+
+
+def _add_promotion(
+    database: Database,
+    model: str,
+    previous: str | None,
+    by: int | None,
+    created: float,
+    done: float | None,
+    back: bool,
+) -> int:
+    cursor = database.execute(
+        'INSERT INTO promotions(model, previous, "by", created, done, back) VALUES (?, ?, ?, ?, ?, ?)',
+        (model, previous, by, created, done, back),
+    )
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid
+
+
+def _promotion(database: Database, promotion: int) -> Promotion:
+    row = first(database, f"{_SELECT_PROMOTION} WHERE id = ?", [promotion])
+    if row is None:
+        raise UnknownRecord(f"There is no promotion {promotion}.")
+    return Promotion(**row)
+
+
+def _model(row: sqlite3.Row) -> Model:
+    values = dict(row)
+    values["state"] = ModelState(values["state"])
+    values["pruned"] = bool(values["pruned"])
+    return Model(**values)

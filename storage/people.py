@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from sqlite_utils import Database
 
-from storage.forgetting import withdraw
+from storage.base import Queries, every, first
 from storage.inbox import refuse_closed
-from storage.queries import Queries, every, first
+from storage.personal_data import withdraw
 from storage.records import Chat, Person
 from storage.runs import AFFECTED
 

@@ -11,8 +11,8 @@ import time
 from hashlib import sha256
 from pathlib import Path
 
+from storage.atomic_files import PRIVATE, sync_directory, write_durably
 from storage.connection import explained_os
-from storage.durable import PRIVATE, sync_directory, write_durably
 from storage.errors import Damaged, StorageError, UnknownRecord
 
 _NAME = re.compile(r"[0-9a-f]{64}")

@@ -10,8 +10,8 @@ from typing import Any
 
 from sqlite_utils import Database
 
+from storage.base import Queries, every, first, number
 from storage.errors import IllegalTransition, RunBusy, StorageError, UnknownRecord
-from storage.queries import Queries, every, first, number
 from storage.records import Run
 from storage.states import RUN_TRANSITIONS, RunState
 

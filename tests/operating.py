@@ -9,7 +9,7 @@ from typing import Any
 
 from bot.admin.service import Operations
 from storage.ledger import Ledger
-from storage.models import ModelStore
+from storage.model_store import ModelStore
 from storage.records import Model, Run
 from tests.lessons import settings
 from training.job_specs import Places

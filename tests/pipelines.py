@@ -14,7 +14,7 @@ from typing import Any
 
 from inference.internvl2.tiny import CHECKPOINT
 from storage.ledger import Ledger
-from storage.models import ModelStore
+from storage.model_store import ModelStore
 from storage.pictures import PictureStore
 from storage.records import Chat, Exchange, Model, Person, Rating, Run
 from storage.states import ModelState

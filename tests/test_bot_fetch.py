@@ -17,7 +17,7 @@ from rich.console import Console
 from bot.cli.fetch import fetch
 from inference.hub.download import bring
 from inference.hub.listing import HubError, Source, listing
-from storage.models import verify
+from storage.model_store import verify
 from tests.hub_server import COMMIT, HubServer
 
 WEIGHTS = "model.safetensors"

@@ -15,7 +15,7 @@ from bot.cli.doctor.checks import examine
 from bot.cli.doctor.findings import Finding
 from bot.config import load_settings
 from storage.ledger import FILE_NAME
-from storage.models import MANIFEST, ModelStore, write_manifest
+from storage.model_store import MANIFEST, ModelStore, write_manifest
 from storage.records import BASE, Model
 from storage.states import ModelState
 from tests.whole_bot import ADMIN, WholeBot, picture, whole_bot, words

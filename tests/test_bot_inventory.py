@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from storage.ledger import Ledger
-from storage.models import MANIFEST, ModelStore, write_manifest
+from storage.model_store import MANIFEST, ModelStore, write_manifest
 from storage.records import Chat, Model, Person, Rating
 from storage.states import ModelState, RunState
 from tests.bot_process import Thumbtune, write_config

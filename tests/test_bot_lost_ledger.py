@@ -15,7 +15,7 @@ from bot.cli.doctor.checks import examine
 from bot.config import load_settings
 from storage.errors import StorageError
 from storage.ledger import FILE_NAME, Ledger
-from storage.models import MANIFEST
+from storage.model_store import MANIFEST
 from storage.pictures import PictureStore
 from tests.bot_process import command, write_config
 from tests.ledgers import picture

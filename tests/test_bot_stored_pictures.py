@@ -24,7 +24,7 @@ from bot.settings import ChatSettings
 from inference.chat_format.template import prompt_hash
 from inference.messages import Picture, Prompt, Role, Turn
 from storage.errors import UnknownRecord
-from storage.health import ledger_faults, picture_faults
+from storage.integrity import ledger_faults, picture_faults
 from storage.ledger import FILE_NAME, Ledger
 from storage.pictures import PictureStore
 from storage.records import PictureState, Rating

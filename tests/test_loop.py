@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from storage.models import verify
+from storage.model_store import verify
 from storage.states import ModelState, RunState
 from tests.community import Community, Examined, playful, questions
 from tests.person import UP, button

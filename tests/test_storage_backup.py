@@ -15,9 +15,9 @@ from inference.serving.deployment import Deployment
 from inference.settings import InferenceSettings
 from storage.backup import back_up
 from storage.errors import StorageError
-from storage.health import ledger_faults, picture_faults
+from storage.integrity import ledger_faults, picture_faults
 from storage.ledger import FILE_NAME, Ledger
-from storage.models import ModelStore, verify
+from storage.model_store import ModelStore, verify
 from storage.pictures import PictureStore
 from storage.records import Model
 from storage.states import ModelState

@@ -14,8 +14,8 @@ from storage.connection import connect
 from storage.errors import StorageError
 from storage.ledger import FILE_NAME, Ledger
 from storage.migrations import migrations
+from storage.permissions import open_to_others
 from storage.pictures import PictureStore
-from storage.private import open_to_others
 from storage.records import Rating
 from storage.upgrade import migrate
 from tests.ledgers import exchange, picture

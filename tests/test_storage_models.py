@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from storage.errors import Damaged, StorageError, UnknownRecord
-from storage.models import MANIFEST, ModelStore, read_manifest, verify, write_manifest
+from storage.model_store import MANIFEST, ModelStore, read_manifest, verify, write_manifest
 
 FILES = {"config.json": b"{}", "model.safetensors": b"\x00" * 70_000, "code/modeling.py": b"import torch\n"}
 

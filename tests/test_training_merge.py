@@ -15,7 +15,7 @@ from inference.chat_format.template import jinja_chat_template
 from inference.internvl2.checkpoint import load_model
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tokenizer import load_tokenizer
-from storage.models import write_manifest
+from storage.model_store import write_manifest
 from tests.lessons import SYSTEM
 from training.adapter import WHOLE, Adapter
 from training.gate.prompt_parity import disagreement

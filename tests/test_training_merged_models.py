@@ -15,7 +15,7 @@ from bot.admin.startup_checks import settle_live_model
 from inference.internvl2.tiny import CHECKPOINT
 from storage.errors import IllegalTransition
 from storage.ledger import Ledger
-from storage.models import ModelStore, verify
+from storage.model_store import ModelStore, verify
 from storage.records import Model
 from storage.states import ModelState
 from tests.lessons import SYSTEM, settings
@@ -148,7 +148,7 @@ async def test_a_killed_removal_is_made_good_by_the_next_start(
             raise Killed
 
         with monkeypatch.context() as patched:
-            patched.setattr("storage.models.shutil.rmtree", removed_half)
+            patched.setattr("storage.model_store.shutil.rmtree", removed_half)
             with pytest.raises(Killed):
                 await shelf.merged.prune()
     await shelf.restart()

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from storage.models import verify
+from storage.model_store import verify
 from storage.records import Chat, Person, Rating, Run, Taught
 from storage.states import ModelState, RunState
 from tests.lessons import SYSTEM, photo

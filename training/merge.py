@@ -19,7 +19,7 @@ import torch
 from safetensors import safe_open
 
 from inference.chat_format.template import jinja_chat_template
-from storage.models import MANIFEST
+from storage.model_store import MANIFEST
 from training.adapter import Adapter
 from training.gate.prompt_parity import disagreement
 from training.job import MergeJob, Outcome, Progress, TrainingError

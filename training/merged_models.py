@@ -19,7 +19,7 @@ from typing import Final
 from inference.internvl2.checkpoint_check import weight_bytes
 from storage.errors import IllegalTransition, StorageError
 from storage.ledger import Ledger
-from storage.models import ModelStore, read_manifest
+from storage.model_store import ModelStore, read_manifest
 from storage.records import Model
 from storage.states import ModelState
 from training.job import MergeJob, Progress, Trainer, TrainingError, ignore

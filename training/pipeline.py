@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar
 from inference.internvl2.checkpoint_check import weight_bytes
 from storage.errors import IllegalTransition, NotSaved, StorageError
 from storage.ledger import Ledger
-from storage.models import ModelStore
+from storage.model_store import ModelStore
 from storage.pictures import PictureStore
 from storage.records import ALIKE, Model, Run, Trust
 from storage.states import ModelState, RunState

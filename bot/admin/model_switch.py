@@ -21,7 +21,7 @@ from inference.messages import InferenceError
 from inference.serving.deployment import Deployment
 from storage.errors import StorageError
 from storage.ledger import Ledger
-from storage.models import verify
+from storage.model_store import verify
 from storage.records import Model, Promotion
 from storage.states import ModelState
 from training.job import Progress, TrainingError, ignore

@@ -22,9 +22,9 @@ from bot.admin.schedule import Alert
 from bot.i18n import later
 from inference.messages import InferenceError
 from storage.errors import StorageError
-from storage.health import quick_faults
+from storage.integrity import quick_faults
 from storage.ledger import Ledger
-from storage.models import verify
+from storage.model_store import verify
 from storage.records import BASE, Model
 from storage.states import ModelState
 

@@ -29,7 +29,7 @@ from inference.internvl2.tiny.samples import sample_pictures, sample_sticker
 from inference.internvl2.tiny.shapes import draw, random_scene
 from inference.internvl2.tiny.words import Kind, Language
 from inference.settings import TINY
-from storage.durable import PRIVATE
+from storage.atomic_files import PRIVATE
 from telegram_emulator.server import Emulator
 from telegram_emulator.voters import Conversation
 from training.settings import TrainingSettings

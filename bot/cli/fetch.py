@@ -18,7 +18,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from bot.cli.terminal import notes
 from inference.hub.download import bring
 from inference.hub.listing import HubError, Listing, Source, listing
-from storage.models import MANIFEST, ModelStore, verify
+from storage.model_store import MANIFEST, ModelStore, verify
 
 REPO = "OpenGVLab/InternVL2-2B"
 _COMING = ".incomplete"

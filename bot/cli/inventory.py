@@ -20,7 +20,7 @@ from bot.cli.terminal import Refused, confirm, notes
 from bot.config import Settings
 from storage.errors import StorageError
 from storage.ledger import FILE_NAME, Ledger
-from storage.models import ModelStore
+from storage.model_store import ModelStore
 from storage.records import BASE, Approval, Model
 from storage.states import ModelState
 from training.data.sources import About, imported, remove, title

@@ -16,7 +16,7 @@ from bot.cli.terminal import confirm, notes
 from storage.backup import back_up
 from storage.errors import StorageError
 from storage.ledger import Ledger
-from storage.models import ModelStore
+from storage.model_store import ModelStore
 from storage.pictures import PictureStore
 from storage.records import Belongings
 

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from inference.chat_format.template import harmless, system_text
 from inference.messages import Role, Turn
-from storage.durable import PRIVATE
+from storage.atomic_files import PRIVATE
 from storage.records import Preference, RatedExchange
 from training.data.llava import Lesson, lesson, write_rows
 from training.data.selection import Pair, finished, liked

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from storage.durable import sync_directory
+from storage.atomic_files import sync_directory
 from training.job import TrainingError
 from training.settings import Source
 

@@ -28,11 +28,11 @@ from bot.i18n import later
 from inference.engines.commands import Kind, resolve
 from inference.internvl2.checkpoint_check import weight_bytes
 from storage.errors import StorageError
-from storage.health import ledger_faults, live_model_fault, picture_faults, refuse_lost_ledger
+from storage.integrity import ledger_faults, live_model_fault, picture_faults, refuse_lost_ledger
 from storage.ledger import FILE_NAME
-from storage.models import ModelStore
+from storage.model_store import ModelStore
+from storage.permissions import open_to_others
 from storage.pictures import PictureStore
-from storage.private import open_to_others
 from training.gate.factual_set import RegressionSetError, read_set
 from training.trainable import untrainable
 

@@ -16,7 +16,7 @@ from inference.messages import Answer, InferenceError, Prompt, Role, Sampling, T
 from inference.serving.deployment import Deployment
 from inference.serving.readiness import sample_picture
 from storage.errors import StorageError
-from storage.models import MANIFEST, verify
+from storage.model_store import MANIFEST, verify
 
 FOREIGN_NAMES: Final = ("llava", "vicuna", "mistral", "cogvlm")
 """lmdeploy takes a model for another one by these words in its path (lmdeploy/model.py, lmdeploy/archs.py)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from storage.queries import Queries, every
+from storage.base import Queries, every
 from storage.records import Approval, Day, Participant
 
 _DAYS = """

@@ -10,9 +10,9 @@ import sqlite3
 
 from sqlite_utils import Database
 
+from storage.base import Queries, first
 from storage.errors import UnknownRecord
 from storage.people import ensure_user
-from storage.queries import Queries, first
 from storage.records import Demonstration
 
 _SELECT = 'SELECT id, exchange, author, text, "update", created, confirmed_by FROM demonstrations'

@@ -8,11 +8,11 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+from storage.base import every, first
 from storage.connection import looking
 from storage.errors import StorageError
-from storage.models import verify
+from storage.model_store import verify
 from storage.pictures import PictureStore
-from storage.queries import every, first
 from storage.records import PictureState
 from storage.upgrade import refuse_newer
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from sqlite_utils import Database
 
-from storage.readers import Readers
+from storage.reader_pool import Readers
 from storage.writer import Together, Writer
 
 Result = TypeVar("Result")

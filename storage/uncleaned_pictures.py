@@ -6,9 +6,9 @@ from dataclasses import asdict
 
 from sqlite_utils import Database
 
+from storage.base import Queries, every, first, number
 from storage.exchanges import INSERT_PICTURE
-from storage.forgetting import note
-from storage.queries import Queries, every, first, number
+from storage.personal_data import note
 from storage.records import Kind, PictureState, StoredPicture
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from sqlite_utils import Database
 
+from storage.base import Queries, every, first, number
 from storage.inbox import NOBODYS_LANE
-from storage.queries import Queries, every, first, number
 from storage.records import Belongings, Kind, Removal
 from storage.runs import AFFECTED, cancel_learning
 

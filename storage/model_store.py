@@ -1,0 +1,246 @@
+"""Model directories with a manifest of hashes: built aside, published whole, checked before they are trusted.
+
+Knows files and digests; what a checkpoint contains is the business of those who write and load it. Everything
+here blocks (hashing a few gigabytes takes seconds): call it through `asyncio.to_thread`.
+
+`manifest.json`::
+
+    {"files": {"config.json": {"sha256": "…", "size": 1234}, …}, "hash": "…", "version": 1}
+
+where `hash` is the SHA-256 of the `files` object as JSON with sorted keys and no spaces.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import file_digest, sha256
+from pathlib import Path
+from typing import Any
+
+from storage.atomic_files import sync_directory, sync_file, write_durably
+from storage.connection import explained_os
+from storage.errors import Damaged, StorageError, UnknownRecord
+
+MANIFEST = "manifest.json"
+_VERSION = 1
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_BUILDING = ".building-"
+_NAMED = 8
+"""Differences that an error names one by one; more are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """A file of a model: SHA-256 in hex, size in bytes."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a model directory consists of, by path relative to it, and one hash over all of it."""
+
+    hash: str
+    files: dict[str, FileRecord]
+
+
+def write_manifest(directory: Path) -> str:
+    """Hash every file under `directory`, write its manifest, return the hash over all of it.
+
+    Two directories with the same files have the same hash. Raises `StorageError` for an empty or unreadable one.
+    """
+    try:
+        files = {name: _record(path) for name, path in _files(directory)}
+        if not files:
+            raise StorageError(f"{directory} has no files: it is not a model.")
+        text = json.dumps({"version": _VERSION, "hash": _hash(files), "files": _plain(files)}, indent=1, sort_keys=True)
+        write_durably(directory / MANIFEST, (text + "\n").encode())
+    except OSError as error:
+        raise explained_os(error, f"writing the manifest of {directory}") from error
+    return _hash(files)
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of a model directory, without looking at its files.
+
+    Raises `UnknownRecord` where there is none, `Damaged` for one that contradicts itself.
+    """
+    path = directory / MANIFEST
+    try:
+        values: dict[str, Any] = json.loads(path.read_bytes())
+        files = {name: FileRecord(**record) for name, record in values["files"].items()}
+        manifest, version = Manifest(values["hash"], files), values["version"]
+    except FileNotFoundError as error:
+        raise UnknownRecord(f"{directory} has no {MANIFEST}: it is not a published model.") from error
+    except OSError as error:
+        raise explained_os(error, f"reading {path}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damaged(f"{path} is damaged ({error}): promote another model, or restore this one.") from error
+    if version != _VERSION:
+        raise StorageError(f"{path} has the format {version}, this version reads {_VERSION}: update thumbtune.")
+    if manifest.hash != _hash(files):
+        raise Damaged(f"{path} is damaged (its hash does not fit): promote another model, or restore this one.")
+    return manifest
+
+
+def verify(directory: Path, manifest_hash: str = "", *, contents: bool = True) -> str:
+    """Compare every file with the manifest; return the hash over all of them.
+
+    Without `contents` only names and sizes are compared, which takes no time. `manifest_hash` is what the manifest
+    must have, unless it is empty: the hash that was returned when the model was published.
+
+    Raises `Damaged` naming what is missing, changed or new, `UnknownRecord` without a manifest.
+    """
+    expected = read_manifest(directory)
+    differences = []
+    if manifest_hash and expected.hash != manifest_hash:
+        differences.append(f"{MANIFEST} is another one")
+    try:
+        present = dict(_files(directory))
+        for name, record in expected.files.items():
+            if name not in present:
+                differences.append(f"{name} is missing")
+            elif present[name].stat().st_size != record.size:
+                differences.append(f"{name} has {present[name].stat().st_size} bytes instead of {record.size}")
+            elif contents and _record(present[name]) != record:
+                differences.append(f"{name} has changed")
+    except OSError as error:
+        raise explained_os(error, f"checking the model {directory}") from error
+    differences += [f"{name} is not in the manifest" for name in present if name not in expected.files]
+    if differences:
+        more = f" and {len(differences) - _NAMED} more" if len(differences) > _NAMED else ""
+        raise Damaged(
+            f"The model {directory} is not as it was published: {', '.join(differences[:_NAMED])}{more}."
+            " Promote another model, or restore this one."
+        )
+    return expected.hash
+
+
+class ModelStore:
+    """A folder of published models, one directory each."""
+
+    def __init__(self, directory: Path) -> None:
+        """Use `directory`, made where there is none. Raises `StorageError`."""
+        self.directory = directory
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise explained_os(error, f"opening the model folder {directory}") from error
+
+    def path(self, name: str) -> Path:
+        """Where the model of that name lies, or would. Raises `StorageError` for what cannot be a name."""
+        if _NAME.fullmatch(name) is None:
+            raise StorageError(f"{name!r} cannot name a model: use letters, digits, dots, dashes and underscores.")
+        return self.directory / name
+
+    def names(self) -> list[str]:
+        """The published models, sorted."""
+        return sorted(
+            each.name for each in self.directory.iterdir() if _NAME.fullmatch(each.name) and (each / MANIFEST).is_file()
+        )
+
+    def workspace(self, name: str) -> Path:
+        """A new empty directory to build the model `name` in, on the same file system. Raises `StorageError`."""
+        self.path(name)
+        building = self.directory / f"{_BUILDING}{name}-{secrets.token_hex(4)}"
+        try:
+            building.mkdir()
+        except OSError as error:
+            raise explained_os(error, f"making the folder {building}") from error
+        return building
+
+    def publish(self, built: Path, name: str) -> tuple[Path, str]:
+        """Turn a workspace into the model `name`: manifest, everything forced to the disk, one rename.
+
+        Returns its directory and manifest hash. The model appears as a whole or not at all. Raises `StorageError`
+        for a name that is taken.
+        """
+        path = self.path(name)
+        if path.exists():
+            raise StorageError(f"{path} exists already: give the new model another name.")
+        manifest_hash = write_manifest(built)
+        try:
+            for _, file in _files(built):
+                sync_file(file)
+            for folder in {built, *(each.parent for _, each in _files(built))}:
+                sync_directory(folder)
+            built.rename(path)
+            sync_directory(self.directory)
+        except OSError as error:
+            raise explained_os(error, f"publishing the model {path}") from error
+        return path, manifest_hash
+
+    def discard(self, built: Path) -> None:
+        """Delete a workspace that will not be published; nothing if it is gone. Raises `StorageError`."""
+        if built.parent != self.directory or not built.name.startswith(_BUILDING):
+            raise StorageError(f"{built} is not a workspace of {self.directory}.")
+        self._delete(built)
+
+    def set_aside(self, name: str) -> Path | None:
+        """Take the model `name` out of the published ones, durably, to `discard` or `restore`; None if it is not there.
+
+        A process that is killed then leaves it to `tidy`. Raises `StorageError`.
+        """
+        path = self.path(name)
+        aside = self.directory / f"{_BUILDING}{name}-{secrets.token_hex(4)}"
+        try:
+            path.rename(aside)
+            sync_directory(self.directory)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise explained_os(error, f"deleting {path}") from error
+        return aside
+
+    def restore(self, aside: Path, name: str) -> None:
+        """Put back what `set_aside` took. Raises `StorageError`."""
+        try:
+            aside.rename(self.path(name))
+            sync_directory(self.directory)
+        except OSError as error:
+            raise explained_os(error, f"putting {name} back from {aside}") from error
+
+    def tidy(self) -> list[Path]:
+        """Delete what killed processes left half built or half removed; return what was deleted.
+
+        Only for the one process that builds models, at its start.
+        """
+        left = [each for each in self.directory.iterdir() if each.name.startswith(_BUILDING)]
+        for each in left:
+            self._delete(each)
+        return left
+
+    def _delete(self, directory: Path) -> None:
+        try:
+            shutil.rmtree(directory)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise explained_os(error, f"deleting {directory}") from error
+
+
+def _files(directory: Path) -> Iterator[tuple[str, Path]]:
+    """The files under `directory` by relative path, without the manifest and Python's caches."""
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory)
+        if path.is_file() and name.as_posix() != MANIFEST and "__pycache__" not in name.parts:
+            yield name.as_posix(), path
+
+
+def _record(path: Path) -> FileRecord:
+    with path.open("rb") as file:
+        return FileRecord(file_digest(file, "sha256").hexdigest(), path.stat().st_size)
+
+
+def _plain(files: dict[str, FileRecord]) -> dict[str, dict[str, str | int]]:
+    return {name: {"sha256": record.sha256, "size": record.size} for name, record in files.items()}
+
+
+def _hash(files: dict[str, FileRecord]) -> str:
+    return sha256(json.dumps(_plain(files), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
