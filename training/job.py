@@ -48,7 +48,7 @@ class Job(Record):
     together and `deepspeed` the stage of ZeRO, 0 for none; `split` above 1 computes smaller batches, and more of them
     in a step. `features_gigabytes` bounds what is kept of the pictures on disk while the run lasts. `courtesy` is the
     file that says when an engine on the same machine goes first (`inference.serving.pressure`); empty for none. The names
-    from `method` on are those of `training.knobs.Recipe`; where `recipe`, a file, is given it has the numbers.
+    from `method` on are those of `training.xtuner.hyperparameters.Recipe`; where `recipe`, a file, is given it has the numbers.
     """
 
     run: str

@@ -1,7 +1,7 @@
 """`thumbtune compare`: a person's own pictures and questions, answered by any models side by side on one page.
 
 Knows where models and questions are found and how a folder is read; the answers come from a child process
-(`training.compare`), the page from `training.gate.sheet`. Needs no running bot.
+(`training.gate.comparison`), the page from `training.gate.sheet`. Needs no running bot.
 """
 
 from __future__ import annotations

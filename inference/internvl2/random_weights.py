@@ -27,7 +27,7 @@ from inference.internvl2.configuration_internvl2 import InternVLChatConfig
 from inference.internvl2.modeling_internvl2 import InternVLChatModel
 from inference.internvl2.tokenizer import load_tokenizer
 
-TINY_CHECKPOINT = Path(__file__).parent.parent / "tiny" / "checkpoint"
+TINY_CHECKPOINT = Path(__file__).parent / "tiny" / "checkpoint"
 
 
 @dataclass(frozen=True, slots=True)

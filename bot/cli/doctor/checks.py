@@ -81,7 +81,7 @@ def _python(_: Settings) -> Iterator[Finding]:
 
 def _rooms(_: Settings) -> Iterator[Finding]:
     """The four packages have common names; another distribution's `bot` on the path would be imported instead."""
-    home = Path(__file__).resolve().parent.parent
+    home = Path(__file__).resolve().parents[3]
     for room in ROOMS:
         origin = importlib.import_module(room).__file__
         ok = origin is not None and Path(origin).resolve().parent.parent == home
