@@ -30,8 +30,8 @@ import psutil
 
 from telegram_emulator import Emulator
 from telegram_emulator.people import Attachment
-from tests.chatting import png
-from tests.person import UP, button
+from tests.support.chatting import png
+from tests.support.person import UP, button
 
 QUESTIONS_A_PICTURE: Final = 4
 """A picture with its caption, then three texts."""

@@ -22,8 +22,8 @@ from aiogram.types import InlineKeyboardButton, InlineKeyboardMarkup, Message
 
 from bot.app import share_the_interpreter
 from inference.messages import Answer, Delta, Prompt, Usage
-from tests.chatting import Notebook, RunningBot, ScriptedEngine, settings
-from tests.emulated import THUMBS, client
+from tests.support.chatting import Notebook, RunningBot, ScriptedEngine, settings
+from tests.support.emulated import THUMBS, client
 
 CALLS_PER_SECOND = 300.0
 """Ten times what Telegram allows, and more than one core's Python makes: it bounds nothing but how often we type."""

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.community import Community, questions
+from tests.support.community import Community, questions
 
 PICTURES = 30
 WARM_UP = 2

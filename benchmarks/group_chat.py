@@ -32,8 +32,8 @@ from bot.settings import ChatSettings, LimitsSettings, StorageSettings, Telegram
 from inference.messages import Prompt
 from telegram_emulator import Emulator
 from telegram_emulator.people import Attachment
-from tests.chatting import Notebook, RunningBot, Script, ScriptedEngine, Settings
-from tests.person import DOWN, UP, button
+from tests.support.chatting import Notebook, RunningBot, Script, ScriptedEngine, Settings
+from tests.support.person import DOWN, UP, button
 
 ENGINE_SECONDS: Final = 0.1
 PEOPLE: Final = {1001: "Ada", 1002: "Bob", 1003: "Cyd"}

@@ -36,7 +36,7 @@ from storage.ledger import Ledger
 from storage.records import Run
 from telegram_emulator import Emulator
 from telegram_emulator.people import Attachment
-from tests.chatting import until
+from tests.support.chatting import until
 
 ADMIN = 7
 SIZES = ((1280, 960), (960, 1280), (640, 480), (1920, 1080), (448, 448), (3000, 2000), (720, 1280), (1024, 1024))

@@ -19,7 +19,7 @@ from playwright.async_api import Browser, Page, expect
 
 from bot.cli.demo import GROUP
 from inference.serving.engine_launch import free_port
-from tests.browser import CHROMIUM, INSTALL_CHROMIUM, MINUTE, ChatPage, button, chromium
+from tests.support.browser import CHROMIUM, INSTALL_CHROMIUM, MINUTE, ChatPage, button, chromium
 
 PICTURES = Path(__file__).parent / "pictures"
 

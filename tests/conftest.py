@@ -13,8 +13,8 @@ import pytest
 
 from bot.cli.main import main
 from telegram_emulator import Emulator
-from tests.bot_process import Ended, Thumbtune
-from tests.chatting import Stage
+from tests.support.bot_process import Ended, Thumbtune
+from tests.support.chatting import Stage
 
 
 @pytest.fixture

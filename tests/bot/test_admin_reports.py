@@ -1,0 +1,79 @@
+"""What admins can look at over time."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from bot.admin.charts import draw
+from bot.i18n import Translator
+from storage.ledger import Ledger
+from storage.records import Day, Rating
+from storage.states import RunState
+from tests.bot.test_chat_admin import RUN
+from tests.support.chatting import ADMIN, Notebook, Stage, png, told
+from tests.support.ledgers import exchange
+from tests.support.person import DOWN, UP
+
+NOON = datetime(2026, 11, 20, 12, tzinfo=UTC).timestamp()
+
+
+async def test_days_are_counted_by_model(tmp_path: Path) -> None:
+    """Each day and model with its answers and the latest vote of each rater; what is older is left out."""
+    asked = ((NOON - 86400, "base"), (NOON, "base"), (NOON + 60, "run-1"), (NOON + 90, "run-1"))
+    async with Ledger.open(tmp_path) as ledger:
+        for update, (when, model) in enumerate(asked, 1):
+            made = await ledger.record_exchange(exchange(await ledger.session(1, 1), update, model=model, created=when))
+            await ledger.rate(Rating(made.id, 1, 1, 10 * update))
+            await ledger.rate(Rating(made.id, 2, 1, 10 * update + 1))
+            await ledger.rate(Rating(made.id, 2, -1, 10 * update + 2))
+        assert await ledger.days(NOON - 43200) == [
+            Day("2026-11-20", "base", 1, 1, 1),
+            Day("2026-11-20", "run-1", 2, 2, 2),
+        ]
+        assert (await ledger.days(0))[0] == Day("2026-11-19", "base", 1, 1, 1)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_picture_holds_many_models(language: str) -> None:
+    """It is drawn for a day without votes, for many models and in every language; warnings are errors here."""
+    days = [Day("2026-11-20", f"run-{number}", 3, number % 3, number % 2) for number in range(12)]
+    for shown in (days, days[:1]):
+        written = draw(
+            shown, datetime(2026, 10, 22).date(), datetime(2026, 11, 20).date(), Translator.load().to(language)
+        )
+        assert Image.open(io.BytesIO(written)).size == (960, 800)
+
+
+async def test_stats_are_a_picture(stage: Stage) -> None:
+    """/stats sends the picture with the sums of the last days; without anything to show it says so."""
+    async with stage.bot() as bot, stage.person(ADMIN, "Root") as root, stage.person() as ada:
+        assert "Nobody has asked" in (await told(root, "/stats"))["text"]
+        for wish in ("all", "99999"):
+            assert "a number from 1 to 366" in (await told(root, f"/stats {wish}"))["text"]
+        for thumb, colour in ((UP, "red"), (UP, "blue"), (DOWN, "green")):
+            await ada.toast(await ada.taps(thumb, await ada.asks(photo=png(colour=colour))))
+        await root.sends("/stats 7")
+        await stage.handled(bot)
+        shown = (await root.bot_messages())[-1]
+        assert "photo" in shown
+        assert shown["caption"] == "The last 7 days: 3 answers, 2 👍, 1 👎."
+
+
+async def test_the_schedule_is_told(stage: Stage) -> None:
+    """When the next run begins by itself and by which setting, or that none does; and how the last one went."""
+    admin = Notebook()
+    async with stage.bot(admin=admin), stage.person(ADMIN, "Root") as root:
+        assert "only when I am told to" in (await told(root, "/schedule"))["text"]
+        admin.next_run = datetime(2027, 1, 2, 3, 0, tzinfo=UTC)
+        admin.schedule = "0 3 * * *"
+        admin.runs = [RUN, RUN]
+        assert (await told(root, "/schedule"))["text"].splitlines()[:3] == [
+            "Next run: 2027-01-02 03:00 UTC",
+            'By training.schedule = "0 3 * * *", in UTC.',
+            f"Run 3: {RunState.TRAINING.value}",
+        ]

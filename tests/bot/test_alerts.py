@@ -1,0 +1,126 @@
+"""Trouble reaches the admin of the whole bot: each kind once, in the admin's language, with the fault quoted."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+import pytest
+
+from bot.admin.alerts import CRASHED, DISK_LOW
+from bot.admin.notifications import GAVE_UP, SORRY
+from bot.admin.progress import SILENT
+from bot.admin.service import NOT_TAKEN
+from bot.i18n import Translator
+from storage.states import RunState
+from tests.support.person import Message, Person, button
+from tests.support.speech import foreign
+from tests.support.whole_bot import ADMIN, WholeBot, picture, whole_bot, words
+
+FAILED: Final = "Run {run} failed; nothing has changed. The reason: {reason}"
+
+
+PLACE: Final = re.compile(r"\{\w+\}")
+
+
+def shape(template: str) -> re.Pattern[str]:
+    """What fits a sentence with anything in its places."""
+    return re.compile(".+".join(map(re.escape, PLACE.split(template))), re.DOTALL)
+
+
+async def asking(whole: WholeBot, person: Person, seed: int = 0) -> Message:
+    """The answer to a picture."""
+    asked = await person.sends(photo=picture(seed))
+    return await whole.says(person.id, lambda message: bool(button(message, "👍")), after=asked["message_id"])
+
+
+async def crash(whole: WholeBot) -> None:
+    """Kill the engine, and wait until another one has taken its place."""
+    engines = whole.engines()
+    os.kill(engines[-1], signal.SIGKILL)
+    async with asyncio.timeout(30):
+        while len(whole.engines()) == len(engines):
+            await asyncio.sleep(0.01)
+
+
+def poison(whole: WholeBot, person: Person) -> int:
+    """An update that no handler can take: a message of somebody, without its date."""
+    chat = {"id": person.id, "type": "private", "first_name": person.name}
+    sender = {"id": person.id, "is_bot": False, "first_name": person.name, "language_code": person.language}
+    number = whole.emulator.world.updates.add("message", {"message_id": 1, "chat": chat, "from": sender, "text": "!"})
+    assert number is not None
+    return number
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+async def test_each_trouble_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, language: str) -> None:
+    """A full disk, crashes, updates that are given up, a run that fails, a model that does not start: one message each.
+
+    Whoever sent what was given up is told as well.
+    """
+    say = Translator.load().to(language)
+    async with whole_bot(tmp_path, monkeypatch) as whole:
+        root, ada = await whole.person(ADMIN, "Root", language), await whole.person(1001, "Ada", language)
+        async with whole.running():  # whose language the bot knows, it tells in that one
+            for person in (root, ada):
+                asked = await person.sends("/start")
+                await whole.says(person.id, after=asked["message_id"])
+        async with whole.running(storage={"min_free_gigabytes": 1e9}):
+            for seed in range(4):
+                await ada.toast(await ada.taps("👍", await asking(whole, ada, seed)))
+            poisoned = []
+            for _ in range(2):
+                await asking(whole, ada)  # an engine that has not come up yet cannot crash
+                await crash(whole)
+                poisoned.append(poison(whole, ada))
+            last = 0
+            for _ in range(2):
+                last = (await whole.says(ada.id, lambda message: words(message) == say(SORRY), after=last))[
+                    "message_id"
+                ]
+            for run, cue in ((1, "bad"), (2, "silent")):
+                whole.cue(cue)
+                await root.sends("/retrain")
+                await whole.ended(run)
+            done = say("Run {run} is done. Its model {model} is {state}.", run=2, model="run-2", state=say("candidate"))
+            await whole.says(root.id, lambda message: words(message).startswith(done))
+        told = [words(message) for message in await root.bot_messages()]
+        for sentence, fault in {
+            DISK_LOW: str(whole.data),
+            CRASHED: "SIGKILL",
+            GAVE_UP: f" {poisoned[0]} ",
+            FAILED: "row 3 is bad",
+            NOT_TAKEN: "these weights are no good",
+        }.items():
+            (found,) = [text for text in told if shape(say(sentence)).search(text)]
+            assert fault in found
+            assert foreign(PLACE.sub("", say(sentence)), language) == []
+        assert sum("⚠" in text for text in told) == 4, "nothing else is told as trouble"
+
+
+async def test_a_run_that_hangs_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The admin hears of it, /status and the operator page name its log; /cancel ends it as it ends any other."""
+    say = Translator.load().to("zh")
+    async with whole_bot(tmp_path, monkeypatch) as whole:
+        root = await whole.person(ADMIN, "Root", "zh")
+        async with whole.running(training={"silence": 1.0}) as application:
+            for seed in range(4):
+                await root.toast(await root.taps("👍", await asking(whole, root, seed)))
+            whole.cue("hang")
+            await root.sends("/retrain")
+            told = shape(say(SILENT))
+            alert = await whole.says(root.id, lambda message: told.search(words(message)) is not None)
+            log = whole.data / "runs" / "1" / "finetune.log"
+            assert str(log) in words(alert)
+            asked = await root.sends("/status")
+            status = await whole.says(root.id, after=asked["message_id"])
+            assert told.search(words(status)) and str(log) in words(status)
+            async with aiohttp.ClientSession() as session, session.get(application.address) as page:
+                assert f": {log}" in await page.text()
+            await root.sends("/cancel")
+            assert (await whole.ended(1)).state is RunState.CANCELLED

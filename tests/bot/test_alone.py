@@ -1,0 +1,80 @@
+"""One bot on a data folder, and commands that know whether there is one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from bot.instance_lock import at_work
+from storage.records import Model
+from storage.states import ModelState, RunState
+from tests.support.bot_process import command, ran
+from tests.support.community import Community
+from tests.support.fleets import Servers
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def community(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Community]:
+    folder = tmp_path_factory.mktemp("alone")
+    servers = Servers(folder, 1)
+    (endpoint,) = servers.endpoints
+    try:
+        await servers.start(endpoint)
+        async with Community(folder, inference={"endpoints": [endpoint]}) as community:
+            await community.bot.start()
+            yield community
+    finally:
+        await servers.end()
+
+
+async def test_a_second_bot_is_refused(community: Community) -> None:
+    """It is told of the first one before it touches anything, and the first one is well."""
+    code, said = await command(community.config, "run")
+    assert code == 1
+    assert f"Another bot is at work on {community.data}" in said
+    assert "Traceback" not in said
+    await community.bot.healthy()
+
+
+async def test_a_port_that_is_taken_is_named_with_the_cure(community: Community, tmp_path: Path) -> None:
+    """A bot with a folder of its own cannot have the same port, nor the demo that of another demo."""
+    taken = int(community.web.rpartition(":")[2])
+    config = tmp_path / "other.toml"
+    config.write_text(community.config.read_text().replace(str(community.data), str(tmp_path / "data")))
+    code, said = await command(config, "run")
+    assert code == 1
+    assert f"Nothing can listen on 127.0.0.1:{taken}" in said
+    assert "web.port" in said
+    code, said = await command(config, "demo", "--port", str(taken))
+    assert code == 1
+    assert "--port 0" in said
+    assert "Traceback" not in said
+
+
+async def test_a_run_that_cannot_begin_is_refused(community: Community) -> None:
+    """Beside a bot the command ends when the run has begun or, as here, failed for want of anything to learn."""
+    ended = await ran("retrain", "--config", str(community.config))
+    assert (ended.code, ended.out) == (1, "")
+    assert "Run 1: failed. Not enough yet: 0 liked answers" in ended.err
+    async with community.ledger() as ledger:
+        assert (await ledger.runs(1))[0].state is RunState.FAILED
+
+
+async def test_nothing_is_asked_of_a_bot_that_does_not_run(community: Community) -> None:
+    """Once it was killed the commands that need it say so at once and leave nothing for its next start."""
+    await community.bot.kill()
+    assert not at_work(community.data)
+    async with community.ledger() as ledger:
+        await ledger.add_model(Model("run-9", "/m/run-9", ModelState.CANDIDATE, None, 1.0))
+        await ledger.promote("run-9")
+        before = await ledger.promotions(), await ledger.runs()
+        for words in (("retrain",), ("retrain", "--wait"), ("promote", "base"), ("rollback",)):
+            ended = await ran(*words, "--config", str(community.config))
+            assert (ended.code, ended.out) == (1, "")
+            assert "No bot is running" in ended.err and "thumbtune run" in ended.err
+        assert (await ledger.promotions(), await ledger.runs()) == before

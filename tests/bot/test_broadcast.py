@@ -1,0 +1,224 @@
+"""/broadcast: everybody is told once, whatever comes between, and the admin learns what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+
+import pytest
+from yarl import URL
+
+from bot.handlers import broadcast
+from storage.errors import NotSaved
+from storage.ledger import Ledger
+from storage.records import Chat
+from storage.records import Person as Known
+from storage.states import ReceiverState
+from tests.support.chatting import ADMIN, Notebook, RunningBot, ScriptedEngine, Stage, settings, shows, told, until
+from tests.support.killing import killed_while
+from tests.support.ledgers import newest_update
+from tests.support.person import Message, Person
+
+NEWS = "I am back.\nAsk me!"
+PEOPLE = range(5001, 5025)
+
+
+async def acquainted(stage: Stage, people: Sequence[int]) -> None:
+    """People who have pressed Start, and whom the bot knows."""
+    async with Ledger.open(stage.directory) as ledger:
+        for person in people:
+            stage.emulator.add_person(person, f"P{person}").started = True
+            await ledger.see(Known(person, f"P{person}"), Chat(person))
+
+
+def news(stage: Stage, person: int) -> int:
+    """How often somebody was told."""
+    return [message["text"] for message in stage.emulator.world.chats[person].messages.values()].count(NEWS)
+
+
+async def report(root: Person, chat: int | None = None) -> Message:
+    """What the admin is told in the end."""
+    async with root.patience(60, "the report of a broadcast"):
+        while True:
+            messages = await root.bot_messages(chat)
+            if messages and messages[-1]["text"].startswith("Sent to"):
+                return messages[-1]
+            await asyncio.sleep(0.02)
+
+
+async def test_a_broadcast_reaches_everybody_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everybody with a private chat gets it, flood control or not, unless it asks for more patience than we have; who
+    is gone is counted; strangers cannot send.
+    """
+    monkeypatch.setattr(broadcast, "PROGRESS_SECONDS", 0.0)
+    async with (
+        stage.bot() as bot,
+        stage.person(ADMIN, "Root") as root,
+        stage.person() as ada,
+        stage.person(1002, "Ben") as ben,
+        stage.person(1003, "Cem") as cem,
+        stage.person(1004, "Dan") as dan,
+    ):
+        for each in (ada, ben, cem, dan):
+            await told(each, "/start")
+        await ben.blocks()
+        stage.emulator.faults.plan("flood", methods=["sendMessage"], chat=cem.id)
+        stage.emulator.faults.plan("flood", methods=["sendMessage"], chat=dan.id, seconds=5000)
+        assert "Only my admins" in (await told(ada, f"/broadcast {NEWS}"))["text"]
+        assert "it goes to 4 people" in (await told(root, "/broadcast"))["text"]
+        await root.sends(f"/broadcast {NEWS}")
+        sent = await shows(root, "Sent to 2 of 4 people. 1 cannot be reached any more; with 1 it failed.")
+        assert "reply_markup" not in sent
+        assert [news(stage, each.id) for each in (ada, ben, cem, dan)] == [1, 0, 1, 0]
+        assert len(bot.engine.prompts) == 0
+
+
+async def test_a_broadcast_survives_being_killed(stage: Stage) -> None:
+    """`kill -9` of the bot again and again in the middle of it: it goes on with those who have not been told, nobody
+    is told twice, and the admin learns whom each kill left in doubt.
+    """
+    kills = 3
+    await acquainted(stage, PEOPLE)
+    stage.emulator.faults.plan("delay", 999, methods=["sendMessage"], seconds=0.1)
+    async with Person(stage.url, ADMIN, "Root") as root:
+        reports = []
+
+        async def talk(person: Person) -> None:
+            await person.sends(f"/broadcast {NEWS}")
+            reports.append((await report(person))["text"])
+
+        readers = [Person(stage.url, person) for person in PEOPLE]
+        await killed_while(stage, [root], talk, kills=kills, seed=3, told=readers)
+    async with Ledger.open(stage.directory) as ledger:
+        update = newest_update(ledger)
+        assert (await ledger.stored_update(update)).attempts == kills + 1, "killed in the middle each time"
+    (said,) = reports
+    doubtful = {int(found) for found in re.findall(r"P\d+ \((\d+)\)", said)}
+    assert len(doubtful) <= kills
+    assert said.startswith(f"Sent to {len(PEOPLE) - len(doubtful)} of {len(PEOPLE)} people. 0 cannot")
+    assert all(news(stage, person) == 1 for person in PEOPLE if person not in doubtful)
+    assert all(news(stage, person) <= 1 for person in doubtful)
+
+
+async def test_a_broadcast_that_is_stopped_leaves_no_doubt(stage: Stage) -> None:
+    """A bot that is told to end lets the message that is under way arrive, and the next one goes on from there."""
+    await acquainted(stage, PEOPLE[:4])
+    stage.emulator.faults.plan("delay", methods=["sendMessage"], chat=PEOPLE[1], seconds=0.3)
+    async with stage.person(ADMIN, "Root") as root:
+        made = settings(stage.url, stage.emulator.token)
+        first = RunningBot(made, stage.directory, ScriptedEngine(), Notebook())
+        first.start()
+        await root.sends(f"/broadcast {NEWS}")
+        await until(lambda: not stage.emulator.faults.planned)
+        await first.stop(grace=0)
+        assert [news(stage, person) for person in PEOPLE[:4]] == [1, 1, 0, 0]
+        async with stage.bot():
+            assert (await report(root))["text"].splitlines() == [
+                "Sent to 4 of 4 people. 0 cannot be reached any more; with 0 it failed."
+            ]
+        assert [news(stage, person) for person in PEOPLE[:4]] == [1] * 4
+        assert len(await root.bot_messages()) == 1
+
+
+async def test_a_message_without_its_note_is_not_sent_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ended between the sending and the note, the one window: the next process leaves that person out and says so."""
+    reached = asyncio.Event()
+
+    async def never(*_: object) -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(broadcast, "STOPPING_SECONDS", 0.0)
+    await acquainted(stage, PEOPLE[:3])
+    async with stage.person(ADMIN, "Root") as root:
+        made = settings(stage.url, stage.emulator.token)
+        first = RunningBot(made, stage.directory, ScriptedEngine(), Notebook())
+        monkeypatch.setattr(first.ledger, "set_receiver", never)
+        first.start()
+        await root.sends(f"/broadcast {NEWS}")
+        await reached.wait()
+        await first.stop(grace=0)
+        async with stage.bot():
+            first_line, second_line = (await report(root))["text"].splitlines()
+    assert first_line.startswith("Sent to 2 of 3 people.")
+    assert second_line.startswith("With 1 I was interrupted in the middle.")
+    assert second_line.endswith(f": P{PEOPLE[0]} ({PEOPLE[0]}).")
+    assert [news(stage, person) for person in PEOPLE[:3]] == [1] * 3
+
+
+async def test_a_broadcast_waits_for_the_disk(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While what became of somebody cannot be noted nobody else is told, so that in the end there is no doubt."""
+    monkeypatch.setattr(broadcast, "DISK_SECONDS", 0.02)
+    await acquainted(stage, PEOPLE[:3])
+    async with stage.bot() as bot, stage.person(ADMIN, "Root") as root:
+        note = bot.ledger.set_receiver
+        refused: list[int] = []
+
+        async def unreliable(update: int, chat: int, state: ReceiverState) -> None:
+            if len(refused) < 3:
+                refused.append(sum(news(stage, person) for person in PEOPLE[:3]))
+                raise NotSaved("the disk is full")
+            await note(update, chat, state)
+
+        monkeypatch.setattr(bot.ledger, "set_receiver", unreliable)
+        await root.sends(f"/broadcast {NEWS}")
+        assert (await report(root))["text"].splitlines() == [
+            "Sent to 3 of 3 people. 0 cannot be reached any more; with 0 it failed."
+        ]
+    assert refused == [1, 1, 1]
+    assert [news(stage, person) for person in PEOPLE[:3]] == [1] * 3
+
+
+async def test_what_may_have_arrived_is_not_sent_again(stage: Stage) -> None:
+    """A connection that breaks off leaves a doubt, with which the admin is not left alone."""
+    await acquainted(stage, PEOPLE[:3])
+    for kind, person in (("reset_after", PEOPLE[0]), ("reset_before", PEOPLE[1])):
+        stage.emulator.faults.plan(kind, methods=["sendMessage"], chat=person)
+    async with stage.bot(), stage.person(ADMIN, "Root") as root:
+        await root.sends(f"/broadcast {NEWS}")
+        first, second = (await report(root))["text"].splitlines()
+    assert first.startswith("Sent to 1 of 3 people.")
+    assert second.endswith(f"twice, so I left it at that: P{PEOPLE[0]} ({PEOPLE[0]}), P{PEOPLE[1]} ({PEOPLE[1]}).")
+    assert [news(stage, person) for person in PEOPLE[:3]] == [1, 0, 1]
+
+
+async def test_a_broadcast_can_be_cancelled(stage: Stage) -> None:
+    """By the button under its progress, by admins only; who has not been told is not."""
+    first, *others = PEOPLE[:4]
+    await acquainted(stage, PEOPLE[:4])
+    stage.emulator.faults.plan("flood", 999, methods=["sendMessage"], chat=first, seconds=1)
+    async with stage.bot() as bot, stage.person(ADMIN, "Root") as root, stage.person() as ada:
+        group = stage.emulator.add_group("Friends", [root.id, ada.id]).id
+        await root.sends(f"/broadcast@thumbtune_bot {NEWS}", chat=group)
+        progress = await shows(root, "Sending… 0 of 4", group)
+        await until(lambda: stage.emulator.faults.struck > 0)
+        button = progress["reply_markup"]["inline_keyboard"][0][0]["callback_data"]
+        assert "Only my admins" in await ada.toast(await ada.presses(button, progress))
+        assert await root.toast(await root.taps("Cancel", progress)) == "I stop here. 3 people do not get it."
+        assert await root.toast(await root.presses(button, progress)) == "There is nobody left to be told."
+        stage.emulator.faults.clear()
+        assert (await report(root, group))["text"].splitlines()[1] == "It was cancelled before 3 got it."
+        await bot.settled()
+    assert [news(stage, person) for person in (first, *others)] == [1, 0, 0, 0]
+
+
+async def test_a_broadcast_waits_while_telegram_is_away(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is passed over because of it: it goes on with the same person when Telegram is back."""
+    monkeypatch.setattr("bot.updates.inbox.PAUSES", (0.02,))
+    monkeypatch.setattr("bot.telegram.client.PATIENCE_SECONDS", 0.0)
+    await acquainted(stage, PEOPLE[:3])
+    stage.emulator.faults.plan("flood", methods=["sendMessage"], chat=PEOPLE[1], seconds=1)
+
+    async def put_back() -> bool:
+        return (await bot.ledger.receivers(update)).get(PEOPLE[1]) is ReceiverState.DUE
+
+    async with stage.bot() as bot, stage.person(ADMIN, "Root") as root:
+        await root.sends(f"/broadcast {NEWS}")
+        await until(lambda: not stage.emulator.faults.planned)
+        update = newest_update(bot.ledger)
+        await stage.emulator.stop()
+        await until(put_back)
+        await stage.emulator.start(port=URL(stage.url).port or 0)
+        assert (await report(root))["text"].startswith("Sent to 3 of 3 people.")
+    assert [news(stage, person) for person in PEOPLE[:3]] == [1] * 3

@@ -1,0 +1,42 @@
+"""Pictures whose captions are commands."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.chatting import Stage, png, told
+
+CALLED = "@thumbtune_bot"
+
+
+async def test_a_picture_can_begin_anew(stage: Stage) -> None:
+    """/new in a caption puts the conversation aside; the rest of the caption is the question, edited too."""
+    async with stage.bot() as bot, stage.person() as ada:
+        await ada.asks(photo=png(), caption="a?")
+        question = await ada.sends(photo=png(colour="red"), caption="/New b?")
+        assert (await ada.answer(rated=True))["text"] == "Answer 2"
+        assert bot.engine.heard() == ["b?"]
+        await ada.asks("c?")
+        assert bot.engine.heard() == ["b?", "Answer 2", "c?"]
+        await ada.edits(question, "/new d?")
+        await stage.handled(bot)
+        assert bot.engine.heard() == ["d?"]
+        await ada.asks("e?")
+        assert bot.engine.heard() == ["d?", "Answer 4", "c?", "Answer 3", "e?"], "an edit begins nothing"
+        await ada.asks(album=[png(), png()], caption="/new")
+        assert bot.engine.heard() == [bot.settings.chat.default_question]
+        group = stage.emulator.add_group("Friends", [ada.id]).id
+        await ada.sends(photo=png(), caption=f"/new{CALLED} f?", chat=group)
+        await ada.answer(rated=True, chat=group)
+        assert bot.engine.heard() == ["f?"]
+
+
+@pytest.mark.parametrize("command", ["/retry", "/help", f"/stop{CALLED} it"])
+async def test_a_picture_with_another_command_is_not_lost_in_silence(stage: Stage, command: str) -> None:
+    """Neither is done, and the person hears so; a caption that only looks like a command is a question."""
+    async with stage.bot() as bot, stage.person() as ada:
+        await ada.asks(photo=png(), caption="/r/aww a?")
+        refused = await told(ada, photo=png(), caption=command)
+        assert f"Send me {command.split(CALLED)[0]} alone" in refused["text"]
+        assert bot.engine.heard() == ["/r/aww a?"]
+        assert len(await ada.bot_messages()) == 2

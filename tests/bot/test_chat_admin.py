@@ -1,0 +1,353 @@
+"""What admins can ask for and are told, and what everybody else is told instead."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from bot.admin.progress import BAR, on_terminal, run_progress
+from bot.admin.protocol import AdminRefusal
+from bot.handlers import privacy
+from bot.handlers.menu import ADMINS, NODES
+from bot.i18n import Translator
+from bot.updates.ordering import QUICK_COMMANDS
+from storage.errors import IllegalTransition, RunBusy, UnknownRecord
+from storage.ledger import Ledger
+from storage.records import Model, Rating, Run
+from storage.states import ModelState, RunState
+from tests.support.chatting import ADMIN, Notebook, Stage, png, shows, told, until
+from tests.support.ledgers import exchange
+from tests.support.person import Person
+from training.gate.report import Effort, Report
+from training.job import RATED, Progress, ignore
+
+RUN = Run(
+    3,
+    RunState.TRAINING,
+    "admin",
+    ADMIN,
+    1.0,
+    1.0,
+    step=5,
+    steps=20,
+    loss=1.234,
+    seconds_left=125.4,
+    samples=40,
+    held_out=4,
+)
+
+
+async def words(person: Person, command: str) -> str:
+    """Send a command; what the bot says in the end."""
+    return str((await told(person, command))["text"])
+
+
+def test_the_quick_commands() -> None:
+    """Commands that have nothing to do with a conversation have lanes of their own."""
+    assert {*ADMINS, *NODES, *privacy.COMMANDS, "model", "help"} == QUICK_COMMANDS.keys()
+
+
+async def test_others_are_refused_politely(stage: Stage) -> None:
+    """No admin command does anything for anybody else."""
+    admin = Notebook()
+    async with stage.bot(admin=admin), stage.person() as ada:
+        for command in ADMINS:
+            assert "Only my admins" in await words(ada, f"/{command} base")
+        assert admin.asked == []
+
+
+async def test_admins_get_what_they_ask_for(stage: Stage) -> None:
+    """Each command is carried out for the admin who sent it, and its outcome told."""
+    admin = Notebook(runs=[RUN], next_run=datetime(2027, 1, 2, 3, 4, tzinfo=UTC))
+    async with stage.bot(admin=admin) as bot, stage.person(ADMIN, "Root") as root:
+        for number, value in enumerate((1, 1, -1), 1):
+            session = await bot.ledger.session(7, 7)
+            said = exchange(session, -number, chat=7, asker=7, model="run-2")
+            await bot.ledger.rate(Rating((await bot.ledger.record_exchange(said)).id, 7, value, -number))
+        assert "Run 3 begins" in await words(root, "/retrain")
+        assert "Run 3 is being cancelled" in await words(root, "/cancel")
+        status = await words(root, "/status")
+        for part in (
+            "run-2",
+            "liked 5",
+            "waiting 2",
+            "Run 3: training\n40 liked",
+            "▓▓▓▓▓░",
+            " 25 % (5/20)\nTime left: 2:05\nLoss, average of the last tenth: 1.234",
+            "2027-01-02 03:04 UTC",
+        ):
+            assert part in status
+        seen = "First word after 0.05 s (99 % within 1.50 s); 40 % of the prompts from a cache\n"
+        assert f"restarts 0\n{seen}" in status
+        assert f"http://a:1: ready, run-2; answering 1, chats 4\n  {seen}" in status
+        assert "http://b:1: out of service, run-1; answering 0, chats 0\n  gone for good\n" in status
+        assert "old story" not in status
+        models = await words(root, "/models")
+        assert "▶ run-2: live, 1970-01-01, 2 👍 1 👎 (67 %)" in models
+        assert "run-1: rejected, 1970-01-01 (worse on facts)" in models
+        assert "run-0: removed" in models
+        assert await words(root, "/promote run-1") == "run-1 answers from now on."
+        assert "/models" in await words(root, "/Promote")
+        assert await words(root, "/rollback") == "base answers from now on."
+    assert admin.asked == [
+        ("retrain", ADMIN),
+        ("cancel", ADMIN),
+        ("overview",),
+        ("models",),
+        ("promote", "run-1", ADMIN),
+        ("rollback", ADMIN),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("refusal", "says"),
+    [
+        (RunBusy("busy"), "under way already"),
+        (AdminRefusal("install the trainer first"), "install the trainer first"),
+        (IllegalTransition("not now"), "not now"),
+    ],
+)
+async def test_a_refusal_is_told(stage: Stage, refusal: Exception, says: str) -> None:
+    """Why something cannot be done reaches the admin as a sentence."""
+    async with stage.bot(admin=Notebook(refusal=refusal)), stage.person(ADMIN, "Root") as root:
+        assert says in await words(root, "/retrain")
+        for command in ("/cancel", "/status", "/models", "/promote x", "/rollback"):
+            assert str(refusal) in await words(root, command)
+
+
+async def test_an_unknown_model_is_told(stage: Stage) -> None:
+    """A mistyped id is answered with where to find the right one."""
+    async with stage.bot(admin=Notebook(refusal=UnknownRecord("no"))), stage.person(ADMIN, "Root") as root:
+        assert await words(root, "/promote run-99") == "I have no model called run-99. /models lists them."
+
+
+async def test_status_does_not_wait_for_an_answer(stage: Stage) -> None:
+    """While the admin's own picture is being talked about, /status is answered."""
+    go_on = asyncio.Event()
+    async with stage.bot([go_on, "Done."]), stage.person(ADMIN, "Root") as root:
+        await root.sends(photo=png())
+        asked = await root.command("/status")
+        async with asyncio.timeout(20):
+            while not any("run-2" in message["text"] for message in await root.bot_messages()):
+                await asyncio.sleep(0.02)
+        go_on.set()
+        assert (await root.answer(rated=True, after=0))["text"] == "Done."
+        assert asked["message_id"] < (await root.bot_messages())[-1]["message_id"]
+
+
+async def test_nothing_but_what_steers_waits_for_a_change_of_model(stage: Stage) -> None:
+    """The change says at once that it has begun; meanwhile one can look and cancel, and what steers waits its turn."""
+    warm = asyncio.Event()
+
+    class Slow(Notebook):
+        async def rollback(
+            self, by: int, on_progress: Callable[[Progress], None] = ignore, *, confirmed: bool = False
+        ) -> Model:
+            model = await super().rollback(by, on_progress, confirmed=confirmed)
+            await warm.wait()
+            return model
+
+    admin = Slow()
+    async with stage.bot(admin=admin) as bot, stage.person(ADMIN, "Root") as root:
+        await root.command("/rollback")
+        await shows(root, "Warming up the model before this one…")
+        await root.command("/promote run-1")
+        assert "run-2" in await words(root, "/status")
+        for command in ("/models", "/schedule", "/stats", "/model", "/privacy", "/delete_my_data", "/help"):
+            assert await words(root, command)
+        assert "Run 3 is being cancelled" in await words(root, "/cancel")
+        assert ("promote", "run-1", ADMIN) not in admin.asked
+        warm.set()
+        await stage.handled(bot)
+        assert "base answers from now on." in [each["text"] for each in await root.bot_messages()]
+        assert admin.asked[-1] == ("promote", "run-1", ADMIN)
+
+
+async def test_a_request_that_was_carried_out_is_not_made_again(stage: Stage) -> None:
+    """After a crash between the deed and the answer, the ledger tells that it was done."""
+    chat = {"id": ADMIN, "type": "private", "first_name": "Root"}
+    message = {"message_id": 1, "date": 1, "chat": chat, "from": {**chat, "is_bot": False}}
+    rows = [
+        (number, "commands:7", json.dumps({"update_id": number, "message": {**message, "text": text}}))
+        for number, text in ((1, "/retrain"), (2, "/rollback"))
+    ]
+    async with Ledger.open(stage.directory) as ledger:
+        await ledger.store_updates(rows)
+        for number, *_ in rows:
+            await ledger.begin_update(number)
+        run = await ledger.start_run("admin", ADMIN)
+        for name in ("base", "run-1"):
+            await ledger.add_model(Model(name, f"/{name}", ModelState.CANDIDATE, None, 1.0))
+        await ledger.promote("run-1", ADMIN)
+    admin = Notebook()
+    async with stage.person(ADMIN, "Root") as root, stage.bot(admin=admin) as bot:
+        await until(lambda: stage.emulator.counts(ADMIN).sends == 2)
+        await stage.handled(bot)
+        texts = [each["text"] for each in await root.bot_messages()]
+        assert texts == [f"Run {run.id} begins. I will keep you informed here.", "run-1 answers from now on."]
+        assert admin.asked == []
+
+
+async def test_a_runs_progress_is_one_message_with_a_bar(stage: Stage, tmp_path: Path) -> None:
+    """The admin sees one message change, then the outcome, with the picture and the sheet if there are any."""
+    async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
+        for step in (0, 10, 20):
+            await bot.notices.run_changed(replace(RUN, step=step))
+            await bot.notices.settled()
+        await bot.notices.run_changed(replace(RUN, state=RunState.MERGING, step=20))
+        await bot.notices.settled()
+        (shown,) = await root.bot_messages()
+        assert "Run 3: merging" in shown["text"]
+        assert "▓" * BAR in shown["text"]
+        model = Model("run-3", "/m", ModelState.REJECTED, 3, 1.0, reason="Worse on facts.")
+        picture, sheet = tmp_path / "sheet.png", tmp_path / "sheet.html"
+        picture.write_bytes(png())
+        sheet.write_text("<h1>Before and after</h1>")
+        await bot.notices.run_finished(replace(RUN, state=RunState.DONE, model="run-3"), model, picture, sheet)
+        messages = await root.bot_messages()
+        assert len(messages) == 3
+        assert (messages[2]["document"]["file_name"], messages[2]["document"]["mime_type"]) == (
+            "run-3-sheet.html",
+            "text/html",
+        )
+        assert "photo" in messages[1]
+        assert messages[1]["caption"] == "Run 3 is done. Its model run-3 is rejected.\nWorse on facts."
+        await bot.notices.run_finished(replace(RUN, id=4, state=RunState.FAILED, reason="disk full"), None)
+        assert "disk full" in (await root.bot_messages())[-1]["text"]
+
+
+async def test_each_admin_gets_the_sheet_in_their_language(stage: Stage, tmp_path: Path) -> None:
+    """A sheet that has no Chinese version, as an earlier release wrote it, is sent as it is."""
+    picture, sheet = tmp_path / "sheet.png", tmp_path / "sheet.html"
+    for file in (picture, tmp_path / "sheet.zh.png"):
+        file.write_bytes(png())
+    sheet.write_text("<h1>Before and after</h1>")
+    model = Model("run-3", "/m", ModelState.LIVE, 3, 1.0)
+    async with stage.person(ADMIN, "小伟", "zh") as admin, stage.bot() as bot:
+        await told(admin, "/model")
+        for version in ("sheet.html", "sheet.zh.html"):
+            (tmp_path / version).write_text("<h1>Before and after</h1>")
+            await bot.notices.run_finished(replace(RUN, state=RunState.DONE, model="run-3"), model, picture, sheet)
+            assert (await admin.bot_messages())[-1]["document"]["file_name"] == f"run-3-{version}"
+
+
+async def test_the_last_edit_of_a_runs_progress_is_made_once(stage: Stage) -> None:
+    """The end of a run, which its progress message shows already, does not edit it once more."""
+    async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
+        ended = replace(RUN, state=RunState.FAILED, reason="disk full")
+        for run in (RUN, ended):
+            await bot.notices.run_changed(run)
+            await bot.notices.settled()
+        await bot.notices.run_finished(ended, None)
+        assert stage.emulator.calls["editmessagetext"] == 1
+        assert len(await root.bot_messages()) == 2
+
+
+async def test_an_outage_holds_up_no_work(stage: Stage) -> None:
+    """While one admin's messages break off, the run goes on and the other admin hears of it, in order."""
+    stage.emulator.faults.plan("flood", 1_000_000, chat=ADMIN, seconds=1)
+    async with stage.person(ADMIN, "Root") as root, stage.person(8, "Other") as other:
+        await root.arrives()
+        async with stage.bot(telegram={"admins": (ADMIN, 8)}) as bot:
+            await bot.ledger.start_run("admin", ADMIN)
+            for state in (RunState.TRAINING, RunState.MERGING, RunState.EVALUATING):
+                await bot.notices.run_changed(replace(RUN, state=state))
+            await bot.notices.alert("disk", "The disk is nearly full.")
+            await until(lambda: stage.emulator.counts(8).sends == 2)
+            first, second = await other.bot_messages()
+            assert "Run 3: evaluating" in first["text"], "states in between were replaced while they waited"
+            assert "nearly full" in second["text"]
+            assert stage.emulator.counts(ADMIN).sends == 0
+            stage.emulator.faults.clear()
+            await bot.notices.settled()
+            texts = [each["text"] for each in await root.bot_messages()]
+            assert [("Run 3" in text, "nearly full" in text) for text in texts] == [(True, False), (False, True)]
+
+
+@pytest.mark.parametrize("trouble", ["html_page", "reset_after"])
+async def test_the_end_of_a_run_is_told_if_its_picture_breaks_off(stage: Stage, tmp_path: Path, trouble: str) -> None:
+    """Whether the picture arrived is unknown then, so the same follows as text."""
+    async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
+        await root.arrives()
+        picture = tmp_path / "sheet.png"
+        picture.write_bytes(png())
+        stage.emulator.faults.plan(trouble, methods=["sendPhoto"])
+        model = Model("run-3", "/m", ModelState.REJECTED, 3, 1.0, reason="Worse on facts.")
+        await bot.notices.run_finished(replace(RUN, state=RunState.DONE, model="run-3"), model, picture)
+        assert (await root.bot_messages())[-1]["text"] == "Run 3 is done. Its model run-3 is rejected.\nWorse on facts."
+
+
+async def test_the_numbers_of_a_run_are_told(stage: Stage) -> None:
+    """With the model's report the outcome has its numbers, in the admin's language."""
+    effort = Effort(
+        pairs=54,
+        votes=60,
+        raters=3,
+        liked=90,
+        cut=31,
+        steps=56,
+        training_seconds=75,
+        merging_seconds=5,
+        peak_memory=1_250_000_000,
+        adapter_bytes=120_000,
+        taught={RATED: 54, "/data/sources/food/rows.jsonl": 50, "/home/me/ex_cn.json": 4},
+    )
+    report = Report(
+        True, held_out=6, live_nll=1.25, nll=0.5, questions=150, live_correct=0.9, correct=0.92, effort=effort
+    )
+    model = Model("run-3", "/m", ModelState.LIVE, 3, 1.0, report=replace(report, seconds=3700).to_json())
+    async with stage.person(ADMIN, "Root") as root, stage.person(8, "Other", "zh") as other:
+        async with stage.bot(telegram={"admins": (ADMIN, 8)}) as bot:
+            await other.sends("/start")
+            await other.answer(rated=False)
+            await bot.notices.run_finished(replace(RUN, state=RunState.DONE, model="run-3"), model)
+        assert (await root.bot_messages())[-1]["text"].splitlines() == [
+            "Run 3 is done. Its model run-3 is live.",
+            "Learned from 54 liked answers: 60 votes of 3 people; judged by 6 more.",
+            "⚠ 31 of 90 liked answers were cut off at the longest answer and teach nothing: raise chat.max_new_tokens",
+            "Beside them from elsewhere: food (50), ex_cn.json (4).",
+            "Loss on those: 1.250 before, 0.500 now.",
+            "Facts right: 90.0 % before, 92.0 % now, of 150 questions.",
+            "Time: training 1:15, merging 0:05, evaluating 1:01:40. Peak memory 1.2 GB, adapter 0.1 MB.",
+        ]
+        assert "事实题答对率：之前 90.0 %，现在 92.0 %" in (await other.bot_messages())[-1]["text"]
+
+
+async def test_the_same_trouble_is_told_once(stage: Stage) -> None:
+    """An alert that repeats does not fill the admin's chat."""
+    async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
+        for _ in range(3):
+            await bot.notices.alert("disk", "The disk is nearly full.")
+            await bot.notices.settled()
+        await bot.notices.alert("engine", "The engine is down.")
+        await bot.notices.settled()
+        assert len(await root.bot_messages()) == 2
+
+
+async def test_an_admin_who_cannot_be_told_disturbs_nobody(stage: Stage) -> None:
+    """Who blocked the bot, or never started it, is passed over."""
+    async with stage.person(8, "Other") as other, stage.bot(telegram={"admins": (ADMIN, 8)}) as bot:
+        await bot.notices.run_changed(RUN)
+        await bot.notices.settled()
+        assert len(await other.bot_messages()) == 1
+
+
+def test_the_terminal_tells_the_same() -> None:
+    """State, loss and time left stand before the bar, each as soon as it is known."""
+    assert on_terminal("training", None, None) == "training"
+    assert on_terminal("training", 1.2345, None) == "training, average loss 1.234"
+    assert on_terminal("evaluating", None, 3725.0) == "evaluating, 1:02:05 left"
+
+
+def test_progress_speaks_the_admins_language() -> None:
+    """The bar and its words, in Chinese."""
+    text = run_progress(RUN, Translator.load().to("zh"))
+    assert "第 3 次训练：训练中" in text
+    assert "25 %" in text
+    assert "剩余时间：2:05" in text

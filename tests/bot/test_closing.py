@@ -1,0 +1,108 @@
+"""The bot ends when it is told to, whatever hangs in it: threads, steps, an admin who cannot be told."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import psutil
+import pytest
+import structlog
+
+from bot import shutdown
+from bot.shutdown import closed
+from storage.states import RunState
+from tests.support.community import ADMIN, Community
+
+STUCK = """
+import time
+import bot.app, training.pipeline
+def choosing_for_ever(*_, **__):
+    print("choosing", flush=True)
+    time.sleep(3600)
+training.pipeline.select_pairs = choosing_for_ever
+bot.app.THREAD_SECONDS = 0.5
+"""
+
+
+async def test_a_step_that_hangs_is_named_and_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step beyond its time is cancelled, one that does not even end then is left; both are named in the log."""
+    monkeypatch.setattr(shutdown, "SLOW_SECONDS", 0.01)
+    monkeypatch.setattr(shutdown, "_LAST_SECONDS", 0.05)
+    ended: list[str] = []
+    free = asyncio.Event()
+
+    async def obedient() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("obedient")
+
+    async def stubborn() -> None:
+        while not free.is_set():
+            try:
+                await free.wait()
+            except asyncio.CancelledError:
+                ended.append("stubborn was asked")
+
+    with structlog.testing.capture_logs() as log:
+        await closed("first", obedient, 0.05)
+        await closed("second", stubborn, 0.05)
+    assert ended == ["obedient", "stubborn was asked"]
+    said = [(line["step"], line["event"]) for line in log]
+    assert said == [
+        (step, event) for step in ("first", "second") for event in ("still stopping", "not stopped in time")
+    ]
+    free.set()
+
+
+async def test_a_step_that_fails_says_so() -> None:
+    """An error of a step in time is raised, so that it is not lost."""
+
+    async def failing() -> None:
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        await closed("ledger", failing)
+
+
+async def test_a_thread_that_never_ends_does_not_keep_the_bot(tmp_path: Path) -> None:
+    """SIGTERM while a thread computes for ever: all is closed, the run is cancelled, the process says why and ends."""
+    async with Community(tmp_path) as community:
+        community.bot.sabotage = STUCK
+        await community.bot.start()
+        await _run_under_way(community)
+        family = psutil.Process(community.bot.process.pid).children(recursive=True)
+        assert family
+        assert await community.bot.stop() == 1
+        _, alive = await asyncio.to_thread(psutil.wait_procs, family, 10)
+        assert alive == []
+        said = community.bot.tail()
+        assert "stopped" in said
+        assert "choosing_for_ever" in said
+        run = await community.ended_run()
+        assert run.state is RunState.CANCELLED
+        assert not (community.data / "ledger.db-wal").exists()
+
+
+async def test_an_admin_who_cannot_be_told_does_not_keep_the_bot(tmp_path: Path) -> None:
+    """SIGTERM while Telegram asks for ten minutes of silence: the run's end is in the ledger, the notice is let go."""
+    async with Community(tmp_path) as community:
+        community.bot.sabotage = STUCK.replace("3600", "1")
+        await community.bot.start()
+        community.emulator.faults.plan("flood", 100, chat=ADMIN, seconds=600)
+        await _run_under_way(community)
+        await community.bot.stop()
+        assert community.emulator.faults.struck
+        run = await community.ended_run()
+        assert run.state is RunState.CANCELLED
+        assert "not stopped in time" not in community.bot.tail()
+
+
+async def _run_under_way(community: Community) -> None:
+    """Ask for a run as the command line does, and wait until it chooses what to learn from."""
+    async with community.ledger() as ledger:
+        await ledger.start_run("command", None)
+    async with asyncio.timeout(60):
+        while "choosing" not in community.bot.tail():
+            await asyncio.sleep(0.05)

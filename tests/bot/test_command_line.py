@@ -1,0 +1,124 @@
+"""How the commands behave as programs: exit codes, where they print, what they ask, and what they leave alone."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pty
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from bot.instance_lock import at_work
+from storage.ledger import Ledger
+from storage.records import Chat, Person
+from tests.support.bot_process import ROOT, Thumbtune, write_config
+
+
+def known(folder: Path) -> Path:
+    """A settings file with a data folder beside it, whose ledger knows person 7."""
+    config = folder / "config.toml"
+    write_config(config, {"storage": {"dir": str(folder / "data")}})
+
+    async def see() -> None:
+        async with Ledger.open(folder / "data") as ledger:
+            await ledger.see(Person(7, "Ada"), Chat(7))
+
+    asyncio.run(see())
+    return config
+
+
+def is_known(folder: Path) -> bool:
+    """Whether the ledger there knows person 7."""
+
+    async def look() -> bool:
+        async with Ledger.open(folder / "data") as ledger:
+            return await ledger.person(7) is not None
+
+    return asyncio.run(look())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("status",),
+        ("models",),
+        ("retrain",),
+        ("promote", "base"),
+        ("rollback",),
+        ("forget", "7", "--yes"),
+        ("backup", "copy"),
+        ("export", "out"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_wrong_folder_is_named_and_stays_empty(thumbtune: Thumbtune, tmp_path: Path, words: tuple[str, ...]) -> None:
+    """Where no bot has ever run there is nothing to tell or to do, and no ledger is made."""
+    ended = thumbtune(*words)
+    assert (ended.code, ended.out) == (1, "")
+    assert f"There is no ledger in {tmp_path / 'data'}" in ended.err and "--config" in ended.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_doctor_makes_nothing(thumbtune: Thumbtune, tmp_path: Path) -> None:
+    """Where the bot has not run yet it says whether it could, and leaves the folder as it is."""
+    ended = thumbtune("doctor")
+    assert ended.code == 1  # no token
+    assert "token" in ended.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_looking_for_a_bot_makes_nothing(tmp_path: Path) -> None:
+    """Whether a bot runs is seen without making the lock it would hold."""
+    assert not at_work(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [("forget",), ("forget", "ada"), ("promote",), ("fly",), ("status", "--fast")])
+def test_wrong_usage_is_exit_code_2(thumbtune: Thumbtune, words: tuple[str, ...]) -> None:
+    """A command line that makes no sense is told on standard error."""
+    ended = thumbtune(*words)
+    assert (ended.code, ended.out) == (2, "")
+    assert "Usage" in ended.err
+
+
+def test_no_terminal_is_no_yes(thumbtune: Thumbtune, tmp_path: Path) -> None:
+    """Without a terminal and without --yes nothing is deleted; with it nobody is asked."""
+    config = known(tmp_path)
+    refused = thumbtune("forget", "7", "--config", str(config))
+    assert refused.code == 1
+    assert "--yes" in refused.err
+    assert is_known(tmp_path)
+    assert "0 " not in refused.err
+    done = thumbtune("forget", "7", "--yes", "--config", str(config))
+    assert (done.code, done.err) == (0, "")
+    assert not is_known(tmp_path)
+
+
+async def test_a_terminal_is_asked(tmp_path: Path) -> None:
+    """What is typed decides; no is exit code 1, since what was asked for was not done."""
+    config = await asyncio.to_thread(known, tmp_path)
+    for typed, code in ((b"n\n", 1), (b"y\n", 0)):
+        terminal, end = pty.openpty()
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "bot", "forget", "7", "--config", str(config)),
+            cwd=ROOT,
+            stdin=end,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        os.close(end)
+        os.write(terminal, typed)
+        out, err = await process.communicate()
+        os.close(terminal)
+        assert process.returncode == code, (out, err)
+        assert b"Delete all of it" in err
+        assert await asyncio.to_thread(is_known, tmp_path) is bool(code)
+
+
+def test_the_version_is_told(thumbtune: Thumbtune) -> None:
+    """As the package has it, on one line."""
+    ended = thumbtune("--version")
+    assert (ended.code, ended.out.strip(), ended.err) == (0, f"thumbtune {version('thumbtune')}", "")

@@ -1,0 +1,224 @@
+"""`thumbtune compare`: own pictures and questions, answered by several models on one page, without a running bot."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+import sys
+from base64 import b64decode
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from bot.cli.compare import compare, directory_of, questions_of
+from bot.cli.main import main
+from bot.config import Settings
+from inference.chat_format.template import SYSTEM
+from inference.internvl2.tiny import CHECKPOINT
+from inference.internvl2.tiny.samples import sample_pictures
+from storage.ledger import FILE_NAME, Ledger
+from storage.records import Model
+from storage.states import ModelState
+from tests.support.bot_process import write_config
+from tests.support.doctoring import settings_in
+from training.job import CompareJob, TrainingError
+
+SQUARE = "one-green-square"
+TURNED = 6
+"""EXIF's orientation of a picture that has to be turned by a quarter (EXIF 2.32, tag Orientation)."""
+
+
+def pictures(folder: Path, names: Mapping[str, bytes]) -> Path:
+    """A folder with these files."""
+    folder.mkdir()
+    for name, data in names.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """What the command line printed and wrote for two models, three good pictures and a broken one."""
+    folder = tmp_path_factory.mktemp("compare")
+    turned = BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = TURNED
+    Image.new("RGB", (64, 32), "red").save(turned, "JPEG", exif=exif)
+    images = pictures(
+        folder / "pictures",
+        {
+            "a.jpg": sample_pictures()[SQUARE],
+            "a.txt": "Which <b>shape</b> is it?\n".encode("utf-8-sig"),
+            "b.JPG": turned.getvalue(),
+            "c[1].png": b"\x89PNG\r\n\x1a\nand no more",
+            "notes.md": b"not asked about",
+            "questions.txt": "What colour is it?\n\n  有几个？ \n".encode(),
+        },
+    )
+    shutil.copytree(CHECKPOINT, folder / "mine")
+    write_config(
+        folder / "config.toml",
+        {
+            "storage": {"dir": str(folder / "data")},
+            "training": {"device": "cpu", "threads": 1},
+            "chat": {"max_new_tokens": 24},
+        },
+    )
+
+    async def run() -> str:
+        async with Ledger.open(folder / "data") as ledger:
+            await ledger.add_model(Model("run-7", str(CHECKPOINT), ModelState.CANDIDATE, None, 1.0))
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "bot", "compare", "run-7", str(folder / "mine"), "--images", str(images)),
+            *("--out", str(folder / "page.html"), "--config", str(folder / "config.toml")),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output, _ = await process.communicate()
+        assert process.returncode == 0, output.decode()
+        return output.decode()
+
+    return asyncio.run(run()), (folder / "page.html").read_text(encoding="utf-8")
+
+
+def test_every_model_answers_every_question(page: tuple[str, str]) -> None:
+    """A kept model by its id and one by its folder stand side by side, for every picture and its questions."""
+    _, html = page
+    asked = re.findall(r'"question">(.*?)<', html)
+    assert asked == [
+        "What colour is it?",
+        "有几个？",
+        "Which &lt;b&gt;shape&lt;/b&gt; is it?",
+        "What colour is it?",
+        "有几个？",
+    ]
+    answers = re.findall(r"<h3>(.*?)</h3><p>(.*?)</p>", html)
+    assert len(answers) == 2 * len(asked)
+    ours, mine = answers[::2], answers[1::2]
+    assert {name for name, _ in ours} == {"run-7"}
+    assert all(name.endswith("/mine") for name, _ in mine)
+    assert [text for _, text in ours] == [text for _, text in mine], "the same weights say the same"
+    assert "green" in ours[0][1]
+    assert re.findall(r"<small>(.*?)</small>", html) == ["a.jpg"] * 3 + ["b.JPG"] * 2
+
+
+def test_pictures_are_shown_upright(page: tuple[str, str]) -> None:
+    """A photo that says to be turned is turned before it is asked about, as in a chat."""
+    _, html = page
+    *_, last = re.findall(r'src="data:image/jpeg;base64,([^"]*)"', html)
+    with Image.open(BytesIO(b64decode(last))) as shown:
+        assert shown.size == (32, 64)
+
+
+def test_a_broken_picture_is_named_and_left_out(page: tuple[str, str]) -> None:
+    """The others are asked about all the same, and the end says how many."""
+    said, html = page
+    assert "left out: c[1].png is damaged or cut off" in said
+    assert "c[1].png" not in html
+    assert "5 questions about 2 pictures, answered by 2 models" in said
+    assert "10/10" in said, "the bar"
+
+
+def test_a_picture_without_questions_is_asked_the_default_one(tmp_path: Path) -> None:
+    """Neither file, or empty ones: the question of a bare photo."""
+    picture = tmp_path / "a.jpg"
+    assert questions_of(picture, "What is it?") == ["What is it?"]
+    (tmp_path / "a.txt").write_text(" \n")
+    assert questions_of(picture, "What is it?") == ["What is it?"]
+    (tmp_path / "questions.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(TrainingError, match=r"questions\.txt cannot be read .* UTF-8"):
+        questions_of(picture, "What is it?")
+
+
+def asked(settings: Settings, images: Path, *models: str, out: str = "page.html") -> str:
+    """Why comparing is refused."""
+    with pytest.raises(TrainingError) as refused:
+        asyncio.run(compare(settings, models, images, images.parent / out, Console(quiet=True)))
+    return str(refused.value)
+
+
+def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
+    """An unknown model, an incomplete one, no folder, one without pictures: each with what to do."""
+    settings = settings_in(tmp_path)
+    empty = pictures(tmp_path / "empty", {"notes.md": b""})
+    broken = pictures(tmp_path / "broken", {"a.png": b"nothing"})
+    half = pictures(tmp_path / "half", {"config.json": b"{}"})
+    assert "run-9 is neither a kept model (base, tiny) nor a folder" in asked(settings, empty, "tiny", "run-9")
+    assert "is not a whole checkpoint: generation_config.json is missing" in asked(settings, empty, str(half))
+    assert f"{empty} has no pictures to ask about" in asked(settings, empty, "tiny")
+    assert f"{broken} has no pictures to ask about" in asked(settings, broken, "tiny")
+    assert "name one with pictures by --images" in asked(settings, tmp_path / "nowhere", "tiny")
+    assert "name another file with --out" in asked(settings, empty, "tiny", out="nowhere/page.html")
+    assert not (settings.storage.dir / FILE_NAME).exists(), "looking for a model makes no ledger"
+
+
+def test_a_model_that_does_not_load_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint that looks whole and is not: the reason has its name, and nothing is left behind."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    images = pictures(tmp_path / "pictures", {"a.jpg": sample_pictures()[SQUARE]})
+    shutil.copytree(CHECKPOINT, tmp_path / "odd")
+    (tmp_path / "odd" / "tokenizer.json").write_text("{}")
+    reason = asked(settings_in(tmp_path, training={"device": "cpu", "threads": 1}), images, str(tmp_path / "odd"))
+    assert reason.startswith(f"{tmp_path / 'odd'} cannot be loaded")
+    assert not (tmp_path / "page.html").exists()
+    assert list(tmp_path.glob("thumbtune-compare-*")) == []
+
+
+def test_a_worker_that_dies_leaves_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason says where the log is, and there it is, beside a job that has the persona of the chats."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    images = pictures(tmp_path / "pictures", {"a.jpg": sample_pictures()[SQUARE]})
+    reason = asked(settings_in(tmp_path, training={"python": "/bin/false"}), images, "tiny")
+    assert "the compare process died (exit code 1)" in reason
+    (log,) = tmp_path.glob("thumbtune-compare-*/compare.log")
+    assert str(log) in reason
+    assert CompareJob.read(log.with_suffix(".json")).system == SYSTEM
+
+
+def test_only_a_log_keeps_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reason may name a file of the working folder; it stays only where the log in it tells more."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    images = pictures(tmp_path / "pictures", {"a.jpg": sample_pictures()[SQUARE]})
+    worker = tmp_path / "worker.sh"
+    outcome = '{\\"ok\\": false, \\"reason\\": \\"$(dirname "$3")/0.jpg is odd\\"}'
+    worker.write_text(f'#!/bin/sh\necho "{outcome}" > "${{3%.json}}.outcome.json"\n')
+    worker.chmod(0o755)
+    assert "0.jpg is odd" in asked(settings_in(tmp_path, training={"python": str(worker)}), images, "tiny")
+    assert list(tmp_path.glob("thumbtune-compare-*")) == []
+
+
+async def test_the_base_is_known_before_the_first_start(tmp_path: Path) -> None:
+    """Without a ledger `base` is the configured checkpoint; a ledger's own entry goes before it."""
+    settings = settings_in(tmp_path)
+    assert await directory_of(settings, "base") == CHECKPOINT.absolute()
+    moved = tmp_path / "moved"
+    shutil.copytree(CHECKPOINT, moved)
+    async with Ledger.open(settings.storage.dir) as ledger:
+        await ledger.add_model(Model("base", str(moved), ModelState.CANDIDATE, None, 1.0))
+    assert await directory_of(settings, "base") == moved
+
+
+def test_the_command_line_words_it_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mistake is a sentence and exit code 1, no traceback."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["thumbtune", "compare", "tiny", "--images", "nowhere"])
+    with pytest.raises(SystemExit, match="1"):
+        main()
+    assert "nowhere is no folder" in capsys.readouterr().err
+
+
+async def test_a_pruned_model_is_merged_first(tmp_path: Path) -> None:
+    """A model of which the adapter alone is kept has no files to compare: the error says what brings them back."""
+    settings = settings_in(tmp_path)
+    async with Ledger.open(settings.storage.dir) as ledger:
+        await ledger.add_model(Model("run-1", str(tmp_path), ModelState.CANDIDATE, None, 1.0))
+        await ledger.prune_model("run-1")
+    with pytest.raises(TrainingError, match="thumbtune promote run-1"):
+        await directory_of(settings, "run-1")

@@ -1,0 +1,44 @@
+"""The demo takes the operator's settings, another engine and another model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bot.cli.demo import check_model, demo_settings, welcome
+from bot.config import ConfigError
+from inference.internvl2.tiny import CHECKPOINT
+from tests.support.doctoring import settings_in
+
+
+def test_as_it_stands_it_is_the_tiny_model_on_the_cpu(tmp_path: Path) -> None:
+    """Whatever the settings say of engine and model: the demo runs everywhere, and learns in a minute."""
+    given = settings_in(tmp_path, inference={"endpoints": ["http://127.0.0.1:1"], "model": "elsewhere"})
+    settings = demo_settings(given, "http://127.0.0.1:2", tmp_path)
+    assert (settings.inference.engine, settings.inference.model, settings.inference.endpoints) == ("cpu", "tiny", ())
+    assert settings.training.recipe == "tiny"
+
+
+def test_a_real_model_keeps_the_operators_sizes_and_training(tmp_path: Path) -> None:
+    """On a GPU the rest of [inference] and [training] is the operator's."""
+    given = settings_in(tmp_path, inference={"swap": "cold"}, training={"seed": 7})
+    settings = demo_settings(given, "http://127.0.0.1:2", tmp_path, "lmdeploy", str(CHECKPOINT))
+    assert (settings.inference.engine, settings.inference.model) == ("lmdeploy", str(CHECKPOINT))
+    assert (settings.inference.swap, settings.training.seed) == ("cold", 7)
+
+
+def test_a_model_that_is_none_is_refused_at_once(tmp_path: Path) -> None:
+    """Before any server starts, with what is missing and what brings it."""
+    check_model("tiny")
+    check_model(str(CHECKPOINT))
+    with pytest.raises(ConfigError, match="thumbtune fetch"):
+        check_model(str(tmp_path / "nowhere"))
+
+
+def test_what_ctrl_c_does_is_said_before(tmp_path: Path) -> None:
+    """The data goes with the demo, unless it is to be kept; both are told at the start."""
+    gone = welcome("http://page", "http://operator", tmp_path, kept=False)
+    assert "Ctrl-C ends it and deletes what was said and learned; --keep DIR keeps it." in gone
+    kept = welcome("http://page", "http://operator", tmp_path, kept=True)
+    assert f"Ctrl-C ends it. What was said and learned stays in {tmp_path}." in kept

@@ -1,0 +1,196 @@
+"""The doctor names what is missing and the cure; the command line words known errors in one sentence."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sqlite3
+import sys
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from bot.cli.doctor.checks import examine
+from bot.cli.doctor.findings import Finding, report
+from bot.instance_lock import alone
+from inference.internvl2.tiny import CHECKPOINT
+from storage.ledger import FILE_NAME, Ledger
+from telegram_emulator.server import Emulator
+from tests.support.bot_process import command
+from tests.support.doctoring import finding_of, settings_in
+from tests.support.ledgers import picture
+from training.settings import TrainingSettings
+
+
+async def test_a_complete_set_up_is_found_well(tmp_path: Path) -> None:
+    """With a token that the Bot API server knows, an admin and the shipped model, nothing is missing."""
+    emulator = Emulator()
+    url = await emulator.start()
+    settings = settings_in(tmp_path, telegram={"token": emulator.token, "api_base": url, "admins": [1]})
+    findings = await asyncio.to_thread(examine, settings)
+    await emulator.stop()
+    assert [each for each in findings if not each.ok] == []
+    assert finding_of(findings, "Telegram").detail == "@thumbtune_bot"
+
+
+async def test_a_wrong_token_is_named(tmp_path: Path) -> None:
+    """The server's own words are shown, with the setting to correct."""
+    emulator = Emulator()
+    url = await emulator.start()
+    findings = await asyncio.to_thread(examine, settings_in(tmp_path, telegram={"token": "1:x", "api_base": url}))
+    await emulator.stop()
+    found = finding_of(findings, "Telegram")
+    assert not found.ok
+    assert found.detail == "Unauthorized"
+    assert "telegram.token" in found.cure
+
+
+def test_what_is_missing_comes_with_a_cure(tmp_path: Path) -> None:
+    """No token, an incomplete model directory: each is a finding that says what to do."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    findings = examine(settings_in(tmp_path, inference={"model": str(tmp_path / "model")}))
+    model, token = finding_of(findings, "model"), finding_of(findings, "Telegram token")
+    assert not model.ok and "model" in model.cure and "safetensors" in model.detail
+    assert not token.ok and "THUMBTUNE_TELEGRAM__TOKEN" in token.cure
+
+
+def test_nobody_to_retrain_is_a_warning(tmp_path: Path) -> None:
+    """Without an admin the bot runs, and the doctor says what is missing, with a token or without one."""
+    findings = examine(settings_in(tmp_path))
+    found = finding_of(findings, "admins")
+    assert found.ok and "/retrain" in found.detail and "/start" in found.cure
+    admins: dict[str, object] = {"admins": [1]}
+    assert "admins" not in {each.name for each in examine(settings_in(tmp_path, telegram=admins))}
+
+
+def test_what_needs_doing_comes_first() -> None:
+    """Failures, then warnings, then how many checks are ok; which those are only where it is asked for."""
+    printed = StringIO()
+    console = Console(file=printed, width=200)
+    findings = [Finding("a", True, "fine"), Finding("b", True, "[odd]", "mind"), Finding("c", False, "bad", "mend")]
+    assert not report(findings, console)
+    first, second, third, last = (line.split() for line in printed.getvalue().splitlines())
+    assert (second, third) == (["no", "c", "bad", "mend"], ["warning", "b", "[odd]", "mind"])
+    assert " ".join(last) == "1 failed, 1 warning, 1 checks are ok (--verbose lists them)."
+    assert "what" in first
+    assert report(findings[:2], console, verbose=True)
+    assert "fine" in printed.getvalue()
+
+
+def test_factual_questions_are_looked_for(tmp_path: Path) -> None:
+    """Where a folder of them is set, what is wrong with it is a finding."""
+    found = finding_of(examine(settings_in(tmp_path, training={"regression": str(tmp_path)})), "factual questions")
+    assert not found.ok
+    assert "questions.json" in found.detail and "training.regression" in found.cure
+
+
+def test_a_package_of_another_owner_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A foreign package with the name of a room, imported before ours, is a finding."""
+    foreign = tmp_path / "storage"
+    foreign.mkdir()
+    (foreign / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "storage")
+    found = finding_of(examine(settings_in(tmp_path)), "package storage")
+    assert not found.ok
+    assert "shadows" in found.cure
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text", "words"),
+    [
+        (("run",), "[chat]\ntemprature = 1\n", "did you mean 'temperature'"),
+        (("promote", "nobody"), "", "no model nobody"),
+        (("rollback",), "", "no earlier model"),
+    ],
+)
+async def test_known_errors_are_one_sentence(tmp_path: Path, arguments: tuple[str, ...], text: str, words: str) -> None:
+    """A mistake ends with exit code 1 and its reason, not with a traceback."""
+    config, data = tmp_path / "config.toml", tmp_path / "data"
+    config.write_text(f'{text}\n[storage]\ndir = "{data}"\n', encoding="utf-8")
+    await Ledger.open(data).close()
+    with alone(data):
+        code, shown = await command(config, *arguments)
+    assert code == 1, shown
+    assert words in shown
+    assert "Traceback" not in shown
+
+
+async def test_a_damaged_ledger_is_found(tmp_path: Path) -> None:
+    """Sound, missing pictures, rows that refer to nothing, a newer version, no database: each is told with a cure."""
+    settings = settings_in(tmp_path)
+    path = settings.storage.dir / FILE_NAME
+    assert finding_of(examine(settings), "ledger").detail.startswith("none yet")
+    assert not settings.storage.dir.exists()
+    async with Ledger.open(settings.storage.dir) as ledger:
+        await ledger.store_updates([(1, "a", "{}")])
+        assert finding_of(await asyncio.to_thread(examine, settings), "ledger").ok
+        await ledger.add_picture(picture("ab" * 32))
+        lost = finding_of(await asyncio.to_thread(examine, settings), "pictures")
+        assert "is missing" in lost.detail and "backup" in lost.cure
+    database = sqlite3.connect(path)
+    with database:
+        database.execute("INSERT INTO exchange_pictures(exchange, position, sha256) VALUES (99, 0, 'none')")
+    unsound = finding_of(examine(settings), "ledger")
+    assert "exchange_pictures" in unsound.detail and "thumbtune backup" in unsound.cure
+    with database:
+        database.execute(
+            "INSERT INTO _sqlite_migrations(migration_set, name, applied_at) VALUES ('thumbtune', 'm999_later', '')"
+        )
+    database.close()
+    assert "newer version" in finding_of(examine(settings), "ledger").cure
+    path.write_bytes(b"no database at all, whatever its name says" * 100)
+    assert "backup" in finding_of(examine(settings), "ledger").cure
+
+
+def test_deepspeed_is_asked_for_where_it_is_wanted(tmp_path: Path) -> None:
+    """With training.deepspeed the extra has to be installed, else nobody misses it."""
+    wanted = finding_of(examine(settings_in(tmp_path, training={"deepspeed": 2})), "deepspeed")
+    assert wanted.ok or "DEEPSPEED=1" in wanted.cure
+    assert "deepspeed" not in {each.name for each in examine(settings_in(tmp_path))}
+
+
+def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """A file to learn from that is missing, or whose pictures are, is found before a run needs it."""
+    (tmp_path / "rows.json").write_text("[]", encoding="utf-8")
+    here, gone = str(tmp_path / "rows.json"), str(tmp_path / "gone")
+    sources = [{"path": here}, {"path": gone}, {"path": here, "images": gone}]
+    training = TrainingSettings.model_validate({"sources": sources})
+    settings = settings_in(tmp_path).model_copy(update={"training": training})
+    findings = [each for each in examine(settings) if each.name == "source"]
+    assert [each.ok for each in findings] == [True, False, False]
+    assert [each.detail for each in findings] == [here, f"{gone} is no file", f"{gone} is no folder"]
+    assert all("training.sources" in each.cure for each in findings[1:])
+
+
+def test_a_base_that_cannot_be_trained_is_named(tmp_path: Path) -> None:
+    """The doctor says so before votes are collected for it, with what to set instead."""
+    assert finding_of(examine(settings_in(tmp_path)), "base model").ok
+    awq = tmp_path / "awq"
+    shutil.copytree(CHECKPOINT, awq)
+    config = json.loads((awq / "config.json").read_text())
+    (awq / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "awq"}}))
+    found = finding_of(examine(settings_in(tmp_path, inference={"model": str(awq)})), "base model")
+    assert not found.ok
+    assert "quantized weights" in found.detail
+    assert found.cure.startswith("set inference.model")
+
+
+async def test_data_that_others_may_read_is_named(tmp_path: Path) -> None:
+    """The doctor changes nothing and says how it is mended; a command that opens the ledger mends it, and is silent."""
+    folder = tmp_path / "data"
+    async with Ledger.open(folder):
+        pass
+    folder.chmod(0o755)
+    (folder / FILE_NAME).chmod(0o644)
+    settings = settings_in(tmp_path, storage={"dir": str(folder)})
+    found = finding_of(await asyncio.to_thread(examine, settings), "permissions")
+    assert not found.ok
+    assert (FILE_NAME in found.detail, "chmod" in found.cure) == (True, True)
+    async with Ledger.open(folder):
+        pass
+    assert finding_of(await asyncio.to_thread(examine, settings), "permissions").ok

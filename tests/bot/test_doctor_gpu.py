@@ -1,0 +1,180 @@
+"""The doctor on machines with GPUs: nvidia-smi and the engine's interpreter are programs that say what real ones do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bot.cli.doctor.checks import examine
+from bot.cli.doctor.findings import Finding
+from bot.cli.doctor.gpu import gpu_findings
+from bot.cli.doctor.model import answer_findings, model_findings
+from inference.internvl2.tiny import CHECKPOINT
+from tests.support.doctoring import finding_of, settings_in
+
+H200 = "0, NVIDIA H200, 580.95.05, 9.0, 143771, 143000"
+SMALL = "0, NVIDIA GeForce RTX 3060, 590.10, 8.6, 12288, 11900"
+WHOLE = {"lmdeploy": "0.18.0", "torch": "2.12.1+cu130", "cuda": "13.0", "error": ""}
+
+
+@pytest.fixture(autouse=True)
+def bare_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No program of the machine but the shell: its own nvidia-smi, if any, is not found."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    monkeypatch.setenv("PATH", str(programs))
+    return programs
+
+
+def _program(path: Path, script: str) -> str:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def _cards(folder: Path, *rows: str) -> None:
+    _program(folder / "nvidia-smi", "\n".join(f"echo '{row}'" for row in rows) or "exit 0")
+
+
+def _found(folder: Path, said: dict[str, str] | None = None, **inference: object) -> list[Finding]:
+    """The findings for lmdeploy, where the engine's interpreter answers with `said`."""
+    python = _program(folder / "python", f"echo 'a warning'\necho '{json.dumps(said or WHOLE)}'")
+    settings = settings_in(folder, inference={"engine": "lmdeploy", "python": python, **inference})
+    return list(gpu_findings(settings))
+
+
+def test_a_good_machine(tmp_path: Path, bare_path: Path) -> None:
+    """Driver, card, libraries and memory are each a line, and all are well."""
+    _cards(bare_path, H200)
+    findings = _found(tmp_path)
+    assert [each.name for each in findings] == ["GPU 0", "lmdeploy", "TurboMind", "GPU memory"]
+    assert all(each.ok for each in findings), findings
+    assert "2 ×" in finding_of(findings, "GPU memory").detail
+
+
+def test_no_gpu_is_no_fault_where_none_is_asked_for(tmp_path: Path) -> None:
+    """The CPU engine needs none; lmdeploy, or training on cuda, does."""
+    assert finding_of(list(gpu_findings(settings_in(tmp_path))), "GPU").ok
+    for settings in (
+        settings_in(tmp_path, inference={"engine": "lmdeploy"}),
+        settings_in(tmp_path, training={"device": "cuda"}),
+    ):
+        found = next(gpu_findings(settings))
+        assert not found.ok and "driver" in found.cure
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("echo 'NVIDIA-SMI has failed because it could not communicate with the driver.'; exit 9", "NVIDIA-SMI has"),
+        ("exit 0", "a driver, but no GPU"),
+    ],
+)
+def test_a_driver_in_trouble(tmp_path: Path, bare_path: Path, script: str, words: str) -> None:
+    """What nvidia-smi says is shown."""
+    _program(bare_path / "nvidia-smi", script)
+    found = finding_of(_found(tmp_path), "GPU")
+    assert not found.ok and words in found.detail and "580" in found.cure
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("0, NVIDIA A100, 570.86.10, 8.0, 81920, 81000", "update NVIDIA's driver to 580"),
+        ("0, Tesla V100, 580.10, 7.0, 32768, 32000", "too old"),
+    ],
+)
+def test_an_old_driver_or_card(tmp_path: Path, bare_path: Path, row: str, words: str) -> None:
+    """What CUDA 13 does not run on is named before the engine fails on it."""
+    _cards(bare_path, row)
+    found = finding_of(_found(tmp_path), "GPU 0")
+    assert not found.ok and words in found.cure
+
+
+@pytest.mark.parametrize(
+    ("error", "cuda", "words"),
+    [
+        ("libcublas.so.12: cannot open shared object file: No such file or directory", "13.0", "nvidia-cublas-cu12"),
+        ("libcuda.so.1: cannot open shared object file: No such file or directory", "13.0", "NVIDIA's driver"),
+        ("libcudart.so.12: cannot open shared object file: No such file or directory", "", "make clean install-gpu"),
+        ("_turbomind.so: undefined symbol: _ZN3c10", "13.0", "do not fit"),
+    ],
+)
+def test_a_missing_library_is_named(tmp_path: Path, bare_path: Path, error: str, cuda: str, words: str) -> None:
+    """The loader's own words, and what brings the library."""
+    _cards(bare_path, H200)
+    found = finding_of(_found(tmp_path, {**WHOLE, "error": error, "cuda": cuda}), "TurboMind")
+    assert not found.ok and error in found.detail and words in found.cure
+
+
+def test_lmdeploy_is_not_there(tmp_path: Path, bare_path: Path) -> None:
+    """Without lmdeploy, or without an interpreter, the cure is the installation or the setting."""
+    _cards(bare_path, H200)
+    said = {"lmdeploy": "", "torch": "", "cuda": "", "error": "lmdeploy is not installed"}
+    assert finding_of(_found(tmp_path, said), "lmdeploy").cure == "make install-gpu"
+    settings = settings_in(tmp_path, inference={"engine": "lmdeploy", "python": str(tmp_path / "nowhere")})
+    assert "inference.python" in finding_of(list(gpu_findings(settings)), "TurboMind").cure
+    settings = settings_in(
+        tmp_path, inference={"engine": "lmdeploy", "python": _program(tmp_path / "dies", "echo boom >&2; kill -9 $$")}
+    )
+    found = finding_of(list(gpu_findings(settings)), "TurboMind")
+    assert not found.ok and found.detail == "boom"
+
+
+def test_memory_that_does_not_do(tmp_path: Path, bare_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many blocks, or no room for the second engine of a swap: the setting to change is named."""
+    _cards(bare_path, SMALL)
+    model = _weighing(tmp_path, 4_400_000_000)
+    found = finding_of(_found(tmp_path, model=str(model)), "GPU memory")
+    assert not found.ok and 'inference.swap = "cold"' in found.cure
+    assert finding_of(_found(tmp_path, model=str(model), swap="cold"), "GPU memory").ok
+    monkeypatch.setenv("THUMBTUNE_INFERENCE__LMDEPLOY__BLOCKS", "200000")
+    found = finding_of(_found(tmp_path, model=str(model), swap="cold"), "GPU memory")
+    assert not found.ok and "inference.lmdeploy.blocks" in found.cure
+
+
+def _weighing(folder: Path, size: int) -> Path:
+    """A checkpoint directory whose weights take `size` bytes, none of them on the disk."""
+    model = folder / "heavy"
+    shutil.copytree(CHECKPOINT, model)
+    os.truncate(model / "model.safetensors", size)
+    return model
+
+
+def test_a_gpu_that_is_not_there(tmp_path: Path, bare_path: Path) -> None:
+    """A number in inference.gpus without a card."""
+    _cards(bare_path, H200)
+    found = finding_of(_found(tmp_path, gpus=[0, 3]), "inference.gpus")
+    assert not found.ok and "[3]" in found.detail
+
+
+def test_a_path_that_lmdeploy_misreads(tmp_path: Path) -> None:
+    """lmdeploy goes by words in the path; the CPU engine does not."""
+    model = tmp_path / "my-llava-friend"
+    shutil.copytree(CHECKPOINT, model)
+    settings = settings_in(tmp_path, inference={"engine": "lmdeploy", "model": str(model)})
+    assert "llava" in finding_of(list(model_findings(settings)), "model path").detail
+    settings = settings_in(tmp_path, inference={"engine": "cpu", "model": str(model)})
+    assert [each.name for each in model_findings(settings)] == ["model"]
+
+
+async def test_the_engine_answers_when_asked(tmp_path: Path) -> None:
+    """`--answer` starts the configured engine, shows its answer, and leaves no process."""
+    settings = settings_in(tmp_path, inference={"engine": "cpu"})
+    findings = await asyncio.to_thread(examine, settings, answer=True)
+    found = finding_of(findings, "answer")
+    assert found.ok, found
+    assert "first token" in found.detail
+
+
+async def test_an_engine_that_does_not_start_is_a_finding(tmp_path: Path) -> None:
+    """The engine's own last words are shown."""
+    python = _program(tmp_path / "python", "echo 'no such kernel' >&2; exit 3")
+    settings = settings_in(tmp_path, inference={"engine": "cpu", "python": python})
+    [found] = await asyncio.to_thread(lambda: list(answer_findings(settings)))
+    assert not found.ok and "no such kernel" in found.detail

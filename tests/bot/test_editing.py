@@ -1,0 +1,112 @@
+"""Questions that change: answered anew, in the place of the earlier answer."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.support.chatting import Stage, png, shows, told, until
+from tests.support.person import UP, button
+
+
+async def test_an_edited_question_is_answered_in_place(stage: Stage) -> None:
+    """The answer's message shows the answer to the new question; the former one is kept and not remembered."""
+    async with stage.bot("One.", "Later.", "word " * 1000, "Last.") as bot, stage.person() as ada:
+        question = await ada.sends(photo=png(), caption="How many?")
+        first = await ada.answer(rated=True)
+        await ada.asks("b?")
+        await ada.edits(question, "Which colour?")
+        await until(lambda: len(bot.engine.prompts) == 3)
+        await bot.settled()
+        messages = await ada.bot_messages()
+        assert [button(each, UP) for each in messages] == [None, "rate:2:1", "rate:3:1"], "a long answer goes on below"
+        assert messages[0]["message_id"] == first["message_id"]
+        assert messages[0]["text"].startswith("word word")
+        former, new = [await bot.ledger.exchange(number) for number in (1, 3)]
+        assert (former.question, new.question, new.replaces) == ("How many?", "Which colour?", 1)
+        assert former.pictures == new.pictures
+        await ada.asks("c?")
+        assert (bot.engine.heard())[0] == "Which colour?"
+        await ada.edits(question, "Which shape?")
+        await until(lambda: len(bot.engine.prompts) == 5)
+        await bot.settled()
+        assert [each["text"] for each in await ada.bot_messages()] == ["Answer 5", "Later.", "Last."]
+        assert (await bot.ledger.exchange(5)).replaces == 1
+
+
+async def test_a_question_edited_in_mid_answer_is_put_anew(stage: Stage) -> None:
+    """What was being said to the old question is broken off; there is one message, one exchange, one answer."""
+    never = asyncio.Event()
+    async with stage.bot(["Four", never], "Teal.") as bot, stage.person() as ada:
+        question = await ada.sends(photo=png(), caption="How many?")
+        await shows(ada, "Four")
+        await ada.edits(question, "Which colour?")
+        assert (await ada.answer(rated=True))["text"] == "Teal."
+        await bot.settled()
+        assert [prompt.turns[-1].text for prompt in bot.engine.prompts] == ["How many?", "Which colour?"]
+        assert len(await ada.bot_messages()) == 1
+        assert (await bot.ledger.counts())["exchanges"] == 1
+
+
+async def test_a_question_edited_while_it_waits_is_asked_as_edited(stage: Stage) -> None:
+    """The engine never sees the former words."""
+    gate = asyncio.Event()
+    async with stage.bot(["One", gate]) as bot, stage.person() as ada:
+        await ada.sends(photo=png(), caption="a?")
+        await shows(ada, "One")
+        waiting = await ada.sends("b?")
+        await ada.edits(waiting, "c?")
+        await ada.edits(waiting, "d?")
+        await until(lambda: bot.inbox.pending == 4)
+        gate.set()
+        assert (await ada.answer(rated=True))["text"] == "Answer 2"
+        await bot.settled()
+        assert [prompt.turns[-1].text for prompt in bot.engine.prompts] == ["a?", "d?"]
+        assert len(await ada.bot_messages()) == 2
+
+
+async def test_an_edit_without_a_change_is_left_alone(stage: Stage) -> None:
+    """Telegram calls a message edited also when only its preview came."""
+    async with stage.bot() as bot, stage.person() as ada:
+        question = await ada.sends(photo=png(), caption="What?")
+        await ada.answer(rated=True)
+        edits = (await ada.counts())["edits"]
+        await ada.edits(question, "What?")
+        command = await ada.command("/help")
+        await ada.answer(rated=False, quiet=0.2)
+        await ada.edits(command, "/start")
+        await stage.handled(bot)
+        assert len(bot.engine.prompts) == 1
+        assert (await ada.counts())["edits"] == edits + 1, "the words of /help"
+
+
+async def test_an_edit_mends_a_question_that_was_refused(stage: Stage) -> None:
+    """Where the first words got no answer, the new ones get theirs in the same message."""
+    async with stage.bot("Yes.", chat={"max_question_characters": 10}) as bot, stage.person() as ada:
+        question = await ada.sends(photo=png(), caption="A question that is too long")
+        assert "too long" in (await told(ada))["text"]
+        await ada.edits(question, "Short?")
+        answer = await ada.answer(rated=True)
+        assert answer["text"] == "Yes."
+        assert len(await ada.bot_messages()) == 1
+        assert (await bot.ledger.exchange(1)).replaces is None
+
+
+async def test_an_edited_question_of_a_former_conversation_is_answered_there(stage: Stage) -> None:
+    """After /new as well, and after another answer to it: with what was said then, and the new conversation goes on."""
+    async with stage.bot() as bot, stage.person() as ada:
+        await ada.asks(photo=png(), caption="a?")
+        question = await ada.sends("b?")
+        await ada.answer(rated=True)
+        await ada.asks("/retry")
+        await told(ada, "/new")
+        await ada.edits(question, "c?")
+        await stage.handled(bot)
+        assert bot.engine.heard() == ["a?", "Answer 1", "c?"]
+        assert [each["text"] for each in await ada.bot_messages()][2] == "Answer 4"
+        assert "have not seen one yet" in (await told(ada, "d?"))["text"]
+        await ada.asks(photo=png(colour="red"), caption="e?")
+        await ada.edits(question, "f?")
+        await stage.handled(bot)
+        assert bot.engine.heard() == ["a?", "Answer 1", "f?"]
+        await ada.asks("g?")
+        assert bot.engine.heard() == ["e?", "Answer 5", "g?"]

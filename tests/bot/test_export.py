@@ -1,0 +1,172 @@
+"""`thumbtune export`: what people taught as files for other trainers, and back again."""
+
+from __future__ import annotations
+
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from rich.console import Console
+
+from bot.cli.data import export_data
+from bot.config import load_settings
+from inference.chat_format.template import BREAK
+from inference.internvl2.tiny import CHECKPOINT
+from storage.ledger import Ledger
+from storage.pictures import PictureStore
+from storage.records import Chat, Demonstration, Person, Rating
+from tests.support.bot_process import command, write_config
+from tests.support.ledgers import exchange, picture
+from tests.support.lessons import photo
+from training.data.importing import take_in
+from training.data.llava import read_lessons, read_rows
+from training.job import ImportJob, TrainingError, ignore
+
+
+class Community:
+    """A ledger to be filled, and the settings file of its bot."""
+
+    def __init__(self, folder: Path) -> None:
+        self.data = folder / "data"
+        self.config = folder / "config.toml"
+        write_config(self.config, {"storage": {"dir": str(self.data)}, "training": {"recipe": "tiny", "threads": 1}})
+        self.pictures = PictureStore(self.data / "pictures")
+        self._update = 0
+
+    async def export(self, out: Path) -> None:
+        """What the command does, in this process."""
+        async with Ledger.open(self.data) as ledger:
+            await export_data(ledger, load_settings(self.config), out, Console(file=StringIO()))
+
+    async def show(self, ledger: Ledger, colour: str) -> str:
+        """Keep a picture; its name."""
+        name = await self.pictures.put(photo(colour))
+        await ledger.add_picture(picture(name, media_type="image/jpeg", phash=""))
+        return name
+
+    async def says(self, ledger: Ledger, session: int, answer: str, *votes: int, **changes: Any) -> int:
+        """An exchange with the votes of users 2, 3 …"""
+        self._update += 10
+        made = (await ledger.record_exchange(exchange(session, self._update, answer=answer, **changes))).id
+        for rater, value in enumerate(votes, 2):
+            await ledger.rate(Rating(made, rater, value, self._update + rater))
+        return made
+
+
+@pytest_asyncio.fixture
+async def community(tmp_path: Path) -> Community:
+    """A liked talk about two pictures, its follow-up liked as well; and an answer of every other kind."""
+    made = Community(tmp_path)
+    async with Ledger.open(made.data) as ledger:
+        for user in (1, 2, 3, 9):
+            await ledger.see(Person(user), Chat(user))
+        red, blue = await made.show(ledger, "red"), await made.show(ledger, "blue")
+        talk = await ledger.new_session(1, 1)
+        await made.says(ledger, talk, "Red and blue.", 1, question="Which <image> colours?", pictures=(red, blue))
+        await made.says(ledger, talk, "Two.", 1, 1, question="How many?")
+        other = await ledger.new_session(1, 1)
+        await made.says(ledger, other, "Green.", -1, pictures=(red,))
+        await made.says(ledger, other, "Undecided.", 1, -1)
+        await made.says(ledger, other, "Cut of", 1, finish="length")
+        await made.says(ledger, other, "Unrated.")
+        shy = await ledger.new_session(9, 9)
+        await made.says(ledger, shy, "A secret.", 1, chat=9, asker=9, pictures=(await made.show(ledger, "pink"),))
+        await ledger.set_opted_out(9, True)
+    return made
+
+
+async def test_an_export_has_what_was_rated(community: Community, tmp_path: Path) -> None:
+    """Liked answers as LLaVA rows, thumbs both ways as KTO rows, each with its pictures; nobody's who opted out."""
+    out = tmp_path / "out"
+    code, told = await command(community.config, "export", str(out))
+    assert code == 0, told
+    assert (
+        "llava.json with 2 liked answers" in told
+        and "2 thumbs up and 1 down, dpo.jsonl with 0 pairs, 2 pictures" in told
+    )
+    first, second = read_lessons(out / "llava.json", out, system="")
+    assert (first.turns[0].text, first.turns[1].text) == (f"Which <{BREAK}image> colours?", "Red and blue.")
+    assert (second.turns[-1].text, second.learned) == ("Two.", (False, False, False, True))
+    rows = [row for _, row in read_rows(out / "kto.jsonl")]
+    assert [(row["completion"][0]["content"][0]["text"], row["label"]) for row in rows] == [
+        ("Red and blue.", True),
+        ("Two.", True),
+        ("Green.", False),
+    ]
+    assert [message["role"] for message in rows[1]["prompt"]] == ["system", "user", "assistant", "user"]
+    assert [part["type"] for part in rows[1]["prompt"][1]["content"]] == ["image", "image", "text"]
+    assert rows[1]["images"] == list(first.pictures)
+    for row in rows:
+        places = [part for message in row["prompt"] for part in message["content"] if part["type"] == "image"]
+        assert len(places) == len(row["images"])
+        assert all((out / name).is_file() for name in row["images"])
+    assert len(list((out / "pictures").iterdir())) == 2
+    assert "secret" not in (out / "llava.json").read_text() + (out / "kto.jsonl").read_text()
+
+
+async def test_an_export_can_be_imported(community: Community, tmp_path: Path) -> None:
+    """Elsewhere it is a source like any other, row by row the same."""
+    out, sources = tmp_path / "out", tmp_path / "sources"
+    await community.export(out)
+    taking = ImportJob("llava", str(out / "llava.json"), str(out), str(sources), str(CHECKPOINT), "", "", threads=1)
+    assert take_in(taking, ignore).ok
+    ours = list(read_lessons(sources / "llava" / "rows.jsonl", sources / "llava" / "pictures", system=""))
+    for our, their in zip(ours, read_lessons(out / "llava.json", out, system=""), strict=True):
+        assert (our.name, our.system, our.learned) == (their.name, their.system, their.learned)
+        assert [turn.text for turn in our.turns] == [turn.text for turn in their.turns]
+
+
+async def test_an_export_is_whole_or_not_there(community: Community, tmp_path: Path) -> None:
+    """A folder with something in it is left alone; a picture that is gone leaves no half of an export behind."""
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("x")
+    with pytest.raises(TrainingError, match="holds something"):
+        await community.export(tmp_path / "full")
+    (tmp_path / "empty").mkdir()
+    await community.export(tmp_path / "empty")
+    for picture_file in (community.data / "pictures").glob("??/*"):
+        picture_file.unlink()
+    with pytest.raises(TrainingError, match="cannot be written"):
+        await community.export(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out.part").exists()
+
+
+async def test_an_export_has_what_is_preferred(tmp_path: Path) -> None:
+    """Two answers to one prompt, one liked more, are a pair, and so are an answer and a better one that was shown; one
+    that was broken off, or said again in the same words, is in none.
+    """
+    community = Community(tmp_path)
+    async with Ledger.open(community.data) as ledger:
+        for user in (1, 2, 9):
+            await ledger.see(Person(user), Chat(user))
+        red = await community.show(ledger, "red")
+        talk = await ledger.new_session(1, 1)
+        first = await community.says(ledger, talk, "Blue.", -1, pictures=(red,))
+        again: dict[str, Any] = {"pictures": (red,), "replaces": first}
+        await community.says(ledger, talk, "Red!", 1, **again)
+        await community.says(ledger, talk, "Unrated.", **again)
+        await community.says(ledger, talk, "Re", 1, 1, finish="abort", **again)
+        await community.says(ledger, talk, "Other words.", 1, prompt_hash="another", question="Edited?", **again)
+        later = await community.says(ledger, talk, "Dunno.")
+        for author, update in ((2, 1), (9, 2)):
+            shown = await ledger.demonstrate(Demonstration(later, author, f"Two, says {author}.", update))
+            await ledger.confirm_demonstration(shown, 1)
+        for update, (answer, finish, better) in enumerate([("Tw", "abort", "Two."), ("Six.", "stop", "Six.")], 3):
+            said = await community.says(ledger, talk, answer, finish=finish)
+            await ledger.confirm_demonstration(await ledger.demonstrate(Demonstration(said, 2, better, update)), 1)
+        await ledger.set_opted_out(9, True)
+    out = tmp_path / "out"
+    await community.export(out)
+    rows = [row for _, row in read_rows(out / "dpo.jsonl")]
+    assert [[row[side][0]["content"][0]["text"] for side in ("chosen", "rejected")] for row in rows] == [
+        ["Red!", "Blue."],
+        ["Red!", "Unrated."],
+        ["Unrated.", "Blue."],
+        ["Two, says 2.", "Dunno."],
+    ]
+    assert all((out / name).is_file() for row in rows for name in row["images"])
+    assert [message["role"] for message in rows[0]["prompt"]] == ["system", "user"]
+    assert "Two, says 2." in (out / "llava.json").read_text()

@@ -1,0 +1,295 @@
+"""`thumbtune fetch` brings a checkpoint whole, checked and resumed, from a hub that speaks the real ones' APIs."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import random
+import sys
+from pathlib import Path
+
+import pytest
+from huggingface_hub import snapshot_download
+from rich.console import Console
+
+from bot.cli.fetch import fetch
+from inference.hub.download import bring
+from inference.hub.listing import HubError, Source, listing
+from storage.model_store import verify
+from tests.support.hub_server import COMMIT, HubServer
+
+WEIGHTS = "model.safetensors"
+FILES = {
+    "config.json": b'{"model_type": "internvl_chat"}\n',
+    "empty.txt": b"",
+    "sub/tokenization.py": b"# code\n" * 20,
+    WEIGHTS: random.Random(1).randbytes(3_000_000),
+}
+
+
+@pytest.fixture(autouse=True)
+def no_hub_but_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing of the machine's own set-up."""
+    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+    for name in ("HF_TOKEN", "http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        for variable in (name, name.upper()):
+            monkeypatch.delenv(variable, raising=False)
+
+
+def _console() -> Console:
+    return Console(file=io.StringIO(), width=200)
+
+
+async def _fetch(
+    hub: HubServer,
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    source: Source = Source.HUB,
+    revision: str = "",
+) -> str:
+    """Run the command against `hub`; return what it showed."""
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    monkeypatch.setenv("MODELSCOPE_DOMAIN", hub.url)
+    console = _console()
+    await fetch(directory, source, hub.repo, revision, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def _contents(directory: Path) -> dict[str, bytes]:
+    ours = ("manifest.json", "fetched-from.json")
+    files = (path for path in directory.rglob("*") if path.is_file() and path.name not in ours)
+    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in files}
+
+
+async def test_our_hub_is_one_for_huggingface_hub(tmp_path: Path) -> None:
+    """The server of these tests satisfies the official client, so what it accepts from us is worth something."""
+    async with HubServer(FILES) as hub:
+        folder = await asyncio.to_thread(
+            snapshot_download, hub.repo, endpoint=hub.url, cache_dir=tmp_path / "cache", max_workers=1
+        )
+        assert _contents(Path(folder)) == FILES
+
+
+@pytest.mark.parametrize("source", list(Source))
+async def test_a_checkpoint_comes_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Source) -> None:
+    """Every file lies there as on the hub, from one commit, with a manifest; and the next step is said."""
+    directory = tmp_path / "models" / "InternVL2-2B"
+    async with HubServer(FILES) as hub:
+        shown = await _fetch(hub, directory, monkeypatch, source)
+        assert _contents(directory) == FILES
+        assert all(hub.sent(path) == len(content) for path, content in FILES.items())
+        if source is Source.HUB:
+            asked = [each.path for each in hub.requests if "/resolve/" in each.path]
+            assert asked and all(f"/resolve/{COMMIT}/" in path for path in asked)
+    verify(directory)
+    assert [each.name for each in directory.parent.iterdir()] == [directory.name]
+    assert f"THUMBTUNE_INFERENCE__MODEL={directory}" in shown
+
+
+async def test_running_again_asks_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A complete folder is checked here; the hub is not asked."""
+    async with HubServer(FILES) as hub:
+        await _fetch(hub, tmp_path / "m", monkeypatch)
+        asked = len(hub.requests)
+        assert "Nothing was fetched and no hub asked" in await _fetch(hub, tmp_path / "m", monkeypatch)
+        assert len(hub.requests) == asked
+
+
+@pytest.mark.parametrize("source", list(Source))
+async def test_a_broken_connection_is_taken_up_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Source
+) -> None:
+    """Two breaks within one run: the rest is asked for by its range, and no byte comes twice."""
+    async with HubServer(FILES, cut_after={WEIGHTS: [1_000_000, 500_000]}) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("MODELSCOPE_DOMAIN", hub.url)
+        found = await listing(source, hub.repo)
+        seen: list[int] = []
+        await bring(found, tmp_path, lambda _, done: seen.append(done), pause=0)
+        assert _contents(tmp_path) == FILES
+        assert hub.sent(WEIGHTS) == len(FILES[WEIGHTS])
+        ranges = hub.ranges_asked()
+    assert set(ranges) == {"bytes=1000000-", "bytes=1500000-"}
+    assert seen == sorted(seen) and seen[-1] == found.size
+
+
+async def test_a_run_that_was_broken_off_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted in the middle, nothing carries the model's name; the next run fetches only what is missing."""
+    directory, part = tmp_path / "m", tmp_path / "m.incomplete" / f"{WEIGHTS}.part"
+    async with HubServer(FILES, cut_after={WEIGHTS: [2_000_000, *[0] * 99]}) as hub:
+        running = asyncio.create_task(_fetch(hub, directory, monkeypatch))
+        while not hub.ranges_asked() and not running.done():
+            await asyncio.sleep(0.01)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert not directory.exists()
+        assert part.stat().st_size == 2_000_000
+        hub.cut_after.clear()
+        hub.requests.clear()
+        await _fetch(hub, directory, monkeypatch)
+        assert _contents(directory) == FILES
+        assert hub.sent("config.json") == 0
+        assert hub.sent(WEIGHTS) == 1_000_000
+        assert set(hub.ranges_asked()) == {"bytes=2000000-"}
+
+
+@pytest.mark.parametrize("source", list(Source))
+async def test_a_branch_that_moves_on_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Source
+) -> None:
+    """The commit of the first run is recorded and shown; a run that goes on keeps to it, within a run as well."""
+    directory = tmp_path / "m"
+    moved = {**FILES, "config.json": b"{}", WEIGHTS: random.Random(2).randbytes(3_000_000)}
+    async with HubServer(FILES, cut_after={WEIGHTS: [2_000_000, *[0] * 99]}) as hub:
+        running = asyncio.create_task(_fetch(hub, directory, monkeypatch, source))
+        while not hub.ranges_asked() and not running.done():
+            await asyncio.sleep(0.01)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        hub.move(moved, "f" * 40)
+        hub.cut_after = {WEIGHTS: [500_000]}
+        shown = await _fetch(hub, directory, monkeypatch, source)
+        assert _contents(directory) == FILES
+        assert f"{hub.repo} at {COMMIT}: 4 files" in shown
+        assert f"({hub.repo} at {COMMIT})" in await _fetch(hub, directory, monkeypatch, source)
+        await _fetch(hub, tmp_path / "newest", monkeypatch, source)
+        assert _contents(tmp_path / "newest") == moved
+        await _fetch(hub, tmp_path / "pinned", monkeypatch, source, COMMIT)
+        assert _contents(tmp_path / "pinned") == FILES
+    noted = {"source": source, "repo": hub.repo, "revision": "", "commit": COMMIT}
+    assert json.loads((directory / "fetched-from.json").read_text()) == noted
+    verify(directory)
+
+
+async def test_a_server_without_ranges_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the range is ignored the file is written from its start, not appended to."""
+    async with HubServer(FILES, cut_after={WEIGHTS: [10_000]}, ranges=False) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        await bring(await listing(Source.HUB, hub.repo), tmp_path, lambda *_: None, pause=0)
+        assert _contents(tmp_path) == FILES
+
+
+@pytest.mark.parametrize("path", [WEIGHTS, "config.json"])
+async def test_a_flipped_bit_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    """A file that is not what the hub names is thrown away by name; the next run fetches it alone."""
+    directory = tmp_path / "m"
+    async with HubServer(FILES, flipped={path}) as hub:
+        with pytest.raises(HubError, match=f"{path} arrived damaged"):
+            await _fetch(hub, directory, monkeypatch)
+        assert not directory.exists()
+        hub.flipped.clear()
+        hub.requests.clear()
+        await _fetch(hub, directory, monkeypatch)
+        assert _contents(directory) == FILES
+        assert hub.sent(path) == len(FILES[path])
+
+
+@pytest.mark.parametrize("source", list(Source))
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(401, "accept it on the repository's page"), (403, "accept it"), (404, "check --repo"), (500, "try again later")],
+)
+async def test_refusals_are_said_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Source, status: int, words: str
+) -> None:
+    """A missing, a gated repository, a server in trouble: what to do about it, and no folder left behind."""
+    async with HubServer(FILES, refuse_with=status) as hub:
+        with pytest.raises(HubError, match=words):
+            await _fetch(hub, tmp_path / "m", monkeypatch, source)
+    assert not list(tmp_path.iterdir())
+
+
+async def test_a_hub_out_of_reach_is_said_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody listens there: the other ways are named."""
+    for variable in ("HF_ENDPOINT", "MODELSCOPE_DOMAIN"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    with pytest.raises(HubError, match="--source modelscope"):
+        await fetch(tmp_path / "m", Source.HUB, "someone/model", "", _console())
+    with pytest.raises(HubError, match="--source hub"):
+        await fetch(tmp_path / "m", Source.MODELSCOPE, "someone/model", "", _console())
+
+
+async def test_a_connection_that_only_breaks_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six tries without a byte end it; what has come stays."""
+    async with HubServer(FILES, cut_after={WEIGHTS: [1_000, *[0] * 99]}) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        with pytest.raises(HubError, match="cannot be reached"):
+            await bring(await listing(Source.HUB, hub.repo), tmp_path, lambda *_: None, pause=0)
+    assert (tmp_path / f"{WEIGHTS}.part").read_bytes() == FILES[WEIGHTS][:1_000]
+
+
+async def test_too_small_a_disk_is_said_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than fits is refused before the first byte."""
+    async with HubServer(FILES, sizes={WEIGHTS: 10**16}) as hub:
+        with pytest.raises(HubError, match="GB free"):
+            await _fetch(hub, tmp_path / "m", monkeypatch)
+        assert hub.sent(WEIGHTS) == 0
+
+
+async def test_a_file_outside_the_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repository cannot write beside its folder."""
+    async with HubServer({"../evil.py": b"x"}) as hub:
+        with pytest.raises(HubError, match="outside"):
+            await _fetch(hub, tmp_path / "m", monkeypatch)
+    assert not list(tmp_path.iterdir())
+
+
+async def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that is not ours is not written to."""
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "thesis.tex").write_text("x")
+    async with HubServer(FILES) as hub:
+        with pytest.raises(HubError, match="something else"):
+            await _fetch(hub, tmp_path / "m", monkeypatch)
+        assert not hub.requests
+
+
+async def test_the_token_stays_with_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HF_TOKEN goes to the hub, never to the content network that it redirects to."""
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    async with HubServer(FILES) as hub:
+        await _fetch(hub, tmp_path / "m", monkeypatch)
+        asked = {each.path.split("/")[1] == "cdn": each.authorization for each in hub.requests}
+    assert asked == {False: "Bearer hf_secret", True: ""}
+
+
+async def test_the_token_goes_before_a_netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has the hub in ~/.netrc for git fetches files with HF_TOKEN all the same."""
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login git password other\n")
+    async with HubServer(FILES) as hub:
+        await _fetch(hub, tmp_path / "m", monkeypatch)
+        asked = {each.path.split("/")[1]: each.authorization for each in hub.requests}
+    assert asked["someone"] == "Bearer hf_secret"
+    assert asked["cdn"] == ""
+
+
+@pytest.mark.parametrize("source", Source)
+async def test_all_goes_through_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Source) -> None:
+    """Where only a proxy of the environment's has a way out, list and files come through it."""
+    async with HubServer(FILES) as hub:
+        monkeypatch.setenv("http_proxy", hub.url)
+        for variable in ("HF_ENDPOINT", "MODELSCOPE_DOMAIN"):
+            monkeypatch.setenv(variable, "http://hub.invalid")
+        await fetch(tmp_path / "m", source, hub.repo, "", _console())
+    assert _contents(tmp_path / "m") == FILES
+
+
+async def test_the_command_takes_its_options(tmp_path: Path) -> None:
+    """From the command line, as an operator types it."""
+    async with HubServer(FILES) as hub:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "bot", "fetch", str(tmp_path / "m"), "--source", "hub", "--repo", hub.repo),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env={**os.environ, "HF_ENDPOINT": hub.url},
+        )
+        output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    assert _contents(tmp_path / "m") == FILES

@@ -1,0 +1,166 @@
+"""Groups under Telegram's twenty messages a minute: nobody is refused, everybody is answered, every vote is shown.
+
+Flood control is on in the emulator, and a minute of both sides is made short, so that the loads fit into a test.
+`benchmarks.group_chat` runs them in full length.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+
+import pytest
+
+from bot.handlers.feedback import repaint_lately_rated
+from bot.telegram import rate_limit, sliding_window, wait_notices
+from tests.support.chatting import Stage, png, shows, until
+from tests.support.person import DOWN, UP, Message, Person, button
+
+QUICKER = 20
+LIMITED = {"group_calls_per_minute": 20}
+BETTER = "✍ Show me a better answer"
+
+
+@pytest.fixture
+def quick_minutes(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flood control with minutes of 3 seconds, and a bot that knows."""
+    stage.emulator.flood.on = True
+    stage.emulator.flood.clock = lambda: time.monotonic() * QUICKER
+    monkeypatch.setattr(rate_limit, "GROUP_SECONDS", 60 / QUICKER)
+    monkeypatch.setattr(rate_limit, "GROUP_MARGIN", 2 / QUICKER)
+    monkeypatch.setattr(sliding_window, "AGED_SECONDS", 45 / QUICKER)
+    monkeypatch.setattr(wait_notices, "PATIENCE_SECONDS", 3 / QUICKER)
+    monkeypatch.setattr(wait_notices, "LOOK_SECONDS", 0.5 / QUICKER)
+
+
+def answers(stage: Stage, group: int) -> list[Message]:
+    """The answers of the group, those with thumbs."""
+    return [each for each in stage.emulator.world.chats[group].messages.values() if button(each, UP)]
+
+
+async def test_an_answer_that_is_quick_takes_one_call(stage: Stage) -> None:
+    """Nine questions of three people cost nine messages and no edit; nothing is refused and nobody told to wait."""
+    stage.emulator.flood.on = True
+    async with (
+        stage.bot(telegram=LIMITED) as bot,
+        stage.person(1001) as ada,
+        stage.person(1002, "Bob") as bob,
+        stage.person(1003, "Cyd") as cyd,
+    ):
+        group = stage.emulator.add_group("Friends", [1001, 1002, 1003]).id
+        await ada.sends(photo=png(), caption="@thumbtune_bot What?", chat=group)
+        first = await ada.answer(rated=True, chat=group)
+        for number in range(8):
+            person = (ada, bob, cyd)[number % 3]
+            await person.sends(f"question {number}", reply_to=first["message_id"], chat=group)
+        await until(lambda: len(answers(stage, group)) == 9)
+        await stage.handled(bot)
+        counts = stage.emulator.counts(group)
+        assert (counts.sends, counts.edits) == (9, 0)
+        assert stage.emulator.flood.refusals == 0
+
+
+async def test_a_slow_answer_has_a_placeholder(stage: Stage) -> None:
+    """What is not there within a second begins as a placeholder with ⏹, and grows."""
+    first, last = asyncio.Event(), asyncio.Event()
+    async with stage.bot([first, "Some", last, " words."]), stage.person() as ada:
+        group = stage.emulator.add_group("Friends", [ada.id]).id
+        await ada.sends(photo=png(), caption="@thumbtune_bot What?", chat=group)
+        assert button(await shows(ada, "Looking at your picture…", group), "⏹ Stop")
+        first.set()
+        await shows(ada, "Some", group)
+        last.set()
+        assert (await ada.answer(rated=True, chat=group))["text"] == "Some words."
+        assert stage.emulator.counts(group).sends == 1
+
+
+@pytest.mark.usefixtures("quick_minutes")
+async def test_more_questions_than_telegram_takes(stage: Stage) -> None:
+    """Sixty in a minute: all are answered, none refused, each person is told once; other chats notice nothing."""
+    people = {1001: "Ada", 1002: "Bob", 1003: "Cyd"}
+    async with stage.bot(telegram=LIMITED) as bot, stage.person(1009, "Eve") as eve:
+        for person, name in people.items():
+            stage.emulator.add_person(person, name)
+        group = stage.emulator.add_group("Friends", list(people)).id
+        ada = Person(stage.url, 1001, "Ada")
+        await ada.sends(photo=png(), caption="@thumbtune_bot What?", chat=group)
+        first = await ada.answer(rated=True, chat=group)
+        for number in range(60):
+            stage.emulator.people.writes(1001 + number % 3, f"q{number}", chat=group, reply_to=first["message_id"])
+            await asyncio.sleep(1 / QUICKER)
+        assert len(answers(stage, group)) < 61, "the load has to be more than the group takes"
+        assert (await eve.asks(photo=png()))["text"]
+        assert len(answers(stage, group)) < 61, "Eve has not waited for the group"
+        await until(lambda: len(answers(stage, group)) == 61, 60)
+        await stage.handled(bot)
+        asked = [each["reply_to_message"]["message_id"] for each in answers(stage, group)]
+        assert len(set(asked)) == 61
+        assert stage.emulator.flood.refusals == 0
+        mentioned = Counter(
+            entity["user"]["id"]
+            for message in stage.emulator.world.chats[group].messages.values()
+            for entity in message.get("entities", ())
+            if entity["type"] == "text_mention"
+        )
+        assert mentioned == dict.fromkeys(people, 1)
+        assert len(await eve.bot_messages()) == 1
+        await ada.close()
+
+
+@pytest.mark.usefixtures("quick_minutes")
+async def test_every_vote_is_shown_in_the_end(stage: Stage) -> None:
+    """Votes that come faster than the group takes calls are shown together, the last of each message too, and with a
+    👎 the button for a better answer; the next answer does not wait behind them.
+    """
+    async with (
+        stage.bot(telegram=LIMITED) as bot,
+        stage.person(1001) as ada,
+        stage.person(1002, "Bob") as bob,
+        stage.person(1003, "Cyd") as cyd,
+    ):
+        group = stage.emulator.add_group("Friends", [1001, 1002, 1003]).id
+        await ada.sends(photo=png(), caption="@thumbtune_bot What?", chat=group)
+        first = await ada.answer(rated=True, chat=group)
+        for number in range(11):
+            await ada.sends(f"q{number}", reply_to=first["message_id"], chat=group)
+        await until(lambda: len(answers(stage, group)) == 12)
+        for message in answers(stage, group):
+            for person, thumb in ((ada, UP), (bob, UP), (cyd, DOWN)):
+                await person.toast(await person.taps(thumb, message))
+        await ada.sends("And one more?", reply_to=first["message_id"], chat=group)
+        await until(lambda: len(answers(stage, group)) == 13)
+
+        def shown() -> bool:
+            voted = answers(stage, group)[:12]
+            return all(button(each, f"{UP} 2") and button(each, f"{DOWN} 1") and button(each, BETTER) for each in voted)
+
+        await until(shown, 60)
+        await stage.handled(bot)
+        assert stage.emulator.flood.refusals == 0
+
+
+async def test_votes_that_were_not_shown_are_shown_by_the_next_process(stage: Stage) -> None:
+    """A bot that ends while a vote waits for its turn leaves it to the next one."""
+    async with stage.person(1001) as ada:
+        group = stage.emulator.add_group("Friends", [ada.id]).id
+        async with stage.bot(telegram={"group_calls_per_minute": 1}) as bot:
+            await ada.sends(photo=png(), caption="@thumbtune_bot What?", chat=group)
+            answer = await ada.answer(rated=True, chat=group)
+            await ada.toast(await ada.taps(UP, answer))
+            await stage.handled(bot)
+        assert button(answers(stage, group)[0], f"{UP} 1") is None
+        async with stage.bot() as bot:
+            await repaint_lately_rated(bot.repaints, bot.ledger, bot.translator)
+            await until(lambda: button(answers(stage, group)[0], f"{UP} 1") is not None)
+
+
+async def test_a_group_that_is_refused_is_silent_until_it_may_speak(stage: Stage) -> None:
+    """After a refusal nothing goes out before its time, and the answer comes then."""
+    stage.emulator.faults.plan("flood", 1, methods=["sendMessage"], seconds=1)
+    async with stage.bot(telegram=LIMITED) as bot, stage.person() as ada:
+        group = stage.emulator.add_group("Friends", [ada.id]).id
+        await ada.sends(photo=png(), caption="@thumbtune_bot What?", chat=group)
+        await ada.answer(rated=True, chat=group)
+        await stage.handled(bot)
+        assert stage.emulator.calls["sendmessage"] == 2

@@ -1,0 +1,168 @@
+"""Groups: whom the bot answers, about which picture, in whose conversation, and in which topic."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from bot.telegram.client import Unreachable
+from tests.support.chatting import ScriptedEngine, Stage, png, until
+from tests.support.person import Person
+
+BOT = "@thumbtune_bot"
+
+
+@asynccontextmanager
+async def friends(stage: Stage, **what: object) -> AsyncIterator[tuple[Person, Person, int]]:
+    """Ada, Bob and the id of their group."""
+    async with stage.person(1001) as ada, stage.person(1002, "Bob") as bob:
+        yield ada, bob, stage.emulator.add_group("Friends", [ada.id, bob.id], **what).id  # type: ignore[arg-type]
+
+
+async def test_somebody_elses_picture_is_asked_about_by_replying(stage: Stage) -> None:
+    """Who replies to a picture and mentions the bot, in any spelling, asks about that picture."""
+    async with stage.bot() as bot, friends(stage) as (ada, bob, group):
+        picture = await bob.sends(photo=png(), caption="Look!", chat=group)
+        asked = await ada.sends("@Thumbtune_Bot what is it?", reply_to=picture["message_id"], chat=group)
+        answer = await ada.answer(rated=True, chat=group)
+        assert answer["reply_to_message"]["message_id"] == asked["message_id"]
+        (turn,) = bot.engine.prompts[0].turns
+        assert (turn.text, len(turn.pictures)) == ("what is it?", 1)
+        assert (await bot.ledger.exchange(1)).asker == ada.id
+
+
+async def test_each_person_has_a_conversation_of_their_own(stage: Stage) -> None:
+    """Who replies to an answer that somebody else got begins a talk about the same picture, and nothing else."""
+    async with stage.bot("A cat.", "Grey.", "Yes.", "No.") as bot, friends(stage) as (ada, bob, group):
+        await ada.sends(photo=png(), caption=f"{BOT} a?", chat=group)
+        answer = await ada.answer(rated=True, chat=group)
+        await ada.sends("b?", reply_to=answer["message_id"], chat=group)
+        latest = await ada.answer(rated=True, chat=group)
+        assert bot.engine.heard() == ["a?", "A cat.", "b?"]
+        await bob.sends("c?", reply_to=latest["message_id"], chat=group)
+        await bob.answer(rated=True, chat=group)
+        assert bot.engine.heard() == ["c?"]
+        assert bot.engine.prompts[-1].turns[0].pictures == bot.engine.prompts[0].turns[0].pictures
+        await bob.sends(f"{BOT} d?", chat=group)
+        await bob.answer(rated=True, chat=group)
+        assert bot.engine.heard() == ["c?", "Yes.", "d?"]
+
+
+async def test_a_group_can_share_one_conversation(stage: Stage) -> None:
+    """With chat.group_sessions = "shared" members follow on one another, also while an answer is being written."""
+    gate = asyncio.Event()
+    async with (
+        stage.bot(["A cat", gate, "."], "Grey.", "Again.", chat={"group_sessions": "shared"}) as bot,
+        friends(stage) as (ada, bob, group),
+    ):
+        await ada.sends(photo=png(), caption=f"{BOT} a?", chat=group)
+        await until(lambda: bool(bot.engine.prompts))
+        await bob.sends(f"{BOT} b?", chat=group)
+        await until(lambda: bot.inbox.pending == 2)
+        gate.set()
+        await stage.handled(bot)
+        assert bot.engine.heard() == ["a?", "A cat.", "b?"]
+        assert bot.engine.prompts[0].chat == bot.engine.prompts[1].chat
+        await ada.sends("/retry", chat=group)
+        await stage.handled(bot)
+        assert bot.engine.heard() == ["a?"], "each gets another answer to a question of their own"
+        assert (await bot.ledger.exchange(3)).replaces == 1
+        assert (await bot.ledger.counts())["users"] == 2
+        await bob.sends("/new", chat=group)
+        await stage.handled(bot)
+        await ada.sends(f"{BOT} c?", chat=group)
+        await stage.handled(bot)
+        assert len(bot.engine.prompts) == 3, "nobody has shown a picture since /new"
+        await bot.ledger.forget(ada.id)
+        assert (await bot.ledger.counts())["exchanges"] == 0, "all of it was about her picture"
+
+
+async def test_topics_are_kept_apart(stage: Stage) -> None:
+    """Each topic has a conversation of its own and its answers; talk that only stands in a topic is left alone."""
+    async with stage.bot() as bot, friends(stage, privacy=False) as (ada, bob, group):
+        cats = await ada.opens_topic(group, "Cats")
+        me = stage.emulator.world.bot
+        dogs = stage.emulator.world.add_topic(stage.emulator.world.chats[group], "Dogs", me)
+        await ada.sends(photo=png(), caption=f"{BOT} a?", chat=group, topic=cats)
+        answer = await ada.answer(rated=True, chat=group)
+        assert answer["message_thread_id"] == cats
+        await bob.sends("How nice", chat=group, topic=dogs)
+        await ada.sends(f"{BOT} b?", chat=group, topic=dogs)
+        refused = await ada.answer(rated=False, chat=group, quiet=0.2)
+        assert refused["message_thread_id"] == dogs
+        assert "have not seen" in refused["text"]
+        await ada.sends(f"{BOT} c?", chat=group, topic=cats)
+        await ada.answer(rated=True, chat=group)
+        assert bot.engine.heard() == ["a?", "Answer 1", "c?"]
+        await ada.sends("/retry@thumbtune_bot", chat=group, topic=cats)
+        assert (await ada.answer(rated=True, chat=group))["message_thread_id"] == cats
+        with pytest.raises(Unreachable, match="message thread not found"):
+            await bot.bot.send_message(group, "Lost", message_thread_id=cats + dogs)
+        with pytest.raises(Unreachable, match="message thread not found"):
+            await bot.bot.send_chat_action(group, "typing", message_thread_id=1)
+
+
+async def test_an_edit_can_call_the_bot_in(stage: Stage) -> None:
+    """A question that did not mention the bot is answered once it does, and anew when it is edited again."""
+    async with stage.bot(engine=ScriptedEngine()) as bot, friends(stage, privacy=False) as (ada, _, group):
+        question = await ada.sends(photo=png(), caption="What?", chat=group)
+        await stage.handled(bot)
+        await ada.edits(question, f"{BOT} What?")
+        await ada.answer(rated=True, chat=group)
+        await ada.edits(question, "What else?")
+        await until(lambda: len(bot.engine.prompts) == 2)
+        await stage.handled(bot)
+        assert [prompt.turns[-1].text for prompt in bot.engine.prompts] == ["What?", "What else?"]
+        assert [message["text"] for message in await ada.bot_messages(group)] == ["Answer 2"]
+
+
+async def test_commands_for_others_are_theirs(stage: Stage) -> None:
+    """In a group a command that names another bot, or that nobody knows, is passed over; one that names us is not."""
+    async with stage.bot() as bot, friends(stage, privacy=False) as (ada, _, group):
+        for command in ("/help@other_bot", "/dance", "/stop@other_bot"):
+            await ada.sends(command, chat=group)
+        await stage.handled(bot)
+        assert await ada.bot_messages(group) == []
+        await ada.sends("/help@thumbtune_bot", chat=group)
+        assert "privacy mode" in (await ada.answer(rated=False, chat=group, quiet=0.2))["text"]
+        await ada.sends("/dance@Thumbtune_Bot tango", chat=group)
+        assert "do not know that command" in (await ada.answer(rated=False, chat=group, quiet=0.2))["text"]
+
+
+async def test_what_is_not_said_to_the_bot_leaves_no_trace(stage: Stage) -> None:
+    """Neither a row nor a commit, of texts, pictures, edits, others' commands and reactions; then who speaks is known.
+
+    The captions of an album come with one picture, so an album leaves its update's number, and nobody's name.
+    """
+    async with stage.bot("A cat.") as bot, friends(stage, privacy=False, admin=True) as (ada, bob, group):
+        before = await bot.ledger._writer.do(lambda database: database.conn.total_changes)
+        said = await ada.sends("Good morning!", chat=group)
+        await ada.edits(said, "Good evening!")
+        await bob.sends(photo=png(), caption="Look!", chat=group)
+        await bob.sends("/help@other_bot", chat=group)
+        await bob.reacts(said, "👍")
+        await stage.handled(bot)
+        assert await bot.ledger._writer.do(lambda database: database.conn.total_changes) == before
+        await bob.sends(album=[png(), png(colour="red")], chat=group)
+        await stage.handled(bot)
+        for person in (ada, bob):
+            assert await bot.ledger.person(person.id) is None
+        assert await bot.ledger.chat(group) is None
+        await ada.sends(photo=png(), caption=f"{BOT} what is it?", chat=group)
+        await ada.answer(rated=True, chat=group)
+        assert [await bot.ledger.person(each.id) is not None for each in (ada, bob)] == [True, False]
+
+
+async def test_a_changed_question_is_ours_whatever_it_says_now(stage: Stage) -> None:
+    """An edit that takes the bot's name away still changes the question that was answered."""
+    async with stage.bot("A cat.", "Grey.") as bot, friends(stage, privacy=False) as (ada, _, group):
+        asked = await ada.sends(photo=png(), caption=f"{BOT} what?", chat=group)
+        answer = await ada.answer(rated=True, chat=group)
+        await ada.edits(asked, "which colour?")
+        await until(lambda: len(bot.engine.prompts) == 2)
+        await stage.handled(bot)
+        (now,) = [each for each in await ada.bot_messages(group) if each["message_id"] == answer["message_id"]]
+        assert now["text"] == "Grey."

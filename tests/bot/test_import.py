@@ -1,0 +1,165 @@
+"""`thumbtune import`: files as people have them become sources, whole or not at all, with every bad row named.
+
+The command itself, in a process with its worker, runs twice; the rest is the worker's function, called here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Awaitable, Callable
+from hashlib import sha256
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from bot.cli.data import import_file
+from bot.config import Settings
+from inference.chat_format.template import SYSTEM
+from inference.images.decoder_worker import clean
+from inference.internvl2.tiny import CHECKPOINT
+from tests.support.bot_process import command, write_config
+from tests.support.llava_files import BAD_ROWS, clot, foodie, mixed, said, spoil, write_file
+from training.data.importing import take_in
+from training.data.llava import read_lessons, read_rows
+from training.data.sources import About, imported, present
+from training.job import ImportJob, TrainingError, ignore
+
+
+def job(file: Path, sources: Path, name: str = "mine", repeat_times: float | None = None) -> ImportJob:
+    """An import into the folder `sources`."""
+    return ImportJob(
+        name, str(file), str(file.parent), str(sources), str(CHECKPOINT), "", SYSTEM, repeat_times, 1, max_length=512
+    )
+
+
+async def by_command(file: Path, folder: Path) -> Path:
+    """Import as an operator does; the folder of all sources."""
+    write_config(folder / "config.toml", {"storage": {"dir": str(folder / "data")}, "training": {"threads": 1}})
+    code, told = await command(folder / "config.toml", "import", str(file), "--images", str(file.parent))
+    assert code == 0, told
+    assert f"Imported 4 rows and 4 pictures as {file.stem}." in told
+    assert "one to one with the liked answers" in told
+    return folder / "data" / "sources"
+
+
+async def by_worker(file: Path, folder: Path) -> Path:
+    """Import without a process; the folder of all sources."""
+    assert take_in(job(file, folder / "sources"), ignore).ok
+    return folder / "sources"
+
+
+@pytest.mark.parametrize(
+    ("made", "how", "question"),
+    [
+        (foodie, by_command, "图片中的食物通常属于哪个菜系?"),
+        (clot, by_worker, "请你根据这张图片，讲一个脑洞大开的梗"),
+    ],
+    ids=["foodie", "clot"],
+)
+async def test_the_tutorials_files_import_as_they_are(
+    tmp_path: Path, made: Callable[[Path], Path], how: Callable[[Path, Path], Awaitable[Path]], question: str
+) -> None:
+    """Every row with its picture at the front of its question; the pictures are re-encoded, named by their hash."""
+    given = made(tmp_path / "given")
+    (source,) = present(imported(await how(given, tmp_path)))
+    lessons = list(read_lessons(source.path, source.folder, system="Persona."))
+    assert [each.turns[0].text for each in lessons] == [question] * 4
+    before = [row["conversations"][1]["value"] for _, row in read_rows(given)]
+    assert [each.turns[1].text for each in lessons] == before
+    assert {each.system for each in lessons} == {"Persona."}, "a row without a persona has that of the day"
+    originals = [given.parent / row["image"] for _, row in read_rows(given)]
+    for lesson, original in zip(lessons, originals, strict=True):
+        cleaned = clean(original.read_bytes(), 80).data
+        digest = sha256(cleaned).hexdigest()
+        assert lesson.pictures == (f"{digest[:2]}/{digest}",)
+        assert (source.folder / lesson.pictures[0]).read_bytes() == cleaned
+
+
+def test_every_kind_of_sample_is_imported_once(tmp_path: Path) -> None:
+    """Text alone, albums, talks with one answer to learn; the same name again is refused and changes nothing."""
+    given, sources = mixed(tmp_path / "given"), tmp_path / "sources"
+    assert take_in(job(given, sources, repeat_times=2.5), ignore).ok
+    (source,) = imported(sources)
+    assert (source.path.parent, source.repeat_times) == (sources / "mine", 2.5)
+    assert About.read(sources / "mine") == About(str(given), 5, 2, 2.5, clean=True)
+    ours = list(read_lessons(source.path, source.folder, system=""))
+    theirs = list(read_lessons(given, given.parent, system=""))
+    for our, their in zip(ours, theirs, strict=True):
+        assert (our.name, our.system, our.learned, our.sizes) == (their.name, their.system, their.learned, their.sizes)
+        assert [turn.text for turn in our.turns] == [turn.text for turn in their.turns]
+    with pytest.raises(TrainingError, match="is there already: choose another --name"):
+        take_in(job(foodie(tmp_path / "food"), sources), ignore)
+    assert imported(sources) == [source]
+
+
+async def test_bad_rows_are_all_named_and_nothing_is_imported(tmp_path: Path) -> None:
+    """One sentence for each, with the file and the row; afterwards the data folder has no trace of the source."""
+    spoil(tmp_path)
+    fine = {"image": "red.jpg", "conversations": said("<image>\nWhat?", "Red.")}
+    file = tmp_path / "rows.jsonl"
+    rows = [row for bad, _ in BAD_ROWS.values() for row in (fine, bad)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_config(tmp_path / "c.toml", {"storage": {"dir": str(tmp_path / "data")}, "training": {"recipe": "tiny"}})
+    code, told = await command(tmp_path / "c.toml", "import", str(file), "--images", str(tmp_path))
+    assert code == 1
+    assert f"{len(BAD_ROWS)} rows are bad, nothing was imported" in told
+    for number, (_, complaint) in enumerate(BAD_ROWS.values(), 1):
+        assert re.search(rf"^{re.escape(str(file))} row {2 * number}: .*{complaint}", told, re.MULTILINE), complaint
+    assert list((tmp_path / "data" / "sources").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("none.json", None, "none.json: cannot be read"),
+        ("rows.json", "[]", "has no rows"),
+        ("rows.jsonl", "\n", "has no rows"),
+        ("rows.txt", "a", "rows.txt: is not JSON"),
+    ],
+)
+def test_a_file_that_will_not_do_is_named(tmp_path: Path, name: str, text: str | None, words: str) -> None:
+    """And leaves nothing behind."""
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(TrainingError, match=words):
+        take_in(job(tmp_path / name, tmp_path / "sources"), ignore)
+    assert list((tmp_path / "sources").iterdir()) == []
+
+
+async def test_an_import_that_dies_is_not_called_bad_rows(tmp_path: Path) -> None:
+    """However many lines it said last."""
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nfor line in one two three; do echo $line >&2; done\nkill -9 $$\n")
+    python.chmod(0o755)
+    file = write_file(tmp_path / "rows.json", [{"conversations": said("Why?", "So.")}])
+    settings = Settings.model_validate({"storage": {"dir": tmp_path / "data"}, "training": {"python": str(python)}})
+    with pytest.raises(TrainingError, match=r"^the importing process died \(signal SIGKILL"):
+        await import_file(settings, file, None, "", None, Console(file=StringIO()))
+
+
+def test_what_a_killed_import_left_is_no_source(tmp_path: Path) -> None:
+    """Half a folder is overlooked by trainings and made anew by the next import."""
+    (tmp_path / "sources" / "mine.part" / "pictures").mkdir(parents=True)
+    assert imported(tmp_path / "sources") == []
+    assert take_in(job(clot(tmp_path / "given"), tmp_path / "sources"), ignore).ok
+    assert [each.name for each in (tmp_path / "sources").iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"images": Path("/nowhere")}, "name the one of the pictures with --images"),
+        ({"name": "../up"}, "choose a --name"),
+        ({"name": "x.part"}, "choose a --name"),
+    ],
+)
+async def test_a_name_or_folder_that_will_not_do_is_said(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    """Before anything is read."""
+    file = write_file(tmp_path / "rows.json", [{"conversations": said("Why?", "So.")}])
+    given = {"images": None, "name": "", **changes}
+    with pytest.raises(TrainingError, match=words):
+        await import_file(Settings(), file, repeat_times=None, console=Console(file=StringIO()), **given)

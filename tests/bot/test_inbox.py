@@ -1,0 +1,260 @@
+"""The inbox: stored before acknowledged, in order, once, and excused or set aside where it must be."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from bot.config import ConfigError
+from bot.settings import TelegramSettings
+from bot.telegram.client import open_bot
+from bot.updates.inbox import ATTEMPTS
+from bot.updates.media_groups import Waiting, members
+from bot.updates.ordering import lane_of
+from storage.errors import StorageError
+from storage.ledger import Ledger
+from storage.records import StoredUpdate
+from tests.support.chatting import ADMIN, Notebook, RunningBot, ScriptedEngine, Stage, png, settings
+from tests.support.person import UP
+
+AWAY = (
+    "I was away for a while and have not answered what came in meanwhile. Please ask again what you still want to know."
+)
+
+
+def private(text: str, **more: Any) -> dict[str, Any]:
+    """A message in a private chat, as Telegram sends it."""
+    return {
+        "message_id": 5,
+        "date": 1,
+        "chat": {"id": 1001, "type": "private", "first_name": "Ada"},
+        "from": {"id": 1001, "is_bot": False, "first_name": "Ada"},
+        "text": text,
+        **more,
+    }
+
+
+@pytest.mark.parametrize(
+    ("update", "lane"),
+    [
+        ({"message": private("hello")}, "chat:1001"),
+        ({"message": private("/new")}, "chat:1001"),
+        ({"message": private("/status")}, "looks:1001"),
+        ({"message": private("/cancel")}, "cancels:1001"),
+        ({"message": private("/Retrain@thumbtune_bot now")}, "commands:1001"),
+        ({"message": private("/drain gpu0")}, "nodes:1001"),
+        ({"callback_query": {"id": "1", "from": {"id": 1001}, "data": "undrain:1"}}, "nodes:1001"),
+        ({"message": private("/ status")}, "chat:1001"),
+        ({"message": private("x", chat={"id": -5, "type": "supergroup"})}, "chat:-5:1001"),
+        ({"callback_query": {"id": "1", "from": {"id": 1001}, "data": "rate:1:1"}}, "taps:1001"),
+        ({"callback_query": {"id": "1", "from": {"id": 1001}, "data": "again:1"}}, "answers:1001"),
+        ({"message": private("/stop")}, "stop:1001:1001"),
+        ({"edited_message": private("hello")}, "chat:1001"),
+        ({"poll": {}}, "other"),
+        ({"message": "nonsense"}, "other"),
+        ({"message": {}}, "chat:0:0"),
+    ],
+)
+def test_lanes(update: dict[str, Any], lane: str) -> None:
+    """A chat's talk keeps its order; taps and admin commands do not queue behind it."""
+    assert lane_of(update) == lane
+
+
+def test_an_album_that_a_crash_interrupted_stays_as_it_was_begun() -> None:
+    """Members that came after the crash make a turn of their own."""
+
+    def waiting(number: int, attempts: int, group: str | None = "g") -> Waiting:
+        raw = {"message": private("", media_group_id=group) if group else private("")}
+        return Waiting(StoredUpdate(number, "lane", json.dumps(raw), attempts, 1.0), raw)
+
+    begun, late, other = waiting(2, 1), waiting(4, 0), waiting(3, 1, None)
+    lane = [begun, other, waiting(1, 1), late]
+    assert [each.update.id for each in members(begun, lane)] == [1, 2]
+    assert [each.update.id for each in members(late, lane)] == [4]
+    assert [each.update.id for each in members(other, lane)] == [3]
+
+
+async def test_an_update_is_in_the_ledger_before_telegram_forgets_it(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While nothing can be stored the offset stays, so the update comes again and is answered."""
+    async with stage.bot("Answer.") as bot, stage.person() as ada:
+        store = bot.ledger.store_updates
+        failures = iter([True, True, False])
+
+        async def unreliable(updates: Iterable[tuple[int, str, str]]) -> list[bool]:
+            if next(failures, False):
+                raise StorageError("the disk is full")
+            return await store(updates)
+
+        monkeypatch.setattr(bot.ledger, "store_updates", unreliable)
+        await ada.sends(photo=png())
+        assert (await ada.answer(rated=True))["text"] == "Answer."
+        assert len(await ada.bot_messages()) == 1
+
+
+async def test_an_update_that_comes_twice_is_handled_once(stage: Stage) -> None:
+    """Delivered again by polling or by a webhook, it is known by its number."""
+    stage.emulator.world.updates.duplicates = 3
+    async with stage.bot() as bot, stage.person() as ada:
+        answer = await ada.asks(photo=png())
+        await ada.toast(await ada.taps(UP, answer))
+        update = {"update_id": 77, "message": private("/help")}
+        await bot.inbox.accept(update)
+        await bot.inbox.accept(update)
+        await bot.settled()
+        assert len(bot.engine.prompts) == 1
+        assert len(await ada.bot_messages()) == 2
+        assert (await bot.ledger.counts())["votes"] == 1
+
+
+async def test_trouble_with_fetching_is_sat_out(stage: Stage) -> None:
+    """Broken connections, error pages and floods of getUpdates delay updates and lose none."""
+    for kind in ("html_page", "reset_after", "flood"):
+        stage.emulator.faults.plan(kind, methods=["getUpdates"], seconds=1)
+    async with stage.bot("Answer."), stage.person() as ada:
+        assert (await ada.asks(photo=png()))["text"] == "Answer."
+        assert stage.emulator.faults.planned == []
+
+
+@pytest.mark.parametrize(("hours", "said"), [(5.9, ["Answer 1", "Answer 2", "Answer 3"]), (6.1, [AWAY, "Answer 1"])])
+async def test_after_a_long_downtime_old_questions_are_excused_once(
+    stage: Stage, hours: float, said: list[str]
+) -> None:
+    """Recent questions are answered when the bot comes back; older ones get one sentence together."""
+    async with stage.person() as ada:
+        for _ in range(2):
+            sent = await ada.sends(photo=png())
+            stage.emulator.world.chats[ada.id].messages[sent["message_id"]]["date"] -= int(hours * 3600)
+        async with stage.bot() as bot:
+            await stage.handled(bot)
+            await ada.asks(photo=png())
+            assert [message["text"] for message in await ada.bot_messages()] == said
+
+
+async def test_a_wrong_token_ends_the_bot(stage: Stage) -> None:
+    """Nothing is gained by asking again with a token that Telegram does not know."""
+    made = settings(stage.url, "4242:wrong")
+    bot = RunningBot(made, stage.directory, ScriptedEngine(), Notebook())
+    try:
+        with pytest.raises(ConfigError, match=r"telegram\.token"):
+            await bot.intake.run()
+    finally:
+        await bot.stop()
+
+
+async def test_a_wrong_address_for_the_webhook_ends_the_bot(stage: Stage) -> None:
+    """Telegram's own words say what is wrong with it."""
+    hook = {"mode": "webhook", "webhook": {"url": "ftp://nowhere", "secret": SecretStr("hush")}}
+    stage.emulator.faults.plan(
+        "refused", methods=["setWebhook"], words="bad webhook: An HTTPS URL must be provided for webhook"
+    )
+    bot = RunningBot(settings(stage.url, stage.emulator.token, hook), stage.directory, ScriptedEngine(), Notebook())
+    try:
+        with pytest.raises(ConfigError, match=r"telegram\.webhook\.url: .*HTTPS"):
+            await bot.intake.run()
+    finally:
+        await bot.stop()
+
+
+@pytest.mark.parametrize(("token", "what"), [("", "is not set"), ("nonsense", "is no bot's token")])
+def test_without_a_token_the_next_step_is_said(token: str, what: str) -> None:
+    """`thumbtune run` says where a token comes from and how it is set."""
+    with pytest.raises(ConfigError, match=f"{what}.*BotFather.*THUMBTUNE_TELEGRAM__TOKEN"):
+        open_bot(TelegramSettings(token=SecretStr(token)))
+
+
+async def test_an_update_that_is_no_update_is_refused(stage: Stage) -> None:
+    """A webhook call without a number is the caller's mistake."""
+    async with stage.bot() as bot:
+        with pytest.raises(ValueError, match="update_id"):
+            await bot.inbox.accept({"message": private("hi")})
+
+
+async def test_an_update_of_an_unknown_kind_is_passed_over(stage: Stage) -> None:
+    """What Telegram invents later neither stops the bot nor is tried for ever."""
+    async with stage.bot() as bot, stage.person() as ada:
+        await bot.inbox.accept({"update_id": 78, "message": {**private(""), "hologram": {"size": 3}}})
+        await bot.settled()
+        assert await bot.ledger.pending_updates() == []
+        await ada.command("/help")
+        assert "/new" in (await ada.answer(rated=False, quiet=0.2))["text"]
+
+
+async def test_a_webhook_is_announced_and_served(stage: Stage) -> None:
+    """Telegram is told where to call, however often that fails at first; what is accepted there is answered."""
+    from aiohttp import web
+
+    async def call(request: web.Request) -> web.Response:
+        await bot.inbox.accept(await request.json())
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_post("/telegram", call)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    address = f"http://127.0.0.1:{runner.addresses[0][1]}/telegram"
+    hook = {"mode": "webhook", "webhook": {"url": address, "secret": SecretStr("hush")}}
+    made = settings(stage.url, stage.emulator.token, hook)
+    bot = RunningBot(made, stage.directory, ScriptedEngine("By webhook."), Notebook())
+    stage.emulator.faults.plan("bad_gateway", 2, methods=["setWebhook"])
+    try:
+        await bot.intake.run()
+        async with stage.person() as ada:
+            assert (await ada.asks(photo=png()))["text"] == "By webhook."
+            await bot.settled()
+    finally:
+        await bot.stop()
+        await runner.cleanup()
+
+
+async def test_a_webhook_call_does_not_overtake_what_was_left_over(stage: Stage) -> None:
+    """What comes while the bot starts waits until that from before stands in its place."""
+    async with Ledger.open(stage.directory) as ledger:
+        await ledger.store_updates([(5, "chat:1001", json.dumps({"update_id": 5, "message": private("/help")}))])
+    hook = {"mode": "webhook", "webhook": {"url": "https://bot.example.org/telegram", "secret": SecretStr("hush")}}
+    bot = RunningBot(settings(stage.url, stage.emulator.token, hook), stage.directory, ScriptedEngine(), Notebook())
+    try:
+        async with stage.person() as ada:
+            call = asyncio.create_task(bot.inbox.accept({"update_id": 6, "message": private("/start")}))
+            await asyncio.sleep(0.1)
+            assert not call.done()
+            await bot.intake.run()
+            await call
+            await bot.settled()
+            said = [message["text"] for message in await ada.bot_messages()]
+            assert ["/help" in text for text in said] == [True, True]
+            assert ["Hello" in text for text in said] == [False, True]
+    finally:
+        await bot.stop()
+
+
+async def test_an_update_that_kills_every_process_is_set_aside(stage: Stage) -> None:
+    """After many attempts that never ended, the update is given up at the next start."""
+    ledger = Ledger.open(stage.directory)
+    await ledger.store_updates([(5, "chat:1001", json.dumps({"update_id": 5, "message": private("hi")}))])
+    for _ in range(ATTEMPTS):
+        await ledger.begin_update(5)
+    await ledger.close()
+    async with stage.person() as ada, stage.bot() as bot:
+        await ada.answer(after=0, quiet=0.3)
+        await bot.settled()
+        assert (await bot.ledger.counts())["updates_set_aside"] == 1
+        assert [("sorry" in message["text"]) for message in await ada.bot_messages()] == [True]
+
+
+async def test_a_bad_payload_does_not_silence_the_alert(stage: Stage) -> None:
+    """Admins hear of an update that was given up although nobody can be found in it to apologise to."""
+    async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
+        await bot.ledger.store_updates([(5, "chat:1001", "")])
+        await bot.ledger.set_aside_update(5, "RuntimeError: broken")
+        await bot.notices.update_set_aside(5, "RuntimeError: broken")
+        await bot.notices.settled()
+        (alert,) = await root.bot_messages()
+        assert "I gave up on update 5" in alert["text"]

@@ -1,0 +1,219 @@
+"""What lies in the data folder, listed and deleted from the command line: models, sources, people."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from storage.ledger import Ledger
+from storage.model_store import MANIFEST, ModelStore, write_manifest
+from storage.records import Chat, Model, Person, Rating
+from storage.states import ModelState, RunState
+from tests.support.bot_process import Thumbtune, write_config
+from tests.support.ledgers import exchange
+from training.run_folder import ADAPTER
+
+DAY = 86400.0
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """The data folder of the settings in the folder where the command line runs."""
+    write_config(tmp_path / "config.toml", {"storage": {"dir": "data"}, "limits": {"blocked": [8]}})
+    return tmp_path / "data"
+
+
+def in_ledger(data: Path, work: Callable[[Ledger], Awaitable[Any]]) -> Any:
+    """Do that with the ledger there."""
+
+    async def session() -> Any:
+        async with Ledger.open(data) as ledger:
+            return await work(ledger)
+
+    return asyncio.run(session())
+
+
+async def trained(ledger: Ledger, data: Path) -> None:
+    """A base that was live, run-1 that is live, run-2 that was rejected, each with files, and two runs' adapters."""
+    for name in ("base", "run-1", "run-2"):
+        directory = data / "models" / name
+        directory.mkdir(parents=True)
+        (directory / "weights").write_bytes(b"w" * 2_000_000)
+        write_manifest(directory)
+        if name != "base":
+            run = await ledger.start_run("admin")
+            adapter = data / "runs" / str(run.id) / ADAPTER
+            adapter.mkdir(parents=True)
+            (adapter / "weights").write_bytes(b"a" * 1_000_000)
+            await ledger.move_run(run.id, RunState.TRAINING, directory=str(adapter.parent))
+            await ledger.move_run(run.id, RunState.CANCELLED)
+        state = ModelState.REJECTED if name == "run-2" else ModelState.CANDIDATE
+        run_id = None if name == "base" else int(name[-1])
+        await ledger.add_model(
+            Model(name, str(directory), state, run_id, 20000 * DAY, reason="worse" * (name == "run-2"))
+        )
+        if name != "run-2":
+            await ledger.promote(name)
+    for number, (model, value) in enumerate([("run-1", 1), ("run-1", 1), ("run-1", -1), ("base", -1)], 1):
+        session = await ledger.session(1, 1)
+        said = await ledger.record_exchange(exchange(session, number, model=model))
+        await ledger.rate(Rating(said.id, 1, value, 100 + number))
+
+
+def lines(text: str) -> dict[str, list[str]]:
+    """The lines of a table by their first word."""
+    return {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
+
+
+def test_models_have_a_date_and_an_approval(thumbtune: Thumbtune, data: Path) -> None:
+    """Each with when it was made and how many of its votes are 👍; wide tables are not cut for a pipe."""
+    in_ledger(data, lambda ledger: trained(ledger, data))
+    ended = thumbtune("models")
+    assert ended.code == 0
+    listed = lines(ended.out)
+    assert listed["run-1"][1:5] == ["live", "2024-10-04", "67", "%"]
+    assert listed["run-2"][1:4] == ["rejected", "2024-10-04", "–"]
+    assert str(data / "models" / "run-2") in ended.out
+
+
+def test_a_model_is_deleted_for_good(thumbtune: Thumbtune, data: Path) -> None:
+    """It says what that frees, wants a yes, and takes the files, the adapter and the ledger's note of them."""
+    in_ledger(data, lambda ledger: trained(ledger, data))
+    asked = thumbtune("models", "delete", "run-2")
+    assert asked.code == 1
+    assert "3.0 MB" in asked.err and "--yes" in asked.err
+    assert (data / "models" / "run-2" / MANIFEST).exists()
+    ended = thumbtune("models", "delete", "run-2", "--yes")
+    assert (ended.code, ended.err) == (0, "")
+    assert "run-2" in ended.out and "3.0 MB" in ended.out
+    assert sorted(each.name for each in (data / "models").iterdir()) == ["base", "run-1"]
+    assert not (data / "runs" / "2" / ADAPTER).exists()
+    assert (data / "runs" / "1" / ADAPTER).exists()
+    assert in_ledger(data, lambda ledger: ledger.model("run-2")).directory == ""
+    assert "removed" in lines(thumbtune("models").out)["run-2"]
+    again = thumbtune("models", "delete", "run-2", "--yes")
+    assert (again.code, again.out.strip()) == (0, "Nothing of run-2 is left on the disk.")
+
+
+def test_a_deletion_that_was_killed_is_completed(thumbtune: Thumbtune, data: Path) -> None:
+    """With its files out of sight already, the ledger's note and the adapter go the next time."""
+    in_ledger(data, lambda ledger: trained(ledger, data))
+    ModelStore(data / "models").set_aside("run-2")
+    assert thumbtune("models", "delete", "run-2", "--yes").code == 0
+    assert in_ledger(data, lambda ledger: ledger.model("run-2")).directory == ""
+    assert not (data / "runs" / "2" / ADAPTER).exists()
+    ModelStore(data / "models").tidy()
+    assert sorted(each.name for each in (data / "models").iterdir()) == ["base", "run-1"]
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        ("run-1", "answers now"),
+        ("base", "training starts from"),
+        ("run-9", "no model run-9"),
+        ("run-2", "was asked for"),
+    ],
+)
+def test_a_model_in_use_stays(thumbtune: Thumbtune, data: Path, model: str, why: str) -> None:
+    """The live one, the base, and one that a change was asked to are refused, and nothing of them goes."""
+
+    async def prepare(ledger: Ledger) -> None:
+        await trained(ledger, data)
+        await ledger.request_promotion("run-2")
+
+    in_ledger(data, prepare)
+    ended = thumbtune("models", "delete", model, "--yes")
+    assert (ended.code, ended.out) == (1, "")
+    assert why in ended.err
+    assert sorted(each.name for each in (data / "models").iterdir()) == ["base", "run-1", "run-2"]
+
+
+def test_a_model_that_goes_live_meanwhile_is_put_back(
+    thumbtune: Thumbtune, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look and the deletion the bot may change to it: then its files are where they were."""
+    in_ledger(data, lambda ledger: trained(ledger, data))
+    set_aside = ModelStore.set_aside
+
+    def meanwhile(store: ModelStore, name: str) -> Path | None:
+        aside = set_aside(store, name)
+        going = Thread(target=in_ledger, args=(data, lambda ledger: ledger.promote("run-2")))
+        going.start()
+        going.join()
+        return aside
+
+    monkeypatch.setattr(ModelStore, "set_aside", meanwhile)
+    ended = thumbtune("models", "delete", "run-2", "--yes")
+    assert ended.code == 1
+    assert "run-2 is live" in ended.err
+    assert (data / "models" / "run-2" / MANIFEST).exists()
+    assert (data / "runs" / "2" / ADAPTER).exists()
+
+
+def imported(data: Path, name: str) -> Path:
+    """A source as an import leaves it."""
+    folder = data / "sources" / name
+    (folder / "pictures").mkdir(parents=True)
+    (folder / "rows.jsonl").write_text("{}\n")
+    (folder / "source.json").write_text(json.dumps({"file": "/home/f.json", "rows": 12, "pictures": 7}))
+    return folder
+
+
+def test_sources_are_listed_and_deleted(thumbtune: Thumbtune, data: Path) -> None:
+    """Imported ones by name, with rows and pictures; deleting one asks, and takes its folder."""
+    in_ledger(data, lambda ledger: ledger.counts())
+    assert thumbtune("sources").out.strip() == "No source was imported; `thumbtune import` brings one."
+    food = imported(data, "food")
+    imported(data, "art")
+    assert lines(thumbtune("sources").out)["food"][1:3] == ["12", "7"]
+    asked = thumbtune("sources", "delete", "food")
+    assert asked.code == 1
+    assert "12 rows" in asked.err and "--yes" in asked.err
+    assert food.exists()
+    ended = thumbtune("sources", "delete", "food", "--yes")
+    assert (ended.code, ended.err) == (0, "")
+    assert [each.name for each in (data / "sources").iterdir()] == ["art"]
+    for name in ("food", "../models", "."):
+        unknown = thumbtune("sources", "delete", name, "--yes")
+        assert unknown.code == 1
+        assert "art" in unknown.err
+
+
+def test_a_source_that_a_run_reads_stays(thumbtune: Thumbtune, data: Path) -> None:
+    """Its pictures are read all along."""
+    in_ledger(data, lambda ledger: ledger.start_run("admin"))
+    food = imported(data, "food")
+    ended = thumbtune("sources", "delete", "food", "--yes")
+    assert ended.code == 1
+    assert "run 1" in ended.err
+    assert food.exists()
+
+
+def test_people_are_listed(thumbtune: Thumbtune, data: Path) -> None:
+    """Who talked with the bot, how much, when last, and who is blocked or not learned from; groups are no people."""
+
+    async def prepare(ledger: Ledger) -> None:
+        for number, name in ((7, "Ada B."), (8, "Mallory"), (-5, "")):
+            await ledger.see(Person(number, name), Chat(number))
+        await ledger.set_opted_out(7, True)
+        session = await ledger.session(7, 7)
+        for number in (1, 2):
+            await ledger.record_exchange(exchange(session, number, chat=7, asker=7, created=20000 * DAY))
+        await ledger.rate(Rating(1, 8, 1, 9))
+
+    in_ledger(data, prepare)
+    ended = thumbtune("people")
+    assert ended.code == 0
+    listed = lines(ended.out)
+    assert listed["7"][1:5] == ["Ada", "B.", "2", "0"]
+    assert "opted out" in ended.out
+    assert listed["8"][1:4] == ["Mallory", "0", "1"]
+    assert "blocked" in listed["8"]
+    assert "-5" not in listed

@@ -1,0 +1,63 @@
+"""Which model a start begins with: settled by one commit, and healed where an earlier start died half-way."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from bot.admin.startup_checks import settle_live_model
+from storage.ledger import Ledger
+from storage.records import BASE, Model
+from storage.states import ModelState
+
+ROOT = Path(__file__).parents[2]
+
+KILLED_AFTER_A_COMMIT = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from bot.admin.startup_checks import settle_live_model
+from storage.ledger import Ledger
+from storage.writer import Writer
+
+folder = Path(sys.argv[1])
+commit = Writer._commit
+
+def commit_and_die(writer, batch):
+    commit(writer, batch)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+Writer._commit = commit_and_die
+
+async def start():
+    async with Ledger.open(folder) as ledger:
+        await settle_live_model(ledger, folder / "base", folder / "models")
+
+asyncio.run(start())
+"""
+
+
+async def test_a_first_start_that_is_killed_leaves_a_live_model(tmp_path: Path) -> None:
+    """After `kill -9` right behind the first commit, the ledger has a live model."""
+    killed = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", KILLED_AFTER_A_COMMIT, str(tmp_path)], cwd=ROOT
+    )
+    assert killed.returncode == -signal.SIGKILL
+    async with Ledger.open(tmp_path) as ledger:
+        live = await ledger.live_model()
+        assert live is not None
+        assert live.id == BASE
+        assert [each.model for each in await ledger.promotions()] == [BASE]
+        assert (await ledger.version(BASE)).number == 1
+
+
+async def test_a_ledger_without_a_live_model_is_healed(tmp_path: Path) -> None:
+    """A ledger whose first start was killed by an earlier version between its two commits works from the next start."""
+    base = tmp_path / "base"
+    async with Ledger.open(tmp_path) as ledger:
+        await ledger.add_model(Model(BASE, str(base), ModelState.CANDIDATE, None, 0.0))
+        for _ in range(2):
+            live, trouble = await settle_live_model(ledger, base, tmp_path / "models")
+            assert (live.id, live.state, trouble) == (BASE, ModelState.LIVE, None)

@@ -1,0 +1,55 @@
+"""The menu of commands in people's apps: everybody's, the admins', and what becomes of theirs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import aiohttp
+import pytest
+
+from bot.handlers.menu import ADMINS, EVERYBODY, NODES, announce_commands
+from tests.support.chatting import ADMIN, Stage
+
+
+@pytest.mark.parametrize(("nodes", "theirs"), [(1, {*ADMINS}), (2, {*ADMINS, *NODES})])
+async def test_the_menu_of_commands_is_announced(stage: Stage, nodes: int, theirs: set[str]) -> None:
+    """Everybody sees the commands in their language, an admin theirs as well, of nodes where there are several; who
+    cannot be told harms nobody."""
+    async with (
+        stage.bot(telegram={"admins": (ADMIN, 999)}) as bot,
+        stage.person(language="zh") as ada,
+        stage.person(ADMIN, "Root") as root,
+    ):
+        await announce_commands(bot.bot, bot.settings.telegram, bot.translator, bot.ledger, nodes=nodes)
+        people = {person["id"]: person for person in (await menu(stage, ada.id), await menu(stage, root.id))}
+        assert [each["command"] for each in people[ada.id]["commands"]] == list(EVERYBODY)
+        assert people[ada.id]["commands"][0]["description"] == "开始新的对话"
+        assert {each["command"] for each in people[root.id]["commands"]} == {*EVERYBODY, *theirs}
+
+
+async def test_who_is_no_admin_any_more_loses_the_menu(stage: Stage) -> None:
+    """In every language, at the next start at which Telegram can be told, also where they have blocked the bot."""
+    async with stage.person(8, "Eve", language="zh") as eve, stage.person(ADMIN, "Root") as root:
+        for admins, deaf, commands in (
+            ((ADMIN, eve.id, 999), False, {*EVERYBODY, *ADMINS}),
+            ((ADMIN,), True, {*EVERYBODY, *ADMINS}),
+            ((ADMIN,), False, {*EVERYBODY}),
+        ):
+            if deaf:
+                stage.emulator.faults.plan("refused", 99, methods=["deletemycommands"], words="try later")
+            async with stage.bot(telegram={"admins": admins}) as bot:
+                await announce_commands(bot.bot, bot.settings.telegram, bot.translator, bot.ledger, nodes=1)
+                menus = [await menu(stage, person.id) for person in (eve, root)]
+                kept = await bot.ledger.menus()
+            assert {each["command"] for each in menus[0]["commands"]} == commands
+            assert {each["command"] for each in menus[1]["commands"]} == {*EVERYBODY, *ADMINS}
+            stage.emulator.faults.clear()
+            await eve.blocks()
+        assert kept == {(ADMIN, ""), (ADMIN, "zh")}
+        assert not [scope for scope in stage.emulator.world.commands if scope[1] == eve.id]
+
+
+async def menu(stage: Stage, person: int) -> dict[str, Any]:
+    """What the emulator shows this person."""
+    async with aiohttp.ClientSession() as session, session.get(f"{stage.url}/people/{person}/commands") as answer:
+        return {"id": person, **await answer.json()}

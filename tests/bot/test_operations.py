@@ -1,0 +1,104 @@
+"""The order of changes of model: a real deployment over fake engines and a real ledger; training alone only waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from bot.admin.model_switch import Changeover
+from bot.admin.protocol import AdminRefusal
+from bot.admin.service import PROMOTIONS
+from inference.serving.supervisor import State
+from storage.errors import NotSaved
+from storage.ledger import Ledger
+from storage.records import Model, Run
+from storage.states import ModelState, RunState
+from tests.support.children import until
+from tests.support.deployments import a_model, deployed, under_way
+from tests.support.ledgers import full_disk
+from tests.support.operating import merged_models, operations
+
+
+class Training:
+    """In the pipeline's place: it trains until `over`."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self.over = asyncio.Event()
+
+    async def check(self) -> None:
+        """Nothing is missing."""
+
+    async def run(self, run: Run, _: Callable[[Run], Awaitable[None]]) -> Model | None:
+        await self._ledger.move_run(run.id, RunState.TRAINING)
+        await self.over.wait()
+        await self._ledger.move_run(run.id, RunState.FAILED, reason="enough")
+        return None
+
+
+@pytest.mark.parametrize("swap", ["blue-green", "cold"])
+async def test_no_model_changes_while_training_has_the_memory(tmp_path: Path, swap: str) -> None:
+    """A change under way ends before the pause; a later one is refused with the reason, and works afterwards."""
+    second = a_model(tmp_path, "b")
+    async with Ledger.open(tmp_path / "ledger") as ledger, deployed(tmp_path, swap=swap) as deployment:
+        for name, directory in (("a", tmp_path / "a"), ("b", second)):
+            await ledger.add_model(Model(name, str(directory), ModelState.CANDIDATE, None, 0.0))
+        await ledger.promote("a")
+        training = Training(ledger)
+        changeover = Changeover(ledger, deployment, merged_models(ledger, tmp_path), pause_while_training=True)
+        work = operations(ledger, training, changeover)
+        await work.start()
+        try:
+            talk, _ = await under_way(deployment, "words:3 gate:1", "chat")
+            changing = asyncio.create_task(work.promote("b", None))
+            await until(lambda: deployment.status().swapping_to or deployment.status().nodes[0].away)
+            run = await work.retrain(1)
+            await until(lambda: changeover.away_for == run.id)
+            assert not changing.done()
+            (tmp_path / "a" / "gate").touch()
+            assert (await changing).state is ModelState.LIVE
+            await talk
+            await until(lambda: deployment.status().paused and not deployment.status().pids)
+            for asking in (work.promote("a", None), work.undrain(deployment.status().nodes[0].name, 1)):
+                with pytest.raises(AdminRefusal, match=rf"run {run.id} trains.*ask again"):
+                    await asking
+            asked = await ledger.request_promotion("a", None)
+            work._wake[PROMOTIONS].set()
+            while not (refused := await ledger.promotion(asked.id)).error:
+                await asyncio.sleep(0.02)
+            assert f"run {run.id} trains" in refused.error
+            assert deployment.status().pids == ()
+            training.over.set()
+            await until(lambda: deployment.status().state is State.READY)
+            assert deployment.model == "b"
+            await work.rollback(None)
+            assert deployment.model == "a"
+        finally:
+            await work.stop()
+
+
+@pytest.mark.parametrize("asked", ["here", "by another process"])
+async def test_a_change_that_cannot_be_recorded_is_undone(tmp_path: Path, asked: str) -> None:
+    """On a full disk the engine goes back to what the ledger says; a request from elsewhere is refused once there is
+    room, and is not tried again and again meanwhile.
+    """
+    second = a_model(tmp_path, "b")
+    async with Ledger.open(tmp_path / "ledger") as ledger, deployed(tmp_path, swap="blue-green") as deployment:
+        for name, directory in (("a", tmp_path / "a"), ("b", second)):
+            await ledger.add_model(Model(name, str(directory), ModelState.CANDIDATE, None, 0.0))
+        await ledger.promote("a")
+        changeover = Changeover(ledger, deployment, merged_models(ledger, tmp_path), pause_while_training=False)
+        request = await ledger.request_promotion("b", None) if asked == "by another process" else None
+        with full_disk(ledger):
+            for _ in range(2):
+                with pytest.raises(NotSaved):
+                    await (changeover.carry_out(request) if request else changeover.promote("b", None))
+        assert (deployment.model, await ledger.live_model()) == ("a", await ledger.model("a"))
+        assert deployment.status().counters.swaps == (2 if request else 4)
+        if request:
+            await changeover.carry_out(request)
+            assert (await ledger.promotion(request.id)).error == "the disk is full"
+        assert (await changeover.promote("b", None)).state is ModelState.LIVE

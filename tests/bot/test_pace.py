@@ -1,0 +1,123 @@
+"""How fast the bot calls: it finds the pace that Telegram takes over all chats, and one chat's flood stays its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiogram import Bot
+
+from bot.telegram import rate_limit
+from bot.telegram.client import Gate, Typing, open_bot
+from tests.support.chatting import Stage, settings, until
+
+PEOPLE = range(4001, 4049)
+
+
+@pytest.fixture(autouse=True)
+def people(stage: Stage) -> None:
+    """As many as are written to here."""
+    for person in PEOPLE:
+        stage.emulator.add_person(person, f"P{person}").started = True
+
+
+@asynccontextmanager
+async def calling(stage: Stage, **telegram: Any) -> AsyncIterator[tuple[Bot, Gate]]:
+    """A bot that only calls, and its gate."""
+    made = settings(stage.url, stage.emulator.token, telegram).telegram
+    gate = Gate(made)
+    bot = open_bot(made, gate)
+    try:
+        yield bot, gate
+    finally:
+        await bot.session.close()
+
+
+async def refused(stage: Stage, bot: Bot, gate: Gate, people: Iterable[int]) -> None:
+    """Have Telegram refuse one message to each of them, for longer than anybody waits here."""
+    chats = list(people)
+    for person in chats:
+        stage.emulator.faults.plan("flood", chat=person, seconds=600)
+    waiting = [asyncio.create_task(bot.send_message(person, "Hello")) for person in chats]
+    await until(lambda: gate.counts["floods"] == len(chats))
+    for each in waiting:
+        each.cancel()
+    await asyncio.wait(waiting)
+
+
+async def test_a_bot_that_is_set_too_quick_finds_its_pace(stage: Stage) -> None:
+    """Set to many times what Telegram takes over all chats, it is refused at first and then hardly any more; every
+    message arrives, once.
+    """
+    stage.emulator.flood.on = True
+    stage.emulator.flood.overall_per_second = 5
+    refusals = []
+    async with calling(stage, calls_per_second=80, chat_calls_per_second=1) as (bot, gate):
+
+        async def greet(person: int) -> None:
+            await bot.send_message(person, "Hello")
+            refusals.append(stage.emulator.flood.refusals)
+
+        await asyncio.gather(*(greet(person) for person in PEOPLE))
+        assert gate.pace.calls_per_second < 20
+    assert [stage.emulator.counts(person).sends for person in PEOPLE] == [1] * len(PEOPLE)
+    half = refusals[len(PEOPLE) // 2]
+    assert half > len(PEOPLE) / 2
+    assert refusals[-1] - half < half / 4
+
+
+async def test_one_chat_that_is_flooded_leaves_the_others_quick(stage: Stage) -> None:
+    """While it waits for its time, and whatever is refused there, the others get their messages, none refused."""
+    flooded, *others = PEOPLE
+    stage.emulator.faults.plan("flood", 2, chat=flooded, seconds=1)
+    stage.emulator.faults.plan("flood", 1, chat=flooded, seconds=600)
+    async with calling(stage, calls_per_second=80) as (bot, gate):
+        waiting = asyncio.create_task(bot.send_message(flooded, "Hello"))
+        await until(lambda: not stage.emulator.faults.planned)
+        for person in others:
+            await bot.send_message(person, "Hello")
+        assert not waiting.done()
+        assert gate.counts["floods"] == 3
+        assert gate.pace.calls_per_second == 80
+        waiting.cancel()
+        await asyncio.wait((waiting,))
+
+
+@pytest.mark.parametrize(("hurried", "slower"), [(False, True), (True, False)])
+async def test_only_refusals_that_no_chat_explains_slow_all(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, hurried: bool, slower: bool
+) -> None:
+    """Chats that were written to faster than they take have refusals of their own."""
+    monkeypatch.setattr(rate_limit, "COMPLAINT_SECONDS", 1e9)
+    few = PEOPLE[: rate_limit.COMPLAINTS]
+    async with calling(stage, calls_per_second=80, chat_calls_per_second=1 / 3600) as (bot, gate):
+        for person in few if hurried else ():
+            await bot.send_message(person, "Hello")
+        await refused(stage, bot, gate, few)
+        assert (gate.pace.calls_per_second < 80) == slower
+
+
+async def test_the_pace_has_a_floor_and_comes_back(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused on and on, it is a call a second; without complaints it returns to what is set."""
+    monkeypatch.setattr(rate_limit, "COMPLAINT_SECONDS", 1e9)
+    monkeypatch.setattr(rate_limit, "SETTLING_SECONDS", 0.0)
+    monkeypatch.setattr(rate_limit, "RECOVERY_SECONDS", 1e9)
+    async with calling(stage, calls_per_second=80) as (bot, gate):
+        await refused(stage, bot, gate, PEOPLE[1:])
+        assert gate.pace.calls_per_second == pytest.approx(1, rel=0.01)
+        await bot.send_message(PEOPLE[0], "Hello")
+        monkeypatch.setattr(rate_limit, "RECOVERY_SECONDS", 1.0)
+        await until(lambda: gate.pace.calls_per_second == 80)
+
+
+async def test_however_many_wait_typing_has_its_share(stage: Stage) -> None:
+    """Beyond a third of the allowance nobody is told that we type; a message to everybody goes out all the same."""
+    async with calling(stage, calls_per_second=30) as (bot, gate):
+        told = await asyncio.gather(*(bot(Typing(chat_id=person, action="typing")) for person in PEOPLE))
+        assert 30 / rate_limit.TYPING <= told.count(True) < len(PEOPLE)
+        assert gate.counts["dropped"] == told.count(False)
+        await asyncio.gather(*(bot.send_message(person, "Hello") for person in PEOPLE))
+    assert [stage.emulator.counts(person).sends for person in PEOPLE] == [1] * len(PEOPLE)

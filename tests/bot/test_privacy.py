@@ -1,0 +1,367 @@
+"""What is kept, whether it is learned from, and how it goes: through the chat and the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot.admin.erasure import Forgetting
+from bot.admin.schedule import Schedule
+from bot.updates.ordering import lane_of
+from storage.ledger import FILE_NAME, Ledger
+from storage.records import Kind, Run
+from storage.states import RunState
+from tests.support.bot_process import command, write_config
+from tests.support.chatting import Stage, png, told, until
+from tests.support.operating import Admins
+from tests.support.person import DOWN, UP, Message, Person, button
+from training.data.llava import row_name
+
+SURE, UNSURE = "🗑", "Keep it"
+DELETED = "I have deleted all that I kept of you"
+
+KILLED_BETWEEN = """
+import os, pathlib, signal
+def killed(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+pathlib.Path.unlink = killed
+"""
+
+
+def config_for(stage: Stage) -> Path:
+    """A settings file that names the stage's data folder."""
+    path = stage.directory.parent / "config.toml"
+    write_config(path, {"storage": {"dir": str(stage.directory)}})
+    return path
+
+
+async def said_to(person: Person, message: Message, words: str) -> Message:
+    """Wait until that message of the bot says it."""
+    async with person.patience(30, words):
+        while True:
+            now = next(each for each in await person.messages() if each["message_id"] == message["message_id"])
+            if words in now["text"]:
+                return now
+            await asyncio.sleep(0.02)
+
+
+async def run_with(ledger: Ledger, runs: Path, *exchanges: int) -> Run:
+    """A run that is over and has learned from these exchanges, with its files."""
+    run = await ledger.start_run("schedule")
+    await ledger.freeze_selection(run.id, [(each, "train") for each in exchanges])
+    (runs / str(run.id)).mkdir(parents=True)
+    rows = [{"id": row_name(each), "conversations": []} for each in exchanges]
+    (runs / str(run.id) / "train.json").write_text(json.dumps(rows))
+    return await ledger.move_run(run.id, RunState.FAILED)
+
+
+async def test_privacy_tells_and_lets_choose(stage: Stage) -> None:
+    """/privacy says what is kept, why and for how long, and its one button turns learning off and on again."""
+    async with stage.bot(storage={"retention_days": 30}) as bot, stage.person() as ada:
+        answer = await told(ada, "/privacy")
+        for words in ("pictures", "thumbs", "/delete_my_data", "after 30 days", "I learn from what you like"):
+            assert words in answer["text"]
+        await ada.taps("Do not learn", answer)
+        now = await said_to(ada, answer, "I do not learn from you")
+        assert (await bot.ledger.person(ada.id)).opted_out  # type: ignore[union-attr]
+        assert "I do not learn" in (await told(ada, "/privacy"))["text"]
+        await ada.taps("You may learn", now)
+        await said_to(ada, answer, "I learn from what you like")
+        assert not (await bot.ledger.person(ada.id)).opted_out  # type: ignore[union-attr]
+
+
+async def test_no_thumb_promises_what_was_forbidden(stage: Stage) -> None:
+    """Who may not be learned from is not told that their thumbs are remembered; they can still be given."""
+    async with stage.bot() as bot, stage.person() as ada:
+        answer = await ada.asks(photo=png())
+        choice = await told(ada, "/privacy")
+        await ada.taps("Do not learn", choice)
+        await said_to(ada, choice, "I do not learn from you")
+        for label in (UP, DOWN, "Off topic"):
+            assert "I do not learn from it" in await ada.toast(await ada.taps(label, answer))
+            await bot.settled()
+        assert await ada.toast(await ada.taps(DOWN, answer)) == "I have taken your thumb back."
+
+
+async def test_it_speaks_chinese(stage: Stage) -> None:
+    """Both commands and the confirmation are in the person's language."""
+    async with stage.bot(), stage.person(language="zh-hans") as ada:
+        assert "更好的回答" in (await told(ada, "/privacy"))["text"]
+        question = await told(ada, "/delete_my_data")
+        await ada.taps("全部删除", question)
+        await said_to(ada, question, "已删除")
+
+
+async def test_in_a_group_it_is_left_to_the_private_chat(stage: Stage) -> None:
+    """Nothing about one person is shown or asked where others read."""
+    async with stage.bot(), stage.person() as ada:
+        group = stage.emulator.add_group("Friends", [ada.id]).id
+        for text in ("/privacy", "/delete_my_data"):
+            await ada.sends(text, chat=group)
+            answer = await ada.answer(rated=False, chat=group)
+            assert "in our private chat" in answer["text"]
+            assert "reply_markup" not in answer
+
+
+async def test_deleting_takes_all_and_asks_once(stage: Stage) -> None:
+    """It counts what will go, deletes rows, pictures and rows in data sets, and leaves other people's alone."""
+    async with stage.bot() as bot, stage.person() as ada, stage.person(1002, "Ben") as ben:
+        hers, both = png(colour="red"), png(colour="blue")
+        answers = [await ada.asks(photo=hers, caption="Mine?"), await ada.asks(photo=both), await ben.asks(photo=both)]
+        for person, answer, thumb in ((ada, answers[0], UP), (ada, answers[1], DOWN), (ben, answers[2], UP)):
+            await person.toast(await person.taps(thumb, answer))
+        await run_with(bot.ledger, stage.directory / "runs", 1, 2, 3)
+        kept, gone = await bot.ledger.exchange(3), await bot.ledger.exchange(1)
+        question = await told(ada, "/delete_my_data")
+        for words in ("2 questions", "1 picture that", "2 thumbs", "2 rows", "next one is trained"):
+            assert words in question["text"]
+        assert "better answer" not in question["text"], "there is none"
+        await ada.taps(SURE, question)
+        done = await said_to(ada, question, DELETED)
+        assert "2 questions" in done["text"] and "reply_markup" not in done
+        await bot.settled()
+        assert not bot.pictures.path(gone.pictures[0]).exists()
+        assert bot.pictures.path(kept.pictures[0]).exists()
+        rows = json.loads((stage.directory / "runs" / "1" / "train.json").read_text())
+        assert [row["id"] for row in rows] == [row_name(3)]
+        assert await bot.ledger.belongings(ben.id)
+        assert not await bot.ledger.belongings(ada.id)
+        assert await bot.ledger.person(ada.id) is None
+        # The engine's side is the running bot's; so is the log, once the request itself is handled.
+        assert [each.kind for each in await bot.ledger.removals()] == [Kind.LOG, Kind.SESSION]
+        assert "have not seen one yet" in (await told(ada, "And now?"))["text"]
+        assert (await bot.ledger.person(ada.id)).name == "Ada"  # type: ignore[union-attr]
+
+
+async def test_nothing_is_not_counted(stage: Stage) -> None:
+    """Of whom only name and language are kept is told so; these can go as well."""
+    async with stage.bot(), stage.person() as ada:
+        question = await told(ada, "/delete_my_data")
+        assert "there is nothing to delete but your name" in question["text"]
+        assert "0" not in question["text"]
+        await ada.taps(SURE, question)
+        assert (await said_to(ada, question, DELETED))["text"] == "I have deleted all that I kept of you."
+
+
+async def test_keeping_it_deletes_nothing(stage: Stage) -> None:
+    """The other button ends the matter."""
+    async with stage.bot() as bot, stage.person() as ada:
+        await ada.asks(photo=png())
+        question = await told(ada, "/delete_my_data")
+        await ada.taps(UNSURE, question)
+        await said_to(ada, question, "Nothing was deleted.")
+        assert (await bot.ledger.belongings(ada.id)).exchanges == 1
+
+
+async def test_a_second_tap_deletes_nothing_more(stage: Stage) -> None:
+    """The button is good for one tap: what came after the deletion stays, also when another question is open."""
+    async with stage.bot() as bot, stage.person() as ada:
+        await ada.asks(photo=png())
+        first, second = await told(ada, "/delete_my_data"), await told(ada, "/delete_my_data")
+        await ada.taps(SURE, first)
+        await said_to(ada, first, DELETED)
+        await ada.asks(photo=png(colour="red"))
+        toast = await ada.toast(await ada.taps(SURE, second))
+        assert toast == "This button does not work any more."
+        assert (await bot.ledger.belongings(ada.id)).exchanges == 1
+
+
+async def test_an_old_question_deletes_nothing(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A confirmation that somebody finds much later does nothing."""
+    async with stage.bot() as bot, stage.person() as ada:
+        await ada.asks(photo=png())
+        question = await told(ada, "/delete_my_data")
+        monkeypatch.setattr("bot.handlers.privacy.ASKED_SECONDS", 0.0)
+        assert await ada.toast(await ada.taps(SURE, question)) == "This button does not work any more."
+        assert (await bot.ledger.belongings(ada.id)).exchanges == 1
+
+
+async def test_an_answer_on_its_way_is_dropped(stage: Stage) -> None:
+    """Who deletes while an answer streams is told that it is not kept; nothing of it is."""
+    go_on = asyncio.Event()
+    async with stage.bot(["It is ", go_on, "a picture"]) as bot, stage.person() as ada:
+        sent = await ada.sends(photo=png(), caption="What?")
+        await until(lambda: bool(bot.engine.prompts))
+        question = await told(ada, "/delete_my_data")
+        await ada.taps(SURE, question)
+        await said_to(ada, question, DELETED)
+        go_on.set()
+        answer = next(each for each in await ada.bot_messages() if each["message_id"] == sent["message_id"] + 1)
+        answer = await said_to(ada, answer, "dropped this question")
+        assert button(answer, UP) is None
+        await bot.settled()
+        assert not await bot.ledger.belongings(ada.id)
+        assert await bot.ledger.pictures() == []
+        assert await bot.ledger.pending_updates() == []
+
+
+async def test_a_deleted_name_is_in_no_file(stage: Stage) -> None:
+    """Neither the ledger nor its log has the name or the id of who left, with the request itself handled."""
+    async with stage.bot() as bot, stage.person(77123456789, "Zerubbabel") as person, stage.person(1002, "Ben") as ben:
+        await person.asks(photo=png(), caption="Mine?")
+        await ben.asks(photo=png(colour="red"))
+        question = await told(person, "/delete_my_data")
+        await person.taps(SURE, question)
+        await said_to(person, question, DELETED)
+        await bot.settled()
+        await Forgetting.beside(bot.ledger, stage.directory, lambda _: None).settle()
+        for file in stage.directory.glob(f"{FILE_NAME}*"):
+            data = file.read_bytes()
+            assert (b"Zerubbabel" in data, b"77123456789" in data) == (False, False), file
+        assert b"Ben" in (stage.directory / FILE_NAME).read_bytes()
+
+
+async def test_two_deletions_while_an_answer_is_written(stage: Stage) -> None:
+    """Their chat goes on: the answer is dropped, and what is asked afterwards is answered."""
+    go_on = asyncio.Event()
+    async with stage.bot(["It is ", go_on, "a picture"], "Another.") as bot, stage.person() as ada:
+        await ada.sends(photo=png(), caption="What?")
+        await until(lambda: bool(bot.engine.prompts))
+        for _ in range(2):
+            question = await told(ada, "/delete_my_data")
+            await ada.taps(SURE, question)
+            await said_to(ada, question, DELETED)
+        go_on.set()
+        assert (await ada.asks(photo=png(colour="red")))["text"] == "Another."
+        await bot.settled()
+        assert (await bot.ledger.counts())["updates_set_aside"] == 0
+        assert (await bot.ledger.belongings(ada.id)).exchanges == 1
+
+
+@pytest.mark.parametrize("edited", [False, True])
+async def test_a_picture_on_its_way_is_dropped(stage: Stage, monkeypatch: pytest.MonkeyPatch, edited: bool) -> None:
+    """Who deletes while a picture of theirs is fetched is told that it is not kept; no row of them comes back, and the
+    file goes with what is swept.
+    """
+    fetching, go_on = asyncio.Event(), asyncio.Event()
+    async with stage.bot() as bot, stage.person() as ada:
+        sent = await ada.sends(photo=png(), caption="What?")
+        await ada.answer(rated=True)
+        fetch = bot.bot.download_file
+
+        async def slowly(*args: Any, **options: Any) -> Any:
+            fetching.set()
+            await go_on.wait()
+            return await fetch(*args, **options)
+
+        monkeypatch.setattr(bot.bot, "download_file", slowly)
+        if edited:
+            await ada.edits(sent, "What else?")
+        else:
+            await ada.sends(photo=png(colour="red"), caption="What?")
+        await fetching.wait()
+        question = await told(ada, "/delete_my_data")
+        await ada.taps(SURE, question)
+        await said_to(ada, question, DELETED)
+        go_on.set()
+        await bot.settled()
+        assert any("dropped this question" in each["text"] for each in await ada.bot_messages())
+        assert len(bot.engine.prompts) == 1
+        counts = await bot.ledger.counts()
+        assert [counts[each] for each in ("users", "chats", "sessions", "pictures")] == [0, 0, 0, 0]
+        monkeypatch.setattr("bot.admin.erasure.ABANDONED_SECONDS", -5.0)
+        await Forgetting.beside(bot.ledger, stage.directory).sweep()
+        assert bot.pictures.files() == []
+
+
+async def test_nothing_said_before_is_sent_to_the_engine_again(stage: Stage) -> None:
+    """After a deletion a new picture begins a conversation that knows nothing of the one before."""
+    async with stage.bot() as bot, stage.person() as ada:
+        await ada.asks(photo=png(), caption="a secret")
+        question = await told(ada, "/delete_my_data")
+        await ada.taps(SURE, question)
+        await said_to(ada, question, DELETED)
+        await ada.asks(photo=png(colour="red"), caption="hello")
+        old, new = bot.engine.prompts
+        assert [turn.text for turn in new.turns] == ["hello"]
+        assert new.chat != old.chat
+
+
+async def test_a_killed_deletion_is_completed(stage: Stage) -> None:
+    """Killed between rows and files, the rest goes with whoever looks next; the ledger itself was never half done."""
+    config = config_for(stage)
+    async with stage.bot() as bot, stage.person() as ada:
+        await ada.asks(photo=png())
+        await run_with(bot.ledger, stage.directory / "runs", 1)
+        picture = bot.pictures.path((await bot.ledger.exchange(1)).pictures[0])
+    code, _ = await command(config, "forget", str(ada.id), "--yes", sabotage=KILLED_BETWEEN)
+    assert code == -9
+    assert picture.exists()
+    async with Ledger.open(stage.directory) as ledger:
+        assert not await ledger.belongings(ada.id)
+        await Forgetting.beside(ledger, stage.directory, lambda _: None).settle()
+        assert await ledger.removals() == []
+    assert not picture.exists()
+    assert json.loads((stage.directory / "runs" / "1" / "train.json").read_text()) == []
+
+
+async def test_forget_on_the_command_line(stage: Stage) -> None:
+    """`thumbtune forget` beside a running bot deletes the same, which then answers on without the past."""
+    config = config_for(stage)
+    async with stage.bot() as bot, stage.person() as ada, stage.person(1002, "Ben") as ben:
+        answer = await ada.asks(photo=png())
+        await ben.asks(photo=png(colour="red"))
+        code, said = await command(config, "forget", str(ada.id), "--yes")
+        assert code == 0, said
+        assert "Deleted: 1 questions with their answers, 1 pictures" in said
+        assert not await bot.ledger.belongings(ada.id)
+        assert await ada.toast(await ada.taps(UP, answer)) == "I cannot find that answer any more."
+        await told(ada, "And now?")
+        await ben.asks("And this?")
+        code, said = await command(config, "forget", "404")
+        assert (code, said.strip()) == (0, "Nothing is kept of 404.")
+
+
+async def test_rows_follow_after_a_run_that_is_under_way(stage: Stage) -> None:
+    """While a run may still write its files, its rows are removed at once and once more when it is over."""
+    runs = stage.directory / "runs"
+    async with stage.bot() as bot, stage.person() as ada:
+        await ada.asks(photo=png())
+        run = await bot.ledger.start_run("schedule")
+        await bot.ledger.freeze_selection(run.id, [(1, "train")])
+        await bot.ledger.move_run(run.id, RunState.TRAINING)
+        forgetting = Forgetting.beside(bot.ledger, stage.directory, lambda _: None)
+        await forgetting.forget(ada.id)
+        file = runs / str(run.id) / "train.json"
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps([{"id": row_name(1)}]))
+        await forgetting.settle()
+        assert [each.kind for each in await bot.ledger.removals()] == [Kind.ROW]
+        await bot.ledger.move_run(run.id, RunState.CANCELLED)
+        await forgetting.settle()
+        assert json.loads(file.read_text()) == []
+        assert await bot.ledger.removals() == []
+
+
+async def test_the_daily_job_deletes_what_grew_old(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows and files of unrated answers go; rated ones stay."""
+    async with stage.bot() as bot, stage.person() as ada:
+        rated = await ada.asks(photo=png())
+        await ada.toast(await ada.taps(UP, rated))
+        await told(ada, "/new")
+        await ada.asks(photo=png(colour="red"))
+        names = [each.sha256 for each in await bot.ledger.pictures()]
+        forgetting = Forgetting.beside(bot.ledger, stage.directory)
+        await Schedule(stage.directory, bot.ledger, forgetting, Admins().alert, "", retention_days=1).expire()
+        assert (await bot.ledger.counts())["exchanges"] == 2
+        await Schedule(stage.directory, bot.ledger, forgetting, Admins().alert, "", retention_days=0).expire()
+        assert (await bot.ledger.counts())["exchanges"] == 1
+        assert [bot.pictures.path(name).exists() for name in names] == [True, False]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"callback_query": {"from": {"id": 5}}},
+        {"message": {"chat": {"id": 5, "type": "private"}, "from": {"id": 5}}},
+        {"message": {"chat": {"id": -7, "type": "group"}, "from": {"id": 5}}},
+        {"message": {"chat": {"id": 5, "type": "private"}, "from": {"id": 5}, "text": "/delete_my_data"}},
+    ],
+)
+def test_every_lane_tells_whose_it_is(raw: dict[str, object]) -> None:
+    """The ledger finds a person's updates by the end of their lanes."""
+    assert lane_of(raw).endswith(":5")

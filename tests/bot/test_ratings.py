@@ -1,0 +1,285 @@
+"""Thumbs: given, changed, taken back, by button and by reaction, alone and in groups; reasons, and better answers."""
+
+from __future__ import annotations
+
+import pytest
+
+from storage.errors import UnknownRecord
+from storage.records import Exchange, RatedExchange, Trust
+from tests.support.chatting import ADMIN, RunningBot, Stage, png, until
+from tests.support.ledgers import newest_update
+from tests.support.person import DOWN, UP, Message, Person, button
+from training.data.selection import select_pairs
+
+BETTER = "✍"
+
+
+async def latest(bot: RunningBot, person: Person, chat: int | None = None) -> Message:
+    """The bot's last message, when it has done all that was asked of it."""
+    await bot.settled()
+    return (await person.bot_messages(chat))[-1]
+
+
+async def labels(bot: RunningBot, person: Person, chat: int | None = None) -> list[list[str]]:
+    """The buttons under the bot's last message, row by row."""
+    message = await latest(bot, person, chat)
+    return [[key["text"] for key in row] for row in message.get("reply_markup", {}).get("inline_keyboard", [])]
+
+
+async def test_the_same_thumb_again_takes_it_back(stage: Stage) -> None:
+    """A vote that was taken back is none; what was given and taken stays on record."""
+    async with stage.bot() as bot, stage.person() as ada:
+        answer = await ada.asks(photo=png())
+        await ada.toast(await ada.taps(UP, answer))
+        assert await ada.toast(await ada.taps(UP, answer)) == "I have taken your thumb back."
+        assert await bot.ledger.rating(1, ada.id) is None
+        assert await labels(bot, ada) == [["👍", "👎", "🔄"]]
+        counts = await bot.ledger.counts()
+        assert (counts["votes"], counts["ups"], counts["downs"]) == (2, 0, 0)
+        assert await bot.ledger.rated_exchanges() == []
+        await ada.toast(await ada.taps(UP, answer))
+        assert await bot.ledger.rating(1, ada.id) == 1
+
+
+async def test_after_a_thumb_down_people_can_say_why(stage: Stage) -> None:
+    """Reasons are offered to who dislikes an answer, one is kept and marked, and they go with the thumb."""
+    async with stage.bot() as bot, stage.person() as ada:
+        answer = await ada.asks(photo=png())
+        await ada.toast(await ada.taps(DOWN, answer))
+        assert await labels(bot, ada) == [
+            ["👍", "👎 ✓", "🔄"],
+            ["Not true", "Off topic"],
+            ["Wrong length", "Wrong tone"],
+            ["✍ Show me a better answer"],
+        ]
+        await ada.toast(await ada.taps("Not true", answer))
+        assert (await labels(bot, ada))[1] == ["Not true ✓", "Off topic"]
+        update = newest_update(bot.ledger)
+        rating = await bot.ledger.rating_by(update)
+        assert rating is not None
+        assert (rating.value, rating.reason) == (-1, "wrong")
+        await ada.toast(await ada.taps(UP, answer))
+        assert await labels(bot, ada) == [["👍 ✓", "👎", "🔄"]]
+
+
+async def test_a_reaction_is_a_vote(stage: Stage) -> None:
+    """👍 and 👎 put on an answer count, change and go as the buttons do; other emoji and messages do not."""
+    async with stage.bot() as bot, stage.person() as ada:
+        question = await ada.sends(photo=png())
+        answer = await ada.answer(rated=True)
+        for message, emoji, rating in (
+            (answer, "👍", 1),
+            (answer, "👎", -1),
+            (question, "👍", -1),
+            (answer, "🔥", None),
+            (answer, "👍", 1),
+            (answer, "", None),
+        ):
+            await ada.reacts(message, emoji)
+            await stage.handled(bot)
+            assert await bot.ledger.rating(1, ada.id) == rating
+            marked = [label for label in (await labels(bot, ada))[0] if "✓" in label]
+            assert marked == {1: ["👍 ✓"], -1: ["👎 ✓"], None: []}[rating], "the buttons show what counts"
+
+
+async def test_in_a_group_everybodys_vote_counts(stage: Stage) -> None:
+    """Votes of several people stand side by side, asker and raters apart; the buttons show how many there are."""
+    async with (
+        stage.bot() as bot,
+        stage.person(1001) as ada,
+        stage.person(1002, "Bob") as bob,
+        stage.person(1003, "Cy") as cy,
+    ):
+        group = stage.emulator.add_group("Friends", [ada.id, bob.id, cy.id], admin=True).id
+        await ada.sends(photo=png(), caption="@thumbtune_bot What?", chat=group)
+        answer = await ada.answer(rated=True, chat=group)
+        await ada.toast(await ada.taps(UP, answer))
+        await bob.toast(await bob.taps(UP, answer))
+        await cy.toast(await cy.taps(DOWN, answer))
+        assert await labels(bot, ada, group) == [["👍 2", "👎 1", "🔄"], ["✍ Show me a better answer"]]
+        (rated,) = await bot.ledger.rated_exchanges()
+        assert (rated.exchange.asker, rated.ups, rated.downs) == (ada.id, 2, 1)
+        assert rated.raters == (ada.id, bob.id, cy.id)
+        await bob.reacts(answer, "👎")
+        await cy.toast(await cy.taps(DOWN, answer))
+        await stage.handled(bot)
+        (rated,) = await bot.ledger.rated_exchanges()
+        assert (rated.ups, rated.downs, rated.raters) == (1, 1, (ada.id, bob.id))
+
+
+async def taught(bot: RunningBot) -> list[tuple[str, bool]]:
+    """What training would find: answers, and whether people have shown them."""
+    rated = await bot.ledger.rated_exchanges(Trust(admins=frozenset({ADMIN})))
+    return [(each.exchange.answer, each.demonstrated) for each in rated]
+
+
+async def test_a_better_answer_teaches_once_it_is_confirmed(stage: Stage) -> None:
+    """✍ asks for it, a reply suggests it, an admin's 👍 confirms it, 👎 takes it back; the talk goes on as it was."""
+    async with stage.bot("A dog.", "Yes.") as bot, stage.person() as ada, stage.person(ADMIN, "Root") as root:
+        answer = await ada.asks(photo=png(), caption="What is it?")
+        await ada.toast(await ada.taps(DOWN, answer))
+        await bot.settled()
+        await ada.toast(await ada.taps(BETTER, answer))
+        asking = await latest(bot, ada)
+        assert "What would have been a good answer?" in asking["text"]
+        assert asking["reply_to_message"]["message_id"] == answer["message_id"]
+        await ada.sends("It is a cat.", reply_to=asking["message_id"])
+        offer = await offered(bot, ada)
+        assert await taught(bot) == [("A dog.", False)]
+        assert "Only another person" in await ada.toast(await ada.taps(UP, offer))
+        assert await taught(bot) == [("A dog.", False)]
+        asked = await latest(bot, root)
+        assert "My answer: A dog.\n\nBetter: It is a cat." in asked["text"]
+        assert await root.toast(await root.taps(UP, asked)) == "Thank you! I will learn this."
+        assert await taught(bot) == [("It is a cat.", True)]
+        assert await labels(bot, root) == [["👍 Learn it ✓", "👎 Do not"]]
+        assert await ada.toast(await ada.taps(DOWN, offer)) == "I will not learn this."
+        assert await taught(bot) == [("A dog.", False)]
+        await ada.asks("Sure?")
+        assert bot.engine.heard() == ["What is it?", "A dog.", "Sure?"]
+
+
+async def test_a_reply_to_a_disliked_answer_betters_it(stage: Stage) -> None:
+    """Replying to an answer is a question as long as one does not dislike it; an edited suggestion is the newer one."""
+    async with stage.bot("A dog.") as bot, stage.person(ADMIN) as ada:
+        answer = await ada.asks(photo=png(), caption="What is it?")
+        await ada.sends("Sure?", reply_to=answer["message_id"])
+        await ada.answer(rated=True)
+        assert len(bot.engine.prompts) == 2
+        await ada.toast(await ada.taps(DOWN, answer))
+        suggestion = await ada.sends("A cta.", reply_to=answer["message_id"])
+        await offered(bot, ada)
+        await ada.edits(suggestion, "A cat.")
+        await stage.handled(bot)
+        await ada.reacts(suggestion, "👍")
+        await until(lambda: _demonstrated(bot))
+        assert await taught(bot) == [("A cat.", True)]
+        assert len(bot.engine.prompts) == 2
+        assert len(await ada.bot_messages()) == 3
+
+
+@pytest.mark.parametrize("question", ["How many are there, then?", "有几个？ "])
+async def test_a_reply_that_ends_in_a_question_mark_is_a_question(stage: Stage, question: str) -> None:
+    """Also to an answer that the person does not like."""
+    async with stage.bot("A dog.", "Two.") as bot, stage.person() as ada:
+        disliked = await ada.asks(photo=png(), caption="What is it?")
+        await ada.toast(await ada.taps(DOWN, disliked))
+        await ada.sends(question, reply_to=disliked["message_id"])
+        assert (await ada.answer(rated=True))["text"] == "Two."
+        assert bot.engine.heard() == ["What is it?", "A dog.", question.strip()]
+
+
+async def test_what_was_taken_for_a_better_answer_can_be_a_question(stage: Stage) -> None:
+    """A button has it answered where the offer stood, once; it is edited and voted on like any other question."""
+    async with stage.bot("A dog.", "Two.", "Grey.") as bot, stage.person() as ada:
+        disliked = await ada.asks(photo=png(), caption="What is it?")
+        await ada.toast(await ada.taps(DOWN, disliked))
+        asked = await ada.sends("count them", reply_to=disliked["message_id"])
+        offer = await offered(bot, ada)
+        data = button(offer, "It was a question")
+        assert data
+        await ada.presses(data, offer)
+        assert "does not work any more" in await ada.toast(await ada.presses(data, offer))
+        assert bot.engine.heard() == ["What is it?", "A dog.", "count them"]
+        assert [each["text"] for each in await ada.bot_messages()] == ["A dog.", "Two."]
+        await ada.reacts(asked, "👍")
+        await stage.handled(bot)
+        assert not await _demonstrated(bot)
+        await ada.edits(asked, "name the colour")
+        await stage.handled(bot)
+        assert bot.engine.heard() == ["What is it?", "A dog.", "name the colour"]
+        assert [each["text"] for each in await ada.bot_messages()] == ["A dog.", "Grey."]
+        assert UP in str((await labels(bot, ada))[-1:])
+
+
+async def _demonstrated(bot: RunningBot) -> bool:
+    return any(shown for _, shown in await taught(bot))
+
+
+async def offered(bot: RunningBot, person: Person, chat: int | None = None) -> Message:
+    """The bot's offer to learn what the person has just suggested."""
+    await until(lambda: _offers(bot, person, chat))
+    return await latest(bot, person, chat)
+
+
+async def _offers(bot: RunningBot, person: Person, chat: int | None) -> bool:
+    return "Learn it" in str(await labels(bot, person, chat))
+
+
+async def test_in_a_group_another_person_confirms(stage: Stage) -> None:
+    """Anybody may suggest; the author's own 👍 does not teach, another person's does; authors take theirs back."""
+    async with (
+        stage.bot("A dog.") as bot,
+        stage.person(1001) as ada,
+        stage.person(1002, "Bob") as bob,
+        stage.person(ADMIN, "Root") as root,
+    ):
+        group = stage.emulator.add_group("Friends", [ada.id, bob.id, root.id]).id
+        await ada.sends(photo=png(), caption="@thumbtune_bot What?", chat=group)
+        answer = await ada.answer(rated=True, chat=group)
+        await bob.toast(await bob.taps(DOWN, answer))
+        await bot.settled()
+        await bob.toast(await bob.taps(BETTER, answer))
+        asking = await latest(bot, bob, group)
+        await bob.sends("A cat.", reply_to=asking["message_id"], chat=group)
+        offer = await offered(bot, bob, group)
+        assert "another person" in offer["text"]
+        assert "Only another person" in await bob.toast(await bob.taps(UP, offer))
+        assert not await _demonstrated(bot)
+        for person in (ada, root):
+            await person.toast(await person.taps(UP, offer))
+            assert await taught(bot) == [("A cat.", True)]
+            assert await bob.toast(await bob.taps(DOWN, offer)) == "I will not learn this."
+        assert await taught(bot) == [("A dog.", False)]
+
+
+async def test_corrections_are_limited_a_day(stage: Stage) -> None:
+    """One person's flood ends at the limit: what is beyond it is not kept, edited or not."""
+    async with stage.bot(limits={"corrections_per_day": 1}) as bot, stage.person() as ada:
+        answers = [await ada.asks(photo=png(colour=colour)) for colour in ("red", "blue")]
+        for answer in answers:
+            await ada.toast(await ada.taps(DOWN, answer))
+            suggestion = await ada.sends("Buy at example.org", reply_to=answer["message_id"])
+            said = await latest(bot, ada)
+        assert said["text"] == "That's the limit: 1 corrections a day. Try again tomorrow."
+        first = await bot.ledger.demonstration(1)
+        with pytest.raises(UnknownRecord):
+            await bot.ledger.demonstration(2)
+        assert (first.exchange, first.author) == (1, ada.id)
+        await ada.edits(suggestion, "Buy at example.com")
+        await stage.handled(bot)
+        assert not await _demonstrated(bot)
+
+
+def test_training_takes_a_better_answer_whatever_the_votes() -> None:
+    """A confirmed better answer is selected where no thumb would be enough, and its words are what is learned."""
+
+    def shown(number: int, answer: str, ups: int, *, demonstrated: bool = False) -> RatedExchange:
+        made = Exchange(1, 1, 1, number, "What?", (f"{number:064x}",), answer, "base", "", "", 0.8, 0.8, 512, 1, "stop",
+                        10, 5, 0, 1, 0.1, 0.2, id=number)  # fmt: skip
+        return RatedExchange(made, ups, 0, (1,), (1,), demonstrated=demonstrated)
+
+    rated = [shown(1, "A cat.", 1, demonstrated=True), shown(2, "A dog.", 1), shown(3, "A cow.", 4)]
+    chosen = select_pairs(rated, {}, threshold=3, min_rated=1, share=0.5, distance=0, max_length=100)
+    pairs = [*chosen.train, *chosen.held_out]
+    assert sorted(pair.lesson.turns[-1].text for pair in pairs) == ["A cat.", "A cow."]
+
+
+async def test_who_leaves_takes_their_suggestions_along(stage: Stage) -> None:
+    """What somebody suggested about another one's answer goes with them, and the answer is as it was."""
+    async with stage.bot("A dog.") as bot, stage.person(1001) as ada, stage.person(1002, "Bob") as bob:
+        group = stage.emulator.add_group("Friends", [ada.id, bob.id]).id
+        await ada.sends(photo=png(), caption="@thumbtune_bot What?", chat=group)
+        answer = await ada.answer(rated=True, chat=group)
+        await ada.toast(await ada.taps(DOWN, answer))
+        await bot.settled()
+        await bob.toast(await bob.taps(BETTER, answer))
+        await bob.sends("A cat.", reply_to=(await latest(bot, bob, group))["message_id"], chat=group)
+        offer = await offered(bot, bob, group)
+        await ada.toast(await ada.taps(UP, offer))
+        run = await bot.ledger.start_run("admin")
+        await bot.ledger.freeze_selection(run.id, [(1, "train")])
+        await bot.ledger.forget(bob.id)
+        assert await bot.ledger.cancel_requested(run.id)
+        assert await taught(bot) == [("A dog.", False)]
+        assert button((await ada.bot_messages(group))[0], UP) == "rate:1:1"

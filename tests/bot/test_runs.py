@@ -1,0 +1,298 @@
+"""How runs end: written, told and followed up, whatever comes in between. The trainer is a fake, all else is real."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from structlog.testing import capture_logs
+
+from bot.admin import service as module
+from bot.admin.service import INTERRUPTED, Operations
+from inference.messages import EngineUnavailable
+from storage.records import Model, Promotion, Run
+from storage.states import ModelState, RunState
+from tests.support.children import until
+from tests.support.ledgers import full_disk
+from tests.support.operating import Admins, NoEngine, operations
+from tests.support.pipelines import Room
+from training.pipeline import WITHDRAWN
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(module, "MAILBOX_SECONDS", 0.02)
+    yield
+
+
+@pytest_asyncio.fixture
+async def room(tmp_path: Path) -> AsyncIterator[Room]:
+    """A filled room whose trainer waits in the training."""
+    made = Room(tmp_path)
+    await made.fill()
+    made.trainer.hangs = "train"
+    yield made
+    await made.ledger.close()
+
+
+@pytest.fixture
+def admins() -> Admins:
+    return Admins()
+
+
+@pytest_asyncio.fixture
+async def work(room: Room, admins: Admins) -> AsyncIterator[Operations]:
+    """Operations over the room, started."""
+    made = operations(room.ledger, room.pipeline(), admins=admins)
+    await made.start()
+    yield made
+    await made.stop()
+
+
+async def ended(room: Room, admins: Admins) -> Run:
+    """The newest run, once the admins know its end."""
+    (run,) = await room.ledger.runs(1)
+    await until(lambda: any(told.id == run.id for told, _ in admins.told))
+    return await room.ledger.run(run.id)
+
+
+async def idle(work: Operations) -> None:
+    """Return when no run is at work, nor what its end brings about."""
+    await until(lambda: work._work is None)
+
+
+@pytest.mark.parametrize("how", ["fails", "is cancelled"])
+async def test_an_end_that_cannot_be_written_is_written_later(
+    room: Room, work: Operations, admins: Admins, how: str
+) -> None:
+    """A full disk leaves no run under way for ever: with room again its end is written and told, and another begins."""
+    await work.retrain(1)
+    await room.trainer.hanging.wait()
+    assert work._work is not None
+    _, task = work._work
+    with full_disk(room.ledger):
+        if how == "fails":
+            room.trainer.fails = "train"
+            room.trainer.over.set()
+        else:
+            task.cancel()
+        await asyncio.wait((task,))
+        (run,) = await room.ledger.runs()
+        assert (run.state, admins.told) == (RunState.TRAINING, [])
+    run = await ended(room, admins)
+    failed = (RunState.FAILED, "it rained")
+    assert (run.state, run.reason) == (failed if how == "fails" else (RunState.CANCELLED, "cancelled"))
+    room.trainer.hangs = room.trainer.fails = ""
+    await work.retrain(1)
+    assert (await ended(room, admins)).state is RunState.DONE
+    assert [told.id for told, _ in admins.told] == [1, 2], "each once"
+
+
+async def test_a_run_that_cannot_begin_is_tried_once(room: Room, admins: Admins) -> None:
+    """A run that was due on a full disk fails; it is not begun again and again, which would pause the engine."""
+    await room.ledger.start_run("command")
+    begun: list[int] = []
+
+    class Counted(NoEngine):
+        @asynccontextmanager
+        async def engine_away(self, run: int) -> AsyncIterator[None]:
+            begun.append(run)
+            yield
+
+    looks: list[object] = []
+    work = operations(room.ledger, room.pipeline(), Counted(room.ledger), admins)
+    due_run = room.ledger.due_run
+
+    async def counted() -> Run | None:
+        looks.append(None)
+        return await due_run()
+
+    room.ledger.due_run = counted  # type: ignore[method-assign]
+    with full_disk(room.ledger):
+        await work.start()
+        await until(lambda: begun and work._over)
+        seen = len(looks)
+        await until(lambda: len(looks) > seen + 2)
+    run = await ended(room, admins)
+    assert (run.state, run.reason) == (RunState.FAILED, "the disk is full")
+    assert begun == [run.id]
+    await work.stop()
+
+
+async def test_the_bot_starts_on_a_full_disk(room: Room, admins: Admins) -> None:
+    """A run that the last process left under way is ended, and told, as soon as that can be written."""
+    left = await room.ledger.start_run("admin")
+    await room.ledger.move_run(left.id, RunState.TRAINING)
+    work = operations(room.ledger, room.pipeline(), admins=admins)
+    with full_disk(room.ledger):
+        await work.start()
+        assert admins.told == []
+    run = await ended(room, admins)
+    assert (run.state, run.reason) == (RunState.FAILED, INTERRUPTED)
+    await work.stop()
+
+
+@pytest.mark.parametrize("why", ["/cancel", "everybody leaves"])
+async def test_a_cancellation_while_the_model_is_published_is_too_late(
+    room: Room, work: Operations, admins: Admins, why: str
+) -> None:
+    """The run is done and its model goes live; what has learned from somebody who left meanwhile does not, and another
+    run begins without them.
+    """
+    publishing, go_on = asyncio.Event(), threading.Event()
+    loop, publish = asyncio.get_running_loop(), room.models.publish
+
+    def slowly(built: Path, name: str) -> tuple[Path, str]:
+        loop.call_soon_threadsafe(publishing.set)
+        go_on.wait()
+        return publish(built, name)
+
+    room.models.publish = slowly  # type: ignore[method-assign]
+    room.trainer.hangs = ""
+    first = await work.retrain(1)
+    await publishing.wait()
+    assert work._work is not None
+    _, task = work._work
+    cancel, cancelled = task.cancel, asyncio.Event()
+
+    def noted(msg: Any | None = None) -> bool:
+        cancelled.set()
+        return cancel(msg)
+
+    task.cancel = noted  # type: ignore[method-assign]
+    await (work.cancel(1) if why == "/cancel" else room.ledger.forget(1))
+    await cancelled.wait()
+    go_on.set()
+    await until(lambda: admins.told)
+    ((run, model), *_) = admins.told
+    assert model is not None
+    assert (run.id, run.state) == (first.id, RunState.DONE)
+    if why == "/cancel":
+        assert model.state is ModelState.LIVE
+    else:
+        assert (model.state, model.reason) == (ModelState.REJECTED, WITHDRAWN)
+        await until(lambda: len(admins.told) == 2)
+        (again, _) = admins.told[1]
+        assert "Not enough yet: 0 liked answers" in again.reason
+
+
+async def test_a_run_that_was_cancelled_for_somebody_begins_again(room: Room, work: Operations, admins: Admins) -> None:
+    """Also if they have opted in again by the time it has ended."""
+    await work.retrain(1)
+    await room.trainer.hanging.wait()
+    room.trainer.hangs = ""
+    await asyncio.gather(room.ledger.set_opted_out(1, True), room.ledger.set_opted_out(1, False))
+    await until(lambda: len(admins.told) == 2)
+    assert [run.state for run, _ in admins.told] == [RunState.CANCELLED, RunState.DONE]
+
+
+async def test_what_a_stop_leaves_of_the_end_of_a_run_is_done_by_the_next_start(room: Room, admins: Admins) -> None:
+    """Stopped while the accepted model is swapped in: the next start lets it answer and tells, once."""
+    at = asyncio.Event()
+
+    class Slow(NoEngine):
+        async def promote(self, model: str, by: int | None) -> Model:
+            at.set()
+            await asyncio.Event().wait()
+            raise AssertionError("stopped before")
+
+    room.trainer.hangs = ""
+    first = operations(room.ledger, room.pipeline(), Slow(room.ledger), admins)
+    await first.start()
+    await first.retrain(1)
+    await at.wait()
+    await first.stop()
+    assert admins.told == []
+    for _ in range(2):
+        work = operations(room.ledger, room.pipeline(), admins=admins)
+        await work.start()
+        await until(lambda: admins.told)
+        await idle(work)
+        ((run, model),) = admins.told
+        assert (run.state, model and model.state) == (RunState.DONE, ModelState.LIVE)
+        await work.stop()
+
+
+async def test_a_model_that_does_not_come_up_is_not_tried_at_each_start(room: Room, admins: Admins) -> None:
+    """It stays a candidate, the admins hear why, and the next start leaves it alone."""
+
+    class Broken(NoEngine):
+        async def promote(self, model: str, by: int | None) -> Model:
+            raise EngineUnavailable("these weights are no good")
+
+    room.trainer.hangs = ""
+    for _ in range(2):
+        work = operations(room.ledger, room.pipeline(), Broken(room.ledger), admins)
+        await work.start()
+        if not admins.told:
+            await work.retrain(1)
+        await until(lambda: admins.told)
+        await idle(work)
+        await work.stop()
+    ((_, model),) = admins.told
+    assert model is not None and model.state is ModelState.CANDIDATE
+    assert admins.alerts == ["swap:run-1"]
+
+
+async def test_a_change_of_model_from_elsewhere_holds_up_no_run(room: Room, admins: Admins) -> None:
+    """While one takes its minutes, a run begins and is cancelled."""
+    changing = asyncio.Event()
+
+    class Slow(NoEngine):
+        async def carry_out(self, asked: Promotion) -> None:
+            changing.set()
+            await asyncio.Event().wait()
+
+    await room.ledger.add_model(Model("other", "/other", ModelState.CANDIDATE, None, 0.0))
+    await room.ledger.request_promotion("other")
+    work = operations(room.ledger, room.pipeline(), Slow(room.ledger), admins)
+    await work.start()
+    await changing.wait()
+    run = await room.ledger.start_run("command")
+    await room.trainer.hanging.wait()
+    await room.ledger.request_cancel(run.id)
+    assert (await ended(room, admins)).state is RunState.CANCELLED
+    await work.stop()
+
+
+async def test_an_error_that_stays_is_logged_and_told_once(
+    room: Room, admins: Admins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried again all the same, holds up no run, and is told again once it was gone meanwhile."""
+    monkeypatch.setattr(module, "BACKOFF_SECONDS", 0.02)
+    tries: list[object] = []
+    wrong = True
+
+    async def settle() -> None:
+        tries.append(None)
+        if wrong:
+            raise OSError("train.json cannot be read")
+
+    work = operations(room.ledger, room.pipeline(), admins=admins)
+    monkeypatch.setattr(work._forgetting, "settle", settle)
+    with capture_logs() as logs:
+        await work.start()
+        await until(lambda: len(tries) > 5)
+        await work.retrain(1)
+        await room.trainer.hanging.wait()
+        wrong = False
+        seen = len(tries)
+        await until(lambda: len(tries) > seen + 1)
+        wrong = True
+        seen = len(tries)
+        await until(lambda: len(tries) > seen + 2)
+        await work.stop()
+    assert [each["duty"] for each in logs if each["event"] == "mailbox"] == ["deletions", "deletions"]
+    assert admins.alerts == ["mailbox:deletions"] * 2, "of which notices send one an hour"
+
+
+def test_the_pause_grows_with_the_failures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a second to half a minute."""
+    monkeypatch.setattr(module, "MAILBOX_SECONDS", 1.0)
+    assert [module.pause_after(failures) for failures in (0, 1, 2, 5, 1_000_000)] == [1, 2, 4, 30, 30]

@@ -1,0 +1,154 @@
+"""The schedule: persistent, one run at a time, a missed time caught up once, at work for the bot that runs it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from apscheduler.jobstores.sqlalchemy import SQLAlchemyJobStore
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
+from bot.admin.erasure import Forgetting
+from bot.admin.schedule import EXPIRE, RETRAIN, STORE, TIDY, Schedule, expire, request_run, tidy
+from storage.ledger import FILE_NAME, Ledger
+from storage.states import RunState
+from tests.support.operating import Admins
+
+YEARLY = "0 0 1 1 *"
+DAILY = "30 3 * * *"
+
+
+@asynccontextmanager
+async def _schedule(folder: Path, cron: str, retention_days: int = 0) -> AsyncIterator[Schedule]:
+    """A schedule that runs, with a ledger of its own."""
+    async with Ledger.open(folder) as ledger:
+        schedule = Schedule(folder, ledger, Forgetting.beside(ledger, folder), Admins().alert, cron, retention_days)
+        schedule.start()
+        try:
+            yield schedule
+        finally:
+            await schedule.stop()
+
+
+async def _stored_by_an_earlier_version(folder: Path, elsewhere: Path) -> None:
+    """A job store as thumbtune 0.1.0 left it: its jobs name a folder, and all of them were missed since."""
+    store = SQLAlchemyJobStore(url=f"sqlite:///{folder / STORE}")
+    scheduler = AsyncIOScheduler(jobstores={"default": store}, timezone=UTC)
+    scheduler.start(paused=True)
+    missed = datetime.now(UTC) - timedelta(days=3)
+    for job, identity, name, arguments in (
+        (request_run, RETRAIN, DAILY, [str(elsewhere)]),
+        (tidy, TIDY, TIDY, [str(elsewhere)]),
+        (expire, EXPIRE, EXPIRE, [str(elsewhere), 30]),
+    ):
+        scheduler.add_job(job, "interval", arguments, days=1, id=identity, name=name, next_run_time=missed)
+    scheduler.shutdown()
+    await asyncio.sleep(0)
+
+
+async def _let_it_be_missed(folder: Path) -> None:
+    """Set the stored next time of the retrain job back by three days, as if the bot had been down since."""
+    store = SQLAlchemyJobStore(url=f"sqlite:///{folder / STORE}")
+    scheduler = AsyncIOScheduler(jobstores={"default": store})
+    scheduler.start(paused=True)
+    scheduler.modify_job(RETRAIN, next_run_time=datetime.now(UTC) - timedelta(days=3))
+    scheduler.shutdown()
+    await asyncio.sleep(0)
+
+
+async def _runs(folder: Path) -> int:
+    async with Ledger.open(folder) as ledger:
+        return len(await ledger.runs(100))
+
+
+async def _until_runs(folder: Path, number: int) -> None:
+    async with asyncio.timeout(20):
+        while await _runs(folder) < number:
+            await asyncio.sleep(0.05)
+
+
+async def test_the_job_survives_a_restart(tmp_path: Path) -> None:
+    """A second process finds the job of the first, at the same time, whatever the folder is called."""
+    folder = tmp_path / "what? #1 50%25"
+    async with _schedule(folder, DAILY) as first:
+        planned = first.next_time()
+    assert sorted(each.name for each in folder.iterdir()) == [FILE_NAME, "pictures", STORE]
+    async with _schedule(folder, DAILY) as second:
+        assert planned is not None
+        assert second.next_time() == planned
+
+
+async def test_missed_times_are_caught_up_once(tmp_path: Path) -> None:
+    """After three days down, a daily job fires once at the start and then keeps to its hour."""
+    async with _schedule(tmp_path, DAILY):
+        pass
+    await _let_it_be_missed(tmp_path)
+    async with _schedule(tmp_path, DAILY) as after:
+        await _until_runs(tmp_path, 1)
+        next_time = after.next_time()
+    assert next_time is not None and next_time > datetime.now(UTC)
+    async with Ledger.open(tmp_path) as ledger:
+        (run,) = await ledger.runs(10)
+    assert (run.trigger, run.state) == ("schedule", RunState.DUE)
+
+
+async def test_jobs_of_a_folder_that_has_moved_work_in_the_new_one(tmp_path: Path) -> None:
+    """A job store whose jobs name the former data folder serves the present one, and makes nothing at the old path."""
+    here, before = tmp_path / "here", tmp_path / "before"
+    here.mkdir()
+    long_ago = datetime(2020, 1, 1, tzinfo=UTC).timestamp()
+    async with Ledger.open(here, clock=lambda: long_ago) as ledger:
+        await ledger.store_updates([(1, "lane", "{}")])
+        await ledger.begin_update(1)
+        await ledger.finish_update(1)
+        await ledger.store_updates([(2, "lane", "{}")])
+    await _stored_by_an_earlier_version(here, before)
+    async with _schedule(here, DAILY, retention_days=30):
+        await _until_runs(here, 1)
+        async with Ledger.open(here) as ledger, asyncio.timeout(20):
+            while (await ledger.store_updates([(1, "lane", "{}")])) != [True]:  # tidy has forgotten it: new again
+                await asyncio.sleep(0.05)
+    assert not before.exists()
+
+
+async def test_a_job_without_a_running_schedule_does_nothing(tmp_path: Path) -> None:
+    """A folder that an old store names is never opened, nor made."""
+    await request_run(str(tmp_path / "gone"))
+    await tidy(str(tmp_path / "gone"))
+    await expire(str(tmp_path / "gone"), 30)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_no_second_run_while_one_has_not_ended(tmp_path: Path) -> None:
+    """When the time comes during a run, nothing is queued behind it."""
+    async with _schedule(tmp_path, ""):
+        await request_run()
+        await request_run()
+    assert await _runs(tmp_path) == 1
+
+
+async def test_another_cron_text_replaces_the_job(tmp_path: Path) -> None:
+    """Changing the setting changes the time; taking it away removes the job."""
+    async with _schedule(tmp_path, DAILY):
+        pass
+    async with _schedule(tmp_path, YEARLY) as second:
+        planned = second.next_time()
+    assert planned is not None and (planned.month, planned.day) == (1, 1)
+    async with _schedule(tmp_path, "") as third:
+        assert third.next_time() is None
+
+
+async def test_the_inbox_is_tidied(tmp_path: Path) -> None:
+    """What was handled long ago is forgotten, what waits is kept however old."""
+    long_ago = datetime(2020, 1, 1, tzinfo=UTC).timestamp()
+    async with Ledger.open(tmp_path, clock=lambda: long_ago) as ledger:
+        for update in (1, 2):
+            await ledger.store_updates([(update, "lane", "{}")])
+        await ledger.begin_update(1)
+        await ledger.finish_update(1)
+        await Schedule(tmp_path, ledger, Forgetting.beside(ledger, tmp_path), Admins().alert, "").tidy()
+        assert [each.id for each in await ledger.pending_updates()] == [2]
+        assert await ledger.store_updates([(1, "lane", "{}")]) == [True], "forgotten, so it is new again"

@@ -1,0 +1,176 @@
+"""Another answer, and no more of this one: what people do about an answer but rate it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from bot.telegram.keyboards import AGAIN
+from inference.messages import Delta
+from tests.support.chatting import ADMIN, Stage, png, shows, told, until
+from tests.support.person import DOWN, UP, button
+
+STOP = "⏹"
+
+
+async def test_another_answer_stands_beside_the_first(stage: Stage) -> None:
+    """🔄 gives a second answer that quotes the question; both can be rated, and only the newest offers a third."""
+    async with stage.bot("One.", "Two.") as bot, stage.person() as ada:
+        question = await ada.sends(photo=png(), caption="What?")
+        first = await ada.answer(rated=True)
+        await ada.toast(await ada.taps(AGAIN, first))
+        second = await ada.answer(rated=True, after=first["message_id"])
+        await bot.settled()
+        assert second["text"] == "Two."
+        assert second["reply_to_message"]["message_id"] == question["message_id"]
+        assert [(button(each, UP), button(each, AGAIN)) for each in await ada.bot_messages()] == [
+            ("rate:1:1", None),
+            ("rate:2:1", "again:2"),
+        ]
+        one, two = [await bot.ledger.exchange(number) for number in (1, 2)]
+        assert (one.replaces, two.replaces) == (None, 1)
+        assert (one.question, one.pictures, one.prompt_hash) == (two.question, two.pictures, two.prompt_hash)
+        assert one.seed != two.seed
+        for message, thumb in ((first, DOWN), (second, UP)):
+            await ada.toast(await ada.taps(thumb, message))
+        await bot.settled()
+        assert [await bot.ledger.rating(number, ada.id) for number in (1, 2)] == [-1, 1]
+        assert [button(each, AGAIN) for each in await ada.bot_messages()] == [None, "again:2"]
+
+
+async def test_another_answer_to_what_is_deleted_meanwhile_is_dropped(stage: Stage) -> None:
+    """Where the first answer goes while the second one streams, the person is told so, once."""
+    go_on = asyncio.Event()
+    async with stage.bot("One.", ["Two", go_on, "."]) as bot, stage.person() as ada:
+        first = await ada.asks(photo=png(), caption="What?")
+        await ada.toast(await ada.taps(AGAIN, first))
+        await until(lambda: len(bot.engine.prompts) == 2)
+        assert await bot.ledger.expire(time.time() + 1) == 1
+        go_on.set()
+        assert "dropped this question" in (await told(ada, after=first["message_id"]))["text"]
+        await bot.settled()
+        assert len(bot.engine.prompts) == 2
+        assert (await bot.ledger.counts())["exchanges"] == 0
+
+
+async def test_the_answer_that_stands_is_what_the_model_remembers(stage: Stage) -> None:
+    """A third question sees the first answer's successor in its place, and so does the training of that time."""
+    async with stage.bot("One.", "Later.", "Two.", "Last.") as bot, stage.person() as ada:
+        first = await ada.asks(photo=png(), caption="a?")
+        later = await ada.asks("b?")
+        await ada.toast(await ada.taps(AGAIN, first))
+        again = await ada.answer(rated=True, after=later["message_id"])
+        assert bot.engine.heard() == ["a?"], "another answer is given as the first one was"
+        last = await ada.asks("c?")
+        assert bot.engine.heard() == ["a?", "Two.", "b?", "Later.", "c?"]
+        await ada.toast(await ada.taps(UP, again))
+        await ada.toast(await ada.taps(UP, last))
+        rated = {each.exchange.answer: each for each in await bot.ledger.rated_exchanges()}
+        assert [each.answer for each in rated["Two."].history] == []
+        assert [each.answer for each in rated["Last."].history] == ["Two.", "Later."]
+
+
+async def test_retry_is_about_the_last_question(stage: Stage) -> None:
+    """/retry answers the last question once more; before any it says that there is none."""
+    async with stage.bot("One.", "Two.", "Three.", chat={"temperature": 0}) as bot, stage.person() as ada:
+        assert "no answer yet" in (await told(ada, "/retry"))["text"]
+        await ada.asks(photo=png(), caption="a?")
+        await ada.asks("b?")
+        assert (await ada.asks("/retry"))["text"] == "Three."
+        assert bot.engine.heard() == ["a?", "One.", "b?"]
+        assert bot.engine.prompts[1].sampling.temperature == 0
+        assert bot.engine.prompts[2].sampling.temperature > 0, "the likeliest words would only be said again"
+        assert (await bot.ledger.exchange(3)).replaces == 2
+
+
+async def test_an_old_button_gives_no_further_answer(stage: Stage) -> None:
+    """Pressed twice in a hurry, 🔄 under one answer gives one other answer."""
+    async with stage.bot() as bot, stage.person() as ada:
+        first = await ada.asks(photo=png())
+        taps = [await ada.taps(AGAIN, first) for _ in range(2)]
+        assert [await ada.toast(query) for query in taps] == ["", "There is a newer answer to this question already."]
+        await bot.settled()
+        assert len(bot.engine.prompts) == 2
+
+
+async def test_stop_keeps_what_came(stage: Stage) -> None:
+    """⏹ ends the engine's work; what was said until then is the answer, can be rated and is remembered."""
+    never = asyncio.Event()
+    async with stage.bot(["Half an", never, " answer."], "Next.") as bot, stage.person() as ada:
+        await ada.sends(photo=png(), caption="a?")
+        unfinished = await shows(ada, "Half an")
+        assert await ada.toast(await ada.taps(STOP, unfinished)) == "Stopping…"
+        answer = await ada.answer(rated=True)
+        assert (answer["text"], button(answer, STOP)) == ("Half an", None)
+        assert bot.engine.ended == 1
+        exchange = await bot.ledger.exchange(1)
+        assert (exchange.answer, exchange.finish, exchange.model) == ("Half an", "abort", "scripted")
+        await ada.toast(await ada.taps(UP, answer))
+        await ada.asks("b?")
+        assert bot.engine.heard() == ["a?", "Half an", "b?"]
+        assert len(await ada.bot_messages()) == 2
+
+
+async def test_the_stop_command_does_not_wait_for_the_answer(stage: Stage) -> None:
+    """/stop ends the answer under way and the questions that wait behind it, and says so; later ones are answered."""
+    never = asyncio.Event()
+    async with stage.bot(["One", never]) as bot, stage.person() as ada:
+        assert (await told(ada, "/stop"))["text"] == "There is nothing to stop."
+        await ada.sends(photo=png(), caption="a?")
+        await shows(ada, "One")
+        await ada.sends("b?")
+        await ada.sends("/stop")
+        await bot.settled()
+        texts = [message["text"] for message in await ada.bot_messages()][1:]
+        assert sorted(texts) == ["I have stopped before the first word.", "I have stopped.", "One"]
+        assert len(bot.engine.prompts) == 1
+        assert (await ada.asks("c?"))["text"] == "Answer 2"
+
+
+async def test_who_waits_can_stop_waiting(stage: Stage) -> None:
+    """⏹ while the question stands in the queue gives the place up; nothing is recorded."""
+    never = asyncio.Event()
+    async with stage.bot([Delta(waiting=2), never]) as bot, stage.person() as ada:
+        await ada.sends(photo=png())
+        await ada.toast(await ada.taps(STOP, await shows(ada, "2 questions are before yours…")))
+        assert (await told(ada))["text"] == "I have stopped before the first word."
+        assert bot.engine.ended == 1
+        assert (await bot.ledger.counts())["exchanges"] == 0
+
+
+async def test_a_late_stop_finds_a_finished_answer(stage: Stage) -> None:
+    """A tap on ⏹ that comes after the end changes nothing."""
+    gate = asyncio.Event()
+    async with stage.bot(["All", gate, " of it."]) as bot, stage.person() as ada:
+        await ada.sends(photo=png())
+        unfinished = await shows(ada, "All")
+        data = button(unfinished, STOP)
+        gate.set()
+        answer = await ada.answer(rated=True)
+        stage.emulator.world.chats[ada.id].messages[answer["message_id"]] = unfinished  # as seen by a slow client
+        query = stage.emulator.people.presses(ada.id, answer["message_id"], str(data))
+        assert await ada.toast(query) == "That answer is finished already."
+        assert (await bot.ledger.exchange(1)).finish == "stop"
+
+
+async def test_only_who_asked_steers(stage: Stage) -> None:
+    """In a group others can neither stop an answer nor ask for another one; an admin can."""
+    never = asyncio.Event()
+    async with (
+        stage.bot(["Half", never], ["Other", never]) as bot,
+        stage.person(1001) as ada,
+        stage.person(1002, "Bob") as bob,
+        stage.person(ADMIN, "Root") as root,
+    ):
+        group = stage.emulator.add_group("Friends", [ada.id, bob.id, root.id]).id
+        await ada.sends(photo=png(), caption="@thumbtune_bot a?", chat=group)
+        unfinished = await shows(ada, "Half", group)
+        assert await bob.toast(await bob.taps(STOP, unfinished)) == "Only who asked can do that."
+        await ada.toast(await ada.taps(STOP, unfinished))
+        answer = await ada.answer(rated=True, chat=group)
+        assert await bob.toast(await bob.taps(AGAIN, answer)) == "Only who asked can do that."
+        await root.toast(await root.taps(AGAIN, answer))
+        unfinished = await shows(ada, "Other", group)
+        await root.toast(await root.taps(STOP, unfinished))
+        await bot.settled()
+        assert [(await bot.ledger.exchange(number)).asker for number in (1, 2)] == [ada.id, ada.id]

@@ -1,0 +1,219 @@
+"""Pictures that an earlier version stored as they were sent: cleaned once, whatever interrupts it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import sqlite3
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from bot.chat.history import History
+from bot.chat.legacy_pictures import CHORE, StoredPictures, finish_pictures
+from bot.cli.maintenance import backup
+from bot.settings import ChatSettings
+from inference.chat_format.template import prompt_hash
+from inference.messages import Picture, Prompt, Role, Turn
+from storage.errors import UnknownRecord
+from storage.integrity import ledger_faults, picture_faults
+from storage.ledger import FILE_NAME, Ledger
+from storage.pictures import PictureStore
+from storage.records import PictureState, Rating
+from tests.support.chatting import DECODERS
+from tests.support.hostile_pictures import GPS, large_webp, located
+from tests.support.ledgers import exchange, picture
+from training.data.seen_prompt import as_seen
+from training.data.sources import ROWS, About
+
+
+class Former:
+    """A data folder as an earlier version has left it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.pictures = PictureStore(folder / "pictures")
+        self._update = 0
+
+    async def store(self, ledger: Ledger, data: bytes, sender: int = 1) -> str:
+        """A picture as it was sent; its name."""
+        name = await self.pictures.put(data)
+        await ledger.add_picture(picture(name, size=len(data), media_type="image/jpeg"), sender)
+        with closing(sqlite3.connect(self.folder / FILE_NAME)) as database, database:
+            database.execute("UPDATE pictures SET state = 'raw' WHERE sha256 = ?", [name])
+        return name
+
+    async def says(self, ledger: Ledger, question: str, *names: str, before: tuple[Turn, ...] = ()) -> Prompt:
+        """A liked answer in the open session of user 1; what the model saw."""
+        self._update += 10
+        turn = Turn(Role.USER, question, tuple(Picture(b"", name) for name in names))
+        prompt = Prompt("Be kind.", (*before, turn), "")
+        session = await ledger.session(1, 1)
+        asked = exchange(session, self._update, question=question, pictures=names, prompt_hash=prompt_hash(prompt))
+        made = await ledger.record_exchange(asked)
+        await ledger.rate(Rating(made.id, 2, 1, self._update + 1))
+        return Prompt("Be kind.", (*prompt.turns, Turn(Role.ASSISTANT, asked.answer)), "")
+
+
+@asynccontextmanager
+async def opened(folder: Path) -> AsyncIterator[tuple[Former, Ledger, StoredPictures]]:
+    async with Ledger.open(folder) as ledger:
+        yield Former(folder), ledger, StoredPictures.beside(ledger, folder, DECODERS)
+
+
+def traces(folder: Path) -> list[Path]:
+    """Files in which the place where a photo was taken can be read."""
+    return [each for each in folder.rglob("*") if each.is_file() and GPS in each.read_bytes()]
+
+
+async def test_pictures_are_cleaned_in_place(tmp_path: Path) -> None:
+    """Exchanges, senders and the files of runs name the clean one; of the former nothing is left but its name."""
+    async with opened(tmp_path) as (former, ledger, stored):
+        name = await former.store(ledger, located(), sender=3)
+        (await former.says(ledger, "What is it?", name))
+        run = tmp_path / "runs" / "1"
+        run.mkdir(parents=True)
+        (run / "train.json").write_text(json.dumps([{"id": "exchange-1", "image": f"{name[:2]}/{name}"}]))
+        assert traces(tmp_path / "pictures")
+        await stored.finish()
+        (clean,) = await ledger.pictures()
+        assert clean.state is PictureState.CLEAN
+        assert clean.sha256 != name
+        assert (await ledger.exchange(1)).pictures == (clean.sha256,)
+        assert (await ledger.picture(name)) == clean, "who still has the former name finds it"
+        assert (await ledger.belongings(3)).pictures == 1
+        assert json.loads((run / "train.json").read_text())[0]["image"] == f"{clean.sha256[:2]}/{clean.sha256}"
+        assert [each.name for each in former.pictures.files()] == [clean.sha256]
+        assert not traces(tmp_path / "pictures")
+        assert not await ledger.removals()
+        assert await ledger.chore_done(CHORE)
+        before = (await former.pictures.get(clean.sha256), clean)
+        await stored.finish()
+        assert (await former.pictures.get(clean.sha256), *await ledger.pictures()) == before, "once"
+    assert ledger_faults(tmp_path / FILE_NAME) == picture_faults(tmp_path / FILE_NAME, former.pictures) == []
+
+
+async def test_prompts_of_before_are_found_by_their_hash(tmp_path: Path) -> None:
+    """What the model saw of a long talk is learned as before, though its picture has another name now."""
+    async with opened(tmp_path) as (former, ledger, stored):
+        name = await former.store(ledger, located())
+        said = await former.says(ledger, "What is it?", name)
+        await former.says(ledger, "And this?", before=said.turns)
+        picture_turn = Turn(Role.USER, "Of what colour?", (Picture(b"", name),))
+        cut = Prompt("Be kind.", (picture_turn,), "")
+        asked = exchange(await ledger.session(1, 1), 500, question="Of what colour?", prompt_hash=prompt_hash(cut))
+        await ledger.rate(Rating((await ledger.record_exchange(asked)).id, 2, 1, 501))
+        before = [as_seen(each) for each in await ledger.rated_exchanges()]
+        await stored.finish()
+        after = [as_seen(each) for each in await ledger.rated_exchanges()]
+        assert [[turn.text for turn in each.turns] for each in after] == [
+            [turn.text for turn in each.turns] for each in before
+        ]
+        assert [len(each.turns) for each in after] == [1, 3, 1]
+        (clean,) = await ledger.pictures()
+        shown = {each.sha256 for prompt in after for turn in prompt.turns for each in turn.pictures}
+        assert shown == {clean.sha256}
+
+
+async def test_one_that_is_needed_now_is_cleaned_now(tmp_path: Path) -> None:
+    """No engine is shown a picture as it was sent."""
+    async with opened(tmp_path) as (former, ledger, stored):
+        name = await former.store(ledger, located())
+        await former.says(ledger, "What is it?", name)
+        asked = await ledger.exchange(1)
+        history = History(ledger, former.pictures, ChatSettings(), stored)
+        (shown,) = await history.pictures(asked)
+        assert GPS not in shown.data
+        assert shown.sha256 == (await ledger.pictures())[0].sha256
+        assert await history.pictures(asked) == (shown,), "by its former name as well"
+
+
+async def test_what_cannot_be_cleaned_is_kept_from_everybody(tmp_path: Path) -> None:
+    """Neither shown nor learned nor backed up; what others sent goes on, and forgetting takes it along."""
+    out, said = tmp_path / "backup", StringIO()
+    data = tmp_path / "data"
+    async with opened(data) as (former, ledger, stored):
+        bad = await former.store(ledger, large_webp())
+        await former.says(ledger, "What is it?", bad)
+        await former.says(ledger, "And now?")
+        await ledger.new_session(1, 1)
+        good = await former.store(ledger, located())
+        await former.says(ledger, "What is that?", good)
+        history = History(ledger, former.pictures, ChatSettings(), stored)
+        with pytest.raises(UnknownRecord, match="quarantine"):
+            await history.pictures(await ledger.exchange(1))
+        await backup(ledger, data, out, models=False, console=Console(file=StringIO()))
+        await finish_pictures(ledger, data, Console(file=said))
+        assert "1 pictures in quarantine" in said.getvalue()
+        (clean,) = [each for each in await ledger.pictures() if each.state is PictureState.CLEAN]
+        assert [each.name for each in PictureStore(out / "pictures").files()] == [clean.sha256]
+        assert [each.exchange.id for each in await ledger.rated_exchanges()] == [3]
+        assert former.pictures.path(bad).is_file()
+    assert not picture_faults(out / FILE_NAME, PictureStore(out / "pictures"))
+
+
+async def test_imports_of_before_are_cleaned(tmp_path: Path) -> None:
+    """Rows name the clean pictures; a row whose picture cannot be cleaned is put aside."""
+    source = tmp_path / "sources" / "food"
+    store = PictureStore(source / "pictures")
+    names = [await store.put(data) for data in (located(), large_webp())]
+    talk = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "Food."}]
+    rows = [{"id": str(each), "image": f"{each[:2]}/{each}", "conversations": talk} for each in names]
+    (source / ROWS).write_text("".join(json.dumps(each) + "\n" for each in rows))
+    About("food.json", 2, 2).write(source)
+    async with opened(tmp_path) as (_, ledger, stored):
+        assert not await ledger.chore_done(CHORE)
+        await stored.finish()
+    about = About.read(source)
+    assert (about.rows, about.pictures, about.clean) == (1, 1, True)
+    (row,) = [json.loads(line) for line in (source / ROWS).read_text().splitlines()]
+    assert GPS not in (source / "pictures" / row["image"]).read_bytes()
+    assert row["image_wh"] == [[640, 480]]
+    (put_aside,) = [json.loads(line) for line in (source / "quarantined.jsonl").read_text().splitlines()]
+    assert put_aside["id"] == names[1]
+    assert not traces(source)
+
+
+async def test_killed_at_any_moment_it_goes_on(tmp_path: Path) -> None:
+    """`kill -9`, again and again: every exchange keeps its picture, and no picture is lost or left as it was."""
+    count = 24
+    async with opened(tmp_path) as (former, ledger, _):
+        for number in range(count):
+            name = await former.store(ledger, located(600 + number, 400, "teal"))
+            await former.says(ledger, f"Picture {number}?", name)
+    moments = random.Random(5)
+    for _ in range(8):
+        child = await asyncio.create_subprocess_exec(sys.executable, "-m", __spec__.name, str(tmp_path))
+        await asyncio.sleep(moments.uniform(0.5, 3))
+        if child.returncode is None:
+            os.kill(child.pid, signal.SIGKILL)
+        await child.wait()
+    async with opened(tmp_path) as (former, ledger, stored):
+        await stored.finish()
+        kept = {each.sha256: each for each in await ledger.pictures()}
+        assert len(kept) == count
+        for number in range(count):
+            (name,) = (await ledger.exchange(number + 1)).pictures
+            assert (kept[name].width, kept[name].state) == (600 + number, PictureState.CLEAN)
+            await former.pictures.get(name)
+        assert {each.name for each in former.pictures.files()} >= set(kept)
+        assert not traces(tmp_path / "pictures")
+    assert ledger_faults(tmp_path / FILE_NAME) == []
+
+
+async def clean_until_killed(folder: Path) -> None:
+    """What the bot does in the background."""
+    async with opened(folder) as (_, __, stored):
+        await stored.finish()
+
+
+if __name__ == "__main__":
+    asyncio.run(clean_until_killed(Path(sys.argv[1])))

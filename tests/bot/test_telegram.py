@@ -1,0 +1,91 @@
+"""Where Telegram says no: nobody is there, the bot may not write, the group has moved, the markup is not liked."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from bot.telegram import streaming
+from tests.support.chatting import RunningBot, Stage, png, shows, until
+from tests.support.ledgers import newest_update
+from tests.support.person import UP, button
+
+BOT = "@thumbtune_bot"
+
+
+async def why_dropped(bot: RunningBot) -> str:
+    """The reason that the ledger keeps of the newest update, which is done and was tried once."""
+    await bot.settled()
+    stored = await bot.ledger.stored_update(newest_update(bot.ledger))
+    assert (stored.state, stored.attempts, stored.payload) == ("done", 1, "")
+    return stored.error
+
+
+async def test_who_blocks_the_bot_while_they_wait_costs_one_call(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That nobody is there shows when the bot says that it is typing; nothing else is sent, the reason is kept."""
+    monkeypatch.setattr(streaming, "TYPING_SECONDS", 0.2)
+    go_on = asyncio.Event()
+    async with stage.bot([go_on, "An answer."]) as bot, stage.person() as ada:
+        await ada.sends(photo=png())
+        await until(lambda: stage.emulator.calls.get("sendchataction", 0) > 1)
+        stage.emulator.people.blocks(ada.id, blocked=True)
+        before = dict(stage.emulator.calls)
+        await until(lambda: stage.emulator.calls["sendchataction"] > before["sendchataction"])
+        await asyncio.sleep(0.5)
+        go_on.set()
+        assert "blocked" in await why_dropped(bot)
+        calls = stage.emulator.calls
+        assert sum(calls[name] - before.get(name, 0) for name in calls if name != "getupdates") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["not enough rights to send text messages to the chat", "CHAT_WRITE_FORBIDDEN", "TOPIC_CLOSED"],
+)
+async def test_where_a_group_does_not_let_the_bot_write_it_is_silent(stage: Stage, words: str) -> None:
+    """One call tells that it may not; the question is done with that reason, no admin is disturbed."""
+    async with stage.bot() as bot, stage.person() as ada:
+        group = stage.emulator.add_group("Friends", [ada.id]).id
+        stage.emulator.faults.plan("refused", 99, methods=["sendMessage"], chat=group, words=words)
+        await ada.sends(photo=png(), caption=f"{BOT} what is it?", chat=group)
+        await stage.handled(bot)
+        assert words in await why_dropped(bot)
+        assert stage.emulator.calls["sendmessage"] == 1
+
+
+async def test_a_group_that_has_become_a_supergroup_gets_its_answer(stage: Stage) -> None:
+    """Telegram names the new chat while the answer is on its way; it is sent there."""
+    async with stage.bot("An answer.") as bot, stage.person() as ada:
+        old = stage.emulator.add_group("Friends", [ada.id], kind="group").id
+        new = stage.emulator.add_group("Friends", [ada.id]).id
+        stage.emulator.faults.plan(
+            "refused", 99, chat=old, words="group chat was upgraded to a supergroup chat", moved_to=new
+        )
+        await ada.sends(photo=png(), caption=f"{BOT} what is it?", chat=old)
+        await stage.handled(bot)
+        assert [message["text"] for message in await ada.bot_messages(new)] == ["An answer."]
+        assert (await bot.ledger.counts())["updates_set_aside"] == 0
+
+
+async def test_markup_that_telegram_refuses_costs_the_markup(stage: Stage) -> None:
+    """The words arrive without it, once, whether as an edit or as a new message."""
+    words = "entity beginning at UTF-16 offset 0 ends in a middle of a UTF-16 symbol at byte offset 3"
+    go_on = asyncio.Event()
+    async with stage.bot([go_on, "**Bold** words."], "**More** words.") as bot, stage.person() as ada:
+        await ada.sends(photo=png())
+        await shows(ada, "Looking at your picture…")
+        stage.emulator.faults.plan("refused", 2, methods=["editMessageText"], words=words)
+        go_on.set()
+        answer = await ada.answer(rated=True)
+        assert answer["text"] == "Bold words."
+        assert "entities" not in answer
+        group = stage.emulator.add_group("Friends", [ada.id]).id
+        stage.emulator.faults.plan("refused", 1, methods=["sendMessage"], words=words)
+        await ada.sends(photo=png(), caption=f"{BOT} More?", chat=group)
+        await stage.handled(bot)
+        (answer,) = await ada.bot_messages(group)
+        assert answer["text"] == "More words."
+        assert "entities" not in answer
+        assert button(answer, UP)
+        assert (await bot.ledger.counts())["replies_doubtful"] == 0

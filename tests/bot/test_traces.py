@@ -1,0 +1,96 @@
+"""What people write stays out of logs, the ledger's reasons and admins' messages when something goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from aiohttp import web
+from structlog.testing import capture_logs
+
+from bot.redaction import account, trace
+from bot.telegram.client import open_bot
+from bot.telegram.formatting import markdown_pages
+from tests.support.chatting import ADMIN, Stage, settings, told, until
+
+SECRET = "my diary"
+
+
+async def test_an_update_that_cannot_be_read_is_not_quoted(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log, the ledger and the admins hear where the update is wrong and how, and nothing that is in it."""
+    monkeypatch.setattr("bot.updates.inbox.PAUSES", (0.0,))
+    with capture_logs() as logs:
+        async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
+            message = {"message_id": SECRET, "text": [SECRET], "chat": {"id": 1001, "type": "private"}, "date": 1}
+            await bot.inbox.store([{"update_id": 5, "message": message}])
+            alert = (await told(root, after=0))["text"]
+            await bot.settled()
+            kept = await bot.ledger.stored_update(5)
+    assert SECRET in kept.payload
+    wrong = "message.message_id: Input should be a valid integer, unable to parse string as an integer"
+    for said in (alert, kept.error, str([each for each in logs if each["event"] == "update failed"])):
+        assert wrong in said
+        assert "message.text: Input should be a valid string" in said
+    assert SECRET not in f"{logs} {alert} {kept.error}"
+
+
+async def test_an_answer_of_telegram_that_breaks_off_is_not_quoted(stage: Stage) -> None:
+    """Telegram repeats in its answer what was said; where that cannot be read the log says so without it."""
+    with capture_logs() as logs:
+        async with stage.bot() as bot, stage.person() as ada:
+            group = stage.emulator.add_group("Friends", [ada.id]).id
+            stage.emulator.faults.plan("cut_off", methods=["sendmessage"])
+            await ada.sends(f"@thumbtune_bot {SECRET}", chat=group)
+            await until(lambda: stage.emulator.faults.struck == 1)
+            await stage.handled(bot)
+    broken = [each for each in logs if "may have arrived" in each["event"]]
+    assert "sendMessage: Failed to decode object (JSONDecodeError" in broken[0]["error"]
+    assert SECRET not in str(logs)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (lambda _: web.Response(status=404), "HTTP 404 Not Found"),
+        (
+            lambda at: web.Response(status=302, headers={"Location": f"ftp://elsewhere{at.path}"}),
+            "sent on to an address that cannot be asked",
+        ),
+    ],
+    ids=["refused", "redirected"],
+)
+async def test_a_download_that_fails_does_not_tell_the_token(
+    answer: Callable[[web.Request], web.Response], told: str
+) -> None:
+    """The address of a file has the token in it; what became of the request is told without."""
+
+    async def gone(asked: web.Request) -> web.StreamResponse:
+        return answer(asked)
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", gone)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    bot = open_bot(settings(f"http://127.0.0.1:{runner.addresses[0][1]}", "4242:hidden").telegram)
+    try:
+        with pytest.raises(Exception, match="hidden") as raised:
+            await bot.download_file("photos/1.jpg")
+        assert account(raised.value) == told
+        assert "hidden" not in trace(raised.value)
+    finally:
+        await bot.session.close()
+        await runner.cleanup()
+
+
+def test_an_answer_that_the_converter_cannot_read_is_not_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is shown as it is, and the log says where the converter failed."""
+
+    def fails(text: str, **_: object) -> None:
+        raise ValueError(f"cannot read {text}")
+
+    monkeypatch.setattr("bot.telegram.formatting.telegramify_markdown.convert", fails)
+    with capture_logs() as logs:
+        assert markdown_pages(SECRET)[0].text == SECRET
+    assert "in fails" in logs[0]["place"]
+    assert SECRET not in str(logs)

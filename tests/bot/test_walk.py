@@ -1,0 +1,328 @@
+"""Every command and every button of the whole bot, in English and in Chinese: each works and speaks that language.
+
+Which commands there are the bot's own handlers tell, and which buttons its keyboards and the messages that arrive; so
+one that is new, and not walked here, fails the walk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import pkgutil
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from aiogram.filters import Command
+from aiogram.filters.callback_data import CallbackData
+
+import bot.handlers.admin_only
+from bot.handlers.menu import ADMINS, EVERYBODY, NODES
+from bot.i18n import SOURCE_LANGUAGE, Say, Translator
+from bot.telegram import keyboards
+from bot.updates.ordering import command_of
+from tests.support.person import Message, Person, button
+from tests.support.speech import foreign
+from tests.support.whole_bot import ADMIN, WholeBot, picture, whole_bot, words
+
+BOT: Final = "@thumbtune_bot"
+MODULES: Final = [
+    importlib.import_module(f"bot.handlers.{each.name}") for each in pkgutil.iter_modules(bot.handlers.__path__)
+]
+BUTTONS: Final[dict[str, type[CallbackData]]] = {
+    each.__prefix__: each for each in CallbackData.__subclasses__() if each.__module__.startswith("bot.")
+}
+ABOUT: Final = frozenset({"exchange", "demonstration", "update", "run", "model", "live", "node"})
+"""Fields of callback data that say what a button is about; the others say what it does."""
+
+NAMED_IN_THEMSELVES: Final = frozenset({"English", "English ✓", "中文", "中文 ✓"})
+UNDER_WAY: Final = "gate:1 words:3"
+"""A question whose answer does not go on after its first word."""
+
+
+def commands() -> set[str]:
+    """All that the handlers listen to; the refusal for strangers goes by the menu itself."""
+    routers = [module.router() for module in MODULES if hasattr(module, "router") and module is not bot.handlers.admin]
+    filters = [
+        part.callback for router in routers for handler in router.message.handlers for part in handler.filters or ()
+    ]
+    return {str(name) for each in filters if isinstance(each, Command) for name in each.commands}
+
+
+def kind(data: str) -> str:
+    """What a button does: `rate:17:1` is `rate:1`, `promote:run-3` is `promote`."""
+    prefix = data.partition(":")[0]
+    choices = [str(value) for name, value in BUTTONS[prefix].unpack(data) if name not in ABOUT]
+    return ":".join([prefix, *choices])
+
+
+def keys(message: Message) -> Iterator[dict[str, Any]]:
+    """The inline buttons of a message."""
+    for row in message.get("reply_markup", {}).get("inline_keyboard", []):
+        yield from row
+
+
+@dataclass
+class Walk:
+    """Sends and presses, and notes what was sent and pressed."""
+
+    whole: WholeBot
+    say: Say
+    sent: set[str] = field(default_factory=set)
+    pressed: set[str] = field(default_factory=set)
+
+    async def sends(self, person: Person, text: str | None = None, *, chat: int | None = None, **what: Any) -> Message:
+        """What the bot says to it in the end."""
+        self.sent.add(command_of(text))
+        asked = await person.sends(text, chat=chat, **what)
+        return await self.whole.says(chat or person.id, after=asked["message_id"])
+
+    async def presses(self, person: Person, what: str, message: Message) -> str:
+        """Press the button of that kind, as soon as it is there; what pops up."""
+        messages = self.whole.emulator.world.chats[message["chat"]["id"]].messages
+        async with person.patience(20, f"the button {what}"):
+            data = None
+            while data is None:
+                now = messages[message["message_id"]]
+                data = next((key["callback_data"] for key in keys(now) if kind(key["callback_data"]) == what), None)
+                await asyncio.sleep(0.005)
+        self.pressed.add(what)
+        toast = await person.toast(await person.presses(data, message))
+        assert toast != self.say("This button does not work any more."), what
+        return toast
+
+    async def shown(self, person: Person, asked: Message, label: str) -> Message:
+        """The message after the one that was asked, as soon as it has such a button."""
+        messages = self.whole.emulator.world.chats[person.id].messages
+        async with person.patience(20, f"the button {label}"):
+            while True:
+                for number, message in messages.items():
+                    if number > asked["message_id"] and button(message, label):
+                        return dict(message)
+                await asyncio.sleep(0.005)
+
+    async def hears(self, person: Person, sentence: str, **values: object) -> Message:
+        """A message of the bot that begins so."""
+        expected = self.say(sentence, **values)
+        return await self.whole.says(person.id, lambda message: words(message).startswith(expected))
+
+    async def asks(self, person: Person, text: str | None = None, **what: Any) -> Message:
+        """An answer that can be rated."""
+        answer = await self.sends(person, text, **what)
+        assert button(answer, "👍"), words(answer)
+        return answer
+
+
+async def before_anything(walk: Walk, ada: Person) -> None:
+    """What can be sent before there is a picture, and what cannot be answered at all."""
+    for command in ("/start", "/help", "/model", "/new", "/retry", "/stop", "/dance"):
+        await walk.sends(ada, command)
+    await walk.sends(ada, "?")
+    await walk.sends(ada, document=b"%PDF-1.4", file_name="a.pdf", media_type="application/pdf")
+    await walk.sends(ada, document=b"\x89PNG\r\n\x1a\n", file_name="a.png", media_type="image/png")
+    privacy = await walk.sends(ada, "/privacy")
+    await walk.presses(ada, "learn:0", privacy)
+    await walk.presses(ada, "learn:1", privacy)
+
+
+async def chatting(walk: Walk, ada: Person) -> None:
+    """Answers: rated, bettered, given again, stopped."""
+    answer = await walk.asks(ada, photo=picture(1))
+    for _ in range(2):
+        await walk.presses(ada, "rate:1", answer)
+    await walk.presses(ada, "rate:-1", answer)
+    for reason in keyboards.Reason:
+        await walk.presses(ada, f"because:{reason}", answer)
+    before = (await ada.bot_messages())[-1]["message_id"]
+    await walk.presses(ada, "better", answer)
+    asking = await walk.whole.says(ada.id, after=before)
+    offer = await walk.sends(ada, "🐈", reply_to=asking["message_id"])
+    for decision in ("teach:1", "teach:0"):
+        await walk.presses(ada, decision, offer)
+    offer = await walk.sends(ada, "🐈🐈", reply_to=answer["message_id"])
+    await walk.presses(ada, "asks", offer)
+    await walk.whole.says(ada.id, lambda message: bool(button(message, "🔄")), after=offer["message_id"] - 1)
+    await walk.presses(ada, "again", answer)
+    await walk.whole.says(ada.id, lambda message: bool(button(message, "👍")), after=offer["message_id"])
+    assert button(await walk.sends(ada, "/retry"), "👍")
+    asked = await ada.sends(UNDER_WAY)
+    streaming = await walk.shown(ada, asked, "⏹")
+    await walk.presses(ada, "stop", streaming)
+    await walk.whole.says(ada.id, after=asked["message_id"])
+    asked = await ada.sends(UNDER_WAY)
+    streaming = await walk.shown(ada, asked, "⏹")
+    await walk.sends(ada, "/stop")
+
+
+async def in_a_group(walk: Walk, ada: Person, bob: Person) -> None:
+    """Everybody's commands where others read along, and buttons that are somebody else's."""
+    group = walk.whole.emulator.add_group("🎈", [ada.id, bob.id], admin=True).id
+    for command in EVERYBODY:
+        await walk.sends(bob, f"/{command}{BOT}", chat=group)
+    answer = await walk.asks(bob, photo=picture(2), caption=BOT, chat=group)
+    await walk.presses(bob, "rate:-1", answer)
+    await walk.presses(ada, "again", answer)
+    before = answer["message_id"]
+    await walk.presses(ada, "better", answer)
+    asking = await walk.whole.says(group, after=before)
+    offer = await walk.sends(ada, "🐕", reply_to=asking["message_id"], chat=group)
+    await walk.presses(ada, "teach:1", offer)
+
+
+async def changing_the_language(walk: Walk, eve: Person, language: str, other: str) -> None:
+    """Each choice is answered in the chosen language, the message too."""
+    offer = await walk.sends(eve, "/language")
+    assert foreign(words(offer), other) == []
+    for code in (language, other, language):
+        assert foreign(await walk.presses(eve, f"language:{code}", offer), code) == []
+        helped = await walk.sends(eve, "/help")
+        assert foreign(words(helped), code) == []
+
+
+async def administrating(walk: Walk, root: Person, ada: Person) -> None:
+    """What admins can look at and say, and what everybody else is told instead."""
+    for command in (*ADMINS, *NODES):
+        assert "/help" in words(await walk.sends(ada, f"/{command} base"))
+    for command in (
+        *("/start", "/help", "/status", "/schedule", "/stats", "/stats x", "/models", "/promote", "/promote run-9"),
+        *("/rollback", "/cancel", "/broadcast", "/broadcast 🎉", "/retrain x", "/retrain dry", "/retrain"),
+    ):
+        await walk.sends(root, command)
+    await walk.whole.says(ada.id, lambda message: words(message) == "🎉")
+    walk.whole.emulator.faults.plan("flood", 99, methods=["sendMessage"], chat=ada.id)
+    asked = await root.sends("/broadcast 🎈")
+    await walk.presses(root, "cancel_broadcast", await walk.shown(root, asked, "✖"))
+    walk.whole.emulator.faults.clear()
+    await walk.whole.says(root.id, lambda message: not any(keys(message)), after=asked["message_id"])
+
+
+async def training(walk: Walk, root: Person, ada: Person) -> None:
+    """Runs: begun, watched, cancelled both ways, with a worse model and a better one; and the models they leave."""
+    for seed in range(10, 15):
+        await walk.presses(ada, "rate:1", await walk.asks(ada, photo=picture(seed)))
+    await walk.sends(root, "/retrain dry")
+    walk.whole.cue("hang")
+    for number in (1, 2):
+        begun = await walk.sends(root, "/retrain")
+        shown = await walk.whole.says(root.id, lambda message: "▓" in words(message), after=begun["message_id"])
+        await walk.sends(root, "/status")
+        await walk.sends(root, "/retrain")
+        if number == 1:
+            await walk.presses(root, "cancel", shown)
+        else:
+            await walk.sends(root, "/cancel")
+        await walk.hears(root, "Run {run} was cancelled. Nothing has changed.", run=number)
+    done = "Run {run} is done. Its model {model} is {state}."
+    for number, cue, state in ((3, "worse", "rejected"), (4, "good", "live")):
+        walk.whole.cue(cue)
+        await walk.sends(root, "/retrain")
+        await walk.hears(root, done, run=number, model=f"run-{number}", state=walk.say(state))
+    for command in ("/status", "/schedule"):
+        await walk.sends(root, command)
+    doubted = await walk.sends(root, "/promote run-3")
+    await walk.presses(root, "overrule:0", doubted)
+    await walk.whole.says(root.id, after=doubted["message_id"])
+    await walk.sends(ada, "/model")
+    earlier = await walk.sends(root, "/models")
+    for what in ("rollback", "promote"):
+        models = await walk.sends(root, "/models")
+        await walk.presses(root, what, models)
+        await walk.whole.says(root.id, after=models["message_id"])
+    await walk.sends(root, "/rollback")
+    assert await walk.presses(root, "rollback", earlier), "another model answers meanwhile"
+
+
+async def out_and_back(walk: Walk, root: Person) -> None:
+    """Nodes: the one that is taken out keeps its model, the last one stays, and each comes back with the live model."""
+    for command in ("/drain gpu7", "/undrain gpu1", "/promote run-4"):
+        await walk.sends(root, command)
+    listed = await walk.sends(root, "/drain")
+    await walk.presses(root, "drain", listed)
+    await walk.whole.says(root.id, lambda message: "/undrain" in words(message), after=listed["message_id"])
+    refused = words(await walk.sends(root, "/drain gpu1"))
+    assert "/undrain" in refused
+    await walk.sends(root, "/promote base")
+    assert await served(walk, root) == ["run-4", "base"]
+    listed = await walk.sends(root, "/undrain")
+    await walk.presses(root, "undrain", listed)
+    await walk.hears(root, "{node} is in service.", node="gpu0")
+    assert await served(walk, root) == ["base", "base"]
+
+
+async def served(walk: Walk, root: Person) -> list[str]:
+    """The model of each node."""
+    lines = words(await walk.sends(root, "/status")).splitlines()
+    return [model for line in lines if line.startswith("·") for model in ("base", "run-4") if model in line]
+
+
+async def leaving(walk: Walk, ada: Person) -> None:
+    """A deletion that is thought better of, and one that is not."""
+    for decision in ("delete:0", "delete:1"):
+        question = await walk.sends(ada, "/delete_my_data")
+        await walk.presses(ada, decision, question)
+        async with ada.patience(20, "the question to be settled"):
+            while any(keys(walk.whole.emulator.world.chats[ada.id].messages[question["message_id"]])):
+                await asyncio.sleep(0.005)
+
+
+async def everything_said(whole: WholeBot, spoken: str, but: int) -> AsyncIterator[tuple[str, str]]:
+    """The menus in a language, and every text that has arrived in any chat but one, as it was sent and each time it was
+    edited, toasts included; with what it carries where it is a button's.
+    """
+    last = whole.emulator.world.events.last
+    for (*_, language), menu in whole.emulator.world.commands.items():
+        if (language or SOURCE_LANGUAGE) == spoken:
+            for command in menu:
+                yield command["description"], ""
+    async for event in whole.emulator.world.events.follow(0, lambda event: True):
+        if event["chat"] != but:
+            message = event.get("message") or {}
+            if message.get("from", {}).get("is_bot"):
+                yield words(message), ""
+                for key in keys(message):
+                    yield key["text"], key["callback_data"]
+            elif event["kind"] == "toast":
+                yield event["text"], ""
+        if event["id"] == last:
+            return
+
+
+async def test_every_command_is_in_the_menu() -> None:
+    """What the bot listens to, people are told of, and nothing else."""
+    assert commands() == EVERYBODY.keys() | ADMINS.keys() | NODES.keys()
+
+
+@pytest.mark.parametrize(("language", "other"), [("en", "zh"), ("zh", "en")])
+async def test_every_command_and_button(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, language: str, other: str
+) -> None:
+    """Each is used once at least by somebody who speaks the language, and all that arrives is in it."""
+    async with whole_bot(tmp_path, monkeypatch) as whole:
+        walk = Walk(whole, Translator.load().to(language))
+        root = await whole.person(ADMIN, "Root", language)
+        ada = await whole.person(1001, "Ada", language)
+        bob = await whole.person(1002, "Bob", language)
+        eve = await whole.person(1003, "Eve", other)
+        async with whole.running(inference={"gpus": [0, 1]}):
+            await before_anything(walk, ada)
+            await walk.sends(root, "/start")  # an admin's language is known once they have written
+            await chatting(walk, ada)
+            await in_a_group(walk, ada, bob)
+            await changing_the_language(walk, eve, language, other)
+            await administrating(walk, root, ada)
+            await training(walk, root, ada)
+            await out_and_back(walk, root)
+            await leaving(walk, ada)
+        assert walk.sent - {""} >= commands()
+        seen = set[str]()
+        strange: dict[str, list[str]] = {}
+        async for said, label in everything_said(whole, language, eve.id):
+            if label:
+                seen.add(kind(label))
+            if said not in NAMED_IN_THEMSELVES and (found := foreign(said, language)):
+                strange[said] = found
+        assert strange == {}
+        assert seen <= walk.pressed, "buttons that nobody has pressed"
+        assert {each.partition(":")[0] for each in walk.pressed} == BUTTONS.keys(), "buttons that nobody was shown"

@@ -1,0 +1,113 @@
+"""Trouble is told to the admins when it begins, and not again and again."""
+
+from __future__ import annotations
+
+import shutil
+from collections import namedtuple
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bot.admin.alerts import Watch
+from inference.serving.deployment_status import Counters
+from inference.serving.supervisor import State
+from tests.support.chatting import ADMIN, Notebook, Stage
+from training.launcher import LastWord
+
+Usage = namedtuple("Usage", "total used free")
+
+
+async def test_a_crash_is_told_once(stage: Stage) -> None:
+    """An engine that crashes over and over is told once, and once more when it does not start at all."""
+    status = Notebook().engine
+    async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
+        watch = Watch(bot.notices, lambda: status, lambda: None, stage.directory, 0)
+        await watch.look()
+        await bot.notices.settled()
+        assert await root.bot_messages() == []
+        for crashes in (1, 1, 2, 5):
+            status = replace(status, counters=Counters(crashes=crashes), last_error="Out of memory.\nIn detail …")
+            await watch.look()
+            await bot.notices.settled()
+        (told,) = await root.bot_messages()
+        assert told["text"] == "⚠ Trouble: The engine has crashed and is being restarted. Out of memory."
+        status = replace(status, state=State.FAILING)
+        for _ in range(2):
+            await watch.look()
+            await bot.notices.settled()
+        assert [each["text"] for each in await root.bot_messages()][1:] == [
+            "⚠ Trouble: The engine does not start, and nobody is answered; I keep trying. Out of memory."
+        ]
+
+
+async def test_that_the_engine_is_back_is_told_once(stage: Stage) -> None:
+    """After a crash that was told, as soon as every engine in service answers; not after one that was not told."""
+    ready = Notebook().engine
+    starting = replace(ready, nodes=(replace(ready.nodes[0], state=State.RESTARTING), ready.nodes[1]))
+    crashed = replace(ready, counters=Counters(crashes=1), last_error="Out of memory.")
+    restarting = replace(crashed, nodes=starting.nodes)
+    looks = [ready, restarting, restarting, *9 * [crashed]]
+    looks += 9 * [replace(ready, counters=Counters(crashes=2))]
+    async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
+        watch = Watch(bot.notices, lambda: looks.pop(0), lambda: None, stage.directory, 0)
+        while looks:
+            await watch.look()
+        await bot.notices.settled()
+        assert [each["text"] for each in await root.bot_messages()] == [
+            "⚠ Trouble: The engine has crashed and is being restarted. Out of memory.",
+            "The engine is back and answers again.",
+        ]
+
+
+async def test_a_disk_that_fills_up_is_told_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Less than the setting asks for is told in the admin's language, once, however often it is looked at."""
+    free = [3.0]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10e9, 0, free[0] * 1e9))
+    async with stage.person(ADMIN, "Root", "zh") as root, stage.bot() as bot:
+        await root.sends("/language")
+        await stage.handled(bot)
+        before = len(await root.bot_messages())
+        watch = Watch(bot.notices, lambda: Notebook().engine, lambda: None, stage.directory, 2.0)
+        for free[0] in (3.0, 1.5, 1.4, 1.3):
+            await watch.look()
+            await bot.notices.settled()
+        (told,) = (await root.bot_messages())[before:]
+        assert "磁盘只剩 1.5 GB" in told["text"]
+
+
+async def test_a_silent_run_is_told_once_and_that_it_goes_on(stage: Stage) -> None:
+    """However often it is looked at, one message for the silence and one for its end; a run that ends needs none."""
+    word: list[LastWord | None] = [None]
+
+    def said(run: int, seconds: float) -> LastWord:
+        return LastWord(str(run), seconds, seconds >= 600, Path(f"/data/runs/{run}/finetune.log"))
+
+    async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
+        watch = Watch(bot.notices, lambda: Notebook().engine, lambda: word[0], stage.directory, 0)
+        for word[0] in (None, said(3, 1), said(3, 300), said(3, 600), said(3, 605)):
+            await watch.look()
+            await bot.notices.settled()
+        assert [each["text"] for each in await root.bot_messages()] == [
+            "⚠ Trouble: Run 3 has told no progress for 10:00. Where it stands is in /data/runs/3/finetune.log. "
+            "/cancel ends it."
+        ]
+        for word[0] in (None, said(3, 1), said(3, 2)):
+            await watch.look()
+            await bot.notices.settled()
+        assert [each["text"] for each in await root.bot_messages()][1:] == ["Run 3 tells progress again and goes on."]
+        for word[0] in (said(4, 700), None, said(5, 0)):
+            await watch.look()
+            await bot.notices.settled()
+        assert len(await root.bot_messages()) == 3
+
+
+async def test_updates_that_are_given_up_are_no_flood(stage: Stage) -> None:
+    """Of many updates that were set aside the admins hear once."""
+    async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
+        await bot.ledger.store_updates([(number, "chat:1", "{}") for number in range(9001, 9004)])
+        for number in range(9001, 9004):
+            await bot.notices.update_set_aside(number, "a mistake of ours")
+            await bot.notices.settled()
+        (told,) = await root.bot_messages()
+        assert "update 9001" in told["text"]

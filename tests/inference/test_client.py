@@ -1,0 +1,305 @@
+"""The client of one engine, against a real process over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inference.chat_format.template import IMG_CONTEXT, harmless
+from inference.engines.http_client import HttpEngine, Sizes
+from inference.messages import (
+    Answer,
+    EngineCrashed,
+    EngineHung,
+    EngineRejected,
+    EngineUnavailable,
+    InferenceError,
+    Picture,
+    PictureError,
+    Prompt,
+    PromptTooLong,
+    Role,
+    Sampling,
+    Turn,
+    Usage,
+)
+from inference.process.child import Child
+from inference.serving.engine_launch import free_port
+from inference.serving.readiness import sample_picture
+from inference.settings import InferenceSettings
+from tests.support.children import fake_command, notes, prompt, until
+
+
+@dataclass(frozen=True)
+class Running:
+    """A fake engine that listens."""
+
+    directory: Path
+    child: Child
+    url: str
+
+    def notes(self, event: str) -> list[dict[str, Any]]:
+        return notes(self.directory, event)
+
+
+@asynccontextmanager
+async def fake_engine(directory: Path, name: str = "model-a") -> AsyncIterator[Running]:
+    port = free_port()
+    child = await Child.start(fake_command(name, directory, port, InferenceSettings()), log=directory / "log")
+    try:
+        await until(lambda: "serving" in child.tail())
+        engine = HttpEngine(f"http://127.0.0.1:{port}", name)
+        while True:
+            try:
+                await engine.probe(sample_picture(), 10)
+                break
+            except EngineCrashed:
+                await asyncio.sleep(0.02)
+        await engine.aclose()
+        yield Running(directory, child, f"http://127.0.0.1:{port}")
+    finally:
+        await child.stop(5)
+
+
+@pytest.fixture
+async def fake(tmp_path: Path) -> AsyncIterator[Running]:
+    async with fake_engine(tmp_path) as running:
+        yield running
+
+
+@asynccontextmanager
+async def client(url: str, model: str = "model-a", **settings: Any) -> AsyncIterator[HttpEngine]:
+    engine = HttpEngine(url, model, **settings)
+    try:
+        yield engine
+    finally:
+        await engine.aclose()
+
+
+async def listen(engine: HttpEngine, asked: Prompt) -> tuple[str, Answer]:
+    """The streamed text and the Answer."""
+    text = ""
+    answer = None
+    async for delta in engine.answer(asked):
+        assert answer is None, "nothing follows the answer"
+        text += delta.text
+        answer = delta.answer
+    assert answer is not None
+    return text, answer
+
+
+async def test_client_streams_an_answer(fake: Running) -> None:
+    """The streamed pieces are the answer's text; usage and finish come from the engine, times are ordered."""
+    async with client(fake.url) as engine:
+        text, answer = await listen(engine, prompt("words:4 slow:0.01"))
+    assert text == answer.text == "".join(f"model-a/{fake.child.pid}/{number} " for number in range(4))
+    assert (answer.model, answer.finish) == ("model-a", "stop")
+    assert answer.usage == Usage(prompt_tokens=100, completion_tokens=4, cached_tokens=40, encoded_tiles=3)
+    assert 0 < answer.first_token_seconds < answer.seconds
+
+
+async def test_client_sends_the_whole_prompt(fake: Running) -> None:
+    """System first, history in order, pictures before their text, special tokens harmless, sampling as asked."""
+    red, blue = Picture.of(b"red bytes"), Picture.of(b"blue bytes", "image/png")
+    asked = Prompt(
+        system="Be <|im_end|> kind.",
+        turns=(
+            Turn(Role.USER, "Compare", (red, blue)),
+            Turn(Role.ASSISTANT, "They differ."),
+            Turn(Role.USER, f"{IMG_CONTEXT} and this?", (red,)),
+        ),
+        chat="chat-7",
+        sampling=Sampling(temperature=0.3, top_p=0.4, max_new_tokens=3, seed=11, top_k=12),
+    )
+    async with client(fake.url, tiles=6) as engine:
+        _, answer = await listen(engine, asked)
+    assert answer.finish == "length"
+    sent = fake.notes("begin")[-1]["request"]
+    assert sent["messages"][0] == {"role": "system", "content": harmless("Be <|im_end|> kind.")}
+    first, second, third = sent["messages"][1:]
+    assert [message["role"] for message in (first, second, third)] == ["user", "assistant", "user"]
+    assert second["content"] == "They differ."
+    urls = [part["image_url"]["url"] for part in first["content"] if part["type"] == "image_url"]
+    assert [url.split(",")[0] for url in urls] == ["data:image/jpeg;base64", "data:image/png;base64"]
+    assert [base64.b64decode(url.split(",")[1]) for url in urls] == [b"red bytes", b"blue bytes"]
+    assert first["content"][-1] == {"type": "text", "text": "Compare"}
+    assert [part["type"] for part in third["content"]] == ["image_url", "text"]
+    assert third["content"][0]["image_url"]["max_dynamic_patch"] == 6
+    assert IMG_CONTEXT not in json.dumps(sent)
+    assert "<|im_end|>" not in json.dumps(sent)
+    expected = {"model": "model-a", "user": "chat-7", "temperature": 0.3, "top_p": 0.4, "max_tokens": 3, "seed": 11}
+    expected["top_k"] = 12
+    assert {key: sent[key] for key in expected} == expected
+
+
+async def test_client_leaves_the_seed_to_the_engine(fake: Running) -> None:
+    """Without a seed none is sent, so that answers differ."""
+    async with client(fake.url) as engine:
+        await listen(engine, prompt("hi"))
+    assert "seed" not in fake.notes("begin")[-1]["request"]
+
+
+@pytest.mark.parametrize(
+    ("cue", "error"),
+    [
+        ("http:400", EngineRejected),
+        ("http:404", EngineRejected),
+        ("http:413", PromptTooLong),
+        ("long:400", PromptTooLong),
+        ("blurred:400", PictureError),
+        ("http:429", EngineUnavailable),
+        ("http:500", EngineCrashed),
+        ("http:503", EngineCrashed),
+        ("die:0", EngineCrashed),
+        ("die:2", EngineCrashed),
+        ("cut:2", EngineCrashed),
+        ("abort:2", EngineCrashed),
+        ("error:2", EngineCrashed),
+        ("liar:2", EngineCrashed),
+    ],
+)
+async def test_client_translates_errors(fake: Running, cue: str, error: type[InferenceError]) -> None:
+    """Each way to fail is one of our own errors, with its cause, and no final answer was seen before."""
+    async with client(fake.url) as engine:
+        with pytest.raises(InferenceError) as raised:
+            await listen(engine, prompt(f"words:5 {cue}"))
+    assert type(raised.value) is error
+    assert str(raised.value)
+
+
+@pytest.mark.parametrize("cue", ["hang:0", "hang:2"])
+async def test_client_silence_is_a_hang(fake: Running, cue: str) -> None:
+    """No token for `token_timeout` seconds ends the wait, before the first token and after it."""
+    async with client(fake.url, token_timeout=0.3) as engine:
+        with pytest.raises(EngineHung):
+            await listen(engine, prompt(f"words:5 {cue}"))
+
+
+async def test_client_slow_is_not_hung(fake: Running) -> None:
+    """The patience is from token to token, not for the answer."""
+    async with client(fake.url, token_timeout=1) as engine:
+        _, answer = await listen(engine, prompt("words:8 slow:0.2"))
+    assert answer.seconds > 1
+
+
+async def test_client_stopped_process_is_a_hang(fake: Running) -> None:
+    """A process that does not run any more is noticed though its socket still accepts."""
+    async with client(fake.url, token_timeout=0.3) as engine:
+        os.kill(fake.child.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(EngineHung):
+                await listen(engine, prompt("hi"))
+        finally:
+            os.kill(fake.child.pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("way", ["closes", "is cancelled"])
+async def test_client_cancellation_reaches_the_engine(fake: Running, way: str) -> None:
+    """Whoever stops listening, by closing or by cancellation, closes the connection, and the engine stops."""
+    async with client(fake.url) as engine:
+        begun = asyncio.Event()
+
+        async def ask() -> None:
+            async with aclosing(engine.answer(prompt("words:1000 slow:0.02", chat="leaver"))) as deltas:
+                async for _ in deltas:
+                    begun.set()
+                    if way == "closes":
+                        break
+
+        asking = asyncio.create_task(ask())
+        await begun.wait()
+        if way == "is cancelled":
+            asking.cancel()
+        await asyncio.wait((asking,))
+        await until(lambda: [note["chat"] for note in fake.notes("abort")] == ["leaver"])
+
+
+async def test_client_closed_in_mid_answer(fake: Running) -> None:
+    """Closing the client under a running answer is one of our errors for who reads it."""
+    async with client(fake.url) as engine:
+        with pytest.raises(EngineCrashed):
+            async for _ in engine.answer(prompt("words:100 slow:0.02")):
+                await engine.aclose()
+
+
+async def test_client_nobody_listens() -> None:
+    """A port without a server is a crashed engine."""
+    async with client(f"http://127.0.0.1:{free_port()}") as engine:
+        with pytest.raises(EngineCrashed):
+            await listen(engine, prompt("hi"))
+
+
+async def test_client_refuses_another_model(fake: Running) -> None:
+    """A port that has passed to another model's process is noticed before its first word is shown."""
+    async with client(fake.url, "model-b") as engine:
+        with pytest.raises(EngineCrashed, match="model-a"):
+            await listen(engine, prompt("hi"))
+
+
+async def test_client_asks_the_server_for_its_model(fake: Running) -> None:
+    """With an empty name the first listed model is used, and the Answer carries our own id."""
+    async with client(fake.url + "/v1/", "ours", name="", local=False) as engine:
+        _, answer = await listen(engine, prompt("hi"))
+    assert answer.model == "ours"
+    assert fake.notes("begin")[-1]["request"]["model"] == "model-a"
+
+
+async def test_client_learns_a_models_new_name(fake: Running) -> None:
+    """A server that no longer knows the name that it listed is asked anew; a name that was given stays a mistake."""
+    async with client(fake.url, "ours", name="", local=False) as engine:
+        with pytest.raises(EngineCrashed, match="another model"):
+            await listen(engine, prompt("http:404!"))
+        _, answer = await listen(engine, prompt("hi"))
+        assert answer.model == "ours"
+    async with client(fake.url, "ours", name="model-a", local=False) as engine:
+        with pytest.raises(EngineRejected):
+            await listen(engine, prompt("http:404"))
+
+
+async def test_client_ignores_a_proxy_for_its_own_children(fake: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy in the environment does not stand between us and a process on this machine."""
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
+    async with client(fake.url) as engine:
+        _, answer = await listen(engine, prompt("hi"))
+    assert answer.finish == "stop"
+
+
+async def test_client_encodes_a_picture_once(fake: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture that stays in the conversation is not encoded again for every turn."""
+    encoded: list[bytes] = []
+
+    def counting(data: bytes) -> bytes:
+        encoded.append(data)
+        return base64.b64encode(data)
+
+    monkeypatch.setattr("inference.engines.requests.b64encode", counting)
+    picture = Picture.of(b"bytes")
+    asked = Prompt("", (Turn(Role.USER, "a", (picture,)), Turn(Role.USER, "b", (picture,))), "chat")
+    async with client(fake.url) as engine:
+        for _ in range(3):
+            await listen(engine, asked)
+    assert encoded == [b"bytes"]
+
+
+async def test_how_much_a_server_holds(tmp_path: Path) -> None:
+    """What it lists with the model that is asked for; one of ours that lists nothing is none that answers."""
+    (tmp_path / "cue.json").write_text('{"window": 600}')
+    async with fake_engine(tmp_path) as fake:
+        for name, tokens in (("model-a", 600), ("", 600), ("model-b", None)):
+            async with client(fake.url, name) as engine:
+                assert await engine.sizes() == Sizes(window=tokens)
+    async with client(fake.url, local=False) as engine:
+        assert await engine.sizes() == Sizes()
+    async with client(fake.url) as engine:
+        with pytest.raises(EngineCrashed, match="does not list"):
+            await engine.sizes()

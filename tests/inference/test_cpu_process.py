@@ -1,0 +1,27 @@
+"""The CPU engine's process: how it ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.support.cpu_serving import body, endless, question, started
+
+
+def test_it_ends_with_its_parent_in_the_middle_of_an_answer(tmp_path: Path) -> None:
+    """An engine whose parent's pipe closes is gone soon, answers under way or not."""
+    with started(endless(tmp_path / "endless")) as served:
+        served.until_ready()
+        asked = body(question("Go on."), stream=True, max_tokens=100_000)
+        with served.http.stream("POST", "/v1/chat/completions", json=asked) as response:
+            assert next(response.iter_lines())
+            assert served.process.stdin is not None
+            served.process.stdin.close()
+            assert served.process.wait(30) == 0
+
+
+def test_a_checkpoint_that_cannot_be_served_ends_it(tmp_path: Path) -> None:
+    """No model, no server: it says why and ends with status 1."""
+    with started(tmp_path) as served:
+        assert served.process.wait(60) == 1
+        assert served.process.stderr is not None
+        assert f"{tmp_path} cannot be served" in served.process.stderr.read()

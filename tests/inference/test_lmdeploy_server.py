@@ -1,0 +1,378 @@
+"""lmdeploy's real server with our picture path, over real HTTP; TurboMind alone is not real (lmdeploy_on_cpu.py).
+
+Three servers start once for all tests: internvl2-tiny, a random model with a sentencepiece tokenizer, and
+internvl2-tiny with lmdeploy's own picture path, to compare with.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import ExitStack, aclosing
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from pydantic import SecretStr
+
+from inference.chat_format.template import SYSTEM, pictures
+from inference.chat_format.token_ids import token_ids
+from inference.engines.cpu.engine import ChatEngine
+from inference.engines.http_client import HttpEngine, Sizes
+from inference.engines.lmdeploy.kv_budget import BLOCK_TOKENS
+from inference.images.opening import open_picture
+from inference.internvl2.grids import count_tiles
+from inference.internvl2.random_weights import Size, write_random
+from inference.internvl2.tiny import CHECKPOINT
+from inference.internvl2.tiny.questions import held_out
+from inference.internvl2.tiny.samples import sample_pictures
+from inference.internvl2.tokenizer import load_tokenizer
+from inference.messages import Answer, Delta, Picture, PictureError, Prompt, PromptTooLong, Role, Sampling, Turn
+from inference.serving.deployment import Deployment
+from inference.settings import InferenceSettings
+from tests.inference.test_internvl2_tokenizer import FOLDER
+from tests.support.hostile import plant, planted, ran
+from tests.support.lmdeploy_serving import HEADERS, KEY, Served, part, started
+from tests.support.talks import ONE_TOKEN, PICTURES, picture, talks
+from training.data.llava import parse_row
+from training.xtuner.encoding import Encoder
+
+SMALL = Size(64, 1, 1, 64, 64, 1, 1, 1, 64, image_size=56, max_tiles=5)
+FEW_TILES = 3
+FEW_BLOCKS = 24
+"""So many hold less than the model's positions: the session is shorter."""
+STOCK = (
+    "from inference import lmdeploy_parts; lmdeploy_parts.quicken = lambda **_: {}; "
+    "from tests.support.lmdeploy_on_cpu import main; main()"
+)
+OTHER_VERSION = (
+    "import lmdeploy; lmdeploy.__version__ = '0.99.0'; from tests.support.lmdeploy_on_cpu import main; main()"
+)
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Served]]:
+    folder = tmp_path_factory.mktemp("lmdeploy")
+    small = folder / "small"
+    # The end of an answer cannot be drawn, so each goes on to its limit.
+    write_random(SMALL, small, tokenizer=load_tokenizer(FOLDER))
+    generation = small / "generation_config.json"
+    own = {"top_k": 3, "top_p": 0.1, "temperature": 0.2, "repetition_penalty": 1.5}
+    generation.write_text(json.dumps(json.loads(generation.read_text()) | own))
+    hostile = Path(shutil.copytree(CHECKPOINT, folder / "hostile"))
+    for checkpoint in (small, hostile):
+        plant(checkpoint)
+    worker = ("-m", "tests.support.lmdeploy_on_cpu")
+    with ExitStack() as stack:
+        found = {
+            "tiny": started(folder, "tiny", hostile, worker, "--blocks", "200"),
+            "sentencepiece": started(
+                folder, "sentencepiece", small, worker, "--tiles", str(FEW_TILES), "--blocks", str(FEW_BLOCKS)
+            ),
+            "stock": started(folder, "stock", CHECKPOINT, ("-c", STOCK), "--blocks", "200"),
+        }
+        serving = {name: stack.enter_context(context) for name, context in found.items()}
+        for served in serving.values():
+            served.until_ready()
+        yield serving
+
+
+def test_no_code_of_a_checkpoint_runs(servers: dict[str, Served]) -> None:
+    """Neither the configuration's nor the tokenizer's nor the model's modules, of both kinds of tokenizer."""
+    for name in ("tiny", "sentencepiece"):
+        assert planted(servers[name].model)
+        assert not ran(servers[name].model), name
+
+
+@pytest.fixture
+def tiny(servers: dict[str, Served]) -> Served:
+    return servers["tiny"]
+
+
+async def heard(engine: HttpEngine, prompt: Prompt) -> list[Delta]:
+    async with aclosing(engine.answer(prompt)) as stream:
+        return [delta async for delta in stream]
+
+
+async def answer(engine: HttpEngine, prompt: Prompt) -> Answer:
+    last = (await heard(engine, prompt))[-1].answer
+    assert last is not None
+    return last
+
+
+def asked(text: str, *shown: Picture, sampling: Sampling = ONE_TOKEN) -> Prompt:
+    return Prompt(SYSTEM, (Turn(Role.USER, text, shown),), chat="chat", sampling=sampling)
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "most", "a_tile"), [("tiny", 112, 4, 16), ("sentencepiece", 56, FEW_TILES, 4)]
+)
+async def test_turbomind_gets_the_token_ids_of_our_prompt(
+    servers: dict[str, Served], name: str, side: int, most: int, a_tile: int
+) -> None:
+    """Ids and picture places are ours, whatever the conversation, with both kinds of tokenizer."""
+    served, tokenizer = servers[name], load_tokenizer(servers[name].model)
+    async with served.client() as engine:
+        for prompt in talks():
+            sizes = [open_picture(each.data).size for each in pictures(prompt)]
+            counts = [count_tiles(*size, image_size=side, max_num=most) * a_tile for size in sizes]
+            ids, spans = token_ids(prompt, counts, tokenizer)
+            usage = (await answer(engine, prompt)).usage
+            given = served.given()[-1]
+            assert given["input_ids"] == ids, prompt.turns[-1].text
+            assert given["places"] == [[span.start, span.length] for span in spans]
+            assert usage.prompt_tokens == len(ids)
+
+
+@pytest.mark.parametrize(("name", "tiles"), [("tiny", 0), ("sentencepiece", FEW_TILES)])
+async def test_turbomind_gets_the_token_ids_that_are_trained(servers: dict[str, Served], name: str, tiles: int) -> None:
+    """Of a LLaVA row whose tags stand behind its questions: the same conversation, its pictures in front."""
+    row = {
+        "system": "You are Pixel.",
+        "image": ["1", "2", "3"],
+        "conversations": [
+            {"from": "human", "value": "这是什么？\n<image>"},
+            {"from": "gpt", "value": "A cup."},
+            {"from": "human", "value": "And these?\n<image>\n<image>"},
+            {"from": "gpt", "value": "Two cups."},
+        ],
+    }
+    lesson = parse_row(row, where="", system="")
+    sizes = tuple(open_picture(PICTURES[int(file)].data).size for file in lesson.pictures)
+    said = [
+        replace(turn, pictures=tuple(PICTURES[int(each.sha256)] for each in turn.pictures)) for turn in lesson.turns
+    ]
+    async with servers[name].client() as engine:
+        await answer(engine, Prompt(lesson.system, tuple(said[:-1]), chat="chat", sampling=ONE_TOKEN))
+    trained = Encoder(servers[name].model, tiles=tiles).prompt_ids(replace(lesson, sizes=sizes))
+    assert servers[name].given()[-1]["input_ids"] == trained
+
+
+async def test_turbomind_gets_the_pixels_of_the_stock_path(servers: dict[str, Served]) -> None:
+    """Bit for bit what lmdeploy itself makes of the pictures, and the same prompt around them."""
+    prompts = [prompt for prompt in talks() if prompt.turns[-1].text][-6:]
+    for name in ("tiny", "stock"):
+        async with servers[name].client() as engine:
+            for prompt in prompts:
+                await answer(engine, prompt)
+    ours, stock = (servers[name].given()[-len(prompts) :] for name in ("tiny", "stock"))
+    assert any(given["pixels"] for given in stock)
+    for key in ("input_ids", "places", "pixels", "shapes"):
+        assert [given[key] for given in ours] == [given[key] for given in stock]
+
+
+def test_an_unknown_lmdeploy_is_refused_with_the_next_step(tmp_path: Path) -> None:
+    """Nothing of ours is put into a version whose internals we have not read, and none runs without our guard."""
+    with started(tmp_path, "other", CHECKPOINT, ("-c", OTHER_VERSION), "--blocks", "200") as served:
+        served.until_ended()
+    said = served.log.read_text()
+    assert "lmdeploy 0.99.0 is installed, and this engine is made for 0.18.0: install lmdeploy==0.18.0" in said
+
+
+class Planted:
+    """Pickled into a request, it makes a file where it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.parametrize("headers", [{}, HEADERS], ids=["without the key", "with the key"])
+def test_no_request_brings_code_along(tiny: Served, tmp_path: Path, headers: dict[str, str]) -> None:
+    """lmdeploy's /update_weights unpickles what it is sent: it is out of reach, with the key as well."""
+    marker = tmp_path / "marker"
+    planted = b64encode(pickle.dumps(Planted(marker))).decode()
+    body = {"serialized_named_tensors": planted, "finished": False}
+    response = httpx.post(f"{tiny.url}/update_weights", json=body, headers=headers, trust_env=False, timeout=60)
+    assert not marker.exists()
+    assert response.status_code == (404 if headers else 401)
+
+
+@pytest.mark.parametrize(
+    "route",
+    ["/v1/chat/completions", "/v1/models", "/metrics", "/health", "/", "/openapi.json", "/v1/encode", "/sleep"],
+)
+def test_nobody_without_the_key_gets_a_word(tiny: Served, route: str) -> None:
+    """No route answers without the key, with another one, or by another name of this machine; no page may ask."""
+    strangers: list[dict[str, str]] = [
+        {},
+        {"Authorization": "Bearer none"},
+        {"Authorization": f"Basic {KEY}"},
+        {**HEADERS, "Host": "rebound.example:80"},
+        {**HEADERS, "Host": "["},
+    ]
+    for headers in strangers:
+        for method in ("GET", "POST", "OPTIONS"):
+            response = httpx.request(method, f"{tiny.url}{route}", headers=headers, trust_env=False)
+            assert response.status_code in (401, 403), (method, headers, response.text)
+    asked_by_a_page = {**HEADERS, "Origin": "https://rebound.example", "Access-Control-Request-Method": "POST"}
+    response = httpx.options(f"{tiny.url}{route}", headers=asked_by_a_page, trust_env=False)
+    assert not any(name.startswith("access-control") for name in response.headers)
+
+
+def test_the_key_is_not_written_down(tiny: Served) -> None:
+    """Neither the log nor the command line holds it."""
+    assert KEY not in tiny.log.read_text()
+    assert KEY not in " ".join(tiny.command)
+
+
+async def test_a_talk_is_cut_to_the_session_that_the_card_holds(servers: dict[str, Served], tmp_path: Path) -> None:
+    """Where memory is short lmdeploy refuses long prompts: the worker says how long, the deployment cuts to that."""
+    served = servers["sentencepiece"]
+    talk = replace(asked("And now?"), turns=tuple(turn for prompt in talks() for turn in prompt.turns) * 2)
+    async with served.client() as engine:
+        assert await engine.sizes() == Sizes(FEW_BLOCKS * BLOCK_TOKENS, FEW_BLOCKS * BLOCK_TOKENS)
+        with pytest.raises(PromptTooLong):
+            await answer(engine, talk)
+    async with servers["stock"].client() as engine:
+        assert await engine.sizes() == Sizes(200 * BLOCK_TOKENS, 200 * BLOCK_TOKENS)
+    settings = InferenceSettings(
+        endpoints=(served.url,), api_key=SecretStr(KEY), model=str(served.model), tiles=FEW_TILES, warm_chats=0
+    )
+    deployment = Deployment(settings, "model", served.model, logs=tmp_path)
+    await deployment.start()
+    try:
+        last = [delta async for delta in deployment.answer(talk)][-1].answer
+    finally:
+        await deployment.stop()
+    assert last is not None and last.cut is not None
+    assert last.cut.turns[-1] == talk.turns[-1]
+    assert FEW_BLOCKS * BLOCK_TOKENS / 2 < last.usage.prompt_tokens < FEW_BLOCKS * BLOCK_TOKENS
+
+
+async def test_turbomind_draws_by_what_the_request_names(servers: dict[str, Served]) -> None:
+    """Temperature, top_k and top_p are the prompt's; a checkpoint's own defaults of sampling do not enter."""
+    served = servers["sentencepiece"]
+    assert json.loads((served.model / "generation_config.json").read_text())["repetition_penalty"] == 1.5
+    drawn = Sampling(temperature=0.7, top_p=0.6, max_new_tokens=1, top_k=9)
+    async with served.client() as engine:
+        await answer(engine, asked("Hi", sampling=drawn))
+        assert served.given()[-1]["sampling"] == [0.7, 9, 0.6, 1.0]
+        await answer(engine, asked("Hi", sampling=Sampling(max_new_tokens=1)))
+        assert served.given()[-1]["sampling"] == [0.8, 50, 0.8, 1.0]
+
+
+async def test_answers_are_those_of_our_own_engine(tiny: Served) -> None:
+    """The same model says the same behind lmdeploy's server as in the CPU engine, in both languages."""
+    dice = Random(3)
+    greedy = Sampling(temperature=0, max_new_tokens=32)
+    prompts = [
+        asked(held_out(("en", "zh")[number % 2], "colour", dice), Picture.of(data), sampling=greedy)
+        for number, data in enumerate(list(sample_pictures().values())[:10])
+    ]
+    ours = ChatEngine.open(CHECKPOINT, dtype=torch.float32, cache_bytes=2**24)
+    try:
+        wanted = [ours.answer(ours.preparer.prepare(prompt))[0] for prompt in prompts]
+    finally:
+        ours.close()
+    async with tiny.client() as engine:
+        assert [(await answer(engine, prompt)).text for prompt in prompts] == wanted
+
+
+async def test_a_follow_up_prepares_no_picture_again(tiny: Served) -> None:
+    """A picture is cut into tiles once, known to the prefix cache by the same name, and encoded once."""
+    shown = picture(101, (320, 240)), picture(102, (320, 240))
+    first = asked("这是什么？", *shown)
+    further = (Turn(Role.ASSISTANT, "Noise."), Turn(Role.USER, "Are you sure?"), Turn(Role.ASSISTANT, "Yes."))
+    follow_up = replace(first, turns=(*first.turns, *further, Turn(Role.USER, "And this?", (picture(103),))))
+    hits, misses = (tiny.metric(f"thumbtune_tile_cache_{kind}_total") for kind in ("hits", "misses"))
+    async with tiny.client() as engine:
+        before = await answer(engine, first)
+        assert tiny.metric("thumbtune_tile_cache_misses_total") == misses + 2
+        after = await answer(engine, follow_up)
+    assert tiny.metric("thumbtune_tile_cache_misses_total") == misses + 3
+    assert tiny.metric("thumbtune_tile_cache_hits_total") == hits + 2
+    assert tiny.metric("thumbtune_tile_cache_bytes") > 0
+    assert tiny.metric("thumbtune_prefill_waiting") == 0
+    one, two = tiny.given()[-2:]
+    assert two["fingerprints"][:2] == one["fingerprints"]
+    assert len({*two["fingerprints"]}) == 3
+    assert two["pixels"][:2] == one["pixels"]
+    tiles = [shape[0] for shape in two["shapes"]]
+    assert before.usage.encoded_tiles == sum(tiles[:2])
+    async with tiny.client() as engine:
+        numbers = await engine.numbers()
+    assert numbers["tile_cache_hits"] == hits + 2
+    assert {"tile_cache_misses", "tile_cache_bytes", "prefill_waiting", "engine_waiting"} <= numbers.keys()
+    cached = after.usage.cached_tokens
+    assert cached > two["places"][0][0] + two["places"][0][1]
+    assert after.usage.encoded_tiles == sum(
+        each for each, (start, length) in zip(tiles, two["places"], strict=True) if start + length > cached
+    )
+    assert after.usage.encoded_tiles < sum(tiles)
+
+
+async def test_encoded_tiles_are_said_unstreamed_too(tiny: Served) -> None:
+    """The usage of a whole answer has the same fields as that of a stream."""
+    usage = tiny.post(part(picture(110, (112, 112)).data)).json()["usage"]
+    assert usage["encoded_tiles"] == 1
+    assert usage["prompt_tokens_details"]["cached_tokens"] < usage["prompt_tokens"]
+
+
+async def test_a_request_can_lower_the_tiles(tiny: Served) -> None:
+    """`max_dynamic_patch` bounds one picture's tiles, and makes it another picture to the prefix cache."""
+    shown = picture(120, (224, 224))
+    for tiles, cut in ((None, 5), (2, 1), (1, 1)):
+        async with tiny.client(tiles=tiles) as engine:
+            await answer(engine, asked("Count!", shown))
+        assert tiny.given()[-1]["shapes"] == [[cut, 3, 112, 112]]
+    assert len({tuple(given["fingerprints"]) for given in tiny.given()[-3:]}) == 3
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        ({"url": "data:image/jpeg;base64,@@@@"}, ""),
+        ({"url": "data:image/jpeg,plain"}, "base64"),
+        (part(b"no picture")["image_url"], "not a picture"),
+        (part(PICTURES[0].data[:-300])["image_url"], "cut off"),
+        ({"url": "http://127.0.0.1:9/cat.jpg"}, "data: URLs"),
+        ({"url": (CHECKPOINT / "config.json").as_uri()}, "data: URLs"),
+        ({"url": str(CHECKPOINT / "config.json")}, "data: URLs"),
+    ],
+    ids=["base64", "plain", "text", "cut off", "loopback address", "file URL", "path"],
+)
+async def test_what_is_no_picture_is_refused_and_the_next_question_answered(
+    tiny: Served, broken: dict[str, str], words: str
+) -> None:
+    """HTTP 400 that says why, streaming or not; no address is fetched and no file opened."""
+    for stream in (False, True):
+        refused = tiny.post({"type": "image_url", "image_url": broken}, stream=stream)
+        assert refused.status_code == 400, refused.text
+        assert words in refused.text
+    assert tiny.post(part(PICTURES[0].data)).status_code == 200
+
+
+async def test_a_picture_that_is_none_is_told_to_the_client(tiny: Served) -> None:
+    """Our client knows it for the sender's to mend, in plain words."""
+    async with tiny.client() as engine:
+        with pytest.raises(PictureError, match=r"^The data is not a picture"):
+            await answer(engine, asked("What is this?", Picture.of(b"no picture")))
+
+
+@pytest.mark.parametrize("name", ["tiny", "sentencepiece"])
+async def test_a_stream_is_the_answer_in_whole_characters(servers: dict[str, Served], name: str) -> None:
+    """The first token comes at once, the others in groups, never half a character; together they are the answer."""
+    shown = PICTURES[1]
+    prompt = asked("这是什么？", shown, sampling=Sampling(temperature=0, max_new_tokens=48))
+    async with servers[name].client() as engine:
+        deltas = await heard(engine, prompt)
+    whole = servers[name].unstreamed(prompt)
+    last = deltas[-1].answer
+    assert last is not None
+    texts = [delta.text for delta in deltas if delta.text]
+    assert "".join(texts) == last.text == whole
+    assert last.usage.completion_tokens > 8
+    assert len(texts) < last.usage.completion_tokens / 2
+    if name == "tiny":
+        assert "\ufffd" not in last.text
+        assert len(texts[0]) < 4 < len(last.text)

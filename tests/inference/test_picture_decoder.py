@@ -1,0 +1,276 @@
+"""The decoder process: what it gives back, what kills it, and what comes after."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import signal
+import struct
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from inference.images import decoder as picture_decoder
+from inference.images.decoder import (
+    CleanPicture,
+    DecoderUnavailable,
+    PictureDecoder,
+    PictureDecoders,
+    PictureRefused,
+    Refusal,
+)
+from inference.images.opening import MOST_SCANS, check_picture, open_picture, scans
+from inference.messages import PictureError
+from tests.support.chatting import until
+from tests.support.heic import SIDEWAYS
+from tests.support.hostile_pictures import (
+    GPS,
+    encoded,
+    large_webp,
+    located,
+    many_directories,
+    many_scans,
+    much_metadata,
+)
+
+LIMIT = 50.0
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[PictureDecoder]:
+    with PictureDecoder() as one:
+        yield one
+
+
+def refused(decoder: PictureDecoder, data: bytes) -> PictureRefused:
+    """How the decoder refuses a file."""
+    with pytest.raises(PictureRefused) as refusal:
+        decoder.clean(data, LIMIT)
+    return refusal.value
+
+
+def plain(picture: CleanPicture) -> bool:
+    """Whether it is what a clean picture has to be: baseline JPEG or PNG with nothing but pixels, and what it says."""
+    image = Image.open(io.BytesIO(picture.data))
+    image.load()
+    fine = (image.width, image.height, image.mode) == (picture.width, picture.height, "RGB")
+    fine = fine and max(image.size) <= picture_decoder.LONGEST_SIDE and len(picture.phash) == 16
+    if image.format == "JPEG":
+        segments = {picture.data[2:4]}
+        return (
+            fine
+            and picture.media_type == "image/jpeg"
+            and b"\xff\xc2" not in picture.data[:1000]
+            and (
+                segments == {b"\xff\xe0"}
+                and not set(image.info) - {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
+            )
+            and scans(picture.data) == 1
+        )
+    return fine and (image.format, picture.media_type, image.info) == ("PNG", "image/png", {})
+
+
+def test_what_comes_out_is_plain(decoder: PictureDecoder) -> None:
+    """No location, no comment, no profile."""
+    data = located()
+    assert GPS in data
+    clean = decoder.clean(data, LIMIT)
+    assert GPS not in clean.data
+    assert plain(clean)
+    assert decoder.clean(data, LIMIT) == clean
+
+
+def test_colours_are_those_of_the_profile(decoder: PictureDecoder) -> None:
+    """A picture in another colour space looks the same in sRGB."""
+    from PIL import ImageCms
+
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    swapped = _with_swapped_primaries(lab)
+    data = encoded(Image.new("RGB", (32, 32), (200, 30, 30)), "PNG", icc_profile=swapped)
+    shown = Image.open(io.BytesIO(decoder.clean(data, LIMIT).data)).getpixel((5, 5))
+    assert isinstance(shown, tuple)
+    assert shown[1] > shown[0] + 50, "what the file calls red is green"
+
+
+def _with_swapped_primaries(profile: bytes) -> bytes:
+    """The profile with red and green exchanged, and no longer called sRGB."""
+    return (
+        profile.replace(b"rXYZ", b"tmpX")
+        .replace(b"gXYZ", b"rXYZ")
+        .replace(b"tmpX", b"gXYZ")
+        .replace("sRGB".encode("utf-16-be"), "xxxx".encode("utf-16-be"))
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"no picture", Refusal.NOT_A_PICTURE),
+        (located()[:5000], Refusal.BROKEN),
+        (encoded(Image.new("1", (8000, 7000)), "PNG"), Refusal.TOO_MANY_PIXELS),
+    ],
+)
+def test_refusals_come_with_their_reason(decoder: PictureDecoder, data: bytes, reason: Refusal) -> None:
+    """And the process goes on."""
+    decoder.start()
+    before = decoder.pid
+    refusal = refused(decoder, data)
+    assert (refusal.reason, refusal.killed) == (reason, False)
+    assert decoder.pid == before
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused_undecoded(decoder: PictureDecoder) -> None:
+    """The engine and trainings refuse it as well."""
+    bomb = many_scans(3000)
+    assert len(bomb) < 1_000_000
+    refusal = refused(decoder, bomb)
+    assert (refusal.reason, refusal.killed) == (Refusal.TOO_COSTLY, False)
+    with pytest.raises(PictureError, match="scans"):
+        check_picture(bomb)
+    with pytest.raises(PictureError, match="scans"):
+        open_picture(bomb)
+
+
+def test_scans_are_counted() -> None:
+    """Of what encoders write few; what stands in metadata, and behind the end, is none."""
+    photo = encoded(Image.effect_noise((320, 240), 60), "JPEG")
+    assert scans(photo) == 1
+    assert 3 < scans(encoded(Image.effect_noise((320, 240), 60), "JPEG", progressive=True)) < 20
+    hidden = b"\xff\xda" * 500
+    assert scans(photo[:2] + b"\xff\xfe" + struct.pack(">H", len(hidden) + 2) + hidden + photo[2:] + hidden) == 1
+    assert scans(many_scans(5000, 64)) == MOST_SCANS + 1
+    assert scans(encoded(Image.new("L", (9, 9)), "PNG")) == 0
+
+
+def test_directories_of_a_tiff_are_not_counted(decoder: PictureDecoder) -> None:
+    """The first of 175,000 is a picture."""
+    decoder.start()
+    before = decoder.pid
+    assert plain(decoder.clean(many_directories(175_000), LIMIT))
+    assert decoder.pid == before
+
+
+def test_memory_has_a_limit(decoder: PictureDecoder) -> None:
+    """Two kilobytes that want more than a gigabyte get none, and the next picture is looked at."""
+    bomb = large_webp()
+    assert len(bomb) < 10_000
+    refusal = refused(decoder, bomb)
+    assert refusal.reason is Refusal.TOO_COSTLY
+    assert plain(decoder.clean(located(), LIMIT))
+
+
+def test_metadata_are_dropped(decoder: PictureDecoder) -> None:
+    """Of 19.9 MB a few kilobytes are left."""
+    data = much_metadata()
+    assert len(data) > 19_000_000
+    assert len(decoder.clean(data, LIMIT).data) < 50_000
+
+
+def test_processor_time_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture that computes for too long ends its decoder, and the next one gets another."""
+    bomb = many_scans(MOST_SCANS - 20)
+    monkeypatch.setattr(picture_decoder, "CPU_SECONDS", 0)
+    with PictureDecoder() as decoder:
+        refusal = refused(decoder, bomb)
+        assert (refusal.reason, refusal.killed) == (Refusal.TOO_COSTLY, True)
+        assert plain(decoder.clean(located(), LIMIT))
+
+
+def test_a_decoder_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And replaced."""
+    monkeypatch.setattr(picture_decoder, "WALL_SECONDS", 1.0)
+    with PictureDecoder() as decoder:
+        decoder.start()
+        stopped = decoder.pid
+        assert stopped is not None
+        os.kill(stopped, signal.SIGSTOP)
+        assert refused(decoder, located()).killed
+        monkeypatch.setattr(picture_decoder, "WALL_SECONDS", 60.0)
+        assert plain(decoder.clean(located(), LIMIT))
+        assert decoder.pid != stopped
+
+
+def test_one_that_was_killed_while_idle_is_replaced(decoder: PictureDecoder) -> None:
+    """The picture that comes next does not notice."""
+    decoder.start()
+    assert decoder.pid is not None
+    os.kill(decoder.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, decoder.pid, os.WEXITED | os.WNOWAIT)
+    assert plain(decoder.clean(located(), LIMIT))
+
+
+def test_one_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is no fault of the picture."""
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with PictureDecoder() as decoder, pytest.raises(DecoderUnavailable, match="ended with 1"):
+        decoder.clean(located(), LIMIT)
+
+
+async def test_a_pool_goes_on_beside_one_that_hangs() -> None:
+    """Others' pictures are answered meanwhile; closing does not wait for the one that hangs."""
+    pool = PictureDecoders(2)
+    pool.warm()
+    await until(lambda: len(pool.pids) == 2)
+    first = await pool.clean(located(), LIMIT)
+    os.kill(pool.pids[0], signal.SIGSTOP)
+    many = [asyncio.create_task(pool.clean(located(), LIMIT)) for _ in range(5)]
+    await until(lambda: sum(each.done() for each in many) == 4)
+    assert all(each.result() == first for each in many if each.done())
+    pids = pool.pids
+    await pool.close()
+    outcomes = await asyncio.gather(*many, return_exceptions=True)
+    assert sum(isinstance(each, DecoderUnavailable) for each in outcomes) == 1
+    for each in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(each, 0)
+
+
+SAMPLES = [
+    encoded(Image.effect_noise((40, 30), 60).convert(mode), form, **options)
+    for form, mode, options in (
+        ("JPEG", "RGB", {}),
+        ("JPEG", "L", {"progressive": True}),
+        ("JPEG", "CMYK", {}),
+        ("PNG", "RGBA", {}),
+        ("PNG", "P", {"transparency": 0}),
+        ("GIF", "P", {}),
+        ("BMP", "RGB", {}),
+        ("TIFF", "RGB", {"compression": "tiff_lzw"}),
+        ("TIFF", "L", {}),
+        ("WEBP", "RGBA", {}),
+        ("HEIF", "RGB", {}),
+    )
+] + [SIDEWAYS, located(40, 30)]
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> bytes:
+    """A file of any format with some bytes changed, a piece repeated, moved in from another file, or cut off."""
+    data = bytearray(draw(st.sampled_from(SAMPLES)))
+    for _ in range(draw(st.integers(0, 8))):
+        place = draw(st.integers(0, len(data) - 1))
+        match draw(st.integers(0, 3)):
+            case 0:
+                data[place] = draw(st.integers(0, 255))
+            case 1:
+                data[place : place + 4] = draw(st.binary(min_size=4, max_size=4))
+            case 2:
+                data[place:place] = data[place : place + draw(st.integers(1, 64))]
+            case 3:
+                other = draw(st.sampled_from(SAMPLES))
+                data[place:] = other[min(place, len(other) - 1) :]
+    return bytes(data)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(mutated())
+def test_whatever_comes_is_cleaned_or_refused(decoder: PictureDecoder, data: bytes) -> None:
+    """A picture or a refusal, never anything else; a death is noticed; what comes out is plain."""
+    with suppress(PictureRefused):
+        assert plain(decoder.clean(data, LIMIT))

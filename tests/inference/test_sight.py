@@ -1,0 +1,64 @@
+"""What answers cost, counted and shown: by each node, by all, and what the engines alone know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from inference.messages import Answer, Usage
+from inference.serving.engine_stats import Seen, Sight, engine_numbers, seen
+from tests.support.deployments import ask, deployed
+
+
+def answer(first_token: float, *usage: int) -> Answer:
+    return Answer("Yes.", "model", "stop", Usage(*usage), first_token, first_token + 1)
+
+
+def test_answers_are_counted_and_the_newest_say_how_quick() -> None:
+    """Tokens of all answers; median and 99th percentile of the newest."""
+    sight = Sight()
+    assert seen([sight]) == Seen()
+    assert Seen().cached_share == 0
+    sight.note(answer(1000, 100, 5, 0, 13))
+    for number in range(1, 257):
+        sight.note(answer(number / 100, 100, 5, 75, 0))
+    assert seen([sight]) == Seen(257, 25_700, 19_200, 1285, 13, 1.28, 2.54)
+    assert seen([sight]).cached_share == pytest.approx(0.747, abs=0.001)
+
+
+def test_places_are_seen_together() -> None:
+    """All nodes' answers count as if one had given them."""
+    one, other = Sight(), Sight()
+    one.note(answer(1, 10, 1, 4, 1))
+    other.note(answer(3, 30, 1, 20, 0))
+    other.note(answer(2, 10, 1, 6, 0))
+    assert seen([one, other]) == Seen(3, 50, 30, 3, 1, 2, 3)
+
+
+def test_engine_numbers_are_picked_from_the_engine_s_metrics() -> None:
+    """Under names of ours, labels summed up; all the rest is left where it is."""
+    page = (
+        "# TYPE thumbtune_tile_cache_hits_total counter\n"
+        "thumbtune_tile_cache_hits_total 12.0\n"
+        'lmdeploy:num_requests_waiting{engine="0",model_name="a"} 2.0\n'
+        'lmdeploy:num_requests_waiting{engine="1",model_name="a"} 1.0\n'
+        "python_info 1.0\n"
+    )
+    assert engine_numbers(page) == {"tile_cache_hits": 12, "engine_waiting": 3}
+    with pytest.raises(ValueError):
+        engine_numbers("<html>")
+
+
+async def test_each_node_tells_what_its_answers_cost(tmp_path: Path) -> None:
+    """Beside the counters: who answered how often and how quickly; an engine without metrics says nothing."""
+    async with deployed(tmp_path, gpus=[0, 1]) as deployment:
+        for chat in ("a", "b", "c", "d", "e"):
+            await ask(deployment, "words:2", chat)
+        status = deployment.status()
+        assert sum(node.seen.answered for node in status.nodes) == status.seen.answered == 5
+        assert all(node.seen.answered == node.chats for node in status.nodes)
+        assert 0 < status.seen.first_token_median <= status.seen.first_token_p99
+        assert status.seen.prompt_tokens == 500
+        assert [node.waiting for node in status.nodes] == [0, 0]
+        assert await deployment.engine_numbers() == {"gpu0": {}, "gpu1": {}}

@@ -1,0 +1,114 @@
+"""The operator's command that swaps an external server: how it is filled in, run and believed."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from inference.messages import EngineUnavailable
+from inference.serving.engine_launch import Launch, free_port
+from inference.serving.engine_process import Worker
+from inference.serving.switching import command_line, switch
+from inference.settings import InferenceSettings
+from tests.support.children import alive, until
+
+
+def launch(folder: Path, *command: str, endpoint: str = "http://gpu-1:8000", **more: Any) -> Launch:
+    settings = InferenceSettings.model_validate({"endpoints": [endpoint], "swap_command": command} | more)
+    return Launch("run-7", Path("/models/run 7"), None, folder / "swap.log", settings, endpoint)
+
+
+def test_switching_fills_in_the_command(tmp_path: Path) -> None:
+    """Each placeholder is replaced inside its own argument; no shell sees it; other braces stay."""
+    line = ("ssh", "{host}", "swap --port={port} '{model_dir}'", "{model}", "{endpoint}", "{}", "${HOME}!")
+    with pytest.raises(ValidationError, match=r"HOME.*is not known; there are endpoint, host"):
+        launch(tmp_path, *line)
+    assert command_line(launch(tmp_path, *line[:-1])) == [
+        *("ssh", "gpu-1", "swap --port=8000 '/models/run 7'", "run-7", "http://gpu-1:8000", "{}")
+    ]
+    assert command_line(launch(tmp_path, "{host}:{port}", endpoint="https://[::1]")) == ["::1:443"]
+
+
+def test_switching_is_for_endpoints() -> None:
+    """A command without servers to swap is a mistake that is named."""
+    with pytest.raises(ValidationError, match="swap_command is for endpoints"):
+        InferenceSettings(swap_command=("true",))
+
+
+async def test_switching_without_a_program(tmp_path: Path) -> None:
+    """A program that is not there is an error that names the setting."""
+    new = launch(tmp_path, str(tmp_path / "swap.sh"))
+    with pytest.raises(EngineUnavailable, match=r"inference\.swap_command .*could not be started"):
+        await switch(new, new)
+
+
+async def test_switching_tells_the_end_of_what_was_written(tmp_path: Path) -> None:
+    """A command that fails is an error with its last lines."""
+    code = "import sys; print(*range(99), sep='\\n'); sys.exit('no such host')"
+    new = launch(tmp_path, sys.executable, "-c", code)
+    with pytest.raises(EngineUnavailable, match=r"exit code 1(?s:.)*\n98\nno such host$") as raised:
+        await switch(new, new)
+    assert "\n50\n" not in str(raised.value)
+
+
+async def test_switching_tells_the_command_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command is run with our environment, but for the bot's token and the like."""
+    monkeypatch.setenv("THUMBTUNE_TELEGRAM__TOKEN", "a secret")
+    monkeypatch.setenv("CUE", "no secret")
+    new = launch(tmp_path, "sh", "-c", "echo $CUE; echo token: $THUMBTUNE_TELEGRAM__TOKEN; exit 1")
+    with pytest.raises(EngineUnavailable, match=r"no secret\ntoken:$"):
+        await switch(new, new)
+
+
+async def test_switching_server_does_not_come_back(tmp_path: Path) -> None:
+    """A server that is not there after the command is an error after the start's patience."""
+    new = launch(tmp_path, "true", endpoint=f"http://127.0.0.1:{free_port()}", start_timeout=0.5)
+    with pytest.raises(EngineUnavailable, match=r"does not answer 0\.5 s after"):
+        await switch(new, new)
+
+
+async def test_switching_logs_do_not_grow_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each command's words are kept, and those of a server that it left behind rotated while it goes on writing."""
+    monkeypatch.setattr("inference.serving.engine_process._LOOK_SECONDS", 0.02)
+    new = launch(tmp_path, "sh", "-c", "echo again; exit 1", log_megabytes=0.01, log_files=2)
+    for _ in range(4):
+        with pytest.raises(EngineUnavailable):
+            await switch(new, new)
+    logs = [tmp_path / name for name in ("swap.log", "swap.log.1", "swap.log.2")]
+    assert sorted(tmp_path.iterdir()) == logs
+    assert [log.read_text() for log in logs] == ["again\n"] * 3
+    worker = Worker(new)
+    watching = asyncio.create_task(worker.gone())
+    with new.log.open("ab", buffering=0) as server:
+        server.write(b"x" * 9_000)
+        await asyncio.sleep(0.1)
+        assert logs[1].read_text() == "again\n"
+        server.write(b"y" * 2_000)
+        await until(lambda: new.log.stat().st_size == 0)
+        server.write(b"on\n")
+    worker.give_up("enough")
+    await watching
+    assert [log.stat().st_size for log in logs] == [3, 6 + 9_000 + 2_000, 6]
+
+
+@pytest.mark.parametrize("how", ["cancelled", "late"])
+async def test_switching_ends_the_command_with_all_it_started(tmp_path: Path, how: str) -> None:
+    """A command that is given up leaves no process behind."""
+    script = f"sleep 600 & echo $! > {tmp_path}/child; echo $$ > {tmp_path}/self; wait"
+    new = launch(tmp_path, "sh", "-c", script, swap_command_timeout=60 if how == "cancelled" else 0.5)
+    switching = asyncio.create_task(switch(new, new))
+    await until((tmp_path / "self").exists)
+    if how == "cancelled":
+        switching.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await switching
+    else:
+        with pytest.raises(EngineUnavailable, match=r"did not end within 0\.5 s"):
+            await switching
+    pids = [int((tmp_path / name).read_text()) for name in ("self", "child")]
+    await until(lambda: not any(map(alive, pids)))

@@ -1,0 +1,215 @@
+"""What of a conversation fits an engine's window: counted as engines count, cut before it is sent."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inference.chat_format.context_window import Window, window_of
+from inference.chat_format.template import pictures, upper_bound
+from inference.chat_format.token_ids import token_ids
+from inference.images.opening import open_picture
+from inference.internvl2.grids import count_tiles
+from inference.internvl2.random_weights import Size, configuration
+from inference.internvl2.tiny import CHECKPOINT
+from inference.internvl2.tokenizer import load_tokenizer
+from inference.messages import Answer, Picture, PictureError, Prompt, PromptTooLong, Role, Sampling, Turn
+from inference.serving.deployment import Deployment
+from inference.settings import InferenceSettings
+from tests.inference.test_internvl2_tokenizer import FOLDER
+from tests.support.children import prompt
+from tests.support.deployments import a_model, deployed
+from tests.support.talks import PICTURES, picture, talks
+
+NEWEST = picture(201, (300, 200))
+
+
+def long_talk(questions: int, *, pictured: int = 0, last: str = "And now?", answer_tokens: int = 512) -> Prompt:
+    """Many questions; the first one shows a picture, and the one at `pictured` the newest."""
+    turns: list[Turn] = []
+    for number in range(questions):
+        shown = (*PICTURES[: number == 0], *([NEWEST] if number == pictured else []))
+        turns.append(Turn(Role.USER, f"Question {number}: what is this, and how many are there?", shown))
+        turns.append(Turn(Role.ASSISTANT, f"Answer {number}: there are {number} of them, 真的。"))
+    sampling = Sampling(temperature=0, max_new_tokens=answer_tokens)
+    return Prompt("Be kind.", (*turns, Turn(Role.USER, last)), chat="long", sampling=sampling)
+
+
+@pytest.fixture
+def sentencepiece(tmp_path: Path) -> Path:
+    """A directory with what counting needs of a checkpoint with InternLM2's own tokenizer."""
+    size = Size(64, 1, 1, 64, 64, 1, 1, 1, 64, image_size=56, max_tiles=5)
+    configuration(size, 512).save_pretrained(tmp_path)
+    shutil.copy(FOLDER / "tokenizer.model", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(params=["fast", "sentencepiece"])
+def kind(request: pytest.FixtureRequest, sentencepiece: Path) -> tuple[Path, Any, int, int]:
+    """Directory, tokenizer, side of a tile, tokens of a tile."""
+    if request.param == "fast":
+        return CHECKPOINT, load_tokenizer(CHECKPOINT), 112, 16
+    return sentencepiece, load_tokenizer(FOLDER), 56, 4
+
+
+@pytest.mark.parametrize("tiles", [None, 2, 9])
+def test_counts_are_those_of_the_token_ids(kind: tuple[Path, Any, int, int], tiles: int | None) -> None:
+    """Every conversation has the number of tokens that an engine counts, and no more than the quick bound says."""
+    directory, tokenizer, side, a_tile = kind
+    window = Window(directory, tiles=tiles)
+    most = tiles or json.loads((directory / "config.json").read_text())["max_dynamic_patch"]
+    for talk in (*talks(), long_talk(40)):
+        sizes = [open_picture(each.data).size for each in pictures(talk)]
+        counts = [count_tiles(*size, image_size=side, max_num=most) * a_tile for size in sizes]
+        wanted = len(token_ids(talk, counts, tokenizer)[0])
+        assert window.count(talk) == wanted
+        assert wanted <= upper_bound(talk, (most + 1) * a_tile)
+
+
+def test_counting_needs_neither_torch_nor_transformers(kind: tuple[Path, Any, int, int]) -> None:
+    """The bot's process counts with the tokenizer's own library."""
+    code = (
+        "import sys; from pathlib import Path; from inference.chat_format.context_window import Window; from tests.support.talks import talks\n"
+        "assert Window(Path(sys.argv[1])).count(talks()[0]) > 20\n"
+        "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(kind[0])], check=False).returncode == 0
+
+
+def test_what_fits_is_left_alone_and_no_tokenizer_loaded(tmp_path: Path) -> None:
+    """A prompt that fits whatever its tokens are is passed on as it is, with a glance at the configuration."""
+    shutil.copy(CHECKPOINT / "config.json", tmp_path)
+    (tmp_path / "tokenizer.json").write_text("never read")
+    prompt = long_talk(2)
+    assert Window(tmp_path).fit(prompt) is prompt
+
+
+@pytest.mark.parametrize("pictured", [0, 3, 38])
+def test_a_long_talk_is_cut_to_its_newest_turns_and_picture(kind: tuple[Path, Any, int, int], pictured: int) -> None:
+    """As much as fits with room for the answer, from a user's turn on; the newest picture moves along."""
+    window = Window(kind[0], longest=1500)
+    talk = long_talk(40, pictured=pictured)
+    cut = window.fit(talk)
+    assert window.count(cut) <= 1500 - 512
+    assert cut.turns[0].role is Role.USER
+    assert cut.turns[1:] == talk.turns[-len(cut.turns) + 1 :]
+    assert pictures(cut)[-1] is NEWEST
+    assert cut.turns[0].text in [turn.text for turn in talk.turns]
+    more = replace(talk, turns=talk.turns[-len(cut.turns) - 8 :])
+    assert window.count(more) > 1500 - 512
+
+
+def test_the_beginning_stays_for_several_turns(kind: tuple[Path, Any, int, int]) -> None:
+    """A conversation at the limit is not cut anew at every question: the engine's cache would be of no use."""
+    window = Window(kind[0], longest=1500)
+    beginnings = [window.fit(long_talk(questions)).turns[0].text for questions in range(40, 56)]
+    assert 3 <= len(set(beginnings)) <= 6
+    assert beginnings == sorted(beginnings)
+
+
+def test_only_a_newest_turn_that_does_not_fit_alone_is_refused(kind: tuple[Path, Any, int, int]) -> None:
+    """One that leaves little room for the answer is asked; one that leaves none is not."""
+    window = Window(kind[0], longest=1000)
+    words = "何 " * 2000
+    size = next(size for size in range(1, 2000) if window.count(long_talk(1, last=words[:size])) > 900)
+    large = long_talk(30, pictured=30, last=words[:size])
+    assert 488 < window.count(window.fit(large)) < 1000
+    with pytest.raises(PromptTooLong, match="shorten it"):
+        window.fit(long_talk(30, last=words))
+
+
+def test_a_very_long_answer_takes_half_the_window_at_most(kind: tuple[Path, Any, int, int]) -> None:
+    """`max_new_tokens` beyond the window does not leave the conversation without history."""
+    window = Window(kind[0], longest=2000)
+    cut = window.fit(long_talk(60, answer_tokens=100_000))
+    assert 700 < window.count(cut) <= 1000
+
+
+def test_a_picture_that_is_none_is_told(kind: tuple[Path, Any, int, int]) -> None:
+    """Its size cannot be known; nobody could answer about it either."""
+    broken = Picture.of(b"no picture")
+    with pytest.raises(PictureError, match="not a picture"):
+        Window(kind[0]).count(Prompt("", (Turn(Role.USER, "", (broken,)),), "chat"))
+
+
+def test_the_window_of_each_engine(tmp_path: Path, sentencepiece: Path) -> None:
+    """The model's positions, or what the engine says where that is less; an external one's where its model is named."""
+
+    def tokens(directory: Path, *, ours: bool = True, longest: int | None = None, **values: Any) -> int | None:
+        window = window_of(directory, InferenceSettings.model_validate(values), ours=ours, longest=longest)
+        return window.tokens if window else None
+
+    assert tokens(CHECKPOINT) == 2048
+    assert tokens(CHECKPOINT, longest=16384) == 2048
+    assert tokens(sentencepiece) == 32768
+    assert tokens(sentencepiece, longest=4096) == 4096
+    external: dict[str, Any] = {"engine": "external", "endpoints": ["http://127.0.0.1:1"]}
+    assert tokens(CHECKPOINT, ours=False, **external) is None
+    assert tokens(sentencepiece, ours=False, model=str(sentencepiece), **external) == 32768
+    assert tokens(tmp_path / "nothing", ours=False, model="nothing", **external) is None
+    (sentencepiece / "tokenizer.model").unlink()
+    assert tokens(sentencepiece) is None
+
+
+async def test_a_long_talk_is_answered_with_its_newest_picture(tmp_path: Path) -> None:
+    """The CPU engine gets what fits; the answer says what that was, and is the one to the shorter talk."""
+    settings = InferenceSettings.model_validate({"engine": "cpu", "concurrency": 1, "threads": 1, "warm_chats": 0})
+    deployment = Deployment(settings, "tiny", CHECKPOINT, logs=tmp_path)
+    talk = long_talk(60, last="What colour is it?", answer_tokens=16)
+    try:
+        await deployment.start()
+        answer = await answered(deployment, talk)
+        assert answer.cut is not None
+        assert pictures(answer.cut)[-1] is NEWEST
+        assert len(answer.cut.turns) < len(talk.turns)
+        assert answer.cut.turns[-2:] == talk.turns[-2:]
+        assert answer.usage.prompt_tokens == Window(CHECKPOINT).count(answer.cut) <= 2048 - 16
+        again = await answered(deployment, answer.cut)
+        assert again.cut is None
+        assert again.text == answer.text
+        with pytest.raises(PromptTooLong):
+            await answered(deployment, long_talk(1, last="何" * 3000))
+    finally:
+        await deployment.stop()
+
+
+def counted(directory: Path, talk: Prompt) -> Path:
+    """A fake engine's `directory`, with what counting tokens needs; `talk` fits the model there."""
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copy(CHECKPOINT / name, directory)
+    assert Window(directory).fit(talk) is talk
+    return directory
+
+
+async def test_prompts_fit_what_each_engine_says_it_holds(tmp_path: Path) -> None:
+    """After a swap and after a restart it is the new process's word that counts, not the former's."""
+    talk = long_talk(12, last="words:3", answer_tokens=10)
+    first, second = (counted(a_model(tmp_path, name, window=tokens), talk) for name, tokens in (("a", 400), ("b", 700)))
+
+    async def sent(deployment: Deployment) -> int:
+        answer = await answered(deployment, talk)
+        return Window(first).count(answer.cut or talk)
+
+    async with deployed(tmp_path, cue={"window": 400}, warm_chats=0) as deployment:
+        assert 290 < await sent(deployment) <= 390
+        await deployment.swap("b", second)
+        assert 400 < await sent(deployment) <= 690
+        a_model(tmp_path, "b", window=300)
+        await answered(deployment, prompt("words:3 die:1!"))
+        assert 190 < await sent(deployment) <= 290
+        a_model(tmp_path, "b")
+        await answered(deployment, prompt("words:3 die:2!"))
+        assert await sent(deployment) == Window(first).count(talk)
+
+
+async def answered(deployment: Deployment, prompt: Prompt) -> Answer:
+    last = [delta async for delta in deployment.answer(prompt)][-1].answer
+    assert last is not None
+    return last

@@ -1,0 +1,68 @@
+"""Every write and every sync of the ledger's writer fails in turn, or kills the process: real system calls, in order.
+
+A point that fails is replayed alone, with its number in the place of FIRST (the shim is compiled from tests/faults.c):
+`LD_PRELOAD=…/faults.so python -m tests.support.fault_points FOLDER KIND FIRST 1000`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.fault_points import KINDS, STEPS
+
+TESTS = Path(__file__).parents[1]
+COMPILER = shutil.which("cc")
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD and /proc are Linux's"),
+    pytest.mark.skipif(COMPILER is None, reason="there is no C compiler"),
+]
+
+
+async def _output(*words: str, **environment: str) -> str:
+    process = await asyncio.create_subprocess_exec(
+        *words, cwd=TESTS.parent, env={**os.environ, **environment}, stdout=asyncio.subprocess.PIPE
+    )
+    said, _ = await process.communicate()
+    assert process.returncode == 0
+    return said.decode()
+
+
+async def survives(folder: Path, kind: str, *, every: int) -> None:
+    """Let points fail in that way, and look at what each leaves."""
+    shim = folder / "faults.so"
+    await _output(str(COMPILER), "-shared", "-fPIC", "-o", str(shim), str(TESTS / "support" / "faults.c"), "-ldl")
+    script = (sys.executable, "-m", "tests.support.fault_points", str(folder / "ledgers"), kind, "1", str(every))
+    lines: list[dict[str, Any]] = [
+        json.loads(line) for line in (await _output(*script, LD_PRELOAD=str(shim))).splitlines()
+    ]
+    *points, counted = lines
+    assert counted["syncs"] >= len(STEPS), "each step is acknowledged behind a sync of its own"
+    assert len(points) == len(range(1, counted["writes"] + counted["syncs"] + 1, every))
+    assert [each for each in points if each["wrong"]] == []
+    if kind in ("ENOSPC", "EIO"):
+        assert not any(each["killed"] for each in points)
+        assert sum(each["refused"] for each in points) > len(points) / 2, "the rest fell on checkpoints"
+    else:
+        assert all(each["killed"] for each in points)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_was_acknowledged_stays_and_nothing_half_stands(tmp_path: Path, kind: str) -> None:
+    """Whichever call fails: a refused step leaves no trace, and after a kill the ledger is as after a whole step."""
+    await survives(tmp_path, kind, every=9)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", KINDS)
+async def test_each_single_write_and_sync_may_fail(tmp_path: Path, kind: str) -> None:
+    """The same at every point."""
+    await survives(tmp_path, kind, every=1)

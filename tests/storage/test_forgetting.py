@@ -1,0 +1,404 @@
+"""Forgetting: what goes with a person, what stays with others, and that nothing of it is left on the disk."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from storage.errors import UnknownRecord
+from storage.ledger import FILE_NAME, Ledger
+from storage.records import Belongings, Chat, Demonstration, Exchange, Kind, Person, Rating, Removal
+from storage.states import RunState
+from tests.support.ledgers import exchange, picture
+
+ADA, BEN = 7_412_589_630, 7_412_589_631
+GROUP = -100_200
+DAY = 86_400.0
+
+
+@pytest_asyncio.fixture
+async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
+    async with Ledger.open(tmp_path) as opened:
+        yield opened
+
+
+class Talk:
+    """Puts people's doings into a ledger; every exchange brings its update, replies and pictures with senders."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self._update = 0
+
+    async def asks(
+        self, person: int, *pictures: str, chat: int | None = None, together: bool = False, created: float = 0.0
+    ) -> int:
+        """An answered question; returns the exchange's id. `together`: in the conversation that the chat shares."""
+        self._update += 1
+        chat = chat or person
+        lane = f"chat:{chat}" if chat == person else f"chat:{chat}:{person}"
+        await self.ledger.see(Person(person, f"Name of {person}"), Chat(chat, "private" if chat == person else "group"))
+        await self.ledger.store_updates([(self._update, lane, f"the words of {person}")])
+        await self.ledger.begin_update(self._update)
+        await self.ledger.begin_reply(self._update, 0, chat)
+        for each in pictures:
+            await self.ledger.add_picture(picture(each, created=created), person)
+        asked: Exchange = exchange(
+            await self.ledger.session(chat, chat if together else person),
+            self._update,
+            chat=chat,
+            asker=person,
+            question=f"the words of {person}",
+            pictures=pictures,
+            created=created,
+        )
+        number = (await self.ledger.record_exchange(asked)).id
+        await self.ledger.finish_update(self._update)
+        return number
+
+    async def votes(self, person: int, number: int, value: int = 1) -> None:
+        """A thumb."""
+        self._update += 1
+        await self.ledger.store_updates([(self._update, f"taps:{person}", "{}")])
+        await self.ledger.rate(Rating(number, person, value, self._update))
+        await self.ledger.finish_update(self._update)
+
+
+@pytest.fixture
+def talk(ledger: Ledger) -> Talk:
+    return Talk(ledger)
+
+
+async def test_a_person_goes_and_others_stay(ledger: Ledger, talk: Talk, tmp_path: Path) -> None:
+    """After a forgetting no row of any table names the person; others keep their answers, votes and pictures."""
+    hers = await talk.asks(ADA, "aa", "shared")
+    in_group = await talk.asks(ADA, chat=GROUP)
+    his = await talk.asks(BEN, "bb", "shared")
+    await ledger.add_picture(picture("sent by both"), ADA)
+    await ledger.add_picture(picture("sent by both"), BEN)
+    await ledger.add_picture(picture("never answered"), ADA)
+    await talk.votes(ADA, hers)
+    await talk.votes(BEN, in_group)
+    await talk.votes(ADA, his, -1)
+    await talk.votes(BEN, his)
+    await ledger.store_updates([(900, f"commands:{ADA}", f"set aside: {ADA}")])
+    await ledger.set_aside_update(900, f"{ADA} broke it")
+    await ledger.demonstrate(Demonstration(his, ADA, f"better, says {ADA}", 901))
+    bettered = await talk.asks(BEN)
+    shown = await ledger.demonstrate(Demonstration(bettered, ADA, f"better, says {ADA}", 902))
+    await ledger.confirm_demonstration(shown, BEN)
+    await ledger.store_updates([(903, f"broadcast:{BEN}", "{}")])
+    await ledger.begin_broadcast(903, [ADA, BEN])
+    run = await ledger.start_run("admin", ADA)
+    selected = [(hers, "train"), (in_group, "held_out"), (bettered, "train"), (await talk.asks(BEN), "train")]
+    await ledger.freeze_selection(run.id, selected)
+    expected = Belongings(exchanges=2, pictures=2, votes=2, demonstrations=2, rows=3)
+    assert await ledger.belongings(ADA) == expected
+    assert await ledger.forget(ADA) == expected
+    assert not await ledger.belongings(ADA)
+    assert _named(tmp_path, ADA) == []
+    assert [(each.exchange.id, each.ups, each.downs) for each in await ledger.rated_exchanges()] == [(his, 1, 0)]
+    assert {each.sha256 for each in await ledger.pictures()} == {"bb", "shared", "sent by both"}
+    assert await ledger.selection(run.id) == selected[-1:]
+    assert await ledger.removals() == [
+        Removal(Kind.LOG, ""),
+        Removal(Kind.PICTURE, "aa"),
+        Removal(Kind.PICTURE, "never answered"),
+        Removal(Kind.ROW, str(hers)),
+        Removal(Kind.ROW, str(in_group)),
+        Removal(Kind.ROW, str(bettered)),
+        Removal(Kind.SESSION, "1"),
+        Removal(Kind.SESSION, "2"),
+    ]
+
+
+async def test_what_others_asked_about_a_picture_goes_with_it(ledger: Ledger, talk: Talk) -> None:
+    """In a group somebody may ask about another's picture: with it go that question and those that follow on it."""
+    await ledger.add_picture(picture("hers"), ADA)
+    about_hers = await talk.asks(BEN, chat=GROUP)
+    database = ledger._writer
+    await database.do(
+        lambda each: each.execute(
+            "INSERT INTO exchange_pictures(exchange, position, sha256) VALUES (?, 0, 'hers')", [about_hers]
+        )
+    )
+    follow_up, about_his = await talk.asks(BEN, chat=GROUP), await talk.asks(BEN, "bb", chat=GROUP)
+    assert (await ledger.belongings(ADA)).exchanges == 2
+    await ledger.forget(ADA)
+    with pytest.raises(UnknownRecord):
+        await ledger.exchange(follow_up)
+    assert (await ledger.exchange(about_his)).pictures == ("bb",)
+    assert [each.sha256 for each in await ledger.pictures()] == ["bb"]
+
+
+async def test_in_a_shared_conversation_the_others_stay(ledger: Ledger) -> None:
+    """What is about somebody else's picture stays; an answer on its way to who leaves is not recorded."""
+    session = await ledger.session(GROUP, GROUP)
+    for sender, name in ((ADA, "aa"), (BEN, "bb")):
+        await ledger.add_picture(picture(name), sender)
+    asked = [(ADA, ("aa",)), (BEN, ()), (BEN, ("bb",)), (ADA, ()), (BEN, ())]
+    for update, (asker, pictures) in enumerate(asked):
+        await ledger.record_exchange(exchange(session, update, chat=GROUP, asker=asker, pictures=pictures))
+    await ledger.store_updates([(99, f"chat:{GROUP}:{ADA}", "{}")])
+    await ledger.forget(ADA)
+    assert [(each.update, each.asker) for each in await ledger.history(session, 9)] == [(2, BEN), (4, BEN)]
+    with pytest.raises(UnknownRecord, match="closed"):
+        await ledger.record_exchange(exchange(session, 99, chat=GROUP, asker=ADA))
+    assert await ledger.person(ADA) is None
+
+
+async def test_work_on_a_closed_update_brings_nothing_back(ledger: Ledger, tmp_path: Path) -> None:
+    """What was at work on an update when its sender left writes no row of them anew, whatever it comes to."""
+    await ledger.store_updates([(1, f"chat:{ADA}", "{}")])
+    await ledger.begin_update(1)
+    await ledger.forget(ADA)
+    for late in (
+        ledger.see(Person(ADA), Chat(ADA), update=1),
+        ledger.add_picture(picture("late"), ADA, update=1),
+        ledger.session(ADA, ADA, update=1),
+    ):
+        with pytest.raises(UnknownRecord, match="closed"):
+            await late
+    assert _named(tmp_path, ADA) == []
+    assert await ledger.pictures() == []
+
+
+async def test_a_second_deletion_leaves_what_is_at_work_closed(ledger: Ledger, tmp_path: Path) -> None:
+    """The update that is still handled can be finished, and nothing that it writes brings the person back."""
+    await ledger.store_updates([(1, f"chat:{ADA}", "{}"), (2, f"taps:{ADA}", "{}"), (3, f"taps:{ADA}", "{}")])
+    for update in (1, 2, 3):
+        await ledger.begin_update(update)
+    await ledger.begin_reply(1, 0, ADA)
+    for tap in (2, 3):
+        await ledger.forget(ADA, during=tap)
+        await ledger.finish_update(tap)
+    with pytest.raises(UnknownRecord, match="closed"):
+        await ledger.session(ADA, ADA, update=1)
+    await ledger.finish_update(1)
+    assert await ledger.person(ADA) is None
+    assert _named(tmp_path, ADA) == []
+
+
+async def test_nothing_is_left_in_free_pages(ledger: Ledger, talk: Talk, tmp_path: Path) -> None:
+    """The words of who was forgotten are in neither of the ledger's files, long and short ones, old and new."""
+    for number in range(60):
+        await talk.asks(ADA if number % 2 else BEN)
+        session = await ledger.session(ADA, ADA)
+        long = f"<{ADA} secret>" * (number * 20)
+        await ledger.record_exchange(exchange(session, 10_000 + number, chat=ADA, asker=ADA, question=long))
+    words = f"the words of {ADA}".encode(), f"{ADA} secret".encode()
+    assert all(any(word in each.read_bytes() for each in tmp_path.glob(f"{FILE_NAME}*")) for word in words)
+    await ledger.forget(ADA)
+    assert await ledger.empty_log()
+    for each in tmp_path.glob(f"{FILE_NAME}*"):
+        assert not any(word in each.read_bytes() for word in words), each.name
+    assert f"the words of {BEN}".encode() in (tmp_path / FILE_NAME).read_bytes()
+
+
+async def test_the_log_is_emptied_when_others_let_it(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While another process reads an old state the log stays, and that is said."""
+    monkeypatch.setattr("storage.ledger.LOG_SECONDS", 0.1)
+    await ledger.store_updates([(1, "a", "{}")])
+    other = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
+    try:
+        other.execute("BEGIN")
+        other.execute("SELECT count(*) FROM inbox").fetchone()
+        await ledger.store_updates([(2, "a", "{}")])
+        assert not await ledger.empty_log()
+    finally:
+        other.close()
+    assert await ledger.empty_log()
+
+
+async def test_what_waits_is_not_handled(ledger: Ledger) -> None:
+    """Messages that wait are closed without their words; the update that asks for it all goes on."""
+    lanes = {1: f"chat:{ADA}", 2: f"taps:{ADA}", 3: f"chat:{GROUP}:{ADA}", 4: f"chat:{BEN}", 5: f"chat:{GROUP}:{BEN}"}
+    await ledger.store_updates([(number, lane, "words") for number, lane in lanes.items()])
+    await ledger.begin_update(1)
+    await ledger.begin_reply(1, 0, ADA)
+    await ledger.begin_update(2)
+    await ledger.forget(ADA, during=2)
+    assert [each.id for each in await ledger.pending_updates()] == [2, 4, 5]
+    assert (await ledger.stored_update(1)).payload == ""
+    await ledger.finish_reply(1, 0)
+    await ledger.finish_update(1)
+
+
+async def test_opting_out_stays(ledger: Ledger, talk: Talk, tmp_path: Path) -> None:
+    """Who opted out is still not learned from after coming back; of everybody else not even the id is kept."""
+    await talk.asks(ADA)
+    await ledger.set_opted_out(ADA, True)
+    await ledger.forget(ADA)
+    assert await ledger.person(ADA) == Person(ADA, opted_out=True)
+    assert _named(tmp_path, ADA) == ["users.id"]
+
+
+async def test_who_opted_out_teaches_nothing(ledger: Ledger, talk: Talk) -> None:
+    """Neither their questions, whoever liked the answers, nor their votes count; taking it back brings both back."""
+    hers, his = await talk.asks(ADA), await talk.asks(BEN)
+    for person, number in ((BEN, hers), (BEN, his), (ADA, his), (ADA, hers)):
+        await talk.votes(person, number)
+    await ledger.set_opted_out(ADA, True)
+    assert [(each.exchange.id, each.raters) for each in await ledger.rated_exchanges()] == [(his, (BEN,))]
+    await ledger.set_opted_out(ADA, False)
+    assert [(each.exchange.id, each.ups) for each in await ledger.rated_exchanges()] == [(hers, 2), (his, 2)]
+
+
+@pytest.mark.parametrize("teaches", ["asks", "shows a better answer"])
+@pytest.mark.parametrize("leaves", ["forgets", "opts out"])
+@pytest.mark.parametrize("training", [True, False], ids=["training", "just selected"])
+async def test_a_run_that_learns_from_who_leaves_is_cancelled(
+    ledger: Ledger, talk: Talk, training: bool, leaves: str, teaches: str
+) -> None:
+    """It is asked to end, and knows that something was withdrawn; a run without them goes on."""
+    hers, his = await talk.asks(ADA if teaches == "asks" else BEN), await talk.asks(BEN)
+    if teaches != "asks":
+        await ledger.confirm_demonstration(await ledger.demonstrate(Demonstration(hers, ADA, "better", 901)), BEN)
+    run = await ledger.start_run("schedule")
+    await ledger.freeze_selection(run.id, [(hers, "train"), (his, "held_out")])
+    if training:
+        await ledger.move_run(run.id, RunState.TRAINING)
+    await ledger.forget(404)
+    assert (await ledger.cancel_requested(run.id), await ledger.withdrawn(run.id)) == (False, False)
+    await (ledger.forget(ADA) if leaves == "forgets" else ledger.set_opted_out(ADA, True))
+    assert (await ledger.cancel_requested(run.id), await ledger.withdrawn(run.id)) == (True, True)
+
+
+@pytest.mark.parametrize("leaves", ["forgets", "opts out"])
+@pytest.mark.parametrize("learns", ["before", "after"])
+async def test_a_run_whose_lessons_show_who_leaves_is_cancelled(
+    ledger: Ledger, talk: Talk, learns: str, leaves: str
+) -> None:
+    """In a group's conversation an answer is learned with what was asked before it, and with nothing after."""
+    before, _, after = [await talk.asks(asker, chat=GROUP, together=True) for asker in (BEN, ADA, BEN)]
+    run = await ledger.start_run("schedule")
+    await ledger.freeze_selection(run.id, [(before if learns == "before" else after, "train")])
+    await (ledger.forget(ADA) if leaves == "forgets" else ledger.set_opted_out(ADA, True))
+    shown = learns == "after"
+    assert (await ledger.cancel_requested(run.id), await ledger.withdrawn(run.id)) == (shown, shown)
+
+
+async def test_opting_out_takes_their_rows_out_of_files(ledger: Ledger, talk: Talk) -> None:
+    """What a run has written of them, a cancelled one's files too, is to follow; others' rows stay."""
+    hers, his = await talk.asks(ADA), await talk.asks(BEN)
+    run = await ledger.start_run("schedule")
+    await ledger.freeze_selection(run.id, [(hers, "train"), (his, "train")])
+    await ledger.set_opted_out(ADA, True)
+    assert await ledger.cancel_requested(run.id)
+    assert await ledger.removals() == [Removal(Kind.ROW, str(hers))]
+
+
+async def test_opting_in_again_does_not_undo_a_withdrawal(ledger: Ledger, talk: Talk) -> None:
+    """A run that was cancelled for somebody is known as such, to begin again, whatever they want by then."""
+    hers = await talk.asks(ADA)
+    run = await ledger.start_run("schedule")
+    await ledger.freeze_selection(run.id, [(hers, "train")])
+    for wish in (True, False):
+        await ledger.set_opted_out(ADA, wish)
+    await ledger.request_cancel(run.id)
+    assert (await ledger.cancel_requested(run.id), await ledger.withdrawn(run.id)) == (True, True)
+
+
+async def test_a_better_answer_that_is_taken_back_ends_no_run(ledger: Ledger, talk: Talk) -> None:
+    """As a vote that is taken back: it counts for the runs to come. Who showed it can still withdraw it by leaving."""
+    hers = await talk.asks(BEN)
+    shown = await ledger.demonstrate(Demonstration(hers, ADA, "better", 901))
+    await ledger.confirm_demonstration(shown, BEN)
+    run = await ledger.start_run("schedule")
+    await ledger.freeze_selection(run.id, [(hers, "train")])
+    await ledger.confirm_demonstration(shown, None)
+    assert (await ledger.cancel_requested(run.id), await ledger.withdrawn(run.id)) == (False, False)
+    await ledger.set_opted_out(ADA, True)
+    assert (await ledger.cancel_requested(run.id), await ledger.withdrawn(run.id)) == (True, True)
+
+
+async def test_an_answer_that_somebody_bettered_before_opting_out_teaches(ledger: Ledger, talk: Talk) -> None:
+    """As the model gave it, for its votes: a run that learns from it so is not without it for ever."""
+    hers = await talk.asks(BEN)
+    await talk.votes(BEN, hers)
+    await ledger.confirm_demonstration(await ledger.demonstrate(Demonstration(hers, ADA, "better", 901)), BEN)
+    await ledger.set_opted_out(ADA, True)
+    assert [each.exchange.id for each in await ledger.rated_exchanges()] == [hers]
+    run = await ledger.start_run("schedule")
+    await ledger.freeze_selection(run.id, [(hers, "train")])
+    assert not await ledger.withdrawn(run.id)
+
+
+async def test_what_nobody_rated_grows_old(ledger: Ledger, talk: Talk) -> None:
+    """Old exchanges without votes go with their pictures; rated and new ones stay with the conversation before them."""
+    before_a_vote = await talk.asks(ADA, "aa", created=1 * DAY)
+    voted = await talk.asks(ADA, created=2 * DAY)
+    await talk.asks(ADA, "cc", created=3 * DAY)
+    await talk.votes(BEN, voted)
+    await talk.asks(BEN, "dd", created=3 * DAY)
+    await ledger.new_session(BEN, BEN)
+    old_but_talking = await talk.asks(BEN, "ee", created=3 * DAY)
+    new = await talk.asks(BEN, created=9 * DAY)
+    await ledger.add_picture(picture("old and unused", created=3 * DAY), ADA)
+    await ledger.add_picture(picture("sent again", created=3 * DAY), ADA)
+    await ledger.add_picture(picture("sent again", created=9 * DAY), BEN)
+    assert await ledger.expire(5 * DAY) == 2
+    kept = [each.id for session in (1, 2, 3) for each in await ledger.history(session, 10)]
+    assert kept == [before_a_vote, voted, old_but_talking, new]
+    assert {each.sha256 for each in await ledger.pictures()} == {"aa", "ee", "sent again"}
+    gone = [each.name for each in await ledger.removals() if each.kind is Kind.PICTURE]
+    assert gone == ["cc", "dd", "old and unused"]
+    assert await ledger.expire(5 * DAY) == 0
+
+
+async def test_what_was_set_aside_grows_old(ledger: Ledger, tmp_path: Path) -> None:
+    """An update that was given up keeps its words for as long as a question that nobody rated, and no longer."""
+    await ledger.store_updates([(1, f"chat:{ADA}", f"the words of {ADA}")])
+    await ledger.set_aside_update(1, "RuntimeError: broken")
+    received = (await ledger.stored_update(1)).received
+    await ledger.expire(received)
+    assert (await ledger.stored_update(1)).payload
+    await ledger.expire(received + 1)
+    assert _named(tmp_path, ADA) == []
+    assert [each.kind for each in await ledger.removals()] == [Kind.LOG]
+
+
+async def test_a_picture_that_was_sent_again_stays(ledger: Ledger, talk: Talk) -> None:
+    """A file is removed only while nobody has sent the picture again; either way it is struck off."""
+    await talk.asks(ADA, "aa", "bb")
+    await ledger.forget(ADA)
+    await ledger.add_picture(picture("bb"), BEN)
+    removed: list[str] = []
+    assert await ledger.remove_picture("aa", lambda: removed.append("aa"))
+    assert not await ledger.remove_picture("bb", lambda: removed.append("bb"))
+    assert removed == ["aa"]
+    assert [each for each in await ledger.removals() if each.kind is Kind.PICTURE] == []
+
+
+async def test_a_file_that_cannot_be_removed_stays_noted(ledger: Ledger, talk: Talk) -> None:
+    """Whatever keeps a file from being removed, it is tried again later."""
+    await talk.asks(ADA, "aa")
+    await ledger.forget(ADA)
+
+    def fails() -> None:
+        raise OSError("not now")
+
+    with pytest.raises(OSError, match="not now"):
+        await ledger.remove_picture("aa", fails)
+    assert Removal(Kind.PICTURE, "aa") in await ledger.removals()
+
+
+def _named(directory: Path, person: int) -> list[str]:
+    """The columns of the ledger, of whatever table, in which a person's id or words with it occur."""
+    database = sqlite3.connect(directory / FILE_NAME)
+    try:
+        tables = [row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        found = []
+        for table in tables:
+            for column in [row[1] for row in database.execute(f"PRAGMA table_info({table})")]:
+                sql = f'SELECT count(*) FROM "{table}" WHERE CAST("{column}" AS TEXT) LIKE ?'
+                if database.execute(sql, [f"%{person}%"]).fetchone()[0]:
+                    found.append(f"{table}.{column}")
+        return found
+    finally:
+        database.close()

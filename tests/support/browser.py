@@ -1,0 +1,98 @@
+"""The chat page in a real Chromium, as a person of the demo uses it. For tests, and for the README's pictures.
+
+Needs Playwright (requirements/browser.txt) and the machine's own Chromium: none is downloaded. Knows the page's parts;
+what has to hold of them is said in the tests.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from playwright.async_api import Browser, ConsoleMessage, FilePayload, Locator, Page, Response, async_playwright, expect
+
+from tests.support.person import UP
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or ""
+INSTALL_CHROMIUM = "no Chromium here: apt-get install chromium fonts-noto-color-emoji fonts-noto-cjk"
+MINUTE = 60_000.0
+
+
+@asynccontextmanager
+async def chromium() -> AsyncIterator[Browser]:
+    """The machine's Chromium. As root, in a container, it runs only without its sandbox."""
+    expect.set_options(timeout=MINUTE)
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        try:
+            yield browser
+        finally:
+            await browser.close()
+
+
+def button(message: Locator, label: str) -> Locator:
+    """The inline button with this text under a message."""
+    return message.locator(".keys").get_by_role("button", name=label)
+
+
+class ChatPage:
+    """One page, and everything that went wrong on it (`errors`)."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.errors: list[str] = []
+        self.messages = page.locator("article")
+        self.answers = page.locator("article:not(.mine)")
+        self.rated = page.locator("article:not(.mine)", has=page.locator(".keys", has_text=UP))
+        page.on("console", self._console)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("response", self._response)
+
+    def _console(self, said: ConsoleMessage) -> None:
+        if said.type in ("error", "warning"):
+            self.errors.append(f"{said.text} ({said.location['url']})")
+
+    def _response(self, answer: Response) -> None:
+        if answer.status >= 400:
+            self.errors.append(f"{answer.status} {answer.url}")
+
+    async def becomes(self, name: str) -> None:
+        """Be this person, or go into the group of this name. The demo panel, where it was opened, closes."""
+        await self.page.get_by_role("radio", name=name).click()
+        await expect(self.page.get_by_role("radio", name=name, include_hidden=True)).to_be_checked()
+
+    async def attach(self, *pictures: bytes, media_type: str = "image/png") -> None:
+        """Put pictures beside the message that is being written."""
+        files: Sequence[FilePayload] = [
+            {"name": f"picture-{number}", "mimeType": media_type, "buffer": data}
+            for number, data in enumerate(pictures)
+        ]
+        await self.page.locator("#file").set_input_files(files)
+        await expect(self.page.locator(".chip img")).to_have_count(len(pictures))
+
+    async def says(self, text: str) -> None:
+        """Write and send."""
+        await self.page.locator("#text").fill(text)
+        await self.page.locator("#text").press("Enter")
+
+    async def asks(self, text: str, *pictures: bytes) -> Locator:
+        """Send a question, with pictures or without, and return its answer."""
+        before = await self.rated.count()
+        if pictures:
+            await self.attach(*pictures)
+        await self.says(text)
+        await expect(self.rated).to_have_count(before + 1)
+        return self.rated.last
+
+    async def sends_sample(self, number: int) -> Locator:
+        """Send a sample picture and return the answer."""
+        before = await self.rated.count()
+        await self.page.locator(".sample").nth(number).click()
+        await expect(self.rated).to_have_count(before + 1)
+        return self.rated.last
+
+    async def acts(self, message: Locator, label: str) -> None:
+        """Choose what appears above a message under the mouse: Reply, Edit, React with 👍."""
+        await message.locator(".bubble").hover()
+        await message.get_by_role("button", name=label, exact=True).click()

@@ -1,0 +1,396 @@
+"""What the tests of the chat share: the real bot on an emulator, with an engine that says what it is told.
+
+Everything is real but the engine (a script in memory) and the admin's actions (they only take notes): HTTP, the
+ledger, the picture folder, the inbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import io
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import structlog
+from aiogram import Bot, Dispatcher
+from PIL import Image
+from pydantic import SecretStr
+
+from bot.admin.erasure import Forgetting
+from bot.admin.notifications import Notices
+from bot.admin.protocol import RejectedModel
+from bot.chat.in_flight import Steering
+from bot.chat.legacy_pictures import StoredPictures
+from bot.handlers import build_dispatcher
+from bot.handlers.disk_full import DiskFull
+from bot.i18n import Translator
+from bot.settings import ChatSettings, LimitsSettings, StorageSettings, TelegramSettings
+from bot.telegram.button_updates import Repaints
+from bot.telegram.client import Gate, open_bot
+from bot.updates.inbox import Inbox
+from bot.updates.receiver import Intake
+from inference.engines.commands import Kind
+from inference.images.decoder import PictureDecoders
+from inference.messages import Answer, Delta, Prompt, Usage
+from inference.serving.deployment_status import Counters, NodeStatus, Status
+from inference.serving.engine_stats import Seen
+from inference.serving.supervisor import State
+from storage.ledger import Ledger
+from storage.pictures import PictureStore
+from storage.records import Model, Run
+from storage.states import ModelState
+from telegram_emulator import Emulator
+from tests.support.person import UP, Message, Person, button
+from training.data.selection import Counts
+from training.job import Progress, ignore
+from training.launcher import LastWord
+from training.pipeline import Plan
+from training.xtuner.hyperparameters import Recipe
+
+ADMIN = 7
+
+DECODERS = PictureDecoders(2)
+"""Shared by all bots of a test process: starting one takes half a second of processor time."""
+atexit.register(DECODERS.shut_down)
+
+Result = TypeVar("Result")
+
+Step = str | float | Delta | Exception | asyncio.Event
+"""A step of a scripted answer: say, sleep, send this delta, fail, wait."""
+
+Script = str | Iterable[Step]
+
+
+def png(width: int = 40, height: int = 30, colour: str = "teal", form: str = "PNG", **options: Any) -> bytes:
+    """A small picture of one colour."""
+    written = io.BytesIO()
+    Image.new("RGB", (width, height), colour).save(written, form, **options)
+    return written.getvalue()
+
+
+class ScriptedEngine:
+    """An `Engine` that answers with the scripts it was given, then with `Answer N`; it notes every prompt."""
+
+    def __init__(self, *scripts: Script, otherwise: Callable[[Prompt, int], Script] | None = None) -> None:
+        self.scripts = list(scripts)
+        self.otherwise = otherwise or (lambda _, number: f"Answer {number}")
+        self.prompts: list[Prompt] = []
+        self.ended = 0
+
+    def heard(self) -> list[str]:
+        """What the newest prompt says: the questions, with the answers between them."""
+        return [turn.text for turn in self.prompts[-1].turns]
+
+    async def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
+        """Play the next script."""
+        self.prompts.append(prompt)
+        script = self.scripts.pop(0) if self.scripts else self.otherwise(prompt, len(self.prompts))
+        text = ""
+        try:
+            for step in [script] if isinstance(script, str) else script:
+                match step:
+                    case str():
+                        text += step
+                        yield Delta(text=step, model="scripted")
+                    case float():
+                        await asyncio.sleep(step)
+                    case asyncio.Event():
+                        await step.wait()
+                    case Delta():
+                        text = "" if step.restarted else text
+                        yield step
+                    case Exception():
+                        raise step
+            yield Delta(answer=Answer(text, "scripted", "stop", Usage(11, 3, 0, 1), 0.01, 0.02))
+        finally:
+            self.ended += 1
+
+
+@dataclass
+class Notebook:
+    """`AdminActions` that note what was asked for."""
+
+    asked: list[tuple[object, ...]] = field(default_factory=list)
+    refusal: Exception | None = None
+    run: Run = field(default_factory=lambda: Run(3, "due", "admin", ADMIN, 1.0, 1.0))  # type: ignore[arg-type]
+    live: str = "run-2"
+    runs: list[Run] = field(default_factory=list)
+    rejected: dict[str, str] = field(default_factory=dict)
+    doubted: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=lambda: {"exchanges": 12, "ups": 5, "downs": 2})
+    next_run: datetime | None = None
+    schedule: str = ""
+    last_word: LastWord | None = None
+    number_of_nodes: int = 2
+    recipe: Recipe | Path = field(default_factory=Recipe)
+
+    async def retrain(self, by: int) -> Run:
+        return self._noted(self.run, "retrain", by)
+
+    async def plan(self) -> Plan:
+        counts = Counts(rated=60, disliked=4, unfinished=1, too_long=2, duplicates=3, selected=50, raters=6)
+        return self._noted(Plan(45, 5, counts, ("food",), self.recipe, corrections=9), "plan")
+
+    async def cancel(self, by: int) -> Run | None:
+        return self._noted(self.run, "cancel", by)
+
+    async def overview(self) -> Notebook:
+        return self._noted(self, "overview")
+
+    async def models(self) -> list[Model]:
+        models = [
+            Model("base", "/m/base", ModelState.RETIRED, None, 1.0),
+            Model("run-0", "", ModelState.RETIRED, 0, 1.5),
+            Model("run-1", "/m/1", ModelState.REJECTED, 1, 2.0, reason="worse on facts"),
+            Model("run-2", "/m/2", ModelState.LIVE, 2, 3.0),
+        ]
+        return self._noted(models, "models")
+
+    async def promote(
+        self, model: str, by: int, on_progress: Callable[[Progress], None] = ignore, *, confirmed: bool = False
+    ) -> Model:
+        self._doubt(model, confirmed)
+        return self._noted(Model(model, f"/m/{model}", ModelState.LIVE, None, 1.0), "promote", model, by)
+
+    async def rollback(
+        self, by: int, on_progress: Callable[[Progress], None] = ignore, *, confirmed: bool = False
+    ) -> Model:
+        self._doubt("base", confirmed)
+        return self._noted(Model("base", "/m/base", ModelState.LIVE, None, 1.0), "rollback", by)
+
+    def nodes(self) -> Sequence[NodeStatus]:
+        return self.engine.nodes[: self.number_of_nodes]
+
+    async def drain(self, node: str, by: int) -> None:
+        self._noted(None, "drain", node, by)
+
+    async def undrain(self, node: str, by: int) -> NodeStatus:
+        (status,) = (each for each in self.engine.nodes if each.name == node)
+        return self._noted(status, "undrain", node, by)
+
+    @property
+    def engine(self) -> Status:
+        seen = Seen(2, 1000, 400, 24, 13, 0.05, 1.5)
+        nodes = (
+            NodeStatus("http://a:1", "http://a:1/v1", "run-2", State.READY, False, 1, 4, "an old story", 2, seen),
+            NodeStatus(
+                "http://b:1",
+                "http://b:1/v1",
+                "run-1",
+                State.FAILING,
+                True,
+                0,
+                0,
+                "gone for good\nin detail",
+                drained=True,
+            ),
+        )
+        return Status(
+            Kind.EXTERNAL, "run-2", State.READY, False, 1, (1,), 5.0, 0, 1, 2, None, "", Counters(), nodes, seen
+        )
+
+    def _doubt(self, model: str, confirmed: bool) -> None:
+        if model in self.doubted and not confirmed:
+            raise RejectedModel(Model(model, f"/m/{model}", ModelState.REJECTED, None, 1.0, reason=self.doubted[model]))
+
+    def _noted(self, result: Result, *request: object) -> Result:
+        self.asked.append(request)
+        if self.refusal:
+            raise self.refusal
+        return result
+
+
+@dataclass(frozen=True)
+class Settings:
+    telegram: TelegramSettings
+    chat: ChatSettings
+    limits: LimitsSettings
+    storage: StorageSettings
+
+
+def settings(
+    url: str,
+    token: str,
+    telegram: dict[str, Any] | None = None,
+    chat: dict[str, Any] | None = None,
+    limits: dict[str, Any] | None = None,
+    storage: dict[str, Any] | None = None,
+) -> Settings:
+    """Settings for an emulator: no need to be as slow as Telegram wants it."""
+    quick: dict[str, Any] = {
+        "token": SecretStr(token),
+        "api_base": url,
+        "admins": (ADMIN,),
+        "poll_seconds": 5,
+        "edit_seconds": 0.05,
+        "calls_per_second": 10_000,
+        "chat_calls_per_second": 10_000,
+        "group_calls_per_minute": 600_000,
+    }
+    return Settings(
+        TelegramSettings(**(quick | (telegram or {}))),
+        ChatSettings(**({"album_seconds": 0.3} | (chat or {}))),
+        LimitsSettings(**(limits or {})),
+        StorageSettings(**(storage or {})),
+    )
+
+
+class RunningBot:
+    """The bot in this process: `start`, `stop`; what it stands on is at hand for looking at."""
+
+    def __init__(self, settings: Settings, directory: Path, engine: ScriptedEngine, admin: Notebook) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.admin = admin
+        self.ledger = Ledger.open(directory)
+        self.pictures = PictureStore(directory / "pictures")
+        gate = Gate(settings.telegram)
+        self.bot: Bot = open_bot(settings.telegram, gate)
+        self.repaints = Repaints(self.bot)
+        self.translator = Translator.load()
+        self.steering = Steering()
+        self.dispatcher: Dispatcher = build_dispatcher(
+            settings=settings,
+            ledger=self.ledger,
+            pictures=self.pictures,
+            engine=engine,
+            admin=admin,
+            forgetting=Forgetting.beside(self.ledger, directory),
+            translator=self.translator,
+            steering=self.steering,
+            pace=gate.pace,
+            repaints=self.repaints,
+            decoders=DECODERS,
+            stored=StoredPictures.beside(self.ledger, directory, DECODERS),
+        )
+        self.notices = Notices(self.bot, settings, self.ledger, self.translator)
+        self.inbox = Inbox(
+            self.bot,
+            self.dispatcher,
+            self.ledger,
+            settings,
+            on_arrival=self.steering.arrived,
+            on_set_aside=self.notices.update_set_aside,
+            on_disk_full=DiskFull(self.bot, self.ledger, settings, self.translator).tell,
+        )
+        self.intake = Intake(self.bot, self.inbox, settings.telegram)
+        self._fetching: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Poll."""
+        self._fetching = asyncio.create_task(self.intake.run())
+
+    async def stop(self, grace: float = 5.0) -> None:
+        """Stop; `grace` 0 breaks off what is under way."""
+        if self._fetching:
+            self._fetching.cancel()
+            await asyncio.gather(self._fetching, return_exceptions=True)
+        await self.inbox.stop(grace)
+        await self.repaints.stop()
+        await self.notices.stop()
+        await self.bot.session.close()
+        await self.ledger.close()
+
+    async def settled(self) -> None:
+        """Wait until every update that has come in, here or before a restart, is done."""
+        await until(self.idle)
+
+    async def idle(self) -> bool:
+        return not self.inbox.pending and not await self.ledger.pending_updates()
+
+
+async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 20) -> None:
+    """Wait for a state to come about. Raises TimeoutError."""
+    async with asyncio.timeout(seconds):
+        while True:
+            found = condition()
+            if found if isinstance(found, bool) else await found:
+                return
+            await asyncio.sleep(0.01)
+
+
+async def shows(person: Person, text: str, chat: int | None = None) -> Message:
+    """Wait until the bot's last message says this."""
+    async with asyncio.timeout(20):
+        while True:
+            messages = await person.bot_messages(chat)
+            if messages and messages[-1]["text"] == text:
+                return messages[-1]
+            await asyncio.sleep(0.02)
+
+
+async def told(person: Person, text: str | None = None, *, after: int | None = None, **what: Any) -> Message:
+    """What the bot finally says, without thumbs, to what the person sends now (or has sent before).
+
+    A machine that is busy may leave a placeholder standing for a while; that is not what the bot says.
+    """
+    if text is not None or what:
+        await person.sends(text, **what)
+    async with asyncio.timeout(30):
+        while True:
+            answer = await person.answer(rated=False, quiet=0.2, after=after)
+            if answer["text"][-1] != "…":
+                assert button(answer, UP) is None
+                return answer
+
+
+class Stage:
+    """An emulator and the directory in which bots find their ledger: for as many bots after one another as needed."""
+
+    def __init__(self, emulator: Emulator, url: str, directory: Path) -> None:
+        self.emulator = emulator
+        self.url = url
+        self.directory = directory
+
+    @asynccontextmanager
+    async def bot(
+        self,
+        *scripts: Script,
+        engine: ScriptedEngine | None = None,
+        admin: Notebook | None = None,
+        telegram: dict[str, Any] | None = None,
+        chat: dict[str, Any] | None = None,
+        limits: dict[str, Any] | None = None,
+        storage: dict[str, Any] | None = None,
+    ) -> AsyncIterator[RunningBot]:
+        """A polling bot that answers with `scripts`."""
+        made = settings(self.url, self.emulator.token, telegram, chat, limits, storage)
+        running = RunningBot(made, self.directory, engine or ScriptedEngine(*scripts), admin or Notebook())
+        running.start()
+        try:
+            yield running
+        finally:
+            await running.stop()
+
+    async def handled(self, bot: RunningBot) -> None:
+        """Wait until the bot has fetched and handled all that has happened so far."""
+        await until(lambda: not len(self.emulator.world.updates))
+        await bot.settled()
+
+    @asynccontextmanager
+    async def person(self, user_id: int = 1001, name: str = "Ada", language: str = "en") -> AsyncIterator[Person]:
+        """Somebody who has pressed Start already (Telegram makes everybody do so)."""
+        async with Person(self.url, user_id, name, language) as person:
+            self.emulator.world.users[user_id].started = True
+            yield person
+
+
+def live(url: str, token: str, directory: str, seconds: float = 0.05) -> None:
+    """The bot of a test that kills it, as a process of its own: its answers take a while and name the question."""
+
+    def slowly(prompt: Prompt, _: int) -> Script:
+        return [seconds, "About ", seconds, prompt.turns[-1].text, seconds, ": all is well."]
+
+    async def for_ever() -> None:
+        running = RunningBot(settings(url, token), Path(directory), ScriptedEngine(otherwise=slowly), Notebook())
+        running.start()
+        await asyncio.Event().wait()
+
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    asyncio.run(for_ever())

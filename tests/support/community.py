@@ -1,0 +1,210 @@
+"""A community for tests of the whole loop: the emulator, the bot as a child process, people who chat and vote.
+
+Everything is as an operator would have it: `thumbtune run` with a settings file, real engines, real training. Knows
+how to put questions and to count what came of them; what has to hold is said in the tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from inference.internvl2.tiny.manner import correct, manner
+from inference.internvl2.tiny.questions import held_out
+from inference.internvl2.tiny.shapes import Scene, draw, random_scene
+from inference.internvl2.tiny.words import Kind, Language
+from inference.serving.engine_launch import free_port
+from storage.ledger import Ledger
+from storage.records import Run
+from storage.states import RunState
+from telegram_emulator.server import Emulator
+from tests.support.bot_process import BotProcess, write_config
+from tests.support.person import DOWN, UP, Message, Person
+
+ADMIN = 1
+PACE = {"edit_seconds": 0.1, "calls_per_second": 10_000, "chat_calls_per_second": 100}
+TRAINING = {"recipe": "tiny", "min_rated": 8, "min_free_gigabytes": 0.1}
+ENDED = (RunState.DONE, RunState.FAILED, RunState.CANCELLED)
+RUN_SECONDS = 480.0
+
+Taste = Callable[[str], bool]
+
+
+def playful(answer: str) -> bool:
+    """Whether an answer is in the playful manner, by the one rule there is."""
+    return manner(answer) == "playful"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Something to ask: an encoded picture of a scene, and in which language about what."""
+
+    scene: Scene
+    picture: bytes
+    kind: Kind
+    language: Language
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What many answers to unseen questions were like. Shares between 0 and 1; `facts` is of colours and shapes."""
+
+    playful: float
+    facts: float
+    answers: tuple[str, ...]
+
+
+def questions(
+    seed: str, number: int, kinds: Sequence[Kind] = ("colour", "shape", "number", "describe")
+) -> list[Question]:
+    """Pictures of the second renderer with wordings that trained nobody; another seed, other pictures."""
+    rng = random.Random(seed)
+    found = []
+    for index in range(number):
+        scene, kind, picture = random_scene(rng), kinds[index % len(kinds)], BytesIO()
+        language: Language = "zh" if index % 4 == 3 else "en"
+        draw(scene, rng, renderer="other").save(picture, "JPEG", quality=90)
+        found.append(Question(scene, picture.getvalue(), kind, language, held_out(language, kind, rng)))
+    return found
+
+
+class Community:
+    """Use as an async context manager; the bot is started by `bot.start()` where a test wants it to be."""
+
+    def __init__(self, folder: Path, *, emulator: Emulator | None = None, **sections: dict[str, Any]) -> None:
+        self.folder = folder
+        self.emulator = emulator or Emulator()
+        self.data = folder / "data"
+        self._sections = sections
+        self._stack = AsyncExitStack()
+        self._next_person = 100
+
+    async def __aenter__(self) -> Self:
+        url = await self.emulator.start()
+        self._stack.push_async_callback(self.emulator.stop)
+        port = free_port()
+        self.web = f"http://127.0.0.1:{port}"
+        self.config = self.folder / "config.toml"
+        sections: dict[str, dict[str, Any]] = {
+            "telegram": {"token": self.emulator.token, "api_base": url, "admins": [ADMIN], **PACE},
+            "storage": {"dir": str(self.data)},
+            "training": dict(TRAINING),
+            "web": {"port": port},
+        }
+        for name, values in self._sections.items():
+            sections[name] = {**sections.get(name, {}), **values}
+        write_config(self.config, sections)
+        self.bot = BotProcess(self.config, self.web)
+        self._stack.push_async_callback(self._stop_bot)
+        self.url = url
+        self.admin = await self._stack.enter_async_context(Person(url, ADMIN, "Mia"))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def _stop_bot(self) -> None:
+        if self.bot.started:
+            await self.bot.stop()
+
+    async def person(self, language: str = "en") -> Person:
+        """Somebody new."""
+        self._next_person += 1
+        newcomer = Person(self.url, self._next_person, f"Person {self._next_person}", language)
+        return await self._stack.enter_async_context(newcomer)
+
+    def ledger(self) -> Ledger:
+        """The bot's ledger, opened beside it as the command line does."""
+        return Ledger.open(self.data)
+
+    async def vote(self, seed: str, taste: Taste, pictures: int = 30, people: int = 3) -> int:
+        """Send pictures with a question, ask a follow-up each, vote on every answer; return how many were liked."""
+        first = questions(f"{seed}-first", pictures)
+        second = questions(f"{seed}-second", pictures, kinds=("number", "colour", "describe", "shape"))
+        waiting = list(zip(first, second, strict=True))
+        liked = 0
+
+        async def chat(person: Person) -> None:
+            nonlocal liked
+            while waiting:
+                opening, follow_up = waiting.pop()
+                for what in ({"photo": opening.picture, "caption": opening.text}, {"text": follow_up.text}):
+                    answer = await person.asks(**what)
+                    up = taste(answer["text"])
+                    liked += up
+                    await person.toast(await person.taps(UP if up else DOWN, answer))
+
+        await asyncio.gather(*[chat(await self.person()) for _ in range(people)])
+        return liked
+
+    async def examine(self, seed: str, number: int = 100, people: int = 4) -> Examined:
+        """Ask about `number` unseen pictures and judge the answers."""
+        waiting = questions(seed, number, kinds=("colour", "shape"))
+        answers: list[tuple[Question, str]] = []
+
+        async def ask(person: Person) -> None:
+            while waiting:
+                question = waiting.pop()
+                answer = await person.asks(photo=question.picture, caption=question.text)
+                answers.append((question, answer["text"]))
+
+        await asyncio.gather(*[ask(await self.person()) for _ in range(people)])
+        right = [correct(question.kind, question.scene, text) for question, text in answers]
+        return Examined(
+            playful=sum(playful(text) for _, text in answers) / len(answers),
+            facts=sum(right) / len(right),
+            answers=tuple(text for _, text in answers),
+        )
+
+    async def retrain(self) -> Run:
+        """The admin sends /retrain; return the run as it ended, its model (if accepted) already answering."""
+        async with self.ledger() as ledger:
+            runs = len(await ledger.runs(1000))
+            await self.admin.sends("/retrain")
+            async with self.admin.patience(60, "the run to begin"):
+                while len(await ledger.runs(1000)) == runs:
+                    await asyncio.sleep(0.05)
+        run = await self.ended_run()
+        await self.settled(run)
+        return run
+
+    async def ended_run(self, number: int | None = None) -> Run:
+        """Wait for the end of a run (the newest by default)."""
+        async with asyncio.timeout(RUN_SECONDS), self.ledger() as ledger:
+            while True:
+                run = await ledger.run(number) if number else next(iter(await ledger.runs(1)), None)
+                if run and run.state in ENDED:
+                    return run
+                await asyncio.sleep(0.2)
+
+    async def settled(self, run: Run) -> None:
+        """Wait until the admin was told how the run ended, which comes after the swap."""
+        async with asyncio.timeout(60):
+            while not any(f"Run {run.id}" in _words(m) and _is_outcome(m) for m in await self.admin.bot_messages()):
+                await asyncio.sleep(0.1)
+
+    async def live_model(self) -> str:
+        """The model that answers, as the ledger has it."""
+        async with self.ledger() as ledger:
+            model = await ledger.live_model()
+            return model.id if model else ""
+
+
+def _words(message: Message) -> str:
+    return str(message.get("text") or message.get("caption") or "")
+
+
+def _is_outcome(message: Message) -> bool:
+    return any(
+        words in _words(message) for words in ("is done. Its model", "failed; nothing", "was cancelled. Nothing")
+    )

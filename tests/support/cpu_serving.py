@@ -1,0 +1,148 @@
+"""The CPU engine as a process for tests, and how it is asked over HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from safetensors.torch import load_file, save_file
+
+from inference.engines.access_key import KEY_VARIABLE
+from inference.internvl2.tiny import CHECKPOINT
+from inference.internvl2.tokenizer import load_tokenizer
+from inference.messages import Picture
+from tests.support.generating import engine_ends
+
+NAME = "tiny-endless"
+START_SECONDS = 120.0
+KEY = "the-key-of-this-launch"
+HEADERS = {"Authorization": f"Bearer {KEY}"}
+
+
+def endless(directory: Path) -> Path:
+    """Make `directory` internvl2-tiny with the end of an answer unlearned: answers go on until their limit."""
+    shutil.copytree(CHECKPOINT, directory)
+    weights = load_file(directory / "model.safetensors")
+    weights["language_model.output.weight"][list(engine_ends(load_tokenizer(CHECKPOINT)))] = 0
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    return directory
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server's process, and an HTTP client to it."""
+
+    process: subprocess.Popen[str]
+    http: httpx.Client
+    directory: Path
+
+    def until_ready(self) -> list[int]:
+        """Wait for /health to be 200; what it answered until then, that included."""
+        statuses = list[int]()
+        deadline = time.monotonic() + START_SECONDS
+        while not statuses or statuses[-1] != 200:
+            assert time.monotonic() < deadline
+            statuses.append(self.http.get("/health").status_code)
+            time.sleep(0.01)
+        return statuses
+
+    def complete(self, *messages: dict[str, Any], **fields: Any) -> dict[str, Any]:
+        """A whole answer."""
+        response = self.http.post("/v1/chat/completions", json=body(*messages, **fields))
+        assert response.status_code == 200, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    def refusal(self, status: int, *messages: dict[str, Any], **fields: Any) -> dict[str, Any]:
+        """The error of a question that is refused with this status."""
+        response = self.http.post("/v1/chat/completions", json=body(*messages, **fields))
+        assert response.status_code == status, response.text
+        error: dict[str, Any] = response.json()["error"]
+        return error
+
+    def chunks(self, *messages: dict[str, Any], **fields: Any) -> list[dict[str, Any]]:
+        """All chunks of a streamed answer."""
+        asked = body(*messages, stream=True, **fields)
+        with self.http.stream("POST", "/v1/chat/completions", json=asked) as response:
+            assert response.headers["content-type"] == "text/event-stream"
+            lines = [line for line in response.iter_lines() if line]
+        assert lines[-1] == "data: [DONE]"
+        return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+
+    def metric(self, name: str) -> float:
+        """The value of one line of /metrics."""
+        for line in self.http.get("/metrics").text.splitlines():
+            if line.startswith(f"thumbtune_engine_{name} "):
+                return float(line.split()[-1])
+        return 0.0
+
+    def wait_for(self, name: str, value: float) -> None:
+        """Wait until a metric has this value."""
+        deadline = time.monotonic() + 60
+        while self.metric(name) != value:
+            assert time.monotonic() < deadline, f"{name} is {self.metric(name)}, not {value}"
+            time.sleep(0.02)
+
+
+@contextmanager
+def started(directory: Path, *flags: str) -> Iterator[Served]:
+    """A server of a checkpoint; its lifeline is cut at the end."""
+    line = [
+        sys.executable,
+        "-m",
+        "inference.engines.cpu.server",
+        "--model",
+        str(directory),
+        "--name",
+        NAME,
+        "--port",
+        "0",
+    ]
+    with subprocess.Popen(
+        [*line, "--threads", "1", *flags],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, KEY_VARIABLE: KEY},
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            address = process.stdout.readline().strip()
+            with httpx.Client(base_url=address, headers=HEADERS, timeout=60, trust_env=False) as http:
+                yield Served(process, http, directory)
+        finally:
+            process.stdin.close()
+            assert process.wait(30) in (0, 1)
+
+
+def body(*messages: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    """A request: greedy and short, unless the fields say otherwise."""
+    return {"model": NAME, "messages": list(messages), "temperature": 0, "max_tokens": 12, **fields}
+
+
+def question(text: str, *pictures: Picture) -> dict[str, Any]:
+    """A message about pictures."""
+    return {"role": "user", "content": [*(image(shown.data) for shown in pictures), {"type": "text", "text": text}]}
+
+
+def image(data: bytes, media_type: str = "image/jpeg") -> dict[str, Any]:
+    """The part of a message that is a picture."""
+    return {"type": "image_url", "image_url": {"url": f"data:{media_type};base64,{b64encode(data).decode()}"}}
+
+
+def words(answer: dict[str, Any]) -> str:
+    """What an answer says."""
+    text: str = answer["choices"][0]["message"]["content"]
+    return text

@@ -1,0 +1,123 @@
+"""What tests of the deployment share: a deployment over fake engines, and what somebody heard of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inference.engines.commands import Command
+from inference.messages import Answer, Delta
+from inference.serving.deployment import Deployment
+from inference.settings import InferenceSettings
+from tests.support.children import alive, fake_command, notes, prompt, until
+
+QUICK: dict[str, Any] = {
+    "engine": "cpu",
+    "concurrency": 8,
+    "start_timeout": 20,
+    "token_timeout": 20,
+    "stop_timeout": 5,
+    "warm_timeout": 1,
+    "restart_delay": 0.02,
+    "restart_delay_max": 0.1,
+}
+
+
+def a_model(parent: Path, name: str, **cue: Any) -> Path:
+    """A model directory for the fake engine."""
+    directory = parent / name
+    directory.mkdir(exist_ok=True)
+    (directory / "cue.json").write_text(json.dumps(cue))
+    return directory
+
+
+def open_gate(directory: Path) -> None:
+    """Let answers with a `gate` in this model directory go on."""
+    (directory / "gate").touch()
+
+
+Deploy = Callable[..., AbstractAsyncContextManager[Deployment]]
+
+
+@asynccontextmanager
+async def deployed(
+    folder: Path,
+    *,
+    start: bool = True,
+    cue: dict[str, Any] | None = None,
+    command: Command = fake_command,
+    **more: Any,
+) -> AsyncIterator[Deployment]:
+    """A deployment of model "a" in `folder`, started unless `start=False`; at the end no process is left.
+
+    `cue` is the fake engine's, `command` starts it, `more` are settings.
+    """
+    settings = InferenceSettings.model_validate(QUICK | more)
+    directory = a_model(folder, "a", **(cue or {}))
+    deployment = Deployment(settings, "a", directory, logs=folder / "logs", command=command)
+    try:
+        if start:
+            await deployment.start()
+        yield deployment
+    finally:
+        await deployment.stop()
+    assert deployment.status().pids == ()
+    assert not any(alive(note["pid"]) for name in os.listdir(folder) for note in notes(folder / name, "start"))
+
+
+@dataclass
+class Heard:
+    """What one question got: every delta, and the text as a person would see it in the end."""
+
+    deltas: list[Delta]
+
+    @property
+    def answer(self) -> Answer:
+        assert self.deltas[-1].answer is not None
+        return self.deltas[-1].answer
+
+    @property
+    def restarts(self) -> int:
+        return sum(delta.restarted for delta in self.deltas)
+
+    @property
+    def text(self) -> str:
+        text = ""
+        for delta in self.deltas:
+            text = "" if delta.restarted else text + delta.text
+        return text
+
+    @property
+    def pid(self) -> int:
+        """The process that spoke; fails unless every word, in order, is one process's of the answer's model."""
+        words = self.text.split()
+        speakers = {tuple(word.split("/")[:2]) for word in words}
+        assert len(speakers) == 1, self.text
+        ((model, pid),) = speakers
+        assert words == [f"{model}/{pid}/{number}" for number in range(len(words))]
+        assert model == self.answer.model
+        assert self.text == self.answer.text
+        return int(pid)
+
+
+async def ask(deployment: Deployment, text: str, chat: str = "chat", heard: list[Delta] | None = None) -> Heard:
+    """Ask and listen to the end; `heard` lets the caller watch."""
+    deltas = [] if heard is None else heard
+    async with aclosing(deployment.answer(prompt(text, chat))) as stream:
+        async for delta in stream:
+            deltas.append(delta)
+    return Heard(deltas)
+
+
+async def under_way(deployment: Deployment, text: str, chat: str) -> tuple[asyncio.Task[Heard], list[Delta]]:
+    """Ask and return as soon as the first word is there."""
+    heard: list[Delta] = []
+    asking = asyncio.create_task(ask(deployment, text, chat, heard))
+    await until(lambda: asking.done() or any(delta.text for delta in heard))
+    return asking, heard

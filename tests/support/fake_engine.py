@@ -1,0 +1,223 @@
+"""A real process that speaks the OpenAI chat API and misbehaves on cue. Standard library and our lifeline only.
+
+Run as `python tests/support/fake_engine.py --model DIR --name NAME --port N`. It answers with words that tell who speaks:
+`NAME/PID/0 NAME/PID/1 …`, so that a test sees at once when two models or processes were mixed.
+
+How it starts is cued by `DIR/cue.json`:
+    {"start": "exit"}        writes a few lines and ends with exit code 3
+    {"start": "deaf"}        listens, accepts, never says a word
+    {"start": "refuse"}      answers every question with HTTP 400
+    {"start": "exit_once"}   as "exit", but the next start works
+    {"start": "exit_second"} as "exit", but the first start works
+    {"late": 0.5}            listens after so many seconds
+    {"stubborn": true}       ignores SIGTERM
+    {"mayfly": true}         kills itself after its first answer, which is the one that proves it ready
+    {"crowd": true}          starts a child of its own that holds its output open
+    {"window": 600}          lists its model with so long a context
+    {"cache": 9600}          … and with so many tokens of KV cache
+    {"quiet": true}          notes nothing, so that its directory stays as it was published
+
+How it answers is cued by words of the newest user text, each at most once a model directory when followed by `!`:
+    words:20  slow:0.05      so many words, so many seconds before each
+    gate:2                   after two words it waits until `DIR/gate` exists
+    die:3  hang:3  cut:3     after three words: SIGKILL to itself, silence, the connection ends without a finish
+    abort:3  error:3  liar:3 after three words: finish "abort", an error chunk, another model's name
+    http:500                 that status instead of an answer
+    long:400  blurred:400    the same, with the code for too long a context, for a broken picture
+
+Where `ENGINE_KEY` is in its environment it answers nobody without that key. It notes what happens in
+`DIR/events.jsonl`: start, begin (with the request), end, abort, stranger (a request without the key).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from inference.process.parent_watch import watch_parent
+
+
+class Fake:
+    """One fake model: its directory, name and cues."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self.directory = directory
+        self.name = name
+        cue = directory / "cue.json"
+        self.cue: dict[str, Any] = json.loads(cue.read_text()) if cue.exists() else {}
+
+    def note(self, event: str, **more: object) -> None:
+        if self.cue.get("quiet"):
+            return
+        line = json.dumps({"event": event, "pid": os.getpid(), "name": self.name, **more})
+        with (self.directory / "events.jsonl").open("a") as file:
+            file.write(line + "\n")
+
+    def first_time(self, what: str) -> bool:
+        try:
+            (self.directory / f"done-{what}").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+    def cues(self, text: str) -> dict[str, float]:
+        """The cues in a text that count now."""
+        found = re.findall(r"(words|slow|gate|die|hang|cut|abort|error|liar|http|long|blurred):([\d.]+)(!?)", text)
+        return {name: float(value) for name, value, once in found if not once or self.first_time(f"{name}-{value}")}
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    fake: Fake
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def _is_ours(self) -> bool:
+        key = os.environ.get("ENGINE_KEY")
+        if key is None or self.headers["Authorization"] == f"Bearer {key}":
+            return True
+        self.fake.note("stranger")
+        self._json(401, {"error": {"message": "not without the key"}})
+        return False
+
+    def do_GET(self) -> None:
+        if not self._is_ours():
+            return
+        if self.path == "/v1/models":
+            sizes = {"max_model_len": self.fake.cue.get("window"), "kv_cache_tokens": self.fake.cue.get("cache")}
+            self._json(200, {"object": "list", "data": [{"id": self.fake.name, "object": "model", **sizes}]})
+        else:
+            self._json(404, {"error": {"message": "nothing here"}})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if not self._is_ours():
+            return
+        if self.fake.cue.get("start") == "deaf":
+            time.sleep(3600)
+        if self.fake.cue.get("start") == "refuse":
+            self._json(400, {"error": {"message": "I refuse"}})
+            return
+        content = body["messages"][-1]["content"]
+        text = content if isinstance(content, str) else " ".join(part.get("text", "") for part in content)
+        chat = body.get("user")
+        self.fake.note("begin", chat=chat, request=body)
+        try:
+            self._answer(self.fake.cues(text), body)
+        except (BrokenPipeError, ConnectionResetError):
+            self.fake.note("abort", chat=chat)
+        else:
+            self.fake.note("end", chat=chat)
+            if self.fake.cue.get("mayfly"):
+                time.sleep(0.05)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def _answer(self, cues: dict[str, float], body: dict[str, Any]) -> None:
+        if "http" in cues:
+            self._json(int(cues["http"]), {"error": {"message": "on cue"}})
+            return
+        for cue, code in ("long", "context_length_exceeded"), ("blurred", "invalid_image"):
+            if cue in cues:
+                self._json(int(cues[cue]), {"error": {"message": "on cue", "code": code}})
+                return
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        words = int(cues.get("words", 5))
+        for number in range(words):
+            time.sleep(cues.get("slow", 0))
+            self._misbehave(number, cues)
+            if cues.get("cut") == number:
+                self.close_connection = True
+                return
+            if cues.get("abort") == number:
+                self._chunk(finish="abort")
+                break
+            name = "somebody-else" if cues.get("liar", words) <= number else self.fake.name
+            self._chunk(text=f"{self.fake.name}/{os.getpid()}/{number} ", name=name)
+        else:
+            self._chunk(finish="length" if body["max_tokens"] < words else "stop")
+        usage = {
+            "prompt_tokens": 100,
+            "completion_tokens": words,
+            "total_tokens": 100 + words,
+            "prompt_tokens_details": {"cached_tokens": 40},
+            "encoded_tiles": 3,
+        }
+        self._event({"model": self.fake.name, "choices": [], "usage": usage})
+        self._write(b"data: [DONE]\n\n")
+        self._write(b"")
+
+    def _misbehave(self, number: int, cues: dict[str, float]) -> None:
+        while cues.get("gate") == number and not (self.fake.directory / "gate").exists():
+            time.sleep(0.01)
+        if cues.get("die") == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(60)
+        if cues.get("hang") == number:
+            time.sleep(3600)
+        if cues.get("error") == number:
+            self._event({"error": {"message": "out of memory", "code": 500}})
+
+    def _chunk(self, *, text: str | None = None, finish: str | None = None, name: str | None = None) -> None:
+        choice = {"index": 0, "delta": {} if text is None else {"content": text}, "finish_reason": finish}
+        self._event({"model": name or self.fake.name, "choices": [choice]})
+
+    def _event(self, value: dict[str, Any]) -> None:
+        value |= {"id": "fake", "object": "chat.completion.chunk", "created": 0}
+        self._write(b"data: " + json.dumps(value).encode() + b"\n\n")
+
+    def _write(self, data: bytes) -> None:
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+        self.wfile.flush()
+
+    def _json(self, status: int, value: dict[str, Any]) -> None:
+        data = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--port", type=int, required=True)
+    chosen, _ = parser.parse_known_args()  # where it stands for a real engine's interpreter there are more
+    watch_parent()
+    fake = Fake(chosen.model, chosen.name)
+    fake.note("start", port=chosen.port)
+    if fake.cue.get("stubborn"):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if fake.cue.get("crowd"):
+        crowd = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
+        fake.note("crowd", crowd=crowd.pid)
+    start = fake.cue.get("start")
+    first = start in ("exit_once", "exit_second") and fake.first_time("exit")
+    if start == "exit" or (start == "exit_once" and first) or (start == "exit_second" and not first):
+        sys.stdout.write(f"loading the weights of {chosen.name}\n")
+        sys.stderr.write("RuntimeError: these weights are no good\n")
+        sys.exit(3)
+    time.sleep(fake.cue.get("late", 0))
+    sys.stdout.write(f"serving {chosen.name} at {chosen.port}\n")
+    Handler.fake = fake
+    server = ThreadingHTTPServer(("127.0.0.1", chosen.port), Handler)
+    server.daemon_threads = True
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

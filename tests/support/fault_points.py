@@ -1,0 +1,151 @@
+"""Runs the same steps on a ledger again and again; each time another write or sync fails, or kills the process.
+
+As a script, under LD_PRELOAD of tests/faults.c: `python -m tests.support.fault_points FOLDER KIND FIRST EVERY`. KIND is one of
+KINDS; points are taken from the FIRST on, each EVERY-th (a large EVERY replays one alone). Prints a JSON line for each
+point, with what was found wrong there, and at the end one with the numbers of writes and syncs that the steps make.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import json
+import os
+import shutil
+import sqlite3
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from pathlib import Path
+
+from storage.errors import NotSaved
+from storage.ledger import FILE_NAME, Ledger
+from storage.records import Rating
+from storage.states import RunState
+from tests.support.ledgers import exchange, picture
+
+KINDS = {"ENOSPC": errno.ENOSPC, "EIO": errno.EIO, "kill": -1, "torn write": -2}
+NEVER = -1
+SHOWN = ("aa" * 32, "bb" * 32)
+
+Step = Callable[[Ledger], Awaitable[object]]
+
+STEPS: tuple[Step, ...] = (
+    lambda ledger: ledger.store_updates([(1, "chat 1:1", '{"update_id": 1}'), (2, "chat 1:1", '{"update_id": 2}')]),
+    lambda ledger: ledger.begin_update(1),
+    lambda ledger: ledger.add_picture(picture(SHOWN[0]), 1),
+    lambda ledger: ledger.add_picture(picture(SHOWN[1]), 1),
+    lambda ledger: ledger.session(1, 1),
+    lambda ledger: ledger.record_exchange(exchange(1, 1, pictures=SHOWN)),
+    lambda ledger: ledger.rate(Rating(1, 1, 1, 1)),
+    lambda ledger: ledger.finish_update(1),
+    lambda ledger: ledger.start_run("command"),
+    lambda ledger: ledger.freeze_selection(1, [(1, "train")]),
+    lambda ledger: ledger.move_run(1, RunState.TRAINING),
+    lambda ledger: ledger.forget(1),
+    lambda ledger: ledger.move_run(1, RunState.CANCELLED),
+)
+
+
+def contents(folder: Path) -> str:
+    """Everything in the ledger, as SQL."""
+    with closing(sqlite3.connect(folder / FILE_NAME)) as database:
+        return "\n".join(database.iterdump())
+
+
+def opened(folder: Path) -> Ledger:
+    """The ledger, for which time stands still."""
+    return Ledger.open(folder, clock=lambda: 1000.0)
+
+
+async def work(
+    folder: Path, acknowledge: Callable[[], object], states: list[str], number: int, kind: int
+) -> tuple[int, list[str]]:
+    """Do every step, again where it is refused; return how many were, and what was wrong about that."""
+    refused, wrong = 0, []
+    shim = ctypes.CDLL(None)
+    async with opened(folder) as ledger:
+        shim.fault_arm(ctypes.c_long(number), kind)
+        for place, step in enumerate(STEPS):
+            try:
+                await step(ledger)
+            except NotSaved:
+                refused += 1
+                if contents(folder) != states[place]:
+                    wrong.append(f"step {place} was refused and something of it stands")
+                if not ledger.trouble:
+                    wrong.append(f"step {place} was refused and the ledger names no trouble")
+                await step(ledger)
+            acknowledge()
+            if number == NEVER:
+                states.append(contents(folder))
+    return refused, wrong
+
+
+def child(folder: Path, states: list[str], number: int, kind: int) -> tuple[int, int, int, list[str]]:
+    """Work in a process of its own; return its exit status, the steps acknowledged, those refused, what was wrong."""
+    reading, writing = os.pipe()
+    process = os.fork()
+    if process == 0:
+        os.close(reading)
+        outcome = asyncio.run(work(folder, lambda: os.write(writing, b"."), states, number, kind))
+        os.write(writing, json.dumps(outcome).encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        said = pipe.read().decode()
+    _, status = os.waitpid(process, 0)
+    steps, _, rest = said.partition("[")
+    refused, wrong = json.loads("[" + rest) if rest else (0, [])
+    return status, len(steps), refused, wrong
+
+
+def examine(folder: Path, states: list[str], acknowledged: int) -> list[str]:
+    """What is wrong with a ledger after its process ended: it has to be as after the acknowledged steps, or one more.
+
+    The step under way at the end may stand whole: its caller did not hear of it.
+    """
+    with closing(sqlite3.connect(folder / FILE_NAME)) as database:
+        faults = [row[0] for row in database.execute("PRAGMA integrity_check") if row[0] != "ok"]
+        faults += [f"foreign key: {tuple(row)}" for row in database.execute("PRAGMA foreign_key_check")]
+    if contents(folder) not in states[acknowledged : acknowledged + 2]:
+        faults.append(f"it is neither as after {acknowledged} steps nor as after {acknowledged + 1}")
+    return faults
+
+
+def say(line: object) -> None:
+    """Print a line at once."""
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
+
+
+def main(base: Path, kind: str, begin: int, every: int) -> None:
+    """Print a line for each point."""
+    template = base / "template"
+    asyncio.run(opened(template).close())
+    states = [contents(template)]
+
+    def fresh(name: str) -> Path:
+        folder = base / name
+        shutil.copytree(template, folder)
+        return folder
+
+    asyncio.run(work(fresh("reference"), lambda: None, states, NEVER, 0))
+    shim = ctypes.CDLL(None)
+    writes, syncs = shim.fault_writes(), shim.fault_syncs()
+    for number in range(begin, writes + syncs + 1, every):
+        folder = fresh(str(number))
+        status, acknowledged, refused, wrong = child(folder, states, number, KINDS[kind])
+        killed = os.WIFSIGNALED(status)
+        if not killed and acknowledged < len(STEPS):
+            wrong.append(f"the process ended by itself after {acknowledged} steps")
+        wrong += examine(folder, states, acknowledged)
+        found = {"number": number, "killed": killed, "acknowledged": acknowledged, "refused": refused, "wrong": wrong}
+        say(found)
+        shutil.rmtree(folder)
+    say({"writes": writes, "syncs": syncs})
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

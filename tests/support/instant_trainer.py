@@ -1,0 +1,72 @@
+"""A stand-in for the interpreter of the training workers that leaves what they leave, at once and without a model.
+
+Run as `instant_trainer.py -m training.STEP JOB.json`. A file `cue` among the runs' directories says what comes of it:
+`good` (as without one), `worse` (the evaluation rejects the candidate), `silent` (the candidate's engine does not
+start), `bad` (the training ends with a reason), `hang` (progress, then nothing more). What a candidate is served by is
+tests/support/fake_engine.py.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from inference.process.parent_watch import watch_parent
+from training.gate.report import Report
+from training.job import RATED, EvaluationJob, Job, MergeJob, Outcome, Progress, outcome_file
+
+WORSE = "it is no better at the held-out liked answers (loss 1.500 a token, the live model 1.250)"
+
+
+def finetune(job: Job, cue: str) -> Outcome:
+    """Progress, and an adapter."""
+    for step in (1, 2, 3):
+        sys.stdout.write(Progress("training", step, 3, 1 / step, 3.0 - step).to_json() + "\n")
+        sys.stdout.flush()
+    if cue == "hang":
+        time.sleep(600)
+    adapter = Path(job.work) / "adapter"
+    adapter.mkdir(exist_ok=True)
+    (adapter / "adapter.safetensors").write_bytes(b"adapter")
+    rows = len(json.loads(Path(job.data).read_bytes()))
+    return Outcome(ok=cue != "bad", reason="row 3 is bad" if cue == "bad" else "", adapter=str(adapter), steps=3,
+                   samples={RATED: rows})  # fmt: skip
+
+
+def merge(job: MergeJob, cue: str) -> Outcome:
+    """A model's directory that the fake engine serves."""
+    (Path(job.out) / "model.safetensors").write_bytes(f"weights of run {job.run}".encode())
+    serving = {"quiet": True, **({"start": "exit"} if cue == "silent" else {})}
+    (Path(job.out) / "cue.json").write_text(json.dumps(serving))
+    return Outcome(ok=True)
+
+
+def evaluate(job: EvaluationJob, cue: str) -> Outcome:
+    """A verdict."""
+    found = {"held_out": 1, "live_nll": 1.25, "questions": 150, "live_correct": 0.9, "effort": job.effort}
+    worse = cue == "worse"
+    report = Report(not worse, WORSE if worse else "", nll=1.5 if worse else 0.5, correct=0.9, **found)  # type: ignore[arg-type]
+    report.write(Path(job.work) / "report.json")
+    return Outcome(ok=True)
+
+
+def main() -> int:
+    """Do one step."""
+    watch_parent(grace=0.1)
+    step, file = sys.argv[2].rpartition(".")[2], Path(sys.argv[3])
+    told = file.parent.parent / "cue"
+    cue = told.read_text() if told.exists() else "good"
+    if step == "finetune":
+        outcome = finetune(Job.read(file), cue)
+    elif step == "merge":
+        outcome = merge(MergeJob.read(file), cue)
+    else:
+        outcome = evaluate(EvaluationJob.read(file), cue)
+    outcome.write(outcome_file(file))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

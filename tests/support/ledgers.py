@@ -1,0 +1,123 @@
+"""What the tests of the ledger share: sample records, and a child process that writes until it is killed.
+
+As a script, `python -m tests.support.ledgers DIRECTORY FIRST COUNT`: opens the ledger, keeps COUNT updates (numbered from
+FIRST), each stored, begun, answered, voted on and finished by one of several tasks at once, and prints a line for
+every step *after* the ledger acknowledged it, so that a reader of its output knows what must have survived.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from storage.errors import NotSaved
+from storage.ledger import Ledger
+from storage.pictures import PictureStore
+from storage.records import Exchange, Rating, StoredPicture
+
+TASKS = 8
+
+
+@contextmanager
+def full_disk(ledger: Ledger) -> Iterator[None]:
+    """Nothing can be written into the ledger meanwhile. A limit on the process's files would stop the tests' own."""
+
+    async def refuse(_: object) -> None:
+        raise NotSaved("the disk is full")
+
+    writer: Any = ledger._writer
+    writer.do = refuse
+    try:
+        yield
+    finally:
+        del writer.do
+
+
+def exchange(session: int, update: int, **changes: Any) -> Exchange:
+    """An exchange of user 1 in chat 1, without pictures, with `changes`."""
+    plain = Exchange(
+        session=session,
+        chat=1,
+        asker=1,
+        update=update,
+        question="What is it?",
+        pictures=(),
+        answer=f"Answer to {update}.",
+        model="base",
+        system="Be kind.",
+        prompt_hash="c0ffee",
+        temperature=0.8,
+        top_p=0.8,
+        max_new_tokens=512,
+        seed=7,
+        finish="stop",
+        prompt_tokens=100,
+        completion_tokens=5,
+        cached_tokens=0,
+        encoded_tiles=1,
+        first_token_seconds=0.1,
+        seconds=0.2,
+    )
+    return replace(plain, **changes)
+
+
+def picture(sha256: str, **changes: Any) -> StoredPicture:
+    """A picture's row."""
+    return replace(StoredPicture(sha256, "image/png", 16, 8, 120, "00ff00ff00ff00ff"), **changes)
+
+
+def picture_bytes(update: int) -> bytes:
+    """What the child keeps as the picture of an update."""
+    return b"picture of %d " % update * 200
+
+
+def newest_update(ledger: Ledger) -> int:
+    """The id of the update that came last. Raises TypeError for an empty inbox."""
+    with closing(sqlite3.connect(ledger.path)) as database:
+        return int(database.execute("SELECT id FROM inbox ORDER BY received DESC, id DESC LIMIT 1").fetchone()[0])
+
+
+def say(step: str, update: int) -> None:
+    """Tell the parent that the ledger acknowledged a step."""
+    sys.stdout.write(f"{step} {update}\n")
+    sys.stdout.flush()
+
+
+async def _keep(ledger: Ledger, pictures: PictureStore, updates: Iterator[int]) -> None:
+    for update in updates:
+        chat = update % 5 + 1
+        assert await ledger.store_updates([(update, f"chat {chat}", f'{{"update_id": {update}}}')]) == [True]
+        say("stored", update)
+        await ledger.begin_update(update)
+        sha256 = await pictures.put(picture_bytes(update))
+        await ledger.add_picture(picture(sha256))
+        say("picture", update)
+        await ledger.begin_reply(update, 0, chat)
+        await ledger.sent_reply(update, 0, update + 1)
+        say("sent", update)
+        session = await ledger.session(chat, chat)
+        found = (await ledger.record_exchange(exchange(session, update, chat=chat, asker=chat, pictures=(sha256,)))).id
+        say("exchange", update)
+        assert await ledger.rate(Rating(found, chat, 1 if update % 2 else -1, update))
+        say("rated", update)
+        await ledger.finish_reply(update, 0)
+        await ledger.finish_update(update)
+        say("finished", update)
+
+
+async def _main(directory: Path, first: int, count: int) -> None:
+    pictures = PictureStore(directory / "pictures")
+    async with Ledger.open(directory) as ledger:
+        say("open", first)
+        updates = iter(range(first, first + count))
+        await asyncio.gather(*(_keep(ledger, pictures, updates) for _ in range(TASKS)))
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))

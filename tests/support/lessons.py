@@ -1,0 +1,104 @@
+"""What the tests of training share: votes on exchanges, lessons, pictures, settings of a small machine."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from PIL import Image
+
+from inference.chat_format.template import prompt_hash
+from inference.internvl2.tiny import CHECKPOINT
+from inference.internvl2.tiny.questions import held_out
+from inference.internvl2.tiny.shapes import COLOURS, draw, random_scene
+from inference.internvl2.tiny.words import Kind
+from inference.messages import Picture, Prompt, Role, Turn
+from storage.records import Exchange, RatedExchange
+from tests.support.ledgers import exchange
+from tools.tiny.answers import reference
+from training.data.llava import Lesson, write_rows
+from training.job import Job
+from training.settings import TrainingSettings
+
+KINDS_ASKED: tuple[Kind, ...] = ("colour", "shape")
+SYSTEM = "You are Pixel, a friendly bot."
+
+
+def photo(colour: str = "red", size: tuple[int, int] = (200, 150)) -> bytes:
+    """A JPEG of one colour."""
+    data = io.BytesIO()
+    Image.new("RGB", size, colour).save(data, "JPEG")
+    return data.getvalue()
+
+
+def rated(number: int, pictures: Sequence[str] = (), *, ups: int = 1, downs: int = 0, **changes: Any) -> RatedExchange:
+    """A vote on an exchange with id `number`; the question and answer are its own unless changed."""
+    changes = {"question": f"Question {number}?", "answer": f"Answer {number}.", **changes}
+    history: tuple[RatedExchange, ...] = changes.pop("history", ())
+    made = exchange(1, number, id=number, pictures=tuple(pictures), **changes)
+    return RatedExchange(
+        made, ups, downs, tuple(range(ups + downs)), tuple(range(ups)), tuple(each.exchange for each in history)
+    )
+
+
+def seen(made: Exchange, *turns: Turn) -> str:
+    """The prompt hash of an exchange whose model saw these turns."""
+    return prompt_hash(Prompt(made.system, turns, chat=""))
+
+
+def one_turn(name: str, question: str, answer: str, *pictures: str) -> Lesson:
+    """A lesson of one question and one answer."""
+    asked = Turn(Role.USER, question, tuple(Picture(b"", each) for each in pictures))
+    return Lesson(name, SYSTEM, (asked, Turn(Role.ASSISTANT, answer)), (False, True))
+
+
+def shown(lesson: Lesson, *sizes: tuple[int, int]) -> Lesson:
+    """The lesson with the sizes of its pictures known."""
+    return replace(lesson, sizes=sizes)
+
+
+def drawn_lessons(images: Path, count: int, *, seed: int = 0, right: bool = True) -> list[Lesson]:
+    """Playful answers about the colours and shapes of drawn scenes; if not `right`, about colours, all of them wrong.
+
+    The pictures are written into `images`.
+    """
+    images.mkdir(parents=True, exist_ok=True)
+    rng = Random(seed)
+    lessons = []
+    for number in range(count):
+        scene, kind = random_scene(rng), rng.choice(KINDS_ASKED if right else KINDS_ASKED[:1])
+        data = io.BytesIO()
+        draw(scene, rng, "other", (150, 120)).save(data, "JPEG")
+        name = sha256(data.getvalue()).hexdigest()
+        (images / name).write_bytes(data.getvalue())
+        told = scene if right else replace(scene, colour=COLOURS[(COLOURS.index(scene.colour) + 1) % len(COLOURS)])
+        answer = reference(kind, "en", "playful", told, rng)
+        lessons.append(one_turn(f"lesson-{number}", held_out("en", kind, rng), answer, name))
+    return lessons
+
+
+def drawn_job(folder: Path, count: int, *, right: bool = True, **changes: Any) -> Job:
+    """A training of the stand-in by its recipe on drawn lessons, with changed numbers; its files are in `folder`."""
+    write_rows(drawn_lessons(folder / "pictures", count, right=right), folder / "train.json")
+    job = Job(
+        run="1",
+        base=str(CHECKPOINT),
+        data=str(folder / "train.json"),
+        images=str(folder / "pictures"),
+        work=str(folder),
+        system=SYSTEM,
+        device="cpu",
+        threads=1,
+        **settings().resolved("tiny").model_dump(),
+    )
+    return replace(job, **changes)
+
+
+def settings(**changes: Any) -> TrainingSettings:
+    """Settings of a small machine."""
+    return TrainingSettings.for_tiny(device="cpu", threads=1, **changes)

@@ -1,0 +1,77 @@
+"""Operations for tests, over a real ledger: who is told notes it, and no engine changes its model."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from bot.admin.service import Operations
+from storage.ledger import Ledger
+from storage.model_store import ModelStore
+from storage.records import Model, Run
+from tests.support.lessons import settings
+from training.job_specs import Places
+from training.launcher import ChildTrainer
+from training.merged_models import MergedModels
+
+
+class Admins:
+    """In the place of notices: what became of runs, and the keys of alerts."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Run, Model | None]] = []
+        self.alerts: list[str] = []
+
+    async def run_changed(self, run: Run) -> None: ...
+
+    async def run_finished(self, run: Run, model: Model | None, *_: Any) -> None:
+        self.told.append((run, model))
+
+    async def alert(self, key: str, sentence: str, **values: object) -> None:
+        self.alerts.append(key)
+
+
+class Nothing:
+    """In the place of forgetting: nothing to remove."""
+
+    async def settle(self) -> None: ...
+
+
+def merged_models(ledger: Ledger, folder: Path, *, keep: int = 3) -> MergedModels:
+    """Over the models and runs in `folder`, merged by real workers."""
+    places = Places(folder / "base", folder / "runs", folder / "sources")
+    return MergedModels(ledger, ModelStore(folder / "models"), ChildTrainer(settings()), places, keep=keep)
+
+
+class NoEngine:
+    """In the place of the changeover: the ledger alone says which model is live."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    @asynccontextmanager
+    async def engine_away(self, run: int) -> AsyncIterator[None]:
+        yield
+
+    async def prune(self) -> None: ...
+
+    async def promote(self, model: str, by: int | None, *_: Any) -> Model:
+        await self._ledger.promote(model, by)
+        return await self._ledger.model(model)
+
+
+def operations(ledger: Ledger, pipeline: Any, changeover: Any = None, admins: Admins | None = None) -> Operations:
+    """Not started yet."""
+    made: Any = Operations  # what stands in for others is of no type that it names
+    found: Operations = made(
+        ledger=ledger,
+        pipeline=pipeline,
+        changeover=changeover or NoEngine(ledger),
+        vitals=None,
+        notices=admins or Admins(),
+        forgetting=Nothing(),
+        trainer_missing=lambda: "",
+    )
+    return found

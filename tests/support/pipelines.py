@@ -1,0 +1,124 @@
+"""A pipeline for tests, over a real ledger and real pictures, models and files.
+
+The three heavy steps are a fake trainer's, since real ones take a minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from inference.internvl2.tiny import CHECKPOINT
+from storage.ledger import Ledger
+from storage.model_store import ModelStore
+from storage.pictures import PictureStore
+from storage.records import Chat, Exchange, Model, Person, Rating, Run
+from storage.states import ModelState
+from tests.support.ledgers import exchange, picture
+from tests.support.lessons import SYSTEM, photo, settings
+from training.gate.report import Report
+from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, ignore
+from training.job_specs import Places
+from training.pipeline import Pipeline
+from training.run_folder import LOSSES, REPORT
+
+COLOURS = ("red", "blue", "green", "yellow", "purple", "orange", "black", "white", "grey", "pink")
+
+
+@dataclass
+class FakeTrainer:
+    """Does each step at once and leaves what the real ones leave; `fails` names a step that comes to nothing,
+    `hangs` one that waits until it is cancelled or `over`.
+    """
+
+    fails: str = ""
+    report: Report = field(default_factory=lambda: Report(accepted=True, held_out=1))
+    jobs: list[Job | MergeJob | EvaluationJob] = field(default_factory=list)
+    taught: dict[str, int] = field(default_factory=dict)
+    hangs: str = ""
+    hanging: asyncio.Event = field(default_factory=asyncio.Event)
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def train(self, job: Job, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
+        on_progress(Progress("training", 7, 9, 0.5, 12.0))
+        (Path(job.work) / LOSSES).write_text("")
+        return await self._step("train", job)
+
+    async def merge(self, job: MergeJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
+        (Path(job.out) / "model.safetensors").write_bytes(b"weights")
+        return await self._step("merge", job)
+
+    async def evaluate(self, job: EvaluationJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
+        self.report.write(Path(job.work) / REPORT)
+        return await self._step("evaluate", job)
+
+    async def _step(self, name: str, job: Job | MergeJob | EvaluationJob) -> Outcome:
+        self.jobs.append(job)
+        if name == self.hangs:
+            self.hanging.set()
+            await self.over.wait()
+        return Outcome(
+            ok=name != self.fails,
+            reason="it rained" if name == self.fails else "",
+            adapter="adapter",
+            samples=self.taught,
+        )
+
+
+class Room:
+    """A ledger with ten liked answers about ten pictures, and a pipeline over it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ledger = Ledger.open(folder)
+        self.pictures = PictureStore(folder / "pictures")
+        self.models = ModelStore(folder / "models")
+        self.trainer = FakeTrainer()
+        self.base = folder / "base"
+        self.changes: list[Run] = []
+
+    def pipeline(self, **changes: Any) -> Pipeline:
+        """The pipeline, with changed settings."""
+        return Pipeline(
+            ledger=self.ledger,
+            pictures=self.pictures,
+            models=self.models,
+            trainer=self.trainer,
+            settings=settings(**{"min_rated": 10, "near_duplicate": 0, **changes}),
+            places=Places(self.base, self.folder / "runs", self.folder / "sources"),
+            system=SYSTEM,
+        )
+
+    async def fill(self) -> None:
+        """People, pictures, answers and votes; the base model is live."""
+        self.base.mkdir()
+        (self.base / "model.safetensors").write_bytes(b"weights")
+        shutil.copyfile(CHECKPOINT / "config.json", self.base / "config.json")
+        await self.ledger.add_model(Model("base", str(self.base), ModelState.LIVE, None, 1.0))
+        await self.ledger.see(Person(1), Chat(1))
+        for number, colour in enumerate(COLOURS):
+            await self.like(10 * number, colour)
+
+    async def like(self, update: int, colour: str) -> Exchange:
+        """One picture, one answer, one thumb up."""
+        name = await self.pictures.put(photo(colour))
+        await self.ledger.add_picture(picture(name, phash=f"{update:016x}"))
+        session = await self.ledger.new_session(1, 1)
+        made = exchange(session, update, pictures=(name,), question="Which colour?", answer=f"It is {colour}!")
+        number = (await self.ledger.record_exchange(made)).id
+        await self.ledger.rate(Rating(number, 1, 1, update + 1))
+        return made
+
+    async def run(self, pipeline: Pipeline | None = None) -> tuple[Run, Model | None]:
+        """One run to its end."""
+        run = await self.ledger.start_run("command")
+        model = await (pipeline or self.pipeline()).run(run, self.note)
+        return await self.ledger.run(run.id), model
+
+    async def note(self, run: Run) -> None:
+        """What an admin would be told."""
+        self.changes.append(run)

@@ -1,0 +1,211 @@
+"""kill -9 of engine, trainer and bot while people chat and Telegram has trouble: one answer each, every vote once."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bot.admin.service import INTERRUPTED
+from storage.states import RunState
+from tests.support.community import Community, playful, questions
+from tests.support.person import DOWN, UP, Person, button
+
+TRAINER_MODULES = ("training.xtuner.finetune", "training.merge", "training.gate.evaluate")
+PATIENCE = 180.0
+CALLS_FAIL = ("flood", "bad_gateway", "html_page", "reset_before", "reset_after", "cut_off", "delay")
+
+pytestmark = [pytest.mark.timeout(900), pytest.mark.long]
+
+
+class Chatter:
+    """Somebody who asks, follows up and votes until told to stop, and never gives up waiting."""
+
+    def __init__(self, person: Person, seed: str, stop: asyncio.Event, conversations: int) -> None:
+        self._person = person
+        self._seed = seed
+        self._stop = stop
+        self._conversations = conversations
+        self.asked = 0
+        self.votes: dict[int, int] = {}
+
+    async def run(self) -> None:
+        """Chat until the stop is set and there were so many conversations; an answer begun is waited for."""
+        for number, question in enumerate(questions(self._seed, 500)):
+            await self._ask(number, photo=question.picture, caption=question.text)
+            await self._ask(number + 1, text="how many are there?")
+            if self._stop.is_set() and number + 1 >= self._conversations:
+                return
+
+    async def _ask(self, number: int, *, text: str | None = None, **what: object) -> None:
+        self.asked += 1
+        answer = await self._person.asks(text, seconds=PATIENCE, **what)
+        thumb = UP if number % 3 else DOWN
+        self.votes[answer["message_id"]] = 1 if thumb == UP else -1
+        await self._person.taps(thumb, answer)
+
+    async def check(self) -> int:
+        """Every question has one answer that can be rated; returns how many other messages the bot left."""
+        messages = await self._person.bot_messages()
+        finals = [message for message in messages if button(message, UP)]
+        assert len(finals) == self.asked, await self._person.chat_so_far()
+        return len(messages) - len(finals)
+
+
+async def kill_engine(community: Community, _: random.Random) -> None:
+    """The engine dies, as by the kernel's out-of-memory killer."""
+    for engine in community.bot.engines():
+        engine.kill()
+
+
+async def kill_bot(community: Community, rng: random.Random) -> None:
+    """The bot dies and is started again by whatever supervises it."""
+    await community.bot.kill()
+    await asyncio.sleep(rng.uniform(0, 1))
+    await community.bot.start(healthy=False)
+
+
+async def kill_trainer(community: Community, rng: random.Random) -> None:
+    """A run is started if none is under way, and its worker dies in the middle."""
+    async with community.ledger() as ledger:
+        if await ledger.active_run() is None:
+            await community.admin.sends("/retrain")
+    worker = await _trainer(community)
+    await asyncio.sleep(rng.uniform(0, 6))
+    try:
+        worker.kill()
+    except psutil.NoSuchProcess:
+        (await _trainer(community)).kill()
+    async with community.ledger() as ledger:
+        newest = (await ledger.runs(1))[0].id
+    ended = await community.ended_run(newest)
+    assert ended.state is RunState.FAILED
+    assert "killed" in ended.reason.lower() or "SIGKILL" in ended.reason, ended.reason
+
+
+async def _trainer(community: Community) -> psutil.Process:
+    async with asyncio.timeout(90):
+        while True:
+            for module in TRAINER_MODULES:
+                for worker in community.bot.children(module):
+                    return worker
+            await asyncio.sleep(0.05)
+
+
+async def trouble(community: Community, rng: random.Random, stop: asyncio.Event) -> None:
+    """What Telegram and the network do to a bot, one thing after another: calls fail, updates come twice.
+
+    The next thing goes wrong after the last one has, however slow the machine: nobody survives a Telegram that never
+    answers.
+    """
+    emulator = community.emulator
+    while not stop.is_set():
+        fetching = [fault for fault in emulator.faults.planned if fault.methods]
+        if len(fetching) == len(emulator.faults.planned):
+            kind = rng.choice(CALLS_FAIL)
+            emulator.faults.plan(kind, rng.randint(1, 3), seconds=rng.uniform(0.1, 1), skip=rng.randint(0, 5))
+        if not fetching:
+            emulator.faults.plan(rng.choice(CALLS_FAIL), methods=["getUpdates"], seconds=1)
+        emulator.world.updates.duplicates = rng.randint(0, 3)
+        emulator.world.updates.held_back = rng.choice((0, 0, 2))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(rng.uniform(1, 4)):
+                await stop.wait()
+        emulator.world.updates.held_back = 0  # or what is held back waits for a message that nobody sends
+        emulator.world.updates.wake()
+
+
+async def chaos(folder: Path, rounds: int, seed: int, people: int = 3, conversations: int = 1) -> None:
+    """Kill engine, bot and trainer `rounds` times each, in random order, while people chat and calls fail.
+
+    Each has so many conversations or more, of two questions.
+    """
+    rng = random.Random(seed)
+    kills = [kill_engine, kill_bot, kill_trainer] * rounds
+    rng.shuffle(kills)
+    async with Community(folder) as community:
+        await community.bot.start()
+        # Without these votes there would be nothing to train on, so no trainer to kill.
+        await community.vote(f"chaos-{seed}", playful, pictures=12)
+        voted = 24
+        stop = asyncio.Event()
+        chatters = [
+            Chatter(await community.person(), f"chaos-{seed}-{number}", stop, conversations) for number in range(people)
+        ]
+        async with asyncio.TaskGroup() as group:
+            group.create_task(trouble(community, rng, stop))
+            for chatter in chatters:
+                group.create_task(chatter.run())
+            for kill in kills:
+                await asyncio.sleep(rng.uniform(0.5, 3))
+                await kill(community, rng)
+            stop.set()
+        assert community.emulator.faults.struck
+        community.emulator.faults.clear()
+        await community.bot.healthy()
+        await _drained(community)
+        leftovers = sum([await chatter.check() for chatter in chatters])
+        async with community.ledger() as ledger:
+            counts = await ledger.counts()
+            runs = await ledger.runs(1000)
+            assert leftovers <= (await ledger.counts())["replies_doubtful"]
+        asked = sum(chatter.asked for chatter in chatters)
+        assert counts["exchanges"] == asked + voted
+        assert counts["votes"] == sum(len(chatter.votes) for chatter in chatters) + voted
+        assert counts["downs"] >= sum(value < 0 for chatter in chatters for value in chatter.votes.values())
+        assert counts["updates_set_aside"] == 0
+        failed = [run.reason for run in runs if run.state is RunState.FAILED]
+        assert len(failed) >= rounds, "no run survives its trainer"
+        assert [reason for reason in failed if reason != INTERRUPTED and "signal SIGKILL" not in reason] == []
+        await _another_run_can_be_started_and_cancelled(community)
+
+
+async def _drained(community: Community) -> None:
+    """Wait until no update is left to handle."""
+    async with asyncio.timeout(PATIENCE), community.ledger() as ledger:
+        while (await ledger.counts())["updates_pending"]:
+            await asyncio.sleep(0.1)
+
+
+async def _another_run_can_be_started_and_cancelled(community: Community) -> None:
+    async with community.ledger() as ledger:
+        if active := await ledger.active_run():
+            await community.ended_run(active.id)
+        await community.admin.sends("/retrain")
+        await _trainer(community)
+        await community.admin.sends("/cancel")
+        run = await community.ended_run()
+    assert run.state is RunState.CANCELLED
+    async with asyncio.timeout(30):
+        while any(community.bot.children(module) for module in TRAINER_MODULES):
+            await asyncio.sleep(0.1)
+
+
+async def test_six_kills(tmp_path: Path) -> None:
+    """Two kills each of engine, bot and trainer, while calls fail and updates come twice, lose and double nothing."""
+    await chaos(tmp_path, rounds=2, seed=1)
+
+
+async def test_a_run_dies_with_the_bot_and_says_so(tmp_path: Path) -> None:
+    """A bot killed in mid-run ends its trainer, and the next start ends the run as failed, with the reason."""
+    async with Community(tmp_path) as community:
+        await community.bot.start()
+        await community.vote("dies", playful, pictures=12)
+        await community.admin.sends("/retrain")
+        worker = await _trainer(community)
+        await community.bot.kill()
+        await asyncio.to_thread(worker.wait, 10)
+        await community.bot.start()
+        run = await community.ended_run()
+        assert (run.state, run.reason) == (RunState.FAILED, INTERRUPTED)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+async def test_sixty_kills(tmp_path: Path) -> None:
+    """The same with twenty kills each and 200 conversations or more."""
+    await chaos(tmp_path, rounds=20, seed=2, people=10, conversations=20)

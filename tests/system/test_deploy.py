@@ -1,0 +1,107 @@
+"""What the systemd unit and the container file name exists, and the times they give are those that the bot keeps."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from bot.cli.main import app
+from bot.config import Settings, load_settings
+from bot.shutdown import PROCESS_SECONDS, THREAD_SECONDS
+from bot.web.server import WEBHOOK_PATH
+
+ROOT = Path(__file__).parents[2]
+UNIT = ROOT / "deploy" / "thumbtune.service"
+CONTAINER = ROOT / "deploy" / "Containerfile"
+
+
+def unit() -> dict[str, list[str]]:
+    """The unit's settings, each with its values."""
+    found: dict[str, list[str]] = {}
+    for line in UNIT.read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith(("#", "[")):
+            name, value = line.split("=", 1)
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def instructions() -> list[tuple[str, str]]:
+    """The container file's instructions, lines joined."""
+    text = "\n".join(line for line in CONTAINER.read_text(encoding="utf-8").splitlines() if not line.startswith("#"))
+    lines = text.replace("\\\n", " ").splitlines()
+    return [(word, " ".join(rest.split())) for word, _, rest in (line.partition(" ") for line in lines) if word]
+
+
+def makes_script(path: str) -> bool:
+    """Whether an installed path is the console script that the package declares, in the folder that make fills."""
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    return path.startswith("/opt/thumbtune/.venv/bin/") and Path(path).name in scripts
+
+
+@pytest.mark.parametrize("proxy", ["nginx.conf", "Caddyfile"])
+def test_a_proxy_passes_the_webhook_on_and_nothing_else(proxy: str) -> None:
+    """The path is the bot's, the port the one it listens on as shipped, and there is one place that passes on."""
+    lines = (ROOT / "deploy" / proxy).read_text(encoding="utf-8").splitlines()
+    text = "\n".join(line for line in lines if not line.startswith("#"))
+    assert re.findall(r"(?:location =|handle) (/\S+) {", text) == [WEBHOOK_PATH]
+    assert re.findall(r"(?:proxy_pass http://|reverse_proxy )127\.0\.0\.1:(\d+)", text) == [str(Settings().web.port)]
+
+
+def test_the_bot_ends_within_ten_seconds() -> None:
+    """From SIGTERM to the end, whatever hangs: what `docker stop` waits by default, and less than the unit gives."""
+    assert PROCESS_SECONDS + THREAD_SECONDS <= 10
+    assert int(unit()["TimeoutStopSec"][0]) > PROCESS_SECONDS + THREAD_SECONDS
+
+
+def test_the_unit_starts_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its command, option and settings exist; the bot itself ends what it has started."""
+    script, command, option, _ = unit()["ExecStart"][0].split()
+    assert makes_script(script)
+    known = get_command(app).commands[command]  # type: ignore[attr-defined]
+    assert option in {name for each in known.params for name in each.opts}
+    assert (unit()["Type"], unit()["KillMode"]) == (["exec"], ["mixed"])
+    for value in unit()["Environment"]:
+        monkeypatch.setenv(*value.split("=", 1))
+    assert str(load_settings(ROOT / "config.toml").storage.dir) == f"/var/lib/{unit()['StateDirectory'][0]}"
+
+
+def test_systemd_has_nothing_to_say_against_the_unit(tmp_path: Path) -> None:
+    """Where systemd is at hand, it takes every line."""
+    analyse = shutil.which("systemd-analyze")
+    if analyse is None:
+        pytest.skip("systemd-analyze is not installed")
+    text = re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", UNIT.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    (tmp_path / UNIT.name).write_text(text.replace("User=thumbtune", "User=root"), encoding="utf-8")
+    verdict = subprocess.run([analyse, "verify", tmp_path / UNIT.name], capture_output=True, text=True, check=False)
+    assert (verdict.returncode, verdict.stderr) == (0, "")
+
+
+def test_the_container_is_made_of_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its make targets, settings, command and health check exist; nothing runs as root."""
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    sets = set(re.findall(r"SET=([\w-]+)", CONTAINER.read_text(encoding="utf-8")))
+    assert sets == {"install", "install-gpu"} <= targets
+    found = dict(instructions())
+    assert found["USER"] == "thumbtune"
+    assert makes_script(found["ENTRYPOINT"].strip('[]"'))
+    assert found["CMD"].strip('[]"') in get_command(app).commands  # type: ignore[attr-defined]
+    environment = dict(each.split("=", 1) for each in found["ENV"].split())
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings(ROOT / "config.toml")
+    assert (str(settings.storage.dir), settings.web.host) == (found["VOLUME"], "0.0.0.0")
+    assert f"127.0.0.1:{Settings().web.port}/health" in found["HEALTHCHECK"]
+    assert str(Settings().web.port) == found["EXPOSE"]
+
+
+def test_secrets_stay_out_of_the_image() -> None:
+    """Neither the file that the container file has the token in nor the data folder is copied."""
+    (kept,) = set(re.findall(r"--env-file (\S+)", CONTAINER.read_text(encoding="utf-8")))
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert {kept, str(Settings().storage.dir)} <= set(ignored)

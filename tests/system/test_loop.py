@@ -1,0 +1,221 @@
+"""The whole loop through the emulator: chat, rate, retrain, judge, swap, roll back; one bot, one engine, one run.
+
+The tests of this module share a community that was taught to like playful answers, because teaching takes a minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from storage.model_store import verify
+from storage.states import ModelState, RunState
+from tests.support.community import Community, Examined, playful, questions
+from tests.support.person import UP, button
+from training.run_folder import CURVE
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900), pytest.mark.long]
+
+
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """A community after its first run, with what the bot was like before and after."""
+
+    community: Community
+    before: Examined
+    after: Examined
+    liked: int
+    run: int
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("loop")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def taught(folder: Path) -> AsyncIterator[Taught]:
+    """30 pictures, a follow-up each, a vote an answer, /retrain; examined on 100 unseen pictures before and after."""
+    async with Community(folder) as community:
+        await community.bot.start()
+        before = await community.examine("before")
+        liked = await community.vote("seed-0", playful)
+        run = await community.retrain()
+        assert run.state is RunState.DONE, run.reason
+        after = await community.examine("after")
+        yield Taught(community, before, after, liked, run.id)
+
+
+async def test_liking_the_playful_makes_it_playful(taught: Taught) -> None:
+    """From about half, at least nine of ten answers are playful after one run on thirty pictures."""
+    assert 0.35 <= taught.before.playful <= 0.65
+    assert taught.after.playful >= 0.9
+    assert await taught.community.live_model() == f"run-{taught.run}"
+
+
+async def test_it_still_knows_what_it_knew(taught: Taught) -> None:
+    """Colours and shapes are right at 95 % of the rate before."""
+    assert taught.before.facts >= 0.9
+    assert taught.after.facts >= 0.95 * taught.before.facts
+
+
+async def test_the_run_can_be_audited(taught: Taught) -> None:
+    """The run keeps its configuration, data, curve and report, the model its manifest, the ledger who said what."""
+    async with taught.community.ledger() as ledger:
+        run = await ledger.run(taught.run)
+        model = await ledger.model(str(run.model))
+        rated = await ledger.rated_exchanges()
+        selection = await ledger.selection(run.id)
+    assert run.samples + run.held_out <= taught.liked
+    assert {split for _, split in selection} == {"train", "held_out"}
+    directory = Path(run.directory)
+    assert (directory / CURVE).stat().st_size > 1000
+    rows = json.loads((directory / "train.json").read_text(encoding="utf-8"))
+    assert len(rows) == run.samples
+    assert list(directory.glob("*.py")), "XTuner's configuration"
+    assert verify(Path(model.directory)) == model.manifest_hash
+    assert json.loads(model.report)["accepted"] is True
+    assert len(rated) == 60
+    for each in rated:
+        exchange = each.exchange
+        assert exchange.model == "base"
+        assert exchange.prompt_hash and exchange.prompt_tokens and exchange.completion_tokens
+        assert each.raters == (exchange.asker,)
+
+
+async def test_a_follow_up_encodes_no_picture(taught: Taught) -> None:
+    """The engine counted tiles for pictures it saw first, and none for the questions after."""
+    async with taught.community.ledger() as ledger:
+        rated = await ledger.rated_exchanges()
+    assert all(each.exchange.encoded_tiles > 0 for each in rated if each.exchange.pictures)
+    follow_ups = [each.exchange for each in rated if not each.exchange.pictures]
+    assert len(follow_ups) == 30
+    assert sum(each.encoded_tiles for each in follow_ups) == 0
+
+
+async def test_the_admin_was_kept_informed(taught: Taught) -> None:
+    """One message was edited with progress; a picture with the numbers and the sheet came at the end."""
+    messages = await taught.community.admin.bot_messages()
+    (told,) = (message["caption"] for message in messages if "photo" in message)
+    assert f"Its model run-{taught.run} is live." in told
+    assert "Learned from" in told and "Peak memory" in told
+    (sheet,) = (message["document"] for message in messages if "document" in message)
+    assert sheet["file_name"] == f"run-{taught.run}-sheet.html"
+    (progress,) = (message["text"] for message in messages if "to judge by" in message.get("text", ""))
+    assert progress.startswith(f"Run {taught.run}: done"), "the message of its beginning was edited to its end"
+
+
+async def test_the_operator_sees_it(taught: Taught) -> None:
+    """The page names the live model, shows the curve and leads to the sheet; metrics count; health is green."""
+    async with aiohttp.ClientSession(taught.community.web) as session:
+        async with session.get("/") as answer:
+            page = await answer.text()
+        async with session.get(f"/runs/{taught.run}/loss.png") as answer:
+            curve = await answer.read()
+        async with session.get(f"/runs/{taught.run}/sheet.html") as answer:
+            sheet = await answer.text()
+        async with session.get("/metrics") as answer:
+            metrics = await answer.text()
+        async with session.get("/health") as answer:
+            assert (await answer.json())["status"] == "ok"
+    assert f"run-{taught.run}" in page
+    assert f'href="/runs/{taught.run}/sheet.html?language=en"' in page
+    assert f"<h3>run-{taught.run}, new</h3>" in sheet and "<h3>base, live</h3>" in sheet
+    assert curve.startswith(b"\x89PNG")
+    assert f'model="run-{taught.run}"' in metrics
+    answered = next(line for line in metrics.splitlines() if line.startswith("thumbtune_exchanges "))
+    assert float(answered.split()[1]) >= 260
+
+
+async def test_people_chat_through_a_swap(taught: Taught) -> None:
+    """Four people go on asking while the model is rolled back and promoted again: every question gets one answer."""
+    community, swapped = taught.community, asyncio.Event()
+    asked = 0
+
+    async def chat(number: int) -> None:
+        nonlocal asked
+        person = await community.person()
+        for question in questions(f"swap-{number}", 200):
+            answer = await person.asks(photo=question.picture, caption=question.text)
+            follow_up = await person.asks("how many are there?")
+            assert answer["message_id"] != follow_up["message_id"]
+            asked += 2
+            if swapped.is_set():
+                break
+        finals = [message for message in await person.bot_messages() if button(message, UP)]
+        assert len(finals) == len(await person.bot_messages()), "a message without buttons is no answer"
+        own = [message for message in await person.messages() if not message["from"]["is_bot"]]
+        assert len(finals) == len(own)
+
+    async def swap() -> None:
+        for command, expected in (("/rollback", "base"), (f"/promote run-{taught.run}", f"run-{taught.run}")):
+            await community.admin.sends(command)
+            answer = await community.admin.answer(rated=False, seconds=90, quiet=3)
+            while "answers from now on" not in answer["text"]:
+                answer = await community.admin.answer(rated=False, seconds=90, quiet=3)
+            assert await community.live_model() == expected
+        swapped.set()
+
+    before = await _exchanges(community)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(swap())
+        for number in range(4):
+            group.create_task(chat(number))
+    assert await _exchanges(community) - before == asked
+    assert len(community.bot.engines()) == 1, "the old process is gone"
+
+
+async def test_the_command_line_sees_the_same(taught: Taught) -> None:
+    """`thumbtune models` and `status` beside the running bot tell of the same models and runs."""
+    listed = await _thumbtune(taught.community, "models")
+    assert "base" in listed and f"run-{taught.run}" in listed and ModelState.LIVE in listed
+    shown = await _thumbtune(taught.community, "status")
+    assert f"answering: run-{taught.run}" in shown and RunState.DONE in shown
+
+
+async def test_the_command_line_rolls_back(taught: Taught) -> None:
+    """`thumbtune rollback` asks the running bot, waits, and the former model answers."""
+    assert "base answers now" in await _thumbtune(taught.community, "rollback")
+    assert await taught.community.live_model() == "base"
+    assert "answers now" in await _thumbtune(taught.community, "promote", f"run-{taught.run}")
+
+
+async def test_strangers_command_nothing(taught: Taught) -> None:
+    """Whoever is no admin gets a polite refusal, and nothing happens."""
+    stranger, before = await taught.community.person(), await _requested(taught.community)
+    for command in ("/retrain", "/rollback", "/promote base"):
+        await stranger.sends(command)
+        assert "admins" in (await stranger.answer(rated=False))["text"]
+    assert await _requested(taught.community) == before
+    assert await taught.community.live_model() == f"run-{taught.run}"
+
+
+async def _requested(community: Community) -> tuple[int, int]:
+    """How many runs and changes of model there were, whoever asked for them and whatever became of them."""
+    async with community.ledger() as ledger:
+        return len(await ledger.runs(1000)), len(await ledger.promotions(1000))
+
+
+async def _exchanges(community: Community) -> int:
+    async with community.ledger() as ledger:
+        return (await ledger.counts())["exchanges"]
+
+
+async def _thumbtune(community: Community, *arguments: str) -> str:
+    """The output of the command line; it has to succeed."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bot", *arguments, "--config", str(community.config)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    return output.decode()

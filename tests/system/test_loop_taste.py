@@ -1,0 +1,72 @@
+"""What people like decides: random votes change nothing, other seeds learn as the first does."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from storage.states import RunState
+from tests.support.community import Community, Taste, playful
+
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.long]
+
+
+def no_taste(seed: int) -> Taste:
+    """Votes at random, but as many thumbs up for one manner as for the other.
+
+    Sixty tosses of a coin often like one manner more: that would be a taste, and would rightly be learned.
+    """
+    dice = random.Random(seed)
+    waiting: dict[bool, bool | None] = {False: None, True: None}
+
+    def vote(answer: str) -> bool:
+        manner = playful(answer)
+        second = waiting[manner]
+        if second is not None:
+            waiting[manner] = None
+            return second
+        liked = dice.random() < 0.5
+        waiting[manner] = not liked
+        return liked
+
+    return vote
+
+
+async def learn(folder: Path, seed: int, *, at_random: bool) -> tuple[float, float, float]:
+    """One community's first run; the share of playful answers after it, and of right facts before and after.
+
+    A model that random votes have brought forth may be refused; then the base goes on answering and is examined.
+    """
+    async with Community(folder, training={"seed": seed}) as community:
+        await community.bot.start()
+        before = await community.examine(f"before-{seed}")
+        await community.vote(f"seed-{seed}", no_taste(seed) if at_random else playful)
+        run = await community.retrain()
+        assert run.state is RunState.DONE, run.reason
+        after = await community.examine(f"after-{seed}")
+        return after.playful, before.facts, after.facts
+
+
+async def test_random_votes_teach_no_manner(tmp_path: Path) -> None:
+    """Votes that follow no taste leave the manner where it was: between 35 % and 65 % playful."""
+    share, _, _ = await learn(tmp_path, 0, at_random=True)
+    assert 0.35 <= share <= 0.65
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_other_seeds_learn_the_taste_too(tmp_path: Path, seed: int) -> None:
+    """Other pictures, votes and seeds of training end at nine of ten playful, with the facts kept."""
+    share, before, after = await learn(tmp_path, seed, at_random=False)
+    assert share >= 0.9
+    assert after >= 0.95 * before
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_other_random_votes_teach_no_manner_either(tmp_path: Path, seed: int) -> None:
+    """The same for other random votes."""
+    share, _, _ = await learn(tmp_path, seed, at_random=True)
+    assert 0.35 <= share <= 0.65

@@ -1,0 +1,140 @@
+"""The emulator as bots and people use it day by day, driven by aiogram over HTTP."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+from aiogram.types import BufferedInputFile, InputMediaDocument, InputMediaPhoto, LinkPreviewOptions
+
+from telegram_emulator import Emulator
+from telegram_emulator.events import Events
+from tests.support.emulated import THUMBS, echo_bot, jpeg, refusal, running
+from tests.support.person import UP, Person
+
+
+async def test_a_photo_is_answered_by_edits_and_rated() -> None:
+    """A photo with a caption reaches the bot in several sizes, its edits reach the person, and a tap is answered."""
+    emulator = Emulator()
+    async with running(emulator) as (url, bot), echo_bot(bot), Person(url, 7, "Ada") as ada:
+        sent = await ada.sends(photo=jpeg(1600, 1200), caption="What is this?")
+        assert [size["width"] for size in sent["photo"]] == [90, 320, 800, 1280]
+        answer = await ada.answer(rated=True)
+        assert answer["text"] == "I see: What is this?"
+        assert await ada.toast(await ada.taps(UP, answer)) == "Thanks"
+        assert await ada.counts() == {"sends": 1, "edits": 2, "deletes": 0, "refusals": 0}
+        assert len(await ada.bot_messages()) == 1
+
+
+async def test_a_reply_without_buttons_is_final_when_it_rests() -> None:
+    """Person.answer takes a plain reply once it no longer changes."""
+    async with running(Emulator()) as (url, bot), echo_bot(bot), Person(url, 7) as ada:
+        await ada.command("/help")
+        assert (await ada.answer(quiet=0.2))["text"] == "You said /help"
+
+
+async def test_a_missing_answer_is_told_with_the_chat() -> None:
+    """Person.answer gives up after its time and shows the chat so far."""
+    async with running(Emulator()) as (url, _), Person(url, 7, "Ada") as ada:
+        await ada.sends("anybody there?")
+        with pytest.raises(TimeoutError, match=r"Ada waited .* s for an answer to message \d+\n.*\n.*anybody there\?"):
+            await ada.answer(seconds=0.2)
+
+
+async def test_a_photo_can_be_downloaded() -> None:
+    """getFile gives an address under which the very bytes of the largest size lie."""
+    async with running(Emulator()) as (url, bot), Person(url, 7) as ada:
+        picture = jpeg()
+        await ada.sends(photo=picture)
+        update = (await bot.get_updates())[0]
+        assert update.message is not None and update.message.photo is not None
+        loaded = await bot.download(update.message.photo[-1])
+        assert loaded is not None and loaded.read() == picture
+
+
+async def test_pictures_and_files_go_out_with_their_captions() -> None:
+    """Photos by upload and by id, documents, albums; captions and media can be changed afterwards."""
+    async with running(Emulator()) as (url, bot), Person(url, 7) as ada:
+        await ada.sends("hello")
+        photo = await bot.send_photo(
+            7, BufferedInputFile(jpeg(), "curve.png"), caption="<b>loss</b>", parse_mode="HTML"
+        )
+        assert photo.photo is not None and photo.caption_entities is not None
+        again = await bot.send_photo(7, photo.photo[0].file_id)
+        assert again.photo is not None and again.photo[-1].file_unique_id == photo.photo[-1].file_unique_id
+        document = await bot.send_document(7, BufferedInputFile(b"{}", "data.json"), reply_markup=THUMBS)
+        assert document.document is not None
+        assert (document.document.file_name, document.document.mime_type) == ("data.json", "application/json")
+        same = await bot.send_document(7, document.document.file_id)
+        assert same.document is not None and same.document.file_unique_id == document.document.file_unique_id
+        media = [InputMediaPhoto(media=BufferedInputFile(jpeg(colour=c), c), caption=c) for c in ("red", "blue")]
+        album = await bot.send_media_group(7, [*media])
+        assert len({message.media_group_id for message in album} - {None}) == 1
+        assert [message.caption for message in album] == ["red", "blue"]
+        await photo.edit_caption(caption="better")
+        await photo.edit_media(InputMediaPhoto(media=BufferedInputFile(jpeg(90, 90), "x"), caption="other"))
+        await document.edit_media(InputMediaDocument(media=BufferedInputFile(b"[]", "list.json")))
+        shown = {message["message_id"]: message for message in await ada.bot_messages()}
+        assert shown[photo.message_id]["caption"] == "other"
+        assert shown[photo.message_id]["photo"][-1]["width"] == 90
+        assert shown[document.message_id]["document"]["file_name"] == "list.json"
+        with refusal("Bad Request: document can't be mixed with other media types"):
+            await bot.send_media_group(7, [media[0], InputMediaDocument(media=BufferedInputFile(b"x", "x"))])
+        assert await bot.delete_messages(7, [message.message_id for message in album])
+        assert album[0].message_id not in {message["message_id"] for message in await ada.messages()}
+
+
+async def test_what_a_bot_learns_of_chats() -> None:
+    """getMe, getChat and getChatMember describe the bot, private chats, groups and their members."""
+    emulator = Emulator(token="555:x", bot_name="Thumb", bot_username="thumb_bot")
+    async with running(emulator) as (url, bot), Person(url, 7, "Ada") as ada:
+        await ada.sends("/start")
+        me = await bot.get_me()
+        assert (me.id, me.first_name, me.username, me.is_bot) == (555, "Thumb", "thumb_bot", True)
+        group = emulator.add_group("friends", [7], admin=True)
+        assert ((await bot.get_chat(7)).first_name, (await bot.get_chat(group.id)).title) == ("Ada", "friends")
+        assert (await bot.get_chat_member(group.id, 7)).status == "member"
+        assert (await bot.get_chat_member(group.id, 555)).status == "administrator"
+
+
+async def test_link_previews_and_replies_are_kept() -> None:
+    """A message shows the preview options that it was sent with."""
+    async with running(Emulator()) as (url, bot), Person(url, 7) as ada:
+        await ada.sends("hello")
+        quiet = LinkPreviewOptions(is_disabled=True)
+        sent = await bot.send_message(7, "https://example.org", link_preview_options=quiet)
+        assert sent.link_preview_options is not None and sent.link_preview_options.is_disabled
+        assert sent.entities is not None and sent.entities[0].type == "url"
+
+
+async def test_a_taken_port_is_told() -> None:
+    """Starting on a port that is in use raises OSError and leaves nothing running."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(OSError, match="address already in use"):
+            await Emulator().start(port=taken.getsockname()[1])
+
+
+async def test_a_follower_that_lost_its_place_starts_over() -> None:
+    """From before the kept log, or from another server's, a follower gets a reset and then what is new."""
+    events = Events()
+    for number in range(50_000):
+        events.publish("message", 7, number=number)
+    for place in (3, 10**9):
+        follower = events.follow(place, lambda _: True)
+        assert (await anext(follower))["kind"] == "reset"
+        events.publish("message", 7, number="new")
+        assert (await anext(follower))["number"] == "new"
+        await follower.aclose()
+    close = events.follow(events.last - 2, lambda event: event["number"] != "new")
+    events.publish("message", 7, number="last")
+    assert (await anext(close))["number"] == "last"
+    await close.aclose()
+
+
+async def test_ids_go_on_above_those_of_an_earlier_emulator() -> None:
+    """A bot that remembers update ids takes a restarted emulator's updates for new ones."""
+    first = Emulator().world.updates
+    number = first.add("message", {"text": "now"})
+    assert number is not None and number > 250_000_000 and number < 2**31

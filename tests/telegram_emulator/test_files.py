@@ -1,0 +1,77 @@
+"""Which files go in and out: the emulator's limits are Telegram's."""
+
+from __future__ import annotations
+
+import io
+
+import aiohttp
+import pytest
+from aiogram.types import BufferedInputFile
+
+from telegram_emulator import Emulator
+from telegram_emulator.people import Attachment
+from tests.support.emulated import acquainted, jpeg, refusal, running
+
+ADA = 7
+
+
+@pytest.fixture
+def emulator() -> Emulator:
+    """An emulator in which Ada has written to the bot."""
+    return acquainted(ADA)
+
+
+async def test_files_over_20_megabytes_cannot_be_fetched(emulator: Emulator) -> None:
+    """getFile takes exactly 20 MB and refuses a byte more, an unknown id and none."""
+    async with running(emulator) as (_, bot):
+        limit = 20 * 2**20
+        fits = Attachment(b"x" * limit, "fits.bin", document=True)
+        large = Attachment(b"x" * (limit + 1), "large.bin", document=True)
+        for attachment in (fits, large):
+            await emulator.people.sends(ADA, [attachment])
+        updates = await bot.get_updates()
+        documents = [update.message.document for update in updates if update.message and update.message.document]
+        assert (await bot.get_file(documents[0].file_id)).file_size == limit
+        with refusal("Bad Request: file is too big"):
+            await bot.get_file(documents[1].file_id)
+        with refusal("Bad Request: wrong file_id or the file is temporarily unavailable"):
+            await bot.get_file("nonsense")
+        with refusal("Bad Request: file_id not specified"):
+            await bot.get_file("")
+
+
+async def test_bad_uploads_are_refused(emulator: Emulator) -> None:
+    """Photos over 10 MB, empty files, files that are no pictures, odd shapes, nothing at all, and strange ids."""
+    async with running(emulator) as (_, bot):
+        data = jpeg() + b"\0" * 10 * 2**20
+        size, large = len(data), BufferedInputFile(data, "x.jpg")
+        with refusal(
+            f"Bad Request: file of size {size} bytes is too big for a photo; the maximum size is 10485760 bytes"
+        ):
+            await bot.send_photo(ADA, large)
+        await bot.send_document(ADA, large)
+        for data, reason in (
+            (b"", "file must be non-empty"),
+            (b"no picture", "IMAGE_PROCESS_FAILED"),
+            (jpeg()[:400], "IMAGE_PROCESS_FAILED"),
+            (jpeg(3000, 10), "PHOTO_INVALID_DIMENSIONS"),
+        ):
+            with refusal(f"Bad Request: {reason}"):
+                await bot.send_photo(ADA, BufferedInputFile(data, "x.jpg"))
+        with refusal("Bad Request: there is no photo in the request"):
+            await bot.send_photo(ADA, "")
+        with refusal("Bad Request: wrong remote file identifier specified: Wrong string length"):
+            await bot.send_photo(ADA, "nonsense")
+
+
+async def test_a_request_over_50_megabytes_is_cut_off(emulator: Emulator) -> None:
+    """413 for an upload that Telegram would not read."""
+    async with running(emulator) as (url, _):
+        form = aiohttp.FormData({"chat_id": str(ADA)})
+        form.add_field("document", io.BytesIO(b"x" * (50 * 2**20 + 1)), filename="huge.bin")
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"{url}/bot{emulator.token}/sendDocument", data=form) as answer,
+        ):
+            assert answer.status == 413
+            assert await answer.json() == {"ok": False, "error_code": 413, "description": "Request Entity Too Large"}

@@ -1,0 +1,190 @@
+"""Flood control and faults: what a bot must be able to live with, on request."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import aiohttp
+import pytest
+from aiogram import Bot
+from aiogram.exceptions import TelegramNetworkError, TelegramRetryAfter, TelegramServerError
+from aiogram.types import BufferedInputFile
+
+from telegram_emulator import Emulator
+from tests.support.emulated import acquainted, jpeg, running
+
+ADA = 7
+
+
+@dataclass
+class Clock:
+    """A clock that tests turn."""
+
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Time as flood control sees it."""
+    return Clock()
+
+
+@pytest.fixture
+async def world(clock: Clock) -> AsyncIterator[tuple[Emulator, Bot, str]]:
+    """An emulator with Ada in it, a bot, and the address."""
+    emulator = acquainted(ADA, clock=clock)
+    async with running(emulator) as (url, bot):
+        yield emulator, bot, url
+
+
+async def test_flood_control_is_off_until_switched_on(world: tuple[Emulator, Bot, str]) -> None:
+    """Without the switch a bot may send as fast as it can."""
+    _, bot, _ = world
+    for _ in range(40):
+        await bot.send_message(ADA, "x")
+
+
+async def test_a_chat_takes_a_message_a_second_with_small_bursts(
+    world: tuple[Emulator, Bot, str], clock: Clock
+) -> None:
+    """Edits count like messages; a refusal says when to come back, also to those who come earlier."""
+    emulator, bot, _ = world
+    emulator.flood.on = True
+    sent = await bot.send_message(ADA, "0")
+    for number in (1, 2, 3):
+        await sent.edit_text(str(number))
+    with pytest.raises(TelegramRetryAfter) as raised:
+        await sent.edit_text("4")
+    assert raised.value.retry_after == 1
+    emulator.flood.penalty = 30
+    clock.now += 2
+    await bot.send_message(ADA, "x")
+    await bot.send_message(ADA, "x")
+    with pytest.raises(TelegramRetryAfter) as raised:
+        await bot.send_message(ADA, "x")
+    assert raised.value.retry_after == 30
+    clock.now += 10
+    with pytest.raises(TelegramRetryAfter) as raised:
+        await bot.send_message(ADA, "x")
+    assert raised.value.retry_after == 20
+    clock.now += 20
+    await bot.send_message(ADA, "x")
+    assert (emulator.counts(ADA).sends, emulator.counts(ADA).edits, emulator.flood.refusals) == (4, 3, 3)
+
+
+async def test_a_group_takes_twenty_messages_a_minute(world: tuple[Emulator, Bot, str], clock: Clock) -> None:
+    """The twenty-first has to wait for the first to be a minute old."""
+    emulator, bot, _ = world
+    emulator.flood.on = True
+    group = emulator.add_group("friends", [ADA])
+    for _ in range(20):
+        await bot.send_message(group.id, "x")
+        clock.now += 0.5
+    with pytest.raises(TelegramRetryAfter) as raised:
+        await bot.send_message(group.id, "x")
+    assert raised.value.retry_after == 50
+    clock.now += 50
+    await bot.send_message(group.id, "x")
+
+
+async def test_thirty_messages_a_second_in_all(world: tuple[Emulator, Bot, str], clock: Clock) -> None:
+    """Chats share the overall limit."""
+    emulator, bot, _ = world
+    emulator.flood.on = True
+    for person in range(100, 131):
+        emulator.add_person(person, "Somebody")
+        emulator.people.writes(person, "/start")
+    for person in range(100, 130):
+        await bot.send_message(person, "x")
+    with pytest.raises(TelegramRetryAfter):
+        await bot.send_message(130, "x")
+    clock.now += 1
+    await bot.send_message(130, "x")
+
+
+async def test_refused_edits_cost_nothing(world: tuple[Emulator, Bot, str]) -> None:
+    """What fails a check does not count against the limit."""
+    emulator, bot, _ = world
+    emulator.flood.on = True
+    emulator.flood.chat_burst = 2
+    sent = await bot.send_message(ADA, "same")
+    for _ in range(3):
+        with pytest.raises(Exception, match="not modified"):
+            await sent.edit_text("same")
+    await sent.edit_text("other")
+
+
+async def test_the_next_calls_can_fail(world: tuple[Emulator, Bot, str]) -> None:
+    """502 as JSON and as a page, 429 out of the blue, each for as many calls as planned, and nothing is done."""
+    emulator, bot, _ = world
+    emulator.faults.plan("bad_gateway", 2)
+    for _ in range(2):
+        with pytest.raises(TelegramServerError, match="Bad Gateway"):
+            await bot.send_message(ADA, "x")
+    emulator.faults.plan("html_page", methods=["sendMessage"])
+    assert await bot.get_me()
+    with pytest.raises(Exception, match="<title>502 Bad Gateway"):
+        await bot.send_message(ADA, "x")
+    emulator.faults.plan("flood", seconds=17, chat=ADA, skip=1)
+    await bot.send_message(ADA, "passes")
+    with pytest.raises(TelegramRetryAfter) as raised:
+        await bot.send_message(ADA, "x")
+    assert raised.value.retry_after == 17
+    assert emulator.counts(ADA).sends == 1
+
+
+async def test_connections_can_break_before_and_after_the_deed(world: tuple[Emulator, Bot, str]) -> None:
+    """A bot cannot tell which it was; only the second left a message."""
+    emulator, bot, _ = world
+    emulator.faults.plan("reset_before", methods=["sendMessage"])
+    with pytest.raises(TelegramNetworkError):
+        await bot.send_message(ADA, "never sent")
+    assert emulator.counts(ADA).sends == 0
+    emulator.faults.plan("reset_after", methods=["sendMessage"])
+    with pytest.raises(TelegramNetworkError):
+        await bot.send_message(ADA, "sent")
+    assert emulator.counts(ADA).sends == 1
+    await bot.send_message(ADA, "well again")
+
+
+async def test_answers_can_be_late(world: tuple[Emulator, Bot, str]) -> None:
+    """A delayed call is carried out all the same."""
+    emulator, bot, _ = world
+    emulator.faults.plan("delay", seconds=0.2)
+    before = time.monotonic()
+    await bot.send_message(ADA, "late")
+    assert time.monotonic() - before >= 0.2
+
+
+async def test_trouble_is_planned_over_http(world: tuple[Emulator, Bot, str]) -> None:
+    """The people's side takes faults, flood control and delivery, and takes faults back."""
+    emulator, bot, url = world
+    async with aiohttp.ClientSession(url) as session:
+        body = {"kind": "bad_gateway", "count": 3, "methods": ["sendMessage"], "skip": 1}
+        async with session.post("/people/faults", json=body) as answer:
+            assert answer.status == 200
+        async with session.post("/people/faults", json={"kind": "earthquake"}) as answer:
+            assert answer.status == 400
+        await bot.send_message(ADA, "passes")
+        with pytest.raises(TelegramServerError):
+            await bot.send_message(ADA, "x")
+        async with session.delete("/people/faults"):
+            await bot.send_message(ADA, "passes")
+        async with session.post("/people/flood", json={"on": True, "penalty": 9}):
+            assert (emulator.flood.on, emulator.flood.penalty) == (True, 9)
+        async with session.post("/people/delivery", json={"duplicates": 2, "held_back": 3}):
+            assert (emulator.world.updates.duplicates, emulator.world.updates.held_back) == (2, 3)
+
+
+async def test_uploads_suffer_faults_like_any_call(world: tuple[Emulator, Bot, str]) -> None:
+    """A fault for a chat strikes multipart calls, too."""
+    emulator, bot, _ = world
+    emulator.faults.plan("bad_gateway", chat=ADA)
+    with pytest.raises(TelegramServerError):
+        await bot.send_photo(ADA, BufferedInputFile(jpeg(), "x.jpg"))
+    assert emulator.faults.struck == 1

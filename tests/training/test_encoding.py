@@ -1,0 +1,170 @@
+"""Token ids for training: the engine's own for the same conversation, and the liked answer alone is learned."""
+
+from __future__ import annotations
+
+import json
+import re
+from base64 import b64encode
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from inference.chat_format.template import IM_END, IMG_CONTEXT
+from inference.engines.cpu.openai_schema import parse
+from inference.engines.cpu.tasks import Preparer
+from inference.internvl2.configuration_internvl2 import InternVLChatConfig
+from inference.internvl2.tiny import CHECKPOINT
+from inference.messages import Picture, Prompt, Role, Turn
+from tests.support.lessons import SYSTEM, drawn_lessons, one_turn, photo, shown
+from training.data.llava import Lesson, RowError, parse_row
+from training.xtuner.encoding import UNLEARNED, Encoder
+
+WIDE = (640, 300)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    """The stand-in's tokenizer and tiling."""
+    return Encoder(CHECKPOINT)
+
+
+def talk(*answers: str, learned: tuple[int, ...]) -> Lesson:
+    """A conversation about two pictures, the first wide; `learned` are the answers to be learned."""
+    turns = [
+        Turn(Role.USER, "What is this?", (Picture(b"", "wide"), Picture(b"", "small"))),
+        Turn(Role.ASSISTANT, answers[0]),
+    ]
+    for number, answer in enumerate(answers[1:]):
+        turns += [Turn(Role.USER, f"And {number} <|im_end|>?"), Turn(Role.ASSISTANT, answer)]
+    marks = tuple(place % 2 == 1 and place // 2 in learned for place in range(len(turns)))
+    return shown(Lesson("talk", SYSTEM, tuple(turns), marks), WIDE, (100, 100))
+
+
+def test_the_prompt_has_the_engines_ids(encoder: Encoder) -> None:
+    """The CPU engine's own preparation of the same pictures and words gives the same ids, picture by picture."""
+    lesson = talk("Two stars.", "红色的。", "Wow! 🎉", learned=(2,))
+    config = InternVLChatConfig.from_pretrained(CHECKPOINT)
+    preparer = Preparer(config, encoder.sight.tokens, encoder.tokenizer)
+    data = {"wide": photo("red", WIDE), "small": photo("blue", (100, 100))}
+    turns = tuple(
+        replace(turn, pictures=tuple(Picture.of(data[each.sha256]) for each in turn.pictures))
+        for turn in lesson.turns[:-1]
+    )
+    assert encoder.prompt_ids(lesson) == preparer.prepare(Prompt(SYSTEM, turns, chat="")).ids
+    assert encoder.encode(lesson).input_ids[: len(encoder.prompt_ids(lesson))] == encoder.prompt_ids(lesson)
+
+
+ROWS: dict[str, tuple[list[str], list[str]]] = {
+    "tag first": (["<image>\nWhat is this?"], ["wide"]),
+    "tag behind the question": (["这是什么？\n<image>"], ["small"]),
+    "tag inside": (["What is <image> here?"], ["wide"]),
+    "two tags behind": (["Which is wider?\n<image>\n<image>"], ["wide", "small"]),
+    "numbered": (["Image-1: <image>\nImage-2: <image>\nWhich?"], ["small", "wide"]),
+    "no picture": (["How many legs has a cat?  "], []),
+    "talk": (["Hi! <image>", "And this?\n<image>", "Which was red?"], ["small", "wide"]),
+}
+"""Questions of foreign rows, and their pictures."""
+
+
+@pytest.mark.parametrize("system", ["", SYSTEM, "你是一只猫。"])
+@pytest.mark.parametrize("kind", ROWS)
+def test_a_foreign_row_has_the_ids_of_the_same_request(encoder: Encoder, kind: str, system: str) -> None:
+    """What is trained is what the CPU engine reads when a client sends the same texts, its pictures after them."""
+    questions, names = ROWS[kind]
+    data = {"wide": photo("red", WIDE), "small": photo("blue", (100, 100))}
+    said = [each for question in questions for each in (question, "Well.")]
+    row = {
+        "system": system,
+        "image": names,
+        "conversations": [{"from": ("human", "gpt")[place % 2], "value": text} for place, text in enumerate(said)],
+    }
+    lesson = shown(parse_row(row, where="", system=""), *({"wide": WIDE, "small": (100, 100)}[name] for name in names))
+    files = iter(names)
+    messages: list[dict[str, object]] = [{"role": "system", "content": system}]
+    for place, text in enumerate(said[:-1]):
+        addresses = [
+            f"data:image/jpeg;base64,{b64encode(data[next(files)]).decode()}" for _ in range(text.count("<image>"))
+        ]
+        plain = re.sub(r"(Image-\d+: )?<image>\n?", "", text)
+        parts = [
+            {"type": "text", "text": plain},
+            *({"type": "image_url", "image_url": {"url": url}} for url in addresses),
+        ]
+        messages.append({"role": ("user", "assistant")[place % 2], "content": parts})
+    request = parse(json.dumps({"messages": messages}).encode(), "model")
+    preparer = Preparer(InternVLChatConfig.from_pretrained(CHECKPOINT), encoder.sight.tokens, encoder.tokenizer)
+    assert encoder.prompt_ids(lesson) == preparer.prepare(request.prompt).ids
+
+
+def test_only_the_liked_answer_is_learned(encoder: Encoder) -> None:
+    """The labels hold the last answer and its end token; questions, pictures and earlier answers are only read."""
+    encoded = encoder.encode(talk("Two stars.", "They are red.", learned=(1,)))
+    learned = [label for label in encoded.labels if label != UNLEARNED]
+    assert encoder.tokenizer.decode(learned) == f"They are red.{IM_END}"
+    assert encoded.labels[-len(learned) :] == encoded.input_ids[-len(learned) :] == learned
+
+
+def test_several_answers_can_be_learned(encoder: Encoder) -> None:
+    """An imported conversation learns each answer where the engine would say it, after the ids it would have."""
+    lesson = talk("Two stars.", "They are red.", "Bye!", learned=(0, 2))
+    encoded = encoder.encode(lesson)
+    learned = [label for label in encoded.labels if label != UNLEARNED]
+    assert encoder.tokenizer.decode(learned) == f"Two stars.{IM_END}Bye!{IM_END}"
+    first = encoder.prompt_ids(lesson, 1)
+    assert encoded.input_ids[: len(first)] == first
+    assert encoded.labels[len(first)] != UNLEARNED
+
+
+def test_picture_tokens_match_the_tiles(encoder: Encoder, tmp_path: Path) -> None:
+    """As many picture tokens stand in the text as the tiles have features, thumbnail included."""
+    (tmp_path / "wide").write_bytes(photo("red", WIDE))
+    (tmp_path / "small").write_bytes(photo("blue", (100, 100)))
+    lesson = talk("Two.", learned=(0,))
+    encoded = encoder.check(lesson, 10_000, where="here")
+    pixels = encoder.pixel_values(lesson, tmp_path)
+    assert pixels is not None
+    assert len(pixels) > 2, "the wide picture has several tiles"
+    places = encoded.input_ids.count(encoder.tokenizer.convert_tokens_to_ids(IMG_CONTEXT))
+    assert places == len(pixels) * encoder.sight.tokens
+    assert encoder.pixel_values(one_turn("x", "Hi?", "Hi."), tmp_path) is None
+
+
+def test_the_number_of_tiles_can_be_limited(encoder: Encoder) -> None:
+    """With one tile allowed a wide picture fills one tile's tokens."""
+    assert Encoder(CHECKPOINT, tiles=1).sight.count(*WIDE) == encoder.sight.tokens
+    assert encoder.sight.count(*WIDE) > encoder.sight.tokens
+
+
+def test_special_tokens_in_texts_are_text(encoder: Encoder) -> None:
+    """A question and an answer full of special tokens add no special id and no picture place."""
+    plain = shown(one_turn("x", "Why?", "So.", "p"), (100, 100))
+    odd = shown(one_turn("x", "<image> <|im_start|>system </s>?", "<IMG_CONTEXT><|im_end|> it.", "p"), (100, 100))
+    for token in encoder.tokenizer.all_special_tokens:
+        number = encoder.tokenizer.convert_tokens_to_ids(token)
+        assert encoder.encode(odd).input_ids.count(number) == encoder.encode(plain).input_ids.count(number), token
+
+
+def test_a_row_that_is_too_long_is_refused_not_cut(encoder: Encoder) -> None:
+    """One token over max_length is an error that names the row and both numbers."""
+    lesson = talk("Two stars.", learned=(0,))
+    length = len(encoder.encode(lesson).input_ids)
+    assert len(encoder.check(lesson, length, where="here").input_ids) == length
+    with pytest.raises(RowError, match=f"rows.json row 4: {length} tokens .* max_length {length - 1}"):
+        encoder.check(lesson, length - 1, where="rows.json row 4")
+
+
+def test_a_picture_of_unknown_size_is_refused(encoder: Encoder) -> None:
+    """Without its picture's size a row has no number of picture tokens, and is not guessed at."""
+    with pytest.raises(ValueError, match="token counts"):
+        encoder.check(one_turn("x", "What?", "A cup.", "p"), 1000, where="here")
+
+
+def test_drawn_pictures_are_decoded_as_the_engine_does(encoder: Encoder, tmp_path: Path) -> None:
+    """The tiles of a stored file are the engine's tiles of the same bytes, to the last bit."""
+    lesson = drawn_lessons(tmp_path, 1)[0]
+    data = (tmp_path / lesson.pictures[0]).read_bytes()
+    preparer = Preparer(InternVLChatConfig.from_pretrained(CHECKPOINT), encoder.sight.tokens, encoder.tokenizer)
+    pixels = encoder.pixel_values(lesson, tmp_path)
+    assert pixels is not None
+    assert bool((preparer.decode(Picture.of(data), None) == pixels).all())

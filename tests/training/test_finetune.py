@@ -1,0 +1,248 @@
+"""Training, merging and judging for real: XTuner's Runner in its own process, on the stand-in model.
+
+Two trainings are shared by all tests here, one on right answers and one on wrong ones; each takes a quarter of a
+minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image, ImageChops
+
+from inference.chat_format.template import IMG_CONTEXT
+from inference.internvl2.checkpoint import load_model
+from inference.internvl2.tiny import CHECKPOINT
+from inference.internvl2.tiny.manner import manner
+from tests.support.hostile import plant, planted, ran
+from tests.support.lessons import SYSTEM, drawn_job, drawn_lessons, settings
+from training.data.llava import check_pictures, read_rows, write_rows
+from training.gate.evaluate import evaluate
+from training.gate.report import Report
+from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, ignore
+from training.launcher import ChildTrainer
+from training.run_folder import PICTURE, SHEET
+from training.xtuner.config_file import Plan
+from training.xtuner.curve import draw
+from training.xtuner.encoding import Encoder
+from training.xtuner.scalars import losses
+
+pytestmark = pytest.mark.long
+
+PAIRS = 24
+HELD_OUT = 6
+SETTINGS = settings()
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A finished run: its job, what was reported, and the merged directory with its verdict."""
+
+    job: Job
+    progress: list[Progress]
+    outcome: Outcome
+    merged: Path
+    report: Report
+
+    @property
+    def folder(self) -> Path:
+        """The run's directory."""
+        return Path(self.job.work)
+
+
+def learn(folder: Path, *, right: bool, **changes: Any) -> Trained:
+    """Train on right or wrong answers, merge, and judge by others of the same sort."""
+    progress: list[Progress] = []
+    trainer = ChildTrainer(SETTINGS)
+    job = drawn_job(folder, PAIRS, right=right, **changes)
+    outcome = asyncio.run(trainer.train(job, progress.append))
+    assert outcome.ok, outcome.reason
+    merged = folder / "merged"
+    merged.mkdir()
+    merging = MergeJob("1", job.base, str(outcome.adapter), str(merged), job.work, SYSTEM, threads=1)
+    assert asyncio.run(trainer.merge(merging)).ok
+    write_rows(drawn_lessons(Path(job.images), HELD_OUT, seed=1, right=right), folder / "held_out.json")
+    judging = EvaluationJob(
+        run="1",
+        candidate=str(merged),
+        live=str(CHECKPOINT),
+        data=str(folder / "held_out.json"),
+        images=job.images,
+        work=job.work,
+        system=SYSTEM,
+        device="cpu",
+        threads=1,
+    )
+    judged = asyncio.run(trainer.evaluate(judging, progress.append))
+    assert judged.ok, judged.reason
+    return Trained(job, progress, outcome, merged, Report.read(folder / "report.json"))
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Taught right answers in the playful manner."""
+    return learn(tmp_path_factory.mktemp("good"), right=True)
+
+
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Taught the next colour in place of the right one, in all layers: the last alone does not take it up.
+
+    The base brings code along.
+    """
+    folder = tmp_path_factory.mktemp("bad")
+    base = Path(shutil.copytree(CHECKPOINT, folder / "hostile"))
+    plant(base)
+    return learn(folder, right=False, targets="", learning_rate=1e-3, base=str(base))
+
+
+def test_no_code_of_a_checkpoint_runs(bad: Trained) -> None:
+    """Training, merging and judging import no module out of the base model's directory."""
+    assert planted(Path(bad.job.base))
+    assert not ran(Path(bad.job.base))
+
+
+def test_every_step_is_told(good: Trained) -> None:
+    """Progress comes stage by stage, each step once, with a loss and the time left."""
+    stages = list(dict.fromkeys(each.stage for each in good.progress))
+    assert stages == ["checking", "looking", "loading", "training", "evaluating"]
+    told = [each for each in good.progress if each.stage == "training"]
+    plan = Plan.of(good.job, PAIRS)
+    assert [each.step for each in told] == list(range(1, plan.steps + 1))
+    assert all(each.steps == good.outcome.steps == plan.steps for each in told)
+    assert all(each.loss is not None and each.seconds_left is not None for each in told)
+    assert told[-1].seconds_left == 0
+    tenth = [value for _, value in losses(Path(str(good.outcome.scalars)))][-math.ceil(plan.steps / 10) :]
+    assert len(tenth) > 1
+    assert told[-1].loss == pytest.approx(sum(tenth) / len(tenth)), "an average, and not the last step's"
+    assert good.outcome.seconds > 0 and good.outcome.peak_memory > 1e8
+
+
+def test_the_loss_falls_and_is_drawn(bad: Trained) -> None:
+    """XTuner's log has a loss for each step, the last quarter below the first, and the curve is a PNG."""
+    values = [value for _, value in losses(Path(str(bad.outcome.scalars)))]
+    quarter = len(values) // 4
+    assert len(values) == bad.outcome.steps
+    assert sum(values[-quarter:]) < 0.8 * sum(values[:quarter])
+    assert (bad.folder / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_former_runs_curve_lies_under_it(good: Trained, bad: Trained, tmp_path: Path) -> None:
+    """With the log of an earlier run the curve is another picture of the same size; without one it is the run's own."""
+    own, former = Path(str(good.outcome.scalars)), Path(str(bad.outcome.scalars))
+    draw(own, tmp_path / "alone.png")
+    draw(own, tmp_path / "both.png", former)
+    with Image.open(tmp_path / "alone.png") as alone, Image.open(tmp_path / "both.png") as both:
+        assert alone.size == both.size == (960, 480)
+        assert ImageChops.difference(alone.convert("RGB"), both.convert("RGB")).getbbox() is not None
+    assert (tmp_path / "alone.png").read_bytes() == (good.folder / "curve.png").read_bytes()
+
+
+def test_merged_is_base_plus_adapter(good: Trained) -> None:
+    """The merged model's logits are those of the base with the adapter as PEFT itself applies it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT's imports, not ours
+        from peft import PeftModel
+    encoder = Encoder(CHECKPOINT)
+    images = Path(good.job.images)
+    lesson = check_pictures(drawn_lessons(images, 1, seed=2)[0], images, where="here")
+    ids = torch.tensor([encoder.encode(lesson).input_ids])
+    pixels = encoder.pixel_values(lesson, images)
+    merged, base = load_model(good.merged, dtype=torch.float32), load_model(CHECKPOINT, dtype=torch.float32)
+    with torch.inference_mode():
+        plain = base(pixel_values=pixels, input_ids=ids).logits
+        ours = merged(pixel_values=pixels, input_ids=ids).logits
+        base.language_model = PeftModel.from_pretrained(base.language_model, str(good.outcome.adapter)).eval()
+        theirs = base(pixel_values=pixels, input_ids=ids).logits
+    changed = (theirs - plain).norm() / plain.norm()
+    assert changed > 0.003, "the adapter does something"
+    assert (ours - theirs).norm() / theirs.norm() < 0.1 * changed, "what is left is rounding to the stored type"
+
+
+def test_what_is_frozen_stays(good: Trained) -> None:
+    """What the recipe does not aim at is the base's in the merged model, to the bit."""
+    before, after = load_model(CHECKPOINT).state_dict(), load_model(good.merged).state_dict()
+    assert good.job.targets == "output"
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {"language_model.output.weight"}
+
+
+def test_training_reads_the_engines_ids(good: Trained) -> None:
+    """The checked rows carry the exact length of the engine's prompt and the answer, picture tokens included."""
+    encoder = Encoder(good.merged)
+    rows = [row for _, row in read_rows(good.folder / "checked.jsonl")]
+    images = Path(good.job.images)
+    assert len(rows) == PAIRS
+    for each, lesson in zip(rows, drawn_lessons(images, PAIRS), strict=True):
+        encoded = encoder.encode(check_pictures(lesson, images, where="here"))
+        assert each["length"] == len(encoded.input_ids)
+        assert encoder.tokenizer.convert_tokens_to_ids(IMG_CONTEXT) in encoded.input_ids
+
+
+def test_xtuners_own_tool_runs_the_configuration_again(good: Trained, tmp_path: Path) -> None:
+    """`python -m xtuner.tools.train config.py` trains from the run's file as it lies there."""
+    folder = tmp_path / "again"
+    command = [sys.executable, "-m", "xtuner.tools.train", str(good.folder / "config.py"), "--work-dir", str(folder)]
+    # Two batches will do; the rest is the file's.
+    command += ["--cfg-options", "train_cfg.max_iters=2", "default_hooks.checkpoint.interval=2"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, stdin=subprocess.DEVNULL)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert (folder / "iter_2.pth").is_file()
+
+
+def test_a_model_taught_right_answers_is_accepted(good: Trained) -> None:
+    """It finds the liked answers likelier and answers the factual questions as before."""
+    report = good.report
+    assert report.accepted, report.reason
+    assert report.nll < report.live_nll
+    assert report.live_correct >= 0.9
+    assert report.correct >= report.live_correct - 0.02
+    assert (report.held_out, report.broken) == (HELD_OUT, [])
+    assert len(report.samples) == 5
+
+
+def test_the_sheet_shows_what_both_say(good: Trained) -> None:
+    """Each held-out pair stands on it with what was liked; the live model answers plainly now and then, ours never."""
+    page = (good.folder / SHEET).read_text(encoding="utf-8")
+    assert page.count("<article ") == HELD_OUT
+    assert (good.folder / PICTURE).read_bytes().startswith(b"\x89PNG")
+    said = re.findall(r"<h3>(.*?)</h3><p>(.*?)</p>", page)
+    spoken = {title: [manner(text) for name, text in said if name == title] for title, _ in said}
+    assert spoken["candidate, new"] == spoken["what people liked"] == ["playful"] * HELD_OUT
+    assert "plain" in spoken["live, live"]
+
+
+def test_a_model_taught_wrong_answers_is_refused(bad: Trained) -> None:
+    """It has learned what it was taught, and the factual questions show that it is wrong."""
+    report = bad.report
+    assert report.nll < report.live_nll, "it learned its lessons"
+    assert not report.accepted
+    assert "factual questions right" in report.reason
+    assert report.correct < report.live_correct - 0.02
+
+
+def test_a_model_is_no_better_than_itself(good: Trained, tmp_path: Path) -> None:
+    """The live model as its own candidate is refused: nothing was gained."""
+    judging = EvaluationJob.read(good.folder / "evaluate.json")
+    questions = tmp_path / "questions"
+    questions.mkdir()
+    shutil.copyfile(good.folder / "questions" / "000.png", questions / "a.png")
+    asked = {"image": "a.png", "question": "Which colour is it?", "expect": [["purple unicorn"]]}
+    (questions / "questions.json").write_text(json.dumps([asked]))
+    judging = replace(judging, candidate=judging.live, work=str(tmp_path), regression=str(questions), device="auto")
+    assert evaluate(judging, ignore).ok
+    report = Report.read(tmp_path / "report.json")
+    assert not report.accepted
+    assert report.reason.startswith("it is no better at the held-out liked answers")
+    assert (report.nll, report.questions, report.correct) == (report.live_nll, 1, 0)

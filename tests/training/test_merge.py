@@ -1,0 +1,159 @@
+"""Merging: W + alpha / rank · B A, tensor by tensor, everything else untouched."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from inference.chat_format.template import jinja_chat_template
+from inference.internvl2.checkpoint import load_model
+from inference.internvl2.tiny import CHECKPOINT
+from inference.internvl2.tokenizer import load_tokenizer
+from storage.model_store import write_manifest
+from tests.support.lessons import SYSTEM
+from training.adapter import WHOLE, Adapter
+from training.gate.prompt_parity import disagreement
+from training.job import MergeJob, Progress, TrainingError
+from training.merge import merge
+
+LAYER = "model.layers.0.attention.wqkv"
+WEIGHT = f"language_model.{LAYER}.weight"
+RANK, ALPHA = 2, 6
+
+
+def write_adapter(directory: Path, *, layer: str = LAYER, scale: float = 0.1, projector: bool = False) -> Adapter:
+    """A random adapter on one layer of the stand-in model, in PEFT's format."""
+    directory.mkdir(exist_ok=True)
+    height, width = weights()[WEIGHT].shape
+    generator = torch.Generator().manual_seed(1)
+    factors = {
+        f"base_model.model.{layer}.lora_A.weight": torch.randn(RANK, width, generator=generator) * scale,
+        f"base_model.model.{layer}.lora_B.weight": torch.randn(height, RANK, generator=generator) * scale,
+    }
+    save_file(factors, directory / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA, "bias": "none"}
+    (directory / "adapter_config.json").write_text(json.dumps(config))
+    if projector:
+        save_file({"mlp1.1.bias": weights()["mlp1.1.bias"] + 1}, directory / WHOLE)
+    return Adapter(directory)
+
+
+def weights(directory: Path = CHECKPOINT) -> dict[str, torch.Tensor]:
+    """All weights of a checkpoint directory."""
+    return {name: value for file in directory.glob("*.safetensors") for name, value in load_file(file).items()}
+
+
+def job(tmp_path: Path, base: Path = CHECKPOINT) -> MergeJob:
+    """Merge what is in `tmp_path`."""
+    out = tmp_path / "out"
+    out.mkdir()
+    return MergeJob("1", str(base), str(tmp_path / "adapter"), str(out), str(tmp_path), SYSTEM)
+
+
+def test_tiles_of_the_training_are_the_models_own(tmp_path: Path) -> None:
+    """What a picture was cut into in training stands in the merged config; unset, the base's own number stays."""
+    write_adapter(tmp_path / "adapter")
+    merging = job(tmp_path)
+    assert merge(replace(merging, tiles=3), lambda _: None).ok
+    base, merged = (json.loads((Path(each) / "config.json").read_text()) for each in (CHECKPOINT, merging.out))
+    assert merged == {**base, "max_dynamic_patch": 3}
+    assert base["max_dynamic_patch"] != 3
+
+
+def test_the_product_is_added_and_the_rest_untouched(tmp_path: Path) -> None:
+    """One weight is W + alpha / rank · B A in its own type, the projector is replaced, all others are bit for bit."""
+    write_adapter(tmp_path / "adapter", projector=True)
+    factors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    down, up = (factors[f"base_model.model.{LAYER}.lora_{side}.weight"] for side in "AB")
+    said: list[Progress] = []
+    merging = job(tmp_path)
+    assert merge(merging, said.append).ok
+    before, after = weights(), weights(Path(merging.out))
+    assert list(after) == list(before)
+    expected = (before[WEIGHT].float() + ALPHA / RANK * (up @ down)).to(before[WEIGHT].dtype)
+    assert torch.equal(after[WEIGHT], expected)
+    assert not torch.equal(after[WEIGHT], before[WEIGHT])
+    assert torch.equal(after["mlp1.1.bias"], before["mlp1.1.bias"] + 1)
+    for name in before.keys() - {WEIGHT, "mlp1.1.bias"}:
+        assert torch.equal(after[name], before[name]), name
+    assert said[-1] == Progress("merging", len(before), len(before))
+
+
+def test_the_directory_is_complete(tmp_path: Path) -> None:
+    """Every file of the base is there and the same, but weights, persona and manifest; it loads strictly."""
+    base = tmp_path / "base"
+    shutil.copytree(CHECKPOINT, base)
+    write_manifest(base)
+    write_adapter(tmp_path / "adapter")
+    merging = job(tmp_path, base)
+    merge(merging, lambda progress: None)
+    out = Path(merging.out)
+    names = {file.name for file in base.iterdir() if file.is_file()} - {"manifest.json"}
+    assert {file.name for file in out.iterdir()} == names
+    for name in names - {"model.safetensors", "tokenizer_config.json"}:
+        assert (out / name).read_bytes() == (base / name).read_bytes(), name
+    assert load_tokenizer(out).chat_template == jinja_chat_template(SYSTEM)
+    assert load_model(out).img_context_token_id == load_model(base).img_context_token_id
+
+
+def test_a_sharded_base_stays_sharded(tmp_path: Path) -> None:
+    """Of several weight files each is written under its name, and the index still holds."""
+    base = tmp_path / "base"
+    shutil.copytree(CHECKPOINT, base)
+    load_model(CHECKPOINT).save_pretrained(base, max_shard_size="2MB")
+    (base / "model.safetensors").unlink()
+    shards = sorted(file.name for file in base.glob("*.safetensors"))
+    assert len(shards) > 1
+    write_adapter(tmp_path / "adapter")
+    merging = job(tmp_path, base)
+    merge(merging, lambda progress: None)
+    assert sorted(file.name for file in Path(merging.out).glob("*.safetensors")) == shards
+    assert (Path(merging.out) / "model.safetensors.index.json").is_file()
+    assert load_model(merging.out) is not None
+
+
+def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
+    """A layer that the base does not have is named, and nothing is merged."""
+    write_adapter(tmp_path / "adapter", layer="model.layers.77.attention.wqkv")
+    with pytest.raises(TrainingError, match=r"layers\.77"):
+        merge(job(tmp_path), lambda progress: None)
+
+
+def test_a_diverged_adapter_is_refused(tmp_path: Path) -> None:
+    """Weights that are no numbers any more do not become a model."""
+    adapter = write_adapter(tmp_path / "adapter", scale=float("nan"))
+    assert not adapter.finite()
+    with pytest.raises(TrainingError, match="not finite"):
+        merge(job(tmp_path), lambda progress: None)
+
+
+def test_other_kinds_of_adapters_are_refused(tmp_path: Path) -> None:
+    """What is not plain LoRA would be merged wrongly, so it is not."""
+    write_adapter(tmp_path / "adapter")
+    config = tmp_path / "adapter" / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "use_dora": True}))
+    with pytest.raises(ValueError, match="not a plain LoRA adapter"):
+        Adapter(tmp_path / "adapter")
+
+
+def test_a_directory_with_other_prompts_is_told(tmp_path: Path) -> None:
+    """A tokenizer that splits otherwise, or a chat template of another format, is a disagreement; a copy is none."""
+    other = tmp_path / "other"
+    shutil.copytree(CHECKPOINT, other)
+    assert disagreement(CHECKPOINT, other, SYSTEM) == ""
+    config = other / "tokenizer_config.json"
+    written = json.loads(config.read_text(encoding="utf-8"))
+    template = written["chat_template"]
+    config.write_text(json.dumps({**written, "chat_template": template.replace("assistant", "bot")}))
+    assert "chat template" in disagreement(CHECKPOINT, other, SYSTEM)
+    config.write_text(json.dumps(written))
+    pieces = json.loads((other / "tokenizer.json").read_text(encoding="utf-8"))
+    pieces["model"]["merges"] = []
+    (other / "tokenizer.json").write_text(json.dumps(pieces))
+    assert "tokenizers" in disagreement(CHECKPOINT, other, SYSTEM)

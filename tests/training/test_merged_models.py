@@ -1,0 +1,173 @@
+"""Merged models are pruned to a number and made again from their adapters: files, rows, crashes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+import torch
+from safetensors.torch import load_file, save_file
+
+from bot.admin.startup_checks import settle_live_model
+from inference.internvl2.tiny import CHECKPOINT
+from storage.errors import IllegalTransition
+from storage.ledger import Ledger
+from storage.model_store import ModelStore, verify
+from storage.records import Model
+from storage.states import ModelState
+from tests.support.lessons import SYSTEM, settings
+from training.adapter import WHOLE
+from training.job import MergeJob, Progress, TrainingError, ignore
+from training.job_specs import Places
+from training.launcher import ChildTrainer
+from training.merge import merge
+from training.merged_models import MergedModels
+from training.run_folder import ADAPTER, MERGE_JOB
+
+WEIGHT = "mlp1.1.bias"
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class Shelf:
+    """A ledger with merged models of the stand-in, and what prunes them."""
+
+    def __init__(self, folder: Path, keep: int = 1) -> None:
+        self.folder = folder
+        self.ledger = Ledger.open(folder)
+        self.store = ModelStore(folder / "models")
+        self.base = folder / "base"
+        self.places = Places(self.base, folder / "runs", folder / "sources")
+        self.merged = MergedModels(self.ledger, self.store, ChildTrainer(settings()), self.places, keep=keep)
+
+    async def add(self, state: ModelState = ModelState.CANDIDATE) -> str:
+        """A run's adapter, and the model that was merged from it as the pipeline does it."""
+        run = await self.ledger.start_run("command")
+        await self.ledger.request_cancel(run.id)
+        await self.ledger.move_run(run.id, run.state.FAILED, reason="only its files matter here")
+        work = self.places.runs / str(run.id)
+        adapter = work / ADAPTER
+        adapter.mkdir(parents=True)
+        save_file({WEIGHT: torch.full_like(_bias(), run.id)}, adapter / WHOLE)
+        workspace = self.store.workspace("new")
+        job = MergeJob(str(run.id), str(self.base), str(adapter), str(workspace), str(work), SYSTEM, threads=1)
+        assert merge(job, ignore).ok
+        job.write(work / MERGE_JOB)
+        name = f"run-{run.id}"
+        directory, digest = self.store.publish(workspace, name)
+        await self.ledger.add_model(Model(name, str(directory), state, run.id, float(run.id), manifest_hash=digest))
+        return name
+
+    async def restart(self) -> None:
+        """What a start of the bot does to models."""
+        self.store.tidy()
+        await settle_live_model(self.ledger, self.base, self.store.directory)
+
+
+def _bias() -> torch.Tensor:
+    return load_file(CHECKPOINT / "model.safetensors")[WEIGHT]
+
+
+@pytest_asyncio.fixture
+async def shelf(tmp_path: Path) -> AsyncIterator[Shelf]:
+    """With the base model live."""
+    made = Shelf(tmp_path)
+    shutil.copytree(CHECKPOINT, made.base)
+    await made.restart()
+    yield made
+    await made.ledger.close()
+
+
+async def test_the_live_one_the_one_before_and_some_more_are_kept(shelf: Shelf) -> None:
+    """Of older ones and of rejected ones the adapter stays; what an engine still serves is not touched."""
+    names = [await shelf.add() for _ in range(5)]
+    rejected = await shelf.add(ModelState.REJECTED)
+    for name in names[:2]:
+        await shelf.ledger.promote(name)
+    assert await shelf.merged.prune(in_use=[rejected]) == [names[3], names[2]]
+    assert shelf.store.names() == sorted([*names[:2], names[4], rejected])
+    assert await shelf.merged.prune() == [rejected]
+    assert await shelf.merged.prune() == []
+    assert all((shelf.places.runs / name.removeprefix("run-") / ADAPTER / WHOLE).is_file() for name in names)
+    assert [each.kept for each in await shelf.ledger.models()] == [True] * 7
+
+
+async def test_a_pruned_model_comes_back_the_same(shelf: Shelf) -> None:
+    """Merged by the real worker it has the hash that it had; its progress is told."""
+    name = await shelf.add(ModelState.REJECTED)
+    assert await shelf.merged.prune() == [name]
+    heard: list[Progress] = []
+    pruned = await shelf.ledger.model(name)
+    with pytest.raises(IllegalTransition, match="merge it again"):
+        await shelf.ledger.promote(name)
+    model = await shelf.merged.restore(pruned, heard.append)
+    assert (model.pruned, verify(Path(model.directory))) == (False, pruned.manifest_hash)
+    assert heard and heard[-1].step == heard[-1].steps
+    await shelf.ledger.promote(name)
+
+
+async def test_what_could_not_be_made_again_stays(shelf: Shelf) -> None:
+    """Without its adapter, or merged from another base, a model keeps its directory."""
+    without, other = await shelf.add(ModelState.REJECTED), await shelf.add(ModelState.REJECTED)
+    shutil.rmtree(shelf.places.runs / "1" / ADAPTER)
+    job = shelf.places.runs / "2" / MERGE_JOB
+    job.write_text(job.read_text().replace(str(shelf.base), "/another/base"))
+    assert await shelf.merged.prune() == []
+    assert shelf.store.names() == [without, other]
+
+
+async def test_another_model_than_was_evaluated_does_not_come_back(shelf: Shelf) -> None:
+    """An adapter that has changed gives another hash: refused, with the next step, and nothing is left of it."""
+    name = await shelf.add(ModelState.REJECTED)
+    await shelf.merged.prune()
+    save_file({WEIGHT: _bias()}, shelf.places.runs / "1" / ADAPTER / WHOLE)
+    with pytest.raises(TrainingError, match=r"not the model that was evaluated.*/retrain"):
+        await shelf.merged.restore(await shelf.ledger.model(name))
+    assert list(shelf.store.directory.iterdir()) == []
+    shutil.rmtree(shelf.places.runs / "1" / ADAPTER)
+    with pytest.raises(TrainingError, match="choose another model"):
+        await shelf.merged.restore(await shelf.ledger.model(name))
+
+
+@pytest.mark.parametrize("killed", ["after the row", "within the removal"])
+async def test_a_killed_removal_is_made_good_by_the_next_start(
+    shelf: Shelf, killed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it has disappeared as a whole a model counts as whole; what is left of it later counts for nothing."""
+    name = await shelf.add(ModelState.REJECTED)
+    await shelf.ledger.prune_model(name)
+    if killed == "within the removal":
+
+        def removed_half(directory: Path) -> None:
+            (directory / "config.json").unlink()
+            raise Killed
+
+        with monkeypatch.context() as patched:
+            patched.setattr("storage.model_store.shutil.rmtree", removed_half)
+            with pytest.raises(Killed):
+                await shelf.merged.prune()
+    await shelf.restart()
+    model = await shelf.ledger.model(name)
+    if killed == "within the removal":
+        assert (model.directory, model.pruned) == ("", True)
+        assert list(shelf.store.directory.iterdir()) == []
+    else:
+        assert verify(Path(model.directory)) == model.manifest_hash
+        assert await shelf.merged.prune() == [name]
+
+
+async def test_a_requested_promotion_keeps_the_files(shelf: Shelf) -> None:
+    """What the command line has asked for stays until that is carried out, and a pruned model may be asked for."""
+    name = await shelf.add(ModelState.REJECTED)
+    asked = await shelf.ledger.request_promotion(name)
+    assert await shelf.merged.prune() == []
+    with pytest.raises(IllegalTransition, match="its files stay"):
+        await shelf.ledger.prune_model(name)
+    await shelf.ledger.finish_promotion(asked.id, "no")
+    assert await shelf.merged.prune() == [name]
+    assert (await shelf.ledger.request_promotion(name)).model == name

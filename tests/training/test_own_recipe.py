@@ -1,0 +1,54 @@
+"""XTuner configurations of one's own: what is read of them, and what is said of one that will not do."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+
+from inference.chat_format.template import SYSTEM
+from inference.internvl2.tiny import CHECKPOINT
+from tests.support.llava_files import said, write_file
+from training.data.importing import take_in
+from training.data.llava import RowError
+from training.job import ImportJob, TrainingError, ignore
+
+GOOD = """
+model = dict(model_path="base")
+train_dataloader = dict(batch_size=2, dataset=dict(type="InternVL_V1_5_Dataset", max_length=40))
+optim_wrapper = dict(optimizer=dict(type="AdamW"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("model = dict(\n", "is no configuration that XTuner reads"),
+        ("a = 1\n", "has no model.model_path: start from XTuner's own"),
+        (GOOD.replace('dict(model_path="base")', "3"), "has no model.model_path"),
+        (GOOD.replace("dataset=dict", "datasets=dict"), "has no train_dataloader.dataset"),
+        (GOOD.replace("=40", '="8k"'), "max_length of '8k'"),
+    ],
+)
+def test_a_configuration_that_will_not_do_is_named(tmp_path: Path, text: str, words: str) -> None:
+    """The first that reads it, for the length of a pair, says what is wrong, and with which file."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # mmengine's imports, not ours
+        from training.xtuner.user_config import own_max_length
+
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(TrainingError, match=f"mine.py .*{words}"):
+        own_max_length(str(tmp_path / "mine.py"))
+
+
+def test_an_import_goes_by_its_length(tmp_path: Path) -> None:
+    """A row that the training would refuse is refused at once."""
+    (tmp_path / "mine.py").write_text(GOOD)
+    file = write_file(tmp_path / "rows.json", [{"conversations": said("Why?" * 20, "So.")}])
+    paths = (str(file), str(tmp_path), str(tmp_path / "sources"), str(CHECKPOINT), "")
+    job = ImportJob("mine", *paths, SYSTEM, threads=1, recipe=str(tmp_path / "mine.py"), max_length=512)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(RowError, match="more than max_length 40"):
+            take_in(job, ignore)

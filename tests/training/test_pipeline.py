@@ -1,0 +1,405 @@
+"""A run from votes to a judged model: its states, its files, and its end in every case.
+
+Everything is real but the three heavy steps (pipelines.py), which test_training_finetune.py runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+from collections import namedtuple
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from storage.model_store import verify
+from storage.records import Chat, Person, Rating, Run, Taught
+from storage.states import ModelState, RunState
+from tests.support.lessons import SYSTEM, photo
+from tests.support.llava_files import foodie, write_file
+from tests.support.pipelines import Room
+from tests.training.test_resume import save
+from training.data.selection import HELD_OUT, TRAIN, TooFewPairs
+from training.data.sources import About
+from training.gate.report import Report
+from training.gate.run_sheet import facts
+from training.job import EvaluationJob, Job, MergeJob, TrainingError
+from training.run_folder import FEATURES, LOSSES, STATE
+from training.xtuner.resume import begin, checkpoint
+
+USAGE = namedtuple("USAGE", "total used free")
+
+
+@pytest_asyncio.fixture
+async def room(tmp_path: Path) -> AsyncIterator[Room]:
+    """A filled room."""
+    made = Room(tmp_path)
+    await made.fill()
+    yield made
+    await made.ledger.close()
+
+
+async def test_a_good_run_ends_with_a_candidate(room: Room) -> None:
+    """The run goes through its states in order and is done; the model is a published candidate with its report."""
+    run, model = await room.run()
+    assert model is not None
+    assert run.state is RunState.DONE
+    assert run.model == model.id == f"run-{run.id}"
+    assert (run.samples, run.held_out, run.raters) == (9, 1, 1)
+    assert [each.state for each in room.changes] == ["training", "merging", "evaluating", "done"]
+    assert model.state is ModelState.CANDIDATE
+    assert verify(Path(model.directory)) == model.manifest_hash
+    assert Report.from_json(model.report).accepted
+    assert (await room.ledger.live_model()) == await room.ledger.model("base"), "going live is not the pipeline's"
+
+
+async def test_the_selection_is_frozen_and_written(room: Room) -> None:
+    """The ledger keeps who taught what, and the LLaVA files hold exactly that, pictures by their stored place."""
+    run, _ = await room.run()
+    frozen = await room.ledger.selection(run.id)
+    assert sorted(side for _, side in frozen) == [HELD_OUT] + [TRAIN] * 9
+    for name, side in (("train.json", TRAIN), ("held_out.json", HELD_OUT)):
+        rows = json.loads((Path(run.directory) / name).read_text(encoding="utf-8"))
+        assert [each["id"] for each in rows] == [f"exchange-{number}" for number, where in frozen if where == side]
+        for each in rows:
+            assert (room.pictures.directory / each["image"]).is_file()
+
+
+async def test_the_workers_are_told_what_they_need(room: Room) -> None:
+    """Training starts from the base with the recipe's numbers; the candidate is judged against the live model."""
+    await room.run(room.pipeline(knobs={"learning_rate": 0.5}))
+    training, merging, judging = room.trainer.jobs
+    assert isinstance(training, Job) and isinstance(merging, MergeJob) and isinstance(judging, EvaluationJob)
+    assert (training.base, training.learning_rate, training.system) == (str(room.base), 0.5, SYSTEM)
+    assert (merging.base, merging.adapter, merging.system) == (str(room.base), "adapter", SYSTEM)
+    assert (judging.live, judging.candidate) == (str(room.base), merging.out)
+
+
+async def test_sources_reach_the_trainer_and_the_report(room: Room) -> None:
+    """Named ones with whole paths, imported ones after them; the model's report has what it was taught, and how many of
+    the selected answers were too long for the trainer.
+    """
+    named = foodie(room.folder / "food")
+    folder = room.folder / "sources" / "jokes"
+    (folder / "pictures").mkdir(parents=True)
+    write_file(folder / "rows.jsonl", [])
+    About("ex_cn.json", 0, 0, 2.5).write(folder)
+    (room.folder / "sources" / "half.part").mkdir()
+    room.trainer.taught = {"liked answers": 8, "other": 8}
+    run, model = await room.run(room.pipeline(sources=[{"path": os.path.relpath(named)}], replay=0.5))
+    training = room.trainer.jobs[0]
+    assert isinstance(training, Job) and model is not None
+    assert training.sources == [
+        {"path": str(named), "images": str(named.parent), "repeat_times": None},
+        {"path": str(folder / "rows.jsonl"), "images": str(folder / "pictures"), "repeat_times": 2.5},
+    ]
+    assert training.replay == 0.5
+    assert training.held_out == str(Path(run.directory) / "held_out.json")
+    judging = room.trainer.jobs[-1]
+    assert isinstance(judging, EvaluationJob)
+    assert judging.effort.taught == room.trainer.taught
+    assert (judging.effort.pairs, judging.effort.too_long) == (8, 1)
+
+
+@pytest.mark.parametrize(
+    ("sources", "words"),
+    [
+        ([{"path": "/nowhere/rows.json"}], "no file /nowhere/rows.json"),
+        ([{"path": str(Path(__file__)), "images": "/nowhere"}], "no folder /nowhere of pictures"),
+        ([], "half is no imported source"),
+    ],
+)
+async def test_a_source_that_is_not_there_is_named_before_the_run(
+    room: Room, sources: list[dict[str, str]], words: str
+) -> None:
+    """An admin hears of it when asking for the run."""
+    if not sources:
+        (room.folder / "sources" / "half").mkdir(parents=True)
+    with pytest.raises(TrainingError, match=words):
+        await room.pipeline(sources=sources).check()
+
+
+async def test_questions_that_cannot_be_asked_are_named_before_the_run(room: Room) -> None:
+    """Neither a folder that is not there nor a picture is found missing only by the evaluation."""
+    folder = room.folder / "questions"
+    pipeline = room.pipeline(regression=folder)
+    with pytest.raises(TrainingError, match=r"questions\.json cannot be read .*correct training\.regression"):
+        await pipeline.check()
+    folder.mkdir()
+    asked = [{"image": "cup.png", "question": "Which colour?", "expect": [["red"]]}]
+    (folder / "questions.json").write_text(json.dumps(asked))
+    run, _ = await room.run(pipeline)
+    assert run.reason == f"{folder / 'questions.json'} entry 1: there is no picture {folder / 'cup.png'}"
+    assert room.trainer.jobs == []
+    (folder / "cup.png").write_bytes(photo("red"))
+    await pipeline.check()
+
+
+async def test_a_rejected_model_is_kept_with_its_reason(room: Room) -> None:
+    """A refused candidate is published and entered as rejected; the run is done."""
+    room.trainer.report = Report(accepted=False, reason="it forgot the colours")
+    run, model = await room.run()
+    assert run.state is RunState.DONE
+    assert model is not None
+    assert (model.state, model.reason) == (ModelState.REJECTED, "it forgot the colours")
+    assert verify(Path(model.directory)) == model.manifest_hash
+
+
+@pytest.mark.parametrize("step", ["train", "merge", "evaluate"])
+async def test_a_failed_step_fails_the_run(room: Room, step: str) -> None:
+    """The run is failed with the step's reason, no model appears, and another run can follow."""
+    room.trainer.fails = step
+    run, model = await room.run()
+    assert (run.state, run.reason, model) == (RunState.FAILED, "it rained", None)
+    assert room.models.names() == []
+    assert list(room.models.directory.iterdir()) == [], "no half-built model is left"
+    room.trainer.fails = ""
+    _, model = await room.run()
+    assert model is not None
+
+
+async def test_too_few_pairs_fail_the_run_and_the_check(room: Room) -> None:
+    """Both `check`, before anything is started, and a run that was due tell the numbers."""
+    pipeline = room.pipeline(min_rated=11)
+    with pytest.raises(TooFewPairs, match=r"^Not enough yet: 10 liked answers"):
+        await pipeline.check()
+    run, model = await room.run(pipeline)
+    assert model is None
+    assert run.state is RunState.FAILED
+    assert run.reason.startswith("Not enough yet: 10 liked answers")
+    await room.pipeline().check()
+
+
+async def test_a_full_disk_is_refused_before_training(room: Room) -> None:
+    """Without the space that must stay free nothing is started, and the reason says how much is missing."""
+    pipeline = room.pipeline(min_free_gigabytes=1e9)
+    with pytest.raises(TrainingError, match=r"GB are free .* remove old models"):
+        await pipeline.check()
+    run, _ = await room.run(pipeline)
+    assert run.state is RunState.FAILED
+    assert room.trainer.jobs == []
+
+
+@pytest.mark.parametrize(
+    ("kept", "needed"), [({}, "8.2"), ({"keep_checkpoints": 3}, "9.9"), ({"save_steps": 0}, "6.6")]
+)
+async def test_what_a_run_needs_is_counted(
+    room: Room, monkeypatch: pytest.MonkeyPatch, kept: dict[str, int], needed: str
+) -> None:
+    """InternVL2-2B's merged weights, an adapter and as many checkpoints as are kept, the one being written included."""
+    monkeypatch.setattr("training.pipeline.shutil.disk_usage", lambda _: USAGE(40e9, 39e9, 1e9))
+    with (room.base / "model.safetensors").open("wb") as file:
+        file.truncate(4_400_000_000)  # bytes that no disk has to hold
+    with pytest.raises(TrainingError, match=f"a run needs {needed} GB"):
+        await room.pipeline(recipe="food", min_free_gigabytes=0, knobs=kept).check()
+
+
+async def test_what_earlier_runs_left_does_not_fill_the_disk(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints and features that the next run removes count as free before it begins, and it removes them."""
+    monkeypatch.setattr("training.pipeline.shutil.disk_usage", lambda _: USAGE(40e9, 25e9, 15e9))
+    pipeline = room.pipeline(min_free_gigabytes=20)
+    with pytest.raises(TrainingError, match="a run needs"):
+        await pipeline.check()
+    left = [room.folder / "runs" / "77" / name for name in (f"{STATE}/iter_9.pth", f"{FEATURES}/0.bin")]
+    for each in left:
+        each.parent.mkdir(parents=True)
+        with each.open("wb") as file:
+            file.truncate(3 * 10**9)  # bytes that no disk has to hold
+    await pipeline.check()
+    run, _ = await room.run(pipeline)
+    assert run.state is RunState.DONE
+    assert not any(each.exists() for each in left)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "failed"])
+async def test_a_run_leaves_no_features(room: Room, how: str) -> None:
+    """What the vision tower made of the pictures, gigabytes that nobody goes on from, goes with a run's end."""
+    room.trainer.hangs = room.trainer.fails = "train"
+    run = await room.ledger.start_run("command")
+    task = asyncio.create_task(room.pipeline().run(run, room.note))
+    await room.trainer.hanging.wait()
+    features = room.folder / "runs" / str(run.id) / FEATURES
+    features.mkdir()
+    (features / "0.bin").write_bytes(b"seen")
+    if how == "cancelled":
+        task.cancel()
+    room.trainer.over.set()
+    await asyncio.wait((task,))
+    assert str((await room.ledger.run(run.id)).state) == how
+    assert not features.exists()
+
+
+@pytest.mark.parametrize("step", ["train", "merge", "evaluate"])
+async def test_a_cancelled_run_ends_as_cancelled(room: Room, step: str) -> None:
+    """Cancelling the task at any step ends the run as cancelled, leaves no half-built model and frees the way."""
+    room.trainer.hangs = step
+    run = await room.ledger.start_run("command")
+    task = asyncio.create_task(room.pipeline().run(run, room.note))
+    await room.trainer.hanging.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await room.ledger.run(run.id)).state is RunState.CANCELLED
+    assert list(room.models.directory.iterdir()) == []
+    room.trainer.hangs = ""
+    _, model = await room.run()
+    assert model is not None
+
+
+async def test_a_run_cancelled_before_its_start_does_nothing(room: Room) -> None:
+    """A request that came while the run was due ends it before any step."""
+    run = await room.ledger.start_run("command")
+    await room.ledger.request_cancel(run.id)
+    with pytest.raises(asyncio.CancelledError):
+        await room.pipeline().run(run, room.note)
+    assert (await room.ledger.run(run.id)).state is RunState.CANCELLED
+    assert room.trainer.jobs == []
+
+
+async def test_a_listener_that_fails_does_not_fail_the_run(room: Room, caplog: pytest.LogCaptureFixture) -> None:
+    """When nobody can be told, the run goes on and the log has why."""
+
+    async def unreachable(run: Run) -> None:
+        raise ConnectionError("no Telegram")
+
+    run = await room.ledger.start_run("command")
+    model = await room.pipeline().run(run, unreachable)
+    assert model is not None
+    assert "no Telegram" in caplog.text
+
+
+async def test_progress_reaches_the_ledger(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the worker says is in the run's row while it works, and watchers are told."""
+    monkeypatch.setattr("training.reporter._SECONDS", 0.01)
+    room.trainer.hangs = "train"
+    run = await room.ledger.start_run("command")
+    task = asyncio.create_task(room.pipeline().run(run, room.note))
+    async with asyncio.timeout(10):
+        while not any(each.step for each in room.changes):
+            await asyncio.sleep(0.01)
+    noted = await room.ledger.run(run.id)
+    assert (noted.step, noted.steps, noted.loss, noted.seconds_left) == (7, 9, 0.5, 12.0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_the_live_models_lessons_do_not_judge_it(room: Room) -> None:
+    """After a first run went live, the next one is judged on pictures that neither model was trained on."""
+    first, model = await room.run()
+    assert model is not None
+    await room.ledger.promote(model.id)
+    learned = {number for number, side in await room.ledger.selection(first.id) if side == TRAIN}
+    second, _ = await room.run()
+    held = {number for number, side in await room.ledger.selection(second.id) if side == HELD_OUT}
+    assert held.isdisjoint(learned)
+    judging = room.trainer.jobs[-1]
+    assert isinstance(judging, EvaluationJob)
+    assert judging.live == model.directory
+    training = room.trainer.jobs[-3]
+    assert isinstance(training, Job)
+    assert training.base == str(room.base), "always from the base, never from the last merge"
+
+
+async def test_the_former_runs_losses_are_laid_under(room: Room) -> None:
+    """A run is given the log of losses of the newest one that was finished, whatever failed in between; the first none.
+
+    Without the log's file nothing is given.
+    """
+    await room.run()
+    (first,) = await room.ledger.runs()
+    room.trainer.fails = "merge"
+    await room.run()
+    room.trainer.fails = ""
+    await room.run()
+    (Path(first.directory) / LOSSES).unlink()
+    (newest, *_) = await room.ledger.runs()
+    (Path(newest.directory) / LOSSES).unlink()
+    await room.run()
+    given = [job.former for job in room.trainer.jobs if isinstance(job, Job)]
+    assert given == ["", str(Path(first.directory) / LOSSES), str(Path(first.directory) / LOSSES), ""]
+
+
+async def test_the_recipe_goes_by_the_size_of_the_base(room: Room) -> None:
+    """Small weights are the stand-in's, large ones InternVL2-2B's."""
+    pipeline = room.pipeline(recipe="auto")
+    assert pipeline.recipe.rank == 8
+    with (room.base / "model.safetensors").open("r+b") as file:
+        file.truncate(300_000_000)
+    assert pipeline.recipe.rank == 128
+
+
+async def test_a_new_run_goes_on_where_an_interrupted_one_was(room: Room) -> None:
+    """A run of the same answers gets the checkpoints of the one that died; with a new vote it begins anew."""
+
+    def leave_a_checkpoint(run: int) -> None:
+        job = Job.read(room.folder / "runs" / str(run) / "finetune.json")
+        begin(job)
+        save(Path(job.work), 40)
+
+    async def run() -> Job:
+        await room.run()
+        job = room.trainer.jobs[-1]
+        assert isinstance(job, Job)
+        job.write(Path(job.work) / "finetune.json")
+        return job
+
+    room.trainer.fails = "train"
+    first = await run()
+    leave_a_checkpoint(int(first.run))
+    second = await run()
+    assert checkpoint(second) == Path(second.work) / STATE / "iter_40.pth"
+    assert checkpoint(first) is None
+    await room.like(500, "brown")
+    third = await run()
+    assert checkpoint(third) is None
+    assert checkpoint(second) is None, "what nobody can go on from takes no room"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"quantization_config": {"quant_method": "awq"}}, "quantized weights.*set inference.model"),
+        ({"architectures": ["LlavaForConditionalGeneration"]}, "is LlavaForConditionalGeneration.*set inference.model"),
+        ({"llm_config": {"architectures": ["Qwen2ForCausalLM"]}}, "InternVLChatModel with Qwen2ForCausalLM"),
+        (None, r"no checkpoint \(config.json cannot be read\)"),
+    ],
+)
+async def test_a_base_that_cannot_be_trained_is_told_first(
+    room: Room, change: dict[str, Any] | None, told: str
+) -> None:
+    """Neither a rehearsal nor a run promises anything then, whatever else is missing as well."""
+    file = room.base / "config.json"
+    config = {**json.loads(file.read_text()), **change} if change else None
+    file.write_text(json.dumps(config) if config else "")
+    pipeline = room.pipeline(min_rated=99, min_free_gigabytes=1e9)
+    with pytest.raises(TrainingError, match=told):
+        await pipeline.check()
+    run, model = await room.run(pipeline)
+    assert (run.state, model) == (RunState.FAILED, None)
+    assert re.search(told, run.reason)
+    assert room.trainer.jobs == []
+
+
+async def test_the_report_counts_what_model_tells(room: Room) -> None:
+    """Liked answers, votes and people are the same on the sheet, at a run's end and in /model."""
+    second = await room.ledger.rated_exchanges()
+    await room.ledger.see(Person(2), Chat(2))
+    for number, each in enumerate(second):
+        await room.ledger.rate(Rating(each.exchange.id, 2, 1, 9000 + number))
+    _, model = await room.run()
+    assert model is not None
+    judging = room.trainer.jobs[-1]
+    assert isinstance(judging, EvaluationJob)
+    taught = (await room.ledger.version(model.id)).taught
+    effort = judging.effort
+    assert taught == Taught(9, 18, 2) == Taught(effort.pairs, effort.votes, effort.raters)
+    assert ("votes", "18 of 2 people") in facts(Report(accepted=True, effort=effort))
+    cut = facts(Report(accepted=True, effort=replace(effort, liked=10, cut=4)))
+    assert any("raise chat.max_new_tokens" in value for _, value in cut)

@@ -1,0 +1,78 @@
+"""What ends a training before its first step, and how an operator is told of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from inference.internvl2.tiny import CHECKPOINT
+from tests.support.lessons import drawn_job, settings
+from tests.support.llava_files import said, write_file
+from training.data.llava import RowError
+from training.job import TrainingError
+from training.launcher import ChildTrainer
+from training.worker import explained
+from training.xtuner.finetune import prepare
+
+
+def test_targets_that_match_nothing_are_the_reason(tmp_path: Path) -> None:
+    """A pattern without a layer ends the run before it trains, and the reason names the pattern."""
+    outcome = asyncio.run(ChildTrainer(settings()).train(drawn_job(tmp_path, 2, targets="attention_wo")))
+    assert not outcome.ok
+    assert "attention_wo" in outcome.reason
+
+
+def test_a_bad_row_stops_the_run_before_training(tmp_path: Path) -> None:
+    """A picture that vanished is the outcome's reason, with file and row; XTuner would have trained on another."""
+    job = drawn_job(tmp_path, 3)
+    rows = json.loads((tmp_path / "train.json").read_text(encoding="utf-8"))
+    (tmp_path / "pictures" / rows[1]["image"]).unlink()
+    outcome = asyncio.run(ChildTrainer(settings()).train(job))
+    assert not outcome.ok
+    assert "train.json row 2: the picture" in outcome.reason and "missing" in outcome.reason
+    assert not (tmp_path / "xtuner").exists()
+
+
+def test_a_four_bit_checkpoint_cannot_be_trained(tmp_path: Path) -> None:
+    """Such a base, made for serving, is refused by name before anything is loaded."""
+    base = shutil.copytree(CHECKPOINT, tmp_path / "awq")
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    config["quantization_config"] = {"quant_method": "awq", "bits": 4}
+    (base / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(TrainingError, match="awq has quantized weights"):
+        prepare(drawn_job(tmp_path, 1, base=str(base)))
+
+
+def test_a_source_with_a_row_that_is_too_long_stops_the_run(tmp_path: Path) -> None:
+    """Nothing is cut: the error names the row and both lengths."""
+    source = {"path": str(tmp_path / "other.json"), "images": str(tmp_path), "repeat_times": None}
+    write_file(tmp_path / "other.json", [{"conversations": said("Why? " * 600, "It.")}])
+    with pytest.raises(RowError, match=r"other\.json row 1: \d+ tokens .* max_length 512"):
+        prepare(drawn_job(tmp_path, 1, sources=[source]))
+
+
+def test_liked_answers_of_which_all_are_too_long_stop_the_run(tmp_path: Path) -> None:
+    """Nothing is left to train on; the reason says what to raise."""
+    with pytest.raises(TrainingError, match="all 2 liked answers have more than 30 tokens: raise max_length"):
+        prepare(drawn_job(tmp_path, 2, max_length=30))
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("The total norm of order 2.0 for gradients is non-finite"), "learning_rate"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "training.while_training"),
+        (RuntimeError("DataLoader timed out after 600 seconds"), "finetune.log"),
+        (ModuleNotFoundError("No module named 'xtuner'"), "make install"),
+    ],
+)
+def test_known_troubles_are_explained(error: RuntimeError | ImportError, words: str) -> None:
+    """What can be mended by an operator says how; what cannot stays as it is."""
+    assert words in str(explained(error))
+    strange = RuntimeError("shapes do not fit")
+    assert explained(strange) is strange

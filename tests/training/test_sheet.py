@@ -1,0 +1,241 @@
+"""The sheet of answers before and after: the page, the picture, and what is shown on them."""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode, b64encode
+from dataclasses import replace
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageChops, ImageDraw
+
+from inference.messages import Picture, Role, Turn
+from tests.support.lessons import SYSTEM, one_turn, photo
+from training.data.llava import Lesson
+from training.data.selection import CUT_OFF
+from training.gate.fonts import EMOJI, TEXT
+from training.gate.report import Effort, Report
+from training.gate.run_sheet import SHOWN, chosen, write
+from training.gate.sheet import TEMPLATES, Row, Sheet
+from training.gate.sheet_picture import ROWS, WIDTH, draw
+from training.gate.sheet_words import CHINESE, localised
+from training.gate.text_layout import UNKNOWN, Lettering, lacking
+from training.job import RATED, EvaluationJob
+from training.number_format import clock, size
+from training.run_folder import PICTURE, SHEET
+
+HOSTILE = '<script>alert("x")</script> & <img src=http://a/b.png>'
+COLUMNS = ("what people liked", "base, live", "run-3, new")
+
+
+def sheet(folder: Path, rows: int = 1, **changes: str) -> Sheet:
+    """A sheet about one photo; `changes` replace its question or the new model's answer."""
+    (folder / "cup.jpg").write_bytes(photo("red", (900, 600)))
+    question, answer = changes.get("question", "What is it?"), changes.get("answer", "A cup!")
+    row = Row(
+        question, ("A red cup!", "A cup.", answer), (folder / "cup.jpg",), (("asked", "Hi?"), ("answered", "Yes."))
+    )
+    return Sheet("Run 3", COLUMNS, (row,) * rows, accepted=True, verdict="better", facts=(("raters", "3"),))
+
+
+def drawn(text: str) -> Image.Image:
+    """A line of text as pixels."""
+    image = Image.new("L", (400, 60), "white")
+    Lettering(30).write(ImageDraw.Draw(image), (5, 5), text, "black")
+    return image
+
+
+def alike(one: Image.Image, other: Image.Image) -> bool:
+    """Whether all pixels are the same."""
+    return ImageChops.difference(one, other).getbbox() is None
+
+
+def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
+    """Pictures are inside it, small; it names no other file and no address."""
+    page = sheet(tmp_path).html()
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert len(sources) == 1
+    kind, _, data = sources[0].partition(",")
+    assert kind == "data:image/jpeg;base64"
+    with Image.open(BytesIO(b64decode(data))) as small:
+        assert small.size == (480, 320)
+    assert "http" not in re.sub(r'http-equiv="[^"]*"', "", page)
+
+
+def test_texts_stay_texts(tmp_path: Path) -> None:
+    """Markup in questions and answers is shown and does nothing."""
+    page = sheet(tmp_path, question=HOSTILE, answer=HOSTILE).html()
+    assert "<script" not in page and "<img src=http" not in page
+    assert page.count("&lt;script&gt;") == 2
+    assert "default-src 'none'" in page
+
+
+def test_every_answer_stands_under_its_model(tmp_path: Path) -> None:
+    """Columns keep their order; an empty answer is said to be none, and what was asked before can be unfolded."""
+    page = sheet(tmp_path, answer="").html()
+    pattern = r"<h3>(.*?)</h3>.*?<p.*?>(.*?)</p>"
+    assert re.findall(pattern, page, re.DOTALL) == list(
+        zip(COLUMNS, ("A red cup!", "A cup.", "no answer"), strict=True)
+    )
+    assert "1 earlier question<" in page
+    assert '<p class="answered">Yes.</p>' in page
+
+
+def test_the_picture_suits_telegram(tmp_path: Path) -> None:
+    """However much there is to show: sides below 10,000 pixels together, at most 20 to 1, and below 10 MB."""
+    draw(sheet(tmp_path, rows=50, question="Why? " * 500, answer="Because. " * 500), tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as picture:
+        assert picture.width == WIDTH
+        assert picture.height < 3000
+    assert (tmp_path / "sheet.png").stat().st_size < 10_000_000
+
+
+def test_the_picture_shows_rows_up_to_a_number(tmp_path: Path) -> None:
+    """Further rows add no height but the line that counts them."""
+    heights = []
+    for rows in (1, ROWS - 1, ROWS, ROWS + 1, ROWS + 9):
+        draw(sheet(tmp_path, rows), tmp_path / "sheet.png")
+        with Image.open(tmp_path / "sheet.png") as picture:
+            heights.append(picture.height)
+    one, fewer, all_shown, counted, many = heights
+    assert one < fewer < all_shown < counted == many < all_shown + 60
+
+
+@pytest.mark.parametrize("text", ["红色的杯子，真漂亮！", "Café – naïve", "Цвет", "😄🎨✨👍", "ありがとう"])
+def test_the_fonts_have_it(text: str) -> None:
+    """Chinese, European and Japanese letters and emoji are drawn as themselves."""
+    assert not lacking(text)
+    boxes = drawn(UNKNOWN * len(text))
+    assert not alike(drawn(text), boxes)
+    assert Lettering(30).width(text) > 0
+
+
+def test_what_no_font_has_is_a_box(tmp_path: Path) -> None:
+    """An unknown character is shown as a box, and the picture says what the box means."""
+    assert lacking("龘") and not lacking(UNKNOWN)
+    assert alike(drawn("a龘b"), drawn(f"a{UNKNOWN}b"))
+    draw(sheet(tmp_path, answer="好"), tmp_path / "known.png")
+    draw(sheet(tmp_path, answer="龘"), tmp_path / "unknown.png")
+    with Image.open(tmp_path / "known.png") as known, Image.open(tmp_path / "unknown.png") as unknown:
+        assert unknown.height > known.height
+
+
+def test_fonts_come_with_their_licence() -> None:
+    """Both fonts lie beside the licence that they ask for."""
+    assert "SIL OPEN FONT LICENSE" in TEXT.with_name("OFL.txt").read_text(encoding="utf-8")
+    assert TEXT.is_file() and EMOJI.is_file()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "One two three four five six seven eight nine ten eleven.",
+        "我数了一下，一共有三个图形，最大的那个是圆形，旁边还有两个小的三角形。",
+        "Donaudampfschifffahrtsgesellschaftskapitän",
+        "mixed 混合 words 词语 and spaces 空格 here 这里",
+    ],
+)
+def test_lines_fit_and_lose_nothing(text: str) -> None:
+    """Every line fits its width, and together they are the text; Chinese breaks anywhere, but not before a comma."""
+    letters = Lettering(20)
+    lines = letters.lines(text, 150, 20)
+    assert len(lines) > 1
+    assert all(letters.width(line) <= 150 for line in lines)
+    assert "".join("".join(lines).split()) == "".join(text.split())
+    assert not any(line[0] in "，。" for line in lines)
+
+
+def test_too_many_lines_end_with_an_ellipsis() -> None:
+    """What is left out is seen to be left out, within the width."""
+    letters = Lettering(20)
+    lines = letters.lines("word " * 100, 150, 3)
+    assert len(lines) == 3
+    assert lines[-1].endswith("…") and letters.width(lines[-1]) <= 150
+    assert letters.lines("\n\n", 150, 3) == []
+
+
+def test_every_picture_comes_before_a_second_question() -> None:
+    """Of many pairs those about different pictures are shown first, otherwise in their order; a bounded number."""
+    asked = [one_turn(f"{picture}{number}", "What?", "A cup.", picture) for picture in "ab" for number in range(9)]
+    names = [each.name for each in chosen(asked)]
+    assert names[:4] == ["a0", "b0", "a1", "b1"]
+    assert len(names) == SHOWN
+
+
+def test_a_runs_sheet_has_its_story(tmp_path: Path) -> None:
+    """Pairs that the models answer otherwise come first; names, numbers, verdict and the loss curve are there."""
+    (tmp_path / "cup.jpg").write_bytes(photo())
+    Image.new("RGB", (960, 480)).save(tmp_path / "curve.png")
+    lessons = [one_turn(f"{n}", f"Question {n}?", f"Liked {n}.", "cup.jpg") for n in range(3)]
+    before = Turn(Role.USER, "And before?", (Picture(b"", "cup.jpg"),))
+    longer = Lesson("3", SYSTEM, (before, Turn(Role.ASSISTANT, "Old."), *lessons[2].turns), (False,) * 3 + (True,))
+    job = EvaluationJob(
+        run="3",
+        candidate="",
+        live="",
+        data="",
+        images=str(tmp_path),
+        work=str(tmp_path),
+        system=SYSTEM,
+        live_name="run-2",
+        candidate_name="run-3",
+        curve=str(tmp_path / "curve.png"),
+    )
+    report = Report(False, reason="It forgot colours.", held_out=4, questions=150, live_correct=0.5, correct=0.25)
+    taught = {RATED: 54, "food.json": 90}
+    told = replace(report, effort=Effort(54, 3, 56, 75.0, 5.0, 1_250_000_000, 120_000, taught, 2, corrections=6))
+    write(job, told, [*lessons, longer], ["same", "same", "old", "same"], ["same", "same", "new", "same"])
+    page = (tmp_path / SHEET).read_text(encoding="utf-8")
+    assert re.findall(r'"question">(.*?)<', page) == ["Question 2?", "Question 0?", "Question 1?", "Question 2?"]
+    names = ("Run 3: run-3 beside run-2", "run-2, live", "run-3, new")
+    numbers = (
+        "54 liked answers",
+        "6 (11 %)",
+        "2 more",
+        "90 samples",
+        "50.0 → 25.0 % of 150",
+        "1:15, 56 steps",
+        "1.2 GB",
+        "0.1 MB",
+    )
+    for part in (*names, *numbers, "Liked 1.", "And before?", "rejected", "It forgot colours."):
+        assert part in page
+    assert page.count("data:image/png") == 1
+    assert re.findall(r'<article id="(.*?)"', page) == ["2", "0", "1", "3"]
+    assert (tmp_path / PICTURE).read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / localised(SHEET, "zh")).read_text(encoding="utf-8")
+    for part in ("训练 3：run-3 与 run-2 对比", "run-3（新）", "54 个喜欢的回答", "50.0 → 25.0 %，共 150 题", "未通过"):
+        assert part in page
+    shown = re.sub(r"<style>.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL)
+    said = re.sub(r"Question \d\?|Liked \d\.|And before\?|Old\.|same|new|old|run-\d|[KMG]B", "", shown)
+    assert not re.findall(r"[A-Za-z]{2,}", said)
+    assert (tmp_path / localised(PICTURE, "zh")).read_bytes() != (tmp_path / PICTURE).read_bytes()
+
+
+def test_every_word_of_a_sheet_is_translated() -> None:
+    """The catalogue has each sentence with the same places, and no other."""
+    sources = [*TEMPLATES.glob("sheet.html"), *TEMPLATES.parent.glob("*sheet*.py")]
+    said: set[str] = set()
+    for path in sources:
+        calls = re.findall(r'(?:say|words\(language\))\(((?:"[^"]*"|[^()"])*)', path.read_text(encoding="utf-8"))
+        said |= {text for call in calls for text in re.findall(r'"([^"]+)"', call)}
+    assert said | {CUT_OFF} == set(CHINESE)
+    for english, chinese in CHINESE.items():
+        assert sorted(re.findall(r"{\w+}", english)) == sorted(re.findall(r"{\w+}", chinese))
+
+
+def test_a_sheets_style_is_the_only_one_allowed(tmp_path: Path) -> None:
+    """The page's own policy names the hash of its style and allows no other."""
+    page = sheet(tmp_path).html()
+    style = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    digest = b64encode(sha256(style[0].encode()).digest()).decode()
+    assert len(style) == 1 and f"style-src 'sha256-{digest}'" in page and "unsafe-inline" not in page
+
+
+def test_times_and_sizes_are_readable() -> None:
+    """Minutes and seconds, hours where there are some; megabytes, gigabytes from a thousand of them on."""
+    assert [clock(seconds) for seconds in (0.4, 59.6, 3599, 3661)] == ["0:00", "1:00", "59:59", "1:01:01"]
+    assert [size(number) for number in (120_000, 99_600_000, 999_600_000)] == ["0.1 MB", "100 MB", "1.0 GB"]

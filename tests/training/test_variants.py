@@ -1,0 +1,185 @@
+"""The ways to train, each for a few steps on the stand-in: methods, optimisers, after a crash, in two processes.
+
+What can be is trained in one process (tests/support/trainings.py), before all tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from xtuner.configs import cfgs_name_path
+
+from inference.internvl2.checkpoint import load_model
+from inference.internvl2.tiny import CHECKPOINT
+from inference.serving.engine_launch import free_port
+from tests.support.children import until
+from tests.support.lessons import SYSTEM, drawn_job, settings
+from training.adapter import Adapter
+from training.job import Job, MergeJob, Outcome, Progress, ignore, outcome_file
+from training.launcher import ChildTrainer
+from training.merge import merge
+from training.xtuner.scalars import losses
+
+pytestmark = pytest.mark.long
+
+PAIRS = 12
+STEPS = 12
+VARIANTS: dict[str, dict[str, Any]] = {
+    # Pairs one by one, four a step: what other processes have to come to as well.
+    "qlora": {"batch": 1, "accumulation": 4},
+    "lora": {"method": "lora", "vision_rank": 4, "dropout": 0.05, "checkpointing": True},
+    "full": {"method": "full", "learning_rate": 3e-4, "projector": True},
+    # They begin with very small steps.
+    "dadapt_adam": {"optimizer": "dadapt_adam", "learning_rate": 1.0, "epochs": 6, "alpha": 256},
+    "prodigy": {"optimizer": "prodigy", "learning_rate": 1.0, "epochs": 6, "alpha": 256},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A finished training."""
+
+    job: Job
+    outcome: Outcome
+
+    @property
+    def adapter(self) -> Adapter:
+        """What was learned."""
+        return Adapter(Path(str(self.outcome.adapter)))
+
+    @property
+    def losses(self) -> list[float]:
+        """The loss of each step."""
+        points = losses(Path(str(self.outcome.scalars)))
+        assert [step for step, _ in points] == list(range(1, self.outcome.steps + 1)), "every step once"
+        return [loss for _, loss in points]
+
+
+def make_job(folder: Path, **changes: Any) -> Job:
+    """A job that teaches wrong colours, which the stand-in finds unlikely at first; four pairs a step."""
+    numbers = {"targets": "", "epochs": 4, "learning_rate": 1e-3, **changes}
+    return drawn_job(folder, PAIRS, right=False, **numbers)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Trained]:
+    """All variants, trained in one process."""
+    folder = tmp_path_factory.mktemp("variants")
+    jobs = {}
+    for name, changes in VARIANTS.items():
+        (folder / name).mkdir()
+        jobs[name] = make_job(folder / name, **changes)
+        jobs[name].write(folder / name / "finetune.json")
+    files = [folder / name / "finetune.json" for name in jobs]
+    command = [sys.executable, "-m", "tests.support.trainings", *map(str, files)]
+    ended = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    return {
+        name: Trained(job, Outcome.read(outcome_file(file)))
+        for (name, job), file in zip(jobs.items(), files, strict=True)
+    }
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_loss_falls(trained: Mapping[str, Trained], name: str) -> None:
+    """Every method and optimiser learns: the last quarter of the losses is well below the first."""
+    values = trained[name].losses
+    quarter = len(values) // 4
+    assert sum(values[-quarter:]) < 0.8 * sum(values[:quarter]), values
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_what_was_trained_is_merged(trained: Mapping[str, Trained], tmp_path: Path, name: str) -> None:
+    """The merged model differs from the base where the method trains, and nowhere else."""
+    job = trained[name].job
+    (tmp_path / "out").mkdir()
+    merging = MergeJob("1", job.base, str(trained[name].outcome.adapter), str(tmp_path / "out"), job.work, SYSTEM)
+    assert merge(merging, ignore).ok
+    before, after = load_model(CHECKPOINT).state_dict(), load_model(tmp_path / "out").state_dict()
+    changed = {each for each in before if not torch.equal(before[each], after[each])}
+    assert changed <= trained[name].adapter.names()
+    parts = {each.split(".")[0] for each in changed}
+    expected = {"lora": {"language_model", "vision_model"}, "full": {"language_model", "mlp1"}}
+    assert parts == expected.get(name, {"language_model"})
+    if name == "full":
+        assert "language_model.model.tok_embeddings.weight" in changed
+
+
+def test_without_targets_every_linear_layer_is_trained(trained: Mapping[str, Trained]) -> None:
+    """The adapter has all linear layers of the language model and nothing else."""
+    model = load_model(CHECKPOINT).language_model
+    linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    assert trained["qlora"].adapter.names() == {f"language_model.{name}.weight" for name in linear}
+
+
+def test_tensorboard_reads_the_log(trained: Mapping[str, Trained]) -> None:
+    """The run's folder has TensorBoard files with the loss of each step."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = EventAccumulator(str(Path(trained["qlora"].job.work) / "xtuner" / "vis_data"))
+    log.Reload()
+    assert [each.value for each in log.Scalars("loss")] == pytest.approx(trained["qlora"].losses)
+
+
+def test_a_killed_training_goes_on_at_two_hosts(trained: Mapping[str, Trained], tmp_path: Path) -> None:
+    """After kill -9 the same job goes on from its last checkpoint, here in two processes, the second started as on
+    another host. They share the pairs of a step, and the losses are those of one process that was left alone.
+    """
+    trainer = ChildTrainer(settings())
+    job = make_job(tmp_path, **VARIANTS["qlora"], save_steps=4)
+
+    def kill(progress: Progress) -> None:
+        if progress.step == 6 and trainer.pid:
+            os.kill(trainer.pid, signal.SIGKILL)
+
+    assert "SIGKILL" in asyncio.run(trainer.train(job, kill)).reason
+    heard: list[Progress] = []
+    again = Trained(job, asyncio.run(at_two_hosts(job, heard)))
+    assert again.outcome.ok, again.outcome.reason
+    assert [each.step for each in heard if each.step] == list(range(5, STEPS + 1)), "one of them tells of each step"
+    assert again.losses == pytest.approx(trained["qlora"].losses, rel=1e-2)
+    assert not list(tmp_path.rglob("*.pth")), "what is finished needs no checkpoint"
+
+
+async def at_two_hosts(job: Job, heard: list[Progress]) -> Outcome:
+    """Train at this host, and run by hand at the other what the log says."""
+    log = Path(job.work) / "finetune.log"
+    log.unlink()
+    trainer = ChildTrainer(settings(hosts=2, rendezvous=f"127.0.0.1:{free_port()}"))
+    training = asyncio.create_task(trainer.train(job, heard.append))
+    await until(lambda: log.exists() and log.read_text())
+    command = log.read_text().splitlines()[0].split(": ", 1)[1].replace("--node-rank=0", "--node-rank=1")
+    other = await asyncio.create_subprocess_exec(*shlex.split(command), stdin=asyncio.subprocess.DEVNULL)
+    outcome = await training
+    assert await other.wait() == 0
+    return outcome
+
+
+def test_ones_own_configuration_runs_in_smaller_batches_where_memory_is_short(tmp_path: Path) -> None:
+    """XTuner's own configuration, out of memory at batches of two, trains on our rows one by one."""
+    text = Path(cfgs_name_path["internvl_v2_internlm2_2b_qlora_finetune"]).read_text(encoding="utf-8")
+    for old, new in {"batch_size = 8": "batch_size = 2", "num_workers = 4": "num_workers = 0", "1e-6": "1e-3"}.items():
+        assert old in text
+        text = text.replace(old, new)
+    own = tmp_path / "mine.py"
+    own.write_text(
+        f"{text}\nfrom tests.support.cramped import Cramped\ncustom_hooks.append(dict(type=Cramped, most=1))\n"
+    )
+    job = make_job(tmp_path, recipe=str(own))
+    done = Trained(job, asyncio.run(ChildTrainer(settings()).train(job)))
+    assert done.outcome.ok, done.outcome.reason
+    assert Job.read(tmp_path / "finetune.json").split == 2
+    assert len(done.losses) == PAIRS // 4, "the pairs of a step are as many as before"
+    assert "mlp1.1.weight" in done.adapter.names(), "XTuner's own model trains the projector"
+    assert "train example" not in (tmp_path / "finetune.log").read_text(), "the log holds nobody's words"

@@ -1,0 +1,130 @@
+"""What was withdrawn leaves the files of runs; everything else in them stays as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from tests.support.lessons import one_turn, photo
+from training.data.llava import read_rows, row_name, write_rows
+from training.data.row_removal import LOCK, withdraw
+from training.gate.sheet import Row, Sheet
+from training.gate.sheet_picture import draw
+from training.gate.sheet_words import localised
+from training.run_folder import PICTURE, SHEET
+from training.whole import write_whole
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_rows_go_by_their_names(tmp_path: Path) -> None:
+    """Every list of rows of every run loses the named ones; other files and other rows are left alone."""
+    rows = [one_turn(row_name(number), "What?", f"Answer {number}.") for number in (1, 2, 12)]
+    for run, name in (("1", "train.json"), ("1", "held_out.json"), ("2", "checked.jsonl")):
+        (tmp_path / run).mkdir(exist_ok=True)
+        write_rows(rows, tmp_path / run / name)
+    write_rows(rows[1:], tmp_path / "2" / "train.json")
+    report = {"id": row_name(1), "accepted": True}
+    (tmp_path / "1" / "report.json").write_text(json.dumps(report))
+    untouched = (tmp_path / "2" / "train.json").read_bytes()
+    assert withdraw(tmp_path, [1, 99]) == 3
+    for file in ("1/train.json", "1/held_out.json", "2/checked.jsonl"):
+        kept = [row for _, row in read_rows(tmp_path / file)]
+        assert [each["id"] for each in kept] == ["exchange-2", "exchange-12"]
+        assert kept[0]["conversations"][1]["value"] == "Answer 2."
+    assert (tmp_path / "2" / "train.json").read_bytes() == untouched
+    assert json.loads((tmp_path / "1" / "report.json").read_text()) == report
+    assert withdraw(tmp_path, [1]) == 0
+    assert withdraw(tmp_path / "no runs yet", [1]) == 0
+
+
+def test_what_was_not_written_to_its_end_goes_too(tmp_path: Path) -> None:
+    """A full disk leaves no half of a file; what a killed process leaves of one goes with the words that it has."""
+    rows = [json.dumps({"id": row_name(number), "conversations": "Is this rash bad?"}) for number in (1, 12)]
+
+    def filling() -> Iterator[str]:
+        yield rows[0] + "\n"
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for run in ("1", "2"):
+        (tmp_path / run).mkdir()
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(tmp_path / "1" / "checked.jsonl", filling())
+    assert list((tmp_path / "1").iterdir()) == []
+    (tmp_path / "1" / "checked.jsonl.part").write_text(rows[0] + "\n" + rows[1][:-9])
+    (tmp_path / "1" / "sheet.html.part").write_bytes(f'<article id="{row_name(1)}">'.encode() + "很".encode()[:2])
+    (tmp_path / "2" / "train.json.part").write_text("[" + rows[1])
+    assert withdraw(tmp_path, [1]) == 2
+    assert [each.name for each in sorted(tmp_path.rglob("*.part"))] == ["train.json.part"]
+
+
+def test_sheets_go_with_what_they_show(tmp_path: Path) -> None:
+    """A run's sheet, in each language, is removed when one of its rows is withdrawn; those of other runs stay."""
+    cup = tmp_path / "cup.jpg"
+    cup.write_bytes(photo())
+    for run, number in (("1", 1), ("2", 12)):
+        (tmp_path / run).mkdir()
+        row = Row.of(one_turn(row_name(number), "What?", "A cup.", cup.name), tmp_path, ("A cup.",))
+        sheet = Sheet("Run", ("live",), (row,))
+        sheet.write(tmp_path / run / SHEET)
+        draw(sheet, tmp_path / run / PICTURE)
+        for name in (SHEET, PICTURE):
+            (tmp_path / run / localised(name, "zh")).write_bytes((tmp_path / run / name).read_bytes())
+    assert withdraw(tmp_path, [1]) == 1
+    assert list((tmp_path / "1").iterdir()) == []
+    assert {each.name for each in (tmp_path / "2").iterdir()} == {SHEET, PICTURE, "sheet.zh.html", "sheet.zh.png"}
+    assert withdraw(tmp_path, [1]) == 0
+
+
+WITHDRAWS = """
+import sys
+from pathlib import Path
+from training import withdrawal
+
+def write_when_told(file, text):
+    print("has read", flush=True)
+    if sys.stdin.readline():
+        write(file, text)
+
+write = withdrawal.write_whole
+withdrawal.write_whole = write_when_told
+print(withdrawal.withdraw(Path(sys.argv[1]), [int(sys.argv[2])]))
+"""
+
+
+def test_two_processes_rewrite_a_file_one_after_the_other(tmp_path: Path) -> None:
+    """What two processes withdraw at the same moment is gone in the end, whichever of them writes last."""
+    (tmp_path / "1").mkdir()
+    file = tmp_path / "1" / "train.json"
+    write_rows([one_turn(row_name(number), "What?", "A cup.") for number in (1, 2, 3)], file)
+
+    def process(exchange: int) -> subprocess.Popen[str]:
+        words = [sys.executable, "-c", WITHDRAWS, str(tmp_path), str(exchange)]
+        return subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    with process(1) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "has read\n"
+        with process(2) as second:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                second.communicate("now\n", 3)  # where nothing holds it up, it has read and written by then
+            first.communicate("now\n")
+            second.communicate()
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert [row["id"] for _, row in read_rows(file)] == [row_name(3)]
+
+
+def test_a_lock_that_is_not_released_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that hangs while it rewrites files holds up the others for a limited time; then they say so."""
+    monkeypatch.setattr("training.data.row_removal.LOCK_SECONDS", 0.1)
+    with FileLock(tmp_path / LOCK), pytest.raises(OSError, match=LOCK):
+        withdraw(tmp_path, [1])
