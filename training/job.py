@@ -1,9 +1,9 @@
 """What the training workers are told and what they report: JSON files and JSON lines.
 
 Standard library only: both sides of the process border import it. The parent writes `finetune.json` into the
-run's directory and starts `python -m training.xtuner.finetune finetune.json`; the worker prints one JSON `Progress` a line
-on standard output and writes `finetune.outcome.json` beside the job. `training.merge` and `training.gate.evaluate` work
-the same way with their own job, and the evaluation writes a `Report`. Knows nothing about XTuner or the ledger.
+run's directory and starts `python -m training.xtuner.finetune finetune.json`; the worker prints one JSON `Progress` a
+line on standard output and writes `finetune.outcome.json` beside the job. `training.merge` and `training.gate.evaluate`
+work the same way with their own job, and the evaluation writes a `Report`. Knows nothing about XTuner or the ledger.
 
 The error family::
 
@@ -47,8 +47,9 @@ class Job(Record):
     curve, empty without one. `tiles` and `threads` 0 mean: as the model says, all cores. `processes` is how many train
     together and `deepspeed` the stage of ZeRO, 0 for none; `split` above 1 computes smaller batches, and more of them
     in a step. `features_gigabytes` bounds what is kept of the pictures on disk while the run lasts. `courtesy` is the
-    file that says when an engine on the same machine goes first (`inference.serving.pressure`); empty for none. The names
-    from `method` on are those of `training.xtuner.hyperparameters.Recipe`; where `recipe`, a file, is given it has the numbers.
+    file that says when an engine on the same machine goes first (`inference.serving.pressure`); empty for none. The
+    names from `method` on are those of `training.xtuner.hyperparameters.Recipe`; where `recipe`, a file, is given it
+    has the numbers.
     """
 
     run: str

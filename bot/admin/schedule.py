@@ -4,8 +4,8 @@ When its time comes, the retrain job puts a run with the state "due" into the le
 operations take it from there. Once a day handled updates and stray files are removed and, with a retention time,
 answers without votes. A time missed while the bot was down is caught up once.
 
-The store pickles a job as a reference to its function, such as `bot.admin.schedule:request_run`, so the functions keep their
-names. A job works for the schedule that runs in this process: nothing in the store names a data folder, which may
+The store pickles a job as a reference to its function, such as `bot.admin.schedule:request_run`, so the functions keep
+their names. A job works for the schedule that runs in this process: nothing in the store names a data folder, which may
 have moved since.
 """
 

@@ -1,8 +1,9 @@
 """What was said in a conversation before: as the ledger has it, and how much of it the model sees.
 
 The model sees the newest turns and always the picture they are about, chosen so that the beginning of the prompt stays
-the same for many turns and the engine's cache of it keeps being hit. The cuts are `inference.chat_format.template.fit`'s, so the
-training finds the same prompt again by its hash. Engines, and who waits for an answer, are left to others.
+the same for many turns and the engine's cache of it keeps being hit. The cuts are
+`inference.chat_format.template.fit`'s, so the training finds the same prompt again by its hash. Engines, and who waits
+for an answer, are left to others.
 """
 
 from __future__ import annotations

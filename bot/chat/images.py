@@ -1,8 +1,8 @@
 """Incoming pictures: fetched, cleaned by a child process, and kept.
 
 Nothing that a stranger sent is decoded in this process, and nothing but the clean picture is kept (see
-`inference.images.decoder_worker`). What is fetched and decoded at a time is bounded, over all people and for each of them,
-so that one who sends costly files delays their own pictures first.
+`inference.images.decoder_worker`). What is fetched and decoded at a time is bounded, over all people and for each of
+them, so that one who sends costly files delays their own pictures first.
 """
 
 from __future__ import annotations

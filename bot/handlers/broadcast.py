@@ -1,9 +1,9 @@
 """/broadcast: one text from an admin to everybody with a private chat.
 
-One after the other, at the pace of the gate (`bot.telegram.client`), which also waits where Telegram asks for it. Answers to
-questions go out in between. Whom it concerns and who was told is in the ledger, so after a crash the rest are told,
-and nobody twice: where it is unknown whether somebody was told, they are left out and named. To be asked behind
-`admin`.
+One after the other, at the pace of the gate (`bot.telegram.client`), which also waits where Telegram asks for it.
+Answers to questions go out in between. Whom it concerns and who was told is in the ledger, so after a crash the rest
+are told, and nobody twice: where it is unknown whether somebody was told, they are left out and named. To be asked
+behind `admin`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """/retrain and /cancel, and the button that does the latter: the runs, for admins.
 
-Knows how a request and its outcome are worded; the progress of a run is told by `bot.admin.notifications`. A request whose handling
-a crash has interrupted is not made twice: what can be seen in the ledger tells whether it was carried out. To be asked
-behind `admin`.
+Knows how a request and its outcome are worded; the progress of a run is told by `bot.admin.notifications`. A request
+whose handling a crash has interrupted is not made twice: what can be seen in the ledger tells whether it was carried
+out. To be asked behind `admin`.
 """
 
 from __future__ import annotations

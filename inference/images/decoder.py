@@ -1,8 +1,8 @@
 """Killable child processes that decode untrusted pictures.
 
 `PictureDecoder` is one child and blocks; `PictureDecoders` is a pool of them for asyncio. A child
-(`python -m inference.images.decoder_worker`) has limits on processor time and memory, and is killed when it takes too long.
-Standard library only: this process never decodes a pixel.
+(`python -m inference.images.decoder_worker`) has limits on processor time and memory, and is killed when it takes too
+long. Standard library only: this process never decodes a pixel.
 
 A request is the two numbers of `REQUEST`, then the file. A response is the two lengths of `RESPONSE`, then JSON, then
 the clean picture.

@@ -5,8 +5,8 @@ left to worker.py and supervisor.py (engines) and to the training room.
 
 A child never outlives us. Its standard input is a pipe whose only writing end is ours and never written to:
 whatever ends this process, `kill -9` included, the child reads end-of-file there and leaves
-(inference/process/parent_watch.py, in the child). A child leads its own session, so that Ctrl-C in a terminal reaches only us
-and a kill reaches also what the child has started.
+(inference/process/parent_watch.py, in the child). A child leads its own session, so that Ctrl-C in a terminal reaches
+only us and a kill reaches also what the child has started.
 """
 
 from __future__ import annotations

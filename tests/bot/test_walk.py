@@ -44,7 +44,9 @@ UNDER_WAY: Final = "gate:1 words:3"
 
 def commands() -> set[str]:
     """All that the handlers listen to; the refusal for strangers goes by the menu itself."""
-    routers = [module.router() for module in MODULES if hasattr(module, "router") and module is not bot.handlers.admin]
+    routers = [
+        module.router() for module in MODULES if hasattr(module, "router") and module is not bot.handlers.admin_only
+    ]
     filters = [
         part.callback for router in routers for handler in router.message.handlers for part in handler.filters or ()
     ]

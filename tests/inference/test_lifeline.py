@@ -13,7 +13,10 @@ import pytest
 
 from tests.support.children import alive, until
 
-WORKER = "from inference.process.parent_watch import watch_parent; import signal, sys, time; {setup}; watch_parent(0.2); {work}"
+WORKER = (
+    "from inference.process.parent_watch import watch_parent; "
+    "import signal, sys, time; {setup}; watch_parent(0.2); {work}"
+)
 SLEEP = "sys.stdout.write('up\\n'); sys.stdout.flush(); time.sleep(300)"
 PARENT = """
 import subprocess, sys
@@ -91,5 +94,8 @@ def test_a_worker_run_by_hand_is_not_bound(source: str, tmp_path: Path) -> None:
 
 def test_a_worker_without_standard_input_is_not_bound() -> None:
     """A closed standard input is no lifeline either."""
-    code = "import os; os.close(0); from inference.process.parent_watch import watch_parent; assert watch_parent() is False"
+    code = (
+        "import os; os.close(0); from inference.process.parent_watch import watch_parent; "
+        "assert watch_parent() is False"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False, env=os.environ).returncode == 0

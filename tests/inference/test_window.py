@@ -76,7 +76,8 @@ def test_counts_are_those_of_the_token_ids(kind: tuple[Path, Any, int, int], til
 def test_counting_needs_neither_torch_nor_transformers(kind: tuple[Path, Any, int, int]) -> None:
     """The bot's process counts with the tokenizer's own library."""
     code = (
-        "import sys; from pathlib import Path; from inference.chat_format.context_window import Window; from tests.support.talks import talks\n"
+        "import sys; from pathlib import Path\n"
+        "from inference.chat_format.context_window import Window; from tests.support.talks import talks\n"
         "assert Window(Path(sys.argv[1])).count(talks()[0]) > 20\n"
         "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )

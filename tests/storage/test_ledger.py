@@ -132,8 +132,10 @@ async def test_a_newer_ledger_is_refused(tmp_path: Path) -> None:
 async def test_processes_that_open_a_new_ledger_at_once(tmp_path: Path) -> None:
     """Several processes that find no ledger make it together without an error."""
     children = [
-        await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.support.ledgers", str(tmp_path), str(1000 * n), "3",
-                                             cwd=ROOT, stdout=asyncio.subprocess.DEVNULL)
+        await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tests.support.ledgers", str(tmp_path), str(1000 * n), "3"),
+            cwd=ROOT, stdout=asyncio.subprocess.DEVNULL,
+        )
         for n in range(4)
     ]  # fmt: skip
     assert await asyncio.gather(*(child.wait() for child in children)) == [0] * 4

@@ -1,7 +1,7 @@
 """A real process that speaks the OpenAI chat API and misbehaves on cue. Standard library and our lifeline only.
 
-Run as `python tests/support/fake_engine.py --model DIR --name NAME --port N`. It answers with words that tell who speaks:
-`NAME/PID/0 NAME/PID/1 …`, so that a test sees at once when two models or processes were mixed.
+Run as `python tests/support/fake_engine.py --model DIR --name NAME --port N`. It answers with words that tell who
+speaks: `NAME/PID/0 NAME/PID/1 …`, so that a test sees at once when two models or processes were mixed.
 
 How it starts is cued by `DIR/cue.json`:
     {"start": "exit"}        writes a few lines and ends with exit code 3

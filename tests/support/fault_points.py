@@ -1,8 +1,9 @@
 """Runs the same steps on a ledger again and again; each time another write or sync fails, or kills the process.
 
-As a script, under LD_PRELOAD of tests/faults.c: `python -m tests.support.fault_points FOLDER KIND FIRST EVERY`. KIND is one of
-KINDS; points are taken from the FIRST on, each EVERY-th (a large EVERY replays one alone). Prints a JSON line for each
-point, with what was found wrong there, and at the end one with the numbers of writes and syncs that the steps make.
+As a script, under LD_PRELOAD of tests/faults.c: `python -m tests.support.fault_points FOLDER KIND FIRST EVERY`. KIND is
+one of KINDS; points are taken from the FIRST on, each EVERY-th (a large EVERY replays one alone). Prints a JSON line
+for each point, with what was found wrong there, and at the end one with the numbers of writes and syncs that the steps
+make.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the tests of the ledger share: sample records, and a child process that writes until it is killed.
 
-As a script, `python -m tests.support.ledgers DIRECTORY FIRST COUNT`: opens the ledger, keeps COUNT updates (numbered from
-FIRST), each stored, begun, answered, voted on and finished by one of several tasks at once, and prints a line for
+As a script, `python -m tests.support.ledgers DIRECTORY FIRST COUNT`: opens the ledger, keeps COUNT updates (numbered
+from FIRST), each stored, begun, answered, voted on and finished by one of several tasks at once, and prints a line for
 every step *after* the ledger acknowledged it, so that a reader of its output knows what must have survived.
 """
 

@@ -1,8 +1,8 @@
 """The whole bot in this process, over an emulator, with an engine and a trainer that take no time.
 
-Everything is as `thumbtune run` has it, but for two interpreters: the engine's is tests/support/fake_engine.py, the trainer's
-tests/support/instant_trainer.py. Both are child processes, started, watched and ended as the real ones are. What the bot looks
-at now and then it looks at all the time.
+Everything is as `thumbtune run` has it, but for two interpreters: the engine's is tests/support/fake_engine.py, the
+trainer's tests/support/instant_trainer.py. Both are child processes, started, watched and ended as the real ones are.
+What the bot looks at now and then it looks at all the time.
 """
 
 from __future__ import annotations

@@ -124,9 +124,8 @@ def test_pictures_and_the_evaluation_step_aside_before_each_layer(
     seeing, speaking = (layers[part]["num_hidden_layers"] for part in ("vision_config", "llm_config"))
     places = {"base": CHECKPOINT, "images": tmp_path / "pictures", "sight": Sight.of(CHECKPOINT)}
     for courtesy, expected in (("", 0), (str(words.file), seeing)):
-        vision_cache.write(
-            tmp_path / "0.bin", pictures=lesson.pictures, room=1e9, threads=1, courtesy=courtesy, **places
-        )  # type: ignore[arg-type]
+        paths = {"pictures": lesson.pictures, "courtesy": courtesy, **places}
+        vision_cache.write(tmp_path / "0.bin", room=1e9, threads=1, **paths)  # type: ignore[arg-type]
         assert len(asked) == expected
 
     write_rows([lesson], tmp_path / "held_out.json")

@@ -1,7 +1,7 @@
 """Whether two checkpoint directories read the same conversations as the same token ids.
 
-Compares the ways in which an engine may come to a prompt: `inference.chat_format.token_ids`, by which our own engine goes, and the
-chat template of the directory. Needs transformers.
+Compares the ways in which an engine may come to a prompt: `inference.chat_format.token_ids`, by which our own engine
+goes, and the chat template of the directory. Needs transformers.
 """
 
 from __future__ import annotations

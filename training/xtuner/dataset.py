@@ -21,7 +21,8 @@ from training.xtuner.vision_cache import Features
 class LikedAnswers(InternVL_V1_5_Dataset):  # type: ignore[misc]
     """The lessons of one LLaVA file, each `repeat_times` (whole) times.
 
-    Each row carries `image_wh`, `length` (tokens, pictures included) and `origin`, as `training.data.mixture` writes them.
+    Each row carries `image_wh`, `length` (tokens, pictures included) and `origin`, as `training.data.mixture` writes
+    them.
     """
 
     def __init__(
@@ -35,8 +36,9 @@ class LikedAnswers(InternVL_V1_5_Dataset):  # type: ignore[misc]
         max_length: int = 8192,
         features: str | None = None,
     ) -> None:
-        """`features` names the folder in which `training.xtuner.vision_cache` keeps what it does of the pictures; others are cut
-        into tiles. Without the name the samples are as XTuner's own model reads them: tiles, of zeros for none.
+        """`features` names the folder in which `training.xtuner.vision_cache` keeps what it does of the pictures;
+        others are cut into tiles. Without the name the samples are as XTuner's own model reads them: tiles, of zeros
+        for none.
         """
         super().__init__(
             model_path,

@@ -1,7 +1,7 @@
 """A lesson as token ids and labels, and as tiles: exactly what the engines see for the same conversation.
 
-The text comes from `inference.chat_format.template` alone and is tokenised as an engine does it: the prompt whole, then the answer.
-Used by the trainer's dataset, the checks before training and the evaluation. Needs transformers.
+The text comes from `inference.chat_format.template` alone and is tokenised as an engine does it: the prompt whole, then
+the answer. Used by the trainer's dataset, the checks before training and the evaluation. Needs transformers.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 Two processes on one card take turns of milliseconds, and a training step, a batch of pictures or an answer of the
 evaluation is long: a question that comes in the middle of one would wait for half of it. So before each layer, forwards
-and backwards, the worker reads the byte that `inference.serving.pressure` keeps, and pauses while it is set; never longer
-than it has worked since the last pause, so that it goes on however many people chat. Never more than a few layers are
-sent to the card ahead, or there would be nothing to hold back.
+and backwards, the worker reads the byte that `inference.serving.pressure` keeps, and pauses while it is set; never
+longer than it has worked since the last pause, so that it goes on however many people chat. Never more than a few
+layers are sent to the card ahead, or there would be nothing to hold back.
 """
 
 from __future__ import annotations
