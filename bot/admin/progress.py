@@ -9,9 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-from bot.cli.terminal import notes
 from bot.i18n import Say, later
 from bot.retelling import retold
 from storage.records import Model, Run
@@ -88,15 +85,3 @@ def run_line(run: Run, rejected: Mapping[str, str], say: Say) -> str:
     elif run.model:
         line += f" → {run.model}"
     return line
-
-
-def terminal_bar() -> Progress:
-    """A bar for work that is counted in steps; what else there is to say goes into the task's description."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-    return Progress(*columns, TimeElapsedColumn(), console=notes)
-
-
-def on_terminal(state: str, loss: float | None, seconds_left: float | None) -> str:
-    """The description of a step under way."""
-    told = state if loss is None else f"{state}, average loss {loss:.3f}"
-    return told if seconds_left is None else f"{told}, {clock(seconds_left)} left"

@@ -15,9 +15,8 @@ from typing import Final
 from rich.console import Console
 from rich.markup import escape
 
-from bot.admin.progress import on_terminal, terminal_bar
 from bot.chat.images import SUFFIXES
-from bot.cli.terminal import notes
+from bot.cli.terminal import notes, progress_bar, progress_text
 from bot.config import Settings
 from inference.images.decoder import PictureDecoder, PictureRefused, Refusal
 from inference.internvl2.checkpoint_check import problems
@@ -59,11 +58,11 @@ async def compare(settings: Settings, models: Sequence[str], images: Path, out: 
             tiles=settings.inference.tiles or 0,
             max_new_tokens=settings.chat.max_new_tokens,
         )
-        with terminal_bar() as bar:
+        with progress_bar() as bar:
             task = bar.add_task("loading", total=None)
 
             def show(progress: Progress) -> None:
-                told = on_terminal(progress.stage, progress.loss, progress.seconds_left)
+                told = progress_text(progress.stage, progress.loss, progress.seconds_left)
                 bar.update(task, description=told, completed=progress.step, total=progress.steps)
 
             outcome = await ChildTrainer(settings.training).compare(job, show)

@@ -16,9 +16,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from bot.admin.model_switch import model_before
-from bot.admin.progress import on_terminal, outcome, rejections, terminal_bar
+from bot.admin.progress import outcome, rejections
 from bot.admin.protocol import REJECTED
-from bot.cli.terminal import Refused, confirm, notes
+from bot.cli.terminal import Refused, confirm, notes, progress_bar, progress_text
 from storage.errors import IllegalTransition
 from storage.ledger import Ledger
 from storage.records import Promotion, Run
@@ -97,14 +97,14 @@ def _require_bot(running: Callable[[], bool]) -> None:
 
 async def _follow(ledger: Ledger, run: Run, running: Callable[[], bool], to_the_end: bool) -> Run:
     """Show the progress of a run until it has begun, or `to_the_end`. Raises Refused where the bot stops before."""
-    with terminal_bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task(run.state, total=None)
         while True:
             alive = running()
             run = await ledger.run(run.id)
             bar.update(
                 task,
-                description=on_terminal(run.state, run.loss, run.seconds_left),
+                description=progress_text(run.state, run.loss, run.seconds_left),
                 completed=run.step,
                 total=run.steps or None,
             )

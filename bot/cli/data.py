@@ -12,9 +12,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from bot.admin.progress import terminal_bar
 from bot.chat.legacy_pictures import finish_pictures
-from bot.cli.terminal import notes
+from bot.cli.terminal import notes, progress_bar
 from bot.config import Settings
 from storage.ledger import Ledger
 from storage.pictures import PictureStore
@@ -49,7 +48,7 @@ async def import_file(
         recipe=str(settings.training.own_recipe or ""),
         max_length=settings.training.recipe_for(base).max_length,
     )
-    with terminal_bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("checking", total=None)
 
         def show(progress: Progress) -> None:

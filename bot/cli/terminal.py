@@ -7,6 +7,9 @@ from typing import Final
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from training.number_format import clock
 
 WIDE: Final = 1000
 
@@ -31,3 +34,15 @@ def confirm(question: str, *, yes: bool) -> None:
         )
     if not typer.confirm(question, err=True):
         raise Refused("Nothing was done.")
+
+
+def progress_bar() -> Progress:
+    """Return a bar on standard error for work counted in steps; the task's description says the rest."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    return Progress(*columns, TimeElapsedColumn(), console=notes)
+
+
+def progress_text(stage: str, loss: float | None, seconds_left: float | None) -> str:
+    """Describe the stage of a run in progress: its name, its average loss, the time left."""
+    text = stage if loss is None else f"{stage}, average loss {loss:.3f}"
+    return text if seconds_left is None else f"{text}, {clock(seconds_left)} left"

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from bot.admin.progress import BAR, on_terminal, run_progress
+from bot.admin.progress import BAR, run_progress
 from bot.admin.protocol import AdminRefusal
+from bot.cli.terminal import progress_text
 from bot.handlers import privacy
 from bot.handlers.menu import ADMINS, NODES
 from bot.i18n import Translator
@@ -340,9 +341,9 @@ async def test_an_admin_who_cannot_be_told_disturbs_nobody(stage: Stage) -> None
 
 def test_the_terminal_tells_the_same() -> None:
     """State, loss and time left stand before the bar, each as soon as it is known."""
-    assert on_terminal("training", None, None) == "training"
-    assert on_terminal("training", 1.2345, None) == "training, average loss 1.234"
-    assert on_terminal("evaluating", None, 3725.0) == "evaluating, 1:02:05 left"
+    assert progress_text("training", None, None) == "training"
+    assert progress_text("training", 1.2345, None) == "training, average loss 1.234"
+    assert progress_text("evaluating", None, 3725.0) == "evaluating, 1:02:05 left"
 
 
 def test_progress_speaks_the_admins_language() -> None:

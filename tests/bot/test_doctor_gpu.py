@@ -14,12 +14,13 @@ from bot.cli.doctor.checks import examine
 from bot.cli.doctor.findings import Finding
 from bot.cli.doctor.gpu import gpu_findings
 from bot.cli.doctor.model import answer_findings, model_findings
+from inference.engines.lmdeploy import SUPPORTED_VERSION
 from inference.internvl2.tiny import CHECKPOINT
 from tests.support.doctoring import finding_of, settings_in
 
 H200 = "0, NVIDIA H200, 580.95.05, 9.0, 143771, 143000"
 SMALL = "0, NVIDIA GeForce RTX 3060, 590.10, 8.6, 12288, 11900"
-WHOLE = {"lmdeploy": "0.18.0", "torch": "2.12.1+cu130", "cuda": "13.0", "error": ""}
+WHOLE = {"lmdeploy": SUPPORTED_VERSION, "torch": "2.12.1+cu130", "cuda": "13.0", "error": ""}
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +125,13 @@ def test_lmdeploy_is_not_there(tmp_path: Path, bare_path: Path) -> None:
     )
     found = finding_of(list(gpu_findings(settings)), "TurboMind")
     assert not found.ok and found.detail == "boom"
+
+
+def test_another_lmdeploy_is_named_with_the_accepted_one(tmp_path: Path, bare_path: Path) -> None:
+    """The engine refuses every release but one, so the doctor says which to install."""
+    _cards(bare_path, H200)
+    found = finding_of(_found(tmp_path, {**WHOLE, "lmdeploy": "0.19.0"}), "lmdeploy")
+    assert not found.ok and "0.19.0" in found.detail and f"lmdeploy=={SUPPORTED_VERSION}" in found.cure
 
 
 def test_memory_that_does_not_do(tmp_path: Path, bare_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from typing import Final
 from bot.cli.doctor.findings import Finding
 from bot.config import Settings
 from inference.engines.commands import Kind, resolve
+from inference.engines.lmdeploy import SUPPORTED_VERSION
 from inference.engines.lmdeploy.kv_budget import (
     BLOCK_TOKENS,
     Needs,
@@ -129,11 +130,14 @@ def _turbomind(settings: Settings) -> Iterator[Finding]:
         last = (child.stderr.strip().splitlines() or [f"exit code {child.returncode}"])[-1]
         yield Finding("TurboMind", False, last, "check inference.python; make install-gpu")
         return
-    versions = f"{said['lmdeploy']} beside torch {said['torch']}" if said["lmdeploy"] else "not installed"
-    yield Finding("lmdeploy", bool(said["lmdeploy"]), versions, "" if said["lmdeploy"] else "make install-gpu")
-    if said["lmdeploy"]:
-        wrong = said["error"]
-        yield Finding("TurboMind", not wrong, wrong or "loads", _cure(wrong, said["cuda"]) if wrong else "")
+    if not said["lmdeploy"]:
+        yield Finding("lmdeploy", False, "not installed", "make install-gpu")
+        return
+    fits = said["lmdeploy"] == SUPPORTED_VERSION
+    cure = "" if fits else f"make install-gpu (the engine accepts lmdeploy=={SUPPORTED_VERSION} only)"
+    yield Finding("lmdeploy", fits, f"{said['lmdeploy']} beside torch {said['torch']}", cure)
+    wrong = said["error"]
+    yield Finding("TurboMind", not wrong, wrong or "loads", _cure(wrong, said["cuda"]) if wrong else "")
 
 
 def _cure(error: str, cuda: str) -> str:

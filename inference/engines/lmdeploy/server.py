@@ -4,8 +4,8 @@
 
 The server, its API and its engine are lmdeploy's. Our parts take the place of some of its own (lmdeploy_parts.py
 lists them), and of its routes only those that our client uses are in reach, with the key of this launch (access.py).
-All of that is made for one version of lmdeploy (`KNOWN`); any other is refused. The client is client.py, the command
-line is built by engines.py.
+All of that is made for one version of lmdeploy (`SUPPORTED_VERSION`); any other is refused. The client is client.py,
+the command line is built by engines.py.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from inference.chat_format.template import lmdeploy_template
 from inference.engines.access_key import guarded, own_key
+from inference.engines.lmdeploy import SUPPORTED_VERSION
 from inference.engines.lmdeploy.kv_budget import (
     BLOCK_TOKENS,
     Needs,
@@ -31,9 +32,6 @@ from inference.process.parent_watch import watch_parent
 
 if TYPE_CHECKING:
     from lmdeploy import TurbomindEngineConfig
-
-KNOWN: Final = "0.18.0"
-"""The lmdeploy whose internals we replace."""
 
 ROUTES: Final = frozenset(
     {("POST", "/v1/chat/completions"), ("GET", "/v1/models"), ("GET", "/health"), ("GET", "/metrics")}
@@ -132,10 +130,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import lmdeploy
     import torch
 
-    if lmdeploy.__version__ != KNOWN:
+    if lmdeploy.__version__ != SUPPORTED_VERSION:
         raise SystemExit(
-            f"lmdeploy {lmdeploy.__version__} is installed, and this engine is made for {KNOWN}: install "
-            f"lmdeploy=={KNOWN}, or run that version's own server and name it in inference.endpoints."
+            f"lmdeploy {lmdeploy.__version__} is installed, and this engine is made for {SUPPORTED_VERSION}: install "
+            f"lmdeploy=={SUPPORTED_VERSION}, or run that version's own server and name it in inference.endpoints."
         )
     # Tiles are made by many threads at once; each of them alone is quickest.
     torch.set_num_threads(1)
