@@ -25,9 +25,9 @@ from aiogram.types import Chat, FSInputFile, Message
 from cachetools import LRUCache, TTLCache
 from pydantic import ValidationError
 
+from bot.admin.model_states import MODEL_STATES
 from bot.admin.progress import run_progress
 from bot.admin.run_summary import taught_by
-from bot.handlers.models import MODEL_STATES
 from bot.i18n import Say, Translator, later
 from bot.retelling import retold
 from bot.settings import BotSettings

@@ -17,6 +17,7 @@ from aiogram.exceptions import TelegramAPIError
 from aiogram.filters import CommandObject
 from aiogram.types import CallbackQuery, Message, User
 
+from bot.admin.model_states import MODEL_STATES
 from bot.admin.protocol import REFUSALS, AdminActions, RejectedModel, refused
 from bot.handlers.callbacks import acknowledge, reply_to
 from bot.handlers.commands import Command
@@ -32,13 +33,6 @@ from storage.ledger import Ledger
 from storage.records import Approval, Model
 from storage.states import ModelState
 from training.job import Progress
-
-MODEL_STATES: Final = {
-    ModelState.CANDIDATE: later("candidate"),
-    ModelState.LIVE: later("live"),
-    ModelState.RETIRED: later("retired"),
-    ModelState.REJECTED: later("rejected"),
-}
 
 REMOVED: Final = later("removed")
 PRUNED: Final = later("{state}, kept as its adapter")
