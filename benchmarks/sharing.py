@@ -146,11 +146,11 @@ def jobs(base: Path, options: argparse.Namespace, courtesy: str) -> tuple[Job, M
 async def carry_out(training: Job, merging: MergeJob, judging: EvaluationJob, phases: Phases) -> Outcome:
     """Train, merge and evaluate, as the pipeline does; the training's outcome."""
     trainer = ChildTrainer(TrainingSettings())
-    trained = _good(await trainer.train(training, phases.note))
+    trained = _good(await trainer.run(training, phases.note))
     phases.begin("merge")
-    _good(await trainer.merge(replace(merging, adapter=str(trained.adapter)), phases.note))
+    _good(await trainer.run(replace(merging, adapter=str(trained.adapter)), phases.note))
     phases.begin("evaluation")
-    _good(await trainer.evaluate(judging, phases.note))
+    _good(await trainer.run(judging, phases.note))
     phases.end()
     return trained
 

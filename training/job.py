@@ -234,19 +234,11 @@ def ignore(progress: Progress) -> None:
 
 
 class Trainer(Protocol):
-    """Anything that does the three heavy steps: child processes, or a fake in tests.
+    """Run jobs: in child processes, or a fake in tests."""
 
-    Cancelling the awaiting task ends the child. None of them raises for work that failed: the outcome says so.
-    """
+    async def run(self, job: WorkerJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
+        """Carry out one job; cancelling the awaiting task ends it.
 
-    async def train(self, job: Job, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
-        """Fine-tune; the outcome names the adapter."""
-        ...
-
-    async def merge(self, job: MergeJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
-        """Write the complete checkpoint directory."""
-        ...
-
-    async def evaluate(self, job: EvaluationJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
-        """Judge; the report lies in the job's `work` as `report.json`."""
+        Failed work does not raise: the outcome has its reason.
+        """
         ...

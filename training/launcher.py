@@ -34,6 +34,15 @@ from training.settings import TrainingSettings
 from training.xtuner.resume import checkpoint
 from training.xtuner.scalars import seconds
 
+_WORKERS: Final[dict[type[WorkerJob], tuple[str, str]]] = {
+    Job: ("finetune", "training.xtuner.finetune"),
+    MergeJob: ("merge", "training.merge"),
+    EvaluationJob: ("evaluate", "training.gate.evaluate"),
+    ImportJob: ("importing", "training.data.importing"),
+    CompareJob: ("compare", "training.gate.comparison"),
+}
+"""The worker of each kind of job: the name of its files in the run's directory, and its module."""
+
 _TAIL_LINES: Final = 4
 _LOG_BYTES: Final = 50_000_000
 _STOP_SECONDS: Final = 5.0
@@ -78,44 +87,32 @@ class ChildTrainer:
         """The process at work, None between steps."""
         return None if self._child is None else self._child.pid
 
-    async def train(self, job: Job, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
-        """Fine-tune in a child, again with smaller batches where there was too little memory; cancelling kills it.
+    async def run(self, job: WorkerJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
+        """Run the worker of a job to its end; cancelling kills it.
 
-        The outcome's seconds are those of all tries, and of the steps of a training that it went on from.
+        A fine-tuning that runs out of memory starts again with smaller batches. Its outcome's seconds are those of all
+        attempts, and of the steps that it continues from.
         """
+        if not isinstance(job, Job):
+            return await self._run(job, on_progress)
         spent = await asyncio.to_thread(_spent_before, job)
         while True:
-            outcome = await self._run("finetune", job, on_progress)
+            outcome = await self._run(job, on_progress)
             spent += outcome.seconds
             if not outcome.too_large:
                 return replace(outcome, seconds=spent)
             job = replace(job, split=2 * job.split)
             log.warning("run %s: %s; trying with smaller ones", job.run, outcome.reason)
 
-    async def merge(self, job: MergeJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
-        """Merge in a child; cancelling kills it."""
-        return await self._run("merge", job, on_progress)
-
-    async def evaluate(self, job: EvaluationJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
-        """Judge in a child; cancelling kills it."""
-        return await self._run("evaluate", job, on_progress)
-
-    async def take_in(self, job: ImportJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
-        """Import a source in a child; cancelling kills it."""
-        return await self._run("importing", job, on_progress)
-
-    async def compare(self, job: CompareJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
-        """Let several models answer in a child; cancelling kills it."""
-        return await self._run("compare", job, on_progress)
-
-    async def _run(self, step: str, job: WorkerJob, on_progress: Callable[[Progress], None]) -> Outcome:
+    async def _run(self, job: WorkerJob, on_progress: Callable[[Progress], None]) -> Outcome:
+        step, module = _WORKERS[type(job)]
         job_file = Path(job.work) / f"{step}.json"
         outcome = _laid_out(job, job_file)
         written = job_file.with_suffix(".log")
         command = [self._settings.python or sys.executable]
         if step == "finetune" and self._settings.together > 1:
             command += ["-m", "torch.distributed.run", *self._torchrun()]
-        command += ["-m", f"training.{step}", str(job_file)]
+        command += ["-m", module, str(job_file)]
         self._run_at_work, self._spoke = getattr(job, "run", ""), monotonic()
         try:
             child = await Child.start(

@@ -99,7 +99,7 @@ class MergedModels:
             )
         workspace = self._models.workspace(model.id)
         try:
-            outcome = await self._trainer.merge(replace(job, out=str(workspace)), on_progress)
+            outcome = await self._trainer.run(replace(job, out=str(workspace)), on_progress)
             if not outcome.ok:
                 raise TrainingError(outcome.reason)
             await asyncio.to_thread(self._models.publish, workspace, model.id)

@@ -180,16 +180,16 @@ class Pipeline:
             job = self._orders.training(run, self.recipe, sources, await self._former_losses(run))
             if await asyncio.to_thread(take_over, job, self._earlier(run)):
                 log.info("run %s goes on from the last checkpoint of one that was cut short", run.id)
-            trained = _good(await self._trainer.train(job, report))
+            trained = _good(await self._trainer.run(job, report))
             await told(on_change, await self._ledger.move_run(run.id, RunState.MERGING, step=0, steps=0))
-            merged = _good(await self._trainer.merge(self._orders.merging(run, workspace, trained), report))
+            merged = _good(await self._trainer.run(self._orders.merging(run, workspace, trained), report))
             await told(on_change, await self._ledger.move_run(run.id, RunState.EVALUATING, step=0, steps=0))
             live = await self._ledger.live_model()
             taught = await self._ledger.taught(run.id)
             counts = replace(selection.counts, votes=taught.votes, raters=taught.people)
             judging = self._orders.judging(run, workspace, live, trained, merged, counts)
             judging = replace(judging, effort=replace(judging.effort, corrections=selection.corrections))
-            _good(await self._trainer.evaluate(judging, report))
+            _good(await self._trainer.run(judging, report))
         return await _undisturbed(self._publish(run, folder, workspace, on_change))
 
     async def _publish(self, run: Run, folder: Path, workspace: Path, on_change: OnChange) -> Model:

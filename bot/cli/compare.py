@@ -65,7 +65,7 @@ async def compare(settings: Settings, models: Sequence[str], images: Path, out: 
                 told = progress_text(progress.stage, progress.loss, progress.seconds_left)
                 bar.update(task, description=told, completed=progress.step, total=progress.steps)
 
-            outcome = await ChildTrainer(settings.training).compare(job, show)
+            outcome = await ChildTrainer(settings.training).run(job, show)
         if not outcome.ok:
             kept = bool(outcome.log)
             raise TrainingError(outcome.reason)

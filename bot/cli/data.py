@@ -54,7 +54,7 @@ async def import_file(
         def show(progress: Progress) -> None:
             bar.update(task, description=progress.stage, completed=progress.step, total=progress.steps)
 
-        outcome = await ChildTrainer(settings.training).take_in(job, show)
+        outcome = await ChildTrainer(settings.training).run(job, show)
     if not outcome.ok:
         raise TrainingError(outcome.reason)
     made = data / "sources" / name

@@ -21,7 +21,7 @@ from storage.states import ModelState
 from tests.support.ledgers import exchange, picture
 from tests.support.lessons import SYSTEM, photo, settings
 from training.gate.report import Report
-from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, ignore
+from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, WorkerJob, ignore
 from training.job_specs import Places
 from training.pipeline import Pipeline
 from training.run_folder import LOSSES, REPORT
@@ -43,30 +43,25 @@ class FakeTrainer:
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def train(self, job: Job, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
-        on_progress(Progress("training", 7, 9, 0.5, 12.0))
-        (Path(job.work) / LOSSES).write_text("")
-        return await self._step("train", job)
-
-    async def merge(self, job: MergeJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
-        (Path(job.out) / "model.safetensors").write_bytes(b"weights")
-        return await self._step("merge", job)
-
-    async def evaluate(self, job: EvaluationJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
-        self.report.write(Path(job.work) / REPORT)
-        return await self._step("evaluate", job)
-
-    async def _step(self, name: str, job: Job | MergeJob | EvaluationJob) -> Outcome:
+    async def run(self, job: WorkerJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
+        assert isinstance(job, Job | MergeJob | EvaluationJob)
         self.jobs.append(job)
-        if name == self.hangs:
+        match job:
+            case Job():
+                step = "train"
+                on_progress(Progress("training", 7, 9, 0.5, 12.0))
+                (Path(job.work) / LOSSES).write_text("")
+            case MergeJob():
+                step = "merge"
+                (Path(job.out) / "model.safetensors").write_bytes(b"weights")
+            case EvaluationJob():
+                step = "evaluate"
+                self.report.write(Path(job.work) / REPORT)
+        if step == self.hangs:
             self.hanging.set()
             await self.over.wait()
-        return Outcome(
-            ok=name != self.fails,
-            reason="it rained" if name == self.fails else "",
-            adapter="adapter",
-            samples=self.taught,
-        )
+        failed = step == self.fails
+        return Outcome(ok=not failed, reason="it rained" if failed else "", adapter="adapter", samples=self.taught)
 
 
 class Room:

@@ -67,12 +67,12 @@ def learn(folder: Path, *, right: bool, **changes: Any) -> Trained:
     progress: list[Progress] = []
     trainer = ChildTrainer(SETTINGS)
     job = drawn_job(folder, PAIRS, right=right, **changes)
-    outcome = asyncio.run(trainer.train(job, progress.append))
+    outcome = asyncio.run(trainer.run(job, progress.append))
     assert outcome.ok, outcome.reason
     merged = folder / "merged"
     merged.mkdir()
     merging = MergeJob("1", job.base, str(outcome.adapter), str(merged), job.work, SYSTEM, threads=1)
-    assert asyncio.run(trainer.merge(merging)).ok
+    assert asyncio.run(trainer.run(merging)).ok
     write_rows(drawn_lessons(Path(job.images), HELD_OUT, seed=1, right=right), folder / "held_out.json")
     judging = EvaluationJob(
         run="1",
@@ -85,7 +85,7 @@ def learn(folder: Path, *, right: bool, **changes: Any) -> Trained:
         device="cpu",
         threads=1,
     )
-    judged = asyncio.run(trainer.evaluate(judging, progress.append))
+    judged = asyncio.run(trainer.run(judging, progress.append))
     assert judged.ok, judged.reason
     return Trained(job, progress, outcome, merged, Report.read(folder / "report.json"))
 

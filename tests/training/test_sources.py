@@ -286,7 +286,7 @@ def test_a_run_on_three_sources_learns(tmp_path: Path) -> None:
         targets="",
         learning_rate=1e-3,
     )
-    outcome = asyncio.run(ChildTrainer(settings()).train(made))
+    outcome = asyncio.run(ChildTrainer(settings()).run(made))
     assert outcome.ok, outcome.reason
     assert outcome.samples == {RATED: 8, **dict(zip((each["path"] for each in made.sources), (6, 6, 8), strict=True))}
     values = [value for _, value in losses(Path(str(outcome.scalars)))]

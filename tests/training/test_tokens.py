@@ -82,7 +82,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Outcome]:
     assert ended.returncode == 0, ended.stderr[-2000:]
     (folder / TOGETHER).mkdir()
     job = make_job(folder / TOGETHER, batch=2, accumulation=4, processes=2)
-    together = asyncio.run(ChildTrainer(settings(processes=2)).train(job))
+    together = asyncio.run(ChildTrainer(settings(processes=2)).run(job))
     return {name: Outcome.read(outcome_file(file)) for name, file in files.items()} | {TOGETHER: together}
 
 

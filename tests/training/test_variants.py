@@ -143,7 +143,7 @@ def test_a_killed_training_goes_on_at_two_hosts(trained: Mapping[str, Trained], 
         if progress.step == 6 and trainer.pid:
             os.kill(trainer.pid, signal.SIGKILL)
 
-    assert "SIGKILL" in asyncio.run(trainer.train(job, kill)).reason
+    assert "SIGKILL" in asyncio.run(trainer.run(job, kill)).reason
     heard: list[Progress] = []
     again = Trained(job, asyncio.run(at_two_hosts(job, heard)))
     assert again.outcome.ok, again.outcome.reason
@@ -157,7 +157,7 @@ async def at_two_hosts(job: Job, heard: list[Progress]) -> Outcome:
     log = Path(job.work) / "finetune.log"
     log.unlink()
     trainer = ChildTrainer(settings(hosts=2, rendezvous=f"127.0.0.1:{free_port()}"))
-    training = asyncio.create_task(trainer.train(job, heard.append))
+    training = asyncio.create_task(trainer.run(job, heard.append))
     await until(lambda: log.exists() and log.read_text())
     command = log.read_text().splitlines()[0].split(": ", 1)[1].replace("--node-rank=0", "--node-rank=1")
     other = await asyncio.create_subprocess_exec(*shlex.split(command), stdin=asyncio.subprocess.DEVNULL)
@@ -177,7 +177,7 @@ def test_ones_own_configuration_runs_in_smaller_batches_where_memory_is_short(tm
         f"{text}\nfrom tests.support.cramped import Cramped\ncustom_hooks.append(dict(type=Cramped, most=1))\n"
     )
     job = make_job(tmp_path, recipe=str(own))
-    done = Trained(job, asyncio.run(ChildTrainer(settings()).train(job)))
+    done = Trained(job, asyncio.run(ChildTrainer(settings()).run(job)))
     assert done.outcome.ok, done.outcome.reason
     assert Job.read(tmp_path / "finetune.json").split == 2
     assert len(done.losses) == PAIRS // 4, "the pairs of a step are as many as before"
