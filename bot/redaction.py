@@ -9,7 +9,6 @@ from __future__ import annotations
 import traceback
 from typing import Final
 
-from aiogram.exceptions import ClientDecodeError
 from aiohttp import ClientResponseError, RedirectClientError
 from pydantic import ValidationError
 
@@ -19,6 +18,8 @@ LISTED: Final = 5
 
 def account(error: BaseException) -> str:
     """What an error says, on one line or a few."""
+    from aiogram.exceptions import ClientDecodeError  # its import takes seconds, which the command line need not wait
+
     match error:
         case ValidationError():
             found = error.errors(include_url=False, include_context=False, include_input=False)

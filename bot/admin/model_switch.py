@@ -11,21 +11,23 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from bot.admin.protocol import AdminRefusal, RejectedModel
 from bot.i18n import later
 from inference.messages import InferenceError
-from inference.serving.deployment import Deployment
 from storage.errors import StorageError
 from storage.ledger import Ledger
 from storage.model_store import verify
 from storage.records import Model, Promotion
 from storage.states import ModelState
 from training.job import Progress, TrainingError, ignore
-from training.merged_models import MergedModels
+
+if TYPE_CHECKING:  # the command line, which starts without the engine's client, needs `model_before`
+    from inference.serving.deployment import Deployment
+    from training.merged_models import MergedModels
 
 RESTING: Final = later(
     "The engine rests while run {run} trains (training.while_training): ask again when the run has ended, or /cancel "

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from bot.i18n import Say, later
 from bot.retelling import retold
 from inference.messages import InferenceError
-from inference.serving.deployment_status import NodeStatus, Status
 from storage.errors import StorageError
-from storage.records import Model, Run
 from training.job import Progress, TrainingError, ignore
-from training.launcher import LastWord
-from training.pipeline import Plan
+
+if TYPE_CHECKING:  # the command line starts without the engine's client and aiogram
+    from inference.serving.deployment_status import NodeStatus, Status
+    from storage.records import Model, Run
+    from training.launcher import LastWord
+    from training.pipeline import Plan
 
 REJECTED: Final = later("{model} was rejected: {reason}. Let it answer all the same?")
 

@@ -122,3 +122,10 @@ def test_the_version_is_told(thumbtune: Thumbtune) -> None:
     """As the package has it, on one line."""
     ended = thumbtune("--version")
     assert (ended.code, ended.out.strip(), ended.err) == (0, f"thumbtune {version('thumbtune')}", "")
+
+
+async def test_it_starts_without_the_libraries_of_the_chat() -> None:
+    """`thumbtune status` must not wait for aiogram, openai and torch, whose imports take seconds."""
+    program = "import bot.cli.main, sys; print(sorted({'aiogram', 'openai', 'torch'} & set(sys.modules)))"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE)
+    assert await process.communicate() == (b"[]\n", None)
