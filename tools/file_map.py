@@ -1,0 +1,60 @@
+"""Keep the list of modules in docs/architecture.md: `python -m tools.file_map [--check]`.
+
+The list is made of the modules' docstrings and stands between two marks in the document.
+"""
+
+import argparse
+import ast
+import subprocess
+import sys
+from itertools import groupby
+from pathlib import Path
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "architecture.md"
+PACKAGES = ("bot", "inference", "training", "storage", "telegram_emulator", "tools")
+BEGIN, END = "<!-- modules -->\n", "<!-- end of modules -->\n"
+
+
+def summary(file: str) -> str:
+    """Return the first line of a module's docstring, without its full stop."""
+    docstring = ast.get_docstring(ast.parse(Path(file).read_text(encoding="utf-8"))) or ""
+    return docstring.partition("\n")[0].removesuffix(".")
+
+
+def listing() -> str:
+    """Return the modules of every package as Markdown, a table a package."""
+    found = subprocess.run(["git", "ls-files", *PACKAGES], capture_output=True, text=True, check=True).stdout.split()
+    files = sorted(found, key=lambda file: (file.rpartition("/")[0], file))
+    parts = list[str]()
+    for package, members in groupby(files, key=lambda file: file.rpartition("/")[0]):
+        modules = [each for each in members if each.endswith(".py") and "checkpoint/" not in each]
+        if not modules:
+            continue
+        about = [summary(each) for each in modules if each.endswith("/__init__.py")]
+        rows = [f"| `{Path(each).name}` | {summary(each)} |" for each in modules if not each.endswith("/__init__.py")]
+        parts.append("\n".join([f"### {package}/\n", *(f"{each}.\n" for each in about), *table(rows)]))
+    return "\n".join(parts)
+
+
+def table(rows: list[str]) -> list[str]:
+    """Return rows with the head of their table, or nothing if there are none."""
+    return ["| module | subject |", "| --- | --- |", *rows, ""] if rows else []
+
+
+def main() -> None:
+    """Write the list into the document, or with `--check` exit with 1 if it differs."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if the list is not up to date")
+    text = DOCUMENT.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    after = rest.partition(END)[2]
+    updated = f"{before}{BEGIN}\n{listing()}\n{END}{after}"
+    if parser.parse_args().check:
+        if updated != text:
+            sys.exit("docs/architecture.md does not list the modules as they are: run python -m tools.file_map")
+    else:
+        DOCUMENT.write_text(updated, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
