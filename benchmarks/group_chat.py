@@ -157,7 +157,8 @@ class Group:
 @asynccontextmanager
 async def group() -> AsyncIterator[Group]:
     """A fresh group with a bot that knows of no trouble, the first question answered."""
-    emulator = Emulator(flood=True)
+    emulator = Emulator()
+    emulator.flood.on = True
     url = await emulator.start()
     settings = Settings(
         TelegramSettings(token=SecretStr(emulator.token), api_base=url),

@@ -1,12 +1,11 @@
-"""A Bot API server on loopback with a web chat page: the demo's Telegram, and the tests'.
+"""A Bot API server on loopback with a web chat page: the Telegram of the demo and of the tests.
 
-It knows Telegram's names, limits and words of refusal, and nothing of models, ledgers or this bot: whatever speaks
-the Bot API can talk to it. State lives in memory and goes when it stops.
-
-`server.Emulator` is the way in; `people` is what a person can do, `sending`, `editing` and `account` what a bot can.
+It keeps Telegram's names, limits and error texts, holds its state in memory, and serves any program that speaks the
+Bot API. `server.Emulator` is the entry point. `people` is what a person can do; `sending`, `editing` and `account`
+hold the methods that a bot can call.
 """
 
+from telegram_emulator.sample_voters import SampleConversation
 from telegram_emulator.server import Emulator
-from telegram_emulator.voters import Conversation
 
-__all__ = ["Conversation", "Emulator"]
+__all__ = ["Emulator", "SampleConversation"]

@@ -1,7 +1,7 @@
 """Text with entities: measured in UTF-16 units, cleaned, checked and completed as Telegram does it.
 
-Knows which entities a bot may give and which ones Telegram finds by itself (commands, mentions, links, hashtags);
-leaves the markup languages to `markup`. Entities are Bot API `MessageEntity` objects as dicts.
+Entities are Bot API `MessageEntity` objects as dicts. Some come from the bot; commands, mentions, links and hashtags
+are those that Telegram finds itself. The markup languages of `parse_mode` are not implemented.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from telegram_emulator import markup
-from telegram_emulator.refusals import Json, refused
+from telegram_emulator.api_errors import Json, api_error
 
-MAX_TEXT = 4096  # UTF-16 units after entity parsing (core.telegram.org/bots/api#sendmessage)
+MAX_TEXT = 4096  # UTF-16 units (core.telegram.org/bots/api#sendmessage)
 MAX_CAPTION = 1024
 MAX_ENTITIES = 100
-_MAX_BYTES = 2**15  # before parsing; the Bot API server refuses longer texts outright
+_MAX_BYTES = 2**15  # the Bot API server refuses longer texts outright
 
 _FOUND_BY_TELEGRAM = {
     "mention", "hashtag", "cashtag", "bot_command", "url", "email", "phone_number", "bank_card_number",
@@ -35,56 +34,46 @@ _REMOVED = re.compile("[\r\u2028-\u202e\u0333\u033f\u030a]")
 
 
 def units(text: str) -> int:
-    """The length of `text` in UTF-16 code units: Telegram's measure."""
+    """Return the length of `text` in UTF-16 code units, Telegram's measure."""
     return len(text) if text.isascii() else len(text.encode("utf-16-le")) // 2
 
 
-def formatted(text: str, parse_mode: str, entities: Any) -> tuple[str, list[Json]]:
-    """The text and entities that a message keeps of what a bot sent. The text may come out empty.
+def formatted(text: str, entities: Any = None) -> tuple[str, list[Json]]:
+    """Return the text and entities that a message keeps of those given. The text may come out empty.
 
-    Raises `Refused` for markup that does not parse and for entities outside of the text.
+    Raises `ApiError` for entities that are malformed or outside the text.
     """
     if len(text.encode()) > _MAX_BYTES:
-        raise refused("Text is too long")
-    mode = parse_mode.lower()
-    found: list[Json] = []
-    if text and mode and mode != "none":
-        text, found = markup.parse(text, mode)
-    elif isinstance(entities, list):
-        found = [entity for entity in map(_checked, entities) if entity is not None]
-    return _complete(*_cleaned(text, found))
-
-
-def written(text: str) -> tuple[str, list[Json]]:
-    """What becomes of a person's own words: trimmed, with the entities that Telegram finds in them."""
-    return _complete(*_cleaned(text, []))
+        raise api_error("Text is too long")
+    given = [_checked(entity) for entity in entities] if isinstance(entities, list) else []
+    return _complete(*_cleaned(text, [entity for entity in given if entity is not None]))
 
 
 def _checked(entity: Any) -> Json | None:
-    """A `MessageEntity` that a bot gave; None for the kinds that Telegram finds by itself."""
-    complaint = "can't parse MessageEntity: "
+    """Check a bot's `MessageEntity`; return None for the kinds that Telegram finds itself."""
+    unparsable = "can't parse MessageEntity: "
     if not isinstance(entity, dict):
-        raise refused(complaint + "expected an Object")
+        raise api_error(unparsable + "expected an Object")
     for name in ("offset", "length", "type"):
         if name not in entity:
-            raise refused(f'{complaint}Can\'t find field "{name}"')
+            raise api_error(f'{unparsable}Can\'t find field "{name}"')
     kind, offset, length = entity["type"], entity["offset"], entity["length"]
     if not isinstance(offset, int) or not isinstance(length, int):
-        raise refused(complaint + "offset and length must be of type Integer")
+        raise api_error(unparsable + "offset and length must be of type Integer")
     if kind in _FOUND_BY_TELEGRAM:
         return None
     if kind not in _GIVEN_BY_BOTS:
-        raise refused(complaint + "Unsupported type specified")
+        raise api_error(unparsable + "Unsupported type specified")
     if not 0 <= offset <= 1_000_000:
-        raise refused(f"receive an entity with incorrect offset {offset}")
+        raise api_error(f"receive an entity with incorrect offset {offset}")
     if not 0 <= length <= 1_000_000:
-        raise refused(f"receive an entity with incorrect length {length}")
+        raise api_error(f"receive an entity with incorrect length {length}")
     extras = {name: entity[name] for name in ("url", "user", "language", "custom_emoji_id") if entity.get(name)}
     return {"type": kind, "offset": offset, "length": length, **extras}
 
 
 def _cleaned(text: str, entities: list[Json]) -> tuple[str, list[Json]]:
-    """Control characters made blank or removed, both ends trimmed, entities moved along."""
+    """Blank or remove control characters, trim both ends, and move the entities along."""
     entities = [dict(entity) for entity in entities if entity["length"] > 0]
     if not entities:
         return _CONTROL.sub(" ", _REMOVED.sub("", text)).strip(" \n"), []
@@ -98,17 +87,17 @@ def _cleaned(text: str, entities: list[Json]) -> tuple[str, list[Json]]:
     for entity in sorted(entities, key=lambda entity: entity["offset"]):
         begin, end = entity["offset"], entity["offset"] + entity["length"]
         if begin >= position:
-            raise refused(f"entity begins after the end of the text at UTF-16 offset {begin}")
+            raise api_error(f"entity begins after the end of the text at UTF-16 offset {begin}")
         if end > position:
-            raise refused(
+            raise api_error(
                 f"entity beginning at UTF-16 offset {begin} ends after the end of the text at UTF-16 offset {end}"
             )
         if begin not in index_of:
             at = len(text[: index_of[begin + 1]].encode())
-            raise refused(f"entity begins in a middle of a UTF-16 symbol at byte offset {at}")
+            raise api_error(f"entity begins in a middle of a UTF-16 symbol at byte offset {at}")
         if end not in index_of:
             at = len(text[: index_of[end + 1]].encode())
-            raise refused(
+            raise api_error(
                 f"entity beginning at UTF-16 offset {begin} ends in a middle of a UTF-16 symbol at byte offset {at}"
             )
     kept = [not _REMOVED.match(character) for character in text]
@@ -138,7 +127,7 @@ def _blank(character: str) -> bool:
 
 
 def _complete(text: str, entities: list[Json]) -> tuple[str, list[Json]]:
-    """Add the entities that Telegram finds by itself, outside of links and code; sort, and keep the first hundred."""
+    """Add the entities that Telegram finds itself, outside links and code; sort, and keep the first hundred."""
     closed = [e for e in entities if e["type"] in {"code", "pre", "text_link", "text_mention", "custom_emoji"}]
     taken = [(e["offset"], e["offset"] + e["length"]) for e in closed]
     inside_code = [(e["offset"], e["offset"] + e["length"], e) for e in entities if e["type"] in {"code", "pre"}]

@@ -1,6 +1,6 @@
-"""Trouble on purpose, for tests: what networks and Telegram's front servers do to a bot now and then.
+"""Injected faults, for tests: calls that fail as networks and Telegram's front servers make them fail.
 
-Knows how a call can fail; `server` carries it out. Trouble with the delivery of updates is in `updates`.
+`server` carries them out. Faults in the delivery of updates are in `update_queue`.
 """
 
 from __future__ import annotations
@@ -8,26 +8,28 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 
 class FaultKind(StrEnum):
+    """How a call fails."""
+
     BAD_GATEWAY = "bad_gateway"  # 502 with Telegram's JSON
     HTML_PAGE = "html_page"  # 502 with a proxy's HTML page
     FLOOD = "flood"  # 429 with retry_after, although no limit was exceeded
     RESET_BEFORE = "reset_before"  # the connection breaks, nothing was done
     RESET_AFTER = "reset_after"  # the connection breaks, but the call was carried out
     CUT_OFF = "cut_off"  # the JSON ends in the middle, but the call was carried out
-    UNKNOWN = "unknown"  # 404, as for a method that an older server does not know
     DELAY = "delay"  # the answer comes late
-    REFUSED = "refused"  # 400 with words of Telegram's that nothing in this world brings about
+    REFUSED = "refused"  # 400 with a description of Telegram's that the emulator has no other reason to give
 
 
 @dataclass(slots=True)
 class Fault:
-    """The next `count` calls of `methods` (lower case; None: all but getUpdates) in `chat` (None: any) go wrong.
+    """Makes the next `count` calls of `methods` (lower case; None: all but getUpdates) in `chat` (None: any) fail.
 
-    `seconds` is the delay, or the `retry_after` of a flood. `words` are a refusal's, `moved_to` the chat that it names
-    as the new one.
+    The first `skip` matching calls pass. `seconds` is the delay, or the `retry_after` of a flood. `words` is the
+    description of a refusal, `moved_to` the chat that it names as the new one.
     """
 
     kind: FaultKind
@@ -35,12 +37,12 @@ class Fault:
     methods: frozenset[str] | None = None
     chat: int | None = None
     seconds: float = 1.0
-    skip: int = 0  # so many fitting calls pass unharmed first
+    skip: int = 0
     words: str = ""
     moved_to: int | None = None
 
-    def fits(self, method: str, chat: int | None) -> bool:
-        """Whether it may strike this call."""
+    def matches(self, method: str, chat: int | None) -> bool:
+        """Return whether the fault concerns this call."""
         if self.chat is not None and self.chat != chat:
             return False
         return method != "getupdates" if self.methods is None else method in self.methods
@@ -48,35 +50,24 @@ class Fault:
 
 @dataclass(slots=True)
 class Faults:
-    """The faults still to strike, in the order they were planned; one call suffers at most one."""
+    """The planned faults, in their order; a call suffers at most one."""
 
     planned: list[Fault] = field(default_factory=list)
     struck: int = 0
 
-    def plan(
-        self,
-        kind: str,
-        count: int = 1,
-        *,
-        methods: Iterable[str] | None = None,
-        chat: int | None = None,
-        seconds: float = 1.0,
-        skip: int = 0,
-        words: str = "",
-        moved_to: int | None = None,
-    ) -> None:
-        """Let the next `count` fitting calls go wrong, after `skip` that do not. ValueError for an unknown kind."""
+    def plan(self, kind: str, count: int = 1, *, methods: Iterable[str] | None = None, **details: Any) -> None:
+        """Plan a `Fault`. Raises ValueError for an unknown kind."""
         names = None if methods is None else frozenset(name.lower() for name in methods)
-        self.planned.append(Fault(FaultKind(kind), count, names, chat, seconds, skip, words, moved_to))
+        self.planned.append(Fault(FaultKind(kind), count, names, **details))
 
     def clear(self) -> None:
-        """No more trouble."""
+        """Drop all planned faults."""
         self.planned.clear()
 
     def strike(self, method: str, chat: int | None) -> Fault | None:
-        """The fault that this call suffers, if any; it is used up by it."""
+        """Return the fault that this call suffers, if any, and count it as used."""
         for fault in self.planned:
-            if not fault.fits(method, chat):
+            if not fault.matches(method, chat):
                 continue
             if fault.skip > 0:
                 fault.skip -= 1

@@ -1,4 +1,4 @@
-"""The table of Bot API methods that the emulator serves. Names are looked up without regard to case, as in Telegram."""
+"""The table of Bot API methods that the emulator serves: those that the bot calls."""
 
 from __future__ import annotations
 
@@ -12,31 +12,21 @@ from telegram_emulator.world import World
 Method = Callable[[World, Parameters], Awaitable[Any]]
 
 METHODS: dict[str, Method] = {
-    name.lower(): method
-    for name, method in {
-        "getMe": account.get_me,
-        "getUpdates": account.get_updates,
-        "setWebhook": account.set_webhook,
-        "deleteWebhook": account.delete_webhook,
-        "getWebhookInfo": account.get_webhook_info,
-        "getFile": account.get_file,
-        "setMyCommands": account.set_my_commands,
-        "getMyCommands": account.get_my_commands,
-        "deleteMyCommands": account.delete_my_commands,
-        "getChat": account.get_chat,
-        "getChatMember": account.get_chat_member,
-        "sendMessage": sending.send_message,
-        "sendPhoto": sending.send_photo,
-        "sendDocument": sending.send_document,
-        "sendMediaGroup": sending.send_media_group,
-        "sendChatAction": sending.send_chat_action,
-        "editMessageText": editing.edit_message_text,
-        "editMessageCaption": editing.edit_message_caption,
-        "editMessageMedia": editing.edit_message_media,
-        "editMessageReplyMarkup": editing.edit_message_reply_markup,
-        "deleteMessage": editing.delete_message,
-        "deleteMessages": editing.delete_messages,
-        "setMessageReaction": editing.set_message_reaction,
-        "answerCallbackQuery": editing.answer_callback_query,
-    }.items()
+    "getme": account.get_me,
+    "getupdates": account.get_updates,
+    "setwebhook": account.set_webhook,
+    "deletewebhook": account.delete_webhook,
+    "getfile": account.get_file,
+    "setmycommands": account.set_my_commands,
+    "deletemycommands": account.delete_my_commands,
+    "sendmessage": sending.send_message,
+    "sendphoto": sending.send_photo,
+    "senddocument": sending.send_document,
+    "sendchataction": sending.send_chat_action,
+    "editmessagetext": editing.edit_message_text,
+    "editmessagemedia": editing.edit_message_media,
+    "editmessagereplymarkup": editing.edit_message_reply_markup,
+    "deletemessage": editing.delete_message,
+    "answercallbackquery": editing.answer_callback_query,
 }
+"""By name in lower case: Telegram ignores the case of a method's name."""

@@ -1,7 +1,6 @@
-"""The parameters of a Bot API call, however they came: query string, form, multipart form or JSON.
+"""The parameters of a Bot API call from its query string, form, multipart form or JSON body.
 
-Knows how Telegram reads an integer, a boolean or a JSON-serialised object out of text; leaves to the methods what the
-parameters mean.
+Integers, booleans and JSON-serialised objects are read from text as Telegram reads them.
 """
 
 from __future__ import annotations
@@ -13,14 +12,14 @@ from typing import Any
 
 from aiohttp import BodyPartReader, MultipartReader, web
 
-from telegram_emulator.refusals import Refused, refused
+from telegram_emulator.api_errors import ApiError, api_error
 
 MAX_REQUEST_BYTES = 50 * 2**20  # bots upload files of up to 50 MB (core.telegram.org/bots/api#sending-files)
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A file out of a multipart form."""
+    """A file of a multipart form."""
 
     name: str
     media_type: str
@@ -34,29 +33,26 @@ class Parameters:
         self._values = values
         self._uploads = uploads or {}
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._values or name in self._uploads
-
     def text(self, name: str, default: str = "") -> str:
-        """The parameter as text; absent and null give `default`."""
+        """Return the parameter as text; `default` when absent or null."""
         value = self._values.get(name)
         if value is None:
             return default
         return value if isinstance(value, str) else json.dumps(value)
 
     def integer(self, name: str, default: int = 0) -> int:
-        """The parameter as an integer; as in Telegram whatever is not one gives `default`."""
+        """Return the parameter as an integer; as in Telegram, anything else gives `default`."""
         try:
             return int(self._values.get(name, default))
         except (TypeError, ValueError):
             return default
 
     def boolean(self, name: str) -> bool:
-        """The parameter as a boolean: true, yes and 1 are true."""
+        """Return the parameter as a boolean: true, yes and 1 are true."""
         return str(self._values.get(name, "")).lower() in {"true", "yes", "1"}
 
     def decoded(self, name: str, what: str) -> Any:
-        """The JSON-serialised parameter as an object, None when absent. Raises `Refused` naming `what`."""
+        """Return the JSON-serialised parameter, None when absent. Raises `ApiError` naming `what`."""
         value = self._values.get(name)
         if value is None or value == "":
             return None
@@ -65,45 +61,45 @@ class Parameters:
         try:
             return json.loads(value)
         except ValueError:
-            raise refused(f"can't parse {what} JSON object") from None
+            raise api_error(f"can't parse {what} JSON object") from None
 
     def object(self, name: str, what: str) -> dict[str, Any]:
-        """The parameter as a JSON object, empty when absent. Raises `Refused` naming `what`."""
+        """Return the parameter as a JSON object, empty when absent. Raises `ApiError` naming `what`."""
         value = self.decoded(name, what)
         if value is None:
             return {}
         if not isinstance(value, dict):
-            raise refused(f"object expected as {what}")
+            raise api_error(f"object expected as {what}")
         return value
 
     def objects(self, name: str, what: str) -> list[dict[str, Any]]:
-        """The parameter as an array of JSON objects, empty when absent. Raises `Refused` naming `what`."""
+        """Return the parameter as an array of JSON objects, empty when absent. Raises `ApiError` naming `what`."""
         value = self.decoded(name, what)
         if value is None:
             return []
         if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-            raise refused(f"array of objects expected as {what}")
+            raise api_error(f"array of objects expected as {what}")
         return value
 
     def upload(self, name: str) -> Upload | None:
-        """The file sent as `name`: directly in that form field, or as `attach://<form field>`."""
+        """Return the file sent as `name`: in that form field, or as `attach://<form field>`."""
         return self.attached(self.text(name)) or self._uploads.get(name)
 
     def attached(self, reference: str) -> Upload | None:
-        """The file that `attach://<form field>` refers to."""
+        """Return the file that `attach://<form field>` refers to."""
         return self._uploads.get(reference.removeprefix("attach://")) if reference.startswith("attach://") else None
 
 
 async def read_parameters(request: web.Request) -> Parameters:
-    """Read a call's parameters. Raises `Refused` (413) above 50 MB and for JSON that is none."""
+    """Read a call's parameters. Raises `ApiError`: 413 above 50 MB, 400 for malformed JSON."""
     values: dict[str, Any] = dict(request.query)
     if (request.content_length or 0) > MAX_REQUEST_BYTES:
-        raise Refused(413, "Request Entity Too Large")
+        raise ApiError(413, "Request Entity Too Large")
     if request.content_type == "application/json":
         try:
             body = json.loads(await request.read() or b"{}")
         except ValueError:
-            raise refused("can't parse JSON object") from None
+            raise api_error("can't parse JSON object") from None
         if isinstance(body, dict):
             values |= body
     elif request.content_type == "application/x-www-form-urlencoded":
@@ -115,17 +111,17 @@ async def read_parameters(request: web.Request) -> Parameters:
 
 
 async def read_form(form: MultipartReader) -> tuple[dict[str, list[str]], list[tuple[str, Upload]]]:
-    """The texts and the files of a multipart form, each in its order. Raises `Refused` (413) above 50 MB."""
+    """Return the texts and the files of a multipart form, each in order. Raises `ApiError` (413) above 50 MB."""
     texts: dict[str, list[str]] = {}
     uploads: list[tuple[str, Upload]] = []
     size = 0
     async for part in form:
         if not isinstance(part, BodyPartReader):
-            raise refused("nested multipart forms are not supported")
+            raise api_error("nested multipart forms are not supported")
         data = bytes(await part.read())
         size += len(data)
         if size > MAX_REQUEST_BYTES:
-            raise Refused(413, "Request Entity Too Large")
+            raise ApiError(413, "Request Entity Too Large")
         if part.filename is None:
             texts.setdefault(part.name or "", []).append(data.decode())
         else:

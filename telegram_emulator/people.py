@@ -1,7 +1,7 @@
-"""What a person can do in the emulated world: write, send pictures and files, edit, press buttons, react, block.
+"""What a person can do: write, send pictures and files, edit, press buttons, react, block the bot.
 
-Everything becomes messages in a chat and updates for the bot, as Telegram makes them. Knows the world; leaves HTTP to
-`people_http`. Raises `Refused` where Telegram's own apps would not let a person through.
+Each action becomes messages in a chat and updates for the bot, as Telegram makes them. `people_http` serves the actions
+over HTTP. Raises `ApiError` for what Telegram's apps do not allow.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from telegram_emulator.account import chat_member
-from telegram_emulator.entities import MAX_CAPTION, MAX_TEXT, units, written
-from telegram_emulator.refusals import Json, refused
+from telegram_emulator.api_errors import Json, api_error
+from telegram_emulator.entities import MAX_CAPTION, MAX_TEXT, formatted, units
 from telegram_emulator.world import CallbackQuery, Chat, User, World
 
 _ALBUM = 10
@@ -21,8 +20,10 @@ _ALBUM = 10
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A picture sent as a photo, any file sent as a document, or a sticker. `raw` sends a photo's bytes unseen, damaged
-    or not."""
+    """A picture sent as a photo, any file sent as a document, or a sticker.
+
+    `raw` sends a photo's bytes without decoding them, damaged or not.
+    """
 
     data: bytes = field(repr=False)
     name: str = "photo.jpg"
@@ -33,42 +34,44 @@ class Attachment:
 
 
 class People:
-    """The people of one world."""
+    """The actions of a world's people."""
 
     def __init__(self, world: World) -> None:
         self._world = world
 
     def user(self, person: int) -> User:
-        """The person with this id. Raises `Refused`."""
+        """Return the person with this id. Raises `ApiError`."""
         if person not in self._world.users:
-            raise refused("user not found")
+            raise api_error("user not found")
         return self._world.users[person]
 
     def chat_of(self, person: int, chat_id: int | None) -> Chat:
-        """A chat that the person is in, their own with the bot by default. Raises `Refused`."""
+        """Return a chat that the person is in, by default theirs with the bot. Raises `ApiError`."""
         chat = self._world.chats.get(self.user(person).id if chat_id is None else chat_id)
         if chat is None or person not in chat.members:
-            raise refused("chat not found")
+            raise api_error("chat not found")
         return chat
 
     def opens_topic(self, person: int, name: str, *, chat: int) -> int:
-        """Make a forum topic in a supergroup and return its number."""
+        """Create a forum topic in a supergroup and return its number."""
         into = self.chat_of(person, chat)
         if into.kind != "supergroup":
-            raise refused("the chat is not a forum")
+            raise api_error("the chat is not a forum")
         return self._world.add_topic(into, name, self.user(person).as_user())
 
     def writes(
         self, person: int, text: str, *, chat: int | None = None, reply_to: int | None = None, topic: int = 0
     ) -> Json:
-        """Send a text or a command and return the message, the last one if Telegram's apps would make several of it:
-        they cut what is longer than a message may be."""
+        """Send a text or a command and return the message.
+
+        As in Telegram's apps, a text longer than a message becomes several; the last one is returned.
+        """
         into = self.chat_of(person, chat)
         pieces = [piece for piece in map(str.strip, _cut(text)) if piece]
         if not pieces:
-            raise refused("message text is empty")
+            raise api_error("message text is empty")
         for piece in pieces:
-            content, entities = written(piece)
+            content, entities = formatted(piece)
             message = self._say(person, into, reply_to, topic, text=content, entities=entities)
         return message
 
@@ -85,20 +88,20 @@ class People:
         """Send a photo, a document, or an album of either: several messages of one media group."""
         into = self.chat_of(person, chat)
         if not 1 <= len(attachments) <= _ALBUM:
-            raise refused("an album has up to ten pictures or files")
+            raise api_error("an album has up to ten pictures or files")
         if len({attachment.document for attachment in attachments}) > 1:
-            raise refused("document can't be mixed with other media types")
-        words, entities = written(caption)
-        if any(each.sticker for each in attachments) and (words or len(attachments) > 1):
-            raise refused("a sticker comes alone")
-        if units(words) > MAX_CAPTION:
-            raise refused("message caption is too long")
+            raise api_error("document can't be mixed with other media types")
+        text, entities = formatted(caption)
+        if any(each.sticker for each in attachments) and (text or len(attachments) > 1):
+            raise api_error("a sticker comes alone")
+        if units(text) > MAX_CAPTION:
+            raise api_error("message caption is too long")
         contents = [await self._content(attachment) for attachment in attachments]
         group = str(secrets.randbits(62)) if len(contents) > 1 else None
         messages = []
         for index, content in enumerate(contents):
             if index == 0:
-                content = {**content, "caption": words, "caption_entities": entities}
+                content = {**content, "caption": text, "caption_entities": entities}
             messages.append(self._say(person, into, reply_to, topic, **content, media_group_id=group))
         return messages
 
@@ -115,25 +118,23 @@ class People:
     def _say(self, person: int, chat: Chat, reply_to: int | None, topic: int, **content: object) -> Json:
         user = self.user(person)
         if chat.kind == "private":
-            if user.blocked:
-                self.blocks(person, blocked=False)
-            user.started = True
-        # In a topic every message replies to something, if only to the message that made the topic.
+            user.blocked, user.started = False, True
+        # In a topic a message without another target replies to the one that created the topic.
         reply = self._world.reply_to(chat, reply_to or topic)
-        place = self._world.in_topic(chat, topic or (reply or {}).get("message_thread_id", 0))
-        message = self._world.compose(chat, user.as_user(), reply_to_message=reply, **place, **content)
+        location = self._world.in_topic(chat, topic or (reply or {}).get("message_thread_id", 0))
+        message = self._world.compose(chat, user.as_user(), reply_to_message=reply, **location, **content)
         self._world.post(chat, message)
         if self._world.bot_sees(chat, message):
             self._world.updates.add("message", message)
         return message
 
     def edits(self, person: int, message_id: int, text: str, *, chat: int | None = None) -> Json:
-        """Change the text or the caption of an own message."""
+        """Change the text or the caption of the person's own message."""
         into = self.chat_of(person, chat)
         message = into.messages.get(message_id)
         if message is None or message["from"]["id"] != person:
-            raise refused("message can't be edited")
-        content, entities = written(text)
+            raise api_error("message can't be edited")
+        content, entities = formatted(text)
         field_name, entities_name = ("text", "entities") if "text" in message else ("caption", "caption_entities")
         changed = {**message, field_name: content, entities_name: entities, "edit_date": int(time.time())}
         changed = {name: value for name, value in changed.items() if value not in ([], "")}
@@ -143,12 +144,12 @@ class People:
         return changed
 
     def presses(self, person: int, message_id: int, data: str, *, chat: int | None = None) -> str:
-        """Press the inline button with this callback data and return the query's id. Raises `Refused`."""
+        """Press the inline button with this callback data and return the query's id."""
         into = self.chat_of(person, chat)
         message = into.messages.get(message_id)
         rows = (message or {}).get("reply_markup", {}).get("inline_keyboard", [])
         if message is None or not any(button.get("callback_data") == data for row in rows for button in row):
-            raise refused("the message has no such button")
+            raise api_error("the message has no such button")
         query = str(secrets.randbits(62))
         self._world.callbacks[query] = CallbackQuery(query, person, into.id, message_id, self._world.flood.clock())
         user = self.user(person).as_user()
@@ -157,10 +158,10 @@ class People:
         return query
 
     def reacts(self, person: int, message_id: int, emoji: str, *, chat: int | None = None) -> None:
-        """Put an emoji on a message, or take it back with an empty one."""
+        """React to a message with an emoji; an empty one removes the reaction."""
         into = self.chat_of(person, chat)
         if message_id not in into.messages:
-            raise refused("message not found")
+            raise api_error("message not found")
         before = into.reactions.get((message_id, person), "")
         if before == emoji:
             return
@@ -180,28 +181,12 @@ class People:
             )
 
     def blocks(self, person: int, *, blocked: bool) -> None:
-        """Block the bot, or let it in again."""
-        user = self.user(person)
-        if user.blocked == blocked:
-            return
-        user.blocked = blocked
-        chat = self._world.chats[person]
-        before, after = ("member", "kicked") if blocked else ("kicked", "member")
-        bot = self._world.bot["id"]
-        self._world.updates.add(
-            "my_chat_member",
-            {
-                "chat": self._world.as_chat(chat),
-                "from": user.as_user(),
-                "date": int(time.time()),
-                "old_chat_member": chat_member(self._world, chat, bot, before),
-                "new_chat_member": chat_member(self._world, chat, bot, after),
-            },
-        )
+        """Block or unblock the bot."""
+        self.user(person).blocked = blocked
 
 
 def _cut(text: str) -> Iterator[str]:
-    """Pieces of at most `MAX_TEXT` units, cut at a blank near the end if there is one."""
+    """Yield pieces of at most `MAX_TEXT` units, cut at a blank near the end if there is one."""
     while units(text) > MAX_TEXT:
         end = MAX_TEXT
         while units(text[:end]) > MAX_TEXT:

@@ -1,7 +1,7 @@
-"""The people's side over HTTP: what the chat page and scripted persons use.
+"""The HTTP API of the chat page and of scripted people: what each person does, the samples and the sample votes.
 
-Requests are JSON or, with pictures and files, multipart forms; answers are JSON; `/people/events` is a stream of
-server-sent events that resumes where a reader left off. Knows HTTP only; what happens is in `people` and `world`.
+Requests are JSON or, with pictures and files, multipart forms; answers are JSON. `/people/events` is a stream of
+server-sent events that a reader can resume.
 """
 
 from __future__ import annotations
@@ -14,31 +14,38 @@ from typing import Any
 from aiohttp import web
 
 from telegram_emulator.account import commands_for
+from telegram_emulator.api_errors import ApiError, Json, api_error
 from telegram_emulator.json_http import answer, json_object, number, routes
 from telegram_emulator.parameters import read_form
 from telegram_emulator.people import Attachment, People
-from telegram_emulator.refusals import Json, Refused
-from telegram_emulator.voters import Voters
+from telegram_emulator.sample_voters import SampleVoters
 from telegram_emulator.world import Chat, User, World
 
 
 class PeopleHttp:
-    """The routes below /people that tell of people and groups, and of what each person does."""
+    """The routes below /people and /samples. `samples` are files by name, `note` a line shown before the samples."""
 
-    def __init__(self, world: World, people: People, voters: Voters) -> None:
+    def __init__(
+        self, world: World, people: People, voters: SampleVoters, samples: Mapping[str, bytes], note: str
+    ) -> None:
         self._world = world
         self._people = people
         self._voters = voters
+        self._samples = samples
+        self._note = note
 
     def routes(self) -> list[web.RouteDef]:
-        """All routes."""
+        """Return all routes."""
         person = r"/people/{person:\d+}"
         table = [
             ("GET", "/people", self.overview),
             ("POST", "/people", self.create_person),
-            ("POST", "/people/groups", self.create_group),
+            ("GET", "/people/counts", self.counts),
             ("GET", "/people/events", self.events),
             ("GET", "/people/files/{file}", self.file),
+            ("POST", "/people/sample-votes", self.cast_sample_votes),
+            ("GET", "/samples", self.samples),
+            ("GET", "/samples/{name}", self.sample),
             ("GET", f"{person}/messages", self.messages),
             ("POST", f"{person}/messages", self.send),
             ("GET", f"{person}/commands", self.commands),
@@ -67,7 +74,7 @@ class PeopleHttp:
         return self._people.user(int(request.match_info["person"])).id
 
     async def overview(self, request: web.Request) -> web.Response:
-        """The bot, the people, the groups, and the number of the last event."""
+        """Return the bot, the people, the groups, and the number of the last event."""
         return answer(
             {
                 "bot": self._world.bot,
@@ -79,34 +86,27 @@ class PeopleHttp:
         )
 
     async def create_person(self, request: web.Request) -> web.Response:
-        """Create a person, or rename an existing one: {id?, name, language?, username?, admin?}."""
+        """Create a person, or change an existing one: {id, name?, language?}."""
         body = await json_object(request)
-        given = number(body.get("id"))
-        known = self._world.users.get(given) if given is not None else None
+        known = self._world.users.get(int(body["id"]))
         user = self._world.add_user(
-            given,
-            str(body.get("name") or (known.name if known else "Somebody")),
-            username=str(body.get("username", "")),
+            int(body["id"]),
+            str(body.get("name") or (known.name if known else "Anonymous")),
             language=str(body.get("language") or (known.language if known else "en")),
-            **({} if known else {"admin": bool(body.get("admin"))}),
         )
         return answer(self._describe(user))
 
-    async def create_group(self, request: web.Request) -> web.Response:
-        """Create a group with the bot in it: {title, members, kind?, admin?, privacy?}."""
-        body = await json_object(request)
-        members = [self._people.user(int(member)).id for member in body.get("members", [])]
-        chat = self._world.add_group(
-            str(body.get("title", "Group")),
-            members,
-            kind=str(body.get("kind", "supergroup")),
-            admin=bool(body.get("admin")),
-            privacy=bool(body.get("privacy", True)),
-        )
-        return answer(self._describe_chat(chat))
+    async def counts(self, request: web.Request) -> web.Response:
+        """Return how many messages the bot sent, edited and deleted in `?chat=`, and all refusals of flood control."""
+        chat = self._world.chats.get(number(request.query.get("chat")) or 0)
+        if chat is None:
+            raise api_error("chat not found")
+        counts = chat.counts
+        flood = self._world.flood.refusals
+        return answer({"sends": counts.sends, "edits": counts.edits, "deletes": counts.deletes, "refusals": flood})
 
     async def events(self, request: web.Request) -> web.StreamResponse:
-        """Stream events: `?after=N` (or Last-Event-ID) and `?person=ID` for those of one person's chats only."""
+        """Stream events: `?after=N` (or Last-Event-ID), and `?person=ID` for those of one person's chats only."""
         after = int(request.headers.get("Last-Event-ID") or request.query.get("after") or self._world.events.last)
         person = number(request.query.get("person"))
 
@@ -117,19 +117,20 @@ class PeopleHttp:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
         await response.prepare(request)
         await response.write(b": welcome\n\n")
-        with suppress(ConnectionResetError):  # whoever followed has gone
+        with suppress(ConnectionResetError):  # the reader has disconnected
             async for event in self._world.events.follow(after, wanted):
                 await response.write(f"id: {event['id']}\ndata: {json.dumps(event, ensure_ascii=False)}\n\n".encode())
         return response
 
     async def messages(self, request: web.Request) -> web.Response:
-        """The messages of one of the person's chats (`?chat=`, their own by default), oldest first."""
+        """Return the messages of one of the person's chats (`?chat=`, by default theirs with the bot), oldest first."""
         chat = self._people.chat_of(self._person(request), number(request.query.get("chat")))
         return answer({"messages": list(chat.messages.values()), "last_event": self._world.events.last})
 
     async def send(self, request: web.Request) -> web.Response:
-        """Write: {text, chat?, reply_to?, topic?}; or send files, as a form with `caption` and `photo`, `raw_photo`,
-        `document` or `sticker`. Several files make an album.
+        """Send a text: {text, chat?, reply_to?, topic?}.
+
+        Or send files in a form: `caption` and `photo`, `raw_photo`, `document` or `sticker`; several make an album.
         """
         person = self._person(request)
         fields: Mapping[str, Any]
@@ -155,19 +156,19 @@ class PeopleHttp:
         return answer({"messages": sent})
 
     async def commands(self, request: web.Request) -> web.Response:
-        """The menu of commands that the person sees (`?chat=`, their own chat by default)."""
+        """Return the menu of commands that the person sees (`?chat=`, by default their chat with the bot)."""
         person = self._person(request)
         chat = self._people.chat_of(person, number(request.query.get("chat")))
         return answer({"commands": commands_for(self._world, self._people.user(person), chat)})
 
     async def open_topic(self, request: web.Request) -> web.Response:
-        """Make a forum topic: {chat, name}."""
+        """Create a forum topic: {chat, name}."""
         body = await json_object(request)
         topic = self._people.opens_topic(self._person(request), str(body["name"]), chat=int(body["chat"]))
         return answer({"topic": topic})
 
     async def edit(self, request: web.Request) -> web.Response:
-        """Edit an own message: {message, text, chat?}."""
+        """Edit the person's own message: {message, text, chat?}."""
         body = await json_object(request)
         chat = number(body.get("chat"))
         return answer(self._people.edits(self._person(request), int(body["message"]), str(body["text"]), chat=chat))
@@ -180,26 +181,49 @@ class PeopleHttp:
         return answer({"query": query})
 
     async def react(self, request: web.Request) -> web.Response:
-        """React to a message: {message, emoji, chat?}; an empty emoji takes it back."""
+        """React to a message: {message, emoji, chat?}; an empty emoji removes the reaction."""
         body = await json_object(request)
         chat = number(body.get("chat"))
         self._people.reacts(self._person(request), int(body["message"]), str(body["emoji"]), chat=chat)
         return answer({})
 
     async def block(self, request: web.Request) -> web.Response:
-        """Block the bot or let it in again: {blocked}."""
+        """Block or unblock the bot: {blocked}."""
         body = await json_object(request)
         self._people.blocks(self._person(request), blocked=bool(body.get("blocked", True)))
         return answer({})
 
     async def file(self, request: web.Request) -> web.Response:
-        """A photo or document by its file id."""
+        """Return a photo or document by its file id."""
         file = self._world.files.by_id(request.match_info["file"])
         if file is None:
-            raise Refused(404, "Not Found")
+            raise ApiError(404, "Not Found")
         return web.Response(
             body=file.data,
             content_type=file.media_type.partition(";")[0],
-            # what people upload is shown as a picture or saved, never run as a page of this origin
+            # An uploaded HTML file must not run as a page of this origin.
             headers={"Content-Security-Policy": "sandbox; default-src 'none'", "X-Content-Type-Options": "nosniff"},
         )
+
+    async def cast_sample_votes(self, request: web.Request) -> web.Response:
+        """Start a round of sample votes; its progress is in the events of kind "votes"."""
+        return answer(self._voters.start())
+
+    async def samples(self, request: web.Request) -> web.Response:
+        """Return the samples' names and addresses, which of them are stickers, and the note."""
+        samples = [
+            {"name": name, "url": f"/samples/{name}", "sticker": _is_webp(data)} for name, data in self._samples.items()
+        ]
+        return answer({"samples": samples, "note": self._note})
+
+    async def sample(self, request: web.Request) -> web.Response:
+        """Return a sample's file."""
+        data = self._samples.get(request.match_info["name"])
+        if data is None:
+            raise ApiError(404, "Not Found")
+        media_type = "image/webp" if _is_webp(data) else "image/jpeg"
+        return web.Response(body=data, content_type=media_type, headers={"Cache-Control": "max-age=3600"})
+
+
+def _is_webp(data: bytes) -> bool:
+    return data[8:12] == b"WEBP"

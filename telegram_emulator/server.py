@@ -1,7 +1,4 @@
-"""The emulator as one server: the Bot API, its files, the people's side and the chat page.
-
-Knows how calls come in and go out over HTTP, with the trouble that was asked for; what they do is in `methods`.
-"""
+"""The emulator's HTTP server: the Bot API with its files and injected faults, the people's API and the chat page."""
 
 from __future__ import annotations
 
@@ -14,15 +11,14 @@ from typing import Any
 
 from aiohttp import web
 
-from telegram_emulator.control_http import ControlHttp
+from telegram_emulator.api_errors import ApiError, api_error, too_many_requests
 from telegram_emulator.faults import Fault, FaultKind, Faults
-from telegram_emulator.flood import Flood
+from telegram_emulator.flood_control import FloodControl
 from telegram_emulator.methods import METHODS
 from telegram_emulator.parameters import MAX_REQUEST_BYTES, read_parameters
 from telegram_emulator.people import People
 from telegram_emulator.people_http import PeopleHttp
-from telegram_emulator.refusals import Refused, refused, too_many_requests, unauthorized
-from telegram_emulator.voters import Conversation, Voters
+from telegram_emulator.sample_voters import SampleConversation, SampleVoters
 from telegram_emulator.world import Chat, Counts, User, World, fresh_number
 
 PAGE = Path(__file__).parent / "page"
@@ -34,39 +30,39 @@ _PROXY_PAGE = (
 class Emulator:
     """A Bot API server for one bot.
 
-    `samples` are JPEG pictures and WebP stickers by name, for the chat page; `note` is what it says before it invites
-    pictures. `conversations` (round → script) and
-    `taste` (answer → liked) are what the sample voters go by. `first_id` numbers updates and messages; by default it
-    lies above those of earlier emulators. `clock` is the one flood control goes by.
+    Args:
+        token: The bot's token.
+        samples: JPEG pictures and WebP stickers by name, offered on the chat page.
+        note: A line that the chat page shows before the samples.
+        conversations: The script of the sample voters by round: 0, 1, 2 …
+        likes: Whether a sample voter likes an answer.
+        first_id: The number of the first update and message; by default above those of earlier emulators.
+        clock: The clock of flood control, in seconds.
     """
 
     def __init__(
         self,
         *,
         token: str = "4242:emulator",
-        bot_name: str = "thumbtune",
-        bot_username: str = "thumbtune_bot",
         samples: Mapping[str, bytes] | None = None,
         note: str = "",
-        conversations: Callable[[int], Sequence[Conversation]] | None = None,
-        taste: Callable[[str], bool] | None = None,
-        flood: bool = False,
+        conversations: Callable[[int], Sequence[SampleConversation]] | None = None,
+        likes: Callable[[str], bool] | None = None,
         first_id: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.token = token
         self.faults = Faults()
         first = fresh_number() if first_id is None else first_id
-        self.world = World(int(token.partition(":")[0]), bot_name, bot_username, first, Flood(on=flood, clock=clock))
+        self.world = World(int(token.partition(":")[0]), first, FloodControl(clock=clock))
         self.people = People(self.world)
-        self.voters = Voters(self.world, self.people, taste, conversations)
+        self.voters = SampleVoters(self.world, self.people, likes, conversations)
         self.calls: dict[str, int] = {}
-        self._people_http = PeopleHttp(self.world, self.people, self.voters)
-        self._control_http = ControlHttp(self.world, self.voters, self.faults, samples or {}, note)
+        self._people_http = PeopleHttp(self.world, self.people, self.voters, samples or {}, note)
         self._runner: web.AppRunner | None = None
 
     @property
-    def flood(self) -> Flood:
+    def flood(self) -> FloodControl:
         """Flood control; set `on` to switch it."""
         return self.world.flood
 
@@ -81,18 +77,18 @@ class Emulator:
         return self.world.add_group(title, members, kind=kind, admin=admin, privacy=privacy)
 
     def counts(self, chat: int) -> Counts:
-        """How many messages the bot sent, edited and deleted there."""
+        """Return how many messages the bot sent, edited and deleted in a chat."""
         return self.world.chats[chat].counts
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
-        """Listen, and return the server's address without a slash at its end. Port 0 takes a free one.
+        """Listen, and return the server's address without a trailing slash. Port 0 takes a free one.
 
-        Raises OSError when the port is taken.
+        Raises OSError for a port in use.
         """
         app = web.Application(client_max_size=MAX_REQUEST_BYTES + 2**20)
         app.router.add_route("*", "/bot{token:[^/]+}/{method}", self._call)
         app.router.add_get("/file/bot{token:[^/]+}/{path:.+}", self._download)
-        app.add_routes([*self._people_http.routes(), *self._control_http.routes()])
+        app.add_routes(self._people_http.routes())
         app.router.add_get("/", self._page)
         app.router.add_static("/page", PAGE)
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.5)
@@ -107,10 +103,10 @@ class Emulator:
         return f"http://{f'[{bound[0]}]' if ':' in bound[0] else bound[0]}:{bound[1]}"
 
     async def stop(self) -> None:
-        """End everything that runs; state stays until the object goes."""
+        """Stop the server and its tasks; the state stays."""
         await self.voters.stop()
-        await self.world.updates.webhook.stop()
-        self.world.updates.close()
+        await self.world.webhook.stop()
+        self.world.updates.wake()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -119,29 +115,29 @@ class Emulator:
         return web.FileResponse(PAGE / "index.html")
 
     async def _call(self, request: web.Request) -> web.StreamResponse:
-        """One Bot API call, or the trouble it runs into."""
+        """Carry out one Bot API call, or the fault planned for it."""
         method = request.match_info["method"].lower()
         try:
             if request.match_info["token"] != self.token:
-                raise unauthorized()
+                raise ApiError(401, "Unauthorized")
             if method not in METHODS:
-                raise refused("method not found", 404)
+                raise api_error("method not found", 404)
             parameters = await read_parameters(request)
             self.calls[method] = self.calls.get(method, 0) + 1
             fault = self.faults.strike(method, parameters.integer("chat_id") or None) if self.faults.planned else None
-            if fault is not None and (trouble := await self._suffer(request, fault)) is not None:
-                return trouble
+            if fault is not None and (failure := await self._fail(request, fault)) is not None:
+                return failure
             result = await METHODS[method](self.world, parameters)
             if fault is not None and fault.kind is FaultKind.RESET_AFTER:
                 return _broken(request)
             if fault is not None and fault.kind is FaultKind.CUT_OFF:
                 return web.Response(text=json.dumps({"ok": True, "result": result})[:-2])
-        except Refused as refusal:
-            return _json(refusal.body(), refusal.code)
+        except ApiError as error:
+            return _json(error.body(), error.code)
         return _json({"ok": True, "result": result})
 
-    async def _suffer(self, request: web.Request, fault: Fault) -> web.Response | None:
-        """What a fault does before the call is carried out; None lets it go on."""
+    async def _fail(self, request: web.Request, fault: Fault) -> web.Response | None:
+        """Return the response of a fault that replaces the call; None lets the call go on."""
         match fault.kind:
             case FaultKind.BAD_GATEWAY:
                 return _json({"ok": False, "error_code": 502, "description": "Bad Gateway"}, 502)
@@ -149,11 +145,9 @@ class Emulator:
                 return web.Response(text=_PROXY_PAGE, content_type="text/html", status=502)
             case FaultKind.FLOOD:
                 raise too_many_requests(max(1, round(fault.seconds)))
-            case FaultKind.UNKNOWN:
-                raise Refused(404, "Not Found")
             case FaultKind.REFUSED:
                 moved = {} if fault.moved_to is None else {"migrate_to_chat_id": fault.moved_to}
-                raise Refused(400, f"Bad Request: {fault.words}", **moved)
+                raise ApiError(400, f"Bad Request: {fault.words}", **moved)
             case FaultKind.RESET_BEFORE:
                 return _broken(request)
             case FaultKind.DELAY:
@@ -161,10 +155,10 @@ class Emulator:
         return None
 
     async def _download(self, request: web.Request) -> web.Response:
-        """A file at the address that getFile told."""
+        """Return a file at the address that getFile has given."""
         file = self.world.files.by_path(request.match_info["path"])
         if request.match_info["token"] != self.token or file is None:
-            return _json(Refused(404, "Not Found").body(), 404)
+            return _json(ApiError(404, "Not Found").body(), 404)
         return web.Response(body=file.data, content_type="application/octet-stream")
 
 
@@ -174,7 +168,7 @@ def _json(body: Any, status: int = 200) -> web.Response:
 
 
 def _broken(request: web.Request) -> web.Response:
-    """Break the connection off without an answer."""
+    """Abort the connection without an answer."""
     if request.transport is not None:
         request.transport.abort()
     return web.Response()

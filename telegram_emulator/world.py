@@ -1,8 +1,7 @@
-"""The emulated world: the bot, people, chats, their messages and what the bot may know of them.
+"""The emulator's state: the bot, people, chats and messages, and the rules of who sees what.
 
-Messages are Bot API `Message` objects as dicts and are replaced, never changed, so that an event or an update keeps
-what it was made of. Knows who sees what; leaves what a bot can do to `sending`, `editing` and `account`, and what a
-person can do to `people`.
+Messages are Bot API `Message` objects as dicts; they are replaced, never changed, so that an event or an update keeps
+its content. `sending`, `editing` and `account` hold what a bot can do, `people` what a person can do.
 """
 
 from __future__ import annotations
@@ -10,29 +9,30 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from telegram_emulator.events import Events
-from telegram_emulator.files import Files
-from telegram_emulator.flood import Flood
-from telegram_emulator.refusals import Json, refused
-from telegram_emulator.updates import Updates
+from telegram_emulator.api_errors import Json, api_error
+from telegram_emulator.event_log import EventLog
+from telegram_emulator.file_store import FileStore
+from telegram_emulator.flood_control import FloodControl
+from telegram_emulator.update_queue import UpdateQueue
+from telegram_emulator.webhook import Webhook
 
 _EPOCH_2026 = 1_767_225_600
 _FIRST_GROUP = -1_001_000_000_000
 
 
 def fresh_number() -> int:
-    """Where ids begin: above those of earlier emulators, because a bot remembers the ids that it has seen."""
+    """Return a first id above those of earlier emulators, because a bot remembers the ids it has seen."""
     return int(time.time() - _EPOCH_2026) * 10
 
 
 @dataclass(slots=True)
 class User:
-    """A person. `admin` and `sample` are for the chat page only; `started` means that the bot may write to them."""
+    """A person. `admin` and `sample` are for the chat page; `started` means that the bot may write to them."""
 
     id: int
     name: str
-    username: str = ""
     language: str = "en"
     admin: bool = False
     sample: bool = False
@@ -40,10 +40,8 @@ class User:
     blocked: bool = False
 
     def as_user(self) -> Json:
-        """A Bot API `User`."""
+        """Return a Bot API `User`."""
         user: Json = {"id": self.id, "is_bot": False, "first_name": self.name}
-        if self.username:
-            user["username"] = self.username
         if self.language:
             user["language_code"] = self.language
         return user
@@ -60,15 +58,17 @@ class Counts:
 
 @dataclass(slots=True)
 class Chat:
-    """A private chat (its id is the person's) or a group. `privacy` is the bot's privacy mode in a group; one with
-    `topics` is a forum: each is known by the number of the message that made it.
+    """A private chat (its id is the person's) or a group.
+
+    `privacy` is the bot's privacy mode in a group. A group with `topics` is a forum; a topic's number is that of the
+    message that created it.
     """
 
     id: int
     kind: str
     title: str = ""
     members: set[int] = field(default_factory=set)
-    bot_status: str = "member"  # or administrator, left, kicked
+    bot_status: str = "member"  # or administrator, kicked
     privacy: bool = True
     messages: dict[int, Json] = field(default_factory=dict)
     counts: Counts = field(default_factory=Counts)
@@ -78,48 +78,55 @@ class Chat:
 
 @dataclass(slots=True)
 class CallbackQuery:
-    """A pressed button that waits for its answer; `asked` is a time of the monotonic clock."""
+    """A pressed button that waits for its answer; `pressed` is a time of the monotonic clock."""
 
     id: str
     person: int
     chat: int
     message: int
-    asked: float
+    pressed: float
+
+
+class CommandList(NamedTuple):
+    """What a list of commands is stored under: its scope, the scope's chat (0 without one) and its language."""
+
+    scope: str
+    chat: int
+    language: str
 
 
 class World:
-    """Everything there is. `first_id` numbers the first update and the first message."""
+    """The whole state. `first_id` numbers the first update and the first message."""
 
-    def __init__(self, bot_id: int, bot_name: str, bot_username: str, first_id: int, flood: Flood) -> None:
+    def __init__(self, bot_id: int, first_id: int, flood: FloodControl) -> None:
         self.bot: Json = {
             "id": bot_id,
             "is_bot": True,
-            "first_name": bot_name,
-            "username": bot_username,
+            "first_name": "thumbtune",
+            "username": "thumbtune_bot",
         }
         self.users: dict[int, User] = {}
         self.chats: dict[int, Chat] = {}
-        self.files = Files()
-        self.events = Events()
-        self.updates = Updates(first_id)
+        self.files = FileStore()
+        self.events = EventLog()
+        self.updates = UpdateQueue(first_id)
+        self.webhook = Webhook(self.updates)
         self.flood = flood
         self.callbacks: dict[str, CallbackQuery] = {}
-        self.commands: dict[tuple[str, int, int, str], list[Json]] = {}
+        self.commands: dict[CommandList, list[Json]] = {}
         self._next_message = first_id
         self._next_person = 1001
         self._next_group = _FIRST_GROUP
 
-    def add_user(
-        self, user_id: int | None, name: str, *, username: str = "", language: str = "en", **marks: bool
-    ) -> User:
-        """Create a person with their private chat; an id that exists is returned with the new name and language."""
+    def add_user(self, user_id: int | None, name: str, *, language: str = "en", **marks: bool) -> User:
+        """Create a person with their private chat; a person that exists gets the name and the language."""
         if user_id is None:
             while self._next_person in self.users:
                 self._next_person += 1
             user_id = self._next_person
         user = self.users.get(user_id)
         if user is None:
-            user = User(user_id, name, username, language, **marks)
+            user = User(user_id, name, language, **marks)
             self.users[user_id] = user
             self.chats[user_id] = Chat(user_id, "private", members={user_id})
         else:
@@ -139,61 +146,51 @@ class World:
         return chat
 
     def add_topic(self, chat: Chat, name: str, creator: Json) -> int:
-        """Make a forum topic in a supergroup, which becomes a forum with its first; return the topic's number."""
+        """Create a forum topic in a supergroup and return its number. The first one makes the group a forum."""
         number = self._next_message
         chat.topics.add(number)
-        made = {"name": name, "icon_color": 0x6FB9F0}
-        message = self.compose(chat, creator, **self.in_topic(chat, number), forum_topic_created=made)
+        created = {"name": name, "icon_color": 0x6FB9F0}
+        message = self.compose(chat, creator, **self.in_topic(chat, number), forum_topic_created=created)
         self.post(chat, message)
         return number
 
     def in_topic(self, chat: Chat, topic: int) -> Json:
-        """The fields of a message in a forum topic, none for 0. Raises `Refused` for a topic that is not there."""
+        """Return the fields of a message in a forum topic, none for 0. Raises `ApiError` for an unknown topic."""
         if not topic:
             return {}
         if topic not in chat.topics:
-            raise refused("message thread not found")
+            raise api_error("message thread not found")
         return {"message_thread_id": topic, "is_topic_message": True}
 
     def as_chat(self, chat: Chat) -> Json:
-        """A Bot API `Chat`."""
+        """Return a Bot API `Chat`."""
         if chat.kind != "private":
             group: Json = {"id": chat.id, "type": chat.kind, "title": chat.title}
             return {**group, "is_forum": True} if chat.topics else group
         user = self.users[chat.id]
-        described: Json = {"id": chat.id, "type": "private", "first_name": user.name}
-        if user.username:
-            described["username"] = user.username
-        return described
+        return {"id": chat.id, "type": "private", "first_name": user.name}
 
     def chat_for_bot(self, chat_id: str, *, write: bool = True) -> Chat:
-        """The chat that a call names by id or @username. Raises `Refused`, also when the bot may not `write` there."""
+        """Return the chat that a call names by id. Raises `ApiError`, also when the bot may not `write` there."""
         if not chat_id:
-            raise refused("chat_id is empty")
-        chat: Chat | None = None
-        if chat_id.startswith("@"):
-            name = chat_id[1:].lower()
-            chat = next((self.chats[u.id] for u in self.users.values() if u.username.lower() == name), None)
-        elif chat_id.removeprefix("-").isdigit():
-            chat = self.chats.get(int(chat_id))
+            raise api_error("chat_id is empty")
+        chat = self.chats.get(int(chat_id)) if chat_id.removeprefix("-").isdigit() else None
         if chat is None:
-            raise refused("chat not found")
+            raise api_error("chat not found")
         if chat.kind == "private":
             user = self.users[chat.id]
             if user.blocked and write:
-                raise refused("bot was blocked by the user", 403)
+                raise api_error("bot was blocked by the user", 403)
             if not user.started:
                 if any(user.id in other.members for other in self.chats.values() if other.kind != "private"):
-                    raise refused("bot can't initiate conversation with a user", 403)
-                raise refused("chat not found")
+                    raise api_error("bot can't initiate conversation with a user", 403)
+                raise api_error("chat not found")
         elif chat.bot_status == "kicked":
-            raise refused(f"bot was kicked from the {chat.kind} chat", 403)
-        elif chat.bot_status == "left":
-            raise refused(f"bot is not a member of the {chat.kind} chat", 403)
+            raise api_error(f"bot was kicked from the {chat.kind} chat", 403)
         return chat
 
     def compose(self, chat: Chat, sender: Json, **content: object) -> Json:
-        """A new message in a chat, numbered and dated; not yet seen by anybody."""
+        """Return a new message for a chat, numbered and dated but not posted."""
         number = self._next_message
         self._next_message += 1
         return {
@@ -204,33 +201,35 @@ class World:
             **{name: value for name, value in content.items() if value not in (None, [], {}, "")},
         }
 
-    def post(self, chat: Chat, message: Json) -> Json:
-        """Put a message into its chat for all who are there to see."""
+    def post(self, chat: Chat, message: Json) -> None:
+        """Put a message into its chat and publish it."""
         chat.messages[message["message_id"]] = message
         self.events.publish("message", chat.id, message=message)
-        return message
 
     def replace(self, chat: Chat, message: Json) -> Json:
-        """Put an edited message in the place of the former one."""
+        """Replace a message with its edited version."""
         chat.messages[message["message_id"]] = message
         self.events.publish("edited", chat.id, message=message)
         return message
 
     def remove(self, chat: Chat, message_id: int) -> None:
-        """Take a message out of its chat."""
+        """Delete a message from its chat."""
         del chat.messages[message_id]
         self.events.publish("deleted", chat.id, message_id=message_id)
 
     def reply_to(self, chat: Chat, message_id: int) -> Json | None:
-        """The message that a new one replies to, without what it replied to itself, as Telegram nests it."""
+        """Return the message that a new one replies to, without its own `reply_to_message`, as Telegram nests it."""
         original = chat.messages.get(message_id)
         if original is None:
             return None
         return {name: value for name, value in original.items() if name != "reply_to_message"}
 
     def bot_sees(self, chat: Chat, message: Json) -> bool:
-        """Whether the bot gets a person's message: always in private; in groups its privacy mode and rights decide
-        (core.telegram.org/bots/features#privacy-mode)."""
+        """Return whether the bot receives a person's message.
+
+        In private chats always; in groups its privacy mode and rights decide
+        (core.telegram.org/bots/features#privacy-mode).
+        """
         if chat.kind == "private" or not chat.privacy or chat.bot_status == "administrator":
             return True
         if chat.bot_status != "member":

@@ -30,8 +30,7 @@ from inference.internvl2.tiny.shapes import draw, random_scene
 from inference.internvl2.tiny.words import Kind, Language
 from inference.settings import TINY
 from storage.atomic_files import PRIVATE
-from telegram_emulator.server import Emulator
-from telegram_emulator.voters import Conversation
+from telegram_emulator import Emulator, SampleConversation
 from training.settings import TrainingSettings
 
 HOST = "127.0.0.1"
@@ -89,7 +88,7 @@ def make_emulator(model: str = TINY) -> Emulator:
         samples=sample_pictures() | sample_sticker(),
         note=SHAPES_ONLY if model == TINY else "",
         conversations=sample_conversations,
-        taste=lambda answer: manner(answer) == "playful",
+        likes=lambda answer: manner(answer) == "playful",
     )
     for person, name, language in PEOPLE:
         emulator.add_person(person, name, language, admin=person == ADMIN)
@@ -119,18 +118,18 @@ def demo_settings(settings: Settings, api_base: str, folder: Path, engine: str =
     )
 
 
-def sample_conversations(round_number: int) -> Sequence[Conversation]:
+def sample_conversations(round_number: int) -> Sequence[SampleConversation]:
     """The pictures and questions of the sample voters, other ones each round."""
     rng = random.Random(f"votes-{round_number}")
     return [_conversation(rng, "zh" if number % 4 == 3 else "en") for number in range(CONVERSATIONS)]
 
 
-def _conversation(rng: random.Random, language: Language) -> Conversation:
+def _conversation(rng: random.Random, language: Language) -> SampleConversation:
     picture = BytesIO()
     draw(random_scene(rng), rng, renderer="other").save(picture, "JPEG", quality=90)
     kinds: tuple[Kind, ...] = ("describe", "colour", "shape", "number")
     first, second = rng.sample(kinds, 2)
-    return Conversation(
+    return SampleConversation(
         picture=picture.getvalue(),
         question=held_out(language, first, rng),
         follow_up=held_out(language, second, rng),

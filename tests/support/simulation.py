@@ -36,9 +36,9 @@ from aiohttp.client_reqrep import ConnectionKey
 from storage.connection import BUSY_SECONDS, connect
 from storage.errors import StorageError
 from storage.writer import Writer, _deliver_all, _Job
+from telegram_emulator.api_errors import ApiError
 from telegram_emulator.methods import METHODS
 from telegram_emulator.parameters import Parameters, Upload
-from telegram_emulator.refusals import Refused
 from telegram_emulator.world import World
 
 EPOCH = 1_790_000_000.0
@@ -293,8 +293,8 @@ class ScriptedSession(BaseSession):
             }
             try:
                 result = await METHODS[name.lower()](simulation.world, Parameters(values, uploads))
-            except Refused as refusal:
-                return refusal.code, json.dumps(refusal.body())
+            except ApiError as error:
+                return error.code, json.dumps(error.body())
             return 200, json.dumps({"ok": True, "result": result})
 
         if name == "getUpdates":  # a poll that brings nothing is no step: their number would depend on the clock

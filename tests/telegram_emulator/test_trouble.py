@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-import aiohttp
 import pytest
 from aiogram import Bot
 from aiogram.exceptions import TelegramNetworkError, TelegramRetryAfter, TelegramServerError
@@ -161,24 +160,14 @@ async def test_answers_can_be_late(world: tuple[Emulator, Bot, str]) -> None:
     assert time.monotonic() - before >= 0.2
 
 
-async def test_trouble_is_planned_over_http(world: tuple[Emulator, Bot, str]) -> None:
-    """The people's side takes faults, flood control and delivery, and takes faults back."""
-    emulator, bot, url = world
-    async with aiohttp.ClientSession(url) as session:
-        body = {"kind": "bad_gateway", "count": 3, "methods": ["sendMessage"], "skip": 1}
-        async with session.post("/people/faults", json=body) as answer:
-            assert answer.status == 200
-        async with session.post("/people/faults", json={"kind": "earthquake"}) as answer:
-            assert answer.status == 400
-        await bot.send_message(ADA, "passes")
-        with pytest.raises(TelegramServerError):
-            await bot.send_message(ADA, "x")
-        async with session.delete("/people/faults"):
-            await bot.send_message(ADA, "passes")
-        async with session.post("/people/flood", json={"on": True, "penalty": 9}):
-            assert (emulator.flood.on, emulator.flood.penalty) == (True, 9)
-        async with session.post("/people/delivery", json={"duplicates": 2, "held_back": 3}):
-            assert (emulator.world.updates.duplicates, emulator.world.updates.held_back) == (2, 3)
+def test_an_unknown_fault_is_refused() -> None:
+    """A test that misspells a fault fails where it plans it."""
+    emulator = Emulator()
+    with pytest.raises(ValueError, match="earthquake"):
+        emulator.faults.plan("earthquake")
+    emulator.faults.plan("flood", 3)
+    emulator.faults.clear()
+    assert not emulator.faults.planned
 
 
 async def test_uploads_suffer_faults_like_any_call(world: tuple[Emulator, Bot, str]) -> None:

@@ -1,7 +1,6 @@
-"""Photos and documents: kept in memory under file ids, photos in several sizes as Telegram makes them.
+"""Files in memory by file id: photos in several sizes as Telegram makes them, documents and stickers as they are.
 
-Knows pictures through Pillow. A photo becomes a JPEG of at most 1280 px with smaller copies; one that already is such
-a JPEG keeps its bytes. Documents keep theirs always.
+A photo becomes a JPEG of at most 1280 px with smaller copies; one that already is such a JPEG keeps its bytes.
 """
 
 from __future__ import annotations
@@ -16,19 +15,19 @@ from hashlib import sha256
 
 from PIL import Image, ImageOps
 
-from telegram_emulator.refusals import Json, refused
+from telegram_emulator.api_errors import Json, api_error
 
 MAX_PHOTO_BYTES = 10 * 2**20
 MAX_DOWNLOAD_BYTES = 20 * 2**20  # bots may download files of up to 20 MB (core.telegram.org/bots/api#getfile)
 _ANYTHING = "application/octet-stream"
 _SIDES = (90, 320, 800, 1280)  # Telegram's sizes s, m, x and y
 _MAX_PIXELS = 80_000_000
-_SMALL = 2**17  # bytes that are resized on the spot, without a thread
+_SMALL = 2**17  # bytes; smaller photos are resized without a thread
 
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file as bots see it: `path` is what getFile tells, `unique_id` the same for the same bytes."""
+    """A file as bots see it: `path` is what getFile returns, `unique_id` the same for the same bytes."""
 
     id: str
     unique_id: str
@@ -38,8 +37,8 @@ class StoredFile:
     data: bytes = field(repr=False)
 
 
-class Files:
-    """All files by their id and by their path."""
+class FileStore:
+    """All files, by id and by path."""
 
     def __init__(self) -> None:
         self._by_id: dict[str, StoredFile] = {}
@@ -48,29 +47,29 @@ class Files:
         self._numbers = itertools.count()
 
     def by_id(self, file_id: str) -> StoredFile | None:
-        """The file that a bot or the page asks for."""
+        """Return the file with this id, None without one."""
         return self._by_id.get(file_id)
 
     def by_path(self, path: str) -> StoredFile | None:
-        """The file behind a download address that getFile gave."""
+        """Return the file at a path that getFile has given, None without one."""
         return self._by_path.get(path)
 
     def describe(self, file_id: str) -> Json:
-        """A Bot API `File`. Raises `Refused` for an unknown id and above 20 MB."""
+        """Return a Bot API `File`. Raises `ApiError` for an unknown id and above 20 MB."""
         if not file_id:
-            raise refused("file_id not specified")
+            raise api_error("file_id not specified")
         file = self._by_id.get(file_id)
         if file is None:
-            raise refused("wrong file_id or the file is temporarily unavailable")
+            raise api_error("wrong file_id or the file is temporarily unavailable")
         if len(file.data) > MAX_DOWNLOAD_BYTES:
-            raise refused("file is too big")
+            raise api_error("file is too big")
         self._by_path[file.path] = file
         return {**_reference(file), "file_path": file.path}
 
     def add_document(self, data: bytes, name: str, media_type: str = "") -> Json:
-        """Keep a document and return its Bot API `Document`. Raises `Refused` for an empty one."""
+        """Keep a document and return its Bot API `Document`. Raises `ApiError` for an empty one."""
         if not data:
-            raise refused("file must be non-empty")
+            raise api_error("file must be non-empty")
         kind = media_type if media_type not in ("", _ANYTHING) else mimetypes.guess_type(name)[0] or _ANYTHING
         file = self._keep(data, "documents", name, kind)
         return {"file_name": name, "mime_type": kind, **_reference(file)}
@@ -87,14 +86,14 @@ class Files:
     async def add_photo(self, data: bytes) -> list[Json]:
         """Keep a photo and return its Bot API `PhotoSize` list, smallest first.
 
-        Raises `Refused` above 10 MB, for what is no picture, and for sides that Telegram does not take.
+        Raises `ApiError` above 10 MB, for anything but a picture, and for sides that Telegram does not take.
         """
         if len(data) > MAX_PHOTO_BYTES:
-            raise refused(
+            raise api_error(
                 f"file of size {len(data)} bytes is too big for a photo; the maximum size is {MAX_PHOTO_BYTES} bytes"
             )
         if not data:
-            raise refused("file must be non-empty")
+            raise api_error("file must be non-empty")
         digest = sha256(data).hexdigest()
         if digest not in self._photos:
             sizes = _sizes(data) if len(data) < _SMALL else await asyncio.to_thread(_sizes, data)
@@ -102,15 +101,8 @@ class Files:
         return self._photos[digest]
 
     def add_broken_photo(self, data: bytes) -> list[Json]:
-        """Keep bytes as a photo without looking at them, to see what a bot makes of a damaged download."""
+        """Keep bytes as a photo without decoding them, so that a bot downloads a damaged picture."""
         return [self._keep_size(data, 1280, 960)]
-
-    def photo_again(self, file_id: str) -> list[Json] | None:
-        """The sizes of a photo that is here already, by the id of any of them."""
-        for sizes in self._photos.values():
-            if any(size["file_id"] == file_id for size in sizes):
-                return sizes
-        return None
 
     def _keep_size(self, data: bytes, width: int, height: int) -> Json:
         file = self._keep(data, "photos", "photo.jpg", "image/jpeg")
@@ -136,21 +128,21 @@ def _reference(file: StoredFile) -> Json:
 
 
 def _sizes(data: bytes) -> list[tuple[bytes, int, int]]:
-    """The encoded sizes of a photo with width and height in pixels, smallest first."""
+    """Return the encoded sizes of a photo with width and height in pixels, smallest first."""
     try:
         with Image.open(io.BytesIO(data)) as opened:
             width, height = opened.size
             if width * height > _MAX_PIXELS or max(width, height) > 20 * min(width, height):
-                raise refused("PHOTO_INVALID_DIMENSIONS")
-            as_it_is = opened.format == "JPEG" and opened.mode in {"RGB", "L"} and max(opened.size) <= _SIDES[-1]
-            as_it_is = as_it_is and opened.getexif().get(0x0112, 1) == 1
+                raise api_error("PHOTO_INVALID_DIMENSIONS")
+            unchanged = opened.format == "JPEG" and opened.mode in {"RGB", "L"} and max(opened.size) <= _SIDES[-1]
+            unchanged = unchanged and opened.getexif().get(0x0112, 1) == 1
             picture = ImageOps.exif_transpose(opened).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise refused("IMAGE_PROCESS_FAILED") from None
+        raise api_error("IMAGE_PROCESS_FAILED") from None
     sizes: list[tuple[bytes, int, int]] = []
     for side in _SIDES:
         final = max(picture.size) <= side or side == _SIDES[-1]
-        if final and as_it_is:
+        if final and unchanged:
             sizes.append((data, *picture.size))
         else:
             copy = picture.copy()

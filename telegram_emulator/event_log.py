@@ -1,7 +1,7 @@
-"""What happens in the emulated world, as a numbered log that anyone can follow from any point on.
+"""A numbered log of events that any number of readers follow from any point.
 
-Knows nothing of what the events mean. A follower holds a number, never a queue: a slow one costs no memory, and one
-that falls behind the log's length is told to start over.
+A reader holds a number, not a queue: a slow one costs no memory, and one that falls behind the log's length starts
+over.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 
-from telegram_emulator.refusals import Json
+from telegram_emulator.api_errors import Json
 
 _KEPT = 20_000
 
 
-class Events:
-    """The log. Events are dicts with at least `id` (ascending from 1), `kind` and `chat` (None: for everybody)."""
+class EventLog:
+    """Events are dicts with at least `id` (ascending from 1), `kind` and `chat` (None: for everyone)."""
 
     def __init__(self) -> None:
         self._log: list[Json] = []
@@ -24,11 +24,11 @@ class Events:
 
     @property
     def last(self) -> int:
-        """The number of the newest event, 0 when there was none."""
+        """The number of the newest event, 0 without any."""
         return self._first + len(self._log) - 1
 
     def publish(self, kind: str, chat: int | None, **data: object) -> None:
-        """Append an event and wake whoever follows."""
+        """Append an event and wake the readers."""
         self._log.append({"id": self.last + 1, "kind": kind, "chat": chat, **data})
         if len(self._log) > 2 * _KEPT:
             del self._log[:_KEPT]
@@ -39,10 +39,10 @@ class Events:
                 waiter.set_result(None)
 
     async def follow(self, after: int, wanted: Callable[[Json], bool]) -> AsyncGenerator[Json, None]:
-        """Yield the wanted events later than number `after`, as they come, without end.
+        """Yield the wanted events later than number `after` as they come, without end.
 
-        A follower whose place is no longer kept, or is from an earlier server's log, gets one event of kind "reset"
-        and goes on from now.
+        A reader whose number is no longer kept, or belongs to an earlier server's log, gets one event of kind "reset"
+        and goes on from the newest.
         """
         while True:
             if not self._first - 1 <= after <= self.last:

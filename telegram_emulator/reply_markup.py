@@ -1,0 +1,53 @@
+"""The `reply_markup` of a message, checked as Telegram checks it.
+
+Inline keyboards of links and callback buttons are shown. Reply keyboards are accepted and not shown; a forced reply
+is up to `sending`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from telegram_emulator.api_errors import Json, api_error
+from telegram_emulator.parameters import Parameters
+
+MAX_CALLBACK_DATA = 64  # bytes (core.telegram.org/bots/api#inlinekeyboardbutton)
+_MAX_BUTTONS = 100
+_MAX_BYTES = 10_000
+
+
+def inline_keyboard(parameters: Parameters) -> Json | None:
+    """Return the message's inline keyboard, None without buttons. Raises `ApiError`."""
+    markup = parameters.decoded("reply_markup", "reply keyboard markup")
+    if markup is None:
+        return None
+    if not isinstance(markup, dict):
+        raise api_error("object expected as reply markup")
+    rows = markup.get("inline_keyboard")
+    if rows is None:
+        return None
+    if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
+        raise api_error('field "inline_keyboard" of the InlineKeyboardMarkup must be an Array of Arrays')
+    checked = [[_button(button) for button in row] for row in rows if row]
+    if sum(map(len, checked)) > _MAX_BUTTONS or len(json.dumps(checked)) > _MAX_BYTES:
+        raise api_error("reply markup is too long")
+    return {"inline_keyboard": checked} if checked else None
+
+
+def _button(button: Any) -> Json:
+    unparsable = "can't parse inline keyboard button: "
+    if not isinstance(button, dict):
+        raise api_error(unparsable + "InlineKeyboardButton must be an Object")
+    if "text" not in button:
+        raise api_error(unparsable + 'Can\'t find field "text"')
+    if not str(button["text"]).strip():
+        raise api_error("inline keyboard button text must be non-empty")
+    action = next((name for name in ("url", "callback_data") if button.get(name)), None)
+    if action is None:
+        raise api_error(unparsable + "Text buttons are unallowed in the inline keyboard")
+    if action == "callback_data" and len(str(button["callback_data"]).encode()) > MAX_CALLBACK_DATA:
+        raise api_error("BUTTON_DATA_INVALID")
+    if action == "url" and not str(button["url"]).startswith(("http://", "https://", "tg://")):
+        raise api_error(f"inline keyboard button URL '{button['url']}' is invalid: Wrong HTTP URL")
+    return {"text": button["text"], action: button[action]}
