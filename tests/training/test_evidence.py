@@ -1,0 +1,257 @@
+"""The judge's statistics, against scipy, published values, exact enumeration and simulations with fixed seeds."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from training.evidence.combining import bonferroni, further_samples, spent_alpha, stouffer, z_score
+from training.evidence.facts import smallest_decidable_loss, spending, upper_bound
+from training.evidence.sequential import (
+    ENOUGH,
+    Canary,
+    Vote,
+    betting,
+    canary_evidence,
+    detectable_harm,
+    duel_evidence,
+    paired_differences,
+)
+from training.evidence.taste import Labelled, Ranked, likes_everything, permutation_p_value, rank, rank_p_value
+
+
+def test_stouffer_is_scipys() -> None:
+    """The weighted combination agrees with scipy's."""
+    p_values, weights = [0.04, 0.3, 0.6], [2.0, 1.0, 3.0]
+    expected = stats.combine_pvalues(p_values, method="stouffer", weights=weights).pvalue
+    assert stouffer(p_values, weights) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="positive weight"):
+        stouffer([0.5], [0.0])
+
+
+def test_extreme_p_values_combine() -> None:
+    """Certain p-values neither overflow nor outweigh everything."""
+    assert 0 < stouffer([0.0, 1.0], [1.0, 1.0]) < 1
+    assert bonferroni(0.02, 0.4) == 0.04
+    assert bonferroni(0.7, 0.8) == 1.0
+
+
+def test_all_runs_together_spend_alpha() -> None:
+    """The rates of ever more runs approach the whole rate from below."""
+    rates = [spent_alpha(run) for run in range(1, 20_000)]
+    assert 0.0499 < sum(rates) < 0.05
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_further_samples_would_decide() -> None:
+    """With the observed effect and as many samples as estimated the p-value is at the level asked for."""
+    more = further_samples(0.1, 40, 0.01)
+    assert more is not None
+    score = z_score(0.1) * math.sqrt((40 + more) / 40)
+    assert stats.norm.sf(score) == pytest.approx(0.01, abs=0.001)
+    assert further_samples(0.7, 40, 0.01) is None
+    assert further_samples(0.001, 40, 0.01) == 0
+
+
+def test_rank_p_value_is_exact() -> None:
+    """The convolution agrees with the enumeration of all ranks."""
+    answers = [
+        Ranked(0.5, (0.1, 0.2, 0.9), liked=True),
+        Ranked(0.4, (0.5, 0.6), liked=False),
+        Ranked(0.3, (0.1, 0.2, 0.25, 0.6), liked=True),
+    ]
+    ranks = [rank(each, random.Random(0)) for each in answers]
+    assert ranks == [2, 2, 3]
+    every = list(itertools.product(range(4), range(3), range(5)))
+    expected = sum(sum(each) >= sum(ranks) for each in every) / len(every)
+    assert rank_p_value(answers, random.Random(0)) == pytest.approx(expected)
+    assert rank_p_value([], random.Random(0)) == 1.0
+
+
+def test_ties_break_at_random() -> None:
+    """An answer that equals its siblings has every rank equally often."""
+    rng = random.Random(1)
+    counts = [0] * 5
+    for _ in range(5_000):
+        counts[rank(Ranked(0.0, (0.0,) * 4, liked=True), rng)] += 1
+    assert stats.chisquare(counts).pvalue > 0.001
+
+
+def test_permutations_agree_with_scipy() -> None:
+    """With one stratum the p-value is that of scipy's permutation test of the difference of means."""
+    rng = np.random.default_rng(3)
+    liked, disliked = rng.normal(0.4, 1, 12), rng.normal(0, 1, 9)
+    answers = [Labelled(float(gain), True, "a") for gain in liked]
+    answers += [Labelled(float(gain), False, "a") for gain in disliked]
+    expected = stats.permutation_test(
+        (liked, disliked), lambda a, b: a.mean() - b.mean(), alternative="greater", n_resamples=20_000, rng=rng
+    ).pvalue
+    found = permutation_p_value(answers, random.Random(3))
+    assert found is not None
+    assert found == pytest.approx(expected, abs=0.015)
+
+
+def test_a_rater_with_one_kind_of_label_cannot_be_permuted() -> None:
+    """Strata without both labels drop out; a difference between raters is no taste."""
+    one_sided = [Labelled(5.0, True, "a"), Labelled(4.0, True, "a"), Labelled(0.0, False, "b")]
+    assert permutation_p_value(one_sided, random.Random(0)) is None
+    mixed = [*one_sided, Labelled(1.0, True, "c"), Labelled(1.0, False, "c")]
+    assert permutation_p_value(mixed, random.Random(0)) == 1.0
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_coin_votes_are_accepted_at_the_stated_rate(seed: int) -> None:
+    """Gains that all rise, with labels by coin: each test errs at most at its rate."""
+    rng = random.Random(seed)
+    by_rank = by_permutation = 0
+    for _ in range(600):
+        ranked, labelled = [], []
+        for rater in range(12):
+            for _ in range(3):
+                sharpened = rng.gauss(1.0, 0.5)
+                liked = rng.random() < 0.5
+                siblings = tuple(rng.gauss(1.0, 0.5) for _ in range(4))
+                ranked.append(Ranked(sharpened, siblings, liked))
+                labelled.append(Labelled(sharpened, liked, str(rater)))
+        by_rank += rank_p_value(ranked, rng) <= 0.05
+        p_value = permutation_p_value(labelled, rng, 199)
+        by_permutation += p_value is not None and p_value <= 0.05
+    # 600 draws at 5 % exceed 48 with a probability of 0.0006.
+    assert by_rank <= 48
+    assert by_permutation <= 48
+    assert by_rank > 10
+
+
+def test_a_taste_is_found() -> None:
+    """Liked answers that gain half a standard deviation more than their siblings are found with 36 votes."""
+    rng = random.Random(5)
+    found = 0
+    for _ in range(200):
+        answers = [
+            Ranked(rng.gauss(0.7 if liked else -0.7, 1), tuple(rng.gauss(0, 1) for _ in range(4)), liked)
+            for liked in (rng.random() < 0.6 for _ in range(36))
+        ]
+        found += rank_p_value(answers, rng) <= spent_alpha(1)
+    assert found >= 180
+
+
+def test_liking_everything_is_no_taste() -> None:
+    """Nine tenths of what was shown, unrated answers included, is the limit."""
+    assert likes_everything(48, 48)
+    assert not likes_everything(48, 60)
+    assert not likes_everything(0, 0)
+
+
+def test_the_score_interval_is_the_published_one() -> None:
+    """Tango's interval for 21 pairs, 1 and 7 of them discordant: -0.517 to -0.026 (Fagerland et al. 2014)."""
+    assert upper_bound(21, 1, 7, 0.025) == pytest.approx(-0.026, abs=0.0006)
+    assert -upper_bound(21, 7, 1, 0.025) == pytest.approx(-0.517, abs=0.0006)
+
+
+def test_small_sets_cannot_rule_out_small_losses() -> None:
+    """135 questions bound a loss at 2 points, 55 at 5, if none is lost."""
+    assert smallest_decidable_loss(135) == pytest.approx(0.02, abs=0.0005)
+    assert smallest_decidable_loss(55) == pytest.approx(0.05, abs=0.004)
+    assert upper_bound(150, 3, 0) > upper_bound(150, 3, 3) > upper_bound(150, 0, 3)
+
+
+@pytest.mark.parametrize("loss", [0.02, 0.05])
+def test_the_bound_covers_the_true_loss(loss: float) -> None:
+    """The one-sided bound is below the true loss in about 5 % of samples, interim looks included."""
+    rng = np.random.default_rng(7)
+    looks = (150, 300, 600)
+    levels = spending([each / looks[-1] for each in looks])
+    assert sum(levels) == pytest.approx(0.05)
+    once = ever = 0
+    for _ in range(1_000):
+        kinds = rng.choice(3, size=looks[-1], p=[loss + 0.015, 0.015, 1 - loss - 0.03])
+        lost, gained = np.cumsum(kinds == 0), np.cumsum(kinds == 1)
+        once += upper_bound(150, int(lost[149]), int(gained[149])) < loss
+        ever += any(
+            upper_bound(look, int(lost[look - 1]), int(gained[look - 1]), level) < loss
+            for look, level in zip(looks, levels, strict=True)
+        )
+    # 1,000 draws at 5 % exceed 75 with a probability of 0.0003; the score interval is approximate.
+    assert once <= 80
+    assert ever <= 75
+
+
+def votes(rng: random.Random, canary: float, live: float, number: int) -> list[Vote]:
+    """Return votes of twenty raters whose own habits differ by a standard deviation of 0.15."""
+    habits = [rng.gauss(0, 0.15) for _ in range(20)]
+    drawn = []
+    for _ in range(number):
+        rater = rng.randrange(20)
+        of_canary = rng.random() < 0.5
+        chance = min(0.98, max(0.02, (canary if of_canary else live) + habits[rater]))
+        drawn.append(Vote(str(rater), of_canary, rng.random() < chance))
+    return drawn
+
+
+def test_votes_pair_within_a_rater() -> None:
+    """Each vote meets the oldest unpaired one of the same rater on the other model."""
+    cast = [
+        Vote("a", True, True),
+        Vote("a", True, False),
+        Vote("b", False, True),
+        Vote("a", False, False),
+        Vote("b", False, False),
+        Vote("a", False, True),
+        Vote("b", True, True),
+    ]
+    assert paired_differences(cast) == [1, -1, 0]
+
+
+@pytest.mark.parametrize(
+    ("canary", "margin_holds"), [(0.6, Canary.HARMFUL), (0.8, Canary.NO_WORSE)], ids=["10 worse", "10 better"]
+)
+def test_a_canary_is_decided(canary: float, margin_holds: Canary) -> None:
+    """Ten points either way are found within 2,000 votes in at least nine of ten sequences."""
+    rng = random.Random(11)
+    right = sum(canary_evidence(votes(rng, canary, 0.7, 2_000), 0.05).verdict is margin_holds for _ in range(60))
+    assert right >= 54
+
+
+def test_an_equal_canary_is_seldom_rolled_back() -> None:
+    """However often one looks, evidence of harm that is not there seldom reaches the threshold."""
+    rng = random.Random(13)
+    ever = 0
+    for _ in range(200):
+        differences = [-each for each in paired_differences(votes(rng, 0.7, 0.7, 1_000))]
+        ever += any(betting(differences[:seen], 0.0) >= ENOUGH for seen in range(10, len(differences), 10))
+    assert ever <= 18
+
+
+def test_evidence_for_and_against_swaps_with_the_models() -> None:
+    """What speaks for one model speaks against the other."""
+    assert betting([1, 1, 0], 0.0) > 1 > betting([-1, -1, 0], 0.0)
+    assert betting([], 0.05) == 1.0
+    assert duel_evidence(0, 0) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("chance", "least", "most"), [(0.65, 260, 400), (0.5, 0, 32)])
+def test_duels_decide_at_any_moment(chance: float, least: int, most: int) -> None:
+    """120 duels usually find a model that wins 65 %; a coin reaches it in at most one of twenty sequences."""
+    rng = random.Random(17)
+
+    def decided() -> bool:
+        wins = losses = 0
+        for _ in range(120):
+            won = rng.random() < chance
+            wins, losses = wins + won, losses + (not won)
+            if duel_evidence(wins, losses) >= ENOUGH:
+                return True
+        return False
+
+    assert least <= sum(decided() for _ in range(400)) <= most
+
+
+def test_more_pairs_detect_smaller_harm() -> None:
+    """The harm that would have shown shrinks with the root of the pairs."""
+    assert detectable_harm(0, 0.4) == 1.0
+    assert detectable_harm(400, 0.4) == pytest.approx(2 * detectable_harm(1_600, 0.4))

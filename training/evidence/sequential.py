@@ -1,0 +1,124 @@
+"""Anytime-valid tests: evidence that may be looked at after every vote, without a plan of how long to go on.
+
+Evidence is an e-value. If the null hypothesis holds, it reaches 20 at any time with a probability of at most 1/20
+(Ville's inequality; Shafer 2021, J. R. Stat. Soc. A 184:407).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+ENOUGH = 20.0
+"""Evidence of 20 errs in at most 5 % of all sequences."""
+
+STAKES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.7, 0.9)
+"""Shares of the evidence that are bet on each pair; their mean adapts to the size of the effect."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """A thumb on an answer of the canary or of the live model, in the order of voting."""
+
+    rater: str
+    canary: bool
+    liked: bool
+
+
+class Canary(StrEnum):
+    """What the votes say about a canary."""
+
+    UNDECIDED = "undecided"
+    NO_WORSE = "no_worse"
+    HARMFUL = "harmful"
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """E-values for harm and for non-inferiority, and the pairs of votes that they rest on."""
+
+    pairs: int
+    harm: float
+    no_worse: float
+
+    @property
+    def verdict(self) -> Canary:
+        """The verdict; harm wins if both are shown."""
+        if self.harm >= ENOUGH:
+            return Canary.HARMFUL
+        return Canary.NO_WORSE if self.no_worse >= ENOUGH else Canary.UNDECIDED
+
+
+def paired_differences(votes: Iterable[Vote]) -> list[int]:
+    """Pair the votes of each rater, one on each model, in their order: each rater is their own control.
+
+    Returns:
+        For each pair 1 if only the canary's answer was liked, -1 if only the live model's, else 0.
+    """
+    waiting: dict[str, tuple[list[bool], list[bool]]] = defaultdict(lambda: ([], []))
+    differences = []
+    for vote in votes:
+        queues = waiting[vote.rater]
+        other = queues[not vote.canary]
+        if not other:
+            queues[vote.canary].append(vote.liked)
+            continue
+        earlier = other.pop(0)
+        canary, live = (vote.liked, earlier) if vote.canary else (earlier, vote.liked)
+        differences.append(canary - live)
+    return differences
+
+
+def canary_evidence(votes: Iterable[Vote], margin: float) -> Evidence:
+    """Weigh the votes of a canary.
+
+    Harm is evidence against "the canary is liked at least as often", `no_worse` against "it is liked less often by at
+    least `margin`" (a share, 0 to 1). Both hold for raters with different habits, since only differences within a rater
+    count.
+    """
+    differences = paired_differences(votes)
+    return Evidence(
+        len(differences),
+        betting([-each for each in differences], 0.0),
+        betting([float(each) for each in differences], margin),
+    )
+
+
+def betting(differences: Sequence[float], margin: float) -> float:
+    """Return the evidence against a mean difference of at most -`margin`, for differences within -1 and 1.
+
+    The mean over several stakes of the wealth of a gambler who bets that stake on each difference: a nonnegative
+    supermartingale under the null hypothesis (Waudby-Smith and Ramdas 2024, J. R. Stat. Soc. B 86:1). The largest value
+    so far is not used, so the evidence may fall again.
+    """
+    logs = []
+    for stake in STAKES:
+        share = stake / (1 - margin)
+        logs.append(sum(math.log1p(share * (each + margin)) for each in differences))
+    largest = max(logs)
+    return math.exp(min(700.0, largest)) * sum(math.exp(each - largest) for each in logs) / len(logs)
+
+
+def duel_evidence(wins: int, losses: int) -> float:
+    """Return the evidence that the first of two models wins more than half of the decided duels.
+
+    The likelihood ratio against a fair coin, averaged over chances to win above one half; ties do not count.
+    """
+    chances = [0.5 + step / 40 for step in range(1, 20)]
+    logs = [wins * math.log(2 * chance) + losses * math.log(2 * (1 - chance)) for chance in chances]
+    largest = max(logs)
+    return math.exp(min(700.0, largest)) * sum(math.exp(each - largest) for each in logs) / len(logs)
+
+
+def detectable_harm(pairs: int, discordant: float) -> float:
+    """Estimate the harm, as a share, that this many pairs would have shown with a chance of about one half.
+
+    `discordant` is the share of pairs in which one answer alone was liked. The evidence's logarithm grows by about the
+    squared mean over twice the variance for each pair.
+    """
+    if pairs == 0:
+        return 1.0
+    return min(1.0, math.sqrt(2 * discordant * math.log(ENOUGH * len(STAKES)) / pairs))

@@ -1,0 +1,105 @@
+"""Test whether a model's gains follow what people like.
+
+A gain is how much likelier the candidate finds an answer than the live model does, in nats a token. Training on any
+answers of a model raises the gains of everything it says, so a gain counts only in comparison: with other answers of
+the live model to the same question (`rank_p_value`), or with answers that the same person disliked
+(`permutation_p_value`).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+PERMUTATIONS = 9_999
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """The gain of a rated answer, and those of its siblings: fresh answers of the live model to the same question."""
+
+    gain: float
+    siblings: tuple[float, ...]
+    liked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """The gain of an answer that a rater judged. Labels are exchangeable within a stratum: one rater in one block."""
+
+    gain: float
+    liked: bool
+    stratum: str
+
+
+def rank(answer: Ranked, rng: random.Random) -> int:
+    """Return how many siblings have a lower gain, ties broken at random; counted from above for a disliked answer.
+
+    If votes carry no taste, the rated answer and its m siblings are exchangeable, so the rank is uniform on 0 to m.
+    """
+    below = sum(each < answer.gain for each in answer.siblings)
+    equal = sum(each == answer.gain for each in answer.siblings)
+    place = below + rng.randint(0, equal)
+    return place if answer.liked else len(answer.siblings) - place
+
+
+def rank_p_value(answers: Sequence[Ranked], rng: random.Random) -> float:
+    """Return the probability of a sum of ranks as large as this one, if votes carry no taste.
+
+    The exact distribution of a sum of independent uniform ranks, by convolution; answers may have different numbers of
+    siblings. 1.0 without answers.
+    """
+    ways = [1]
+    total = 0
+    for answer in answers:
+        total += rank(answer, rng)
+        ways = _convolved(ways, len(answer.siblings) + 1)
+    return sum(ways[total:]) / sum(ways)
+
+
+def permutation_p_value(
+    answers: Sequence[Labelled], rng: random.Random, permutations: int = PERMUTATIONS
+) -> float | None:
+    """Return the probability of a difference in gain as large as this one, if labels are exchangeable within strata.
+
+    The statistic is the sum of the gains of liked answers, which for given numbers of labels orders permutations as the
+    difference of means does. Random permutations, the observed one counted among them (Phipson and Smyth 2010, Stat.
+    Appl. Genet. Mol. Biol. 9:39). Strata with one kind of label cannot be permuted and drop out.
+
+    Returns:
+        The p-value, or None if no stratum has both kinds of labels.
+    """
+    strata = [([each.gain for each in group], sum(each.liked for each in group)) for group in _mixed(answers)]
+    if not strata:
+        return None
+    observed = sum(each.gain for group in _mixed(answers) for each in group if each.liked)
+    reached = 1
+    for _ in range(permutations):
+        drawn = sum(sum(rng.sample(gains, liked)) for gains, liked in strata)
+        reached += drawn >= observed - 1e-12
+    return reached / (permutations + 1)
+
+
+def likes_everything(liked: int, shown: int, share: float = 0.9) -> bool:
+    """Return whether raters liked more than this share of all answers that they were shown, unrated ones included."""
+    return shown > 0 and liked > share * shown
+
+
+def _mixed(answers: Iterable[Labelled]) -> list[list[Labelled]]:
+    """Return the strata that have liked and disliked answers."""
+    groups: dict[str, list[Labelled]] = {}
+    for answer in answers:
+        groups.setdefault(answer.stratum, []).append(answer)
+    return [group for group in groups.values() if len({each.liked for each in group}) == 2]
+
+
+def _convolved(ways: Sequence[int], sides: int) -> list[int]:
+    """Return in how many ways each sum can come about once a rank with this many equally likely values is added."""
+    found = [0] * (len(ways) + sides - 1)
+    window = 0
+    for place in range(len(found)):
+        window += ways[place] if place < len(ways) else 0
+        window -= ways[place - sides] if place >= sides else 0
+        found[place] = window
+    return found
