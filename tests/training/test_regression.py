@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from scipy.stats import binomtest  # type: ignore[import-untyped]
+from scipy.stats import binomtest
 
 from inference.internvl2.tiny.manner import MANNERS
 from inference.internvl2.tiny.shapes import Scene
