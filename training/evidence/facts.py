@@ -9,6 +9,12 @@ from statistics import NormalDist
 
 _NORMAL = NormalDist()
 
+ERROR = 0.05
+"""How often a candidate that loses as much as the margin may be accepted."""
+
+LOOKS = (150, 300, 600, 1_500)
+"""Numbers of drawn questions after which the facts are looked at."""
+
 
 def upper_bound(questions: int, lost: int, gained: int, alpha: float = 0.05) -> float:
     """Return the one-sided upper confidence bound of the share of questions that a candidate loses.
@@ -36,14 +42,28 @@ def smallest_decidable_loss(questions: int, alpha: float = 0.05) -> float:
     return upper_bound(questions, 0, 0, alpha)
 
 
-def spending(fractions: Sequence[float], alpha: float = 0.05) -> list[float]:
-    """Split an error rate over interim looks, given the share of all questions that each look has seen.
+def decided(looks: Sequence[int], look: int, lost: int, gained: int, margin: float) -> bool | None:
+    """Decide after an interim look whether a candidate loses less than `margin` of the questions.
 
-    The Pocock-like spending function alpha * ln(1 + (e - 1) t) of Lan and DeMets (1983, Biometrika 70:659). A look uses
-    what was added since the look before; by the union bound the looks together err at most with `alpha`.
+    Every look may use the same part of the error rate of 5 %, so that all looks together err at most with it (the union
+    bound; looks of one sample are dependent, so the true rate is lower).
+
+    Args:
+        looks: Numbers of questions at which the answers are looked at, ascending.
+        look: The number of questions answered so far, one of `looks`.
+        lost: Questions that only the reference answered right.
+        gained: Questions that only the candidate answered right.
+        margin: The share of questions that may be lost, 0 to 1.
+
+    Returns:
+        True once the loss is shown to be smaller, False once it is shown to be larger or the last look has shown
+        neither, and None if more questions can tell.
     """
-    spent = [alpha * math.log(1 + (math.e - 1) * fraction) for fraction in fractions]
-    return [now - before for before, now in zip([0.0, *spent[:-1]], spent, strict=True)]
+    alpha = ERROR / len(looks)
+    if upper_bound(look, lost, gained, alpha) < margin:
+        return True
+    larger = -upper_bound(look, gained, lost, alpha) > margin
+    return False if larger or look == looks[-1] else None
 
 
 def _score(questions: int, lost: int, gained: int, difference: float) -> float:

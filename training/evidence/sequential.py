@@ -12,6 +12,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+import numpy as np
+from numpy.typing import NDArray
+
 ENOUGH = 20.0
 """Evidence of 20 errs in at most 5 % of all sequences."""
 
@@ -88,18 +91,21 @@ def canary_evidence(votes: Iterable[Vote], margin: float) -> Evidence:
 
 
 def betting(differences: Sequence[float], margin: float) -> float:
-    """Return the evidence against a mean difference of at most -`margin`, for differences within -1 and 1.
+    """Return the evidence against a mean difference of at most -`margin`, for differences within -1 and 1."""
+    path = betting_path(differences, margin)
+    return float(path[-1]) if len(path) else 1.0
 
-    The mean over several stakes of the wealth of a gambler who bets that stake on each difference: a nonnegative
-    supermartingale under the null hypothesis (Waudby-Smith and Ramdas 2024, J. R. Stat. Soc. B 86:1). The largest value
-    so far is not used, so the evidence may fall again.
+
+def betting_path(differences: Sequence[float], margin: float) -> NDArray[np.float64]:
+    """Return the evidence after each difference, shape (differences,).
+
+    It is the mean over several stakes of the wealth of a gambler who bets that stake on each difference: a nonnegative
+    supermartingale under the null hypothesis (Waudby-Smith and Ramdas 2024, J. R. Stat. Soc. B 86:1).
     """
-    logs = []
-    for stake in STAKES:
-        share = stake / (1 - margin)
-        logs.append(sum(math.log1p(share * (each + margin)) for each in differences))
-    largest = max(logs)
-    return math.exp(min(700.0, largest)) * sum(math.exp(each - largest) for each in logs) / len(logs)
+    shares = np.array(STAKES)[:, None] / (1 - margin)
+    gains = np.log1p(shares * (np.asarray(differences, dtype=np.float64) + margin))
+    wealth: NDArray[np.float64] = np.exp(np.minimum(np.cumsum(gains, axis=1), 700.0)).mean(axis=0)
+    return wealth
 
 
 def duel_evidence(wins: int, losses: int) -> float:
