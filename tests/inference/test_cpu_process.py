@@ -1,4 +1,4 @@
-"""The CPU engine's process: how it ends."""
+"""How the CPU engine's process ends."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from tests.support.cpu_serving import body, endless, question, started
 
 
-def test_it_ends_with_its_parent_in_the_middle_of_an_answer(tmp_path: Path) -> None:
-    """An engine whose parent's pipe closes is gone soon, answers under way or not."""
+def test_it_ends_with_its_parent_in_mid_answer(tmp_path: Path) -> None:
+    """An engine ends soon after its parent's pipe closes, even with an answer in flight."""
     with started(endless(tmp_path / "endless")) as served:
         served.until_ready()
         asked = body(question("Go on."), stream=True, max_tokens=100_000)
@@ -19,8 +19,8 @@ def test_it_ends_with_its_parent_in_the_middle_of_an_answer(tmp_path: Path) -> N
             assert served.process.wait(30) == 0
 
 
-def test_a_checkpoint_that_cannot_be_served_ends_it(tmp_path: Path) -> None:
-    """No model, no server: it says why and ends with status 1."""
+def test_it_ends_if_the_checkpoint_cannot_be_loaded(tmp_path: Path) -> None:
+    """The process logs the reason and exits with status 1."""
     with started(tmp_path) as served:
         assert served.process.wait(60) == 1
         assert served.process.stderr is not None

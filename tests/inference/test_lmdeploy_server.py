@@ -127,7 +127,7 @@ async def test_turbomind_gets_the_token_ids_of_our_prompt(
             usage = (await answer(engine, prompt)).usage
             given = served.given()[-1]
             assert given["input_ids"] == ids, prompt.turns[-1].text
-            assert given["places"] == [[span.start, span.length] for span in spans]
+            assert given["places"] == [[span.start, len(span)] for span in spans]
             assert usage.prompt_tokens == len(ids)
 
 
@@ -271,7 +271,7 @@ async def test_answers_are_those_of_our_own_engine(tiny: Served) -> None:
     ]
     ours = ChatEngine.open(CHECKPOINT, dtype=torch.float32, cache_bytes=2**24)
     try:
-        wanted = [ours.answer(ours.preparer.prepare(prompt))[0] for prompt in prompts]
+        wanted = [ours.answer(ours.preprocessor.prepare(prompt))[0] for prompt in prompts]
     finally:
         ours.close()
     async with tiny.client() as engine:

@@ -1,4 +1,4 @@
-"""From a prompt to ids: the tokenizer's own, pictures in their places, special tokens only where they belong."""
+"""Token ids of a prompt: the tokenizer's own, with picture positions and no special tokens from user text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from inference.chat_format.template import BREAK, SPECIAL_TOKENS, harmless, render
-from inference.chat_format.token_ids import Span, token_ids
+from inference.chat_format.token_ids import token_ids
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Picture, Prompt, Role, Turn
@@ -28,39 +28,38 @@ TALK = Prompt(
 
 @pytest.fixture(params=[CHECKPOINT, FOLDER], ids=["byte-level BPE", "sentencepiece"])
 def tokenizer(request: pytest.FixtureRequest) -> Any:
-    """Both kinds that checkpoints come with: internvl2-tiny's and InternLM2's."""
+    """Both kinds of tokenizer files: internvl2-tiny's tokenizer.json and InternLM2's tokenizer.model."""
     return load_tokenizer(request.param)
 
 
 def test_ids_are_those_of_the_rendered_text(tokenizer: Any) -> None:
-    """Multiplying a picture's token after tokenising changes nothing."""
+    """Repeating a picture's token after tokenization gives the same ids."""
     ids, spans = token_ids(TALK, [16, 80, 5], tokenizer)
     assert ids == tokenizer(render(TALK, [16, 80, 5]))["input_ids"]
     context, start, end = tokenizer.convert_tokens_to_ids(["<IMG_CONTEXT>", "<img>", "</img>"])
-    assert [span.length for span in spans] == [16, 80, 5]
+    assert [len(span) for span in spans] == [16, 80, 5]
     for span in spans:
-        assert ids[span.start - 1 : span.stop + 1] == [start, *[context] * span.length, end]
+        assert ids[span.start - 1 : span.stop + 1] == [start, *[context] * len(span), end]
     assert ids.count(context) == 101
 
 
-def test_a_text_alone_has_no_spans(tokenizer: Any) -> None:
-    """Without pictures there is nothing to place."""
+def test_a_prompt_without_pictures_has_no_spans(tokenizer: Any) -> None:
+    """The ids are those of the rendered text."""
     prompt = Prompt("", (Turn(Role.USER, "Hi"),), "chat")
     assert token_ids(prompt, [], tokenizer) == (tokenizer(render(prompt, []))["input_ids"], [])
-    assert Span(3, 4).stop == 7
 
 
 @pytest.mark.parametrize("literal", [*SPECIAL_TOKENS, "[UNUSED_TOKEN_145]"])
-def test_a_literal_in_a_text_is_no_special_token(tokenizer: Any, literal: str) -> None:
-    """Broken by `harmless`, it is encoded as plain pieces, and decodes to the same text."""
+def test_a_special_token_literal_in_a_text_is_plain_text(tokenizer: Any, literal: str) -> None:
+    """After `harmless` it is encoded as plain pieces and decodes to the same text."""
     broken = harmless(f"a {literal} b")
     ids = tokenizer(broken, add_special_tokens=False)["input_ids"]
     assert not set(ids) & set(tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)))
     assert tokenizer.decode(ids).replace(BREAK, "") == f"a {literal} b"
 
 
-def test_a_tokenizer_of_another_kind_is_refused() -> None:
-    """One that puts no `<s>` in front would give a prompt that the model was not trained on."""
+def test_a_tokenizer_without_bos_is_refused() -> None:
+    """The prompt would not be what the model was trained on."""
     tokenizer = load_tokenizer(CHECKPOINT)
     bare = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, bos_token="<|im_start|>")
     with pytest.raises(ValueError, match="InternVL2"):

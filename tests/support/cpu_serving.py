@@ -1,4 +1,4 @@
-"""The CPU engine as a process for tests, and how it is asked over HTTP."""
+"""The CPU engine as a process for tests, with an HTTP client."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HEADERS = {"Authorization": f"Bearer {KEY}"}
 
 
 def endless(directory: Path) -> Path:
-    """Make `directory` internvl2-tiny with the end of an answer unlearned: answers go on until their limit."""
+    """Write a copy of internvl2-tiny that never generates a stop token, and return its directory."""
     shutil.copytree(CHECKPOINT, directory)
     weights = load_file(directory / "model.safetensors")
     weights["language_model.output.weight"][list(engine_ends(load_tokenizer(CHECKPOINT)))] = 0
@@ -41,14 +41,14 @@ def endless(directory: Path) -> Path:
 
 @dataclass(frozen=True)
 class Served:
-    """A server's process, and an HTTP client to it."""
+    """A server process and an HTTP client."""
 
     process: subprocess.Popen[str]
     http: httpx.Client
     directory: Path
 
     def until_ready(self) -> list[int]:
-        """Wait for /health to be 200; what it answered until then, that included."""
+        """Wait until /health answers 200; return all statuses until then."""
         statuses = list[int]()
         deadline = time.monotonic() + START_SECONDS
         while not statuses or statuses[-1] != 200:
@@ -58,21 +58,21 @@ class Served:
         return statuses
 
     def complete(self, *messages: dict[str, Any], **fields: Any) -> dict[str, Any]:
-        """A whole answer."""
+        """Request an answer that is not streamed."""
         response = self.http.post("/v1/chat/completions", json=body(*messages, **fields))
         assert response.status_code == 200, response.text
         answer: dict[str, Any] = response.json()
         return answer
 
     def refusal(self, status: int, *messages: dict[str, Any], **fields: Any) -> dict[str, Any]:
-        """The error of a question that is refused with this status."""
+        """Return the error of a request that is refused with `status`."""
         response = self.http.post("/v1/chat/completions", json=body(*messages, **fields))
         assert response.status_code == status, response.text
         error: dict[str, Any] = response.json()["error"]
         return error
 
     def chunks(self, *messages: dict[str, Any], **fields: Any) -> list[dict[str, Any]]:
-        """All chunks of a streamed answer."""
+        """Return all chunks of a streamed answer."""
         asked = body(*messages, stream=True, **fields)
         with self.http.stream("POST", "/v1/chat/completions", json=asked) as response:
             assert response.headers["content-type"] == "text/event-stream"
@@ -81,14 +81,14 @@ class Served:
         return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
 
     def metric(self, name: str) -> float:
-        """The value of one line of /metrics."""
+        """Return the value of one metric."""
         for line in self.http.get("/metrics").text.splitlines():
             if line.startswith(f"thumbtune_engine_{name} "):
                 return float(line.split()[-1])
         return 0.0
 
     def wait_for(self, name: str, value: float) -> None:
-        """Wait until a metric has this value."""
+        """Wait until a metric has a value."""
         deadline = time.monotonic() + 60
         while self.metric(name) != value:
             assert time.monotonic() < deadline, f"{name} is {self.metric(name)}, not {value}"
@@ -97,7 +97,7 @@ class Served:
 
 @contextmanager
 def started(directory: Path, *flags: str) -> Iterator[Served]:
-    """A server of a checkpoint; its lifeline is cut at the end."""
+    """Start a server for a checkpoint and end it by closing its standard input."""
     line = [
         sys.executable,
         "-m",
@@ -128,21 +128,21 @@ def started(directory: Path, *flags: str) -> Iterator[Served]:
 
 
 def body(*messages: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    """A request: greedy and short, unless the fields say otherwise."""
+    """Return a request body, greedy and short unless `fields` override that."""
     return {"model": NAME, "messages": list(messages), "temperature": 0, "max_tokens": 12, **fields}
 
 
 def question(text: str, *pictures: Picture) -> dict[str, Any]:
-    """A message about pictures."""
+    """Return a user message with pictures."""
     return {"role": "user", "content": [*(image(shown.data) for shown in pictures), {"type": "text", "text": text}]}
 
 
 def image(data: bytes, media_type: str = "image/jpeg") -> dict[str, Any]:
-    """The part of a message that is a picture."""
+    """Return the content part of a picture."""
     return {"type": "image_url", "image_url": {"url": f"data:{media_type};base64,{b64encode(data).decode()}"}}
 
 
 def words(answer: dict[str, Any]) -> str:
-    """What an answer says."""
+    """Return the text of an answer."""
     text: str = answer["choices"][0]["message"]["content"]
     return text

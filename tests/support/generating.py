@@ -1,4 +1,4 @@
-"""The CPU engine without HTTP or process for tests: prompts about drawn scenes, and their answers."""
+"""The CPU engine without HTTP or a process, and prompts about drawn scenes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 from inference.engines.cpu.engine import ChatEngine
-from inference.engines.cpu.tasks import Result
+from inference.engines.cpu.preprocessing import GenerationResult
 from inference.internvl2.tiny import shapes
 from inference.messages import Picture, Prompt, Role, Sampling, Turn
 
@@ -17,25 +17,25 @@ GREEDY = Sampling(temperature=0, max_new_tokens=24)
 
 
 def picture(seed: int, size: tuple[int, int] = (260, 200)) -> Picture:
-    """A drawn scene as JPEG."""
+    """Return a drawn scene as JPEG."""
     rng, into = Random(seed), io.BytesIO()
     shapes.draw(shapes.random_scene(rng), rng, "other", size).save(into, "JPEG")
     return Picture.of(into.getvalue())
 
 
 def ask(text: str, *pictures: Picture, history: tuple[Turn, ...] = (), sampling: Sampling = GREEDY) -> Prompt:
-    """A prompt whose newest turn is `text`."""
+    """Return a prompt whose newest turn is `text`."""
     return Prompt("Be kind.", (*history, Turn(Role.USER, text, pictures)), "chat", sampling)
 
 
 def said(prompt: Prompt, answer: str) -> tuple[Turn, ...]:
-    """The history after an answer."""
+    """Return the history after an answer."""
     return (*prompt.turns, Turn(Role.ASSISTANT, answer))
 
 
 @contextmanager
 def running(model: Any, tokenizer: Any, cache_bytes: int = 2**26) -> Iterator[ChatEngine]:
-    """An engine whose thread has ended at the end."""
+    """Run an engine and close it at the end."""
     engine = ChatEngine(model, tokenizer, cache_bytes=cache_bytes)
     try:
         yield engine
@@ -43,11 +43,11 @@ def running(model: Any, tokenizer: Any, cache_bytes: int = 2**26) -> Iterator[Ch
         engine.close()
 
 
-def answer(engine: ChatEngine, prompt: Prompt, **more: Any) -> tuple[str, Result]:
-    """The whole answer and what it cost; `more` is how the prompt is prepared."""
-    return engine.answer(engine.preparer.prepare(prompt, **more))
+def answer(engine: ChatEngine, prompt: Prompt, **more: Any) -> tuple[str, GenerationResult]:
+    """Return the whole answer and its result; `more` goes to `Preprocessor.prepare`."""
+    return engine.answer(engine.preprocessor.prepare(prompt, **more))
 
 
 def engine_ends(tokenizer: Any) -> set[int]:
-    """Ids that end an answer and are not counted."""
+    """Return the ids that end an answer and are not counted."""
     return set(tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|im_start|>", "</s>"]))

@@ -12,7 +12,7 @@ import pytest
 
 from inference.chat_format.template import IM_END, IMG_CONTEXT
 from inference.engines.cpu.openai_schema import parse
-from inference.engines.cpu.tasks import Preparer
+from inference.engines.cpu.preprocessing import Preprocessor
 from inference.internvl2.configuration_internvl2 import InternVLChatConfig
 from inference.internvl2.tiny import CHECKPOINT
 from inference.messages import Picture, Prompt, Role, Turn
@@ -45,13 +45,13 @@ def test_the_prompt_has_the_engines_ids(encoder: Encoder) -> None:
     """The CPU engine's own preparation of the same pictures and words gives the same ids, picture by picture."""
     lesson = talk("Two stars.", "红色的。", "Wow! 🎉", learned=(2,))
     config = InternVLChatConfig.from_pretrained(CHECKPOINT)
-    preparer = Preparer(config, encoder.sight.tokens, encoder.tokenizer)
+    preprocessor = Preprocessor(config, encoder.sight.tokens, encoder.tokenizer)
     data = {"wide": photo("red", WIDE), "small": photo("blue", (100, 100))}
     turns = tuple(
         replace(turn, pictures=tuple(Picture.of(data[each.sha256]) for each in turn.pictures))
         for turn in lesson.turns[:-1]
     )
-    assert encoder.prompt_ids(lesson) == preparer.prepare(Prompt(SYSTEM, turns, chat="")).ids
+    assert encoder.prompt_ids(lesson) == preprocessor.prepare(Prompt(SYSTEM, turns, chat="")).ids
     assert encoder.encode(lesson).input_ids[: len(encoder.prompt_ids(lesson))] == encoder.prompt_ids(lesson)
 
 
@@ -93,8 +93,8 @@ def test_a_foreign_row_has_the_ids_of_the_same_request(encoder: Encoder, kind: s
         ]
         messages.append({"role": ("user", "assistant")[place % 2], "content": parts})
     request = parse(json.dumps({"messages": messages}).encode(), "model")
-    preparer = Preparer(InternVLChatConfig.from_pretrained(CHECKPOINT), encoder.sight.tokens, encoder.tokenizer)
-    assert encoder.prompt_ids(lesson) == preparer.prepare(request.prompt).ids
+    preprocessor = Preprocessor(InternVLChatConfig.from_pretrained(CHECKPOINT), encoder.sight.tokens, encoder.tokenizer)
+    assert encoder.prompt_ids(lesson) == preprocessor.prepare(request.prompt).ids
 
 
 def test_only_the_liked_answer_is_learned(encoder: Encoder) -> None:
@@ -164,7 +164,7 @@ def test_drawn_pictures_are_decoded_as_the_engine_does(encoder: Encoder, tmp_pat
     """The tiles of a stored file are the engine's tiles of the same bytes, to the last bit."""
     lesson = drawn_lessons(tmp_path, 1)[0]
     data = (tmp_path / lesson.pictures[0]).read_bytes()
-    preparer = Preparer(InternVLChatConfig.from_pretrained(CHECKPOINT), encoder.sight.tokens, encoder.tokenizer)
+    preprocessor = Preprocessor(InternVLChatConfig.from_pretrained(CHECKPOINT), encoder.sight.tokens, encoder.tokenizer)
     pixels = encoder.pixel_values(lesson, tmp_path)
     assert pixels is not None
-    assert bool((preparer.decode(Picture.of(data), None) == pixels).all())
+    assert bool((preprocessor.decode(Picture.of(data), None) == pixels).all())

@@ -1,8 +1,7 @@
-"""The OpenAI chat API as the CPU engine speaks it: a request's JSON in, answers' JSON out.
+"""OpenAI's chat API as the CPU engine speaks it: parsing requests and building answers.
 
-Knows field names, limits and the shape of errors, and turns messages into a `Prompt`. Knows neither HTTP nor the
-model. Sources: platform.openai.com/docs/api-reference/chat; `top_k`, `max_dynamic_patch`
-inside `image_url` and `encoded_tiles` inside `usage` are extensions, the first two lmdeploy's.
+Source: platform.openai.com/docs/api-reference/chat. Extensions: `top_k` and `max_dynamic_patch` inside `image_url`, as
+in lmdeploy, and `encoded_tiles` inside `usage`.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ from uuid import uuid4
 from inference.chat_format.template import SYSTEM
 from inference.messages import Picture, Prompt, Role, Sampling, Turn, Usage
 
-DEFAULT_MAX_TOKENS: Final = 512
-_MOST_STOPS: Final = 16
-_MOST_TILES: Final = 40
+_DEFAULT_MAX_TOKENS: Final = 512
+_MAX_TILES: Final = 40
 _DATA_URL: Final = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)?(;[\w.+-]+=[\w.+-]+)*;base64,", re.ASCII)
 _LABEL: Final = re.compile(r"Image-\d+: ?")
 
-# Asked for, these would change the answer, and silence about it would be a lie; so only what they default to.
+# These would change the answer, so any value but the default is refused rather than ignored.
 _UNSUPPORTED: Final[dict[str, tuple[object, ...]]] = {
     "n": (1,),
+    "stop": ([],),
     "logprobs": (False,),
     "top_logprobs": (0,),
     "tools": ([],),
@@ -43,7 +42,7 @@ _UNSUPPORTED: Final[dict[str, tuple[object, ...]]] = {
 
 
 class ApiError(Exception):
-    """A request that cannot be served; the text goes to whoever asked."""
+    """A request that cannot be served. The text is sent to the client."""
 
     def __init__(self, message: str, *, status: int = 400, code: str | None = None, param: str | None = None) -> None:
         super().__init__(message)
@@ -52,24 +51,23 @@ class ApiError(Exception):
         self.param = param
 
     def body(self) -> dict[str, Any]:
-        """The JSON that OpenAI's clients expect beside an HTTP status of 400 and above."""
+        """Return the JSON that OpenAI's clients expect with an HTTP status of 400 and above."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A checked request. `tiles` holds, for each picture of the prompt, the most tiles it may become, or None."""
+    """A valid request. `tiles` holds the most tiles of each picture of the prompt, None for the checkpoint's limit."""
 
     prompt: Prompt
     tiles: tuple[int | None, ...]
-    stop: tuple[str, ...]
     stream: bool
     include_usage: bool
 
 
 def parse(body: bytes, model: str) -> ChatRequest:
-    """Read the body of a chat completion request to the model called `model`. Raises ApiError."""
+    """Parse the body of a chat completion request to the model named `model`. Raises ApiError."""
     try:
         fields = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -96,14 +94,13 @@ def parse(body: bytes, model: str) -> ChatRequest:
     return ChatRequest(
         prompt=Prompt(system, turns, chat=user or "", sampling=_sampling(fields)),
         tiles=tiles,
-        stop=_stops(fields.get("stop")),
         stream=_flag(fields, "stream"),
         include_usage=_flag(options or {}, "include_usage"),
     )
 
 
 def _shown(value: object) -> str:
-    """A value as an error names it: cut short, however long or deep it is."""
+    """Return a value as an error message shows it, shortened."""
     return reprlib.repr(value)
 
 
@@ -113,7 +110,7 @@ def _sampling(fields: dict[str, Any]) -> Sampling:
     return Sampling(
         temperature=_number(fields, "temperature", 0, 2, 1.0),
         top_p=_number(fields, "top_p", 0, 1, 1.0),
-        max_new_tokens=int(_number(fields, longest, 1, 2**31, DEFAULT_MAX_TOKENS, whole=True)),
+        max_new_tokens=int(_number(fields, longest, 1, 2**31, _DEFAULT_MAX_TOKENS, whole=True)),
         seed=None if seed is None else int(_number(fields, "seed", -(2**63), 2**63 - 1, 0, whole=True)),
         top_k=int(_number(fields, "top_k", 0, 2**31, 0, whole=True)),
     )
@@ -140,17 +137,8 @@ def _flag(fields: dict[str, Any], name: str) -> bool:
     return bool(value)
 
 
-def _stops(value: object) -> tuple[str, ...]:
-    stops = [] if value is None else [value] if isinstance(value, str) else value
-    if not isinstance(stops, list) or len(stops) > _MOST_STOPS:
-        raise ApiError(f"stop must be a text or a list of at most {_MOST_STOPS}.", param="stop")
-    if not all(isinstance(stop, str) and stop for stop in stops):
-        raise ApiError("Every stop must be a text that is not empty.", param="stop")
-    return tuple(stops)
-
-
 def _messages(value: object) -> tuple[str, tuple[Turn, ...], tuple[int | None, ...]]:
-    """System text, turns, and the tile limit of each picture."""
+    """Return the system text, the turns and the tile limit of each picture."""
     if not isinstance(value, list) or not value:
         raise ApiError("messages must be a list with at least one message.", param="messages")
     system = SYSTEM
@@ -179,13 +167,13 @@ def _messages(value: object) -> tuple[str, tuple[Turn, ...], tuple[int | None, .
 
 
 def _content(value: object, where: str) -> tuple[str, tuple[Picture, ...], list[int | None]]:
-    """The text, the pictures and their tile limits of one message.
+    """Return the text, the pictures and the pictures' tile limits of one message.
 
-    Pictures move to the front of their turn and are numbered by the prompt, so a client's own "Image-1: "
-    before a picture is dropped.
+    Pictures move to the front of their turn and the chat format numbers them, so a client's own "Image-1: " before a
+    picture is dropped.
     """
     if isinstance(value, str):
-        return _whole(value), (), []
+        return _without_surrogates(value), (), []
     if value is None:
         return "", (), []
     if not isinstance(value, list):
@@ -194,26 +182,26 @@ def _content(value: object, where: str) -> tuple[str, tuple[Picture, ...], list[
     pictures: list[Picture] = []
     limits: list[int | None] = []
     for number, part in enumerate(value):
-        place = f"{where}[{number}]"
+        part_where = f"{where}[{number}]"
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text" and isinstance(part.get("text"), str):
-            texts.append(_whole(part["text"]))
+            texts.append(_without_surrogates(part["text"]))
         elif kind == "image_url":
-            picture, limit = _picture(part.get("image_url"), place)
+            picture, limit = _picture(part.get("image_url"), part_where)
             pictures.append(picture)
             limits.append(limit)
             if texts and _LABEL.fullmatch(texts[-1]):
                 texts.pop()
         else:
             raise ApiError(
-                f"{place}: unknown content type {_shown(kind)}; use a text or an image_url with a data: URL.",
-                param=place,
+                f"{part_where}: unknown content type {_shown(kind)}; use a text or an image_url with a data: URL.",
+                param=part_where,
             )
     return "".join(texts), tuple(pictures), limits
 
 
-def _whole(text: str) -> str:
-    """The text without halves of surrogate pairs, which JSON can spell and no tokenizer can read."""
+def _without_surrogates(text: str) -> str:
+    """Replace unpaired surrogates, which JSON can express and tokenizers cannot read."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -234,44 +222,36 @@ def _picture(value: object, where: str) -> tuple[Picture, int | None]:
     limits = value if isinstance(value, dict) else {}
     limit = None
     if limits.get("max_dynamic_patch") is not None:
-        limit = int(_number(limits, "max_dynamic_patch", 1, _MOST_TILES, 1, whole=True))
+        limit = int(_number(limits, "max_dynamic_patch", 1, _MAX_TILES, 1, whole=True))
     return Picture.of(data, found["type"] or "image/jpeg"), limit
 
 
 class Reply:
-    """The JSON of one answer, whole or in chunks; all share one id, one time and the model's name."""
+    """Builds the JSON of one answer; all chunks share one id, one time and the model's name."""
 
     def __init__(self, model: str) -> None:
         self._common = {"id": f"chatcmpl-{uuid4().hex}", "created": int(time.time()), "model": model}
 
-    def whole(self, text: str, finish: str, usage: Usage) -> dict[str, Any]:
-        """The body of an answer that is not streamed."""
+    def completion(self, text: str, finish: str, usage: Usage) -> dict[str, Any]:
+        """Return the body of an answer that is not streamed."""
         message = {"role": "assistant", "content": text, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
-        return {**self._common, "object": "chat.completion", "choices": [choice], "usage": usage_body(usage)}
+        return {**self._common, "object": "chat.completion", "choices": [choice], "usage": _usage(usage)}
 
-    def opening(self) -> dict[str, Any]:
-        """The first chunk: who speaks."""
-        return self._chunk({"role": "assistant", "content": ""})
-
-    def piece(self, text: str) -> dict[str, Any]:
-        """A chunk of text."""
-        return self._chunk({"content": text})
-
-    def closing(self, finish: str, usage: Usage, *, apart: bool) -> list[dict[str, Any]]:
-        """The last chunk or two: how it ended and what it cost, `apart` as OpenAI sends it on demand."""
-        last = self._chunk({}, finish)
-        if apart:
-            return [last, {**last, "choices": [], "usage": usage_body(usage)}]
-        return [{**last, "usage": usage_body(usage)}]
-
-    def _chunk(self, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+    def chunk(self, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+        """Return one chunk of a streamed answer."""
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
         return {**self._common, "object": "chat.completion.chunk", "choices": [choice]}
 
+    def last_chunks(self, finish: str, usage: Usage, *, separate_usage: bool) -> list[dict[str, Any]]:
+        """Return the chunk with the finish reason and the usage, in a chunk without choices if `separate_usage`."""
+        last = self.chunk({}, finish)
+        if separate_usage:
+            return [last, {**last, "choices": [], "usage": _usage(usage)}]
+        return [{**last, "usage": _usage(usage)}]
 
-def usage_body(usage: Usage) -> dict[str, Any]:
-    """What an answer cost, in OpenAI's words and our one."""
+
+def _usage(usage: Usage) -> dict[str, Any]:
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,

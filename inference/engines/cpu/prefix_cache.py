@@ -1,30 +1,31 @@
-"""What recent chats have been computed to: keys and values by token prefix.
+"""KV cache of recent conversations, found by their common prefix.
 
-Knows tensors, lengths and bytes. What a token means, where pictures stand and who is asking is the caller's:
-a conversation comes in as a list of 64-bit keys, one for each position, equal where the model sees the same, below
-0 for a picture's positions. Used from one thread.
+A conversation is a list of 64-bit keys, one for each position: equal where the model's input is equal, negative at a
+picture's positions. Not thread-safe.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-_STEP: Final = 64
+_ALLOCATION: Final = 64
+"""Storage grows by multiples of this number of positions."""
 _GROWTH: Final = 1.25
-_MOST_ENTRIES: Final = 512
-"""So many chats at most, however small: the search compares with each, some microseconds apiece."""
-_WORTH_COPYING: Final = 8
+_MAX_ENTRIES: Final = 512
+"""Every lookup compares with each entry, which takes a few microseconds per entry."""
+_MIN_COPIED: Final = 8
+"""Shorter common prefixes are computed again rather than copied."""
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]
-    """One layer's keys and values, [1, heads, length, size] views of storage that grows by a quarter.
+    """One layer's keys and values: [1, heads, length, size] views of storage that grows by a quarter.
 
     transformers' own layer copies everything for every new token.
     """
@@ -36,7 +37,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
     def update(
         self, key_states: Tensor, value_states: Tensor, cache_kwargs: dict[str, Any] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Append the new positions; return all there are."""
+        """Append new positions; return the keys and values of all positions."""
         if not self.is_initialized:
             self.lazy_initialization(key_states)
         past = self.get_seq_length()
@@ -50,23 +51,23 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         return self.keys, self.values
 
     def crop(self, max_length: int) -> None:
-        """Forget the positions from `max_length` on."""
+        """Drop the positions from `max_length` on."""
         if self.get_seq_length() > max_length:
             self.keys, self.values = self.keys[:, :, :max_length], self.values[:, :, :max_length]
 
     @property
     def capacity(self) -> int:
-        """Positions that the storage has room for."""
+        """Number of positions that fit into the storage."""
         return 0 if self._stores is None else int(self._stores[0].shape[-2])
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the storage."""
+        """Size of the storage in bytes."""
         return 0 if self._stores is None else sum(store.nbytes for store in self._stores)
 
     def _reserve(self, length: int, *new: Tensor) -> None:
         past = self.get_seq_length()
-        room = -(-max(length + _STEP, int(past * _GROWTH)) // _STEP) * _STEP
+        room = -(-max(length + _ALLOCATION, int(past * _GROWTH)) // _ALLOCATION) * _ALLOCATION
         stores = [states.new_empty((*states.shape[:2], room, states.shape[-1])) for states in new]
         if past:
             for store, states in zip(stores, (self.keys, self.values), strict=True):
@@ -75,21 +76,18 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
 
 
 class GrowingCache(Cache):  # type: ignore[misc]
-    """A conversation's keys and values in all layers; what transformers' models take as `past_key_values`."""
+    """A conversation's keys and values in all layers, for the `past_key_values` of a transformers model."""
 
-    def __init__(self, layers: Iterable[GrowingLayer] | None = None) -> None:
-        if layers is None:
-            super().__init__(layer_class_to_replicate=GrowingLayer)
-        else:
-            super().__init__(layers=list(layers))
+    def __init__(self) -> None:
+        super().__init__(layer_class_to_replicate=GrowingLayer)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all layers' storage."""
+        """Size of all layers' storage in bytes."""
         return sum(layer.nbytes for layer in self.layers)
 
     def copy(self, length: int) -> GrowingCache:
-        """A cache of its own with the first `length` positions."""
+        """Return an independent cache with the first `length` positions."""
         copied = GrowingCache()
         for index, layer in enumerate(self.layers):
             copied.update(layer.keys[:, :, :length], layer.values[:, :, :length], index)
@@ -97,7 +95,7 @@ class GrowingCache(Cache):  # type: ignore[misc]
 
 
 class Entry:
-    """A conversation in the cache: one key for each position that `kv` holds."""
+    """A cached conversation: one key for each position in `kv`."""
 
     def __init__(self, keys: Sequence[int] = (), kv: GrowingCache | None = None) -> None:
         self.keys = array("q", keys)
@@ -105,30 +103,34 @@ class Entry:
 
     @property
     def length(self) -> int:
-        """Positions computed."""
+        """Number of positions."""
         return len(self.keys)
 
     def shared(self, keys: np.ndarray[Any, np.dtype[np.int64]]) -> int:
-        """How many keys at the beginning are the same."""
+        """Return the length of the common prefix with `keys`."""
         size = min(len(self.keys), len(keys))
         differs = np.frombuffer(self.keys, np.int64, size) != keys[:size] if size else np.empty(0, bool)
         first = int(differs.argmax()) if size else 0
         return first if size and differs[first] else size
 
-    def shows_picture_after(self, length: int) -> bool:
-        """Whether a picture's positions (keys below 0) come after the first `length`."""
+    def has_picture_after(self, length: int) -> bool:
+        """Return whether there are picture positions (negative keys) after the first `length`."""
         return len(self.keys) > length and min(self.keys[length:]) < 0
 
     def cut(self, length: int) -> None:
-        """Forget the positions from `length` on."""
+        """Drop the positions from `length` on."""
         del self.keys[length:]
         self.kv.crop(length)
 
 
 class PrefixCache:
-    """Entries of recent conversations, at most `limit` bytes, the least recently used going first.
+    """Entries of recent conversations, evicted least recently used first.
 
-    An entry that is lent (taken and not yet given back) counts, can be copied from, and never goes.
+    An entry that is lent (taken and not given back yet) counts against the limit, can be copied from and is never
+    evicted.
+
+    Args:
+        limit: Bytes of all entries.
     """
 
     def __init__(self, limit: int) -> None:
@@ -138,12 +140,12 @@ class PrefixCache:
         self._idle_bytes = 0
 
     def take(self, keys: Sequence[int]) -> Entry:
-        """Lend the entry that knows most of `keys`, cut to what it knows; the last key is never known.
+        """Lend the entry with the longest common prefix with `keys`, cut to it. The last key never matches.
 
-        An idle entry is handed over when a chat goes on or an answer is tried again; when more would be lost (two
-        chats with the same system text, each with its own picture), what is shared is copied.
+        An idle entry is lent itself when a chat goes on or an answer is regenerated. When cutting it would lose more
+        (two chats with the same system text and different pictures), the common prefix is copied.
         """
-        # A model must run at least one position to say what comes next.
+        # At least one position has to be computed for the logits of the next token.
         wanted = np.array(keys[:-1], np.int64)
         best, known = None, 0
         for entry in (*self._lent.values(), *reversed(self._idle.values())):
@@ -154,7 +156,7 @@ class PrefixCache:
             del self._idle[id(best)]
             self._idle_bytes -= best.kv.nbytes
             best.cut(known)
-        elif best is not None and known >= _WORTH_COPYING:
+        elif best is not None and known >= _MIN_COPIED:
             best = Entry(best.keys[:known], best.kv.copy(known))
         else:
             best = Entry()
@@ -162,7 +164,7 @@ class PrefixCache:
         return best
 
     def give(self, entry: Entry) -> None:
-        """Take a lent entry back, as the most recently used."""
+        """Return a lent entry to the cache as the most recently used one."""
         del self._lent[id(entry)]
         if entry.length:
             self._idle[id(entry)] = entry
@@ -170,17 +172,17 @@ class PrefixCache:
         self.trim()
 
     def discard(self, entry: Entry) -> None:
-        """Forget a lent entry, whose content is not to be trusted."""
+        """Drop a lent entry whose content is inconsistent."""
         del self._lent[id(entry)]
 
     def trim(self) -> None:
-        """Let the least recently used go until the limit is kept. Call it after lent entries have grown."""
-        while self._idle and (self.nbytes > self._limit or len(self._idle) > _MOST_ENTRIES):
+        """Evict entries until the limit is kept. Call it after lent entries have grown."""
+        while self._idle and (self.nbytes > self._limit or len(self._idle) > _MAX_ENTRIES):
             self._idle_bytes -= self._idle.popitem(last=False)[1].kv.nbytes
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all entries, lent ones included."""
+        """Size of all entries in bytes, lent ones included."""
         return self._idle_bytes + sum(entry.kv.nbytes for entry in self._lent.values())
 
     def __len__(self) -> int:
@@ -188,5 +190,5 @@ class PrefixCache:
 
 
 def _cheap_to_cut(entry: Entry, length: int) -> bool:
-    """Whether what comes after `length` is little and only text: soon computed again if somebody misses it."""
-    return 2 * length >= entry.length and not entry.shows_picture_after(length)
+    """Return whether the part after `length` is short and only text, so cheap to compute again."""
+    return 2 * length >= entry.length and not entry.has_picture_after(length)

@@ -1,11 +1,10 @@
-"""Worker: the CPU engine, a model on this machine behind the OpenAI chat API.
+"""Worker: the CPU engine, a model behind OpenAI's chat API on 127.0.0.1.
 
     python -m inference.engines.cpu.server --model DIR --name NAME [--port 8000] [--threads N] [--slots N]
         [--cache-megabytes N] [--dtype float32|bfloat16]
 
-It listens on 127.0.0.1 at once, for clients that have its key (access.py); /health answers 503 until the model has
-really generated something about a picture. It ends when its parent does (lifeline.py). What it says over HTTP is
-cpu_http.py's, computing generation.py's.
+It listens at once; /health answers 503 until the model has generated an answer about a picture. It ends when its
+parent process does.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _HOST: Final = "127.0.0.1"
 
 
 async def _serve(options: argparse.Namespace, key: str) -> int:
-    """Listen, load, serve until SIGTERM or SIGINT; the exit status."""
+    """Listen, load the model and serve until SIGTERM or SIGINT; return the exit status."""
     server = Server(options.name, slots=options.slots, key=key)
     runner = web.AppRunner(server.app, handler_cancellation=True, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
     await runner.setup()
@@ -52,16 +51,16 @@ async def _serve(options: argparse.Namespace, key: str) -> int:
             ended.set_result(status)
 
     def load() -> None:
-        began = time.monotonic()
+        started = time.monotonic()
         try:
             server.engine = ChatEngine.open(
                 options.model, dtype=getattr(torch, options.dtype), cache_bytes=options.cache_megabytes * 2**20
             )
-        except Exception:  # noqa: BLE001 - the thread's end would leave a server that loads for ever
+        except Exception:  # noqa: BLE001 - otherwise the thread would end and leave a server that loads for ever
             _log.exception("%s cannot be served", options.model)
             loop.call_soon_threadsafe(end, 1)
         else:
-            _log.info("%s is ready after %.1f s", options.name, time.monotonic() - began)
+            _log.info("%s is ready after %.1f s", options.name, time.monotonic() - started)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end, 0)
@@ -76,15 +75,15 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m inference.engines.cpu.server", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--model", type=Path, required=True, help="checkpoint directory in the official layout")
-    parser.add_argument("--name", required=True, help="what the model is called in requests and answers")
-    parser.add_argument("--port", type=int, default=8000, help="0 for a free one; the address is printed")
-    parser.add_argument("--threads", type=_positive, help="threads to compute with (default: one for each core)")
-    parser.add_argument("--slots", type=_positive, default=4, help="answers computed at a time (default: 4)")
+    parser.add_argument("--name", required=True, help="the model's name in requests and answers")
+    parser.add_argument("--port", type=int, default=8000, help="0 for any free one; the address is printed")
+    parser.add_argument("--threads", type=_positive, help="computing threads (default: one for each core)")
+    parser.add_argument("--slots", type=_positive, default=4, help="answers generated at a time (default: 4)")
     parser.add_argument(
         "--cache-megabytes",
         type=int,
         default=_default_cache_megabytes(),
-        help="memory for what recent chats were computed to (default: a quarter of the machine's, at most 4096)",
+        help="memory for the prefix cache (default: a quarter of the machine's, at most 4096)",
     )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     return parser
@@ -103,7 +102,7 @@ def _default_cache_megabytes() -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The worker's command line. Never returns: a loading thread inside torch cannot be asked to end."""
+    """Run the worker's command line and end the process: a thread inside torch cannot be interrupted."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     key = own_key()

@@ -1,4 +1,4 @@
-"""lmdeploy."""
+"""The lmdeploy engine: lmdeploy's own server with some of its internals replaced."""
 
 from typing import Final
 

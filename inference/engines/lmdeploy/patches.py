@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from PIL import ImageFile
 
-from inference.engines.cpu.detokenizer import TextStream
+from inference.engines.detokenizer import TextStream
 from inference.engines.lmdeploy.image_cache import TileCache, Tiling
 from inference.engines.lmdeploy.prefill_limiter import PrefillGate
 from inference.engines.lmdeploy.usage import extend_usage, note_encoded, placed

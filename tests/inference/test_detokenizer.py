@@ -1,4 +1,4 @@
-"""Text out of tokens, piece by piece: no half characters, no stop strings."""
+"""Incremental detokenization never yields half a character."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from inference.engines.cpu.detokenizer import StopStrings, TextStream
+from inference.engines.detokenizer import TextStream
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tokenizer import load_tokenizer, text_decoder
 from tests.inference.test_internvl2_tokenizer import FOLDER
@@ -21,7 +21,7 @@ TEXTS = [
 
 @pytest.fixture(params=[CHECKPOINT, FOLDER], ids=["byte-level BPE", "sentencepiece"])
 def tokenizer(request: pytest.FixtureRequest) -> Any:
-    """Both kinds that checkpoints come with: internvl2-tiny's and InternLM2's."""
+    """Both kinds of tokenizer files: internvl2-tiny's tokenizer.json and InternLM2's tokenizer.model."""
     return load_tokenizer(request.param)
 
 
@@ -32,7 +32,7 @@ def ids(tokenizer: Any, text: str) -> list[int]:
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_pieces_join_to_the_text(tokenizer: Any, text: str) -> None:
-    """Every piece is whole characters, and together they are what decoding at once gives."""
+    """Every piece has whole characters only, and all joined equal the text decoded at once."""
     tokens = ids(tokenizer, text)
     stream = TextStream(text_decoder(tokenizer))
     pieces = [stream.push(token) for token in tokens]
@@ -45,7 +45,7 @@ def test_pieces_join_to_the_text(tokenizer: Any, text: str) -> None:
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("number", [2, 3, 7])
 def test_tokens_may_come_in_groups(tokenizer: Any, text: str, number: int) -> None:
-    """Several tokens at once give the same text, and a character that is cut waits for its rest."""
+    """Several tokens at once give the same text; an incomplete character waits for its rest."""
     tokens = ids(tokenizer, text)
     stream = TextStream(text_decoder(tokenizer))
     pieces = [stream.push(*tokens[first : first + number]) for first in range(0, len(tokens), number)]
@@ -59,8 +59,8 @@ def test_an_unfinished_character_is_left_out(tokenizer: Any) -> None:
     assert "".join(map(stream.push, ids(tokenizer, "ok 𓀀")[:-1])) + stream.flush() == "ok "
 
 
-def test_broken_bytes_do_not_hold_the_stream_up(tokenizer: Any) -> None:
-    """A model that writes bytes which are no text is shown as it is, and what follows comes."""
+def test_invalid_bytes_do_not_block_the_stream(tokenizer: Any) -> None:
+    """Invalid bytes come out as replacement characters, and the following text comes through."""
     broken = ids(tokenizer, "𓀀")[-1]
     stream = TextStream(text_decoder(tokenizer))
     assert "�" in "".join(stream.push(broken) for _ in range(8))
@@ -68,36 +68,9 @@ def test_broken_bytes_do_not_hold_the_stream_up(tokenizer: Any) -> None:
 
 
 def test_special_tokens_are_not_text(tokenizer: Any) -> None:
-    """A special token in an answer shows nothing, and text goes on as when decoded at once."""
+    """A special token adds no text, and the following text is as when decoded at once."""
     tokens = ids(tokenizer, "red</box> heart</box> here")
     stream = TextStream(text_decoder(tokenizer))
     text = "".join(map(stream.push, tokens)) + stream.flush()
     assert text == tokenizer.decode(tokens, skip_special_tokens=True)
     assert "box" not in text
-
-
-@pytest.mark.parametrize(
-    ("stops", "pieces", "shown", "found"),
-    [
-        ((), ["a", "b"], "ab", False),
-        (("END",), ["some E", "N", "D tail"], "some ", True),
-        (("END",), ["some E", "N", "E", "ND"], "some EN", True),
-        (("END",), ["some EN"], "some EN", False),
-        (("b", "abc"), ["xa", "bc"], "xa", True),
-        (("aab",), ["a", "a", "a", "b"], "a", True),
-        (("。",), ["好", "。", "再"], "好", True),
-    ],
-)
-def test_stop_strings(stops: tuple[str, ...], pieces: list[str], shown: str, found: bool) -> None:
-    """A stop string is found across pieces and never shown; what only began like one is shown in the end."""
-    strings = StopStrings(stops)
-    text, stopped = "", False
-    for piece in pieces:
-        more, stopped = strings.push(piece)
-        text += more
-        if stopped:
-            break
-        assert not any(stop in text for stop in stops)
-    if not stopped:
-        text += strings.flush()
-    assert (text, stopped) == (shown, found)

@@ -1,4 +1,4 @@
-"""Whatever bytes a request of the chat API consists of, the CPU engine serves it or says what is wrong with it."""
+"""Any body of a chat API request is parsed or refused with an error message."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ def served_or_refused(body: bytes) -> None:
 @example(b"[" * 100_000)
 @example(b'{"messages": [], "seed": ' + b"9" * 5000 + b"}")
 def test_any_bytes_are_served_or_refused(body: bytes) -> None:
-    """What is no JSON, or none that can be read, is the client's mistake."""
+    """Invalid or unreadable JSON is an HTTP 4xx."""
     served_or_refused(body)
 
 
 @given(st.one_of(anything, requests))
 def test_any_json_is_served_or_refused(fields: Any) -> None:
-    """Fields of any type and any number, messages of any shape, texts that no Unicode has."""
+    """Any types and numbers of fields, messages of any shape, unpaired surrogates."""
     served_or_refused(json.dumps(fields).encode())
 
 
@@ -80,7 +80,7 @@ def test_any_json_is_served_or_refused(fields: Any) -> None:
 @example("user", 900)
 @example("model", 900)
 def test_any_depth_is_served_or_refused(name: str, depth: int) -> None:
-    """A value as deep as JSON's reader takes it is not too deep for what comes after."""
+    """A value as deep as the JSON parser accepts is not too deep for validation."""
     nested = b"[" * depth + b"]" * depth
     question = b'"messages": [{"role": "user", "content": "Hi"}]'
     served_or_refused(b'{%s, "%s": %s}' % (question, name.encode(), nested))

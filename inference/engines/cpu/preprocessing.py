@@ -1,0 +1,163 @@
+"""Turns a prompt into a generation request: pictures decoded and tiled, text tokenized, cache keys assigned.
+
+Needs the checkpoint's configuration and tokenizer, not its weights. Safe to use from several threads.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any, Final
+
+from cachetools import LRUCache
+from torch import Tensor
+
+from inference.chat_format.template import pictures
+from inference.chat_format.token_ids import token_ids
+from inference.images.opening import open_picture
+from inference.internvl2.tiles import pixel_values, tiles
+from inference.messages import Picture, Prompt, PromptTooLong, Sampling, Usage
+
+_TILE_COUNTS: Final = 4096
+"""Pictures whose number of tiles is remembered, so that a known one need not be decoded."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationResult:
+    """How an answer ended ("stop", "length" or "abort") and its token counts."""
+
+    finish: str
+    usage: Usage
+
+
+Listener = Callable[[str | GenerationResult | Exception], None]
+"""Called in the engine's thread with each piece of text, then once with the result or the exception."""
+
+
+@dataclass(slots=True)
+class PromptPicture:
+    """A picture of a prompt: its cache key, its number of tiles and its positions among the token ids.
+
+    Attributes:
+        limit: Most tiles, None for the checkpoint's own limit.
+        pixels: [tiles, 3, S, S]; None where the picture is known and has not been decoded.
+        features: [positions, width], held while the picture is in prefill even where the feature cache is too small.
+    """
+
+    key: int
+    picture: Picture
+    limit: int | None
+    tiles: int
+    pixels: Tensor | None
+    span: range = range(0)
+    features: Tensor | None = None
+
+
+@dataclass(slots=True)
+class GenerationRequest:
+    """A prompt that is ready for the engine, and the progress of its answer.
+
+    Attributes:
+        ids: Token ids.
+        keys: Cache keys, one for each position: the token id, or the key of the picture there.
+    """
+
+    ids: list[int]
+    keys: list[int]
+    pictures: list[PromptPicture]
+    sampling: Sampling
+    listener: Listener = field(default=lambda _event: None)
+    completion_tokens: int = 0
+    encoded_tiles: int = 0
+    aborted: threading.Event = field(default_factory=threading.Event)
+
+    def abort(self) -> None:
+        """Stop the generation soon, with the finish "abort". May be called from any thread and after the end."""
+        self.aborted.set()
+
+
+class Preprocessor:
+    """Makes generation requests for one model.
+
+    Args:
+        config: The checkpoint's configuration.
+        tokens_per_tile: Positions that one tile fills.
+        tokenizer: The checkpoint's tokenizer.
+    """
+
+    def __init__(self, config: Any, tokens_per_tile: int, tokenizer: Any) -> None:
+        self._config = config
+        self._tokens_per_tile = tokens_per_tile
+        self._tokenizer = tokenizer
+        self._lock = threading.Lock()
+        self._tile_counts: LRUCache[int, int] = LRUCache(_TILE_COUNTS)
+        self.tile_size: int = config.force_image_size or config.vision_config.image_size
+        self.window: int = config.llm_config.max_position_embeddings
+        """Positions of the model, prompt and answer together."""
+
+    def prepare(self, prompt: Prompt, *, tile_limits: Sequence[int | None] | None = None) -> GenerationRequest:
+        """Decode, tile and tokenize a prompt.
+
+        Args:
+            prompt: The prompt.
+            tile_limits: Most tiles of each picture, None for the checkpoint's own limit.
+
+        Raises:
+            PictureError: A picture cannot be read.
+            PromptTooLong: The window has no room left for an answer.
+        """
+        given = pictures(prompt)
+        limits = [None] * len(given) if tile_limits is None else tile_limits
+        prepared: list[PromptPicture] = []
+        for picture, limit in zip(given, limits, strict=True):
+            prepared.append(self._picture(picture, limit))
+            # Checked before the next one is decoded: a huge album would fill the memory.
+            self._check_length(sum(each.tiles for each in prepared) * self._tokens_per_tile)
+        # A fast tokenizer's Rust part raises an error when two threads use it at once.
+        with self._lock:
+            ids, spans = token_ids(prompt, [each.tiles * self._tokens_per_tile for each in prepared], self._tokenizer)
+        self._check_length(len(ids))
+        keys = list(ids)
+        for each, span in zip(prepared, spans, strict=True):
+            each.span = span
+            keys[span.start : span.stop] = [each.key] * len(span)
+        return GenerationRequest(ids, keys, prepared, prompt.sampling)
+
+    def decode(self, picture: Picture, limit: int | None) -> Tensor:
+        """Return a picture's tiles, at most `limit` and a thumbnail, as float32 [tiles, 3, S, S].
+
+        Raises:
+            PictureError: The picture cannot be read.
+        """
+        config = self._config
+        most = limit or (config.max_dynamic_patch if config.dynamic_image_size else 1)
+        cut = tiles(
+            open_picture(picture.data),
+            image_size=self.tile_size,
+            min_num=min(config.min_dynamic_patch, most),
+            max_num=most,
+            use_thumbnail=config.use_thumbnail,
+        )
+        return pixel_values(cut)
+
+    def _check_length(self, tokens: int) -> None:
+        if tokens >= self.window:
+            raise PromptTooLong(
+                f"The prompt has {tokens} tokens or more and the model's context length is {self.window}: "
+                "shorten it or send fewer pictures."
+            )
+
+    def _picture(self, picture: Picture, limit: int | None) -> PromptPicture:
+        digest = sha256(f"{picture.sha256} {limit}".encode()).digest()
+        # Below 0, so that it never equals a token id.
+        key = -1 - int.from_bytes(digest[:8], "big") // 2
+        with self._lock:
+            count = self._tile_counts.get(key)
+        if count is not None:
+            return PromptPicture(key, picture, limit, count, pixels=None)
+        pixels = self.decode(picture, limit)
+        with self._lock:
+            self._tile_counts[key] = len(pixels)
+        return PromptPicture(key, picture, limit, len(pixels), pixels)

@@ -1,0 +1,58 @@
+"""Incremental detokenization: text from tokens as they are generated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+_REPLACEMENT: Final = "\ufffd"
+_LONGEST_CHARACTER: Final = 4
+"""Bytes of the longest UTF-8 character, so the most byte tokens that may wait for the last one."""
+
+
+class TextStream:
+    """The text of one growing list of tokens.
+
+    Only a short window is decoded: a few tokens whose text has been returned already, because a decoder treats the
+    first token of a text differently (SentencePiece drops its space), and the new ones.
+
+    Args:
+        decode: Returns the text of token ids without special tokens.
+    """
+
+    def __init__(self, decode: Callable[[list[int]], str]) -> None:
+        self._decode = decode
+        self._tokens: list[int] = []
+        self._context = 0
+        self._returned = 0
+
+    def push(self, *tokens: int) -> str:
+        """Add tokens and return the text that is complete now, never half a character."""
+        self._tokens += tokens
+        last = len(self._tokens)
+        for end in range(last, max(last - _LONGEST_CHARACTER, self._returned - 1), -1):
+            text = self._pending(end)
+            if not text.endswith(_REPLACEMENT):
+                return self._advance(text, end)
+        # No character is this long: the bytes are invalid.
+        return self._advance(self._pending(last), last)
+
+    def flush(self) -> str:
+        """Return the rest of the text without an incomplete last character."""
+        text = self._pending(len(self._tokens)).rstrip(_REPLACEMENT)
+        self._context = self._returned = len(self._tokens)
+        return text
+
+    def _pending(self, end: int) -> str:
+        """Return the text of the tokens up to `end` that has not been returned yet."""
+        if end == self._returned:
+            return ""
+        returned = self._decode(self._tokens[self._context : self._returned])
+        return self._decode(self._tokens[self._context : end])[len(returned) :]
+
+    def _advance(self, text: str, end: int) -> str:
+        if text:
+            # A context without text (a special token) would make the next token the first of a text.
+            self._context = self._returned
+        self._returned = end
+        return text
