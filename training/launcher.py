@@ -31,8 +31,8 @@ from training.job import (
 )
 from training.run_folder import SCALARS
 from training.settings import TrainingSettings
-from training.xtuner.resume import checkpoint
-from training.xtuner.scalars import seconds
+from training.xtuner.resume import latest_checkpoint
+from training.xtuner.scalars import step_seconds
 
 _WORKERS: Final[dict[type[WorkerJob], tuple[str, str]]] = {
     Job: ("finetune", "training.xtuner.finetune"),
@@ -201,7 +201,7 @@ class ChildTrainer:
 def _spent_before(job: Job) -> float:
     """Seconds of the training that was cut short and is gone on from, 0 where none is."""
     log = Path(job.work) / SCALARS
-    return seconds(log) if log.is_file() and checkpoint(job) else 0.0
+    return step_seconds(log) if log.is_file() and latest_checkpoint(job) else 0.0
 
 
 def _laid_out(job: WorkerJob, job_file: Path) -> Path:

@@ -35,7 +35,7 @@ from training.run_folder import FEATURES, HELD_OUT_ROWS, LOSSES, REPORT, TRAIN_R
 from training.settings import Source, TrainingSettings
 from training.trainable import untrainable
 from training.xtuner.hyperparameters import Recipe
-from training.xtuner.resume import removable, take_over
+from training.xtuner.resume import adopt_checkpoints, state_bytes
 
 T = TypeVar("T")
 
@@ -178,7 +178,7 @@ class Pipeline:
 
         async with Reporter(self._ledger, run.id, on_change) as report:
             job = self._orders.training(run, self.recipe, sources, await self._former_losses(run))
-            if await asyncio.to_thread(take_over, job, self._earlier(run)):
+            if await asyncio.to_thread(adopt_checkpoints, job, self._earlier(run)):
                 log.info("run %s goes on from the last checkpoint of one that was cut short", run.id)
             trained = _good(await self._trainer.run(job, report))
             await told(on_change, await self._ledger.move_run(run.id, RunState.MERGING, step=0, steps=0))
@@ -253,7 +253,7 @@ class Pipeline:
         trained = base / 2 * (1 if recipe.method == "full" else min(1, recipe.rank / 2048))
         kept = recipe.keep_checkpoints if recipe.save_steps else 1
         needed = base + trained * (12 * kept + 4) + self._settings.min_free_gigabytes * 1e9
-        free = shutil.disk_usage(self._models.directory).free + sum(removable(each) for each in self._runs())
+        free = shutil.disk_usage(self._models.directory).free + sum(state_bytes(each) for each in self._runs())
         if free < needed:
             raise TrainingError(
                 f"{free / 1e9:.1f} GB are free on the disk of {self._models.directory}, a run needs "

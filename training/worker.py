@@ -63,12 +63,12 @@ class Steps:
 
 
 def rank() -> int:
-    """The number of this process among those that train together, 0 for the first and for one alone."""
+    """Return the rank of this process in the training, 0 for a process alone."""
     return int(os.environ.get("RANK", "0"))
 
 
-def together() -> int:
-    """How many processes train together."""
+def world_size() -> int:
+    """Return how many processes train together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -100,9 +100,14 @@ def explained(error: ImportError | RuntimeError) -> Exception:
         return TrainingError("the training diverged: lower training.knobs.learning_rate")
     if "DataLoader timed out" in text:
         return TrainingError("the processes that read the pictures bring nothing any more; finetune.log says why")
-    if "out of memory" in text or "can't allocate memory" in text:
+    if is_out_of_memory(error):
         return TrainingError(f"there is too little memory to load the model: {LESS_MEMORY}")
     return error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether the error is that of a GPU's or a CPU's allocator."""
+    return "out of memory" in str(error) or "can't allocate memory" in str(error)
 
 
 def work(kind: type[AnyJob], do: Callable[[AnyJob, Say], Outcome]) -> None:
@@ -133,7 +138,7 @@ def work(kind: type[AnyJob], do: Callable[[AnyJob, Say], Outcome]) -> None:
             traceback.print_exc()
             outcome = Outcome(ok=False, reason=f"{type(error).__name__}: {error}")
     outcome = replace(outcome, seconds=time.monotonic() - begun)
-    if not outcome.ok and together() > 1:
+    if not outcome.ok and world_size() > 1:
         _write_first(outcome, outcome_file(job_file))
         sys.exit(1)
     if rank() == 0:

@@ -18,7 +18,7 @@ from inference.internvl2.tiny import CHECKPOINT
 from inference.messages import Picture, Prompt, Role, Turn
 from tests.support.lessons import SYSTEM, drawn_lessons, one_turn, photo, shown
 from training.data.llava import Lesson, RowError, parse_row
-from training.xtuner.encoding import UNLEARNED, Encoder
+from training.xtuner.encoding import IGNORE_INDEX, Encoder
 
 WIDE = (640, 300)
 
@@ -45,7 +45,7 @@ def test_the_prompt_has_the_engines_ids(encoder: Encoder) -> None:
     """The CPU engine's own preparation of the same pictures and words gives the same ids, picture by picture."""
     lesson = talk("Two stars.", "红色的。", "Wow! 🎉", learned=(2,))
     config = InternVLChatConfig.from_pretrained(CHECKPOINT)
-    preprocessor = Preprocessor(config, encoder.sight.tokens, encoder.tokenizer)
+    preprocessor = Preprocessor(config, encoder.tiling.tokens, encoder.tokenizer)
     data = {"wide": photo("red", WIDE), "small": photo("blue", (100, 100))}
     turns = tuple(
         replace(turn, pictures=tuple(Picture.of(data[each.sha256]) for each in turn.pictures))
@@ -93,14 +93,16 @@ def test_a_foreign_row_has_the_ids_of_the_same_request(encoder: Encoder, kind: s
         ]
         messages.append({"role": ("user", "assistant")[place % 2], "content": parts})
     request = parse(json.dumps({"messages": messages}).encode(), "model")
-    preprocessor = Preprocessor(InternVLChatConfig.from_pretrained(CHECKPOINT), encoder.sight.tokens, encoder.tokenizer)
+    preprocessor = Preprocessor(
+        InternVLChatConfig.from_pretrained(CHECKPOINT), encoder.tiling.tokens, encoder.tokenizer
+    )
     assert encoder.prompt_ids(lesson) == preprocessor.prepare(request.prompt).ids
 
 
 def test_only_the_liked_answer_is_learned(encoder: Encoder) -> None:
     """The labels hold the last answer and its end token; questions, pictures and earlier answers are only read."""
     encoded = encoder.encode(talk("Two stars.", "They are red.", learned=(1,)))
-    learned = [label for label in encoded.labels if label != UNLEARNED]
+    learned = [label for label in encoded.labels if label != IGNORE_INDEX]
     assert encoder.tokenizer.decode(learned) == f"They are red.{IM_END}"
     assert encoded.labels[-len(learned) :] == encoded.input_ids[-len(learned) :] == learned
 
@@ -109,11 +111,11 @@ def test_several_answers_can_be_learned(encoder: Encoder) -> None:
     """An imported conversation learns each answer where the engine would say it, after the ids it would have."""
     lesson = talk("Two stars.", "They are red.", "Bye!", learned=(0, 2))
     encoded = encoder.encode(lesson)
-    learned = [label for label in encoded.labels if label != UNLEARNED]
+    learned = [label for label in encoded.labels if label != IGNORE_INDEX]
     assert encoder.tokenizer.decode(learned) == f"Two stars.{IM_END}Bye!{IM_END}"
     first = encoder.prompt_ids(lesson, 1)
     assert encoded.input_ids[: len(first)] == first
-    assert encoded.labels[len(first)] != UNLEARNED
+    assert encoded.labels[len(first)] != IGNORE_INDEX
 
 
 def test_picture_tokens_match_the_tiles(encoder: Encoder, tmp_path: Path) -> None:
@@ -126,14 +128,14 @@ def test_picture_tokens_match_the_tiles(encoder: Encoder, tmp_path: Path) -> Non
     assert pixels is not None
     assert len(pixels) > 2, "the wide picture has several tiles"
     places = encoded.input_ids.count(encoder.tokenizer.convert_tokens_to_ids(IMG_CONTEXT))
-    assert places == len(pixels) * encoder.sight.tokens
+    assert places == len(pixels) * encoder.tiling.tokens
     assert encoder.pixel_values(one_turn("x", "Hi?", "Hi."), tmp_path) is None
 
 
 def test_the_number_of_tiles_can_be_limited(encoder: Encoder) -> None:
     """With one tile allowed a wide picture fills one tile's tokens."""
-    assert Encoder(CHECKPOINT, tiles=1).sight.count(*WIDE) == encoder.sight.tokens
-    assert encoder.sight.count(*WIDE) > encoder.sight.tokens
+    assert Encoder(CHECKPOINT, tiles=1).tiling.count_tokens(*WIDE) == encoder.tiling.tokens
+    assert encoder.tiling.count_tokens(*WIDE) > encoder.tiling.tokens
 
 
 def test_special_tokens_in_texts_are_text(encoder: Encoder) -> None:
@@ -164,7 +166,9 @@ def test_drawn_pictures_are_decoded_as_the_engine_does(encoder: Encoder, tmp_pat
     """The tiles of a stored file are the engine's tiles of the same bytes, to the last bit."""
     lesson = drawn_lessons(tmp_path, 1)[0]
     data = (tmp_path / lesson.pictures[0]).read_bytes()
-    preprocessor = Preprocessor(InternVLChatConfig.from_pretrained(CHECKPOINT), encoder.sight.tokens, encoder.tokenizer)
+    preprocessor = Preprocessor(
+        InternVLChatConfig.from_pretrained(CHECKPOINT), encoder.tiling.tokens, encoder.tokenizer
+    )
     pixels = encoder.pixel_values(lesson, tmp_path)
     assert pixels is not None
     assert bool((preprocessor.decode(Picture.of(data), None) == pixels).all())

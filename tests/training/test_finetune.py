@@ -34,8 +34,8 @@ from training.gate.report import Report
 from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, ignore
 from training.launcher import ChildTrainer
 from training.run_folder import PICTURE, SHEET
-from training.xtuner.config_file import Plan
-from training.xtuner.curve import draw
+from training.xtuner.config_file import StepPlan
+from training.xtuner.curve import draw_curve
 from training.xtuner.encoding import Encoder
 from training.xtuner.scalars import losses
 
@@ -119,7 +119,7 @@ def test_every_step_is_told(good: Trained) -> None:
     stages = list(dict.fromkeys(each.stage for each in good.progress))
     assert stages == ["checking", "looking", "loading", "training", "evaluating"]
     told = [each for each in good.progress if each.stage == "training"]
-    plan = Plan.of(good.job, PAIRS)
+    plan = StepPlan.for_job(good.job, PAIRS)
     assert [each.step for each in told] == list(range(1, plan.steps + 1))
     assert all(each.steps == good.outcome.steps == plan.steps for each in told)
     assert all(each.loss is not None and each.seconds_left is not None for each in told)
@@ -142,8 +142,8 @@ def test_the_loss_falls_and_is_drawn(bad: Trained) -> None:
 def test_the_former_runs_curve_lies_under_it(good: Trained, bad: Trained, tmp_path: Path) -> None:
     """With the log of an earlier run the curve is another picture of the same size; without one it is the run's own."""
     own, former = Path(str(good.outcome.scalars)), Path(str(bad.outcome.scalars))
-    draw(own, tmp_path / "alone.png")
-    draw(own, tmp_path / "both.png", former)
+    draw_curve(own, tmp_path / "alone.png")
+    draw_curve(own, tmp_path / "both.png", former)
     with Image.open(tmp_path / "alone.png") as alone, Image.open(tmp_path / "both.png") as both:
         assert alone.size == both.size == (960, 480)
         assert ImageChops.difference(alone.convert("RGB"), both.convert("RGB")).getbbox() is not None

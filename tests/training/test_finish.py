@@ -8,9 +8,9 @@ import pytest
 
 from tests.training.test_resume import interrupted
 from training.run_folder import CURVE, SCALARS
-from training.xtuner.curve import draw
-from training.xtuner.finetune import finished
-from training.xtuner.resume import checkpoint
+from training.xtuner.curve import draw_curve
+from training.xtuner.finetune import finish
+from training.xtuner.resume import latest_checkpoint
 
 LOG = '{"loss": 2.0, "step": 1}\n{"loss": 1.0, "step": 2}\n'
 
@@ -22,13 +22,13 @@ def test_the_checkpoints_go_last(tmp_path: Path) -> None:
     scalars.write_text(LOG)
     (tmp_path / "1" / CURVE).mkdir()
     with pytest.raises(IsADirectoryError):
-        finished(job, scalars, 2, {}, gpu=False)
-    assert checkpoint(job) is not None
+        finish(job, scalars, 2, {}, gpu=False)
+    assert latest_checkpoint(job) is not None
     (tmp_path / "1" / CURVE).rmdir()
-    outcome = finished(job, scalars, 2, {}, gpu=False)
+    outcome = finish(job, scalars, 2, {}, gpu=False)
     assert outcome.ok and outcome.steps == 2
     assert Path(str(outcome.curve)).is_file()
-    assert checkpoint(job) is None
+    assert latest_checkpoint(job) is None
     assert scalars.exists(), "the log stays"
 
 
@@ -36,6 +36,6 @@ def test_a_former_run_that_has_gone_spoils_no_curve(tmp_path: Path) -> None:
     """An operator may remove an old run's folder while the new one trains: the curve is drawn without it."""
     log = tmp_path / "losses.json"
     log.write_text(LOG)
-    draw(log, tmp_path / "alone.png")
-    draw(log, tmp_path / "gone.png", tmp_path / "old run" / "losses.json")
+    draw_curve(log, tmp_path / "alone.png")
+    draw_curve(log, tmp_path / "gone.png", tmp_path / "old run" / "losses.json")
     assert (tmp_path / "gone.png").read_bytes() == (tmp_path / "alone.png").read_bytes()

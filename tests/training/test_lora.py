@@ -10,7 +10,7 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from torch import Tensor, nn
 
-from training.xtuner.lora import fused
+from training.xtuner.lora import use_fused_layers
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # PEFT's imports, not ours
@@ -59,7 +59,7 @@ def test_an_adapted_layer_computes_what_pefts_does(four_bits: bool, dropout: flo
         return LoraConfig(r=8, lora_alpha=24, lora_dropout=dropout, target_modules=["first", "second"])
 
     for ours, theirs in zip(
-        learned(fused(config()), four_bits=four_bits), learned(config(), four_bits=four_bits), strict=True
+        learned(use_fused_layers(config()), four_bits=four_bits), learned(config(), four_bits=four_bits), strict=True
     ):
         assert (ours - theirs).norm() / theirs.norm() < 1e-5
 
@@ -68,7 +68,7 @@ def test_nothing_is_dropped_when_not_training() -> None:
     """In evaluation mode an adapted layer gives the same answer every time, and the dropout-free one."""
     torch.manual_seed(0)
     net = get_peft_model(
-        Net(four_bits=False), fused(LoraConfig(r=8, lora_dropout=0.9, target_modules=["first", "second"]))
+        Net(four_bits=False), use_fused_layers(LoraConfig(r=8, lora_dropout=0.9, target_modules=["first", "second"]))
     )
     for name, weight in net.named_parameters():
         if "lora_B" in name:

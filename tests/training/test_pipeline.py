@@ -31,7 +31,7 @@ from training.gate.report import Report
 from training.gate.run_sheet import facts
 from training.job import EvaluationJob, Job, MergeJob, TrainingError
 from training.run_folder import FEATURES, LOSSES, STATE
-from training.xtuner.resume import begin, checkpoint
+from training.xtuner.resume import latest_checkpoint, prepare_state
 
 USAGE = namedtuple("USAGE", "total used free")
 
@@ -340,7 +340,7 @@ async def test_a_new_run_goes_on_where_an_interrupted_one_was(room: Room) -> Non
 
     def leave_a_checkpoint(run: int) -> None:
         job = Job.read(room.folder / "runs" / str(run) / "finetune.json")
-        begin(job)
+        prepare_state(job)
         save(Path(job.work), 40)
 
     async def run() -> Job:
@@ -354,12 +354,12 @@ async def test_a_new_run_goes_on_where_an_interrupted_one_was(room: Room) -> Non
     first = await run()
     leave_a_checkpoint(int(first.run))
     second = await run()
-    assert checkpoint(second) == Path(second.work) / STATE / "iter_40.pth"
-    assert checkpoint(first) is None
+    assert latest_checkpoint(second) == Path(second.work) / STATE / "iter_40.pth"
+    assert latest_checkpoint(first) is None
     await room.like(500, "brown")
     third = await run()
-    assert checkpoint(third) is None
-    assert checkpoint(second) is None, "what nobody can go on from takes no room"
+    assert latest_checkpoint(third) is None
+    assert latest_checkpoint(second) is None, "what nobody can go on from takes no room"
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from training.data.llava import RowError
 from training.job import TrainingError
 from training.launcher import ChildTrainer
 from training.worker import explained
-from training.xtuner.finetune import prepare
+from training.xtuner.finetune import prepare_data
 
 
 def test_targets_that_match_nothing_are_the_reason(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_a_four_bit_checkpoint_cannot_be_trained(tmp_path: Path) -> None:
     config["quantization_config"] = {"quant_method": "awq", "bits": 4}
     (base / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(TrainingError, match="awq has quantized weights"):
-        prepare(drawn_job(tmp_path, 1, base=str(base)))
+        prepare_data(drawn_job(tmp_path, 1, base=str(base)))
 
 
 def test_a_source_with_a_row_that_is_too_long_stops_the_run(tmp_path: Path) -> None:
@@ -53,13 +53,13 @@ def test_a_source_with_a_row_that_is_too_long_stops_the_run(tmp_path: Path) -> N
     source = {"path": str(tmp_path / "other.json"), "images": str(tmp_path), "repeat_times": None}
     write_file(tmp_path / "other.json", [{"conversations": said("Why? " * 600, "It.")}])
     with pytest.raises(RowError, match=r"other\.json row 1: \d+ tokens .* max_length 512"):
-        prepare(drawn_job(tmp_path, 1, sources=[source]))
+        prepare_data(drawn_job(tmp_path, 1, sources=[source]))
 
 
 def test_liked_answers_of_which_all_are_too_long_stop_the_run(tmp_path: Path) -> None:
     """Nothing is left to train on; the reason says what to raise."""
     with pytest.raises(TrainingError, match="all 2 liked answers have more than 30 tokens: raise max_length"):
-        prepare(drawn_job(tmp_path, 2, max_length=30))
+        prepare_data(drawn_job(tmp_path, 2, max_length=30))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from training.job import Job
 from training.run_folder import FEATURES, STATE
-from training.xtuner.resume import begin, checkpoint, remove, take_over
+from training.xtuner.resume import adopt_checkpoints, latest_checkpoint, prepare_state, remove_state
 
 
 def job(folder: Path, rows: str = "[1, 2]", **changes: Any) -> Job:
@@ -33,7 +33,7 @@ def save(folder: Path, number: int) -> Path:
 def interrupted(folder: Path, **changes: Any) -> Job:
     """A job that was cut short after its checkpoint at batch 40."""
     made = job(folder, **changes)
-    begin(made)
+    prepare_state(made)
     save(folder, 40)
     (folder / STATE / "last_checkpoint").write_text(str(folder / STATE / "iter_40.pth"))
     (folder / STATE / "vis_data").mkdir()
@@ -44,8 +44,8 @@ def test_the_same_job_goes_on(tmp_path: Path) -> None:
     """A job begun again finds its checkpoint, also in smaller batches, with other threads or processes."""
     made = interrupted(tmp_path / "1")
     for same in (made, replace(made, split=2), replace(made, threads=3, processes=2)):
-        begin(same)
-        assert checkpoint(same) == tmp_path / "1" / STATE / "iter_40.pth"
+        prepare_state(same)
+        assert latest_checkpoint(same) == tmp_path / "1" / STATE / "iter_40.pth"
 
 
 @pytest.mark.parametrize(
@@ -54,8 +54,8 @@ def test_the_same_job_goes_on(tmp_path: Path) -> None:
 def test_another_training_begins_anew(tmp_path: Path, change: dict[str, Any]) -> None:
     """With another number or base nothing is continued, and what the folder held is gone."""
     other = replace(interrupted(tmp_path / "1"), **change)
-    assert checkpoint(other) is None
-    begin(other)
+    assert latest_checkpoint(other) is None
+    prepare_state(other)
     assert [each.name for each in (tmp_path / "1" / STATE).iterdir()] == ["training.sha256"]
 
 
@@ -66,23 +66,23 @@ def test_other_weights_at_the_same_place_begin_anew(tmp_path: Path) -> None:
     base.mkdir()
     (base / "model.safetensors").symlink_to(weights)
     made = interrupted(tmp_path / "1", base=str(base))
-    assert checkpoint(made) is not None
+    assert latest_checkpoint(made) is not None
     weights.write_bytes(b"other weights")
-    assert checkpoint(made) is None
+    assert latest_checkpoint(made) is None
 
 
 def test_other_rows_begin_anew(tmp_path: Path) -> None:
     """A row more, or one that was withdrawn, makes it another training."""
     made = interrupted(tmp_path / "1")
     Path(made.data).write_text("[1]")
-    assert checkpoint(made) is None
+    assert latest_checkpoint(made) is None
 
 
 def test_a_checkpoint_that_is_not_there_is_none(tmp_path: Path) -> None:
     """When the newest one was never finished or is gone, the training begins anew."""
     made = interrupted(tmp_path / "1")
     (tmp_path / "1" / STATE / "iter_40.pth").unlink()
-    assert checkpoint(made) is None
+    assert latest_checkpoint(made) is None
 
 
 def test_what_was_not_written_to_its_end_is_no_checkpoint(tmp_path: Path) -> None:
@@ -91,10 +91,10 @@ def test_what_was_not_written_to_its_end_is_no_checkpoint(tmp_path: Path) -> Non
     half = save(tmp_path / "1", 80)
     half.write_bytes(half.read_bytes()[:300])
     (tmp_path / "1" / STATE / "last_checkpoint").write_text("")
-    assert checkpoint(made) == tmp_path / "1" / STATE / "iter_40.pth"
+    assert latest_checkpoint(made) == tmp_path / "1" / STATE / "iter_40.pth"
     (tmp_path / "1" / STATE / "iter_40.pth").unlink()
-    assert checkpoint(made) is None
-    assert not take_over(job(tmp_path / "2"), [tmp_path / "1"])
+    assert latest_checkpoint(made) is None
+    assert not adopt_checkpoints(job(tmp_path / "2"), [tmp_path / "1"])
 
 
 def test_a_damaged_checkpoint_is_removed(tmp_path: Path) -> None:
@@ -105,9 +105,9 @@ def test_a_damaged_checkpoint_is_removed(tmp_path: Path) -> None:
     newest = save(tmp_path / "1", 80)
     for damaged in (newest, tmp_path / "1" / STATE / "iter_40.pth"):
         damaged.write_bytes(damaged.read_bytes().replace(b"weights", b"WEIGHTS", 1))
-        begin(made)
+        prepare_state(made)
         assert not damaged.exists()
-    assert checkpoint(made) is None
+    assert latest_checkpoint(made) is None
     assert [each.name for each in (tmp_path / "1" / STATE).iterdir()] == ["training.sha256"]
 
 
@@ -116,8 +116,8 @@ def test_a_new_run_of_the_same_training_takes_over(tmp_path: Path) -> None:
     for number, rows in (("1", "[1, 2]"), ("2", "[1, 2]"), ("3", "[1]")):
         interrupted(tmp_path / number, rows=rows)
     new = job(tmp_path / "4")
-    assert take_over(new, [tmp_path / each for each in ("3", "2", "1")])
-    assert checkpoint(new) == tmp_path / "4" / STATE / "iter_40.pth"
+    assert adopt_checkpoints(new, [tmp_path / each for each in ("3", "2", "1")])
+    assert latest_checkpoint(new) == tmp_path / "4" / STATE / "iter_40.pth"
     assert not (tmp_path / "2" / STATE).exists()
     for other in ("1", "3"):
         assert [each.name for each in sorted((tmp_path / other / STATE).iterdir())] == ["training.sha256", "vis_data"]
@@ -126,10 +126,10 @@ def test_a_new_run_of_the_same_training_takes_over(tmp_path: Path) -> None:
 def test_nothing_to_take_over_is_nothing(tmp_path: Path) -> None:
     """Without an earlier run, or with runs of other data, a run begins anew."""
     new = job(tmp_path / "2")
-    assert not take_over(new, [])
+    assert not adopt_checkpoints(new, [])
     interrupted(tmp_path / "1", rows="[3]")
-    assert not take_over(new, [tmp_path / "1"])
-    assert checkpoint(new) is None
+    assert not adopt_checkpoints(new, [tmp_path / "1"])
+    assert latest_checkpoint(new) is None
 
 
 def test_a_folder_is_a_checkpoint_too(tmp_path: Path) -> None:
@@ -138,11 +138,11 @@ def test_a_folder_is_a_checkpoint_too(tmp_path: Path) -> None:
     folder = tmp_path / "1" / STATE / "iter_80.pth"
     folder.mkdir()
     (folder / "part").write_bytes(b"weights")
-    assert checkpoint(made) == tmp_path / "1" / STATE / "iter_40.pth"
+    assert latest_checkpoint(made) == tmp_path / "1" / STATE / "iter_40.pth"
     (tmp_path / "1" / STATE / "last_checkpoint").write_text("/elsewhere/iter_80.pth\n")
-    begin(made)
-    assert checkpoint(made) == folder
-    remove(tmp_path / "1")
+    prepare_state(made)
+    assert latest_checkpoint(made) == folder
+    remove_state(tmp_path / "1")
     assert not folder.exists()
 
 
@@ -150,7 +150,7 @@ def test_checkpoints_of_epochs_are_removed_too(tmp_path: Path) -> None:
     """A configuration of one's own may save by epoch."""
     interrupted(tmp_path / "1")
     save(tmp_path / "1", 40).rename(tmp_path / "1" / STATE / "epoch_2.pth")
-    remove(tmp_path / "1")
+    remove_state(tmp_path / "1")
     assert not list(tmp_path.rglob("*.pth"))
 
 
@@ -161,5 +161,5 @@ def test_what_a_cut_off_run_saw_is_removed_by_the_next(tmp_path: Path) -> None:
         (Path(work) / FEATURES).mkdir()
         (Path(work) / FEATURES / "0.bin").write_bytes(b"seen")
     new = job(tmp_path / "3")
-    assert take_over(new, [Path(work) for work in reversed(kept)])
+    assert adopt_checkpoints(new, [Path(work) for work in reversed(kept)])
     assert not any((Path(work) / FEATURES).exists() for work in kept)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from training.xtuner.scalars import losses, most_memory, seconds
+from training.xtuner.scalars import losses, peak_memory, step_seconds
 
 # As a GPU's run wrote it, killed after step 3 and gone on with from step 2.
 LOG = """\
@@ -17,21 +17,21 @@ LOG = """\
 """
 
 
-def test_a_log_tells_losses_and_the_most_memory(tmp_path: Path) -> None:
+def test_a_log_tells_losses_and_the_peak_memory(tmp_path: Path) -> None:
     """Of a step made twice the later loss counts; the memory is the greatest of all lines, none without a GPU."""
     log = tmp_path / "scalars.json"
     log.write_text(LOG, encoding="utf-8")
     assert losses(log) == [(1, 11.67), (2, 9.25), (3, 7.25)]
-    assert most_memory(log) == 23895 * 2**20
+    assert peak_memory(log) == 23895 * 2**20
     log.write_text('{"loss": 1.5, "step": 1}\n', encoding="utf-8")
-    assert most_memory(log) == 0
+    assert peak_memory(log) == 0
 
 
 def test_a_log_tells_how_long_its_steps_took(tmp_path: Path) -> None:
     """All of them, those made again too; a line has the time of one of the step's batches, here of one and of four."""
     log = tmp_path / "scalars.json"
     log.write_text(LOG + '{"time": 0.5, "iter": 12, "step": 3}\n{"loss": 1.0, "step": 4}\n', encoding="utf-8")
-    assert seconds(log) == pytest.approx(2.68 + 0.31 + 0.33 + 0.32 + 4 * 0.5)
+    assert step_seconds(log) == pytest.approx(2.68 + 0.31 + 0.33 + 0.32 + 4 * 0.5)
 
 
 def test_half_a_line_is_overlooked(tmp_path: Path) -> None:

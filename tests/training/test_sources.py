@@ -23,8 +23,8 @@ from training.data.validation import _CHUNK, Checked, Inspection, Rules
 from training.job import RATED, Job, Progress, TrainingError, ignore
 from training.launcher import ChildTrainer
 from training.settings import Source
-from training.xtuner.encoding import UNLEARNED, Encoder
-from training.xtuner.finetune import prepare
+from training.xtuner.encoding import IGNORE_INDEX, Encoder
+from training.xtuner.finetune import prepare_data
 from training.xtuner.scalars import losses
 
 
@@ -164,7 +164,7 @@ def test_every_kind_of_sample_is_taken(tmp_path: Path) -> None:
     assert len(rows["4"]["image_wh"]) == 2
     assert (rows["1"]["system"], rows["5"]["system"]) == (SYSTEM, "Be brief.")
     lesson = replace(parse_row(rows["5"], where="", system=""), sizes=((60, 40),))
-    learned = [label for label in encoder.encode(lesson).labels if label != UNLEARNED]
+    learned = [label for label in encoder.encode(lesson).labels if label != IGNORE_INDEX]
     assert encoder.tokenizer.decode(learned, skip_special_tokens=True) == "Only blue!"
 
 
@@ -297,7 +297,7 @@ def test_a_run_on_three_sources_learns(tmp_path: Path) -> None:
 
 def test_prepare_lays_the_mixture_out(tmp_path: Path) -> None:
     """What XTuner reads has every sample as a row with its length in tokens."""
-    _, mixture = prepare(job(tmp_path / "run", source(words(tmp_path, "words.json", 9), 2)))
+    mixture = prepare_data(job(tmp_path / "run", source(words(tmp_path, "words.json", 9), 2)))
     rows = [each for _, each in read_rows(mixture.file)]
     assert len(rows) == mixture.rows == 4 + 18
     assert all(each["length"] > 0 for each in rows)

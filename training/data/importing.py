@@ -52,9 +52,9 @@ def take_in(job: ImportJob, say: Say) -> Outcome:
 def _checked(job: ImportJob, home: Path, say: Say) -> list[Checked]:
     max_length = job.max_length
     if job.recipe:
-        from training.xtuner.user_config import own_max_length
+        from training.xtuner.user_config import user_max_length
 
-        max_length = own_max_length(job.recipe)
+        max_length = user_max_length(job.recipe)
     rules = Rules(Path(job.base), home, None, job.system, job.tiles, max_length, clean=True)
     problems: list[str] = []
     with Inspection(rules, job.threads or len(os.sched_getaffinity(0))) as inspection:

@@ -72,14 +72,14 @@ class Lesson:
         known = self.sizes[len(self.sizes) - len(self.subject) :]
         return replace(self, turns=self.turns[start:], learned=self.learned[start:], sizes=known)
 
-    def asked(self, until: int) -> Prompt:
-        """The prompt that turn number `until`, an answer, replied to."""
-        return Prompt(self.system, self.turns[:until], chat=self.name)
+    def prompt_of(self, index: int) -> Prompt:
+        """Return the prompt of the answer in turn `index`."""
+        return Prompt(self.system, self.turns[:index], chat=self.name)
 
     @property
     def prompt(self) -> Prompt:
         """The prompt of the last answer."""
-        return self.asked(len(self.turns) - 1)
+        return self.prompt_of(len(self.turns) - 1)
 
 
 def lesson(rated: RatedExchange) -> Lesson:

@@ -20,7 +20,7 @@ from training.data.llava import row_name
 from training.gate.sheet_words import LANGUAGES, localised
 from training.run_folder import PICTURE, SHEET
 from training.whole import UNFINISHED, write_whole
-from training.xtuner.resume import remove
+from training.xtuner.resume import remove_state
 
 LOCK: Final = "withdrawal.lock"
 LOCK_SECONDS: Final = 30.0
@@ -62,7 +62,7 @@ def _withdraw(runs: Path, names: set[str]) -> int:
             rest, lost = json.dumps(left, ensure_ascii=False, indent=1) + "\n", len(rows) - len(left)
         if lost:
             write_whole(file, rest)
-            remove(file.parent)
+            remove_state(file.parent)
             gone += lost
     for page in sorted(runs.glob(f"*/{SHEET}")):
         if not names.isdisjoint(_ARTICLE.findall(page.read_text(encoding="utf-8"))):

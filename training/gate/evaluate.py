@@ -172,7 +172,7 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
     device = use_device(job.device, job.threads)
     from training.gate.prompt_parity import disagreement
     from training.gate.scoring import PHOTOS, Speaker
-    from training.xtuner.gpu_yield import Courtesy
+    from training.xtuner.gpu_yield import GpuYield
 
     images = Path(job.images)
     held_out = list(read_lessons(Path(job.data), images, system=job.system))
@@ -181,7 +181,7 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
     folder = Path(job.regression) if job.regression else Path(job.work) / QUESTIONS
     questions = read_set(folder) if job.regression else draw_set(folder)
 
-    courtesy = Courtesy.of(job.courtesy)
+    courtesy = GpuYield.open(job.courtesy)
     shown = run_sheet.chosen(held_out)
     steps = Steps(say, "evaluating", 2 * (len(questions) + len(shown)))
 

@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy
 
 from inference.internvl2.checkpoint import load_model
 from training.data.llava import Lesson
-from training.xtuner.encoding import UNLEARNED, Encoder
-from training.xtuner.gpu_yield import Courtesy
+from training.xtuner.encoding import IGNORE_INDEX, Encoder
+from training.xtuner.gpu_yield import GpuYield
 
 PHOTOS: Final = 4
 """So many questions about photos are answered at a time: one of 13 tiles is 3,300 tokens."""
@@ -38,7 +38,7 @@ class Speaker:
     """One checkpoint in memory, on a GPU in bfloat16 or on a CPU in float32."""
 
     def __init__(
-        self, directory: Path, *, device: str = "cpu", tiles: int = 0, courtesy: Courtesy | None = None
+        self, directory: Path, *, device: str = "cpu", tiles: int = 0, courtesy: GpuYield | None = None
     ) -> None:
         """Load the checkpoint; `courtesy` is where it steps aside."""
         self.encoder = Encoder(directory, tiles=tiles)
@@ -55,7 +55,7 @@ class Speaker:
         for lesson in lessons:
             encoded = self.encoder.encode(lesson)
             labels = torch.tensor(encoded.labels[1:], device=self._device)
-            learned = labels != UNLEARNED
+            learned = labels != IGNORE_INDEX
             pixels = self.encoder.pixel_values(lesson, images)
             logits = self._model(
                 pixel_values=None if pixels is None else pixels.to(self._device, self._model.dtype),

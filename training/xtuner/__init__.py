@@ -1,1 +1,1 @@
-"""xtuner."""
+"""The training worker: XTuner configured, made faster, and run over validated data."""

@@ -1,9 +1,9 @@
-"""Worker: the XTuner configuration of a run, as a file that XTuner's own tools run again.
+"""The XTuner configuration of a run, as a file that XTuner's own tools accept too.
 
     python -m xtuner.tools.train CONFIG
 
-Knows the traps of XTuner 0.2.0 and mmengine 0.10.6 that the configuration steers around. Types are named by their
-import paths, which mmengine resolves. Leaves reading data and starting the Runner to `finetune`.
+Types are named by their import paths, which mmengine resolves. The comments name what XTuner 0.2.0 and mmengine 0.10.6
+force.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any, Final
 from mmengine.config import Config
 
 from training.job import Job, TrainingError
-from training.run_folder import STATE
+from training.run_folder import BASE, CHECKED, FEATURES, STATE
 
 _HEAD: Final = '"""One run of thumbtune\'s training, for XTuner 0.2.0: python -m xtuner.tools.train THIS_FILE"""\n\n'
 
-_BATCH_SECONDS: Final = 600
-"""So long the training waits for a batch from the processes that read. What they lose on the way never comes: torch
-says so in the log and nowhere else."""
+_LOADER_TIMEOUT: Final = 600
+"""Seconds to wait for a batch of the loader's processes. A batch that torch loses never comes, and only the log says
+so."""
 
 VISUALIZER: Final = {
     "type": "mmengine.visualization.Visualizer",
@@ -31,14 +31,19 @@ VISUALIZER: Final = {
         {"type": "mmengine.visualization.TensorboardVisBackend"},
     ],
 }
-"""A log of losses as JSON lines and as TensorBoard files."""
+"""Log the losses as JSON lines and for TensorBoard."""
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """How long a run is: `steps` of the optimiser, of which `warmup` warm up, over data repeated `repeats` times.
+class StepPlan:
+    """The length of a training and how its steps are cut into batches.
 
-    In each step every process computes `accumulation` batches of `batch` pairs.
+    Attributes:
+        steps: Optimizer steps in all.
+        warmup: Steps of them that warm up.
+        batch: Samples in a batch.
+        accumulation: Batches that each process computes in a step.
+        repeats: How often the dataset holds its rows.
     """
 
     steps: int
@@ -49,72 +54,96 @@ class Plan:
 
     @property
     def batches(self) -> int:
-        """Batches of one process in all."""
+        """The number of batches of one process."""
         return self.steps * self.accumulation
 
     @classmethod
-    def of(cls, job: Job, rows: int, processes: int = 1) -> Plan:
-        """For so many rows of data. However many processes there are, a step has the same pairs."""
+    def for_job(cls, job: Job, rows: int, processes: int = 1) -> StepPlan:
+        """Plan a job on `rows` samples. A step has the same samples for any number of processes."""
         pairs = job.batch * job.accumulation
         if pairs % processes:
             raise TrainingError(
                 f"{pairs} pairs a step (batch x accumulation) cannot be shared by {processes} processes"
             )
-        # A whole number of steps: what is left over would be computed and thrown away.
+        # mmengine would compute the batches of an incomplete last step and discard their gradients.
         steps = max(1, math.ceil(rows * job.epochs / pairs))
         warmup = min(math.ceil(steps * job.warmup), steps - 1)
-        batch = divided(pairs // processes, job.batch, job.split)
+        batch = split_batch(pairs // processes, job.batch, job.split)
         return cls(steps, warmup, batch, pairs // processes // batch, math.ceil(steps * pairs / rows))
 
 
-def divided(pairs: int, batch: int, split: int) -> int:
-    """The largest batch that so many pairs can be cut into, at most `batch` / `split` of them in each."""
-    most = max(1, batch // split)
-    return next(size for size in range(min(most, pairs), 0, -1) if pairs % size == 0)
+def split_batch(samples: int, batch: int, split: int) -> int:
+    """Return the largest batch size that divides `samples` and is at most `batch` / `split`."""
+    largest = max(1, batch // split)
+    return next(size for size in range(min(largest, samples), 0, -1) if samples % size == 0)
 
 
-def config_text(job: Job, plan: Plan, *, base: Path, data: Path, longest: int, features: Path, gpu: bool) -> str:
-    """The configuration of `job` on a prepared `base` directory and `data` file.
+def config_text(job: Job, plan: StepPlan, *, longest: int, gpu: bool) -> str:
+    """Return the configuration of a job, whose base and data are prepared in its `work` folder.
 
-    The `longest` row has so many tokens; `features` is the folder of what the vision tower made of the pictures.
+    Args:
+        job: The job.
+        plan: Its steps.
+        longest: The number of tokens of the longest row.
+        gpu: Whether it trains on GPUs.
     """
-    return config_file_text(_configuration(job, plan, base, data, longest, features, gpu=gpu))
+    return config_file_text(
+        {
+            "work_dir": str(Path(job.work) / STATE),
+            "model": _model(job, plan.batch * longest),
+            "train_dataloader": _dataloader(job, plan, gpu=gpu),
+            **(_deepspeed(job, plan, gpu=gpu) if job.deepspeed else _torch(job, plan, gpu=gpu)),
+            **_loop(job, plan),
+        }
+    )
 
 
 def config_file_text(configuration: dict[str, Any]) -> str:
-    """A configuration as a file that XTuner reads."""
+    """Return a configuration as the text of a file that XTuner reads."""
     text: str = Config(configuration).pretty_text
     return _HEAD + text
 
 
-def _configuration(
-    job: Job, plan: Plan, base: Path, data: Path, longest: int, features: Path, *, gpu: bool
-) -> dict[str, Any]:
+def dataset(job: Job, *, repeats: int, max_length: int) -> dict[str, Any]:
+    """Return the dataset of a run."""
     return {
-        "work_dir": str(Path(job.work) / STATE),
-        "model": _model(job, base, plan.batch * longest),
-        "train_dataloader": {
-            "batch_size": plan.batch,
-            # Reading beside the GPU; on a CPU there is nothing to do it beside.
-            "num_workers": 4 if gpu else 0,
-            "timeout": _BATCH_SECONDS if gpu else 0,
-            "pin_memory": gpu,
-            "dataset": {
-                **lessons(job, base=base, data=data, repeats=plan.repeats, max_length=job.max_length),
-                "features": str(features),
-            },
-            "sampler": {
-                "type": "training.xtuner.accumulation.StepSampler",
-                "passes": plan.repeats,
-                "length_property": "modality_length",
-                "per_device_batch_size": plan.batch * plan.accumulation,
-                "seed": job.seed,
-            },
-            "collate_fn": {"type": "xtuner.dataset.collate_fns.default_collate_fn"},
+        "type": "training.xtuner.dataset.LessonDataset",
+        "model_path": str(Path(job.work) / BASE),
+        "data_path": str(Path(job.work) / CHECKED),
+        "image_folder": job.images,
+        "system": job.system,
+        "tiles": job.tiles,
+        "repeat_times": repeats,
+        "max_length": max_length,
+    }
+
+
+def _dataloader(job: Job, plan: StepPlan, *, gpu: bool) -> dict[str, Any]:
+    return {
+        "batch_size": plan.batch,
+        # On a CPU the loader's processes would compete with the training.
+        "num_workers": 4 if gpu else 0,
+        "timeout": _LOADER_TIMEOUT if gpu else 0,
+        "pin_memory": gpu,
+        "dataset": {
+            **dataset(job, repeats=plan.repeats, max_length=job.max_length),
+            "features": str(Path(job.work) / FEATURES),
         },
-        **(_deepspeed(job, plan, gpu=gpu) if job.deepspeed else _torch(job, plan, gpu=gpu)),
+        "sampler": {
+            "type": "training.xtuner.accumulation.StepSampler",
+            "passes": plan.repeats,
+            "length_property": "modality_length",
+            "per_device_batch_size": plan.batch * plan.accumulation,
+            "seed": job.seed,
+        },
+        "collate_fn": {"type": "xtuner.dataset.collate_fns.default_collate_fn"},
+    }
+
+
+def _loop(job: Job, plan: StepPlan) -> dict[str, Any]:
+    return {
         "param_scheduler": _schedule(plan),
-        # The data is repeated within one epoch; between epochs mmengine sleeps two seconds.
+        # The dataset repeats its rows within one epoch: mmengine 0.10.6 sleeps two seconds between epochs.
         "train_cfg": {
             "type": "training.xtuner.accumulation.StepLoop",
             "max_iters": plan.batches,
@@ -143,35 +172,21 @@ def _configuration(
     }
 
 
-def lessons(job: Job, *, base: Path, data: Path, repeats: int, max_length: int) -> dict[str, Any]:
-    """The data set of a run."""
-    return {
-        "type": "training.xtuner.dataset.LikedAnswers",
-        "model_path": str(base),
-        "data_path": str(data),
-        "image_folder": job.images,
-        "system": job.system,
-        "tiles": job.tiles,
-        "repeat_times": repeats,
-        "max_length": max_length,
-    }
-
-
-def _model(job: Job, base: Path, tokens: int) -> dict[str, Any]:
-    whole = job.method == "full"
+def _model(job: Job, tokens: int) -> dict[str, Any]:
+    full = job.method == "full"
     return {
         "type": "training.xtuner.internvl_model.InternVL2",
-        "model_path": str(base),
-        "freeze_llm": not whole,
+        "model_path": str(Path(job.work) / BASE),
+        "freeze_llm": not full,
         "freeze_visual_encoder": True,
         "quantization_llm": job.method == "qlora",
         "quantization_vit": False,
         "projector": job.projector,
         "checkpointing": job.checkpointing,
         "tokens": tokens,
-        "courtesy": job.courtesy,
-        # XTuner puts every linear layer in the place of None.
-        "llm_lora": None if whole else _lora(job, job.rank, job.targets or None, task_type="CAUSAL_LM"),
+        "yield_file": job.courtesy,
+        # XTuner replaces None by every linear layer.
+        "llm_lora": None if full else _lora(job, job.rank, job.targets or None, task_type="CAUSAL_LM"),
         "visual_encoder_lora": _lora(job, job.vision_rank, None) if job.vision_rank else None,
     }
 
@@ -187,8 +202,8 @@ def _lora(job: Job, rank: int, targets: str | None, **more: str) -> dict[str, An
     }
 
 
-def _torch(job: Job, plan: Plan, *, gpu: bool) -> dict[str, Any]:
-    """AmpOptimWrapper cannot clip bfloat16 gradients on a GPU; what is trained is float32 and the model casts."""
+def _torch(job: Job, plan: StepPlan, *, gpu: bool) -> dict[str, Any]:
+    """Use OptimWrapper: the AMP one of mmengine 0.10.6 cannot clip XTuner's bfloat16 gradients on a GPU."""
     return {
         "optim_wrapper": {
             "type": "mmengine.optim.OptimWrapper",
@@ -199,12 +214,12 @@ def _torch(job: Job, plan: Plan, *, gpu: bool) -> dict[str, Any]:
     }
 
 
-def _deepspeed(job: Job, plan: Plan, *, gpu: bool) -> dict[str, Any]:
-    """What `xtuner.tools.train --deepspeed` would put in. Weights are bfloat16, their masters float32."""
+def _deepspeed(job: Job, plan: StepPlan, *, gpu: bool) -> dict[str, Any]:
+    """Return what `xtuner.tools.train --deepspeed` adds: bfloat16 weights with float32 master weights."""
     return {
         "runner_type": "FlexibleRunner",
         "strategy": {
-            "type": "training.xtuner.zero.Spread",
+            "type": "training.xtuner.distributed.ZeroStrategy",
             "config": {
                 "zero_optimization": {"stage": job.deepspeed, "overlap_comm": True},
                 "bf16": {"enabled": True},
@@ -226,18 +241,19 @@ def _optimizer(job: Job, *, gpu: bool) -> dict[str, Any]:
         "adamw": {"type": "torch.optim.AdamW", "fused": gpu},
         "paged_adamw_8bit": {"type": "bitsandbytes.optim.PagedAdamW8bit"},
         "dadapt_adam": {"type": "dadaptation.DAdaptAdam", "decouple": True},
-        # As its authors advise where the learning rate warms up.
+        # Its authors advise safeguard_warmup for a learning rate with a warm-up (github.com/konstmish/prodigy).
         "prodigy": {"type": "prodigyopt.Prodigy", "decouple": True, "safeguard_warmup": True},
     }
     return {**kinds[job.optimizer], **common}
 
 
-def _schedule(plan: Plan) -> list[dict[str, Any]]:
-    """Counted in steps: as shares of an epoch a short warm-up rounds to nothing, which mmengine refuses."""
-    warming = {"type": "mmengine.optim.LinearLR", "start_factor": 1e-2, "by_epoch": False, "begin": 0}
+def _schedule(plan: StepPlan) -> list[dict[str, Any]]:
+    """Count in steps: as a share of an epoch, a short warm-up rounds to nothing, which mmengine 0.10.6 rejects."""
+    warmup = {"type": "mmengine.optim.LinearLR", "start_factor": 1e-2, "by_epoch": False, "begin": 0}
     cosine = {"type": "mmengine.optim.CosineAnnealingLR", "eta_min": 0.0, "by_epoch": False}
     return [
-        # Its last step is the first at the full rate: an end one earlier would leave a single step's rate for good.
-        *([{**warming, "end": plan.warmup + 1}] if plan.warmup else []),
+        # The last step of the warm-up is the first at the full rate. With one step less, LinearLR leaves the rate of a
+        # warm-up of one step at its start.
+        *([{**warmup, "end": plan.warmup + 1}] if plan.warmup else []),
         {**cosine, "begin": plan.warmup, "end": plan.steps},
     ]

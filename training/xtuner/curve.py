@@ -11,16 +11,19 @@ from matplotlib.figure import Figure
 from training.xtuner.scalars import losses
 
 
-def draw(scalars: Path, picture: Path, former: Path | None = None) -> None:
-    """Write the curve as a PNG of 960 × 480 pixels: each step faint, their moving average strong.
+def draw_curve(scalars: Path, picture: Path, previous: Path | None = None) -> None:
+    """Write the loss curve as a PNG of 960 x 480 pixels: each step faint, the moving average strong.
 
-    The moving average of `former`, the log of an earlier run, lies under it; of one that has gone nothing does.
+    Args:
+        scalars: The log of losses.
+        picture: The file to write.
+        previous: The log of an earlier run, whose moving average is drawn under the curve if the file exists.
     """
     figure = Figure(figsize=(9.6, 4.8), dpi=100, layout="tight")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    if former and former.exists():
-        steps, values = _columns(former)
+    if previous and previous.exists():
+        steps, values = _columns(previous)
         axes.plot(steps, _smooth(values), color="tab:gray", alpha=0.7, linewidth=2, linestyle="--", label="former run")
     steps, values = _columns(scalars)
     axes.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=1, label="each step")
@@ -39,7 +42,7 @@ def _columns(scalars: Path) -> tuple[list[int], list[float]]:
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
-    """The mean over a twentieth of the steps to either side."""
+    """Return the mean over a twentieth of the steps to either side."""
     reach = len(values) // 20
-    near = [values[max(0, place - reach) : place + reach + 1] for place in range(len(values))]
-    return [sum(window) / len(window) for window in near]
+    windows = [values[max(0, index - reach) : index + reach + 1] for index in range(len(values))]
+    return [sum(window) / len(window) for window in windows]

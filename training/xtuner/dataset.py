@@ -1,7 +1,8 @@
-"""Worker: XTuner's InternVL dataset, fed with checked lessons.
+"""XTuner's InternVL dataset over validated lessons.
 
-What XTuner's own does silently is done strictly here: our prompt format, only the liked answers learned, any number
-of pictures, no random sample in place of a broken one, nothing cut. Repetition, lengths and indexing stay XTuner's.
+Differs from XTuner's InternVL_V1_5_Dataset (0.2.0): our prompt format, labels for the liked answers alone, any number
+of pictures, and an error where XTuner substitutes a random sample or truncates. Repetition, lengths and indexing are
+XTuner's.
 """
 
 from __future__ import annotations
@@ -15,14 +16,13 @@ from xtuner.utils import PROMPT_TEMPLATE
 
 from training.data.llava import Lesson, parse_row
 from training.xtuner.encoding import Encoder
-from training.xtuner.vision_cache import Features
+from training.xtuner.vision_cache import VisionCache
 
 
-class LikedAnswers(InternVL_V1_5_Dataset):  # type: ignore[misc]
-    """The lessons of one LLaVA file, each `repeat_times` (whole) times.
+class LessonDataset(InternVL_V1_5_Dataset):  # type: ignore[misc]
+    """The lessons of a LLaVA file, each `repeat_times` times (a whole number).
 
-    Each row carries `image_wh`, `length` (tokens, pictures included) and `origin`, as `training.data.mixture` writes
-    them.
+    Each row has `image_wh`, `length` (tokens, pictures included) and `origin`, as `training.data.mixture` writes them.
     """
 
     def __init__(
@@ -30,48 +30,51 @@ class LikedAnswers(InternVL_V1_5_Dataset):  # type: ignore[misc]
         model_path: str,
         data_path: str,
         image_folder: str,
+        *,
         system: str,
         tiles: int = 0,
-        repeat_times: int = 1,
-        max_length: int = 8192,
         features: str | None = None,
+        **options: Any,
     ) -> None:
-        """`features` names the folder in which `training.xtuner.vision_cache` keeps what it does of the pictures;
-        others are cut into tiles. Without the name the samples are as XTuner's own model reads them: tiles, of zeros
-        for none.
+        """Open the file.
+
+        `features` is the folder of the `VisionCache`; pictures that it lacks are cut into tiles. Without `features` the
+        samples suit XTuner's own model, which takes tiles, and zeros for a sample without pictures. `options` are
+        XTuner's `repeat_times` and `max_length`.
         """
         super().__init__(
             model_path,
-            # XTuner writes its own texts into the template; nothing here reads it.
+            # XTuner changes the template; nothing here uses it.
             PROMPT_TEMPLATE.internlm2_chat.copy(),
             data_path,
             image_folder,
-            repeat_times=repeat_times,
-            max_length=max_length,
+            **options,
         )
         self._images = Path(image_folder)
-        self._features = None if features is None else Features(Path(features))
+        self._cache = None if features is None else VisionCache(Path(features))
         self._encoder = Encoder(Path(model_path), tiles=tiles)
         self._system = system
 
     def prepare_data(self, index: int) -> dict[str, Any]:
-        """One sample: token ids, labels, and its pictures: features [T, tokens, width] or tiles [T, 3, S, S].
+        """Return a sample: token ids, labels, and features [T, tokens, width] or tiles [T, 3, S, S].
 
-        Encoded when it is asked for: the ids of half a million samples at once would fill the memory.
+        Samples are encoded on access: the ids of half a million would fill the memory.
         """
         row = self.data[index]
         lesson = _with_sizes(parse_row(row, where=row["origin"], system=self._system), row)
         encoded = self._encoder.check(lesson, self.max_length, where=row["origin"])
-        return {"input_ids": encoded.input_ids, "labels": encoded.labels, "pixel_values": self._look(lesson)}
+        return {"input_ids": encoded.input_ids, "labels": encoded.labels, "pixel_values": self._pixel_values(lesson)}
 
-    def _look(self, lesson: Lesson) -> torch.Tensor:
-        sight = self._encoder.sight
-        if lesson.pictures:
-            kept = None if self._features is None else self._features.of(lesson.pictures)
-            return torch.cat([sight.look(self._images / name) for name in lesson.pictures]) if kept is None else kept
-        if self._features is None:
-            return torch.zeros(1, 3, sight.side, sight.side)
-        return torch.zeros(0, sight.tokens, sight.width)
+    def _pixel_values(self, lesson: Lesson) -> torch.Tensor:
+        cached = self._cache.get(lesson.pictures) if self._cache and lesson.pictures else None
+        if cached is not None:
+            return cached
+        tiles, tiling = self._encoder.pixel_values(lesson, self._images), self._encoder.tiling
+        if tiles is not None:
+            return tiles
+        if self._cache is None:
+            return torch.zeros(1, 3, tiling.side, tiling.side)
+        return torch.zeros(0, tiling.tokens, tiling.width)
 
 
 def _with_sizes(lesson: Lesson, row: dict[str, Any]) -> Lesson:

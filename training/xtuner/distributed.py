@@ -1,7 +1,6 @@
-"""Worker: the processes that train together, as torchrun starts them, or one alone.
+"""The process group of a training: processes started by torchrun, or one process alone.
 
-Knows torch's process groups. Each process has a GPU of its own, or all are on the CPU. The first one, of rank 0, is
-who lays out files, reports and saves; the others follow.
+Each process has a GPU of its own, or all run on the CPU. Rank 0 writes files, reports and saves.
 """
 
 from __future__ import annotations
@@ -10,27 +9,29 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 import torch
 import torch.distributed as dist
+from mmengine.device import get_device
+from xtuner.engine import DeepSpeedStrategy
 
-from training.worker import together
+from training.worker import world_size
 
-# One process checks the data while the others wait for it.
-_PATIENCE: Final = timedelta(hours=2)
+_TIMEOUT: Final = timedelta(hours=2)
+"""How long the other processes wait while rank 0 checks the data."""
 
 
 @contextmanager
-def joined(*, gpu: bool) -> Iterator[None]:
-    """Be one of them. XTuner's own model asks for its rank, so one alone needs a group as well."""
+def process_group(*, gpu: bool) -> Iterator[None]:
+    """Join the process group. One process alone needs it too: XTuner's InternVL_V1_5 calls `dist.get_rank()`."""
     if gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    if together() == 1:
+    if world_size() == 1:
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     else:
-        # Before mmengine does it, which takes a GPU to be there.
-        dist.init_process_group("nccl" if gpu else "gloo", timeout=_PATIENCE)
+        # mmengine 0.10.6 would initialise it later, and for NCCL only.
+        dist.init_process_group("nccl" if gpu else "gloo", timeout=_TIMEOUT)
     try:
         yield
     finally:
@@ -38,8 +39,8 @@ def joined(*, gpu: bool) -> Iterator[None]:
 
 
 @contextmanager
-def gathered(model: torch.nn.Module) -> Iterator[None]:
-    """The trained weights whole, also where DeepSpeed has spread them. All processes have to be here."""
+def gathered_weights(model: torch.nn.Module) -> Iterator[None]:
+    """Make the trained weights whole where DeepSpeed partitions them. Every process must enter."""
     trained = [each for each in model.parameters() if each.requires_grad]
     if not any(hasattr(each, "ds_id") for each in trained):
         yield
@@ -50,6 +51,17 @@ def gathered(model: torch.nn.Module) -> Iterator[None]:
         yield
 
 
-def wait() -> None:
-    """Until all of them are here."""
-    dist.barrier()
+class ZeroStrategy(DeepSpeedStrategy):  # type: ignore[misc]
+    """Partition a model that every process has loaded whole.
+
+    With ZeRO's stage 3, transformers 4.57.6 loads a model in partitions while an `HfDeepSpeedConfig` is alive, and
+    leaves weights of InternVL2 uninitialised. XTuner's strategy keeps one alive.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.hf_deepspeed_config = None
+
+    def _wrap_model(self, model: Any) -> Any:
+        # With stage 3 DeepSpeed moves only the partitions that it creates.
+        return super()._wrap_model(model.to(get_device()))

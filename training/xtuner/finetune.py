@@ -2,9 +2,8 @@
 
     python -m training.xtuner.finetune JOB.json
 
-Checks every row first, writes the configuration, runs XTuner's Runner and leaves an adapter directory, the loss
-curve and the outcome beside the job. Goes on from the last checkpoint where an earlier process left one of the same
-training.
+Checks every row, writes the configuration, runs XTuner, and leaves an adapter directory, the loss curve and the outcome
+beside the job. Resumes from the last checkpoint of the same training.
 """
 
 from __future__ import annotations
@@ -20,48 +19,17 @@ from typing import TYPE_CHECKING
 from training.job import Job, Outcome, Progress, TrainingError, ignore
 from training.run_folder import ADAPTER, BASE, CONFIG, CURVE, LOSSES
 from training.trainable import untrainable
-from training.worker import LESS_MEMORY, Say, explained, rank, together, use_device, work
+from training.worker import LESS_MEMORY, Say, explained, rank, use_device, work, world_size
 
 if TYPE_CHECKING:
     from training.data.mixture import Mixture
 
 
-def prepare(job: Job, say: Say = ignore) -> tuple[Path, Mixture]:
-    """Check every row and lay out what XTuner reads: the base directory and the data. Raises `TrainingError`.
-
-    The base is a directory of links to the given checkpoint's weights with our model code beside them, so that no
-    code of a downloaded checkpoint runs, here or when XTuner's tools run the configuration again.
-    """
-    from training.data.mixture import mix
-
-    base = _with_our_code(Path(job.base), Path(job.work) / BASE)
-    return base, mix(job, base, say)
-
-
-def _with_our_code(given: Path, made: Path) -> Path:
-    import torch
-
-    from inference.internvl2.checkpoint import write_surroundings
-    from inference.internvl2.configuration_internvl2 import InternVLChatConfig
-    from inference.internvl2.tokenizer import load_tokenizer
-
-    if wrong := untrainable(given):
-        raise TrainingError(wrong)
-    config = InternVLChatConfig.from_pretrained(given)
-    stored = config.dtype or torch.bfloat16
-    write_surroundings(config, load_tokenizer(given), made, dtype=stored)
-    for weights in (*given.glob("*.safetensors"), *given.glob("*.safetensors.index.json")):
-        link = made / weights.name
-        link.unlink(missing_ok=True)
-        link.symlink_to(weights.resolve())
-    return made
-
-
 def finetune(job: Job, say: Say) -> Outcome:
-    """Train; the outcome names the adapter, the log of losses and the curve. Raises `TrainingError`."""
+    """Train, and return the paths of the adapter, the log of losses and the curve. Raises `TrainingError`."""
     say(Progress("checking"))
     if rank() > 0 and "HF_MODULES_CACHE" in os.environ:
-        # Several would write the same files and read each other's halves.
+        # Processes with one cache overwrite each other's files while they import them.
         os.environ["HF_MODULES_CACHE"] += f"-{rank()}"
     gpu = use_device(job.device, job.threads) == "cuda"
     if job.deepspeed and importlib.util.find_spec("deepspeed") is None:
@@ -72,7 +40,7 @@ def finetune(job: Job, say: Say) -> Outcome:
         from training.xtuner.runner import OutOfMemory
 
         try:
-            return _trained(job, say, gpu=gpu)
+            return _train(job, say, gpu=gpu)
         except OutOfMemory as error:
             if error.batch > 1:
                 return Outcome(ok=False, reason=str(error), too_large=True)
@@ -81,78 +49,102 @@ def finetune(job: Job, say: Say) -> Outcome:
         raise explained(error) from error
 
 
-def _lay_out(job: Job, say: Say, *, gpu: bool) -> dict[str, int]:
-    """Check the rows, write the configuration and make room; return how many rows are of which source."""
-    from training.xtuner.config_file import Plan, config_text
-    from training.xtuner.resume import begin
-    from training.xtuner.user_config import own_config_text, own_max_length
-    from training.xtuner.vision_pass import kept, want
+def _train(job: Job, say: Say, *, gpu: bool) -> Outcome:
+    import torch.distributed as dist
 
-    base, mixture = prepare(replace(job, max_length=own_max_length(job.recipe)) if job.recipe else job, say)
-    if job.recipe:
-        text = own_config_text(job, base=base, data=mixture.file, rows=mixture.rows, processes=together())
-    else:
-        plan = Plan.of(job, mixture.rows, together())
-        text = config_text(
-            job, plan, base=base, data=mixture.file, longest=mixture.longest, features=kept(job), gpu=gpu
-        )
-        # Seen once, it is seen when it is learned from. A tower that is trained sees something else each time.
-        want(job, mixture.pictures if plan.repeats > 1 and not job.vision_rank else [])
-    (Path(job.work) / CONFIG).write_text(text, encoding="utf-8")
-    begin(job)
-    return mixture.samples
-
-
-def _trained(job: Job, say: Say, *, gpu: bool) -> Outcome:
     from training.adapter import Adapter, save_adapter
-    from training.xtuner.distributed import gathered, joined, wait
-    from training.xtuner.resume import checkpoint
+    from training.xtuner.distributed import gathered_weights, process_group
+    from training.xtuner.resume import latest_checkpoint
     from training.xtuner.runner import train
-    from training.xtuner.vision_pass import look
+    from training.xtuner.vision_cache import compute_features
 
     folder = Path(job.work)
     adapter = folder / ADAPTER
     samples: dict[str, int] = {}
-    with joined(gpu=gpu):
+    with process_group(gpu=gpu):
         if rank() == 0:
-            samples = _lay_out(job, say, gpu=gpu)
-        wait()
+            samples = _prepare_run(job, say, gpu=gpu)
+        dist.barrier()
         if not job.recipe:
-            look(job, folder / BASE, say)
-            wait()
+            compute_features(job, say)
+            dist.barrier()
         say(Progress("loading"))
-        trained = train(folder / CONFIG, say, checkpoint(job))
-        with gathered(trained.model):
+        trained = train(folder / CONFIG, say, latest_checkpoint(job))
+        with gathered_weights(trained.model):
             if rank() == 0:
                 save_adapter(trained.model, adapter)
     if rank() > 0:
         return Outcome(ok=True)
     if not Adapter(adapter).finite():
         raise TrainingError("the training diverged: lower training.knobs.learning_rate")
-    return finished(job, trained.scalars, trained.steps, samples, gpu=gpu)
+    return finish(job, trained.scalars, trained.steps, samples, gpu=gpu)
 
 
-def finished(job: Job, scalars: Path, steps: int, samples: dict[str, int], *, gpu: bool) -> Outcome:
-    """Lay down the log of losses and the curve, and remove what only the training needed; what is told of it all."""
-    from training.xtuner.curve import draw
-    from training.xtuner.resume import remove
-    from training.xtuner.scalars import most_memory
+def _prepare_run(job: Job, say: Say, *, gpu: bool) -> dict[str, int]:
+    """Write what XTuner reads; return the number of samples of each source."""
+    from training.xtuner.config_file import StepPlan, config_text
+    from training.xtuner.resume import prepare_state
+    from training.xtuner.user_config import user_config_text, user_max_length
+    from training.xtuner.vision_cache import request_features
+
+    mixture = prepare_data(replace(job, max_length=user_max_length(job.recipe)) if job.recipe else job, say)
+    if job.recipe:
+        text = user_config_text(job, rows=mixture.rows, processes=world_size())
+    else:
+        plan = StepPlan.for_job(job, mixture.rows, world_size())
+        text = config_text(job, plan, longest=mixture.longest, gpu=gpu)
+        # For one pass a cache saves nothing, and the features of a trained tower change.
+        request_features(job, mixture.pictures if plan.repeats > 1 and not job.vision_rank else [])
+    (Path(job.work) / CONFIG).write_text(text, encoding="utf-8")
+    prepare_state(job)
+    return mixture.samples
+
+
+def prepare_data(job: Job, say: Say = ignore) -> Mixture:
+    """Write the base model's directory, and the data, in which every row is checked. Raises `TrainingError`.
+
+    The directory has links to the given checkpoint's weights and our model code beside them, so that no code of a
+    downloaded checkpoint runs, here or when XTuner's tools read the configuration again.
+    """
+    import torch
+
+    from inference.internvl2.checkpoint import write_surroundings
+    from inference.internvl2.configuration_internvl2 import InternVLChatConfig
+    from inference.internvl2.tokenizer import load_tokenizer
+    from training.data.mixture import mix
+
+    given, prepared = Path(job.base), Path(job.work) / BASE
+    if reason := untrainable(given):
+        raise TrainingError(reason)
+    config = InternVLChatConfig.from_pretrained(given)
+    write_surroundings(config, load_tokenizer(given), prepared, dtype=config.dtype or torch.bfloat16)
+    for weights in (*given.glob("*.safetensors"), *given.glob("*.safetensors.index.json")):
+        link = prepared / weights.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(weights.resolve())
+    return mix(job, prepared, say)
+
+
+def finish(job: Job, scalars: Path, steps: int, samples: dict[str, int], *, gpu: bool) -> Outcome:
+    """Write the log of losses and the curve, and remove the checkpoints."""
+    from training.xtuner.curve import draw_curve
+    from training.xtuner.resume import remove_state
+    from training.xtuner.scalars import peak_memory
 
     folder = Path(job.work)
     log, curve = folder / LOSSES, folder / CURVE
     shutil.copyfile(scalars, log)
-    draw(log, curve, Path(job.former) if job.former else None)
+    draw_curve(log, curve, Path(job.former) if job.former else None)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    # Last: whoever comes to nothing before goes on from here. The same numbers lie in the adapter directory; XTuner's
-    # tools make the checkpoint again from the configuration.
-    remove(folder)
+    # Last: a process that is killed before resumes from the checkpoint.
+    remove_state(folder)
     return Outcome(
         ok=True,
         adapter=str(folder / ADAPTER),
         scalars=str(log),
         curve=str(curve),
         steps=steps,
-        peak_memory=most_memory(log) if gpu else peak,
+        peak_memory=peak_memory(log) if gpu else peak,
         samples=samples,
     )
 

@@ -1,13 +1,10 @@
-"""Worker: InternVL2 as XTuner trains it, fast and small.
+"""XTuner's InternVL model, faster and with less memory.
 
-Knows XTuner's `InternVL_V1_5` (quantisation, adapters, checkpoints are its own) and our model code, which the
-directory it is pointed at carries. Leaves adapted layers to `lora`, the frozen vision tower to `features`, how much is
-recomputed to `checkpointing`, data to `dataset` and numbers to `recipe`.
-
-XTuner computes in float16 with float32 between the layers, attends with a mask, makes logits of every position, and
-trains the projector in bfloat16, whose steps swallow small updates. Here what is frozen and what flows is bfloat16 on a
-GPU (float32 on a CPU), what is trained is float32, attention is causal and nothing else, and logits are made where
-something is learned.
+Quantisation, adapters and checkpoints are those of XTuner's `InternVL_V1_5` (0.2.0), over the model code of
+`inference.internvl2`. XTuner computes in float16 with float32 between the layers, attends with a mask, computes the
+logits of every position, and trains the projector in bfloat16, which rounds small updates away. Here frozen weights
+and activations are bfloat16 on a GPU (float32 on a CPU), trained weights are float32, attention is causal without a
+mask, and logits are computed only where there are labels.
 """
 
 from __future__ import annotations
@@ -25,18 +22,16 @@ from xtuner.model import InternVL_V1_5
 
 from inference.internvl2.modeling_internvl2 import unprojected
 from training.xtuner.activation_checkpointing import Checkpointing, layers_to_recompute
-from training.xtuner.encoding import UNLEARNED
-from training.xtuner.gpu_yield import Courtesy
-from training.xtuner.lora import fused
-from training.xtuner.vision_cache import Tower, precision
+from training.xtuner.encoding import IGNORE_INDEX
+from training.xtuner.gpu_yield import GpuYield
+from training.xtuner.lora import use_fused_layers
+from training.xtuner.vision_cache import VisionTower, frozen_dtype
 
 
 class InternVL2(InternVL_V1_5):
-    """Low-rank adapters on linear layers of the language model, in NF4 or not, or the whole of it trained; low-rank
-    adapters on those of the vision tower, or none of it trained; the projector trained or not.
+    """InternVL2 with LoRA on the language model or with all its weights trained.
 
-    `tokens` is the greatest number of tokens in a batch; `checkpointing` says what is recomputed in the backward pass;
-    `courtesy` is the file that says when an engine on the same machine goes first, if there is one.
+    The language model may be quantised to NF4. LoRA on the vision tower and a trained projector are optional.
     """
 
     def __init__(
@@ -46,73 +41,85 @@ class InternVL2(InternVL_V1_5):
         projector: bool = True,
         checkpointing: Checkpointing = "auto",
         tokens: int = 0,
-        courtesy: str = "",
+        yield_file: str = "",
         **stock: Any,
     ) -> None:
+        """Load the model.
+
+        Args:
+            model_path: The prepared directory of the base model.
+            projector: Whether to train the projector.
+            checkpointing: Which layers recompute their activations in the backward pass.
+            tokens: The number of tokens in the largest batch.
+            yield_file: The file by which an engine on the same GPU asks to go first; empty for none.
+            **stock: The arguments of XTuner's class.
+        """
         super().__init__(model_path=model_path, **stock)
         for module in self.model.modules():
             if isinstance(module, Linear4bit):
-                module.compute_dtype = precision()
+                module.compute_dtype = frozen_dtype()
         self.model.mlp1.requires_grad_(projector)
         for weight in self.parameters():
             if weight.is_floating_point():
-                weight.data = weight.data.to(torch.float32 if weight.requires_grad else precision())
+                weight.data = weight.data.to(torch.float32 if weight.requires_grad else frozen_dtype())
         self._path = Path(model_path)
-        self._tower: Tower | None = None
+        self._tower: VisionTower | None = None
         if not any(weight.requires_grad for weight in self.model.vision_model.parameters()):
-            # What it makes of most pictures lies in a file; for others `Tower` is loaded when the first one comes.
+            # The features of most pictures are cached; `VisionTower` is loaded for the first one that is not.
             self.model.vision_model = None
-        # Trained in float32, computed in bfloat16; adapted layers see to that themselves.
+        # Float32 weights compute in bfloat16. The adapted layers cast by themselves.
         autocast = torch.autocast("cuda", torch.bfloat16, enabled=torch.cuda.is_available())
-        self._around_eyes = autocast
-        self._around_language = nullcontext() if self.use_llm_lora else autocast
+        self._projector_context = autocast
+        self._language_context = nullcontext() if self.use_llm_lora else autocast
         self._language.gradient_checkpointing_enable({"use_reentrant": False})
         recomputed = layers_to_recompute(self, self._language.config, tokens, checkpointing)
         self._language.model.checkpointed = recomputed
-        self._courtesy = Courtesy.of(courtesy)
-        if self._courtesy is not None:
-            self._courtesy.attach(self._language.model.layers)
+        self._gpu_yield = GpuYield.open(yield_file)
+        if self._gpu_yield is not None:
+            self._gpu_yield.attach(self._language.model.layers)
 
     @property
     def _language(self) -> Any:
-        """InternLM2, with its adapters in place."""
+        """InternLM2, with its adapters."""
         return self.model.language_model.get_base_model() if self.use_llm_lora else self.model.language_model
 
     def _parse_lora_config(self, lora_config: Any) -> Any:
-        return fused(super()._parse_lora_config(lora_config))
+        return use_fused_layers(super()._parse_lora_config(lora_config))
 
     def forward(self, data: dict[str, Any], data_samples: Any = None, mode: str = "loss") -> dict[str, Tensor]:
-        """The mean loss over the learned tokens of a batch.
+        """Return the mean loss over the learned tokens of a batch.
 
         `input_ids` and `labels` are [B, N], padded on the right; `pixel_values` has for each sample either tiles
-        [T, 3, S, S] or the vision tower's features [T, tokens, width]. Raises ValueError where those do not fill the
-        picture tokens exactly; XTuner's own shifts them with a warning.
+        [T, 3, S, S] or the vision tower's features [T, tokens, width].
+
+        Raises:
+            ValueError: The features do not fill the picture tokens exactly. XTuner's own class warns and shifts them.
         """
         labels = data["labels"]
-        # Taken out of the batch, so that it is gone before the language model needs the room.
-        seen = torch.cat([self._seen(each) for each in data.pop("pixel_values")])
-        with self._around_eyes:
+        # Popped, so that the memory is free before the language model runs.
+        seen = torch.cat([self._vision_features(each) for each in data.pop("pixel_values")])
+        with self._projector_context:
             features = self._project(seen)
-        with self._around_language:
-            embeds = self.model.embed(data["input_ids"], features).to(precision())
-            # Padding comes last: no token sees it, so attention needs no mask.
+        with self._language_context:
+            embeds = self.model.embed(data["input_ids"], features).to(frozen_dtype())
+            # Padding is at the end, where causal attention hides it from every token.
             hidden = self._language.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
-            wanted = labels[:, 1:] != UNLEARNED
-            logits = self._language.output(hidden[:, :-1][wanted])
-        return {"loss": cross_entropy(logits.float(), labels[:, 1:][wanted])}
+            learned = labels[:, 1:] != IGNORE_INDEX
+            logits = self._language.output(hidden[:, :-1][learned])
+        return {"loss": cross_entropy(logits.float(), labels[:, 1:][learned])}
 
     def _project(self, seen: Tensor) -> Tensor:
-        """Behind the projector; its own activations are kept if all layers keep theirs."""
+        """Apply the projector. It recomputes its activations if some layer does."""
         if not self._language.model.checkpointed:
             return self.model.mlp1(seen)
         return checkpoint(self.model.mlp1, seen, use_reentrant=False)
 
-    def _seen(self, given: Tensor) -> Tensor:
-        """Features of one sample, from its features or its tiles."""
-        if given.dim() == 3:
-            return given.to(precision())
+    def _vision_features(self, pixel_values: Tensor) -> Tensor:
+        """Return the features of a sample, which may hold features or tiles."""
+        if pixel_values.dim() == 3:
+            return pixel_values.to(frozen_dtype())
         if self.model.vision_model is not None:
-            return unprojected(self.model.vision_model, self.model.config, given.to(precision()))
+            return unprojected(self.model.vision_model, self.model.config, pixel_values.to(frozen_dtype()))
         if self._tower is None:
-            self._tower = Tower(self._path, self._courtesy)
-        return self._tower(given)
+            self._tower = VisionTower(self._path, self._gpu_yield)
+        return self._tower(pixel_values)

@@ -1,16 +1,14 @@
-"""Worker: low-rank adapters, held as PEFT holds them and computed in one step with the layer they are on.
+"""LoRA layers with PEFT's parameters, computed in one step with the layer that they adapt.
 
 PEFT computes an adapted layer piece by piece: base product, its copy, dropout, two products in the adapter's type, a
 scaling, a sum, each a pass over all activations. Here y = W x + s · B A drop(x) (LoRA, arXiv 2106.09685) is one
-autograd function in the activations' type: the adapter's product is added by the matrix multiplication itself, and a
-4-bit W (QLoRA, arXiv 2305.14314) is unpacked for one product forward and one backward, never kept.
-
-Knows PEFT's layers and bitsandbytes' weights, nothing of models or data.
+autograd function in the activations' type. The matrix multiplication itself adds the adapter's product, and a 4-bit W
+(QLoRA, arXiv 2305.14314) is dequantised for one product forward and one backward, and not kept.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from bitsandbytes.functional import dequantize_4bit
@@ -22,78 +20,90 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
-def fused(config: LoraConfig) -> LoraConfig:
-    """The same configuration, whose adapted linear layers are computed here."""
-    # Looked through in this order; a 4-bit layer is a linear one as well.
-    config._register_custom_module({Linear4bit: Adapted4bit, nn.Linear: Adapted})
+def use_fused_layers(config: LoraConfig) -> LoraConfig:
+    """Make PEFT adapt linear layers with the classes of this module; return `config`."""
+    # PEFT takes the first match, and a Linear4bit is an nn.Linear too.
+    config._register_custom_module({Linear4bit: FusedLinear4bit, nn.Linear: FusedLinear})
     return config
 
 
-class Adapted(PeftLinear):
-    """A linear layer with its one adapter, always switched on."""
+class FusedLinear(PeftLinear):
+    """A linear layer with one active adapter."""
 
     def forward(self, x: Tensor, *_unused: Any, **_ignored: Any) -> Tensor:
         """[..., in] → [..., out], in the type of `x`."""
         return _forward(self, x)
 
 
-class Adapted4bit(PeftLinear4bit):
-    """The same on a layer of 4-bit weights."""
+class FusedLinear4bit(PeftLinear4bit):
+    """A linear layer of 4-bit weights with one active adapter."""
 
     def forward(self, x: Tensor, *_unused: Any, **_ignored: Any) -> Tensor:
         """[..., in] → [..., out], in the type of `x`."""
         return _forward(self, x)
 
 
-def _forward(layer: Adapted | Adapted4bit, x: Tensor) -> Tensor:
+def _forward(layer: FusedLinear | FusedLinear4bit, x: Tensor) -> Tensor:
     (name,) = layer.active_adapters
     dropout = layer.lora_dropout[name]
-    chance = dropout.p if isinstance(dropout, nn.Dropout) and layer.training else 0.0
+    probability = dropout.p if isinstance(dropout, nn.Dropout) and layer.training else 0.0
     down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
-    result: Tensor = _Sum.apply(x, layer.get_base_layer(), down, up, layer.scaling[name], chance)
+    result: Tensor = _LoraLinear.apply(x, down, up, _Adapted(layer.get_base_layer(), layer.scaling[name], probability))
     return result
 
 
-class _Sum(torch.autograd.Function):
-    """x [..., in], A [rank, in] and B [out, rank] → W x + bias + scale · B A drop(x), [..., out]."""
+class _Adapted(NamedTuple):
+    """The layer W with its bias, the scale s, and the probability of the dropout."""
+
+    base: nn.Linear
+    scale: float
+    dropout: float
+
+
+class _LoraLinear(torch.autograd.Function):
+    """x [..., in], A [rank, in] and B [out, rank] → W x + bias + s · B A drop(x), [..., out]."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, base: nn.Linear, down: Tensor, up: Tensor, scale: float, dropout: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, down: Tensor, up: Tensor, adapted: _Adapted) -> Tensor:
+        """Keep x, the low-rank product and the mask of the dropout for the backward pass."""
+        base, scale, dropout = adapted
         rows = x.reshape(-1, x.shape[-1])
-        seen, kept = torch.native_dropout(rows, dropout, True) if dropout else (rows, None)
-        low = seen @ down.to(x.dtype).t()
+        dropped, mask = torch.native_dropout(rows, dropout, True) if dropout else (rows, None)
+        low = dropped @ down.to(x.dtype).t()
         bias = None if base.bias is None else base.bias.to(x.dtype)
         y = nn.functional.linear(rows, _dense(base, x.dtype), bias)
         y.addmm_(low, up.to(x.dtype).t(), alpha=scale)
-        ctx.save_for_backward(rows, low, down, up, kept)
-        ctx.base, ctx.scale, ctx.dropout, ctx.shape = base, scale, dropout, x.shape
+        ctx.save_for_backward(rows, low, down, up, mask)
+        ctx.adapted, ctx.shape = adapted, x.shape
         return y.view(*x.shape[:-1], y.shape[-1])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        rows, low, down, up, kept = ctx.saved_tensors
+        """Return the gradients of x, A and B."""
+        rows, low, down, up, mask = ctx.saved_tensors
+        base, scale, dropout = ctx.adapted
         g = gradients[0].reshape(-1, up.shape[0])
-        g_low = (g @ up.to(g.dtype)).mul_(ctx.scale)
-        seen = rows if kept is None else _dropped(rows, kept, ctx.dropout)
-        g_up = (g.t() @ low).mul_(ctx.scale).to(up.dtype)
-        g_down = (g_low.t() @ seen).to(down.dtype)
+        g_low = (g @ up.to(g.dtype)).mul_(scale)
+        dropped = rows if mask is None else _drop(rows, mask, dropout)
+        g_up = (g.t() @ low).mul_(scale).to(up.dtype)
+        g_down = (g_low.t() @ dropped).to(down.dtype)
         if not ctx.needs_input_grad[0]:
-            return None, None, g_down, g_up, None, None
-        g_rows = g @ _dense(ctx.base, g.dtype)
-        if kept is None:
+            return None, g_down, g_up, None
+        g_rows = g @ _dense(base, g.dtype)
+        if mask is None:
             g_rows.addmm_(g_low, down.to(g.dtype))
         else:
-            g_rows += _dropped(g_low @ down.to(g.dtype), kept, ctx.dropout)
-        return g_rows.view(ctx.shape), None, g_down, g_up, None, None
+            g_rows += _drop(g_low @ down.to(g.dtype), mask, dropout)
+        return g_rows.view(ctx.shape), g_down, g_up, None
 
 
-def _dropped(x: Tensor, kept: Tensor, dropout: float) -> Tensor:
-    return (x * kept).div_(1 - dropout)
+def _drop(x: Tensor, mask: Tensor, dropout: float) -> Tensor:
+    return (x * mask).div_(1 - dropout)
 
 
 def _dense(base: nn.Linear, dtype: torch.dtype) -> Tensor:
-    """The weight [out, in], unpacked if it is of 4 bits."""
+    """Return the weight [out, in], dequantised if it has 4 bits."""
     weight: Any = base.weight
     if isinstance(base, Linear4bit):
         weight = dequantize_4bit(weight.data, weight.quant_state)

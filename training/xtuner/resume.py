@@ -1,7 +1,7 @@
-"""Checkpoints of a training that was cut short, and who may go on from them. Standard library only.
+"""Find and validate the checkpoints of an interrupted training.
 
-Knows the folder that mmengine fills, which checkpoints there are whole, and what makes two jobs the same training: the
-base, the numbers and the rows, not the run, the place, the processes or how a step is cut into batches.
+A checkpoint fits a job if the base, the numbers and the rows are the same. The run, its paths, the processes and how a
+step is cut into batches may differ.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from training.run_folder import FEATURES, STATE
 
 _FINGERPRINT: Final = "training.sha256"
 _NUMBERED: Final = re.compile(r"_(\d+)\.pth$")
-_OTHERWISE: Final = frozenset(
+_NOT_COMPARED: Final = frozenset(
     {
         "run",
         "data",
@@ -43,15 +43,15 @@ _OTHERWISE: Final = frozenset(
 )
 
 
-def checkpoint(job: Job) -> Path | None:
-    """The newest checkpoint of this very training in the job's `work`, None without one."""
+def latest_checkpoint(job: Job) -> Path | None:
+    """Return the newest checkpoint of this training in the job's `work` folder, None without one."""
     return _newest(Path(job.work) / STATE, fingerprint(job))
 
 
-def begin(job: Job) -> None:
-    """Make room for a training: what its folder holds of another one, or holds damaged, is removed."""
+def prepare_state(job: Job) -> None:
+    """Remove damaged checkpoints and those of another training from the job's `work` folder."""
     state, wanted = Path(job.work) / STATE, fingerprint(job)
-    while (newest := _newest(state, wanted)) is not None and not _sound(newest):
+    while (newest := _newest(state, wanted)) is not None and not _is_intact(newest):
         newest.unlink()
     if newest is None and state.exists():
         shutil.rmtree(state)
@@ -59,18 +59,18 @@ def begin(job: Job) -> None:
     (state / _FINGERPRINT).write_text(wanted + "\n", encoding="utf-8")
 
 
-def remove(folder: Path) -> None:
-    """Remove what a run's directory has for the training alone, gigabytes of it; the log stays."""
-    for each in _for_the_training(folder):
+def remove_state(folder: Path) -> None:
+    """Remove checkpoints and features, gigabytes, from a run's directory; the log of losses stays."""
+    for each in _state(folder):
         shutil.rmtree(each) if each.is_dir() else each.unlink()
 
 
-def removable(folder: Path) -> int:
-    """How many bytes `remove` would free."""
-    return sum(_size(file) for each in _for_the_training(folder) for file in (each, *each.rglob("*")))
+def state_bytes(folder: Path) -> int:
+    """Return how many bytes `remove_state` frees."""
+    return sum(_size(file) for each in _state(folder) for file in (each, *each.rglob("*")))
 
 
-def _for_the_training(folder: Path) -> list[Path]:
+def _state(folder: Path) -> list[Path]:
     state = folder / STATE
     return [*folder.glob(FEATURES), *state.glob("*.pth"), *state.glob("last_checkpoint")]
 
@@ -78,59 +78,63 @@ def _for_the_training(folder: Path) -> list[Path]:
 def _size(file: Path) -> int:
     try:
         return file.stat().st_size if file.is_file() else 0
-    except FileNotFoundError:  # a training goes on, and has removed it meanwhile
+    except FileNotFoundError:  # removed by a training in progress
         return 0
 
 
-def take_over(job: Job, earlier: Iterable[Path]) -> bool:
-    """Move to the job what the first of the `earlier` runs' directories that had the same training left of it.
+def adopt_checkpoints(job: Job, earlier: Iterable[Path]) -> bool:
+    """Move the checkpoints of the same training to the job, from the first of the `earlier` runs' directories with one.
 
-    What all others have for the training alone is removed: it may be of data that has been forgotten since.
+    The state of all other runs is removed: it may come from data that has been erased since.
+
+    Returns:
+        Whether there were any.
     """
     wanted = fingerprint(job)
-    taken = False
+    adopted = False
     for folder in earlier:
-        if not taken and _newest(folder / STATE, wanted):
+        if not adopted and _newest(folder / STATE, wanted):
             (folder / STATE).rename(Path(job.work) / STATE)
-            taken = True
-        remove(folder)
-    return taken
+            adopted = True
+        remove_state(folder)
+    return adopted
 
 
 def fingerprint(job: Job) -> str:
-    """What the training is, as a hash."""
-    values = {name: value for name, value in asdict(job).items() if name not in _OTHERWISE}
+    """Return a hash of what determines the weights of a training."""
+    values = {name: value for name, value in asdict(job).items() if name not in _NOT_COMPARED}
     if job.recipe:
-        values["split"] = job.split  # its schedule may count batches
+        values["split"] = job.split  # the schedule of a user's configuration may count batches
     if job.deepspeed:
-        values["processes"] = job.processes  # each of them has saved a part
+        values["processes"] = job.processes  # each of them saves a partition
     digest = sha256(json.dumps(values, sort_keys=True).encode())
     for weights in sorted(Path(job.base).glob("*.safetensors")):
-        # Of the file that a link leads to; reading gigabytes would take longer than what is saved.
-        there = weights.stat()
-        digest.update(f"{weights.name} {there.st_size} {there.st_mtime_ns}\n".encode())
+        # By size and time, following links: hashing gigabytes would take longer than resuming saves.
+        status = weights.stat()
+        digest.update(f"{weights.name} {status.st_size} {status.st_mtime_ns}\n".encode())
     for file in (job.data, job.recipe, job.held_out, *(each["path"] for each in job.sources)):
         digest.update(Path(file).read_bytes() if file else b"")
     return digest.hexdigest()
 
 
 def _newest(state: Path, wanted: str) -> Path | None:
-    """The newest checkpoint that was written to its end, None if the folder is of another training than `wanted`."""
+    """Return the newest complete checkpoint; None if the folder belongs to another training than `wanted`."""
     try:
         if (state / _FINGERPRINT).read_text(encoding="utf-8").strip() != wanted:
             return None
     except FileNotFoundError:
         return None
-    return max(_written(state), default=(0, None))[1]
+    return max(_complete(state), default=(0, None))[1]
 
 
-def _written(state: Path) -> Iterator[tuple[int, Path]]:
-    """The checkpoints that are there to their end, with their numbers: torch's are zip archives, whose index ends them.
+def _complete(state: Path) -> Iterator[tuple[int, Path]]:
+    """Yield the complete checkpoints with their numbers.
 
-    DeepSpeed's are folders; of these that counts which mmengine has named when it was written.
+    torch writes zip archives, which end with their index. DeepSpeed writes folders, of which only the one that mmengine
+    names in `last_checkpoint` is complete.
     """
     last = state / "last_checkpoint"
-    # Named by its place at that time.
+    # The file has the path at the time of writing.
     named = Path(last.read_text(encoding="utf-8", errors="replace").strip()).name if last.exists() else ""
     for each in state.glob("*.pth"):
         numbered = _NUMBERED.search(each.name)
@@ -138,12 +142,12 @@ def _written(state: Path) -> Iterator[tuple[int, Path]]:
             yield int(numbered[1]), each
 
 
-def _sound(saved: Path) -> bool:
-    """Whether the sums of all parts of a file are right. Reads it whole."""
-    if saved.is_dir():
+def _is_intact(checkpoint: Path) -> bool:
+    """Return whether the checksums of all parts of a file match. Reads the whole file."""
+    if checkpoint.is_dir():
         return True
     try:
-        with ZipFile(saved) as parts:
-            return parts.testzip() is None
+        with ZipFile(checkpoint) as archive:
+            return archive.testzip() is None
     except (BadZipFile, EOFError, RuntimeError):
         return False

@@ -1,4 +1,4 @@
-"""Worker: run an XTuner configuration file with progress. Knows mmengine's Runner and hooks, and no other files."""
+"""Run an XTuner configuration file with mmengine's Runner, and report progress."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from mmengine.registry import RUNNERS
 from xtuner.tools.train import register_function
 
 from training.job import Progress, TrainingError
-from training.worker import together
+from training.worker import is_out_of_memory, world_size
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
-    """A finished training: the InternVL model, the log of losses (JSON lines) and the number of optimiser steps."""
+class TrainedModel:
+    """A finished training: the InternVL model, the log of losses (JSON lines) and the number of optimizer steps."""
 
     model: torch.nn.Module
     scalars: Path
@@ -33,54 +33,50 @@ class Trained:
 
 
 class OutOfMemory(TrainingError):
-    """The training, once begun, found too little memory. `batch` is how many pairs it computed at once."""
+    """The training ran out of memory after its start, with `batch` samples in a batch."""
 
     def __init__(self, batch: int) -> None:
         super().__init__(f"there is too little memory to compute {batch} pairs at once")
         self.batch = batch
 
 
-def train(config_file: Path, say: Callable[[Progress], None], checkpoint: Path | None = None) -> Trained:
-    """Do what `python -m xtuner.tools.train CONFIG` does, reporting each step, and go on from a `checkpoint`.
+def train(config_file: Path, say: Callable[[Progress], None], checkpoint: Path | None = None) -> TrainedModel:
+    """Train as `python -m xtuner.tools.train CONFIG` does; report each step, and resume from a `checkpoint`.
 
-    Raises `OutOfMemory`.
+    Raises:
+        OutOfMemory: A smaller batch may fit.
     """
     config = Config.fromfile(config_file)
     register_function(config._cfg_dict)
-    if together() > 1:
+    if world_size() > 1:
         config.launcher = "pytorch"
         if not torch.cuda.is_available():
             config.model_wrapper_cfg = {"type": "MMDistributedDataParallel", "device_ids": None}
     else:
         config.launcher = "none"
-    # One log however often the run is continued; mmengine begins one for each process.
+    # mmengine 0.10.6 begins another log for each process; a resumed run continues its own.
     config.visualizer.save_dir = config.work_dir
     if checkpoint:
         config.resume, config.load_from = True, str(checkpoint)
-        # mmengine 0.10.6 loads by the default of torch before 2.6. The file is our own.
+        # mmengine 0.10.6 relies on torch.load's default before torch 2.6. The file is our own.
         os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
-    spread = config.get("strategy", {})
-    batches = spread.get("gradient_accumulation_steps") or config.optim_wrapper.get("accumulative_counts", 1)
+    strategy = config.get("strategy", {})
+    batches = strategy.get("gradient_accumulation_steps") or config.optim_wrapper.get("accumulative_counts", 1)
     runner = RUNNERS.build(config)
-    report = _Report(say, batches)
-    runner.register_hook(report, priority="VERY_LOW")
+    progress = _ProgressHook(say, batches)
+    runner.register_hook(progress, priority="VERY_LOW")
     try:
         runner.train()
     except RuntimeError as error:
-        if report.begun and out_of_memory(error):
+        if progress.begun and is_out_of_memory(error):
             raise OutOfMemory(config.train_dataloader.batch_size) from error
         raise
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    return Trained(model.model, Path(config.work_dir) / "vis_data" / "scalars.json", runner.iter // batches)
+    return TrainedModel(model.model, Path(config.work_dir) / "vis_data" / "scalars.json", runner.iter // batches)
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether that is what a GPU's or a CPU's allocator says."""
-    return "out of memory" in str(error) or "can't allocate memory" in str(error)
-
-
-class _Report(Hook):  # type: ignore[misc]
-    """Reports after each optimizer step how far the training is, with the mean loss of the last tenth of its steps."""
+class _ProgressHook(Hook):  # type: ignore[misc]
+    """Report each optimizer step, with the mean loss of the last tenth of the steps."""
 
     def __init__(self, say: Callable[[Progress], None], batches: int) -> None:
         self._say = say

@@ -1,4 +1,4 @@
-"""mmengine's log of a training, `scalars.json`: JSON lines, one a step. Standard library only."""
+"""Read mmengine's log of a training, `scalars.json`: JSON lines, one a step."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from typing import Any
 
 
 def losses(scalars: Path) -> list[tuple[int, float]]:
-    """(step, loss) pairs. Of steps that were made again, after a crash, the later ones count."""
+    """Return (step, loss) pairs. Of a step repeated after a crash, the later loss counts."""
     return sorted({int(each["step"]): float(each["loss"]) for each in _lines(scalars) if "loss" in each}.items())
 
 
-def most_memory(scalars: Path) -> int:
-    """Bytes of a GPU that tensors took at most; 0 where none was used.
+def peak_memory(scalars: Path) -> int:
+    """Return the most bytes of GPU memory that tensors took; 0 without a GPU.
 
-    torch cannot be asked at the end: with each line mmengine has it begin to count anew.
+    mmengine 0.10.6 resets torch's peak with each line, so torch does not know it at the end.
     """
     return max((int(each["memory"]) for each in _lines(scalars) if "memory" in each), default=0) * 2**20
 
 
-def seconds(scalars: Path) -> float:
-    """What the steps took, those that were made again included. mmengine's time of a line is a batch's, their mean over
-    the step, and its number of batches is counted on when a training goes on.
+def step_seconds(scalars: Path) -> float:
+    """Return the seconds of all steps, repeated ones included.
+
+    mmengine's `time` is the mean over the step's batches, and `iter` counts on when a training is resumed.
     """
     return sum((float(each["time"] * each["iter"] / each["step"]) for each in _lines(scalars) if "time" in each), 0.0)
 
 
 def _lines(scalars: Path) -> Iterator[dict[str, Any]]:
     for line in scalars.read_text(encoding="utf-8", errors="replace").splitlines():
-        # A process that was killed leaves half a line, and the next one goes on behind it.
+        # A killed process leaves half a line, which the next process continues.
         with suppress(ValueError):
             yield json.loads(line[line.rfind("{") :])

@@ -1,10 +1,10 @@
-"""Worker: an XTuner configuration of one's own, with our data put in.
+"""Adopt an operator's XTuner configuration (`training.recipe = "my_config.py"`) for a run.
 
-What is put in: the base model wherever the configuration names its own, the run's rows in place of its data set, the
-run's directory, a log of every step, and what continuing after a crash takes. All else is the configuration's, with
-three exceptions. `OptimWrapper` replaces `AmpOptimWrapper`, which cannot clip the bfloat16 gradients of XTuner's
-InternVL on a GPU. `TokenLoop` replaces XTuner's `TrainLoop`, so that the loss of a step is the mean over its tokens
-also where it is computed in smaller batches. The hook that logs a sample is left out.
+The base model replaces the one that the configuration names, the run's rows its dataset, and the run's directory its
+own; every step is logged, and checkpoints can be resumed. Everything else is the configuration's, with three
+exceptions: `OptimWrapper` replaces `AmpOptimWrapper`, which cannot clip the bfloat16 gradients of XTuner's InternVL on
+a GPU (mmengine 0.10.6); `StepLoop` replaces XTuner's `TrainLoop`, so that the loss of a step is the mean over its
+tokens with smaller batches too; and the hook that logs a sample is removed.
 """
 
 from __future__ import annotations
@@ -16,33 +16,43 @@ from typing import Any, Final
 from mmengine.config import Config
 
 from training.job import Job, TrainingError
-from training.run_folder import STATE
-from training.xtuner.config_file import VISUALIZER, config_file_text, divided, lessons
+from training.run_folder import BASE, STATE
+from training.xtuner.config_file import VISUALIZER, config_file_text, dataset, split_batch
 
 _MAX_LENGTH: Final = 8192
-_NEEDED: Final = (
+_REQUIRED: Final = (
     "model.model_path",
     "train_dataloader.dataset.type",
     "train_dataloader.batch_size",
     "optim_wrapper.optimizer",
 )
-_COUNTED: Final = ("begin", "end", "T_max", "total_iters")
+_ITERATIONS: Final = ("begin", "end", "T_max", "total_iters")
 
 
-def own_config_text(job: Job, *, base: Path, data: Path, rows: int, processes: int) -> str:
-    """The configuration `job.recipe` on a prepared `base` directory and `data` file of `rows` rows.
+def user_config_text(job: Job, *, rows: int, processes: int) -> str:
+    """Return the configuration `job.recipe` adopted for a job, whose base and data are prepared in its `work` folder.
 
-    Raises `TrainingError`.
+    Args:
+        job: The job.
+        rows: The number of prepared rows.
+        processes: How many processes share them.
+
+    Raises:
+        TrainingError: The configuration cannot be used.
     """
-    return config_file_text(_adopted(_read(job.recipe), job, base=base, data=data, rows=rows / processes))
+    return config_file_text(_adopt(_read(job.recipe), job, rows / processes))
 
 
-def own_max_length(recipe: str) -> int:
-    """The most tokens of a pair that the configuration takes. Raises `TrainingError`."""
-    found = _read(recipe)["train_dataloader"]["dataset"].get("max_length", _MAX_LENGTH)
-    if not isinstance(found, int):
-        raise TrainingError(f"{recipe} has a max_length of {found!r}: correct it to a number of tokens")
-    return found
+def user_max_length(recipe: str) -> int:
+    """Return the most tokens of a row that a configuration accepts.
+
+    Raises:
+        TrainingError: The configuration cannot be used.
+    """
+    value = _read(recipe)["train_dataloader"]["dataset"].get("max_length", _MAX_LENGTH)
+    if not isinstance(value, int):
+        raise TrainingError(f"{recipe} has a max_length of {value!r}: correct it to a number of tokens")
+    return value
 
 
 def _read(recipe: str) -> dict[str, Any]:
@@ -50,11 +60,11 @@ def _read(recipe: str) -> dict[str, Any]:
         config: dict[str, Any] = Config.fromfile(recipe).to_dict()
     except Exception as error:
         raise TrainingError(f"{recipe} is no configuration that XTuner reads ({error}): correct it") from error
-    for name in _NEEDED:
-        found: Any = config
+    for name in _REQUIRED:
+        value: Any = config
         for part in name.split("."):
-            found = found.get(part) if isinstance(found, dict) else None
-        if found is None:
+            value = value.get(part) if isinstance(value, dict) else None
+        if value is None:
             raise TrainingError(
                 f"{recipe} has no {name}: start from XTuner's own for InternVL "
                 "(xtuner copy-cfg internvl_v2_internlm2_2b_qlora_finetune .)"
@@ -62,56 +72,53 @@ def _read(recipe: str) -> dict[str, Any]:
     return config
 
 
-def _adopted(config: dict[str, Any], job: Job, *, base: Path, data: Path, rows: float) -> dict[str, Any]:
-    config = _with(config, config["model"]["model_path"], str(base))
+def _adopt(config: dict[str, Any], job: Job, rows: float) -> dict[str, Any]:
+    config = _substitute(config, config["model"]["model_path"], str(Path(job.work) / BASE))
     loader, wrapper = config["train_dataloader"], config["optim_wrapper"]
-    theirs = loader["dataset"]
-    repeats, max_length = theirs.get("repeat_times", 1), theirs.get("max_length", _MAX_LENGTH)
-    loader["dataset"] = lessons(job, base=base, data=data, repeats=repeats, max_length=max_length)
+    options = loader["dataset"]
+    repeats = options.get("repeat_times", 1)
+    loader["dataset"] = dataset(job, repeats=repeats, max_length=options.get("max_length", _MAX_LENGTH))
     if wrapper["type"].endswith("AmpOptimWrapper"):
         for name in ("dtype", "loss_scale", "use_fp16"):
             wrapper.pop(name, None)
         wrapper["type"] = "mmengine.optim.OptimWrapper"
 
-    given, batches = loader["batch_size"], wrapper.get("accumulative_counts", 1)
-    loader["batch_size"] = divided(given * batches, given, job.split)
-    wrapper["accumulative_counts"] = given * batches // loader["batch_size"]
-    _stretch(config, wrapper["accumulative_counts"] // batches)
-    _drop_empty(config, math.ceil(rows * repeats / loader["batch_size"]))
+    batch, accumulation = loader["batch_size"], wrapper.get("accumulative_counts", 1)
+    samples = batch * accumulation
+    loader["batch_size"] = split_batch(samples, batch, job.split)
+    batches = wrapper["accumulative_counts"] = samples // loader["batch_size"]
+    _scale_iterations(config, batches // accumulation)
+    _drop_empty_warmup(config, math.ceil(rows * repeats / loader["batch_size"]))
 
     if str(config["train_cfg"].get("type", "")).endswith(".TrainLoop"):
-        config["train_cfg"] |= {
-            "type": "training.xtuner.accumulation.TokenLoop",
-            "batches": wrapper["accumulative_counts"],
-        }
+        config["train_cfg"] |= {"type": "training.xtuner.accumulation.StepLoop", "batches": batches}
     hooks = config.setdefault("default_hooks", {})
-    hooks["logger"] = {"type": "training.xtuner.accumulation.StepLogger", "batches": wrapper["accumulative_counts"]}
+    hooks["logger"] = {"type": "training.xtuner.accumulation.StepLogger", "batches": batches}
     hooks.setdefault("checkpoint", {"type": "mmengine.hooks.CheckpointHook", "by_epoch": False, "interval": -1})
     hooks["checkpoint"]["save_optimizer"] = True
-    config["custom_hooks"] = [
-        *_discreet(config.get("custom_hooks") or []),
-        {"type": "training.xtuner.accumulation.MeanLoss"},
-    ]
-    config["log_processor"] = {"by_epoch": False, "window_size": wrapper["accumulative_counts"]}
+    # XTuner's DatasetInfoHook logs a sample: text of users, which erasure would not find in the log.
+    kept = [each for each in config.get("custom_hooks") or [] if not str(each["type"]).endswith("DatasetInfoHook")]
+    config["custom_hooks"] = [*kept, {"type": "training.xtuner.accumulation.MeanLoss"}]
+    config["log_processor"] = {"by_epoch": False, "window_size": batches}
     config["visualizer"] = VISUALIZER
     config["work_dir"] = str(Path(job.work) / STATE)
     config["load_from"], config["resume"] = None, False
-    # The order of the data has to be the same again when the run is continued.
+    # A resumed training needs the same order of the data.
     config["randomness"] = {"deterministic": False, **(config.get("randomness") or {}), "seed": job.seed}
     return config
 
 
-def _stretch(config: dict[str, Any], factor: int) -> None:
-    """Smaller batches are more of them: what is counted in batches grows by `factor`."""
+def _scale_iterations(config: dict[str, Any], factor: int) -> None:
+    """Multiply what is counted in iterations: smaller batches are more of them."""
     for each in [config["train_cfg"], *(config.get("param_scheduler") or [])]:
-        counted = ("max_iters",) if "by_epoch" not in each else () if each["by_epoch"] else _COUNTED
+        counted = ("max_iters",) if "by_epoch" not in each else () if each["by_epoch"] else _ITERATIONS
         for name in counted:
             if each.get(name) is not None:
                 each[name] *= factor
 
 
-def _drop_empty(config: dict[str, Any], batches: int) -> None:
-    """Leave out a warm-up that is shorter than a batch, of so many in an epoch: mmengine would refuse it."""
+def _drop_empty_warmup(config: dict[str, Any], batches: int) -> None:
+    """Remove a warm-up shorter than one of the `batches` of an epoch, which mmengine 0.10.6 rejects."""
     config["param_scheduler"] = [
         each
         for each in config.get("param_scheduler") or []
@@ -119,15 +126,10 @@ def _drop_empty(config: dict[str, Any], batches: int) -> None:
     ]
 
 
-def _discreet(hooks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without XTuner's hook that writes a sample into the log: people's words, which would stay there for ever."""
-    return [each for each in hooks if not str(each["type"]).endswith("DatasetInfoHook")]
-
-
-def _with(value: Any, old: str, new: str) -> Any:
-    """The value with every text `old` in it replaced."""
+def _substitute(value: Any, old: str, new: str) -> Any:
+    """Replace every string that equals `old` in a nested value."""
     if isinstance(value, dict):
-        return {name: _with(each, old, new) for name, each in value.items()}
+        return {name: _substitute(each, old, new) for name, each in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_with(each, old, new) for each in value)
+        return type(value)(_substitute(each, old, new) for each in value)
     return new if isinstance(value, str) and value == old else value

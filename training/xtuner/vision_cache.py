@@ -1,15 +1,16 @@
-"""Worker: what the frozen vision tower makes of each picture, computed once for a run and kept in files.
+"""The frozen vision tower's features of each picture, computed once for a run and kept in files.
 
-The tower's output for a picture is the same in every epoch, and before the projector, which is trained. A file `N.bin`
-holds it as one array in the order of `N.json`, which says whose tiles lie where; it is memory-mapped, so a run needs
-memory for a batch of it only. Each of several processes writes a file. Knows tiles and the tower; which pictures, and
-when, is `finetune`'s.
+The features of a picture are the same in every epoch up to the projector, which is trained. Each process computes its
+share into `RANK.bin`, one array in the order of `RANK.json`, which names the pictures and their tiles. The arrays are
+memory-mapped, so a training holds a batch of them in memory.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,41 +24,46 @@ from torch import Tensor
 from inference.internvl2.configuration_internvl2 import InternVLChatConfig
 from inference.internvl2.modeling_intern_vit import InternVisionModel
 from inference.internvl2.modeling_internvl2 import unprojected
-from training.xtuner.encoding import Sight
-from training.xtuner.gpu_yield import Courtesy
+from training.job import Job, Progress
+from training.run_folder import BASE, FEATURES
+from training.worker import Say, rank, world_size
+from training.xtuner.encoding import Tiling
+from training.xtuner.gpu_yield import GpuYield
 
 _PREFIX: Final = "vision_model."
-_TILES: Final = 26
-"""Tiles in one pass of the tower: two large pictures fill a big card, and their activations fit a small one."""
+_PICTURES: Final = "wanted"
+"""The file with the names of the pictures to compute."""
+
+_BATCH_TILES: Final = 26
+"""Tiles in one pass of the tower: two large pictures fill a large GPU, and their activations fit a small one."""
 
 _UNWRITTEN: Final = 2
-"""Pictures whose features wait on the card to be written."""
+"""Pictures whose features wait on the GPU to be written."""
 
 
-def precision() -> torch.dtype:
-    """What frozen weights and activations are kept in: bfloat16 on a GPU, float32 on a CPU."""
+def frozen_dtype() -> torch.dtype:
+    """Return the type of frozen weights and activations: bfloat16 on a GPU, float32 on a CPU."""
     return torch.bfloat16 if torch.cuda.is_available() else torch.float32
 
 
-class Tower:
-    """The vision tower of a checkpoint alone, frozen, on the GPU if there is one."""
+class VisionTower:
+    """The vision tower of a checkpoint, frozen, on the GPU if there is one."""
 
-    def __init__(self, directory: Path, courtesy: Courtesy | None = None) -> None:
-        """Load the checkpoint's tower; `courtesy` is where it steps aside."""
+    def __init__(self, directory: Path, gpu_yield: GpuYield | None = None) -> None:
         self._config = InternVLChatConfig.from_pretrained(directory)
         self._device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else "cpu"
-        # No weights are drawn that the next lines replace.
+        # On the meta device no weights are initialised that the checkpoint replaces.
         with torch.device("meta"):
             tower = InternVisionModel(self._config.vision_config)
         tower.load_state_dict(_weights(directory), assign=True)
-        self._tower = tower.to(self._device, precision()).eval().requires_grad_(False)
-        if courtesy is not None:
-            courtesy.attach(self._tower.encoder.layers, backward=False)
+        self._tower = tower.to(self._device, frozen_dtype()).eval().requires_grad_(False)
+        if gpu_yield is not None:
+            gpu_yield.attach(self._tower.encoder.layers, backward=False)
 
     @torch.no_grad()
     def __call__(self, tiles: Tensor) -> Tensor:
-        """Tiles [T, 3, S, S] → features [T, tokens, folded width] on the tower's device."""
-        parts = [part.to(self._device, precision()) for part in tiles.split(_TILES)]
+        """Tiles [T, 3, S, S] → features [T, tokens, width] on the tower's device."""
+        parts = [part.to(self._device, frozen_dtype()) for part in tiles.split(_BATCH_TILES)]
         return torch.cat([unprojected(self._tower, self._config, part) for part in parts])
 
 
@@ -67,101 +73,128 @@ def _weights(directory: Path) -> dict[str, Tensor]:
         with safe_open(file, "pt") as weights:
             found |= {
                 name.removeprefix(_PREFIX): weights.get_tensor(name)
-                for name in weights.keys()  # noqa: SIM118 it is no dictionary
+                for name in weights.keys()  # noqa: SIM118 - safe_open returns no mapping
                 if name.startswith(_PREFIX)
             }
     return found
 
 
-class Features:
-    """The features in a folder of files that `write` wrote."""
+class VisionCache:
+    """Read the features in a folder."""
 
     def __init__(self, folder: Path) -> None:
-        self._found: dict[str, Tensor] = {}
+        self._features: dict[str, Tensor] = {}
         for index in sorted(folder.glob("*.json")):
             content = json.loads(index.read_text(encoding="utf-8"))
-            kind, size = getattr(torch, content["dtype"]), math.prod(content["shape"])
+            dtype, size = getattr(torch, content["dtype"]), math.prod(content["shape"])
             if size:
-                values = torch.from_file(str(index.with_suffix(".bin")), size=size, dtype=kind).view(content["shape"])
-                self._found |= {name: values[first : first + count] for name, first, count in content["pictures"]}
+                values = torch.from_file(str(index.with_suffix(".bin")), size=size, dtype=dtype).view(content["shape"])
+                self._features |= {name: values[first : first + count] for name, first, count in content["pictures"]}
 
-    def of(self, pictures: Sequence[str]) -> Tensor | None:
-        """A copy of those of some pictures, in order, [T, tokens, width]; None if not all of them are kept."""
-        if not all(name in self._found for name in pictures):
+    def get(self, pictures: Sequence[str]) -> Tensor | None:
+        """Return the features of some pictures in order, [T, tokens, width]; None unless all of them are cached."""
+        if not all(name in self._features for name in pictures):
             return None
-        # No view of the file, of one picture alone neither: a loader's process hands a tensor on by its storage's file
-        # descriptor, a mapped file has none, and torch then loses the batch, for which the training waits for ever.
-        return torch.cat([self._found[name] for name in pictures])
+        # A copy, also for one picture: a loader's process passes a tensor on by the file descriptor of its storage,
+        # which a mapped file lacks. torch 2.13 then loses the batch, and the training waits for it until it times out.
+        return torch.cat([self._features[name] for name in pictures])
 
 
-class _File:
-    """The file as it grows. The index is written last: without it there is no file to read."""
+class _Writer:
+    """Write features to a file. The index is written at the end; a file without one is not read."""
 
     def __init__(self, file: Path) -> None:
-        self._file = file
+        self._index = file.with_suffix(".json")
         file.parent.mkdir(exist_ok=True)
-        _index(file).unlink(missing_ok=True)
-        self._writer = file.open("wb")
+        self._index.unlink(missing_ok=True)
+        self._file = file.open("wb")
         self._pictures: list[tuple[str, int, int]] = []
-        self._tiles, self._rest, self._dtype = 0, (0, 0), precision()
+        self._tiles, self._shape, self._dtype = 0, (0, 0), frozen_dtype()
 
     def add(self, name: str, features: Tensor) -> None:
         values = features.cpu().contiguous()
-        values.view(torch.uint8).numpy().tofile(self._writer)
+        values.view(torch.uint8).numpy().tofile(self._file)
         self._pictures.append((name, self._tiles, len(values)))
         self._tiles += len(values)
-        self._rest = (values.shape[1], values.shape[2])
+        self._shape = (values.shape[1], values.shape[2])
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_rest: object) -> None:
-        self._writer.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._file.close()
         if kind is None:
             content: dict[str, Any] = {
                 "dtype": str(self._dtype).removeprefix("torch."),
-                "shape": (self._tiles, *self._rest),
+                "shape": (self._tiles, *self._shape),
                 "pictures": self._pictures,
             }
-            _index(self._file).write_text(json.dumps(content) + "\n", encoding="utf-8")
+            self._index.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
-def write(
+def request_features(job: Job, pictures: Sequence[str]) -> None:
+    """Clear the run's cache and name the pictures that `compute_features` computes. Called by rank 0."""
+    folder = Path(job.work) / FEATURES
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    (folder / _PICTURES).write_text(json.dumps(pictures), encoding="utf-8")
+
+
+def compute_features(job: Job, say: Say) -> None:
+    """Compute this process's share of the requested features, as far as its share of the disk space allows.
+
+    Raises:
+        PictureError: A picture cannot be decoded.
+        OSError: A file cannot be read or written.
+    """
+    folder = Path(job.work) / FEATURES
+    pictures = json.loads((folder / _PICTURES).read_text(encoding="utf-8"))
+    space = min(job.features_gigabytes * 1e9, 0.5 * shutil.disk_usage(folder).free)
+    if share := pictures[rank() :: world_size()]:
+        base, images = Path(job.work) / BASE, Path(job.images)
+        tiling = Tiling.from_checkpoint(base, job.tiles)
+        write_features(
+            folder / f"{rank()}.bin",
+            VisionTower(base, GpuYield.open(job.courtesy)),
+            share,
+            lambda name: tiling.load(images / name),
+            max_bytes=space / world_size(),
+            threads=job.threads or max(1, min(8, len(os.sched_getaffinity(0)) // world_size())),
+            on_picture=lambda: say(Progress("looking")),
+        )
+
+
+def write_features(
     file: Path,
-    *,
-    base: Path,
-    images: Path,
+    tower: VisionTower,
     pictures: Iterable[str],
-    sight: Sight,
-    room: float,
+    load: Callable[[str], Tensor],
+    *,
+    max_bytes: float,
     threads: int,
-    courtesy: str = "",
     on_picture: Callable[[], None] = lambda: None,
 ) -> int:
-    """Write the features of as many of the pictures as fit into `room` bytes; how many did. `on_picture` is called
-    before each.
+    """Write the features of as many pictures as fit into `max_bytes`; return their number.
 
-    Pictures are read and cut by `threads` threads while the tower looks at those before. The tower steps aside for the
-    engine of the file `courtesy`. Raises `PictureError` and
-    OSError.
+    `threads` threads `load` pictures, by name, as tiles [T, 3, S, S] while the tower computes those before.
+    `on_picture` is called before each picture is computed.
     """
-    tower = Tower(base, Courtesy.of(courtesy))
     written, used = 0, 0
     with (
-        _File(file) as growing,
-        ThreadPoolExecutor(threads) as cutting,
-        # Bringing features from the card and writing them takes as long as looking does.
-        ThreadPoolExecutor(1) as writing,
+        _Writer(file) as writer,
+        ThreadPoolExecutor(threads) as loaders,
+        # Copying features from the GPU and writing them takes as long as computing them.
+        ThreadPoolExecutor(1) as writers,
     ):
         waiting: deque[Future[None]] = deque()
-        for name, tiles in _ahead(cutting, 2 * threads, lambda name: sight.look(images / name), pictures):
+        for name, tiles in _load_ahead(loaders, 2 * threads, load, pictures):
             on_picture()
-            seen = tower(tiles)
-            used += seen.nbytes
-            if used > room:
-                cutting.shutdown(cancel_futures=True)
+            features = tower(tiles)
+            used += features.nbytes
+            if used > max_bytes:
+                loaders.shutdown(cancel_futures=True)
                 break
-            waiting.append(writing.submit(growing.add, name, seen))
+            waiting.append(writers.submit(writer.add, name, features))
             written += 1
             if len(waiting) > _UNWRITTEN:
                 waiting.popleft().result()
@@ -170,19 +203,15 @@ def write(
     return written
 
 
-def _ahead(
-    pool: ThreadPoolExecutor, many: int, work: Callable[[str], Tensor], names: Iterable[str]
+def _load_ahead(
+    pool: ThreadPoolExecutor, limit: int, load: Callable[[str], Tensor], names: Iterable[str]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Each name with the result of the work on it, in order, so `many` begun at a time."""
+    """Yield each name with what `load` returns for it, in order, with at most `limit` loads ahead."""
     waiting: deque[tuple[str, Future[Tensor]]] = deque()
     for name in names:
-        waiting.append((name, pool.submit(work, name)))
-        if len(waiting) > many:
+        waiting.append((name, pool.submit(load, name)))
+        if len(waiting) > limit:
             first, result = waiting.popleft()
             yield first, result.result()
     for first, result in waiting:
         yield first, result.result()
-
-
-def _index(file: Path) -> Path:
-    return file.with_suffix(".json")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from training.job import Job
-from training.xtuner.config_file import Plan, config_text
+from training.xtuner.config_file import StepPlan, config_text
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 33, 1000])
@@ -17,7 +17,7 @@ from training.xtuner.config_file import Plan, config_text
 def test_a_plan_fits_any_number_of_rows(rows: int, accumulation: int) -> None:
     """Warm-up leaves a step, steps are whole, and the repeated data lasts to the end without a second epoch."""
     job = Job("1", "", "", "", "", "", epochs=2.5, batch=4, accumulation=accumulation)
-    plan = Plan.of(job, rows)
+    plan = StepPlan.for_job(job, rows)
     assert 0 <= plan.warmup < plan.steps
     assert plan.batches == plan.steps * accumulation
     assert plan.repeats * rows >= plan.batches * job.batch
@@ -31,7 +31,7 @@ def test_the_training_waits_for_no_batch_for_ever(tmp_path: Path) -> None:
         from mmengine.config import Config
 
     job = Job("1", "", "", "", str(tmp_path), "")
-    text = config_text(job, Plan.of(job, 9), base=tmp_path, data=tmp_path, longest=1, features=tmp_path, gpu=True)
+    text = config_text(job, StepPlan.for_job(job, 9), longest=1, gpu=True)
     loader = Config.fromstring(text, ".py")["train_dataloader"]
     assert loader["num_workers"] > 0
     assert loader["timeout"] > 0
@@ -89,8 +89,8 @@ def test_the_learning_rate_reaches_its_peak(rows: int, tmp_path: Path) -> None:
         from mmengine.registry import PARAM_SCHEDULERS
 
     job = Job("1", "", "", "", str(tmp_path), "", epochs=6, batch=4, learning_rate=1e-3)
-    plan = Plan.of(job, rows)
-    text = config_text(job, plan, base=tmp_path, data=tmp_path, longest=1, features=tmp_path, gpu=False)
+    plan = StepPlan.for_job(job, rows)
+    text = config_text(job, plan, longest=1, gpu=False)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=job.learning_rate)
     schedules = [
         PARAM_SCHEDULERS.build({**each, "optimizer": optimizer})

@@ -35,11 +35,11 @@ def test_a_configuration_that_will_not_do_is_named(tmp_path: Path, text: str, wo
     """The first that reads it, for the length of a pair, says what is wrong, and with which file."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # mmengine's imports, not ours
-        from training.xtuner.user_config import own_max_length
+        from training.xtuner.user_config import user_max_length
 
     (tmp_path / "mine.py").write_text(text)
     with pytest.raises(TrainingError, match=f"mine.py .*{words}"):
-        own_max_length(str(tmp_path / "mine.py"))
+        user_max_length(str(tmp_path / "mine.py"))
 
 
 def test_an_import_goes_by_its_length(tmp_path: Path) -> None:

@@ -1,0 +1,107 @@
+"""The vision cache, and the number of layers to recompute."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from inference.internvl2.checkpoint import load_model
+from inference.internvl2.tiny import CHECKPOINT
+from inference.messages import PictureError
+from tests.support.lessons import photo
+from training.xtuner.activation_checkpointing import fewest_layers
+from training.xtuner.encoding import Tiling
+from training.xtuner.vision_cache import VisionCache, VisionTower, write_features
+
+TILING = Tiling.from_checkpoint(CHECKPOINT)
+
+
+def write(folder: Path, names: list[str], max_bytes: float = 1e9) -> int:
+    """Write the features of some pictures of a folder into its cache; return how many were written."""
+    cache, tower = folder / "cache" / "0.bin", VisionTower(CHECKPOINT)
+    return write_features(cache, tower, names, lambda name: TILING.load(folder / name), max_bytes=max_bytes, threads=2)
+
+
+def draw_and_write(folder: Path, names: list[str], max_bytes: float = 1e9) -> int:
+    """Draw pictures of different shapes and write their features; return how many were written."""
+    for number, name in enumerate(names):
+        (folder / name).write_bytes(photo(["red", "blue", "green"][number % 3], (150 + 90 * number, 150)))
+    return write(folder, names, max_bytes)
+
+
+def test_cached_features_are_those_of_the_tower(tmp_path: Path) -> None:
+    """Behind the projector they equal the whole model's features of the same tiles, one by one and together."""
+    names = ["a.jpg", "b.jpg", "c.jpg"]
+    assert draw_and_write(tmp_path, names) == 3
+    cache, model = VisionCache(tmp_path / "cache"), load_model(CHECKPOINT, dtype=torch.float32)
+    with torch.inference_mode():
+        for some in (["a.jpg"], ["c.jpg"], ["c.jpg", "a.jpg", "b.jpg"]):
+            cached = cache.get(some)
+            assert cached is not None and cached.shape[1:] == (TILING.tokens, TILING.width)
+            tiles = torch.cat([TILING.load(tmp_path / name) for name in some])
+            torch.testing.assert_close(model.mlp1(cached), model.extract_feature(tiles), rtol=1e-4, atol=1e-4)
+
+
+class _Each(Dataset[Tensor]):
+    """The features of each picture."""
+
+    def __init__(self, cache: VisionCache, names: list[str]) -> None:
+        self._cache = cache
+        self._names = names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: int) -> Tensor:
+        cached = self._cache.get([self._names[index]])
+        assert cached is not None
+        return cached
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_features_of_different_shapes_leave_a_loaders_process(tmp_path: Path) -> None:
+    """A batch of pictures with different numbers of tiles, which cannot be stacked, arrives from another process."""
+    names = ["a.jpg", "b.jpg", "c.jpg"]
+    draw_and_write(tmp_path, names)
+    each = _Each(VisionCache(tmp_path / "cache"), names)
+    assert len({len(each[index]) for index in range(3)}) > 1, "they differ"
+    # A lost batch never arrives; the loader raises after a minute.
+    (batch,) = DataLoader(each, batch_size=3, num_workers=1, collate_fn=list, timeout=60)
+    for index, found in enumerate(batch):
+        torch.testing.assert_close(found, each[index], rtol=0, atol=0)
+
+
+def test_a_picture_that_is_not_cached_has_no_features(tmp_path: Path) -> None:
+    """A sample with one picture that did not fit is not cached: it is computed from its tiles."""
+    names = [f"{number}.jpg" for number in range(4)]
+    full = draw_and_write(tmp_path, names) and (tmp_path / "cache" / "0.bin").stat().st_size
+    fitted = draw_and_write(tmp_path, names, max_bytes=0.6 * full)
+    assert 0 < fitted < 4
+    cache = VisionCache(tmp_path / "cache")
+    assert cache.get(names[:fitted]) is not None
+    assert cache.get([names[0], names[-1]]) is None
+    assert (tmp_path / "cache" / "0.bin").stat().st_size <= 0.6 * full
+
+
+def test_a_broken_picture_leaves_no_cache(tmp_path: Path) -> None:
+    """What was written before the picture that cannot be opened is not taken for the whole."""
+    draw_and_write(tmp_path, ["a.jpg"])
+    (tmp_path / "b.jpg").write_bytes(photo()[:300])
+    with pytest.raises(PictureError):
+        write(tmp_path, ["a.jpg", "b.jpg"])
+    assert VisionCache(tmp_path / "cache").get(["a.jpg"]) is None
+
+
+def test_less_memory_recomputes_more_layers() -> None:
+    """None with much memory, all with little; in between each layer's worth of memory spares one."""
+    config = SimpleNamespace(num_hidden_layers=24, hidden_size=2048, intermediate_size=8192)
+    counts = [fewest_layers(config, 13_600, gigabytes * 1e9) for gigabytes in range(60)]
+    assert counts[0] == 24 and counts[-1] == 0
+    assert all(0 <= before - after <= 1 for before, after in pairwise(counts))
+    assert fewest_layers(config, 13_600 // 4, 15e9) < fewest_layers(config, 13_600, 15e9)
