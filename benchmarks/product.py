@@ -192,7 +192,7 @@ async def ended(ledger: Ledger, crowd: Crowd, seconds: dict[str, float]) -> Run:
     while True:
         await asyncio.sleep(0.1)
         now = time.monotonic()
-        runs = await ledger.runs()
+        runs = await ledger.runs.latest()
         if not runs and now - began > START_SECONDS:
             raise RuntimeError(f"no run has begun: {crowd.latest(ADMIN)}")
         if runs:
@@ -263,7 +263,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
             }
             crowd.state = "after"
             await asyncio.sleep(options.after)
-            found["counts"] = await ledger.counts()
+            found["counts"] = await ledger.counts.totals()
     finally:
         for task in tasks:
             task.cancel()

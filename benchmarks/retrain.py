@@ -35,7 +35,7 @@ from inference.internvl2.tiny.words import Kind
 from inference.messages import Picture, Prompt, Turn
 from storage.ledger import Ledger
 from storage.model_store import ModelStore
-from storage.pictures import PictureStore
+from storage.picture_store import PictureStore
 from storage.records import Chat, Exchange, Model, Person, Rating, Run, StoredPicture
 from storage.states import ModelState
 from training.data.llava import Lesson
@@ -93,8 +93,8 @@ class Bench:
 
     async def open(self) -> None:
         """Enter the base model and the person."""
-        await self.ledger.add_model(Model("base", str(self.base), ModelState.LIVE, None, 0.0))
-        await self.ledger.see(Person(PERSON), Chat(PERSON))
+        await self.ledger.models.add(Model("base", str(self.base), ModelState.LIVE, None, 0.0))
+        await self.ledger.people.save(Person(PERSON), Chat(PERSON))
 
     async def keep(self, scene: Scene, rng: Random) -> tuple[str, tuple[int, int]]:
         """Draw a scene as a photo; returns its name and size."""
@@ -102,7 +102,7 @@ class Bench:
         data = io.BytesIO()
         image.save(data, "JPEG", quality=90)
         name = await self.pictures.put(data.getvalue())
-        await self.ledger.add_picture(
+        await self.ledger.pictures.add(
             StoredPicture(name, "image/jpeg", *image.size, len(data.getvalue()), str(imagehash.phash(image)))
         )
         return name, image.size
@@ -127,7 +127,7 @@ class Bench:
         sessions = []
         follow_ups = []
         for number, (asked, said) in enumerate(zip(first, self.say(speaker, first), strict=True)):
-            sessions.append(await self.ledger.new_session(PERSON, PERSON))
+            sessions.append(await self.ledger.sessions.restart(PERSON, PERSON))
             answer, vote = taste(asked, said, rng)
             likes += vote > 0
             await self._record(asked, answer, vote, sessions[number], 10 * number)
@@ -164,9 +164,9 @@ class Bench:
         async def quiet(run: Run) -> None:
             """Nobody watches."""
 
-        run = await self.ledger.start_run("command")
+        run = await self.ledger.runs.start("command")
         model = await self.pipeline.run(run, quiet)
-        return await self.ledger.run(run.id), model
+        return await self.ledger.runs.get(run.id), model
 
     async def _ask(self, rng: Random, number: int) -> Asked:
         scene = random_scene(rng)
@@ -176,7 +176,7 @@ class Bench:
     async def _record(self, asked: Asked, answer: str, vote: int, session: int, update: int) -> None:
         prompt = Prompt(SYSTEM, asked.lesson.turns[:-1], chat="")
         newest = prompt.turns[-1]
-        recorded = await self.ledger.record_exchange(
+        recorded = await self.ledger.exchanges.record(
             Exchange(
                 session=session,
                 chat=PERSON,
@@ -201,7 +201,7 @@ class Bench:
                 seconds=0.0,
             )
         )
-        await self.ledger.rate(Rating(recorded.id, PERSON, vote, update + 1))
+        await self.ledger.votes.cast(Rating(recorded.id, PERSON, vote, update + 1))
 
 
 async def learn(

@@ -57,7 +57,7 @@ from inference.serving.deployment import Deployment
 from storage.integrity import refuse_lost_ledger
 from storage.ledger import FILE_NAME, Ledger
 from storage.model_store import ModelStore
-from storage.pictures import PictureStore
+from storage.picture_store import PictureStore
 from training.job_specs import Places
 from training.launcher import ChildTrainer
 from training.merged_models import MergedModels

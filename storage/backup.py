@@ -20,7 +20,7 @@ from storage.connection import explained_os, looking
 from storage.errors import StorageError, UnknownRecord
 from storage.ledger import FILE_NAME, Ledger
 from storage.model_store import ModelStore, verify
-from storage.pictures import PictureStore
+from storage.picture_store import PictureStore
 
 PICTURES = "pictures"
 MODELS = "models"
@@ -73,7 +73,7 @@ async def _fill(ledger: Ledger, pictures: PictureStore, part: Path, models: Mode
             await asyncio.to_thread(_write, copies.path(name), await pictures.get(name))
         except UnknownRecord:
             lost.append(name)
-    known = {each.sha256 for each in await ledger.pictures()} if lost else set()
+    known = {each.sha256 for each in await ledger.pictures.all()} if lost else set()
     if not known.issuperset(lost):
         raise _Forgotten
     kept = [] if models is None else models.names()

@@ -18,7 +18,7 @@ from storage.states import ReceiverState
 class Broadcasts(Queries):
     """Broadcasts and their receivers."""
 
-    async def begin_broadcast(self, update: int, chats: Iterable[int]) -> None:
+    async def begin(self, update: int, chats: Iterable[int]) -> None:
         """Note who is to be told, the oldest chat first, unless that was noted before.
 
         Then an earlier process may have ended while it was telling somebody: it is doubtful whether they know.
@@ -63,7 +63,7 @@ class Broadcasts(Queries):
         """Note what became of telling a chat. One that was forgotten meanwhile stays forgotten."""
         await self._write(lambda database: _set(database, update, chat, state))
 
-    async def cancel_broadcast(self, update: int) -> int:
+    async def cancel(self, update: int) -> int:
         """Tell nobody any more; returns how many are spared."""
 
         def work(database: Database) -> int:

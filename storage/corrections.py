@@ -18,10 +18,10 @@ from storage.records import Demonstration
 _SELECT = 'SELECT id, exchange, author, text, "update", created, confirmed_by FROM demonstrations'
 
 
-class Demonstrations(Queries):
+class Corrections(Queries):
     """Suggested answers."""
 
-    async def demonstrate(self, demonstration: Demonstration) -> int:
+    async def add(self, demonstration: Demonstration) -> int:
         """Add a suggestion, not yet confirmed; return its id. An update that brought one before returns that.
 
         Raises `UnknownRecord` for an exchange that does not exist (any more).
@@ -45,7 +45,7 @@ class Demonstrations(Queries):
 
         return await self._write(work)
 
-    async def corrected_since(self, author: int, since: float, exchange: int) -> int:
+    async def count_since(self, author: int, since: float, exchange: int) -> int:
         """Count the exchanges, other than `exchange`, for which a person has suggested a better answer since then."""
         row = await self._read(
             lambda database: first(
@@ -58,14 +58,14 @@ class Demonstrations(Queries):
         assert row is not None
         return int(row["number"])
 
-    async def demonstration(self, demonstration: int) -> Demonstration:
+    async def get(self, demonstration: int) -> Demonstration:
         """The suggestion of that id. Raises `UnknownRecord`."""
         row = await self._read(lambda database: first(database, f"{_SELECT} WHERE id = ?", [demonstration]))
         if row is None:
             raise _unknown(demonstration)
         return _demonstration(row)
 
-    async def demonstration_shown(self, chat: int, message: int) -> Demonstration | None:
+    async def for_message(self, chat: int, message: int) -> Demonstration | None:
         """The suggestion that a message makes, or a message of ours about it; None if it is not about any."""
         row = await self._read(
             lambda database: first(
@@ -77,7 +77,7 @@ class Demonstrations(Queries):
         )
         return None if row is None else _demonstration(row)
 
-    async def confirm_demonstration(self, demonstration: int, by: int | None) -> None:
+    async def confirm(self, demonstration: int, by: int | None) -> None:
         """Let it teach, as `by` wishes; None takes that back for the runs to come, as a vote is taken back.
 
         Raises `UnknownRecord`.

@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
-from storage.base import Queries, every
+from storage.base import Queries, every, first
 from storage.records import Approval, Day, Participant
+
+_TOTALS = """
+SELECT (SELECT count(*) FROM users WHERE id > 0) AS users,
+       (SELECT count(*) FROM chats) AS chats,
+       (SELECT count(*) FROM sessions) AS sessions,
+       (SELECT count(*) FROM exchanges) AS exchanges,
+       (SELECT count(*) FROM pictures) AS pictures,
+       (SELECT count(*) FROM feedback) AS votes,
+       (SELECT count(*) FROM ratings WHERE value > 0) AS ups,
+       (SELECT count(*) FROM ratings WHERE value < 0) AS downs,
+       (SELECT count(*) FROM runs) AS runs,
+       (SELECT count(*) FROM models) AS models,
+       (SELECT count(*) FROM inbox WHERE state IN ('stored', 'begun')) AS updates_pending,
+       (SELECT count(*) FROM inbox WHERE state = 'aside') AS updates_set_aside,
+       (SELECT coalesce(sum(doubtful), 0) FROM replies WHERE doubtful > 0) AS replies_doubtful
+"""
 
 _DAYS = """
 SELECT date(exchanges.created, 'unixepoch') AS day, exchanges.model AS model,
@@ -34,8 +50,17 @@ SELECT id, name, opted_out,
 """A group that has one conversation together is a user with a negative id."""
 
 
-class Statistics(Queries):
+class Counts(Queries):
     """Counts over time."""
+
+    async def totals(self) -> dict[str, int]:
+        """How much there is of what, for status and metrics: users, chats, sessions, exchanges, pictures, votes
+        (all ever cast), ups and downs (the latest of each rater), runs, models, updates_pending,
+        updates_set_aside, replies_doubtful.
+        """
+        row = await self._read(lambda database: first(database, _TOTALS))
+        assert row is not None
+        return dict(row)
 
     async def days(self, since: float) -> list[Day]:
         """What each model answered on each day (UTC) from `since` on (UTC seconds), and what became of that: the

@@ -12,22 +12,12 @@ from storage.base import Queries, every, first
 from storage.errors import StorageError, UnknownRecord
 from storage.inbox import refuse_closed
 from storage.people import ensure_chat, ensure_user
-from storage.records import Exchange, PictureState, StoredPicture
+from storage.records import Exchange
 
 _COLUMNS = [each.name for each in fields(Exchange) if each.name not in ("pictures", "formerly")]
 _INSERTED = [name for name in _COLUMNS if name != "id"]
 _INSERT = "INSERT INTO exchanges({}) VALUES ({})".format(
     ", ".join(f'"{name}"' for name in _INSERTED), ", ".join(f":{name}" for name in _INSERTED)
-)
-INSERT_PICTURE = (
-    "INSERT INTO pictures(sha256, media_type, width, height, size, phash, created, state)"
-    " VALUES (:sha256, :media_type, :width, :height, :size, :phash, :created, :state)"
-    # What a decoder has made is clean, even where an earlier version was sent the very same bytes.
-    " ON CONFLICT(sha256) DO UPDATE SET state = excluded.state WHERE excluded.state = 'clean' AND state <> 'clean'"
-)
-_INSERT_SENDER = (
-    "INSERT INTO picture_senders(sha256, sender, created) VALUES (?, ?, ?)"
-    " ON CONFLICT(sha256, sender) DO UPDATE SET created = excluded.created"
 )
 SELECT_EXCHANGES = "SELECT {}, {}, {} FROM exchanges".format(
     ", ".join(f'exchanges."{name}"' for name in _COLUMNS),
@@ -55,66 +45,10 @@ def exchange_of(row: sqlite3.Row) -> Exchange:
     return Exchange(**values)
 
 
-def picture_of(row: sqlite3.Row) -> StoredPicture:
-    """The record of a row of `pictures`."""
-    return StoredPicture(**{**dict(row), "state": PictureState(row["state"])})
-
-
 class Exchanges(Queries):
     """Pictures, exchanges, histories."""
 
-    async def add_picture(
-        self, picture: StoredPicture, sender: int | None = None, *, update: int | None = None
-    ) -> None:
-        """Note a picture whose bytes are in the picture folder, who sent it and for which update it was fetched (None:
-        it was imported).
-
-        A picture already known keeps its first row. Its bytes may have been removed just before this; from now on
-        they are not (`Forgetting.remove_picture`), so see afterwards that they are there. Raises `UnknownRecord` when
-        who sent the update was forgotten meanwhile.
-        """
-        now = self._now(picture.created)
-        row = asdict(picture) | {"created": now}
-
-        def work(database: Database) -> None:
-            refuse_closed(database, update)
-            # Not Table.insert: it reads the schema several times, which costs a millisecond on the busiest path.
-            database.execute(INSERT_PICTURE, row)
-            if sender is not None:
-                ensure_user(database, sender, now)
-                database.execute(_INSERT_SENDER, (picture.sha256, sender, now))
-
-        await self._write(work)
-
-    async def picture(self, sha256: str) -> StoredPicture:
-        """The picture of that name, or the one that was made of it. Raises `UnknownRecord`."""
-        row = await self._read(
-            lambda database: first(
-                database,
-                "SELECT * FROM pictures WHERE sha256 = ?1"
-                " OR sha256 = (SELECT sha256 FROM exchange_pictures WHERE former = ?1) LIMIT 1",
-                [sha256],
-            )
-        )
-        if row is None:
-            raise UnknownRecord(f"The ledger has no picture {sha256}: send it again.")
-        return picture_of(row)
-
-    async def pictures(self, exchanges: list[int] | None = None) -> list[StoredPicture]:
-        """The pictures of these exchanges, or all of them, each once, the oldest first."""
-        where, values = "", []
-        if exchanges is not None:
-            where = (
-                " WHERE sha256 IN (SELECT sha256 FROM exchange_pictures"
-                " WHERE exchange IN (SELECT value FROM json_each(?)))"
-            )
-            values = [json.dumps(exchanges)]
-        rows = await self._read(
-            lambda database: every(database, f"SELECT * FROM pictures{where} ORDER BY created, sha256", values)
-        )
-        return [picture_of(row) for row in rows]
-
-    async def record_exchange(self, exchange: Exchange) -> Exchange:
+    async def record(self, exchange: Exchange) -> Exchange:
         """Record a question with its answer; return it with its id and time. An update that has one returns that one.
 
         Raises `UnknownRecord` when the session, the asker or what it replaces was deleted meanwhile, `StorageError`
@@ -150,24 +84,24 @@ class Exchanges(Queries):
 
         return await self._write(work)
 
-    async def exchange(self, exchange: int) -> Exchange:
+    async def get(self, exchange: int) -> Exchange:
         """The exchange of that id. Raises `UnknownRecord`."""
         return await self._read(lambda database: _get(database, exchange))
 
-    async def exchange_for_update(self, update: int) -> Exchange | None:
+    async def for_update(self, update: int) -> Exchange | None:
         """The exchange that answered this Telegram update, None if it was not answered yet."""
         row = await self._read(lambda database: first(database, f'{SELECT_EXCHANGES} WHERE "update" = ?', [update]))
         return None if row is None else exchange_of(row)
 
-    async def exchange_asked(self, chat: int, question: int) -> Exchange | None:
+    async def for_question(self, chat: int, question: int) -> Exchange | None:
         """The newest exchange that answers a message of somebody's, None if there is none."""
         return await self._replied(chat, "question", question)
 
-    async def exchange_shown(self, chat: int, message: int) -> Exchange | None:
+    async def for_message(self, chat: int, message: int) -> Exchange | None:
         """The exchange whose answer a message of ours shows, None if it shows none."""
         return await self._replied(chat, "message", message)
 
-    async def exchange_asked_about(self, chat: int, message: int) -> Exchange | None:
+    async def for_correction_prompt(self, chat: int, message: int) -> Exchange | None:
         """The exchange about which a message of ours asks what a better answer were, None if it asks nothing."""
         row = await self._read(
             lambda database: first(
@@ -192,7 +126,7 @@ class Exchanges(Queries):
         )
         return None if row is None else exchange_of(row)
 
-    async def standing(self, place: int) -> int | None:
+    async def newest_at(self, place: int) -> int | None:
         """The id of the newest exchange at a place of a conversation, None if there is none (any more)."""
         row = await self._read(
             lambda database: first(
@@ -232,7 +166,7 @@ class Exchanges(Queries):
         )
         return [exchange_of(row) for row in rows]
 
-    async def pictured(self, session: int) -> bool:
+    async def has_pictures(self, session: int) -> bool:
         """Whether a picture was shown in a session."""
         row = await self._read(
             lambda database: first(

@@ -8,7 +8,6 @@ busiest of all, so callers that arrive together share one statement.
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from sqlite_utils import Database
 
 from storage.base import Queries, every, first
 from storage.errors import IllegalTransition, StorageError, UnknownRecord
-from storage.records import Kind, Reply, StoredUpdate
+from storage.records import Kind, StoredUpdate
 
 Row = tuple[int, str, str]
 """An update to store: id, lane, payload."""
@@ -25,14 +24,12 @@ NOBODYS_LANE = ""
 """The lane of an update whose sender was forgotten: nothing in its row leads to them."""
 
 _IDS = "(SELECT value FROM json_each(?))"
-_REPLIES = 'SELECT "update", slot, chat, message, final, question FROM replies'
-_REPLY = f'{_REPLIES} WHERE "update" = ?'
 
 
 class Inbox(Queries):
     """Updates and replies."""
 
-    async def store_updates(self, updates: Iterable[Row]) -> list[bool]:
+    async def store(self, updates: Iterable[Row]) -> list[bool]:
         """Store updates in one commit: for each (id, lane, payload), False if it is already known.
 
         `lane` orders: one lane, one update at a time.
@@ -40,7 +37,7 @@ class Inbox(Queries):
         rows = [(update, lane, _storable(payload)) for update, lane, payload in updates]
         return await self._write(lambda database: self._store(database, rows))
 
-    async def pending_updates(self) -> list[StoredUpdate]:
+    async def pending(self) -> list[StoredUpdate]:
         """What was stored and neither finished nor set aside, in Telegram's order."""
         rows = await self._read(
             lambda database: every(
@@ -51,7 +48,7 @@ class Inbox(Queries):
         )
         return [StoredUpdate(**row) for row in rows]
 
-    async def stored_update(self, update: int) -> StoredUpdate:
+    async def get(self, update: int) -> StoredUpdate:
         """One update in whatever state; a finished one has no payload any more. Raises `UnknownRecord`."""
         row = await self._read(
             lambda database: first(
@@ -64,20 +61,20 @@ class Inbox(Queries):
             raise _unknown(update)
         return StoredUpdate(**row)
 
-    async def begin_update(self, update: int) -> int:
+    async def begin(self, update: int) -> int:
         """Count an attempt at an update before handling it; return how many there were, this one included.
 
         Raises `UnknownRecord`, or `IllegalTransition` for an update that is finished.
         """
         return await self._write_together(_begin, update)
 
-    async def check_room(self, update: int) -> None:
+    async def check_disk(self, update: int) -> None:
         """Write an update's row as it is. Raises `NotSaved` while the disk takes nothing."""
         await self._write(
             lambda database: database.execute("UPDATE inbox SET attempts = attempts WHERE id = ?", [update])
         )
 
-    async def finish_update(self, update: int, unreachable: str = "") -> None:
+    async def finish(self, update: int, unreachable: str = "") -> None:
         """Everything the update asked for has happened: it is not handled again and its payload is dropped.
 
         Where nobody was there to be answered, `unreachable` says why; the row keeps it. What is known of the replies to
@@ -85,7 +82,7 @@ class Inbox(Queries):
         """
         await self._write_together(self._finish, (update, unreachable))
 
-    async def set_aside_update(self, update: int, error: str) -> bool:
+    async def set_aside(self, update: int, error: str) -> bool:
         """Give up on an update that fails each time; it stays with its payload and `error` for the operator.
 
         Returns:
@@ -105,7 +102,7 @@ class Inbox(Queries):
 
         return await self._write(work)
 
-    async def prune_updates(self, before: float) -> int:
+    async def prune(self, before: float) -> int:
         """Drop finished updates and their replies' rows from before that time; return how many updates.
 
         Telegram keeps an undelivered update for a day, so what is a few days old cannot come again. The last
@@ -127,85 +124,6 @@ class Inbox(Queries):
             return dropped
 
         return await self._write(work)
-
-    async def begin_reply(self, update: int, slot: int, chat: int, question: int = 0) -> Reply:
-        """Note that reply number `slot` (from 0) to an update is about to be sent, or return what is known of it.
-
-        `question` is the message that it answers. A `message` in the result means that it was sent before: edit that.
-        None on an update's second attempt means that an earlier send may or may not have happened; such replies are
-        counted as doubtful.
-        """
-        now = self._now()
-
-        def work(database: Database) -> Reply:
-            row = first(database, f"{_REPLY} AND slot = ?", (update, slot))
-            if row is None:
-                database.execute(
-                    'INSERT INTO replies("update", slot, chat, question, created) VALUES (?, ?, ?, ?, ?)',
-                    (update, slot, chat, question, now),
-                )
-                return Reply(update, slot, chat, None, question=question)
-            if row["message"] is None:
-                database.execute(
-                    'UPDATE replies SET doubtful = doubtful + 1 WHERE "update" = ? AND slot = ?', (update, slot)
-                )
-            return _reply(row)
-
-        return await self._write(work)
-
-    async def sent_reply(self, update: int, slot: int, message: int) -> None:
-        """Telegram has the reply under this message id. Raises `UnknownRecord` for a reply that was not begun."""
-        await self._set_reply(update, slot, "message = ?", [message])
-
-    async def finish_reply(self, update: int, slot: int) -> None:
-        """The reply shows its final text. Raises `UnknownRecord` for a reply that was not begun."""
-        await self._set_reply(update, slot, "final = 1", [])
-
-    async def replies(self, update: int) -> list[Reply]:
-        """All replies begun for an update, by slot."""
-        rows = await self._read(lambda database: every(database, f"{_REPLY} ORDER BY slot", [update]))
-        return [_reply(row) for row in rows]
-
-    async def replied(self, chat: int, *, message: int | None = None, question: int | None = None) -> bool:
-        """Whether a message of a chat is one of our replies, or a question that has one."""
-        row = await self._read(
-            lambda database: first(
-                database,
-                "SELECT 1 FROM replies WHERE chat = ?1 AND message = ?2"
-                " UNION ALL SELECT 1 FROM replies WHERE chat = ?1 AND question = ?3 AND question <> 0 LIMIT 1",
-                (chat, message, question),
-            )
-        )
-        return row is not None
-
-    async def replies_to(self, chat: int, question: int) -> list[Reply]:
-        """The messages that answer a message of somebody's at last, by slot; none for one that was never answered."""
-        rows = await self._read(
-            lambda database: every(
-                database,
-                f'{_REPLIES} WHERE "update" = (SELECT "update" FROM replies WHERE chat = ? AND question = ?'
-                " ORDER BY created DESC, rowid DESC LIMIT 1) ORDER BY slot",
-                (chat, question),
-            )
-        )
-        return [_reply(row) for row in rows]
-
-    async def reply_stands(self, chat: int, message: int) -> bool:
-        """Whether a message of ours is known as a reply."""
-        row = await self._read(
-            lambda database: first(database, "SELECT 1 FROM replies WHERE chat = ? AND message = ?", (chat, message))
-        )
-        return row is not None
-
-    async def _set_reply(self, update: int, slot: int, change: str, values: list[int]) -> None:
-        def work(database: Database) -> None:
-            cursor = database.execute(
-                f'UPDATE replies SET {change} WHERE "update" = ? AND slot = ?', (*values, update, slot)
-            )
-            if cursor.rowcount == 0:
-                raise UnknownRecord(f"Reply {slot} to update {update} was not begun: call begin_reply first.")
-
-        await self._write(work)
 
     def _store(self, database: Database, rows: Sequence[Row]) -> list[bool]:
         known = _json(database, f"SELECT json_group_array(id) FROM inbox WHERE id IN {_IDS}", [row[0] for row in rows])
@@ -285,7 +203,3 @@ def _storable(payload: str) -> str:
 
 def _unknown(update: int) -> UnknownRecord:
     return UnknownRecord(f"The inbox has no update {update}: store it first.")
-
-
-def _reply(row: sqlite3.Row) -> Reply:
-    return Reply(row["update"], row["slot"], row["chat"], row["message"], bool(row["final"]), row["question"])

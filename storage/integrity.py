@@ -12,7 +12,7 @@ from storage.base import every, first
 from storage.connection import looking
 from storage.errors import StorageError
 from storage.model_store import verify
-from storage.pictures import PictureStore
+from storage.picture_store import PictureStore
 from storage.records import PictureState
 from storage.upgrade import refuse_newer
 

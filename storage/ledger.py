@@ -18,25 +18,27 @@ from typing import Self
 from sqlite_utils import Database
 
 from storage.atomic_files import PRIVATE, PRIVATE_FILE, sync_directory, sync_file
-from storage.base import first
 from storage.broadcasts import Broadcasts
 from storage.connection import connect, explained_os, translated
-from storage.corrections import Demonstrations
-from storage.counts import Statistics
+from storage.corrections import Corrections
+from storage.counts import Counts
 from storage.errors import StorageError
 from storage.exchanges import Exchanges
-from storage.feedback import Feedback
 from storage.inbox import Inbox
 from storage.integrity import unsound
 from storage.menus import Menus
-from storage.models import Registry
+from storage.models import Models
 from storage.people import People
 from storage.permissions import close_to_others
-from storage.personal_data import Forgetting
+from storage.personal_data import PersonalData
+from storage.pictures import Pictures
+from storage.promotions import Promotions
 from storage.reader_pool import Readers
+from storage.replies import Replies
 from storage.runs import Runs
-from storage.uncleaned_pictures import Cleaning
+from storage.sessions import Sessions
 from storage.upgrade import migrate
+from storage.votes import Votes
 from storage.writer import Writer
 
 FILE_NAME = "ledger.db"
@@ -44,43 +46,30 @@ FILE_NAME = "ledger.db"
 LOG_SECONDS = 5.0
 """How long emptying the log waits for those who read or write, and holds up new writes meanwhile."""
 
-_COUNTS = """
-SELECT (SELECT count(*) FROM users WHERE id > 0) AS users,
-       (SELECT count(*) FROM chats) AS chats,
-       (SELECT count(*) FROM sessions) AS sessions,
-       (SELECT count(*) FROM exchanges) AS exchanges,
-       (SELECT count(*) FROM pictures) AS pictures,
-       (SELECT count(*) FROM feedback) AS votes,
-       (SELECT count(*) FROM ratings WHERE value > 0) AS ups,
-       (SELECT count(*) FROM ratings WHERE value < 0) AS downs,
-       (SELECT count(*) FROM runs) AS runs,
-       (SELECT count(*) FROM models) AS models,
-       (SELECT count(*) FROM inbox WHERE state IN ('stored', 'begun')) AS updates_pending,
-       (SELECT count(*) FROM inbox WHERE state = 'aside') AS updates_set_aside,
-       (SELECT coalesce(sum(doubtful), 0) FROM replies WHERE doubtful > 0) AS replies_doubtful
-"""
 
-
-class Ledger(
-    People,
-    Exchanges,
-    Feedback,
-    Demonstrations,
-    Inbox,
-    Runs,
-    Registry,
-    Forgetting,
-    Statistics,
-    Broadcasts,
-    Menus,
-    Cleaning,
-):
-    """Every query, named. Open it with `Ledger.open`, close it with `close` or `async with`."""
+class Ledger:
+    """Every query, in named parts. Open it with `Ledger.open`, close it with `close` or `async with`."""
 
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:
         """Use `open`: this expects a file that has been migrated."""
-        super().__init__(Writer(path), Readers(path), clock)
         self.path = path
+        self._writer = writer = Writer(path)
+        self._readers = readers = Readers(path)
+        self.people = People(writer, readers, clock)
+        self.sessions = Sessions(writer, readers, clock)
+        self.pictures = Pictures(writer, readers, clock)
+        self.exchanges = Exchanges(writer, readers, clock)
+        self.votes = Votes(writer, readers, clock)
+        self.corrections = Corrections(writer, readers, clock)
+        self.inbox = Inbox(writer, readers, clock)
+        self.replies = Replies(writer, readers, clock)
+        self.runs = Runs(writer, readers, clock)
+        self.models = Models(writer, readers, clock)
+        self.promotions = Promotions(writer, readers, clock)
+        self.personal_data = PersonalData(writer, readers, clock)
+        self.broadcasts = Broadcasts(writer, readers, clock)
+        self.menus = Menus(writer, readers, clock)
+        self.counts = Counts(writer, readers, clock)
 
     @classmethod
     def open(cls, directory: Path, *, clock: Callable[[], float] = time.time) -> Ledger:
@@ -132,7 +121,7 @@ class Ledger(
         The copy has been checked and needs no other file beside it. Raises `StorageError` if `path` exists or the
         copy is not sound.
         """
-        await self._read(lambda database: _backup(database, path))
+        await self._readers.do(lambda database: _backup(database, path))
 
     async def empty_log(self) -> bool:
         """Move everything from the write-ahead log into the ledger's file and cut the log to nothing.
@@ -140,15 +129,6 @@ class Ledger(
         What was deleted is gone from the disk only then. False if another process kept it from happening; try later.
         """
         return await asyncio.to_thread(_empty_log, self.path)
-
-    async def counts(self) -> dict[str, int]:
-        """How much there is of what, for status and metrics: users, chats, sessions, exchanges, pictures, votes
-        (all ever cast), ups and downs (the latest of each rater), runs, models, updates_pending,
-        updates_set_aside, replies_doubtful.
-        """
-        row = await self._read(lambda database: first(database, _COUNTS))
-        assert row is not None
-        return dict(row)
 
 
 def _empty_log(path: Path) -> bool:

@@ -16,12 +16,12 @@ from storage.base import Queries, every
 class Menus(Queries):
     """Menus by private chat and language code, which is empty for the one that is shown in all other languages."""
 
-    async def menus(self) -> set[tuple[int, str]]:
+    async def all(self) -> set[tuple[int, str]]:
         """Every menu that was given and not taken back."""
         rows = await self._read(lambda database: every(database, "SELECT chat, language FROM menus"))
         return {(row["chat"], row["language"]) for row in rows}
 
-    async def give_menus(self, menus: Iterable[tuple[int, str]]) -> None:
+    async def add(self, menus: Iterable[tuple[int, str]]) -> None:
         """Note these, before they are given."""
         given = json.dumps(list(menus))
 
@@ -34,7 +34,7 @@ class Menus(Queries):
 
         await self._write(work)
 
-    async def take_menu(self, chat: int, language: str) -> None:
+    async def remove(self, chat: int, language: str) -> None:
         """Strike off one that has been taken back."""
 
         def work(database: Database) -> None:

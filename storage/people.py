@@ -14,8 +14,6 @@ from storage.personal_data import withdraw
 from storage.records import Chat, Person
 from storage.runs import AFFECTED
 
-_OPEN_SESSION = "SELECT id FROM sessions WHERE chat = ? AND user = ? AND topic = ? AND closed IS NULL"
-
 
 def ensure_user(database: Database, user: int, now: float) -> None:
     """Give `user` an empty row unless there is one, so that what they did can refer to it."""
@@ -30,7 +28,7 @@ def ensure_chat(database: Database, chat: int, now: float) -> None:
 class People(Queries):
     """Users, chats, sessions."""
 
-    async def see(self, person: Person, chat: Chat, *, update: int | None = None) -> None:
+    async def save(self, person: Person, chat: Chat, *, update: int | None = None) -> None:
         """Note who wrote and where: new rows, or changed names. A chosen language stays as it is.
 
         Raises `UnknownRecord` when who sent `update` was forgotten meanwhile.
@@ -54,7 +52,7 @@ class People(Queries):
 
         await self._write(work)
 
-    async def person(self, user: int) -> Person | None:
+    async def get(self, user: int) -> Person | None:
         """The user with this Telegram id, None if never seen."""
         row = await self._read(
             lambda database: first(
@@ -110,49 +108,3 @@ class People(Queries):
                 withdraw(database, [row["id"] for row in taught])
 
         await self._write(work)
-
-    async def open_session(self, chat: int, user: int, topic: int = 0) -> int | None:
-        """The open session of `user` in `chat` and forum topic (0: none), None without one."""
-        row = await self._read(lambda database: first(database, _OPEN_SESSION, (chat, user, topic)))
-        return None if row is None else int(row["id"])
-
-    async def session(self, chat: int, user: int, topic: int = 0, *, update: int | None = None) -> int:
-        """As `open_session`, begun if there is none. Raises `UnknownRecord` when who sent `update`, which begins it,
-        was forgotten meanwhile.
-        """
-        found = await self.open_session(chat, user, topic)
-        if found is not None:
-            return found
-        now = self._now()
-
-        def work(database: Database) -> int:
-            refuse_closed(database, update)
-            return _open_session(database, chat, user, topic, now)
-
-        return await self._write(work)
-
-    async def new_session(self, chat: int, user: int, topic: int = 0) -> int:
-        """Close the open session, if any, and begin another: the model forgets what was said before."""
-        now = self._now()
-
-        def work(database: Database) -> int:
-            database.execute(
-                "UPDATE sessions SET closed = ? WHERE chat = ? AND user = ? AND topic = ? AND closed IS NULL",
-                (now, chat, user, topic),
-            )
-            return _open_session(database, chat, user, topic, now)
-
-        return await self._write(work)
-
-
-def _open_session(database: Database, chat: int, user: int, topic: int, now: float) -> int:
-    row = first(database, _OPEN_SESSION, (chat, user, topic))
-    if row is not None:
-        return int(row["id"])
-    ensure_user(database, user, now)
-    ensure_chat(database, chat, now)
-    cursor = database.execute(
-        "INSERT INTO sessions(chat, user, topic, created) VALUES (?, ?, ?, ?)", (chat, user, topic, now)
-    )
-    assert cursor.lastrowid is not None
-    return cursor.lastrowid

@@ -58,10 +58,10 @@ _UNUSED_PICTURES = (
 )
 
 
-class Forgetting(Queries):
+class PersonalData(Queries):
     """People who leave, exchanges that grow old, and what has to follow them."""
 
-    async def belongings(self, user: int) -> Belongings:
+    async def count(self, user: int) -> Belongings:
         """What `forget` would delete."""
 
         def work(database: Database) -> Belongings:
@@ -73,7 +73,7 @@ class Forgetting(Queries):
 
         return await self._read(work)
 
-    async def forget(self, user: int, *, during: int | None = None) -> Belongings:
+    async def erase(self, user: int, *, during: int | None = None) -> Belongings:
         """Delete all that is kept of a person, and return how much that was.
 
         Their questions with the answers and everybody's votes on them, their votes, conversations, pictures that
@@ -124,7 +124,7 @@ class Forgetting(Queries):
 
         return await self._write(work)
 
-    async def removals(self) -> list[Removal]:
+    async def pending_removals(self) -> list[Removal]:
         """What is yet to be removed outside the ledger."""
         rows = await self._read(lambda database: every(database, "SELECT kind, name FROM removals ORDER BY kind, name"))
         return [Removal(Kind(row["kind"]), row["name"]) for row in rows]
@@ -145,7 +145,7 @@ class Forgetting(Queries):
 
         return await self._write(work)
 
-    async def removed(self, removals: Iterable[Removal]) -> None:
+    async def finish_removals(self, removals: Iterable[Removal]) -> None:
         """These are done: strike them off."""
         done = list(removals)
         await self._write(lambda database: _strike(database, done))

@@ -1,106 +1,194 @@
-"""Pictures as files named by the SHA-256 of their bytes: `ab/abcdef…`, written once, checked when read.
-
-Knows bytes and names; what kind of picture it is and who sent it is in the ledger.
-"""
+"""Queries about pictures that are cleaned after they were stored, and about files that must not be decoded again."""
 
 from __future__ import annotations
 
-import asyncio
-import re
-import time
-from hashlib import sha256
-from pathlib import Path
+import json
+import sqlite3
+from dataclasses import asdict
 
-from storage.atomic_files import PRIVATE, sync_directory, write_durably
-from storage.connection import explained_os
-from storage.errors import Damaged, StorageError, UnknownRecord
+from sqlite_utils import Database
 
-_NAME = re.compile(r"[0-9a-f]{64}")
-_INCOMING = "incoming"
-_ABANDONED_SECONDS = 3600.0
-"""A temporary file older than this belongs to a process that was killed: writing one takes seconds."""
+from storage.base import Queries, every, first, number
+from storage.errors import UnknownRecord
+from storage.inbox import refuse_closed
+from storage.people import ensure_user
+from storage.personal_data import note
+from storage.records import Kind, PictureState, StoredPicture
+
+INSERT_PICTURE = (
+    "INSERT INTO pictures(sha256, media_type, width, height, size, phash, created, state)"
+    " VALUES (:sha256, :media_type, :width, :height, :size, :phash, :created, :state)"
+    # What a decoder has made is clean, even where an earlier version was sent the very same bytes.
+    " ON CONFLICT(sha256) DO UPDATE SET state = excluded.state WHERE excluded.state = 'clean' AND state <> 'clean'"
+)
+_INSERT_SENDER = (
+    "INSERT INTO picture_senders(sha256, sender, created) VALUES (?, ?, ?)"
+    " ON CONFLICT(sha256, sender) DO UPDATE SET created = excluded.created"
+)
 
 
-class PictureStore:
-    """A folder of pictures. Several processes may use it at once."""
+class Pictures(Queries):
+    """Stored pictures and their cleaning."""
 
-    def __init__(self, directory: Path) -> None:
-        """Use `directory`, made where there is none. Raises `StorageError`."""
-        self.directory = directory
-        self._incoming = directory / _INCOMING
-        try:
-            directory.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
-            self._incoming.mkdir(mode=PRIVATE, exist_ok=True)
-            oldest = time.time() - _ABANDONED_SECONDS
-            for each in self._incoming.iterdir():
-                if each.stat().st_mtime < oldest:
-                    each.unlink(missing_ok=True)
-        except FileNotFoundError:
-            pass  # another process tidied the same file away
-        except OSError as error:
-            raise explained_os(error, f"opening the picture folder {directory}") from error
+    async def add(self, picture: StoredPicture, sender: int | None = None, *, update: int | None = None) -> None:
+        """Note a picture whose bytes are in the picture folder, who sent it and for which update it was fetched (None:
+        it was imported).
 
-    def path(self, sha256: str) -> Path:
-        """Where the picture of that name lies, or would. Raises `StorageError` for what is not a name."""
-        if _NAME.fullmatch(sha256) is None:
-            raise StorageError(f"{sha256!r} is not the name of a picture: that is 64 hexadecimal digits.")
-        return self.directory / sha256[:2] / sha256
-
-    async def put(self, data: bytes) -> str:
-        """Keep `data` and return its name. When this returns, the picture is on the disk.
-
-        What is there already is left as it is, or written anew if it was damaged. Raises `StorageError`.
+        A picture already known keeps its first row. Its bytes may have been removed just before this; from now on
+        they are not (`PersonalData.remove_picture`), so see afterwards that they are there. Raises `UnknownRecord` when
+        who sent the update was forgotten meanwhile.
         """
-        return await asyncio.to_thread(self._put, data)
+        now = self._now(picture.created)
+        row = asdict(picture) | {"created": now}
 
-    async def get(self, sha256: str) -> bytes:
-        """The picture of that name, checked against it.
+        def work(database: Database) -> None:
+            refuse_closed(database, update)
+            # Not Table.insert: it reads the schema several times, which costs a millisecond on the busiest path.
+            database.execute(INSERT_PICTURE, row)
+            if sender is not None:
+                ensure_user(database, sender, now)
+                database.execute(_INSERT_SENDER, (picture.sha256, sender, now))
 
-        Raises `UnknownRecord` if there is none, `Damaged` if its bytes no longer match its name.
-        """
-        return await asyncio.to_thread(self._get, sha256)
+        await self._write(work)
 
-    def files(self) -> list[Path]:
-        """Every picture there is, in no order."""
-        return [each for each in self.directory.glob("??/*") if _NAME.fullmatch(each.name)]
-
-    def remove(self, sha256: str) -> None:
-        """Delete the picture of that name, if there is one. Blocks until that is on the disk: for the ledger's thread
-        (`Ledger.remove_picture`). Raises `StorageError`.
-        """
-        path = self.path(sha256)
-        try:
-            path.unlink(missing_ok=True)
-            if path.parent.is_dir():
-                sync_directory(path.parent)  # whoever deleted it may have died before doing so
-        except OSError as error:
-            raise explained_os(error, f"deleting the picture {path}") from error
-
-    def _put(self, data: bytes) -> str:
-        name = sha256(data).hexdigest()
-        path = self.path(name)
-        try:
-            if not path.parent.is_dir():
-                path.parent.mkdir(mode=PRIVATE, exist_ok=True)
-                sync_directory(self.directory)
-            if path.is_file() and path.read_bytes() == data:
-                sync_directory(path.parent)  # whoever wrote it may have died before doing so
-            else:
-                write_durably(path, data, by_way_of=self._incoming)
-        except OSError as error:
-            raise explained_os(error, f"writing the picture {path}") from error
-        return name
-
-    def _get(self, name: str) -> bytes:
-        path = self.path(name)
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError as error:
-            raise UnknownRecord(f"There is no picture {name} in {self.directory}: restore it from a backup.") from error
-        except OSError as error:
-            raise explained_os(error, f"reading the picture {path}") from error
-        if sha256(data).hexdigest() != name:
-            raise Damaged(
-                f"The picture {path} is damaged: its bytes no longer match its name. Restore it from a backup."
+    async def get(self, sha256: str) -> StoredPicture:
+        """The picture of that name, or the one that was made of it. Raises `UnknownRecord`."""
+        row = await self._read(
+            lambda database: first(
+                database,
+                "SELECT * FROM pictures WHERE sha256 = ?1"
+                " OR sha256 = (SELECT sha256 FROM exchange_pictures WHERE former = ?1) LIMIT 1",
+                [sha256],
             )
-        return data
+        )
+        if row is None:
+            raise UnknownRecord(f"The ledger has no picture {sha256}: send it again.")
+        return picture_of(row)
+
+    async def all(self, exchanges: list[int] | None = None) -> list[StoredPicture]:
+        """The pictures of these exchanges, or all of them, each once, the oldest first."""
+        where, values = "", []
+        if exchanges is not None:
+            where = (
+                " WHERE sha256 IN (SELECT sha256 FROM exchange_pictures"
+                " WHERE exchange IN (SELECT value FROM json_each(?)))"
+            )
+            values = [json.dumps(exchanges)]
+        rows = await self._read(
+            lambda database: every(database, f"SELECT * FROM pictures{where} ORDER BY created, sha256", values)
+        )
+        return [picture_of(row) for row in rows]
+
+    async def raw(self, limit: int) -> list[str]:
+        """The names of pictures that are still as they were sent, `limit` of them."""
+        rows = await self._read(
+            lambda database: every(
+                database, "SELECT sha256 FROM pictures WHERE state = 'raw' ORDER BY sha256 LIMIT ?", [limit]
+            )
+        )
+        return [row["sha256"] for row in rows]
+
+    async def count(self, state: PictureState) -> int:
+        """How many pictures are in that state."""
+        return await self._read(
+            lambda database: number(database, "SELECT count(*) FROM pictures WHERE state = ?", [state])
+        )
+
+    async def replace(self, former: str, clean: StoredPicture) -> bool:
+        """Put `clean`, whose bytes are in the picture folder, in the place of a raw picture everywhere in the ledger.
+
+        The former file is noted for removal. False, having changed nothing, for a picture that was forgotten or
+        replaced meanwhile.
+        """
+
+        def work(database: Database) -> bool:
+            row = first(database, "SELECT created FROM pictures WHERE sha256 = ? AND state = 'raw'", [former])
+            if row is None:
+                return False
+            database.execute(INSERT_PICTURE, asdict(clean) | {"created": row["created"]})
+            if clean.sha256 == former:
+                return True
+            database.execute(
+                "UPDATE exchange_pictures SET former = coalesce(former, sha256), sha256 = ? WHERE sha256 = ?",
+                (clean.sha256, former),
+            )
+            database.execute(
+                "INSERT INTO picture_senders(sha256, sender, created)"
+                " SELECT ?, sender, created FROM picture_senders WHERE sha256 = ?"
+                " ON CONFLICT(sha256, sender) DO UPDATE SET created = max(created, excluded.created)",
+                (clean.sha256, former),
+            )
+            database.execute("DELETE FROM pictures WHERE sha256 = ?", [former])
+            note(database, Kind.PICTURE, [former])
+            return True
+
+        return await self._write(work)
+
+    async def quarantine(self, sha256: str) -> None:
+        """Keep a raw picture from engines, trainings, exports and backups from now on."""
+        await self._write(
+            lambda database: database.execute(
+                "UPDATE pictures SET state = 'quarantined' WHERE sha256 = ? AND state = 'raw'", [sha256]
+            )
+        )
+
+    async def former_names(self) -> dict[str, str]:
+        """What each picture that was cleaned after it was stored is called now, by its former name."""
+        rows = await self._read(
+            lambda database: every(
+                database, "SELECT DISTINCT former, sha256 FROM exchange_pictures WHERE former IS NOT NULL"
+            )
+        )
+        return {row["former"]: row["sha256"] for row in rows}
+
+    async def bytes_from(self, sender: int) -> int:
+        """How many bytes the stored pictures have that a person sent."""
+        return await self._read(
+            lambda database: number(
+                database,
+                "SELECT coalesce(sum(size), 0) FROM pictures"
+                " WHERE sha256 IN (SELECT sha256 FROM picture_senders WHERE sender = ?)",
+                [sender],
+            )
+        )
+
+    async def decoder_deaths(self, file: str) -> int:
+        """How often a file of Telegram's, by its unique id, has killed its decoder."""
+        row = await self._read(
+            lambda database: first(database, "SELECT deaths FROM decoder_deaths WHERE file = ?", [file])
+        )
+        return 0 if row is None else int(row["deaths"])
+
+    async def add_decoder_death(self, file: str) -> None:
+        """Count that a file has killed its decoder."""
+        now = self._now()
+        await self._write(
+            lambda database: database.execute(
+                "INSERT INTO decoder_deaths(file, deaths, created) VALUES (?, 1, ?)"
+                " ON CONFLICT(file) DO UPDATE SET deaths = deaths + 1",
+                (file, now),
+            )
+        )
+
+    async def prune_decoder_deaths(self, before: float) -> None:
+        """Forget files that were noted first before that time."""
+        await self._write(lambda database: database.execute("DELETE FROM decoder_deaths WHERE created < ?", [before]))
+
+    async def chore_done(self, name: str) -> bool:
+        """Whether a chore that is done once, after an upgrade, is done."""
+        row = await self._read(lambda database: first(database, "SELECT 1 FROM chores WHERE name = ?", [name]))
+        return row is not None
+
+    async def finish_chore(self, name: str) -> None:
+        """Note that a chore is done."""
+        now = self._now()
+        await self._write(
+            lambda database: database.execute(
+                "INSERT INTO chores(name, done) VALUES (?, ?) ON CONFLICT DO NOTHING", (name, now)
+            )
+        )
+
+
+def picture_of(row: sqlite3.Row) -> StoredPicture:
+    """The record of a row of `pictures`."""
+    return StoredPicture(**{**dict(row), "state": PictureState(row["state"])})

@@ -39,7 +39,7 @@ _WITHDRAWN = 2
 class Runs(Queries):
     """Runs and their frozen selections."""
 
-    async def start_run(self, trigger: str, requested_by: int | None = None) -> Run:
+    async def start(self, trigger: str, requested_by: int | None = None) -> Run:
         """Add a run in state due. `trigger` is schedule, admin or command.
 
         Raises `RunBusy` while another is due or under way, in whatever process.
@@ -59,26 +59,26 @@ class Runs(Queries):
 
         return await self._write(work)
 
-    async def run(self, run: int) -> Run:
+    async def get(self, run: int) -> Run:
         """The run of that id. Raises `UnknownRecord`."""
         return await self._read(lambda database: _get(database, run))
 
-    async def runs(self, limit: int = 20) -> list[Run]:
+    async def latest(self, limit: int = 20) -> list[Run]:
         """The latest runs, the newest first."""
         rows = await self._read(lambda database: every(database, f"{_SELECT} ORDER BY id DESC LIMIT ?", [limit]))
         return [_run(row) for row in rows]
 
-    async def active_run(self) -> Run | None:
+    async def active(self) -> Run | None:
         """The run that is due or under way, None without one."""
         row = await self._read(lambda database: first(database, f"{_SELECT} WHERE {_IS_ACTIVE}", [_ACTIVE]))
         return None if row is None else _run(row)
 
-    async def due_run(self) -> Run | None:
+    async def due(self) -> Run | None:
         """The run that waits to be started, None without one."""
         row = await self._read(lambda database: first(database, f"{_SELECT} WHERE state = ?", [RunState.DUE]))
         return None if row is None else _run(row)
 
-    async def unsettled_run(self) -> Run | None:
+    async def unsettled(self) -> Run | None:
         """The newest run, if it has ended and `settle_run` was not called: whoever was to see to its end died."""
         row = await self._read(
             lambda database: first(
@@ -89,7 +89,7 @@ class Runs(Queries):
         )
         return None if row is None else _run(row)
 
-    async def run_settled(self, run: int) -> bool:
+    async def is_settled(self, run: int) -> bool:
         """Whether the run has ended and all that this brings about has been seen to. Raises `UnknownRecord`."""
         row = await self._read(
             lambda database: first(
@@ -100,11 +100,11 @@ class Runs(Queries):
             raise _unknown(run)
         return bool(row["over"])
 
-    async def settle_run(self, run: int) -> None:
+    async def settle(self, run: int) -> None:
         """Note that all that the end of a run brings about has been seen to."""
         await self._write(lambda database: database.execute("UPDATE runs SET settled = 1 WHERE id = ?", [run]))
 
-    async def move_run(self, run: int, state: RunState, **values: Any) -> Run:
+    async def move(self, run: int, state: RunState, **values: Any) -> Run:
         """Enter `state` and set the given fields, together: step, steps, raters, directory, reason, model.
 
         The time left is open again. Raises `IllegalTransition` where RUN_TRANSITIONS does not allow that,
@@ -121,7 +121,7 @@ class Runs(Queries):
 
         return await self._write(work)
 
-    async def run_progress(
+    async def progress(
         self, run: int, step: int, steps: int, loss: float | None, seconds_left: float | None = None
     ) -> None:
         """Note how far a run is. A report that comes after the run's end changes nothing."""

@@ -56,9 +56,9 @@ class MergedModels:
         removed = []
         for model in await self._superfluous(in_use):
             with suppress(IllegalTransition):  # a promotion was requested just now
-                await self._ledger.prune_model(model.id)
+                await self._ledger.models.prune(model.id)
                 removed.append(model.id)
-        for model in await self._ledger.models():
+        for model in await self._ledger.models.all():
             if model.pruned and self._models.path(model.id).exists():
                 try:
                     await asyncio.to_thread(self._remove, model.id)
@@ -79,7 +79,7 @@ class MergedModels:
         if (await asyncio.to_thread(read_manifest, path)).hash != model.manifest_hash:
             await asyncio.to_thread(self._remove, model.id)
             raise TrainingError(NOT_THE_SAME.format(model=model.id))
-        return await self._ledger.relocate_model(model.id, str(path))
+        return await self._ledger.models.relocate(model.id, str(path))
 
     def _remove(self, name: str) -> None:
         """The directory disappears as a whole; what a killed process leaves of it the next start removes."""
@@ -107,11 +107,11 @@ class MergedModels:
             self._models.discard(workspace)
 
     async def _superfluous(self, in_use: Collection[str]) -> list[Model]:
-        models = await self._ledger.models()
-        before = await self._ledger.previous_model()
-        kept = {*in_use, *(each.model for each in await self._ledger.pending_promotions())}
+        models = await self._ledger.models.all()
+        before = await self._ledger.models.previous()
+        kept = {*in_use, *(each.model for each in await self._ledger.promotions.pending())}
         kept |= {each.id for each in models if each.state is ModelState.LIVE}
-        if (unsettled := await self._ledger.unsettled_run()) and unsettled.model:
+        if (unsettled := await self._ledger.runs.unsettled()) and unsettled.model:
             kept.add(unsettled.model)  # it is about to go live
         if before is not None:
             kept.add(before.id)

@@ -20,7 +20,7 @@ from inference.internvl2.checkpoint_check import weight_bytes
 from storage.errors import IllegalTransition, NotSaved, StorageError
 from storage.ledger import Ledger
 from storage.model_store import ModelStore
-from storage.pictures import PictureStore
+from storage.picture_store import PictureStore
 from storage.records import ALIKE, Model, Run, Trust
 from storage.states import ModelState, RunState
 from training.data.llava import lesson, write_rows
@@ -139,7 +139,7 @@ class Pipeline:
         """
         workspace: Path | None = None
         try:
-            if await self._ledger.cancel_requested(run.id):
+            if await self._ledger.runs.cancel_requested(run.id):
                 raise asyncio.CancelledError
             workspace = self._models.workspace(model_name(run))
             return await self._run(run, workspace, on_change)
@@ -165,8 +165,8 @@ class Pipeline:
         selection = await self._select()
         folder = self._places.runs / str(run.id)
         folder.mkdir(parents=True, exist_ok=True)
-        await self._ledger.freeze_selection(run.id, selection.rows())
-        run = await self._ledger.move_run(
+        await self._ledger.runs.freeze_selection(run.id, selection.rows())
+        run = await self._ledger.runs.move(
             run.id,
             RunState.TRAINING,
             directory=str(folder),
@@ -181,11 +181,11 @@ class Pipeline:
             if await asyncio.to_thread(adopt_checkpoints, job, self._earlier(run)):
                 log.info("run %s goes on from the last checkpoint of one that was cut short", run.id)
             trained = _good(await self._trainer.run(job, report))
-            await told(on_change, await self._ledger.move_run(run.id, RunState.MERGING, step=0, steps=0))
+            await told(on_change, await self._ledger.runs.move(run.id, RunState.MERGING, step=0, steps=0))
             merged = _good(await self._trainer.run(self._orders.merging(run, workspace, trained), report))
-            await told(on_change, await self._ledger.move_run(run.id, RunState.EVALUATING, step=0, steps=0))
-            live = await self._ledger.live_model()
-            taught = await self._ledger.taught(run.id)
+            await told(on_change, await self._ledger.runs.move(run.id, RunState.EVALUATING, step=0, steps=0))
+            live = await self._ledger.models.live()
+            taught = await self._ledger.models.taught(run.id)
             counts = replace(selection.counts, votes=taught.votes, raters=taught.people)
             judging = self._orders.judging(run, workspace, live, trained, merged, counts)
             judging = replace(judging, effort=replace(judging.effort, corrections=selection.corrections))
@@ -193,7 +193,7 @@ class Pipeline:
         return await _undisturbed(self._publish(run, folder, workspace, on_change))
 
     async def _publish(self, run: Run, folder: Path, workspace: Path, on_change: OnChange) -> Model:
-        if await self._ledger.withdrawn(run.id):
+        if await self._ledger.runs.withdrawn(run.id):
             raise RunFailed(WITHDRAWN)
         verdict = Report.read(folder / REPORT)
         directory, manifest_hash = await asyncio.to_thread(self._models.publish, workspace, model_name(run))
@@ -207,17 +207,17 @@ class Pipeline:
             report=verdict.to_json(),
             manifest_hash=manifest_hash,
         )
-        await self._ledger.add_model(model)
-        await told(on_change, await self._ledger.move_run(run.id, RunState.DONE, model=model.id))
-        return await self._ledger.model(model.id)
+        await self._ledger.models.add(model)
+        await told(on_change, await self._ledger.runs.move(run.id, RunState.DONE, model=model.id))
+        return await self._ledger.models.get(model.id)
 
     async def _select(self) -> Selection:
-        rated = await self._ledger.rated_exchanges(self._trust)
-        phashes = {each.sha256: each.phash for each in await self._ledger.pictures()}
-        live = await self._ledger.live_model()
+        rated = await self._ledger.votes.rated_exchanges(self._trust)
+        phashes = {each.sha256: each.phash for each in await self._ledger.pictures.all()}
+        live = await self._ledger.models.live()
         taught = set[int]()
         if live is not None and live.run is not None:
-            taught = {exchange for exchange, side in await self._ledger.selection(live.run) if side == TRAIN}
+            taught = {exchange for exchange, side in await self._ledger.runs.selection(live.run) if side == TRAIN}
         settings = self._settings
 
         def choose() -> Selection:
@@ -273,7 +273,7 @@ class Pipeline:
 
     async def _former_losses(self, run: Run) -> str:
         """The log of losses of the newest finished run before this one, empty without one."""
-        for each in await self._ledger.runs(_FORMER_RUNS):
+        for each in await self._ledger.runs.latest(_FORMER_RUNS):
             kept = Path(each.directory) / LOSSES
             if each.id < run.id and each.state is RunState.DONE and kept.is_file():
                 return str(kept)
@@ -283,7 +283,7 @@ class Pipeline:
         # A cancellation that comes after the end changes nothing any more.
         with suppress(IllegalTransition):
             try:
-                ended = await self._ledger.move_run(run.id, state, reason=reason)
+                ended = await self._ledger.runs.move(run.id, state, reason=reason)
             except NotSaved as error:
                 raise EndNotSaved(state, reason) from error
             await told(on_change, ended)

@@ -56,10 +56,10 @@ class Reporter:
             progress, self._newest = self._newest, None
             if progress is not None and progress.steps:
                 try:
-                    await self._ledger.run_progress(
+                    await self._ledger.runs.progress(
                         self._run, progress.step, progress.steps, progress.loss, progress.seconds_left
                     )
-                    await told(self._on_change, await self._ledger.run(self._run))
+                    await told(self._on_change, await self._ledger.runs.get(self._run))
                 except StorageError as error:
                     log.warning("progress of run %s was not noted: %s", self._run, error)
 

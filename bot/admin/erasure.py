@@ -17,7 +17,7 @@ from typing import Final
 import structlog
 
 from storage.ledger import Ledger
-from storage.pictures import PictureStore
+from storage.picture_store import PictureStore
 from storage.records import Belongings, Kind, Removal
 from training.data.row_removal import withdraw
 
@@ -68,14 +68,14 @@ class Forgetting:
 
     async def belongings(self, user: int) -> Belongings:
         """What `forget` would delete."""
-        return await self._ledger.belongings(user)
+        return await self._ledger.personal_data.count(user)
 
     async def forget(self, user: int, *, during: int | None = None) -> Belongings:
         """Delete all that is kept of a person; how much that was. `during` is the update that asks for it.
 
         Raises `StorageError`, or `OSError` for a run's file that cannot be changed; the rest is done later then.
         """
-        gone = await self._ledger.forget(user, during=during)
+        gone = await self._ledger.personal_data.erase(user, during=during)
         log.info("a person was forgotten", exchanges=gone.exchanges, pictures=gone.pictures)
         await self.settle()
         return gone
@@ -83,16 +83,16 @@ class Forgetting:
     async def settle(self) -> None:
         """Remove whatever has to follow rows that were deleted, by whichever process."""
         async with self._alone:
-            found = await self._ledger.removals()
+            found = await self._ledger.personal_data.pending_removals()
             if not found:
                 return
             by_kind = {kind: [each for each in found if each.kind is kind] for kind in Kind}
             for each in by_kind[Kind.PICTURE]:
-                await self._ledger.remove_picture(each.name, partial(self._pictures.remove, each.name))
+                await self._ledger.personal_data.remove_picture(each.name, partial(self._pictures.remove, each.name))
             await self._sessions(by_kind[Kind.SESSION])
             await self._rows(by_kind[Kind.ROW])
             if by_kind[Kind.LOG] and await self._ledger.empty_log():
-                await self._ledger.removed(by_kind[Kind.LOG])
+                await self._ledger.personal_data.finish_removals(by_kind[Kind.LOG])
 
     async def strays(self) -> tuple[list[Path], int]:
         """List the pictures' files that the ledger does not know; also return how many files there are in all.
@@ -101,7 +101,7 @@ class Forgetting:
         """
         oldest = time.time() - ABANDONED_SECONDS
         files = await asyncio.to_thread(self._pictures.files)
-        known = {each.sha256 for each in await self._ledger.pictures()}
+        known = {each.sha256 for each in await self._ledger.pictures.all()}
         unknown = [each for each in files if each.name not in known]
         return await asyncio.to_thread(lambda: [each for each in unknown if _written(each) < oldest]), len(files)
 
@@ -111,24 +111,24 @@ class Forgetting:
         if not confirmed and len(gone) > max(FEW_STRAYS, STRAY_SHARE * total):
             raise ManyStrays(len(gone), total)
         for each in gone:
-            await self._ledger.remove_picture(each.name, partial(self._pictures.remove, each.name))
+            await self._ledger.personal_data.remove_picture(each.name, partial(self._pictures.remove, each.name))
         return len(gone)
 
     async def _sessions(self, sessions: list[Removal]) -> None:
         if self._forget_session and sessions:
             for each in sessions:
                 self._forget_session(int(each.name))
-            await self._ledger.removed(sessions)
+            await self._ledger.personal_data.finish_removals(sessions)
 
     async def _rows(self, rows: list[Removal]) -> None:
         """A run under way may write its files later than this: while there is one, this is done again after it."""
         exchanges = frozenset(int(each.name) for each in rows)
-        busy = await self._ledger.active_run() is not None
+        busy = await self._ledger.runs.active() is not None
         if exchanges and not (busy and exchanges <= self._withdrawn):
             await asyncio.to_thread(withdraw, self._runs, exchanges)
             self._withdrawn = exchanges
             if not busy:
-                await self._ledger.removed(rows)
+                await self._ledger.personal_data.finish_removals(rows)
 
 
 def _written(file: Path) -> float:

@@ -70,15 +70,15 @@ class Changeover:
         StorageError or TrainingError; then everything stays as it was. (Only where it cannot be recorded, and the
         engine does not take the former model back either, does `model` answer until the next start.)
         """
-        chosen = await self._ledger.model(model)
+        chosen = await self._ledger.models.get(model)
         if chosen.reason and not confirmed:
             raise RejectedModel(chosen)
         async with self._change():
             async with self._exchanged(model, on_progress):
-                if (await self._ledger.model(model)).state is not ModelState.LIVE:
-                    await self._ledger.promote(model, by, back=back)
+                if (await self._ledger.models.get(model)).state is not ModelState.LIVE:
+                    await self._ledger.promotions.make(model, by, back=back)
             await self._prune()
-            return await self._ledger.model(model)
+            return await self._ledger.models.get(model)
 
     async def rollback(
         self, by: int | None, on_progress: Callable[[Progress], None] = ignore, *, confirmed: bool = False
@@ -100,12 +100,12 @@ class Changeover:
             try:
                 async with self._change():
                     async with self._exchanged(asked.model):
-                        await self._ledger.finish_promotion(asked.id)
+                        await self._ledger.promotions.finish(asked.id)
                     await self._prune()
                 return
             except (AdminRefusal, InferenceError, StorageError, TrainingError) as error:
                 self._refused[asked.id] = str(error)
-        await self._ledger.finish_promotion(asked.id, self._refused[asked.id])
+        await self._ledger.promotions.finish(asked.id, self._refused[asked.id])
         del self._refused[asked.id]
 
     async def drain(self, node: str) -> None:
@@ -149,7 +149,7 @@ class Changeover:
         """Swap the engine to a kept model, its files merged again if need be and checked against their manifest; and
         back if it cannot be recorded, which is for the block to do.
         """
-        chosen, live = await self._ledger.model(model), await self._ledger.live_model()
+        chosen, live = await self._ledger.models.get(model), await self._ledger.models.live()
         if not chosen.kept:
             raise AdminRefusal(GONE, model=model)
         if not chosen.directory:
@@ -177,7 +177,7 @@ class Changeover:
 
 async def model_before(ledger: Ledger) -> str:
     """Which model a rollback leads to. Raises AdminRefusal if there is none."""
-    previous = await ledger.previous_model()
+    previous = await ledger.models.previous()
     if previous is None:
         raise AdminRefusal(NONE_BEFORE)
     return previous.id

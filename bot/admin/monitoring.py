@@ -68,15 +68,15 @@ class Vitals:
 
     async def overview(self) -> Overview:
         """What the operator page and /status show."""
-        live = await self._ledger.live_model()
-        runs = await self._ledger.runs(RUNS_SHOWN)
+        live = await self._ledger.models.live()
+        runs = await self._ledger.runs.latest(RUNS_SHOWN)
         curves = [run.id for run in runs if kept_file(run.directory, CURVE)]
         return Overview(
             live=live.id if live else "",
             engine=self._deployment.status(),
             runs=runs,
-            models=await self._ledger.models(),
-            counts=await self._ledger.counts(),
+            models=await self._ledger.models.all(),
+            counts=await self._ledger.counts.totals(),
             next_run=self._schedule.next_time(),
             schedule=self._schedule.cron,
             curve=curves[0] if curves else None,
@@ -92,7 +92,7 @@ class Vitals:
         """Each service's own word: "ok" or what is wrong."""
         status = self._deployment.status()
         try:
-            await self._ledger.live_model()
+            await self._ledger.models.live()
             ledger = self._ledger.trouble or "ok"
         except StorageError as error:
             ledger = str(error)
@@ -102,7 +102,7 @@ class Vitals:
     async def numbers(self) -> tuple[dict[str, float], dict[str, str], dict[str, dict[str, float]]]:
         """Everything countable, by metric name; what is running; what is countable of each node, by the node's name."""
         status = self._deployment.status()
-        numbers: dict[str, float] = dict(await self._ledger.counts())
+        numbers: dict[str, float] = dict(await self._ledger.counts.totals())
         numbers |= {f"telegram_{name}": value for name, value in self._calls().items()}
         numbers |= {f"engine_{name}": value for name, value in asdict(status.counters).items()}
         numbers |= {
@@ -140,4 +140,4 @@ class Vitals:
 
     async def run_file(self, run: int, name: str) -> Path | None:
         """A file that a run has left, None while there is none. Raises UnknownRecord."""
-        return kept_file((await self._ledger.run(run)).directory, name)
+        return kept_file((await self._ledger.runs.get(run)).directory, name)

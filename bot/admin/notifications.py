@@ -217,7 +217,7 @@ class Notices:
     async def _apologise(self, update: int) -> None:
         """Answer the tap, and apologise in a private chat, as far as the update can be read at all."""
         try:
-            payload = json.loads((await self._ledger.stored_update(update)).payload)
+            payload = json.loads((await self._ledger.inbox.get(update)).payload)
         except (ValueError, StorageError) as error:  # deleted meanwhile, or not readable: the admins hear all the same
             log.warning("no apology", update=update, error=str(error))
             return
@@ -286,7 +286,7 @@ class Notices:
             del self._tellers[admin]
 
     async def _voice(self, user: int, client_language: str | None = None) -> Say:
-        person = await self._ledger.person(user)
+        person = await self._ledger.people.get(user)
         if person is None:
             return self._translator.to(client_language)
         return self._translator.to(person.language, person.client_language)

@@ -126,15 +126,15 @@ class Schedule:
     async def request_run(self) -> None:
         """Put a due run into the ledger, unless another one has not ended yet."""
         try:
-            run = await self._ledger.start_run("schedule", None)
+            run = await self._ledger.runs.start("schedule", None)
             log.info("retraining is due", run=run.id)
         except RunBusy:
             log.info("retraining is due, but another run has not ended yet")
 
     async def tidy(self) -> None:
         """Forget handled updates of long ago, which Telegram does not send again, and files that belong to nothing."""
-        await self._ledger.prune_updates((_now() - HANDLED_KEPT).timestamp())
-        await self._ledger.prune_decoder_deaths((_now() - DEATHS_KEPT).timestamp())
+        await self._ledger.inbox.prune((_now() - HANDLED_KEPT).timestamp())
+        await self._ledger.pictures.prune_decoder_deaths((_now() - DEATHS_KEPT).timestamp())
         try:
             await self._forgetting.sweep()
         except ManyStrays as many:
@@ -143,7 +143,7 @@ class Schedule:
 
     async def expire(self) -> None:
         """Delete exchanges older than the retention time that nobody rated, and what has to follow them."""
-        gone = await self._ledger.expire((_now() - timedelta(days=self._retention_days)).timestamp())
+        gone = await self._ledger.personal_data.expire((_now() - timedelta(days=self._retention_days)).timestamp())
         await self._forgetting.settle()
         log.info("unrated answers were deleted", days=self._retention_days, exchanges=gone)
 

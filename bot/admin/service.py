@@ -91,7 +91,7 @@ class Operations:
         Runs, changes of model and deletions are served side by side: a change of model may take minutes.
         """
         await self._end_what_is_over()
-        if run := await self._ledger.unsettled_run():
+        if run := await self._ledger.runs.unsettled():
             self._work = (run.id, asyncio.create_task(self._ended(run.id)))
         duties = {RUNS: self._serve_runs, PROMOTIONS: self._serve_promotions, DELETIONS: self._serve_deletions}
         self._tasks = [asyncio.create_task(self._repeat(duty, serve)) for duty, serve in duties.items()]
@@ -107,7 +107,7 @@ class Operations:
     async def retrain(self, by: int) -> Run:
         """Start a run. Raises AdminRefusal without a trainer, RunBusy while another is under way."""
         await self.plan()
-        run = await self._ledger.start_run("admin", by)
+        run = await self._ledger.runs.start("admin", by)
         self._wake[RUNS].set()
         return run
 
@@ -119,10 +119,10 @@ class Operations:
 
     async def cancel(self, by: int) -> Run | None:
         """Cancel the run under way; None if there is none."""
-        run = await self._ledger.active_run()
+        run = await self._ledger.runs.active()
         if run:
             log.info("cancelling", run=run.id, by=by)
-            await self._ledger.request_cancel(run.id)
+            await self._ledger.runs.request_cancel(run.id)
             self._wake[RUNS].set()
         return run
 
@@ -155,7 +155,7 @@ class Operations:
 
     async def models(self) -> list[Model]:
         """Every kept model, oldest first."""
-        return await self._ledger.models()
+        return await self._ledger.models.all()
 
     async def overview(self) -> Overview:
         """How the bot is."""
@@ -187,18 +187,18 @@ class Operations:
             self._work = None
             if not task.cancelled() and (error := task.exception()):
                 log.error("the end of a run is left to the next start", run=number, exc_info=error)
-        if self._work and await self._ledger.cancel_requested(self._work[0]):
+        if self._work and await self._ledger.runs.cancel_requested(self._work[0]):
             self._work[1].cancel()
             await asyncio.wait((self._work[1],))  # a second cancellation would cut short how it ends
         if self._work is None:
             if (over := await self._end_what_is_over()) is not None:
                 self._work = (over, asyncio.create_task(self._ended(over)))
-            elif (run := await self._ledger.due_run()) and run.id not in self._over:
+            elif (run := await self._ledger.runs.due()) and run.id not in self._over:
                 self._work = (run.id, asyncio.create_task(self._execute(run)))
 
     async def _serve_promotions(self) -> None:
         """Carry out the changes of model that other processes have asked for, one after the other."""
-        for asked in await self._ledger.pending_promotions():
+        for asked in await self._ledger.promotions.pending():
             await self._changeover.carry_out(asked)
 
     async def _serve_deletions(self) -> None:
@@ -213,12 +213,12 @@ class Operations:
         The process that carried it out died, or its end could not be written when it came. A disk that is still full
         leaves it for the next look.
         """
-        run = await self._ledger.active_run()
+        run = await self._ledger.runs.active()
         if run is None or (run.state is RunState.DUE and run.id not in self._over):
             return None
         state, reason = self._over.get(run.id, (RunState.FAILED, INTERRUPTED))
         try:
-            await self._ledger.move_run(run.id, state, reason=reason)
+            await self._ledger.runs.move(run.id, state, reason=reason)
         except NotSaved:
             return None
         self._over.pop(run.id, None)
@@ -246,15 +246,15 @@ class Operations:
 
         What a crash or a stop leaves of this, the next start does.
         """
-        run = await asyncio.shield(self._ledger.run(number))
+        run = await asyncio.shield(self._ledger.runs.get(number))
         if RUN_TRANSITIONS[run.state]:
             return  # that could not be written: the mailbox will
         log.info("run ended", run=run.id, state=run.state, reason=run.reason, model=run.model)
-        model = await self._ledger.model(run.model) if run.model else None
-        again = await self._ledger.withdrawn(run.id)
+        model = await self._ledger.models.get(run.model) if run.model else None
+        again = await self._ledger.runs.withdrawn(run.id)
         if model and model.state is ModelState.CANDIDATE:
             if again:
-                model = await self._ledger.move_model(model.id, ModelState.REJECTED, WITHDRAWN)
+                model = await self._ledger.models.move(model.id, ModelState.REJECTED, WITHDRAWN)
             else:
                 model = await self._go_live(model)
         elif model:
@@ -264,8 +264,8 @@ class Operations:
         if again:
             log.info("a run begins again without what was withdrawn", run=run.id)
             with suppress(RunBusy):
-                await self._ledger.start_run(run.trigger, run.requested_by)
-        await self._ledger.settle_run(run.id)
+                await self._ledger.runs.start(run.trigger, run.requested_by)
+        await self._ledger.runs.settle(run.id)
         await self._changeover.prune()
 
     async def _go_live(self, candidate: Model) -> Model:

@@ -66,36 +66,36 @@ async def settle_live_model(ledger: Ledger, base: Path, models: Path) -> tuple[M
     size than when they were published, the base goes live. Of others whose files are gone (the operator wanted the
     room) the ledger knows that from then on.
     """
-    known = {model.id: model for model in await ledger.models()}
+    known = {model.id: model for model in await ledger.models.all()}
     if BASE not in known:
-        await ledger.add_model(Model(BASE, str(base), ModelState.LIVE, None, 0.0))
+        await ledger.models.add(Model(BASE, str(base), ModelState.LIVE, None, 0.0))
     elif known[BASE].directory != str(base):
         chosen_anew = Path(known[BASE].directory).is_dir()
-        await ledger.relocate_model(BASE, str(base))
+        await ledger.models.relocate(BASE, str(base))
         if chosen_anew and known[BASE].state is not ModelState.LIVE:
             log.warning("inference.model has changed: the new base answers, /promote brings an earlier model back")
-            await ledger.promote(BASE)
+            await ledger.promotions.make(BASE)
     gone = []
     for model in known.values():
         moved = models / model.id
         if model.id == BASE or (model.directory and Path(model.directory).is_dir()):
             continue
         if moved.is_dir():
-            await ledger.relocate_model(model.id, str(moved))
+            await ledger.models.relocate(model.id, str(moved))
         elif model.directory:
             gone.append(model)
-    live = await ledger.live_model()
+    live = await ledger.models.live()
     if live is None:  # earlier versions added and promoted the base model in two commits, and died between them
-        await ledger.promote(BASE)
-        live = await ledger.model(BASE)
+        await ledger.promotions.make(BASE)
+        live = await ledger.models.get(BASE)
     trouble = await asyncio.to_thread(_unfit, live, contents=False)
     if trouble:
         log.error("the files of the live model are not as they were: the base answers", model=live.id)
-        await ledger.promote(BASE)
-        live = await ledger.model(BASE)
+        await ledger.promotions.make(BASE)
+        live = await ledger.models.get(BASE)
     for model in gone:
         log.info("the files of a model are gone", model=model.id, directory=model.directory)
-        await ledger.drop_model_directory(model.id)
+        await ledger.models.drop_directory(model.id)
     return live, trouble
 
 
@@ -141,7 +141,7 @@ class Inspection:
 
     async def _replace(self, trouble: Trouble) -> None:
         """Let the base model answer in the place of the live one, as soon as that is possible."""
-        while (live := await self._ledger.live_model()) and live.id == self._live.id:
+        while (live := await self._ledger.models.live()) and live.id == self._live.id:
             try:
                 await self._changeover.promote(BASE, None)
             except AdminRefusal:  # a run has the engine's memory: nothing answers meanwhile

@@ -102,7 +102,7 @@ class Conversation:
 
         A pulled `brake` ends the engine's work; what came until then is the answer if it is to be kept. Raises
         NoPictureYet, EmptyAnswer, Interrupted, Forgotten, InferenceError. What fails is not recorded: the next question
-        does not see it. An update that was answered before must not come here again (`Ledger.exchange_for_update`).
+        does not see it. An update that was answered before must not come here again (`Exchanges.for_update`).
         """
         former = question.instead_of
         if former:

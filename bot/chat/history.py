@@ -16,7 +16,7 @@ from inference.chat_format.template import fit
 from inference.messages import Picture, Prompt, Role, Turn
 from storage.errors import UnknownRecord
 from storage.ledger import Ledger
-from storage.pictures import PictureStore
+from storage.picture_store import PictureStore
 from storage.records import Exchange
 
 
@@ -35,7 +35,7 @@ class History:
 
     async def open_session(self, chat: int, asker: int, topic: int) -> int | None:
         """Return the open session, None where there is none yet."""
-        return await self._ledger.open_session(chat, self._settings.talker(chat, asker), topic)
+        return await self._ledger.sessions.find(chat, self._settings.talker(chat, asker), topic)
 
     async def session(self, chat: int, asker: int, topic: int, update: int) -> int:
         """Return the open session; begin one for `update` where there is none.
@@ -44,7 +44,7 @@ class History:
             Forgotten: The sender of the update had everything deleted meanwhile.
         """
         try:
-            return await self._ledger.session(chat, self._settings.talker(chat, asker), topic, update=update)
+            return await self._ledger.sessions.open(chat, self._settings.talker(chat, asker), topic, update=update)
         except UnknownRecord as error:
             raise Forgotten from error
 
@@ -53,12 +53,12 @@ class History:
 
         `before` is the place of the exchange that they lead to, None where that is yet to come.
         """
-        history = await self._ledger.history_since(session, self._settings.history_pictures, before)
+        history = await self._ledger.exchanges.history_since(session, self._settings.history_pictures, before)
         return _newest_pictured(history, self._settings.history_pictures)
 
     async def has_picture(self, session: int) -> bool:
         """Whether a picture was shown in the conversation."""
-        return await self._ledger.pictured(session)
+        return await self._ledger.exchanges.has_pictures(session)
 
     def seen(self, latest: list[Exchange], *, pictured: bool) -> list[Exchange]:
         """From the oldest picture on that the model shall still see beside the question, which may be `pictured`."""
@@ -79,7 +79,7 @@ class History:
         """The pictures that an exchange is about: its own, or the newest before it."""
         if exchange.pictures:
             return await self.pictures(exchange)
-        before = await self._ledger.history_since(exchange.session, 1, exchange.place)
+        before = await self._ledger.exchanges.history_since(exchange.session, 1, exchange.place)
         return await self.pictures(before[0]) if before else ()
 
     async def record(self, exchange: Exchange) -> Exchange:
@@ -89,12 +89,12 @@ class History:
             Forgotten: Its conversation, its asker or what it replaces was deleted meanwhile.
         """
         try:
-            return await self._ledger.record_exchange(exchange)
+            return await self._ledger.exchanges.record(exchange)
         except UnknownRecord as error:
             raise Forgotten from error
 
     async def _picture(self, sha256: str) -> Picture:
-        row = await self._stored.clean(await self._ledger.picture(sha256))
+        row = await self._stored.clean(await self._ledger.pictures.get(sha256))
         return Picture(await self._pictures.get(row.sha256), row.sha256, row.media_type)
 
 

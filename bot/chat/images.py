@@ -30,7 +30,7 @@ from inference.images.decoder import CleanPicture, PictureDecoders, Refusal
 from inference.messages import Picture
 from storage.errors import NotSaved, UnknownRecord
 from storage.ledger import Ledger
-from storage.pictures import PictureStore
+from storage.picture_store import PictureStore
 from storage.records import StoredPicture
 
 if TYPE_CHECKING:
@@ -123,9 +123,9 @@ class Incoming:
 
         Raises `PictureRefused`, `Forgotten`, `NotSaved`, or `Undelivered` while Telegram is away.
         """
-        if await self._ledger.decoder_deaths(file.file_unique_id) >= DEATHS:
+        if await self._ledger.pictures.decoder_deaths(file.file_unique_id) >= DEATHS:
             raise PictureRefused(TOO_COSTLY)
-        if sender not in self._admins and 0 < self._most_stored <= await self._ledger.picture_bytes(sender):
+        if sender not in self._admins and 0 < self._most_stored <= await self._ledger.pictures.bytes_from(sender):
             raise PictureRefused(TOO_MANY_STORED, limit=self._most_stored // 10**6)
         if (file.file_size or 0) > MAX_BYTES:
             raise _too_large()
@@ -146,7 +146,7 @@ class Incoming:
 
     async def _note_death(self, file: Sent) -> None:
         try:
-            await self._ledger.note_decoder_death(file.file_unique_id)
+            await self._ledger.pictures.add_decoder_death(file.file_unique_id)
         except NotSaved as error:
             log.warning("a picture that killed its decoder was not noted", error=str(error))
 
@@ -154,7 +154,7 @@ class Incoming:
         picture = Picture.of(cleaned.data, cleaned.media_type)
         try:
             await self._pictures.put(cleaned.data)
-            await self._ledger.add_picture(
+            await self._ledger.pictures.add(
                 StoredPicture(
                     sha256=picture.sha256,
                     media_type=cleaned.media_type,

@@ -22,7 +22,7 @@ from inference.images.decoder import PictureDecoders, PictureRefused
 from inference.images.opening import MAX_PIXELS
 from storage.errors import Damaged, StorageError, UnknownRecord
 from storage.ledger import Ledger
-from storage.pictures import PictureStore
+from storage.picture_store import PictureStore
 from storage.records import PictureState, StoredPicture
 from training.data.picture_renames import rename_pictures
 from training.data.source_pictures import clean_sources
@@ -79,7 +79,7 @@ class StoredPictures:
         if picture.state is PictureState.RAW:
             async with self._one_at_a_time:
                 await self._clean(picture.sha256)
-            picture = await self._ledger.picture(picture.sha256)
+            picture = await self._ledger.pictures.get(picture.sha256)
         if picture.state is not PictureState.CLEAN:
             raise UnknownRecord(f"The picture {picture.sha256} is in quarantine: it could not be re-encoded.")
         return picture
@@ -90,24 +90,24 @@ class StoredPictures:
         Raises `StorageError`, `TrainingError` for a source that cannot be read, OSError.
         """
         async with self._finishing:
-            if await self._ledger.chore_done(CHORE) and not await self._ledger.raw_pictures(1):
+            if await self._ledger.pictures.chore_done(CHORE) and not await self._ledger.pictures.raw(1):
                 return
             await self.finish_pictures()
-            former = await self._ledger.former_names()
+            former = await self._ledger.pictures.former_names()
             await asyncio.to_thread(rename_pictures, self._runs, former)
             await asyncio.to_thread(clean_sources, self._sources)
-            await self._ledger.finish_chore(CHORE)
+            await self._ledger.pictures.finish_chore(CHORE)
 
     async def finish_pictures(self) -> None:
         """Clean what the ledger has. Raises `StorageError`, OSError."""
         cleaned = 0
-        while names := await self._ledger.raw_pictures(_BATCH):
+        while names := await self._ledger.pictures.raw(_BATCH):
             for name in names:
                 async with self._one_at_a_time:
                     await self._clean(name)
             cleaned += len(names)
         if cleaned:
-            quarantined = await self._ledger.count_pictures(PictureState.QUARANTINED)
+            quarantined = await self._ledger.pictures.count(PictureState.QUARANTINED)
             log.info("stored pictures were cleaned", pictures=cleaned, quarantined=quarantined)
 
     async def _work(self) -> None:
@@ -128,18 +128,18 @@ class StoredPictures:
             clean = await self._decoders.clean(data, MAX_PIXELS / 1e6)
         except (PictureRefused, UnknownRecord, Damaged) as error:
             log.warning("a stored picture goes into quarantine", picture=former, reason=str(error))
-            await self._ledger.quarantine_picture(former)
+            await self._ledger.pictures.quarantine(former)
             return
         name = await self._pictures.put(clean.data)
         row = StoredPicture(name, clean.media_type, clean.width, clean.height, len(clean.data), clean.phash)
-        if await self._ledger.replace_picture(former, row):
+        if await self._ledger.pictures.replace(former, row):
             if not self._pictures.path(name).is_file():
                 await self._pictures.put(clean.data)  # removed between the two
             if name == former:
                 return
-            await self._ledger.remove_picture(former, partial(self._pictures.remove, former))
+            await self._ledger.personal_data.remove_picture(former, partial(self._pictures.remove, former))
         else:
-            await self._ledger.remove_picture(name, partial(self._pictures.remove, name))
+            await self._ledger.personal_data.remove_picture(name, partial(self._pictures.remove, name))
 
 
 async def finish_pictures(ledger: Ledger, folder: Path, console: Console) -> None:
@@ -147,7 +147,7 @@ async def finish_pictures(ledger: Ledger, folder: Path, console: Console) -> Non
 
     `console` is for progress and notes.
     """
-    left = await ledger.count_pictures(PictureState.RAW)
+    left = await ledger.pictures.count(PictureState.RAW)
     if left:
         decoders = PictureDecoders(1)
         try:
@@ -155,7 +155,7 @@ async def finish_pictures(ledger: Ledger, folder: Path, console: Console) -> Non
                 await StoredPictures.beside(ledger, folder, decoders).finish_pictures()
         finally:
             await decoders.close()
-    quarantined = await ledger.count_pictures(PictureState.QUARANTINED)
+    quarantined = await ledger.pictures.count(PictureState.QUARANTINED)
     if quarantined:
         console.print(
             f"Left out: {quarantined} pictures in quarantine, which could not be re-encoded.", highlight=False

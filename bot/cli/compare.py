@@ -88,7 +88,7 @@ async def directory_of(settings: Settings, model: str) -> Path:
     known = {BASE: settings.inference.checkpoint(), TINY: CHECKPOINT}
     if (settings.storage.dir / FILE_NAME).is_file():
         async with Ledger.open(settings.storage.dir) as ledger:
-            models = await ledger.models()
+            models = await ledger.models.all()
         known |= {each.id: Path(each.directory) for each in models if each.directory}
         if any(each.id == model and each.pruned for each in models):
             raise TrainingError(

@@ -35,14 +35,14 @@ async def retrain(ledger: Ledger, running: Callable[[], bool], wait: bool, conso
     Raises RunBusy, and Refused for a run that comes to nothing or whose model does not answer.
     """
     _require_bot(running)
-    run = await _follow(ledger, await ledger.start_run("command", None), running, wait)
+    run = await _follow(ledger, await ledger.runs.start("command", None), running, wait)
     if RUN_TRANSITIONS[run.state]:
         console.print(f"Run {run.id} has begun. `thumbtune status` shows how it goes.", highlight=False)
         return
-    state, result = outcome(run, rejections(await ledger.models()))
+    state, result = outcome(run, rejections(await ledger.models.all()))
     if state != RunState.DONE:
         raise Refused(f"Run {run.id}: {state}. {result}")
-    if run.model and (await ledger.model(run.model)).state is ModelState.CANDIDATE:
+    if run.model and (await ledger.models.get(run.model)).state is ModelState.CANDIDATE:
         raise Refused(
             f"Run {run.id} is done, but the change to {run.model} failed; the bot's log says why. "
             f"`thumbtune promote {run.model}` tries again."
@@ -54,7 +54,7 @@ async def promote(ledger: Ledger, running: Callable[[], bool], model: str, yes: 
     """Ask for a model to answer, and wait until it does. Raises UnknownRecord, Refused."""
     _require_bot(running)
     await _confirm_rejected(ledger, model, yes)
-    await _await_promotion(ledger, running, await ledger.request_promotion(model, None), console)
+    await _await_promotion(ledger, running, await ledger.promotions.request(model, None), console)
 
 
 async def rollback(ledger: Ledger, running: Callable[[], bool], yes: bool, console: Console) -> None:
@@ -62,24 +62,24 @@ async def rollback(ledger: Ledger, running: Callable[[], bool], yes: bool, conso
     _require_bot(running)
     model = await model_before(ledger)
     await _confirm_rejected(ledger, model, yes)
-    await _await_promotion(ledger, running, await ledger.request_promotion(model, None, back=True), console)
+    await _await_promotion(ledger, running, await ledger.promotions.request(model, None, back=True), console)
 
 
 async def _confirm_rejected(ledger: Ledger, model: str, yes: bool) -> None:
-    if reason := (await ledger.model(model)).reason:
+    if reason := (await ledger.models.get(model)).reason:
         confirm(REJECTED.format(model=model, reason=reason), yes=yes)
 
 
 async def status(ledger: Ledger, running: bool, console: Console) -> None:
     """Print which model answers, what was collected, and the latest runs."""
     console.print(f"bot: {'running' if running else 'not running'}")
-    live = await ledger.live_model()
+    live = await ledger.models.live()
     console.print(f"answering: {live.id if live else 'no model yet; start the bot'}", highlight=False)
-    for name, count in (await ledger.counts()).items():
+    for name, count in (await ledger.counts.totals()).items():
         console.print(f"{name.replace('_', ' ')}: {count}")
     table = Table("run", "state", "by", "pairs", "step", "average loss", "result", box=None)
-    rejected = rejections(await ledger.models())
-    for run in await ledger.runs(10):
+    rejected = rejections(await ledger.models.all())
+    for run in await ledger.runs.latest(10):
         state, result = outcome(run, rejected)
         loss = "" if run.loss is None else f"{run.loss:.3f}"
         step = f"{run.step}/{run.steps}" if run.steps else ""
@@ -101,7 +101,7 @@ async def _follow(ledger: Ledger, run: Run, running: Callable[[], bool], to_the_
         task = bar.add_task(run.state, total=None)
         while True:
             alive = running()
-            run = await ledger.run(run.id)
+            run = await ledger.runs.get(run.id)
             bar.update(
                 task,
                 description=progress_text(run.state, run.loss, run.seconds_left),
@@ -119,9 +119,9 @@ async def _decided(ledger: Ledger, run: Run) -> bool:
     """Whether a run has ended, and its model, if any, answers or is known not to."""
     if RUN_TRANSITIONS[run.state]:
         return False
-    if run.model is None or (await ledger.model(run.model)).state is not ModelState.CANDIDATE:
+    if run.model is None or (await ledger.models.get(run.model)).state is not ModelState.CANDIDATE:
         return True
-    return await ledger.run_settled(run.id)
+    return await ledger.runs.is_settled(run.id)
 
 
 async def _abandon(ledger: Ledger, run: Run) -> None:
@@ -133,8 +133,8 @@ async def _abandon(ledger: Ledger, run: Run) -> None:
             "what came of it."
         )
     with suppress(IllegalTransition):
-        await ledger.move_run(run.id, RunState.CANCELLED, reason=STOPPED)
-        await ledger.settle_run(run.id)
+        await ledger.runs.move(run.id, RunState.CANCELLED, reason=STOPPED)
+        await ledger.runs.settle(run.id)
         raise Refused(f"The bot stopped before it took up run {run.id}: start it with `thumbtune run`, then ask again.")
 
 
@@ -142,14 +142,14 @@ async def _await_promotion(ledger: Ledger, running: Callable[[], bool], asked: P
     with notes.status(f"waiting for the bot to change to {asked.model} (Ctrl-C does not take the request back)"):
         while True:
             alive = running()
-            promotion = await ledger.promotion(asked.id)
+            promotion = await ledger.promotions.get(asked.id)
             if promotion.done or promotion.error:
                 break
             if alive:
                 await asyncio.sleep(POLL_SECONDS)
             else:
                 with suppress(IllegalTransition):  # the next bot has carried it out meanwhile
-                    await ledger.finish_promotion(asked.id, STOPPED)
+                    await ledger.promotions.finish(asked.id, STOPPED)
     if promotion.error:
         raise Refused(f"{promotion.model} does not answer: {promotion.error}")
     console.print(f"{promotion.model} answers now.", highlight=False)

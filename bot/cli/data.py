@@ -16,7 +16,7 @@ from bot.chat.legacy_pictures import finish_pictures
 from bot.cli.terminal import notes, progress_bar
 from bot.config import Settings
 from storage.ledger import Ledger
-from storage.pictures import PictureStore
+from storage.picture_store import PictureStore
 from training.data.export import DPO, KTO, LLAVA, export
 from training.data.selection import choose
 from training.data.sources import UNDER_WAY, About
@@ -75,8 +75,11 @@ async def export_data(ledger: Ledger, settings: Settings, out: Path, console: Co
     """
     await finish_pictures(ledger, settings.storage.dir, notes)
     training = settings.training
-    rated, preferences = await ledger.rated_exchanges(settings.trust), await ledger.preferences(settings.trust)
-    kept = await ledger.pictures()
+    rated, preferences = (
+        await ledger.votes.rated_exchanges(settings.trust),
+        await ledger.votes.preferences(settings.trust),
+    )
+    kept = await ledger.pictures.all()
     chosen, counts = await asyncio.to_thread(
         choose,
         rated,

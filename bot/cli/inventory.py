@@ -32,9 +32,9 @@ NO_VOTES: Final = "–"
 
 async def models(ledger: Ledger, console: Console) -> None:
     """Print every model, with the day it was made and the share of 👍 among the votes on its answers."""
-    approvals = await ledger.approvals()
+    approvals = await ledger.counts.approvals()
     table = Table("model", "state", "made", "approval", "votes", "run", "folder", "note", box=None)
-    for model in await ledger.models():
+    for model in await ledger.models.all():
         approval = approvals.get(model.id, Approval())
         table.add_row(
             model.id,
@@ -54,12 +54,12 @@ async def delete_model(ledger: Ledger, folder: Path, name: str, yes: bool, conso
 
     Raises Refused, StorageError.
     """
-    model = await ledger.model(name)
+    model = await ledger.models.get(name)
     await _refuse_in_use(ledger, model)
     store = ModelStore(folder / "models")
     parts = [each for each in (store.path(name), _adapter(folder, model)) if each.is_dir()]
     if not parts:
-        await ledger.drop_model_directory(name)
+        await ledger.models.drop_directory(name)
         console.print(f"Nothing of {name} is left on the disk.", highlight=False)
         return
     freed = size(sum(each.stat().st_size for part in parts for each in part.rglob("*")))
@@ -68,7 +68,7 @@ async def delete_model(ledger: Ledger, folder: Path, name: str, yes: bool, conso
     confirm(f"Delete {name} for good? It can never answer again.", yes=yes)
     aside = store.set_aside(name)
     try:
-        await ledger.drop_model_directory(name)
+        await ledger.models.drop_directory(name)
     except StorageError:  # the bot has changed to it meanwhile
         if aside:
             store.restore(aside, name)
@@ -84,7 +84,7 @@ async def _refuse_in_use(ledger: Ledger, model: Model) -> None:
         raise Refused(f"{BASE} is what training starts from: set another inference.model to replace it.")
     if model.state is ModelState.LIVE:
         raise Refused(f"{model.id} answers now: let another one answer first (`thumbtune rollback`).")
-    if model.id in {each.model for each in await ledger.pending_promotions()}:
+    if model.id in {each.model for each in await ledger.promotions.pending()}:
         raise Refused(f"A change to {model.id} was asked for: wait for it, then let another one answer first.")
 
 
@@ -122,7 +122,7 @@ async def delete_source(settings: Settings, name: str, yes: bool, console: Conso
         raise Refused(f"No source called {name} was imported: {others}. Those of training.sources are config.toml's.")
     if (settings.storage.dir / FILE_NAME).is_file():
         async with Ledger.open(settings.storage.dir) as ledger:
-            if run := await ledger.active_run():
+            if run := await ledger.runs.active():
                 raise Refused(f"{name} may be read by run {run.id}: wait for its end, or cancel it.")
     about = About.read(known[name])
     if not yes:
@@ -135,7 +135,7 @@ async def delete_source(settings: Settings, name: str, yes: bool, console: Conso
 async def people(ledger: Ledger, blocked: Collection[int], console: Console) -> None:
     """Print everybody who has talked with the bot, who came last first. `blocked` is `limits.blocked`."""
     table = Table("id", "name", "answers", "votes", "last seen (UTC)", "note", box=None)
-    for each in await ledger.participants():
+    for each in await ledger.counts.participants():
         marks = (("blocked", each.id in blocked), ("opted out", each.opted_out))
         table.add_row(
             str(each.id),

@@ -17,7 +17,7 @@ from storage.backup import back_up
 from storage.errors import StorageError
 from storage.ledger import Ledger
 from storage.model_store import ModelStore
-from storage.pictures import PictureStore
+from storage.picture_store import PictureStore
 from storage.records import Belongings
 
 
@@ -44,7 +44,7 @@ async def forget(ledger: Ledger, folder: Path, user: int, yes: bool, console: Co
     forgetting = Forgetting.beside(ledger, folder)
     await forgetting.settle()
     found = await forgetting.belongings(user)
-    if not found and await ledger.person(user) is None:
+    if not found and await ledger.people.get(user) is None:
         console.print(f"Nothing is kept of {user}.")
         return
     if not yes:

@@ -46,7 +46,7 @@ from bot.updates.staleness import Lateness
 from inference.images.decoder import PictureDecoders
 from inference.messages import Engine
 from storage.ledger import Ledger
-from storage.pictures import PictureStore
+from storage.picture_store import PictureStore
 
 
 def build_dispatcher(

@@ -58,7 +58,7 @@ class Door(BaseMiddleware):
         return None
 
     async def _refuse(self, event: Update, user: User, bot: Bot, delivery: Delivery) -> None:
-        known = await self._ledger.person(user.id)
+        known = await self._ledger.people.get(user.id)
         say = self._translator.to(known.language if known else None, user.language_code)
         if event.callback_query:
             await acknowledge(event.callback_query, say("I may not talk with you here."))

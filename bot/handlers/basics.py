@@ -88,7 +88,7 @@ async def new(
 ) -> None:
     """Begin another conversation. On a replay perhaps once more: an empty one is as good as another."""
     talker = settings.chat.talker(message.chat.id, event_from_user.id)
-    await ledger.new_session(message.chat.id, talker, reply.place.topic or 0)
+    await ledger.sessions.restart(message.chat.id, talker, reply.place.topic or 0)
     await reply.finish(say("A fresh start: I have put our conversation aside. Send me a picture!"))
 
 
@@ -102,7 +102,7 @@ async def language_chosen(
 ) -> None:
     """Remember the choice, in words of the chosen language."""
     say = translator.to(callback_data.code)
-    await ledger.set_language(query.from_user.id, say.language)
+    await ledger.people.set_language(query.from_user.id, say.language)
     answer = say("I speak English with you from now on.")
     await acknowledge(query, answer)
     await redraw(query, bot, answer, languages(translator.languages, say.language))

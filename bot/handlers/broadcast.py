@@ -71,7 +71,7 @@ async def send(
     """Write to everybody who may talk with the bot but the admin who sent it, showing how far it is."""
     chats = [
         chat
-        for chat in await ledger.private_chats()
+        for chat in await ledger.people.private_chats()
         if chat != event_from_user.id and settings.limits.welcome(chat, chat)
     ]
     text = (command.args or "").strip()
@@ -84,21 +84,21 @@ async def send(
         )
         return
     update = delivery.update
-    await _noted(lambda: ledger.begin_broadcast(update, chats))
+    await _noted(lambda: ledger.broadcasts.begin(update, chats))
     button = cancelling(CancelBroadcast(update=update), say)
-    await reply.begin(_progress(await ledger.receivers(update), say), button)
+    await reply.begin(_progress(await ledger.broadcasts.receivers(update), say), button)
     shown = time.monotonic()
-    while (chat := await _noted(lambda: ledger.next_receiver(update))) is not None:
+    while (chat := await _noted(lambda: ledger.broadcasts.next_receiver(update))) is not None:
         await _tell(bot, ledger, update, chat, text)
         if time.monotonic() - shown >= PROGRESS_SECONDS:
             shown = time.monotonic()
-            await reply.glimpse([Page(_progress(await ledger.receivers(update), say))], button)
+            await reply.glimpse([Page(_progress(await ledger.broadcasts.receivers(update), say))], button)
     await reply.finish(await _report(ledger, update, say))
 
 
 async def cancel(query: CallbackQuery, callback_data: CancelBroadcast, say: Say, ledger: Ledger) -> None:
     """Tell nobody any more."""
-    spared = await ledger.cancel_broadcast(callback_data.update)
+    spared = await ledger.broadcasts.cancel(callback_data.update)
     if spared:
         await acknowledge(query, say("I stop here. {people} people do not get it.", people=spared))
     else:
@@ -130,11 +130,11 @@ async def _told(bot: Bot, ledger: Ledger, update: int, chat: int, text: str) -> 
         state = ReceiverState.DOUBTFUL
     except (DeliveryError, TelegramAPIError) as error:
         if isinstance(error, Undelivered) and not isinstance(error.__cause__, TelegramRetryAfter):
-            await _noted(lambda: ledger.set_receiver(update, chat, ReceiverState.DUE))
+            await _noted(lambda: ledger.broadcasts.set_receiver(update, chat, ReceiverState.DUE))
             raise
         log.warning("broadcast not delivered", chat=chat, error=str(error))
         state = ReceiverState.FAILED
-    await _noted(lambda: ledger.set_receiver(update, chat, state))
+    await _noted(lambda: ledger.broadcasts.set_receiver(update, chat, state))
 
 
 async def _noted(note: Callable[[], Awaitable[Result]]) -> Result:
@@ -154,7 +154,7 @@ def _progress(receivers: Mapping[int, ReceiverState], say: Say) -> str:
 
 async def _report(ledger: Ledger, update: int, say: Say) -> str:
     """What became of a broadcast."""
-    receivers = await ledger.receivers(update)
+    receivers = await ledger.broadcasts.receivers(update)
     numbers = Counter(receivers.values())
     lines = [
         say(
@@ -182,5 +182,5 @@ async def _report(ledger: Ledger, update: int, say: Say) -> str:
 
 
 async def _name(ledger: Ledger, chat: int) -> str:
-    person = await ledger.person(chat)
+    person = await ledger.people.get(chat)
     return f"{person.name} ({chat})" if person and person.name else str(chat)

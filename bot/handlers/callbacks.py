@@ -48,7 +48,7 @@ async def reply_to(query: CallbackQuery, bot: Bot, delivery: Delivery, ledger: L
 async def exchange_here(ledger: Ledger, number: int, query: CallbackQuery) -> tuple[Exchange, Message] | None:
     """The exchange of that id with the message that was tapped on, if the exchange belongs to its chat."""
     try:
-        exchange = await ledger.exchange(number)
+        exchange = await ledger.exchanges.get(number)
     except UnknownRecord:
         return None
     message = query.message

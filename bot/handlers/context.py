@@ -41,7 +41,7 @@ class People(BaseMiddleware):
         chat: TelegramChat | None = data.get("event_chat")
         chosen: str | None = None
         if user and chat:
-            known = await self._ledger.person(user.id)
+            known = await self._ledger.people.get(user.id)
             delivery: Delivery = data["delivery"]
             assert isinstance(event, Update)
             message = event.message or event.edited_message
@@ -60,7 +60,7 @@ class People(BaseMiddleware):
         """Write down what is new, or was deleted since; most updates bring nothing new."""
         if forgotten or (person, chat) not in self._seen:
             try:
-                await self._ledger.see(person, chat, update=update)
+                await self._ledger.people.save(person, chat, update=update)
             except UnknownRecord:  # they had everything deleted meanwhile
                 return
         self._seen[person, chat] = None

@@ -77,13 +77,15 @@ async def _betters(message: Message, bot: Bot, ledger: Ledger) -> dict[str, Exch
     if not message.text or command_of(message.text) or to is None or to.from_user is None or to.from_user.id != bot.id:
         return False
     chat = message.chat.id
-    exchange = await ledger.exchange_asked_about(chat, to.message_id)
+    exchange = await ledger.exchanges.for_correction_prompt(chat, to.message_id)
     if exchange is not None:
         return {"exchange": exchange, "doubtful": False}
-    asks = message.text.rstrip().endswith(QUESTION_MARKS) or await ledger.exchange_asked(chat, message.message_id)
+    asks = message.text.rstrip().endswith(QUESTION_MARKS) or await ledger.exchanges.for_question(
+        chat, message.message_id
+    )
     if message.chat.type == "private" and not asks:
-        shown = await ledger.exchange_shown(chat, to.message_id)
-        if shown is not None and await ledger.rating(shown.id, chat) == -1:
+        shown = await ledger.exchanges.for_message(chat, to.message_id)
+        if shown is not None and await ledger.votes.latest(shown.id, chat) == -1:
             return {"exchange": shown, "doubtful": True}
     return False
 
@@ -105,13 +107,13 @@ async def demonstrate(
     limit, author = settings.limits.corrections_per_day, event_from_user.id
     is_admin = author in settings.telegram.admins
     since = time.time() - DAY_SECONDS
-    if limit and not is_admin and await ledger.corrected_since(author, since, exchange.id) >= limit:
+    if limit and not is_admin and await ledger.corrections.count_since(author, since, exchange.id) >= limit:
         await reply.finish(say("That's the limit: {limit} corrections a day. Try again tomorrow.", limit=limit))
         return
     text = (message.text or "").strip()[:LONGEST]
-    earlier = await ledger.replies_to(message.chat.id, message.message_id)
+    earlier = await ledger.replies.for_question(message.chat.id, message.message_id)
     await reply.adopt([each.message for each in earlier if each.message is not None])
-    number = await ledger.demonstrate(Demonstration(exchange.id, author, text, delivery.update))
+    number = await ledger.corrections.add(Demonstration(exchange.id, author, text, delivery.update))
     private = message.chat.type == "private"
     if is_admin:
         words = say("Shall I learn this as the better answer?")
@@ -135,7 +137,7 @@ async def _submit(
 ) -> None:
     """Ask each admin whether a suggestion may teach; at most once, since their /retrain dry counts what was taken."""
     for admin in settings.telegram.admins:
-        person = await ledger.person(admin)
+        person = await ledger.people.get(admin)
         say = translator.to(person.language, person.client_language) if person else translator.to(None)
         words = say(
             "Shall I learn this correction?\n\nQuestion: {question}\n\nMy answer: {answer}\n\nBetter: {better}",
@@ -160,7 +162,7 @@ async def decided(
     """Teach the suggestion, or do not, and show which."""
     message, teach = query.message, bool(callback_data.wanted)
     try:
-        demonstration = await ledger.demonstration(callback_data.demonstration)
+        demonstration = await ledger.corrections.get(callback_data.demonstration)
     except UnknownRecord:
         await acknowledge(query, say("I cannot find that answer any more."))
         return
@@ -192,26 +194,26 @@ async def answer(
     """Answer what was taken for a suggestion, in the message that offered to learn it."""
     message, author = query.message, query.from_user.id
     try:
-        demonstration = await ledger.demonstration(callback_data.demonstration)
-        about = await ledger.exchange(demonstration.exchange)
+        demonstration = await ledger.corrections.get(callback_data.demonstration)
+        about = await ledger.exchanges.get(demonstration.exchange)
     except UnknownRecord:
         await acknowledge(query, say("I cannot find that answer any more."))
         return
-    offered = await ledger.replies(demonstration.update)
+    offered = await ledger.replies.for_update(demonstration.update)
     if not isinstance(message, Message) or not offered or author != demonstration.author:
         await acknowledge(query, say("Only who asked can do that."))
         return
     place = replace(Place.of(message), question=offered[0].question)
     chat, topic = place.chat, place.topic or 0
     reply = await Reply.open(bot, ledger, delivery.update, place)
-    if recorded := await ledger.exchange_for_update(delivery.update):
+    if recorded := await ledger.exchanges.for_update(delivery.update):
         await answers.show_again(recorded, reply, say)
         return
-    if await ledger.exchange_asked(chat, place.question):
+    if await ledger.exchanges.for_question(chat, place.question):
         await acknowledge(query, say("This button does not work any more."))
         return
     await acknowledge(query, "")
-    await ledger.confirm_demonstration(demonstration.id, None)
+    await ledger.corrections.confirm(demonstration.id, None)
     await reply.adopt([message.message_id])
 
     async def question() -> Question:
@@ -226,5 +228,5 @@ async def decide(demonstration: Demonstration, by: int, ledger: Ledger, settings
     """Let a suggestion teach, or not, if this person may decide about it."""
     if teach and by == demonstration.author and by not in settings.telegram.admins:
         return False
-    await ledger.confirm_demonstration(demonstration.id, by if teach else None)
+    await ledger.corrections.confirm(demonstration.id, by if teach else None)
     return True

@@ -78,7 +78,7 @@ class DiskFull:
         return welcome and await spoken_to((message,), self._bot)
 
     async def _voice(self, sender: User) -> Say:
-        person = await self._ledger.person(sender.id)
+        person = await self._ledger.people.get(sender.id)
         return self._translator.to(person.language if person else None, sender.language_code)
 
     async def _show(self, update: int, message: Message, text: str) -> None:
@@ -95,7 +95,7 @@ class DiskFull:
 
     async def _replaced(self, update: int, chat: int, text: str) -> bool:
         """Show the text in the place of an unfinished answer, and return whether there was one."""
-        begun = [each.message for each in await self._ledger.replies(update) if each.message is not None]
+        begun = [each.message for each in await self._ledger.replies.for_update(update) if each.message is not None]
         if begun:
             await self._bot.edit_message_text(text, chat_id=chat, message_id=begun[-1])
         return bool(begun)

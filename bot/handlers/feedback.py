@@ -51,11 +51,11 @@ async def rated(
         await acknowledge(query, say("I cannot find that answer any more."))
         return
     exchange, message = here
-    known = await ledger.rating_by(delivery.update)
-    latest = await ledger.rating(exchange.id, query.from_user.id)
+    known = await ledger.votes.by_update(delivery.update)
+    latest = await ledger.votes.latest(exchange.id, query.from_user.id)
     value = 0 if latest == callback_data.value else callback_data.value
     value = known.value if known else value
-    await ledger.rate(Rating(exchange.id, query.from_user.id, value, delivery.update))
+    await ledger.votes.cast(Rating(exchange.id, query.from_user.id, value, delivery.update))
     await acknowledge(query, await _thanks(value, query.from_user.id, ledger, say))
     await _show(message.message_id, query.from_user.id, exchange, bot, repaints, ledger, say)
 
@@ -76,7 +76,7 @@ async def because(
         return
     exchange, message = here
     reason = callback_data.reason
-    await ledger.rate(Rating(exchange.id, query.from_user.id, -1, delivery.update, reason=reason.value))
+    await ledger.votes.cast(Rating(exchange.id, query.from_user.id, -1, delivery.update, reason=reason.value))
     await acknowledge(query, await _thanks(-1, query.from_user.id, ledger, say))
     await _show(message.message_id, query.from_user.id, exchange, bot, repaints, ledger, say, reason)
 
@@ -95,15 +95,15 @@ async def reacted(
     before, now = _thumb(message_reaction.old_reaction), _thumb(message_reaction.new_reaction)
     if user is None or before == now:
         return
-    exchange = await ledger.exchange_shown(chat, message_reaction.message_id)
+    exchange = await ledger.exchanges.for_message(chat, message_reaction.message_id)
     if exchange is not None:
-        await ledger.rate(Rating(exchange.id, user.id, now, delivery.update))
-        shown = await ledger.replies(exchange.update)
+        await ledger.votes.cast(Rating(exchange.id, user.id, now, delivery.update))
+        shown = await ledger.replies.for_update(exchange.update)
         if shown and (last := shown[-1].message):
             await _show(last, user.id, exchange, bot, repaints, ledger, say)
-    elif await ledger.exchange_asked(chat, message_reaction.message_id):
+    elif await ledger.exchanges.for_question(chat, message_reaction.message_id):
         return  # what was taken for a better answer was a question
-    elif demonstration := await ledger.demonstration_shown(chat, message_reaction.message_id):
+    elif demonstration := await ledger.corrections.for_message(chat, message_reaction.message_id):
         await decide(demonstration, user.id, ledger, settings, teach=now > 0)
 
 
@@ -130,9 +130,9 @@ async def _show(
 
 async def repaint_lately_rated(repaints: Repaints, ledger: Ledger, translator: Translator) -> None:
     """Show the last votes in groups that the process before may have counted and not shown."""
-    for exchange in await ledger.lately_rated_in_groups(UNSHOWN_SECONDS):
-        shown = await ledger.replies(exchange.update)
-        asker = await ledger.person(exchange.asker)
+    for exchange in await ledger.votes.recent_in_groups(UNSHOWN_SECONDS):
+        shown = await ledger.replies.for_update(exchange.update)
+        asker = await ledger.people.get(exchange.asker)
         say = translator.to(asker.language, asker.client_language) if asker else translator.to()
         if shown and (last := shown[-1].message):
             repaints.want(exchange.chat, last, partial(thumbs, exchange, ledger, say, exchange.asker))
@@ -142,16 +142,16 @@ async def thumbs(
     exchange: Exchange, ledger: Ledger, say: Say, rater: int, reason: Reason | None = None
 ) -> InlineKeyboardMarkup:
     """The buttons under an answer as they have to be now."""
-    newest = await ledger.standing(exchange.place) == exchange.id
+    newest = await ledger.exchanges.newest_at(exchange.place) == exchange.id
     if exchange.chat != rater:
-        return rating(exchange.id, tally=await ledger.tally(exchange.id), newest=newest, say=say)
-    chosen = await ledger.rating(exchange.id, rater)
+        return rating(exchange.id, tally=await ledger.votes.tally(exchange.id), newest=newest, say=say)
+    chosen = await ledger.votes.latest(exchange.id, rater)
     return rating(exchange.id, chosen, reason=reason, newest=newest, say=say)
 
 
 async def _thanks(value: int, rater: int, ledger: Ledger, say: Say) -> str:
     """Promises nothing to who has forbidden to be learned from."""
-    person = await ledger.person(rater)
+    person = await ledger.people.get(rater)
     if value and person is not None and person.opted_out:
         return say("Noted. I do not learn from it, as you wished: /privacy.")
     if value > 0:

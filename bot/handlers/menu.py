@@ -67,9 +67,9 @@ async def announce_commands(
     codes = ["" if language == SOURCE_LANGUAGE else language for language in translator.languages]
     given = {(admin, code) for admin in settings.admins for code in codes}
     try:
-        for chat, language in sorted(await ledger.menus() - given):
+        for chat, language in sorted(await ledger.menus.all() - given):
             await _take_back(bot, ledger, chat, language)
-        await ledger.give_menus(given)
+        await ledger.menus.add(given)
     except StorageError as error:
         log.warning("who has the menu of admins was not noted", error=str(error))
     for language in translator.languages:
@@ -99,7 +99,7 @@ async def _take_back(bot: Bot, ledger: Ledger, chat: int, language: str) -> None
     except (DeliveryError, TelegramAPIError) as error:
         log.warning("menu of commands not taken back", chat=chat, language=language, error=str(error))
         return
-    await ledger.take_menu(chat, language)
+    await ledger.menus.remove(chat, language)
 
 
 def _menu(commands: Mapping[str, str], say: Say) -> list[BotCommand]:

@@ -21,11 +21,11 @@ def router() -> Router:
 
 async def model(message: Message, reply: Reply, say: Say, ledger: Ledger) -> None:
     """Say who answers, and where people's thumbs have gone."""
-    live = await ledger.live_model()
+    live = await ledger.models.live()
     if live is None:
         await reply.finish(say("There is no model yet."))
         return
-    version = await ledger.version(live.id)
+    version = await ledger.models.version(live.id)
     name = say("Version {number} ({model})", number=version.number, model=live.id)
     if live.run is None:
         await reply.finish(say("{version}, as it came. Nobody's thumbs have taught it yet.", version=name))

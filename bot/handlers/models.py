@@ -64,10 +64,10 @@ async def show(message: Message, reply: Reply, say: Say, admin: AdminActions, le
     except REFUSALS as refusal:
         await reply.finish(refused(refusal, say))
         return
-    approvals = await ledger.approvals()
+    approvals = await ledger.counts.approvals()
     lines = [_line(model, approvals.get(model.id, Approval()), say) for model in kept]
     live = next((model.id for model in kept if model.state is ModelState.LIVE), "")
-    before = await ledger.previous_model()
+    before = await ledger.models.previous()
     previous = before.id if before else ""
     others = [
         model.id
@@ -171,7 +171,7 @@ async def roll_back_from(
 
 async def _outdated(shown: str, delivery: Delivery, ledger: Ledger) -> bool:
     """Whether another model answers than the button had `shown`. What a crash interrupted may have changed it."""
-    live = await ledger.live_model()
+    live = await ledger.models.live()
     return delivery.attempt == 1 and (live is None or live.id != shown)
 
 
@@ -199,7 +199,7 @@ class _Change:
 
     async def roll_back(self, by: int, delivery: Delivery, *, confirmed: bool = False) -> None:
         if delivery.attempt > 1:
-            for promotion in await self.ledger.promotions(10):
+            for promotion in await self.ledger.promotions.latest(10):
                 if promotion.by == by and promotion.done and promotion.created >= delivery.received:
                     await self._done(promotion.model)
                     return
@@ -214,7 +214,7 @@ class _Change:
 
     async def _refuse(self, refusal: Exception, *, back: bool) -> None:
         """Say why not. A rejected model may answer all the same, where the admin confirms it."""
-        live = await self.ledger.live_model()
+        live = await self.ledger.models.live()
         if isinstance(refusal, RejectedModel) and live is not None:
             markup = overruling(refusal.model.id, live.id, back, self.say)
             await self.reply.finish(refusal.told(self.say), markup)

@@ -45,7 +45,7 @@ async def privacy(
     if message.chat.type != "private":
         await reply.finish(f"{text}\n\n{_elsewhere(say)}")
         return
-    person = await ledger.person(event_from_user.id)
+    person = await ledger.people.get(event_from_user.id)
     opted_out = person is not None and person.opted_out
     await reply.finish(*_with_switch(text, opted_out, say))
 
@@ -55,7 +55,7 @@ async def learn_or_not(
 ) -> None:
     """Turn learning from this person on or off, and show it."""
     opted_out = not callback_data.wanted
-    await ledger.set_opted_out(query.from_user.id, opted_out)
+    await ledger.people.set_opted_out(query.from_user.id, opted_out)
     await acknowledge(query, _state(opted_out, say))
     text = _explanation(say, settings.storage.retention_days)
     await redraw(query, bot, *_with_switch(text, opted_out, say))
@@ -121,7 +121,7 @@ async def decided(
 async def _good(ledger: Ledger, asked: int, person: int, delivery: Delivery) -> bool:
     """Whether that update asked for a deletion a short while ago, came from this person, and was not answered yet."""
     try:
-        update = await ledger.stored_update(asked)
+        update = await ledger.inbox.get(asked)
     except UnknownRecord:  # it went with all that was deleted
         return False
     return update.lane.endswith(f":{person}") and delivery.received - update.received < ASKED_SECONDS

@@ -51,13 +51,13 @@ async def ask(
     answers: Answers,
 ) -> None:
     """Answer a question, or say kindly why not; an edited one anew, in the place of the earlier answer."""
-    if delivery.attempt > 1 and (recorded := await ledger.exchange_for_update(delivery.update)):
+    if delivery.attempt > 1 and (recorded := await ledger.exchanges.for_update(delivery.update)):
         await answers.show_again(recorded, reply, say)
         return
     chat, topic = message.chat.id, reply.place.topic or 0
     messages = delivery.album or (message,)
     edited = event_update.edited_message is not None
-    shown = await ledger.replies_to(chat, message.message_id) if edited else []
+    shown = await ledger.replies.for_question(chat, message.message_id) if edited else []
     anew = not edited and await ANEW(message, bot)
     if message.chat.type != "private" and not (shown or anew or await addressed(messages, bot)):
         return
@@ -71,7 +71,7 @@ async def ask(
             )
         return
     lateness.recent(chat, event_from_user.id)
-    former = await ledger.exchange_asked(chat, message.message_id) if edited else None
+    former = await ledger.exchanges.for_question(chat, message.message_id) if edited else None
 
     async def said() -> str:
         """The text of the question, edited while it waited or not."""
@@ -116,7 +116,7 @@ async def ask(
         )
         return
     if anew:  # after a crash perhaps once more: an empty conversation is as good as another
-        await ledger.new_session(chat, settings.chat.talker(chat, event_from_user.id), topic)
+        await ledger.sessions.restart(chat, settings.chat.talker(chat, event_from_user.id), topic)
     to, elsewhere = message.reply_to_message, message.external_reply
     if not files and not former and elsewhere:
         files = [file] if (file := picture_of(elsewhere)) else []
@@ -124,7 +124,7 @@ async def ask(
         # Whoever replies to a picture means that; whoever replies to an answer of another talk means what it is about.
         files = [file] if (file := picture_of(to)) else []
         sender = to.from_user or event_from_user
-        if not files and (answered := await ledger.exchange_shown(chat, to.message_id)):
+        if not files and (answered := await ledger.exchanges.for_message(chat, to.message_id)):
             pictures = await conversation.subject(answered, chat, event_from_user.id, topic)
     if not (files or pictures or former or await conversation.has_picture(chat, event_from_user.id, topic)):
         await reply.finish(sorry(NoPictureYet(), say))

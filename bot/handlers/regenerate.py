@@ -49,12 +49,12 @@ async def retry(
     repaints: Repaints,
 ) -> None:
     """Answer the person's last question of the conversation once more."""
-    if recorded := await ledger.exchange_for_update(delivery.update):
+    if recorded := await ledger.exchanges.for_update(delivery.update):
         await answers.show_again(recorded, reply, say)
         return
     place, by = reply.place, event_from_user.id
-    session = await ledger.open_session(place.chat, settings.chat.talker(place.chat, by), place.topic or 0)
-    said = await ledger.history(session, LATEST) if session is not None else []
+    session = await ledger.sessions.find(place.chat, settings.chat.talker(place.chat, by), place.topic or 0)
+    said = await ledger.exchanges.history(session, LATEST) if session is not None else []
     latest = next((each for each in reversed(said) if each.asker == by), None)
     if latest:
         await _answer_again(latest, by, place, bot, delivery, say, ledger, answers, repaints)
@@ -79,11 +79,11 @@ async def again(
         await acknowledge(query, say("I cannot find that answer any more."))
         return
     former, message = here
-    if recorded := await ledger.exchange_for_update(delivery.update):
+    if recorded := await ledger.exchanges.for_update(delivery.update):
         await answers.show_again(recorded, await Reply.open(bot, ledger, delivery.update, Place.of(message)), say)
     elif by != former.asker and by not in settings.telegram.admins:
         await acknowledge(query, say("Only who asked can do that."))
-    elif await ledger.standing(former.place) != former.id:
+    elif await ledger.exchanges.newest_at(former.place) != former.id:
         await acknowledge(query, say("There is a newer answer to this question already."))
     else:
         await acknowledge(query, "")
@@ -105,7 +105,7 @@ async def _answer_again(
 
     `place` has the message that asked for it, quoted where the question's own is not known any more.
     """
-    shown = await ledger.replies(former.update)
+    shown = await ledger.replies.for_update(former.update)
     question = next((each.question for each in shown if each.question), place.question)
     reply = await Reply.open(bot, ledger, delivery.update, replace(place, question=question, quotes=True))
     asked = Asked(delivery.update, place.chat, place.topic or 0, by, 0, delivery.received)
@@ -140,8 +140,8 @@ async def stop_this(
     by, update = query.from_user.id, callback_data.update
     anybodys = by in settings.telegram.admins
     if steering.find(update) is None:
-        shown = await ledger.replies(update)
-        if await ledger.exchange_for_update(update) or all(each.final for each in shown):
+        shown = await ledger.replies.for_update(update)
+        if await ledger.exchanges.for_update(update) or all(each.final for each in shown):
             await acknowledge(query, say("That answer is finished already."))
             return
     underway = steering.find(update)  # once more: it may have begun meanwhile

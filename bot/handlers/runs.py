@@ -64,7 +64,7 @@ async def _requested_before(ledger: Ledger, by: int, delivery: Delivery) -> Run 
     """The run that an interrupted attempt at this very request has started."""
     if delivery.attempt == 1:
         return None
-    mine = (run for run in await ledger.runs(10) if run.requested_by == by and run.created >= delivery.received)
+    mine = (run for run in await ledger.runs.latest(10) if run.requested_by == by and run.created >= delivery.received)
     return next(mine, None)
 
 
@@ -126,7 +126,7 @@ async def cancel_this(
     query: CallbackQuery, callback_data: CancelRun, say: Say, admin: AdminActions, ledger: Ledger
 ) -> None:
     """Cancel the run above the button, and no other."""
-    active = await ledger.active_run()
+    active = await ledger.runs.active()
     if active is None or active.id != callback_data.run:
         await acknowledge(query, say("Run {run} is over already.", run=callback_data.run))
         return

@@ -35,7 +35,7 @@ async def stats(message: Message, command: CommandObject, reply: Reply, say: Say
         return
     last = datetime.now(UTC).date()
     first = last - timedelta(days=int(wish) - 1)
-    days = await ledger.days(datetime(first.year, first.month, first.day, tzinfo=UTC).timestamp())
+    days = await ledger.counts.days(datetime(first.year, first.month, first.day, tzinfo=UTC).timestamp())
     if not days:
         await reply.finish(say("Nobody has asked me anything in that time."))
         return

@@ -48,9 +48,11 @@ class Leftovers(BaseMiddleware):
             return False
         update = _update_of(message)
         if update is not None:
-            shown = await self._ledger.replies(update)
+            shown = await self._ledger.replies.for_update(update)
             return all(each.message not in (None, message.message_id) for each in shown)
-        return message.text == PENDING.text and not await self._ledger.reply_stands(message.chat.id, message.message_id)
+        return message.text == PENDING.text and not await self._ledger.replies.exists(
+            message.chat.id, message=message.message_id
+        )
 
 
 def _update_of(message: Message) -> int | None:

@@ -84,7 +84,7 @@ class Reply:
     async def open(cls, bot: Bot, ledger: Ledger, update: int, place: Place) -> Self:
         """The reply to `update` as an earlier attempt has left it."""
         reply = cls(bot, ledger, update, place)
-        known = await ledger.replies(update)
+        known = await ledger.replies.for_update(update)
         reply._messages = {each.slot: each.message for each in known if each.message is not None}
         reply.finished = bool(known) and all(each.final for each in known)
         return reply
@@ -94,7 +94,7 @@ class Reply:
         for slot, message in enumerate(messages):
             if slot not in self._messages:
                 await self._announced(slot)
-                await self._ledger.sent_reply(self._update, slot, message)
+                await self._ledger.replies.sent(self._update, slot, message)
                 self._messages[slot] = message
 
     async def ask(self, text: str) -> None:
@@ -253,7 +253,7 @@ class Reply:
             self._unsent.discard(slot)
             self._messages[slot] = message.message_id
             try:
-                await self._ledger.sent_reply(self._update, slot, message.message_id)
+                await self._ledger.replies.sent(self._update, slot, message.message_id)
             except NotSaved:
                 await self._take_away(slot)  # the next attempt would not know of it
                 raise
@@ -280,12 +280,12 @@ class Reply:
 
     async def _announced(self, slot: int) -> int | None:
         """Note that a message is about to be sent; the one that was sent for this slot before, if any."""
-        return (await self._ledger.begin_reply(self._update, slot, self.place.chat, self.place.question)).message
+        return (await self._ledger.replies.begin(self._update, slot, self.place.chat, self.place.question)).message
 
     async def _note_final(self, slot: int) -> None:
         """Note that a message shows its final text. Where the disk is full, a replay edits it to the same text."""
         with suppress(NotSaved):
-            await self._ledger.finish_reply(self._update, slot)
+            await self._ledger.replies.finish(self._update, slot)
 
     async def _take_away(self, slot: int) -> None:
         try:

@@ -83,7 +83,7 @@ class Waiting:
         """The notice, which mentions everybody by name."""
         text, entities = "", []
         for each in people:
-            known = await self._ledger.person(each)
+            known = await self._ledger.people.get(each)
             name = known.name if known and known.name else str(each)
             text += ", " if text else ""
             mentioned = User(id=each, is_bot=False, first_name=name)

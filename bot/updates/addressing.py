@@ -55,7 +55,9 @@ async def is_ours(raw: dict[str, Any], bot: Bot, ledger: Ledger) -> bool:
     try:
         if "message_reaction" in raw:
             reaction = MessageReactionUpdated.model_validate(raw["message_reaction"])
-            return await ledger.replied(reaction.chat.id, message=reaction.message_id, question=reaction.message_id)
+            return await ledger.replies.exists(
+                reaction.chat.id, message=reaction.message_id, question=reaction.message_id
+            )
         edited = raw.get("edited_message")
         content = raw.get("message", edited)
         if not isinstance(content, dict) or "media_group_id" in content:
@@ -63,6 +65,6 @@ async def is_ours(raw: dict[str, Any], bot: Bot, ledger: Ledger) -> bool:
         message = Message.model_validate(content)
         if await spoken_to((message,), bot):
             return True
-        return edited is not None and await ledger.replied(message.chat.id, question=message.message_id)
+        return edited is not None and await ledger.replies.exists(message.chat.id, question=message.message_id)
     except (ValueError, OverflowError):  # of a shape that aiogram does not know yet: the inbox decides
         return True

@@ -142,7 +142,7 @@ class Inbox:
         if not rows:
             return
         try:
-            fresh = await self._ledger.store_updates(rows)
+            fresh = await self._ledger.inbox.store(rows)
         except NotSaved:
             for raw in raws:
                 if int(raw["update_id"]) not in self._known:
@@ -162,7 +162,7 @@ class Inbox:
 
     async def replay(self) -> int:
         """Handle again what an earlier process has stored and not finished; how many updates that are."""
-        left = await self._ledger.pending_updates()
+        left = await self._ledger.inbox.pending()
         fresh = [each for each in left if each.id not in self._known]
         for each in fresh:
             self._enqueue(each)
@@ -230,7 +230,7 @@ class Inbox:
         while True:
             try:
                 if isinstance(error, NotSaved):  # no answer is computed for a disk that cannot keep it
-                    await self._ledger.check_room(turn[0].update.id)
+                    await self._ledger.inbox.check_disk(turn[0].update.id)
                 attempt = attempt + 1 if attempt else await self._begin(turn)
                 error = None
                 if attempt:
@@ -262,8 +262,8 @@ class Inbox:
         """
         try:
             for each in turn[1:]:
-                await self._ledger.begin_update(each.update.id)
-            attempt = await self._ledger.begin_update(turn[0].update.id)
+                await self._ledger.inbox.begin(each.update.id)
+            attempt = await self._ledger.inbox.begin(turn[0].update.id)
         except (IllegalTransition, UnknownRecord):  # done, or deleted with all that its sender had
             return 0
         if attempt > ATTEMPTS:
@@ -279,7 +279,7 @@ class Inbox:
         """Note that all has happened. On a full disk this waits for room: handled again it would happen twice."""
         for pause in chain(PAUSES, repeat(PAUSES[-1])):
             try:
-                await self._ledger.finish_update(update, unreachable)
+                await self._ledger.inbox.finish(update, unreachable)
             except UnknownRecord:  # deleted with all that its sender had: there is nothing to note
                 break
             except NotSaved as error:
@@ -310,7 +310,7 @@ class Inbox:
         """Give up on a turn and say so. False if not even that could be stored."""
         reason = str(error) if isinstance(error, _Hopeless) else f"{type(error).__name__}: {account(error)}"
         try:
-            given_up = [await self._ledger.set_aside_update(each.update.id, reason) for each in turn]
+            given_up = [await self._ledger.inbox.set_aside(each.update.id, reason) for each in turn]
         except UnknownRecord:
             log.info("an update was deleted while it was handled", update=turn[0].update.id)
             return True

@@ -41,13 +41,13 @@ async def test_a_run_is_cancelled_by_its_button(stage: Stage) -> None:
     """The progress has a button as long as the run goes on; it cancels that run and no later one."""
     admin = Notebook()
     async with stage.bot(admin=admin) as bot, stage.person(ADMIN, "Root") as root:
-        run = await bot.ledger.start_run("admin", ADMIN)
+        run = await bot.ledger.runs.start("admin", ADMIN)
         await bot.notices.run_changed(RUN)
         await bot.notices.settled()
         (shown,) = await root.bot_messages()
         assert await root.toast(await root.taps("Cancel", shown)) == "Run 1 is being cancelled."
-        await bot.ledger.move_run(run.id, RunState.CANCELLED)
-        await bot.ledger.start_run("admin", ADMIN)
+        await bot.ledger.runs.move(run.id, RunState.CANCELLED)
+        await bot.ledger.runs.start("admin", ADMIN)
         assert await root.toast(await root.taps("Cancel", shown)) == "Run 1 is over already."
         await bot.notices.run_changed(replace(RUN, state=RunState.CANCELLED))
         await bot.notices.settled()
@@ -61,8 +61,8 @@ async def test_models_are_changed_by_buttons(stage: Stage) -> None:
     admin = Notebook()
     async with stage.bot(admin=admin) as bot, stage.person(ADMIN, "Root") as root, stage.person() as ada:
         for name in ("base", "run-0", "run-2"):
-            await bot.ledger.add_model(Model(name, f"/{name}", ModelState.CANDIDATE, None, 1.0))
-            await bot.ledger.promote(name)
+            await bot.ledger.models.add(Model(name, f"/{name}", ModelState.CANDIDATE, None, 1.0))
+            await bot.ledger.promotions.make(name)
         listed = await told(root, "/models")
         assert [key["text"] for row in listed["reply_markup"]["inline_keyboard"] for key in row] == [
             "↩ Back to run-0",
@@ -72,7 +72,7 @@ async def test_models_are_changed_by_buttons(stage: Stage) -> None:
         await shows(root, "base answers from now on.")
         await root.taps("Back to", listed)
         await stage.handled(bot)
-        await bot.ledger.promote("run-0", ADMIN)
+        await bot.ledger.promotions.make("run-0", ADMIN)
         assert "Another model answers meanwhile" in await root.toast(await root.taps("Back to", listed))
         stage.emulator.world.chats[1001].messages[99] = {**listed, "message_id": 99}
         forwarded = {**listed, "message_id": 99, "chat": {"id": 1001}}
@@ -85,8 +85,8 @@ async def test_a_rejected_model_answers_once_that_is_confirmed(stage: Stage) -> 
     admin = Notebook(doubted={"run-1": "worse", "base": "3 of its answers are empty or in loops"})
     async with stage.bot(admin=admin) as bot, stage.person(ADMIN, "Root") as root, stage.person() as ada:
         for name in ("run-1", "run-2"):
-            await bot.ledger.add_model(Model(name, f"/{name}", ModelState.CANDIDATE, None, 1.0))
-        await bot.ledger.promote("run-2")
+            await bot.ledger.models.add(Model(name, f"/{name}", ModelState.CANDIDATE, None, 1.0))
+        await bot.ledger.promotions.make("run-2")
         asked = await told(root, "/promote run-1")
         assert asked["text"] == "run-1 was rejected: worse. Let it answer all the same?"
         back = await told(root, "/rollback")
@@ -99,7 +99,7 @@ async def test_a_rejected_model_answers_once_that_is_confirmed(stage: Stage) -> 
         await shows(root, "run-1 answers from now on.")
         await root.taps("Answer with base", back)
         await shows(root, "base answers from now on.")
-        await bot.ledger.promote("run-1")
+        await bot.ledger.promotions.make("run-1")
         assert "Another model answers meanwhile" in await root.toast(await root.taps("Answer with run-1", asked))
     assert admin.asked == [("promote", "run-1", ADMIN), ("rollback", ADMIN)]
 

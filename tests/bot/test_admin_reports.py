@@ -27,15 +27,17 @@ async def test_days_are_counted_by_model(tmp_path: Path) -> None:
     asked = ((NOON - 86400, "base"), (NOON, "base"), (NOON + 60, "run-1"), (NOON + 90, "run-1"))
     async with Ledger.open(tmp_path) as ledger:
         for update, (when, model) in enumerate(asked, 1):
-            made = await ledger.record_exchange(exchange(await ledger.session(1, 1), update, model=model, created=when))
-            await ledger.rate(Rating(made.id, 1, 1, 10 * update))
-            await ledger.rate(Rating(made.id, 2, 1, 10 * update + 1))
-            await ledger.rate(Rating(made.id, 2, -1, 10 * update + 2))
-        assert await ledger.days(NOON - 43200) == [
+            made = await ledger.exchanges.record(
+                exchange(await ledger.sessions.open(1, 1), update, model=model, created=when)
+            )
+            await ledger.votes.cast(Rating(made.id, 1, 1, 10 * update))
+            await ledger.votes.cast(Rating(made.id, 2, 1, 10 * update + 1))
+            await ledger.votes.cast(Rating(made.id, 2, -1, 10 * update + 2))
+        assert await ledger.counts.days(NOON - 43200) == [
             Day("2026-11-20", "base", 1, 1, 1),
             Day("2026-11-20", "run-1", 2, 2, 2),
         ]
-        assert (await ledger.days(0))[0] == Day("2026-11-19", "base", 1, 1, 1)
+        assert (await ledger.counts.days(0))[0] == Day("2026-11-19", "base", 1, 1, 1)
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

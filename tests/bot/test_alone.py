@@ -62,7 +62,7 @@ async def test_a_run_that_cannot_begin_is_refused(community: Community) -> None:
     assert (ended.code, ended.out) == (1, "")
     assert "Run 1: failed. Not enough yet: 0 liked answers" in ended.err
     async with community.ledger() as ledger:
-        assert (await ledger.runs(1))[0].state is RunState.FAILED
+        assert (await ledger.runs.latest(1))[0].state is RunState.FAILED
 
 
 async def test_nothing_is_asked_of_a_bot_that_does_not_run(community: Community) -> None:
@@ -70,11 +70,11 @@ async def test_nothing_is_asked_of_a_bot_that_does_not_run(community: Community)
     await community.bot.kill()
     assert not at_work(community.data)
     async with community.ledger() as ledger:
-        await ledger.add_model(Model("run-9", "/m/run-9", ModelState.CANDIDATE, None, 1.0))
-        await ledger.promote("run-9")
-        before = await ledger.promotions(), await ledger.runs()
+        await ledger.models.add(Model("run-9", "/m/run-9", ModelState.CANDIDATE, None, 1.0))
+        await ledger.promotions.make("run-9")
+        before = await ledger.promotions.latest(), await ledger.runs.latest()
         for words in (("retrain",), ("retrain", "--wait"), ("promote", "base"), ("rollback",)):
             ended = await ran(*words, "--config", str(community.config))
             assert (ended.code, ended.out) == (1, "")
             assert "No bot is running" in ended.err and "thumbtune run" in ended.err
-        assert (await ledger.promotions(), await ledger.runs()) == before
+        assert (await ledger.promotions.latest(), await ledger.runs.latest()) == before

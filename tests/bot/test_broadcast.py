@@ -29,7 +29,7 @@ async def acquainted(stage: Stage, people: Sequence[int]) -> None:
     async with Ledger.open(stage.directory) as ledger:
         for person in people:
             stage.emulator.add_person(person, f"P{person}").started = True
-            await ledger.see(Known(person, f"P{person}"), Chat(person))
+            await ledger.people.save(Known(person, f"P{person}"), Chat(person))
 
 
 def news(stage: Stage, person: int) -> int:
@@ -92,7 +92,7 @@ async def test_a_broadcast_survives_being_killed(stage: Stage) -> None:
         await killed_while(stage, [root], talk, kills=kills, seed=3, told=readers)
     async with Ledger.open(stage.directory) as ledger:
         update = newest_update(ledger)
-        assert (await ledger.stored_update(update)).attempts == kills + 1, "killed in the middle each time"
+        assert (await ledger.inbox.get(update)).attempts == kills + 1, "killed in the middle each time"
     (said,) = reports
     doubtful = {int(found) for found in re.findall(r"P\d+ \((\d+)\)", said)}
     assert len(doubtful) <= kills
@@ -134,7 +134,7 @@ async def test_a_message_without_its_note_is_not_sent_again(stage: Stage, monkey
     async with stage.person(ADMIN, "Root") as root:
         made = settings(stage.url, stage.emulator.token)
         first = RunningBot(made, stage.directory, ScriptedEngine(), Notebook())
-        monkeypatch.setattr(first.ledger, "set_receiver", never)
+        monkeypatch.setattr(first.ledger.broadcasts, "set_receiver", never)
         first.start()
         await root.sends(f"/broadcast {NEWS}")
         await reached.wait()
@@ -152,7 +152,7 @@ async def test_a_broadcast_waits_for_the_disk(stage: Stage, monkeypatch: pytest.
     monkeypatch.setattr(broadcast, "DISK_SECONDS", 0.02)
     await acquainted(stage, PEOPLE[:3])
     async with stage.bot() as bot, stage.person(ADMIN, "Root") as root:
-        note = bot.ledger.set_receiver
+        note = bot.ledger.broadcasts.set_receiver
         refused: list[int] = []
 
         async def unreliable(update: int, chat: int, state: ReceiverState) -> None:
@@ -161,7 +161,7 @@ async def test_a_broadcast_waits_for_the_disk(stage: Stage, monkeypatch: pytest.
                 raise NotSaved("the disk is full")
             await note(update, chat, state)
 
-        monkeypatch.setattr(bot.ledger, "set_receiver", unreliable)
+        monkeypatch.setattr(bot.ledger.broadcasts, "set_receiver", unreliable)
         await root.sends(f"/broadcast {NEWS}")
         assert (await report(root))["text"].splitlines() == [
             "Sent to 3 of 3 people. 0 cannot be reached any more; with 0 it failed."
@@ -211,7 +211,7 @@ async def test_a_broadcast_waits_while_telegram_is_away(stage: Stage, monkeypatc
     stage.emulator.faults.plan("flood", methods=["sendMessage"], chat=PEOPLE[1], seconds=1)
 
     async def put_back() -> bool:
-        return (await bot.ledger.receivers(update)).get(PEOPLE[1]) is ReceiverState.DUE
+        return (await bot.ledger.broadcasts.receivers(update)).get(PEOPLE[1]) is ReceiverState.DUE
 
     async with stage.bot() as bot, stage.person(ADMIN, "Root") as root:
         await root.sends(f"/broadcast {NEWS}")

@@ -35,7 +35,7 @@ async def test_the_exchange_keeps_all_that_produced_it(stage: Stage) -> None:
     ):
         await ada.asks(photo=png(), caption="Which colour?")
         await bot.settled()
-        exchange = await bot.ledger.exchange(1)
+        exchange = await bot.ledger.exchanges.get(1)
         (prompt,) = bot.engine.prompts
         assert exchange.question == "Which colour?"
         assert exchange.answer == "Teal."
@@ -49,7 +49,7 @@ async def test_the_exchange_keeps_all_that_produced_it(stage: Stage) -> None:
         assert (exchange.prompt_tokens, exchange.completion_tokens, exchange.encoded_tiles) == (11, 3, 1)
         (sha256,) = exchange.pictures
         assert await bot.pictures.get(sha256) == prompt.turns[0].pictures[0].data
-        row = await bot.ledger.picture(sha256)
+        row = await bot.ledger.pictures.get(sha256)
         assert (row.width, row.height) == (40, 30)
 
 
@@ -133,7 +133,7 @@ async def test_text_before_any_picture_is_asked_for_one(stage: Stage) -> None:
         assert "图片" in answer["text"]
         assert button(answer, UP) is None
         assert not bot.engine.prompts
-        assert (await bot.ledger.counts())["exchanges"] == 0
+        assert (await bot.ledger.counts.totals())["exchanges"] == 0
 
 
 async def test_a_picture_sent_as_a_file_is_a_picture(stage: Stage) -> None:
@@ -154,7 +154,7 @@ async def test_an_album_is_one_question(stage: Stage) -> None:
         assert prompt.turns[0].text == "Compare them"
         assert len({picture.sha256 for picture in prompt.turns[0].pictures}) == 3
         assert len(await ada.bot_messages()) == 1
-        assert await bot.ledger.pending_updates() == []
+        assert await bot.ledger.inbox.pending() == []
 
 
 async def test_start_tells_the_id_and_help_the_commands(stage: Stage) -> None:
@@ -188,13 +188,13 @@ async def test_a_thumb_is_counted_marked_and_changed(stage: Stage) -> None:
         answer = await ada.asks(photo=png())
         assert "like this" in await ada.toast(await ada.taps(UP, answer))
         await bot.settled()
-        assert await bot.ledger.rating(1, ada.id) == 1
+        assert await bot.ledger.votes.latest(1, ada.id) == 1
         assert _labels((await ada.bot_messages())[0]) == ["👍 ✓", "👎", "🔄"]
         assert "do better" in await ada.toast(await ada.taps(DOWN, answer))
         await bot.settled()
-        assert await bot.ledger.rating(1, ada.id) == -1
+        assert await bot.ledger.votes.latest(1, ada.id) == -1
         assert _labels((await ada.bot_messages())[0])[:3] == ["👍", "👎 ✓", "🔄"]
-        assert (await bot.ledger.counts())["votes"] == 2
+        assert (await bot.ledger.counts.totals())["votes"] == 2
 
 
 async def test_a_vote_does_not_wait_for_an_answer(stage: Stage) -> None:
@@ -204,7 +204,7 @@ async def test_a_vote_does_not_wait_for_an_answer(stage: Stage) -> None:
         first = await ada.asks(photo=png())
         await ada.sends("And?")
         assert "like this" in await ada.toast(await ada.taps(UP, first))
-        assert await bot.ledger.rating(1, ada.id) == 1
+        assert await bot.ledger.votes.latest(1, ada.id) == 1
         assert bot.engine.ended == 1
         go_on.set()
         assert (await ada.answer(rated=True))["text"] == "Second."
@@ -258,7 +258,7 @@ async def test_in_a_group_the_bot_answers_who_means_it(stage: Stage) -> None:
         await ada.sends("Sure?", reply_to=answer["message_id"], chat=group)
         await ada.answer(rated=True, chat=group)
         await bot.settled()
-        assert await bot.ledger.rating(1, bob.id) == -1
+        assert await bot.ledger.votes.latest(1, bob.id) == -1
         assert len(await ada.bot_messages(group)) == 2
 
 

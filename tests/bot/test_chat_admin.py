@@ -68,9 +68,9 @@ async def test_admins_get_what_they_ask_for(stage: Stage) -> None:
     admin = Notebook(runs=[RUN], next_run=datetime(2027, 1, 2, 3, 4, tzinfo=UTC))
     async with stage.bot(admin=admin) as bot, stage.person(ADMIN, "Root") as root:
         for number, value in enumerate((1, 1, -1), 1):
-            session = await bot.ledger.session(7, 7)
+            session = await bot.ledger.sessions.open(7, 7)
             said = exchange(session, -number, chat=7, asker=7, model="run-2")
-            await bot.ledger.rate(Rating((await bot.ledger.record_exchange(said)).id, 7, value, -number))
+            await bot.ledger.votes.cast(Rating((await bot.ledger.exchanges.record(said)).id, 7, value, -number))
         assert "Run 3 begins" in await words(root, "/retrain")
         assert "Run 3 is being cancelled" in await words(root, "/cancel")
         status = await words(root, "/status")
@@ -179,13 +179,13 @@ async def test_a_request_that_was_carried_out_is_not_made_again(stage: Stage) ->
         for number, text in ((1, "/retrain"), (2, "/rollback"))
     ]
     async with Ledger.open(stage.directory) as ledger:
-        await ledger.store_updates(rows)
+        await ledger.inbox.store(rows)
         for number, *_ in rows:
-            await ledger.begin_update(number)
-        run = await ledger.start_run("admin", ADMIN)
+            await ledger.inbox.begin(number)
+        run = await ledger.runs.start("admin", ADMIN)
         for name in ("base", "run-1"):
-            await ledger.add_model(Model(name, f"/{name}", ModelState.CANDIDATE, None, 1.0))
-        await ledger.promote("run-1", ADMIN)
+            await ledger.models.add(Model(name, f"/{name}", ModelState.CANDIDATE, None, 1.0))
+        await ledger.promotions.make("run-1", ADMIN)
     admin = Notebook()
     async with stage.person(ADMIN, "Root") as root, stage.bot(admin=admin) as bot:
         await until(lambda: stage.emulator.counts(ADMIN).sends == 2)
@@ -256,7 +256,7 @@ async def test_an_outage_holds_up_no_work(stage: Stage) -> None:
     async with stage.person(ADMIN, "Root") as root, stage.person(8, "Other") as other:
         await root.arrives()
         async with stage.bot(telegram={"admins": (ADMIN, 8)}) as bot:
-            await bot.ledger.start_run("admin", ADMIN)
+            await bot.ledger.runs.start("admin", ADMIN)
             for state in (RunState.TRAINING, RunState.MERGING, RunState.EVALUATING):
                 await bot.notices.run_changed(replace(RUN, state=state))
             await bot.notices.alert("disk", "The disk is nearly full.")

@@ -55,7 +55,7 @@ async def test_bad_pictures_get_a_kind_sentence(stage: Stage, document: bytes, s
         assert says in text
         assert "Please" in text
         assert not bot.engine.prompts
-        assert (await bot.ledger.counts())["pictures"] == 0
+        assert (await bot.ledger.counts.totals())["pictures"] == 0
         await ada.asks(photo=png())
 
 
@@ -102,7 +102,7 @@ async def test_special_tokens_in_a_question_are_text(stage: Stage, literal: str)
     """What looks like a token is asked and kept as typed, and cannot become a token of the prompt."""
     async with stage.bot() as bot, stage.person() as ada:
         await ada.asks(photo=png(), caption=f"What does {literal} mean?")
-        question = (await bot.ledger.exchange(1)).question
+        question = (await bot.ledger.exchanges.get(1)).question
         assert re.sub(r"\s", "", question) == re.sub(r"\s", "", f"What does {literal} mean?")
         (prompt,) = bot.engine.prompts
         written = render(prompt, [1])
@@ -134,7 +134,7 @@ async def test_an_engine_that_fails_is_excused(stage: Stage, error: InferenceErr
         await ada.sends(photo=png())
         assert says in (await told(ada))["text"]
         await bot.settled()
-        assert (await bot.ledger.counts())["exchanges"] == 0
+        assert (await bot.ledger.counts.totals())["exchanges"] == 0
         assert len(await ada.bot_messages()) == 1
         assert (await ada.asks(photo=png()))["text"] == "Now it works."
 
@@ -144,7 +144,7 @@ async def test_an_empty_answer_is_excused(stage: Stage) -> None:
     async with stage.bot(" \n") as bot, stage.person() as ada:
         await ada.sends(photo=png())
         assert "at a loss" in (await told(ada))["text"]
-        assert (await bot.ledger.counts())["exchanges"] == 0
+        assert (await bot.ledger.counts.totals())["exchanges"] == 0
 
 
 async def test_a_conversation_beyond_the_window_is_shortened(stage: Stage) -> None:
@@ -172,7 +172,7 @@ async def test_what_an_engine_has_cut_is_recorded_as_it_was_answered(stage: Stag
     async with stage.bot(engine=ScriptedEngine(otherwise=cuts)) as bot, stage.person() as ada:
         await ada.asks(photo=png())
         await ada.asks("And now?")
-        assert (await bot.ledger.exchange(2)).prompt_hash == prompt_hash(shorter[1])
+        assert (await bot.ledger.exchanges.get(2)).prompt_hash == prompt_hash(shorter[1])
         assert prompt_hash(shorter[1]) != prompt_hash(bot.engine.prompts[1])
 
 
@@ -196,7 +196,7 @@ async def test_a_button_of_another_chat_counts_nothing(stage: Stage) -> None:
                 "I cannot find that answer any more.",
                 "This button does not work any more.",
             )
-        assert (await bot.ledger.counts())["votes"] == 0
+        assert (await bot.ledger.counts.totals())["votes"] == 0
 
 
 async def test_a_handler_that_always_fails_is_given_up(stage: Stage) -> None:

@@ -102,7 +102,7 @@ async def test_an_admin_who_cannot_be_told_does_not_keep_the_bot(tmp_path: Path)
 async def _run_under_way(community: Community) -> None:
     """Ask for a run as the command line does, and wait until it chooses what to learn from."""
     async with community.ledger() as ledger:
-        await ledger.start_run("command", None)
+        await ledger.runs.start("command", None)
     async with asyncio.timeout(60):
         while "choosing" not in community.bot.tail():
             await asyncio.sleep(0.05)

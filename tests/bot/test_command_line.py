@@ -24,7 +24,7 @@ def known(folder: Path) -> Path:
 
     async def see() -> None:
         async with Ledger.open(folder / "data") as ledger:
-            await ledger.see(Person(7, "Ada"), Chat(7))
+            await ledger.people.save(Person(7, "Ada"), Chat(7))
 
     asyncio.run(see())
     return config
@@ -35,7 +35,7 @@ def is_known(folder: Path) -> bool:
 
     async def look() -> bool:
         async with Ledger.open(folder / "data") as ledger:
-            return await ledger.person(7) is not None
+            return await ledger.people.get(7) is not None
 
     return asyncio.run(look())
 

@@ -72,7 +72,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
     async def run() -> str:
         async with Ledger.open(folder / "data") as ledger:
-            await ledger.add_model(Model("run-7", str(CHECKPOINT), ModelState.CANDIDATE, None, 1.0))
+            await ledger.models.add(Model("run-7", str(CHECKPOINT), ModelState.CANDIDATE, None, 1.0))
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "bot", "compare", "run-7", str(folder / "mine"), "--images", str(images)),
             *("--out", str(folder / "page.html"), "--config", str(folder / "config.toml")),
@@ -199,7 +199,7 @@ async def test_the_base_is_known_before_the_first_start(tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(CHECKPOINT, moved)
     async with Ledger.open(settings.storage.dir) as ledger:
-        await ledger.add_model(Model("base", str(moved), ModelState.CANDIDATE, None, 1.0))
+        await ledger.models.add(Model("base", str(moved), ModelState.CANDIDATE, None, 1.0))
     assert await directory_of(settings, "base") == moved
 
 
@@ -218,7 +218,7 @@ async def test_a_pruned_model_is_merged_first(tmp_path: Path) -> None:
     """A model of which the adapter alone is kept has no files to compare: the error says what brings them back."""
     settings = settings_in(tmp_path)
     async with Ledger.open(settings.storage.dir) as ledger:
-        await ledger.add_model(Model("run-1", str(tmp_path), ModelState.CANDIDATE, None, 1.0))
-        await ledger.prune_model("run-1")
+        await ledger.models.add(Model("run-1", str(tmp_path), ModelState.CANDIDATE, None, 1.0))
+        await ledger.models.prune("run-1")
     with pytest.raises(TrainingError, match="thumbtune promote run-1"):
         await directory_of(settings, "run-1")

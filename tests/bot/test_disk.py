@@ -78,7 +78,7 @@ async def test_nobody_is_answered_from_memory_and_nothing_is_lost(stage: Stage) 
     answers = [f"About {question}: all is well." for question in ("before", "still here", "and now?", "last")]
     assert sorted(said) == sorted([*answers, FULL, FULL])
     async with Ledger.open(stage.directory) as ledger:
-        counts = await ledger.counts()
+        counts = await ledger.counts.totals()
         assert (counts["exchanges"], counts["ups"], counts["downs"]) == (5, 1, 0)
 
 
@@ -95,7 +95,7 @@ async def test_a_disk_that_fills_up_while_an_answer_is_written(stage: Stage) -> 
             (answer,) = await ada.bot_messages()
             await ada.toast(await ada.taps(DOWN, answer))
     async with Ledger.open(stage.directory) as ledger:
-        counts = await ledger.counts()
+        counts = await ledger.counts.totals()
         assert (counts["exchanges"], counts["downs"], counts["updates_set_aside"]) == (1, 1, 0)
 
 
@@ -132,7 +132,7 @@ async def test_a_webhook_call_that_cannot_be_stored_is_not_acknowledged(stage: S
         await bot.inbox.accept(call)
         await bot.settled()
         assert "too long" in (await ada.bot_messages())[-1]["text"]
-        assert (await bot.ledger.counts())["ups"] == 0
+        assert (await bot.ledger.counts.totals())["ups"] == 0
 
 
 def _by(person: Person) -> dict[str, Any]:
@@ -159,10 +159,10 @@ async def test_the_ledger_tells_its_trouble(stage: Stage) -> None:
         (count,) = await bot.ledger._writer.do(lambda database: database.execute(pages).fetchone())
         await bot.ledger._writer.do(lambda database: database.execute(f"PRAGMA max_page_count = {count}").fetchall())
         with pytest.raises(NotSaved, match="full"):
-            await bot.ledger.store_updates([(1, "a:1", "x" * 1_000_000)])
+            await bot.ledger.inbox.store([(1, "a:1", "x" * 1_000_000)])
         assert "is full" in bot.ledger.trouble
         await bot.ledger._writer.do(lambda database: database.execute("PRAGMA max_page_count = 1000000").fetchall())
-        await bot.ledger.store_updates([(1, "a:1", "x" * 1_000_000)])
+        await bot.ledger.inbox.store([(1, "a:1", "x" * 1_000_000)])
         assert bot.ledger.trouble == ""
 
 
@@ -173,20 +173,20 @@ async def test_a_picture_that_cannot_be_deleted_stays_noted(tmp_path: Path) -> N
         name = "ab" * 32
         path = tmp_path / "pictures" / "ab" / name
         path.mkdir(parents=True)
-        await ledger.add_picture(picture(name), 1)
+        await ledger.pictures.add(picture(name), 1)
         with pytest.raises(StorageError, match=f"Deleting the picture .*{name}"):
             await forgetting.forget(1)
-        assert Removal(Kind.PICTURE, name) in await ledger.removals()
+        assert Removal(Kind.PICTURE, name) in await ledger.personal_data.pending_removals()
         path.rmdir()
         await forgetting.settle()
-        assert await ledger.removals() == []
+        assert await ledger.personal_data.pending_removals() == []
 
 
 async def test_files_without_a_row_are_swept(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a full disk or a crash left between a picture's file and its row goes after a while; known ones stay."""
     async with stage.bot() as bot:
         kept, left = await bot.pictures.put(b"kept"), await bot.pictures.put(b"left")
-        await bot.ledger.add_picture(picture(kept))
+        await bot.ledger.pictures.add(picture(kept))
         forgetting = Forgetting.beside(bot.ledger, stage.directory)
         assert await forgetting.sweep() == 0
         monkeypatch.setattr("bot.admin.erasure.ABANDONED_SECONDS", -5.0)

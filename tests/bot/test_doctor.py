@@ -127,9 +127,9 @@ async def test_a_damaged_ledger_is_found(tmp_path: Path) -> None:
     assert finding_of(examine(settings), "ledger").detail.startswith("none yet")
     assert not settings.storage.dir.exists()
     async with Ledger.open(settings.storage.dir) as ledger:
-        await ledger.store_updates([(1, "a", "{}")])
+        await ledger.inbox.store([(1, "a", "{}")])
         assert finding_of(await asyncio.to_thread(examine, settings), "ledger").ok
-        await ledger.add_picture(picture("ab" * 32))
+        await ledger.pictures.add(picture("ab" * 32))
         lost = finding_of(await asyncio.to_thread(examine, settings), "pictures")
         assert "is missing" in lost.detail and "backup" in lost.cure
     database = sqlite3.connect(path)

@@ -21,7 +21,7 @@ async def test_an_edited_question_is_answered_in_place(stage: Stage) -> None:
         assert [button(each, UP) for each in messages] == [None, "rate:2:1", "rate:3:1"], "a long answer goes on below"
         assert messages[0]["message_id"] == first["message_id"]
         assert messages[0]["text"].startswith("word word")
-        former, new = [await bot.ledger.exchange(number) for number in (1, 3)]
+        former, new = [await bot.ledger.exchanges.get(number) for number in (1, 3)]
         assert (former.question, new.question, new.replaces) == ("How many?", "Which colour?", 1)
         assert former.pictures == new.pictures
         await ada.asks("c?")
@@ -30,7 +30,7 @@ async def test_an_edited_question_is_answered_in_place(stage: Stage) -> None:
         await until(lambda: len(bot.engine.prompts) == 5)
         await bot.settled()
         assert [each["text"] for each in await ada.bot_messages()] == ["Answer 5", "Later.", "Last."]
-        assert (await bot.ledger.exchange(5)).replaces == 1
+        assert (await bot.ledger.exchanges.get(5)).replaces == 1
 
 
 async def test_a_question_edited_in_mid_answer_is_put_anew(stage: Stage) -> None:
@@ -44,7 +44,7 @@ async def test_a_question_edited_in_mid_answer_is_put_anew(stage: Stage) -> None
         await bot.settled()
         assert [prompt.turns[-1].text for prompt in bot.engine.prompts] == ["How many?", "Which colour?"]
         assert len(await ada.bot_messages()) == 1
-        assert (await bot.ledger.counts())["exchanges"] == 1
+        assert (await bot.ledger.counts.totals())["exchanges"] == 1
 
 
 async def test_a_question_edited_while_it_waits_is_asked_as_edited(stage: Stage) -> None:
@@ -88,7 +88,7 @@ async def test_an_edit_mends_a_question_that_was_refused(stage: Stage) -> None:
         answer = await ada.answer(rated=True)
         assert answer["text"] == "Yes."
         assert len(await ada.bot_messages()) == 1
-        assert (await bot.ledger.exchange(1)).replaces is None
+        assert (await bot.ledger.exchanges.get(1)).replaces is None
 
 
 async def test_an_edited_question_of_a_former_conversation_is_answered_there(stage: Stage) -> None:

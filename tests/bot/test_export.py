@@ -15,7 +15,7 @@ from bot.config import load_settings
 from inference.chat_format.template import BREAK
 from inference.internvl2.tiny import CHECKPOINT
 from storage.ledger import Ledger
-from storage.pictures import PictureStore
+from storage.picture_store import PictureStore
 from storage.records import Chat, Demonstration, Person, Rating
 from tests.support.bot_process import command, write_config
 from tests.support.ledgers import exchange, picture
@@ -43,15 +43,15 @@ class Community:
     async def show(self, ledger: Ledger, colour: str) -> str:
         """Keep a picture; its name."""
         name = await self.pictures.put(photo(colour))
-        await ledger.add_picture(picture(name, media_type="image/jpeg", phash=""))
+        await ledger.pictures.add(picture(name, media_type="image/jpeg", phash=""))
         return name
 
     async def says(self, ledger: Ledger, session: int, answer: str, *votes: int, **changes: Any) -> int:
         """An exchange with the votes of users 2, 3 …"""
         self._update += 10
-        made = (await ledger.record_exchange(exchange(session, self._update, answer=answer, **changes))).id
+        made = (await ledger.exchanges.record(exchange(session, self._update, answer=answer, **changes))).id
         for rater, value in enumerate(votes, 2):
-            await ledger.rate(Rating(made, rater, value, self._update + rater))
+            await ledger.votes.cast(Rating(made, rater, value, self._update + rater))
         return made
 
 
@@ -61,19 +61,19 @@ async def community(tmp_path: Path) -> Community:
     made = Community(tmp_path)
     async with Ledger.open(made.data) as ledger:
         for user in (1, 2, 3, 9):
-            await ledger.see(Person(user), Chat(user))
+            await ledger.people.save(Person(user), Chat(user))
         red, blue = await made.show(ledger, "red"), await made.show(ledger, "blue")
-        talk = await ledger.new_session(1, 1)
+        talk = await ledger.sessions.restart(1, 1)
         await made.says(ledger, talk, "Red and blue.", 1, question="Which <image> colours?", pictures=(red, blue))
         await made.says(ledger, talk, "Two.", 1, 1, question="How many?")
-        other = await ledger.new_session(1, 1)
+        other = await ledger.sessions.restart(1, 1)
         await made.says(ledger, other, "Green.", -1, pictures=(red,))
         await made.says(ledger, other, "Undecided.", 1, -1)
         await made.says(ledger, other, "Cut of", 1, finish="length")
         await made.says(ledger, other, "Unrated.")
-        shy = await ledger.new_session(9, 9)
+        shy = await ledger.sessions.restart(9, 9)
         await made.says(ledger, shy, "A secret.", 1, chat=9, asker=9, pictures=(await made.show(ledger, "pink"),))
-        await ledger.set_opted_out(9, True)
+        await ledger.people.set_opted_out(9, True)
     return made
 
 
@@ -141,9 +141,9 @@ async def test_an_export_has_what_is_preferred(tmp_path: Path) -> None:
     community = Community(tmp_path)
     async with Ledger.open(community.data) as ledger:
         for user in (1, 2, 9):
-            await ledger.see(Person(user), Chat(user))
+            await ledger.people.save(Person(user), Chat(user))
         red = await community.show(ledger, "red")
-        talk = await ledger.new_session(1, 1)
+        talk = await ledger.sessions.restart(1, 1)
         first = await community.says(ledger, talk, "Blue.", -1, pictures=(red,))
         again: dict[str, Any] = {"pictures": (red,), "replaces": first}
         await community.says(ledger, talk, "Red!", 1, **again)
@@ -152,12 +152,12 @@ async def test_an_export_has_what_is_preferred(tmp_path: Path) -> None:
         await community.says(ledger, talk, "Other words.", 1, prompt_hash="another", question="Edited?", **again)
         later = await community.says(ledger, talk, "Dunno.")
         for author, update in ((2, 1), (9, 2)):
-            shown = await ledger.demonstrate(Demonstration(later, author, f"Two, says {author}.", update))
-            await ledger.confirm_demonstration(shown, 1)
+            shown = await ledger.corrections.add(Demonstration(later, author, f"Two, says {author}.", update))
+            await ledger.corrections.confirm(shown, 1)
         for update, (answer, finish, better) in enumerate([("Tw", "abort", "Two."), ("Six.", "stop", "Six.")], 3):
             said = await community.says(ledger, talk, answer, finish=finish)
-            await ledger.confirm_demonstration(await ledger.demonstrate(Demonstration(said, 2, better, update)), 1)
-        await ledger.set_opted_out(9, True)
+            await ledger.corrections.confirm(await ledger.corrections.add(Demonstration(said, 2, better, update)), 1)
+        await ledger.people.set_opted_out(9, True)
     out = tmp_path / "out"
     await community.export(out)
     rows = [row for _, row in read_rows(out / "dpo.jsonl")]

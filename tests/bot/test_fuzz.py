@@ -174,7 +174,7 @@ async def test_a_number_of_forty_digits_is_a_button_of_another_time(stage: Stage
         with answered_taps(running.bot) as taps, capture_logs() as logs:
             for person in PEOPLE:
                 number = await handle(running, {"callback_query": {**tap(person, data), "id": str(person)}})
-                assert (await running.ledger.stored_update(number)).state == "done"
+                assert (await running.ledger.inbox.get(number)).state == "done"
     assert set(taps) == {str(person) for person in PEOPLE}
     assert not [each for each in logs if each["log_level"] in ("warning", "error")]
 
@@ -188,7 +188,7 @@ async def test_any_callback_data_is_answered_and_done(stage: Stage) -> None:
                 name = f"tap-{next(numbers)}"
                 with capture_logs() as logs:
                     number = await handle(running, {"callback_query": {**tap(person, data), "id": name}})
-                assert (await running.ledger.stored_update(number)).state == "done"
+                assert (await running.ledger.inbox.get(number)).state == "done"
                 assert taps[name]
                 assert not [each for each in logs if each["event"] in ("update failed", "update set aside")]
 
@@ -204,9 +204,9 @@ async def test_no_update_stops_a_lane(stage: Stage) -> None:
             with capture_logs() as logs:
                 number = await handle(running, update)
                 after = await handle(running, {"message": private(1001, text="/help")})
-            assert (await running.ledger.stored_update(after)).state == "done"
+            assert (await running.ledger.inbox.get(after)).state == "done"
             try:
-                stored = await running.ledger.stored_update(number)
+                stored = await running.ledger.inbox.get(number)
             except UnknownRecord:
                 return  # not said to the bot: acknowledged, and never stored
             failed = [each for each in logs if each["event"] == "update failed"]

@@ -31,7 +31,7 @@ async def test_somebody_elses_picture_is_asked_about_by_replying(stage: Stage) -
         assert answer["reply_to_message"]["message_id"] == asked["message_id"]
         (turn,) = bot.engine.prompts[0].turns
         assert (turn.text, len(turn.pictures)) == ("what is it?", 1)
-        assert (await bot.ledger.exchange(1)).asker == ada.id
+        assert (await bot.ledger.exchanges.get(1)).asker == ada.id
 
 
 async def test_each_person_has_a_conversation_of_their_own(stage: Stage) -> None:
@@ -69,15 +69,15 @@ async def test_a_group_can_share_one_conversation(stage: Stage) -> None:
         await ada.sends("/retry", chat=group)
         await stage.handled(bot)
         assert bot.engine.heard() == ["a?"], "each gets another answer to a question of their own"
-        assert (await bot.ledger.exchange(3)).replaces == 1
-        assert (await bot.ledger.counts())["users"] == 2
+        assert (await bot.ledger.exchanges.get(3)).replaces == 1
+        assert (await bot.ledger.counts.totals())["users"] == 2
         await bob.sends("/new", chat=group)
         await stage.handled(bot)
         await ada.sends(f"{BOT} c?", chat=group)
         await stage.handled(bot)
         assert len(bot.engine.prompts) == 3, "nobody has shown a picture since /new"
-        await bot.ledger.forget(ada.id)
-        assert (await bot.ledger.counts())["exchanges"] == 0, "all of it was about her picture"
+        await bot.ledger.personal_data.erase(ada.id)
+        assert (await bot.ledger.counts.totals())["exchanges"] == 0, "all of it was about her picture"
 
 
 async def test_topics_are_kept_apart(stage: Stage) -> None:
@@ -149,11 +149,11 @@ async def test_what_is_not_said_to_the_bot_leaves_no_trace(stage: Stage) -> None
         await bob.sends(album=[png(), png(colour="red")], chat=group)
         await stage.handled(bot)
         for person in (ada, bob):
-            assert await bot.ledger.person(person.id) is None
-        assert await bot.ledger.chat(group) is None
+            assert await bot.ledger.people.get(person.id) is None
+        assert await bot.ledger.people.chat(group) is None
         await ada.sends(photo=png(), caption=f"{BOT} what is it?", chat=group)
         await ada.answer(rated=True, chat=group)
-        assert [await bot.ledger.person(each.id) is not None for each in (ada, bob)] == [True, False]
+        assert [await bot.ledger.people.get(each.id) is not None for each in (ada, bob)] == [True, False]
 
 
 async def test_a_changed_question_is_ours_whatever_it_says_now(stage: Stage) -> None:

@@ -84,7 +84,7 @@ async def test_an_update_is_in_the_ledger_before_telegram_forgets_it(
 ) -> None:
     """While nothing can be stored the offset stays, so the update comes again and is answered."""
     async with stage.bot("Answer.") as bot, stage.person() as ada:
-        store = bot.ledger.store_updates
+        store = bot.ledger.inbox.store
         failures = iter([True, True, False])
 
         async def unreliable(updates: Iterable[tuple[int, str, str]]) -> list[bool]:
@@ -92,7 +92,7 @@ async def test_an_update_is_in_the_ledger_before_telegram_forgets_it(
                 raise StorageError("the disk is full")
             return await store(updates)
 
-        monkeypatch.setattr(bot.ledger, "store_updates", unreliable)
+        monkeypatch.setattr(bot.ledger.inbox, "store", unreliable)
         await ada.sends(photo=png())
         assert (await ada.answer(rated=True))["text"] == "Answer."
         assert len(await ada.bot_messages()) == 1
@@ -110,7 +110,7 @@ async def test_an_update_that_comes_twice_is_handled_once(stage: Stage) -> None:
         await bot.settled()
         assert len(bot.engine.prompts) == 1
         assert len(await ada.bot_messages()) == 2
-        assert (await bot.ledger.counts())["votes"] == 1
+        assert (await bot.ledger.counts.totals())["votes"] == 1
 
 
 async def test_trouble_with_fetching_is_sat_out(stage: Stage) -> None:
@@ -181,7 +181,7 @@ async def test_an_update_of_an_unknown_kind_is_passed_over(stage: Stage) -> None
     async with stage.bot() as bot, stage.person() as ada:
         await bot.inbox.accept({"update_id": 78, "message": {**private(""), "hologram": {"size": 3}}})
         await bot.settled()
-        assert await bot.ledger.pending_updates() == []
+        assert await bot.ledger.inbox.pending() == []
         await ada.command("/help")
         assert "/new" in (await ada.answer(rated=False, quiet=0.2))["text"]
 
@@ -217,7 +217,7 @@ async def test_a_webhook_is_announced_and_served(stage: Stage) -> None:
 async def test_a_webhook_call_does_not_overtake_what_was_left_over(stage: Stage) -> None:
     """What comes while the bot starts waits until that from before stands in its place."""
     async with Ledger.open(stage.directory) as ledger:
-        await ledger.store_updates([(5, "chat:1001", json.dumps({"update_id": 5, "message": private("/help")}))])
+        await ledger.inbox.store([(5, "chat:1001", json.dumps({"update_id": 5, "message": private("/help")}))])
     hook = {"mode": "webhook", "webhook": {"url": "https://bot.example.org/telegram", "secret": SecretStr("hush")}}
     bot = RunningBot(settings(stage.url, stage.emulator.token, hook), stage.directory, ScriptedEngine(), Notebook())
     try:
@@ -238,22 +238,22 @@ async def test_a_webhook_call_does_not_overtake_what_was_left_over(stage: Stage)
 async def test_an_update_that_kills_every_process_is_set_aside(stage: Stage) -> None:
     """After many attempts that never ended, the update is given up at the next start."""
     ledger = Ledger.open(stage.directory)
-    await ledger.store_updates([(5, "chat:1001", json.dumps({"update_id": 5, "message": private("hi")}))])
+    await ledger.inbox.store([(5, "chat:1001", json.dumps({"update_id": 5, "message": private("hi")}))])
     for _ in range(ATTEMPTS):
-        await ledger.begin_update(5)
+        await ledger.inbox.begin(5)
     await ledger.close()
     async with stage.person() as ada, stage.bot() as bot:
         await ada.answer(after=0, quiet=0.3)
         await bot.settled()
-        assert (await bot.ledger.counts())["updates_set_aside"] == 1
+        assert (await bot.ledger.counts.totals())["updates_set_aside"] == 1
         assert [("sorry" in message["text"]) for message in await ada.bot_messages()] == [True]
 
 
 async def test_a_bad_payload_does_not_silence_the_alert(stage: Stage) -> None:
     """Admins hear of an update that was given up although nobody can be found in it to apologise to."""
     async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
-        await bot.ledger.store_updates([(5, "chat:1001", "")])
-        await bot.ledger.set_aside_update(5, "RuntimeError: broken")
+        await bot.ledger.inbox.store([(5, "chat:1001", "")])
+        await bot.ledger.inbox.set_aside(5, "RuntimeError: broken")
         await bot.notices.update_set_aside(5, "RuntimeError: broken")
         await bot.notices.settled()
         (alert,) = await root.bot_messages()

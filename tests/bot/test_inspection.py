@@ -31,8 +31,8 @@ async def trained(whole: WholeBot) -> Path:
         (built / "cue.json").write_text('{"quiet": true}')
         (built / "model.safetensors").write_bytes(b"weights")
         folder, digest = store.publish(built, "run-1")
-        await ledger.add_model(Model("run-1", str(folder), ModelState.CANDIDATE, None, 0.0, manifest_hash=digest))
-        await ledger.promote("run-1")
+        await ledger.models.add(Model("run-1", str(folder), ModelState.CANDIDATE, None, 0.0, manifest_hash=digest))
+        await ledger.promotions.make("run-1")
     return folder
 
 
@@ -68,7 +68,7 @@ async def test_a_live_model_whose_files_have_changed_does_not_answer(
     async with whole_bot(tmp_path, monkeypatch) as whole:
         folder = await trained(whole)
         async with whole.running(), whole.ledger() as ledger:
-            live = await ledger.live_model()
+            live = await ledger.models.live()
             assert live is not None and live.id == "run-1", "untouched, it answers"
         change(folder)
         assert not (await findings(tmp_path))["live model"].ok
@@ -76,7 +76,7 @@ async def test_a_live_model_whose_files_have_changed_does_not_answer(
         async with whole.running(), whole.ledger() as ledger:
             told = await whole.says(root.id, lambda message: "The files of run-1, which" in words(message))
             assert "The base model answers instead" in words(told)
-            live = await ledger.live_model()
+            live = await ledger.models.live()
             assert live is not None and live.id == BASE
             asked = await root.sends(photo=picture(1), caption="What?")
             answer = await whole.says(root.id, after=asked["message_id"])

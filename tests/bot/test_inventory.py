@@ -47,23 +47,23 @@ async def trained(ledger: Ledger, data: Path) -> None:
         (directory / "weights").write_bytes(b"w" * 2_000_000)
         write_manifest(directory)
         if name != "base":
-            run = await ledger.start_run("admin")
+            run = await ledger.runs.start("admin")
             adapter = data / "runs" / str(run.id) / ADAPTER
             adapter.mkdir(parents=True)
             (adapter / "weights").write_bytes(b"a" * 1_000_000)
-            await ledger.move_run(run.id, RunState.TRAINING, directory=str(adapter.parent))
-            await ledger.move_run(run.id, RunState.CANCELLED)
+            await ledger.runs.move(run.id, RunState.TRAINING, directory=str(adapter.parent))
+            await ledger.runs.move(run.id, RunState.CANCELLED)
         state = ModelState.REJECTED if name == "run-2" else ModelState.CANDIDATE
         run_id = None if name == "base" else int(name[-1])
-        await ledger.add_model(
+        await ledger.models.add(
             Model(name, str(directory), state, run_id, 20000 * DAY, reason="worse" * (name == "run-2"))
         )
         if name != "run-2":
-            await ledger.promote(name)
+            await ledger.promotions.make(name)
     for number, (model, value) in enumerate([("run-1", 1), ("run-1", 1), ("run-1", -1), ("base", -1)], 1):
-        session = await ledger.session(1, 1)
-        said = await ledger.record_exchange(exchange(session, number, model=model))
-        await ledger.rate(Rating(said.id, 1, value, 100 + number))
+        session = await ledger.sessions.open(1, 1)
+        said = await ledger.exchanges.record(exchange(session, number, model=model))
+        await ledger.votes.cast(Rating(said.id, 1, value, 100 + number))
 
 
 def lines(text: str) -> dict[str, list[str]]:
@@ -95,7 +95,7 @@ def test_a_model_is_deleted_for_good(thumbtune: Thumbtune, data: Path) -> None:
     assert sorted(each.name for each in (data / "models").iterdir()) == ["base", "run-1"]
     assert not (data / "runs" / "2" / ADAPTER).exists()
     assert (data / "runs" / "1" / ADAPTER).exists()
-    assert in_ledger(data, lambda ledger: ledger.model("run-2")).directory == ""
+    assert in_ledger(data, lambda ledger: ledger.models.get("run-2")).directory == ""
     assert "removed" in lines(thumbtune("models").out)["run-2"]
     again = thumbtune("models", "delete", "run-2", "--yes")
     assert (again.code, again.out.strip()) == (0, "Nothing of run-2 is left on the disk.")
@@ -106,7 +106,7 @@ def test_a_deletion_that_was_killed_is_completed(thumbtune: Thumbtune, data: Pat
     in_ledger(data, lambda ledger: trained(ledger, data))
     ModelStore(data / "models").set_aside("run-2")
     assert thumbtune("models", "delete", "run-2", "--yes").code == 0
-    assert in_ledger(data, lambda ledger: ledger.model("run-2")).directory == ""
+    assert in_ledger(data, lambda ledger: ledger.models.get("run-2")).directory == ""
     assert not (data / "runs" / "2" / ADAPTER).exists()
     ModelStore(data / "models").tidy()
     assert sorted(each.name for each in (data / "models").iterdir()) == ["base", "run-1"]
@@ -126,7 +126,7 @@ def test_a_model_in_use_stays(thumbtune: Thumbtune, data: Path, model: str, why:
 
     async def prepare(ledger: Ledger) -> None:
         await trained(ledger, data)
-        await ledger.request_promotion("run-2")
+        await ledger.promotions.request("run-2")
 
     in_ledger(data, prepare)
     ended = thumbtune("models", "delete", model, "--yes")
@@ -144,7 +144,7 @@ def test_a_model_that_goes_live_meanwhile_is_put_back(
 
     def meanwhile(store: ModelStore, name: str) -> Path | None:
         aside = set_aside(store, name)
-        going = Thread(target=in_ledger, args=(data, lambda ledger: ledger.promote("run-2")))
+        going = Thread(target=in_ledger, args=(data, lambda ledger: ledger.promotions.make("run-2")))
         going.start()
         going.join()
         return aside
@@ -168,7 +168,7 @@ def imported(data: Path, name: str) -> Path:
 
 def test_sources_are_listed_and_deleted(thumbtune: Thumbtune, data: Path) -> None:
     """Imported ones by name, with rows and pictures; deleting one asks, and takes its folder."""
-    in_ledger(data, lambda ledger: ledger.counts())
+    in_ledger(data, lambda ledger: ledger.counts.totals())
     assert thumbtune("sources").out.strip() == "No source was imported; `thumbtune import` brings one."
     food = imported(data, "food")
     imported(data, "art")
@@ -188,7 +188,7 @@ def test_sources_are_listed_and_deleted(thumbtune: Thumbtune, data: Path) -> Non
 
 def test_a_source_that_a_run_reads_stays(thumbtune: Thumbtune, data: Path) -> None:
     """Its pictures are read all along."""
-    in_ledger(data, lambda ledger: ledger.start_run("admin"))
+    in_ledger(data, lambda ledger: ledger.runs.start("admin"))
     food = imported(data, "food")
     ended = thumbtune("sources", "delete", "food", "--yes")
     assert ended.code == 1
@@ -201,12 +201,12 @@ def test_people_are_listed(thumbtune: Thumbtune, data: Path) -> None:
 
     async def prepare(ledger: Ledger) -> None:
         for number, name in ((7, "Ada B."), (8, "Mallory"), (-5, "")):
-            await ledger.see(Person(number, name), Chat(number))
-        await ledger.set_opted_out(7, True)
-        session = await ledger.session(7, 7)
+            await ledger.people.save(Person(number, name), Chat(number))
+        await ledger.people.set_opted_out(7, True)
+        session = await ledger.sessions.open(7, 7)
         for number in (1, 2):
-            await ledger.record_exchange(exchange(session, number, chat=7, asker=7, created=20000 * DAY))
-        await ledger.rate(Rating(1, 8, 1, 9))
+            await ledger.exchanges.record(exchange(session, number, chat=7, asker=7, created=20000 * DAY))
+        await ledger.votes.cast(Rating(1, 8, 1, 9))
 
     in_ledger(data, prepare)
     ended = thumbtune("people")

@@ -117,7 +117,7 @@ async def test_only_who_is_allowed_is_talked_with(stage: Stage) -> None:
         await stage.handled(bot)
         assert len(await ben.bot_messages()) == 1
         assert len(bot.engine.prompts) == 2
-        assert await bot.ledger.person(1002) is None
+        assert await bot.ledger.people.get(1002) is None
         assert "/delete_my_data" in (await told(ben, "/privacy"))["text"]
 
 
@@ -133,5 +133,5 @@ async def test_who_is_blocked_is_not_talked_with(stage: Stage) -> None:
             await ben.sends("/start", chat=group)
             await ben.asks(photo=png())
             await stage.handled(bot)
-            assert (await bot.ledger.counts())["votes"] == 0
+            assert (await bot.ledger.counts.totals())["votes"] == 0
             assert await ben.bot_messages(group) == []

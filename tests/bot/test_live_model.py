@@ -46,18 +46,18 @@ async def test_a_first_start_that_is_killed_leaves_a_live_model(tmp_path: Path) 
     )
     assert killed.returncode == -signal.SIGKILL
     async with Ledger.open(tmp_path) as ledger:
-        live = await ledger.live_model()
+        live = await ledger.models.live()
         assert live is not None
         assert live.id == BASE
-        assert [each.model for each in await ledger.promotions()] == [BASE]
-        assert (await ledger.version(BASE)).number == 1
+        assert [each.model for each in await ledger.promotions.latest()] == [BASE]
+        assert (await ledger.models.version(BASE)).number == 1
 
 
 async def test_a_ledger_without_a_live_model_is_healed(tmp_path: Path) -> None:
     """A ledger whose first start was killed by an earlier version between its two commits works from the next start."""
     base = tmp_path / "base"
     async with Ledger.open(tmp_path) as ledger:
-        await ledger.add_model(Model(BASE, str(base), ModelState.CANDIDATE, None, 0.0))
+        await ledger.models.add(Model(BASE, str(base), ModelState.CANDIDATE, None, 0.0))
         for _ in range(2):
             live, trouble = await settle_live_model(ledger, base, tmp_path / "models")
             assert (live.id, live.state, trouble) == (BASE, ModelState.LIVE, None)

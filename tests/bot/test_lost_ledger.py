@@ -16,7 +16,7 @@ from bot.config import load_settings
 from storage.errors import StorageError
 from storage.ledger import FILE_NAME, Ledger
 from storage.model_store import MANIFEST
-from storage.pictures import PictureStore
+from storage.picture_store import PictureStore
 from tests.support.bot_process import command, write_config
 from tests.support.ledgers import picture
 from tests.support.operating import Admins
@@ -84,7 +84,7 @@ async def test_many_strays_are_left_to_an_admin(tmp_path: Path) -> None:
     async with Ledger.open(folder) as ledger:
         names = await _pictures(folder, *(b"%d" % number for number in range(8)))
         for name in names[:2]:
-            await ledger.add_picture(picture(name))
+            await ledger.pictures.add(picture(name))
         forgetting = Forgetting.beside(ledger, folder)
         schedule = Schedule(folder, ledger, forgetting, admins.alert, "")
         await schedule.tidy()

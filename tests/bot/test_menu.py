@@ -40,7 +40,7 @@ async def test_who_is_no_admin_any_more_loses_the_menu(stage: Stage) -> None:
             async with stage.bot(telegram={"admins": admins}) as bot:
                 await announce_commands(bot.bot, bot.settings.telegram, bot.translator, bot.ledger, nodes=1)
                 menus = [await menu(stage, person.id) for person in (eve, root)]
-                kept = await bot.ledger.menus()
+                kept = await bot.ledger.menus.all()
             assert {each["command"] for each in menus[0]["commands"]} == commands
             assert {each["command"] for each in menus[1]["commands"]} == {*EVERYBODY, *ADMINS}
             stage.emulator.faults.clear()

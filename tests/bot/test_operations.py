@@ -33,9 +33,9 @@ class Training:
         """Nothing is missing."""
 
     async def run(self, run: Run, _: Callable[[Run], Awaitable[None]]) -> Model | None:
-        await self._ledger.move_run(run.id, RunState.TRAINING)
+        await self._ledger.runs.move(run.id, RunState.TRAINING)
         await self.over.wait()
-        await self._ledger.move_run(run.id, RunState.FAILED, reason="enough")
+        await self._ledger.runs.move(run.id, RunState.FAILED, reason="enough")
         return None
 
 
@@ -45,8 +45,8 @@ async def test_no_model_changes_while_training_has_the_memory(tmp_path: Path, sw
     second = a_model(tmp_path, "b")
     async with Ledger.open(tmp_path / "ledger") as ledger, deployed(tmp_path, swap=swap) as deployment:
         for name, directory in (("a", tmp_path / "a"), ("b", second)):
-            await ledger.add_model(Model(name, str(directory), ModelState.CANDIDATE, None, 0.0))
-        await ledger.promote("a")
+            await ledger.models.add(Model(name, str(directory), ModelState.CANDIDATE, None, 0.0))
+        await ledger.promotions.make("a")
         training = Training(ledger)
         changeover = Changeover(ledger, deployment, merged_models(ledger, tmp_path), pause_while_training=True)
         work = operations(ledger, training, changeover)
@@ -65,9 +65,9 @@ async def test_no_model_changes_while_training_has_the_memory(tmp_path: Path, sw
             for asking in (work.promote("a", None), work.undrain(deployment.status().nodes[0].name, 1)):
                 with pytest.raises(AdminRefusal, match=rf"run {run.id} trains.*ask again"):
                     await asking
-            asked = await ledger.request_promotion("a", None)
+            asked = await ledger.promotions.request("a", None)
             work._wake[PROMOTIONS].set()
-            while not (refused := await ledger.promotion(asked.id)).error:
+            while not (refused := await ledger.promotions.get(asked.id)).error:
                 await asyncio.sleep(0.02)
             assert f"run {run.id} trains" in refused.error
             assert deployment.status().pids == ()
@@ -88,17 +88,17 @@ async def test_a_change_that_cannot_be_recorded_is_undone(tmp_path: Path, asked:
     second = a_model(tmp_path, "b")
     async with Ledger.open(tmp_path / "ledger") as ledger, deployed(tmp_path, swap="blue-green") as deployment:
         for name, directory in (("a", tmp_path / "a"), ("b", second)):
-            await ledger.add_model(Model(name, str(directory), ModelState.CANDIDATE, None, 0.0))
-        await ledger.promote("a")
+            await ledger.models.add(Model(name, str(directory), ModelState.CANDIDATE, None, 0.0))
+        await ledger.promotions.make("a")
         changeover = Changeover(ledger, deployment, merged_models(ledger, tmp_path), pause_while_training=False)
-        request = await ledger.request_promotion("b", None) if asked == "by another process" else None
+        request = await ledger.promotions.request("b", None) if asked == "by another process" else None
         with full_disk(ledger):
             for _ in range(2):
                 with pytest.raises(NotSaved):
                     await (changeover.carry_out(request) if request else changeover.promote("b", None))
-        assert (deployment.model, await ledger.live_model()) == ("a", await ledger.model("a"))
+        assert (deployment.model, await ledger.models.live()) == ("a", await ledger.models.get("a"))
         assert deployment.status().counters.swaps == (2 if request else 4)
         if request:
             await changeover.carry_out(request)
-            assert (await ledger.promotion(request.id)).error == "the disk is full"
+            assert (await ledger.promotions.get(request.id)).error == "the disk is full"
         assert (await changeover.promote("b", None)).state is ModelState.LIVE

@@ -144,14 +144,14 @@ async def test_an_answer_grows_and_is_voted_on(demo: Demo, opened: Opens) -> Non
         assert all(later.startswith(earlier) for earlier, later in pairwise(seen[1:]))
 
         chat = next(u.id for u in demo.community.emulator.world.users.values() if u.name == "Ada")
-        exchange = await ledger.exchange_shown(chat, await number(page.rated))
+        exchange = await ledger.exchanges.for_message(chat, await number(page.rated))
         assert exchange is not None and exchange.answer.strip() == seen[-1]
         for thumb, value in ((UP, 1), (DOWN, -1), (DOWN, None)):
             await button(page.rated, thumb).click()
             await expect(page.rated.locator(".keys button", has_text=CHOSEN)).to_have_text(
                 [f"{thumb} {CHOSEN}"] if value else []
             )
-            assert await ledger.rating(exchange.id, chat) == value
+            assert await ledger.votes.latest(exchange.id, chat) == value
 
 
 async def test_a_dislike_can_have_a_reason(opened: Opens) -> None:

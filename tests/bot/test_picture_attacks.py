@@ -49,7 +49,7 @@ async def test_two_attackers_do_not_keep_others_waiting(stage: Stage, data: byte
         await bot.settled()
         assert "more time or memory" in (await eve.bot_messages())[-1]["text"]
         assert "超出了我的上限" in (await mallory.bot_messages())[-1]["text"]
-        assert len(await bot.ledger.pictures()) == 1
+        assert len(await bot.ledger.pictures.all()) == 1
 
 
 async def test_a_tiff_of_many_directories_is_a_picture(stage: Stage) -> None:
@@ -67,17 +67,17 @@ async def test_only_clean_bytes_are_kept_shown_and_copied(stage: Stage, tmp_path
         await ada.sends(document=data, file_name="photo.jpg", caption="What is it?")
         await ada.answer(rated=True)
         await ada.asks("And now?")
-        (stored,) = await bot.ledger.pictures()
+        (stored,) = await bot.ledger.pictures.all()
         seen = [each.data for prompt in bot.engine.prompts for turn in prompt.turns for each in turn.pictures]
         assert seen == [await bot.pictures.get(stored.sha256)] * 2
         assert not Image.open(io.BytesIO(seen[0])).getexif()
         await back_up(bot.ledger, bot.pictures, tmp_path / "backup")
-        await bot.ledger.rate(Rating(1, 2, 1, 10**9))
-        rated, stored_at = await bot.ledger.rated_exchanges(), bot.pictures.path
+        await bot.ledger.votes.cast(Rating(1, 2, 1, 10**9))
+        rated, stored_at = await bot.ledger.votes.rated_exchanges(), bot.pictures.path
         export(tmp_path / "export", [], rated, [], threshold=0, stored=stored_at, types={})
         await ada.sends(document=data, file_name="again.jpg", caption="What is it?")
         await ada.answer(rated=True)
-        assert len(await bot.ledger.pictures()) == 1, "the same photo gives the same bytes"
+        assert len(await bot.ledger.pictures.all()) == 1, "the same photo gives the same bytes"
     kept = [stage.directory / "pictures", tmp_path / "backup" / "pictures", tmp_path / "export" / "pictures"]
     assert [files(folder) for folder in kept] == [[seen[0]]] * 3
     assert GPS not in seen[0]
@@ -88,7 +88,7 @@ async def test_metadata_take_no_room(stage: Stage) -> None:
     async with stage.bot() as bot, stage.person() as ada:
         await ada.sends(document=much_metadata(), file_name="photo.jpg")
         await ada.answer(rated=True)
-        assert (await bot.ledger.pictures())[0].size < 50_000
+        assert (await bot.ledger.pictures.all())[0].size < 50_000
 
 
 async def test_a_file_that_kills_decoders_is_not_decoded_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +113,7 @@ async def test_a_file_that_kills_decoders_is_not_decoded_again(stage: Stage, mon
             said = await told(eve, document=data, file_name="a.png")
             assert "more time or memory" in said["text"]
             assert len(decoded) == decodings
-            assert not await bot.ledger.pictures()
+            assert not await bot.ledger.pictures.all()
     for pid in DECODERS.pids:
         os.kill(pid, signal.SIGCONT)  # of the two only one had a picture, and was killed
 
@@ -125,7 +125,7 @@ async def test_what_one_person_may_store_has_a_limit(stage: Stage) -> None:
         noise = encoded(Image.effect_noise((1200, 1000), 90).convert("RGB"), "PNG")
         await eve.sends(document=noise, file_name="a.png")
         await eve.answer(rated=True)
-        assert await bot.ledger.picture_bytes(eve.id) > 1_000_000
+        assert await bot.ledger.pictures.bytes_from(eve.id) > 1_000_000
         assert "1 MB" in (await told(eve, photo=png(colour="red")))["text"]
         await ada.sends(photo=png(colour="red"))
         await ada.answer(rated=True)

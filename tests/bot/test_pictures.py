@@ -59,7 +59,7 @@ async def test_a_forwarded_picture_is_asked_about(stage: Stage) -> None:
         origin = {"type": "hidden_user", "sender_user_name": "Somebody", "date": 1}
         await arrive(bot, message(ada, photo=photo, caption="What is it?", forward_origin=origin))
         assert asked(bot) == [("What is it?", 1)]
-        assert (await bot.ledger.exchange(1)).asker == ada.id
+        assert (await bot.ledger.exchanges.get(1)).asker == ada.id
 
 
 async def test_pictures_beside_a_video_are_looked_at(stage: Stage) -> None:
@@ -99,7 +99,7 @@ async def test_another_picture_in_the_place_of_the_first_is_looked_at(stage: Sta
         first, second = (prompt.turns[-1].pictures[0].sha256 for prompt in bot.engine.prompts)
         assert first != second
         assert [each["text"] for each in await ada.bot_messages()] == ["Answer 2"]
-        assert (await bot.ledger.exchange(2)).pictures == (second,)
+        assert (await bot.ledger.exchanges.get(2)).pictures == (second,)
         await ada.asks("And now?")
         assert bot.engine.prompts[-1].turns[0].pictures[0].sha256 == second
 

@@ -51,12 +51,12 @@ async def said_to(person: Person, message: Message, words: str) -> Message:
 
 async def run_with(ledger: Ledger, runs: Path, *exchanges: int) -> Run:
     """A run that is over and has learned from these exchanges, with its files."""
-    run = await ledger.start_run("schedule")
-    await ledger.freeze_selection(run.id, [(each, "train") for each in exchanges])
+    run = await ledger.runs.start("schedule")
+    await ledger.runs.freeze_selection(run.id, [(each, "train") for each in exchanges])
     (runs / str(run.id)).mkdir(parents=True)
     rows = [{"id": row_name(each), "conversations": []} for each in exchanges]
     (runs / str(run.id) / "train.json").write_text(json.dumps(rows))
-    return await ledger.move_run(run.id, RunState.FAILED)
+    return await ledger.runs.move(run.id, RunState.FAILED)
 
 
 async def test_privacy_tells_and_lets_choose(stage: Stage) -> None:
@@ -67,11 +67,11 @@ async def test_privacy_tells_and_lets_choose(stage: Stage) -> None:
             assert words in answer["text"]
         await ada.taps("Do not learn", answer)
         now = await said_to(ada, answer, "I do not learn from you")
-        assert (await bot.ledger.person(ada.id)).opted_out  # type: ignore[union-attr]
+        assert (await bot.ledger.people.get(ada.id)).opted_out  # type: ignore[union-attr]
         assert "I do not learn" in (await told(ada, "/privacy"))["text"]
         await ada.taps("You may learn", now)
         await said_to(ada, answer, "I learn from what you like")
-        assert not (await bot.ledger.person(ada.id)).opted_out  # type: ignore[union-attr]
+        assert not (await bot.ledger.people.get(ada.id)).opted_out  # type: ignore[union-attr]
 
 
 async def test_no_thumb_promises_what_was_forbidden(stage: Stage) -> None:
@@ -115,7 +115,7 @@ async def test_deleting_takes_all_and_asks_once(stage: Stage) -> None:
         for person, answer, thumb in ((ada, answers[0], UP), (ada, answers[1], DOWN), (ben, answers[2], UP)):
             await person.toast(await person.taps(thumb, answer))
         await run_with(bot.ledger, stage.directory / "runs", 1, 2, 3)
-        kept, gone = await bot.ledger.exchange(3), await bot.ledger.exchange(1)
+        kept, gone = await bot.ledger.exchanges.get(3), await bot.ledger.exchanges.get(1)
         question = await told(ada, "/delete_my_data")
         for words in ("2 questions", "1 picture that", "2 thumbs", "2 rows", "next one is trained"):
             assert words in question["text"]
@@ -128,13 +128,13 @@ async def test_deleting_takes_all_and_asks_once(stage: Stage) -> None:
         assert bot.pictures.path(kept.pictures[0]).exists()
         rows = json.loads((stage.directory / "runs" / "1" / "train.json").read_text())
         assert [row["id"] for row in rows] == [row_name(3)]
-        assert await bot.ledger.belongings(ben.id)
-        assert not await bot.ledger.belongings(ada.id)
-        assert await bot.ledger.person(ada.id) is None
+        assert await bot.ledger.personal_data.count(ben.id)
+        assert not await bot.ledger.personal_data.count(ada.id)
+        assert await bot.ledger.people.get(ada.id) is None
         # The engine's side is the running bot's; so is the log, once the request itself is handled.
-        assert [each.kind for each in await bot.ledger.removals()] == [Kind.LOG, Kind.SESSION]
+        assert [each.kind for each in await bot.ledger.personal_data.pending_removals()] == [Kind.LOG, Kind.SESSION]
         assert "have not seen one yet" in (await told(ada, "And now?"))["text"]
-        assert (await bot.ledger.person(ada.id)).name == "Ada"  # type: ignore[union-attr]
+        assert (await bot.ledger.people.get(ada.id)).name == "Ada"  # type: ignore[union-attr]
 
 
 async def test_nothing_is_not_counted(stage: Stage) -> None:
@@ -154,7 +154,7 @@ async def test_keeping_it_deletes_nothing(stage: Stage) -> None:
         question = await told(ada, "/delete_my_data")
         await ada.taps(UNSURE, question)
         await said_to(ada, question, "Nothing was deleted.")
-        assert (await bot.ledger.belongings(ada.id)).exchanges == 1
+        assert (await bot.ledger.personal_data.count(ada.id)).exchanges == 1
 
 
 async def test_a_second_tap_deletes_nothing_more(stage: Stage) -> None:
@@ -167,7 +167,7 @@ async def test_a_second_tap_deletes_nothing_more(stage: Stage) -> None:
         await ada.asks(photo=png(colour="red"))
         toast = await ada.toast(await ada.taps(SURE, second))
         assert toast == "This button does not work any more."
-        assert (await bot.ledger.belongings(ada.id)).exchanges == 1
+        assert (await bot.ledger.personal_data.count(ada.id)).exchanges == 1
 
 
 async def test_an_old_question_deletes_nothing(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +177,7 @@ async def test_an_old_question_deletes_nothing(stage: Stage, monkeypatch: pytest
         question = await told(ada, "/delete_my_data")
         monkeypatch.setattr("bot.handlers.privacy.ASKED_SECONDS", 0.0)
         assert await ada.toast(await ada.taps(SURE, question)) == "This button does not work any more."
-        assert (await bot.ledger.belongings(ada.id)).exchanges == 1
+        assert (await bot.ledger.personal_data.count(ada.id)).exchanges == 1
 
 
 async def test_an_answer_on_its_way_is_dropped(stage: Stage) -> None:
@@ -194,9 +194,9 @@ async def test_an_answer_on_its_way_is_dropped(stage: Stage) -> None:
         answer = await said_to(ada, answer, "dropped this question")
         assert button(answer, UP) is None
         await bot.settled()
-        assert not await bot.ledger.belongings(ada.id)
-        assert await bot.ledger.pictures() == []
-        assert await bot.ledger.pending_updates() == []
+        assert not await bot.ledger.personal_data.count(ada.id)
+        assert await bot.ledger.pictures.all() == []
+        assert await bot.ledger.inbox.pending() == []
 
 
 async def test_a_deleted_name_is_in_no_file(stage: Stage) -> None:
@@ -228,8 +228,8 @@ async def test_two_deletions_while_an_answer_is_written(stage: Stage) -> None:
         go_on.set()
         assert (await ada.asks(photo=png(colour="red")))["text"] == "Another."
         await bot.settled()
-        assert (await bot.ledger.counts())["updates_set_aside"] == 0
-        assert (await bot.ledger.belongings(ada.id)).exchanges == 1
+        assert (await bot.ledger.counts.totals())["updates_set_aside"] == 0
+        assert (await bot.ledger.personal_data.count(ada.id)).exchanges == 1
 
 
 @pytest.mark.parametrize("edited", [False, True])
@@ -261,7 +261,7 @@ async def test_a_picture_on_its_way_is_dropped(stage: Stage, monkeypatch: pytest
         await bot.settled()
         assert any("dropped this question" in each["text"] for each in await ada.bot_messages())
         assert len(bot.engine.prompts) == 1
-        counts = await bot.ledger.counts()
+        counts = await bot.ledger.counts.totals()
         assert [counts[each] for each in ("users", "chats", "sessions", "pictures")] == [0, 0, 0, 0]
         monkeypatch.setattr("bot.admin.erasure.ABANDONED_SECONDS", -5.0)
         await Forgetting.beside(bot.ledger, stage.directory).sweep()
@@ -287,14 +287,14 @@ async def test_a_killed_deletion_is_completed(stage: Stage) -> None:
     async with stage.bot() as bot, stage.person() as ada:
         await ada.asks(photo=png())
         await run_with(bot.ledger, stage.directory / "runs", 1)
-        picture = bot.pictures.path((await bot.ledger.exchange(1)).pictures[0])
+        picture = bot.pictures.path((await bot.ledger.exchanges.get(1)).pictures[0])
     code, _ = await command(config, "forget", str(ada.id), "--yes", sabotage=KILLED_BETWEEN)
     assert code == -9
     assert picture.exists()
     async with Ledger.open(stage.directory) as ledger:
-        assert not await ledger.belongings(ada.id)
+        assert not await ledger.personal_data.count(ada.id)
         await Forgetting.beside(ledger, stage.directory, lambda _: None).settle()
-        assert await ledger.removals() == []
+        assert await ledger.personal_data.pending_removals() == []
     assert not picture.exists()
     assert json.loads((stage.directory / "runs" / "1" / "train.json").read_text()) == []
 
@@ -308,7 +308,7 @@ async def test_forget_on_the_command_line(stage: Stage) -> None:
         code, said = await command(config, "forget", str(ada.id), "--yes")
         assert code == 0, said
         assert "Deleted: 1 questions with their answers, 1 pictures" in said
-        assert not await bot.ledger.belongings(ada.id)
+        assert not await bot.ledger.personal_data.count(ada.id)
         assert await ada.toast(await ada.taps(UP, answer)) == "I cannot find that answer any more."
         await told(ada, "And now?")
         await ben.asks("And this?")
@@ -321,20 +321,20 @@ async def test_rows_follow_after_a_run_that_is_under_way(stage: Stage) -> None:
     runs = stage.directory / "runs"
     async with stage.bot() as bot, stage.person() as ada:
         await ada.asks(photo=png())
-        run = await bot.ledger.start_run("schedule")
-        await bot.ledger.freeze_selection(run.id, [(1, "train")])
-        await bot.ledger.move_run(run.id, RunState.TRAINING)
+        run = await bot.ledger.runs.start("schedule")
+        await bot.ledger.runs.freeze_selection(run.id, [(1, "train")])
+        await bot.ledger.runs.move(run.id, RunState.TRAINING)
         forgetting = Forgetting.beside(bot.ledger, stage.directory, lambda _: None)
         await forgetting.forget(ada.id)
         file = runs / str(run.id) / "train.json"
         file.parent.mkdir(parents=True)
         file.write_text(json.dumps([{"id": row_name(1)}]))
         await forgetting.settle()
-        assert [each.kind for each in await bot.ledger.removals()] == [Kind.ROW]
-        await bot.ledger.move_run(run.id, RunState.CANCELLED)
+        assert [each.kind for each in await bot.ledger.personal_data.pending_removals()] == [Kind.ROW]
+        await bot.ledger.runs.move(run.id, RunState.CANCELLED)
         await forgetting.settle()
         assert json.loads(file.read_text()) == []
-        assert await bot.ledger.removals() == []
+        assert await bot.ledger.personal_data.pending_removals() == []
 
 
 async def test_the_daily_job_deletes_what_grew_old(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,12 +344,12 @@ async def test_the_daily_job_deletes_what_grew_old(stage: Stage, monkeypatch: py
         await ada.toast(await ada.taps(UP, rated))
         await told(ada, "/new")
         await ada.asks(photo=png(colour="red"))
-        names = [each.sha256 for each in await bot.ledger.pictures()]
+        names = [each.sha256 for each in await bot.ledger.pictures.all()]
         forgetting = Forgetting.beside(bot.ledger, stage.directory)
         await Schedule(stage.directory, bot.ledger, forgetting, Admins().alert, "", retention_days=1).expire()
-        assert (await bot.ledger.counts())["exchanges"] == 2
+        assert (await bot.ledger.counts.totals())["exchanges"] == 2
         await Schedule(stage.directory, bot.ledger, forgetting, Admins().alert, "", retention_days=0).expire()
-        assert (await bot.ledger.counts())["exchanges"] == 1
+        assert (await bot.ledger.counts.totals())["exchanges"] == 1
         assert [bot.pictures.path(name).exists() for name in names] == [True, False]
 
 

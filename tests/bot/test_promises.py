@@ -143,7 +143,7 @@ async def test_an_answer_in_a_group_may_be_doubled(stage: Stage) -> None:
         await ada.sends(photo=png(), caption="@thumbtune_bot What?", chat=group)
         await stage.handled(bot)
         assert [each["text"] for each in await ada.bot_messages(group)] == ["Answer.", "Answer."]
-        assert (await bot.ledger.counts())["replies_doubtful"] == 1
+        assert (await bot.ledger.counts.totals())["replies_doubtful"] == 1
 
 
 async def test_a_deleted_message_with_buttons_is_no_failure(stage: Stage) -> None:
@@ -153,7 +153,7 @@ async def test_a_deleted_message_with_buttons_is_no_failure(stage: Stage) -> Non
         stage.emulator.faults.plan("refused", 1, methods=["editMessageText"], words="message to edit not found")
         await ada.toast(await ada.taps("中文", offered))
         await stage.handled(bot)
-        assert (await bot.ledger.counts())["updates_set_aside"] == 0
-        person = await bot.ledger.person(ada.id)
+        assert (await bot.ledger.counts.totals())["updates_set_aside"] == 0
+        person = await bot.ledger.people.get(ada.id)
         assert person is not None
         assert person.language == "zh"

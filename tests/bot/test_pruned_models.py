@@ -31,13 +31,13 @@ async def test_runs_leave_the_set_number_of_merged_models(tmp_path: Path, monkey
         await until(lambda: sorted(each.name for each in folder.iterdir()) == kept)
         assert all((place.data / "runs" / str(number) / ADAPTER).is_dir() for number in range(1, RUNS + 1))
         async with place.ledger() as ledger:
-            evaluated = (await ledger.model("run-2")).manifest_hash
+            evaluated = (await ledger.models.get("run-2")).manifest_hash
             await admin.command("/models")
             await place.says(ADMIN, lambda said: "run-2: rejected, kept as its adapter" in words(said))
             await admin.command("/promote run-2")
             asked = await place.says(ADMIN, lambda said: words(said).startswith("run-2 was rejected"))
             await admin.taps("Answer with run-2", asked)
             await place.says(ADMIN, lambda said: words(said) == "run-2 answers from now on.")
-            model = await ledger.model("run-2")
+            model = await ledger.models.get("run-2")
             assert (model.state, model.pruned, model.manifest_hash) == (ModelState.LIVE, False, evaluated)
         await until(lambda: sorted(each.name for each in folder.iterdir()) == ["run-2", "run-3", "run-4"])

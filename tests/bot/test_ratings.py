@@ -32,13 +32,13 @@ async def test_the_same_thumb_again_takes_it_back(stage: Stage) -> None:
         answer = await ada.asks(photo=png())
         await ada.toast(await ada.taps(UP, answer))
         assert await ada.toast(await ada.taps(UP, answer)) == "I have taken your thumb back."
-        assert await bot.ledger.rating(1, ada.id) is None
+        assert await bot.ledger.votes.latest(1, ada.id) is None
         assert await labels(bot, ada) == [["👍", "👎", "🔄"]]
-        counts = await bot.ledger.counts()
+        counts = await bot.ledger.counts.totals()
         assert (counts["votes"], counts["ups"], counts["downs"]) == (2, 0, 0)
-        assert await bot.ledger.rated_exchanges() == []
+        assert await bot.ledger.votes.rated_exchanges() == []
         await ada.toast(await ada.taps(UP, answer))
-        assert await bot.ledger.rating(1, ada.id) == 1
+        assert await bot.ledger.votes.latest(1, ada.id) == 1
 
 
 async def test_after_a_thumb_down_people_can_say_why(stage: Stage) -> None:
@@ -55,7 +55,7 @@ async def test_after_a_thumb_down_people_can_say_why(stage: Stage) -> None:
         await ada.toast(await ada.taps("Not true", answer))
         assert (await labels(bot, ada))[1] == ["Not true ✓", "Off topic"]
         update = newest_update(bot.ledger)
-        rating = await bot.ledger.rating_by(update)
+        rating = await bot.ledger.votes.by_update(update)
         assert rating is not None
         assert (rating.value, rating.reason) == (-1, "wrong")
         await ada.toast(await ada.taps(UP, answer))
@@ -77,7 +77,7 @@ async def test_a_reaction_is_a_vote(stage: Stage) -> None:
         ):
             await ada.reacts(message, emoji)
             await stage.handled(bot)
-            assert await bot.ledger.rating(1, ada.id) == rating
+            assert await bot.ledger.votes.latest(1, ada.id) == rating
             marked = [label for label in (await labels(bot, ada))[0] if "✓" in label]
             assert marked == {1: ["👍 ✓"], -1: ["👎 ✓"], None: []}[rating], "the buttons show what counts"
 
@@ -97,19 +97,19 @@ async def test_in_a_group_everybodys_vote_counts(stage: Stage) -> None:
         await bob.toast(await bob.taps(UP, answer))
         await cy.toast(await cy.taps(DOWN, answer))
         assert await labels(bot, ada, group) == [["👍 2", "👎 1", "🔄"], ["✍ Show me a better answer"]]
-        (rated,) = await bot.ledger.rated_exchanges()
+        (rated,) = await bot.ledger.votes.rated_exchanges()
         assert (rated.exchange.asker, rated.ups, rated.downs) == (ada.id, 2, 1)
         assert rated.raters == (ada.id, bob.id, cy.id)
         await bob.reacts(answer, "👎")
         await cy.toast(await cy.taps(DOWN, answer))
         await stage.handled(bot)
-        (rated,) = await bot.ledger.rated_exchanges()
+        (rated,) = await bot.ledger.votes.rated_exchanges()
         assert (rated.ups, rated.downs, rated.raters) == (1, 1, (ada.id, bob.id))
 
 
 async def taught(bot: RunningBot) -> list[tuple[str, bool]]:
     """What training would find: answers, and whether people have shown them."""
-    rated = await bot.ledger.rated_exchanges(Trust(admins=frozenset({ADMIN})))
+    rated = await bot.ledger.votes.rated_exchanges(Trust(admins=frozenset({ADMIN})))
     return [(each.exchange.answer, each.demonstrated) for each in rated]
 
 
@@ -242,9 +242,9 @@ async def test_corrections_are_limited_a_day(stage: Stage) -> None:
             suggestion = await ada.sends("Buy at example.org", reply_to=answer["message_id"])
             said = await latest(bot, ada)
         assert said["text"] == "That's the limit: 1 corrections a day. Try again tomorrow."
-        first = await bot.ledger.demonstration(1)
+        first = await bot.ledger.corrections.get(1)
         with pytest.raises(UnknownRecord):
-            await bot.ledger.demonstration(2)
+            await bot.ledger.corrections.get(2)
         assert (first.exchange, first.author) == (1, ada.id)
         await ada.edits(suggestion, "Buy at example.com")
         await stage.handled(bot)
@@ -277,9 +277,9 @@ async def test_who_leaves_takes_their_suggestions_along(stage: Stage) -> None:
         await bob.sends("A cat.", reply_to=(await latest(bot, bob, group))["message_id"], chat=group)
         offer = await offered(bot, bob, group)
         await ada.toast(await ada.taps(UP, offer))
-        run = await bot.ledger.start_run("admin")
-        await bot.ledger.freeze_selection(run.id, [(1, "train")])
-        await bot.ledger.forget(bob.id)
-        assert await bot.ledger.cancel_requested(run.id)
+        run = await bot.ledger.runs.start("admin")
+        await bot.ledger.runs.freeze_selection(run.id, [(1, "train")])
+        await bot.ledger.personal_data.erase(bob.id)
+        assert await bot.ledger.runs.cancel_requested(run.id)
         assert await taught(bot) == [("A dog.", False)]
         assert button((await ada.bot_messages(group))[0], UP) == "rate:1:1"

@@ -45,12 +45,12 @@ async def nobody_calls(_: dict[str, object]) -> None: ...
 
 async def rejected_run(ledger: Ledger, directory: Path) -> Overview:
     """The overview of a ledger with such a run."""
-    run = await ledger.start_run("admin", ADMIN)
+    run = await ledger.runs.start("admin", ADMIN)
     for state in (RunState.TRAINING, RunState.MERGING, RunState.EVALUATING):
-        await ledger.move_run(run.id, state)
-    await ledger.add_model(Model("base", str(directory), ModelState.LIVE, None, 1.0))
-    await ledger.add_model(Model("run-1", str(directory), ModelState.REJECTED, run.id, 2.0, reason=WHY))
-    await ledger.move_run(run.id, RunState.DONE, model="run-1")
+        await ledger.runs.move(run.id, state)
+    await ledger.models.add(Model("base", str(directory), ModelState.LIVE, None, 1.0))
+    await ledger.models.add(Model("run-1", str(directory), ModelState.REJECTED, run.id, 2.0, reason=WHY))
+    await ledger.runs.move(run.id, RunState.DONE, model="run-1")
     return await vitals(ledger).overview()
 
 

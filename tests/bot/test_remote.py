@@ -44,7 +44,7 @@ class Bot:
 
 async def due(ledger: Ledger) -> Run:
     """Wait for the run that a command asks for."""
-    while (run := await ledger.due_run()) is None:
+    while (run := await ledger.runs.due()) is None:
         await asyncio.sleep(0.01)
     return run
 
@@ -52,7 +52,7 @@ async def due(ledger: Ledger) -> Run:
 async def through(ledger: Ledger, run: Run, *states: RunState, **values: str) -> None:
     """Lead a run through these states, the last with the given fields."""
     for state in states:
-        await ledger.move_run(run.id, state, **(values if state is states[-1] else {}))
+        await ledger.runs.move(run.id, state, **(values if state is states[-1] else {}))
 
 
 async def finish(ledger: Ledger, model: Model) -> None:
@@ -60,8 +60,8 @@ async def finish(ledger: Ledger, model: Model) -> None:
     run = await due(ledger)
     working = (RunState.TRAINING, RunState.MERGING, RunState.EVALUATING)
     await through(ledger, run, *working)
-    await ledger.add_model(model)
-    await ledger.move_run(run.id, RunState.DONE, model=model.id)
+    await ledger.models.add(model)
+    await ledger.runs.move(run.id, RunState.DONE, model=model.id)
 
 
 async def asked(ledger: Ledger, *, wait: bool, running: Callable[[], bool] = running) -> str:
@@ -84,7 +84,7 @@ async def test_reasons_are_shown_as_they_are(ledger: Ledger) -> None:
         await asked(ledger, wait=True)
     await failing
     assert str(refusal.value) == f"Run 1: failed. {WHY}"
-    await ledger.add_model(Model("run-9", "/models/[9]", ModelState.REJECTED, None, 1.0, reason=WHY))
+    await ledger.models.add(Model("run-9", "/models/[9]", ModelState.REJECTED, None, 1.0, reason=WHY))
     await control.status(ledger, running(), console)
     await inventory.models(ledger, console)
     assert terminal.getvalue().count(WHY) == 2
@@ -105,7 +105,7 @@ async def test_waiting_ends_when_the_new_model_answers(ledger: Ledger) -> None:
     await finish(ledger, Model("run-1", "/m/run-1", ModelState.CANDIDATE, 1, 1.0))
     await asyncio.sleep(3 * control.POLL_SECONDS)
     assert not asking.done()
-    await ledger.promote("run-1")
+    await ledger.promotions.make("run-1")
     assert "run-1 answers now" in await asking
 
 
@@ -122,7 +122,7 @@ async def test_a_model_that_does_not_go_live_is_a_refusal(ledger: Ledger) -> Non
 
     async def settle() -> None:
         await finish(ledger, Model("run-1", "/m/run-1", ModelState.CANDIDATE, 1, 1.0))
-        await ledger.settle_run(1)
+        await ledger.runs.settle(1)
 
     finishing = asyncio.create_task(settle())
     with pytest.raises(Refused, match="thumbtune promote run-1"):
@@ -134,8 +134,8 @@ async def test_a_bot_that_ends_leaves_no_wait_behind(ledger: Ledger) -> None:
     """A request that nobody has taken up goes with the bot; of a run under way its next start decides."""
     with pytest.raises(Refused, match="before it took up"):
         await asked(ledger, wait=False, running=Bot(2))
-    assert (await ledger.run(1)).state is RunState.CANCELLED
-    assert await ledger.unsettled_run() is None
+    assert (await ledger.runs.get(1)).state is RunState.CANCELLED
+    assert await ledger.runs.unsettled() is None
 
     async def begin() -> None:
         await through(ledger, await due(ledger), RunState.TRAINING)
@@ -144,30 +144,30 @@ async def test_a_bot_that_ends_leaves_no_wait_behind(ledger: Ledger) -> None:
     with pytest.raises(Refused, match="run 2 was training"):
         await asked(ledger, wait=True, running=Bot(4))
     await beginning
-    assert (await ledger.run(2)).state is RunState.TRAINING
+    assert (await ledger.runs.get(2)).state is RunState.TRAINING
 
-    await ledger.add_model(Model("base", "/m/base", ModelState.CANDIDATE, None, 1.0))
+    await ledger.models.add(Model("base", "/m/base", ModelState.CANDIDATE, None, 1.0))
     with pytest.raises(Refused, match="stopped"):
         await control.promote(ledger, Bot(3), "base", False, Console(file=StringIO()))
-    assert await ledger.pending_promotions() == []
+    assert await ledger.promotions.pending() == []
 
 
 async def test_a_rejected_model_wants_a_yes(ledger: Ledger) -> None:
     """Nothing is asked of the bot before the operator has agreed, for a promotion and a rollback alike."""
     for name, reason in (("base", ""), ("run-1", "worse"), ("run-2", "")):
-        await ledger.add_model(Model(name, f"/m/{name}", ModelState.CANDIDATE, None, 1.0, reason=reason))
-        await ledger.promote(name)
+        await ledger.models.add(Model(name, f"/m/{name}", ModelState.CANDIDATE, None, 1.0, reason=reason))
+        await ledger.promotions.make(name)
     printed = StringIO()
     with pytest.raises(Refused, match=r"run-1 was rejected: worse.*--yes"):
         await control.promote(ledger, running, "run-1", False, Console(file=printed))
     with pytest.raises(Refused, match=r"run-1 was rejected: worse.*--yes"):
         await control.rollback(ledger, running, False, Console(file=printed))
-    assert await ledger.pending_promotions() == []
+    assert await ledger.promotions.pending() == []
     going = asyncio.create_task(control.rollback(ledger, running, True, Console(file=printed)))
-    while not (asked := await ledger.pending_promotions()):
+    while not (asked := await ledger.promotions.pending()):
         await asyncio.sleep(0.01)
-    await ledger.finish_promotion(asked[0].id)
+    await ledger.promotions.finish(asked[0].id)
     await going
     assert printed.getvalue() == "run-1 answers now.\n"
-    previous = await ledger.previous_model()
+    previous = await ledger.models.previous()
     assert previous is not None and previous.id == "base"

@@ -30,7 +30,7 @@ async def test_a_stopped_answer_is_finished_by_the_next_process(stage: Stage, sh
             await second.settled()
             assert len(await ada.bot_messages()) == 1
             assert second.engine.prompts[0].turns[0].text == "What?"
-            assert (await second.ledger.counts())["exchanges"] == 1
+            assert (await second.ledger.counts.totals())["exchanges"] == 1
 
 
 async def test_a_recorded_answer_is_shown_again_not_made_again(stage: Stage) -> None:
@@ -43,7 +43,7 @@ async def test_a_recorded_answer_is_shown_again_not_made_again(stage: Stage) -> 
         await ada.sends(photo=png())
         await until(lambda: stage.emulator.faults.planned == [])
         async with asyncio.timeout(10):
-            while (await first.ledger.counts())["exchanges"] == 0:
+            while (await first.ledger.counts.totals())["exchanges"] == 0:
                 await asyncio.sleep(0.02)
         await first.stop(grace=0)
         async with stage.bot("Something else.") as second:
@@ -65,13 +65,13 @@ async def test_a_finished_reply_is_left_alone(stage: Stage, monkeypatch: pytest.
     made = settings(stage.url, stage.emulator.token)
     async with stage.person(1001) as ada, stage.person(1002, "Bob") as bob:
         first = RunningBot(made, stage.directory, ScriptedEngine(), Notebook())
-        monkeypatch.setattr(first.ledger, "finish_update", never)
+        monkeypatch.setattr(first.ledger.inbox, "finish", never)
         first.start()
         await ada.asks(photo=png())
         await bob.command("/help")
         await bob.answer(rated=False, quiet=0.2)
         await reached.wait()
-        assert len(await first.ledger.pending_updates()) == 2
+        assert len(await first.ledger.inbox.pending()) == 2
         await first.stop(grace=0)
         counts = [stage.emulator.counts(person.id) for person in (ada, bob)]
         before = [(each.sends, each.edits) for each in counts]
@@ -103,7 +103,7 @@ async def test_an_album_that_was_answered_is_not_answered_again(stage: Stage, mo
     async with stage.person() as ada:
         made = settings(stage.url, stage.emulator.token)
         first = RunningBot(made, stage.directory, ScriptedEngine(), Notebook())
-        finish = first.ledger.finish_update
+        finish = first.ledger.inbox.finish
         ticked: list[int] = []
 
         async def only_one(update: int, unreachable: str) -> None:
@@ -112,7 +112,7 @@ async def test_an_album_that_was_answered_is_not_answered_again(stage: Stage, mo
             ticked.append(update)
             await finish(update, unreachable)
 
-        monkeypatch.setattr(first.ledger, "finish_update", only_one)
+        monkeypatch.setattr(first.ledger.inbox, "finish", only_one)
         first.start()
         await ada.asks(album=[png(colour=colour, form="JPEG") for colour in ("red", "green", "blue")])
         await until(lambda: bool(ticked))
@@ -149,7 +149,7 @@ async def killed_while_people_talk(stage: Stage, kills: int, seed: int) -> None:
     try:
         await killed_while(stage, people, talk, kills=kills, seed=seed)
         async with Ledger.open(stage.directory) as ledger:
-            counts = await ledger.counts()
+            counts = await ledger.counts.totals()
         for person in people:
             rated = [message["text"] for message in await person.bot_messages() if button(message, UP)]
             assert rated == [f"About thing {number}: all is well." for number in range(questions)]

@@ -85,14 +85,14 @@ async def said_by_other_rooms(folder: Path) -> list[str]:
         await alone.drain(alone.status().nodes[0].name)
     said.append(str(last.value))
     async with Ledger.open(folder / "other") as ledger:
-        await ledger.add_model(Model("run-1", "", ModelState.CANDIDATE, None, 1.0))
+        await ledger.models.add(Model("run-1", "", ModelState.CANDIDATE, None, 1.0))
         with pytest.raises(StorageError) as gone:
-            await ledger.promote("run-1")
+            await ledger.promotions.make("run-1")
         said.append(str(gone.value))
-        run = await ledger.start_run("admin", 7)
-        await ledger.move_run(run.id, RunState.CANCELLED)
+        run = await ledger.runs.start("admin", 7)
+        await ledger.runs.move(run.id, RunState.CANCELLED)
         with pytest.raises(StorageError) as over:
-            await ledger.request_cancel(run.id)
+            await ledger.runs.request_cancel(run.id)
         said.append(str(over.value))
     return said
 

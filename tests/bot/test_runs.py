@@ -57,9 +57,9 @@ async def work(room: Room, admins: Admins) -> AsyncIterator[Operations]:
 
 async def ended(room: Room, admins: Admins) -> Run:
     """The newest run, once the admins know its end."""
-    (run,) = await room.ledger.runs(1)
+    (run,) = await room.ledger.runs.latest(1)
     await until(lambda: any(told.id == run.id for told, _ in admins.told))
-    return await room.ledger.run(run.id)
+    return await room.ledger.runs.get(run.id)
 
 
 async def idle(work: Operations) -> None:
@@ -83,7 +83,7 @@ async def test_an_end_that_cannot_be_written_is_written_later(
         else:
             task.cancel()
         await asyncio.wait((task,))
-        (run,) = await room.ledger.runs()
+        (run,) = await room.ledger.runs.latest()
         assert (run.state, admins.told) == (RunState.TRAINING, [])
     run = await ended(room, admins)
     failed = (RunState.FAILED, "it rained")
@@ -96,7 +96,7 @@ async def test_an_end_that_cannot_be_written_is_written_later(
 
 async def test_a_run_that_cannot_begin_is_tried_once(room: Room, admins: Admins) -> None:
     """A run that was due on a full disk fails; it is not begun again and again, which would pause the engine."""
-    await room.ledger.start_run("command")
+    await room.ledger.runs.start("command")
     begun: list[int] = []
 
     class Counted(NoEngine):
@@ -107,13 +107,13 @@ async def test_a_run_that_cannot_begin_is_tried_once(room: Room, admins: Admins)
 
     looks: list[object] = []
     work = operations(room.ledger, room.pipeline(), Counted(room.ledger), admins)
-    due_run = room.ledger.due_run
+    due_run = room.ledger.runs.due
 
     async def counted() -> Run | None:
         looks.append(None)
         return await due_run()
 
-    room.ledger.due_run = counted  # type: ignore[method-assign]
+    room.ledger.runs.due = counted  # type: ignore[method-assign]
     with full_disk(room.ledger):
         await work.start()
         await until(lambda: begun and work._over)
@@ -127,8 +127,8 @@ async def test_a_run_that_cannot_begin_is_tried_once(room: Room, admins: Admins)
 
 async def test_the_bot_starts_on_a_full_disk(room: Room, admins: Admins) -> None:
     """A run that the last process left under way is ended, and told, as soon as that can be written."""
-    left = await room.ledger.start_run("admin")
-    await room.ledger.move_run(left.id, RunState.TRAINING)
+    left = await room.ledger.runs.start("admin")
+    await room.ledger.runs.move(left.id, RunState.TRAINING)
     work = operations(room.ledger, room.pipeline(), admins=admins)
     with full_disk(room.ledger):
         await work.start()
@@ -166,7 +166,7 @@ async def test_a_cancellation_while_the_model_is_published_is_too_late(
         return cancel(msg)
 
     task.cancel = noted  # type: ignore[method-assign]
-    await (work.cancel(1) if why == "/cancel" else room.ledger.forget(1))
+    await (work.cancel(1) if why == "/cancel" else room.ledger.personal_data.erase(1))
     await cancelled.wait()
     go_on.set()
     await until(lambda: admins.told)
@@ -187,7 +187,7 @@ async def test_a_run_that_was_cancelled_for_somebody_begins_again(room: Room, wo
     await work.retrain(1)
     await room.trainer.hanging.wait()
     room.trainer.hangs = ""
-    await asyncio.gather(room.ledger.set_opted_out(1, True), room.ledger.set_opted_out(1, False))
+    await asyncio.gather(room.ledger.people.set_opted_out(1, True), room.ledger.people.set_opted_out(1, False))
     await until(lambda: len(admins.told) == 2)
     assert [run.state for run, _ in admins.told] == [RunState.CANCELLED, RunState.DONE]
 
@@ -249,14 +249,14 @@ async def test_a_change_of_model_from_elsewhere_holds_up_no_run(room: Room, admi
             changing.set()
             await asyncio.Event().wait()
 
-    await room.ledger.add_model(Model("other", "/other", ModelState.CANDIDATE, None, 0.0))
-    await room.ledger.request_promotion("other")
+    await room.ledger.models.add(Model("other", "/other", ModelState.CANDIDATE, None, 0.0))
+    await room.ledger.promotions.request("other")
     work = operations(room.ledger, room.pipeline(), Slow(room.ledger), admins)
     await work.start()
     await changing.wait()
-    run = await room.ledger.start_run("command")
+    run = await room.ledger.runs.start("command")
     await room.trainer.hanging.wait()
-    await room.ledger.request_cancel(run.id)
+    await room.ledger.runs.request_cancel(run.id)
     assert (await ended(room, admins)).state is RunState.CANCELLED
     await work.stop()
 

@@ -61,7 +61,7 @@ async def _let_it_be_missed(folder: Path) -> None:
 
 async def _runs(folder: Path) -> int:
     async with Ledger.open(folder) as ledger:
-        return len(await ledger.runs(100))
+        return len(await ledger.runs.latest(100))
 
 
 async def _until_runs(folder: Path, number: int) -> None:
@@ -91,7 +91,7 @@ async def test_missed_times_are_caught_up_once(tmp_path: Path) -> None:
         next_time = after.next_time()
     assert next_time is not None and next_time > datetime.now(UTC)
     async with Ledger.open(tmp_path) as ledger:
-        (run,) = await ledger.runs(10)
+        (run,) = await ledger.runs.latest(10)
     assert (run.trigger, run.state) == ("schedule", RunState.DUE)
 
 
@@ -101,15 +101,15 @@ async def test_jobs_of_a_folder_that_has_moved_work_in_the_new_one(tmp_path: Pat
     here.mkdir()
     long_ago = datetime(2020, 1, 1, tzinfo=UTC).timestamp()
     async with Ledger.open(here, clock=lambda: long_ago) as ledger:
-        await ledger.store_updates([(1, "lane", "{}")])
-        await ledger.begin_update(1)
-        await ledger.finish_update(1)
-        await ledger.store_updates([(2, "lane", "{}")])
+        await ledger.inbox.store([(1, "lane", "{}")])
+        await ledger.inbox.begin(1)
+        await ledger.inbox.finish(1)
+        await ledger.inbox.store([(2, "lane", "{}")])
     await _stored_by_an_earlier_version(here, before)
     async with _schedule(here, DAILY, retention_days=30):
         await _until_runs(here, 1)
         async with Ledger.open(here) as ledger, asyncio.timeout(20):
-            while (await ledger.store_updates([(1, "lane", "{}")])) != [True]:  # tidy has forgotten it: new again
+            while (await ledger.inbox.store([(1, "lane", "{}")])) != [True]:  # tidy has forgotten it: new again
                 await asyncio.sleep(0.05)
     assert not before.exists()
 
@@ -146,9 +146,9 @@ async def test_the_inbox_is_tidied(tmp_path: Path) -> None:
     long_ago = datetime(2020, 1, 1, tzinfo=UTC).timestamp()
     async with Ledger.open(tmp_path, clock=lambda: long_ago) as ledger:
         for update in (1, 2):
-            await ledger.store_updates([(update, "lane", "{}")])
-        await ledger.begin_update(1)
-        await ledger.finish_update(1)
+            await ledger.inbox.store([(update, "lane", "{}")])
+        await ledger.inbox.begin(1)
+        await ledger.inbox.finish(1)
         await Schedule(tmp_path, ledger, Forgetting.beside(ledger, tmp_path), Admins().alert, "").tidy()
-        assert [each.id for each in await ledger.pending_updates()] == [2]
-        assert await ledger.store_updates([(1, "lane", "{}")]) == [True], "forgotten, so it is new again"
+        assert [each.id for each in await ledger.inbox.pending()] == [2]
+        assert await ledger.inbox.store([(1, "lane", "{}")]) == [True], "forgotten, so it is new again"

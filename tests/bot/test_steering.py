@@ -27,14 +27,14 @@ async def test_another_answer_stands_beside_the_first(stage: Stage) -> None:
             ("rate:1:1", None),
             ("rate:2:1", "again:2"),
         ]
-        one, two = [await bot.ledger.exchange(number) for number in (1, 2)]
+        one, two = [await bot.ledger.exchanges.get(number) for number in (1, 2)]
         assert (one.replaces, two.replaces) == (None, 1)
         assert (one.question, one.pictures, one.prompt_hash) == (two.question, two.pictures, two.prompt_hash)
         assert one.seed != two.seed
         for message, thumb in ((first, DOWN), (second, UP)):
             await ada.toast(await ada.taps(thumb, message))
         await bot.settled()
-        assert [await bot.ledger.rating(number, ada.id) for number in (1, 2)] == [-1, 1]
+        assert [await bot.ledger.votes.latest(number, ada.id) for number in (1, 2)] == [-1, 1]
         assert [button(each, AGAIN) for each in await ada.bot_messages()] == [None, "again:2"]
 
 
@@ -45,12 +45,12 @@ async def test_another_answer_to_what_is_deleted_meanwhile_is_dropped(stage: Sta
         first = await ada.asks(photo=png(), caption="What?")
         await ada.toast(await ada.taps(AGAIN, first))
         await until(lambda: len(bot.engine.prompts) == 2)
-        assert await bot.ledger.expire(time.time() + 1) == 1
+        assert await bot.ledger.personal_data.expire(time.time() + 1) == 1
         go_on.set()
         assert "dropped this question" in (await told(ada, after=first["message_id"]))["text"]
         await bot.settled()
         assert len(bot.engine.prompts) == 2
-        assert (await bot.ledger.counts())["exchanges"] == 0
+        assert (await bot.ledger.counts.totals())["exchanges"] == 0
 
 
 async def test_the_answer_that_stands_is_what_the_model_remembers(stage: Stage) -> None:
@@ -65,7 +65,7 @@ async def test_the_answer_that_stands_is_what_the_model_remembers(stage: Stage) 
         assert bot.engine.heard() == ["a?", "Two.", "b?", "Later.", "c?"]
         await ada.toast(await ada.taps(UP, again))
         await ada.toast(await ada.taps(UP, last))
-        rated = {each.exchange.answer: each for each in await bot.ledger.rated_exchanges()}
+        rated = {each.exchange.answer: each for each in await bot.ledger.votes.rated_exchanges()}
         assert [each.answer for each in rated["Two."].history] == []
         assert [each.answer for each in rated["Last."].history] == ["Two.", "Later."]
 
@@ -80,7 +80,7 @@ async def test_retry_is_about_the_last_question(stage: Stage) -> None:
         assert bot.engine.heard() == ["a?", "One.", "b?"]
         assert bot.engine.prompts[1].sampling.temperature == 0
         assert bot.engine.prompts[2].sampling.temperature > 0, "the likeliest words would only be said again"
-        assert (await bot.ledger.exchange(3)).replaces == 2
+        assert (await bot.ledger.exchanges.get(3)).replaces == 2
 
 
 async def test_an_old_button_gives_no_further_answer(stage: Stage) -> None:
@@ -103,7 +103,7 @@ async def test_stop_keeps_what_came(stage: Stage) -> None:
         answer = await ada.answer(rated=True)
         assert (answer["text"], button(answer, STOP)) == ("Half an", None)
         assert bot.engine.ended == 1
-        exchange = await bot.ledger.exchange(1)
+        exchange = await bot.ledger.exchanges.get(1)
         assert (exchange.answer, exchange.finish, exchange.model) == ("Half an", "abort", "scripted")
         await ada.toast(await ada.taps(UP, answer))
         await ada.asks("b?")
@@ -135,7 +135,7 @@ async def test_who_waits_can_stop_waiting(stage: Stage) -> None:
         await ada.toast(await ada.taps(STOP, await shows(ada, "2 questions are before yours…")))
         assert (await told(ada))["text"] == "I have stopped before the first word."
         assert bot.engine.ended == 1
-        assert (await bot.ledger.counts())["exchanges"] == 0
+        assert (await bot.ledger.counts.totals())["exchanges"] == 0
 
 
 async def test_a_late_stop_finds_a_finished_answer(stage: Stage) -> None:
@@ -150,7 +150,7 @@ async def test_a_late_stop_finds_a_finished_answer(stage: Stage) -> None:
         stage.emulator.world.chats[ada.id].messages[answer["message_id"]] = unfinished  # as seen by a slow client
         query = stage.emulator.people.presses(ada.id, answer["message_id"], str(data))
         assert await ada.toast(query) == "That answer is finished already."
-        assert (await bot.ledger.exchange(1)).finish == "stop"
+        assert (await bot.ledger.exchanges.get(1)).finish == "stop"
 
 
 async def test_only_who_asked_steers(stage: Stage) -> None:
@@ -173,4 +173,4 @@ async def test_only_who_asked_steers(stage: Stage) -> None:
         unfinished = await shows(ada, "Other", group)
         await root.toast(await root.taps(STOP, unfinished))
         await bot.settled()
-        assert [(await bot.ledger.exchange(number)).asker for number in (1, 2)] == [ada.id, ada.id]
+        assert [(await bot.ledger.exchanges.get(number)).asker for number in (1, 2)] == [ada.id, ada.id]

@@ -38,7 +38,7 @@ async def test_a_stop_and_an_edit_outlive_the_process(stage: Stage) -> None:
             assert button(stopped, STOP) is None
             assert stopped["text"] in ("So", "I have stopped before the first word.")
             assert len(await bob.bot_messages()) == 1
-            assert await second.ledger.pending_updates() == []
+            assert await second.ledger.inbox.pending() == []
 
 
 @pytest.mark.parametrize("moment", range(2))
@@ -72,7 +72,7 @@ async def test_steering_survives_stops_at_any_moment(stage: Stage, moment: int) 
             await bot.settled()
             messages = await ada.bot_messages()
             assert [button(each, UP) for each in messages if button(each, UP)] == ["rate:1:1", "rate:3:1"]
-            assert len(messages) <= 2 + (await bot.ledger.counts())["replies_doubtful"]
+            assert len(messages) <= 2 + (await bot.ledger.counts.totals())["replies_doubtful"]
             assert messages[-1]["message_id"] >= second["message_id"]
     finally:
         await bot.stop(grace=0)
@@ -110,9 +110,9 @@ async def test_steering_survives_kills(stage: Stage, kills: int, seed: int) -> N
             wanted = [f"About {word} {number}: all is well." for number in range(rounds) for word in ("thing", "stuff")]
             assert rated == wanted, await person.chat_so_far()
         async with Ledger.open(stage.directory) as ledger:
-            assert (await ledger.counts())["exchanges"] == 3 * rounds * len(people)
+            assert (await ledger.counts.totals())["exchanges"] == 3 * rounds * len(people)
             sends = all_sends(stage, people)
-            needed, doubtful = 2 * rounds * len(people), (await ledger.counts())["replies_doubtful"]
+            needed, doubtful = 2 * rounds * len(people), (await ledger.counts.totals())["replies_doubtful"]
             assert needed <= sends <= needed + doubtful
     finally:
         for person in people:
@@ -120,4 +120,4 @@ async def test_steering_survives_kills(stage: Stage, kills: int, seed: int) -> N
 
 
 async def _exchanges(bot: RunningBot, number: int) -> bool:
-    return (await bot.ledger.counts())["exchanges"] == number
+    return (await bot.ledger.counts.totals())["exchanges"] == number

@@ -26,7 +26,7 @@ from inference.messages import Picture, Prompt, Role, Turn
 from storage.errors import UnknownRecord
 from storage.integrity import ledger_faults, picture_faults
 from storage.ledger import FILE_NAME, Ledger
-from storage.pictures import PictureStore
+from storage.picture_store import PictureStore
 from storage.records import PictureState, Rating
 from tests.support.chatting import DECODERS
 from tests.support.hostile_pictures import GPS, large_webp, located
@@ -46,7 +46,7 @@ class Former:
     async def store(self, ledger: Ledger, data: bytes, sender: int = 1) -> str:
         """A picture as it was sent; its name."""
         name = await self.pictures.put(data)
-        await ledger.add_picture(picture(name, size=len(data), media_type="image/jpeg"), sender)
+        await ledger.pictures.add(picture(name, size=len(data), media_type="image/jpeg"), sender)
         with closing(sqlite3.connect(self.folder / FILE_NAME)) as database, database:
             database.execute("UPDATE pictures SET state = 'raw' WHERE sha256 = ?", [name])
         return name
@@ -56,10 +56,10 @@ class Former:
         self._update += 10
         turn = Turn(Role.USER, question, tuple(Picture(b"", name) for name in names))
         prompt = Prompt("Be kind.", (*before, turn), "")
-        session = await ledger.session(1, 1)
+        session = await ledger.sessions.open(1, 1)
         asked = exchange(session, self._update, question=question, pictures=names, prompt_hash=prompt_hash(prompt))
-        made = await ledger.record_exchange(asked)
-        await ledger.rate(Rating(made.id, 2, 1, self._update + 1))
+        made = await ledger.exchanges.record(asked)
+        await ledger.votes.cast(Rating(made.id, 2, 1, self._update + 1))
         return Prompt("Be kind.", (*prompt.turns, Turn(Role.ASSISTANT, asked.answer)), "")
 
 
@@ -84,20 +84,20 @@ async def test_pictures_are_cleaned_in_place(tmp_path: Path) -> None:
         (run / "train.json").write_text(json.dumps([{"id": "exchange-1", "image": f"{name[:2]}/{name}"}]))
         assert traces(tmp_path / "pictures")
         await stored.finish()
-        (clean,) = await ledger.pictures()
+        (clean,) = await ledger.pictures.all()
         assert clean.state is PictureState.CLEAN
         assert clean.sha256 != name
-        assert (await ledger.exchange(1)).pictures == (clean.sha256,)
-        assert (await ledger.picture(name)) == clean, "who still has the former name finds it"
-        assert (await ledger.belongings(3)).pictures == 1
+        assert (await ledger.exchanges.get(1)).pictures == (clean.sha256,)
+        assert (await ledger.pictures.get(name)) == clean, "who still has the former name finds it"
+        assert (await ledger.personal_data.count(3)).pictures == 1
         assert json.loads((run / "train.json").read_text())[0]["image"] == f"{clean.sha256[:2]}/{clean.sha256}"
         assert [each.name for each in former.pictures.files()] == [clean.sha256]
         assert not traces(tmp_path / "pictures")
-        assert not await ledger.removals()
-        assert await ledger.chore_done(CHORE)
+        assert not await ledger.personal_data.pending_removals()
+        assert await ledger.pictures.chore_done(CHORE)
         before = (await former.pictures.get(clean.sha256), clean)
         await stored.finish()
-        assert (await former.pictures.get(clean.sha256), *await ledger.pictures()) == before, "once"
+        assert (await former.pictures.get(clean.sha256), *await ledger.pictures.all()) == before, "once"
     assert ledger_faults(tmp_path / FILE_NAME) == picture_faults(tmp_path / FILE_NAME, former.pictures) == []
 
 
@@ -109,16 +109,18 @@ async def test_prompts_of_before_are_found_by_their_hash(tmp_path: Path) -> None
         await former.says(ledger, "And this?", before=said.turns)
         picture_turn = Turn(Role.USER, "Of what colour?", (Picture(b"", name),))
         cut = Prompt("Be kind.", (picture_turn,), "")
-        asked = exchange(await ledger.session(1, 1), 500, question="Of what colour?", prompt_hash=prompt_hash(cut))
-        await ledger.rate(Rating((await ledger.record_exchange(asked)).id, 2, 1, 501))
-        before = [as_seen(each) for each in await ledger.rated_exchanges()]
+        asked = exchange(
+            await ledger.sessions.open(1, 1), 500, question="Of what colour?", prompt_hash=prompt_hash(cut)
+        )
+        await ledger.votes.cast(Rating((await ledger.exchanges.record(asked)).id, 2, 1, 501))
+        before = [as_seen(each) for each in await ledger.votes.rated_exchanges()]
         await stored.finish()
-        after = [as_seen(each) for each in await ledger.rated_exchanges()]
+        after = [as_seen(each) for each in await ledger.votes.rated_exchanges()]
         assert [[turn.text for turn in each.turns] for each in after] == [
             [turn.text for turn in each.turns] for each in before
         ]
         assert [len(each.turns) for each in after] == [1, 3, 1]
-        (clean,) = await ledger.pictures()
+        (clean,) = await ledger.pictures.all()
         shown = {each.sha256 for prompt in after for turn in prompt.turns for each in turn.pictures}
         assert shown == {clean.sha256}
 
@@ -128,11 +130,11 @@ async def test_one_that_is_needed_now_is_cleaned_now(tmp_path: Path) -> None:
     async with opened(tmp_path) as (former, ledger, stored):
         name = await former.store(ledger, located())
         await former.says(ledger, "What is it?", name)
-        asked = await ledger.exchange(1)
+        asked = await ledger.exchanges.get(1)
         history = History(ledger, former.pictures, ChatSettings(), stored)
         (shown,) = await history.pictures(asked)
         assert GPS not in shown.data
-        assert shown.sha256 == (await ledger.pictures())[0].sha256
+        assert shown.sha256 == (await ledger.pictures.all())[0].sha256
         assert await history.pictures(asked) == (shown,), "by its former name as well"
 
 
@@ -144,18 +146,18 @@ async def test_what_cannot_be_cleaned_is_kept_from_everybody(tmp_path: Path) -> 
         bad = await former.store(ledger, large_webp())
         await former.says(ledger, "What is it?", bad)
         await former.says(ledger, "And now?")
-        await ledger.new_session(1, 1)
+        await ledger.sessions.restart(1, 1)
         good = await former.store(ledger, located())
         await former.says(ledger, "What is that?", good)
         history = History(ledger, former.pictures, ChatSettings(), stored)
         with pytest.raises(UnknownRecord, match="quarantine"):
-            await history.pictures(await ledger.exchange(1))
+            await history.pictures(await ledger.exchanges.get(1))
         await backup(ledger, data, out, models=False, console=Console(file=StringIO()))
         await finish_pictures(ledger, data, Console(file=said))
         assert "1 pictures in quarantine" in said.getvalue()
-        (clean,) = [each for each in await ledger.pictures() if each.state is PictureState.CLEAN]
+        (clean,) = [each for each in await ledger.pictures.all() if each.state is PictureState.CLEAN]
         assert [each.name for each in PictureStore(out / "pictures").files()] == [clean.sha256]
-        assert [each.exchange.id for each in await ledger.rated_exchanges()] == [3]
+        assert [each.exchange.id for each in await ledger.votes.rated_exchanges()] == [3]
         assert former.pictures.path(bad).is_file()
     assert not picture_faults(out / FILE_NAME, PictureStore(out / "pictures"))
 
@@ -170,7 +172,7 @@ async def test_imports_of_before_are_cleaned(tmp_path: Path) -> None:
     (source / ROWS).write_text("".join(json.dumps(each) + "\n" for each in rows))
     About("food.json", 2, 2).write(source)
     async with opened(tmp_path) as (_, ledger, stored):
-        assert not await ledger.chore_done(CHORE)
+        assert not await ledger.pictures.chore_done(CHORE)
         await stored.finish()
     about = About.read(source)
     assert (about.rows, about.pictures, about.clean) == (1, 1, True)
@@ -198,10 +200,10 @@ async def test_killed_at_any_moment_it_goes_on(tmp_path: Path) -> None:
         await child.wait()
     async with opened(tmp_path) as (former, ledger, stored):
         await stored.finish()
-        kept = {each.sha256: each for each in await ledger.pictures()}
+        kept = {each.sha256: each for each in await ledger.pictures.all()}
         assert len(kept) == count
         for number in range(count):
-            (name,) = (await ledger.exchange(number + 1)).pictures
+            (name,) = (await ledger.exchanges.get(number + 1)).pictures
             assert (kept[name].width, kept[name].state) == (600 + number, PictureState.CLEAN)
             await former.pictures.get(name)
         assert {each.name for each in former.pictures.files()} >= set(kept)

@@ -98,7 +98,7 @@ async def test_a_restarted_answer_forgets_the_words_before(stage: Stage) -> None
         stage.person() as ada,
     ):
         assert (await ada.asks(photo=png()))["text"] == "A whole answer."
-        assert (await bot.ledger.exchange(1)).answer == "A whole answer."
+        assert (await bot.ledger.exchanges.get(1)).answer == "A whole answer."
 
 
 async def test_a_long_answer_takes_several_messages(stage: Stage) -> None:
@@ -174,7 +174,7 @@ async def test_trouble_with_edits_costs_no_answer(stage: Stage, kind: str) -> No
         assert (await ada.asks(photo=png()))["text"] == "One two three."
         await bot.settled()
         assert len(await ada.bot_messages()) == 1
-        assert (await bot.ledger.counts())["replies_doubtful"] == 0
+        assert (await bot.ledger.counts.totals())["replies_doubtful"] == 0
 
 
 @pytest.mark.parametrize(("kind", "messages"), [("reset_before", 1), ("reset_after", 2), ("html_page", 1)])
@@ -187,7 +187,7 @@ async def test_a_placeholder_that_may_have_arrived_is_sent_again(stage: Stage, k
         sent = await ada.bot_messages()
         assert len(sent) == messages
         assert [message["text"] for message in sent if button(message, UP)] == ["Answer."]
-        assert (await bot.ledger.counts())["replies_doubtful"] == 1
+        assert (await bot.ledger.counts.totals())["replies_doubtful"] == 1
 
 
 async def test_who_blocks_the_bot_is_left_alone(stage: Stage) -> None:
@@ -201,7 +201,7 @@ async def test_who_blocks_the_bot_is_left_alone(stage: Stage) -> None:
         go_on.set()
         await bot.settled()
         assert stage.emulator.calls["editmessagetext"] == calls + 1
-        assert await bot.ledger.pending_updates() == []
+        assert await bot.ledger.inbox.pending() == []
 
 
 async def test_a_deleted_placeholder_does_not_swallow_the_answer(stage: Stage) -> None:

@@ -17,7 +17,7 @@ BOT = "@thumbtune_bot"
 async def why_dropped(bot: RunningBot) -> str:
     """The reason that the ledger keeps of the newest update, which is done and was tried once."""
     await bot.settled()
-    stored = await bot.ledger.stored_update(newest_update(bot.ledger))
+    stored = await bot.ledger.inbox.get(newest_update(bot.ledger))
     assert (stored.state, stored.attempts, stored.payload) == ("done", 1, "")
     return stored.error
 
@@ -65,7 +65,7 @@ async def test_a_group_that_has_become_a_supergroup_gets_its_answer(stage: Stage
         await ada.sends(photo=png(), caption=f"{BOT} what is it?", chat=old)
         await stage.handled(bot)
         assert [message["text"] for message in await ada.bot_messages(new)] == ["An answer."]
-        assert (await bot.ledger.counts())["updates_set_aside"] == 0
+        assert (await bot.ledger.counts.totals())["updates_set_aside"] == 0
 
 
 async def test_markup_that_telegram_refuses_costs_the_markup(stage: Stage) -> None:
@@ -88,4 +88,4 @@ async def test_markup_that_telegram_refuses_costs_the_markup(stage: Stage) -> No
         assert answer["text"] == "More words."
         assert "entities" not in answer
         assert button(answer, UP)
-        assert (await bot.ledger.counts())["replies_doubtful"] == 0
+        assert (await bot.ledger.counts.totals())["replies_doubtful"] == 0

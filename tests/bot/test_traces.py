@@ -25,7 +25,7 @@ async def test_an_update_that_cannot_be_read_is_not_quoted(stage: Stage, monkeyp
             await bot.inbox.store([{"update_id": 5, "message": message}])
             alert = (await told(root, after=0))["text"]
             await bot.settled()
-            kept = await bot.ledger.stored_update(5)
+            kept = await bot.ledger.inbox.get(5)
     assert SECRET in kept.payload
     wrong = "message.message_id: Input should be a valid integer, unable to parse string as an integer"
     for said in (alert, kept.error, str([each for each in logs if each["event"] == "update failed"])):

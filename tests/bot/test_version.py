@@ -13,18 +13,18 @@ async def test_model_tells_who_taught_it(stage: Stage) -> None:
     async with stage.bot() as bot, stage.person() as ada, stage.person(1002, "小伟", "zh") as wei:
         assert (await told(ada, "/model"))["text"] == "There is no model yet."
         ledger = bot.ledger
-        await ledger.add_model(Model("base", "/m/base", ModelState.CANDIDATE, None, 1.0))
-        await ledger.promote("base")
+        await ledger.models.add(Model("base", "/m/base", ModelState.CANDIDATE, None, 1.0))
+        await ledger.promotions.make("base")
         assert "Version 1 (base), as it came." in (await told(ada, "/model"))["text"]
         for person in (ada, wei):
             await person.toast(await person.taps(UP, await person.asks(photo=png())))
-        run = await ledger.start_run("admin")
-        await ledger.freeze_selection(run.id, [(1, "train"), (2, "train")])
+        run = await ledger.runs.start("admin")
+        await ledger.runs.freeze_selection(run.id, [(1, "train"), (2, "train")])
         for state in (RunState.TRAINING, RunState.MERGING, RunState.EVALUATING, RunState.DONE):
-            await ledger.move_run(run.id, state)
-        await ledger.add_model(Model("run-1", "/m/1", ModelState.CANDIDATE, run.id, 2.0))
-        await ledger.promote("run-1")
-        await ledger.rate(Rating(1, 99, 1, 10**12))  # after the fact
+            await ledger.runs.move(run.id, state)
+        await ledger.models.add(Model("run-1", "/m/1", ModelState.CANDIDATE, run.id, 2.0))
+        await ledger.promotions.make("run-1")
+        await ledger.votes.cast(Rating(1, 99, 1, 10**12))  # after the fact
         assert (await told(ada, "/model"))[
             "text"
         ] == "Version 2 (run-1), taught by 2 liked answers: 2 votes of 2 people."

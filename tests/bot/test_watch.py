@@ -105,7 +105,7 @@ async def test_a_silent_run_is_told_once_and_that_it_goes_on(stage: Stage) -> No
 async def test_updates_that_are_given_up_are_no_flood(stage: Stage) -> None:
     """Of many updates that were set aside the admins hear once."""
     async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
-        await bot.ledger.store_updates([(number, "chat:1", "{}") for number in range(9001, 9004)])
+        await bot.ledger.inbox.store([(number, "chat:1", "{}") for number in range(9001, 9004)])
         for number in range(9001, 9004):
             await bot.notices.update_set_aside(number, "a mistake of ours")
             await bot.notices.settled()

@@ -39,7 +39,7 @@ async def taught_by(whole: WholeBot) -> dict[int, set[str]]:
     """The names of the rows that each person's liked answers are in data sets."""
     found: dict[int, set[str]] = {}
     async with whole.ledger() as ledger:
-        for each in await ledger.rated_exchanges():
+        for each in await ledger.votes.rated_exchanges():
             found.setdefault(each.exchange.asker, set()).add(row_name(each.exchange.id))
     return found
 
@@ -53,7 +53,7 @@ def learned(whole: WholeBot, run: int) -> set[str]:
 async def live(whole: WholeBot, model: str) -> None:
     """Wait until that model answers."""
     async with whole.ledger() as ledger, asyncio.timeout(30):
-        while (found := await ledger.live_model()) is None or found.id != model:
+        while (found := await ledger.models.live()) is None or found.id != model:
             await asyncio.sleep(0.02)
 
 
@@ -91,8 +91,8 @@ async def test_the_next_model_knows_nothing_of_who_left(tmp_path: Path, monkeypa
         await live(whole, "run-4")
         assert learned(whole, 4) == others
         async with whole.ledger() as ledger:
-            assert (await ledger.run(3)).state is RunState.CANCELLED
-            assert (await ledger.run(4)).requested_by == ADMIN
+            assert (await ledger.runs.get(3)).state is RunState.CANCELLED
+            assert (await ledger.runs.get(4)).requested_by == ADMIN
         await whole.says(root.id, lambda message: words(message) == "Run 3 was cancelled. Nothing has changed.")
         told = await whole.says(root.id, lambda message: words(message).startswith("Run 4 is done."))
         assert "live" in words(told)

@@ -18,7 +18,7 @@ from storage.errors import StorageError
 from storage.integrity import ledger_faults, picture_faults
 from storage.ledger import FILE_NAME, Ledger
 from storage.model_store import ModelStore, verify
-from storage.pictures import PictureStore
+from storage.picture_store import PictureStore
 from storage.records import Model
 from storage.states import ModelState
 from tests.storage.test_crash import NEVER, check, child, output
@@ -30,8 +30,8 @@ from tests.support.operating import merged_models
 async def keep(ledger: Ledger, pictures: PictureStore, update: int, data: bytes) -> str:
     """An exchange of user 1 about a picture."""
     name = await pictures.put(data)
-    await ledger.add_picture(picture(name, size=len(data)), 1)
-    await ledger.record_exchange(exchange(await ledger.session(1, 1), update, pictures=(name,)))
+    await ledger.pictures.add(picture(name, size=len(data)), 1)
+    await ledger.exchanges.record(exchange(await ledger.sessions.open(1, 1), update, pictures=(name,)))
     return name
 
 
@@ -52,7 +52,7 @@ async def test_a_backup_under_load_is_whole(tmp_path: Path) -> None:
     await check(out, before)
     async with Ledger.open(out) as restored:
         pictures = PictureStore(out / "pictures")
-        for each in await restored.pictures():
+        for each in await restored.pictures.all():
             await pictures.get(each.sha256)
 
 
@@ -101,7 +101,7 @@ async def test_who_is_forgotten_meanwhile_is_not_kept(tmp_path: Path, monkeypatc
 
         async def forgetting(name: str) -> bytes:
             if name == hers:
-                await ledger.forget(1)
+                await ledger.personal_data.erase(1)
                 pictures.remove(hers)
             return await real(name)
 
@@ -113,7 +113,7 @@ async def test_who_is_forgotten_meanwhile_is_not_kept(tmp_path: Path, monkeypatc
         made = await back_up(ledger, pictures, tmp_path / "other")
         assert (made.pictures, made.lost) == (0, (lost,))
     async with Ledger.open(tmp_path / "out") as restored:
-        assert not await restored.belongings(1)
+        assert not await restored.personal_data.count(1)
 
 
 async def test_a_removed_model_is_none_to_go_back_to(tmp_path: Path) -> None:
@@ -125,11 +125,11 @@ async def test_a_removed_model_is_none_to_go_back_to(tmp_path: Path) -> None:
         for name in ("run-1", "run-2"):
             directory = store.path(name)
             directory.mkdir()
-            await ledger.add_model(Model(name, str(directory), ModelState.CANDIDATE, None, 0.0))
-            await ledger.promote(name)
+            await ledger.models.add(Model(name, str(directory), ModelState.CANDIDATE, None, 0.0))
+            await ledger.promotions.make(name)
         store.path("run-1").rename(tmp_path / "aside")
         assert (await settle_live_model(ledger, base, store.directory))[0].id == "run-2"
-        assert (before := await ledger.previous_model()) and before.id == "base"
+        assert (before := await ledger.models.previous()) and before.id == "base"
         deployment = Deployment(InferenceSettings(), "run-2", store.path("run-2"), logs=tmp_path)
         with pytest.raises(AdminRefusal, match="files of run-1 were removed"):
             await Changeover(ledger, deployment, merged_models(ledger, tmp_path), pause_while_training=False).promote(
@@ -137,7 +137,7 @@ async def test_a_removed_model_is_none_to_go_back_to(tmp_path: Path) -> None:
             )
         (tmp_path / "aside").rename(store.path("run-1"))
         await settle_live_model(ledger, base, store.directory)
-        before = await ledger.previous_model()
+        before = await ledger.models.previous()
         assert before is not None
         assert (before.id, before.directory) == ("run-1", str(store.path("run-1")))
 
@@ -152,8 +152,8 @@ async def test_a_restored_ledger_finds_its_models(tmp_path: Path, models: bool, 
         built = store.workspace("run-1")
         (built / "weights").write_bytes(b"1234")
         directory, digest = store.publish(built, "run-1")
-        await ledger.add_model(Model("run-1", str(directory), ModelState.CANDIDATE, None, 0.0, manifest_hash=digest))
-        await ledger.promote("run-1")
+        await ledger.models.add(Model("run-1", str(directory), ModelState.CANDIDATE, None, 0.0, manifest_hash=digest))
+        await ledger.promotions.make("run-1")
         pictures = PictureStore(tmp_path / "data" / "pictures")
         await back_up(ledger, pictures, tmp_path / "out", store if models else None)
     (tmp_path / "data").rename(tmp_path / "broken")
@@ -162,7 +162,7 @@ async def test_a_restored_ledger_finds_its_models(tmp_path: Path, models: bool, 
         assert live.id == answers
         assert (trouble is None) is models
         assert Path(live.directory).is_dir()
-        assert (await restored.model("run-1")).directory == (
+        assert (await restored.models.get("run-1")).directory == (
             str(tmp_path / "out" / "models" / "run-1") if models else ""
         )
 

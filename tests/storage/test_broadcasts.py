@@ -19,22 +19,22 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
     """With three people and two updates that ask for broadcasts."""
     async with Ledger.open(tmp_path) as opened:
         for person in (ADA, BEN, CEM):
-            await opened.see(Person(person, f"P{person}"), Chat(person))
-        await opened.store_updates([(1, "broadcast:7", "{}"), (2, "broadcast:8", "{}")])
+            await opened.people.save(Person(person, f"P{person}"), Chat(person))
+        await opened.inbox.store([(1, "broadcast:7", "{}"), (2, "broadcast:8", "{}")])
         yield opened
 
 
 async def test_everybody_has_one_turn(ledger: Ledger) -> None:
     """In the order in which they came to the bot; begun again it goes on, and whoever was being told has had it."""
-    await ledger.begin_broadcast(1, [CEM, BEN, ADA])
-    assert await ledger.next_receiver(1) == ADA
-    await ledger.set_receiver(1, ADA, ReceiverState.TOLD)
-    assert await ledger.next_receiver(1) == BEN
-    await ledger.begin_broadcast(1, [ADA, BEN, CEM, 404])
-    assert await ledger.next_receiver(1) == CEM
-    await ledger.set_receiver(1, CEM, ReceiverState.UNREACHABLE)
-    assert await ledger.next_receiver(1) is None
-    assert await ledger.receivers(1) == {
+    await ledger.broadcasts.begin(1, [CEM, BEN, ADA])
+    assert await ledger.broadcasts.next_receiver(1) == ADA
+    await ledger.broadcasts.set_receiver(1, ADA, ReceiverState.TOLD)
+    assert await ledger.broadcasts.next_receiver(1) == BEN
+    await ledger.broadcasts.begin(1, [ADA, BEN, CEM, 404])
+    assert await ledger.broadcasts.next_receiver(1) == CEM
+    await ledger.broadcasts.set_receiver(1, CEM, ReceiverState.UNREACHABLE)
+    assert await ledger.broadcasts.next_receiver(1) is None
+    assert await ledger.broadcasts.receivers(1) == {
         ADA: ReceiverState.TOLD,
         BEN: ReceiverState.DOUBTFUL,
         CEM: ReceiverState.UNREACHABLE,
@@ -43,35 +43,35 @@ async def test_everybody_has_one_turn(ledger: Ledger) -> None:
 
 async def test_cancelling_spares_those_who_wait(ledger: Ledger) -> None:
     """Of that broadcast and no other; who is being told at that moment is told."""
-    await ledger.begin_broadcast(1, [ADA, BEN])
-    await ledger.begin_broadcast(2, [ADA])
-    await ledger.next_receiver(1)
-    assert await ledger.cancel_broadcast(1) == 1
-    assert await ledger.cancel_broadcast(1) == 0
-    assert await ledger.next_receiver(1) is None
-    assert await ledger.receivers(1) == {ADA: ReceiverState.SENDING, BEN: ReceiverState.SPARED}
-    assert await ledger.next_receiver(2) == ADA
+    await ledger.broadcasts.begin(1, [ADA, BEN])
+    await ledger.broadcasts.begin(2, [ADA])
+    await ledger.broadcasts.next_receiver(1)
+    assert await ledger.broadcasts.cancel(1) == 1
+    assert await ledger.broadcasts.cancel(1) == 0
+    assert await ledger.broadcasts.next_receiver(1) is None
+    assert await ledger.broadcasts.receivers(1) == {ADA: ReceiverState.SENDING, BEN: ReceiverState.SPARED}
+    assert await ledger.broadcasts.next_receiver(2) == ADA
 
 
 async def test_who_is_forgotten_is_not_told(ledger: Ledger) -> None:
     """Their row goes, before their turn or while it is, and does not come back."""
-    await ledger.begin_broadcast(1, [ADA, BEN])
-    assert await ledger.next_receiver(1) == ADA
-    await ledger.forget(ADA)
-    await ledger.forget(BEN)
-    await ledger.set_receiver(1, ADA, ReceiverState.TOLD)
-    assert await ledger.next_receiver(1) is None
-    assert await ledger.receivers(1) == {}
+    await ledger.broadcasts.begin(1, [ADA, BEN])
+    assert await ledger.broadcasts.next_receiver(1) == ADA
+    await ledger.personal_data.erase(ADA)
+    await ledger.personal_data.erase(BEN)
+    await ledger.broadcasts.set_receiver(1, ADA, ReceiverState.TOLD)
+    assert await ledger.broadcasts.next_receiver(1) is None
+    assert await ledger.broadcasts.receivers(1) == {}
 
 
 async def test_the_next_broadcast_clears_what_is_over(ledger: Ledger) -> None:
     """Rows are kept while their update is at work and until another begins; chats nobody knows have none."""
-    await ledger.begin_broadcast(1, [ADA, 404])
-    await ledger.begin_broadcast(2, [BEN])
-    assert list(await ledger.receivers(1)) == [ADA]
-    await ledger.finish_update(1)
-    assert list(await ledger.receivers(1)) == [ADA]
-    await ledger.store_updates([(3, "broadcast:7", "{}")])
-    await ledger.begin_broadcast(3, [ADA])
-    assert await ledger.receivers(1) == {}
-    assert list(await ledger.receivers(2)) == [BEN]
+    await ledger.broadcasts.begin(1, [ADA, 404])
+    await ledger.broadcasts.begin(2, [BEN])
+    assert list(await ledger.broadcasts.receivers(1)) == [ADA]
+    await ledger.inbox.finish(1)
+    assert list(await ledger.broadcasts.receivers(1)) == [ADA]
+    await ledger.inbox.store([(3, "broadcast:7", "{}")])
+    await ledger.broadcasts.begin(3, [ADA])
+    assert await ledger.broadcasts.receivers(1) == {}
+    assert list(await ledger.broadcasts.receivers(2)) == [BEN]

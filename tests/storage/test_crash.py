@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from storage.ledger import FILE_NAME, Ledger
-from storage.pictures import PictureStore
+from storage.picture_store import PictureStore
 from tests.support.ledgers import picture_bytes
 
 ROOT = Path(__file__).parents[2]
@@ -54,19 +54,19 @@ async def check(directory: Path, steps: dict[str, set[int]]) -> None:
     """Everything acknowledged is there, once, and the file is sound."""
     pictures = PictureStore(directory / "pictures")
     async with Ledger.open(directory) as ledger:
-        pending = {update.id: update for update in await ledger.pending_updates()}
+        pending = {update.id: update for update in await ledger.inbox.pending()}
         for update in steps["stored"] - steps["finished"]:
-            stored = await ledger.stored_update(update)
+            stored = await ledger.inbox.get(update)
             assert update in pending or stored.state == "done"
         assert not steps["finished"] & pending.keys()
         for update in steps["sent"]:
-            assert [reply.message for reply in await ledger.replies(update)] == [update + 1]
+            assert [reply.message for reply in await ledger.replies.for_update(update)] == [update + 1]
         for update in steps["exchange"]:
-            found = await ledger.exchange_for_update(update)
+            found = await ledger.exchanges.for_update(update)
             assert found is not None
             assert await pictures.get(found.pictures[0]) == picture_bytes(update)
             if update in steps["rated"]:
-                assert await ledger.rating(found.id, found.asker) == (1 if update % 2 else -1)
+                assert await ledger.votes.latest(found.id, found.asker) == (1 if update % 2 else -1)
     database = sqlite3.connect(directory / FILE_NAME)
     try:
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -113,7 +113,7 @@ async def test_two_processes_write_at_once(tmp_path: Path) -> None:
     await check(tmp_path, first)
     await check(tmp_path, second)
     async with Ledger.open(tmp_path) as ledger:
-        counts = await ledger.counts()
+        counts = await ledger.counts.totals()
         assert (counts["exchanges"], counts["votes"], counts["updates_pending"]) == (120, 120, 0)
         assert counts["users"] == counts["sessions"] == 5
 
@@ -124,6 +124,6 @@ async def test_a_killed_process_does_not_hold_up_the_other(tmp_path: Path) -> No
         await asyncio.sleep(0.1)
         process.kill()
         steps = await output(process)
-        assert await ledger.store_updates([(1, "chat 1", "{}")]) == [True]
+        assert await ledger.inbox.store([(1, "chat 1", "{}")]) == [True]
         for update in steps["rated"]:
-            assert await ledger.exchange_for_update(update) is not None
+            assert await ledger.exchanges.for_update(update) is not None

@@ -20,105 +20,105 @@ CLOCK = 1_800_000_000.5
 async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
     async with Ledger.open(tmp_path, clock=lambda: CLOCK) as ledger:
         for sha256 in ("aa", "bb", "cc"):
-            await ledger.add_picture(picture(sha256))
+            await ledger.pictures.add(picture(sha256))
         yield ledger
 
 
 async def test_an_exchange_comes_back_as_it_was_recorded(ledger: Ledger) -> None:
     """Every field of an exchange, its pictures in their order among them, survives the ledger."""
-    session = await ledger.session(1, 1)
+    session = await ledger.sessions.open(1, 1)
     asked = exchange(session, 77, question="这是什么？ 🟥\n<image>", pictures=("cc", "aa"), seed=None, encoded_tiles=13)
-    kept = await ledger.record_exchange(asked)
+    kept = await ledger.exchanges.record(asked)
     assert kept == replace(asked, id=kept.id, created=CLOCK)
-    assert await ledger.exchange(kept.id) == kept
-    assert await ledger.exchange_for_update(77) == kept
-    assert await ledger.history(session, 1) == [kept]
+    assert await ledger.exchanges.get(kept.id) == kept
+    assert await ledger.exchanges.for_update(77) == kept
+    assert await ledger.exchanges.history(session, 1) == [kept]
 
 
 async def test_a_given_time_is_kept(ledger: Ledger) -> None:
     """An exchange that brings its own time (an import) keeps it."""
-    kept = await ledger.record_exchange(exchange(await ledger.session(1, 1), 1, created=12.5))
+    kept = await ledger.exchanges.record(exchange(await ledger.sessions.open(1, 1), 1, created=12.5))
     assert kept.created == 12.5
-    assert await ledger.exchange(kept.id) == kept
+    assert await ledger.exchanges.get(kept.id) == kept
 
 
 async def test_an_update_is_answered_once(ledger: Ledger) -> None:
     """A replay of the same update finds the first exchange and changes nothing in it."""
-    session = await ledger.session(1, 1)
-    first = await ledger.record_exchange(exchange(session, 5, answer="first", pictures=("aa",)))
-    again = await ledger.record_exchange(exchange(session, 5, answer="second", pictures=("bb",)))
-    assert again == first == await ledger.exchange(first.id)
+    session = await ledger.sessions.open(1, 1)
+    first = await ledger.exchanges.record(exchange(session, 5, answer="first", pictures=("aa",)))
+    again = await ledger.exchanges.record(exchange(session, 5, answer="second", pictures=("bb",)))
+    assert again == first == await ledger.exchanges.get(first.id)
     assert (first.answer, first.pictures) == ("first", ("aa",))
 
 
 async def test_unknown_exchanges(ledger: Ledger) -> None:
     """An exchange that is not there is an error by its id and None by its update."""
     with pytest.raises(UnknownRecord, match="no exchange 9"):
-        await ledger.exchange(9)
-    assert await ledger.exchange_for_update(9) is None
+        await ledger.exchanges.get(9)
+    assert await ledger.exchanges.for_update(9) is None
 
 
 async def test_an_exchange_needs_its_session_and_pictures(ledger: Ledger) -> None:
     """An exchange about an unknown picture or in an unknown session is refused and leaves nothing."""
-    session = await ledger.session(1, 1)
+    session = await ledger.sessions.open(1, 1)
     with pytest.raises(StorageError, match="picture"):
-        await ledger.record_exchange(exchange(session, 1, pictures=("aa", "unknown")))
+        await ledger.exchanges.record(exchange(session, 1, pictures=("aa", "unknown")))
     with pytest.raises(StorageError, match="session 999"):
-        await ledger.record_exchange(exchange(999, 1))
-    assert await ledger.exchange_for_update(1) is None
+        await ledger.exchanges.record(exchange(999, 1))
+    assert await ledger.exchanges.for_update(1) is None
 
 
 async def test_history_is_the_latest_the_oldest_first(ledger: Ledger) -> None:
     """A limited history leaves the oldest out and knows no other session's exchanges."""
-    session, other = await ledger.session(1, 1), await ledger.session(1, 2)
+    session, other = await ledger.sessions.open(1, 1), await ledger.sessions.open(1, 2)
     for update in range(1, 8):
-        await ledger.record_exchange(exchange(other if update == 4 else session, update))
-    assert [each.update for each in await ledger.history(session, 3)] == [5, 6, 7]
-    assert [each.update for each in await ledger.history(session, 100)] == [1, 2, 3, 5, 6, 7]
-    assert await ledger.history(session, 0) == []
+        await ledger.exchanges.record(exchange(other if update == 4 else session, update))
+    assert [each.update for each in await ledger.exchanges.history(session, 3)] == [5, 6, 7]
+    assert [each.update for each in await ledger.exchanges.history(session, 100)] == [1, 2, 3, 5, 6, 7]
+    assert await ledger.exchanges.history(session, 0) == []
 
 
 async def test_history_since_a_picture(ledger: Ledger) -> None:
     """It begins with the newest pictures, or some before them; with the oldest if there are no more; never without."""
-    session, other = await ledger.session(1, 1), await ledger.session(1, 2)
+    session, other = await ledger.sessions.open(1, 1), await ledger.sessions.open(1, 2)
 
     async def since(pictures: int, before: int | None = None) -> list[int]:
-        return [each.update for each in await ledger.history_since(session, pictures, before)]
+        return [each.update for each in await ledger.exchanges.history_since(session, pictures, before)]
 
-    await ledger.record_exchange(exchange(other, 1, pictures=("aa",)))
-    await ledger.record_exchange(exchange(session, 2))
+    await ledger.exchanges.record(exchange(other, 1, pictures=("aa",)))
+    await ledger.exchanges.record(exchange(session, 2))
     assert await since(1) == []
-    assert not await ledger.pictured(session)
-    shown = await ledger.record_exchange(exchange(session, 3, pictures=("aa", "bb")))
-    await ledger.record_exchange(exchange(session, 4))
-    newest = await ledger.record_exchange(exchange(session, 5, pictures=("cc",)))
-    await ledger.record_exchange(exchange(session, 6))
-    assert await ledger.pictured(session)
+    assert not await ledger.exchanges.has_pictures(session)
+    shown = await ledger.exchanges.record(exchange(session, 3, pictures=("aa", "bb")))
+    await ledger.exchanges.record(exchange(session, 4))
+    newest = await ledger.exchanges.record(exchange(session, 5, pictures=("cc",)))
+    await ledger.exchanges.record(exchange(session, 6))
+    assert await ledger.exchanges.has_pictures(session)
     assert [await since(pictures) for pictures in (1, 2, 9)] == [[5, 6], [3, 4, 5, 6], [3, 4, 5, 6]]
     assert await since(1, before=newest.id) == [3, 4]
     assert await since(1, before=shown.id) == []
-    await ledger.record_exchange(exchange(session, 7, pictures=("aa",), replaces=shown.id))
+    await ledger.exchanges.record(exchange(session, 7, pictures=("aa",), replaces=shown.id))
     assert await since(2) == [7, 4, 5, 6]
 
 
 async def test_pictures_rows(ledger: Ledger) -> None:
     """A picture's row is kept as first added; those of given exchanges are found, each once."""
-    await ledger.add_picture(picture("aa", width=999))
-    assert await ledger.picture("aa") == picture("aa", created=CLOCK)
+    await ledger.pictures.add(picture("aa", width=999))
+    assert await ledger.pictures.get("aa") == picture("aa", created=CLOCK)
     with pytest.raises(UnknownRecord, match="no picture dd"):
-        await ledger.picture("dd")
-    session = await ledger.session(1, 1)
-    one = (await ledger.record_exchange(exchange(session, 1, pictures=("cc", "bb")))).id
-    two = (await ledger.record_exchange(exchange(session, 2, pictures=("cc",)))).id
-    assert [each.sha256 for each in await ledger.pictures([one, two])] == ["bb", "cc"]
-    assert [each.sha256 for each in await ledger.pictures()] == ["aa", "bb", "cc"]
-    assert await ledger.pictures([]) == []
+        await ledger.pictures.get("dd")
+    session = await ledger.sessions.open(1, 1)
+    one = (await ledger.exchanges.record(exchange(session, 1, pictures=("cc", "bb")))).id
+    two = (await ledger.exchanges.record(exchange(session, 2, pictures=("cc",)))).id
+    assert [each.sha256 for each in await ledger.pictures.all([one, two])] == ["bb", "cc"]
+    assert [each.sha256 for each in await ledger.pictures.all()] == ["aa", "bb", "cc"]
+    assert await ledger.pictures.all([]) == []
 
 
 async def test_turns_show_who_said_what(ledger: Ledger, tmp_path: Path) -> None:
     """The view `turns` has a user's and an assistant's row for every exchange."""
-    session = await ledger.session(1, 1)
-    found = (await ledger.record_exchange(exchange(session, 3, question="Q", answer="A", pictures=("aa", "bb")))).id
+    session = await ledger.sessions.open(1, 1)
+    found = (await ledger.exchanges.record(exchange(session, 3, question="Q", answer="A", pictures=("aa", "bb")))).id
     database = sqlite3.connect(tmp_path / FILE_NAME)
     try:
         rows = database.execute(

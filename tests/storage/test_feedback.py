@@ -23,58 +23,60 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 @pytest.fixture
 async def rated(ledger: Ledger) -> int:
     """The id of an exchange to vote on."""
-    return (await ledger.record_exchange(exchange(await ledger.session(1, 1), 1))).id
+    return (await ledger.exchanges.record(exchange(await ledger.sessions.open(1, 1), 1))).id
 
 
 async def test_the_latest_vote_of_a_rater_counts(ledger: Ledger, rated: int) -> None:
     """Someone who changes their mind is counted once, by their last vote; others are counted beside them."""
-    assert await ledger.rating(rated, 1) is None
+    assert await ledger.votes.latest(rated, 1) is None
     for update, (rater, value) in enumerate([(1, 1), (2, 1), (1, -1), (3, -1), (3, 1)], start=10):
-        assert await ledger.rate(Rating(rated, rater, value, update))
-    assert [await ledger.rating(rated, rater) for rater in (1, 2, 3, 4)] == [-1, 1, 1, None]
-    (found,) = await ledger.rated_exchanges()
+        assert await ledger.votes.cast(Rating(rated, rater, value, update))
+    assert [await ledger.votes.latest(rated, rater) for rater in (1, 2, 3, 4)] == [-1, 1, 1, None]
+    (found,) = await ledger.votes.rated_exchanges()
     assert (found.exchange.id, found.ups, found.downs, found.raters, found.liked_by) == (rated, 2, 1, (1, 2, 3), (2, 3))
-    counts = await ledger.counts()
+    counts = await ledger.counts.totals()
     assert (counts["votes"], counts["ups"], counts["downs"]) == (5, 2, 1)
 
 
 async def test_a_tap_is_counted_once(ledger: Ledger, rated: int) -> None:
     """A vote that arrives again by the same update is not counted, also when another came between."""
-    assert await ledger.rate(Rating(rated, 1, 1, update=10))
-    assert await ledger.rate(Rating(rated, 1, -1, update=11))
-    assert not await ledger.rate(Rating(rated, 1, 1, update=10))
-    assert await ledger.rating(rated, 1) == -1
+    assert await ledger.votes.cast(Rating(rated, 1, 1, update=10))
+    assert await ledger.votes.cast(Rating(rated, 1, -1, update=11))
+    assert not await ledger.votes.cast(Rating(rated, 1, 1, update=10))
+    assert await ledger.votes.latest(rated, 1) == -1
 
 
 async def test_a_vote_needs_an_exchange_and_a_thumb(ledger: Ledger, rated: int) -> None:
     """A vote on nothing, and a vote that is neither up nor down, are refused."""
     with pytest.raises(UnknownRecord, match=f"no exchange {rated + 1}"):
-        await ledger.rate(Rating(rated + 1, 1, 1, 10))
+        await ledger.votes.cast(Rating(rated + 1, 1, 1, 10))
     with pytest.raises(StorageError, match="1 or -1"):
-        await ledger.rate(Rating(rated, 1, 2, 10))
-    assert await ledger.rating(rated, 1) is None
+        await ledger.votes.cast(Rating(rated, 1, 2, 10))
+    assert await ledger.votes.latest(rated, 1) is None
 
 
 async def test_feedback_cannot_be_changed(ledger: Ledger, rated: int, tmp_path: Path) -> None:
     """Even by hand, a vote in the file cannot be turned into another one."""
-    await ledger.rate(Rating(rated, 1, -1, 10))
+    await ledger.votes.cast(Rating(rated, 1, -1, 10))
     database = sqlite3.connect(tmp_path / FILE_NAME)
     try:
         with pytest.raises(sqlite3.IntegrityError, match="append-only"):
             database.execute("UPDATE feedback SET value = 1")
     finally:
         database.close()
-    assert await ledger.rating(rated, 1) == -1
+    assert await ledger.votes.latest(rated, 1) == -1
 
 
 async def test_rated_exchanges_bring_their_conversation(ledger: Ledger) -> None:
     """A rated exchange comes with what was said before it in its session, rated or not, and nothing else."""
-    session, other = await ledger.session(1, 1), await ledger.session(1, 2)
-    ids = [(await ledger.record_exchange(exchange(place, update))).id for update, place in
+    session, other = await ledger.sessions.open(1, 1), await ledger.sessions.open(1, 2)
+    ids = [(await ledger.exchanges.record(exchange(place, update))).id for update, place in
            enumerate([session, other, session, session, other])]  # fmt: skip
-    await ledger.rate(Rating(ids[3], 1, 1, 100))
-    await ledger.rate(Rating(ids[1], 1, -1, 101))
-    assert [(each.exchange.id, [before.id for before in each.history]) for each in await ledger.rated_exchanges()] == [
+    await ledger.votes.cast(Rating(ids[3], 1, 1, 100))
+    await ledger.votes.cast(Rating(ids[1], 1, -1, 101))
+    assert [
+        (each.exchange.id, [before.id for before in each.history]) for each in await ledger.votes.rated_exchanges()
+    ] == [
         (ids[1], []),
         (ids[3], [ids[0], ids[2]]),
     ]
@@ -82,10 +84,10 @@ async def test_rated_exchanges_bring_their_conversation(ledger: Ledger) -> None:
 
 async def test_a_forgotten_person_leaves_nothing(ledger: Ledger, rated: int, tmp_path: Path) -> None:
     """Deleting a user's row takes their sessions, exchanges and votes along, and no id comes back for another."""
-    await ledger.rate(Rating(rated, 1, 1, 10))
-    theirs = (await ledger.record_exchange(exchange(await ledger.session(2, 2), 2, asker=2, chat=2))).id
-    await ledger.rate(Rating(theirs, 1, 1, 11))
-    await ledger.rate(Rating(rated, 2, -1, 12))
+    await ledger.votes.cast(Rating(rated, 1, 1, 10))
+    theirs = (await ledger.exchanges.record(exchange(await ledger.sessions.open(2, 2), 2, asker=2, chat=2))).id
+    await ledger.votes.cast(Rating(theirs, 1, 1, 11))
+    await ledger.votes.cast(Rating(rated, 2, -1, 12))
     database = sqlite3.connect(tmp_path / FILE_NAME)
     try:
         database.execute("PRAGMA foreign_keys=ON")
@@ -93,42 +95,50 @@ async def test_a_forgotten_person_leaves_nothing(ledger: Ledger, rated: int, tmp
             database.execute("DELETE FROM users WHERE id = 2")
     finally:
         database.close()
-    (found,) = await ledger.rated_exchanges()
+    (found,) = await ledger.votes.rated_exchanges()
     assert (found.exchange.id, found.raters) == (rated, (1,))
     with pytest.raises(UnknownRecord):
-        await ledger.exchange(theirs)
-    assert (await ledger.record_exchange(exchange(await ledger.session(1, 1), 3))).id > theirs
+        await ledger.exchanges.get(theirs)
+    assert (await ledger.exchanges.record(exchange(await ledger.sessions.open(1, 1), 3))).id > theirs
 
 
 async def test_what_a_blocked_person_taught_teaches_no_longer(ledger: Ledger) -> None:
     """Neither their votes and corrections, nor what they confirmed, asked, or said in a blocked group."""
     spammer, friend, group = 66, 1, -500
     asked = [
-        (await ledger.record_exchange(exchange(await ledger.session(chat, asker), update, chat=chat, asker=asker))).id
+        (
+            await ledger.exchanges.record(
+                exchange(await ledger.sessions.open(chat, asker), update, chat=chat, asker=asker)
+            )
+        ).id
         for update, (chat, asker) in enumerate([(friend, friend), (spammer, spammer), (group, friend)], start=1)
     ]
     for update, (number, rater) in enumerate([(0, friend), (0, spammer), (1, friend), (2, friend)], start=10):
-        await ledger.rate(Rating(asked[number], rater, 1, update))
+        await ledger.votes.cast(Rating(asked[number], rater, 1, update))
     mine = (
-        await ledger.record_exchange(exchange(await ledger.session(friend, friend), 4, chat=friend, asker=friend))
+        await ledger.exchanges.record(
+            exchange(await ledger.sessions.open(friend, friend), 4, chat=friend, asker=friend)
+        )
     ).id
     for update, (author, by) in enumerate([(spammer, friend), (friend, spammer)], start=20):
-        shown = await ledger.demonstrate(Demonstration(mine, author, "Buy!", update))
-        await ledger.confirm_demonstration(shown, by)
-    assert [each.exchange.id for each in await ledger.rated_exchanges()] == [*asked, mine]
-    assert [each.chosen.exchange.id for each in await ledger.preferences()] == [mine]
+        shown = await ledger.corrections.add(Demonstration(mine, author, "Buy!", update))
+        await ledger.corrections.confirm(shown, by)
+    assert [each.exchange.id for each in await ledger.votes.rated_exchanges()] == [*asked, mine]
+    assert [each.chosen.exchange.id for each in await ledger.votes.preferences()] == [mine]
     trust = Trust(blocked=frozenset({spammer, group}))
-    (left,) = await ledger.rated_exchanges(trust)
+    (left,) = await ledger.votes.rated_exchanges(trust)
     assert (left.exchange.id, left.ups, left.raters) == (asked[0], 1, (friend,))
-    assert await ledger.preferences(trust) == []
+    assert await ledger.votes.preferences(trust) == []
 
 
 async def test_an_author_alone_confirms_nothing(ledger: Ledger, rated: int) -> None:
     """Sixty corrections of one's own teach nothing, those of an earlier version included; an admin's one does."""
     for update in range(60):
-        await ledger.confirm_demonstration(await ledger.demonstrate(Demonstration(rated, 66, "Buy!", 100 + update)), 66)
-    assert await ledger.rated_exchanges() == []
-    (mine,) = await ledger.rated_exchanges(Trust(admins=frozenset({66})))
+        await ledger.corrections.confirm(
+            await ledger.corrections.add(Demonstration(rated, 66, "Buy!", 100 + update)), 66
+        )
+    assert await ledger.votes.rated_exchanges() == []
+    (mine,) = await ledger.votes.rated_exchanges(Trust(admins=frozenset({66})))
     assert (mine.exchange.answer, mine.demonstrated) == ("Buy!", True)
-    assert await ledger.corrected_since(66, 0, exchange=rated) == 0
-    assert await ledger.corrected_since(66, 0, exchange=rated + 1) == 1
+    assert await ledger.corrections.count_since(66, 0, exchange=rated) == 0
+    assert await ledger.corrections.count_since(66, 0, exchange=rated + 1) == 1

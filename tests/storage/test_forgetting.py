@@ -40,14 +40,16 @@ class Talk:
         self._update += 1
         chat = chat or person
         lane = f"chat:{chat}" if chat == person else f"chat:{chat}:{person}"
-        await self.ledger.see(Person(person, f"Name of {person}"), Chat(chat, "private" if chat == person else "group"))
-        await self.ledger.store_updates([(self._update, lane, f"the words of {person}")])
-        await self.ledger.begin_update(self._update)
-        await self.ledger.begin_reply(self._update, 0, chat)
+        await self.ledger.people.save(
+            Person(person, f"Name of {person}"), Chat(chat, "private" if chat == person else "group")
+        )
+        await self.ledger.inbox.store([(self._update, lane, f"the words of {person}")])
+        await self.ledger.inbox.begin(self._update)
+        await self.ledger.replies.begin(self._update, 0, chat)
         for each in pictures:
-            await self.ledger.add_picture(picture(each, created=created), person)
+            await self.ledger.pictures.add(picture(each, created=created), person)
         asked: Exchange = exchange(
-            await self.ledger.session(chat, chat if together else person),
+            await self.ledger.sessions.open(chat, chat if together else person),
             self._update,
             chat=chat,
             asker=person,
@@ -55,16 +57,16 @@ class Talk:
             pictures=pictures,
             created=created,
         )
-        number = (await self.ledger.record_exchange(asked)).id
-        await self.ledger.finish_update(self._update)
+        number = (await self.ledger.exchanges.record(asked)).id
+        await self.ledger.inbox.finish(self._update)
         return number
 
     async def votes(self, person: int, number: int, value: int = 1) -> None:
         """A thumb."""
         self._update += 1
-        await self.ledger.store_updates([(self._update, f"taps:{person}", "{}")])
-        await self.ledger.rate(Rating(number, person, value, self._update))
-        await self.ledger.finish_update(self._update)
+        await self.ledger.inbox.store([(self._update, f"taps:{person}", "{}")])
+        await self.ledger.votes.cast(Rating(number, person, value, self._update))
+        await self.ledger.inbox.finish(self._update)
 
 
 @pytest.fixture
@@ -77,33 +79,33 @@ async def test_a_person_goes_and_others_stay(ledger: Ledger, talk: Talk, tmp_pat
     hers = await talk.asks(ADA, "aa", "shared")
     in_group = await talk.asks(ADA, chat=GROUP)
     his = await talk.asks(BEN, "bb", "shared")
-    await ledger.add_picture(picture("sent by both"), ADA)
-    await ledger.add_picture(picture("sent by both"), BEN)
-    await ledger.add_picture(picture("never answered"), ADA)
+    await ledger.pictures.add(picture("sent by both"), ADA)
+    await ledger.pictures.add(picture("sent by both"), BEN)
+    await ledger.pictures.add(picture("never answered"), ADA)
     await talk.votes(ADA, hers)
     await talk.votes(BEN, in_group)
     await talk.votes(ADA, his, -1)
     await talk.votes(BEN, his)
-    await ledger.store_updates([(900, f"commands:{ADA}", f"set aside: {ADA}")])
-    await ledger.set_aside_update(900, f"{ADA} broke it")
-    await ledger.demonstrate(Demonstration(his, ADA, f"better, says {ADA}", 901))
+    await ledger.inbox.store([(900, f"commands:{ADA}", f"set aside: {ADA}")])
+    await ledger.inbox.set_aside(900, f"{ADA} broke it")
+    await ledger.corrections.add(Demonstration(his, ADA, f"better, says {ADA}", 901))
     bettered = await talk.asks(BEN)
-    shown = await ledger.demonstrate(Demonstration(bettered, ADA, f"better, says {ADA}", 902))
-    await ledger.confirm_demonstration(shown, BEN)
-    await ledger.store_updates([(903, f"broadcast:{BEN}", "{}")])
-    await ledger.begin_broadcast(903, [ADA, BEN])
-    run = await ledger.start_run("admin", ADA)
+    shown = await ledger.corrections.add(Demonstration(bettered, ADA, f"better, says {ADA}", 902))
+    await ledger.corrections.confirm(shown, BEN)
+    await ledger.inbox.store([(903, f"broadcast:{BEN}", "{}")])
+    await ledger.broadcasts.begin(903, [ADA, BEN])
+    run = await ledger.runs.start("admin", ADA)
     selected = [(hers, "train"), (in_group, "held_out"), (bettered, "train"), (await talk.asks(BEN), "train")]
-    await ledger.freeze_selection(run.id, selected)
+    await ledger.runs.freeze_selection(run.id, selected)
     expected = Belongings(exchanges=2, pictures=2, votes=2, demonstrations=2, rows=3)
-    assert await ledger.belongings(ADA) == expected
-    assert await ledger.forget(ADA) == expected
-    assert not await ledger.belongings(ADA)
+    assert await ledger.personal_data.count(ADA) == expected
+    assert await ledger.personal_data.erase(ADA) == expected
+    assert not await ledger.personal_data.count(ADA)
     assert _named(tmp_path, ADA) == []
-    assert [(each.exchange.id, each.ups, each.downs) for each in await ledger.rated_exchanges()] == [(his, 1, 0)]
-    assert {each.sha256 for each in await ledger.pictures()} == {"bb", "shared", "sent by both"}
-    assert await ledger.selection(run.id) == selected[-1:]
-    assert await ledger.removals() == [
+    assert [(each.exchange.id, each.ups, each.downs) for each in await ledger.votes.rated_exchanges()] == [(his, 1, 0)]
+    assert {each.sha256 for each in await ledger.pictures.all()} == {"bb", "shared", "sent by both"}
+    assert await ledger.runs.selection(run.id) == selected[-1:]
+    assert await ledger.personal_data.pending_removals() == [
         Removal(Kind.LOG, ""),
         Removal(Kind.PICTURE, "aa"),
         Removal(Kind.PICTURE, "never answered"),
@@ -117,7 +119,7 @@ async def test_a_person_goes_and_others_stay(ledger: Ledger, talk: Talk, tmp_pat
 
 async def test_what_others_asked_about_a_picture_goes_with_it(ledger: Ledger, talk: Talk) -> None:
     """In a group somebody may ask about another's picture: with it go that question and those that follow on it."""
-    await ledger.add_picture(picture("hers"), ADA)
+    await ledger.pictures.add(picture("hers"), ADA)
     about_hers = await talk.asks(BEN, chat=GROUP)
     database = ledger._writer
     await database.do(
@@ -126,59 +128,59 @@ async def test_what_others_asked_about_a_picture_goes_with_it(ledger: Ledger, ta
         )
     )
     follow_up, about_his = await talk.asks(BEN, chat=GROUP), await talk.asks(BEN, "bb", chat=GROUP)
-    assert (await ledger.belongings(ADA)).exchanges == 2
-    await ledger.forget(ADA)
+    assert (await ledger.personal_data.count(ADA)).exchanges == 2
+    await ledger.personal_data.erase(ADA)
     with pytest.raises(UnknownRecord):
-        await ledger.exchange(follow_up)
-    assert (await ledger.exchange(about_his)).pictures == ("bb",)
-    assert [each.sha256 for each in await ledger.pictures()] == ["bb"]
+        await ledger.exchanges.get(follow_up)
+    assert (await ledger.exchanges.get(about_his)).pictures == ("bb",)
+    assert [each.sha256 for each in await ledger.pictures.all()] == ["bb"]
 
 
 async def test_in_a_shared_conversation_the_others_stay(ledger: Ledger) -> None:
     """What is about somebody else's picture stays; an answer on its way to who leaves is not recorded."""
-    session = await ledger.session(GROUP, GROUP)
+    session = await ledger.sessions.open(GROUP, GROUP)
     for sender, name in ((ADA, "aa"), (BEN, "bb")):
-        await ledger.add_picture(picture(name), sender)
+        await ledger.pictures.add(picture(name), sender)
     asked = [(ADA, ("aa",)), (BEN, ()), (BEN, ("bb",)), (ADA, ()), (BEN, ())]
     for update, (asker, pictures) in enumerate(asked):
-        await ledger.record_exchange(exchange(session, update, chat=GROUP, asker=asker, pictures=pictures))
-    await ledger.store_updates([(99, f"chat:{GROUP}:{ADA}", "{}")])
-    await ledger.forget(ADA)
-    assert [(each.update, each.asker) for each in await ledger.history(session, 9)] == [(2, BEN), (4, BEN)]
+        await ledger.exchanges.record(exchange(session, update, chat=GROUP, asker=asker, pictures=pictures))
+    await ledger.inbox.store([(99, f"chat:{GROUP}:{ADA}", "{}")])
+    await ledger.personal_data.erase(ADA)
+    assert [(each.update, each.asker) for each in await ledger.exchanges.history(session, 9)] == [(2, BEN), (4, BEN)]
     with pytest.raises(UnknownRecord, match="closed"):
-        await ledger.record_exchange(exchange(session, 99, chat=GROUP, asker=ADA))
-    assert await ledger.person(ADA) is None
+        await ledger.exchanges.record(exchange(session, 99, chat=GROUP, asker=ADA))
+    assert await ledger.people.get(ADA) is None
 
 
 async def test_work_on_a_closed_update_brings_nothing_back(ledger: Ledger, tmp_path: Path) -> None:
     """What was at work on an update when its sender left writes no row of them anew, whatever it comes to."""
-    await ledger.store_updates([(1, f"chat:{ADA}", "{}")])
-    await ledger.begin_update(1)
-    await ledger.forget(ADA)
+    await ledger.inbox.store([(1, f"chat:{ADA}", "{}")])
+    await ledger.inbox.begin(1)
+    await ledger.personal_data.erase(ADA)
     for late in (
-        ledger.see(Person(ADA), Chat(ADA), update=1),
-        ledger.add_picture(picture("late"), ADA, update=1),
-        ledger.session(ADA, ADA, update=1),
+        ledger.people.save(Person(ADA), Chat(ADA), update=1),
+        ledger.pictures.add(picture("late"), ADA, update=1),
+        ledger.sessions.open(ADA, ADA, update=1),
     ):
         with pytest.raises(UnknownRecord, match="closed"):
             await late
     assert _named(tmp_path, ADA) == []
-    assert await ledger.pictures() == []
+    assert await ledger.pictures.all() == []
 
 
 async def test_a_second_deletion_leaves_what_is_at_work_closed(ledger: Ledger, tmp_path: Path) -> None:
     """The update that is still handled can be finished, and nothing that it writes brings the person back."""
-    await ledger.store_updates([(1, f"chat:{ADA}", "{}"), (2, f"taps:{ADA}", "{}"), (3, f"taps:{ADA}", "{}")])
+    await ledger.inbox.store([(1, f"chat:{ADA}", "{}"), (2, f"taps:{ADA}", "{}"), (3, f"taps:{ADA}", "{}")])
     for update in (1, 2, 3):
-        await ledger.begin_update(update)
-    await ledger.begin_reply(1, 0, ADA)
+        await ledger.inbox.begin(update)
+    await ledger.replies.begin(1, 0, ADA)
     for tap in (2, 3):
-        await ledger.forget(ADA, during=tap)
-        await ledger.finish_update(tap)
+        await ledger.personal_data.erase(ADA, during=tap)
+        await ledger.inbox.finish(tap)
     with pytest.raises(UnknownRecord, match="closed"):
-        await ledger.session(ADA, ADA, update=1)
-    await ledger.finish_update(1)
-    assert await ledger.person(ADA) is None
+        await ledger.sessions.open(ADA, ADA, update=1)
+    await ledger.inbox.finish(1)
+    assert await ledger.people.get(ADA) is None
     assert _named(tmp_path, ADA) == []
 
 
@@ -186,12 +188,12 @@ async def test_nothing_is_left_in_free_pages(ledger: Ledger, talk: Talk, tmp_pat
     """The words of who was forgotten are in neither of the ledger's files, long and short ones, old and new."""
     for number in range(60):
         await talk.asks(ADA if number % 2 else BEN)
-        session = await ledger.session(ADA, ADA)
+        session = await ledger.sessions.open(ADA, ADA)
         long = f"<{ADA} secret>" * (number * 20)
-        await ledger.record_exchange(exchange(session, 10_000 + number, chat=ADA, asker=ADA, question=long))
+        await ledger.exchanges.record(exchange(session, 10_000 + number, chat=ADA, asker=ADA, question=long))
     words = f"the words of {ADA}".encode(), f"{ADA} secret".encode()
     assert all(any(word in each.read_bytes() for each in tmp_path.glob(f"{FILE_NAME}*")) for word in words)
-    await ledger.forget(ADA)
+    await ledger.personal_data.erase(ADA)
     assert await ledger.empty_log()
     for each in tmp_path.glob(f"{FILE_NAME}*"):
         assert not any(word in each.read_bytes() for word in words), each.name
@@ -203,12 +205,12 @@ async def test_the_log_is_emptied_when_others_let_it(
 ) -> None:
     """While another process reads an old state the log stays, and that is said."""
     monkeypatch.setattr("storage.ledger.LOG_SECONDS", 0.1)
-    await ledger.store_updates([(1, "a", "{}")])
+    await ledger.inbox.store([(1, "a", "{}")])
     other = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
     try:
         other.execute("BEGIN")
         other.execute("SELECT count(*) FROM inbox").fetchone()
-        await ledger.store_updates([(2, "a", "{}")])
+        await ledger.inbox.store([(2, "a", "{}")])
         assert not await ledger.empty_log()
     finally:
         other.close()
@@ -218,23 +220,23 @@ async def test_the_log_is_emptied_when_others_let_it(
 async def test_what_waits_is_not_handled(ledger: Ledger) -> None:
     """Messages that wait are closed without their words; the update that asks for it all goes on."""
     lanes = {1: f"chat:{ADA}", 2: f"taps:{ADA}", 3: f"chat:{GROUP}:{ADA}", 4: f"chat:{BEN}", 5: f"chat:{GROUP}:{BEN}"}
-    await ledger.store_updates([(number, lane, "words") for number, lane in lanes.items()])
-    await ledger.begin_update(1)
-    await ledger.begin_reply(1, 0, ADA)
-    await ledger.begin_update(2)
-    await ledger.forget(ADA, during=2)
-    assert [each.id for each in await ledger.pending_updates()] == [2, 4, 5]
-    assert (await ledger.stored_update(1)).payload == ""
-    await ledger.finish_reply(1, 0)
-    await ledger.finish_update(1)
+    await ledger.inbox.store([(number, lane, "words") for number, lane in lanes.items()])
+    await ledger.inbox.begin(1)
+    await ledger.replies.begin(1, 0, ADA)
+    await ledger.inbox.begin(2)
+    await ledger.personal_data.erase(ADA, during=2)
+    assert [each.id for each in await ledger.inbox.pending()] == [2, 4, 5]
+    assert (await ledger.inbox.get(1)).payload == ""
+    await ledger.replies.finish(1, 0)
+    await ledger.inbox.finish(1)
 
 
 async def test_opting_out_stays(ledger: Ledger, talk: Talk, tmp_path: Path) -> None:
     """Who opted out is still not learned from after coming back; of everybody else not even the id is kept."""
     await talk.asks(ADA)
-    await ledger.set_opted_out(ADA, True)
-    await ledger.forget(ADA)
-    assert await ledger.person(ADA) == Person(ADA, opted_out=True)
+    await ledger.people.set_opted_out(ADA, True)
+    await ledger.personal_data.erase(ADA)
+    assert await ledger.people.get(ADA) == Person(ADA, opted_out=True)
     assert _named(tmp_path, ADA) == ["users.id"]
 
 
@@ -243,10 +245,10 @@ async def test_who_opted_out_teaches_nothing(ledger: Ledger, talk: Talk) -> None
     hers, his = await talk.asks(ADA), await talk.asks(BEN)
     for person, number in ((BEN, hers), (BEN, his), (ADA, his), (ADA, hers)):
         await talk.votes(person, number)
-    await ledger.set_opted_out(ADA, True)
-    assert [(each.exchange.id, each.raters) for each in await ledger.rated_exchanges()] == [(his, (BEN,))]
-    await ledger.set_opted_out(ADA, False)
-    assert [(each.exchange.id, each.ups) for each in await ledger.rated_exchanges()] == [(hers, 2), (his, 2)]
+    await ledger.people.set_opted_out(ADA, True)
+    assert [(each.exchange.id, each.raters) for each in await ledger.votes.rated_exchanges()] == [(his, (BEN,))]
+    await ledger.people.set_opted_out(ADA, False)
+    assert [(each.exchange.id, each.ups) for each in await ledger.votes.rated_exchanges()] == [(hers, 2), (his, 2)]
 
 
 @pytest.mark.parametrize("teaches", ["asks", "shows a better answer"])
@@ -258,15 +260,15 @@ async def test_a_run_that_learns_from_who_leaves_is_cancelled(
     """It is asked to end, and knows that something was withdrawn; a run without them goes on."""
     hers, his = await talk.asks(ADA if teaches == "asks" else BEN), await talk.asks(BEN)
     if teaches != "asks":
-        await ledger.confirm_demonstration(await ledger.demonstrate(Demonstration(hers, ADA, "better", 901)), BEN)
-    run = await ledger.start_run("schedule")
-    await ledger.freeze_selection(run.id, [(hers, "train"), (his, "held_out")])
+        await ledger.corrections.confirm(await ledger.corrections.add(Demonstration(hers, ADA, "better", 901)), BEN)
+    run = await ledger.runs.start("schedule")
+    await ledger.runs.freeze_selection(run.id, [(hers, "train"), (his, "held_out")])
     if training:
-        await ledger.move_run(run.id, RunState.TRAINING)
-    await ledger.forget(404)
-    assert (await ledger.cancel_requested(run.id), await ledger.withdrawn(run.id)) == (False, False)
-    await (ledger.forget(ADA) if leaves == "forgets" else ledger.set_opted_out(ADA, True))
-    assert (await ledger.cancel_requested(run.id), await ledger.withdrawn(run.id)) == (True, True)
+        await ledger.runs.move(run.id, RunState.TRAINING)
+    await ledger.personal_data.erase(404)
+    assert (await ledger.runs.cancel_requested(run.id), await ledger.runs.withdrawn(run.id)) == (False, False)
+    await (ledger.personal_data.erase(ADA) if leaves == "forgets" else ledger.people.set_opted_out(ADA, True))
+    assert (await ledger.runs.cancel_requested(run.id), await ledger.runs.withdrawn(run.id)) == (True, True)
 
 
 @pytest.mark.parametrize("leaves", ["forgets", "opts out"])
@@ -276,57 +278,57 @@ async def test_a_run_whose_lessons_show_who_leaves_is_cancelled(
 ) -> None:
     """In a group's conversation an answer is learned with what was asked before it, and with nothing after."""
     before, _, after = [await talk.asks(asker, chat=GROUP, together=True) for asker in (BEN, ADA, BEN)]
-    run = await ledger.start_run("schedule")
-    await ledger.freeze_selection(run.id, [(before if learns == "before" else after, "train")])
-    await (ledger.forget(ADA) if leaves == "forgets" else ledger.set_opted_out(ADA, True))
+    run = await ledger.runs.start("schedule")
+    await ledger.runs.freeze_selection(run.id, [(before if learns == "before" else after, "train")])
+    await (ledger.personal_data.erase(ADA) if leaves == "forgets" else ledger.people.set_opted_out(ADA, True))
     shown = learns == "after"
-    assert (await ledger.cancel_requested(run.id), await ledger.withdrawn(run.id)) == (shown, shown)
+    assert (await ledger.runs.cancel_requested(run.id), await ledger.runs.withdrawn(run.id)) == (shown, shown)
 
 
 async def test_opting_out_takes_their_rows_out_of_files(ledger: Ledger, talk: Talk) -> None:
     """What a run has written of them, a cancelled one's files too, is to follow; others' rows stay."""
     hers, his = await talk.asks(ADA), await talk.asks(BEN)
-    run = await ledger.start_run("schedule")
-    await ledger.freeze_selection(run.id, [(hers, "train"), (his, "train")])
-    await ledger.set_opted_out(ADA, True)
-    assert await ledger.cancel_requested(run.id)
-    assert await ledger.removals() == [Removal(Kind.ROW, str(hers))]
+    run = await ledger.runs.start("schedule")
+    await ledger.runs.freeze_selection(run.id, [(hers, "train"), (his, "train")])
+    await ledger.people.set_opted_out(ADA, True)
+    assert await ledger.runs.cancel_requested(run.id)
+    assert await ledger.personal_data.pending_removals() == [Removal(Kind.ROW, str(hers))]
 
 
 async def test_opting_in_again_does_not_undo_a_withdrawal(ledger: Ledger, talk: Talk) -> None:
     """A run that was cancelled for somebody is known as such, to begin again, whatever they want by then."""
     hers = await talk.asks(ADA)
-    run = await ledger.start_run("schedule")
-    await ledger.freeze_selection(run.id, [(hers, "train")])
+    run = await ledger.runs.start("schedule")
+    await ledger.runs.freeze_selection(run.id, [(hers, "train")])
     for wish in (True, False):
-        await ledger.set_opted_out(ADA, wish)
-    await ledger.request_cancel(run.id)
-    assert (await ledger.cancel_requested(run.id), await ledger.withdrawn(run.id)) == (True, True)
+        await ledger.people.set_opted_out(ADA, wish)
+    await ledger.runs.request_cancel(run.id)
+    assert (await ledger.runs.cancel_requested(run.id), await ledger.runs.withdrawn(run.id)) == (True, True)
 
 
 async def test_a_better_answer_that_is_taken_back_ends_no_run(ledger: Ledger, talk: Talk) -> None:
     """As a vote that is taken back: it counts for the runs to come. Who showed it can still withdraw it by leaving."""
     hers = await talk.asks(BEN)
-    shown = await ledger.demonstrate(Demonstration(hers, ADA, "better", 901))
-    await ledger.confirm_demonstration(shown, BEN)
-    run = await ledger.start_run("schedule")
-    await ledger.freeze_selection(run.id, [(hers, "train")])
-    await ledger.confirm_demonstration(shown, None)
-    assert (await ledger.cancel_requested(run.id), await ledger.withdrawn(run.id)) == (False, False)
-    await ledger.set_opted_out(ADA, True)
-    assert (await ledger.cancel_requested(run.id), await ledger.withdrawn(run.id)) == (True, True)
+    shown = await ledger.corrections.add(Demonstration(hers, ADA, "better", 901))
+    await ledger.corrections.confirm(shown, BEN)
+    run = await ledger.runs.start("schedule")
+    await ledger.runs.freeze_selection(run.id, [(hers, "train")])
+    await ledger.corrections.confirm(shown, None)
+    assert (await ledger.runs.cancel_requested(run.id), await ledger.runs.withdrawn(run.id)) == (False, False)
+    await ledger.people.set_opted_out(ADA, True)
+    assert (await ledger.runs.cancel_requested(run.id), await ledger.runs.withdrawn(run.id)) == (True, True)
 
 
 async def test_an_answer_that_somebody_bettered_before_opting_out_teaches(ledger: Ledger, talk: Talk) -> None:
     """As the model gave it, for its votes: a run that learns from it so is not without it for ever."""
     hers = await talk.asks(BEN)
     await talk.votes(BEN, hers)
-    await ledger.confirm_demonstration(await ledger.demonstrate(Demonstration(hers, ADA, "better", 901)), BEN)
-    await ledger.set_opted_out(ADA, True)
-    assert [each.exchange.id for each in await ledger.rated_exchanges()] == [hers]
-    run = await ledger.start_run("schedule")
-    await ledger.freeze_selection(run.id, [(hers, "train")])
-    assert not await ledger.withdrawn(run.id)
+    await ledger.corrections.confirm(await ledger.corrections.add(Demonstration(hers, ADA, "better", 901)), BEN)
+    await ledger.people.set_opted_out(ADA, True)
+    assert [each.exchange.id for each in await ledger.votes.rated_exchanges()] == [hers]
+    run = await ledger.runs.start("schedule")
+    await ledger.runs.freeze_selection(run.id, [(hers, "train")])
+    assert not await ledger.runs.withdrawn(run.id)
 
 
 async def test_what_nobody_rated_grows_old(ledger: Ledger, talk: Talk) -> None:
@@ -336,56 +338,56 @@ async def test_what_nobody_rated_grows_old(ledger: Ledger, talk: Talk) -> None:
     await talk.asks(ADA, "cc", created=3 * DAY)
     await talk.votes(BEN, voted)
     await talk.asks(BEN, "dd", created=3 * DAY)
-    await ledger.new_session(BEN, BEN)
+    await ledger.sessions.restart(BEN, BEN)
     old_but_talking = await talk.asks(BEN, "ee", created=3 * DAY)
     new = await talk.asks(BEN, created=9 * DAY)
-    await ledger.add_picture(picture("old and unused", created=3 * DAY), ADA)
-    await ledger.add_picture(picture("sent again", created=3 * DAY), ADA)
-    await ledger.add_picture(picture("sent again", created=9 * DAY), BEN)
-    assert await ledger.expire(5 * DAY) == 2
-    kept = [each.id for session in (1, 2, 3) for each in await ledger.history(session, 10)]
+    await ledger.pictures.add(picture("old and unused", created=3 * DAY), ADA)
+    await ledger.pictures.add(picture("sent again", created=3 * DAY), ADA)
+    await ledger.pictures.add(picture("sent again", created=9 * DAY), BEN)
+    assert await ledger.personal_data.expire(5 * DAY) == 2
+    kept = [each.id for session in (1, 2, 3) for each in await ledger.exchanges.history(session, 10)]
     assert kept == [before_a_vote, voted, old_but_talking, new]
-    assert {each.sha256 for each in await ledger.pictures()} == {"aa", "ee", "sent again"}
-    gone = [each.name for each in await ledger.removals() if each.kind is Kind.PICTURE]
+    assert {each.sha256 for each in await ledger.pictures.all()} == {"aa", "ee", "sent again"}
+    gone = [each.name for each in await ledger.personal_data.pending_removals() if each.kind is Kind.PICTURE]
     assert gone == ["cc", "dd", "old and unused"]
-    assert await ledger.expire(5 * DAY) == 0
+    assert await ledger.personal_data.expire(5 * DAY) == 0
 
 
 async def test_what_was_set_aside_grows_old(ledger: Ledger, tmp_path: Path) -> None:
     """An update that was given up keeps its words for as long as a question that nobody rated, and no longer."""
-    await ledger.store_updates([(1, f"chat:{ADA}", f"the words of {ADA}")])
-    await ledger.set_aside_update(1, "RuntimeError: broken")
-    received = (await ledger.stored_update(1)).received
-    await ledger.expire(received)
-    assert (await ledger.stored_update(1)).payload
-    await ledger.expire(received + 1)
+    await ledger.inbox.store([(1, f"chat:{ADA}", f"the words of {ADA}")])
+    await ledger.inbox.set_aside(1, "RuntimeError: broken")
+    received = (await ledger.inbox.get(1)).received
+    await ledger.personal_data.expire(received)
+    assert (await ledger.inbox.get(1)).payload
+    await ledger.personal_data.expire(received + 1)
     assert _named(tmp_path, ADA) == []
-    assert [each.kind for each in await ledger.removals()] == [Kind.LOG]
+    assert [each.kind for each in await ledger.personal_data.pending_removals()] == [Kind.LOG]
 
 
 async def test_a_picture_that_was_sent_again_stays(ledger: Ledger, talk: Talk) -> None:
     """A file is removed only while nobody has sent the picture again; either way it is struck off."""
     await talk.asks(ADA, "aa", "bb")
-    await ledger.forget(ADA)
-    await ledger.add_picture(picture("bb"), BEN)
+    await ledger.personal_data.erase(ADA)
+    await ledger.pictures.add(picture("bb"), BEN)
     removed: list[str] = []
-    assert await ledger.remove_picture("aa", lambda: removed.append("aa"))
-    assert not await ledger.remove_picture("bb", lambda: removed.append("bb"))
+    assert await ledger.personal_data.remove_picture("aa", lambda: removed.append("aa"))
+    assert not await ledger.personal_data.remove_picture("bb", lambda: removed.append("bb"))
     assert removed == ["aa"]
-    assert [each for each in await ledger.removals() if each.kind is Kind.PICTURE] == []
+    assert [each for each in await ledger.personal_data.pending_removals() if each.kind is Kind.PICTURE] == []
 
 
 async def test_a_file_that_cannot_be_removed_stays_noted(ledger: Ledger, talk: Talk) -> None:
     """Whatever keeps a file from being removed, it is tried again later."""
     await talk.asks(ADA, "aa")
-    await ledger.forget(ADA)
+    await ledger.personal_data.erase(ADA)
 
     def fails() -> None:
         raise OSError("not now")
 
     with pytest.raises(OSError, match="not now"):
-        await ledger.remove_picture("aa", fails)
-    assert Removal(Kind.PICTURE, "aa") in await ledger.removals()
+        await ledger.personal_data.remove_picture("aa", fails)
+    assert Removal(Kind.PICTURE, "aa") in await ledger.personal_data.pending_removals()
 
 
 def _named(directory: Path, person: int) -> list[str]:

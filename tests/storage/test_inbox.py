@@ -36,173 +36,173 @@ async def ledger(tmp_path: Path, clock: Clock) -> AsyncIterator[Ledger]:
 
 
 async def pending(ledger: Ledger) -> list[int]:
-    return [update.id for update in await ledger.pending_updates()]
+    return [update.id for update in await ledger.inbox.pending()]
 
 
 async def test_an_update_is_stored_once(ledger: Ledger) -> None:
     """The first store of an update says True, any other False, and its payload stays the first one."""
-    assert await ledger.store_updates([(7, "chat 1", '{"text": "一 \\ud83d"}')]) == [True]
-    assert await ledger.store_updates([(7, "chat 2", "{}")]) == [False]
-    (stored,) = await ledger.pending_updates()
+    assert await ledger.inbox.store([(7, "chat 1", '{"text": "一 \\ud83d"}')]) == [True]
+    assert await ledger.inbox.store([(7, "chat 2", "{}")]) == [False]
+    (stored,) = await ledger.inbox.pending()
     assert (stored.id, stored.lane, stored.payload, stored.attempts) == (7, "chat 1", '{"text": "一 \\ud83d"}', 0)
     assert (stored.state, stored.received) == ("stored", 1000.0)
 
 
 async def test_updates_that_arrive_together_are_each_stored_once(ledger: Ledger) -> None:
     """Of many stores at once, duplicates among them, exactly one of each update is new."""
-    await ledger.store_updates([(3, "a", "{}")])
-    fresh = await asyncio.gather(*(ledger.store_updates([(update, "a", "{}")]) for update in (1, 2, 3, 1, 2, 1)))
+    await ledger.inbox.store([(3, "a", "{}")])
+    fresh = await asyncio.gather(*(ledger.inbox.store([(update, "a", "{}")]) for update in (1, 2, 3, 1, 2, 1)))
     assert fresh == [[True], [True], [False], [False], [False], [False]]
-    assert await ledger.store_updates([(4, "a", "{}"), (1, "a", "{}"), (4, "b", "{}")]) == [True, False, False]
-    assert await ledger.store_updates([]) == []
+    assert await ledger.inbox.store([(4, "a", "{}"), (1, "a", "{}"), (4, "b", "{}")]) == [True, False, False]
+    assert await ledger.inbox.store([]) == []
     assert await pending(ledger) == [1, 2, 3, 4]
 
 
 async def test_payloads_of_every_kind_come_back(ledger: Ledger) -> None:
     """Quotes, newlines, control characters, emoji and size do not change a payload; half a pair is refused."""
     payloads = ['{"a": "\\"\\n"}', "\x01\x7f\u2028 ' \" \\", "🟥🀄 文字", "x" * 100_000, ""]
-    await asyncio.gather(*(ledger.store_updates([(number, "a", text)]) for number, text in enumerate(payloads)))
-    assert [update.payload for update in await ledger.pending_updates()] == payloads
+    await asyncio.gather(*(ledger.inbox.store([(number, "a", text)]) for number, text in enumerate(payloads)))
+    assert [update.payload for update in await ledger.inbox.pending()] == payloads
     with pytest.raises(StorageError, match="not valid Unicode"):
-        await ledger.store_updates([(99, "a", "\ud83d")])
+        await ledger.inbox.store([(99, "a", "\ud83d")])
 
 
 async def test_attempts_are_counted(ledger: Ledger) -> None:
     """Each begin counts; an update that was begun and not finished is still pending."""
-    await ledger.store_updates([(1, "a", "{}"), (2, "a", "{}")])
-    assert [await ledger.begin_update(1), await ledger.begin_update(1), await ledger.begin_update(2)] == [1, 2, 1]
-    assert [(update.id, update.attempts) for update in await ledger.pending_updates()] == [(1, 2), (2, 1)]
+    await ledger.inbox.store([(1, "a", "{}"), (2, "a", "{}")])
+    assert [await ledger.inbox.begin(1), await ledger.inbox.begin(1), await ledger.inbox.begin(2)] == [1, 2, 1]
+    assert [(update.id, update.attempts) for update in await ledger.inbox.pending()] == [(1, 2), (2, 1)]
 
 
 async def test_a_finished_update_is_over(ledger: Ledger) -> None:
     """What is finished is not pending, has lost its payload, is still known, and cannot be begun again."""
-    await ledger.store_updates([(1, "a", '{"secret": 1}')])
-    await ledger.begin_update(1)
-    await ledger.finish_update(1)
-    await ledger.finish_update(1)
+    await ledger.inbox.store([(1, "a", '{"secret": 1}')])
+    await ledger.inbox.begin(1)
+    await ledger.inbox.finish(1)
+    await ledger.inbox.finish(1)
     assert await pending(ledger) == []
-    assert (await ledger.stored_update(1)).payload == ""
-    assert await ledger.store_updates([(1, "a", "{}")]) == [False]
+    assert (await ledger.inbox.get(1)).payload == ""
+    assert await ledger.inbox.store([(1, "a", "{}")]) == [False]
     with pytest.raises(IllegalTransition, match="finished"):
-        await ledger.begin_update(1)
+        await ledger.inbox.begin(1)
 
 
 async def test_an_update_set_aside_waits_for_the_operator(ledger: Ledger) -> None:
     """What is set aside is not pending and keeps its payload and the error."""
-    await ledger.store_updates([(1, "a", '{"poison": 1}')])
-    await ledger.set_aside_update(1, "failed 5 times: boom")
+    await ledger.inbox.store([(1, "a", '{"poison": 1}')])
+    await ledger.inbox.set_aside(1, "failed 5 times: boom")
     assert await pending(ledger) == []
-    kept = await ledger.stored_update(1)
+    kept = await ledger.inbox.get(1)
     assert (kept.state, kept.payload, kept.error) == ("aside", '{"poison": 1}', "failed 5 times: boom")
-    assert (await ledger.counts())["updates_set_aside"] == 1
+    assert (await ledger.counts.totals())["updates_set_aside"] == 1
 
 
 async def test_why_nobody_was_answered_is_kept(ledger: Ledger) -> None:
     """Two updates that end together: the row of the one whose sender had gone says so, the other's says nothing."""
-    await ledger.store_updates([(1, "a", "{}"), (2, "b", "{}")])
-    await asyncio.gather(ledger.finish_update(1), ledger.finish_update(2, "bot was blocked by the user"))
-    rows = [await ledger.stored_update(update) for update in (1, 2)]
+    await ledger.inbox.store([(1, "a", "{}"), (2, "b", "{}")])
+    await asyncio.gather(ledger.inbox.finish(1), ledger.inbox.finish(2, "bot was blocked by the user"))
+    rows = [await ledger.inbox.get(update) for update in (1, 2)]
     assert [(row.state, row.error) for row in rows] == [("done", ""), ("done", "bot was blocked by the user")]
 
 
 async def test_unknown_updates(ledger: Ledger) -> None:
     """Begin, finish and set aside of an update that was never stored are errors, and only for it."""
-    await ledger.store_updates([(1, "a", "{}")])
-    results = await asyncio.gather(ledger.begin_update(1), ledger.begin_update(2), return_exceptions=True)
+    await ledger.inbox.store([(1, "a", "{}")])
+    results = await asyncio.gather(ledger.inbox.begin(1), ledger.inbox.begin(2), return_exceptions=True)
     assert results[0] == 1
     assert isinstance(results[1], UnknownRecord)
-    finished = await asyncio.gather(ledger.finish_update(1), ledger.finish_update(2), return_exceptions=True)
+    finished = await asyncio.gather(ledger.inbox.finish(1), ledger.inbox.finish(2), return_exceptions=True)
     assert finished[0] is None
     assert isinstance(finished[1], UnknownRecord)
     with pytest.raises(UnknownRecord):
-        await ledger.set_aside_update(2, "")
+        await ledger.inbox.set_aside(2, "")
     with pytest.raises(UnknownRecord):
-        await ledger.stored_update(2)
+        await ledger.inbox.get(2)
     assert await pending(ledger) == []
 
 
 async def test_old_finished_updates_are_pruned(ledger: Ledger, clock: Clock) -> None:
     """Pruning drops what was finished before the time, and neither the unfinished nor the last update."""
     for update in (1, 2, 3, 4):
-        await ledger.store_updates([(update, "a", "{}")])
-        await ledger.begin_reply(update, 0, 1)
-        await ledger.sent_reply(update, 0, 50 + update)
+        await ledger.inbox.store([(update, "a", "{}")])
+        await ledger.replies.begin(update, 0, 1)
+        await ledger.replies.sent(update, 0, 50 + update)
         if update != 2:
-            await ledger.finish_update(update)
+            await ledger.inbox.finish(update)
         clock.now += 10
-    assert await ledger.prune_updates(before=1025.0) == 2
+    assert await ledger.inbox.prune(before=1025.0) == 2
     assert await pending(ledger) == [2]
-    assert [len(await ledger.replies(update)) for update in (1, 2, 3, 4)] == [0, 1, 0, 1]
-    assert await ledger.prune_updates(before=clock.now + 99) == 0
-    assert await ledger.store_updates([(4, "a", "{}")]) == [False]
-    assert await ledger.store_updates([(1, "a", "{}")]) == [True]
-    assert await ledger.prune_updates(before=clock.now + 99) == 1
-    assert await ledger.store_updates([(4, "a", "{}")]) == [True]
+    assert [len(await ledger.replies.for_update(update)) for update in (1, 2, 3, 4)] == [0, 1, 0, 1]
+    assert await ledger.inbox.prune(before=clock.now + 99) == 0
+    assert await ledger.inbox.store([(4, "a", "{}")]) == [False]
+    assert await ledger.inbox.store([(1, "a", "{}")]) == [True]
+    assert await ledger.inbox.prune(before=clock.now + 99) == 1
+    assert await ledger.inbox.store([(4, "a", "{}")]) == [True]
 
 
 async def test_the_last_update_is_the_one_that_came_last(ledger: Ledger, clock: Clock) -> None:
     """After Telegram started numbering anew, the update that pruning leaves is the newest one and not the highest."""
     for updates in ([500, 502, 501], [20]):
-        await ledger.store_updates([(update, "a", "{}") for update in updates])
-        await asyncio.gather(*(ledger.finish_update(update) for update in updates))
+        await ledger.inbox.store([(update, "a", "{}") for update in updates])
+        await asyncio.gather(*(ledger.inbox.finish(update) for update in updates))
         clock.now += 1
-    assert await ledger.prune_updates(before=clock.now) == 3
-    assert (await ledger.stored_update(20)).state == "done"
+    assert await ledger.inbox.prune(before=clock.now) == 3
+    assert (await ledger.inbox.get(20)).state == "done"
 
 
 async def test_the_replies_that_show_an_answer_stay(ledger: Ledger, clock: Clock) -> None:
     """Long after its update was pruned, the message that shows an exchange is known as that, and what it answers."""
-    session = await ledger.session(1, 1)
-    await ledger.store_updates([(update, "a", "{}") for update in (1, 2, 3)])
-    found = (await ledger.record_exchange(exchange(session, 1))).id
+    session = await ledger.sessions.open(1, 1)
+    await ledger.inbox.store([(update, "a", "{}") for update in (1, 2, 3)])
+    found = (await ledger.exchanges.record(exchange(session, 1))).id
     for update in (1, 2):
-        await ledger.begin_reply(update, 0, 1, question=40 + update)
-        await ledger.sent_reply(update, 0, 50 + update)
-        await ledger.finish_update(update)
+        await ledger.replies.begin(update, 0, 1, question=40 + update)
+        await ledger.replies.sent(update, 0, 50 + update)
+        await ledger.inbox.finish(update)
     clock.now += 10
-    assert await ledger.prune_updates(before=clock.now) == 2
-    assert [each.message for each in await ledger.replies_to(1, 41)] == [51]
-    shown = await ledger.exchange_shown(1, 51)
+    assert await ledger.inbox.prune(before=clock.now) == 2
+    assert [each.message for each in await ledger.replies.for_question(1, 41)] == [51]
+    shown = await ledger.exchanges.for_message(1, 51)
     assert shown is not None and shown.id == found
-    assert await ledger.exchange_asked(1, 41) == shown
-    assert await ledger.replies_to(1, 42) == []
-    assert await ledger.exchange_shown(1, 52) is None
+    assert await ledger.exchanges.for_question(1, 41) == shown
+    assert await ledger.replies.for_question(1, 42) == []
+    assert await ledger.exchanges.for_message(1, 52) is None
 
 
 async def test_a_replayed_reply_is_found(ledger: Ledger) -> None:
     """A reply that was sent is found by its update and slot, with its message, and nothing is in doubt."""
-    assert await ledger.begin_reply(1, 0, 5) == Reply(1, 0, 5, None)
-    await ledger.sent_reply(1, 0, 900)
-    assert await ledger.begin_reply(1, 0, 5) == Reply(1, 0, 5, 900)
-    await ledger.begin_reply(1, 1, 5)
-    await ledger.finish_reply(1, 0)
-    assert await ledger.replies(1) == [Reply(1, 0, 5, 900, final=True), Reply(1, 1, 5, None)]
-    assert (await ledger.counts())["replies_doubtful"] == 0
+    assert await ledger.replies.begin(1, 0, 5) == Reply(1, 0, 5, None)
+    await ledger.replies.sent(1, 0, 900)
+    assert await ledger.replies.begin(1, 0, 5) == Reply(1, 0, 5, 900)
+    await ledger.replies.begin(1, 1, 5)
+    await ledger.replies.finish(1, 0)
+    assert await ledger.replies.for_update(1) == [Reply(1, 0, 5, 900, final=True), Reply(1, 1, 5, None)]
+    assert (await ledger.counts.totals())["replies_doubtful"] == 0
 
 
 async def test_a_reply_begun_again_without_a_message_is_in_doubt(ledger: Ledger) -> None:
     """Each time a send may have happened and is made again is counted, also after it went out."""
-    await ledger.begin_reply(1, 0, 5)
-    assert await ledger.begin_reply(1, 0, 5) == Reply(1, 0, 5, None)
-    await ledger.begin_reply(1, 0, 5)
-    await ledger.sent_reply(1, 0, 900)
-    assert (await ledger.counts())["replies_doubtful"] == 2
+    await ledger.replies.begin(1, 0, 5)
+    assert await ledger.replies.begin(1, 0, 5) == Reply(1, 0, 5, None)
+    await ledger.replies.begin(1, 0, 5)
+    await ledger.replies.sent(1, 0, 900)
+    assert (await ledger.counts.totals())["replies_doubtful"] == 2
 
 
 async def test_a_reply_must_be_begun(ledger: Ledger) -> None:
     """A message for a reply that was not begun is refused."""
     with pytest.raises(UnknownRecord, match="begin_reply"):
-        await ledger.sent_reply(1, 0, 900)
+        await ledger.replies.sent(1, 0, 900)
     with pytest.raises(UnknownRecord, match="begin_reply"):
-        await ledger.finish_reply(1, 0)
+        await ledger.replies.finish(1, 0)
 
 
 async def test_a_closed_update_is_not_set_aside(ledger: Ledger) -> None:
     """It has no payload that an operator could look at, and it is not opened again by that."""
-    await ledger.store_updates([(1, "a:1", "{}")])
-    await ledger.begin_update(1)
-    await ledger.finish_update(1)
-    assert not await ledger.set_aside_update(1, "RuntimeError: broken")
-    assert ((await ledger.stored_update(1)).state, (await ledger.counts())["updates_set_aside"]) == ("done", 0)
+    await ledger.inbox.store([(1, "a:1", "{}")])
+    await ledger.inbox.begin(1)
+    await ledger.inbox.finish(1)
+    assert not await ledger.inbox.set_aside(1, "RuntimeError: broken")
+    assert ((await ledger.inbox.get(1)).state, (await ledger.counts.totals())["updates_set_aside"]) == ("done", 0)
     with pytest.raises(UnknownRecord):
-        await ledger.set_aside_update(2, "RuntimeError: broken")
+        await ledger.inbox.set_aside(2, "RuntimeError: broken")

@@ -15,7 +15,7 @@ from storage.errors import StorageError
 from storage.ledger import FILE_NAME, Ledger
 from storage.migrations import migrations
 from storage.permissions import open_to_others
-from storage.pictures import PictureStore
+from storage.picture_store import PictureStore
 from storage.records import Rating
 from storage.upgrade import migrate
 from tests.support.ledgers import exchange, picture
@@ -41,7 +41,7 @@ async def test_a_ledger_is_made_where_there_is_none(tmp_path: Path) -> None:
     directory = tmp_path / "deep" / "data"
     for _ in range(2):
         async with Ledger.open(directory) as ledger:
-            assert set((await ledger.counts()).values()) == {0}
+            assert set((await ledger.counts.totals()).values()) == {0}
     names = applied(directory / FILE_NAME)
     assert names == sorted(names)
     assert [name[:4] for name in names] == [f"m{number:03d}" for number in range(1, len(names) + 1)]
@@ -158,20 +158,20 @@ async def test_a_closed_ledger_refuses(tmp_path: Path) -> None:
     await ledger.close()
     await ledger.close()
     with pytest.raises(StorageError, match="closed"):
-        await ledger.counts()
+        await ledger.counts.totals()
     with pytest.raises(StorageError, match="closed"):
-        await ledger.store_updates([(1, "a", "{}")])
+        await ledger.inbox.store([(1, "a", "{}")])
 
 
 async def test_reads_do_not_wait_for_a_writer(tmp_path: Path) -> None:
     """While another process is in the middle of a write, reads are answered, with what was committed before."""
     async with Ledger.open(tmp_path) as ledger:
-        await ledger.store_updates([(1, "a", "{}")])
+        await ledger.inbox.store([(1, "a", "{}")])
         other = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
         try:
             other.execute("BEGIN IMMEDIATE")
             other.execute("DELETE FROM inbox")
-            assert [update.id for update in await ledger.pending_updates()] == [1]
+            assert [update.id for update in await ledger.inbox.pending()] == [1]
         finally:
             other.close()
 
@@ -179,14 +179,14 @@ async def test_reads_do_not_wait_for_a_writer(tmp_path: Path) -> None:
 async def test_counts(tmp_path: Path) -> None:
     """The counts are those of what was put in."""
     async with Ledger.open(tmp_path) as ledger:
-        await ledger.add_picture(picture("aa"))
-        found = (await ledger.record_exchange(exchange(await ledger.session(1, 1), 1, pictures=("aa",)))).id
+        await ledger.pictures.add(picture("aa"))
+        found = (await ledger.exchanges.record(exchange(await ledger.sessions.open(1, 1), 1, pictures=("aa",)))).id
         for update, value in enumerate((1, -1, 1)):
-            await ledger.rate(Rating(found, 2, value, update))
-        await ledger.store_updates([(number, "a", "{}") for number in range(4)])
-        await ledger.finish_update(0)
-        await ledger.start_run("admin")
-        assert await ledger.counts() == {
+            await ledger.votes.cast(Rating(found, 2, value, update))
+        await ledger.inbox.store([(number, "a", "{}") for number in range(4)])
+        await ledger.inbox.finish(0)
+        await ledger.runs.start("admin")
+        assert await ledger.counts.totals() == {
             "users": 2, "chats": 1, "sessions": 1, "exchanges": 1, "pictures": 1, "votes": 3, "ups": 1, "downs": 0,
             "runs": 1, "models": 0, "updates_pending": 3, "updates_set_aside": 0, "replies_doubtful": 0,
         }  # fmt: skip
@@ -195,8 +195,8 @@ async def test_counts(tmp_path: Path) -> None:
 async def test_a_backup_is_a_whole_ledger(tmp_path: Path) -> None:
     """A backup taken while writes go on is one file, opens as a ledger, and has what was acknowledged before it."""
     async with Ledger.open(tmp_path / "data") as ledger:
-        await ledger.store_updates([(number, "a", "{}") for number in range(500)])
-        writes = [asyncio.ensure_future(ledger.store_updates([(number, "a", "{}")])) for number in range(500, 600)]
+        await ledger.inbox.store([(number, "a", "{}") for number in range(500)])
+        writes = [asyncio.ensure_future(ledger.inbox.store([(number, "a", "{}")])) for number in range(500, 600)]
         copy = tmp_path / "copy" / FILE_NAME
         copy.parent.mkdir()
         await ledger.backup(copy)
@@ -205,7 +205,7 @@ async def test_a_backup_is_a_whole_ledger(tmp_path: Path) -> None:
             await ledger.backup(copy)
     assert names(copy.parent) == [FILE_NAME]
     async with Ledger.open(copy.parent) as restored:
-        kept = [update.id for update in await restored.pending_updates()]
+        kept = [update.id for update in await restored.inbox.pending()]
     assert kept[:500] == list(range(500))
 
 
@@ -231,12 +231,12 @@ async def test_a_folder_that_others_may_search_shows_them_nothing(tmp_path: Path
         each.mkdir()
         each.chmod(0o755)
     async with Ledger.open(folder) as ledger:
-        await ledger.store_updates([(1, "a:1", "{}")])
+        await ledger.inbox.store([(1, "a:1", "{}")])
         await PictureStore(folder / "pictures").put(b"a picture")
     (folder / FILE_NAME).chmod(0o644)
     assert [each.name for each in open_to_others(folder)] == [FILE_NAME]
     async with Ledger.open(folder) as ledger:
-        await ledger.store_updates([(2, "a:1", "{}")])
+        await ledger.inbox.store([(2, "a:1", "{}")])
         assert open_to_others(folder) == []
         modes = {each.name: each.stat().st_mode & 0o777 for each in folder.rglob("*")}
     assert modes.pop(f"{FILE_NAME}-wal") == 0o600

@@ -21,51 +21,55 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 
 async def test_a_person_and_a_chat_are_kept_as_last_seen(ledger: Ledger) -> None:
     """Seeing someone again updates names and the client's language and keeps the chosen one."""
-    assert await ledger.person(5) is None
-    assert await ledger.chat(6) is None
-    await ledger.see(Person(5, "Ana", "en"), Chat(6, "group", "Friends"))
-    await ledger.set_language(5, "zh")
-    await ledger.see(Person(5, "Anna", "de"), Chat(6, "supergroup", "Best friends"))
-    assert await ledger.person(5) == Person(5, "Anna", "de", "zh")
-    assert await ledger.chat(6) == Chat(6, "supergroup", "Best friends")
-    await ledger.set_language(5, None)
-    assert await ledger.person(5) == Person(5, "Anna", "de", None)
+    assert await ledger.people.get(5) is None
+    assert await ledger.people.chat(6) is None
+    await ledger.people.save(Person(5, "Ana", "en"), Chat(6, "group", "Friends"))
+    await ledger.people.set_language(5, "zh")
+    await ledger.people.save(Person(5, "Anna", "de"), Chat(6, "supergroup", "Best friends"))
+    assert await ledger.people.get(5) == Person(5, "Anna", "de", "zh")
+    assert await ledger.people.chat(6) == Chat(6, "supergroup", "Best friends")
+    await ledger.people.set_language(5, None)
+    assert await ledger.people.get(5) == Person(5, "Anna", "de", None)
 
 
 async def test_a_language_can_be_chosen_before_anything_else(ledger: Ledger) -> None:
     """/language as somebody's first message is kept."""
-    await ledger.set_language(5, "zh")
-    await ledger.see(Person(5, "Ana", "en"), Chat(5))
-    assert await ledger.person(5) == Person(5, "Ana", "en", "zh")
+    await ledger.people.set_language(5, "zh")
+    await ledger.people.save(Person(5, "Ana", "en"), Chat(5))
+    assert await ledger.people.get(5) == Person(5, "Ana", "en", "zh")
 
 
 async def test_a_session_belongs_to_user_chat_and_topic(ledger: Ledger) -> None:
     """The same three find the same session, any other three another one; /new begins a fresh one."""
-    session = await ledger.session(1, 1)
-    assert await ledger.session(1, 1) == session
-    others = {await ledger.session(1, 2), await ledger.session(2, 1), await ledger.session(1, 1, topic=9)}
+    session = await ledger.sessions.open(1, 1)
+    assert await ledger.sessions.open(1, 1) == session
+    others = {
+        await ledger.sessions.open(1, 2),
+        await ledger.sessions.open(2, 1),
+        await ledger.sessions.open(1, 1, topic=9),
+    }
     assert len(others | {session}) == 4
-    fresh = await ledger.new_session(1, 1)
+    fresh = await ledger.sessions.restart(1, 1)
     assert fresh not in others | {session}
-    assert await ledger.session(1, 1) == fresh
-    assert await ledger.session(1, 2) in others
+    assert await ledger.sessions.open(1, 1) == fresh
+    assert await ledger.sessions.open(1, 2) in others
 
 
 async def test_a_session_is_begun_once(ledger: Ledger) -> None:
     """Asked for by many at once, a session is one."""
-    assert len(set(await asyncio.gather(*(ledger.session(1, 1) for _ in range(20))))) == 1
+    assert len(set(await asyncio.gather(*(ledger.sessions.open(1, 1) for _ in range(20))))) == 1
 
 
 async def test_a_new_session_has_no_history(ledger: Ledger) -> None:
     """What was said before /new is not in the history after it, and is kept all the same."""
-    before = await ledger.session(1, 1)
-    await ledger.record_exchange(exchange(before, 1))
-    assert await ledger.history(await ledger.new_session(1, 1), 10) == []
-    assert [each.update for each in await ledger.history(before, 10)] == [1]
+    before = await ledger.sessions.open(1, 1)
+    await ledger.exchanges.record(exchange(before, 1))
+    assert await ledger.exchanges.history(await ledger.sessions.restart(1, 1), 10) == []
+    assert [each.update for each in await ledger.exchanges.history(before, 10)] == [1]
 
 
 async def test_private_chats_are_listed(ledger: Ledger) -> None:
     """A broadcast goes to private chats only, the oldest first."""
     for person, chat in ((1, Chat(1)), (2, Chat(-7, "group", "All")), (3, Chat(3))):
-        await ledger.see(Person(person), chat)
-    assert await ledger.private_chats() == [1, 3]
+        await ledger.people.save(Person(person), chat)
+    assert await ledger.people.private_chats() == [1, 3]

@@ -25,152 +25,152 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 
 
 async def states(ledger: Ledger) -> dict[str, ModelState]:
-    return {each.id: each.state for each in await ledger.models()}
+    return {each.id: each.state for each in await ledger.models.all()}
 
 
 async def test_models_are_kept(ledger: Ledger) -> None:
     """A model comes back as it was added; a name is taken once; an unknown one is an error."""
-    run = await ledger.start_run("admin")
+    run = await ledger.runs.start("admin")
     added = Model("run-1", "/models/run-1", ModelState.CANDIDATE, run.id, 12.0, "", "{}", "feed")
-    await ledger.add_model(added)
-    assert await ledger.model("run-1") == added
-    assert await ledger.models() == [added]
+    await ledger.models.add(added)
+    assert await ledger.models.get("run-1") == added
+    assert await ledger.models.all() == [added]
     with pytest.raises(StorageError, match="already"):
-        await ledger.add_model(added)
+        await ledger.models.add(added)
     with pytest.raises(UnknownRecord, match="no model run-2"):
-        await ledger.model("run-2")
+        await ledger.models.get("run-2")
 
 
 @pytest.mark.parametrize("start", ModelState)
 @pytest.mark.parametrize("end", [state for state in ModelState if state is not ModelState.LIVE])
 async def test_transitions(ledger: Ledger, start: ModelState, end: ModelState) -> None:
     """A model enters exactly the states that MODEL_TRANSITIONS lists for its present one."""
-    await ledger.add_model(model("run-1", start))
+    await ledger.models.add(model("run-1", start))
     if end in MODEL_TRANSITIONS[start]:
-        moved = await ledger.move_model("run-1", end, "worse than the live one")
+        moved = await ledger.models.move("run-1", end, "worse than the live one")
         assert (moved.state, moved.reason) == (end, "worse than the live one")
     else:
         with pytest.raises(IllegalTransition, match=f"is {start} and cannot become {end}"):
-            await ledger.move_model("run-1", end)
-        assert (await ledger.model("run-1")).state is start
+            await ledger.models.move("run-1", end)
+        assert (await ledger.models.get("run-1")).state is start
 
 
 async def test_rollbacks_step_further_back(ledger: Ledger) -> None:
     """Each leads to the model before, never to one that was left by a rollback; a promotion can be taken back."""
 
     async def back() -> str:
-        previous = await ledger.previous_model()
+        previous = await ledger.models.previous()
         assert previous is not None
-        await ledger.promote(previous.id, back=True)
+        await ledger.promotions.make(previous.id, back=True)
         return previous.id
 
     for number, name in enumerate(("base", "run-1", "run-2", "run-3")):
-        await ledger.add_model(model(name, created=number + 1.0))
-        await ledger.promote(name)
+        await ledger.models.add(model(name, created=number + 1.0))
+        await ledger.promotions.make(name)
     assert [await back(), await back()] == ["run-2", "run-1"]
-    await ledger.promote("run-3")
-    await ledger.promote("run-1")
+    await ledger.promotions.make("run-3")
+    await ledger.promotions.make("run-1")
     assert [await back(), await back(), await back()] == ["run-3", "run-1", "base"]
-    assert await ledger.previous_model() is None
-    await ledger.promote("run-2")
-    await ledger.promote("run-3")
-    await ledger.drop_model_directory("run-2")
+    assert await ledger.models.previous() is None
+    await ledger.promotions.make("run-2")
+    await ledger.promotions.make("run-3")
+    await ledger.models.drop_directory("run-2")
     assert await back() == "base"
 
 
 async def test_a_promotion_retires_the_live_model(ledger: Ledger) -> None:
     """A promotion makes one model live and the former retired at once and says who decided; any kept one can follow."""
-    assert await ledger.live_model() is None
+    assert await ledger.models.live() is None
     for name, created in (("base", 1.0), ("run-1", 2.0), ("run-2", 3.0)):
-        await ledger.add_model(model(name, created=created))
-    first = await ledger.promote("base")
+        await ledger.models.add(model(name, created=created))
+    first = await ledger.promotions.make("base")
     assert (first.model, first.previous, first.by, first.done) == ("base", None, None, first.created)
-    assert await ledger.previous_model() is None
-    assert (await ledger.promote("run-1", by=7)).previous == "base"
+    assert await ledger.models.previous() is None
+    assert (await ledger.promotions.make("run-1", by=7)).previous == "base"
     assert await states(ledger) == {
         "base": ModelState.RETIRED, "run-1": ModelState.LIVE, "run-2": ModelState.CANDIDATE
     }  # fmt: skip
-    previous = await ledger.previous_model()
+    previous = await ledger.models.previous()
     assert previous is not None
     assert previous.id == "base"
-    await ledger.promote("base", by=7)
-    live = await ledger.live_model()
+    await ledger.promotions.make("base", by=7)
+    live = await ledger.models.live()
     assert live is not None
     assert live.id == "base"
-    assert [(each.model, each.previous) for each in await ledger.promotions()] == [
+    assert [(each.model, each.previous) for each in await ledger.promotions.latest()] == [
         ("base", "run-1"), ("run-1", "base"), ("base", None)
     ]  # fmt: skip
 
 
 async def test_a_rejected_model_can_be_promoted_all_the_same(ledger: Ledger) -> None:
     """An admin may overrule the evaluation; the reason for the rejection stays with the model."""
-    await ledger.add_model(model("run-1"))
-    await ledger.move_model("run-1", ModelState.REJECTED, "worse")
-    await ledger.promote("run-1", by=7)
-    kept = await ledger.model("run-1")
+    await ledger.models.add(model("run-1"))
+    await ledger.models.move("run-1", ModelState.REJECTED, "worse")
+    await ledger.promotions.make("run-1", by=7)
+    kept = await ledger.models.get("run-1")
     assert (kept.state, kept.reason) == (ModelState.LIVE, "worse")
 
 
 async def test_only_one_model_is_live(ledger: Ledger) -> None:
     """A second live model can come neither by adding, nor by moving, nor by many promotions at once."""
-    await ledger.add_model(model("base", ModelState.LIVE))
+    await ledger.models.add(model("base", ModelState.LIVE))
     with pytest.raises(StorageError, match="base is live"):
-        await ledger.add_model(model("other", ModelState.LIVE))
+        await ledger.models.add(model("other", ModelState.LIVE))
     names = [f"run-{number}" for number in range(6)]
     for name in names:
-        await ledger.add_model(model(name))
+        await ledger.models.add(model(name))
     with pytest.raises(IllegalTransition, match="promotion"):
-        await ledger.move_model("run-1", ModelState.LIVE)
+        await ledger.models.move("run-1", ModelState.LIVE)
     with pytest.raises(IllegalTransition, match="base is live"):
-        await ledger.promote("base")
-    await asyncio.gather(*(ledger.promote(name) for name in names))
+        await ledger.promotions.make("base")
+    await asyncio.gather(*(ledger.promotions.make(name) for name in names))
     assert sorted((await states(ledger)).values()).count(ModelState.LIVE) == 1
 
 
 async def test_a_promotion_asked_for_in_a_shell(ledger: Ledger, tmp_path: Path) -> None:
     """What another process asks for is pending until the bot carried it out, which makes the model live, or failed."""
-    await ledger.add_model(model("base", ModelState.LIVE))
-    await ledger.add_model(model("run-1"))
+    await ledger.models.add(model("base", ModelState.LIVE))
+    await ledger.models.add(model("run-1"))
     async with Ledger.open(tmp_path) as shell:
-        asked = await shell.request_promotion("run-1")
+        asked = await shell.promotions.request("run-1")
         with pytest.raises(UnknownRecord):
-            await shell.request_promotion("run-9")
+            await shell.promotions.request("run-9")
         with pytest.raises(IllegalTransition):
-            await shell.request_promotion("base")
-    assert await ledger.pending_promotions() == [asked]
-    assert (await ledger.model("run-1")).state is ModelState.CANDIDATE
-    failed = await ledger.finish_promotion(asked.id, "green did not start")
+            await shell.promotions.request("base")
+    assert await ledger.promotions.pending() == [asked]
+    assert (await ledger.models.get("run-1")).state is ModelState.CANDIDATE
+    failed = await ledger.promotions.finish(asked.id, "green did not start")
     assert (failed.done, failed.error) == (None, "green did not start")
-    assert await ledger.pending_promotions() == []
-    assert (await ledger.model("run-1")).state is ModelState.CANDIDATE
-    again = await ledger.request_promotion("run-1", by=7)
-    finished = await ledger.finish_promotion(again.id)
+    assert await ledger.promotions.pending() == []
+    assert (await ledger.models.get("run-1")).state is ModelState.CANDIDATE
+    again = await ledger.promotions.request("run-1", by=7)
+    finished = await ledger.promotions.finish(again.id)
     assert finished.done is not None
-    assert await ledger.promotion(again.id) == finished
+    assert await ledger.promotions.get(again.id) == finished
     assert await states(ledger) == {"base": ModelState.RETIRED, "run-1": ModelState.LIVE}
     with pytest.raises(IllegalTransition, match="closed already"):
-        await ledger.finish_promotion(again.id)
+        await ledger.promotions.finish(again.id)
 
 
 async def test_finishing_after_the_promotion_itself(ledger: Ledger) -> None:
     """A request whose model was promoted meanwhile is closed without another change."""
-    await ledger.add_model(model("run-1"))
-    asked = await ledger.request_promotion("run-1")
-    await ledger.promote("run-1")
-    assert (await ledger.finish_promotion(asked.id)).done is not None
+    await ledger.models.add(model("run-1"))
+    asked = await ledger.promotions.request("run-1")
+    await ledger.promotions.make("run-1")
+    assert (await ledger.promotions.finish(asked.id)).done is not None
     assert await states(ledger) == {"run-1": ModelState.LIVE}
 
 
 async def test_a_removed_model_stays_in_the_books(ledger: Ledger) -> None:
     """A model whose files were removed keeps its row, can not be promoted, and is no place to roll back to."""
-    await ledger.add_model(model("base", ModelState.LIVE))
-    await ledger.add_model(model("run-1"))
-    await ledger.promote("run-1")
+    await ledger.models.add(model("base", ModelState.LIVE))
+    await ledger.models.add(model("run-1"))
+    await ledger.promotions.make("run-1")
     with pytest.raises(IllegalTransition, match="run-1 is live"):
-        await ledger.drop_model_directory("run-1")
-    assert (await ledger.drop_model_directory("base")).directory == ""
-    assert await ledger.previous_model() is None
+        await ledger.models.drop_directory("run-1")
+    assert (await ledger.models.drop_directory("base")).directory == ""
+    assert await ledger.models.previous() is None
     with pytest.raises(IllegalTransition, match="removed"):
-        await ledger.promote("base")
+        await ledger.promotions.make("base")
     with pytest.raises(IllegalTransition, match="removed"):
-        await ledger.request_promotion("base")
+        await ledger.promotions.request("base")

@@ -35,96 +35,96 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 @pytest.mark.parametrize("end", RunState)
 async def test_transitions(ledger: Ledger, start: RunState, end: RunState) -> None:
     """A run enters exactly the states that RUN_TRANSITIONS lists for its present one."""
-    run = await ledger.start_run("admin", 1)
+    run = await ledger.runs.start("admin", 1)
     for state in WAYS[start]:
-        await ledger.move_run(run.id, state)
+        await ledger.runs.move(run.id, state)
     if end in RUN_TRANSITIONS[start]:
-        assert (await ledger.move_run(run.id, end, reason="because")).state is end
-        assert (await ledger.run(run.id)).reason == "because"
+        assert (await ledger.runs.move(run.id, end, reason="because")).state is end
+        assert (await ledger.runs.get(run.id)).reason == "because"
     else:
         with pytest.raises(IllegalTransition, match=f"is {start} and cannot become {end}"):
-            await ledger.move_run(run.id, end, reason="because")
-        assert ((await ledger.run(run.id)).state, (await ledger.run(run.id)).reason) == (start, "")
+            await ledger.runs.move(run.id, end, reason="because")
+        assert ((await ledger.runs.get(run.id)).state, (await ledger.runs.get(run.id)).reason) == (start, "")
 
 
 async def test_one_run_at_a_time(ledger: Ledger, tmp_path: Path) -> None:
     """Asked for by many at once and in two processes' ledgers, one run starts; the next only after its end."""
     async with Ledger.open(tmp_path) as other:
-        asked = [each.start_run("command") for each in (ledger, other) * 4]
+        asked = [each.runs.start("command") for each in (ledger, other) * 4]
         results = await asyncio.gather(*asked, return_exceptions=True)
     (run,) = [result for result in results if not isinstance(result, BaseException)]
     assert all(isinstance(result, RunBusy) for result in results if result is not run)
-    assert await ledger.due_run() == await ledger.active_run() == run
-    await ledger.move_run(run.id, RunState.TRAINING)
+    assert await ledger.runs.due() == await ledger.runs.active() == run
+    await ledger.runs.move(run.id, RunState.TRAINING)
     with pytest.raises(RunBusy, match=f"Run {run.id} is training"):
-        await ledger.start_run("schedule")
-    assert await ledger.due_run() is None
-    await ledger.move_run(run.id, RunState.CANCELLED)
-    assert await ledger.active_run() is None
-    following = await ledger.start_run("schedule")
-    assert [each.id for each in await ledger.runs()] == [following.id, run.id]
-    assert [each.id for each in await ledger.runs(1)] == [following.id]
+        await ledger.runs.start("schedule")
+    assert await ledger.runs.due() is None
+    await ledger.runs.move(run.id, RunState.CANCELLED)
+    assert await ledger.runs.active() is None
+    following = await ledger.runs.start("schedule")
+    assert [each.id for each in await ledger.runs.latest()] == [following.id, run.id]
+    assert [each.id for each in await ledger.runs.latest(1)] == [following.id]
 
 
 async def test_fields_of_a_run(ledger: Ledger) -> None:
     """Fields are set with a move; an unknown field and an unknown run are errors."""
-    run = await ledger.start_run("admin", 5)
-    moved = await ledger.move_run(run.id, RunState.TRAINING, raters=2, directory="/runs/1")
+    run = await ledger.runs.start("admin", 5)
+    moved = await ledger.runs.move(run.id, RunState.TRAINING, raters=2, directory="/runs/1")
     assert (moved.raters, moved.directory, moved.requested_by, moved.trigger) == (2, "/runs/1", 5, "admin")
-    assert await ledger.run(run.id) == moved
+    assert await ledger.runs.get(run.id) == moved
     with pytest.raises(StorageError, match="no field samples"):
-        await ledger.move_run(run.id, RunState.MERGING, samples=3)
+        await ledger.runs.move(run.id, RunState.MERGING, samples=3)
     with pytest.raises(UnknownRecord, match="no run 99"):
-        await ledger.move_run(99, RunState.TRAINING)
+        await ledger.runs.move(99, RunState.TRAINING)
     with pytest.raises(UnknownRecord, match="no run 99"):
-        await ledger.run(99)
+        await ledger.runs.get(99)
 
 
 async def test_progress(ledger: Ledger) -> None:
     """Progress shows on a run under way; a report without a loss keeps the last one; after the end it is ignored."""
-    run = await ledger.start_run("admin")
-    await ledger.run_progress(run.id, 1, 10, 2.5)
-    await ledger.run_progress(run.id, 2, 10, None, 7.5)
-    noted = await ledger.run(run.id)
+    run = await ledger.runs.start("admin")
+    await ledger.runs.progress(run.id, 1, 10, 2.5)
+    await ledger.runs.progress(run.id, 2, 10, None, 7.5)
+    noted = await ledger.runs.get(run.id)
     assert (noted.step, noted.loss, noted.seconds_left) == (2, 2.5, 7.5)
-    assert (await ledger.move_run(run.id, RunState.TRAINING)).seconds_left is None
-    await ledger.move_run(run.id, RunState.FAILED)
-    await ledger.run_progress(run.id, 9, 10, 0.1)
-    assert ((await ledger.run(run.id)).step, (await ledger.run(run.id)).loss) == (2, 2.5)
+    assert (await ledger.runs.move(run.id, RunState.TRAINING)).seconds_left is None
+    await ledger.runs.move(run.id, RunState.FAILED)
+    await ledger.runs.progress(run.id, 9, 10, 0.1)
+    assert ((await ledger.runs.get(run.id)).step, (await ledger.runs.get(run.id)).loss) == (2, 2.5)
 
 
 async def test_cancelling(ledger: Ledger) -> None:
     """A wish to cancel is seen by whoever carries the run out, and refused for a run that has ended."""
-    run = await ledger.start_run("admin")
-    assert not await ledger.cancel_requested(run.id)
-    await ledger.request_cancel(run.id)
-    assert await ledger.cancel_requested(run.id)
-    await ledger.move_run(run.id, RunState.CANCELLED)
+    run = await ledger.runs.start("admin")
+    assert not await ledger.runs.cancel_requested(run.id)
+    await ledger.runs.request_cancel(run.id)
+    assert await ledger.runs.cancel_requested(run.id)
+    await ledger.runs.move(run.id, RunState.CANCELLED)
     with pytest.raises(IllegalTransition, match="nothing to cancel"):
-        await ledger.request_cancel(run.id)
+        await ledger.runs.request_cancel(run.id)
     with pytest.raises(UnknownRecord):
-        await ledger.cancel_requested(99)
+        await ledger.runs.cancel_requested(99)
 
 
 async def test_a_selection_is_frozen(ledger: Ledger, tmp_path: Path) -> None:
     """A selection is kept in its order, once for a run and with its size, whole or not at all, and cannot be changed in
     the file.
     """
-    session = await ledger.session(1, 1)
-    ids = [(await ledger.record_exchange(exchange(session, update))).id for update in range(3)]
-    run = await ledger.start_run("admin")
+    session = await ledger.sessions.open(1, 1)
+    ids = [(await ledger.exchanges.record(exchange(session, update))).id for update in range(3)]
+    run = await ledger.runs.start("admin")
     with pytest.raises(StorageError, match="select again"):
-        await ledger.freeze_selection(run.id, [(ids[0], "train"), (999, "train")])
-    assert (await ledger.selection(run.id), (await ledger.run(run.id)).samples) == ([], 0)
+        await ledger.runs.freeze_selection(run.id, [(ids[0], "train"), (999, "train")])
+    assert (await ledger.runs.selection(run.id), (await ledger.runs.get(run.id)).samples) == ([], 0)
     rows = [(ids[2], "train"), (ids[0], "held_out"), (ids[1], "train")]
-    await ledger.freeze_selection(run.id, rows)
-    assert await ledger.selection(run.id) == rows
-    frozen = await ledger.run(run.id)
+    await ledger.runs.freeze_selection(run.id, rows)
+    assert await ledger.runs.selection(run.id) == rows
+    frozen = await ledger.runs.get(run.id)
     assert (frozen.samples, frozen.held_out) == (2, 1)
     with pytest.raises(StorageError, match="already"):
-        await ledger.freeze_selection(run.id, [(ids[0], "train")])
+        await ledger.runs.freeze_selection(run.id, [(ids[0], "train")])
     with pytest.raises(UnknownRecord):
-        await ledger.freeze_selection(99, rows)
+        await ledger.runs.freeze_selection(99, rows)
     database = sqlite3.connect(tmp_path / FILE_NAME)
     try:
         with pytest.raises(sqlite3.IntegrityError, match="frozen"):
@@ -135,6 +135,6 @@ async def test_a_selection_is_frozen(ledger: Ledger, tmp_path: Path) -> None:
 
 async def test_an_empty_selection_is_kept_as_empty(ledger: Ledger) -> None:
     """A run that found nothing to learn from has an empty selection."""
-    run = await ledger.start_run("admin")
-    await ledger.freeze_selection(run.id, [])
-    assert await ledger.selection(run.id) == []
+    run = await ledger.runs.start("admin")
+    await ledger.runs.freeze_selection(run.id, [])
+    assert await ledger.runs.selection(run.id) == []

@@ -42,7 +42,7 @@ from inference.serving.deployment_status import Counters, NodeStatus, Status
 from inference.serving.engine_stats import Seen
 from inference.serving.supervisor import State
 from storage.ledger import Ledger
-from storage.pictures import PictureStore
+from storage.picture_store import PictureStore
 from storage.records import Model, Run
 from storage.states import ModelState
 from telegram_emulator import Emulator
@@ -302,7 +302,7 @@ class RunningBot:
         await until(self.idle)
 
     async def idle(self) -> bool:
-        return not self.inbox.pending and not await self.ledger.pending_updates()
+        return not self.inbox.pending and not await self.ledger.inbox.pending()
 
 
 async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 20) -> None:

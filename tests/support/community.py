@@ -169,10 +169,10 @@ class Community:
     async def retrain(self) -> Run:
         """The admin sends /retrain; return the run as it ended, its model (if accepted) already answering."""
         async with self.ledger() as ledger:
-            runs = len(await ledger.runs(1000))
+            runs = len(await ledger.runs.latest(1000))
             await self.admin.sends("/retrain")
             async with self.admin.patience(60, "the run to begin"):
-                while len(await ledger.runs(1000)) == runs:
+                while len(await ledger.runs.latest(1000)) == runs:
                     await asyncio.sleep(0.05)
         run = await self.ended_run()
         await self.settled(run)
@@ -182,7 +182,7 @@ class Community:
         """Wait for the end of a run (the newest by default)."""
         async with asyncio.timeout(RUN_SECONDS), self.ledger() as ledger:
             while True:
-                run = await ledger.run(number) if number else next(iter(await ledger.runs(1)), None)
+                run = await ledger.runs.get(number) if number else next(iter(await ledger.runs.latest(1)), None)
                 if run and run.state in ENDED:
                     return run
                 await asyncio.sleep(0.2)
@@ -196,7 +196,7 @@ class Community:
     async def live_model(self) -> str:
         """The model that answers, as the ledger has it."""
         async with self.ledger() as ledger:
-            model = await ledger.live_model()
+            model = await ledger.models.live()
             return model.id if model else ""
 
 

@@ -33,19 +33,19 @@ SHOWN = ("aa" * 32, "bb" * 32)
 Step = Callable[[Ledger], Awaitable[object]]
 
 STEPS: tuple[Step, ...] = (
-    lambda ledger: ledger.store_updates([(1, "chat 1:1", '{"update_id": 1}'), (2, "chat 1:1", '{"update_id": 2}')]),
-    lambda ledger: ledger.begin_update(1),
-    lambda ledger: ledger.add_picture(picture(SHOWN[0]), 1),
-    lambda ledger: ledger.add_picture(picture(SHOWN[1]), 1),
-    lambda ledger: ledger.session(1, 1),
-    lambda ledger: ledger.record_exchange(exchange(1, 1, pictures=SHOWN)),
-    lambda ledger: ledger.rate(Rating(1, 1, 1, 1)),
-    lambda ledger: ledger.finish_update(1),
-    lambda ledger: ledger.start_run("command"),
-    lambda ledger: ledger.freeze_selection(1, [(1, "train")]),
-    lambda ledger: ledger.move_run(1, RunState.TRAINING),
-    lambda ledger: ledger.forget(1),
-    lambda ledger: ledger.move_run(1, RunState.CANCELLED),
+    lambda ledger: ledger.inbox.store([(1, "chat 1:1", '{"update_id": 1}'), (2, "chat 1:1", '{"update_id": 2}')]),
+    lambda ledger: ledger.inbox.begin(1),
+    lambda ledger: ledger.pictures.add(picture(SHOWN[0]), 1),
+    lambda ledger: ledger.pictures.add(picture(SHOWN[1]), 1),
+    lambda ledger: ledger.sessions.open(1, 1),
+    lambda ledger: ledger.exchanges.record(exchange(1, 1, pictures=SHOWN)),
+    lambda ledger: ledger.votes.cast(Rating(1, 1, 1, 1)),
+    lambda ledger: ledger.inbox.finish(1),
+    lambda ledger: ledger.runs.start("command"),
+    lambda ledger: ledger.runs.freeze_selection(1, [(1, "train")]),
+    lambda ledger: ledger.runs.move(1, RunState.TRAINING),
+    lambda ledger: ledger.personal_data.erase(1),
+    lambda ledger: ledger.runs.move(1, RunState.CANCELLED),
 )
 
 

@@ -61,7 +61,7 @@ async def killed_while(
 
 async def nothing_pending(ledger: Ledger) -> bool:
     """Whether every update is done or set aside."""
-    return not await ledger.pending_updates()
+    return not await ledger.inbox.pending()
 
 
 def all_sends(stage: Stage, people: Sequence[Person]) -> int:

@@ -18,7 +18,7 @@ from typing import Any
 
 from storage.errors import NotSaved
 from storage.ledger import Ledger
-from storage.pictures import PictureStore
+from storage.picture_store import PictureStore
 from storage.records import Exchange, Rating, StoredPicture
 
 TASKS = 8
@@ -92,22 +92,22 @@ def say(step: str, update: int) -> None:
 async def _keep(ledger: Ledger, pictures: PictureStore, updates: Iterator[int]) -> None:
     for update in updates:
         chat = update % 5 + 1
-        assert await ledger.store_updates([(update, f"chat {chat}", f'{{"update_id": {update}}}')]) == [True]
+        assert await ledger.inbox.store([(update, f"chat {chat}", f'{{"update_id": {update}}}')]) == [True]
         say("stored", update)
-        await ledger.begin_update(update)
+        await ledger.inbox.begin(update)
         sha256 = await pictures.put(picture_bytes(update))
-        await ledger.add_picture(picture(sha256))
+        await ledger.pictures.add(picture(sha256))
         say("picture", update)
-        await ledger.begin_reply(update, 0, chat)
-        await ledger.sent_reply(update, 0, update + 1)
+        await ledger.replies.begin(update, 0, chat)
+        await ledger.replies.sent(update, 0, update + 1)
         say("sent", update)
-        session = await ledger.session(chat, chat)
-        found = (await ledger.record_exchange(exchange(session, update, chat=chat, asker=chat, pictures=(sha256,)))).id
+        session = await ledger.sessions.open(chat, chat)
+        found = (await ledger.exchanges.record(exchange(session, update, chat=chat, asker=chat, pictures=(sha256,)))).id
         say("exchange", update)
-        assert await ledger.rate(Rating(found, chat, 1 if update % 2 else -1, update))
+        assert await ledger.votes.cast(Rating(found, chat, 1 if update % 2 else -1, update))
         say("rated", update)
-        await ledger.finish_reply(update, 0)
-        await ledger.finish_update(update)
+        await ledger.replies.finish(update, 0)
+        await ledger.inbox.finish(update)
         say("finished", update)
 
 

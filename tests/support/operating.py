@@ -58,8 +58,8 @@ class NoEngine:
     async def prune(self) -> None: ...
 
     async def promote(self, model: str, by: int | None, *_: Any) -> Model:
-        await self._ledger.promote(model, by)
-        return await self._ledger.model(model)
+        await self._ledger.promotions.make(model, by)
+        return await self._ledger.models.get(model)
 
 
 def operations(ledger: Ledger, pipeline: Any, changeover: Any = None, admins: Admins | None = None) -> Operations:

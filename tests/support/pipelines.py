@@ -15,7 +15,7 @@ from typing import Any
 from inference.internvl2.tiny import CHECKPOINT
 from storage.ledger import Ledger
 from storage.model_store import ModelStore
-from storage.pictures import PictureStore
+from storage.picture_store import PictureStore
 from storage.records import Chat, Exchange, Model, Person, Rating, Run
 from storage.states import ModelState
 from tests.support.ledgers import exchange, picture
@@ -93,26 +93,26 @@ class Room:
         self.base.mkdir()
         (self.base / "model.safetensors").write_bytes(b"weights")
         shutil.copyfile(CHECKPOINT / "config.json", self.base / "config.json")
-        await self.ledger.add_model(Model("base", str(self.base), ModelState.LIVE, None, 1.0))
-        await self.ledger.see(Person(1), Chat(1))
+        await self.ledger.models.add(Model("base", str(self.base), ModelState.LIVE, None, 1.0))
+        await self.ledger.people.save(Person(1), Chat(1))
         for number, colour in enumerate(COLOURS):
             await self.like(10 * number, colour)
 
     async def like(self, update: int, colour: str) -> Exchange:
         """One picture, one answer, one thumb up."""
         name = await self.pictures.put(photo(colour))
-        await self.ledger.add_picture(picture(name, phash=f"{update:016x}"))
-        session = await self.ledger.new_session(1, 1)
+        await self.ledger.pictures.add(picture(name, phash=f"{update:016x}"))
+        session = await self.ledger.sessions.restart(1, 1)
         made = exchange(session, update, pictures=(name,), question="Which colour?", answer=f"It is {colour}!")
-        number = (await self.ledger.record_exchange(made)).id
-        await self.ledger.rate(Rating(number, 1, 1, update + 1))
+        number = (await self.ledger.exchanges.record(made)).id
+        await self.ledger.votes.cast(Rating(number, 1, 1, update + 1))
         return made
 
     async def run(self, pipeline: Pipeline | None = None) -> tuple[Run, Model | None]:
         """One run to its end."""
-        run = await self.ledger.start_run("command")
+        run = await self.ledger.runs.start("command")
         model = await (pipeline or self.pipeline()).run(run, self.note)
-        return await self.ledger.run(run.id), model
+        return await self.ledger.runs.get(run.id), model
 
     async def note(self, run: Run) -> None:
         """What an admin would be told."""

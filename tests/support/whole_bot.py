@@ -121,7 +121,7 @@ class WholeBot:
         """A run that has ended, or ends soon."""
         async with self.ledger() as ledger, asyncio.timeout(30):
             while True:
-                run = next((each for each in await ledger.runs() if each.id == number), None)
+                run = next((each for each in await ledger.runs.latest() if each.id == number), None)
                 if run and not RUN_TRANSITIONS[run.state]:
                     return run
                 await asyncio.sleep(0.02)

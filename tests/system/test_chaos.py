@@ -72,7 +72,7 @@ async def kill_bot(community: Community, rng: random.Random) -> None:
 async def kill_trainer(community: Community, rng: random.Random) -> None:
     """A run is started if none is under way, and its worker dies in the middle."""
     async with community.ledger() as ledger:
-        if await ledger.active_run() is None:
+        if await ledger.runs.active() is None:
             await community.admin.sends("/retrain")
     worker = await _trainer(community)
     await asyncio.sleep(rng.uniform(0, 6))
@@ -81,7 +81,7 @@ async def kill_trainer(community: Community, rng: random.Random) -> None:
     except psutil.NoSuchProcess:
         (await _trainer(community)).kill()
     async with community.ledger() as ledger:
-        newest = (await ledger.runs(1))[0].id
+        newest = (await ledger.runs.latest(1))[0].id
     ended = await community.ended_run(newest)
     assert ended.state is RunState.FAILED
     assert "killed" in ended.reason.lower() or "SIGKILL" in ended.reason, ended.reason
@@ -150,9 +150,9 @@ async def chaos(folder: Path, rounds: int, seed: int, people: int = 3, conversat
         await _drained(community)
         leftovers = sum([await chatter.check() for chatter in chatters])
         async with community.ledger() as ledger:
-            counts = await ledger.counts()
-            runs = await ledger.runs(1000)
-            assert leftovers <= (await ledger.counts())["replies_doubtful"]
+            counts = await ledger.counts.totals()
+            runs = await ledger.runs.latest(1000)
+            assert leftovers <= (await ledger.counts.totals())["replies_doubtful"]
         asked = sum(chatter.asked for chatter in chatters)
         assert counts["exchanges"] == asked + voted
         assert counts["votes"] == sum(len(chatter.votes) for chatter in chatters) + voted
@@ -167,13 +167,13 @@ async def chaos(folder: Path, rounds: int, seed: int, people: int = 3, conversat
 async def _drained(community: Community) -> None:
     """Wait until no update is left to handle."""
     async with asyncio.timeout(PATIENCE), community.ledger() as ledger:
-        while (await ledger.counts())["updates_pending"]:
+        while (await ledger.counts.totals())["updates_pending"]:
             await asyncio.sleep(0.1)
 
 
 async def _another_run_can_be_started_and_cancelled(community: Community) -> None:
     async with community.ledger() as ledger:
-        if active := await ledger.active_run():
+        if active := await ledger.runs.active():
             await community.ended_run(active.id)
         await community.admin.sends("/retrain")
         await _trainer(community)

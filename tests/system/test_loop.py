@@ -70,10 +70,10 @@ async def test_it_still_knows_what_it_knew(taught: Taught) -> None:
 async def test_the_run_can_be_audited(taught: Taught) -> None:
     """The run keeps its configuration, data, curve and report, the model its manifest, the ledger who said what."""
     async with taught.community.ledger() as ledger:
-        run = await ledger.run(taught.run)
-        model = await ledger.model(str(run.model))
-        rated = await ledger.rated_exchanges()
-        selection = await ledger.selection(run.id)
+        run = await ledger.runs.get(taught.run)
+        model = await ledger.models.get(str(run.model))
+        rated = await ledger.votes.rated_exchanges()
+        selection = await ledger.runs.selection(run.id)
     assert run.samples + run.held_out <= taught.liked
     assert {split for _, split in selection} == {"train", "held_out"}
     directory = Path(run.directory)
@@ -94,7 +94,7 @@ async def test_the_run_can_be_audited(taught: Taught) -> None:
 async def test_a_follow_up_encodes_no_picture(taught: Taught) -> None:
     """The engine counted tiles for pictures it saw first, and none for the questions after."""
     async with taught.community.ledger() as ledger:
-        rated = await ledger.rated_exchanges()
+        rated = await ledger.votes.rated_exchanges()
     assert all(each.exchange.encoded_tiles > 0 for each in rated if each.exchange.pictures)
     follow_ups = [each.exchange for each in rated if not each.exchange.pictures]
     assert len(follow_ups) == 30
@@ -201,12 +201,12 @@ async def test_strangers_command_nothing(taught: Taught) -> None:
 async def _requested(community: Community) -> tuple[int, int]:
     """How many runs and changes of model there were, whoever asked for them and whatever became of them."""
     async with community.ledger() as ledger:
-        return len(await ledger.runs(1000)), len(await ledger.promotions(1000))
+        return len(await ledger.runs.latest(1000)), len(await ledger.promotions.latest(1000))
 
 
 async def _exchanges(community: Community) -> int:
     async with community.ledger() as ledger:
-        return (await ledger.counts())["exchanges"]
+        return (await ledger.counts.totals())["exchanges"]
 
 
 async def _thumbtune(community: Community, *arguments: str) -> str:

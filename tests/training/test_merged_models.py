@@ -47,9 +47,9 @@ class Shelf:
 
     async def add(self, state: ModelState = ModelState.CANDIDATE) -> str:
         """A run's adapter, and the model that was merged from it as the pipeline does it."""
-        run = await self.ledger.start_run("command")
-        await self.ledger.request_cancel(run.id)
-        await self.ledger.move_run(run.id, run.state.FAILED, reason="only its files matter here")
+        run = await self.ledger.runs.start("command")
+        await self.ledger.runs.request_cancel(run.id)
+        await self.ledger.runs.move(run.id, run.state.FAILED, reason="only its files matter here")
         work = self.places.runs / str(run.id)
         adapter = work / ADAPTER
         adapter.mkdir(parents=True)
@@ -60,7 +60,7 @@ class Shelf:
         job.write(work / MERGE_JOB)
         name = f"run-{run.id}"
         directory, digest = self.store.publish(workspace, name)
-        await self.ledger.add_model(Model(name, str(directory), state, run.id, float(run.id), manifest_hash=digest))
+        await self.ledger.models.add(Model(name, str(directory), state, run.id, float(run.id), manifest_hash=digest))
         return name
 
     async def restart(self) -> None:
@@ -88,13 +88,13 @@ async def test_the_live_one_the_one_before_and_some_more_are_kept(shelf: Shelf) 
     names = [await shelf.add() for _ in range(5)]
     rejected = await shelf.add(ModelState.REJECTED)
     for name in names[:2]:
-        await shelf.ledger.promote(name)
+        await shelf.ledger.promotions.make(name)
     assert await shelf.merged.prune(in_use=[rejected]) == [names[3], names[2]]
     assert shelf.store.names() == sorted([*names[:2], names[4], rejected])
     assert await shelf.merged.prune() == [rejected]
     assert await shelf.merged.prune() == []
     assert all((shelf.places.runs / name.removeprefix("run-") / ADAPTER / WHOLE).is_file() for name in names)
-    assert [each.kept for each in await shelf.ledger.models()] == [True] * 7
+    assert [each.kept for each in await shelf.ledger.models.all()] == [True] * 7
 
 
 async def test_a_pruned_model_comes_back_the_same(shelf: Shelf) -> None:
@@ -102,13 +102,13 @@ async def test_a_pruned_model_comes_back_the_same(shelf: Shelf) -> None:
     name = await shelf.add(ModelState.REJECTED)
     assert await shelf.merged.prune() == [name]
     heard: list[Progress] = []
-    pruned = await shelf.ledger.model(name)
+    pruned = await shelf.ledger.models.get(name)
     with pytest.raises(IllegalTransition, match="merge it again"):
-        await shelf.ledger.promote(name)
+        await shelf.ledger.promotions.make(name)
     model = await shelf.merged.restore(pruned, heard.append)
     assert (model.pruned, verify(Path(model.directory))) == (False, pruned.manifest_hash)
     assert heard and heard[-1].step == heard[-1].steps
-    await shelf.ledger.promote(name)
+    await shelf.ledger.promotions.make(name)
 
 
 async def test_what_could_not_be_made_again_stays(shelf: Shelf) -> None:
@@ -127,11 +127,11 @@ async def test_another_model_than_was_evaluated_does_not_come_back(shelf: Shelf)
     await shelf.merged.prune()
     save_file({WEIGHT: _bias()}, shelf.places.runs / "1" / ADAPTER / WHOLE)
     with pytest.raises(TrainingError, match=r"not the model that was evaluated.*/retrain"):
-        await shelf.merged.restore(await shelf.ledger.model(name))
+        await shelf.merged.restore(await shelf.ledger.models.get(name))
     assert list(shelf.store.directory.iterdir()) == []
     shutil.rmtree(shelf.places.runs / "1" / ADAPTER)
     with pytest.raises(TrainingError, match="choose another model"):
-        await shelf.merged.restore(await shelf.ledger.model(name))
+        await shelf.merged.restore(await shelf.ledger.models.get(name))
 
 
 @pytest.mark.parametrize("killed", ["after the row", "within the removal"])
@@ -140,7 +140,7 @@ async def test_a_killed_removal_is_made_good_by_the_next_start(
 ) -> None:
     """Until it has disappeared as a whole a model counts as whole; what is left of it later counts for nothing."""
     name = await shelf.add(ModelState.REJECTED)
-    await shelf.ledger.prune_model(name)
+    await shelf.ledger.models.prune(name)
     if killed == "within the removal":
 
         def removed_half(directory: Path) -> None:
@@ -152,7 +152,7 @@ async def test_a_killed_removal_is_made_good_by_the_next_start(
             with pytest.raises(Killed):
                 await shelf.merged.prune()
     await shelf.restart()
-    model = await shelf.ledger.model(name)
+    model = await shelf.ledger.models.get(name)
     if killed == "within the removal":
         assert (model.directory, model.pruned) == ("", True)
         assert list(shelf.store.directory.iterdir()) == []
@@ -164,10 +164,10 @@ async def test_a_killed_removal_is_made_good_by_the_next_start(
 async def test_a_requested_promotion_keeps_the_files(shelf: Shelf) -> None:
     """What the command line has asked for stays until that is carried out, and a pruned model may be asked for."""
     name = await shelf.add(ModelState.REJECTED)
-    asked = await shelf.ledger.request_promotion(name)
+    asked = await shelf.ledger.promotions.request(name)
     assert await shelf.merged.prune() == []
     with pytest.raises(IllegalTransition, match="its files stay"):
-        await shelf.ledger.prune_model(name)
-    await shelf.ledger.finish_promotion(asked.id, "no")
+        await shelf.ledger.models.prune(name)
+    await shelf.ledger.promotions.finish(asked.id, "no")
     assert await shelf.merged.prune() == [name]
-    assert (await shelf.ledger.request_promotion(name)).model == name
+    assert (await shelf.ledger.promotions.request(name)).model == name

@@ -56,13 +56,13 @@ async def test_a_good_run_ends_with_a_candidate(room: Room) -> None:
     assert model.state is ModelState.CANDIDATE
     assert verify(Path(model.directory)) == model.manifest_hash
     assert Report.from_json(model.report).accepted
-    assert (await room.ledger.live_model()) == await room.ledger.model("base"), "going live is not the pipeline's"
+    assert (await room.ledger.models.live()) == await room.ledger.models.get("base"), "going live is not the pipeline's"
 
 
 async def test_the_selection_is_frozen_and_written(room: Room) -> None:
     """The ledger keeps who taught what, and the LLaVA files hold exactly that, pictures by their stored place."""
     run, _ = await room.run()
-    frozen = await room.ledger.selection(run.id)
+    frozen = await room.ledger.runs.selection(run.id)
     assert sorted(side for _, side in frozen) == [HELD_OUT] + [TRAIN] * 9
     for name, side in (("train.json", TRAIN), ("held_out.json", HELD_OUT)):
         rows = json.loads((Path(run.directory) / name).read_text(encoding="utf-8"))
@@ -221,7 +221,7 @@ async def test_what_earlier_runs_left_does_not_fill_the_disk(room: Room, monkeyp
 async def test_a_run_leaves_no_features(room: Room, how: str) -> None:
     """What the vision tower made of the pictures, gigabytes that nobody goes on from, goes with a run's end."""
     room.trainer.hangs = room.trainer.fails = "train"
-    run = await room.ledger.start_run("command")
+    run = await room.ledger.runs.start("command")
     task = asyncio.create_task(room.pipeline().run(run, room.note))
     await room.trainer.hanging.wait()
     features = room.folder / "runs" / str(run.id) / FEATURES
@@ -231,7 +231,7 @@ async def test_a_run_leaves_no_features(room: Room, how: str) -> None:
         task.cancel()
     room.trainer.over.set()
     await asyncio.wait((task,))
-    assert str((await room.ledger.run(run.id)).state) == how
+    assert str((await room.ledger.runs.get(run.id)).state) == how
     assert not features.exists()
 
 
@@ -239,13 +239,13 @@ async def test_a_run_leaves_no_features(room: Room, how: str) -> None:
 async def test_a_cancelled_run_ends_as_cancelled(room: Room, step: str) -> None:
     """Cancelling the task at any step ends the run as cancelled, leaves no half-built model and frees the way."""
     room.trainer.hangs = step
-    run = await room.ledger.start_run("command")
+    run = await room.ledger.runs.start("command")
     task = asyncio.create_task(room.pipeline().run(run, room.note))
     await room.trainer.hanging.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert (await room.ledger.run(run.id)).state is RunState.CANCELLED
+    assert (await room.ledger.runs.get(run.id)).state is RunState.CANCELLED
     assert list(room.models.directory.iterdir()) == []
     room.trainer.hangs = ""
     _, model = await room.run()
@@ -254,11 +254,11 @@ async def test_a_cancelled_run_ends_as_cancelled(room: Room, step: str) -> None:
 
 async def test_a_run_cancelled_before_its_start_does_nothing(room: Room) -> None:
     """A request that came while the run was due ends it before any step."""
-    run = await room.ledger.start_run("command")
-    await room.ledger.request_cancel(run.id)
+    run = await room.ledger.runs.start("command")
+    await room.ledger.runs.request_cancel(run.id)
     with pytest.raises(asyncio.CancelledError):
         await room.pipeline().run(run, room.note)
-    assert (await room.ledger.run(run.id)).state is RunState.CANCELLED
+    assert (await room.ledger.runs.get(run.id)).state is RunState.CANCELLED
     assert room.trainer.jobs == []
 
 
@@ -268,7 +268,7 @@ async def test_a_listener_that_fails_does_not_fail_the_run(room: Room, caplog: p
     async def unreachable(run: Run) -> None:
         raise ConnectionError("no Telegram")
 
-    run = await room.ledger.start_run("command")
+    run = await room.ledger.runs.start("command")
     model = await room.pipeline().run(run, unreachable)
     assert model is not None
     assert "no Telegram" in caplog.text
@@ -278,12 +278,12 @@ async def test_progress_reaches_the_ledger(room: Room, monkeypatch: pytest.Monke
     """What the worker says is in the run's row while it works, and watchers are told."""
     monkeypatch.setattr("training.reporter._SECONDS", 0.01)
     room.trainer.hangs = "train"
-    run = await room.ledger.start_run("command")
+    run = await room.ledger.runs.start("command")
     task = asyncio.create_task(room.pipeline().run(run, room.note))
     async with asyncio.timeout(10):
         while not any(each.step for each in room.changes):
             await asyncio.sleep(0.01)
-    noted = await room.ledger.run(run.id)
+    noted = await room.ledger.runs.get(run.id)
     assert (noted.step, noted.steps, noted.loss, noted.seconds_left) == (7, 9, 0.5, 12.0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -294,10 +294,10 @@ async def test_the_live_models_lessons_do_not_judge_it(room: Room) -> None:
     """After a first run went live, the next one is judged on pictures that neither model was trained on."""
     first, model = await room.run()
     assert model is not None
-    await room.ledger.promote(model.id)
-    learned = {number for number, side in await room.ledger.selection(first.id) if side == TRAIN}
+    await room.ledger.promotions.make(model.id)
+    learned = {number for number, side in await room.ledger.runs.selection(first.id) if side == TRAIN}
     second, _ = await room.run()
-    held = {number for number, side in await room.ledger.selection(second.id) if side == HELD_OUT}
+    held = {number for number, side in await room.ledger.runs.selection(second.id) if side == HELD_OUT}
     assert held.isdisjoint(learned)
     judging = room.trainer.jobs[-1]
     assert isinstance(judging, EvaluationJob)
@@ -313,13 +313,13 @@ async def test_the_former_runs_losses_are_laid_under(room: Room) -> None:
     Without the log's file nothing is given.
     """
     await room.run()
-    (first,) = await room.ledger.runs()
+    (first,) = await room.ledger.runs.latest()
     room.trainer.fails = "merge"
     await room.run()
     room.trainer.fails = ""
     await room.run()
     (Path(first.directory) / LOSSES).unlink()
-    (newest, *_) = await room.ledger.runs()
+    (newest, *_) = await room.ledger.runs.latest()
     (Path(newest.directory) / LOSSES).unlink()
     await room.run()
     given = [job.former for job in room.trainer.jobs if isinstance(job, Job)]
@@ -389,15 +389,15 @@ async def test_a_base_that_cannot_be_trained_is_told_first(
 
 async def test_the_report_counts_what_model_tells(room: Room) -> None:
     """Liked answers, votes and people are the same on the sheet, at a run's end and in /model."""
-    second = await room.ledger.rated_exchanges()
-    await room.ledger.see(Person(2), Chat(2))
+    second = await room.ledger.votes.rated_exchanges()
+    await room.ledger.people.save(Person(2), Chat(2))
     for number, each in enumerate(second):
-        await room.ledger.rate(Rating(each.exchange.id, 2, 1, 9000 + number))
+        await room.ledger.votes.cast(Rating(each.exchange.id, 2, 1, 9000 + number))
     _, model = await room.run()
     assert model is not None
     judging = room.trainer.jobs[-1]
     assert isinstance(judging, EvaluationJob)
-    taught = (await room.ledger.version(model.id)).taught
+    taught = (await room.ledger.models.version(model.id)).taught
     effort = judging.effort
     assert taught == Taught(9, 18, 2) == Taught(effort.pairs, effort.votes, effort.raters)
     assert ("votes", "18 of 2 people") in facts(Report(accepted=True, effort=effort))

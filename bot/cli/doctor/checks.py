@@ -32,7 +32,7 @@ from storage.integrity import ledger_faults, live_model_fault, picture_faults, r
 from storage.ledger import FILE_NAME
 from storage.model_store import ModelStore
 from storage.permissions import open_to_others
-from storage.pictures import PictureStore
+from storage.picture_store import PictureStore
 from training.gate.factual_set import RegressionSetError, read_set
 from training.trainable import untrainable
 

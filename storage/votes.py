@@ -33,10 +33,10 @@ _DEMONSTRATIONS = (
 )
 
 
-class Feedback(Queries):
+class Votes(Queries):
     """Votes and what was voted on."""
 
-    async def rate(self, rating: Rating) -> bool:
+    async def cast(self, rating: Rating) -> bool:
         """Add a vote. False if the update that brought it was counted before.
 
         Raises `UnknownRecord` for an exchange that does not exist (any more), `StorageError` for a value other than
@@ -59,7 +59,7 @@ class Feedback(Queries):
 
         return await self._write(work)
 
-    async def rating_by(self, update: int) -> Rating | None:
+    async def by_update(self, update: int) -> Rating | None:
         """The vote that an update has brought, None if it has brought none yet."""
         row = await self._read(
             lambda database: first(
@@ -70,7 +70,7 @@ class Feedback(Queries):
         )
         return None if row is None else Rating(**row)
 
-    async def lately_rated_in_groups(self, seconds: float) -> list[Exchange]:
+    async def recent_in_groups(self, seconds: float) -> list[Exchange]:
         """The exchanges of groups that were voted on at most so long before the last vote of all."""
         rows = await self._read(
             lambda database: every(
@@ -95,7 +95,7 @@ class Feedback(Queries):
         assert row is not None
         return row["ups"], row["downs"]
 
-    async def rating(self, exchange: int, rater: int) -> int | None:
+    async def latest(self, exchange: int, rater: int) -> int | None:
         """The latest vote of `rater` on `exchange`: 1, -1, or None without any or with one that was taken back."""
         row = await self._read(
             lambda database: first(

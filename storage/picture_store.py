@@ -1,0 +1,106 @@
+"""Pictures as files named by the SHA-256 of their bytes: `ab/abcdef…`, written once, checked when read.
+
+Knows bytes and names; what kind of picture it is and who sent it is in the ledger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from hashlib import sha256
+from pathlib import Path
+
+from storage.atomic_files import PRIVATE, sync_directory, write_durably
+from storage.connection import explained_os
+from storage.errors import Damaged, StorageError, UnknownRecord
+
+_NAME = re.compile(r"[0-9a-f]{64}")
+_INCOMING = "incoming"
+_ABANDONED_SECONDS = 3600.0
+"""A temporary file older than this belongs to a process that was killed: writing one takes seconds."""
+
+
+class PictureStore:
+    """A folder of pictures. Several processes may use it at once."""
+
+    def __init__(self, directory: Path) -> None:
+        """Use `directory`, made where there is none. Raises `StorageError`."""
+        self.directory = directory
+        self._incoming = directory / _INCOMING
+        try:
+            directory.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+            self._incoming.mkdir(mode=PRIVATE, exist_ok=True)
+            oldest = time.time() - _ABANDONED_SECONDS
+            for each in self._incoming.iterdir():
+                if each.stat().st_mtime < oldest:
+                    each.unlink(missing_ok=True)
+        except FileNotFoundError:
+            pass  # another process tidied the same file away
+        except OSError as error:
+            raise explained_os(error, f"opening the picture folder {directory}") from error
+
+    def path(self, sha256: str) -> Path:
+        """Where the picture of that name lies, or would. Raises `StorageError` for what is not a name."""
+        if _NAME.fullmatch(sha256) is None:
+            raise StorageError(f"{sha256!r} is not the name of a picture: that is 64 hexadecimal digits.")
+        return self.directory / sha256[:2] / sha256
+
+    async def put(self, data: bytes) -> str:
+        """Keep `data` and return its name. When this returns, the picture is on the disk.
+
+        What is there already is left as it is, or written anew if it was damaged. Raises `StorageError`.
+        """
+        return await asyncio.to_thread(self._put, data)
+
+    async def get(self, sha256: str) -> bytes:
+        """The picture of that name, checked against it.
+
+        Raises `UnknownRecord` if there is none, `Damaged` if its bytes no longer match its name.
+        """
+        return await asyncio.to_thread(self._get, sha256)
+
+    def files(self) -> list[Path]:
+        """Every picture there is, in no order."""
+        return [each for each in self.directory.glob("??/*") if _NAME.fullmatch(each.name)]
+
+    def remove(self, sha256: str) -> None:
+        """Delete the picture of that name, if there is one. Blocks until that is on the disk: for the ledger's thread
+        (`PersonalData.remove_picture`). Raises `StorageError`.
+        """
+        path = self.path(sha256)
+        try:
+            path.unlink(missing_ok=True)
+            if path.parent.is_dir():
+                sync_directory(path.parent)  # whoever deleted it may have died before doing so
+        except OSError as error:
+            raise explained_os(error, f"deleting the picture {path}") from error
+
+    def _put(self, data: bytes) -> str:
+        name = sha256(data).hexdigest()
+        path = self.path(name)
+        try:
+            if not path.parent.is_dir():
+                path.parent.mkdir(mode=PRIVATE, exist_ok=True)
+                sync_directory(self.directory)
+            if path.is_file() and path.read_bytes() == data:
+                sync_directory(path.parent)  # whoever wrote it may have died before doing so
+            else:
+                write_durably(path, data, by_way_of=self._incoming)
+        except OSError as error:
+            raise explained_os(error, f"writing the picture {path}") from error
+        return name
+
+    def _get(self, name: str) -> bytes:
+        path = self.path(name)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError as error:
+            raise UnknownRecord(f"There is no picture {name} in {self.directory}: restore it from a backup.") from error
+        except OSError as error:
+            raise explained_os(error, f"reading the picture {path}") from error
+        if sha256(data).hexdigest() != name:
+            raise Damaged(
+                f"The picture {path} is damaged: its bytes no longer match its name. Restore it from a backup."
+            )
+        return data

@@ -1,0 +1,94 @@
+"""Queries about the messages that answer updates, so that a replay edits what was sent instead of sending it again."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from sqlite_utils import Database
+
+from storage.base import Queries, every, first
+from storage.errors import UnknownRecord
+from storage.records import Reply
+
+_REPLIES = 'SELECT "update", slot, chat, message, final, question FROM replies'
+_REPLY = f'{_REPLIES} WHERE "update" = ?'
+
+
+class Replies(Queries):
+    """Replies to updates."""
+
+    async def begin(self, update: int, slot: int, chat: int, question: int = 0) -> Reply:
+        """Note that reply number `slot` (from 0) to an update is about to be sent, or return what is known of it.
+
+        `question` is the message that it answers. A `message` in the result means that it was sent before: edit that.
+        None on an update's second attempt means that an earlier send may or may not have happened; such replies are
+        counted as doubtful.
+        """
+        now = self._now()
+
+        def work(database: Database) -> Reply:
+            row = first(database, f"{_REPLY} AND slot = ?", (update, slot))
+            if row is None:
+                database.execute(
+                    'INSERT INTO replies("update", slot, chat, question, created) VALUES (?, ?, ?, ?, ?)',
+                    (update, slot, chat, question, now),
+                )
+                return Reply(update, slot, chat, None, question=question)
+            if row["message"] is None:
+                database.execute(
+                    'UPDATE replies SET doubtful = doubtful + 1 WHERE "update" = ? AND slot = ?', (update, slot)
+                )
+            return _reply(row)
+
+        return await self._write(work)
+
+    async def sent(self, update: int, slot: int, message: int) -> None:
+        """Telegram has the reply under this message id. Raises `UnknownRecord` for a reply that was not begun."""
+        await self._set_reply(update, slot, "message = ?", [message])
+
+    async def finish(self, update: int, slot: int) -> None:
+        """The reply shows its final text. Raises `UnknownRecord` for a reply that was not begun."""
+        await self._set_reply(update, slot, "final = 1", [])
+
+    async def for_update(self, update: int) -> list[Reply]:
+        """All replies begun for an update, by slot."""
+        rows = await self._read(lambda database: every(database, f"{_REPLY} ORDER BY slot", [update]))
+        return [_reply(row) for row in rows]
+
+    async def exists(self, chat: int, *, message: int | None = None, question: int | None = None) -> bool:
+        """Whether a message of a chat is one of our replies, or a question that has one."""
+        row = await self._read(
+            lambda database: first(
+                database,
+                "SELECT 1 FROM replies WHERE chat = ?1 AND message = ?2"
+                " UNION ALL SELECT 1 FROM replies WHERE chat = ?1 AND question = ?3 AND question <> 0 LIMIT 1",
+                (chat, message, question),
+            )
+        )
+        return row is not None
+
+    async def for_question(self, chat: int, question: int) -> list[Reply]:
+        """The messages that answer a message of somebody's at last, by slot; none for one that was never answered."""
+        rows = await self._read(
+            lambda database: every(
+                database,
+                f'{_REPLIES} WHERE "update" = (SELECT "update" FROM replies WHERE chat = ? AND question = ?'
+                " ORDER BY created DESC, rowid DESC LIMIT 1) ORDER BY slot",
+                (chat, question),
+            )
+        )
+        return [_reply(row) for row in rows]
+
+    async def _set_reply(self, update: int, slot: int, change: str, values: list[int]) -> None:
+        def work(database: Database) -> None:
+            cursor = database.execute(
+                f'UPDATE replies SET {change} WHERE "update" = ? AND slot = ?', (*values, update, slot)
+            )
+            if cursor.rowcount == 0:
+                raise UnknownRecord(f"Reply {slot} to update {update} was not begun: call begin_reply first.")
+
+        await self._write(work)
+
+
+def _reply(row: sqlite3.Row) -> Reply:
+    return Reply(row["update"], row["slot"], row["chat"], row["message"], bool(row["final"]), row["question"])

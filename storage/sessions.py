@@ -1,0 +1,65 @@
+"""Queries about sessions: the conversations of people in chats.
+
+A session belongs to one user in one chat and one forum topic; /new closes it and opens the next. A group that has one
+together is a user itself then, under its own id, which is negative.
+"""
+
+from __future__ import annotations
+
+from sqlite_utils import Database
+
+from storage.base import Queries, first
+from storage.inbox import refuse_closed
+from storage.people import ensure_chat, ensure_user
+
+_OPEN_SESSION = "SELECT id FROM sessions WHERE chat = ? AND user = ? AND topic = ? AND closed IS NULL"
+
+
+class Sessions(Queries):
+    """Sessions, of which a user has at most one open in a chat and topic."""
+
+    async def find(self, chat: int, user: int, topic: int = 0) -> int | None:
+        """The open session of `user` in `chat` and forum topic (0: none), None without one."""
+        row = await self._read(lambda database: first(database, _OPEN_SESSION, (chat, user, topic)))
+        return None if row is None else int(row["id"])
+
+    async def open(self, chat: int, user: int, topic: int = 0, *, update: int | None = None) -> int:
+        """As `open_session`, begun if there is none. Raises `UnknownRecord` when who sent `update`, which begins it,
+        was forgotten meanwhile.
+        """
+        found = await self.find(chat, user, topic)
+        if found is not None:
+            return found
+        now = self._now()
+
+        def work(database: Database) -> int:
+            refuse_closed(database, update)
+            return _open_session(database, chat, user, topic, now)
+
+        return await self._write(work)
+
+    async def restart(self, chat: int, user: int, topic: int = 0) -> int:
+        """Close the open session, if any, and begin another: the model forgets what was said before."""
+        now = self._now()
+
+        def work(database: Database) -> int:
+            database.execute(
+                "UPDATE sessions SET closed = ? WHERE chat = ? AND user = ? AND topic = ? AND closed IS NULL",
+                (now, chat, user, topic),
+            )
+            return _open_session(database, chat, user, topic, now)
+
+        return await self._write(work)
+
+
+def _open_session(database: Database, chat: int, user: int, topic: int, now: float) -> int:
+    row = first(database, _OPEN_SESSION, (chat, user, topic))
+    if row is not None:
+        return int(row["id"])
+    ensure_user(database, user, now)
+    ensure_chat(database, chat, now)
+    cursor = database.execute(
+        "INSERT INTO sessions(chat, user, topic, created) VALUES (?, ?, ?, ?)", (chat, user, topic, now)
+    )
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid
