@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, mod
 
 from bot.i18n import later
 from inference.chat_format.template import SYSTEM
-from inference.paths import LocalPath
+from inference.settings import LocalPath
 
 
 class WebhookSettings(BaseModel):

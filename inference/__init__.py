@@ -1,1 +1,1 @@
-"""Answering: one InternVL2, the engines that run it as child processes, the policy over them. Knows no other room."""
+"""Inference: InternVL2, the engines that serve it as child processes, and the deployment that keeps them serving."""

@@ -1,16 +1,13 @@
-"""What goes into an engine and what comes out: the vocabulary every room shares with inference.
+"""Prompts, answers and errors: the types that every package shares with inference. Standard library only.
 
-Standard library only, so the bot can import it without torch. Knows nothing about transport,
-templates or processes.
-
-The error family::
+The exceptions::
 
     InferenceError
-    ├── PictureError        the bytes are not a picture we accept; the sender can mend it
-    ├── PromptTooLong       the newest turn alone does not fit the engine's window
-    ├── EngineRejected      the engine answered 4xx; asking again would not help
-    ├── EngineCrashed       the engine died or broke the connection in mid-answer; asking again may help
-    │   └── EngineHung      … it is still there but says nothing
+    ├── PictureError        the data is not an accepted picture; the sender can send another
+    ├── PromptTooLong       the newest turn alone does not fit into the engine's window
+    ├── EngineRejected      the engine answered HTTP 4xx; a retry would not help
+    ├── EngineCrashed       the engine died or broke the connection in mid-answer; a retry may help
+    │   └── EngineHung      the engine keeps the connection but sends no token
     └── EngineUnavailable   no engine can answer now (starting, crashed beyond its retries, stopped)
 """
 
@@ -24,15 +21,15 @@ from typing import Final, Protocol
 
 
 class InferenceError(Exception):
-    """Base of everything the inference room raises on purpose. The text tells the next step."""
+    """Base class of the errors of inference. The text says what to do next."""
 
 
 INVALID_PICTURE: Final = "invalid_image"
-"""How an engine's answer over HTTP names a picture that it cannot read."""
+"""The error code of an engine's HTTP response for a picture that it cannot read."""
 
 
 class PictureError(InferenceError):
-    """The bytes are not a picture we accept."""
+    """The data is not an accepted picture."""
 
 
 class PromptTooLong(InferenceError):
@@ -44,11 +41,11 @@ class EngineRejected(InferenceError):
 
 
 class EngineCrashed(InferenceError):
-    """The engine broke off: connection lost, process dead, or silent for too long."""
+    """The engine did not finish its answer: connection lost, process dead, or no token for too long."""
 
 
 class EngineHung(EngineCrashed):
-    """The engine keeps the connection but no token came for `token_timeout` seconds."""
+    """The engine keeps the connection, but has sent no token for `token_timeout` seconds."""
 
 
 class EngineUnavailable(InferenceError):
@@ -56,7 +53,7 @@ class EngineUnavailable(InferenceError):
 
 
 class Role(StrEnum):
-    """Who speaks in a turn. The system text is not a turn; it belongs to the Prompt."""
+    """The speaker of a turn. The system text is not a turn; it belongs to the prompt."""
 
     USER = "user"
     ASSISTANT = "assistant"
@@ -66,7 +63,7 @@ class Role(StrEnum):
 class Picture:
     """An encoded picture (JPEG, PNG, WebP …), exactly the bytes that are stored and sent.
 
-    `sha256` is the hex digest of `data`: the picture's name in storage and in every cache.
+    `sha256` is the hex digest of `data`, by which storage and caches identify the picture.
     """
 
     data: bytes = field(repr=False)
@@ -75,13 +72,13 @@ class Picture:
 
     @classmethod
     def of(cls, data: bytes, media_type: str = "image/jpeg") -> Picture:
-        """Wrap encoded bytes, computing their digest."""
+        """Return a picture with its digest computed."""
         return cls(data, sha256(data).hexdigest(), media_type)
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One speaker's contribution. Pictures stand before the text, as InternVL2 was trained."""
+    """One message of a conversation. Pictures come before the text, as InternVL2 was trained."""
 
     role: Role
     text: str
@@ -90,10 +87,10 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the answer is drawn, by every engine in the same way.
+    """Sampling parameters, with the same meaning for every engine.
 
-    `temperature` 0 means greedy; `top_k` 0 means that `top_p` alone limits what is drawn from; `seed` None means a
-    fresh one. The default of `top_k` is lmdeploy's.
+    `temperature` 0 is greedy; `top_k` 0 is no limit, so `top_p` alone applies; `seed` None is a random one. The default
+    of `top_k` is lmdeploy's.
     """
 
     temperature: float = 0.8
@@ -105,9 +102,9 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A whole request: persona, history and the newest user turn (last in `turns`).
+    """A whole request: system text, history and the newest user turn (last in `turns`).
 
-    `chat` is an opaque key that stays the same for one conversation: engines route and cache by it.
+    `chat` is an opaque key of the conversation, by which requests are routed to the engine that has it cached.
     """
 
     system: str
@@ -118,7 +115,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What an answer cost, in tokens and picture tiles, as the engine counted it."""
+    """Tokens and picture tiles of an answer, as the engine counted them."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -128,11 +125,11 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A finished answer. Times in seconds from the moment the engine was asked.
+    """A finished answer. Times are in seconds from the request to the engine.
 
-    `model` is the identifier under which the deployment knows the model that spoke every word of it.
-    `finish` is "stop" (the model ended), "length" (max_new_tokens) or "abort" (whoever asked had heard enough). `cut`
-    is the prompt that was answered where that was shorter than the one asked, because all of it would not have fit.
+    `model` is the deployment's id of the model that generated all of it. `finish` is "stop" (the model ended it),
+    "length" (`max_new_tokens`) or "abort" (the client stopped it). `cut` is the prompt that was answered, if it had to
+    be shortened to fit into the window.
     """
 
     text: str
@@ -146,12 +143,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """One step of a streamed answer.
+    """One event of a streamed answer; exactly one of these is set.
 
-    Exactly one of the fields is meaningful: `text` appends, in the words of `model`; `restarted` voids all text so far
-    (the engine crashed and another one begins anew); `answer` is the last delta and carries the whole; `waiting` says
-    that the question stands in the queue with this many before it (0: next), together with `paused` when nobody is
-    answered for now because the deployment is paused.
+    `text` (with `model`) is appended to the answer. `restarted` discards all text so far: the engine crashed and
+    another one starts over. `waiting` is the number of questions before this one in the queue; with `paused`, the
+    deployment answers none of them for now. `answer` is the whole answer, in the last delta.
     """
 
     text: str = ""
@@ -163,8 +159,8 @@ class Delta:
 
 
 class Engine(Protocol):
-    """Anything that answers prompts: one engine process over HTTP, or the deployment over several."""
+    """Answers prompts: one engine process over HTTP, or the deployment over several."""
 
     def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
-        """Stream the answer; the last delta carries the `Answer`. Raises `InferenceError`."""
+        """Stream the answer; the last delta has the `Answer`. Raises `InferenceError`."""
         ...

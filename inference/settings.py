@@ -1,153 +1,200 @@
-"""What `[inference]` of config.toml holds, checked once and then only read.
-
-Knows names, defaults and limits. What they mean in work is with their users: engines.py (how a kind is
-started), supervisor.py (restarts), bluegreen.py and rolling.py (swap), warming.py, deployment.py (queue). Times are in
-seconds.
-"""
+"""Settings of `[inference]` in config.toml. Times are in seconds."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from inference.engines.lmdeploy.lmdeploy_settings import LmdeploySettings
 from inference.internvl2.tiny import CHECKPOINT
-from inference.paths import LocalText
 
 TINY: Final = "tiny"
 PLACEHOLDERS: Final = ("endpoint", "host", "port", "model", "model_dir")
-"""What `swap_command` may have in braces."""
+"""Placeholders in braces that `swap_command` may contain."""
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{error}: give the whole path") from error
+
+
+LocalPath = Annotated[Path, AfterValidator(_expanded)]
+"""A local path; `~` is the user's home directory."""
+
+LocalText = Annotated[str, AfterValidator(lambda text: str(_expanded(Path(text))) if text.startswith("~") else text)]
+"""A text that may be a local path; a leading `~` is the user's home directory."""
+
+
+class LmdeploySettings(BaseModel):
+    """Settings of `[inference.lmdeploy]`: the sizes of lmdeploy's TurboMind engine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    blocks: int | None = Field(default=None, ge=16)
+    """KV cache blocks of 64 tokens, 6.3 MB each for InternVL2-2B, 3.1 MB with kv_bits = 8. A picture of 13 tiles takes
+    52 blocks. Unset: what fits on the card, for two engines side by side if swap = "blue-green" (about 4700 blocks on
+    80 GB, 650 on 24 GB; a 12 GB card needs swap = "cold")."""
+
+    session_length: int = Field(default=16384, ge=512)
+    """The longest conversation in tokens, the answer included; older turns are left out. Fewer blocks make it
+    shorter."""
+
+    batch: int = Field(default=64, ge=1)
+    """Answers generated at a time; more wait inside the engine."""
+
+    kv_bits: Literal[4, 8, 16] = 16
+    """Bits of a cached key or value. 8 halves a conversation's memory and the time to read it; 4 costs quality."""
+
+    dtype: Literal["auto", "bfloat16", "float16"] = "auto"
+    """Type of the computations. `auto`: the checkpoint's; cards before Ampere (T4, V100) need float16."""
+
+    weights: Literal["auto", "hf", "awq", "gptq"] = "auto"
+    """Format of the weights: `awq` for a 4-bit checkpoint made by lmdeploy. `auto` reads it from the checkpoint's
+    config.json."""
+
+    tensor_parallel: int = Field(default=1, ge=1)
+    """GPUs that share one model. InternVL2-2B fits on one: prefer listing more GPUs in inference.gpus."""
+
+    prefill_tokens: int | None = Field(default=None, ge=512)
+    """Prompt tokens computed in one iteration: more is faster and takes memory. Unset: 16384, and 8192 on a card below
+    40 GB."""
+
+    tile_threads: int | None = Field(default=None, ge=1)
+    """Threads that decode pictures and cut them into tiles. Unset: one for each core, at most 12."""
+
+    tile_cache_megabytes: int = Field(default=2048, ge=0)
+    """Main memory for the tiles of recent pictures (16 MB for a picture of 13 tiles)."""
 
 
 class InferenceSettings(BaseModel):
-    """The engine and the patience with it. Every field is a key of `[inference]`."""
+    """Settings of `[inference]`: the engine, its limits and timeouts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     engine: Literal["auto", "cpu", "lmdeploy", "external"] = "auto"
-    """What answers: `cpu` runs everywhere, `external` is a server of yours, `auto` chooses."""
+    """The engine: `cpu` runs everywhere, `lmdeploy` on a GPU, `external` is your own server, `auto` chooses."""
 
     model: LocalText = TINY
-    """The first model, before anything was learned: a checkpoint directory, or `tiny`, the one shipped with us."""
+    """The base model: a checkpoint directory, or `tiny`, the one shipped with thumbtune."""
 
     endpoints: tuple[str, ...] = ()
-    """For `external`: where your servers listen, each `http://host:port`. A chat stays with one of them."""
+    """For `external`: addresses of your servers, each `http://host:port`. A chat stays with one of them."""
 
     endpoint_model: str = ""
     """For `external`: the model's name there. Empty: the first one that the server lists."""
 
     api_key: SecretStr = SecretStr("")
-    """For `external`: what the server wants as a bearer token, if anything."""
+    """For `external`: the server's bearer token, if it needs one."""
 
     gpus: tuple[int, ...] = ()
-    """For the kinds that we start: one engine for each of these GPUs, by number. Empty: one engine, which sees what
-    the bot sees."""
+    """For `cpu` and `lmdeploy`: GPU numbers, one engine for each. Empty: one engine with the bot's own
+    CUDA_VISIBLE_DEVICES."""
 
     tiles: int | None = Field(default=None, ge=1, le=40)
-    """At most so many tiles a picture. Fewer are faster and see less. Unset: as the checkpoint says."""
+    """Most tiles of a picture. Fewer are faster and show less detail. Unset: the checkpoint's own limit."""
 
     python: LocalText = ""
-    """The interpreter that runs the engine. Empty: the one that runs the bot."""
+    """The Python interpreter of the engine. Empty: the bot's own."""
 
     threads: int | None = Field(default=None, ge=1)
-    """For `cpu`: threads of the engine. Unset: as many as there are cores."""
+    """For `cpu`: computing threads. Unset: one for each core."""
 
     cache_megabytes: int | None = Field(default=None, ge=0)
-    """For `cpu`: memory for what recent chats have already been computed to. Unset: the engine's own default."""
+    """For `cpu`: memory of the prefix cache. Unset: a quarter of the machine's, at most 4096."""
 
     concurrency: int | None = Field(default=None, ge=1)
-    """So many answers at once on each engine; the others queue. Unset: what suits the kind of engine."""
+    """Answers at a time on each engine; more questions queue. Unset: a default for the kind of engine."""
 
     start_timeout: float = Field(default=300, gt=0)
-    """An engine that has not answered a picture so long after its start has failed to start."""
+    """An engine that has not answered a question about a picture this long after its start has failed to start."""
 
     token_timeout: float = Field(default=60, gt=0)
-    """No token for so long, the first one included, is a hang: the engine is restarted. A large model on a CPU
-    needs minutes for its first token; give it those."""
+    """Without a token for this long, the first one included, an engine counts as hung and is restarted. A large model
+    on a CPU needs minutes for its first token."""
 
     wait_timeout: float = Field(default=120, gt=0)
-    """A question waits so long for an engine that is starting or restarting; then the person is told."""
+    """How long a question waits for an engine that is starting or restarting before it fails."""
 
     swap: Literal["blue-green", "cold"] = "blue-green"
-    """How a new model takes over: blue-green starts it beside the old one; cold, for a card too small for two, ends
-    the old one first, and whoever asks meanwhile waits and is told."""
+    """How a new model replaces the old one: `blue-green` starts it beside the old one; `cold`, for a card too small for
+    two, stops the old one first, and questions wait meanwhile."""
 
     swap_command: tuple[LocalText, ...] = ()
-    """For `external`: a program and its arguments that make the server at one endpoint serve another model, run for
-    one after the other: ["./swap.sh", "{host}", "{port}", "{model_dir}"]. {endpoint} and {model} are filled in too.
-    It ends, with 0, when the old server is gone. It gets the bot's environment without THUMBTUNE_… and HF_TOKEN.
-    Empty: models are not swapped."""
+    """For `external`: a command that makes the server at one endpoint serve another model, run for one endpoint after
+    the other: ["./swap.sh", "{host}", "{port}", "{model_dir}"]; {endpoint} and {model} are replaced too. It exits with
+    0 once the old server has stopped. It gets the bot's environment without THUMBTUNE_… and HF_TOKEN. Empty: models
+    are not swapped."""
 
     swap_command_timeout: float = Field(default=600, gt=0)
-    """After so long it has failed."""
+    """After this long swap_command has failed."""
 
     drain_timeout: float = Field(default=120, ge=0)
-    """After a swap or a /drain an engine may finish its answers for so long; what is left is begun anew elsewhere."""
+    """How long a drained engine may finish its answers; the rest are restarted on another engine."""
 
     warm_chats: int = Field(default=64, ge=0)
-    """When a model changes or a node comes or goes, the newest prompts of so many recently active chats are computed
-    where the chat is going, before it goes. 0: none."""
+    """Before chats move to another engine, the prompts of this many active ones are computed there. 0: none."""
 
     warm_age: float = Field(default=900, ge=0)
-    """Recently active is who was answered within so long."""
+    """A chat is recently active for this long after its last answer."""
 
     warm_timeout: float = Field(default=20, gt=0)
-    """Warming takes at most so long; chats that are left go cold."""
+    """Time limit of the warm-up; the remaining chats move without it."""
 
     warm_at_once: int = Field(default=4, ge=1)
-    """So many prompts at once warm an engine that nobody is sent to yet; one that is in use gets one at a time."""
+    """Prompts at a time that warm up an engine without chats; an engine in use gets one at a time."""
 
     stop_timeout: float = Field(default=2, ge=0)
-    """An engine that was asked to end, by a swap or a pause, is killed after so long. When the bot itself ends, it is
-    killed after 2.5 s at the latest, so that all is closed within the 10 s that `docker stop` gives."""
+    """An engine stopped by a swap or a pause is killed after this long. When the bot itself ends, engines are killed
+    after 2.5 s at the latest, so that everything is closed within the 10 s that `docker stop` allows."""
 
     answer_attempts: int = Field(default=4, ge=1)
-    """One question is put to so many engines that crash over it; then it is given up."""
+    """A question is given up after this many engines have crashed while answering it."""
 
     restart_limit: int = Field(default=5, ge=1)
-    """After so many failures in a row people are told at once that no engine answers; trying goes on."""
+    """After this many failures in a row questions fail at once instead of waiting; restarts go on."""
 
     restart_delay: float = Field(default=1, ge=0)
-    """The first restart is immediate; before the next ones it waits so long, doubled each time …"""
+    """The first restart is immediate; the delay before the second one, doubled each time …"""
 
     restart_delay_max: float = Field(default=60, ge=0)
-    """… up to so long."""
+    """… up to this."""
 
     log_megabytes: float = Field(default=5, gt=0)
     """The log file of an engine, or of swap_command, is rotated at this size …"""
 
     log_files: int = Field(default=3, ge=1)
-    """… and so many of the old ones are kept."""
+    """… and this many old ones are kept."""
 
     lmdeploy: LmdeploySettings = LmdeploySettings()
-    """For `lmdeploy`: the sizes of TurboMind."""
+    """Settings of `lmdeploy`."""
 
     @property
     def side_by_side(self) -> int:
-        """How many engines one card must have room for."""
+        """Number of engines that one card must have room for."""
         return 2 if self.swap == "blue-green" else 1
 
     def checkpoint(self) -> Path:
-        """The directory that `model` means."""
+        """Return the directory of `model`."""
         return CHECKPOINT if self.model == TINY else Path(self.model)
 
     @field_validator("endpoints")
     @classmethod
-    def _are_addresses(cls, endpoints: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_addresses(cls, endpoints: tuple[str, ...]) -> tuple[str, ...]:
         for endpoint in endpoints:
             parts = urlsplit(endpoint)
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise ValueError(f"{endpoint!r} is not an address; write http://host:port")
-        # One spelling: chats are placed by it.
+        # Chats are assigned by the address, so it needs one spelling.
         return tuple(endpoint.rstrip("/").removesuffix("/v1") for endpoint in endpoints)
 
     @field_validator("swap_command")
     @classmethod
-    def _has_known_places(cls, command: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_placeholders(cls, command: tuple[str, ...]) -> tuple[str, ...]:
         for name in re.findall(r"\{(\w+)\}", " ".join(command)):
             if name not in PLACEHOLDERS:
                 raise ValueError(f"{{{name}}} is not known; there are {', '.join(PLACEHOLDERS)}")
@@ -155,13 +202,13 @@ class InferenceSettings(BaseModel):
 
     @field_validator("endpoints", "gpus")
     @classmethod
-    def _are_different(cls, places: tuple[str | int, ...]) -> tuple[str | int, ...]:
-        if len(set(places)) < len(places):
+    def _check_duplicates(cls, replicas: tuple[str | int, ...]) -> tuple[str | int, ...]:
+        if len(set(replicas)) < len(replicas):
             raise ValueError("one of them is listed twice")
-        return places
+        return replicas
 
     @model_validator(mode="after")
-    def _external_has_an_endpoint(self) -> Self:
+    def _check_combinations(self) -> Self:
         if self.engine == "external" and not self.endpoints:
             raise ValueError('engine = "external" needs endpoints = ["http://host:port"]')
         if self.endpoints and self.engine not in ("external", "auto"):

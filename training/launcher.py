@@ -131,7 +131,7 @@ class ChildTrainer:
             async with asyncio.timeout(self._settings.timeout):
                 await child.wait()
         except TimeoutError:
-            await child.show_stacks()
+            await child.dump_stacks()
             reason = f"{step} took longer than training.timeout; the log is {written}"
             return Outcome(ok=False, reason=reason, log=str(written))
         finally:
@@ -155,7 +155,7 @@ class ChildTrainer:
                     await self._news.wait()
             except TimeoutError:
                 log.warning("a worker has told no progress for %d s: %s", self._settings.silence, child.log_path)
-                await child.show_stacks()
+                await child.dump_stacks()
                 await self._news.wait()
                 log.warning("the worker goes on: %s", child.log_path)
 

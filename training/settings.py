@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from inference.internvl2.checkpoint_check import weight_bytes
-from inference.paths import LocalPath, LocalText
+from inference.settings import LocalPath, LocalText
 from training.xtuner.hyperparameters import LARGE, RECIPES, SELF_TUNING, Recipe
 
 _TINY_BYTES: Final = 200_000_000

@@ -119,7 +119,7 @@ def work(kind: type[AnyJob], do: Callable[[AnyJob, Say], Outcome]) -> None:
     exits with 1, whereupon torchrun ends the others.
     """
     watch_parent()
-    stack_dump.answer()
+    stack_dump.enable()
     lines = sys.stdout
 
     def say(progress: Progress) -> None:

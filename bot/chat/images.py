@@ -26,7 +26,8 @@ from bot.redaction import account
 from bot.settings import ChatSettings, LimitsSettings
 from bot.telegram.client import Undelivered
 from inference.images import decoder
-from inference.images.decoder import CleanPicture, PictureDecoders, Refusal
+from inference.images.decoder import PictureDecoders
+from inference.images.decoder_protocol import CleanPicture, Refusal
 from inference.messages import Picture
 from storage.errors import NotSaved, UnknownRecord
 from storage.ledger import Ledger

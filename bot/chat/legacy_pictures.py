@@ -18,7 +18,8 @@ import structlog
 from rich.console import Console
 
 from bot.redaction import trace
-from inference.images.decoder import PictureDecoders, PictureRefused
+from inference.images.decoder import PictureDecoders
+from inference.images.decoder_protocol import PictureRefused
 from inference.images.opening import MAX_PIXELS
 from storage.errors import Damaged, StorageError, UnknownRecord
 from storage.ledger import Ledger

@@ -18,7 +18,8 @@ from rich.markup import escape
 from bot.chat.images import SUFFIXES
 from bot.cli.terminal import notes, progress_bar, progress_text
 from bot.config import Settings
-from inference.images.decoder import PictureDecoder, PictureRefused, Refusal
+from inference.images.decoder import PictureDecoder
+from inference.images.decoder_protocol import PictureRefused, Refusal
 from inference.internvl2.checkpoint_check import problems
 from inference.internvl2.tiny import CHECKPOINT
 from inference.settings import TINY

@@ -1,7 +1,7 @@
-"""How many tokens a prompt has for one model, and what of a conversation fits the engine's window.
+"""Counts a prompt's tokens for one model and cuts the history to the engine's window.
 
-Knows a checkpoint by its configuration and tokenizer files alone: no weights, no code of the checkpoint, neither torch
-nor transformers, so that the bot's process can count. What is cut is prompt.py's to say.
+Reads only a checkpoint's configuration and tokenizer files and imports neither torch nor transformers, so that the
+bot's process can count.
 """
 
 from __future__ import annotations
@@ -37,21 +37,26 @@ from inference.settings import TINY, InferenceSettings
 _SPECIAL: Final = re.compile("|".join(map(re.escape, (IM_START, IM_END, IMG_START, IMG_END, IMG_CONTEXT))))
 
 _STEP: Final = 4
-"""A long history is cut by so many questions at a time, so that the prompt's beginning, and with it the engine's
-cache, stays the same for the next questions."""
+"""Questions cut from a long history at a time, so that the start of the prompt, and with it the engine's prefix cache,
+stays the same for the next questions."""
 
 _TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model")
-"""The first one that is there counts, as in internvl2/tokenizer.py."""
+"""The first existing file is used, as in internvl2/tokenizer.py."""
 
 _TEXTS: Final = 4096
 _PICTURES: Final = 4096
 
 
 class Window:
-    """The window of an engine with the model in `directory`, in tokens: the model's, or `longest` where that is less.
+    """The context window of an engine, in tokens. Thread-safe.
 
-    `tiles` are the most tiles of a picture, None as the checkpoint says. May be used from several threads. Raises
-    OSError, ValueError, KeyError or TypeError where the directory holds no configuration of an InternVL2.
+    Args:
+        directory: The model's checkpoint.
+        tiles: Most tiles of a picture, None for the checkpoint's own limit.
+        longest: The engine's own limit, if it is lower than the model's.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: The directory has no configuration of an InternVL2.
     """
 
     def __init__(self, directory: Path, *, tiles: int | None = None, longest: int | None = None) -> None:
@@ -62,10 +67,10 @@ class Window:
         self.tokens: int = min(config["llm_config"]["max_position_embeddings"], longest or sys.maxsize)
         self._files = [path for name in _TOKENIZERS if (path := directory / name).is_file()]
         if not self._files:
-            raise FileNotFoundError(f"{directory} holds none of {', '.join(_TOKENIZERS)}")
-        self._tile_tokens = int((side // vision["patch_size"]) ** 2 * config["downsample_ratio"] ** 2)
-        self._most_tokens = (most + 1) * self._tile_tokens
-        self._tiles = partial(
+            raise FileNotFoundError(f"{directory} has none of {', '.join(_TOKENIZERS)}")
+        self._tokens_per_tile = int((side // vision["patch_size"]) ** 2 * config["downsample_ratio"] ** 2)
+        self._max_picture_tokens = (most + 1) * self._tokens_per_tile
+        self._count_tiles = partial(
             count_tiles,
             image_size=side,
             min_num=min(config["min_dynamic_patch"], most),
@@ -73,53 +78,57 @@ class Window:
             use_thumbnail=config["use_thumbnail"],
         )
         self._lock = Lock()
-        self._text_tokens = lru_cache(_TEXTS)(lambda text: self._tokenise(text))
+        self._text_tokens = lru_cache(_TEXTS)(lambda text: self._tokenize(text))
         self._picture_tokens: LRUCache[str, int] = LRUCache(_PICTURES)
 
     def surely_holds(self, prompt: Prompt) -> bool:
-        """Whether the prompt fits however its text is tokenised and its pictures are shaped. Quick; opens no file."""
-        return upper_bound(prompt, self._most_tokens) <= self._room(prompt)
+        """Return whether the prompt fits for any tokenization and any picture sizes. Fast; reads no file."""
+        return upper_bound(prompt, self._max_picture_tokens) <= self._prompt_limit(prompt)
 
     def fit(self, prompt: Prompt) -> Prompt:
-        """The prompt, its oldest questions left out where it must be, with room for the answer; see `prompt.fit`.
+        """Return the prompt, without its oldest questions if necessary, as `template.fit`. Loads the tokenizer once.
 
-        The newest question is left room for a shorter answer rather than refused. Raises PromptTooLong when there is
-        none at all, and PictureError. Loads the tokenizer the first time.
+        If the newest question alone leaves less room than a full answer needs, the answer gets shorter.
+
+        Raises:
+            PromptTooLong: There is no room for an answer at all.
+            PictureError: The header of a picture cannot be read.
         """
         if self.surely_holds(prompt):
             return prompt
-        for room, step in ((self._room(prompt), _STEP), (self._room(prompt), 1)):
+        limit = self._prompt_limit(prompt)
+        for step in (_STEP, 1):
             with suppress(PromptTooLong):
-                return fit(prompt, room, partial(self._count_of_step, prompt, step))
+                return fit(prompt, limit, partial(self._count_of_step, prompt, step))
         return fit(prompt, self.tokens - 1, self.count)
 
     def count(self, prompt: Prompt) -> int:
-        """The length of `token_ids.token_ids`. Raises PictureError for a picture whose header cannot be read."""
-        shown = pictures(prompt)
-        rendered = render(prompt, [1] * len(shown))
+        """Return the length of `token_ids.token_ids`. Raises PictureError if the header of a picture cannot be read."""
+        given = pictures(prompt)
+        rendered = render(prompt, [1] * len(given))
         texts = [text for text in _SPECIAL.split(rendered) if text]
         with self._lock:
-            special = 1 + len(_SPECIAL.findall(rendered)) - len(shown)
-            return special + sum(map(self._text_tokens, texts)) + sum(map(self._tokens_of, shown))
+            special = 1 + len(_SPECIAL.findall(rendered)) - len(given)
+            return special + sum(map(self._text_tokens, texts)) + sum(map(self._count_picture, given))
 
-    def _room(self, prompt: Prompt) -> int:
-        """What the prompt may take: at least half of the window, however long the answer may be."""
+    def _prompt_limit(self, prompt: Prompt) -> int:
+        """Return the most tokens of the prompt: at least half of the window, however long the answer may be."""
         return self.tokens - min(prompt.sampling.max_new_tokens, self.tokens // 2)
 
     def _count_of_step(self, whole: Prompt, step: int, shorter: Prompt) -> int:
-        """`count` where a multiple of `step` questions is left out, else more than any window."""
+        """Return `count` if a multiple of `step` questions was cut, otherwise more than any window."""
         return sys.maxsize if (_questions(whole) - _questions(shorter)) % step else self.count(shorter)
 
-    def _tokens_of(self, picture: Picture) -> int:
+    def _count_picture(self, picture: Picture) -> int:
         tokens = self._picture_tokens.get(picture.sha256)
         if tokens is None:
-            tokens = self._tiles(*picture_size(picture.data)) * self._tile_tokens
+            tokens = self._count_tiles(*picture_size(picture.data)) * self._tokens_per_tile
             self._picture_tokens[picture.sha256] = tokens
         return tokens
 
     @cached_property
-    def _tokenise(self) -> Callable[[str], int]:
-        """Counts the tokens of a text that follows a special token and holds none."""
+    def _tokenize(self) -> Callable[[str], int]:
+        """A function that counts the tokens of a text that follows a special token and contains none."""
         file = self._files[0]
         if file.suffix == ".json":
             from tokenizers import Tokenizer  # type: ignore[import-untyped]
@@ -135,10 +144,15 @@ class Window:
 
 
 def window_of(directory: Path, settings: InferenceSettings, *, ours: bool, longest: int | None = None) -> Window | None:
-    """The window of an engine started with these settings (`ours`), or of an external one that serves the directory.
+    """Return the window of an engine with these settings, None if it cannot be determined.
 
-    `longest` is what the engine says that it holds. None where nothing can be counted: the directory holds no
-    checkpoint, or the external server's model is not named in `inference.model`.
+    That is so if the directory holds no checkpoint, or if an external server's model is not set in `inference.model`.
+
+    Args:
+        directory: The model's checkpoint.
+        settings: The settings.
+        ours: Whether the bot starts the engine; otherwise it is an external server.
+        longest: The engine's own limit, if it reports one.
     """
     if not ours and settings.model == TINY:
         return None

@@ -1,14 +1,11 @@
-"""THE prompt: how a conversation becomes the one string every engine, the trainer and the evaluation read.
+r"""The chat template: the one text of a conversation that every engine, the training and the evaluation read.
 
-Knows InternVL2's chat format (system text, separators without newlines, picture places), which literals a
-tokenizer would turn into special tokens, and how the same format is written down for lmdeploy and Hugging
-Face. Leaves tokenisation, tiling and transport to others; runs on the standard library.
+Tokenization, tiling and transport are left to others. Standard library only. The format, as InternVL2-2B was trained
+(conversation.py of the checkpoint, template "internlm2-chat")::
 
-The format, as InternVL2-2B was trained (conversation.py of the checkpoint, template "internlm2-chat")::
+    <|im_start|>system\n{system}<|im_end|><|im_start|>user\n{pictures}{question}<|im_end|><|im_start|>assistant\n
 
-    <|im_start|>system\\n{system}<|im_end|><|im_start|>user\\n{places}{question}<|im_end|><|im_start|>assistant\\n
-
-A tokenizer puts `<s>` in front. A picture's place is `<img><IMG_CONTEXT>×n</img>\\n`.
+A tokenizer adds `<s>` in front. A picture is `<img><IMG_CONTEXT>×n</img>\n`.
 """
 
 from __future__ import annotations
@@ -22,10 +19,12 @@ from typing import Final
 
 from inference.messages import Picture, Prompt, PromptTooLong, Role, Turn
 
+# --- What is specific to InternVL2 with InternLM2 ---
+
 SYSTEM: Final = (
     "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"
 )
-"""The official system text: what the model saw in training when no persona was given."""
+"""The official system text, which the model was trained with when no other was given."""
 
 BOS: Final = "<s>"
 EOS: Final = "</s>"
@@ -34,8 +33,6 @@ IM_END: Final = "<|im_end|>"
 IMG_START: Final = "<img>"
 IMG_END: Final = "</img>"
 IMG_CONTEXT: Final = "<IMG_CONTEXT>"
-PLACE: Final = "<image>"
-"""Stands for one whole picture in texts that are not tokenised yet (LLaVA files, templates)."""
 
 SPECIAL_TOKENS: Final = (
     "<unk>",
@@ -57,51 +54,56 @@ SPECIAL_TOKENS: Final = (
     "<box>",
     "</box>",
 )
-"""Every literal that InternVL2's tokenizer reads as one special token."""
+"""Every literal that the tokenizer reads as one special token."""
 
 STOP_TOKENS: Final = (IM_END, IM_START, EOS)
-"""What ends an answer: the official generation config's two, and the tokenizer's own end."""
-
-BREAK: Final = "\u2060"
-"""WORD JOINER: invisible, joins no characters, allows no line break; put into a literal, it breaks it."""
-
-# Beside the tokenizer's own: XTuner's and the official code's place of a picture, lmdeploy's old one, and the
-# names under which the special ids stand in InternLM2's SentencePiece file ("[UNUSED_TOKEN_145]" is encoded
-# as id 92542, that is <|im_end|>).
-_LITERAL: Final = re.compile(
-    "|".join(map(re.escape, (*SPECIAL_TOKENS, PLACE, "<video>", "<IMAGE_TOKEN>"))) + r"|\[UNUSED_TOKEN_"
-)
+"""The tokens that end an answer: the official generation configuration's two, and the tokenizer's own."""
 
 _SYSTEM_OPEN: Final = f"{IM_START}system\n"
 _USER_OPEN: Final = f"{IM_START}user\n"
 _ASSISTANT_OPEN: Final = f"{IM_START}assistant\n"
 
+PLACE: Final = "<image>"
+"""The placeholder of a picture in texts that are not tokenized yet (LLaVA files, chat templates)."""
+
+# Beside the tokenizer's own: the picture placeholders of XTuner and the official code, the one of old lmdeploy
+# versions, and the names of the special ids in InternLM2's SentencePiece file ("[UNUSED_TOKEN_145]" is encoded as id
+# 92542, which is <|im_end|>).
+_LITERAL: Final = re.compile(
+    "|".join(map(re.escape, (*SPECIAL_TOKENS, PLACE, "<video>", "<IMAGE_TOKEN>"))) + r"|\[UNUSED_TOKEN_"
+)
+
+# --- The template ---
+
+BREAK: Final = "\u2060"
+"""WORD JOINER, an invisible character without a line break; inserted into a special-token literal, it breaks it."""
+
 
 def harmless(text: str) -> str:
     """Break every special-token literal in `text` with one invisible character after its first.
 
-    What is left reads the same to people and is plain text to every tokenizer and server. Idempotent.
+    The result looks the same and is plain text to every tokenizer and server. Idempotent.
     """
     return _LITERAL.sub(lambda found: found[0][0] + BREAK + found[0][1:], text)
 
 
 def special_literal(text: str) -> str:
-    """The first literal in `text` that a tokenizer or a server would read as a special token; empty without one."""
+    """Return the first literal in `text` that a tokenizer or server reads as a special token, or an empty string."""
     found = _LITERAL.search(text)
     return found[0] if found else ""
 
 
 def system_text(system: str) -> str:
-    """The persona as it stands in a prompt: harmless, without outer white space."""
+    """Return the system text as it is in a prompt: harmless, without leading and trailing white space."""
     return harmless(system).strip()
 
 
 def parts(turn: Turn) -> tuple[str | Picture, ...]:
-    """The turn as an engine's HTTP interface wants it: texts and pictures in the order they are read.
+    """Return the content parts of a turn for an engine's HTTP API: texts and pictures in order.
 
-    An engine replaces a picture by `<img>…</img>` and a newline; so several pictures get their number as a
-    text before them ("Image-1: "), one gets none. Texts are harmless and without outer white space (XTuner's
-    dataset strips it too); an empty one is left out.
+    An engine replaces a picture with `<img>…</img>` and a newline, so several pictures are preceded by their number as
+    a text ("Image-1: "), as the model was trained; a single one is not. Texts are harmless and stripped (XTuner's
+    dataset strips them too); an empty one is left out.
     """
     listed: list[str | Picture] = []
     for number, picture in enumerate(turn.pictures, 1):
@@ -113,24 +115,27 @@ def parts(turn: Turn) -> tuple[str | Picture, ...]:
 
 
 def user_text(turn: Turn) -> str:
-    """The turn's text with a place for each picture: `<image>\\n…`, or `Image-1: <image>\\nImage-2: …`.
+    r"""Return the text of a turn with picture placeholders: `<image>\n…`, or `Image-1: <image>\nImage-2: …`.
 
-    Also right for an assistant's turn, which has no pictures.
+    Also correct for an assistant's turn, which has no pictures.
     """
     return "".join(part if isinstance(part, str) else f"{PLACE}\n" for part in parts(turn))
 
 
 def picture_place(tokens: int) -> str:
-    """What stands for a picture of `tokens` features in a prompt that is ready for the tokenizer."""
+    """Return the text of a picture of `tokens` features in a prompt that is ready for the tokenizer."""
     return f"{IMG_START}{IMG_CONTEXT * tokens}{IMG_END}"
 
 
 def render(prompt: Prompt, picture_tokens: Sequence[int]) -> str:
-    """The whole prompt up to and including the opening of the assistant's answer, without `<s>`.
+    """Render a whole prompt, up to and including the start of the assistant's answer, without `<s>`.
 
-    `picture_tokens` has one number for each picture of the prompt, in order: its feature tokens, tiles times
-    tokens a tile. A turn of the assistant is closed, the last turn is expected to be the user's.
-    Raises ValueError when the numbers do not match the pictures.
+    Args:
+        prompt: The prompt; its last turn is the user's.
+        picture_tokens: The number of feature tokens of each picture: its tiles times the tokens of a tile.
+
+    Raises:
+        ValueError: The numbers do not match the pictures.
     """
     if len(picture_tokens) != len(pictures(prompt)):
         raise ValueError(f"{len(pictures(prompt))} pictures, but {len(picture_tokens)} token counts")
@@ -144,19 +149,19 @@ def render(prompt: Prompt, picture_tokens: Sequence[int]) -> str:
 
 
 def render_answer(answer: str) -> str:
-    """What follows `render` in a training sample: the answer and its end."""
+    """Return what follows `render` in a training sample: the answer and its end token."""
     return harmless(answer).strip() + IM_END
 
 
 def pictures(prompt: Prompt) -> tuple[Picture, ...]:
-    """All pictures of the prompt in the order in which the model reads them."""
+    """Return all pictures of the prompt in order."""
     return tuple(picture for turn in prompt.turns for picture in turn.pictures)
 
 
 def prompt_hash(prompt: Prompt) -> str:
-    """Hex sha256 over all that decides the prompt's token ids: system, turns, picture digests.
+    """Return the hex sha256 of what determines the prompt's token ids: system text, turns and picture digests.
 
-    Neither sampling nor the chat's key takes part; they are recorded apart.
+    Sampling and the chat's key are left out.
     """
     content = [
         system_text(prompt.system),
@@ -165,10 +170,13 @@ def prompt_hash(prompt: Prompt) -> str:
     return sha256(json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
 
 
-def upper_bound(prompt: Prompt, picture_tokens: int) -> int:
-    """No engine counts more prompt tokens than this, each picture taken at `picture_tokens`.
+# --- Cutting the history ---
 
-    A text has at most as many tokens as UTF-8 bytes (byte fallback); for a caller without a tokenizer.
+
+def upper_bound(prompt: Prompt, picture_tokens: int) -> int:
+    """Return an upper bound of the prompt's tokens, with `picture_tokens` for each picture. Needs no tokenizer.
+
+    A text has at most as many tokens as UTF-8 bytes (byte fallback).
     """
     texts = (harmless(prompt.system), *(user_text(turn) for turn in prompt.turns))
     separators = 8 * (len(texts) + 1)
@@ -176,12 +184,18 @@ def upper_bound(prompt: Prompt, picture_tokens: int) -> int:
 
 
 def fit(prompt: Prompt, window_tokens: int, count: Callable[[Prompt], int]) -> Prompt:
-    """Cut the history so that `count(prompt) <= window_tokens`, the newest picture always kept.
+    """Cut the history so that `count(prompt) <= window_tokens`; the newest picture is always kept.
 
-    `window_tokens` is the engine's window less the room left for the answer. Oldest turns go first, so that
-    the rest begins with a user's turn. When the newest picture would go with its turn, its turn's pictures
-    move to the oldest turn kept; of an album that is too large to move whole, the last pictures.
-    Raises PromptTooLong when the newest turn does not fit with its own pictures or with the newest one.
+    Oldest turns go first, and the rest begins with a user's turn. If the newest picture would go with its turn, that
+    turn's pictures move to the oldest turn that is kept; of an album too large to move, the last pictures.
+
+    Args:
+        prompt: The whole prompt.
+        window_tokens: The engine's window less the tokens reserved for the answer.
+        count: Returns the number of tokens of a shorter prompt.
+
+    Raises:
+        PromptTooLong: The newest turn does not fit with its own pictures or with the newest one.
     """
     for candidate in _shorter(prompt):
         if count(candidate) <= window_tokens:
@@ -192,7 +206,7 @@ def fit(prompt: Prompt, window_tokens: int, count: Callable[[Prompt], int]) -> P
 
 
 def _shorter(prompt: Prompt) -> Iterator[Prompt]:
-    """The prompt, then what is left of it when more and more of the oldest is cut."""
+    """Yield the prompt, then ever shorter ones without its oldest turns."""
     yield prompt
     openings = [index for index, turn in enumerate(prompt.turns) if turn.role is Role.USER]
     for opening in openings[1:]:
@@ -206,11 +220,14 @@ def _shorter(prompt: Prompt) -> Iterator[Prompt]:
             yield replace(prompt, turns=(head, *kept[1:]))
 
 
-def lmdeploy_template(system: str = SYSTEM) -> dict[str, object]:
-    """The fields of lmdeploy's ChatTemplateConfig; as a JSON file they are its `--chat-template`.
+# --- The same template for other software ---
 
-    A system message in a request replaces `system`. Source: lmdeploy 0.18.0, lmdeploy/model.py,
-    BaseChatTemplate.messages2prompt.
+
+def lmdeploy_template(system: str = SYSTEM) -> dict[str, object]:
+    """Return the fields of lmdeploy's ChatTemplateConfig, which are also the JSON file of its `--chat-template`.
+
+    A system message in a request replaces `system` (lmdeploy 0.18.0, lmdeploy/model.py,
+    BaseChatTemplate.messages2prompt).
     """
     return {
         "model_name": "base",
@@ -226,18 +243,18 @@ def lmdeploy_template(system: str = SYSTEM) -> dict[str, object]:
 
 
 def jinja_chat_template(system: str = SYSTEM) -> str:
-    """The tokenizer's chat template for Hugging Face: the same format, `<s>` included.
+    """Return the tokenizer's chat template for Hugging Face: the same format, with `<s>`.
 
-    `system` speaks when the messages have no system message of their own. A content is a text or a list of
-    parts; a picture part ("image" or "image_url") becomes a `<image>` place at the front of its turn. The
-    template trusts its texts: make them `harmless` first.
+    `system` is used if the messages have no system message. A content is a text or a list of parts; a picture part
+    ("image" or "image_url") becomes an `<image>` placeholder at the front of its turn. Texts are inserted as they are:
+    pass them through `harmless` first.
     """
-    # A JSON string literal is a Jinja string literal as well, newlines and quotes escaped.
-    persona = json.dumps(system_text(system), ensure_ascii=False)
+    # A JSON string literal is a valid Jinja string literal, with newlines and quotes escaped.
+    system_literal = json.dumps(system_text(system), ensure_ascii=False)
     return (
         "{{ bos_token }}"
         "{% if not messages or messages[0]['role'] != 'system' %}"
-        "{{ '" + _in_jinja(_SYSTEM_OPEN) + "' + " + persona + " + '" + IM_END + "' }}"
+        "{{ '" + _in_jinja(_SYSTEM_OPEN) + "' + " + system_literal + " + '" + IM_END + "' }}"
         "{% endif %}"
         "{% for message in messages %}"
         "{{ '" + IM_START + "' + message['role'] + '\\n' }}"

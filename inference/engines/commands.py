@@ -1,7 +1,6 @@
-"""How each kind of engine is started: the kind for the settings, and the kind's command line.
+"""The kinds of engines: which one the settings mean, its concurrency and its command line.
 
-Knows the workers' modules and flags. Starting them is left to launch.py and watching them to worker.py. A new kind
-that runs as our child is one function here and one line in `_COMMANDS`.
+A new kind of engine that the bot starts needs one function here and one entry in `_COMMANDS`.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from inference.settings import TINY, InferenceSettings
 
 
 class Kind(StrEnum):
-    """What answers: a child process of one of two sorts, or a server that somebody else runs."""
+    """A kind of engine: a child process (CPU engine or lmdeploy), or a server that the operator runs."""
 
     CPU = "cpu"
     LMDEPLOY = "lmdeploy"
@@ -26,7 +25,7 @@ class Kind(StrEnum):
 
 
 _CHAT_BLOCKS: Final = 60
-"""KV blocks of a usual chat: one picture of 13 tiles and some text."""
+"""KV blocks of a typical chat: one picture of 13 tiles and some text."""
 
 Command = Callable[[str, Path, int, InferenceSettings], list[str]]
 """(model id, checkpoint directory, loopback port, settings) → the command line that serves the model there."""
@@ -36,10 +35,10 @@ _CONCURRENCY: Final = {Kind.CPU: 4, Kind.LMDEPLOY: 64, Kind.EXTERNAL: 16}
 
 
 def resolve(settings: InferenceSettings) -> Kind:
-    """The kind that `settings.engine` means here.
+    """Return the kind of engine for the settings.
 
-    `auto` is external where endpoints are given; lmdeploy where it is installed, the machine has an NVIDIA driver and
-    the model is not the tiny one; else cpu.
+    `auto` is external if there are endpoints; lmdeploy if it is installed, the machine has an NVIDIA driver and the
+    model is not the tiny one; otherwise cpu.
     """
     if settings.engine != "auto":
         return Kind(settings.engine)
@@ -49,21 +48,26 @@ def resolve(settings: InferenceSettings) -> Kind:
 
 
 def concurrency(kind: Kind, settings: InferenceSettings, cache_tokens: int | None = None) -> int:
-    """Return how many answers may be under way at once on one engine.
+    """Return how many answers may be in flight at once on one engine.
 
-    For lmdeploy no more than it computes at once and holds in its KV cache: who waits here is told their place, who
-    waits there is not. `cache_tokens` is what the running engine says of its cache; None before it has said so.
+    For lmdeploy it is no more than its batch and its KV cache hold: a question that waits in the bot's queue has a
+    known position, one that waits inside the engine has not.
+
+    Args:
+        kind: The kind of engine.
+        settings: The settings.
+        cache_tokens: The size of the KV cache as the running engine reports it, None before that.
     """
     if settings.concurrency or kind is not Kind.LMDEPLOY:
         return settings.concurrency or _CONCURRENCY[kind]
     sizes = settings.lmdeploy
     blocks = sizes.blocks if cache_tokens is None else cache_tokens // BLOCK_TOKENS
-    held = sizes.batch if blocks is None else blocks // _CHAT_BLOCKS
-    return max(min(_CONCURRENCY[kind], sizes.batch, held), 1)
+    chats = sizes.batch if blocks is None else blocks // _CHAT_BLOCKS
+    return max(min(_CONCURRENCY[kind], sizes.batch, chats), 1)
 
 
 def command(kind: Kind) -> Command:
-    """The function that words the command line of a kind that we start. Raises KeyError for the others."""
+    """Return the function that builds the command line of a kind. Raises KeyError for external engines."""
     return _COMMANDS[kind]
 
 
@@ -71,7 +75,7 @@ def _cpu(model_id: str, model_dir: Path, port: int, settings: InferenceSettings)
     line = [
         *(settings.python or sys.executable, "-m", "inference.engines.cpu.server"),
         *("--model", str(model_dir), "--name", model_id, "--port", str(port)),
-        # More than people can take: a question whether it is well, or a prompt to warm, never waits behind theirs.
+        # More than the bot uses for questions, so that a health probe or a warm-up prompt never waits behind them.
         *("--slots", str(concurrency(Kind.CPU, settings) + 2)),
     ]
     if settings.threads is not None:

@@ -1,9 +1,4 @@
-"""One engine over its OpenAI-style HTTP interface: a Prompt in, a stream of Deltas out.
-
-Knows the connection, streamed chunks and usage, and translates foreign errors, once, into the family of messages.py.
-How a request is worded is openai_request.py's; processes, queues and retries are deployment.py's: here every failure
-is raised, never repeated.
-"""
+"""Client of one engine over OpenAI's chat API: streams answers and translates errors. It never retries."""
 
 from __future__ import annotations
 
@@ -19,7 +14,7 @@ from openai.types import CompletionUsage
 from openai.types.chat import ChatCompletionChunk
 
 from inference.chat_format.template import SYSTEM
-from inference.engines.requests import Requests
+from inference.engines.chat_request import ChatRequests
 from inference.messages import (
     INVALID_PICTURE,
     Answer,
@@ -47,10 +42,10 @@ _PROBE: Final = Sampling(temperature=0, max_new_tokens=4)
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What a server says that its model holds, in tokens; None where it does not say.
+    """Sizes that a server reports of its model, in tokens; None if it does not report them.
 
-    `window` is the longest context (`max_model_len`, as our engines and vLLM name it), `cache` all of the KV cache
-    (`kv_cache_tokens`, from our lmdeploy engine alone).
+    `window` is the longest context (`max_model_len`, as in vLLM), `cache` the whole KV cache (`kv_cache_tokens`,
+    reported by our lmdeploy engine only).
     """
 
     window: int | None = None
@@ -60,11 +55,15 @@ class Sizes:
 class HttpEngine:
     """An `Engine` at `base_url` (with or without `/v1`).
 
-    `model` goes into every Answer. `name` is what the server calls it: None for the same, empty for the first
-    model that the server lists. `token_timeout` (seconds) bounds every silence, `tiles` the tiles of a picture
-    where the server heeds `max_dynamic_patch`. A `local` engine is one of our own processes: no proxy of the
-    environment stands between, and the model that it reports must be the one asked for, because its port may
-    have belonged to another process a moment ago.
+    Args:
+        base_url: The server's address.
+        model: The model's id in answers.
+        name: The model's name on the server; None for `model`, empty for the first one that the server lists.
+        token_timeout: Most seconds without a token.
+        tiles: Most tiles of a picture, for servers that support `max_dynamic_patch`.
+        api_key: The bearer token.
+        local: Whether the bot started the engine: then no proxy is used, and the model that it reports must be the
+            requested one, because its port may have belonged to another process a moment ago.
     """
 
     def __init__(
@@ -82,48 +81,98 @@ class HttpEngine:
         self.base_url = root if root.endswith("/v1") else f"{root}/v1"
         self.model = model
         self._name = model if name is None else name
-        self._learned = not self._name
+        self._discovers_name = not self._name
         self._token_timeout = token_timeout
         self._local = local
-        self._requests = Requests(tiles)
+        self._requests = ChatRequests(tiles)
         self._client = openai.AsyncOpenAI(
             base_url=self.base_url,
             api_key=api_key or "none",
             max_retries=0,
-            # Silence is measured here, from token to token; a limit for each read would let an engine that
-            # sends empty chunks hang for ever.
+            # The timeout is measured in `answer`, from token to token; a limit for each read would let an engine
+            # that sends empty chunks hang for ever.
             timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
-            # On loopback it is plain HTTP: no proxy, and no certificates to load (30 ms of the event loop).
+            # Loopback is plain HTTP: no proxy, and no certificates to load (30 ms of the event loop).
             http_client=openai.DefaultAsyncHttpxClient(trust_env=not local, verify=not local),
         )
 
     async def aclose(self) -> None:
-        """Close all connections; the engine aborts what it still computes for them."""
+        """Close all connections, which aborts the engine's answers in flight."""
         await self._client.close()
 
-    async def answer(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
-        """Stream the answer. Closing the iterator closes the connection, which aborts the engine's work.
+    async def answer(self, prompt: Prompt, token_timeout: float | None = None) -> AsyncGenerator[Delta, None]:
+        """Stream the answer. Closing the iterator closes the connection, which aborts the generation.
 
-        Raises PromptTooLong, PictureError, EngineRejected, EngineUnavailable (HTTP 429), EngineCrashed, EngineHung.
+        Args:
+            prompt: The prompt.
+            token_timeout: Most seconds without a token, by default the client's.
+
+        Raises:
+            PromptTooLong, PictureError, EngineRejected: The engine refused the request.
+            EngineUnavailable: It has too much to do (HTTP 429).
+            EngineCrashed, EngineHung: It failed in mid-answer.
         """
-        async with aclosing(self._stream(prompt, self._token_timeout)) as stream:
-            async for delta in stream:
-                yield delta
+        timeout = self._token_timeout if token_timeout is None else token_timeout
+        clock = asyncio.get_running_loop().time
+        started = clock()
+        reader = _ChunkReader()
+        first_token: float | None = None
+        stream: openai.AsyncStream[ChatCompletionChunk] | None = None
+        deadline = started + timeout
+        try:
+            async with asyncio.timeout_at(deadline):
+                if not self._name:
+                    self._name = await self._first_listed()
+                request = self._requests.build(prompt, self._name)
+                stream = await self._client.chat.completions.create(**request)
+            while True:
+                async with asyncio.timeout_at(deadline):
+                    chunk = await anext(stream, None)
+                if chunk is None:
+                    break
+                if self._local and chunk.model != self._name:
+                    raise EngineCrashed(f"The model {chunk.model!r} answered instead of {self._name!r}.")
+                text = reader.read(chunk)
+                if text:
+                    deadline = clock() + timeout
+                    first_token = first_token or clock()
+                    yield Delta(text=text, model=self.model)
+        except (openai.OpenAIError, httpx.HTTPError, TimeoutError, ValueError) as error:
+            if self._discovers_name and isinstance(error, openai.NotFoundError):
+                self._name = ""
+                raise EngineCrashed(f"The server at {self.base_url} has another model now.") from error
+            raise _translated(error, timeout) from error
+        finally:
+            if stream is not None:
+                await stream.close()
+        now = clock()
+        yield Delta(
+            answer=Answer(
+                text="".join(reader.texts),
+                model=self.model,
+                finish=reader.finish_reason(),
+                usage=reader.usage,
+                first_token_seconds=(first_token or now) - started,
+                seconds=now - started,
+            )
+        )
 
-    async def probe(self, picture: Picture, patience: float) -> Answer:
-        """A real, short answer about `picture`: the only proof that an engine is ready.
+    async def probe(self, picture: Picture, token_timeout: float) -> Answer:
+        """Return a short answer about `picture`, which proves that the engine is ready. Raises as `answer` does.
 
-        `patience` in seconds takes the place of the token timeout. Raises as `answer` does.
+        Args:
+            picture: Any picture.
+            token_timeout: Most seconds without a token.
         """
         prompt = Prompt(SYSTEM, (Turn(Role.USER, "What is this?", (picture,)),), chat="probe", sampling=_PROBE)
-        async with aclosing(self._stream(prompt, patience)) as stream:
+        async with aclosing(self.answer(prompt, token_timeout)) as stream:
             async for delta in stream:
                 if delta.answer is not None:
                     return delta.answer
         raise EngineCrashed("The engine's answer to a probe had no end.")
 
     async def numbers(self) -> dict[str, float]:
-        """What the server's /metrics tell that answers do not; empty where it has none or is slow to say."""
+        """Return selected metrics of the server's /metrics; empty if it has none or does not answer in time."""
         try:
             async with asyncio.timeout(_NUMBERS_SECONDS):
                 page = await self._client.get(self.base_url.removesuffix("v1") + "metrics", cast_to=httpx.Response)
@@ -132,70 +181,26 @@ class HttpEngine:
             return {}
 
     async def sizes(self) -> Sizes:
-        """Read what the model holds from the server's list of models.
+        """Return the model's sizes from the server's list of models.
 
-        Raises EngineCrashed where a local engine does not answer.
+        Raises:
+            EngineCrashed: A local engine does not answer.
         """
         try:
             async with asyncio.timeout(self._token_timeout):
                 listed = [model async for model in self._client.models.list()]
         except (openai.OpenAIError, httpx.HTTPError, TimeoutError, ValueError) as error:
             if self._local:
-                raise EngineCrashed(f"The engine does not list its models: {error or 'it says nothing'}") from error
+                raise EngineCrashed(f"The engine does not list its models: {error or 'timeout'}") from error
             return Sizes()
         model = next((each for each in listed if each.id == self._name or not self._name), None)
-        told = (model.model_extra or {}) if model is not None else {}
+        reported = (model.model_extra or {}) if model is not None else {}
 
         def tokens(name: str) -> int | None:
-            value = told.get(name)
+            value = reported.get(name)
             return value if isinstance(value, int) and value > 0 else None
 
         return Sizes(window=tokens("max_model_len"), cache=tokens("kv_cache_tokens"))
-
-    async def _stream(self, prompt: Prompt, patience: float) -> AsyncGenerator[Delta, None]:
-        clock = asyncio.get_running_loop().time
-        asked = clock()
-        reading = _Reading()
-        first_token: float | None = None
-        stream: openai.AsyncStream[ChatCompletionChunk] | None = None
-        deadline = asked + patience
-        try:
-            async with asyncio.timeout_at(deadline):
-                if not self._name:
-                    self._name = await self._first_listed()
-                request = self._requests.of(prompt, self._name)
-                stream = await self._client.chat.completions.create(**request)
-            while True:
-                async with asyncio.timeout_at(deadline):
-                    chunk = await anext(stream, None)
-                if chunk is None:
-                    break
-                if self._local and chunk.model != self._name:
-                    raise EngineCrashed(f"Asked {self._name!r} and {chunk.model!r} answered.")
-                text = reading.take(chunk)
-                if text:
-                    deadline = clock() + patience
-                    first_token = first_token or clock()
-                    yield Delta(text=text, model=self.model)
-        except (openai.OpenAIError, httpx.HTTPError, TimeoutError, ValueError) as error:
-            if self._learned and isinstance(error, openai.NotFoundError):
-                self._name = ""
-                raise EngineCrashed(f"The server at {self.base_url} has another model now.") from error
-            raise _translated(error, patience) from error
-        finally:
-            if stream is not None:
-                await stream.close()
-        now = clock()
-        yield Delta(
-            answer=Answer(
-                text="".join(reading.texts),
-                model=self.model,
-                finish=reading.outcome(),
-                usage=reading.usage,
-                first_token_seconds=(first_token or now) - asked,
-                seconds=now - asked,
-            )
-        )
 
     async def _first_listed(self) -> str:
         async for model in self._client.models.list():
@@ -203,8 +208,8 @@ class HttpEngine:
         raise EngineUnavailable(f"The server at {self.base_url} lists no model: load one there.")
 
 
-class _Reading:
-    """What has been read of one stream of chunks. Format: OpenAI's chat completion chunk, the last with usage."""
+class _ChunkReader:
+    """Collects text, usage and finish reason from the chunks of one stream (OpenAI's chat completion chunks)."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -212,10 +217,10 @@ class _Reading:
         self._finish: str | None = None
         self._model: str | None = None
 
-    def take(self, chunk: ChatCompletionChunk) -> str:
-        """Note what the chunk says and return its text, often empty. Raises EngineCrashed."""
+    def read(self, chunk: ChatCompletionChunk) -> str:
+        """Read a chunk and return its text, which may be empty. Raises EngineCrashed if the model changes."""
         if self._model not in (None, chunk.model):
-            raise EngineCrashed(f"The engine went over from {self._model!r} to {chunk.model!r} in mid-answer.")
+            raise EngineCrashed(f"The engine changed its model from {self._model!r} to {chunk.model!r} in mid-answer.")
         self._model = chunk.model
         if chunk.usage is not None:
             self.usage = _usage(chunk.usage)
@@ -227,18 +232,20 @@ class _Reading:
             self.texts.append(text)
         return text
 
-    def outcome(self) -> str:
-        """How the answer ended. Raises EngineCrashed unless the model itself or its limit ended it.
+    def finish_reason(self) -> str:
+        """Return "stop" or "length".
 
-        Nobody here asks a server to abort and then goes on reading, so "abort" is the server's trouble.
+        Raises:
+            EngineCrashed: The answer has another end. A client that aborts does not read on, so "abort" is an error of
+                the server too.
         """
         if self._finish in ("stop", "length"):
             return self._finish
-        raise EngineCrashed(f"The engine broke its answer off after {len(self.texts)} pieces ({self._finish}).")
+        raise EngineCrashed(f"The engine ended its answer after {len(self.texts)} pieces ({self._finish}).")
 
 
 def _usage(usage: CompletionUsage) -> Usage:
-    """`encoded_tiles` is an extra field of our own engines; others leave it out."""
+    """Convert the usage. `encoded_tiles` is an extension of our own engines."""
     details = usage.prompt_tokens_details
     return Usage(
         prompt_tokens=usage.prompt_tokens or 0,
@@ -248,15 +255,15 @@ def _usage(usage: CompletionUsage) -> Usage:
     )
 
 
-def _translated(error: Exception, patience: float) -> InferenceError:
-    """The error in our own words."""
+def _translated(error: Exception, timeout: float) -> InferenceError:
+    """Return the exception of `inference.messages` for an exception of the HTTP client."""
     if isinstance(error, TimeoutError | openai.APITimeoutError):
-        return EngineHung(f"The engine said nothing for {patience:g} s.")
+        return EngineHung(f"The engine sent no token for {timeout:g} s.")
     if isinstance(error, openai.APIStatusError) and error.status_code < 500:
-        said = error.message.lower()
-        if error.status_code == 413 or "context_length" in f"{error.code} {said}" or "context length" in said:
+        message = error.message.lower()
+        if error.status_code == 413 or "context_length" in f"{error.code} {message}" or "context length" in message:
             return PromptTooLong("The question does not fit the model's window: shorten it or send fewer pictures.")
-        # lmdeploy's errors have no code of their own: our worker there puts it before the text.
+        # lmdeploy's errors have no code, so our lmdeploy worker puts it before the text.
         named, _, reason = error.message.partition(f"{INVALID_PICTURE}: ")
         if error.code == INVALID_PICTURE or reason:
             return PictureError(reason or named)
@@ -265,4 +272,4 @@ def _translated(error: Exception, patience: float) -> InferenceError:
         return EngineRejected(f"The engine refused the question (HTTP {error.status_code}): {error.message}")
     if isinstance(error, openai.APIStatusError):
         return EngineCrashed(f"The engine failed (HTTP {error.status_code}): {error.message}")
-    return EngineCrashed(f"The engine broke off: {error or type(error).__name__}")
+    return EngineCrashed(f"The connection to the engine broke: {error or type(error).__name__}")

@@ -1,10 +1,10 @@
-"""Decode and re-encode untrusted pictures, as a child process of `picture_decoder`.
+"""Child side of the decoder of untrusted pictures: decodes and re-encodes them within limits of time and memory.
 
     python -m inference.images.decoder_worker NICENESS CPU_SECONDS
 
 `clean` makes a picture upright, opaque and sRGB, scales it down to `LONGEST_SIDE` and encodes it as baseline JPEG, or
-as PNG where it came without loss and is small. Nothing of the file but its pixels is kept: no EXIF, GPS, profile or
-comment. The process takes one file after the other from its standard input until that ends.
+as PNG if it was losslessly encoded and is small. Only pixels are kept: no EXIF, GPS, profile or comment. The process
+reads files from its standard input until that ends.
 """
 
 from __future__ import annotations
@@ -24,19 +24,27 @@ import imagehash
 import pillow_heif
 from PIL import Image, ImageCms, ImageOps
 
-from inference.images.decoder import LONGEST_SIDE, READY, REQUEST, RESPONSE, CleanPicture, PictureRefused, Refusal
-from inference.images.opening import MOST_SCANS, scans
+from inference.images.decoder_protocol import (
+    LONGEST_SIDE,
+    READY,
+    REQUEST,
+    RESPONSE,
+    CleanPicture,
+    PictureRefused,
+    Refusal,
+)
+from inference.images.opening import MAX_SCANS, scans
 
 pillow_heif.register_heif_opener()
 
-MEMORY: Final = 768 * 2**20
-"""What a child may hold. A photo of 50 megapixels takes 450 MB, with transparency 650 MB, as WebP more."""
+_MEMORY: Final = 768 * 2**20
+"""Bytes of data segments. A photo of 50 megapixels takes 450 MB, with transparency 650 MB, as WebP more."""
 
-ADDRESSES: Final = MEMORY + 512 * 2**20
-"""The same for systems that count only addresses; libraries have theirs beside."""
+_ADDRESS_SPACE: Final = _MEMORY + 512 * 2**20
+"""The limit on systems without RLIMIT_DATA for mappings; it includes the libraries."""
 
-_READ: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF")
-_BEGINNINGS: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\0", b"MM\0*")
+_FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF")
+_SIGNATURES: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\0", b"MM\0*")
 _LOSSLESS: Final = ("PNG", "GIF", "BMP", "TIFF")
 _LOSSLESS_PIXELS: Final = 2_000_000
 _JPEG_QUALITY: Final = 92
@@ -46,8 +54,8 @@ _SRGB: Final = ImageCms.createProfile("sRGB")
 
 
 def clean(data: bytes, max_megapixels: float) -> CleanPicture:
-    """Re-encode a picture; of an animation, its first frame. Raises `PictureRefused`."""
-    if scans(data) > MOST_SCANS:
+    """Re-encode a picture, or the first frame of an animation. Raises `PictureRefused`."""
+    if scans(data) > MAX_SCANS:
         raise PictureRefused(Refusal.TOO_COSTLY)
     image = _opened(data, max_megapixels)
     try:
@@ -58,10 +66,10 @@ def clean(data: bytes, max_megapixels: float) -> CleanPicture:
         profile = image.info.get("icc_profile")
         if image.mode in _SCALABLE:
             image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
-        # A HEIC has been turned as its own boxes say; its EXIF orientation does not count: pillow-heif sets it to 1.
+        # pillow-heif has rotated a HEIC by its own boxes, and set its EXIF orientation to 1.
         shown = _opaque(_srgb(ImageOps.exif_transpose(image), profile))
         shown.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
-        shown.info.clear()  # Pillow writes a comment or a profile that stands there
+        shown.info.clear()  # Pillow would write a comment or a profile from there
         written = BytesIO()
         if lossless:
             shown.save(written, "PNG", compress_level=4)
@@ -76,22 +84,22 @@ def clean(data: bytes, max_megapixels: float) -> CleanPicture:
 
 
 def _opened(data: bytes, max_megapixels: float) -> Image.Image:
-    """The picture with its header read and nothing decoded."""
+    """Read the header of a picture without decoding it."""
     try:
-        image = Image.open(BytesIO(data), formats=_READ)
+        image = Image.open(BytesIO(data), formats=_FORMATS)
     except MemoryError as error:
         raise PictureRefused(Refusal.TOO_COSTLY) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureRefused(Refusal.TOO_MANY_PIXELS) from error
-    except Exception as error:  # Pillow cannot make sense of the header
-        raise PictureRefused(Refusal.BROKEN if data.startswith(_BEGINNINGS) else Refusal.NOT_A_PICTURE) from error
+    except Exception as error:  # Pillow raises many types on a bad header
+        raise PictureRefused(Refusal.BROKEN if data.startswith(_SIGNATURES) else Refusal.NOT_A_PICTURE) from error
     if image.width * image.height > max_megapixels * 1e6:
         raise PictureRefused(Refusal.TOO_MANY_PIXELS)
     return image
 
 
 def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """The picture's colours by its ICC profile in sRGB; as they are where there is none, or none that fits."""
+    """Convert the colours from the ICC profile to sRGB; keep them if there is no usable profile."""
     if not profile or image.mode.startswith("I") or image.mode == "F":
         return image
     try:
@@ -107,7 +115,7 @@ def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """RGB on white, as people see it; engines would show what lies hidden behind transparency."""
+    """Return the picture in RGB on white, as viewers show it; dropping alpha would reveal hidden pixels."""
     if image.mode.startswith("I;16"):
         return image.point(lambda value: value / 256, "L").convert("RGB")
     if not image.has_transparency_data:
@@ -119,12 +127,12 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 
 def _limit() -> None:
-    """Take from this process what a decoder does not need. A system may know less than all of these limits."""
+    """Limit this process's memory and files. Not every system supports all of these limits."""
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")  # where memory runs out, the kernel ends this process first
+        Path("/proc/self/oom_score_adj").write_text("1000")  # out of memory, the kernel kills this process first
     for what, most in (
-        (resource.RLIMIT_DATA, MEMORY),
-        (resource.RLIMIT_AS, ADDRESSES),
+        (resource.RLIMIT_DATA, _MEMORY),
+        (resource.RLIMIT_AS, _ADDRESS_SPACE),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_CORE, 0),
     ):
@@ -133,42 +141,43 @@ def _limit() -> None:
 
 
 def _allow_cpu(seconds: int) -> None:
-    """Let the next picture have so many seconds of processor time; the kernel ends the process after that (SIGXCPU)."""
+    """Allow `seconds` of processor time from now on; after that the kernel ends the process (SIGXCPU)."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     most = int(used.ru_utime + used.ru_stime) + 1 + seconds
     resource.setrlimit(resource.RLIMIT_CPU, (most, resource.RLIM_INFINITY))
 
 
 def _serve(requests: BinaryIO, answers: BinaryIO, seconds: int) -> None:
+    """Answer requests until their stream ends."""
     answers.write(READY)
     answers.flush()
     while len(head := requests.read(REQUEST.size)) == REQUEST.size:
         size, max_megapixels = REQUEST.unpack(head)
         _allow_cpu(seconds)
-        made = b""
+        encoded = b""
         try:
             picture = clean(requests.read(size), max_megapixels)
         except PictureRefused as refusal:
-            told: dict[str, object] = {"refused": refusal.reason}
+            answer: dict[str, object] = {"refused": refusal.reason}
         else:
-            made = picture.data
-            told = {name: getattr(picture, name) for name in ("media_type", "width", "height", "phash")}
-        words = json.dumps(told).encode()
-        answers.write(RESPONSE.pack(len(words), len(made)) + words)
-        answers.write(made)
+            encoded = picture.data
+            answer = {name: getattr(picture, name) for name in ("media_type", "width", "height", "phash")}
+        description = json.dumps(answer).encode()
+        answers.write(RESPONSE.pack(len(description), len(encoded)) + description)
+        answers.write(encoded)
         answers.flush()
 
 
 def main() -> None:
-    """Serve the parent until it closes our standard input, or is gone."""
+    """Serve the parent until it closes the pipe or ends."""
     warnings.simplefilter("ignore")
     logging.disable()
     answers = os.fdopen(os.dup(1), "wb")
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 1)
-    os.dup2(silent, 2)  # libraries print what a sender made them stumble over
+    os.dup2(silent, 2)  # libraries print warnings about hostile files
     os.nice(int(sys.argv[1]))
-    imagehash.phash(Image.new("L", (8, 8)))  # imports what it needs, before memory is limited
+    imagehash.phash(Image.new("L", (8, 8)))  # triggers its lazy imports before memory is limited
     _limit()
     _serve(sys.stdin.buffer, answers, int(sys.argv[2]))
 

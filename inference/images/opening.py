@@ -1,8 +1,7 @@
-"""Encoded bytes to a picture the model can tile, or a sentence about why not.
+"""Opens encoded pictures for tiling and validation, with errors for their sender.
 
-Checks what costs nothing first: a picture's type and size stand in its header, so a decompression bomb is refused
-before a single pixel is decoded. Turning a picture by its EXIF data is left to whoever stores it: engines see
-pictures as they are encoded.
+Format and size are read from the header, so a decompression bomb is refused before any pixel is decoded. EXIF
+orientation is not applied: stored pictures are upright.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from PIL import Image, UnidentifiedImageError
 from inference.messages import PictureError
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-"""Pillow's names of what is accepted; JPEG includes MPO, what some phones put into a .jpg."""
+"""Accepted formats by Pillow's names. JPEG includes MPO, which some phones write into a .jpg."""
 
 MAX_PIXELS: Final = 80_000_000
-"""Width times height; some 240 MB decoded. Below Pillow's own warning limit."""
+"""Width times height, about 240 MB decoded. Below Pillow's own warning limit."""
 
-MOST_SCANS: Final = 100
-"""Scans of a JPEG. Encoders write about ten; each costs as much as the whole picture, and may be ten bytes long."""
+MAX_SCANS: Final = 100
+"""Scans of a JPEG. Encoders write about ten; each costs a pass over the whole picture and may be ten bytes long."""
 
 _MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _JPEG: Final = b"\xff\xd8"
@@ -34,40 +33,41 @@ _BARE: Final = (0x01, 0xD8)
 
 
 def scans(data: bytes) -> int:
-    """How many scans a JPEG has, counted without decoding up to one more than `MOST_SCANS`; 0 for other formats."""
+    """Count the scans of a JPEG without decoding it, up to `MAX_SCANS` + 1; return 0 for other formats."""
     if not data.startswith(_JPEG):
         return 0
-    found, place = 0, 2
-    # Segments (ITU-T T.81, B.1.1) have a length; the data behind a scan's header runs to the next marker.
-    while found <= MOST_SCANS and (marker := _MARKER.search(data, place)):
-        kind, place = data[marker.end() - 1], marker.end()
+    found, position = 0, 2
+    # Segments (ITU-T T.81, B.1.1) have a length; the data after a scan's header runs to the next marker.
+    while found <= MAX_SCANS and (marker := _MARKER.search(data, position)):
+        kind, position = data[marker.end() - 1], marker.end()
         if kind == _END:
             break
         if kind not in _BARE:
-            place += int.from_bytes(data[place : place + 2], "big")
+            position += int.from_bytes(data[position : position + 2], "big")
             found += kind == _START_OF_SCAN
     return found
 
 
 def open_picture(data: bytes) -> Image.Image:
-    """The picture in RGB, wholly decoded (of an animation the first frame).
+    """Decode a picture, or the first frame of an animation, to RGB.
 
-    Raises PictureError for bytes that are no picture, of another format, cut off, or of too many pixels.
+    Raises:
+        PictureError: The data is not a picture of an accepted format, is damaged, or has too many pixels.
     """
     with _opened(data) as picture:
         return picture.convert("RGB")
 
 
 def picture_size(data: bytes) -> tuple[int, int]:
-    """Width and height in pixels, out of the header. Raises PictureError as `open_picture`, but for cut off data."""
+    """Read width and height in pixels from the header. Raises PictureError, but not for truncated data."""
     with _opened(data) as picture:
         return picture.size
 
 
 def check_picture(data: bytes) -> tuple[int, int]:
-    """Width and height in pixels of a picture that was read to its end. Raises PictureError as `open_picture`.
+    """Check that a picture can be decoded, and return its width and height in pixels. Raises PictureError.
 
-    A JPEG is decoded at an eighth of its size: every byte is read, in a third of the time.
+    A JPEG is decoded at an eighth of its size, which reads every byte in a third of the time.
     """
     with _opened(data) as picture:
         size = picture.size
@@ -78,7 +78,7 @@ def check_picture(data: bytes) -> tuple[int, int]:
 
 @contextmanager
 def _opened(data: bytes) -> Iterator[Image.Image]:
-    """The picture with its header read; what goes wrong inside is worded too."""
+    """Open a picture and read its header; translate errors of the block into PictureError."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             width, height = picture.size
@@ -87,10 +87,10 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
                     f"The picture has {width} × {height} pixels, more than {MAX_PIXELS // 10**6} million: "
                     "send a smaller one."
                 )
-            if scans(data) > MOST_SCANS:
+            if scans(data) > MAX_SCANS:
                 raise PictureError(
-                    f"The picture is a JPEG of more than {MOST_SCANS} scans, which takes minutes to decode: save it "
-                    "anew, without progressive scans."
+                    f"The picture is a JPEG of more than {MAX_SCANS} scans, which takes minutes to decode: save it "
+                    "again without progressive scans."
                 )
             yield picture
     except UnidentifiedImageError:

@@ -1,1 +1,1 @@
-"""One InternVL2: configuration, model, tiles, tokenizer and checkpoints. Importing this package imports no torch."""
+"""InternVL2: configuration, model, tiling, tokenizer and checkpoints. Importing this package imports no torch."""

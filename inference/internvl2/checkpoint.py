@@ -1,7 +1,7 @@
-"""Checkpoint directories in the official layout: read one into a model, write one complete.
+"""Loads models from checkpoint directories in the official layout, and writes such directories.
 
-A written directory loads through `inference.internvl2`, through transformers' auto classes (our model code travels
-with it), through XTuner and through lmdeploy. Knows nothing of prompts: the chat template is handed in.
+A written directory can be loaded by `inference.internvl2`, by transformers' auto classes (it contains our model code),
+by XTuner and by lmdeploy.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PretrainedConfig
 
+from inference.chat_format.template import IM_END, IM_START, IMG_CONTEXT
 from inference.internvl2.configuration_internvl2 import InternVLChatConfig
 from inference.internvl2.modeling_internvl2 import InternVLChatModel
 from inference.internvl2.tiles import IMAGENET_MEAN, IMAGENET_STD
-from inference.internvl2.tokenizer import END_TOKENS, PICTURE_TOKEN, load_tokenizer, token_id
+from inference.internvl2.tokenizer import load_tokenizer, token_id
 
 MODEL_CODE = (
     "configuration_internvl2.py",
@@ -38,19 +39,26 @@ AUTO_MAP = {
 def load_model(
     directory: str | Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
 ) -> InternVLChatModel:
-    """The model of a checkpoint directory, in evaluation mode, its picture token set from the tokenizer beside it.
+    """Load the model of a checkpoint in evaluation mode, with its picture token set from the checkpoint's tokenizer.
 
-    `dtype` None keeps the stored type. No code from the directory runs. Raises ValueError if weights are missing,
-    of other shapes than the configuration says, or not ours, or if the language model is not InternLM2.
+    No code from the directory is run.
+
+    Args:
+        directory: The checkpoint.
+        dtype: The type of the weights, None for the stored type.
+        device: The device.
+
+    Raises:
+        ValueError: Weights are missing, unexpected or of wrong shapes, or the language model is not InternLM2.
     """
     model, report = InternVLChatModel.from_pretrained(
         directory, dtype="auto" if dtype is None else dtype, output_loading_info=True
     )
-    for complaint in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        if report[complaint]:
-            few = ", ".join(str(key) for key in sorted(report[complaint])[:5])
-            raise ValueError(f"{directory}: {len(report[complaint])} {complaint.replace('_', ' ')}: {few} …")
-    model.img_context_token_id = token_id(load_tokenizer(directory), PICTURE_TOKEN)
+    for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+        if report[kind]:
+            few = ", ".join(str(key) for key in sorted(report[kind])[:5])
+            raise ValueError(f"{directory}: {len(report[kind])} {kind.replace('_', ' ')}: {few} …")
+    model.img_context_token_id = token_id(load_tokenizer(directory), IMG_CONTEXT)
     return model.to(device).eval()
 
 
@@ -62,10 +70,17 @@ def write_checkpoint(
     chat_template: str | None = None,
     max_shard_size: str = "5GB",
 ) -> None:
-    """Write a complete checkpoint of `model` and its tokenizer into `directory` (made if missing).
+    """Write a complete checkpoint of `model` and its tokenizer.
 
-    One `model.safetensors`, or several with an index above `max_shard_size`. `chat_template` (Jinja) replaces the
-    tokenizer's own. Raises ValueError if the tokenizer lacks InternVL2's special tokens.
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        directory: The directory, created if missing.
+        chat_template: A Jinja template that replaces the tokenizer's own.
+        max_shard_size: Larger weights are split into several files with an index.
+
+    Raises:
+        ValueError: The tokenizer lacks InternVL2's special tokens.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -75,7 +90,7 @@ def write_checkpoint(
 
 
 def share_weights(directory: Path) -> None:
-    """Give the weight files, which safetensors writes for their owner alone, the permissions of config.json."""
+    """Give the weight files the permissions of config.json; safetensors writes them readable by their owner only."""
     mode = (directory / "config.json").stat().st_mode
     for file in directory.glob("*.safetensors"):
         file.chmod(mode)
@@ -89,11 +104,11 @@ def write_surroundings(
     dtype: torch.dtype,
     chat_template: str | None = None,
 ) -> None:
-    """Write everything of a checkpoint but its weights. As `write_checkpoint`."""
+    """Write everything of a checkpoint except its weights. See `write_checkpoint`."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    ends = [token_id(tokenizer, token) for token in END_TOKENS]
-    token_id(tokenizer, PICTURE_TOKEN)
+    ends = [token_id(tokenizer, token) for token in (IM_END, IM_START)]
+    token_id(tokenizer, IMG_CONTEXT)
     fields = _official_fields(config, dtype)
     fields["llm_config"].update(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
     _write_json(directory / "config.json", fields)
@@ -120,7 +135,7 @@ def write_surroundings(
 
 
 def copy_code(directory: Path) -> None:
-    """Put the present model code into a checkpoint directory, and the tokenizer's where it needs code."""
+    """Copy the model code into a checkpoint directory, and the tokenizer's code if it needs any."""
     needed = [*MODEL_CODE]
     if (directory / "tokenizer.model").is_file() and not (directory / "tokenizer.json").is_file():
         needed.append(TOKENIZER_CODE)
@@ -129,7 +144,7 @@ def copy_code(directory: Path) -> None:
 
 
 def _write_tokenizer(tokenizer: Any, directory: Path, chat_template: str | None) -> None:
-    """Save the tokenizer; the chat template goes into tokenizer_config.json, where every reader looks."""
+    """Save the tokenizer with the chat template in tokenizer_config.json, which every loader reads."""
     tokenizer.save_pretrained(directory, save_jinja_files=False)
     path = directory / "tokenizer_config.json"
     written = json.loads(path.read_text(encoding="utf-8"))
@@ -143,7 +158,7 @@ def _write_tokenizer(tokenizer: Any, directory: Path, chat_template: str | None)
 
 
 def _official_fields(config: InternVLChatConfig, dtype: torch.dtype) -> dict[str, Any]:
-    """config.json as the official checkpoints write it: every field in full, for readers with other defaults."""
+    """Return config.json as in official checkpoints: with every field, for loaders with other defaults."""
     fields = _all_fields(config)
     fields["vision_config"] = _all_fields(config.vision_config)
     fields["llm_config"] = _all_fields(config.llm_config)
@@ -152,14 +167,14 @@ def _official_fields(config: InternVLChatConfig, dtype: torch.dtype) -> dict[str
     fields["llm_config"]["architectures"] = ["InternLM2ForCausalLM"]
     for part in (fields, fields["vision_config"], fields["llm_config"]):
         part.pop("dtype", None)
-        # Understood by every version of transformers; "dtype" only since 4.56.
+        # All versions of transformers read this field; "dtype" only since 4.56.
         part["torch_dtype"] = str(dtype).removeprefix("torch.")
     fields["auto_map"] = AUTO_MAP
     return fields
 
 
 def _all_fields(config: PretrainedConfig) -> dict[str, Any]:
-    """The parameters of a configuration's constructor, defaults included, and whatever else it was given."""
+    """Return all parameters of a configuration's constructor, defaults included, and its other fields."""
     named = [name for name in inspect.signature(type(config).__init__).parameters if hasattr(config, name)]
     fields = {name: getattr(config, name) for name in named}
     fields.update(config.to_diff_dict())

@@ -1,7 +1,7 @@
-"""Is a directory a whole InternVL2 checkpoint in the official layout? What is wrong with it, in words.
+"""Checks that a directory is a complete InternVL2 checkpoint in the official layout.
 
-Standard library only. Knows names and file headers: no weight is read. Python files are not looked at: our engines
-and the training run none out of a checkpoint. Whether the model answers, an engine has to show.
+Only file names, JSON files and the headers of weight files are checked. Python files are ignored, because engines and
+training run none from a checkpoint. Standard library only.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ _NEEDED: Final = ("config.json", "generation_config.json", "tokenizer_config.jso
 _TOKENIZERS: Final = ("tokenizer.model", "tokenizer.json")
 _ARCHITECTURE: Final = "InternVLChatModel"
 _HEADER_LIMIT: Final = 100_000_000
-"""The safetensors format's own limit of a header, in bytes."""
+"""The limit of the safetensors format, in bytes."""
 
 
 def problems(directory: Path) -> list[str]:
-    """What is missing or damaged, one phrase each; empty for a whole checkpoint. Reads a few kilobytes."""
+    """Return what is missing or damaged, one phrase each; empty for a complete checkpoint. Reads a few kilobytes."""
     if not directory.is_dir():
         return ["there is no such directory"]
-    return [*_lacking(directory), *_of_the_weights(directory)]
+    return [*_file_problems(directory), *_weight_problems(directory)]
 
 
 def weight_bytes(directory: Path) -> int:
-    """Bytes of all weights, as they lie on the disk and in memory."""
+    """Return the size of all weights in bytes, on the disk and in memory."""
     return sum(file.stat().st_size for file in directory.glob("*.safetensors"))
 
 
-def _lacking(directory: Path) -> Iterator[str]:
+def _file_problems(directory: Path) -> Iterator[str]:
     for name in _NEEDED:
         if not (directory / name).is_file():
-            # Without its end tokens the model stops nowhere.
+            # Without its end tokens an answer would not end.
             yield f"{name} is missing"
         elif _read(directory / name) is None:
             yield f"{name} is not JSON"
@@ -45,27 +45,27 @@ def _lacking(directory: Path) -> Iterator[str]:
         yield f"config.json describes {config.get('architectures')}, not an {_ARCHITECTURE}"
 
 
-def _of_the_weights(directory: Path) -> Iterator[str]:
+def _weight_problems(directory: Path) -> Iterator[str]:
     files = {path.name for path in directory.glob("*.safetensors")}
     index = directory / INDEX
     if index.is_file():
-        placed = (_read(index) or {}).get("weight_map")
-        if not placed:
+        weight_map = (_read(index) or {}).get("weight_map")
+        if not weight_map:
             yield f"{INDEX} is not JSON, or has no weight_map"
-        for name in sorted(set((placed or {}).values()) - files):
+        for name in sorted(set((weight_map or {}).values()) - files):
             yield f"{name} is missing ({INDEX} names it)"
     elif not files:
         yield "*.safetensors is missing"
     for name in sorted(files):
-        if wrong := _of_a_safetensors(directory / name):
-            yield f"{name} {wrong}"
+        if problem := _safetensors_problem(directory / name):
+            yield f"{name} {problem}"
 
 
-def _of_a_safetensors(path: Path) -> str:
-    """What is wrong with it, as a phrase without its name; else empty.
+def _safetensors_problem(path: Path) -> str:
+    """Return what is wrong with a safetensors file, as a phrase without its name, or an empty string.
 
-    Eight bytes of length, a JSON header with each tensor's place, the tensors (github.com/huggingface/safetensors,
-    "Format").
+    The format: eight bytes of length, a JSON header with the offsets of each tensor, the tensors
+    (github.com/huggingface/safetensors, "Format").
     """
     size = path.stat().st_size
     with path.open("rb") as reader:

@@ -1,6 +1,6 @@
-"""What both towers of InternVL2 are built of: the norm, rotary positions, attention, pixel shuffle.
+"""Layers of InternVL2: RMS norm, rotary position embedding, attention and pixel shuffle.
 
-Knows nothing of pictures, tokens or weights' names. Travels inside checkpoints as part of their model code.
+This file is copied into checkpoints as part of their model code.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., width] → the same shape."""
+        """Normalize [..., width]."""
         return functional.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 
 
 def rotation(config: InternLM2Config, position_ids: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of rotary positions (arXiv 2104.09864), float32 [B, N, head size] each.
+    """Return cosine and sine of the rotary position embedding (arXiv 2104.09864), float32 [B, N, head size] each.
 
-    `length` counts all positions in sight, cached ones included. Scaling "linear" divides positions by the factor;
+    `length` counts all positions, cached ones included. The scaling "linear" divides positions by the factor;
     "dynamic" (NTK-aware) raises the base once `length` exceeds `max_position_embeddings`:
-    base · (factor · length / maximum − (factor − 1)) ^ (d / (d − 2)). The base depends on this call alone, never on
-    what was computed before; keys already cached keep the rotation they were given, as in the official code.
+    base · (factor · length / maximum − (factor − 1)) ^ (d / (d − 2)). The base depends only on this call's length;
+    cached keys keep the rotation of their own call, as in the official code.
     """
     size = config.hidden_size // config.num_attention_heads
     base = float(config.rope_theta)
@@ -51,42 +51,42 @@ def rotation(config: InternLM2Config, position_ids: Tensor, length: int) -> tupl
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn heads [B, heads, N, size] by their positions; the pairs are (i, i + size/2)."""
-    turned: Tensor = _Rotation.apply(x, *(part.to(x.dtype).chunk(2, dim=-1)[0] for part in (cos, sin)))
-    return turned
+    """Rotate heads [B, heads, N, size] by their positions, in pairs (i, i + size/2)."""
+    rotated: Tensor = _Rotation.apply(x, *(part.to(x.dtype).chunk(2, dim=-1)[0] for part in (cos, sin)))
+    return rotated
 
 
 class _Rotation(torch.autograd.Function):
-    """Half the passes over memory of x · cos + [−second, first] · sin, and nothing of x is kept for the gradient."""
+    """x · cos + [−second, first] · sin with half the memory traffic, and without saving x for the gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turned(x, cos, sin, 1)
+        return _rotated(x, cos, sin, 1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
-        return _turned(gradients[0], cos, sin, -1), None, None
+        return _rotated(gradients[0], cos, sin, -1), None, None
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor, way: int) -> Tensor:
-    """`x` turned by the angles (`way` 1) or back (−1); `cos` and `sin` are of half its size."""
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
+    """Rotate `x` forward (`direction` 1) or back (−1); `cos` and `sin` have half its size."""
     first, second = x.chunk(2, dim=-1)
-    turned = torch.empty_like(x)
-    left, right = turned.chunk(2, dim=-1)
-    torch.mul(first, cos, out=left).addcmul_(second, sin, value=-way)
-    torch.mul(second, cos, out=right).addcmul_(first, sin, value=way)
-    return turned
+    rotated = torch.empty_like(x)
+    left, right = rotated.chunk(2, dim=-1)
+    torch.mul(first, cos, out=left).addcmul_(second, sin, value=-direction)
+    torch.mul(second, cos, out=right).addcmul_(first, sin, value=direction)
+    return rotated
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-    """Attention of query heads [B, heads, N, size] over grouped keys and values [B, kv heads, M, size].
+    """Compute attention of query heads [B, heads, N, size] over grouped keys and values [B, kv heads, M, size].
 
-    `mask` is None or broadcasts to [B, 1, N, M] (True or 0 to see, False or −inf not to).
+    `mask` is None or broadcasts to [B, 1, N, M] (True or 0 attends, False or −inf does not).
     """
-    # CPU kernels, and the half-precision flash kernel of CUDA, read each shared head in place; the other CUDA
-    # kernels know no groups (torch would fall back to materialising all scores), so heads are repeated for them.
+    # CPU kernels, and CUDA's half-precision flash kernel, read shared heads in place; the other CUDA kernels do not
+    # support groups (torch would fall back to materializing all scores), so heads are repeated for them.
     groups = q.shape[1] // k.shape[1]
     in_place = q.device.type == "cpu" or (mask is None and q.dtype in (torch.float16, torch.bfloat16))
     if groups > 1 and not in_place:
@@ -97,7 +97,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -
 
 
 def visible(attention_mask: Tensor | None, past: int, new: int, x: Tensor) -> tuple[Tensor | None, bool]:
-    """What attention needs: a mask (True to see) or None, and whether the kernel's own causal rule suffices."""
+    """Return the attention mask (True attends) or None, and whether the kernel's causal flag is to be set."""
     if attention_mask is not None and attention_mask.dim() == 4:
         return (attention_mask if attention_mask.dtype == torch.bool else attention_mask.to(x.dtype)), False
     padded = attention_mask is not None and not bool(attention_mask.all())
@@ -112,7 +112,7 @@ def visible(attention_mask: Tensor | None, past: int, new: int, x: Tensor) -> tu
     columns = torch.arange(past + new, device=x.device)[None]
     mask = (columns <= rows)[None, None]
     if padded and attention_mask is not None:
-        # A padded position sees itself, so that no row is empty (an empty softmax is undefined); nothing reads it.
+        # A padded position attends to itself, because the softmax of an empty row is undefined; nothing reads it.
         mask = mask & attention_mask[:, None, None].bool() | (columns == rows)
     return mask, False
 

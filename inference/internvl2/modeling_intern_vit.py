@@ -1,7 +1,7 @@
-"""InternViT, the vision tower: pixels of tiles in, features of patches out.
+"""InternViT, the vision tower: from the pixels of tiles to features of patches.
 
-After the published architecture (InternVL, arXiv 2312.14238; InternVL 1.5, arXiv 2404.16821) with its parameter
-names. Knows nothing of the language model. Travels inside checkpoints as part of their model code.
+Follows the published architecture (InternVL, arXiv 2312.14238; InternVL 1.5, arXiv 2404.16821) and its parameter names.
+This file is copied into checkpoints as part of their model code.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _norm(config: InternVisionConfig) -> nn.Module:
 
 
 class InternVisionEmbeddings(nn.Module):
-    """Patches, a class token before them, and learned positions."""
+    """Patch embeddings after a class token, with learned position embeddings."""
 
     def __init__(self, config: InternVisionConfig) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class InternVisionEmbeddings(nn.Module):
         self.position_embedding = nn.Parameter(torch.randn(1, self.grid**2 + 1, width))
 
     def _positions(self, height: int, width: int) -> Tensor:
-        """[1, 1 + height·width, features]: the learned grid, resampled (bicubic) when the tile has another size."""
+        """Return position embeddings [1, 1 + height·width, features], resampled (bicubic) for other tile sizes."""
         if (height, width) == (self.grid, self.grid):
             return self.position_embedding
         first, rest = self.position_embedding.split([1, self.grid**2], dim=1)
@@ -48,7 +48,7 @@ class InternVisionEmbeddings(nn.Module):
         return torch.cat([first, resampled.flatten(2).transpose(1, 2).to(rest.dtype)], dim=1)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """[T, channels, H, W] → [T, 1 + patches, width]."""
+        """Embed [T, channels, H, W] as [T, 1 + patches, width]."""
         dtype = self.patch_embedding.weight.dtype
         patches = self.patch_embedding(pixel_values.to(dtype))
         count, _, height, width = patches.shape
@@ -57,7 +57,7 @@ class InternVisionEmbeddings(nn.Module):
 
 
 class InternAttention(nn.Module):
-    """Self-attention over all patches of one tile, optionally with normalised queries and keys (across all heads)."""
+    """Self-attention over the patches of a tile, optionally with queries and keys normalized across all heads."""
 
     def __init__(self, config: InternVisionConfig) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class InternAttention(nn.Module):
             self.k_norm = RMSNorm(width, config.layer_norm_eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[T, N, width] → the same shape."""
+        """Attend within each tile of [T, N, width]."""
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         if self.qk_normalization:
             q, k = self.q_norm(q), self.k_norm(k)
@@ -86,7 +86,7 @@ class InternAttention(nn.Module):
 
 
 class InternMLP(nn.Module):
-    """Two linear layers around the activation."""
+    """Two linear layers with an activation between them."""
 
     def __init__(self, config: InternVisionConfig) -> None:
         super().__init__()
@@ -95,12 +95,12 @@ class InternMLP(nn.Module):
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., width] → the same shape."""
+        """Transform [..., width]."""
         return self.fc2(self.act(self.fc1(x)))
 
 
 class InternVisionEncoderLayer(nn.Module):
-    """Attention and MLP, each after a norm, scaled per feature (`ls1`, `ls2`) and added."""
+    """Pre-norm attention and MLP, each scaled per feature (`ls1`, `ls2`) and added to the residual stream."""
 
     def __init__(self, config: InternVisionConfig, drop_path: float) -> None:
         super().__init__()
@@ -113,20 +113,20 @@ class InternVisionEncoderLayer(nn.Module):
         self.drop_path = drop_path
 
     def _drop(self, branch: Tensor) -> Tensor:
-        """Stochastic depth (arXiv 1603.09382): in training, drop the branch for whole tiles at random."""
+        """Apply stochastic depth (arXiv 1603.09382): in training, drop the branch for random tiles."""
         if not self.training or self.drop_path == 0.0:
             return branch
         keep = torch.empty(branch.shape[0], 1, 1, dtype=branch.dtype, device=branch.device)
         return branch * keep.bernoulli_(1 - self.drop_path).div_(1 - self.drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[T, N, width] → the same shape."""
+        """Transform [T, N, width]."""
         x = x + self._drop(self.attn(self.norm1(x).to(x.dtype)) * self.ls1)
         return x + self._drop(self.mlp(self.norm2(x).to(x.dtype)) * self.ls2)
 
 
 class InternVisionEncoder(nn.Module):
-    """The layers, with stochastic depth rising linearly from 0 to `drop_path_rate`."""
+    """The layers; stochastic depth increases linearly from 0 to `drop_path_rate`."""
 
     gradient_checkpointing = False
     _gradient_checkpointing_func: Callable[..., Tensor]
@@ -140,10 +140,10 @@ class InternVisionEncoder(nn.Module):
         )
 
     def forward(self, x: Tensor, keep: bool) -> list[Tensor]:
-        """[T, N, width] → the output of the last layer or, to `keep`, the input and the output of every layer."""
+        """Transform [T, N, width]; return the last layer's output or, with `keep`, the input and all outputs."""
         states = [x]
         for layer in self.layers:
-            # Where nothing before needs a gradient, checkpointing would lose those of the layer itself.
+            # If no earlier tensor needs a gradient, checkpointing would lose those of the layer itself.
             if self.gradient_checkpointing and self.training and x.requires_grad:
                 x = self._gradient_checkpointing_func(layer.__call__, x)
             else:
@@ -153,7 +153,7 @@ class InternVisionEncoder(nn.Module):
 
 
 class InternVisionModel(PreTrainedModel):
-    """The vision tower. No norm follows the last layer."""
+    """The vision tower, without a norm after the last layer."""
 
     config_class = InternVisionConfig
     main_input_name = "pixel_values"
@@ -185,7 +185,7 @@ class InternVisionModel(PreTrainedModel):
                 module.bias.data.zero_()
 
     def get_input_embeddings(self) -> nn.Module:
-        """The patch embeddings."""
+        """Return the patch embeddings."""
         return self.embeddings
 
     def forward(
@@ -195,9 +195,9 @@ class InternVisionModel(PreTrainedModel):
         return_dict: bool | None = None,
         pixel_embeds: Tensor | None = None,
     ) -> Any:
-        """[T, channels, H, W] → features [T, 1 + patches, width] (the class token first), all layers' on demand.
+        """Encode tiles [T, channels, H, W] as features [T, 1 + patches, width], the class token first.
 
-        `pixel_embeds` replaces the embedding of pixels. Raises ValueError for anything but a batch of tiles.
+        `pixel_embeds` replaces `pixel_values`. Raises ValueError if the input is not a batch of tiles.
         """
         if pixel_embeds is None:
             if pixel_values is None or pixel_values.dim() != 4:

@@ -1,8 +1,7 @@
-"""InternVL2: the vision tower's features, shuffled and projected, in the place of a prompt's picture tokens.
+"""InternVL2: the language model with the vision tower's projected features in place of picture tokens.
 
-After the published architecture (InternVL 1.5, arXiv 2404.16821) with its parameter names, so official checkpoints
-whose language model is InternLM2 load as they are. Knows nothing of prompts, tokenizers or picture files. Travels
-inside checkpoints as their model code.
+Follows the published architecture (InternVL 1.5, arXiv 2404.16821) and its parameter names, so official checkpoints
+with InternLM2 load unchanged. This file is copied into checkpoints as their model code.
 """
 
 from __future__ import annotations
@@ -20,16 +19,18 @@ from transformers.modeling_utils import PreTrainedModel
 
 from .configuration_internvl2 import InternVLChatConfig
 
-# transformers copies only what this file itself imports, so every file of the model code must be named here.
+# transformers copies only the files that this one imports, so every file of the model code must be imported here.
 from .layers_internvl2 import pixel_shuffle
 from .modeling_intern_vit import InternVisionModel
 from .modeling_internlm2 import InternLM2ForCausalLM, next_token_loss
 
 
 class InternVLChatModel(PreTrainedModel, GenerationMixin):
-    """InternVL2 and InternVL 1.5. Set `img_context_token_id` (the tokenizer's `<IMG_CONTEXT>`) before using pictures.
+    """InternVL2 and InternVL 1.5.
 
-    `num_image_token` is the number of `<IMG_CONTEXT>` tokens that one tile fills.
+    Attributes:
+        num_image_token: The number of `<IMG_CONTEXT>` tokens of one tile.
+        img_context_token_id: The tokenizer's id of `<IMG_CONTEXT>`; set it before using pictures.
     """
 
     config_class = InternVLChatConfig
@@ -38,7 +39,7 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
     _supports_sdpa = True
     _no_split_modules: ClassVar[list[str]] = ["InternVisionEncoderLayer", "InternLM2DecoderLayer"]
     _skip_keys_device_placement = "past_key_values"
-    # Old checkpoints carry the rotary buffers, which are computed here.
+    # Old checkpoints contain the rotary buffers, which are computed here.
     _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"rotary_emb\.inv_freq"]
 
     def __init__(self, config: InternVLChatConfig) -> None:
@@ -69,7 +70,7 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
             module.bias.data.zero_()
 
     def get_input_embeddings(self) -> nn.Module:
-        """The language model's token embeddings."""
+        """Return the language model's token embeddings."""
         return self.language_model.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
@@ -77,7 +78,7 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
         self.language_model.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Module:
-        """The language model's output layer."""
+        """Return the language model's output layer."""
         return self.language_model.get_output_embeddings()
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
@@ -85,25 +86,26 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
         self.language_model.set_output_embeddings(new_embeddings)
 
     def extract_feature(self, pixel_values: Tensor) -> Tensor:
-        """Tiles [T, 3, S, S], normalised → features [T, num_image_token (at the configured S), LLM width]."""
+        """Encode normalized tiles [T, 3, S, S] as features [T, num_image_token (at the configured S), LLM width]."""
         return self.mlp1(unprojected(self.vision_model, self.config, pixel_values))
 
     def embed(self, input_ids: Tensor, features: Tensor | None) -> Tensor:
-        """Token embeddings [B, N, width] of `input_ids` [B, N], picture tokens replaced by `features` in order.
+        """Return embeddings [B, N, width] of `input_ids` [B, N], with picture tokens replaced by `features` in order.
 
-        Raises ValueError when `features` [T, tokens, width] do not fill the picture tokens exactly: a shifted
-        picture would train or answer silently wrong.
+        Raises:
+            ValueError: `features` [T, tokens, width] and the picture tokens differ in number; shifted features would
+                give wrong answers or trainings without an error.
         """
         embeds = self.language_model.get_input_embeddings()(input_ids)
         if features is None:
             return embeds
         if self.img_context_token_id is None:
             raise ValueError("set img_context_token_id to the tokenizer's id of <IMG_CONTEXT> first")
-        places = input_ids == self.img_context_token_id
+        positions = input_ids == self.img_context_token_id
         features = features.reshape(-1, embeds.shape[-1])
-        if int(places.sum()) != len(features):
-            raise ValueError(f"{int(places.sum())} <IMG_CONTEXT> tokens for {len(features)} picture features")
-        return embeds.masked_scatter(places[..., None], features.to(embeds))
+        if int(positions.sum()) != len(features):
+            raise ValueError(f"{int(positions.sum())} <IMG_CONTEXT> tokens for {len(features)} picture features")
+        return embeds.masked_scatter(positions[..., None], features.to(embeds))
 
     def forward(
         self,
@@ -122,10 +124,10 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> Any:
-        """Tiles [T, 3, S, S] and token ids [B, N] → logits [B, N, vocabulary], and the loss where `labels` are given.
+        """Compute logits [B, N, vocabulary], and the loss for `labels`, from tiles [T, 3, S, S] and token ids [B, N].
 
-        `image_flags` ([T] or [T, 1]) is 1 for real tiles; tiles of text-only samples are computed and not used.
-        `inputs_embeds` [B, N, width] replaces both. The rest is as in `InternLM2ForCausalLM.forward`.
+        `image_flags` ([T] or [T, 1]) is 1 for real tiles; the tiles of text-only samples are computed and discarded.
+        `inputs_embeds` [B, N, width] replaces both inputs. The rest is as in `InternLM2ForCausalLM.forward`.
         """
         if inputs_embeds is None:
             if input_ids is None:
@@ -165,10 +167,13 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
         output_hidden_states: bool | None = None,
         **generate_kwargs: Any,
     ) -> Any:
-        """Token ids [B, N] and their tiles, or tiles' `visual_features`, → the new tokens only, [B, at most asked].
+        """Generate new tokens after `input_ids` [B, N] with tiles, or with the tiles' `visual_features`.
 
-        `generation_config` and `generate_kwargs` are those of transformers' `generate`; the checkpoint's own
-        generation configuration applies where none is given. Pad batches on the left.
+        `generation_config` (by default the checkpoint's own) and `generate_kwargs` are those of transformers'
+        `generate`. Pad batches on the left.
+
+        Returns:
+            The new tokens only, [B, at most `max_new_tokens`].
         """
         if input_ids is None:
             raise ValueError("generate needs input_ids")
@@ -187,10 +192,10 @@ class InternVLChatModel(PreTrainedModel, GenerationMixin):
 
 
 def unprojected(vision: nn.Module, config: InternVLChatConfig, pixel_values: Tensor) -> Tensor:
-    """What the vision tower makes of tiles [T, 3, S, S], before the projector: [T, num_image_token, folded width]."""
+    """Return the vision tower's features of tiles [T, 3, S, S] before the projector: [T, num_image_token, width]."""
     layer = config.select_layer
-    seen = vision(pixel_values=pixel_values, output_hidden_states=layer != -1)
-    states = seen.last_hidden_state if layer == -1 else seen.hidden_states[layer]
+    output = vision(pixel_values=pixel_values, output_hidden_states=layer != -1)
+    states = output.last_hidden_state if layer == -1 else output.hidden_states[layer]
     side = int((states.shape[1] - 1) ** 0.5)
     square = states[:, 1:].unflatten(1, (side, side))
     return pixel_shuffle(square, config.downsample_ratio, config.ps_version).flatten(1, 2)

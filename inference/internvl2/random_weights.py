@@ -2,8 +2,8 @@
 
     python -m inference.internvl2.random_weights --size 2b --out DIR
 
-Written shard by shard: no more than one shard of weights is ever in memory. The same seed gives the same weights
-whatever the shard size. Such a model speaks nonsense at the speed of a trained one.
+Only one shard of weights is in memory at a time. The weights depend on the seed, not on the shard size. Such a model
+generates nonsense at the speed of a trained one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TINY_CHECKPOINT = Path(__file__).parent / "tiny" / "checkpoint"
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What decides the number of weights. Widths in features; `vocabulary` 0 means just what the tokenizer needs."""
+    """The sizes of a model; widths are in features. `vocabulary` 0 is the tokenizer's size."""
 
     vision_width: int
     vision_heads: int
@@ -59,7 +59,7 @@ SIZES = {
 
 
 def configuration(size: Size, vocabulary: int) -> InternVLChatConfig:
-    """The configuration of InternVL2 at `size`: that of the official models but for the numbers in `size`."""
+    """Return the configuration of the official models with the numbers of `size`."""
     return InternVLChatConfig(
         vision_config={
             "architectures": ["InternVisionModel"],
@@ -109,7 +109,8 @@ def write_random(
 ) -> int:
     """Write a complete checkpoint with random weights and return their number.
 
-    `tokenizer` is a loaded one; its ids above `size.vocabulary` would have no embedding, so that raises ValueError.
+    Raises:
+        ValueError: The tokenizer has more tokens than `size.vocabulary`.
     """
     vocabulary = size.vocabulary or -(-len(tokenizer) // 64) * 64
     if vocabulary < len(tokenizer):
@@ -121,7 +122,7 @@ def write_random(
     state = model.state_dict()
     plan = split_torch_state_dict_into_shards(state, max_shard_size=shard)
     for file, names in plan.filename_to_tensors.items():
-        save_file(_draw(model, names, seed), directory / file, metadata={"format": "pt"})
+        save_file(_initial_weights(model, names, seed), directory / file, metadata={"format": "pt"})
     share_weights(directory)
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
@@ -129,21 +130,21 @@ def write_random(
     return sum(tensor.numel() for tensor in state.values())
 
 
-def _draw(model: InternVLChatModel, names: Sequence[str], seed: int) -> dict[str, Tensor]:
-    """Initial values of the named weights, as the model initialises itself; each module has its own seed."""
-    drawn: dict[str, Tensor] = {}
+def _initial_weights(model: InternVLChatModel, names: Sequence[str], seed: int) -> dict[str, Tensor]:
+    """Return initial values of the named weights by the model's own initialization, with a seed for each module."""
+    weights: dict[str, Tensor] = {}
     with torch.random.fork_rng(devices=[]):
         for name in names:
             path, _, leaf = name.rpartition(".")
             owner = getattr(model, name.split(".", 1)[0])
-            initialise = getattr(owner, "_init_weights", model._init_weights)
+            initialize = getattr(owner, "_init_weights", model._init_weights)
             module = model.get_submodule(path)
             module.to_empty(device="cpu", recurse=False)
             torch.manual_seed(zlib.crc32(f"{seed} {path}".encode()))
-            initialise(module)
-            drawn[name] = getattr(module, leaf).detach()
+            initialize(module)
+            weights[name] = getattr(module, leaf).detach()
             module.to_empty(device="meta", recurse=False)
-    return drawn
+    return weights
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -161,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     options = _parser().parse_args(arguments)
     given = {name: getattr(options, name, None) for name in Size.__dataclass_fields__}
     size = replace(SIZES[options.size], **{name: value for name, value in given.items() if value is not None})

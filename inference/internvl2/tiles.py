@@ -1,8 +1,7 @@
-"""A picture becomes tiles, tiles become pixel values: InternVL's dynamic high resolution.
+"""Cuts a picture into tiles and converts tiles to pixel values: InternVL's dynamic high resolution.
 
-Identical to the pixel to the official preprocessing (InternVL 1.5, arXiv 2404.16821, section 3.2). Needs Pillow;
-torch only inside `pixel_values`. Which grid of tiles is grids.py's to say. Knows nothing of models, files or
-orientation: turn EXIF before.
+Identical to the official preprocessing in every pixel (InternVL 1.5, arXiv 2404.16821, section 3.2). EXIF orientation
+is not applied. torch is imported in `pixel_values` only.
 """
 
 from __future__ import annotations
@@ -29,15 +28,15 @@ def tiles(
     max_num: int = 12,
     use_thumbnail: bool = True,
 ) -> list[Image.Image]:
-    """Square RGB tiles of `image_size` pixels, row by row; a thumbnail of the whole last, if there are several.
+    """Return square RGB tiles of `image_size` pixels, row by row, then a thumbnail if there are several.
 
-    The whole picture is stretched (bicubic) to the closest grid, as InternVL2 was trained.
+    The picture is resized (bicubic) to the closest grid regardless of its aspect ratio, as InternVL2 was trained.
     """
     image = image if image.mode == "RGB" else image.convert("RGB")
     columns, rows = grid(image.width, image.height, image_size=image_size, min_num=min_num, max_num=max_num)
-    stretched = image.resize((columns * image_size, rows * image_size), Image.Resampling.BICUBIC)
+    resized = image.resize((columns * image_size, rows * image_size), Image.Resampling.BICUBIC)
     found = [
-        stretched.crop((left, top, left + image_size, top + image_size))
+        resized.crop((left, top, left + image_size, top + image_size))
         for top in range(0, rows * image_size, image_size)
         for left in range(0, columns * image_size, image_size)
     ]
@@ -47,7 +46,7 @@ def tiles(
 
 
 def pixel_values(images: Sequence[Image.Image]) -> torch.Tensor:
-    """Tiles of one size S → float32 [T, 3, S, S], scaled to 0…1 and normalised by ImageNet's mean and deviation."""
+    """Convert tiles of one size S to float32 [T, 3, S, S], normalized by ImageNet's mean and standard deviation."""
     import numpy as np
     import torch
 

@@ -1,7 +1,6 @@
-"""InternLM2's sentencepiece tokenizer, token for token that of the official checkpoints.
+"""InternLM2's SentencePiece tokenizer, with the same tokens as that of the official checkpoints.
 
-Added tokens, padding and templates are transformers'; here is only what sentencepiece does. Travels inside
-checkpoints that carry a `tokenizer.model` and no `tokenizer.json`, as their tokenizer code.
+This file is copied into checkpoints with a `tokenizer.model` and no `tokenizer.json`, as their tokenizer code.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from transformers import PreTrainedTokenizer
 
 
 class InternLM2Tokenizer(PreTrainedTokenizer):
-    """Byte-fallback BPE over `tokenizer.model`; `<s>` is put first unless `add_bos_token` is False."""
+    """BPE with byte fallback from `tokenizer.model`; `<s>` is added first unless `add_bos_token` is False."""
 
     vocab_files_names: ClassVar[dict[str, str]] = {"vocab_file": "tokenizer.model"}
     model_input_names: ClassVar[list[str]] = ["input_ids", "attention_mask"]
@@ -51,12 +50,12 @@ class InternLM2Tokenizer(PreTrainedTokenizer):
 
     @property
     def vocab_size(self) -> int:
-        """The number of sentencepiece pieces, added tokens not counted."""
+        """Number of SentencePiece pieces, without added tokens."""
         return int(self.sp_model.get_piece_size())
 
     def get_vocab(self) -> dict[str, int]:
-        """Every token and its id, added tokens included."""
-        # By way of the ids: an added token may take the place of an unused piece, which then has no name.
+        """Return all tokens and their ids, added tokens included."""
+        # From the ids, because an added token may replace an unused piece.
         tokens = self.convert_ids_to_tokens(list(range(self.vocab_size)))
         return {**{token: index for index, token in enumerate(tokens)}, **self.added_tokens_encoder}
 
@@ -70,10 +69,10 @@ class InternLM2Tokenizer(PreTrainedTokenizer):
         return str(self.sp_model.id_to_piece(index))
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
-        """Text of `tokens` as the official code writes it.
+        """Return the text of `tokens`, as the official code does.
 
         Text that ends in a special token, or a special token at the very start, is preceded by one space; spaces
-        before English punctuation are taken out.
+        before English punctuation are removed.
         """
         special = set(self.all_special_tokens)
         parts: list[str] = []
@@ -92,13 +91,13 @@ class InternLM2Tokenizer(PreTrainedTokenizer):
     def build_inputs_with_special_tokens(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
     ) -> list[int]:
-        """`<s>`, the tokens, the second sequence's tokens if any, `</s>` if asked for."""
+        """Return `<s>`, the tokens, the second sequence's tokens if any, and `</s>` if `add_eos_token` is set."""
         first = [self.sp_model.bos_id()] if self.add_bos_token else []
         last = [self.sp_model.eos_id()] if self.add_eos_token else []
         return first + token_ids_0 + (token_ids_1 or []) + last
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str]:
-        """Copy `tokenizer.model` into a directory and return its path there."""
+        """Copy `tokenizer.model` into a directory and return the new path."""
         target = Path(save_directory) / f"{filename_prefix + '-' if filename_prefix else ''}tokenizer.model"
         if not target.exists() or not target.samefile(self.vocab_file):
             shutil.copyfile(self.vocab_file, target)

@@ -1,7 +1,6 @@
-"""Loading the tokenizer of a checkpoint directory, without running code from that directory.
+"""Loads a checkpoint's tokenizer without running code from its directory.
 
-Knows the two forms there are: a fast `tokenizer.json`, or the official sentencepiece `tokenizer.model`. Knows
-nothing of prompts.
+A checkpoint has a `tokenizer.json`, or the official SentencePiece `tokenizer.model`.
 """
 
 from __future__ import annotations
@@ -10,12 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-END_TOKENS = ("<|im_end|>", "<|im_start|>")
-PICTURE_TOKEN = "<IMG_CONTEXT>"
-
 
 def load_tokenizer(directory: str | Path) -> Any:
-    """The transformers tokenizer of a checkpoint directory. Raises FileNotFoundError if there is none."""
+    """Return the transformers tokenizer of a checkpoint. Raises FileNotFoundError if there is none."""
     directory = Path(directory)
     if (directory / "tokenizer.json").is_file():
         from transformers import PreTrainedTokenizerFast
@@ -31,7 +27,7 @@ def load_tokenizer(directory: str | Path) -> Any:
 
 
 def token_id(tokenizer: Any, token: str) -> int:
-    """The id of one special token, asked of the tokenizer. Raises ValueError if it does not know the token."""
+    """Return the id of a special token. Raises ValueError if the tokenizer has no such token."""
     known = tokenizer.get_added_vocab().get(token)
     if known is None:
         raise ValueError(f"the tokenizer has no token {token}: it is not an InternVL2 tokenizer")
@@ -39,13 +35,13 @@ def token_id(tokenizer: Any, token: str) -> int:
 
 
 def text_decoder(tokenizer: Any) -> Callable[[list[int]], str]:
-    """Token ids → their text, special tokens left out; the official decoding, made for many short calls.
+    """Return a function that decodes token ids without special tokens, as the official code does but faster.
 
-    A sentencepiece tokenizer in Python asks anew for all its special tokens at every id (0.1 ms a token).
+    transformers' Python tokenizers look up all special tokens for every id (0.1 ms a token).
     """
     processor = getattr(tokenizer, "sp_model", None)
     if processor is None:
-        # Cleaning up would move spaces after they were shown; the official code does not either.
+        # Clean-up would change spaces that were streamed already; the official code does not clean up either.
         return lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
     special = frozenset(tokenizer.all_special_ids)
     size = processor.get_piece_size()

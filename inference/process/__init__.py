@@ -1,1 +1,1 @@
-"""process."""
+"""Child processes: starting and ending them, their logs, environment and stacks."""

@@ -1,12 +1,8 @@
-"""One child process: start, output into a rotating log, end. For engines and for training workers alike.
+"""One child process, an engine or a training worker: its start, its output in a rotating log, its end.
 
-Knows pipes, signals and process groups. What the child does, when it is ready and whether to start it again are
-left to worker.py and supervisor.py (engines) and to the training room.
-
-A child never outlives us. Its standard input is a pipe whose only writing end is ours and never written to:
-whatever ends this process, `kill -9` included, the child reads end-of-file there and leaves
-(inference/process/parent_watch.py, in the child). A child leads its own session, so that Ctrl-C in a terminal reaches
-only us and a kill reaches also what the child has started.
+A child does not outlive this process. Its standard input is a pipe whose only write end is here: however this process
+ends, `kill -9` included, the child reads end-of-file and ends (parent_watch.py, in the child). A child leads its own
+session, so that Ctrl-C in a terminal does not reach it and a kill also reaches what it has started.
 """
 
 from __future__ import annotations
@@ -31,11 +27,11 @@ from inference.process.environment import for_children
 _TAIL_LINES: Final = 40
 _LINE_BYTES: Final = 64 * 1024
 _PUMP_SECONDS: Final = 5.0
-_END_OF_LINE: Final = re.compile(rb"\r\n|\n|\r")  # a progress bar ends its lines with \r
+_END_OF_LINE: Final = re.compile(rb"\r\n|\n|\r")  # progress bars end their lines with \r
 
 
 class Child:
-    """A running child process. Make one with `start`; every child must be waited for or stopped."""
+    """A child process. Create one with `start`; every child must be waited for or stopped."""
 
     def __init__(self, process: Process, lifeline: int, log: _Log) -> None:
         self._process = process
@@ -56,13 +52,21 @@ class Child:
         environment: Mapping[str, str] | None = None,
         on_line: Callable[[str], None] | None = None,
     ) -> Self:
-        """Start `command` (no shell). `environment` is added to ours, which comes without its secrets.
+        """Start `command`, without a shell.
 
-        Standard output and error go to `log`, each line with its time; the file is rotated at `log_bytes` and
-        `log_files` old ones are kept. `on_line` gets each line of the standard output too, without its end; it
-        must not raise. Raises OSError when the program cannot be started.
+        Args:
+            command: The program and its arguments.
+            log: The file for standard output and error, each line with its time.
+            log_bytes: The size at which the file is rotated.
+            log_files: The number of old files that are kept.
+            cwd: The working directory.
+            environment: Added to this process's environment without its secrets.
+            on_line: Called with each line of the standard output; must not raise.
+
+        Raises:
+            OSError: The program cannot be started.
         """
-        written = _Log(log, log_bytes, log_files)
+        output = _Log(log, log_bytes, log_files)
         stdin, lifeline = os.pipe()
         ends = [stdin]
         readers = []
@@ -83,37 +87,39 @@ class Child:
         except BaseException:
             for end in (lifeline, *readers):
                 os.close(end)
-            written.close()
+            output.close()
             raise
         finally:
             for end in ends:
                 os.close(end)
-        written.line(f"--- process {process.pid}: {shlex.join(command)}")
-        child = cls(process, lifeline, written)
-        for reader, hear in zip(readers, (on_line, None), strict=False):
-            child._pumps.append(asyncio.create_task(child._pump(reader, hear)))
+        output.line(f"--- process {process.pid}: {shlex.join(command)}")
+        child = cls(process, lifeline, output)
+        for reader, listener in zip(readers, (on_line, None), strict=False):
+            child._pumps.append(asyncio.create_task(child._pump(reader, listener)))
         child._end = asyncio.create_task(child._watch())
         return child
 
     @property
     def pid(self) -> int:
+        """Process id."""
         return self._process.pid
 
     @property
     def returncode(self) -> int | None:
-        """None while the child runs; negative for a signal, as in `subprocess`."""
+        """Exit status as in `subprocess`: None while the child runs, negative for a signal."""
         return self._process.returncode
 
     @property
     def log_path(self) -> Path:
+        """Path of the log file."""
         return self._log.path
 
     def tail(self, lines: int = 15) -> str:
-        """The last lines that the child wrote, for an error that somebody has to understand."""
+        """Return the last lines that the child wrote, for an error message."""
         return "\n".join(list(self._log.tail)[-lines:])
 
     def how_it_ended(self) -> str:
-        """Say it in words: `exit code 3`, `signal SIGKILL`, `still running`."""
+        """Return `exit code 3`, `signal SIGKILL` or `still running`."""
         code = self.returncode
         if code is None:
             return "still running"
@@ -123,25 +129,25 @@ class Child:
             return f"signal {signal.Signals(-code).name}"
         return f"signal {-code}"
 
-    async def show_stacks(self) -> None:
-        """Have the child, and what it started, write into the log where they stand, as far as they do (stacks.py)."""
+    async def dump_stacks(self) -> None:
+        """Have the child and its descendants write their stacks into the log, if they support it (stack_dump.py)."""
         if self.returncode is None:
-            for pid in stack_dump.answering(self.pid):
-                self._log.line(f"--- process {pid} stands here:")
-                await stack_dump.ask(pid)
+            for pid in stack_dump.processes(self.pid):
+                self._log.line(f"--- stacks of process {pid}:")
+                await stack_dump.request(pid)
 
     async def wait(self) -> int:
-        """Wait for the end and return the exit status. The child is reaped then and its output is in the log."""
+        """Wait for the end and return the exit status. The child is reaped and all its output is in the log."""
         assert self._end is not None
         return await asyncio.shield(self._end)
 
     async def stop(self, grace: float) -> int:
-        """Ask the child to end (SIGTERM), kill it after `grace` seconds; return its exit status when it is reaped.
+        """Terminate the child (SIGTERM), kill it after `grace` seconds and return its exit status.
 
-        Cancelling this kills at once. Safe to call again, also on a child that has ended.
+        Cancelling this kills the child at once. Safe to call again, also on a child that has ended.
         """
         if self.returncode is None:
-            # Not Process.terminate(): up to Python 3.12.7 it polls, and may reap behind the child watcher's back.
+            # Not Process.terminate(): up to Python 3.12.7 it polls, and may reap the child before asyncio's watcher.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGTERM)
         try:
@@ -156,18 +162,18 @@ class Child:
         return await self.wait()
 
     def kill(self) -> None:
-        """SIGKILL to the child and to all it started, also when it is stopped or hangs. `wait` still has to reap it."""
+        """Send SIGKILL to the child and all that it started. `wait` still has to reap it."""
         if self.returncode is None:
             self._kill_group()
 
     def _kill_group(self) -> None:
-        # The child leads its group (start_new_session), so the group's number is its pid.
+        # The child leads its group (start_new_session), so the group's id is its pid.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
     async def _watch(self) -> int:
         code = await self._process.wait()
-        # What it started must not outlive it, nor hold the output pipes open.
+        # Its descendants must not outlive it, nor keep the output pipes open.
         self._kill_group()
         _, late = await asyncio.wait(self._pumps, timeout=_PUMP_SECONDS)
         for pump in late:
@@ -180,8 +186,8 @@ class Child:
         self._log.close()
         return code
 
-    async def _pump(self, descriptor: int, hear: Callable[[str], None] | None) -> None:
-        """Read one pipe to its end, line by line; a line beyond `_LINE_BYTES` is cut in pieces."""
+    async def _pump(self, descriptor: int, listener: Callable[[str], None] | None) -> None:
+        """Read one pipe to its end, line by line; a line longer than `_LINE_BYTES` is split."""
         reader = asyncio.StreamReader()
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(descriptor, "rb", buffering=0)
@@ -194,23 +200,23 @@ class Child:
                     lines.append(rest)
                     rest = b""
                 for line in lines:
-                    self._heard(line, hear)
-            self._heard(rest, hear)
+                    self._on_line(line, listener)
+            self._on_line(rest, listener)
         finally:
             transport.close()
 
-    def _heard(self, line: bytes, hear: Callable[[str], None] | None) -> None:
+    def _on_line(self, line: bytes, listener: Callable[[str], None] | None) -> None:
         text = line.decode("utf-8", "replace")
         if not text.strip():
             return
         self._log.line(text)
         self._log.tail.append(text)
-        if hear is not None:
-            hear(text)
+        if listener is not None:
+            listener(text)
 
 
 class _Log:
-    """A rotating file with a time before each line, and the last lines in memory."""
+    """A rotating file with a timestamp before each line, and the last lines in memory."""
 
     def __init__(self, path: Path, limit: int, files: int) -> None:
         self.path = path
@@ -220,7 +226,7 @@ class _Log:
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
 
     def line(self, text: str) -> None:
-        # Straight into the handler: a child's output is data, not a message of ours to be filtered or forwarded.
+        # Not through a logger: a child's output is data, not a log message to be filtered or forwarded.
         self._handler.handle(logging.makeLogRecord({"msg": text}))
 
     def close(self) -> None:

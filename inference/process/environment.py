@@ -1,8 +1,7 @@
-"""What of our environment a child process is given: all but our secrets.
+"""The environment of child processes: the bot's own without its secrets.
 
-The operator's command may write its environment into a log, and an engine needs no secret of ours: children get their
-settings as arguments and files, and models from folders. No wall against code that looks for secrets: a process of the
-same user may read ours.
+An operator's command may write its environment into a log, and engines and trainings need no secrets. This does not
+protect against malicious code: a process of the same user can read the bot's memory and environment.
 """
 
 from __future__ import annotations
@@ -11,14 +10,14 @@ import os
 from typing import Final
 
 ENV_PREFIX: Final = "THUMBTUNE_"
-"""Begins every variable that is a setting of ours, in upper or lower case."""
+"""Prefix of the variables that are settings, in upper or lower case."""
 
 _TOKENS: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-"""What huggingface_hub takes as an account's token; only `thumbtune fetch` needs it."""
+"""Account tokens of huggingface_hub; only `thumbtune fetch` needs them."""
 
 
 def for_children() -> dict[str, str]:
-    """Our environment without our settings, some of which are secret, and without tokens of model hubs."""
+    """Return the environment without thumbtune's settings and the tokens of model hubs."""
     return {
         name: value
         for name, value in os.environ.items()

@@ -1,8 +1,7 @@
-"""Rotates a log file that another program holds open, which no renaming would turn to a new one.
+"""Rotates a log file that another program keeps open, by copying and truncating it.
 
-What it has written is copied and the file emptied (logrotate calls it copytruncate): the program must have opened it
-for appending, and a line that it writes in that very moment may be lost. The logs that we write ourselves are
-process.py's.
+This is logrotate's copytruncate: the program must have opened the file for appending, and a line written during the
+copy may be lost.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ from pathlib import Path
 
 
 def rotate(log: Path, *, above: int, files: int) -> None:
-    """Where `log` has more than `above` bytes, make them `log.1`, the former ones `log.2` …, and keep `files` of these.
+    """Move the content of `log` to `log.1`, that of `log.1` to `log.2` and so on, and keep `files` of these.
 
-    Does nothing where there is no file. Raises OSError.
+    Does nothing if the file is missing or has at most `above` bytes. Raises OSError.
     """
     if not log.is_file() or log.stat().st_size <= above:
         return

@@ -1,10 +1,8 @@
-"""A worker's lifeline: it ends when the process that started it is gone.
+"""Ends a worker when its parent process ends.
 
-The parent holds the write end of a pipe that is the worker's standard input and never writes. However the parent
-ends, `kill -9` included, the kernel closes its end, and the worker reads the end of the file. What a worker does
-with its standard output, and how a parent starts one, is left to others. Standard library only.
-
-Run by hand, a worker is not bound: a terminal, a file or /dev/null as standard input is no lifeline.
+The worker's standard input is a pipe whose write end the parent holds and never writes to. However the parent ends,
+`kill -9` included, the kernel closes that end, and the worker reads end-of-file. A worker started by hand, with a
+terminal, a file or /dev/null as standard input, is not watched. Standard library only.
 """
 
 from __future__ import annotations
@@ -20,11 +18,13 @@ _GRACE_SECONDS = 1.0
 
 
 def watch_parent(grace: float = _GRACE_SECONDS) -> bool:
-    """End this process when its standard input, a pipe or socket, reaches its end. Returns whether it watches.
+    """End this process when its standard input, a pipe or socket, reaches end-of-file.
 
-    First SIGTERM, so that what listens to it may finish; `grace` seconds later whatever is left is killed, and
-    with it the children in its process group where the worker leads one (as it does when its parent started it
-    in a new session).
+    The process gets SIGTERM first. After `grace` seconds it is killed, together with its process group if it leads one
+    (as it does if its parent started it in a new session).
+
+    Returns:
+        Whether standard input is a pipe or socket, so that it is watched.
     """
     try:
         mode = os.fstat(0).st_mode
@@ -32,7 +32,7 @@ def watch_parent(grace: float = _GRACE_SECONDS) -> bool:
         return False
     if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
         return False
-    threading.Thread(target=_watch, args=(grace,), name="lifeline", daemon=True).start()
+    threading.Thread(target=_watch, args=(grace,), name="parent-watch", daemon=True).start()
     return True
 
 

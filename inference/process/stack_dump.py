@@ -1,7 +1,7 @@
-"""Where a process that hangs stands: it writes the stacks of its threads to its standard error when a signal asks.
+"""Stack traces of a hanging child process, written to its standard error on a signal.
 
-`answer` is for the process, `answering` and `ask` for whoever started it. Python's faulthandler writes from within the
-signal's handler, whatever holds Python's lock. Knows Linux's /proc. Standard library only.
+The child calls `enable`; its parent calls `processes` and `request`. Python's faulthandler writes inside the signal
+handler, even while another thread holds the GIL. Linux only (/proc). Standard library only.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-ASKING: Final = signal.SIGUSR1
+SIGNAL: Final = signal.SIGUSR1
 
-_LOOK_SECONDS: Final = 0.02
+_POLL_SECONDS: Final = 0.02
+_WRITE_SECONDS: Final = 3.0
 
 
-def answer() -> None:
-    """From now on this process, and those that it forks, write their stacks when asked and when they crash."""
+def enable() -> None:
+    """Let this process, and those that it forks, write their stacks on the signal and on a crash."""
     faulthandler.enable()
-    faulthandler.register(ASKING)
+    faulthandler.register(SIGNAL)
 
 
-def answering(pid: int) -> list[int]:
-    """Which of a process and all that it started would answer. To others the signal would be the end."""
+def processes(pid: int) -> list[int]:
+    """Return those of a process and its descendants that handle the signal, which would end the others."""
     known = {int(file.name): _status(int(file.name)) for file in Path("/proc").glob("[0-9]*")}
     family = [pid]
     for parent in family:
@@ -34,18 +35,18 @@ def answering(pid: int) -> list[int]:
     return [each for each in family if _holds(known.get(each, {}), "SigCgt")]
 
 
-async def ask(pid: int, patience: float = 3.0) -> None:
-    """Ask a process that answers; return when it has written, or after `patience` seconds if the kernel holds it."""
+async def request(pid: int) -> None:
+    """Signal a process of `processes`; return when it has written its stacks, or after three seconds."""
     with suppress(ProcessLookupError, TimeoutError):
-        os.kill(pid, ASKING)
-        async with asyncio.timeout(patience):
-            # Pending until it is taken, and blocked until its handler has returned.
-            while _holds(_status(pid), "SigPnd", "ShdPnd", "SigBlk"):  # noqa: ASYNC110 another process can only be polled
-                await asyncio.sleep(_LOOK_SECONDS)
+        os.kill(pid, SIGNAL)
+        async with asyncio.timeout(_WRITE_SECONDS):
+            # The signal is pending until it is delivered, and blocked until its handler has returned.
+            while _holds(_status(pid), "SigPnd", "ShdPnd", "SigBlk"):  # noqa: ASYNC110 - another process can only be polled
+                await asyncio.sleep(_POLL_SECONDS)
 
 
 def _status(pid: int) -> dict[str, str]:
-    """The lines of /proc/PID/status, empty when it is gone."""
+    """Return the fields of /proc/PID/status, empty if the process has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -54,5 +55,5 @@ def _status(pid: int) -> dict[str, str]:
 
 
 def _holds(status: dict[str, str], *sets: str) -> bool:
-    """Whether the signal is in one of these sets of signals."""
-    return any(int(status.get(name, "0"), 16) >> (ASKING - 1) & 1 for name in sets)
+    """Return whether the signal is in one of these signal masks."""
+    return any(int(status.get(name, "0"), 16) >> (SIGNAL - 1) & 1 for name in sets)

@@ -23,7 +23,7 @@ from inference.messages import (
     Usage,
 )
 from telegram_emulator.people import Attachment
-from tests.inference.test_picture_cleaning import huge_png
+from tests.inference.test_decoder_worker import huge_png
 from tests.support.chatting import Script, ScriptedEngine, Stage, png, told, until
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.inference.test_picture_cleaning import dark_corners
+from tests.inference.test_decoder_worker import dark_corners
 from tests.support.chatting import RunningBot, Stage, png
 from tests.support.heic import SIDEWAYS, turned
 from tests.support.person import Message, Person

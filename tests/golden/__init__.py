@@ -1,1 +1,1 @@
-"""Numbers of the official code that the tests hold ours to. README.md says where they come from."""
+"""Outputs of the official code for comparison; README.md describes their origin."""

@@ -1,4 +1,4 @@
-"""Small InternVL2 models with seeded weights and inputs: the ground on which ours and the official code are compared.
+"""Small InternVL2 models with seeded weights and inputs, for comparing our code with the official one.
 
 Knows neither implementation: `weights` fills any state dictionary, name by name. RandomState's streams are frozen
 by NumPy's policy (NEP 19), so the numbers are the same everywhere.
@@ -58,21 +58,21 @@ _JOINED: dict[str, Any] = {
 CASES: dict[str, dict[str, Any]] = {
     # The shape of InternVL2-2B.
     "internvl2": _JOINED,
-    # InternViT-6B: RMS norms, normalised queries and keys, no bias; the first pixel shuffle; biased LLM, no groups.
+    # InternViT-6B: RMS norms, normalized queries and keys, no bias; the first pixel shuffle; LLM with bias, no groups.
     "vit_6b_style": {
         **_JOINED,
         "vision_config": {**_VISION, "norm_type": "rms_norm", "qk_normalization": True, "qkv_bias": False},
         "llm_config": {**_LLM, "num_key_value_heads": 4, "bias": True, "rope_scaling": None, "rope_theta": 10000},
         "ps_version": "v1",
     },
-    # One key/value head, linear scaling, features of an earlier layer, tiles of another size than the positions'.
+    # One key/value head, linear scaling, features of an earlier layer, tiles of another size than the position grid.
     "resampled": {
         **_JOINED,
         "vision_config": {**_VISION, "image_size": 84},
         "llm_config": {**_LLM, "num_key_value_heads": 1, "rope_scaling": {"type": "linear", "factor": 3.0}},
         "select_layer": -2,
     },
-    # Twice as many positions as the model was made for: the dynamic base moves with every token.
+    # Twice the model's positions: the dynamic base changes with every token.
     "beyond_positions": {**_JOINED, "llm_config": {**_LLM, "max_position_embeddings": LENGTH // 2}},
 }
 
@@ -82,7 +82,7 @@ def _normal(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 
 def weights(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A value for every entry of a state dictionary, drawn by its name, sized so that every part has a say."""
+    """Return random values for every entry of a state dictionary, seeded by its name and scaled to have an effect."""
     filled = {}
     for name, tensor in state.items():
         value = _normal(name, tuple(tensor.shape))
@@ -95,12 +95,12 @@ def weights(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def pixel_values(side: int) -> torch.Tensor:
-    """Tiles [TILES, 3, side, side]."""
+    """Return tiles [TILES, 3, side, side]."""
     return torch.from_numpy(_normal("pixels", (TILES, 3, side, side)))
 
 
 def batch(tokens_per_tile: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Ids, attention mask, positions and labels, [2, LENGTH]: one row with two tiles, a shorter one with the third.
+    """Return ids, attention mask, positions and labels, [2, LENGTH]: a row with two tiles, a shorter one with one.
 
     The second row is padded on the left. Labels are given for the last ten positions.
     """

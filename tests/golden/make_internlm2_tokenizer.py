@@ -16,7 +16,7 @@ import sentencepiece
 from transformers import AddedToken
 
 FOLDER = Path(__file__).parent / "internlm2_tokenizer"
-# As in the official tokenizer, some added tokens take the place of unused pieces and some follow the vocabulary.
+# As in the official tokenizer, some added tokens replace unused pieces and some follow the vocabulary.
 SPECIAL = ("<|plugin|>", "<|im_end|>", "<|im_start|>", "<img>", "</img>", "<IMG_CONTEXT>", "<quad>", "</box>")
 REPLACED = 3
 SENTENCES = (
@@ -37,7 +37,7 @@ PIECES = (
 
 
 def train() -> bytes:
-    """A small byte-fallback BPE model with unused pieces at the end of its vocabulary, as InternLM2's has."""
+    """Train a small BPE model with byte fallback and, like InternLM2's, unused pieces at the end."""
     written = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(SENTENCES * 3),
@@ -56,13 +56,13 @@ def train() -> bytes:
 
 
 def texts() -> list[str]:
-    """Every piece alone, and 80 random sequences of them."""
+    """Return every piece alone, and 80 random sequences."""
     draw = random.Random(0)
     return [*PIECES, *("".join(draw.choices(PIECES, k=draw.randint(2, 6))) for _ in range(80))]
 
 
 def main(official: Path) -> None:
-    """Train the model, ask the official class for ids and decoded texts, and write all of it."""
+    """Train the model and write it with the ids and decoded texts of the official class."""
     sys.path.insert(0, str(official))
     from internvl.model.internlm2.tokenization_internlm2 import (  # type: ignore[import-not-found, unused-ignore]
         InternLM2Tokenizer,

@@ -18,7 +18,7 @@ from tests.golden import internvl2_cases as cases
 
 
 def answers(model: Any, side: int) -> dict[str, torch.Tensor]:
-    """What the official model makes of the seeded inputs."""
+    """Return the official model's outputs for the seeded inputs."""
     model.img_context_token_id = cases.PICTURE
     pixels = cases.pixel_values(side)
     ids, mask, positions, labels = cases.batch(model.num_image_token)
@@ -37,7 +37,7 @@ def answers(model: Any, side: int) -> dict[str, torch.Tensor]:
 
 
 def cached(model: Any, side: int) -> torch.Tensor:
-    """Logits of the last ten positions of the first row, given one by one after a prefill of the rest."""
+    """Return the logits of the first row's last ten positions, one by one after a prefill of the rest."""
     model.img_context_token_id = cases.PICTURE
     features = model.extract_feature(cases.pixel_values(side)[:2])
     ids = cases.batch(model.num_image_token)[0][:1]
@@ -55,7 +55,7 @@ def cached(model: Any, side: int) -> torch.Tensor:
 
 
 def main(official: Path) -> None:
-    """Run the official code on every case and write the numbers beside this file."""
+    """Run the official code on every case and write its outputs beside this file."""
     sys.path.insert(0, str(official))
     from internvl.model.internvl_chat import (  # type: ignore[import-not-found, unused-ignore]
         InternVLChatConfig,
@@ -63,7 +63,7 @@ def main(official: Path) -> None:
     )
 
     def build(fields: dict[str, Any]) -> Any:
-        # A model keeps the rotary base of the longest text it has seen, so each measurement gets a fresh one.
+        # A model keeps the rotary base of its longest text, so each measurement uses a new one.
         model = InternVLChatModel(InternVLChatConfig(**copy.deepcopy(fields)), use_flash_attn=False)
         model.load_state_dict(cases.weights(model.state_dict()))
         return model.eval()

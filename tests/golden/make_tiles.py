@@ -25,7 +25,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def official_functions(source: Path, names: set[str]) -> dict[str, Any]:
-    """The named functions of a source file, and what they need of torchvision and its constants."""
+    """Return functions of a source file, with the torchvision names that they need."""
     tree = ast.parse(source.read_text(encoding="utf-8"))
     tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in names]
     scope: dict[str, Any] = {"T": transforms, "InterpolationMode": InterpolationMode}
@@ -35,7 +35,7 @@ def official_functions(source: Path, names: set[str]) -> dict[str, Any]:
 
 
 def main(official: Path) -> None:
-    """Run the official tiling and write what it made of every size."""
+    """Run the official tiling and write its result for every size."""
     code = official_functions(
         official / "internvl" / "train" / "dataset.py",
         {"find_closest_aspect_ratio", "dynamic_preprocess", "build_transform"},
@@ -62,7 +62,7 @@ def main(official: Path) -> None:
 
 
 class _Blank:
-    """Stands for a picture whose pixels do not matter."""
+    """A picture without pixels."""
 
     def __init__(self, width: int, height: int) -> None:
         self.size = (width, height)

@@ -1,4 +1,4 @@
-"""Sizes and pictures on which our tiling and the official one are compared."""
+"""Sizes and pictures for comparing our tiling with the official one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PIXEL_SIZES = (
 
 
 def picture(number: int, width: int, height: int) -> Image.Image:
-    """A picture of smooth gradients under noise, RGB."""
+    """Return an RGB picture of smooth gradients and noise."""
     draw = np.random.RandomState(number)
     x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
     smooth = np.stack([x, y, 255 - (x + y) / 2], axis=-1)

@@ -22,7 +22,7 @@ from inference.engines.http_client import HttpEngine, Sizes
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Answer, Prompt, PromptTooLong, Role, Sampling, Turn
-from tests.inference.test_pictures import encoded, png_of
+from tests.inference.test_picture_opening import encoded, png_of
 from tests.support.cpu_serving import HEADERS, KEY, NAME, Served, body, endless, image, question, started, words
 from tests.support.generating import picture
 from tests.support.hostile import plant, planted, ran

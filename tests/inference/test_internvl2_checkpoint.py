@@ -1,4 +1,4 @@
-"""Checkpoint directories: what is written, what loads it, and what is refused."""
+"""Writing and loading checkpoint directories."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def fields() -> dict[str, Any]:
-    """The configuration of a small model with the test tokenizer's vocabulary."""
+    """Return the configuration of a small model with the test tokenizer's vocabulary."""
     found = copy.deepcopy(cases.CASES["internvl2"])
     found["llm_config"]["vocab_size"] = 512
     found.update(dynamic_image_size=True, use_thumbnail=True, max_dynamic_patch=4)
@@ -41,7 +41,7 @@ def model() -> Any:
 
 
 def logits(model: Any) -> torch.Tensor:
-    """What a model makes of a fixed picture prompt."""
+    """Return a model's logits for a fixed prompt with a picture."""
     place = model.img_context_token_id
     ids = torch.tensor([[1, 7, 9, *([place] * model.num_image_token), 11, 12]])
     with torch.no_grad():
@@ -49,8 +49,8 @@ def logits(model: Any) -> torch.Tensor:
     return found
 
 
-def test_written_checkpoint_loads_the_same(model: Any, tmp_path: Path) -> None:
-    """A model written and loaded again gives the same logits and knows the tokenizer's picture token."""
+def test_a_written_checkpoint_loads_unchanged(model: Any, tmp_path: Path) -> None:
+    """The loaded model gives the same logits and has the tokenizer's picture token."""
     tokenizer = load_tokenizer(TOKENIZER)
     write_checkpoint(model, tokenizer, tmp_path)
     again = load_model(tmp_path)
@@ -61,7 +61,7 @@ def test_written_checkpoint_loads_the_same(model: Any, tmp_path: Path) -> None:
 
 
 def test_layout_is_the_official_one(model: Any, tmp_path: Path) -> None:
-    """Every file of an official checkpoint is there, with end tokens and fields as other readers want them."""
+    """All files of an official checkpoint are written, with the end tokens and fields that other loaders need."""
     tokenizer = load_tokenizer(TOKENIZER)
     write_checkpoint(model, tokenizer, tmp_path, chat_template="{{ messages }}")
     names = {path.name for path in tmp_path.iterdir()}
@@ -92,7 +92,7 @@ AUTO = """
 import sys, torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 directory = sys.argv[1]
-torch.set_num_threads(int(sys.argv[3]))  # sums of other parts round otherwise
+torch.set_num_threads(int(sys.argv[3]))  # with other threads, sums are rounded differently
 assert "inference" not in sys.modules
 config = AutoConfig.from_pretrained(directory, trust_remote_code=True)
 assert type(config).__name__ == "InternVLChatConfig" and config.llm_config.vocab_size == 512
@@ -116,7 +116,7 @@ sys.stdout.write("loaded")
 
 
 def test_auto_classes_load_it_without_this_package(model: Any, tmp_path: Path) -> None:
-    """In another process, from another folder, transformers' auto classes load it by its own code."""
+    """In another process, transformers' auto classes load it with its own code."""
     checkpoint = tmp_path / "checkpoint"
     tokenizer = load_tokenizer(TOKENIZER)
     write_checkpoint(model, tokenizer, checkpoint)
@@ -132,7 +132,7 @@ def test_auto_classes_load_it_without_this_package(model: Any, tmp_path: Path) -
 
 
 def test_large_checkpoints_are_sharded(model: Any, tmp_path: Path) -> None:
-    """Above the shard size there are several weight files and an index, and they load the same."""
+    """Above the shard size there are several weight files and an index."""
     write_checkpoint(model, load_tokenizer(TOKENIZER), tmp_path, max_shard_size="200KB")
     assert len(list(tmp_path.glob("model-*-of-*.safetensors"))) > 1
     again = load_model(tmp_path)
@@ -140,8 +140,8 @@ def test_large_checkpoints_are_sharded(model: Any, tmp_path: Path) -> None:
     assert torch.equal(logits(again), logits(model))
 
 
-def test_official_fields_are_read_as_they_are(tmp_path: Path) -> None:
-    """A config.json with the official files' further and older fields is read, and writing keeps what matters."""
+def test_official_fields_are_kept(tmp_path: Path) -> None:
+    """A config.json with unused and older official fields is read, and writing keeps them."""
     official = fields()
     official.update(_name_or_path="OpenGVLab/InternVL2-2B", torch_dtype="bfloat16", transformers_version=None)
     official["auto_map"] = {"AutoConfig": "configuration_internvl_chat.InternVLChatConfig"}
@@ -161,7 +161,7 @@ def test_official_fields_are_read_as_they_are(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["Qwen2ForCausalLM", "Phi3ForCausalLM", "LlamaForCausalLM"])
 def test_other_language_models_are_refused(family: str, tmp_path: Path) -> None:
-    """Another language model is an error that names it and what is supported."""
+    """Another language model is an error that names it and the supported ones."""
     official = fields()
     official["llm_config"]["architectures"] = [family]
     (tmp_path / "config.json").write_text(json.dumps({**official, "model_type": "internvl_chat"}))
@@ -181,16 +181,16 @@ def test_other_language_models_are_refused(family: str, tmp_path: Path) -> None:
         (None, "ps_version", "v3", "ps_version"),
     ],
 )
-def test_impossible_fields_are_named(part: str | None, field: str, value: object, message: str) -> None:
-    """A configuration that cannot be built is an error naming the field."""
+def test_invalid_fields_are_named(part: str | None, field: str, value: object, message: str) -> None:
+    """An invalid configuration is an error that names the field."""
     wrong = fields()
     (wrong if part is None else wrong[part])[field] = value
     with pytest.raises(ValueError, match=message):
         InternVLChatModel(InternVLChatConfig(**wrong))
 
 
-def test_incomplete_weights_are_refused(model: Any, tmp_path: Path) -> None:
-    """A weight that is missing, has another shape or another name is an error that names it."""
+def test_wrong_weights_are_refused(model: Any, tmp_path: Path) -> None:
+    """A missing or unexpected weight, or one of another shape, is an error that names it."""
     write_checkpoint(model, load_tokenizer(TOKENIZER), tmp_path)
     file = tmp_path / "model.safetensors"
     whole = load_file(file)
@@ -206,7 +206,7 @@ def test_incomplete_weights_are_refused(model: Any, tmp_path: Path) -> None:
 
 
 def test_old_rotary_buffers_are_ignored(model: Any, tmp_path: Path) -> None:
-    """Checkpoints that still carry rotary buffers load."""
+    """Checkpoints that contain rotary buffers load."""
     write_checkpoint(model, load_tokenizer(TOKENIZER), tmp_path)
     file = tmp_path / "model.safetensors"
     buffer = {"language_model.model.layers.0.attention.rotary_emb.inv_freq": torch.zeros(8)}
@@ -214,8 +214,8 @@ def test_old_rotary_buffers_are_ignored(model: Any, tmp_path: Path) -> None:
     assert load_model(tmp_path).num_image_token == 4
 
 
-def test_tokenizer_without_picture_token_is_refused(model: Any, tmp_path: Path) -> None:
-    """A tokenizer that lacks InternVL2's special tokens is refused before anything is called complete."""
+def test_a_tokenizer_without_the_picture_token_is_refused(model: Any, tmp_path: Path) -> None:
+    """A tokenizer without InternVL2's special tokens cannot be written."""
     tokenizer = load_tokenizer(TOKENIZER)
     described = tmp_path / "plain"
     tokenizer.save_pretrained(described)
@@ -231,7 +231,7 @@ def test_tokenizer_without_picture_token_is_refused(model: Any, tmp_path: Path) 
 
 
 def test_full_size_has_the_official_number_of_weights() -> None:
-    """At the size of InternVL2-2B there are 2,205,754,368 weights, under the official names."""
+    """InternVL2-2B has 2,205,754,368 weights with the official names."""
     with torch.device("meta"):
         full = InternVLChatModel(configuration(SIZES["2b"], 92553))
     state = full.state_dict()
@@ -243,7 +243,7 @@ def test_full_size_has_the_official_number_of_weights() -> None:
 
 def test_shipped_checkpoint_carries_the_present_code() -> None:
     """The model code inside internvl2-tiny is this package's, file by file; `copy_code` puts it there."""
-    shipped = ROOT / "inference" / "tiny" / "checkpoint"
+    shipped = ROOT / "inference" / "internvl2" / "tiny" / "checkpoint"
     for name in MODEL_CODE:
         ours = (ROOT / "inference" / "internvl2" / name).read_text(encoding="utf-8")
         assert (shipped / name).read_text(encoding="utf-8") == ours, name

@@ -1,4 +1,4 @@
-"""InternVL2 against the official code's numbers, and what the model promises beside them."""
+"""InternVL2 against the official code's numbers, and properties of our model."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tests.golden import internvl2_cases as cases
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "internvl2.npz")
 NAMES = tuple(cases.CASES)
 TOLERANCE = 1e-5
-NEVER = cases.VOCABULARY  # an end token that no logit stands for
+NEVER = cases.VOCABULARY  # an end token without a logit
 
 
 def build(name: str) -> Any:
-    """A golden case's model, in evaluation mode."""
+    """Return the model of a golden case, in evaluation mode."""
     model = InternVLChatModel(InternVLChatConfig(**copy.deepcopy(cases.CASES[name])))
     model.load_state_dict(cases.weights(model.state_dict()))
     model.img_context_token_id = cases.PICTURE
@@ -32,33 +32,33 @@ def build(name: str) -> Any:
 
 
 def pixels(model: Any) -> Tensor:
-    """The golden tiles."""
+    """Return the golden tiles."""
     return cases.pixel_values(model.config.force_image_size)
 
 
 def error(ours: Tensor, official: NDArray[np.float32]) -> float:
-    """The largest difference relative to the largest official number."""
+    """Return the largest difference relative to the largest official number."""
     return float(np.abs(ours.detach().numpy() - official).max() / np.abs(official).max())
 
 
 def first_row(model: Any) -> Tensor:
-    """Embeddings [1, N, width] of the golden batch's first row, pictures included."""
+    """Return embeddings [1, N, width] of the golden batch's first row with its pictures."""
     ids = cases.batch(model.num_image_token)[0][:1]
     embeds: Tensor = model.embed(ids, model.extract_feature(pixels(model)[:2]))
     return embeds
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_features_are_the_official_ones(name: str) -> None:
-    """Picture features agree, for both norms, with and without q/k norm, both shuffles, resampled positions."""
+def test_features_equal_the_official_ones(name: str) -> None:
+    """For both norms, with and without q/k norm, both pixel shuffles, resampled positions."""
     model = build(name)
     with torch.no_grad():
         assert error(model.extract_feature(pixels(model)), GOLDEN[f"{name}.features"]) < TOLERANCE
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_logits_loss_and_gradients_are_the_official_ones(name: str) -> None:
-    """A padded batch with pictures gets the official logits, loss and gradient norms."""
+def test_logits_loss_and_gradients_equal_the_official_ones(name: str) -> None:
+    """For a padded batch with pictures."""
     model = build(name)
     ids, mask, positions, labels = cases.batch(model.num_image_token)
     output = model(
@@ -66,8 +66,8 @@ def test_logits_loss_and_gradients_are_the_official_ones(name: str) -> None:
         image_flags=torch.ones(cases.TILES, 1), labels=labels,
     )  # fmt: skip
     output.loss.backward()
-    seen = mask.bool()
-    assert error(output.logits[seen], GOLDEN[f"{name}.logits"][seen.numpy()]) < TOLERANCE
+    real = mask.bool()
+    assert error(output.logits[real], GOLDEN[f"{name}.logits"][real.numpy()]) < TOLERANCE
     assert output.loss.item() == pytest.approx(GOLDEN[f"{name}.loss"].item(), rel=TOLERANCE)
     for part in ("vision_model", "mlp1", "language_model"):
         norms = [p.grad.norm() for p in getattr(model, part).parameters() if p.grad is not None]
@@ -75,8 +75,8 @@ def test_logits_loss_and_gradients_are_the_official_ones(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_cached_logits_are_the_official_ones(name: str) -> None:
-    """Ten tokens given one by one after a prefill get the official logits, also where the rotary base moves."""
+def test_cached_logits_equal_the_official_ones(name: str) -> None:
+    """For ten tokens one by one after a prefill, also where the rotary base changes."""
     model = build(name)
     with torch.no_grad():
         embeds = first_row(model)
@@ -89,8 +89,8 @@ def test_cached_logits_are_the_official_ones(name: str) -> None:
     assert error(torch.cat(logits, dim=1), GOLDEN[f"{name}.cached"]) < TOLERANCE
 
 
-def test_rotary_base_is_forgotten_after_a_long_text() -> None:
-    """A short text gets the same logits before and after one beyond the trained positions."""
+def test_the_rotary_base_depends_on_the_call_only() -> None:
+    """A short text has the same logits before and after one beyond the trained positions."""
     model = build("beyond_positions").language_model
     short, long = torch.arange(3, 13)[None], torch.arange(3, 43)[None]
     with torch.no_grad():
@@ -99,8 +99,8 @@ def test_rotary_base_is_forgotten_after_a_long_text() -> None:
         assert torch.equal(model(input_ids=short).logits, before)
 
 
-def test_prefill_in_pieces_is_the_whole() -> None:
-    """New embeddings on top of a cache get the logits of the whole text, a prefix at a time."""
+def test_prefill_in_pieces_equals_prefill_at_once() -> None:
+    """Embeddings added to a cache piece by piece have the logits of the whole text."""
     model = build("internvl2")
     with torch.no_grad():
         embeds = first_row(model)
@@ -112,8 +112,8 @@ def test_prefill_in_pieces_is_the_whole() -> None:
             torch.testing.assert_close(output.logits, whole[:, low:high], rtol=1e-4, atol=1e-5)
 
 
-def test_legacy_caches_are_taken() -> None:
-    """A tuple of keys and values per layer, as older code hands around, works as a cache."""
+def test_legacy_caches_are_accepted() -> None:
+    """A tuple of keys and values per layer, the format of older code, works as a cache."""
     model = build("internvl2").language_model
     ids = torch.arange(3, 23)[None]
     with torch.no_grad():
@@ -125,7 +125,7 @@ def test_legacy_caches_are_taken() -> None:
 
 
 def test_logits_to_keep() -> None:
-    """Only the logits asked for are computed: the last ones, or those at given places."""
+    """Only the requested logits are computed: the last ones, or those at given positions."""
     model = build("internvl2").language_model
     ids = torch.arange(3, 23)[None]
     with torch.no_grad():
@@ -139,8 +139,8 @@ def test_logits_to_keep() -> None:
         model(input_ids=ids, labels=ids, logits_to_keep=1)
 
 
-def test_hidden_states_on_demand() -> None:
-    """All layers' states come only when asked for: the embeddings first, what the logits are made of last."""
+def test_hidden_states_are_optional() -> None:
+    """All layers' states are returned on request: the embeddings first, the input of the output layer last."""
     model = build("internvl2")
     ids = torch.arange(3, 13)[None]
     with torch.no_grad():
@@ -149,13 +149,13 @@ def test_hidden_states_on_demand() -> None:
         assert torch.equal(output.hidden_states[0], model.embed(ids, None))
         torch.testing.assert_close(model.language_model.output(output.hidden_states[-1]), output.logits)
         assert model(input_ids=ids).hidden_states is None
-        seen = model.vision_model(pixels(model), output_hidden_states=True)
-        assert len(seen.hidden_states) == 4
-        assert torch.equal(seen.hidden_states[-1], seen.last_hidden_state)
+        vision = model.vision_model(pixels(model), output_hidden_states=True)
+        assert len(vision.hidden_states) == 4
+        assert torch.equal(vision.hidden_states[-1], vision.last_hidden_state)
 
 
-def test_generate_is_greedy_by_logits() -> None:
-    """Greedy generation with pictures picks the most likely token each time and returns the new ones only."""
+def test_greedy_generation_follows_the_logits() -> None:
+    """Each token is the most likely one, and only new tokens are returned."""
     model = build("internvl2")
     ids = cases.batch(model.num_image_token)[0][:1]
     tiles = pixels(model)[:2]
@@ -168,8 +168,8 @@ def test_generate_is_greedy_by_logits() -> None:
     assert torch.equal(made, grown[:, ids.shape[1] :])
 
 
-def test_generate_takes_features_instead_of_pixels() -> None:
-    """Features computed before give the answer that the tiles give."""
+def test_generate_accepts_features_instead_of_pixels() -> None:
+    """Precomputed features give the same answer as the tiles."""
     model = build("internvl2")
     ids = cases.batch(model.num_image_token)[0][:1]
     tiles = pixels(model)[:2]
@@ -180,8 +180,8 @@ def test_generate_takes_features_instead_of_pixels() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES[:3])
-def test_padded_rows_answer_as_alone(name: str) -> None:
-    """Each row of a batch padded on the left generates what it generates alone, beams included."""
+def test_padded_rows_generate_as_alone(name: str) -> None:
+    """Each row of a left-padded batch generates the same tokens as alone, also with beam search."""
     model = build(name)
     ids, mask, _, _ = cases.batch(model.num_image_token)
     tiles = pixels(model)
@@ -199,8 +199,8 @@ def test_padded_rows_answer_as_alone(name: str) -> None:
         assert torch.equal(together, torch.cat([first, second]))
 
 
-def test_generate_without_a_picture_and_its_end() -> None:
-    """Text alone is answered, and generation stops at the end token of the model's generation configuration."""
+def test_generate_without_a_picture_stops_at_the_end_token() -> None:
+    """The end token is that of the model's generation configuration."""
     model = build("internvl2")
     ids = torch.arange(3, 13)[None]
     free = model.generate(input_ids=ids, max_new_tokens=4, do_sample=False, eos_token_id=NEVER)
@@ -209,8 +209,8 @@ def test_generate_without_a_picture_and_its_end() -> None:
     assert torch.equal(stopped, free[:, :2])
 
 
-def test_pictures_must_fill_their_places() -> None:
-    """More or fewer picture tokens than features is an error with both numbers, never a shifted picture."""
+def test_features_must_match_the_picture_tokens() -> None:
+    """Different numbers of picture tokens and features are an error with both numbers."""
     model = build("internvl2")
     ids = cases.batch(model.num_image_token)[0][:1]
     with pytest.raises(ValueError, match="8 <IMG_CONTEXT> tokens for 12 picture features"):
@@ -220,8 +220,8 @@ def test_pictures_must_fill_their_places() -> None:
         model(pixel_values=pixels(model), input_ids=ids)
 
 
-def test_flagged_tiles_are_left_out() -> None:
-    """Tiles flagged 0, those of text-only samples, have no influence."""
+def test_flagged_tiles_are_ignored() -> None:
+    """Tiles flagged 0, those of text-only samples, have no effect."""
     model = build("internvl2")
     ids = cases.batch(model.num_image_token)[0][:1]
     with torch.no_grad():
@@ -234,8 +234,8 @@ def test_flagged_tiles_are_left_out() -> None:
     "trained",
     ["", "vision_model.encoder.layers.0.attn.qkv.weight", "language_model.model.layers.0.attention.wqkv.weight"],
 )
-def test_checkpointed_gradients_are_the_plain_ones(trained: str) -> None:
-    """Gradient checkpointing changes no gradient, of all weights or of one behind frozen ones as in LoRA training."""
+def test_gradient_checkpointing_changes_no_gradient(trained: str) -> None:
+    """Neither of all weights nor of a single one after frozen ones, as in LoRA training."""
 
     def gradients(checkpointing: bool) -> dict[str, Tensor]:
         model = build("internvl2").train()
@@ -256,8 +256,8 @@ def test_checkpointed_gradients_are_the_plain_ones(trained: str) -> None:
         torch.testing.assert_close(checkpointed[name], value, rtol=1e-4, atol=1e-6)
 
 
-def test_stochastic_depth_only_in_training() -> None:
-    """With a drop path rate, branches drop at random in training and never in evaluation."""
+def test_stochastic_depth_applies_in_training_only() -> None:
+    """Branches are dropped at random in training, never in evaluation."""
     fields = copy.deepcopy(cases.CASES["internvl2"])
     fields["vision_config"]["drop_path_rate"] = 0.5
     model = InternVLChatModel(InternVLChatConfig(**fields))
@@ -270,7 +270,7 @@ def test_stochastic_depth_only_in_training() -> None:
 
 
 def test_bfloat16_is_close() -> None:
-    """In bfloat16 the logits stay near those of float32."""
+    """The logits in bfloat16 are close to those in float32."""
     model = build("internvl2")
     ids = cases.batch(model.num_image_token)[0][:1]
     with torch.no_grad():
@@ -280,8 +280,8 @@ def test_bfloat16_is_close() -> None:
     assert float((rough - exact).norm() / exact.norm()) < 0.05
 
 
-def test_wrong_calls_say_so() -> None:
-    """Both or neither of ids and embeddings, attention weights, a short mask, and pixels of no tile are refused."""
+def test_invalid_arguments_are_refused() -> None:
+    """Neither ids nor embeddings, attention weights, a short mask, and pixels without a batch dimension."""
     model = build("internvl2")
     ids = torch.arange(3, 13)[None]
     with pytest.raises(ValueError, match="input_ids or inputs_embeds"):

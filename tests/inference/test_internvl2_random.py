@@ -1,4 +1,4 @@
-"""Random checkpoints: complete, reproducible, of the size asked for."""
+"""Checkpoints with random weights: complete, reproducible, of the requested size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SMALL = Size(64, 1, 2, 96, 128, 2, 1, 2, 160, image_size=56, max_tiles=3)
 
 
 def weights(directory: Path) -> dict[str, torch.Tensor]:
-    """All weights of a checkpoint, from one file or several."""
+    """Return all weights of a checkpoint, from one file or several."""
     found: dict[str, torch.Tensor] = {}
     for file in directory.glob("*.safetensors"):
         found.update(load_file(file))
@@ -26,7 +26,7 @@ def weights(directory: Path) -> dict[str, torch.Tensor]:
 
 
 def test_command_writes_a_model_that_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The command line makes a checkpoint of explicit widths that loads and answers."""
+    """The command line writes a checkpoint of the given widths that loads and generates."""
     widths = {
         "vision-width": 64, "vision-heads": 1, "vision-layers": 2, "vision-inner": 96, "width": 128, "heads": 2,
         "kv-heads": 1, "layers": 2, "inner": 160, "vocabulary": 640, "image-size": 56, "max-tiles": 3,
@@ -34,8 +34,8 @@ def test_command_writes_a_model_that_loads(tmp_path: Path, capsys: pytest.Captur
     options = [part for name, value in widths.items() for part in (f"--{name}", str(value))]
     main(["--size", "100m", "--out", str(tmp_path), "--tokenizer", str(TOKENIZER), *options])
     model = load_model(tmp_path)
-    said = capsys.readouterr().out
-    assert f"{sum(p.numel() for p in model.parameters()):,} random weights in bfloat16" in said
+    printed = capsys.readouterr().out
+    assert f"{sum(p.numel() for p in model.parameters()):,} random weights in bfloat16" in printed
     assert model.dtype == torch.bfloat16
     assert model.config.llm_config.vocab_size == 640
     assert model.config.max_dynamic_patch == 3
@@ -43,8 +43,8 @@ def test_command_writes_a_model_that_loads(tmp_path: Path, capsys: pytest.Captur
     assert made.shape == (1, 2)
 
 
-def test_same_seed_same_weights_whatever_the_shards(tmp_path: Path) -> None:
-    """The seed alone decides the weights; another seed gives others."""
+def test_weights_depend_on_the_seed_only(tmp_path: Path) -> None:
+    """The same seed gives the same weights for any shard size; another seed gives others."""
     tokenizer = load_tokenizer(TOKENIZER)
     count = write_random(SMALL, tmp_path / "one", tokenizer=tokenizer, seed=3)
     write_random(SMALL, tmp_path / "many", tokenizer=tokenizer, seed=3, shard="50KB")
@@ -59,8 +59,8 @@ def test_same_seed_same_weights_whatever_the_shards(tmp_path: Path) -> None:
     assert load_model(tmp_path / "many").num_image_token == 4
 
 
-def test_weights_are_as_the_model_initialises_itself(tmp_path: Path) -> None:
-    """Norms are one, biases zero, matrices have the configured deviation; the layers differ from one another."""
+def test_weights_are_the_model_s_initial_ones(tmp_path: Path) -> None:
+    """Norms are one, biases zero, matrices have the configured standard deviation; layers differ."""
     write_random(SMALL, tmp_path, tokenizer=load_tokenizer(TOKENIZER), dtype=torch.float32)
     found = weights(tmp_path)
     assert torch.all(found["language_model.model.norm.weight"] == 1)
@@ -72,8 +72,8 @@ def test_weights_are_as_the_model_initialises_itself(tmp_path: Path) -> None:
     assert not torch.equal(*layers)
 
 
-def test_vocabulary_must_hold_the_tokenizer(tmp_path: Path) -> None:
-    """A vocabulary smaller than the tokenizer is refused; without one asked for, it is the tokenizer's, rounded up."""
+def test_the_vocabulary_must_hold_the_tokenizer(tmp_path: Path) -> None:
+    """A smaller vocabulary is refused; by default it is the tokenizer's size, rounded up."""
     tokenizer = load_tokenizer(TOKENIZER)
     with pytest.raises(ValueError, match="485 tokens, more than the vocabulary of 300"):
         write_random(Size(64, 1, 1, 64, 64, 1, 1, 1, 64, vocabulary=300), tmp_path, tokenizer=tokenizer)

@@ -1,4 +1,4 @@
-"""The vision tower against the InternViT of timm, an implementation apart from ours and from the official code."""
+"""The vision tower against timm's InternViT, which is independent of ours and of the official code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.golden import internvl2_cases as cases
 
 TOLERANCE = 1e-5
 SIDE = 112  # 8 × 8 patches
-SPREAD = 0.02  # of the embeddings: what a norm adds to their variance, 1e-6, is then felt far above the tolerance
+SPREAD = 0.02  # of the embeddings, so small that the epsilon of a norm, 1e-6, has an effect far above the tolerance
 EMBEDDINGS = {
     "embeddings.class_embedding": "cls_token",
     "embeddings.position_embedding": "pos_embed",
@@ -30,7 +30,7 @@ RMS: dict[str, Any] = {"norm_type": "rms_norm", "qkv_bias": False}
 
 
 def timm_name(name: str) -> str:
-    """What timm calls the weight that the official checkpoints call `name`."""
+    """Return timm's name of a weight of the official checkpoints."""
     if name in EMBEDDINGS:
         return EMBEDDINGS[name]
     inside = name.replace("encoder.layers.", "blocks.")
@@ -38,12 +38,12 @@ def timm_name(name: str) -> str:
 
 
 def timm_model(**changes: Any) -> Any:
-    """timm's InternViT-300M but for `changes`."""
+    """Return timm's InternViT-300M with `changes`."""
     return timm.create_model("vit_intern300m_patch14_448", pretrained=False, **changes).eval()
 
 
-def normalise_across_heads(model: Any) -> None:
-    """Let timm's norm of queries and keys, by itself one per head, see all heads at once, as InternViT-6B's does."""
+def normalize_across_heads(model: Any) -> None:
+    """Replace timm's norm of queries and keys, one per head, by one across all heads, as in InternViT-6B."""
     for block in model.blocks:
         for name in ("q_norm", "k_norm"):
             norm = RmsNorm(model.embed_dim)
@@ -55,7 +55,7 @@ def normalise_across_heads(model: Any) -> None:
 
 
 def error(config: InternVisionConfig, theirs: Any) -> float:
-    """The largest difference of any token's features, after any layer, relative to timm's largest number there."""
+    """Return the largest difference of features after any layer, relative to timm's largest number there."""
     ours = InternVisionModel(config).eval()
     state = {
         name: value * SPREAD if name.startswith("embeddings.") else value
@@ -77,8 +77,8 @@ def error(config: InternVisionConfig, theirs: Any) -> float:
     return max(float((state - reference).abs().max() / reference.abs().max()) for state, reference in pairs)
 
 
-def test_whole_tower_has_the_weights_of_timms() -> None:
-    """All 24 layers of InternVL2-2B's tower have timm's weights, name by name, in timm's shapes."""
+def test_the_whole_tower_has_timm_s_weights() -> None:
+    """All 24 layers of InternVL2-2B's tower have timm's weights by name and shape."""
     with torch.device("meta"):
         ours = InternVisionModel(configuration(SIZES["2b"], 1).vision_config).state_dict()
         theirs = timm_model().state_dict()
@@ -87,8 +87,8 @@ def test_whole_tower_has_the_weights_of_timms() -> None:
     }
 
 
-def test_features_are_timms_at_full_width() -> None:
-    """A layer of InternVL2-2B's tower computes what timm's does, heads and constants being timm's own choice."""
+def test_features_equal_timm_s_at_full_width() -> None:
+    """For one layer of InternVL2-2B's tower, with timm's own heads and constants."""
     size = replace(SIZES["2b"], vision_layers=1, image_size=SIDE)
     assert error(configuration(size, 1).vision_config, timm_model(depth=1, img_size=SIDE)) < TOLERANCE
 
@@ -102,20 +102,20 @@ def test_features_are_timms_at_full_width() -> None:
     ],
 )
 @pytest.mark.parametrize("heads", [1, 6])
-def test_features_are_timms(heads: int, fields: dict[str, Any], changes: dict[str, Any]) -> None:
-    """Every token's features after every layer are timm's, for both norms, with and without biases of q, k and v."""
+def test_features_equal_timm_s(heads: int, fields: dict[str, Any], changes: dict[str, Any]) -> None:
+    """For every token after every layer, for both norms, with and without biases of q, k and v."""
     config = InternVisionConfig(**SMALL, **fields, num_attention_heads=heads, qk_normalization=False)
     theirs = timm_model(depth=3, img_size=SIDE, embed_dim=96, num_heads=heads, **changes)
     assert error(config, theirs) < TOLERANCE
 
 
 @pytest.mark.parametrize("heads", [1, 6])
-def test_features_with_normalised_queries_and_keys_are_timms(heads: int) -> None:
-    """So are those of InternViT-6B's kind; for one head timm is taken as it is, for more its norm is joined."""
+def test_features_with_normalized_queries_and_keys_equal_timm_s(heads: int) -> None:
+    """As in InternViT-6B; with one head timm's norm is used unchanged, with more it is replaced."""
     config = InternVisionConfig(**SMALL, **RMS, num_attention_heads=heads, qk_normalization=True)
     theirs = timm_model(
         depth=3, img_size=SIDE, embed_dim=96, num_heads=heads, norm_layer="rmsnorm", qkv_bias=False, qk_norm=True
     )
     if heads > 1:
-        normalise_across_heads(theirs)
+        normalize_across_heads(theirs)
     assert error(config, theirs) < TOLERANCE

@@ -1,7 +1,7 @@
-"""lmdeploy's real server with our picture path, over real HTTP; TurboMind alone is not real (lmdeploy_on_cpu.py).
+"""lmdeploy's real server with our patches, over real HTTP; only TurboMind is replaced (lmdeploy_on_cpu.py).
 
-Three servers start once for all tests: internvl2-tiny, a random model with a sentencepiece tokenizer, and
-internvl2-tiny with lmdeploy's own picture path, to compare with.
+Three servers start once for all tests: internvl2-tiny, a random model with a SentencePiece tokenizer, and
+internvl2-tiny without our patches, for comparison.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ from training.xtuner.encoding import Encoder
 SMALL = Size(64, 1, 1, 64, 64, 1, 1, 1, 64, image_size=56, max_tiles=5)
 FEW_TILES = 3
 FEW_BLOCKS = 24
-"""So many hold less than the model's positions: the session is shorter."""
+"""KV blocks for fewer tokens than the model's positions, so the session is shorter."""
 STOCK = (
-    "from inference import lmdeploy_parts; lmdeploy_parts.quicken = lambda **_: {}; "
+    "from inference.engines.lmdeploy import patches; patches.patch_lmdeploy = lambda **_: {}; "
     "from tests.support.lmdeploy_on_cpu import main; main()"
 )
 OTHER_VERSION = (
@@ -61,7 +61,7 @@ OTHER_VERSION = (
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Served]]:
     folder = tmp_path_factory.mktemp("lmdeploy")
     small = folder / "small"
-    # The end of an answer cannot be drawn, so each goes on to its limit.
+    # It never generates an end token, so each answer goes on to its limit.
     write_random(SMALL, small, tokenizer=load_tokenizer(FOLDER))
     generation = small / "generation_config.json"
     own = {"top_k": 3, "top_p": 0.1, "temperature": 0.2, "repetition_penalty": 1.5}
@@ -85,7 +85,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Serv
 
 
 def test_no_code_of_a_checkpoint_runs(servers: dict[str, Served]) -> None:
-    """Neither the configuration's nor the tokenizer's nor the model's modules, of both kinds of tokenizer."""
+    """Neither the configuration's nor the tokenizer's nor the model's modules, for both kinds of tokenizer."""
     for name in ("tiny", "sentencepiece"):
         assert planted(servers[name].model)
         assert not ran(servers[name].model), name
@@ -96,33 +96,33 @@ def tiny(servers: dict[str, Served]) -> Served:
     return servers["tiny"]
 
 
-async def heard(engine: HttpEngine, prompt: Prompt) -> list[Delta]:
+async def deltas_of(engine: HttpEngine, prompt: Prompt) -> list[Delta]:
     async with aclosing(engine.answer(prompt)) as stream:
         return [delta async for delta in stream]
 
 
 async def answer(engine: HttpEngine, prompt: Prompt) -> Answer:
-    last = (await heard(engine, prompt))[-1].answer
+    last = (await deltas_of(engine, prompt))[-1].answer
     assert last is not None
     return last
 
 
-def asked(text: str, *shown: Picture, sampling: Sampling = ONE_TOKEN) -> Prompt:
+def question(text: str, *shown: Picture, sampling: Sampling = ONE_TOKEN) -> Prompt:
     return Prompt(SYSTEM, (Turn(Role.USER, text, shown),), chat="chat", sampling=sampling)
 
 
 @pytest.mark.parametrize(
-    ("name", "side", "most", "a_tile"), [("tiny", 112, 4, 16), ("sentencepiece", 56, FEW_TILES, 4)]
+    ("name", "side", "most", "tokens_per_tile"), [("tiny", 112, 4, 16), ("sentencepiece", 56, FEW_TILES, 4)]
 )
-async def test_turbomind_gets_the_token_ids_of_our_prompt(
-    servers: dict[str, Served], name: str, side: int, most: int, a_tile: int
+async def test_turbomind_gets_the_token_ids_of_the_chat_format(
+    servers: dict[str, Served], name: str, side: int, most: int, tokens_per_tile: int
 ) -> None:
-    """Ids and picture places are ours, whatever the conversation, with both kinds of tokenizer."""
+    """Ids and picture positions are ours for every conversation, with both kinds of tokenizer."""
     served, tokenizer = servers[name], load_tokenizer(servers[name].model)
     async with served.client() as engine:
         for prompt in talks():
             sizes = [open_picture(each.data).size for each in pictures(prompt)]
-            counts = [count_tiles(*size, image_size=side, max_num=most) * a_tile for size in sizes]
+            counts = [count_tiles(*size, image_size=side, max_num=most) * tokens_per_tile for size in sizes]
             ids, spans = token_ids(prompt, counts, tokenizer)
             usage = (await answer(engine, prompt)).usage
             given = served.given()[-1]
@@ -132,8 +132,8 @@ async def test_turbomind_gets_the_token_ids_of_our_prompt(
 
 
 @pytest.mark.parametrize(("name", "tiles"), [("tiny", 0), ("sentencepiece", FEW_TILES)])
-async def test_turbomind_gets_the_token_ids_that_are_trained(servers: dict[str, Served], name: str, tiles: int) -> None:
-    """Of a LLaVA row whose tags stand behind its questions: the same conversation, its pictures in front."""
+async def test_turbomind_gets_the_token_ids_of_the_training(servers: dict[str, Served], name: str, tiles: int) -> None:
+    """For a LLaVA row with placeholders after its questions: the same conversation, with pictures in front."""
     row = {
         "system": "You are Pixel.",
         "image": ["1", "2", "3"],
@@ -146,17 +146,17 @@ async def test_turbomind_gets_the_token_ids_that_are_trained(servers: dict[str, 
     }
     lesson = parse_row(row, where="", system="")
     sizes = tuple(open_picture(PICTURES[int(file)].data).size for file in lesson.pictures)
-    said = [
+    turns = [
         replace(turn, pictures=tuple(PICTURES[int(each.sha256)] for each in turn.pictures)) for turn in lesson.turns
     ]
     async with servers[name].client() as engine:
-        await answer(engine, Prompt(lesson.system, tuple(said[:-1]), chat="chat", sampling=ONE_TOKEN))
+        await answer(engine, Prompt(lesson.system, tuple(turns[:-1]), chat="chat", sampling=ONE_TOKEN))
     trained = Encoder(servers[name].model, tiles=tiles).prompt_ids(replace(lesson, sizes=sizes))
     assert servers[name].given()[-1]["input_ids"] == trained
 
 
-async def test_turbomind_gets_the_pixels_of_the_stock_path(servers: dict[str, Served]) -> None:
-    """Bit for bit what lmdeploy itself makes of the pictures, and the same prompt around them."""
+async def test_turbomind_gets_the_pixels_of_stock_lmdeploy(servers: dict[str, Served]) -> None:
+    """Pixels and prompts are identical to those of unpatched lmdeploy."""
     prompts = [prompt for prompt in talks() if prompt.turns[-1].text][-6:]
     for name in ("tiny", "stock"):
         async with servers[name].client() as engine:
@@ -168,16 +168,16 @@ async def test_turbomind_gets_the_pixels_of_the_stock_path(servers: dict[str, Se
         assert [given[key] for given in ours] == [given[key] for given in stock]
 
 
-def test_an_unknown_lmdeploy_is_refused_with_the_next_step(tmp_path: Path) -> None:
-    """Nothing of ours is put into a version whose internals we have not read, and none runs without our guard."""
+def test_another_lmdeploy_is_refused_with_advice(tmp_path: Path) -> None:
+    """Another release is neither patched nor run without access control."""
     with started(tmp_path, "other", CHECKPOINT, ("-c", OTHER_VERSION), "--blocks", "200") as served:
         served.until_ended()
-    said = served.log.read_text()
-    assert "lmdeploy 0.99.0 is installed, and this engine is made for 0.18.0: install lmdeploy==0.18.0" in said
+    log = served.log.read_text()
+    assert "lmdeploy 0.99.0 is installed, and this engine is made for 0.18.0: install lmdeploy==0.18.0" in log
 
 
 class Planted:
-    """Pickled into a request, it makes a file where it is unpickled."""
+    """Creates a file when it is unpickled from a request."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -187,8 +187,8 @@ class Planted:
 
 
 @pytest.mark.parametrize("headers", [{}, HEADERS], ids=["without the key", "with the key"])
-def test_no_request_brings_code_along(tiny: Served, tmp_path: Path, headers: dict[str, str]) -> None:
-    """lmdeploy's /update_weights unpickles what it is sent: it is out of reach, with the key as well."""
+def test_no_request_runs_code(tiny: Served, tmp_path: Path, headers: dict[str, str]) -> None:
+    """lmdeploy's /update_weights unpickles its input: it is not served, even with the key."""
     marker = tmp_path / "marker"
     planted = b64encode(pickle.dumps(Planted(marker))).decode()
     body = {"serialized_named_tensors": planted, "finished": False}
@@ -201,8 +201,8 @@ def test_no_request_brings_code_along(tiny: Served, tmp_path: Path, headers: dic
     "route",
     ["/v1/chat/completions", "/v1/models", "/metrics", "/health", "/", "/openapi.json", "/v1/encode", "/sleep"],
 )
-def test_nobody_without_the_key_gets_a_word(tiny: Served, route: str) -> None:
-    """No route answers without the key, with another one, or by another name of this machine; no page may ask."""
+def test_every_route_needs_the_key(tiny: Served, route: str) -> None:
+    """No route answers without the key, with a wrong one, or under another host name; CORS is refused."""
     strangers: list[dict[str, str]] = [
         {},
         {"Authorization": "Bearer none"},
@@ -214,21 +214,21 @@ def test_nobody_without_the_key_gets_a_word(tiny: Served, route: str) -> None:
         for method in ("GET", "POST", "OPTIONS"):
             response = httpx.request(method, f"{tiny.url}{route}", headers=headers, trust_env=False)
             assert response.status_code in (401, 403), (method, headers, response.text)
-    asked_by_a_page = {**HEADERS, "Origin": "https://rebound.example", "Access-Control-Request-Method": "POST"}
-    response = httpx.options(f"{tiny.url}{route}", headers=asked_by_a_page, trust_env=False)
+    preflight = {**HEADERS, "Origin": "https://rebound.example", "Access-Control-Request-Method": "POST"}
+    response = httpx.options(f"{tiny.url}{route}", headers=preflight, trust_env=False)
     assert not any(name.startswith("access-control") for name in response.headers)
 
 
-def test_the_key_is_not_written_down(tiny: Served) -> None:
-    """Neither the log nor the command line holds it."""
+def test_the_key_is_not_logged(tiny: Served) -> None:
+    """Neither the log nor the command line contains it."""
     assert KEY not in tiny.log.read_text()
     assert KEY not in " ".join(tiny.command)
 
 
-async def test_a_talk_is_cut_to_the_session_that_the_card_holds(servers: dict[str, Served], tmp_path: Path) -> None:
-    """Where memory is short lmdeploy refuses long prompts: the worker says how long, the deployment cuts to that."""
+async def test_a_talk_is_cut_to_the_session_length(servers: dict[str, Served], tmp_path: Path) -> None:
+    """With few blocks lmdeploy refuses long prompts: the worker reports its limit, and the deployment cuts to it."""
     served = servers["sentencepiece"]
-    talk = replace(asked("And now?"), turns=tuple(turn for prompt in talks() for turn in prompt.turns) * 2)
+    talk = replace(question("And now?"), turns=tuple(turn for prompt in talks() for turn in prompt.turns) * 2)
     async with served.client() as engine:
         assert await engine.sizes() == Sizes(FEW_BLOCKS * BLOCK_TOKENS, FEW_BLOCKS * BLOCK_TOKENS)
         with pytest.raises(PromptTooLong):
@@ -249,39 +249,39 @@ async def test_a_talk_is_cut_to_the_session_that_the_card_holds(servers: dict[st
     assert FEW_BLOCKS * BLOCK_TOKENS / 2 < last.usage.prompt_tokens < FEW_BLOCKS * BLOCK_TOKENS
 
 
-async def test_turbomind_draws_by_what_the_request_names(servers: dict[str, Served]) -> None:
-    """Temperature, top_k and top_p are the prompt's; a checkpoint's own defaults of sampling do not enter."""
+async def test_sampling_comes_from_the_request(servers: dict[str, Served]) -> None:
+    """Temperature, top_k and top_p are the prompt's; the checkpoint's own defaults are not used."""
     served = servers["sentencepiece"]
     assert json.loads((served.model / "generation_config.json").read_text())["repetition_penalty"] == 1.5
-    drawn = Sampling(temperature=0.7, top_p=0.6, max_new_tokens=1, top_k=9)
+    sampling = Sampling(temperature=0.7, top_p=0.6, max_new_tokens=1, top_k=9)
     async with served.client() as engine:
-        await answer(engine, asked("Hi", sampling=drawn))
+        await answer(engine, question("Hi", sampling=sampling))
         assert served.given()[-1]["sampling"] == [0.7, 9, 0.6, 1.0]
-        await answer(engine, asked("Hi", sampling=Sampling(max_new_tokens=1)))
+        await answer(engine, question("Hi", sampling=Sampling(max_new_tokens=1)))
         assert served.given()[-1]["sampling"] == [0.8, 50, 0.8, 1.0]
 
 
-async def test_answers_are_those_of_our_own_engine(tiny: Served) -> None:
-    """The same model says the same behind lmdeploy's server as in the CPU engine, in both languages."""
+async def test_answers_equal_the_cpu_engine_s(tiny: Served) -> None:
+    """The same model gives the same answers as in the CPU engine, in both languages."""
     dice = Random(3)
     greedy = Sampling(temperature=0, max_new_tokens=32)
     prompts = [
-        asked(held_out(("en", "zh")[number % 2], "colour", dice), Picture.of(data), sampling=greedy)
+        question(held_out(("en", "zh")[number % 2], "colour", dice), Picture.of(data), sampling=greedy)
         for number, data in enumerate(list(sample_pictures().values())[:10])
     ]
     ours = ChatEngine.open(CHECKPOINT, dtype=torch.float32, cache_bytes=2**24)
     try:
-        wanted = [ours.answer(ours.preprocessor.prepare(prompt))[0] for prompt in prompts]
+        expected = [ours.answer(ours.preprocessor.prepare(prompt))[0] for prompt in prompts]
     finally:
         ours.close()
     async with tiny.client() as engine:
-        assert [(await answer(engine, prompt)).text for prompt in prompts] == wanted
+        assert [(await answer(engine, prompt)).text for prompt in prompts] == expected
 
 
 async def test_a_follow_up_prepares_no_picture_again(tiny: Served) -> None:
-    """A picture is cut into tiles once, known to the prefix cache by the same name, and encoded once."""
+    """A picture is tiled once, keeps its fingerprint for the prefix cache, and is encoded once."""
     shown = picture(101, (320, 240)), picture(102, (320, 240))
-    first = asked("这是什么？", *shown)
+    first = question("这是什么？", *shown)
     further = (Turn(Role.ASSISTANT, "Noise."), Turn(Role.USER, "Are you sure?"), Turn(Role.ASSISTANT, "Yes."))
     follow_up = replace(first, turns=(*first.turns, *further, Turn(Role.USER, "And this?", (picture(103),))))
     hits, misses = (tiny.metric(f"thumbtune_tile_cache_{kind}_total") for kind in ("hits", "misses"))
@@ -311,19 +311,19 @@ async def test_a_follow_up_prepares_no_picture_again(tiny: Served) -> None:
     assert after.usage.encoded_tiles < sum(tiles)
 
 
-async def test_encoded_tiles_are_said_unstreamed_too(tiny: Served) -> None:
-    """The usage of a whole answer has the same fields as that of a stream."""
+async def test_encoded_tiles_are_in_the_usage_without_streaming(tiny: Served) -> None:
+    """The usage has the same fields as that of a stream."""
     usage = tiny.post(part(picture(110, (112, 112)).data)).json()["usage"]
     assert usage["encoded_tiles"] == 1
     assert usage["prompt_tokens_details"]["cached_tokens"] < usage["prompt_tokens"]
 
 
 async def test_a_request_can_lower_the_tiles(tiny: Served) -> None:
-    """`max_dynamic_patch` bounds one picture's tiles, and makes it another picture to the prefix cache."""
+    """`max_dynamic_patch` limits the tiles of a picture and makes it another one for the prefix cache."""
     shown = picture(120, (224, 224))
     for tiles, cut in ((None, 5), (2, 1), (1, 1)):
         async with tiny.client(tiles=tiles) as engine:
-            await answer(engine, asked("Count!", shown))
+            await answer(engine, question("Count!", shown))
         assert tiny.given()[-1]["shapes"] == [[cut, 3, 112, 112]]
     assert len({tuple(given["fingerprints"]) for given in tiny.given()[-3:]}) == 3
 
@@ -341,10 +341,8 @@ async def test_a_request_can_lower_the_tiles(tiny: Served) -> None:
     ],
     ids=["base64", "plain", "text", "cut off", "loopback address", "file URL", "path"],
 )
-async def test_what_is_no_picture_is_refused_and_the_next_question_answered(
-    tiny: Served, broken: dict[str, str], words: str
-) -> None:
-    """HTTP 400 that says why, streaming or not; no address is fetched and no file opened."""
+async def test_bad_pictures_are_refused(tiny: Served, broken: dict[str, str], words: str) -> None:
+    """HTTP 400 with the reason, streamed or not; no address is fetched, no file is opened, and the server works on."""
     for stream in (False, True):
         refused = tiny.post({"type": "image_url", "image_url": broken}, stream=stream)
         assert refused.status_code == 400, refused.text
@@ -352,20 +350,20 @@ async def test_what_is_no_picture_is_refused_and_the_next_question_answered(
     assert tiny.post(part(PICTURES[0].data)).status_code == 200
 
 
-async def test_a_picture_that_is_none_is_told_to_the_client(tiny: Served) -> None:
-    """Our client knows it for the sender's to mend, in plain words."""
+async def test_a_bad_picture_is_a_picture_error(tiny: Served) -> None:
+    """The product's client raises PictureError with a message for the sender."""
     async with tiny.client() as engine:
         with pytest.raises(PictureError, match=r"^The data is not a picture"):
-            await answer(engine, asked("What is this?", Picture.of(b"no picture")))
+            await answer(engine, question("What is this?", Picture.of(b"no picture")))
 
 
 @pytest.mark.parametrize("name", ["tiny", "sentencepiece"])
-async def test_a_stream_is_the_answer_in_whole_characters(servers: dict[str, Served], name: str) -> None:
-    """The first token comes at once, the others in groups, never half a character; together they are the answer."""
+async def test_a_stream_has_whole_characters(servers: dict[str, Served], name: str) -> None:
+    """The first token comes at once, the others in groups, never half a character; joined they are the answer."""
     shown = PICTURES[1]
-    prompt = asked("这是什么？", shown, sampling=Sampling(temperature=0, max_new_tokens=48))
+    prompt = question("这是什么？", shown, sampling=Sampling(temperature=0, max_new_tokens=48))
     async with servers[name].client() as engine:
-        deltas = await heard(engine, prompt)
+        deltas = await deltas_of(engine, prompt)
     whole = servers[name].unstreamed(prompt)
     last = deltas[-1].answer
     assert last is not None

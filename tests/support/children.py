@@ -1,4 +1,4 @@
-"""What tests of child processes share: is it alive, waiting until something holds, the fake engine's notes."""
+"""Helpers for tests of child processes: liveness, waiting, and the fake engine's notes."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ FAKE = Path(__file__).with_name("fake_engine.py")
 
 
 def fake_command(model_id: str, model_dir: Path, port: int, _: InferenceSettings) -> list[str]:
-    """The fake engine's command line, in the place of a real engine's."""
+    """Return the fake engine's command line, in the form of a real engine's."""
     return [sys.executable, str(FAKE), "--model", str(model_dir), "--name", model_id, "--port", str(port)]
 
 
 def notes(directory: Path, event: str) -> list[dict[str, Any]]:
-    """What the fake engines of one model directory have noted about `event`, oldest first."""
+    """Return the notes of the fake engines of a model directory about `event`, oldest first."""
     path = directory / "events.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     return [note for note in map(json.loads, lines) if note["event"] == event]
 
 
 def prompt(text: str, chat: str = "chat") -> Prompt:
-    """A question; the fake engine takes its cues from the text."""
+    """Return a question; the fake engine takes its cues from the text."""
     return Prompt("Be kind.", (Turn(Role.USER, text),), chat)
 
 
 def alive(pid: int) -> bool:
-    """Whether the process exists and is not a zombie."""
+    """Return whether the process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -41,7 +41,7 @@ def alive(pid: int) -> bool:
 
 
 async def until(holds: Callable[[], object], seconds: float = 30) -> None:
-    """Return as soon as `holds()` is true; TimeoutError when it does not become so."""
+    """Wait until `holds()` is true. Raises TimeoutError."""
     async with asyncio.timeout(seconds):
         while not holds():
             await asyncio.sleep(0.02)

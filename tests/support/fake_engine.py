@@ -1,32 +1,32 @@
-"""A real process that speaks the OpenAI chat API and misbehaves on cue. Standard library and our lifeline only.
+"""A fake engine: a process that speaks OpenAI's chat API and fails on cue.
 
-Run as `python tests/support/fake_engine.py --model DIR --name NAME --port N`. It answers with words that tell who
-speaks: `NAME/PID/0 NAME/PID/1 …`, so that a test sees at once when two models or processes were mixed.
+Run as `python tests/support/fake_engine.py --model DIR --name NAME --port N`. Its words identify the process:
+`NAME/PID/0 NAME/PID/1 …`, so that a test notices mixed answers. Standard library and parent_watch only.
 
-How it starts is cued by `DIR/cue.json`:
-    {"start": "exit"}        writes a few lines and ends with exit code 3
-    {"start": "deaf"}        listens, accepts, never says a word
+Cues for the start, in `DIR/cue.json`:
+    {"start": "exit"}        writes a few lines and exits with 3
+    {"start": "deaf"}        listens, accepts connections, never answers
     {"start": "refuse"}      answers every question with HTTP 400
     {"start": "exit_once"}   as "exit", but the next start works
     {"start": "exit_second"} as "exit", but the first start works
-    {"late": 0.5}            listens after so many seconds
+    {"late": 0.5}            listens after this number of seconds
     {"stubborn": true}       ignores SIGTERM
-    {"mayfly": true}         kills itself after its first answer, which is the one that proves it ready
-    {"crowd": true}          starts a child of its own that holds its output open
-    {"window": 600}          lists its model with so long a context
-    {"cache": 9600}          … and with so many tokens of KV cache
-    {"quiet": true}          notes nothing, so that its directory stays as it was published
+    {"mayfly": true}         kills itself after its first answer, which is the readiness probe
+    {"crowd": true}          starts a child that keeps its output open
+    {"window": 600}          lists its model with this context length
+    {"cache": 9600}          … and with this number of tokens of KV cache
+    {"quiet": true}          writes no notes, so that its directory stays unchanged
 
-How it answers is cued by words of the newest user text, each at most once a model directory when followed by `!`:
-    words:20  slow:0.05      so many words, so many seconds before each
+Cues for an answer, as words in the newest user text; with `!` each works once for a model directory:
+    words:20  slow:0.05      the number of words, the seconds before each
     gate:2                   after two words it waits until `DIR/gate` exists
-    die:3  hang:3  cut:3     after three words: SIGKILL to itself, silence, the connection ends without a finish
-    abort:3  error:3  liar:3 after three words: finish "abort", an error chunk, another model's name
-    http:500                 that status instead of an answer
-    long:400  blurred:400    the same, with the code for too long a context, for a broken picture
+    die:3  hang:3  cut:3     after three words: SIGKILL to itself, silence, the connection ends without a finish reason
+    abort:3  error:3  liar:3 after three words: finish reason "abort", an error chunk, another model's name
+    http:500                 this status instead of an answer
+    long:400  blurred:400    the same, with the error code for a too long context, for a broken picture
 
-Where `ENGINE_KEY` is in its environment it answers nobody without that key. It notes what happens in
-`DIR/events.jsonl`: start, begin (with the request), end, abort, stranger (a request without the key).
+If `ENGINE_KEY` is in its environment, requests need that key. It writes its notes to `DIR/events.jsonl`: start, begin
+(with the request), end, abort, stranger (a request without the key).
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Fake:
         return True
 
     def cues(self, text: str) -> dict[str, float]:
-        """The cues in a text that count now."""
+        """Return the active cues in a text."""
         found = re.findall(r"(words|slow|gate|die|hang|cut|abort|error|liar|http|long|blurred):([\d.]+)(!?)", text)
         return {name: float(value) for name, value, once in found if not once or self.first_time(f"{name}-{value}")}
 

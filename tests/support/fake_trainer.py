@@ -34,7 +34,7 @@ def stuck() -> None:
 def main() -> int:
     """Act on the cue."""
     watch_parent(grace=0.1)
-    stack_dump.answer()
+    stack_dump.enable()
     job = Path(sys.argv[3])
     cue = (job.parent / "cue").read_text()
     (job.parent / f"pid{os.environ.get('RANK', '')}").write_text(str(os.getpid()))

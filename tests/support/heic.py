@@ -1,7 +1,7 @@
-"""HEIC files as cameras write them: a picture as the sensor lay, and boxes that say how to turn and mirror it.
+"""HEIC files as cameras write them: a picture in the sensor's orientation, with boxes that rotate and mirror it.
 
-`golden/sideways.heic` is such a file without these boxes; they are put in here. ISO/IEC 23008-12 (HEIF), 6.5.10 and
-6.5.12, has `irot` and `imir`, ISO/IEC 14496-12 the boxes around them.
+`golden/sideways.heic` is such a file without these boxes; they are added here. ISO/IEC 23008-12 (HEIF), 6.5.10 and
+6.5.12, defines `irot` and `imir`, ISO/IEC 14496-12 the boxes around them.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Final
 
 SIDEWAYS: Final = (Path(__file__).parents[1] / "golden" / "sideways.heic").read_bytes()
-"""64 x 48 pixels, white with a black block in the upper left corner, which lie turned to the left, as 48 x 64; its EXIF
-says so (orientation 6)."""
+"""64 x 48 pixels, white with a black block in the upper left corner, stored rotated to the left as 48 x 64, with EXIF
+orientation 6."""
 
 
 def turned(data: bytes, quarters: int = 0, mirror: int | None = None) -> bytes:
-    """The file with `quarters` turns to the left and then, perhaps, `mirror`: 0 swaps top and bottom, 1 left and right.
+    """Add boxes for `quarters` turns to the left and for `mirror`: 0 swaps top and bottom, 1 left and right.
 
-    Expects a file of one primary item whose properties are listed last, as in `SIDEWAYS`.
+    The file must have one primary item whose properties are listed last, as `SIDEWAYS` has.
     """
     boxes = [_box(b"irot", bytes([quarters]))] if quarters else []
     boxes += [] if mirror is None else [_box(b"imir", bytes([mirror]))]
@@ -28,7 +28,7 @@ def turned(data: bytes, quarters: int = 0, mirror: int | None = None) -> bytes:
 
 
 def _with_property(data: bytes, box: bytes) -> bytes:
-    """Append a box to `ipco` and name it, as essential, at the end of `ipma`."""
+    """Append a box to `ipco` and an essential reference to it to `ipma`."""
     properties, associations, iloc = data.index(b"ipco") - 4, data.index(b"ipma") - 4, data.index(b"iloc") - 4
     number = _number_of_boxes(data[properties + 8 : properties + _size(data, properties)]) + 1
     end = associations + _size(data, associations)
@@ -37,21 +37,21 @@ def _with_property(data: bytes, box: bytes) -> bytes:
     associations += len(box)
     made[last + len(box)] += 1
     grown = len(box) + 1
-    for place, more in (
+    for position, more in (
         (data.index(b"meta") - 4, grown),
         (data.index(b"iprp") - 4, grown),
         (properties, len(box)),
         (associations, 1),
     ):
-        struct.pack_into(">I", made, place, _size(made, place) + more)
+        struct.pack_into(">I", made, position, _size(made, position) + more)
     _shift(made, iloc, grown)
     return bytes(made)
 
 
 def _shift(made: bytearray, iloc: int, by: int) -> None:
-    """Let what lies in the file itself (construction method 0), behind all this, begin so much later.
+    """Increase the offsets of data in the file itself (construction method 0), which follows the boxes.
 
-    `iloc` is of version 1, with base offsets, offsets and lengths of 4 bytes, and one extent an item.
+    `iloc` is of version 1, with base offsets, offsets and lengths of 4 bytes, and one extent for each item.
     """
     count = struct.unpack_from(">H", made, iloc + 14)[0]
     for entry in range(iloc + 16, iloc + 16 + 20 * count, 20):
@@ -60,22 +60,22 @@ def _shift(made: bytearray, iloc: int, by: int) -> None:
 
 
 def _last_entry(data: bytes, ipma: int) -> int:
-    """Where the number of properties of the last item stands; `ipma` has ids of 2 bytes and properties of 1."""
-    place = ipma + 16
+    """Return the position of the last item's number of properties; `ipma` has ids of 2 bytes and properties of 1."""
+    position = ipma + 16
     for _ in range(struct.unpack_from(">I", data, ipma + 12)[0] - 1):
-        place += 3 + data[place + 2]
-    return place + 2
+        position += 3 + data[position + 2]
+    return position + 2
 
 
 def _number_of_boxes(data: bytes) -> int:
-    number = place = 0
-    while place < len(data):
-        place, number = place + _size(data, place), number + 1
+    number = position = 0
+    while position < len(data):
+        position, number = position + _size(data, position), number + 1
     return number
 
 
-def _size(data: bytes | bytearray, place: int) -> int:
-    return int(struct.unpack_from(">I", data, place)[0])
+def _size(data: bytes | bytearray, position: int) -> int:
+    return int(struct.unpack_from(">I", data, position)[0])
 
 
 def _box(kind: bytes, body: bytes) -> bytes:

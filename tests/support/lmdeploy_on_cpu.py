@@ -1,9 +1,9 @@
-"""lmdeploy's real server, run by our real worker, with our own model in TurboMind's place: for machines without a GPU.
+"""Our lmdeploy worker with lmdeploy's real server and our own model instead of TurboMind, for machines without a GPU.
 
     python -m tests.support.lmdeploy_on_cpu RECORD.jsonl --model DIR --name ID --port PORT --blocks N
 
-What TurboMind is given for each request (token ids, where pictures stand, digests of pixels and fingerprints) goes
-to RECORD as one JSON line; the answer is drawn greedily. Prefixes are not cached, but counted as if they were.
+TurboMind's input for each request (token ids, picture positions, digests of pixels, fingerprints) is written to RECORD
+as one JSON line; answers are greedy. Prefixes are not cached, but counted as if they were.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RECORD: Path
 
 
 def _method_of_lmdeploy(owner: str, name: str) -> Any:
-    """A method of the installed lmdeploy/turbomind/turbomind.py as it stands there."""
+    """Return a method from the source of the installed lmdeploy/turbomind/turbomind.py."""
     file = Path(lmdeploy.__file__).parent / "turbomind" / "turbomind.py"
     (found,) = (
         each
@@ -52,7 +52,7 @@ def _method_of_lmdeploy(owner: str, name: str) -> Any:
 
 
 class TurboMind:
-    """What lmdeploy's AsyncEngine asks of its engine."""
+    """The interface that lmdeploy's AsyncEngine needs."""
 
     def __init__(self, directory: str, engine_config: Any) -> None:
         self.model = load_model(Path(directory), dtype=torch.float32)
@@ -69,16 +69,16 @@ class TurboMind:
         return TurboMindInstance(self, cuda_stream_id)
 
     def cached(self, input_ids: list[int], items: list[dict[str, Any]]) -> int:
-        """Tokens of the prompt that an earlier one began with, in whole blocks; a picture is its fingerprint."""
+        """Return the common prefix with an earlier prompt in whole blocks; pictures are compared by fingerprint."""
         prompt: list[int | str] = list(input_ids)
         for item in items:
-            place = slice(item["offset"], item["offset"] + item["image_tokens"])
-            prompt[place] = [item["fingerprint"].hex()] * item["image_tokens"]
+            positions = slice(item["offset"], item["offset"] + item["image_tokens"])
+            prompt[positions] = [item["fingerprint"].hex()] * item["image_tokens"]
         longest = max((_common(prompt[:-1], earlier) for earlier in self._prompts), default=0)
         self._prompts.append(prompt)
         return longest // BLOCK_TOKENS * BLOCK_TOKENS
 
-    # lmdeploy's own, out of its source file: the package does not import without a GPU.
+    # From lmdeploy's source file, because the package cannot be imported without a GPU.
     update_params = _method_of_lmdeploy("TurboMind", "update_params")
     devices = (-1,)
 
@@ -89,17 +89,17 @@ class TurboMind:
         return {"alive": True, "message": "", "schedule_metrics": self.get_schedule_metrics()}
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing."""
 
 
 class TurboMindInstance:
-    """One request at a time, as TurboMind's: token ids in, token ids out."""
+    """One request at a time, like TurboMind's: from token ids to token ids."""
 
     def __init__(self, engine: TurboMind, _stream: int) -> None:
         self._engine = engine
 
     async def async_cancel(self, session_id: int) -> None:
-        """Nothing runs between two tokens."""
+        """Do nothing: nothing runs between two tokens."""
 
     async def async_stream_infer(
         self, session_id: int, *, input_ids: list[int], gen_config: Any, multimodal: Any = None, **_: Any
@@ -136,7 +136,7 @@ class TurboMindInstance:
 
 
 def _common(one: list[int | str], other: list[int | str]) -> int:
-    """How many values both begin with."""
+    """Return the length of the common prefix."""
     return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
@@ -148,7 +148,7 @@ def main() -> None:
     inner = SimpleNamespace(TurboMindInstance=TurboMindInstance)
     sys.modules["lmdeploy.turbomind"] = package
     sys.modules["lmdeploy.turbomind.turbomind"] = inner  # type: ignore[assignment]
-    # lmdeploy asks the card for its memory and whether it knows bfloat16.
+    # lmdeploy reads the card's memory and whether it supports bfloat16.
     torch.cuda.mem_get_info = lambda device=None: (2**30, 2**30)
     torch.cuda.current_device = lambda: 0
     torch.cuda.get_device_properties = lambda device=None: SimpleNamespace(major=9)  # type: ignore[assignment,return-value]

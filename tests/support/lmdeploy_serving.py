@@ -1,4 +1,4 @@
-"""lmdeploy's server as a process for tests, and how it is asked over HTTP; what it runs is lmdeploy_on_cpu.py."""
+"""The lmdeploy worker as a process for tests (lmdeploy_on_cpu.py), with an HTTP client."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HEADERS = {"Authorization": f"Bearer {KEY}"}
 
 @dataclass(frozen=True)
 class Served:
-    """A server that listens, and what it notes: what TurboMind was given, and its log."""
+    """A running server, the record of TurboMind's inputs and the log."""
 
     url: str
     model: Path
@@ -39,12 +39,12 @@ class Served:
     process: subprocess.Popen[bytes]
 
     def given(self) -> list[dict[str, Any]]:
-        """Each request, oldest first, as TurboMind got it."""
+        """Return TurboMind's input for each request, oldest first."""
         return [json.loads(line) for line in self.record.read_text().splitlines()] if self.record.exists() else []
 
     @asynccontextmanager
     async def client(self, tiles: int | None = None) -> AsyncIterator[HttpEngine]:
-        """The product's own client."""
+        """Return the product's own client."""
         engine = HttpEngine(self.url, "model", tiles=tiles, api_key=KEY)
         try:
             yield engine
@@ -52,7 +52,7 @@ class Served:
             await engine.aclose()
 
     def until_ready(self) -> None:
-        """Wait for /health to be 200."""
+        """Wait until /health answers 200."""
         deadline = time.monotonic() + START_SECONDS
         while not self._is_ready():
             assert time.monotonic() < deadline, self.log.read_text()
@@ -69,17 +69,17 @@ class Served:
             return False
 
     def post(self, *parts: dict[str, Any], **fields: Any) -> httpx.Response:
-        """Ask "What is this?" about parts of a message, greedily and for one token unless the fields say otherwise."""
+        """Ask "What is this?" about content parts, greedily and for one token unless `fields` override that."""
         messages = [{"role": "user", "content": [*parts, {"type": "text", "text": "What is this?"}]}]
         body = {"model": "model", "messages": messages, "temperature": 0, "max_tokens": 1, **fields}
         return httpx.post(f"{self.url}/v1/chat/completions", json=body, headers=HEADERS, trust_env=False, timeout=60)
 
     def get(self, path: str) -> httpx.Response:
-        """Ask for a page as our client does."""
+        """Request a path with the key."""
         return httpx.get(f"{self.url}{path}", headers=HEADERS, trust_env=False)
 
     def unstreamed(self, prompt: Prompt) -> str:
-        """The whole answer to a prompt of one question."""
+        """Return the answer to a prompt of one question without streaming."""
         (turn,) = prompt.turns
         shown = [part(each.data) for each in turn.pictures]
         messages = [
@@ -91,11 +91,11 @@ class Served:
         return text
 
     def metrics(self) -> str:
-        """What /metrics says."""
+        """Return /metrics."""
         return self.get("/metrics").text
 
     def metric(self, name: str) -> float:
-        """The value of one line of it."""
+        """Return the value of one metric."""
         found = re.search(rf"^{name} (\S+)$", self.metrics(), re.MULTILINE)
         assert found, f"{name} is not on /metrics"
         return float(found[1])
@@ -103,7 +103,7 @@ class Served:
 
 @contextmanager
 def started(folder: Path, name: str, model: Path, python: Sequence[str], *flags: str) -> Iterator[Served]:
-    """A server that `python`'s worker starts; its lifeline is cut at the end."""
+    """Start a server with the interpreter's arguments `python`; end it by closing its standard input."""
     port = free_port()
     record, written = folder / f"{name}.jsonl", folder / f"{name}.log"
     line = [sys.executable, "-W", "ignore", *python, str(record), "--model", str(model), "--name", "model"]
@@ -122,5 +122,5 @@ def started(folder: Path, name: str, model: Path, python: Sequence[str], *flags:
 
 
 def part(data: bytes, **more: Any) -> dict[str, Any]:
-    """The part of a message that is a picture."""
+    """Return the content part of a picture."""
     return {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{b64encode(data).decode()}", **more}}

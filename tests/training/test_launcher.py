@@ -186,7 +186,7 @@ async def test_all_processes_of_a_silent_training_say_where_they_stand(python: P
 
     def standing() -> set[int]:
         log = work / "finetune.log"
-        found = re.findall(r"process (\d+) stands here", log.read_text() if log.exists() else "")
+        found = re.findall(r"stacks of process (\d+)", log.read_text() if log.exists() else "")
         return {int(number) for number in found}
 
     await until(lambda: len(standing()) == 2, seconds=60)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
-from inference.images.decoder import PictureDecoder, PictureRefused
+from inference.images.decoder import PictureDecoder
+from inference.images.decoder_protocol import PictureRefused
 from inference.images.opening import MAX_PIXELS
 from inference.messages import PictureError
 from training.data.llava import read_rows

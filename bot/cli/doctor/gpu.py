@@ -18,7 +18,7 @@ from inference.engines.commands import Kind, resolve
 from inference.engines.lmdeploy import SUPPORTED_VERSION
 from inference.engines.lmdeploy.kv_budget import (
     BLOCK_TOKENS,
-    Needs,
+    ModelMemory,
     NoRoom,
     default_blocks,
     prefill_tokens,
@@ -165,18 +165,19 @@ def _memory(settings: Settings, card: Card) -> Iterator[Finding]:
     total = int(card.total)
     prefill = sizes.prefill_tokens or prefill_tokens(total)
     try:
-        needs = Needs.of(settings.inference.checkpoint(), sizes.kv_bits, sizes.tensor_parallel)
-        blocks = sizes.blocks or default_blocks(needs, total, engines=engines, prefill=prefill)
+        memory = ModelMemory.of(settings.inference.checkpoint(), sizes.kv_bits, sizes.tensor_parallel)
+        blocks = sizes.blocks or default_blocks(memory, total, engines=engines, prefill=prefill)
     except NoRoom as error:
         yield Finding("GPU memory", False, f"{total / 1e9:.1f} GB", str(error))
         return
     except (OSError, ValueError, KeyError):
         return  # the model's own finding says what is wrong
-    cache = blocks * BLOCK_TOKENS * needs.token
-    one = needs.weights + cache + working_bytes(prefill)
+    cache = blocks * BLOCK_TOKENS * memory.token
+    one = memory.weights + cache + working_bytes(prefill)
     detail = (
-        f"{engines} × {one / 1e9:.1f} GB of {total / 1e9:.1f} GB: {needs.weights / 1e9:.1f} weights, {cache / 1e9:.1f} "
-        f"for {blocks * BLOCK_TOKENS} tokens of conversations, the rest to work; {card.free / 1e9:.1f} GB free now"
+        f"{engines} × {one / 1e9:.1f} GB of {total / 1e9:.1f} GB: {memory.weights / 1e9:.1f} weights, "
+        f"{cache / 1e9:.1f} for {blocks * BLOCK_TOKENS} tokens of conversations, the rest to work; "
+        f"{card.free / 1e9:.1f} GB free now"
     )
     cure = ""
     if engines * one > total:

@@ -1,7 +1,7 @@
-"""How a card's memory is shared out: weights, KV blocks, room to work.
+"""How a card's memory is divided among weights, KV cache blocks and working memory.
 
-Plain arithmetic over numbers that the caller has read; knows neither torch nor lmdeploy. Figures: full-size
-InternVL2-2B on an H200 (benchmarks/README.md).
+Imports neither torch nor lmdeploy. The constants were measured with the full-size InternVL2-2B on an H200
+(benchmarks/README.md).
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Final
 from inference.internvl2.checkpoint_check import weight_bytes
 
 BLOCK_TOKENS: Final = 64
-"""Tokens of a KV block: TurboMind's default."""
+"""Tokens of a KV block, TurboMind's default."""
 
-_USED: Final = 0.92
-"""Share of the card that engines may fill; the rest is the driver's, and what a desktop or a monitor takes."""
+_USABLE: Final = 0.92
+"""Share of the card that engines may fill; the rest is left to the driver and to a desktop."""
 
 _WORK_BYTES: Final = 1_600_000_000
-"""CUDA context, activations and buffers of one engine at 8192 tokens at once …"""
+"""CUDA context, activations and buffers of one engine at 8192 prefill tokens …"""
 
 _WORK_BYTES_PER_TOKEN: Final = 90_000
-"""… and for each token more."""
+"""… and for each further prefill token."""
 
-_MOST_BLOCKS: Final = 16384
-"""A million tokens: more than any crowd's chats, and a tiny model does not fill a large card."""
+_MAX_BLOCKS: Final = 16384
+"""A million tokens, so that a tiny model does not fill a large card."""
 
 _LARGE_CARD: Final = 40_000_000_000
 _PREFILL_LARGE: Final = 16384
@@ -34,63 +34,69 @@ _PREFILL_SMALL: Final = 8192
 
 
 class NoRoom(Exception):
-    """The card is too small for what was asked; the text says what to change."""
+    """The card is too small for the settings; the text says what to change."""
 
 
 @dataclass(frozen=True, slots=True)
-class Needs:
-    """What one checkpoint takes on a card: bytes of its weights, bytes of one token's keys and values."""
+class ModelMemory:
+    """Memory of a model on one card, in bytes: its weights, and one token's keys and values."""
 
     weights: int
     token: int
 
     @classmethod
-    def of(cls, directory: Path, kv_bits: int, cards: int = 1) -> Needs:
-        """Read from a checkpoint directory; of each card where `cards` share the model.
+    def of(cls, directory: Path, kv_bits: int, cards: int = 1) -> ModelMemory:
+        """Read the sizes from a checkpoint, for each card if `cards` share the model.
 
-        Raises OSError, KeyError or ValueError when it is none.
+        Raises:
+            OSError, KeyError, ValueError: The directory holds no checkpoint.
         """
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))["llm_config"]
         head = config["hidden_size"] // config["num_attention_heads"]
-        # A quantised number comes with half-precision scale and zero point for each head.
+        # Quantization adds a half-precision scale and zero point for each head.
         bits = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * (head * kv_bits + 32 * (kv_bits < 16))
         return cls(weights=weight_bytes(directory) // cards, token=bits // 8 // cards)
 
 
 def prefill_tokens(total: int) -> int:
-    """Tokens to compute at once on a card of `total` bytes."""
+    """Return the prompt tokens to compute in one iteration on a card of `total` bytes."""
     return _PREFILL_LARGE if total >= _LARGE_CARD else _PREFILL_SMALL
 
 
-def default_blocks(needs: Needs, total: int, *, engines: int, prefill: int) -> int:
-    """KV blocks for each of `engines` side by side on a card of `total` bytes.
+def default_blocks(memory: ModelMemory, total: int, *, engines: int, prefill: int) -> int:
+    """Return the KV blocks of each of `engines` engines on a card of `total` bytes.
 
-    Goes by the whole card, not by what is free, so that the second engine gets what the first one has. Raises NoRoom
-    when less than one long conversation (8192 tokens) would be left.
+    Depends on the whole card, not on its free memory, so that a second engine gets as many blocks as the first.
+
+    Raises:
+        NoRoom: There is less room than one long conversation (8192 tokens) needs.
     """
-    room = total * _USED / engines - needs.weights - working_bytes(prefill)
-    blocks = min(int(room // (BLOCK_TOKENS * needs.token)), _MOST_BLOCKS)
+    room = total * _USABLE / engines - memory.weights - working_bytes(prefill)
+    blocks = min(int(room // (BLOCK_TOKENS * memory.token)), _MAX_BLOCKS)
     if blocks * BLOCK_TOKENS < 8192:
         cure = 'set inference.swap = "cold" (one engine at a time), or ' if engines > 1 else ""
         raise NoRoom(
-            f"{engines} engine(s) of {needs.weights / 1e9:.1f} GB weights do not fit a card of {total / 1e9:.0f} GB: "
+            f"{engines} engine(s) of {memory.weights / 1e9:.1f} GB weights do not fit a card of {total / 1e9:.0f} GB: "
             f"{cure}set inference.lmdeploy.kv_bits = 8, or take a 4-bit (AWQ) checkpoint."
         )
     return blocks
 
 
 def working_bytes(prefill: int) -> int:
-    """What an engine takes beside weights and blocks."""
+    """Return the memory of an engine besides weights and blocks."""
     return _WORK_BYTES + max(prefill - _PREFILL_SMALL, 0) * _WORK_BYTES_PER_TOKEN
 
 
-def share_of_free(needs: Needs, blocks: int, free: int) -> float:
-    """The share of the free memory that the blocks come to, weights counted off: TurboMind takes nothing else.
+def share_of_free(memory: ModelMemory, blocks: int, free: int) -> float:
+    """Return the blocks' share of the memory that is free once the weights are loaded.
 
-    TurboMind 0.18.0 asks for the free memory when the weights are on the card. Raises NoRoom when they do not fit.
+    TurboMind 0.18.0 applies `cache_max_entry_count` to the free memory after loading the weights.
+
+    Raises:
+        NoRoom: The blocks do not fit.
     """
-    wanted = blocks * BLOCK_TOKENS * needs.token
-    room = free - needs.weights
+    wanted = blocks * BLOCK_TOKENS * memory.token
+    room = free - memory.weights
     if not 0 < wanted < 0.97 * room:
         raise NoRoom(
             f"{blocks} KV blocks take {wanted / 1e9:.1f} GB, and {max(room, 0) / 1e9:.1f} GB are free beside the "

@@ -1,14 +1,14 @@
-"""Our parts inside lmdeploy's server: each replaces an internal of lmdeploy 0.18.0 by a quicker one.
+"""Replaces internals of lmdeploy 0.18.0 with faster ones.
 
-- `VLAsyncEngine` is replaced by our subclass (lmdeploy_server.py has it made);
-- `MultimodalProcessor._get_multimodal_prompt_input` takes data URLs, and nothing else, through `TileCache` (many
-  threads, each picture once, fingerprint given) instead of `ImageEncoder.preprocess` (one thread, every picture on
-  every turn);
-- `Tokenizer.detokenize_incrementally` decodes a short window of new tokens instead of first naming every token of
-  the prompt (58 ms of the event loop a request with InternLM2's tokenizer and a 13-tile picture);
-- `TurboMind.create_instance` gives instances that let prompts in whole (prefill_gate.py) and hand on tokens in
-  groups, at most one in `GROUP_SECONDS`, so that 64 streams do not spend the event loop on one event a token;
-- the usage of chat completions in `chat_completions/serving.py` tells the tiles encoded (lmdeploy_usage.py).
+- `serve.core.VLAsyncEngine`: a subclass with the replacements below (server.py has it created).
+- `serve.processors.MultimodalProcessor._get_multimodal_prompt_input`: pictures are accepted as data: URLs only and
+  prepared by `TileCache`: many threads, each picture once, with its fingerprint. The original prepares every picture of
+  the conversation on every turn in one thread (`ImageEncoder.preprocess`), and opens file: URLs and paths.
+- `Tokenizer.detokenize_incrementally`: decodes a short window of new tokens. The original first converts every token of
+  the prompt (58 ms of the event loop per request with InternLM2's tokenizer and a picture of 13 tiles).
+- `TurboMind.create_instance`: instances that admit prompts by `PrefillLimiter` and pass on tokens in groups, at most
+  one in `GROUP_SECONDS`, so that 64 streams do not cost the event loop one event per token.
+- The usage of chat completions (usage.py).
 """
 
 from __future__ import annotations
@@ -23,24 +23,28 @@ from PIL import ImageFile
 
 from inference.engines.detokenizer import TextStream
 from inference.engines.lmdeploy.image_cache import TileCache, Tiling
-from inference.engines.lmdeploy.prefill_limiter import PrefillGate
-from inference.engines.lmdeploy.usage import extend_usage, note_encoded, placed
+from inference.engines.lmdeploy.prefill_limiter import PrefillLimiter
+from inference.engines.lmdeploy.usage import note_encoded, patch_usage, picture_ends
 from inference.internvl2.tokenizer import text_decoder
 from inference.messages import INVALID_PICTURE, PictureError
 
 GROUP_SECONDS: Final = 0.03
-"""Text that arrives so soon after the last is handed on together with what follows."""
+"""Tokens that arrive this soon after the last ones are passed on together with the next ones."""
 
 _PICTURE_KEYS: Final = {"url", "max_dynamic_patch"}
 
 
-def quicken(*, prefill_tokens: int, tiles: int | None, threads: int, cache_bytes: int) -> dict[type, type]:
-    """Put our parts into lmdeploy's server; return its engine → ours, to be made in its place.
+def patch_lmdeploy(*, prefill_tokens: int, tiles: int | None, threads: int, cache_bytes: int) -> dict[type, type]:
+    """Install the replacements. Call it once, before `api_server.serve`.
 
-    Called once, before `api_server.serve`.
+    Args:
+        prefill_tokens: Prompt tokens that TurboMind computes in one iteration.
+        tiles: Most tiles of a picture, None for the checkpoint's own limit.
+        threads: Threads that cut tiles.
+        cache_bytes: Memory of the tile cache.
 
-    `prefill_tokens` is what TurboMind computes in one iteration, `tiles` the most tiles a picture (None: as the
-    checkpoint says), `threads` cut them, `cache_bytes` of them are kept.
+    Returns:
+        lmdeploy's engine class and its replacement, for the server to create.
     """
     from lmdeploy.serve.core import VLAsyncEngine
     from lmdeploy.serve.processors import MultimodalProcessor
@@ -49,7 +53,7 @@ def quicken(*, prefill_tokens: int, tiles: int | None, threads: int, cache_bytes
     from lmdeploy.turbomind.turbomind import TurboMindInstance
 
     class Processor(MultimodalProcessor):  # type: ignore[misc]
-        """lmdeploy's, with pictures from the cache."""
+        """Takes pictures from the tile cache."""
 
         cache: TileCache
 
@@ -58,10 +62,10 @@ def quicken(*, prefill_tokens: int, tiles: int | None, threads: int, cache_bytes
         ) -> Any:
             pictures = data_pictures(messages) if do_preprocess else None
             if pictures is None:
-                # lmdeploy would open file:// URLs and paths, and fetch what others name.
-                raise ValueError("Only text, and pictures of the user as data: URLs, are read here.")
+                # lmdeploy would open file: URLs and paths, and download from http: URLs.
+                raise ValueError("Only text, and the user's pictures as data: URLs, are accepted.")
             try:
-                prepared = await asyncio.gather(*(self.cache.of(url, most) for url, most in pictures))
+                prepared = await asyncio.gather(*(self.cache.get(url, most) for url, most in pictures))
             except PictureError as error:
                 raise ValueError(f"{INVALID_PICTURE}: {error}") from error
             model = self.vl_encoder.model
@@ -71,43 +75,43 @@ def quicken(*, prefill_tokens: int, tiles: int | None, threads: int, cache_bytes
             items = [each.item(self.cache.tiling) for each in prepared]
             return model.to_pytorch_aux([{"role": "preprocess", "content": items}], prompt, place, self.tokenizer)
 
-    # lmdeploy lets pictures pass that were cut off; here they are refused, as by every other engine.
+    # lmdeploy accepts truncated pictures; here they are refused, as by every other engine.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
-    gate = PrefillGate(prefill_tokens)
+    limiter = PrefillLimiter(prefill_tokens)
 
     class Instance(TurboMindInstance):  # type: ignore[misc]
-        """TurboMind's, with prompts let in whole and tokens handed on in groups."""
+        """Admits prompts by the limiter and passes on tokens in groups."""
 
         async def async_stream_infer(
             self, session_id: int, *, input_ids: list[int], multimodal: Any = None, **inputs: Any
         ) -> AsyncIterator[Any]:
             config = inputs["gen_config"]
-            apart = config.logprobs or config.output_logits or config.output_last_hidden_state
+            ungrouped = config.logprobs or config.output_logits or config.output_last_hidden_state
             pictures = [(item.get("fingerprint", b""), item["image_tokens"]) for item in multimodal or ()]
-            shown = placed(multimodal)
+            ends = picture_ends(multimodal)
             stock = super().async_stream_infer(session_id, input_ids=input_ids, multimodal=multimodal, **inputs)
-            async with gate.room(gate.cost(len(input_ids), pictures)) as computed, aclosing(stock) as outputs:
-                async for output in outputs if apart else grouped(outputs):
+            async with limiter.room(limiter.cost(len(input_ids), pictures)) as computed, aclosing(stock) as outputs:
+                async for output in outputs if ungrouped else grouped(outputs):
                     computed()
-                    note_encoded(shown, output)
+                    note_encoded(ends, output)
                     yield output
 
     class Engine(VLAsyncEngine):  # type: ignore[misc]
-        """lmdeploy's, with our parts in it."""
+        """Uses the tile cache and the incremental detokenizer."""
 
         def __init__(self, model_path: str, **inputs: Any) -> None:
             super().__init__(model_path, **inputs)
             stock: Any = self.prompt_processor  # type: ignore[has-type]
             decode = text_decoder(self.tokenizer.model.model)
-            stock_detokenise = self.tokenizer.detokenize_incrementally
+            stock_detokenize = self.tokenizer.detokenize_incrementally
 
-            def detokenise(ids: Sequence[int], state: Any, skip_special_tokens: bool = True, **more: Any) -> Any:
+            def detokenize(ids: Sequence[int], state: Any, skip_special_tokens: bool = True, **more: Any) -> Any:
                 if not skip_special_tokens:
-                    return stock_detokenise(ids, state, skip_special_tokens, **more)
+                    return stock_detokenize(ids, state, skip_special_tokens, **more)
                 stream = state.prev_tokens or TextStream(decode)
                 return stream.push(*ids[state.ids_offset :]), DetokenizeState(len(ids), stream)
 
-            self.tokenizer.detokenize_incrementally = detokenise
+            self.tokenizer.detokenize_incrementally = detokenize
             processor = self.prompt_processor = Processor(
                 stock.tokenizer, stock.chat_template, stock.vl_encoder, stock.backend, stock.allowed_media_domains
             )
@@ -116,15 +120,15 @@ def quicken(*, prefill_tokens: int, tiles: int | None, threads: int, cache_bytes
                 limit=cache_bytes,
                 threads=threads,
             )
-            publish(processor.cache, gate)
+            publish_metrics(processor.cache, limiter)
 
-    extend_usage()
+    patch_usage()
     TurboMind.create_instance = lambda self, cuda_stream_id=0: Instance(self, cuda_stream_id)
     return {VLAsyncEngine: Engine}
 
 
 def data_pictures(messages: Sequence[dict[str, Any]]) -> list[tuple[str, int | None]] | None:
-    """URL and tile limit of every picture, in order; None where anything else is shown."""
+    """Return URL and tile limit of every picture, in order; None if there is any other kind of content."""
     found: list[tuple[str, int | None]] = []
     for message in messages:
         content = message.get("content")
@@ -150,7 +154,7 @@ def data_pictures(messages: Sequence[dict[str, Any]]) -> list[tuple[str, int | N
 
 
 async def grouped(outputs: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    """lmdeploy's EngineOutputs, those within `GROUP_SECONDS` of one another joined; the first and the last at once."""
+    """Join EngineOutputs of lmdeploy within `GROUP_SECONDS`; the first and the last one are passed on at once."""
     from lmdeploy.messages import ResponseType
 
     held: Any = None
@@ -169,12 +173,12 @@ async def grouped(outputs: AsyncIterator[Any]) -> AsyncIterator[Any]:
 
 
 def tiling_of(model: Any, tiles: int | None) -> Tiling:
-    """What lmdeploy's InternVLVisionModel does to a picture; `tiles` replaces the configuration's number."""
+    """Return the tiling of lmdeploy's InternVLVisionModel, with at most `tiles` tiles if given."""
     config = model.config
     return Tiling(
         image_size=model.vision_config.image_size,
-        least=config.min_dynamic_patch,
-        most=tiles or config.max_dynamic_patch,
+        min_tiles=config.min_dynamic_patch,
+        max_tiles=tiles or config.max_dynamic_patch,
         thumbnail=config.use_thumbnail,
         tokens_per_tile=model.image_tokens_per_patch,
         picture_token=model.image_token_id,
@@ -182,18 +186,18 @@ def tiling_of(model: Any, tiles: int | None) -> Tiling:
     )
 
 
-def publish(cache: TileCache, gate: PrefillGate) -> None:
-    """Show the tile cache and the gate on lmdeploy's /metrics."""
+def publish_metrics(cache: TileCache, limiter: PrefillLimiter) -> None:
+    """Add the metrics of the tile cache and the limiter to lmdeploy's /metrics."""
     from prometheus_client import REGISTRY
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
     class Collector:
         def collect(self) -> Any:
-            yield CounterMetricFamily("thumbtune_tile_cache_hits", "Pictures whose tiles were there", value=cache.hits)
+            yield CounterMetricFamily("thumbtune_tile_cache_hits", "Pictures whose tiles were cached", value=cache.hits)
             yield CounterMetricFamily("thumbtune_tile_cache_misses", "Pictures cut into tiles", value=cache.misses)
-            yield GaugeMetricFamily("thumbtune_tile_cache_bytes", "Tiles kept", value=cache.size)
+            yield GaugeMetricFamily("thumbtune_tile_cache_bytes", "Size of the cached tiles", value=cache.size)
             yield GaugeMetricFamily(
-                "thumbtune_prefill_waiting", "Prompts held back for a free iteration", value=gate.waiting
+                "thumbtune_prefill_waiting", "Prompts that wait for a free iteration", value=limiter.waiting
             )
 
     REGISTRY.register(Collector())

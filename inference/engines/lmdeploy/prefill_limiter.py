@@ -1,9 +1,8 @@
-"""Lets prompts into an engine as many at a time as it computes at once, so that none is cut in two.
+"""Admits prompts to an engine so that each is computed in one iteration.
 
-TurboMind computes at most so many prompt tokens an iteration and cuts the prompt that crosses the limit; a picture
-that is cut goes through the vision tower twice, whole each time. Held back here until there is room, every prompt is
-computed in one piece, and while some are computed the next ones already wait inside. Knows token counts and
-fingerprints of pictures, nothing of lmdeploy.
+TurboMind computes at most `max_prefill_token_num` prompt tokens in an iteration and splits the prompt that crosses the
+limit; a picture that is split goes through the vision tower twice, whole each time. So prompts wait here until they fit
+into an iteration.
 """
 
 from __future__ import annotations
@@ -19,24 +18,30 @@ from cachetools import LRUCache
 _PICTURES: Final = 4096
 
 
-class PrefillGate:
-    """`tokens` is what the engine computes in one iteration. Used from one event loop; first come, first served."""
+class PrefillLimiter:
+    """Limits the prompt tokens in prefill, first come, first served. Use it in one event loop.
+
+    Args:
+        tokens: Prompt tokens that the engine computes in one iteration.
+    """
 
     def __init__(self, tokens: int) -> None:
         self._tokens = tokens
-        self._inside = 0
+        self._admitted = 0
         self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._seen: LRUCache[bytes, None] = LRUCache(_PICTURES)
 
     @property
     def waiting(self) -> int:
-        """How many prompts are held back."""
+        """Number of prompts that wait."""
         return sum(not turn.done() for _, turn in self._queue)
 
     def cost(self, tokens: int, pictures: Iterable[tuple[bytes, int]]) -> int:
-        """Of a prompt's tokens those that probably are computed: a picture (fingerprint, tokens) seen lately is not.
+        """Estimate how many of a prompt's tokens will be computed: all but those of recently seen pictures.
 
-        A wrong guess costs time only.
+        Args:
+            tokens: All tokens of the prompt.
+            pictures: Fingerprint and tokens of each picture. A recent one is assumed to be in the prefix cache.
         """
         for fingerprint, part in pictures:
             if fingerprint in self._seen:
@@ -46,7 +51,7 @@ class PrefillGate:
 
     @asynccontextmanager
     async def room(self, cost: int) -> AsyncIterator[Callable[[], None]]:
-        """Wait for room and hold it until the context's end, or until what it yields is called: whichever is first."""
+        """Wait for room and hold it until the block ends, or until the yielded function is called."""
         await self._enter(cost)
         held = [cost]
 
@@ -61,7 +66,7 @@ class PrefillGate:
 
     async def _enter(self, cost: int) -> None:
         if not self._queue and self._fits(cost):
-            self._inside += cost
+            self._admitted += cost
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append((cost, turn))
@@ -69,18 +74,18 @@ class PrefillGate:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                # Behind a prompt that needs much room one may wait that needs little.
+                # A large prompt that gives up may have blocked a small one.
                 self._admit()
             else:
                 self._leave(cost)
             raise
 
     def _leave(self, cost: int) -> None:
-        self._inside -= cost
+        self._admitted -= cost
         self._admit()
 
     def _fits(self, cost: int) -> bool:
-        return not self._inside or self._inside + cost <= self._tokens
+        return not self._admitted or self._admitted + cost <= self._tokens
 
     def _admit(self) -> None:
         while self._queue:
@@ -88,6 +93,6 @@ class PrefillGate:
             if not turn.cancelled():
                 if not self._fits(cost):
                     return
-                self._inside += cost
+                self._admitted += cost
                 turn.set_result(None)
             self._queue.popleft()

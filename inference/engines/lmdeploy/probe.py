@@ -1,9 +1,9 @@
-"""Worker: does TurboMind load here? Says so as one line of JSON, in a process that may die of it.
+"""Worker: tests whether TurboMind can be imported, in a separate process, because the import may crash.
 
     python -m inference.engines.lmdeploy.probe
 
-The line: `{"lmdeploy": "0.18.0", "torch": "2.12.1+cu130", "cuda": "13.0", "error": ""}`; a library that is missing is
-named in `error` as the loader names it. Imports what the engine imports, in its order.
+Prints one line of JSON: `{"lmdeploy": "0.18.0", "torch": "2.12.1+cu130", "cuda": "13.0", "error": ""}`. Imports the
+same modules as the engine in the same order; `error` is the loader's message, such as a missing shared library.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def probe() -> dict[str, str]:
-    """What is there, and the first error on the way to TurboMind."""
+    """Return the installed versions and the first import error."""
     found = {"lmdeploy": "", "torch": "", "cuda": "", "error": ""}
     try:
         found["lmdeploy"] = version("lmdeploy")
@@ -24,7 +24,7 @@ def probe() -> dict[str, str]:
         found["cuda"] = torch.version.cuda or ""
         import lmdeploy.turbomind as turbomind
 
-        # lmdeploy goes on without it, and the engine fails later in other words.
+        # lmdeploy catches this error, and the engine would fail later with another one.
         found["error"] = str(turbomind._import_error or "")
     except PackageNotFoundError as error:
         found["error"] = f"{error.name} is not installed"

@@ -1,11 +1,10 @@
-"""Worker: lmdeploy's own OpenAI server with TurboMind, its prompt put right and its picture path made quick.
+"""Worker: lmdeploy's OpenAI server with TurboMind, the right chat template and a faster picture path.
 
     python -m inference.engines.lmdeploy.server --model DIR --name ID --port PORT
 
-The server, its API and its engine are lmdeploy's. Our parts take the place of some of its own (lmdeploy_parts.py
-lists them), and of its routes only those that our client uses are in reach, with the key of this launch (access.py).
-All of that is made for one version of lmdeploy (`SUPPORTED_VERSION`); any other is refused. The client is client.py,
-the command line is built by engines.py.
+The server, its API and its engine are lmdeploy's. patches.py lists the internals that are replaced; this needs the
+lmdeploy release `SUPPORTED_VERSION`, and any other is refused. Only the routes that the bot's client uses are served,
+and only with the key of this launch.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from inference.engines.access_key import guarded, own_key
 from inference.engines.lmdeploy import SUPPORTED_VERSION
 from inference.engines.lmdeploy.kv_budget import (
     BLOCK_TOKENS,
-    Needs,
+    ModelMemory,
     NoRoom,
     default_blocks,
     prefill_tokens,
@@ -36,24 +35,24 @@ if TYPE_CHECKING:
 ROUTES: Final = frozenset(
     {("POST", "/v1/chat/completions"), ("GET", "/v1/models"), ("GET", "/health"), ("GET", "/metrics")}
 )
-"""What can be asked for. Others of lmdeploy's run code that a request brings (`/update_weights` unpickles it)."""
+"""The routes that are served. Others of lmdeploy run code from a request (`/update_weights` unpickles it)."""
 
-_BEFORE: Final = "thumbtune"
-"""What the engine is called while it is made."""
+_TEMPORARY_NAME: Final = "thumbtune"
+"""The model's name while lmdeploy creates the engine: lmdeploy refuses "base", the name of the base model."""
 
 _log = logging.getLogger("thumbtune.lmdeploy")
 
 
 def engine_config(options: argparse.Namespace) -> TurbomindEngineConfig:
-    """What TurboMind is started with. Fills in `blocks` and `prefill_tokens` by the card. Raises NoRoom."""
+    """Return TurboMind's configuration; set `blocks` and `prefill_tokens` by the card if unset. Raises NoRoom."""
     import torch
     from lmdeploy import TurbomindEngineConfig
 
     free, total = torch.cuda.mem_get_info()
-    needs = Needs.of(options.model, options.kv_bits, options.tensor_parallel)
+    memory = ModelMemory.of(options.model, options.kv_bits, options.tensor_parallel)
     options.prefill_tokens = options.prefill_tokens or prefill_tokens(total)
     options.blocks = options.blocks or default_blocks(
-        needs, total, engines=options.engines, prefill=options.prefill_tokens
+        memory, total, engines=options.engines, prefill=options.prefill_tokens
     )
     _log.info("%d KV blocks of %d tokens, %d tokens at once", options.blocks, BLOCK_TOKENS, options.prefill_tokens)
     return TurbomindEngineConfig(
@@ -61,7 +60,7 @@ def engine_config(options: argparse.Namespace) -> TurbomindEngineConfig:
         tp=options.tensor_parallel,
         session_len=min(options.session_length, options.blocks * BLOCK_TOKENS),
         max_batch_size=options.batch,
-        cache_max_entry_count=share_of_free(needs, options.blocks, free),
+        cache_max_entry_count=share_of_free(memory, options.blocks, free),
         quant_policy=options.kv_bits % 16,
         model_format=options.weights if options.weights != "auto" else None,
         max_prefill_token_num=options.prefill_tokens,
@@ -70,10 +69,11 @@ def engine_config(options: argparse.Namespace) -> TurbomindEngineConfig:
     )
 
 
-def use(name: str, engines: Mapping[type, type]) -> None:
-    """Have `engines` (stock → ours) made in place of lmdeploy's own, and called `name`.
+def patch_engines(name: str, replacements: Mapping[type, type]) -> None:
+    """Have `api_server.serve` create replacements of lmdeploy's engine classes, with `name` as the model's name.
 
-    Whatever the name is: lmdeploy itself refuses "base", as the first model is called.
+    Replaces `api_server.get_task`, which returns the engine class for a model. The name is set afterwards, because
+    lmdeploy refuses "base", the name of the base model.
     """
     from lmdeploy.serve.openai import api_server
 
@@ -83,21 +83,21 @@ def use(name: str, engines: Mapping[type, type]) -> None:
         kind, stock = stock_task(*inputs, **more)
 
         def named(*parts: Any, **settings: Any) -> Any:
-            made = engines.get(stock, stock)(*parts, **settings)
-            made.model_name = name
-            return made
+            engine = replacements.get(stock, stock)(*parts, **settings)
+            engine.model_name = name
+            return engine
 
         return kind, named
 
     api_server.get_task = task
 
 
-def guard(name: str, key: str, *, window: int, cache: int) -> None:
-    """Have lmdeploy's application answer `ROUTES` only, to clients with `key`, and list the model's sizes in tokens.
+def patch_app(name: str, key: str, *, window: int, cache: int) -> None:
+    """Have lmdeploy's application serve `ROUTES` only, to clients with `key`, and report the model's sizes in tokens.
 
-    In /v1/models the session's length is `max_model_len`, as with vLLM (vllm/entrypoints/openai/protocol.py,
-    ModelCard), and the KV cache `kv_cache_tokens`; lmdeploy's own list has no sizes. lmdeploy hands its application to
-    `uvicorn.run`.
+    In /v1/models the session length is `max_model_len`, as in vLLM (vllm/entrypoints/openai/protocol.py, ModelCard),
+    and the KV cache `kv_cache_tokens`; lmdeploy's own list has no sizes. Replaces `uvicorn.run`, which lmdeploy calls
+    with its application.
     """
     import uvicorn
     from starlette.responses import JSONResponse
@@ -119,12 +119,12 @@ def guard(name: str, key: str, *, window: int, cache: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The worker's command line; serves until SIGTERM."""
+    """Run the worker's command line; serves until SIGTERM."""
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     key = own_key()
     watch_parent()
-    # A pooled connection that the server closes in the very moment of the next question looks like a crash.
+    # A pooled connection that the server closes just before the next question would look like a crash.
     os.environ.setdefault("UVICORN_TIMEOUT_KEEP_ALIVE", "3600")
     os.environ.setdefault("UVICORN_LOG_LEVEL", "warning")
     import lmdeploy
@@ -135,29 +135,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"lmdeploy {lmdeploy.__version__} is installed, and this engine is made for {SUPPORTED_VERSION}: install "
             f"lmdeploy=={SUPPORTED_VERSION}, or run that version's own server and name it in inference.endpoints."
         )
-    # Tiles are made by many threads at once; each of them alone is quickest.
+    # Tiles are cut by many threads at once, each of which is fastest without threads of its own.
     torch.set_num_threads(1)
     try:
         config = engine_config(options)
     except NoRoom as error:
         raise SystemExit(str(error)) from None
-    from inference.engines.lmdeploy.patches import quicken
+    from inference.engines.lmdeploy.patches import patch_lmdeploy
 
-    engines = quicken(
+    replacements = patch_lmdeploy(
         prefill_tokens=options.prefill_tokens,
         tiles=options.tiles,
         threads=options.tile_threads,
         cache_bytes=options.tile_cache_megabytes * 2**20,
     )
-    use(options.name, engines)
-    guard(options.name, key, window=config.session_len, cache=options.blocks * BLOCK_TOKENS)
-    run(options, config, _BEFORE)
+    patch_engines(options.name, replacements)
+    patch_app(options.name, key, window=config.session_len, cache=options.blocks * BLOCK_TOKENS)
+    run(options, config, _TEMPORARY_NAME)
 
 
-def use_our_code() -> None:
-    """Have transformers' auto classes read InternVL2's configuration and tokenizer with our code.
+def register_model_code() -> None:
+    """Register our configuration and tokenizer of InternVL2 with transformers' auto classes.
 
-    Then lmdeploy needs no `trust_remote_code`, and no Python file of a checkpoint is imported.
+    So lmdeploy needs no `trust_remote_code`, and no Python file of a checkpoint is imported.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -169,11 +169,11 @@ def use_our_code() -> None:
 
 
 def run(options: argparse.Namespace, config: TurbomindEngineConfig, name: str) -> None:
-    """Run lmdeploy's server, as it is by now, with the right prompt; returns at its end."""
+    """Run lmdeploy's server with the chat template of InternVL2 until it ends."""
     from lmdeploy.model import ChatTemplateConfig
     from lmdeploy.serve.openai.api_server import serve
 
-    use_our_code()
+    register_model_code()
     serve(
         str(options.model),
         model_name=name,
@@ -184,7 +184,7 @@ def run(options: argparse.Namespace, config: TurbomindEngineConfig, name: str) -
         server_port=options.port,
         allow_origins=[],
         disable_fastapi_docs=True,
-        # What a request names is all that an answer is drawn by: no defaults out of the checkpoint.
+        # Sampling parameters come from the request only, not from the checkpoint's generation configuration.
         generation_config="lmdeploy",
         log_level="WARNING",
         trust_remote_code=False,
@@ -192,35 +192,33 @@ def run(options: argparse.Namespace, config: TurbomindEngineConfig, name: str) -
 
 
 def parser() -> argparse.ArgumentParser:
-    """What the worker can be told."""
+    """Return the parser of the worker's command line."""
     arguments = argparse.ArgumentParser(
         prog="python -m inference.engines.lmdeploy.server", description=(__doc__ or "").split("\n")[0]
     )
     arguments.add_argument("--model", type=Path, required=True, help="checkpoint directory in the official layout")
-    arguments.add_argument("--name", required=True, help="what the model is called in requests and answers")
+    arguments.add_argument("--name", required=True, help="the model's name in requests and answers")
     arguments.add_argument("--port", type=int, default=23333)
     arguments.add_argument("--blocks", type=int, help="KV blocks of 64 tokens (default: by the card's memory)")
     arguments.add_argument("--engines", type=int, default=1, help="engines the card must have room for (default: 1)")
     arguments.add_argument("--session-length", type=int, default=16384, help="longest conversation in tokens")
-    arguments.add_argument("--batch", type=int, default=64, help="answers computed at a time")
+    arguments.add_argument("--batch", type=int, default=64, help="answers generated at a time")
     arguments.add_argument("--kv-bits", type=int, choices=(4, 8, 16), default=16, help="bits of a cached key or value")
     arguments.add_argument(
-        "--dtype", choices=("auto", "bfloat16", "float16"), default="auto", help="what is computed in"
+        "--dtype", choices=("auto", "bfloat16", "float16"), default="auto", help="type of the computations"
     )
     arguments.add_argument(
-        "--weights", choices=("auto", "hf", "awq", "gptq"), default="auto", help="form of the weights"
+        "--weights", choices=("auto", "hf", "awq", "gptq"), default="auto", help="format of the weights"
     )
     arguments.add_argument(
-        "--prefill-tokens", type=int, help="tokens of prompts computed at once (default: by the card)"
+        "--prefill-tokens", type=int, help="prompt tokens computed in one iteration (default: by the card)"
     )
     arguments.add_argument("--tensor-parallel", type=int, default=1, help="GPUs that share one model")
-    arguments.add_argument(
-        "--tiles", type=int, help="at most so many tiles a picture (default: as the checkpoint says)"
-    )
+    arguments.add_argument("--tiles", type=int, help="most tiles of a picture (default: the checkpoint's own limit)")
     arguments.add_argument(
         "--tile-threads", type=int, default=min(os.cpu_count() or 1, 12), help="threads that cut tiles"
     )
-    arguments.add_argument("--tile-cache-megabytes", type=int, default=2048, help="tiles of recent pictures kept")
+    arguments.add_argument("--tile-cache-megabytes", type=int, default=2048, help="memory for tiles of recent pictures")
     return arguments
 
 

@@ -1,9 +1,9 @@
-"""How many tiles an answer of lmdeploy's had encoded, in its usage, where the CPU engine says it too.
+"""Adds `encoded_tiles`, the tiles that went through the vision tower, to the usage in lmdeploy's responses.
 
-TurboMind encodes a picture whole as soon as one of its positions lies behind the cached part of the prompt, and says
-how long that part is. Where it runs and where the usage is written are far apart but one task, so the number travels
-in a context variable. Knows of lmdeploy the fields of an engine's outputs and items, and three names in
-`serve/openai/chat_completions/serving.py`.
+Replaces `UsageInfo`, `ChatCompletionResponse` and `ChatCompletionStreamResponse` in lmdeploy 0.18.0's
+serve/openai/chat_completions/serving.py, because its usage has no such field. TurboMind encodes a picture whole if any
+of its positions is beyond the cached part of the prompt, whose length its output contains. The engine's output and the
+response are handled in the same asyncio task, so the number is passed in a context variable.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from typing import Any, Final
 
 _encoded: Final[ContextVar[int]] = ContextVar("encoded_tiles", default=0)
 
-Placed = tuple[int, int]
-"""A picture in a prompt: the position behind its last token, and its tiles."""
+PictureEnd = tuple[int, int]
+"""The position after a picture's last token, and the picture's number of tiles."""
 
 
-def placed(items: Iterable[Mapping[str, Any]] | None) -> list[Placed]:
-    """The pictures among what goes to TurboMind as `multimodal`."""
+def picture_ends(items: Iterable[Mapping[str, Any]] | None) -> list[PictureEnd]:
+    """Return the ends and sizes of the pictures in TurboMind's `multimodal` argument."""
     return [(item["offset"] + item["image_tokens"], item["pixel_values"].shape[0]) for item in items or ()]
 
 
-def note_encoded(pictures: Sequence[Placed], output: Any) -> None:
-    """Take one of TurboMind's outputs to the prompt with these pictures; called in the request's own task."""
+def note_encoded(pictures: Sequence[PictureEnd], output: Any) -> None:
+    """Record the encoded tiles from an output of TurboMind. Call it in the request's own task."""
     cached = output.req_metrics.cached_tokens if output.req_metrics is not None else 0
     _encoded.set(sum(tiles for end, tiles in pictures if end > cached))
 
 
-def extend_usage() -> None:
-    """Have lmdeploy's chat completions say `encoded_tiles` in their usage. Called once, before `api_server.serve`."""
+def patch_usage() -> None:
+    """Install the response types with `encoded_tiles`. Call it once, before `api_server.serve`."""
     from lmdeploy.serve.openai.chat_completions import serving
 
     class Usage(serving.UsageInfo):  # type: ignore[misc]
@@ -42,7 +42,7 @@ def extend_usage() -> None:
             usage.encoded_tiles = _encoded.get()
             return usage
 
-    # A response writes the fields of the type that it declares.
+    # A response serializes the fields of the declared type only.
     class Response(serving.ChatCompletionResponse):  # type: ignore[misc]
         usage: Usage
 

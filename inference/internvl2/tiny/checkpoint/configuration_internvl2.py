@@ -1,8 +1,7 @@
-"""The configuration of an InternVL2 checkpoint: vision tower, language model and the two joined.
+"""The configuration of an InternVL2 checkpoint: vision tower, language model and their combination.
 
-Reads the official `config.json` files (InternVL2 and InternVL 1.5) by their field names and keeps fields it has no
-use for. Knows nothing of weights. This file also travels inside checkpoints as their configuration code, so it
-imports transformers and nothing of this package.
+Reads the official `config.json` files (InternVL2 and InternVL 1.5) by their field names and keeps unused fields. This
+file is copied into checkpoints as their configuration code, so it imports only transformers.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ SUPPORTED_LLM = "InternLM2ForCausalLM"
 
 
 class InternVisionConfig(PretrainedConfig):
-    """InternViT. `norm_type` is "layer_norm" (300M) or "rms_norm" (6B); sizes in pixels, widths in features."""
+    """InternViT. `norm_type` is "layer_norm" (300M) or "rms_norm" (6B); sizes are in pixels, widths in features."""
 
     model_type = "intern_vit_6b"
 
@@ -65,8 +64,8 @@ class InternVisionConfig(PretrainedConfig):
 class InternLM2Config(PretrainedConfig):
     """InternLM2. `rope_scaling` is None or {"type": "linear" | "dynamic", "factor": at least 1}.
 
-    `attn_implementation`, which official files carry as a plain field ("eager", "flash_attention_2"), is accepted
-    and has no effect: attention is PyTorch's scaled_dot_product_attention, the same numbers by its fastest kernel.
+    `attn_implementation`, a plain field of official files ("eager", "flash_attention_2"), is accepted and has no
+    effect: attention is PyTorch's scaled_dot_product_attention with its fastest kernel.
     """
 
     model_type = "internlm2"
@@ -123,11 +122,11 @@ class InternLM2Config(PretrainedConfig):
 
 
 class InternVLChatConfig(PretrainedConfig):
-    """A whole InternVL2: `vision_config`, `llm_config` (dictionaries or configurations) and how they are joined.
+    """InternVL2: `vision_config`, `llm_config` (dictionaries or configurations) and their combination.
 
     `force_image_size` is the side of a tile in pixels; `downsample_ratio` 0.5 and `ps_version` describe the pixel
-    shuffle; `*_dynamic_patch` bound the tiles of one picture, thumbnail not counted. Raises ValueError for a
-    language model other than InternLM2.
+    shuffle; `*_dynamic_patch` limit the tiles of one picture without the thumbnail. Raises ValueError for a language
+    model other than InternLM2.
     """
 
     model_type = "internvl_chat"
@@ -181,7 +180,7 @@ class InternVLChatConfig(PretrainedConfig):
         self.min_dynamic_patch = min_dynamic_patch
         self.max_dynamic_patch = max_dynamic_patch
         self.hidden_size = self.llm_config.hidden_size
-        # The official code unties the embeddings whatever the file says.
+        # The official code always unties the embeddings.
         self.llm_config.tie_word_embeddings = False
         if ps_version not in ("v1", "v2"):
             raise ValueError(f'ps_version is "v1" or "v2", not {ps_version!r}')

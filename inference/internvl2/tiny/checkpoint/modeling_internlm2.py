@@ -1,7 +1,7 @@
-"""InternLM2, the language model: token embeddings in, next-token logits out, with a key/value cache.
+"""InternLM2, the language model: from token embeddings to next-token logits, with a key/value cache.
 
-After the published architecture (InternLM2, arXiv 2403.17297) with its parameter names. Knows nothing of pictures.
-Travels inside checkpoints as part of their model code.
+Follows the published architecture (InternLM2, arXiv 2403.17297) and its parameter names. This file is copied into
+checkpoints as part of their model code.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .layers_internvl2 import RMSNorm, attend, rotate, rotation, visible
 
 
 class InternLM2Attention(nn.Module):
-    """Grouped-query attention. `wqkv` is laid out per key/value head: its query heads, then the key, then the value."""
+    """Grouped-query attention. `wqkv` has for each key/value head its query heads, the key and the value."""
 
     def __init__(self, config: InternLM2Config, layer: int) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class InternLM2Attention(nn.Module):
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, causal: bool, cache: Cache | None
     ) -> Tensor:
-        """[B, N, width] → the same shape. Appends this call's keys and values to `cache`."""
+        """Attend over `cache` and [B, N, width]; append the new keys and values to `cache`."""
         parts = self.wqkv(x).unflatten(-1, (self.kv_heads, self.groups + 2, self.size))
         q = parts[..., : self.groups, :].flatten(2, 3).transpose(1, 2)
         k, v = parts[..., -2, :].transpose(1, 2), parts[..., -1, :].transpose(1, 2)
@@ -53,7 +53,7 @@ class InternLM2Attention(nn.Module):
 
 
 class InternLM2MLP(nn.Module):
-    """The gated MLP: w2(act(w1 x) · w3 x)."""
+    """Gated MLP: w2(act(w1 x) · w3 x)."""
 
     def __init__(self, config: InternLM2Config) -> None:
         super().__init__()
@@ -63,12 +63,12 @@ class InternLM2MLP(nn.Module):
         self.act_fn = ACT2FN[config.hidden_act]
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., width] → the same shape."""
+        """Transform [..., width]."""
         return self.w2(self.act_fn(self.w1(x)) * self.w3(x))
 
 
 class InternLM2DecoderLayer(nn.Module):
-    """Attention and MLP, each after a norm, each added to the stream."""
+    """Pre-norm attention and MLP, each added to the residual stream."""
 
     def __init__(self, config: InternLM2Config, layer: int) -> None:
         super().__init__()
@@ -80,13 +80,13 @@ class InternLM2DecoderLayer(nn.Module):
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, causal: bool, cache: Cache | None
     ) -> Tensor:
-        """[B, N, width] → the same shape."""
+        """Transform [B, N, width]."""
         x = x + self.attention(self.attention_norm(x), cos, sin, mask, causal, cache)
         return x + self.feed_forward(self.ffn_norm(x))
 
 
 class InternLM2PreTrainedModel(PreTrainedModel):
-    """What both InternLM2 classes share with transformers."""
+    """Base class of the InternLM2 models for transformers."""
 
     config_class = InternLM2Config
     base_model_prefix = "model"
@@ -107,11 +107,11 @@ class InternLM2PreTrainedModel(PreTrainedModel):
 
 
 class InternLM2Model(InternLM2PreTrainedModel):
-    """The decoder without its output layer."""
+    """InternLM2 without its output layer."""
 
     gradient_checkpointing = False
     checkpointed: int | None = None
-    """With gradient checkpointing, so many layers from the first on are recomputed; None: all."""
+    """The number of layers, from the first on, that gradient checkpointing recomputes; None for all."""
 
     def __init__(self, config: InternLM2Config) -> None:
         super().__init__(config)
@@ -121,7 +121,7 @@ class InternLM2Model(InternLM2PreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """The token embeddings."""
+        """Return the token embeddings."""
         return self.tok_embeddings
 
     def set_input_embeddings(self, value: nn.Module) -> None:
@@ -139,10 +139,10 @@ class InternLM2Model(InternLM2PreTrainedModel):
         output_hidden_states: bool | None = None,
         **_unused: Any,
     ) -> BaseModelOutputWithPast:
-        """Token ids [B, N] or embeddings [B, N, width] → hidden states [B, N, width] after the final norm.
+        """Compute hidden states [B, N, width] after the final norm from token ids [B, N] or embeddings [B, N, width].
 
-        `attention_mask` covers cached and new positions, [B, M + N], 1 to see; or it is 4-dimensional, ready-made.
-        `position_ids` [B, N] continue after the cache unless given. `past_key_values` is extended in place.
+        `attention_mask` is [B, M + N] over cached and new positions, 1 to attend, or a complete 4-dimensional mask.
+        `position_ids` [B, N] continue after the cache by default. `past_key_values` is extended in place.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
@@ -173,7 +173,7 @@ class InternLM2Model(InternLM2PreTrainedModel):
 
 
 def _cache(given: Cache | Sequence[tuple[Tensor, Tensor]] | None, wanted: bool, checkpointing: bool) -> Cache | None:
-    """The cache to extend. Recomputing a layer would append its keys twice, so checkpointing goes without."""
+    """Return the cache to extend, None with checkpointing, which would append a recomputed layer's keys twice."""
     if checkpointing:
         return None
     if given is None:
@@ -187,7 +187,7 @@ def _cache(given: Cache | Sequence[tuple[Tensor, Tensor]] | None, wanted: bool, 
 
 
 class InternLM2ForCausalLM(InternLM2PreTrainedModel, GenerationMixin):
-    """InternLM2 with its output layer; `generate` comes from transformers."""
+    """InternLM2 with its output layer; `generate` is transformers'."""
 
     def __init__(self, config: InternLM2Config) -> None:
         super().__init__(config)
@@ -197,7 +197,7 @@ class InternLM2ForCausalLM(InternLM2PreTrainedModel, GenerationMixin):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """The token embeddings."""
+        """Return the token embeddings."""
         return self.model.tok_embeddings
 
     def set_input_embeddings(self, value: nn.Module) -> None:
@@ -205,7 +205,7 @@ class InternLM2ForCausalLM(InternLM2PreTrainedModel, GenerationMixin):
         self.model.tok_embeddings = value
 
     def get_output_embeddings(self) -> nn.Module:
-        """The output layer."""
+        """Return the output layer."""
         return self.output
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
@@ -213,7 +213,7 @@ class InternLM2ForCausalLM(InternLM2PreTrainedModel, GenerationMixin):
         self.output = new_embeddings
 
     def get_decoder(self) -> InternLM2Model:
-        """The model without its output layer."""
+        """Return the model without its output layer."""
         return self.model
 
     def set_decoder(self, decoder: InternLM2Model) -> None:
@@ -235,11 +235,11 @@ class InternLM2ForCausalLM(InternLM2PreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> Any:
-        """As `InternLM2Model.forward`; logits are float32 [B, N, vocabulary].
+        """Compute float32 logits [B, N, vocabulary], with the arguments of `InternLM2Model.forward`.
 
-        `logits_to_keep` n > 0 computes those of the last n positions only, a tensor of indices those positions.
-        `labels` [B, N] (−100 where there is none) give the mean cross-entropy of each next token; they need all
-        logits. `output_attentions` is refused: scaled_dot_product_attention does not return them.
+        `logits_to_keep` n > 0 keeps the last n positions only, a tensor of indices those positions. `labels` [B, N]
+        (−100 to ignore a position) add the mean cross-entropy of the next tokens; they need the logits of all
+        positions. `output_attentions` is refused: scaled_dot_product_attention does not return attention weights.
         """
         if output_attentions:
             raise ValueError("attention weights are not available: attention is scaled_dot_product_attention")
@@ -265,7 +265,7 @@ class InternLM2ForCausalLM(InternLM2PreTrainedModel, GenerationMixin):
 
 
 def next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of predicting `labels` [B, N] one position ahead from `logits` [B, N, vocabulary]."""
+    """Return the mean cross-entropy of `labels` [B, N] one position ahead of `logits` [B, N, vocabulary]."""
     if logits.shape[1] != labels.shape[1]:
         raise ValueError("labels need the logits of every position: leave logits_to_keep at 0")
     targets = labels[:, 1:].flatten().to(logits.device)

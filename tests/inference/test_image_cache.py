@@ -1,4 +1,4 @@
-"""Pictures on their way into lmdeploy: the same tiles as everywhere, made once, kept within bounds."""
+"""lmdeploy's tile cache: the same tiles as elsewhere, prepared once, bounded in bytes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from inference.messages import PictureError
 
 TILING = Tiling(
     image_size=112,
-    least=1,
-    most=12,
+    min_tiles=1,
+    max_tiles=12,
     thumbnail=True,
     tokens_per_tile=16,
     picture_token=5,
@@ -43,57 +43,57 @@ def url(data: bytes) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(data).decode()
 
 
-@pytest.mark.parametrize("most", [1, 6, 12])
+@pytest.mark.parametrize("max_tiles", [1, 6, 12])
 @pytest.mark.parametrize("size", [(640, 480), (112, 112), (336, 224), (900, 100), (1, 500), (3, 2), (1280, 961)])
-async def test_tiles_made_by_many_threads_are_the_same_to_the_bit(size: tuple[int, int], most: int) -> None:
-    """Cutting a picture up among threads changes no pixel, whatever its shape."""
+async def test_tiles_by_many_threads_are_identical(size: tuple[int, int], max_tiles: int) -> None:
+    """Dividing a picture among threads changes no pixel, for any shape."""
     data = encoded(size, kind="PNG")
     with ThreadPoolExecutor(5) as threads:
-        found = await prepare(data, b"digest", most, TILING, threads)
-    wanted = pixel_values(tiles(open_picture(data), image_size=112, max_num=most)).to(torch.bfloat16)
+        found = await prepare(data, b"digest", max_tiles, TILING, threads)
+    wanted = pixel_values(tiles(open_picture(data), image_size=112, max_num=max_tiles)).to(torch.bfloat16)
     assert torch.equal(found.pixels, wanted)
     assert found.size == size
 
 
 async def test_a_picture_is_prepared_once() -> None:
-    """Asked for by many at once and later again, one picture is cut once, and its pixels are shared."""
+    """Concurrent and later requests for a picture prepare it once and share its pixels."""
     cache = TileCache(TILING, limit=2**30, threads=3)
     data = encoded((300, 200))
-    first, *others = await asyncio.gather(*(cache.of(url(data)) for _ in range(8)))
+    first, *others = await asyncio.gather(*(cache.get(url(data)) for _ in range(8)))
     assert (cache.misses, cache.hits) == (1, 7)
-    assert all(other.pixels is first.pixels for other in [*others, await cache.of(url(data))])
+    assert all(other.pixels is first.pixels for other in [*others, await cache.get(url(data))])
     item, again = first.item(TILING), first.item(TILING)
     assert item is not again
     assert item["pixel_values"] is again["pixel_values"]
     assert item["image_tokens"] == 16 * first.pixels.shape[0]
 
 
-async def test_fingerprints_tell_pictures_apart() -> None:
-    """Another picture, or the same in another number of tiles, has another fingerprint; the same file has the same."""
+async def test_fingerprints_identify_pictures() -> None:
+    """Another picture or tile limit has another fingerprint; the same file has the same."""
     cache = TileCache(TILING, limit=2**30, threads=2)
     one, other = url(encoded((300, 200), 1)), url(encoded((300, 200), 2))
-    prints = [(await cache.of(each, most)).fingerprint for each in (one, other) for most in (4, 12)]
+    prints = [(await cache.get(each, most)).fingerprint for each in (one, other) for most in (4, 12)]
     assert len({*prints}) == 4
-    assert (await TileCache(TILING, limit=0, threads=1).of(one, 4)).fingerprint == prints[0]
+    assert (await TileCache(TILING, limit=0, threads=1).get(one, 4)).fingerprint == prints[0]
     assert all(len(each) == 32 for each in prints)
 
 
-async def test_the_least_recently_used_goes_first() -> None:
-    """The cache stays within its bytes, and who was looked at lately stays."""
+async def test_the_least_recently_used_is_evicted_first() -> None:
+    """The cache stays within its limit and keeps recently used pictures."""
     cache = TileCache(TILING, limit=2 * TILE_BYTES, threads=2)
     pictures = [url(encoded((112, 112), seed)) for seed in range(3)]
     for each in (pictures[0], pictures[1], pictures[0], pictures[2]):
-        await cache.of(each)
+        await cache.get(each)
     assert cache.size == 2 * TILE_BYTES
     misses = cache.misses
-    await cache.of(pictures[0])
+    await cache.get(pictures[0])
     assert cache.misses == misses
-    await cache.of(pictures[1])
+    await cache.get(pictures[1])
     assert cache.misses == misses + 1
 
 
-async def test_a_picture_that_was_put_out_is_read_again_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A large URL is decoded by a thread of the readers, the first time and every other."""
+async def test_an_evicted_picture_is_decoded_outside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A URL is decoded in a reader thread, the first time and after an eviction."""
     decoded_by: list[str] = []
 
     def decoding(*arguments: Any, **more: Any) -> bytes:
@@ -103,19 +103,19 @@ async def test_a_picture_that_was_put_out_is_read_again_beside_the_event_loop(mo
     monkeypatch.setattr("inference.engines.lmdeploy.image_cache.b64decode", decoding)
     cache = TileCache(TILING, limit=0, threads=1)
     for _ in range(2):
-        await cache.of(url(encoded((112, 112))))
+        await cache.get(url(encoded((112, 112))))
     assert cache.misses == len(decoded_by) == 2
     assert all(name.startswith("digests") for name in decoded_by)
 
 
-async def test_who_leaves_takes_nobody_elses_picture_along() -> None:
-    """A cancelled request does not cancel the preparation for the others."""
+async def test_a_cancelled_request_does_not_cancel_others() -> None:
+    """The preparation goes on for the other requests."""
     cache = TileCache(TILING, limit=2**30, threads=1)
     data = url(encoded((900, 700)))
-    leaving, staying = (asyncio.ensure_future(cache.of(data)) for _ in range(2))
+    cancelled, waiting = (asyncio.ensure_future(cache.get(data)) for _ in range(2))
     await asyncio.sleep(0)
-    leaving.cancel()
-    assert (await staying).pixels.shape[0] > 1
+    cancelled.cancel()
+    assert (await waiting).pixels.shape[0] > 1
     assert cache.misses == 1
 
 
@@ -128,11 +128,11 @@ async def test_who_leaves_takes_nobody_elses_picture_along() -> None:
         (url(encoded((300, 200))[:-200]), PictureError),
     ],
 )
-async def test_what_is_no_picture_is_refused_and_not_kept(broken: str, error: type[Exception]) -> None:
-    """Broken base64 and broken pictures raise each time, and the next picture is fine."""
+async def test_bad_pictures_are_refused_and_not_cached(broken: str, error: type[Exception]) -> None:
+    """Bad base64 and broken pictures raise each time, and the next picture is prepared."""
     cache = TileCache(TILING, limit=2**30, threads=2)
     for _ in range(2):
         with pytest.raises(error):
-            await cache.of(broken)
+            await cache.get(broken)
     assert cache.size == 0
-    assert (await cache.of(url(encoded((112, 112))))).pixels.shape[0] == 1
+    assert (await cache.get(url(encoded((112, 112))))).pixels.shape[0] == 1

@@ -1,4 +1,4 @@
-"""The decoder process: what it gives back, what kills it, and what comes after."""
+"""The decoder's child processes: what they return, what ends them, and how they are replaced."""
 
 from __future__ import annotations
 
@@ -17,15 +17,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from inference.images import decoder as picture_decoder
-from inference.images.decoder import (
-    CleanPicture,
-    DecoderUnavailable,
-    PictureDecoder,
-    PictureDecoders,
-    PictureRefused,
-    Refusal,
-)
-from inference.images.opening import MOST_SCANS, check_picture, open_picture, scans
+from inference.images.decoder import DecoderUnavailable, PictureDecoder, PictureDecoders
+from inference.images.decoder_protocol import LONGEST_SIDE, CleanPicture, PictureRefused, Refusal
+from inference.images.opening import MAX_SCANS, check_picture, open_picture, scans
 from inference.messages import PictureError
 from tests.support.chatting import until
 from tests.support.heic import SIDEWAYS
@@ -49,18 +43,18 @@ def decoder() -> Iterator[PictureDecoder]:
 
 
 def refused(decoder: PictureDecoder, data: bytes) -> PictureRefused:
-    """How the decoder refuses a file."""
+    """Return how the decoder refuses a file."""
     with pytest.raises(PictureRefused) as refusal:
         decoder.clean(data, LIMIT)
     return refusal.value
 
 
 def plain(picture: CleanPicture) -> bool:
-    """Whether it is what a clean picture has to be: baseline JPEG or PNG with nothing but pixels, and what it says."""
+    """Return whether a clean picture is a baseline JPEG or PNG with only pixels, of the size that it reports."""
     image = Image.open(io.BytesIO(picture.data))
     image.load()
     fine = (image.width, image.height, image.mode) == (picture.width, picture.height, "RGB")
-    fine = fine and max(image.size) <= picture_decoder.LONGEST_SIDE and len(picture.phash) == 16
+    fine = fine and max(image.size) <= LONGEST_SIDE and len(picture.phash) == 16
     if image.format == "JPEG":
         segments = {picture.data[2:4]}
         return (
@@ -76,8 +70,8 @@ def plain(picture: CleanPicture) -> bool:
     return fine and (image.format, picture.media_type, image.info) == ("PNG", "image/png", {})
 
 
-def test_what_comes_out_is_plain(decoder: PictureDecoder) -> None:
-    """No location, no comment, no profile."""
+def test_a_clean_picture_has_no_metadata(decoder: PictureDecoder) -> None:
+    """It has no location, comment or profile."""
     data = located()
     assert GPS in data
     clean = decoder.clean(data, LIMIT)
@@ -86,7 +80,7 @@ def test_what_comes_out_is_plain(decoder: PictureDecoder) -> None:
     assert decoder.clean(data, LIMIT) == clean
 
 
-def test_colours_are_those_of_the_profile(decoder: PictureDecoder) -> None:
+def test_colours_follow_the_profile(decoder: PictureDecoder) -> None:
     """A picture in another colour space looks the same in sRGB."""
     from PIL import ImageCms
 
@@ -95,11 +89,11 @@ def test_colours_are_those_of_the_profile(decoder: PictureDecoder) -> None:
     data = encoded(Image.new("RGB", (32, 32), (200, 30, 30)), "PNG", icc_profile=swapped)
     shown = Image.open(io.BytesIO(decoder.clean(data, LIMIT).data)).getpixel((5, 5))
     assert isinstance(shown, tuple)
-    assert shown[1] > shown[0] + 50, "what the file calls red is green"
+    assert shown[1] > shown[0] + 50, "the file's red is green"
 
 
 def _with_swapped_primaries(profile: bytes) -> bytes:
-    """The profile with red and green exchanged, and no longer called sRGB."""
+    """Return the profile with red and green exchanged, under another name than sRGB."""
     return (
         profile.replace(b"rXYZ", b"tmpX")
         .replace(b"gXYZ", b"rXYZ")
@@ -116,8 +110,8 @@ def _with_swapped_primaries(profile: bytes) -> bytes:
         (encoded(Image.new("1", (8000, 7000)), "PNG"), Refusal.TOO_MANY_PIXELS),
     ],
 )
-def test_refusals_come_with_their_reason(decoder: PictureDecoder, data: bytes, reason: Refusal) -> None:
-    """And the process goes on."""
+def test_refusals_have_a_reason(decoder: PictureDecoder, data: bytes, reason: Refusal) -> None:
+    """The child process keeps running."""
     decoder.start()
     before = decoder.pid
     refusal = refused(decoder, data)
@@ -125,8 +119,8 @@ def test_refusals_come_with_their_reason(decoder: PictureDecoder, data: bytes, r
     assert decoder.pid == before
 
 
-def test_a_jpeg_of_thousands_of_scans_is_refused_undecoded(decoder: PictureDecoder) -> None:
-    """The engine and trainings refuse it as well."""
+def test_a_jpeg_of_thousands_of_scans_is_refused_before_decoding(decoder: PictureDecoder) -> None:
+    """Engines and trainings refuse it too."""
     bomb = many_scans(3000)
     assert len(bomb) < 1_000_000
     refusal = refused(decoder, bomb)
@@ -138,18 +132,18 @@ def test_a_jpeg_of_thousands_of_scans_is_refused_undecoded(decoder: PictureDecod
 
 
 def test_scans_are_counted() -> None:
-    """Of what encoders write few; what stands in metadata, and behind the end, is none."""
+    """Encoders write few; markers inside metadata and after the end do not count."""
     photo = encoded(Image.effect_noise((320, 240), 60), "JPEG")
     assert scans(photo) == 1
     assert 3 < scans(encoded(Image.effect_noise((320, 240), 60), "JPEG", progressive=True)) < 20
     hidden = b"\xff\xda" * 500
     assert scans(photo[:2] + b"\xff\xfe" + struct.pack(">H", len(hidden) + 2) + hidden + photo[2:] + hidden) == 1
-    assert scans(many_scans(5000, 64)) == MOST_SCANS + 1
+    assert scans(many_scans(5000, 64)) == MAX_SCANS + 1
     assert scans(encoded(Image.new("L", (9, 9)), "PNG")) == 0
 
 
 def test_directories_of_a_tiff_are_not_counted(decoder: PictureDecoder) -> None:
-    """The first of 175,000 is a picture."""
+    """The first of 175,000 directories is a picture."""
     decoder.start()
     before = decoder.pid
     assert plain(decoder.clean(many_directories(175_000), LIMIT))
@@ -157,7 +151,7 @@ def test_directories_of_a_tiff_are_not_counted(decoder: PictureDecoder) -> None:
 
 
 def test_memory_has_a_limit(decoder: PictureDecoder) -> None:
-    """Two kilobytes that want more than a gigabyte get none, and the next picture is looked at."""
+    """A file of two kilobytes that needs a gigabyte is refused, and the next picture is decoded."""
     bomb = large_webp()
     assert len(bomb) < 10_000
     refusal = refused(decoder, bomb)
@@ -165,16 +159,16 @@ def test_memory_has_a_limit(decoder: PictureDecoder) -> None:
     assert plain(decoder.clean(located(), LIMIT))
 
 
-def test_metadata_are_dropped(decoder: PictureDecoder) -> None:
-    """Of 19.9 MB a few kilobytes are left."""
+def test_metadata_is_dropped(decoder: PictureDecoder) -> None:
+    """A few kilobytes of 19.9 MB remain."""
     data = much_metadata()
     assert len(data) > 19_000_000
     assert len(decoder.clean(data, LIMIT).data) < 50_000
 
 
 def test_processor_time_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A picture that computes for too long ends its decoder, and the next one gets another."""
-    bomb = many_scans(MOST_SCANS - 20)
+    """A picture that takes too long ends its decoder, and the next one gets a new one."""
+    bomb = many_scans(MAX_SCANS - 20)
     monkeypatch.setattr(picture_decoder, "CPU_SECONDS", 0)
     with PictureDecoder() as decoder:
         refusal = refused(decoder, bomb)
@@ -183,7 +177,7 @@ def test_processor_time_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_decoder_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And replaced."""
+    """The next picture gets a new one."""
     monkeypatch.setattr(picture_decoder, "WALL_SECONDS", 1.0)
     with PictureDecoder() as decoder:
         decoder.start()
@@ -196,8 +190,8 @@ def test_a_decoder_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None
         assert decoder.pid != stopped
 
 
-def test_one_that_was_killed_while_idle_is_replaced(decoder: PictureDecoder) -> None:
-    """The picture that comes next does not notice."""
+def test_a_decoder_killed_while_idle_is_replaced(decoder: PictureDecoder) -> None:
+    """The next picture is decoded."""
     decoder.start()
     assert decoder.pid is not None
     os.kill(decoder.pid, signal.SIGKILL)
@@ -205,15 +199,15 @@ def test_one_that_was_killed_while_idle_is_replaced(decoder: PictureDecoder) -> 
     assert plain(decoder.clean(located(), LIMIT))
 
 
-def test_one_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That is no fault of the picture."""
+def test_a_decoder_that_cannot_start_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The picture is not refused for it."""
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with PictureDecoder() as decoder, pytest.raises(DecoderUnavailable, match="ended with 1"):
         decoder.clean(located(), LIMIT)
 
 
-async def test_a_pool_goes_on_beside_one_that_hangs() -> None:
-    """Others' pictures are answered meanwhile; closing does not wait for the one that hangs."""
+async def test_a_pool_works_beside_a_hanging_decoder() -> None:
+    """Other pictures are decoded meanwhile; closing does not wait for the hanging one."""
     pool = PictureDecoders(2)
     pool.warm()
     await until(lambda: len(pool.pids) == 2)
@@ -251,7 +245,7 @@ SAMPLES = [
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    """A file of any format with some bytes changed, a piece repeated, moved in from another file, or cut off."""
+    """Return a file of any format with changed bytes, a repeated piece, a piece of another file, or cut off."""
     data = bytearray(draw(st.sampled_from(SAMPLES)))
     for _ in range(draw(st.integers(0, 8))):
         place = draw(st.integers(0, len(data) - 1))
@@ -270,7 +264,7 @@ def mutated(draw: st.DrawFn) -> bytes:
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(mutated())
-def test_whatever_comes_is_cleaned_or_refused(decoder: PictureDecoder, data: bytes) -> None:
-    """A picture or a refusal, never anything else; a death is noticed; what comes out is plain."""
+def test_any_file_is_cleaned_or_refused(decoder: PictureDecoder, data: bytes) -> None:
+    """The result is a clean picture or a refusal, even if the child dies."""
     with suppress(PictureRefused):
         assert plain(decoder.clean(data, LIMIT))

@@ -1,4 +1,4 @@
-"""Sharing out a card: what cards of common sizes get, and what is said when something does not fit."""
+"""The division of a card's memory for common cards, and the errors if a model does not fit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from inference.engines.lmdeploy.kv_budget import (
     BLOCK_TOKENS,
-    Needs,
+    ModelMemory,
     NoRoom,
     default_blocks,
     prefill_tokens,
@@ -20,27 +20,27 @@ from inference.internvl2.random_weights import SIZES, configuration
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tokenizer import load_tokenizer
 
-FULL = Needs(weights=4_411_000_000, token=98_304)
+FULL = ModelMemory(weights=4_411_000_000, token=98_304)
 """InternVL2-2B in bfloat16."""
 
 
-def blocks(total: float, engines: int, needs: Needs = FULL) -> int:
-    return default_blocks(needs, int(total), engines=engines, prefill=prefill_tokens(int(total)))
+def blocks(total: float, engines: int, memory: ModelMemory = FULL) -> int:
+    return default_blocks(memory, int(total), engines=engines, prefill=prefill_tokens(int(total)))
 
 
-def test_needs_of_the_full_size(tmp_path: Path) -> None:
-    """A token of InternVL2-2B takes 96 KiB; eight bits halve it, scales aside; weights are what the files are."""
+def test_memory_of_the_full_size(tmp_path: Path) -> None:
+    """A token of InternVL2-2B takes 96 KiB, with eight bits half of it and the scales; weights are the files' size."""
     import torch
 
     write_surroundings(configuration(SIZES["2b"], 92553), load_tokenizer(CHECKPOINT), tmp_path, dtype=torch.bfloat16)
     (tmp_path / "model.safetensors").write_bytes(b"0" * 1000)
-    assert Needs.of(tmp_path, 16) == Needs(weights=1000, token=FULL.token)
-    eight = Needs.of(tmp_path, 8).token
+    assert ModelMemory.of(tmp_path, 16) == ModelMemory(weights=1000, token=FULL.token)
+    eight = ModelMemory.of(tmp_path, 8).token
     assert FULL.token / 2 < eight < 0.55 * FULL.token
 
 
 def test_common_cards() -> None:
-    """80 GB hold 80 chats twice, 24 GB a dozen twice, 12 GB only one engine at a time."""
+    """80 GB hold two engines of 80 chats, 24 GB two of a dozen, 12 GB one engine only."""
     chat = 3600 / BLOCK_TOKENS
     assert blocks(85e9, 2) > 80 * chat
     assert 8 * chat < blocks(25e9, 2) < 30 * chat
@@ -55,7 +55,7 @@ def test_common_cards() -> None:
 @pytest.mark.parametrize("total", [12.6e9, 25e9, 48e9, 85e9, 151e9])
 @pytest.mark.parametrize("engines", [1, 2])
 def test_engines_side_by_side_fit(total: float, engines: int) -> None:
-    """However many: weights, blocks and room to work stay below the card."""
+    """Weights, blocks and working memory of all engines stay below the card's memory."""
     try:
         number = blocks(total, engines)
     except NoRoom:
@@ -65,13 +65,13 @@ def test_engines_side_by_side_fit(total: float, engines: int) -> None:
     assert number == 16384 or engines * each > 0.85 * total
 
 
-def test_share_of_what_is_free() -> None:
-    """The share stands for the same bytes whatever else is on the card, and too much is refused with the cure."""
-    needs = Needs(weights=4_000_000_000, token=100_000)
-    wanted = 1000 * BLOCK_TOKENS * needs.token
+def test_share_of_the_free_memory() -> None:
+    """The share gives the same number of bytes for any free memory; too many blocks are refused with advice."""
+    memory = ModelMemory(weights=4_000_000_000, token=100_000)
+    wanted = 1000 * BLOCK_TOKENS * memory.token
     for free in (12_000_000_000, 80_000_000_000):
-        assert share_of_free(needs, 1000, free) * (free - needs.weights) == pytest.approx(wanted)
+        assert share_of_free(memory, 1000, free) * (free - memory.weights) == pytest.approx(wanted)
     with pytest.raises(NoRoom, match=r"inference\.lmdeploy\.blocks"):
-        share_of_free(needs, 1000, 10_000_000_000)
+        share_of_free(memory, 1000, 10_000_000_000)
     with pytest.raises(NoRoom, match=r"0\.0 GB are free"):
-        share_of_free(needs, 1000, 3_000_000_000)
+        share_of_free(memory, 1000, 3_000_000_000)

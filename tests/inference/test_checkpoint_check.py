@@ -1,4 +1,4 @@
-"""What a checkpoint directory lacks is named, file by file, without reading a weight."""
+"""Checking that a checkpoint directory is complete."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from inference.internvl2.tiny import CHECKPOINT
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """A whole checkpoint to damage: the shipped one."""
+    """A copy of the shipped checkpoint."""
     return Path(shutil.copytree(CHECKPOINT, tmp_path / "model", ignore=shutil.ignore_patterns("__pycache__")))
 
 
@@ -28,7 +28,7 @@ def _cut(model: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-100])
 
 
-def _scribble(model: Path) -> None:
+def _damage_header(model: Path) -> None:
     weights = model / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[8:20] = b"not json at all"[:12]
@@ -49,8 +49,8 @@ def _other_architecture(model: Path) -> None:
     (model / "config.json").write_text(json.dumps(config | {"architectures": ["LlamaForCausalLM"]}))
 
 
-def test_a_whole_checkpoint_has_no_problems(checkpoint: Path) -> None:
-    """The shipped checkpoint is whole."""
+def test_a_complete_checkpoint_has_no_problems(checkpoint: Path) -> None:
+    """The shipped checkpoint is complete."""
     assert problems(checkpoint) == []
     assert weight_bytes(checkpoint) == (checkpoint / "model.safetensors").stat().st_size
 
@@ -63,27 +63,27 @@ def test_a_whole_checkpoint_has_no_problems(checkpoint: Path) -> None:
         (_without("tokenizer.json"), "tokenizer.model or tokenizer.json is missing"),
         (_without("model.safetensors"), "*.safetensors is missing"),
         (_cut, "model.safetensors has"),
-        (_scribble, "model.safetensors has a damaged header"),
+        (_damage_header, "model.safetensors has a damaged header"),
         (_empty, "model.safetensors is cut off"),
         (_index, "model-00001-of-00002.safetensors is missing"),
         (lambda model: (model / "config.json").write_text("{"), "config.json is not JSON"),
         (_other_architecture, "['LlamaForCausalLM']"),
     ],
 )
-def test_what_is_wrong_is_named(checkpoint: Path, damage: Callable[[Path], None], words: str) -> None:
-    """One damage, one phrase that names the file."""
+def test_problems_name_the_file(checkpoint: Path, damage: Callable[[Path], None], words: str) -> None:
+    """Each damage gives one phrase that names the file."""
     damage(checkpoint)
     found = problems(checkpoint)
     assert len(found) == 1 and words in found[0], found
 
 
 def test_no_code_of_a_checkpoint_is_needed(checkpoint: Path) -> None:
-    """A checkpoint without its Python files is whole: none of them is run."""
+    """A checkpoint without its Python files is complete: none of them is run."""
     for file in checkpoint.glob("*.py"):
         file.unlink()
     assert problems(checkpoint) == []
 
 
 def test_no_directory(tmp_path: Path) -> None:
-    """A path to nothing is said to be that."""
+    """A missing directory is reported as such."""
     assert problems(tmp_path / "nowhere") == ["there is no such directory"]

@@ -1,4 +1,4 @@
-"""Encoded bytes: which become a picture, and what is said about the others."""
+"""Opening encoded pictures, and the errors for other data."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from inference.messages import PictureError
 
 
 def encoded(form: str, mode: str = "RGB", size: tuple[int, int] = (40, 30)) -> bytes:
-    """A picture in Pillow's format `form`."""
+    """Return a picture in Pillow's format `form`."""
     into = io.BytesIO()
     Image.linear_gradient("L").resize(size).convert(mode).save(into, form)
     return into.getvalue()
 
 
 def png_of(width: int, height: int) -> bytes:
-    """A PNG that claims its size and holds no pixels."""
+    """Return a PNG of a declared size without pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -32,8 +32,8 @@ def png_of(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
 @pytest.mark.parametrize("mode", ["RGB", "L", "P"])
-def test_common_pictures_open_in_rgb(form: str, mode: str) -> None:
-    """Every accepted format and colour mode is decoded whole."""
+def test_accepted_formats_open_in_rgb(form: str, mode: str) -> None:
+    """Every accepted format and colour mode is decoded completely."""
     if (form, mode) in {("JPEG", "P"), ("WEBP", "P")}:
         mode = "RGB"
     picture = open_picture(encoded(form, mode))
@@ -44,7 +44,7 @@ def test_common_pictures_open_in_rgb(form: str, mode: str) -> None:
     ("data", "said"),
     [
         (b"", "not a picture"),
-        (b"This is a text that somebody named .jpg", "not a picture"),
+        (b"This is a text named .jpg", "not a picture"),
         (encoded("TIFF"), "not a picture"),
         (encoded("JPEG", size=(400, 300))[:-600], "damaged or cut off"),
         (encoded("PNG", size=(400, 300))[:-600], "damaged or cut off"),
@@ -55,7 +55,7 @@ def test_common_pictures_open_in_rgb(form: str, mode: str) -> None:
     ],
     ids=["empty", "text", "tiff", "cut jpeg", "cut png", "cut webp", "no pixels", "bomb", "large"],
 )
-def test_other_bytes_are_refused_with_a_sentence(data: bytes, said: str) -> None:
-    """Broken data is called broken; a bomb is refused for its size, so before its (missing) pixels were decoded."""
+def test_other_data_is_refused_with_a_message(data: bytes, said: str) -> None:
+    """A bomb is refused for its size, so before its (missing) pixels are decoded."""
     with pytest.raises(PictureError, match=said):
         open_picture(data)

@@ -1,4 +1,4 @@
-"""One child process: output, log, signals, and that nothing of it stays behind."""
+"""Child processes: output, log, signals and cleanup."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
 
 
-async def test_process_output_goes_to_the_log(tmp_path: Path) -> None:
-    """Standard output and error stand in the log, each line with its time, and in the tail."""
+async def test_output_goes_to_the_log(tmp_path: Path) -> None:
+    """Standard output and error are in the log, each line with its time, and in the tail."""
     log = tmp_path / "logs" / "child.log"
     child = await Child.start(
         python("import sys; print('one'); print('two', file=sys.stderr); sys.stdout.write('no end of line')"), log=log
@@ -36,48 +36,48 @@ async def test_process_output_goes_to_the_log(tmp_path: Path) -> None:
     assert sorted(child.tail().splitlines()) == ["no end of line", "one", "two"]
 
 
-async def test_process_lines_are_handed_over(tmp_path: Path) -> None:
-    """`on_line` gets the lines of the standard output, in order, however they end, and none of the errors."""
-    heard: list[str] = []
+async def test_on_line_gets_the_lines_of_the_standard_output(tmp_path: Path) -> None:
+    """The lines come in order with any line ending, without standard error."""
+    lines: list[str] = []
     code = r"import sys; print('ü'); print('no', file=sys.stderr); sys.stdout.write('10%\r20%\r\nend' + 'x' * 200_000)"
-    child = await Child.start(python(code), log=tmp_path / "log", on_line=heard.append)
+    child = await Child.start(python(code), log=tmp_path / "log", on_line=lines.append)
     await child.wait()
-    assert heard[:3] == ["ü", "10%", "20%"]
-    assert "".join(heard[3:]) == "end" + "x" * 200_000
+    assert lines[:3] == ["ü", "10%", "20%"]
+    assert "".join(lines[3:]) == "end" + "x" * 200_000
     assert "no" in child.tail().splitlines()
 
 
-async def test_process_shows_where_it_and_its_children_stand(tmp_path: Path) -> None:
-    """One after the other, whole; who has not said that it answers is left alone, and all of them live on."""
+async def test_stacks_of_a_child_and_its_descendants_are_dumped(tmp_path: Path) -> None:
+    """Each stack is complete; processes without the handler are not signalled, and all keep running."""
     log = tmp_path / "log"
     code = """
         import os, time
-        from inference import stacks
-        def here():
+        from inference.process import stack_dump
+        def hang():
             os.write(1, b"ready\\n")
             time.sleep(600)
         if os.fork() == 0:
-            here()
-        stacks.answer()
+            hang()
+        stack_dump.enable()
         os.fork()
-        here()
+        hang()
     """
-    heard: list[str] = []
-    child = await Child.start(python(dedent(code)), log=log, on_line=heard.append, cwd=ROOT)
-    await until(lambda: len(heard) == 3)
-    await child.show_stacks()
+    lines: list[str] = []
+    child = await Child.start(python(dedent(code)), log=log, on_line=lines.append, cwd=ROOT)
+    await until(lambda: len(lines) == 3)
+    await child.dump_stacks()
     await until(lambda: log.read_text().count("in <module>") == 2)
-    standing = re.findall(r"process (\d+) stands here:", log.read_text())
-    assert len(standing) == len(set(standing)) == log.read_text().count(" in here\n") == 2
-    assert str(child.pid) in standing
+    dumped = re.findall(r"stacks of process (\d+):", log.read_text())
+    assert len(dumped) == len(set(dumped)) == log.read_text().count(" in hang\n") == 2
+    assert str(child.pid) in dumped
     assert child.returncode is None
     await child.stop(0)
-    await child.show_stacks()  # nobody is left to ask
+    await child.dump_stacks()  # the process has ended
 
 
-async def test_process_that_crashes_shows_where(tmp_path: Path) -> None:
-    """What breaks in a library's C code has Python's stack in the log."""
-    code = "import ctypes; from inference import stacks; stacks.answer(); ctypes.string_at(0)"
+async def test_a_crash_dumps_the_stack(tmp_path: Path) -> None:
+    """After a crash in C code the Python stack is in the log."""
+    code = "import ctypes; from inference.process import stack_dump; stack_dump.enable(); ctypes.string_at(0)"
     child = await Child.start(python(code), log=tmp_path / "log", cwd=ROOT)
     await child.wait()
     assert child.how_it_ended() == "signal SIGSEGV"
@@ -91,8 +91,8 @@ async def test_process_that_crashes_shows_where(tmp_path: Path) -> None:
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "signal SIGKILL"),
     ],
 )
-async def test_process_end_is_told(tmp_path: Path, code: str, words: str) -> None:
-    """The way a child ended is said in words, by the child and in its log."""
+async def test_the_end_is_described(tmp_path: Path, code: str, words: str) -> None:
+    """How a child ended is returned and written to its log."""
     child = await Child.start(python(code), log=tmp_path / "log")
     assert child.how_it_ended() == "still running"
     await child.wait()
@@ -100,16 +100,16 @@ async def test_process_end_is_told(tmp_path: Path, code: str, words: str) -> Non
     assert words in (tmp_path / "log").read_text()
 
 
-async def test_process_environment_and_directory(tmp_path: Path) -> None:
-    """A child sees our environment, what is added to it, and the directory it is given."""
+async def test_environment_and_directory(tmp_path: Path) -> None:
+    """A child gets the environment, the additional variables and the working directory."""
     code = "import os; print(os.environ['HOME'], os.environ['CUE'], os.getcwd())"
     child = await Child.start(python(code), log=tmp_path / "log", cwd=tmp_path, environment={"CUE": "yes"})
     await child.wait()
     assert child.tail() == f"{os.environ['HOME']} yes {tmp_path}"
 
 
-async def test_process_is_told_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the bot's token, however its variable is written, nor an account's reach a child."""
+async def test_a_child_gets_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither settings, in upper or lower case, nor account tokens are in a child's environment."""
     for name in ("THUMBTUNE_TELEGRAM__TOKEN", "thumbtune_web__token", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "CUE"):
         monkeypatch.setenv(name, "mine")
     code = "import os; print(*(name for name, value in os.environ.items() if value == 'mine'))"
@@ -118,8 +118,8 @@ async def test_process_is_told_no_secret(tmp_path: Path, monkeypatch: pytest.Mon
     assert child.tail() == "CUE"
 
 
-async def test_process_stop_asks_first(tmp_path: Path) -> None:
-    """A child that heeds SIGTERM ends in its own way; stopping it again changes nothing."""
+async def test_stop_terminates_first(tmp_path: Path) -> None:
+    """A child that handles SIGTERM ends by itself; stopping it again changes nothing."""
     code = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(5)); print('up'); time.sleep(60)"
     child = await Child.start(python(code), log=tmp_path / "log")
     await until(lambda: "up" in child.tail())
@@ -128,8 +128,8 @@ async def test_process_stop_asks_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["ignores", "is stopped"])
-async def test_process_stop_kills_who_does_not_heed(tmp_path: Path, how: str) -> None:
-    """A child that ignores SIGTERM, or cannot hear it, is killed after the grace."""
+async def test_stop_kills_after_the_grace(tmp_path: Path, how: str) -> None:
+    """A child that ignores SIGTERM, or is stopped, is killed."""
     code = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up'); time.sleep(60)"
     child = await Child.start(python(code), log=tmp_path / "log")
     await until(lambda: "up" in child.tail())
@@ -139,8 +139,8 @@ async def test_process_stop_kills_who_does_not_heed(tmp_path: Path, how: str) ->
     assert not alive(child.pid)
 
 
-async def test_process_cancelled_stop_kills(tmp_path: Path) -> None:
-    """Who is cancelled while waiting for a child's end does not leave it running."""
+async def test_a_cancelled_stop_kills(tmp_path: Path) -> None:
+    """Cancelling `stop` does not leave the child running."""
     code = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up'); time.sleep(60)"
     child = await Child.start(python(code), log=tmp_path / "log")
     await until(lambda: "up" in child.tail())
@@ -150,19 +150,19 @@ async def test_process_cancelled_stop_kills(tmp_path: Path) -> None:
     assert await child.wait() == -signal.SIGKILL
 
 
-_CROWD = """
+_FAMILY = """
 import subprocess, sys, time
-crowd = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-print(crowd.pid, flush=True)
+grandchild = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+print(grandchild.pid, flush=True)
 """
 
 
-@pytest.mark.parametrize("end", ["killed", "leaves"])
-async def test_process_takes_its_children_along(tmp_path: Path, end: str) -> None:
-    """What a child has started ends with it, also when it holds the child's output open."""
+@pytest.mark.parametrize("end", ["killed", "ends"])
+async def test_descendants_end_with_the_child(tmp_path: Path, end: str) -> None:
+    """They are killed even if they keep the child's output open."""
     pids: list[str] = []
     wait = "time.sleep(60)" if end == "killed" else ""
-    child = await Child.start(python(_CROWD + wait), log=tmp_path / "log", on_line=pids.append)
+    child = await Child.start(python(_FAMILY + wait), log=tmp_path / "log", on_line=pids.append)
     await until(lambda: pids)
     if end == "killed":
         child.kill()
@@ -170,8 +170,8 @@ async def test_process_takes_its_children_along(tmp_path: Path, end: str) -> Non
     await until(lambda: not alive(int(pids[0])))
 
 
-async def test_process_log_rotates(tmp_path: Path) -> None:
-    """A log is rotated at its size and only so many old files are kept."""
+async def test_the_log_is_rotated(tmp_path: Path) -> None:
+    """The log is rotated at its size, and a limited number of old files is kept."""
     log = tmp_path / "log"
     code = "for number in range(2000): print('line', number)"
     child = await Child.start(python(code), log=log, log_bytes=10_000, log_files=2)
@@ -181,8 +181,8 @@ async def test_process_log_rotates(tmp_path: Path) -> None:
     assert "line 1999" in log.read_text()
 
 
-async def test_process_leaves_no_descriptor(tmp_path: Path) -> None:
-    """Neither a child's life nor a failed start leaves an open descriptor behind."""
+async def test_no_descriptor_leaks(tmp_path: Path) -> None:
+    """Neither a child nor a failed start leaves an open descriptor."""
 
     async def one_round() -> None:
         with pytest.raises(FileNotFoundError):
@@ -216,8 +216,8 @@ asyncio.run(main())
 """
 
 
-async def test_process_dies_with_its_parent(tmp_path: Path) -> None:
-    """`kill -9` of the parent ends its children, each of several."""
+async def test_children_end_with_their_parent(tmp_path: Path) -> None:
+    """`kill -9` of the parent ends each of several children."""
     parent = await asyncio.create_subprocess_exec(
         *python(_PARENT), str(tmp_path), stdout=asyncio.subprocess.PIPE, start_new_session=True
     )

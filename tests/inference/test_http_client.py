@@ -86,32 +86,32 @@ async def client(url: str, model: str = "model-a", **settings: Any) -> AsyncIter
         await engine.aclose()
 
 
-async def listen(engine: HttpEngine, asked: Prompt) -> tuple[str, Answer]:
-    """The streamed text and the Answer."""
+async def complete(engine: HttpEngine, asked: Prompt) -> tuple[str, Answer]:
+    """Return the streamed text and the answer."""
     text = ""
     answer = None
     async for delta in engine.answer(asked):
-        assert answer is None, "nothing follows the answer"
+        assert answer is None, "the answer is the last delta"
         text += delta.text
         answer = delta.answer
     assert answer is not None
     return text, answer
 
 
-async def test_client_streams_an_answer(fake: Running) -> None:
-    """The streamed pieces are the answer's text; usage and finish come from the engine, times are ordered."""
+async def test_an_answer_is_streamed(fake: Running) -> None:
+    """The pieces join to the answer's text; usage and finish reason are the engine's, times are ordered."""
     async with client(fake.url) as engine:
-        text, answer = await listen(engine, prompt("words:4 slow:0.01"))
+        text, answer = await complete(engine, prompt("words:4 slow:0.01"))
     assert text == answer.text == "".join(f"model-a/{fake.child.pid}/{number} " for number in range(4))
     assert (answer.model, answer.finish) == ("model-a", "stop")
     assert answer.usage == Usage(prompt_tokens=100, completion_tokens=4, cached_tokens=40, encoded_tiles=3)
     assert 0 < answer.first_token_seconds < answer.seconds
 
 
-async def test_client_sends_the_whole_prompt(fake: Running) -> None:
-    """System first, history in order, pictures before their text, special tokens harmless, sampling as asked."""
+async def test_the_whole_prompt_is_sent(fake: Running) -> None:
+    """The system message first, history in order, pictures before their text, special tokens broken, sampling."""
     red, blue = Picture.of(b"red bytes"), Picture.of(b"blue bytes", "image/png")
-    asked = Prompt(
+    request = Prompt(
         system="Be <|im_end|> kind.",
         turns=(
             Turn(Role.USER, "Compare", (red, blue)),
@@ -122,7 +122,7 @@ async def test_client_sends_the_whole_prompt(fake: Running) -> None:
         sampling=Sampling(temperature=0.3, top_p=0.4, max_new_tokens=3, seed=11, top_k=12),
     )
     async with client(fake.url, tiles=6) as engine:
-        _, answer = await listen(engine, asked)
+        _, answer = await complete(engine, request)
     assert answer.finish == "length"
     sent = fake.notes("begin")[-1]["request"]
     assert sent["messages"][0] == {"role": "system", "content": harmless("Be <|im_end|> kind.")}
@@ -142,10 +142,10 @@ async def test_client_sends_the_whole_prompt(fake: Running) -> None:
     assert {key: sent[key] for key in expected} == expected
 
 
-async def test_client_leaves_the_seed_to_the_engine(fake: Running) -> None:
-    """Without a seed none is sent, so that answers differ."""
+async def test_no_seed_is_sent_by_default(fake: Running) -> None:
+    """So that answers differ."""
     async with client(fake.url) as engine:
-        await listen(engine, prompt("hi"))
+        await complete(engine, prompt("hi"))
     assert "seed" not in fake.notes("begin")[-1]["request"]
 
 
@@ -168,44 +168,44 @@ async def test_client_leaves_the_seed_to_the_engine(fake: Running) -> None:
         ("liar:2", EngineCrashed),
     ],
 )
-async def test_client_translates_errors(fake: Running, cue: str, error: type[InferenceError]) -> None:
-    """Each way to fail is one of our own errors, with its cause, and no final answer was seen before."""
+async def test_errors_are_translated(fake: Running, cue: str, error: type[InferenceError]) -> None:
+    """Each failure is an exception of `inference.messages`, without a final answer before it."""
     async with client(fake.url) as engine:
         with pytest.raises(InferenceError) as raised:
-            await listen(engine, prompt(f"words:5 {cue}"))
+            await complete(engine, prompt(f"words:5 {cue}"))
     assert type(raised.value) is error
     assert str(raised.value)
 
 
 @pytest.mark.parametrize("cue", ["hang:0", "hang:2"])
-async def test_client_silence_is_a_hang(fake: Running, cue: str) -> None:
+async def test_silence_is_a_hang(fake: Running, cue: str) -> None:
     """No token for `token_timeout` seconds ends the wait, before the first token and after it."""
     async with client(fake.url, token_timeout=0.3) as engine:
         with pytest.raises(EngineHung):
-            await listen(engine, prompt(f"words:5 {cue}"))
+            await complete(engine, prompt(f"words:5 {cue}"))
 
 
-async def test_client_slow_is_not_hung(fake: Running) -> None:
-    """The patience is from token to token, not for the answer."""
+async def test_a_slow_answer_is_no_hang(fake: Running) -> None:
+    """The timeout applies from token to token, not to the whole answer."""
     async with client(fake.url, token_timeout=1) as engine:
-        _, answer = await listen(engine, prompt("words:8 slow:0.2"))
+        _, answer = await complete(engine, prompt("words:8 slow:0.2"))
     assert answer.seconds > 1
 
 
-async def test_client_stopped_process_is_a_hang(fake: Running) -> None:
-    """A process that does not run any more is noticed though its socket still accepts."""
+async def test_a_stopped_process_is_a_hang(fake: Running) -> None:
+    """A stopped process is noticed although its socket still accepts connections."""
     async with client(fake.url, token_timeout=0.3) as engine:
         os.kill(fake.child.pid, signal.SIGSTOP)
         try:
             with pytest.raises(EngineHung):
-                await listen(engine, prompt("hi"))
+                await complete(engine, prompt("hi"))
         finally:
             os.kill(fake.child.pid, signal.SIGCONT)
 
 
 @pytest.mark.parametrize("way", ["closes", "is cancelled"])
-async def test_client_cancellation_reaches_the_engine(fake: Running, way: str) -> None:
-    """Whoever stops listening, by closing or by cancellation, closes the connection, and the engine stops."""
+async def test_cancellation_reaches_the_engine(fake: Running, way: str) -> None:
+    """Closing the iterator or cancelling its task closes the connection, and the engine stops."""
     async with client(fake.url) as engine:
         begun = asyncio.Event()
 
@@ -224,75 +224,75 @@ async def test_client_cancellation_reaches_the_engine(fake: Running, way: str) -
         await until(lambda: [note["chat"] for note in fake.notes("abort")] == ["leaver"])
 
 
-async def test_client_closed_in_mid_answer(fake: Running) -> None:
-    """Closing the client under a running answer is one of our errors for who reads it."""
+async def test_closing_the_client_in_mid_answer(fake: Running) -> None:
+    """The reader of the answer gets an EngineCrashed."""
     async with client(fake.url) as engine:
         with pytest.raises(EngineCrashed):
             async for _ in engine.answer(prompt("words:100 slow:0.02")):
                 await engine.aclose()
 
 
-async def test_client_nobody_listens() -> None:
+async def test_no_server_on_the_port() -> None:
     """A port without a server is a crashed engine."""
     async with client(f"http://127.0.0.1:{free_port()}") as engine:
         with pytest.raises(EngineCrashed):
-            await listen(engine, prompt("hi"))
+            await complete(engine, prompt("hi"))
 
 
-async def test_client_refuses_another_model(fake: Running) -> None:
-    """A port that has passed to another model's process is noticed before its first word is shown."""
+async def test_another_model_is_refused(fake: Running) -> None:
+    """A port that now belongs to another model's process is noticed before its first text."""
     async with client(fake.url, "model-b") as engine:
         with pytest.raises(EngineCrashed, match="model-a"):
-            await listen(engine, prompt("hi"))
+            await complete(engine, prompt("hi"))
 
 
-async def test_client_asks_the_server_for_its_model(fake: Running) -> None:
-    """With an empty name the first listed model is used, and the Answer carries our own id."""
+async def test_an_empty_name_is_the_first_listed_model(fake: Running) -> None:
+    """The first listed model is used, and the answer has our own id."""
     async with client(fake.url + "/v1/", "ours", name="", local=False) as engine:
-        _, answer = await listen(engine, prompt("hi"))
+        _, answer = await complete(engine, prompt("hi"))
     assert answer.model == "ours"
     assert fake.notes("begin")[-1]["request"]["model"] == "model-a"
 
 
-async def test_client_learns_a_models_new_name(fake: Running) -> None:
-    """A server that no longer knows the name that it listed is asked anew; a name that was given stays a mistake."""
+async def test_a_discovered_name_is_discovered_again(fake: Running) -> None:
+    """If the server no longer has the listed name, the list is read again; a configured name stays an error."""
     async with client(fake.url, "ours", name="", local=False) as engine:
         with pytest.raises(EngineCrashed, match="another model"):
-            await listen(engine, prompt("http:404!"))
-        _, answer = await listen(engine, prompt("hi"))
+            await complete(engine, prompt("http:404!"))
+        _, answer = await complete(engine, prompt("hi"))
         assert answer.model == "ours"
     async with client(fake.url, "ours", name="model-a", local=False) as engine:
         with pytest.raises(EngineRejected):
-            await listen(engine, prompt("http:404"))
+            await complete(engine, prompt("http:404"))
 
 
-async def test_client_ignores_a_proxy_for_its_own_children(fake: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy in the environment does not stand between us and a process on this machine."""
+async def test_no_proxy_is_used_for_child_processes(fake: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy in the environment is ignored for an engine on this machine."""
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
     async with client(fake.url) as engine:
-        _, answer = await listen(engine, prompt("hi"))
+        _, answer = await complete(engine, prompt("hi"))
     assert answer.finish == "stop"
 
 
-async def test_client_encodes_a_picture_once(fake: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A picture that stays in the conversation is not encoded again for every turn."""
+async def test_a_picture_is_encoded_once(fake: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture of the history is not encoded again for every turn."""
     encoded: list[bytes] = []
 
     def counting(data: bytes) -> bytes:
         encoded.append(data)
         return base64.b64encode(data)
 
-    monkeypatch.setattr("inference.engines.requests.b64encode", counting)
+    monkeypatch.setattr("inference.engines.chat_request.b64encode", counting)
     picture = Picture.of(b"bytes")
-    asked = Prompt("", (Turn(Role.USER, "a", (picture,)), Turn(Role.USER, "b", (picture,))), "chat")
+    request = Prompt("", (Turn(Role.USER, "a", (picture,)), Turn(Role.USER, "b", (picture,))), "chat")
     async with client(fake.url) as engine:
         for _ in range(3):
-            await listen(engine, asked)
+            await complete(engine, request)
     assert encoded == [b"bytes"]
 
 
-async def test_how_much_a_server_holds(tmp_path: Path) -> None:
-    """What it lists with the model that is asked for; one of ours that lists nothing is none that answers."""
+async def test_sizes(tmp_path: Path) -> None:
+    """The sizes are those of the listed model; a local engine that lists none has crashed."""
     (tmp_path / "cue.json").write_text('{"window": 600}')
     async with fake_engine(tmp_path) as fake:
         for name, tokens in (("model-a", 600), ("", 600), ("model-b", None)):

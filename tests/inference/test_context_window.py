@@ -1,4 +1,4 @@
-"""What of a conversation fits an engine's window: counted as engines count, cut before it is sent."""
+"""Counting a prompt's tokens as engines do, and cutting the history to an engine's window."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NEWEST = picture(201, (300, 200))
 
 
 def long_talk(questions: int, *, pictured: int = 0, last: str = "And now?", answer_tokens: int = 512) -> Prompt:
-    """Many questions; the first one shows a picture, and the one at `pictured` the newest."""
+    """Return many questions; the first one has pictures, and the one at `pictured` the newest."""
     turns: list[Turn] = []
     for number in range(questions):
         shown = (*PICTURES[: number == 0], *([NEWEST] if number == pictured else []))
@@ -44,7 +44,7 @@ def long_talk(questions: int, *, pictured: int = 0, last: str = "And now?", answ
 
 @pytest.fixture
 def sentencepiece(tmp_path: Path) -> Path:
-    """A directory with what counting needs of a checkpoint with InternLM2's own tokenizer."""
+    """A directory with the configuration and InternLM2's own tokenizer of a checkpoint."""
     size = Size(64, 1, 1, 64, 64, 1, 1, 1, 64, image_size=56, max_tiles=5)
     configuration(size, 512).save_pretrained(tmp_path)
     shutil.copy(FOLDER / "tokenizer.model", tmp_path)
@@ -60,21 +60,21 @@ def kind(request: pytest.FixtureRequest, sentencepiece: Path) -> tuple[Path, Any
 
 
 @pytest.mark.parametrize("tiles", [None, 2, 9])
-def test_counts_are_those_of_the_token_ids(kind: tuple[Path, Any, int, int], tiles: int | None) -> None:
-    """Every conversation has the number of tokens that an engine counts, and no more than the quick bound says."""
-    directory, tokenizer, side, a_tile = kind
+def test_counts_equal_the_token_ids(kind: tuple[Path, Any, int, int], tiles: int | None) -> None:
+    """Every conversation has as many tokens as for an engine, and no more than the upper bound."""
+    directory, tokenizer, side, tokens_per_tile = kind
     window = Window(directory, tiles=tiles)
     most = tiles or json.loads((directory / "config.json").read_text())["max_dynamic_patch"]
     for talk in (*talks(), long_talk(40)):
         sizes = [open_picture(each.data).size for each in pictures(talk)]
-        counts = [count_tiles(*size, image_size=side, max_num=most) * a_tile for size in sizes]
-        wanted = len(token_ids(talk, counts, tokenizer)[0])
-        assert window.count(talk) == wanted
-        assert wanted <= upper_bound(talk, (most + 1) * a_tile)
+        counts = [count_tiles(*size, image_size=side, max_num=most) * tokens_per_tile for size in sizes]
+        expected = len(token_ids(talk, counts, tokenizer)[0])
+        assert window.count(talk) == expected
+        assert expected <= upper_bound(talk, (most + 1) * tokens_per_tile)
 
 
-def test_counting_needs_neither_torch_nor_transformers(kind: tuple[Path, Any, int, int]) -> None:
-    """The bot's process counts with the tokenizer's own library."""
+def test_counting_imports_neither_torch_nor_transformers(kind: tuple[Path, Any, int, int]) -> None:
+    """The bot's process uses the tokenizer's own library."""
     code = (
         "import sys; from pathlib import Path\n"
         "from inference.chat_format.context_window import Window; from tests.support.talks import talks\n"
@@ -84,8 +84,8 @@ def test_counting_needs_neither_torch_nor_transformers(kind: tuple[Path, Any, in
     assert subprocess.run([sys.executable, "-c", code, str(kind[0])], check=False).returncode == 0
 
 
-def test_what_fits_is_left_alone_and_no_tokenizer_loaded(tmp_path: Path) -> None:
-    """A prompt that fits whatever its tokens are is passed on as it is, with a glance at the configuration."""
+def test_a_prompt_that_surely_fits_loads_no_tokenizer(tmp_path: Path) -> None:
+    """A prompt below the upper bound is returned unchanged; only the configuration is read."""
     shutil.copy(CHECKPOINT / "config.json", tmp_path)
     (tmp_path / "tokenizer.json").write_text("never read")
     prompt = long_talk(2)
@@ -94,7 +94,7 @@ def test_what_fits_is_left_alone_and_no_tokenizer_loaded(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("pictured", [0, 3, 38])
 def test_a_long_talk_is_cut_to_its_newest_turns_and_picture(kind: tuple[Path, Any, int, int], pictured: int) -> None:
-    """As much as fits with room for the answer, from a user's turn on; the newest picture moves along."""
+    """The longest part that leaves room for the answer is kept; it begins with a user's turn and has the picture."""
     window = Window(kind[0], longest=1500)
     talk = long_talk(40, pictured=pictured)
     cut = window.fit(talk)
@@ -107,16 +107,16 @@ def test_a_long_talk_is_cut_to_its_newest_turns_and_picture(kind: tuple[Path, An
     assert window.count(more) > 1500 - 512
 
 
-def test_the_beginning_stays_for_several_turns(kind: tuple[Path, Any, int, int]) -> None:
-    """A conversation at the limit is not cut anew at every question: the engine's cache would be of no use."""
+def test_the_start_stays_the_same_for_several_turns(kind: tuple[Path, Any, int, int]) -> None:
+    """A conversation at the limit is not cut again at every question, so that the prefix cache is useful."""
     window = Window(kind[0], longest=1500)
-    beginnings = [window.fit(long_talk(questions)).turns[0].text for questions in range(40, 56)]
-    assert 3 <= len(set(beginnings)) <= 6
-    assert beginnings == sorted(beginnings)
+    starts = [window.fit(long_talk(questions)).turns[0].text for questions in range(40, 56)]
+    assert 3 <= len(set(starts)) <= 6
+    assert starts == sorted(starts)
 
 
-def test_only_a_newest_turn_that_does_not_fit_alone_is_refused(kind: tuple[Path, Any, int, int]) -> None:
-    """One that leaves little room for the answer is asked; one that leaves none is not."""
+def test_a_newest_turn_that_leaves_no_room_is_refused(kind: tuple[Path, Any, int, int]) -> None:
+    """One that leaves little room for the answer is accepted."""
     window = Window(kind[0], longest=1000)
     words = "何 " * 2000
     size = next(size for size in range(1, 2000) if window.count(long_talk(1, last=words[:size])) > 900)
@@ -127,21 +127,21 @@ def test_only_a_newest_turn_that_does_not_fit_alone_is_refused(kind: tuple[Path,
 
 
 def test_a_very_long_answer_takes_half_the_window_at_most(kind: tuple[Path, Any, int, int]) -> None:
-    """`max_new_tokens` beyond the window does not leave the conversation without history."""
+    """`max_new_tokens` beyond the window leaves half of it to the history."""
     window = Window(kind[0], longest=2000)
     cut = window.fit(long_talk(60, answer_tokens=100_000))
     assert 700 < window.count(cut) <= 1000
 
 
-def test_a_picture_that_is_none_is_told(kind: tuple[Path, Any, int, int]) -> None:
-    """Its size cannot be known; nobody could answer about it either."""
+def test_a_broken_picture_cannot_be_counted(kind: tuple[Path, Any, int, int]) -> None:
+    """Its size is unknown, and no engine could read it."""
     broken = Picture.of(b"no picture")
     with pytest.raises(PictureError, match="not a picture"):
         Window(kind[0]).count(Prompt("", (Turn(Role.USER, "", (broken,)),), "chat"))
 
 
 def test_the_window_of_each_engine(tmp_path: Path, sentencepiece: Path) -> None:
-    """The model's positions, or what the engine says where that is less; an external one's where its model is named."""
+    """The smaller of the model's and the engine's limit; for external engines only if their model is configured."""
 
     def tokens(directory: Path, *, ours: bool = True, longest: int | None = None, **values: Any) -> int | None:
         window = window_of(directory, InferenceSettings.model_validate(values), ours=ours, longest=longest)
@@ -159,8 +159,8 @@ def test_the_window_of_each_engine(tmp_path: Path, sentencepiece: Path) -> None:
     assert tokens(sentencepiece) is None
 
 
-async def test_a_long_talk_is_answered_with_its_newest_picture(tmp_path: Path) -> None:
-    """The CPU engine gets what fits; the answer says what that was, and is the one to the shorter talk."""
+async def test_a_long_talk_is_cut_before_it_is_sent(tmp_path: Path) -> None:
+    """The CPU engine gets the part that fits; the answer contains the shorter prompt and equals its answer."""
     settings = InferenceSettings.model_validate({"engine": "cpu", "concurrency": 1, "threads": 1, "warm_chats": 0})
     deployment = Deployment(settings, "tiny", CHECKPOINT, logs=tmp_path)
     talk = long_talk(60, last="What colour is it?", answer_tokens=16)
@@ -182,15 +182,15 @@ async def test_a_long_talk_is_answered_with_its_newest_picture(tmp_path: Path) -
 
 
 def counted(directory: Path, talk: Prompt) -> Path:
-    """A fake engine's `directory`, with what counting tokens needs; `talk` fits the model there."""
+    """Add the files for counting tokens to a fake engine's directory; `talk` fits its model."""
     for name in ("config.json", "tokenizer.json"):
         shutil.copy(CHECKPOINT / name, directory)
     assert Window(directory).fit(talk) is talk
     return directory
 
 
-async def test_prompts_fit_what_each_engine_says_it_holds(tmp_path: Path) -> None:
-    """After a swap and after a restart it is the new process's word that counts, not the former's."""
+async def test_prompts_are_cut_to_the_limit_of_the_running_engine(tmp_path: Path) -> None:
+    """After a swap and after a restart the new process's limit applies."""
     talk = long_talk(12, last="words:3", answer_tokens=10)
     first, second = (counted(a_model(tmp_path, name, window=tokens), talk) for name, tokens in (("a", 400), ("b", 700)))
 

@@ -1,4 +1,4 @@
-"""A worker ends with its parent, however that one ends."""
+"""A worker ends when its parent ends."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ sys.stdin.read()
 
 
 def worker(setup: str = "pass", work: str = SLEEP) -> str:
-    """The source of a worker that would run for minutes."""
+    """Return the source of a worker that would run for minutes."""
     return WORKER.format(setup=setup, work=work)
 
 
 def test_a_worker_ends_when_the_pipe_is_closed() -> None:
-    """It is ended by SIGTERM, so that it can clean up."""
+    """It gets SIGTERM, so that it can clean up."""
     with subprocess.Popen(
         [sys.executable, "-c", worker()], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as child:
@@ -45,7 +45,7 @@ def test_a_worker_ends_when_the_pipe_is_closed() -> None:
 
 
 def test_a_worker_ends_when_its_parent_is_killed() -> None:
-    """Nothing the parent would have to do is needed: the kernel closes the pipe."""
+    """The parent need not do anything: the kernel closes the pipe."""
     with subprocess.Popen(
         [sys.executable, "-c", PARENT, worker()], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as parent:
@@ -58,7 +58,7 @@ def test_a_worker_ends_when_its_parent_is_killed() -> None:
 
 
 def test_a_worker_that_ignores_sigterm_is_killed_with_its_children() -> None:
-    """After the grace time the whole process group of a worker that leads one is gone."""
+    """After the grace period the process group of a worker that leads one is killed."""
     work = (
         "import subprocess; grandchild = subprocess.Popen(['sleep', '300'], stdin=subprocess.DEVNULL); "
         "sys.stdout.write(f'{grandchild.pid}\\n'); sys.stdout.flush(); time.sleep(300)"
@@ -79,8 +79,8 @@ def test_a_worker_that_ignores_sigterm_is_killed_with_its_children() -> None:
 
 
 @pytest.mark.parametrize("source", ["/dev/null", "file"])
-def test_a_worker_run_by_hand_is_not_bound(source: str, tmp_path: Path) -> None:
-    """Standard input from a file or /dev/null is no lifeline; the worker lives until it is done."""
+def test_a_worker_run_by_hand_is_not_watched(source: str, tmp_path: Path) -> None:
+    """Standard input from a file or /dev/null is not watched; the worker runs to its end."""
     path = Path(source) if source.startswith("/") else tmp_path / "input"
     if not path.exists():
         path.write_text("")
@@ -92,8 +92,8 @@ def test_a_worker_run_by_hand_is_not_bound(source: str, tmp_path: Path) -> None:
         assert subprocess.run([sys.executable, "-c", code], stdin=stdin, check=False).returncode == 0
 
 
-def test_a_worker_without_standard_input_is_not_bound() -> None:
-    """A closed standard input is no lifeline either."""
+def test_a_worker_without_standard_input_is_not_watched() -> None:
+    """A closed standard input is not watched either."""
     code = (
         "import os; os.close(0); from inference.process.parent_watch import watch_parent; "
         "assert watch_parent() is False"

@@ -1,4 +1,4 @@
-"""Kinds of engines, their command lines, and the settings that choose them."""
+"""Kinds of engines, their command lines and their settings."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def settings(**values: Any) -> InferenceSettings:
         ({"engine": "lmdeploy"}, Kind.LMDEPLOY),
     ],
 )
-def test_engines_kind(values: dict[str, Any], kind: Kind) -> None:
-    """`auto` is external where an endpoint is given and cpu elsewhere; a named engine is that one."""
+def test_kind(values: dict[str, Any], kind: Kind) -> None:
+    """`auto` is external with an endpoint and otherwise cpu; any other value is that kind."""
     assert commands.resolve(settings(**values)) is kind
 
 
-def test_engines_cpu_command_line() -> None:
-    """The cpu worker's command line names all that is set and leaves out what is not."""
+def test_cpu_command_line() -> None:
+    """The CPU engine's command line has an option for each setting that is set."""
     line = commands.command(Kind.CPU)
     assert line("m-1", Path("/models/m-1"), 4711, settings()) == [
         *(sys.executable, "-m", "inference.engines.cpu.server", "--model", "/models/m-1", "--name", "m-1"),
@@ -47,22 +47,24 @@ def test_engines_cpu_command_line() -> None:
     assert line("m-1", Path("/models/m-1"), 4711, chosen)[-4:] == ["--threads", "2", "--cache-megabytes", "64"]
 
 
-def test_engines_lmdeploy_command_line() -> None:
-    """lmdeploy's worker accepts the command line that is worded for it, and finds all that is set in it."""
+def test_lmdeploy_command_line() -> None:
+    """The lmdeploy worker parses its command line to the same settings."""
     sizes = {"blocks": 900, "kv_bits": 8, "prefill_tokens": 4096, "tile_threads": 3, "weights": "awq", "batch": 9}
     line = commands.command(Kind.LMDEPLOY)
-    words = line("m-1", Path("/models/m-1"), 4711, settings(engine="lmdeploy", tiles=6, swap="cold", lmdeploy=sizes))
-    assert words[:3] == [sys.executable, "-m", "inference.engines.lmdeploy.server"]
-    told = vars(server.parser().parse_args(words[3:]))
-    assert (told["model"], told["name"], told["port"]) == (Path("/models/m-1"), "m-1", 4711)
-    assert (told["tiles"], told["engines"]) == (6, 1)
-    assert {name: told[name] for name in sizes} == sizes
+    arguments = line(
+        "m-1", Path("/models/m-1"), 4711, settings(engine="lmdeploy", tiles=6, swap="cold", lmdeploy=sizes)
+    )
+    assert arguments[:3] == [sys.executable, "-m", "inference.engines.lmdeploy.server"]
+    parsed = vars(server.parser().parse_args(arguments[3:]))
+    assert (parsed["model"], parsed["name"], parsed["port"]) == (Path("/models/m-1"), "m-1", 4711)
+    assert (parsed["tiles"], parsed["engines"]) == (6, 1)
+    assert {name: parsed[name] for name in sizes} == sizes
     plain = server.parser().parse_args(line("m", Path("/m"), 1, settings(engine="lmdeploy"))[3:])
     assert (plain.blocks, plain.prefill_tokens, plain.tiles, plain.engines) == (None, None, None, 2)
 
 
-def test_engines_concurrency() -> None:
-    """Each kind has its own number of answers at once, and the setting replaces it."""
+def test_concurrency() -> None:
+    """Each kind has its own default, which the setting overrides."""
     assert commands.concurrency(Kind.LMDEPLOY, settings()) > commands.concurrency(Kind.CPU, settings())
     assert commands.concurrency(Kind.CPU, settings(concurrency=7)) == 7
     assert commands.concurrency(Kind.LMDEPLOY, settings(lmdeploy={"batch": 8})) == 8
@@ -90,18 +92,18 @@ def test_engines_concurrency() -> None:
         ({"concurrency": 0}, "concurrency"),
     ],
 )
-def test_engines_bad_settings(values: dict[str, Any], word: str) -> None:
-    """An unknown key or a bad value is an error that names it."""
+def test_bad_settings(values: dict[str, Any], word: str) -> None:
+    """An unknown key or a bad value is an error that names the key."""
     with pytest.raises(ValidationError, match=word):
         settings(**values)
 
 
-def test_engines_key_is_not_shown() -> None:
-    """The server's key does not appear where settings are printed."""
+def test_the_api_key_is_not_shown() -> None:
+    """The server's key is not in the settings' repr."""
     assert "secret-key" not in repr(settings(api_key="secret-key"))
 
 
-def test_engines_room_runs_without_torch() -> None:
-    """Importing the deployment and all it needs does not import torch."""
+def test_the_deployment_imports_no_torch() -> None:
+    """Importing the deployment imports neither torch nor transformers."""
     code = "import sys, inference.serving.deployment; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

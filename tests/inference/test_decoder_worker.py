@@ -1,4 +1,4 @@
-"""Cleaning pictures in this process: what is made of each format, what is refused and how early."""
+"""Cleaning pictures: the result for each format, and what is refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
-from inference.images.decoder import PictureRefused, Refusal
+from inference.images.decoder_protocol import PictureRefused, Refusal
 from inference.images.decoder_worker import clean
 from tests.support.chatting import png
 from tests.support.heic import SIDEWAYS, turned
@@ -27,43 +27,43 @@ LYING = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_270,
 }
-"""How an upright picture lies in a file with that EXIF orientation."""
+"""How an upright picture is stored in a file with that EXIF orientation."""
 
 
 def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
-    """The picture in that format."""
+    """Encode a picture in a format."""
     written = io.BytesIO()
     image.save(written, form, **options)
     return written.getvalue()
 
 
 def drawing(width: int = 64, height: int = 48, mode: str = "RGB") -> Image.Image:
-    """White, with a black block in its upper left corner: which side is up can be seen."""
+    """Return a white picture with a black block in its upper left corner, which shows its orientation."""
     image = Image.new(mode, (width, height), "white")
     ImageDraw.Draw(image).rectangle((0, 0, width // 3, height // 3), fill="black")
     return image
 
 
 def decoded(data: bytes) -> Image.Image:
-    """What an engine will see."""
+    """Decode a picture as an engine does."""
     return Image.open(io.BytesIO(data)).convert("RGB")
 
 
 def brightness(image: Image.Image, x: int, y: int) -> int:
-    """The mean of a pixel's channels."""
+    """Return the mean of a pixel's channels."""
     pixel = image.convert("RGB").getpixel((x, y))
     assert isinstance(pixel, tuple)
     return int(sum(pixel) // 3)
 
 
 def dark_corners(image: Image.Image) -> list[str]:
-    """Where the block of the drawing is."""
+    """Return the corners with the block of the drawing."""
     across, down = {"left": 3, "right": image.width - 4}, {"upper": 3, "lower": image.height - 4}
     return [f"{y} {x}" for y in down for x in across if brightness(image, across[x], down[y]) < 60]
 
 
 def huge_png(width: int, height: int) -> bytes:
-    """A PNG whose header promises many pixels; what follows is a few bytes."""
+    """Return a PNG of a few bytes whose header declares many pixels."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 1000)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -72,8 +72,8 @@ def huge_png(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize(("form", "kind"), [("JPEG", "image/jpeg"), ("PNG", "image/png"), ("WEBP", "image/jpeg")])
-def test_every_picture_is_encoded_again(form: str, kind: str) -> None:
-    """No byte of the file is kept, and the same file gives the same bytes."""
+def test_every_picture_is_re_encoded(form: str, kind: str) -> None:
+    """The bytes differ from the file's, and the same file gives the same bytes."""
     data = encoded(drawing(), form)
     taken = clean(data, LIMIT)
     assert taken.data != data
@@ -83,8 +83,8 @@ def test_every_picture_is_encoded_again(form: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["GIF", "BMP", "TIFF", "HEIF"])
-def test_other_formats_become_ones_that_engines_read(form: str) -> None:
-    """GIF, BMP, TIFF and HEIC look the same afterwards."""
+def test_other_formats_are_converted(form: str) -> None:
+    """GIF, BMP, TIFF and HEIC become JPEG or PNG and look the same."""
     taken = clean(encoded(drawing(), form), LIMIT)
     assert taken.media_type in ("image/png", "image/jpeg")
     shown = decoded(taken.data)
@@ -92,8 +92,8 @@ def test_other_formats_become_ones_that_engines_read(form: str) -> None:
     assert brightness(shown, 5, 5) < 40 < 215 < brightness(shown, 60, 40)
 
 
-def test_of_an_animation_the_first_frame_counts() -> None:
-    """A GIF of two frames becomes a still picture of its first."""
+def test_an_animation_becomes_its_first_frame() -> None:
+    """A GIF of two frames becomes a still picture."""
     data = encoded(drawing(), "GIF", save_all=True, append_images=[Image.new("RGB", (64, 48), "red")])
     shown = Image.open(io.BytesIO(clean(data, LIMIT).data))
     assert getattr(shown, "n_frames", 1) == 1
@@ -102,8 +102,8 @@ def test_of_an_animation_the_first_frame_counts() -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("form", ["JPEG", "MPO", "PNG", "WEBP", "TIFF"])
-def test_a_turned_photo_is_put_upright(form: str, orientation: int) -> None:
-    """EXIF orientation (6: a phone held upright) is carried out once and gone."""
+def test_a_rotated_photo_becomes_upright(form: str, orientation: int) -> None:
+    """EXIF orientation (6: a phone held upright) is applied once and removed."""
     lying = drawing()
     if orientation in LYING:
         lying = lying.transpose(LYING[orientation])
@@ -130,13 +130,13 @@ def test_a_turned_photo_is_put_upright(form: str, orientation: int) -> None:
         (3, 0, (64, 48), "lower left"),
     ],
 )
-def test_a_heic_is_turned_as_its_own_boxes_say(
+def test_a_heic_is_rotated_by_its_own_boxes(
     quarters: int, mirror: int | None, size: tuple[int, int], dark: str
 ) -> None:
-    """`irot` and `imir` are carried out once; the EXIF orientation beside them, which phones write too, is not.
+    """`irot` and `imir` are applied once; the EXIF orientation, which phones write too, is ignored.
 
-    With three quarters to the left it is a phone's upright photo. Without boxes it stays as it lies, for HEIF's
-    readers go by the boxes alone.
+    Three quarter turns to the left make it a phone's upright photo. Without boxes it is not rotated, because HEIF
+    readers use the boxes only.
     """
     taken = clean(turned(SIDEWAYS, quarters, mirror), LIMIT)
     assert (taken.width, taken.height) == size
@@ -147,7 +147,7 @@ def test_a_heic_is_turned_as_its_own_boxes_say(
 
 
 def test_transparency_becomes_white() -> None:
-    """What is hidden behind transparency stays hidden."""
+    """Transparent pixels do not become visible."""
     image = Image.new("RGBA", (20, 20), (255, 0, 0, 0))
     assert decoded(clean(encoded(image, "PNG"), LIMIT).data).getpixel((3, 3)) == (255, 255, 255)
     palette = Image.new("P", (20, 20), 0)
@@ -156,7 +156,7 @@ def test_transparency_becomes_white() -> None:
 
 @pytest.mark.parametrize("mode", ["CMYK", "I;16", "LA", "1"])
 def test_unusual_colours_stay_recognisable(mode: str) -> None:
-    """Print colours, 16-bit grey, grey with alpha and bitmaps look as they did."""
+    """CMYK, 16-bit grey, grey with alpha and bitmaps look the same."""
     if mode == "I;16":
         image = Image.new("I;16", (64, 48), 65535)
         image.paste(0, (0, 0, 21, 16))
@@ -167,15 +167,15 @@ def test_unusual_colours_stay_recognisable(mode: str) -> None:
     assert brightness(shown, 5, 5) < 60 < 195 < brightness(shown, 60, 40)
 
 
-def test_a_large_picture_is_kept_smaller() -> None:
-    """Beyond what the model can see a picture is scaled down, its shape kept."""
+def test_a_large_picture_is_scaled_down() -> None:
+    """A picture larger than the model can use is scaled down with its aspect ratio."""
     taken = clean(encoded(Image.new("RGB", (6000, 3000), "teal"), "JPEG"), LIMIT)
     assert (taken.width, taken.height) == (4096, 2048)
     assert decoded(taken.data).size == (4096, 2048)
 
 
-def test_like_pictures_have_like_hashes() -> None:
-    """The perceptual hash hardly changes with size and format, and much with the content."""
+def test_similar_pictures_have_similar_hashes() -> None:
+    """The perceptual hash changes little with size and format, and much with the content."""
     bits = [
         int(clean(data, LIMIT).phash, 16)
         for data in (
@@ -193,8 +193,8 @@ def test_like_pictures_have_like_hashes() -> None:
     [b"", b"hello, I am a text\n" * 50, b"%PDF-1.7", b"\xff\xd8", b"<svg xmlns='http://www.w3.org/2000/svg'/>"],
     ids=["empty", "text", "pdf", "two bytes of JPEG", "svg"],
 )
-def test_what_is_no_picture_is_refused(data: bytes) -> None:
-    """The bytes decide, whatever the file is called."""
+def test_other_files_are_refused(data: bytes) -> None:
+    """The content decides, not the name."""
     with pytest.raises(PictureRefused) as refused:
         clean(data, LIMIT)
     assert refused.value.reason == Refusal.NOT_A_PICTURE
@@ -203,7 +203,7 @@ def test_what_is_no_picture_is_refused(data: bytes) -> None:
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "TIFF"])
 @pytest.mark.parametrize("kept", [0.01, 0.5, 0.95])
 def test_a_truncated_picture_is_refused(form: str, kept: float) -> None:
-    """A part of a file is not a part of a picture, wherever it was cut."""
+    """A file that is cut off anywhere is refused."""
     data = encoded(Image.effect_noise((200, 200), 80), form)
     with pytest.raises(PictureRefused) as refused:
         clean(data[: int(len(data) * kept)], LIMIT)
@@ -212,7 +212,7 @@ def test_a_truncated_picture_is_refused(form: str, kept: float) -> None:
 
 @pytest.mark.parametrize(("width", "height"), [(20_000, 20_000), (10_000, 10_000), (8000, 6300), (500_000, 500_000)])
 def test_too_many_pixels_are_refused_by_the_header(width: int, height: int) -> None:
-    """A picture that would fill the memory costs next to none."""
+    """A picture that would fill the memory takes almost none."""
     data = huge_png(width, height)
     tracemalloc.start()
     try:
@@ -224,8 +224,8 @@ def test_too_many_pixels_are_refused_by_the_header(width: int, height: int) -> N
     assert refused.value.reason == Refusal.TOO_MANY_PIXELS
 
 
-def test_the_limit_of_pixels_is_a_setting() -> None:
-    """What is over another limit is refused as well."""
+def test_the_limit_of_pixels_is_a_parameter() -> None:
+    """A picture above another limit is refused too."""
     with pytest.raises(PictureRefused):
         clean(png(200, 200), 0.01)
     assert clean(png(100, 100), 0.01).width == 100

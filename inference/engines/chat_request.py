@@ -1,0 +1,70 @@
+"""Builds the requests of OpenAI's chat API: messages with picture parts as data: URLs, and sampling parameters.
+
+Source: platform.openai.com/docs/api-reference/chat; `top_k`, and `max_dynamic_patch` inside `image_url`, are lmdeploy's
+extensions.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from operator import attrgetter
+from typing import Any, Final
+
+from cachetools import LRUCache, cachedmethod
+
+from inference.chat_format.template import parts, system_text
+from inference.messages import Picture, Prompt, Turn
+
+_DATA_URL_BYTES: Final = 32 * 2**20
+
+
+class ChatRequests:
+    """Builds the requests to one engine; recent pictures are encoded once, as they stay in a chat for many turns.
+
+    Args:
+        tiles: Most tiles of a picture, None for the engine's own limit.
+    """
+
+    def __init__(self, tiles: int | None) -> None:
+        self._tiles = tiles
+        self._data_urls: LRUCache[tuple[str, str], str] = LRUCache(_DATA_URL_BYTES, len)
+
+    def build(self, prompt: Prompt, model: str) -> dict[str, Any]:
+        """Return the keyword arguments of a streamed chat completion, always with a system message."""
+        sampling = prompt.sampling
+        request: dict[str, Any] = {
+            "model": model,
+            "messages": [
+                {"role": "system", "content": system_text(prompt.system)},
+                *({"role": turn.role.value, "content": self._content(turn)} for turn in prompt.turns),
+            ],
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            # Not in OpenAI's API; always sent, because servers have different defaults.
+            "extra_body": {"top_k": sampling.top_k},
+            "max_tokens": sampling.max_new_tokens,
+            "user": prompt.chat,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if sampling.seed is not None:
+            request["seed"] = sampling.seed
+        return request
+
+    def _content(self, turn: Turn) -> str | list[dict[str, Any]]:
+        """Return a plain text without pictures: not every server accepts parts in an assistant's message."""
+        if not turn.pictures:
+            return "".join(part for part in parts(turn) if isinstance(part, str))
+        return [
+            {"type": "text", "text": part} if isinstance(part, str) else self._picture(part) for part in parts(turn)
+        ]
+
+    def _picture(self, picture: Picture) -> dict[str, Any]:
+        image: dict[str, Any] = {"url": self._data_url(picture)}
+        if self._tiles is not None:
+            image["max_dynamic_patch"] = self._tiles
+        return {"type": "image_url", "image_url": image}
+
+    @cachedmethod(attrgetter("_data_urls"), key=lambda _, picture: (picture.media_type, picture.sha256))
+    def _data_url(self, picture: Picture) -> str:
+        return f"data:{picture.media_type};base64,{b64encode(picture.data).decode()}"

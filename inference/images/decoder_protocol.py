@@ -1,0 +1,56 @@
+"""What the decoder's parent and child processes share: the messages on the pipe and their values.
+
+A request is `REQUEST` (the file's length, the limit in megapixels), then the file. A response is `RESPONSE` (two
+lengths), then JSON, then the encoded clean picture. Standard library only.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+LONGEST_SIDE: Final = 4096
+"""Larger pictures are scaled down: the model sees at most 12 tiles of 448 pixels."""
+
+READY: Final = b"\x06"
+REQUEST: Final = struct.Struct("<Id")
+RESPONSE: Final = struct.Struct("<II")
+
+
+class Refusal(StrEnum):
+    """Why a file is refused."""
+
+    NOT_A_PICTURE = "not a picture"
+    BROKEN = "damaged or cut off"
+    TOO_MANY_PIXELS = "too many pixels"
+    TOO_COSTLY = "more time or memory than a picture may take"
+
+
+class PictureRefused(Exception):
+    """A file is refused.
+
+    Attributes:
+        reason: Why.
+        killed: Whether decoding the file ended the child process.
+    """
+
+    def __init__(self, reason: Refusal, *, killed: bool = False) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+        self.killed = killed
+
+
+@dataclass(frozen=True, slots=True)
+class CleanPicture:
+    """A re-encoded picture: upright, opaque, sRGB, without metadata, as baseline JPEG or PNG.
+
+    `phash` is its 64-bit perceptual hash in hex; `width` and `height` are pixels.
+    """
+
+    data: bytes
+    media_type: str
+    width: int
+    height: int
+    phash: str

@@ -1,0 +1,171 @@
+"""The prefill limiter: whole prompts in order, and no room lost on cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from random import Random
+
+import pytest
+
+from inference.engines.lmdeploy.prefill_limiter import PrefillLimiter
+
+CAT, DOG = (b"cat", 300), (b"dog", 400)
+
+
+class Prompts:
+    """Prompts at one limiter; each is recorded when admitted and stays until it is ended or cancelled."""
+
+    def __init__(self, tokens: int) -> None:
+        self.limiter = PrefillLimiter(tokens)
+        self.admitted: dict[str, int] = {}
+        self.order: list[str] = []
+        self._ends: dict[str, asyncio.Event] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def add(self, name: str, cost: int) -> None:
+        self._ends[name] = asyncio.Event()
+        self._tasks[name] = asyncio.create_task(self._stay(name, cost))
+        await settle()
+
+    async def _stay(self, name: str, cost: int) -> None:
+        async with self.limiter.room(cost):
+            self.admitted[name] = cost
+            self.order.append(name)
+            try:
+                await self._ends[name].wait()
+            finally:
+                del self.admitted[name]
+
+    async def end(self, name: str) -> None:
+        self._ends[name].set()
+        await settle()
+
+    async def cancel(self, *names: str) -> None:
+        for name in names:
+            self._tasks[name].cancel()
+        await settle()
+
+
+async def settle() -> None:
+    """Let all tasks run until they wait."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_whole_prompts_first_come_first_served() -> None:
+    """Prompts are admitted while they fit; a small one does not overtake an earlier large one."""
+    prompts = Prompts(100)
+    for name, cost in (("a", 60), ("b", 40), ("c", 50), ("d", 10)):
+        await prompts.add(name, cost)
+    assert prompts.admitted == {"a": 60, "b": 40}
+    assert prompts.limiter.waiting == 2
+    await prompts.end("b")
+    assert prompts.admitted == {"a": 60}
+    await prompts.end("a")
+    assert prompts.order == ["a", "b", "c", "d"]
+    assert prompts.limiter.waiting == 0
+
+
+async def test_a_prompt_larger_than_the_limit_is_admitted_alone() -> None:
+    """It waits until no other is in prefill, and none joins it."""
+    prompts = Prompts(100)
+    for name, cost in (("small", 10), ("huge", 500), ("next", 10)):
+        await prompts.add(name, cost)
+    assert prompts.admitted == {"small": 10}
+    await prompts.end("small")
+    assert prompts.admitted == {"huge": 500}
+    await prompts.end("huge")
+    assert prompts.admitted == {"next": 10}
+
+
+async def test_a_cancelled_waiting_prompt_does_not_block_the_next() -> None:
+    """The small prompt behind it is admitted, and the number of waiting prompts is right."""
+    prompts = Prompts(100)
+    for name, cost in (("a", 60), ("large", 90), ("b", 40), ("c", 30)):
+        await prompts.add(name, cost)
+    await prompts.cancel("large")
+    assert prompts.admitted == {"a": 60, "b": 40}
+    assert prompts.limiter.waiting == 1
+    await prompts.end("a")
+    assert prompts.admitted == {"b": 40, "c": 30}
+
+
+async def test_a_prompt_cancelled_right_after_admission_gives_its_room_back() -> None:
+    """A task may be cancelled between its admission and its next step."""
+    prompts = Prompts(100)
+    for name in ("a", "b", "c", "d"):
+        await prompts.add(name, 100)
+    prompts._ends["a"].set()
+    while prompts.admitted:
+        await asyncio.sleep(0)
+    await prompts.cancel("b", "c")
+    assert prompts.admitted == {"d": 100}
+
+
+async def test_room_is_free_once_the_prompt_is_computed() -> None:
+    """It is given back before the answer ends; giving it back again has no effect."""
+    limiter = PrefillLimiter(100)
+    async with AsyncExitStack() as stack:
+        computed = await stack.enter_async_context(limiter.room(100))
+        computed()
+        computed()
+        again = await stack.enter_async_context(limiter.room(100))
+        waiting = asyncio.create_task(stack.enter_async_context(limiter.room(1)))
+        await settle()
+        assert limiter.waiting == 1
+        again()
+        await waiting
+    async with asyncio.timeout(5), limiter.room(100):
+        pass
+
+
+async def test_an_error_inside_gives_the_room_back() -> None:
+    """After an exception the next prompt is admitted."""
+    limiter = PrefillLimiter(100)
+    for _ in range(3):
+        with pytest.raises(ValueError, match="broken"):
+            async with asyncio.timeout(5), limiter.room(100):
+                raise ValueError("broken")
+
+
+def test_a_recent_picture_costs_nothing() -> None:
+    """Only the first prompt with a picture counts it; the least recently seen are forgotten."""
+    limiter = PrefillLimiter(1000)
+    assert limiter.cost(350, [CAT]) == 350
+    assert limiter.cost(780, [CAT, DOG]) == 480
+    assert limiter.cost(700, [CAT, DOG]) == 1
+    for number in range(4095):
+        assert limiter.cost(320, [CAT, (b"%d" % number, 20)]) == 20
+    assert limiter.cost(310, [CAT]) == 10
+    assert limiter.cost(410, [DOG]) == 410
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_random_cancellation_loses_no_room(seed: int) -> None:
+    """No more are admitted than fit, except one alone; in the end every prompt that stayed has been admitted."""
+    dice = Random(seed)
+    prompts = Prompts(100)
+    costs: dict[str, int] = {}
+    cancelled: set[str] = set()
+    for number in range(60):
+        name = str(number)
+        costs[name] = dice.randint(1, 130)
+        await prompts.add(name, costs[name])
+        if dice.random() < 0.4:
+            chosen = dice.sample(sorted(costs), min(len(costs), 3))
+            cancelled.update(chosen)
+            await prompts.cancel(*chosen)
+        if prompts.admitted and dice.random() < 0.6:
+            prompts._ends[dice.choice(sorted(prompts.admitted))].set()
+            if dice.random() < 0.5:
+                await prompts.cancel(name)
+                cancelled.add(name)
+            await settle()
+        assert len(prompts.admitted) <= 1 or sum(prompts.admitted.values()) <= 100
+        assert prompts.admitted or not prompts.limiter.waiting
+    while prompts.admitted:
+        await prompts.end(min(prompts.admitted))
+    assert prompts.limiter.waiting == 0
+    assert set(costs) - cancelled <= set(prompts.order)
+    assert [int(name) for name in prompts.order] == sorted(int(name) for name in prompts.order)
