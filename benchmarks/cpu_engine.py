@@ -27,9 +27,9 @@ from typing import Any
 import httpx
 from PIL import Image
 
+from benchmarks.random_checkpoint import SIZES
+from benchmarks.random_checkpoint import main as write_random
 from inference.engines.access_key import KEY_VARIABLE, new_key
-from inference.internvl2.random_weights import SIZES
-from inference.internvl2.random_weights import main as write_random
 
 NAME = "benchmark"
 CHATS = 4

@@ -21,10 +21,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.random_checkpoint import SIZES, write_random
 from benchmarks.serving_load import alone, crowd, headers
 from benchmarks.vocabulary import make_tokenizer
 from inference.engines.access_key import KEY_VARIABLE, new_key
-from inference.internvl2.random_weights import SIZES, write_random
 from inference.serving.engine_launch import free_port
 
 MODULES = {"stock": "benchmarks.stock_server", "ours": "inference.engines.lmdeploy.server"}
@@ -57,10 +57,10 @@ class Server:
         self.began = time.monotonic()
         traced = ["-m", "benchmarks.traced", str(report)] if report else ["-m"]
         prefill = options.prefill_tokens or (STOCK_PREFILL if kind == "stock" else 0)
+        sizes = {"blocks": options.blocks, "batch": 64, "kv_bits": options.kv_bits, "prefill_tokens": prefill or None}
         line = [
             *(sys.executable, *traced, MODULES[kind], "--model", str(model), "--name", "m", "--port", str(port)),
-            *("--blocks", str(options.blocks), "--batch", "64", "--kv-bits", str(options.kv_bits)),
-            *(("--prefill-tokens", str(prefill)) if prefill else ()),
+            *("--settings", json.dumps(sizes)),
         ]
         log = (options.work / f"{kind}.log").open("w", encoding="utf-8")
         self.process = subprocess.Popen(line, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)

@@ -12,7 +12,8 @@ from inference.engines.lmdeploy import server
 def main() -> None:
     """Serve until killed."""
     options = server.parser().parse_args()
-    server.run(options, server.engine_config(options), options.name)
+    config, _ = server.engine_config(options)
+    server.run(options, config, options.name)
 
 
 if __name__ == "__main__":

@@ -25,9 +25,8 @@ from bot.i18n import later
 from bot.redaction import account
 from bot.settings import ChatSettings, LimitsSettings
 from bot.telegram.client import Undelivered
-from inference.images import decoder
 from inference.images.decoder import PictureDecoders
-from inference.images.decoder_protocol import CleanPicture, Refusal
+from inference.images.decoder_protocol import CleanPicture, DecodeError, Refusal
 from inference.messages import Picture
 from storage.errors import NotSaved, UnknownRecord
 from storage.ledger import Ledger
@@ -139,7 +138,7 @@ class Incoming:
     async def _cleaned(self, data: bytes, file: Sent) -> CleanPicture:
         try:
             return await self._decoders.clean(data, self._megapixels)
-        except decoder.PictureRefused as refusal:
+        except DecodeError as refusal:
             log.info("picture refused", reason=str(refusal), killed=refusal.killed)
             if refusal.killed:
                 await self._note_death(file)

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from bot.redaction import trace
 from inference.images.decoder import PictureDecoders
-from inference.images.decoder_protocol import PictureRefused
+from inference.images.decoder_protocol import DecodeError
 from inference.images.opening import MAX_PIXELS
 from storage.errors import Damaged, StorageError, UnknownRecord
 from storage.ledger import Ledger
@@ -127,7 +127,7 @@ class StoredPictures:
         try:
             data = await self._pictures.get(former)
             clean = await self._decoders.clean(data, MAX_PIXELS / 1e6)
-        except (PictureRefused, UnknownRecord, Damaged) as error:
+        except (DecodeError, UnknownRecord, Damaged) as error:
             log.warning("a stored picture goes into quarantine", picture=former, reason=str(error))
             await self._ledger.pictures.quarantine(former)
             return

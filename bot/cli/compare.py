@@ -19,7 +19,7 @@ from bot.chat.images import SUFFIXES
 from bot.cli.terminal import notes, progress_bar, progress_text
 from bot.config import Settings
 from inference.images.decoder import PictureDecoder
-from inference.images.decoder_protocol import PictureRefused, Refusal
+from inference.images.decoder_protocol import DecodeError, Refusal
 from inference.internvl2.checkpoint_check import problems
 from inference.internvl2.tiny import CHECKPOINT
 from inference.settings import TINY
@@ -134,7 +134,7 @@ def _prepared(images: Path, work: Path, settings: Settings) -> list[tuple[str, s
         for number, each in enumerate(found):
             try:
                 cleaned = decoder.clean(each.read_bytes(), settings.chat.max_picture_megapixels)
-            except PictureRefused as refusal:
+            except DecodeError as refusal:
                 notes.print(f"[yellow]left out:[/] {escape(each.name)} {_REFUSALS[refusal.reason]}", highlight=False)
                 continue
             file = f"{number}{_ENDINGS[cleaned.media_type]}"

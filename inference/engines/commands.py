@@ -86,22 +86,12 @@ def _cpu(model_id: str, model_dir: Path, port: int, settings: InferenceSettings)
 
 
 def _lmdeploy(model_id: str, model_dir: Path, port: int, settings: InferenceSettings) -> list[str]:
-    sizes = settings.lmdeploy
-    given = {
-        "--blocks": sizes.blocks,
-        "--prefill-tokens": sizes.prefill_tokens,
-        "--tile-threads": sizes.tile_threads,
-        "--tiles": settings.tiles,
-    }
     return [
         *(settings.python or sys.executable, "-m", "inference.engines.lmdeploy.server"),
         *("--model", str(model_dir), "--name", model_id, "--port", str(port)),
         *("--engines", str(settings.side_by_side)),
-        *("--session-length", str(sizes.session_length), "--batch", str(sizes.batch)),
-        *("--kv-bits", str(sizes.kv_bits), "--dtype", sizes.dtype, "--weights", sizes.weights),
-        *("--tensor-parallel", str(sizes.tensor_parallel)),
-        *("--tile-cache-megabytes", str(sizes.tile_cache_megabytes)),
-        *(word for flag, value in given.items() if value is not None for word in (flag, str(value))),
+        *(() if settings.tiles is None else ("--tiles", str(settings.tiles))),
+        *("--settings", settings.lmdeploy.model_dump_json(exclude_defaults=True)),
     ]
 
 

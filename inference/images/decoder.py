@@ -26,7 +26,7 @@ from inference.images.decoder_protocol import (
     REQUEST,
     RESPONSE,
     CleanPicture,
-    PictureRefused,
+    DecodeError,
     Refusal,
 )
 from inference.process.environment import for_children
@@ -100,7 +100,7 @@ class PictureDecoder:
             max_megapixels: A picture with more pixels is refused by its header, before decoding.
 
         Raises:
-            PictureRefused: The file is no picture, is damaged, or takes more time or memory than allowed.
+            DecodeError: The file is no picture, is damaged, or takes more time or memory than allowed.
             DecoderUnavailable: There is no decoder.
         """
         with self._busy:
@@ -117,10 +117,10 @@ class PictureDecoder:
                 if self._closed:
                     raise DecoderUnavailable("the picture decoder is closed")
                 _log.warning("a picture of %s bytes ended its decoder with %s", len(data), code)
-                raise PictureRefused(Refusal.TOO_COSTLY, killed=True)
+                raise DecodeError(Refusal.TOO_COSTLY, killed=True)
             if answer is Refusal.TOO_COSTLY:
                 self._end()  # its memory may be fragmented
-            raise PictureRefused(answer)
+            raise DecodeError(answer)
 
     def close(self) -> None:
         """End the child; a call of `clean` in another thread raises `DecoderUnavailable`."""

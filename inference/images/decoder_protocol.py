@@ -28,7 +28,7 @@ class Refusal(StrEnum):
     TOO_COSTLY = "more time or memory than a picture may take"
 
 
-class PictureRefused(Exception):
+class DecodeError(Exception):
     """A file is refused.
 
     Attributes:

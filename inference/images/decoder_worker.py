@@ -30,7 +30,7 @@ from inference.images.decoder_protocol import (
     REQUEST,
     RESPONSE,
     CleanPicture,
-    PictureRefused,
+    DecodeError,
     Refusal,
 )
 from inference.images.opening import MAX_SCANS, scans
@@ -54,9 +54,9 @@ _SRGB: Final = ImageCms.createProfile("sRGB")
 
 
 def clean(data: bytes, max_megapixels: float) -> CleanPicture:
-    """Re-encode a picture, or the first frame of an animation. Raises `PictureRefused`."""
+    """Re-encode a picture, or the first frame of an animation. Raises `DecodeError`."""
     if scans(data) > MAX_SCANS:
-        raise PictureRefused(Refusal.TOO_COSTLY)
+        raise DecodeError(Refusal.TOO_COSTLY)
     image = _opened(data, max_megapixels)
     try:
         lossless = image.format in _LOSSLESS and image.width * image.height <= _LOSSLESS_PIXELS
@@ -78,9 +78,9 @@ def clean(data: bytes, max_megapixels: float) -> CleanPicture:
         kind = "image/png" if lossless else "image/jpeg"
         return CleanPicture(written.getvalue(), kind, *shown.size, str(imagehash.phash(shown)))
     except MemoryError as error:
-        raise PictureRefused(Refusal.TOO_COSTLY) from error
+        raise DecodeError(Refusal.TOO_COSTLY) from error
     except Exception as error:  # Pillow's decoders raise almost anything on damaged bytes
-        raise PictureRefused(Refusal.BROKEN) from error
+        raise DecodeError(Refusal.BROKEN) from error
 
 
 def _opened(data: bytes, max_megapixels: float) -> Image.Image:
@@ -88,13 +88,13 @@ def _opened(data: bytes, max_megapixels: float) -> Image.Image:
     try:
         image = Image.open(BytesIO(data), formats=_FORMATS)
     except MemoryError as error:
-        raise PictureRefused(Refusal.TOO_COSTLY) from error
+        raise DecodeError(Refusal.TOO_COSTLY) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PictureRefused(Refusal.TOO_MANY_PIXELS) from error
+        raise DecodeError(Refusal.TOO_MANY_PIXELS) from error
     except Exception as error:  # Pillow raises many types on a bad header
-        raise PictureRefused(Refusal.BROKEN if data.startswith(_SIGNATURES) else Refusal.NOT_A_PICTURE) from error
+        raise DecodeError(Refusal.BROKEN if data.startswith(_SIGNATURES) else Refusal.NOT_A_PICTURE) from error
     if image.width * image.height > max_megapixels * 1e6:
-        raise PictureRefused(Refusal.TOO_MANY_PIXELS)
+        raise DecodeError(Refusal.TOO_MANY_PIXELS)
     return image
 
 
@@ -157,7 +157,7 @@ def _serve(requests: BinaryIO, answers: BinaryIO, seconds: int) -> None:
         encoded = b""
         try:
             picture = clean(requests.read(size), max_megapixels)
-        except PictureRefused as refusal:
+        except DecodeError as refusal:
             answer: dict[str, object] = {"refused": refusal.reason}
         else:
             encoded = picture.data

@@ -14,6 +14,7 @@ from PIL import Image
 from bot.chat import images
 from bot.chat.images import Room
 from inference.images import decoder
+from inference.images.decoder_protocol import CleanPicture
 from storage.backup import back_up
 from storage.records import Rating
 from tests.support.chatting import DECODERS, Stage, png, told, until
@@ -96,7 +97,7 @@ async def test_a_file_that_kills_decoders_is_not_decoded_again(stage: Stage, mon
     decoded: list[int] = []
     clean = DECODERS.clean
 
-    async def noted(data: bytes, limit: float) -> decoder.CleanPicture:
+    async def noted(data: bytes, limit: float) -> CleanPicture:
         """The decoder stops as soon as it has the picture, and the deadline is near."""
         decoded.append(len(data))
         for pid in DECODERS.pids:

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from benchmarks.random_checkpoint import Size, configuration
 from inference.chat_format.context_window import Window, window_of
 from inference.chat_format.template import pictures, upper_bound
 from inference.chat_format.token_ids import token_ids
 from inference.images.opening import open_picture
 from inference.internvl2.grids import count_tiles
-from inference.internvl2.random_weights import Size, configuration
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Answer, Picture, PictureError, Prompt, PromptTooLong, Role, Sampling, Turn

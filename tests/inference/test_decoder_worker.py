@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
-from inference.images.decoder_protocol import PictureRefused, Refusal
+from inference.images.decoder_protocol import DecodeError, Refusal
 from inference.images.decoder_worker import clean
 from tests.support.chatting import png
 from tests.support.heic import SIDEWAYS, turned
@@ -195,7 +195,7 @@ def test_similar_pictures_have_similar_hashes() -> None:
 )
 def test_other_files_are_refused(data: bytes) -> None:
     """The content decides, not the name."""
-    with pytest.raises(PictureRefused) as refused:
+    with pytest.raises(DecodeError) as refused:
         clean(data, LIMIT)
     assert refused.value.reason == Refusal.NOT_A_PICTURE
 
@@ -205,7 +205,7 @@ def test_other_files_are_refused(data: bytes) -> None:
 def test_a_truncated_picture_is_refused(form: str, kept: float) -> None:
     """A file that is cut off anywhere is refused."""
     data = encoded(Image.effect_noise((200, 200), 80), form)
-    with pytest.raises(PictureRefused) as refused:
+    with pytest.raises(DecodeError) as refused:
         clean(data[: int(len(data) * kept)], LIMIT)
     assert refused.value.reason == Refusal.BROKEN
 
@@ -216,7 +216,7 @@ def test_too_many_pixels_are_refused_by_the_header(width: int, height: int) -> N
     data = huge_png(width, height)
     tracemalloc.start()
     try:
-        with pytest.raises(PictureRefused) as refused:
+        with pytest.raises(DecodeError) as refused:
             clean(data, LIMIT)
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
@@ -226,6 +226,6 @@ def test_too_many_pixels_are_refused_by_the_header(width: int, height: int) -> N
 
 def test_the_limit_of_pixels_is_a_parameter() -> None:
     """A picture above another limit is refused too."""
-    with pytest.raises(PictureRefused):
+    with pytest.raises(DecodeError):
         clean(png(200, 200), 0.01)
     assert clean(png(100, 100), 0.01).width == 100

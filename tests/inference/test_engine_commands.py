@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from inference.engines import commands
 from inference.engines.commands import Kind
 from inference.engines.lmdeploy import server
-from inference.settings import InferenceSettings
+from inference.settings import InferenceSettings, LmdeploySettings
 
 
 def settings(**values: Any) -> InferenceSettings:
@@ -55,12 +55,12 @@ def test_lmdeploy_command_line() -> None:
         "m-1", Path("/models/m-1"), 4711, settings(engine="lmdeploy", tiles=6, swap="cold", lmdeploy=sizes)
     )
     assert arguments[:3] == [sys.executable, "-m", "inference.engines.lmdeploy.server"]
-    parsed = vars(server.parser().parse_args(arguments[3:]))
-    assert (parsed["model"], parsed["name"], parsed["port"]) == (Path("/models/m-1"), "m-1", 4711)
-    assert (parsed["tiles"], parsed["engines"]) == (6, 1)
-    assert {name: parsed[name] for name in sizes} == sizes
+    parsed = server.parser().parse_args(arguments[3:])
+    assert (parsed.model, parsed.name, parsed.port) == (Path("/models/m-1"), "m-1", 4711)
+    assert (parsed.tiles, parsed.engines) == (6, 1)
+    assert parsed.settings.model_dump(include=set(sizes)) == sizes
     plain = server.parser().parse_args(line("m", Path("/m"), 1, settings(engine="lmdeploy"))[3:])
-    assert (plain.blocks, plain.prefill_tokens, plain.tiles, plain.engines) == (None, None, None, 2)
+    assert (plain.settings, plain.tiles, plain.engines) == (LmdeploySettings(), None, 2)
 
 
 def test_concurrency() -> None:

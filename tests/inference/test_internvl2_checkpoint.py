@@ -14,10 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from benchmarks.random_checkpoint import SIZES, configuration
 from inference.internvl2.checkpoint import MODEL_CODE, load_model, write_checkpoint
 from inference.internvl2.configuration_internvl2 import InternVLChatConfig
 from inference.internvl2.modeling_internvl2 import InternVLChatModel
-from inference.internvl2.random_weights import SIZES, configuration
 from inference.internvl2.tokenizer import load_tokenizer, token_id
 from tests.golden import internvl2_cases as cases
 

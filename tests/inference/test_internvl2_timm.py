@@ -11,9 +11,9 @@ import torch
 from timm.layers import RmsNorm
 from torch import Tensor
 
+from benchmarks.random_checkpoint import SIZES, configuration
 from inference.internvl2.configuration_internvl2 import InternVisionConfig
 from inference.internvl2.modeling_intern_vit import InternVisionModel
-from inference.internvl2.random_weights import SIZES, configuration
 from tests.golden import internvl2_cases as cases
 
 TOLERANCE = 1e-5

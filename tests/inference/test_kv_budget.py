@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.random_checkpoint import SIZES, configuration
 from inference.engines.lmdeploy.kv_budget import (
     BLOCK_TOKENS,
     ModelMemory,
@@ -16,7 +17,6 @@ from inference.engines.lmdeploy.kv_budget import (
     working_bytes,
 )
 from inference.internvl2.checkpoint import write_surroundings
-from inference.internvl2.random_weights import SIZES, configuration
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tokenizer import load_tokenizer
 

@@ -22,6 +22,7 @@ import pytest
 import torch
 from pydantic import SecretStr
 
+from benchmarks.random_checkpoint import Size, write_random
 from inference.chat_format.template import SYSTEM, pictures
 from inference.chat_format.token_ids import token_ids
 from inference.engines.cpu.engine import ChatEngine
@@ -29,7 +30,6 @@ from inference.engines.http_client import HttpEngine, Sizes
 from inference.engines.lmdeploy.kv_budget import BLOCK_TOKENS
 from inference.images.opening import open_picture
 from inference.internvl2.grids import count_tiles
-from inference.internvl2.random_weights import Size, write_random
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tiny.questions import held_out
 from inference.internvl2.tiny.samples import sample_pictures
@@ -48,6 +48,7 @@ SMALL = Size(64, 1, 1, 64, 64, 1, 1, 1, 64, image_size=56, max_tiles=5)
 FEW_TILES = 3
 FEW_BLOCKS = 24
 """KV blocks for fewer tokens than the model's positions, so the session is shorter."""
+BLOCKS = ("--settings", '{"blocks": 200}')
 STOCK = (
     "from inference.engines.lmdeploy import patches; patches.patch_lmdeploy = lambda **_: {}; "
     "from tests.support.lmdeploy_on_cpu import main; main()"
@@ -70,13 +71,12 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Serv
     for checkpoint in (small, hostile):
         plant(checkpoint)
     worker = ("-m", "tests.support.lmdeploy_on_cpu")
+    few_blocks = ("--settings", json.dumps({"blocks": FEW_BLOCKS}))
     with ExitStack() as stack:
         found = {
-            "tiny": started(folder, "tiny", hostile, worker, "--blocks", "200"),
-            "sentencepiece": started(
-                folder, "sentencepiece", small, worker, "--tiles", str(FEW_TILES), "--blocks", str(FEW_BLOCKS)
-            ),
-            "stock": started(folder, "stock", CHECKPOINT, ("-c", STOCK), "--blocks", "200"),
+            "tiny": started(folder, "tiny", hostile, worker, *BLOCKS),
+            "sentencepiece": started(folder, "sentencepiece", small, worker, "--tiles", str(FEW_TILES), *few_blocks),
+            "stock": started(folder, "stock", CHECKPOINT, ("-c", STOCK), *BLOCKS),
         }
         serving = {name: stack.enter_context(context) for name, context in found.items()}
         for served in serving.values():
@@ -170,7 +170,7 @@ async def test_turbomind_gets_the_pixels_of_stock_lmdeploy(servers: dict[str, Se
 
 def test_another_lmdeploy_is_refused_with_advice(tmp_path: Path) -> None:
     """Another release is neither patched nor run without access control."""
-    with started(tmp_path, "other", CHECKPOINT, ("-c", OTHER_VERSION), "--blocks", "200") as served:
+    with started(tmp_path, "other", CHECKPOINT, ("-c", OTHER_VERSION), *BLOCKS) as served:
         served.until_ended()
     log = served.log.read_text()
     assert "lmdeploy 0.99.0 is installed, and this engine is made for 0.18.0: install lmdeploy==0.18.0" in log

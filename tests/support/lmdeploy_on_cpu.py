@@ -1,6 +1,6 @@
 """Our lmdeploy worker with lmdeploy's real server and our own model instead of TurboMind, for machines without a GPU.
 
-    python -m tests.support.lmdeploy_on_cpu RECORD.jsonl --model DIR --name ID --port PORT --blocks N
+    python -m tests.support.lmdeploy_on_cpu RECORD.jsonl --model DIR --name ID --port PORT --settings JSON
 
 TurboMind's input for each request (token ids, picture positions, digests of pixels, fingerprints) is written to RECORD
 as one JSON line; answers are greedy. Prefixes are not cached, but counted as if they were.

@@ -13,7 +13,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from inference.images.decoder import PictureDecoder
-from inference.images.decoder_protocol import PictureRefused
+from inference.images.decoder_protocol import DecodeError
 from inference.images.opening import MAX_PIXELS
 from inference.messages import PictureError
 from training.data.llava import read_rows
@@ -37,7 +37,7 @@ class Cleaner:
         """Put the clean picture into the folder; its width, height and sha256. Raises `PictureError`, OSError."""
         try:
             clean = self._decoder.clean(data, MAX_PIXELS / 1e6)
-        except PictureRefused as refusal:
+        except DecodeError as refusal:
             raise PictureError(f"it cannot be imported: {refusal}") from refusal
         name = sha256(clean.data).hexdigest()
         target = self._home / name[:2] / name

@@ -6,21 +6,20 @@ in lmdeploy, and `encoded_tiles` inside `usage`.
 
 from __future__ import annotations
 
-import binascii
 import json
 import re
 import reprlib
 import time
 from base64 import b64decode
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal
 from uuid import uuid4
+
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from inference.chat_format.template import SYSTEM
 from inference.messages import Picture, Prompt, Role, Sampling, Turn, Usage
 
-_DEFAULT_MAX_TOKENS: Final = 512
-_MAX_TILES: Final = 40
 _DATA_URL: Final = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)?(;[\w.+-]+=[\w.+-]+)*;base64,", re.ASCII)
 _LABEL: Final = re.compile(r"Image-\d+: ?")
 
@@ -56,6 +55,86 @@ class ApiError(Exception):
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
 
+def _without_surrogates(text: object) -> object:
+    """Replace unpaired surrogates, which JSON can express and tokenizers cannot read."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(text, str) else text
+
+
+def _decoded(url: object) -> Picture:
+    """Return the picture of a data: URL. Raises ValueError."""
+    found = _DATA_URL.match(url) if isinstance(url, str) else None
+    if found is None or not isinstance(url, str):
+        raise ValueError("only data: URLs in base64 are accepted (data:image/jpeg;base64,…); nothing is fetched")
+    return Picture.of(b64decode(url[found.end() :], validate=True), found["type"] or "image/jpeg")
+
+
+def _as_parts(content: object) -> object:
+    return [] if content is None else [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+class _Strict(BaseModel):
+    """Types are not converted, unknown fields are ignored."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+
+
+class _Image(_Strict):
+    picture: Annotated[Picture, BeforeValidator(_decoded), Field(alias="url")]
+    max_dynamic_patch: int | None = Field(None, ge=1, le=40)
+
+
+class _TextPart(_Strict):
+    type: Literal["text"]
+    text: Annotated[str, BeforeValidator(_without_surrogates)]
+
+
+class _ImagePart(_Strict):
+    type: Literal["image_url"]
+    image_url: _Image
+
+
+_Part = Annotated[_TextPart | _ImagePart, Field(discriminator="type")]
+
+
+class _Message(_Strict):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[list[_Part], BeforeValidator(_as_parts)] = []
+
+    def turn(self) -> tuple[str, tuple[Picture, ...], tuple[int | None, ...]]:
+        """Return the text, the pictures and the pictures' tile limits.
+
+        Pictures move to the front of their turn and the chat format numbers them, so a client's own "Image-1: " before
+        a picture is dropped.
+        """
+        texts: list[str] = []
+        images: list[_Image] = []
+        for part in self.content:
+            if isinstance(part, _TextPart):
+                texts.append(part.text)
+                continue
+            images.append(part.image_url)
+            if texts and _LABEL.fullmatch(texts[-1]):
+                texts.pop()
+        pictures, limits = tuple(each.picture for each in images), tuple(each.max_dynamic_patch for each in images)
+        return "".join(texts), pictures, limits
+
+
+class _StreamOptions(_Strict):
+    include_usage: bool = False
+
+
+class _Body(_Strict):
+    messages: list[_Message] = Field(min_length=1)
+    temperature: float = Field(1.0, ge=0, le=2)
+    top_p: float = Field(1.0, ge=0, le=1)
+    top_k: int = Field(0, ge=0, le=2**31)
+    max_tokens: int = Field(512, validation_alias=AliasChoices("max_completion_tokens", "max_tokens"), ge=1, le=2**31)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    stream: bool = False
+    stream_options: _StreamOptions = _StreamOptions()
+    user: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
     """A valid request. `tiles` holds the most tiles of each picture of the prompt, None for the checkpoint's limit."""
@@ -74,156 +153,55 @@ def parse(body: bytes, model: str) -> ChatRequest:
         raise ApiError(f"The body is not JSON: {error}") from None
     if not isinstance(fields, dict):
         raise ApiError("The body must be a JSON object.")
-    if fields.get("model") not in (None, model):
+    fields = {name: value for name, value in fields.items() if value is not None}
+    if fields.get("model", model) != model:
         raise ApiError(
-            f"The model {_shown(fields['model'])} does not exist here; this engine serves {model!r}.",
+            f"The model {reprlib.repr(fields['model'])} does not exist here; this engine serves {model!r}.",
             status=404,
             code="model_not_found",
             param="model",
         )
-    for name, served in _UNSUPPORTED.items():
-        if fields.get(name) is not None and fields[name] not in served:
+    for name, supported in _UNSUPPORTED.items():
+        if name in fields and fields[name] not in supported:
             raise ApiError(f"{name} is not supported by this engine: leave it out.", param=name)
-    system, turns, tiles = _messages(fields.get("messages"))
-    options = fields.get("stream_options")
-    if options is not None and not isinstance(options, dict):
-        raise ApiError("stream_options must be an object.", param="stream_options")
-    user = fields.get("user")
-    if user is not None and not isinstance(user, str):
-        raise ApiError(f"user must be a text, not {_shown(user)}.", param="user")
-    return ChatRequest(
-        prompt=Prompt(system, turns, chat=user or "", sampling=_sampling(fields)),
-        tiles=tiles,
-        stream=_flag(fields, "stream"),
-        include_usage=_flag(options or {}, "include_usage"),
+    try:
+        valid = _Body.model_validate(fields)
+    except ValidationError as error:
+        raise _api_error(error) from None
+    system, turns, tiles = _conversation(valid.messages)
+    sampling = Sampling(valid.temperature, valid.top_p, valid.max_tokens, valid.seed, valid.top_k)
+    prompt = Prompt(system, turns, chat=valid.user, sampling=sampling)
+    return ChatRequest(prompt, tiles, valid.stream, valid.stream_options.include_usage)
+
+
+def _api_error(error: ValidationError) -> ApiError:
+    """Return the first validation error as messages[0].content: message."""
+    first = error.errors(include_url=False)[0]
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).removeprefix(".")
+    return ApiError(
+        f"{path}: {first['msg'].removeprefix('Value error, ')}, not {reprlib.repr(first['input'])}.", param=path
     )
 
 
-def _shown(value: object) -> str:
-    """Return a value as an error message shows it, shortened."""
-    return reprlib.repr(value)
-
-
-def _sampling(fields: dict[str, Any]) -> Sampling:
-    longest = "max_tokens" if fields.get("max_completion_tokens") is None else "max_completion_tokens"
-    seed = fields.get("seed")
-    return Sampling(
-        temperature=_number(fields, "temperature", 0, 2, 1.0),
-        top_p=_number(fields, "top_p", 0, 1, 1.0),
-        max_new_tokens=int(_number(fields, longest, 1, 2**31, _DEFAULT_MAX_TOKENS, whole=True)),
-        seed=None if seed is None else int(_number(fields, "seed", -(2**63), 2**63 - 1, 0, whole=True)),
-        top_k=int(_number(fields, "top_k", 0, 2**31, 0, whole=True)),
-    )
-
-
-def _number(
-    fields: dict[str, Any], name: str, least: float, most: float, default: float, *, whole: bool = False
-) -> float:
-    value = fields.get(name)
-    if value is None:
-        return default
-    allowed = int if whole else int | float
-    # A comparison with NaN is false, so NaN is refused as well.
-    if isinstance(value, bool) or not isinstance(value, allowed) or not least <= value <= most:
-        kind = "an integer" if whole else "a number"
-        raise ApiError(f"{name} must be {kind} from {least} to {most}, not {_shown(value)}.", param=name)
-    return value
-
-
-def _flag(fields: dict[str, Any], name: str) -> bool:
-    value = fields.get(name)
-    if value is not None and not isinstance(value, bool):
-        raise ApiError(f"{name} must be true or false, not {_shown(value)}.", param=name)
-    return bool(value)
-
-
-def _messages(value: object) -> tuple[str, tuple[Turn, ...], tuple[int | None, ...]]:
+def _conversation(messages: list[_Message]) -> tuple[str, tuple[Turn, ...], tuple[int | None, ...]]:
     """Return the system text, the turns and the tile limit of each picture."""
-    if not isinstance(value, list) or not value:
-        raise ApiError("messages must be a list with at least one message.", param="messages")
     system = SYSTEM
     turns: list[Turn] = []
     tiles: list[int | None] = []
-    for index, message in enumerate(value):
-        where = f"messages[{index}]"
-        if not isinstance(message, dict):
-            raise ApiError(f"{where} must be an object with role and content.", param=where)
-        role = message.get("role")
-        text, pictures, limits = _content(message.get("content"), f"{where}.content")
-        if pictures and role != Role.USER:
-            raise ApiError(f"{where}: only a user's message can hold pictures.", param=where)
-        if role in ("system", "developer"):
-            if index:
-                raise ApiError(f"{where}: the {role} message must be the first.", param=where)
-            system = text
-        elif role in (Role.USER, Role.ASSISTANT):
-            turns.append(Turn(Role(role), text, pictures))
+    for index, message in enumerate(messages):
+        text, pictures, limits = message.turn()
+        if pictures and message.role != "user":
+            raise ApiError("Only a user's message can have pictures.", param=f"messages[{index}]")
+        if message.role in ("user", "assistant"):
+            turns.append(Turn(Role(message.role), text, pictures))
             tiles += limits
+        elif index:
+            raise ApiError(f"The {message.role} message must be the first.", param=f"messages[{index}]")
         else:
-            raise ApiError(f"{where}: unknown role {_shown(role)}; use system, user or assistant.", param=where)
+            system = text
     if not turns or turns[-1].role is not Role.USER:
         raise ApiError("The last message must be the user's.", param="messages")
     return system, tuple(turns), tuple(tiles)
-
-
-def _content(value: object, where: str) -> tuple[str, tuple[Picture, ...], list[int | None]]:
-    """Return the text, the pictures and the pictures' tile limits of one message.
-
-    Pictures move to the front of their turn and the chat format numbers them, so a client's own "Image-1: " before a
-    picture is dropped.
-    """
-    if isinstance(value, str):
-        return _without_surrogates(value), (), []
-    if value is None:
-        return "", (), []
-    if not isinstance(value, list):
-        raise ApiError(f"{where} must be a text or a list of parts.", param=where)
-    texts: list[str] = []
-    pictures: list[Picture] = []
-    limits: list[int | None] = []
-    for number, part in enumerate(value):
-        part_where = f"{where}[{number}]"
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind == "text" and isinstance(part.get("text"), str):
-            texts.append(_without_surrogates(part["text"]))
-        elif kind == "image_url":
-            picture, limit = _picture(part.get("image_url"), part_where)
-            pictures.append(picture)
-            limits.append(limit)
-            if texts and _LABEL.fullmatch(texts[-1]):
-                texts.pop()
-        else:
-            raise ApiError(
-                f"{part_where}: unknown content type {_shown(kind)}; use a text or an image_url with a data: URL.",
-                param=part_where,
-            )
-    return "".join(texts), tuple(pictures), limits
-
-
-def _without_surrogates(text: str) -> str:
-    """Replace unpaired surrogates, which JSON can express and tokenizers cannot read."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _picture(value: object, where: str) -> tuple[Picture, int | None]:
-    url = value.get("url") if isinstance(value, dict) else value
-    if not isinstance(url, str):
-        raise ApiError(f"{where}.image_url must be an object with a url.", param=where)
-    found = _DATA_URL.match(url)
-    if found is None:
-        raise ApiError(
-            f"{where}: only data: URLs with base64 are read here (data:image/jpeg;base64,…); nothing is fetched.",
-            param=where,
-        )
-    try:
-        data = b64decode(url[found.end() :], validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise ApiError(f"{where}: the picture's base64 is broken ({error}).", param=where) from None
-    limits = value if isinstance(value, dict) else {}
-    limit = None
-    if limits.get("max_dynamic_patch") is not None:
-        limit = int(_number(limits, "max_dynamic_patch", 1, _MAX_TILES, 1, whole=True))
-    return Picture.of(data, found["type"] or "image/jpeg"), limit
 
 
 class Reply:

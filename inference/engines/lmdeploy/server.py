@@ -1,6 +1,6 @@
 """Worker: lmdeploy's OpenAI server with TurboMind, the right chat template and a faster picture path.
 
-    python -m inference.engines.lmdeploy.server --model DIR --name ID --port PORT
+    python -m inference.engines.lmdeploy.server --model DIR --name ID --port PORT [--settings JSON]
 
 The server, its API and its engine are lmdeploy's. patches.py lists the internals that are replaced; this needs the
 lmdeploy release `SUPPORTED_VERSION`, and any other is refused. Only the routes that the bot's client uses are served,
@@ -28,6 +28,7 @@ from inference.engines.lmdeploy.kv_budget import (
     share_of_free,
 )
 from inference.process.parent_watch import watch_parent
+from inference.settings import LmdeploySettings
 
 if TYPE_CHECKING:
     from lmdeploy import TurbomindEngineConfig
@@ -43,30 +44,34 @@ _TEMPORARY_NAME: Final = "thumbtune"
 _log = logging.getLogger("thumbtune.lmdeploy")
 
 
-def engine_config(options: argparse.Namespace) -> TurbomindEngineConfig:
-    """Return TurboMind's configuration; set `blocks` and `prefill_tokens` by the card if unset. Raises NoRoom."""
+def engine_config(options: argparse.Namespace) -> tuple[TurbomindEngineConfig, int]:
+    """Return TurboMind's configuration and the number of KV blocks, by the card where the settings leave them open.
+
+    Raises:
+        NoRoom: The card is too small for the settings.
+    """
     import torch
     from lmdeploy import TurbomindEngineConfig
 
+    settings: LmdeploySettings = options.settings
     free, total = torch.cuda.mem_get_info()
-    memory = ModelMemory.of(options.model, options.kv_bits, options.tensor_parallel)
-    options.prefill_tokens = options.prefill_tokens or prefill_tokens(total)
-    options.blocks = options.blocks or default_blocks(
-        memory, total, engines=options.engines, prefill=options.prefill_tokens
-    )
-    _log.info("%d KV blocks of %d tokens, %d tokens at once", options.blocks, BLOCK_TOKENS, options.prefill_tokens)
-    return TurbomindEngineConfig(
-        dtype=options.dtype,
-        tp=options.tensor_parallel,
-        session_len=min(options.session_length, options.blocks * BLOCK_TOKENS),
-        max_batch_size=options.batch,
-        cache_max_entry_count=share_of_free(memory, options.blocks, free),
-        quant_policy=options.kv_bits % 16,
-        model_format=options.weights if options.weights != "auto" else None,
-        max_prefill_token_num=options.prefill_tokens,
+    memory = ModelMemory.of(options.model, settings.kv_bits, settings.tensor_parallel)
+    prefill = settings.prefill_tokens or prefill_tokens(total)
+    blocks = settings.blocks or default_blocks(memory, total, engines=options.engines, prefill=prefill)
+    _log.info("%d KV blocks of %d tokens, %d prefill tokens", blocks, BLOCK_TOKENS, prefill)
+    config = TurbomindEngineConfig(
+        dtype=settings.dtype,
+        tp=settings.tensor_parallel,
+        session_len=min(settings.session_length, blocks * BLOCK_TOKENS),
+        max_batch_size=settings.batch,
+        cache_max_entry_count=share_of_free(memory, blocks, free),
+        quant_policy=settings.kv_bits % 16,
+        model_format=settings.weights if settings.weights != "auto" else None,
+        max_prefill_token_num=prefill,
         enable_prefix_caching=True,
         enable_metrics=True,
     )
+    return config, blocks
 
 
 def patch_engines(name: str, replacements: Mapping[type, type]) -> None:
@@ -138,19 +143,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Tiles are cut by many threads at once, each of which is fastest without threads of its own.
     torch.set_num_threads(1)
     try:
-        config = engine_config(options)
+        config, blocks = engine_config(options)
     except NoRoom as error:
         raise SystemExit(str(error)) from None
     from inference.engines.lmdeploy.patches import patch_lmdeploy
 
     replacements = patch_lmdeploy(
-        prefill_tokens=options.prefill_tokens,
+        prefill_tokens=config.max_prefill_token_num,
         tiles=options.tiles,
-        threads=options.tile_threads,
-        cache_bytes=options.tile_cache_megabytes * 2**20,
+        threads=options.settings.tile_threads or min(os.cpu_count() or 1, 12),
+        cache_bytes=options.settings.tile_cache_megabytes * 2**20,
     )
     patch_engines(options.name, replacements)
-    patch_app(options.name, key, window=config.session_len, cache=options.blocks * BLOCK_TOKENS)
+    patch_app(options.name, key, window=config.session_len, cache=blocks * BLOCK_TOKENS)
     run(options, config, _TEMPORARY_NAME)
 
 
@@ -199,26 +204,14 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--model", type=Path, required=True, help="checkpoint directory in the official layout")
     arguments.add_argument("--name", required=True, help="the model's name in requests and answers")
     arguments.add_argument("--port", type=int, default=23333)
-    arguments.add_argument("--blocks", type=int, help="KV blocks of 64 tokens (default: by the card's memory)")
     arguments.add_argument("--engines", type=int, default=1, help="engines the card must have room for (default: 1)")
-    arguments.add_argument("--session-length", type=int, default=16384, help="longest conversation in tokens")
-    arguments.add_argument("--batch", type=int, default=64, help="answers generated at a time")
-    arguments.add_argument("--kv-bits", type=int, choices=(4, 8, 16), default=16, help="bits of a cached key or value")
-    arguments.add_argument(
-        "--dtype", choices=("auto", "bfloat16", "float16"), default="auto", help="type of the computations"
-    )
-    arguments.add_argument(
-        "--weights", choices=("auto", "hf", "awq", "gptq"), default="auto", help="format of the weights"
-    )
-    arguments.add_argument(
-        "--prefill-tokens", type=int, help="prompt tokens computed in one iteration (default: by the card)"
-    )
-    arguments.add_argument("--tensor-parallel", type=int, default=1, help="GPUs that share one model")
     arguments.add_argument("--tiles", type=int, help="most tiles of a picture (default: the checkpoint's own limit)")
     arguments.add_argument(
-        "--tile-threads", type=int, default=min(os.cpu_count() or 1, 12), help="threads that cut tiles"
+        "--settings",
+        type=LmdeploySettings.model_validate_json,
+        default=LmdeploySettings(),
+        help="the keys of [inference.lmdeploy] as JSON",
     )
-    arguments.add_argument("--tile-cache-megabytes", type=int, default=2048, help="memory for tiles of recent pictures")
     return arguments
 
 

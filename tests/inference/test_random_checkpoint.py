@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.random_checkpoint import SIZES, Size, configuration, main, write_random
 from inference.internvl2.checkpoint import load_model
-from inference.internvl2.random_weights import SIZES, Size, configuration, main, write_random
 from inference.internvl2.tokenizer import load_tokenizer
 
 TOKENIZER = Path(__file__).parents[1] / "golden" / "internlm2_tokenizer"

@@ -1,6 +1,6 @@
 """Checkpoints of any size with random weights, for benchmarks and load tests.
 
-    python -m inference.internvl2.random_weights --size 2b --out DIR
+    python -m benchmarks.random_checkpoint --size 2b --out DIR
 
 Only one shard of weights is in memory at a time. The weights depend on the seed, not on the shard size. Such a model
 generates nonsense at the speed of a trained one.
@@ -25,9 +25,8 @@ from torch import Tensor
 from inference.internvl2.checkpoint import share_weights, write_surroundings
 from inference.internvl2.configuration_internvl2 import InternVLChatConfig
 from inference.internvl2.modeling_internvl2 import InternVLChatModel
+from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tokenizer import load_tokenizer
-
-TINY_CHECKPOINT = Path(__file__).parent / "tiny" / "checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +147,11 @@ def _initial_weights(model: InternVLChatModel, names: Sequence[str], seed: int) 
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m inference.internvl2.random_weights", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.random_checkpoint", description=__doc__)
     parser.add_argument("--size", choices=SIZES, default="2b", help="the model to start from (default: 2b)")
     parser.add_argument("--out", type=Path, required=True, help="the directory to write, made if missing")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tokenizer", type=Path, default=TINY_CHECKPOINT, help="a directory with a tokenizer")
+    parser.add_argument("--tokenizer", type=Path, default=CHECKPOINT, help="a directory with a tokenizer")
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
     parser.add_argument("--shard", default="512MB", help="largest weight file, and so the memory needed")
     for name in Size.__dataclass_fields__:
