@@ -48,7 +48,7 @@ def main(official: Path) -> None:
         for width, height in sizes:
             blank = _Blank(width, height)
             tiles = code["dynamic_preprocess"](blank, min_num=low, max_num=high, image_size=side, use_thumbnail=True)
-            stretched = blank.asked[0]
+            stretched = blank.sizes[0]
             grid = (stretched[0] // side, stretched[1] // side)
             grids.append([low, high, side, width, height, *grid, len(tiles)])
     hashes = []
@@ -66,10 +66,10 @@ class _Blank:
 
     def __init__(self, width: int, height: int) -> None:
         self.size = (width, height)
-        self.asked: list[tuple[int, int]] = []
+        self.sizes: list[tuple[int, int]] = []
 
     def resize(self, size: tuple[int, int]) -> _Blank:
-        self.asked.append(size)
+        self.sizes.append(size)
         return _Blank(*size)
 
     def crop(self, box: tuple[int, int, int, int]) -> Image.Image | None:

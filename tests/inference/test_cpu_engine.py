@@ -16,7 +16,7 @@ from inference.internvl2.checkpoint import load_model
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Picture, Prompt, PromptTooLong, Role, Sampling, Turn
-from tests.support.generating import GREEDY, answer, ask, engine_ends, picture, running, said
+from tests.support.generating import GREEDY, answer, ask, engine_ends, history_after, picture, running
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def uncached_engine(model: Any, tokenizer: Any) -> Iterator[ChatEngine]:
         ask("图里有什么？", picture(2, (500, 180))),
         ask("What do you see?", picture(3), picture(4)),
         ask("Hello!"),
-        ask("Sure?", history=said(ask("What colour is it?", picture(5)), "Green.")),
+        ask("Sure?", history=history_after(ask("What colour is it?", picture(5)), "Green.")),
     ],
     ids=["picture", "wide picture", "two pictures", "text", "history"],
 )
@@ -91,7 +91,7 @@ def test_a_follow_up_encodes_nothing_and_equals_an_uncached_answer(
     assert result.usage.encoded_tiles > 0
     for question in ("Which colour is it?", "How many are there?", "What shape?"):
         before = result.usage
-        prompt = ask(question, history=said(prompt, text))
+        prompt = ask(question, history=history_after(prompt, text))
         text, result = answer(engine, prompt)
         assert result.usage.encoded_tiles == 0
         assert result.usage.cached_tokens >= before.prompt_tokens
@@ -121,7 +121,7 @@ def test_cache_bytes_stay_bounded_and_the_newest_chat_is_cached(model: Any, toke
             prompt = ask("What do you see?", picture(seed))
             text, _ = answer(engine, prompt)
             assert 0 < engine.cache_bytes <= limit
-        again = answer(engine, ask("Sure?", history=said(prompt, text)))[1].usage
+        again = answer(engine, ask("Sure?", history=history_after(prompt, text)))[1].usage
         assert again.encoded_tiles == 0
         assert again.cached_tokens > 60
         assert answer(engine, ask("What do you see?", picture(30)))[1].usage.encoded_tiles > 0

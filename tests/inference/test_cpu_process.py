@@ -11,8 +11,8 @@ def test_it_ends_with_its_parent_in_mid_answer(tmp_path: Path) -> None:
     """An engine ends soon after its parent's pipe closes, even with an answer in flight."""
     with started(endless(tmp_path / "endless")) as served:
         served.until_ready()
-        asked = body(question("Go on."), stream=True, max_tokens=100_000)
-        with served.http.stream("POST", "/v1/chat/completions", json=asked) as response:
+        request = body(question("Go on."), stream=True, max_tokens=100_000)
+        with served.http.stream("POST", "/v1/chat/completions", json=request) as response:
             assert next(response.iter_lines())
             assert served.process.stdin is not None
             served.process.stdin.close()

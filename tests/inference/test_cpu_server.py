@@ -75,17 +75,17 @@ def test_a_streamed_answer_has_the_same_text(served: Served, sampling: dict[str,
     """The pieces join to the whole answer; the last chunk has the usage, all have the model."""
     message = question("看到什么？ What do you see? 🎉", picture(2))
     whole = served.complete(message, max_tokens=60, **sampling)
-    told = served.chunks(message, max_tokens=60, **sampling)
-    deltas = [chunk["choices"][0]["delta"] for chunk in told]
+    chunks = served.chunks(message, max_tokens=60, **sampling)
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
     assert "".join(delta.get("content", "") for delta in deltas) == words(whole)
     assert deltas[0]["role"] == "assistant"
     assert len(deltas) > 10
-    assert {(chunk["model"], chunk["id"], chunk["object"]) for chunk in told} == {
-        (NAME, told[0]["id"], "chat.completion.chunk")
+    assert {(chunk["model"], chunk["id"], chunk["object"]) for chunk in chunks} == {
+        (NAME, chunks[0]["id"], "chat.completion.chunk")
     }
-    assert [chunk["choices"][0]["finish_reason"] for chunk in told] == [None] * (len(told) - 1) + ["length"]
-    assert told[-1]["usage"]["completion_tokens"] == whole["usage"]["completion_tokens"] == 60
-    assert all("usage" not in chunk for chunk in told[:-1])
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None] * (len(chunks) - 1) + ["length"]
+    assert chunks[-1]["usage"]["completion_tokens"] == whole["usage"]["completion_tokens"] == 60
+    assert all("usage" not in chunk for chunk in chunks[:-1])
 
 
 def test_a_seed_repeats_an_answer_and_another_changes_it(served: Served) -> None:
@@ -111,10 +111,10 @@ def test_a_follow_up_encodes_no_picture_again(served: Served) -> None:
 
 def test_concurrent_chats_do_not_mix(served: Served) -> None:
     """More chats than slots at once: each gets the same text as alone."""
-    asked = [question(f"What is in picture {n}?", picture(110 + n)) for n in range(SLOTS + 2)]
-    alone = [words(served.complete(one, max_tokens=30)) for one in asked]
-    with ThreadPoolExecutor(len(asked)) as pool:
-        together = list(pool.map(lambda one: words(served.complete(one, max_tokens=30)), asked))
+    messages = [question(f"What is in picture {n}?", picture(110 + n)) for n in range(SLOTS + 2)]
+    alone = [words(served.complete(one, max_tokens=30)) for one in messages]
+    with ThreadPoolExecutor(len(messages)) as pool:
+        together = list(pool.map(lambda one: words(served.complete(one, max_tokens=30)), messages))
     assert together == alone
     assert len(set(alone)) > 1
 
@@ -143,7 +143,7 @@ def test_a_client_that_disconnects_frees_its_slot(served: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (encoded("JPEG", size=(400, 300))[:-600], "damaged or cut off"),
         (b"just a text", "not a picture"),
@@ -151,13 +151,13 @@ def test_a_client_that_disconnects_frees_its_slot(served: Served) -> None:
     ],
     ids=["truncated", "text", "bomb"],
 )
-def test_bad_pictures_are_refused(served: Served, data: bytes, said: str) -> None:
+def test_bad_pictures_are_refused(served: Served, data: bytes, message: str) -> None:
     """HTTP 400 with a message, streamed or not, and nothing is encoded."""
     tiles = served.metric("encoded_tiles_total")
     for stream in (False, True):
         error = served.refusal(400, {"role": "user", "content": [image(data)]}, stream=stream)
         assert error["code"] == "invalid_image"
-        assert any(part in error["message"] for part in said.split("|"))
+        assert any(part in error["message"] for part in message.split("|"))
     assert served.metric("encoded_tiles_total") == tiles
 
 
@@ -226,7 +226,7 @@ async def engine(served: Served) -> AsyncIterator[HttpEngine]:
     await engine.aclose()
 
 
-async def said(engine: HttpEngine, prompt: Prompt) -> Answer:
+async def answer_of(engine: HttpEngine, prompt: Prompt) -> Answer:
     """Return the answer that the product's client reads."""
     answers = [delta.answer async for delta in engine.answer(prompt) if delta.answer is not None]
     assert len(answers) == 1
@@ -238,18 +238,18 @@ async def test_the_product_s_client_reads_its_answers(engine: HttpEngine, served
     shown = (picture(140), picture(141))
     turn = Turn(Role.USER, "What do you see?", shown)
     sampling = Sampling(temperature=0, max_new_tokens=12)
-    first = await said(engine, Prompt("Be kind.", (turn,), "chat", sampling))
+    first = await answer_of(engine, Prompt("Be kind.", (turn,), "chat", sampling))
     by_hand = served.complete({"role": "system", "content": "Be kind."}, question("What do you see?", *shown))
     assert (first.text, first.usage.prompt_tokens) == (words(by_hand), by_hand["usage"]["prompt_tokens"])
     assert (first.finish, first.usage.completion_tokens) == ("length", 12)
     assert first.usage.encoded_tiles > 0
     history = (turn, Turn(Role.ASSISTANT, first.text), Turn(Role.USER, "Sure?"))
-    second = await said(engine, Prompt("Be kind.", history, "chat", sampling))
+    second = await answer_of(engine, Prompt("Be kind.", history, "chat", sampling))
     assert second.usage.encoded_tiles == 0
     assert second.usage.cached_tokens >= first.usage.prompt_tokens
     assert await engine.sizes() == Sizes(window=2048)
     with pytest.raises(PromptTooLong):
-        await said(engine, Prompt("Be kind.", (Turn(Role.USER, "word " * 3000),), "chat", sampling))
+        await answer_of(engine, Prompt("Be kind.", (Turn(Role.USER, "word " * 3000),), "chat", sampling))
 
 
 @pytest.mark.parametrize("route", ["/v1/chat/completions", "/v1/models", "/health", "/metrics", "/"])
@@ -303,8 +303,8 @@ async def test_openai_s_client_reads_its_answers(served: Served) -> None:
             stream=True,
             stream_options={"include_usage": True},
         )
-        told = [chunk async for chunk in stream]
-    assert told[-1].choices == []
-    assert told[-1].usage is not None and told[-1].usage.completion_tokens == 5
-    assert told[-2].choices[0].finish_reason == "length"
-    assert all(chunk.usage is None for chunk in told[:-1])
+        chunks = [chunk async for chunk in stream]
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage is not None and chunks[-1].usage.completion_tokens == 5
+    assert chunks[-2].choices[0].finish_reason == "length"
+    assert all(chunk.usage is None for chunk in chunks[:-1])

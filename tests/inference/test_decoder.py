@@ -248,17 +248,17 @@ def mutated(draw: st.DrawFn) -> bytes:
     """Return a file of any format with changed bytes, a repeated piece, a piece of another file, or cut off."""
     data = bytearray(draw(st.sampled_from(SAMPLES)))
     for _ in range(draw(st.integers(0, 8))):
-        place = draw(st.integers(0, len(data) - 1))
+        position = draw(st.integers(0, len(data) - 1))
         match draw(st.integers(0, 3)):
             case 0:
-                data[place] = draw(st.integers(0, 255))
+                data[position] = draw(st.integers(0, 255))
             case 1:
-                data[place : place + 4] = draw(st.binary(min_size=4, max_size=4))
+                data[position : position + 4] = draw(st.binary(min_size=4, max_size=4))
             case 2:
-                data[place:place] = data[place : place + draw(st.integers(1, 64))]
+                data[position:position] = data[position : position + draw(st.integers(1, 64))]
             case 3:
                 other = draw(st.sampled_from(SAMPLES))
-                data[place:] = other[min(place, len(other) - 1) :]
+                data[position:] = other[min(position, len(other) - 1) :]
     return bytes(data)
 
 

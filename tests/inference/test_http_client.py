@@ -86,11 +86,11 @@ async def client(url: str, model: str = "model-a", **settings: Any) -> AsyncIter
         await engine.aclose()
 
 
-async def complete(engine: HttpEngine, asked: Prompt) -> tuple[str, Answer]:
+async def complete(engine: HttpEngine, request: Prompt) -> tuple[str, Answer]:
     """Return the streamed text and the answer."""
     text = ""
     answer = None
-    async for delta in engine.answer(asked):
+    async for delta in engine.answer(request):
         assert answer is None, "the answer is the last delta"
         text += delta.text
         answer = delta.answer
@@ -207,17 +207,17 @@ async def test_a_stopped_process_is_a_hang(fake: Running) -> None:
 async def test_cancellation_reaches_the_engine(fake: Running, way: str) -> None:
     """Closing the iterator or cancelling its task closes the connection, and the engine stops."""
     async with client(fake.url) as engine:
-        begun = asyncio.Event()
+        started = asyncio.Event()
 
         async def ask() -> None:
             async with aclosing(engine.answer(prompt("words:1000 slow:0.02", chat="leaver"))) as deltas:
                 async for _ in deltas:
-                    begun.set()
+                    started.set()
                     if way == "closes":
                         break
 
         asking = asyncio.create_task(ask())
-        await begun.wait()
+        await started.wait()
         if way == "is cancelled":
             asking.cancel()
         await asyncio.wait((asking,))

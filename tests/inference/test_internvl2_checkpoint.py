@@ -42,8 +42,8 @@ def model() -> Any:
 
 def logits(model: Any) -> torch.Tensor:
     """Return a model's logits for a fixed prompt with a picture."""
-    place = model.img_context_token_id
-    ids = torch.tensor([[1, 7, 9, *([place] * model.num_image_token), 11, 12]])
+    token = model.img_context_token_id
+    ids = torch.tensor([[1, 7, 9, *([token] * model.num_image_token), 11, 12]])
     with torch.no_grad():
         found: torch.Tensor = model(pixel_values=cases.pixel_values(56)[:1], input_ids=ids).logits
     return found
@@ -99,12 +99,12 @@ assert type(config).__name__ == "InternVLChatConfig" and config.llm_config.vocab
 for fast in (True, False):
     tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=True, use_fast=fast)
     assert type(tokenizer).__name__ == "InternLM2Tokenizer"
-place = tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
+token = tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
 expected = torch.load(sys.argv[2])
 for auto in (AutoModel, AutoModelForCausalLM):
     model = auto.from_pretrained(directory, trust_remote_code=True, config=config).eval()
-    model.img_context_token_id = place
-    ids = torch.tensor([[1, 7, 9, *([place] * model.num_image_token), 11, 12]])
+    model.img_context_token_id = token
+    ids = torch.tensor([[1, 7, 9, *([token] * model.num_image_token), 11, 12]])
     with torch.no_grad():
         assert torch.equal(model(pixel_values=expected["pixels"], input_ids=ids).logits, expected["logits"])
 made = model.generate(pixel_values=expected["pixels"], input_ids=ids, max_new_tokens=3, do_sample=False)

@@ -127,7 +127,7 @@ async def test_turbomind_gets_the_token_ids_of_the_chat_format(
             usage = (await answer(engine, prompt)).usage
             given = served.given()[-1]
             assert given["input_ids"] == ids, prompt.turns[-1].text
-            assert given["places"] == [[span.start, len(span)] for span in spans]
+            assert given["positions"] == [[span.start, len(span)] for span in spans]
             assert usage.prompt_tokens == len(ids)
 
 
@@ -164,7 +164,7 @@ async def test_turbomind_gets_the_pixels_of_stock_lmdeploy(servers: dict[str, Se
                 await answer(engine, prompt)
     ours, stock = (servers[name].given()[-len(prompts) :] for name in ("tiny", "stock"))
     assert any(given["pixels"] for given in stock)
-    for key in ("input_ids", "places", "pixels", "shapes"):
+    for key in ("input_ids", "positions", "pixels", "shapes"):
         assert [given[key] for given in ours] == [given[key] for given in stock]
 
 
@@ -304,9 +304,9 @@ async def test_a_follow_up_prepares_no_picture_again(tiny: Served) -> None:
     assert numbers["tile_cache_hits"] == hits + 2
     assert {"tile_cache_misses", "tile_cache_bytes", "prefill_waiting", "engine_waiting"} <= numbers.keys()
     cached = after.usage.cached_tokens
-    assert cached > two["places"][0][0] + two["places"][0][1]
+    assert cached > two["positions"][0][0] + two["positions"][0][1]
     assert after.usage.encoded_tiles == sum(
-        each for each, (start, length) in zip(tiles, two["places"], strict=True) if start + length > cached
+        each for each, (start, length) in zip(tiles, two["positions"], strict=True) if start + length > cached
     )
     assert after.usage.encoded_tiles < sum(tiles)
 

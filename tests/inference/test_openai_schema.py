@@ -104,7 +104,7 @@ IMAGE_URL = "messages[0].content[0].image_url.image_url"
 
 
 @pytest.mark.parametrize(
-    ("messages", "fields", "said", "param"),
+    ("messages", "fields", "fragment", "param"),
     [
         ([], {}, "at least 1 item", "messages"),
         (["Hi"], {}, "should be a valid dictionary", "messages[0]"),
@@ -150,14 +150,14 @@ IMAGE_URL = "messages[0].content[0].image_url.image_url"
     ],
 )
 def test_bad_requests_are_refused_with_the_field(
-    messages: list[Any], fields: dict[str, Any], said: str, param: str
+    messages: list[Any], fields: dict[str, Any], fragment: str, param: str
 ) -> None:
     """The error describes the mistake and names the field."""
     with pytest.raises(ApiError) as raised:
         read(*messages, **fields)
     error = raised.value.body()["error"]
     assert raised.value.status == 400
-    assert said in error["message"]
+    assert fragment in error["message"]
     assert (error["param"], error["type"]) == (param, "invalid_request_error")
 
 

@@ -41,7 +41,7 @@ def test_accepted_formats_open_in_rgb(form: str, mode: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (b"", "not a picture"),
         (b"This is a text named .jpg", "not a picture"),
@@ -55,7 +55,7 @@ def test_accepted_formats_open_in_rgb(form: str, mode: str) -> None:
     ],
     ids=["empty", "text", "tiff", "cut jpeg", "cut png", "cut webp", "no pixels", "bomb", "large"],
 )
-def test_other_data_is_refused_with_a_message(data: bytes, said: str) -> None:
+def test_other_data_is_refused_with_a_message(data: bytes, message: str) -> None:
     """A bomb is refused for its size, so before its (missing) pixels are decoded."""
-    with pytest.raises(PictureError, match=said):
+    with pytest.raises(PictureError, match=message):
         open_picture(data)

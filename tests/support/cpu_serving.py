@@ -73,8 +73,8 @@ class Served:
 
     def chunks(self, *messages: dict[str, Any], **fields: Any) -> list[dict[str, Any]]:
         """Return all chunks of a streamed answer."""
-        asked = body(*messages, stream=True, **fields)
-        with self.http.stream("POST", "/v1/chat/completions", json=asked) as response:
+        request = body(*messages, stream=True, **fields)
+        with self.http.stream("POST", "/v1/chat/completions", json=request) as response:
             assert response.headers["content-type"] == "text/event-stream"
             lines = [line for line in response.iter_lines() if line]
         assert lines[-1] == "data: [DONE]"

@@ -1,4 +1,4 @@
-"""A fake engine: a process that speaks OpenAI's chat API and fails on cue.
+"""A fake engine: a process with OpenAI's chat API and fails on cue.
 
 Run as `python tests/support/fake_engine.py --model DIR --name NAME --port N`. Its words identify the process:
 `NAME/PID/0 NAME/PID/1 …`, so that a test notices mixed answers. Standard library and parent_watch only.
@@ -144,7 +144,7 @@ class Handler(BaseHTTPRequestHandler):
             if cues.get("abort") == number:
                 self._chunk(finish="abort")
                 break
-            name = "somebody-else" if cues.get("liar", words) <= number else self.fake.name
+            name = "another-model" if cues.get("liar", words) <= number else self.fake.name
             self._chunk(text=f"{self.fake.name}/{os.getpid()}/{number} ", name=name)
         else:
             self._chunk(finish="length" if body["max_tokens"] < words else "stop")
@@ -196,7 +196,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--name", required=True)
     parser.add_argument("--port", type=int, required=True)
-    chosen, _ = parser.parse_known_args()  # where it stands for a real engine's interpreter there are more
+    chosen, _ = parser.parse_known_args()  # run as a real engine's interpreter, it gets further arguments
     watch_parent()
     fake = Fake(chosen.model, chosen.name)
     fake.note("start", port=chosen.port)

@@ -28,7 +28,7 @@ def ask(text: str, *pictures: Picture, history: tuple[Turn, ...] = (), sampling:
     return Prompt("Be kind.", (*history, Turn(Role.USER, text, pictures)), "chat", sampling)
 
 
-def said(prompt: Prompt, answer: str) -> tuple[Turn, ...]:
+def history_after(prompt: Prompt, answer: str) -> tuple[Turn, ...]:
     """Return the history after an answer."""
     return (*prompt.turns, Turn(Role.ASSISTANT, answer))
 

@@ -107,7 +107,7 @@ class TurboMindInstance:
         items = multimodal or []
         line = {
             "input_ids": list(input_ids),
-            "places": [[item["offset"], item["image_tokens"]] for item in items],
+            "positions": [[item["offset"], item["image_tokens"]] for item in items],
             "fingerprints": [item.setdefault("fingerprint", b"").hex() for item in items],
             "pixels": [sha256(item["pixel_values"].view(torch.uint8).numpy().tobytes()).hexdigest() for item in items],
             "shapes": [list(item["pixel_values"].shape) for item in items],
