@@ -216,7 +216,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     url = await emulator.start()
     crowd = Crowd(emulator, options.people)
     data = options.work / "data"
-    line = (sys.executable, "-m", "bot", "run")
+    line = (sys.executable, "-m", "bot.cli.main", "run")
     log = (options.work / "bot.log").open("w", encoding="utf-8")
     began = time.monotonic()
     bot = await asyncio.create_subprocess_exec(

@@ -32,7 +32,7 @@ async def main() -> None:
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         demo = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "bot", "demo", "--port", str(port), "--keep", folder),
+            *(sys.executable, "-m", "bot.cli.main", "demo", "--port", str(port), "--keep", folder),
             stdout=asyncio.subprocess.PIPE,
         )
         try:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from bot.cli.main import main
 from telegram_emulator import Emulator
 from tests.support.bot_process import Ended, Thumbtune
 from tests.support.chatting import Stage
+from tests.support.warm_python import WarmPython
 
 
 @pytest.fixture
@@ -26,6 +27,14 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
         yield Stage(emulator, url, tmp_path / "data")
     finally:
         await emulator.stop()
+
+
+@pytest.fixture(scope="session")
+def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The path of an interpreter that starts engines and training workers without importing torch each time."""
+    warm = WarmPython.start(tmp_path_factory.mktemp("warm"))
+    yield str(warm.program)
+    warm.stop()
 
 
 @pytest.fixture

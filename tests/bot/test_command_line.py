@@ -103,7 +103,7 @@ async def test_a_terminal_is_asked(tmp_path: Path) -> None:
     for typed, code in ((b"n\n", 1), (b"y\n", 0)):
         terminal, end = pty.openpty()
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "bot", "forget", "7", "--config", str(config)),
+            *(sys.executable, "-m", "bot.cli.main", "forget", "7", "--config", str(config)),
             cwd=ROOT,
             stdin=end,
             stdout=asyncio.subprocess.PIPE,

@@ -74,7 +74,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
         async with Ledger.open(folder / "data") as ledger:
             await ledger.models.add(Model("run-7", str(CHECKPOINT), ModelState.CANDIDATE, None, 1.0))
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "bot", "compare", "run-7", str(folder / "mine"), "--images", str(images)),
+            *(sys.executable, "-m", "bot.cli.main", "compare", "run-7", str(folder / "mine"), "--images", str(images)),
             *("--out", str(folder / "page.html"), "--config", str(folder / "config.toml")),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

@@ -285,7 +285,17 @@ async def test_the_command_takes_its_options(tmp_path: Path) -> None:
     """From the command line, as an operator types it."""
     async with HubServer(FILES) as hub:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "bot", "fetch", str(tmp_path / "m"), "--source", "hub", "--repo", hub.repo),
+            *(
+                sys.executable,
+                "-m",
+                "bot.cli.main",
+                "fetch",
+                str(tmp_path / "m"),
+                "--source",
+                "hub",
+                "--repo",
+                hub.repo,
+            ),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             env={**os.environ, "HF_ENDPOINT": hub.url},

@@ -159,9 +159,10 @@ def test_the_window_of_each_engine(tmp_path: Path, sentencepiece: Path) -> None:
     assert tokens(sentencepiece) is None
 
 
-async def test_a_long_talk_is_cut_before_it_is_sent(tmp_path: Path) -> None:
+async def test_a_long_talk_is_cut_before_it_is_sent(tmp_path: Path, warm_python: str) -> None:
     """The CPU engine gets the part that fits; the answer contains the shorter prompt and equals its answer."""
-    settings = InferenceSettings.model_validate({"engine": "cpu", "concurrency": 1, "threads": 1, "warm_chats": 0})
+    given = {"engine": "cpu", "python": warm_python, "concurrency": 1, "threads": 1, "warm_chats": 0}
+    settings = InferenceSettings.model_validate(given)
     deployment = Deployment(settings, "tiny", CHECKPOINT, logs=tmp_path)
     talk = long_talk(60, last="What colour is it?", answer_tokens=16)
     try:

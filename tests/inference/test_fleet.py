@@ -78,11 +78,11 @@ def checkpoint(folder: Path, name: str) -> Path:
     return folder / name
 
 
-async def test_fleet_nothing_is_lost_and_caches_are_hit(tmp_path: Path) -> None:
+async def test_fleet_nothing_is_lost_and_caches_are_hit(tmp_path: Path, warm_python: str) -> None:
     """Three engines, eight people: one engine is killed; one is drained, and gets the model that the others were given
     meanwhile when it is back. Every question gets one whole answer, and at least 95 % of the follow-ups' picture tokens
     come from a cache, as the engines count."""
-    servers = Servers(tmp_path, 3, "cpu")
+    servers = Servers(tmp_path, 3, warm_python)
     settings = InferenceSettings(
         endpoints=servers.endpoints,
         api_key=SecretStr(SERVER_KEY),
@@ -160,9 +160,9 @@ async def test_fleet_nothing_is_lost_and_caches_are_hit(tmp_path: Path) -> None:
     assert encoded <= 0.05 * shown, f"{encoded} of {shown} tiles of follow-ups were encoded again"
 
 
-async def test_fleet_follow_up_after_a_swap_is_warm(tmp_path: Path) -> None:
+async def test_fleet_follow_up_after_a_swap_is_warm(tmp_path: Path, warm_python: str) -> None:
     """The first follow-up to a new model finds its picture encoded and its prefix computed."""
-    settings = InferenceSettings.model_validate({"engine": "cpu", "threads": 1})
+    settings = InferenceSettings.model_validate({"engine": "cpu", "threads": 1, "python": warm_python})
     deployment = Deployment(settings, "m1", CHECKPOINT, logs=tmp_path)
     (talk,) = talks(["somebody"])[:1]
     try:

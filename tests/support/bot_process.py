@@ -84,7 +84,7 @@ class BotProcess:
         program = f"{self.sabotage}\nfrom bot.cli.main import main\nmain()"
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, *(("-c", program) if self.sabotage else ("-m", "bot"))),
+                *(sys.executable, *(("-c", program) if self.sabotage else ("-m", "bot.cli.main"))),
                 *("run", "--config", str(self._config)),
                 stdout=log,
                 stderr=log,

@@ -77,10 +77,16 @@ def questions(
 
 
 class Community:
-    """Use as an async context manager; the bot is started by `bot.start()` where a test wants it to be."""
+    """Use as an async context manager; the bot is started by `bot.start()` where a test wants it to be.
 
-    def __init__(self, folder: Path, *, emulator: Emulator | None = None, **sections: dict[str, Any]) -> None:
+    `python` is the interpreter of its engine and its trainings, by default the one of the tests.
+    """
+
+    def __init__(
+        self, folder: Path, *, emulator: Emulator | None = None, python: str = "", **sections: dict[str, Any]
+    ) -> None:
         self.folder = folder
+        self._python = python
         self.emulator = emulator or Emulator()
         self.data = folder / "data"
         self._sections = sections
@@ -96,7 +102,8 @@ class Community:
         sections: dict[str, dict[str, Any]] = {
             "telegram": {"token": self.emulator.token, "api_base": url, "admins": [ADMIN], **PACE},
             "storage": {"dir": str(self.data)},
-            "training": dict(TRAINING),
+            "inference": {"python": self._python},
+            "training": {**TRAINING, "python": self._python},
             "web": {"port": port},
         }
         for name, values in self._sections.items():

@@ -25,12 +25,13 @@ SCRIPT = (sys.executable, "-m", "tests.support.server_script")
 class Servers:
     """External servers on loopback, one a port, started and swapped by the script of `server_script.py`.
 
-    Fake ones serve, as model "a", a directory of their own, so that each has its own notes.
+    `python` runs CPU engines. Without it they are fake and serve, as model "a", a directory of their own, so that each
+    has its own notes.
     """
 
-    def __init__(self, folder: Path, number: int, kind: str = "fake") -> None:
+    def __init__(self, folder: Path, number: int, python: str = "") -> None:
         self.folder = folder
-        self.kind = kind
+        self.python = python
         self.endpoints = tuple(f"http://127.0.0.1:{free_port()}" for _ in range(number))
         os.mkfifo(folder / "lifeline")
         self._lifeline = os.open(folder / "lifeline", os.O_RDWR)
@@ -38,7 +39,7 @@ class Servers:
     @property
     def swap_command(self) -> tuple[str, ...]:
         """What a deployment has to run to swap one of them."""
-        return (*SCRIPT, str(self.folder), self.kind, "{port}", "{model}", "{model_dir}")
+        return (*SCRIPT, str(self.folder), self.python, "{port}", "{model}", "{model_dir}")
 
     def directory(self, endpoint: str) -> Path:
         """The fake server's first model directory."""
@@ -46,7 +47,14 @@ class Servers:
 
     async def start(self, endpoint: str, name: str = "a", directory: Path | None = None) -> None:
         """Start the server there, or start another in its place."""
-        line = (*SCRIPT, str(self.folder), self.kind, _port(endpoint), name, str(directory or self.directory(endpoint)))
+        line = (
+            *SCRIPT,
+            str(self.folder),
+            self.python,
+            _port(endpoint),
+            name,
+            str(directory or self.directory(endpoint)),
+        )
         process = await asyncio.create_subprocess_exec(*line)
         assert await process.wait() == 0
 

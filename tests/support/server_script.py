@@ -1,10 +1,11 @@
 """Stands in for an operator's script: ends the server on a port, if there is one, and starts one with another model.
 
-    python tests/support/server_script.py FOLDER KIND PORT NAME MODEL_DIR
+    python tests/support/server_script.py FOLDER PYTHON PORT NAME MODEL_DIR
 
-KIND is `fake` or `cpu`. NAME and MODEL_DIR may be `same`: what was served last. `FOLDER/PORT.pid` holds the server's
-process id, `FOLDER/PORT.model` what it serves; two scripts for one port wait for each other. The server ends when
-nobody has `FOLDER/lifeline` (a FIFO) open for writing any more: with the test. MODEL_DIR/script.json cues trouble:
+PYTHON runs a CPU engine; where it is empty the server is a fake one. NAME and MODEL_DIR may be `same`: what was served
+last. `FOLDER/PORT.pid` holds the server's process id, `FOLDER/PORT.model` what it serves; two scripts for one port wait
+for each other. The server ends when nobody has `FOLDER/lifeline` (a FIFO) open for writing any more: with the test.
+MODEL_DIR/script.json cues trouble:
     {"fail": true}    writes a line and ends with exit code 7, the old server untouched
     {"hang": true}    ends the old server, then sleeps
     {"forget": true}  ends with 0 and does nothing
@@ -29,20 +30,15 @@ from tests.support.children import alive, fake_command
 SERVER_KEY = "the-operator-s-key"
 
 
-def cpu_command(name: str, model_dir: Path, port: int) -> list[str]:
+def cpu_command(python: str, name: str, model_dir: Path, port: int) -> list[str]:
     return [
-        *(sys.executable, "-m", "inference.engines.cpu.server", "--model", str(model_dir), "--name", name),
+        *(python, "-m", "inference.engines.cpu.server", "--model", str(model_dir), "--name", name),
         *("--port", str(port), "--threads", "1", "--slots", "8", "--cache-megabytes", "256"),
     ]
 
 
-def environment(kind: str) -> dict[str, str]:
-    """A server of ours wants a key, given by whoever runs it."""
-    return {**os.environ, KEY_VARIABLE: SERVER_KEY} if kind == "cpu" else {**os.environ}
-
-
 def main() -> None:
-    folder, kind, port, name, model_dir = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4], sys.argv[5]
+    folder, python, port, name, model_dir = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4], sys.argv[5]
     lock = (folder / f"{port}.lock").open("w")
     fcntl.flock(lock, fcntl.LOCK_EX)
     served = folder / f"{port}.model"
@@ -71,11 +67,13 @@ def main() -> None:
         time.sleep(600)
     directory = Path(model_dir)
     line = fake_command(name, directory, port, InferenceSettings())
-    if kind == "cpu":
-        line = cpu_command(name, directory, port)
+    environment = dict(os.environ)
+    if python:
+        line = cpu_command(python, name, directory, port)
+        environment[KEY_VARIABLE] = SERVER_KEY  # our server requires one; its operator sets it
     with (folder / "lifeline").open("rb") as lifeline, (folder / f"{port}.log").open("ab") as log:
         process = subprocess.Popen(
-            line, stdin=lifeline, stdout=log, stderr=log, env=environment(kind), start_new_session=True
+            line, stdin=lifeline, stdout=log, stderr=log, env=environment, start_new_session=True
         )
     note.write_text(str(process.pid))
     served.write_text(f"{name}\n{model_dir}\n")

@@ -119,22 +119,23 @@ async def trouble(community: Community, rng: random.Random, stop: asyncio.Event)
         emulator.world.updates.wake()
 
 
-async def chaos(folder: Path, rounds: int, seed: int, people: int = 3, conversations: int = 1) -> None:
+async def chaos(folder: Path, python: str, rounds: int, *, people: int = 3, conversations: int = 1) -> None:
     """Kill engine, bot and trainer `rounds` times each, in random order, while people chat and calls fail.
 
     Each has so many conversations or more, of two questions.
     """
-    rng = random.Random(seed)
+    rng = random.Random(rounds)
     kills = [kill_engine, kill_bot, kill_trainer] * rounds
     rng.shuffle(kills)
-    async with Community(folder) as community:
+    async with Community(folder, python=python) as community:
         await community.bot.start()
         # Without these votes there would be nothing to train on, so no trainer to kill.
-        await community.vote(f"chaos-{seed}", playful, pictures=12)
+        await community.vote(f"chaos-{rounds}", playful, pictures=12)
         voted = 24
         stop = asyncio.Event()
         chatters = [
-            Chatter(await community.person(), f"chaos-{seed}-{number}", stop, conversations) for number in range(people)
+            Chatter(await community.person(), f"chaos-{rounds}-{number}", stop, conversations)
+            for number in range(people)
         ]
         async with asyncio.TaskGroup() as group:
             group.create_task(trouble(community, rng, stop))
@@ -162,6 +163,7 @@ async def chaos(folder: Path, rounds: int, seed: int, people: int = 3, conversat
         assert len(failed) >= rounds, "no run survives its trainer"
         assert [reason for reason in failed if reason != INTERRUPTED and "signal SIGKILL" not in reason] == []
         await _another_run_can_be_started_and_cancelled(community)
+        await _a_run_dies_with_the_bot(community)
 
 
 async def _drained(community: Community) -> None:
@@ -185,27 +187,28 @@ async def _another_run_can_be_started_and_cancelled(community: Community) -> Non
             await asyncio.sleep(0.1)
 
 
-async def test_six_kills(tmp_path: Path) -> None:
-    """Two kills each of engine, bot and trainer, while calls fail and updates come twice, lose and double nothing."""
-    await chaos(tmp_path, rounds=2, seed=1)
+async def _a_run_dies_with_the_bot(community: Community) -> None:
+    """Kill the bot in the middle of a run: its trainer ends, and the next start ends the run as failed."""
+    await community.admin.sends("/retrain")
+    worker = await _trainer(community)
+    await community.bot.kill()
+    await asyncio.to_thread(worker.wait, 10)
+    await community.bot.start()
+    run = await community.ended_run()
+    assert (run.state, run.reason) == (RunState.FAILED, INTERRUPTED)
 
 
-async def test_a_run_dies_with_the_bot_and_says_so(tmp_path: Path) -> None:
-    """A bot killed in mid-run ends its trainer, and the next start ends the run as failed, with the reason."""
-    async with Community(tmp_path) as community:
-        await community.bot.start()
-        await community.vote("dies", playful, pictures=12)
-        await community.admin.sends("/retrain")
-        worker = await _trainer(community)
-        await community.bot.kill()
-        await asyncio.to_thread(worker.wait, 10)
-        await community.bot.start()
-        run = await community.ended_run()
-        assert (run.state, run.reason) == (RunState.FAILED, INTERRUPTED)
+async def test_three_kills(tmp_path: Path, warm_python: str) -> None:
+    """A kill each of engine, bot and trainer, while calls fail and updates come twice, loses and doubles nothing."""
+    await chaos(tmp_path, warm_python, rounds=1)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
-async def test_sixty_kills(tmp_path: Path) -> None:
-    """The same with twenty kills each and 200 conversations or more."""
-    await chaos(tmp_path, rounds=20, seed=2, people=10, conversations=20)
+@pytest.mark.parametrize(
+    ("rounds", "people", "conversations"),
+    [pytest.param(2, 3, 1, id="six kills"), pytest.param(20, 10, 20, id="sixty kills, 200 conversations")],
+)
+async def test_many_kills(tmp_path: Path, warm_python: str, rounds: int, people: int, conversations: int) -> None:
+    """The same with more kills, people and conversations."""
+    await chaos(tmp_path, warm_python, rounds, people=people, conversations=conversations)

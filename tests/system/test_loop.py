@@ -212,7 +212,7 @@ async def _exchanges(community: Community) -> int:
 async def _thumbtune(community: Community, *arguments: str) -> str:
     """The output of the command line; it has to succeed."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "bot", *arguments, "--config", str(community.config)),
+        *(sys.executable, "-m", "bot.cli.main", *arguments, "--config", str(community.config)),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )

@@ -1,7 +1,6 @@
 """Training, merging and judging for real: XTuner's Runner in its own process, on the stand-in model.
 
-Two trainings are shared by all tests here, one on right answers and one on wrong ones; each takes a quarter of a
-minute.
+Two trainings are shared by all tests here, one on right answers and one on wrong ones.
 """
 
 from __future__ import annotations
@@ -43,7 +42,6 @@ pytestmark = pytest.mark.long
 
 PAIRS = 24
 HELD_OUT = 6
-SETTINGS = settings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +60,10 @@ class Trained:
         return Path(self.job.work)
 
 
-def learn(folder: Path, *, right: bool, **changes: Any) -> Trained:
+def learn(folder: Path, *, right: bool, python: str = "", **changes: Any) -> Trained:
     """Train on right or wrong answers, merge, and judge by others of the same sort."""
     progress: list[Progress] = []
-    trainer = ChildTrainer(SETTINGS)
+    trainer = ChildTrainer(settings(python=python))
     job = drawn_job(folder, PAIRS, right=right, **changes)
     outcome = asyncio.run(trainer.run(job, progress.append))
     assert outcome.ok, outcome.reason
@@ -97,7 +95,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 
 @pytest.fixture(scope="module")
-def bad(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def bad(tmp_path_factory: pytest.TempPathFactory, warm_python: str) -> Trained:
     """Taught the next colour in place of the right one, in all layers: the last alone does not take it up.
 
     The base brings code along.
@@ -105,7 +103,8 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("bad")
     base = Path(shutil.copytree(CHECKPOINT, folder / "hostile"))
     plant(base)
-    return learn(folder, right=False, targets="", learning_rate=1e-3, base=str(base))
+    changes = {"targets": "", "learning_rate": 1e-3, "base": str(base)}
+    return learn(folder, right=False, python=warm_python, **changes)
 
 
 def test_no_code_of_a_checkpoint_runs(bad: Trained) -> None:

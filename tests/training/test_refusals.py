@@ -20,19 +20,20 @@ from training.worker import explained
 from training.xtuner.finetune import prepare_data
 
 
-def test_targets_that_match_nothing_are_the_reason(tmp_path: Path) -> None:
+def test_targets_that_match_nothing_are_the_reason(tmp_path: Path, warm_python: str) -> None:
     """A pattern without a layer ends the run before it trains, and the reason names the pattern."""
-    outcome = asyncio.run(ChildTrainer(settings()).run(drawn_job(tmp_path, 2, targets="attention_wo")))
+    trainer = ChildTrainer(settings(python=warm_python))
+    outcome = asyncio.run(trainer.run(drawn_job(tmp_path, 2, targets="attention_wo")))
     assert not outcome.ok
     assert "attention_wo" in outcome.reason
 
 
-def test_a_bad_row_stops_the_run_before_training(tmp_path: Path) -> None:
+def test_a_bad_row_stops_the_run_before_training(tmp_path: Path, warm_python: str) -> None:
     """A picture that vanished is the outcome's reason, with file and row; XTuner would have trained on another."""
     job = drawn_job(tmp_path, 3)
     rows = json.loads((tmp_path / "train.json").read_text(encoding="utf-8"))
     (tmp_path / "pictures" / rows[1]["image"]).unlink()
-    outcome = asyncio.run(ChildTrainer(settings()).run(job))
+    outcome = asyncio.run(ChildTrainer(settings(python=warm_python)).run(job))
     assert not outcome.ok
     assert "train.json row 2: the picture" in outcome.reason and "missing" in outcome.reason
     assert not (tmp_path / "xtuner").exists()

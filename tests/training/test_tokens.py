@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +15,7 @@ from xtuner.configs import cfgs_name_path
 
 from tests.support.lessons import drawn_job, drawn_lessons, settings
 from training.data.llava import write_rows
-from training.job import Job, Outcome, outcome_file
+from training.job import Job, Outcome
 from training.launcher import ChildTrainer
 from training.xtuner.scalars import losses
 
@@ -33,8 +31,8 @@ WAYS: dict[str, dict[str, Any]] = {
     # XTuner's own model, and the same again after it found too little memory.
     "own": {},
     "own split": {"split": 4},
+    "2x4 in two processes": {"batch": 2, "accumulation": 4, "processes": 2},
 }
-TOGETHER = "2x4 in two processes"
 
 
 def make_job(folder: Path, **changes: Any) -> Job:
@@ -68,22 +66,17 @@ def own_configuration(file: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Outcome]:
-    """The same training in every way: those of one process one after the other, then the one of two."""
+def trained(tmp_path_factory: pytest.TempPathFactory, warm_python: str) -> Mapping[str, Outcome]:
+    """The same training in every way."""
     folder = tmp_path_factory.mktemp("ways")
-    files = {}
+    found = {}
     for name, changes in WAYS.items():
         (folder / name).mkdir()
         recipe = own_configuration(folder / name / "own.py") if name.startswith("own") else ""
-        files[name] = folder / name / "finetune.json"
-        make_job(folder / name, recipe=recipe, **changes).write(files[name])
-    command = [sys.executable, "-m", "tests.support.trainings", *map(str, files.values())]
-    ended = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    assert ended.returncode == 0, ended.stderr[-2000:]
-    (folder / TOGETHER).mkdir()
-    job = make_job(folder / TOGETHER, batch=2, accumulation=4, processes=2)
-    together = asyncio.run(ChildTrainer(settings(processes=2)).run(job))
-    return {name: Outcome.read(outcome_file(file)) for name, file in files.items()} | {TOGETHER: together}
+        job = make_job(folder / name, recipe=recipe, **changes)
+        trainer = ChildTrainer(settings(python=warm_python, processes=job.processes))
+        found[name] = asyncio.run(trainer.run(job))
+    return found
 
 
 def losses_of(outcome: Outcome) -> list[float]:
@@ -92,7 +85,7 @@ def losses_of(outcome: Outcome) -> list[float]:
     return [loss for _, loss in losses(Path(str(outcome.scalars)))]
 
 
-@pytest.mark.parametrize("way", ["2x4", "8x1", "8x1 split", TOGETHER])
+@pytest.mark.parametrize("way", ["2x4", "8x1", "8x1 split", "2x4 in two processes"])
 def test_losses_and_weights_do_not_depend_on_how_a_step_is_split(trained: Mapping[str, Outcome], way: str) -> None:
     """In float32 they are those of pairs that are computed one by one."""
     expected, found = trained["1x8"], trained[way]

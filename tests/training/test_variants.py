@@ -1,7 +1,4 @@
-"""The ways to train, each for a few steps on the stand-in: methods, optimisers, after a crash, in two processes.
-
-What can be is trained in one process (tests/support/trainings.py), before all tests.
-"""
+"""The ways to train, each for a few steps on the stand-in: methods, optimisers, after a crash, in two processes."""
 
 from __future__ import annotations
 
@@ -9,8 +6,6 @@ import asyncio
 import os
 import shlex
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +21,7 @@ from inference.serving.engine_launch import free_port
 from tests.support.children import until
 from tests.support.lessons import SYSTEM, drawn_job, settings
 from training.adapter import Adapter
-from training.job import Job, MergeJob, Outcome, Progress, ignore, outcome_file
+from training.job import Job, MergeJob, Outcome, Progress, ignore
 from training.launcher import ChildTrainer
 from training.merge import merge
 from training.xtuner.scalars import losses
@@ -73,22 +68,17 @@ def make_job(folder: Path, **changes: Any) -> Job:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Trained]:
-    """All variants, trained in one process."""
+def trained(tmp_path_factory: pytest.TempPathFactory, warm_python: str) -> Mapping[str, Trained]:
+    """All variants."""
     folder = tmp_path_factory.mktemp("variants")
-    jobs = {}
+    trainer = ChildTrainer(settings(python=warm_python))
+    found = {}
     for name, changes in VARIANTS.items():
         (folder / name).mkdir()
-        jobs[name] = make_job(folder / name, **changes)
-        jobs[name].write(folder / name / "finetune.json")
-    files = [folder / name / "finetune.json" for name in jobs]
-    command = [sys.executable, "-m", "tests.support.trainings", *map(str, files)]
-    ended = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    assert ended.returncode == 0, ended.stderr[-2000:]
-    return {
-        name: Trained(job, Outcome.read(outcome_file(file)))
-        for (name, job), file in zip(jobs.items(), files, strict=True)
-    }
+        job = make_job(folder / name, **changes)
+        found[name] = Trained(job, asyncio.run(trainer.run(job)))
+        assert found[name].outcome.ok, found[name].outcome.reason
+    return found
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -132,11 +122,13 @@ def test_tensorboard_reads_the_log(trained: Mapping[str, Trained]) -> None:
     assert [each.value for each in log.Scalars("loss")] == pytest.approx(trained["qlora"].losses)
 
 
-def test_a_killed_training_goes_on_at_two_hosts(trained: Mapping[str, Trained], tmp_path: Path) -> None:
+def test_a_killed_training_goes_on_at_two_hosts(
+    trained: Mapping[str, Trained], tmp_path: Path, warm_python: str
+) -> None:
     """After kill -9 the same job goes on from its last checkpoint, here in two processes, the second started as on
     another host. They share the pairs of a step, and the losses are those of one process that was left alone.
     """
-    trainer = ChildTrainer(settings())
+    trainer = ChildTrainer(settings(python=warm_python))
     job = make_job(tmp_path, **VARIANTS["qlora"], save_steps=4)
 
     def kill(progress: Progress) -> None:
@@ -145,18 +137,18 @@ def test_a_killed_training_goes_on_at_two_hosts(trained: Mapping[str, Trained], 
 
     assert "SIGKILL" in asyncio.run(trainer.run(job, kill)).reason
     heard: list[Progress] = []
-    again = Trained(job, asyncio.run(at_two_hosts(job, heard)))
+    again = Trained(job, asyncio.run(at_two_hosts(job, warm_python, heard)))
     assert again.outcome.ok, again.outcome.reason
     assert [each.step for each in heard if each.step] == list(range(5, STEPS + 1)), "one of them tells of each step"
     assert again.losses == pytest.approx(trained["qlora"].losses, rel=1e-2)
     assert not list(tmp_path.rglob("*.pth")), "what is finished needs no checkpoint"
 
 
-async def at_two_hosts(job: Job, heard: list[Progress]) -> Outcome:
+async def at_two_hosts(job: Job, python: str, heard: list[Progress]) -> Outcome:
     """Train at this host, and run by hand at the other what the log says."""
     log = Path(job.work) / "finetune.log"
     log.unlink()
-    trainer = ChildTrainer(settings(hosts=2, rendezvous=f"127.0.0.1:{free_port()}"))
+    trainer = ChildTrainer(settings(python=python, hosts=2, rendezvous=f"127.0.0.1:{free_port()}"))
     training = asyncio.create_task(trainer.run(job, heard.append))
     await until(lambda: log.exists() and log.read_text())
     command = log.read_text().splitlines()[0].split(": ", 1)[1].replace("--node-rank=0", "--node-rank=1")
@@ -166,7 +158,7 @@ async def at_two_hosts(job: Job, heard: list[Progress]) -> Outcome:
     return outcome
 
 
-def test_ones_own_configuration_runs_in_smaller_batches_where_memory_is_short(tmp_path: Path) -> None:
+def test_ones_own_configuration_runs_in_smaller_batches_where_memory_is_short(tmp_path: Path, warm_python: str) -> None:
     """XTuner's own configuration, out of memory at batches of two, trains on our rows one by one."""
     text = Path(cfgs_name_path["internvl_v2_internlm2_2b_qlora_finetune"]).read_text(encoding="utf-8")
     for old, new in {"batch_size = 8": "batch_size = 2", "num_workers = 4": "num_workers = 0", "1e-6": "1e-3"}.items():
@@ -177,7 +169,7 @@ def test_ones_own_configuration_runs_in_smaller_batches_where_memory_is_short(tm
         f"{text}\nfrom tests.support.cramped import Cramped\ncustom_hooks.append(dict(type=Cramped, most=1))\n"
     )
     job = make_job(tmp_path, recipe=str(own))
-    done = Trained(job, asyncio.run(ChildTrainer(settings()).run(job)))
+    done = Trained(job, asyncio.run(ChildTrainer(settings(python=warm_python)).run(job)))
     assert done.outcome.ok, done.outcome.reason
     assert Job.read(tmp_path / "finetune.json").split == 2
     assert len(done.losses) == PAIRS // 4, "the pairs of a step are as many as before"

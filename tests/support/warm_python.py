@@ -1,0 +1,207 @@
+"""A Python interpreter that has imported torch, transformers and XTuner already, for tests that start many workers.
+
+Those imports take six to eight seconds of processor time in each engine and each training. Here one process makes
+them and forks. `WarmPython.start` writes a program that takes `-m MODULE ARGUMENTS`, and which settings name as
+`inference.python` or `training.python`. The program hands its standard streams, environment and folder to the forking
+process, passes signals on, and ends as the worker does; when the program is killed, so is the worker.
+
+Tests that are about a real start use the real interpreter.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import random
+import runpy
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, Self
+
+PRELOADED: Final = (
+    "inference.engines.cpu.engine",
+    "inference.engines.cpu.http_api",
+    "training.data.mixture",
+    "training.gate.prompt_parity",
+    "training.gate.run_sheet",
+    "training.gate.scoring",
+    "training.xtuner.curve",
+    "training.xtuner.dataset",
+    "training.xtuner.internvl_model",
+    "training.xtuner.runner",
+)
+"""What the workers import; not the workers, which run as `__main__`."""
+PROGRAM: Final = """#!{python} -IS
+import array, json, os, signal, socket, sys
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect({address!r})
+    asked = json.dumps([sys.argv[1:], dict(os.environ), os.getcwd()]).encode()
+    streams = array.array("i", [0, 1, 2])
+    server.sendmsg([len(asked).to_bytes(4, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
+    server.sendall(asked)
+    worker = int.from_bytes(server.recv(4), "big") or sys.exit("the forking process is gone")
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, lambda number, _: os.kill(worker, number))
+    for stream in streams:
+        os.close(stream)
+    ended = server.recv(4) or sys.exit(1)
+status = int.from_bytes(ended, "big")
+if os.WIFSIGNALED(status):
+    if os.WTERMSIG(status) in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+    os.kill(os.getpid(), os.WTERMSIG(status))
+os._exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+class WarmPython:
+    """The forking process. It ends with the process that started it, and all its workers with it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], program: Path) -> None:
+        self._process = process
+        self.program = program
+
+    @classmethod
+    def start(cls, folder: Path) -> Self:
+        """Start it; `program` in `folder` is the interpreter to name."""
+        address, program = folder / "warm.socket", folder / "warm_python"
+        program.write_text(PROGRAM.format(python=sys.executable, address=str(address)))
+        program.chmod(0o755)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.warm_python", str(address), str(program)],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_MODULES_CACHE": str(folder / "modules")},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert process.stdout.read(1), "it did not start"
+        return cls(process, program)
+
+    def stop(self) -> None:
+        """End it with its workers."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()
+
+
+class Server:
+    """Forks a worker for each connection, tells its pid and, when it ends, its status."""
+
+    def __init__(self, address: str, program: str) -> None:
+        self._program = program
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(address)
+        self._listener.listen(64)
+        self._workers: dict[int, socket.socket] = {}
+        self._selector = selectors.DefaultSelector()
+
+    def serve(self) -> None:
+        """Serve until standard input ends."""
+        woken, wake = socket.socketpair()
+        wake.setblocking(False)
+        woken.setblocking(False)
+        signal.set_wakeup_fd(wake.fileno())
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for source in (self._listener, woken, sys.stdin):
+            self._selector.register(source, selectors.EVENT_READ)
+        sys.stdout.write("!")
+        sys.stdout.flush()
+        while True:
+            ready = [key.fileobj for key, _ in self._selector.select()]
+            if sys.stdin in ready:
+                for worker in self._workers:
+                    _kill(worker)
+                os._exit(0)  # freeing all that was imported takes seconds
+            if woken in ready:
+                woken.recv(1024)
+                self._reap()
+            if self._listener in ready:
+                self._fork()
+            for worker, connection in self._workers.items():
+                if connection in ready:  # nothing comes there but its end
+                    self._selector.unregister(connection)
+                    _kill(worker)
+
+    def _fork(self) -> None:
+        connection, _ = self._listener.accept()
+        length, ancillary, _, _ = connection.recvmsg(4, socket.CMSG_SPACE(3 * 4))
+        streams = array.array("i", ancillary[0][2])
+        asked = b""
+        while len(asked) < int.from_bytes(length, "big"):
+            asked += connection.recv(65536)
+        worker = os.fork()
+        if worker == 0:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self._selector.close()
+            for other in (self._listener, connection, *self._workers.values()):
+                other.close()
+            words, environment, folder = json.loads(asked)
+            # What torchrun starts is started by the same program.
+            _work(streams, words, {**environment, "PYTHON_EXEC": self._program}, folder)
+        for stream in streams:
+            os.close(stream)
+        self._workers[worker] = connection
+        connection.sendall(worker.to_bytes(4, "big"))
+        self._selector.register(connection, selectors.EVENT_READ)
+
+    def _reap(self) -> None:
+        while self._workers:
+            worker, status = os.waitpid(-1, os.WNOHANG)
+            if not worker:
+                return
+            with self._workers.pop(worker) as connection, suppress(KeyError, BrokenPipeError):
+                self._selector.unregister(connection)  # KeyError: the program was killed before
+                connection.sendall(status.to_bytes(4, "big"))
+
+
+def _kill(worker: int) -> None:
+    try:
+        os.killpg(worker, signal.SIGKILL)
+    except ProcessLookupError:
+        os.kill(worker, signal.SIGKILL)  # it does not lead its group yet
+
+
+def _work(streams: array.array[int], words: list[str], environment: dict[str, str], folder: str) -> None:
+    """Be the worker: `-m MODULE ARGUMENTS` in `folder`."""
+    os.setsid()
+    for place, stream in enumerate(streams):
+        os.dup2(stream, place)
+        os.close(stream)
+    sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    random.seed()
+    words = words[words.index("-m") + 1 :]
+    sys.argv = words
+    code: Any = 1
+    try:
+        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:  # noqa: BLE001 the border of the process
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def main() -> None:
+    """Import, then serve."""
+    for name in PRELOADED:
+        __import__(name)
+    Server(*sys.argv[1:]).serve()
+
+
+if __name__ == "__main__":
+    main()
