@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from gettext import GNUTranslations, NullTranslations
 from io import BytesIO
 from pathlib import Path
@@ -72,6 +73,7 @@ class Translator:
         return self._voices[SOURCE_LANGUAGE]
 
 
+@cache
 def _compiled(path: Path) -> GNUTranslations:
     with path.open("rb") as source:
         catalogue = read_po(source, locale=path.parent.parent.name, domain=DOMAIN)

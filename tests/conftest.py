@@ -5,11 +5,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+
+# Before torch is imported, here and in all children: `make test` has a process for each core, and torch's threads of
+# one process wait for each other by spinning.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from bot.cli.main import main
 from telegram_emulator import Emulator

@@ -82,10 +82,12 @@ async def demo(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Demo]:
     folder = tmp_path_factory.mktemp("page")
     servers = Servers(folder, 1)
     (endpoint,) = servers.endpoints
-    sections: dict[str, dict[str, Any]] = {"inference": {"endpoints": [endpoint]}, "chat": {"album_seconds": 0.3}}
     try:
         await servers.start(endpoint)
-        async with Community(folder, emulator=make_emulator(), **sections) as community, chromium() as browser:
+        made = Community(
+            folder, emulator=make_emulator(), inference={"endpoints": [endpoint]}, chat={"album_seconds": 0.3}
+        )
+        async with made as community, chromium() as browser:
             await community.bot.start()
             yield Demo(community, servers.directory(endpoint), browser)
     finally:

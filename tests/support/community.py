@@ -30,7 +30,7 @@ from tests.support.person import DOWN, UP, Message, Person
 
 ADMIN = 1
 PACE = {"edit_seconds": 0.1, "calls_per_second": 10_000, "chat_calls_per_second": 100}
-TRAINING = {"recipe": "tiny", "min_rated": 8, "min_free_gigabytes": 0.1}
+TRAINING = {"recipe": "tiny", "threads": 1, "min_rated": 8, "min_free_gigabytes": 0.1}
 ENDED = (RunState.DONE, RunState.FAILED, RunState.CANCELLED)
 RUN_SECONDS = 480.0
 
@@ -102,7 +102,7 @@ class Community:
         sections: dict[str, dict[str, Any]] = {
             "telegram": {"token": self.emulator.token, "api_base": url, "admins": [ADMIN], **PACE},
             "storage": {"dir": str(self.data)},
-            "inference": {"python": self._python},
+            "inference": {"python": self._python, "threads": 1},
             "training": {**TRAINING, "python": self._python},
             "web": {"port": port},
         }

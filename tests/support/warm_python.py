@@ -20,6 +20,7 @@ import signal
 import socket
 import subprocess
 import sys
+import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Self
@@ -175,7 +176,7 @@ def _work(streams: array.array[int], words: list[str], environment: dict[str, st
     for place, stream in enumerate(streams):
         os.dup2(stream, place)
         os.close(stream)
-    sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
+    sys.stdout.reconfigure(write_through=True)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
@@ -189,7 +190,7 @@ def _work(streams: array.array[int], words: list[str], environment: dict[str, st
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:  # noqa: BLE001 the border of the process
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
