@@ -22,8 +22,9 @@ import subprocess
 import sys
 import traceback
 from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 PRELOADED: Final = (
     "inference.engines.cpu.engine",
@@ -176,7 +177,7 @@ def _work(streams: array.array[int], words: list[str], environment: dict[str, st
     for place, stream in enumerate(streams):
         os.dup2(stream, place)
         os.close(stream)
-    sys.stdout.reconfigure(write_through=True)
+    cast(TextIOWrapper, sys.stdout).reconfigure(write_through=True)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
