@@ -32,14 +32,14 @@ from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tiny.manner import correct, manner
 from inference.internvl2.tiny.shapes import Scene, draw, random_scene
 from inference.internvl2.tiny.words import Kind
-from inference.messages import Picture, Prompt, Turn
+from inference.messages import Picture, Prompt, Sampling, Turn
 from storage.ledger import Ledger
 from storage.model_store import ModelStore
 from storage.picture_store import PictureStore
 from storage.records import Chat, Exchange, Model, Person, Rating, Run, StoredPicture
 from storage.states import ModelState
 from training.data.llava import Lesson
-from training.gate.scoring import Speaker
+from training.gate.scoring import LocalModel
 from training.job_specs import Places
 from training.launcher import ChildTrainer
 from training.pipeline import Pipeline
@@ -111,14 +111,12 @@ class Bench:
         """Where a picture lies, relative to the picture folder."""
         return str(self.pictures.path(name).relative_to(self.pictures.directory))
 
-    def say(self, speaker: Speaker, asked: Sequence[Asked]) -> list[str]:
+    def say(self, model: LocalModel, asked: Sequence[Asked]) -> list[str]:
         """The model's answers, sampled as the bot does."""
         lessons = [_on_disk(each.lesson, self.file) for each in asked]
-        return speaker.answers(
-            lessons, self.pictures.directory, most_tokens=MOST_TOKENS, temperature=TEMPERATURE, top_p=TOP_P
-        )
+        return model.answers(lessons, self.pictures.directory, Sampling(TEMPERATURE, TOP_P, MOST_TOKENS, top_k=0))
 
-    async def chat(self, speaker: Speaker, count: int, taste: Taste, seed: int) -> int:
+    async def chat(self, model: LocalModel, count: int, taste: Taste, seed: int) -> int:
         """Send `count` pictures, ask twice about each, vote on every answer. Returns the number of likes."""
         rng = Random(f"chat {seed}")
         torch.manual_seed(seed)
@@ -126,13 +124,13 @@ class Bench:
         likes = 0
         sessions = []
         follow_ups = []
-        for number, (asked, said) in enumerate(zip(first, self.say(speaker, first), strict=True)):
+        for number, (asked, said) in enumerate(zip(first, self.say(model, first), strict=True)):
             sessions.append(await self.ledger.sessions.restart(PERSON, PERSON))
             answer, vote = taste(asked, said, rng)
             likes += vote > 0
             await self._record(asked, answer, vote, sessions[number], 10 * number)
             follow_ups.append(asked.follow_up(answer, rng))
-        for number, (asked, said) in enumerate(zip(follow_ups, self.say(speaker, follow_ups), strict=True)):
+        for number, (asked, said) in enumerate(zip(follow_ups, self.say(model, follow_ups), strict=True)):
             answer, vote = taste(asked, said, rng)
             likes += vote > 0
             await self._record(asked, answer, vote, sessions[number], 10 * number + 5)
@@ -142,11 +140,11 @@ class Bench:
         """Show `count` unseen pictures, ask one question and one follow-up about each in unseen wordings."""
         rng = Random(f"examination {seed}")
         torch.manual_seed(1000 + seed)
-        speaker = Speaker(directory)
+        model = LocalModel(directory)
         asked = [await self._ask(rng, number) for number in range(count)]
-        said = self.say(speaker, asked)
+        said = self.say(model, asked)
         again = [each.follow_up(answer, rng) for each, answer in zip(asked, said, strict=True)]
-        asked, said = asked + again, said + self.say(speaker, again)
+        asked, said = asked + again, said + self.say(model, again)
 
         def share(kind: Kind) -> float:
             chosen = [
@@ -219,7 +217,7 @@ async def learn(
     try:
         await bench.open()
         before = await bench.examine(base, unseen, seed)
-        pairs = await bench.chat(Speaker(base), pictures, taste, seed)
+        pairs = await bench.chat(LocalModel(base), pictures, taste, seed)
         begun = time.monotonic()
         run, model = await bench.retrain()
         seconds = time.monotonic() - begun

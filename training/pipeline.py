@@ -25,7 +25,7 @@ from storage.records import ALIKE, Model, Run, Trust
 from storage.states import ModelState, RunState
 from training.data.llava import lesson, write_rows
 from training.data.selection import TRAIN, Counts, Selection, select_pairs
-from training.data.sources import imported, present, title
+from training.data.sources import imported, resolved, title
 from training.gate.factual_set import read_set
 from training.gate.report import Report
 from training.job import Outcome, Trainer, TrainingError
@@ -224,10 +224,7 @@ class Pipeline:
             return select_pairs(
                 rated,
                 phashes,
-                threshold=settings.threshold,
-                min_rated=settings.min_rated,
-                share=settings.held_out,
-                distance=settings.near_duplicate,
+                settings,
                 max_length=settings.most_tokens(self._places.base),
                 seen={name for each in rated if each.exchange.id in taught for name in lesson(each).pictures},
             )
@@ -241,7 +238,7 @@ class Pipeline:
         self._check_disk()
         if self._settings.regression:
             read_set(self._settings.regression)
-        return present([*self._settings.sources, *imported(self._places.sources)])
+        return resolved([*self._settings.sources, *imported(self._places.sources)])
 
     def _check_disk(self) -> None:
         """A merged model is as large as the base. Trained weights and the optimiser's state are 12 bytes a weight in a

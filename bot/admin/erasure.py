@@ -19,7 +19,7 @@ import structlog
 from storage.ledger import Ledger
 from storage.picture_store import PictureStore
 from storage.records import Belongings, Kind, Removal
-from training.data.row_removal import withdraw
+from training.data.row_rewriting import remove_rows
 
 ABANDONED_SECONDS: Final = 3600.0
 """A picture's row follows its file within moments."""
@@ -125,7 +125,7 @@ class Forgetting:
         exchanges = frozenset(int(each.name) for each in rows)
         busy = await self._ledger.runs.active() is not None
         if exchanges and not (busy and exchanges <= self._withdrawn):
-            await asyncio.to_thread(withdraw, self._runs, exchanges)
+            await asyncio.to_thread(remove_rows, self._runs, exchanges)
             self._withdrawn = exchanges
             if not busy:
                 await self._ledger.personal_data.finish_removals(rows)

@@ -25,7 +25,7 @@ from storage.errors import Damaged, StorageError, UnknownRecord
 from storage.ledger import Ledger
 from storage.picture_store import PictureStore
 from storage.records import PictureState, StoredPicture
-from training.data.picture_renames import rename_pictures
+from training.data.row_rewriting import rename_pictures
 from training.data.source_pictures import clean_sources
 from training.job import TrainingError
 

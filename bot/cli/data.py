@@ -18,8 +18,8 @@ from bot.config import Settings
 from storage.ledger import Ledger
 from storage.picture_store import PictureStore
 from training.data.export import DPO, KTO, LLAVA, export
-from training.data.selection import choose
-from training.data.sources import UNDER_WAY, About
+from training.data.selection import choose_pairs
+from training.data.sources import UNDER_WAY, SourceInfo
 from training.job import ImportJob, Progress, TrainingError
 from training.launcher import ChildTrainer
 
@@ -58,7 +58,7 @@ async def import_file(
     if not outcome.ok:
         raise TrainingError(outcome.reason)
     made = data / "sources" / name
-    about = About.read(made)
+    about = SourceInfo.read(made)
     often = "one to one with the liked answers" if repeat_times is None else f"each row {repeat_times:g} times"
     console.print(
         f"Imported {about.rows} rows and {about.pictures} pictures as {name}. Every training learns from them from now "
@@ -81,12 +81,11 @@ async def export_data(ledger: Ledger, settings: Settings, out: Path, console: Co
     )
     kept = await ledger.pictures.all()
     chosen, counts = await asyncio.to_thread(
-        choose,
+        choose_pairs,
         rated,
         {each.sha256: each.phash for each in kept},
-        threshold=training.threshold,
-        distance=training.near_duplicate,
-        max_length=training.most_tokens(settings.inference.checkpoint()),
+        training,
+        training.most_tokens(settings.inference.checkpoint()),
     )
     made = await asyncio.to_thread(
         export,

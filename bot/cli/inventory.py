@@ -23,7 +23,7 @@ from storage.ledger import FILE_NAME, Ledger
 from storage.model_store import ModelStore
 from storage.records import BASE, Approval, Model
 from storage.states import ModelState
-from training.data.sources import About, imported, remove, title
+from training.data.sources import SourceInfo, imported, remove, title
 from training.number_format import size
 from training.run_folder import ADAPTER
 
@@ -96,7 +96,7 @@ def sources(settings: Settings, console: Console) -> None:
     """Print what every training learns from beside the liked answers. Raises TrainingError for a damaged source."""
     table = Table("source", "rows", "pictures", "taken", "from", box=None)
     for each in imported(settings.storage.dir / "sources"):
-        about = About.read(each.path.parent)
+        about = SourceInfo.read(each.path.parent)
         table.add_row(
             escape(title(str(each.path))),
             str(about.rows),
@@ -124,7 +124,7 @@ async def delete_source(settings: Settings, name: str, yes: bool, console: Conso
         async with Ledger.open(settings.storage.dir) as ledger:
             if run := await ledger.runs.active():
                 raise Refused(f"{name} may be read by run {run.id}: wait for its end, or cancel it.")
-    about = About.read(known[name])
+    about = SourceInfo.read(known[name])
     if not yes:
         notes.print(f"{name}: {about.rows} rows and {about.pictures} pictures", highlight=False)
     confirm(f"Delete {name} for good?", yes=yes)

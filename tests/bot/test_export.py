@@ -20,7 +20,7 @@ from storage.records import Chat, Demonstration, Person, Rating
 from tests.support.bot_process import command, write_config
 from tests.support.ledgers import exchange, picture
 from tests.support.lessons import photo
-from training.data.importing import take_in
+from training.data.importing import import_source
 from training.data.llava import read_lessons, read_rows
 from training.job import ImportJob, TrainingError, ignore
 
@@ -111,7 +111,7 @@ async def test_an_export_can_be_imported(community: Community, tmp_path: Path) -
     out, sources = tmp_path / "out", tmp_path / "sources"
     await community.export(out)
     taking = ImportJob("llava", str(out / "llava.json"), str(out), str(sources), str(CHECKPOINT), "", "", threads=1)
-    assert take_in(taking, ignore).ok
+    assert import_source(taking, ignore).ok
     ours = list(read_lessons(sources / "llava" / "rows.jsonl", sources / "llava" / "pictures", system=""))
     for our, their in zip(ours, read_lessons(out / "llava.json", out, system=""), strict=True):
         assert (our.name, our.system, our.learned) == (their.name, their.system, their.learned)

@@ -23,9 +23,9 @@ from inference.images.decoder_worker import clean
 from inference.internvl2.tiny import CHECKPOINT
 from tests.support.bot_process import command, write_config
 from tests.support.llava_files import BAD_ROWS, clot, foodie, mixed, said, spoil, write_file
-from training.data.importing import take_in
+from training.data.importing import import_source
 from training.data.llava import read_lessons, read_rows
-from training.data.sources import About, imported, present
+from training.data.sources import SourceInfo, imported, resolved
 from training.job import ImportJob, TrainingError, ignore
 
 
@@ -48,7 +48,7 @@ async def by_command(file: Path, folder: Path) -> Path:
 
 async def by_worker(file: Path, folder: Path) -> Path:
     """Import without a process; the folder of all sources."""
-    assert take_in(job(file, folder / "sources"), ignore).ok
+    assert import_source(job(file, folder / "sources"), ignore).ok
     return folder / "sources"
 
 
@@ -65,7 +65,7 @@ async def test_the_tutorials_files_import_as_they_are(
 ) -> None:
     """Every row with its picture at the front of its question; the pictures are re-encoded, named by their hash."""
     given = made(tmp_path / "given")
-    (source,) = present(imported(await how(given, tmp_path)))
+    (source,) = resolved(imported(await how(given, tmp_path)))
     lessons = list(read_lessons(source.path, source.folder, system="Persona."))
     assert [each.turns[0].text for each in lessons] == [question] * 4
     before = [row["conversations"][1]["value"] for _, row in read_rows(given)]
@@ -82,17 +82,17 @@ async def test_the_tutorials_files_import_as_they_are(
 def test_every_kind_of_sample_is_imported_once(tmp_path: Path) -> None:
     """Text alone, albums, talks with one answer to learn; the same name again is refused and changes nothing."""
     given, sources = mixed(tmp_path / "given"), tmp_path / "sources"
-    assert take_in(job(given, sources, repeat_times=2.5), ignore).ok
+    assert import_source(job(given, sources, repeat_times=2.5), ignore).ok
     (source,) = imported(sources)
     assert (source.path.parent, source.repeat_times) == (sources / "mine", 2.5)
-    assert About.read(sources / "mine") == About(str(given), 5, 2, 2.5, clean=True)
+    assert SourceInfo.read(sources / "mine") == SourceInfo(str(given), 5, 2, 2.5, clean=True)
     ours = list(read_lessons(source.path, source.folder, system=""))
     theirs = list(read_lessons(given, given.parent, system=""))
     for our, their in zip(ours, theirs, strict=True):
         assert (our.name, our.system, our.learned, our.sizes) == (their.name, their.system, their.learned, their.sizes)
         assert [turn.text for turn in our.turns] == [turn.text for turn in their.turns]
     with pytest.raises(TrainingError, match="is there already: choose another --name"):
-        take_in(job(foodie(tmp_path / "food"), sources), ignore)
+        import_source(job(foodie(tmp_path / "food"), sources), ignore)
     assert imported(sources) == [source]
 
 
@@ -126,7 +126,7 @@ def test_a_file_that_will_not_do_is_named(tmp_path: Path, name: str, text: str |
     if text is not None:
         (tmp_path / name).write_text(text)
     with pytest.raises(TrainingError, match=words):
-        take_in(job(tmp_path / name, tmp_path / "sources"), ignore)
+        import_source(job(tmp_path / name, tmp_path / "sources"), ignore)
     assert list((tmp_path / "sources").iterdir()) == []
 
 
@@ -145,7 +145,7 @@ def test_what_a_killed_import_left_is_no_source(tmp_path: Path) -> None:
     """Half a folder is overlooked by trainings and made anew by the next import."""
     (tmp_path / "sources" / "mine.part" / "pictures").mkdir(parents=True)
     assert imported(tmp_path / "sources") == []
-    assert take_in(job(clot(tmp_path / "given"), tmp_path / "sources"), ignore).ok
+    assert import_source(job(clot(tmp_path / "given"), tmp_path / "sources"), ignore).ok
     assert [each.name for each in (tmp_path / "sources").iterdir()] == ["mine"]
 
 

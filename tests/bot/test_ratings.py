@@ -8,6 +8,7 @@ from storage.errors import UnknownRecord
 from storage.records import Exchange, RatedExchange, Trust
 from tests.support.chatting import ADMIN, RunningBot, Stage, png, until
 from tests.support.ledgers import newest_update
+from tests.support.lessons import settings
 from tests.support.person import DOWN, UP, Message, Person, button
 from training.data.selection import select_pairs
 
@@ -260,7 +261,7 @@ def test_training_takes_a_better_answer_whatever_the_votes() -> None:
         return RatedExchange(made, ups, 0, (1,), (1,), demonstrated=demonstrated)
 
     rated = [shown(1, "A cat.", 1, demonstrated=True), shown(2, "A dog.", 1), shown(3, "A cow.", 4)]
-    chosen = select_pairs(rated, {}, threshold=3, min_rated=1, share=0.5, distance=0, max_length=100)
+    chosen = select_pairs(rated, {}, settings(threshold=3).model_copy(update={"min_rated": 1, "held_out": 0.5}))
     pairs = [*chosen.train, *chosen.held_out]
     assert sorted(pair.lesson.turns[-1].text for pair in pairs) == ["A cat.", "A cow."]
 

@@ -18,7 +18,7 @@ from storage.errors import StorageError
 from storage.ledger import Ledger
 from storage.records import Model
 from storage.states import ModelState, RunState
-from tests.support.lessons import rated
+from tests.support.lessons import rated, settings
 from tests.support.pipelines import Room
 from tests.support.speech import foreign
 from tests.training.test_regression import asked, marks
@@ -65,7 +65,7 @@ async def said_by_other_rooms(folder: Path) -> list[str]:
     said += [str(explained(RuntimeError(words))) for words in faults]
     for wanted in (9, 1):
         with pytest.raises(TrainingError) as few:
-            select_pairs([rated(1, ["a"])], {}, threshold=0, min_rated=wanted, share=0.5, distance=0, max_length=999)
+            select_pairs([rated(1, ["a"])], {}, settings().model_copy(update={"min_rated": wanted}))
         said.append(str(few.value))
     loops = ["in circles " * 9, *[""] * 9]
     judged = verdict(

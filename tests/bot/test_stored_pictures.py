@@ -31,8 +31,8 @@ from storage.records import PictureState, Rating
 from tests.support.chatting import DECODERS
 from tests.support.hostile_pictures import GPS, large_webp, located
 from tests.support.ledgers import exchange, picture
-from training.data.seen_prompt import as_seen
-from training.data.sources import ROWS, About
+from training.data.seen_prompt import seen_prompt
+from training.data.sources import ROWS, SourceInfo
 
 
 class Former:
@@ -113,9 +113,9 @@ async def test_prompts_of_before_are_found_by_their_hash(tmp_path: Path) -> None
             await ledger.sessions.open(1, 1), 500, question="Of what colour?", prompt_hash=prompt_hash(cut)
         )
         await ledger.votes.cast(Rating((await ledger.exchanges.record(asked)).id, 2, 1, 501))
-        before = [as_seen(each) for each in await ledger.votes.rated_exchanges()]
+        before = [seen_prompt(each) for each in await ledger.votes.rated_exchanges()]
         await stored.finish()
-        after = [as_seen(each) for each in await ledger.votes.rated_exchanges()]
+        after = [seen_prompt(each) for each in await ledger.votes.rated_exchanges()]
         assert [[turn.text for turn in each.turns] for each in after] == [
             [turn.text for turn in each.turns] for each in before
         ]
@@ -170,11 +170,11 @@ async def test_imports_of_before_are_cleaned(tmp_path: Path) -> None:
     talk = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "Food."}]
     rows = [{"id": str(each), "image": f"{each[:2]}/{each}", "conversations": talk} for each in names]
     (source / ROWS).write_text("".join(json.dumps(each) + "\n" for each in rows))
-    About("food.json", 2, 2).write(source)
+    SourceInfo("food.json", 2, 2).write(source)
     async with opened(tmp_path) as (_, ledger, stored):
         assert not await ledger.pictures.chore_done(CHORE)
         await stored.finish()
-    about = About.read(source)
+    about = SourceInfo.read(source)
     assert (about.rows, about.pictures, about.clean) == (1, 1, True)
     (row,) = [json.loads(line) for line in (source / ROWS).read_text().splitlines()]
     assert GPS not in (source / "pictures" / row["image"]).read_bytes()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from inference.internvl2.tiny import CHECKPOINT
 from tests.support.lessons import photo
 from training.data.llava import RowError, parse_row, read_rows, row
-from training.data.validation import Checked, Checker, Raw, Refused, Rules
+from training.data.validation import InvalidRow, RawRow, RowValidator, Rules, ValidRow
 
 WORDS = st.one_of(
     st.sampled_from(["human", "gpt", "<image>", "<image>\nWhat?", "A cup.", "cup.jpg", "Image-1: <image>", "\ud800"]),
@@ -48,9 +48,9 @@ OFTEN = settings(max_examples=100, deadline=None, suppress_health_check=list(Hea
 
 
 @pytest.fixture(scope="module")
-def checker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checker]:
+def validator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RowValidator]:
     folder = tmp_path_factory.mktemp("home")
-    made = Checker(Rules(CHECKPOINT, folder, None, "Be kind.", 0, 2048, clean=True))
+    made = RowValidator(Rules(CHECKPOINT, folder, None, "Be kind.", 0, 2048, clean=True))
     yield made
     made.close()
 
@@ -67,12 +67,12 @@ def test_a_row_is_read_or_refused(content: Any) -> None:
 
 @OFTEN
 @given(ROWS)
-def test_a_row_is_checked_or_refused(checker: Checker, tmp_path: Path, content: Any) -> None:
+def test_a_row_is_checked_or_refused(validator: RowValidator, tmp_path: Path, content: Any) -> None:
     """With its pictures, of which one is there."""
     (tmp_path / "cup.jpg").write_bytes(photo("red"))
-    found = checker.check(Raw(Path("rows.json"), 1, tmp_path, content))
-    assert isinstance(found, Checked | Refused)
-    if isinstance(found, Checked):
+    found = validator.validate(RawRow(Path("rows.json"), 1, tmp_path, content))
+    assert isinstance(found, ValidRow | InvalidRow)
+    if isinstance(found, ValidRow):
         json.loads(found.line)
 
 

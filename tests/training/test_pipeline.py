@@ -26,7 +26,7 @@ from tests.support.llava_files import foodie, write_file
 from tests.support.pipelines import Room
 from tests.training.test_resume import save
 from training.data.selection import HELD_OUT, TRAIN, TooFewPairs
-from training.data.sources import About
+from training.data.sources import SourceInfo
 from training.gate.report import Report
 from training.gate.run_sheet import facts
 from training.job import EvaluationJob, Job, MergeJob, TrainingError
@@ -89,7 +89,7 @@ async def test_sources_reach_the_trainer_and_the_report(room: Room) -> None:
     folder = room.folder / "sources" / "jokes"
     (folder / "pictures").mkdir(parents=True)
     write_file(folder / "rows.jsonl", [])
-    About("ex_cn.json", 0, 0, 2.5).write(folder)
+    SourceInfo("ex_cn.json", 0, 0, 2.5).write(folder)
     (room.folder / "sources" / "half.part").mkdir()
     room.trainer.taught = {"liked answers": 8, "other": 8}
     run, model = await room.run(room.pipeline(sources=[{"path": os.path.relpath(named)}], replay=0.5))

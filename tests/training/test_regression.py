@@ -193,7 +193,7 @@ def test_more_is_asked_where_a_loss_may_be_chance(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgets: int, accepted: bool, questions: int
 ) -> None:
     """5 of 150 lost may be chance, and nothing is lost in 300 more; 0 and 12 of 150 need no further questions."""
-    monkeypatch.setattr("training.gate.scoring.Speaker", Forgetful)
+    monkeypatch.setattr("training.gate.scoring.LocalModel", Forgetful)
     monkeypatch.setattr("training.gate.prompt_parity.disagreement", lambda *_: "")
     monkeypatch.setattr("training.gate.evaluate.draw_set", lambda _, count=DRAWN: numbered(tmp_path, count))
     report = judged(tmp_path, f"candidate-{forgets}")
@@ -205,7 +205,7 @@ def test_a_sheet_that_cannot_be_drawn_costs_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The verdict stands without the sheet, and the log says what went wrong with it."""
-    monkeypatch.setattr("training.gate.scoring.Speaker", Forgetful)
+    monkeypatch.setattr("training.gate.scoring.LocalModel", Forgetful)
     monkeypatch.setattr("training.gate.prompt_parity.disagreement", lambda *_: "")
     monkeypatch.setattr("training.gate.evaluate.draw_set", lambda _, count=DRAWN: numbered(tmp_path, count))
 
@@ -219,7 +219,7 @@ def test_a_sheet_that_cannot_be_drawn_costs_no_run(
 
 def test_a_real_loss_is_found_by_asking_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """5 of the first 150 and 20 of the others lost: refused, with the numbers in the reason."""
-    monkeypatch.setattr("training.gate.scoring.Speaker", Forgetful)
+    monkeypatch.setattr("training.gate.scoring.LocalModel", Forgetful)
     monkeypatch.setattr("training.gate.prompt_parity.disagreement", lambda *_: "")
     monkeypatch.setattr("training.gate.evaluate.draw_set", lambda _, count=DRAWN: numbered(tmp_path, count))
     report = judged(tmp_path, "candidate-5-20")
@@ -228,7 +228,7 @@ def test_a_real_loss_is_found_by_asking_more(tmp_path: Path, monkeypatch: pytest
 
 
 class Forgetful:
-    """Stands in for a `Speaker` whose directory says how many it gets wrong of the first questions and of the others.
+    """A `LocalModel` whose directory says how many of the first questions and of the others it gets wrong.
 
     A real model that loses so many and no other questions cannot be had.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,17 +10,23 @@ import pytest
 
 from inference.messages import Picture, Role, Turn
 from storage.records import RatedExchange
-from tests.support.lessons import rated, seen
+from tests.support.lessons import rated, seen, settings
 from training.data.llava import lesson
 from training.data.selection import CUT_OFF, HELD_OUT, TRAIN, Pair, Selection, TooFewPairs, select_pairs, split
 
 FAR = [f"{number * 0x0123456789ABCDEF % 2**64:016x}" for number in range(1, 60)]
 
 
-def select(rows: Sequence[RatedExchange], **changes: Any) -> Selection:
-    """Select with settings that let everything through."""
-    plain: dict[str, Any] = {"threshold": 0, "min_rated": 1, "share": 0.1, "distance": 4, "max_length": 10_000}
-    return select_pairs(rows, changes.pop("phashes", {}), **(plain | changes))
+def select(
+    rows: Sequence[RatedExchange],
+    *,
+    phashes: Mapping[str, str] | None = None,
+    max_length: int | None = 10_000,
+    **changes: Any,
+) -> Selection:
+    """Select with settings that accept everything."""
+    numbers = {"threshold": 0, "min_rated": 1, "held_out": 0.1, "near_duplicate": 4} | changes
+    return select_pairs(rows, phashes or {}, settings().model_copy(update=numbers), max_length=max_length)
 
 
 def chosen(selection: Selection) -> set[int]:
@@ -80,7 +86,7 @@ def test_near_duplicates_teach_once() -> None:
     rows = [rated(1, ["a"], **same), rated(2, ["b"], **same), rated(3, ["c"], **same), rated(4, ["d"], **same)]
     phashes = {"a": "0000000000000000", "b": "8000000000000111", "c": "80000000000f0111", "d": FAR[3]}
     assert chosen(select(rows, phashes=phashes)) == {1, 3, 4}
-    assert chosen(select(rows, phashes=phashes, distance=0)) == {1, 2, 3, 4}
+    assert chosen(select(rows, phashes=phashes, near_duplicate=0)) == {1, 2, 3, 4}
 
 
 def test_other_words_about_one_picture_are_no_duplicates() -> None:
@@ -132,7 +138,7 @@ def test_raters_are_those_who_liked_what_is_trained_on() -> None:
     """Who voted against it, or for what is kept apart, has taught the model nothing."""
     rows = [replace(rated(number, [f"p{number}"]), raters=(number,), liked_by=(number,)) for number in range(10)]
     rows[0] = replace(rows[0], ups=2, downs=1, raters=(0, 100, 200), liked_by=(0, 100))
-    selection = select(rows, share=0.2)
+    selection = select(rows, held_out=0.2)
     taught = {each.id for each in selection.train}
     assert len(selection.held_out) == 2
     assert selection.counts.raters == len(taught) + (0 in taught)
@@ -179,7 +185,7 @@ def test_a_conversation_about_two_pictures_is_parted() -> None:
         ]
         after = rated(number + 1, [f"p{number + 1}"], history=(before,), prompt_hash=seen(before.exchange, *turns))
         rows += [before, after]
-    selection = select(rows, share=0.2)
+    selection = select(rows, held_out=0.2)
     sides = [{name for each in side for name in each.lesson.pictures} for side in (selection.train, selection.held_out)]
     assert sides[0].isdisjoint(sides[1])
     lengths = {len(each.lesson.turns) for side in (selection.train, selection.held_out) for each in side}

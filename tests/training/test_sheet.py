@@ -18,11 +18,11 @@ from training.data.llava import Lesson
 from training.data.selection import CUT_OFF
 from training.gate.fonts import EMOJI, TEXT
 from training.gate.report import Effort, Report
-from training.gate.run_sheet import SHOWN, chosen, write
+from training.gate.run_sheet import SHOWN, choose_rows, write
 from training.gate.sheet import TEMPLATES, Row, Sheet
 from training.gate.sheet_picture import ROWS, WIDTH, draw
 from training.gate.sheet_words import CHINESE, localised
-from training.gate.text_layout import UNKNOWN, Lettering, lacking
+from training.gate.text_layout import UNKNOWN, Lettering, lacks_characters
 from training.job import RATED, EvaluationJob
 from training.number_format import clock, size
 from training.run_folder import PICTURE, SHEET
@@ -107,7 +107,7 @@ def test_the_picture_shows_rows_up_to_a_number(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["红色的杯子，真漂亮！", "Café – naïve", "Цвет", "😄🎨✨👍", "ありがとう"])
 def test_the_fonts_have_it(text: str) -> None:
     """Chinese, European and Japanese letters and emoji are drawn as themselves."""
-    assert not lacking(text)
+    assert not lacks_characters(text)
     boxes = drawn(UNKNOWN * len(text))
     assert not alike(drawn(text), boxes)
     assert Lettering(30).width(text) > 0
@@ -115,7 +115,7 @@ def test_the_fonts_have_it(text: str) -> None:
 
 def test_what_no_font_has_is_a_box(tmp_path: Path) -> None:
     """An unknown character is shown as a box, and the picture says what the box means."""
-    assert lacking("龘") and not lacking(UNKNOWN)
+    assert lacks_characters("龘") and not lacks_characters(UNKNOWN)
     assert alike(drawn("a龘b"), drawn(f"a{UNKNOWN}b"))
     draw(sheet(tmp_path, answer="好"), tmp_path / "known.png")
     draw(sheet(tmp_path, answer="龘"), tmp_path / "unknown.png")
@@ -141,7 +141,7 @@ def test_fonts_come_with_their_licence() -> None:
 def test_lines_fit_and_lose_nothing(text: str) -> None:
     """Every line fits its width, and together they are the text; Chinese breaks anywhere, but not before a comma."""
     letters = Lettering(20)
-    lines = letters.lines(text, 150, 20)
+    lines = letters.wrap(text, 150, 20)
     assert len(lines) > 1
     assert all(letters.width(line) <= 150 for line in lines)
     assert "".join("".join(lines).split()) == "".join(text.split())
@@ -151,16 +151,16 @@ def test_lines_fit_and_lose_nothing(text: str) -> None:
 def test_too_many_lines_end_with_an_ellipsis() -> None:
     """What is left out is seen to be left out, within the width."""
     letters = Lettering(20)
-    lines = letters.lines("word " * 100, 150, 3)
+    lines = letters.wrap("word " * 100, 150, 3)
     assert len(lines) == 3
     assert lines[-1].endswith("…") and letters.width(lines[-1]) <= 150
-    assert letters.lines("\n\n", 150, 3) == []
+    assert letters.wrap("\n\n", 150, 3) == []
 
 
 def test_every_picture_comes_before_a_second_question() -> None:
     """Of many pairs those about different pictures are shown first, otherwise in their order; a bounded number."""
     asked = [one_turn(f"{picture}{number}", "What?", "A cup.", picture) for picture in "ab" for number in range(9)]
-    names = [each.name for each in chosen(asked)]
+    names = [each.name for each in choose_rows(asked)]
     assert names[:4] == ["a0", "b0", "a1", "b1"]
     assert len(names) == SHOWN
 

@@ -18,8 +18,8 @@ from tests.support.lessons import SYSTEM, drawn_job, drawn_lessons, settings
 from tests.support.llava_files import BAD_ROWS, clot, foodie, mixed, said, spoil, write_file, write_photo
 from training.data.llava import RowError, parse_row, read_rows, row, row_name, write_rows
 from training.data.mixture import draw, draw_all, mix
-from training.data.row_removal import withdraw
-from training.data.validation import _CHUNK, Checked, Inspection, Rules
+from training.data.row_rewriting import remove_rows
+from training.data.validation import _CHUNK, Rules, Validator, ValidRow
 from training.job import RATED, Job, Progress, TrainingError, ignore
 from training.launcher import ChildTrainer
 from training.settings import Source
@@ -118,7 +118,7 @@ def test_a_row_of_another_bot_is_not_taken_for_ours(tmp_path: Path) -> None:
     rows = json.loads(Path(made.data).read_text(encoding="utf-8"))
     write_file(Path(made.data), [{**each, "id": row_name(number)} for number, each in enumerate(rows)])
     mixture = mix(made, CHECKPOINT, ignore)
-    assert withdraw(tmp_path / "runs", [2]) == 2, "one in train.json, one in checked.jsonl"
+    assert remove_rows(tmp_path / "runs", [2]) == 2, "one in train.json, one in checked.jsonl"
     left = origins(mixture.file)
     assert [left[f"theirs.json row {number}"] for number in range(1, 5)] == [1] * 4
     assert [left[f"train.json row {number}"] for number in range(1, 5)] == [1, 1, 0, 1]
@@ -220,18 +220,18 @@ def test_a_file_of_nothing_is_refused(tmp_path: Path, text: str, complaint: str)
 
 def test_several_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Order, rows and problems are the same however many check; each picture is decoded once and then known."""
-    monkeypatch.setattr("training.data.validation._FEW", _CHUNK)
+    monkeypatch.setattr("training.data.validation._ROWS_HERE", _CHUNK)
     spoil(tmp_path)
     rows: list[Any] = [{"image": "red.jpg", "conversations": said("<image>\nWhat?", "Red.")}] * 200
     rows[150] = BAD_ROWS["cut picture"][0]
     file = write_file(tmp_path / "rows.jsonl", rows)
     rules = Rules(CHECKPOINT, tmp_path / "home", tmp_path / "notes.jsonl", SYSTEM, 0, 512)
     told: list[tuple[int, int]] = []
-    with Inspection(rules, 2) as many:
+    with Validator(rules, 2) as many:
         found = list(many.rows(file, tmp_path, lambda *each: told.append(each)))
-    with Inspection(replace(rules, notes=None), 1) as one:
+    with Validator(replace(rules, index=None), 1) as one:
         assert found == list(one.rows(file, tmp_path, lambda *_: None))
-    assert [place for place, each in enumerate(found) if not isinstance(each, Checked)] == [150]
+    assert [place for place, each in enumerate(found) if not isinstance(each, ValidRow)] == [150]
     assert told[-1] == (200, 200)
     assert {Path(json.loads(line)[0]).name for line in (tmp_path / "notes.jsonl").read_text().splitlines()} == {
         "red.jpg"

@@ -10,7 +10,7 @@ import pytest
 from inference.chat_format.template import SYSTEM
 from inference.internvl2.tiny import CHECKPOINT
 from tests.support.llava_files import said, write_file
-from training.data.importing import take_in
+from training.data.importing import import_source
 from training.data.llava import RowError
 from training.job import ImportJob, TrainingError, ignore
 
@@ -51,4 +51,4 @@ def test_an_import_goes_by_its_length(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(RowError, match="more than max_length 40"):
-            take_in(job, ignore)
+            import_source(job, ignore)

@@ -1,1 +1,1 @@
-"""data."""
+"""Turn liked answers and other sources into validated rows to train on."""

@@ -1,13 +1,13 @@
-"""What people taught, as a folder for other trainers.
+"""Export what users taught, as a folder for other trainers.
 
-    llava.json   the liked answers, as they are selected for training (LLaVA; pictures relative to the folder)
-    kto.jsonl    every rated answer with its thumb: `prompt`, `completion`, `label`, `images`
-    dpo.jsonl    two answers to one prompt, the liked and the other: `prompt`, `chosen`, `rejected`, `images`
+    llava.json   the liked answers that are selected for training (LLaVA; pictures relative to the folder)
+    kto.jsonl    every rated answer with its rating: `prompt`, `completion`, `label`, `images`
+    dpo.jsonl    two answers to one prompt, the preferred one and the other: `prompt`, `chosen`, `rejected`, `images`
     pictures/    their pictures
 
 `kto.jsonl` is TRL's unpaired preference format and `dpo.jsonl` its paired one, conversational, with images
-(https://huggingface.co/docs/trl/dataset_formats): messages of typed parts, pictures named in `images` in the order of
-their places. Knows rows and files; which answers there are is the ledger's and the selection's. Nobody is named.
+(https://huggingface.co/docs/trl/dataset_formats): messages of typed parts, with the pictures in `images` in the order
+of their placeholders. The export names no users.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from inference.messages import Role, Turn
 from storage.atomic_files import PRIVATE
 from storage.records import Preference, RatedExchange
 from training.data.llava import Lesson, lesson, write_rows
-from training.data.selection import Pair, finished, liked
+from training.data.selection import Pair, finished, liked_exchanges
 from training.job import TrainingError
 
 LLAVA: Final = "llava.json"
@@ -35,7 +35,7 @@ PICTURES: Final = "pictures"
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """How much an export has: LLaVA rows, thumbs up and down among the KTO rows, DPO rows, picture files."""
+    """The size of an export: LLaVA rows, KTO rows with a thumb up and down, DPO rows, picture files."""
 
     liked: int
     ups: int
@@ -54,17 +54,26 @@ def export(
     stored: Callable[[str], Path],
     types: Mapping[str, str],
 ) -> Exported:
-    """Make the folder `out`, whole or not at all.
+    """Make the folder `out`, completely or not at all.
 
-    `stored` gives a picture's file for its sha256, `types` its media type. In the KTO rows an answer counts as
-    disliked when its thumbs down less its thumbs up exceed `threshold`. Raises `TrainingError`.
+    Args:
+        out: A folder that is empty or does not exist.
+        chosen: The pairs of the LLaVA file.
+        rated: The answers of the KTO file. One is disliked if its thumbs down less its thumbs up exceed `threshold`.
+        preferences: The pairs of the DPO file.
+        threshold: `training.threshold`.
+        stored: Returns the file of a picture by its sha256.
+        types: The media type of each picture by its sha256.
+
+    Raises:
+        TrainingError: The folder is not empty or cannot be written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise TrainingError(f"{out} holds something: name a folder that does not exist yet")
-    judged = verdicts(rated, threshold)
+    labelled = label_answers(rated, threshold)
     pairs = [(lesson(each.chosen), each.rejected) for each in preferences]
-    said = (*(pair.lesson for pair in chosen), *(each for each, _ in judged), *(each for each, _ in pairs))
-    names = {name for each in said for name in each.pictures}
+    lessons = (*(pair.lesson for pair in chosen), *(each for each, _ in labelled), *(each for each, _ in pairs))
+    names = {name for each in lessons for name in each.pictures}
 
     def file_of(name: str) -> str:
         return f"{PICTURES}/{name}.{types.get(name, 'image/jpeg').rpartition('/')[2]}"
@@ -77,9 +86,8 @@ def export(
         for name in sorted(names):
             shutil.copyfile(stored(name), part / file_of(name))
         write_rows((pair.lesson for pair in chosen), part / LLAVA, file_of)
-        rows = [kto_row(said, good, file_of) for said, good in judged]
-        _write(part / KTO, rows)
-        _write(part / DPO, [dpo_row(good, other, file_of) for good, other in pairs])
+        _write(part / KTO, [kto_row(each, liked, file_of) for each, liked in labelled])
+        _write(part / DPO, [dpo_row(each, rejected, file_of) for each, rejected in pairs])
         if out.exists():
             out.rmdir()
         part.rename(out)
@@ -87,13 +95,13 @@ def export(
         raise TrainingError(f"{out} cannot be written: {error}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    ups = sum(good for _, good in judged)
-    return Exported(len(chosen), ups, len(judged) - ups, len(pairs), len(names))
+    ups = sum(liked for _, liked in labelled)
+    return Exported(len(chosen), ups, len(labelled) - ups, len(pairs), len(names))
 
 
-def verdicts(rated: Sequence[RatedExchange], threshold: int) -> list[tuple[Lesson, bool]]:
-    """Each finished answer that is clearly liked (True) or disliked (False); better answers people gave are liked."""
-    good = {each.exchange.id for each in liked(rated, threshold)}
+def label_answers(rated: Sequence[RatedExchange], threshold: int) -> list[tuple[Lesson, bool]]:
+    """Return each finished answer that is liked (True) or disliked (False). Corrections are liked."""
+    good = {each.exchange.id for each in liked_exchanges(rated, threshold)}
     return [
         (lesson(each), each.exchange.id in good)
         for each in finished(rated)
@@ -101,28 +109,28 @@ def verdicts(rated: Sequence[RatedExchange], threshold: int) -> list[tuple[Lesso
     ]
 
 
-def kto_row(said: Lesson, good: bool, file_of: Callable[[str], str]) -> dict[str, Any]:
-    """One row of TRL's unpaired preference format; special tokens in texts are broken, as in all training data."""
-    prompt, answer = _asked(said)
-    return {"prompt": prompt, "completion": [answer], "label": good, "images": _images(said, file_of)}
+def kto_row(lesson: Lesson, liked: bool, file_of: Callable[[str], str]) -> dict[str, Any]:
+    """Return a row of TRL's unpaired preference format. Special tokens in texts are broken, as in all training data."""
+    prompt, answer = _split(lesson)
+    return {"prompt": prompt, "completion": [answer], "label": liked, "images": _images(lesson, file_of)}
 
 
-def dpo_row(said: Lesson, rejected: str, file_of: Callable[[str], str]) -> dict[str, Any]:
-    """One row of TRL's paired preference format: the lesson's answer is the one that is liked more."""
-    prompt, answer = _asked(said)
+def dpo_row(lesson: Lesson, rejected: str, file_of: Callable[[str], str]) -> dict[str, Any]:
+    """Return a row of TRL's paired preference format, which prefers the lesson's answer."""
+    prompt, answer = _split(lesson)
     other = _message("assistant", Turn(Role.ASSISTANT, rejected))
-    return {"prompt": prompt, "chosen": [answer], "rejected": [other], "images": _images(said, file_of)}
+    return {"prompt": prompt, "chosen": [answer], "rejected": [other], "images": _images(lesson, file_of)}
 
 
-def _asked(said: Lesson) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The messages before the answer, the system's first, and the answer."""
-    *before, answer = said.turns
-    prompt = [_message("system", Turn(Role.USER, system_text(said.system)))]
+def _split(lesson: Lesson) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the messages before the answer, beginning with the system's, and the answer."""
+    *before, answer = lesson.turns
+    prompt = [_message("system", Turn(Role.USER, system_text(lesson.system)))]
     return prompt + [_message(turn.role.value, turn) for turn in before], _message("assistant", answer)
 
 
-def _images(said: Lesson, file_of: Callable[[str], str]) -> list[str]:
-    return [file_of(name) for name in said.pictures]
+def _images(lesson: Lesson, file_of: Callable[[str], str]) -> list[str]:
+    return [file_of(name) for name in lesson.pictures]
 
 
 def _write(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -130,7 +138,7 @@ def _write(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _message(role: str, turn: Turn) -> dict[str, Any]:
-    places: list[dict[str, str]] = [{"type": "image"} for _ in turn.pictures]
+    images: list[dict[str, str]] = [{"type": "image"} for _ in turn.pictures]
     text = harmless(turn.text).strip()
-    # Always a list, text alone too: readers of JSON lines want one type for a field.
-    return {"role": role, "content": [*places, {"type": "text", "text": text}]}
+    # A list for text alone too: the datasets library needs one type for a field.
+    return {"role": role, "content": [*images, {"type": "text", "text": text}]}

@@ -1,7 +1,7 @@
-"""Which picture files were read to their end, their sizes and digests: noted once, believed while the file is the same.
+"""An index of valid picture files with their sizes and digests, so that each is decoded once.
 
-A large source has hundreds of thousands of pictures, and decoding them all takes minutes to an hour; a file of the same
-length and time of change is not decoded again. Knows files; what a bad one means is the caller's.
+A source may have hundreds of thousands of pictures, and decoding them takes minutes to an hour. A file with the same
+length and modification time is not decoded again.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from inference.images.opening import check_picture
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """A whole picture: its size in pixels, the sha256 of its bytes; the file's length and time of change (ns)."""
+class ImageInfo:
+    """A valid picture: its size in pixels, the sha256 of its bytes, the file's length and modification time (ns)."""
 
     width: int
     height: int
@@ -27,49 +27,56 @@ class Look:
     changed: int
 
 
-class PictureNotes:
-    """Notes in a file of JSON lines that only grows; without a file they last as long as the object."""
+class ImageIndex:
+    """An index in an append-only file of JSON lines, or in memory without a file."""
 
     def __init__(self, file: Path | None, examine: Callable[[bytes], tuple[int, int, str]] | None = None) -> None:
-        """`examine` returns a picture's width, height and sha256; it may make another picture of it, which those are of
-        then. Raises `PictureError`.
+        """Read the file.
+
+        `examine` returns the width, the height and the sha256 of a picture, or of the one that it makes of it.
         """
         self._file = file
-        self._examine = examine or _examined
-        self._known: dict[str, Look] = {}
-        self._fresh: dict[str, Look] = {}
+        self._examine = examine or _examine
+        self._known: dict[str, ImageInfo] = {}
+        self._new: dict[str, ImageInfo] = {}
         if file is not None and file.exists():
             with file.open(encoding="utf-8") as lines:
                 for line in lines:
-                    # A process that was killed leaves half a line.
+                    # A killed process leaves half a line.
                     with suppress(ValueError, TypeError):
                         name, *values = json.loads(line)
-                        self._known[name] = Look(*values)
+                        self._known[name] = ImageInfo(*values)
 
-    def look(self, path: Path, *, note: bool = True) -> Look:
-        """What there is to know of a picture file. Raises `PictureError`, OSError, ValueError (no name of a file)."""
+    def get(self, path: Path, *, add: bool = True) -> ImageInfo:
+        """Return the entry of a picture file; decode the file and, with `add`, index it if it has none.
+
+        Raises:
+            PictureError: The picture cannot be decoded.
+            OSError: The file cannot be read.
+            ValueError: The path is not a valid file name.
+        """
         status, name = path.stat(), str(path)
         known = self._known.get(name)
         if known is not None and (known.length, known.changed) == (status.st_size, status.st_mtime_ns):
             return known
-        seen = Look(*self._examine(path.read_bytes()), status.st_size, status.st_mtime_ns)
-        if note:
-            self._known[name] = self._fresh[name] = seen
-        return seen
+        info = ImageInfo(*self._examine(path.read_bytes()), status.st_size, status.st_mtime_ns)
+        if add:
+            self._known[name] = self._new[name] = info
+        return info
 
-    def fresh(self) -> dict[str, Look]:
-        """What was found out since the last call, by the file's name: for another process to `keep`."""
-        fresh, self._fresh = self._fresh, {}
-        return fresh
+    def take_new(self) -> dict[str, ImageInfo]:
+        """Return the entries added since the last call by file name, for the process that writes the index."""
+        new, self._new = self._new, {}
+        return new
 
-    def keep(self, fresh: Mapping[str, Look]) -> None:
-        """Believe these from now on, and write them down."""
-        self._known |= fresh
-        if self._file is not None and fresh:
+    def write(self, new: Mapping[str, ImageInfo]) -> None:
+        """Add entries, and append them to the file."""
+        self._known |= new
+        if self._file is not None and new:
             with self._file.open("a", encoding="utf-8") as lines:
-                lines.writelines(json.dumps([name, *astuple(each)]) + "\n" for name, each in fresh.items())
+                lines.writelines(json.dumps([name, *astuple(each)]) + "\n" for name, each in new.items())
 
 
-def _examined(data: bytes) -> tuple[int, int, str]:
+def _examine(data: bytes) -> tuple[int, int, str]:
     width, height = check_picture(data)
     return width, height, sha256(data).hexdigest()

@@ -1,20 +1,18 @@
-"""Conversations as rows of LLaVA JSON, and back: the one format that the trainer, the evaluation and export share.
+r"""Conversations as rows of LLaVA JSON: the format that the trainer, the evaluation and the export share.
 
 A row::
 
     {"id": "exchange-12", "system": "…", "image": ["ab/ab12….jpg"], "image_wh": [[640, 480]],
-     "conversations": [{"from": "human", "value": "<image>\\nWhat is this?"},
+     "conversations": [{"from": "human", "value": "<image>\nWhat is this?"},
                        {"from": "gpt", "value": "A cup.", "loss": false},
                        {"from": "human", "value": "Which colour?"},
                        {"from": "gpt", "value": "Red!", "loss": true}]}
 
-`conversations` and `image` are LLaVA's own; `system`, `image_wh` (width, height) and `loss` are additions that other
-readers skip. Only turns with `loss` are learned (absent counts as true): an answer that nobody liked stands in the
-history of a liked one without being taught. Every row is checked before anything is trained, because XTuner puts a
-random other sample in place of a broken one, moves and cuts picture tokens with a warning at most, and accepts one
-picture a row (xtuner 0.2.0, dataset/internvl_dataset.py).
-
-Knows no tokens (`encoding` counts those) and no torch.
+`conversations` and `image` are LLaVA's; `system`, `image_wh` (width, height) and `loss` are additions that other
+readers ignore. Only turns with `loss` are learned (by default true): an answer without a like may be in the history of
+a liked one. Every row is validated before a training, because XTuner replaces a broken sample by a random one, moves
+and cuts picture tokens with a warning at most, and accepts one picture a row (xtuner 0.2.0,
+dataset/internvl_dataset.py).
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ from inference.chat_format.template import PLACE, harmless, special_literal, sys
 from inference.images.opening import open_picture
 from inference.messages import Picture, PictureError, Prompt, Role, Turn
 from storage.records import RatedExchange
-from training.data.seen_prompt import as_seen
+from training.data.seen_prompt import seen_prompt
 from training.job import TrainingError
 from training.whole import write_whole
 
@@ -38,16 +36,22 @@ _TAG: Final = re.compile(rf"(?:Image-\d+: ?)?{re.escape(PLACE)}")
 
 
 class RowError(TrainingError):
-    """A row would not teach what it says. The text names the file and the row."""
+    """A row is invalid. The text names the file and the row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """A conversation that ends with an answer, as training and evaluation read it.
+    """A conversation that ends with an answer.
 
-    Its pictures have no bytes, only a name in place of their digest: the sha256 of a stored picture, or in a file's
-    row the file relative to the pictures' folder. `learned` tells for each turn whether its text is to be learned;
-    `sizes` are (width, height) in pixels, once they are known.
+    Its pictures have no bytes, and a name in place of their digest: the sha256 of a stored picture, or the file that a
+    row names, relative to the picture folder.
+
+    Attributes:
+        name: The id of the row.
+        system: The system prompt.
+        turns: The turns.
+        learned: For each turn whether its text is learned.
+        sizes: Width and height of each picture in pixels; empty until they are known.
     """
 
     name: str
@@ -58,19 +62,19 @@ class Lesson:
 
     @property
     def pictures(self) -> tuple[str, ...]:
-        """The names of all pictures in the order in which the model reads them."""
+        """The names of all pictures, in the order in which the model reads them."""
         return tuple(picture.sha256 for turn in self.turns for picture in turn.pictures)
 
     @property
     def subject(self) -> tuple[str, ...]:
-        """The names of the newest turn's pictures that has any: what the answer is about."""
+        """The names of the pictures that the answer is about: those of the newest turn with pictures."""
         return next((tuple(each.sha256 for each in turn.pictures) for turn in self.turns[::-1] if turn.pictures), ())
 
     def about_subject(self) -> Lesson:
-        """The conversation from the turn that brought its subject, without what was said before."""
-        start = max((place for place, turn in enumerate(self.turns) if turn.pictures), default=0)
-        known = self.sizes[len(self.sizes) - len(self.subject) :]
-        return replace(self, turns=self.turns[start:], learned=self.learned[start:], sizes=known)
+        """Return the conversation from the turn with its subject on."""
+        start = max((index for index, turn in enumerate(self.turns) if turn.pictures), default=0)
+        sizes = self.sizes[len(self.sizes) - len(self.subject) :]
+        return replace(self, turns=self.turns[start:], learned=self.learned[start:], sizes=sizes)
 
     def prompt_of(self, index: int) -> Prompt:
         """Return the prompt of the answer in turn `index`."""
@@ -83,9 +87,9 @@ class Lesson:
 
 
 def lesson(rated: RatedExchange) -> Lesson:
-    """The lesson of a liked exchange: its history as the model saw it, and its answer as the one thing to learn."""
+    """Return the lesson of a liked exchange: its history as the model saw it, and its answer, the only one learned."""
     exchange = rated.exchange
-    prompt = as_seen(rated)
+    prompt = seen_prompt(rated)
     return Lesson(
         row_name(exchange.id),
         exchange.system,
@@ -95,9 +99,9 @@ def lesson(rated: RatedExchange) -> Lesson:
 
 
 def row(lesson: Lesson, file_of: Callable[[str], str] = str) -> dict[str, Any]:
-    """The lesson as a LLaVA row; `file_of` gives a picture's file for its name.
+    """Return the lesson as a LLaVA row; `file_of` returns a picture's file for its name.
 
-    User texts are made harmless, so that a typed `<image>` stays text.
+    Special tokens in texts are broken, so that a typed `<image>` stays text.
     """
     written: dict[str, Any] = {"id": lesson.name, "system": system_text(lesson.system)}
     files = [file_of(name) for name in lesson.pictures]
@@ -115,10 +119,18 @@ def row(lesson: Lesson, file_of: Callable[[str], str] = str) -> dict[str, Any]:
 
 
 def parse_row(row: Any, *, where: str, system: str) -> Lesson:
-    """Read a row, ours or foreign. `system` is the persona of rows that name none; `where` names it in errors.
+    """Read a row, ours or foreign.
 
-    Pictures move to the front of the turn that has their tag, as InternVL2 was trained. Raises `RowError`, also for a
-    special token in a text: in our own rows there is none, `row` breaks them; in others it is not ours to change.
+    Pictures move to the front of the turn that has their tag, as InternVL2 was trained. Special tokens in a text are an
+    error: `row` breaks them in our rows, and those of others are not ours to change.
+
+    Args:
+        row: The row, or the error that `read_rows` found in its place.
+        where: The name of the row in errors.
+        system: The system prompt of rows without one.
+
+    Raises:
+        RowError: The row is invalid.
     """
     if isinstance(row, RowError):
         raise RowError(f"{where}: {row}")
@@ -128,13 +140,28 @@ def parse_row(row: Any, *, where: str, system: str) -> Lesson:
     files = [files] if isinstance(files, str) else files
     if not isinstance(files, list) or not all(isinstance(each, str) and each for each in files):
         raise RowError(f"{where}: image must be a file name or a list of them")
-    left = iter(files)
-    said = row.get("conversations")
-    if not isinstance(said, list) or not said:
+    conversation = row.get("conversations")
+    if not isinstance(conversation, list) or not conversation:
         raise RowError(f"{where}: conversations is missing or empty")
+    turns, learned = _parse_turns(conversation, files, where)
+    if turns[-1].role is not Role.ASSISTANT:
+        raise RowError(f"{where}: the conversation must end with an answer")
+    if not any(learned):
+        raise RowError(f"{where}: no answer is to be learned (every loss is false)")
+    persona = row.get("system", system)
+    if not isinstance(persona, str):
+        raise RowError(f"{where}: system must be a text")
+    if "system" in row:
+        persona = _plain(persona, f"{where}: system")
+    return Lesson(str(row.get("id", where)), persona, tuple(turns), tuple(learned))
+
+
+def _parse_turns(conversation: list[Any], files: list[str], where: str) -> tuple[list[Turn], list[bool]]:
+    """Return the turns with their pictures, and whether each is learned."""
+    left = iter(files)
     turns: list[Turn] = []
     learned: list[bool] = []
-    for number, each in enumerate(said, 1):
+    for number, each in enumerate(conversation, 1):
         speaker, value = (each.get("from"), each.get("value")) if isinstance(each, dict) else (None, None)
         wanted = "human" if len(turns) % 2 == 0 else "gpt"
         if speaker != wanted or not isinstance(value, str):
@@ -159,20 +186,11 @@ def parse_row(row: Any, *, where: str, system: str) -> Lesson:
     over = sum(1 for _ in left)
     if over:
         raise RowError(f"{where}: {len(files)} pictures in image, but only {len(files) - over} {PLACE} tags")
-    if turns[-1].role is not Role.ASSISTANT:
-        raise RowError(f"{where}: the conversation must end with an answer")
-    if not any(learned):
-        raise RowError(f"{where}: no answer is to be learned (every loss is false)")
-    persona = row.get("system", system)
-    if not isinstance(persona, str):
-        raise RowError(f"{where}: system must be a text")
-    if "system" in row:
-        persona = _plain(persona, f"{where}: system")
-    return Lesson(str(row.get("id", where)), persona, tuple(turns), tuple(learned))
+    return turns, learned
 
 
 def _plain(text: str, where: str) -> str:
-    """The text without outer white space. Raises `RowError` for what no tokenizer reads as plain text."""
+    """Strip the text. Raises `RowError` if it has a special token or is not valid Unicode."""
     if literal := special_literal(text):
         raise RowError(f"{where}: {literal!r} would be read as a special token: write it otherwise, or leave it out")
     try:
@@ -183,10 +201,10 @@ def _plain(text: str, where: str) -> str:
 
 
 def _without_tags(value: str) -> str:
-    """A question's text without its picture tags, whose places are at the front.
+    """Remove the picture tags from a question; the prompt has them at its front.
 
-    A line of nothing but tags goes whole. Where several pictures are spoken of inside a line ("Is <image> above
-    <image>?"), each tag becomes the name that its picture has in the prompt, "Image-1".
+    A line of tags alone is removed. Where a line refers to one of several pictures ("Is <image> above <image>?"), its
+    tag becomes the name of the picture in the prompt, "Image-1".
     """
     several, number = value.count(PLACE) > 1, 0
     lines = []
@@ -205,9 +223,10 @@ def _without_tags(value: str) -> str:
 
 
 def open_question(picture: str, question: str, system: str, images: Path) -> Lesson:
-    """A question about a picture file as a conversation whose answer is still open (an empty last turn).
+    """Return a question about a picture file as a conversation with an empty answer.
 
-    Raises `RowError` for a picture that is missing or broken.
+    Raises:
+        RowError: The picture is missing or broken.
     """
     asked = Turn(Role.USER, question, (Picture(b"", picture),))
     made = Lesson(picture, system, (asked, Turn(Role.ASSISTANT, "")), (False, False))
@@ -215,7 +234,7 @@ def open_question(picture: str, question: str, system: str, images: Path) -> Les
 
 
 def check_pictures(lesson: Lesson, images: Path, *, where: str) -> Lesson:
-    """Decode every picture of the lesson and note its size. Raises `RowError` for one that is missing or broken."""
+    """Decode every picture of the lesson and set `sizes`. Raises `RowError` for a missing or broken one."""
     sizes = []
     for file in lesson.pictures:
         path = images / file
@@ -229,27 +248,30 @@ def check_pictures(lesson: Lesson, images: Path, *, where: str) -> Lesson:
 
 
 def read_lessons(file: Path, images: Path, *, system: str) -> Iterator[Lesson]:
-    """The checked lessons of a .json or .jsonl file, pictures decoded once. Raises `RowError` at the first bad row."""
+    """Yield the lessons of a file and check their pictures. Raises `RowError` at the first invalid row."""
     for number, each in read_rows(file):
         where = f"{file} row {number}"
         yield check_pictures(parse_row(each, where=where, system=system), images, where=where)
 
 
 def read_rows(file: Path) -> Iterator[tuple[int, Any]]:
-    """Each raw row of a LLaVA file with its number from 1: a JSON list, or one JSON object a line (.jsonl).
+    """Yield the rows of a LLaVA file with their numbers from 1: a JSON list, or one JSON object a line (.jsonl).
 
-    Of a .jsonl a row's number is its line's, and one line at a time is in memory; a line that is not JSON comes as a
-    `RowError`, since good ones may follow. Raises `RowError` for a file that cannot be read.
+    A .jsonl file is read line by line, and its numbers are those of the lines. A line that is not JSON is yielded as a
+    `RowError`: valid ones may follow.
+
+    Raises:
+        RowError: The file cannot be read.
     """
     try:
-        # Some editors put a mark (U+FEFF) in front of UTF-8.
+        # Some editors write a byte order mark (U+FEFF).
         with file.open(encoding="utf-8-sig") as lines:
             if file.suffix == ".jsonl":
                 for number, line in enumerate(lines, 1):
                     if line.strip():
-                        yield number, _parsed(line)
+                        yield number, _parse_json(line)
                 return
-            rows = _parsed(lines.read())
+            rows = _parse_json(lines.read())
     except (OSError, UnicodeDecodeError) as error:
         raise RowError(f"{file}: cannot be read: {error}") from error
     if isinstance(rows, RowError):
@@ -259,7 +281,7 @@ def read_rows(file: Path) -> Iterator[tuple[int, Any]]:
     yield from enumerate(rows, 1)
 
 
-def _parsed(text: str) -> Any:
+def _parse_json(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -267,14 +289,14 @@ def _parsed(text: str) -> Any:
 
 
 def row_name(exchange: int) -> str:
-    """The id of the row that teaches this exchange's answer."""
+    """Return the id of the row with an exchange's answer."""
     return f"exchange-{exchange}"
 
 
 def write_rows(lessons: Iterable[Lesson], file: Path, file_of: Callable[[str], str] = str) -> int:
-    """Write a LLaVA file (.json or .jsonl by its name), atomically. Returns the number of rows.
+    """Write a LLaVA file (.json or .jsonl by its name) atomically; return the number of rows.
 
-    `file_of` gives a picture's file, relative to the pictures' folder, for its name.
+    `file_of` returns a picture's file, relative to the picture folder, for its name.
     """
     rows = [row(each, file_of) for each in lessons]
     if file.suffix == ".jsonl":

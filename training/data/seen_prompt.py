@@ -1,6 +1,6 @@
-"""What a model saw before it gave an answer: how much of the conversation, and where its picture stood.
+"""Reconstruct the prompt that a model saw: how it was cut, and where its picture stood.
 
-The ledger has whole conversations, and of each prompt a hash. Knows how prompts are cut; leaves the rest to `prompt`.
+The ledger has whole conversations, and a hash of each prompt.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from inference.messages import Picture, Prompt, PromptTooLong, Role, Turn
 from storage.records import Exchange, RatedExchange
 
 Names = Mapping[str, str]
-"""What pictures are called in a prompt's hash, where that is not what they are called now."""
+"""The former names of pictures, which a prompt's hash was computed with."""
 
 _WINDOW: Final = 16
-"""How many of the newest exchanges are looked through first for what the model saw; the default shows it 8."""
+"""How many of the newest exchanges are tried first; `chat.history_turns` is 8 by default."""
 
-_WIDER: Final = 4
+_WINDOW_GROWTH: Final = 4
 _EXCHANGE_TOKENS: Final = 4
-"""A question and an answer have at least so many tokens: the begin and the end of each."""
+"""The fewest tokens of a question and an answer: the start and the end of each."""
 
 
-def as_seen(rated: RatedExchange) -> Prompt:
-    """The prompt of the exchange, found by its recorded hash.
+def seen_prompt(rated: RatedExchange) -> Prompt:
+    """Return the prompt of the exchange, found by its recorded hash.
 
-    Where none has it, because what somebody else said in between is gone, the conversation from its newest picture on:
-    what is before that no model may have seen with it.
+    If no cut of the conversation matches, because turns of another user have been erased, return the conversation from
+    its newest picture on: the model may not have seen the turns before with it.
     """
     names = _former_names(rated)
-    found = _with_its_hash(rated, {}) or (_with_its_hash(rated, names) if names else None)
+    found = _find_by_hash(rated, {}) or (_find_by_hash(rated, names) if names else None)
     return found or _conversation(rated.exchange, _since_newest_picture(rated))
 
 
 def _since_newest_picture(rated: RatedExchange) -> Sequence[Exchange]:
     if rated.exchange.pictures:
         return ()
-    return rated.history[max((place for place, each in enumerate(rated.history) if each.pictures), default=0) :]
+    return rated.history[max((index for index, each in enumerate(rated.history) if each.pictures), default=0) :]
 
 
 def _former_names(rated: RatedExchange) -> Names:
-    """The former name of each picture that was cleaned after the model had seen it."""
+    """Return the former name of each picture that was re-encoded after the model had seen it."""
     shown = [each for each in (*rated.history, rated.exchange) if each.formerly]
     return {new: old for each in shown for new, old in zip(each.pictures, each.formerly, strict=True)}
 
@@ -58,25 +58,25 @@ def _hash(prompt: Prompt, names: Names) -> str:
     return prompt_hash(prompt)
 
 
-def _with_its_hash(rated: RatedExchange, names: Names) -> Prompt | None:
-    """The prompt with the recorded hash, None if no cut of the conversation has it.
+def _find_by_hash(rated: RatedExchange, names: Names) -> Prompt | None:
+    """Return the cut of the conversation with the recorded hash, None without one.
 
-    Looked for among the newest exchanges first, then among more: every hash reads the whole prompt, so trying all cuts
-    of a long talk for all its answers takes the cube of its length, which is minutes for 400 questions about pictures.
+    The newest exchanges are tried first, then more: a hash reads the whole prompt, so trying all cuts of a conversation
+    for all its answers takes cubic time, which is minutes for 400 questions about pictures.
     """
     exchange, history = rated.exchange, rated.history
     size = _WINDOW
     while True:
         window = history[-size:]
         if not exchange.pictures and not any(each.pictures for each in window):
-            # A cut moves the newest picture to what it keeps.
+            # `fit` moves the newest picture into what it keeps.
             window = (*[each for each in history[:-size] if each.pictures][-1:], *window)
         with suppress(PromptTooLong):
             whole = _conversation(exchange, window)
             return fit(whole, 0, lambda shorter: int(_hash(shorter, names) != exchange.prompt_hash))
         if size >= len(history) or size * _EXCHANGE_TOKENS > exchange.prompt_tokens:
             return None
-        size *= _WIDER
+        size *= _WINDOW_GROWTH
 
 
 def _conversation(exchange: Exchange, history: Sequence[Exchange]) -> Prompt:

@@ -1,7 +1,6 @@
-"""Which exchanges teach, and which of them are kept apart to judge by.
+"""Select the exchanges to train on and those held out for the evaluation.
 
-Pure functions over rows of the ledger. Knows votes, duplicates and the split by picture; leaves reading rows to the
-ledger and writing files to `llava`.
+Pure functions over rows of the ledger.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from hashlib import sha256
 from storage.records import RatedExchange
 from training.data.llava import Lesson, lesson
 from training.job import TrainingError
+from training.settings import TrainingSettings
 
 TRAIN = "train"
 HELD_OUT = "held_out"
@@ -25,13 +25,23 @@ CUT_OFF = (
 
 
 class TooFewPairs(TrainingError):
-    """There is not enough to train on. The text has the numbers and says what to do."""
+    """There are too few pairs to train on. The text has the numbers and the next step."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What became of the rated exchanges. `raters` is how many people liked the selected ones; in a `Selection`, those
-    to train on. `cut` of the unfinished ones were cut off at the longest answer.
+    """How many rated exchanges were selected, and why others were not.
+
+    Attributes:
+        rated: Rated exchanges.
+        disliked: Those without enough thumbs up.
+        unfinished: Liked ones that are empty or did not end by themselves.
+        too_long: Finished ones with more tokens than the trainer accepts.
+        duplicates: Those that repeat another pair.
+        selected: The rest.
+        raters: Users who liked the selected ones; in a `Selection`, those of the pairs to train on.
+        votes: Thumbs up of the pairs to train on.
+        cut: Unfinished ones that reached `chat.max_new_tokens`.
     """
 
     rated: int = 0
@@ -45,18 +55,18 @@ class Counts:
     cut: int = 0
 
     def __str__(self) -> str:
-        told = {name: value for name, value in asdict(self).items() if name not in ("votes", "cut")}
-        return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in told.items())
+        shown = {name: value for name, value in asdict(self).items() if name not in ("votes", "cut")}
+        return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shown.items())
 
     @property
     def limit(self) -> str:
-        """Why so few answers teach, where the longest answer is the cause, with the next step; else empty."""
+        """A sentence with the next step if many answers reach the longest length; else empty."""
         return cut_off(self.cut, self.rated - self.disliked)
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A liked exchange and what it teaches."""
+    """A liked exchange and its lesson."""
 
     rated: RatedExchange
     lesson: Lesson
@@ -69,7 +79,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The frozen choice of one run: no picture is in both `train` and `held_out`."""
+    """The pairs of a run; no picture is in both `train` and `held_out`."""
 
     train: tuple[Pair, ...]
     held_out: tuple[Pair, ...]
@@ -77,49 +87,49 @@ class Selection:
 
     @property
     def corrections(self) -> int:
-        """How many of the pairs to train on are better answers that people showed."""
+        """How many of the pairs to train on are corrections by users."""
         return sum(each.rated.demonstrated for each in self.train)
 
     def rows(self) -> list[tuple[int, str]]:
-        """Exchange ids with the name of their side, as the ledger freezes them."""
+        """Return exchange ids with the name of their split, as the ledger stores them."""
         return [(each.id, TRAIN) for each in self.train] + [(each.id, HELD_OUT) for each in self.held_out]
 
 
 def cut_off(cut: int, liked: int) -> str:
-    """Say that the longest answer is the limit, where more than a third of the liked ones were cut off at it."""
+    """Return a warning if more than a third of the liked answers reached the longest length; else an empty text."""
     return CUT_OFF.format(cut=cut, liked=liked) if 3 * cut > liked else ""
 
 
-def liked(rated: Iterable[RatedExchange], threshold: int) -> list[RatedExchange]:
-    """The exchanges whose thumbs up less thumbs down exceed the threshold, and those with a better answer."""
+def liked_exchanges(rated: Iterable[RatedExchange], threshold: int) -> list[RatedExchange]:
+    """Return the exchanges whose thumbs up less thumbs down exceed the threshold, and those with a correction."""
     return [each for each in rated if each.demonstrated or each.ups - each.downs > threshold]
 
 
 def finished(rated: Iterable[RatedExchange]) -> list[RatedExchange]:
-    """Without answers that are empty or were cut short: they would teach to stop in mid-sentence."""
+    """Drop answers that are empty or were cut off: they would teach the model to stop in mid-sentence."""
     return [each for each in rated if each.exchange.finish == "stop" and each.exchange.answer.strip()]
 
 
 def short_enough(rated: Iterable[RatedExchange], max_length: int | None) -> list[RatedExchange]:
-    """Without those whose tokens, as the engine counted them, exceed what the trainer takes; None: it says itself."""
-    most = math.inf if max_length is None else max_length
-    return [each for each in rated if each.exchange.prompt_tokens + each.exchange.completion_tokens <= most]
+    """Drop exchanges with more tokens, by the engine's count, than the trainer accepts; None accepts all."""
+    limit = math.inf if max_length is None else max_length
+    return [each for each in rated if each.exchange.prompt_tokens + each.exchange.completion_tokens <= limit]
 
 
 def without_duplicates(pairs: Sequence[Pair], phashes: Mapping[str, str], distance: int) -> list[Pair]:
-    """One of each group with the same question and answer about the same or nearly the same pictures.
+    """Keep one of the pairs with the same question and answer about the same or nearly the same pictures.
 
-    The best rated stays, among equals the oldest. `phashes` gives each picture's perceptual hash in hex;
-    pictures without one are the same only when their bytes are.
+    The best rated one stays, among equals the oldest. `phashes` has the perceptual hashes of pictures in hex; pictures
+    without one match by their bytes only.
     """
     kept: dict[tuple[str, str, int], list[Pair]] = defaultdict(list)
     for each in sorted(pairs, key=lambda pair: (pair.rated.downs - pair.rated.ups, pair.id)):
         exchange, subject = each.rated.exchange, each.lesson.subject
-        same_words = kept[_words(exchange.question), _words(exchange.answer), len(subject)]
+        same_texts = kept[_normalized(exchange.question), _normalized(exchange.answer), len(subject)]
         if not any(
-            all(map(lambda a, b: _near(a, b, phashes, distance), subject, other.lesson.subject)) for other in same_words
+            all(map(lambda a, b: _near(a, b, phashes, distance), subject, other.lesson.subject)) for other in same_texts
         ):
-            same_words.append(each)
+            same_texts.append(each)
     ids = {pair.id for group in kept.values() for pair in group}
     return [each for each in pairs if each.id in ids]
 
@@ -132,13 +142,12 @@ def split(
     share: float,
     seen: Collection[str] = frozenset(),
 ) -> tuple[list[Pair], list[Pair]]:
-    """Divide into (train, held out) so that no picture, nor a near duplicate of it, is on both sides.
+    """Split into (train, held out) so that no picture, nor a near duplicate of it, is on both sides.
 
-    What counts is the picture an answer is about; pairs about one picture stay together. Where the conversation
-    before it shows a picture of the other side, that part of it is left out. Groups are taken in the order of a hash,
-    so the same pairs always give the same split, until `share` of the pairs is held out. Groups with a picture in
-    `seen`, what the live model was trained on, come last. At least one group stays on either side; with a single
-    group nothing is held out.
+    Pairs about one picture stay together. If the conversation before it shows a picture of the other side, that part is
+    dropped. Groups are taken in the order of a hash, so that the split is deterministic, until `share` of the pairs is
+    held out. Groups with a picture in `seen`, which the live model was trained on, come last. At least one group is on
+    either side; with a single group nothing is held out.
     """
     groups = _connected(pairs, phashes, distance)
     if len(groups) < 2:
@@ -152,41 +161,38 @@ def split(
 
     groups.sort(key=order)
     wanted = max(1, math.ceil(share * len(pairs)))
-    held: list[Pair] = []
+    held_out: list[Pair] = []
     for group in groups:
-        if len(held) + len(group) <= wanted:
-            held += group
-        if len(held) >= wanted:
+        if len(held_out) + len(group) <= wanted:
+            held_out += group
+        if len(held_out) >= wanted:
             break
-    if not held:
-        held = min(groups, key=len)
-    ids = {each.id for each in held}
+    if not held_out:
+        held_out = min(groups, key=len)
+    ids = {each.id for each in held_out}
     train = [each for each in pairs if each.id not in ids]
-    # By group, not by name: a near duplicate of a picture of the other side is kept out as well.
-    side = {name: place for place, group in enumerate((train, held)) for each in group for name in each.lesson.subject}
+    side = {
+        name: number for number, group in enumerate((train, held_out)) for each in group for name in each.lesson.subject
+    }
+    # A near duplicate is on the side of its picture.
     for one, other in _near_pairs(sorted(_all_pictures(pairs)), phashes, distance):
         for known, unknown in ((one, other), (other, one)):
             if known in side:
                 side.setdefault(unknown, side[known])
-    # A picture that nobody's liked answer is about, but that was seen before one, belongs to where it is learned with.
+    # A picture that is in a conversation to train on, and that no pair is about, is on the training side.
     for name in _all_pictures(train):
         side.setdefault(name, 0)
-    return _apart(train, side, 0), _apart([each for each in pairs if each.id in ids], side, 1)
+    return _trim(train, side, 0), _trim([each for each in pairs if each.id in ids], side, 1)
 
 
-def choose(
-    rated: Sequence[RatedExchange],
-    phashes: Mapping[str, str],
-    *,
-    threshold: int,
-    distance: int,
-    max_length: int | None,
+def choose_pairs(
+    rated: Sequence[RatedExchange], phashes: Mapping[str, str], settings: TrainingSettings, max_length: int | None
 ) -> tuple[list[Pair], Counts]:
-    """The pairs that teach, in the order of their ids, and what became of the others."""
-    good = liked(rated, threshold)
+    """Return the pairs to learn from, ordered by id, and the counts. `max_length` is in tokens; None for no limit."""
+    good = liked_exchanges(rated, settings.threshold)
     whole = finished(good)
     short = short_enough(whole, max_length)
-    chosen = without_duplicates([Pair(each, lesson(each)) for each in short], phashes, distance)
+    chosen = without_duplicates([Pair(each, lesson(each)) for each in short], phashes, settings.near_duplicate)
     return chosen, Counts(
         rated=len(rated),
         disliked=len(rated) - len(good),
@@ -202,23 +208,32 @@ def choose(
 def select_pairs(
     rated: Sequence[RatedExchange],
     phashes: Mapping[str, str],
+    settings: TrainingSettings,
     *,
-    threshold: int,
-    min_rated: int,
-    share: float,
-    distance: int,
-    max_length: int | None,
+    max_length: int | None = None,
     seen: Collection[str] = frozenset(),
 ) -> Selection:
-    """Choose and split. Raises `TooFewPairs` with the numbers."""
-    chosen, counts = choose(rated, phashes, threshold=threshold, distance=distance, max_length=max_length)
+    """Choose the pairs of a run and split them.
+
+    Args:
+        rated: The rated exchanges.
+        phashes: The perceptual hash of each picture in hex.
+        settings: What to select by.
+        max_length: The most tokens of a pair; None for no limit.
+        seen: The pictures that the live model was trained on.
+
+    Raises:
+        TooFewPairs: There are too few, or none to hold out.
+    """
+    chosen, counts = choose_pairs(rated, phashes, settings, max_length)
+    min_rated = settings.min_rated
     if len(chosen) < min_rated:
         limit = f"{counts.limit}; " if counts.limit else ""
         raise TooFewPairs(
             f"{limit}Not enough yet: {len(chosen)} liked answers, {min_rated} needed. "
             f"Collect {min_rated - len(chosen)} more 👍."
         )
-    train, held_out = split(chosen, phashes, distance=distance, share=share, seen=seen)
+    train, held_out = split(chosen, phashes, distance=settings.near_duplicate, share=settings.held_out, seen=seen)
     if not held_out:
         raise TooFewPairs(
             f"All {len(chosen)} liked answers are about one picture, so none can be held out to check the new model. "
@@ -231,7 +246,7 @@ def _raters(pairs: Iterable[Pair]) -> int:
     return len({rater for each in pairs for rater in each.rated.liked_by})
 
 
-def _words(text: str) -> str:
+def _normalized(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
@@ -246,8 +261,8 @@ def _all_pictures(pairs: Iterable[Pair]) -> set[str]:
     return {name for each in pairs for name in each.lesson.pictures}
 
 
-def _apart(pairs: Iterable[Pair], side: Mapping[str, int], own: int) -> list[Pair]:
-    """The pairs without conversation before their subject where it shows a picture of the other side."""
+def _trim(pairs: Iterable[Pair], side: Mapping[str, int], own: int) -> list[Pair]:
+    """Drop the conversation before a pair's subject if it shows a picture of the other side."""
     return [
         replace(each, lesson=each.lesson.about_subject())
         if any(side.get(name, own) != own for name in each.lesson.pictures)
@@ -257,7 +272,7 @@ def _apart(pairs: Iterable[Pair], side: Mapping[str, int], own: int) -> list[Pai
 
 
 def _connected(pairs: Sequence[Pair], phashes: Mapping[str, str], distance: int) -> list[list[Pair]]:
-    """Groups of pairs about the same picture or near duplicates, through others too (union and find)."""
+    """Group the pairs about the same picture or near duplicates, transitively (union-find)."""
     parent: dict[str, str] = {}
 
     def find(name: str) -> str:
@@ -281,7 +296,7 @@ def _connected(pairs: Sequence[Pair], phashes: Mapping[str, str], distance: int)
 
 
 def _near_pairs(pictures: Sequence[str], phashes: Mapping[str, str], distance: int) -> Iterable[tuple[str, str]]:
-    """Pairs of near duplicates. Two 64-bit hashes within `distance` bits agree in one of `distance + 1` bands."""
+    """Yield pairs of near duplicates. Two 64-bit hashes within `distance` bits agree in one of `distance + 1` bands."""
     bands = distance + 1
     edges = [64 * band // bands for band in range(bands + 1)]
     for band in range(bands):

@@ -1,6 +1,6 @@
-"""Clean pictures of sources: each file of an import as it is copied, and those of imports by earlier versions.
+"""Re-encode the pictures of sources: during an import, and in sources that earlier versions imported.
 
-A clean picture is named by the sha256 of its bytes, `ab/abcdef…`, in the source's folder of pictures.
+A clean picture is a re-encoded one, named `ab/abcdef…` by the sha256 of its bytes in the source's picture folder.
 """
 
 from __future__ import annotations
@@ -17,24 +17,29 @@ from inference.images.decoder_protocol import DecodeError
 from inference.images.opening import MAX_PIXELS
 from inference.messages import PictureError
 from training.data.llava import read_rows
-from training.data.sources import PICTURES, ROWS, UNDER_WAY, About
+from training.data.sources import PICTURES, ROWS, UNDER_WAY, SourceInfo
 from training.whole import write_whole
 
 QUARANTINED: Final = "quarantined.jsonl"
-"""Rows of an earlier version's import whose pictures cannot be re-encoded; nothing reads them."""
+"""The rows of an earlier version's import whose pictures cannot be re-encoded. Nothing reads them."""
 
 _NICENESS: Final = 19
 
 
-class Cleaner:
-    """Cleans pictures into a folder."""
+class PictureCleaner:
+    """Write clean pictures into a folder."""
 
     def __init__(self, home: Path, decoder: PictureDecoder) -> None:
         self._home = home
         self._decoder = decoder
 
     def __call__(self, data: bytes) -> tuple[int, int, str]:
-        """Put the clean picture into the folder; its width, height and sha256. Raises `PictureError`, OSError."""
+        """Write the clean picture; return its width, height and sha256.
+
+        Raises:
+            PictureError: The picture cannot be re-encoded.
+            OSError: The file cannot be written.
+        """
         try:
             clean = self._decoder.clean(data, MAX_PIXELS / 1e6)
         except DecodeError as refusal:
@@ -50,31 +55,34 @@ class Cleaner:
 
 
 def clean_sources(directory: Path) -> None:
-    """Clean the imported sources under `directory` that are not, each whole or not at all.
+    """Clean the imported sources under `directory` that earlier versions left as they were.
 
-    Rows whose pictures cannot be cleaned are moved to `QUARANTINED`. Killed at any moment, a second call finishes.
-    Raises OSError, `TrainingError`.
+    Rows whose pictures cannot be re-encoded are moved to `QUARANTINED`. After a crash a second call finishes.
+
+    Raises:
+        TrainingError: The rows of a source cannot be read.
+        OSError: A file cannot be read or written.
     """
     for folder in sorted(directory.iterdir()) if directory.is_dir() else ():
         if folder.suffix == UNDER_WAY or not folder.is_dir():
             continue
         try:
-            about = About.read(folder)
+            about = SourceInfo.read(folder)
         except (OSError, ValueError, TypeError):
-            continue  # no source: who lists the sources says so
+            continue  # `imported` reports a folder that is no source
         if not about.clean:
             with PictureDecoder(_NICENESS) as decoder:
                 _clean(folder, about, decoder)
 
 
-def _clean(folder: Path, about: About, decoder: PictureDecoder) -> None:
+def _clean(folder: Path, about: SourceInfo, decoder: PictureDecoder) -> None:
     home = folder / PICTURES
-    cleaner = Cleaner(home, decoder)
+    cleaner = PictureCleaner(home, decoder)
     found: dict[str, tuple[int, int, str] | None] = {}
     good: list[str] = []
     bad: list[str] = []
     for _, row in read_rows(folder / ROWS):
-        (good if _cleaned(row, home, cleaner, found) else bad).append(json.dumps(row, ensure_ascii=False) + "\n")
+        (good if _clean_row(row, home, cleaner, found) else bad).append(json.dumps(row, ensure_ascii=False) + "\n")
     if bad:
         write_whole(folder / QUARANTINED, bad)
     write_whole(folder / ROWS, good)
@@ -86,8 +94,8 @@ def _clean(folder: Path, about: About, decoder: PictureDecoder) -> None:
             file.unlink(missing_ok=True)
 
 
-def _cleaned(row: Any, home: Path, cleaner: Cleaner, found: dict[str, tuple[int, int, str] | None]) -> bool:
-    """Whether all pictures of a row could be cleaned; the row names the clean ones then."""
+def _clean_row(row: Any, home: Path, cleaner: PictureCleaner, found: dict[str, tuple[int, int, str] | None]) -> bool:
+    """Replace the pictures of a row by clean ones; return whether all of them could be re-encoded."""
     if not isinstance(row, dict) or not row.get("image"):
         return True
     names = [row["image"]] if isinstance(row["image"], str) else list(row["image"])
@@ -97,10 +105,10 @@ def _cleaned(row: Any, home: Path, cleaner: Cleaner, found: dict[str, tuple[int,
                 found[name] = cleaner((home / name).read_bytes())
             except (PictureError, FileNotFoundError):
                 found[name] = None
-    seen = [look for name in names if (look := found[name]) is not None]
-    if len(seen) < len(names):
+    clean = [info for name in names if (info := found[name]) is not None]
+    if len(clean) < len(names):
         return False
-    files = [f"{digest[:2]}/{digest}" for _, _, digest in seen]
+    files = [f"{digest[:2]}/{digest}" for _, _, digest in clean]
     row["image"] = files[0] if len(files) == 1 else files
-    row["image_wh"] = [[width, height] for width, height, _ in seen]
+    row["image_wh"] = [[width, height] for width, height, _ in clean]
     return True

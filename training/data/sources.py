@@ -1,13 +1,10 @@
-"""The sources of rows beside the liked answers: those that the settings name, and those that were imported.
+"""Sources of rows beside the liked answers: those that the settings name, and imported ones.
 
-An imported source is a folder of its own under the data directory, with all that belongs to it, so that removing the
-folder removes the source:
+An imported source is a folder under the data directory; removing the folder removes the source:
 
-    NAME/rows.jsonl      its rows, every one checked
+    NAME/rows.jsonl      its rows, all of them valid
     NAME/pictures/ab/…   their pictures, named by the sha256 of their bytes
     NAME/source.json     where it came from, and how often it is taken
-
-Knows folders and names; rows are checked by `checking`, drawn by `mixture` and brought in by `importing`.
 """
 
 from __future__ import annotations
@@ -26,14 +23,19 @@ ROWS: Final = "rows.jsonl"
 PICTURES: Final = "pictures"
 ABOUT: Final = "source.json"
 UNDER_WAY: Final = ".part"
-"""What the name of a folder ends with while it is being filled, or deleted."""
+"""The suffix of a folder that is being filled or deleted."""
 
 
 @dataclass(frozen=True, slots=True)
-class About:
-    """Of an imported source: the file it came from, how many rows and pictures, how often it is taken (`Source`).
+class SourceInfo:
+    """The contents of `source.json`.
 
-    `clean` is false for one that an earlier version imported, with the pictures as they were.
+    Attributes:
+        file: The imported file.
+        rows: The number of rows.
+        pictures: The number of pictures.
+        repeat_times: How often each row is taken, as in `training.settings.Source`.
+        clean: Whether the pictures are re-encoded. Earlier versions imported them as they were.
     """
 
     file: str
@@ -44,22 +46,22 @@ class About:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Raises OSError, ValueError, TypeError for a folder that is no source."""
+        """Read the file of a source's folder. Raises OSError, ValueError or TypeError if the folder is no source."""
         return cls(**json.loads((folder / ABOUT).read_text(encoding="utf-8")))
 
     def write(self, folder: Path) -> None:
-        """Write it into the source's folder."""
+        """Write the file into a source's folder."""
         (folder / ABOUT).write_text(json.dumps(asdict(self), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def imported(directory: Path) -> list[Source]:
-    """The imported sources under `directory`, by name. Raises `TrainingError` for a folder that is none."""
+    """Return the imported sources under `directory`, by name. Raises `TrainingError` for a folder that is none."""
     found = []
     for folder in sorted(directory.iterdir()) if directory.is_dir() else ():
         if folder.suffix == UNDER_WAY or not folder.is_dir():
             continue
         try:
-            times = About.read(folder).repeat_times
+            times = SourceInfo.read(folder).repeat_times
             found.append(Source(path=folder / ROWS, images=folder / PICTURES, repeat_times=times))
         except (OSError, ValueError, TypeError) as error:
             raise TrainingError(f"{folder} is no imported source ({error}): import it again, or remove it") from error
@@ -67,24 +69,24 @@ def imported(directory: Path) -> list[Source]:
 
 
 def remove(folder: Path) -> None:
-    """Delete an imported source. Killed half-way, what is left is none. Raises `TrainingError`."""
-    going = folder.with_name(folder.name + UNDER_WAY)
+    """Delete an imported source; after a crash it is no source any more. Raises `TrainingError`."""
+    part = folder.with_name(folder.name + UNDER_WAY)
     try:
-        folder.rename(going)
+        folder.rename(part)
         sync_directory(folder.parent)
-        shutil.rmtree(going)
+        shutil.rmtree(part)
     except OSError as error:
-        raise TrainingError(f"{folder} cannot be deleted ({error}): remove it, and {going.name} beside it") from error
+        raise TrainingError(f"{folder} cannot be deleted ({error}): remove it, and {part.name} beside it") from error
 
 
 def title(path: str) -> str:
-    """What people call a source by its file: an imported one has its folder's name."""
+    """Return a source's name for people: an imported one has the name of its folder."""
     file = Path(path)
     return file.parent.name if file.name == ROWS else file.name
 
 
-def present(sources: list[Source]) -> list[Source]:
-    """The same sources with whole paths. Raises `TrainingError` for one that is not there."""
+def resolved(sources: list[Source]) -> list[Source]:
+    """Return the sources with absolute paths. Raises `TrainingError` for one that does not exist."""
     for each in sources:
         if not each.path.is_file():
             raise TrainingError(f"training.sources: there is no file {each.path.absolute()}")

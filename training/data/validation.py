@@ -1,8 +1,9 @@
-"""Every row of a LLaVA file, held against all that would mistrain in silence, by as many processes as there are cores.
+"""Validate every row of a LLaVA file, in as many processes as there are cores.
 
-A good row comes back as it will be trained: a line of JSON with its pictures' sizes, its length in tokens and where it
-came from. Of a bad one comes back what is wrong with it, and the next one is looked at: whoever mends a file wants to
-know of all of them. What follows from a bad row is the caller's. Needs transformers.
+A valid row is returned as it will be trained on: a line of JSON with the sizes of its pictures, its length in tokens
+and its origin. An invalid row is returned with the reason, and validation continues, so that a report names all of
+them.
+Requires transformers.
 """
 
 from __future__ import annotations
@@ -22,36 +23,40 @@ from typing import Any, Final, Self
 
 from inference.images.decoder import PictureDecoder
 from inference.messages import PictureError
-from training.data.image_index import Look, PictureNotes
+from training.data.image_index import ImageIndex, ImageInfo
 from training.data.llava import Lesson, RowError, parse_row, read_rows, row
-from training.data.source_pictures import Cleaner
+from training.data.source_pictures import PictureCleaner
 from training.job import TrainingError
 from training.xtuner.encoding import Encoder, TooLong
 
 FOREIGN: Final = "source "
-"""What the names of rows of sources begin with: another bot's export has rows that are called as ours are, and ours go
-by their names when somebody is forgotten."""
+"""The prefix of row names of sources. Rows exported by another bot have the same names as ours, and erasure finds our
+rows by name."""
 
 _CHUNK: Final = 64
 _AHEAD: Final = 4
-_FEW: Final = 1000
-"""So many rows are checked before other processes have started, which takes each of them some seconds."""
+_ROWS_HERE: Final = 1000
+"""Rows validated in this process first: the others take some seconds to start."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What rows are checked by. Paths are of directories; `notes` is a file; `tiles` 0 means as the checkpoint says.
+    """What rows are validated against.
 
-    With `clean` each picture is re-encoded into `home` by a decoder process, and what is checked is the clean one.
-    Without it pictures are decoded in the worker that checks: they are the operator's own, or clean already.
-
-    `system` is the persona of rows that name none. Where the pictures lie in `home` they keep their names, elsewhere
-    each is named by its whole path.
+    Attributes:
+        base: The checkpoint whose tokenizer counts tokens.
+        home: The folder of users' pictures, or of an import's. Pictures elsewhere are named by their absolute paths.
+        index: The file of the `ImageIndex`; None for one in memory.
+        system: The system prompt of rows without one.
+        tiles: The most tiles of a picture; 0 as the checkpoint says.
+        max_length: The most tokens of a row.
+        clean: Whether a decoder process re-encodes each picture into `home`, and the clean one is validated. Otherwise
+            pictures are decoded in the worker: they are the operator's, or clean already.
     """
 
     base: Path
     home: Path
-    notes: Path | None
+    index: Path | None
     system: str
     tiles: int
     max_length: int
@@ -59,32 +64,40 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
-    """A good row as a line of JSON, its length in tokens, its pictures in order, and whether it has a persona.
+class ValidRow:
+    """A valid row.
 
-    `pictures` are their names in the line, `digests` the sha256 of their bytes, or of the clean ones.
+    Attributes:
+        line: The row as a line of JSON.
+        length: Its number of tokens.
+        pictures: The names of its pictures in the line, in order.
+        digests: The sha256 of each picture's bytes, or of the clean one's.
+        has_system: Whether it names a system prompt.
     """
 
     line: str
     length: int
     pictures: tuple[str, ...]
     digests: tuple[str, ...]
-    persona: bool
+    has_system: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """What is wrong with a row, `why` as a sentence that names file and row. `too_long`: it has too many tokens, and is
-    good otherwise.
+class InvalidRow:
+    """An invalid row.
+
+    Attributes:
+        reason: A sentence that names the file and the row.
+        too_long: Whether the row has too many tokens and is valid otherwise.
     """
 
-    why: str
+    reason: str
     too_long: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Raw:
-    """A row to be checked: its file, its number there, the folder of its pictures, and its content."""
+class RawRow:
+    """A row to validate: its file, its number there, the folder of its pictures, and its content."""
 
     file: Path
     number: int
@@ -92,79 +105,86 @@ class Raw:
     content: Any
 
 
-class Checker:
-    """Checks rows in this process."""
+_ChunkResult = tuple[list[ValidRow | InvalidRow], dict[str, ImageInfo]]
+"""The results of a chunk of rows, and the new entries of the image index."""
+
+
+class RowValidator:
+    """Validate rows in this process."""
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
         self._encoder = Encoder(rules.base, tiles=rules.tiles)
         self._decoder = PictureDecoder() if rules.clean else None
-        cleaner = None if self._decoder is None else Cleaner(rules.home, self._decoder)
-        self.notes = PictureNotes(rules.notes, cleaner)
+        cleaner = None if self._decoder is None else PictureCleaner(rules.home, self._decoder)
+        self.index = ImageIndex(rules.index, cleaner)
 
     def close(self) -> None:
         """End the decoder process."""
         if self._decoder is not None:
             self._decoder.close()
 
-    def check(self, raw: Raw) -> Checked | Refused:
-        """The good row, or what is wrong with it."""
+    def validate(self, raw: RawRow) -> ValidRow | InvalidRow:
+        """Validate a row."""
         where = f"{raw.file} row {raw.number}"
         try:
             read = parse_row(raw.content, where=where, system=self._rules.system)
-            if not self._ours(raw):
+            if not self._is_home(raw):
                 read = replace(read, name=FOREIGN + read.name)
-            lesson, digests = self._seen(read, raw, where)
+            lesson, digests = self._with_pictures(read, raw, where)
             encoded = self._encoder.check(lesson, self._rules.max_length, where=where)
         except RowError as error:
-            return Refused(str(error), isinstance(error, TooLong))
-        file_of: Callable[[str], str] = str if self._ours(raw) else lambda name: str(raw.images / name)
+            return InvalidRow(str(error), isinstance(error, TooLong))
+        file_of: Callable[[str], str] = str if self._is_home(raw) else lambda name: str(raw.images / name)
         length = len(encoded.input_ids)
         line = json.dumps({**row(lesson, file_of), "length": length, "origin": where}, ensure_ascii=False)
-        return Checked(line, length, tuple(map(file_of, lesson.pictures)), digests, "system" in raw.content)
+        return ValidRow(line, length, tuple(map(file_of, lesson.pictures)), digests, "system" in raw.content)
 
-    def _ours(self, raw: Raw) -> bool:
+    def _is_home(self, raw: RawRow) -> bool:
         return raw.images == self._rules.home
 
-    def _seen(self, lesson: Lesson, raw: Raw, where: str) -> tuple[Lesson, tuple[str, ...]]:
-        """The lesson with the sizes of its pictures, and their digests. Raises `RowError`."""
-        looks: list[Look] = []
+    def _with_pictures(self, lesson: Lesson, raw: RawRow, where: str) -> tuple[Lesson, tuple[str, ...]]:
+        """Return the lesson with the sizes of its pictures, and their digests. Raises `RowError`."""
+        found: list[ImageInfo] = []
         for name in lesson.pictures:
             path = raw.images / name
             try:
-                if not self._ours(raw):
-                    _check_place(path, raw.images)
-                # What people sent must leave no trace here when it is deleted, and is little.
-                looks.append(self.notes.look(path, note=not self._ours(raw)))
+                if not self._is_home(raw):
+                    _check_location(path, raw.images)
+                # Users' pictures are few, and must leave no trace here when they are erased.
+                found.append(self.index.get(path, add=not self._is_home(raw)))
             except FileNotFoundError as error:
                 raise RowError(f"{where}: the picture {path} is missing: restore it, or leave the row out") from error
             except (OSError, ValueError, PictureError) as error:
                 raise RowError(f"{where}: the picture {path}: {error}") from error
-        return replace(lesson, sizes=tuple((each.width, each.height) for each in looks)), tuple(
-            each.sha256 for each in looks
-        )
+        sizes = tuple((each.width, each.height) for each in found)
+        return replace(lesson, sizes=sizes), tuple(each.sha256 for each in found)
 
 
-def _check_place(file: Path, folder: Path) -> None:
-    """Raise ValueError unless it is a regular file inside the folder, wherever links lead; OSError if it is missing.
+def _check_location(file: Path, folder: Path) -> None:
+    """Check that a path, with links followed, is a regular file inside the folder.
 
-    A file of rows comes from anybody, and an import copies what it names. A pipe would be read for ever.
+    A file of rows may come from a stranger, and an import copies what it names. Reading a pipe would not end.
+
+    Raises:
+        ValueError: It is not.
+        OSError: The file is missing.
     """
-    real = Path(os.path.realpath(file, strict=True))  # Path.resolve has an error of its own for links in a circle
+    real = Path(os.path.realpath(file, strict=True))  # Path.resolve raises RuntimeError for a loop of links
     if not real.is_relative_to(os.path.realpath(folder)):
         raise ValueError(f"it does not lie in {folder}: copy it there, or name another folder of pictures")
     if not real.is_file():
         raise ValueError("it is no regular file")
 
 
-class Inspection:
-    """Checks whole files, the first rows here and the others in processes of their own. A context manager."""
+class Validator:
+    """A context manager that validates files, the first rows in this process and the others in a pool."""
 
     def __init__(self, rules: Rules, processes: int) -> None:
-        """`processes` is how many check at once, this one included."""
+        """Prepare for `processes` processes, this one included."""
         self._rules = rules
         self._processes = processes
-        self._here = Checker(rules)
+        self._here = RowValidator(rules)
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Self:
@@ -175,12 +195,13 @@ class Inspection:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
-    def rows(self, file: Path, images: Path, say: Callable[[int, int], None]) -> Iterator[Checked | Refused]:
-        """Each row of the file in order, good or bad. `say` gets (rows done, rows in all) now and then.
+    def rows(self, file: Path, images: Path, say: Callable[[int, int], None]) -> Iterator[ValidRow | InvalidRow]:
+        """Yield the result of each row in order. `say` gets (validated rows, all rows) after each chunk.
 
-        Raises `RowError` for a file that cannot be read at all.
+        Raises:
+            RowError: The file cannot be read.
         """
-        rows: Iterator[Raw] = (Raw(file, number, images, content) for number, content in read_rows(file))
+        rows: Iterator[RawRow] = (RawRow(file, number, images, content) for number, content in read_rows(file))
         total = 0
         if file.suffix == ".jsonl":
             with suppress(OSError), file.open("rb") as lines:
@@ -189,53 +210,52 @@ class Inspection:
             every = list(rows)
             rows, total = iter(every), len(every)
         done = 0
-        for chunk in chain(self._few(rows), self._many(rows)):
+        for chunk in chain(self._rows_here(rows), self._rows_in_pool(rows)):
             yield from chunk
             done += len(chunk)
             say(done, total)
 
-    def _few(self, rows: Iterator[Raw]) -> Iterator[list[Checked | Refused]]:
-        for chunk in _chunks(rows if self._processes == 1 else islice(rows, _FEW)):
-            found = [self._here.check(raw) for raw in chunk]
-            self._here.notes.keep(self._here.notes.fresh())
+    def _rows_here(self, rows: Iterator[RawRow]) -> Iterator[list[ValidRow | InvalidRow]]:
+        for chunk in _chunks(rows if self._processes == 1 else islice(rows, _ROWS_HERE)):
+            found = [self._here.validate(raw) for raw in chunk]
+            self._here.index.write(self._here.index.take_new())
             yield found
 
-    def _many(self, rows: Iterator[Raw]) -> Iterator[list[Checked | Refused]]:
-        waiting: deque[Future[tuple[list[Checked | Refused], dict[str, Look]]]] = deque()
+    def _rows_in_pool(self, rows: Iterator[RawRow]) -> Iterator[list[ValidRow | InvalidRow]]:
+        waiting: deque[Future[_ChunkResult]] = deque()
         for chunk in _chunks(rows):
             if self._pool is None:
-                # Not forked: the parent has threads, and on a GPU machine it has asked for CUDA.
-                self._pool = ProcessPoolExecutor(self._processes, get_context("spawn"), _begin, (self._rules,))
-            waiting.append(self._pool.submit(_check, chunk))
+                # Spawned: this process has threads, and has initialised CUDA on a GPU machine.
+                self._pool = ProcessPoolExecutor(self._processes, get_context("spawn"), _initialise, (self._rules,))
+            waiting.append(self._pool.submit(_validate, chunk))
             if len(waiting) > _AHEAD * self._processes:
-                yield self._came(waiting.popleft())
+                yield self._collect(waiting.popleft())
         while waiting:
-            yield self._came(waiting.popleft())
+            yield self._collect(waiting.popleft())
 
-    def _came(self, future: Future[tuple[list[Checked | Refused], dict[str, Look]]]) -> list[Checked | Refused]:
+    def _collect(self, future: Future[_ChunkResult]) -> list[ValidRow | InvalidRow]:
         try:
-            found, fresh = future.result()
+            found, new = future.result()
         except BrokenProcessPool as error:
             raise TrainingError("a process that checks rows was killed, often for want of memory: try again") from error
-        self._here.notes.keep(fresh)
+        self._here.index.write(new)
         return found
 
 
-def _chunks(rows: Iterable[Raw]) -> Iterator[list[Raw]]:
+def _chunks(rows: Iterable[RawRow]) -> Iterator[list[RawRow]]:
     rows = iter(rows)
     while chunk := list(islice(rows, _CHUNK)):
         yield chunk
 
 
-_checker: Checker
-"""The one checker of a process of the pool."""
+_validator: RowValidator
+"""The validator of a process of the pool."""
 
 
-def _begin(rules: Rules) -> None:
-    global _checker
-    _checker = Checker(rules)
+def _initialise(rules: Rules) -> None:
+    global _validator
+    _validator = RowValidator(rules)
 
 
-def _check(chunk: list[Raw]) -> tuple[list[Checked | Refused], dict[str, Look]]:
-    found = [_checker.check(raw) for raw in chunk]
-    return found, _checker.notes.fresh()
+def _validate(chunk: list[RawRow]) -> _ChunkResult:
+    return [_validator.validate(raw) for raw in chunk], _validator.index.take_new()

@@ -1,8 +1,8 @@
-"""Worker: let several models answer the same questions about the same pictures, and lay them side by side.
+"""Worker: write an HTML page with the answers of several models to the same questions, side by side.
 
     python -m training.gate.comparison JOB.json
 
-Writes one HTML page. The models are in memory one after the other, answers are greedy. Knows no runs and no verdicts.
+The models are loaded one after the other and decode greedily.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from training.worker import Say, Steps, use_device, work
 
 
 def compare(job: CompareJob, say: Say) -> Outcome:
-    """Ask every model everything and write the page. Raises `TrainingError`, which names the model that fails."""
+    """Ask every model every question and write the page. Raises `TrainingError`, which names the model that fails."""
     device = use_device(job.device, job.threads)
-    from training.gate.scoring import PHOTOS, Speaker
+    from training.gate.scoring import PHOTO_BATCH, LocalModel, greedy
 
     images = Path(job.images)
     lessons = [open_question(picture, question, job.system, images) for picture, _, question in job.asked]
@@ -26,13 +26,13 @@ def compare(job: CompareJob, say: Say) -> Outcome:
     columns = []
     for name, directory in job.models:
         try:
-            speaker = Speaker(Path(directory), device=device, tiles=job.tiles)
-        except Exception as error:  # the libraries that read its files raise almost anything
+            model = LocalModel(Path(directory), device=device, tiles=job.tiles)
+        except Exception as error:  # transformers and safetensors raise many kinds for a broken directory
             raise TrainingError(f"{name} cannot be loaded from {directory}: {error}") from error
         columns.append(
-            speaker.answers(lessons, images, most_tokens=job.max_new_tokens, rows=PHOTOS, on_batch=steps.add)
+            model.answers(lessons, images, greedy(job.max_new_tokens), batch_size=PHOTO_BATCH, on_batch=steps.add)
         )
-        del speaker  # before the next one is in memory
+        del model  # frees the memory before the next one is loaded
     rows = [
         Row(question, answers, (images / picture,), caption=caption)
         for (picture, caption, question), answers in zip(job.asked, zip(*columns, strict=True), strict=True)

@@ -1,15 +1,14 @@
-"""Worker: is the candidate better than the live model on what people liked, and has it forgotten nothing?
+"""Worker: decide whether the candidate is better than the live model on liked answers without losing facts.
 
     python -m training.gate.evaluate JOB.json
 
-Writes `report.json`, `sheet.html` and `sheet.png` into the job's directory. The candidate is accepted when it finds the
-held-out liked answers likelier than the live model does, loses few points on the factual questions, says nothing empty
-and nothing in loops, and reads prompts as the same token ids. Both models are asked the same, greedily, one after the
-other in memory.
+Writes `report.json`, `sheet.html` and `sheet.png` into the job's directory. The candidate is accepted if it gives the
+held-out liked answers a higher likelihood than the live model, loses few points on the factual questions, gives no
+empty or looping answers, and reads prompts as the same token ids. The models are loaded one after the other and decode
+greedily.
 
-Both were asked the same questions, so what counts for the facts are those that one of them alone answers right. As
-many either way would be no loss; a loss is held against the candidate only when it is more than chance, by a sign test.
-Where the drawn questions leave that open, more are asked.
+Both models answer the same factual questions, so those that exactly one of them answers correctly are compared. A loss
+counts only if a sign test rejects chance. Where the drawn questions leave that open, more are asked.
 """
 
 from __future__ import annotations
@@ -35,17 +34,16 @@ if TYPE_CHECKING:
     from training.gate.scoring import Likelihood
 
 CHANCE: Final = 0.02
-"""A loss that a candidate as good as the live model shows more often than this is not held against it. Refusing one of
-fifty good candidates costs a repeated run; at 0.05 it would be one of twenty, and at 0.001 nine questions lost and none
-gained would pass."""
+"""The level of the sign test: of candidates as good as the live model one in fifty is rejected, at the cost of a
+repeated run. At 0.05 it would be one in twenty; at 0.001 nine lost questions and none gained would pass."""
 
 MORE: Final = 300
-"""So many more drawn questions are asked when the first leave open whether a loss is real. A model that truly loses 5
-points would be refused by 150 questions half of the time, with these on top six times of seven (simulated, each model
-alone being right on another 1.5 % of the questions)."""
+"""Further drawn questions, for a loss that may be chance. A model that loses 5 points is rejected half of the time by
+150 questions, and six times of seven with these (simulated; each model alone is right on another 1.5 % of the
+questions)."""
 
 SHOWN_TOKENS: Final = 256
-"""The longest answer on the sheet."""
+"""Tokens of the longest answer on the sheet."""
 
 _SAMPLES: Final = 5
 _REPEATED: Final = re.compile(r"(.{4,60}?)\1{3,}|(.{2,3}?)\2{6,}", re.DOTALL)
@@ -53,27 +51,27 @@ _REPEATED: Final = re.compile(r"(.{4,60}?)\1{3,}|(.{2,3}?)\2{6,}", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """What one model achieved: likelihood of the liked answers, and its answers to the factual questions."""
+    """A model's results: the likelihood of the liked answers, and its answers to the factual questions."""
 
     likelihood: Likelihood
-    spoken: list[str]
+    answers: list[str]
     right: list[bool]
 
     @classmethod
-    def of(cls, likelihood: Likelihood, questions: Sequence[Question], spoken: list[str]) -> Marks:
-        """Judge the answers to the questions."""
-        right = [each.right(said) for each, said in zip(questions, spoken, strict=True)]
-        return cls(likelihood, spoken, right)
+    def of(cls, likelihood: Likelihood, questions: Sequence[Question], answers: list[str]) -> Marks:
+        """Mark the answers to the questions."""
+        right = [each.right(answer) for each, answer in zip(questions, answers, strict=True)]
+        return cls(likelihood, answers, right)
 
     @property
     def correct(self) -> float:
-        """Share of right answers, 0 to 1."""
+        """The share of right answers, 0 to 1."""
         return sum(self.right) / len(self.right)
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """How two models' answers to the same factual questions compare: how many each of them alone got right."""
+    """Count the factual questions that exactly one of two models answers correctly."""
 
     questions: int
     live_alone: int
@@ -81,45 +79,42 @@ class Facts:
 
     @classmethod
     def of(cls, live: Marks, candidate: Marks) -> Facts:
-        """Count."""
+        """Count over the answers of both models."""
         pairs = list(zip(live.right, candidate.right, strict=True))
         return cls(len(pairs), pairs.count((True, False)), pairs.count((False, True)))
 
     @property
     def lost(self) -> float:
-        """Points of correctness that the candidate loses, in hundredths of the questions."""
+        """The points of correctness that the candidate loses, in hundredths of the questions."""
         return 100 * (self.live_alone - self.candidate_alone) / self.questions
 
     @property
     def chance(self) -> float:
-        """How often a candidate as good as the live model does so badly, 0 to 1.
-
-        One-sided sign test: each question that one model alone gets right is a toss of a coin.
-        """
-        tossed = self.live_alone + self.candidate_alone
-        return sum(comb(tossed, heads) for heads in range(self.live_alone, tossed + 1)) / (1 << tossed)
+        """The p-value of the one-sided sign test over the questions that exactly one model answers correctly."""
+        count = self.live_alone + self.candidate_alone
+        return sum(comb(count, lost) for lost in range(self.live_alone, count + 1)) / (1 << count)
 
     def too_many(self, max_loss_points: float) -> bool:
-        """Whether more points are lost than may be, real or not."""
+        """Return whether the candidate loses more points than allowed, by chance or not."""
         return self.lost > max_loss_points + 1e-9
 
     def doubtful(self, max_loss_points: float) -> bool:
-        """Whether too many points are lost, but chance may be to blame."""
+        """Return whether the loss is too large, but may be chance."""
         return self.too_many(max_loss_points) and self.chance >= CHANCE
 
 
 def broken(answer: str) -> bool:
-    """Whether an answer says nothing, or one thing again and again: four times, or seven of a very short one."""
+    """Return whether an answer is empty or loops: it repeats one phrase four times, or a very short one seven times."""
     if not re.search(r"\w", answer):
         return True
-    # Laughter repeats single characters and rulers repeat marks; a loop repeats words.
+    # Laughter repeats single characters, and rulers of tables repeat punctuation; loops repeat words.
     return any(re.search(r"\w", found[0]) for found in _REPEATED.finditer(answer))
 
 
 def verdict(
     live: Marks, candidate: Marks, questions: Sequence[Question], *, max_loss_points: float, differs: str = ""
 ) -> Report:
-    """Compare the marks; `differs` says where prompts differ. Every reason against the candidate is named."""
+    """Compare the results, and name every reason against the candidate; `differs` says where the prompts differ."""
     reasons = []
     if not candidate.likelihood.mean < live.likelihood.mean:
         reasons.append(
@@ -134,15 +129,15 @@ def verdict(
         )
     silent = [
         f"{question.text} → {answer}"
-        for question, answer in zip(questions, candidate.spoken, strict=True)
+        for question, answer in zip(questions, candidate.answers, strict=True)
         if broken(answer)
     ]
     if silent:
         reasons.append(f"{len(silent)} of its answers are empty or in loops")
     if differs:
         reasons.append(f"it would read other tokens than the engine: {differs}")
-    # Where they differ in correctness first: that is what an admin wants to see.
-    differing = sorted(range(len(questions)), key=lambda place: candidate.right[place] - live.right[place])[:_SAMPLES]
+    # Questions that the candidate alone gets wrong come first.
+    samples = sorted(range(len(questions)), key=lambda index: candidate.right[index] - live.right[index])[:_SAMPLES]
     return Report(
         accepted=not reasons,
         reason="; ".join(reasons),
@@ -157,21 +152,21 @@ def verdict(
         broken=silent[:_SAMPLES],
         samples=[
             {
-                "question": questions[place].text,
-                "live": live.spoken[place],
-                "candidate": candidate.spoken[place],
+                "question": questions[index].text,
+                "live": live.answers[index],
+                "candidate": candidate.answers[index],
             }
-            for place in differing
+            for index in samples
         ],
     )
 
 
 def evaluate(job: EvaluationJob, say: Say) -> Outcome:
-    """Judge and write the report. Raises `TrainingError` when it cannot be judged."""
+    """Judge the candidate and write the report and the sheet. Raises `TrainingError` if the data is unusable."""
     begun = time.monotonic()
     device = use_device(job.device, job.threads)
     from training.gate.prompt_parity import disagreement
-    from training.gate.scoring import PHOTOS, Speaker
+    from training.gate.scoring import PHOTO_BATCH, LocalModel, greedy
     from training.xtuner.gpu_yield import GpuYield
 
     images = Path(job.images)
@@ -181,26 +176,28 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
     folder = Path(job.regression) if job.regression else Path(job.work) / QUESTIONS
     questions = read_set(folder) if job.regression else draw_set(folder)
 
-    courtesy = GpuYield.open(job.courtesy)
-    shown = run_sheet.chosen(held_out)
+    gpu_yield = GpuYield.open(job.courtesy)
+    shown = run_sheet.choose_rows(held_out)
     steps = Steps(say, "evaluating", 2 * (len(questions) + len(shown)))
 
-    def facts(speaker: Speaker, asked: Sequence[Question]) -> list[str]:
+    def load(directory: str) -> LocalModel:
+        return LocalModel(Path(directory), device=device, tiles=job.tiles, gpu_yield=gpu_yield)
+
+    def facts(model: LocalModel, asked: Sequence[Question]) -> list[str]:
         lessons = [each.lesson(folder, job.system) for each in asked]
-        return speaker.answers(lessons, folder, most_tokens=job.max_new_tokens, on_batch=steps.add)
+        return model.answers(lessons, folder, greedy(job.max_new_tokens), on_batch=steps.add)
 
     def marks(directory: str) -> tuple[Marks, list[str]]:
-        speaker = Speaker(Path(directory), device=device, tiles=job.tiles, courtesy=courtesy)
-        likelihood = speaker.likelihood(held_out, images)
-        spoken = speaker.answers(shown, images, most_tokens=SHOWN_TOKENS, rows=PHOTOS, on_batch=steps.add)
-        return Marks.of(likelihood, questions, facts(speaker, questions)), spoken
+        model = load(directory)
+        likelihood = model.likelihood(held_out, images)
+        answers = model.answers(shown, images, greedy(SHOWN_TOKENS), batch_size=PHOTO_BATCH, on_batch=steps.add)
+        return Marks.of(likelihood, questions, facts(model, questions)), answers
 
     def more(marks: Marks, directory: str) -> Marks:
-        speaker = Speaker(Path(directory), device=device, tiles=job.tiles, courtesy=courtesy)
-        return Marks.of(marks.likelihood, questions, marks.spoken + facts(speaker, questions[DRAWN:]))
+        return Marks.of(marks.likelihood, questions, marks.answers + facts(load(directory), questions[DRAWN:]))
 
-    live, live_said = marks(job.live)
-    candidate, candidate_said = marks(job.candidate)
+    live, live_answers = marks(job.live)
+    candidate, candidate_answers = marks(job.candidate)
     if not job.regression and Facts.of(live, candidate).doubtful(job.max_loss_points):
         questions = draw_set(folder, DRAWN + MORE)
         steps.more(2 * MORE)
@@ -212,8 +209,8 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
     report = replace(report, held_out=len(held_out), seconds=seconds, effort=job.effort)
     report.write(Path(job.work) / REPORT)
     try:
-        run_sheet.write(job, report, shown, live_said, candidate_said)
-    except Exception:  # noqa: BLE001 what took hours to train is not lost for want of its picture
+        run_sheet.write(job, report, shown, live_answers, candidate_answers)
+    except Exception:  # noqa: BLE001 - hours of training are worth more than their sheet
         traceback.print_exc()
     return Outcome(ok=True)
 

@@ -1,12 +1,12 @@
-"""Factual questions with known answers: what a new model must not have forgotten.
+"""Factual questions with known answers, which a new model must not have forgotten.
 
 A set is a folder with `questions.json`, a list of ::
 
     {"image": "cup.jpg", "question": "Which colour is the cup?", "expect": [["red", "crimson"]], "forbid": ["blue"]}
 
-`image` lies beside it. An answer is right when it has at least one of the words of every list in `expect` and none of
-`forbid`; case does not matter, and a word of Latin letters counts only whole. Style is not judged. Without a folder the
-questions are about drawn shapes, the same ones every time, which any InternVL2 can be asked.
+`image` is a file beside it. An answer is right if it has at least one word of every list in `expect` and none of
+`forbid`; case does not matter, and Latin letters match whole words only. Style is not judged. Without a folder the
+questions are about drawn shapes, always the same ones, which any InternVL2 can answer.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ from training.data.llava import Lesson, open_question
 from training.job import TrainingError
 
 DRAWN: Final = 150
-"""How many questions about drawn shapes are asked."""
+"""The number of questions about drawn shapes."""
 
 _SIDE: Final = 224
 _ASKED: Final[tuple[Kind, ...]] = ("colour", "shape", "number")
 
 
 class RegressionSetError(TrainingError):
-    """The folder of factual questions is not as it should be. The text names the entry."""
+    """The folder of factual questions is invalid. The text names the entry."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question about one picture file (relative to the set's folder), and the judge of its answers."""
+    """A question about one picture file (relative to the set's folder), and the test of its answers."""
 
     image: str
     text: str
     right: Callable[[str], bool]
 
     def lesson(self, folder: Path, system: str) -> Lesson:
-        """The question as a conversation whose answer is still open."""
+        """Return the question as a conversation without its answer."""
         return open_question(self.image, self.text, system, folder)
 
 
 def read_set(folder: Path) -> list[Question]:
-    """The questions of a folder, whose pictures are there. Raises `RegressionSetError`."""
+    """Read a folder's questions and check that their pictures exist. Raises `RegressionSetError`."""
     file = folder / "questions.json"
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))
@@ -69,7 +69,7 @@ def read_set(folder: Path) -> list[Question]:
 
 
 def draw_set(folder: Path, count: int = DRAWN) -> list[Question]:
-    """Draw pictures into `folder` and ask about them: colours, shapes and numbers in English and Chinese."""
+    """Draw pictures into `folder` and return questions on colours, shapes and numbers in English and Chinese."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = Random("the factual questions")
     questions = []
@@ -82,14 +82,14 @@ def draw_set(folder: Path, count: int = DRAWN) -> list[Question]:
 
 
 def matches(answer: str, expect: Sequence[Sequence[str]], forbid: Sequence[str]) -> bool:
-    """The rule of `questions.json`."""
-    return all(any(_says(answer, word) for word in words) for words in expect) and not any(
-        _says(answer, word) for word in forbid
+    """Return whether an answer is right by the rule of `questions.json`."""
+    return all(any(_contains(answer, word) for word in words) for words in expect) and not any(
+        _contains(answer, word) for word in forbid
     )
 
 
-def _says(answer: str, word: str) -> bool:
-    # Scripts without spaces have no word borders.
+def _contains(answer: str, word: str) -> bool:
+    # Scripts without spaces have no word boundaries.
     edge = r"\b" if word.isascii() else ""
     return re.search(f"{edge}{re.escape(word.casefold())}{edge}", answer.casefold()) is not None
 
@@ -100,12 +100,12 @@ def _question(entry: Any, where: str) -> Question:
     image, text, expect, forbid = (entry.get(name) for name in ("image", "question", "expect", "forbid"))
     if not isinstance(image, str) or not isinstance(text, str) or not text.strip():
         raise RegressionSetError(f"{where}: image and question must be texts")
-    if not isinstance(expect, list) or not expect or not all(_words(each) for each in expect):
+    if not isinstance(expect, list) or not expect or not all(_are_words(each) for each in expect):
         raise RegressionSetError(f"{where}: expect must be a list of lists of words, none of them empty")
-    if forbid is not None and forbid != [] and not _words(forbid):
+    if forbid is not None and forbid != [] and not _are_words(forbid):
         raise RegressionSetError(f"{where}: forbid must be a list of words")
     return Question(image, text, partial(matches, expect=expect, forbid=forbid or ()))
 
 
-def _words(given: Any) -> bool:
-    return isinstance(given, list) and bool(given) and all(isinstance(each, str) and each.strip() for each in given)
+def _are_words(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(each, str) and each.strip() for each in value)

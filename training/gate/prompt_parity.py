@@ -1,7 +1,7 @@
-"""Whether two checkpoint directories read the same conversations as the same token ids.
+"""Check that two checkpoint directories turn the same conversations into the same token ids.
 
-Compares the ways in which an engine may come to a prompt: `inference.chat_format.token_ids`, by which our own engine
-goes, and the chat template of the directory. Needs transformers.
+Engines build prompts in two ways: the CPU engine with `inference.chat_format.token_ids`, others with the chat template
+of the directory. Requires transformers.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ _SAMPLES: Final = (
 
 
 def disagreement(one: Path, other: Path, system: str, prompts: Iterable[Prompt] = ()) -> str:
-    """Where the directories differ over sample conversations and `prompts`, in words; empty when they agree."""
+    """Return where the directories differ on sample conversations and `prompts`; empty if they agree."""
     first, second = load_tokenizer(one), load_tokenizer(other)
     for prompt in (*(Prompt(system, turns, chat="") for turns in _SAMPLES), *prompts):
         counts = [_TOKENS] * len(pictures(prompt))
-        wanted, _ = token_ids(prompt, counts, first)
-        asked = prompt.turns[-1].text[:40]
-        if token_ids(prompt, counts, second)[0] != wanted:
-            return f"the tokenizers of {one} and {other} differ over {asked!r}"
-        if _templated_ids(second, prompt) != wanted:
-            return f"the chat template of {other} differs from our prompt over {asked!r}"
+        expected, _ = token_ids(prompt, counts, first)
+        question = prompt.turns[-1].text[:40]
+        if token_ids(prompt, counts, second)[0] != expected:
+            return f"the tokenizers of {one} and {other} differ over {question!r}"
+        if _template_ids(second, prompt) != expected:
+            return f"the chat template of {other} differs from our prompt over {question!r}"
     return ""
 
 
-def _templated_ids(tokenizer: Any, prompt: Prompt) -> list[int]:
-    """What a server that goes by the directory's chat template comes to."""
+def _template_ids(tokenizer: Any, prompt: Prompt) -> list[int]:
+    """Return the ids of a server that uses the directory's chat template."""
     messages = [{"role": "system", "content": system_text(prompt.system)}]
     messages += [{"role": turn.role.value, "content": user_text(turn)} for turn in prompt.turns]
     text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

@@ -1,8 +1,7 @@
-"""The sheet of a run: what people liked, and what the live model and the candidate say to the same questions.
+"""The sheet of a run: liked answers, and those of the live model and the candidate to the same questions.
 
-Knows which of the held-out pairs are shown and what is told of the run; leaves the answering to `evaluate` and the
-layout to `sheet`. Everything on it is people's: it lies in the run's directory, and goes when one of them withdraws
-what is on it (`withdrawal`).
+It shows data of users, so it is in the run's directory, and `training.data.row_rewriting` removes it when one of them
+erases what it shows.
 """
 
 from __future__ import annotations
@@ -23,28 +22,32 @@ from training.number_format import clock, percent, size
 from training.run_folder import PICTURE, SHEET
 
 SHOWN: Final = 12
-"""So many pairs are shown at most: what an admin looks through."""
+"""The most pairs on a sheet."""
 
 
-def chosen(held_out: Sequence[Lesson]) -> list[Lesson]:
-    """The pairs to show: of every picture one before a second of any."""
-    times = Counter[tuple[str, ...]]()
-    turns = []
+def choose_rows(held_out: Sequence[Lesson]) -> list[Lesson]:
+    """Choose the pairs to show: one of every picture before a second one of any."""
+    seen = Counter[tuple[str, ...]]()
+    repeats = []
     for each in held_out:
-        turns.append(times[each.subject])
-        times[each.subject] += 1
-    return [held_out[place] for place in sorted(range(len(held_out)), key=lambda place: turns[place])[:SHOWN]]
+        repeats.append(seen[each.subject])
+        seen[each.subject] += 1
+    return [held_out[index] for index in sorted(range(len(held_out)), key=lambda index: repeats[index])[:SHOWN]]
 
 
 def write(job: EvaluationJob, report: Report, shown: Sequence[Lesson], live: Sequence[str], new: Sequence[str]) -> None:
     """Write the page and the picture, in each language, into the run's directory.
 
-    Questions that the models answer otherwise come first. Raises `PictureError`, OSError.
+    Questions with different answers come first.
+
+    Raises:
+        PictureError: A picture cannot be decoded.
+        OSError: A file cannot be read or written.
     """
-    differing = sorted(range(len(shown)), key=lambda place: live[place] == new[place])
+    order = sorted(range(len(shown)), key=lambda index: live[index] == new[index])
     rows = [
-        Row.of(shown[place], Path(job.images), (shown[place].turns[-1].text, live[place], new[place]))
-        for place in differing
+        Row.from_lesson(shown[index], Path(job.images), (shown[index].turns[-1].text, live[index], new[index]))
+        for index in order
     ]
     for language in LANGUAGES:
         say = words(language)
@@ -70,7 +73,7 @@ def write(job: EvaluationJob, report: Report, shown: Sequence[Lesson], live: Seq
 
 
 def _verdict(report: Report, language: str) -> str:
-    """Return why, in the sheet's language; a rejection is worded in English, and its message says it to each admin."""
+    """Return the reason in the sheet's language. A rejection is in English: the message to each admin translates it."""
     if report.reason:
         return report.reason if language == "en" else ""
     return words(language)("likelier to say what people like, and no worse on the facts")

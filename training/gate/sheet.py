@@ -1,8 +1,4 @@
-"""A sheet: pictures and questions with several models' answers side by side, in one HTML file that needs nothing else.
-
-Knows pictures, conversations and columns of answers, and how they are laid out for a browser; the same as a picture is
-`sheet_picture`'s. Who was asked what is told by those who make it: `run_sheet` and `compare`. Needs no torch.
-"""
+"""A sheet: pictures and questions with the answers of several models side by side, in one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -27,14 +23,20 @@ from training.whole import write_whole
 TEMPLATES: Final = Path(__file__).parent / "templates"
 _STYLE: Final = (TEMPLATES / "sheet.css").read_text(encoding="utf-8")
 _THUMBNAIL: Final = 480
-"""The longer side of a picture on a sheet, in pixels: sharp enough for a phone, some 20 KB."""
+"""Pixels of a picture's longer side: sharp on a phone, some 20 KB."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A question, what was said before it (who, text), its pictures' files, and the answer in each column.
+    """A question and the answer in each column.
 
-    `id` says which row of the data this is; `caption` stands under the pictures.
+    Attributes:
+        question: The question.
+        answers: An answer for each column.
+        pictures: The files of its pictures.
+        before: The earlier turns: "asked" or "answered", and the text.
+        id: The id of the row in the data.
+        caption: The text under the pictures.
     """
 
     question: str
@@ -45,8 +47,8 @@ class Row:
     caption: str = ""
 
     @classmethod
-    def of(cls, lesson: Lesson, images: Path, answers: Sequence[str]) -> Row:
-        """The last question of a conversation about pictures under `images`."""
+    def from_lesson(cls, lesson: Lesson, images: Path, answers: Sequence[str]) -> Row:
+        """Make the row of a conversation's last question. Its pictures are under `images`."""
         *before, question, _ = lesson.turns
         return cls(
             question.text,
@@ -58,7 +60,7 @@ class Row:
 
     @cached_property
     def thumbnails(self) -> tuple[Image.Image, ...]:
-        """Its pictures, small. Raises `PictureError`, OSError."""
+        """Its pictures as thumbnails. Raises `PictureError`, OSError."""
         small = [open_picture(path.read_bytes()) for path in self.pictures]
         for each in small:
             each.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
@@ -67,11 +69,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Columns with their titles, and rows.
+    """Rows of answers in columns, under a title.
 
-    `verdict` is a sentence with `accepted` as its sign (None: there is nothing to judge), `facts` are (name, value),
-    `curve` is a PNG file of the loss. What the sheet itself says is in `language`; titles, columns and facts are given
-    in it.
+    Attributes:
+        title: The title, in `language`.
+        columns: The titles of the columns, in `language`.
+        rows: The rows.
+        accepted: The verdict; None without one.
+        verdict: The reason of the verdict, in `language`.
+        facts: Names and values, in `language`.
+        curve: The PNG file of the loss curve.
+        language: The language of the sheet's own words.
     """
 
     title: str
@@ -84,7 +92,7 @@ class Sheet:
     language: str = "en"
 
     def html(self) -> str:
-        """The whole page. Raises `PictureError`, OSError."""
+        """Return the page. Raises `PictureError`, OSError."""
         environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
         )
@@ -95,7 +103,7 @@ class Sheet:
         )
 
     def write(self, path: Path) -> None:
-        """Write the page, whole. Raises `PictureError`, OSError."""
+        """Write the page atomically. Raises `PictureError`, OSError."""
         write_whole(path, self.html())
 
 

@@ -1,4 +1,4 @@
-"""A sheet as a PNG that a chat shows: the verdict, the numbers, the loss curve and its first rows. Knows no browser."""
+"""A sheet as a PNG for a chat: the verdict, the numbers, the loss curve and the first rows."""
 
 from __future__ import annotations
 
@@ -9,27 +9,30 @@ from PIL import Image, ImageDraw, ImageOps
 
 from training.gate.sheet import Row, Sheet
 from training.gate.sheet_words import words
-from training.gate.text_layout import UNKNOWN, Lettering, lacking
+from training.gate.text_layout import UNKNOWN, Lettering, lacks_characters
 
-# Telegram shows a photo with 1280 pixels at its longer side at least; letters of 20 pixels stay legible then.
+# Telegram scales photos down to 1280 pixels; letters of 20 pixels stay legible.
 WIDTH: Final = 1080
 ROWS: Final = 4
 _MARGIN: Final = 32
 _GAP: Final = 20
 _PICTURE: Final = 150
 _CURVE: Final = 640
-_MOST_LINES: Final = 5
+_MAX_LINES: Final = 5
 _INK, _PALE, _LINE, _NEW, _GOOD, _BAD = "#1b1d21", "#6b7280", "#d9dce1", "#2f6fde", "#1a7f4b", "#c0392b"
 
-_Command = tuple[float, float, str, Lettering, str]
-"""Left, top, text, letters, colour of a line."""
+_Line = tuple[float, float, str, Lettering, str]
+"""Left, top, text, lettering and colour of a line."""
+
+_Box = tuple[float, float, float]
+"""Left, top and width of a block of text."""
 
 
 def draw(sheet: Sheet, path: Path) -> None:
-    """Write the picture of a sheet. Raises `PictureError`, OSError."""
+    """Draw a sheet into a PNG file. Raises `PictureError`, OSError."""
     say = words(sheet.language)
     page = _Page()
-    page.write(sheet.title, page.title, _INK, most=2)
+    page.write(sheet.title, page.title, _INK, max_lines=2)
     if sheet.accepted is not None:
         sign = say("accepted") if sheet.accepted else say("rejected")
         page.write(f"{sign}: {sheet.verdict}" if sheet.verdict else sign, page.text, _GOOD if sheet.accepted else _BAD)
@@ -38,7 +41,7 @@ def draw(sheet: Sheet, path: Path) -> None:
         page.row(sheet.columns, row, row.question or say("(the picture alone)"))
     if len(sheet.rows) > ROWS:
         page.write(say("{number} more are on the sheet itself.", number=len(sheet.rows) - ROWS), page.small, _PALE)
-    if page.lacking:
+    if page.lacks_characters:
         page.write(
             say("{box} stands for a character that only the sheet itself shows.", box=UNKNOWN), page.small, _PALE
         )
@@ -46,21 +49,21 @@ def draw(sheet: Sheet, path: Path) -> None:
 
 
 class _Page:
-    """A page that grows downwards; it is drawn when its height is known."""
+    """A page that grows downwards; `save` draws it when its height is known."""
 
     def __init__(self) -> None:
         self.title, self.text, self.small = Lettering(34), Lettering(22), Lettering(18)
         self._top: float = _MARGIN
-        self._texts: list[_Command] = []
+        self._texts: list[_Line] = []
         self._pictures: list[tuple[int, int, Image.Image]] = []
         self._rules: list[float] = []
 
-    def write(self, text: str, letters: Lettering, colour: str, *, most: int = 4) -> None:
-        """Lines over the whole width."""
-        self._top = self._lines(text, letters, colour, _MARGIN, self._top, WIDTH - 2 * _MARGIN, most) + 8
+    def write(self, text: str, letters: Lettering, colour: str, *, max_lines: int = 4) -> None:
+        """Add text over the whole width."""
+        self._top = self._lines(text, letters, colour, (_MARGIN, self._top, WIDTH - 2 * _MARGIN), max_lines) + 8
 
     def numbers(self, facts: tuple[tuple[str, str], ...], curve: Path | None) -> None:
-        """Names and values, and beside them the loss curve."""
+        """Add names and values, and beside them the loss curve."""
         width = WIDTH - 2 * _MARGIN - ((_CURVE + _GAP) if curve else 0)
         top = bottom = self._top + _GAP / 2
         for name, value in facts:
@@ -75,7 +78,7 @@ class _Page:
         self._top = bottom + _GAP
 
     def row(self, columns: tuple[str, ...], row: Row, question: str) -> None:
-        """A picture, its question, and the answers side by side."""
+        """Add a picture, its question, and the answers side by side."""
         self._rules.append(self._top)
         top = self._top + _GAP
         bottom = top
@@ -85,23 +88,23 @@ class _Page:
             bottom += small.height
         left = _MARGIN + _PICTURE + _GAP
         width = WIDTH - _MARGIN - left
-        top = self._lines(question, self.text, _INK, left, top - 4, width, 3) + 8
-        each = (width - _GAP * (len(columns) - 1)) / len(columns)
-        for place, (column, answer) in enumerate(zip(columns, row.answers, strict=True)):
-            here = left + place * (each + _GAP)
-            colour = _NEW if place == len(columns) - 1 else _PALE
-            end = self._lines(column, self.small, colour, here, top, each, 1)
-            end = self._lines(answer or "–", self.text, _INK, here, end, each, _MOST_LINES)
+        top = self._lines(question, self.text, _INK, (left, top - 4, width), 3) + 8
+        column_width = (width - _GAP * (len(columns) - 1)) / len(columns)
+        for index, (column, answer) in enumerate(zip(columns, row.answers, strict=True)):
+            column_left = left + index * (column_width + _GAP)
+            colour = _NEW if index == len(columns) - 1 else _PALE
+            end = self._lines(column, self.small, colour, (column_left, top, column_width), 1)
+            end = self._lines(answer or "–", self.text, _INK, (column_left, end, column_width), _MAX_LINES)
             bottom = max(bottom, end)
         self._top = bottom + _GAP
 
     @property
-    def lacking(self) -> bool:
-        """Whether something was written that no font has."""
-        return any(lacking(text) for _, _, text, _, _ in self._texts)
+    def lacks_characters(self) -> bool:
+        """Whether the page has characters that are in no font."""
+        return any(lacks_characters(text) for _, _, text, _, _ in self._texts)
 
     def save(self, path: Path) -> None:
-        """Draw everything."""
+        """Draw the page into a file."""
         image = Image.new("RGB", (WIDTH, round(self._top + _MARGIN / 2)), "white")
         draw = ImageDraw.Draw(image)
         for top in self._rules:
@@ -112,11 +115,10 @@ class _Page:
             letters.write(draw, (across, down), text, colour)
         image.save(path, optimize=True)
 
-    def _lines(
-        self, text: str, letters: Lettering, colour: str, left: float, top: float, width: float, most: int
-    ) -> float:
-        """Set lines; return where the next one would begin."""
-        for line in letters.lines(text, width, most):
+    def _lines(self, text: str, letters: Lettering, colour: str, box: _Box, max_lines: int) -> float:
+        """Add lines of text; return the top of the next one."""
+        left, top, width = box
+        for line in letters.wrap(text, width, max_lines):
             self._texts.append((left, top, line, letters, colour))
             top += letters.line
         return top

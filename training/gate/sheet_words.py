@@ -56,12 +56,12 @@ LANGUAGES: Final = {"en": {}, "zh": CHINESE}
 
 
 def words(language: str) -> Say:
-    """Return what translates a sentence and fills its places; an unknown language is English."""
+    """Return a function that translates a sentence and fills its placeholders; an unknown language is English."""
     catalogue = LANGUAGES.get(language, {})
     return lambda sentence, **values: catalogue.get(sentence, sentence).format(**values)
 
 
 def localised(name: str, language: str) -> str:
-    """Return the name of a file in a language: `sheet.html`, in Chinese `sheet.zh.html`."""
+    """Return the name of a file in a language: `sheet.html`, for Chinese `sheet.zh.html`."""
     path = PurePath(name)
     return name if language == "en" else f"{path.stem}.{language}{path.suffix}"

@@ -1,7 +1,7 @@
-"""Text on a picture: lines that fit a width, in the fonts we ship, one after the other for what the one before lacks.
+"""Text on a picture: lines that fit a width, with fallback fonts.
 
-Pillow draws a string in one font and shows an empty box for what that lacks; here every character gets the first font
-that has it. What none has is shown as □.
+Pillow draws a string in one font and an empty box for characters that it lacks. Here each character is drawn in the
+first font that has it, and as □ if none does.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from PIL import ImageDraw, ImageFont
 from training.gate.fonts import EMOJI, TEXT
 
 UNKNOWN: Final = "□"
-_CUT: Final = "…"
+_ELLIPSIS: Final = "…"
 _OTHERS: Final = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-"""Comes with matplotlib and has the alphabets that ours lack."""
+"""matplotlib's font, with the alphabets that ours lack."""
 
 _FILES: Final = (TEXT, EMOJI, _OTHERS)
 
-# A line may break around a character of these scripts, and at spaces. Marks that end a phrase stay with it.
+# Lines break at spaces and around a character of these scripts. Closing punctuation stays with its phrase.
 _WIDE: Final = r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]"
 _UNIT: Final = re.compile(rf"\s+|{_WIDE}[，。！？、；：）》」』”’]*|(?:(?!{_WIDE})\S)+")
 _INVISIBLE: Final = re.compile(r"[\u200b-\u200f\u2028-\u202e\u2060-\u2064\ufe00-\ufe0f\U000e0000-\U000e01ef]")
 
 
 class Lettering:
-    """One size of letters, in pixels."""
+    """Text of one size, in pixels."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -41,20 +41,20 @@ class Lettering:
         self._fonts = [ImageFont.truetype(path, size) for path in _FILES]
 
     def width(self, text: str) -> float:
-        """How wide a line is, in pixels."""
+        """Return the width of a line in pixels."""
         return sum(self._fonts[font].getlength(part) for font, part in _parts(text))
 
-    def lines(self, text: str, width: float, most: int) -> list[str]:
-        """The text on at most so many lines of at most `width` pixels; what does not fit becomes an ellipsis."""
-        rows = [row for each in text.strip().splitlines() for row in self._broken(_INVISIBLE.sub("", each), width)]
-        if len(rows) <= most:
+    def wrap(self, text: str, width: float, max_lines: int) -> list[str]:
+        """Wrap text to lines of at most `width` pixels; an ellipsis replaces what `max_lines` cannot hold."""
+        rows = [row for each in text.strip().splitlines() for row in self._break(_INVISIBLE.sub("", each), width)]
+        if len(rows) <= max_lines:
             return rows
-        last = rows[most - 1]
-        while last and self.width(last + _CUT) > width:
+        last = rows[max_lines - 1]
+        while last and self.width(last + _ELLIPSIS) > width:
             last = last[:-1]
-        return [*rows[: most - 1], last.rstrip() + _CUT]
+        return [*rows[: max_lines - 1], last.rstrip() + _ELLIPSIS]
 
-    def _broken(self, text: str, width: float) -> Iterator[str]:
+    def _break(self, text: str, width: float) -> Iterator[str]:
         row = ""
         for unit in _UNIT.findall(text):
             if row and self.width((row + unit).rstrip()) > width:
@@ -68,21 +68,21 @@ class Lettering:
         if row.strip():
             yield row.rstrip()
 
-    def write(self, draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str, colour: str) -> None:
-        """Draw one line whose upper left corner is at `place`."""
-        left, baseline = place[0], place[1] + self.size
+    def write(self, draw: ImageDraw.ImageDraw, corner: tuple[float, float], text: str, colour: str) -> None:
+        """Draw one line with its upper left corner at `corner`."""
+        left, baseline = corner[0], corner[1] + self.size
         for font, part in _parts(text):
             draw.text((left, baseline), part, fill=colour, font=self._fonts[font], anchor="ls")
             left += self._fonts[font].getlength(part)
 
 
-def lacking(text: str) -> bool:
-    """Whether some character of the text is shown as `UNKNOWN`."""
+def lacks_characters(text: str) -> bool:
+    """Return whether some character of the text is drawn as `UNKNOWN`."""
     return any(not any(ord(character) in known for known in _covered()) for character in text)
 
 
 def _parts(text: str) -> Iterator[tuple[int, str]]:
-    """The text in pieces of one font each, with the number of the font."""
+    """Split text into pieces of one font each; yield the index of the font with each piece."""
     covered = _covered()
 
     def font(character: str) -> int:
@@ -95,7 +95,7 @@ def _parts(text: str) -> Iterator[tuple[int, str]]:
 
 @cache
 def _covered() -> tuple[frozenset[int], ...]:
-    """The code points that each font has."""
+    """Return the code points of each font."""
     return tuple(_code_points(path) for path in _FILES)
 
 

@@ -1,7 +1,7 @@
-"""Fonts for pictures with text: a bare machine has none for Chinese, and what comes with matplotlib has none either.
+"""Fonts for text on pictures: neither a bare machine nor matplotlib has one with Chinese.
 
-`NotoSansSC.otf` is a part of Noto Sans CJK SC 2.004 (© 2014-2021 Adobe), `NotoEmoji.ttf` a part of Noto Emoji 3.002
-(© 2013 Google), both under the SIL Open Font License in OFL.txt. `subset` makes them.
+`NotoSansSC.otf` is a subset of Noto Sans CJK SC 2.004 (© 2014-2021 Adobe), `NotoEmoji.ttf` of Noto Emoji 3.002 (© 2013
+Google), both under the SIL Open Font License in OFL.txt. The module `subset` makes them.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from tests.support.lessons import one_turn, photo
 from training.data.llava import read_rows, row_name, write_rows
-from training.data.row_removal import LOCK, withdraw
+from training.data.row_rewriting import LOCK, remove_rows
 from training.gate.sheet import Row, Sheet
 from training.gate.sheet_picture import draw
 from training.gate.sheet_words import localised
@@ -36,15 +36,15 @@ def test_rows_go_by_their_names(tmp_path: Path) -> None:
     report = {"id": row_name(1), "accepted": True}
     (tmp_path / "1" / "report.json").write_text(json.dumps(report))
     untouched = (tmp_path / "2" / "train.json").read_bytes()
-    assert withdraw(tmp_path, [1, 99]) == 3
+    assert remove_rows(tmp_path, [1, 99]) == 3
     for file in ("1/train.json", "1/held_out.json", "2/checked.jsonl"):
         kept = [row for _, row in read_rows(tmp_path / file)]
         assert [each["id"] for each in kept] == ["exchange-2", "exchange-12"]
         assert kept[0]["conversations"][1]["value"] == "Answer 2."
     assert (tmp_path / "2" / "train.json").read_bytes() == untouched
     assert json.loads((tmp_path / "1" / "report.json").read_text()) == report
-    assert withdraw(tmp_path, [1]) == 0
-    assert withdraw(tmp_path / "no runs yet", [1]) == 0
+    assert remove_rows(tmp_path, [1]) == 0
+    assert remove_rows(tmp_path / "no runs yet", [1]) == 0
 
 
 def test_what_was_not_written_to_its_end_goes_too(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_what_was_not_written_to_its_end_goes_too(tmp_path: Path) -> None:
     (tmp_path / "1" / "checked.jsonl.part").write_text(rows[0] + "\n" + rows[1][:-9])
     (tmp_path / "1" / "sheet.html.part").write_bytes(f'<article id="{row_name(1)}">'.encode() + "很".encode()[:2])
     (tmp_path / "2" / "train.json.part").write_text("[" + rows[1])
-    assert withdraw(tmp_path, [1]) == 2
+    assert remove_rows(tmp_path, [1]) == 2
     assert [each.name for each in sorted(tmp_path.rglob("*.part"))] == ["train.json.part"]
 
 
@@ -73,31 +73,31 @@ def test_sheets_go_with_what_they_show(tmp_path: Path) -> None:
     cup.write_bytes(photo())
     for run, number in (("1", 1), ("2", 12)):
         (tmp_path / run).mkdir()
-        row = Row.of(one_turn(row_name(number), "What?", "A cup.", cup.name), tmp_path, ("A cup.",))
+        row = Row.from_lesson(one_turn(row_name(number), "What?", "A cup.", cup.name), tmp_path, ("A cup.",))
         sheet = Sheet("Run", ("live",), (row,))
         sheet.write(tmp_path / run / SHEET)
         draw(sheet, tmp_path / run / PICTURE)
         for name in (SHEET, PICTURE):
             (tmp_path / run / localised(name, "zh")).write_bytes((tmp_path / run / name).read_bytes())
-    assert withdraw(tmp_path, [1]) == 1
+    assert remove_rows(tmp_path, [1]) == 1
     assert list((tmp_path / "1").iterdir()) == []
     assert {each.name for each in (tmp_path / "2").iterdir()} == {SHEET, PICTURE, "sheet.zh.html", "sheet.zh.png"}
-    assert withdraw(tmp_path, [1]) == 0
+    assert remove_rows(tmp_path, [1]) == 0
 
 
-WITHDRAWS = """
+REMOVES = """
 import sys
 from pathlib import Path
-from training import withdrawal
+from training.data import row_rewriting
 
-def write_when_told(file, text):
+def pause_and_write(file, text):
     print("has read", flush=True)
     if sys.stdin.readline():
         write(file, text)
 
-write = withdrawal.write_whole
-withdrawal.write_whole = write_when_told
-print(withdrawal.withdraw(Path(sys.argv[1]), [int(sys.argv[2])]))
+write = row_rewriting.write_whole
+row_rewriting.write_whole = pause_and_write
+print(row_rewriting.remove_rows(Path(sys.argv[1]), [int(sys.argv[2])]))
 """
 
 
@@ -108,7 +108,7 @@ def test_two_processes_rewrite_a_file_one_after_the_other(tmp_path: Path) -> Non
     write_rows([one_turn(row_name(number), "What?", "A cup.") for number in (1, 2, 3)], file)
 
     def process(exchange: int) -> subprocess.Popen[str]:
-        words = [sys.executable, "-c", WITHDRAWS, str(tmp_path), str(exchange)]
+        words = [sys.executable, "-c", REMOVES, str(tmp_path), str(exchange)]
         return subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     with process(1) as first:
@@ -125,6 +125,6 @@ def test_two_processes_rewrite_a_file_one_after_the_other(tmp_path: Path) -> Non
 
 def test_a_lock_that_is_not_released_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that hangs while it rewrites files holds up the others for a limited time; then they say so."""
-    monkeypatch.setattr("training.data.row_removal.LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("training.data.row_rewriting.LOCK_SECONDS", 0.1)
     with FileLock(tmp_path / LOCK), pytest.raises(OSError, match=LOCK):
-        withdraw(tmp_path, [1])
+        remove_rows(tmp_path, [1])

@@ -1,0 +1,128 @@
+"""Rewrite the rows that runs keep: without erased exchanges, and with the new names of pictures.
+
+One process at a time removes rows: of two that read the same file, the later one would restore the other's rows.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from filelock import FileLock
+
+from training.data.llava import row_name
+from training.gate.sheet_words import LANGUAGES, localised
+from training.run_folder import PICTURE, SHEET
+from training.whole import UNFINISHED, write_whole
+from training.xtuner.resume import remove_state
+
+LOCK: Final = "withdrawal.lock"
+LOCK_SECONDS: Final = 30.0
+"""How long to wait for another process; rewriting takes moments."""
+
+_ARTICLE: Final = re.compile(r'<article id="([^"]*)"')
+_PICTURE_NAME: Final = re.compile(r"\b[0-9a-f]{2}/([0-9a-f]{64})\b")
+
+
+def remove_rows(runs: Path, exchanges: Iterable[int]) -> int:
+    """Remove the rows of `exchanges` from every file of rows in the folder `runs`; return how many were removed.
+
+    The checkpoints of an interrupted run with such a row are removed too, and so are a sheet that shows one and an
+    incomplete file that contains one; each counts as a row. Files are replaced atomically, and a second call does no
+    harm.
+
+    Raises:
+        OSError: A file cannot be rewritten.
+        filelock.Timeout: Another process keeps the lock.
+    """
+    names = {row_name(each) for each in exchanges}
+    if not names or not runs.is_dir():
+        return 0
+    with FileLock(runs / LOCK, timeout=LOCK_SECONDS):
+        return _remove_rows(runs, names) + _remove_sheets(runs, names) + _remove_incomplete(runs, names)
+
+
+def rename_pictures(runs: Path, names: Mapping[str, str]) -> int:
+    """Replace picture names in every file of rows in the folder `runs`; return how many files changed.
+
+    `names` maps the former sha256 of a picture to the present one. Files are replaced atomically, and a second call
+    changes nothing.
+
+    Raises:
+        OSError: A file cannot be rewritten.
+    """
+
+    def rename(found: re.Match[str]) -> str:
+        name = names.get(found[1], found[1])
+        return f"{name[:2]}/{name}"
+
+    changed = 0
+    for file in _row_files(runs) if names else ():
+        text = file.read_text(encoding="utf-8")
+        renamed = _PICTURE_NAME.sub(rename, text)
+        if renamed != text:
+            write_whole(file, renamed)
+            changed += 1
+    return changed
+
+
+def _row_files(runs: Path) -> list[Path]:
+    return sorted([*runs.glob("*/*.json"), *runs.glob("*/*.jsonl")])
+
+
+def _remove_rows(runs: Path, names: set[str]) -> int:
+    removed = 0
+    for file in _row_files(runs):
+        text = file.read_text(encoding="utf-8")
+        if not _mentions(text, names):
+            continue
+        if file.suffix == ".jsonl":
+            lines = text.split("\n")
+            kept = [line for line in lines if not (line and _is_named(json.loads(line), names))]
+            rest, count = "\n".join(kept), len(lines) - len(kept)
+        else:
+            rows = json.loads(text)
+            if not isinstance(rows, list):
+                continue
+            left = [row for row in rows if not _is_named(row, names)]
+            rest, count = json.dumps(left, ensure_ascii=False, indent=1) + "\n", len(rows) - len(left)
+        if count:
+            write_whole(file, rest)
+            remove_state(file.parent)
+            removed += count
+    return removed
+
+
+def _remove_sheets(runs: Path, names: set[str]) -> int:
+    pages = [
+        page
+        for page in sorted(runs.glob(f"*/{SHEET}"))
+        if not names.isdisjoint(_ARTICLE.findall(page.read_text(encoding="utf-8")))
+    ]
+    for page in pages:
+        for language in reversed(LANGUAGES):  # the page that is searched goes last
+            for name in (PICTURE, SHEET):
+                page.with_name(localised(name, language)).unlink(missing_ok=True)
+    return len(pages)
+
+
+def _remove_incomplete(runs: Path, names: set[str]) -> int:
+    parts = [
+        part
+        for part in sorted(runs.glob(f"*/*{UNFINISHED}"))
+        if _mentions(part.read_text(encoding="utf-8", errors="replace"), names)  # it may end within a character
+    ]
+    for part in parts:
+        part.unlink()
+    return len(parts)
+
+
+def _mentions(text: str, names: Iterable[str]) -> bool:
+    return any(f'"{name}"' in text for name in names)
+
+
+def _is_named(row: Any, names: set[str]) -> bool:
+    return isinstance(row, dict) and row.get("id") in names
