@@ -23,19 +23,23 @@ from bot.admin.erasure import Forgetting
 from bot.admin.model_switch import Changeover
 from bot.admin.monitoring import Vitals
 from bot.admin.notifications import Notices
+from bot.admin.picture_upgrade import NICENESS, PictureUpgrade
 from bot.admin.schedule import Schedule
 from bot.admin.service import Operations
 from bot.admin.startup_checks import Inspection, settle_live_model
-from bot.chat.conversation import chat_key
-from bot.chat.images import DECODERS
-from bot.chat.in_flight import Steering
-from bot.chat.legacy_pictures import NICENESS, StoredPictures
+from bot.chat.conversation import Conversation
+from bot.chat.history import History, chat_key
+from bot.chat.images import DECODERS, PictureReceiver
+from bot.chat.in_flight import InFlight
+from bot.chat.responder import Responder
+from bot.chat.stored_pictures import StoredPictures
+from bot.chat.throttling import Throttle
 from bot.cli.doctor.checks import trainer_missing
 from bot.config import Settings
 from bot.handlers import build_dispatcher
 from bot.handlers.disk_full import DiskFull
-from bot.handlers.feedback import repaint_lately_rated
 from bot.handlers.menu import announce_commands
+from bot.handlers.request import Services
 from bot.i18n import Translator
 from bot.instance_lock import alone
 from bot.shutdown import (
@@ -47,10 +51,12 @@ from bot.shutdown import (
     closed,
     end_process_within,
 )
-from bot.telegram.button_updates import Repaints
+from bot.telegram.button_updates import RatingButtons
 from bot.telegram.client import Gate, open_bot
+from bot.telegram.wait_notices import Waiting
 from bot.updates.inbox import Inbox
 from bot.updates.receiver import Intake
+from bot.updates.staleness import Lateness
 from bot.web.server import WebServer
 from inference.images.decoder import PictureDecoders
 from inference.serving.deployment import Deployment
@@ -134,9 +140,10 @@ class Application:
         self._at_end("picture decoders", decoders.close)
         self._at_end("decoder of stored pictures", patient.close)
         decoders.warm()
-        stored = StoredPictures.beside(ledger, folder, patient)
-        stored.start()
-        self._at_end("cleaning of stored pictures", stored.stop)
+        stored = StoredPictures(ledger, pictures, patient)
+        upgrade = PictureUpgrade(ledger, stored, runs=folder / "runs", sources=folder / "sources")
+        upgrade.start()
+        self._at_end("re-encoding of stored pictures", upgrade.stop)
 
         trainer = ChildTrainer(settings.training)
         places = Places(
@@ -163,7 +170,7 @@ class Application:
             system=settings.chat.persona,
             tiles=settings.inference.tiles or 0,
             trust=settings.trust,
-            ready=stored.finish,
+            ready=upgrade.finish,
         )
         vitals = Vitals(ledger, deployment, schedule, gate.numbers, lambda: trainer.last_word)
         changeover = Changeover(
@@ -178,32 +185,41 @@ class Application:
             forgetting=forgetting,
             trainer_missing=(lambda: "") if settings.training.python else trainer_missing,
         )
-        steering = Steering()
-        repaints = Repaints(bot)
-        self._at_end("buttons", repaints.stop)
-        dispatcher = build_dispatcher(
+        buttons = RatingButtons(bot, ledger)
+        self._at_end("buttons", buttons.stop)
+        in_flight = InFlight()
+        conversation = Conversation(ledger, History(ledger, stored, settings.chat), deployment, settings.chat)
+        receiver = PictureReceiver(bot, ledger, pictures, decoders, settings)
+        responder = Responder(
+            bot=bot,
+            conversation=conversation,
+            pictures=receiver,
+            in_flight=in_flight,
+            throttle=Throttle(settings.limits, settings.telegram.admins),
+            notices=Waiting(gate.pace, ledger),
+            settings=settings,
+        )
+        services = Services(
             settings=settings,
             ledger=ledger,
-            pictures=pictures,
-            engine=deployment,
-            admin=operations,
-            forgetting=forgetting,
             translator=translator,
-            steering=steering,
-            pace=gate.pace,
-            repaints=repaints,
-            decoders=decoders,
-            stored=stored,
+            admin=operations,
+            erasure=forgetting,
+            conversation=conversation,
+            pictures=receiver,
+            in_flight=in_flight,
+            responder=responder,
+            staleness=Lateness(settings.chat.answer_hours),
+            buttons=buttons,
         )
-
         inbox = Inbox(
             bot,
-            dispatcher,
+            build_dispatcher(services),
             ledger,
             settings,
-            on_arrival=steering.arrived,
+            on_arrival=in_flight.arrived,
             on_set_aside=notices.update_set_aside,
-            on_disk_full=DiskFull(bot, ledger, settings, translator).tell,
+            on_disk_full=DiskFull(bot, ledger, settings, translator).answer,
         )
         web = WebServer(settings, vitals, inbox.accept, translator)
         self.address = await web.start()
@@ -219,7 +235,7 @@ class Application:
         inspection.start()
         self._at_end("inspection", inspection.stop)
         self._at_end("inbox", lambda: inbox.stop(ANSWER_SECONDS), ANSWER_SECONDS + STEP_SECONDS)
-        await repaint_lately_rated(repaints, ledger, translator)
+        await buttons.update_recent(translator)
         self._intake = asyncio.create_task(Intake(bot, inbox, settings.telegram).run())
         self._at_end("intake", self._end_intake)
         log.info("running", model=live.id, web=self.address, mode=settings.telegram.mode)

@@ -1,1 +1,1 @@
-"""chat."""
+"""The conversation: from a question to its streamed and recorded answer."""

@@ -1,185 +1,138 @@
-"""A question with what was said before becomes a Prompt, its streamed answer an Exchange.
-
-Knows that a conversation is asked one question at a time, and what becomes of an answer that is not awaited to its end.
-What was said before, and how much of that the model sees, is the history's. Knows nothing about Telegram.
-"""
+"""A conversation: one question at a time is put to the engine, and the exchange is recorded."""
 
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import replace
 from weakref import WeakValueDictionary
 
-from bot.chat.history import History, cut, halved
-from bot.chat.in_flight import Brake
+from bot.chat.errors import DeletedMeanwhile, EmptyAnswer, Interrupted
+from bot.chat.history import History, halved
+from bot.chat.in_flight import Answering
+from bot.chat.question import Question
 from bot.settings import ChatSettings
 from inference.chat_format.template import prompt_hash
-from inference.messages import Answer, Delta, Engine, Picture, Prompt, PromptTooLong, Role, Sampling, Turn, Usage
+from inference.messages import Answer, Delta, Engine, Picture, Prompt, PromptTooLong, Usage
+from storage.errors import UnknownRecord
+from storage.ledger import Ledger
 from storage.records import Exchange
-
-SEED_BITS: Final = 31
-LIVELY: Final = 0.8
-"""The temperature of another answer where `chat.temperature` is 0, which would only say the same again."""
-
-
-class NoPictureYet(Exception):
-    """The conversation has no picture to talk about."""
-
-
-class EmptyAnswer(Exception):
-    """The model ended without a word."""
-
-
-class Interrupted(Exception):
-    """The brake was pulled and there is nothing to keep."""
-
-
-def chat_key(session: int) -> str:
-    """What the engines know a conversation by."""
-    return f"session-{session}"
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What somebody asks. `update` is the Telegram update that brought it, `topic` the forum topic (0: none).
-
-    `instead_of` is the earlier exchange in whose place the new one shall stand: edited, or asked once more.
-    """
-
-    update: int
-    chat: int
-    asker: int
-    topic: int
-    text: str
-    pictures: tuple[Picture, ...] = ()
-    instead_of: Exchange | None = None
 
 
 class Conversation:
-    """Asks the engine and keeps the record."""
+    """Puts questions to the engine and records the answers."""
 
-    def __init__(self, history: History, engine: Engine, settings: ChatSettings) -> None:
+    def __init__(self, ledger: Ledger, history: History, engine: Engine, settings: ChatSettings) -> None:
+        self._ledger = ledger
         self._history = history
         self._engine = engine
         self._settings = settings
         self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 
-    async def has_picture(self, chat: int, asker: int, topic: int) -> bool:
-        """Whether the open conversation is about a picture already, or may be after the answer that is being given."""
-        session = await self._history.open_session(chat, asker, topic)
+    async def has_picture(self, question: Question) -> bool:
+        """Return whether the asker's open conversation has a picture, or may have one after the answer in flight."""
+        session = await self._open_session(question)
         if session is None:
             return False
         turn = self._turns.get(session)
-        return (turn is not None and turn.locked()) or await self._history.has_picture(session)
+        return (turn is not None and turn.locked()) or await self._ledger.exchanges.has_pictures(session)
 
-    async def subject(self, exchange: Exchange, chat: int, asker: int, topic: int) -> tuple[Picture, ...]:
-        """The pictures that an exchange of another conversation than the asker's open one is about; else none."""
-        if exchange.session == await self._history.open_session(chat, asker, topic):
+    async def subject(self, exchange: Exchange, question: Question) -> tuple[Picture, ...]:
+        """Return the pictures that an exchange is about; none where the question is asked in the same conversation."""
+        if exchange.session == await self._open_session(question):
             return ()
         return await self._history.subject(exchange)
 
-    async def once_more(
-        self, exchange: Exchange, update: int, text: str = "", pictures: tuple[Picture, ...] = ()
-    ) -> Question:
-        """The question of an exchange again, or `text` and `pictures` in the place of its own."""
-        return Question(
-            update=update,
-            chat=exchange.chat,
-            asker=exchange.asker,
-            topic=0,
-            text=text or exchange.question,
-            pictures=pictures or await self._history.pictures(exchange),
-            instead_of=exchange,
-        )
+    async def ask(self, question: Question, show: Callable[[Delta], None], answering: Answering) -> Exchange:
+        """Answer a question, show every delta, and return the exchange as recorded.
 
-    async def ask(self, question: Question, show: Callable[[Delta], None], brake: Brake) -> Exchange:
-        """Answer, showing every delta, and return the exchange as recorded.
+        What fails is not recorded, so the next question does not see it. The caller makes sure that the update was not
+        answered before (`exchange_for_update`).
 
-        A pulled `brake` ends the engine's work; what came until then is the answer if it is to be kept. Raises
-        NoPictureYet, EmptyAnswer, Interrupted, Forgotten, InferenceError. What fails is not recorded: the next question
-        does not see it. An update that was answered before must not come here again (`Exchanges.for_update`).
+        Raises:
+            NoPictureYet: There is no picture to talk about.
+            EmptyAnswer: The model ended without a word.
+            Interrupted: `answering` was interrupted and nothing is to be kept.
+            DeletedMeanwhile: The asker or the conversation was deleted.
+            UnknownRecord: A picture was deleted.
+            InferenceError: The engine failed.
         """
-        former = question.instead_of
-        if former:
-            session = former.session
-        else:
-            session = await self._history.session(question.chat, question.asker, question.topic, question.update)
-        async with self._turn(session, brake):
-            latest = await self._history.latest(session, former.place if former else None)
-            if not latest and not question.pictures:
-                raise NoPictureYet
-            seen = self._history.seen(latest, pictured=bool(question.pictures))
-            prompt = await self._prompt(session, seen, question)
+        if question.replaces and not question.pictures:
+            question = replace(question, pictures=await self._history.pictures(question.replaces))
+        session = await self._session(question)
+        async with self._turn(session, answering):
+            prompt = await self._history.prompt(session, question)
             while True:
                 try:
-                    answer = await self._answered(prompt, show, brake)
+                    answer = await self._answer(prompt, show, answering)
                     break
                 except PromptTooLong:
                     prompt = halved(prompt)
             if not answer.text.strip():
                 raise EmptyAnswer
-            exchange = _exchange(session, question, answer.cut or prompt, answer)
-            return await self._history.record(exchange)
+            try:
+                return await self._ledger.exchanges.record(_exchange(session, question, answer.cut or prompt, answer))
+            except UnknownRecord as error:
+                raise DeletedMeanwhile from error
+
+    async def _open_session(self, question: Question) -> int | None:
+        talker = self._settings.talker(question.chat, question.asker)
+        return await self._ledger.sessions.find(question.chat, talker, question.topic)
+
+    async def _session(self, question: Question) -> int:
+        """Return the session that the question belongs to, which is begun if there is none."""
+        if question.replaces:
+            return question.replaces.session
+        talker = self._settings.talker(question.chat, question.asker)
+        try:
+            return await self._ledger.sessions.open(question.chat, talker, question.topic, update=question.update)
+        except UnknownRecord as error:
+            raise DeletedMeanwhile from error
 
     @asynccontextmanager
-    async def _turn(self, session: int, brake: Brake) -> AsyncIterator[None]:
-        """One question of a conversation at a time, so that the next one knows the answer. Raises Interrupted."""
+    async def _turn(self, session: int, answering: Answering) -> AsyncIterator[None]:
+        """Wait for the conversation's earlier questions, whose answers belong into the prompt. Raises Interrupted."""
         turn = self._turns.setdefault(session, asyncio.Lock())
-        mine = False
-        async with brake:
-            await turn.acquire()
-            mine = True
-        if not mine:
+        acquired = False
+        async with answering.interruptible():
+            acquired = await turn.acquire()
+        if not acquired:
             raise Interrupted
         try:
             yield
         finally:
             turn.release()
 
-    async def _answered(self, prompt: Prompt, show: Callable[[Delta], None], brake: Brake) -> Answer:
-        if brake.pulled:
+    async def _answer(self, prompt: Prompt, show: Callable[[Delta], None], answering: Answering) -> Answer:
+        if answering.interrupted:
             raise Interrupted
         stream = self._engine.answer(prompt)
-        spoken = _Spoken()
+        partial = _PartialAnswer()
         try:
-            async with brake:
+            async with answering.interruptible():
                 async for delta in stream:
                     show(delta)
-                    spoken.take(delta)
+                    partial.add(delta)
                     if delta.answer is not None:
                         return delta.answer
         finally:
             if isinstance(stream, AsyncGenerator):
                 await stream.aclose()
-        if not brake.pulled:
+        if not answering.interrupted:
             raise EmptyAnswer
-        if not (brake.keep and spoken.text.strip()):
+        if not (answering.stopped and partial.text.strip()):
             raise Interrupted
-        return spoken.answer()
-
-    async def _prompt(self, session: int, seen: list[Exchange], question: Question) -> Prompt:
-        settings = self._settings
-        temperature = settings.temperature or (LIVELY if question.instead_of else 0.0)
-        prompt = Prompt(
-            system=settings.persona,
-            turns=(*await self._history.turns(seen), Turn(Role.USER, question.text, question.pictures)),
-            chat=chat_key(session),
-            sampling=Sampling(temperature, settings.top_p, settings.max_new_tokens, secrets.randbits(SEED_BITS)),
-        )
-        return cut(prompt, settings.history_turns)
+        return partial.answer()
 
 
 def _exchange(session: int, question: Question, prompt: Prompt, answer: Answer) -> Exchange:
-    sampling = prompt.sampling
+    sampling, former = prompt.sampling, question.replaces
     return Exchange(
         session=session,
-        chat=question.chat,
-        asker=question.asker,
+        chat=former.chat if former else question.chat,
+        asker=former.asker if former else question.asker,
         update=question.update,
         question=question.text,
         pictures=tuple(picture.sha256 for picture in question.pictures),
@@ -199,12 +152,12 @@ def _exchange(session: int, question: Question, prompt: Prompt, answer: Answer) 
         encoded_tiles=answer.usage.encoded_tiles,
         first_token_seconds=answer.first_token_seconds,
         seconds=answer.seconds,
-        replaces=question.instead_of.place if question.instead_of else None,
+        replaces=former.place if former else None,
     )
 
 
-class _Spoken:
-    """What has been said of an answer so far, for the case that its end is not awaited."""
+class _PartialAnswer:
+    """The text so far, for an answer that is stopped."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -212,8 +165,7 @@ class _Spoken:
         self._began = time.monotonic()
         self._first = 0.0
 
-    def take(self, delta: Delta) -> None:
-        """Take in one step of the answer."""
+    def add(self, delta: Delta) -> None:
         if delta.restarted:
             self.text = ""
         elif delta.text:
@@ -222,6 +174,6 @@ class _Spoken:
             self._model = delta.model
 
     def answer(self) -> Answer:
-        """The answer as far as it came. The engine counts at the end only, so how many tokens it took is unknown."""
+        """Return what was written. Its tokens are not known: engines count at the end only."""
         seconds = time.monotonic() - self._began
         return Answer(self.text, self._model, "abort", Usage(), self._first - self._began, seconds)

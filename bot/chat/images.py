@@ -1,15 +1,15 @@
-"""Incoming pictures: fetched, cleaned by a child process, and kept.
+"""Receive pictures: download them, have a child process re-encode them, store the result.
 
-Nothing that a stranger sent is decoded in this process, and nothing but the clean picture is kept (see
-`inference.images.decoder_worker`). What is fetched and decoded at a time is bounded, over all people and for each of
-them, so that one who sends costly files delays their own pictures first.
+Nothing that a stranger sent is decoded in this process, and only the re-encoded picture is kept (see
+`inference.images.decoder_worker`). The bytes in memory and the pictures being decoded are bounded, in total and for
+each person, so that costly files delay their sender's own pictures first.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from io import BytesIO
 from typing import TYPE_CHECKING, Final
@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Final
 import structlog
 from aiogram import Bot
 from aiogram.exceptions import TelegramBadRequest
-from aiogram.types import Document, ExternalReplyInfo, Message, PhotoSize, Sticker
 from aiohttp import ClientError
 
-from bot.chat.history import Forgotten
+from bot.chat.errors import DeletedMeanwhile, Refused
+from bot.chat.question import PictureFile
 from bot.i18n import later
 from bot.redaction import account
-from bot.settings import ChatSettings, LimitsSettings
+from bot.settings import BotSettings
 from bot.telegram.client import Undelivered
 from inference.images.decoder import PictureDecoders
 from inference.images.decoder_protocol import CleanPicture, DecodeError, Refusal
@@ -40,18 +40,12 @@ MAX_BYTES: Final = 20 * 10**6
 """What the Bot API lets a bot download (https://core.telegram.org/bots/api#getfile)."""
 
 BYTES_IN_FLIGHT: Final = 3 * MAX_BYTES
-"""Files that are fetched or wait for a decoder take at most so much memory together, and `MAX_BYTES` of one person."""
+"""Memory for files that are downloaded or wait for a decoder, of which one person takes at most `MAX_BYTES`."""
 
 DECODERS: Final = 2
 
 DEATHS: Final = 2
-"""A file that has killed its decoder so often is not decoded any more."""
-
-SUFFIXES: Final = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif")
-"""How names of files of the formats that can be read end."""
-
-Sent = PhotoSize | Document | Sticker
-"""How a picture can come."""
+"""A file that has killed its decoder this many times is refused from then on."""
 
 _DOWNLOAD_SECONDS: Final = 120
 _DOWNLOAD_PAUSES: Final = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -59,13 +53,8 @@ _DOWNLOAD_PAUSES: Final = (0.25, 0.5, 1.0, 2.0, 4.0)
 log = structlog.get_logger()
 
 
-class PictureRefused(Exception):
-    """The sender can mend it. `sentence` and `values` say how, in the sender's language."""
-
-    def __init__(self, sentence: str, **values: object) -> None:
-        super().__init__(sentence)
-        self.sentence = sentence
-        self.values = values
+class PictureRefused(Refused):
+    """A picture is not accepted; its sender can send another one."""
 
 
 NOT_A_PICTURE: Final = later(
@@ -95,88 +84,109 @@ _SENTENCES: Final = {
 }
 
 
-class Incoming:
-    """Takes pictures in."""
+class PictureReceiver:
+    """Turns the files of messages into stored pictures."""
 
     def __init__(
-        self,
-        ledger: Ledger,
-        pictures: PictureStore,
-        decoders: PictureDecoders,
-        chat: ChatSettings,
-        limits: LimitsSettings,
-        *,
-        admins: Collection[int] = (),
+        self, bot: Bot, ledger: Ledger, pictures: PictureStore, decoders: PictureDecoders, settings: BotSettings
     ) -> None:
-        """`admins` may store any number of pictures."""
+        self._bot = bot
         self._ledger = ledger
         self._pictures = pictures
         self._decoders = decoders
-        self._megapixels = chat.max_picture_megapixels
-        self._most_stored = limits.picture_megabytes_per_person * 10**6
-        self._admins = frozenset(admins)
-        self._room = Room(BYTES_IN_FLIGHT, MAX_BYTES)
-        self._turns = Room(DECODERS, 1)
+        self._settings = settings
+        self._memory = FairSemaphore(BYTES_IN_FLIGHT, MAX_BYTES)
+        self._decoding = FairSemaphore(DECODERS, 1)
 
-    async def take(self, bot: Bot, file: Sent, sender: int, update: int) -> Picture:
-        """Fetch, clean and keep one picture for an update.
+    async def receive_all(self, files: Sequence[PictureFile], sender: int, update: int) -> tuple[Picture, ...]:
+        """Receive pictures concurrently; the first that fails cancels the others. Raises as `receive` does."""
+        tasks = [asyncio.create_task(self.receive(file, sender, update)) for file in files]
+        try:
+            return tuple([await task for task in tasks])
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-        Raises `PictureRefused`, `Forgotten`, `NotSaved`, or `Undelivered` while Telegram is away.
+    async def receive(self, file: PictureFile, sender: int, update: int) -> Picture:
+        """Download, re-encode and store a picture.
+
+        Raises:
+            PictureRefused: It cannot be read, is too large or costs too much; or its sender has stored too many.
+            DeletedMeanwhile: The sender's data was deleted.
+            NotSaved: The disk is full.
+            Undelivered: Telegram is out of reach.
         """
         if await self._ledger.pictures.decoder_deaths(file.file_unique_id) >= DEATHS:
             raise PictureRefused(TOO_COSTLY)
-        if sender not in self._admins and 0 < self._most_stored <= await self._ledger.pictures.bytes_from(sender):
-            raise PictureRefused(TOO_MANY_STORED, limit=self._most_stored // 10**6)
+        most_stored = self._settings.limits.picture_megabytes_per_person
+        if sender not in self._settings.telegram.admins and (
+            0 < most_stored * 10**6 <= await self._ledger.pictures.bytes_from(sender)
+        ):
+            raise PictureRefused(TOO_MANY_STORED, limit=most_stored)
         if (file.file_size or 0) > MAX_BYTES:
             raise _too_large()
-        async with self._room.taken(sender, file.file_size or MAX_BYTES):
-            data = await _fetched(bot, file)
-            async with self._turns.taken(sender, 1):
-                cleaned = await self._cleaned(data, file)
-        return await self._kept(cleaned, sender, update)
+        async with self._memory.acquired(sender, file.file_size or MAX_BYTES):
+            data = await self._download(file)
+            async with self._decoding.acquired(sender, 1):
+                clean = await self._clean(data, file)
+        return await self._store(clean, sender, update)
 
-    async def _cleaned(self, data: bytes, file: Sent) -> CleanPicture:
+    async def _download(self, file: PictureFile) -> bytes:
         try:
-            return await self._decoders.clean(data, self._megapixels)
+            path = (await self._bot.get_file(file.file_id)).file_path
+        except TelegramBadRequest as error:
+            if "too big" in error.message.lower():
+                raise _too_large() from error
+            raise
+        for pause in _DOWNLOAD_PAUSES:
+            content = _Bounded()
+            try:
+                await self._bot.download_file(path or "", content, timeout=_DOWNLOAD_SECONDS)
+            except (ClientError, TimeoutError, OSError) as error:
+                log.warning("download broke off", kind=type(error).__name__, error=account(error))
+                await asyncio.sleep(pause)
+            else:
+                return content.getvalue()
+        raise Undelivered("a file could not be downloaded")
+
+    async def _clean(self, data: bytes, file: PictureFile) -> CleanPicture:
+        megapixels = self._settings.chat.max_picture_megapixels
+        try:
+            return await self._decoders.clean(data, megapixels)
         except DecodeError as refusal:
             log.info("picture refused", reason=str(refusal), killed=refusal.killed)
             if refusal.killed:
-                await self._note_death(file)
-            raise PictureRefused(_SENTENCES[refusal.reason], limit=f"{self._megapixels:g}") from refusal
+                try:
+                    await self._ledger.pictures.add_decoder_death(file.file_unique_id)
+                except NotSaved as error:
+                    log.warning("death of a decoder not recorded", error=str(error))
+            raise PictureRefused(_SENTENCES[refusal.reason], limit=f"{megapixels:g}") from refusal
 
-    async def _note_death(self, file: Sent) -> None:
+    async def _store(self, clean: CleanPicture, sender: int, update: int) -> Picture:
+        picture = Picture.of(clean.data, clean.media_type)
+        row = StoredPicture(
+            sha256=picture.sha256,
+            media_type=clean.media_type,
+            width=clean.width,
+            height=clean.height,
+            size=len(clean.data),
+            phash=clean.phash,
+        )
         try:
-            await self._ledger.pictures.add_decoder_death(file.file_unique_id)
-        except NotSaved as error:
-            log.warning("a picture that killed its decoder was not noted", error=str(error))
-
-    async def _kept(self, cleaned: CleanPicture, sender: int, update: int) -> Picture:
-        picture = Picture.of(cleaned.data, cleaned.media_type)
-        try:
-            await self._pictures.put(cleaned.data)
-            await self._ledger.pictures.add(
-                StoredPicture(
-                    sha256=picture.sha256,
-                    media_type=cleaned.media_type,
-                    width=cleaned.width,
-                    height=cleaned.height,
-                    size=len(cleaned.data),
-                    phash=cleaned.phash,
-                ),
-                sender,
-                update=update,
-            )
+            await self._pictures.put(clean.data)
+            await self._ledger.pictures.add(row, sender, update=update)
             if not self._pictures.path(picture.sha256).is_file():
-                await self._pictures.put(cleaned.data)  # removed between the two: its last sender had it deleted
+                await self._pictures.put(clean.data)  # an erasure removed the file between the two
         except UnknownRecord as error:
-            raise Forgotten from error  # the file goes with the next sweep
+            raise DeletedMeanwhile from error  # the next sweep removes the file
         return picture
 
 
-class Room:
-    """A weighted semaphore: at most `total` over all people and `each` for one, first come, first served.
+class FairSemaphore:
+    """A weighted semaphore with at most `total` in all and `each` for one person, first come, first served.
 
-    Who waits for their own share does not stand in the way of others.
+    A person who waits for their own share does not hold up others.
     """
 
     def __init__(self, total: int, each: int) -> None:
@@ -186,57 +196,39 @@ class Room:
         self._waiting: deque[tuple[int, int, asyncio.Future[None]]] = deque()
 
     @asynccontextmanager
-    async def taken(self, person: int, weight: int) -> AsyncIterator[None]:
-        """Have `weight` of the room for the block; more than one person may have counts as that."""
+    async def acquired(self, person: int, weight: int) -> AsyncIterator[None]:
+        """Hold `weight` for the block, or `each` where that is less."""
         weight = min(weight, self._each)
-        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((person, weight, place))
-        self._admit()
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((person, weight, granted))
+        self._grant()
         try:
-            await place
+            await granted
             yield
         finally:
-            if place.done() and not place.cancelled():
+            if granted.done() and not granted.cancelled():
                 self._used[person] -= weight
                 if not self._used[person]:
                     del self._used[person]
-            self._admit()
+            self._grant()
 
-    def _admit(self) -> None:
-        """Let in who fits, in order: one who is at their own limit is passed over, the next of the others waits."""
-        left = deque[tuple[int, int, asyncio.Future[None]]]()
+    def _grant(self) -> None:
+        """Admit in order those who fit. People at their own limit are passed over; behind anyone else all wait."""
+        waiting = deque[tuple[int, int, asyncio.Future[None]]]()
         free = self._total - sum(self._used.values())
-        for person, weight, place in self._waiting:
-            if place.done():  # cancelled
+        for person, weight, granted in self._waiting:
+            if granted.done():  # cancelled
                 continue
             if self._used[person] + weight > self._each:
-                left.append((person, weight, place))
+                waiting.append((person, weight, granted))
             elif weight > free:
                 free = 0
-                left.append((person, weight, place))
+                waiting.append((person, weight, granted))
             else:
                 free -= weight
                 self._used[person] += weight
-                place.set_result(None)
-        self._waiting = left
-
-
-def picture_of(message: Message | ExternalReplyInfo) -> Sent | None:
-    """The message's picture, a photo in its largest size; None for one without. Stickers that move are none.
-
-    Of a message in another chat that somebody replies to Telegram tells as much.
-    """
-    if message.photo:
-        return max(message.photo, key=lambda size: size.width * size.height)
-    if message.sticker:
-        return None if message.sticker.is_animated or message.sticker.is_video else message.sticker
-    return message.document if message.document and _claims_to_be_one(message.document) else None
-
-
-def _claims_to_be_one(document: Document) -> bool:
-    """Whether a file is called a picture; what it is, its bytes tell later."""
-    name = (document.file_name or "").lower()
-    return (document.mime_type or "").startswith("image/") or name.endswith(SUFFIXES)
+                granted.set_result(None)
+        self._waiting = waiting
 
 
 class _Bounded(BytesIO):
@@ -250,22 +242,3 @@ class _Bounded(BytesIO):
 
 def _too_large() -> PictureRefused:
     return PictureRefused(TOO_MANY_BYTES, limit=MAX_BYTES // 10**6)
-
-
-async def _fetched(bot: Bot, file: Sent) -> bytes:
-    try:
-        path = (await bot.get_file(file.file_id)).file_path
-    except TelegramBadRequest as error:
-        if "too big" in error.message.lower():
-            raise _too_large() from error
-        raise
-    for pause in _DOWNLOAD_PAUSES:
-        content = _Bounded()
-        try:
-            await bot.download_file(path or "", content, timeout=_DOWNLOAD_SECONDS)
-        except (ClientError, TimeoutError, OSError) as error:
-            log.warning("download broke off", kind=type(error).__name__, error=account(error))
-            await asyncio.sleep(pause)
-        else:
-            return content.getvalue()
-    raise Undelivered("a file could not be downloaded")

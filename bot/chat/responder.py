@@ -1,21 +1,23 @@
-"""Giving an answer: a placeholder with ⏹, the words as they come, the final text with the thumbs, or a kind sentence.
+"""Answer a question on a message: a placeholder, the words as they come, the final text with its buttons.
 
-The one way for questions, edited questions and questions asked once more. Knows what is said when there is no answer;
-leaves the record to `conversation`, the painting to `streaming`, and who wants it stopped to `steering`.
+Messages, edits and regenerated answers all go this way. Where there is no answer, an apology takes its place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 
-from bot.chat.conversation import Conversation, EmptyAnswer, Interrupted, NoPictureYet, Question
-from bot.chat.history import Forgotten
-from bot.chat.images import PictureRefused
-from bot.chat.in_flight import Asked, Steering
-from bot.chat.throttling import Limits, TooMuch
-from bot.i18n import Say
-from bot.settings import TelegramSettings
+from aiogram import Bot
+
+from bot.chat.conversation import Conversation
+from bot.chat.errors import DeletedMeanwhile, EmptyAnswer, Interrupted, NoPictureYet, Refused
+from bot.chat.images import PictureReceiver
+from bot.chat.in_flight import InFlight
+from bot.chat.question import Question, text_of
+from bot.chat.throttling import Throttle
+from bot.i18n import Say, later
+from bot.settings import BotSettings
 from bot.telegram.formatting import markdown_pages
 from bot.telegram.keyboards import rating, stopping
 from bot.telegram.outbox import Reply
@@ -31,106 +33,116 @@ GROUP_EDITS: Final = 3
 GROUP_HOLD_SECONDS: Final = 1.0
 """An answer in a group that is there within this time takes one call: it has no placeholder."""
 
+UNANSWERED: Final = (
+    Refused,
+    NoPictureYet,
+    DeletedMeanwhile,
+    UnknownRecord,
+    Interrupted,
+    EmptyAnswer,
+    InferenceError,
+)
+"""What ends a question with an apology."""
 
-class Answers:
-    """Answers questions, one at a time for each conversation, and keeps them steerable meanwhile."""
+_APOLOGIES: Final = (
+    (
+        NoPictureYet,
+        later(
+            "I talk about pictures, and I have not seen one yet. Please send me one, with your question or before it."
+        ),
+    ),
+    (
+        DeletedMeanwhile,
+        later("What you ask about has been deleted meanwhile, so I have dropped this question as well."),
+    ),
+    (UnknownRecord, later("I do not have that picture any more. Please send it again.")),
+    (Interrupted, later("I have stopped before the first word.")),
+    (EmptyAnswer, later("I am at a loss for words. Please ask in other words, or send the picture again.")),
+    (
+        PromptTooLong,
+        later("That is more than I can keep in mind at once. Please ask more briefly or send fewer pictures."),
+    ),
+    (PictureError, later("I could not look at this picture. Please send it as a photo.")),
+    (EngineUnavailable, later("I cannot answer just now. Please ask again in a minute or two.")),
+    (
+        EngineCrashed,
+        later("Something broke while I was answering, and it was not your fault. Please ask once more."),
+    ),
+    (InferenceError, later("I could not make sense of that. Please ask in other words, or begin anew with /new.")),
+)
+
+
+class Responder:
+    """Answers questions on messages."""
 
     def __init__(
         self,
-        conversation: Conversation,
-        steering: Steering,
-        limits: Limits,
-        settings: TelegramSettings,
-        waiting: Waiting,
-    ) -> None:
-        self._conversation = conversation
-        self._steering = steering
-        self._limits = limits
-        self._settings = settings
-        self._waiting = waiting
-
-    async def give(
-        self,
-        asked: Asked,
-        question: Callable[[], Awaitable[Question]],
-        reply: Reply,
-        say: Say,
         *,
-        placeholder: str,
-    ) -> Exchange | None:
-        """Answer on `reply`, or say there why not; the exchange if there is one.
+        bot: Bot,
+        conversation: Conversation,
+        pictures: PictureReceiver,
+        in_flight: InFlight,
+        throttle: Throttle,
+        notices: Waiting,
+        settings: BotSettings,
+    ) -> None:
+        self._bot = bot
+        self._conversation = conversation
+        self._pictures = pictures
+        self._in_flight = in_flight
+        self._throttle = throttle
+        self._notices = notices
+        self._settings = settings
 
-        `question` is awaited again each time the question has been edited while it was being answered.
-        """
+    async def answer(self, question: Question, reply: Reply, say: Say, placeholder: str) -> Exchange | None:
+        """Answer on `reply` and return the exchange, or apologise there and return None."""
         try:
-            with self._limits.answering(asked), self._steering.answering(asked) as underway:
-                async with self._screen(asked, reply, say, placeholder) as screen:
+            with self._throttle.admitted(question), self._in_flight.answering(question) as answering:
+                async with self._screen(question, reply, say, placeholder) as screen:
                     while True:
                         try:
-                            found = await question()
-                            exchange = await self._conversation.ask(found, screen.show, underway.brake)
+                            question = await self._completed(question, say)
+                            exchange = await self._conversation.ask(question, screen.show, answering)
                             break
                         except Interrupted:
-                            if not underway.edited:
+                            if not answering.edited:
                                 raise
-                            underway.begin_anew()
+                            answering.restart()
                             screen.show(Delta(restarted=True))
-        except (
-            *(TooMuch, PictureRefused, NoPictureYet, Interrupted, EmptyAnswer, Forgotten),
-            *(InferenceError, UnknownRecord),
-        ) as error:
-            async with self._waiting.telling(reply, asked.asker, asked.update, say):
-                await reply.finish(sorry(error, say))
+        except UNANSWERED as error:
+            async with self._notices.telling(reply, question.asker, question.update, say):
+                await reply.finish(apology(error, say))
             return None
-        await self._show(exchange, reply, say)
+        await self.show(exchange, reply, say)
         return exchange
 
-    async def again(self, former: Exchange, asked: Asked, reply: Reply, say: Say) -> Exchange | None:
-        """Another answer to the question of an exchange, in whose place it stands from then on."""
-
-        async def question() -> Question:
-            return await self._conversation.once_more(former, asked.update)
-
-        return await self.give(asked, question, reply, say, placeholder=say("Let me think again…"))
-
-    async def show_again(self, exchange: Exchange, reply: Reply, say: Say) -> None:
-        """Show what an interrupted attempt has recorded."""
-        await self._show(exchange, reply, say)
-
-    async def _show(self, exchange: Exchange, reply: Reply, say: Say) -> None:
-        """The final text of an answer, with what to do about it."""
-        async with self._waiting.telling(reply, exchange.asker, exchange.update, say):
+    async def show(self, exchange: Exchange, reply: Reply, say: Say) -> None:
+        """Show the final text of an answer and its buttons."""
+        async with self._notices.telling(reply, exchange.asker, exchange.update, say):
             await reply.finish(markdown_pages(exchange.answer), rating(exchange.id, say=say))
 
-    def _screen(self, asked: Asked, reply: Reply, say: Say, placeholder: str) -> Screen:
-        private = asked.chat > 0  # a private chat's id is its person's
-        seconds = self._settings.edit_seconds * (1 if private else GROUP_EDITS)
+    async def _completed(self, question: Question, say: Say) -> Question:
+        """Return a question with its text as last edited, and with its files received."""
+        settings = self._settings.chat
+        if question.messages:
+            username = str((await self._bot.me()).username)
+            text = text_of([self._in_flight.newest(each) for each in question.messages], username)
+            text = text[: settings.max_question_characters] or say(settings.default_question)
+            question = replace(question, text=text)
+        if question.files:
+            received = await self._pictures.receive_all(question.files, question.sender, question.update)
+            question = replace(question, files=(), pictures=received)
+        return question
+
+    def _screen(self, question: Question, reply: Reply, say: Say, placeholder: str) -> Screen:
+        private = question.chat > 0  # a private chat's id is its person's
+        seconds = self._settings.telegram.edit_seconds * (1 if private else GROUP_EDITS)
         hold = 0.0 if private else GROUP_HOLD_SECONDS
-        return Screen(reply, say, placeholder, seconds, stopping(asked.update, say), hold)
+        return Screen(reply, say, placeholder, seconds, stopping(question.update, say), hold)
 
 
-def sorry(error: Exception, say: Say) -> str:
-    """What to say, and what to do, when there is no answer."""
-    if isinstance(error, PictureRefused | TooMuch):
+def apology(error: Exception, say: Say) -> str:
+    """Return what to say, and what to do, when there is no answer."""
+    if isinstance(error, Refused):
         return say(error.sentence, **error.values)
-    if isinstance(error, NoPictureYet):
-        return say(
-            "I talk about pictures, and I have not seen one yet. Please send me one, with your question or before it."
-        )
-    if isinstance(error, Forgotten):
-        return say("What you ask about has been deleted meanwhile, so I have dropped this question as well.")
-    if isinstance(error, UnknownRecord):
-        return say("I do not have that picture any more. Please send it again.")
-    if isinstance(error, Interrupted):
-        return say("I have stopped before the first word.")
-    if isinstance(error, EmptyAnswer):
-        return say("I am at a loss for words. Please ask in other words, or send the picture again.")
-    if isinstance(error, PromptTooLong):
-        return say("That is more than I can keep in mind at once. Please ask more briefly or send fewer pictures.")
-    if isinstance(error, PictureError):
-        return say("I could not look at this picture. Please send it as a photo.")
-    if isinstance(error, EngineUnavailable):
-        return say("I cannot answer just now. Please ask again in a minute or two.")
-    if isinstance(error, EngineCrashed):
-        return say("Something broke while I was answering, and it was not your fault. Please ask once more.")
-    return say("I could not make sense of that. Please ask in other words, or begin anew with /new.")
+    return say(next(sentence for kind, sentence in _APOLOGIES if isinstance(error, kind)))

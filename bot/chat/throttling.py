@@ -1,7 +1,7 @@
-"""How much may be asked at once and within a minute, and how long whoever asks too much has to wait.
+"""How many questions are answered at once and within a minute, and how long the next one has to wait.
 
-Kept in memory: a restart begins to count anew. Questions count, whatever way they come (a message, an edit, 🔄);
-votes and commands do not. Admins are not limited. Knows nothing about what is said of it.
+Counted in memory, so a restart begins at zero. Every question counts, be it a message, an edit or a regenerated
+answer; votes and commands do not. Admins are not limited.
 """
 
 from __future__ import annotations
@@ -15,15 +15,19 @@ from typing import Final
 
 from cachetools import LRUCache
 
-from bot.chat.in_flight import Asked
+from bot.chat.errors import Refused
+from bot.chat.question import Question
 from bot.i18n import later
 from bot.settings import LimitsSettings
 
 MINUTE: Final = 60.0
 REMEMBERED: Final = 4096
-FIRST_GUESS: Final = 5.0
-NEWEST_SHARE: Final = 0.2
-"""The weight of the newest answer in how long answers take."""
+
+FIRST_ESTIMATE: Final = 5.0
+"""Seconds that an answer is taken to need before the first one is measured."""
+
+NEWEST_WEIGHT: Final = 0.2
+"""The weight of the newest answer in the moving average of how long answers take."""
 
 TOO_OFTEN: Final = later(
     "You have asked as many questions within a minute as I may answer ({number}). Please ask again in {seconds} s."
@@ -34,17 +38,15 @@ STILL_ANSWERING: Final = later(
 MANY_ASK: Final = later("Many people are asking me something just now. Please ask again in about {seconds} s.")
 
 
-class TooMuch(Exception):
-    """A question is over a limit. `sentence` and `values` say so, with the seconds to wait."""
+class Throttled(Refused):
+    """A question is over a limit."""
 
     def __init__(self, sentence: str, seconds: float, **values: object) -> None:
-        super().__init__(sentence)
-        self.sentence = sentence
-        self.values = values | {"seconds": max(1, math.ceil(seconds))}
+        super().__init__(sentence, seconds=max(1, math.ceil(seconds)), **values)
 
 
-class Limits:
-    """Counts the questions of everybody."""
+class Throttle:
+    """Counts the questions of everyone."""
 
     def __init__(
         self, settings: LimitsSettings, admins: Collection[int], clock: Callable[[], float] = time.monotonic
@@ -53,44 +55,44 @@ class Limits:
         self._admins = admins
         self._clock = clock
         self._asked: LRUCache[int, deque[tuple[float, int]]] = LRUCache(REMEMBERED)  # person → when, which update
-        self._under_way: dict[int, tuple[int, float]] = {}  # update → person, since when
-        self._usual = FIRST_GUESS
+        self._in_flight: dict[int, tuple[int, float]] = {}  # update → person, since when
+        self._average = FIRST_ESTIMATE
 
     @contextmanager
-    def answering(self, asked: Asked) -> Iterator[None]:
-        """The question is being answered inside. Raises `TooMuch` before, having counted nothing."""
-        if asked.asker not in self._admins:
-            self._check(asked)
+    def admitted(self, question: Question) -> Iterator[None]:
+        """Count a question as in flight for the block. Raises `Throttled` before, having counted nothing."""
+        if question.asker not in self._admins:
+            self._check(question)
         began = self._clock()
-        self._under_way[asked.update] = asked.asker, began
+        self._in_flight[question.update] = question.asker, began
         try:
             yield
         finally:
-            del self._under_way[asked.update]
-            self._usual += NEWEST_SHARE * (self._clock() - began - self._usual)
+            del self._in_flight[question.update]
+            self._average += NEWEST_WEIGHT * (self._clock() - began - self._average)
 
-    def _check(self, asked: Asked) -> None:
+    def _check(self, question: Question) -> None:
         limits = self._settings
-        if limits.answers_per_person:
-            mine = [since for person, since in self._under_way.values() if person == asked.asker]
-            if len(mine) >= limits.answers_per_person:
-                raise TooMuch(STILL_ANSWERING, self._until_done(mine))
-        if limits.answers_at_once and len(self._under_way) >= limits.answers_at_once:
-            raise TooMuch(MANY_ASK, self._until_done([since for _, since in self._under_way.values()]))
+        everyones = list(self._in_flight.values())
+        own = [since for person, since in everyones if person == question.asker]
+        if limits.answers_per_person and len(own) >= limits.answers_per_person:
+            raise Throttled(STILL_ANSWERING, self._remaining(own))
+        if limits.answers_at_once and len(everyones) >= limits.answers_at_once:
+            raise Throttled(MANY_ASK, self._remaining([since for _, since in everyones]))
         if limits.questions_per_minute:
-            self._count(asked, limits.questions_per_minute)
+            self._count(question, limits.questions_per_minute)
 
-    def _until_done(self, begun: list[float]) -> float:
-        """When the oldest of the answers under way should be there, if it takes as long as they usually do."""
-        return min(begun) + self._usual - self._clock()
+    def _remaining(self, begun: list[float]) -> float:
+        """Return the seconds until the oldest of these answers should be there, given the average."""
+        return min(begun) + self._average - self._clock()
 
-    def _count(self, asked: Asked, allowed: int) -> None:
+    def _count(self, question: Question, allowed: int) -> None:
         now = self._clock()
-        mine = self._asked.setdefault(asked.asker, deque())
-        while mine and now - mine[0][0] >= MINUTE:
-            mine.popleft()
-        if any(update == asked.update for _, update in mine):
-            return  # handled once more after a failure of ours
-        if len(mine) >= allowed:
-            raise TooMuch(TOO_OFTEN, mine[0][0] + MINUTE - now, number=allowed)
-        mine.append((now, asked.update))
+        asked = self._asked.setdefault(question.asker, deque())
+        while asked and now - asked[0][0] >= MINUTE:
+            asked.popleft()
+        if any(update == question.update for _, update in asked):
+            return  # the update is handled again after a failure
+        if len(asked) >= allowed:
+            raise Throttled(TOO_OFTEN, asked[0][0] + MINUTE - now, number=allowed)
+        asked.append((now, question.update))

@@ -15,7 +15,7 @@ from typing import Final
 from rich.console import Console
 from rich.markup import escape
 
-from bot.chat.images import SUFFIXES
+from bot.chat.question import SUFFIXES
 from bot.cli.terminal import notes, progress_bar, progress_text
 from bot.config import Settings
 from inference.images.decoder import PictureDecoder

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from bot.chat.legacy_pictures import finish_pictures
+from bot.admin.picture_upgrade import finish_pictures
 from bot.cli.terminal import notes, progress_bar
 from bot.config import Settings
 from storage.ledger import Ledger

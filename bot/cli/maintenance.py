@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bot.admin.erasure import Forgetting
-from bot.chat.legacy_pictures import finish_pictures
+from bot.admin.picture_upgrade import finish_pictures
 from bot.cli.terminal import confirm, notes
 from storage.backup import back_up
 from storage.errors import StorageError

@@ -1,88 +1,71 @@
-"""Who may talk with the bot: the lists of `[limits]`, looked at before anything else is done with an update.
+"""Who may talk with the bot: the lists of `[limits]`, checked before anything else is done with an update.
 
-Whoever may not is told so, and nothing of them is written down but the update itself. What a person has a right to
-whatever the operator wishes, looking at their data and deleting it, is let through.
+Of a person who may not, nothing is recorded but the update itself. Looking at one's data and deleting it is a right
+that the operator cannot take away.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from aiogram import BaseMiddleware, Bot
+from aiogram import BaseMiddleware
 from aiogram.filters import or_f
-from aiogram.types import Chat, TelegramObject, Update, User
+from aiogram.types import TelegramObject, Update
 from cachetools import TTLCache
 
 from bot.handlers import privacy
 from bot.handlers.callbacks import acknowledge
-from bot.handlers.context import Handler
-from bot.i18n import Say, Translator
-from bot.settings import BotSettings
+from bot.handlers.request import Handler, Request
 from bot.telegram.keyboards import Delete, Learn
-from bot.telegram.outbox import Place, Reply
-from bot.updates.inbox import Delivery
 from bot.updates.ordering import command_of
-from storage.ledger import Ledger
 
 SILENT_SECONDS: Final = 600.0
-"""Whoever writes on is told again after so long only."""
+"""A person who goes on writing is refused once in this time."""
 
 REMEMBERED: Final = 4096
 
 _RIGHTS: Final = or_f(Learn.filter(), Delete.filter())
 
 
-class Door(BaseMiddleware):
-    """Lets updates in, or tells their sender why not."""
+class Access(BaseMiddleware):
+    """Lets updates in, or refuses their senders."""
 
-    def __init__(self, settings: BotSettings, ledger: Ledger, translator: Translator) -> None:
-        self._settings = settings
-        self._ledger = ledger
-        self._translator = translator
-        self._told: TTLCache[int, None] = TTLCache(REMEMBERED, SILENT_SECONDS)
+    def __init__(self) -> None:
+        self._refused: TTLCache[int, None] = TTLCache(REMEMBERED, SILENT_SECONDS)
 
     async def __call__(self, handler: Handler, event: TelegramObject, data: dict[str, Any]) -> Any:
-        user: User | None = data.get("event_from_user")
-        chat: Chat | None = data.get("event_chat")
-        person = user.id if user else 0
-        welcome = person in self._settings.telegram.admins or self._settings.limits.welcome(
-            person, chat.id if chat else 0
-        )
+        """Handle an update whose sender may talk with the bot; refuse any other."""
         assert isinstance(event, Update)
-        if user is None and (event.message or event.edited_message):
-            return None  # a channel's post, or a damaged update: nobody can be answered
-        if welcome or await _is_a_right(event):
+        request: Request = data["request"]
+        chat = data.get("event_chat")
+        limits = request.services.settings.limits
+        if (
+            request.is_admin
+            or limits.welcome(request.user.id, chat.id if chat else 0)
+            or await _exercises_a_right(event)
+        ):
             return await handler(event, data)
-        if user:
-            await self._refuse(event, user, data["bot"], data["delivery"])
+        await self._refuse(event, request)
         return None
 
-    async def _refuse(self, event: Update, user: User, bot: Bot, delivery: Delivery) -> None:
-        known = await self._ledger.people.get(user.id)
-        say = self._translator.to(known.language if known else None, user.language_code)
+    async def _refuse(self, event: Update, request: Request) -> None:
+        say, person = request.say, request.user.id
         if event.callback_query:
             await acknowledge(event.callback_query, say("I may not talk with you here."))
-        elif (message := event.message) and message.chat.type == "private" and self._tell(user.id):
-            reply = await Reply.open(bot, self._ledger, delivery.update, Place.of(message))
-            if not reply.finished:
-                await reply.finish(self._sentence(user.id, say))
-
-    def _sentence(self, person: int, say: Say) -> str:
-        if person in self._settings.limits.blocked:
-            return say("I may not talk with you. Who runs me has decided so.")
-        return say(
-            "I am sorry, I may only talk with certain people. Who runs me can let you in; your user id is {id}.",
-            id=person,
-        )
-
-    def _tell(self, person: int) -> bool:
-        if person in self._told:
-            return False
-        self._told[person] = None
-        return True
+        elif event.message and event.message.chat.type == "private" and person not in self._refused:
+            self._refused[person] = None
+            if person in request.services.settings.limits.blocked:
+                text = say("I may not talk with you. Who runs me has decided so.")
+            else:
+                text = say(
+                    "I am sorry, I may only talk with certain people. Who runs me can let you in; your user id is "
+                    "{id}.",
+                    id=person,
+                )
+            await request.reply.finish(text)
 
 
-async def _is_a_right(event: Update) -> bool:
+async def _exercises_a_right(event: Update) -> bool:
     if event.callback_query:
         return bool(await _RIGHTS(event.callback_query))
     return event.message is not None and command_of(event.message.text) in privacy.COMMANDS

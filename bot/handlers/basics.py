@@ -1,23 +1,19 @@
-"""/start, /help, /new, /language: getting to know the bot."""
+"""/start, /help, /new and /language."""
 
 from __future__ import annotations
 
-from aiogram import Bot, Router
-from aiogram.types import CallbackQuery, Message, User
+from aiogram import Router
+from aiogram.types import CallbackQuery, Message
 
-from bot.admin.protocol import AdminActions
 from bot.handlers.callbacks import acknowledge, redraw
 from bot.handlers.commands import Command
 from bot.handlers.menu import EVERYBODY, admins_commands, command_list
-from bot.i18n import Say, Translator
-from bot.settings import BotSettings
+from bot.handlers.request import Request
 from bot.telegram.keyboards import Speak, languages
-from bot.telegram.outbox import Reply
-from storage.ledger import Ledger
 
 
 def router() -> Router:
-    """The handlers of this module."""
+    """Return the handlers of this module."""
     basics = Router(name="basics")
     basics.message.register(start, Command("start"))
     basics.message.register(show_help, Command("help"))
@@ -27,30 +23,24 @@ def router() -> Router:
     return basics
 
 
-async def start(message: Message, event_from_user: User, reply: Reply, say: Say) -> None:
-    """Greet, and tell people their id."""
-    await reply.finish(
+async def start(message: Message, request: Request) -> None:
+    """Greet, and show the person's user id."""
+    say, user = request.say, request.user
+    await request.reply.finish(
         say(
             "Hello, {name}! Send me a picture and ask me about it. You can go on asking about it, and send another one "
             "whenever you like. The thumbs under my answers teach me what you like.\n\n/help shows what I can do. Your "
             "user id is {id}.",
-            name=event_from_user.first_name,
-            id=event_from_user.id,
+            name=user.first_name,
+            id=user.id,
         )
     )
 
 
-async def show_help(
-    message: Message,
-    event_from_user: User,
-    bot: Bot,
-    reply: Reply,
-    say: Say,
-    settings: BotSettings,
-    admin: AdminActions,
-) -> None:
-    """Say what the bot can do for this person."""
-    me = await bot.me()
+async def show_help(message: Message, request: Request) -> None:
+    """Show what the bot can do for this person."""
+    services, say = request.services, request.say
+    username = (await request.bot.me()).username
     parts = [
         say(
             "Send me a picture, with or without a question, and I will answer. Then ask on: I keep the picture in "
@@ -68,41 +58,42 @@ async def show_help(
             "In a group I answer who mentions me (@{name}), who replies to one of my messages, and commands; reply to "
             "somebody's picture and mention me to ask about that. Telegram's privacy mode shows me nothing else there, "
             "unless I am an administrator; and then I pass over it.",
-            name=me.username,
+            name=username,
         )
         + " "
         + (
             say("Each person has a conversation of their own.")
-            if settings.chat.group_sessions == "person"
+            if services.settings.chat.group_sessions == "person"
             else say("All members have one conversation together.")
         ),
         command_list(EVERYBODY, say),
     ]
-    if event_from_user.id in settings.telegram.admins:
-        parts += [say("You are one of my admins:"), command_list(admins_commands(len(admin.nodes())), say)]
-    await reply.finish("\n\n".join(parts))
+    if request.is_admin:
+        parts += [say("You are one of my admins:"), command_list(admins_commands(len(services.admin.nodes())), say)]
+    await request.reply.finish("\n\n".join(parts))
 
 
-async def new(
-    message: Message, event_from_user: User, reply: Reply, say: Say, ledger: Ledger, settings: BotSettings
-) -> None:
-    """Begin another conversation. On a replay perhaps once more: an empty one is as good as another."""
-    talker = settings.chat.talker(message.chat.id, event_from_user.id)
-    await ledger.sessions.restart(message.chat.id, talker, reply.place.topic or 0)
-    await reply.finish(say("A fresh start: I have put our conversation aside. Send me a picture!"))
+async def new(message: Message, request: Request) -> None:
+    """Begin a new conversation. A replay may begin another one, which does no harm while it is empty."""
+    services, chat = request.services, message.chat.id
+    talker = services.settings.chat.talker(chat, request.user.id)
+    await services.ledger.sessions.restart(chat, talker, request.reply.place.topic or 0)
+    await request.reply.finish(request.say("A fresh start: I have put our conversation aside. Send me a picture!"))
 
 
-async def language(message: Message, reply: Reply, say: Say, translator: Translator) -> None:
+async def language(message: Message, request: Request) -> None:
     """Offer the languages."""
-    await reply.finish(say("Which language shall I speak with you?"), languages(translator.languages, say.language))
+    say = request.say
+    await request.reply.finish(
+        say("Which language shall I speak with you?"), languages(request.services.translator.languages, say.language)
+    )
 
 
-async def language_chosen(
-    query: CallbackQuery, callback_data: Speak, bot: Bot, ledger: Ledger, translator: Translator
-) -> None:
-    """Remember the choice, in words of the chosen language."""
-    say = translator.to(callback_data.code)
-    await ledger.people.set_language(query.from_user.id, say.language)
+async def language_chosen(query: CallbackQuery, callback_data: Speak, request: Request) -> None:
+    """Remember the choice, and confirm it in the chosen language."""
+    services = request.services
+    say = services.translator.to(callback_data.code)
+    await services.ledger.people.set_language(query.from_user.id, say.language)
     answer = say("I speak English with you from now on.")
     await acknowledge(query, answer)
-    await redraw(query, bot, answer, languages(translator.languages, say.language))
+    await redraw(query, request, answer, languages(services.translator.languages, say.language))

@@ -1,9 +1,8 @@
-"""/broadcast: one text from an admin to everybody with a private chat.
+"""/broadcast, for admins: one text to every private chat.
 
-One after the other, at the pace of the gate (`bot.telegram.client`), which also waits where Telegram asks for it.
-Answers to questions go out in between. Whom it concerns and who was told is in the ledger, so after a crash the rest
-are told, and nobody twice: where it is unknown whether somebody was told, they are left out and named. To be asked
-behind `admin`.
+The messages go out one after the other, as fast as the rate limit lets them; answers to questions go out in between.
+The ledger holds the recipients and what became of each, so after a crash the rest get it, and no one twice: those for
+whom it is unknown whether the message arrived are left out and named.
 """
 
 from __future__ import annotations
@@ -16,33 +15,31 @@ from contextlib import suppress
 from typing import Final, TypeVar
 
 import structlog
-from aiogram import Bot, Router
+from aiogram import Router
 from aiogram.exceptions import TelegramAPIError, TelegramRetryAfter
 from aiogram.filters import CommandObject
-from aiogram.types import CallbackQuery, Message, User
+from aiogram.types import CallbackQuery, Message
 
 from bot.handlers.callbacks import acknowledge
 from bot.handlers.commands import Command
+from bot.handlers.request import Request
 from bot.i18n import Say
-from bot.settings import BotSettings
 from bot.telegram.client import DeliveryError, Doubtful, Undelivered, Unreachable
 from bot.telegram.formatting import Page
 from bot.telegram.keyboards import CancelBroadcast, cancelling
-from bot.telegram.outbox import Reply
-from bot.updates.inbox import Delivery
 from storage.errors import NotSaved
 from storage.ledger import Ledger
 from storage.states import ReceiverState
 
 PROGRESS_SECONDS: Final = 3.0
 STOPPING_SECONDS: Final = 1.0
-"""How long a message that is under way when the bot stops has to arrive and be noted."""
+"""How long the bot, when it stops, waits for the message in flight to arrive and be recorded."""
 
 DISK_SECONDS: Final = 1.0
-"""Between two looks whether the disk takes notes again."""
+"""Between two attempts to write to a full disk."""
 
 NAMED: Final = 20
-"""So many of those who are in doubt are named."""
+"""Recipients in doubt who are named, at most."""
 
 Result = TypeVar("Result")
 
@@ -50,29 +47,19 @@ log = structlog.get_logger()
 
 
 def router() -> Router:
-    """The handlers of this module."""
+    """Return the handlers of this module. They belong behind `admin_only`."""
     broadcast = Router(name="broadcast")
     broadcast.message.register(send, Command("broadcast"))
     broadcast.callback_query.register(cancel, CancelBroadcast.filter())
     return broadcast
 
 
-async def send(
-    message: Message,
-    command: CommandObject,
-    event_from_user: User,
-    bot: Bot,
-    delivery: Delivery,
-    reply: Reply,
-    say: Say,
-    settings: BotSettings,
-    ledger: Ledger,
-) -> None:
-    """Write to everybody who may talk with the bot but the admin who sent it, showing how far it is."""
+async def send(message: Message, command: CommandObject, request: Request) -> None:
+    """Write to everyone who may talk with the bot except the admin who sends it, and show the progress."""
+    services, reply, say, update = request.services, request.reply, request.say, request.delivery.update
+    limits, ledger = services.settings.limits, services.ledger
     chats = [
-        chat
-        for chat in await ledger.people.private_chats()
-        if chat != event_from_user.id and settings.limits.welcome(chat, chat)
+        chat for chat in await ledger.people.private_chats() if chat != request.user.id and limits.welcome(chat, chat)
     ]
     text = (command.args or "").strip()
     if not text:
@@ -83,46 +70,47 @@ async def send(
             )
         )
         return
-    update = delivery.update
-    await _noted(lambda: ledger.broadcasts.begin(update, chats))
+    await _written(lambda: ledger.broadcasts.begin(update, chats))
     button = cancelling(CancelBroadcast(update=update), say)
     await reply.begin(_progress(await ledger.broadcasts.receivers(update), say), button)
     shown = time.monotonic()
-    while (chat := await _noted(lambda: ledger.broadcasts.next_receiver(update))) is not None:
-        await _tell(bot, ledger, update, chat, text)
+    while (chat := await _written(lambda: ledger.broadcasts.next_receiver(update))) is not None:
+        await _send_to(chat, text, request)
         if time.monotonic() - shown >= PROGRESS_SECONDS:
             shown = time.monotonic()
             await reply.glimpse([Page(_progress(await ledger.broadcasts.receivers(update), say))], button)
-    await reply.finish(await _report(ledger, update, say))
+    await reply.finish(await _report(request))
 
 
-async def cancel(query: CallbackQuery, callback_data: CancelBroadcast, say: Say, ledger: Ledger) -> None:
-    """Tell nobody any more."""
-    spared = await ledger.broadcasts.cancel(callback_data.update)
+async def cancel(query: CallbackQuery, callback_data: CancelBroadcast, request: Request) -> None:
+    """Send it to no one else."""
+    say = request.say
+    spared = await request.services.ledger.broadcasts.cancel(callback_data.update)
     if spared:
         await acknowledge(query, say("I stop here. {people} people do not get it.", people=spared))
     else:
         await acknowledge(query, say("There is nobody left to be told."))
 
 
-async def _tell(bot: Bot, ledger: Ledger, update: int, chat: int, text: str) -> None:
-    """Send it to one chat and note what became of it. Raises `Undelivered` where Telegram is away: not their turn yet.
+async def _send_to(chat: int, text: str, request: Request) -> None:
+    """Send to one chat and record the outcome. Raises `Undelivered` where Telegram is out of reach: it is due still.
 
-    A bot that is stopped meanwhile waits for the note for a moment, so that there is no doubt.
+    A bot that is stopped meanwhile waits a moment for the record, so that the outcome is not in doubt.
     """
-    telling = asyncio.ensure_future(_told(bot, ledger, update, chat, text))
+    sending = asyncio.ensure_future(_send_and_record(chat, text, request))
     try:
-        await asyncio.shield(telling)
+        await asyncio.shield(sending)
     except asyncio.CancelledError:
         with suppress(TimeoutError):
             async with asyncio.timeout(STOPPING_SECONDS):
-                await asyncio.gather(telling, return_exceptions=True)
+                await asyncio.gather(sending, return_exceptions=True)
         raise
 
 
-async def _told(bot: Bot, ledger: Ledger, update: int, chat: int, text: str) -> None:
+async def _send_and_record(chat: int, text: str, request: Request) -> None:
+    ledger, update = request.services.ledger, request.delivery.update
     try:
-        await bot.send_message(chat, text)
+        await request.bot.send_message(chat, text)
         state = ReceiverState.TOLD
     except Unreachable:
         state = ReceiverState.UNREACHABLE
@@ -130,20 +118,20 @@ async def _told(bot: Bot, ledger: Ledger, update: int, chat: int, text: str) -> 
         state = ReceiverState.DOUBTFUL
     except (DeliveryError, TelegramAPIError) as error:
         if isinstance(error, Undelivered) and not isinstance(error.__cause__, TelegramRetryAfter):
-            await _noted(lambda: ledger.broadcasts.set_receiver(update, chat, ReceiverState.DUE))
+            await _written(lambda: ledger.broadcasts.set_receiver(update, chat, ReceiverState.DUE))
             raise
         log.warning("broadcast not delivered", chat=chat, error=str(error))
         state = ReceiverState.FAILED
-    await _noted(lambda: ledger.broadcasts.set_receiver(update, chat, state))
+    await _written(lambda: ledger.broadcasts.set_receiver(update, chat, state))
 
 
-async def _noted(note: Callable[[], Awaitable[Result]]) -> Result:
-    """Wait until the disk takes a note: without it nobody would know who was told."""
+async def _written(write: Callable[[], Awaitable[Result]]) -> Result:
+    """Repeat a write to the ledger until the disk has room: without the record, who got the message is unknown."""
     while True:
         try:
-            return await note()
+            return await write()
         except NotSaved as error:
-            log.warning("broadcast waits", error=str(error))
+            log.warning("broadcast waits for disk space", error=str(error))
             await asyncio.sleep(DISK_SECONDS)
 
 
@@ -152,9 +140,10 @@ def _progress(receivers: Mapping[int, ReceiverState], say: Say) -> str:
     return say("Sending… {sent} of {people}", sent=sent, people=len(receivers))
 
 
-async def _report(ledger: Ledger, update: int, say: Say) -> str:
-    """What became of a broadcast."""
-    receivers = await ledger.broadcasts.receivers(update)
+async def _report(request: Request) -> str:
+    """Return how many got a broadcast, and who is in doubt."""
+    ledger, say = request.services.ledger, request.say
+    receivers = await ledger.broadcasts.receivers(request.delivery.update)
     numbers = Counter(receivers.values())
     lines = [
         say(
@@ -169,7 +158,7 @@ async def _report(ledger: Ledger, update: int, say: Say) -> str:
         lines.append(say("It was cancelled before {spared} got it.", spared=numbers[ReceiverState.SPARED]))
     doubtful = [chat for chat, state in receivers.items() if state is ReceiverState.DOUBTFUL]
     if doubtful:
-        names = [await _name(ledger, chat) for chat in doubtful[:NAMED]]
+        names = [await _name(chat, ledger) for chat in doubtful[:NAMED]]
         lines.append(
             say(
                 "With {doubtful} I was interrupted in the middle. They may have it or not, and nobody shall get it "
@@ -181,6 +170,6 @@ async def _report(ledger: Ledger, update: int, say: Say) -> str:
     return "\n".join(lines)
 
 
-async def _name(ledger: Ledger, chat: int) -> str:
+async def _name(chat: int, ledger: Ledger) -> str:
     person = await ledger.people.get(chat)
     return f"{person.name} ({chat})" if person and person.name else str(chat)

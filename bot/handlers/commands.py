@@ -1,7 +1,6 @@
 """Commands as people write them: at the beginning of a text, or of a picture's caption.
 
-One in a caption is no command but /new, which begins anew with that picture; who expected another one hears why it was
-not carried out. Knows which commands there are, and nothing of what they do.
+In a caption only /new is a command: it begins a new conversation with that picture. Any other is refused.
 """
 
 from __future__ import annotations
@@ -11,18 +10,16 @@ from typing import Any
 from aiogram import Bot, Router, filters
 from aiogram.types import Message
 
-from bot.chat.images import picture_of
+from bot.chat.question import picture_in
 from bot.handlers.menu import ADMINS, EVERYBODY, NODES
-from bot.i18n import Say
-from bot.telegram.outbox import Reply
-from bot.updates.inbox import Delivery
+from bot.handlers.request import Request
 from bot.updates.ordering import command_of
 
 
 class Command(filters.Command):
-    """A filter for texts that begin with one of the commands, or with `captions` for captions that do.
+    """Matches texts that begin with one of the commands, or captions if `captions` is set.
 
-    In any spelling: keyboards of phones write the first letter large.
+    Case is ignored, since phone keyboards capitalise the first letter.
     """
 
     def __init__(self, *names: str, captions: bool = False) -> None:
@@ -30,31 +27,28 @@ class Command(filters.Command):
         self._captions = captions
 
     async def __call__(self, message: Message, bot: Bot) -> bool | dict[str, Any]:
+        """Return whether a message matches, with the parsed `command` for the handler."""
         written = message.caption if self._captions else message.text
         return bool(written) and await super().__call__(message, bot)
 
 
-ANEW = Command("new", captions=True)
-"""What the caption of a picture begins with that begins another conversation."""
-
-
 def captioned() -> Router:
-    """To be asked before questions: a picture is looked at unless its caption is a command."""
+    """Return the handler of pictures with a command. It belongs before the questions."""
     captions = Router(name="captions")
     captions.message.register(
-        not_looked_at, Command(*{**EVERYBODY, **ADMINS, **NODES}.keys() - {"new"}, captions=True), _pictured
+        refuse_caption, Command(*{**EVERYBODY, **ADMINS, **NODES}.keys() - {"new"}, captions=True), _has_picture
     )
     return captions
 
 
-async def _pictured(message: Message, delivery: Delivery) -> bool:
-    return any(picture_of(each) for each in delivery.album or (message,))
+async def _has_picture(message: Message, request: Request) -> bool:
+    return any(picture_in(each) for each in request.messages)
 
 
-async def not_looked_at(message: Message, reply: Reply, say: Say) -> None:
-    """Do neither by halves: what was meant, the sender knows."""
-    await reply.finish(
-        say(
+async def refuse_caption(message: Message, request: Request) -> None:
+    """Refuse both the picture and the command: which of them was meant is not known."""
+    await request.reply.finish(
+        request.say(
             "A picture and a command do not go together, so I have done nothing about either. Send me {command} alone, "
             "or the picture with a question. /new may stand with a picture: it begins anew with it.",
             command=f"/{command_of(message.caption)}",

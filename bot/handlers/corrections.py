@@ -1,144 +1,127 @@
-"""What would have been a good answer: asked for after a 👎, suggested by replying, taught once it is confirmed.
+"""Corrections: what would have been a better answer. Suggested by a reply, taught once it is confirmed.
 
-Suggestions come as replies to the question that ✍ brings, or, in a private chat, to an answer that the person does
-not like. The latter may be questions as well: who ends them with a question mark, or says so, gets an answer. Another
-person in the chat, or an admin, confirms; the author may take it back. Admins are shown what is suggested in private
-chats, where nobody else could confirm it.
+A correction is a reply to the question that ✍ brings or, in a private chat, to an answer with the person's 👎. The
+latter may be a question instead: one that ends with a question mark, or whose author says so by a button, is
+answered. Another person in the chat, or an admin, confirms a correction, and its author may take it back. Admins are
+shown those of private chats, where no one else could confirm them.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
-from aiogram import Bot, Router
+from aiogram import Router
 from aiogram.exceptions import TelegramAPIError, TelegramBadRequest
-from aiogram.types import CallbackQuery, Message, User
+from aiogram.types import CallbackQuery, Message
 
-from bot.chat.conversation import Conversation, Question
-from bot.chat.in_flight import Asked
-from bot.chat.responder import Answers
-from bot.handlers.callbacks import acknowledge, exchange_here
-from bot.i18n import Say, Translator
-from bot.settings import BotSettings
+from bot.chat.question import Question
+from bot.chat.responder import apology
+from bot.handlers.callbacks import acknowledge, tapped_exchange
+from bot.handlers.request import Request
 from bot.telegram.client import DeliveryError
 from bot.telegram.keyboards import Asks, Better, Teach, teaching
-from bot.telegram.outbox import Place, Reply
-from bot.updates.inbox import Delivery
 from bot.updates.ordering import command_of
 from storage.errors import UnknownRecord
-from storage.ledger import Ledger
 from storage.records import Demonstration, Exchange
 
 DAY_SECONDS: Final = 86_400.0
+
 SHOWN: Final = 1000
-"""So many characters of each text are shown to an admin; a message has room for 4096."""
+"""Characters of each text that an admin is shown; a message has room for 4096."""
 
 QUESTION_MARKS: Final = ("?", "？")
 
 LONGEST: Final = 4096
-"""Characters of a suggestion; Telegram's messages have no more."""
+"""Characters of a correction; Telegram's messages have no more."""
 
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The exchange that a text corrects. `doubtful`: the text may be a question instead."""
+
+    exchange: Exchange
+    doubtful: bool = False
+
+
 def router() -> Router:
-    """The handlers of this module."""
-    demonstrations = Router(name="demonstrations")
-    demonstrations.message.register(demonstrate, _betters)
-    demonstrations.edited_message.register(demonstrate, _betters)
-    demonstrations.callback_query.register(ask, Better.filter())
-    demonstrations.callback_query.register(decided, Teach.filter())
-    demonstrations.callback_query.register(answer, Asks.filter())
-    return demonstrations
+    """Return the handlers of this module."""
+    corrections = Router(name="corrections")
+    corrections.message.register(correct, _is_correction)
+    corrections.edited_message.register(correct, _is_correction)
+    corrections.callback_query.register(ask_for_correction, Better.filter())
+    corrections.callback_query.register(decided, Teach.filter())
+    corrections.callback_query.register(answer, Asks.filter())
+    return corrections
 
 
-async def ask(
-    query: CallbackQuery, callback_data: Better, bot: Bot, delivery: Delivery, ledger: Ledger, say: Say
-) -> None:
+async def ask_for_correction(query: CallbackQuery, callback_data: Better, request: Request) -> None:
     """Ask what would have been a good answer."""
-    here = await exchange_here(ledger, callback_data.exchange, query)
-    if here is None:
-        await acknowledge(query, say("I cannot find that answer any more."))
+    if await tapped_exchange(query, callback_data.exchange, request) is None:
         return
-    await acknowledge(query, "")
-    place = replace(Place.of(here[1]), quotes=True)
-    reply = await Reply.open(bot, ledger, delivery.update, place)
-    await reply.ask(say("What would have been a good answer? Reply to this message with it, and I can learn it."))
+    await acknowledge(query)
+    request.reply.place = replace(request.reply.place, quotes=True)
+    await request.reply.ask(
+        request.say("What would have been a good answer? Reply to this message with it, and I can learn it.")
+    )
 
 
-async def _betters(message: Message, bot: Bot, ledger: Ledger) -> dict[str, Exchange | bool] | bool:
-    """Whether a text is meant as a better answer; to which exchange, handlers get to know as `exchange`, and as
-    `doubtful` whether it may be a question.
-    """
-    to = message.reply_to_message
-    if not message.text or command_of(message.text) or to is None or to.from_user is None or to.from_user.id != bot.id:
+async def _is_correction(message: Message, request: Request) -> dict[str, Target] | bool:
+    """Return whether a text corrects an answer, and hand the handler its `target`."""
+    to, ledger, chat = message.reply_to_message, request.services.ledger, message.chat.id
+    if not message.text or command_of(message.text) or to is None:
         return False
-    chat = message.chat.id
+    if to.from_user is None or to.from_user.id != request.bot.id:
+        return False
     exchange = await ledger.exchanges.for_correction_prompt(chat, to.message_id)
     if exchange is not None:
-        return {"exchange": exchange, "doubtful": False}
+        return {"target": Target(exchange)}
     asks = message.text.rstrip().endswith(QUESTION_MARKS) or await ledger.exchanges.for_question(
         chat, message.message_id
     )
     if message.chat.type == "private" and not asks:
         shown = await ledger.exchanges.for_message(chat, to.message_id)
         if shown is not None and await ledger.votes.latest(shown.id, chat) == -1:
-            return {"exchange": shown, "doubtful": True}
+            return {"target": Target(shown, doubtful=True)}
     return False
 
 
-async def demonstrate(
-    message: Message,
-    event_from_user: User,
-    exchange: Exchange,
-    doubtful: bool,
-    delivery: Delivery,
-    reply: Reply,
-    say: Say,
-    settings: BotSettings,
-    ledger: Ledger,
-    bot: Bot,
-    translator: Translator,
-) -> None:
-    """Keep the suggestion, and let those who may confirm it; an edited one takes the former's place."""
-    limit, author = settings.limits.corrections_per_day, event_from_user.id
-    is_admin = author in settings.telegram.admins
+async def correct(message: Message, target: Target, request: Request) -> None:
+    """Store the correction and offer to confirm it; an edited one replaces the former."""
+    services, reply, say, author = request.services, request.reply, request.say, request.user.id
+    limit = 0 if request.is_admin else services.settings.limits.corrections_per_day
     since = time.time() - DAY_SECONDS
-    if limit and not is_admin and await ledger.corrections.count_since(author, since, exchange.id) >= limit:
+    if limit and await services.ledger.corrections.count_since(author, since, target.exchange.id) >= limit:
         await reply.finish(say("That's the limit: {limit} corrections a day. Try again tomorrow.", limit=limit))
         return
     text = (message.text or "").strip()[:LONGEST]
-    earlier = await ledger.replies.for_question(message.chat.id, message.message_id)
+    earlier = await services.ledger.replies.for_question(message.chat.id, message.message_id)
     await reply.adopt([each.message for each in earlier if each.message is not None])
-    number = await ledger.corrections.add(Demonstration(exchange.id, author, text, delivery.update))
+    number = await services.ledger.corrections.add(
+        Demonstration(target.exchange.id, author, text, request.delivery.update)
+    )
     private = message.chat.type == "private"
-    if is_admin:
+    if request.is_admin:
         words = say("Shall I learn this as the better answer?")
     elif private:
         words = say("Thank you! I show it to my admins, with your question and my answer. I learn it if they agree.")
     else:
         words = say("Thank you! With a 👍 from another person here, or from an admin, I will learn this.")
-    await reply.finish(words, teaching(number, say, doubtful=doubtful))
-    if private and not is_admin and delivery.attempt == 1:
-        await _submit(number, text, exchange, bot, ledger, settings, translator)
+    await reply.finish(words, teaching(number, say, doubtful=target.doubtful))
+    if private and not request.is_admin and request.delivery.attempt == 1:
+        await _ask_admins(number, text, target.exchange, request)
 
 
-async def _submit(
-    number: int,
-    text: str,
-    exchange: Exchange,
-    bot: Bot,
-    ledger: Ledger,
-    settings: BotSettings,
-    translator: Translator,
-) -> None:
-    """Ask each admin whether a suggestion may teach; at most once, since their /retrain dry counts what was taken."""
-    for admin in settings.telegram.admins:
-        person = await ledger.people.get(admin)
-        say = translator.to(person.language, person.client_language) if person else translator.to(None)
+async def _ask_admins(number: int, text: str, exchange: Exchange, request: Request) -> None:
+    """Ask each admin to confirm a correction; at most once, since /retrain dry counts what was confirmed."""
+    services = request.services
+    for admin in services.settings.telegram.admins:
+        person = await services.ledger.people.get(admin)
+        say = services.translator.to(person.language, person.client_language) if person else services.translator.to()
         words = say(
             "Shall I learn this correction?\n\nQuestion: {question}\n\nMy answer: {answer}\n\nBetter: {better}",
             question=exchange.question[:SHOWN],
@@ -146,87 +129,77 @@ async def _submit(
             better=text[:SHOWN],
         )
         try:
-            await bot.send_message(admin, words, reply_markup=teaching(number, say))
+            await request.bot.send_message(admin, words, reply_markup=teaching(number, say))
         except (DeliveryError, TelegramAPIError) as error:
-            log.warning("an admin was not asked about a correction", admin=admin, error=str(error))
+            log.warning("correction not shown to an admin", admin=admin, error=str(error))
 
 
-async def decided(
-    query: CallbackQuery,
-    callback_data: Teach,
-    bot: Bot,
-    ledger: Ledger,
-    say: Say,
-    settings: BotSettings,
-) -> None:
-    """Teach the suggestion, or do not, and show which."""
-    message, teach = query.message, bool(callback_data.wanted)
+async def decided(query: CallbackQuery, callback_data: Teach, request: Request) -> None:
+    """Teach the correction or not, and show the decision."""
+    say, message, teach = request.say, query.message, bool(callback_data.wanted)
     try:
-        demonstration = await ledger.corrections.get(callback_data.demonstration)
+        correction = await request.services.ledger.corrections.get(callback_data.demonstration)
     except UnknownRecord:
         await acknowledge(query, say("I cannot find that answer any more."))
         return
-    if not await decide(demonstration, query.from_user.id, ledger, settings, teach=teach):
+    if not await decide(correction, request, teach=teach):
         await acknowledge(query, say("Only another person, or an admin, can do that."))
         return
     await acknowledge(query, say("Thank you! I will learn this.") if teach else say("I will not learn this."))
     assert message is not None
+    markup = teaching(correction.id, say, wanted=teach)
     try:
-        await bot.edit_message_reply_markup(
-            chat_id=message.chat.id,
-            message_id=message.message_id,
-            reply_markup=teaching(demonstration.id, say, wanted=teach),
+        await request.bot.edit_message_reply_markup(
+            chat_id=message.chat.id, message_id=message.message_id, reply_markup=markup
         )
     except TelegramBadRequest:
-        return  # deleted meanwhile; what was decided counts all the same
+        return  # the message was deleted meanwhile; the decision counts all the same
 
 
-async def answer(
-    query: CallbackQuery,
-    callback_data: Asks,
-    bot: Bot,
-    delivery: Delivery,
-    ledger: Ledger,
-    say: Say,
-    conversation: Conversation,
-    answers: Answers,
-) -> None:
-    """Answer what was taken for a suggestion, in the message that offered to learn it."""
-    message, author = query.message, query.from_user.id
+async def answer(query: CallbackQuery, callback_data: Asks, request: Request) -> None:
+    """Answer a question that was taken for a correction, on the message that offered to learn it."""
+    services, reply, say, author = request.services, request.reply, request.say, request.user.id
+    message, update = query.message, request.delivery.update
     try:
-        demonstration = await ledger.corrections.get(callback_data.demonstration)
-        about = await ledger.exchanges.get(demonstration.exchange)
+        correction = await services.ledger.corrections.get(callback_data.demonstration)
+        about = await services.ledger.exchanges.get(correction.exchange)
     except UnknownRecord:
         await acknowledge(query, say("I cannot find that answer any more."))
         return
-    offered = await ledger.replies.for_update(demonstration.update)
-    if not isinstance(message, Message) or not offered or author != demonstration.author:
+    offered = await services.ledger.replies.for_update(correction.update)
+    if not isinstance(message, Message) or not offered or author != correction.author:
         await acknowledge(query, say("Only who asked can do that."))
         return
-    place = replace(Place.of(message), question=offered[0].question)
-    chat, topic = place.chat, place.topic or 0
-    reply = await Reply.open(bot, ledger, delivery.update, place)
-    if recorded := await ledger.exchanges.for_update(delivery.update):
-        await answers.show_again(recorded, reply, say)
+    reply.place = replace(reply.place, question=offered[0].question)
+    if recorded := await services.ledger.exchanges.for_update(update):
+        await services.responder.show(recorded, reply, say)
         return
-    if await ledger.exchanges.for_question(chat, place.question):
+    if await services.ledger.exchanges.for_question(reply.place.chat, reply.place.question):
         await acknowledge(query, say("This button does not work any more."))
         return
-    await acknowledge(query, "")
-    await ledger.corrections.confirm(demonstration.id, None)
+    await acknowledge(query)
+    await services.ledger.corrections.confirm(correction.id, None)
     await reply.adopt([message.message_id])
+    question = Question(
+        update=update,
+        chat=reply.place.chat,
+        topic=reply.place.topic or 0,
+        asker=author,
+        received=request.delivery.received,
+        message=reply.place.question,
+        text=correction.text,
+    )
+    try:
+        question = replace(question, pictures=await services.conversation.subject(about, question))
+    except UnknownRecord as error:
+        await reply.finish(apology(error, say))
+        return
+    await services.responder.answer(question, reply, say, say("Thinking…"))
 
-    async def question() -> Question:
-        pictures = await conversation.subject(about, chat, author, topic)
-        return Question(delivery.update, chat, author, topic, demonstration.text, pictures)
 
-    asked = Asked(delivery.update, chat, topic, author, place.question, delivery.received)
-    await answers.give(asked, question, reply, say, placeholder=say("Thinking…"))
-
-
-async def decide(demonstration: Demonstration, by: int, ledger: Ledger, settings: BotSettings, *, teach: bool) -> bool:
-    """Let a suggestion teach, or not, if this person may decide about it."""
-    if teach and by == demonstration.author and by not in settings.telegram.admins:
+async def decide(correction: Demonstration, request: Request, *, teach: bool) -> bool:
+    """Confirm or reject a correction, and return whether the user may do that."""
+    if teach and request.user.id == correction.author and not request.is_admin:
         return False
-    await ledger.corrections.confirm(demonstration.id, by if teach else None)
+    await request.services.ledger.corrections.confirm(correction.id, request.user.id if teach else None)
     return True

@@ -1,114 +1,87 @@
-"""/drain, /undrain and the buttons that do the same: which of several nodes are in service, for admins.
-
-To be asked behind `admin`, which lets nobody else come this far. Doing either twice is the same as once.
-"""
+"""/drain and /undrain, for admins: which of several replicas are in service. Doing either twice changes nothing."""
 
 from __future__ import annotations
 
-from typing import Final
-
-from aiogram import Bot, Router
+from aiogram import Router
 from aiogram.filters import CommandObject, or_f
-from aiogram.types import CallbackQuery, Message, User
+from aiogram.types import CallbackQuery, Message
 
-from bot.admin.protocol import REFUSALS, AdminActions, refused
-from bot.handlers.callbacks import reply_to
+from bot.admin.protocol import REFUSALS, refused
+from bot.handlers.callbacks import acknowledge
 from bot.handlers.commands import Command
+from bot.handlers.request import Request
 from bot.handlers.status import node_line
-from bot.i18n import Say
 from bot.telegram.keyboards import Drain, Undrain, node_key, serving
-from bot.telegram.outbox import Reply
-from bot.updates.inbox import Delivery
 from inference.serving.supervisor import State
-from storage.ledger import Ledger
 
 
 def router() -> Router:
-    """The handlers of this module."""
-    nodes = Router(name="nodes")
-    nodes.message.register(by_command, Command(*_CHANGES))
-    nodes.callback_query.register(by_button, or_f(Drain.filter(), Undrain.filter()))
-    return nodes
+    """Return the handlers of this module. They belong behind `admin_only`."""
+    drain = Router(name="drain")
+    drain.message.register(by_command, Command("drain", "undrain"))
+    drain.callback_query.register(by_button, or_f(Drain.filter(), Undrain.filter()))
+    return drain
 
 
-async def by_command(
-    message: Message, command: CommandObject, event_from_user: User, reply: Reply, say: Say, admin: AdminActions
-) -> None:
-    """Take a node out of service, or back into it; without a name, list them."""
-    if node := await _named((command.args or "").strip(), reply, say, admin):
-        await _CHANGES[command.command.lower()](node, event_from_user.id, reply, say, admin)
+async def by_command(message: Message, command: CommandObject, request: Request) -> None:
+    """Take the named replica out of service, or back into it; without a known name, list them."""
+    await _change(command.command.lower(), (command.args or "").strip(), request)
 
 
-async def by_button(
-    query: CallbackQuery,
-    callback_data: Drain | Undrain,
-    bot: Bot,
-    delivery: Delivery,
-    say: Say,
-    admin: AdminActions,
-    ledger: Ledger,
-) -> None:
-    """The same with the node on the button; if there is none like it any more, list them."""
-    reply = await reply_to(query, bot, delivery, ledger)
-    if reply and (node := await _named(_name(callback_data.node, admin), reply, say, admin)):
-        await _CHANGES[callback_data.__prefix__](node, query.from_user.id, reply, say, admin)
+async def by_button(query: CallbackQuery, callback_data: Drain | Undrain, request: Request) -> None:
+    """Do the same with the replica on the button."""
+    await acknowledge(query)
+    names = (node.name for node in request.services.admin.nodes())
+    name = next((name for name in names if node_key(name) == callback_data.node), "")
+    await _change(callback_data.__prefix__, name, request)
 
 
-async def _drain(node: str, by: int, reply: Reply, say: Say, admin: AdminActions) -> None:
-    await reply.begin(say("Moving the chats of {node} to the others…", node=node))
-    try:
-        await admin.drain(node, by)
-    except REFUSALS as refusal:
-        await reply.finish(refused(refusal, say))
-    else:
-        await reply.finish(
-            say(
-                "{node} is out of service; the others answer its chats. /undrain takes it back, with the model that "
-                "answers then.",
-                node=node,
+async def _change(action: str, name: str, request: Request) -> None:
+    nodes = request.services.admin.nodes()
+    if len(nodes) == 1:
+        await request.reply.finish(
+            request.say(
+                "I have one engine only, so it stays in service. inference.endpoints or inference.gpus in config.toml "
+                "give me several."
             )
         )
+    elif all(node.name != name for node in nodes):
+        await _list(name, request)
+    else:
+        try:
+            await (_drain if action == "drain" else _undrain)(name, request)
+        except REFUSALS as refusal:
+            await request.reply.finish(refused(refusal, request.say))
 
 
-async def _undrain(node: str, by: int, reply: Reply, say: Say, admin: AdminActions) -> None:
+async def _drain(node: str, request: Request) -> None:
+    reply, say = request.reply, request.say
+    await reply.begin(say("Moving the chats of {node} to the others…", node=node))
+    await request.services.admin.drain(node, request.user.id)
+    await reply.finish(
+        say(
+            "{node} is out of service; the others answer its chats. /undrain takes it back, with the model that "
+            "answers then.",
+            node=node,
+        )
+    )
+
+
+async def _undrain(node: str, request: Request) -> None:
+    reply, say = request.reply, request.say
     await reply.begin(say("Taking {node} back into service…", node=node))
-    try:
-        now = await admin.undrain(node, by)
-    except REFUSALS as refusal:
-        await reply.finish(refused(refusal, say))
-        return
+    now = await request.services.admin.undrain(node, request.user.id)
     text = say("{node} is in service.", node=node)
     if now.state is not State.READY:
         text += " " + say("It does not answer yet; I keep trying, and /status shows how it is.")
     await reply.finish(text)
 
 
-_CHANGES: Final = {"drain": _drain, "undrain": _undrain}
-"""What a command does, and the button whose data begins with its name."""
-
-
-async def _named(wanted: str, reply: Reply, say: Say, admin: AdminActions) -> str | None:
-    """The name, where it is one; else all nodes are listed. A single node is neither taken out nor back."""
-    nodes = admin.nodes()
-    if len(nodes) == 1:
-        await reply.finish(
-            say(
-                "I have one engine only, so it stays in service. inference.endpoints or inference.gpus in config.toml "
-                "give me several."
-            )
-        )
-        return None
-    if any(node.name == wanted for node in nodes):
-        return wanted
+async def _list(wanted: str, request: Request) -> None:
+    say, nodes = request.say, request.services.admin.nodes()
     lines = [
         *([say("I have no node called {node}.", node=wanted)] if wanted else []),
         say("/drain NODE takes one of these out of service, /undrain NODE takes it back:"),
         *(node_line(node, say) for node in nodes),
     ]
-    await reply.finish("\n".join(lines), serving({node.name: node.drained for node in nodes}, say))
-    return None
-
-
-def _name(key: str, admin: AdminActions) -> str:
-    """The name that a button stands for; empty where there is no such node any more."""
-    return next((node.name for node in admin.nodes() if node_key(node.name) == key), "")
+    await request.reply.finish("\n".join(lines), serving({node.name: node.drained for node in nodes}, say))

@@ -1,15 +1,14 @@
-"""Everything else somebody may send: a clear, kind sentence instead of silence."""
+"""Answer what no other handler takes, rather than stay silent."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from aiogram import Bot, F, Router
+from aiogram import F, Router
 from aiogram.types import CallbackQuery, Message
 
 from bot.handlers.callbacks import acknowledge
-from bot.i18n import Say
-from bot.telegram.outbox import Reply
+from bot.handlers.request import Request
 from bot.updates.addressing import addressed
 from bot.updates.ordering import command_of
 
@@ -33,35 +32,35 @@ _SENT_BY_PEOPLE: Final = (
 
 
 def unknown_commands() -> Router:
-    """To be asked before questions: a command is never a question."""
+    """Return the handler of unknown commands. It belongs before the questions: a command is never one."""
     unknown = Router(name="unknown commands")
     unknown.message.register(unknown_command, _is_command)
     return unknown
 
 
 def router() -> Router:
-    """To be asked last."""
-    others = Router(name="others")
-    others.message.register(unsupported, _SENT_BY_PEOPLE)
-    others.callback_query.register(unknown_tap)
-    return others
+    """Return the last handlers."""
+    fallback = Router(name="fallback")
+    fallback.message.register(unsupported, _SENT_BY_PEOPLE)
+    fallback.callback_query.register(unknown_tap)
+    return fallback
 
 
 async def _is_command(message: Message) -> bool:
     return bool(command_of(message.text))
 
 
-async def unknown_command(message: Message, bot: Bot, reply: Reply, say: Say) -> None:
-    """In a group a command that does not name us may be another bot's."""
+async def unknown_command(message: Message, request: Request) -> None:
+    """Refuse an unknown command. In a group one that does not name this bot may be another bot's."""
     named = (message.text or "").split(maxsplit=1)[0].partition("@")[2].lower()
-    if message.chat.type == "private" or named == str((await bot.me()).username).lower():
-        await reply.finish(say("I do not know that command. /help shows what I can do."))
+    if message.chat.type == "private" or named == str((await request.bot.me()).username).lower():
+        await request.reply.finish(request.say("I do not know that command. /help shows what I can do."))
 
 
-async def unsupported(message: Message, bot: Bot, reply: Reply, say: Say) -> None:
-    """Say what we can look at. In groups only to who means us, and a sticker or a GIF is no more than a smile there."""
-    smile = message.sticker or message.animation
-    if message.chat.type != "private" and (smile or not await addressed((message,), bot)):
+async def unsupported(message: Message, request: Request) -> None:
+    """Explain what can be sent. In groups only where the bot is addressed, and not for a sticker or a GIF."""
+    say, reaction = request.say, message.sticker or message.animation
+    if message.chat.type != "private" and (reaction or not await addressed((message,), request.bot)):
         return
     if message.voice or message.audio or message.video_note:
         text = say("I cannot listen. Please write your question, and send me a picture to talk about.")
@@ -69,9 +68,9 @@ async def unsupported(message: Message, bot: Bot, reply: Reply, say: Say) -> Non
         text = say("I cannot watch moving pictures. Please send a photo, or a screenshot of the moment you mean.")
     else:
         text = say("I cannot do anything with that. Please send me a photo or a picture file, and ask me about it.")
-    await reply.finish(text)
+    await request.reply.finish(text)
 
 
-async def unknown_tap(query: CallbackQuery, say: Say) -> None:
-    """A button of another time."""
-    await acknowledge(query, say("This button does not work any more."))
+async def unknown_tap(query: CallbackQuery, request: Request) -> None:
+    """Answer a tap on a button that an earlier version has sent."""
+    await acknowledge(query, request.say("This button does not work any more."))

@@ -1,7 +1,7 @@
-"""The menu of commands that Telegram shows, in every language we speak; admins see theirs as well.
+"""The menu of commands that Telegram shows, in every language of the bot; admins also see their own commands.
 
-Telegram keeps what it was told, so the ledger keeps to whom the admins' menu was given: whoever is no admin any more
-loses it at the next start.
+Telegram stores menus. So the ledger lists who was given the admins' menu, and at the next start it is taken from those
+who are no longer admins.
 """
 
 from __future__ import annotations
@@ -51,19 +51,19 @@ log = structlog.get_logger()
 
 
 def admins_commands(nodes: int) -> dict[str, str]:
-    """What admins are offered; what is about nodes only where there are several."""
+    """Return the commands of admins, those about replicas only where there are several."""
     return ADMINS | (NODES if nodes > 1 else {})
 
 
 def command_list(commands: Mapping[str, str], say: Say) -> str:
-    """Every command with what it does, one a line."""
+    """Return every command with its description, one a line."""
     return "\n".join(f"/{name} – {say(text)}" for name, text in commands.items())
 
 
 async def announce_commands(
     bot: Bot, settings: TelegramSettings, translator: Translator, ledger: Ledger, *, nodes: int
 ) -> None:
-    """Tell Telegram the menu, and take theirs back from former admins. A courtesy: what cannot be told is logged."""
+    """Send the menus to Telegram, and take the admins' menu from former admins. Failures are logged only."""
     codes = ["" if language == SOURCE_LANGUAGE else language for language in translator.languages]
     given = {(admin, code) for admin in settings.admins for code in codes}
     try:
@@ -71,7 +71,7 @@ async def announce_commands(
             await _take_back(bot, ledger, chat, language)
         await ledger.menus.add(given)
     except StorageError as error:
-        log.warning("who has the menu of admins was not noted", error=str(error))
+        log.warning("owners of the admin menu not recorded", error=str(error))
     for language in translator.languages:
         say = translator.to(language)
         code = None if language == SOURCE_LANGUAGE else language
@@ -87,17 +87,17 @@ async def _announce(
     try:
         await bot.set_my_commands(menu, scope=scope, language_code=code)
     except (DeliveryError, TelegramAPIError) as error:  # an admin who never started the bot, say
-        log.info("menu of commands not announced", scope=scope.type, language=code, error=str(error))
+        log.info("command menu not sent", scope=scope.type, language=code, error=str(error))
 
 
 async def _take_back(bot: Bot, ledger: Ledger, chat: int, language: str) -> None:
-    """Let somebody see what everybody sees. What fails is tried again at the next start."""
+    """Show a former admin the menu of everyone. What fails is tried again at the next start."""
     try:
         await bot.delete_my_commands(scope=BotCommandScopeChat(chat_id=chat), language_code=language or None)
     except Unreachable as error:  # the chat is gone, and the menu with it
-        log.info("nobody to take a menu of commands from", chat=chat, error=str(error))
+        log.info("former admin's chat is gone", chat=chat, error=str(error))
     except (DeliveryError, TelegramAPIError) as error:
-        log.warning("menu of commands not taken back", chat=chat, language=language, error=str(error))
+        log.warning("command menu not taken back", chat=chat, language=language, error=str(error))
         return
     await ledger.menus.remove(chat, language)
 

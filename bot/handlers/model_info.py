@@ -7,20 +7,19 @@ from aiogram.types import Message
 
 from bot.admin.run_summary import taught_by
 from bot.handlers.commands import Command
-from bot.i18n import Say
-from bot.telegram.outbox import Reply
-from storage.ledger import Ledger
+from bot.handlers.request import Request
 
 
 def router() -> Router:
-    """The handlers of this module."""
-    version = Router(name="version")
-    version.message.register(model, Command("model"))
-    return version
+    """Return the handler of this module."""
+    info = Router(name="model info")
+    info.message.register(model, Command("model"))
+    return info
 
 
-async def model(message: Message, reply: Reply, say: Say, ledger: Ledger) -> None:
-    """Say who answers, and where people's thumbs have gone."""
+async def model(message: Message, request: Request) -> None:
+    """Show the live model, and how many votes went into it."""
+    ledger, reply, say = request.services.ledger, request.reply, request.say
     live = await ledger.models.live()
     if live is None:
         await reply.finish(say("There is no model yet."))

@@ -1,34 +1,32 @@
-"""/privacy and /delete_my_data: what is kept of a person, whether they are learned from, and how all of it goes.
+"""/privacy and /delete_my_data: what is stored of a person, whether it is learned from, and its erasure.
 
-Knows how it is said and confirmed; what goes, `Forgetting` knows. A deletion is asked about once: the question is
-good for some minutes and for one tap, and after a crash the deletion that was confirmed is completed.
+What an erasure deletes is `bot.admin.erasure`'s. Its confirmation is good for some minutes and one tap; an erasure that
+a crash interrupts is completed.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from aiogram import Bot, Router
-from aiogram.types import CallbackQuery, InlineKeyboardMarkup, Message, User
+from aiogram import Router
+from aiogram.types import CallbackQuery, InlineKeyboardMarkup, Message
 
-from bot.admin.erasure import Forgetting
 from bot.handlers.callbacks import acknowledge, redraw
 from bot.handlers.commands import Command
+from bot.handlers.request import Request
 from bot.i18n import Say
-from bot.settings import BotSettings
 from bot.telegram.keyboards import Delete, Learn, confirmation, learning
-from bot.telegram.outbox import Reply
-from bot.updates.inbox import Delivery
 from storage.errors import UnknownRecord
-from storage.ledger import Ledger
 from storage.records import Belongings
 
 COMMANDS: Final = ("privacy", "delete_my_data")
+
 ASKED_SECONDS: Final = 600.0
+"""How long the confirmation of an erasure may be tapped."""
 
 
 def router() -> Router:
-    """The handlers of this module."""
+    """Return the handlers of this module."""
     private = Router(name="privacy")
     private.message.register(privacy, Command("privacy"))
     private.message.register(ask, Command("delete_my_data"))
@@ -37,39 +35,34 @@ def router() -> Router:
     return private
 
 
-async def privacy(
-    message: Message, event_from_user: User, reply: Reply, say: Say, settings: BotSettings, ledger: Ledger
-) -> None:
-    """Say what is kept and why; in a private chat also whether this person is learned from, with the switch."""
-    text = _explanation(say, settings.storage.retention_days)
+async def privacy(message: Message, request: Request) -> None:
+    """Explain what is stored and why; in a private chat also offer the switch for learning."""
+    say, reply = request.say, request.reply
+    text = _explanation(say, request.services.settings.storage.retention_days)
     if message.chat.type != "private":
         await reply.finish(f"{text}\n\n{_elsewhere(say)}")
         return
-    person = await ledger.people.get(event_from_user.id)
-    opted_out = person is not None and person.opted_out
+    opted_out = request.person is not None and request.person.opted_out
     await reply.finish(*_with_switch(text, opted_out, say))
 
 
-async def learn_or_not(
-    query: CallbackQuery, callback_data: Learn, bot: Bot, ledger: Ledger, say: Say, settings: BotSettings
-) -> None:
+async def learn_or_not(query: CallbackQuery, callback_data: Learn, request: Request) -> None:
     """Turn learning from this person on or off, and show it."""
-    opted_out = not callback_data.wanted
-    await ledger.people.set_opted_out(query.from_user.id, opted_out)
+    services, say, opted_out = request.services, request.say, not callback_data.wanted
+    await services.ledger.people.set_opted_out(request.user.id, opted_out)
     await acknowledge(query, _state(opted_out, say))
-    text = _explanation(say, settings.storage.retention_days)
-    await redraw(query, bot, *_with_switch(text, opted_out, say))
+    text = _explanation(say, services.settings.storage.retention_days)
+    await redraw(query, request, *_with_switch(text, opted_out, say))
 
 
-async def ask(
-    message: Message, event_from_user: User, delivery: Delivery, reply: Reply, say: Say, forgetting: Forgetting
-) -> None:
-    """Show what would go, and ask once."""
+async def ask(message: Message, request: Request) -> None:
+    """Show what an erasure would delete, and ask for a confirmation."""
+    say, reply = request.say, request.reply
     if message.chat.type != "private":
         await reply.finish(_elsewhere(say))
         return
-    buttons = confirmation(say("🗑 Delete all of it"), say("Keep it"), delivery.update)
-    found = await forgetting.belongings(event_from_user.id)
+    buttons = confirmation(say("🗑 Delete all of it"), say("Keep it"), request.delivery.update)
+    found = await request.services.erasure.belongings(request.user.id)
     if not found:
         text = say(
             "I keep no question, picture or thumb of yours: there is nothing to delete but your name, your language "
@@ -89,42 +82,35 @@ async def ask(
     await reply.finish(text, buttons)
 
 
-async def decided(
-    query: CallbackQuery,
-    callback_data: Delete,
-    bot: Bot,
-    delivery: Delivery,
-    ledger: Ledger,
-    forgetting: Forgetting,
-    say: Say,
-) -> None:
-    """Delete, or not. A question that is too old, or was answered before, deletes nothing."""
-    asked = callback_data.update
+async def decided(query: CallbackQuery, callback_data: Delete, request: Request) -> None:
+    """Erase, or not. A confirmation that is too old, or was tapped before, erases nothing."""
+    erasure, say, user, delivery = request.services.erasure, request.say, request.user.id, request.delivery
     if not callback_data.sure:
         text = say("Nothing was deleted.")
-    elif await _good(ledger, asked, query.from_user.id, delivery):
-        gone = await forgetting.forget(query.from_user.id, during=delivery.update)
+    elif await _is_valid(callback_data.update, request):
+        gone = await erasure.forget(user, during=delivery.update)
         text = say("I have deleted all that I kept of you.")
         if gone:
             text = say("I have deleted all that I kept of you:\n\n{gone}", gone=_listed(gone, say))
-    elif delivery.attempt > 1 and not await forgetting.belongings(query.from_user.id):
-        # The question went with everything else when this very tap was handled before.
-        await forgetting.settle()
+    elif delivery.attempt > 1 and not await erasure.belongings(user):
+        # An earlier attempt at this tap has deleted the confirmation with everything else.
+        await erasure.settle()
         text = say("I have deleted all that I kept of you.")
     else:
         await acknowledge(query, say("This button does not work any more."))
         return
-    await acknowledge(query, "")
-    await redraw(query, bot, text, None)
+    await acknowledge(query)
+    await redraw(query, request, text, None)
 
 
-async def _good(ledger: Ledger, asked: int, person: int, delivery: Delivery) -> bool:
-    """Whether that update asked for a deletion a short while ago, came from this person, and was not answered yet."""
+async def _is_valid(confirmation: int, request: Request) -> bool:
+    """Return whether that update, of this person, asked for a confirmation a short while ago that is still open."""
     try:
-        update = await ledger.inbox.get(asked)
-    except UnknownRecord:  # it went with all that was deleted
+        update = await request.services.ledger.inbox.get(confirmation)
+    except UnknownRecord:  # it was deleted in the erasure that it led to
         return False
-    return update.lane.endswith(f":{person}") and delivery.received - update.received < ASKED_SECONDS
+    recent = request.delivery.received - update.received < ASKED_SECONDS
+    return recent and update.lane.endswith(f":{request.user.id}")
 
 
 def _with_switch(text: str, opted_out: bool, say: Say) -> tuple[str, InlineKeyboardMarkup]:
@@ -161,7 +147,7 @@ def _elsewhere(say: Say) -> str:
 
 
 def _listed(found: Belongings, say: Say) -> str:
-    """What there is, one thing a line, without what there is none of."""
+    """Return what is stored, one kind a line, without the kinds of which there is nothing."""
     lines = {
         say.count(
             "· {number} question with its answer", "· {number} questions with their answers", found.exchanges

@@ -2,173 +2,170 @@
 
 from __future__ import annotations
 
-import asyncio
-import re
-from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from aiogram import Bot, Router
-from aiogram.types import Message, Update, User
+from aiogram import Router
+from aiogram.types import Message
 
-from bot.chat.conversation import Conversation, NoPictureYet, Question
-from bot.chat.history import Forgotten
-from bot.chat.images import Incoming, PictureRefused, Sent, picture_of
-from bot.chat.in_flight import Asked, Steering
-from bot.chat.responder import Answers, sorry
-from bot.handlers.commands import ANEW
-from bot.i18n import Say
-from bot.settings import BotSettings
-from bot.telegram.outbox import Reply
+from bot.chat.errors import NoPictureYet, Refused
+from bot.chat.question import Question, picture_in, starts_over, text_of
+from bot.chat.responder import UNANSWERED, apology
+from bot.handlers.request import Request
+from bot.i18n import later
 from bot.updates.addressing import addressed
-from bot.updates.inbox import Delivery
 from bot.updates.ordering import command_of
-from bot.updates.staleness import Lateness
 from inference.messages import Picture
-from storage.ledger import Ledger
 
 
 def router() -> Router:
-    """The handlers of this module."""
+    """Return the handlers of this module."""
     questions = Router(name="questions")
-    questions.message.register(ask, _asks)
-    questions.edited_message.register(ask, _asks)
+    questions.message.register(ask, _is_question)
+    questions.edited_message.register(ask, _is_question)
     return questions
 
 
-async def ask(
-    message: Message,
-    event_from_user: User,
-    event_update: Update,
-    bot: Bot,
-    delivery: Delivery,
-    reply: Reply,
-    say: Say,
-    settings: BotSettings,
-    ledger: Ledger,
-    incoming: Incoming,
-    conversation: Conversation,
-    steering: Steering,
-    lateness: Lateness,
-    answers: Answers,
-) -> None:
-    """Answer a question, or say kindly why not; an edited one anew, in the place of the earlier answer."""
-    if delivery.attempt > 1 and (recorded := await ledger.exchanges.for_update(delivery.update)):
-        await answers.show_again(recorded, reply, say)
+async def _is_question(message: Message, request: Request) -> bool:
+    """Return whether a message is a text that is no command, or a picture, even one beside a video in an album."""
+    pictured = any(picture_in(each) for each in request.messages)
+    return pictured or bool(message.text and not command_of(message.text))
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A question on its way to the responder.
+
+    `shown` are the messages that show the answer to its former wording; `starts_over` is set where it begins with /new.
+    """
+
+    message: Message
+    question: Question
+    shown: tuple[int, ...]
+    starts_over: bool
+
+
+async def ask(message: Message, request: Request) -> None:
+    """Answer a question, or say why not. The answer to an edited one takes the place of the earlier answer."""
+    services, reply, say = request.services, request.reply, request.say
+    update, attempt = request.delivery.update, request.delivery.attempt
+    if attempt > 1 and (recorded := await services.ledger.exchanges.for_update(update)):
+        await services.responder.show(recorded, reply, say)
         return
-    chat, topic = message.chat.id, reply.place.topic or 0
-    messages = delivery.album or (message,)
-    edited = event_update.edited_message is not None
-    shown = await ledger.replies.for_question(chat, message.message_id) if edited else []
-    anew = not edited and await ANEW(message, bot)
-    if message.chat.type != "private" and not (shown or anew or await addressed(messages, bot)):
+    asked = await _admit(message, request)
+    if asked is None:
         return
-    if lateness.late(message):
-        if lateness.excuse(chat, event_from_user.id) or reply.begun:
-            await reply.finish(
+    try:
+        resolved = await _resolve_target(asked, request)
+        if resolved is None:
+            return
+        question = await _collect_pictures(resolved, request)
+    except UNANSWERED as error:
+        await reply.adopt(asked.shown)
+        await reply.finish(apology(error, say))
+        return
+    await reply.adopt(asked.shown)
+    pictured = asked.question.files or question.files
+    placeholder = say("Looking at your picture…") if pictured else say("Thinking…")
+    await services.responder.answer(question, reply, say, placeholder)
+
+
+async def _admit(message: Message, request: Request) -> _Asked | None:
+    """Return the question; None if it is not meant for the bot, or too old to be answered."""
+    services, user, say = request.services, request.user, request.say
+    chat = message.chat.id
+    username = str((await request.bot.me()).username)
+    earlier = await services.ledger.replies.for_question(chat, message.message_id) if request.edited else []
+    new = not request.edited and starts_over(message, username)
+    if message.chat.type != "private" and not (earlier or new or await addressed(request.messages, request.bot)):
+        return None
+    if services.staleness.late(message):
+        if services.staleness.excuse(chat, user.id) or request.reply.begun:
+            await request.reply.finish(
                 say(
                     "I was away for a while and have not answered what came in meanwhile. Please ask again what you "
                     "still want to know."
                 )
             )
-        return
-    lateness.recent(chat, event_from_user.id)
-    former = await ledger.exchanges.for_question(chat, message.message_id) if edited else None
-
-    async def said() -> str:
-        """The text of the question, edited while it waited or not."""
-        return await _said([steering.newest(each) for each in messages], bot)
-
-    files = [file for each in messages if (file := picture_of(each))]
-    sender = event_from_user
-    pictures: tuple[Picture, ...] = ()
-    if former is not None and len(files) == len(former.pictures) == 1:
-        try:
-            pictures = await _taken(incoming, bot, files, sender.id, delivery.update)
-        except (PictureRefused, Forgotten) as error:
-            await reply.adopt([each.message for each in shown if each.message is not None])
-            await reply.finish(sorry(error, say))
-            return
-        if pictures[0].sha256 == former.pictures[0]:
-            pictures = ()
-    text = await said() or say(settings.chat.default_question)
-    if former is not None and former.question == text and not pictures:
-        # Telegram calls a message edited also when nothing was changed that we see, such as a link's preview; and a
-        # question edited while it was being answered has been answered as edited.
-        return
-    await reply.adopt([each.message for each in shown if each.message is not None])
-    limit = settings.chat.max_question_characters
-    if len(text) > limit:
-        await reply.finish(
-            say(
-                "That is too long for me: {length} characters, and I read at most {limit}. Please ask in fewer words.",
-                length=len(text),
-                limit=limit,
-            )
-        )
-        return
-    most = settings.chat.max_pictures
-    if len(files) > most:
-        await reply.finish(
-            say(
-                "I look at {limit} pictures at once at most, and these are {number}. Please send fewer together.",
-                limit=most,
-                number=len(files),
-            )
-        )
-        return
-    if anew:  # after a crash perhaps once more: an empty conversation is as good as another
-        await ledger.sessions.restart(chat, settings.chat.talker(chat, event_from_user.id), topic)
-    to, elsewhere = message.reply_to_message, message.external_reply
-    if not files and not former and elsewhere:
-        files = [file] if (file := picture_of(elsewhere)) else []
-    if not files and not former and to:
-        # Whoever replies to a picture means that; whoever replies to an answer of another talk means what it is about.
-        files = [file] if (file := picture_of(to)) else []
-        sender = to.from_user or event_from_user
-        if not files and (answered := await ledger.exchanges.for_message(chat, to.message_id)):
-            pictures = await conversation.subject(answered, chat, event_from_user.id, topic)
-    if not (files or pictures or former or await conversation.has_picture(chat, event_from_user.id, topic)):
-        await reply.finish(sorry(NoPictureYet(), say))
-        return
-
-    async def question() -> Question:
-        nonlocal pictures
-        text = (await said())[:limit] or say(settings.chat.default_question)
-        if former is not None:
-            return await conversation.once_more(former, delivery.update, text, pictures)
-        pictures = pictures or await _taken(incoming, bot, files, sender.id, delivery.update)
-        return Question(delivery.update, chat, event_from_user.id, topic, text, pictures)
-
-    asked = Asked(delivery.update, chat, topic, event_from_user.id, message.message_id, delivery.received)
-    placeholder = say("Looking at your picture…") if files else say("Thinking…")
-    await answers.give(asked, question, reply, say, placeholder=placeholder)
+        return None
+    services.staleness.recent(chat, user.id)
+    text = text_of([services.in_flight.newest(each) for each in request.messages], username)
+    question = Question(
+        update=request.delivery.update,
+        chat=chat,
+        topic=request.reply.place.topic or 0,
+        asker=user.id,
+        received=request.delivery.received,
+        message=message.message_id,
+        messages=request.messages,
+        text=text or say(services.settings.chat.default_question),
+        files=tuple(file for each in request.messages if (file := picture_in(each))),
+        sender=user.id,
+    )
+    return _Asked(message, question, tuple(each.message for each in earlier if each.message is not None), new)
 
 
-async def _taken(incoming: Incoming, bot: Bot, files: Sequence[Sent], sender: int, update: int) -> tuple[Picture, ...]:
-    """All pictures, fetched side by side; the first that is refused ends the others."""
-    tasks = [asyncio.create_task(incoming.take(bot, file, sender, update)) for file in files]
-    try:
-        return tuple([await task for task in tasks])
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+async def _resolve_target(asked: _Asked, request: Request) -> _Asked | None:
+    """Find the exchange that an edited question replaces; None where the edit changed nothing.
 
-
-async def _asks(message: Message, delivery: Delivery) -> bool:
-    """Whether a message is for us to answer: a text that is no command, or a picture, if only beside a video."""
-    pictured = any(picture_of(each) for each in delivery.album or (message,))
-    return pictured or bool(message.text and not command_of(message.text))
-
-
-async def _said(messages: Sequence[Message], bot: Bot) -> str:
-    """The text of a message, or the captions of an album; without the bot's own name, which only calls it, and without
-    the command that begins anew.
+    Raises:
+        Refused: The question is too long, or has too many pictures or one that is not accepted.
+        DeletedMeanwhile: The person's data was deleted.
     """
-    texts = [each.text or each.caption or "" for each in messages]
-    if await ANEW(messages[0], bot):
-        texts[0] = "".join(texts[0].split(maxsplit=1)[1:])
-    text = "\n".join(part for part in texts if part.strip())
-    if messages[0].chat.type == "private":
-        return text.strip()
-    me = await bot.me()
-    return re.sub(rf"@{me.username}\b", "", text, flags=re.IGNORECASE).strip()
+    services, question = request.services, asked.question
+    settings = services.settings.chat
+    former = await services.ledger.exchanges.for_question(question.chat, question.message) if request.edited else None
+    if former is not None:
+        files = question.files
+        pictures: tuple[Picture, ...] = ()
+        if len(files) == len(former.pictures) == 1:
+            received = await services.pictures.receive_all(files, question.sender, question.update)
+            pictures = received if received[0].sha256 != former.pictures[0] else ()
+        if former.question == question.text and not pictures:
+            # Telegram also reports edits that change nothing visible, such as a link's preview. And a question that
+            # was edited while it was in flight has been answered as edited.
+            return None
+        question = replace(question, files=(), pictures=pictures, replaces=former)
+    if len(question.text) > settings.max_question_characters:
+        raise Refused(
+            later(
+                "That is too long for me: {length} characters, and I read at most {limit}. Please ask in fewer words."
+            ),
+            length=len(question.text),
+            limit=settings.max_question_characters,
+        )
+    if len(asked.question.files) > settings.max_pictures:
+        raise Refused(
+            later("I look at {limit} pictures at once at most, and these are {number}. Please send fewer together."),
+            limit=settings.max_pictures,
+            number=len(asked.question.files),
+        )
+    return replace(asked, question=question)
+
+
+async def _collect_pictures(asked: _Asked, request: Request) -> Question:
+    """Return the question with the pictures it is about, where these are not what the conversation is about already.
+
+    A reply to a picture is about that picture; a reply to an answer of another conversation, about its pictures.
+
+    Raises:
+        NoPictureYet: There is no picture to talk about.
+        UnknownRecord: A picture was deleted.
+    """
+    services, question = request.services, asked.question
+    if asked.starts_over:  # a replay may begin another conversation, which does no harm while it is empty
+        talker = services.settings.chat.talker(question.chat, question.asker)
+        await services.ledger.sessions.restart(question.chat, talker, question.topic)
+    if question.files or question.replaces:
+        return question
+    to = asked.message.reply_to_message
+    elsewhere = asked.message.external_reply  # the replied-to message is in another chat
+    if elsewhere and (file := picture_in(elsewhere)):
+        question = replace(question, files=(file,))
+    elif to and (file := picture_in(to)):
+        question = replace(question, files=(file,), sender=(to.from_user or request.user).id)
+    elif to and (answered := await services.ledger.exchanges.for_message(question.chat, to.message_id)):
+        pictures = await services.conversation.subject(answered, question)
+        question = replace(question, pictures=pictures)
+    if not (question.files or question.pictures or await services.conversation.has_picture(question)):
+        raise NoPictureYet
+    return question

@@ -1,157 +1,122 @@
-"""/retry and 🔄, /stop and ⏹: another answer, and no more of this one."""
+"""/retry and 🔄 for another answer, /stop and ⏹ to end the one that is being written."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Final
 
-from aiogram import Bot, Router
-from aiogram.types import CallbackQuery, Message, User
+from aiogram import Router
+from aiogram.types import CallbackQuery, Message
 
-from bot.chat.in_flight import Asked, Steering
-from bot.chat.responder import Answers
-from bot.handlers.callbacks import acknowledge, exchange_here
+from bot.chat.question import Question
+from bot.handlers.callbacks import acknowledge, tapped_exchange
 from bot.handlers.commands import Command
-from bot.handlers.feedback import thumbs
-from bot.i18n import Say
-from bot.settings import BotSettings
-from bot.telegram.button_updates import Repaints
+from bot.handlers.request import Request
 from bot.telegram.keyboards import Again, Stop
-from bot.telegram.outbox import Place, Reply
-from bot.updates.inbox import Delivery
-from storage.ledger import Ledger
 from storage.records import Exchange
 
 LATEST: Final = 64
-"""So far back /retry looks for a question of the person's own; in a shared conversation others' stand between."""
+"""How many exchanges /retry searches for the person's own; in a shared conversation others stand between."""
 
 
 def router() -> Router:
-    """The handlers of this module."""
-    steering = Router(name="steering")
-    steering.message.register(retry, Command("retry"))
-    steering.message.register(stop, Command("stop"))
-    steering.callback_query.register(again, Again.filter())
-    steering.callback_query.register(stop_this, Stop.filter())
-    return steering
+    """Return the handlers of this module."""
+    regenerate = Router(name="regenerate")
+    regenerate.message.register(retry, Command("retry"))
+    regenerate.message.register(stop, Command("stop"))
+    regenerate.callback_query.register(again, Again.filter())
+    regenerate.callback_query.register(stop_this, Stop.filter())
+    return regenerate
 
 
-async def retry(
-    message: Message,
-    event_from_user: User,
-    bot: Bot,
-    delivery: Delivery,
-    reply: Reply,
-    say: Say,
-    settings: BotSettings,
-    ledger: Ledger,
-    answers: Answers,
-    repaints: Repaints,
-) -> None:
-    """Answer the person's last question of the conversation once more."""
-    if recorded := await ledger.exchanges.for_update(delivery.update):
-        await answers.show_again(recorded, reply, say)
+async def retry(message: Message, request: Request) -> None:
+    """Answer the person's last question in the conversation again."""
+    services, place, user = request.services, request.reply.place, request.user.id
+    if recorded := await services.ledger.exchanges.for_update(request.delivery.update):
+        await services.responder.show(recorded, request.reply, request.say)
         return
-    place, by = reply.place, event_from_user.id
-    session = await ledger.sessions.find(place.chat, settings.chat.talker(place.chat, by), place.topic or 0)
-    said = await ledger.exchanges.history(session, LATEST) if session is not None else []
-    latest = next((each for each in reversed(said) if each.asker == by), None)
+    talker = services.settings.chat.talker(place.chat, user)
+    session = await services.ledger.sessions.find(place.chat, talker, place.topic or 0)
+    exchanges = await services.ledger.exchanges.history(session, LATEST) if session is not None else []
+    latest = next((each for each in reversed(exchanges) if each.asker == user), None)
     if latest:
-        await _answer_again(latest, by, place, bot, delivery, say, ledger, answers, repaints)
+        await _answer_again(latest, request)
     else:
-        await reply.finish(say("There is no answer yet that I could give again. Send me a picture first!"))
+        await request.reply.finish(
+            request.say("There is no answer yet that I could give again. Send me a picture first!")
+        )
 
 
-async def again(
-    query: CallbackQuery,
-    callback_data: Again,
-    bot: Bot,
-    delivery: Delivery,
-    say: Say,
-    settings: BotSettings,
-    ledger: Ledger,
-    answers: Answers,
-    repaints: Repaints,
-) -> None:
-    """Answer the question of a certain answer once more, for who asked it."""
-    by, here = query.from_user.id, await exchange_here(ledger, callback_data.exchange, query)
+async def again(query: CallbackQuery, callback_data: Again, request: Request) -> None:
+    """Answer the question above the button again, for the person who asked it."""
+    services, say = request.services, request.say
+    here = await tapped_exchange(query, callback_data.exchange, request)
     if here is None:
-        await acknowledge(query, say("I cannot find that answer any more."))
         return
-    former, message = here
-    if recorded := await ledger.exchanges.for_update(delivery.update):
-        await answers.show_again(recorded, await Reply.open(bot, ledger, delivery.update, Place.of(message)), say)
-    elif by != former.asker and by not in settings.telegram.admins:
+    former, _ = here
+    if recorded := await services.ledger.exchanges.for_update(request.delivery.update):
+        await services.responder.show(recorded, request.reply, say)
+    elif request.user.id != former.asker and not request.is_admin:
         await acknowledge(query, say("Only who asked can do that."))
-    elif await ledger.exchanges.newest_at(former.place) != former.id:
+    elif await services.ledger.exchanges.newest_at(former.place) != former.id:
         await acknowledge(query, say("There is a newer answer to this question already."))
     else:
-        await acknowledge(query, "")
-        await _answer_again(former, by, Place.of(message), bot, delivery, say, ledger, answers, repaints)
+        await acknowledge(query)
+        await _answer_again(former, request)
 
 
-async def _answer_again(
-    former: Exchange,
-    by: int,
-    place: Place,
-    bot: Bot,
-    delivery: Delivery,
-    say: Say,
-    ledger: Ledger,
-    answers: Answers,
-    repaints: Repaints,
-) -> None:
-    """Answer a question again, on a new message that quotes it; only the newest answer offers another one.
+async def _answer_again(former: Exchange, request: Request) -> None:
+    """Answer a question again on a new message; only the newest answer offers yet another one.
 
-    `place` has the message that asked for it, quoted where the question's own is not known any more.
+    It quotes the question, or the message with the tapped button where the question's own message is not known.
     """
-    shown = await ledger.replies.for_update(former.update)
-    question = next((each.question for each in shown if each.question), place.question)
-    reply = await Reply.open(bot, ledger, delivery.update, replace(place, question=question, quotes=True))
-    asked = Asked(delivery.update, place.chat, place.topic or 0, by, 0, delivery.received)
-    found = await answers.again(former, asked, reply, say)
-    if found is None or not shown or (message := shown[-1].message) is None:
-        return
-    repaints.want(place.chat, message, lambda: thumbs(former, ledger, say, by))
+    services, reply, say = request.services, request.reply, request.say
+    shown = await services.ledger.replies.for_update(former.update)
+    quoted = next((each.question for each in shown if each.question), reply.place.question)
+    reply.place = replace(reply.place, question=quoted, quotes=True)
+    question = _question(request, text=former.question, replaces=former)
+    exchange = await services.responder.answer(question, reply, say, say("Let me think again…"))
+    if exchange and shown and (last := shown[-1].message):
+        services.buttons.update(former, last, request.user.id, say)
 
 
-async def stop(
-    message: Message, event_from_user: User, delivery: Delivery, reply: Reply, say: Say, steering: Steering
-) -> None:
-    """End what the person has asked here before: what came of it is kept."""
-    wish = Asked(
-        delivery.update,
-        message.chat.id,
-        reply.place.topic or 0,
-        event_from_user.id,
-        message.message_id,
-        delivery.received,
-    )
-    found = steering.stop_all(wish)
-    for each in found:
+async def stop(message: Message, request: Request) -> None:
+    """End the answers to what the person has asked here before, and keep what was written of them."""
+    stopped = request.services.in_flight.stop_before(_question(request))
+    for each in stopped:
         await each.over.wait()
-    await reply.finish(say("I have stopped.") if found else say("There is nothing to stop."))
+    say = request.say
+    await request.reply.finish(say("I have stopped.") if stopped else say("There is nothing to stop."))
 
 
-async def stop_this(
-    query: CallbackQuery, callback_data: Stop, say: Say, settings: BotSettings, ledger: Ledger, steering: Steering
-) -> None:
-    """End the answer above the button, for who asked for it. Done when the ledger has what came of it."""
-    by, update = query.from_user.id, callback_data.update
-    anybodys = by in settings.telegram.admins
-    if steering.find(update) is None:
-        shown = await ledger.replies.for_update(update)
-        if await ledger.exchanges.for_update(update) or all(each.final for each in shown):
+async def stop_this(query: CallbackQuery, callback_data: Stop, request: Request) -> None:
+    """End the answer above the button, for the person who asked for it; return when the ledger has the rest of it."""
+    services, say, update = request.services, request.say, callback_data.update
+    if services.in_flight.find(update) is None:
+        shown = await services.ledger.replies.for_update(update)
+        if await services.ledger.exchanges.for_update(update) or all(each.final for each in shown):
             await acknowledge(query, say("That answer is finished already."))
             return
-    underway = steering.find(update)  # once more: it may have begun meanwhile
-    if underway is None:
-        steering.stop_later(update, None if anybodys else by)
-    elif by != underway.asked.asker and not anybodys:
+    answering = services.in_flight.find(update)  # it may have begun meanwhile
+    if answering is None:
+        services.in_flight.stop_later(update, None if request.is_admin else request.user.id)
+    elif request.user.id != answering.question.asker and not request.is_admin:
         await acknowledge(query, say("Only who asked can do that."))
         return
     else:
-        underway.stop()
+        answering.stop()
     await acknowledge(query, say("Stopping…"))
-    if underway is not None:
-        await underway.over.wait()
+    if answering is not None:
+        await answering.over.wait()
+
+
+def _question(request: Request, *, text: str = "", replaces: Exchange | None = None) -> Question:
+    return Question(
+        update=request.delivery.update,
+        chat=request.reply.place.chat,
+        topic=request.reply.place.topic or 0,
+        asker=request.user.id,
+        received=request.delivery.received,
+        text=text,
+        replaces=replaces,
+    )

@@ -1,8 +1,6 @@
-"""/retrain and /cancel, and the button that does the latter: the runs, for admins.
+"""/retrain and /cancel, with its button, for admins. The progress of a run is `bot.admin.notifications`'.
 
-Knows how a request and its outcome are worded; the progress of a run is told by `bot.admin.notifications`. A request
-whose handling a crash has interrupted is not made twice: what can be seen in the ledger tells whether it was carried
-out. To be asked behind `admin`.
+A request is carried out once, even if a crash interrupts its handling: the ledger shows whether it was.
 """
 
 from __future__ import annotations
@@ -11,23 +9,20 @@ from pathlib import Path
 
 from aiogram import Router
 from aiogram.filters import CommandObject
-from aiogram.types import CallbackQuery, Message, User
+from aiogram.types import CallbackQuery, Message
 
-from bot.admin.protocol import REFUSALS, AdminActions, refused
+from bot.admin.protocol import REFUSALS, refused
 from bot.handlers.callbacks import acknowledge
 from bot.handlers.commands import Command
-from bot.i18n import Say
+from bot.handlers.request import Request
 from bot.retelling import retold
 from bot.telegram.keyboards import CancelRun
-from bot.telegram.outbox import Reply
-from bot.updates.inbox import Delivery
 from storage.errors import RunBusy
-from storage.ledger import Ledger
 from storage.records import Run
 
 
 def router() -> Router:
-    """The handlers of this module."""
+    """Return the handlers of this module. They belong behind `admin_only`."""
     runs = Router(name="runs")
     runs.message.register(retrain, Command("retrain"))
     runs.message.register(cancel, Command("cancel"))
@@ -35,44 +30,39 @@ def router() -> Router:
     return runs
 
 
-async def retrain(
-    message: Message,
-    command: CommandObject,
-    event_from_user: User,
-    delivery: Delivery,
-    reply: Reply,
-    say: Say,
-    admin: AdminActions,
-    ledger: Ledger,
-) -> None:
-    """Start a run, once; with "dry" only say what it would be."""
-    if wish := (command.args or "").strip():
-        await reply.finish(await _rehearsed(admin, say) if wish == "dry" else say("I know /retrain and /retrain dry."))
+async def retrain(message: Message, command: CommandObject, request: Request) -> None:
+    """Start a run; with "dry" only describe it."""
+    reply, say = request.reply, request.say
+    argument = (command.args or "").strip()
+    if argument not in ("", "dry"):
+        await reply.finish(say("I know /retrain and /retrain dry."))
         return
-    run = await _requested_before(ledger, event_from_user.id, delivery)
     try:
-        run = run or await admin.retrain(event_from_user.id)
+        if argument == "dry":
+            text = await _dry_run(request)
+        else:
+            run = await _started_before(request) or await request.services.admin.retrain(request.user.id)
+            text = say("Run {run} begins. I will keep you informed here.", run=run.id)
     except RunBusy:
-        await reply.finish(say("A run is under way already. /status shows how it goes, /cancel stops it."))
+        text = say("A run is under way already. /status shows how it goes, /cancel stops it.")
     except REFUSALS as refusal:
-        await reply.finish(refused(refusal, say))
-    else:
-        await reply.finish(say("Run {run} begins. I will keep you informed here.", run=run.id))
+        text = refused(refusal, say)
+    await reply.finish(text)
 
 
-async def _requested_before(ledger: Ledger, by: int, delivery: Delivery) -> Run | None:
-    """The run that an interrupted attempt at this very request has started."""
+async def _started_before(request: Request) -> Run | None:
+    """Return the run that an interrupted attempt at this request has started."""
+    delivery = request.delivery
     if delivery.attempt == 1:
         return None
-    mine = (run for run in await ledger.runs.latest(10) if run.requested_by == by and run.created >= delivery.received)
-    return next(mine, None)
+    runs = await request.services.ledger.runs.latest(10)
+    own = (run for run in runs if run.requested_by == request.user.id and run.created >= delivery.received)
+    return next(own, None)
 
 
-async def _rehearsed(admin: AdminActions, say: Say) -> str:
-    try:
-        plan = await admin.plan()
-    except REFUSALS as refusal:
-        return refused(refusal, say)
+async def _dry_run(request: Request) -> str:
+    say = request.say
+    plan = await request.services.admin.plan()
     counts, recipe = plan.counts, plan.recipe
     lines = [
         say(
@@ -109,10 +99,11 @@ async def _rehearsed(admin: AdminActions, say: Say) -> str:
     return "\n".join(lines)
 
 
-async def cancel(message: Message, event_from_user: User, reply: Reply, say: Say, admin: AdminActions) -> None:
-    """Cancel the run under way."""
+async def cancel(message: Message, request: Request) -> None:
+    """Cancel the active run."""
+    reply, say = request.reply, request.say
     try:
-        run = await admin.cancel(event_from_user.id)
+        run = await request.services.admin.cancel(request.user.id)
     except REFUSALS as refusal:
         await reply.finish(refused(refusal, say))
         return
@@ -122,16 +113,15 @@ async def cancel(message: Message, event_from_user: User, reply: Reply, say: Say
         await reply.finish(say("Run {run} is being cancelled.", run=run.id))
 
 
-async def cancel_this(
-    query: CallbackQuery, callback_data: CancelRun, say: Say, admin: AdminActions, ledger: Ledger
-) -> None:
+async def cancel_this(query: CallbackQuery, callback_data: CancelRun, request: Request) -> None:
     """Cancel the run above the button, and no other."""
-    active = await ledger.runs.active()
+    services, say = request.services, request.say
+    active = await services.ledger.runs.active()
     if active is None or active.id != callback_data.run:
         await acknowledge(query, say("Run {run} is over already.", run=callback_data.run))
         return
     try:
-        await admin.cancel(query.from_user.id)
+        await services.admin.cancel(request.user.id)
     except REFUSALS as refusal:
         await acknowledge(query, refused(refusal, say))
     else:

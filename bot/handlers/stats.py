@@ -1,4 +1,4 @@
-"""/stats: answers and votes over time, and how the models fared, as a picture. To be asked behind `admin`."""
+"""/stats, for admins: answers and votes over time, and the votes of each model, as a picture."""
 
 from __future__ import annotations
 
@@ -12,29 +12,28 @@ from aiogram.types import BufferedInputFile, Message
 
 from bot.admin.charts import draw
 from bot.handlers.commands import Command
-from bot.i18n import Say
-from bot.telegram.outbox import Reply
-from storage.ledger import Ledger
+from bot.handlers.request import Request
 
 DAYS: Final = 30
 MOST_DAYS: Final = 366
 
 
 def router() -> Router:
-    """The handler of this module."""
-    statistics = Router(name="statistics")
+    """Return the handler of this module. It belongs behind `admin_only`."""
+    statistics = Router(name="stats")
     statistics.message.register(stats, Command("stats"))
     return statistics
 
 
-async def stats(message: Message, command: CommandObject, reply: Reply, say: Say, ledger: Ledger) -> None:
-    """Send the picture, of the last 30 days or of as many as are named."""
-    wish = (command.args or "").strip() or str(DAYS)
-    if not (wish.isdecimal() and 1 <= int(wish) <= MOST_DAYS):
+async def stats(message: Message, command: CommandObject, request: Request) -> None:
+    """Send the picture of the last days: 30, or the number after the command."""
+    ledger, reply, say = request.services.ledger, request.reply, request.say
+    number = (command.args or "").strip() or str(DAYS)
+    if not (number.isdecimal() and 1 <= int(number) <= MOST_DAYS):
         await reply.finish(say("How many days back? Write /stats and a number from 1 to {most}.", most=MOST_DAYS))
         return
     last = datetime.now(UTC).date()
-    first = last - timedelta(days=int(wish) - 1)
+    first = last - timedelta(days=int(number) - 1)
     days = await ledger.counts.days(datetime(first.year, first.month, first.day, tzinfo=UTC).timestamp())
     if not days:
         await reply.finish(say("Nobody has asked me anything in that time."))
@@ -44,7 +43,7 @@ async def stats(message: Message, command: CommandObject, reply: Reply, say: Say
         BufferedInputFile(picture, "stats.png"),
         say(
             "The last {days} days: {answers} answers, {ups} 👍, {downs} 👎.",
-            days=int(wish),
+            days=int(number),
             answers=sum(each.answers for each in days),
             ups=sum(each.ups for each in days),
             downs=sum(each.downs for each in days),

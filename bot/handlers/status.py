@@ -1,19 +1,19 @@
-"""/status and /schedule: how the bot is, and when it learns by itself, for admins. To be asked behind `admin`."""
+"""/status and /schedule, for admins: the state of the bot, and when the next run begins by itself."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime
 from typing import Final
 
 from aiogram import Router
+from aiogram.filters import CommandObject
 from aiogram.types import Message
 
 from bot.admin.progress import SILENT, run_line, silence
-from bot.admin.protocol import REFUSALS, AdminActions, Overview, refused
+from bot.admin.protocol import REFUSALS, Overview, refused
 from bot.handlers.commands import Command
+from bot.handlers.request import Request
 from bot.i18n import Say, later
-from bot.telegram.outbox import Reply
 from inference.serving.deployment_status import NodeStatus
 from inference.serving.engine_stats import Seen
 from inference.serving.supervisor import State
@@ -28,29 +28,20 @@ ENGINE_STATES: Final = {
 
 
 def router() -> Router:
-    """The handlers of this module."""
-    overview = Router(name="overview")
-    overview.message.register(status, Command("status"))
-    overview.message.register(schedule, Command("schedule"))
+    """Return the handlers of this module. They belong behind `admin_only`."""
+    overview = Router(name="status")
+    overview.message.register(show, Command("status", "schedule"))
     return overview
 
 
-async def status(message: Message, reply: Reply, say: Say, admin: AdminActions) -> None:
-    """Say how the bot is."""
-    await _tell(_status_lines, reply, say, admin)
-
-
-async def schedule(message: Message, reply: Reply, say: Say, admin: AdminActions) -> None:
-    """Say when the next run begins by itself, and how the last one went."""
-    await _tell(_schedule_lines, reply, say, admin)
-
-
-async def _tell(lines: Callable[[Overview, Say], list[str]], reply: Reply, say: Say, admin: AdminActions) -> None:
+async def show(message: Message, command: CommandObject, request: Request) -> None:
+    """Show the state of the bot, or of its schedule with the outcome of the last run."""
+    lines = _status_lines if command.command.lower() == "status" else _schedule_lines
     try:
-        text = "\n".join(lines(await admin.overview(), say))
+        text = "\n".join(lines(await request.services.admin.overview(), request.say))
     except REFUSALS as refusal:
-        text = refused(refusal, say)
-    await reply.finish(text)
+        text = refused(refusal, request.say)
+    await request.reply.finish(text)
 
 
 def _status_lines(overview: Overview, say: Say) -> list[str]:
@@ -97,7 +88,7 @@ def _next_line(time: datetime, say: Say) -> str:
 
 
 def _seen_line(seen: Seen, say: Say) -> str:
-    """How quick the answers are, and how much of their prompts was not computed again."""
+    """Return how fast answers begin, and the share of their prompts that came from a cache."""
     return say(
         "First word after {median} s (99 % within {p99} s); {cached} % of the prompts from a cache",
         median=f"{seen.first_token_median:.2f}",
@@ -107,7 +98,7 @@ def _seen_line(seen: Seen, say: Say) -> str:
 
 
 def node_line(node: NodeStatus, say: Say) -> str:
-    """One of several nodes, and what ails it."""
+    """Return the line of one of several replicas, with its last error unless it is ready."""
     line = say(
         "· {node}: {state}, {model}; answering {in_flight}, chats {chats}",
         node=node.name,

@@ -1,7 +1,7 @@
-"""Placeholders that nobody knows of: they stay where a connection broke after Telegram had taken one.
+"""Delete stray placeholders: messages that Telegram took although the connection broke before it said so.
 
-The next one is sent, and becomes the answer. The first is found as soon as its ⏹ is tapped or a person replies to it,
-and is deleted then.
+Another placeholder is sent then, and becomes the answer. The stray one is found when a person taps its ⏹ or replies to
+it.
 """
 
 from __future__ import annotations
@@ -9,54 +9,52 @@ from __future__ import annotations
 from typing import Any
 
 import structlog
-from aiogram import BaseMiddleware, Bot
+from aiogram import BaseMiddleware
 from aiogram.exceptions import TelegramAPIError
-from aiogram.types import CallbackQuery, Message, TelegramObject
+from aiogram.types import Message, TelegramObject, Update
 
-from bot.handlers.context import Handler
+from bot.handlers.request import Handler, Request
 from bot.telegram.client import DeliveryError
 from bot.telegram.keyboards import Stop
 from bot.telegram.outbox import PENDING
-from storage.ledger import Ledger
 
 log = structlog.get_logger()
 
 
-class Leftovers(BaseMiddleware):
-    """Deletes a left-over placeholder that an update is about; the update is handled all the same."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+class StrayPlaceholders(BaseMiddleware):
+    """Deletes a stray placeholder that an update refers to. The update is handled all the same."""
 
     async def __call__(self, handler: Handler, event: TelegramObject, data: dict[str, Any]) -> Any:
-        about: object = None
-        if isinstance(event, CallbackQuery):
-            about = event.message
-        elif isinstance(event, Message):
-            about = event.reply_to_message
-        bot: Bot = data["bot"]
-        if isinstance(about, Message) and await self._left_over(about, bot.id):
+        """Delete the message that a tap or a reply refers to if it is stray, then handle the update."""
+        assert isinstance(event, Update)
+        request: Request = data["request"]
+        to: object = None
+        if event.callback_query:
+            to = event.callback_query.message
+        elif event.message:
+            to = event.message.reply_to_message
+        if isinstance(to, Message) and await _is_stray(to, request):
             try:
-                await bot.delete_message(about.chat.id, about.message_id)
+                await request.bot.delete_message(to.chat.id, to.message_id)
             except (DeliveryError, TelegramAPIError) as error:
-                log.info("left-over placeholder stays", chat=about.chat.id, error=str(error))
+                log.info("stray placeholder not deleted", chat=to.chat.id, error=str(error))
         return await handler(event, data)
 
-    async def _left_over(self, message: Message, bot: int) -> bool:
-        """Whether a message is a placeholder of ours whose reply stands on another message."""
-        if message.from_user is None or message.from_user.id != bot:
-            return False
-        update = _update_of(message)
-        if update is not None:
-            shown = await self._ledger.replies.for_update(update)
-            return all(each.message not in (None, message.message_id) for each in shown)
-        return message.text == PENDING.text and not await self._ledger.replies.exists(
-            message.chat.id, message=message.message_id
-        )
+
+async def _is_stray(message: Message, request: Request) -> bool:
+    """Return whether a message is a placeholder of the bot whose reply stands on another message."""
+    if message.from_user is None or message.from_user.id != request.bot.id:
+        return False
+    ledger = request.services.ledger
+    update = _stoppable(message)
+    if update is not None:
+        shown = await ledger.replies.for_update(update)
+        return all(each.message not in (None, message.message_id) for each in shown)
+    return message.text == PENDING.text and not await ledger.replies.exists(message.chat.id, message=message.message_id)
 
 
-def _update_of(message: Message) -> int | None:
-    """The update whose answer the ⏹ under a message stops; None without ⏹."""
+def _stoppable(message: Message) -> int | None:
+    """Return the update whose answer the ⏹ under a message stops; None without ⏹."""
     rows = message.reply_markup.inline_keyboard if message.reply_markup else []
     data = next((button.callback_data for row in rows for button in row if button.callback_data), "")
     if not data.startswith(f"{Stop.__prefix__}:"):

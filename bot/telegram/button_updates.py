@@ -1,14 +1,13 @@
-"""Buttons under messages, kept up to date: of each message the newest state is painted, and the last one always.
+"""Rating buttons under answers, kept up to date: the newest state is shown, and the last one always.
 
-Votes come in bursts, and a group takes few calls: states in between are skipped while a message waits for its turn. A
-process that ends with paintings waiting leaves them to the next one, which paints what was voted on lately
-(`handlers.feedback.repaint_lately_rated`).
+Votes come in bursts and a group takes few calls, so states in between are skipped while a message waits for its turn.
+A process that ends with updates waiting leaves them to the next one (`update_recent`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -16,63 +15,103 @@ from aiogram import Bot
 from aiogram.exceptions import TelegramAPIError
 from aiogram.types import InlineKeyboardMarkup
 
+from bot.i18n import Say, Translator
 from bot.telegram.client import Repaint, Undelivered, Unreachable
+from bot.telegram.keyboards import rating
 from storage.errors import StorageError
+from storage.ledger import Ledger
+from storage.records import Exchange
 
-AGAIN_SECONDS: Final = 30.0
-"""The pause before another attempt where Telegram was out of reach for longer than the gate's patience."""
+RETRY_SECONDS: Final = 30.0
+"""The pause before another attempt where Telegram was out of reach for longer than the rate limiter waits."""
 
-Buttons = Callable[[], Awaitable[InlineKeyboardMarkup]]
-"""What the buttons are at the moment of the call."""
+UNSHOWN_SECONDS: Final = 300.0
+"""At the end of a process, votes this much older than the last one may still wait to be shown."""
 
 log = structlog.get_logger()
 
 
-class Repaints:
-    """One task for each message that waits to be painted. `stop()` at the end."""
+@dataclass(frozen=True, slots=True)
+class _Buttons:
+    """The buttons under a message: the votes on `exchange` as `viewer` sees them."""
 
-    def __init__(self, bot: Bot) -> None:
+    exchange: Exchange
+    viewer: int
+    say: Say
+
+
+class RatingButtons:
+    """Updates buttons, with one task for each message that waits. Call `stop()` at the end."""
+
+    def __init__(self, bot: Bot, ledger: Ledger) -> None:
         self._bot = bot
-        self._wanted: dict[tuple[int, int], Buttons] = {}
+        self._ledger = ledger
+        self._wanted: dict[tuple[int, int], _Buttons] = {}
         self._tasks: dict[tuple[int, int], asyncio.Task[None]] = {}
 
-    def want(self, chat: int, message: int, buttons: Buttons) -> None:
-        """Paint the buttons of a message as soon as its chat has room for that."""
-        self._wanted[chat, message] = buttons
-        if (chat, message) not in self._tasks:
-            self._tasks[chat, message] = asyncio.create_task(self._keep_painting(chat, message))
+    def update(self, exchange: Exchange, message: int, viewer: int, say: Say) -> None:
+        """Show the present votes under an answer as soon as its chat has room for the call.
+
+        Args:
+            exchange: The exchange with the answer.
+            message: Id of the message with the buttons.
+            viewer: User id of the person whose vote is marked, in private chats. Groups show the tally.
+            say: The language of the buttons.
+        """
+        key = (exchange.chat, message)
+        self._wanted[key] = _Buttons(exchange, viewer, say)
+        if key not in self._tasks:
+            self._tasks[key] = asyncio.create_task(self._keep_updating(*key))
+
+    async def update_recent(self, translator: Translator) -> None:
+        """Show the latest votes of groups, which the process before may have counted and not shown."""
+        for exchange in await self._ledger.votes.recent_in_groups(UNSHOWN_SECONDS):
+            shown = await self._ledger.replies.for_update(exchange.update)
+            asker = await self._ledger.people.get(exchange.asker)
+            say = translator.to(asker.language, asker.client_language) if asker else translator.to()
+            if shown and (last := shown[-1].message):
+                self.update(exchange, last, exchange.asker, say)
 
     async def stop(self) -> None:
-        """Paint no more."""
+        """Update no more."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _keep_painting(self, chat: int, message: int) -> None:
+    async def _keep_updating(self, chat: int, message: int) -> None:
         try:
             while (chat, message) in self._wanted:
-                await self._paint(chat, message)
+                await self._update(chat, message)
         finally:
             del self._tasks[chat, message]
 
-    async def _paint(self, chat: int, message: int) -> None:
-        newest: Buttons | None = None
+    async def _update(self, chat: int, message: int) -> None:
+        taken: _Buttons | None = None
 
         async def latest() -> InlineKeyboardMarkup:
-            nonlocal newest
-            newest = self._wanted.pop((chat, message), newest)
-            assert newest is not None
-            return await newest()
+            nonlocal taken
+            taken = self._wanted.pop((chat, message), taken)
+            assert taken is not None
+            return await self._markup(taken)
 
         try:
             await self._bot(Repaint(chat_id=chat, message_id=message, latest=latest))
         except Undelivered as error:
             log.warning("buttons wait for Telegram", chat=chat, message=message, error=str(error))
-            if newest is not None:
-                self._wanted.setdefault((chat, message), newest)
-            await asyncio.sleep(AGAIN_SECONDS)
+            if taken is not None:
+                self._wanted.setdefault((chat, message), taken)
+            await asyncio.sleep(RETRY_SECONDS)
         except (Unreachable, TelegramAPIError, StorageError) as error:
             # The message, the chat or the exchange is gone; the vote counts all the same.
             self._wanted.pop((chat, message), None)
-            log.info("buttons stay as they are", chat=chat, message=message, error=str(error))
+            log.info("buttons not updated", chat=chat, message=message, error=str(error))
+
+    async def _markup(self, wanted: _Buttons) -> InlineKeyboardMarkup:
+        exchange, viewer = wanted.exchange, wanted.viewer
+        newest = await self._ledger.exchanges.newest_at(exchange.place) == exchange.id
+        if exchange.chat != viewer:
+            tally = await self._ledger.votes.tally(exchange.id)
+            return rating(exchange.id, tally=tally, newest=newest, say=wanted.say)
+        chosen = await self._ledger.votes.latest(exchange.id, viewer)
+        return rating(exchange.id, chosen, newest=newest, say=wanted.say)

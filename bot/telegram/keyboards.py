@@ -1,7 +1,7 @@
 """Inline buttons and the callback data they carry: at most 64 bytes, told apart by their prefix.
 
 Callback data comes from a client, which may send anything. It is parsed here alone: what does not fit the types below
-fits no handler, and is answered as a button of another time (`handlers.others`).
+matches no handler, and is answered as a button that no longer works (`bot.handlers.fallback`).
 """
 
 from __future__ import annotations

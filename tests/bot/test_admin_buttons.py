@@ -1,4 +1,4 @@
-"""What admins do by buttons, and what a run would be before it is one."""
+"""Admin buttons, and dry runs."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from bot.handlers.menu import NODES
 from inference.messages import EngineUnavailable
 from storage.records import Model, Run
 from storage.states import ModelState, RunState
-from tests.support.chatting import ADMIN, Notebook, Stage, shows, told
+from tests.support.chatting import ADMIN, Notebook, Stage, final_reply, shows
 from tests.support.person import button
 
 RUN = Run(1, RunState.TRAINING, "admin", ADMIN, 1.0, 1.0, step=5, steps=20)
 
 
 async def test_a_dry_run_begins_nothing(stage: Stage) -> None:
-    """/retrain dry says how much would be learned, from how many raters, and why not more."""
+    """/retrain dry shows what a run would learn, from how many raters, and why not more."""
     admin = Notebook()
     async with stage.bot(admin=admin), stage.person(ADMIN, "Root") as root:
-        assert (await told(root, "/retrain dry"))["text"].splitlines() == [
+        assert (await final_reply(root, "/retrain dry"))["text"].splitlines() == [
             "A run now would learn from 45 liked answers of 6 people; it would be judged by 5 more.",
             "Of 60 rated answers 4 are not liked enough, 1 were cut short, 2 are too long, 3 say the same as others.",
             "How: qlora, each pair 6 times.",
             "Corrections among them: 9 (20 %).",
             "Beside them from elsewhere: food.",
         ]
-        assert "/retrain dry" in (await told(root, "/retrain now"))["text"]
+        assert "/retrain dry" in (await final_reply(root, "/retrain now"))["text"]
     assert admin.asked == [("plan",)]
 
 
-async def test_a_configuration_of_ones_own_is_named(stage: Stage) -> None:
-    """Its numbers stand in its file, and no others are told in their place; in Chinese too."""
+async def test_a_user_config_is_named(stage: Stage) -> None:
+    """A dry run names the user's config file instead of hyperparameters, in Chinese too."""
     admin = Notebook(recipe=Path("/etc/bot/mine.py"))
     async with stage.bot(admin=admin), stage.person(ADMIN, "Root") as root:
-        assert "How: as mine.py says." in (await told(root, "/retrain dry"))["text"].splitlines()
+        assert "How: as mine.py says." in (await final_reply(root, "/retrain dry"))["text"].splitlines()
 
 
 async def test_a_run_is_cancelled_by_its_button(stage: Stage) -> None:
-    """The progress has a button as long as the run goes on; it cancels that run and no later one."""
+    """The progress message has a button during the run, which cancels that run and no later one."""
     admin = Notebook()
     async with stage.bot(admin=admin) as bot, stage.person(ADMIN, "Root") as root:
         run = await bot.ledger.runs.start("admin", ADMIN)
@@ -57,13 +57,13 @@ async def test_a_run_is_cancelled_by_its_button(stage: Stage) -> None:
 
 
 async def test_models_are_changed_by_buttons(stage: Stage) -> None:
-    """/models offers the model before, and every other that was good enough; a second tap changes nothing."""
+    """/models offers the previous model and every other accepted one; a second tap changes nothing."""
     admin = Notebook()
     async with stage.bot(admin=admin) as bot, stage.person(ADMIN, "Root") as root, stage.person() as ada:
         for name in ("base", "run-0", "run-2"):
             await bot.ledger.models.add(Model(name, f"/{name}", ModelState.CANDIDATE, None, 1.0))
             await bot.ledger.promotions.make(name)
-        listed = await told(root, "/models")
+        listed = await final_reply(root, "/models")
         assert [key["text"] for row in listed["reply_markup"]["inline_keyboard"] for key in row] == [
             "↩ Back to run-0",
             "Answer with base",
@@ -81,15 +81,15 @@ async def test_models_are_changed_by_buttons(stage: Stage) -> None:
 
 
 async def test_a_rejected_model_answers_once_that_is_confirmed(stage: Stage) -> None:
-    """The reason is shown with a button, by /promote and /rollback; it is good as long as the same model answers."""
+    """/promote and /rollback show the reason with a button, which is good while the same model is live."""
     admin = Notebook(doubted={"run-1": "worse", "base": "3 of its answers are empty or in loops"})
     async with stage.bot(admin=admin) as bot, stage.person(ADMIN, "Root") as root, stage.person() as ada:
         for name in ("run-1", "run-2"):
             await bot.ledger.models.add(Model(name, f"/{name}", ModelState.CANDIDATE, None, 1.0))
         await bot.ledger.promotions.make("run-2")
-        asked = await told(root, "/promote run-1")
+        asked = await final_reply(root, "/promote run-1")
         assert asked["text"] == "run-1 was rejected: worse. Let it answer all the same?"
-        back = await told(root, "/rollback")
+        back = await final_reply(root, "/rollback")
         assert back["text"].startswith("base was rejected: 3 of its answers")
         stage.emulator.world.chats[1001].messages[99] = {**asked, "message_id": 99}
         forwarded = {**asked, "message_id": 99, "chat": {"id": 1001}}
@@ -104,8 +104,8 @@ async def test_a_rejected_model_answers_once_that_is_confirmed(stage: Stage) -> 
     assert admin.asked == [("promote", "run-1", ADMIN), ("rollback", ADMIN)]
 
 
-async def test_nodes_are_taken_out_and_back(stage: Stage) -> None:
-    """By name; who names none, or none there is, is shown them all with a button each that does it."""
+async def test_replicas_are_drained_and_undrained(stage: Stage) -> None:
+    """By name; without a known name all replicas are listed, each with a button."""
     admin = Notebook()
     a, b = (node.name for node in admin.nodes())
     out = (
@@ -113,7 +113,7 @@ async def test_nodes_are_taken_out_and_back(stage: Stage) -> None:
     )
     back = f"{b} is in service. It does not answer yet; I keep trying, and /status shows how it is."
     async with stage.bot(admin=admin) as bot, stage.person(ADMIN, "Root") as root, stage.person() as ada:
-        listed = await told(root, "/drain")
+        listed = await final_reply(root, "/drain")
         lines = listed["text"].splitlines()
         assert lines[0] == "/drain NODE takes one of these out of service, /undrain NODE takes it back:"
         assert [line for line in lines if line.startswith("·")] == [
@@ -121,7 +121,7 @@ async def test_nodes_are_taken_out_and_back(stage: Stage) -> None:
             f"· {b}: out of service, run-1; answering 0, chats 0",
         ]
         for command in ("/drain http://c:1", "/undrain http://c:1"):
-            unknown = await told(root, command)
+            unknown = await final_reply(root, command)
             assert unknown["text"] == f"I have no node called http://c:1.\n{listed['text']}"
             assert unknown["reply_markup"] == listed["reply_markup"]
         keys = [key["text"] for row in listed["reply_markup"]["inline_keyboard"] for key in row]
@@ -131,36 +131,36 @@ async def test_nodes_are_taken_out_and_back(stage: Stage) -> None:
         await shows(root, out)
         await root.taps("Take http://b", listed)
         await shows(root, back)
-        assert (await told(root, f"/drain {a}"))["text"] == out
-        assert (await told(root, f"/undrain {b}"))["text"] == back
+        assert (await final_reply(root, f"/drain {a}"))["text"] == out
+        assert (await final_reply(root, f"/undrain {b}"))["text"] == back
         stage.emulator.world.chats[1001].messages[99] = {**listed, "message_id": 99}
         forwarded = {**listed, "message_id": 99, "chat": {"id": 1001}}
         for label in ("Take http://a", "Take http://b"):
             assert await ada.toast(await ada.taps(label, forwarded)) == "Only my admins can do that."
         for command in NODES:
-            assert "Only my admins" in (await told(ada, f"/{command} {a}"))["text"]
+            assert "Only my admins" in (await final_reply(ada, f"/{command} {a}"))["text"]
         await stage.handled(bot)
     done = [("drain", a, ADMIN), ("undrain", b, ADMIN)]
     assert admin.asked == done * 2
 
 
-async def test_a_single_engine_is_not_taken_out(stage: Stage) -> None:
-    """Its commands are not offered, and say why they do nothing; with several they are in the help."""
+async def test_a_single_engine_is_not_drained(stage: Stage) -> None:
+    """The commands are not offered, and say why they do nothing; with several replicas they are in /help."""
     admin = Notebook(number_of_nodes=1)
     async with stage.bot(admin=admin), stage.person(ADMIN, "Root") as root:
         for command in NODES:
-            assert "inference.endpoints" in (await told(root, f"/{command} {admin.nodes()[0].name}"))["text"]
-        helped = (await told(root, "/help"))["text"]
+            assert "inference.endpoints" in (await final_reply(root, f"/{command} {admin.nodes()[0].name}"))["text"]
+        helped = (await final_reply(root, "/help"))["text"]
         admin.number_of_nodes = 2
         assert [f"/{command} – " in helped for command in NODES] == [False, False]
-        helped = (await told(root, "/help"))["text"]
+        helped = (await final_reply(root, "/help"))["text"]
         assert [f"/{command} – " in helped for command in NODES] == [True, True]
     assert admin.asked == []
 
 
-async def test_a_node_that_stays_is_told(stage: Stage) -> None:
-    """Why a node cannot be taken out or back reaches the admin."""
+async def test_a_failed_drain_is_shown(stage: Stage) -> None:
+    """The admin reads why a replica cannot be drained or undrained."""
     admin = Notebook(refusal=EngineUnavailable("not now"))
     async with stage.bot(admin=admin), stage.person(ADMIN, "Root") as root:
         for command in NODES:
-            assert (await told(root, f"/{command} http://a:1"))["text"] == "That did not work: not now"
+            assert (await final_reply(root, f"/{command} http://a:1"))["text"] == "That did not work: not now"

@@ -1,4 +1,4 @@
-"""/broadcast: everybody is told once, whatever comes between, and the admin learns what became of it."""
+"""/broadcast reaches each person once, whatever happens meanwhile, and the admin reads the outcome."""
 
 from __future__ import annotations
 
@@ -15,7 +15,17 @@ from storage.ledger import Ledger
 from storage.records import Chat
 from storage.records import Person as Known
 from storage.states import ReceiverState
-from tests.support.chatting import ADMIN, Notebook, RunningBot, ScriptedEngine, Stage, settings, shows, told, until
+from tests.support.chatting import (
+    ADMIN,
+    Notebook,
+    RunningBot,
+    ScriptedEngine,
+    Stage,
+    final_reply,
+    settings,
+    shows,
+    until,
+)
 from tests.support.killing import killed_while
 from tests.support.ledgers import newest_update
 from tests.support.person import Message, Person
@@ -25,7 +35,7 @@ PEOPLE = range(5001, 5025)
 
 
 async def acquainted(stage: Stage, people: Sequence[int]) -> None:
-    """People who have pressed Start, and whom the bot knows."""
+    """Make people press Start, so that the bot knows them."""
     async with Ledger.open(stage.directory) as ledger:
         for person in people:
             stage.emulator.add_person(person, f"P{person}").started = True
@@ -33,13 +43,13 @@ async def acquainted(stage: Stage, people: Sequence[int]) -> None:
 
 
 def news(stage: Stage, person: int) -> int:
-    """How often somebody was told."""
+    """Return how often a person got the broadcast."""
     return [message["text"] for message in stage.emulator.world.chats[person].messages.values()].count(NEWS)
 
 
 async def report(root: Person, chat: int | None = None) -> Message:
-    """What the admin is told in the end."""
-    async with root.patience(60, "the report of a broadcast"):
+    """Wait for the report to the admin."""
+    async with root.time_limit(60, "the report of a broadcast"):
         while True:
             messages = await root.bot_messages(chat)
             if messages and messages[-1]["text"].startswith("Sent to"):
@@ -47,9 +57,10 @@ async def report(root: Person, chat: int | None = None) -> Message:
             await asyncio.sleep(0.02)
 
 
-async def test_a_broadcast_reaches_everybody_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everybody with a private chat gets it, flood control or not, unless it asks for more patience than we have; who
-    is gone is counted; strangers cannot send.
+async def test_a_broadcast_reaches_everyone_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every private chat gets it, in spite of flood control that is not too long.
+
+    People who have left are counted, and only admins can send.
     """
     monkeypatch.setattr(broadcast, "PROGRESS_SECONDS", 0.0)
     async with (
@@ -61,12 +72,12 @@ async def test_a_broadcast_reaches_everybody_once(stage: Stage, monkeypatch: pyt
         stage.person(1004, "Dan") as dan,
     ):
         for each in (ada, ben, cem, dan):
-            await told(each, "/start")
+            await final_reply(each, "/start")
         await ben.blocks()
         stage.emulator.faults.plan("flood", methods=["sendMessage"], chat=cem.id)
         stage.emulator.faults.plan("flood", methods=["sendMessage"], chat=dan.id, seconds=5000)
-        assert "Only my admins" in (await told(ada, f"/broadcast {NEWS}"))["text"]
-        assert "it goes to 4 people" in (await told(root, "/broadcast"))["text"]
+        assert "Only my admins" in (await final_reply(ada, f"/broadcast {NEWS}"))["text"]
+        assert "it goes to 4 people" in (await final_reply(root, "/broadcast"))["text"]
         await root.sends(f"/broadcast {NEWS}")
         sent = await shows(root, "Sent to 2 of 4 people. 1 cannot be reached any more; with 1 it failed.")
         assert "reply_markup" not in sent
@@ -75,8 +86,9 @@ async def test_a_broadcast_reaches_everybody_once(stage: Stage, monkeypatch: pyt
 
 
 async def test_a_broadcast_survives_being_killed(stage: Stage) -> None:
-    """`kill -9` of the bot again and again in the middle of it: it goes on with those who have not been told, nobody
-    is told twice, and the admin learns whom each kill left in doubt.
+    """After `kill -9` again and again it continues with the remaining people.
+
+    No one gets it twice, and the report names those whom a kill left in doubt.
     """
     kills = 3
     await acquainted(stage, PEOPLE)
@@ -101,8 +113,8 @@ async def test_a_broadcast_survives_being_killed(stage: Stage) -> None:
     assert all(news(stage, person) <= 1 for person in doubtful)
 
 
-async def test_a_broadcast_that_is_stopped_leaves_no_doubt(stage: Stage) -> None:
-    """A bot that is told to end lets the message that is under way arrive, and the next one goes on from there."""
+async def test_a_stopped_broadcast_leaves_no_doubt(stage: Stage) -> None:
+    """A bot that stops lets the message in flight arrive, and the next process continues from there."""
     await acquainted(stage, PEOPLE[:4])
     stage.emulator.faults.plan("delay", methods=["sendMessage"], chat=PEOPLE[1], seconds=0.3)
     async with stage.person(ADMIN, "Root") as root:
@@ -121,8 +133,8 @@ async def test_a_broadcast_that_is_stopped_leaves_no_doubt(stage: Stage) -> None
         assert len(await root.bot_messages()) == 1
 
 
-async def test_a_message_without_its_note_is_not_sent_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ended between the sending and the note, the one window: the next process leaves that person out and says so."""
+async def test_a_message_without_a_record_is_not_sent_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the process ends between the sending and the record, the next one leaves that person out and says so."""
     reached = asyncio.Event()
 
     async def never(*_: object) -> None:
@@ -148,7 +160,7 @@ async def test_a_message_without_its_note_is_not_sent_again(stage: Stage, monkey
 
 
 async def test_a_broadcast_waits_for_the_disk(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While what became of somebody cannot be noted nobody else is told, so that in the end there is no doubt."""
+    """Nothing more is sent while an outcome cannot be recorded, so that none is in doubt at the end."""
     monkeypatch.setattr(broadcast, "DISK_SECONDS", 0.02)
     await acquainted(stage, PEOPLE[:3])
     async with stage.bot() as bot, stage.person(ADMIN, "Root") as root:
@@ -170,8 +182,8 @@ async def test_a_broadcast_waits_for_the_disk(stage: Stage, monkeypatch: pytest.
     assert [news(stage, person) for person in PEOPLE[:3]] == [1] * 3
 
 
-async def test_what_may_have_arrived_is_not_sent_again(stage: Stage) -> None:
-    """A connection that breaks off leaves a doubt, with which the admin is not left alone."""
+async def test_a_doubtful_message_is_not_sent_again(stage: Stage) -> None:
+    """A connection that breaks off leaves a doubt, which the report names."""
     await acquainted(stage, PEOPLE[:3])
     for kind, person in (("reset_after", PEOPLE[0]), ("reset_before", PEOPLE[1])):
         stage.emulator.faults.plan(kind, methods=["sendMessage"], chat=person)
@@ -184,7 +196,7 @@ async def test_what_may_have_arrived_is_not_sent_again(stage: Stage) -> None:
 
 
 async def test_a_broadcast_can_be_cancelled(stage: Stage) -> None:
-    """By the button under its progress, by admins only; who has not been told is not."""
+    """Admins cancel it with the button under its progress; the remaining people do not get it."""
     first, *others = PEOPLE[:4]
     await acquainted(stage, PEOPLE[:4])
     stage.emulator.faults.plan("flood", 999, methods=["sendMessage"], chat=first, seconds=1)
@@ -204,7 +216,7 @@ async def test_a_broadcast_can_be_cancelled(stage: Stage) -> None:
 
 
 async def test_a_broadcast_waits_while_telegram_is_away(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody is passed over because of it: it goes on with the same person when Telegram is back."""
+    """No one is skipped: it continues with the same person when Telegram is back."""
     monkeypatch.setattr("bot.updates.inbox.PAUSES", (0.02,))
     monkeypatch.setattr("bot.telegram.client.PATIENCE_SECONDS", 0.0)
     await acquainted(stage, PEOPLE[:3])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.chatting import Stage, png, told
+from tests.support.chatting import Stage, final_reply, png
 
 CALLED = "@thumbtune_bot"
 
 
-async def test_a_picture_can_begin_anew(stage: Stage) -> None:
-    """/new in a caption puts the conversation aside; the rest of the caption is the question, edited too."""
+async def test_new_in_a_caption_begins_a_conversation(stage: Stage) -> None:
+    """/new in a caption begins a conversation; the rest of the caption is the question, also when it is edited."""
     async with stage.bot() as bot, stage.person() as ada:
         await ada.asks(photo=png(), caption="a?")
         question = await ada.sends(photo=png(colour="red"), caption="/New b?")
@@ -32,11 +32,11 @@ async def test_a_picture_can_begin_anew(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("command", ["/retry", "/help", f"/stop{CALLED} it"])
-async def test_a_picture_with_another_command_is_not_lost_in_silence(stage: Stage, command: str) -> None:
-    """Neither is done, and the person hears so; a caption that only looks like a command is a question."""
+async def test_a_picture_with_another_command_is_refused(stage: Stage, command: str) -> None:
+    """Neither takes effect, and the reply says so; a caption that only looks like a command is a question."""
     async with stage.bot() as bot, stage.person() as ada:
         await ada.asks(photo=png(), caption="/r/aww a?")
-        refused = await told(ada, photo=png(), caption=command)
+        refused = await final_reply(ada, photo=png(), caption=command)
         assert f"Send me {command.split(CALLED)[0]} alone" in refused["text"]
         assert bot.engine.heard() == ["/r/aww a?"]
         assert len(await ada.bot_messages()) == 2

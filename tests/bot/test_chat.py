@@ -27,8 +27,8 @@ async def test_a_picture_is_answered_with_thumbs_under_it(stage: Stage) -> None:
         assert len(prompt.turns[0].pictures) == 1
 
 
-async def test_the_exchange_keeps_all_that_produced_it(stage: Stage) -> None:
-    """What was asked, with which picture, prompt, sampling and model, and what it cost, is in the ledger."""
+async def test_the_exchange_records_what_produced_it(stage: Stage) -> None:
+    """The ledger records the question, its pictures, the prompt, the sampling, the model and the cost."""
     async with (
         stage.bot("Teal.", chat={"system_prompt": "Be brief.", "temperature": 0.3}) as bot,
         stage.person() as ada,
@@ -72,7 +72,7 @@ async def test_an_operators_default_question_is_asked_as_written(stage: Stage) -
 
 
 async def test_a_follow_up_is_asked_about_the_same_picture(stage: Stage) -> None:
-    """The picture and what was said about it stand before the next question, under the same chat key."""
+    """The prompt of a follow-up has the picture and the earlier turns, under the same chat key."""
     async with stage.bot("Teal.", "Four.") as bot, stage.person() as ada:
         await ada.asks(photo=png(), caption="Which colour?")
         await ada.asks("How many corners?")
@@ -87,8 +87,8 @@ async def test_a_follow_up_is_asked_about_the_same_picture(stage: Stage) -> None
         assert not second.turns[2].pictures
 
 
-async def test_a_new_picture_takes_the_place_of_the_old_one(stage: Stage) -> None:
-    """With one picture in mind, the next photo begins anew; with two, both are seen."""
+async def test_a_new_picture_replaces_the_old_one(stage: Stage) -> None:
+    """With `history_pictures` at one, the next photo replaces the history; with two, the model sees both."""
     async with stage.bot() as bot, stage.person() as ada:
         await ada.asks(photo=png(colour="red"), caption="One")
         await ada.asks("More?")
@@ -114,7 +114,7 @@ async def test_a_long_conversation_is_cut_but_keeps_its_picture(stage: Stage) ->
             assert [len(turn.pictures) for turn in prompt.turns] == [1] + [0] * (len(prompt.turns) - 1)
 
 
-async def test_new_forgets_the_conversation(stage: Stage) -> None:
+async def test_new_begins_a_conversation(stage: Stage) -> None:
     """After /new a question without a picture is asked for one again."""
     async with stage.bot() as bot, stage.person() as ada:
         await ada.asks(photo=png())
@@ -126,7 +126,7 @@ async def test_new_forgets_the_conversation(stage: Stage) -> None:
 
 
 async def test_text_before_any_picture_is_asked_for_one(stage: Stage) -> None:
-    """The engine is left alone, nothing is recorded, and the sentence is in the person's language."""
+    """The engine is not called, nothing is recorded, and the sentence is in the person's language."""
     async with stage.bot() as bot, stage.person(language="zh-hans") as ada:
         await ada.sends("你好")
         answer = await ada.answer(rated=False, quiet=0.2)
@@ -137,7 +137,7 @@ async def test_text_before_any_picture_is_asked_for_one(stage: Stage) -> None:
 
 
 async def test_a_picture_sent_as_a_file_is_a_picture(stage: Stage) -> None:
-    """A document that is a picture by type or by name is looked at."""
+    """A document counts as a picture by its media type or its name."""
     async with stage.bot() as bot, stage.person() as ada:
         await ada.asks(document=png(), file_name="scan.png", media_type="image/png", caption="By type")
         await ada.asks(document=png(), file_name="SCAN.PNG", caption="By name")
@@ -145,7 +145,7 @@ async def test_a_picture_sent_as_a_file_is_a_picture(stage: Stage) -> None:
 
 
 async def test_an_album_is_one_question(stage: Stage) -> None:
-    """Pictures sent together are asked about together, once, in their order."""
+    """A media group makes one question with all its pictures, in their order."""
     colours = ("red", "green", "blue")
     async with stage.bot() as bot, stage.person() as ada:
         await ada.asks(album=[png(colour=colour, form="JPEG") for colour in colours], caption="Compare them")
@@ -157,8 +157,8 @@ async def test_an_album_is_one_question(stage: Stage) -> None:
         assert await bot.ledger.inbox.pending() == []
 
 
-async def test_start_tells_the_id_and_help_the_commands(stage: Stage) -> None:
-    """/start names the person's id; /help, in any spelling, every command of theirs, the admins' only to admins."""
+async def test_start_shows_the_id_and_help_the_commands(stage: Stage) -> None:
+    """/start shows the user id. /help, in any case of letters, lists the commands, those of admins to admins only."""
     async with stage.bot(), stage.person(1001) as ada, stage.person(7, "Root") as root:
         await ada.command("/start")
         assert "1001" in (await ada.answer(rated=False, quiet=0.2))["text"]
@@ -171,7 +171,7 @@ async def test_start_tells_the_id_and_help_the_commands(stage: Stage) -> None:
 
 
 async def test_language_is_chosen_by_button(stage: Stage) -> None:
-    """/language offers every language; a tap changes it for good, also for the default question."""
+    """/language offers every language; a tap changes it permanently, for the default question too."""
     async with stage.bot() as bot, stage.person() as ada:
         await ada.command("/language")
         offer = await ada.answer(rated=False, quiet=0.2)
@@ -183,7 +183,7 @@ async def test_language_is_chosen_by_button(stage: Stage) -> None:
 
 
 async def test_a_thumb_is_counted_marked_and_changed(stage: Stage) -> None:
-    """Each tap is a row of feedback; the latest counts and is the one that is marked."""
+    """Each tap adds a row of feedback; the latest counts and is marked."""
     async with stage.bot() as bot, stage.person() as ada:
         answer = await ada.asks(photo=png())
         assert "like this" in await ada.toast(await ada.taps(UP, answer))
@@ -198,7 +198,7 @@ async def test_a_thumb_is_counted_marked_and_changed(stage: Stage) -> None:
 
 
 async def test_a_vote_does_not_wait_for_an_answer(stage: Stage) -> None:
-    """While an answer of the same chat is being streamed, a tap under an earlier one is counted at once."""
+    """While an answer streams, a tap under an earlier one in the same chat is counted at once."""
     go_on = asyncio.Event()
     async with stage.bot("First.", ["Seco", go_on, "nd."]) as bot, stage.person() as ada:
         first = await ada.asks(photo=png())
@@ -210,7 +210,7 @@ async def test_a_vote_does_not_wait_for_an_answer(stage: Stage) -> None:
         assert (await ada.answer(rated=True))["text"] == "Second."
 
 
-async def test_questions_of_one_chat_are_answered_in_order_and_chats_side_by_side(stage: Stage) -> None:
+async def test_a_chat_is_answered_in_order_and_chats_concurrently(stage: Stage) -> None:
     """A second question waits for the first one's answer; another person's does not."""
     go_on = asyncio.Event()
     engine = ScriptedEngine(otherwise=lambda prompt, _: ["A", go_on, "B"] if prompt.turns[-1].text == "slow" else "C")
@@ -226,7 +226,7 @@ async def test_questions_of_one_chat_are_answered_in_order_and_chats_side_by_sid
 
 
 async def test_the_place_in_the_queue_is_shown(stage: Stage) -> None:
-    """Who has to wait sees how many are before them, then the answer."""
+    """A person in the queue sees their place in it, then the answer."""
     go_on = asyncio.Event()
     async with stage.bot([Delta(waiting=3), go_on, "Done."]), stage.person() as ada:
         await ada.sends(photo=png())
@@ -235,8 +235,8 @@ async def test_the_place_in_the_queue_is_shown(stage: Stage) -> None:
         assert (await ada.answer(rated=True))["text"] == "Done."
 
 
-async def test_unknown_commands_and_files_get_a_kind_sentence(stage: Stage) -> None:
-    """Nothing is passed over in silence in a private chat, and none of it reaches the engine."""
+async def test_unknown_commands_and_files_are_refused(stage: Stage) -> None:
+    """A private chat gets a reply to everything; none of it reaches the engine."""
     async with stage.bot() as bot, stage.person() as ada:
         await ada.command("/dance")
         assert "/help" in (await ada.answer(rated=False, quiet=0.2))["text"]
@@ -245,8 +245,8 @@ async def test_unknown_commands_and_files_get_a_kind_sentence(stage: Stage) -> N
         assert not bot.engine.prompts
 
 
-async def test_in_a_group_the_bot_answers_who_means_it(stage: Stage) -> None:
-    """Named by a mention or answered to, the bot replies to that message; other talk it leaves alone."""
+async def test_in_a_group_the_bot_answers_when_addressed(stage: Stage) -> None:
+    """The bot answers messages that mention it or reply to it, and ignores the others."""
     async with stage.bot() as bot, stage.person(1001) as ada, stage.person(1002, "Bob") as bob:
         group = stage.emulator.add_group("Friends", [ada.id, bob.id], privacy=False).id
         await bob.sends("Nice weather", chat=group)

@@ -1,4 +1,4 @@
-"""What admins can ask for and are told, and what everybody else is told instead."""
+"""Admin commands and their outcomes, notifications of runs, and the refusal of other people."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from storage.errors import IllegalTransition, RunBusy, UnknownRecord
 from storage.ledger import Ledger
 from storage.records import Model, Rating, Run
 from storage.states import ModelState, RunState
-from tests.support.chatting import ADMIN, Notebook, Stage, png, shows, told, until
+from tests.support.chatting import ADMIN, Notebook, Stage, final_reply, png, shows, until
 from tests.support.ledgers import exchange
 from tests.support.person import Person
 from training.gate.report import Effort, Report
@@ -45,17 +45,17 @@ RUN = Run(
 
 
 async def words(person: Person, command: str) -> str:
-    """Send a command; what the bot says in the end."""
-    return str((await told(person, command))["text"])
+    """Send a command and return the bot's final reply."""
+    return str((await final_reply(person, command))["text"])
 
 
 def test_the_quick_commands() -> None:
-    """Commands that have nothing to do with a conversation have lanes of their own."""
+    """Commands that do not belong to a conversation have their own lanes."""
     assert {*ADMINS, *NODES, *privacy.COMMANDS, "model", "help"} == QUICK_COMMANDS.keys()
 
 
 async def test_others_are_refused_politely(stage: Stage) -> None:
-    """No admin command does anything for anybody else."""
+    """Admin commands do nothing for other people."""
     admin = Notebook()
     async with stage.bot(admin=admin), stage.person() as ada:
         for command in ADMINS:
@@ -64,7 +64,7 @@ async def test_others_are_refused_politely(stage: Stage) -> None:
 
 
 async def test_admins_get_what_they_ask_for(stage: Stage) -> None:
-    """Each command is carried out for the admin who sent it, and its outcome told."""
+    """Each command is carried out for the admin who sent it, and its outcome is shown."""
     admin = Notebook(runs=[RUN], next_run=datetime(2027, 1, 2, 3, 4, tzinfo=UTC))
     async with stage.bot(admin=admin) as bot, stage.person(ADMIN, "Root") as root:
         for number, value in enumerate((1, 1, -1), 1):
@@ -114,22 +114,22 @@ async def test_admins_get_what_they_ask_for(stage: Stage) -> None:
         (IllegalTransition("not now"), "not now"),
     ],
 )
-async def test_a_refusal_is_told(stage: Stage, refusal: Exception, says: str) -> None:
-    """Why something cannot be done reaches the admin as a sentence."""
+async def test_a_refusal_is_shown(stage: Stage, refusal: Exception, says: str) -> None:
+    """The admin reads why a request is refused."""
     async with stage.bot(admin=Notebook(refusal=refusal)), stage.person(ADMIN, "Root") as root:
         assert says in await words(root, "/retrain")
         for command in ("/cancel", "/status", "/models", "/promote x", "/rollback"):
             assert str(refusal) in await words(root, command)
 
 
-async def test_an_unknown_model_is_told(stage: Stage) -> None:
-    """A mistyped id is answered with where to find the right one."""
+async def test_an_unknown_model_is_refused(stage: Stage) -> None:
+    """The refusal of a mistyped id says where to find the right one."""
     async with stage.bot(admin=Notebook(refusal=UnknownRecord("no"))), stage.person(ADMIN, "Root") as root:
         assert await words(root, "/promote run-99") == "I have no model called run-99. /models lists them."
 
 
 async def test_status_does_not_wait_for_an_answer(stage: Stage) -> None:
-    """While the admin's own picture is being talked about, /status is answered."""
+    """/status is answered while an answer to the same admin streams."""
     go_on = asyncio.Event()
     async with stage.bot([go_on, "Done."]), stage.person(ADMIN, "Root") as root:
         await root.sends(photo=png())
@@ -142,8 +142,8 @@ async def test_status_does_not_wait_for_an_answer(stage: Stage) -> None:
         assert asked["message_id"] < (await root.bot_messages())[-1]["message_id"]
 
 
-async def test_nothing_but_what_steers_waits_for_a_change_of_model(stage: Stage) -> None:
-    """The change says at once that it has begun; meanwhile one can look and cancel, and what steers waits its turn."""
+async def test_only_training_commands_wait_for_a_change_of_model(stage: Stage) -> None:
+    """A change of model shows a placeholder at once. /status and /cancel work meanwhile; /retrain waits its turn."""
     warm = asyncio.Event()
 
     class Slow(Notebook):
@@ -170,8 +170,8 @@ async def test_nothing_but_what_steers_waits_for_a_change_of_model(stage: Stage)
         assert admin.asked[-1] == ("promote", "run-1", ADMIN)
 
 
-async def test_a_request_that_was_carried_out_is_not_made_again(stage: Stage) -> None:
-    """After a crash between the deed and the answer, the ledger tells that it was done."""
+async def test_a_request_that_was_carried_out_is_not_repeated(stage: Stage) -> None:
+    """After a crash between the act and the reply, the ledger shows that it was done."""
     chat = {"id": ADMIN, "type": "private", "first_name": "Root"}
     message = {"message_id": 1, "date": 1, "chat": chat, "from": {**chat, "is_bot": False}}
     rows = [
@@ -196,7 +196,7 @@ async def test_a_request_that_was_carried_out_is_not_made_again(stage: Stage) ->
 
 
 async def test_a_runs_progress_is_one_message_with_a_bar(stage: Stage, tmp_path: Path) -> None:
-    """The admin sees one message change, then the outcome, with the picture and the sheet if there are any."""
+    """The admin sees one message change, then the outcome, with the loss curve and the sheet if there are any."""
     async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
         for step in (0, 10, 20):
             await bot.notices.run_changed(replace(RUN, step=step))
@@ -231,7 +231,7 @@ async def test_each_admin_gets_the_sheet_in_their_language(stage: Stage, tmp_pat
     sheet.write_text("<h1>Before and after</h1>")
     model = Model("run-3", "/m", ModelState.LIVE, 3, 1.0)
     async with stage.person(ADMIN, "小伟", "zh") as admin, stage.bot() as bot:
-        await told(admin, "/model")
+        await final_reply(admin, "/model")
         for version in ("sheet.html", "sheet.zh.html"):
             (tmp_path / version).write_text("<h1>Before and after</h1>")
             await bot.notices.run_finished(replace(RUN, state=RunState.DONE, model="run-3"), model, picture, sheet)
@@ -239,7 +239,7 @@ async def test_each_admin_gets_the_sheet_in_their_language(stage: Stage, tmp_pat
 
 
 async def test_the_last_edit_of_a_runs_progress_is_made_once(stage: Stage) -> None:
-    """The end of a run, which its progress message shows already, does not edit it once more."""
+    """The end of a run does not edit a progress message that shows it already."""
     async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
         ended = replace(RUN, state=RunState.FAILED, reason="disk full")
         for run in (RUN, ended):
@@ -250,8 +250,8 @@ async def test_the_last_edit_of_a_runs_progress_is_made_once(stage: Stage) -> No
         assert len(await root.bot_messages()) == 2
 
 
-async def test_an_outage_holds_up_no_work(stage: Stage) -> None:
-    """While one admin's messages break off, the run goes on and the other admin hears of it, in order."""
+async def test_an_outage_does_not_delay_a_run(stage: Stage) -> None:
+    """While messages to one admin fail, the run goes on and the other admin gets them in order."""
     stage.emulator.faults.plan("flood", 1_000_000, chat=ADMIN, seconds=1)
     async with stage.person(ADMIN, "Root") as root, stage.person(8, "Other") as other:
         await root.arrives()
@@ -272,8 +272,8 @@ async def test_an_outage_holds_up_no_work(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("trouble", ["html_page", "reset_after"])
-async def test_the_end_of_a_run_is_told_if_its_picture_breaks_off(stage: Stage, tmp_path: Path, trouble: str) -> None:
-    """Whether the picture arrived is unknown then, so the same follows as text."""
+async def test_the_end_of_a_run_is_sent_if_its_picture_fails(stage: Stage, tmp_path: Path, trouble: str) -> None:
+    """It is unknown whether the picture arrived, so the outcome follows as text."""
     async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
         await root.arrives()
         picture = tmp_path / "sheet.png"
@@ -284,8 +284,8 @@ async def test_the_end_of_a_run_is_told_if_its_picture_breaks_off(stage: Stage, 
         assert (await root.bot_messages())[-1]["text"] == "Run 3 is done. Its model run-3 is rejected.\nWorse on facts."
 
 
-async def test_the_numbers_of_a_run_are_told(stage: Stage) -> None:
-    """With the model's report the outcome has its numbers, in the admin's language."""
+async def test_the_numbers_of_a_run_are_shown(stage: Stage) -> None:
+    """The outcome has the numbers of the model's report, in the admin's language."""
     effort = Effort(
         pairs=54,
         votes=60,
@@ -320,7 +320,7 @@ async def test_the_numbers_of_a_run_are_told(stage: Stage) -> None:
         assert "事实题答对率：之前 90.0 %，现在 92.0 %" in (await other.bot_messages())[-1]["text"]
 
 
-async def test_the_same_trouble_is_told_once(stage: Stage) -> None:
+async def test_a_repeated_alert_is_sent_once(stage: Stage) -> None:
     """An alert that repeats does not fill the admin's chat."""
     async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
         for _ in range(3):
@@ -331,23 +331,23 @@ async def test_the_same_trouble_is_told_once(stage: Stage) -> None:
         assert len(await root.bot_messages()) == 2
 
 
-async def test_an_admin_who_cannot_be_told_disturbs_nobody(stage: Stage) -> None:
-    """Who blocked the bot, or never started it, is passed over."""
+async def test_an_unreachable_admin_does_not_stop_the_others(stage: Stage) -> None:
+    """An admin who blocked the bot, or never started it, is skipped."""
     async with stage.person(8, "Other") as other, stage.bot(telegram={"admins": (ADMIN, 8)}) as bot:
         await bot.notices.run_changed(RUN)
         await bot.notices.settled()
         assert len(await other.bot_messages()) == 1
 
 
-def test_the_terminal_tells_the_same() -> None:
-    """State, loss and time left stand before the bar, each as soon as it is known."""
+def test_the_terminal_shows_the_same() -> None:
+    """State, loss and remaining time stand before the bar, each as soon as it is known."""
     assert progress_text("training", None, None) == "training"
     assert progress_text("training", 1.2345, None) == "training, average loss 1.234"
     assert progress_text("evaluating", None, 3725.0) == "evaluating, 1:02:05 left"
 
 
 def test_progress_speaks_the_admins_language() -> None:
-    """The bar and its words, in Chinese."""
+    """The bar and its text in Chinese."""
     text = run_progress(RUN, Translator.load().to("zh"))
     assert "第 3 次训练：训练中" in text
     assert "25 %" in text

@@ -1,4 +1,4 @@
-"""A disk that takes nothing: people hear so once, nothing is answered from memory, and nothing is lost."""
+"""A full disk: each sender is told once, nothing is answered from memory, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CHINESE = "我的磁盘已满；请等运营者腾出空间后再问我。"
 
 @contextmanager
 def bot_process(stage: Stage, seconds: float = 0.05) -> Iterator[SpawnProcess]:
-    """A bot that answers "About …: all is well." as a process of its own, each word after some seconds."""
+    """Run a bot in its own process, which answers "About …: all is well." with some seconds before each word."""
     process = multiprocessing.get_context("spawn").Process(
         target=live, args=(stage.url, stage.emulator.token, str(stage.directory), seconds), daemon=True
     )
@@ -40,15 +40,15 @@ def bot_process(stage: Stage, seconds: float = 0.05) -> Iterator[SpawnProcess]:
 
 
 def limit(process: SpawnProcess, size: int) -> None:
-    """From now on the kernel refuses to write any file of the process beyond `size` bytes, as a full disk would."""
+    """Make the kernel refuse to let the process write any file beyond `size` bytes, as a full disk would."""
     assert process.pid is not None
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
-async def test_nobody_is_answered_from_memory_and_nothing_is_lost(stage: Stage) -> None:
-    """Each message gets one sentence, however often Telegram sends it again; with room each is answered, once.
+async def test_nothing_is_answered_from_memory_and_nothing_is_lost(stage: Stage) -> None:
+    """Each message gets one reply, however often Telegram sends it again; with room each is answered, once.
 
-    In a group those are told who speak to the bot. A tap is settled by the sentence: it does not count later.
+    A group gets it only where the bot is addressed. A tap is settled by the reply: it does not count later.
     """
     with bot_process(stage) as process:
         async with stage.person() as ada, stage.person(1002, "小明", "zh") as ming:
@@ -83,7 +83,7 @@ async def test_nobody_is_answered_from_memory_and_nothing_is_lost(stage: Stage) 
 
 
 async def test_a_disk_that_fills_up_while_an_answer_is_written(stage: Stage) -> None:
-    """What was acknowledged waits: the half answer gives way to the sentence, and with room comes in its place."""
+    """An acknowledged question waits: the reply replaces the partial answer, and with room the answer replaces it."""
     with bot_process(stage, 1.0) as process:
         async with stage.person() as ada:
             await ada.sends(photo=png(), caption="meanwhile")
@@ -100,7 +100,7 @@ async def test_a_disk_that_fills_up_while_an_answer_is_written(stage: Stage) -> 
 
 
 async def test_a_reaction_waits_for_room(stage: Stage) -> None:
-    """It is not settled by a sentence, since nothing is asked: it counts as soon as it can be saved."""
+    """A reaction gets no reply; it counts as soon as it can be stored."""
     with bot_process(stage) as process:
         async with stage.person() as ada:
             answer = await ada.asks(photo=png(), caption="before")
@@ -115,7 +115,7 @@ async def test_a_reaction_waits_for_room(stage: Stage) -> None:
 
 
 async def test_a_webhook_call_that_cannot_be_stored_is_not_acknowledged(stage: Stage) -> None:
-    """Its sender hears so once; Telegram calls again, and with room the call succeeds and the question is answered."""
+    """Its sender is told once; Telegram calls again, and with room the call succeeds and the question is answered."""
     async with stage.bot(engine=ScriptedEngine("A dog.", "Brown.")) as bot, stage.person() as ada:
         picture = await ada.asks(photo=png(), caption="before")
         call = {"update_id": 99, "message": {**_by(ada), "message_id": 77, "text": "Which colour? " + "x" * 500_000}}
@@ -136,24 +136,24 @@ async def test_a_webhook_call_that_cannot_be_stored_is_not_acknowledged(stage: S
 
 
 def _by(person: Person) -> dict[str, Any]:
-    """Who sends, and where, in a message of a person's private chat."""
+    """Return the sender and the chat of a message in a person's private chat."""
     sender = {"id": person.id, "is_bot": False, "first_name": person.name}
     return {"date": int(time.time()), "chat": {"id": person.id, "type": "private"}, "from": sender}
 
 
 async def _said(person: Person, text: str, times: int) -> bool:
-    """Whether the bot has said this so often in the private chat."""
+    """Return whether the private chat has this text from the bot this number of times."""
     return [message["text"] for message in await person.bot_messages()].count(text) == times
 
 
 async def _thumb_shown(person: Person, answer: Message) -> bool:
-    """Whether the answer shows the person's 👍 as given."""
+    """Return whether the answer shows the person's 👍 as given."""
     messages = await person.bot_messages()
     return button(next(each for each in messages if each["message_id"] == answer["message_id"]), "👍 ✓") is not None
 
 
-async def test_the_ledger_tells_its_trouble(stage: Stage) -> None:
-    """A full disk shows as the ledger's trouble until something was saved again; the admins are alerted of it."""
+async def test_the_ledger_reports_a_full_disk(stage: Stage) -> None:
+    """The ledger reports a full disk until something is stored again; the admins get an alert."""
     async with stage.bot() as bot:
         pages = "SELECT page_count FROM pragma_page_count"
         (count,) = await bot.ledger._writer.do(lambda database: database.execute(pages).fetchone())
@@ -166,8 +166,8 @@ async def test_the_ledger_tells_its_trouble(stage: Stage) -> None:
         assert bot.ledger.trouble == ""
 
 
-async def test_a_picture_that_cannot_be_deleted_stays_noted(tmp_path: Path) -> None:
-    """Whoever asks for it is told which picture that is, and it is tried again later."""
+async def test_a_picture_that_cannot_be_deleted_stays_recorded(tmp_path: Path) -> None:
+    """The error names the picture, and its deletion is repeated later."""
     async with Ledger.open(tmp_path) as ledger:
         forgetting = Forgetting.beside(ledger, tmp_path, lambda _: None)
         name = "ab" * 32
@@ -183,7 +183,7 @@ async def test_a_picture_that_cannot_be_deleted_stays_noted(tmp_path: Path) -> N
 
 
 async def test_files_without_a_row_are_swept(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a full disk or a crash left between a picture's file and its row goes after a while; known ones stay."""
+    """Files that a full disk or a crash left without a row are removed after a while; known ones stay."""
     async with stage.bot() as bot:
         kept, left = await bot.pictures.put(b"kept"), await bot.pictures.put(b"left")
         await bot.ledger.pictures.add(picture(kept))

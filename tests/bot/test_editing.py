@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.support.chatting import Stage, png, shows, told, until
+from tests.support.chatting import Stage, final_reply, png, shows, until
 from tests.support.person import UP, button
 
 
@@ -83,7 +83,7 @@ async def test_an_edit_mends_a_question_that_was_refused(stage: Stage) -> None:
     """Where the first words got no answer, the new ones get theirs in the same message."""
     async with stage.bot("Yes.", chat={"max_question_characters": 10}) as bot, stage.person() as ada:
         question = await ada.sends(photo=png(), caption="A question that is too long")
-        assert "too long" in (await told(ada))["text"]
+        assert "too long" in (await final_reply(ada))["text"]
         await ada.edits(question, "Short?")
         answer = await ada.answer(rated=True)
         assert answer["text"] == "Yes."
@@ -98,12 +98,12 @@ async def test_an_edited_question_of_a_former_conversation_is_answered_there(sta
         question = await ada.sends("b?")
         await ada.answer(rated=True)
         await ada.asks("/retry")
-        await told(ada, "/new")
+        await final_reply(ada, "/new")
         await ada.edits(question, "c?")
         await stage.handled(bot)
         assert bot.engine.heard() == ["a?", "Answer 1", "c?"]
         assert [each["text"] for each in await ada.bot_messages()][2] == "Answer 4"
-        assert "have not seen one yet" in (await told(ada, "d?"))["text"]
+        assert "have not seen one yet" in (await final_reply(ada, "d?"))["text"]
         await ada.asks(photo=png(colour="red"), caption="e?")
         await ada.edits(question, "f?")
         await stage.handled(bot)

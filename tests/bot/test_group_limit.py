@@ -12,7 +12,6 @@ from collections import Counter
 
 import pytest
 
-from bot.handlers.feedback import repaint_lately_rated
 from bot.telegram import rate_limit, sliding_window, wait_notices
 from tests.support.chatting import Stage, png, shows, until
 from tests.support.person import DOWN, UP, Message, Person, button
@@ -24,7 +23,7 @@ BETTER = "✍ Show me a better answer"
 
 @pytest.fixture
 def quick_minutes(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Flood control with minutes of 3 seconds, and a bot that knows."""
+    """Shorten the minutes of flood control to 3 seconds, for the emulator and the bot."""
     stage.emulator.flood.on = True
     stage.emulator.flood.clock = lambda: time.monotonic() * QUICKER
     monkeypatch.setattr(rate_limit, "GROUP_SECONDS", 60 / QUICKER)
@@ -35,12 +34,12 @@ def quick_minutes(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def answers(stage: Stage, group: int) -> list[Message]:
-    """The answers of the group, those with thumbs."""
+    """Return the group's answers, which have rating buttons."""
     return [each for each in stage.emulator.world.chats[group].messages.values() if button(each, UP)]
 
 
-async def test_an_answer_that_is_quick_takes_one_call(stage: Stage) -> None:
-    """Nine questions of three people cost nine messages and no edit; nothing is refused and nobody told to wait."""
+async def test_a_quick_answer_takes_one_call(stage: Stage) -> None:
+    """Nine questions of three people take nine messages and no edit; no call is refused, no notice sent."""
     stage.emulator.flood.on = True
     async with (
         stage.bot(telegram=LIMITED) as bot,
@@ -62,7 +61,7 @@ async def test_an_answer_that_is_quick_takes_one_call(stage: Stage) -> None:
 
 
 async def test_a_slow_answer_has_a_placeholder(stage: Stage) -> None:
-    """What is not there within a second begins as a placeholder with ⏹, and grows."""
+    """An answer that takes more than a second begins as a placeholder with ⏹, and grows."""
     first, last = asyncio.Event(), asyncio.Event()
     async with stage.bot([first, "Some", last, " words."]), stage.person() as ada:
         group = stage.emulator.add_group("Friends", [ada.id]).id
@@ -77,7 +76,7 @@ async def test_a_slow_answer_has_a_placeholder(stage: Stage) -> None:
 
 @pytest.mark.usefixtures("quick_minutes")
 async def test_more_questions_than_telegram_takes(stage: Stage) -> None:
-    """Sixty in a minute: all are answered, none refused, each person is told once; other chats notice nothing."""
+    """Sixty a minute are all answered, no call is refused, each person gets one notice; other chats are not delayed."""
     people = {1001: "Ada", 1002: "Bob", 1003: "Cyd"}
     async with stage.bot(telegram=LIMITED) as bot, stage.person(1009, "Eve") as eve:
         for person, name in people.items():
@@ -140,8 +139,8 @@ async def test_every_vote_is_shown_in_the_end(stage: Stage) -> None:
         assert stage.emulator.flood.refusals == 0
 
 
-async def test_votes_that_were_not_shown_are_shown_by_the_next_process(stage: Stage) -> None:
-    """A bot that ends while a vote waits for its turn leaves it to the next one."""
+async def test_unshown_votes_are_shown_by_the_next_process(stage: Stage) -> None:
+    """A vote that waits for its turn when the bot stops is shown by the next process."""
     async with stage.person(1001) as ada:
         group = stage.emulator.add_group("Friends", [ada.id]).id
         async with stage.bot(telegram={"group_calls_per_minute": 1}) as bot:
@@ -151,12 +150,12 @@ async def test_votes_that_were_not_shown_are_shown_by_the_next_process(stage: St
             await stage.handled(bot)
         assert button(answers(stage, group)[0], f"{UP} 1") is None
         async with stage.bot() as bot:
-            await repaint_lately_rated(bot.repaints, bot.ledger, bot.translator)
+            await bot.buttons.update_recent(bot.translator)
             await until(lambda: button(answers(stage, group)[0], f"{UP} 1") is not None)
 
 
-async def test_a_group_that_is_refused_is_silent_until_it_may_speak(stage: Stage) -> None:
-    """After a refusal nothing goes out before its time, and the answer comes then."""
+async def test_a_group_is_silent_after_a_refusal(stage: Stage) -> None:
+    """After a refusal nothing is sent before the time it names; then the answer comes."""
     stage.emulator.faults.plan("flood", 1, methods=["sendMessage"], seconds=1)
     async with stage.bot(telegram=LIMITED) as bot, stage.person() as ada:
         group = stage.emulator.add_group("Friends", [ada.id]).id

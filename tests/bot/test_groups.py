@@ -1,4 +1,4 @@
-"""Groups: whom the bot answers, about which picture, in whose conversation, and in which topic."""
+"""Groups: who is answered, about which picture, in which conversation and topic."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ BOT = "@thumbtune_bot"
 
 @asynccontextmanager
 async def friends(stage: Stage, **what: object) -> AsyncIterator[tuple[Person, Person, int]]:
-    """Ada, Bob and the id of their group."""
+    """Yield Ada, Bob and the id of their group."""
     async with stage.person(1001) as ada, stage.person(1002, "Bob") as bob:
         yield ada, bob, stage.emulator.add_group("Friends", [ada.id, bob.id], **what).id  # type: ignore[arg-type]
 
 
-async def test_somebody_elses_picture_is_asked_about_by_replying(stage: Stage) -> None:
-    """Who replies to a picture and mentions the bot, in any spelling, asks about that picture."""
+async def test_a_reply_asks_about_another_persons_picture(stage: Stage) -> None:
+    """A reply to a picture that mentions the bot, in any case of letters, asks about that picture."""
     async with stage.bot() as bot, friends(stage) as (ada, bob, group):
         picture = await bob.sends(photo=png(), caption="Look!", chat=group)
         asked = await ada.sends("@Thumbtune_Bot what is it?", reply_to=picture["message_id"], chat=group)
@@ -34,8 +34,8 @@ async def test_somebody_elses_picture_is_asked_about_by_replying(stage: Stage) -
         assert (await bot.ledger.exchanges.get(1)).asker == ada.id
 
 
-async def test_each_person_has_a_conversation_of_their_own(stage: Stage) -> None:
-    """Who replies to an answer that somebody else got begins a talk about the same picture, and nothing else."""
+async def test_each_person_has_their_own_conversation(stage: Stage) -> None:
+    """A reply to another person's answer begins a conversation with the same picture and no history."""
     async with stage.bot("A cat.", "Grey.", "Yes.", "No.") as bot, friends(stage) as (ada, bob, group):
         await ada.sends(photo=png(), caption=f"{BOT} a?", chat=group)
         answer = await ada.answer(rated=True, chat=group)
@@ -52,7 +52,7 @@ async def test_each_person_has_a_conversation_of_their_own(stage: Stage) -> None
 
 
 async def test_a_group_can_share_one_conversation(stage: Stage) -> None:
-    """With chat.group_sessions = "shared" members follow on one another, also while an answer is being written."""
+    """With chat.group_sessions = "shared" members share the history, also while an answer is in flight."""
     gate = asyncio.Event()
     async with (
         stage.bot(["A cat", gate, "."], "Grey.", "Again.", chat={"group_sessions": "shared"}) as bot,
@@ -80,8 +80,8 @@ async def test_a_group_can_share_one_conversation(stage: Stage) -> None:
         assert (await bot.ledger.counts.totals())["exchanges"] == 0, "all of it was about her picture"
 
 
-async def test_topics_are_kept_apart(stage: Stage) -> None:
-    """Each topic has a conversation of its own and its answers; talk that only stands in a topic is left alone."""
+async def test_topics_have_their_own_conversations(stage: Stage) -> None:
+    """Each topic has its own conversation and answers; messages in a topic that do not address the bot are ignored."""
     async with stage.bot() as bot, friends(stage, privacy=False) as (ada, bob, group):
         cats = await ada.opens_topic(group, "Cats")
         me = stage.emulator.world.bot
@@ -105,8 +105,8 @@ async def test_topics_are_kept_apart(stage: Stage) -> None:
             await bot.bot.send_chat_action(group, "typing", message_thread_id=1)
 
 
-async def test_an_edit_can_call_the_bot_in(stage: Stage) -> None:
-    """A question that did not mention the bot is answered once it does, and anew when it is edited again."""
+async def test_an_edit_can_address_the_bot(stage: Stage) -> None:
+    """A message is answered once an edit mentions the bot, and again when it is edited again."""
     async with stage.bot(engine=ScriptedEngine()) as bot, friends(stage, privacy=False) as (ada, _, group):
         question = await ada.sends(photo=png(), caption="What?", chat=group)
         await stage.handled(bot)
@@ -119,8 +119,8 @@ async def test_an_edit_can_call_the_bot_in(stage: Stage) -> None:
         assert [message["text"] for message in await ada.bot_messages(group)] == ["Answer 2"]
 
 
-async def test_commands_for_others_are_theirs(stage: Stage) -> None:
-    """In a group a command that names another bot, or that nobody knows, is passed over; one that names us is not."""
+async def test_commands_for_other_bots_are_ignored(stage: Stage) -> None:
+    """A group's command for another bot, or an unknown one, is ignored; one that names this bot is answered."""
     async with stage.bot() as bot, friends(stage, privacy=False) as (ada, _, group):
         for command in ("/help@other_bot", "/dance", "/stop@other_bot"):
             await ada.sends(command, chat=group)
@@ -132,10 +132,10 @@ async def test_commands_for_others_are_theirs(stage: Stage) -> None:
         assert "do not know that command" in (await ada.answer(rated=False, chat=group, quiet=0.2))["text"]
 
 
-async def test_what_is_not_said_to_the_bot_leaves_no_trace(stage: Stage) -> None:
-    """Neither a row nor a commit, of texts, pictures, edits, others' commands and reactions; then who speaks is known.
+async def test_messages_to_others_leave_no_trace(stage: Stage) -> None:
+    """Texts, pictures, edits, reactions and other bots' commands cause neither a row nor a commit.
 
-    The captions of an album come with one picture, so an album leaves its update's number, and nobody's name.
+    The captions of an album come with one picture, so an album leaves its update's number, and no name.
     """
     async with stage.bot("A cat.") as bot, friends(stage, privacy=False, admin=True) as (ada, bob, group):
         before = await bot.ledger._writer.do(lambda database: database.conn.total_changes)
@@ -156,8 +156,8 @@ async def test_what_is_not_said_to_the_bot_leaves_no_trace(stage: Stage) -> None
         assert [await bot.ledger.people.get(each.id) is not None for each in (ada, bob)] == [True, False]
 
 
-async def test_a_changed_question_is_ours_whatever_it_says_now(stage: Stage) -> None:
-    """An edit that takes the bot's name away still changes the question that was answered."""
+async def test_an_edit_of_an_answered_question_is_handled(stage: Stage) -> None:
+    """An edit that removes the mention still changes the question that was answered."""
     async with stage.bot("A cat.", "Grey.") as bot, friends(stage, privacy=False) as (ada, _, group):
         asked = await ada.sends(photo=png(), caption=f"{BOT} what?", chat=group)
         answer = await ada.answer(rated=True, chat=group)

@@ -1,4 +1,4 @@
-"""The menu of commands in people's apps: everybody's, the admins', and what becomes of theirs."""
+"""The command menus that Telegram shows to everyone and to admins."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from tests.support.chatting import ADMIN, Stage
 
 @pytest.mark.parametrize(("nodes", "theirs"), [(1, {*ADMINS}), (2, {*ADMINS, *NODES})])
 async def test_the_menu_of_commands_is_announced(stage: Stage, nodes: int, theirs: set[str]) -> None:
-    """Everybody sees the commands in their language, an admin theirs as well, of nodes where there are several; who
-    cannot be told harms nobody."""
+    """People see the commands in their language, admins also their own. An admin who cannot be reached is skipped."""
     async with (
         stage.bot(telegram={"admins": (ADMIN, 999)}) as bot,
         stage.person(language="zh") as ada,
@@ -27,8 +26,8 @@ async def test_the_menu_of_commands_is_announced(stage: Stage, nodes: int, their
         assert {each["command"] for each in people[root.id]["commands"]} == {*EVERYBODY, *theirs}
 
 
-async def test_who_is_no_admin_any_more_loses_the_menu(stage: Stage) -> None:
-    """In every language, at the next start at which Telegram can be told, also where they have blocked the bot."""
+async def test_former_admins_lose_the_menu(stage: Stage) -> None:
+    """They lose it in every language at the next start with Telegram in reach, even if they blocked the bot."""
     async with stage.person(8, "Eve", language="zh") as eve, stage.person(ADMIN, "Root") as root:
         for admins, deaf, commands in (
             ((ADMIN, eve.id, 999), False, {*EVERYBODY, *ADMINS}),
@@ -50,6 +49,6 @@ async def test_who_is_no_admin_any_more_loses_the_menu(stage: Stage) -> None:
 
 
 async def menu(stage: Stage, person: int) -> dict[str, Any]:
-    """What the emulator shows this person."""
+    """Return the menus that the emulator shows this person."""
     async with aiohttp.ClientSession() as session, session.get(f"{stage.url}/people/{person}/commands") as answer:
         return {"id": person, **await answer.json()}

@@ -24,7 +24,7 @@ VOICE = {"file_id": "a", "file_unique_id": "a", "duration": 5}
 
 
 def message(person: Person, **content: Any) -> dict[str, Any]:
-    """A message of that person's to the bot, in their private chat unless it says otherwise."""
+    """Return a person's message to the bot, in their private chat unless `content` says otherwise."""
     return {
         "message_id": next(NUMBERS),
         "date": int(time.time()),
@@ -35,25 +35,25 @@ def message(person: Person, **content: Any) -> dict[str, Any]:
 
 
 async def arrive(bot: RunningBot, *messages: dict[str, Any], kind: str = "message") -> None:
-    """Let Telegram deliver these, and wait until the bot is done with them."""
+    """Deliver these messages and wait until the bot has handled them."""
     for each in messages:
         await bot.inbox.accept({"update_id": next(NUMBERS), kind: each})
     await bot.settled()
 
 
 async def shown_elsewhere(stage: Stage, person: Person, colour: str) -> Message:
-    """A photo that lies on Telegram's servers already: in a group that the bot is in and nobody asks it anything."""
+    """Send a photo to a group without addressing the bot, so that it is on Telegram's servers already."""
     group = stage.emulator.add_group("Elsewhere", [person.id]).id
     return await person.sends(photo=png(colour=colour), chat=group)
 
 
 def asked(bot: RunningBot) -> list[tuple[str, int]]:
-    """Each question that reached the engine, with how many pictures it came."""
+    """Return each question that reached the engine, with the number of its pictures."""
     return [(prompt.turns[-1].text, len(prompt.turns[-1].pictures)) for prompt in bot.engine.prompts]
 
 
 async def test_a_forwarded_picture_is_asked_about(stage: Stage) -> None:
-    """Whoever took it, it is the forwarding person's question, and its caption is what is asked."""
+    """The forwarding person asks the question, which is the caption."""
     async with stage.bot() as bot, stage.person() as ada:
         photo = (await shown_elsewhere(stage, ada, "red"))["photo"]
         origin = {"type": "hidden_user", "sender_user_name": "Somebody", "date": 1}
@@ -62,8 +62,8 @@ async def test_a_forwarded_picture_is_asked_about(stage: Stage) -> None:
         assert (await bot.ledger.exchanges.get(1)).asker == ada.id
 
 
-async def test_pictures_beside_a_video_are_looked_at(stage: Stage) -> None:
-    """An album that begins with a video is a question about its photos, with the caption that stands at the video."""
+async def test_pictures_beside_a_video_are_asked_about(stage: Stage) -> None:
+    """An album that begins with a video asks about its photos, with the video's caption."""
     async with stage.bot() as bot, stage.person() as ada:
         photo = (await shown_elsewhere(stage, ada, "red"))["photo"]
         await arrive(
@@ -76,7 +76,7 @@ async def test_pictures_beside_a_video_are_looked_at(stage: Stage) -> None:
 
 
 async def test_a_picture_of_another_chat_can_be_replied_to(stage: Stage) -> None:
-    """Who replies in the bot's chat to a picture of another one means that picture."""
+    """A reply to a picture in another chat asks about that picture."""
     async with stage.bot() as bot, stage.person() as ada:
         photo = (await shown_elsewhere(stage, ada, "red"))["photo"]
         origin = {"type": "hidden_user", "sender_user_name": "Somebody", "date": 1}
@@ -85,8 +85,8 @@ async def test_a_picture_of_another_chat_can_be_replied_to(stage: Stage) -> None
         assert asked(bot) == [("What about this one?", 1)]
 
 
-async def test_another_picture_in_the_place_of_the_first_is_looked_at(stage: Stage) -> None:
-    """A photo that is exchanged for another one is a question changed, also where the words stay; the same is none."""
+async def test_an_edit_that_replaces_the_picture_is_answered(stage: Stage) -> None:
+    """An edit with another photo is a new question even if the text stays; with the same photo it is none."""
     async with stage.bot() as bot, stage.person() as ada:
         other = (await shown_elsewhere(stage, ada, "red"))["photo"]
         sent = await ada.sends(photo=png(colour="blue"), caption="Which colour?")
@@ -105,7 +105,7 @@ async def test_another_picture_in_the_place_of_the_first_is_looked_at(stage: Sta
 
 
 async def test_a_heic_is_seen_upright(stage: Stage) -> None:
-    """A phone's photo, sent as a file, reaches the engine as people see it."""
+    """A HEIC file reaches the engine upright."""
     async with stage.bot() as bot, stage.person() as ada:
         heic = turned(SIDEWAYS, quarters=3)
         await ada.asks(document=heic, file_name="IMG_0001.HEIC", media_type="image/heic", caption="What is it?")
@@ -124,8 +124,8 @@ async def test_a_heic_is_seen_upright(stage: Stage) -> None:
         ({"location": {"latitude": 52.5, "longitude": 13.4}}, "cannot do anything"),
     ],
 )
-async def test_what_is_no_picture_gets_a_sentence(stage: Stage, content: dict[str, Any], says: str) -> None:
-    """In a private chat always, in a group who replies to the bot; nobody else there is disturbed."""
+async def test_other_content_is_refused(stage: Stage, content: dict[str, Any], says: str) -> None:
+    """A private chat always gets a reply; a group only where the message replies to the bot."""
     async with stage.bot() as bot, stage.person() as ada:
         await arrive(bot, message(ada, **content))
         (told,) = await ada.bot_messages()

@@ -1,4 +1,4 @@
-"""What is kept, whether it is learned from, and how it goes: through the chat and the command line."""
+"""/privacy and /delete_my_data, the `forget` command, and retention."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from storage.ledger import FILE_NAME, Ledger
 from storage.records import Kind, Run
 from storage.states import RunState
 from tests.support.bot_process import command, write_config
-from tests.support.chatting import Stage, png, told, until
+from tests.support.chatting import Stage, final_reply, png, until
 from tests.support.operating import Admins
 from tests.support.person import DOWN, UP, Message, Person, button
 from training.data.llava import row_name
@@ -33,15 +33,15 @@ pathlib.Path.unlink = killed
 
 
 def config_for(stage: Stage) -> Path:
-    """A settings file that names the stage's data folder."""
+    """Write a settings file with the stage's data folder."""
     path = stage.directory.parent / "config.toml"
     write_config(path, {"storage": {"dir": str(stage.directory)}})
     return path
 
 
 async def said_to(person: Person, message: Message, words: str) -> Message:
-    """Wait until that message of the bot says it."""
-    async with person.patience(30, words):
+    """Wait until a message of the bot has this text."""
+    async with person.time_limit(30, words):
         while True:
             now = next(each for each in await person.messages() if each["message_id"] == message["message_id"])
             if words in now["text"]:
@@ -50,7 +50,7 @@ async def said_to(person: Person, message: Message, words: str) -> Message:
 
 
 async def run_with(ledger: Ledger, runs: Path, *exchanges: int) -> Run:
-    """A run that is over and has learned from these exchanges, with its files."""
+    """Add a finished run that learned from these exchanges, with its files."""
     run = await ledger.runs.start("schedule")
     await ledger.runs.freeze_selection(run.id, [(each, "train") for each in exchanges])
     (runs / str(run.id)).mkdir(parents=True)
@@ -59,26 +59,26 @@ async def run_with(ledger: Ledger, runs: Path, *exchanges: int) -> Run:
     return await ledger.runs.move(run.id, RunState.FAILED)
 
 
-async def test_privacy_tells_and_lets_choose(stage: Stage) -> None:
-    """/privacy says what is kept, why and for how long, and its one button turns learning off and on again."""
+async def test_privacy_explains_and_offers_the_switch(stage: Stage) -> None:
+    """/privacy says what is stored, why and for how long; its button turns learning off and on."""
     async with stage.bot(storage={"retention_days": 30}) as bot, stage.person() as ada:
-        answer = await told(ada, "/privacy")
+        answer = await final_reply(ada, "/privacy")
         for words in ("pictures", "thumbs", "/delete_my_data", "after 30 days", "I learn from what you like"):
             assert words in answer["text"]
         await ada.taps("Do not learn", answer)
         now = await said_to(ada, answer, "I do not learn from you")
         assert (await bot.ledger.people.get(ada.id)).opted_out  # type: ignore[union-attr]
-        assert "I do not learn" in (await told(ada, "/privacy"))["text"]
+        assert "I do not learn" in (await final_reply(ada, "/privacy"))["text"]
         await ada.taps("You may learn", now)
         await said_to(ada, answer, "I learn from what you like")
         assert not (await bot.ledger.people.get(ada.id)).opted_out  # type: ignore[union-attr]
 
 
-async def test_no_thumb_promises_what_was_forbidden(stage: Stage) -> None:
-    """Who may not be learned from is not told that their thumbs are remembered; they can still be given."""
+async def test_thanks_for_a_vote_respect_the_opt_out(stage: Stage) -> None:
+    """The votes of a person who opted out are counted, but no reply promises to learn from them."""
     async with stage.bot() as bot, stage.person() as ada:
         answer = await ada.asks(photo=png())
-        choice = await told(ada, "/privacy")
+        choice = await final_reply(ada, "/privacy")
         await ada.taps("Do not learn", choice)
         await said_to(ada, choice, "I do not learn from you")
         for label in (UP, DOWN, "Off topic"):
@@ -90,14 +90,14 @@ async def test_no_thumb_promises_what_was_forbidden(stage: Stage) -> None:
 async def test_it_speaks_chinese(stage: Stage) -> None:
     """Both commands and the confirmation are in the person's language."""
     async with stage.bot(), stage.person(language="zh-hans") as ada:
-        assert "更好的回答" in (await told(ada, "/privacy"))["text"]
-        question = await told(ada, "/delete_my_data")
+        assert "更好的回答" in (await final_reply(ada, "/privacy"))["text"]
+        question = await final_reply(ada, "/delete_my_data")
         await ada.taps("全部删除", question)
         await said_to(ada, question, "已删除")
 
 
-async def test_in_a_group_it_is_left_to_the_private_chat(stage: Stage) -> None:
-    """Nothing about one person is shown or asked where others read."""
+async def test_in_a_group_it_refers_to_the_private_chat(stage: Stage) -> None:
+    """A group shows nothing about one person."""
     async with stage.bot(), stage.person() as ada:
         group = stage.emulator.add_group("Friends", [ada.id]).id
         for text in ("/privacy", "/delete_my_data"):
@@ -107,8 +107,8 @@ async def test_in_a_group_it_is_left_to_the_private_chat(stage: Stage) -> None:
             assert "reply_markup" not in answer
 
 
-async def test_deleting_takes_all_and_asks_once(stage: Stage) -> None:
-    """It counts what will go, deletes rows, pictures and rows in data sets, and leaves other people's alone."""
+async def test_deletion_is_confirmed_and_complete(stage: Stage) -> None:
+    """It counts what it deletes: rows, pictures and rows in data sets. Other people's stay."""
     async with stage.bot() as bot, stage.person() as ada, stage.person(1002, "Ben") as ben:
         hers, both = png(colour="red"), png(colour="blue")
         answers = [await ada.asks(photo=hers, caption="Mine?"), await ada.asks(photo=both), await ben.asks(photo=both)]
@@ -116,7 +116,7 @@ async def test_deleting_takes_all_and_asks_once(stage: Stage) -> None:
             await person.toast(await person.taps(thumb, answer))
         await run_with(bot.ledger, stage.directory / "runs", 1, 2, 3)
         kept, gone = await bot.ledger.exchanges.get(3), await bot.ledger.exchanges.get(1)
-        question = await told(ada, "/delete_my_data")
+        question = await final_reply(ada, "/delete_my_data")
         for words in ("2 questions", "1 picture that", "2 thumbs", "2 rows", "next one is trained"):
             assert words in question["text"]
         assert "better answer" not in question["text"], "there is none"
@@ -133,35 +133,35 @@ async def test_deleting_takes_all_and_asks_once(stage: Stage) -> None:
         assert await bot.ledger.people.get(ada.id) is None
         # The engine's side is the running bot's; so is the log, once the request itself is handled.
         assert [each.kind for each in await bot.ledger.personal_data.pending_removals()] == [Kind.LOG, Kind.SESSION]
-        assert "have not seen one yet" in (await told(ada, "And now?"))["text"]
+        assert "have not seen one yet" in (await final_reply(ada, "And now?"))["text"]
         assert (await bot.ledger.people.get(ada.id)).name == "Ada"  # type: ignore[union-attr]
 
 
-async def test_nothing_is_not_counted(stage: Stage) -> None:
-    """Of whom only name and language are kept is told so; these can go as well."""
+async def test_an_empty_account_can_be_deleted(stage: Stage) -> None:
+    """A person of whom only the name and the language are stored reads so, and can delete them."""
     async with stage.bot(), stage.person() as ada:
-        question = await told(ada, "/delete_my_data")
+        question = await final_reply(ada, "/delete_my_data")
         assert "there is nothing to delete but your name" in question["text"]
         assert "0" not in question["text"]
         await ada.taps(SURE, question)
         assert (await said_to(ada, question, DELETED))["text"] == "I have deleted all that I kept of you."
 
 
-async def test_keeping_it_deletes_nothing(stage: Stage) -> None:
-    """The other button ends the matter."""
+async def test_a_declined_deletion_deletes_nothing(stage: Stage) -> None:
+    """The other button of the confirmation deletes nothing."""
     async with stage.bot() as bot, stage.person() as ada:
         await ada.asks(photo=png())
-        question = await told(ada, "/delete_my_data")
+        question = await final_reply(ada, "/delete_my_data")
         await ada.taps(UNSURE, question)
         await said_to(ada, question, "Nothing was deleted.")
         assert (await bot.ledger.personal_data.count(ada.id)).exchanges == 1
 
 
 async def test_a_second_tap_deletes_nothing_more(stage: Stage) -> None:
-    """The button is good for one tap: what came after the deletion stays, also when another question is open."""
+    """A confirmation is good for one tap: later data stays, even while another confirmation is open."""
     async with stage.bot() as bot, stage.person() as ada:
         await ada.asks(photo=png())
-        first, second = await told(ada, "/delete_my_data"), await told(ada, "/delete_my_data")
+        first, second = await final_reply(ada, "/delete_my_data"), await final_reply(ada, "/delete_my_data")
         await ada.taps(SURE, first)
         await said_to(ada, first, DELETED)
         await ada.asks(photo=png(colour="red"))
@@ -170,23 +170,23 @@ async def test_a_second_tap_deletes_nothing_more(stage: Stage) -> None:
         assert (await bot.ledger.personal_data.count(ada.id)).exchanges == 1
 
 
-async def test_an_old_question_deletes_nothing(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A confirmation that somebody finds much later does nothing."""
+async def test_an_expired_confirmation_deletes_nothing(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A confirmation that is tapped much later does nothing."""
     async with stage.bot() as bot, stage.person() as ada:
         await ada.asks(photo=png())
-        question = await told(ada, "/delete_my_data")
+        question = await final_reply(ada, "/delete_my_data")
         monkeypatch.setattr("bot.handlers.privacy.ASKED_SECONDS", 0.0)
         assert await ada.toast(await ada.taps(SURE, question)) == "This button does not work any more."
         assert (await bot.ledger.personal_data.count(ada.id)).exchanges == 1
 
 
-async def test_an_answer_on_its_way_is_dropped(stage: Stage) -> None:
-    """Who deletes while an answer streams is told that it is not kept; nothing of it is."""
+async def test_an_answer_in_flight_is_dropped(stage: Stage) -> None:
+    """An answer that streams during the deletion is not recorded, and the reply says so."""
     go_on = asyncio.Event()
     async with stage.bot(["It is ", go_on, "a picture"]) as bot, stage.person() as ada:
         sent = await ada.sends(photo=png(), caption="What?")
         await until(lambda: bool(bot.engine.prompts))
-        question = await told(ada, "/delete_my_data")
+        question = await final_reply(ada, "/delete_my_data")
         await ada.taps(SURE, question)
         await said_to(ada, question, DELETED)
         go_on.set()
@@ -200,11 +200,11 @@ async def test_an_answer_on_its_way_is_dropped(stage: Stage) -> None:
 
 
 async def test_a_deleted_name_is_in_no_file(stage: Stage) -> None:
-    """Neither the ledger nor its log has the name or the id of who left, with the request itself handled."""
+    """Neither the ledger nor its log has the name or the id of the person once the request is handled."""
     async with stage.bot() as bot, stage.person(77123456789, "Zerubbabel") as person, stage.person(1002, "Ben") as ben:
         await person.asks(photo=png(), caption="Mine?")
         await ben.asks(photo=png(colour="red"))
-        question = await told(person, "/delete_my_data")
+        question = await final_reply(person, "/delete_my_data")
         await person.taps(SURE, question)
         await said_to(person, question, DELETED)
         await bot.settled()
@@ -216,13 +216,13 @@ async def test_a_deleted_name_is_in_no_file(stage: Stage) -> None:
 
 
 async def test_two_deletions_while_an_answer_is_written(stage: Stage) -> None:
-    """Their chat goes on: the answer is dropped, and what is asked afterwards is answered."""
+    """The answer is dropped, and later questions are answered."""
     go_on = asyncio.Event()
     async with stage.bot(["It is ", go_on, "a picture"], "Another.") as bot, stage.person() as ada:
         await ada.sends(photo=png(), caption="What?")
         await until(lambda: bool(bot.engine.prompts))
         for _ in range(2):
-            question = await told(ada, "/delete_my_data")
+            question = await final_reply(ada, "/delete_my_data")
             await ada.taps(SURE, question)
             await said_to(ada, question, DELETED)
         go_on.set()
@@ -233,8 +233,8 @@ async def test_two_deletions_while_an_answer_is_written(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("edited", [False, True])
-async def test_a_picture_on_its_way_is_dropped(stage: Stage, monkeypatch: pytest.MonkeyPatch, edited: bool) -> None:
-    """Who deletes while a picture of theirs is fetched is told that it is not kept; no row of them comes back, and the
+async def test_a_picture_in_flight_is_dropped(stage: Stage, monkeypatch: pytest.MonkeyPatch, edited: bool) -> None:
+    """A picture that is downloaded during the deletion is not stored, and the reply says so; no row comes back, and the
     file goes with what is swept.
     """
     fetching, go_on = asyncio.Event(), asyncio.Event()
@@ -254,7 +254,7 @@ async def test_a_picture_on_its_way_is_dropped(stage: Stage, monkeypatch: pytest
         else:
             await ada.sends(photo=png(colour="red"), caption="What?")
         await fetching.wait()
-        question = await told(ada, "/delete_my_data")
+        question = await final_reply(ada, "/delete_my_data")
         await ada.taps(SURE, question)
         await said_to(ada, question, DELETED)
         go_on.set()
@@ -268,11 +268,11 @@ async def test_a_picture_on_its_way_is_dropped(stage: Stage, monkeypatch: pytest
         assert bot.pictures.files() == []
 
 
-async def test_nothing_said_before_is_sent_to_the_engine_again(stage: Stage) -> None:
-    """After a deletion a new picture begins a conversation that knows nothing of the one before."""
+async def test_nothing_deleted_is_sent_to_the_engine_again(stage: Stage) -> None:
+    """After a deletion a new picture begins a conversation without the earlier one."""
     async with stage.bot() as bot, stage.person() as ada:
         await ada.asks(photo=png(), caption="a secret")
-        question = await told(ada, "/delete_my_data")
+        question = await final_reply(ada, "/delete_my_data")
         await ada.taps(SURE, question)
         await said_to(ada, question, DELETED)
         await ada.asks(photo=png(colour="red"), caption="hello")
@@ -282,7 +282,7 @@ async def test_nothing_said_before_is_sent_to_the_engine_again(stage: Stage) -> 
 
 
 async def test_a_killed_deletion_is_completed(stage: Stage) -> None:
-    """Killed between rows and files, the rest goes with whoever looks next; the ledger itself was never half done."""
+    """Killed between rows and files, the next process deletes the rest; the ledger is never half done."""
     config = config_for(stage)
     async with stage.bot() as bot, stage.person() as ada:
         await ada.asks(photo=png())
@@ -300,7 +300,7 @@ async def test_a_killed_deletion_is_completed(stage: Stage) -> None:
 
 
 async def test_forget_on_the_command_line(stage: Stage) -> None:
-    """`thumbtune forget` beside a running bot deletes the same, which then answers on without the past."""
+    """`thumbtune forget` beside a running bot deletes the same; the bot then answers without the history."""
     config = config_for(stage)
     async with stage.bot() as bot, stage.person() as ada, stage.person(1002, "Ben") as ben:
         answer = await ada.asks(photo=png())
@@ -310,14 +310,14 @@ async def test_forget_on_the_command_line(stage: Stage) -> None:
         assert "Deleted: 1 questions with their answers, 1 pictures" in said
         assert not await bot.ledger.personal_data.count(ada.id)
         assert await ada.toast(await ada.taps(UP, answer)) == "I cannot find that answer any more."
-        await told(ada, "And now?")
+        await final_reply(ada, "And now?")
         await ben.asks("And this?")
         code, said = await command(config, "forget", "404")
         assert (code, said.strip()) == (0, "Nothing is kept of 404.")
 
 
-async def test_rows_follow_after_a_run_that_is_under_way(stage: Stage) -> None:
-    """While a run may still write its files, its rows are removed at once and once more when it is over."""
+async def test_rows_are_removed_again_after_an_active_run(stage: Stage) -> None:
+    """While a run may still write its files, rows are removed at once and again at its end."""
     runs = stage.directory / "runs"
     async with stage.bot() as bot, stage.person() as ada:
         await ada.asks(photo=png())
@@ -337,12 +337,12 @@ async def test_rows_follow_after_a_run_that_is_under_way(stage: Stage) -> None:
         assert await bot.ledger.personal_data.pending_removals() == []
 
 
-async def test_the_daily_job_deletes_what_grew_old(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows and files of unrated answers go; rated ones stay."""
+async def test_the_daily_job_deletes_expired_answers(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows and files of unrated answers are deleted; rated ones stay."""
     async with stage.bot() as bot, stage.person() as ada:
         rated = await ada.asks(photo=png())
         await ada.toast(await ada.taps(UP, rated))
-        await told(ada, "/new")
+        await final_reply(ada, "/new")
         await ada.asks(photo=png(colour="red"))
         names = [each.sha256 for each in await bot.ledger.pictures.all()]
         forgetting = Forgetting.beside(bot.ledger, stage.directory)
@@ -362,6 +362,6 @@ async def test_the_daily_job_deletes_what_grew_old(stage: Stage, monkeypatch: py
         {"message": {"chat": {"id": 5, "type": "private"}, "from": {"id": 5}, "text": "/delete_my_data"}},
     ],
 )
-def test_every_lane_tells_whose_it_is(raw: dict[str, object]) -> None:
-    """The ledger finds a person's updates by the end of their lanes."""
+def test_every_lane_ends_in_its_user(raw: dict[str, object]) -> None:
+    """The ledger finds a person's updates by the ends of their lanes."""
     assert lane_of(raw).endswith(":5")

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from bot.telegram.outbox import PENDING
-from tests.support.chatting import ADMIN, Stage, png, shows, told
+from tests.support.chatting import ADMIN, Stage, final_reply, png, shows
 from tests.support.person import UP, Message, Person, button
 
 STOP = "⏹ Stop"
@@ -149,7 +149,7 @@ async def test_an_answer_in_a_group_may_be_doubled(stage: Stage) -> None:
 async def test_a_deleted_message_with_buttons_is_no_failure(stage: Stage) -> None:
     """Whoever deletes the languages after tapping on one has chosen all the same, and no admin is alarmed."""
     async with stage.bot() as bot, stage.person() as ada:
-        offered = await told(ada, "/language")
+        offered = await final_reply(ada, "/language")
         stage.emulator.faults.plan("refused", 1, methods=["editMessageText"], words="message to edit not found")
         await ada.toast(await ada.taps("中文", offered))
         await stage.handled(bot)

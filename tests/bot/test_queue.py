@@ -1,4 +1,4 @@
-"""Many people and one place at the engine: everybody who waits sees how many are before them, as it changes."""
+"""The queue of an engine: each person sees their place in it, as it changes."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ LOOKING = "Looking at your picture…"
 
 
 class Deployed(ScriptedEngine):
-    """The real deployment, with its real queue, in the place of scripts."""
+    """An engine for the stage that is the real deployment, with its queue."""
 
     def __init__(self, deployment: Deployment) -> None:
         super().__init__()
         self._deployment = deployment
 
     async def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
-        """Pass on what it says."""
+        """Stream the deployment's answer."""
         async with aclosing(self._deployment.answer(prompt)) as deltas:
             async for delta in deltas:
                 yield delta
 
 
 def before(number: int, person: Person) -> str:
-    """What somebody reads who has so many before them."""
+    """Return the notice for a person with this number of questions before theirs."""
     if number == 0:
         return LOOKING
     if person.language == "zh":
@@ -40,7 +40,7 @@ def before(number: int, person: Person) -> str:
 
 
 async def test_the_place_in_the_queue_moves(stage: Stage, tmp_path: Path) -> None:
-    """3, 2, 1, next, an answer, in English and Chinese; who gives up while they wait lets those behind move up too."""
+    """3, 2, 1, next, an answer, in English and Chinese; a stopped question lets those behind it move up."""
     async with (
         deployed(tmp_path, concurrency=1) as deployment,
         stage.bot(engine=Deployed(deployment)),
@@ -72,6 +72,6 @@ async def test_the_place_in_the_queue_moves(stage: Stage, tmp_path: Path) -> Non
 
 
 async def speaking(person: Person) -> bool:
-    """Whether the person reads the first words of their answer."""
+    """Return whether the first words of the person's answer are shown."""
     messages = await person.bot_messages()
     return bool(messages) and messages[-1]["text"].startswith("a/")

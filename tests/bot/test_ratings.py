@@ -1,4 +1,4 @@
-"""Thumbs: given, changed, taken back, by button and by reaction, alone and in groups; reasons, and better answers."""
+"""Votes by button and by reaction, in private chats and in groups; reasons and corrections."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ BETTER = "✍"
 
 
 async def latest(bot: RunningBot, person: Person, chat: int | None = None) -> Message:
-    """The bot's last message, when it has done all that was asked of it."""
+    """Return the bot's last message once all updates are handled."""
     await bot.settled()
     return (await person.bot_messages(chat))[-1]
 
 
 async def labels(bot: RunningBot, person: Person, chat: int | None = None) -> list[list[str]]:
-    """The buttons under the bot's last message, row by row."""
+    """Return the labels of the buttons under the bot's last message, by rows."""
     message = await latest(bot, person, chat)
     return [[key["text"] for key in row] for row in message.get("reply_markup", {}).get("inline_keyboard", [])]
 
 
 async def test_the_same_thumb_again_takes_it_back(stage: Stage) -> None:
-    """A vote that was taken back is none; what was given and taken stays on record."""
+    """A vote that was taken back does not count; both rows stay."""
     async with stage.bot() as bot, stage.person() as ada:
         answer = await ada.asks(photo=png())
         await ada.toast(await ada.taps(UP, answer))
@@ -42,8 +42,8 @@ async def test_the_same_thumb_again_takes_it_back(stage: Stage) -> None:
         assert await bot.ledger.votes.latest(1, ada.id) == 1
 
 
-async def test_after_a_thumb_down_people_can_say_why(stage: Stage) -> None:
-    """Reasons are offered to who dislikes an answer, one is kept and marked, and they go with the thumb."""
+async def test_a_thumb_down_offers_reasons(stage: Stage) -> None:
+    """A 👎 offers reasons; one is stored and marked, and they disappear with the vote."""
     async with stage.bot() as bot, stage.person() as ada:
         answer = await ada.asks(photo=png())
         await ada.toast(await ada.taps(DOWN, answer))
@@ -64,7 +64,7 @@ async def test_after_a_thumb_down_people_can_say_why(stage: Stage) -> None:
 
 
 async def test_a_reaction_is_a_vote(stage: Stage) -> None:
-    """👍 and 👎 put on an answer count, change and go as the buttons do; other emoji and messages do not."""
+    """👍 and 👎 as reactions to an answer count, change and go like the buttons; others do not count."""
     async with stage.bot() as bot, stage.person() as ada:
         question = await ada.sends(photo=png())
         answer = await ada.answer(rated=True)
@@ -83,8 +83,8 @@ async def test_a_reaction_is_a_vote(stage: Stage) -> None:
             assert marked == {1: ["👍 ✓"], -1: ["👎 ✓"], None: []}[rating], "the buttons show what counts"
 
 
-async def test_in_a_group_everybodys_vote_counts(stage: Stage) -> None:
-    """Votes of several people stand side by side, asker and raters apart; the buttons show how many there are."""
+async def test_in_a_group_all_votes_count(stage: Stage) -> None:
+    """Each member has one vote, the asker too; the buttons show the tally."""
     async with (
         stage.bot() as bot,
         stage.person(1001) as ada,
@@ -109,13 +109,13 @@ async def test_in_a_group_everybodys_vote_counts(stage: Stage) -> None:
 
 
 async def taught(bot: RunningBot) -> list[tuple[str, bool]]:
-    """What training would find: answers, and whether people have shown them."""
+    """Return what training would select: answers, and whether each is a correction."""
     rated = await bot.ledger.votes.rated_exchanges(Trust(admins=frozenset({ADMIN})))
     return [(each.exchange.answer, each.demonstrated) for each in rated]
 
 
-async def test_a_better_answer_teaches_once_it_is_confirmed(stage: Stage) -> None:
-    """✍ asks for it, a reply suggests it, an admin's 👍 confirms it, 👎 takes it back; the talk goes on as it was."""
+async def test_a_correction_teaches_once_it_is_confirmed(stage: Stage) -> None:
+    """✍ asks for it, a reply suggests it, an admin's 👍 confirms it, 👎 withdraws it; the conversation is unchanged."""
     async with stage.bot("A dog.", "Yes.") as bot, stage.person() as ada, stage.person(ADMIN, "Root") as root:
         answer = await ada.asks(photo=png(), caption="What is it?")
         await ada.toast(await ada.taps(DOWN, answer))
@@ -140,8 +140,8 @@ async def test_a_better_answer_teaches_once_it_is_confirmed(stage: Stage) -> Non
         assert bot.engine.heard() == ["What is it?", "A dog.", "Sure?"]
 
 
-async def test_a_reply_to_a_disliked_answer_betters_it(stage: Stage) -> None:
-    """Replying to an answer is a question as long as one does not dislike it; an edited suggestion is the newer one."""
+async def test_a_reply_to_a_disliked_answer_is_a_correction(stage: Stage) -> None:
+    """A reply to an answer is a question unless the person dislikes it; an edit replaces the correction."""
     async with stage.bot("A dog.") as bot, stage.person(ADMIN) as ada:
         answer = await ada.asks(photo=png(), caption="What is it?")
         await ada.sends("Sure?", reply_to=answer["message_id"])
@@ -161,7 +161,7 @@ async def test_a_reply_to_a_disliked_answer_betters_it(stage: Stage) -> None:
 
 @pytest.mark.parametrize("question", ["How many are there, then?", "有几个？ "])
 async def test_a_reply_that_ends_in_a_question_mark_is_a_question(stage: Stage, question: str) -> None:
-    """Also to an answer that the person does not like."""
+    """That also holds for a disliked answer."""
     async with stage.bot("A dog.", "Two.") as bot, stage.person() as ada:
         disliked = await ada.asks(photo=png(), caption="What is it?")
         await ada.toast(await ada.taps(DOWN, disliked))
@@ -170,8 +170,8 @@ async def test_a_reply_that_ends_in_a_question_mark_is_a_question(stage: Stage, 
         assert bot.engine.heard() == ["What is it?", "A dog.", question.strip()]
 
 
-async def test_what_was_taken_for_a_better_answer_can_be_a_question(stage: Stage) -> None:
-    """A button has it answered where the offer stood, once; it is edited and voted on like any other question."""
+async def test_a_supposed_correction_can_be_a_question(stage: Stage) -> None:
+    """A button answers it in place of the offer, once; it is edited and rated like any other question."""
     async with stage.bot("A dog.", "Two.", "Grey.") as bot, stage.person() as ada:
         disliked = await ada.asks(photo=png(), caption="What is it?")
         await ada.toast(await ada.taps(DOWN, disliked))
@@ -198,7 +198,7 @@ async def _demonstrated(bot: RunningBot) -> bool:
 
 
 async def offered(bot: RunningBot, person: Person, chat: int | None = None) -> Message:
-    """The bot's offer to learn what the person has just suggested."""
+    """Return the bot's offer to learn what the person has just suggested."""
     await until(lambda: _offers(bot, person, chat))
     return await latest(bot, person, chat)
 
@@ -208,7 +208,7 @@ async def _offers(bot: RunningBot, person: Person, chat: int | None) -> bool:
 
 
 async def test_in_a_group_another_person_confirms(stage: Stage) -> None:
-    """Anybody may suggest; the author's own 👍 does not teach, another person's does; authors take theirs back."""
+    """Any member may suggest. Another person's 👍 confirms, the author's own does not; the author may withdraw."""
     async with (
         stage.bot("A dog.") as bot,
         stage.person(1001) as ada,
@@ -235,12 +235,13 @@ async def test_in_a_group_another_person_confirms(stage: Stage) -> None:
 
 
 async def test_corrections_are_limited_a_day(stage: Stage) -> None:
-    """One person's flood ends at the limit: what is beyond it is not kept, edited or not."""
+    """Corrections beyond a person's limit are not stored, edited or not."""
     async with stage.bot(limits={"corrections_per_day": 1}) as bot, stage.person() as ada:
         answers = [await ada.asks(photo=png(colour=colour)) for colour in ("red", "blue")]
         for answer in answers:
             await ada.toast(await ada.taps(DOWN, answer))
             suggestion = await ada.sends("Buy at example.org", reply_to=answer["message_id"])
+            await stage.handled(bot)
             said = await latest(bot, ada)
         assert said["text"] == "That's the limit: 1 corrections a day. Try again tomorrow."
         first = await bot.ledger.corrections.get(1)
@@ -252,8 +253,8 @@ async def test_corrections_are_limited_a_day(stage: Stage) -> None:
         assert not await _demonstrated(bot)
 
 
-def test_training_takes_a_better_answer_whatever_the_votes() -> None:
-    """A confirmed better answer is selected where no thumb would be enough, and its words are what is learned."""
+def test_training_takes_a_correction_whatever_the_votes() -> None:
+    """A confirmed correction is selected whatever the votes, with its text as the target."""
 
     def shown(number: int, answer: str, ups: int, *, demonstrated: bool = False) -> RatedExchange:
         made = Exchange(1, 1, 1, number, "What?", (f"{number:064x}",), answer, "base", "", "", 0.8, 0.8, 512, 1, "stop",
@@ -266,8 +267,8 @@ def test_training_takes_a_better_answer_whatever_the_votes() -> None:
     assert sorted(pair.lesson.turns[-1].text for pair in pairs) == ["A cat.", "A cow."]
 
 
-async def test_who_leaves_takes_their_suggestions_along(stage: Stage) -> None:
-    """What somebody suggested about another one's answer goes with them, and the answer is as it was."""
+async def test_deletion_removes_the_persons_corrections(stage: Stage) -> None:
+    """A deletion removes the person's corrections of other people's answers, which are as before then."""
     async with stage.bot("A dog.") as bot, stage.person(1001) as ada, stage.person(1002, "Bob") as bob:
         group = stage.emulator.add_group("Friends", [ada.id, bob.id]).id
         await ada.sends(photo=png(), caption="@thumbtune_bot What?", chat=group)

@@ -19,7 +19,7 @@ from inference.serving.engine_launch import free_port
 from storage.ledger import Ledger
 from storage.records import Model
 from storage.states import ModelState, RunState
-from tests.support.chatting import ADMIN, Notebook, Stage, told
+from tests.support.chatting import ADMIN, Notebook, Stage, final_reply
 
 WHY = "it is no better on the liked answers that were kept apart (1.2 nats a token, the live model 1.1)"
 
@@ -89,8 +89,8 @@ async def test_status_says_that_a_model_was_rejected(stage: Stage, tmp_path: Pat
     notebook = Notebook(runs=overview.runs, rejected=dict(overview.rejected))
     async with stage.bot(admin=notebook), stage.person(ADMIN, "Root") as root:
         for command in ("/status", "/schedule"):
-            assert f"Run 1: rejected ({WHY})" in (await told(root, command))["text"]
+            assert f"Run 1: rejected ({WHY})" in (await final_reply(root, command))["text"]
     async with stage.bot(admin=notebook), stage.person(ADMIN, "Root", "zh") as root:
-        said = (await told(root, "/status"))["text"]
+        said = (await final_reply(root, "/status"))["text"]
         assert "第 1 次训练：未通过 (" in said
         assert "nats a token" not in said

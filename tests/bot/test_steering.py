@@ -1,4 +1,4 @@
-"""Another answer, and no more of this one: what people do about an answer but rate it."""
+"""Regenerating and stopping answers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 from bot.telegram.keyboards import AGAIN
 from inference.messages import Delta
-from tests.support.chatting import ADMIN, Stage, png, shows, told, until
+from tests.support.chatting import ADMIN, Stage, final_reply, png, shows, until
 from tests.support.person import DOWN, UP, button
 
 STOP = "⏹"
@@ -38,8 +38,8 @@ async def test_another_answer_stands_beside_the_first(stage: Stage) -> None:
         assert [button(each, AGAIN) for each in await ada.bot_messages()] == [None, "again:2"]
 
 
-async def test_another_answer_to_what_is_deleted_meanwhile_is_dropped(stage: Stage) -> None:
-    """Where the first answer goes while the second one streams, the person is told so, once."""
+async def test_a_regenerated_answer_to_a_deleted_question_is_dropped(stage: Stage) -> None:
+    """If the first answer is deleted while the second one streams, one reply says so."""
     go_on = asyncio.Event()
     async with stage.bot("One.", ["Two", go_on, "."]) as bot, stage.person() as ada:
         first = await ada.asks(photo=png(), caption="What?")
@@ -47,14 +47,14 @@ async def test_another_answer_to_what_is_deleted_meanwhile_is_dropped(stage: Sta
         await until(lambda: len(bot.engine.prompts) == 2)
         assert await bot.ledger.personal_data.expire(time.time() + 1) == 1
         go_on.set()
-        assert "dropped this question" in (await told(ada, after=first["message_id"]))["text"]
+        assert "dropped this question" in (await final_reply(ada, after=first["message_id"]))["text"]
         await bot.settled()
         assert len(bot.engine.prompts) == 2
         assert (await bot.ledger.counts.totals())["exchanges"] == 0
 
 
-async def test_the_answer_that_stands_is_what_the_model_remembers(stage: Stage) -> None:
-    """A third question sees the first answer's successor in its place, and so does the training of that time."""
+async def test_the_newest_answer_is_in_the_history(stage: Stage) -> None:
+    """The next prompt, and the training data, have the regenerated answer in place of the first."""
     async with stage.bot("One.", "Later.", "Two.", "Last.") as bot, stage.person() as ada:
         first = await ada.asks(photo=png(), caption="a?")
         later = await ada.asks("b?")
@@ -71,9 +71,9 @@ async def test_the_answer_that_stands_is_what_the_model_remembers(stage: Stage) 
 
 
 async def test_retry_is_about_the_last_question(stage: Stage) -> None:
-    """/retry answers the last question once more; before any it says that there is none."""
+    """/retry regenerates the last answer; without one it says so."""
     async with stage.bot("One.", "Two.", "Three.", chat={"temperature": 0}) as bot, stage.person() as ada:
-        assert "no answer yet" in (await told(ada, "/retry"))["text"]
+        assert "no answer yet" in (await final_reply(ada, "/retry"))["text"]
         await ada.asks(photo=png(), caption="a?")
         await ada.asks("b?")
         assert (await ada.asks("/retry"))["text"] == "Three."
@@ -83,8 +83,8 @@ async def test_retry_is_about_the_last_question(stage: Stage) -> None:
         assert (await bot.ledger.exchanges.get(3)).replaces == 2
 
 
-async def test_an_old_button_gives_no_further_answer(stage: Stage) -> None:
-    """Pressed twice in a hurry, 🔄 under one answer gives one other answer."""
+async def test_an_old_button_regenerates_nothing(stage: Stage) -> None:
+    """Two quick taps on 🔄 under one answer give one other answer."""
     async with stage.bot() as bot, stage.person() as ada:
         first = await ada.asks(photo=png())
         taps = [await ada.taps(AGAIN, first) for _ in range(2)]
@@ -93,8 +93,8 @@ async def test_an_old_button_gives_no_further_answer(stage: Stage) -> None:
         assert len(bot.engine.prompts) == 2
 
 
-async def test_stop_keeps_what_came(stage: Stage) -> None:
-    """⏹ ends the engine's work; what was said until then is the answer, can be rated and is remembered."""
+async def test_stop_keeps_the_partial_answer(stage: Stage) -> None:
+    """⏹ ends the generation; the partial answer is recorded, can be rated and is in the history."""
     never = asyncio.Event()
     async with stage.bot(["Half an", never, " answer."], "Next.") as bot, stage.person() as ada:
         await ada.sends(photo=png(), caption="a?")
@@ -112,10 +112,10 @@ async def test_stop_keeps_what_came(stage: Stage) -> None:
 
 
 async def test_the_stop_command_does_not_wait_for_the_answer(stage: Stage) -> None:
-    """/stop ends the answer under way and the questions that wait behind it, and says so; later ones are answered."""
+    """/stop ends the answer in flight and the questions behind it, and says so; later ones are answered."""
     never = asyncio.Event()
     async with stage.bot(["One", never]) as bot, stage.person() as ada:
-        assert (await told(ada, "/stop"))["text"] == "There is nothing to stop."
+        assert (await final_reply(ada, "/stop"))["text"] == "There is nothing to stop."
         await ada.sends(photo=png(), caption="a?")
         await shows(ada, "One")
         await ada.sends("b?")
@@ -127,19 +127,19 @@ async def test_the_stop_command_does_not_wait_for_the_answer(stage: Stage) -> No
         assert (await ada.asks("c?"))["text"] == "Answer 2"
 
 
-async def test_who_waits_can_stop_waiting(stage: Stage) -> None:
-    """⏹ while the question stands in the queue gives the place up; nothing is recorded."""
+async def test_a_queued_question_can_be_stopped(stage: Stage) -> None:
+    """⏹ takes a question out of the queue; nothing is recorded."""
     never = asyncio.Event()
     async with stage.bot([Delta(waiting=2), never]) as bot, stage.person() as ada:
         await ada.sends(photo=png())
         await ada.toast(await ada.taps(STOP, await shows(ada, "2 questions are before yours…")))
-        assert (await told(ada))["text"] == "I have stopped before the first word."
+        assert (await final_reply(ada))["text"] == "I have stopped before the first word."
         assert bot.engine.ended == 1
         assert (await bot.ledger.counts.totals())["exchanges"] == 0
 
 
 async def test_a_late_stop_finds_a_finished_answer(stage: Stage) -> None:
-    """A tap on ⏹ that comes after the end changes nothing."""
+    """A tap on ⏹ after the end changes nothing."""
     gate = asyncio.Event()
     async with stage.bot(["All", gate, " of it."]) as bot, stage.person() as ada:
         await ada.sends(photo=png())
@@ -153,8 +153,8 @@ async def test_a_late_stop_finds_a_finished_answer(stage: Stage) -> None:
         assert (await bot.ledger.exchanges.get(1)).finish == "stop"
 
 
-async def test_only_who_asked_steers(stage: Stage) -> None:
-    """In a group others can neither stop an answer nor ask for another one; an admin can."""
+async def test_only_the_asker_and_admins_stop_and_regenerate(stage: Stage) -> None:
+    """In a group other members can neither stop nor regenerate an answer; an admin can."""
     never = asyncio.Event()
     async with (
         stage.bot(["Half", never], ["Other", never]) as bot,

@@ -1,4 +1,4 @@
-"""Retries, stops and edits while the bot is ended or killed: each wish is fulfilled, and once."""
+"""Retries, stops and edits while the bot is stopped or killed: each takes effect exactly once."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.support.person import UP, Person, button
 STOP = "⏹"
 
 
-async def test_a_stop_and_an_edit_outlive_the_process(stage: Stage) -> None:
-    """What was asked while no bot ran is done by the next one: one answer stopped, one changed, none twice."""
+async def test_a_stop_and_an_edit_survive_a_restart(stage: Stage) -> None:
+    """Requests made while no bot runs are carried out by the next one: one stop, one edit, nothing twice."""
     never = asyncio.Event()
     async with stage.person(1001) as ada, stage.person(1002, "Bob") as bob:
         made = settings(stage.url, stage.emulator.token)
@@ -43,7 +43,7 @@ async def test_a_stop_and_an_edit_outlive_the_process(stage: Stage) -> None:
 
 @pytest.mark.parametrize("moment", range(2))
 async def test_steering_survives_stops_at_any_moment(stage: Stage, moment: int) -> None:
-    """Broken off while somebody retries and edits, without a kill: each wish is fulfilled once."""
+    """A bot stopped while a person retries and edits carries out each request once."""
 
     def slowly(prompt: object, number: int) -> list[str | float]:
         return [0.03, "Part ", 0.03, f"{number}."]
@@ -82,7 +82,7 @@ async def test_steering_survives_stops_at_any_moment(stage: Stage, moment: int) 
     ("kills", "seed"), [(3, 1), *(pytest.param(8, seed, marks=pytest.mark.soak) for seed in range(2, 8))]
 )
 async def test_steering_survives_kills(stage: Stage, kills: int, seed: int) -> None:
-    """`kill -9` while people retry, edit and stop: each question has its one answer, each retry another, no more."""
+    """`kill -9` while people retry, edit and stop: one answer for each question, one more for each retry."""
     rounds = kills + 1
     people = [Person(stage.url, 2000 + number, f"P{number}") for number in range(2)]
 

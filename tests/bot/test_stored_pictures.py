@@ -1,4 +1,4 @@
-"""Pictures that an earlier version stored as they were sent: cleaned once, whatever interrupts it."""
+"""Pictures that an earlier version stored as they were sent are re-encoded once, whatever interrupts it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from bot.admin.picture_upgrade import CHORE, PictureUpgrade, finish_pictures
 from bot.chat.history import History
-from bot.chat.legacy_pictures import CHORE, StoredPictures, finish_pictures
+from bot.chat.stored_pictures import StoredPictures
 from bot.cli.maintenance import backup
 from bot.settings import ChatSettings
 from inference.chat_format.template import prompt_hash
@@ -36,7 +37,7 @@ from training.data.sources import ROWS, SourceInfo
 
 
 class Former:
-    """A data folder as an earlier version has left it."""
+    """A data folder of an earlier version."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -44,7 +45,7 @@ class Former:
         self._update = 0
 
     async def store(self, ledger: Ledger, data: bytes, sender: int = 1) -> str:
-        """A picture as it was sent; its name."""
+        """Store a picture as it was sent and return its name."""
         name = await self.pictures.put(data)
         await ledger.pictures.add(picture(name, size=len(data), media_type="image/jpeg"), sender)
         with closing(sqlite3.connect(self.folder / FILE_NAME)) as database, database:
@@ -52,7 +53,7 @@ class Former:
         return name
 
     async def says(self, ledger: Ledger, question: str, *names: str, before: tuple[Turn, ...] = ()) -> Prompt:
-        """A liked answer in the open session of user 1; what the model saw."""
+        """Record a liked answer in the open session of user 1 and return what the model saw."""
         self._update += 10
         turn = Turn(Role.USER, question, tuple(Picture(b"", name) for name in names))
         prompt = Prompt("Be kind.", (*before, turn), "")
@@ -64,26 +65,31 @@ class Former:
 
 
 @asynccontextmanager
-async def opened(folder: Path) -> AsyncIterator[tuple[Former, Ledger, StoredPictures]]:
+async def opened(folder: Path) -> AsyncIterator[tuple[Former, Ledger, PictureUpgrade]]:
     async with Ledger.open(folder) as ledger:
-        yield Former(folder), ledger, StoredPictures.beside(ledger, folder, DECODERS)
+        stored = StoredPictures(ledger, PictureStore(folder / "pictures"), DECODERS)
+        yield Former(folder), ledger, PictureUpgrade(ledger, stored, runs=folder / "runs", sources=folder / "sources")
+
+
+def history(ledger: Ledger, pictures: PictureStore) -> History:
+    return History(ledger, StoredPictures(ledger, pictures, DECODERS), ChatSettings())
 
 
 def traces(folder: Path) -> list[Path]:
-    """Files in which the place where a photo was taken can be read."""
+    """Return the files that contain a photo's GPS position."""
     return [each for each in folder.rglob("*") if each.is_file() and GPS in each.read_bytes()]
 
 
-async def test_pictures_are_cleaned_in_place(tmp_path: Path) -> None:
-    """Exchanges, senders and the files of runs name the clean one; of the former nothing is left but its name."""
-    async with opened(tmp_path) as (former, ledger, stored):
+async def test_pictures_are_re_encoded_in_place(tmp_path: Path) -> None:
+    """Exchanges, senders and files of runs refer to the new picture; only the name of the former one is left."""
+    async with opened(tmp_path) as (former, ledger, upgrade):
         name = await former.store(ledger, located(), sender=3)
         (await former.says(ledger, "What is it?", name))
         run = tmp_path / "runs" / "1"
         run.mkdir(parents=True)
         (run / "train.json").write_text(json.dumps([{"id": "exchange-1", "image": f"{name[:2]}/{name}"}]))
         assert traces(tmp_path / "pictures")
-        await stored.finish()
+        await upgrade.finish()
         (clean,) = await ledger.pictures.all()
         assert clean.state is PictureState.CLEAN
         assert clean.sha256 != name
@@ -96,14 +102,14 @@ async def test_pictures_are_cleaned_in_place(tmp_path: Path) -> None:
         assert not await ledger.personal_data.pending_removals()
         assert await ledger.pictures.chore_done(CHORE)
         before = (await former.pictures.get(clean.sha256), clean)
-        await stored.finish()
+        await upgrade.finish()
         assert (await former.pictures.get(clean.sha256), *await ledger.pictures.all()) == before, "once"
     assert ledger_faults(tmp_path / FILE_NAME) == picture_faults(tmp_path / FILE_NAME, former.pictures) == []
 
 
-async def test_prompts_of_before_are_found_by_their_hash(tmp_path: Path) -> None:
-    """What the model saw of a long talk is learned as before, though its picture has another name now."""
-    async with opened(tmp_path) as (former, ledger, stored):
+async def test_earlier_prompts_are_found_by_their_hash(tmp_path: Path) -> None:
+    """Training reconstructs the prompts of a long conversation although its picture has another name now."""
+    async with opened(tmp_path) as (former, ledger, upgrade):
         name = await former.store(ledger, located())
         said = await former.says(ledger, "What is it?", name)
         await former.says(ledger, "And this?", before=said.turns)
@@ -114,7 +120,7 @@ async def test_prompts_of_before_are_found_by_their_hash(tmp_path: Path) -> None
         )
         await ledger.votes.cast(Rating((await ledger.exchanges.record(asked)).id, 2, 1, 501))
         before = [seen_prompt(each) for each in await ledger.votes.rated_exchanges()]
-        await stored.finish()
+        await upgrade.finish()
         after = [seen_prompt(each) for each in await ledger.votes.rated_exchanges()]
         assert [[turn.text for turn in each.turns] for each in after] == [
             [turn.text for turn in each.turns] for each in before
@@ -125,33 +131,33 @@ async def test_prompts_of_before_are_found_by_their_hash(tmp_path: Path) -> None
         assert shown == {clean.sha256}
 
 
-async def test_one_that_is_needed_now_is_cleaned_now(tmp_path: Path) -> None:
-    """No engine is shown a picture as it was sent."""
-    async with opened(tmp_path) as (former, ledger, stored):
+async def test_a_picture_is_re_encoded_when_it_is_needed(tmp_path: Path) -> None:
+    """No engine gets a picture as it was sent."""
+    async with opened(tmp_path) as (former, ledger, _):
         name = await former.store(ledger, located())
         await former.says(ledger, "What is it?", name)
         asked = await ledger.exchanges.get(1)
-        history = History(ledger, former.pictures, ChatSettings(), stored)
-        (shown,) = await history.pictures(asked)
+        shown_before = history(ledger, former.pictures)
+        (shown,) = await shown_before.pictures(asked)
         assert GPS not in shown.data
         assert shown.sha256 == (await ledger.pictures.all())[0].sha256
-        assert await history.pictures(asked) == (shown,), "by its former name as well"
+        assert await shown_before.pictures(asked) == (shown,), "by its former name as well"
 
 
-async def test_what_cannot_be_cleaned_is_kept_from_everybody(tmp_path: Path) -> None:
-    """Neither shown nor learned nor backed up; what others sent goes on, and forgetting takes it along."""
+async def test_a_quarantined_picture_is_not_used(tmp_path: Path) -> None:
+    """It is neither shown nor learned from nor backed up; other pictures are, and its file stays for an erasure."""
     out, said = tmp_path / "backup", StringIO()
     data = tmp_path / "data"
-    async with opened(data) as (former, ledger, stored):
+    async with opened(data) as (former, ledger, _):
         bad = await former.store(ledger, large_webp())
         await former.says(ledger, "What is it?", bad)
         await former.says(ledger, "And now?")
         await ledger.sessions.restart(1, 1)
         good = await former.store(ledger, located())
         await former.says(ledger, "What is that?", good)
-        history = History(ledger, former.pictures, ChatSettings(), stored)
+        shown_before = history(ledger, former.pictures)
         with pytest.raises(UnknownRecord, match="quarantine"):
-            await history.pictures(await ledger.exchanges.get(1))
+            await shown_before.pictures(await ledger.exchanges.get(1))
         await backup(ledger, data, out, models=False, console=Console(file=StringIO()))
         await finish_pictures(ledger, data, Console(file=said))
         assert "1 pictures in quarantine" in said.getvalue()
@@ -162,8 +168,8 @@ async def test_what_cannot_be_cleaned_is_kept_from_everybody(tmp_path: Path) -> 
     assert not picture_faults(out / FILE_NAME, PictureStore(out / "pictures"))
 
 
-async def test_imports_of_before_are_cleaned(tmp_path: Path) -> None:
-    """Rows name the clean pictures; a row whose picture cannot be cleaned is put aside."""
+async def test_imported_pictures_are_re_encoded(tmp_path: Path) -> None:
+    """Rows refer to the new pictures; a row whose picture cannot be re-encoded is quarantined."""
     source = tmp_path / "sources" / "food"
     store = PictureStore(source / "pictures")
     names = [await store.put(data) for data in (located(), large_webp())]
@@ -171,9 +177,9 @@ async def test_imports_of_before_are_cleaned(tmp_path: Path) -> None:
     rows = [{"id": str(each), "image": f"{each[:2]}/{each}", "conversations": talk} for each in names]
     (source / ROWS).write_text("".join(json.dumps(each) + "\n" for each in rows))
     SourceInfo("food.json", 2, 2).write(source)
-    async with opened(tmp_path) as (_, ledger, stored):
+    async with opened(tmp_path) as (_, ledger, upgrade):
         assert not await ledger.pictures.chore_done(CHORE)
-        await stored.finish()
+        await upgrade.finish()
     about = SourceInfo.read(source)
     assert (about.rows, about.pictures, about.clean) == (1, 1, True)
     (row,) = [json.loads(line) for line in (source / ROWS).read_text().splitlines()]
@@ -184,8 +190,8 @@ async def test_imports_of_before_are_cleaned(tmp_path: Path) -> None:
     assert not traces(source)
 
 
-async def test_killed_at_any_moment_it_goes_on(tmp_path: Path) -> None:
-    """`kill -9`, again and again: every exchange keeps its picture, and no picture is lost or left as it was."""
+async def test_re_encoding_survives_kills(tmp_path: Path) -> None:
+    """After `kill -9` again and again every exchange has its picture, and none is lost or left as it was."""
     count = 24
     async with opened(tmp_path) as (former, ledger, _):
         for number in range(count):
@@ -198,8 +204,8 @@ async def test_killed_at_any_moment_it_goes_on(tmp_path: Path) -> None:
         if child.returncode is None:
             os.kill(child.pid, signal.SIGKILL)
         await child.wait()
-    async with opened(tmp_path) as (former, ledger, stored):
-        await stored.finish()
+    async with opened(tmp_path) as (former, ledger, upgrade):
+        await upgrade.finish()
         kept = {each.sha256: each for each in await ledger.pictures.all()}
         assert len(kept) == count
         for number in range(count):
@@ -212,9 +218,9 @@ async def test_killed_at_any_moment_it_goes_on(tmp_path: Path) -> None:
 
 
 async def clean_until_killed(folder: Path) -> None:
-    """What the bot does in the background."""
-    async with opened(folder) as (_, __, stored):
-        await stored.finish()
+    """Re-encode as the bot does in the background."""
+    async with opened(folder) as (_, __, upgrade):
+        await upgrade.finish()
 
 
 if __name__ == "__main__":

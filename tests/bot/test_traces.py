@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from bot.redaction import account, trace
 from bot.telegram.client import open_bot
 from bot.telegram.formatting import markdown_pages
-from tests.support.chatting import ADMIN, Stage, settings, told, until
+from tests.support.chatting import ADMIN, Stage, final_reply, settings, until
 
 SECRET = "my diary"
 
@@ -23,7 +23,7 @@ async def test_an_update_that_cannot_be_read_is_not_quoted(stage: Stage, monkeyp
         async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
             message = {"message_id": SECRET, "text": [SECRET], "chat": {"id": 1001, "type": "private"}, "date": 1}
             await bot.inbox.store([{"update_id": 5, "message": message}])
-            alert = (await told(root, after=0))["text"]
+            alert = (await final_reply(root, after=0))["text"]
             await bot.settled()
             kept = await bot.ledger.inbox.get(5)
     assert SECRET in kept.payload

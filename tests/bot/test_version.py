@@ -1,21 +1,21 @@
-"""/model: which version answers, and who taught it."""
+"""/model: the live version and what taught it."""
 
 from __future__ import annotations
 
 from storage.records import Model, Rating
 from storage.states import ModelState, RunState
-from tests.support.chatting import Stage, png, told
+from tests.support.chatting import Stage, final_reply, png
 from tests.support.person import UP
 
 
-async def test_model_tells_who_taught_it(stage: Stage) -> None:
-    """/model names the version, and the thumbs and people behind it; the first one was taught by nobody."""
+async def test_model_names_version_and_votes(stage: Stage) -> None:
+    """/model names the version, and the votes and people behind it; the first version has none."""
     async with stage.bot() as bot, stage.person() as ada, stage.person(1002, "小伟", "zh") as wei:
-        assert (await told(ada, "/model"))["text"] == "There is no model yet."
+        assert (await final_reply(ada, "/model"))["text"] == "There is no model yet."
         ledger = bot.ledger
         await ledger.models.add(Model("base", "/m/base", ModelState.CANDIDATE, None, 1.0))
         await ledger.promotions.make("base")
-        assert "Version 1 (base), as it came." in (await told(ada, "/model"))["text"]
+        assert "Version 1 (base), as it came." in (await final_reply(ada, "/model"))["text"]
         for person in (ada, wei):
             await person.toast(await person.taps(UP, await person.asks(photo=png())))
         run = await ledger.runs.start("admin")
@@ -25,7 +25,9 @@ async def test_model_tells_who_taught_it(stage: Stage) -> None:
         await ledger.models.add(Model("run-1", "/m/1", ModelState.CANDIDATE, run.id, 2.0))
         await ledger.promotions.make("run-1")
         await ledger.votes.cast(Rating(1, 99, 1, 10**12))  # after the fact
-        assert (await told(ada, "/model"))[
+        assert (await final_reply(ada, "/model"))[
             "text"
         ] == "Version 2 (run-1), taught by 2 liked answers: 2 votes of 2 people."
-        assert (await told(wei, "/model"))["text"] == "第 2 版（run-1），训练依据：2 条好评回答（2 个人的 2 次评价）。"
+        assert (await final_reply(wei, "/model"))[
+            "text"
+        ] == "第 2 版（run-1），训练依据：2 条好评回答（2 个人的 2 次评价）。"

@@ -1,7 +1,7 @@
 """Every command and every button of the whole bot, in English and in Chinese: each works and speaks that language.
 
-Which commands there are the bot's own handlers tell, and which buttons its keyboards and the messages that arrive; so
-one that is new, and not walked here, fails the walk.
+The commands are read from the handlers, the buttons from the keyboards and the messages; so a new one that is not used
+here fails the test.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ BUTTONS: Final[dict[str, type[CallbackData]]] = {
     each.__prefix__: each for each in CallbackData.__subclasses__() if each.__module__.startswith("bot.")
 }
 ABOUT: Final = frozenset({"exchange", "demonstration", "update", "run", "model", "live", "node"})
-"""Fields of callback data that say what a button is about; the others say what it does."""
+"""Fields of callback data that name the object of a button; the others name its action."""
 
 NAMED_IN_THEMSELVES: Final = frozenset({"English", "English ✓", "中文", "中文 ✓"})
-UNDER_WAY: Final = "gate:1 words:3"
-"""A question whose answer does not go on after its first word."""
+IN_FLIGHT: Final = "gate:1 words:3"
+"""A question whose answer stops at its first word until it is released."""
 
 
 def commands() -> set[str]:
-    """All that the handlers listen to; the refusal for strangers goes by the menu itself."""
+    """Return the commands of all handlers except the refusal of non-admins, which is built from the menu."""
     routers = [
         module.router() for module in MODULES if hasattr(module, "router") and module is not bot.handlers.admin_only
     ]
@@ -54,21 +54,21 @@ def commands() -> set[str]:
 
 
 def kind(data: str) -> str:
-    """What a button does: `rate:17:1` is `rate:1`, `promote:run-3` is `promote`."""
+    """Return the action of a button: `rate:17:1` is `rate:1`, `promote:run-3` is `promote`."""
     prefix = data.partition(":")[0]
     choices = [str(value) for name, value in BUTTONS[prefix].unpack(data) if name not in ABOUT]
     return ":".join([prefix, *choices])
 
 
 def keys(message: Message) -> Iterator[dict[str, Any]]:
-    """The inline buttons of a message."""
+    """Yield the inline buttons of a message."""
     for row in message.get("reply_markup", {}).get("inline_keyboard", []):
         yield from row
 
 
 @dataclass
 class Walk:
-    """Sends and presses, and notes what was sent and pressed."""
+    """Sends messages and presses buttons, and records which."""
 
     whole: WholeBot
     say: Say
@@ -76,15 +76,15 @@ class Walk:
     pressed: set[str] = field(default_factory=set)
 
     async def sends(self, person: Person, text: str | None = None, *, chat: int | None = None, **what: Any) -> Message:
-        """What the bot says to it in the end."""
+        """Send a message and return the bot's final reply."""
         self.sent.add(command_of(text))
         asked = await person.sends(text, chat=chat, **what)
         return await self.whole.says(chat or person.id, after=asked["message_id"])
 
     async def presses(self, person: Person, what: str, message: Message) -> str:
-        """Press the button of that kind, as soon as it is there; what pops up."""
+        """Press the button of a kind as soon as it is shown, and return the toast."""
         messages = self.whole.emulator.world.chats[message["chat"]["id"]].messages
-        async with person.patience(20, f"the button {what}"):
+        async with person.time_limit(20, f"the button {what}"):
             data = None
             while data is None:
                 now = messages[message["message_id"]]
@@ -96,9 +96,9 @@ class Walk:
         return toast
 
     async def shown(self, person: Person, asked: Message, label: str) -> Message:
-        """The message after the one that was asked, as soon as it has such a button."""
+        """Return the first message after `asked` that has such a button, as soon as there is one."""
         messages = self.whole.emulator.world.chats[person.id].messages
-        async with person.patience(20, f"the button {label}"):
+        async with person.time_limit(20, f"the button {label}"):
             while True:
                 for number, message in messages.items():
                     if number > asked["message_id"] and button(message, label):
@@ -106,19 +106,19 @@ class Walk:
                 await asyncio.sleep(0.005)
 
     async def hears(self, person: Person, sentence: str, **values: object) -> Message:
-        """A message of the bot that begins so."""
+        """Return a message of the bot that begins with a sentence."""
         expected = self.say(sentence, **values)
         return await self.whole.says(person.id, lambda message: words(message).startswith(expected))
 
     async def asks(self, person: Person, text: str | None = None, **what: Any) -> Message:
-        """An answer that can be rated."""
+        """Ask a question and return the answer, which can be rated."""
         answer = await self.sends(person, text, **what)
         assert button(answer, "👍"), words(answer)
         return answer
 
 
 async def before_anything(walk: Walk, ada: Person) -> None:
-    """What can be sent before there is a picture, and what cannot be answered at all."""
+    """Send what can be sent before the first picture, and what cannot be answered at all."""
     for command in ("/start", "/help", "/model", "/new", "/retry", "/stop", "/dance"):
         await walk.sends(ada, command)
     await walk.sends(ada, "?")
@@ -130,7 +130,7 @@ async def before_anything(walk: Walk, ada: Person) -> None:
 
 
 async def chatting(walk: Walk, ada: Person) -> None:
-    """Answers: rated, bettered, given again, stopped."""
+    """Rate, correct, regenerate and stop answers."""
     answer = await walk.asks(ada, photo=picture(1))
     for _ in range(2):
         await walk.presses(ada, "rate:1", answer)
@@ -149,17 +149,17 @@ async def chatting(walk: Walk, ada: Person) -> None:
     await walk.presses(ada, "again", answer)
     await walk.whole.says(ada.id, lambda message: bool(button(message, "👍")), after=offer["message_id"])
     assert button(await walk.sends(ada, "/retry"), "👍")
-    asked = await ada.sends(UNDER_WAY)
+    asked = await ada.sends(IN_FLIGHT)
     streaming = await walk.shown(ada, asked, "⏹")
     await walk.presses(ada, "stop", streaming)
     await walk.whole.says(ada.id, after=asked["message_id"])
-    asked = await ada.sends(UNDER_WAY)
+    asked = await ada.sends(IN_FLIGHT)
     streaming = await walk.shown(ada, asked, "⏹")
     await walk.sends(ada, "/stop")
 
 
 async def in_a_group(walk: Walk, ada: Person, bob: Person) -> None:
-    """Everybody's commands where others read along, and buttons that are somebody else's."""
+    """Send the commands in a group, and press another person's buttons."""
     group = walk.whole.emulator.add_group("🎈", [ada.id, bob.id], admin=True).id
     for command in EVERYBODY:
         await walk.sends(bob, f"/{command}{BOT}", chat=group)
@@ -174,7 +174,7 @@ async def in_a_group(walk: Walk, ada: Person, bob: Person) -> None:
 
 
 async def changing_the_language(walk: Walk, eve: Person, language: str, other: str) -> None:
-    """Each choice is answered in the chosen language, the message too."""
+    """Choose each language; the toast and the message are in it."""
     offer = await walk.sends(eve, "/language")
     assert foreign(words(offer), other) == []
     for code in (language, other, language):
@@ -184,7 +184,7 @@ async def changing_the_language(walk: Walk, eve: Person, language: str, other: s
 
 
 async def administrating(walk: Walk, root: Person, ada: Person) -> None:
-    """What admins can look at and say, and what everybody else is told instead."""
+    """Use the admin commands that change nothing, and see other people refused."""
     for command in (*ADMINS, *NODES):
         assert "/help" in words(await walk.sends(ada, f"/{command} base"))
     for command in (
@@ -201,7 +201,7 @@ async def administrating(walk: Walk, root: Person, ada: Person) -> None:
 
 
 async def training(walk: Walk, root: Person, ada: Person) -> None:
-    """Runs: begun, watched, cancelled both ways, with a worse model and a better one; and the models they leave."""
+    """Start, follow and cancel runs, with a worse and a better model, and use the models they leave."""
     for seed in range(10, 15):
         await walk.presses(ada, "rate:1", await walk.asks(ada, photo=picture(seed)))
     await walk.sends(root, "/retrain dry")
@@ -237,7 +237,7 @@ async def training(walk: Walk, root: Person, ada: Person) -> None:
 
 
 async def out_and_back(walk: Walk, root: Person) -> None:
-    """Nodes: the one that is taken out keeps its model, the last one stays, and each comes back with the live model."""
+    """Drain replicas: a drained one keeps its model, the last one stays, and each comes back with the live model."""
     for command in ("/drain gpu7", "/undrain gpu1", "/promote run-4"):
         await walk.sends(root, command)
     listed = await walk.sends(root, "/drain")
@@ -254,24 +254,25 @@ async def out_and_back(walk: Walk, root: Person) -> None:
 
 
 async def served(walk: Walk, root: Person) -> list[str]:
-    """The model of each node."""
+    """Return the model of each replica."""
     lines = words(await walk.sends(root, "/status")).splitlines()
     return [model for line in lines if line.startswith("·") for model in ("base", "run-4") if model in line]
 
 
 async def leaving(walk: Walk, ada: Person) -> None:
-    """A deletion that is thought better of, and one that is not."""
+    """Decline one deletion and confirm another."""
     for decision in ("delete:0", "delete:1"):
         question = await walk.sends(ada, "/delete_my_data")
         await walk.presses(ada, decision, question)
-        async with ada.patience(20, "the question to be settled"):
+        async with ada.time_limit(20, "the question to be settled"):
             while any(keys(walk.whole.emulator.world.chats[ada.id].messages[question["message_id"]])):
                 await asyncio.sleep(0.005)
 
 
 async def everything_said(whole: WholeBot, spoken: str, but: int) -> AsyncIterator[tuple[str, str]]:
-    """The menus in a language, and every text that has arrived in any chat but one, as it was sent and each time it was
-    edited, toasts included; with what it carries where it is a button's.
+    """Yield the menus in a language and every text of every chat but one, with the callback data of buttons.
+
+    Edits and toasts are included.
     """
     last = whole.emulator.world.events.last
     for (*_, language), menu in whole.emulator.world.commands.items():
@@ -292,7 +293,7 @@ async def everything_said(whole: WholeBot, spoken: str, but: int) -> AsyncIterat
 
 
 async def test_every_command_is_in_the_menu() -> None:
-    """What the bot listens to, people are told of, and nothing else."""
+    """The menu has every command that the handlers take, and no other."""
     assert commands() == EVERYBODY.keys() | ADMINS.keys() | NODES.keys()
 
 
@@ -300,7 +301,7 @@ async def test_every_command_is_in_the_menu() -> None:
 async def test_every_command_and_button(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, language: str, other: str
 ) -> None:
-    """Each is used once at least by somebody who speaks the language, and all that arrives is in it."""
+    """Each is used at least once by a person who speaks the language, and every text that arrives is in it."""
     async with whole_bot(tmp_path, monkeypatch) as whole:
         walk = Walk(whole, Translator.load().to(language))
         root = await whole.person(ADMIN, "Root", language)
@@ -326,5 +327,5 @@ async def test_every_command_and_button(
             if said not in NAMED_IN_THEMSELVES and (found := foreign(said, language)):
                 strange[said] = found
         assert strange == {}
-        assert seen <= walk.pressed, "buttons that nobody has pressed"
-        assert {each.partition(":")[0] for each in walk.pressed} == BUTTONS.keys(), "buttons that nobody was shown"
+        assert seen <= walk.pressed, "buttons that were not pressed"
+        assert {each.partition(":")[0] for each in walk.pressed} == BUTTONS.keys(), "buttons that were not shown"

@@ -1,7 +1,7 @@
-"""What the tests of the chat share: the real bot on an emulator, with an engine that says what it is told.
+"""The bot on an emulator of Telegram, for tests of the chat.
 
-Everything is real but the engine (a script in memory) and the admin's actions (they only take notes): HTTP, the
-ledger, the picture folder, the inbox.
+Only the engine, which plays scripts, and the admin actions, which are recorded, are replaced. HTTP, the ledger, the
+picture folder and the inbox are real.
 """
 
 from __future__ import annotations
@@ -25,16 +25,24 @@ from pydantic import SecretStr
 from bot.admin.erasure import Forgetting
 from bot.admin.notifications import Notices
 from bot.admin.protocol import RejectedModel
-from bot.chat.in_flight import Steering
-from bot.chat.legacy_pictures import StoredPictures
+from bot.chat.conversation import Conversation
+from bot.chat.history import History
+from bot.chat.images import PictureReceiver
+from bot.chat.in_flight import InFlight
+from bot.chat.responder import Responder
+from bot.chat.stored_pictures import StoredPictures
+from bot.chat.throttling import Throttle
 from bot.handlers import build_dispatcher
 from bot.handlers.disk_full import DiskFull
+from bot.handlers.request import Services
 from bot.i18n import Translator
 from bot.settings import ChatSettings, LimitsSettings, StorageSettings, TelegramSettings
-from bot.telegram.button_updates import Repaints
+from bot.telegram.button_updates import RatingButtons
 from bot.telegram.client import Gate, open_bot
+from bot.telegram.wait_notices import Waiting
 from bot.updates.inbox import Inbox
 from bot.updates.receiver import Intake
+from bot.updates.staleness import Lateness
 from inference.engines.commands import Kind
 from inference.images.decoder import PictureDecoders
 from inference.messages import Answer, Delta, Prompt, Usage
@@ -56,26 +64,26 @@ from training.xtuner.hyperparameters import Recipe
 ADMIN = 7
 
 DECODERS = PictureDecoders(2)
-"""Shared by all bots of a test process: starting one takes half a second of processor time."""
+"""Shared by all bots of a test process, because starting one takes half a second of processor time."""
 atexit.register(DECODERS.shut_down)
 
 Result = TypeVar("Result")
 
 Step = str | float | Delta | Exception | asyncio.Event
-"""A step of a scripted answer: say, sleep, send this delta, fail, wait."""
+"""A step of a scripted answer: text, a pause in seconds, a delta, an error, an event to wait for."""
 
 Script = str | Iterable[Step]
 
 
 def png(width: int = 40, height: int = 30, colour: str = "teal", form: str = "PNG", **options: Any) -> bytes:
-    """A small picture of one colour."""
+    """Return a small picture of one colour."""
     written = io.BytesIO()
     Image.new("RGB", (width, height), colour).save(written, form, **options)
     return written.getvalue()
 
 
 class ScriptedEngine:
-    """An `Engine` that answers with the scripts it was given, then with `Answer N`; it notes every prompt."""
+    """An `Engine` that plays its scripts, then answers `Answer N`. It records every prompt."""
 
     def __init__(self, *scripts: Script, otherwise: Callable[[Prompt, int], Script] | None = None) -> None:
         self.scripts = list(scripts)
@@ -84,7 +92,7 @@ class ScriptedEngine:
         self.ended = 0
 
     def heard(self) -> list[str]:
-        """What the newest prompt says: the questions, with the answers between them."""
+        """Return the texts of the newest prompt: questions and the answers between them."""
         return [turn.text for turn in self.prompts[-1].turns]
 
     async def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
@@ -114,7 +122,7 @@ class ScriptedEngine:
 
 @dataclass
 class Notebook:
-    """`AdminActions` that note what was asked for."""
+    """`AdminActions` that record what was requested."""
 
     asked: list[tuple[object, ...]] = field(default_factory=list)
     refusal: Exception | None = None
@@ -222,7 +230,7 @@ def settings(
     limits: dict[str, Any] | None = None,
     storage: dict[str, Any] | None = None,
 ) -> Settings:
-    """Settings for an emulator: no need to be as slow as Telegram wants it."""
+    """Return settings for an emulator, without Telegram's rate limits."""
     quick: dict[str, Any] = {
         "token": SecretStr(token),
         "api_base": url,
@@ -242,7 +250,7 @@ def settings(
 
 
 class RunningBot:
-    """The bot in this process: `start`, `stop`; what it stands on is at hand for looking at."""
+    """The bot in this process, with its parts as attributes. Use `start` and `stop`."""
 
     def __init__(self, settings: Settings, directory: Path, engine: ScriptedEngine, admin: Notebook) -> None:
         self.settings = settings
@@ -252,32 +260,45 @@ class RunningBot:
         self.pictures = PictureStore(directory / "pictures")
         gate = Gate(settings.telegram)
         self.bot: Bot = open_bot(settings.telegram, gate)
-        self.repaints = Repaints(self.bot)
+        self.buttons = RatingButtons(self.bot, self.ledger)
         self.translator = Translator.load()
-        self.steering = Steering()
-        self.dispatcher: Dispatcher = build_dispatcher(
+        self.in_flight = InFlight()
+        stored = StoredPictures(self.ledger, self.pictures, DECODERS)
+        history = History(self.ledger, stored, settings.chat)
+        conversation = Conversation(self.ledger, history, engine, settings.chat)
+        receiver = PictureReceiver(self.bot, self.ledger, self.pictures, DECODERS, settings)
+        responder = Responder(
+            bot=self.bot,
+            conversation=conversation,
+            pictures=receiver,
+            in_flight=self.in_flight,
+            throttle=Throttle(settings.limits, settings.telegram.admins),
+            notices=Waiting(gate.pace, self.ledger),
+            settings=settings,
+        )
+        services = Services(
             settings=settings,
             ledger=self.ledger,
-            pictures=self.pictures,
-            engine=engine,
-            admin=admin,
-            forgetting=Forgetting.beside(self.ledger, directory),
             translator=self.translator,
-            steering=self.steering,
-            pace=gate.pace,
-            repaints=self.repaints,
-            decoders=DECODERS,
-            stored=StoredPictures.beside(self.ledger, directory, DECODERS),
+            admin=admin,
+            erasure=Forgetting.beside(self.ledger, directory),
+            conversation=conversation,
+            pictures=receiver,
+            in_flight=self.in_flight,
+            responder=responder,
+            staleness=Lateness(settings.chat.answer_hours),
+            buttons=self.buttons,
         )
+        self.dispatcher: Dispatcher = build_dispatcher(services)
         self.notices = Notices(self.bot, settings, self.ledger, self.translator)
         self.inbox = Inbox(
             self.bot,
             self.dispatcher,
             self.ledger,
             settings,
-            on_arrival=self.steering.arrived,
+            on_arrival=self.in_flight.arrived,
             on_set_aside=self.notices.update_set_aside,
-            on_disk_full=DiskFull(self.bot, self.ledger, settings, self.translator).tell,
+            on_disk_full=DiskFull(self.bot, self.ledger, settings, self.translator).answer,
         )
         self.intake = Intake(self.bot, self.inbox, settings.telegram)
         self._fetching: asyncio.Task[None] | None = None
@@ -287,18 +308,18 @@ class RunningBot:
         self._fetching = asyncio.create_task(self.intake.run())
 
     async def stop(self, grace: float = 5.0) -> None:
-        """Stop; `grace` 0 breaks off what is under way."""
+        """Stop; `grace` 0 breaks off what is in flight."""
         if self._fetching:
             self._fetching.cancel()
             await asyncio.gather(self._fetching, return_exceptions=True)
         await self.inbox.stop(grace)
-        await self.repaints.stop()
+        await self.buttons.stop()
         await self.notices.stop()
         await self.bot.session.close()
         await self.ledger.close()
 
     async def settled(self) -> None:
-        """Wait until every update that has come in, here or before a restart, is done."""
+        """Wait until every update that has arrived, here or before a restart, is handled."""
         await until(self.idle)
 
     async def idle(self) -> bool:
@@ -306,7 +327,7 @@ class RunningBot:
 
 
 async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 20) -> None:
-    """Wait for a state to come about. Raises TimeoutError."""
+    """Wait until a condition holds. Raises TimeoutError."""
     async with asyncio.timeout(seconds):
         while True:
             found = condition()
@@ -316,7 +337,7 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float 
 
 
 async def shows(person: Person, text: str, chat: int | None = None) -> Message:
-    """Wait until the bot's last message says this."""
+    """Wait until the bot's last message has this text."""
     async with asyncio.timeout(20):
         while True:
             messages = await person.bot_messages(chat)
@@ -325,10 +346,10 @@ async def shows(person: Person, text: str, chat: int | None = None) -> Message:
             await asyncio.sleep(0.02)
 
 
-async def told(person: Person, text: str | None = None, *, after: int | None = None, **what: Any) -> Message:
-    """What the bot finally says, without thumbs, to what the person sends now (or has sent before).
+async def final_reply(person: Person, text: str | None = None, *, after: int | None = None, **what: Any) -> Message:
+    """Return the bot's final reply, without rating buttons, to what the person sends now or has sent before.
 
-    A machine that is busy may leave a placeholder standing for a while; that is not what the bot says.
+    On a busy machine a placeholder may stand for a while; it is not the final reply.
     """
     if text is not None or what:
         await person.sends(text, **what)
@@ -341,7 +362,7 @@ async def told(person: Person, text: str | None = None, *, after: int | None = N
 
 
 class Stage:
-    """An emulator and the directory in which bots find their ledger: for as many bots after one another as needed."""
+    """An emulator and a data folder, for any number of bots one after the other."""
 
     def __init__(self, emulator: Emulator, url: str, directory: Path) -> None:
         self.emulator = emulator
@@ -359,7 +380,7 @@ class Stage:
         limits: dict[str, Any] | None = None,
         storage: dict[str, Any] | None = None,
     ) -> AsyncIterator[RunningBot]:
-        """A polling bot that answers with `scripts`."""
+        """Run a polling bot that answers with `scripts`."""
         made = settings(self.url, self.emulator.token, telegram, chat, limits, storage)
         running = RunningBot(made, self.directory, engine or ScriptedEngine(*scripts), admin or Notebook())
         running.start()
@@ -369,20 +390,20 @@ class Stage:
             await running.stop()
 
     async def handled(self, bot: RunningBot) -> None:
-        """Wait until the bot has fetched and handled all that has happened so far."""
+        """Wait until the bot has fetched and handled every update so far."""
         await until(lambda: not len(self.emulator.world.updates))
         await bot.settled()
 
     @asynccontextmanager
     async def person(self, user_id: int = 1001, name: str = "Ada", language: str = "en") -> AsyncIterator[Person]:
-        """Somebody who has pressed Start already (Telegram makes everybody do so)."""
+        """Yield a person who has pressed Start already, as Telegram demands."""
         async with Person(self.url, user_id, name, language) as person:
             self.emulator.world.users[user_id].started = True
             yield person
 
 
 def live(url: str, token: str, directory: str, seconds: float = 0.05) -> None:
-    """The bot of a test that kills it, as a process of its own: its answers take a while and name the question."""
+    """Run a bot as the process of a test that kills it. Its answers take a while and repeat the question."""
 
     def slowly(prompt: Prompt, _: int) -> Script:
         return [seconds, "About ", seconds, prompt.turns[-1].text, seconds, ": all is well."]

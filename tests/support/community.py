@@ -178,7 +178,7 @@ class Community:
         async with self.ledger() as ledger:
             runs = len(await ledger.runs.latest(1000))
             await self.admin.sends("/retrain")
-            async with self.admin.patience(60, "the run to begin"):
+            async with self.admin.time_limit(60, "the run to begin"):
                 while len(await ledger.runs.latest(1000)) == runs:
                     await asyncio.sleep(0.05)
         run = await self.ended_run()

@@ -1,4 +1,4 @@
-"""What the emulator's tests share: a running emulator with an aiogram bot, pictures, and a small bot that answers."""
+"""Helpers for tests of the emulator: a running emulator with an aiogram bot, pictures, and an echo bot."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ THUMBS = InlineKeyboardMarkup(
 
 
 def jpeg(width: int = 640, height: int = 480, colour: str = "teal") -> bytes:
-    """A picture of one colour."""
+    """Return a picture of one colour."""
     encoded = io.BytesIO()
     Image.new("RGB", (width, height), colour).save(encoded, "JPEG")
     return encoded.getvalue()
 
 
 class _Session(AiohttpSession):
-    """aiogram's session without the quarter of a second that it grants TLS at its end."""
+    """aiogram's session without the quarter of a second that closing TLS takes."""
 
     async def close(self) -> None:
         if self._session is not None:
@@ -40,21 +40,21 @@ class _Session(AiohttpSession):
 
 
 def client(url: str, token: str) -> Bot:
-    """An aiogram bot that takes `url` for Telegram. Close it, or use it as a context manager."""
+    """Return an aiogram bot that uses `url` as Telegram. Close it, or use it as a context manager."""
     return Bot(token, session=_Session(api=TelegramAPIServer.from_base(url)))
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Wait until something holds; for what has no event of its own."""
+    """Poll until a condition holds that has no event to wait for."""
     for _ in range(1000):
         if holds():
             return
         await asyncio.sleep(0.01)
-    raise TimeoutError("it never came to hold")
+    raise TimeoutError("the condition never held")
 
 
 def acquainted(person: int, **options: Any) -> Emulator:
-    """An emulator with these options, in which Ada, of this number, has written to the bot."""
+    """Return an emulator with these options, in which Ada, with this id, has written to the bot."""
     emulator = Emulator(**options)
     emulator.add_person(person, "Ada")
     emulator.people.writes(person, "/start")
@@ -63,7 +63,7 @@ def acquainted(person: int, **options: Any) -> Emulator:
 
 @asynccontextmanager
 async def running(emulator: Emulator) -> AsyncIterator[tuple[str, Bot]]:
-    """The emulator's address and an aiogram bot that talks to it."""
+    """Run an emulator; yield its address and an aiogram bot connected to it."""
     url = await emulator.start()
     try:
         async with client(url, emulator.token) as bot:
@@ -82,7 +82,7 @@ def refusal(description: str) -> Iterator[pytest.ExceptionInfo[TelegramAPIError]
 
 @asynccontextmanager
 async def echo_bot(bot: Bot) -> AsyncIterator[None]:
-    """A bot that polls, streams an answer by edits, and hangs thumbs under its last edit."""
+    """Run a bot that streams an answer by edits and puts rating buttons under the last one."""
     dispatcher = Dispatcher()
 
     @dispatcher.callback_query(F.data.startswith("rate:"))

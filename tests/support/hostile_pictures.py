@@ -1,4 +1,4 @@
-"""Hostile picture files, generated: each is small to send and costly to open."""
+"""Generated hostile picture files, small to send and costly to open."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from PIL import Image
 pillow_heif.register_heif_opener()
 
 GPS: Final = b"51.4779,-0.0015 and a serial number"
-"""What a phone's metadata tell, as it stands in the file."""
+"""A GPS position as it stands in a phone's metadata."""
 
 
 def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
-    """The picture in that format."""
+    """Return a picture in a format."""
     written = io.BytesIO()
     image.save(written, form, **options)
     return written.getvalue()
 
 
 def many_scans(count: int, side: int = 7000) -> bytes:
-    """A progressive JPEG whose last scan, which changes nothing, comes again and again."""
+    """Return a progressive JPEG whose last scan, which changes nothing, is repeated."""
     data = encoded(Image.new("L", (side, side), 128), "JPEG", progressive=True, quality=90)
     last = data.rindex(b"\xff\xda")
     return data[:last] + data[last:-2] * count + data[-2:]
 
 
 def many_directories(count: int) -> bytes:
-    """A TIFF of one small picture, and behind it directories without entries, each of which names the next."""
+    """Return a TIFF of one small picture, followed by a chain of directories without entries."""
     data = encoded(Image.new("RGB", (8, 8), "red"), "TIFF")
     start = struct.unpack_from("<I", data, 4)[0]
     entries = struct.unpack_from("<H", data, start)[0]
@@ -41,12 +41,12 @@ def many_directories(count: int) -> bytes:
 
 
 def large_webp() -> bytes:
-    """A WebP of two kilobytes and 50 million pixels with transparency."""
+    """Return a WebP of two kilobytes and 50 million pixels with transparency."""
     return encoded(Image.new("RGBA", (16383, 3051), (9, 9, 9, 100)), "WEBP", lossless=True, quality=0, method=0)
 
 
 def much_metadata(size: int = 19_900_000) -> bytes:
-    """A small photo with comments of that many bytes."""
+    """Return a small photo with this number of bytes of comments."""
     data = encoded(Image.new("RGB", (640, 480), "teal"), "JPEG")
     body = bytes(65_533)
     block = b"\xff\xfe" + struct.pack(">H", 65_535) + body
@@ -54,7 +54,7 @@ def much_metadata(size: int = 19_900_000) -> bytes:
 
 
 def located(width: int = 640, height: int = 480, colour: str = "teal") -> bytes:
-    """A photo whose metadata, comment and profile tell where it was taken and by whom."""
+    """Return a photo whose metadata, comment and profile tell where it was taken and by whom."""
     exif = Image.Exif()
     exif[0x010E] = GPS.decode()  # ImageDescription
     exif[0x8825] = {1: "N", 2: (51.0, 28.0, 40.0), 3: "W", 4: (0.0, 0.0, 5.0)}  # the GPS directory

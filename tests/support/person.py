@@ -1,7 +1,7 @@
-"""A person for tests of the whole loop: writes, sends pictures, waits for answers, presses buttons.
+"""A person on the emulator: writes, sends pictures, waits for answers, presses buttons.
 
-Goes over the emulator's people's side by HTTP and waits by its event stream, never by sleeping. Knows what an answer
-looks like (rating buttons, or a message that has come to rest) and nothing of the bot's insides.
+It uses the emulator's HTTP interface for people and waits by its event stream, never by sleeping. An answer is
+recognised by its rating buttons, or as a message that no longer changes.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ UP, DOWN = "👍", "👎"
 
 
 class Person:
-    """Somebody with a private chat. Use as an async context manager, or `await person.close()` in the end."""
+    """A person with a private chat. Use it as an async context manager, or call `close` at the end."""
 
     def __init__(self, emulator_url: str, user_id: int, name: str = "Ada", language: str = "en") -> None:
         self.url = emulator_url
         self.id = user_id
         self.name = name
         self.language = language
-        self._asked = 0  # number of the last own message
-        self._since = 0  # number of the last event before that message
+        self._asked = 0  # id of the last message sent
+        self._since = 0  # id of the last event before that message
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -44,13 +44,13 @@ class Person:
         await self.close()
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connection to the emulator."""
         if self._session is not None:
             await self._session.close()
             self._session = None
 
     async def arrives(self) -> None:
-        """Make the emulator know this person; any other method does so too."""
+        """Register the person with the emulator; any other method does that too."""
         if self._session is None:
             self._session = aiohttp.ClientSession(self.url, timeout=aiohttp.ClientTimeout(total=None))
             await self._post("/people", {"id": self.id, "name": self.name, "language": self.language})
@@ -99,7 +99,7 @@ class Person:
         return sent[0]
 
     async def opens_topic(self, chat: int, name: str) -> int:
-        """Make a forum topic in a group; its number."""
+        """Open a forum topic in a group and return its id."""
         return int((await self._post(f"/people/{self.id}/topics", {"chat": chat, "name": name}))["topic"])
 
     async def command(self, command: str) -> Message:
@@ -107,14 +107,14 @@ class Person:
         return await self.sends(command)
 
     async def edits(self, message: Message, text: str) -> Message:
-        """Change the text or the caption of an own message."""
+        """Edit the text or the caption of a message of this person."""
         self._since = (await self._get("/people"))["last_event"]
         body = {"message": message["message_id"], "chat": message["chat"]["id"], "text": text}
         edited: Message = await self._post(f"/people/{self.id}/edit", body)
         return edited
 
     async def taps(self, label: str, message: Message) -> str:
-        """Press the inline button that carries `label` under the message as it is now; return the query's id."""
+        """Press the inline button with `label` under the message as it is now; return the query's id."""
         chat, number = message["chat"]["id"], message["message_id"]
         current = next((m for m in await self.messages(chat) if m["message_id"] == number), message)
         data = button(current, label)
@@ -123,41 +123,41 @@ class Person:
         return await self.presses(data, message)
 
     async def presses(self, data: str, message: Message) -> str:
-        """Press the inline button that carries `data`; return the query's id."""
+        """Press the inline button with `data`; return the query's id."""
         body = {"message": message["message_id"], "data": data, "chat": message["chat"]["id"]}
         return str((await self._post(f"/people/{self.id}/press", body))["query"])
 
     async def toast(self, query: str, seconds: float = 30) -> str:
-        """The bot's answer to a pressed button: the text that pops up, often empty."""
-        async with self.patience(seconds, f"an answer to the query {query}"):
+        """Return the bot's answer to a pressed button, often an empty text."""
+        async with self.time_limit(seconds, f"an answer to the query {query}"):
             async for event in self.events(0):
                 if event["kind"] == "toast" and event["query"] == query:
                     return str(event["text"])
         raise AssertionError("the event stream ended")
 
     async def reacts(self, message: Message, emoji: str) -> None:
-        """Put an emoji on a message."""
+        """React to a message with an emoji."""
         body = {"message": message["message_id"], "chat": message["chat"]["id"], "emoji": emoji}
         await self._post(f"/people/{self.id}/react", body)
 
     async def blocks(self, blocked: bool = True) -> None:
-        """Block the bot, or let it in again."""
+        """Block or unblock the bot."""
         await self.arrives()
         await self._post(f"/people/{self.id}/block", {"blocked": blocked})
 
     async def messages(self, chat: int | None = None) -> list[Message]:
-        """All messages of the chat as they are now, oldest first."""
+        """Return all messages of the chat as they are now, oldest first."""
         await self.arrives()
         query = {} if chat is None else {"chat": str(chat)}
         found: list[Message] = (await self._get(f"/people/{self.id}/messages", query))["messages"]
         return found
 
     async def bot_messages(self, chat: int | None = None) -> list[Message]:
-        """The bot's messages among them."""
+        """Return the bot's messages of the chat."""
         return [message for message in await self.messages(chat) if message["from"]["is_bot"]]
 
     async def counts(self, chat: int | None = None) -> dict[str, int]:
-        """How often the bot sent, edited and deleted in the chat."""
+        """Return how many messages the bot sent, edited and deleted in the chat."""
         found: dict[str, int] = await self._get("/people/counts", {"chat": str(chat or self.id)})
         return found
 
@@ -170,15 +170,14 @@ class Person:
         quiet: float = 1.0,
         chat: int | None = None,
     ) -> Message:
-        """The bot's final message later than message `after` (the person's last one).
+        """Return the bot's final message after message `after`, by default the person's last one.
 
-        Final is a message with 👍 under it; with `rated` None or False also one that neither carries a Stop button nor
-        changes for `quiet` seconds; with `rated` True only the former, with False only the latter.
-        Raises TimeoutError with the chat so far after `seconds`.
+        A message is final with 👍 under it (`rated` True), or without a Stop button once it has not changed for `quiet`
+        seconds (False); None accepts either. Raises TimeoutError with the chat so far after `seconds`.
         """
         asked = self._asked if after is None else after
         where = self.id if chat is None else chat
-        async with self.patience(seconds, f"an answer to message {asked}", where):
+        async with self.time_limit(seconds, f"an answer to message {asked}", where):
             candidates: dict[int, Message] = {}
             events = self.events(self._since if after is None else 0)
             arriving: asyncio.Future[Message] | None = None
@@ -206,10 +205,10 @@ class Person:
                 await events.aclose()
 
     async def first_words(self, seconds: float = 60) -> str:
-        """The text of the first edit of the bot's message after the person's last one: what follows a placeholder."""
+        """Return the text that first replaces the placeholder of the answer to the person's last message."""
         asked = self._asked
         events = self.events(self._since)
-        async with self.patience(seconds, f"the first words on message {asked}"), aclosing(events):
+        async with self.time_limit(seconds, f"the first words on message {asked}"), aclosing(events):
             sent: dict[int, str] = {}
             async for event in events:
                 message = event.get("message") or {}
@@ -226,7 +225,7 @@ class Person:
         return await self.answer(rated=True, seconds=seconds)
 
     async def chat_so_far(self, chat: int | None = None) -> str:
-        """The chat as text, for error messages."""
+        """Return the chat as text, for error messages."""
         lines = [f"--- the chat {chat or self.id} so far:"]
         for message in await self.messages(chat):
             who = "bot" if message["from"]["is_bot"] else message["from"]["first_name"]
@@ -238,12 +237,12 @@ class Person:
             lines.append(f"{message['message_id']} {who}: {content} {buttons}")
         return "\n".join(lines)
 
-    def patience(self, seconds: float, what: str, chat: int | None = None) -> _Patience:
-        """A time limit whose error tells what was waited for and shows the chat."""
-        return _Patience(self, seconds, what, chat)
+    def time_limit(self, seconds: float, what: str, chat: int | None = None) -> _TimeLimit:
+        """Return a time limit whose error names what was waited for and shows the chat."""
+        return _TimeLimit(self, seconds, what, chat)
 
     async def events(self, after: int) -> AsyncGenerator[dict[str, Any], None]:
-        """The events of this person's chats later than number `after`, without end."""
+        """Yield the events of this person's chats after event `after`, without end."""
         await self.arrives()
         assert self._session is not None
         query = {"person": str(self.id), "after": str(after)}
@@ -271,8 +270,8 @@ class Person:
         return body
 
 
-class _Patience:
-    """A time limit that tells, when it is over, what was waited for and what the chat looks like."""
+class _TimeLimit:
+    """A time limit whose error names what was waited for and shows the chat."""
 
     def __init__(self, person: Person, seconds: float, what: str, chat: int | None) -> None:
         self._person = person
@@ -293,18 +292,18 @@ class _Patience:
             await self._limit.__aexit__(kind, error, trace)
         except TimeoutError:
             waited = time.monotonic() - self._began
-            story = await self._person.chat_so_far(self._chat)
-            raise TimeoutError(f"{self._person.name} waited {waited:.1f} s for {self._what}\n{story}") from None
+            chat = await self._person.chat_so_far(self._chat)
+            raise TimeoutError(f"{self._person.name} waited {waited:.1f} s for {self._what}\n{chat}") from None
 
 
 def button(message: Message, label: str) -> str | None:
-    """The callback data of the first inline button whose text contains `label`, None without one."""
+    """Return the callback data of the first inline button whose text contains `label`, None without one."""
     rows = message.get("reply_markup", {}).get("inline_keyboard", [])
     return next((key.get("callback_data", "") for row in rows for key in row if label in key["text"]), None)
 
 
 def _may_be_final(message: Message) -> bool:
-    """Whether a message at rest can be an answer: it says or shows something and offers no Stop."""
+    """Return whether a message can be final: it has content and no Stop button."""
     text = message.get("text") or message.get("caption") or ""
     says = any(character.isalnum() for character in text) or "photo" in message or "document" in message
     return says and button(message, "⏹") is None

@@ -1,7 +1,7 @@
-"""In which language something is said, by a rule that no sentence slips through.
+"""Find text of the wrong language.
 
-Chinese has no Latin words but names, commands, settings and units, which are listed here; English has no Chinese
-characters. What a model or a library has said is of no language: an engine of the tests answers `base/4711/0`.
+Chinese text has no Latin words but names, commands, settings and units, which are listed here; English text has no
+Chinese characters. Output of models and libraries has no language: an engine of the tests answers `base/4711/0`.
 """
 
 from __future__ import annotations
@@ -31,5 +31,5 @@ _NAMES: Final = re.compile(
 
 
 def foreign(text: str, language: str) -> list[str]:
-    """The words of a text that are not of that language ("en" or "zh")."""
+    """Return the words of a text that are not of the language ("en" or "zh")."""
     return (_CHINESE if language == "en" else _LATIN).findall(_NAMES.sub(" ", text))

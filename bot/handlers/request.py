@@ -1,0 +1,149 @@
+"""The request context: what handlers know of an update, and what they work with."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiogram import BaseMiddleware, Bot
+from aiogram.types import Chat as TelegramChat
+from aiogram.types import Message, TelegramObject, Update, User
+from cachetools import LRUCache
+
+from bot.admin.erasure import Forgetting
+from bot.admin.protocol import AdminActions
+from bot.chat.conversation import Conversation
+from bot.chat.images import PictureReceiver
+from bot.chat.in_flight import InFlight
+from bot.chat.responder import Responder
+from bot.i18n import Say, Translator
+from bot.settings import BotSettings
+from bot.telegram.button_updates import RatingButtons
+from bot.telegram.outbox import Place, Reply
+from bot.updates.addressing import spoken_to
+from bot.updates.inbox import Delivery
+from bot.updates.staleness import Lateness
+from storage.errors import UnknownRecord
+from storage.ledger import Ledger
+from storage.records import Chat, Person
+
+Handler = Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]]
+
+REMEMBERED: Final = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """What handlers work with: the same objects for every update."""
+
+    settings: BotSettings
+    ledger: Ledger
+    translator: Translator
+    admin: AdminActions
+    erasure: Forgetting
+    conversation: Conversation
+    pictures: PictureReceiver
+    in_flight: InFlight
+    responder: Responder
+    staleness: Lateness
+    buttons: RatingButtons
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """An update in the hands of a handler.
+
+    Attributes:
+        services: What the handler works with.
+        bot: The bot that received the update.
+        delivery: The update's id, time of arrival and number of attempts.
+        user: Who sent it.
+        person: The ledger's record of the user, None for a new one.
+        messages: The message, or its whole media group with the handled one first. Empty for taps and reactions.
+        edited: Whether the message was sent before and is edited now.
+        say: Translates into the user's language.
+        reply: The answer to the update, with what an earlier attempt has sent of it.
+    """
+
+    services: Services
+    bot: Bot
+    delivery: Delivery
+    user: User
+    person: Person | None
+    messages: tuple[Message, ...]
+    edited: bool
+    say: Say
+    reply: Reply
+
+    @property
+    def is_admin(self) -> bool:
+        """Whether an admin sent the update."""
+        return self.user.id in self.services.settings.telegram.admins
+
+
+class RequestContext(BaseMiddleware):
+    """Builds the `request` of an update. An update whose reply is finished already is not handled again."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def __call__(self, handler: Handler, event: TelegramObject, data: dict[str, Any]) -> Any:
+        """Handle an update with its `request`."""
+        assert isinstance(event, Update)
+        user: User | None = data.get("event_from_user")
+        if user is None:
+            return None  # a channel's post, an anonymous reaction or a damaged update: no one can be answered
+        services, bot, delivery = self._services, data["bot"], data["delivery"]
+        message = event.message or event.edited_message
+        place = _place(message or (event.callback_query and event.callback_query.message), data.get("event_chat"), user)
+        reply = Reply(bot, services.ledger, delivery.update, place)
+        if delivery.attempt > 1:
+            reply = await Reply.open(bot, services.ledger, delivery.update, place)
+            if reply.finished:
+                return None
+        person = await services.ledger.people.get(user.id)
+        request = Request(
+            services=services,
+            bot=bot,
+            delivery=delivery,
+            user=user,
+            person=person,
+            messages=delivery.album or ((message,) if message else ()),
+            edited=event.edited_message is not None,
+            say=services.translator.to(person.language if person else None, user.language_code),
+            reply=reply,
+        )
+        return await handler(event, data | {"request": request})
+
+
+class SenderRecords(BaseMiddleware):
+    """Records who wrote to the bot where; what people say among themselves leaves no trace."""
+
+    def __init__(self) -> None:
+        self._seen: LRUCache[tuple[Person, Chat], None] = LRUCache(REMEMBERED)
+
+    async def __call__(self, handler: Handler, event: TelegramObject, data: dict[str, Any]) -> Any:
+        """Record the sender and the chat, then handle the update."""
+        request: Request = data["request"]
+        chat: TelegramChat | None = data.get("event_chat")
+        if chat and (not request.messages or await spoken_to(request.messages, request.bot)):
+            await self._record(request, Chat(chat.id, chat.type, chat.title or ""))
+        return await handler(event, data)
+
+    async def _record(self, request: Request, chat: Chat) -> None:
+        """Write what is new or was deleted since; most updates bring nothing new."""
+        user = request.user
+        person = Person(user.id, user.full_name, user.language_code)
+        outdated = request.person is None or request.person.name != user.full_name
+        if outdated or (person, chat) not in self._seen:
+            try:
+                await request.services.ledger.people.save(person, chat, update=request.delivery.update)
+            except UnknownRecord:  # the person had everything deleted meanwhile
+                return
+        self._seen[person, chat] = None
+
+
+def _place(message: object, chat: TelegramChat | None, user: User) -> Place:
+    """Return where an answer belongs; Telegram no longer shows the bot some messages that are old or deleted."""
+    return Place.of(message) if isinstance(message, Message) else Place(chat.id if chat else user.id)
