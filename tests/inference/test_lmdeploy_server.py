@@ -50,7 +50,8 @@ FEW_BLOCKS = 24
 """KV blocks for fewer tokens than the model's positions, so the session is shorter."""
 BLOCKS = ("--settings", '{"blocks": 200}')
 STOCK = (
-    "from inference.engines.lmdeploy import patches; patches.patch_lmdeploy = lambda **_: {}; "
+    "import sys, types; patches = types.SimpleNamespace(patch_lmdeploy=lambda **_: {}); "
+    "sys.modules['inference.engines.lmdeploy.patches'] = patches; "
     "from tests.support.lmdeploy_on_cpu import main; main()"
 )
 OTHER_VERSION = (

@@ -17,9 +17,17 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
+from lmdeploy.messages import ResponseType
+from lmdeploy.serve.core import VLAsyncEngine
+from lmdeploy.serve.processors import MultimodalProcessor
+from lmdeploy.tokenizer import DetokenizeState
+from lmdeploy.turbomind import TurboMind
+from lmdeploy.turbomind.turbomind import TurboMindInstance
 from PIL import ImageFile
+from prometheus_client import REGISTRY
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from inference.engines.detokenizer import TextStream
 from inference.engines.lmdeploy.image_cache import TileCache, Tiling
@@ -46,85 +54,86 @@ def patch_lmdeploy(*, prefill_tokens: int, tiles: int | None, threads: int, cach
     Returns:
         lmdeploy's engine class and its replacement, for the server to create.
     """
-    from lmdeploy.serve.core import VLAsyncEngine
-    from lmdeploy.serve.processors import MultimodalProcessor
-    from lmdeploy.tokenizer import DetokenizeState
-    from lmdeploy.turbomind import TurboMind
-    from lmdeploy.turbomind.turbomind import TurboMindInstance
-
-    class Processor(MultimodalProcessor):  # type: ignore[misc]
-        """Takes pictures from the tile cache."""
-
-        cache: TileCache
-
-        async def _get_multimodal_prompt_input(
-            self, messages: list[dict[str, Any]], do_preprocess: bool, adapter_name: str | None = None, **more: Any
-        ) -> Any:
-            pictures = data_pictures(messages) if do_preprocess else None
-            if pictures is None:
-                # lmdeploy would open file: URLs and paths, and download from http: URLs.
-                raise ValueError("Only text, and the user's pictures as data: URLs, are accepted.")
-            try:
-                prepared = await asyncio.gather(*(self.cache.get(url, most) for url, most in pictures))
-            except PictureError as error:
-                raise ValueError(f"{INVALID_PICTURE}: {error}") from error
-            model = self.vl_encoder.model
-            prompt, place = model.proc_messages(
-                messages, self.chat_template, tools=more.get("tools"), chat_template_kwargs=more["chat_template_kwargs"]
-            )
-            items = [each.item(self.cache.tiling) for each in prepared]
-            return model.to_pytorch_aux([{"role": "preprocess", "content": items}], prompt, place, self.tokenizer)
-
     # lmdeploy accepts truncated pictures; here they are refused, as by every other engine.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
-    limiter = PrefillLimiter(prefill_tokens)
-
-    class Instance(TurboMindInstance):  # type: ignore[misc]
-        """Admits prompts by the limiter and passes on tokens in groups."""
-
-        async def async_stream_infer(
-            self, session_id: int, *, input_ids: list[int], multimodal: Any = None, **inputs: Any
-        ) -> AsyncIterator[Any]:
-            config = inputs["gen_config"]
-            ungrouped = config.logprobs or config.output_logits or config.output_last_hidden_state
-            pictures = [(item.get("fingerprint", b""), item["image_tokens"]) for item in multimodal or ()]
-            ends = picture_ends(multimodal)
-            stock = super().async_stream_infer(session_id, input_ids=input_ids, multimodal=multimodal, **inputs)
-            async with limiter.room(limiter.cost(len(input_ids), pictures)) as computed, aclosing(stock) as outputs:
-                async for output in outputs if ungrouped else grouped(outputs):
-                    computed()
-                    note_encoded(ends, output)
-                    yield output
-
-    class Engine(VLAsyncEngine):  # type: ignore[misc]
-        """Uses the tile cache and the incremental detokenizer."""
-
-        def __init__(self, model_path: str, **inputs: Any) -> None:
-            super().__init__(model_path, **inputs)
-            stock: Any = self.prompt_processor  # type: ignore[has-type]
-            decode = text_decoder(self.tokenizer.model.model)
-            stock_detokenize = self.tokenizer.detokenize_incrementally
-
-            def detokenize(ids: Sequence[int], state: Any, skip_special_tokens: bool = True, **more: Any) -> Any:
-                if not skip_special_tokens:
-                    return stock_detokenize(ids, state, skip_special_tokens, **more)
-                stream = state.prev_tokens or TextStream(decode)
-                return stream.push(*ids[state.ids_offset :]), DetokenizeState(len(ids), stream)
-
-            self.tokenizer.detokenize_incrementally = detokenize
-            processor = self.prompt_processor = Processor(
-                stock.tokenizer, stock.chat_template, stock.vl_encoder, stock.backend, stock.allowed_media_domains
-            )
-            processor.cache = TileCache(
-                tiling_of(self.vl_encoder.model, tiles),
-                limit=cache_bytes,
-                threads=threads,
-            )
-            publish_metrics(processor.cache, limiter)
-
+    Instance.limiter = PrefillLimiter(prefill_tokens)
+    Engine.tiles, Engine.threads, Engine.cache_bytes = tiles, threads, cache_bytes
     patch_usage()
     TurboMind.create_instance = lambda self, cuda_stream_id=0: Instance(self, cuda_stream_id)
     return {VLAsyncEngine: Engine}
+
+
+class Processor(MultimodalProcessor):  # type: ignore[misc]
+    """Takes pictures from the tile cache."""
+
+    cache: TileCache
+
+    async def _get_multimodal_prompt_input(
+        self, messages: list[dict[str, Any]], do_preprocess: bool, adapter_name: str | None = None, **more: Any
+    ) -> Any:
+        pictures = data_pictures(messages) if do_preprocess else None
+        if pictures is None:
+            # lmdeploy would open file: URLs and paths, and download from http: URLs.
+            raise ValueError("Only text, and the user's pictures as data: URLs, are accepted.")
+        try:
+            prepared = await asyncio.gather(*(self.cache.get(url, most) for url, most in pictures))
+        except PictureError as error:
+            raise ValueError(f"{INVALID_PICTURE}: {error}") from error
+        model = self.vl_encoder.model
+        prompt, token = model.proc_messages(
+            messages, self.chat_template, tools=more.get("tools"), chat_template_kwargs=more["chat_template_kwargs"]
+        )
+        items = [each.item(self.cache.tiling) for each in prepared]
+        return model.to_pytorch_aux([{"role": "preprocess", "content": items}], prompt, token, self.tokenizer)
+
+
+class Instance(TurboMindInstance):  # type: ignore[misc]
+    """Admits prompts by the limiter and passes on tokens in groups."""
+
+    limiter: ClassVar[PrefillLimiter]
+
+    async def async_stream_infer(
+        self, session_id: int, *, input_ids: list[int], multimodal: Any = None, **inputs: Any
+    ) -> AsyncIterator[Any]:
+        config = inputs["gen_config"]
+        ungrouped = config.logprobs or config.output_logits or config.output_last_hidden_state
+        pictures = [(item.get("fingerprint", b""), item["image_tokens"]) for item in multimodal or ()]
+        ends = picture_ends(multimodal)
+        cost = self.limiter.cost(len(input_ids), pictures)
+        stock = super().async_stream_infer(session_id, input_ids=input_ids, multimodal=multimodal, **inputs)
+        async with self.limiter.room(cost) as computed, aclosing(stock) as outputs:
+            async for output in outputs if ungrouped else grouped(outputs):
+                computed()
+                note_encoded(ends, output)
+                yield output
+
+
+class Engine(VLAsyncEngine):  # type: ignore[misc]
+    """Uses the tile cache and the incremental detokenizer."""
+
+    tiles: ClassVar[int | None]
+    threads: ClassVar[int]
+    cache_bytes: ClassVar[int]
+
+    def __init__(self, model_path: str, **inputs: Any) -> None:
+        super().__init__(model_path, **inputs)
+        stock: Any = self.prompt_processor  # type: ignore[has-type]
+        processor = self.prompt_processor = Processor(
+            stock.tokenizer, stock.chat_template, stock.vl_encoder, stock.backend, stock.allowed_media_domains
+        )
+        tiling = tiling_of(self.vl_encoder.model, self.tiles)
+        processor.cache = TileCache(tiling, limit=self.cache_bytes, threads=self.threads)
+        publish_metrics(processor.cache, Instance.limiter)
+        decode = text_decoder(self.tokenizer.model.model)
+        stock_detokenize = self.tokenizer.detokenize_incrementally
+
+        def detokenize(ids: Sequence[int], state: Any, skip_special_tokens: bool = True, **more: Any) -> Any:
+            if not skip_special_tokens:
+                return stock_detokenize(ids, state, skip_special_tokens, **more)
+            stream = state.prev_tokens or TextStream(decode)
+            return stream.push(*ids[state.ids_offset :]), DetokenizeState(len(ids), stream)
+
+        self.tokenizer.detokenize_incrementally = detokenize
 
 
 def data_pictures(messages: Sequence[dict[str, Any]]) -> list[tuple[str, int | None]] | None:
@@ -155,8 +164,6 @@ def data_pictures(messages: Sequence[dict[str, Any]]) -> list[tuple[str, int | N
 
 async def grouped(outputs: AsyncIterator[Any]) -> AsyncIterator[Any]:
     """Join EngineOutputs of lmdeploy within `GROUP_SECONDS`; the first and the last one are passed on at once."""
-    from lmdeploy.messages import ResponseType
-
     held: Any = None
     due = 0.0
     async for output in outputs:
@@ -188,8 +195,6 @@ def tiling_of(model: Any, tiles: int | None) -> Tiling:
 
 def publish_metrics(cache: TileCache, limiter: PrefillLimiter) -> None:
     """Add the metrics of the tile cache and the limiter to lmdeploy's /metrics."""
-    from prometheus_client import REGISTRY
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
     class Collector:
         def collect(self) -> Any:

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, Final
 
+from lmdeploy.serve.openai.chat_completions import serving
+
 _encoded: Final[ContextVar[int]] = ContextVar("encoded_tiles", default=0)
 
 PictureEnd = tuple[int, int]
@@ -29,26 +31,34 @@ def note_encoded(pictures: Sequence[PictureEnd], output: Any) -> None:
     _encoded.set(sum(tiles for end, tiles in pictures if end > cached))
 
 
+class Usage(serving.UsageInfo):  # type: ignore[misc]
+    """The usage with the encoded tiles of the current task."""
+
+    encoded_tiles: int = 0
+
+    @classmethod
+    def build(cls, *inputs: Any, **more: Any) -> Any:
+        """Build the usage as lmdeploy does."""
+        usage = super().build(*inputs, **more)
+        usage.encoded_tiles = _encoded.get()
+        return usage
+
+
+# A response serializes the fields of the declared type only.
+class Response(serving.ChatCompletionResponse):  # type: ignore[misc]
+    """A whole answer."""
+
+    usage: Usage
+
+
+class StreamResponse(serving.ChatCompletionStreamResponse):  # type: ignore[misc]
+    """A chunk of a streamed answer."""
+
+    usage: Usage | None = None
+
+
 def patch_usage() -> None:
     """Install the response types with `encoded_tiles`. Call it once, before `api_server.serve`."""
-    from lmdeploy.serve.openai.chat_completions import serving
-
-    class Usage(serving.UsageInfo):  # type: ignore[misc]
-        encoded_tiles: int = 0
-
-        @classmethod
-        def build(cls, *inputs: Any, **more: Any) -> Any:
-            usage = super().build(*inputs, **more)
-            usage.encoded_tiles = _encoded.get()
-            return usage
-
-    # A response serializes the fields of the declared type only.
-    class Response(serving.ChatCompletionResponse):  # type: ignore[misc]
-        usage: Usage
-
-    class StreamResponse(serving.ChatCompletionStreamResponse):  # type: ignore[misc]
-        usage: Usage | None = None
-
     serving.UsageInfo = Usage
     serving.ChatCompletionResponse = Response
     serving.ChatCompletionStreamResponse = StreamResponse
