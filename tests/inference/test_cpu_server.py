@@ -299,7 +299,7 @@ async def test_openai_s_client_reads_its_answers(served: Served) -> None:
         stream = await api.chat.completions.create(
             model=NAME,
             messages=[{"role": "user", "content": "Hello"}],
-            max_completion_tokens=5,
+            max_tokens=5,
             stream=True,
             stream_options={"include_usage": True},
         )

@@ -13,8 +13,8 @@ from inference.engines.cpu.openai_schema import ApiError, parse
 from tests.support.generating import picture
 
 FIELDS = (
-    *("model", "messages", "user", "stop", "stream", "stream_options", "seed", "n", "tools", "logit_bias"),
-    *("temperature", "top_p", "top_k", "max_tokens", "max_completion_tokens", "response_format", "logprobs"),
+    *("model", "messages", "user", "stop", "stream", "stream_options", "seed", "n", "tools"),
+    *("temperature", "top_p", "top_k", "max_tokens"),
 )
 PICTURE = f"data:image/jpeg;base64,{b64encode(picture(1).data).decode()}"
 

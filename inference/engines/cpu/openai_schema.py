@@ -1,4 +1,4 @@
-"""OpenAI's chat API as the CPU engine speaks it: parsing requests and building answers.
+"""The part of OpenAI's chat API that the bot's client uses: parsing requests and building answers.
 
 Source: platform.openai.com/docs/api-reference/chat. Extensions: `top_k` and `max_dynamic_patch` inside `image_url`, as
 in lmdeploy, and `encoded_tiles` inside `usage`.
@@ -15,29 +15,13 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 from uuid import uuid4
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from inference.chat_format.template import SYSTEM
 from inference.messages import Picture, Prompt, Role, Sampling, Turn, Usage
 
 _DATA_URL: Final = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)?(;[\w.+-]+=[\w.+-]+)*;base64,", re.ASCII)
 _LABEL: Final = re.compile(r"Image-\d+: ?")
-
-# These would change the answer, so any value but the default is refused rather than ignored.
-_UNSUPPORTED: Final[dict[str, tuple[object, ...]]] = {
-    "n": (1,),
-    "stop": ([],),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "tools": ([],),
-    "tool_choice": ("none",),
-    "functions": ([],),
-    "response_format": ({"type": "text"},),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "logit_bias": ({},),
-    "modalities": (["text"],),
-}
 
 
 class ApiError(Exception):
@@ -73,9 +57,9 @@ def _as_parts(content: object) -> object:
 
 
 class _Strict(BaseModel):
-    """Types are not converted, unknown fields are ignored."""
+    """Types are not converted, and unknown fields, which might change the answer, are refused."""
 
-    model_config = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
 
 
 class _Image(_Strict):
@@ -97,7 +81,7 @@ _Part = Annotated[_TextPart | _ImagePart, Field(discriminator="type")]
 
 
 class _Message(_Strict):
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "user", "assistant"]
     content: Annotated[list[_Part], BeforeValidator(_as_parts)] = []
 
     def turn(self) -> tuple[str, tuple[Picture, ...], tuple[int | None, ...]]:
@@ -124,11 +108,12 @@ class _StreamOptions(_Strict):
 
 
 class _Body(_Strict):
+    model: str = ""
     messages: list[_Message] = Field(min_length=1)
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, ge=0, le=1)
     top_k: int = Field(0, ge=0, le=2**31)
-    max_tokens: int = Field(512, validation_alias=AliasChoices("max_completion_tokens", "max_tokens"), ge=1, le=2**31)
+    max_tokens: int = Field(512, ge=1, le=2**31)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stream: bool = False
     stream_options: _StreamOptions = _StreamOptions()
@@ -161,9 +146,6 @@ def parse(body: bytes, model: str) -> ChatRequest:
             code="model_not_found",
             param="model",
         )
-    for name, supported in _UNSUPPORTED.items():
-        if name in fields and fields[name] not in supported:
-            raise ApiError(f"{name} is not supported by this engine: leave it out.", param=name)
     try:
         valid = _Body.model_validate(fields)
     except ValidationError as error:
@@ -196,7 +178,7 @@ def _conversation(messages: list[_Message]) -> tuple[str, tuple[Turn, ...], tupl
             turns.append(Turn(Role(message.role), text, pictures))
             tiles += limits
         elif index:
-            raise ApiError(f"The {message.role} message must be the first.", param=f"messages[{index}]")
+            raise ApiError("The system message must be the first.", param=f"messages[{index}]")
         else:
             system = text
     if not turns or turns[-1].role is not Role.USER:
