@@ -15,6 +15,7 @@ from openai.types.chat import ChatCompletionChunk
 
 from inference.chat_format.template import SYSTEM
 from inference.engines.chat_request import ChatRequests
+from inference.engines.reported_metrics import read_metrics
 from inference.messages import (
     INVALID_PICTURE,
     Answer,
@@ -33,10 +34,9 @@ from inference.messages import (
     Turn,
     Usage,
 )
-from inference.serving.engine_stats import engine_numbers
 
 _CONNECT_SECONDS: Final = 5.0
-_NUMBERS_SECONDS: Final = 1.0
+_METRICS_SECONDS: Final = 1.0
 _PROBE: Final = Sampling(temperature=0, max_new_tokens=4)
 
 
@@ -174,9 +174,9 @@ class HttpEngine:
     async def numbers(self) -> dict[str, float]:
         """Return selected metrics of the server's /metrics; empty if it has none or does not answer in time."""
         try:
-            async with asyncio.timeout(_NUMBERS_SECONDS):
+            async with asyncio.timeout(_METRICS_SECONDS):
                 page = await self._client.get(self.base_url.removesuffix("v1") + "metrics", cast_to=httpx.Response)
-            return engine_numbers(page.text)
+            return read_metrics(page.text)
         except (openai.OpenAIError, httpx.HTTPError, TimeoutError, ValueError):
             return {}
 

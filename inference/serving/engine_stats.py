@@ -1,7 +1,6 @@
 """What answers cost at one place: how long the first token took, how much of the prompts came from a cache.
 
-Knows finished answers, and which numbers on an engine's /metrics tell what answers do not. Plain values come out; who
-shows them is the bot's affair.
+Computed from finished answers.
 """
 
 from __future__ import annotations
@@ -12,26 +11,10 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final
 
-from prometheus_client.parser import text_string_to_metric_families
-
 from inference.messages import Answer, Usage
 
 _RECENT: Final = 256
 """So many of a place's newest answers say how long the first token takes."""
-
-_SAMPLES: Final = {
-    "thumbtune_tile_cache_hits_total": "tile_cache_hits",
-    "thumbtune_tile_cache_misses_total": "tile_cache_misses",
-    "thumbtune_tile_cache_bytes": "tile_cache_bytes",
-    "thumbtune_prefill_waiting": "prefill_waiting",
-    "thumbtune_engine_waiting": "engine_waiting",
-    "thumbtune_engine_running": "engine_running",
-    "thumbtune_engine_cache_bytes": "cache_bytes",
-    "lmdeploy:num_requests_waiting": "engine_waiting",
-    "lmdeploy:num_requests_running": "engine_running",
-    "lmdeploy:gpu_cache_usage_perc": "cache_used_ratio",
-}
-"""Samples of the CPU engine, of our parts in lmdeploy and of lmdeploy itself → what they are called here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +64,6 @@ def seen(sights: Iterable[Sight]) -> Seen:
         first_token_median=_quantile(times, 0.5),
         first_token_p99=_quantile(times, 0.99),
     )
-
-
-def engine_numbers(metrics: str) -> dict[str, float]:
-    """What an engine alone knows, out of its /metrics in Prometheus' text format. Raises ValueError."""
-    numbers: dict[str, float] = {}
-    for family in text_string_to_metric_families(metrics):
-        for sample in family.samples:
-            if (name := _SAMPLES.get(sample.name)) is not None:
-                numbers[name] = numbers.get(name, 0) + sample.value
-    return numbers
 
 
 def _sum(usages: Iterable[Usage]) -> Usage:

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bot.web.metrics import COUNTERS, GAUGES, NODE_COUNTERS, NODE_GAUGES, render
-from inference.serving.engine_stats import _SAMPLES as ENGINE_NUMBERS
+from inference.engines.reported_metrics import SAMPLES as ENGINE_NUMBERS
 from tests.support.whole_bot import whole_bot
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"

@@ -1,4 +1,4 @@
-"""A pause: the engine ends, people wait and are told; afterwards they are answered."""
+"""Pausing the deployment: the engine stops, questions wait and are answered afterwards."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ def deploy(tmp_path: Path) -> Deploy:
 
 
 async def test_pause_frees_the_engine(deploy: Deploy, tmp_path: Path) -> None:
-    """Pausing lets answers end, ends the process and tells who asks; resuming answers them on a new process."""
+    """Answers in flight finish, the process ends, new questions wait; resuming answers them with a new process."""
     async with deploy() as deployment:
         old = deployment.status().pid
-        asking, _ = await under_way(deployment, "gate:2", "before")
+        answering, _ = await under_way(deployment, "gate:2", "before")
         pausing = asyncio.create_task(deployment.pause())
         await until(lambda: deployment.status().paused)
         open_gate(tmp_path / "a")
         await pausing
-        assert (await asking).pid == old
+        assert (await answering).pid == old
         assert deployment.status().pids == ()
         assert deployment.status().paused
-        heard: list[Delta] = []
-        waiting = [asyncio.create_task(ask(deployment, "hi", name, heard)) for name in ("one", "two")]
-        await until(lambda: len(heard) == 2)
-        assert heard == [Delta(waiting=0, paused=True), Delta(waiting=1, paused=True)]
+        deltas: list[Delta] = []
+        waiting = [asyncio.create_task(ask(deployment, "hi", name, deltas)) for name in ("one", "two")]
+        await until(lambda: len(deltas) == 2)
+        assert deltas == [Delta(waiting=0, paused=True), Delta(waiting=1, paused=True)]
         await deployment.resume()
         await asyncio.gather(*waiting)
         assert deployment.status().pid not in (None, old)
@@ -42,20 +42,20 @@ async def test_pause_frees_the_engine(deploy: Deploy, tmp_path: Path) -> None:
         await deployment.resume()
 
 
-async def test_pause_voids_what_does_not_end(deploy: Deploy, tmp_path: Path) -> None:
-    """An answer that outlasts the drain is begun anew after the pause, and its chat is told of the pause."""
+async def test_pause_restarts_answers_that_outlast_the_drain(deploy: Deploy, tmp_path: Path) -> None:
+    """The answer starts over after the pause, and its chat receives the pause."""
     async with deploy(drain_timeout=0.1, stop_timeout=0.2) as deployment:
-        asking, heard = await under_way(deployment, "gate:2", "long")
+        answering, deltas = await under_way(deployment, "gate:2", "long")
         await deployment.pause()
-        await until(lambda: Delta(waiting=0, paused=True) in heard)
+        await until(lambda: Delta(waiting=0, paused=True) in deltas)
         open_gate(tmp_path / "a")
         await deployment.resume()
-        assert (await asking).restarts == 1
-        assert (await asking).pid == deployment.status().pid
+        assert (await answering).restarts == 1
+        assert (await answering).pid == deployment.status().pid
 
 
-async def test_pause_with_a_swap_in_it(deploy: Deploy, tmp_path: Path) -> None:
-    """A model promoted during a pause is the one that answers after it."""
+async def test_swap_during_a_pause(deploy: Deploy, tmp_path: Path) -> None:
+    """A model that is promoted during a pause answers after it."""
     async with deploy() as deployment:
         await deployment.pause()
         await deployment.swap("b", a_model(tmp_path, "b"))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from inference.messages import Answer, Usage
-from inference.serving.engine_stats import Seen, Sight, engine_numbers, seen
+from inference.serving.engine_stats import Seen, Sight, seen
 from tests.support.deployments import ask, deployed
 
 
@@ -34,20 +34,6 @@ def test_places_are_seen_together() -> None:
     other.note(answer(3, 30, 1, 20, 0))
     other.note(answer(2, 10, 1, 6, 0))
     assert seen([one, other]) == Seen(3, 50, 30, 3, 1, 2, 3)
-
-
-def test_engine_numbers_are_picked_from_the_engine_s_metrics() -> None:
-    """Under names of ours, labels summed up; all the rest is left where it is."""
-    page = (
-        "# TYPE thumbtune_tile_cache_hits_total counter\n"
-        "thumbtune_tile_cache_hits_total 12.0\n"
-        'lmdeploy:num_requests_waiting{engine="0",model_name="a"} 2.0\n'
-        'lmdeploy:num_requests_waiting{engine="1",model_name="a"} 1.0\n'
-        "python_info 1.0\n"
-    )
-    assert engine_numbers(page) == {"tile_cache_hits": 12, "engine_waiting": 3}
-    with pytest.raises(ValueError):
-        engine_numbers("<html>")
 
 
 async def test_each_node_tells_what_its_answers_cost(tmp_path: Path) -> None:
