@@ -15,11 +15,10 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PretrainedConfig
 
-from inference.chat_format.template import IM_END, IM_START, IMG_CONTEXT
 from inference.internvl2.configuration_internvl2 import InternVLChatConfig
 from inference.internvl2.modeling_internvl2 import InternVLChatModel
 from inference.internvl2.tiles import IMAGENET_MEAN, IMAGENET_STD
-from inference.internvl2.tokenizer import load_tokenizer, token_id
+from inference.internvl2.tokenizer import END_TOKENS, PICTURE_TOKEN, load_tokenizer, token_id
 
 MODEL_CODE = (
     "configuration_internvl2.py",
@@ -58,7 +57,7 @@ def load_model(
         if report[kind]:
             few = ", ".join(str(key) for key in sorted(report[kind])[:5])
             raise ValueError(f"{directory}: {len(report[kind])} {kind.replace('_', ' ')}: {few} …")
-    model.img_context_token_id = token_id(load_tokenizer(directory), IMG_CONTEXT)
+    model.img_context_token_id = token_id(load_tokenizer(directory), PICTURE_TOKEN)
     return model.to(device).eval()
 
 
@@ -107,8 +106,8 @@ def write_surroundings(
     """Write everything of a checkpoint except its weights. See `write_checkpoint`."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    ends = [token_id(tokenizer, token) for token in (IM_END, IM_START)]
-    token_id(tokenizer, IMG_CONTEXT)
+    ends = [token_id(tokenizer, token) for token in END_TOKENS]
+    token_id(tokenizer, PICTURE_TOKEN)
     fields = _official_fields(config, dtype)
     fields["llm_config"].update(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
     _write_json(directory / "config.json", fields)

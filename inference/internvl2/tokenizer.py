@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+END_TOKENS: Final = ("<|im_end|>", "<|im_start|>")
+"""End tokens of the official generation configuration."""
+
+PICTURE_TOKEN: Final = "<IMG_CONTEXT>"
+"""The token of one picture feature."""
 
 
 def load_tokenizer(directory: str | Path) -> Any:

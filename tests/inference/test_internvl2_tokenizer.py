@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from inference.chat_format.template import IM_END, IM_START, IMG_CONTEXT
-from inference.internvl2.tokenizer import load_tokenizer, token_id
+from inference.internvl2.tokenizer import END_TOKENS, PICTURE_TOKEN, load_tokenizer, token_id
 
 FOLDER = Path(__file__).parents[1] / "golden" / "internlm2_tokenizer"
 GOLDEN = json.loads((FOLDER / "answers.json").read_text(encoding="utf-8"))
@@ -48,7 +47,7 @@ def test_a_saved_tokenizer_is_unchanged(tmp_path: Path) -> None:
 def test_special_token_ids() -> None:
     """The ids come from the tokenizer, and a missing token is an error that names it."""
     tokenizer = load_tokenizer(FOLDER)
-    for token in (IM_END, IM_START, IMG_CONTEXT):
+    for token in (*END_TOKENS, PICTURE_TOKEN):
         assert tokenizer.convert_ids_to_tokens(token_id(tokenizer, token)) == token
     with pytest.raises(ValueError, match=r"<\|nothing\|>"):
         token_id(tokenizer, "<|nothing|>")
