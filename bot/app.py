@@ -133,8 +133,6 @@ class Application:
         schedule = Schedule(
             folder, ledger, forgetting, notices.alert, settings.training.schedule, settings.storage.retention_days
         )
-        schedule.start()
-        self._at_end("schedule", schedule.stop)
 
         decoders, patient = PictureDecoders(DECODERS), PictureDecoders(1, NICENESS)
         self._at_end("picture decoders", decoders.close)
@@ -231,6 +229,8 @@ class Application:
         self._at_end("watch", watch.stop)
         await operations.start()
         self._at_end("operations", operations.stop)
+        schedule.start()  # after an interrupted run is ended: a run that is due then can begin
+        self._at_end("schedule", schedule.stop)
         inspection = Inspection(ledger, changeover, notices.alert, live, unfit)
         inspection.start()
         self._at_end("inspection", inspection.stop)

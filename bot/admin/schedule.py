@@ -12,6 +12,7 @@ have moved since.
 from __future__ import annotations
 
 import asyncio
+import pickle
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -57,6 +58,15 @@ class Alert(Protocol):
     async def __call__(self, key: str, sentence: str, **values: object) -> object: ...
 
 
+class _JobStore(SQLAlchemyJobStore):  # type: ignore[misc]
+    """A job store that also reads the jobs of releases in which this module was `bot.schedule`."""
+
+    def _reconstitute_job(self, job_state: bytes) -> Job:
+        values = pickle.loads(job_state)
+        values["func"] = values["func"].replace("bot.schedule:", f"{__name__}:")
+        return super()._reconstitute_job(pickle.dumps(values))
+
+
 class Schedule:
     """The jobs on the running event loop; one schedule a process. `cron` empty means to retrain only by command.
 
@@ -77,7 +87,7 @@ class Schedule:
         self._alert = alert
         self.cron = cron
         self._retention_days = retention_days
-        store = SQLAlchemyJobStore(url=URL.create("sqlite", database=str(directory / STORE)))
+        store = _JobStore(url=URL.create("sqlite", database=str(directory / STORE)))
         self._scheduler = AsyncIOScheduler(
             jobstores={"default": store},
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},

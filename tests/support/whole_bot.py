@@ -146,7 +146,9 @@ class WholeBot:
 
     def _interpreter(self, script: str) -> str:
         path = self._folder / f"{script}.sh"
-        path.write_text(f'#!/bin/sh\nexport PYTHONPATH={ROOT}\nexec {sys.executable} {ROOT}/tests/{script} "$@"\n')
+        path.write_text(
+            f'#!/bin/sh\nexport PYTHONPATH={ROOT}\nexec {sys.executable} {ROOT}/tests/support/{script} "$@"\n'
+        )
         path.chmod(path.stat().st_mode | stat.S_IEXEC)
         return str(path)
 
