@@ -1,8 +1,4 @@
-"""What every group of the ledger's queries stands on: write, read, the clock, rows to records.
-
-Knows how work reaches the database; the queries themselves are in `people`, `exchanges`, `feedback`, `inbox`,
-`runs`, `registry` and their like, which `ledger` puts together.
-"""
+"""Base class of the ledger's parts, and helpers for queries."""
 
 from __future__ import annotations
 
@@ -17,10 +13,11 @@ from storage.writer import Together, Writer
 
 Result = TypeVar("Result")
 Argument = TypeVar("Argument")
+Values = Sequence[Any] | dict[str, Any]
 
 
 class Queries:
-    """Collaborators of a group of queries; the ledger inherits from every group."""
+    """A part of the ledger: queries over the shared writer, readers and clock."""
 
     def __init__(self, writer: Writer, readers: Readers, clock: Callable[[], float]) -> None:
         self._writer = writer
@@ -32,30 +29,51 @@ class Queries:
         return await self._writer.do(work)
 
     async def _write_together(self, together: Together[Argument, Result], argument: Argument) -> Result:
-        """As `_write`, in one call for everyone who waits for the same function."""
+        """Run `together` once for all callers that wait for it; return after the commit."""
         return await self._writer.do_together(together, argument)
+
+    async def _execute(self, sql: str, values: Values = ()) -> int:
+        """Run one statement on the writer's thread; return the number of changed rows after the commit."""
+        return await self._writer.do(lambda database: int(database.execute(sql, values).rowcount))
 
     async def _read(self, work: Callable[[Database], Result]) -> Result:
         """Run `work` on a reading thread."""
         return await self._readers.do(work)
 
+    async def _first(self, sql: str, values: Values = ()) -> sqlite3.Row | None:
+        """Return the first row of a query."""
+        return await self._read(lambda database: first(database, sql, values))
+
+    async def _every(self, sql: str, values: Values = ()) -> list[sqlite3.Row]:
+        """Return all rows of a query."""
+        return await self._read(lambda database: every(database, sql, values))
+
+    async def _number(self, sql: str, values: Values = ()) -> int:
+        """Return the one integer that a query yields."""
+        return await self._read(lambda database: number(database, sql, values))
+
     def _now(self, given: float = 0.0) -> float:
-        """`given`, or the present time where that is 0 (UTC seconds since the epoch)."""
+        """Return `given`, or the present time where that is 0 (UTC seconds since the epoch)."""
         return given or self._clock()
 
 
-def first(database: Database, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> sqlite3.Row | None:
-    """The first row of a query, None without any."""
+def first(database: Database, sql: str, values: Values = ()) -> sqlite3.Row | None:
+    """Return the first row of a query, None without any."""
     row: sqlite3.Row | None = database.execute(sql, values).fetchone()
     return row
 
 
-def every(database: Database, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> list[sqlite3.Row]:
-    """All rows of a query."""
+def every(database: Database, sql: str, values: Values = ()) -> list[sqlite3.Row]:
+    """Return all rows of a query."""
     return database.execute(sql, values).fetchall()
 
 
-def number(database: Database, sql: str, values: Sequence[Any] = ()) -> int:
-    """The one integer that a query yields, such as a count."""
+def number(database: Database, sql: str, values: Values = ()) -> int:
+    """Return the one integer that a query yields, such as a count."""
     value: int = database.execute(sql, values).fetchone()[0]
     return value
+
+
+def column(database: Database, sql: str, values: Values = ()) -> list[Any]:
+    """Return the first column of a query's rows."""
+    return [row[0] for row in database.execute(sql, values)]

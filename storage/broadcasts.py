@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from sqlite_utils import Database
 
-from storage.base import Queries, every, first
+from storage.base import Queries, first
 from storage.states import ReceiverState
 
 
@@ -76,11 +76,7 @@ class Broadcasts(Queries):
 
     async def receivers(self, update: int) -> dict[int, ReceiverState]:
         """Every chat that a broadcast is for, in the order of telling, and what became of it."""
-        rows = await self._read(
-            lambda database: every(
-                database, 'SELECT chat, state FROM broadcasts WHERE "update" = ? ORDER BY rowid', [update]
-            )
-        )
+        rows = await self._every('SELECT chat, state FROM broadcasts WHERE "update" = ? ORDER BY rowid', [update])
         return {row["chat"]: ReceiverState(row["state"]) for row in rows}
 
 

@@ -47,33 +47,27 @@ class Corrections(Queries):
 
     async def count_since(self, author: int, since: float, exchange: int) -> int:
         """Count the exchanges, other than `exchange`, for which a person has suggested a better answer since then."""
-        row = await self._read(
-            lambda database: first(
-                database,
-                "SELECT count(DISTINCT exchange) AS number FROM demonstrations"
-                " WHERE author = ? AND created >= ? AND exchange <> ?",
-                (author, since, exchange),
-            )
+        row = await self._first(
+            "SELECT count(DISTINCT exchange) AS number FROM demonstrations"
+            " WHERE author = ? AND created >= ? AND exchange <> ?",
+            (author, since, exchange),
         )
         assert row is not None
         return int(row["number"])
 
     async def get(self, demonstration: int) -> Demonstration:
         """The suggestion of that id. Raises `UnknownRecord`."""
-        row = await self._read(lambda database: first(database, f"{_SELECT} WHERE id = ?", [demonstration]))
+        row = await self._first(f"{_SELECT} WHERE id = ?", [demonstration])
         if row is None:
             raise _unknown(demonstration)
         return _demonstration(row)
 
     async def for_message(self, chat: int, message: int) -> Demonstration | None:
         """The suggestion that a message makes, or a message of ours about it; None if it is not about any."""
-        row = await self._read(
-            lambda database: first(
-                database,
-                f'{_SELECT} WHERE "update" IN (SELECT "update" FROM replies WHERE chat = :chat'
-                " AND (message = :message OR question = :message)) ORDER BY id DESC LIMIT 1",
-                {"chat": chat, "message": message},
-            )
+        row = await self._first(
+            f'{_SELECT} WHERE "update" IN (SELECT "update" FROM replies WHERE chat = :chat'
+            " AND (message = :message OR question = :message)) ORDER BY id DESC LIMIT 1",
+            {"chat": chat, "message": message},
         )
         return None if row is None else _demonstration(row)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from storage.base import Queries, every, first
+from storage.base import Queries
 from storage.records import Approval, Day, Participant
 
 _TOTALS = """
@@ -58,7 +58,7 @@ class Counts(Queries):
         (all ever cast), ups and downs (the latest of each rater), runs, models, updates_pending,
         updates_set_aside, replies_doubtful.
         """
-        row = await self._read(lambda database: first(database, _TOTALS))
+        row = await self._first(_TOTALS)
         assert row is not None
         return dict(row)
 
@@ -66,15 +66,15 @@ class Counts(Queries):
         """What each model answered on each day (UTC) from `since` on (UTC seconds), and what became of that: the
         latest vote of each rater, whenever it was cast. Days without answers are left out.
         """
-        rows = await self._read(lambda database: every(database, _DAYS, [since]))
+        rows = await self._every(_DAYS, [since])
         return [Day(**row) for row in rows]
 
     async def approvals(self) -> dict[str, Approval]:
         """Model → the votes on its answers; those without votes are left out."""
-        rows = await self._read(lambda database: every(database, _APPROVALS))
+        rows = await self._every(_APPROVALS)
         return {row["model"]: Approval(row["ups"], row["downs"]) for row in rows}
 
     async def participants(self) -> list[Participant]:
         """Everybody who is known, who was seen last first."""
-        rows = await self._read(lambda database: every(database, _PARTICIPANTS))
+        rows = await self._every(_PARTICIPANTS)
         return [Participant(**{**dict(row), "opted_out": bool(row["opted_out"])}) for row in rows]

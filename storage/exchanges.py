@@ -8,7 +8,7 @@ from dataclasses import asdict, fields, replace
 
 from sqlite_utils import Database
 
-from storage.base import Queries, every, first
+from storage.base import Queries, first
 from storage.errors import StorageError, UnknownRecord
 from storage.inbox import refuse_closed
 from storage.people import ensure_chat, ensure_user
@@ -90,7 +90,7 @@ class Exchanges(Queries):
 
     async def for_update(self, update: int) -> Exchange | None:
         """The exchange that answered this Telegram update, None if it was not answered yet."""
-        row = await self._read(lambda database: first(database, f'{SELECT_EXCHANGES} WHERE "update" = ?', [update]))
+        row = await self._first(f'{SELECT_EXCHANGES} WHERE "update" = ?', [update])
         return None if row is None else exchange_of(row)
 
     async def for_question(self, chat: int, question: int) -> Exchange | None:
@@ -103,36 +103,26 @@ class Exchanges(Queries):
 
     async def for_correction_prompt(self, chat: int, message: int) -> Exchange | None:
         """The exchange about which a message of ours asks what a better answer were, None if it asks nothing."""
-        row = await self._read(
-            lambda database: first(
-                database,
-                f'{SELECT_EXCHANGES} WHERE "update" IN (SELECT shown."update" FROM replies AS asks'
-                " JOIN replies AS shown ON shown.chat = asks.chat AND shown.message = asks.question"
-                ' WHERE asks.chat = ? AND asks.message = ? AND asks."update" NOT IN (SELECT "update" FROM exchanges))'
-                " ORDER BY id DESC LIMIT 1",
-                (chat, message),
-            )
+        row = await self._first(
+            f'{SELECT_EXCHANGES} WHERE "update" IN (SELECT shown."update" FROM replies AS asks'
+            " JOIN replies AS shown ON shown.chat = asks.chat AND shown.message = asks.question"
+            ' WHERE asks.chat = ? AND asks.message = ? AND asks."update" NOT IN (SELECT "update" FROM exchanges))'
+            " ORDER BY id DESC LIMIT 1",
+            (chat, message),
         )
         return None if row is None else exchange_of(row)
 
     async def _replied(self, chat: int, column: str, value: int) -> Exchange | None:
-        row = await self._read(
-            lambda database: first(
-                database,
-                f'{SELECT_EXCHANGES} WHERE "update" IN (SELECT "update" FROM replies WHERE chat = ? AND {column} = ?)'
-                " ORDER BY id DESC LIMIT 1",
-                (chat, value),
-            )
+        row = await self._first(
+            f'{SELECT_EXCHANGES} WHERE "update" IN (SELECT "update" FROM replies WHERE chat = ? AND {column} = ?)'
+            " ORDER BY id DESC LIMIT 1",
+            (chat, value),
         )
         return None if row is None else exchange_of(row)
 
     async def newest_at(self, place: int) -> int | None:
         """The id of the newest exchange at a place of a conversation, None if there is none (any more)."""
-        row = await self._read(
-            lambda database: first(
-                database, "SELECT max(id) AS id FROM exchanges WHERE id = ? OR replaces = ?", (place, place)
-            )
-        )
+        row = await self._first("SELECT max(id) AS id FROM exchanges WHERE id = ? OR replaces = ?", (place, place))
         return None if row is None or row["id"] is None else int(row["id"])
 
     async def history(self, session: int, limit: int, before: int | None = None) -> list[Exchange]:
@@ -140,40 +130,30 @@ class Exchanges(Queries):
 
         `before` leaves out what comes from that place on.
         """
-        rows = await self._read(
-            lambda database: every(
-                database,
-                f"{SELECT_EXCHANGES} WHERE id IN (SELECT id FROM ({_STANDING}))"
-                " ORDER BY coalesce(replaces, id) DESC LIMIT :limit",
-                {"session": session, "limit": limit, "before": before},
-            )
+        rows = await self._every(
+            f"{SELECT_EXCHANGES} WHERE id IN (SELECT id FROM ({_STANDING}))"
+            " ORDER BY coalesce(replaces, id) DESC LIMIT :limit",
+            {"session": session, "limit": limit, "before": before},
         )
         return [exchange_of(row) for row in reversed(rows)]
 
     async def history_since(self, session: int, pictures: int, before: int | None = None) -> list[Exchange]:
         """As `history`, but from the exchange on that has the `pictures`-th newest pictures; empty without any."""
-        rows = await self._read(
-            lambda database: every(
-                database,
-                f"WITH standing AS MATERIALIZED ({_STANDING}),"
-                f" shown AS (SELECT place FROM standing WHERE {_PICTURED.format('standing.id')}"
-                " ORDER BY place DESC LIMIT :pictures)"
-                f" {SELECT_EXCHANGES} WHERE id IN"
-                " (SELECT id FROM standing WHERE place >= (SELECT min(place) FROM shown))"
-                " ORDER BY coalesce(replaces, id)",
-                {"session": session, "pictures": pictures, "before": before},
-            )
+        rows = await self._every(
+            f"WITH standing AS MATERIALIZED ({_STANDING}),"
+            f" shown AS (SELECT place FROM standing WHERE {_PICTURED.format('standing.id')}"
+            " ORDER BY place DESC LIMIT :pictures)"
+            f" {SELECT_EXCHANGES} WHERE id IN"
+            " (SELECT id FROM standing WHERE place >= (SELECT min(place) FROM shown))"
+            " ORDER BY coalesce(replaces, id)",
+            {"session": session, "pictures": pictures, "before": before},
         )
         return [exchange_of(row) for row in rows]
 
     async def has_pictures(self, session: int) -> bool:
         """Whether a picture was shown in a session."""
-        row = await self._read(
-            lambda database: first(
-                database,
-                f"SELECT 1 FROM exchanges WHERE session = ? AND {_PICTURED.format('exchanges.id')} LIMIT 1",
-                [session],
-            )
+        row = await self._first(
+            f"SELECT 1 FROM exchanges WHERE session = ? AND {_PICTURED.format('exchanges.id')} LIMIT 1", [session]
         )
         return row is not None
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from storage.base import Queries, every, first
+from storage.base import Queries, first
 from storage.errors import IllegalTransition, StorageError, UnknownRecord
 from storage.records import Kind, StoredUpdate
 
@@ -39,23 +39,16 @@ class Inbox(Queries):
 
     async def pending(self) -> list[StoredUpdate]:
         """What was stored and neither finished nor set aside, in Telegram's order."""
-        rows = await self._read(
-            lambda database: every(
-                database,
-                "SELECT id, lane, payload, attempts, received, state, error FROM inbox"
-                " WHERE state IN ('stored', 'begun') ORDER BY id",
-            )
+        rows = await self._every(
+            "SELECT id, lane, payload, attempts, received, state, error FROM inbox"
+            " WHERE state IN ('stored', 'begun') ORDER BY id"
         )
         return [StoredUpdate(**row) for row in rows]
 
     async def get(self, update: int) -> StoredUpdate:
         """One update in whatever state; a finished one has no payload any more. Raises `UnknownRecord`."""
-        row = await self._read(
-            lambda database: first(
-                database,
-                "SELECT id, lane, payload, attempts, received, state, error FROM inbox WHERE id = ?",
-                [update],
-            )
+        row = await self._first(
+            "SELECT id, lane, payload, attempts, received, state, error FROM inbox WHERE id = ?", [update]
         )
         if row is None:
             raise _unknown(update)
@@ -70,9 +63,7 @@ class Inbox(Queries):
 
     async def check_disk(self, update: int) -> None:
         """Write an update's row as it is. Raises `NotSaved` while the disk takes nothing."""
-        await self._write(
-            lambda database: database.execute("UPDATE inbox SET attempts = attempts WHERE id = ?", [update])
-        )
+        await self._execute("UPDATE inbox SET attempts = attempts WHERE id = ?", [update])
 
     async def finish(self, update: int, unreachable: str = "") -> None:
         """Everything the update asked for has happened: it is not handled again and its payload is dropped.

@@ -11,10 +11,10 @@ from pathlib import Path
 from storage.base import every, first
 from storage.connection import looking
 from storage.errors import StorageError
+from storage.migrations import refuse_newer
 from storage.model_store import verify
 from storage.picture_store import PictureStore
 from storage.records import PictureState
-from storage.upgrade import refuse_newer
 
 _NAMED = 8
 """Faults that are named one by one."""

@@ -27,6 +27,7 @@ from storage.exchanges import Exchanges
 from storage.inbox import Inbox
 from storage.integrity import unsound
 from storage.menus import Menus
+from storage.migrations import migrate
 from storage.models import Models
 from storage.people import People
 from storage.permissions import close_to_others
@@ -37,7 +38,6 @@ from storage.reader_pool import Readers
 from storage.replies import Replies
 from storage.runs import Runs
 from storage.sessions import Sessions
-from storage.upgrade import migrate
 from storage.votes import Votes
 from storage.writer import Writer
 

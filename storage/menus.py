@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from sqlite_utils import Database
 
-from storage.base import Queries, every
+from storage.base import Queries
 
 
 class Menus(Queries):
@@ -18,7 +18,7 @@ class Menus(Queries):
 
     async def all(self) -> set[tuple[int, str]]:
         """Every menu that was given and not taken back."""
-        rows = await self._read(lambda database: every(database, "SELECT chat, language FROM menus"))
+        rows = await self._every("SELECT chat, language FROM menus")
         return {(row["chat"], row["language"]) for row in rows}
 
     async def add(self, menus: Iterable[tuple[int, str]]) -> None:

@@ -62,7 +62,7 @@ class Models(Queries):
 
     async def all(self) -> list[Model]:
         """All models, the oldest first."""
-        rows = await self._read(lambda database: every(database, f"{_SELECT} ORDER BY created, id"))
+        rows = await self._every(f"{_SELECT} ORDER BY created, id")
         return [_model(row) for row in rows]
 
     async def live(self) -> Model | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sqlite_utils import Database
 
-from storage.base import Queries, every, first
+from storage.base import Queries, every
 from storage.inbox import refuse_closed
 from storage.personal_data import withdraw
 from storage.records import Chat, Person
@@ -54,18 +54,12 @@ class People(Queries):
 
     async def get(self, user: int) -> Person | None:
         """The user with this Telegram id, None if never seen."""
-        row = await self._read(
-            lambda database: first(
-                database, "SELECT id, name, client_language, language, opted_out FROM users WHERE id = ?", [user]
-            )
-        )
+        row = await self._first("SELECT id, name, client_language, language, opted_out FROM users WHERE id = ?", [user])
         return None if row is None else Person(**{**dict(row), "opted_out": bool(row["opted_out"])})
 
     async def chat(self, chat: int) -> Chat | None:
         """The chat with this Telegram id, None if never seen."""
-        row = await self._read(
-            lambda database: first(database, "SELECT id, kind, title FROM chats WHERE id = ?", [chat])
-        )
+        row = await self._first("SELECT id, kind, title FROM chats WHERE id = ?", [chat])
         return None if row is None else Chat(**row)
 
     async def private_chats(self) -> list[int]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from storage.base import Queries, every, first, number
+from storage.base import Queries, first, number
 from storage.inbox import NOBODYS_LANE
 from storage.records import Belongings, Kind, Removal
 from storage.runs import AFFECTED, cancel_learning
@@ -126,7 +126,7 @@ class PersonalData(Queries):
 
     async def pending_removals(self) -> list[Removal]:
         """What is yet to be removed outside the ledger."""
-        rows = await self._read(lambda database: every(database, "SELECT kind, name FROM removals ORDER BY kind, name"))
+        rows = await self._every("SELECT kind, name FROM removals ORDER BY kind, name")
         return [Removal(Kind(row["kind"]), row["name"]) for row in rows]
 
     async def remove_picture(self, sha256: str, remove: Callable[[], object]) -> bool:

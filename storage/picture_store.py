@@ -86,7 +86,7 @@ class PictureStore:
             if path.is_file() and path.read_bytes() == data:
                 sync_directory(path.parent)  # whoever wrote it may have died before doing so
             else:
-                write_durably(path, data, by_way_of=self._incoming)
+                write_durably(path, data, temporary_folder=self._incoming)
         except OSError as error:
             raise explained_os(error, f"writing the picture {path}") from error
         return name

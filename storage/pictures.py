@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from sqlite_utils import Database
 
-from storage.base import Queries, every, first, number
+from storage.base import Queries, first
 from storage.errors import UnknownRecord
 from storage.inbox import refuse_closed
 from storage.people import ensure_user
@@ -53,13 +53,10 @@ class Pictures(Queries):
 
     async def get(self, sha256: str) -> StoredPicture:
         """The picture of that name, or the one that was made of it. Raises `UnknownRecord`."""
-        row = await self._read(
-            lambda database: first(
-                database,
-                "SELECT * FROM pictures WHERE sha256 = ?1"
-                " OR sha256 = (SELECT sha256 FROM exchange_pictures WHERE former = ?1) LIMIT 1",
-                [sha256],
-            )
+        row = await self._first(
+            "SELECT * FROM pictures WHERE sha256 = ?1"
+            " OR sha256 = (SELECT sha256 FROM exchange_pictures WHERE former = ?1) LIMIT 1",
+            [sha256],
         )
         if row is None:
             raise UnknownRecord(f"The ledger has no picture {sha256}: send it again.")
@@ -74,25 +71,17 @@ class Pictures(Queries):
                 " WHERE exchange IN (SELECT value FROM json_each(?)))"
             )
             values = [json.dumps(exchanges)]
-        rows = await self._read(
-            lambda database: every(database, f"SELECT * FROM pictures{where} ORDER BY created, sha256", values)
-        )
+        rows = await self._every(f"SELECT * FROM pictures{where} ORDER BY created, sha256", values)
         return [picture_of(row) for row in rows]
 
     async def raw(self, limit: int) -> list[str]:
         """The names of pictures that are still as they were sent, `limit` of them."""
-        rows = await self._read(
-            lambda database: every(
-                database, "SELECT sha256 FROM pictures WHERE state = 'raw' ORDER BY sha256 LIMIT ?", [limit]
-            )
-        )
+        rows = await self._every("SELECT sha256 FROM pictures WHERE state = 'raw' ORDER BY sha256 LIMIT ?", [limit])
         return [row["sha256"] for row in rows]
 
     async def count(self, state: PictureState) -> int:
         """How many pictures are in that state."""
-        return await self._read(
-            lambda database: number(database, "SELECT count(*) FROM pictures WHERE state = ?", [state])
-        )
+        return await self._number("SELECT count(*) FROM pictures WHERE state = ?", [state])
 
     async def replace(self, former: str, clean: StoredPicture) -> bool:
         """Put `clean`, whose bytes are in the picture folder, in the place of a raw picture everywhere in the ledger.
@@ -126,67 +115,48 @@ class Pictures(Queries):
 
     async def quarantine(self, sha256: str) -> None:
         """Keep a raw picture from engines, trainings, exports and backups from now on."""
-        await self._write(
-            lambda database: database.execute(
-                "UPDATE pictures SET state = 'quarantined' WHERE sha256 = ? AND state = 'raw'", [sha256]
-            )
-        )
+        await self._execute("UPDATE pictures SET state = 'quarantined' WHERE sha256 = ? AND state = 'raw'", [sha256])
 
     async def former_names(self) -> dict[str, str]:
         """What each picture that was cleaned after it was stored is called now, by its former name."""
-        rows = await self._read(
-            lambda database: every(
-                database, "SELECT DISTINCT former, sha256 FROM exchange_pictures WHERE former IS NOT NULL"
-            )
-        )
+        rows = await self._every("SELECT DISTINCT former, sha256 FROM exchange_pictures WHERE former IS NOT NULL")
         return {row["former"]: row["sha256"] for row in rows}
 
     async def bytes_from(self, sender: int) -> int:
         """How many bytes the stored pictures have that a person sent."""
-        return await self._read(
-            lambda database: number(
-                database,
-                "SELECT coalesce(sum(size), 0) FROM pictures"
-                " WHERE sha256 IN (SELECT sha256 FROM picture_senders WHERE sender = ?)",
-                [sender],
-            )
+        return await self._number(
+            "SELECT coalesce(sum(size), 0) FROM pictures"
+            " WHERE sha256 IN (SELECT sha256 FROM picture_senders WHERE sender = ?)",
+            [sender],
         )
 
     async def decoder_deaths(self, file: str) -> int:
         """How often a file of Telegram's, by its unique id, has killed its decoder."""
-        row = await self._read(
-            lambda database: first(database, "SELECT deaths FROM decoder_deaths WHERE file = ?", [file])
-        )
+        row = await self._first("SELECT deaths FROM decoder_deaths WHERE file = ?", [file])
         return 0 if row is None else int(row["deaths"])
 
     async def add_decoder_death(self, file: str) -> None:
         """Count that a file has killed its decoder."""
         now = self._now()
-        await self._write(
-            lambda database: database.execute(
-                "INSERT INTO decoder_deaths(file, deaths, created) VALUES (?, 1, ?)"
-                " ON CONFLICT(file) DO UPDATE SET deaths = deaths + 1",
-                (file, now),
-            )
+        await self._execute(
+            "INSERT INTO decoder_deaths(file, deaths, created) VALUES (?, 1, ?)"
+            " ON CONFLICT(file) DO UPDATE SET deaths = deaths + 1",
+            (file, now),
         )
 
     async def prune_decoder_deaths(self, before: float) -> None:
         """Forget files that were noted first before that time."""
-        await self._write(lambda database: database.execute("DELETE FROM decoder_deaths WHERE created < ?", [before]))
+        await self._execute("DELETE FROM decoder_deaths WHERE created < ?", [before])
 
     async def chore_done(self, name: str) -> bool:
         """Whether a chore that is done once, after an upgrade, is done."""
-        row = await self._read(lambda database: first(database, "SELECT 1 FROM chores WHERE name = ?", [name]))
+        row = await self._first("SELECT 1 FROM chores WHERE name = ?", [name])
         return row is not None
 
     async def finish_chore(self, name: str) -> None:
         """Note that a chore is done."""
         now = self._now()
-        await self._write(
-            lambda database: database.execute(
-                "INSERT INTO chores(name, done) VALUES (?, ?) ON CONFLICT DO NOTHING", (name, now)
-            )
-        )
+        await self._execute("INSERT INTO chores(name, done) VALUES (?, ?) ON CONFLICT DO NOTHING", (name, now))
 
 
 def picture_of(row: sqlite3.Row) -> StoredPicture:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlite_utils import Database
 
-from storage.base import Queries, every, first
+from storage.base import Queries, first
 from storage.errors import IllegalTransition, UnknownRecord
 from storage.models import add_promotion, get_model, live_model, move_model
 from storage.records import Model, Promotion
@@ -45,9 +45,7 @@ class Promotions(Queries):
 
     async def pending(self) -> list[Promotion]:
         """Promotions asked for and neither carried out nor failed, the oldest first."""
-        rows = await self._read(
-            lambda database: every(database, f"{_SELECT_PROMOTION} WHERE done IS NULL AND error = '' ORDER BY id")
-        )
+        rows = await self._every(f"{_SELECT_PROMOTION} WHERE done IS NULL AND error = '' ORDER BY id")
         return [Promotion(**row) for row in rows]
 
     async def get(self, promotion: int) -> Promotion:
@@ -56,9 +54,7 @@ class Promotions(Queries):
 
     async def latest(self, limit: int = 20) -> list[Promotion]:
         """The latest promotions, the newest first, those that failed included."""
-        rows = await self._read(
-            lambda database: every(database, f"{_SELECT_PROMOTION} ORDER BY id DESC LIMIT ?", [limit])
-        )
+        rows = await self._every(f"{_SELECT_PROMOTION} ORDER BY id DESC LIMIT ?", [limit])
         return [Promotion(**row) for row in rows]
 
     async def finish(self, promotion: int, error: str = "") -> Promotion:

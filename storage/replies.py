@@ -6,7 +6,7 @@ import sqlite3
 
 from sqlite_utils import Database
 
-from storage.base import Queries, every, first
+from storage.base import Queries, first
 from storage.errors import UnknownRecord
 from storage.records import Reply
 
@@ -52,30 +52,24 @@ class Replies(Queries):
 
     async def for_update(self, update: int) -> list[Reply]:
         """All replies begun for an update, by slot."""
-        rows = await self._read(lambda database: every(database, f"{_REPLY} ORDER BY slot", [update]))
+        rows = await self._every(f"{_REPLY} ORDER BY slot", [update])
         return [_reply(row) for row in rows]
 
     async def exists(self, chat: int, *, message: int | None = None, question: int | None = None) -> bool:
         """Whether a message of a chat is one of our replies, or a question that has one."""
-        row = await self._read(
-            lambda database: first(
-                database,
-                "SELECT 1 FROM replies WHERE chat = ?1 AND message = ?2"
-                " UNION ALL SELECT 1 FROM replies WHERE chat = ?1 AND question = ?3 AND question <> 0 LIMIT 1",
-                (chat, message, question),
-            )
+        row = await self._first(
+            "SELECT 1 FROM replies WHERE chat = ?1 AND message = ?2"
+            " UNION ALL SELECT 1 FROM replies WHERE chat = ?1 AND question = ?3 AND question <> 0 LIMIT 1",
+            (chat, message, question),
         )
         return row is not None
 
     async def for_question(self, chat: int, question: int) -> list[Reply]:
         """The messages that answer a message of somebody's at last, by slot; none for one that was never answered."""
-        rows = await self._read(
-            lambda database: every(
-                database,
-                f'{_REPLIES} WHERE "update" = (SELECT "update" FROM replies WHERE chat = ? AND question = ?'
-                " ORDER BY created DESC, rowid DESC LIMIT 1) ORDER BY slot",
-                (chat, question),
-            )
+        rows = await self._every(
+            f'{_REPLIES} WHERE "update" = (SELECT "update" FROM replies WHERE chat = ? AND question = ?'
+            " ORDER BY created DESC, rowid DESC LIMIT 1) ORDER BY slot",
+            (chat, question),
         )
         return [_reply(row) for row in rows]
 

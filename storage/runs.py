@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from storage.base import Queries, every, first, number
+from storage.base import Queries, first, number
 from storage.errors import IllegalTransition, RunBusy, StorageError, UnknownRecord
 from storage.records import Run
 from storage.states import RUN_TRANSITIONS, RunState
@@ -65,44 +65,36 @@ class Runs(Queries):
 
     async def latest(self, limit: int = 20) -> list[Run]:
         """The latest runs, the newest first."""
-        rows = await self._read(lambda database: every(database, f"{_SELECT} ORDER BY id DESC LIMIT ?", [limit]))
+        rows = await self._every(f"{_SELECT} ORDER BY id DESC LIMIT ?", [limit])
         return [_run(row) for row in rows]
 
     async def active(self) -> Run | None:
         """The run that is due or under way, None without one."""
-        row = await self._read(lambda database: first(database, f"{_SELECT} WHERE {_IS_ACTIVE}", [_ACTIVE]))
+        row = await self._first(f"{_SELECT} WHERE {_IS_ACTIVE}", [_ACTIVE])
         return None if row is None else _run(row)
 
     async def due(self) -> Run | None:
         """The run that waits to be started, None without one."""
-        row = await self._read(lambda database: first(database, f"{_SELECT} WHERE state = ?", [RunState.DUE]))
+        row = await self._first(f"{_SELECT} WHERE state = ?", [RunState.DUE])
         return None if row is None else _run(row)
 
     async def unsettled(self) -> Run | None:
         """The newest run, if it has ended and `settle_run` was not called: whoever was to see to its end died."""
-        row = await self._read(
-            lambda database: first(
-                database,
-                f"{_SELECT} WHERE id = (SELECT max(id) FROM runs) AND NOT settled AND NOT {_IS_ACTIVE}",
-                [_ACTIVE],
-            )
+        row = await self._first(
+            f"{_SELECT} WHERE id = (SELECT max(id) FROM runs) AND NOT settled AND NOT {_IS_ACTIVE}", [_ACTIVE]
         )
         return None if row is None else _run(row)
 
     async def is_settled(self, run: int) -> bool:
         """Whether the run has ended and all that this brings about has been seen to. Raises `UnknownRecord`."""
-        row = await self._read(
-            lambda database: first(
-                database, f"SELECT settled AND NOT {_IS_ACTIVE} AS over FROM runs WHERE id = ?", [_ACTIVE, run]
-            )
-        )
+        row = await self._first(f"SELECT settled AND NOT {_IS_ACTIVE} AS over FROM runs WHERE id = ?", [_ACTIVE, run])
         if row is None:
             raise _unknown(run)
         return bool(row["over"])
 
     async def settle(self, run: int) -> None:
         """Note that all that the end of a run brings about has been seen to."""
-        await self._write(lambda database: database.execute("UPDATE runs SET settled = 1 WHERE id = ?", [run]))
+        await self._execute("UPDATE runs SET settled = 1 WHERE id = ?", [run])
 
     async def move(self, run: int, state: RunState, **values: Any) -> Run:
         """Enter `state` and set the given fields, together: step, steps, raters, directory, reason, model.
@@ -126,14 +118,10 @@ class Runs(Queries):
     ) -> None:
         """Note how far a run is. A report that comes after the run's end changes nothing."""
         now = self._now()
-        await self._write(
-            lambda database: (
-                database.execute(
-                    "UPDATE runs SET step = ?, steps = ?, loss = coalesce(?, loss), seconds_left = ?, updated = ?"
-                    f" WHERE id = ? AND {_IS_ACTIVE}",
-                    (step, steps, loss, seconds_left, now, run, _ACTIVE),
-                ).rowcount
-            )
+        await self._execute(
+            "UPDATE runs SET step = ?, steps = ?, loss = coalesce(?, loss), seconds_left = ?, updated = ?"
+            f" WHERE id = ? AND {_IS_ACTIVE}",
+            (step, steps, loss, seconds_left, now, run, _ACTIVE),
         )
 
     async def request_cancel(self, run: int) -> None:
@@ -152,10 +140,8 @@ class Runs(Queries):
 
     async def cancel_requested(self, run: int) -> bool:
         """Whether someone asked for the end of the run, and it has not ended yet. Raises `UnknownRecord`."""
-        row = await self._read(
-            lambda database: first(
-                database, f"SELECT cancel_requested AND {_IS_ACTIVE} AS wanted FROM runs WHERE id = ?", [_ACTIVE, run]
-            )
+        row = await self._first(
+            f"SELECT cancel_requested AND {_IS_ACTIVE} AS wanted FROM runs WHERE id = ?", [_ACTIVE, run]
         )
         if row is None:
             raise _unknown(run)
@@ -188,11 +174,7 @@ class Runs(Queries):
 
     async def selection(self, run: int) -> list[tuple[int, str]]:
         """The (exchange, split) pairs of a run as they were frozen, without those forgotten since."""
-        rows = await self._read(
-            lambda database: every(
-                database, "SELECT exchange, split FROM run_selections WHERE run = ? ORDER BY position", [run]
-            )
-        )
+        rows = await self._every("SELECT exchange, split FROM run_selections WHERE run = ? ORDER BY position", [run])
         return [(row["exchange"], row["split"]) for row in rows]
 
     async def withdrawn(self, run: int) -> bool:

@@ -20,7 +20,7 @@ class Sessions(Queries):
 
     async def find(self, chat: int, user: int, topic: int = 0) -> int | None:
         """The open session of `user` in `chat` and forum topic (0: none), None without one."""
-        row = await self._read(lambda database: first(database, _OPEN_SESSION, (chat, user, topic)))
+        row = await self._first(_OPEN_SESSION, (chat, user, topic))
         return None if row is None else int(row["id"])
 
     async def open(self, chat: int, user: int, topic: int = 0, *, update: int | None = None) -> int:

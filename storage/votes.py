@@ -61,48 +61,34 @@ class Votes(Queries):
 
     async def by_update(self, update: int) -> Rating | None:
         """The vote that an update has brought, None if it has brought none yet."""
-        row = await self._read(
-            lambda database: first(
-                database,
-                'SELECT exchange, rater, value, reason, "update", created FROM feedback WHERE "update" = ?',
-                [update],
-            )
+        row = await self._first(
+            'SELECT exchange, rater, value, reason, "update", created FROM feedback WHERE "update" = ?', [update]
         )
         return None if row is None else Rating(**row)
 
     async def recent_in_groups(self, seconds: float) -> list[Exchange]:
         """The exchanges of groups that were voted on at most so long before the last vote of all."""
-        rows = await self._read(
-            lambda database: every(
-                database,
-                f"{SELECT_EXCHANGES} WHERE chat < 0 AND id IN (SELECT exchange FROM feedback"
-                " WHERE created >= (SELECT max(created) FROM feedback) - ?) ORDER BY id",
-                [seconds],
-            )
+        rows = await self._every(
+            f"{SELECT_EXCHANGES} WHERE chat < 0 AND id IN (SELECT exchange FROM feedback"
+            " WHERE created >= (SELECT max(created) FROM feedback) - ?) ORDER BY id",
+            [seconds],
         )
         return [exchange_of(row) for row in rows]
 
     async def tally(self, exchange: int) -> tuple[int, int]:
         """How many people like the answer of an exchange at present, and how many do not."""
-        row = await self._read(
-            lambda database: first(
-                database,
-                "SELECT coalesce(sum(value > 0), 0) AS ups, coalesce(sum(value < 0), 0) AS downs"
-                " FROM (SELECT value, max(id) FROM feedback WHERE exchange = ? GROUP BY rater)",
-                [exchange],
-            )
+        row = await self._first(
+            "SELECT coalesce(sum(value > 0), 0) AS ups, coalesce(sum(value < 0), 0) AS downs"
+            " FROM (SELECT value, max(id) FROM feedback WHERE exchange = ? GROUP BY rater)",
+            [exchange],
         )
         assert row is not None
         return row["ups"], row["downs"]
 
     async def latest(self, exchange: int, rater: int) -> int | None:
         """The latest vote of `rater` on `exchange`: 1, -1, or None without any or with one that was taken back."""
-        row = await self._read(
-            lambda database: first(
-                database,
-                "SELECT value FROM feedback WHERE exchange = ? AND rater = ? ORDER BY id DESC LIMIT 1",
-                (exchange, rater),
-            )
+        row = await self._first(
+            "SELECT value FROM feedback WHERE exchange = ? AND rater = ? ORDER BY id DESC LIMIT 1", (exchange, rater)
         )
         return int(row["value"]) or None if row is not None else None
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from training.whole import write_whole
+from storage.atomic_files import write_text
 
 
 class Record:
@@ -35,7 +35,7 @@ class Record:
 
     def write(self, path: Path) -> None:
         """Write it whole: a reader sees the whole record or none."""
-        write_whole(path, self.to_json() + "\n")
+        write_text(path, self.to_json() + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -13,11 +13,10 @@ from sqlite_utils import Database, Migrations
 from storage.connection import connect
 from storage.errors import StorageError
 from storage.ledger import FILE_NAME, Ledger
-from storage.migrations import migrations
+from storage.migrations import migrate, migrations
 from storage.permissions import open_to_others
 from storage.picture_store import PictureStore
 from storage.records import Rating
-from storage.upgrade import migrate
 from tests.support.ledgers import exchange, picture
 
 ROOT = Path(__file__).parents[2]

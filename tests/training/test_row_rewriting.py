@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from storage.atomic_files import write_text
 from tests.support.lessons import one_turn, photo
 from training.data.llava import read_rows, row_name, write_rows
 from training.data.row_rewriting import LOCK, remove_rows
@@ -21,7 +22,6 @@ from training.gate.sheet import Row, Sheet
 from training.gate.sheet_picture import draw
 from training.gate.sheet_words import localised
 from training.run_folder import PICTURE, SHEET
-from training.whole import write_whole
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,7 +58,7 @@ def test_what_was_not_written_to_its_end_goes_too(tmp_path: Path) -> None:
     for run in ("1", "2"):
         (tmp_path / run).mkdir()
     with pytest.raises(OSError, match="No space left"):
-        write_whole(tmp_path / "1" / "checked.jsonl", filling())
+        write_text(tmp_path / "1" / "checked.jsonl", filling())
     assert list((tmp_path / "1").iterdir()) == []
     (tmp_path / "1" / "checked.jsonl.part").write_text(rows[0] + "\n" + rows[1][:-9])
     (tmp_path / "1" / "sheet.html.part").write_bytes(f'<article id="{row_name(1)}">'.encode() + "很".encode()[:2])
@@ -95,8 +95,8 @@ def pause_and_write(file, text):
     if sys.stdin.readline():
         write(file, text)
 
-write = row_rewriting.write_whole
-row_rewriting.write_whole = pause_and_write
+write = row_rewriting.write_text
+row_rewriting.write_text = pause_and_write
 print(row_rewriting.remove_rows(Path(sys.argv[1]), [int(sys.argv[2])]))
 """
 

@@ -15,12 +15,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from storage.atomic_files import write_text
 from training.data.llava import RowError
 from training.data.mixture import valid_rows
 from training.data.sources import PICTURES, ROWS, UNDER_WAY, SourceInfo
 from training.data.validation import FOREIGN, Rules, Validator, ValidRow
 from training.job import ImportJob, Outcome, Progress, TrainingError
-from training.whole import write_whole
 from training.worker import Say, explained, work
 
 
@@ -34,7 +34,7 @@ def import_source(job: ImportJob, say: Say) -> Outcome:
     try:
         (part / PICTURES).mkdir(parents=True)
         good = _validate(job, part / PICTURES, say)
-        write_whole(part / ROWS, _rows(good))
+        write_text(part / ROWS, _rows(good))
         pictures = {digest for each in good for digest in each.digests}
         SourceInfo(job.file, len(good), len(pictures), job.repeat_times, clean=True).write(part)
         os.sync()

@@ -27,10 +27,10 @@ from typing import Any, Final
 from inference.chat_format.template import PLACE, harmless, special_literal, system_text, user_text
 from inference.images.opening import open_picture
 from inference.messages import Picture, PictureError, Prompt, Role, Turn
+from storage.atomic_files import write_text
 from storage.records import RatedExchange
 from training.data.seen_prompt import seen_prompt
 from training.job import TrainingError
-from training.whole import write_whole
 
 _TAG: Final = re.compile(rf"(?:Image-\d+: ?)?{re.escape(PLACE)}")
 
@@ -303,5 +303,5 @@ def write_rows(lessons: Iterable[Lesson], file: Path, file_of: Callable[[str], s
         text = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in rows)
     else:
         text = json.dumps(rows, ensure_ascii=False, indent=1) + "\n"
-    write_whole(file, text)
+    write_text(file, text)
     return len(rows)

@@ -18,11 +18,11 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
+from storage.atomic_files import write_text
 from training.data.llava import RowError, read_rows
 from training.data.validation import InvalidRow, Rules, Validator, ValidRow
 from training.job import RATED, Job, Progress, TrainingError
 from training.run_folder import CHECKED, MIXTURE, PROBLEMS
-from training.whole import write_whole
 
 _SHOWN: Final = 10
 _MIN_REPORTED: Final = 1000
@@ -104,9 +104,9 @@ def mix(job: Job, base: Path, say: Callable[[Progress], None]) -> Mixture:
         for source, rows, left, numbers in zip(job.sources, others, kept, drawn, strict=True)
     ]
     account = {"seed": job.seed, "replay": job.replay, RATED: len(rated), "too_long": too_long, "sources": sources}
-    write_whole(Path(job.work) / MIXTURE, json.dumps(account, ensure_ascii=False, indent=1) + "\n")
+    write_text(Path(job.work) / MIXTURE, json.dumps(account, ensure_ascii=False, indent=1) + "\n")
     file = Path(job.work) / CHECKED
-    write_whole(file, (each.line + "\n" for rows in taken for each in rows))
+    write_text(file, (each.line + "\n" for rows in taken for each in rows))
     pictures = dict.fromkeys(name for rows in taken for each in rows for name in each.pictures)
     return Mixture(file, dict(samples), max(each.length for rows in taken for each in rows), list(pictures))
 
@@ -154,7 +154,7 @@ def summarize(problems: Sequence[str], file: Path) -> str:
     """Return the problems, or the first of many and the name of `file`, which gets them all."""
     if len(problems) <= _SHOWN:
         return "\n".join(problems)
-    write_whole(file, (each + "\n" for each in problems))
+    write_text(file, (each + "\n" for each in problems))
     return "\n".join([*problems[:_SHOWN], f"… and {len(problems) - _SHOWN} more: all {len(problems)} are in {file}"])
 
 

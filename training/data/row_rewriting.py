@@ -13,10 +13,10 @@ from typing import Any, Final
 
 from filelock import FileLock
 
+from storage.atomic_files import PART, write_text
 from training.data.llava import row_name
 from training.gate.sheet_words import LANGUAGES, localised
 from training.run_folder import PICTURE, SHEET
-from training.whole import UNFINISHED, write_whole
 from training.xtuner.resume import remove_state
 
 LOCK: Final = "withdrawal.lock"
@@ -64,7 +64,7 @@ def rename_pictures(runs: Path, names: Mapping[str, str]) -> int:
         text = file.read_text(encoding="utf-8")
         renamed = _PICTURE_NAME.sub(rename, text)
         if renamed != text:
-            write_whole(file, renamed)
+            write_text(file, renamed)
             changed += 1
     return changed
 
@@ -90,7 +90,7 @@ def _remove_rows(runs: Path, names: set[str]) -> int:
             left = [row for row in rows if not _is_named(row, names)]
             rest, count = json.dumps(left, ensure_ascii=False, indent=1) + "\n", len(rows) - len(left)
         if count:
-            write_whole(file, rest)
+            write_text(file, rest)
             remove_state(file.parent)
             removed += count
     return removed
@@ -112,7 +112,7 @@ def _remove_sheets(runs: Path, names: set[str]) -> int:
 def _remove_incomplete(runs: Path, names: set[str]) -> int:
     parts = [
         part
-        for part in sorted(runs.glob(f"*/*{UNFINISHED}"))
+        for part in sorted(runs.glob(f"*/*{PART}"))
         if _mentions(part.read_text(encoding="utf-8", errors="replace"), names)  # it may end within a character
     ]
     for part in parts:

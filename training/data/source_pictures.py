@@ -16,9 +16,9 @@ from inference.images.decoder import PictureDecoder
 from inference.images.decoder_protocol import DecodeError
 from inference.images.opening import MAX_PIXELS
 from inference.messages import PictureError
+from storage.atomic_files import write_text
 from training.data.llava import read_rows
 from training.data.sources import PICTURES, ROWS, UNDER_WAY, SourceInfo
-from training.whole import write_whole
 
 QUARANTINED: Final = "quarantined.jsonl"
 """The rows of an earlier version's import whose pictures cannot be re-encoded. Nothing reads them."""
@@ -84,8 +84,8 @@ def _clean(folder: Path, about: SourceInfo, decoder: PictureDecoder) -> None:
     for _, row in read_rows(folder / ROWS):
         (good if _clean_row(row, home, cleaner, found) else bad).append(json.dumps(row, ensure_ascii=False) + "\n")
     if bad:
-        write_whole(folder / QUARANTINED, bad)
-    write_whole(folder / ROWS, good)
+        write_text(folder / QUARANTINED, bad)
+    write_text(folder / ROWS, good)
     kept = {each[2] for each in found.values() if each}
     replace(about, rows=len(good), pictures=len(kept), clean=True).write(folder)
     unread = {name.rpartition("/")[2] for name, each in found.items() if each is None}

@@ -16,9 +16,9 @@ from PIL import Image
 
 from inference.images.opening import open_picture
 from inference.messages import Role
+from storage.atomic_files import write_text
 from training.data.llava import Lesson
 from training.gate.sheet_words import words
-from training.whole import write_whole
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
 _STYLE: Final = (TEMPLATES / "sheet.css").read_text(encoding="utf-8")
@@ -104,7 +104,7 @@ class Sheet:
 
     def write(self, path: Path) -> None:
         """Write the page atomically. Raises `PictureError`, OSError."""
-        write_whole(path, self.html())
+        write_text(path, self.html())
 
 
 def _digest(text: str) -> str:
