@@ -40,7 +40,7 @@ from storage.records import Chat, Exchange, Model, Person, Rating, Run, StoredPi
 from storage.states import ModelState
 from training.data.llava import Lesson
 from training.gate.scoring import LocalModel
-from training.job_specs import Places
+from training.job_specs import JobSpecs, TrainingPaths
 from training.launcher import ChildTrainer
 from training.pipeline import Pipeline
 from training.settings import TrainingSettings
@@ -86,9 +86,13 @@ class Bench:
             pictures=self.pictures,
             models=self.models,
             trainer=self.trainer,
-            settings=settings,
-            places=Places(base, folder / "runs", folder / "sources"),
-            system=SYSTEM,
+            specs=JobSpecs(
+                settings,
+                TrainingPaths(base, folder / "runs", folder / "sources"),
+                self.pictures.directory,
+                SYSTEM,
+                tiles=0,
+            ),
         )
 
     async def open(self) -> None:

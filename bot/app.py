@@ -64,7 +64,7 @@ from storage.integrity import refuse_lost_ledger
 from storage.ledger import FILE_NAME, Ledger
 from storage.model_store import ModelStore
 from storage.picture_store import PictureStore
-from training.job_specs import Places
+from training.job_specs import JobSpecs, TrainingPaths
 from training.launcher import ChildTrainer
 from training.merged_models import MergedModels
 from training.pipeline import Pipeline
@@ -144,17 +144,17 @@ class Application:
         self._at_end("re-encoding of stored pictures", upgrade.stop)
 
         trainer = ChildTrainer(settings.training)
-        places = Places(
+        paths = TrainingPaths(
             base=base,
             runs=folder / "runs",
             sources=folder / "sources",
-            first_words=None if on_cards_of_its_own(settings) else deployment.first_words,
+            yield_file=None if on_cards_of_its_own(settings) else deployment.first_words,
         )
         merged = MergedModels(
             ledger,
             models,
             ChildTrainer(settings.training),
-            places,
+            paths,
             keep=settings.training.keep_models,
             spare_bytes=settings.training.min_free_gigabytes * 1e9,
         )
@@ -163,10 +163,9 @@ class Application:
             pictures=pictures,
             models=models,
             trainer=trainer,
-            settings=settings.training,
-            places=places,
-            system=settings.chat.persona,
-            tiles=settings.inference.tiles or 0,
+            specs=JobSpecs(
+                settings.training, paths, pictures.directory, settings.chat.persona, settings.inference.tiles or 0
+            ),
             trust=settings.trust,
             ready=upgrade.finish,
         )

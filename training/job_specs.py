@@ -1,8 +1,4 @@
-"""What the workers are told for a run: its three jobs, worded from the settings and from where things lie.
-
-Knows a job's fields and where each of them comes from. What a worker makes of its job is told in job.py; when it is
-given is the pipeline's.
-"""
+"""The jobs of a run, made from the settings and the run's directory."""
 
 from __future__ import annotations
 
@@ -10,47 +6,64 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage.records import BASE, Model, Run
-from training.data.selection import Counts
+from storage.records import BASE, Model, Run, Taught
+from training.data.selection import Selection
 from training.gate.report import Effort
-from training.job import RATED, EvaluationJob, Job, MergeJob, Outcome
+from training.job import RATED, EvaluationJob, Job, MergeJob, Outcome, TrainingError
 from training.run_folder import HELD_OUT_ROWS, TRAIN_ROWS
 from training.settings import Source, TrainingSettings
 from training.xtuner.hyperparameters import Recipe
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """Directories: the base model all training starts from, and where runs and imported sources are kept.
+class TrainingPaths:
+    """Where training finds and keeps its files.
 
-    `first_words` is the file by which an engine on the same cards asks the workers to step aside, if any does.
+    Attributes:
+        base: The base model, from which every training starts.
+        runs: The directories of runs.
+        sources: The imported sources.
+        yield_file: The file by which an engine on the same GPU asks to go first; None without one.
     """
 
     base: Path
     runs: Path
     sources: Path
-    first_words: Path | None = None
+    yield_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Orders:
-    """Words the jobs. `images` is the folder of people's pictures, `system` the persona, `tiles` the most of a picture.
+class JobSpecs:
+    """Make the jobs of a run whose directory exists.
 
-    A run has its directory by now.
+    Attributes:
+        settings: The settings.
+        paths: The paths.
+        images: The folder of users' pictures.
+        system: The chat's system prompt.
+        tiles: The most tiles of a picture; 0 as the model says.
     """
 
     settings: TrainingSettings
-    places: Places
+    paths: TrainingPaths
     images: Path
     system: str
     tiles: int
 
-    def training(self, run: Run, recipe: Recipe, sources: Sequence[Source], former: str) -> Job:
-        """Train on the run's rows and the sources; `former` is the log of losses to lay under this one's, or empty."""
+    @property
+    def recipe(self) -> Recipe:
+        """The hyperparameters, with "auto" resolved by the size of the base model. Raises `TrainingError`."""
+        try:
+            return self.settings.recipe_for(self.paths.base)
+        except ValueError as error:
+            raise TrainingError(f"training.{error}") from error
+
+    def finetune(self, run: Run, sources: Sequence[Source], previous_losses: str) -> Job:
+        """Train on the run's rows and the sources; `previous_losses` is a log to draw under this run's, or empty."""
         settings, folder = self.settings, Path(run.directory)
         return Job(
             run=str(run.id),
-            base=str(self.places.base),
+            base=str(self.paths.base),
             data=str(folder / TRAIN_ROWS),
             images=str(self.images),
             work=str(folder),
@@ -58,25 +71,25 @@ class Orders:
             sources=[each.model_dump(mode="json") for each in sources],
             replay=settings.replay,
             held_out=str(folder / HELD_OUT_ROWS),
-            notes=str(self.places.runs / "pictures.jsonl"),
-            former=former,
+            notes=str(self.paths.runs / "pictures.jsonl"),
+            former=previous_losses,
             device=settings.device,
             threads=settings.threads,
             seed=settings.seed,
             tiles=self.tiles,
-            processes=settings.together,
+            processes=settings.world_size,
             deepspeed=settings.deepspeed,
             features_gigabytes=settings.features_gigabytes,
-            courtesy=self._courtesy,
-            recipe=str(settings.own_recipe or ""),
-            **recipe.model_dump(),
+            courtesy=self._yield_file,
+            recipe=str(settings.user_config or ""),
+            **self.recipe.model_dump(),
         )
 
-    def merging(self, run: Run, out: Path, trained: Outcome) -> MergeJob:
-        """Make a checkpoint in `out`, an empty directory, of what was trained."""
+    def merge(self, run: Run, out: Path, trained: Outcome) -> MergeJob:
+        """Merge the trained adapter and the base into `out`, an empty directory."""
         return MergeJob(
             run=str(run.id),
-            base=str(self.places.base),
+            base=str(self.paths.base),
             adapter=str(trained.adapter),
             out=str(out),
             work=run.directory,
@@ -85,32 +98,15 @@ class Orders:
             tiles=self.tiles,
         )
 
-    def judging(
-        self, run: Run, candidate: Path, live: Model | None, trained: Outcome, merged: Outcome, counts: Counts
+    def evaluate(
+        self, run: Run, candidate: Path, live: Model | None, trained: Outcome, effort: Effort
     ) -> EvaluationJob:
-        """Judge the candidate's directory against the live model, the base where there is none; `counts` says what
-        became of the rated answers.
-        """
+        """Judge the candidate's directory against the live model, or against the base without one."""
         settings, folder = self.settings, Path(run.directory)
-        pairs = trained.samples.get(RATED, run.samples)
-        effort = Effort(
-            pairs=pairs,
-            too_long=run.samples - pairs,
-            votes=counts.votes,
-            raters=counts.raters,
-            liked=counts.rated - counts.disliked,
-            cut=counts.cut,
-            steps=trained.steps,
-            training_seconds=trained.seconds,
-            merging_seconds=merged.seconds,
-            peak_memory=trained.peak_memory,
-            adapter_bytes=sum(each.stat().st_size for each in Path(str(trained.adapter)).rglob("*")),
-            taught=trained.samples,
-        )
         return EvaluationJob(
             run=str(run.id),
             candidate=str(candidate),
-            live=str(self.places.base if live is None else live.directory),
+            live=str(self.paths.base if live is None else live.directory),
             data=str(folder / HELD_OUT_ROWS),
             images=str(self.images),
             work=str(folder),
@@ -123,16 +119,36 @@ class Orders:
             live_name=BASE if live is None else live.id,
             candidate_name=model_name(run),
             curve=trained.curve or "",
-            courtesy=self._courtesy,
+            courtesy=self._yield_file,
             effort=effort,
         )
 
     @property
-    def _courtesy(self) -> str:
-        beside = self.places.first_words
-        return "" if beside is None else str(beside.resolve())
+    def _yield_file(self) -> str:
+        return "" if self.paths.yield_file is None else str(self.paths.yield_file.resolve())
+
+
+def measure_effort(run: Run, selection: Selection, taught: Taught, trained: Outcome, merged: Outcome) -> Effort:
+    """Sum up what a run was trained on and what it took."""
+    counts = selection.counts
+    pairs = trained.samples.get(RATED, run.samples)
+    return Effort(
+        pairs=pairs,
+        too_long=run.samples - pairs,
+        votes=taught.votes,
+        raters=taught.people,
+        liked=counts.rated - counts.disliked,
+        cut=counts.cut,
+        corrections=selection.corrections,
+        steps=trained.steps,
+        training_seconds=trained.seconds,
+        merging_seconds=merged.seconds,
+        peak_memory=trained.peak_memory,
+        adapter_bytes=sum(each.stat().st_size for each in Path(str(trained.adapter)).rglob("*")),
+        taught=trained.samples,
+    )
 
 
 def model_name(run: Run) -> str:
-    """What the model of a run is called."""
+    """Return the name of a run's model."""
     return f"run-{run.id}"

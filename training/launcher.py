@@ -110,7 +110,7 @@ class ChildTrainer:
         outcome = _laid_out(job, job_file)
         written = job_file.with_suffix(".log")
         command = [self._settings.python or sys.executable]
-        if step == "finetune" and self._settings.together > 1:
+        if step == "finetune" and self._settings.world_size > 1:
             command += ["-m", "torch.distributed.run", *self._torchrun()]
         command += ["-m", module, str(job_file)]
         self._run_at_work, self._spoke = getattr(job, "run", ""), monotonic()
@@ -120,7 +120,9 @@ class ChildTrainer:
                 log=written,
                 log_bytes=_LOG_BYTES,
                 log_files=1,
-                environment=self._environment(job_file.parent, self._settings.local if step == "finetune" else 1),
+                environment=self._environment(
+                    job_file.parent, self._settings.local_processes if step == "finetune" else 1
+                ),
                 on_line=lambda line: self._report(line, on_progress),
             )
         except OSError as error:
@@ -170,7 +172,7 @@ class ChildTrainer:
 
     def _torchrun(self) -> list[str]:
         """What torchrun is told. On other hosts the same command is run by hand, with its own --node-rank."""
-        options = [f"--nproc-per-node={self._settings.local}"]
+        options = [f"--nproc-per-node={self._settings.local_processes}"]
         if self._settings.hosts == 1:
             return ["--standalone", *options]
         host, _, port = self._settings.rendezvous.rpartition(":")

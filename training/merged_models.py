@@ -23,7 +23,7 @@ from storage.model_store import ModelStore, read_manifest
 from storage.records import Model
 from storage.states import ModelState
 from training.job import MergeJob, Progress, Trainer, TrainingError, ignore
-from training.job_specs import Places
+from training.job_specs import TrainingPaths
 from training.run_folder import ADAPTER, MERGE_JOB
 
 NOT_THE_SAME: Final = (
@@ -38,12 +38,19 @@ class MergedModels:
     """Prunes merged models and restores them. `keep` are kept beside the base, the live one and the one before."""
 
     def __init__(
-        self, ledger: Ledger, models: ModelStore, trainer: Trainer, places: Places, *, keep: int, spare_bytes: float = 0
+        self,
+        ledger: Ledger,
+        models: ModelStore,
+        trainer: Trainer,
+        paths: TrainingPaths,
+        *,
+        keep: int,
+        spare_bytes: float = 0,
     ) -> None:
         self._ledger = ledger
         self._models = models
         self._trainer = trainer
-        self._places = places
+        self._paths = paths
         self._keep = keep
         self._spare_bytes = spare_bytes
 
@@ -90,7 +97,7 @@ class MergedModels:
         job = self._job(model)
         if job is None:
             raise TrainingError(f"The adapter of {model.id} or its base model is gone: choose another model of /models")
-        needed = weight_bytes(self._places.base) + self._spare_bytes
+        needed = weight_bytes(self._paths.base) + self._spare_bytes
         free = shutil.disk_usage(self._models.directory).free
         if free < needed:
             raise TrainingError(
@@ -129,12 +136,12 @@ class MergedModels:
         """The job that merged the model, at the present places; None where it can not be done again."""
         if model.run is None or not model.manifest_hash:
             return None
-        folder = self._places.runs / str(model.run)
+        folder = self._paths.runs / str(model.run)
         try:
             job = MergeJob.read(folder / MERGE_JOB)
         except (OSError, ValueError, TypeError):
             return None
-        adapter, base = folder / ADAPTER, self._places.base
+        adapter, base = folder / ADAPTER, self._paths.base
         if not (adapter.is_dir() and any(adapter.iterdir()) and base.is_dir()) or Path(job.base) != base:
             return None
         return replace(job, adapter=str(adapter), work=str(folder))

@@ -171,10 +171,10 @@ class TrainingSettings(BaseModel):
                 raise ValueError(f"knobs.learning_rate: {values['optimizer']} finds its own, leave it out")
             values["learning_rate"] = 1.0
         made = Recipe.model_validate(values)
-        if made.batch * made.accumulation % self.together:
+        if made.batch * made.accumulation % self.world_size:
             raise ValueError(
                 f"knobs: {made.batch} x {made.accumulation} pairs a step (batch x accumulation) cannot be shared by "
-                f"{self.together} processes"
+                f"{self.world_size} processes"
             )
         if self.deepspeed and made.optimizer in SELF_TUNING:
             raise ValueError(f"deepspeed: {made.optimizer} needs all weights in one place; use adamw")
@@ -183,25 +183,25 @@ class TrainingSettings(BaseModel):
         return made
 
     @property
-    def own_recipe(self) -> Path | None:
+    def user_config(self) -> Path | None:
         """The configuration of one's own to train by, None where a recipe is named."""
         return None if self.recipe in ("auto", *RECIPES) else Path(self.recipe).resolve()
 
-    def most_tokens(self, base: Path) -> int | None:
+    def max_tokens(self, base: Path) -> int | None:
         """What a pair may have when a checkpoint directory is trained; None where only the worker knows, which reads
         the configuration of one's own.
         """
-        return None if self.own_recipe else self.recipe_for(base).max_length
+        return None if self.user_config else self.recipe_for(base).max_length
 
     @property
-    def local(self) -> int:
+    def local_processes(self) -> int:
         """Processes on this host."""
         return self.processes or len(self.gpus) or 1
 
     @property
-    def together(self) -> int:
+    def world_size(self) -> int:
         """Processes on all hosts."""
-        return self.local * self.hosts
+        return self.local_processes * self.hosts
 
     def recipe_for(self, base: Path) -> Recipe:
         """The numbers to train a checkpoint directory with, "auto" resolved by the size of its weights."""

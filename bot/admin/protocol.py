@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # the command line starts without the engine's client and aio
     from inference.serving.deployment_status import NodeStatus, Status
     from storage.records import Model, Run
     from training.launcher import LastWord
-    from training.pipeline import Plan
+    from training.pipeline import RunPlan
 
 REJECTED: Final = later("{model} was rejected: {reason}. Let it answer all the same?")
 
@@ -88,7 +88,7 @@ class AdminActions(Protocol):
         """Start a run; it goes on after this returns."""
         ...
 
-    async def plan(self) -> Plan:
+    async def plan(self) -> RunPlan:
         """What a run that began now would be."""
         ...
 

@@ -27,7 +27,7 @@ from storage.ledger import Ledger
 from storage.records import Model, Run
 from storage.states import RUN_TRANSITIONS, ModelState, RunState
 from training.job import Progress, TrainingError, ignore
-from training.pipeline import WITHDRAWN, EndNotSaved, Pipeline, Plan
+from training.pipeline import WITHDRAWN, EndNotSaved, Pipeline, RunPlan
 from training.run_folder import CURVE, PICTURE, SHEET, kept_file
 
 RUNS: Final = "runs"
@@ -83,6 +83,7 @@ class Operations:
         self._wake = {duty: asyncio.Event() for duty in (RUNS, PROMOTIONS, DELETIONS)}
         self._tasks: list[asyncio.Task[None]] = []
         self._work: tuple[int, asyncio.Task[None]] | None = None
+        self._plans: dict[int, RunPlan] = {}  # what the run that was just requested trains on
         self._over: dict[int, tuple[RunState, str]] = {}  # run → its end, which is yet to be written
 
     async def start(self) -> None:
@@ -106,16 +107,17 @@ class Operations:
 
     async def retrain(self, by: int) -> Run:
         """Start a run. Raises AdminRefusal without a trainer, RunBusy while another is under way."""
-        await self.plan()
+        plan = await self.plan()
         run = await self._ledger.runs.start("admin", by)
+        self._plans = {run.id: plan}
         self._wake[RUNS].set()
         return run
 
-    async def plan(self) -> Plan:
+    async def plan(self) -> RunPlan:
         """What a run would be now. Raises as `retrain` does where none could begin, but for a run under way."""
         if missing := self._trainer_missing():
             raise AdminRefusal(missing)
-        return await self._pipeline.check()
+        return await self._pipeline.plan()
 
     async def cancel(self, by: int) -> Run | None:
         """Cancel the run under way; None if there is none."""
@@ -232,7 +234,7 @@ class Operations:
                 if missing := self._trainer_missing():
                     self._over[run.id] = (RunState.FAILED, missing)
                 else:
-                    await self._pipeline.run(run, self._notices.run_changed)
+                    await self._pipeline.run(run, self._notices.run_changed, self._plans.pop(run.id, None))
             except EndNotSaved as end:
                 log.warning("the end of a run could not be saved", run=run.id, state=end.state, reason=end.reason)
                 self._over[run.id] = (end.state, end.reason)

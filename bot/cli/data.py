@@ -45,7 +45,7 @@ async def import_file(
         repeat_times=repeat_times,
         threads=settings.training.threads,
         tiles=settings.inference.tiles or 0,
-        recipe=str(settings.training.own_recipe or ""),
+        recipe=str(settings.training.user_config or ""),
         max_length=settings.training.recipe_for(base).max_length,
     )
     with progress_bar() as bar:
@@ -85,7 +85,7 @@ async def export_data(ledger: Ledger, settings: Settings, out: Path, console: Co
         rated,
         {each.sha256: each.phash for each in kept},
         training,
-        training.most_tokens(settings.inference.checkpoint()),
+        training.max_tokens(settings.inference.checkpoint()),
     )
     made = await asyncio.to_thread(
         export,

@@ -19,6 +19,7 @@ from bot.retelling import retold
 from bot.telegram.keyboards import CancelRun
 from storage.errors import RunBusy
 from storage.records import Run
+from training.data.sources import title
 
 
 def router() -> Router:
@@ -63,14 +64,15 @@ async def _started_before(request: Request) -> Run | None:
 async def _dry_run(request: Request) -> str:
     say = request.say
     plan = await request.services.admin.plan()
-    counts, recipe = plan.counts, plan.recipe
+    selection, recipe = plan.selection, plan.recipe
+    counts, pairs = selection.counts, len(selection.train)
     lines = [
         say(
             "A run now would learn from {pairs} liked answers of {people} people; it would be judged by {held_out} "
             "more.",
-            pairs=plan.pairs,
+            pairs=pairs,
             people=counts.raters,
-            held_out=plan.held_out,
+            held_out=len(selection.held_out),
         ),
         say(
             "Of {rated} rated answers {disliked} are not liked enough, {unfinished} were cut short, {too_long} are too "
@@ -86,16 +88,17 @@ async def _dry_run(request: Request) -> str:
         if isinstance(recipe, Path)
         else say("How: {method}, each pair {epochs} times.", method=recipe.method, epochs=f"{recipe.epochs:g}"),
     ]
-    if plan.corrections:
+    if selection.corrections:
         lines.append(
             say(
                 "Corrections among them: {corrections} ({share} %).",
-                corrections=plan.corrections,
-                share=round(100 * plan.corrections / plan.pairs),
+                corrections=selection.corrections,
+                share=round(100 * selection.corrections / pairs),
             )
         )
     if plan.sources:
-        lines.append(say("Beside them from elsewhere: {sources}.", sources=", ".join(plan.sources)))
+        titles = ", ".join(title(str(each.path)) for each in plan.sources)
+        lines.append(say("Beside them from elsewhere: {sources}.", sources=titles))
     return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ import io
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,11 +54,14 @@ from storage.picture_store import PictureStore
 from storage.records import Model, Run
 from storage.states import ModelState
 from telegram_emulator import Emulator
+from tests.support.lessons import rated
 from tests.support.person import UP, Message, Person, button
-from training.data.selection import Counts
+from training.data.llava import lesson
+from training.data.selection import Counts, Pair, Selection
 from training.job import Progress, ignore
 from training.launcher import LastWord
-from training.pipeline import Plan
+from training.pipeline import RunPlan
+from training.settings import Source
 from training.xtuner.hyperparameters import Recipe
 
 ADMIN = 7
@@ -141,9 +144,11 @@ class Notebook:
     async def retrain(self, by: int) -> Run:
         return self._noted(self.run, "retrain", by)
 
-    async def plan(self) -> Plan:
+    async def plan(self) -> RunPlan:
         counts = Counts(rated=60, disliked=4, unfinished=1, too_long=2, duplicates=3, selected=50, raters=6)
-        return self._noted(Plan(45, 5, counts, ("food",), self.recipe, corrections=9), "plan")
+        liked, corrected = (Pair(each, lesson(each)) for each in (rated(1), replace(rated(2), demonstrated=True)))
+        selection = Selection((corrected,) * 9 + (liked,) * 36, (liked,) * 5, counts)
+        return self._noted(RunPlan(selection, (Source(path=Path("/data/food")),), self.recipe), "plan")
 
     async def cancel(self, by: int) -> Run | None:
         return self._noted(self.run, "cancel", by)

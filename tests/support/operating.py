@@ -12,7 +12,7 @@ from storage.ledger import Ledger
 from storage.model_store import ModelStore
 from storage.records import Model, Run
 from tests.support.lessons import settings
-from training.job_specs import Places
+from training.job_specs import TrainingPaths
 from training.launcher import ChildTrainer
 from training.merged_models import MergedModels
 
@@ -41,7 +41,7 @@ class Nothing:
 
 def merged_models(ledger: Ledger, folder: Path, *, keep: int = 3) -> MergedModels:
     """Over the models and runs in `folder`, merged by real workers."""
-    places = Places(folder / "base", folder / "runs", folder / "sources")
+    places = TrainingPaths(folder / "base", folder / "runs", folder / "sources")
     return MergedModels(ledger, ModelStore(folder / "models"), ChildTrainer(settings()), places, keep=keep)
 
 

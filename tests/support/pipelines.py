@@ -22,8 +22,8 @@ from tests.support.ledgers import exchange, picture
 from tests.support.lessons import SYSTEM, photo, settings
 from training.gate.report import Report
 from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, WorkerJob, ignore
-from training.job_specs import Places
-from training.pipeline import Pipeline
+from training.job_specs import JobSpecs, TrainingPaths
+from training.pipeline import Pipeline, RunPlan
 from training.run_folder import LOSSES, REPORT
 
 COLOURS = ("red", "blue", "green", "yellow", "purple", "orange", "black", "white", "grey", "pink")
@@ -83,9 +83,13 @@ class Room:
             pictures=self.pictures,
             models=self.models,
             trainer=self.trainer,
-            settings=settings(**{"min_rated": 10, "near_duplicate": 0, **changes}),
-            places=Places(self.base, self.folder / "runs", self.folder / "sources"),
-            system=SYSTEM,
+            specs=JobSpecs(
+                settings(**{"min_rated": 10, "near_duplicate": 0, **changes}),
+                TrainingPaths(self.base, self.folder / "runs", self.folder / "sources"),
+                self.pictures.directory,
+                SYSTEM,
+                tiles=0,
+            ),
         )
 
     async def fill(self) -> None:
@@ -108,10 +112,10 @@ class Room:
         await self.ledger.votes.cast(Rating(number, 1, 1, update + 1))
         return made
 
-    async def run(self, pipeline: Pipeline | None = None) -> tuple[Run, Model | None]:
+    async def run(self, pipeline: Pipeline | None = None, plan: RunPlan | None = None) -> tuple[Run, Model | None]:
         """One run to its end."""
         run = await self.ledger.runs.start("command")
-        model = await (pipeline or self.pipeline()).run(run, self.note)
+        model = await (pipeline or self.pipeline()).run(run, self.note, plan)
         return await self.ledger.runs.get(run.id), model
 
     async def note(self, run: Run) -> None:

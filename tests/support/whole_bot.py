@@ -38,7 +38,7 @@ QUICKLY = {
     "bot.admin.service.MAILBOX_SECONDS": 0.02,
     "bot.admin.alerts.LOOK_SECONDS": 0.02,
     "bot.updates.inbox.PAUSES": (0.02,),
-    "training.reporter._SECONDS": 0.02,
+    "training.run_progress._SECONDS": 0.02,
 }
 
 

@@ -21,7 +21,7 @@ from storage.states import ModelState
 from tests.support.lessons import SYSTEM, settings
 from training.adapter import WHOLE
 from training.job import MergeJob, Progress, TrainingError, ignore
-from training.job_specs import Places
+from training.job_specs import TrainingPaths
 from training.launcher import ChildTrainer
 from training.merge import merge
 from training.merged_models import MergedModels
@@ -42,7 +42,7 @@ class Shelf:
         self.ledger = Ledger.open(folder)
         self.store = ModelStore(folder / "models")
         self.base = folder / "base"
-        self.places = Places(self.base, folder / "runs", folder / "sources")
+        self.places = TrainingPaths(self.base, folder / "runs", folder / "sources")
         self.merged = MergedModels(self.ledger, self.store, ChildTrainer(settings()), self.places, keep=keep)
 
     async def add(self, state: ModelState = ModelState.CANDIDATE) -> str:

@@ -30,6 +30,7 @@ from training.data.sources import SourceInfo
 from training.gate.report import Report
 from training.gate.run_sheet import facts
 from training.job import EvaluationJob, Job, MergeJob, TrainingError
+from training.pipeline import WITHDRAWN
 from training.run_folder import FEATURES, LOSSES, STATE
 from training.xtuner.resume import latest_checkpoint, prepare_state
 
@@ -81,6 +82,43 @@ async def test_the_workers_are_told_what_they_need(room: Room) -> None:
     assert (judging.live, judging.candidate) == (str(room.base), merging.out)
 
 
+async def test_a_run_trains_on_its_plan(room: Room) -> None:
+    """A plan made just before the run is not selected again."""
+    pipeline = room.pipeline()
+    plan = await pipeline.plan()
+    await room.like(500, "brown")
+    run, _ = await room.run(pipeline, plan)
+    assert await room.ledger.runs.selection(run.id) == plan.selection.rows()
+
+
+@pytest.mark.parametrize("change", ["erased", "re-encoded"])
+async def test_a_stale_plan_is_selected_again(room: Room, change: str) -> None:
+    """An exchange was erased, or a picture got another name, since the plan was made."""
+    await room.like(500, "brown")
+    pipeline = room.pipeline()
+    plan = await pipeline.plan()
+    pair = plan.selection.train[0]
+    if change == "erased":
+        erased = replace(pair, rated=replace(pair.rated, exchange=replace(pair.rated.exchange, id=999)))
+        plan = replace(plan, selection=replace(plan.selection, train=(erased, *plan.selection.train[1:])))
+    else:
+        room.pictures.path(pair.lesson.pictures[0]).rename(room.folder / "renamed")
+    run, _ = await room.run(pipeline, plan)
+    assert run.state is RunState.DONE
+    assert len(await room.ledger.runs.selection(run.id)) == 11
+
+
+async def test_a_plan_of_someone_who_opted_out_fails_the_run(room: Room) -> None:
+    """The run fails before any training, and the bot starts another one without them."""
+    pipeline = room.pipeline()
+    plan = await pipeline.plan()
+    await room.ledger.people.set_opted_out(1, True)
+    run, model = await room.run(pipeline, plan)
+    assert (run.state, run.reason, model) == (RunState.FAILED, WITHDRAWN, None)
+    assert room.trainer.jobs == []
+    assert await room.ledger.runs.withdrawn(run.id)
+
+
 async def test_sources_reach_the_trainer_and_the_report(room: Room) -> None:
     """Named ones with whole paths, imported ones after them; the model's report has what it was taught, and how many of
     the selected answers were too long for the trainer.
@@ -122,7 +160,7 @@ async def test_a_source_that_is_not_there_is_named_before_the_run(
     if not sources:
         (room.folder / "sources" / "half").mkdir(parents=True)
     with pytest.raises(TrainingError, match=words):
-        await room.pipeline(sources=sources).check()
+        await room.pipeline(sources=sources).plan()
 
 
 async def test_questions_that_cannot_be_asked_are_named_before_the_run(room: Room) -> None:
@@ -130,7 +168,7 @@ async def test_questions_that_cannot_be_asked_are_named_before_the_run(room: Roo
     folder = room.folder / "questions"
     pipeline = room.pipeline(regression=folder)
     with pytest.raises(TrainingError, match=r"questions\.json cannot be read .*correct training\.regression"):
-        await pipeline.check()
+        await pipeline.plan()
     folder.mkdir()
     asked = [{"image": "cup.png", "question": "Which colour?", "expect": [["red"]]}]
     (folder / "questions.json").write_text(json.dumps(asked))
@@ -138,7 +176,7 @@ async def test_questions_that_cannot_be_asked_are_named_before_the_run(room: Roo
     assert run.reason == f"{folder / 'questions.json'} entry 1: there is no picture {folder / 'cup.png'}"
     assert room.trainer.jobs == []
     (folder / "cup.png").write_bytes(photo("red"))
-    await pipeline.check()
+    await pipeline.plan()
 
 
 async def test_a_rejected_model_is_kept_with_its_reason(room: Room) -> None:
@@ -168,19 +206,19 @@ async def test_too_few_pairs_fail_the_run_and_the_check(room: Room) -> None:
     """Both `check`, before anything is started, and a run that was due tell the numbers."""
     pipeline = room.pipeline(min_rated=11)
     with pytest.raises(TooFewPairs, match=r"^Not enough yet: 10 liked answers"):
-        await pipeline.check()
+        await pipeline.plan()
     run, model = await room.run(pipeline)
     assert model is None
     assert run.state is RunState.FAILED
     assert run.reason.startswith("Not enough yet: 10 liked answers")
-    await room.pipeline().check()
+    await room.pipeline().plan()
 
 
 async def test_a_full_disk_is_refused_before_training(room: Room) -> None:
     """Without the space that must stay free nothing is started, and the reason says how much is missing."""
     pipeline = room.pipeline(min_free_gigabytes=1e9)
     with pytest.raises(TrainingError, match=r"GB are free .* remove old models"):
-        await pipeline.check()
+        await pipeline.plan()
     run, _ = await room.run(pipeline)
     assert run.state is RunState.FAILED
     assert room.trainer.jobs == []
@@ -197,7 +235,7 @@ async def test_what_a_run_needs_is_counted(
     with (room.base / "model.safetensors").open("wb") as file:
         file.truncate(4_400_000_000)  # bytes that no disk has to hold
     with pytest.raises(TrainingError, match=f"a run needs {needed} GB"):
-        await room.pipeline(recipe="food", min_free_gigabytes=0, knobs=kept).check()
+        await room.pipeline(recipe="food", min_free_gigabytes=0, knobs=kept).plan()
 
 
 async def test_what_earlier_runs_left_does_not_fill_the_disk(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,13 +243,13 @@ async def test_what_earlier_runs_left_does_not_fill_the_disk(room: Room, monkeyp
     monkeypatch.setattr("training.pipeline.shutil.disk_usage", lambda _: USAGE(40e9, 25e9, 15e9))
     pipeline = room.pipeline(min_free_gigabytes=20)
     with pytest.raises(TrainingError, match="a run needs"):
-        await pipeline.check()
+        await pipeline.plan()
     left = [room.folder / "runs" / "77" / name for name in (f"{STATE}/iter_9.pth", f"{FEATURES}/0.bin")]
     for each in left:
         each.parent.mkdir(parents=True)
         with each.open("wb") as file:
             file.truncate(3 * 10**9)  # bytes that no disk has to hold
-    await pipeline.check()
+    await pipeline.plan()
     run, _ = await room.run(pipeline)
     assert run.state is RunState.DONE
     assert not any(each.exists() for each in left)
@@ -276,7 +314,7 @@ async def test_a_listener_that_fails_does_not_fail_the_run(room: Room, caplog: p
 
 async def test_progress_reaches_the_ledger(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the worker says is in the run's row while it works, and watchers are told."""
-    monkeypatch.setattr("training.reporter._SECONDS", 0.01)
+    monkeypatch.setattr("training.run_progress._SECONDS", 0.01)
     room.trainer.hangs = "train"
     run = await room.ledger.runs.start("command")
     task = asyncio.create_task(room.pipeline().run(run, room.note))
@@ -329,10 +367,10 @@ async def test_the_former_runs_losses_are_laid_under(room: Room) -> None:
 async def test_the_recipe_goes_by_the_size_of_the_base(room: Room) -> None:
     """Small weights are the stand-in's, large ones InternVL2-2B's."""
     pipeline = room.pipeline(recipe="auto")
-    assert pipeline.recipe.rank == 8
+    assert pipeline._specs.recipe.rank == 8
     with (room.base / "model.safetensors").open("r+b") as file:
         file.truncate(300_000_000)
-    assert pipeline.recipe.rank == 128
+    assert pipeline._specs.recipe.rank == 128
 
 
 async def test_a_new_run_goes_on_where_an_interrupted_one_was(room: Room) -> None:
@@ -380,7 +418,7 @@ async def test_a_base_that_cannot_be_trained_is_told_first(
     file.write_text(json.dumps(config) if config else "")
     pipeline = room.pipeline(min_rated=99, min_free_gigabytes=1e9)
     with pytest.raises(TrainingError, match=told):
-        await pipeline.check()
+        await pipeline.plan()
     run, model = await room.run(pipeline)
     assert (run.state, model) == (RunState.FAILED, None)
     assert re.search(told, run.reason)

@@ -63,9 +63,9 @@ def test_mistakes_are_named(given: dict[str, object], named: str) -> None:
 def test_a_configuration_of_ones_own_has_its_own_numbers(tmp_path: Path) -> None:
     """Outside of the worker nobody knows how long a pair may be; of a recipe that is named everybody does."""
     own = TrainingSettings(recipe=__file__)
-    assert (own.own_recipe, own.most_tokens(tmp_path)) == (Path(__file__), None)
+    assert (own.user_config, own.max_tokens(tmp_path)) == (Path(__file__), None)
     named = TrainingSettings(recipe="jokes")
-    assert (named.own_recipe, named.most_tokens(tmp_path)) == (None, 6656)
+    assert (named.user_config, named.max_tokens(tmp_path)) == (None, 6656)
 
 
 def test_an_optimiser_that_finds_its_learning_rate_gets_none() -> None:

@@ -1,7 +1,4 @@
-"""How a run is going, noted in its row of the ledger and told to whoever watches.
-
-Knows how often is enough. What the changes of a run's state are, and when they come, is the pipeline's.
-"""
+"""Record the progress of a run in the ledger, and report it to a callback."""
 
 from __future__ import annotations
 
@@ -9,12 +6,12 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from storage.errors import StorageError
 from storage.ledger import Ledger
 from storage.records import Run
+from storage.states import RunState
 from training.job import Progress
 
 OnChange = Callable[[Run], Awaitable[None]]
@@ -24,8 +21,12 @@ _SECONDS: Final = 1.0
 log = logging.getLogger(__name__)
 
 
-class Reporter:
-    """Takes progress as it comes and passes the newest on, about once a second, to the ledger and whoever watches."""
+class RunProgress:
+    """The state and the progress of one run.
+
+    As a context manager it records the newest progress about once a second. Errors of the callback are logged; they do
+    not fail the run.
+    """
 
     def __init__(self, ledger: Ledger, run: int, on_change: OnChange) -> None:
         self._ledger = ledger
@@ -34,23 +35,27 @@ class Reporter:
         self._newest: Progress | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def __call__(self, progress: Progress) -> None:
-        """Note how far a worker is. For the trainer; called in the event loop."""
+    async def move(self, state: RunState, **changes: Any) -> Run:
+        """Move the run to another state, and report it. Raises as `Ledger.runs.move`."""
+        run = await self._ledger.runs.move(self._run, state, **changes)
+        await self._report(run)
+        return run
+
+    def update(self, progress: Progress) -> None:
+        """Take the progress of a worker. Called in the event loop."""
         self._newest = progress
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._report())
+        self._task = asyncio.create_task(self._record_periodically())
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         assert self._task is not None
         self._task.cancel()
         with suppress(asyncio.CancelledError):
             await self._task
 
-    async def _report(self) -> None:
+    async def _record_periodically(self) -> None:
         while True:
             await asyncio.sleep(_SECONDS)
             progress, self._newest = self._newest, None
@@ -59,14 +64,12 @@ class Reporter:
                     await self._ledger.runs.progress(
                         self._run, progress.step, progress.steps, progress.loss, progress.seconds_left
                     )
-                    await told(self._on_change, await self._ledger.runs.get(self._run))
+                    await self._report(await self._ledger.runs.get(self._run))
                 except StorageError as error:
-                    log.warning("progress of run %s was not noted: %s", self._run, error)
+                    log.warning("progress of run %s was not recorded: %s", self._run, error)
 
-
-async def told(on_change: OnChange, run: Run) -> None:
-    """Tell of a change. Whoever listens may fail without failing the run."""
-    try:
-        await on_change(run)
-    except Exception:
-        log.exception("nobody could be told about run %s", run.id)
+    async def _report(self, run: Run) -> None:
+        try:
+            await self._on_change(run)
+        except Exception:
+            log.exception("progress of run %s was not reported", run.id)
