@@ -169,7 +169,7 @@ class Application:
             trust=settings.trust,
             ready=upgrade.finish,
         )
-        vitals = Vitals(ledger, deployment, schedule, gate.numbers, lambda: trainer.last_word)
+        vitals = Vitals(ledger, deployment, schedule, gate.numbers, lambda: trainer.last_progress)
         changeover = Changeover(
             ledger, deployment, merged, pause_while_training=settings.training.while_training == "pause"
         )
@@ -222,7 +222,7 @@ class Application:
         self.address = await web.start()
         self._at_end("web server", web.stop)
         watch = Watch(
-            notices, deployment.status, lambda: trainer.last_word, folder, settings.storage.min_free_gigabytes
+            notices, deployment.status, lambda: trainer.last_progress, folder, settings.storage.min_free_gigabytes
         )
         watch.start()
         self._at_end("watch", watch.stop)

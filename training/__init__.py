@@ -1,1 +1,1 @@
-"""Learning: highly rated exchanges become LLaVA data, an XTuner run, a merged and evaluated candidate model."""
+"""Training: liked answers become LLaVA data, an XTuner run, and a merged and evaluated candidate model."""

@@ -1,8 +1,8 @@
-"""An adapter directory: what a training leaves behind, and what it adds to the base's weights.
+"""An adapter directory: the trained weights of a run, and how they change the base's.
 
-PEFT's format (adapter_config.json, adapter_model.safetensors) for the language model, in `vision/` the same for the
-vision tower, and beside them the weights that were trained whole, the projector's or all of the language model's, under
-the base's own names. Knows nothing of training or of checkpoint directories.
+It has PEFT's format (adapter_config.json, adapter_model.safetensors) for the language model, the same in `vision/` for
+the vision tower, and in `whole.safetensors`, under the base's names, weights that were trained whole: the projector's,
+or all of the language model's.
 """
 
 from __future__ import annotations
@@ -25,21 +25,24 @@ _PREFIX: Final = "base_model.model."
 
 
 class Adapter:
-    """The trained weights of one adapter directory. Raises ValueError if the directory holds anything else."""
+    """The trained weights of an adapter directory."""
 
     def __init__(self, directory: Path) -> None:
-        places = {"language_model.": directory, "vision_model.": directory / VISION}
-        self._products = [_Product(place, prefix) for prefix, place in places.items() if _holds_lora(place)]
+        """Open the directory. Raises ValueError for an unsupported kind of adapter."""
+        parts = {"language_model.": directory, "vision_model.": directory / VISION}
+        self._products = [
+            _Product(part, prefix) for prefix, part in parts.items() if (part / "adapter_config.json").is_file()
+        ]
         self._replaced = _Replaced(directory / WHOLE)
 
     def names(self) -> set[str]:
-        """The base's weights that this adapter changes, by their names in an InternVL2 checkpoint."""
+        """Return the names, in an InternVL2 checkpoint, of the weights that the adapter changes."""
         return self._replaced.names().union(*(each.names() for each in self._products))
 
     def applied(self, name: str, weight: Tensor) -> Tensor:
-        """The weight with the adapter merged in, computed in float32, in the weight's own type.
+        """Merge the adapter into a weight, in float32; return it in its own type.
 
-        A weight the adapter does not change comes back as it is.
+        A weight that the adapter does not change is returned as it is.
         """
         if name in self._replaced.names():
             return self._replaced.read(name).to(weight.dtype)
@@ -49,7 +52,7 @@ class Adapter:
         return weight
 
     def finite(self) -> bool:
-        """Whether every trained number is one; a diverged training leaves NaN or infinity."""
+        """Return whether all trained weights are finite; a diverged training leaves NaN or infinity."""
         products = (factor for each in self._products for factor in each.factors.values())
         return all(bool(torch.isfinite(each).all()) for values in (products, self._replaced) for each in values)
 
@@ -72,29 +75,29 @@ class _Product:
         }
 
     def names(self) -> set[str]:
-        """The weights that get something added."""
+        """Return the weights that get a product added."""
         return set(self._modules)
 
     def added(self, name: str, weight: Tensor) -> Tensor:
-        """W + alpha / rank · B A (LoRA, arXiv 2106.09685)."""
+        """Return W + alpha / rank · B A (LoRA, arXiv 2106.09685)."""
         down, up = (self.factors[f"{self._modules[name]}{side}.weight"] for side in "AB")
         merged: Tensor = weight.float() + self._scale * (up.float() @ down.float())
         return merged.to(weight.dtype)
 
 
 class _Replaced:
-    """Whole weights in a file, which need not exist; read one at a time: those of a language model are gigabytes."""
+    """Whole weights in a file, which may be missing; read one at a time, since a language model's are gigabytes."""
 
     def __init__(self, file: Path) -> None:
         self._opened: Any = safe_open(file, "pt") if file.is_file() else None
         self._names: set[str] = set(self._opened.keys()) if self._opened else set()  # type: ignore[no-untyped-call]
 
     def names(self) -> set[str]:
-        """The weights that get others in their place."""
+        """Return the names of the weights that are replaced."""
         return self._names
 
     def read(self, name: str) -> Tensor:
-        """The new weight of that name."""
+        """Return the new weight of a name."""
         tensor: Tensor = self._opened.get_tensor(name)
         return tensor
 
@@ -103,10 +106,10 @@ class _Replaced:
 
 
 def save_adapter(model: Any, directory: Path) -> None:
-    """Write what was trained of an InternVL model, whose towers PEFT may have wrapped. Raises ValueError for none."""
-    for part, place in ((model.language_model, directory), (model.vision_model, directory / VISION)):
+    """Write the trained weights of an InternVL model, whose towers PEFT may wrap. Raises ValueError without any."""
+    for part, folder in ((model.language_model, directory), (model.vision_model, directory / VISION)):
         if hasattr(part, "peft_config"):
-            part.save_pretrained(place, save_embedding_layers=False)
+            part.save_pretrained(folder, save_embedding_layers=False)
     whole = {
         name.replace(_PREFIX, "").replace(".base_layer", ""): weight.detach().contiguous()
         for name, weight in model.named_parameters()
@@ -117,7 +120,3 @@ def save_adapter(model: Any, directory: Path) -> None:
         save_file(whole, directory / WHOLE)
     if not directory.is_dir():
         raise ValueError("nothing was trained")
-
-
-def _holds_lora(directory: Path) -> bool:
-    return (directory / "adapter_config.json").is_file()

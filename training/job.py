@@ -1,20 +1,20 @@
-"""What the training workers are told and what they report: JSON files and JSON lines.
+"""The jobs of the training workers, their progress and their outcomes: JSON files and JSON lines.
 
-Standard library only: both sides of the process border import it. The parent writes `finetune.json` into the
-run's directory and starts `python -m training.xtuner.finetune finetune.json`; the worker prints one JSON `Progress` a
-line on standard output and writes `finetune.outcome.json` beside the job. `training.merge` and `training.gate.evaluate`
-work the same way with their own job, and the evaluation writes a `Report`. Knows nothing about XTuner or the ledger.
+The parent writes `finetune.json` into the run's directory and starts `python -m training.xtuner.finetune
+finetune.json`. The worker prints a JSON `Progress` a line on standard output, and writes `finetune.outcome.json` beside
+the job. The other workers do the same with their own jobs; the evaluation also writes a `Report`. Both sides import
+this module, so it needs the standard library only.
 
-The error family::
+The errors::
 
-    TrainingError            no training, or no model came of it; the text tells the next step
-    ├── TooFewPairs          (selection) too little to train on
-    ├── RowError             (llava) a row of the data that would teach something else than it says
-    │   └── TooLong          (encoding) one with more tokens than a training takes, and good otherwise
-    ├── RegressionSetError   (regression) the factual questions to judge by are not there or not usable
-    ├── OutOfMemory          (runner) a training that had begun found too little memory
-    ├── RunFailed            (pipeline) a run ended without a model
-    └── EndNotSaved          (pipeline) a run ended, and the ledger could not be told
+    TrainingError            there is no training, or no model; the text has the next step
+    ├── TooFewPairs          (selection) there are too few pairs
+    ├── RowError             (llava) a row is invalid
+    │   └── TooLong          (encoding) it has too many tokens, and is valid otherwise
+    ├── RegressionSetError   (factual_set) the factual questions cannot be used
+    ├── OutOfMemory          (runner) a training ran out of memory after its start
+    ├── RunFailed            (pipeline) a step of a run failed
+    └── EndNotSaved          (pipeline) a run has ended, and the ledger cannot be written
 """
 
 from __future__ import annotations
@@ -28,28 +28,41 @@ from training.gate.report import Effort
 from training.json_record import Record
 
 RATED: Final = "liked answers"
-"""What a run's own data is called among the sources that it was taught with."""
+"""The name of the liked answers among a run's sources."""
 
 
 class TrainingError(Exception):
-    """Base of everything the training room raises on purpose. The text tells the next step."""
+    """The base of the errors of this package. The text has the next step."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job(Record):
-    """One fine-tuning run. Paths are absolute. Counts are samples, `max_length` is tokens, `epochs` passes.
+    """A fine-tuning. Paths are absolute.
 
-    `data` is a LLaVA JSON file whose `image` entries are relative to `images`; `work` the run's directory.
-    `sources` are other LLaVA files to mix in: `path`, `images` and `repeat_times` each, the last None where the source
-    shares in `replay` samples for each row of `data`. None of their rows about a picture of `held_out`, a file like
-    `data`, is taken. The file `notes` remembers which pictures are whole; empty: nothing does.
-    `system` is the persona of rows that name none; `former` an earlier run's log of losses, to lie under this one's
-    curve, empty without one. `tiles` and `threads` 0 mean: as the model says, all cores. `processes` is how many train
-    together and `deepspeed` the stage of ZeRO, 0 for none; `split` above 1 computes smaller batches, and more of them
-    in a step. `features_gigabytes` bounds what is kept of the pictures on disk while the run lasts. `courtesy` is the
-    file that says when an engine on the same machine goes first (`inference.serving.pressure`); empty for none. The
-    names from `method` on are those of `training.xtuner.hyperparameters.Recipe`; where `recipe`, a file, is given it
-    has the numbers.
+    Attributes:
+        run: The id of the run.
+        base: The checkpoint directory to train.
+        data: A LLaVA JSON file, whose `image` entries are relative to `images`.
+        images: The folder of users' pictures.
+        work: The run's directory.
+        system: The system prompt of rows without one.
+        sources: LLaVA files to mix in: `path`, `images` and `repeat_times`, which is None for a share of `replay`.
+        replay: Samples that the sources without `repeat_times` give for each row of `data`.
+        held_out: A file like `data`. No row of a source about one of its pictures is used. Empty for none.
+        notes: The file of the `ImageIndex`; empty for none.
+        former: An earlier run's log of losses, to draw under this one's curve; empty for none.
+        device: "auto", "cpu" or "cuda".
+        threads: CPU threads; 0 for one on each core.
+        seed: The seed.
+        tiles: The most tiles of a picture; 0 as the model says.
+        processes: How many processes train together.
+        deepspeed: The stage of DeepSpeed's ZeRO; 0 without it.
+        split: Divides the batch size; the steps get more batches.
+        features_gigabytes: The most disk space of the vision cache.
+        courtesy: The file by which an engine on the same GPU asks to go first (`inference.serving.pressure`); empty
+            for none.
+        recipe: The user's XTuner configuration, which has the hyperparameters; empty for none. The fields from `method`
+            on are those of `training.xtuner.hyperparameters.Recipe`.
     """
 
     run: str
@@ -100,8 +113,8 @@ class Job(Record):
 class MergeJob(Record):
     """Fill `out`, an empty directory, with a complete checkpoint made from `base` and `adapter`.
 
-    `system` is the persona that the chat template speaks when a request has none; `work` the run's directory.
-    `tiles` above 0 becomes the checkpoint's own number of tiles a picture: the one it was trained with.
+    `system` becomes the chat template's default system prompt, and `tiles` above 0 the checkpoint's most tiles of a
+    picture, as in the training. `work` is the run's directory.
     """
 
     run: str
@@ -118,10 +131,10 @@ class MergeJob(Record):
 class EvaluationJob(Record):
     """Judge `candidate` against `live`, both checkpoint directories.
 
-    `data` holds the held-out liked answers (LLaVA JSON, pictures under `images`). `regression` is a folder with
-    `questions.json`; empty for the drawn shapes. `max_loss_points` is in hundredths of correctness. For the report and
-    the sheet: the two models' names, the picture of the loss (empty: none) and what the candidate took so far.
-    `courtesy` is as in a `Job`.
+    `data` has the held-out liked answers (LLaVA JSON, pictures under `images`). `regression` is a folder with
+    `questions.json`; empty for drawn shapes. `max_loss_points` is in hundredths of correctness. The names of both
+    models, the loss curve (empty for none) and the effort are for the report and the sheet. `courtesy` is as in a
+    `Job`.
     """
 
     run: str
@@ -146,11 +159,11 @@ class EvaluationJob(Record):
 
 @dataclass(frozen=True, slots=True)
 class ImportJob(Record):
-    """Make the LLaVA file `file`, its pictures under `images`, the source `name` in the directory `out`.
+    """Import the LLaVA file `file`, with pictures under `images`, as the source `name` in the directory `out`.
 
-    Its rows are checked with the tokenizer of `base` and for `max_length` tokens, or as many as the configuration
-    `recipe` takes, empty for none. `system` is the persona of rows that name none; `repeat_times` how often the source
-    will be taken, None for its share. `work` is for job and outcome.
+    Its rows are validated with the tokenizer of `base` and for `max_length` tokens, or the limit of the user's
+    configuration `recipe`, which is empty for none. `system` is the system prompt of rows without one, and
+    `repeat_times` how often the source is used, None for a share. `work` is for the job and the outcome.
     """
 
     name: str
@@ -169,9 +182,9 @@ class ImportJob(Record):
 
 @dataclass(frozen=True, slots=True)
 class CompareJob(Record):
-    """Let every model answer every question, and lay the answers side by side on the page `out`.
+    """Let every model answer every question, and write the answers side by side into the page `out`.
 
-    `models` are (name, checkpoint directory); `asked` (picture file under `images`, its caption, question).
+    `models` are (name, checkpoint directory), `asked` (picture file under `images`, caption, question).
     """
 
     models: list[tuple[str, str]]
@@ -191,8 +204,9 @@ WorkerJob = Job | MergeJob | EvaluationJob | ImportJob | CompareJob
 
 @dataclass(frozen=True, slots=True)
 class Progress(Record):
-    """One line on the worker's standard output. `seconds_left` is an estimate, None while unknown; `loss` is the mean
-    over the last tenth of a training's steps.
+    """A line on a worker's standard output.
+
+    `seconds_left` is an estimate, None while unknown; `loss` is the mean over the last tenth of a training's steps.
     """
 
     stage: str
@@ -204,11 +218,20 @@ class Progress(Record):
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Record):
-    """How a worker ended. `adapter` is a PEFT directory, `scalars` XTuner's loss log; None unless `ok`.
+    """The end of a worker.
 
-    `reason` is empty when `ok`; otherwise one sentence an operator can act on. `too_large` says that the same job with
-    a greater `split` may succeed. `log` is the file that tells more than the reason, which names it; empty without one.
-    `peak_memory` is in bytes. `samples` says how many were trained on of which source.
+    Attributes:
+        ok: Whether it succeeded.
+        reason: A sentence that an operator can act on; empty if `ok`.
+        too_large: Whether the same job with a greater `split` may succeed.
+        log: The log that the reason names; empty without one.
+        adapter: The adapter directory; None unless a training succeeded.
+        scalars: The log of losses; None unless a training succeeded.
+        curve: The loss curve; None unless a training succeeded.
+        steps: Optimizer steps.
+        seconds: The duration.
+        peak_memory: Bytes.
+        samples: How many samples of each source were trained on.
     """
 
     ok: bool
@@ -225,12 +248,12 @@ class Outcome(Record):
 
 
 def outcome_file(job_file: Path) -> Path:
-    """Where the outcome of a job file is written."""
+    """Return the path of a job file's outcome."""
     return job_file.with_suffix(".outcome.json")
 
 
 def ignore(progress: Progress) -> None:
-    """What to do with progress that nobody watches."""
+    """Do nothing with progress."""
 
 
 class Trainer(Protocol):

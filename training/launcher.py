@@ -1,7 +1,7 @@
-"""The workers as child processes: a job file in, progress lines, an outcome, an end that is always known.
+"""Parent side of the training workers: start them as child processes, and read their progress and outcomes.
 
-Knows processes and files, when a worker last told progress, and nothing of what the workers do. A child that dies
-without an outcome (killed, out of memory) gives one whose reason says how it ended and what it said last.
+`training.worker` is the child side. A child that ends without an outcome (killed, out of memory) gets one whose reason
+has its exit code and its last output.
 """
 
 from __future__ import annotations
@@ -51,10 +51,14 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class LastWord:
-    """How many `seconds` ago the worker of a run told progress, or began; `silent` if that is too long ago.
+class LastProgress:
+    """When a worker last reported progress, or started.
 
-    `run` is its job's name for the run, `log` the file with all that the worker wrote.
+    Attributes:
+        run: The id of the run; empty without one.
+        seconds: Seconds since then.
+        silent: Whether that is longer than `training.silence`.
+        log: The worker's log.
     """
 
     run: str
@@ -64,27 +68,27 @@ class LastWord:
 
 
 class ChildTrainer:
-    """The `Trainer` that starts `python -m training.…` for each step. One step at a time."""
+    """The `Trainer` that runs each job in a child process, one at a time."""
 
     def __init__(self, settings: TrainingSettings) -> None:
         self._settings = settings
         self._child: Child | None = None
-        self._run_at_work = ""
-        self._spoke = 0.0
-        self._news = asyncio.Event()
+        self._run_id = ""
+        self._last_progress = 0.0
+        self._reported = asyncio.Event()
 
     @property
-    def last_word(self) -> LastWord | None:
-        """Of the worker at work, None between steps."""
+    def last_progress(self) -> LastProgress | None:
+        """Of the running worker, None without one."""
         if self._child is None:
             return None
-        seconds = monotonic() - self._spoke
+        seconds = monotonic() - self._last_progress
         silent = 0 < self._settings.silence <= seconds
-        return LastWord(self._run_at_work, seconds, silent, self._child.log_path)
+        return LastProgress(self._run_id, seconds, silent, self._child.log_path)
 
     @property
     def pid(self) -> int | None:
-        """The process at work, None between steps."""
+        """The process id of the running worker, None without one."""
         return None if self._child is None else self._child.pid
 
     async def run(self, job: WorkerJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
@@ -94,30 +98,30 @@ class ChildTrainer:
         attempts, and of the steps that it continues from.
         """
         if not isinstance(job, Job):
-            return await self._run(job, on_progress)
+            return await self._run_once(job, on_progress)
         spent = await asyncio.to_thread(_spent_before, job)
         while True:
-            outcome = await self._run(job, on_progress)
+            outcome = await self._run_once(job, on_progress)
             spent += outcome.seconds
             if not outcome.too_large:
                 return replace(outcome, seconds=spent)
             job = replace(job, split=2 * job.split)
             log.warning("run %s: %s; trying with smaller ones", job.run, outcome.reason)
 
-    async def _run(self, job: WorkerJob, on_progress: Callable[[Progress], None]) -> Outcome:
+    async def _run_once(self, job: WorkerJob, on_progress: Callable[[Progress], None]) -> Outcome:
         step, module = _WORKERS[type(job)]
         job_file = Path(job.work) / f"{step}.json"
-        outcome = _laid_out(job, job_file)
-        written = job_file.with_suffix(".log")
+        outcome = _write_job(job, job_file)
+        log_file = job_file.with_suffix(".log")
         command = [self._settings.python or sys.executable]
         if step == "finetune" and self._settings.world_size > 1:
             command += ["-m", "torch.distributed.run", *self._torchrun()]
         command += ["-m", module, str(job_file)]
-        self._run_at_work, self._spoke = getattr(job, "run", ""), monotonic()
+        self._run_id, self._last_progress = getattr(job, "run", ""), monotonic()
         try:
             child = await Child.start(
                 command,
-                log=written,
+                log=log_file,
                 log_bytes=_LOG_BYTES,
                 log_files=1,
                 environment=self._environment(
@@ -128,50 +132,50 @@ class ChildTrainer:
         except OSError as error:
             return Outcome(ok=False, reason=f"{command[0]} cannot be started ({error}): correct training.python")
         self._child = child
-        attending = asyncio.create_task(self._attend(child))
+        watching = asyncio.create_task(self._watch(child))
         try:
             async with asyncio.timeout(self._settings.timeout):
                 await child.wait()
         except TimeoutError:
             await child.dump_stacks()
-            reason = f"{step} took longer than training.timeout; the log is {written}"
-            return Outcome(ok=False, reason=reason, log=str(written))
+            reason = f"{step} took longer than training.timeout; the log is {log_file}"
+            return Outcome(ok=False, reason=reason, log=str(log_file))
         finally:
-            attending.cancel()
-            # Whatever ends the wait, a cancelled task included, nothing is left running. Asked first: torchrun's
-            # processes are in sessions of their own, and it is who ends them.
+            watching.cancel()
+            # Also after a cancellation. SIGTERM comes first: torchrun's processes have their own sessions, and torchrun
+            # ends them.
             await asyncio.shield(child.stop(_STOP_SECONDS))
             self._child = None
         try:
             return Outcome.read(outcome)
         except FileNotFoundError:
-            reason = _last_words(step, child.how_it_ended(), child.tail(_TAIL_LINES), written)
-            return Outcome(ok=False, reason=reason, log=str(written))
+            reason = _crash_reason(step, child.how_it_ended(), child.tail(_TAIL_LINES), log_file)
+            return Outcome(ok=False, reason=reason, log=str(log_file))
 
-    async def _attend(self, child: Child) -> None:
-        """Each time that a worker falls silent have its log show where it stands."""
+    async def _watch(self, child: Child) -> None:
+        """Write a worker's stacks to its log each time that it is silent for `training.silence`."""
         while True:
-            self._news.clear()
+            self._reported.clear()
             try:
                 async with asyncio.timeout(self._settings.silence or None):
-                    await self._news.wait()
+                    await self._reported.wait()
             except TimeoutError:
-                log.warning("a worker has told no progress for %d s: %s", self._settings.silence, child.log_path)
+                log.warning("a worker has reported no progress for %d s: %s", self._settings.silence, child.log_path)
                 await child.dump_stacks()
-                await self._news.wait()
-                log.warning("the worker goes on: %s", child.log_path)
+                await self._reported.wait()
+                log.warning("the worker continues: %s", child.log_path)
 
     def _report(self, line: str, on_progress: Callable[[Progress], None]) -> None:
         try:
             progress = Progress.from_json(line)
         except (ValueError, TypeError, AttributeError):
-            return  # a library that writes past sys.stdout; the log has it
-        self._spoke = monotonic()
-        self._news.set()
+            return  # a line of a library that bypasses sys.stdout; it is in the log
+        self._last_progress = monotonic()
+        self._reported.set()
         on_progress(progress)
 
     def _torchrun(self) -> list[str]:
-        """What torchrun is told. On other hosts the same command is run by hand, with its own --node-rank."""
+        """Return torchrun's options. On other hosts an operator runs the same command with another --node-rank."""
         options = [f"--nproc-per-node={self._settings.local_processes}"]
         if self._settings.hosts == 1:
             return ["--standalone", *options]
@@ -184,30 +188,30 @@ class ChildTrainer:
         cards = ",".join(map(str, self._settings.gpus))
         return {
             **({"CUDA_VISIBLE_DEVICES": cards} if cards else {}),
-            # Where transformers copies the model code of a checkpoint before it imports it; by default into the home.
+            # transformers copies a checkpoint's model code there before importing it, by default into the home.
             "HF_MODULES_CACHE": str(work / "modules"),
-            # Read when torch is imported; a worker beside an engine must not take every core by itself.
+            # torch reads these on import. A worker must leave cores to the engine.
             "OMP_NUM_THREADS": str(threads),
             "MKL_NUM_THREADS": str(threads),
-            # Waiting threads sleep. Spinning ones take the cores from the engine that answers meanwhile: on two cores
-            # that others were using too, a training needed 35 s of processor time with them and 22 s without.
+            # Idle OpenMP threads sleep instead of spinning, which takes cores from the engine: on two busy cores a
+            # training took 35 s of processor time spinning and 22 s sleeping.
             "OMP_WAIT_POLICY": "PASSIVE",
             "TOKENIZERS_PARALLELISM": "false",
-            # Batches of many lengths leave holes in fixed segments of a GPU's memory.
+            # Batches of different lengths fragment torch's default segments of GPU memory.
             "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
-            # Nothing here is to be fetched; a missing file must be an error and not a download.
+            # A missing file is an error, not a download.
             "HF_HUB_OFFLINE": "1",
         }
 
 
 def _spent_before(job: Job) -> float:
-    """Seconds of the training that was cut short and is gone on from, 0 where none is."""
+    """Return the seconds of the interrupted training that the job continues, 0 without one."""
     log = Path(job.work) / SCALARS
     return step_seconds(log) if log.is_file() and latest_checkpoint(job) else 0.0
 
 
-def _laid_out(job: WorkerJob, job_file: Path) -> Path:
-    """Write the job file, remove what an earlier try left, and say where the outcome will be."""
+def _write_job(job: WorkerJob, job_file: Path) -> Path:
+    """Write the job file and remove the outcome of an earlier attempt; return the outcome's path."""
     job_file.parent.mkdir(parents=True, exist_ok=True)
     job.write(job_file)
     outcome = outcome_file(job_file)
@@ -215,7 +219,7 @@ def _laid_out(job: WorkerJob, job_file: Path) -> Path:
     return outcome
 
 
-def _last_words(step: str, how: str, tail: str, log: Path) -> str:
+def _crash_reason(step: str, how: str, tail: str, log: Path) -> str:
     if how == "signal SIGKILL":
         how += ", often for want of memory"
     return f"the {step} process died ({how}); it said last: {tail or 'nothing'} (all of it in {log})"

@@ -1,10 +1,10 @@
-"""Worker: an adapter and its base become one complete checkpoint directory.
+"""Worker: merge an adapter and its base into a complete checkpoint directory.
 
     python -m training.merge JOB.json
 
-Every file of the base is kept as it is but the weights the adapter changes, which go through memory one tensor at a
-time, and the chat template, which speaks the run's persona. A directory whose prompts would have other token ids
-than the base's is refused.
+The files of the base are copied except the weights that the adapter changes, which pass through memory one tensor at a
+time, and the chat template, which gets the chat's system prompt. A directory whose prompts have other token ids than
+the base's is an error.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _CHUNK: Final = 1 << 24
 
 
 def merge(job: MergeJob, say: Say) -> Outcome:
-    """Fill the job's `out`. Raises `TrainingError` when the adapter does not belong to the base."""
+    """Fill the job's `out`. Raises `TrainingError` if the adapter does not fit the base."""
     if job.threads:
         torch.set_num_threads(job.threads)
     base, out = Path(job.base), Path(job.out)
     adapter = Adapter(Path(job.adapter))
     weights = sorted(base.glob("*.safetensors"))
     known = {name for file in weights for name in _header(file)[0]}
-    strange = adapter.names() - known
-    if strange:
-        raise TrainingError(f"the adapter changes {sorted(strange)[0]}, which {base} does not have")
+    unknown = adapter.names() - known
+    if unknown:
+        raise TrainingError(f"the adapter changes {sorted(unknown)[0]}, which {base} does not have")
     total, done = len(known), 0
 
     def count() -> None:
@@ -57,7 +57,7 @@ def merge(job: MergeJob, say: Say) -> Outcome:
 
 
 def copy_surroundings(base: Path, out: Path, system: str, tiles: int = 0) -> None:
-    """Copy all of a checkpoint but its weights and manifest; the chat template gets the persona.
+    """Copy a checkpoint without its weights and manifest, and set the chat template's default system prompt.
 
     `tiles` above 0 is written into config.json, so that every server cuts pictures as the training did.
     """
@@ -86,14 +86,17 @@ def copy_surroundings(base: Path, out: Path, system: str, tiles: int = 0) -> Non
 def merge_file(source: Path, target: Path, adapter: Adapter, on_tensor: Callable[[], None]) -> None:
     """Write `source` with the adapter applied, tensor by tensor, in the same order, types and layout.
 
-    The safetensors format (github.com/huggingface/safetensors, "Format"): eight bytes of length, a JSON header
-    with each tensor's place, the tensors. Raises `TrainingError` for a weight that is no longer a number.
+    The safetensors format (github.com/huggingface/safetensors, "Format") has eight bytes of length, a JSON header with
+    the offsets of each tensor, and the tensors.
+
+    Raises:
+        TrainingError: A merged weight is not finite, or the file is incomplete.
     """
     tensors, start = _header(source)
     with source.open("rb") as reader, safe_open(source, "pt") as weights, target.open("wb") as writer:
         _copy(reader, writer, start)
-        for name, place in sorted(tensors.items(), key=lambda item: item[1]["data_offsets"]):
-            begin, end = place["data_offsets"]
+        for name, entry in sorted(tensors.items(), key=lambda item: item[1]["data_offsets"]):
+            begin, end = entry["data_offsets"]
             if name in adapter.names():
                 merged = adapter.applied(name, weights.get_tensor(name)).contiguous()
                 if not torch.isfinite(merged).all():
@@ -108,7 +111,7 @@ def merge_file(source: Path, target: Path, adapter: Adapter, on_tensor: Callable
 
 
 def _header(file: Path) -> tuple[dict[str, Any], int]:
-    """The tensors of a safetensors file by name, and where the first of them begins, in bytes."""
+    """Return the entries of a safetensors file's tensors by name, and the offset of the first one in bytes."""
     with file.open("rb") as reader:
         length = int.from_bytes(reader.read(8), "little")
         tensors = json.loads(reader.read(length))

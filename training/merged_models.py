@@ -1,8 +1,8 @@
-"""Which merged models keep their directories, and how one that does not is merged again from its adapter.
+"""Remove the directories of merged models, and restore them from their adapters.
 
-A merged model is as large as the base and is made again from the base and the adapter within seconds, the same to the
-byte. So only what an operator is likely to want at once keeps its files. Every step may be cut short by a crash: the
-ledger's row is changed before files are removed and after they are there.
+A merged model is as large as the base, and is merged again from the base and the adapter within seconds, identical to
+the byte. So only a few models keep their files. For crash safety the ledger's row changes before files are removed, and
+after they are restored.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 class MergedModels:
-    """Prunes merged models and restores them. `keep` are kept beside the base, the live one and the one before."""
+    """Prune merged models and restore them; `keep` of them stay beside the base, the live one and the previous one."""
 
     def __init__(
         self,
@@ -55,13 +55,13 @@ class MergedModels:
         self._spare_bytes = spare_bytes
 
     async def prune(self, in_use: Collection[str] = ()) -> list[str]:
-        """Remove the directories of merged models beyond those that are kept; return their names.
+        """Remove the directories of all models but those to keep; return the names of the models.
 
-        A model stays while it is `in_use`, while its promotion is pending, and while its adapter could not make it
-        again. No change of model may run meanwhile. A directory that cannot be removed is left to the next call.
+        A model stays while it is `in_use`, while its promotion is pending, and while its adapter cannot restore it. No
+        switch of models may run at the same time. A directory that cannot be removed is left to the next call.
         """
         removed = []
-        for model in await self._superfluous(in_use):
+        for model in await self._prunable(in_use):
             with suppress(IllegalTransition):  # a promotion was requested just now
                 await self._ledger.models.prune(model.id)
                 removed.append(model.id)
@@ -72,13 +72,14 @@ class MergedModels:
                 except StorageError as error:
                     log.warning("%s was not removed: %s", self._models.path(model.id), error)
         if removed:
-            log.info("merged models were removed, their adapters are kept: %s", ", ".join(removed))
+            log.info("pruned merged models, their adapters are kept: %s", ", ".join(removed))
         return removed
 
     async def restore(self, model: Model, on_progress: Callable[[Progress], None] = ignore) -> Model:
-        """Merge a pruned model again and note where its files lie.
+        """Merge a pruned model again, and record its directory.
 
-        Raises `TrainingError` where that is not possible or gives another model than was pruned.
+        Raises:
+            TrainingError: It cannot be merged, or the result is another model.
         """
         path = self._models.path(model.id)
         if not path.exists():
@@ -89,7 +90,7 @@ class MergedModels:
         return await self._ledger.models.relocate(model.id, str(path))
 
     def _remove(self, name: str) -> None:
-        """The directory disappears as a whole; what a killed process leaves of it the next start removes."""
+        """Remove a directory atomically; the next start deletes what a killed process leaves of it."""
         if (aside := self._models.set_aside(name)) is not None:
             self._models.discard(aside)
 
@@ -113,13 +114,13 @@ class MergedModels:
         finally:
             self._models.discard(workspace)
 
-    async def _superfluous(self, in_use: Collection[str]) -> list[Model]:
+    async def _prunable(self, in_use: Collection[str]) -> list[Model]:
         models = await self._ledger.models.all()
         before = await self._ledger.models.previous()
         kept = {*in_use, *(each.model for each in await self._ledger.promotions.pending())}
         kept |= {each.id for each in models if each.state is ModelState.LIVE}
         if (unsettled := await self._ledger.runs.unsettled()) and unsettled.model:
-            kept.add(unsettled.model)  # it is about to go live
+            kept.add(unsettled.model)  # about to go live
         if before is not None:
             kept.add(before.id)
         ours = [
@@ -133,7 +134,7 @@ class MergedModels:
         return [each for each in others if each.id not in kept and self._job(each) is not None]
 
     def _job(self, model: Model) -> MergeJob | None:
-        """The job that merged the model, at the present places; None where it can not be done again."""
+        """Return the job that merged the model, with present paths; None if it cannot be repeated."""
         if model.run is None or not model.manifest_hash:
             return None
         folder = self._paths.runs / str(model.run)

@@ -1,7 +1,7 @@
-"""A run's directory, `runs/N` in the data folder: the names of what lies in it. Standard library only.
+"""The files in a run's directory, `runs/N` in the data folder.
 
-Beside these there are each step's job, outcome and log (`finetune.json`, `finetune.outcome.json`, `finetune.log`, and
-so for `merge` and `evaluate`). What is in a file is told where it is written.
+Each step adds its job, outcome and log (`finetune.json`, `finetune.outcome.json`, `finetune.log`; likewise `merge` and
+`evaluate`).
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ TRAIN_ROWS: Final = "train.json"
 """The liked answers to train on, as LLaVA rows."""
 
 HELD_OUT_ROWS: Final = "held_out.json"
-"""Those kept apart to judge by."""
+"""The held-out liked answers, as LLaVA rows."""
 
 CHECKED: Final = "checked.jsonl"
-"""What is trained on: the liked answers and what was drawn of other sources, every row checked."""
+"""The valid rows to train on: the liked answers and what was drawn from other sources."""
 
 MIXTURE: Final = "mixture.json"
-"""The account of that."""
+"""How many rows of each source there are, and how many were drawn."""
 
 PROBLEMS: Final = "problems.txt"
-"""What is wrong with the rows, where it is too much to tell."""
+"""The reasons of invalid rows, if there are many."""
 
 CONFIG: Final = "config.py"
-"""`python -m xtuner.tools.train config.py` trains the run again."""
+"""The configuration: `python -m xtuner.tools.train config.py` repeats the training."""
 
 BASE: Final = "base"
-"""Folder: the base model, with our code."""
+"""Folder: the base model with our model code."""
 
 STATE: Final = "xtuner"
 """Folder: the log of losses and the checkpoints."""
@@ -37,34 +37,34 @@ SCALARS: Final = f"{STATE}/vis_data/scalars.json"
 """The log of losses, as mmengine writes it."""
 
 FEATURES: Final = "features"
-"""Folder, while the run trains: what the vision tower makes of the pictures."""
+"""Folder, during the training: the vision cache."""
 
 LOSSES: Final = "losses.json"
 """The loss after each step, as JSON lines."""
 
 CURVE: Final = "curve.png"
-"""The same, drawn."""
+"""The loss curve."""
 
 ADAPTER: Final = "adapter"
-"""Folder: what was trained."""
+"""Folder: the trained weights."""
 
 MERGE_JOB: Final = "merge.json"
-"""The job that merged the adapter with the base. It can be done again."""
+"""The job that merges the adapter and the base. `training.merged_models` repeats it."""
 
 QUESTIONS: Final = "questions"
 """Folder: the drawn factual questions."""
 
 REPORT: Final = "report.json"
-"""What the evaluation found."""
+"""The report of the evaluation."""
 
 SHEET: Final = "sheet.html"
-"""The same for people, with answers before and after, as a page."""
+"""The report as a page, with answers before and after."""
 
 PICTURE: Final = "sheet.png"
 """The sheet as a picture."""
 
 
 def kept_file(directory: str, name: str) -> Path | None:
-    """The file of that name in a run's directory (empty: it has none), None where there is none."""
+    """Return a file of a run's directory, None if it does not exist. `directory` is empty for a run without one."""
     path = Path(directory) / name
     return path if directory and path.is_file() else None

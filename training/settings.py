@@ -1,7 +1,6 @@
-"""What `[training]` of config.toml holds: when to retrain, on what, by which recipe, and what counts as better.
+"""The settings under `[training]` of config.toml.
 
-Knows what fits together. The numbers of a recipe are knobs.py's; reading the file and the environment is left to the
-bot room.
+The hyperparameters of the recipes are in `training.xtuner.hyperparameters`.
 """
 
 from __future__ import annotations
@@ -28,15 +27,15 @@ class Source(BaseModel):
     """A LLaVA file, .json or .jsonl."""
 
     images: LocalPath | None = None
-    """The folder that its pictures are named from; none: the file's own."""
+    """The folder of its pictures; none: the folder of the file."""
 
     repeat_times: float | None = Field(None, gt=0)
-    """How often each row is taken: 0.5 takes half of them, 2.5 each twice and half once more; none: its share of
+    """How often each row is taken: 0.5 takes half of them, 2.5 each twice and half of them once more; none: a share of
     training.replay."""
 
     @property
     def folder(self) -> Path:
-        """Where its pictures lie."""
+        """The folder of its pictures."""
         return self.images or self.path.parent
 
 
@@ -49,85 +48,85 @@ class TrainingSettings(BaseModel):
     """When to retrain, as five cron fields; empty: only by command."""
 
     min_rated: int = Field(50, ge=2)
-    """Fewest selected pairs to train on."""
+    """The fewest selected pairs to train on."""
 
     threshold: int = Field(0, ge=0)
-    """A pair teaches when its thumbs up less its thumbs down exceed this."""
+    """A pair is selected if its thumbs up less its thumbs down exceed this."""
 
     held_out: float = Field(0.1, gt=0, lt=0.5)
-    """Share of the pairs kept apart, by picture, to judge by."""
+    """Share of the pairs held out for the evaluation, split by picture."""
 
     near_duplicate: int = Field(4, ge=0, le=16)
-    """Pictures whose 64-bit perceptual hashes differ in so many bits count as the same."""
+    """Pictures count as the same if their 64-bit perceptual hashes differ in at most this number of bits."""
 
     recipe: LocalText = "auto"
-    """Which numbers to train with: food, jokes, tiny, or the path of an XTuner configuration of one's own (.py);
-    auto: tiny below 100 million weights, else food."""
+    """The hyperparameters: food, jokes, tiny, or the path of an XTuner configuration (.py); auto: tiny below 100
+    million weights, else food."""
 
     knobs: dict[str, Any] = Field(default_factory=dict)
-    """What replaces some of the recipe's, by name: method, rank, learning_rate, epochs …"""
+    """Hyperparameters that replace the recipe's: method, rank, learning_rate, epochs …"""
 
     sources: tuple[Source, ...] = ()
-    """Files of rows to train on beside the liked answers, against forgetting."""
+    """Rows to train on beside the liked answers, against forgetting."""
 
     replay: float = Field(1.0, ge=0)
-    """Samples for each liked answer that the sources without repeat_times give together."""
+    """Samples that the sources without repeat_times give together for each liked answer."""
 
     seed: int = Field(0, ge=0)
-    """Seed of the training."""
+    """The seed of the training."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto: a GPU if there is one."""
 
     gpus: tuple[int, ...] = ()
-    """Train on these GPUs, by number, a process on each; empty: one process, which sees what the bot sees."""
+    """The numbers of the GPUs to train on, with a process on each; empty: one process, which sees the bot's GPUs."""
 
     processes: int = Field(0, ge=0)
-    """Processes that train together on this host; 0: one for each of `gpus`. On a CPU there may be several too."""
+    """Processes that train together on this host; 0: one for each of `gpus`. Several are possible on a CPU too."""
 
     hosts: int = Field(1, ge=1)
-    """Hosts that train together, each with so many processes; the others run the first one's command by hand."""
+    """Hosts that train together, each with the same number of processes; on the others an operator runs the first
+    one's command."""
 
     rendezvous: str = ""
-    """host:port of this host, where the others find it."""
+    """host:port of this host, for the others."""
 
     deepspeed: Literal[0, 1, 2, 3] = 0
-    """Stage of DeepSpeed's ZeRO: what is spread over the GPUs. 1: the optimiser's state, 2: and gradients,
-    3: and weights."""
+    """Stage of DeepSpeed's ZeRO: what is partitioned over the GPUs. 1: the optimizer's state, 2: gradients too,
+    3: weights too."""
 
     threads: int = Field(0, ge=0)
-    """CPU threads of the workers; 0: as many as there are cores, shared by the processes."""
+    """CPU threads of the workers; 0: one for each core, shared by the processes."""
 
     python: LocalText = ""
-    """Interpreter of the workers; empty: the bot's own."""
+    """The Python interpreter of the workers; empty: the bot's."""
 
     while_training: Literal["share", "pause"] = "share"
-    """share: chats go on beside the training; pause: they wait, for one small GPU."""
+    """share: chats continue during a training; pause: they wait, for one small GPU."""
 
     keep_models: int = Field(3, ge=0)
-    """Merged models kept beside the base, the live one and the one before. Of others the adapter stays, from which
+    """Merged models kept beside the base, the live one and the previous one. Of others the adapter is kept, from which
     /promote merges them again."""
 
     min_free_gigabytes: float = Field(2.0, ge=0)
     """Disk space that must stay free beside the new model."""
 
     features_gigabytes: float = Field(20.0, ge=0)
-    """Most disk space, during a run, for what the vision tower makes of each picture (2 MB a tile): computed once
-    instead of in every epoch. What does not fit is computed each time."""
+    """The most disk space of the vision cache, which keeps the features of each picture during a run (2 MB a tile).
+    Those that do not fit are computed in every epoch."""
 
     regression: LocalPath | None = None
-    """Folder with questions.json, the factual questions to judge by; none: drawn shapes."""
+    """Folder with questions.json, the factual questions of the evaluation; none: drawn shapes."""
 
     max_loss_points: float = Field(2.0, ge=0)
-    """Points of correctness on them a new model may lose; more only as far as chance explains it. With fewer than
-    some 150 questions chance explains a lot."""
+    """Points of correctness that a new model may lose on them; more only if chance explains it, which with fewer than
+    150 questions explains a lot."""
 
     silence: float = Field(600.0, ge=0)
-    """Seconds without progress after which admins are told of a run, and its log shows where the worker stands; 0:
-    never."""
+    """Seconds without progress after which the admins are alerted and the log gets the worker's stacks; 0: never."""
 
     timeout: float = Field(24 * 3600.0, gt=0)
-    """Seconds after which a worker is ended."""
+    """Seconds after which a worker is stopped."""
 
     @field_validator("recipe")
     @classmethod
@@ -157,9 +156,9 @@ class TrainingSettings(BaseModel):
         return self
 
     def resolved(self, recipe: str) -> Recipe:
-        """The numbers of the recipe of that name, with the knobs that replace some.
+        """Return the hyperparameters of a recipe, with `knobs` in place of some.
 
-        Those of a configuration of one's own stand in its file, and are the defaults here.
+        Those of a user's configuration are in its file, and are the defaults here.
         """
         if recipe not in RECIPES:
             if self.knobs:
@@ -184,27 +183,28 @@ class TrainingSettings(BaseModel):
 
     @property
     def user_config(self) -> Path | None:
-        """The configuration of one's own to train by, None where a recipe is named."""
+        """The user's XTuner configuration, None if `recipe` is a name."""
         return None if self.recipe in ("auto", *RECIPES) else Path(self.recipe).resolve()
 
     def max_tokens(self, base: Path) -> int | None:
-        """What a pair may have when a checkpoint directory is trained; None where only the worker knows, which reads
-        the configuration of one's own.
+        """Return the most tokens of a pair for a checkpoint directory.
+
+        None for a user's configuration, which only the worker reads.
         """
         return None if self.user_config else self.recipe_for(base).max_length
 
     @property
     def local_processes(self) -> int:
-        """Processes on this host."""
+        """The number of processes on this host."""
         return self.processes or len(self.gpus) or 1
 
     @property
     def world_size(self) -> int:
-        """Processes on all hosts."""
+        """The number of processes on all hosts."""
         return self.local_processes * self.hosts
 
     def recipe_for(self, base: Path) -> Recipe:
-        """The numbers to train a checkpoint directory with, "auto" resolved by the size of its weights."""
+        """Return the hyperparameters for a checkpoint directory, with "auto" resolved by the size of its weights."""
         name = self.recipe
         if name == "auto":
             name = "tiny" if weight_bytes(base) < _TINY_BYTES else LARGE
@@ -212,5 +212,5 @@ class TrainingSettings(BaseModel):
 
     @classmethod
     def for_tiny(cls, **changes: Any) -> TrainingSettings:
-        """Settings that fit the stand-in checkpoint: what the demo and the tests start from."""
+        """Return settings for internvl2-tiny, for the demo and the tests."""
         return cls.model_validate({"recipe": "tiny", "min_rated": 8, "min_free_gigabytes": 0.1, **changes})

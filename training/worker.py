@@ -1,7 +1,7 @@
-"""What the workers have in common: a job file in, progress lines and an outcome file out. Inside the child.
+"""Child side of the training workers: read the job, print progress, write the outcome.
 
-A worker may be several processes that torchrun starts. The first one reports, and writes the outcome of what went
-well; of what did not the first to fail.
+`training.launcher` is the parent side. A worker may be several processes, started by torchrun: rank 0 reports progress
+and writes the outcome of a success, and the first process to fail writes that of a failure.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ LESS_MEMORY: Final = (
 AnyJob = TypeVar("AnyJob", Job, MergeJob, EvaluationJob, ImportJob, CompareJob)
 
 
-class Steps:
-    """Says how far a stage is, counted in steps from 0 to `steps`, and by the time so far how long it will take."""
+class StageProgress:
+    """Report the progress of a stage of `steps` steps, and estimate its remaining time."""
 
     def __init__(self, say: Say, stage: str, steps: int) -> None:
         self._say = say
         self._stage = stage
         self._steps = steps
         self._done = 0
-        self._begun = time.monotonic()
+        self._started = time.monotonic()
         say(Progress(stage, 0, steps))
 
     def more(self, steps: int) -> None:
-        """There is more to do than was thought."""
+        """Add steps to the stage."""
         self._steps += steps
 
     def add(self, done: int) -> None:
-        """So many more steps are done."""
+        """Report `done` more finished steps."""
         self._done += done
-        left = (time.monotonic() - self._begun) / self._done * (self._steps - self._done)
+        left = (time.monotonic() - self._started) / self._done * (self._steps - self._done)
         self._say(Progress(self._stage, self._done, self._steps, seconds_left=round(left, 1)))
 
 
@@ -73,12 +73,13 @@ def world_size() -> int:
 
 
 def use_device(device: str, threads: int) -> str:
-    """Choose "cuda" or "cpu" before anything has imported torch, and the number of CPU threads (0: torch's choice).
+    """Choose "cuda" or "cpu" before torch is imported, and the number of CPU threads (0: torch's choice).
 
-    Raises `TrainingError` where a GPU is wanted and there is none.
+    Raises:
+        TrainingError: `device` is "cuda", and there is no GPU.
     """
     if device == "cpu":
-        # Read when CUDA is looked for: nothing then takes a GPU to be there.
+        # Read when CUDA is initialised: hides the GPUs from all libraries.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import torch
 
@@ -92,7 +93,7 @@ def use_device(device: str, threads: int) -> str:
 
 
 def explained(error: ImportError | RuntimeError) -> Exception:
-    """The same error in words that tell the next step, where there is one; else the error itself."""
+    """Return a `TrainingError` with the next step for a known error, else the error itself."""
     text = str(error)
     if isinstance(error, ImportError):
         return TrainingError(f"a part of the trainer is missing or does not fit ({text}): run make install again")
@@ -111,12 +112,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def work(kind: type[AnyJob], do: Callable[[AnyJob, Say], Outcome]) -> None:
-    """Read the job named on the command line, do it, write its outcome. The process ends when its parent is gone, and
-    says where it stands when asked.
+    """Read the job named on the command line, run `do`, and write its outcome. The main function of every worker.
 
-    Whatever `do` raises becomes the outcome's reason; the traceback goes to standard error. Standard output is
-    for progress alone: what libraries print there goes to standard error as well. One of several processes that fails
-    exits with 1, whereupon torchrun ends the others.
+    The process ends with its parent, and writes its stacks to standard error on a signal. What `do` raises becomes the
+    outcome's reason, with the traceback on standard error. Standard output is for progress alone: the output of
+    libraries goes to standard error. One of several processes that fails exits with 1, and torchrun ends the others.
     """
     watch_parent()
     stack_dump.enable()
@@ -134,7 +134,7 @@ def work(kind: type[AnyJob], do: Callable[[AnyJob, Say], Outcome]) -> None:
             outcome = do(kind.read(job_file), say)
         except TrainingError as error:
             outcome = Outcome(ok=False, reason=str(error))
-        except Exception as error:  # noqa: BLE001 the border of the process: the parent needs a reason
+        except Exception as error:  # noqa: BLE001 - the parent needs a reason for every error
             traceback.print_exc()
             outcome = Outcome(ok=False, reason=f"{type(error).__name__}: {error}")
     outcome = replace(outcome, seconds=time.monotonic() - begun)
@@ -146,9 +146,9 @@ def work(kind: type[AnyJob], do: Callable[[AnyJob, Say], Outcome]) -> None:
 
 
 def _write_first(outcome: Outcome, file: Path) -> None:
-    """Write it unless one is there: the first process to fail has the cause, the others lost touch with it."""
-    mine = file.with_suffix(f".{rank()}")
-    outcome.write(mine)
+    """Write the outcome unless there is one: the first process to fail has the cause, the others lose contact."""
+    own = file.with_suffix(f".{rank()}")
+    outcome.write(own)
     with suppress(FileExistsError):
-        os.link(mine, file)
-    mine.unlink()
+        os.link(own, file)
+    own.unlink()

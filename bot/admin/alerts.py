@@ -23,7 +23,7 @@ from bot.admin.progress import SILENT, silence
 from bot.i18n import later
 from inference.serving.deployment_status import Status
 from inference.serving.supervisor import State
-from training.launcher import LastWord
+from training.launcher import LastProgress
 
 LOOK_SECONDS: Final = 5.0
 STEADY_LOOKS: Final = 6
@@ -53,14 +53,14 @@ class Watch:
         self,
         notices: Notices,
         status: Callable[[], Status],
-        last_word: Callable[[], LastWord | None],
+        last_progress: Callable[[], LastProgress | None],
         folder: Path,
         min_free_gigabytes: float,
     ) -> None:
-        """`last_word` is of the worker at work; `folder` is on the disk that is looked at."""
+        """`last_progress` is of the worker at work; `folder` is on the disk that is looked at."""
         self._notices = notices
         self._status = status
-        self._last_word = last_word
+        self._last_word = last_progress
         self._folder = folder
         self._least = min_free_gigabytes * 1e9
         self._crashes = 0
@@ -113,7 +113,7 @@ class Watch:
             self._told = False
             await self._notices.relief(BACK)
 
-    async def _look_at_run(self, word: LastWord) -> None:
+    async def _look_at_run(self, word: LastProgress) -> None:
         silent, self._silent = self._silent, word.run if word.silent else ""
         if word.silent and silent != word.run:
             await self._notices.alert(f"silent:{word.run}", SILENT, **silence(word))

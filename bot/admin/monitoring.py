@@ -19,7 +19,7 @@ from inference.serving.supervisor import State
 from storage.errors import StorageError
 from storage.ledger import Ledger
 from storage.records import Model, Run
-from training.launcher import LastWord
+from training.launcher import LastProgress
 from training.run_folder import CURVE, SHEET, kept_file
 
 RUNS_SHOWN = 10
@@ -28,7 +28,7 @@ RUNS_SHOWN = 10
 @dataclass(frozen=True, slots=True)
 class Overview:
     """What an operator sees at a glance. `curve` is the newest run with a loss curve, `sheets` all with a sheet.
-    `last_word` is of the worker at work.
+    `last_progress` is of the worker at work.
     """
 
     live: str
@@ -40,7 +40,7 @@ class Overview:
     schedule: str
     curve: int | None
     sheets: frozenset[int]
-    last_word: LastWord | None
+    last_progress: LastProgress | None
 
     @property
     def rejected(self) -> Mapping[str, str]:
@@ -57,14 +57,14 @@ class Vitals:
         deployment: Deployment,
         schedule: Schedule,
         calls: Callable[[], Mapping[str, float]],
-        last_word: Callable[[], LastWord | None],
+        last_progress: Callable[[], LastProgress | None],
     ) -> None:
-        """`calls` tells what is countable of the calls to Telegram; `last_word` is of the worker at work."""
+        """`calls` tells what is countable of the calls to Telegram; `last_progress` is of the worker at work."""
         self._ledger = ledger
         self._deployment = deployment
         self._schedule = schedule
         self._calls = calls
-        self._last_word = last_word
+        self._last_word = last_progress
 
     async def overview(self) -> Overview:
         """What the operator page and /status show."""
@@ -81,7 +81,7 @@ class Vitals:
             schedule=self._schedule.cron,
             curve=curves[0] if curves else None,
             sheets=frozenset(run.id for run in runs if kept_file(run.directory, SHEET)),
-            last_word=self._last_word(),
+            last_progress=self._last_word(),
         )
 
     def nodes(self) -> Sequence[NodeStatus]:

@@ -13,7 +13,7 @@ from bot.i18n import Say, later
 from bot.retelling import retold
 from storage.records import Model, Run
 from storage.states import RUN_TRANSITIONS, ModelState, RunState
-from training.launcher import LastWord
+from training.launcher import LastProgress
 from training.number_format import clock
 
 BAR: Final = 20
@@ -30,7 +30,7 @@ RUN_STATES: Final = {
 SILENT: Final = later("Run {run} has told no progress for {time}. Where it stands is in {log}. /cancel ends it.")
 
 
-def silence(word: LastWord) -> dict[str, object]:
+def silence(word: LastProgress) -> dict[str, object]:
     """What stands in the places of `SILENT`."""
     return {"run": word.run, "time": clock(word.seconds), "log": str(word.log)}
 

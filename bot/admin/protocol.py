@@ -18,7 +18,7 @@ from training.job import Progress, TrainingError, ignore
 if TYPE_CHECKING:  # the command line starts without the engine's client and aiogram
     from inference.serving.deployment_status import NodeStatus, Status
     from storage.records import Model, Run
-    from training.launcher import LastWord
+    from training.launcher import LastProgress
     from training.pipeline import RunPlan
 
 REJECTED: Final = later("{model} was rejected: {reason}. Let it answer all the same?")
@@ -51,7 +51,7 @@ class RejectedModel(AdminRefusal):
 
 class Overview(Protocol):
     """What /status and /schedule show. `next_run` is the next run of the cron text `schedule` (None: only by
-    command), `last_word` is of the worker at work; `rejected` has why models were not good enough, by their ids."""
+    command), `last_progress` is of the worker at work; `rejected` has why models were not good enough, by their ids."""
 
     @property
     def live(self) -> str: ...
@@ -75,7 +75,7 @@ class Overview(Protocol):
     def schedule(self) -> str: ...
 
     @property
-    def last_word(self) -> LastWord | None: ...
+    def last_progress(self) -> LastProgress | None: ...
 
 
 class AdminActions(Protocol):

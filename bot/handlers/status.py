@@ -66,8 +66,8 @@ def _status_lines(overview: Overview, say: Say) -> list[str]:
         ),
         say("People: {users}, pictures: {pictures}", users=counts.get("users", 0), pictures=counts.get("pictures", 0)),
     ]
-    if overview.last_word and overview.last_word.silent:
-        lines.append(say(SILENT, **silence(overview.last_word)))
+    if overview.last_progress and overview.last_progress.silent:
+        lines.append(say(SILENT, **silence(overview.last_progress)))
     lines += [run_line(run, overview.rejected, say) for run in overview.runs[:3]]
     if overview.next_run:
         lines.append(_next_line(overview.next_run, say))

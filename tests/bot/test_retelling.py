@@ -25,7 +25,7 @@ from tests.training.test_regression import asked, marks
 from training.data.selection import CUT_OFF, select_pairs
 from training.gate.evaluate import verdict
 from training.job import TrainingError
-from training.launcher import _last_words
+from training.launcher import _crash_reason
 from training.merged_models import NOT_THE_SAME
 from training.trainable import QUANTIZED, UNKNOWN
 from training.worker import explained
@@ -60,7 +60,7 @@ LONG_TO_BE_SAID = {
 
 async def said_by_other_rooms(folder: Path) -> list[str]:
     """Each of their sentences, from the code that says it as far as that takes no time."""
-    said = [*LONG_TO_BE_SAID, _last_words("merge", "signal SIGKILL", "a cat", folder)]
+    said = [*LONG_TO_BE_SAID, _crash_reason("merge", "signal SIGKILL", "a cat", folder)]
     faults = ("non-finite", "CUDA out of memory", "DataLoader timed out")
     said += [str(explained(RuntimeError(words))) for words in faults]
     for wanted in (9, 1):

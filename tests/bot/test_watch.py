@@ -13,7 +13,7 @@ from bot.admin.alerts import Watch
 from inference.serving.deployment_status import Counters
 from inference.serving.supervisor import State
 from tests.support.chatting import ADMIN, Notebook, Stage
-from training.launcher import LastWord
+from training.launcher import LastProgress
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -78,10 +78,10 @@ async def test_a_disk_that_fills_up_is_told_once(stage: Stage, monkeypatch: pyte
 
 async def test_a_silent_run_is_told_once_and_that_it_goes_on(stage: Stage) -> None:
     """However often it is looked at, one message for the silence and one for its end; a run that ends needs none."""
-    word: list[LastWord | None] = [None]
+    word: list[LastProgress | None] = [None]
 
-    def said(run: int, seconds: float) -> LastWord:
-        return LastWord(str(run), seconds, seconds >= 600, Path(f"/data/runs/{run}/finetune.log"))
+    def said(run: int, seconds: float) -> LastProgress:
+        return LastProgress(str(run), seconds, seconds >= 600, Path(f"/data/runs/{run}/finetune.log"))
 
     async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
         watch = Watch(bot.notices, lambda: Notebook().engine, lambda: word[0], stage.directory, 0)

@@ -59,7 +59,7 @@ from tests.support.person import UP, Message, Person, button
 from training.data.llava import lesson
 from training.data.selection import Counts, Pair, Selection
 from training.job import Progress, ignore
-from training.launcher import LastWord
+from training.launcher import LastProgress
 from training.pipeline import RunPlan
 from training.settings import Source
 from training.xtuner.hyperparameters import Recipe
@@ -137,7 +137,7 @@ class Notebook:
     counts: dict[str, int] = field(default_factory=lambda: {"exchanges": 12, "ups": 5, "downs": 2})
     next_run: datetime | None = None
     schedule: str = ""
-    last_word: LastWord | None = None
+    last_progress: LastProgress | None = None
     number_of_nodes: int = 2
     recipe: Recipe | Path = field(default_factory=Recipe)
 

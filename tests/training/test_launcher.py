@@ -80,7 +80,7 @@ async def test_a_failed_training_tells_its_reason(python: Path, tmp_path: Path) 
     assert (await trainer.run(merging)).reason == "row 3 is bad"
 
 
-async def test_a_dead_worker_tells_its_last_words(python: Path, tmp_path: Path) -> None:
+async def test_a_dead_worker_tells_its_crash_reason(python: Path, tmp_path: Path) -> None:
     """Without an outcome the reason has the exit code, the last lines and the log's place."""
     outcome = await ChildTrainer(settings(python=str(python))).run(job(tmp_path / "run", "die"))
     assert not outcome.ok
@@ -167,15 +167,15 @@ async def test_a_silent_worker_says_where_it_stands(python: Path, tmp_path: Path
     work, log = tmp_path / "run", tmp_path / "run" / "finetune.log"
     training = asyncio.create_task(trainer.run(job(work, "pause"), heard.append))
     await until(lambda: len(heard) == 3)
-    await until(lambda: trainer.last_word is not None and trainer.last_word.silent)
-    word = trainer.last_word
+    await until(lambda: trainer.last_progress is not None and trainer.last_progress.silent)
+    word = trainer.last_progress
     assert word is not None and (word.run, word.log) == ("1", log)
     assert word.seconds >= 0.5
     await until(lambda: " in main" in log.read_text())
     (work / "go").touch()
     assert (await training).ok
     assert len(heard) == 4
-    assert trainer.last_word is None
+    assert trainer.last_progress is None
 
 
 async def test_all_processes_of_a_silent_training_say_where_they_stand(python: Path, tmp_path: Path) -> None:

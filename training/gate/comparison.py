@@ -12,7 +12,7 @@ from pathlib import Path
 from training.data.llava import open_question
 from training.gate.sheet import Row, Sheet
 from training.job import CompareJob, Outcome, TrainingError
-from training.worker import Say, Steps, use_device, work
+from training.worker import Say, StageProgress, use_device, work
 
 
 def compare(job: CompareJob, say: Say) -> Outcome:
@@ -22,7 +22,7 @@ def compare(job: CompareJob, say: Say) -> Outcome:
 
     images = Path(job.images)
     lessons = [open_question(picture, question, job.system, images) for picture, _, question in job.asked]
-    steps = Steps(say, "answering", len(job.models) * len(lessons))
+    steps = StageProgress(say, "answering", len(job.models) * len(lessons))
     columns = []
     for name, directory in job.models:
         try:

@@ -28,7 +28,7 @@ from training.gate.factual_set import DRAWN, Question, draw_set, read_set
 from training.gate.report import Report
 from training.job import EvaluationJob, Outcome, TrainingError
 from training.run_folder import QUESTIONS, REPORT
-from training.worker import Say, Steps, use_device, work
+from training.worker import Say, StageProgress, use_device, work
 
 if TYPE_CHECKING:
     from training.gate.scoring import Likelihood
@@ -178,7 +178,7 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
 
     gpu_yield = GpuYield.open(job.courtesy)
     shown = run_sheet.choose_rows(held_out)
-    steps = Steps(say, "evaluating", 2 * (len(questions) + len(shown)))
+    steps = StageProgress(say, "evaluating", 2 * (len(questions) + len(shown)))
 
     def load(directory: str) -> LocalModel:
         return LocalModel(Path(directory), device=device, tiles=job.tiles, gpu_yield=gpu_yield)
