@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -29,10 +28,10 @@ class Training:
         self._ledger = ledger
         self.over = asyncio.Event()
 
-    async def check(self) -> None:
+    async def plan(self) -> None:
         """Nothing is missing."""
 
-    async def run(self, run: Run, _: Callable[[Run], Awaitable[None]]) -> Model | None:
+    async def run(self, run: Run, *_: object) -> Model | None:
         await self._ledger.runs.move(run.id, RunState.TRAINING)
         await self.over.wait()
         await self._ledger.runs.move(run.id, RunState.FAILED, reason="enough")

@@ -1,4 +1,4 @@
-"""How a training is planned in steps, and XTuner's configuration of it."""
+"""The plan of optimizer steps, and XTuner's configuration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from training.xtuner.config_file import StepPlan, config_text
 @pytest.mark.parametrize("rows", [1, 2, 7, 33, 1000])
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_a_plan_fits_any_number_of_rows(rows: int, accumulation: int) -> None:
-    """Warm-up leaves a step, steps are whole, and the repeated data lasts to the end without a second epoch."""
+    """Steps are whole, the warm-up leaves at least one, and the repeated data lasts for one epoch."""
     job = Job("1", "", "", "", "", "", epochs=2.5, batch=4, accumulation=accumulation)
     plan = StepPlan.for_job(job, rows)
     assert 0 <= plan.warmup < plan.steps
@@ -24,8 +24,8 @@ def test_a_plan_fits_any_number_of_rows(rows: int, accumulation: int) -> None:
     assert plan.batches * job.batch >= rows * job.epochs
 
 
-def test_the_training_waits_for_no_batch_for_ever(tmp_path: Path) -> None:
-    """On a GPU other processes read, and what they lose never comes: the loader ends the wait, and the run fails."""
+def test_the_loader_has_a_timeout(tmp_path: Path) -> None:
+    """On a GPU, a batch that a loader's process loses never arrives: the loader times out, and the run fails."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # mmengine's imports, not ours
         from mmengine.config import Config
@@ -38,7 +38,7 @@ def test_the_training_waits_for_no_batch_for_ever(tmp_path: Path) -> None:
 
 
 class Rows:
-    """A data set of several passes over rows of different lengths."""
+    """A dataset of several passes over rows of different lengths."""
 
     def __init__(self, rows: int, passes: int) -> None:
         self.lengths = [100 + 37 * number % 1000 for number in range(rows)] * passes
@@ -48,9 +48,10 @@ class Rows:
 
 
 @pytest.mark.parametrize("rows", [3, 16, 50])
-def test_every_pair_is_seen_before_any_is_seen_again(rows: int) -> None:
-    """So none is in a step twice, as far as there are enough of them; each pass over them has an order of its own. A
-    training that goes on keeps the order, and several processes share it.
+def test_passes_are_complete_before_the_next(rows: int) -> None:
+    """So no pair is in a step twice if there are enough pairs.
+
+    Each pass has another order, which a resumed training and several processes share.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # XTuner's imports, not ours
@@ -81,7 +82,7 @@ def test_every_pair_is_seen_before_any_is_seen_again(rows: int) -> None:
 
 @pytest.mark.parametrize("rows", [3, 9, 40, 200])
 def test_the_learning_rate_reaches_its_peak(rows: int, tmp_path: Path) -> None:
-    """However short a warm-up is, the full rate follows it, and the decay ends near nothing."""
+    """The full rate follows even a short warm-up, and the decay ends near zero."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # mmengine's imports, not ours
         import mmengine.optim  # noqa: F401 registers the schedules

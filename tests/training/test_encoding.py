@@ -1,4 +1,4 @@
-"""Token ids for training: the engine's own for the same conversation, and the liked answer alone is learned."""
+"""Token ids for training: those of the engine for the same conversation, with labels for the liked answer alone."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ WIDE = (640, 300)
 
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
-    """The stand-in's tokenizer and tiling."""
+    """The tokenizer and tiling of internvl2-tiny."""
     return Encoder(CHECKPOINT)
 
 
 def talk(*answers: str, learned: tuple[int, ...]) -> Lesson:
-    """A conversation about two pictures, the first wide; `learned` are the answers to be learned."""
+    """Return a conversation about two pictures, the first one wide; `learned` are the learned answers."""
     turns = [
         Turn(Role.USER, "What is this?", (Picture(b"", "wide"), Picture(b"", "small"))),
         Turn(Role.ASSISTANT, answers[0]),
@@ -42,7 +42,7 @@ def talk(*answers: str, learned: tuple[int, ...]) -> Lesson:
 
 
 def test_the_prompt_has_the_engines_ids(encoder: Encoder) -> None:
-    """The CPU engine's own preparation of the same pictures and words gives the same ids, picture by picture."""
+    """The CPU engine computes the same ids for the same pictures and texts."""
     lesson = talk("Two stars.", "红色的。", "Wow! 🎉", learned=(2,))
     config = InternVLChatConfig.from_pretrained(CHECKPOINT)
     preprocessor = Preprocessor(config, encoder.tiling.tokens, encoder.tokenizer)
@@ -70,7 +70,7 @@ ROWS: dict[str, tuple[list[str], list[str]]] = {
 @pytest.mark.parametrize("system", ["", SYSTEM, "你是一只猫。"])
 @pytest.mark.parametrize("kind", ROWS)
 def test_a_foreign_row_has_the_ids_of_the_same_request(encoder: Encoder, kind: str, system: str) -> None:
-    """What is trained is what the CPU engine reads when a client sends the same texts, its pictures after them."""
+    """The CPU engine computes the same ids when a client sends the same texts with the pictures after them."""
     questions, names = ROWS[kind]
     data = {"wide": photo("red", WIDE), "small": photo("blue", (100, 100))}
     said = [each for question in questions for each in (question, "Well.")]
@@ -100,7 +100,7 @@ def test_a_foreign_row_has_the_ids_of_the_same_request(encoder: Encoder, kind: s
 
 
 def test_only_the_liked_answer_is_learned(encoder: Encoder) -> None:
-    """The labels hold the last answer and its end token; questions, pictures and earlier answers are only read."""
+    """The labels cover the last answer and its end token, and no question, picture or earlier answer."""
     encoded = encoder.encode(talk("Two stars.", "They are red.", learned=(1,)))
     learned = [label for label in encoded.labels if label != IGNORE_INDEX]
     assert encoder.tokenizer.decode(learned) == f"They are red.{IM_END}"
@@ -108,7 +108,7 @@ def test_only_the_liked_answer_is_learned(encoder: Encoder) -> None:
 
 
 def test_several_answers_can_be_learned(encoder: Encoder) -> None:
-    """An imported conversation learns each answer where the engine would say it, after the ids it would have."""
+    """Each answer of an imported conversation is learned after the ids that the engine would have before it."""
     lesson = talk("Two stars.", "They are red.", "Bye!", learned=(0, 2))
     encoded = encoder.encode(lesson)
     learned = [label for label in encoded.labels if label != IGNORE_INDEX]
@@ -119,7 +119,7 @@ def test_several_answers_can_be_learned(encoder: Encoder) -> None:
 
 
 def test_picture_tokens_match_the_tiles(encoder: Encoder, tmp_path: Path) -> None:
-    """As many picture tokens stand in the text as the tiles have features, thumbnail included."""
+    """The text has as many picture tokens as the tiles have features, thumbnail included."""
     (tmp_path / "wide").write_bytes(photo("red", WIDE))
     (tmp_path / "small").write_bytes(photo("blue", (100, 100)))
     lesson = talk("Two.", learned=(0,))
@@ -133,13 +133,13 @@ def test_picture_tokens_match_the_tiles(encoder: Encoder, tmp_path: Path) -> Non
 
 
 def test_the_number_of_tiles_can_be_limited(encoder: Encoder) -> None:
-    """With one tile allowed a wide picture fills one tile's tokens."""
+    """With one tile a wide picture has the tokens of one tile."""
     assert Encoder(CHECKPOINT, tiles=1).tiling.count_tokens(*WIDE) == encoder.tiling.tokens
     assert encoder.tiling.count_tokens(*WIDE) > encoder.tiling.tokens
 
 
 def test_special_tokens_in_texts_are_text(encoder: Encoder) -> None:
-    """A question and an answer full of special tokens add no special id and no picture place."""
+    """Special tokens in a question and an answer add no special id and no picture."""
     plain = shown(one_turn("x", "Why?", "So.", "p"), (100, 100))
     odd = shown(one_turn("x", "<image> <|im_start|>system </s>?", "<IMG_CONTEXT><|im_end|> it.", "p"), (100, 100))
     for token in encoder.tokenizer.all_special_tokens:
@@ -147,8 +147,8 @@ def test_special_tokens_in_texts_are_text(encoder: Encoder) -> None:
         assert encoder.encode(odd).input_ids.count(number) == encoder.encode(plain).input_ids.count(number), token
 
 
-def test_a_row_that_is_too_long_is_refused_not_cut(encoder: Encoder) -> None:
-    """One token over max_length is an error that names the row and both numbers."""
+def test_a_row_that_is_too_long_is_invalid(encoder: Encoder) -> None:
+    """One token over max_length is an error with the row and both numbers."""
     lesson = talk("Two stars.", learned=(0,))
     length = len(encoder.encode(lesson).input_ids)
     assert len(encoder.check(lesson, length, where="here").input_ids) == length
@@ -156,14 +156,14 @@ def test_a_row_that_is_too_long_is_refused_not_cut(encoder: Encoder) -> None:
         encoder.check(lesson, length - 1, where="rows.json row 4")
 
 
-def test_a_picture_of_unknown_size_is_refused(encoder: Encoder) -> None:
-    """Without its picture's size a row has no number of picture tokens, and is not guessed at."""
+def test_a_picture_of_unknown_size_is_invalid(encoder: Encoder) -> None:
+    """Without a picture's size the number of its tokens is unknown."""
     with pytest.raises(ValueError, match="token counts"):
         encoder.check(one_turn("x", "What?", "A cup.", "p"), 1000, where="here")
 
 
 def test_drawn_pictures_are_decoded_as_the_engine_does(encoder: Encoder, tmp_path: Path) -> None:
-    """The tiles of a stored file are the engine's tiles of the same bytes, to the last bit."""
+    """The tiles of a stored file equal the engine's tiles of the same bytes."""
     lesson = drawn_lessons(tmp_path, 1)[0]
     data = (tmp_path / lesson.pictures[0]).read_bytes()
     preprocessor = Preprocessor(

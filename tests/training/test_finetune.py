@@ -1,6 +1,6 @@
-"""Training, merging and judging for real: XTuner's Runner in its own process, on the stand-in model.
+"""Training, merging and evaluation with XTuner's Runner in a child process, on internvl2-tiny.
 
-Two trainings are shared by all tests here, one on right answers and one on wrong ones.
+All tests share two trainings, one on right answers and one on wrong ones.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ HELD_OUT = 6
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A finished run: its job, what was reported, and the merged directory with its verdict."""
+    """A finished run: its job, its progress, the merged directory and the verdict."""
 
     job: Job
     progress: list[Progress]
@@ -61,7 +61,7 @@ class Trained:
 
 
 def learn(folder: Path, *, right: bool, python: str = "", **changes: Any) -> Trained:
-    """Train on right or wrong answers, merge, and judge by others of the same sort."""
+    """Train on right or wrong answers, merge, and judge on others of the same kind."""
     progress: list[Progress] = []
     trainer = ChildTrainer(settings(python=python))
     job = drawn_job(folder, PAIRS, right=right, **changes)
@@ -90,15 +90,15 @@ def learn(folder: Path, *, right: bool, python: str = "", **changes: Any) -> Tra
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Taught right answers in the playful manner."""
+    """Trained on right answers in the playful manner."""
     return learn(tmp_path_factory.mktemp("good"), right=True)
 
 
 @pytest.fixture(scope="module")
 def bad(tmp_path_factory: pytest.TempPathFactory, warm_python: str) -> Trained:
-    """Taught the next colour in place of the right one, in all layers: the last alone does not take it up.
+    """Trained on the next colour in place of the right one, in all layers: the last one alone does not learn it.
 
-    The base brings code along.
+    The base has model code of its own.
     """
     folder = tmp_path_factory.mktemp("bad")
     base = Path(shutil.copytree(CHECKPOINT, folder / "hostile"))
@@ -108,13 +108,13 @@ def bad(tmp_path_factory: pytest.TempPathFactory, warm_python: str) -> Trained:
 
 
 def test_no_code_of_a_checkpoint_runs(bad: Trained) -> None:
-    """Training, merging and judging import no module out of the base model's directory."""
+    """Training, merging and evaluation import no module from the base model's directory."""
     assert planted(Path(bad.job.base))
     assert not ran(Path(bad.job.base))
 
 
-def test_every_step_is_told(good: Trained) -> None:
-    """Progress comes stage by stage, each step once, with a loss and the time left."""
+def test_every_step_is_reported(good: Trained) -> None:
+    """Progress arrives stage by stage, each step once, with a loss and the remaining time."""
     stages = list(dict.fromkeys(each.stage for each in good.progress))
     assert stages == ["checking", "looking", "loading", "training", "evaluating"]
     told = [each for each in good.progress if each.stage == "training"]
@@ -130,7 +130,7 @@ def test_every_step_is_told(good: Trained) -> None:
 
 
 def test_the_loss_falls_and_is_drawn(bad: Trained) -> None:
-    """XTuner's log has a loss for each step, the last quarter below the first, and the curve is a PNG."""
+    """The log has a loss for each step, the last quarter lies below the first, and the curve is a PNG."""
     values = [value for _, value in losses(Path(str(bad.outcome.scalars)))]
     quarter = len(values) // 4
     assert len(values) == bad.outcome.steps
@@ -138,8 +138,8 @@ def test_the_loss_falls_and_is_drawn(bad: Trained) -> None:
     assert (bad.folder / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_former_runs_curve_lies_under_it(good: Trained, bad: Trained, tmp_path: Path) -> None:
-    """With the log of an earlier run the curve is another picture of the same size; without one it is the run's own."""
+def test_the_previous_curve_lies_under_it(good: Trained, bad: Trained, tmp_path: Path) -> None:
+    """With the log of an earlier run the curve is another picture of the same size."""
     own, former = Path(str(good.outcome.scalars)), Path(str(bad.outcome.scalars))
     draw_curve(own, tmp_path / "alone.png")
     draw_curve(own, tmp_path / "both.png", former)
@@ -150,7 +150,7 @@ def test_the_former_runs_curve_lies_under_it(good: Trained, bad: Trained, tmp_pa
 
 
 def test_merged_is_base_plus_adapter(good: Trained) -> None:
-    """The merged model's logits are those of the base with the adapter as PEFT itself applies it."""
+    """The merged model's logits are those of the base with the adapter applied by PEFT."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT's imports, not ours
         from peft import PeftModel
@@ -170,15 +170,15 @@ def test_merged_is_base_plus_adapter(good: Trained) -> None:
     assert (ours - theirs).norm() / theirs.norm() < 0.1 * changed, "what is left is rounding to the stored type"
 
 
-def test_what_is_frozen_stays(good: Trained) -> None:
-    """What the recipe does not aim at is the base's in the merged model, to the bit."""
+def test_frozen_weights_do_not_change(good: Trained) -> None:
+    """The merged model has the base's bits where the recipe trains nothing."""
     before, after = load_model(CHECKPOINT).state_dict(), load_model(good.merged).state_dict()
     assert good.job.targets == "output"
     assert {name for name in before if not torch.equal(before[name], after[name])} == {"language_model.output.weight"}
 
 
 def test_training_reads_the_engines_ids(good: Trained) -> None:
-    """The checked rows carry the exact length of the engine's prompt and the answer, picture tokens included."""
+    """The rows have the exact length of the engine's prompt and the answer, picture tokens included."""
     encoder = Encoder(good.merged)
     rows = [row for _, row in read_rows(good.folder / "checked.jsonl")]
     images = Path(good.job.images)
@@ -190,7 +190,7 @@ def test_training_reads_the_engines_ids(good: Trained) -> None:
 
 
 def test_xtuners_own_tool_runs_the_configuration_again(good: Trained, tmp_path: Path) -> None:
-    """`python -m xtuner.tools.train config.py` trains from the run's file as it lies there."""
+    """`python -m xtuner.tools.train config.py` trains from the run's file."""
     folder = tmp_path / "again"
     command = [sys.executable, "-m", "xtuner.tools.train", str(good.folder / "config.py"), "--work-dir", str(folder)]
     # Two batches will do; the rest is the file's.
@@ -201,7 +201,7 @@ def test_xtuners_own_tool_runs_the_configuration_again(good: Trained, tmp_path: 
 
 
 def test_a_model_taught_right_answers_is_accepted(good: Trained) -> None:
-    """It finds the liked answers likelier and answers the factual questions as before."""
+    """It gives the liked answers a higher likelihood, and answers the factual questions as before."""
     report = good.report
     assert report.accepted, report.reason
     assert report.nll < report.live_nll
@@ -211,8 +211,8 @@ def test_a_model_taught_right_answers_is_accepted(good: Trained) -> None:
     assert len(report.samples) == 5
 
 
-def test_the_sheet_shows_what_both_say(good: Trained) -> None:
-    """Each held-out pair stands on it with what was liked; the live model answers plainly now and then, ours never."""
+def test_the_sheet_shows_both_models(good: Trained) -> None:
+    """Each held-out pair is on it with the liked answer; the live model is plain now and then, the candidate never."""
     page = (good.folder / SHEET).read_text(encoding="utf-8")
     assert page.count("<article ") == HELD_OUT
     assert (good.folder / PICTURE).read_bytes().startswith(b"\x89PNG")
@@ -222,8 +222,8 @@ def test_the_sheet_shows_what_both_say(good: Trained) -> None:
     assert "plain" in spoken["live, live"]
 
 
-def test_a_model_taught_wrong_answers_is_refused(bad: Trained) -> None:
-    """It has learned what it was taught, and the factual questions show that it is wrong."""
+def test_a_model_taught_wrong_answers_is_rejected(bad: Trained) -> None:
+    """It has learned the answers, and the factual questions show that they are wrong."""
     report = bad.report
     assert report.nll < report.live_nll, "it learned its lessons"
     assert not report.accepted
@@ -232,7 +232,7 @@ def test_a_model_taught_wrong_answers_is_refused(bad: Trained) -> None:
 
 
 def test_a_model_is_no_better_than_itself(good: Trained, tmp_path: Path) -> None:
-    """The live model as its own candidate is refused: nothing was gained."""
+    """The live model as its own candidate is rejected."""
     judging = EvaluationJob.read(good.folder / "evaluate.json")
     questions = tmp_path / "questions"
     questions.mkdir()

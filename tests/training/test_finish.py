@@ -1,4 +1,4 @@
-"""What a finished training leaves, whatever happens to files meanwhile."""
+"""The files of a finished training."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from training.xtuner.resume import latest_checkpoint
 LOG = '{"loss": 2.0, "step": 1}\n{"loss": 1.0, "step": 2}\n'
 
 
-def test_the_checkpoints_go_last(tmp_path: Path) -> None:
-    """When the curve cannot be written the training's checkpoints stay to go on from; when it can, they go."""
+def test_checkpoints_are_removed_last(tmp_path: Path) -> None:
+    """If the curve cannot be written, the checkpoints stay for another attempt; otherwise they are removed."""
     job = interrupted(tmp_path / "1")
     scalars = tmp_path / "1" / SCALARS
     scalars.write_text(LOG)
@@ -32,8 +32,8 @@ def test_the_checkpoints_go_last(tmp_path: Path) -> None:
     assert scalars.exists(), "the log stays"
 
 
-def test_a_former_run_that_has_gone_spoils_no_curve(tmp_path: Path) -> None:
-    """An operator may remove an old run's folder while the new one trains: the curve is drawn without it."""
+def test_a_missing_previous_log_is_ignored(tmp_path: Path) -> None:
+    """An operator may remove an old run's folder during a training: the curve is drawn without it."""
     log = tmp_path / "losses.json"
     log.write_text(LOG)
     draw_curve(log, tmp_path / "alone.png")

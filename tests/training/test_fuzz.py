@@ -1,4 +1,4 @@
-"""Rows of anybody's LLaVA file: whatever JSON they are, they are read, or refused with the module's own error."""
+"""Arbitrary rows of LLaVA files: whatever the JSON is, a row is valid, or invalid with the module's own error."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def validator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RowValidator
 
 @OFTEN
 @given(ROWS)
-def test_a_row_is_read_or_refused(content: Any) -> None:
-    """What was read is read again as the same from what is written of it."""
+def test_a_row_is_read_or_invalid(content: Any) -> None:
+    """A row that was read is the same after writing and reading it again."""
     with suppress(RowError):
         read = parse_row(content, where="here", system="Be kind.")
         again = parse_row(row(read), where="here", system="Be kind.")
@@ -67,8 +67,8 @@ def test_a_row_is_read_or_refused(content: Any) -> None:
 
 @OFTEN
 @given(ROWS)
-def test_a_row_is_checked_or_refused(validator: RowValidator, tmp_path: Path, content: Any) -> None:
-    """With its pictures, of which one is there."""
+def test_a_row_is_validated(validator: RowValidator, tmp_path: Path, content: Any) -> None:
+    """With its pictures, one of which exists."""
     (tmp_path / "cup.jpg").write_bytes(photo("red"))
     found = validator.validate(RawRow(Path("rows.json"), 1, tmp_path, content))
     assert isinstance(found, ValidRow | InvalidRow)
@@ -78,7 +78,7 @@ def test_a_row_is_checked_or_refused(validator: RowValidator, tmp_path: Path, co
 
 @OFTEN
 @given(st.one_of(st.binary(max_size=200), st.lists(ROWS, max_size=3).map(lambda rows: json.dumps(rows).encode())))
-def test_a_file_is_read_or_refused(tmp_path: Path, data: bytes) -> None:
+def test_a_file_is_read_or_invalid(tmp_path: Path, data: bytes) -> None:
     """Whatever its bytes are, as a list and as lines."""
     for name in ("rows.json", "rows.jsonl"):
         file = tmp_path / name

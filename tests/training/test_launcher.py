@@ -1,4 +1,4 @@
-"""The workers as child processes: progress, outcomes, and every way in which a child can end badly."""
+"""Workers as child processes: progress, outcomes, and every way in which a child can fail."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FAKE = Path(__file__).parents[1] / "support" / "fake_trainer.py"
 
 @pytest.fixture
 def python(tmp_path: Path) -> Path:
-    """An "interpreter" that runs the fake worker whatever module it is told to run."""
+    """An interpreter that runs the fake worker for any module."""
     script = tmp_path / "python"
     script.write_text(
         f"""#!/bin/sh
@@ -41,19 +41,19 @@ def python(tmp_path: Path) -> Path:
 
 
 def job(work: Path, cue: str) -> Job:
-    """A job whose worker acts on the cue."""
+    """Return a job whose worker acts on the cue."""
     work.mkdir(exist_ok=True)
     (work / "cue").write_text(cue)
     return Job(run="1", base="base", data="data", images="images", work=str(work), system="")
 
 
 def pid(work: Path, rank: str = "") -> int:
-    """The process id that the fake worker left, as soon as it is there."""
+    """Return the process id that the fake worker has written."""
     return int((work / f"pid{rank}").read_text() or 0)
 
 
 async def test_progress_and_outcome_arrive(python: Path, tmp_path: Path) -> None:
-    """Every progress line is passed on in order, and the outcome is the worker's own; the log has it all."""
+    """Every progress line is reported in order, the outcome is the worker's, and the log has its output."""
     heard: list[Progress] = []
     outcome = await ChildTrainer(settings(python=str(python))).run(job(tmp_path / "run", "good"), heard.append)
     assert outcome == Outcome(ok=True, adapter="adapter", steps=3, seconds=20)
@@ -64,7 +64,7 @@ async def test_progress_and_outcome_arrive(python: Path, tmp_path: Path) -> None
 
 
 async def test_other_lines_are_no_progress(python: Path, tmp_path: Path) -> None:
-    """What a library prints goes to the log and disturbs nothing."""
+    """Output of a library goes to the log."""
     heard: list[Progress] = []
     outcome = await ChildTrainer(settings(python=str(python))).run(job(tmp_path / "run", "noise"), heard.append)
     assert outcome.ok
@@ -72,16 +72,16 @@ async def test_other_lines_are_no_progress(python: Path, tmp_path: Path) -> None
     assert "a library says hello" in (tmp_path / "run" / "finetune.log").read_text()
 
 
-async def test_a_failed_training_tells_its_reason(python: Path, tmp_path: Path) -> None:
-    """The worker's reason comes through word by word, for every step."""
+async def test_a_failed_worker_has_its_reason(python: Path, tmp_path: Path) -> None:
+    """The worker's reason is the outcome's, for every kind of job."""
     job(tmp_path / "run", "bad")
     trainer = ChildTrainer(settings(python=str(python)))
     merging = MergeJob("1", "base", "adapter", "out", str(tmp_path / "run"), "")
     assert (await trainer.run(merging)).reason == "row 3 is bad"
 
 
-async def test_a_dead_worker_tells_its_crash_reason(python: Path, tmp_path: Path) -> None:
-    """Without an outcome the reason has the exit code, the last lines and the log's place."""
+async def test_a_crashed_worker_has_its_last_output(python: Path, tmp_path: Path) -> None:
+    """Without an outcome the reason has the exit code, the last lines and the path of the log."""
     outcome = await ChildTrainer(settings(python=str(python))).run(job(tmp_path / "run", "die"))
     assert not outcome.ok
     assert "exit code 3" in outcome.reason
@@ -89,21 +89,21 @@ async def test_a_dead_worker_tells_its_crash_reason(python: Path, tmp_path: Path
     assert "finetune.log" in outcome.reason
 
 
-async def test_a_killed_worker_is_said_to_be_killed(python: Path, tmp_path: Path) -> None:
-    """SIGKILL is named, with its usual cause."""
+async def test_a_killed_worker_has_its_signal(python: Path, tmp_path: Path) -> None:
+    """The reason names SIGKILL and its usual cause."""
     outcome = await ChildTrainer(settings(python=str(python))).run(job(tmp_path / "run", "killed"))
     assert "signal SIGKILL" in outcome.reason
     assert "memory" in outcome.reason
 
 
 async def test_a_signal_without_a_name_has_its_number(python: Path, tmp_path: Path) -> None:
-    """A real-time signal ends a worker as any other does."""
+    """A real-time signal is named by its number."""
     outcome = await ChildTrainer(settings(python=str(python))).run(job(tmp_path / "run", "timer"))
     assert f"signal {signal.SIGRTMIN + 1}" in outcome.reason
 
 
-async def test_an_outcome_of_an_earlier_try_does_not_count(python: Path, tmp_path: Path) -> None:
-    """A worker that dies where an earlier one succeeded has failed."""
+async def test_an_outcome_of_an_earlier_attempt_is_ignored(python: Path, tmp_path: Path) -> None:
+    """A worker that crashes after another one has succeeded has failed."""
     trainer = ChildTrainer(settings(python=str(python)))
     assert (await trainer.run(job(tmp_path / "run", "good"))).ok
     assert not (await trainer.run(job(tmp_path / "run", "killed"))).ok
@@ -124,26 +124,26 @@ async def test_cancelling_kills_the_worker(python: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("end", ["cancelled", "killed"])
 async def test_all_processes_of_a_training_end_together(python: Path, tmp_path: Path, end: str) -> None:
-    """Those that torchrun has started are gone when a training is cancelled, and when whoever trains is killed."""
+    """The processes of torchrun end when the training is cancelled, and when its parent is killed."""
     work = tmp_path / "run"
     job(work, "hang").write(tmp_path / "job.json")
-    parent = await trains(python, tmp_path / "job.json", processes=2)
+    parent = await start_training(python, tmp_path / "job.json", processes=2)
     await until(lambda: all((work / f"pid{rank}").exists() and pid(work, rank) for rank in "01"), seconds=60)
     parent.send_signal(signal.SIGINT if end == "cancelled" else signal.SIGKILL)
     await parent.wait()
     await until(lambda: not any(alive(pid(work, rank)) for rank in "01"), seconds=20)
 
 
-async def test_too_little_memory_is_tried_again_in_smaller_batches(python: Path, tmp_path: Path) -> None:
-    """The worker is started again with half the batch until it is enough."""
+async def test_out_of_memory_is_retried_with_smaller_batches(python: Path, tmp_path: Path) -> None:
+    """The worker is started again with half the batch until it fits."""
     outcome = await ChildTrainer(settings(python=str(python))).run(job(tmp_path / "run", "cramped"))
     assert outcome.ok
     assert Job.read(tmp_path / "run" / "finetune.json").split == 4
     assert outcome.seconds == 60, "of all three tries"
 
 
-async def test_what_was_trained_before_a_crash_counts(python: Path, tmp_path: Path) -> None:
-    """The time of a training that goes on is that of its steps so far and of the new process."""
+async def test_the_time_before_a_crash_counts(python: Path, tmp_path: Path) -> None:
+    """The time of a resumed training includes its earlier steps."""
     made = interrupted(tmp_path / "run")
     (tmp_path / "run" / "cue").write_text("good")
     (tmp_path / "run" / SCALARS).write_text('{"time": 2.5, "iter": 40, "step": 10}\n')
@@ -153,7 +153,7 @@ async def test_what_was_trained_before_a_crash_counts(python: Path, tmp_path: Pa
 
 
 async def test_a_hanging_worker_is_ended(python: Path, tmp_path: Path) -> None:
-    """After training.timeout the worker is killed and the reason says so."""
+    """After training.timeout the worker is killed, and the reason says so."""
     trainer = ChildTrainer(settings(python=str(python), timeout=5))
     outcome = await trainer.run(job(tmp_path / "run", "hang"))
     assert "training.timeout" in outcome.reason
@@ -161,8 +161,8 @@ async def test_a_hanging_worker_is_ended(python: Path, tmp_path: Path) -> None:
     assert " in stuck" in (tmp_path / "run" / "finetune.log").read_text(), "where it stood"
 
 
-async def test_a_silent_worker_says_where_it_stands(python: Path, tmp_path: Path) -> None:
-    """After training.silence it counts as silent and its log has its stack; it goes on, and its outcome is taken."""
+async def test_a_silent_worker_writes_its_stack(python: Path, tmp_path: Path) -> None:
+    """After training.silence its log gets its stack; it continues, and its outcome counts."""
     trainer, heard = ChildTrainer(settings(python=str(python), silence=0.5)), list[Progress]()
     work, log = tmp_path / "run", tmp_path / "run" / "finetune.log"
     training = asyncio.create_task(trainer.run(job(work, "pause"), heard.append))
@@ -178,8 +178,8 @@ async def test_a_silent_worker_says_where_it_stands(python: Path, tmp_path: Path
     assert trainer.last_progress is None
 
 
-async def test_all_processes_of_a_silent_training_say_where_they_stand(python: Path, tmp_path: Path) -> None:
-    """Those that torchrun has started write one after the other; torchrun, which the signal would end, is not asked."""
+async def test_all_processes_of_a_silent_training_write_their_stacks(python: Path, tmp_path: Path) -> None:
+    """They write one after the other. torchrun gets no signal, which would end it."""
     trainer = ChildTrainer(settings(python=str(python), processes=2, silence=0.5))
     work = tmp_path / "run"
     training = asyncio.create_task(trainer.run(job(work, "hang")))
@@ -198,23 +198,23 @@ async def test_all_processes_of_a_silent_training_say_where_they_stand(python: P
 
 
 async def test_a_missing_interpreter_is_named(tmp_path: Path) -> None:
-    """An interpreter that is not there is an outcome with the setting to correct, not an exception."""
+    """An outcome names the setting to correct; nothing is raised."""
     outcome = await ChildTrainer(settings(python="/nowhere/python")).run(job(tmp_path / "run", "good"))
     assert "training.python" in outcome.reason
 
 
 async def test_a_worker_ends_with_its_parent(python: Path, tmp_path: Path) -> None:
-    """When the process that trains is killed, the worker does not live on."""
+    """When the parent process is killed, the worker ends."""
     job(tmp_path / "run", "hang").write(tmp_path / "job.json")
-    parent = await trains(python, tmp_path / "job.json")
+    parent = await start_training(python, tmp_path / "job.json")
     await until(lambda: (tmp_path / "run" / "pid").exists() and pid(tmp_path / "run"))
     os.kill(parent.pid, signal.SIGKILL)
     await parent.wait()
     await until(lambda: not alive(pid(tmp_path / "run")))
 
 
-async def trains(python: Path, job_file: Path, **changes: int) -> asyncio.subprocess.Process:
-    """A process of its own that trains; SIGINT cancels it, also where a shell's background jobs ignore that."""
+async def start_training(python: Path, job_file: Path, **changes: int) -> asyncio.subprocess.Process:
+    """Start a process that start_training. SIGINT cancels it, even if a shell has set background jobs to ignore it."""
     script = (
         "import asyncio, json, signal, sys; from pathlib import Path; from training.job import Job;"
         "signal.signal(signal.SIGINT, signal.default_int_handler);"

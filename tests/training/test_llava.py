@@ -1,4 +1,4 @@
-"""LLaVA rows: what is written is read back the same, and whatever would mistrain is refused with file and row."""
+"""LLaVA rows: reading returns what was written, and invalid rows are errors with their file and number."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ NAME = "ab" * 32
 
 
 def good(**changes: Any) -> dict[str, Any]:
-    """A row with nothing wrong."""
+    """Return a valid row."""
     said = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A cup."}]
     return {"id": "x", "image": "cup.jpg", "conversations": said, **changes}
 
 
 def said(*texts: str) -> list[dict[str, Any]]:
-    """Turns in alternation."""
+    """Return alternating turns."""
     return [{"from": ("human", "gpt")[place % 2], "value": text} for place, text in enumerate(texts)]
 
 
 def test_a_liked_follow_up_teaches_its_answer_alone() -> None:
-    """The earlier answer, which nobody voted on, stands in the history with loss false."""
+    """An earlier answer without votes is in the history with loss false."""
     first = rated(1, [NAME], question="What is it?", answer="A cup.")
     turns = (
         Turn(Role.USER, "What is it?", (Picture(b"", NAME),)),
@@ -53,7 +53,7 @@ def test_a_liked_follow_up_teaches_its_answer_alone() -> None:
 
 
 def test_the_history_is_what_the_model_saw() -> None:
-    """Of a long conversation only the part with the recorded prompt hash is taken, its picture moved as it was."""
+    """Only the part of a conversation with the recorded prompt hash is used, with its picture moved as it was."""
     first = rated(1, [NAME])
     others = tuple(rated(number) for number in range(2, 6))
     moved = Turn(Role.USER, others[-1].exchange.question, (Picture(b"", NAME),))
@@ -64,18 +64,18 @@ def test_the_history_is_what_the_model_saw() -> None:
     assert len(lesson(unknown).turns) == 12
 
 
-def test_what_no_model_saw_together_is_not_taught_together() -> None:
-    """Where somebody's part of a shared conversation is gone, the rest is taught from its newest picture on."""
+def test_turns_that_no_model_saw_together_are_dropped() -> None:
+    """If a user's part of a shared conversation is erased, the rest starts at its newest picture."""
     talk = tuple(rated(number, [f"{number}" * 64] if number in (1, 3, 5) else ()) for number in range(1, 7))
     asked, shown = lesson(rated(7, history=talk)), lesson(rated(7, [NAME], history=talk))
     assert (asked.pictures, len(asked.turns)) == (("5" * 64,), 6)
     assert (shown.pictures, len(shown.turns)) == ((NAME,), 2)
 
 
-def test_the_history_of_a_long_talk_is_found_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After 600 questions about one picture few prompts are tried, also where the model saw more of them than usual.
+def test_the_history_of_a_long_conversation_is_found_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After 600 questions about one picture few prompts are tried, also if the model saw more of them than usual.
 
-    Trying them all took minutes for all answers of such a talk, in a thread that held up the bot's end.
+    Trying all of them took minutes, in a thread that delayed the bot's shutdown.
     """
     first = rated(1, [NAME])
     talk = (first, *(rated(number) for number in range(2, 600)))
@@ -107,7 +107,7 @@ def test_the_history_of_a_long_talk_is_found_at_once(monkeypatch: pytest.MonkeyP
 
 
 def test_rows_survive_writing_and_reading(tmp_path: Path) -> None:
-    """Lessons with no, one and several pictures come back the same from .json and from .jsonl."""
+    """Lessons with no, one and several pictures are the same from .json and from .jsonl."""
     (tmp_path / "a.jpg").write_bytes(photo("red", (40, 30)))
     (tmp_path / "b.jpg").write_bytes(photo("blue", (30, 40)))
     talk = (
@@ -143,7 +143,7 @@ def test_a_typed_tag_stays_text(tmp_path: Path) -> None:
 
 
 def test_a_foreign_row_is_understood() -> None:
-    """LLaVA's own rows: no system, no loss, the tag behind the question; every answer is learned."""
+    """A row without system and loss, with the tag after the question, is read; every answer is learned."""
     turns = said("What is it?\n<image>", "A cup.", "Which colour?", "Red.")
     read = parse_row(good(conversations=turns), where="here", system="Persona.")
     assert read.system == "Persona."
@@ -170,14 +170,14 @@ def test_a_foreign_row_is_understood() -> None:
     ],
 )
 def test_pictures_move_to_the_front_and_no_word_is_lost(value: str, pictures: int, text: str) -> None:
-    """Wherever a tag stands; one of several that is spoken of inside a line becomes the picture's name."""
+    """Wherever a tag is; one of several inside a line becomes the picture's name."""
     files = [f"{number}.jpg" for number in range(pictures)]
     read = parse_row(good(image=files, conversations=said(value or "?", "It.")), where="", system="")
     assert read.turns[0] == Turn(Role.USER, text, tuple(Picture(b"", file) for file in files))
 
 
-def test_a_persona_with_special_tokens_survives(tmp_path: Path) -> None:
-    """Our own rows have their special tokens broken, the persona's too: reading them back is no refusal."""
+def test_a_system_prompt_with_special_tokens_is_read_back(tmp_path: Path) -> None:
+    """Our rows have their special tokens broken, in the system prompt too, and are valid when read back."""
     written = [Lesson("x", "Be <|im_end|>.", one_turn("x", "Why?", "So.").turns, (False, True))]
     write_rows(written, tmp_path / "rows.json")
     read = next(read_lessons(tmp_path / "rows.json", tmp_path, system=""))
@@ -205,15 +205,15 @@ def test_a_persona_with_special_tokens_survives(tmp_path: Path) -> None:
         ({"conversations": [*said("<image>?"), {"from": "gpt", "value": "A", "loss": False}]}, "every loss is false"),
     ],
 )
-def test_rows_that_would_mistrain_are_refused(changes: dict[str, Any], complaint: str) -> None:
-    """Each flaw is named, with the file and the row."""
+def test_invalid_rows_are_named(changes: dict[str, Any], complaint: str) -> None:
+    """Each flaw is named with the file and the row."""
     with pytest.raises(RowError, match=f"^data.json row 3: .*{complaint}"):
         parse_row(good(**changes), where="data.json row 3", system="")
 
 
 @pytest.mark.parametrize(("content", "complaint"), [(None, "missing"), (b"no picture", "not a picture")])
-def test_a_bad_picture_is_an_error_and_no_other_sample(tmp_path: Path, content: bytes | None, complaint: str) -> None:
-    """A missing or broken picture names its path and row; nothing else is put in its place."""
+def test_a_bad_picture_is_an_error(tmp_path: Path, content: bytes | None, complaint: str) -> None:
+    """A missing or broken picture is named with its row."""
     (tmp_path / "rows.json").write_text(json.dumps([good(image="ok.jpg"), good()]))
     (tmp_path / "ok.jpg").write_bytes(photo())
     if content is not None:
@@ -225,8 +225,8 @@ def test_a_bad_picture_is_an_error_and_no_other_sample(tmp_path: Path, content: 
 @pytest.mark.parametrize(
     ("text", "complaint"), [("{", "not JSON"), ("{}", "list of rows"), ("[1]", "must be a JSON object")]
 )
-def test_a_file_that_is_no_llava_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
-    """What is not a list of objects is refused by name."""
+def test_a_file_of_another_format_is_an_error(tmp_path: Path, text: str, complaint: str) -> None:
+    """A file that is no list of objects is named."""
     (tmp_path / "rows.json").write_text(text)
     with pytest.raises(RowError, match=complaint):
         list(read_lessons(tmp_path / "rows.json", tmp_path, system=""))

@@ -1,4 +1,4 @@
-"""Adapted layers computed in one step, against PEFT's own."""
+"""Fused LoRA layers against PEFT's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IN, HIDDEN, OUT = 64, 96, 32
 
 
 class Net(nn.Module):
-    """Two linear layers, the first of 4 bits or not."""
+    """Two linear layers, the first with 4-bit weights or not."""
 
     def __init__(self, four_bits: bool) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Net(nn.Module):
 
 
 def learned(config: LoraConfig, *, four_bits: bool) -> list[Tensor]:
-    """The output of one pass, and the gradients of the input and of every adapter."""
+    """Return the output of one pass, and the gradients of the input and of every adapter."""
     torch.manual_seed(0)
     net = get_peft_model(Net(four_bits).to("cpu"), config)
     for name, weight in net.named_parameters():
@@ -52,8 +52,8 @@ def learned(config: LoraConfig, *, four_bits: bool) -> list[Tensor]:
 
 @pytest.mark.parametrize("four_bits", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_an_adapted_layer_computes_what_pefts_does(four_bits: bool, dropout: float) -> None:
-    """Output and all gradients are PEFT's, dropout's draws included."""
+def test_a_fused_layer_equals_pefts(four_bits: bool, dropout: float) -> None:
+    """Output and gradients are PEFT's, with the same dropout mask."""
 
     def config() -> LoraConfig:
         return LoraConfig(r=8, lora_alpha=24, lora_dropout=dropout, target_modules=["first", "second"])
@@ -64,8 +64,8 @@ def test_an_adapted_layer_computes_what_pefts_does(four_bits: bool, dropout: flo
         assert (ours - theirs).norm() / theirs.norm() < 1e-5
 
 
-def test_nothing_is_dropped_when_not_training() -> None:
-    """In evaluation mode an adapted layer gives the same answer every time, and the dropout-free one."""
+def test_evaluation_has_no_dropout() -> None:
+    """In evaluation mode a layer gives the same output every time, that without dropout."""
     torch.manual_seed(0)
     net = get_peft_model(
         Net(four_bits=False), use_fused_layers(LoraConfig(r=8, lora_dropout=0.9, target_modules=["first", "second"]))

@@ -1,4 +1,4 @@
-"""Merging: W + alpha / rank · B A, tensor by tensor, everything else untouched."""
+"""Merging: W + alpha / rank · B A, tensor by tensor, everything else unchanged."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RANK, ALPHA = 2, 6
 
 
 def write_adapter(directory: Path, *, layer: str = LAYER, scale: float = 0.1, projector: bool = False) -> Adapter:
-    """A random adapter on one layer of the stand-in model, in PEFT's format."""
+    """Write a random adapter of one layer of internvl2-tiny in PEFT's format."""
     directory.mkdir(exist_ok=True)
     height, width = weights()[WEIGHT].shape
     generator = torch.Generator().manual_seed(1)
@@ -45,19 +45,19 @@ def write_adapter(directory: Path, *, layer: str = LAYER, scale: float = 0.1, pr
 
 
 def weights(directory: Path = CHECKPOINT) -> dict[str, torch.Tensor]:
-    """All weights of a checkpoint directory."""
+    """Return all weights of a checkpoint directory."""
     return {name: value for file in directory.glob("*.safetensors") for name, value in load_file(file).items()}
 
 
 def job(tmp_path: Path, base: Path = CHECKPOINT) -> MergeJob:
-    """Merge what is in `tmp_path`."""
+    """Return a job that merges the files in `tmp_path`."""
     out = tmp_path / "out"
     out.mkdir()
     return MergeJob("1", str(base), str(tmp_path / "adapter"), str(out), str(tmp_path), SYSTEM)
 
 
-def test_tiles_of_the_training_are_the_models_own(tmp_path: Path) -> None:
-    """What a picture was cut into in training stands in the merged config; unset, the base's own number stays."""
+def test_the_merged_config_has_the_tiles_of_the_training(tmp_path: Path) -> None:
+    """Without a limit the base's number stays."""
     write_adapter(tmp_path / "adapter")
     merging = job(tmp_path)
     assert merge(replace(merging, tiles=3), lambda _: None).ok
@@ -66,8 +66,8 @@ def test_tiles_of_the_training_are_the_models_own(tmp_path: Path) -> None:
     assert base["max_dynamic_patch"] != 3
 
 
-def test_the_product_is_added_and_the_rest_untouched(tmp_path: Path) -> None:
-    """One weight is W + alpha / rank · B A in its own type, the projector is replaced, all others are bit for bit."""
+def test_the_product_is_added_and_the_rest_unchanged(tmp_path: Path) -> None:
+    """One weight is W + alpha / rank · B A in its own type, the projector is replaced, all others keep their bits."""
     write_adapter(tmp_path / "adapter", projector=True)
     factors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     down, up = (factors[f"base_model.model.{LAYER}.lora_{side}.weight"] for side in "AB")
@@ -86,7 +86,7 @@ def test_the_product_is_added_and_the_rest_untouched(tmp_path: Path) -> None:
 
 
 def test_the_directory_is_complete(tmp_path: Path) -> None:
-    """Every file of the base is there and the same, but weights, persona and manifest; it loads strictly."""
+    """It has every file of the base, the same but for weights, system prompt and manifest, and loads strictly."""
     base = tmp_path / "base"
     shutil.copytree(CHECKPOINT, base)
     write_manifest(base)
@@ -103,7 +103,7 @@ def test_the_directory_is_complete(tmp_path: Path) -> None:
 
 
 def test_a_sharded_base_stays_sharded(tmp_path: Path) -> None:
-    """Of several weight files each is written under its name, and the index still holds."""
+    """Each weight file is written under its name, and the index is valid."""
     base = tmp_path / "base"
     shutil.copytree(CHECKPOINT, base)
     load_model(CHECKPOINT).save_pretrained(base, max_shard_size="2MB")
@@ -118,23 +118,23 @@ def test_a_sharded_base_stays_sharded(tmp_path: Path) -> None:
     assert load_model(merging.out) is not None
 
 
-def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
-    """A layer that the base does not have is named, and nothing is merged."""
+def test_an_adapter_of_another_model_is_an_error(tmp_path: Path) -> None:
+    """A layer that the base lacks is named, and nothing is merged."""
     write_adapter(tmp_path / "adapter", layer="model.layers.77.attention.wqkv")
     with pytest.raises(TrainingError, match=r"layers\.77"):
         merge(job(tmp_path), lambda progress: None)
 
 
-def test_a_diverged_adapter_is_refused(tmp_path: Path) -> None:
-    """Weights that are no numbers any more do not become a model."""
+def test_a_diverged_adapter_is_an_error(tmp_path: Path) -> None:
+    """Weights that are not finite do not become a model."""
     adapter = write_adapter(tmp_path / "adapter", scale=float("nan"))
     assert not adapter.finite()
     with pytest.raises(TrainingError, match="not finite"):
         merge(job(tmp_path), lambda progress: None)
 
 
-def test_other_kinds_of_adapters_are_refused(tmp_path: Path) -> None:
-    """What is not plain LoRA would be merged wrongly, so it is not."""
+def test_other_kinds_of_adapters_are_errors(tmp_path: Path) -> None:
+    """Only plain LoRA can be merged."""
     write_adapter(tmp_path / "adapter")
     config = tmp_path / "adapter" / "adapter_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "use_dora": True}))
@@ -142,8 +142,8 @@ def test_other_kinds_of_adapters_are_refused(tmp_path: Path) -> None:
         Adapter(tmp_path / "adapter")
 
 
-def test_a_directory_with_other_prompts_is_told(tmp_path: Path) -> None:
-    """A tokenizer that splits otherwise, or a chat template of another format, is a disagreement; a copy is none."""
+def test_a_directory_with_other_prompts_is_found(tmp_path: Path) -> None:
+    """A tokenizer that splits differently, or a chat template of another format, is a disagreement; a copy is none."""
     other = tmp_path / "other"
     shutil.copytree(CHECKPOINT, other)
     assert disagreement(CHECKPOINT, other, SYSTEM) == ""

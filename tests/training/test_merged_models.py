@@ -1,4 +1,4 @@
-"""Merged models are pruned to a number and made again from their adapters: files, rows, crashes."""
+"""Merged models are pruned and restored from their adapters: files, rows, crashes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Killed(BaseException):
 
 
 class Shelf:
-    """A ledger with merged models of the stand-in, and what prunes them."""
+    """A ledger with merged models of internvl2-tiny, and the object that prunes them."""
 
     def __init__(self, folder: Path, keep: int = 1) -> None:
         self.folder = folder
@@ -46,7 +46,7 @@ class Shelf:
         self.merged = MergedModels(self.ledger, self.store, ChildTrainer(settings()), self.places, keep=keep)
 
     async def add(self, state: ModelState = ModelState.CANDIDATE) -> str:
-        """A run's adapter, and the model that was merged from it as the pipeline does it."""
+        """Add a run's adapter and the model merged from it, as the pipeline does."""
         run = await self.ledger.runs.start("command")
         await self.ledger.runs.request_cancel(run.id)
         await self.ledger.runs.move(run.id, run.state.FAILED, reason="only its files matter here")
@@ -64,7 +64,7 @@ class Shelf:
         return name
 
     async def restart(self) -> None:
-        """What a start of the bot does to models."""
+        """Do what a start of the bot does to models."""
         self.store.tidy()
         await settle_live_model(self.ledger, self.base, self.store.directory)
 
@@ -83,8 +83,8 @@ async def shelf(tmp_path: Path) -> AsyncIterator[Shelf]:
     await made.ledger.close()
 
 
-async def test_the_live_one_the_one_before_and_some_more_are_kept(shelf: Shelf) -> None:
-    """Of older ones and of rejected ones the adapter stays; what an engine still serves is not touched."""
+async def test_the_live_the_previous_and_some_more_are_kept(shelf: Shelf) -> None:
+    """Of older and rejected ones the adapter stays; a model that an engine serves is not pruned."""
     names = [await shelf.add() for _ in range(5)]
     rejected = await shelf.add(ModelState.REJECTED)
     for name in names[:2]:
@@ -97,8 +97,8 @@ async def test_the_live_one_the_one_before_and_some_more_are_kept(shelf: Shelf) 
     assert [each.kept for each in await shelf.ledger.models.all()] == [True] * 7
 
 
-async def test_a_pruned_model_comes_back_the_same(shelf: Shelf) -> None:
-    """Merged by the real worker it has the hash that it had; its progress is told."""
+async def test_a_pruned_model_is_restored_identically(shelf: Shelf) -> None:
+    """The real worker merges it with the same hash and reports progress."""
     name = await shelf.add(ModelState.REJECTED)
     assert await shelf.merged.prune() == [name]
     heard: list[Progress] = []
@@ -111,7 +111,7 @@ async def test_a_pruned_model_comes_back_the_same(shelf: Shelf) -> None:
     await shelf.ledger.promotions.make(name)
 
 
-async def test_what_could_not_be_made_again_stays(shelf: Shelf) -> None:
+async def test_a_model_that_cannot_be_restored_is_kept(shelf: Shelf) -> None:
     """Without its adapter, or merged from another base, a model keeps its directory."""
     without, other = await shelf.add(ModelState.REJECTED), await shelf.add(ModelState.REJECTED)
     shutil.rmtree(shelf.places.runs / "1" / ADAPTER)
@@ -121,8 +121,8 @@ async def test_what_could_not_be_made_again_stays(shelf: Shelf) -> None:
     assert shelf.store.names() == [without, other]
 
 
-async def test_another_model_than_was_evaluated_does_not_come_back(shelf: Shelf) -> None:
-    """An adapter that has changed gives another hash: refused, with the next step, and nothing is left of it."""
+async def test_another_model_than_the_evaluated_one_is_not_restored(shelf: Shelf) -> None:
+    """A changed adapter gives another hash: an error with the next step, and nothing is left."""
     name = await shelf.add(ModelState.REJECTED)
     await shelf.merged.prune()
     save_file({WEIGHT: _bias()}, shelf.places.runs / "1" / ADAPTER / WHOLE)
@@ -135,10 +135,10 @@ async def test_another_model_than_was_evaluated_does_not_come_back(shelf: Shelf)
 
 
 @pytest.mark.parametrize("killed", ["after the row", "within the removal"])
-async def test_a_killed_removal_is_made_good_by_the_next_start(
+async def test_an_interrupted_removal_is_finished_by_the_next_start(
     shelf: Shelf, killed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until it has disappeared as a whole a model counts as whole; what is left of it later counts for nothing."""
+    """A model is complete until its directory is renamed; what is left after that is removed."""
     name = await shelf.add(ModelState.REJECTED)
     await shelf.ledger.models.prune(name)
     if killed == "within the removal":
@@ -162,7 +162,7 @@ async def test_a_killed_removal_is_made_good_by_the_next_start(
 
 
 async def test_a_requested_promotion_keeps_the_files(shelf: Shelf) -> None:
-    """What the command line has asked for stays until that is carried out, and a pruned model may be asked for."""
+    """A model that the command line promotes stays until that is done, and a pruned one can be promoted."""
     name = await shelf.add(ModelState.REJECTED)
     asked = await shelf.ledger.promotions.request(name)
     assert await shelf.merged.prune() == []

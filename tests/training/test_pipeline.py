@@ -1,6 +1,6 @@
-"""A run from votes to a judged model: its states, its files, and its end in every case.
+"""A run from votes to a judged model: its states, its files, and every end.
 
-Everything is real but the three heavy steps (pipelines.py), which test_training_finetune.py runs.
+Only the three heavy steps are fake (tests/support/pipelines.py); test_finetune.py runs them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ USAGE = namedtuple("USAGE", "total used free")
 
 @pytest_asyncio.fixture
 async def room(tmp_path: Path) -> AsyncIterator[Room]:
-    """A filled room."""
+    """A room with votes."""
     made = Room(tmp_path)
     await made.fill()
     yield made
@@ -47,7 +47,7 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
 
 
 async def test_a_good_run_ends_with_a_candidate(room: Room) -> None:
-    """The run goes through its states in order and is done; the model is a published candidate with its report."""
+    """The run passes its states in order; the model is a published candidate with its report."""
     run, model = await room.run()
     assert model is not None
     assert run.state is RunState.DONE
@@ -61,7 +61,7 @@ async def test_a_good_run_ends_with_a_candidate(room: Room) -> None:
 
 
 async def test_the_selection_is_frozen_and_written(room: Room) -> None:
-    """The ledger keeps who taught what, and the LLaVA files hold exactly that, pictures by their stored place."""
+    """The ledger has the exchanges of each side, and so have the LLaVA files, with the paths of stored pictures."""
     run, _ = await room.run()
     frozen = await room.ledger.runs.selection(run.id)
     assert sorted(side for _, side in frozen) == [HELD_OUT] + [TRAIN] * 9
@@ -72,7 +72,7 @@ async def test_the_selection_is_frozen_and_written(room: Room) -> None:
             assert (room.pictures.directory / each["image"]).is_file()
 
 
-async def test_the_workers_are_told_what_they_need(room: Room) -> None:
+async def test_the_jobs_have_their_inputs(room: Room) -> None:
     """Training starts from the base with the recipe's numbers; the candidate is judged against the live model."""
     await room.run(room.pipeline(knobs={"learning_rate": 0.5}))
     training, merging, judging = room.trainer.jobs
@@ -93,7 +93,7 @@ async def test_a_run_trains_on_its_plan(room: Room) -> None:
 
 @pytest.mark.parametrize("change", ["erased", "re-encoded"])
 async def test_a_stale_plan_is_selected_again(room: Room, change: str) -> None:
-    """An exchange was erased, or a picture got another name, since the plan was made."""
+    """Since the plan was made an exchange was erased, or a picture got another name."""
     await room.like(500, "brown")
     pipeline = room.pipeline()
     plan = await pipeline.plan()
@@ -108,8 +108,8 @@ async def test_a_stale_plan_is_selected_again(room: Room, change: str) -> None:
     assert len(await room.ledger.runs.selection(run.id)) == 11
 
 
-async def test_a_plan_of_someone_who_opted_out_fails_the_run(room: Room) -> None:
-    """The run fails before any training, and the bot starts another one without them."""
+async def test_an_opt_out_after_the_plan_fails_the_run(room: Room) -> None:
+    """The run fails before any training, and the bot starts another one."""
     pipeline = room.pipeline()
     plan = await pipeline.plan()
     await room.ledger.people.set_opted_out(1, True)
@@ -120,8 +120,8 @@ async def test_a_plan_of_someone_who_opted_out_fails_the_run(room: Room) -> None
 
 
 async def test_sources_reach_the_trainer_and_the_report(room: Room) -> None:
-    """Named ones with whole paths, imported ones after them; the model's report has what it was taught, and how many of
-    the selected answers were too long for the trainer.
+    """Named ones with absolute paths, then imported ones; the report has the samples of each, and how many selected
+    answers were too long.
     """
     named = foodie(room.folder / "food")
     folder = room.folder / "sources" / "jokes"
@@ -153,18 +153,16 @@ async def test_sources_reach_the_trainer_and_the_report(room: Room) -> None:
         ([], "half is no imported source"),
     ],
 )
-async def test_a_source_that_is_not_there_is_named_before_the_run(
-    room: Room, sources: list[dict[str, str]], words: str
-) -> None:
-    """An admin hears of it when asking for the run."""
+async def test_a_missing_source_is_named_before_the_run(room: Room, sources: list[dict[str, str]], words: str) -> None:
+    """The error comes with the request for a run."""
     if not sources:
         (room.folder / "sources" / "half").mkdir(parents=True)
     with pytest.raises(TrainingError, match=words):
         await room.pipeline(sources=sources).plan()
 
 
-async def test_questions_that_cannot_be_asked_are_named_before_the_run(room: Room) -> None:
-    """Neither a folder that is not there nor a picture is found missing only by the evaluation."""
+async def test_invalid_questions_are_named_before_the_run(room: Room) -> None:
+    """A missing folder and a missing picture are found before the training."""
     folder = room.folder / "questions"
     pipeline = room.pipeline(regression=folder)
     with pytest.raises(TrainingError, match=r"questions\.json cannot be read .*correct training\.regression"):
@@ -180,7 +178,7 @@ async def test_questions_that_cannot_be_asked_are_named_before_the_run(room: Roo
 
 
 async def test_a_rejected_model_is_kept_with_its_reason(room: Room) -> None:
-    """A refused candidate is published and entered as rejected; the run is done."""
+    """A rejected candidate is published and recorded; the run is done."""
     room.trainer.report = Report(accepted=False, reason="it forgot the colours")
     run, model = await room.run()
     assert run.state is RunState.DONE
@@ -191,7 +189,7 @@ async def test_a_rejected_model_is_kept_with_its_reason(room: Room) -> None:
 
 @pytest.mark.parametrize("step", ["train", "merge", "evaluate"])
 async def test_a_failed_step_fails_the_run(room: Room, step: str) -> None:
-    """The run is failed with the step's reason, no model appears, and another run can follow."""
+    """The run fails with the step's reason, no model appears, and another run can follow."""
     room.trainer.fails = step
     run, model = await room.run()
     assert (run.state, run.reason, model) == (RunState.FAILED, "it rained", None)
@@ -202,8 +200,8 @@ async def test_a_failed_step_fails_the_run(room: Room, step: str) -> None:
     assert model is not None
 
 
-async def test_too_few_pairs_fail_the_run_and_the_check(room: Room) -> None:
-    """Both `check`, before anything is started, and a run that was due tell the numbers."""
+async def test_too_few_pairs_fail_the_run_and_the_plan(room: Room) -> None:
+    """Both have the numbers in their reason."""
     pipeline = room.pipeline(min_rated=11)
     with pytest.raises(TooFewPairs, match=r"^Not enough yet: 10 liked answers"):
         await pipeline.plan()
@@ -214,8 +212,8 @@ async def test_too_few_pairs_fail_the_run_and_the_check(room: Room) -> None:
     await room.pipeline().plan()
 
 
-async def test_a_full_disk_is_refused_before_training(room: Room) -> None:
-    """Without the space that must stay free nothing is started, and the reason says how much is missing."""
+async def test_a_full_disk_fails_the_run_before_training(room: Room) -> None:
+    """The reason has the free and the needed space."""
     pipeline = room.pipeline(min_free_gigabytes=1e9)
     with pytest.raises(TrainingError, match=r"GB are free .* remove old models"):
         await pipeline.plan()
@@ -227,10 +225,10 @@ async def test_a_full_disk_is_refused_before_training(room: Room) -> None:
 @pytest.mark.parametrize(
     ("kept", "needed"), [({}, "8.2"), ({"keep_checkpoints": 3}, "9.9"), ({"save_steps": 0}, "6.6")]
 )
-async def test_what_a_run_needs_is_counted(
+async def test_the_space_that_a_run_needs(
     room: Room, monkeypatch: pytest.MonkeyPatch, kept: dict[str, int], needed: str
 ) -> None:
-    """InternVL2-2B's merged weights, an adapter and as many checkpoints as are kept, the one being written included."""
+    """InternVL2-2B's merged weights, an adapter and the kept checkpoints, the one being written included."""
     monkeypatch.setattr("training.pipeline.shutil.disk_usage", lambda _: USAGE(40e9, 39e9, 1e9))
     with (room.base / "model.safetensors").open("wb") as file:
         file.truncate(4_400_000_000)  # bytes that no disk has to hold
@@ -238,8 +236,8 @@ async def test_what_a_run_needs_is_counted(
         await room.pipeline(recipe="food", min_free_gigabytes=0, knobs=kept).plan()
 
 
-async def test_what_earlier_runs_left_does_not_fill_the_disk(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Checkpoints and features that the next run removes count as free before it begins, and it removes them."""
+async def test_the_state_of_earlier_runs_counts_as_free(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their checkpoints and features are removed when the next run starts."""
     monkeypatch.setattr("training.pipeline.shutil.disk_usage", lambda _: USAGE(40e9, 25e9, 15e9))
     pipeline = room.pipeline(min_free_gigabytes=20)
     with pytest.raises(TrainingError, match="a run needs"):
@@ -257,7 +255,7 @@ async def test_what_earlier_runs_left_does_not_fill_the_disk(room: Room, monkeyp
 
 @pytest.mark.parametrize("how", ["cancelled", "failed"])
 async def test_a_run_leaves_no_features(room: Room, how: str) -> None:
-    """What the vision tower made of the pictures, gigabytes that nobody goes on from, goes with a run's end."""
+    """The vision cache, gigabytes, is removed at the end of every run."""
     room.trainer.hangs = room.trainer.fails = "train"
     run = await room.ledger.runs.start("command")
     task = asyncio.create_task(room.pipeline().run(run, room.note))
@@ -275,7 +273,7 @@ async def test_a_run_leaves_no_features(room: Room, how: str) -> None:
 
 @pytest.mark.parametrize("step", ["train", "merge", "evaluate"])
 async def test_a_cancelled_run_ends_as_cancelled(room: Room, step: str) -> None:
-    """Cancelling the task at any step ends the run as cancelled, leaves no half-built model and frees the way."""
+    """Cancelling at any step leaves no incomplete model, and another run can follow."""
     room.trainer.hangs = step
     run = await room.ledger.runs.start("command")
     task = asyncio.create_task(room.pipeline().run(run, room.note))
@@ -291,7 +289,7 @@ async def test_a_cancelled_run_ends_as_cancelled(room: Room, step: str) -> None:
 
 
 async def test_a_run_cancelled_before_its_start_does_nothing(room: Room) -> None:
-    """A request that came while the run was due ends it before any step."""
+    """A request that arrives while the run is due ends it before any step."""
     run = await room.ledger.runs.start("command")
     await room.ledger.runs.request_cancel(run.id)
     with pytest.raises(asyncio.CancelledError):
@@ -300,8 +298,8 @@ async def test_a_run_cancelled_before_its_start_does_nothing(room: Room) -> None
     assert room.trainer.jobs == []
 
 
-async def test_a_listener_that_fails_does_not_fail_the_run(room: Room, caplog: pytest.LogCaptureFixture) -> None:
-    """When nobody can be told, the run goes on and the log has why."""
+async def test_a_callback_that_fails_does_not_fail_the_run(room: Room, caplog: pytest.LogCaptureFixture) -> None:
+    """Its error is in the log."""
 
     async def unreachable(run: Run) -> None:
         raise ConnectionError("no Telegram")
@@ -313,7 +311,7 @@ async def test_a_listener_that_fails_does_not_fail_the_run(room: Room, caplog: p
 
 
 async def test_progress_reaches_the_ledger(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the worker says is in the run's row while it works, and watchers are told."""
+    """The run's row has the worker's progress, and the callback gets it."""
     monkeypatch.setattr("training.run_progress._SECONDS", 0.01)
     room.trainer.hangs = "train"
     run = await room.ledger.runs.start("command")
@@ -328,8 +326,8 @@ async def test_progress_reaches_the_ledger(room: Room, monkeypatch: pytest.Monke
         await task
 
 
-async def test_the_live_models_lessons_do_not_judge_it(room: Room) -> None:
-    """After a first run went live, the next one is judged on pictures that neither model was trained on."""
+async def test_the_live_models_training_pairs_are_not_held_out(room: Room) -> None:
+    """The second run is judged on pictures that neither model was trained on."""
     first, model = await room.run()
     assert model is not None
     await room.ledger.promotions.make(model.id)
@@ -345,11 +343,8 @@ async def test_the_live_models_lessons_do_not_judge_it(room: Room) -> None:
     assert training.base == str(room.base), "always from the base, never from the last merge"
 
 
-async def test_the_former_runs_losses_are_laid_under(room: Room) -> None:
-    """A run is given the log of losses of the newest one that was finished, whatever failed in between; the first none.
-
-    Without the log's file nothing is given.
-    """
+async def test_a_run_has_the_previous_log_of_losses(room: Room) -> None:
+    """It is that of the newest finished run whose file exists."""
     await room.run()
     (first,) = await room.ledger.runs.latest()
     room.trainer.fails = "merge"
@@ -364,8 +359,8 @@ async def test_the_former_runs_losses_are_laid_under(room: Room) -> None:
     assert given == ["", str(Path(first.directory) / LOSSES), str(Path(first.directory) / LOSSES), ""]
 
 
-async def test_the_recipe_goes_by_the_size_of_the_base(room: Room) -> None:
-    """Small weights are the stand-in's, large ones InternVL2-2B's."""
+async def test_the_recipe_depends_on_the_size_of_the_base(room: Room) -> None:
+    """Small weights get that of internvl2-tiny, large ones that of InternVL2-2B."""
     pipeline = room.pipeline(recipe="auto")
     assert pipeline._specs.recipe.rank == 8
     with (room.base / "model.safetensors").open("r+b") as file:
@@ -373,8 +368,8 @@ async def test_the_recipe_goes_by_the_size_of_the_base(room: Room) -> None:
     assert pipeline._specs.recipe.rank == 128
 
 
-async def test_a_new_run_goes_on_where_an_interrupted_one_was(room: Room) -> None:
-    """A run of the same answers gets the checkpoints of the one that died; with a new vote it begins anew."""
+async def test_a_new_run_resumes_an_interrupted_one(room: Room) -> None:
+    """A run on the same answers gets its checkpoints; with a new vote it starts from the beginning."""
 
     def leave_a_checkpoint(run: int) -> None:
         job = Job.read(room.folder / "runs" / str(run) / "finetune.json")
@@ -409,10 +404,10 @@ async def test_a_new_run_goes_on_where_an_interrupted_one_was(room: Room) -> Non
         (None, r"no checkpoint \(config.json cannot be read\)"),
     ],
 )
-async def test_a_base_that_cannot_be_trained_is_told_first(
+async def test_a_base_that_cannot_be_trained_is_named_first(
     room: Room, change: dict[str, Any] | None, told: str
 ) -> None:
-    """Neither a rehearsal nor a run promises anything then, whatever else is missing as well."""
+    """Before anything else that may be missing, by the plan and by the run."""
     file = room.base / "config.json"
     config = {**json.loads(file.read_text()), **change} if change else None
     file.write_text(json.dumps(config) if config else "")
@@ -425,8 +420,8 @@ async def test_a_base_that_cannot_be_trained_is_told_first(
     assert room.trainer.jobs == []
 
 
-async def test_the_report_counts_what_model_tells(room: Room) -> None:
-    """Liked answers, votes and people are the same on the sheet, at a run's end and in /model."""
+async def test_the_report_counts_as_the_model_command(room: Room) -> None:
+    """Liked answers, votes and people are the same on the sheet, at the end of a run and in /model."""
     second = await room.ledger.votes.rated_exchanges()
     await room.ledger.people.save(Person(2), Chat(2))
     for number, each in enumerate(second):

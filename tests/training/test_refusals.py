@@ -1,4 +1,4 @@
-"""What ends a training before its first step, and how an operator is told of it."""
+"""Errors before the first step of a training, and their reasons."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from training.xtuner.finetune import prepare_data
 
 
 def test_targets_that_match_nothing_are_the_reason(tmp_path: Path, warm_python: str) -> None:
-    """A pattern without a layer ends the run before it trains, and the reason names the pattern."""
+    """The reason names a pattern without a layer."""
     trainer = ChildTrainer(settings(python=warm_python))
     outcome = asyncio.run(trainer.run(drawn_job(tmp_path, 2, targets="attention_wo")))
     assert not outcome.ok
     assert "attention_wo" in outcome.reason
 
 
-def test_a_bad_row_stops_the_run_before_training(tmp_path: Path, warm_python: str) -> None:
-    """A picture that vanished is the outcome's reason, with file and row; XTuner would have trained on another."""
+def test_an_invalid_row_fails_the_run_before_training(tmp_path: Path, warm_python: str) -> None:
+    """The reason names the file and the row of a missing picture. XTuner would train on another sample."""
     job = drawn_job(tmp_path, 3)
     rows = json.loads((tmp_path / "train.json").read_text(encoding="utf-8"))
     (tmp_path / "pictures" / rows[1]["image"]).unlink()
@@ -40,7 +40,7 @@ def test_a_bad_row_stops_the_run_before_training(tmp_path: Path, warm_python: st
 
 
 def test_a_four_bit_checkpoint_cannot_be_trained(tmp_path: Path) -> None:
-    """Such a base, made for serving, is refused by name before anything is loaded."""
+    """A base with quantized weights is named before anything is loaded."""
     base = shutil.copytree(CHECKPOINT, tmp_path / "awq")
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     config["quantization_config"] = {"quant_method": "awq", "bits": 4}
@@ -49,16 +49,16 @@ def test_a_four_bit_checkpoint_cannot_be_trained(tmp_path: Path) -> None:
         prepare_data(drawn_job(tmp_path, 1, base=str(base)))
 
 
-def test_a_source_with_a_row_that_is_too_long_stops_the_run(tmp_path: Path) -> None:
-    """Nothing is cut: the error names the row and both lengths."""
+def test_a_source_with_a_row_that_is_too_long_fails_the_run(tmp_path: Path) -> None:
+    """The error has the row and both lengths."""
     source = {"path": str(tmp_path / "other.json"), "images": str(tmp_path), "repeat_times": None}
     write_file(tmp_path / "other.json", [{"conversations": said("Why? " * 600, "It.")}])
     with pytest.raises(RowError, match=r"other\.json row 1: \d+ tokens .* max_length 512"):
         prepare_data(drawn_job(tmp_path, 1, sources=[source]))
 
 
-def test_liked_answers_of_which_all_are_too_long_stop_the_run(tmp_path: Path) -> None:
-    """Nothing is left to train on; the reason says what to raise."""
+def test_only_liked_answers_that_are_too_long_fail_the_run(tmp_path: Path) -> None:
+    """The reason says what to raise."""
     with pytest.raises(TrainingError, match="all 2 liked answers have more than 30 tokens: raise max_length"):
         prepare_data(drawn_job(tmp_path, 2, max_length=30))
 
@@ -72,8 +72,8 @@ def test_liked_answers_of_which_all_are_too_long_stop_the_run(tmp_path: Path) ->
         (ModuleNotFoundError("No module named 'xtuner'"), "make install"),
     ],
 )
-def test_known_troubles_are_explained(error: RuntimeError | ImportError, words: str) -> None:
-    """What can be mended by an operator says how; what cannot stays as it is."""
+def test_known_errors_are_explained(error: RuntimeError | ImportError, words: str) -> None:
+    """Errors that an operator can fix get the next step; others stay as they are."""
     assert words in str(explained(error))
     strange = RuntimeError("shapes do not fit")
     assert explained(strange) is strange

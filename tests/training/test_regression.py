@@ -1,4 +1,4 @@
-"""The factual questions and the verdict that rests on them."""
+"""The factual questions and the verdict."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from training.job import EvaluationJob, ignore
 
 
 def entry(**changes: Any) -> dict[str, Any]:
-    """A question with nothing wrong."""
+    """Return a valid question."""
     return {"image": "cup.jpg", "question": "Which colour is it?", "expect": [["red", "红"]], **changes}
 
 
 def marks(nats: float, *answers: str, right: int) -> Marks:
-    """A model's marks: likelihood over ten tokens, its answers, of which the first `right` are right."""
+    """Return results with a likelihood over ten tokens and answers, of which the first `right` are right."""
     return Marks(Likelihood(nats, 10), list(answers), [place < right for place in range(len(answers))])
 
 
 def asked(count: int) -> list[Question]:
-    """So many questions."""
+    """Return a number of questions."""
     return [Question("cup.jpg", f"Question {number}?", lambda answer: True) for number in range(count)]
 
 
@@ -49,19 +49,19 @@ def asked(count: int) -> list[Question]:
     ],
 )
 def test_answers_are_judged_by_their_facts(answer: str, right: bool) -> None:
-    """A word counts whole and in any case, a forbidden one spoils the answer, style does not matter."""
+    """Words match whole and in any case, a forbidden word makes an answer wrong, style does not matter."""
     assert matches(answer, [["red", "红"]], ["blue"]) is right
 
 
-def test_every_expected_fact_must_be_there() -> None:
-    """Of several lists each needs one of its words."""
+def test_every_list_needs_one_of_its_words() -> None:
+    """All lists of `expect` must match."""
     expect = [["two", "2"], ["star", "stars"]]
     assert matches("I see 2 stars.", expect, ())
     assert not matches("I see stars.", expect, ())
 
 
 def test_a_folder_is_read(tmp_path: Path) -> None:
-    """A folder's questions become lessons with an open answer, their pictures found and measured."""
+    """A folder's questions become lessons without an answer, with the sizes of their pictures."""
     (tmp_path / "questions.json").write_text(json.dumps([entry(), entry(forbid=["blue"])]))
     (tmp_path / "cup.jpg").write_bytes(photo("red", (40, 30)))
     first, second = read_set(tmp_path)
@@ -83,14 +83,14 @@ def test_a_folder_is_read(tmp_path: Path) -> None:
     ],
 )
 def test_flaws_of_a_folder_are_named(tmp_path: Path, content: str, complaint: str) -> None:
-    """What is wrong with a set is said with the entry's number."""
+    """The error has the number of the entry."""
     (tmp_path / "questions.json").write_text(content)
     with pytest.raises(RegressionSetError, match=complaint):
         read_set(tmp_path)
 
 
 def test_the_drawn_set_is_fixed_and_fair(tmp_path: Path) -> None:
-    """The drawn questions are the same every time, and both manners of a right answer are right."""
+    """The drawn questions are always the same, and a right answer is right in both manners."""
     first, again = draw_set(tmp_path / "a", 12), draw_set(tmp_path / "b", 12)
     assert [each.text for each in first] == [each.text for each in again]
     for each in first:
@@ -119,13 +119,13 @@ def test_the_drawn_set_is_fixed_and_fair(tmp_path: Path) -> None:
         ("A long answer that was cut before it could say all it", False),
     ],
 )
-def test_empty_and_looping_answers_are_seen(answer: str, expected: bool) -> None:
-    """Nothing said, or one thing again and again, is broken; laughter and tables are not."""
+def test_empty_and_looping_answers_are_broken(answer: str, expected: bool) -> None:
+    """Laughter and tables are not."""
     assert broken(answer) is expected
 
 
 def test_a_better_model_is_accepted() -> None:
-    """Likelier on the liked answers and as correct: accepted, with all numbers in the report."""
+    """It has a higher likelihood and is as correct; the report has all numbers."""
     answers = [f"answer {number}" for number in range(100)]
     report = verdict(marks(5.0, *answers, right=97), marks(2.0, *answers, right=95), asked(100), max_loss_points=2)
     assert report.accepted and not report.reason
@@ -144,7 +144,7 @@ def test_a_better_model_is_accepted() -> None:
         (2.0, 97, "fine", "the tokenizers differ", "other tokens than the engine: the tokenizers differ"),
     ],
 )
-def test_a_worse_model_is_refused(nats: float, right: int, answer: str, differs: str, complaint: str) -> None:
+def test_a_worse_model_is_rejected(nats: float, right: int, answer: str, differs: str, complaint: str) -> None:
     """Each of the four ways to be worse is enough, and is the reason."""
     answers = [f"answer {number}" for number in range(99)]
     candidate = marks(nats, *answers, answer, right=right)
@@ -154,8 +154,8 @@ def test_a_worse_model_is_refused(nats: float, right: int, answer: str, differs:
     assert report.reason.count(";") == 0
 
 
-def test_every_reason_is_told() -> None:
-    """A model that fails in several ways hears of all of them, and the report shows what it got wrong."""
+def test_every_reason_is_named() -> None:
+    """The reason has all failures, and the report has samples of wrong answers."""
     answers = ["blue"] * 7
     live = marks(1.0, "red", *answers, right=8)
     report = verdict(live, marks(2.0, "", *answers, right=0), asked(8), max_loss_points=2)
@@ -166,7 +166,7 @@ def test_every_reason_is_told() -> None:
 
 @pytest.mark.parametrize(("live", "candidate"), [(0, 0), (5, 0), (6, 0), (6, 1), (9, 1), (12, 3), (0, 7), (40, 30)])
 def test_chance_is_scipys_sign_test(live: int, candidate: int) -> None:
-    """How often a candidate as good as the live model does so badly is what scipy.stats.binomtest says."""
+    """The p-value is that of scipy.stats.binomtest."""
     expected = binomtest(live, live + candidate, alternative="greater").pvalue if live + candidate else 1.0
     assert Facts(150, live, candidate).chance == pytest.approx(expected)
 
@@ -183,16 +183,16 @@ def test_chance_is_scipys_sign_test(live: int, candidate: int) -> None:
     ],
 )
 def test_a_loss_counts_when_it_is_more_than_chance(facts: Facts, too_many: bool, doubtful: bool) -> None:
-    """A real loss of few points is allowed, one of many points refused, unless chance does that now and then."""
+    """A loss of few points is allowed; one of many is rejected unless it may be chance."""
     assert facts.too_many(2) is too_many
     assert facts.doubtful(2) is doubtful
 
 
 @pytest.mark.parametrize(("forgets", "accepted", "questions"), [(0, True, 150), (5, True, 450), (12, False, 150)])
-def test_more_is_asked_where_a_loss_may_be_chance(
+def test_more_questions_are_asked_if_a_loss_may_be_chance(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgets: int, accepted: bool, questions: int
 ) -> None:
-    """5 of 150 lost may be chance, and nothing is lost in 300 more; 0 and 12 of 150 need no further questions."""
+    """5 lost of 150 may be chance, and none is lost in 300 more; 0 and 12 of 150 need no further questions."""
     monkeypatch.setattr("training.gate.scoring.LocalModel", Forgetful)
     monkeypatch.setattr("training.gate.prompt_parity.disagreement", lambda *_: "")
     monkeypatch.setattr("training.gate.evaluate.draw_set", lambda _, count=DRAWN: numbered(tmp_path, count))
@@ -201,10 +201,10 @@ def test_more_is_asked_where_a_loss_may_be_chance(
     assert (report.live_alone, report.alone) == (forgets, 0)
 
 
-def test_a_sheet_that_cannot_be_drawn_costs_no_run(
+def test_a_sheet_that_cannot_be_drawn_fails_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The verdict stands without the sheet, and the log says what went wrong with it."""
+    """The verdict counts without the sheet, and the log has the error."""
     monkeypatch.setattr("training.gate.scoring.LocalModel", Forgetful)
     monkeypatch.setattr("training.gate.prompt_parity.disagreement", lambda *_: "")
     monkeypatch.setattr("training.gate.evaluate.draw_set", lambda _, count=DRAWN: numbered(tmp_path, count))
@@ -217,8 +217,8 @@ def test_a_sheet_that_cannot_be_drawn_costs_no_run(
     assert "no ink" in capsys.readouterr().err
 
 
-def test_a_real_loss_is_found_by_asking_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """5 of the first 150 and 20 of the others lost: refused, with the numbers in the reason."""
+def test_a_real_loss_is_found_by_more_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """5 of the first 150 and 20 of the others are lost: rejected, with the numbers in the reason."""
     monkeypatch.setattr("training.gate.scoring.LocalModel", Forgetful)
     monkeypatch.setattr("training.gate.prompt_parity.disagreement", lambda *_: "")
     monkeypatch.setattr("training.gate.evaluate.draw_set", lambda _, count=DRAWN: numbered(tmp_path, count))
@@ -228,10 +228,7 @@ def test_a_real_loss_is_found_by_asking_more(tmp_path: Path, monkeypatch: pytest
 
 
 class Forgetful:
-    """A `LocalModel` whose directory says how many of the first questions and of the others it gets wrong.
-
-    A real model that loses so many and no other questions cannot be had.
-    """
+    """A `LocalModel` whose directory says how many of the first questions and of the others it gets wrong."""
 
     def __init__(self, directory: Path, **_: object) -> None:
         first, others = (*map(int, directory.name.split("-")[1:]), 0, 0)[:2]
@@ -239,21 +236,21 @@ class Forgetful:
         self._nats = 1.0 if directory.name == "live" else 0.5
 
     def likelihood(self, lessons: Sequence[Lesson], _: Path) -> Likelihood:
-        """Every candidate is better."""
+        """Return a better likelihood for every candidate."""
         return Likelihood(self._nats, len(lessons))
 
-    def answers(self, lessons: Sequence[Lesson], _: Path, **__: object) -> list[str]:
-        """Right but for what is forgotten."""
+    def answers(self, lessons: Sequence[Lesson], *_: object, **__: object) -> list[str]:
+        """Answer right except for the forgotten questions."""
         return ["wrong" if each.turns[0].text in self._wrong else "right" for each in lessons]
 
 
 def numbered(folder: Path, count: int) -> list[Question]:
-    """Questions about one picture that want to hear that they are right."""
+    """Return questions about one picture with the right answer "right"."""
     return [Question("cup.jpg", f"q{number}", lambda answer: answer == "right") for number in range(count)]
 
 
 def judged(folder: Path, candidate: str) -> Report:
-    """The report on a candidate of that name."""
+    """Return the report on a candidate of that name."""
     (folder / "questions").mkdir()
     (folder / "questions" / "cup.jpg").write_bytes(photo())
     (folder / "cup.jpg").write_bytes(photo())

@@ -1,4 +1,4 @@
-"""Who may go on from which checkpoints: the same training, and nobody else."""
+"""Which checkpoints a training resumes from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from training.xtuner.resume import adopt_checkpoints, latest_checkpoint, prepare
 
 
 def job(folder: Path, rows: str = "[1, 2]", **changes: Any) -> Job:
-    """A job on these rows."""
+    """Return a job on these rows."""
     folder.mkdir(exist_ok=True)
     (folder / "train.json").write_text(rows)
     made = Job(folder.name, "base", str(folder / "train.json"), "images", str(folder), "system")
@@ -23,7 +23,7 @@ def job(folder: Path, rows: str = "[1, 2]", **changes: Any) -> Job:
 
 
 def save(folder: Path, number: int) -> Path:
-    """A checkpoint as torch writes one: an archive."""
+    """Write a checkpoint as torch does: an archive."""
     file = folder / STATE / f"iter_{number}.pth"
     with ZipFile(file, "w") as archive:
         archive.writestr("data/0", b"weights" * 100)
@@ -31,7 +31,7 @@ def save(folder: Path, number: int) -> Path:
 
 
 def interrupted(folder: Path, **changes: Any) -> Job:
-    """A job that was cut short after its checkpoint at batch 40."""
+    """Return a job that was interrupted after its checkpoint at batch 40."""
     made = job(folder, **changes)
     prepare_state(made)
     save(folder, 40)
@@ -40,8 +40,8 @@ def interrupted(folder: Path, **changes: Any) -> Job:
     return made
 
 
-def test_the_same_job_goes_on(tmp_path: Path) -> None:
-    """A job begun again finds its checkpoint, also in smaller batches, with other threads or processes."""
+def test_the_same_job_resumes(tmp_path: Path) -> None:
+    """It finds its checkpoint with smaller batches, other threads or other processes too."""
     made = interrupted(tmp_path / "1")
     for same in (made, replace(made, split=2), replace(made, threads=3, processes=2)):
         prepare_state(same)
@@ -51,16 +51,16 @@ def test_the_same_job_goes_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change", [{"learning_rate": 1e-5}, {"base": "other"}, {"system": "other"}, {"seed": 7}, {"deepspeed": 1}]
 )
-def test_another_training_begins_anew(tmp_path: Path, change: dict[str, Any]) -> None:
-    """With another number or base nothing is continued, and what the folder held is gone."""
+def test_another_training_does_not_resume(tmp_path: Path, change: dict[str, Any]) -> None:
+    """With another number or base the folder is cleared."""
     other = replace(interrupted(tmp_path / "1"), **change)
     assert latest_checkpoint(other) is None
     prepare_state(other)
     assert [each.name for each in (tmp_path / "1" / STATE).iterdir()] == ["training.sha256"]
 
 
-def test_other_weights_at_the_same_place_begin_anew(tmp_path: Path) -> None:
-    """A base that was replaced is another base, also where its folder has links to the weights."""
+def test_other_weights_at_the_same_path_do_not_resume(tmp_path: Path) -> None:
+    """A replaced base is another base, also behind links."""
     weights, base = tmp_path / "weights", tmp_path / "base"
     weights.write_bytes(b"weights")
     base.mkdir()
@@ -71,22 +71,22 @@ def test_other_weights_at_the_same_place_begin_anew(tmp_path: Path) -> None:
     assert latest_checkpoint(made) is None
 
 
-def test_other_rows_begin_anew(tmp_path: Path) -> None:
-    """A row more, or one that was withdrawn, makes it another training."""
+def test_other_rows_do_not_resume(tmp_path: Path) -> None:
+    """A row more, or one that was erased, makes another training."""
     made = interrupted(tmp_path / "1")
     Path(made.data).write_text("[1]")
     assert latest_checkpoint(made) is None
 
 
-def test_a_checkpoint_that_is_not_there_is_none(tmp_path: Path) -> None:
-    """When the newest one was never finished or is gone, the training begins anew."""
+def test_a_missing_checkpoint_is_ignored(tmp_path: Path) -> None:
+    """If the newest one is incomplete or missing, the training starts from the beginning."""
     made = interrupted(tmp_path / "1")
     (tmp_path / "1" / STATE / "iter_40.pth").unlink()
     assert latest_checkpoint(made) is None
 
 
-def test_what_was_not_written_to_its_end_is_no_checkpoint(tmp_path: Path) -> None:
-    """The end of the power leaves half a file, or an empty note of the newest: the whole one before it is taken."""
+def test_an_incomplete_checkpoint_is_ignored(tmp_path: Path) -> None:
+    """A power failure leaves half a file or an empty `last_checkpoint`: the complete one before is used."""
     made = interrupted(tmp_path / "1")
     half = save(tmp_path / "1", 80)
     half.write_bytes(half.read_bytes()[:300])
@@ -98,9 +98,7 @@ def test_what_was_not_written_to_its_end_is_no_checkpoint(tmp_path: Path) -> Non
 
 
 def test_a_damaged_checkpoint_is_removed(tmp_path: Path) -> None:
-    """One whose bytes have changed on the disk would fail whoever goes on from it, every time: the one before is next,
-    and without one the training begins anew.
-    """
+    """A checkpoint with changed bytes would fail every attempt: the one before is used, or none."""
     made = interrupted(tmp_path / "1")
     newest = save(tmp_path / "1", 80)
     for damaged in (newest, tmp_path / "1" / STATE / "iter_40.pth"):
@@ -111,8 +109,8 @@ def test_a_damaged_checkpoint_is_removed(tmp_path: Path) -> None:
     assert [each.name for each in (tmp_path / "1" / STATE).iterdir()] == ["training.sha256"]
 
 
-def test_a_new_run_of_the_same_training_takes_over(tmp_path: Path) -> None:
-    """It gets the checkpoints of the newest such run; all others are removed, their logs stay."""
+def test_a_new_run_adopts_the_checkpoints_of_the_same_training(tmp_path: Path) -> None:
+    """Those of the newest such run; all others are removed, their logs stay."""
     for number, rows in (("1", "[1, 2]"), ("2", "[1, 2]"), ("3", "[1]")):
         interrupted(tmp_path / number, rows=rows)
     new = job(tmp_path / "4")
@@ -123,8 +121,8 @@ def test_a_new_run_of_the_same_training_takes_over(tmp_path: Path) -> None:
         assert [each.name for each in sorted((tmp_path / other / STATE).iterdir())] == ["training.sha256", "vis_data"]
 
 
-def test_nothing_to_take_over_is_nothing(tmp_path: Path) -> None:
-    """Without an earlier run, or with runs of other data, a run begins anew."""
+def test_nothing_is_adopted_from_other_trainings(tmp_path: Path) -> None:
+    """Without an earlier run, or with runs on other data, a run starts from the beginning."""
     new = job(tmp_path / "2")
     assert not adopt_checkpoints(new, [])
     interrupted(tmp_path / "1", rows="[3]")
@@ -133,7 +131,7 @@ def test_nothing_to_take_over_is_nothing(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_a_checkpoint_too(tmp_path: Path) -> None:
-    """DeepSpeed's checkpoints are folders, which count when they have been named."""
+    """DeepSpeed's checkpoints are folders, which count if `last_checkpoint` names them."""
     made = interrupted(tmp_path / "1")
     folder = tmp_path / "1" / STATE / "iter_80.pth"
     folder.mkdir()
@@ -147,15 +145,15 @@ def test_a_folder_is_a_checkpoint_too(tmp_path: Path) -> None:
 
 
 def test_checkpoints_of_epochs_are_removed_too(tmp_path: Path) -> None:
-    """A configuration of one's own may save by epoch."""
+    """A user's configuration may save by epoch."""
     interrupted(tmp_path / "1")
     save(tmp_path / "1", 40).rename(tmp_path / "1" / STATE / "epoch_2.pth")
     remove_state(tmp_path / "1")
     assert not list(tmp_path.rglob("*.pth"))
 
 
-def test_what_a_cut_off_run_saw_is_removed_by_the_next(tmp_path: Path) -> None:
-    """Features of pictures, gigabytes of them, go from a run that is continued and from one that is not."""
+def test_the_features_of_an_interrupted_run_are_removed(tmp_path: Path) -> None:
+    """Gigabytes of them, whether the run is resumed or not."""
     kept = [interrupted(tmp_path / "1").work, interrupted(tmp_path / "2").work]
     for work in kept:
         (Path(work) / FEATURES).mkdir()

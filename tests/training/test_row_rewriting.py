@@ -1,4 +1,4 @@
-"""What was withdrawn leaves the files of runs; everything else in them stays as it was."""
+"""Rows are removed from the files of runs and nothing else changes."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from training.run_folder import PICTURE, SHEET
 ROOT = Path(__file__).parents[2]
 
 
-def test_rows_go_by_their_names(tmp_path: Path) -> None:
-    """Every list of rows of every run loses the named ones; other files and other rows are left alone."""
+def test_rows_are_removed_by_name(tmp_path: Path) -> None:
+    """From every file of rows in every run; other files and rows stay."""
     rows = [one_turn(row_name(number), "What?", f"Answer {number}.") for number in (1, 2, 12)]
     for run, name in (("1", "train.json"), ("1", "held_out.json"), ("2", "checked.jsonl")):
         (tmp_path / run).mkdir(exist_ok=True)
@@ -47,8 +47,8 @@ def test_rows_go_by_their_names(tmp_path: Path) -> None:
     assert remove_rows(tmp_path / "no runs yet", [1]) == 0
 
 
-def test_what_was_not_written_to_its_end_goes_too(tmp_path: Path) -> None:
-    """A full disk leaves no half of a file; what a killed process leaves of one goes with the words that it has."""
+def test_incomplete_files_are_removed_too(tmp_path: Path) -> None:
+    """A full disk leaves no half of a file; that of a killed process is removed with its text."""
     rows = [json.dumps({"id": row_name(number), "conversations": "Is this rash bad?"}) for number in (1, 12)]
 
     def filling() -> Iterator[str]:
@@ -67,8 +67,8 @@ def test_what_was_not_written_to_its_end_goes_too(tmp_path: Path) -> None:
     assert [each.name for each in sorted(tmp_path.rglob("*.part"))] == ["train.json.part"]
 
 
-def test_sheets_go_with_what_they_show(tmp_path: Path) -> None:
-    """A run's sheet, in each language, is removed when one of its rows is withdrawn; those of other runs stay."""
+def test_sheets_are_removed_with_their_rows(tmp_path: Path) -> None:
+    """In each language; those of other runs stay."""
     cup = tmp_path / "cup.jpg"
     cup.write_bytes(photo())
     for run, number in (("1", 1), ("2", 12)):
@@ -102,7 +102,7 @@ print(row_rewriting.remove_rows(Path(sys.argv[1]), [int(sys.argv[2])]))
 
 
 def test_two_processes_rewrite_a_file_one_after_the_other(tmp_path: Path) -> None:
-    """What two processes withdraw at the same moment is gone in the end, whichever of them writes last."""
+    """The rows that two processes remove at the same time are gone, whichever writes last."""
     (tmp_path / "1").mkdir()
     file = tmp_path / "1" / "train.json"
     write_rows([one_turn(row_name(number), "What?", "A cup.") for number in (1, 2, 3)], file)
@@ -124,7 +124,7 @@ def test_two_processes_rewrite_a_file_one_after_the_other(tmp_path: Path) -> Non
 
 
 def test_a_lock_that_is_not_released_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that hangs while it rewrites files holds up the others for a limited time; then they say so."""
+    """A process that hangs while it rewrites delays others for a limited time; then they raise."""
     monkeypatch.setattr("training.data.row_rewriting.LOCK_SECONDS", 0.1)
     with FileLock(tmp_path / LOCK), pytest.raises(OSError, match=LOCK):
         remove_rows(tmp_path, [1])

@@ -1,4 +1,4 @@
-"""What is read from mmengine's log of a training."""
+"""Reading mmengine's log of a training."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ LOG = """\
 """
 
 
-def test_a_log_tells_losses_and_the_peak_memory(tmp_path: Path) -> None:
-    """Of a step made twice the later loss counts; the memory is the greatest of all lines, none without a GPU."""
+def test_losses_and_peak_memory(tmp_path: Path) -> None:
+    """Of a repeated step the later loss counts; the memory is the maximum of all lines, 0 without a GPU."""
     log = tmp_path / "scalars.json"
     log.write_text(LOG, encoding="utf-8")
     assert losses(log) == [(1, 11.67), (2, 9.25), (3, 7.25)]
@@ -27,15 +27,15 @@ def test_a_log_tells_losses_and_the_peak_memory(tmp_path: Path) -> None:
     assert peak_memory(log) == 0
 
 
-def test_a_log_tells_how_long_its_steps_took(tmp_path: Path) -> None:
-    """All of them, those made again too; a line has the time of one of the step's batches, here of one and of four."""
+def test_step_seconds(tmp_path: Path) -> None:
+    """All steps count, repeated ones too; a line has the time of one of the step's batches, here of one and of four."""
     log = tmp_path / "scalars.json"
     log.write_text(LOG + '{"time": 0.5, "iter": 12, "step": 3}\n{"loss": 1.0, "step": 4}\n', encoding="utf-8")
     assert step_seconds(log) == pytest.approx(2.68 + 0.31 + 0.33 + 0.32 + 4 * 0.5)
 
 
-def test_half_a_line_is_overlooked(tmp_path: Path) -> None:
-    """What the end of the power leaves of a line loses no other: neither those before it nor the one that follows."""
+def test_half_a_line_is_ignored(tmp_path: Path) -> None:
+    """After a power failure the lines before it and the next one are read."""
     log = tmp_path / "scalars.json"
     first, second, *_ = LOG.splitlines(keepends=True)
     log.write_text(first + '{"lr": 2e-06, "lo' + second + '{"loss": 7.25, "st', encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Which exchanges teach, and the split that keeps every picture on one side."""
+"""Which exchanges are selected, and the split that keeps every picture on one side."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def select(
 
 
 def chosen(selection: Selection) -> set[int]:
-    """The exchange ids on both sides."""
+    """Return the exchange ids on both sides."""
     return {each.id for each in (*selection.train, *selection.held_out)}
 
 
 def pairs(rows: Sequence[RatedExchange]) -> list[Pair]:
-    """Rows with their lessons."""
+    """Return rows with their lessons."""
     return [Pair(each, lesson(each)) for each in rows]
 
 
-def test_only_what_more_people_like_than_dislike_teaches() -> None:
-    """An exchange counts when its thumbs up less its thumbs down exceed the threshold."""
+def test_only_liked_exchanges_are_selected() -> None:
+    """The thumbs up less the thumbs down must exceed the threshold."""
     rows = [rated(1, "a", ups=2, downs=1), rated(2, "b", ups=1, downs=1), rated(3, "c", ups=0, downs=1)]
     rows += [rated(4, "d", ups=3)]
     assert chosen(select(rows)) == {1, 4}
@@ -50,16 +50,16 @@ def test_only_what_more_people_like_than_dislike_teaches() -> None:
 
 
 @pytest.mark.parametrize("finish", ["length", "abort"])
-def test_an_answer_cut_short_does_not_teach(finish: str) -> None:
-    """A liked answer that did not end by itself would teach to stop in mid-sentence."""
+def test_an_answer_that_was_cut_off_is_not_selected(finish: str) -> None:
+    """It would teach the model to stop in mid-sentence."""
     rows = [rated(1, "a", finish=finish), rated(2, "b"), rated(3, "c")]
     selection = select(rows)
     assert chosen(selection) == {2, 3}
     assert selection.counts.unfinished == 1
 
 
-def test_what_the_trainer_cannot_take_whole_is_left_out() -> None:
-    """A conversation longer than max_length is left out and counted, not cut."""
+def test_a_conversation_that_is_too_long_is_not_selected() -> None:
+    """It is counted, not cut."""
     rows = [rated(number, [f"p{number}"], prompt_tokens=97 - number, completion_tokens=5) for number in (1, 2, 3)]
     selection = select(rows, max_length=100)
     assert chosen(selection) == {2, 3}
@@ -67,8 +67,8 @@ def test_what_the_trainer_cannot_take_whole_is_left_out() -> None:
     assert chosen(select(rows, max_length=None)) == {1, 2, 3}, "a configuration of one's own says it in the worker"
 
 
-def test_exact_duplicates_teach_once() -> None:
-    """The same words about the same picture count once, however they are spaced; the best rated stays."""
+def test_exact_duplicates_are_selected_once() -> None:
+    """The same words about the same picture, with any spacing; the best rated one stays."""
     same: dict[str, Any] = {"question": "What is it?", "answer": "A cup."}
     rows = [
         rated(1, "a", **same),
@@ -80,8 +80,8 @@ def test_exact_duplicates_teach_once() -> None:
     assert selection.counts.duplicates == 1
 
 
-def test_near_duplicates_teach_once() -> None:
-    """The same words about pictures within the hash distance count once, beyond it twice."""
+def test_near_duplicates_are_selected_once() -> None:
+    """The same words about pictures within the hash distance; beyond it both are selected."""
     same: dict[str, Any] = {"question": "What is it?", "answer": "A cup."}
     rows = [rated(1, ["a"], **same), rated(2, ["b"], **same), rated(3, ["c"], **same), rated(4, ["d"], **same)]
     phashes = {"a": "0000000000000000", "b": "8000000000000111", "c": "80000000000f0111", "d": FAR[3]}
@@ -90,26 +90,26 @@ def test_near_duplicates_teach_once() -> None:
 
 
 def test_other_words_about_one_picture_are_no_duplicates() -> None:
-    """A picture may teach several things."""
+    """A picture may have several pairs."""
     rows = [rated(1, "a"), rated(2, "a"), rated(3, "b")]
     assert chosen(select(rows)) == {1, 2, 3}
 
 
-def test_too_few_pairs_are_refused_with_the_numbers() -> None:
-    """The error tells how many there are, how many are wanted, and what became of the others."""
+def test_too_few_pairs_are_an_error_with_the_numbers() -> None:
+    """The error has how many there are and how many are missing."""
     rows = [rated(1, "a"), rated(2, "b"), rated(3, "c", ups=0, downs=1)]
     with pytest.raises(TooFewPairs, match=r"^Not enough yet: 2 liked answers, 5 needed\. Collect 3 more 👍\.$"):
         select(rows, min_rated=5)
 
 
 def test_one_picture_alone_cannot_be_split() -> None:
-    """With every pair about one picture nothing could be kept apart: refused, with the reason."""
+    """If every pair is about one picture, none can be held out."""
     with pytest.raises(TooFewPairs, match="one picture"):
         select([rated(1, "a"), rated(2, "a"), rated(3, "a")])
 
 
 def test_a_tenth_is_held_out_and_no_picture_is_on_both_sides() -> None:
-    """Of 100 pairs about 50 pictures ten are held out, whole pictures each; the same every time."""
+    """Of 100 pairs about 50 pictures ten are held out, always the same ones."""
     rows = [rated(number, [f"picture-{number // 2}"]) for number in range(100)]
     selection = select(rows, min_rated=100)
     assert len(selection.held_out) == 10
@@ -121,8 +121,8 @@ def test_a_tenth_is_held_out_and_no_picture_is_on_both_sides() -> None:
     assert selection.counts.raters == 1
 
 
-def test_the_longest_answer_is_named_where_it_costs_many_answers() -> None:
-    """When over a third of the liked answers were cut off at it, the refusal begins with the cause and the setting."""
+def test_the_longest_answer_is_named_if_many_answers_reach_it() -> None:
+    """If over a third of the liked answers were cut off, the error begins with the cause and the setting."""
     rows = [rated(number, [f"p{number}"], finish="length" if number < 4 else "stop") for number in range(10)]
     assert select(rows).counts.limit == CUT_OFF.format(cut=4, liked=10)
     with pytest.raises(
@@ -135,7 +135,7 @@ def test_the_longest_answer_is_named_where_it_costs_many_answers() -> None:
 
 
 def test_raters_are_those_who_liked_what_is_trained_on() -> None:
-    """Who voted against it, or for what is kept apart, has taught the model nothing."""
+    """Users who voted against it, or for a held-out pair, do not count."""
     rows = [replace(rated(number, [f"p{number}"]), raters=(number,), liked_by=(number,)) for number in range(10)]
     rows[0] = replace(rows[0], ups=2, downs=1, raters=(0, 100, 200), liked_by=(0, 100))
     selection = select(rows, held_out=0.2)
@@ -145,7 +145,7 @@ def test_raters_are_those_who_liked_what_is_trained_on() -> None:
 
 
 def test_near_duplicates_stay_on_one_side() -> None:
-    """Other questions about nearly the same picture go where the picture goes."""
+    """Other questions about nearly the same picture are on its side."""
     rows = [rated(number, [f"p{number}"]) for number in range(40)]
     phashes = {f"p{number}": f"{int(FAR[number // 2], 16) ^ (number % 2) * 0b101:016x}" for number in range(40)}
     selection = select(rows, phashes=phashes)
@@ -155,7 +155,7 @@ def test_near_duplicates_stay_on_one_side() -> None:
 
 
 def test_what_the_live_model_has_learned_is_held_out_last() -> None:
-    """Pictures that the live model was trained on judge only when there are no others."""
+    """Pictures that the live model was trained on are held out only if there are no others."""
     rows = [rated(number, [f"p{number}"]) for number in range(20)]
     learned = {f"p{number}" for number in range(15)}
     _, held = split(pairs(rows), {}, distance=4, share=0.2, seen=learned)
@@ -165,16 +165,16 @@ def test_what_the_live_model_has_learned_is_held_out_last() -> None:
     assert len(held) == 8
 
 
-def test_a_group_larger_than_the_share_does_not_swallow_the_training() -> None:
-    """When one picture has most of the pairs, another is held out."""
+def test_a_group_larger_than_the_share_is_trained_on() -> None:
+    """If one picture has most of the pairs, another is held out."""
     rows = [rated(number, ["popular"]) for number in range(18)] + [rated(18, ["rare"]), rated(19, ["odd"])]
     train, held = split(pairs(rows), {}, distance=4, share=0.1)
     assert {each.id for each in held} == {18, 19}
     assert len(train) == 18
 
 
-def test_a_conversation_about_two_pictures_is_parted() -> None:
-    """Where the talk before an answer shows a picture of the other side, that talk is left out."""
+def test_a_conversation_about_two_pictures_is_trimmed() -> None:
+    """If the turns before an answer show a picture of the other side, they are dropped."""
     rows = []
     for number in range(0, 40, 2):
         before = rated(number, [f"p{number}"])

@@ -1,4 +1,4 @@
-"""The settings of training: recipes by name, single numbers replaced, mistakes named."""
+"""The settings of training: recipes, replaced hyperparameters, and mistakes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from training.xtuner.hyperparameters import RECIPES, Recipe
 
 @pytest.mark.parametrize(("name", "numbers"), [("food", (2, 10, 3e-5, 8192)), ("jokes", (4, 6, 2e-5, 6656))])
 def test_the_recipes_of_internvl2_2b_are_the_tutorials(name: str, numbers: tuple[float, ...]) -> None:
-    """The presets have the tutorials' numbers: those that differ, and those that both have."""
+    """They have the tutorials' numbers: those that differ, and those that both share."""
     recipe = TrainingSettings(recipe=name).resolved(name)
     assert (recipe.accumulation, recipe.epochs, recipe.learning_rate, recipe.max_length) == numbers
     assert (recipe.method, recipe.rank, recipe.alpha, recipe.dropout, recipe.batch) == ("qlora", 128, 256, 0.05, 4)
@@ -22,13 +22,13 @@ def test_the_recipes_of_internvl2_2b_are_the_tutorials(name: str, numbers: tuple
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_is_whole(name: str) -> None:
-    """Each named recipe only changes numbers that a recipe has."""
+def test_every_recipe_is_valid(name: str) -> None:
+    """Each named recipe changes only existing hyperparameters."""
     assert TrainingSettings(recipe="auto").resolved(name).model_dump().keys() == Recipe().model_dump().keys()
 
 
 def test_a_knob_replaces_one_number() -> None:
-    """A number in knobs wins over the recipe's, text from the environment included; the others stay."""
+    """A number in knobs replaces the recipe's, also as text from the environment; the others stay."""
     recipe = TrainingSettings.model_validate({"recipe": "tiny", "knobs": {"learning_rate": "5e-4"}}).resolved("tiny")
     assert recipe.learning_rate == 5e-4
     assert recipe.rank == RECIPES["tiny"]["rank"]
@@ -60,21 +60,21 @@ def test_mistakes_are_named(given: dict[str, object], named: str) -> None:
         TrainingSettings.model_validate(given)
 
 
-def test_a_configuration_of_ones_own_has_its_own_numbers(tmp_path: Path) -> None:
-    """Outside of the worker nobody knows how long a pair may be; of a recipe that is named everybody does."""
+def test_a_users_configuration_has_its_own_numbers(tmp_path: Path) -> None:
+    """Only the worker knows the most tokens of a pair in it."""
     own = TrainingSettings(recipe=__file__)
     assert (own.user_config, own.max_tokens(tmp_path)) == (Path(__file__), None)
     named = TrainingSettings(recipe="jokes")
     assert (named.user_config, named.max_tokens(tmp_path)) == (None, 6656)
 
 
-def test_an_optimiser_that_finds_its_learning_rate_gets_none() -> None:
-    """The recipe's own learning rate gives way to the factor 1 that such optimisers take."""
+def test_an_optimizer_that_finds_its_learning_rate_gets_none() -> None:
+    """The recipe's learning rate is replaced by the factor 1."""
     assert TrainingSettings(knobs={"optimizer": "dadapt_adam"}).resolved("food").learning_rate == 1
 
 
-def test_the_stand_in_has_settings_of_its_own() -> None:
-    """The demo's settings need few votes and little disk, and can be changed one by one."""
+def test_the_settings_for_internvl2_tiny() -> None:
+    """They need few votes and little disk space, and can be changed one by one."""
     settings = TrainingSettings.for_tiny(min_rated=3)
     assert settings.recipe == "tiny"
     assert settings.min_rated == 3

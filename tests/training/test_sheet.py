@@ -1,4 +1,4 @@
-"""The sheet of answers before and after: the page, the picture, and what is shown on them."""
+"""The sheet of answers: the page, the picture, and their contents."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ COLUMNS = ("what people liked", "base, live", "run-3, new")
 
 
 def sheet(folder: Path, rows: int = 1, **changes: str) -> Sheet:
-    """A sheet about one photo; `changes` replace its question or the new model's answer."""
+    """Return a sheet about one photo; `changes` replace its question or the new model's answer."""
     (folder / "cup.jpg").write_bytes(photo("red", (900, 600)))
     question, answer = changes.get("question", "What is it?"), changes.get("answer", "A cup!")
     row = Row(
@@ -42,19 +42,19 @@ def sheet(folder: Path, rows: int = 1, **changes: str) -> Sheet:
 
 
 def drawn(text: str) -> Image.Image:
-    """A line of text as pixels."""
+    """Return a line of text as pixels."""
     image = Image.new("L", (400, 60), "white")
     Lettering(30).write(ImageDraw.Draw(image), (5, 5), text, "black")
     return image
 
 
 def alike(one: Image.Image, other: Image.Image) -> bool:
-    """Whether all pixels are the same."""
+    """Return whether all pixels are equal."""
     return ImageChops.difference(one, other).getbbox() is None
 
 
-def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
-    """Pictures are inside it, small; it names no other file and no address."""
+def test_the_page_is_self_contained(tmp_path: Path) -> None:
+    """It has the pictures as thumbnails, and names no other file and no address."""
     page = sheet(tmp_path).html()
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
     assert len(sources) == 1
@@ -65,16 +65,16 @@ def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
     assert "http" not in re.sub(r'http-equiv="[^"]*"', "", page)
 
 
-def test_texts_stay_texts(tmp_path: Path) -> None:
-    """Markup in questions and answers is shown and does nothing."""
+def test_markup_is_escaped(tmp_path: Path) -> None:
+    """Markup in questions and answers is shown as text."""
     page = sheet(tmp_path, question=HOSTILE, answer=HOSTILE).html()
     assert "<script" not in page and "<img src=http" not in page
     assert page.count("&lt;script&gt;") == 2
     assert "default-src 'none'" in page
 
 
-def test_every_answer_stands_under_its_model(tmp_path: Path) -> None:
-    """Columns keep their order; an empty answer is said to be none, and what was asked before can be unfolded."""
+def test_every_answer_is_under_its_model(tmp_path: Path) -> None:
+    """Columns keep their order, an empty answer is marked, and earlier questions can be unfolded."""
     page = sheet(tmp_path, answer="").html()
     pattern = r"<h3>(.*?)</h3>.*?<p.*?>(.*?)</p>"
     assert re.findall(pattern, page, re.DOTALL) == list(
@@ -84,8 +84,8 @@ def test_every_answer_stands_under_its_model(tmp_path: Path) -> None:
     assert '<p class="answered">Yes.</p>' in page
 
 
-def test_the_picture_suits_telegram(tmp_path: Path) -> None:
-    """However much there is to show: sides below 10,000 pixels together, at most 20 to 1, and below 10 MB."""
+def test_the_picture_fits_telegrams_limits(tmp_path: Path) -> None:
+    """The sum of the sides is below 10,000 pixels, their ratio at most 20, and the size below 10 MB."""
     draw(sheet(tmp_path, rows=50, question="Why? " * 500, answer="Because. " * 500), tmp_path / "sheet.png")
     with Image.open(tmp_path / "sheet.png") as picture:
         assert picture.width == WIDTH
@@ -93,8 +93,8 @@ def test_the_picture_suits_telegram(tmp_path: Path) -> None:
     assert (tmp_path / "sheet.png").stat().st_size < 10_000_000
 
 
-def test_the_picture_shows_rows_up_to_a_number(tmp_path: Path) -> None:
-    """Further rows add no height but the line that counts them."""
+def test_the_picture_shows_a_limited_number_of_rows(tmp_path: Path) -> None:
+    """Further rows add only the line that counts them."""
     heights = []
     for rows in (1, ROWS - 1, ROWS, ROWS + 1, ROWS + 9):
         draw(sheet(tmp_path, rows), tmp_path / "sheet.png")
@@ -105,7 +105,7 @@ def test_the_picture_shows_rows_up_to_a_number(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["红色的杯子，真漂亮！", "Café – naïve", "Цвет", "😄🎨✨👍", "ありがとう"])
-def test_the_fonts_have_it(text: str) -> None:
+def test_the_fonts_have_common_characters(text: str) -> None:
     """Chinese, European and Japanese letters and emoji are drawn as themselves."""
     assert not lacks_characters(text)
     boxes = drawn(UNKNOWN * len(text))
@@ -113,8 +113,8 @@ def test_the_fonts_have_it(text: str) -> None:
     assert Lettering(30).width(text) > 0
 
 
-def test_what_no_font_has_is_a_box(tmp_path: Path) -> None:
-    """An unknown character is shown as a box, and the picture says what the box means."""
+def test_a_character_without_a_font_is_a_box(tmp_path: Path) -> None:
+    """The picture says what the box means."""
     assert lacks_characters("龘") and not lacks_characters(UNKNOWN)
     assert alike(drawn("a龘b"), drawn(f"a{UNKNOWN}b"))
     draw(sheet(tmp_path, answer="好"), tmp_path / "known.png")
@@ -124,7 +124,7 @@ def test_what_no_font_has_is_a_box(tmp_path: Path) -> None:
 
 
 def test_fonts_come_with_their_licence() -> None:
-    """Both fonts lie beside the licence that they ask for."""
+    """Both fonts are beside their licence."""
     assert "SIL OPEN FONT LICENSE" in TEXT.with_name("OFL.txt").read_text(encoding="utf-8")
     assert TEXT.is_file() and EMOJI.is_file()
 
@@ -139,7 +139,7 @@ def test_fonts_come_with_their_licence() -> None:
     ],
 )
 def test_lines_fit_and_lose_nothing(text: str) -> None:
-    """Every line fits its width, and together they are the text; Chinese breaks anywhere, but not before a comma."""
+    """Every line fits, and together they are the text; Chinese breaks anywhere, but not before a comma."""
     letters = Lettering(20)
     lines = letters.wrap(text, 150, 20)
     assert len(lines) > 1
@@ -149,7 +149,7 @@ def test_lines_fit_and_lose_nothing(text: str) -> None:
 
 
 def test_too_many_lines_end_with_an_ellipsis() -> None:
-    """What is left out is seen to be left out, within the width."""
+    """The ellipsis fits the width too."""
     letters = Lettering(20)
     lines = letters.wrap("word " * 100, 150, 3)
     assert len(lines) == 3
@@ -158,15 +158,15 @@ def test_too_many_lines_end_with_an_ellipsis() -> None:
 
 
 def test_every_picture_comes_before_a_second_question() -> None:
-    """Of many pairs those about different pictures are shown first, otherwise in their order; a bounded number."""
+    """Pairs about different pictures come first, otherwise in their order, up to a limit."""
     asked = [one_turn(f"{picture}{number}", "What?", "A cup.", picture) for picture in "ab" for number in range(9)]
     names = [each.name for each in choose_rows(asked)]
     assert names[:4] == ["a0", "b0", "a1", "b1"]
     assert len(names) == SHOWN
 
 
-def test_a_runs_sheet_has_its_story(tmp_path: Path) -> None:
-    """Pairs that the models answer otherwise come first; names, numbers, verdict and the loss curve are there."""
+def test_the_sheet_of_a_run(tmp_path: Path) -> None:
+    """Pairs with different answers come first; it has names, numbers, the verdict and the loss curve."""
     (tmp_path / "cup.jpg").write_bytes(photo())
     Image.new("RGB", (960, 480)).save(tmp_path / "curve.png")
     lessons = [one_turn(f"{n}", f"Question {n}?", f"Liked {n}.", "cup.jpg") for n in range(3)]
@@ -216,7 +216,7 @@ def test_a_runs_sheet_has_its_story(tmp_path: Path) -> None:
 
 
 def test_every_word_of_a_sheet_is_translated() -> None:
-    """The catalogue has each sentence with the same places, and no other."""
+    """The catalogue has each sentence with the same placeholders, and no other."""
     sources = [*TEMPLATES.glob("sheet.html"), *TEMPLATES.parent.glob("*sheet*.py")]
     said: set[str] = set()
     for path in sources:
@@ -228,7 +228,7 @@ def test_every_word_of_a_sheet_is_translated() -> None:
 
 
 def test_a_sheets_style_is_the_only_one_allowed(tmp_path: Path) -> None:
-    """The page's own policy names the hash of its style and allows no other."""
+    """The page's policy has the hash of its style and allows no other."""
     page = sheet(tmp_path).html()
     style = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
     digest = b64encode(sha256(style[0].encode()).digest()).decode()
@@ -236,6 +236,6 @@ def test_a_sheets_style_is_the_only_one_allowed(tmp_path: Path) -> None:
 
 
 def test_times_and_sizes_are_readable() -> None:
-    """Minutes and seconds, hours where there are some; megabytes, gigabytes from a thousand of them on."""
+    """Minutes and seconds, then hours; megabytes, from a thousand of them on gigabytes."""
     assert [clock(seconds) for seconds in (0.4, 59.6, 3599, 3661)] == ["0:00", "1:00", "59:59", "1:01:01"]
     assert [size(number) for number in (120_000, 99_600_000, 999_600_000)] == ["0.1 MB", "100 MB", "1.0 GB"]

@@ -1,4 +1,4 @@
-"""What a run is trained on: several sources beside the liked answers, drawn as written, and every bad row named."""
+"""The rows of a run: several sources beside the liked answers, and a reason for every invalid row."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ from training.xtuner.scalars import losses
 
 
 def job(folder: Path, *sources: dict[str, Any], rated: int = 4, **changes: Any) -> Job:
-    """A job on `rated` liked answers about drawn pictures and on these sources."""
+    """Return a job on `rated` liked answers about drawn pictures and on these sources."""
     return drawn_job(folder, rated, sources=list(sources), **changes)
 
 
 def source(file: Path, repeat_times: float | None = None) -> dict[str, Any]:
-    """A source whose pictures lie beside its file."""
+    """Return a source whose pictures are beside its file."""
     return Source(path=file, images=file.parent, repeat_times=repeat_times).model_dump(mode="json")
 
 
 def words(folder: Path, name: str, count: int) -> Path:
-    """A file of texts without pictures."""
+    """Write a file of texts without pictures."""
     rows = [{"conversations": said(f"What comes after {number}?", f"{number + 1}.")} for number in range(count)]
     return write_file(folder / name, rows)
 
 
 def origins(file: Path) -> Counter[str]:
-    """How often each row was taken, by the file's name and the row's number."""
+    """Return how often each row was drawn, by the file's name and the row's number."""
     return Counter(str(row["origin"]).rpartition("/")[2] for _, row in read_rows(file))
 
 
@@ -53,15 +53,15 @@ def origins(file: Path) -> Counter[str]:
     ("times", "fewest", "most", "total"),
     [(0.5, 0, 1, 5), (1, 1, 1, 10), (2.5, 2, 3, 25), (0.04, 0, 0, 0), (3, 3, 3, 30)],
 )
-def test_fractions_are_meant_as_written(times: float, fewest: int, most: int, total: int) -> None:
+def test_fractions_of_repeat_times(times: float, fewest: int, most: int, total: int) -> None:
     """0.5 takes half of the rows, 2.5 takes each twice and half of them once more."""
     drawn = Counter(draw(10, times, Random(1)))
     assert sum(drawn.values()) == total
     assert all(fewest <= drawn[number] <= most for number in range(10))
 
 
-def test_sources_without_repeat_times_share_what_replays() -> None:
-    """Together they give as many rows as wanted, each as often as any other, whichever file it is in."""
+def test_sources_without_repeat_times_share_the_replay() -> None:
+    """Each row is as likely as any other, whichever file it is in."""
     few, own, many = draw_all([2, 5, 38], [None, 0.2, None], 20, seed=3)
     assert (len(few) + len(many), len(own)) == (20, 1)
     assert len(set(many)) == len(many)
@@ -70,8 +70,8 @@ def test_sources_without_repeat_times_share_what_replays() -> None:
     assert draw_all([3], [None], 0, seed=0) == [[]]
 
 
-def test_the_seed_decides_what_is_drawn() -> None:
-    """The same seed draws the same rows, another seed others, and a source more does not change the others' draw."""
+def test_the_seed_determines_the_draw() -> None:
+    """Another seed draws other rows, and another source does not change the draw of the others."""
     drawn = draw_all([100, 100], [0.3, 0.3], 0, seed=1)
     assert draw_all([100, 100, 7], [0.3, 0.3, 2], 0, seed=1)[:2] == drawn
     assert draw_all([100, 100], [0.3, 0.3], 0, seed=2) != drawn
@@ -79,7 +79,7 @@ def test_the_seed_decides_what_is_drawn() -> None:
 
 
 def test_a_mixture_is_drawn_and_frozen(tmp_path: Path) -> None:
-    """Rated rows once each, sources as often as they say, the rest one to one; its account says how many of which."""
+    """Rated rows once each, sources by their repeat_times, the rest one to one; mixture.json has the numbers."""
     made = job(
         tmp_path / "run",
         source(foodie(tmp_path / "food"), 0.5),
@@ -103,15 +103,15 @@ def test_a_mixture_is_drawn_and_frozen(tmp_path: Path) -> None:
 
 
 def test_replay_can_be_more_or_none(tmp_path: Path) -> None:
-    """training.replay counts samples for each liked answer; a source with repeat_times has nothing to do with it."""
+    """training.replay counts samples for each liked answer; a source with repeat_times is independent of it."""
     sources = (source(words(tmp_path, "a.jsonl", 50)), source(words(tmp_path, "b.json", 3), 1))
     for replay, wanted in ((2.5, 10), (0, 0)):
         mixture = mix(job(tmp_path / "run", *sources, replay=replay), CHECKPOINT, ignore)
         assert list(mixture.samples.values()) == [4, wanted, 3]
 
 
-def test_a_row_of_another_bot_is_not_taken_for_ours(tmp_path: Path) -> None:
-    """Its export calls its rows as we call ours; who is forgotten here takes none of them along."""
+def test_a_row_of_another_bot_gets_another_name(tmp_path: Path) -> None:
+    """Its export has the same row names; erasure here removes none of them."""
     theirs = [{"id": row_name(number), "conversations": said(f"Who is {number}?", "It.")} for number in range(4)]
     listed = source(write_file(tmp_path / "theirs.json", theirs), 1)
     made = job(tmp_path / "runs" / "1", listed, rated=4)
@@ -125,7 +125,7 @@ def test_a_row_of_another_bot_is_not_taken_for_ours(tmp_path: Path) -> None:
 
 
 def test_a_liked_answer_that_is_too_long_is_left_out(tmp_path: Path) -> None:
-    """Nobody can mend it, so it stops no run; the account has how many there were, a source shares with the rest."""
+    """It fails no run; mixture.json has the number, and a source shares with the rest."""
     made = job(tmp_path / "run", source(words(tmp_path, "words.jsonl", 9)), rated=4)
     rows = json.loads(Path(made.data).read_text(encoding="utf-8"))
     rows[2]["conversations"][0]["value"] += " Why?" * 600
@@ -137,8 +137,8 @@ def test_a_liked_answer_that_is_too_long_is_left_out(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "mixture.json").read_text(encoding="utf-8"))["too_long"] == 1
 
 
-def test_a_picture_to_judge_by_is_not_learned_from_a_source(tmp_path: Path) -> None:
-    """Rows about a held-out picture are left out by its bytes, whatever it is called there, and counted."""
+def test_a_held_out_picture_is_not_learned_from_a_source(tmp_path: Path) -> None:
+    """Rows about it are found by its bytes, left out and counted."""
     made = job(tmp_path / "run", rated=4)
     judged = drawn_lessons(tmp_path / "run" / "pictures", 3, seed=9)[:1]
     write_rows(judged, tmp_path / "run" / "held_out.json", lambda name: f"ab/{name}")
@@ -153,8 +153,8 @@ def test_a_picture_to_judge_by_is_not_learned_from_a_source(tmp_path: Path) -> N
     assert account["sources"][0]["about_held_out_pictures"] == 1
 
 
-def test_every_kind_of_sample_is_taken(tmp_path: Path) -> None:
-    """One, no and several pictures, as text or list, and a talk of which the last answer alone is learned."""
+def test_every_kind_of_sample_is_drawn(tmp_path: Path) -> None:
+    """One, no and several pictures, as text or list, and a conversation with only the last answer learned."""
     mixture = mix(job(tmp_path / "run", source(mixed(tmp_path / "source"), 1)), CHECKPOINT, ignore)
     encoder = Encoder(CHECKPOINT)
     rows = {each["id"].removeprefix("source "): each for _, each in read_rows(mixture.file)}
@@ -170,8 +170,8 @@ def test_every_kind_of_sample_is_taken(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", BAD_ROWS)
 @pytest.mark.parametrize("form", ["json", "jsonl"])
-def test_every_bad_row_is_refused_by_name(tmp_path: Path, kind: str, form: str) -> None:
-    """File and row stand in the reason, whether the row would have been drawn or not; nothing is put in its place."""
+def test_every_invalid_row_is_named(tmp_path: Path, kind: str, form: str) -> None:
+    """The reason has the file and the row, whether the row would be drawn or not."""
     spoil(tmp_path)
     bad, complaint = BAD_ROWS[kind]
     fine = {"image": "red.jpg", "conversations": said("<image>\nWhat?", "Red.")}
@@ -185,8 +185,8 @@ def test_every_bad_row_is_refused_by_name(tmp_path: Path, kind: str, form: str) 
     assert not (tmp_path / "run" / "checked.jsonl").exists()
 
 
-def test_all_bad_rows_are_told_at_once(tmp_path: Path) -> None:
-    """Each gets a line; of many the first ten, and all of them in a file."""
+def test_all_invalid_rows_are_named_at_once(tmp_path: Path) -> None:
+    """Each has a line; of many the reason has the first ten, and a file has all."""
     spoil(tmp_path)
     file = write_file(
         tmp_path / "rows.json", [bad for bad, _ in BAD_ROWS.values() if bad != BAD_ROWS["half a character"][0]]
@@ -200,7 +200,7 @@ def test_all_bad_rows_are_told_at_once(tmp_path: Path) -> None:
 
 
 def test_a_broken_line_does_not_hide_the_others(tmp_path: Path) -> None:
-    """A line that is not JSON is one problem among others, by its number."""
+    """A line that is not JSON is one problem among others, with its number."""
     file = tmp_path / "rows.jsonl"
     fine = json.dumps({"conversations": said("Why?", "It.")})
     file.write_text(f"{fine}\n{{\n\n{fine}\n[]\n")
@@ -211,15 +211,15 @@ def test_a_broken_line_does_not_hide_the_others(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"), [("[]", "has no rows"), ("{}", "list of rows"), ("{}\n{}", "called .jsonl")]
 )
-def test_a_file_of_nothing_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
-    """An empty or strange file is an error and no source without rows."""
+def test_an_empty_file_is_an_error(tmp_path: Path, text: str, complaint: str) -> None:
+    """So is a file of another format."""
     (tmp_path / "rows.json").write_text(text)
     with pytest.raises(TrainingError, match=complaint):
         mix(job(tmp_path / "run", source(tmp_path / "rows.json")), CHECKPOINT, ignore)
 
 
 def test_several_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Order, rows and problems are the same however many check; each picture is decoded once and then known."""
+    """Order, rows and problems are the same for any number of processes; each picture is decoded once."""
     monkeypatch.setattr("training.data.validation._ROWS_HERE", _CHUNK)
     spoil(tmp_path)
     rows: list[Any] = [{"image": "red.jpg", "conversations": said("<image>\nWhat?", "Red.")}] * 200
@@ -238,8 +238,8 @@ def test_several_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pyte
     }
 
 
-def test_a_picture_that_changed_is_looked_at_again(tmp_path: Path) -> None:
-    """What is noted of a file is believed only while the file is the same."""
+def test_a_changed_picture_is_decoded_again(tmp_path: Path) -> None:
+    """An entry of the index is valid while the file is unchanged."""
     write_photo(tmp_path / "red.jpg", size=(600, 400))
     file = write_file(tmp_path / "rows.json", [{"image": "red.jpg", "conversations": said("<image>\nWhat?", "It.")}])
     made = job(tmp_path / "run", source(file, 1), notes=str(tmp_path / "notes.jsonl"))
@@ -250,7 +250,7 @@ def test_a_picture_that_changed_is_looked_at_again(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_pictures_may_be_a_link(tmp_path: Path) -> None:
-    """What counts is that a picture lies in it, wherever it is."""
+    """A picture must be inside it with links followed."""
     foodie(tmp_path / "food")
     (tmp_path / "link").symlink_to("food")
     (tmp_path / "food" / "images" / "link.jpeg").symlink_to("0_IMG.jpeg")
@@ -259,15 +259,15 @@ def test_a_folder_of_pictures_may_be_a_link(tmp_path: Path) -> None:
     assert mix(job(tmp_path / "run", source(file, 1)), CHECKPOINT, ignore).rows == 5
 
 
-def test_a_long_check_is_told(tmp_path: Path) -> None:
-    """Over a thousand rows progress is reported, so that nobody takes the trainer to hang."""
+def test_a_long_validation_reports_progress(tmp_path: Path) -> None:
+    """Over a thousand rows."""
     told: list[Progress] = []
     mix(job(tmp_path / "run", source(words(tmp_path, "many.jsonl", 1100))), CHECKPOINT, told.append)
     assert told[-1] == Progress("checking", 1100, 1100)
 
 
 def test_a_run_on_three_sources_learns(tmp_path: Path) -> None:
-    """XTuner trains on all of it together, with none, one or two pictures, and the loss falls."""
+    """XTuner trains on all of them, with none, one or two pictures, and the loss falls."""
     several = [
         {
             "image": ["images/0_IMG.jpeg", "images/1_IMG.jpeg"],
@@ -295,8 +295,8 @@ def test_a_run_on_three_sources_learns(tmp_path: Path) -> None:
     assert sum(values[-quarter:]) < 0.7 * sum(values[:quarter])
 
 
-def test_prepare_lays_the_mixture_out(tmp_path: Path) -> None:
-    """What XTuner reads has every sample as a row with its length in tokens."""
+def test_prepare_data_writes_the_mixture(tmp_path: Path) -> None:
+    """XTuner's file has every sample as a row with its length in tokens."""
     mixture = prepare_data(job(tmp_path / "run", source(words(tmp_path, "words.json", 9), 2)))
     rows = [each for _, each in read_rows(mixture.file)]
     assert len(rows) == mixture.rows == 4 + 18

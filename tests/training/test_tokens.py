@@ -1,4 +1,4 @@
-"""The loss of a step is the mean over its learned tokens, however its pairs are spread over batches and processes."""
+"""The loss of a step is the mean over its learned tokens, for any split into batches and processes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def make_job(folder: Path, **changes: Any) -> Job:
-    """Eight pairs a step, whose answers have from a few tokens to some hundred."""
+    """Return a job with eight pairs a step, whose answers have from a few tokens to some hundred."""
     numbers = {"method": "lora", "targets": "", "dropout": 0.0, "epochs": 2, "learning_rate": 1e-3}
     job = drawn_job(folder, PAIRS, **{**numbers, **changes})
     lessons = drawn_lessons(Path(job.images), PAIRS)
@@ -51,7 +51,7 @@ def make_job(folder: Path, **changes: Any) -> Job:
 
 
 def own_configuration(file: Path) -> str:
-    """XTuner's own configuration with eight pairs a step, two batches of four."""
+    """Return XTuner's own configuration with eight pairs a step, two batches of four."""
     text = Path(cfgs_name_path["internvl_v2_internlm2_2b_qlora_finetune"]).read_text(encoding="utf-8")
     changes = {
         "batch_size = 8": "batch_size = 4",
@@ -67,7 +67,7 @@ def own_configuration(file: Path) -> str:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, warm_python: str) -> Mapping[str, Outcome]:
-    """The same training in every way."""
+    """The same training in every split."""
     folder = tmp_path_factory.mktemp("ways")
     found = {}
     for name, changes in WAYS.items():
@@ -80,14 +80,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory, warm_python: str) -> Mappi
 
 
 def losses_of(outcome: Outcome) -> list[float]:
-    """The loss of each step."""
+    """Return the loss of each step."""
     assert outcome.ok, outcome.reason
     return [loss for _, loss in losses(Path(str(outcome.scalars)))]
 
 
 @pytest.mark.parametrize("way", ["2x4", "8x1", "8x1 split", "2x4 in two processes"])
 def test_losses_and_weights_do_not_depend_on_how_a_step_is_split(trained: Mapping[str, Outcome], way: str) -> None:
-    """In float32 they are those of pairs that are computed one by one."""
+    """In float32 they equal those of pairs computed one by one."""
     expected, found = trained["1x8"], trained[way]
     assert len(losses_of(expected)) == STEPS
     assert losses_of(found) == pytest.approx(losses_of(expected), abs=1e-5)
@@ -97,7 +97,7 @@ def test_losses_and_weights_do_not_depend_on_how_a_step_is_split(trained: Mappin
         torch.testing.assert_close(other[name], weight, rtol=0, atol=1e-5)
 
 
-def test_a_configuration_of_ones_own_keeps_its_loss_in_smaller_batches(trained: Mapping[str, Outcome]) -> None:
-    """XTuner's own model computes in half precision, so that the losses are close and not equal."""
+def test_a_users_configuration_keeps_its_loss_with_smaller_batches(trained: Mapping[str, Outcome]) -> None:
+    """XTuner's own model computes in half precision, so the losses are close, not equal."""
     expected = losses_of(trained["own"])
     assert losses_of(trained["own split"]) == pytest.approx(expected, rel=1e-2)

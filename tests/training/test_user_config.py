@@ -1,4 +1,4 @@
-"""XTuner configurations of one's own: what is read of them, and what is said of one that will not do."""
+"""XTuner configurations of a user: what is read of them, and errors."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ optim_wrapper = dict(optimizer=dict(type="AdamW"))
         (GOOD.replace("=40", '="8k"'), "max_length of '8k'"),
     ],
 )
-def test_a_configuration_that_will_not_do_is_named(tmp_path: Path, text: str, words: str) -> None:
-    """The first that reads it, for the length of a pair, says what is wrong, and with which file."""
+def test_an_unusable_configuration_is_named(tmp_path: Path, text: str, words: str) -> None:
+    """The first reader, for the most tokens of a pair, says what is wrong with which file."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # mmengine's imports, not ours
         from training.xtuner.user_config import user_max_length
@@ -43,7 +43,7 @@ def test_a_configuration_that_will_not_do_is_named(tmp_path: Path, text: str, wo
 
 
 def test_an_import_goes_by_its_length(tmp_path: Path) -> None:
-    """A row that the training would refuse is refused at once."""
+    """A row that the training would reject is rejected by the import."""
     (tmp_path / "mine.py").write_text(GOOD)
     file = write_file(tmp_path / "rows.json", [{"conversations": said("Why?" * 20, "So.")}])
     paths = (str(file), str(tmp_path), str(tmp_path / "sources"), str(CHECKPOINT), "")

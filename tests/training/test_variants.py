@@ -1,4 +1,4 @@
-"""The ways to train, each for a few steps on the stand-in: methods, optimisers, after a crash, in two processes."""
+"""Methods, optimizers, a resumed training and two processes, each for a few steps on internvl2-tiny."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Trained:
 
     @property
     def adapter(self) -> Adapter:
-        """What was learned."""
+        """The adapter."""
         return Adapter(Path(str(self.outcome.adapter)))
 
     @property
@@ -62,7 +62,7 @@ class Trained:
 
 
 def make_job(folder: Path, **changes: Any) -> Job:
-    """A job that teaches wrong colours, which the stand-in finds unlikely at first; four pairs a step."""
+    """Return a job that teaches wrong colours, which are unlikely at first, with four pairs a step."""
     numbers = {"targets": "", "epochs": 4, "learning_rate": 1e-3, **changes}
     return drawn_job(folder, PAIRS, right=False, **numbers)
 
@@ -83,7 +83,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, warm_python: str) -> Mappi
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_loss_falls(trained: Mapping[str, Trained], name: str) -> None:
-    """Every method and optimiser learns: the last quarter of the losses is well below the first."""
+    """Every method and optimizer learns: the last quarter of the losses is well below the first."""
     values = trained[name].losses
     quarter = len(values) // 4
     assert sum(values[-quarter:]) < 0.8 * sum(values[:quarter]), values
@@ -122,11 +122,12 @@ def test_tensorboard_reads_the_log(trained: Mapping[str, Trained]) -> None:
     assert [each.value for each in log.Scalars("loss")] == pytest.approx(trained["qlora"].losses)
 
 
-def test_a_killed_training_goes_on_at_two_hosts(
+def test_a_killed_training_resumes_on_two_hosts(
     trained: Mapping[str, Trained], tmp_path: Path, warm_python: str
 ) -> None:
-    """After kill -9 the same job goes on from its last checkpoint, here in two processes, the second started as on
-    another host. They share the pairs of a step, and the losses are those of one process that was left alone.
+    """After kill -9 the job resumes from its last checkpoint in two processes, the second started as on another host.
+
+    They share the pairs of a step, and the losses are those of one uninterrupted process.
     """
     trainer = ChildTrainer(settings(python=warm_python))
     job = make_job(tmp_path, **VARIANTS["qlora"], save_steps=4)
@@ -145,7 +146,7 @@ def test_a_killed_training_goes_on_at_two_hosts(
 
 
 async def at_two_hosts(job: Job, python: str, heard: list[Progress]) -> Outcome:
-    """Train at this host, and run by hand at the other what the log says."""
+    """Train on this host, and run on the other what the log says."""
     log = Path(job.work) / "finetune.log"
     log.unlink()
     trainer = ChildTrainer(settings(python=python, hosts=2, rendezvous=f"127.0.0.1:{free_port()}"))
@@ -158,8 +159,8 @@ async def at_two_hosts(job: Job, python: str, heard: list[Progress]) -> Outcome:
     return outcome
 
 
-def test_ones_own_configuration_runs_in_smaller_batches_where_memory_is_short(tmp_path: Path, warm_python: str) -> None:
-    """XTuner's own configuration, out of memory at batches of two, trains on our rows one by one."""
+def test_a_users_configuration_runs_with_smaller_batches_if_memory_is_short(tmp_path: Path, warm_python: str) -> None:
+    """XTuner's own configuration, out of memory with batches of two, trains on our rows one by one."""
     text = Path(cfgs_name_path["internvl_v2_internlm2_2b_qlora_finetune"]).read_text(encoding="utf-8")
     for old, new in {"batch_size = 8": "batch_size = 2", "num_workers = 4": "num_workers = 0", "1e-6": "1e-3"}.items():
         assert old in text
