@@ -6,7 +6,8 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Final
 from weakref import WeakValueDictionary
 
 from bot.chat.errors import DeletedMeanwhile, EmptyAnswer, Interrupted
@@ -19,6 +20,9 @@ from inference.messages import Answer, Delta, Engine, Picture, Prompt, PromptToo
 from storage.errors import UnknownRecord
 from storage.ledger import Ledger
 from storage.records import Exchange
+
+LATEST: Final = 64
+"""How many exchanges `latest` searches; in a shared conversation other people's stand between."""
 
 
 class Conversation:
@@ -33,15 +37,25 @@ class Conversation:
 
     async def has_picture(self, question: Question) -> bool:
         """Return whether the asker's open conversation has a picture, or may have one after the answer in flight."""
-        session = await self._open_session(question)
+        session = await self._ledger.sessions.find(*self._place(question))
         if session is None:
             return False
         turn = self._turns.get(session)
         return (turn is not None and turn.locked()) or await self._ledger.exchanges.has_pictures(session)
 
+    async def latest(self, question: Question) -> Exchange | None:
+        """Return the asker's latest exchange in the open conversation, which others may share."""
+        session = await self._ledger.sessions.find(*self._place(question))
+        exchanges = await self._ledger.exchanges.history(session, LATEST) if session is not None else []
+        return next((each for each in reversed(exchanges) if each.asker == question.asker), None)
+
+    async def restart(self, question: Question) -> None:
+        """Begin a new conversation. A replay may begin another one, which does no harm while it is empty."""
+        await self._ledger.sessions.restart(*self._place(question))
+
     async def subject(self, exchange: Exchange, question: Question) -> tuple[Picture, ...]:
         """Return the pictures that an exchange is about; none where the question is asked in the same conversation."""
-        if exchange.session == await self._open_session(question):
+        if exchange.session == await self._ledger.sessions.find(*self._place(question)):
             return ()
         return await self._history.subject(exchange)
 
@@ -77,19 +91,18 @@ class Conversation:
             except UnknownRecord as error:
                 raise DeletedMeanwhile from error
 
-    async def _open_session(self, question: Question) -> int | None:
-        talker = self._settings.talker(question.chat, question.asker)
-        return await self._ledger.sessions.find(question.chat, talker, question.topic)
-
     async def _session(self, question: Question) -> int:
         """Return the session that the question belongs to, which is begun if there is none."""
         if question.replaces:
             return question.replaces.session
-        talker = self._settings.talker(question.chat, question.asker)
         try:
-            return await self._ledger.sessions.open(question.chat, talker, question.topic, update=question.update)
+            return await self._ledger.sessions.open(*self._place(question), update=question.update)
         except UnknownRecord as error:
             raise DeletedMeanwhile from error
+
+    def _place(self, question: Question) -> tuple[int, int, int]:
+        """Return the chat, the owner of the conversation and the topic: what the ledger finds a session by."""
+        return question.chat, self._settings.talker(question.chat, question.asker), question.topic
 
     @asynccontextmanager
     async def _turn(self, session: int, answering: Answering) -> AsyncIterator[None]:
@@ -109,26 +122,31 @@ class Conversation:
         if answering.interrupted:
             raise Interrupted
         stream = self._engine.answer(prompt)
-        partial = _PartialAnswer()
+        text, model, began, first = "", "", time.monotonic(), 0.0
         try:
             async with answering.interruptible():
                 async for delta in stream:
                     show(delta)
-                    partial.add(delta)
                     if delta.answer is not None:
                         return delta.answer
+                    if delta.restarted:
+                        text = ""
+                    elif delta.text:
+                        first = first or time.monotonic()
+                        text, model = text + delta.text, delta.model
         finally:
             if isinstance(stream, AsyncGenerator):
                 await stream.aclose()
         if not answering.interrupted:
             raise EmptyAnswer
-        if not (answering.stopped and partial.text.strip()):
+        if not (answering.stopped and text.strip()):
             raise Interrupted
-        return partial.answer()
+        # Engines count tokens at the end only, so the usage of a partial answer is not known.
+        return Answer(text, model, "abort", Usage(), first - began, time.monotonic() - began)
 
 
 def _exchange(session: int, question: Question, prompt: Prompt, answer: Answer) -> Exchange:
-    sampling, former = prompt.sampling, question.replaces
+    former = question.replaces
     return Exchange(
         session=session,
         chat=former.chat if former else question.chat,
@@ -140,40 +158,10 @@ def _exchange(session: int, question: Question, prompt: Prompt, answer: Answer) 
         model=answer.model,
         system=prompt.system,
         prompt_hash=prompt_hash(prompt),
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        max_new_tokens=sampling.max_new_tokens,
-        seed=sampling.seed,
-        top_k=sampling.top_k,
+        **asdict(prompt.sampling),
         finish=answer.finish,
-        prompt_tokens=answer.usage.prompt_tokens,
-        completion_tokens=answer.usage.completion_tokens,
-        cached_tokens=answer.usage.cached_tokens,
-        encoded_tiles=answer.usage.encoded_tiles,
+        **asdict(answer.usage),
         first_token_seconds=answer.first_token_seconds,
         seconds=answer.seconds,
         replaces=former.place if former else None,
     )
-
-
-class _PartialAnswer:
-    """The text so far, for an answer that is stopped."""
-
-    def __init__(self) -> None:
-        self.text = ""
-        self._model = ""
-        self._began = time.monotonic()
-        self._first = 0.0
-
-    def add(self, delta: Delta) -> None:
-        if delta.restarted:
-            self.text = ""
-        elif delta.text:
-            self._first = self._first or time.monotonic()
-            self.text += delta.text
-            self._model = delta.model
-
-    def answer(self) -> Answer:
-        """Return what was written. Its tokens are not known: engines count at the end only."""
-        seconds = time.monotonic() - self._began
-        return Answer(self.text, self._model, "abort", Usage(), self._first - self._began, seconds)

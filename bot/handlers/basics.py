@@ -74,10 +74,8 @@ async def show_help(message: Message, request: Request) -> None:
 
 
 async def new(message: Message, request: Request) -> None:
-    """Begin a new conversation. A replay may begin another one, which does no harm while it is empty."""
-    services, chat = request.services, message.chat.id
-    talker = services.settings.chat.talker(chat, request.user.id)
-    await services.ledger.sessions.restart(chat, talker, request.reply.place.topic or 0)
+    """Begin a new conversation."""
+    await request.services.conversation.restart(request.question())
     await request.reply.finish(request.say("A fresh start: I have put our conversation aside. Send me a picture!"))
 
 

@@ -17,7 +17,6 @@ from aiogram import Router
 from aiogram.exceptions import TelegramAPIError, TelegramBadRequest
 from aiogram.types import CallbackQuery, Message
 
-from bot.chat.question import Question
 from bot.chat.responder import apology
 from bot.handlers.callbacks import acknowledge, tapped_exchange
 from bot.handlers.request import Request
@@ -159,7 +158,7 @@ async def decided(query: CallbackQuery, callback_data: Teach, request: Request) 
 async def answer(query: CallbackQuery, callback_data: Asks, request: Request) -> None:
     """Answer a question that was taken for a correction, on the message that offered to learn it."""
     services, reply, say, author = request.services, request.reply, request.say, request.user.id
-    message, update = query.message, request.delivery.update
+    message = query.message
     try:
         correction = await services.ledger.corrections.get(callback_data.demonstration)
         about = await services.ledger.exchanges.get(correction.exchange)
@@ -171,8 +170,7 @@ async def answer(query: CallbackQuery, callback_data: Asks, request: Request) ->
         await acknowledge(query, say("Only who asked can do that."))
         return
     reply.place = replace(reply.place, question=offered[0].question)
-    if recorded := await services.ledger.exchanges.for_update(update):
-        await services.responder.show(recorded, reply, say)
+    if await request.show_recorded():
         return
     if await services.ledger.exchanges.for_question(reply.place.chat, reply.place.question):
         await acknowledge(query, say("This button does not work any more."))
@@ -180,15 +178,7 @@ async def answer(query: CallbackQuery, callback_data: Asks, request: Request) ->
     await acknowledge(query)
     await services.ledger.corrections.confirm(correction.id, None)
     await reply.adopt([message.message_id])
-    question = Question(
-        update=update,
-        chat=reply.place.chat,
-        topic=reply.place.topic or 0,
-        asker=author,
-        received=request.delivery.received,
-        message=reply.place.question,
-        text=correction.text,
-    )
+    question = replace(request.question(text=correction.text), message=reply.place.question)
     try:
         question = replace(question, pictures=await services.conversation.subject(about, question))
     except UnknownRecord as error:

@@ -47,9 +47,7 @@ class _Asked:
 async def ask(message: Message, request: Request) -> None:
     """Answer a question, or say why not. The answer to an edited one takes the place of the earlier answer."""
     services, reply, say = request.services, request.reply, request.say
-    update, attempt = request.delivery.update, request.delivery.attempt
-    if attempt > 1 and (recorded := await services.ledger.exchanges.for_update(update)):
-        await services.responder.show(recorded, reply, say)
+    if await request.show_recorded():
         return
     asked = await _admit(message, request)
     if asked is None:
@@ -89,15 +87,10 @@ async def _admit(message: Message, request: Request) -> _Asked | None:
         return None
     services.staleness.recent(chat, user.id)
     text = text_of([services.in_flight.newest(each) for each in request.messages], username)
-    question = Question(
-        update=request.delivery.update,
-        chat=chat,
-        topic=request.reply.place.topic or 0,
-        asker=user.id,
-        received=request.delivery.received,
+    question = replace(
+        request.question(text=text or say(services.settings.chat.default_question)),
         message=message.message_id,
         messages=request.messages,
-        text=text or say(services.settings.chat.default_question),
         files=tuple(file for each in request.messages if (file := picture_in(each))),
         sender=user.id,
     )
@@ -152,9 +145,8 @@ async def _collect_pictures(asked: _Asked, request: Request) -> Question:
         UnknownRecord: A picture was deleted.
     """
     services, question = request.services, asked.question
-    if asked.starts_over:  # a replay may begin another conversation, which does no harm while it is empty
-        talker = services.settings.chat.talker(question.chat, question.asker)
-        await services.ledger.sessions.restart(question.chat, talker, question.topic)
+    if asked.starts_over:
+        await services.conversation.restart(question)
     if question.files or question.replaces:
         return question
     to = asked.message.reply_to_message

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
 
 from aiogram import Router
 from aiogram.types import CallbackQuery, Message
 
-from bot.chat.question import Question
 from bot.handlers.callbacks import acknowledge, tapped_exchange
 from bot.handlers.commands import Command
 from bot.handlers.request import Request
 from bot.telegram.keyboards import Again, Stop
 from storage.records import Exchange
-
-LATEST: Final = 64
-"""How many exchanges /retry searches for the person's own; in a shared conversation others stand between."""
 
 
 def router() -> Router:
@@ -31,14 +26,9 @@ def router() -> Router:
 
 async def retry(message: Message, request: Request) -> None:
     """Answer the person's last question in the conversation again."""
-    services, place, user = request.services, request.reply.place, request.user.id
-    if recorded := await services.ledger.exchanges.for_update(request.delivery.update):
-        await services.responder.show(recorded, request.reply, request.say)
+    if await request.show_recorded():
         return
-    talker = services.settings.chat.talker(place.chat, user)
-    session = await services.ledger.sessions.find(place.chat, talker, place.topic or 0)
-    exchanges = await services.ledger.exchanges.history(session, LATEST) if session is not None else []
-    latest = next((each for each in reversed(exchanges) if each.asker == user), None)
+    latest = await request.services.conversation.latest(request.question())
     if latest:
         await _answer_again(latest, request)
     else:
@@ -54,9 +44,9 @@ async def again(query: CallbackQuery, callback_data: Again, request: Request) ->
     if here is None:
         return
     former, _ = here
-    if recorded := await services.ledger.exchanges.for_update(request.delivery.update):
-        await services.responder.show(recorded, request.reply, say)
-    elif request.user.id != former.asker and not request.is_admin:
+    if await request.show_recorded():
+        return
+    if request.user.id != former.asker and not request.is_admin:
         await acknowledge(query, say("Only who asked can do that."))
     elif await services.ledger.exchanges.newest_at(former.place) != former.id:
         await acknowledge(query, say("There is a newer answer to this question already."))
@@ -74,7 +64,7 @@ async def _answer_again(former: Exchange, request: Request) -> None:
     shown = await services.ledger.replies.for_update(former.update)
     quoted = next((each.question for each in shown if each.question), reply.place.question)
     reply.place = replace(reply.place, question=quoted, quotes=True)
-    question = _question(request, text=former.question, replaces=former)
+    question = request.question(text=former.question, replaces=former)
     exchange = await services.responder.answer(question, reply, say, say("Let me think again…"))
     if exchange and shown and (last := shown[-1].message):
         services.buttons.update(former, last, request.user.id, say)
@@ -82,7 +72,7 @@ async def _answer_again(former: Exchange, request: Request) -> None:
 
 async def stop(message: Message, request: Request) -> None:
     """End the answers to what the person has asked here before, and keep what was written of them."""
-    stopped = request.services.in_flight.stop_before(_question(request))
+    stopped = request.services.in_flight.stop_before(request.question())
     for each in stopped:
         await each.over.wait()
     say = request.say
@@ -108,15 +98,3 @@ async def stop_this(query: CallbackQuery, callback_data: Stop, request: Request)
     await acknowledge(query, say("Stopping…"))
     if answering is not None:
         await answering.over.wait()
-
-
-def _question(request: Request, *, text: str = "", replaces: Exchange | None = None) -> Question:
-    return Question(
-        update=request.delivery.update,
-        chat=request.reply.place.chat,
-        topic=request.reply.place.topic or 0,
-        asker=request.user.id,
-        received=request.delivery.received,
-        text=text,
-        replaces=replaces,
-    )

@@ -16,6 +16,7 @@ from bot.admin.protocol import AdminActions
 from bot.chat.conversation import Conversation
 from bot.chat.images import PictureReceiver
 from bot.chat.in_flight import InFlight
+from bot.chat.question import Question
 from bot.chat.responder import Responder
 from bot.i18n import Say, Translator
 from bot.settings import BotSettings
@@ -26,7 +27,7 @@ from bot.updates.inbox import Delivery
 from bot.updates.staleness import Lateness
 from storage.errors import UnknownRecord
 from storage.ledger import Ledger
-from storage.records import Chat, Person
+from storage.records import Chat, Exchange, Person
 
 Handler = Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]]
 
@@ -80,6 +81,28 @@ class Request:
     def is_admin(self) -> bool:
         """Whether an admin sent the update."""
         return self.user.id in self.services.settings.telegram.admins
+
+    def question(self, *, text: str = "", replaces: Exchange | None = None) -> Question:
+        """Return a question by the user in the chat of the reply."""
+        place = self.reply.place
+        return Question(
+            update=self.delivery.update,
+            chat=place.chat,
+            topic=place.topic or 0,
+            asker=self.user.id,
+            received=self.delivery.received,
+            text=text,
+            replaces=replaces,
+        )
+
+    async def show_recorded(self) -> bool:
+        """Show the answer that an interrupted attempt has recorded, and return whether there is one."""
+        if self.delivery.attempt == 1:
+            return False
+        recorded = await self.services.ledger.exchanges.for_update(self.delivery.update)
+        if recorded:
+            await self.services.responder.show(recorded, self.reply, self.say)
+        return recorded is not None
 
 
 class RequestContext(BaseMiddleware):
