@@ -63,7 +63,7 @@ class Conversation:
         """Answer a question, show every delta, and return the exchange as recorded.
 
         What fails is not recorded, so the next question does not see it. The caller makes sure that the update was not
-        answered before (`exchange_for_update`).
+        answered before (`ledger.exchanges.for_update`).
 
         Raises:
             NoPictureYet: There is no picture to talk about.

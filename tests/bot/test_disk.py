@@ -1,4 +1,4 @@
-"""A full disk: each sender is told once, nothing is answered from memory, and nothing is lost."""
+"""A full disk: each sender gets one reply, nothing is answered from memory, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ async def test_a_reaction_waits_for_room(stage: Stage) -> None:
 
 
 async def test_a_webhook_call_that_cannot_be_stored_is_not_acknowledged(stage: Stage) -> None:
-    """Its sender is told once; Telegram calls again, and with room the call succeeds and the question is answered."""
+    """Its sender gets one reply; Telegram calls again, and with room the call succeeds and the question is answered."""
     async with stage.bot(engine=ScriptedEngine("A dog.", "Brown.")) as bot, stage.person() as ada:
         picture = await ada.asks(photo=png(), caption="before")
         call = {"update_id": 99, "message": {**_by(ada), "message_id": 77, "text": "Which colour? " + "x" * 500_000}}

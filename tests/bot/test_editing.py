@@ -1,4 +1,4 @@
-"""Questions that change: answered anew, in the place of the earlier answer."""
+"""Edited questions: the new answer takes the place of the earlier one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.support.person import UP, button
 
 
 async def test_an_edited_question_is_answered_in_place(stage: Stage) -> None:
-    """The answer's message shows the answer to the new question; the former one is kept and not remembered."""
+    """The message shows the answer to the edited question; the former exchange stays but is not in the history."""
     async with stage.bot("One.", "Later.", "word " * 1000, "Last.") as bot, stage.person() as ada:
         question = await ada.sends(photo=png(), caption="How many?")
         first = await ada.answer(rated=True)
@@ -33,8 +33,8 @@ async def test_an_edited_question_is_answered_in_place(stage: Stage) -> None:
         assert (await bot.ledger.exchanges.get(5)).replaces == 1
 
 
-async def test_a_question_edited_in_mid_answer_is_put_anew(stage: Stage) -> None:
-    """What was being said to the old question is broken off; there is one message, one exchange, one answer."""
+async def test_a_question_edited_in_flight_is_asked_again(stage: Stage) -> None:
+    """The answer in flight is broken off; there is one message, one exchange, one answer."""
     never = asyncio.Event()
     async with stage.bot(["Four", never], "Teal.") as bot, stage.person() as ada:
         question = await ada.sends(photo=png(), caption="How many?")
@@ -48,7 +48,7 @@ async def test_a_question_edited_in_mid_answer_is_put_anew(stage: Stage) -> None
 
 
 async def test_a_question_edited_while_it_waits_is_asked_as_edited(stage: Stage) -> None:
-    """The engine never sees the former words."""
+    """The engine does not get the former text."""
     gate = asyncio.Event()
     async with stage.bot(["One", gate]) as bot, stage.person() as ada:
         await ada.sends(photo=png(), caption="a?")
@@ -64,8 +64,8 @@ async def test_a_question_edited_while_it_waits_is_asked_as_edited(stage: Stage)
         assert len(await ada.bot_messages()) == 2
 
 
-async def test_an_edit_without_a_change_is_left_alone(stage: Stage) -> None:
-    """Telegram calls a message edited also when only its preview came."""
+async def test_an_edit_without_a_change_is_ignored(stage: Stage) -> None:
+    """Telegram also reports an edit when only a link's preview was added."""
     async with stage.bot() as bot, stage.person() as ada:
         question = await ada.sends(photo=png(), caption="What?")
         await ada.answer(rated=True)
@@ -79,8 +79,8 @@ async def test_an_edit_without_a_change_is_left_alone(stage: Stage) -> None:
         assert (await ada.counts())["edits"] == edits + 1, "the words of /help"
 
 
-async def test_an_edit_mends_a_question_that_was_refused(stage: Stage) -> None:
-    """Where the first words got no answer, the new ones get theirs in the same message."""
+async def test_an_edit_of_a_refused_question_is_answered(stage: Stage) -> None:
+    """The answer to the edited question replaces the refusal in the same message."""
     async with stage.bot("Yes.", chat={"max_question_characters": 10}) as bot, stage.person() as ada:
         question = await ada.sends(photo=png(), caption="A question that is too long")
         assert "too long" in (await final_reply(ada))["text"]
@@ -91,8 +91,8 @@ async def test_an_edit_mends_a_question_that_was_refused(stage: Stage) -> None:
         assert (await bot.ledger.exchanges.get(1)).replaces is None
 
 
-async def test_an_edited_question_of_a_former_conversation_is_answered_there(stage: Stage) -> None:
-    """After /new as well, and after another answer to it: with what was said then, and the new conversation goes on."""
+async def test_an_edit_in_a_former_conversation_is_answered_there(stage: Stage) -> None:
+    """After /new and after a regenerated answer it gets the history of then; the new conversation goes on."""
     async with stage.bot() as bot, stage.person() as ada:
         await ada.asks(photo=png(), caption="a?")
         question = await ada.sends("b?")

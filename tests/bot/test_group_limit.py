@@ -1,7 +1,7 @@
-"""Groups under Telegram's twenty messages a minute: nobody is refused, everybody is answered, every vote is shown.
+"""Groups under Telegram's limit of twenty messages a minute: every question is answered and every vote shown.
 
-Flood control is on in the emulator, and a minute of both sides is made short, so that the loads fit into a test.
-`benchmarks.group_chat` runs them in full length.
+Flood control is on in the emulator, with shortened minutes on both sides, so that the loads fit into a test.
+`benchmarks.group_chat` runs them at full length.
 """
 
 from __future__ import annotations
@@ -108,9 +108,10 @@ async def test_more_questions_than_telegram_takes(stage: Stage) -> None:
 
 
 @pytest.mark.usefixtures("quick_minutes")
-async def test_every_vote_is_shown_in_the_end(stage: Stage) -> None:
-    """Votes that come faster than the group takes calls are shown together, the last of each message too, and with a
-    👎 the button for a better answer; the next answer does not wait behind them.
+async def test_every_vote_is_shown(stage: Stage) -> None:
+    """Votes that come faster than the group takes calls are shown together, the last of each message too.
+
+    A 👎 shows the button for a correction, and the next answer does not wait behind the votes.
     """
     async with (
         stage.bot(telegram=LIMITED) as bot,

@@ -75,7 +75,7 @@ async def test_a_group_can_share_one_conversation(stage: Stage) -> None:
         await stage.handled(bot)
         await ada.sends(f"{BOT} c?", chat=group)
         await stage.handled(bot)
-        assert len(bot.engine.prompts) == 3, "nobody has shown a picture since /new"
+        assert len(bot.engine.prompts) == 3, "no picture since /new"
         await bot.ledger.personal_data.erase(ada.id)
         assert (await bot.ledger.counts.totals())["exchanges"] == 0, "all of it was about her picture"
 
