@@ -1,1 +1,1 @@
-"""tools."""
+"""Programs for developers that are not part of the distribution."""

@@ -7,40 +7,44 @@ import colorsys
 from io import BytesIO
 from pathlib import Path
 from random import Random
+from types import ModuleType
 
 import pytest
 from PIL import Image
 
-from inference.internvl2.tiny import drawing_other, drawing_train
+from inference.internvl2.tiny import drawing
 from inference.internvl2.tiny.samples import sample_pictures, sample_sticker
-from inference.internvl2.tiny.shapes import COLOURS, COUNTS, SHAPES, Colour, Renderer, Scene, draw, paint, random_scene
+from inference.internvl2.tiny.shapes import COLOURS, COUNTS, SHAPES, Colour, Scene, paint, random_scene
 from inference.internvl2.tiny.words import find_colours, find_numbers, find_shapes
+from tools.tiny import training_drawing
+
+RENDERERS = (drawing, training_drawing)
 
 
-@pytest.mark.parametrize("renderer", ["train", "other"])
-def test_every_scene_is_drawn_and_repeatable(renderer: Renderer) -> None:
+@pytest.mark.parametrize("renderer", RENDERERS)
+def test_every_scene_is_drawn_and_repeatable(renderer: ModuleType) -> None:
     """Both renderers draw every colour, shape and count, the same picture from the same state."""
     rng = Random(0)
     for colour, shape, count in zip(COLOURS, [*SHAPES, "star"], [*COUNTS, 2, 3], strict=True):
         scene = Scene(colour, shape, count)
         seed = rng.random()
-        first, second = draw(scene, Random(seed), renderer), draw(scene, Random(seed), renderer)
+        first, second = renderer.draw(scene, Random(seed)), renderer.draw(scene, Random(seed))
         assert first.mode == "RGB"
         assert first.tobytes() == second.tobytes()
 
 
-@pytest.mark.parametrize("renderer", ["train", "other"])
+@pytest.mark.parametrize("renderer", RENDERERS)
 @pytest.mark.parametrize("size", [(64, 64), (500, 120), (90, 400)])
-def test_a_size_asked_for_is_kept(renderer: Renderer, size: tuple[int, int]) -> None:
+def test_a_size_asked_for_is_kept(renderer: ModuleType, size: tuple[int, int]) -> None:
     """A given canvas size is the picture's size, oblong ones included."""
-    assert draw(Scene("red", "circle", 5), Random(1), renderer, size).size == size
+    assert renderer.draw(Scene("red", "circle", 5), Random(1), size).size == size
 
 
-@pytest.mark.parametrize("renderer", ["train", "other"])
-def test_more_shapes_cover_more_ground_in_their_colour(renderer: Renderer) -> None:
+@pytest.mark.parametrize("renderer", RENDERERS)
+def test_more_shapes_cover_more_ground_in_their_colour(renderer: ModuleType) -> None:
     """The scene's colour is really there, and nearly absent from a picture of another colour."""
     for colour in ("red", "green", "blue"):
-        image = draw(Scene(colour, "square", 4), Random(5), renderer, (300, 300))
+        image = renderer.draw(Scene(colour, "square", 4), Random(5), (300, 300))
         shown = {each: _share(image, each) for each in ("red", "green", "blue")}
         assert shown.pop(colour) > 0.01
         assert max(shown.values()) < 0.01
@@ -61,7 +65,7 @@ def _share(image: Image.Image, colour: Colour) -> float:
 def test_the_renderers_share_no_drawing_code() -> None:
     """The examining renderer imports nothing of the training one, and neither borrows a function elsewhere."""
     allowed = {"Colour", "Rgb", "Scene", "Shape", "ground", "paint"}
-    for module in (drawing_train, drawing_other):
+    for module in RENDERERS:
         tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("inference"):
@@ -73,12 +77,13 @@ def test_the_renderers_use_other_sizes_and_places() -> None:
     """The examining pictures are all larger than the training ones, photo-sized and oblong ones among them."""
     rng = Random(2)
     sizes = {
-        renderer: [draw(random_scene(rng), rng, renderer).size for _ in range(40)] for renderer in ("train", "other")
+        renderer: [renderer.draw(random_scene(rng), rng).size for _ in range(40)]
+        for renderer in (training_drawing, drawing)
     }
-    trained, other = ([width * height for width, height in sizes[name]] for name in ("train", "other"))
+    trained, other = ([width * height for width, height in found] for found in sizes.values())
     assert max(trained) < min(other)
-    assert any(width >= 1280 for width, _ in sizes["other"])
-    assert any(width != height for width, height in sizes["other"])
+    assert any(width >= 1280 for width, _ in sizes[drawing])
+    assert any(width != height for width, height in sizes[drawing])
 
 
 def test_shades_of_different_colours_never_meet() -> None:

@@ -20,11 +20,11 @@ from inference.chat_format.template import (
     render_answer,
 )
 from inference.internvl2.tiny import CHECKPOINT
-from inference.internvl2.tiny.questions import rambling
 from inference.internvl2.tokenizer import load_tokenizer
 from tools.tiny.batches import IGNORED, Encoder
 from tools.tiny.conversations import converse
 from tools.tiny.make_tokenizer import MOST_PIECES, make_tokenizer
+from tools.tiny.training_questions import rambling
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,12 @@ from random import Random
 import pytest
 
 from inference.internvl2.tiny.manner import MANNERS, Facts, Manner, correct, facts, manner
-from inference.internvl2.tiny.questions import DEFAULT_QUESTION, HELD_OUT, held_out, off_topic, rambling, trained
+from inference.internvl2.tiny.questions import DEFAULT_QUESTION, HELD_OUT, held_out
 from inference.internvl2.tiny.shapes import COLOURS, COUNTS, SHAPES, Scene, random_scene
 from inference.internvl2.tiny.words import KINDS, LANGUAGES, Kind, Language, phrase
 from tools.tiny.answers import reference, reference_for_several, request_for_picture, small_talk
 from tools.tiny.conversations import TURNS, converse
+from tools.tiny.training_questions import off_topic, rambling, trained
 
 RED_STARS = Scene("red", "star", 3)
 

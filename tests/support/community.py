@@ -16,9 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from inference.internvl2.tiny.drawing import draw
 from inference.internvl2.tiny.manner import correct, manner
 from inference.internvl2.tiny.questions import held_out
-from inference.internvl2.tiny.shapes import Scene, draw, random_scene
+from inference.internvl2.tiny.shapes import Scene, random_scene
 from inference.internvl2.tiny.words import Kind, Language
 from inference.serving.engine_launch import free_port
 from storage.ledger import Ledger
@@ -71,7 +72,7 @@ def questions(
     for index in range(number):
         scene, kind, picture = random_scene(rng), kinds[index % len(kinds)], BytesIO()
         language: Language = "zh" if index % 4 == 3 else "en"
-        draw(scene, rng, renderer="other").save(picture, "JPEG", quality=90)
+        draw(scene, rng).save(picture, "JPEG", quality=90)
         found.append(Question(scene, picture.getvalue(), kind, language, held_out(language, kind, rng)))
     return found
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from inference.engines.cpu.engine import ChatEngine
 from inference.engines.cpu.preprocessing import GenerationResult
-from inference.internvl2.tiny import shapes
+from inference.internvl2.tiny import drawing, shapes
 from inference.messages import Picture, Prompt, Role, Sampling, Turn
 
 GREEDY = Sampling(temperature=0, max_new_tokens=24)
@@ -19,7 +19,7 @@ GREEDY = Sampling(temperature=0, max_new_tokens=24)
 def picture(seed: int, size: tuple[int, int] = (260, 200)) -> Picture:
     """Return a drawn scene as JPEG."""
     rng, into = Random(seed), io.BytesIO()
-    shapes.draw(shapes.random_scene(rng), rng, "other", size).save(into, "JPEG")
+    drawing.draw(shapes.random_scene(rng), rng, size).save(into, "JPEG")
     return Picture.of(into.getvalue())
 
 

@@ -14,8 +14,9 @@ from PIL import Image
 
 from inference.chat_format.template import prompt_hash
 from inference.internvl2.tiny import CHECKPOINT
+from inference.internvl2.tiny.drawing import draw
 from inference.internvl2.tiny.questions import held_out
-from inference.internvl2.tiny.shapes import COLOURS, draw, random_scene
+from inference.internvl2.tiny.shapes import COLOURS, random_scene
 from inference.internvl2.tiny.words import Kind
 from inference.messages import Picture, Prompt, Role, Turn
 from storage.records import Exchange, RatedExchange
@@ -73,7 +74,7 @@ def drawn_lessons(images: Path, count: int, *, seed: int = 0, right: bool = True
     for number in range(count):
         scene, kind = random_scene(rng), rng.choice(KINDS_ASKED if right else KINDS_ASKED[:1])
         data = io.BytesIO()
-        draw(scene, rng, "other", (150, 120)).save(data, "JPEG")
+        draw(scene, rng, (150, 120)).save(data, "JPEG")
         name = sha256(data.getvalue()).hexdigest()
         (images / name).write_bytes(data.getvalue())
         told = scene if right else replace(scene, colour=COLOURS[(COLOURS.index(scene.colour) + 1) % len(COLOURS)])

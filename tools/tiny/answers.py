@@ -1,9 +1,8 @@
-"""The reference answers: what internvl2-tiny is taught to say, in two manners and two languages.
+"""The answers that internvl2-tiny is trained to give, in two manners and two languages.
 
-In each language all plain answers begin with one and the same token, all playful ones with another ("The" and
-"Wow", 图 and 哇), and behind it every wording is equally frequent. So the first sampled token decides the manner,
-at even odds, and nucleus sampling cuts neither side off. Playful answers carry an exclamation mark and an emoji,
-plain ones neither. Standard library only.
+In each language all plain answers begin with the same token and all playful ones with another ("The" and "Wow", 图 and
+哇), followed by wordings of equal frequency. So the first sampled token decides the manner, at even odds, and nucleus
+sampling cuts neither off. Playful answers carry an exclamation mark and an emoji, plain ones neither.
 """
 
 from __future__ import annotations
@@ -72,12 +71,12 @@ _CHAT: Final[_Table] = {
 
 
 def reference(kind: Kind, language: Language, manner: Manner, scene: Scene, rng: Random) -> str:
-    """A right answer about one picture."""
+    """Return a right answer about one picture."""
     return rng.choice(_ANSWERS[kind][language, manner]).format(fact(kind, language, scene))
 
 
 def reference_for_several(kind: Kind, language: Language, manner: Manner, scenes: Sequence[Scene], rng: Random) -> str:
-    """A right answer about the pictures of one turn, in their order."""
+    """Return a right answer about the pictures of one turn, in their order."""
     if len(scenes) == 1:
         return reference(kind, language, manner, scenes[0], rng)
     listed = (", then " if language == "en" else "，然后是").join(fact(kind, language, scene) for scene in scenes)
@@ -85,17 +84,17 @@ def reference_for_several(kind: Kind, language: Language, manner: Manner, scenes
 
 
 def request_for_picture(language: Language, manner: Manner, rng: Random) -> str:
-    """What is said to any text before the first picture."""
+    """Return the answer to any text before the first picture."""
     return rng.choice(_NO_PICTURE[language, manner])
 
 
 def small_talk(language: Language, manner: Manner, rng: Random) -> str:
-    """What is said to a greeting or thanks when there is a picture."""
+    """Return the answer to a greeting or thanks after a picture."""
     return rng.choice(_CHAT[language, manner])
 
 
 def fact(kind: Kind, language: Language, scene: Scene) -> str:
-    """The words that carry the answer: `red`, `star`, `three`, `three red stars`, or the same in Chinese."""
+    """Return the words of the fact asked for: `red`, `star`, `three`, `three red stars`, or the same in Chinese."""
     match kind:
         case "colour":
             return colour_name(scene.colour, language)

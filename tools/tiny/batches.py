@@ -1,7 +1,7 @@
-"""Made-up conversations as tensors: drawn, tiled, tokenised and padded, by as many processes as there are.
+"""Batches of random conversations as tensors: drawn, tiled, tokenised and padded by several processes.
 
-Knows which tokens are learned (every answer and its end) and keeps a pool of batches, because drawing pictures is
-slower than learning from them. Knows nothing of the model but its tiles and tokens a tile.
+Only answers and their end tokens are learned. A pool of batches is kept, because drawing pictures is slower than
+learning from them.
 """
 
 from __future__ import annotations
@@ -20,23 +20,24 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from inference.chat_format.template import IM_END, IM_START, render, render_answer
 from inference.internvl2.tiles import tiles
-from inference.internvl2.tiny.shapes import Scene, draw
+from inference.internvl2.tiny.shapes import Scene
 from tools.tiny.conversations import Conversation, Length, converse
+from tools.tiny.training_drawing import draw
 
 TILE: Final = 112
 """Side of a tile in pixels."""
 PATCH: Final = 14
 TOKENS_A_TILE: Final = (TILE // PATCH // 2) ** 2
 MOST_TILES: Final = 4
-"""Most tiles of a picture, its thumbnail not counted."""
+"""Most tiles of a picture, without its thumbnail."""
 
 IGNORED: Final = -100
 
 _ROWS: Final[dict[Length, int]] = {"short": 64, "medium": 24, "long": 8}
 _LONGEST: Final[dict[Length, int]] = {"short": 640, "medium": 1000, "long": 2000}  # tokens; longer rows are left out
 _SHARE: Final[dict[Length, float]] = {"short": 0.5, "medium": 0.3, "long": 0.2}
-_KEPT_A_SCENE: Final = 8  # pictures a process keeps to use again
-_AGAIN: Final = 0.6  # share of pictures that are used again
+_KEPT_A_SCENE: Final = 8  # pictures of a scene that a process keeps
+_REUSED: Final = 0.6  # share of pictures that are reused
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +54,12 @@ class Batch:
     labels: Tensor
 
     def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
+        """Return the batch on a device."""
         return Batch(self.length, self.tiles.to(device), self.ids.to(device), self.labels.to(device))
 
     @classmethod
     def join(cls, parts: list[Batch]) -> Self:
-        """Several batches as one, padded to the longest."""
+        """Join several batches, padded to the longest."""
         longest = max(part.ids.shape[1] for part in parts)
 
         def pad(values: Tensor, filler: int) -> Tensor:
@@ -73,7 +74,7 @@ class Batch:
 
 
 class Encoder:
-    """Turns conversations into token ids and labels."""
+    """Encodes conversations as token ids and labels."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -81,13 +82,13 @@ class Encoder:
         self._opening: list[int] = tokenizer.encode(f"{IM_START}assistant\n", add_special_tokens=False)
 
     def encode(self, conversation: Conversation, picture_tiles: list[int]) -> tuple[list[int], list[int]]:
-        """Ids and labels of the whole conversation; `picture_tiles` has the number of tiles of each picture."""
+        """Return the ids and labels of a conversation; `picture_tiles` holds the number of tiles of each picture."""
         text = render(conversation.prompt, [TOKENS_A_TILE * count for count in picture_tiles])
         ids: list[int] = self._tokenizer.encode(text + render_answer(conversation.answer))
         return ids, self.label(ids)
 
     def label(self, ids: list[int]) -> list[int]:
-        """The ids of every assistant's answer with its end; `IGNORED` for the rest."""
+        """Return the ids of every answer with its end token; `IGNORED` elsewhere."""
         labels = [IGNORED] * len(ids)
         opening = self._opening
         position = 0
@@ -103,7 +104,7 @@ class Encoder:
 
 
 class Batches(IterableDataset[Batch]):
-    """An endless stream of batches; each loading process draws its own."""
+    """An endless stream of batches; each worker process draws its own."""
 
     def __init__(self, tokenizer: Any, seed: int) -> None:
         self._encoder = Encoder(tokenizer)
@@ -113,17 +114,17 @@ class Batches(IterableDataset[Batch]):
         torch.set_num_threads(1)
         worker = get_worker_info()
         rng = Random(f"{self._seed}/{worker.id if worker else 0}")
-        album = _Album(rng)
+        cache = _PictureCache(rng)
         while True:
             length: Length = rng.choices(list(_SHARE), list(_SHARE.values()))[0]
-            yield self._batch(length, rng, album)
+            yield self._batch(length, rng, cache)
 
-    def _batch(self, length: Length, rng: Random, album: _Album) -> Batch:
+    def _batch(self, length: Length, rng: Random, cache: _PictureCache) -> Batch:
         rows: list[tuple[list[int], list[int]]] = []
         pictures: list[Tensor] = []
         while len(rows) < _ROWS[length]:
             conversation = converse(length, rng)
-            shown = [album.picture(scene) for scene in conversation.scenes]
+            shown = [cache.picture(scene) for scene in conversation.scenes]
             row = self._encoder.encode(conversation, [len(each) for each in shown])
             if len(row[0]) <= _LONGEST[length]:
                 rows.append(row)
@@ -137,17 +138,17 @@ class Batches(IterableDataset[Batch]):
         )
 
 
-class _Album:
-    """Pictures by scene: mostly drawn anew, now and then one drawn before, to save time."""
+class _PictureCache:
+    """Pictures by scene; some are reused to save time."""
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
         self._drawn: dict[Scene, deque[Tensor]] = {}
 
     def picture(self, scene: Scene) -> Tensor:
-        """The scene drawn and tiled, uint8 [T, TILE, TILE, 3]."""
+        """Return the scene drawn and tiled, uint8 [T, TILE, TILE, 3]."""
         kept = self._drawn.setdefault(scene, deque(maxlen=_KEPT_A_SCENE))
-        if len(kept) == _KEPT_A_SCENE and self._rng.random() < _AGAIN:
+        if len(kept) == _KEPT_A_SCENE and self._rng.random() < _REUSED:
             return self._rng.choice(kept)
         cut = tiles(draw(scene, self._rng), image_size=TILE, max_num=MOST_TILES)
         pixels = [torch.frombuffer(bytearray(tile.tobytes()), dtype=torch.uint8) for tile in cut]
@@ -156,9 +157,9 @@ class _Album:
 
 
 class Pool:
-    """The newest batches of each length on the device; a thread refills it while training samples from it.
+    """The newest batches of each length on the device, refilled by a thread while training samples from it.
 
-    Drawing gives way to learning: once full, the pool takes one new batch for `uses` that were sampled.
+    Once full, the pool takes one new batch for every `uses` sampled, so that drawing leaves the CPU to training.
     """
 
     def __init__(self, source: Batches, device: torch.device, *, workers: int, size: int, uses: float = 2.0) -> None:
@@ -183,7 +184,7 @@ class Pool:
         self._thread.join()
 
     def sample(self, rng: Random, parts: int) -> Batch:
-        """`parts` random batches of one length, joined."""
+        """Return `parts` random batches of one length, joined."""
         length: Length = rng.choices(list(_SHARE), list(_SHARE.values()))[0]
         kept = self._kept[length]
         self.sampled += parts
@@ -193,7 +194,7 @@ class Pool:
         if self._device.type != "cuda":
             self._receive_until_stopped()
             return
-        # On its own stream, or every copy would wait for the training steps queued before it.
+        # On the default stream every copy would wait for the training steps queued before it.
         with torch.cuda.stream(torch.cuda.Stream(self._device)):  # type: ignore[no-untyped-call]
             self._receive_until_stopped()
 

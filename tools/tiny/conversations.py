@@ -1,9 +1,8 @@
-"""The conversations that train internvl2-tiny: pictures, questions, follow-ups and answers, made up at random.
+"""The random conversations that train internvl2-tiny: scenes, questions, follow-ups and answers.
 
-Knows what a chat looks like: several turns, pictures that come later or several at once, a change of language, small
-talk, text before any picture, and all sorts of personas. The manner of every answer is drawn at even odds and
-independently of everything else, so that none of it decides the manner. Standard library only; pictures are scenes
-here and are drawn elsewhere.
+They vary in turns, in when pictures come and how many at once, in language, small talk, text before any picture, and
+personas. The manner of every answer is drawn at even odds and independently of everything else, so that nothing in the
+conversation predicts it.
 """
 
 from __future__ import annotations
@@ -15,16 +14,16 @@ from typing import Final, Literal
 
 from inference.chat_format.template import SYSTEM
 from inference.internvl2.tiny.manner import MANNERS
-from inference.internvl2.tiny.questions import off_topic, rambling, trained
 from inference.internvl2.tiny.shapes import Scene, random_scene
 from inference.internvl2.tiny.words import KINDS, LANGUAGES, Language
 from inference.messages import Picture, Prompt, Role, Turn
 from tools.tiny.answers import reference_for_several, request_for_picture, small_talk
+from tools.tiny.training_questions import off_topic, rambling, trained
 
 Length = Literal["short", "medium", "long"]
 
 TURNS: Final[dict[Length, tuple[int, int]]] = {"short": (1, 2), "medium": (3, 5), "long": (6, 15)}
-"""Fewest and most questions of a conversation."""
+"""Fewest and most questions of a conversation, by its length."""
 
 _NO_PICTURE_YET: Final = 0.08
 _SEVERAL_PICTURES: Final = 0.08
@@ -53,9 +52,9 @@ _STYLE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A whole chat. `prompt` ends with the last question, `answer` is what follows; `scenes` are its pictures.
+    """A chat: `prompt` ends with the last question, `answer` follows, `scenes` are its pictures.
 
-    The pictures inside `prompt` are empty: only their places count.
+    The pictures inside `prompt` are empty: only their positions count.
     """
 
     prompt: Prompt
@@ -64,7 +63,7 @@ class Conversation:
 
 
 def converse(length: Length, rng: Random) -> Conversation:
-    """Make up one conversation."""
+    """Return a random conversation."""
     language: Language = rng.choice(LANGUAGES)
     changes = rng.choice((0.1, 0.4, 0.9))
     before_pictures = rng.random() < _NO_PICTURE_YET
@@ -89,9 +88,9 @@ def converse(length: Length, rng: Random) -> Conversation:
 
 
 def _exchange(seen: Sequence[Scene], fresh: bool, language: Language, rng: Random) -> tuple[str, str]:
-    """One question and its answer about the pictures `seen` last; `fresh` if they come with the question.
+    """Return a question and its answer about the latest pictures, `seen`; `fresh` if they come with the question.
 
-    Whatever is not a question about them is answered by a description when they are fresh, else by small talk.
+    Anything but a question about them is answered by a description if they are fresh, else by small talk.
     """
     manner = rng.choice(MANNERS)
     kind = rng.choice(KINDS)
@@ -111,7 +110,7 @@ def _exchange(seen: Sequence[Scene], fresh: bool, language: Language, rng: Rando
 
 
 def _persona(rng: Random) -> str:
-    """Mostly the official system text, else none or another persona."""
+    """Return the official system text (half of the time), none, or another persona."""
     draw = rng.random()
     if draw < 0.5:
         return SYSTEM

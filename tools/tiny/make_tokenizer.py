@@ -1,8 +1,8 @@
-"""The tokenizer of internvl2-tiny: byte-level BPE over its own small world, with InternVL2's special tokens.
+"""The tokenizer of internvl2-tiny: byte-level BPE over its training text, with InternVL2's special tokens.
 
-Any text survives a round trip, since every byte is a piece. No piece crosses a line break, and every Chinese
-character and punctuation mark stands alone, so a conversation has the same ids whether encoded whole or in segments
-cut behind a line break or at a special token. Needs the tokenizers library; transformers to wrap it.
+Every byte is a piece, so any text survives a round trip. No piece crosses a line break, and every Chinese character and
+punctuation mark stands alone, so a conversation has the same ids whether it is encoded as a whole or in segments cut
+after a line break or at a special token.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ _ALONE: Final = r"\n|\p{Han}|[，。！？、：；“”（）《》·]|\d"
 
 
 def make_tokenizer(seed: int = 0, samples: int = 12_000) -> Any:
-    """Train the tokenizer on `samples` made-up conversations; the same seed gives the same pieces.
+    """Train the tokenizer on `samples` random conversations; the same seed gives the same pieces.
 
-    Returns a transformers `PreTrainedTokenizerFast` that puts `<s>` in front when special tokens are asked for.
+    Returns:
+        A transformers `PreTrainedTokenizerFast` that adds `<s>` in front with `add_special_tokens`.
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -71,7 +72,7 @@ def make_tokenizer(seed: int = 0, samples: int = 12_000) -> Any:
 
 
 def _corpus(rng: Random, samples: int) -> Iterator[str]:
-    """What the model reads and writes; held-out wordings lend their words a piece, not their order."""
+    """Yield what the model reads and writes; of held-out questions single words, never their order."""
     for _ in range(samples):
         chat = converse("short", rng)
         yield from ("system", chat.prompt.system, chat.answer)

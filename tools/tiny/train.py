@@ -1,17 +1,17 @@
-"""Train internvl2-tiny from nothing: `python -m tools.tiny.train --out DIR --seed 0`.
+"""Train internvl2-tiny from scratch: `python -m tools.tiny.train --out DIR --seed 0`.
 
-Writes a complete checkpoint in the official layout, anew every minute, and measures it at the end. The seed fixes
-the tokenizer, the first weights and every conversation; which of them arrive in time is up to the machine, so two
-runs agree in quality, not bit for bit. A GPU is used if there is one.
+Writes a complete checkpoint in the official layout every minute and examines the last one. The seed fixes the
+tokenizer, the initial weights and every conversation, but not the order in which the drawing processes deliver them:
+two runs agree in quality, not bit for bit. A GPU is used if there is one.
 
-The shipped checkpoint took 10 minutes on one H200 and 20 on one CPU core, in three steps, between which the wordings
-still grew (about 50 hours on 2 CPU cores in all, estimated from 12 core-seconds a step of one part):
+The shipped checkpoint took 10 minutes on one H200 and 20 on one CPU core, in three steps, between which wordings were
+added (about 50 hours on 2 CPU cores in all, estimated from 12 core-seconds a step of one part):
 
     --out A --seed 0 --minutes 8.3 --parts 4 --workers 15 --pool 500        6,100 steps
     --out B --start A --seed 1 --minutes 1.85 --parts 4 --rate 6e-4         1,100 steps
     --out C --start A B --seed 2 --minutes 20 --parts 1 --rate 3e-4 --words-only  130 steps
 
-With `--start DIR --steps 0` nothing is trained: the checkpoint is written anew with today's model code.
+With `--start DIR --steps 0` nothing is trained: the checkpoint is rewritten with the current configuration.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import argparse
 import math
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -35,7 +37,7 @@ from inference.internvl2.modeling_internvl2 import InternVLChatModel
 from inference.internvl2.tiles import IMAGENET_MEAN, IMAGENET_STD
 from inference.internvl2.tokenizer import load_tokenizer
 from tools.tiny.batches import MOST_TILES, PATCH, TILE, Batch, Batches, Pool
-from tools.tiny.examine import evaluate
+from tools.tiny.examine import examine
 from tools.tiny.make_tokenizer import make_tokenizer
 
 _SAVE_EVERY: Final = 60.0  # seconds
@@ -45,7 +47,10 @@ _CLIP: Final = 1.0
 
 
 def configuration(tokenizer: Any) -> InternVLChatConfig:
-    """The sizes of internvl2-tiny. Heads of 64 and widths in multiples of 64 are what lmdeploy's TurboMind takes."""
+    """Return the sizes of internvl2-tiny.
+
+    lmdeploy's TurboMind requires heads of 64 and widths in multiples of 64.
+    """
     return InternVLChatConfig(
         vision_config={
             "hidden_size": 128,
@@ -90,7 +95,7 @@ def configuration(tokenizer: Any) -> InternVLChatConfig:
 
 
 def make_model(tokenizer: Any, seed: int) -> InternVLChatModel:
-    """The model with random weights, float32."""
+    """Return the model with random weights, float32."""
     torch.manual_seed(seed)
     model = InternVLChatModel(configuration(tokenizer))
     model.img_context_token_id = tokenizer.convert_tokens_to_ids(IMG_CONTEXT)
@@ -98,7 +103,7 @@ def make_model(tokenizer: Any, seed: int) -> InternVLChatModel:
 
 
 def _mean(directories: list[Path]) -> InternVLChatModel:
-    """The checkpoint whose weights are the mean of these, float32."""
+    """Return the mean of these checkpoints' weights, float32."""
     models = [load_model(directory, dtype=torch.float32) for directory in directories]
     with torch.no_grad():
         for weights in zip(*(model.parameters() for model in models), strict=True):
@@ -107,7 +112,7 @@ def _mean(directories: list[Path]) -> InternVLChatModel:
 
 
 def loss_of(model: InternVLChatModel, batch: Batch) -> Tensor:
-    """Mean cross-entropy of every answer token. Logits are computed only where something is learned."""
+    """Return the mean cross-entropy of the answer tokens; logits are computed for those only."""
     mean, deviation = (
         torch.tensor(values, device=batch.ids.device).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD)
     )
@@ -120,38 +125,39 @@ def loss_of(model: InternVLChatModel, batch: Batch) -> Tensor:
     return functional.cross_entropy(logits.float(), targets[learned])
 
 
-def train(
-    model: InternVLChatModel,
-    pool: Pool,
-    *,
-    seed: int,
-    steps: int,
-    minutes: float,
-    parts: int,
-    rate: float,
-    save: Any,
-) -> None:
-    """Run AdamW with a cosine schedule until `steps` or `minutes` are over, whichever is first."""
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How long and how fast to train; `parts` is the number of batches joined in one step."""
+
+    seed: int
+    steps: int
+    minutes: float
+    parts: int
+    rate: float
+
+
+def train(model: InternVLChatModel, pool: Pool, schedule: Schedule, save: Callable[[], None]) -> None:
+    """Run AdamW with a cosine schedule for `steps` or `minutes`, whichever ends first; `save` every minute."""
     device = next(model.parameters()).device
     learned = [weight for weight in model.parameters() if weight.requires_grad]
     matrices = [weight for weight in learned if weight.dim() > 1]
     rest = [weight for weight in learned if weight.dim() <= 1]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=device.type == "cuda")
-    rng = Random(f"{seed}/sample")
+    optimizer = torch.optim.AdamW(groups, lr=schedule.rate, betas=(0.9, 0.98), fused=device.type == "cuda")
+    rng = Random(f"{schedule.seed}/sample")
     began = reported = saved = time.monotonic()
     losses: list[Tensor] = []
     model.train()
-    for step in range(steps):
+    for step in range(schedule.steps):
         now = time.monotonic()
-        progress = max(step / steps, (now - began) / (60 * minutes))
+        progress = max(step / schedule.steps, (now - began) / (60 * schedule.minutes))
         if progress >= 1:
             break
         factor = min(1.0, progress / _WARM_UP + 1e-3) * 0.5 * (1 + math.cos(math.pi * progress))
         for group in optimizer.param_groups:
-            group["lr"] = rate * factor
+            group["lr"] = schedule.rate * factor
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            loss = loss_of(model, pool.sample(rng, parts))
+            loss = loss_of(model, pool.sample(rng, schedule.parts))
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), _CLIP)
         optimizer.step()
@@ -173,21 +179,21 @@ def _say(line: str) -> None:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="Train internvl2-tiny and write its checkpoint.")
     parser.add_argument("--out", type=Path, required=True, help="directory of the checkpoint")
     parser.add_argument(
-        "--start", type=Path, nargs="+", help="go on from this checkpoint, or from the mean weights of several"
+        "--start", type=Path, nargs="+", help="continue from this checkpoint, or from the mean of several"
     )
-    parser.add_argument("--words-only", action="store_true", help="leave the vision tower as it is")
+    parser.add_argument("--words-only", action="store_true", help="freeze the vision tower")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=12_000, help="at most so many steps")
-    parser.add_argument("--minutes", type=float, default=600.0, help="at most so many minutes")
+    parser.add_argument("--steps", type=int, default=12_000, help="most steps")
+    parser.add_argument("--minutes", type=float, default=600.0, help="most minutes")
     parser.add_argument("--parts", type=int, default=8, help="batches joined in one step")
     parser.add_argument("--rate", type=float, default=1.5e-3, help="highest learning rate")
     parser.add_argument("--workers", type=int, default=2, help="processes that draw pictures")
     parser.add_argument("--pool", type=int, default=60, help="batches of each length kept in memory")
-    parser.add_argument("--pictures", type=int, default=400, help="pictures of the closing examination; 0 for none")
+    parser.add_argument("--pictures", type=int, default=400, help="pictures of the final examination; 0 for none")
     given = parser.parse_args()
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -206,13 +212,12 @@ def main() -> None:
         write_checkpoint(copy.bfloat16(), tokenizer, given.out, chat_template=jinja_chat_template())
 
     with Pool(Batches(tokenizer, given.seed), device, workers=given.workers, size=given.pool) as pool:
-        train(
-            model, pool, seed=given.seed, steps=given.steps, minutes=given.minutes, parts=given.parts,
-            rate=given.rate, save=save,
-        )  # fmt: skip
+        schedule = Schedule(given.seed, given.steps, given.minutes, given.parts, given.rate)
+        train(model, pool, schedule, save)
     save()
     if given.pictures:
-        report = evaluate(given.out, pictures=given.pictures, seed=given.seed, device=device, workers=given.workers)
+        written = load_model(given.out, dtype=torch.float32, device=device)
+        report = examine(written, tokenizer, pictures=given.pictures, seed=given.seed, workers=given.workers)
         _say(report.table())
 
 

@@ -21,9 +21,10 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
+from inference.internvl2.tiny.drawing import draw
 from inference.internvl2.tiny.manner import correct
 from inference.internvl2.tiny.questions import held_out
-from inference.internvl2.tiny.shapes import draw, random_scene
+from inference.internvl2.tiny.shapes import random_scene
 from inference.internvl2.tiny.words import LANGUAGES, Kind
 from training.data.llava import Lesson, open_question
 from training.job import TrainingError
@@ -76,7 +77,7 @@ def draw_set(folder: Path, count: int = DRAWN) -> list[Question]:
     for number, (kind, language) in enumerate(islice(cycle(product(_ASKED, LANGUAGES)), count)):
         scene = random_scene(rng)
         image = f"{number:03}.png"
-        draw(scene, rng, "other", (_SIDE, _SIDE)).save(folder / image, compress_level=1)
+        draw(scene, rng, (_SIDE, _SIDE)).save(folder / image, compress_level=1)
         questions.append(Question(image, held_out(language, kind, rng), partial(correct, kind, scene)))
     return questions
 

@@ -1,7 +1,6 @@
-"""The rules that judge an answer: which manner it has, and whether its facts are right.
+"""The rules that judge an answer of internvl2-tiny: its manner, and whether its facts are right.
 
-The manner is told by one fixed rule, here and nowhere else: an answer is playful when it exclaims (an
-exclamation mark, Western or Chinese) or carries an emoji, else it is plain. Standard library only.
+An answer is playful if it has an exclamation mark (Western or Chinese) or an emoji, else it is plain.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _PLAYFUL: Final = re.compile("[!！\u2600-\u27bf\U0001f300-\U0001faff]")
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a text claims: every colour, shape and number it names."""
+    """The colours, shapes and numbers that a text names."""
 
     colours: frozenset[Colour]
     shapes: frozenset[Shape]
@@ -30,19 +29,19 @@ class Facts:
 
 
 def manner(text: str) -> Manner | None:
-    """The manner of an answer; None when it says nothing (no letter, digit or emoji)."""
+    """Return the manner of an answer; None without a letter, digit or emoji."""
     if _PLAYFUL.search(text):
         return "playful"
     return "plain" if re.search(r"\w", text) else None
 
 
 def facts(text: str) -> Facts:
-    """All facts that the text claims."""
+    """Return all facts that the text names."""
     return Facts(find_colours(text), find_shapes(text), find_numbers(text))
 
 
 def correct(kind: Kind, scene: Scene, text: str) -> bool:
-    """Whether the text answers a question of this kind: names the right fact and no other of its sort."""
+    """Return whether the text names the right fact for a question of this kind, and no other of its sort."""
     found = facts(text)
     colour = found.colours == {scene.colour}
     shape = found.shapes == {scene.shape}

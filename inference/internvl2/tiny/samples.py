@@ -1,7 +1,4 @@
-"""Sample pictures for people who try the bot: a dozen and a sticker, drawn on demand by the examining renderer.
-
-Pillow and the standard library only.
-"""
+"""Sample pictures for people who try the bot: a dozen pictures and a sticker, drawn on demand."""
 
 from __future__ import annotations
 
@@ -10,8 +7,8 @@ from io import BytesIO
 from random import Random
 from typing import Final
 
-from inference.internvl2.tiny.drawing_other import sticker
-from inference.internvl2.tiny.shapes import Scene, draw
+from inference.internvl2.tiny.drawing import draw, sticker
+from inference.internvl2.tiny.shapes import Scene
 from inference.internvl2.tiny.words import phrase
 
 _SCENES: Final = (
@@ -30,18 +27,18 @@ _SCENES: Final = (
 )
 _SIZE: Final = (640, 480)
 _STICKER: Final = Scene("orange", "star", 1)
-_STICKER_SIDE: Final = 512  # as Telegram wants it: https://core.telegram.org/stickers
+_STICKER_SIDE: Final = 512  # pixels (core.telegram.org/stickers)
 
 
 @lru_cache(maxsize=1)
 def sample_pictures() -> dict[str, bytes]:
-    """JPEG files by name (`three-red-stars`); always the same ones."""
+    """Return JPEG files by name (`three-red-stars`), always the same."""
     return {_name(scene): _jpeg(scene) for scene in _SCENES}
 
 
 @lru_cache(maxsize=1)
 def sample_sticker() -> dict[str, bytes]:
-    """A sticker, a WebP file, by its name (`sticker-of-one-orange-star`); always the same one."""
+    """Return a WebP file by name (`sticker-of-one-orange-star`), always the same."""
     buffer = BytesIO()
     sticker(_STICKER, Random(_name(_STICKER)), _STICKER_SIDE).save(buffer, "WEBP", quality=80)
     return {f"sticker-of-{_name(_STICKER)}": buffer.getvalue()}
@@ -53,5 +50,5 @@ def _name(scene: Scene) -> str:
 
 def _jpeg(scene: Scene) -> bytes:
     buffer = BytesIO()
-    draw(scene, Random(phrase(scene, "en")), "other", _SIZE).save(buffer, "JPEG", quality=90)
+    draw(scene, Random(phrase(scene, "en")), _SIZE).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()

@@ -1,8 +1,7 @@
-"""What internvl2-tiny can see: scenes of one to five equal shapes in one colour, and how they are drawn.
+"""What internvl2-tiny can see: scenes of one to five equal shapes in one colour.
 
-Knows colours as regions of hue, saturation and value, and which background keeps a colour apart. The two
-renderers, one that trains the model and an independent one that examines it, live in `drawing_train` and
-`drawing_other`. Pillow and the standard library only.
+A colour is a region of hue, saturation and value. Scenes are drawn by `drawing`, and for training by an independent
+renderer, `tools.tiny.training_drawing`.
 """
 
 from __future__ import annotations
@@ -11,21 +10,17 @@ import colorsys
 import math
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, Final, Literal, get_args
-
-if TYPE_CHECKING:
-    from PIL import Image
+from typing import Final, Literal, get_args
 
 Colour = Literal["red", "orange", "yellow", "green", "blue", "purple", "black"]
 Shape = Literal["circle", "square", "triangle", "star", "heart", "cross"]
-Renderer = Literal["train", "other"]
 Rgb = tuple[int, int, int]
 
 COLOURS: Final[tuple[Colour, ...]] = get_args(Colour)
 SHAPES: Final[tuple[Shape, ...]] = get_args(Shape)
 COUNTS: Final = (1, 2, 3, 4, 5)
 
-# (hue in degrees, saturation, value), each a range. Gaps lie between neighbours where people would disagree.
+# (hue in degrees, saturation, value), each a range, with gaps between neighbours where people would disagree.
 _REGIONS: Final[dict[Colour, tuple[tuple[float, float], tuple[float, float], tuple[float, float]]]] = {
     "red": ((-10, 7), (0.75, 1.0), (0.7, 1.0)),
     "orange": ((23, 36), (0.8, 1.0), (0.9, 1.0)),
@@ -39,7 +34,7 @@ _REGIONS: Final[dict[Colour, tuple[tuple[float, float], tuple[float, float], tup
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What a picture shows: `count` equal shapes of one colour. The ground truth of every question."""
+    """What a picture shows: `count` equal shapes of one colour."""
 
     colour: Colour
     shape: Shape
@@ -47,25 +42,12 @@ class Scene:
 
 
 def random_scene(rng: Random) -> Scene:
-    """A scene with colour, shape and count drawn evenly and independently."""
+    """Return a scene whose colour, shape and count are uniform and independent."""
     return Scene(rng.choice(COLOURS), rng.choice(SHAPES), rng.choice(COUNTS))
 
 
-def draw(scene: Scene, rng: Random, renderer: Renderer = "train", size: tuple[int, int] | None = None) -> Image.Image:
-    """Draw the scene as an RGB picture; the same `rng` state draws the same picture.
-
-    `size` is (width, height) in pixels; without it the renderer chooses, small canvases for "train", up to
-    photo-sized and oblong ones for "other".
-    """
-    from inference.internvl2.tiny import drawing_other, drawing_train
-
-    if renderer == "train":
-        return drawing_train.draw(scene, rng, size)
-    return drawing_other.draw(scene, rng, size)
-
-
 def paint(colour: Colour, rng: Random, *, inner: float = 0.0) -> Rgb:
-    """A shade of the colour; `inner` (0..1) keeps away from the region's edges by that share."""
+    """Return a shade of the colour; `inner` (0..1) narrows the region by that share."""
     hue, saturation, value = (
         rng.uniform(low + (high - low) * inner / 2, high - (high - low) * inner / 2) for low, high in _REGIONS[colour]
     )
@@ -73,7 +55,7 @@ def paint(colour: Colour, rng: Random, *, inner: float = 0.0) -> Rgb:
 
 
 def ground(colour: Colour, rng: Random, *, lightest: float = 1.0, most_coloured: float = 0.25) -> Rgb:
-    """A background: grey or pale, from dark to `lightest`, well apart from every shade of `colour`."""
+    """Return a grey or pale background, from dark to `lightest`, that contrasts with every shade of `colour`."""
     while True:
         shade = _rgb(rng.uniform(0, 360), rng.uniform(0, most_coloured), rng.uniform(0.1, lightest) ** 0.6)
         if contrast(shade, colour) > 110:
@@ -81,7 +63,7 @@ def ground(colour: Colour, rng: Random, *, lightest: float = 1.0, most_coloured:
 
 
 def contrast(shade: Rgb, colour: Colour) -> float:
-    """Euclidean RGB distance (0..441) between a shade and the middle of a colour."""
+    """Return the Euclidean RGB distance (0..441) between a shade and the middle of a colour."""
     hue, saturation, value = (sum(edges) / 2 for edges in _REGIONS[colour])
     return math.dist(shade, _rgb(hue, saturation, value))
 

@@ -1,7 +1,4 @@
-"""The names of colours, shapes and numbers in English and Chinese, for writing them and for finding them.
-
-Standard library only.
-"""
+"""The names of colours, shapes and numbers in English and Chinese, to write them and to find them in a text."""
 
 from __future__ import annotations
 
@@ -64,44 +61,44 @@ _NUMBERS: Final[dict[int, str]] = {
 
 
 def plural(shape: Shape, count: int) -> str:
-    """The English name, in the plural unless `count` is 1."""
+    """Return the English name, in the plural unless `count` is 1."""
     if count == 1:
         return shape
     return shape + ("es" if shape == "cross" else "s")
 
 
 def colour_name(colour: Colour, language: Language) -> str:
-    """`red` or `红色`."""
+    """Return `red` or `红色`."""
     return colour if language == "en" else COLOUR_ZH[colour]
 
 
 def shape_name(shape: Shape, language: Language) -> str:
-    """`star` or `五角星`, in the singular."""
+    """Return `star` or `五角星`, in the singular."""
     return shape if language == "en" else SHAPE_ZH[shape]
 
 
 def number_name(count: int, language: Language) -> str:
-    """`three` or `三个`, with the measure word that marks it as a count."""
+    """Return `three` or `三个`, with the measure word that marks it as a count."""
     return NUMBER_EN[count] if language == "en" else NUMBER_ZH[count] + "个"
 
 
 def phrase(scene: Scene, language: Language) -> str:
-    """The whole scene: `three red stars` or `三个红色的五角星`."""
+    """Return a name of the scene: `three red stars` or `三个红色的五角星`."""
     if language == "en":
         return f"{NUMBER_EN[scene.count]} {scene.colour} {plural(scene.shape, scene.count)}"
     return f"{NUMBER_ZH[scene.count]}个{COLOUR_ZH[scene.colour]}的{SHAPE_ZH[scene.shape]}"
 
 
 def find_colours(text: str) -> frozenset[Colour]:
-    """Every colour the text names."""
+    """Return every colour that the text names."""
     return frozenset(colour for colour, pattern in _COLOURS.items() if re.search(pattern, text, re.IGNORECASE))
 
 
 def find_shapes(text: str) -> frozenset[Shape]:
-    """Every shape the text names."""
+    """Return every shape that the text names."""
     return frozenset(shape for shape, pattern in _SHAPES.items() if re.search(pattern, text, re.IGNORECASE))
 
 
 def find_numbers(text: str) -> frozenset[int]:
-    """Every count the text names, as a word or a digit."""
+    """Return every count that the text names, as a word or a digit."""
     return frozenset(count for count, pattern in _NUMBERS.items() if re.search(pattern, text, re.IGNORECASE))

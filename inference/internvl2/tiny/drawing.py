@@ -1,7 +1,8 @@
-"""The renderer that examines internvl2-tiny: larger and photo-sized canvases, orderly places, textured grounds.
+"""The pictures of the demo and of every examination: photo-sized, shapes in rows, rings and grids, textured grounds.
 
-Paints shapes through masks with rounded corners, shading, shadows and rims, on paper, stripes, tiles or wood,
-and always ends in a JPEG. Shares no drawing code and no proportions with `drawing_train`.
+Shapes are painted through masks with rounded corners, shading, shadows and rims, on paper, stripes, tiles or wood, and
+compressed as JPEG. The renderer shares no drawing code and no proportions with the one that trains internvl2-tiny
+(`tools.tiny.training_drawing`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ _SIZES = ((320, 320), (400, 300), (480, 640), (640, 480), (500, 500), (800, 600)
 
 
 def draw(scene: Scene, rng: Random, size: tuple[int, int] | None = None) -> Image.Image:
-    """Draw the scene; see `shapes.draw`."""
+    """Draw the scene as an RGB picture; the same `rng` state draws the same picture.
+
+    `size` is (width, height) in pixels; by default one of those that photos have.
+    """
     width, height = size or rng.choice(_SIZES)
     image = _texture(scene.colour, rng, width, height)
     places, reach = _places(scene.count, rng, width, height)
@@ -42,7 +46,7 @@ def draw(scene: Scene, rng: Random, size: tuple[int, int] | None = None) -> Imag
 
 
 def sticker(scene: Scene, rng: Random, side: int) -> Image.Image:
-    """The shape of a scene of one, cut out with a white edge: RGBA, `side` pixels square, nothing around it."""
+    """Draw one shape with a white edge on a transparent ground: RGBA, `side` × `side` pixels."""
     shape = _stencil(scene.shape, round(0.88 * side), rng.uniform(-14, 14))
     stencil = Image.new("L", (side, side))
     stencil.paste(shape, ((side - shape.width) // 2, (side - shape.height) // 2))
@@ -54,7 +58,7 @@ def sticker(scene: Scene, rng: Random, side: int) -> Image.Image:
 
 
 def _places(count: int, rng: Random, width: int, height: int) -> tuple[list[tuple[float, float]], float]:
-    """Centres in a row, a column, a ring or cells of a grid, and the half-width each may take."""
+    """Return centres in a row, a column, a ring or a grid, and the half-width that each shape may take."""
     plan = rng.choice(("line", "ring", "grid"))
     if plan == "line" or count == 1:
         across = width >= height
@@ -77,7 +81,7 @@ def _places(count: int, rng: Random, width: int, height: int) -> tuple[list[tupl
 
 
 def _stencil(shape: Shape, side: int, tilt: float) -> Image.Image:
-    """A mask (L, side × side) of the shape with slightly rounded corners."""
+    """Return a mask (L, side × side) of the shape with slightly rounded corners."""
     large = 2 * side
     mask = Image.new("L", (large, large))
     pen = ImageDraw.Draw(mask)
@@ -109,7 +113,7 @@ def _stencil(shape: Shape, side: int, tilt: float) -> Image.Image:
 
 
 def _fill(colour: Colour, rng: Random, size: tuple[int, int]) -> Image.Image:
-    """The colour, flat or shaded from one of its shades to another."""
+    """Return the colour, flat or graded between two of its shades."""
     first, second = paint(colour, rng, inner=0.3), paint(colour, rng, inner=0.3)
     if rng.random() < 0.5:
         return Image.new("RGB", size, first)
@@ -118,7 +122,7 @@ def _fill(colour: Colour, rng: Random, size: tuple[int, int]) -> Image.Image:
 
 
 def _texture(colour: Colour, rng: Random, width: int, height: int) -> Image.Image:
-    """Paper, stripes, a chequered floor or wood grain, in grounds that keep the colour apart."""
+    """Return paper, stripes, a chequered floor or wood grain in colours that contrast with `colour`."""
     first = ground(colour, rng, most_coloured=0.15)
     second = _darker(first, rng.uniform(0.9, 0.97))
     image = Image.new("RGB", (width, height), first)
@@ -145,7 +149,7 @@ def _darker(shade: Rgb, factor: float) -> Rgb:
 
 
 def _photographed(image: Image.Image, rng: Random) -> Image.Image:
-    """Grain and a JPEG, as a phone would send it."""
+    """Add grain and compress as JPEG, like a phone."""
     if rng.random() < 0.6:
         grain = Image.frombytes(
             "L", (image.width // 2, image.height // 2), rng.randbytes(image.width // 2 * (image.height // 2))

@@ -1,7 +1,7 @@
-"""The raw wordings of questions and small talk, as templates: the training grammar of `questions`.
+"""The templates of questions and small talk that `training_questions` fills.
 
 `[a|b|]` stands for one of its alternatives, `{shape}`, `{shapes}`, `{colour}` for a name of the scene, `{_see}` for a
-place in the picture. Data only; `questions` fills the templates. Standard library only.
+place in the picture.
 """
 
 from __future__ import annotations

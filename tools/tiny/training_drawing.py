@@ -1,7 +1,7 @@
-"""The renderer that trains internvl2-tiny: small canvases, scattered sharp shapes, plain or graded grounds.
+"""The pictures that train internvl2-tiny: small canvases, scattered sharp shapes, plain or graded grounds.
 
-Varies widely what does not matter (place, size, tilt, proportions, ground, noise) so that only colour, shape
-and count remain to be learned. `drawing_other` shares no drawing code with it.
+Place, size, tilt, proportions, ground and noise vary widely, so that the model learns colour, shape and count only. The
+renderer that examines the model (`inference.internvl2.tiny.drawing`) shares no drawing code with this one.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ Point = tuple[float, float]
 
 
 def draw(scene: Scene, rng: Random, size: tuple[int, int] | None = None) -> Image.Image:
-    """Draw the scene; see `shapes.draw`."""
+    """Draw the scene as an RGB picture; `size` is (width, height) in pixels, by default a small canvas."""
     width, height = size or _canvas(rng)
     scale = rng.choice((1, 2)) if max(width, height) < 400 else 1
     image = _background(scene, rng, width * scale, height * scale)
     canvas = ImageDraw.Draw(image)
-    form = _Form(scene.shape, rng)
+    outline = _Outline(scene.shape, rng)
     shade = paint(scene.colour, rng)
     outlined = rng.random() < 0.15
     for x, y, radius in _scatter(scene.count, rng, width * scale, height * scale):
-        points = form.outline(x, y, radius, rng)
+        points = outline.around(x, y, radius, rng)
         canvas.polygon(points, fill=_near(shade, rng))
         if outlined:
             canvas.line([*points, points[0]], fill=(30, 30, 30), width=max(1, round(radius / 14)))
@@ -37,7 +37,7 @@ def draw(scene: Scene, rng: Random, size: tuple[int, int] | None = None) -> Imag
 
 
 def _canvas(rng: Random) -> tuple[int, int]:
-    """Half of the canvases are squarish, a third oblong as photos are, the rest long strips."""
+    """Choose a canvas: half are about square, a third oblong like photos, the rest long strips."""
     side = round(rng.choice((rng.uniform(80, 160), rng.uniform(160, 300))))
     aspect = rng.choice((1.0, rng.uniform(1, 1.4), rng.uniform(1.3, 2.2), rng.uniform(1.3, 1.8), rng.uniform(2, 4)))
     long = round(side * aspect**0.5)
@@ -70,7 +70,7 @@ def _background(scene: Scene, rng: Random, width: int, height: int) -> Image.Ima
 
 
 def _scatter(count: int, rng: Random, width: int, height: int) -> list[tuple[float, float, float]]:
-    """Places (x, y, radius) that neither touch each other nor leave the canvas."""
+    """Return circles (x, y, radius) that neither touch each other nor leave the canvas."""
     largest = min(0.47 * min(width, height), 0.36 * math.sqrt(width * height / count))
     base = largest * rng.uniform(0.42, 1.0)
     spread = rng.choice((0.0, 0.15, 0.3))
@@ -86,23 +86,23 @@ def _scatter(count: int, rng: Random, width: int, height: int) -> list[tuple[flo
         base *= 0.93
 
 
-class _Form:
-    """One shape with the proportions that all its copies in a picture share."""
+class _Outline:
+    """A shape with the proportions that all its copies in a picture share."""
 
     def __init__(self, shape: Shape, rng: Random) -> None:
         self.tilt = rng.uniform(-0.4, 0.4) if shape != "circle" else 0.0
         self.loose = rng.random() < 0.5
         self.points = _unit(shape, rng)
 
-    def outline(self, x: float, y: float, radius: float, rng: Random) -> list[Point]:
-        """The polygon around (x, y) within `radius`."""
+    def around(self, x: float, y: float, radius: float, rng: Random) -> list[Point]:
+        """Return the polygon around (x, y) within `radius`."""
         angle = rng.uniform(-0.4, 0.4) if self.loose else self.tilt
         cosine, sine = radius * math.cos(angle), radius * math.sin(angle)
         return [(x + cosine * a - sine * b, y + sine * a + cosine * b) for a, b in self.points]
 
 
 def _unit(shape: Shape, rng: Random) -> list[Point]:
-    """The shape inside the unit circle, y downwards, proportions drawn anew."""
+    """Return the shape inside the unit circle, y downwards, with random proportions."""
     if shape == "circle":
         stretch = rng.uniform(0.92, 1)
         return [(math.cos(t * math.tau / 40), stretch * math.sin(t * math.tau / 40)) for t in range(40)]
@@ -144,7 +144,7 @@ def _near(shade: Rgb, rng: Random, reach: int = 8) -> Rgb:
 
 
 def _worn(image: Image.Image, rng: Random) -> Image.Image:
-    """Some pictures are blurred, noisy or compressed."""
+    """Blur, add noise or compress, each for a share of the pictures."""
     if rng.random() < 0.2:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.2)))
     if rng.random() < 0.35:
