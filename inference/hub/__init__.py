@@ -1,1 +1,1 @@
-"""hub."""
+"""Downloads of checkpoints from the Hugging Face hub and from ModelScope."""

@@ -1,7 +1,8 @@
-"""Brings the files that a hub lists into a folder: resumed after a broken connection, every one checked by its hash.
+"""Download a hub's listing into a folder: resumed after broken connections, every file checked by its hash.
 
-Knows HTTP ranges and digests. A file under its own name is whole and checked; what is still coming is `NAME.part`. So a
-run that was broken off anywhere is continued by the next one. Making the folder a model is left to the caller.
+`huggingface_hub.snapshot_download` does not do: it checks sizes but no hashes, gives up when a connection breaks within
+a file, and lets ~/.netrc replace HF_TOKEN (huggingface_hub 0.36). A file under its own name is complete and checked; an
+incomplete one is `NAME.part`, and the next run continues it.
 """
 
 from __future__ import annotations
@@ -11,87 +12,125 @@ import errno
 import shutil
 from collections.abc import Callable
 from hashlib import file_digest, sha1
-from io import BufferedReader
 from pathlib import Path
 from typing import Final
 
 import aiohttp
 from yarl import URL
 
-from inference.hub.listing import Hash, HubError, Listing, RemoteFile, explained, unreachable
+from inference.hub.listing import Hash, HubError, Listing, RemoteFile, status_error, unreachable
 
 Progress = Callable[[str, int], None]
-"""(the file's path, bytes of all files that are here by now)"""
+"""(the file's path, bytes of all files downloaded so far)"""
 
 _PART: Final = ".part"
 _CHUNK: Final = 1 << 20
-_SILENCE: Final = 60.0
+_SILENCE: Final = 60.0  # seconds without a byte before a connection counts as broken
 _TRIES: Final = 6
-_SPARE: Final = 1 << 28
+_SPARE: Final = 1 << 28  # bytes that must stay free on the disk
 
 
-async def bring(listing: Listing, folder: Path, progress: Progress, *, pause: float = 1.0) -> None:
-    """Make `folder` hold every file of the listing, whole and checked; what is already there is not fetched again.
+async def download(listing: Listing, folder: Path, progress: Progress, *, pause: float = 1.0) -> None:
+    """Download every file of the listing into `folder`; complete files are not downloaded again.
 
-    A connection that breaks is taken up again where it broke, after `pause` seconds, doubled each time, and given up
-    after six times without a byte. Raises HubError; what has arrived stays for the next call, but for a file whose
-    hash is wrong.
+    A broken connection is resumed after `pause` seconds, doubled each time; six connections in a row without a byte end
+    the download. Raises HubError; what has arrived stays for the next run, except a file with a wrong hash.
     """
     try:
-        await _bring(listing, folder, progress, pause)
+        await _Download(listing, folder, progress, pause).run()
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise HubError(
                 f"The disk of {folder} is full: free {listing.size / 1e9:.1f} GB in all and run it again; "
-                "it goes on where it stopped."
+                "it continues where it stopped."
             ) from error
-        raise HubError(f"{folder} cannot be written ({error}): take a folder that this user may write to.") from error
+        raise HubError(f"{folder} cannot be written ({error}): choose a folder that this user may write to.") from error
 
 
-async def _bring(listing: Listing, folder: Path, progress: Progress, pause: float) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    done = 0
-    missing = []
-    for file in listing.files:
-        if await asyncio.to_thread(_is_whole, file, folder / file.path):
-            done += file.size
-        else:
-            missing.append(file)
-        progress(file.path, done)
-    _check_space(missing, folder)
-    # No total time: a file takes as long as it takes, only silence is an error.
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE, sock_read=_SILENCE)
-    async with aiohttp.ClientSession(
-        timeout=timeout,
-        headers={"Accept-Encoding": "identity"},
-        auto_decompress=False,
-        middlewares=(_headers_for_the_hub(listing),),
-        trust_env=True,
-    ) as session:
-        for file in missing:
-            path = folder / file.path
-            part = path.with_name(path.name + _PART)
-            part.parent.mkdir(parents=True, exist_ok=True)
+class _Download:
+    def __init__(self, listing: Listing, folder: Path, progress: Progress, pause: float) -> None:
+        self._listing = listing
+        self._folder = folder
+        self._progress = progress
+        self._pause = pause
+        self._complete = 0  # bytes of complete files
 
-            def here(size: int, file: RemoteFile = file, before: int = done) -> None:
-                progress(file.path, before + size)
+    async def run(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        missing = []
+        for file in self._listing.files:
+            if await asyncio.to_thread(_is_whole, file, self._folder / file.path):
+                self._complete += file.size
+            else:
+                missing.append(file)
+            self._progress(file.path, self._complete)
+        _check_space(missing, self._folder)
+        # No total time: large files take long, and only silence is an error.
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE, sock_read=_SILENCE)
+        async with aiohttp.ClientSession(
+            timeout=timeout,
+            headers={"Accept-Encoding": "identity"},
+            auto_decompress=False,
+            middlewares=(_hub_headers(self._listing),),
+            trust_env=True,
+        ) as session:
+            for file in missing:
+                await self._fetch(session, file)
 
-            await _fetch(session, listing, file, part, here, pause)
-            if not await asyncio.to_thread(_is_whole, file, part):
-                part.unlink()
-                raise HubError(
-                    f"{file.path} arrived damaged: its hash is not the one that {listing.source} names. It was thrown "
-                    "away; run it again, and if that does not help, take another --source."
-                )
-            part.rename(path)
-            done += file.size
+    async def _fetch(self, session: aiohttp.ClientSession, file: RemoteFile) -> None:
+        """Download one file over as many connections as it takes, check it and give it its name."""
+        path = self._folder / file.path
+        part = path.with_name(path.name + _PART)
+        part.parent.mkdir(parents=True, exist_ok=True)
+        if _size(part) > file.size:
+            part.unlink()  # of another revision
+        failures = 0
+        while not part.exists() or _size(part) < file.size:
+            before = _size(part)
+            self._progress(file.path, self._complete + before)
+            try:
+                await self._continue(session, file, part)
+                if _size(part) < file.size:
+                    raise aiohttp.ClientPayloadError("it ended early")
+            except (aiohttp.ClientError, TimeoutError) as error:
+                failures = 1 if _size(part) > before else failures + 1
+                if failures >= _TRIES:
+                    raise unreachable(self._listing.source, error) from error
+                await asyncio.sleep(self._pause * 2 ** (failures - 1))
+        if not await asyncio.to_thread(_is_whole, file, part):
+            part.unlink()
+            raise HubError(
+                f"{file.path} arrived damaged: its hash is not the one that {self._listing.source} lists. It was "
+                "deleted; run it again, and if that does not help, choose another --source."
+            )
+        part.rename(path)
+        self._complete += file.size
+        self._progress(file.path, self._complete)
+
+    async def _continue(self, session: aiohttp.ClientSession, file: RemoteFile, part: Path) -> None:
+        """Request the bytes that are missing. Raises aiohttp's errors for failures that may pass."""
+        listing, size = self._listing, _size(part)
+        async with session.get(file.url, headers={"Range": f"bytes={size}-"} if size else {}) as response:
+            if response.status == 429 or response.status >= 500:
+                response.raise_for_status()
+            if response.status not in (200, 206):
+                raise status_error(listing.source, listing.repo, response.status, f"{listing.revision}/{file.path}")
+            if response.status == 200:  # a server without ranges starts from the first byte
+                size = 0
+            with part.open("ab" if size else "wb") as writer:
+                async for chunk in response.content.iter_any():
+                    writer.write(chunk)
+                    size += len(chunk)
+                    if size > file.size:
+                        raise HubError(f"{listing.source} sends more of {file.path} than it listed: try again later.")
+                    self._progress(file.path, self._complete + size)
 
 
-def _headers_for_the_hub(listing: Listing) -> aiohttp.ClientMiddlewareType:
-    """Puts the listing's headers into each request to the hub itself, not into those to where it redirects.
+def _hub_headers(listing: Listing) -> aiohttp.ClientMiddlewareType:
+    """Return a middleware that adds the listing's headers to requests to the hub, not to those it redirects to.
 
-    As headers of the session they would not do: aiohttp, told to read proxies from the environment, reads ~/.netrc as
-    well, and refuses a header "Authorization" where it finds the hub there, as git users have it.
+    Session headers would not do: with `trust_env` aiohttp reads ~/.netrc too, and refuses an "Authorization" header for
+    a host that it finds there.
     """
     hosts = {URL(file.url).origin() for file in listing.files}
 
@@ -103,68 +142,13 @@ def _headers_for_the_hub(listing: Listing) -> aiohttp.ClientMiddlewareType:
     return send
 
 
-async def _fetch(
-    session: aiohttp.ClientSession,
-    listing: Listing,
-    file: RemoteFile,
-    part: Path,
-    here: Callable[[int], None],
-    pause: float,
-) -> None:
-    """Bring `part` to the file's size, through as many connections as it takes."""
-    failures = 0
-    while True:
-        before = _size(part)
-        if before > file.size:
-            part.unlink()  # of another revision
-            before = 0
-        here(before)
-        if before == file.size and part.exists():
-            return
-        try:
-            await _continue(session, listing, file, part, before, here)
-            if _size(part) < file.size:
-                raise aiohttp.ClientPayloadError("it ended early")
-        except (aiohttp.ClientError, TimeoutError) as error:
-            failures = 1 if _size(part) > before else failures + 1
-            if failures >= _TRIES:
-                raise unreachable(listing.source, error) from error
-            await asyncio.sleep(pause * 2 ** (failures - 1))
-
-
-async def _continue(
-    session: aiohttp.ClientSession,
-    listing: Listing,
-    file: RemoteFile,
-    part: Path,
-    before: int,
-    here: Callable[[int], None],
-) -> None:
-    """One request for what is missing after `before` bytes. Raises aiohttp's errors for what may pass."""
-    async with session.get(file.url, headers={"Range": f"bytes={before}-"} if before else {}) as response:
-        if response.status == 429 or response.status >= 500:
-            response.raise_for_status()
-        if response.status not in (200, 206):
-            raise explained(listing.source, listing.repo, response.status, f"{listing.revision}/{file.path}")
-        # A server that knows no ranges begins anew.
-        resumed = response.status == 206
-        with part.open("ab" if resumed else "wb") as writer:
-            size = before if resumed else 0
-            async for chunk in response.content.iter_any():
-                writer.write(chunk)
-                size += len(chunk)
-                if size > file.size:
-                    raise HubError(f"{listing.source} sends more of {file.path} than it listed: try again later.")
-                here(size)
-
-
 def _check_space(missing: list[RemoteFile], folder: Path) -> None:
     need = sum(file.size - _size(folder / (file.path + _PART)) for file in missing)
     free = shutil.disk_usage(folder).free
     if missing and need + _SPARE > free:
         raise HubError(
-            f"{need / 1e9:.1f} GB are still to come but {folder} has {free / 1e9:.1f} GB free: "
-            "free some space, or take a folder on another disk."
+            f"{need / 1e9:.1f} GB remain to be downloaded but {folder} has {free / 1e9:.1f} GB free: "
+            "free some space, or choose a folder on another disk."
         )
 
 
@@ -179,13 +163,9 @@ def _is_whole(file: RemoteFile, path: Path) -> bool:
     if not path.is_file() or path.stat().st_size != file.size:
         return False
     with path.open("rb") as reader:
-        return _digest(reader, file) == file.digest
-
-
-def _digest(reader: BufferedReader, file: RemoteFile) -> str:
-    if file.kind is Hash.SHA256:
-        return file_digest(reader, "sha256").hexdigest()
-    digest = sha1(b"blob %d\0" % file.size, usedforsecurity=False)
-    while chunk := reader.read(_CHUNK):
-        digest.update(chunk)
-    return digest.hexdigest()
+        if file.kind is Hash.SHA256:
+            return file_digest(reader, "sha256").hexdigest() == file.digest
+        digest = sha1(b"blob %d\0" % file.size, usedforsecurity=False)
+        while chunk := reader.read(_CHUNK):
+            digest.update(chunk)
+        return digest.hexdigest() == file.digest

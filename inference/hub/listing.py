@@ -1,7 +1,7 @@
-"""What a model hub has of a repository: its files with their sizes and hashes, and where each is to be had.
+"""List the files of a repository on a model hub: their sizes, hashes and addresses.
 
-Knows the Hugging Face hub (through huggingface_hub, so HF_ENDPOINT and HF_TOKEN mean what they mean there) and
-ModelScope's HTTP API, both through the environment's proxies. Bringing the files is hub_files.py's.
+The Hugging Face hub is asked through huggingface_hub, which reads HF_ENDPOINT and HF_TOKEN; ModelScope through its HTTP
+API. Both use the environment's proxies.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ MODELSCOPE: Final = "https://www.modelscope.cn"
 _SECONDS: Final = 30.0
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _ELSEWHERE: Final = {
-    "hub": "set HF_ENDPOINT to a mirror within reach, or take `--source modelscope`",
-    "modelscope": "set MODELSCOPE_DOMAIN to a host within reach, or take `--source hub`",
+    "hub": "set HF_ENDPOINT to a mirror that you can reach, or use `--source modelscope`",
+    "modelscope": "set MODELSCOPE_DOMAIN to a host that you can reach, or use `--source hub`",
 }
 
 
 class HubError(InferenceError):
-    """A hub does not give what was asked for. The text tells the next step."""
+    """A download from a hub fails. The text says what to do."""
 
 
 class Source(StrEnum):
-    """Where models come from."""
+    """The hubs."""
 
     HUB = "hub"
     MODELSCOPE = "modelscope"
 
 
 class Hash(StrEnum):
-    """What a hub says of a file's content: its SHA-256, or git's SHA-1 of it as a blob (`blob <size>\\0` before)."""
+    """The hash that a hub lists of a file: SHA-256, or git's SHA-1 of a blob."""
 
     SHA256 = "sha256"
     GIT = "git"
@@ -48,7 +48,7 @@ class Hash(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """One file of a repository. `path` is relative and stays inside; `size` in bytes; `digest` in hex."""
+    """A file of a repository. `path` is relative and stays inside; `size` is in bytes, `digest` in hex."""
 
     path: str
     size: int
@@ -59,9 +59,9 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The files of one revision, each fetched from a fixed commit where the hub names it.
+    """The files of one revision, each with an address in a fixed commit where the hub names one.
 
-    `revision` is that commit too, or else the branch or tag that was listed. `headers` go to the hub alone.
+    `revision` is that commit, else the branch or tag that was listed. `headers` are for the hub alone.
     """
 
     source: Source
@@ -72,27 +72,28 @@ class Listing:
 
     @property
     def size(self) -> int:
+        """All files, in bytes."""
         return sum(each.size for each in self.files)
 
 
-async def listing(source: Source, repo: str, revision: str = "") -> Listing:
-    """The files of `repo` at `revision` (empty: the hub's main branch). Raises HubError."""
+async def list_files(source: Source, repo: str, revision: str = "") -> Listing:
+    """Return the files of `repo` at `revision` (empty: the hub's main branch). Raises HubError."""
     found = await (_hub if source is Source.HUB else _modelscope)(repo, revision)
     for each in found.files:
-        _refuse_strange(each.path)
+        _refuse_outside(each.path)
     if not found.files:
         raise HubError(f"{repo} at {found.revision} has no files: check --repo and --revision.")
     return found
 
 
-def explained(source: Source, repo: str, status: int, revision: str = "") -> HubError:
-    """The HubError for an HTTP status that is not a success, in words."""
+def status_error(source: Source, repo: str, status: int, revision: str = "") -> HubError:
+    """Return the HubError for an HTTP status that is not a success."""
     where = f"{repo}@{revision}" if revision else repo
     if status in (401, 403):
-        how = "export HF_TOKEN=…" if source is Source.HUB else "take `--source hub` with a token"
+        how = "export HF_TOKEN=…" if source is Source.HUB else "use `--source hub` with a token"
         return HubError(
-            f"{source} gives {where} only to known accounts (HTTP {status}): check the name; if it asks for a licence, "
-            f"accept it on the repository's page, then {how}."
+            f"{source} refuses {where} without authorisation (HTTP {status}): check the name; if it requires a "
+            f"licence, accept it on the repository's page, then {how}."
         )
     if status == 404:
         return HubError(f"{source} has no {where} (HTTP 404): check --repo (OWNER/NAME) and --revision.")
@@ -100,19 +101,19 @@ def explained(source: Source, repo: str, status: int, revision: str = "") -> Hub
 
 
 def unreachable(source: Source, error: Exception) -> HubError:
-    """The HubError for a server that cannot be reached or breaks off."""
+    """Return the HubError for a server that cannot be reached or whose connections break."""
     why = str(error) or type(error).__name__
     return HubError(f"{source} cannot be reached ({why}): check the connection, {_ELSEWHERE[source]}.")
 
 
-def _refuse_strange(path: str) -> None:
+def _refuse_outside(path: str) -> None:
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or "\\" in path or any(part in ("..", ".") for part in path.split("/")):
-        raise HubError(f"The repository has a file called {path!r}, which would lie outside the folder: do not use it.")
+        raise HubError(f"The repository has a file called {path!r}, outside the folder: do not use this repository.")
 
 
 async def _hub(repo: str, revision: str) -> Listing:
-    # Without it every request tells which frameworks are installed here. Read when huggingface_hub is imported.
+    # Else every request names the frameworks installed here. huggingface_hub reads the variable when imported.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     import requests
     from huggingface_hub import HfApi, hf_hub_url
@@ -127,44 +128,44 @@ async def _hub(repo: str, revision: str) -> Listing:
             api.model_info, repo, revision=revision or None, files_metadata=True, timeout=_SECONDS
         )
     except HFValidationError as error:
-        raise HubError(f"{repo!r} cannot be a repository's name: write --repo OWNER/NAME.") from error
+        raise HubError(f"{repo!r} is not a repository's name: use --repo OWNER/NAME.") from error
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else 0
-        raise explained(Source.HUB, repo, status, revision) from error
+        raise status_error(Source.HUB, repo, status, revision) from error
     except (requests.RequestException, OSError) as error:  # OSError also with HF_HUB_OFFLINE set
         raise unreachable(Source.HUB, error) from error
-    # Every file is taken from this one commit, also when the branch moves on meanwhile.
+    # Every file comes from this commit, also if the branch moves meanwhile.
     commit = info.sha or revision or "main"
     files = []
     for each in info.siblings or ():
         kind, digest = (Hash.SHA256, each.lfs.sha256) if each.lfs else (Hash.GIT, each.blob_id)
         size = each.lfs.size if each.lfs else each.size
         url = hf_hub_url(repo, each.rfilename, revision=commit, endpoint=endpoint)
-        files.append(_remote_file(Source.HUB, each.rfilename, size, kind, digest, url))
+        files.append(_remote_file(Source.HUB, each.rfilename, size, (kind, digest), url))
     return Listing(Source.HUB, repo, commit, tuple(files), build_hf_headers(library_name="thumbtune"))
 
 
 async def _modelscope(repo: str, revision: str) -> Listing:
-    """By the API that ModelScope's own client calls (github.com/modelscope/modelscope, modelscope/hub/api.py)."""
+    """List by the API that ModelScope's own client calls (github.com/modelscope/modelscope, modelscope/hub/api.py)."""
     domain = os.environ.get("MODELSCOPE_DOMAIN", MODELSCOPE)
     base = f"{domain if '://' in domain else f'https://{domain}'}/api/v1/models/{repo}/repo"
     revision = revision or "master"
-    question = urlencode({"Revision": revision, "Recursive": "True"})
+    query = urlencode({"Revision": revision, "Recursive": "True"})
     try:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_SECONDS), trust_env=True) as session,
-            session.get(f"{base}/files?{question}") as response,
+            session.get(f"{base}/files?{query}") as response,
         ):
             if response.status != 200:
-                raise explained(Source.MODELSCOPE, repo, response.status, revision)
+                raise status_error(Source.MODELSCOPE, repo, response.status, revision)
             answer: dict[str, Any] = await response.json(content_type=None)
     except (aiohttp.ClientError, TimeoutError) as error:
         raise unreachable(Source.MODELSCOPE, error) from error
     except ValueError as error:
-        raise HubError(f"modelscope answered something else than JSON ({error}): try again later.") from error
+        raise HubError(f"modelscope did not answer with JSON ({error}): try again later.") from error
     if answer.get("Code") != 200:
         raise HubError(f"modelscope refuses {repo}: {answer.get('Message')}. Check --repo and --revision.")
-    # Each file names the commit that it is of; the whole list's own commit is often left empty.
+    # Each file names its commit; the commit of the list is often empty.
     listed = (answer["Data"].get("LatestCommitter") or {}).get("Id") or ""
     revision = listed if _COMMIT.fullmatch(listed) else revision
     files = []
@@ -174,11 +175,14 @@ async def _modelscope(repo: str, revision: str) -> Listing:
         path, commit = each["Path"], each.get("Revision") or ""
         pinned = commit if _COMMIT.fullmatch(commit) else revision
         url = f"{base}?{urlencode({'Revision': pinned, 'FilePath': path})}"
-        files.append(_remote_file(Source.MODELSCOPE, path, each["Size"], Hash.SHA256, each.get("Sha256"), url))
+        files.append(_remote_file(Source.MODELSCOPE, path, each["Size"], (Hash.SHA256, each.get("Sha256")), url))
     return Listing(Source.MODELSCOPE, repo, revision, tuple(files))
 
 
-def _remote_file(source: Source, path: str, size: int | None, kind: Hash, digest: str | None, url: str) -> RemoteFile:
+def _remote_file(
+    source: Source, path: str, size: int | None, content_hash: tuple[Hash, str | None], url: str
+) -> RemoteFile:
+    kind, digest = content_hash
     if size is None or not digest:
-        raise HubError(f"{source} names no hash of {path}, so it could not be checked: {_ELSEWHERE[source]}.")
+        raise HubError(f"{source} lists no hash of {path}, so it could not be checked: {_ELSEWHERE[source]}.")
     return RemoteFile(path, size, kind, digest, url)

@@ -15,8 +15,8 @@ from huggingface_hub import snapshot_download
 from rich.console import Console
 
 from bot.cli.fetch import fetch
-from inference.hub.download import bring
-from inference.hub.listing import HubError, Source, listing
+from inference.hub.download import download
+from inference.hub.listing import HubError, Source, list_files
 from storage.model_store import verify
 from tests.support.hub_server import COMMIT, HubServer
 
@@ -94,7 +94,7 @@ async def test_running_again_asks_nobody(tmp_path: Path, monkeypatch: pytest.Mon
     async with HubServer(FILES) as hub:
         await _fetch(hub, tmp_path / "m", monkeypatch)
         asked = len(hub.requests)
-        assert "Nothing was fetched and no hub asked" in await _fetch(hub, tmp_path / "m", monkeypatch)
+        assert "Nothing was downloaded" in await _fetch(hub, tmp_path / "m", monkeypatch)
         assert len(hub.requests) == asked
 
 
@@ -106,9 +106,9 @@ async def test_a_broken_connection_is_taken_up_again(
     async with HubServer(FILES, cut_after={WEIGHTS: [1_000_000, 500_000]}) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("MODELSCOPE_DOMAIN", hub.url)
-        found = await listing(source, hub.repo)
+        found = await list_files(source, hub.repo)
         seen: list[int] = []
-        await bring(found, tmp_path, lambda _, done: seen.append(done), pause=0)
+        await download(found, tmp_path, lambda _, done: seen.append(done), pause=0)
         assert _contents(tmp_path) == FILES
         assert hub.sent(WEIGHTS) == len(FILES[WEIGHTS])
         ranges = hub.ranges_asked()
@@ -170,7 +170,7 @@ async def test_a_server_without_ranges_begins_anew(tmp_path: Path, monkeypatch: 
     """Where the range is ignored the file is written from its start, not appended to."""
     async with HubServer(FILES, cut_after={WEIGHTS: [10_000]}, ranges=False) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        await bring(await listing(Source.HUB, hub.repo), tmp_path, lambda *_: None, pause=0)
+        await download(await list_files(Source.HUB, hub.repo), tmp_path, lambda *_: None, pause=0)
         assert _contents(tmp_path) == FILES
 
 
@@ -219,7 +219,7 @@ async def test_a_connection_that_only_breaks_is_given_up(tmp_path: Path, monkeyp
     async with HubServer(FILES, cut_after={WEIGHTS: [1_000, *[0] * 99]}) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         with pytest.raises(HubError, match="cannot be reached"):
-            await bring(await listing(Source.HUB, hub.repo), tmp_path, lambda *_: None, pause=0)
+            await download(await list_files(Source.HUB, hub.repo), tmp_path, lambda *_: None, pause=0)
     assert (tmp_path / f"{WEIGHTS}.part").read_bytes() == FILES[WEIGHTS][:1_000]
 
 
