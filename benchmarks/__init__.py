@@ -1,0 +1,1 @@
+"""Measurements of speed, memory and learning; benchmarks/README.md has the results."""

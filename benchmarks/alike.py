@@ -1,4 +1,4 @@
-"""Our model with one thing as XTuner has it, for benchmarks/training.py: the projector trained in bfloat16."""
+"""Our model with the projector in bfloat16, as XTuner trains it; for benchmarks/training.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from training.xtuner.internvl_model import InternVL2
 
 
 class Alike(InternVL2):
-    """Small steps of the projector are lost in rounding, as in XTuner's own path."""
+    """Loses small steps of the projector in rounding, like XTuner's own code."""
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)

@@ -1,10 +1,10 @@
-"""A checkpoint's language model in 4 bits, in the layout that AWQ's tools write: for speed and memory, not for quality.
+"""Quantise a checkpoint's language model to 4 bits in AWQ's layout, to measure speed and memory, not quality.
 
     python -m benchmarks.awq --model DIR --out DIR
 
-Each group of 128 weights is rounded to 16 steps between its least and greatest value. AWQ (arXiv 2306.00978) scales
-channels by what it saw of activations first, `lmdeploy lite auto_awq` does that and wants a data set from a hub; the
-shapes, the kernels and the memory are the same.
+Each group of 128 weights is rounded to 16 steps between its least and greatest value. AWQ (arXiv 2306.00978) first
+scales channels by observed activations; `lmdeploy lite auto_awq` does that and needs a data set from a hub. Shapes,
+kernels and memory are the same.
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ from torch import Tensor
 GROUP: Final = 128
 _LINEAR: Final = re.compile(r"language_model\.model\.layers\..*\.(wqkv|wo|w1|w2|w3)\.weight")
 _ORDER: Final = (0, 2, 4, 6, 1, 3, 5, 7)
-"""Which of eight neighbours lies in which four bits of a word, from the lowest: AWQ's "gemm" layout."""
+"""The neighbour, of eight, in each four bits of a word, from the lowest: AWQ's "gemm" layout."""
 
 
 def quantise(weight: Tensor) -> dict[str, Tensor]:
-    """[out, in] → qweight int32 [in, out / 8], scales float16 [in / 128, out], qzeros int32 [in / 128, out / 8]."""
+    """Quantise [out, in].
+
+    Returns qweight int32 [in, out / 8], scales float16 [in / 128, out] and qzeros int32 [in / 128, out / 8].
+    """
     groups = weight.float().t().reshape(-1, GROUP, len(weight))  # [in / 128, 128, out]
     least, greatest = groups.amin(1).clamp(max=0), groups.amax(1).clamp(min=0)
     scales = ((greatest - least) / 15).clamp(min=1e-6).half()
@@ -38,13 +41,13 @@ def quantise(weight: Tensor) -> dict[str, Tensor]:
 
 def _packed(steps: Tensor) -> Tensor:
     eight = steps.to(torch.int64).reshape(len(steps), -1, 8)
-    words = sum(eight[..., neighbour] << (4 * place) for place, neighbour in enumerate(_ORDER))
+    words = sum(eight[..., neighbour] << (4 * position) for position, neighbour in enumerate(_ORDER))
     assert isinstance(words, Tensor)
     return torch.where(words >= 2**31, words - 2**32, words).to(torch.int32).contiguous()
 
 
 def convert(model: Path, out: Path) -> None:
-    """Write the directory `out`, complete."""
+    """Write the complete checkpoint `out`."""
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(model, out, ignore=shutil.ignore_patterns("*.safetensors", "*.safetensors.index.json"))
     where: dict[str, str] = {}
@@ -71,7 +74,7 @@ def convert(model: Path, out: Path) -> None:
 
 
 def main() -> None:
-    """Convert one directory."""
+    """Run the command line."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--model", type=Path, required=True)
     options.add_argument("--out", type=Path, required=True)

@@ -1,13 +1,13 @@
-"""How many updates a second the bot handles, how long each takes, and whether its memory stays flat.
+"""Measure how many updates a second the bot handles, how long each takes, and how its memory grows.
 
     python -m benchmarks.bot_load --people 1000 --updates 10000 [--memory 100000] [--profile FILE]
 
-1,000 people chat with an emulator: one picture with a caption, then three questions about it, and so on; everybody
-writes again as soon as an answer carries its thumbs. First to a bare aiogram bot, then to ours (`benchmarks.bots`),
-with the same calls for each update. Then people write to ours at half that speed, which tells how long an update
-takes when it need not queue. The calls are counted and must be the same in number. `--memory` goes on at full speed
-and prints what the bot's process holds. The emulator and the people share this process; processor seconds of both
-processes for each update tell what bounds.
+1,000 people chat through the emulator: a picture with a caption, then three questions about it, and so on; each writes
+again as soon as an answer has its thumbs. They write to a bare aiogram bot, then to ours (`benchmarks.bots`), which
+makes the same calls for each update; the calls are counted and must be equal in number. Then they write to ours at half
+its speed, which shows how long an update takes without queueing. `--memory` continues at full speed and prints the bot
+process's memory. The emulator and the people share this process; the processor time of both processes for each update
+shows which one limits.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ QUESTIONS_A_PICTURE: Final = 4
 
 WARM_UP: Final = 500
 PICTURES: Final = 200
-PATIENCE: Final = 120.0
+TIMEOUT: Final = 120.0  # seconds
 MEMORY_STEP: Final = 10_000
 
 
 @dataclass(slots=True)
 class Measured:
-    """What a stretch of the load has shown. `waits` are seconds from a message to its final answer."""
+    """Measurements of one load. `waits` are seconds from a message to its final answer."""
 
     began: float = field(default_factory=time.perf_counter)
     ended: float = 0.0
@@ -55,10 +55,11 @@ class Measured:
 
     @property
     def rate(self) -> float:
+        """Updates a second."""
         return len(self.waits) / (self.ended - self.began)
 
-    def told(self, name: str) -> str:
-        """One line of the table."""
+    def row(self, name: str) -> str:
+        """Return a line of the table."""
         waits, number = sorted(self.waits), len(self.waits)
         median, late = waits[number // 2], waits[int(0.99 * (number - 1))]
         return (
@@ -83,11 +84,11 @@ class Crowd:
         self._asked: dict[int, float] = {}
 
     async def asks(self, person: int) -> None:
-        """The next message of a person."""
+        """Send a person's next message."""
         turn = self.turns[person]
         self.turns[person] = turn + 1
         people, chat = self._emulator.people, self._emulator.world.chats[person]
-        chat.messages.clear()  # the emulator's memory is not what is measured
+        chat.messages.clear()  # the emulator's memory is not measured
         self._asked[person] = time.perf_counter()
         if turn % QUESTIONS_A_PICTURE == 0:
             await people.sends(person, [Attachment(self._pictures[turn % PICTURES])], f"question {turn}?")
@@ -95,11 +96,11 @@ class Crowd:
             people.writes(person, f"question {turn}?")
 
     def waiting(self, person: int) -> bool:
-        """Whether a person's last message is still to be answered."""
+        """Return whether a person's last message has no answer yet."""
         return person in self._asked
 
     async def answers(self) -> AsyncIterator[tuple[int, float]]:
-        """Each final answer as it comes: whose, and after how many seconds."""
+        """Yield each final answer: the person, and the seconds it took."""
         async for event in self._emulator.world.events.follow(0, _is_final):
             if event["kind"] == "reset":
                 raise RuntimeError("the people are too slow for the emulator's events")
@@ -123,53 +124,53 @@ class Load:
         self._answers = crowd.answers()
 
     async def full(self, updates: int) -> Measured:
-        """So many answers as fast as they come: everybody asks again at once."""
+        """Measure `updates` answers at full speed: each person asks again at once."""
         for person in self._crowd.turns:
             if not self._crowd.waiting(person):
                 await self._crowd.asks(person)
-        measured = self._begun()
+        measured = self._start()
         while len(measured.waits) < updates:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 person, waited = await anext(self._answers)
             measured.waits.append(waited)
             await self._crowd.asks(person)
-        return self._ended(measured)
+        return self._stop(measured)
 
     async def paced(self, updates: int, rate: float) -> Measured:
-        """So many answers to questions that come at an even rate, in updates a second, from whoever is not waiting."""
+        """Measure `updates` answers at an even rate, in updates a second, from people who are not waiting."""
         await self.quiet()
-        measured = self._begun()
+        measured = self._start()
 
         async def ask() -> None:
             people = itertools.cycle(self._crowd.turns)
             for number in range(updates):
                 await asyncio.sleep(measured.began + number / rate - time.perf_counter())
-                while self._crowd.waiting(person := next(people)):  # noqa: ASYNC110 - until anybody is free
+                while self._crowd.waiting(person := next(people)):  # noqa: ASYNC110 - until a person is free
                     await asyncio.sleep(0)
                 await self._crowd.asks(person)
 
         asking = asyncio.create_task(ask())
         while len(measured.waits) < updates:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 measured.waits.append((await anext(self._answers))[1])
         await asking
-        return self._ended(measured)
+        return self._stop(measured)
 
     async def quiet(self) -> None:
-        """Wait until nobody waits any more."""
+        """Wait for all outstanding answers."""
         while any(map(self._crowd.waiting, self._crowd.turns)):
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 await anext(self._answers)
 
     def megabytes(self) -> float:
-        """What the bot's process holds in memory."""
+        """Return the resident memory of the bot's process."""
         return float(self._bot.memory_info().rss / 2**20)
 
-    def _begun(self) -> Measured:
+    def _start(self) -> Measured:
         self._emulator.calls.clear()
         return Measured(bot_seconds=-_spent(self._bot), emulator_seconds=-_spent(psutil.Process()))
 
-    def _ended(self, measured: Measured) -> Measured:
+    def _stop(self, measured: Measured) -> Measured:
         measured.ended = time.perf_counter()
         measured.bot_seconds += _spent(self._bot)
         measured.emulator_seconds += _spent(psutil.Process())
@@ -184,7 +185,7 @@ def _spent(process: psutil.Process) -> float:
 
 @asynccontextmanager
 async def loaded(which: str, people: int, profile: Path | None = None) -> AsyncIterator[Load]:
-    """A fresh emulator, crowd and bot, warmed up."""
+    """Start an emulator, a crowd and a bot, and warm them up."""
     emulator = Emulator()
     url = await emulator.start()
     with tempfile.TemporaryDirectory() as folder:
@@ -207,11 +208,11 @@ async def measure(people: int, updates: int, memory: int, profile: Path | None) 
     """Print the table."""
     async with loaded("echo", people) as load:
         bare = await load.full(updates)
-        _say(bare.told("bare aiogram, full speed"))
+        _say(bare.row("bare aiogram, full speed"))
     async with loaded("thumbtune", people, profile) as load:
         ours = await load.full(updates)
-        _say(ours.told("thumbtune, full speed"))
-        _say((await load.paced(updates // 5, ours.rate / 2)).told("thumbtune, half of it"))
+        _say(ours.row("thumbtune, full speed"))
+        _say((await load.paced(updates // 5, ours.rate / 2)).row("thumbtune, half speed"))
         _say(f"calls of the bare bot: {bare.calls}\ncalls of ours:         {ours.calls}\n")
         _say(f"ratio {ours.rate / bare.rate:.2f}\n")
         for done in range(0, memory, MEMORY_STEP):
@@ -231,7 +232,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--people", type=int, default=1000)
     parser.add_argument("--updates", type=int, default=10_000)
-    parser.add_argument("--memory", type=int, default=0, help="so many more updates at full speed, watching the memory")
+    parser.add_argument("--memory", type=int, default=0, help="further updates at full speed, with the memory printed")
     parser.add_argument("--profile", type=Path, help="where to write a cProfile of our bot's event loop")
     given = parser.parse_args()
     asyncio.run(measure(given.people, given.updates, given.memory, given.profile))

@@ -1,9 +1,8 @@
-"""The two bots of `benchmarks.bot_load`, each a process of its own: ours with an engine that answers at once, and a
-bare aiogram bot that makes the same calls and keeps nothing.
+"""The two bots of `benchmarks.bot_load`: ours with an instant engine, and a bare aiogram bot with the same calls.
 
     python -m benchmarks.bots thumbtune|echo --url URL --token TOKEN --dir DIR [--profile FILE]
 
-Everything of ours is real but the engine: the inbox, the ledger, the pictures, the gate, the replies. SIGTERM ends it.
+In ours only the engine is replaced. SIGTERM ends the process.
 """
 
 from __future__ import annotations
@@ -26,23 +25,23 @@ from tests.support.chatting import Notebook, RunningBot, ScriptedEngine, setting
 from tests.support.emulated import THUMBS, client
 
 CALLS_PER_SECOND = 300.0
-"""Ten times what Telegram allows, and more than one core's Python makes: it bounds nothing but how often we type."""
+"""Ten times Telegram's limit, and more than one core's Python makes: it limits the typing actions only."""
 
 STOP = InlineKeyboardMarkup(inline_keyboard=[[InlineKeyboardButton(text="⏹ Stop", callback_data="stop")]])
 
 
 class Instant(ScriptedEngine):
-    """An engine that knows its answer before it is asked, and remembers nothing."""
+    """An engine that answers at once and records nothing."""
 
     async def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
-        """Two steps: the words, then the answer."""
+        """Yield the text, then the answer."""
         text = f"About {prompt.turns[-1].text}"
         yield Delta(text=text, model="instant")
         yield Delta(answer=Answer(text, "instant", "stop", Usage(11, 3, 0, 1), 0.001, 0.001))
 
 
 async def thumbtune(url: str, token: str, folder: Path) -> None:
-    """Our bot, until cancelled."""
+    """Run our bot until cancelled."""
     telegram = {"edit_seconds": 1.0, "poll_seconds": 25, "calls_per_second": CALLS_PER_SECOND}
     share_the_interpreter()
     running = RunningBot(settings(url, token, telegram), folder, Instant(), Notebook())
@@ -54,7 +53,7 @@ async def thumbtune(url: str, token: str, folder: Path) -> None:
 
 
 async def echo(url: str, token: str, _: Path) -> None:
-    """A bot as aiogram's first page shows it, with the calls that ours makes; until cancelled."""
+    """Run a bot like that on aiogram's first page, with the calls that ours makes, until cancelled."""
     dispatcher = Dispatcher()
 
     @dispatcher.message()
@@ -64,9 +63,9 @@ async def echo(url: str, token: str, _: Path) -> None:
         if message.photo:
             file = await bot.get_file(message.photo[-1].file_id)
             await bot.download_file(file.file_path or "")
-        said = f"About {message.text or message.caption}"
-        await placeholder.edit_text(said, reply_markup=STOP)
-        await placeholder.edit_text(said, reply_markup=THUMBS)
+        text = f"About {message.text or message.caption}"
+        await placeholder.edit_text(text, reply_markup=STOP)
+        await placeholder.edit_text(text, reply_markup=THUMBS)
 
     async with client(url, token) as bot:
         polling = asyncio.create_task(dispatcher.start_polling(bot, handle_signals=False, polling_timeout=25))

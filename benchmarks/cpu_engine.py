@@ -1,9 +1,9 @@
-"""What the CPU engine's memory of a chat saves: `python -m benchmarks.cpu_engine [--size 100m] [--picture 448x448]`.
+"""Measure the CPU engine's prefix cache: `python -m benchmarks.cpu_engine [--size 100m] [--picture 448x448]`.
 
-A random model of the given size, or the checkpoint given by --model, in a process of its own, asked over HTTP: a
-picture nobody has sent before, then a follow-up about it. Seconds are from the request to the first token (answers
-of one token). Prints medians and their ratio, which must be at most 0.25 from 100 million parameters at 448 pixels
-on, and how fast tokens come alone and four chats at a time.
+A random model of the given size, or the checkpoint of --model, is asked over HTTP about a new picture, then a follow-up
+about it. Times are from the request to the first token, with answers of one token. Prints medians and their ratio,
+which must be at most 0.25 for 100 million parameters and more at 448 pixels, and the tokens a second of one chat and of
+four at a time.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ANSWER_TOKENS = 32
 
 @contextmanager
 def serving(directory: Path, flags: list[str]) -> Iterator[httpx.Client]:
-    """A client to an engine that is ready."""
+    """Yield a client of a ready engine."""
     line = [
         sys.executable,
         "-m",
@@ -67,14 +67,14 @@ def serving(directory: Path, flags: list[str]) -> Iterator[httpx.Client]:
 
 
 def photo(seed: int, size: tuple[int, int]) -> str:
-    """A data URL of a noisy JPEG; every seed another."""
+    """Return a data URL of a noisy JPEG, different for each seed."""
     rng, into = Random(seed), io.BytesIO()
     Image.frombytes("RGB", (32, 32), rng.randbytes(32 * 32 * 3)).resize(size).save(into, "JPEG", quality=90)
     return f"data:image/jpeg;base64,{b64encode(into.getvalue()).decode()}"
 
 
 def ask(client: httpx.Client, messages: list[dict[str, Any]], tokens: int) -> tuple[float, dict[str, Any]]:
-    """Seconds until an answer of so many tokens was there, and the answer."""
+    """Return the seconds that an answer of at most `tokens` took, and the answer."""
     body = {"model": NAME, "messages": messages, "temperature": 0, "max_tokens": tokens}
     began = time.perf_counter()
     response = client.post("/v1/chat/completions", json=body)
@@ -84,12 +84,12 @@ def ask(client: httpx.Client, messages: list[dict[str, Any]], tokens: int) -> tu
 
 
 def chat(client: httpx.Client, seed: int, size: tuple[int, int]) -> tuple[float, float, int]:
-    """Seconds to the first token of a first turn and of its follow-up, and the first turn's tiles."""
+    """Return the seconds to the first token of a first turn and of a follow-up, and the first turn's tiles."""
     content = [{"type": "image_url", "image_url": {"url": photo(seed, size)}}, {"type": "text", "text": "What is it?"}]
     messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
     first, answer = ask(client, messages, 1)
-    said = answer["choices"][0]["message"]["content"]
-    messages += [{"role": "assistant", "content": said}, {"role": "user", "content": "Which colour is it?"}]
+    text = answer["choices"][0]["message"]["content"]
+    messages += [{"role": "assistant", "content": text}, {"role": "user", "content": "Which colour is it?"}]
     follow_up, again = ask(client, messages, 1)
     if again["usage"]["encoded_tiles"]:
         raise RuntimeError("the follow-up encoded the picture again")
@@ -97,7 +97,7 @@ def chat(client: httpx.Client, seed: int, size: tuple[int, int]) -> tuple[float,
 
 
 def speed(client: httpx.Client, chats: int) -> float:
-    """Tokens a second of so many text chats together."""
+    """Return the tokens a second of `chats` simultaneous text chats."""
     began = time.perf_counter()
     with ThreadPoolExecutor(chats) as pool:
         asked = [[{"role": "user", "content": f"Count from {number}."}] for number in range(chats)]
@@ -107,7 +107,7 @@ def speed(client: httpx.Client, chats: int) -> float:
 
 
 def main() -> None:
-    """Print the table."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu_engine")
     parser.add_argument("--size", choices=SIZES, default="100m", help="of a model with random weights")
     parser.add_argument("--model", type=Path, help="a checkpoint instead of a random model")
@@ -132,7 +132,7 @@ def main() -> None:
         f"{options.picture}, {chats[0][2]} tiles, medians of {len(chats)} chats\n"
         f"first turn's first token  {first:.3f} s\n"
         f"follow-up's first token   {follow_up:.3f} s\n"
-        f"ratio                     {follow_up / first:.3f} (at most 0.25 asked)\n"
+        f"ratio                     {follow_up / first:.3f} (at most 0.25 wanted)\n"
         f"tokens a second           {alone:.1f} alone, {together:.1f} in {CHATS} chats\n"
     )
 

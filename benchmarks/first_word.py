@@ -1,8 +1,8 @@
-"""How long a person waits for the first word of the model: `python -m benchmarks.first_word`.
+"""Measure the wait for the first word of an answer: `python -m benchmarks.first_word`.
 
-Through everything there is: emulator, bot process, ledger, engine process with the tiny model. Measured from the
-moment the message is handed to the Bot API server to the first edit that shows model text instead of the
-placeholder, over pictures nobody has sent before and a follow-up about each. Prints medians and 95th percentiles.
+The whole product takes part: emulator, bot process, ledger, engine process with the tiny model. The wait lasts from the
+message's arrival at the Bot API server to the first edit that shows text of the model instead of the placeholder, for
+new pictures and a follow-up about each. Prints medians and 95th percentiles.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WARM_UP = 2
 
 
 async def measure() -> dict[str, list[float]]:
-    """Seconds to the first word, by kind of turn."""
+    """Return the seconds to the first word, by kind of turn."""
     waits: dict[str, list[float]] = {"first answer": [], "follow-up": []}
     with tempfile.TemporaryDirectory() as folder:
         async with Community(Path(folder)) as community:

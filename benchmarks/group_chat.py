@@ -1,11 +1,11 @@
-"""A group under Telegram's twenty messages a minute: how long its members wait for their answers, and for their votes
-to be shown.
+"""Measure how long the members of a group wait under Telegram's limit of twenty messages a minute.
 
     python -m benchmarks.group_chat [--out FILE]
 
-The bot is ours with Telegram's limits as shipped, the Bot API server the emulator with flood control on, the engine a
-script that needs 0.1 s. Three loads, each on a fresh bot: a picture and eight follow-ups a second apart, voted on
-meanwhile; twelve questions a minute for five minutes; a question a second for one minute. Takes some eleven minutes.
+They wait for answers and for their votes to be shown. The bot has its default limits, the emulator has flood control
+on, the engine is a script that takes 0.1 s. Three loads, each on a new bot: a picture and eight follow-ups a second
+apart, with votes; twelve questions a minute for five minutes; a question a second for one minute. Takes about eleven
+minutes.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ PEOPLE: Final = {1001: "Ada", 1002: "Bob", 1003: "Cyd"}
 EVE: Final = 1009
 """A person in a private chat, whose waits must not grow."""
 
-PATIENCE: Final = 400.0
-LOOK_SECONDS: Final = 0.01
+TIMEOUT: Final = 400.0  # seconds
+POLL_SECONDS: Final = 0.01
 
 
 def _answer(prompt: Prompt, number: int) -> Script:
@@ -49,7 +49,7 @@ def _answer(prompt: Prompt, number: int) -> Script:
 
 
 class Group:
-    """A group with its bot: what was asked when, and what is shown since when."""
+    """A group with its bot: the times of questions, answers and shown votes."""
 
     def __init__(self, emulator: Emulator) -> None:
         self.emulator = emulator
@@ -66,20 +66,20 @@ class Group:
         self.elsewhere: list[float] = []
 
     async def asks(self, number: int) -> None:
-        """The next question, of one after the other."""
+        """Send the next question; the members take turns."""
         person = list(PEOPLE)[number % len(PEOPLE)]
         if not self.asked:
             picture = io.BytesIO()
             Image.new("RGB", (320, 240), "teal").save(picture, "JPEG")
-            said = [Attachment(picture.getvalue())]
-            (message,) = await self.emulator.people.sends(person, said, "@thumbtune_bot What?", chat=self.chat.id)
+            sent = [Attachment(picture.getvalue())]
+            (message,) = await self.emulator.people.sends(person, sent, "@thumbtune_bot What?", chat=self.chat.id)
         else:
             first = self.answers[min(self.answers)]
             message = self.emulator.people.writes(person, f"q{number}", chat=self.chat.id, reply_to=first)
         self.asked[message["message_id"]] = time.monotonic()
 
     async def eve_asks(self) -> None:
-        """A question in a private chat, and how long its answer takes."""
+        """Ask a question in a private chat and record the wait for its answer."""
         began = time.monotonic()
         after = max(self.emulator.world.chats[EVE].messages, default=0)
         if after:
@@ -88,14 +88,14 @@ class Group:
             picture = io.BytesIO()
             Image.new("RGB", (320, 240), "navy").save(picture, "JPEG")
             await self.emulator.people.sends(EVE, [Attachment(picture.getvalue())])
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             messages = self.emulator.world.chats[EVE].messages
             while not any(button(each, UP) for number, each in list(messages.items()) if number > after):  # noqa: ASYNC110
-                await asyncio.sleep(LOOK_SECONDS)
+                await asyncio.sleep(POLL_SECONDS)
         self.elsewhere.append(time.monotonic() - began)
 
     def vote(self, message: int, person: int, thumb: str) -> None:
-        """A tap under an answer."""
+        """Press a thumb under an answer."""
         data = button(self.chat.messages[message], thumb)
         assert data is not None
         self.emulator.people.presses(person, message, data, chat=self.chat.id)
@@ -103,7 +103,7 @@ class Group:
         self.shown.pop((message, thumb), None)
 
     async def watch(self) -> None:
-        """Record the messages and buttons as they change, until cancelled."""
+        """Record changes of messages and buttons until cancelled."""
         seen: set[int] = set()
         while True:
             now = time.monotonic()
@@ -120,16 +120,16 @@ class Group:
             for (rated, thumb), count in self.votes.items():
                 if (rated, thumb) not in self.shown and button(self.chat.messages[rated], f"{thumb} {count}"):
                     self.shown[rated, thumb] = now
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
 
     async def settled(self) -> None:
-        """Wait until all is answered and shown."""
-        async with asyncio.timeout(PATIENCE):
+        """Wait until every question is answered and every vote shown."""
+        async with asyncio.timeout(TIMEOUT):
             while len(self.waits) < len(self.asked) or len(self.shown) < len(self.votes):  # noqa: ASYNC110
-                await asyncio.sleep(LOOK_SECONDS)
+                await asyncio.sleep(POLL_SECONDS)
 
-    def told(self, load: str) -> dict[str, Any]:
-        """The figures."""
+    def figures(self, load: str) -> dict[str, Any]:
+        """Return the figures of a load."""
         waits = list(self.waits.values())
         counts = self.emulator.counts(self.chat.id)
         found = {
@@ -156,7 +156,7 @@ class Group:
 
 @asynccontextmanager
 async def group() -> AsyncIterator[Group]:
-    """A fresh group with a bot that knows of no trouble, the first question answered."""
+    """Start a group with a new bot."""
     emulator = Emulator()
     emulator.flood.on = True
     url = await emulator.start()
@@ -180,7 +180,7 @@ async def group() -> AsyncIterator[Group]:
 
 
 async def burst() -> dict[str, Any]:
-    """A picture, eight follow-ups a second apart from three people, and votes of all three on every answer."""
+    """Send a picture and eight follow-ups a second apart from three people, who all vote on every answer."""
     async with group() as friends:
         await friends.asks(0)
         await friends.settled()
@@ -192,11 +192,11 @@ async def burst() -> dict[str, Any]:
             for person, thumb in zip(PEOPLE, (UP, UP, DOWN), strict=True):
                 friends.vote(message, person, thumb)
         await friends.settled()
-        return friends.told("a picture and 8 follow-ups a second apart, 27 votes")
+        return friends.figures("a picture and 8 follow-ups a second apart, 27 votes")
 
 
 async def steady() -> dict[str, Any]:
-    """Twelve questions a minute for five minutes."""
+    """Ask twelve questions a minute for five minutes."""
     async with group() as friends:
         await friends.asks(0)
         await friends.settled()
@@ -204,11 +204,11 @@ async def steady() -> dict[str, Any]:
             await asyncio.sleep(5)
             await friends.asks(number)
         await friends.settled()
-        return friends.told("12 questions a minute for 5 minutes")
+        return friends.figures("12 questions a minute for 5 minutes")
 
 
 async def flood() -> dict[str, Any]:
-    """A question a second for one minute, and a private chat beside it."""
+    """Ask a question a second for one minute, beside a private chat."""
     async with group() as friends:
         await friends.asks(0)
         await friends.settled()
@@ -220,11 +220,11 @@ async def flood() -> dict[str, Any]:
                 beside.append(asyncio.create_task(friends.eve_asks()))
         await friends.settled()
         await asyncio.gather(*beside)
-        return friends.told("a question a second for 1 minute")
+        return friends.figures("a question a second for 1 minute")
 
 
 async def measure(out: Path | None) -> None:
-    """All three loads, one JSON object a line."""
+    """Run all three loads and print one JSON object a line."""
     lines = []
     for load in (burst, steady, flood):
         lines.append(json.dumps(await load(), ensure_ascii=False))
@@ -237,7 +237,7 @@ async def measure(out: Path | None) -> None:
 def main() -> None:
     """Read the command line and measure."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--out", type=Path, help="where to write the figures as well")
+    parser.add_argument("--out", type=Path, help="a file for the figures, besides standard output")
     given = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     asyncio.run(measure(given.out))

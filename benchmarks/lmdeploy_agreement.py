@@ -1,11 +1,11 @@
-"""Does TurboMind say what our own implementation says? Greedy answers of both on internvl2-tiny, word for word.
+"""Compare greedy answers of TurboMind and of our own implementation on internvl2-tiny, word for word.
 
     python -m benchmarks.lmdeploy_agreement [--prompts 50] [--model DIR]
 
-Starts both workers on this machine (lmdeploy's needs a GPU) and asks them the same: up to three turns about up to two
-pictures, English and Chinese, at most 32 tokens. Ours computes in float32, TurboMind in float16, its finest: in
-bfloat16 the model's two manners, equally likely by design, often change places. Prints how many answers are
-identical, and those that are not.
+Starts both engines on this machine (lmdeploy needs a GPU) and asks both the same: up to three turns about up to two
+pictures, English and Chinese, at most 32 tokens. Ours computes in float32, TurboMind in float16, its finest type: in
+bfloat16 the model's two manners, equally likely by design, often swap. Prints the number of identical answers, and
+those that differ.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ GREEDY = Sampling(temperature=0, max_new_tokens=32)
 
 
 def prompts(number: int, seed: int = 0) -> list[Prompt]:
-    """So many conversations, each ending with a question."""
+    """Return conversations that end with a question."""
     dice = Random(seed)
     pictures = [Picture.of(data) for data in sample_pictures().values()]
     made = []
-    for place in range(number):
+    for index in range(number):
         language = dice.choice(LANGUAGES)
         turns = []
         for turn in range(dice.randint(1, 3)):
             shown = tuple(dice.sample(pictures, dice.randint(1, 2))) if turn == 0 or dice.random() < 0.3 else ()
             turns.append(Turn(Role.USER, held_out(language, dice.choice(KINDS), dice), shown))
             turns.append(Turn(Role.ASSISTANT, dice.choice(("Two red circles.", "图中有三个蓝色的圆形。"))))
-        made.append(Prompt(SYSTEM, tuple(turns[:-1]), chat=f"agree-{place}", sampling=GREEDY))
+        made.append(Prompt(SYSTEM, tuple(turns[:-1]), chat=f"agree-{index}", sampling=GREEDY))
     return made
 
 
-async def answers(engine: Engine, asked: Sequence[Prompt]) -> list[str]:
-    """One whole answer a prompt, four at a time."""
+async def answers(engine: Engine, prompts: Sequence[Prompt]) -> list[str]:
+    """Return the answers to prompts, asked four at a time."""
     gate = asyncio.Semaphore(4)
 
     async def one(prompt: Prompt) -> Answer:
@@ -58,13 +58,13 @@ async def answers(engine: Engine, asked: Sequence[Prompt]) -> list[str]:
                     return delta.answer
         raise AssertionError("a stream without an answer")
 
-    return [answer.text for answer in await asyncio.gather(*map(one, asked))]
+    return [answer.text for answer in await asyncio.gather(*map(one, prompts))]
 
 
 async def compare(model: Path, number: int) -> tuple[int, list[str]]:
-    """How many answers are identical, and a line for each that is not."""
+    """Return the number of identical answers, and a line for each other one."""
     asked = prompts(number)
-    heard = []
+    answered = []
     with TemporaryDirectory() as logs:
         for kind in ("cpu", "lmdeploy"):
             settings = InferenceSettings.model_validate(
@@ -73,18 +73,18 @@ async def compare(model: Path, number: int) -> tuple[int, list[str]]:
             deployment = Deployment(settings, "compared", model, logs=Path(logs))
             await deployment.start()
             try:
-                heard.append(
+                answered.append(
                     await answers(deployment, [replace(prompt, chat=f"{kind}-{prompt.chat}") for prompt in asked])
                 )
             finally:
                 await deployment.stop()
-    rows = list(zip(asked, *heard, strict=True))
+    rows = list(zip(asked, *answered, strict=True))
     different = [f"{row[0].turns[-1].text!r}: {row[1]!r} | {row[2]!r}" for row in rows if row[1] != row[2]]
     return len(rows) - len(different), different
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.lmdeploy_agreement", description=(__doc__ or "").split("\n")[0]
     )

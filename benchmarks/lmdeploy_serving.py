@@ -1,10 +1,10 @@
-"""Our lmdeploy worker against stock lmdeploy: first tokens and throughput of picture chats on one GPU.
+"""Compare our lmdeploy engine with stock lmdeploy: first tokens and throughput of picture chats on one GPU.
 
     python -m benchmarks.lmdeploy_serving --work DIR [--servers stock,ours] [--tiles 12] [--kv-bits 8] [--trace]
 
-Writes random weights of InternVL2-2B in the official layout into DIR (once), starts one server after the other on the
-same card with the same tiles, answer length, KV blocks and prefix caching, and puts serving_load.py on each. With
-`--trace` each server runs under traced.py during the two crowds. Prints JSON.
+Writes random weights of InternVL2-2B in the official layout into DIR on first use, starts one server after the other on
+the same card with the same tiles, answer length, KV blocks and prefix caching, and loads each with serving_load.py.
+With `--trace` each server runs under traced.py during the two crowds. Prints JSON.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from inference.serving.engine_launch import free_port
 
 MODULES = {"stock": "benchmarks.stock_server", "ours": "inference.engines.lmdeploy.server"}
 STOCK_PREFILL = 8192
-"""What lmdeploy takes when nothing is said."""
+"""lmdeploy's default."""
 
 
 def checkpoint(folder: Path, size: str) -> Path:
-    """The random checkpoint, written on first use."""
+    """Return the random checkpoint, written on first use."""
     directory = folder / f"random-{size}"
     if not (directory / "config.json").is_file():
         write_random(SIZES[size], directory, tokenizer=make_tokenizer(folder / "vocabulary"))
@@ -41,7 +41,7 @@ def checkpoint(folder: Path, size: str) -> Path:
 
 
 def set_tiles(directory: Path, tiles: int) -> None:
-    """Let the checkpoint itself ask for so many tiles: stock lmdeploy listens to nothing else."""
+    """Set the most tiles of a picture in the checkpoint, the only setting that stock lmdeploy reads."""
     file = directory / "config.json"
     fields = json.loads(file.read_text(encoding="utf-8"))
     fields["max_dynamic_patch"] = tiles
@@ -49,7 +49,7 @@ def set_tiles(directory: Path, tiles: int) -> None:
 
 
 class Server:
-    """A server process from its start to its end."""
+    """A server process."""
 
     def __init__(self, kind: str, model: Path, options: argparse.Namespace, report: Path | None) -> None:
         port = free_port()
@@ -66,7 +66,7 @@ class Server:
         self.process = subprocess.Popen(line, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
     def ready(self) -> float:
-        """Seconds from the start until it listens."""
+        """Wait until the server listens and return the seconds from its start."""
         while True:
             if self.process.poll() is not None:
                 raise RuntimeError(f"the server ended with {self.process.returncode}: see its log")
@@ -78,12 +78,13 @@ class Server:
                 time.sleep(0.2)
 
     def end(self) -> None:
+        """Kill the server."""
         self.process.kill()
         self.process.wait()
 
 
 def measure(kind: str, model: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """All scenarios against one fresh server."""
+    """Run all scenarios against a new server."""
     report = options.work / f"{kind}.trace.jsonl" if options.trace else None
     if report is not None:
         report.unlink(missing_ok=True)
@@ -109,7 +110,7 @@ def measure(kind: str, model: Path, options: argparse.Namespace) -> dict[str, An
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lmdeploy_serving", description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="a folder for the checkpoint and the logs")
     parser.add_argument("--servers", default="stock,ours")

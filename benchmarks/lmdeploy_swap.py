@@ -1,11 +1,11 @@
-"""A new model is swapped in, then the engine is killed, while people chat: what they notice, on one GPU.
+"""Measure what people notice of a model swap and of a killed engine, on one GPU.
 
     python -m benchmarks.lmdeploy_swap --work DIR [--people 32] [--tokens 64]
 
-Through our `Deployment`, as the bot uses it, with two full-size random models in the official layout (as
-lmdeploy_serving.py writes them). Everybody sends a picture and goes on asking about it, with a new picture now and
-then. Prints JSON: waits for the first word of first turns and follow-ups before, during and after the swap, its
-seconds, GPU memory before and after, errors, and how a `kill -9` in mid-answer went.
+They chat through our `Deployment`, as the bot uses it, with two full-size random models in the official layout (written
+as by lmdeploy_serving.py). Each person sends a picture and asks about it, with a new picture now and then. Prints JSON:
+waits for the first word of first turns and follow-ups before, during and after the swap, its seconds, GPU memory before
+and after, errors, and the effects of a `kill -9` during answers.
 """
 
 from __future__ import annotations
@@ -35,33 +35,34 @@ from inference.settings import InferenceSettings
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One answer as a person saw it: when asked, how long to the first word, and whether it was a follow-up."""
+    """One answer: when the question was asked, the wait for the first word, whether it was a follow-up."""
 
     asked: float
     wait: float
     follow_up: bool
-    begun_anew: bool
+    restarted: bool
     model: str
 
 
 class Crowd:
-    """People who chat until they are told to stop."""
+    """People who chat until `stop` is called."""
 
-    def __init__(self, deployment: Deployment, number: int, tokens: int) -> None:
+    def __init__(self, deployment: Deployment, people: int, tokens: int) -> None:
         self.seen: list[Seen] = []
         self.errors: list[str] = []
         self._deployment = deployment
         self._sampling = Sampling(max_new_tokens=tokens)
         self._going = True
-        self._people = [asyncio.create_task(self._person(place)) for place in range(number)]
+        self._people = [asyncio.create_task(self._person(number)) for number in range(people)]
 
     async def stop(self) -> None:
+        """Let the people finish their questions."""
         self._going = False
         await asyncio.gather(*self._people)
 
-    async def _person(self, place: int) -> None:
-        dice = Random(place)
-        chat = f"person-{place}"
+    async def _person(self, number: int) -> None:
+        dice = Random(number)
+        chat = f"person-{number}"
         turns: tuple[Turn, ...] = ()
         await asyncio.sleep(dice.uniform(0, 4))
         while self._going:
@@ -81,20 +82,20 @@ class Crowd:
             await asyncio.sleep(dice.uniform(0.5, 2.5))
 
     async def _ask(self, prompt: Prompt, *, follow_up: bool) -> Answer:
-        asked, first, anew = time.monotonic(), 0.0, False
+        asked, first, restarted = time.monotonic(), 0.0, False
         async for delta in self._deployment.answer(prompt):
-            anew = anew or delta.restarted
+            restarted = restarted or delta.restarted
             if delta.text and not first:
                 first = time.monotonic()
             if delta.answer is not None:
                 wait = (first or time.monotonic()) - asked
-                self.seen.append(Seen(asked, wait, follow_up, anew, delta.answer.model))
+                self.seen.append(Seen(asked, wait, follow_up, restarted, delta.answer.model))
                 return delta.answer
         raise AssertionError("a stream without an answer")
 
 
 def waits(seen: Sequence[Seen], start: float, end: float, *, follow_up: bool) -> dict[str, Any]:
-    """Median and 99th percentile in seconds of those asked between two moments."""
+    """Return the median and 99th percentile in seconds of questions asked between two times."""
     found = sorted(each.wait for each in seen if start <= each.asked < end and each.follow_up is follow_up)
     if not found:
         return {"number": 0}
@@ -106,13 +107,13 @@ def waits(seen: Sequence[Seen], start: float, end: float, *, follow_up: bool) ->
 
 
 def gpu_megabytes() -> int:
-    """What is in use on the card, of whomever."""
+    """Return the memory in use on the card, by all processes."""
     query = ("nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits")
     return int(subprocess.run(query, check=True, capture_output=True, text=True).stdout.split()[0])
 
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
-    """The whole course of things."""
+    """Chat, swap, kill the engine, and return the figures."""
     first = checkpoint(options.work, "2b")
     set_tiles(first, 12)
     second = options.work / "second"
@@ -148,7 +149,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
                 "first turns": waits(crowd.seen, start, end, follow_up=False),
                 "follow-ups": waits(crowd.seen, start, end, follow_up=True),
             }
-        found["begun_anew_by_swap"] = sum(each.begun_anew for each in crowd.seen)
+        found["begun_anew_by_swap"] = sum(each.restarted for each in crowd.seen)
         found["kill"] = await killed(deployment, crowd)
     finally:
         await crowd.stop()
@@ -160,7 +161,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 async def killed(deployment: Deployment, crowd: Crowd) -> dict[str, Any]:
-    """kill -9 while answers are under way: seconds until an engine answers again, and what people saw."""
+    """Kill the engine during answers; return the seconds until one answers again, and what people saw."""
     pid = deployment.status().pids[0]
     before, errors = len(crowd.seen), len(crowd.errors)
     moment = time.monotonic()
@@ -175,14 +176,14 @@ async def killed(deployment: Deployment, crowd: Crowd) -> dict[str, Any]:
     after = crowd.seen[before:]
     return {
         "first_answer_after_seconds": round(back, 1),
-        "begun_anew": sum(each.begun_anew for each in after),
+        "begun_anew": sum(each.restarted for each in after),
         "answers_after": len(after),
         "errors": crowd.errors[errors:],
     }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.lmdeploy_swap", description=(__doc__ or "").split("\n")[0]
     )

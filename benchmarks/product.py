@@ -1,14 +1,14 @@
-"""The whole product on one card: people chat with `thumbtune run` while an admin has it retrain.
+"""Measure the whole product on one card: people chat with `thumbtune run` while an admin retrains.
 
     python -m benchmarks.product --work DIR [--people 8] [--corrections 16]
 
-The bot is a process of its own with lmdeploy, on full-size random weights in the official layout; Telegram is the
-emulator, in this process. Everybody sends photos of several sizes, asks two follow-ups about each, and votes. Random
-weights seldom end an answer and so teach little by votes alone: the admin corrects answers as well. Then the admin
-sends `/retrain`, and everybody goes on until the run has ended and for `--after` seconds more.
+The bot is a process with lmdeploy on full-size random weights in the official layout; Telegram is the emulator in this
+process. Each person sends photos of several sizes, asks two follow-ups about each, and votes. Random weights seldom end
+an answer, so votes alone give little training data: the admin corrects answers as well. Then the admin sends
+`/retrain`, and all go on until the run has ended and for `--after` seconds more.
 
 Prints JSON: seconds of each state of the run, its verdict, the waits for the first word and for the whole answer by
-state, and the most memory in use on the card.
+state, and the peak memory of the card.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ADMIN = 7
 SIZES = ((1280, 960), (960, 1280), (640, 480), (1920, 1080), (448, 448), (3000, 2000), (720, 1280), (1024, 1024))
 FOLLOW_UPS = ("What else?", "And the colours?", "Tell me a joke about it.")
 PLACEHOLDERS = ("Looking at your picture…", "Thinking…")
-OVER = ("done", "failed", "cancelled")
+ENDED = ("done", "failed", "cancelled")
 ANSWER_SECONDS = 180.0
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
@@ -52,7 +52,7 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """One question: the state of the run when it was asked, and seconds to the first word and to the whole answer."""
+    """One question: the state of the run at that time, and the seconds to the first word and to the whole answer."""
 
     state: str
     follow_up: bool
@@ -89,18 +89,18 @@ class Crowd:
                     self._press(person, answer, "👍")
 
     def last(self, person: int) -> int:
-        """The number of the newest message in a person's chat."""
+        """Return the number of the newest message in a person's chat."""
         return max(self._emulator.world.chats[person].messages, default=0)
 
     def latest(self, person: int) -> list[str]:
-        """The newest messages of the bot to a person that have no buttons."""
-        return [each["text"] for each in self._said(person, 0) if "reply_markup" not in each][-3:]
+        """Return the bot's newest messages to a person that have no buttons."""
+        return [each["text"] for each in self._messages(person, 0) if "reply_markup" not in each][-3:]
 
     async def _answered(self, person: int, *, follow_up: bool) -> Message:
-        """Wait for the answer to the person's newest message, and note how long it took."""
+        """Wait for the answer to the person's newest message, and record the wait."""
         after, state, began, first = self.last(person), self.state, time.monotonic(), 0.0
         while True:
-            for each in self._said(person, after):
+            for each in self._messages(person, after):
                 now = time.monotonic() - began
                 if each["text"] not in PLACEHOLDERS:
                     first = first or now
@@ -108,7 +108,9 @@ class Crowd:
                     self.waits.append(Wait(state, follow_up, first, now))
                     return each
             if time.monotonic() - began > ANSWER_SECONDS:
-                raise RuntimeError(f"no answer to P{person}: {[each['text'] for each in self._said(person, after)]}")
+                raise RuntimeError(
+                    f"no answer to P{person}: {[each['text'] for each in self._messages(person, after)]}"
+                )
             await asyncio.sleep(0.002)
 
     async def _correct(self, person: int, answer: Message) -> None:
@@ -121,15 +123,15 @@ class Crowd:
         after = self.last(person)
         better = f"A very funny picture, number {self.corrected}, with a cat that laughs at the moon."
         self._emulator.people.writes(person, better, reply_to=number)
-        await until(lambda: "👍" in str(self._said(person, after)), ANSWER_SECONDS)
-        self._press(person, self._said(person, after)[-1], "👍")
+        await until(lambda: "👍" in str(self._messages(person, after)), ANSWER_SECONDS)
+        self._press(person, self._messages(person, after)[-1], "👍")
 
     def _press(self, person: int, message: Message, label: str) -> None:
         buttons = [button for row in message["reply_markup"]["inline_keyboard"] for button in row]
         data = next(each["callback_data"] for each in buttons if label in each["text"])
         self._emulator.people.presses(person, message["message_id"], data)
 
-    def _said(self, person: int, after: int) -> list[Message]:
+    def _messages(self, person: int, after: int) -> list[Message]:
         messages = self._emulator.world.chats[person].messages
         return [
             each for number, each in messages.items() if number > after and each["from"]["is_bot"] and "text" in each
@@ -137,7 +139,7 @@ class Crowd:
 
 
 def photo(size: tuple[int, int], rng: random.Random) -> bytes:
-    """A JPEG of some hundred kilobytes that a camera might have made: smooth areas with grain."""
+    """Return a JPEG of some hundred kilobytes, smooth areas with grain, like a camera's."""
     coarse = Image.frombytes("RGB", (24, 18), rng.randbytes(24 * 18 * 3)).resize(size, Image.Resampling.BICUBIC)
     grain = Image.effect_noise(size, 24).convert("RGB")
     written = io.BytesIO()
@@ -146,7 +148,7 @@ def photo(size: tuple[int, int], rng: random.Random) -> bytes:
 
 
 def table(waits: Sequence[Wait]) -> dict[str, Any]:
-    """Median, 95th percentile and longest of the waits in seconds, by state and kind of question."""
+    """Return the median, 95th percentile and maximum of the waits in seconds, by state and kind of question."""
     found: dict[str, Any] = {}
     for state in dict.fromkeys(each.state for each in waits):
         for follow_up in (False, True):
@@ -162,14 +164,14 @@ def table(waits: Sequence[Wait]) -> dict[str, Any]:
 
 
 def spread(values: Sequence[float]) -> list[float]:
-    """Median, 95th percentile, maximum."""
+    """Return median, 95th percentile and maximum."""
     ordered = sorted(values)
     at = (len(ordered) // 2, min(int(0.95 * len(ordered)), len(ordered) - 1), -1)
     return [round(ordered[index], 3) for index in at]
 
 
 def environment(options: argparse.Namespace, url: str, token: str, model: Path, data: Path) -> dict[str, str]:
-    """The settings of the bot."""
+    """Return the bot's environment with its settings."""
     settings = {
         "TELEGRAM__TOKEN": token,
         "TELEGRAM__API_BASE": url,
@@ -186,8 +188,8 @@ def environment(options: argparse.Namespace, url: str, token: str, model: Path, 
     return {**os.environ, **{f"THUMBTUNE_{name}": value for name, value in settings.items()}}
 
 
-async def ended(ledger: Ledger, crowd: Crowd, seconds: dict[str, float]) -> Run:
-    """Follow the newest run to its end; `seconds` gets how long each of its states took."""
+async def follow_run(ledger: Ledger, crowd: Crowd, seconds: dict[str, float]) -> Run:
+    """Follow the newest run to its end, and add the seconds of each of its states to `seconds`."""
     began = before = time.monotonic()
     while True:
         await asyncio.sleep(0.1)
@@ -200,13 +202,32 @@ async def ended(ledger: Ledger, crowd: Crowd, seconds: dict[str, float]) -> Run:
                 sys.stderr.write(f"{now - began:.0f} s after /retrain: {runs[-1].state}\n")
             crowd.state = runs[-1].state
             seconds[crowd.state] = seconds.get(crowd.state, 0.0) + now - before
-            if crowd.state in OVER:
+            if crowd.state in ENDED:
                 return runs[-1]
         before = now
 
 
+async def retrain(emulator: Emulator, crowd: Crowd, data: Path, after: float) -> dict[str, Any]:
+    """Send /retrain, follow the run, go on for `after` seconds, and return the figures of the run."""
+    async with Ledger.open(data) as ledger:
+        seconds: dict[str, float] = {}
+        emulator.people.writes(ADMIN, "/retrain")
+        began = time.monotonic()
+        ended = await follow_run(ledger, crowd, seconds)
+        figures = {
+            "state": ended.state,
+            "reason": ended.reason,
+            "model": ended.model,
+            "seconds": round(time.monotonic() - began, 1),
+            "seconds by state": {name: round(value, 1) for name, value in seconds.items()},
+        }
+        crowd.state = "after"
+        await asyncio.sleep(after)
+        return {"run": figures, "counts": await ledger.counts.totals()}
+
+
 async def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Chat, retrain, chat on."""
+    """Chat, retrain during the chat, and return the figures."""
     if options.model:
         model = options.model
     else:
@@ -249,21 +270,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
         await until(enough, ANSWER_SECONDS)
         crowd.state = "alone"
         await asyncio.sleep(options.alone)
-        async with Ledger.open(data) as ledger:
-            seconds: dict[str, float] = {}
-            emulator.people.writes(ADMIN, "/retrain")
-            asked = time.monotonic()
-            over = await ended(ledger, crowd, seconds)
-            found["run"] = {
-                "state": over.state,
-                "reason": over.reason,
-                "model": over.model,
-                "seconds": round(time.monotonic() - asked, 1),
-                "seconds by state": {name: round(value, 1) for name, value in seconds.items()},
-            }
-            crowd.state = "after"
-            await asyncio.sleep(options.after)
-            found["counts"] = await ledger.counts.totals()
+        found |= await retrain(emulator, crowd, data, options.after)
     finally:
         for task in tasks:
             task.cancel()
@@ -279,16 +286,16 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.product", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--work", type=Path, required=True, help="a folder for the checkpoint, the data and the log")
     parser.add_argument("--model", type=Path, help="another checkpoint than full-size random weights")
     parser.add_argument("--engine", default="lmdeploy")
     parser.add_argument("--recipe", default="food")
-    parser.add_argument("--knobs", type=json.loads, default={"epochs": 2}, help="others of the recipe, as JSON")
+    parser.add_argument("--knobs", type=json.loads, default={"epochs": 2}, help="hyperparameters to change, as JSON")
     parser.add_argument("--people", type=int, default=8)
-    parser.add_argument("--corrections", type=int, default=16, help="better answers that the admin shows")
-    parser.add_argument("--answers", type=int, default=100, help="so many before the admin has it retrain")
+    parser.add_argument("--corrections", type=int, default=16, help="answers that the admin corrects")
+    parser.add_argument("--answers", type=int, default=100, help="answers before the admin retrains")
     parser.add_argument("--alone", type=float, default=15.0, help="seconds of chat before the run")
     parser.add_argument("--after", type=float, default=15.0, help="seconds of chat after the run")
     options = parser.parse_args(arguments)

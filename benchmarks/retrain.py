@@ -1,11 +1,10 @@
-"""The learning loop without Telegram and without an engine: ask, vote, retrain, ask again.
+"""Run the learning loop without Telegram and without an engine: ask, vote, retrain, ask again.
 
     python -m benchmarks.retrain --taste playful --seeds 3
 
-A made-up person (person.py) sends pictures, asks one question and one follow-up about each, and votes. The votes go
-through the real ledger and the real pipeline (XTuner, merge, evaluation, each in its own process). Then the model
-before and the model after are asked about pictures and in wordings they have never seen. Prints one line a seed and the
-medians.
+A simulated person (person.py) sends pictures, asks one question and one follow-up about each, and votes. The votes go
+through the real ledger and the real pipeline (XTuner, merge, evaluation, each in its own process). Then the old and the
+new model are asked about unseen pictures in unseen wordings. Prints one line a seed and the medians.
 """
 
 from __future__ import annotations
@@ -26,11 +25,12 @@ import imagehash
 import torch
 from rich.console import Console
 
-from benchmarks.person import TASTES, Asked, Taste
+from benchmarks.person import TASTES, Question, Taste
 from inference.chat_format.template import SYSTEM, prompt_hash
 from inference.internvl2.tiny import CHECKPOINT
+from inference.internvl2.tiny.drawing import draw
 from inference.internvl2.tiny.manner import correct, manner
-from inference.internvl2.tiny.shapes import Scene, draw, random_scene
+from inference.internvl2.tiny.shapes import Scene, random_scene
 from inference.internvl2.tiny.words import Kind
 from inference.messages import Picture, Prompt, Sampling, Turn
 from storage.ledger import Ledger
@@ -62,7 +62,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One seed: how many pairs were liked, what the run made of them, and the model before and after."""
+    """One seed: the number of liked pairs, the run, and the scores before and after it."""
 
     pairs: int
     model: Model | None
@@ -73,7 +73,7 @@ class Result:
 
 
 class Bench:
-    """A ledger, pictures and models in a folder, as the bot has them."""
+    """A ledger, pictures and models in a folder, laid out like the bot's."""
 
     def __init__(self, folder: Path, settings: TrainingSettings, base: Path = CHECKPOINT) -> None:
         self.base = base
@@ -96,13 +96,13 @@ class Bench:
         )
 
     async def open(self) -> None:
-        """Enter the base model and the person."""
+        """Record the base model and the person."""
         await self.ledger.models.add(Model("base", str(self.base), ModelState.LIVE, None, 0.0))
         await self.ledger.people.save(Person(PERSON), Chat(PERSON))
 
     async def keep(self, scene: Scene, rng: Random) -> tuple[str, tuple[int, int]]:
-        """Draw a scene as a photo; returns its name and size."""
-        image = draw(scene, rng, "other")
+        """Draw and store a scene as a photo; return its name and size."""
+        image = draw(scene, rng)
         data = io.BytesIO()
         image.save(data, "JPEG", quality=90)
         name = await self.pictures.put(data.getvalue())
@@ -112,43 +112,43 @@ class Bench:
         return name, image.size
 
     def file(self, name: str) -> str:
-        """Where a picture lies, relative to the picture folder."""
+        """Return a picture's path, relative to the picture folder."""
         return str(self.pictures.path(name).relative_to(self.pictures.directory))
 
-    def say(self, model: LocalModel, asked: Sequence[Asked]) -> list[str]:
-        """The model's answers, sampled as the bot does."""
-        lessons = [_on_disk(each.lesson, self.file) for each in asked]
+    def answers(self, model: LocalModel, questions: Sequence[Question]) -> list[str]:
+        """Return the model's answers, sampled like the bot's."""
+        lessons = [_on_disk(each.lesson, self.file) for each in questions]
         return model.answers(lessons, self.pictures.directory, Sampling(TEMPERATURE, TOP_P, MOST_TOKENS, top_k=0))
 
     async def chat(self, model: LocalModel, count: int, taste: Taste, seed: int) -> int:
-        """Send `count` pictures, ask twice about each, vote on every answer. Returns the number of likes."""
+        """Send `count` pictures, ask twice about each, vote on every answer; return the number of likes."""
         rng = Random(f"chat {seed}")
         torch.manual_seed(seed)
         first = [await self._ask(rng, number) for number in range(count)]
         likes = 0
         sessions = []
         follow_ups = []
-        for number, (asked, said) in enumerate(zip(first, self.say(model, first), strict=True)):
+        for number, (asked, said) in enumerate(zip(first, self.answers(model, first), strict=True)):
             sessions.append(await self.ledger.sessions.restart(PERSON, PERSON))
             answer, vote = taste(asked, said, rng)
             likes += vote > 0
             await self._record(asked, answer, vote, sessions[number], 10 * number)
             follow_ups.append(asked.follow_up(answer, rng))
-        for number, (asked, said) in enumerate(zip(follow_ups, self.say(model, follow_ups), strict=True)):
+        for number, (asked, said) in enumerate(zip(follow_ups, self.answers(model, follow_ups), strict=True)):
             answer, vote = taste(asked, said, rng)
             likes += vote > 0
             await self._record(asked, answer, vote, sessions[number], 10 * number + 5)
         return likes
 
     async def examine(self, directory: Path, count: int, seed: int) -> Score:
-        """Show `count` unseen pictures, ask one question and one follow-up about each in unseen wordings."""
+        """Ask one question and one follow-up about each of `count` unseen pictures, in unseen wordings."""
         rng = Random(f"examination {seed}")
         torch.manual_seed(1000 + seed)
         model = LocalModel(directory)
         asked = [await self._ask(rng, number) for number in range(count)]
-        said = self.say(model, asked)
+        said = self.answers(model, asked)
         again = [each.follow_up(answer, rng) for each, answer in zip(asked, said, strict=True)]
-        asked, said = asked + again, said + self.say(model, again)
+        asked, said = asked + again, said + self.answers(model, again)
 
         def share(kind: Kind) -> float:
             chosen = [
@@ -161,21 +161,21 @@ class Bench:
         return Score(sum(manner(answer) == "playful" for answer in said) / len(said), share("colour"), share("shape"))
 
     async def retrain(self) -> tuple[Run, Model | None]:
-        """One run, from the votes to its model."""
+        """Run the pipeline once and return the run with its model."""
 
         async def quiet(run: Run) -> None:
-            """Nobody watches."""
+            """Ignore the progress."""
 
         run = await self.ledger.runs.start("command")
         model = await self.pipeline.run(run, quiet)
         return await self.ledger.runs.get(run.id), model
 
-    async def _ask(self, rng: Random, number: int) -> Asked:
+    async def _ask(self, rng: Random, number: int) -> Question:
         scene = random_scene(rng)
         name, size = await self.keep(scene, rng)
-        return Asked.first(scene, name, size, number, rng)
+        return Question.first(scene, name, size, number, rng)
 
-    async def _record(self, asked: Asked, answer: str, vote: int, session: int, update: int) -> None:
+    async def _record(self, asked: Question, answer: str, vote: int, session: int, update: int) -> None:
         prompt = Prompt(SYSTEM, asked.lesson.turns[:-1], chat="")
         newest = prompt.turns[-1]
         recorded = await self.ledger.exchanges.record(
@@ -216,7 +216,7 @@ async def learn(
     pictures: int = 30,
     unseen: int = 100,
 ) -> Result:
-    """One whole loop in `folder`. The model after is the new one, even where it was rejected."""
+    """Run one whole loop in `folder`; the model after it is the new one, even if it was rejected."""
     bench = Bench(folder, settings, base)
     try:
         await bench.open()
@@ -240,7 +240,7 @@ def _on_disk(lesson: Lesson, file: Callable[[str], str]) -> Lesson:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="Ask, vote, retrain, ask again.")
     parser.add_argument("--taste", choices=TASTES, default="playful")
     parser.add_argument("--seeds", type=int, default=1)

@@ -1,10 +1,10 @@
-"""People who chat about pictures over HTTP, many at once: a load for any OpenAI-style server.
+"""Load an OpenAI-style server with people who chat about pictures, many at once.
 
     python -m benchmarks.serving_load --url http://127.0.0.1:23333 --model NAME --people 64
 
-Spread over several processes, so that the load is not bound by one event loop; speaks plain server-sent events, no
-client library. Prints one JSON object: for each scenario requests a second, times to the first text, tokens.
-Pictures are made up (a smooth scene with grain, 1280×960, about 250 KB as JPEG), a new one for every person.
+The people are spread over several processes, so that one event loop does not limit the load, and read server-sent
+events without a client library. Prints one JSON object: for each scenario requests a second, times to the first text,
+tokens. Each person has a new picture: random, smooth with grain, 1280×960, about 250 KB as JPEG.
 """
 
 from __future__ import annotations
@@ -43,14 +43,15 @@ class Chat:
         question = {"type": "text", "text": "What is to be seen here? Tell me all about it."}
         self.messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": [image, question]}]
 
-    def goes_on(self, answer: str) -> None:
+    def continue_after(self, answer: str) -> None:
+        """Add the answer and the next question."""
         self.messages.append({"role": "assistant", "content": answer})
         self.messages.append({"role": "user", "content": "And what else? Look at the colours."})
 
 
 @dataclass(frozen=True)
-class Shot:
-    """One answer: when it was asked, when its first text came, when it ended (clock of the machine), and its cost."""
+class Measured:
+    """One answer: the times of its question, first text and end (the machine's clock), and its tokens."""
 
     asked: float
     first: float
@@ -61,7 +62,7 @@ class Shot:
 
 
 def picture(seed: int, size: tuple[int, int] = (1280, 960)) -> str:
-    """A data URL, the same for the same seed."""
+    """Return a data URL, the same for the same seed."""
     dice = np.random.default_rng(seed)
     coarse = Image.fromarray(dice.integers(0, 256, (12, 16, 3), dtype=np.uint8))
     scene = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC), dtype=np.int16)
@@ -72,13 +73,13 @@ def picture(seed: int, size: tuple[int, int] = (1280, 960)) -> str:
 
 
 def headers() -> dict[str, str]:
-    """What a request carries: the engine's key, where the environment has one."""
+    """Return the headers of a request: the engine's key, if the environment has one."""
     key = os.environ.get(KEY_VARIABLE)
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-async def ask(session: aiohttp.ClientSession, url: str, model: str, chat: Chat, tokens: int) -> Shot:
-    """Ask, read to the end, add the answer to the chat."""
+async def ask(session: aiohttp.ClientSession, url: str, model: str, chat: Chat, tokens: int) -> Measured:
+    """Ask, read the whole answer and add it to the chat."""
     body = {
         "model": model,
         "messages": chat.messages,
@@ -105,17 +106,17 @@ async def ask(session: aiohttp.ClientSession, url: str, model: str, chat: Chat, 
             if piece and not first:
                 first = time.time()
             text += piece
-    chat.goes_on(text)
+    chat.continue_after(text)
     cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-    return Shot(asked, first, time.time(), usage["prompt_tokens"], cached, usage["completion_tokens"])
+    return Measured(asked, first, time.time(), usage["prompt_tokens"], cached, usage["completion_tokens"])
 
 
 def people(
-    url: str, model: str, seeds: Sequence[int], turns: int, tokens: int, start: float, pause: float
-) -> list[list[Shot]]:
-    """In a process of its own: these people ask at once, `turns` times each, every turn begun at an agreed time."""
+    url: str, model: str, seeds: Sequence[int], *, turns: int, tokens: int, start: float, pause: float
+) -> list[list[Measured]]:
+    """Let these people ask at once, `turns` times each, every turn at a fixed time; runs in a worker process."""
 
-    async def all_of_them() -> list[list[Shot]]:
+    async def all_of_them() -> list[list[Measured]]:
         chats = [Chat(seed) for seed in seeds]
         rounds = []
         limit = aiohttp.TCPConnector(limit=0)
@@ -131,20 +132,29 @@ def people(
 def crowd(
     url: str, model: str, number: int, seed: int, tokens: int, *, pause: float, turns: int = 2
 ) -> list[dict[str, Any]]:
-    """`number` people at once, each with a new picture, then a follow-up of each; one summary a turn."""
+    """Let `number` people ask at once about a new picture each, then a follow-up; return one summary a turn."""
     processes = min(8, number)
     with ProcessPoolExecutor(processes) as pool:
         start = time.time() + 3
         jobs = [
-            pool.submit(people, url, model, range(seed + part, seed + number, processes), turns, tokens, start, pause)
+            pool.submit(
+                people,
+                url,
+                model,
+                range(seed + part, seed + number, processes),
+                turns=turns,
+                tokens=tokens,
+                start=start,
+                pause=pause,
+            )
             for part in range(processes)
         ]
         parts = [job.result() for job in jobs]
-    return [summary([shot for part in parts for shot in part[turn]]) for turn in range(turns)]
+    return [summary([answer for part in parts for answer in part[turn]]) for turn in range(turns)]
 
 
 def alone(url: str, model: str, number: int, seed: int, tokens: int) -> list[dict[str, Any]]:
-    """One person after another: a new picture and a follow-up each; the first pair warms up and does not count."""
+    """Let one person after another ask about a new picture, then a follow-up; the first pair only warms up."""
 
     async def one_by_one() -> list[dict[str, Any]]:
         firsts, followers = [], []
@@ -158,31 +168,31 @@ def alone(url: str, model: str, number: int, seed: int, tokens: int) -> list[dic
     return asyncio.run(one_by_one())
 
 
-def summary(shots: Sequence[Shot]) -> dict[str, Any]:
-    """What is told of one turn of everybody. Times in seconds."""
-    waits = sorted(shot.first - shot.asked for shot in shots)
-    wall = max(shot.ended for shot in shots) - min(shot.asked for shot in shots)
+def summary(answers: Sequence[Measured]) -> dict[str, Any]:
+    """Return the figures of one turn of all people; times in seconds."""
+    waits = sorted(answer.first - answer.asked for answer in answers)
+    wall = max(answer.ended for answer in answers) - min(answer.asked for answer in answers)
     return {
-        "requests": len(shots),
-        "requests_per_second": round(len(shots) / wall, 3),
+        "requests": len(answers),
+        "requests_per_second": round(len(answers) / wall, 3),
         "first_token_median": round(statistics.median(waits), 4),
         "first_token_p99": round(waits[min(int(len(waits) * 0.99), len(waits) - 1)], 4),
         "wall": round(wall, 3),
-        "tokens_per_second": round(sum(shot.tokens for shot in shots) / wall, 1),
-        "prompt_tokens": round(statistics.mean(shot.prompt_tokens for shot in shots), 1),
-        "cached_tokens": round(statistics.mean(shot.cached_tokens for shot in shots), 1),
+        "tokens_per_second": round(sum(answer.tokens for answer in answers) / wall, 1),
+        "prompt_tokens": round(statistics.mean(answer.prompt_tokens for answer in answers), 1),
+        "cached_tokens": round(statistics.mean(answer.cached_tokens for answer in answers), 1),
     }
 
 
 def measure(url: str, model: str, *, number: int, seed: int, tokens: int, pause: float) -> dict[str, Any]:
-    """The four scenarios against one server."""
+    """Run the four scenarios against one server."""
     first, follow = alone(url, model, 8, seed, 32)
     new, following = crowd(url, model, number, seed + 1000, tokens, pause=pause)
     return {"first turn": first, "follow-up": follow, f"{number} new": new, f"{number} follow-ups": following}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.serving_load", description=(__doc__ or "").split("\n")[0]
     )
@@ -190,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", required=True, help="the model's name at the server")
     parser.add_argument("--people", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=128, help="length of every answer")
-    parser.add_argument("--seed", type=int, default=0, help="other seeds, other pictures")
+    parser.add_argument("--seed", type=int, default=0, help="determines the pictures")
     parser.add_argument("--pause", type=float, default=40, help="seconds from the crowd's first to its second turn")
     options = parser.parse_args(arguments)
     results = measure(

@@ -1,12 +1,12 @@
-"""What people notice of a whole run beside the chat, from its first phase to its last.
+"""Measure what people notice in the chat of a run beside it, phase by phase.
 
     python -m benchmarks.sharing --work DIR [--json FILE] [--people 8] [--pictures 256] [--no-courtesy]
     python -m benchmarks.sharing --work DIR --engine cpu --people 2 --pictures 12 --alone 15
 
-Through our `Deployment`, as the bot uses it, and the product's workers. With `--engine lmdeploy` both are on one GPU,
-with full-size random weights in the official layout (written into DIR on first use); `--engine cpu` is a small form
-with the stand-in model, to see that the benchmark runs. Everybody sends a picture and goes on asking about it, with a
-new picture now and then: first with the engine to themselves, then beside a run, which sees its pictures (features),
+They chat through our `Deployment`, like the bot's users; the run uses the product's workers. With `--engine lmdeploy`
+both are on one GPU, with full-size random weights (written into DIR on first use); `--engine cpu` is
+a small form with the stand-in model, to check that the benchmark runs. Each person sends a picture and asks about it,
+with a new picture now and then: first without a run, then beside one, which computes the features of its pictures,
 trains, merges and evaluates. Prints a table of the waits for the first word in each phase, with the ratio of their 95th
 percentile to that without a run, and writes the same as JSON.
 """
@@ -40,7 +40,7 @@ from training.settings import TrainingSettings
 
 ALONE: Final = "alone"
 PHASES: Final = {"looking": "features", "training": "training", "merging": "merge", "evaluating": "evaluation"}
-"""The stages that workers report, and what they are called here. Loading and checking are between them."""
+"""The stages that workers report, and their names here. Loading and checking are between them."""
 
 TURNS: Final = {"first turns": False, "follow-ups": True}
 HELD_OUT: Final = 8
@@ -48,14 +48,14 @@ WARM_UP: Final = 12.0
 
 
 class Phases:
-    """When each phase of a run began and ended, by what its workers report."""
+    """When each phase of a run began and ended, by its workers' progress reports."""
 
     def __init__(self) -> None:
         self.spans: dict[str, tuple[float, float]] = {}
         self._now = ""
 
     def note(self, progress: Progress) -> None:
-        """Take a worker's progress. Another stage ends the phase before it."""
+        """Take a progress report. Another stage ends the phase before it."""
         stage = PHASES.get(progress.stage, "")
         if stage != self._now:
             self.end()
@@ -70,13 +70,13 @@ class Phases:
             self.spans[phase] = (time.monotonic(), float("inf"))
 
     def end(self) -> None:
-        """End the present phase, if any."""
+        """End the current phase, if any."""
         if self._now:
             self.spans[self._now] = (self.spans[self._now][0], time.monotonic())
 
 
 def waits(seen: Sequence[Seen], span: tuple[float, float], *, follow_up: bool) -> dict[str, float]:
-    """Number, median and 95th percentile in seconds of those asked within a span of time."""
+    """Return number, median and 95th percentile in seconds of questions asked within a time span."""
     values = sorted(each.wait for each in seen if span[0] <= each.asked < span[1] and each.follow_up is follow_up)
     if not values:
         return {"number": 0}
@@ -88,7 +88,7 @@ def waits(seen: Sequence[Seen], span: tuple[float, float], *, follow_up: bool) -
 
 
 def summary(seen: Sequence[Seen], spans: dict[str, tuple[float, float]]) -> dict[str, dict[str, Any]]:
-    """The waits of each phase, with the ratios of the 95th percentiles to those without a run."""
+    """Return the waits of each phase, with the ratios of the 95th percentiles to those without a run."""
     found: dict[str, dict[str, Any]] = {}
     for phase, span in spans.items():
         found[phase] = {"seconds": round(span[1] - span[0], 1)}
@@ -102,7 +102,7 @@ def summary(seen: Sequence[Seen], spans: dict[str, tuple[float, float]]) -> dict
 
 
 def table(phases: dict[str, dict[str, Any]]) -> Table:
-    """The summary for people."""
+    """Return the summary as a table."""
     heads = [f"{name}: {column}" for name in TURNS for column in ("number", "median s", "95 % s", "ratio")]
     made = Table("phase", "seconds", *heads)
     for phase, found in phases.items():
@@ -112,7 +112,7 @@ def table(phases: dict[str, dict[str, Any]]) -> Table:
 
 
 def jobs(base: Path, options: argparse.Namespace, courtesy: str) -> tuple[Job, MergeJob, EvaluationJob]:
-    """The three jobs of the run, in folders of their own."""
+    """Return the three jobs of the run, in new folders."""
     work, merged = options.work / "sharing", options.work / "sharing-merged"
     for folder in (work, merged):
         shutil.rmtree(folder, ignore_errors=True)
@@ -144,7 +144,7 @@ def jobs(base: Path, options: argparse.Namespace, courtesy: str) -> tuple[Job, M
 
 
 async def carry_out(training: Job, merging: MergeJob, judging: EvaluationJob, phases: Phases) -> Outcome:
-    """Train, merge and evaluate, as the pipeline does; the training's outcome."""
+    """Train, merge and evaluate, as the pipeline does, and return the training's outcome."""
     trainer = ChildTrainer(TrainingSettings())
     trained = _good(await trainer.run(training, phases.note))
     phases.begin("merge")
@@ -162,7 +162,7 @@ def _good(outcome: Outcome) -> Outcome:
 
 
 def base_model(options: argparse.Namespace) -> Path:
-    """The checkpoint that answers and is trained."""
+    """Return the checkpoint that answers and is trained."""
     if options.engine == "cpu":
         return CHECKPOINT
     base = checkpoint(options.work, "2b")
@@ -171,7 +171,7 @@ def base_model(options: argparse.Namespace) -> Path:
 
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Chat alone, then beside a run."""
+    """Chat without a run, then beside one, and return the figures."""
     base = base_model(options)
     settings = InferenceSettings.model_validate({"engine": options.engine, "model": str(base), **options.settings})
     deployment = Deployment(settings, "first", base, logs=options.work)
@@ -197,7 +197,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sharing", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--work", type=Path, required=True, help="a folder for the checkpoint and the logs")
     parser.add_argument("--json", type=Path, help="a file for the result; without it standard output")

@@ -1,7 +1,7 @@
-"""lmdeploy's stock OpenAI server as a peer: the same engine settings as ours, nothing of ours in it.
+"""Run lmdeploy's stock OpenAI server with the engine settings of ours.
 
-Started by lmdeploy_serving.py with the arguments of inference/engines/lmdeploy/server.py. Its own command line would
-do, but takes the number of KV blocks as a float, which it reads as a share of the free memory.
+Started by lmdeploy_serving.py with the arguments of inference/engines/lmdeploy/server.py. Its own command line
+is not used because it reads the number of KV blocks as a float, that is, as a share of the free memory.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Run a module with a profiler in the same process: what the GPU did, and what Python did meanwhile.
+"""Run a module with a profiler of the GPU and of Python's main thread in the same process.
 
     python -m benchmarks.traced REPORT.json MODULE ARGUMENT…
 
-SIGUSR1 begins a measurement, SIGUSR2 ends it and appends a JSON line to REPORT.json: wall time, the share of it in
-which a GPU kernel ran (CUPTI by way of torch.profiler, so TurboMind's kernels count too), copies between host and
-card, the kernels that took longest, and what the main thread was seen doing (sampled every 2 ms).
+SIGUSR1 begins a measurement, SIGUSR2 ends it and appends a JSON line to REPORT.json: wall time, its share in which a
+GPU kernel ran (CUPTI through torch.profiler, which includes TurboMind's kernels), copies between host and card, the
+kernels that took longest, and the main thread's stacks (sampled every 2 ms).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Event = tuple[int, int, str]
 
 
 class Measurement:
-    """From `begin` to `end`."""
+    """A measurement from `begin` to `end`, which are signal handlers."""
 
     def __init__(self, report: Path) -> None:
         self._report = report
@@ -41,6 +41,7 @@ class Measurement:
         self._main = threading.main_thread().ident
 
     def begin(self, *_: object) -> None:
+        """Start the profiler and the sampling."""
         self._profile = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
         self._profile.start()
         self._begun = time.monotonic()
@@ -49,6 +50,7 @@ class Measurement:
         threading.Thread(target=self._sample, daemon=True).start()
 
     def end(self, *_: object) -> None:
+        """Stop both and append the results to the report."""
         self._sampling.clear()
         torch.cuda.synchronize()
         wall = time.monotonic() - self._begun
@@ -85,7 +87,7 @@ class Measurement:
 
 
 def union(events: list[Event]) -> int:
-    """Nanoseconds in which at least one of the events ran."""
+    """Return the nanoseconds in which at least one of the events ran."""
     total, reached = 0, 0
     for start, end, _ in sorted(events):
         total += max(end - max(start, reached), 0)
@@ -94,7 +96,7 @@ def union(events: list[Event]) -> int:
 
 
 def bursts(events: list[Event]) -> list[list[Event]]:
-    """The events in groups, cut where the card did nothing for `_PAUSE_NS`."""
+    """Group the events, with a cut where the card was idle for `_PAUSE_NS`."""
     groups: list[list[Event]] = []
     reached = 0
     for event in sorted(events):
@@ -106,14 +108,14 @@ def bursts(events: list[Event]) -> list[list[Event]]:
 
 
 def burst(events: list[Event]) -> dict[str, float]:
-    """Seconds from the first event to the end of the last, and the share of them in which kernels ran."""
+    """Return the seconds from the first event to the end of the last, and the share in which kernels ran."""
     kernels = [event for event in events if not event[2].startswith(("Memcpy", "Memset"))]
     seconds = (max(end for _, end, _ in events) - events[0][0]) / 1e9
     return {"seconds": round(seconds, 3), "kernels_share": round(union(kernels) / 1e9 / seconds, 4)}
 
 
 def main() -> None:
-    """Run the module as if it had been started by itself."""
+    """Run the module as `__main__`."""
     _, report, module, *arguments = sys.argv
     measurement = Measurement(Path(report))
     signal.signal(signal.SIGUSR1, measurement.begin)

@@ -1,16 +1,16 @@
-"""QLoRA of full-size InternVL2: our worker against XTuner's own path, on one GPU.
+"""Compare QLoRA of full-size InternVL2 by our worker and by XTuner's own code, on one GPU.
 
     python -m benchmarks.training --work DIR --official CODE [--cases stock,ours,kept,single]
 
-Random weights in the official layout (as lmdeploy_serving.py writes them), 64 JPEG pictures of 1280×960 pixels (13
+Random weights in the official layout (written as by lmdeploy_serving.py), 64 JPEG pictures of 1280×960 pixels (13
 tiles), one question and answer each, three times, in batches of 4. `stock` is benchmarks/xtuner_stock.py run by
-XTuner's train tool on the official model code, which CODE holds (the .py files of OpenGVLab/InternVL2-2B); the others
-are the product's worker on the same rows, prompts, order and numbers: `ours` recomputes activations, `kept` keeps them,
-`auto` what fits, `single` is batch 1; `one` and `two` are one process and two, each on a GPU of its own, at 8 pairs a
-step. `alike` runs the configuration of `ours` again by XTuner's tool with the projector trained in bfloat16 as stock
-has it: what is left of a difference between the curves is arithmetic. Prints JSON lines: samples a second over all
-batches (ours with the time to see the pictures beforehand, if each is learned from more than once), seconds of a batch,
-peak memory of the card above what it was before (so the whole process), and the losses.
+XTuner's train tool on the official model code in CODE (the .py files of OpenGVLab/InternVL2-2B); the others are the
+product's worker on the same rows, prompts, order and hyperparameters: `ours` recomputes activations, `kept` keeps them,
+`auto` keeps what fits, `single` has batch 1; `one` and `two` are one process and two, each on its own GPU, at 8 pairs a
+step. `alike` runs the configuration of `ours` with XTuner's tool and the projector in bfloat16 like stock: a remaining
+difference between the curves is arithmetic. Prints JSON lines: samples a second over all batches (ours including the
+time to compute the pictures' features, if each is learned from more than once), seconds of a batch, peak memory of the
+card above its use before (so of the whole process), and the losses.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from training.job import Job, Progress
 from training.xtuner.encoding import Encoder
 
 SYSTEM: Final = "You are an AI assistant whose name is InternLM (书生·浦语)."
-"""What XTuner's dataset writes before every conversation; ours is given the same here."""
+"""What XTuner's dataset writes before every conversation; ours gets the same."""
 
 REPEATS: Final = 3
 DISTINCT: Final = 64
-"""More pictures than these are copies, read and cut each by itself."""
+"""Pictures beyond these are copies, each read and tiled separately."""
 
 BATCH: Final = 4
 CASES: Final[dict[str, dict[str, Any]]] = {
@@ -54,14 +54,17 @@ CASES: Final[dict[str, dict[str, Any]]] = {
 PROCESSES: Final = {"two": 2}
 _STOCK: Final = """\
 import runpy, sys, tempfile, torch.distributed
-# XTuner asks for its rank even when it is alone.
+# XTuner asks for its rank even in a single process.
 torch.distributed.init_process_group("gloo", init_method="file://" + tempfile.mktemp(), rank=0, world_size=1)
 runpy.run_module("xtuner.tools.train", run_name="__main__")
 """
 
 
 def lay_out(base: Path, folder: Path, pictures: int) -> tuple[Path, Path]:
-    """Pictures and the rows about them: (LLaVA file, picture folder). Rows carry their length, by which both sort."""
+    """Write pictures and rows about them and return (LLaVA file, picture folder).
+
+    Rows carry their length, by which both trainers sort.
+    """
     images = folder / "pictures"
     images.mkdir(parents=True, exist_ok=True)
     rng = Random(0)
@@ -88,7 +91,7 @@ def lay_out(base: Path, folder: Path, pictures: int) -> tuple[Path, Path]:
 
 
 def official(base: Path, code: Path, folder: Path) -> Path:
-    """The base with the official model code instead of ours."""
+    """Return a copy of the base with the official model code instead of ours."""
     made = folder / "official"
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir()
@@ -108,7 +111,7 @@ def official(base: Path, code: Path, folder: Path) -> Path:
 
 
 class Memory:
-    """The card's memory in use above what it was at first, sampled twenty times a second."""
+    """The card's memory in use above the first sample, sampled twenty times a second."""
 
     def __init__(self) -> None:
         line = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "-lms", "50"]
@@ -117,7 +120,7 @@ class Memory:
         self._first = int(self._process.stdout.readline())
 
     def peak(self) -> float:
-        """Bytes. Ends the sampling."""
+        """Stop the sampling and return the peak in bytes."""
         self._process.terminate()
         text, _ = self._process.communicate()
         most = max(int(line) for line in [str(self._first), *text.split()])
@@ -125,15 +128,15 @@ class Memory:
 
 
 def scalars(log: Path) -> tuple[list[float], list[float]]:
-    """Losses and seconds of each batch, from XTuner's log."""
+    """Return the losses and the seconds of each batch from XTuner's log."""
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     return [line["loss"] for line in lines if "loss" in line], [line["time"] for line in lines if "loss" in line]
 
 
 def result(
-    case: str, samples: int, losses: list[float], times: list[float], seen: float, peak: float
+    case: str, samples: int, losses: list[float], times: list[float], *, peak: float, seen: float = 0.0
 ) -> dict[str, Any]:
-    """What is printed of one run. The first two batches, which wait for kernels to load, count like any other."""
+    """Return the figures of one run, including the first two batches, which wait for kernels to load."""
     return {
         "case": case,
         "samples_per_second": samples / (seen + sum(times)),
@@ -144,8 +147,8 @@ def result(
     }
 
 
-def stock(base: Path, code: Path, data: Path, images: Path, folder: Path, dropout: float) -> dict[str, Any]:
-    """XTuner's own path."""
+def stock(base: Path, code: Path, data: Path, images: Path, folder: Path, *, dropout: float) -> dict[str, Any]:
+    """Train with XTuner's own code."""
     rows = len(json.loads(data.read_text(encoding="utf-8")))
     model = official(base, code, folder)
     work = folder / "stock"
@@ -166,11 +169,11 @@ def stock(base: Path, code: Path, data: Path, images: Path, folder: Path, dropou
     with (folder / "stock.log").open("w", encoding="utf-8") as log:
         subprocess.run(line, check=True, stdout=log, stderr=subprocess.STDOUT)
     newest = max(work.glob("*/vis_data/scalars.json"), key=lambda file: file.stat().st_mtime)
-    return result("stock", rows * REPEATS, *scalars(newest), 0.0, memory.peak())
+    return result("stock", rows * REPEATS, *scalars(newest), peak=memory.peak())
 
 
-def ours(case: str, base: Path, data: Path, images: Path, folder: Path, changes: dict[str, Any]) -> dict[str, Any]:
-    """The product's worker."""
+def ours(case: str, base: Path, data: Path, images: Path, folder: Path, **changes: Any) -> dict[str, Any]:
+    """Train with the product's worker."""
     work = folder / case
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -192,14 +195,14 @@ def ours(case: str, base: Path, data: Path, images: Path, folder: Path, changes:
     if process.wait() or not json.loads((work / "finetune.outcome.json").read_text())["ok"]:
         raise RuntimeError((work / "finetune.outcome.json").read_text())
     losses, times = scalars(work / "losses.json")
-    # The log has the mean time of the batches of a step; the processes share these.
+    # The log has the mean time of a step's batches, which the processes share.
     times = [each * job.accumulation / processes for each in times]
     seen = stages["loading"] - stages.get("looking", stages["loading"])
-    return result(case, len(times) * job.batch * job.accumulation, losses, times, seen, memory.peak())
+    return result(case, len(times) * job.batch * job.accumulation, losses, times, peak=memory.peak(), seen=seen)
 
 
 def alike(folder: Path) -> dict[str, Any]:
-    """The configuration of `ours` again, with benchmarks/alike.py for the model."""
+    """Train with the configuration of `ours` and the model of benchmarks/alike.py."""
     line = [sys.executable, "-m", "xtuner.tools.train", str(folder / "ours" / "config.py")]
     line += ["--work-dir", str(folder / "alike"), "--cfg-options", "model.type=benchmarks.alike.Alike"]
     memory = Memory()
@@ -207,11 +210,11 @@ def alike(folder: Path) -> dict[str, Any]:
         subprocess.run(line, check=True, stdout=log, stderr=subprocess.STDOUT)
     newest = max((folder / "alike").glob("*/vis_data/scalars.json"), key=lambda file: file.stat().st_mtime)
     losses, times = scalars(newest)
-    return result("alike", len(times) * BATCH, losses, times, 0.0, memory.peak())
+    return result("alike", len(times) * BATCH, losses, times, peak=memory.peak())
 
 
 def main() -> None:
-    """Run the cases in turn."""
+    """Run the cases one after another."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--work", type=Path, required=True)
     options.add_argument("--official", type=Path)
@@ -227,11 +230,13 @@ def main() -> None:
     data, images = lay_out(base, given.work / f"data-{given.pictures}", given.pictures)
     for case in given.cases.split(","):
         if case == "stock":
-            found = stock(base, given.official, data, images, given.work, given.dropout)
+            found = stock(base, given.official, data, images, given.work, dropout=given.dropout)
         elif case == "alike":
             found = alike(given.work)
         else:
-            found = ours(case, base, data, images, given.work, {"dropout": given.dropout, **CASES[case], **given.knobs})
+            found = ours(
+                case, base, data, images, given.work, **{"dropout": given.dropout, **CASES[case], **given.knobs}
+            )
         sys.stdout.write(json.dumps(found) + "\n")
         sys.stdout.flush()
 

@@ -1,7 +1,7 @@
-"""A tokenizer of InternLM2's kind and size, for random-weight checkpoints: 92,544 pieces, slow, in Python.
+"""A tokenizer of InternLM2's kind and size for random-weight checkpoints: 92,544 pieces, the slow Python one.
 
-Real checkpoints have just that kind, and its cost per token is a part of what a server's benchmark measures. The
-pieces are all letters, bytes and made-up syllables, so every id that random weights draw has a text.
+Real checkpoints have that kind, and its cost per token is part of a server's benchmark. The pieces are letters, bytes
+and invented syllables, so every id that random weights produce has a text.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from inference.internvl2.tokenization_internlm2 import InternLM2Tokenizer
 
 PIECES: Final = 92_544
 _NAMED: Final = SPECIAL_TOKENS[SPECIAL_TOKENS.index("<|plugin|>") :]
-"""What stands behind sentencepiece's own three."""
+"""The special tokens after sentencepiece's own three."""
 
 _FIRST_NAMED: Final = 92_538
-"""The first of them; the rest follow, as in the official vocabulary (`<|im_end|>` is 92542)."""
+"""Id of the first of them; the rest follow, as in the official vocabulary (`<|im_end|>` is 92542)."""
 
 
 def make_tokenizer(directory: Path) -> InternLM2Tokenizer:

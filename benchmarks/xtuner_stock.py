@@ -1,4 +1,4 @@
-"""XTuner 0.2.0's shipped QLoRA configuration for InternVL2-2B as a baseline: what could not be left alone is changed.
+"""XTuner 0.2.0's shipped QLoRA configuration for InternVL2-2B as a baseline, with the necessary changes.
 
 Paths, batch 4, learning rate 2e-5, warm-up (the shipped one asks for a share of an epoch that rounds to nothing), and
 `OptimWrapper` (its mixed precision cannot clip bfloat16 gradients on a GPU). benchmarks/training.py fills in paths,
@@ -6,7 +6,7 @@ seeds, the dropout and how often the data is repeated.
 """
 
 # mypy: ignore-errors
-# What the shipped file defines is in sight when mmengine reads this one.
+# mmengine defines the shipped file's names when it reads this one.
 from mmengine.config import read_base
 from mmengine.optim import CosineAnnealingLR, LinearLR, OptimWrapper
 

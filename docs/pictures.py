@@ -1,8 +1,8 @@
 """Make the pictures of the README from the running product: `make pictures`.
 
-Starts `thumbtune demo` on free ports, does in a real browser what a newcomer does (sends a sample picture, asks on,
-casts the sample votes, retrains as the admin, sends an album, chats in the group), and writes `docs/pictures/*.webp`:
-a fifth of the size that PNG would have.
+Starts `thumbtune demo` on free ports, acts in a real browser like a newcomer (sends a sample picture, asks a question,
+casts the sample votes, retrains as the admin, sends an album, chats in the group), and writes `docs/pictures/*.webp`,
+which take a fifth of PNG's size.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PICTURES = Path(__file__).parent / "pictures"
 
 
 async def main() -> None:
-    """Start the demo, take the pictures, end the demo."""
+    """Start the demo, take the pictures and stop the demo."""
     if not CHROMIUM:
         raise SystemExit(INSTALL_CHROMIUM)
     PICTURES.mkdir(exist_ok=True)

@@ -1,10 +1,10 @@
-"""Install the torch and torchvision of torch.txt: PyTorch's CPU build where its index answers, else pip's default.
+"""Install the torch and torchvision of torch.txt: PyTorch's CPU build if its index answers, else pip's default.
 
     python requirements/install_torch.py [INDEX]
 
 pip's default torch for x86-64 Linux is the CUDA build. The CPU index has the same versions with a local part
-(2.13.0+cpu), which sorts above the plain one. The chat's packages are installed before, and with them all that the
-CPU build requires.
+(2.13.0+cpu), which sorts above the plain one. The chat's packages, installed before, include all
+requirements of the CPU build.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def answers(index: str) -> bool:
 
 
 def default_is_cuda() -> bool:
-    """Return whether the torch that pip takes by default requires CUDA's libraries."""
+    """Return whether pip's default torch requires CUDA's libraries."""
     report = subprocess.run(
         [*PIP, "--dry-run", "--ignore-installed", "--no-deps", "--report", "-"],
         check=True,

@@ -1,15 +1,15 @@
-"""Makes the lists of this folder from their short sources, or checks that they still follow from them.
+"""Make the lists of this folder from their short sources, or check that they match them.
 
-    python requirements/lock.py                        take in what changed in the sources, keep every other version
+    python requirements/lock.py                        apply changes of the sources, keep every other version
     python requirements/lock.py --upgrade              the newest version of everything that the sources leave open
     python requirements/lock.py --upgrade-package NAME … of one
-    python requirements/lock.py --check                write nothing; exit code 1 names what does not fit
+    python requirements/lock.py --check                write nothing; exit code 1 and a diff if a list is outdated
 
 Every line carries the SHA-256 of the files that pip may install for it: the wheels for x86-64 and ARM Linux, or the
-source archive where there is no wheel. Only torch and torchvision of the CPU lists have none (torch.txt): they come by
-version from an index of their own.
+source archive where there is no wheel. Only torch and torchvision of the CPU lists have none (torch.txt): they come
+from another index.
 
-Wrong requirements of packages are mended under [tool.uv] of pyproject.toml. The resolver is uv, which reads the
+Wrong requirements of packages are corrected under [tool.uv] in pyproject.toml. The resolver is uv, which reads the
 packages' metadata only: seconds and a few megabytes. pip's `--dry-run` downloads every wheel whose metadata the index
 does not serve apart, CUDA's gigabytes among them.
 """
@@ -29,13 +29,13 @@ HERE = Path(__file__).parent
 PYTHONS = ("3.11", "3.12")
 X86, ARM = "x86_64-manylinux_2_28", "aarch64-manylinux_2_28"
 PYPROJECT = "../pyproject.toml"
-# torch and torchvision stand in torch.txt, and their CPU builds need nothing of CUDA.
+# torch and torchvision are in torch.txt, and their CPU builds need nothing of CUDA.
 CUDA = re.compile(r"torch|torchvision|triton|nvidia-.*|cuda-.*")
 
 
 @dataclass(frozen=True, slots=True)
 class List:
-    """One list: what its first lines say, its sources, and the lists that are installed before it."""
+    """One list: its heading, its sources, and the lists that are installed before it."""
 
     name: str
     about: str
@@ -47,18 +47,23 @@ class List:
 
     @property
     def path(self) -> Path:
+        """The list's file."""
         return HERE / self.name
 
     def all_sources(self) -> tuple[str, ...]:
+        """Return its sources after those of the lists before it."""
         return tuple(dict.fromkeys((*(each for before in self.after for each in before.all_sources()), *self.sources)))
 
     def installed_before(self) -> set[str]:
+        """Return the names in the lists before it."""
         return {name for other in self.after for name in (*other.pins(), *other.installed_before())}
 
     def text(self) -> str:
+        """Return the list's present text, empty without one."""
         return self.path.read_text("utf-8") if self.path.exists() else ""
 
     def pins(self) -> dict[str, str]:
+        """Return the present versions by name."""
         return pins_of(self.text())
 
 
@@ -78,7 +83,7 @@ DEV = List(
     ("lmdeploy.in", "dev.in"),
     (CHAT, TRAINING),
     CUDA,
-    # lmdeploy's Python part beside the CPU's torch, which is newer than it asks for.
+    # lmdeploy's Python part with the CPU's torch, which is newer than it requires.
     ("--overrides", "torch.txt", "--excludes", "lmdeploy-without.in"),
     (X86,),
 )
@@ -106,7 +111,7 @@ def hashes_of(text: str) -> dict[str, list[str]]:
 
 
 def compiled(output: Path, python: str, platform: str, *arguments: str) -> str:
-    """Run `uv pip compile` into `output` and return what it wrote. Ends the program where nothing resolves."""
+    """Run `uv pip compile` into `output` and return what it wrote. Exits if nothing resolves."""
     line = [
         *(sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate"),
         # Named, or uv searches the machine for an interpreter of that version.
@@ -165,7 +170,7 @@ def main(arguments: list[str]) -> int:
     check = arguments == ["--check"]
     wrong = 0
     for each in LISTS:
-        # A .venv for a GPU gets the tests' list on top: what both name is the same.
+        # The tests' list is also installed into a .venv for a GPU, so both must name the same versions.
         lists = (GPU, CHAT, TRAINING, DEV, each)
         preferred = {name: version for other in lists for name, version in other.pins().items()}
         for python in PYTHONS if check else PYTHONS[:1]:
@@ -179,7 +184,7 @@ def main(arguments: list[str]) -> int:
                 names = (f"requirements/{each.name}", f"what its sources need on Python {python}")
                 sys.stdout.writelines(unified_diff(present.splitlines(True), text.splitlines(True), *names))
     if wrong:
-        sys.stdout.write("The lists do not follow from their sources: run `make lock`.\n")
+        sys.stdout.write("The lists do not match their sources: run `make lock`.\n")
     return wrong
 
 
