@@ -17,7 +17,7 @@ _SCOPES = frozenset({
 
 
 async def get_me(world: World, parameters: Parameters) -> Json:
-    """getMe."""
+    """Carry out getMe."""
     return {
         **world.bot,
         "can_join_groups": True,
@@ -29,14 +29,14 @@ async def get_me(world: World, parameters: Parameters) -> Json:
 
 
 async def get_updates(world: World, parameters: Parameters) -> list[Json]:
-    """getUpdates."""
+    """Carry out getUpdates."""
     world.updates.allow(parameters.decoded("allowed_updates", "allowed updates"))
     limit = parameters.integer("limit", 100)
     return await world.updates.poll(parameters.integer("offset"), limit, parameters.integer("timeout"))
 
 
 async def set_webhook(world: World, parameters: Parameters) -> bool:
-    """setWebhook. Takes http addresses too: everything here is on loopback."""
+    """Carry out setWebhook. Takes http addresses too: everything here is on loopback."""
     world.updates.allow(parameters.decoded("allowed_updates", "allowed updates"))
     await world.webhook.set(
         parameters.text("url"), parameters.text("secret_token"), drop_pending=parameters.boolean("drop_pending_updates")
@@ -45,18 +45,18 @@ async def set_webhook(world: World, parameters: Parameters) -> bool:
 
 
 async def delete_webhook(world: World, parameters: Parameters) -> bool:
-    """deleteWebhook."""
+    """Carry out deleteWebhook."""
     await world.webhook.set("", "", drop_pending=parameters.boolean("drop_pending_updates"))
     return True
 
 
 async def get_file(world: World, parameters: Parameters) -> Json:
-    """getFile."""
+    """Carry out getFile."""
     return world.files.describe(parameters.text("file_id"))
 
 
 async def set_my_commands(world: World, parameters: Parameters) -> bool:
-    """setMyCommands. A person who has blocked the bot has a menu all the same."""
+    """Carry out setMyCommands. A person who has blocked the bot has a menu all the same."""
     commands = parameters.objects("commands", "commands")
     if len(commands) > 100:
         raise api_error("BOT_COMMANDS_TOO_MUCH")
@@ -67,7 +67,7 @@ async def set_my_commands(world: World, parameters: Parameters) -> bool:
 
 
 async def delete_my_commands(world: World, parameters: Parameters) -> bool:
-    """deleteMyCommands: the list of exactly this scope and language, if there is one."""
+    """Carry out deleteMyCommands: the list of exactly this scope and language, if there is one."""
     world.commands.pop(_command_list(world, parameters), None)
     world.events.publish("commands", None)
     return True

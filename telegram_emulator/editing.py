@@ -18,7 +18,7 @@ _MAX_TOAST = 200  # characters of the answer to a callback query
 
 
 async def edit_message_text(world: World, parameters: Parameters) -> Json:
-    """editMessageText."""
+    """Carry out editMessageText."""
     text, entities = checked_text(parameters)
     preview = parameters.object("link_preview_options", "link preview options")
     chat, message = _own_message(world, parameters)
@@ -28,7 +28,7 @@ async def edit_message_text(world: World, parameters: Parameters) -> Json:
 
 
 async def edit_message_media(world: World, parameters: Parameters) -> Json:
-    """editMessageMedia with an uploaded photo."""
+    """Carry out editMessageMedia with an uploaded photo."""
     item = parameters.object("media", "input media")
     if not item:
         raise api_error("there is no media in the request")
@@ -44,7 +44,7 @@ async def edit_message_media(world: World, parameters: Parameters) -> Json:
 
 
 async def edit_message_reply_markup(world: World, parameters: Parameters) -> Json:
-    """editMessageReplyMarkup."""
+    """Carry out editMessageReplyMarkup."""
     chat, message = _own_message(world, parameters)
     return _replace(world, parameters, chat, message)
 
@@ -76,7 +76,7 @@ def _replace(world: World, parameters: Parameters, chat: Chat, message: Json, **
 
 
 async def delete_message(world: World, parameters: Parameters) -> bool:
-    """deleteMessage: the bot's own, and in private chats and as an administrator a person's too."""
+    """Carry out deleteMessage: the bot's own, and in private chats and as an administrator a person's too."""
     chat = world.chat_for_bot(parameters.text("chat_id"))
     message = chat.messages.get(parameters.integer("message_id"))
     if message is None:
@@ -90,7 +90,7 @@ async def delete_message(world: World, parameters: Parameters) -> bool:
 
 
 async def answer_callback_query(world: World, parameters: Parameters) -> bool:
-    """answerCallbackQuery: once for each pressed button, within `CALLBACK_SECONDS`."""
+    """Carry out answerCallbackQuery: once for each pressed button, within `CALLBACK_SECONDS`."""
     query = world.callbacks.pop(parameters.text("callback_query_id"), None)
     if query is None or world.flood.clock() - query.pressed > CALLBACK_SECONDS:
         raise api_error("query is too old and response timeout expired or query ID is invalid")

@@ -85,7 +85,7 @@ def _send(world: World, to: _Envelope, content: Json) -> Json:
 
 
 async def send_message(world: World, parameters: Parameters) -> Json:
-    """sendMessage."""
+    """Carry out sendMessage."""
     text, entities = checked_text(parameters)
     preview = parameters.object("link_preview_options", "link preview options")
     to = _envelope(world, parameters)
@@ -93,7 +93,7 @@ async def send_message(world: World, parameters: Parameters) -> Json:
 
 
 async def send_photo(world: World, parameters: Parameters) -> Json:
-    """sendPhoto with an upload."""
+    """Carry out sendPhoto with an upload."""
     caption, entities = checked_caption(parameters)
     to = _envelope(world, parameters)
     if (upload := parameters.upload("photo")) is None:
@@ -103,7 +103,7 @@ async def send_photo(world: World, parameters: Parameters) -> Json:
 
 
 async def send_document(world: World, parameters: Parameters) -> Json:
-    """sendDocument with an upload."""
+    """Carry out sendDocument with an upload."""
     caption, entities = checked_caption(parameters)
     to = _envelope(world, parameters)
     if (upload := parameters.upload("document")) is None:
@@ -113,7 +113,7 @@ async def send_document(world: World, parameters: Parameters) -> Json:
 
 
 async def send_chat_action(world: World, parameters: Parameters) -> bool:
-    """sendChatAction. People see it for five seconds or until the next message."""
+    """Carry out sendChatAction. People see it for five seconds or until the next message."""
     action = parameters.text("action")
     if action not in _ACTIONS:
         raise api_error("wrong parameter action in request")

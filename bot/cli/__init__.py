@@ -1,1 +1,1 @@
-"""cli."""
+"""The `thumbtune` command and its subcommands."""

@@ -1,7 +1,7 @@
-"""`thumbtune compare`: a person's own pictures and questions, answered by any models side by side on one page.
+"""`thumbtune compare`: models answer the operator's own questions about pictures, side by side on one page.
 
-Knows where models and questions are found and how a folder is read; the answers come from a child process
-(`training.gate.comparison`), the page from `training.gate.sheet`. Needs no running bot.
+The answers come from a child process (`training.gate.comparison`), the page from `training.gate.sheet`. No running bot
+is needed.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from training.launcher import ChildTrainer
 
 QUESTIONS: Final = "questions.txt"
 _REFUSALS: Final = {
-    Refusal.NOT_A_PICTURE: "is no picture that can be read",
-    Refusal.BROKEN: "is damaged or cut off",
+    Refusal.NOT_A_PICTURE: "is not a picture that can be read",
+    Refusal.BROKEN: "is damaged or truncated",
     Refusal.TOO_MANY_PIXELS: "has more pixels than chat.max_picture_megapixels allows",
-    Refusal.TOO_COSTLY: "takes more time or memory to open than a picture may",
+    Refusal.TOO_COSTLY: "takes too much time or memory to open",
 }
 _ENDINGS: Final = {"image/jpeg": ".jpg", "image/png": ".png"}
 
 
 async def compare(settings: Settings, models: Sequence[str], images: Path, out: Path, console: Console) -> None:
-    """Write the page to `out`. Raises TrainingError or StorageError, both with the next step."""
+    """Write the page to `out`. Raises TrainingError and StorageError, whose texts say what to do."""
     if not out.absolute().parent.is_dir():
-        raise TrainingError(f"{out.absolute().parent} is no folder: make it, or name another file with --out")
+        raise TrainingError(f"{out.absolute().parent} is not a folder: create it, or name another file with --out")
     chosen = [(model, str(await directory_of(settings, model))) for model in models]
     work = Path(tempfile.mkdtemp(prefix="thumbtune-compare-"))
     kept = False
@@ -63,8 +63,8 @@ async def compare(settings: Settings, models: Sequence[str], images: Path, out: 
             task = bar.add_task("loading", total=None)
 
             def show(progress: Progress) -> None:
-                told = progress_text(progress.stage, progress.loss, progress.seconds_left)
-                bar.update(task, description=told, completed=progress.step, total=progress.steps)
+                text = progress_text(progress.stage, progress.loss, progress.seconds_left)
+                bar.update(task, description=text, completed=progress.step, total=progress.steps)
 
             outcome = await ChildTrainer(settings.training).run(job, show)
         if not outcome.ok:
@@ -82,9 +82,9 @@ async def compare(settings: Settings, models: Sequence[str], images: Path, out: 
 
 
 async def directory_of(settings: Settings, model: str) -> Path:
-    """Where a model lies: a kept one by its id, or any checkpoint by its directory.
+    """Return the directory of a kept model, named by its id, or of any checkpoint, named by its directory.
 
-    Raises TrainingError for what is neither, or is not whole.
+    Raises TrainingError for anything else, and for an incomplete checkpoint.
     """
     known = {BASE: settings.inference.checkpoint(), TINY: CHECKPOINT}
     if (settings.storage.dir / FILE_NAME).is_file():
@@ -93,7 +93,7 @@ async def directory_of(settings: Settings, model: str) -> Path:
         known |= {each.id: Path(each.directory) for each in models if each.directory}
         if any(each.id == model and each.pruned for each in models):
             raise TrainingError(
-                f"{model} is kept as its adapter only: `thumbtune promote {model}` merges it again, then compare it"
+                f"{model} is kept as its adapter only: `thumbtune promote {model}` merges it again; compare it then"
             )
     directory = known.get(model, Path(model)).absolute()
     if model not in known and not directory.is_dir():
@@ -102,32 +102,32 @@ async def directory_of(settings: Settings, model: str) -> Path:
             "`thumbtune models` lists those that are kept"
         )
     if wrong := problems(directory):
-        raise TrainingError(f"{model}: {directory} is not a whole checkpoint: {'; '.join(wrong)}")
+        raise TrainingError(f"{model}: {directory} is not a complete checkpoint: {'; '.join(wrong)}")
     return directory
 
 
 def questions_of(picture: Path, default: str) -> list[str]:
-    """What is asked about a picture: the lines of `questions.txt` and of its own `NAME.txt`, or else the default.
+    """Return the questions about a picture: the lines of `questions.txt` and of its `NAME.txt`, else the default.
 
-    Raises TrainingError for a file that cannot be read.
+    Raises TrainingError for an unreadable file.
     """
     asked = []
     for file in (picture.with_name(QUESTIONS), picture.with_suffix(".txt")):
         try:
             lines = file.read_text(encoding="utf-8-sig").splitlines() if file.is_file() else []
         except (OSError, UnicodeDecodeError) as error:
-            raise TrainingError(f"{file} cannot be read ({error}): write it as plain text in UTF-8") from error
+            raise TrainingError(f"{file} cannot be read ({error}): save it as plain text in UTF-8") from error
         asked += [line.strip() for line in lines if line.strip()]
     return asked or [default]
 
 
 def _prepared(images: Path, work: Path, settings: Settings) -> list[tuple[str, str, str]]:
-    """(file under `work`, its own name, question) of all; what is no picture is named and left out.
+    """Return (file under `work`, name, question) of all; a file that cannot be used is printed and left out.
 
-    Pictures are made upright and turned into what an engine reads, as those in a chat are. Raises TrainingError.
+    Pictures are cleaned like those in a chat: upright, and in a format that engines read. Raises TrainingError.
     """
     if not images.is_dir():
-        raise TrainingError(f"{images} is no folder: name one with pictures by --images")
+        raise TrainingError(f"{images} is not a folder: name one with pictures by --images")
     found = sorted(each for each in images.iterdir() if each.suffix.lower() in SUFFIXES and each.is_file())
     asked: list[tuple[str, str, str]] = []
     with PictureDecoder() as decoder:
@@ -141,5 +141,5 @@ def _prepared(images: Path, work: Path, settings: Settings) -> list[tuple[str, s
             (work / file).write_bytes(cleaned.data)
             asked += [(file, each.name, question) for question in questions_of(each, settings.chat.default_question)]
     if not asked:
-        raise TrainingError(f"{images} has no pictures to ask about: put some there ({' '.join(SUFFIXES)})")
+        raise TrainingError(f"{images} has no usable pictures: put some there ({' '.join(SUFFIXES)})")
     return asked

@@ -1,7 +1,7 @@
-"""The running bot from another process: `thumbtune retrain`, `promote`, `rollback` and `status`.
+"""`thumbtune retrain`, `promote`, `rollback` and `status`: control the running bot from another process.
 
-A request is a row in the ledger, which the bot looks for, and so is its result; no port and no password are needed.
-`running` tells whether a bot is running: nothing is asked of one that is not, and no wait outlives it.
+A request is a row in the ledger, which the bot polls, and so is its result. `running` returns whether a bot is running:
+without one nothing is requested, and a wait ends when it stops.
 """
 
 from __future__ import annotations
@@ -26,39 +26,39 @@ from storage.states import RUN_TRANSITIONS, ModelState, RunState
 from training.number_format import clock
 
 POLL_SECONDS: Final = 0.5
-STOPPED: Final = "the bot stopped before it took this up"
+STOPPED: Final = "the bot stopped before it carried this out"
 
 
 async def retrain(ledger: Ledger, running: Callable[[], bool], wait: bool, console: Console) -> None:
-    """Ask for a run and return once it has begun; with `wait` once its model answers.
+    """Request a run and return once it has begun; with `wait` once its model is live.
 
-    Raises RunBusy, and Refused for a run that comes to nothing or whose model does not answer.
+    Raises RunBusy, and Refused for a run that fails or whose model does not go live.
     """
     _require_bot(running)
     run = await _follow(ledger, await ledger.runs.start("command", None), running, wait)
     if RUN_TRANSITIONS[run.state]:
-        console.print(f"Run {run.id} has begun. `thumbtune status` shows how it goes.", highlight=False)
+        console.print(f"Run {run.id} has begun. `thumbtune status` shows its progress.", highlight=False)
         return
     state, result = outcome(run, rejections(await ledger.models.all()))
     if state != RunState.DONE:
         raise Refused(f"Run {run.id}: {state}. {result}")
     if run.model and (await ledger.models.get(run.model)).state is ModelState.CANDIDATE:
         raise Refused(
-            f"Run {run.id} is done, but the change to {run.model} failed; the bot's log says why. "
+            f"Run {run.id} is done, but the switch to {run.model} failed; the bot's log says why. "
             f"`thumbtune promote {run.model}` tries again."
         )
-    console.print(f"Run {run.id}: {state}. {run.model} answers now.", highlight=False)
+    console.print(f"Run {run.id}: {state}. {run.model} is live.", highlight=False)
 
 
 async def promote(ledger: Ledger, running: Callable[[], bool], model: str, yes: bool, console: Console) -> None:
-    """Ask for a model to answer, and wait until it does. Raises UnknownRecord, Refused."""
+    """Request a switch to a model and wait for it. Raises UnknownRecord, Refused."""
     _require_bot(running)
     await _confirm_rejected(ledger, model, yes)
     await _await_promotion(ledger, running, await ledger.promotions.request(model, None), console)
 
 
 async def rollback(ledger: Ledger, running: Callable[[], bool], yes: bool, console: Console) -> None:
-    """Ask for the model before the present one to answer, and wait until it does. Raises AdminRefusal, Refused."""
+    """Request a switch to the previous model and wait for it. Raises AdminRefusal, Refused."""
     _require_bot(running)
     model = await model_before(ledger)
     await _confirm_rejected(ledger, model, yes)
@@ -71,10 +71,10 @@ async def _confirm_rejected(ledger: Ledger, model: str, yes: bool) -> None:
 
 
 async def status(ledger: Ledger, running: bool, console: Console) -> None:
-    """Print which model answers, what was collected, and the latest runs."""
+    """Print the live model, what has been collected, and the latest runs."""
     console.print(f"bot: {'running' if running else 'not running'}")
     live = await ledger.models.live()
-    console.print(f"answering: {live.id if live else 'no model yet; start the bot'}", highlight=False)
+    console.print(f"live model: {live.id if live else 'none yet; start the bot'}", highlight=False)
     for name, count in (await ledger.counts.totals()).items():
         console.print(f"{name.replace('_', ' ')}: {count}")
     table = Table("run", "state", "by", "pairs", "step", "average loss", "result", box=None)
@@ -92,11 +92,11 @@ async def status(ledger: Ledger, running: bool, console: Console) -> None:
 
 def _require_bot(running: Callable[[], bool]) -> None:
     if not running():
-        raise Refused("No bot is running on this data folder: start it with `thumbtune run`, then ask again.")
+        raise Refused("No bot is running on this data folder: start it with `thumbtune run`, then try again.")
 
 
 async def _follow(ledger: Ledger, run: Run, running: Callable[[], bool], to_the_end: bool) -> Run:
-    """Show the progress of a run until it has begun, or `to_the_end`. Raises Refused where the bot stops before."""
+    """Show the progress of a run until it has begun, or `to_the_end`. Raises Refused if the bot stops before."""
     with progress_bar() as bar:
         task = bar.add_task(run.state, total=None)
         while True:
@@ -116,7 +116,7 @@ async def _follow(ledger: Ledger, run: Run, running: Callable[[], bool], to_the_
 
 
 async def _decided(ledger: Ledger, run: Run) -> bool:
-    """Whether a run has ended, and its model, if any, answers or is known not to."""
+    """Return whether a run has ended and its model, if any, is live or has failed to go live."""
     if RUN_TRANSITIONS[run.state]:
         return False
     if run.model is None or (await ledger.models.get(run.model)).state is not ModelState.CANDIDATE:
@@ -125,31 +125,31 @@ async def _decided(ledger: Ledger, run: Run) -> bool:
 
 
 async def _abandon(ledger: Ledger, run: Run) -> None:
-    """Take back a run that no bot has taken up. Raises Refused, unless the next bot has taken it up meanwhile."""
+    """Cancel a run that no bot has started. Raises Refused, unless the next bot has started it meanwhile."""
     if run.state is not RunState.DUE:
         was = "done" if run.state is RunState.DONE else run.state
         raise Refused(
             f"The bot stopped while run {run.id} was {was}. Its next start settles the run; `thumbtune status` shows "
-            "what came of it."
+            "the result."
         )
     with suppress(IllegalTransition):
         await ledger.runs.move(run.id, RunState.CANCELLED, reason=STOPPED)
         await ledger.runs.settle(run.id)
-        raise Refused(f"The bot stopped before it took up run {run.id}: start it with `thumbtune run`, then ask again.")
+        raise Refused(f"The bot stopped before it started run {run.id}: start it with `thumbtune run`, then try again.")
 
 
-async def _await_promotion(ledger: Ledger, running: Callable[[], bool], asked: Promotion, console: Console) -> None:
-    with notes.status(f"waiting for the bot to change to {asked.model} (Ctrl-C does not take the request back)"):
+async def _await_promotion(ledger: Ledger, running: Callable[[], bool], request: Promotion, console: Console) -> None:
+    with notes.status(f"waiting for the bot to switch to {request.model} (Ctrl-C does not cancel the request)"):
         while True:
             alive = running()
-            promotion = await ledger.promotions.get(asked.id)
+            promotion = await ledger.promotions.get(request.id)
             if promotion.done or promotion.error:
                 break
             if alive:
                 await asyncio.sleep(POLL_SECONDS)
             else:
-                with suppress(IllegalTransition):  # the next bot has carried it out meanwhile
-                    await ledger.promotions.finish(asked.id, STOPPED)
+                with suppress(IllegalTransition):  # the next bot has carried it out
+                    await ledger.promotions.finish(request.id, STOPPED)
     if promotion.error:
-        raise Refused(f"{promotion.model} does not answer: {promotion.error}")
-    console.print(f"{promotion.model} answers now.", highlight=False)
+        raise Refused(f"{promotion.model} is not live: {promotion.error}")
+    console.print(f"{promotion.model} is live.", highlight=False)

@@ -1,7 +1,4 @@
-"""`thumbtune import` and `thumbtune export`: training data in and out.
-
-Knows the settings and what to tell an operator. What a row must be and what files look like is training's.
-"""
+"""`thumbtune import` and `thumbtune export`: training data in and out."""
 
 from __future__ import annotations
 
@@ -25,14 +22,20 @@ from training.launcher import ChildTrainer
 
 
 async def import_file(
-    settings: Settings, file: Path, images: Path | None, name: str, repeat_times: float | None, console: Console
+    settings: Settings,
+    file: Path,
+    images: Path | None,
+    console: Console,
+    *,
+    name: str = "",
+    repeat_times: float | None = None,
 ) -> None:
-    """Make a LLaVA file a source of every training from now on. Raises `TrainingError`, naming every bad row."""
+    """Make a LLaVA file a source of every later training. Raises `TrainingError`, naming every bad row."""
     name = name or re.sub(r"[^\w.-]+", "-", file.stem).strip("-.")
     if not re.fullmatch(r"\w[\w.-]*", name) or name.endswith(UNDER_WAY):
-        raise TrainingError(f"{name!r} is no name for a source: choose a --name of letters and digits")
+        raise TrainingError(f"{name!r} is not a valid name for a source: choose a --name of letters and digits")
     if not (folder := (images or file.parent)).is_dir():
-        raise TrainingError(f"{folder} is no folder: name the one of the pictures with --images")
+        raise TrainingError(f"{folder} is not a folder: name the folder of the pictures with --images")
     data, base = settings.storage.dir.resolve(), settings.inference.checkpoint().resolve()
     job = ImportJob(
         name=name,
@@ -61,17 +64,17 @@ async def import_file(
     about = SourceInfo.read(made)
     often = "one to one with the liked answers" if repeat_times is None else f"each row {repeat_times:g} times"
     console.print(
-        f"Imported {about.rows} rows and {about.pictures} pictures as {name}. Every training learns from them from now "
-        f"on, {often}. `thumbtune sources delete {name}` takes that back.",
+        f"Imported {about.rows} rows and {about.pictures} pictures as {name}. Every later training uses them, "
+        f"{often}. `thumbtune sources delete {name}` removes them again.",
         highlight=False,
         soft_wrap=True,
     )
 
 
 async def export_data(ledger: Ledger, settings: Settings, out: Path, console: Console) -> None:
-    """Write what people taught into the folder `out`. Raises `TrainingError`, `StorageError`.
+    """Write the collected training data into the folder `out`. Raises `TrainingError`, `StorageError`.
 
-    Pictures that an earlier version stored are cleaned before.
+    Pictures stored by earlier versions are cleaned first.
     """
     await finish_pictures(ledger, settings.storage.dir, notes)
     training = settings.training
@@ -99,8 +102,8 @@ async def export_data(ledger: Ledger, settings: Settings, out: Path, console: Co
     )
     console.print(
         f"{escape(str(out))}: {LLAVA} with {made.liked} liked answers ({counts}), {KTO} with {made.ups} thumbs up and "
-        f"{made.downs} down, {DPO} with {made.pairs} pairs, {made.pictures} pictures. People who do not want to be "
-        "learned from are not in it.",
+        f"{made.downs} down, {DPO} with {made.pairs} pairs, {made.pictures} pictures. People who have opted out of "
+        "training are left out.",
         highlight=False,
         soft_wrap=True,
     )

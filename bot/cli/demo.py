@@ -1,8 +1,8 @@
-"""`thumbtune demo`: the product on one laptop, with a local Bot API server instead of Telegram.
+"""`thumbtune demo`: the whole product on one machine, with a local Bot API server instead of Telegram.
 
-Starts the emulator with its chat page and the very bot that `thumbtune run` starts, pointed at it. Knows what makes
-the demo a demo: sample pictures, sample people and their taste, and, where no other model is given, the tiny one and a
-trainer set up for it. Its data goes with it, unless it is to be kept.
+Starts the emulator with its chat page, sample pictures and sample voters, and the same bot as `thumbtune run`, pointed
+at it. By default the model is the shipped tiny one, with a trainer set up for it. The data is deleted at the end unless
+a folder to keep it is given.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from bot.config import ConfigError, Settings, load_settings
 from bot.shutdown import THREAD_SECONDS, end_process_within
 from bot.web.listen import listening
 from inference.internvl2.checkpoint_check import problems
+from inference.internvl2.tiny.drawing import draw
 from inference.internvl2.tiny.manner import manner
 from inference.internvl2.tiny.questions import held_out
 from inference.internvl2.tiny.samples import sample_pictures, sample_sticker
-from inference.internvl2.tiny.shapes import draw, random_scene
+from inference.internvl2.tiny.shapes import random_scene
 from inference.internvl2.tiny.words import Kind, Language
 from inference.settings import TINY
 from storage.atomic_files import PRIVATE
@@ -40,8 +41,8 @@ PEOPLE = ((ADMIN, "Mia", "en"), (1002, "小伟", "zh"), (1003, "Tom", "en"))
 GROUP = "Friends"
 CONVERSATIONS = 30  # two votes each
 SHAPES_ONLY = "This demo's model knows coloured shapes only; your own photos need the full InternVL2."
-# The emulator of the demo counts no calls, so nobody has to wait as Telegram would have them wait.
-PACE = {
+# The demo's emulator has no flood control, so the bot need not slow down for Telegram's.
+RATE_LIMITS = {
     "edit_seconds": 0.1,
     "calls_per_second": 1000.0,
     "chat_calls_per_second": 50.0,
@@ -52,10 +53,17 @@ PACE = {
 async def run_demo(
     config: Path | None, port: int, keep: Path | None, console: Console, *, engine: str = "cpu", model: str = TINY
 ) -> None:
-    """Run until interrupted. `port` is the chat page's, 0 takes a free one; `keep` a folder that outlives the demo.
+    """Run until interrupted.
 
-    `engine` and `model` are as in `[inference]`. Raises ConfigError for a directory that is no whole model and for a
-    port that is taken.
+    Raises ConfigError for an incomplete model and for a port in use.
+
+    Args:
+        config: The settings file.
+        port: Port of the chat page; 0 takes any free port.
+        keep: The folder for the demo's data; by default a temporary one.
+        console: Where the welcome is printed.
+        engine: As in `[inference]`.
+        model: As in `[inference]`.
     """
     check_model(model)
     with ExitStack() as stack:
@@ -82,7 +90,7 @@ async def run_demo(
 
 
 def make_emulator(model: str = TINY) -> Emulator:
-    """A Bot API server with the demo's people, their group, pictures and voters, not yet started."""
+    """Return a Bot API server with the demo's people, group, pictures and voters, not yet started."""
     emulator = Emulator(
         token=TOKEN,
         samples=sample_pictures() | sample_sticker(),
@@ -97,15 +105,15 @@ def make_emulator(model: str = TINY) -> Emulator:
 
 
 def check_model(model: str) -> None:
-    """Raise ConfigError, with the next step, where `model` is neither `tiny` nor a whole checkpoint directory."""
+    """Raise ConfigError if `model` is neither `tiny` nor a complete checkpoint directory."""
     if model != TINY and (wrong := problems(Path(model))):
-        raise ConfigError(f"{model} is not a whole model ({wrong[0]}): `thumbtune fetch {model}` brings one.")
+        raise ConfigError(f"{model} is not a complete model ({wrong[0]}): `thumbtune fetch {model}` downloads one.")
 
 
 def demo_settings(settings: Settings, api_base: str, folder: Path, engine: str = "cpu", model: str = TINY) -> Settings:
-    """The operator's settings with what the demo needs put in their place."""
+    """Return the operator's settings with the demo's own in their place."""
     telegram = settings.telegram.model_copy(
-        update={"token": SecretStr(TOKEN), "api_base": api_base, "mode": "polling", "admins": (ADMIN,), **PACE}
+        update={"token": SecretStr(TOKEN), "api_base": api_base, "mode": "polling", "admins": (ADMIN,), **RATE_LIMITS}
     )
     return settings.model_copy(
         update={
@@ -119,14 +127,14 @@ def demo_settings(settings: Settings, api_base: str, folder: Path, engine: str =
 
 
 def sample_conversations(round_number: int) -> Sequence[SampleConversation]:
-    """The pictures and questions of the sample voters, other ones each round."""
+    """Return the pictures and questions of the sample voters, different ones each round."""
     rng = random.Random(f"votes-{round_number}")
     return [_conversation(rng, "zh" if number % 4 == 3 else "en") for number in range(CONVERSATIONS)]
 
 
 def _conversation(rng: random.Random, language: Language) -> SampleConversation:
     picture = BytesIO()
-    draw(random_scene(rng), rng, renderer="other").save(picture, "JPEG", quality=90)
+    draw(random_scene(rng), rng).save(picture, "JPEG", quality=90)
     kinds: tuple[Kind, ...] = ("describe", "colour", "shape", "number")
     first, second = rng.sample(kinds, 2)
     return SampleConversation(
@@ -138,12 +146,12 @@ def _conversation(rng: random.Random, language: Language) -> SampleConversation:
 
 
 def welcome(page: str, operator: str, folder: Path, *, kept: bool, model: str = TINY) -> str:
-    """Where the demo is, what its model knows, and what becomes of its data, which is in `folder`."""
+    """Return the welcome: the demo's addresses, what its model knows, and what happens to its data in `folder`."""
     note = f"{SHAPES_ONLY}\n" if model == TINY else ""
     end = (
-        f"Ctrl-C ends it. What was said and learned stays in {folder}."
+        f"Ctrl-C ends it. Chats and models stay in {folder}."
         if kept
-        else "Ctrl-C ends it and deletes what was said and learned; --keep DIR keeps it."
+        else "Ctrl-C ends it and deletes all chats and models; --keep DIR keeps them."
     )
     return (
         f"Open [bold]{page}[/] and chat.\n{note}\n"

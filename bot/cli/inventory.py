@@ -1,7 +1,7 @@
-"""What lies in the data folder, for its operator: `thumbtune models`, `sources` and `people`, and what they delete.
+"""`thumbtune models`, `sources` and `people`: list what the data folder holds, and delete models and sources.
 
-A deletion is refused for what is in use, says what it frees, and asks. Killed at any moment it leaves nothing half
-there: a run of the same command, or the bot's next start, completes it.
+A deletion is refused while in use, says what it frees, and asks. If it is killed, the same command or the bot's next
+start completes it.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ NO_VOTES: Final = "–"
 
 
 async def models(ledger: Ledger, console: Console) -> None:
-    """Print every model, with the day it was made and the share of 👍 among the votes on its answers."""
+    """Print every model with its date and the share of 👍 among the votes on its answers."""
     approvals = await ledger.counts.approvals()
-    table = Table("model", "state", "made", "approval", "votes", "run", "folder", "note", box=None)
+    table = Table("model", "state", "created", "approval", "votes", "run", "folder", "note", box=None)
     for model in await ledger.models.all():
         approval = approvals.get(model.id, Approval())
         table.add_row(
@@ -50,42 +50,39 @@ async def models(ledger: Ledger, console: Console) -> None:
 
 
 async def delete_model(ledger: Ledger, folder: Path, name: str, yes: bool, console: Console) -> None:
-    """Delete the files of a model and the adapter that it was made of; its row stays. `folder` is `storage.dir`.
-
-    Raises Refused, StorageError.
-    """
+    """Delete a model's files and adapter; its row stays. `folder` is `storage.dir`. Raises Refused, StorageError."""
     model = await ledger.models.get(name)
     await _refuse_in_use(ledger, model)
     store = ModelStore(folder / "models")
     parts = [each for each in (store.path(name), _adapter(folder, model)) if each.is_dir()]
     if not parts:
         await ledger.models.drop_directory(name)
-        console.print(f"Nothing of {name} is left on the disk.", highlight=False)
+        console.print(f"{name} has no files on the disk.", highlight=False)
         return
     freed = size(sum(each.stat().st_size for part in parts for each in part.rglob("*")))
     if not yes:
         notes.print(f"{name}: {freed} in {' and '.join(map(str, parts))}", highlight=False, soft_wrap=True)
-    confirm(f"Delete {name} for good? It can never answer again.", yes=yes)
+    confirm(f"Permanently delete {name}? It can never be live again.", yes=yes)
     aside = store.set_aside(name)
     try:
         await ledger.models.drop_directory(name)
-    except StorageError:  # the bot has changed to it meanwhile
+    except StorageError:  # the bot has switched to it meanwhile
         if aside:
             store.restore(aside, name)
         raise
     if aside:
         store.discard(aside)
     shutil.rmtree(_adapter(folder, model), ignore_errors=True)
-    console.print(f"{name} was deleted: {freed} are free.", highlight=False)
+    console.print(f"{name} was deleted: {freed} freed.", highlight=False)
 
 
 async def _refuse_in_use(ledger: Ledger, model: Model) -> None:
     if model.id == BASE:
-        raise Refused(f"{BASE} is what training starts from: set another inference.model to replace it.")
+        raise Refused(f"Training starts from {BASE}: set another inference.model to replace it.")
     if model.state is ModelState.LIVE:
-        raise Refused(f"{model.id} answers now: let another one answer first (`thumbtune rollback`).")
+        raise Refused(f"{model.id} is live: switch to another model first (`thumbtune rollback`).")
     if model.id in {each.model for each in await ledger.promotions.pending()}:
-        raise Refused(f"A change to {model.id} was asked for: wait for it, then let another one answer first.")
+        raise Refused(f"A switch to {model.id} was requested: wait for it, then switch to another model first.")
 
 
 def _adapter(folder: Path, model: Model) -> Path:
@@ -93,47 +90,51 @@ def _adapter(folder: Path, model: Model) -> Path:
 
 
 def sources(settings: Settings, console: Console) -> None:
-    """Print what every training learns from beside the liked answers. Raises TrainingError for a damaged source."""
-    table = Table("source", "rows", "pictures", "taken", "from", box=None)
+    """Print the training data besides the liked answers. Raises TrainingError for a damaged source."""
+    table = Table("source", "rows", "pictures", "used", "from", box=None)
     for each in imported(settings.storage.dir / "sources"):
         about = SourceInfo.read(each.path.parent)
         table.add_row(
             escape(title(str(each.path))),
             str(about.rows),
             str(about.pictures),
-            _taken(each.repeat_times),
+            _repeat_text(each.repeat_times),
             escape(about.file),
         )
     for each in settings.training.sources:
         table.add_row(
-            escape(each.path.name), "", "", _taken(each.repeat_times), f"{escape(str(each.path))} (training.sources)"
+            escape(each.path.name),
+            "",
+            "",
+            _repeat_text(each.repeat_times),
+            f"{escape(str(each.path))} (training.sources)",
         )
     if table.row_count:
         console.print(table)
     else:
-        console.print("No source was imported; `thumbtune import` brings one.")
+        console.print("No source has been imported; `thumbtune import` adds one.")
 
 
 async def delete_source(settings: Settings, name: str, yes: bool, console: Console) -> None:
     """Delete an imported source, with its pictures. Raises Refused, TrainingError."""
     known = {title(str(each.path)): each.path.parent for each in imported(settings.storage.dir / "sources")}
     if name not in known:
-        others = f"there is {', '.join(known)}" if known else "none was imported"
-        raise Refused(f"No source called {name} was imported: {others}. Those of training.sources are config.toml's.")
+        others = f"the imported ones are {', '.join(known)}" if known else "none has been imported"
+        raise Refused(f"There is no imported source {name}: {others}. config.toml sets training.sources.")
     if (settings.storage.dir / FILE_NAME).is_file():
         async with Ledger.open(settings.storage.dir) as ledger:
             if run := await ledger.runs.active():
-                raise Refused(f"{name} may be read by run {run.id}: wait for its end, or cancel it.")
+                raise Refused(f"Run {run.id} may be reading {name}: wait for its end, or cancel it.")
     about = SourceInfo.read(known[name])
     if not yes:
         notes.print(f"{name}: {about.rows} rows and {about.pictures} pictures", highlight=False)
-    confirm(f"Delete {name} for good?", yes=yes)
+    confirm(f"Permanently delete {name}?", yes=yes)
     remove(known[name])
-    console.print(f"{name} was deleted: the next training is without it.", highlight=False)
+    console.print(f"{name} was deleted: later trainings do not use it.", highlight=False)
 
 
 async def people(ledger: Ledger, blocked: Collection[int], console: Console) -> None:
-    """Print everybody who has talked with the bot, who came last first. `blocked` is `limits.blocked`."""
+    """Print all people who have used the bot, the latest first. `blocked` is `limits.blocked`."""
     table = Table("id", "name", "answers", "votes", "last seen (UTC)", "note", box=None)
     for each in await ledger.counts.participants():
         marks = (("blocked", each.id in blocked), ("opted out", each.opted_out))
@@ -148,5 +149,5 @@ async def people(ledger: Ledger, blocked: Collection[int], console: Console) -> 
     console.print(table)
 
 
-def _taken(repeat_times: float | None) -> str:
+def _repeat_text(repeat_times: float | None) -> str:
     return "its share" if repeat_times is None else f"{repeat_times:g} times"

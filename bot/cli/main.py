@@ -1,15 +1,14 @@
 """`thumbtune`: the command line.
 
-Each command reads the settings, does one thing and says how it went: results on standard output, all else on standard
-error. The exit code is 0 when it is done, 1 when it was refused or failed, 2 for a wrong command line. Commands beside
-a running bot talk to it through the ledger, so they need no port and no password.
+Results go to standard output, everything else to standard error. The exit code is 0 on success, 1 for a refusal or a
+failure, 2 for a wrong command line. Commands reach a running bot through the ledger, so they need no port and no
+password.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
@@ -23,15 +22,14 @@ from bot.cli import control, inventory, maintenance
 from bot.cli.data import export_data, import_file
 from bot.cli.fetch import REPO
 from bot.cli.fetch import fetch as fetch_checkpoint
+from bot.cli.session import ConfigOption, YesOption, require_data, with_bot, with_ledger
 from bot.cli.terminal import Refused, notes, results
-from bot.config import ConfigError, Settings, load_settings
-from bot.instance_lock import at_work
+from bot.config import ConfigError, load_settings
 from bot.shutdown import end_process
 from inference.hub.listing import Source
 from inference.messages import InferenceError
 from inference.settings import TINY
 from storage.errors import StorageError
-from storage.ledger import FILE_NAME, Ledger
 from training.job import TrainingError
 
 app = typer.Typer(
@@ -39,17 +37,12 @@ app = typer.Typer(
     add_completion=False,
     help=__doc__,
     rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,  # a journal is no terminal
+    pretty_exceptions_enable=False,  # they would fill the journal of a service with boxes
 )
 models_app = typer.Typer(invoke_without_command=True)
 sources_app = typer.Typer(invoke_without_command=True)
 app.add_typer(models_app, name="models")
 app.add_typer(sources_app, name="sources")
-
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", metavar="PATH", help="The settings file; default: config.toml here.")
-]
-YesOption = Annotated[bool, typer.Option("--yes", help="Go ahead without asking.")]
 
 
 class DemoEngine(StrEnum):
@@ -60,7 +53,7 @@ class DemoEngine(StrEnum):
 
 
 def main() -> None:
-    """Entry point of the results script."""
+    """Run the command line: the entry point of the console script."""
     try:
         app(standalone_mode=True)
     except (ConfigError, Refused, AdminRefusal, StorageError, InferenceError, TrainingError) as error:
@@ -68,7 +61,7 @@ def main() -> None:
         raise SystemExit(1) from error
 
 
-def _tell_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
         results.print(f"thumbtune {version('thumbtune')}", highlight=False)
         raise typer.Exit
@@ -78,25 +71,26 @@ def _tell_version(wanted: bool) -> None:
 def options(
     context: typer.Context,
     _: Annotated[
-        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version and exit.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """What stands before a command."""
-    if context.invoked_subcommand != "fetch":  # a checkpoint is public, and another user may be the one who runs it
+    """Read the options before a command."""
+    if context.invoked_subcommand != "fetch":  # a checkpoint is public, and may be run by another user
         os.umask(0o077)
 
 
 @app.command()
 def demo(
     config: ConfigOption = None,
-    port: Annotated[int, typer.Option(help="Port of the chat page; 0 takes a free one.")] = 8090,
+    port: Annotated[int, typer.Option(help="Port of the chat page; 0 takes any free port.")] = 8090,
     keep: Annotated[Path | None, typer.Option(help="Keep the demo's data in this folder.")] = None,
     engine: Annotated[DemoEngine, typer.Option(help="lmdeploy needs a GPU and `make install-gpu`.")] = DemoEngine.CPU,
     model: Annotated[
-        str, typer.Option(metavar="DIR", help="A checkpoint, as `thumbtune fetch` brings it; tiny: the shipped one.")
+        str,
+        typer.Option(metavar="DIR", help="A checkpoint folder, or tiny: the shipped model."),
     ] = TINY,
 ) -> None:
-    """Chat in a browser, without token or Telegram; as it stands with the shipped tiny model, without a GPU."""
+    """Chat in a browser, without Telegram; by default with the shipped tiny model, which needs no GPU."""
     from bot.cli.demo import run_demo
 
     asyncio.run(run_demo(config, port, keep, results, engine=engine, model=model))
@@ -116,11 +110,11 @@ def run(config: ConfigOption = None) -> None:
 def doctor(
     config: ConfigOption = None,
     answer: Annotated[
-        bool, typer.Option("--answer", help="Also start the engine once and let it answer a picture.")
+        bool, typer.Option("--answer", help="Also start the engine and have it answer a question about a picture.")
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Also list what is well.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Also list the checks that pass.")] = False,
 ) -> None:
-    """Check what is installed and configured, and say what to do about what is not; exit code 1 if something fails."""
+    """Check the installation and the settings, and say how to fix what fails; exit code 1 if anything does."""
     from bot.cli.doctor.checks import examine
     from bot.cli.doctor.findings import report
 
@@ -130,14 +124,14 @@ def doctor(
 
 @app.command()
 def fetch(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the checkpoint shall lie.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to create.")],
     source: Annotated[Source, typer.Option(help="The Hugging Face hub (HF_ENDPOINT, HF_TOKEN) or ModelScope.")] = (
         Source.HUB
     ),
-    repo: Annotated[str, typer.Option(help="OWNER/NAME there.")] = REPO,
+    repo: Annotated[str, typer.Option(help="The repository: OWNER/NAME.")] = REPO,
     revision: Annotated[str, typer.Option(help="Branch, tag or commit; default: the main branch.")] = "",
 ) -> None:
-    """Bring a checkpoint from a hub: checked by its hashes, whole or not at all; run again, it goes on."""
+    """Download a checkpoint and check its hashes; an interrupted download continues at the next run."""
     asyncio.run(fetch_checkpoint(directory, source, repo, revision, results))
 
 
@@ -145,25 +139,25 @@ def fetch(
 def retrain(
     config: ConfigOption = None,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Show the progress; end when the new model answers, or is known not to.")
+        bool, typer.Option("--wait", help="Show the progress and wait until the new model is live or has failed.")
     ] = False,
 ) -> None:
-    """Ask the running bot to retrain on what was liked."""
-    _with_bot(config, lambda ledger, running: control.retrain(ledger, running, wait, results))
+    """Ask the running bot to retrain on the liked answers."""
+    with_bot(config, lambda ledger, running: control.retrain(ledger, running, wait, results))
 
 
 @app.command()
 def status(config: ConfigOption = None) -> None:
-    """Say which model answers, what was collected, and how the runs went."""
-    _with_bot(config, lambda ledger, running: control.status(ledger, running(), results))
+    """Show the live model, what has been collected, and the latest runs."""
+    with_bot(config, lambda ledger, running: control.status(ledger, running(), results))
 
 
 @models_app.callback()
 def models(context: typer.Context, config: ConfigOption = None) -> None:
-    """List every model, with its approval; `delete ID` deletes one."""
+    """List all models with their share of likes; `delete ID` deletes one."""
     context.obj = config
     if context.invoked_subcommand is None:
-        _with_ledger(load_settings(config), lambda ledger: inventory.models(ledger, results))
+        with_ledger(load_settings(config), lambda ledger: inventory.models(ledger, results))
 
 
 @models_app.command("delete")
@@ -173,19 +167,19 @@ def delete_model(
     config: ConfigOption = None,
     yes: YesOption = False,
 ) -> None:
-    """Delete a model's files and its adapter for good; never the base, nor the one that answers."""
+    """Permanently delete a model and its adapter; the base model and the live one cannot be deleted."""
     settings = load_settings(config or context.obj)
     folder = settings.storage.dir
-    _with_ledger(settings, lambda ledger: inventory.delete_model(ledger, folder, model, yes, results))
+    with_ledger(settings, lambda ledger: inventory.delete_model(ledger, folder, model, yes, results))
 
 
 @sources_app.callback()
 def sources(context: typer.Context, config: ConfigOption = None) -> None:
-    """List what is learned from beside the liked answers; `delete NAME` deletes what was imported."""
+    """List the training data besides the liked answers; `delete NAME` deletes an imported source."""
     context.obj = config
     if context.invoked_subcommand is None:
         settings = load_settings(config)
-        _require_data(settings)
+        require_data(settings)
         inventory.sources(settings, results)
 
 
@@ -196,17 +190,17 @@ def delete_source(
     config: ConfigOption = None,
     yes: YesOption = False,
 ) -> None:
-    """Delete an imported source with its pictures: no later training learns from it."""
+    """Delete an imported source with its pictures: later trainings do not use it."""
     settings = load_settings(config or context.obj)
-    _require_data(settings)
+    require_data(settings)
     asyncio.run(inventory.delete_source(settings, name, yes, results))
 
 
 @app.command()
 def people(config: ConfigOption = None) -> None:
-    """List who has talked with the bot: answers, votes, when last, who is blocked or not learned from."""
+    """List the people who have used the bot: answers, votes, last message, blocked, opted out of training."""
     settings = load_settings(config)
-    _with_ledger(settings, lambda ledger: inventory.people(ledger, settings.limits.blocked, results))
+    with_ledger(settings, lambda ledger: inventory.people(ledger, settings.limits.blocked, results))
 
 
 @app.command()
@@ -216,13 +210,13 @@ def compare(
         Path,
         typer.Option(
             metavar="DIR",
-            help="Pictures. questions.txt there is asked about each, NAME.txt about NAME.jpg; a line each.",
+            help="Pictures. questions.txt there has questions about each, NAME.txt about NAME.jpg; one a line.",
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The page to write.")] = Path("compare.html"),
     config: ConfigOption = None,
 ) -> None:
-    """Let models answer questions about your own pictures, side by side on one HTML page; no bot need run."""
+    """Have models answer questions about your own pictures, side by side on one HTML page; needs no running bot."""
     from bot.cli.compare import compare as compare_models
 
     asyncio.run(compare_models(load_settings(config), models, images, out, results))
@@ -232,101 +226,70 @@ def compare(
 def promote(
     model: Annotated[str, typer.Argument(metavar="ID")], config: ConfigOption = None, yes: YesOption = False
 ) -> None:
-    """Ask the running bot to answer with this model; asks first where it was rejected."""
-    _with_bot(config, lambda ledger, running: control.promote(ledger, running, model, yes, results))
+    """Ask the running bot to switch to this model; a rejected one needs confirmation."""
+    with_bot(config, lambda ledger, running: control.promote(ledger, running, model, yes, results))
 
 
 @app.command()
 def rollback(config: ConfigOption = None, yes: YesOption = False) -> None:
-    """Ask the running bot to answer with the model before the present one; again, with the one before that."""
-    _with_bot(config, lambda ledger, running: control.rollback(ledger, running, yes, results))
+    """Ask the running bot to switch back to the previous model; repeat to go further back."""
+    with_bot(config, lambda ledger, running: control.rollback(ledger, running, yes, results))
 
 
 @app.command()
 def forget(
-    user: Annotated[int, typer.Argument(metavar="USER", help="The person's user id; the bot's /start tells it.")],
+    user: Annotated[int, typer.Argument(metavar="USER", help="The person's user id, as the bot's /start shows it.")],
     config: ConfigOption = None,
     yes: YesOption = False,
 ) -> None:
-    """Delete all that is kept of a person, as /delete_my_data does; beside a running bot or without one."""
+    """Delete everything stored about a person, as /delete_my_data does; works with and without a running bot."""
     settings = load_settings(config)
-    _with_ledger(settings, lambda ledger: maintenance.forget(ledger, settings.storage.dir, user, yes, results))
+    with_ledger(settings, lambda ledger: maintenance.forget(ledger, settings.storage.dir, user, yes, results))
 
 
 @app.command()
 def sweep(config: ConfigOption = None, yes: YesOption = False) -> None:
-    """Delete picture files that the ledger does not know; the daily tidy leaves them where they are many."""
+    """Delete picture files that the ledger does not list; the daily cleanup leaves them if they are many."""
     settings = load_settings(config)
-    _with_ledger(settings, lambda ledger: maintenance.sweep(ledger, settings.storage.dir, yes, results))
+    with_ledger(settings, lambda ledger: maintenance.sweep(ledger, settings.storage.dir, yes, results))
 
 
 @app.command()
 def backup(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that does not exist yet.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to create.")],
     config: ConfigOption = None,
-    models: Annotated[bool, typer.Option("--models", help="The trained models as well.")] = False,
+    models: Annotated[bool, typer.Option("--models", help="Also copy the trained models.")] = False,
 ) -> None:
-    """Copy the ledger and the pictures, checked, while the bot is at work; laid out as storage.dir is."""
+    """Copy the ledger and the pictures and check them, also while the bot runs; laid out like storage.dir."""
     settings = load_settings(config)
     folder = settings.storage.dir
-    _with_ledger(settings, lambda ledger: maintenance.backup(ledger, folder, out, models, results))
+    with_ledger(settings, lambda ledger: maintenance.backup(ledger, folder, out, models, results))
 
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="LLaVA rows: a .json list, or a .jsonl.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="LLaVA rows: a .json list or a .jsonl file.")],
     images: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="What its picture names are relative to; default: its own folder."),
+        typer.Option(metavar="DIR", help="The folder of its pictures; default: the file's own."),
     ] = None,
     config: ConfigOption = None,
-    name: Annotated[str, typer.Option(help="What the source is called; default: as the file.")] = "",
+    name: Annotated[str, typer.Option(help="The source's name; default: the file's.")] = "",
     repeat_times: Annotated[
         float | None,
         typer.Option(
-            min=1e-6, help="How often each row is taken, 0.5 or 2.5 too; default: one to one with what is liked."
+            min=1e-6, help="How often each row is used, such as 0.5 or 2.5; default: as many rows as liked answers."
         ),
     ] = None,
 ) -> None:
-    """Learn from a LLaVA file as well: checked row by row and copied with its pictures, all of it or nothing."""
-    asyncio.run(import_file(load_settings(config), file, images, name, repeat_times, results))
+    """Add a LLaVA file to the training data: every row is checked and copied with its pictures, all or nothing."""
+    asyncio.run(import_file(load_settings(config), file, images, results, name=name, repeat_times=repeat_times))
 
 
 @app.command()
 def export(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")], config: ConfigOption = None
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to create.")], config: ConfigOption = None
 ) -> None:
-    """Write the liked answers as LLaVA and every thumb as rows for KTO into a folder, with the pictures."""
+    """Write the liked answers in LLaVA's format and all votes as rows for KTO into a folder, with the pictures."""
     settings = load_settings(config)
-    _with_ledger(settings, lambda ledger: export_data(ledger, settings, out, results))
-
-
-def _with_ledger(settings: Settings, work: Callable[[Ledger], Awaitable[None]]) -> None:
-    """Do `work` on the ledger that is there. Raises ConfigError where there is none, and makes none."""
-    _require_data(settings, FILE_NAME)
-
-    async def session() -> None:
-        async with Ledger.open(settings.storage.dir) as ledger:
-            await work(ledger)
-
-    asyncio.run(session())
-
-
-def _require_data(settings: Settings, file: str = "") -> None:
-    """Raise ConfigError where the data folder, or that file of it, is not there."""
-    folder = settings.storage.dir.absolute()
-    if not (folder / file).exists():
-        raise ConfigError(
-            f"There is no {'ledger in' if file else 'data folder'} {folder}: name the bot's settings with --config, or "
-            "go to its folder. `thumbtune run` makes one."
-        )
-
-
-def _with_bot(config: Path | None, work: Callable[[Ledger, Callable[[], bool]], Awaitable[None]]) -> None:
-    """Do `work` on the ledger and with a function that tells whether a bot is running."""
-    settings = load_settings(config)
-    _with_ledger(settings, lambda ledger: work(ledger, lambda: at_work(settings.storage.dir)))
-
-
-if __name__ == "__main__":
-    main()
+    with_ledger(settings, lambda ledger: export_data(ledger, settings, out, results))

@@ -1,4 +1,4 @@
-"""What the commands share: results go to standard output, all else to standard error, and nobody's yes is assumed."""
+"""Terminal output and confirmation: results on standard output, everything else on standard error."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from training.number_format import clock
 WIDE: Final = 1000
 
 results: Final = Console(width=None if sys.stdout.isatty() else WIDE)
-"""For what a command was asked for. In a pipe or a file no line is cut or folded."""
+"""For results. In a pipe or a file no line is cut or wrapped."""
 
 notes: Final = Console(stderr=True)
 """For errors, questions and progress."""
 
 
 class Refused(Exception):
-    """What a command was asked for is not done. The text says why and what to do; the exit code is 1."""
+    """A command is refused. The text says why and what to do; the exit code is 1."""
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask the operator, unless they said --yes. Raises `Refused` for a no, and where there is no terminal to ask at."""
+    """Ask the operator, unless --yes was given. Raises `Refused` for a no, and without a terminal."""
     if yes:
         return
     if not sys.stdin.isatty():
         raise Refused(
-            f"{question} There is no terminal to ask at, so nothing was done. --yes goes ahead without asking."
+            f"{question} Nothing was done: there is no terminal to confirm it. Use --yes to skip the question."
         )
     if not typer.confirm(question, err=True):
         raise Refused("Nothing was done.")

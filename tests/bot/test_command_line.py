@@ -114,7 +114,7 @@ async def test_a_terminal_is_asked(tmp_path: Path) -> None:
         out, err = await process.communicate()
         os.close(terminal)
         assert process.returncode == code, (out, err)
-        assert b"Delete all of it" in err
+        assert b"Permanently delete all of it" in err
         assert await asyncio.to_thread(is_known, tmp_path) is bool(code)
 
 

@@ -118,7 +118,7 @@ def test_pictures_are_shown_upright(page: tuple[str, str]) -> None:
 def test_a_broken_picture_is_named_and_left_out(page: tuple[str, str]) -> None:
     """The others are asked about all the same, and the end says how many."""
     said, html = page
-    assert "left out: c[1].png is damaged or cut off" in said
+    assert "left out: c[1].png is damaged or truncated" in said
     assert "c[1].png" not in html
     assert "5 questions about 2 pictures, answered by 2 models" in said
     assert "10/10" in said, "the bar"
@@ -149,9 +149,9 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     broken = pictures(tmp_path / "broken", {"a.png": b"nothing"})
     half = pictures(tmp_path / "half", {"config.json": b"{}"})
     assert "run-9 is neither a kept model (base, tiny) nor a folder" in asked(settings, empty, "tiny", "run-9")
-    assert "is not a whole checkpoint: generation_config.json is missing" in asked(settings, empty, str(half))
-    assert f"{empty} has no pictures to ask about" in asked(settings, empty, "tiny")
-    assert f"{broken} has no pictures to ask about" in asked(settings, broken, "tiny")
+    assert "is not a complete checkpoint: generation_config.json is missing" in asked(settings, empty, str(half))
+    assert f"{empty} has no usable pictures" in asked(settings, empty, "tiny")
+    assert f"{broken} has no usable pictures" in asked(settings, broken, "tiny")
     assert "name one with pictures by --images" in asked(settings, tmp_path / "nowhere", "tiny")
     assert "name another file with --out" in asked(settings, empty, "tiny", out="nowhere/page.html")
     assert not (settings.storage.dir / FILE_NAME).exists(), "looking for a model makes no ledger"
@@ -211,7 +211,7 @@ def test_the_command_line_words_it_in_one_sentence(
     monkeypatch.setattr(sys, "argv", ["thumbtune", "compare", "tiny", "--images", "nowhere"])
     with pytest.raises(SystemExit, match="1"):
         main()
-    assert "nowhere is no folder" in capsys.readouterr().err
+    assert "nowhere is not a folder" in capsys.readouterr().err
 
 
 async def test_a_pruned_model_is_merged_first(tmp_path: Path) -> None:

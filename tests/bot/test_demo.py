@@ -39,6 +39,6 @@ def test_a_model_that_is_none_is_refused_at_once(tmp_path: Path) -> None:
 def test_what_ctrl_c_does_is_said_before(tmp_path: Path) -> None:
     """The data goes with the demo, unless it is to be kept; both are told at the start."""
     gone = welcome("http://page", "http://operator", tmp_path, kept=False)
-    assert "Ctrl-C ends it and deletes what was said and learned; --keep DIR keeps it." in gone
+    assert "Ctrl-C ends it and deletes all chats and models; --keep DIR keeps them." in gone
     kept = welcome("http://page", "http://operator", tmp_path, kept=True)
-    assert f"Ctrl-C ends it. What was said and learned stays in {tmp_path}." in kept
+    assert f"Ctrl-C ends it. Chats and models stay in {tmp_path}." in kept

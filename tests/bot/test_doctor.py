@@ -163,7 +163,7 @@ def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
     settings = settings_in(tmp_path).model_copy(update={"training": training})
     findings = [each for each in examine(settings) if each.name == "source"]
     assert [each.ok for each in findings] == [True, False, False]
-    assert [each.detail for each in findings] == [here, f"{gone} is no file", f"{gone} is no folder"]
+    assert [each.detail for each in findings] == [here, f"{gone} is not a file", f"{gone} is not a folder"]
     assert all("training.sources" in each.cure for each in findings[1:])
 
 

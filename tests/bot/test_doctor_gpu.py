@@ -103,7 +103,7 @@ def test_an_old_driver_or_card(tmp_path: Path, bare_path: Path, row: str, words:
         ("libcublas.so.12: cannot open shared object file: No such file or directory", "13.0", "nvidia-cublas-cu12"),
         ("libcuda.so.1: cannot open shared object file: No such file or directory", "13.0", "NVIDIA's driver"),
         ("libcudart.so.12: cannot open shared object file: No such file or directory", "", "make clean install-gpu"),
-        ("_turbomind.so: undefined symbol: _ZN3c10", "13.0", "do not fit"),
+        ("_turbomind.so: undefined symbol: _ZN3c10", "13.0", "do not match"),
     ],
 )
 def test_a_missing_library_is_named(tmp_path: Path, bare_path: Path, error: str, cuda: str, words: str) -> None:

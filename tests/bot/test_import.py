@@ -138,7 +138,7 @@ async def test_an_import_that_dies_is_not_called_bad_rows(tmp_path: Path) -> Non
     file = write_file(tmp_path / "rows.json", [{"conversations": said("Why?", "So.")}])
     settings = Settings.model_validate({"storage": {"dir": tmp_path / "data"}, "training": {"python": str(python)}})
     with pytest.raises(TrainingError, match=r"^the importing process died \(signal SIGKILL"):
-        await import_file(settings, file, None, "", None, Console(file=StringIO()))
+        await import_file(settings, file, None, Console(file=StringIO()))
 
 
 def test_what_a_killed_import_left_is_no_source(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_a_model_is_deleted_for_good(thumbtune: Thumbtune, data: Path) -> None:
     assert in_ledger(data, lambda ledger: ledger.models.get("run-2")).directory == ""
     assert "removed" in lines(thumbtune("models").out)["run-2"]
     again = thumbtune("models", "delete", "run-2", "--yes")
-    assert (again.code, again.out.strip()) == (0, "Nothing of run-2 is left on the disk.")
+    assert (again.code, again.out.strip()) == (0, "run-2 has no files on the disk.")
 
 
 def test_a_deletion_that_was_killed_is_completed(thumbtune: Thumbtune, data: Path) -> None:
@@ -115,10 +115,10 @@ def test_a_deletion_that_was_killed_is_completed(thumbtune: Thumbtune, data: Pat
 @pytest.mark.parametrize(
     ("model", "why"),
     [
-        ("run-1", "answers now"),
-        ("base", "training starts from"),
+        ("run-1", "is live"),
+        ("base", "Training starts from"),
         ("run-9", "no model run-9"),
-        ("run-2", "was asked for"),
+        ("run-2", "was requested"),
     ],
 )
 def test_a_model_in_use_stays(thumbtune: Thumbtune, data: Path, model: str, why: str) -> None:
@@ -169,7 +169,7 @@ def imported(data: Path, name: str) -> Path:
 def test_sources_are_listed_and_deleted(thumbtune: Thumbtune, data: Path) -> None:
     """Imported ones by name, with rows and pictures; deleting one asks, and takes its folder."""
     in_ledger(data, lambda ledger: ledger.counts.totals())
-    assert thumbtune("sources").out.strip() == "No source was imported; `thumbtune import` brings one."
+    assert thumbtune("sources").out.strip() == "No source has been imported; `thumbtune import` adds one."
     food = imported(data, "food")
     imported(data, "art")
     assert lines(thumbtune("sources").out)["food"][1:3] == ["12", "7"]
@@ -192,7 +192,7 @@ def test_a_source_that_a_run_reads_stays(thumbtune: Thumbtune, data: Path) -> No
     food = imported(data, "food")
     ended = thumbtune("sources", "delete", "food", "--yes")
     assert ended.code == 1
-    assert "run 1" in ended.err
+    assert "Run 1" in ended.err
     assert food.exists()
 
 

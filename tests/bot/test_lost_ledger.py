@@ -96,7 +96,7 @@ async def test_many_strays_are_left_to_an_admin(tmp_path: Path) -> None:
 
         code, said = await command(config, "sweep")
         assert (code, len(store.files())) == (1, 8)
-        assert "6 of 8 picture files are unknown to the ledger" in said
+        assert "6 of 8 picture files are not in the ledger" in said
         code, said = await command(config, "sweep", "--yes")
         assert (code, said.strip()) == (0, "Deleted: 6 picture files.")
         assert sorted(each.name for each in store.files()) == sorted(names[:2])

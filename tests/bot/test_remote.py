@@ -106,7 +106,7 @@ async def test_waiting_ends_when_the_new_model_answers(ledger: Ledger) -> None:
     await asyncio.sleep(3 * control.POLL_SECONDS)
     assert not asking.done()
     await ledger.promotions.make("run-1")
-    assert "run-1 answers now" in await asking
+    assert "run-1 is live" in await asking
 
 
 async def test_a_rejected_model_is_a_refusal(ledger: Ledger) -> None:
@@ -132,7 +132,7 @@ async def test_a_model_that_does_not_go_live_is_a_refusal(ledger: Ledger) -> Non
 
 async def test_a_bot_that_ends_leaves_no_wait_behind(ledger: Ledger) -> None:
     """A request that nobody has taken up goes with the bot; of a run under way its next start decides."""
-    with pytest.raises(Refused, match="before it took up"):
+    with pytest.raises(Refused, match="before it started"):
         await asked(ledger, wait=False, running=Bot(2))
     assert (await ledger.runs.get(1)).state is RunState.CANCELLED
     assert await ledger.runs.unsettled() is None
@@ -168,6 +168,6 @@ async def test_a_rejected_model_wants_a_yes(ledger: Ledger) -> None:
         await asyncio.sleep(0.01)
     await ledger.promotions.finish(asked[0].id)
     await going
-    assert printed.getvalue() == "run-1 answers now.\n"
+    assert printed.getvalue() == "run-1 is live.\n"
     previous = await ledger.models.previous()
     assert previous is not None and previous.id == "base"

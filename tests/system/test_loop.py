@@ -178,14 +178,14 @@ async def test_the_command_line_sees_the_same(taught: Taught) -> None:
     listed = await _thumbtune(taught.community, "models")
     assert "base" in listed and f"run-{taught.run}" in listed and ModelState.LIVE in listed
     shown = await _thumbtune(taught.community, "status")
-    assert f"answering: run-{taught.run}" in shown and RunState.DONE in shown
+    assert f"live model: run-{taught.run}" in shown and RunState.DONE in shown
 
 
 async def test_the_command_line_rolls_back(taught: Taught) -> None:
     """`thumbtune rollback` asks the running bot, waits, and the former model answers."""
-    assert "base answers now" in await _thumbtune(taught.community, "rollback")
+    assert "base is live" in await _thumbtune(taught.community, "rollback")
     assert await taught.community.live_model() == "base"
-    assert "answers now" in await _thumbtune(taught.community, "promote", f"run-{taught.run}")
+    assert "is live" in await _thumbtune(taught.community, "promote", f"run-{taught.run}")
 
 
 async def test_strangers_command_nothing(taught: Taught) -> None:

@@ -1,1 +1,1 @@
-"""doctor."""
+"""`thumbtune doctor`: the checks of an installation."""

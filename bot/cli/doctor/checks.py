@@ -1,7 +1,6 @@
-"""`thumbtune doctor`: what is installed, what is missing, and what to do about it.
+"""`thumbtune doctor`: check the installation and the settings, and say how to fix what fails.
 
-Every check is a function that returns findings; none changes anything. Knows the product's needs, not how they
-are met elsewhere in the code.
+Each check is a function that yields findings and changes nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from storage.picture_store import PictureStore
 from training.gate.factual_set import RegressionSetError, read_set
 from training.trainable import untrainable
 
-ROOMS = ("bot", "inference", "training", "storage")
+PACKAGES = ("bot", "inference", "training", "storage")
 TRAINER_MISSING = later(
     "The trainer is not installed yet: make demo installs it behind the chat, so try again in a minute or two; "
     "otherwise run make install."
@@ -55,10 +54,10 @@ TRAINER_PACKAGES = (
 
 
 def examine(settings: Settings, *, answer: bool = False) -> list[Finding]:
-    """Run every check, in the order in which a cure would be needed. With `answer` the engine is started once."""
+    """Run every check, in the order in which problems should be fixed. With `answer` also start the engine."""
     checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
         _python,
-        _rooms,
+        _own_packages,
         _engine_packages,
         _trainer_packages,
         gpu_findings,
@@ -79,16 +78,14 @@ def _python(_: Settings) -> Iterator[Finding]:
     yield Finding("Python", ok, found, "" if ok else "use Python 3.11 or 3.12: make install PYTHON=python3.11")
 
 
-def _rooms(_: Settings) -> Iterator[Finding]:
-    """The four packages have common names; another distribution's `bot` on the path would be imported instead."""
+def _own_packages(_: Settings) -> Iterator[Finding]:
+    """Check that no other distribution's package of the same common name, such as `bot`, is imported instead."""
     home = Path(__file__).resolve().parents[3]
-    for room in ROOMS:
-        origin = importlib.import_module(room).__file__
+    for package in PACKAGES:
+        origin = importlib.import_module(package).__file__
         ok = origin is not None and Path(origin).resolve().parent.parent == home
-        cure = (
-            "" if ok else f"another package called {room!r} shadows ours: run from a clean environment (make install)"
-        )
-        yield Finding(f"package {room}", ok, str(origin), cure)
+        cure = "" if ok else f"another package called {package!r} shadows ours: use a clean environment (make install)"
+        yield Finding(f"package {package}", ok, str(origin), cure)
 
 
 def _packages(names: tuple[str, ...], cure: str) -> Iterator[Finding]:
@@ -114,7 +111,7 @@ def _trainer_packages(settings: Settings) -> Iterator[Finding]:
 
 
 def _base_model(settings: Settings) -> Iterator[Finding]:
-    """Whether what answers first can be trained."""
+    """Check that the base model can be trained."""
     base = settings.inference.checkpoint()
     wrong = untrainable(base)
     said, _, cure = wrong.rpartition(": ")
@@ -122,9 +119,9 @@ def _base_model(settings: Settings) -> Iterator[Finding]:
 
 
 def trainer_missing() -> str:
-    """One sentence when the trainer is not installed in this environment, else empty.
+    """Return a sentence if the trainer is not installed in this environment, else "".
 
-    XTuner is installed last, so its metadata vouches for everything it needs.
+    XTuner is installed last, so where its metadata is, everything it needs is too.
     """
     importlib.invalidate_caches()
     missing = [each for each in _packages(("xtuner",), "make install") if not each.ok]
@@ -139,14 +136,14 @@ def _storage(settings: Settings) -> Iterator[Finding]:
             probe.write(b"thumbtune")
             os.fsync(probe.fileno())
     except OSError as error:
-        cure = "set storage.dir to a folder this user may write to"
+        cure = "set storage.dir to a folder that this user may write to"
         yield Finding("storage", False, f"{directory}: {error.strerror}", cure)
         return
     free = shutil.disk_usage(existing).free / 1e9
-    # What a run leaves for a while: the adapter, and the merged model beside the one that answers.
+    # A run needs room for the adapter, and for the merged model beside the live one.
     need = 2 * weight_bytes(settings.inference.checkpoint()) / 1e9 + settings.training.min_free_gigabytes
-    cure = "" if free >= need else f"free {need - free:.1f} GB: a run needs {need:.1f} (twice the model and a rest)"
-    # The live one, the one before, and more; those that are there already take no more room.
+    cure = "" if free >= need else f"free {need - free:.1f} GB: a run needs {need:.1f} (twice the model, and a reserve)"
+    # The live model, the previous one and training.keep_models; existing ones need no more room.
     there = len(ModelStore(directory / "models").names()) if (directory / "models").is_dir() else 0
     to_come = max(0, settings.training.keep_models + 2 - there)
     growth = to_come * weight_bytes(settings.inference.checkpoint()) / 1e9
@@ -154,25 +151,25 @@ def _storage(settings: Settings) -> Iterator[Finding]:
     yield Finding("disk", not cure, f"{free:.1f} GB free in {directory}{grows}", cure)
     loose = open_to_others(directory)
     cure = f"start the bot, or chmod -R go= {' '.join(map(str, loose))}" if loose else ""
-    found = f"others may read {', '.join(each.name for each in loose)}" if loose else "the data is ours alone"
+    found = f"others may read {', '.join(each.name for each in loose)}" if loose else "only this user can read the data"
     yield Finding("permissions", not loose, found, cure)
     yield from _ledger(directory)
     yield Finding("SQLite", sqlite3.sqlite_version_info >= (3, 37), sqlite3.sqlite_version, "")
 
 
 def _sources(settings: Settings) -> Iterator[Finding]:
-    """What a run would read besides the liked answers. Its rows are checked when one begins."""
+    """Check that the files of training.sources exist. Their rows are checked when a run begins."""
     for source in settings.training.sources:
         wrong = ""
         if not source.path.is_file():
-            wrong = f"{source.path} is no file"
+            wrong = f"{source.path} is not a file"
         elif not source.folder.is_dir():
-            wrong = f"{source.folder} is no folder"
+            wrong = f"{source.folder} is not a folder"
         yield Finding("source", not wrong, wrong or str(source.path), "correct training.sources" if wrong else "")
 
 
 def _ledger(directory: Path) -> Iterator[Finding]:
-    """The ledger's file and the pictures it names, beside a running bot or without one."""
+    """Check the ledger's file and the pictures it lists; works beside a running bot."""
     path = directory / FILE_NAME
     try:
         refuse_lost_ledger(path)
@@ -180,7 +177,7 @@ def _ledger(directory: Path) -> Iterator[Finding]:
         yield Finding("ledger", False, str(path), str(error))
         return
     if not path.exists():
-        yield Finding("ledger", True, "none yet: the bot makes it")
+        yield Finding("ledger", True, "none yet: the bot creates it")
         return
     restore = "stop the bot and put the latest backup (thumbtune backup) in its place"
     try:
@@ -195,7 +192,7 @@ def _ledger(directory: Path) -> Iterator[Finding]:
         yield Finding("live model", False, fault, cure)
     if lost:
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
-        yield Finding("pictures", False, f"{lost[0]}{more}", "copy the pictures of the latest backup into their folder")
+        yield Finding("pictures", False, f"{lost[0]}{more}", "copy the pictures of the latest backup into the folder")
 
 
 def _factual_questions(settings: Settings) -> Iterator[Finding]:
@@ -203,13 +200,13 @@ def _factual_questions(settings: Settings) -> Iterator[Finding]:
         try:
             yield Finding("factual questions", True, f"{len(read_set(folder))} in {folder}")
         except RegressionSetError as error:
-            yield Finding("factual questions", False, str(error), "correct training.regression, or leave it out")
+            yield Finding("factual questions", False, str(error), "correct training.regression, or remove it")
 
 
 def _telegram(settings: Settings) -> Iterator[Finding]:
     if not settings.telegram.admins:
         cure = "send /start to your bot for your user id, then set THUMBTUNE_TELEGRAM__ADMINS='[…]'"
-        yield Finding("admins", True, "telegram.admins is empty: nobody can /retrain, or hears of trouble", cure)
+        yield Finding("admins", True, "telegram.admins is empty: nobody can /retrain or receives alerts", cure)
     if not settings.telegram.token.get_secret_value():
         cure = "ask @BotFather for a token and set THUMBTUNE_TELEGRAM__TOKEN (not needed for make demo)"
         yield Finding("Telegram token", False, "not set", cure)

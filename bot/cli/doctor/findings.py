@@ -1,4 +1,4 @@
-"""What the doctor's checks return, and how it is shown: what needs doing first."""
+"""The findings of the doctor's checks, and their report: failures first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.table import Table
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report. `cure` says what to do; with `ok` it is a warning, and empty where all is well."""
+    """One line of the report. `cure` says what to do; with `ok` it makes the finding a warning."""
 
     name: str
     ok: bool
@@ -21,26 +21,26 @@ class Finding:
 
     @property
     def mark(self) -> str:
-        """How the line begins, in rich's markup."""
+        """The status at the start of the line, in rich's markup."""
         if not self.ok:
-            return "[red]no[/]"
+            return "[red]failed[/]"
         return "[yellow]warning[/]" if self.cure else "[green]ok[/]"
 
 
 def report(findings: Sequence[Finding], console: Console, *, verbose: bool = False) -> bool:
-    """Print what needs doing, failures first, and how many checks are ok (`verbose`: which). True without a failure."""
+    """Print failures, then warnings, then how many checks are ok (`verbose`: which). Return True without failures."""
     failed = [each for each in findings if not each.ok]
     warned = [each for each in findings if each.ok and each.cure]
-    well = [each for each in findings if each.ok and not each.cure]
+    passed = [each for each in findings if each.ok and not each.cure]
     table = Table(show_header=True, header_style="bold", box=None, pad_edge=False)
     for column in ("", "what", "found", "what to do"):
         table.add_column(column, overflow="fold")
-    for each in [*failed, *warned, *(well if verbose else ())]:
+    for each in [*failed, *warned, *(passed if verbose else ())]:
         table.add_row(each.mark, escape(each.name), escape(each.detail), escape(each.cure))
     if table.row_count:
         console.print(table)
     counts = ((len(failed), "failed"), (len(warned), "warning" if len(warned) == 1 else "warnings"))
     summary = [f"{number} {kind}" for number, kind in counts if number]
     listed = "" if verbose else " (--verbose lists them)"
-    console.print(", ".join([*summary, f"{len(well)} checks are ok{listed}"]) + ".", highlight=False)
+    console.print(", ".join([*summary, f"{len(passed)} checks are ok{listed}"]) + ".", highlight=False)
     return not failed

@@ -1,6 +1,6 @@
-"""The doctor's eye for a GPU: driver, card, CUDA libraries, memory; each with its cure.
+"""The doctor's checks of the GPU: driver, card, CUDA libraries and memory.
 
-Nothing here loads torch or CUDA into this process: nvidia-smi and a child are asked.
+torch and CUDA are not loaded into this process: nvidia-smi and a child process report.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _NOT_NEEDED: Final = "; not needed for these settings"
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A GPU as nvidia-smi tells. Memory in bytes."""
+    """A GPU as nvidia-smi reports it; memory in bytes."""
 
     index: int
     name: str
@@ -52,11 +52,11 @@ class Card:
 
 
 class NoCards(Exception):
-    """There is no GPU to be seen. The text says what was found instead."""
+    """No GPU is visible. The text says what was found."""
 
 
 def gpu_findings(settings: Settings) -> Iterator[Finding]:
-    """Driver and cards; with lmdeploy also the libraries and the memory. Without a GPU fine where none is asked for."""
+    """Check driver and cards, for lmdeploy also libraries and memory. Without need for a GPU its absence is fine."""
     serves = resolve(settings.inference) is Kind.LMDEPLOY
     wanted = serves or settings.training.device == "cuda" or bool(settings.training.gpus)
     cards: list[Card] = []
@@ -68,7 +68,7 @@ def gpu_findings(settings: Settings) -> Iterator[Finding]:
         yield _card(card, wanted)
     if cards and (absent := set(settings.inference.gpus) - {card.index for card in cards}):
         found = ", ".join(str(card.index) for card in cards)
-        yield Finding("inference.gpus", False, f"{sorted(absent)} not there", f"name of these: {found}")
+        yield Finding("inference.gpus", False, f"{sorted(absent)} not found", f"choose from: {found}")
     if serves:
         yield from _turbomind(settings)
         used = [card for card in cards if card.index in settings.inference.gpus or not settings.inference.gpus]
@@ -77,7 +77,7 @@ def gpu_findings(settings: Settings) -> Iterator[Finding]:
 
 
 def list_cards() -> list[Card]:
-    """The GPUs of this machine. Raises NoCards."""
+    """Return the GPUs of this machine. Raises NoCards."""
     line = ["nvidia-smi", f"--query-gpu={','.join(_QUERY)}", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(line, capture_output=True, text=True, timeout=_SMI_SECONDS, check=False)
@@ -86,8 +86,8 @@ def list_cards() -> list[Card]:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NoCards(f"nvidia-smi does not answer ({type(error).__name__})") from error
     if answer.returncode:
-        said = (answer.stdout + answer.stderr).strip().splitlines()
-        raise NoCards(f"the driver does not answer ({said[0] if said else f'exit code {answer.returncode}'})")
+        output = (answer.stdout + answer.stderr).strip().splitlines()
+        raise NoCards(f"the driver does not answer ({output[0] if output else f'exit code {answer.returncode}'})")
     cards = [_parsed(row) for row in answer.stdout.splitlines() if row.strip()]
     if not cards:
         raise NoCards("a driver, but no GPU")
@@ -100,7 +100,7 @@ def _parsed(row: str) -> Card:
 
 
 def _number(text: str) -> float:
-    """nvidia-smi writes [N/A] where it does not know; then nothing is held against the card."""
+    """Parse a number; infinity for the [N/A] that nvidia-smi prints for unknown values, so that checks pass."""
     try:
         return float(text)
     except ValueError:
@@ -113,35 +113,35 @@ def _card(card: Card, wanted: bool) -> Finding:
     if _number(card.driver.split(".")[0]) < DRIVER:
         cure = f"update NVIDIA's driver to {DRIVER} or newer: torch here is built for CUDA 13"
     elif card.capability < CAPABILITY:
-        cure = f"compute capability {card.capability} is too old for CUDA 13: take a card of {CAPABILITY} or more"
+        cure = f"compute capability {card.capability} is too old for CUDA 13: use a card of {CAPABILITY} or more"
     return Finding(f"GPU {card.index}", not (cure and wanted), detail, cure if wanted else "")
 
 
 def _turbomind(settings: Settings) -> Iterator[Finding]:
-    """Really load it, as the engine does, in the engine's interpreter."""
+    """Load TurboMind in the engine's interpreter, as the engine does."""
     line = [settings.inference.python or sys.executable, "-m", "inference.engines.lmdeploy.probe"]
     try:
         child = subprocess.run(line, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False)
-        said: dict[str, str] = json.loads((child.stdout.strip().splitlines() or ["{}"])[-1])
+        found: dict[str, str] = json.loads((child.stdout.strip().splitlines() or ["{}"])[-1])
     except (OSError, subprocess.TimeoutExpired, ValueError) as error:
         yield Finding("TurboMind", False, f"{line[0]} does not run it: {error}", "check inference.python")
         return
-    if not said:
+    if not found:
         last = (child.stderr.strip().splitlines() or [f"exit code {child.returncode}"])[-1]
         yield Finding("TurboMind", False, last, "check inference.python; make install-gpu")
         return
-    if not said["lmdeploy"]:
+    if not found["lmdeploy"]:
         yield Finding("lmdeploy", False, "not installed", "make install-gpu")
         return
-    fits = said["lmdeploy"] == SUPPORTED_VERSION
+    fits = found["lmdeploy"] == SUPPORTED_VERSION
     cure = "" if fits else f"make install-gpu (the engine accepts lmdeploy=={SUPPORTED_VERSION} only)"
-    yield Finding("lmdeploy", fits, f"{said['lmdeploy']} beside torch {said['torch']}", cure)
-    wrong = said["error"]
-    yield Finding("TurboMind", not wrong, wrong or "loads", _cure(wrong, said["cuda"]) if wrong else "")
+    yield Finding("lmdeploy", fits, f"{found['lmdeploy']} beside torch {found['torch']}", cure)
+    wrong = found["error"]
+    yield Finding("TurboMind", not wrong, wrong or "loads", _cure(wrong, found["cuda"]) if wrong else "")
 
 
 def _cure(error: str, cuda: str) -> str:
-    """What to do about what the loader said."""
+    """Return what to do about a loader's error."""
     if "libcuda.so" in error:
         return _NO_DRIVER
     if not cuda:
@@ -154,12 +154,12 @@ def _cure(error: str, cuda: str) -> str:
         if library in error:
             return f"make install-gpu (it brings {package}; a CUDA on the machine is not needed)"
     if "undefined symbol" in error:
-        return "lmdeploy and torch do not fit: make clean install-gpu"
+        return "lmdeploy and torch do not match: make clean install-gpu"
     return "make install-gpu"
 
 
 def _memory(settings: Settings, card: Card) -> Iterator[Finding]:
-    """What the engine will take of the card, by the arithmetic that the engine starts with."""
+    """Check the memory that the engine will take, by the engine's own arithmetic."""
     sizes = settings.inference.lmdeploy
     engines = settings.inference.side_by_side
     total = int(card.total)
@@ -171,12 +171,12 @@ def _memory(settings: Settings, card: Card) -> Iterator[Finding]:
         yield Finding("GPU memory", False, f"{total / 1e9:.1f} GB", str(error))
         return
     except (OSError, ValueError, KeyError):
-        return  # the model's own finding says what is wrong
+        return  # reported by model_findings
     cache = blocks * BLOCK_TOKENS * memory.token
     one = memory.weights + cache + working_bytes(prefill)
     detail = (
         f"{engines} × {one / 1e9:.1f} GB of {total / 1e9:.1f} GB: {memory.weights / 1e9:.1f} weights, "
-        f"{cache / 1e9:.1f} for {blocks * BLOCK_TOKENS} tokens of conversations, the rest to work; "
+        f"{cache / 1e9:.1f} for {blocks * BLOCK_TOKENS} tokens of conversations, the rest for work; "
         f"{card.free / 1e9:.1f} GB free now"
     )
     cure = ""

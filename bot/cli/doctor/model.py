@@ -1,4 +1,4 @@
-"""The doctor's eye for the model: is the directory whole, and does the configured engine answer a picture with it?"""
+"""The doctor's checks of the model: is the directory complete, and does the configured engine answer with it?"""
 
 from __future__ import annotations
 
@@ -19,47 +19,47 @@ from storage.errors import StorageError
 from storage.model_store import MANIFEST, verify
 
 FOREIGN_NAMES: Final = ("llava", "vicuna", "mistral", "cogvlm")
-"""lmdeploy takes a model for another one by these words in its path (lmdeploy/model.py, lmdeploy/archs.py)."""
-_FETCH: Final = "thumbtune fetch DIR brings a whole one; set inference.model to it"
-_NAMED: Final = 4
+"""By these words in a path lmdeploy chooses another model's class (lmdeploy/model.py, lmdeploy/archs.py)."""
+_FETCH: Final = "thumbtune fetch DIR downloads a complete one; set inference.model to it"
+_SHOWN: Final = 4  # problems
 
 
 def model_findings(settings: Settings) -> Iterator[Finding]:
-    """The checkpoint directory, by its names and file headers."""
+    """Check the checkpoint directory by its names and file headers."""
     directory = settings.inference.checkpoint()
     wrong = problems(directory)
-    more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
-    detail = f"{directory}: {'; '.join(wrong[:_NAMED])}{more}" if wrong else str(directory)
+    more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+    detail = f"{directory}: {'; '.join(wrong[:_SHOWN])}{more}" if wrong else str(directory)
     yield Finding("model", not wrong, detail, _FETCH if wrong else "")
     if resolve(settings.inference) is Kind.LMDEPLOY:
         taken = [name for name in FOREIGN_NAMES if name in str(directory.resolve()).lower()]
         if taken:
-            cure = "move it to a path without that word: lmdeploy would take it for another model"
-            yield Finding("model path", False, f"has {taken[0]!r} in it", cure)
+            cure = "move it to a path without that word: lmdeploy would load it as another model"
+            yield Finding("model path", False, f"contains {taken[0]!r}", cure)
 
 
 def answer_findings(settings: Settings) -> Iterator[Finding]:
-    """Start the engine once and ask it about a picture. Takes as long as a start takes."""
+    """Start the engine and ask it about a picture. Takes as long as a start."""
     directory = settings.inference.checkpoint()
     if (directory / MANIFEST).is_file():
         try:
             verify(directory)
-            yield Finding("model files", True, "every file as it was published")
+            yield Finding("model files", True, "every file matches its manifest")
         except StorageError as error:
             yield Finding("model files", False, str(error), f"delete {directory}; {_FETCH}")
     try:
-        seconds, answer = asyncio.run(_asked(settings))
+        seconds, answer = asyncio.run(_ask(settings))
     except InferenceError as error:
-        said = str(error).splitlines()  # with the engine's last lines, of which the last is why
-        detail = said[0] if len(said) == 1 else f"{said[0]} … {said[-1]}"
-        yield Finding("answer", False, detail, "mend what is found above first; then `thumbtune run` logs the rest")
+        lines = str(error).splitlines()  # ends with the engine's last output, whose last line is the cause
+        detail = lines[0] if len(lines) == 1 else f"{lines[0]} … {lines[-1]}"
+        yield Finding("answer", False, detail, "fix the findings above first; then see the log of `thumbtune run`")
         return
     detail = f"ready after {seconds:.1f} s, first token after {answer.first_token_seconds:.2f} s: {answer.text[:80]!r}"
-    yield Finding("answer", bool(answer.text), detail, "" if answer.text else "the model says nothing: take another")
+    yield Finding("answer", bool(answer.text), detail, "" if answer.text else "the answer is empty: use another model")
 
 
-async def _asked(settings: Settings) -> tuple[float, Answer]:
-    """Seconds until the engine was ready, and its answer about the sample picture."""
+async def _ask(settings: Settings) -> tuple[float, Answer]:
+    """Return the seconds until the engine was ready, and its answer about the sample picture."""
     clock = asyncio.get_running_loop().time
     with TemporaryDirectory(prefix="thumbtune-doctor-") as logs:
         began = clock()
@@ -73,6 +73,6 @@ async def _asked(settings: Settings) -> tuple[float, Answer]:
             async for delta in deployment.answer(prompt):
                 if delta.answer is not None:
                     return ready, delta.answer
-            raise AssertionError("an engine's stream ends with the answer or raises")
+            raise AssertionError("the engine's stream ended without an answer")
         finally:
             await deployment.stop()

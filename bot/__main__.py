@@ -1,0 +1,5 @@
+"""`python -m bot`: the same as `thumbtune`."""
+
+from bot.cli.main import main
+
+main()

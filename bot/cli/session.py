@@ -1,0 +1,46 @@
+"""What the commands share: their common options, and their access to the ledger and to a running bot."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bot.config import ConfigError, Settings, load_settings
+from bot.instance_lock import at_work
+from storage.ledger import FILE_NAME, Ledger
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", metavar="PATH", help="The settings file; default: config.toml here.")
+]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
+
+
+def with_ledger(settings: Settings, work: Callable[[Ledger], Awaitable[None]]) -> None:
+    """Run `work` with the existing ledger. Raises ConfigError if there is none; it is never created here."""
+    require_data(settings, FILE_NAME)
+
+    async def session() -> None:
+        async with Ledger.open(settings.storage.dir) as ledger:
+            await work(ledger)
+
+    asyncio.run(session())
+
+
+def with_bot(config: Path | None, work: Callable[[Ledger, Callable[[], bool]], Awaitable[None]]) -> None:
+    """Run `work` with the ledger and a function that returns whether a bot is running on it."""
+    settings = load_settings(config)
+    with_ledger(settings, lambda ledger: work(ledger, lambda: at_work(settings.storage.dir)))
+
+
+def require_data(settings: Settings, file: str = "") -> None:
+    """Raise ConfigError if the data folder, or this file in it, does not exist."""
+    folder = settings.storage.dir.absolute()
+    if not (folder / file).exists():
+        raise ConfigError(
+            f"There is no {'ledger in' if file else 'data folder'} {folder}: name the bot's settings with --config, or "
+            "change to its folder. `thumbtune run` creates one."
+        )
