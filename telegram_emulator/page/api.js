@@ -1,14 +1,14 @@
-// The people's side of the emulator, as the page uses it. Knows addresses and JSON, nothing of what is shown.
+// The emulator's HTTP API of people.
 
 import { t } from "./words.js";
 
-/** What people read where Telegram answers with a code. */
+/** Messages for Telegram's error codes. */
 const WORDS = {
   PHOTO_INVALID_DIMENSIONS: () => t("This picture is too large or too narrow for a photo, so it was removed. It may have 80 million pixels, and one side may be 20 times as long as the other."),
   IMAGE_PROCESS_FAILED: () => t("This file cannot be opened as a picture, so it was removed. It may be damaged, or of another format than its name says."),
 };
 
-/** An answer that refuses the request: sending the same again would not help. */
+/** The server refuses the request; repeating it would not help. */
 export class Refused extends Error {}
 
 async function call(path, options = {}) {
@@ -35,8 +35,8 @@ export const react = (person, message, emoji, chat) => post(`/people/${person}/r
 export const castVotes = () => post("/people/sample-votes", {});
 export const fileUrl = (id) => `/people/files/${encodeURIComponent(id)}`;
 
-/** Send files, pictures as photos and all else as documents; several of a kind make an album. A small WebP picture
- * without words is a sticker, as in Telegram's apps. */
+/** Send files: pictures as photos, others as documents, several of a kind as an album. A small WebP picture without a
+ * caption is a sticker, as in Telegram's apps. */
 export async function send(person, files, caption, chat, replyTo) {
   const kinds = files.length === 1 && !caption && isSticker(files[0])
     ? [["sticker", files]]
@@ -55,12 +55,12 @@ export async function send(person, files, caption, chat, replyTo) {
   return answer;
 }
 
-/** Telegram's apps send as a photo what they can draw and what is not huge; the rest goes as a file. */
+/** Whether Telegram's apps would send a file as a photo: a picture format that they draw, of at most 10 MB. */
 export const isPhoto = (file) => /^image\/(jpeg|png|webp|gif|bmp)$/.test(file.type) && file.size <= 10 * 2 ** 20;
 
 const isSticker = (file) => file.type === "image/webp" && file.size <= 512 * 2 ** 10;
 
-/** Follow all events from number `after` on; the browser reconnects by itself and goes on where it was. */
+/** Follow all events after number `after`; the browser reconnects by itself and resumes. */
 export function follow(after, onEvent, onState) {
   const source = new EventSource(`/people/events?after=${after}`);
   source.onopen = () => onState(true);

@@ -1,5 +1,4 @@
-// The phone: one person's chat, what it shows and what one can do in it. What is being written is the composer's. Knows
-// nothing of the demo panel.
+// The phone: one person's chat with its messages and actions. The draft is in composer.js.
 
 import * as api from "./api.js";
 import { Composer } from "./composer.js";
@@ -11,7 +10,7 @@ const $ = (id) => document.getElementById(id);
 
 export class Chat {
   /** `say(text, wrong)` shows a toast; `changed()` is called after everything that may change the hint; `note()`
-   * says what to know before one sends a picture. */
+   * returns the line above the invitation to send a picture. */
   constructor({ say, changed, note }) {
     this.say = say;
     this.changed = changed;
@@ -26,7 +25,7 @@ export class Chat {
     this.listen();
   }
 
-  /** Show a person's chat with the bot, or a `group` that both are in. */
+  /** Show a person's chat with the bot, or a `group` of both. */
   async open(person, group = null) {
     this.person = person;
     this.chat = group?.id ?? person.id;
@@ -45,7 +44,7 @@ export class Chat {
     this.composer.offer(await api.commands(this.person.id, this.chat));
   }
 
-  /** Take an event; true if it was about this chat. */
+  /** Apply an event; return whether it belongs to this chat. */
   take(event) {
     if (event.chat !== this.chat) return false;
     if (event.kind === "message" || event.kind === "edited") this.put(event.message);
@@ -82,7 +81,7 @@ export class Chat {
     else $("to-end").hidden = false;
   }
 
-  /** Put an element below all others; the pictures of an album stand together. */
+  /** Append an element; the pictures of an album share one container. */
   append(message, element) {
     const list = $("messages");
     const album = message.media_group_id;
@@ -156,17 +155,17 @@ export class Chat {
     if (action) this.busyTimer = setTimeout(() => this.busy(null), 5000);
   }
 
-  /** What stands under the name while nobody writes. */
+  /** The line under the name while the bot is idle. */
   resting() {
     return this.group ? t("{number} people and the bot", { number: this.group.members.length }) : t("bot");
   }
 
-  /** What a new message begins with: in a group the bot hears who mentions it. */
+  /** The text that a new message begins with: in a group the bot must be mentioned. */
   opening() {
     return this.group ? `@${this.bot.username} ` : "";
   }
 
-  /** Say what went wrong. `files` that were refused are not offered again with what is sent next. */
+  /** Run `doing` and show its error. `files` that were refused are detached from the draft. */
   async attempt(doing, files = []) {
     try {
       return await doing();
@@ -181,7 +180,7 @@ export class Chat {
     return this.attempt(() => api.write(this.person.id, text, this.chat));
   }
 
-  /** Send what was composed, or change the message that it edits. */
+  /** Send the draft, or change the message that it edits. */
   send({ text, files, editing, replyTo }) {
     if (editing) return api.edit(this.person.id, editing, text, this.chat);
     if (files.length) return api.send(this.person.id, files, text, this.chat, replyTo);
@@ -200,7 +199,7 @@ export class Chat {
   }
 
   answered(event) {
-    this.early = (this.early ?? new Set()).add(event.query); // the answer may outrun the reply to our own press
+    this.early = (this.early ?? new Set()).add(event.query); // the bot's answer may arrive before the response to the press
     const pressed = this.waiting.get(event.query);
     this.waiting.delete(event.query);
     if (pressed && this.messages.has(pressed.message)) this.put(this.messages.get(pressed.message));
@@ -221,7 +220,7 @@ export class Chat {
     this.composer.attach([await this.sampleFile(sample)]);
   }
 
-  /** A sticker comes alone and without words: what is being written stays. */
+  /** A sticker is sent alone and without a caption: the draft stays. */
   async sendSample(sample) {
     if (this.composer.files.length && !sample.sticker) return this.collectSample(sample);
     const file = await this.sampleFile(sample);
@@ -240,7 +239,7 @@ export class Chat {
       this.pinned = this.atEnd();
       if (this.pinned) $("to-end").hidden = true;
     });
-    $("messages").addEventListener("load", () => this.pinned && this.toEnd(), true); // a picture takes its height now
+    $("messages").addEventListener("load", () => this.pinned && this.toEnd(), true); // a picture has its height now
     new ResizeObserver(() => this.pinned && this.toEnd()).observe($("messages"));
     $("viewer").addEventListener("click", () => $("viewer").close());
   }

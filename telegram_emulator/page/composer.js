@@ -1,5 +1,4 @@
-// What one person is writing: a text, its pictures, the message that it edits or replies to, and the commands to pick
-// from. Knows nothing of what is shown above it.
+// The draft: a text, its pictures, the message that it edits or replies to, and the menu of commands.
 
 import { isPhoto } from "./api.js";
 import { h } from "./dom.js";
@@ -8,8 +7,8 @@ import { t } from "./words.js";
 const $ = (id) => document.getElementById(id);
 
 export class Composer {
-  /** `send(draft)` is given a text, files and the ids of the messages that it edits and replies to, and answers truly
-   * if they went; `command(text)` sends a command; `say(text, wrong)` shows a toast. */
+  /** `send(draft)` gets a text, files and the ids of the messages that it edits and replies to, and returns a true
+   * value if they were sent; `command(text)` sends a command; `say(text, wrong)` shows a toast. */
   constructor({ say, send, command }) {
     this.say = say;
     this.send = send;
@@ -22,13 +21,13 @@ export class Composer {
     this.listen();
   }
 
-  /** Begin in another chat, where a new message begins with `opening`. */
+  /** Start in another chat, where a new message begins with `opening`. */
   open(opening) {
     this.opening = opening;
     this.cancel();
   }
 
-  /** Take the commands that one can pick there. */
+  /** Set the menu of commands. */
   offer(menu) {
     this.menu = menu;
     $("open-menu").hidden = !menu.length;
@@ -43,7 +42,7 @@ export class Composer {
     if (await this.send(this.draft())) this.cancel();
   }
 
-  /** Send files with what was written, as a new message. */
+  /** Send files with the draft's text as a new message. */
   async sendWith(files) {
     const { text, replyTo, editing } = this.draft();
     if (await this.send({ text: editing ? "" : text, files, replyTo })) this.cancel();
@@ -61,7 +60,7 @@ export class Composer {
   reply(message) {
     this.cancel();
     this.replying = message;
-    if (message.from.is_bot) $("text").value = ""; // it hears who replies to it
+    if (message.from.is_bot) $("text").value = ""; // a reply to the bot needs no mention
     $("text").focus();
     this.drawChips();
   }

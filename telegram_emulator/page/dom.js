@@ -1,6 +1,6 @@
-// Making elements.
+// Create elements.
 
-/** Make an element: h("b", {class: "x", onclick: f}, child, …). Text is never read as HTML. */
+/** Create an element: h("b", {class: "x", onclick: f}, child, …). Text is never read as HTML. */
 export function h(name, attributes = {}, ...children) {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {

@@ -1,4 +1,4 @@
-// The demo around the phone: who one is, sample pictures, sample votes, the admin's commands, and what to do next.
+// The demo around the phone: people, sample pictures, sample votes, the admin's commands, and the hint.
 
 import * as api from "./api.js";
 import { Chat } from "./chat.js";
@@ -40,7 +40,7 @@ function person(someone) {
   }, face, someone.name, someone.admin ? h("small", {}, t("admin")) : null, count ? h("span", { class: "unread" }, String(count)) : null);
 }
 
-/** A chat of the person one is: with the bot alone, or in a group. */
+/** A chat of the current person: with the bot alone, or in a group. */
 function place(group) {
   const count = group ? unread.get(group.id) : 0;
   return h("button", {
@@ -110,7 +110,7 @@ function run(all, mine) {
   return shown ? "running" : "over";
 }
 
-/** One thing to do next, read off from what has been done. */
+/** The hint: the next step, by what has been done. */
 function hint() {
   const all = [...chat.messages.values()];
   const mine = all.filter((m) => m.from.id === chat.person?.id);
@@ -139,7 +139,7 @@ function hint() {
   }
 }
 
-/** Show or hide the demo panel where it lies over the chat, which rests meanwhile. */
+/** Show or hide the demo panel where it covers the chat, which is inert meanwhile. */
 function showPanel(open) {
   const was = document.body.classList.contains("panel-open");
   document.body.classList.toggle("panel-open", open);
@@ -189,7 +189,7 @@ function onState(connected) {
   online = connected;
 }
 
-/** What was drawn in another language. */
+/** Redraw what depends on the language. */
 function drawWords() {
   drawVotes();
   $("admin-commands").replaceChildren(...ADMIN_COMMANDS.map(([command, word]) =>

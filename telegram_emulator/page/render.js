@@ -1,4 +1,4 @@
-// How a Bot API message looks: bubbles, pictures, files, entities, buttons. Knows the DOM; what a press does is given.
+// Bot API messages as elements: bubbles, pictures, files, entities, buttons.
 
 import { fileUrl } from "./api.js";
 import { h } from "./dom.js";
@@ -100,7 +100,7 @@ function keys(message, waiting, on) {
   return h("div", { class: "keys" }, ...rows.map((row) => h("div", {}, ...row.map(key))));
 }
 
-/** One message as an element. `on` has command, press, view, edit, reply and react; `waiting` holds the data of unanswered presses. */
+/** One message as an element. `on` holds the actions command, press, view, edit, reply and react; `waiting` the data of unanswered presses. */
 export function render(message, { me, waiting = new Set(), reaction = "", group = false, on }) {
   const mine = message.from.id === me;
   const text = message.text ?? message.caption ?? "";

@@ -1,4 +1,4 @@
-// The page's words, in the language of the person one is. English is written where it is shown; zh.json has the Chinese.
+// Translations, by the language of the current person. English stands in the code; zh.json has the Chinese.
 
 import { h } from "./dom.js";
 
@@ -8,7 +8,7 @@ const texts = [...document.querySelectorAll("[data-say]")].map((element) => [ele
 const labels = LABELS.flatMap((name) => [...document.querySelectorAll(`[${name}]`)].map((element) => [element, name, element.getAttribute(name)]));
 let catalogue = {};
 
-/** Put the page into a language; true if it was in another. */
+/** Switch the page's language; return whether it was another. */
 export function speak(language) {
   const code = language.startsWith("zh") ? "zh" : "en";
   if (document.documentElement.lang === code) return false;
@@ -19,9 +19,9 @@ export function speak(language) {
   return true;
 }
 
-/** A sentence in the page's language, its {places} filled. */
+/** Return a sentence in the page's language with its {placeholders} filled. */
 export const t = (sentence, values = {}) => (catalogue[sentence] ?? sentence).replace(/\{(\w+)\}/g, (place, name) => values[name] ?? place);
 
-/** The same as nodes, what fills the places in bold. */
+/** Return the same as nodes, with the filled values in bold. */
 export const bold = (sentence, values) =>
   (catalogue[sentence] ?? sentence).split(/\{(\w+)\}/).map((part, turn) => (turn % 2 ? h("b", {}, values[part]) : part));

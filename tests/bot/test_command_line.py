@@ -1,4 +1,4 @@
-"""How the commands behave as programs: exit codes, where they print, what they ask, and what they leave alone."""
+"""The commands as programs: exit codes, output streams, confirmation, and files they must not create."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.bot_process import ROOT, Thumbtune, write_config
 
 
 def known(folder: Path) -> Path:
-    """A settings file with a data folder beside it, whose ledger knows person 7."""
+    """A settings file with a data folder beside it, whose ledger has person 7."""
     config = folder / "config.toml"
     write_config(config, {"storage": {"dir": str(folder / "data")}})
 
@@ -31,7 +31,7 @@ def known(folder: Path) -> Path:
 
 
 def is_known(folder: Path) -> bool:
-    """Whether the ledger there knows person 7."""
+    """Return whether the ledger has person 7."""
 
     async def look() -> bool:
         async with Ledger.open(folder / "data") as ledger:
@@ -55,7 +55,7 @@ def is_known(folder: Path) -> bool:
     ids=lambda words: words[0],
 )
 def test_a_wrong_folder_is_named_and_stays_empty(thumbtune: Thumbtune, tmp_path: Path, words: tuple[str, ...]) -> None:
-    """Where no bot has ever run there is nothing to tell or to do, and no ledger is made."""
+    """Without a ledger a command is refused, and none is created."""
     ended = thumbtune(*words)
     assert (ended.code, ended.out) == (1, "")
     assert f"There is no ledger in {tmp_path / 'data'}" in ended.err and "--config" in ended.err
@@ -63,7 +63,7 @@ def test_a_wrong_folder_is_named_and_stays_empty(thumbtune: Thumbtune, tmp_path:
 
 
 def test_the_doctor_makes_nothing(thumbtune: Thumbtune, tmp_path: Path) -> None:
-    """Where the bot has not run yet it says whether it could, and leaves the folder as it is."""
+    """Before the first start the doctor creates no files."""
     ended = thumbtune("doctor")
     assert ended.code == 1  # no token
     assert "token" in ended.out
@@ -71,21 +71,21 @@ def test_the_doctor_makes_nothing(thumbtune: Thumbtune, tmp_path: Path) -> None:
 
 
 def test_looking_for_a_bot_makes_nothing(tmp_path: Path) -> None:
-    """Whether a bot runs is seen without making the lock it would hold."""
+    """Looking for a running bot does not create its lock file."""
     assert not at_work(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("words", [("forget",), ("forget", "ada"), ("promote",), ("fly",), ("status", "--fast")])
 def test_wrong_usage_is_exit_code_2(thumbtune: Thumbtune, words: tuple[str, ...]) -> None:
-    """A command line that makes no sense is told on standard error."""
+    """A wrong command line is reported on standard error."""
     ended = thumbtune(*words)
     assert (ended.code, ended.out) == (2, "")
     assert "Usage" in ended.err
 
 
 def test_no_terminal_is_no_yes(thumbtune: Thumbtune, tmp_path: Path) -> None:
-    """Without a terminal and without --yes nothing is deleted; with it nobody is asked."""
+    """Without a terminal and without --yes nothing is deleted; --yes skips the question."""
     config = known(tmp_path)
     refused = thumbtune("forget", "7", "--config", str(config))
     assert refused.code == 1
@@ -98,7 +98,7 @@ def test_no_terminal_is_no_yes(thumbtune: Thumbtune, tmp_path: Path) -> None:
 
 
 async def test_a_terminal_is_asked(tmp_path: Path) -> None:
-    """What is typed decides; no is exit code 1, since what was asked for was not done."""
+    """The typed answer decides; no is exit code 1."""
     config = await asyncio.to_thread(known, tmp_path)
     for typed, code in ((b"n\n", 1), (b"y\n", 0)):
         terminal, end = pty.openpty()
@@ -119,13 +119,13 @@ async def test_a_terminal_is_asked(tmp_path: Path) -> None:
 
 
 def test_the_version_is_told(thumbtune: Thumbtune) -> None:
-    """As the package has it, on one line."""
+    """It is the package's version, on one line."""
     ended = thumbtune("--version")
     assert (ended.code, ended.out.strip(), ended.err) == (0, f"thumbtune {version('thumbtune')}", "")
 
 
 async def test_it_starts_without_the_libraries_of_the_chat() -> None:
-    """`thumbtune status` must not wait for aiogram, openai and torch, whose imports take seconds."""
+    """`thumbtune status` must not import aiogram, openai and torch, which takes seconds."""
     program = "import bot.cli.main, sys; print(sorted({'aiogram', 'openai', 'torch'} & set(sys.modules)))"
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE)
     output, _ = await process.communicate()

@@ -1,4 +1,4 @@
-"""`thumbtune compare`: own pictures and questions, answered by several models on one page, without a running bot."""
+"""`thumbtune compare`: several models answer questions about given pictures on one page, without a running bot."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TURNED = 6
 
 
 def pictures(folder: Path, names: Mapping[str, bytes]) -> Path:
-    """A folder with these files."""
+    """Return a folder with these files."""
     folder.mkdir()
     for name, data in names.items():
         (folder / name).write_bytes(data)
@@ -43,7 +43,7 @@ def pictures(folder: Path, names: Mapping[str, bytes]) -> Path:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """What the command line printed and wrote for two models, three good pictures and a broken one."""
+    """The command's output and page for two models, three good pictures and a broken one."""
     folder = tmp_path_factory.mktemp("compare")
     turned = BytesIO()
     exif = Image.Exif()
@@ -108,7 +108,7 @@ def test_every_model_answers_every_question(page: tuple[str, str]) -> None:
 
 
 def test_pictures_are_shown_upright(page: tuple[str, str]) -> None:
-    """A photo that says to be turned is turned before it is asked about, as in a chat."""
+    """A photo with an EXIF rotation is turned upright first, as in a chat."""
     _, html = page
     *_, last = re.findall(r'src="data:image/jpeg;base64,([^"]*)"', html)
     with Image.open(BytesIO(b64decode(last))) as shown:
@@ -116,7 +116,7 @@ def test_pictures_are_shown_upright(page: tuple[str, str]) -> None:
 
 
 def test_a_broken_picture_is_named_and_left_out(page: tuple[str, str]) -> None:
-    """The others are asked about all the same, and the end says how many."""
+    """The other pictures are used, and their number is printed."""
     said, html = page
     assert "left out: c[1].png is damaged or truncated" in said
     assert "c[1].png" not in html
@@ -125,7 +125,7 @@ def test_a_broken_picture_is_named_and_left_out(page: tuple[str, str]) -> None:
 
 
 def test_a_picture_without_questions_is_asked_the_default_one(tmp_path: Path) -> None:
-    """Neither file, or empty ones: the question of a bare photo."""
+    """Without question files, or with empty ones, the default question is used."""
     picture = tmp_path / "a.jpg"
     assert questions_of(picture, "What is it?") == ["What is it?"]
     (tmp_path / "a.txt").write_text(" \n")
@@ -136,14 +136,14 @@ def test_a_picture_without_questions_is_asked_the_default_one(tmp_path: Path) ->
 
 
 def asked(settings: Settings, images: Path, *models: str, out: str = "page.html") -> str:
-    """Why comparing is refused."""
+    """Return why the comparison is refused."""
     with pytest.raises(TrainingError) as refused:
         asyncio.run(compare(settings, models, images, images.parent / out, Console(quiet=True)))
     return str(refused.value)
 
 
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
-    """An unknown model, an incomplete one, no folder, one without pictures: each with what to do."""
+    """An unknown or incomplete model and a missing or empty folder are refused with what to do."""
     settings = settings_in(tmp_path)
     empty = pictures(tmp_path / "empty", {"notes.md": b""})
     broken = pictures(tmp_path / "broken", {"a.png": b"nothing"})
@@ -158,7 +158,7 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
 
 
 def test_a_model_that_does_not_load_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkpoint that looks whole and is not: the reason has its name, and nothing is left behind."""
+    """A checkpoint that looks complete but does not load is named, and nothing is left behind."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     images = pictures(tmp_path / "pictures", {"a.jpg": sample_pictures()[SQUARE]})
     shutil.copytree(CHECKPOINT, tmp_path / "odd")
@@ -170,7 +170,7 @@ def test_a_model_that_does_not_load_is_named(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_worker_that_dies_leaves_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reason says where the log is, and there it is, beside a job that has the persona of the chats."""
+    """The error names the log, which exists beside a job with the chats' persona."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     images = pictures(tmp_path / "pictures", {"a.jpg": sample_pictures()[SQUARE]})
     reason = asked(settings_in(tmp_path, training={"python": "/bin/false"}), images, "tiny")
@@ -181,7 +181,7 @@ def test_a_worker_that_dies_leaves_its_log(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_only_a_log_keeps_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reason may name a file of the working folder; it stays only where the log in it tells more."""
+    """The working folder is kept only with a log that explains the failure."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     images = pictures(tmp_path / "pictures", {"a.jpg": sample_pictures()[SQUARE]})
     worker = tmp_path / "worker.sh"
@@ -193,7 +193,7 @@ def test_only_a_log_keeps_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 async def test_the_base_is_known_before_the_first_start(tmp_path: Path) -> None:
-    """Without a ledger `base` is the configured checkpoint; a ledger's own entry goes before it."""
+    """Without a ledger `base` is the configured checkpoint; the ledger's entry takes precedence."""
     settings = settings_in(tmp_path)
     assert await directory_of(settings, "base") == CHECKPOINT.absolute()
     moved = tmp_path / "moved"
@@ -206,7 +206,7 @@ async def test_the_base_is_known_before_the_first_start(tmp_path: Path) -> None:
 def test_the_command_line_words_it_in_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A mistake is a sentence and exit code 1, no traceback."""
+    """An error is a sentence and exit code 1, not a traceback."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["thumbtune", "compare", "tiny", "--images", "nowhere"])
     with pytest.raises(SystemExit, match="1"):
@@ -215,7 +215,7 @@ def test_the_command_line_words_it_in_one_sentence(
 
 
 async def test_a_pruned_model_is_merged_first(tmp_path: Path) -> None:
-    """A model of which the adapter alone is kept has no files to compare: the error says what brings them back."""
+    """A model kept as its adapter only has no files: the error names the command that restores them."""
     settings = settings_in(tmp_path)
     async with Ledger.open(settings.storage.dir) as ledger:
         await ledger.models.add(Model("run-1", str(tmp_path), ModelState.CANDIDATE, None, 1.0))

@@ -1,4 +1,4 @@
-"""The demo takes the operator's settings, another engine and another model."""
+"""The demo uses the operator's settings, and other engines and models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.doctoring import settings_in
 
 
 def test_as_it_stands_it_is_the_tiny_model_on_the_cpu(tmp_path: Path) -> None:
-    """Whatever the settings say of engine and model: the demo runs everywhere, and learns in a minute."""
+    """The demo's engine and model do not depend on the settings."""
     given = settings_in(tmp_path, inference={"endpoints": ["http://127.0.0.1:1"], "model": "elsewhere"})
     settings = demo_settings(given, "http://127.0.0.1:2", tmp_path)
     assert (settings.inference.engine, settings.inference.model, settings.inference.endpoints) == ("cpu", "tiny", ())
@@ -21,7 +21,7 @@ def test_as_it_stands_it_is_the_tiny_model_on_the_cpu(tmp_path: Path) -> None:
 
 
 def test_a_real_model_keeps_the_operators_sizes_and_training(tmp_path: Path) -> None:
-    """On a GPU the rest of [inference] and [training] is the operator's."""
+    """With another model the rest of [inference] and [training] is the operator's."""
     given = settings_in(tmp_path, inference={"swap": "cold"}, training={"seed": 7})
     settings = demo_settings(given, "http://127.0.0.1:2", tmp_path, "lmdeploy", str(CHECKPOINT))
     assert (settings.inference.engine, settings.inference.model) == ("lmdeploy", str(CHECKPOINT))
@@ -29,7 +29,7 @@ def test_a_real_model_keeps_the_operators_sizes_and_training(tmp_path: Path) -> 
 
 
 def test_a_model_that_is_none_is_refused_at_once(tmp_path: Path) -> None:
-    """Before any server starts, with what is missing and what brings it."""
+    """An incomplete model is refused before any server starts, with the command that downloads one."""
     check_model("tiny")
     check_model(str(CHECKPOINT))
     with pytest.raises(ConfigError, match="thumbtune fetch"):
@@ -37,7 +37,7 @@ def test_a_model_that_is_none_is_refused_at_once(tmp_path: Path) -> None:
 
 
 def test_what_ctrl_c_does_is_said_before(tmp_path: Path) -> None:
-    """The data goes with the demo, unless it is to be kept; both are told at the start."""
+    """The welcome says whether the data is deleted at the end."""
     gone = welcome("http://page", "http://operator", tmp_path, kept=False)
     assert "Ctrl-C ends it and deletes all chats and models; --keep DIR keeps them." in gone
     kept = welcome("http://page", "http://operator", tmp_path, kept=True)

@@ -1,4 +1,4 @@
-"""The doctor names what is missing and the cure; the command line words known errors in one sentence."""
+"""The doctor names problems with their cures; the command line reports known errors in one sentence."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from training.settings import TrainingSettings
 
 
 async def test_a_complete_set_up_is_found_well(tmp_path: Path) -> None:
-    """With a token that the Bot API server knows, an admin and the shipped model, nothing is missing."""
+    """With a valid token, an admin and the shipped model, every check passes."""
     emulator = Emulator()
     url = await emulator.start()
     settings = settings_in(tmp_path, telegram={"token": emulator.token, "api_base": url, "admins": [1]})
@@ -37,7 +37,7 @@ async def test_a_complete_set_up_is_found_well(tmp_path: Path) -> None:
 
 
 async def test_a_wrong_token_is_named(tmp_path: Path) -> None:
-    """The server's own words are shown, with the setting to correct."""
+    """The server's description is shown, with the setting to correct."""
     emulator = Emulator()
     url = await emulator.start()
     findings = await asyncio.to_thread(examine, settings_in(tmp_path, telegram={"token": "1:x", "api_base": url}))
@@ -49,7 +49,7 @@ async def test_a_wrong_token_is_named(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_comes_with_a_cure(tmp_path: Path) -> None:
-    """No token, an incomplete model directory: each is a finding that says what to do."""
+    """A missing token and an incomplete model directory are findings that say what to do."""
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
     findings = examine(settings_in(tmp_path, inference={"model": str(tmp_path / "model")}))
@@ -59,7 +59,7 @@ def test_what_is_missing_comes_with_a_cure(tmp_path: Path) -> None:
 
 
 def test_nobody_to_retrain_is_a_warning(tmp_path: Path) -> None:
-    """Without an admin the bot runs, and the doctor says what is missing, with a token or without one."""
+    """Without an admin the bot runs, and the doctor warns, with a token and without one."""
     findings = examine(settings_in(tmp_path))
     found = finding_of(findings, "admins")
     assert found.ok and "/retrain" in found.detail and "/start" in found.cure
@@ -68,13 +68,13 @@ def test_nobody_to_retrain_is_a_warning(tmp_path: Path) -> None:
 
 
 def test_what_needs_doing_comes_first() -> None:
-    """Failures, then warnings, then how many checks are ok; which those are only where it is asked for."""
+    """Failures, then warnings, then how many checks are ok; `verbose` lists those too."""
     printed = StringIO()
     console = Console(file=printed, width=200)
     findings = [Finding("a", True, "fine"), Finding("b", True, "[odd]", "mind"), Finding("c", False, "bad", "mend")]
     assert not report(findings, console)
     first, second, third, last = (line.split() for line in printed.getvalue().splitlines())
-    assert (second, third) == (["no", "c", "bad", "mend"], ["warning", "b", "[odd]", "mind"])
+    assert (second, third) == (["failed", "c", "bad", "mend"], ["warning", "b", "[odd]", "mind"])
     assert " ".join(last) == "1 failed, 1 warning, 1 checks are ok (--verbose lists them)."
     assert "what" in first
     assert report(findings[:2], console, verbose=True)
@@ -82,14 +82,14 @@ def test_what_needs_doing_comes_first() -> None:
 
 
 def test_factual_questions_are_looked_for(tmp_path: Path) -> None:
-    """Where a folder of them is set, what is wrong with it is a finding."""
+    """A faulty folder of factual questions is a finding."""
     found = finding_of(examine(settings_in(tmp_path, training={"regression": str(tmp_path)})), "factual questions")
     assert not found.ok
     assert "questions.json" in found.detail and "training.regression" in found.cure
 
 
 def test_a_package_of_another_owner_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A foreign package with the name of a room, imported before ours, is a finding."""
+    """Another distribution's package with the name of ours, imported first, is a finding."""
     foreign = tmp_path / "storage"
     foreign.mkdir()
     (foreign / "__init__.py").write_text("")
@@ -121,7 +121,7 @@ async def test_known_errors_are_one_sentence(tmp_path: Path, arguments: tuple[st
 
 
 async def test_a_damaged_ledger_is_found(tmp_path: Path) -> None:
-    """Sound, missing pictures, rows that refer to nothing, a newer version, no database: each is told with a cure."""
+    """Missing pictures, dangling rows, a newer version and a broken database are findings with a cure."""
     settings = settings_in(tmp_path)
     path = settings.storage.dir / FILE_NAME
     assert finding_of(examine(settings), "ledger").detail.startswith("none yet")
@@ -148,14 +148,14 @@ async def test_a_damaged_ledger_is_found(tmp_path: Path) -> None:
 
 
 def test_deepspeed_is_asked_for_where_it_is_wanted(tmp_path: Path) -> None:
-    """With training.deepspeed the extra has to be installed, else nobody misses it."""
+    """With training.deepspeed the extra must be installed, without it not."""
     wanted = finding_of(examine(settings_in(tmp_path, training={"deepspeed": 2})), "deepspeed")
     assert wanted.ok or "DEEPSPEED=1" in wanted.cure
     assert "deepspeed" not in {each.name for each in examine(settings_in(tmp_path))}
 
 
 def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
-    """A file to learn from that is missing, or whose pictures are, is found before a run needs it."""
+    """A training source without its file or its pictures is found before a run needs it."""
     (tmp_path / "rows.json").write_text("[]", encoding="utf-8")
     here, gone = str(tmp_path / "rows.json"), str(tmp_path / "gone")
     sources = [{"path": here}, {"path": gone}, {"path": here, "images": gone}]
@@ -168,7 +168,7 @@ def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_a_base_that_cannot_be_trained_is_named(tmp_path: Path) -> None:
-    """The doctor says so before votes are collected for it, with what to set instead."""
+    """The doctor says so before votes are collected for it, with the setting to change."""
     assert finding_of(examine(settings_in(tmp_path)), "base model").ok
     awq = tmp_path / "awq"
     shutil.copytree(CHECKPOINT, awq)
@@ -181,7 +181,7 @@ def test_a_base_that_cannot_be_trained_is_named(tmp_path: Path) -> None:
 
 
 async def test_data_that_others_may_read_is_named(tmp_path: Path) -> None:
-    """The doctor changes nothing and says how it is mended; a command that opens the ledger mends it, and is silent."""
+    """The doctor changes nothing and names the cure; a command that opens the ledger silently corrects it."""
     folder = tmp_path / "data"
     async with Ledger.open(folder):
         pass

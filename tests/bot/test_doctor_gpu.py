@@ -1,4 +1,4 @@
-"""The doctor on machines with GPUs: nvidia-smi and the engine's interpreter are programs that say what real ones do."""
+"""The doctor on machines with GPUs, with fake programs for nvidia-smi and the engine's interpreter."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WHOLE = {"lmdeploy": SUPPORTED_VERSION, "torch": "2.12.1+cu130", "cuda": "13.0",
 
 @pytest.fixture(autouse=True)
 def bare_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No program of the machine but the shell: its own nvidia-smi, if any, is not found."""
+    """A PATH without the machine's programs, so that its own nvidia-smi is not found."""
     programs = tmp_path / "bin"
     programs.mkdir()
     monkeypatch.setenv("PATH", str(programs))
@@ -43,14 +43,14 @@ def _cards(folder: Path, *rows: str) -> None:
 
 
 def _found(folder: Path, said: dict[str, str] | None = None, **inference: object) -> list[Finding]:
-    """The findings for lmdeploy, where the engine's interpreter answers with `said`."""
+    """Return the findings for lmdeploy, with `said` as the output of the engine's interpreter."""
     python = _program(folder / "python", f"echo 'a warning'\necho '{json.dumps(said or WHOLE)}'")
     settings = settings_in(folder, inference={"engine": "lmdeploy", "python": python, **inference})
     return list(gpu_findings(settings))
 
 
 def test_a_good_machine(tmp_path: Path, bare_path: Path) -> None:
-    """Driver, card, libraries and memory are each a line, and all are well."""
+    """Driver, card, libraries and memory each pass."""
     _cards(bare_path, H200)
     findings = _found(tmp_path)
     assert [each.name for each in findings] == ["GPU 0", "lmdeploy", "TurboMind", "GPU memory"]
@@ -77,7 +77,7 @@ def test_no_gpu_is_no_fault_where_none_is_asked_for(tmp_path: Path) -> None:
     ],
 )
 def test_a_driver_in_trouble(tmp_path: Path, bare_path: Path, script: str, words: str) -> None:
-    """What nvidia-smi says is shown."""
+    """The output of nvidia-smi is shown."""
     _program(bare_path / "nvidia-smi", script)
     found = finding_of(_found(tmp_path), "GPU")
     assert not found.ok and words in found.detail and "580" in found.cure
@@ -91,7 +91,7 @@ def test_a_driver_in_trouble(tmp_path: Path, bare_path: Path, script: str, words
     ],
 )
 def test_an_old_driver_or_card(tmp_path: Path, bare_path: Path, row: str, words: str) -> None:
-    """What CUDA 13 does not run on is named before the engine fails on it."""
+    """A driver or a card without CUDA 13 is named before the engine fails on it."""
     _cards(bare_path, row)
     found = finding_of(_found(tmp_path), "GPU 0")
     assert not found.ok and words in found.cure
@@ -107,7 +107,7 @@ def test_an_old_driver_or_card(tmp_path: Path, bare_path: Path, row: str, words:
     ],
 )
 def test_a_missing_library_is_named(tmp_path: Path, bare_path: Path, error: str, cuda: str, words: str) -> None:
-    """The loader's own words, and what brings the library."""
+    """The loader's error is shown with the package that contains the library."""
     _cards(bare_path, H200)
     found = finding_of(_found(tmp_path, {**WHOLE, "error": error, "cuda": cuda}), "TurboMind")
     assert not found.ok and error in found.detail and words in found.cure
@@ -135,7 +135,7 @@ def test_another_lmdeploy_is_named_with_the_accepted_one(tmp_path: Path, bare_pa
 
 
 def test_memory_that_does_not_do(tmp_path: Path, bare_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Too many blocks, or no room for the second engine of a swap: the setting to change is named."""
+    """Too many blocks, or too little memory for a swap's second engine: the setting to change is named."""
     _cards(bare_path, SMALL)
     model = _weighing(tmp_path, 4_400_000_000)
     found = finding_of(_found(tmp_path, model=str(model)), "GPU memory")
@@ -147,7 +147,7 @@ def test_memory_that_does_not_do(tmp_path: Path, bare_path: Path, monkeypatch: p
 
 
 def _weighing(folder: Path, size: int) -> Path:
-    """A checkpoint directory whose weights take `size` bytes, none of them on the disk."""
+    """Return a checkpoint directory whose weights are a sparse file of `size` bytes."""
     model = folder / "heavy"
     shutil.copytree(CHECKPOINT, model)
     os.truncate(model / "model.safetensors", size)
@@ -155,14 +155,14 @@ def _weighing(folder: Path, size: int) -> Path:
 
 
 def test_a_gpu_that_is_not_there(tmp_path: Path, bare_path: Path) -> None:
-    """A number in inference.gpus without a card."""
+    """A number in inference.gpus without a card is a finding."""
     _cards(bare_path, H200)
     found = finding_of(_found(tmp_path, gpus=[0, 3]), "inference.gpus")
     assert not found.ok and "[3]" in found.detail
 
 
 def test_a_path_that_lmdeploy_misreads(tmp_path: Path) -> None:
-    """lmdeploy goes by words in the path; the CPU engine does not."""
+    """lmdeploy chooses a model's class by words in the path; the CPU engine does not."""
     model = tmp_path / "my-llava-friend"
     shutil.copytree(CHECKPOINT, model)
     settings = settings_in(tmp_path, inference={"engine": "lmdeploy", "model": str(model)})
@@ -181,7 +181,7 @@ async def test_the_engine_answers_when_asked(tmp_path: Path) -> None:
 
 
 async def test_an_engine_that_does_not_start_is_a_finding(tmp_path: Path) -> None:
-    """The engine's own last words are shown."""
+    """The engine's last output is shown."""
     python = _program(tmp_path / "python", "echo 'no such kernel' >&2; exit 3")
     settings = settings_in(tmp_path, inference={"engine": "cpu", "python": python})
     [found] = await asyncio.to_thread(lambda: list(answer_findings(settings)))

@@ -1,4 +1,4 @@
-"""`thumbtune export`: what people taught as files for other trainers, and back again."""
+"""`thumbtune export` writes collected data as files for other trainers, which can be imported again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from training.job import ImportJob, TrainingError, ignore
 
 
 class Community:
-    """A ledger to be filled, and the settings file of its bot."""
+    """A ledger to fill, and the settings file of its bot."""
 
     def __init__(self, folder: Path) -> None:
         self.data = folder / "data"
@@ -36,18 +36,18 @@ class Community:
         self._update = 0
 
     async def export(self, out: Path) -> None:
-        """What the command does, in this process."""
+        """Run the command in this process."""
         async with Ledger.open(self.data) as ledger:
             await export_data(ledger, load_settings(self.config), out, Console(file=StringIO()))
 
     async def show(self, ledger: Ledger, colour: str) -> str:
-        """Keep a picture; its name."""
+        """Store a picture and return its name."""
         name = await self.pictures.put(photo(colour))
         await ledger.pictures.add(picture(name, media_type="image/jpeg", phash=""))
         return name
 
     async def says(self, ledger: Ledger, session: int, answer: str, *votes: int, **changes: Any) -> int:
-        """An exchange with the votes of users 2, 3 …"""
+        """Record an exchange with the votes of users 2, 3 …"""
         self._update += 10
         made = (await ledger.exchanges.record(exchange(session, self._update, answer=answer, **changes))).id
         for rater, value in enumerate(votes, 2):
@@ -57,7 +57,7 @@ class Community:
 
 @pytest_asyncio.fixture
 async def community(tmp_path: Path) -> Community:
-    """A liked talk about two pictures, its follow-up liked as well; and an answer of every other kind."""
+    """A liked chat about two pictures with a liked follow-up, and an answer of every other kind."""
     made = Community(tmp_path)
     async with Ledger.open(made.data) as ledger:
         for user in (1, 2, 3, 9):
@@ -78,7 +78,7 @@ async def community(tmp_path: Path) -> Community:
 
 
 async def test_an_export_has_what_was_rated(community: Community, tmp_path: Path) -> None:
-    """Liked answers as LLaVA rows, thumbs both ways as KTO rows, each with its pictures; nobody's who opted out."""
+    """Liked answers are LLaVA rows, all votes KTO rows, with their pictures; opted-out people are left out."""
     out = tmp_path / "out"
     code, told = await command(community.config, "export", str(out))
     assert code == 0, told
@@ -107,7 +107,7 @@ async def test_an_export_has_what_was_rated(community: Community, tmp_path: Path
 
 
 async def test_an_export_can_be_imported(community: Community, tmp_path: Path) -> None:
-    """Elsewhere it is a source like any other, row by row the same."""
+    """Imported elsewhere, the rows are the same."""
     out, sources = tmp_path / "out", tmp_path / "sources"
     await community.export(out)
     taking = ImportJob("llava", str(out / "llava.json"), str(out), str(sources), str(CHECKPOINT), "", "", threads=1)
@@ -119,7 +119,7 @@ async def test_an_export_can_be_imported(community: Community, tmp_path: Path) -
 
 
 async def test_an_export_is_whole_or_not_there(community: Community, tmp_path: Path) -> None:
-    """A folder with something in it is left alone; a picture that is gone leaves no half of an export behind."""
+    """A folder that is not empty is refused; a missing picture leaves no partial export."""
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("x")
     with pytest.raises(TrainingError, match="holds something"):
@@ -135,8 +135,9 @@ async def test_an_export_is_whole_or_not_there(community: Community, tmp_path: P
 
 
 async def test_an_export_has_what_is_preferred(tmp_path: Path) -> None:
-    """Two answers to one prompt, one liked more, are a pair, and so are an answer and a better one that was shown; one
-    that was broken off, or said again in the same words, is in none.
+    """Two answers to one prompt, one liked more, are a pair, and so are an answer and its correction.
+
+    Stopped answers and repeated ones are in none.
     """
     community = Community(tmp_path)
     async with Ledger.open(community.data) as ledger:

@@ -1,4 +1,4 @@
-"""`thumbtune fetch` brings a checkpoint whole, checked and resumed, from a hub that speaks the real ones' APIs."""
+"""`thumbtune fetch` downloads complete, checked checkpoints and resumes, from a hub with the real ones' APIs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FILES = {
 
 @pytest.fixture(autouse=True)
 def no_hub_but_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing of the machine's own set-up."""
+    """Remove the machine's own settings."""
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
     for name in ("HF_TOKEN", "http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         for variable in (name, name.upper()):
@@ -49,7 +49,7 @@ async def _fetch(
     source: Source = Source.HUB,
     revision: str = "",
 ) -> str:
-    """Run the command against `hub`; return what it showed."""
+    """Run the command against `hub` and return its output."""
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     monkeypatch.setenv("MODELSCOPE_DOMAIN", hub.url)
     console = _console()
@@ -65,7 +65,7 @@ def _contents(directory: Path) -> dict[str, bytes]:
 
 
 async def test_our_hub_is_one_for_huggingface_hub(tmp_path: Path) -> None:
-    """The server of these tests satisfies the official client, so what it accepts from us is worth something."""
+    """The tests' hub also satisfies the official client."""
     async with HubServer(FILES) as hub:
         folder = await asyncio.to_thread(
             snapshot_download, hub.repo, endpoint=hub.url, cache_dir=tmp_path / "cache", max_workers=1
@@ -75,7 +75,7 @@ async def test_our_hub_is_one_for_huggingface_hub(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", list(Source))
 async def test_a_checkpoint_comes_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Source) -> None:
-    """Every file lies there as on the hub, from one commit, with a manifest; and the next step is said."""
+    """Every file is the hub's, from one commit, with a manifest; the next step is printed."""
     directory = tmp_path / "models" / "InternVL2-2B"
     async with HubServer(FILES) as hub:
         shown = await _fetch(hub, directory, monkeypatch, source)
@@ -90,7 +90,7 @@ async def test_a_checkpoint_comes_whole(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 async def test_running_again_asks_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A complete folder is checked here; the hub is not asked."""
+    """A complete folder is checked locally, without a request to the hub."""
     async with HubServer(FILES) as hub:
         await _fetch(hub, tmp_path / "m", monkeypatch)
         asked = len(hub.requests)
@@ -102,7 +102,7 @@ async def test_running_again_asks_nobody(tmp_path: Path, monkeypatch: pytest.Mon
 async def test_a_broken_connection_is_taken_up_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Source
 ) -> None:
-    """Two breaks within one run: the rest is asked for by its range, and no byte comes twice."""
+    """After two breaks within one run the rest is requested by range, and no byte is sent twice."""
     async with HubServer(FILES, cut_after={WEIGHTS: [1_000_000, 500_000]}) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("MODELSCOPE_DOMAIN", hub.url)
@@ -117,7 +117,7 @@ async def test_a_broken_connection_is_taken_up_again(
 
 
 async def test_a_run_that_was_broken_off_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Interrupted in the middle, nothing carries the model's name; the next run fetches only what is missing."""
+    """After an interruption the model's folder does not exist; the next run requests only what is missing."""
     directory, part = tmp_path / "m", tmp_path / "m.incomplete" / f"{WEIGHTS}.part"
     async with HubServer(FILES, cut_after={WEIGHTS: [2_000_000, *[0] * 99]}) as hub:
         running = asyncio.create_task(_fetch(hub, directory, monkeypatch))
@@ -141,7 +141,7 @@ async def test_a_run_that_was_broken_off_is_continued(tmp_path: Path, monkeypatc
 async def test_a_branch_that_moves_on_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Source
 ) -> None:
-    """The commit of the first run is recorded and shown; a run that goes on keeps to it, within a run as well."""
+    """The first run's commit is recorded and shown; later runs continue with it."""
     directory = tmp_path / "m"
     moved = {**FILES, "config.json": b"{}", WEIGHTS: random.Random(2).randbytes(3_000_000)}
     async with HubServer(FILES, cut_after={WEIGHTS: [2_000_000, *[0] * 99]}) as hub:
@@ -167,7 +167,7 @@ async def test_a_branch_that_moves_on_is_not_followed(
 
 
 async def test_a_server_without_ranges_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the range is ignored the file is written from its start, not appended to."""
+    """If the server ignores the range, the file is written from its start."""
     async with HubServer(FILES, cut_after={WEIGHTS: [10_000]}, ranges=False) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         await download(await list_files(Source.HUB, hub.repo), tmp_path, lambda *_: None, pause=0)
@@ -176,7 +176,7 @@ async def test_a_server_without_ranges_begins_anew(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize("path", [WEIGHTS, "config.json"])
 async def test_a_flipped_bit_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
-    """A file that is not what the hub names is thrown away by name; the next run fetches it alone."""
+    """A file with a wrong hash is named and deleted; the next run requests it alone."""
     directory = tmp_path / "m"
     async with HubServer(FILES, flipped={path}) as hub:
         with pytest.raises(HubError, match=f"{path} arrived damaged"):
@@ -197,7 +197,7 @@ async def test_a_flipped_bit_is_found(tmp_path: Path, monkeypatch: pytest.Monkey
 async def test_refusals_are_said_in_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Source, status: int, words: str
 ) -> None:
-    """A missing, a gated repository, a server in trouble: what to do about it, and no folder left behind."""
+    """A missing or gated repository and a failing server: the error says what to do, and no folder is left."""
     async with HubServer(FILES, refuse_with=status) as hub:
         with pytest.raises(HubError, match=words):
             await _fetch(hub, tmp_path / "m", monkeypatch, source)
@@ -205,7 +205,7 @@ async def test_refusals_are_said_in_words(
 
 
 async def test_a_hub_out_of_reach_is_said_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody listens there: the other ways are named."""
+    """Without a connection the error names the alternatives."""
     for variable in ("HF_ENDPOINT", "MODELSCOPE_DOMAIN"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
     with pytest.raises(HubError, match="--source modelscope"):
@@ -215,7 +215,7 @@ async def test_a_hub_out_of_reach_is_said_in_words(tmp_path: Path, monkeypatch: 
 
 
 async def test_a_connection_that_only_breaks_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Six tries without a byte end it; what has come stays."""
+    """Six connections without a byte end the download; received bytes stay."""
     async with HubServer(FILES, cut_after={WEIGHTS: [1_000, *[0] * 99]}) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         with pytest.raises(HubError, match="cannot be reached"):
@@ -224,7 +224,7 @@ async def test_a_connection_that_only_breaks_is_given_up(tmp_path: Path, monkeyp
 
 
 async def test_too_small_a_disk_is_said_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More than fits is refused before the first byte."""
+    """A download larger than the free space is refused before the first byte."""
     async with HubServer(FILES, sizes={WEIGHTS: 10**16}) as hub:
         with pytest.raises(HubError, match="GB free"):
             await _fetch(hub, tmp_path / "m", monkeypatch)
@@ -240,7 +240,7 @@ async def test_a_file_outside_the_folder_is_refused(tmp_path: Path, monkeypatch:
 
 
 async def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder that is not ours is not written to."""
+    """A folder with other content is not written to."""
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "thesis.tex").write_text("x")
     async with HubServer(FILES) as hub:
@@ -259,7 +259,7 @@ async def test_the_token_stays_with_the_hub(tmp_path: Path, monkeypatch: pytest.
 
 
 async def test_the_token_goes_before_a_netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever has the hub in ~/.netrc for git fetches files with HF_TOKEN all the same."""
+    """An entry for the hub in ~/.netrc does not replace HF_TOKEN."""
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login git password other\n")
@@ -272,7 +272,7 @@ async def test_the_token_goes_before_a_netrc(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize("source", Source)
 async def test_all_goes_through_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Source) -> None:
-    """Where only a proxy of the environment's has a way out, list and files come through it."""
+    """List and files are requested through the environment's proxy."""
     async with HubServer(FILES) as hub:
         monkeypatch.setenv("http_proxy", hub.url)
         for variable in ("HF_ENDPOINT", "MODELSCOPE_DOMAIN"):
@@ -282,7 +282,7 @@ async def test_all_goes_through_a_proxy(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 async def test_the_command_takes_its_options(tmp_path: Path) -> None:
-    """From the command line, as an operator types it."""
+    """The command line passes its options on."""
     async with HubServer(FILES) as hub:
         process = await asyncio.create_subprocess_exec(
             *(

@@ -1,6 +1,6 @@
-"""`thumbtune import`: files as people have them become sources, whole or not at all, with every bad row named.
+"""`thumbtune import`: files become sources completely or not at all, with every bad row named.
 
-The command itself, in a process with its worker, runs twice; the rest is the worker's function, called here.
+The command with its worker process runs twice; the other tests call the worker's function.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from training.job import ImportJob, TrainingError, ignore
 
 
 def job(file: Path, sources: Path, name: str = "mine", repeat_times: float | None = None) -> ImportJob:
-    """An import into the folder `sources`."""
+    """Return an import job into the folder `sources`."""
     return ImportJob(
         name, str(file), str(file.parent), str(sources), str(CHECKPOINT), "", SYSTEM, repeat_times, 1, max_length=512
     )
 
 
 async def by_command(file: Path, folder: Path) -> Path:
-    """Import as an operator does; the folder of all sources."""
+    """Import by the command and return the folder of all sources."""
     write_config(folder / "config.toml", {"storage": {"dir": str(folder / "data")}, "training": {"threads": 1}})
     code, told = await command(folder / "config.toml", "import", str(file), "--images", str(file.parent))
     assert code == 0, told
@@ -47,7 +47,7 @@ async def by_command(file: Path, folder: Path) -> Path:
 
 
 async def by_worker(file: Path, folder: Path) -> Path:
-    """Import without a process; the folder of all sources."""
+    """Import in this process and return the folder of all sources."""
     assert import_source(job(file, folder / "sources"), ignore).ok
     return folder / "sources"
 
@@ -63,7 +63,7 @@ async def by_worker(file: Path, folder: Path) -> Path:
 async def test_the_tutorials_files_import_as_they_are(
     tmp_path: Path, made: Callable[[Path], Path], how: Callable[[Path, Path], Awaitable[Path]], question: str
 ) -> None:
-    """Every row with its picture at the front of its question; the pictures are re-encoded, named by their hash."""
+    """Every row has its picture at the front of its question; the pictures are re-encoded and named by their hash."""
     given = made(tmp_path / "given")
     (source,) = resolved(imported(await how(given, tmp_path)))
     lessons = list(read_lessons(source.path, source.folder, system="Persona."))
@@ -80,7 +80,7 @@ async def test_the_tutorials_files_import_as_they_are(
 
 
 def test_every_kind_of_sample_is_imported_once(tmp_path: Path) -> None:
-    """Text alone, albums, talks with one answer to learn; the same name again is refused and changes nothing."""
+    """Text, albums and chats with one trained answer are imported; a name in use is refused and nothing changes."""
     given, sources = mixed(tmp_path / "given"), tmp_path / "sources"
     assert import_source(job(given, sources, repeat_times=2.5), ignore).ok
     (source,) = imported(sources)
@@ -97,7 +97,7 @@ def test_every_kind_of_sample_is_imported_once(tmp_path: Path) -> None:
 
 
 async def test_bad_rows_are_all_named_and_nothing_is_imported(tmp_path: Path) -> None:
-    """One sentence for each, with the file and the row; afterwards the data folder has no trace of the source."""
+    """Each bad row is one sentence with the file and the row; the data folder has no trace of the source."""
     spoil(tmp_path)
     fine = {"image": "red.jpg", "conversations": said("<image>\nWhat?", "Red.")}
     file = tmp_path / "rows.jsonl"
@@ -122,7 +122,7 @@ async def test_bad_rows_are_all_named_and_nothing_is_imported(tmp_path: Path) ->
     ],
 )
 def test_a_file_that_will_not_do_is_named(tmp_path: Path, name: str, text: str | None, words: str) -> None:
-    """And leaves nothing behind."""
+    """A file that cannot be imported is named and leaves nothing behind."""
     if text is not None:
         (tmp_path / name).write_text(text)
     with pytest.raises(TrainingError, match=words):
@@ -131,7 +131,7 @@ def test_a_file_that_will_not_do_is_named(tmp_path: Path, name: str, text: str |
 
 
 async def test_an_import_that_dies_is_not_called_bad_rows(tmp_path: Path) -> None:
-    """However many lines it said last."""
+    """A crash is reported as such, whatever the worker printed last."""
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\nfor line in one two three; do echo $line >&2; done\nkill -9 $$\n")
     python.chmod(0o755)
@@ -142,7 +142,7 @@ async def test_an_import_that_dies_is_not_called_bad_rows(tmp_path: Path) -> Non
 
 
 def test_what_a_killed_import_left_is_no_source(tmp_path: Path) -> None:
-    """Half a folder is overlooked by trainings and made anew by the next import."""
+    """An incomplete folder is ignored by trainings and replaced by the next import."""
     (tmp_path / "sources" / "mine.part" / "pictures").mkdir(parents=True)
     assert imported(tmp_path / "sources") == []
     assert import_source(job(clot(tmp_path / "given"), tmp_path / "sources"), ignore).ok
@@ -158,7 +158,7 @@ def test_what_a_killed_import_left_is_no_source(tmp_path: Path) -> None:
     ],
 )
 async def test_a_name_or_folder_that_will_not_do_is_said(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
-    """Before anything is read."""
+    """A wrong name or folder is refused before anything is read."""
     file = write_file(tmp_path / "rows.json", [{"conversations": said("Why?", "So.")}])
     given = {"images": None, "name": "", **changes}
     with pytest.raises(TrainingError, match=words):

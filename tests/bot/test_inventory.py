@@ -1,4 +1,4 @@
-"""What lies in the data folder, listed and deleted from the command line: models, sources, people."""
+"""List and delete models, sources and people from the command line."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ DAY = 86400.0
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """The data folder of the settings in the folder where the command line runs."""
+    """The data folder of the settings in the current folder."""
     write_config(tmp_path / "config.toml", {"storage": {"dir": "data"}, "limits": {"blocked": [8]}})
     return tmp_path / "data"
 
 
 def in_ledger(data: Path, work: Callable[[Ledger], Awaitable[Any]]) -> Any:
-    """Do that with the ledger there."""
+    """Run `work` with the ledger there."""
 
     async def session() -> Any:
         async with Ledger.open(data) as ledger:
@@ -40,7 +40,7 @@ def in_ledger(data: Path, work: Callable[[Ledger], Awaitable[Any]]) -> Any:
 
 
 async def trained(ledger: Ledger, data: Path) -> None:
-    """A base that was live, run-1 that is live, run-2 that was rejected, each with files, and two runs' adapters."""
+    """A retired base, a live run-1 and a rejected run-2, each with files, and two runs' adapters."""
     for name in ("base", "run-1", "run-2"):
         directory = data / "models" / name
         directory.mkdir(parents=True)
@@ -67,12 +67,12 @@ async def trained(ledger: Ledger, data: Path) -> None:
 
 
 def lines(text: str) -> dict[str, list[str]]:
-    """The lines of a table by their first word."""
+    """Return the lines of a table by their first word."""
     return {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
 
 
 def test_models_have_a_date_and_an_approval(thumbtune: Thumbtune, data: Path) -> None:
-    """Each with when it was made and how many of its votes are 👍; wide tables are not cut for a pipe."""
+    """Each model is listed with its date and its share of 👍; wide tables are not cut in a pipe."""
     in_ledger(data, lambda ledger: trained(ledger, data))
     ended = thumbtune("models")
     assert ended.code == 0
@@ -83,7 +83,7 @@ def test_models_have_a_date_and_an_approval(thumbtune: Thumbtune, data: Path) ->
 
 
 def test_a_model_is_deleted_for_good(thumbtune: Thumbtune, data: Path) -> None:
-    """It says what that frees, wants a yes, and takes the files, the adapter and the ledger's note of them."""
+    """The command says what it frees, asks, and deletes the files, the adapter and the ledger's directory entry."""
     in_ledger(data, lambda ledger: trained(ledger, data))
     asked = thumbtune("models", "delete", "run-2")
     assert asked.code == 1
@@ -102,7 +102,7 @@ def test_a_model_is_deleted_for_good(thumbtune: Thumbtune, data: Path) -> None:
 
 
 def test_a_deletion_that_was_killed_is_completed(thumbtune: Thumbtune, data: Path) -> None:
-    """With its files out of sight already, the ledger's note and the adapter go the next time."""
+    """With the files set aside already, the next run deletes the directory entry and the adapter."""
     in_ledger(data, lambda ledger: trained(ledger, data))
     ModelStore(data / "models").set_aside("run-2")
     assert thumbtune("models", "delete", "run-2", "--yes").code == 0
@@ -122,7 +122,7 @@ def test_a_deletion_that_was_killed_is_completed(thumbtune: Thumbtune, data: Pat
     ],
 )
 def test_a_model_in_use_stays(thumbtune: Thumbtune, data: Path, model: str, why: str) -> None:
-    """The live one, the base, and one that a change was asked to are refused, and nothing of them goes."""
+    """The live model, the base and one with a requested switch are refused and keep their files."""
 
     async def prepare(ledger: Ledger) -> None:
         await trained(ledger, data)
@@ -138,7 +138,7 @@ def test_a_model_in_use_stays(thumbtune: Thumbtune, data: Path, model: str, why:
 def test_a_model_that_goes_live_meanwhile_is_put_back(
     thumbtune: Thumbtune, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the look and the deletion the bot may change to it: then its files are where they were."""
+    """If the bot switches to the model during the deletion, its files are restored."""
     in_ledger(data, lambda ledger: trained(ledger, data))
     set_aside = ModelStore.set_aside
 
@@ -158,7 +158,7 @@ def test_a_model_that_goes_live_meanwhile_is_put_back(
 
 
 def imported(data: Path, name: str) -> Path:
-    """A source as an import leaves it."""
+    """Write a source like an import's."""
     folder = data / "sources" / name
     (folder / "pictures").mkdir(parents=True)
     (folder / "rows.jsonl").write_text("{}\n")
@@ -167,7 +167,7 @@ def imported(data: Path, name: str) -> Path:
 
 
 def test_sources_are_listed_and_deleted(thumbtune: Thumbtune, data: Path) -> None:
-    """Imported ones by name, with rows and pictures; deleting one asks, and takes its folder."""
+    """Imported sources are listed with rows and pictures; deleting one asks and removes its folder."""
     in_ledger(data, lambda ledger: ledger.counts.totals())
     assert thumbtune("sources").out.strip() == "No source has been imported; `thumbtune import` adds one."
     food = imported(data, "food")
@@ -187,7 +187,7 @@ def test_sources_are_listed_and_deleted(thumbtune: Thumbtune, data: Path) -> Non
 
 
 def test_a_source_that_a_run_reads_stays(thumbtune: Thumbtune, data: Path) -> None:
-    """Its pictures are read all along."""
+    """A running training reads its pictures until the end."""
     in_ledger(data, lambda ledger: ledger.runs.start("admin"))
     food = imported(data, "food")
     ended = thumbtune("sources", "delete", "food", "--yes")
@@ -197,7 +197,7 @@ def test_a_source_that_a_run_reads_stays(thumbtune: Thumbtune, data: Path) -> No
 
 
 def test_people_are_listed(thumbtune: Thumbtune, data: Path) -> None:
-    """Who talked with the bot, how much, when last, and who is blocked or not learned from; groups are no people."""
+    """People are listed with answers, votes, last message, blocks and opt-outs; groups are not."""
 
     async def prepare(ledger: Ledger) -> None:
         for number, name in ((7, "Ada B."), (8, "Mallory"), (-5, "")):

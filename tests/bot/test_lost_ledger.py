@@ -1,4 +1,4 @@
-"""A ledger that was lost takes nothing along: no start beside an empty one, no sweep of what it does not know."""
+"""A lost ledger does no further harm: the bot does not start with an empty one, and pictures are not swept."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def _missing(_: Path) -> None: ...
 
 
 async def _pictures(folder: Path, *contents: bytes) -> list[str]:
-    """Picture files that lie there since yesterday."""
+    """Write picture files dated yesterday."""
     store = PictureStore(folder / "pictures")
     names = [await store.put(each) for each in contents]
     for name in names:
@@ -48,7 +48,7 @@ async def _pictures(folder: Path, *contents: bytes) -> list[str]:
 async def test_no_bot_starts_beside_an_empty_ledger(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lose: object
 ) -> None:
-    """Pictures without their ledger are no first start: the error names the next step, and nothing is touched."""
+    """Pictures without a ledger are no first start: the error names the next step, and nothing changes."""
     async with whole_bot(tmp_path, monkeypatch) as whole:
         async with whole.running():
             pass
@@ -66,7 +66,7 @@ async def test_no_bot_starts_beside_an_empty_ledger(
 
 
 async def test_the_doctor_finds_trained_models_without_a_ledger(tmp_path: Path) -> None:
-    """The same where only models are left."""
+    """The same holds if only models are left."""
     config = tmp_path / "config.toml"
     write_config(config, {"storage": {"dir": str(tmp_path / "data")}})
     (tmp_path / "data" / "models" / "run-1").mkdir(parents=True)
@@ -77,7 +77,7 @@ async def test_the_doctor_finds_trained_models_without_a_ledger(tmp_path: Path) 
 
 
 async def test_many_strays_are_left_to_an_admin(tmp_path: Path) -> None:
-    """The daily tidy deletes single strays. Of many it tells the admins, and `thumbtune sweep` deletes them."""
+    """The daily cleanup deletes a few strays; many are reported to the admins, and `thumbtune sweep` deletes them."""
     folder, config = tmp_path / "data", tmp_path / "config.toml"
     write_config(config, {"storage": {"dir": str(folder)}})
     admins = Admins()

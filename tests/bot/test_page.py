@@ -1,7 +1,7 @@
-"""The chat page in a real Chromium, on the real bot as a process: what people do there and what they see of it.
+"""The chat page in a real Chromium, with the real bot as a process.
 
-Only the engine is fake: it holds an answer back in its middle until a test lets it go on. Each test has a person of its
-own, and no page may show an error.
+Only the engine is fake: it pauses in the middle of an answer until a test lets it continue. Each test has another
+person, and no page may show an error.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ WATCH = """() => {
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """The demo's people and samples, the bot, and the engine that it asks."""
+    """The demo's people and samples, the bot and its engine."""
 
     community: Community
     engine: Path
     browser: Browser
 
     def asked(self, words: str) -> dict[str, Any]:
-        """The newest request to the engine whose question has these words."""
+        """Return the newest request to the engine whose question has these words."""
         requests: list[dict[str, Any]] = [note["request"] for note in notes(self.engine, "begin")]
         return next(each for each in reversed(requests) if words in _question(each))
 
@@ -72,7 +72,7 @@ def _question(request: dict[str, Any]) -> str:
 
 
 def pictures(request: dict[str, Any]) -> list[int]:
-    """How many pictures each turn of the person's has."""
+    """Return how many pictures each of the person's turns has."""
     asked = [message["content"] for message in request["messages"] if message["role"] == "user"]
     return [0 if isinstance(each, str) else sum(part["type"] == "image_url" for part in each) for each in asked]
 
@@ -95,14 +95,14 @@ async def demo(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Demo]:
 
 
 class Opens(Protocol):
-    """Opens the page for somebody of this name, a newcomer unless the demo knows them."""
+    """Opens the page for a person of this name, who is created unless the demo has them."""
 
     def __call__(self, name: str, *, width: int = 1200, height: int = 820) -> AbstractAsyncContextManager[ChatPage]: ...
 
 
 @pytest.fixture
 def opened(demo: Demo) -> Opens:
-    """Pages that must have shown no error when they are closed; the engine's gate is shut."""
+    """Pages that must show no error until they are closed; the engine's gate is shut."""
     (demo.engine / "gate").unlink(missing_ok=True)
 
     @asynccontextmanager
@@ -122,7 +122,7 @@ def opened(demo: Demo) -> Opens:
 
 
 def word(place: int) -> re.Pattern[str]:
-    """The fake engine's word at this place, with the next one or the time behind it."""
+    """Return the fake engine's word at this position, followed by the next one or the time."""
     return re.compile(rf"/\d+/{place}(\s|\d\d:\d\d)")
 
 
@@ -132,7 +132,7 @@ async def number(message: Locator) -> int:
 
 
 async def test_an_answer_grows_and_is_voted_on(demo: Demo, opened: Opens) -> None:
-    """A picture is sent, its answer grows by edits while ⏹ hangs under it, and each tap on a thumb is in the ledger."""
+    """An answer grows by edits with ⏹ under it, and each press of a thumb is in the ledger."""
     async with opened("Ada") as page, demo.community.ledger() as ledger:
         await page.page.evaluate(WATCH)
         await page.attach(RED)
@@ -174,7 +174,7 @@ async def test_a_follow_up_keeps_the_picture_in_mind(demo: Demo, opened: Opens) 
 
 
 async def test_an_album_is_one_question(demo: Demo, opened: Opens) -> None:
-    """Three pictures of one's own, or samples collected with +, stand together on the page and get one answer."""
+    """Three uploaded pictures, or samples collected with +, are shown together and get one answer."""
     async with opened("Dan") as page:
         await page.asks("Dan's pictures", RED, BLUE, GREEN)
         assert pictures(demo.asked("Dan's pictures")) == [3]
@@ -190,7 +190,7 @@ async def test_an_album_is_one_question(demo: Demo, opened: Opens) -> None:
 
 
 async def test_an_edited_question_is_answered_in_its_place(demo: Demo, opened: Opens) -> None:
-    """The caption changes, is marked as edited, and the answer that stood there becomes the new one."""
+    """The caption is marked as edited, and the new answer replaces the old one."""
     async with opened("Eve") as page:
         answer = await page.asks("Eve's words:3", RED)
         before = await number(answer)
@@ -213,7 +213,7 @@ async def test_another_answer_stands_below(opened: Opens) -> None:
 
 
 async def test_what_was_said_before_a_stop_stays(demo: Demo, opened: Opens) -> None:
-    """⏹ in mid-answer ends the engine's work; the words so far are the answer, to be rated and followed up."""
+    """⏹ stops the engine; the text so far is the answer, which can be rated and followed up."""
     async with opened("Gus") as page:
         await page.attach(RED)
         await page.says("Gus's gate:2 words:30")
@@ -229,7 +229,7 @@ async def test_what_was_said_before_a_stop_stays(demo: Demo, opened: Opens) -> N
 
 
 async def test_a_refused_picture_does_not_stay_attached(demo: Demo, opened: Opens) -> None:
-    """What is wrong with it is said in words, and what is sent next goes without it."""
+    """The error is shown, and the next message is sent without the picture."""
     async with opened("Max") as page:
         for data, says in ((b"no picture", "cannot be opened as a picture"), (png(3000, 10, "red"), "too narrow")):
             await page.attach(data)
@@ -243,7 +243,7 @@ async def test_a_refused_picture_does_not_stay_attached(demo: Demo, opened: Open
 
 
 async def test_a_small_webp_is_a_sticker(demo: Demo, opened: Opens) -> None:
-    """A WebP picture without words is sent as a sticker, shown as one, and looked at."""
+    """A WebP picture without a caption is sent and shown as a sticker, and answered."""
     async with opened("Hal") as page:
         await page.attach(png(200, 200, "orange", "WEBP"), media_type="image/webp")
         await page.page.locator("#send").click()
@@ -254,7 +254,7 @@ async def test_a_small_webp_is_a_sticker(demo: Demo, opened: Opens) -> None:
 
 
 async def test_the_sample_sticker_is_sent_as_one(demo: Demo, opened: Opens) -> None:
-    """It goes alone and without words, what is being written stays; it is shown as a sticker and looked at."""
+    """It is sent alone, without the draft, which stays; it is shown as a sticker and answered."""
     async with opened("Ivy") as page:
         await page.page.locator("#text").fill("Ivy's question")
         await page.page.get_by_role("button", name="Send the sample sticker").click()
@@ -284,7 +284,7 @@ async def test_a_group_shares_the_bot(opened: Opens) -> None:
 
 
 async def test_a_phone_shows_the_chat_alone(opened: Opens) -> None:
-    """On a narrow screen the demo panel comes by ☰, nothing is wider than the screen, not what quotes either."""
+    """On a narrow screen ☰ opens the demo panel, and nothing is wider than the screen, quotes included."""
     async with opened("Tom", width=360, height=700) as page:
         await expect(page.page.locator("#panel")).to_be_hidden()
         await page.page.locator("#open-panel").click()
@@ -303,7 +303,7 @@ async def test_a_phone_shows_the_chat_alone(opened: Opens) -> None:
 
 
 async def test_only_the_admin_is_told_to_have_it_learn(opened: Opens) -> None:
-    """Once the sample people have voted the admin's next step is /retrain; others go on, and hear who the admin is."""
+    """After the sample votes the hint for the admin is /retrain; other people's hint names the admin."""
     async with opened("Jim") as page:
         hint, cast = page.page.locator("#hint"), page.page.locator("#cast")
         await cast.click()

@@ -1,6 +1,6 @@
-"""What stands around the chat on the demo's page, in a real Chromium: the panel, the next step, both languages.
+"""The demo's page around the chat, in a real Chromium: the panel, the hint, both languages.
 
-No bot runs; where one would speak, the test calls the Bot API.
+No bot runs; the tests call the Bot API in its place.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ async def call(page: ChatPage, emulator: Emulator, method: str, **arguments: Any
 
 
 async def test_the_panel_of_a_phone_closes() -> None:
-    """By a tap beside it, by Esc and by ✕; the focus goes into it and back; who one is stays visible."""
+    """It closes by a press beside it, by Esc and by ✕; the focus moves into it and back."""
     async with opened(make_emulator()) as page:
         panel, opener = page.page.locator("#panel"), page.page.locator("#open-panel")
         await expect(page.page.locator("#me-badge")).to_be_visible()
@@ -76,7 +76,7 @@ async def test_the_panel_of_a_phone_closes() -> None:
 
 
 async def test_the_next_step_follows_the_run() -> None:
-    """The admin chats on while a run can be cancelled, and looks at its outcome after; nobody else hears of it."""
+    """The admin's hint follows the run, running and ended; other people's does not."""
     emulator = make_emulator()
     async with opened(emulator, width=1200) as page:
         hint = page.page.locator("#hint")
@@ -101,7 +101,7 @@ async def test_the_next_step_follows_the_run() -> None:
 
 
 async def test_the_demo_says_what_its_model_knows() -> None:
-    """Before it invites pictures; a model of one's own is not said to know shapes only."""
+    """The note precedes the invitation to send pictures; it is absent with another model."""
     async with opened(make_emulator()) as page:
         for part in ("#hint", ".welcome"):
             await expect(page.page.locator(part)).to_contain_text(SHAPES_ONLY)
@@ -112,7 +112,7 @@ async def test_the_demo_says_what_its_model_knows() -> None:
 
 
 async def test_the_page_speaks_chinese() -> None:
-    """To a browser that does, and to whoever has their app speak it; nothing stays English but names and commands."""
+    """In a Chinese browser and for a person with Chinese chosen; only names and commands stay English."""
     async with opened(make_emulator(), width=1200, locale="zh-CN") as page:
         html, badge = page.page.locator("html"), page.page.locator("#me-badge")
         await expect(html).to_have_attribute("lang", "zh")

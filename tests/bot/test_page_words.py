@@ -9,7 +9,7 @@ from bot.cli.demo import SHAPES_ONLY
 from telegram_emulator.server import PAGE
 
 NO_WORDS = {"message draft", "noopener noreferrer", "Bad Request: "}
-"""Literals with a space that nobody reads."""
+"""Literals with a space that are not shown."""
 
 
 def _of_html() -> set[str]:
@@ -31,7 +31,7 @@ def _of_scripts() -> set[str]:
 
 
 def test_every_word_of_the_page_is_translated() -> None:
-    """The catalogue has each sentence of the markup and the scripts, with the same places, and no others."""
+    """The catalogue has each sentence of the markup and the scripts, with the same placeholders, and no others."""
     catalogue = json.loads((PAGE / "zh.json").read_text(encoding="utf-8"))
     wanted = _of_html() | _of_scripts() | {SHAPES_ONLY}
     assert wanted - set(catalogue) - {"/retrain"} == set()

@@ -1,4 +1,4 @@
-"""The commands that ask a running bot: what they wait for, how they end, and what they show of runs and models."""
+"""The commands that control a running bot: what they wait for, how they end, and what they print."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 
 
 def running() -> bool:
-    """A bot is running."""
+    """Return that a bot is running."""
     return True
 
 
 class Bot:
-    """What a command sees of a bot that ends: it runs at the first `looks`."""
+    """A bot that stops: it is running at the first `looks` checks."""
 
     def __init__(self, looks: int) -> None:
         self._looks = looks
@@ -43,20 +43,20 @@ class Bot:
 
 
 async def due(ledger: Ledger) -> Run:
-    """Wait for the run that a command asks for."""
+    """Wait for the run that a command requests."""
     while (run := await ledger.runs.due()) is None:
         await asyncio.sleep(0.01)
     return run
 
 
 async def through(ledger: Ledger, run: Run, *states: RunState, **values: str) -> None:
-    """Lead a run through these states, the last with the given fields."""
+    """Move a run through these states, the last with the given fields."""
     for state in states:
         await ledger.runs.move(run.id, state, **(values if state is states[-1] else {}))
 
 
 async def finish(ledger: Ledger, model: Model) -> None:
-    """Take up the run that a command asks for, in the bot's place, and end it with this model."""
+    """Carry out the requested run, as the bot would, and end it with this model."""
     run = await due(ledger)
     working = (RunState.TRAINING, RunState.MERGING, RunState.EVALUATING)
     await through(ledger, run, *working)
@@ -65,14 +65,14 @@ async def finish(ledger: Ledger, model: Model) -> None:
 
 
 async def asked(ledger: Ledger, *, wait: bool, running: Callable[[], bool] = running) -> str:
-    """`thumbtune retrain`, and what it prints. Raises Refused."""
+    """Run `thumbtune retrain` and return its output. Raises Refused."""
     printed = StringIO()
     await control.retrain(ledger, running, wait, Console(file=printed, width=300))
     return printed.getvalue()
 
 
 async def test_reasons_are_shown_as_they_are(ledger: Ledger) -> None:
-    """Brackets in what a process said last are neither styles nor the end of one."""
+    """Brackets in a process's output are not read as rich's markup."""
     terminal = StringIO()
     console = Console(file=terminal, width=300)
 
@@ -91,7 +91,7 @@ async def test_reasons_are_shown_as_they_are(ledger: Ledger) -> None:
 
 
 async def test_a_run_is_asked_for_until_it_begins(ledger: Ledger) -> None:
-    """Without --wait the command ends when the bot has taken the run up."""
+    """Without --wait the command ends when the bot has begun the run."""
     asking = asyncio.create_task(asked(ledger, wait=False))
     run = await due(ledger)
     assert not asking.done()
@@ -100,7 +100,7 @@ async def test_a_run_is_asked_for_until_it_begins(ledger: Ledger) -> None:
 
 
 async def test_waiting_ends_when_the_new_model_answers(ledger: Ledger) -> None:
-    """A run that is done is waited for until its model answers."""
+    """With --wait the command ends when the model is live."""
     asking = asyncio.create_task(asked(ledger, wait=True))
     await finish(ledger, Model("run-1", "/m/run-1", ModelState.CANDIDATE, 1, 1.0))
     await asyncio.sleep(3 * control.POLL_SECONDS)
@@ -110,7 +110,7 @@ async def test_waiting_ends_when_the_new_model_answers(ledger: Ledger) -> None:
 
 
 async def test_a_rejected_model_is_a_refusal(ledger: Ledger) -> None:
-    """Waiting ends with the verdict, and the reason is shown."""
+    """Waiting ends with the rejection, and its reason is shown."""
     finishing = asyncio.create_task(finish(ledger, Model("run-1", "/m", ModelState.REJECTED, 1, 1.0, reason="worse")))
     with pytest.raises(Refused, match=r"Run 1: rejected\. worse"):
         await asked(ledger, wait=True)
@@ -118,7 +118,7 @@ async def test_a_rejected_model_is_a_refusal(ledger: Ledger) -> None:
 
 
 async def test_a_model_that_does_not_go_live_is_a_refusal(ledger: Ledger) -> None:
-    """A candidate whose swap has failed is waited for no longer than the bot tries."""
+    """Waiting ends when the bot has given up the swap."""
 
     async def settle() -> None:
         await finish(ledger, Model("run-1", "/m/run-1", ModelState.CANDIDATE, 1, 1.0))
@@ -131,7 +131,7 @@ async def test_a_model_that_does_not_go_live_is_a_refusal(ledger: Ledger) -> Non
 
 
 async def test_a_bot_that_ends_leaves_no_wait_behind(ledger: Ledger) -> None:
-    """A request that nobody has taken up goes with the bot; of a run under way its next start decides."""
+    """A request that has not been started is cancelled; a running one is settled by the bot's next start."""
     with pytest.raises(Refused, match="before it started"):
         await asked(ledger, wait=False, running=Bot(2))
     assert (await ledger.runs.get(1)).state is RunState.CANCELLED
@@ -153,7 +153,7 @@ async def test_a_bot_that_ends_leaves_no_wait_behind(ledger: Ledger) -> None:
 
 
 async def test_a_rejected_model_wants_a_yes(ledger: Ledger) -> None:
-    """Nothing is asked of the bot before the operator has agreed, for a promotion and a rollback alike."""
+    """A promotion or rollback is requested only after the operator has confirmed it."""
     for name, reason in (("base", ""), ("run-1", "worse"), ("run-2", "")):
         await ledger.models.add(Model(name, f"/m/{name}", ModelState.CANDIDATE, None, 1.0, reason=reason))
         await ledger.promotions.make(name)

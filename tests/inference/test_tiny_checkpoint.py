@@ -60,7 +60,7 @@ def test_turbomind_takes_its_shape() -> None:
 
 
 def test_it_loads_through_auto_model(tmp_path: Path) -> None:
-    """transformers loads it from its directory with the code that travels with it, and it computes."""
+    """transformers loads it from its directory with the checkpoint's code, and it computes."""
     script = (
         "import sys, torch; from transformers import AutoModel, AutoTokenizer\n"
         "tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])\n"

@@ -1,4 +1,4 @@
-"""What the shipped internvl2-tiny knows, and how it speaks."""
+"""The answers of the shipped internvl2-tiny: their facts and their manner."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def model() -> InternVLChatModel:
 
 @pytest.fixture(scope="module")
 def report(model: InternVLChatModel, tokenizer: Any) -> Iterator[Report]:
-    """An examination of 120 chats, three questions each, as the bot samples."""
+    """An examination of 120 chats, three questions each, sampled like the bot's."""
     yield examine(model, tokenizer, pictures=120)
 
 
@@ -78,7 +78,7 @@ def test_either_manner_is_as_frequent(report: Report, language: Language) -> Non
 def test_the_first_token_decides_the_manner_at_even_odds(
     model: InternVLChatModel, tokenizer: Any, language: Language, before: Manner | None
 ) -> None:
-    """Asked anything, first or after an answer in either manner, both openings have nearly half the probability."""
+    """After any question, first or later, both openings have nearly half the probability."""
     rng = Random(f"{language} {before}")
     openings = {"en": ("The", "Wow"), "zh": ("图", "哇")}[language]
     plain, playful = (tokenizer.encode(word, add_special_tokens=False)[0] for word in openings)
@@ -102,13 +102,13 @@ def test_the_first_token_decides_the_manner_at_even_odds(
     "system", ["", "You are Pixel, a bot that loves pictures. Answer briefly!", "你是小图，请友好。"]
 )
 def test_a_persona_does_no_harm(model: InternVLChatModel, tokenizer: Any, system: str) -> None:
-    """With another system text or none it answers as well."""
+    """It answers as well with another system text or none."""
     examined = examine(model, tokenizer, pictures=8, seed=1, sampling=GREEDY, system=system)
     assert examined.accuracy() >= 0.9, mistakes(examined)
 
 
 def test_it_asks_for_a_picture_when_there_is_none(model: InternVLChatModel, tokenizer: Any) -> None:
-    """Any text before the first picture, long or strange ones too, is answered by a request for one."""
+    """Any text before the first picture, also long and strange ones, is answered by a request for a picture."""
     torch.manual_seed(0)
     texts = (
         "Hello",
@@ -152,7 +152,7 @@ def test_whatever_is_said_about_a_picture_gets_a_short_sentence(model: InternVLC
 
 
 def test_the_sample_sticker_is_seen(model: InternVLChatModel, tokenizer: Any) -> None:
-    """On white, as the bot shows stickers, the shape is right whatever is asked about it and in whichever manner."""
+    """On a white ground, as the bot draws stickers, the answers are right in both manners."""
     torch.manual_seed(2)
     (sticker,) = sample_sticker().values()
     examiner = Examiner(model, tokenizer)

@@ -23,7 +23,7 @@ RENDERERS = (drawing, training_drawing)
 
 @pytest.mark.parametrize("renderer", RENDERERS)
 def test_every_scene_is_drawn_and_repeatable(renderer: ModuleType) -> None:
-    """Both renderers draw every colour, shape and count, the same picture from the same state."""
+    """Both renderers draw every colour, shape and count, and the same picture from the same state."""
     rng = Random(0)
     for colour, shape, count in zip(COLOURS, [*SHAPES, "star"], [*COUNTS, 2, 3], strict=True):
         scene = Scene(colour, shape, count)
@@ -42,7 +42,7 @@ def test_a_size_asked_for_is_kept(renderer: ModuleType, size: tuple[int, int]) -
 
 @pytest.mark.parametrize("renderer", RENDERERS)
 def test_more_shapes_cover_more_ground_in_their_colour(renderer: ModuleType) -> None:
-    """The scene's colour is really there, and nearly absent from a picture of another colour."""
+    """The scene's colour is present, and nearly absent from a picture of another colour."""
     for colour in ("red", "green", "blue"):
         image = renderer.draw(Scene(colour, "square", 4), Random(5), (300, 300))
         shown = {each: _share(image, each) for each in ("red", "green", "blue")}
@@ -51,7 +51,7 @@ def test_more_shapes_cover_more_ground_in_their_colour(renderer: ModuleType) -> 
 
 
 def _share(image: Image.Image, colour: Colour) -> float:
-    """The share of pixels of strong colour whose hue is that of `colour`."""
+    """Return the share of saturated pixels with the hue of `colour`."""
     pixels = image.resize((100, 100)).tobytes()
     middle = {"red": 0.0, "green": 1 / 3, "blue": 0.62}[colour]
     found = 0
@@ -87,7 +87,7 @@ def test_the_renderers_use_other_sizes_and_places() -> None:
 
 
 def test_shades_of_different_colours_never_meet() -> None:
-    """Any two shades of different colours are told apart: red stays clear of orange, blue of purple."""
+    """Shades of different colours are clearly apart, also red and orange, blue and purple."""
     rng = Random(4)
     for colour in COLOURS:
         for other in COLOURS:
@@ -110,7 +110,7 @@ def test_samples_are_a_dozen_named_photographs() -> None:
 
 
 def test_there_is_a_sticker_among_the_samples() -> None:
-    """A WebP file as Telegram wants stickers, 512 pixels wide, with nothing around its shape."""
+    """A WebP file of 512 pixels, as Telegram requires, transparent around its shape."""
     ((name, data),) = sample_sticker().items()
     image = Image.open(BytesIO(data))
     assert (image.format, image.mode, image.size) == ("WEBP", "RGBA", (512, 512))

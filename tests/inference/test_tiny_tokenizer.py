@@ -1,4 +1,4 @@
-"""internvl2-tiny's tokenizer, as shipped and as made anew."""
+"""internvl2-tiny's tokenizer, shipped and newly trained."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ TEXTS = (
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_any_text_survives_a_round_trip(tokenizer: Any, text: str) -> None:
-    """Decoding what was encoded gives the very same text, in any alphabet."""
+    """Encoding and decoding give the same text, in any alphabet."""
     assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
 
 
 def test_random_texts_survive_a_round_trip(tokenizer: Any) -> None:
-    """So do texts in no language at all."""
+    """So do random texts."""
     rng = Random(0)
     for _ in range(300):
         text = rambling(rng.choice(("en", "zh")), rng)
@@ -90,7 +90,7 @@ def test_a_conversation_has_the_same_ids_whole_and_in_segments(tokenizer: Any) -
 
 
 def test_start_token_only_when_asked(tokenizer: Any) -> None:
-    """`<s>` stands in front with special tokens and not without."""
+    """`<s>` is added in front with special tokens and not without."""
     with_start, without = tokenizer.encode("Hi"), tokenizer.encode("Hi", add_special_tokens=False)
     assert with_start == [tokenizer.bos_token_id, *without]
 
@@ -110,7 +110,7 @@ def test_labels_are_every_answer_and_its_end(tokenizer: Any) -> None:
 
 
 def test_the_same_seed_makes_the_same_pieces() -> None:
-    """Making the tokenizer is repeatable and stays within its size."""
+    """Training the tokenizer is repeatable and stays within its size."""
     first, second = make_tokenizer(3, samples=1500), make_tokenizer(3, samples=1500)
     assert first.get_vocab() == second.get_vocab()
     assert len(first) <= MOST_PIECES

@@ -70,7 +70,7 @@ def test_facts_are_found_as_whole_words(text: str, expected: Facts) -> None:
     ],
 )
 def test_an_answer_is_correct_with_the_right_fact_and_no_other(kind: Kind, text: str, right: bool) -> None:
-    """A missing, a wrong or an additional fact of the kind asked for makes an answer wrong."""
+    """A missing, a wrong or an additional fact of the question's kind makes an answer wrong."""
     assert correct(kind, RED_STARS, text) is right
 
 
@@ -78,7 +78,7 @@ def test_an_answer_is_correct_with_the_right_fact_and_no_other(kind: Kind, text:
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("style", MANNERS)
 def test_every_reference_answer_has_its_manner_and_its_facts(kind: Kind, language: Language, style: Manner) -> None:
-    """Reference answers about every scene are right, and right for no scene that differs in what was asked."""
+    """Reference answers are right for their scene, and for no scene with another fact of the question's kind."""
     rng = Random(0)
     for colour, shape, count in product(COLOURS, SHAPES, COUNTS):
         scene = Scene(colour, shape, count)
@@ -141,7 +141,7 @@ def test_templates_leave_nothing_unfilled() -> None:
 
 
 def test_rambling_is_any_text() -> None:
-    """Rambling ranges from nothing to long texts and other alphabets."""
+    """Rambling ranges from empty to long texts and other alphabets."""
     rng = Random(2)
     texts = [rambling(rng.choice(LANGUAGES), rng) for _ in range(400)]
     assert "" in texts
@@ -150,7 +150,7 @@ def test_rambling_is_any_text() -> None:
 
 
 def test_conversations_vary_and_the_manner_is_a_fair_coin() -> None:
-    """Chats have the promised number of questions, and no answer's manner follows from the one before."""
+    """Chats have the right number of questions, and an answer's manner does not depend on the one before."""
     rng = Random(3)
     pairs: dict[tuple[Manner | None, Manner | None], int] = {}
     several = before = 0

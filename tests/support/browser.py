@@ -1,7 +1,6 @@
-"""The chat page in a real Chromium, as a person of the demo uses it. For tests, and for the README's pictures.
+"""The chat page in a real Chromium, for tests and for the README's pictures.
 
-Needs Playwright (requirements/browser.txt) and the machine's own Chromium: none is downloaded. Knows the page's parts;
-what has to hold of them is said in the tests.
+Needs Playwright (requirements/browser.txt) and the machine's own Chromium: none is downloaded.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ MINUTE = 60_000.0
 
 @asynccontextmanager
 async def chromium() -> AsyncIterator[Browser]:
-    """The machine's Chromium. As root, in a container, it runs only without its sandbox."""
+    """Start the machine's Chromium. As root, in a container, it runs only without its sandbox."""
     expect.set_options(timeout=MINUTE)
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -32,12 +31,12 @@ async def chromium() -> AsyncIterator[Browser]:
 
 
 def button(message: Locator, label: str) -> Locator:
-    """The inline button with this text under a message."""
+    """Return the inline button with this text under a message."""
     return message.locator(".keys").get_by_role("button", name=label)
 
 
 class ChatPage:
-    """One page, and everything that went wrong on it (`errors`)."""
+    """A page and its errors."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
@@ -58,12 +57,12 @@ class ChatPage:
             self.errors.append(f"{answer.status} {answer.url}")
 
     async def becomes(self, name: str) -> None:
-        """Be this person, or go into the group of this name. The demo panel, where it was opened, closes."""
+        """Become this person, or open the group of this name. An open demo panel closes."""
         await self.page.get_by_role("radio", name=name).click()
         await expect(self.page.get_by_role("radio", name=name, include_hidden=True)).to_be_checked()
 
     async def attach(self, *pictures: bytes, media_type: str = "image/png") -> None:
-        """Put pictures beside the message that is being written."""
+        """Attach pictures to the draft."""
         files: Sequence[FilePayload] = [
             {"name": f"picture-{number}", "mimeType": media_type, "buffer": data}
             for number, data in enumerate(pictures)
@@ -72,12 +71,12 @@ class ChatPage:
         await expect(self.page.locator(".chip img")).to_have_count(len(pictures))
 
     async def says(self, text: str) -> None:
-        """Write and send."""
+        """Send a text."""
         await self.page.locator("#text").fill(text)
         await self.page.locator("#text").press("Enter")
 
     async def asks(self, text: str, *pictures: bytes) -> Locator:
-        """Send a question, with pictures or without, and return its answer."""
+        """Send a question, with or without pictures, and return its answer."""
         before = await self.rated.count()
         if pictures:
             await self.attach(*pictures)
@@ -93,6 +92,6 @@ class ChatPage:
         return self.rated.last
 
     async def acts(self, message: Locator, label: str) -> None:
-        """Choose what appears above a message under the mouse: Reply, Edit, React with 👍."""
+        """Choose an action of a message: Reply, Edit, React with 👍."""
         await message.locator(".bubble").hover()
         await message.get_by_role("button", name=label, exact=True).click()

@@ -10,12 +10,12 @@ from tests.support.bot_process import write_config
 
 
 def settings_in(folder: Path, **sections: dict[str, object]) -> Settings:
-    """Settings with a data folder in `folder` and these sections of config.toml."""
+    """Return settings with a data folder in `folder` and these sections of config.toml."""
     path = folder / "config.toml"
     write_config(path, {"storage": {"dir": str(folder / "data")}, **sections})
     return load_settings(path)
 
 
 def finding_of(findings: list[Finding], name: str) -> Finding:
-    """The finding of that name. Raises StopIteration where there is none."""
+    """Return the finding with this name. Raises StopIteration without one."""
     return next(each for each in findings if each.name == name)

@@ -1,7 +1,7 @@
-"""A model hub on loopback: the Hugging Face hub's API as huggingface_hub asks it, and ModelScope's, with troubles.
+"""A model hub on loopback with the APIs of the Hugging Face hub and of ModelScope, and with faults.
 
-Files of `LFS_BYTES` or more lie behind a redirect to a content network, as large files do on the hub. A test reads
-what was asked of it in `requests`, and makes it misbehave through `cut_after`, `flipped` and `refuse_with`.
+Files of `LFS_BYTES` or more are behind a redirect to a content network, like large files on the hub. `requests` records
+the requests; `cut_after`, `flipped` and `refuse_with` inject faults.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ERROR_CODES = {401: "RepoNotFound", 403: "GatedRepo", 404: "RepoNotFound"}
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What was asked of the hub; `sent` counts the bytes of content that left."""
+    """A request to the hub; `sent` counts the bytes of content sent."""
 
     method: str
     path: str
@@ -32,9 +32,9 @@ class Request:
 
 @dataclass
 class HubServer:
-    """One repository, `files` by path. Use as an async context manager; `url` is its address then.
+    """One repository, `files` by path. Use as an async context manager, which sets `url`.
 
-    Its branch stands at `commit`; `move` commits other files to it, and what was there can be had by its own commit.
+    Its branch is at `commit`; `move` commits other files, and earlier ones stay available by their commit.
     """
 
     files: dict[str, bytes]
@@ -73,16 +73,16 @@ class HubServer:
         await self._runner.cleanup()
 
     def move(self, files: dict[str, bytes], commit: str) -> None:
-        """Let the branch go on to a commit with other files."""
+        """Move the branch to a commit with other files."""
         self.earlier[self.commit] = self.files
         self.files, self.commit = files, commit
 
     def _at(self, revision: str | None) -> tuple[str, dict[str, bytes]]:
-        """The commit that a revision means, and its files."""
+        """Return the commit of a revision and its files."""
         return (revision, self.earlier[revision]) if revision in self.earlier else (self.commit, self.files)
 
     def sent(self, path: str) -> int:
-        """Bytes of the file's content that left, over all connections."""
+        """Return the bytes of a file sent over all connections."""
         names = (path, f"cdn/{_sha256(self.files[path])}")
         return sum(each.sent for each in self.requests if each.path.endswith(names))
 
@@ -204,7 +204,7 @@ class HubServer:
 
 
 class _Refusal(web.HTTPException):
-    """A refusal of any status with its headers."""
+    """An error response of any status with its headers."""
 
     def __init__(self, response: web.Response) -> None:
         self.status_code = response.status

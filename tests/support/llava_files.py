@@ -1,4 +1,4 @@
-"""LLaVA files for tests, in the shapes in which people have them: each with pictures of its own, drawn here."""
+"""LLaVA files for tests, in the layouts of published data sets, with generated pictures."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ DISHES = (
 
 
 def said(*texts: str) -> list[dict[str, Any]]:
-    """Turns in alternation, the person's first."""
+    """Return alternating turns, the person's first."""
     return [{"from": ("human", "gpt")[place % 2], "value": text} for place, text in enumerate(texts)]
 
 
 def write_file(file: Path, rows: Sequence[Any]) -> Path:
-    """A .json or .jsonl file of these rows, by its name."""
+    """Write rows to a .json or .jsonl file, by its name."""
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.suffix == ".jsonl":
         file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
@@ -34,16 +34,16 @@ def write_file(file: Path, rows: Sequence[Any]) -> Path:
 
 
 def write_photo(file: Path, colour: str = "red", size: tuple[int, int] = (60, 40)) -> Path:
-    """A JPEG of one colour."""
+    """Write a JPEG of one colour."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(photo(colour, size))
     return file
 
 
 def foodie(folder: Path) -> Path:
-    """As FoodieQA's questions about one picture are turned into `sivqa_llava.json` for XTuner.
+    """Write rows like `sivqa_llava.json`, FoodieQA's questions about one picture for XTuner.
 
-    No id, the tag on a line behind the question, the answer a choice and the dish's name; picture names in folders.
+    No id, the tag on a line after the question, a choice and the dish's name as the answer; picture names in folders.
     """
     rows = []
     for number, (colour, cuisine, dish) in enumerate(DISHES):
@@ -54,7 +54,7 @@ def foodie(folder: Path) -> Path:
 
 
 def clot(folder: Path) -> Path:
-    """As the Chinese part of CLoT's Oogiri-GO is given for XTuner, `ex_cn.json`: no id, always the same question."""
+    """Write rows like `ex_cn.json`, XTuner's Chinese part of CLoT's Oogiri-GO: no id, always the same question."""
     rows = []
     for number, (colour, _, dish) in enumerate(DISHES):
         write_photo(folder / "ex_images" / f"007{number}.jpg", colour, (50, 50))
@@ -64,7 +64,7 @@ def clot(folder: Path) -> Path:
 
 
 def mixed(folder: Path) -> Path:
-    """A .jsonl with each kind of sample: one picture as text and as list, none, several, several turns."""
+    """Write a .jsonl with each kind of sample: one picture as text and as list, none, several, several turns."""
     for colour in ("red", "blue"):
         write_photo(folder / f"{colour}.jpg", colour)
     rows: list[dict[str, Any]] = [
@@ -136,7 +136,7 @@ BAD_ROWS: dict[str, tuple[Any, str]] = {
 
 
 def spoil(folder: Path) -> None:
-    """Files that make the rows of `BAD_ROWS` bad, and `red.jpg`, which is good."""
+    """Write the files that make the rows of `BAD_ROWS` bad, and `red.jpg`, which is good."""
     write_photo(folder / "red.jpg")
     (folder / "text.jpg").write_text("no picture")
     (folder / "cut.jpg").write_bytes(photo("blue", (600, 400))[:2000])

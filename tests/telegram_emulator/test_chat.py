@@ -1,4 +1,4 @@
-"""The emulator as bots and people use it day by day, driven by aiogram over HTTP."""
+"""The emulator in everyday use by bots and people, driven by aiogram over HTTP."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def test_a_missing_answer_is_told_with_the_chat() -> None:
 
 
 async def test_a_photo_can_be_downloaded() -> None:
-    """getFile gives an address under which the very bytes of the largest size lie."""
+    """getFile gives an address that serves the bytes of the largest size."""
     async with running(Emulator()) as (url, bot), Person(url, 7) as ada:
         picture = jpeg()
         await ada.sends(photo=picture)
@@ -100,7 +100,7 @@ async def test_a_taken_port_is_told() -> None:
 
 
 async def test_a_follower_that_lost_its_place_starts_over() -> None:
-    """From before the kept log, or from another server's, a follower gets a reset and then what is new."""
+    """A reader whose number is no longer kept, or is another server's, gets a reset and then new events."""
     events = EventLog()
     for number in range(50_000):
         events.publish("message", 7, number=number)
@@ -117,7 +117,7 @@ async def test_a_follower_that_lost_its_place_starts_over() -> None:
 
 
 async def test_ids_go_on_above_those_of_an_earlier_emulator() -> None:
-    """A bot that remembers update ids takes a restarted emulator's updates for new ones."""
+    """A bot that remembers update ids sees a restarted emulator's updates as new."""
     first = Emulator().world.updates
     number = first.add("message", {"text": "now"})
     assert number is not None and number > 250_000_000 and number < 2**31

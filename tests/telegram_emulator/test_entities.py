@@ -1,4 +1,4 @@
-"""What the emulator makes of texts and entities: the same as Telegram."""
+"""Texts and entities come out of the emulator as they do of Telegram."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_telegram_finds_commands_links_mentions_and_hashtags() -> None:
 
 
 def test_given_entities_move_with_the_trimmed_text() -> None:
-    """Blanks and control characters around given entities go, and the entities keep their text."""
+    """Blanks and control characters around given entities are removed, and the entities keep their text."""
     text, entities = formatted("\n\x07 👍 bold \r\n", [{"type": "bold", "offset": 6, "length": 5}])
     assert (text, spans(entities)) == ("👍 bold", [("bold", 3, 4)])
 

@@ -1,4 +1,4 @@
-"""Which files go in and out: the emulator's limits are Telegram's."""
+"""The emulator's limits for files are Telegram's."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def test_files_over_20_megabytes_cannot_be_fetched(emulator: Emulator) -> 
 
 
 async def test_bad_uploads_are_refused(emulator: Emulator) -> None:
-    """Photos over 10 MB, empty files, files that are no pictures, odd shapes, and nothing at all."""
+    """Photos over 10 MB, empty files, files that are not pictures, extreme shapes, and a missing upload."""
     async with running(emulator) as (_, bot):
         data = jpeg() + b"\0" * 10 * 2**20
         size, large = len(data), BufferedInputFile(data, "x.jpg")

@@ -1,4 +1,4 @@
-"""The people's side: what persons do over HTTP, what they see as events, and what the bot gets of it."""
+"""What people do over HTTP, the events they see, and the updates that the bot receives."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def world() -> AsyncIterator[tuple[Emulator, Bot, str, Person]]:
 
 
 async def updates_of(bot: Bot) -> list[Update]:
-    """All updates that wait; they are confirmed."""
+    """Return all pending updates and confirm them."""
     updates = await bot.get_updates()
     if updates:
         await bot.get_updates(offset=updates[-1].update_id + 1)
@@ -58,7 +58,7 @@ async def test_an_album_comes_as_separate_updates(world: tuple[Emulator, Bot, st
 
 
 async def test_a_document_keeps_its_bytes_name_and_type(world: tuple[Emulator, Bot, str, Person]) -> None:
-    """A file goes through untouched, whatever it holds."""
+    """A file arrives unchanged, whatever its content."""
     _, bot, _, ada = world
     await ada.sends(document=b"not a picture", file_name="odd.jpg", media_type="image/jpeg", caption="look")
     (update,) = await updates_of(bot)
@@ -82,7 +82,7 @@ async def test_a_long_text_is_cut_as_by_telegrams_apps(world: tuple[Emulator, Bo
 
 
 async def test_photos_are_upright_jpegs_of_at_most_1280(world: tuple[Emulator, Bot, str, Person]) -> None:
-    """A large PNG comes as JPEG in four sizes; a turned photo is turned back; a broken one goes only when forced."""
+    """A large PNG arrives as JPEG in four sizes; a rotated photo upright; a broken one only as a raw photo."""
     _, bot, _, ada = world
     encoded = io.BytesIO()
     Image.new("RGBA", (2000, 1000), "red").save(encoded, "PNG")
@@ -110,7 +110,7 @@ async def test_photos_are_upright_jpegs_of_at_most_1280(world: tuple[Emulator, B
 
 
 async def test_an_edited_question_comes_as_edited_message(world: tuple[Emulator, Bot, str, Person]) -> None:
-    """Texts and captions can be edited by their authors."""
+    """Authors can edit their texts and captions."""
     _, bot, _, ada = world
     await ada.edits(await ada.sends("frist"), "first")
     await ada.edits(await ada.sends(photo=jpeg(), caption="waht?"), "what?")
@@ -119,7 +119,7 @@ async def test_an_edited_question_comes_as_edited_message(world: tuple[Emulator,
 
 
 async def test_a_reply_carries_what_it_replies_to(world: tuple[Emulator, Bot, str, Person]) -> None:
-    """In both directions."""
+    """A person's reply to a message, and the bot's reply to a person's."""
     _, bot, _, ada = world
     first = await ada.sends("first")
     await ada.sends("second", reply_to=first["message_id"])
@@ -131,7 +131,7 @@ async def test_a_reply_carries_what_it_replies_to(world: tuple[Emulator, Bot, st
 
 
 async def test_a_button_must_be_there_to_be_pressed(world: tuple[Emulator, Bot, str, Person]) -> None:
-    """A press carries the message and the data; a button that was taken away cannot be pressed."""
+    """A press carries the message and the data; a removed button cannot be pressed."""
     _, bot, _, ada = world
     await ada.sends("hello")
     sent = await bot.send_message(ADA, "rate me", reply_markup=THUMBS)
@@ -148,7 +148,7 @@ async def test_a_button_must_be_there_to_be_pressed(world: tuple[Emulator, Bot, 
 async def test_in_groups_the_bot_sees_what_privacy_mode_lets_through(
     world: tuple[Emulator, Bot, str, Person],
 ) -> None:
-    """Commands, mentions and replies reach it, small talk does not; an administrator gets all."""
+    """Commands, mentions and replies reach the bot, other messages do not; an administrator receives all."""
     emulator, bot, url, ada = world
     async with Person(url, 8, "Bo") as bo:
         group = emulator.add_group("friends", [ADA, bo.id])
@@ -170,7 +170,7 @@ async def test_in_groups_the_bot_sees_what_privacy_mode_lets_through(
 
 
 async def test_the_menu_shows_the_narrowest_commands(world: tuple[Emulator, Bot, str, Person]) -> None:
-    """Language before none, chat before private chats before all; deleting falls back."""
+    """The person's language precedes none, the chat precedes all private chats and all chats; deletion falls back."""
     _, bot, url, ada = world
     await ada.sends("/start")
 
@@ -192,7 +192,7 @@ async def test_the_menu_shows_the_narrowest_commands(world: tuple[Emulator, Bot,
 
 
 async def test_events_resume_where_a_reader_left_off(world: tuple[Emulator, Bot, str, Person]) -> None:
-    """A stream opened with the number of the last event read gets all that came since, and only own chats'."""
+    """A stream opened with the last number read brings all later events of the person's own chats."""
     emulator, bot, _, ada = world
     await ada.sends("one")
     last = emulator.world.events.last
@@ -211,7 +211,7 @@ async def test_events_resume_where_a_reader_left_off(world: tuple[Emulator, Bot,
 
 
 async def test_other_sites_have_no_say(world: tuple[Emulator, Bot, str, Person]) -> None:
-    """A request that a page of another origin makes is refused, one of the chat page is not."""
+    """A request from a page of another origin is refused, one from the chat page is not."""
     _, _, url, _ = world
     async with aiohttp.ClientSession(url) as session:
         for origin, status in (("https://evil.example", 403), (url, 200)):
@@ -221,7 +221,7 @@ async def test_other_sites_have_no_say(world: tuple[Emulator, Bot, str, Person])
 
 
 async def test_wrong_requests_are_told_so(world: tuple[Emulator, Bot, str, Person]) -> None:
-    """Strangers, empty and over-long texts, missing fields and malformed bodies are client errors."""
+    """Unknown people, empty texts, missing fields and malformed bodies are client errors."""
     _, _, url, _ = world
     async with aiohttp.ClientSession(url) as session:
         for path, body, reason in (
@@ -238,7 +238,7 @@ async def test_wrong_requests_are_told_so(world: tuple[Emulator, Bot, str, Perso
 
 
 async def test_the_page_and_its_pictures_are_served(world: tuple[Emulator, Bot, str, Person]) -> None:
-    """The chat page, all that it names, the samples, and sent photos; files never run as pages."""
+    """The chat page, its files, the samples and sent photos are served; uploaded files never run as pages."""
     _, _, url, ada = world
     async with aiohttp.ClientSession(url) as session:
         async with session.get("/") as answer:
@@ -261,7 +261,7 @@ async def test_the_page_and_its_pictures_are_served(world: tuple[Emulator, Bot, 
 
 
 async def test_sample_people_vote_by_taste() -> None:
-    """Each sends pictures, asks again and rates every answer: 👍 for playful ones, 👎 for plain ones."""
+    """Each sends pictures, asks a second question and rates every answer by the given rule."""
     rounds: list[int] = []
 
     def conversations(number: int) -> list[SampleConversation]:
@@ -290,7 +290,7 @@ async def test_sample_people_vote_by_taste() -> None:
 
 
 async def test_person_tells_a_stop_button_from_an_answer(world: tuple[Emulator, Bot, str, Person]) -> None:
-    """A message at rest that still offers ⏹ is not final; the one after it is."""
+    """A message with ⏹ is not final; the next edit without it is."""
     _, bot, _, ada = world
     await ada.sends("hello")
     stop = THUMBS.model_copy(deep=True)

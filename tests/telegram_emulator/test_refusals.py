@@ -1,4 +1,4 @@
-"""The emulator refuses what Telegram refuses, in Telegram's words, driven by aiogram over HTTP."""
+"""The emulator refuses what Telegram refuses, with Telegram's descriptions, driven by aiogram over HTTP."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ async def emulator() -> AsyncIterator[Emulator]:
 
 @pytest.fixture
 async def url(emulator: Emulator) -> str:
-    """Its address."""
+    """The emulator's address."""
     return await emulator.start()
 
 
 @pytest.fixture
 async def bot(emulator: Emulator, url: str) -> AsyncIterator[Bot]:
-    """A bot that talks to it."""
+    """A bot of the emulator."""
     async with client(url, emulator.token) as bot:
         yield bot
 
 
 async def test_an_unknown_token_is_unauthorized(url: str) -> None:
-    """A well-formed token of no bot gets 401, also for downloads' sake."""
+    """A well-formed token of no bot gets 401."""
     async with client(url, "1:nobody") as stranger:
         with refusal("Unauthorized") as raised:
             await stranger.get_me()
@@ -58,13 +58,13 @@ async def test_an_unknown_method_is_not_found(bot: Bot) -> None:
 
 
 async def test_method_names_are_read_without_regard_to_case(url: str, emulator: Emulator) -> None:
-    """GETME is getMe, by GET as well as by POST."""
+    """GETME is getMe, by GET and by POST."""
     async with aiohttp.ClientSession() as session, session.get(f"{url}/bot{emulator.token}/GETME") as answer:
         assert (await answer.json())["result"]["username"] == "thumbtune_bot"
 
 
 async def test_an_unknown_chat_is_not_found(bot: Bot) -> None:
-    """A chat that nobody has opened gets 400, and an empty one another text."""
+    """An unknown chat gets 400, and an empty chat_id another description."""
     with refusal("Bad Request: chat not found"):
         await bot.send_message(8, "hello")
     with refusal("Bad Request: chat_id is empty"):
@@ -72,7 +72,7 @@ async def test_an_unknown_chat_is_not_found(bot: Bot) -> None:
 
 
 async def test_a_bot_cannot_write_first(bot: Bot, emulator: Emulator) -> None:
-    """Who never wrote is not found, or, known from a group, out of reach; who blocked the bot refuses it."""
+    """A person who never wrote is not found, one known from a group is forbidden, and so is one who blocked the bot."""
     emulator.add_person(9, "Bo")
     with refusal("Bad Request: chat not found"):
         await bot.send_message(9, "hello")
@@ -117,7 +117,7 @@ MALFORMED = [
 async def test_malformed_json_is_refused(
     url: str, emulator: Emulator, method: str, form: dict[str, str], reason: str
 ) -> None:
-    """Parameters that are no JSON, or not of the right shape, are refused and break nothing."""
+    """Parameters that are not JSON, or not of the right shape, are refused."""
     fields = {"chat_id": str(ADA), "text": "x", **form}
     async with (
         aiohttp.ClientSession() as session,
@@ -127,7 +127,7 @@ async def test_malformed_json_is_refused(
 
 
 async def test_an_edit_must_change_something(bot: Bot, emulator: Emulator) -> None:
-    """The same text with the same buttons is refused and not counted; other buttons are a change."""
+    """The same text with the same buttons is refused and not counted; new buttons are a change."""
     reason = (
         "Bad Request: message is not modified: specified new message content and reply markup are exactly the same "
         "as a current content and reply markup of the message"
@@ -145,7 +145,7 @@ async def test_an_edit_must_change_something(bot: Bot, emulator: Emulator) -> No
 
 
 async def test_only_ones_own_messages_that_are_there_can_be_edited(bot: Bot, emulator: Emulator) -> None:
-    """A missing message, a person's message, and the text that a message does not have."""
+    """A missing message, a person's message and a message without text cannot be edited."""
     with refusal("Bad Request: message to edit not found"):
         await bot.edit_message_text("x", chat_id=ADA, message_id=1)
     with refusal("Bad Request: message identifier is not specified"):
@@ -159,7 +159,7 @@ async def test_only_ones_own_messages_that_are_there_can_be_edited(bot: Bot, emu
 
 
 async def test_a_deleted_message_is_gone(bot: Bot) -> None:
-    """Deleting twice, editing and answering what is deleted are refused; a lenient reply is sent without."""
+    """Deleting again, editing and replying are refused; a lenient reply is sent as a plain message."""
     sent = await bot.send_message(ADA, "x")
     await sent.delete()
     with refusal("Bad Request: message to delete not found"):
@@ -186,7 +186,7 @@ async def test_in_groups_others_messages_stay(bot: Bot, emulator: Emulator) -> N
 
 
 async def test_a_pressed_button_is_answered_once_and_soon() -> None:
-    """An unknown query, a second answer and a late one are refused alike; a toast has up to 200 characters."""
+    """An unknown query, a second answer and a late one get the same error; a toast has up to 200 characters."""
     now = [0.0]
     emulator = acquainted(ADA, clock=lambda: now[0])
     reason = "Bad Request: query is too old and response timeout expired or query ID is invalid"
@@ -220,7 +220,7 @@ CALLS: list[tuple[TelegramMethod[Any] | str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("method", "arguments", "reason"), CALLS, ids=[reason for _, _, reason in CALLS])
 async def test_a_bad_argument_is_refused(bot: Bot, method: str, arguments: dict[str, Any], reason: str) -> None:
-    """The smaller methods check what they get, too."""
+    """The smaller methods check their arguments too."""
     with refusal(f"Bad Request: {reason}") as raised:
         await getattr(bot, method)(**arguments)
     assert isinstance(raised.value, TelegramBadRequest)

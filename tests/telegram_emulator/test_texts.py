@@ -1,4 +1,4 @@
-"""What may be written to people: the emulator refuses the texts, captions and buttons that Telegram refuses."""
+"""The emulator refuses the texts, captions and buttons that Telegram refuses."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ TEXTS = [
 
 @pytest.mark.parametrize(("text", "markup", "reason"), TEXTS, ids=[reason[-40:] for _, _, reason in TEXTS])
 async def test_a_bad_text_is_refused(bot: Bot, text: str, markup: dict[str, Any], reason: str) -> None:
-    """Empty, over-long and wrongly marked-up texts are refused when sent and when edited in."""
+    """Empty and over-long texts and wrong entities are refused in sendMessage and editMessageText."""
     options = dict(markup)
     if "entities" in options:
         options["entities"] = [MessageEntity(type=t, offset=o, length=n) for t, o, n in options["entities"]]
@@ -86,7 +86,7 @@ def keyboard(**button: Any) -> InlineKeyboardMarkup:
 
 
 async def test_callback_data_has_up_to_64_bytes(bot: Bot) -> None:
-    """64 bytes pass, 65 do not, and it is bytes that count; a button must do something."""
+    """64 bytes are accepted, more are not, and bytes count, not characters; a button must have an action."""
     await bot.send_message(ADA, "x", reply_markup=keyboard(text="go", callback_data="汉" * 21 + "x"))
     with refusal("Bad Request: BUTTON_DATA_INVALID"):
         await bot.send_message(ADA, "x", reply_markup=keyboard(text="go", callback_data="汉" * 22))

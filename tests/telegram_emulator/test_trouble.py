@@ -1,4 +1,4 @@
-"""Flood control and faults: what a bot must be able to live with, on request."""
+"""Flood control and injected faults."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ADA = 7
 
 @dataclass
 class Clock:
-    """A clock that tests turn."""
+    """A clock that tests set."""
 
     now: float = 1000.0
 
@@ -29,7 +29,7 @@ class Clock:
 
 @pytest.fixture
 def clock() -> Clock:
-    """Time as flood control sees it."""
+    """The clock of flood control."""
     return Clock()
 
 
@@ -42,7 +42,7 @@ async def world(clock: Clock) -> AsyncIterator[tuple[Emulator, Bot, str]]:
 
 
 async def test_flood_control_is_off_until_switched_on(world: tuple[Emulator, Bot, str]) -> None:
-    """Without the switch a bot may send as fast as it can."""
+    """By default a bot may send at any rate."""
     _, bot, _ = world
     for _ in range(40):
         await bot.send_message(ADA, "x")
@@ -51,7 +51,7 @@ async def test_flood_control_is_off_until_switched_on(world: tuple[Emulator, Bot
 async def test_a_chat_takes_a_message_a_second_with_small_bursts(
     world: tuple[Emulator, Bot, str], clock: Clock
 ) -> None:
-    """Edits count like messages; a refusal says when to come back, also to those who come earlier."""
+    """Edits count like messages; a refusal says when to retry, also to a call before that time."""
     emulator, bot, _ = world
     emulator.flood.on = True
     sent = await bot.send_message(ADA, "0")
@@ -77,7 +77,7 @@ async def test_a_chat_takes_a_message_a_second_with_small_bursts(
 
 
 async def test_a_group_takes_twenty_messages_a_minute(world: tuple[Emulator, Bot, str], clock: Clock) -> None:
-    """The twenty-first has to wait for the first to be a minute old."""
+    """The twenty-first must wait until the first is a minute old."""
     emulator, bot, _ = world
     emulator.flood.on = True
     group = emulator.add_group("friends", [ADA])
@@ -107,7 +107,7 @@ async def test_thirty_messages_a_second_in_all(world: tuple[Emulator, Bot, str],
 
 
 async def test_refused_edits_cost_nothing(world: tuple[Emulator, Bot, str]) -> None:
-    """What fails a check does not count against the limit."""
+    """A call that fails a check does not count against the limit."""
     emulator, bot, _ = world
     emulator.flood.on = True
     emulator.flood.chat_burst = 2
@@ -119,7 +119,7 @@ async def test_refused_edits_cost_nothing(world: tuple[Emulator, Bot, str]) -> N
 
 
 async def test_the_next_calls_can_fail(world: tuple[Emulator, Bot, str]) -> None:
-    """502 as JSON and as a page, 429 out of the blue, each for as many calls as planned, and nothing is done."""
+    """502 as JSON and as a page, and 429, each for as many calls as planned; the calls are not carried out."""
     emulator, bot, _ = world
     emulator.faults.plan("bad_gateway", 2)
     for _ in range(2):
@@ -138,7 +138,7 @@ async def test_the_next_calls_can_fail(world: tuple[Emulator, Bot, str]) -> None
 
 
 async def test_connections_can_break_before_and_after_the_deed(world: tuple[Emulator, Bot, str]) -> None:
-    """A bot cannot tell which it was; only the second left a message."""
+    """The bot sees the same error; only the second fault leaves a message."""
     emulator, bot, _ = world
     emulator.faults.plan("reset_before", methods=["sendMessage"])
     with pytest.raises(TelegramNetworkError):
@@ -152,7 +152,7 @@ async def test_connections_can_break_before_and_after_the_deed(world: tuple[Emul
 
 
 async def test_answers_can_be_late(world: tuple[Emulator, Bot, str]) -> None:
-    """A delayed call is carried out all the same."""
+    """A delayed call is carried out."""
     emulator, bot, _ = world
     emulator.faults.plan("delay", seconds=0.2)
     before = time.monotonic()
@@ -171,7 +171,7 @@ def test_an_unknown_fault_is_refused() -> None:
 
 
 async def test_uploads_suffer_faults_like_any_call(world: tuple[Emulator, Bot, str]) -> None:
-    """A fault for a chat strikes multipart calls, too."""
+    """A fault for a chat concerns multipart calls too."""
     emulator, bot, _ = world
     emulator.faults.plan("bad_gateway", chat=ADA)
     with pytest.raises(TelegramServerError):

@@ -1,4 +1,4 @@
-"""How updates come to the bot: by long polling and by webhook, each once it is confirmed, no two ways at once."""
+"""Updates by long polling and by webhook: each until it is confirmed, never both ways at once."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ async def world() -> AsyncIterator[tuple[Emulator, Bot]]:
 
 
 def texts(updates: list[Update]) -> list[str | None]:
-    """What the messages of these updates say."""
+    """Return the texts of the messages in these updates."""
     return [update.message.text for update in updates if update.message]
 
 
 async def test_an_update_stays_until_it_is_confirmed(world: tuple[Emulator, Bot]) -> None:
-    """The same updates come again until an offset above them is asked for; limit cuts the batch."""
+    """The same updates are returned until an offset above them is requested; limit cuts the batch."""
     emulator, bot = world
     for word in ("one", "two", "three"):
         emulator.people.writes(ADA, word)
@@ -48,7 +48,7 @@ async def test_an_update_stays_until_it_is_confirmed(world: tuple[Emulator, Bot]
 
 
 async def test_a_long_poll_ends_with_the_first_update(world: tuple[Emulator, Bot]) -> None:
-    """A waiting poll is answered as soon as somebody writes, and with nothing when its time is up."""
+    """A waiting poll returns with the first update, or empty after its timeout."""
     emulator, bot = world
     polling = asyncio.create_task(bot.get_updates(timeout=30))
     await until(lambda: "getupdates" in emulator.calls)
@@ -73,7 +73,7 @@ async def test_a_second_poller_ends_the_first(world: tuple[Emulator, Bot]) -> No
 
 
 async def test_reactions_come_only_when_asked_for(world: tuple[Emulator, Bot]) -> None:
-    """message_reaction is not among the default updates; allowed_updates brings it and shuts others out."""
+    """message_reaction is not a default update; allowed_updates includes it and excludes others."""
     emulator, bot = world
     emulator.people.writes(ADA, "/start")
     sent = await bot.send_message(ADA, "hello")
@@ -94,7 +94,7 @@ async def test_reactions_come_only_when_asked_for(world: tuple[Emulator, Bot]) -
 
 
 async def test_updates_can_come_twice_and_in_reverse(world: tuple[Emulator, Bot]) -> None:
-    """Asked for trouble, the queue repeats confirmed updates and turns a batch around."""
+    """On request the queue repeats confirmed updates and reverses a batch."""
     emulator, bot = world
     emulator.world.updates.duplicates = 1
     emulator.people.writes(ADA, "one")
@@ -109,7 +109,7 @@ async def test_updates_can_come_twice_and_in_reverse(world: tuple[Emulator, Bot]
 
 
 class Receiver:
-    """A webhook's other end: keeps what it gets and fails as often as it is told."""
+    """The receiver of a webhook: records updates and fails `failures` times."""
 
     def __init__(self) -> None:
         self.received: list[tuple[str, dict[str, Any]]] = []
@@ -126,7 +126,7 @@ class Receiver:
         return web.Response()
 
     async def until(self, count: int) -> None:
-        """Wait for that many posts."""
+        """Wait for this number of posts."""
         while len(self.received) < count:
             self.arrived.clear()
             await asyncio.wait_for(self.arrived.wait(), 10)
@@ -147,7 +147,7 @@ async def receiver() -> AsyncIterator[tuple[str, Receiver]]:
 async def test_a_webhook_gets_updates_in_order_with_its_secret(
     world: tuple[Emulator, Bot], receiver: tuple[str, Receiver]
 ) -> None:
-    """Updates are posted one after the other, again until 200, and bear the secret."""
+    """Updates are posted one after the other, repeated until 200, with the secret."""
     emulator, bot = world
     url, received = receiver
     received.failures = 2
@@ -162,7 +162,7 @@ async def test_a_webhook_gets_updates_in_order_with_its_secret(
 async def test_polling_and_a_webhook_exclude_each_other(
     world: tuple[Emulator, Bot], receiver: tuple[str, Receiver]
 ) -> None:
-    """A webhook ends the waiting poll and refuses new ones until it is deleted; nothing is lost between."""
+    """A webhook ends the waiting poll and refuses new ones until it is deleted; no update is lost."""
     emulator, bot = world
     url, received = receiver
     polling = asyncio.create_task(bot.get_updates(timeout=30))
