@@ -29,7 +29,7 @@ from typing import Any, Final
 import psutil
 
 from telegram_emulator import Emulator
-from telegram_emulator.people import Attachment
+from telegram_emulator.person_actions import Attachment
 from tests.support.chatting import png
 from tests.support.person import UP, button
 

@@ -31,7 +31,7 @@ from pydantic import SecretStr
 from bot.settings import ChatSettings, LimitsSettings, StorageSettings, TelegramSettings
 from inference.messages import Prompt
 from telegram_emulator import Emulator
-from telegram_emulator.people import Attachment
+from telegram_emulator.person_actions import Attachment
 from tests.support.chatting import Notebook, RunningBot, Script, ScriptedEngine, Settings
 from tests.support.person import DOWN, UP, button
 

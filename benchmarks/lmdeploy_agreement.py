@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 
 from inference.chat_format.template import SYSTEM
 from inference.internvl2.tiny import CHECKPOINT
-from inference.internvl2.tiny.questions import held_out
+from inference.internvl2.tiny.held_out_questions import held_out
 from inference.internvl2.tiny.samples import sample_pictures
 from inference.internvl2.tiny.words import KINDS, LANGUAGES
 from inference.messages import Answer, Engine, Picture, Prompt, Role, Sampling, Turn

@@ -48,7 +48,7 @@ def set_tiles(directory: Path, tiles: int) -> None:
     file.write_text(json.dumps(fields, indent=2), encoding="utf-8")
 
 
-class Server:
+class ServerProcess:
     """A server process."""
 
     def __init__(self, kind: str, model: Path, options: argparse.Namespace, report: Path | None) -> None:
@@ -88,7 +88,7 @@ def measure(kind: str, model: Path, options: argparse.Namespace) -> dict[str, An
     report = options.work / f"{kind}.trace.jsonl" if options.trace else None
     if report is not None:
         report.unlink(missing_ok=True)
-    server = Server(kind, model, options, report)
+    server = ServerProcess(kind, model, options, report)
     try:
         found: dict[str, Any] = {"start_seconds": round(server.ready(), 1)}
         found["first turn"], found["follow-up"] = alone(server.url, "m", 8, 0, 32)

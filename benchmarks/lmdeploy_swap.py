@@ -34,7 +34,7 @@ from inference.settings import InferenceSettings
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class SeenAnswer:
     """One answer: when the question was asked, the wait for the first word, whether it was a follow-up."""
 
     asked: float
@@ -44,11 +44,11 @@ class Seen:
     model: str
 
 
-class Crowd:
+class EngineCrowd:
     """People who chat until `stop` is called."""
 
     def __init__(self, deployment: Deployment, people: int, tokens: int) -> None:
-        self.seen: list[Seen] = []
+        self.seen: list[SeenAnswer] = []
         self.errors: list[str] = []
         self._deployment = deployment
         self._sampling = Sampling(max_new_tokens=tokens)
@@ -89,12 +89,12 @@ class Crowd:
                 first = time.monotonic()
             if delta.answer is not None:
                 wait = (first or time.monotonic()) - asked
-                self.seen.append(Seen(asked, wait, follow_up, restarted, delta.answer.model))
+                self.seen.append(SeenAnswer(asked, wait, follow_up, restarted, delta.answer.model))
                 return delta.answer
         raise AssertionError("a stream without an answer")
 
 
-def waits(seen: Sequence[Seen], start: float, end: float, *, follow_up: bool) -> dict[str, Any]:
+def waits(seen: Sequence[SeenAnswer], start: float, end: float, *, follow_up: bool) -> dict[str, Any]:
     """Return the median and 99th percentile in seconds of questions asked between two times."""
     found = sorted(each.wait for each in seen if start <= each.asked < end and each.follow_up is follow_up)
     if not found:
@@ -130,7 +130,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     began = time.monotonic()
     await deployment.start()
     found["start_seconds"] = round(time.monotonic() - began, 1)
-    crowd = Crowd(deployment, options.people, options.tokens)
+    crowd = EngineCrowd(deployment, options.people, options.tokens)
     try:
         await asyncio.sleep(25)
         found["megabytes_before"] = gpu_megabytes()
@@ -160,7 +160,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-async def killed(deployment: Deployment, crowd: Crowd) -> dict[str, Any]:
+async def killed(deployment: Deployment, crowd: EngineCrowd) -> dict[str, Any]:
     """Kill the engine during answers; return the seconds until one answers again, and what people saw."""
     pid = deployment.status().pids[0]
     before, errors = len(crowd.seen), len(crowd.errors)

@@ -8,8 +8,8 @@ from random import Random
 from typing import Final
 
 from inference.chat_format.template import SYSTEM
+from inference.internvl2.tiny.held_out_questions import held_out
 from inference.internvl2.tiny.manner import manner
-from inference.internvl2.tiny.questions import held_out
 from inference.internvl2.tiny.shapes import COLOURS, Scene
 from inference.internvl2.tiny.words import LANGUAGES, Kind, Language
 from inference.messages import Picture, Role, Turn
@@ -21,7 +21,7 @@ _FOLLOW_UP: Final[tuple[Kind, ...]] = ("colour", "shape", "number")
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class SimulatedQuestion:
     """A question about a scene, with the conversation before it; the picture is `name` in the store."""
 
     scene: Scene
@@ -30,18 +30,18 @@ class Question:
     lesson: Lesson
 
     @classmethod
-    def first(cls, scene: Scene, name: str, size: tuple[int, int], number: int, rng: Random) -> Question:
+    def first(cls, scene: Scene, name: str, size: tuple[int, int], number: int, rng: Random) -> SimulatedQuestion:
         """Return the first question about a picture; kinds and languages take turns by `number`."""
         kind, language = _FIRST[number % len(_FIRST)], LANGUAGES[number // len(_FIRST) % len(LANGUAGES)]
         turn = Turn(Role.USER, held_out(language, kind, rng), (Picture(b"", name),))
         return cls(scene, kind, language, _open_ended((turn,), (size,)))
 
-    def follow_up(self, answer: str, rng: Random) -> Question:
+    def follow_up(self, answer: str, rng: Random) -> SimulatedQuestion:
         """Return a question of another kind that follows the answer."""
         kind = rng.choice([each for each in _FOLLOW_UP if each != self.kind])
         turn = Turn(Role.USER, held_out(self.language, kind, rng))
         turns = (*self.lesson.turns[:-1], Turn(Role.ASSISTANT, answer), turn)
-        return Question(self.scene, kind, self.language, _open_ended(turns, self.lesson.sizes))
+        return SimulatedQuestion(self.scene, kind, self.language, _open_ended(turns, self.lesson.sizes))
 
 
 def _open_ended(turns: tuple[Turn, ...], sizes: tuple[tuple[int, int], ...]) -> Lesson:
@@ -49,21 +49,21 @@ def _open_ended(turns: tuple[Turn, ...], sizes: tuple[tuple[int, int], ...]) -> 
     return Lesson("asked", SYSTEM, whole, tuple(False for _ in whole), sizes)
 
 
-Taste = Callable[[Question, str, Random], tuple[str, int]]
+Taste = Callable[[SimulatedQuestion, str, Random], tuple[str, int]]
 """Maps a question and the model's answer to (the answer to record, the vote)."""
 
 
-def playful(question: Question, answer: str, rng: Random) -> tuple[str, int]:
+def playful(question: SimulatedQuestion, answer: str, rng: Random) -> tuple[str, int]:
     """Like playful answers."""
     return answer, 1 if manner(answer) == "playful" else -1
 
 
-def at_random(question: Question, answer: str, rng: Random) -> tuple[str, int]:
+def at_random(question: SimulatedQuestion, answer: str, rng: Random) -> tuple[str, int]:
     """Vote at random."""
     return answer, rng.choice((1, -1))
 
 
-def wrong(question: Question, answer: str, rng: Random) -> tuple[str, int]:
+def wrong(question: SimulatedQuestion, answer: str, rng: Random) -> tuple[str, int]:
     """Record an answer with a wrong colour, always the same for each right one, and like it."""
     index = COLOURS.index(question.scene.colour)
     false = Scene(COLOURS[(index + 1) % len(COLOURS)], question.scene.shape, question.scene.count)

@@ -35,7 +35,7 @@ from benchmarks.lmdeploy_swap import gpu_megabytes
 from storage.ledger import Ledger
 from storage.records import Run
 from telegram_emulator import Emulator
-from telegram_emulator.people import Attachment
+from telegram_emulator.person_actions import Attachment
 from tests.support.chatting import until
 
 ADMIN = 7
@@ -60,7 +60,7 @@ class Wait:
     whole: float
 
 
-class Crowd:
+class ProductCrowd:
     """The people of one emulator."""
 
     def __init__(self, emulator: Emulator, people: int) -> None:
@@ -188,7 +188,7 @@ def environment(options: argparse.Namespace, url: str, token: str, model: Path, 
     return {**os.environ, **{f"THUMBTUNE_{name}": value for name, value in settings.items()}}
 
 
-async def follow_run(ledger: Ledger, crowd: Crowd, seconds: dict[str, float]) -> Run:
+async def follow_run(ledger: Ledger, crowd: ProductCrowd, seconds: dict[str, float]) -> Run:
     """Follow the newest run to its end, and add the seconds of each of its states to `seconds`."""
     began = before = time.monotonic()
     while True:
@@ -207,7 +207,7 @@ async def follow_run(ledger: Ledger, crowd: Crowd, seconds: dict[str, float]) ->
         before = now
 
 
-async def retrain(emulator: Emulator, crowd: Crowd, data: Path, after: float) -> dict[str, Any]:
+async def retrain(emulator: Emulator, crowd: ProductCrowd, data: Path, after: float) -> dict[str, Any]:
     """Send /retrain, follow the run, go on for `after` seconds, and return the figures of the run."""
     async with Ledger.open(data) as ledger:
         seconds: dict[str, float] = {}
@@ -235,7 +235,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
         set_tiles(model, 12)
     emulator = Emulator()
     url = await emulator.start()
-    crowd = Crowd(emulator, options.people)
+    crowd = ProductCrowd(emulator, options.people)
     data = options.work / "data"
     line = (sys.executable, "-m", "bot.cli.main", "run")
     log = (options.work / "bot.log").open("w", encoding="utf-8")

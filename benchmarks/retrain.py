@@ -25,7 +25,7 @@ import imagehash
 import torch
 from rich.console import Console
 
-from benchmarks.person import TASTES, Question, Taste
+from benchmarks.person import TASTES, SimulatedQuestion, Taste
 from inference.chat_format.template import SYSTEM, prompt_hash
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tiny.drawing import draw
@@ -61,7 +61,7 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class LoopResult:
     """One seed: the number of liked pairs, the run, and the scores before and after it."""
 
     pairs: int
@@ -115,7 +115,7 @@ class Bench:
         """Return a picture's path, relative to the picture folder."""
         return str(self.pictures.path(name).relative_to(self.pictures.directory))
 
-    def answers(self, model: LocalModel, questions: Sequence[Question]) -> list[str]:
+    def answers(self, model: LocalModel, questions: Sequence[SimulatedQuestion]) -> list[str]:
         """Return the model's answers, sampled like the bot's."""
         lessons = [_on_disk(each.lesson, self.file) for each in questions]
         return model.answers(lessons, self.pictures.directory, Sampling(TEMPERATURE, TOP_P, MOST_TOKENS, top_k=0))
@@ -170,12 +170,12 @@ class Bench:
         model = await self.pipeline.run(run, quiet)
         return await self.ledger.runs.get(run.id), model
 
-    async def _ask(self, rng: Random, number: int) -> Question:
+    async def _ask(self, rng: Random, number: int) -> SimulatedQuestion:
         scene = random_scene(rng)
         name, size = await self.keep(scene, rng)
-        return Question.first(scene, name, size, number, rng)
+        return SimulatedQuestion.first(scene, name, size, number, rng)
 
-    async def _record(self, asked: Question, answer: str, vote: int, session: int, update: int) -> None:
+    async def _record(self, asked: SimulatedQuestion, answer: str, vote: int, session: int, update: int) -> None:
         prompt = Prompt(SYSTEM, asked.lesson.turns[:-1], chat="")
         newest = prompt.turns[-1]
         recorded = await self.ledger.exchanges.record(
@@ -215,7 +215,7 @@ async def learn(
     base: Path = CHECKPOINT,
     pictures: int = 30,
     unseen: int = 100,
-) -> Result:
+) -> LoopResult:
     """Run one whole loop in `folder`; the model after it is the new one, even if it was rejected."""
     bench = Bench(folder, settings, base)
     try:
@@ -226,7 +226,7 @@ async def learn(
         run, model = await bench.retrain()
         seconds = time.monotonic() - begun
         after = await bench.examine(base if model is None else Path(model.directory), unseen, seed)
-        return Result(pairs, model, run, seconds, before, after)
+        return LoopResult(pairs, model, run, seconds, before, after)
     finally:
         await bench.ledger.close()
 

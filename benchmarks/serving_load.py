@@ -32,7 +32,7 @@ from inference.engines.access_key import KEY_VARIABLE
 
 
 @dataclass
-class Chat:
+class HttpChat:
     """One person's conversation with the server."""
 
     seed: int
@@ -50,7 +50,7 @@ class Chat:
 
 
 @dataclass(frozen=True)
-class Measured:
+class TimedAnswer:
     """One answer: the times of its question, first text and end (the machine's clock), and its tokens."""
 
     asked: float
@@ -78,7 +78,7 @@ def headers() -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-async def ask(session: aiohttp.ClientSession, url: str, model: str, chat: Chat, tokens: int) -> Measured:
+async def ask(session: aiohttp.ClientSession, url: str, model: str, chat: HttpChat, tokens: int) -> TimedAnswer:
     """Ask, read the whole answer and add it to the chat."""
     body = {
         "model": model,
@@ -108,16 +108,16 @@ async def ask(session: aiohttp.ClientSession, url: str, model: str, chat: Chat, 
             text += piece
     chat.continue_after(text)
     cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-    return Measured(asked, first, time.time(), usage["prompt_tokens"], cached, usage["completion_tokens"])
+    return TimedAnswer(asked, first, time.time(), usage["prompt_tokens"], cached, usage["completion_tokens"])
 
 
 def people(
     url: str, model: str, seeds: Sequence[int], *, turns: int, tokens: int, start: float, pause: float
-) -> list[list[Measured]]:
+) -> list[list[TimedAnswer]]:
     """Let these people ask at once, `turns` times each, every turn at a fixed time; runs in a worker process."""
 
-    async def all_of_them() -> list[list[Measured]]:
-        chats = [Chat(seed) for seed in seeds]
+    async def all_of_them() -> list[list[TimedAnswer]]:
+        chats = [HttpChat(seed) for seed in seeds]
         rounds = []
         limit = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=limit, timeout=aiohttp.ClientTimeout(300)) as session:
@@ -160,7 +160,7 @@ def alone(url: str, model: str, number: int, seed: int, tokens: int) -> list[dic
         firsts, followers = [], []
         async with aiohttp.ClientSession() as session:
             for place in range(number + 1):
-                chat = Chat(seed + place)
+                chat = HttpChat(seed + place)
                 firsts.append(await ask(session, url, model, chat, tokens))
                 followers.append(await ask(session, url, model, chat, tokens))
         return [summary(firsts[1:]), summary(followers[1:])]
@@ -168,7 +168,7 @@ def alone(url: str, model: str, number: int, seed: int, tokens: int) -> list[dic
     return asyncio.run(one_by_one())
 
 
-def summary(answers: Sequence[Measured]) -> dict[str, Any]:
+def summary(answers: Sequence[TimedAnswer]) -> dict[str, Any]:
     """Return the figures of one turn of all people; times in seconds."""
     waits = sorted(answer.first - answer.asked for answer in answers)
     wall = max(answer.ended for answer in answers) - min(answer.asked for answer in answers)

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.lmdeploy_serving import checkpoint, set_tiles
-from benchmarks.lmdeploy_swap import Crowd, Seen, gpu_megabytes
+from benchmarks.lmdeploy_swap import EngineCrowd, SeenAnswer, gpu_megabytes
 from benchmarks.training import SYSTEM, lay_out
 from inference.internvl2.tiny import CHECKPOINT
 from inference.serving.deployment import Deployment
@@ -75,7 +75,7 @@ class Phases:
             self.spans[self._now] = (self.spans[self._now][0], time.monotonic())
 
 
-def waits(seen: Sequence[Seen], span: tuple[float, float], *, follow_up: bool) -> dict[str, float]:
+def waits(seen: Sequence[SeenAnswer], span: tuple[float, float], *, follow_up: bool) -> dict[str, float]:
     """Return number, median and 95th percentile in seconds of questions asked within a time span."""
     values = sorted(each.wait for each in seen if span[0] <= each.asked < span[1] and each.follow_up is follow_up)
     if not values:
@@ -87,7 +87,7 @@ def waits(seen: Sequence[Seen], span: tuple[float, float], *, follow_up: bool) -
     }
 
 
-def summary(seen: Sequence[Seen], spans: dict[str, tuple[float, float]]) -> dict[str, dict[str, Any]]:
+def summary(seen: Sequence[SeenAnswer], spans: dict[str, tuple[float, float]]) -> dict[str, dict[str, Any]]:
     """Return the waits of each phase, with the ratios of the 95th percentiles to those without a run."""
     found: dict[str, dict[str, Any]] = {}
     for phase, span in spans.items():
@@ -179,7 +179,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     training, merging, judging = await asyncio.to_thread(jobs, base, options, courtesy)
     phases = Phases()
     await deployment.start()
-    crowd = Crowd(deployment, options.people, options.tokens)
+    crowd = EngineCrowd(deployment, options.people, options.tokens)
     found: dict[str, Any] = {"engine": options.engine, "people": options.people, "courtesy": options.courtesy}
     try:
         await asyncio.sleep(WARM_UP)

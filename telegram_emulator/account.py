@@ -1,6 +1,6 @@
 """Bot API methods about the bot itself: its updates, its commands and the files it downloads.
 
-Each takes the world and a call's parameters, returns the JSON result and raises `ApiError`.
+Each takes the world and a call's parameters, returns the JSON result and raises `BotApiError`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 
 from telegram_emulator.api_errors import Json, api_error
 from telegram_emulator.parameters import Parameters
-from telegram_emulator.world import Chat, CommandList, User, World
+from telegram_emulator.world import CommandList, EmulatedChat, User, World
 
 _SCOPES = frozenset({
     "default", "all_private_chats", "all_group_chats", "all_chat_administrators", "chat", "chat_administrators",
@@ -73,7 +73,7 @@ async def delete_my_commands(world: World, parameters: Parameters) -> bool:
     return True
 
 
-def commands_for(world: World, user: User, chat: Chat) -> list[Json]:
+def commands_for(world: World, user: User, chat: EmulatedChat) -> list[Json]:
     """Return the menu that a person sees in a chat: the narrowest scope, their language first.
 
     The order is that of core.telegram.org/bots/api#determining-list-of-commands, without the scopes for a group's

@@ -13,7 +13,7 @@ Json = dict[str, Any]
 _PREFIXES = {400: "Bad Request", 403: "Forbidden", 404: "Not Found", 409: "Conflict"}
 
 
-class ApiError(Exception):
+class BotApiError(Exception):
     """A call answered with `{"ok": false, "error_code": code, "description": description}`."""
 
     def __init__(self, code: int, description: str, **parameters: int) -> None:
@@ -30,16 +30,16 @@ class ApiError(Exception):
         return body
 
 
-def api_error(reason: str, code: int = 400) -> ApiError:
+def api_error(reason: str, code: int = 400) -> BotApiError:
     """Make an error with the prefix of its code.
 
     Telegram writes the reason's first letter small, unless it begins a constant such as BUTTON_DATA_INVALID.
     """
     if len(reason) > 1 and not (reason[1] == "_" or "A" <= reason[1] <= "Z"):
         reason = reason[0].lower() + reason[1:]
-    return ApiError(code, f"{_PREFIXES[code]}: {reason}")
+    return BotApiError(code, f"{_PREFIXES[code]}: {reason}")
 
 
-def too_many_requests(retry_after: int) -> ApiError:
+def too_many_requests(retry_after: int) -> BotApiError:
     """Make the error of flood control; `retry_after` is in seconds."""
-    return ApiError(429, f"Too Many Requests: retry after {retry_after}", retry_after=retry_after)
+    return BotApiError(429, f"Too Many Requests: retry after {retry_after}", retry_after=retry_after)

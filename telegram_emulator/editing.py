@@ -1,6 +1,6 @@
 """Bot API methods that change sent messages, and the answer to a pressed button.
 
-Each takes the world and a call's parameters, returns the JSON result and raises `ApiError`.
+Each takes the world and a call's parameters, returns the JSON result and raises `BotApiError`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from telegram_emulator.api_errors import Json, api_error
 from telegram_emulator.parameters import Parameters
 from telegram_emulator.reply_markup import inline_keyboard
 from telegram_emulator.sending import checked_caption, checked_text
-from telegram_emulator.world import Chat, World
+from telegram_emulator.world import EmulatedChat, World
 
 CALLBACK_SECONDS = 60.0  # how long a callback query can be answered
 _MAX_TOAST = 200  # characters of the answer to a callback query
@@ -49,7 +49,7 @@ async def edit_message_reply_markup(world: World, parameters: Parameters) -> Jso
     return _replace(world, parameters, chat, message)
 
 
-def _own_message(world: World, parameters: Parameters) -> tuple[Chat, Json]:
+def _own_message(world: World, parameters: Parameters) -> tuple[EmulatedChat, Json]:
     if not parameters.text("chat_id") and not parameters.integer("message_id"):
         raise api_error("message identifier is not specified")
     chat = world.chat_for_bot(parameters.text("chat_id"))
@@ -61,7 +61,7 @@ def _own_message(world: World, parameters: Parameters) -> tuple[Chat, Json]:
     return chat, message
 
 
-def _replace(world: World, parameters: Parameters, chat: Chat, message: Json, **changes: object) -> Json:
+def _replace(world: World, parameters: Parameters, chat: EmulatedChat, message: Json, **changes: object) -> Json:
     """Apply an edit. As in Telegram, a call without `reply_markup` removes the buttons."""
     edited = {**message, **changes, "reply_markup": inline_keyboard(parameters)}
     edited = {name: value for name, value in edited.items() if value not in (None, [], {}, "")}

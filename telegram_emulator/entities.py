@@ -41,7 +41,7 @@ def units(text: str) -> int:
 def formatted(text: str, entities: Any = None) -> tuple[str, list[Json]]:
     """Return the text and entities that a message keeps of those given. The text may come out empty.
 
-    Raises `ApiError` for entities that are malformed or outside the text.
+    Raises `BotApiError` for entities that are malformed or outside the text.
     """
     if len(text.encode()) > _MAX_BYTES:
         raise api_error("Text is too long")

@@ -1,6 +1,6 @@
 """Injected faults, for tests: calls that fail as networks and Telegram's front servers make them fail.
 
-`server` carries them out. Faults in the delivery of updates are in `update_queue`.
+`emulator` carries them out. Faults in the delivery of updates are in `update_queue`.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class FileStore:
         return self._by_path.get(path)
 
     def describe(self, file_id: str) -> Json:
-        """Return a Bot API `File`. Raises `ApiError` for an unknown id and above 20 MB."""
+        """Return a Bot API `File`. Raises `BotApiError` for an unknown id and above 20 MB."""
         if not file_id:
             raise api_error("file_id not specified")
         file = self._by_id.get(file_id)
@@ -67,7 +67,7 @@ class FileStore:
         return {**_reference(file), "file_path": file.path}
 
     def add_document(self, data: bytes, name: str, media_type: str = "") -> Json:
-        """Keep a document and return its Bot API `Document`. Raises `ApiError` for an empty one."""
+        """Keep a document and return its Bot API `Document`. Raises `BotApiError` for an empty one."""
         if not data:
             raise api_error("file must be non-empty")
         kind = media_type if media_type not in ("", _ANYTHING) else mimetypes.guess_type(name)[0] or _ANYTHING
@@ -86,7 +86,7 @@ class FileStore:
     async def add_photo(self, data: bytes) -> list[Json]:
         """Keep a photo and return its Bot API `PhotoSize` list, smallest first.
 
-        Raises `ApiError` above 10 MB, for anything but a picture, and for sides that Telegram does not take.
+        Raises `BotApiError` above 10 MB, for anything but a picture, and for sides that Telegram does not take.
         """
         if len(data) > MAX_PHOTO_BYTES:
             raise api_error(

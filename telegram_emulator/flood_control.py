@@ -42,7 +42,7 @@ class FloodControl:
     _overall: deque[float] = field(default_factory=deque)
 
     def charge(self, chat: int, *, group: bool = False) -> None:
-        """Count a message or an edit in a chat. Raises `ApiError` (429) above a limit."""
+        """Count a message or an edit in a chat. Raises `BotApiError` (429) above a limit."""
         if not self.on:
             return
         now = self.clock()

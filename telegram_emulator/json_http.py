@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from telegram_emulator.api_errors import ApiError, Json, api_error
+from telegram_emulator.api_errors import BotApiError, Json, api_error
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -27,7 +27,7 @@ def answer(body: object) -> web.Response:
 
 
 async def json_object(request: web.Request) -> Json:
-    """Return the request's body. Raises `ApiError` for anything but a JSON object."""
+    """Return the request's body. Raises `BotApiError` for anything but a JSON object."""
     try:
         body = await request.json()
     except ValueError:
@@ -51,7 +51,7 @@ def _guarded(handler: Handler) -> Handler:
             if origin and urlsplit(origin).netloc != request.host:
                 raise api_error("pages of other origins may not call this", 403)
             response = await handler(request)
-        except ApiError as error:
+        except BotApiError as error:
             return web.json_response(error.body(), status=error.code)
         except (KeyError, TypeError, ValueError) as error:
             return web.json_response(api_error(f"wrong parameters: {error}").body(), status=400)

@@ -12,7 +12,7 @@ from typing import Any
 
 from aiohttp import BodyPartReader, MultipartReader, web
 
-from telegram_emulator.api_errors import ApiError, api_error
+from telegram_emulator.api_errors import BotApiError, api_error
 
 MAX_REQUEST_BYTES = 50 * 2**20  # bots upload files of up to 50 MB (core.telegram.org/bots/api#sending-files)
 
@@ -52,7 +52,7 @@ class Parameters:
         return str(self._values.get(name, "")).lower() in {"true", "yes", "1"}
 
     def decoded(self, name: str, what: str) -> Any:
-        """Return the JSON-serialised parameter, None when absent. Raises `ApiError` naming `what`."""
+        """Return the JSON-serialised parameter, None when absent. Raises `BotApiError` naming `what`."""
         value = self._values.get(name)
         if value is None or value == "":
             return None
@@ -64,7 +64,7 @@ class Parameters:
             raise api_error(f"can't parse {what} JSON object") from None
 
     def object(self, name: str, what: str) -> dict[str, Any]:
-        """Return the parameter as a JSON object, empty when absent. Raises `ApiError` naming `what`."""
+        """Return the parameter as a JSON object, empty when absent. Raises `BotApiError` naming `what`."""
         value = self.decoded(name, what)
         if value is None:
             return {}
@@ -73,7 +73,7 @@ class Parameters:
         return value
 
     def objects(self, name: str, what: str) -> list[dict[str, Any]]:
-        """Return the parameter as an array of JSON objects, empty when absent. Raises `ApiError` naming `what`."""
+        """Return the parameter as an array of JSON objects, empty when absent. Raises `BotApiError` naming `what`."""
         value = self.decoded(name, what)
         if value is None:
             return []
@@ -91,10 +91,10 @@ class Parameters:
 
 
 async def read_parameters(request: web.Request) -> Parameters:
-    """Read a call's parameters. Raises `ApiError`: 413 above 50 MB, 400 for malformed JSON."""
+    """Read a call's parameters. Raises `BotApiError`: 413 above 50 MB, 400 for malformed JSON."""
     values: dict[str, Any] = dict(request.query)
     if (request.content_length or 0) > MAX_REQUEST_BYTES:
-        raise ApiError(413, "Request Entity Too Large")
+        raise BotApiError(413, "Request Entity Too Large")
     if request.content_type == "application/json":
         try:
             body = json.loads(await request.read() or b"{}")
@@ -111,7 +111,7 @@ async def read_parameters(request: web.Request) -> Parameters:
 
 
 async def read_form(form: MultipartReader) -> tuple[dict[str, list[str]], list[tuple[str, Upload]]]:
-    """Return the texts and the files of a multipart form, each in order. Raises `ApiError` (413) above 50 MB."""
+    """Return the texts and the files of a multipart form, each in order. Raises `BotApiError` (413) above 50 MB."""
     texts: dict[str, list[str]] = {}
     uploads: list[tuple[str, Upload]] = []
     size = 0
@@ -121,7 +121,7 @@ async def read_form(form: MultipartReader) -> tuple[dict[str, list[str]], list[t
         data = bytes(await part.read())
         size += len(data)
         if size > MAX_REQUEST_BYTES:
-            raise ApiError(413, "Request Entity Too Large")
+            raise BotApiError(413, "Request Entity Too Large")
         if part.filename is None:
             texts.setdefault(part.name or "", []).append(data.decode())
         else:

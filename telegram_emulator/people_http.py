@@ -14,19 +14,19 @@ from typing import Any
 from aiohttp import web
 
 from telegram_emulator.account import commands_for
-from telegram_emulator.api_errors import ApiError, Json, api_error
+from telegram_emulator.api_errors import BotApiError, Json, api_error
 from telegram_emulator.json_http import answer, json_object, number, routes
 from telegram_emulator.parameters import read_form
-from telegram_emulator.people import Attachment, People
+from telegram_emulator.person_actions import Attachment, PersonActions
 from telegram_emulator.sample_voters import SampleVoters
-from telegram_emulator.world import Chat, User, World
+from telegram_emulator.world import EmulatedChat, User, World
 
 
 class PeopleHttp:
     """The routes below /people and /samples. `samples` are files by name, `note` a line shown before the samples."""
 
     def __init__(
-        self, world: World, people: People, voters: SampleVoters, samples: Mapping[str, bytes], note: str
+        self, world: World, people: PersonActions, voters: SampleVoters, samples: Mapping[str, bytes], note: str
     ) -> None:
         self._world = world
         self._people = people
@@ -67,7 +67,7 @@ class PeopleHttp:
             "chats": [chat.id for chat in self._world.chats.values() if user.id in chat.members],
         }
 
-    def _describe_chat(self, chat: Chat) -> Json:
+    def _describe_chat(self, chat: EmulatedChat) -> Json:
         return {"id": chat.id, "kind": chat.kind, "title": chat.title, "members": sorted(chat.members)}
 
     def _person(self, request: web.Request) -> int:
@@ -197,7 +197,7 @@ class PeopleHttp:
         """Return a photo or document by its file id."""
         file = self._world.files.by_id(request.match_info["file"])
         if file is None:
-            raise ApiError(404, "Not Found")
+            raise BotApiError(404, "Not Found")
         return web.Response(
             body=file.data,
             content_type=file.media_type.partition(";")[0],
@@ -220,7 +220,7 @@ class PeopleHttp:
         """Return a sample's file."""
         data = self._samples.get(request.match_info["name"])
         if data is None:
-            raise ApiError(404, "Not Found")
+            raise BotApiError(404, "Not Found")
         media_type = "image/webp" if _is_webp(data) else "image/jpeg"
         return web.Response(body=data, content_type=media_type, headers={"Cache-Control": "max-age=3600"})
 

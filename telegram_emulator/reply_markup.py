@@ -18,7 +18,7 @@ _MAX_BYTES = 10_000
 
 
 def inline_keyboard(parameters: Parameters) -> Json | None:
-    """Return the message's inline keyboard, None without buttons. Raises `ApiError`."""
+    """Return the message's inline keyboard, None without buttons. Raises `BotApiError`."""
     markup = parameters.decoded("reply_markup", "reply keyboard markup")
     if markup is None:
         return None

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from telegram_emulator.api_errors import ApiError, Json, api_error
-from telegram_emulator.people import Attachment, People
+from telegram_emulator.api_errors import BotApiError, Json, api_error
+from telegram_emulator.person_actions import Attachment, PersonActions
 from telegram_emulator.world import User, World
 
 UP, DOWN = "👍", "👎"
@@ -37,7 +37,7 @@ class SampleVoters:
     def __init__(
         self,
         world: World,
-        people: People,
+        people: PersonActions,
         likes: Callable[[str], bool] | None,
         conversations: Callable[[int], Sequence[SampleConversation]] | None,
     ) -> None:
@@ -60,7 +60,7 @@ class SampleVoters:
         return dict(self._state)
 
     def start(self) -> Json:
-        """Start another round. Raises `ApiError` while one is running and without a script."""
+        """Start another round. Raises `BotApiError` while one is running and without a script."""
         if self._likes is None or self._conversations is None:
             raise api_error("there are no sample conversations here")
         if self._task is not None and not self._task.done():
@@ -91,7 +91,7 @@ class SampleVoters:
                     group.create_task(self._vote(voter, script, likes))
         except* TimeoutError:
             error = f"the bot did not answer within {_ANSWER_SECONDS:.0f} seconds"
-        except* ApiError as errors:
+        except* BotApiError as errors:
             error = str(errors.exceptions[0])
         self._report(running=False, error=error)
 

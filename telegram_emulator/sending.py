@@ -1,7 +1,7 @@
 """Bot API methods that send: texts, photos, documents and chat actions.
 
-Each takes the world and a call's parameters, returns the JSON result and raises `ApiError`. As in Telegram, the content
-is checked before the chat, and flood control comes last: a refused call costs nothing.
+Each takes the world and a call's parameters, returns the JSON result and raises `BotApiError`. As in Telegram, the
+content is checked before the chat, and flood control comes last: a refused call costs nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from telegram_emulator.api_errors import Json, api_error
 from telegram_emulator.entities import MAX_CAPTION, MAX_TEXT, formatted, units
 from telegram_emulator.parameters import Parameters
 from telegram_emulator.reply_markup import inline_keyboard
-from telegram_emulator.world import Chat, World
+from telegram_emulator.world import EmulatedChat, World
 
 _ACTIONS = frozenset({
     "typing", "upload_photo", "record_video", "upload_video", "record_voice", "upload_voice", "upload_document",
@@ -24,7 +24,7 @@ _ACTIONS = frozenset({
 class _Envelope:
     """What a message of any kind has besides its content."""
 
-    chat: Chat
+    chat: EmulatedChat
     reply: Json | None
     keyboard: Json | None
     topic: Json
@@ -32,7 +32,7 @@ class _Envelope:
 
 
 def checked_text(parameters: Parameters) -> tuple[str, list[Json]]:
-    """Return the `text` of a call with its entities. Raises `ApiError`."""
+    """Return the `text` of a call with its entities. Raises `BotApiError`."""
     if not parameters.text("text"):
         raise api_error("message text is empty")
     text, entities = _formatted(parameters, "text", "entities")
@@ -44,7 +44,7 @@ def checked_text(parameters: Parameters) -> tuple[str, list[Json]]:
 
 
 def checked_caption(parameters: Parameters) -> tuple[str, list[Json]]:
-    """Return the `caption` of a call with its entities; both may be empty. Raises `ApiError`."""
+    """Return the `caption` of a call with its entities; both may be empty. Raises `BotApiError`."""
     caption, entities = _formatted(parameters, "caption", "caption_entities")
     if units(caption) > MAX_CAPTION:
         raise api_error("message caption is too long")
@@ -73,7 +73,7 @@ def _envelope(world: World, parameters: Parameters) -> _Envelope:
 
 
 def _send(world: World, to: _Envelope, content: Json) -> Json:
-    """Pass flood control, compose the message and show it. Raises `ApiError` (429)."""
+    """Pass flood control, compose the message and show it. Raises `BotApiError` (429)."""
     chat = to.chat
     world.flood.charge(chat.id, group=chat.kind != "private")
     message = world.compose(chat, world.bot, reply_to_message=to.reply, reply_markup=to.keyboard, **to.topic, **content)

@@ -22,7 +22,7 @@ class Webhook:
         self._task: asyncio.Task[None] | None = None
 
     async def set(self, url: str, secret: str, *, drop_pending: bool) -> None:
-        """Start posting to `url`; an empty one ends it. Raises `ApiError`."""
+        """Start posting to `url`; an empty one ends it. Raises `BotApiError`."""
         if url and not re.match(r"https?://[^/\s]+", url):
             raise api_error("bad webhook: invalid webhook URL specified")
         if len(secret) > 256:

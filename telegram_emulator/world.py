@@ -1,7 +1,7 @@
 """The emulator's state: the bot, people, chats and messages, and the rules of who sees what.
 
 Messages are Bot API `Message` objects as dicts; they are replaced, never changed, so that an event or an update keeps
-its content. `sending`, `editing` and `account` hold what a bot can do, `people` what a person can do.
+its content. `sending`, `editing` and `account` hold what a bot can do, `person_actions` what a person can do.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class User:
 
 
 @dataclass(slots=True)
-class Counts:
+class CallCounts:
     """How many messages the bot sent, edited and deleted in a chat."""
 
     sends: int = 0
@@ -57,7 +57,7 @@ class Counts:
 
 
 @dataclass(slots=True)
-class Chat:
+class EmulatedChat:
     """A private chat (its id is the person's) or a group.
 
     `privacy` is the bot's privacy mode in a group. A group with `topics` is a forum; a topic's number is that of the
@@ -71,7 +71,7 @@ class Chat:
     bot_status: str = "member"  # or administrator, kicked
     privacy: bool = True
     messages: dict[int, Json] = field(default_factory=dict)
-    counts: Counts = field(default_factory=Counts)
+    counts: CallCounts = field(default_factory=CallCounts)
     reactions: dict[tuple[int, int], str] = field(default_factory=dict)  # emoji by message and person
     topics: set[int] = field(default_factory=set)
 
@@ -106,7 +106,7 @@ class World:
             "username": "thumbtune_bot",
         }
         self.users: dict[int, User] = {}
-        self.chats: dict[int, Chat] = {}
+        self.chats: dict[int, EmulatedChat] = {}
         self.files = FileStore()
         self.events = EventLog()
         self.updates = UpdateQueue(first_id)
@@ -128,7 +128,7 @@ class World:
         if user is None:
             user = User(user_id, name, language, **marks)
             self.users[user_id] = user
-            self.chats[user_id] = Chat(user_id, "private", members={user_id})
+            self.chats[user_id] = EmulatedChat(user_id, "private", members={user_id})
         else:
             user.name, user.language = name, language
         self.events.publish("person", None, person=user_id)
@@ -136,16 +136,16 @@ class World:
 
     def add_group(
         self, title: str, members: Iterable[int], *, kind: str = "supergroup", admin: bool = False, privacy: bool = True
-    ) -> Chat:
+    ) -> EmulatedChat:
         """Create a group that the bot is a member or an administrator of."""
         self._next_group -= 1
         status = "administrator" if admin else "member"
-        chat = Chat(self._next_group, kind, title, set(members), status, privacy)
+        chat = EmulatedChat(self._next_group, kind, title, set(members), status, privacy)
         self.chats[chat.id] = chat
         self.events.publish("chat", None, chat_id=chat.id)
         return chat
 
-    def add_topic(self, chat: Chat, name: str, creator: Json) -> int:
+    def add_topic(self, chat: EmulatedChat, name: str, creator: Json) -> int:
         """Create a forum topic in a supergroup and return its number. The first one makes the group a forum."""
         number = self._next_message
         chat.topics.add(number)
@@ -154,15 +154,15 @@ class World:
         self.post(chat, message)
         return number
 
-    def in_topic(self, chat: Chat, topic: int) -> Json:
-        """Return the fields of a message in a forum topic, none for 0. Raises `ApiError` for an unknown topic."""
+    def in_topic(self, chat: EmulatedChat, topic: int) -> Json:
+        """Return the fields of a message in a forum topic, none for 0. Raises `BotApiError` for an unknown topic."""
         if not topic:
             return {}
         if topic not in chat.topics:
             raise api_error("message thread not found")
         return {"message_thread_id": topic, "is_topic_message": True}
 
-    def as_chat(self, chat: Chat) -> Json:
+    def as_chat(self, chat: EmulatedChat) -> Json:
         """Return a Bot API `Chat`."""
         if chat.kind != "private":
             group: Json = {"id": chat.id, "type": chat.kind, "title": chat.title}
@@ -170,8 +170,8 @@ class World:
         user = self.users[chat.id]
         return {"id": chat.id, "type": "private", "first_name": user.name}
 
-    def chat_for_bot(self, chat_id: str, *, write: bool = True) -> Chat:
-        """Return the chat that a call names by id. Raises `ApiError`, also when the bot may not `write` there."""
+    def chat_for_bot(self, chat_id: str, *, write: bool = True) -> EmulatedChat:
+        """Return the chat that a call names by id. Raises `BotApiError`, also when the bot may not `write` there."""
         if not chat_id:
             raise api_error("chat_id is empty")
         chat = self.chats.get(int(chat_id)) if chat_id.removeprefix("-").isdigit() else None
@@ -189,7 +189,7 @@ class World:
             raise api_error(f"bot was kicked from the {chat.kind} chat", 403)
         return chat
 
-    def compose(self, chat: Chat, sender: Json, **content: object) -> Json:
+    def compose(self, chat: EmulatedChat, sender: Json, **content: object) -> Json:
         """Return a new message for a chat, numbered and dated but not posted."""
         number = self._next_message
         self._next_message += 1
@@ -201,30 +201,30 @@ class World:
             **{name: value for name, value in content.items() if value not in (None, [], {}, "")},
         }
 
-    def post(self, chat: Chat, message: Json) -> None:
+    def post(self, chat: EmulatedChat, message: Json) -> None:
         """Put a message into its chat and publish it."""
         chat.messages[message["message_id"]] = message
         self.events.publish("message", chat.id, message=message)
 
-    def replace(self, chat: Chat, message: Json) -> Json:
+    def replace(self, chat: EmulatedChat, message: Json) -> Json:
         """Replace a message with its edited version."""
         chat.messages[message["message_id"]] = message
         self.events.publish("edited", chat.id, message=message)
         return message
 
-    def remove(self, chat: Chat, message_id: int) -> None:
+    def remove(self, chat: EmulatedChat, message_id: int) -> None:
         """Delete a message from its chat."""
         del chat.messages[message_id]
         self.events.publish("deleted", chat.id, message_id=message_id)
 
-    def reply_to(self, chat: Chat, message_id: int) -> Json | None:
+    def reply_to(self, chat: EmulatedChat, message_id: int) -> Json | None:
         """Return the message that a new one replies to, without its own `reply_to_message`, as Telegram nests it."""
         original = chat.messages.get(message_id)
         if original is None:
             return None
         return {name: value for name, value in original.items() if name != "reply_to_message"}
 
-    def bot_sees(self, chat: Chat, message: Json) -> bool:
+    def bot_sees(self, chat: EmulatedChat, message: Json) -> bool:
         """Return whether the bot receives a person's message.
 
         In private chats always; in groups its privacy mode and rights decide

@@ -18,7 +18,7 @@ from rich.table import Table
 from bot.admin.model_switch import model_before
 from bot.admin.progress import outcome, rejections
 from bot.admin.protocol import REJECTED
-from bot.cli.terminal import Refused, confirm, notes, progress_bar, progress_text
+from bot.cli.terminal import CommandRefused, confirm, notes, progress_bar, progress_text
 from storage.errors import IllegalTransition
 from storage.ledger import Ledger
 from storage.records import Promotion, Run
@@ -32,7 +32,7 @@ STOPPED: Final = "the bot stopped before it carried this out"
 async def retrain(ledger: Ledger, running: Callable[[], bool], wait: bool, console: Console) -> None:
     """Request a run and return once it has begun; with `wait` once its model is live.
 
-    Raises RunBusy, and Refused for a run that fails or whose model does not go live.
+    Raises RunBusy, and CommandRefused for a run that fails or whose model does not go live.
     """
     _require_bot(running)
     run = await _follow(ledger, await ledger.runs.start("command", None), running, wait)
@@ -41,9 +41,9 @@ async def retrain(ledger: Ledger, running: Callable[[], bool], wait: bool, conso
         return
     state, result = outcome(run, rejections(await ledger.models.all()))
     if state != RunState.DONE:
-        raise Refused(f"Run {run.id}: {state}. {result}")
+        raise CommandRefused(f"Run {run.id}: {state}. {result}")
     if run.model and (await ledger.models.get(run.model)).state is ModelState.CANDIDATE:
-        raise Refused(
+        raise CommandRefused(
             f"Run {run.id} is done, but the switch to {run.model} failed; the bot's log says why. "
             f"`thumbtune promote {run.model}` tries again."
         )
@@ -51,14 +51,14 @@ async def retrain(ledger: Ledger, running: Callable[[], bool], wait: bool, conso
 
 
 async def promote(ledger: Ledger, running: Callable[[], bool], model: str, yes: bool, console: Console) -> None:
-    """Request a switch to a model and wait for it. Raises UnknownRecord, Refused."""
+    """Request a switch to a model and wait for it. Raises UnknownRecord, CommandRefused."""
     _require_bot(running)
     await _confirm_rejected(ledger, model, yes)
     await _await_promotion(ledger, running, await ledger.promotions.request(model, None), console)
 
 
 async def rollback(ledger: Ledger, running: Callable[[], bool], yes: bool, console: Console) -> None:
-    """Request a switch to the previous model and wait for it. Raises AdminRefusal, Refused."""
+    """Request a switch to the previous model and wait for it. Raises AdminRefusal, CommandRefused."""
     _require_bot(running)
     model = await model_before(ledger)
     await _confirm_rejected(ledger, model, yes)
@@ -92,11 +92,11 @@ async def status(ledger: Ledger, running: bool, console: Console) -> None:
 
 def _require_bot(running: Callable[[], bool]) -> None:
     if not running():
-        raise Refused("No bot is running on this data folder: start it with `thumbtune run`, then try again.")
+        raise CommandRefused("No bot is running on this data folder: start it with `thumbtune run`, then try again.")
 
 
 async def _follow(ledger: Ledger, run: Run, running: Callable[[], bool], to_the_end: bool) -> Run:
-    """Show the progress of a run until it has begun, or `to_the_end`. Raises Refused if the bot stops before."""
+    """Show the progress of a run until it has begun, or `to_the_end`. Raises CommandRefused if the bot stops before."""
     with progress_bar() as bar:
         task = bar.add_task(run.state, total=None)
         while True:
@@ -125,17 +125,19 @@ async def _decided(ledger: Ledger, run: Run) -> bool:
 
 
 async def _abandon(ledger: Ledger, run: Run) -> None:
-    """Cancel a run that no bot has started. Raises Refused, unless the next bot has started it meanwhile."""
+    """Cancel a run that no bot has started. Raises CommandRefused, unless the next bot has started it meanwhile."""
     if run.state is not RunState.DUE:
         was = "done" if run.state is RunState.DONE else run.state
-        raise Refused(
+        raise CommandRefused(
             f"The bot stopped while run {run.id} was {was}. Its next start settles the run; `thumbtune status` shows "
             "the result."
         )
     with suppress(IllegalTransition):
         await ledger.runs.move(run.id, RunState.CANCELLED, reason=STOPPED)
         await ledger.runs.settle(run.id)
-        raise Refused(f"The bot stopped before it started run {run.id}: start it with `thumbtune run`, then try again.")
+        raise CommandRefused(
+            f"The bot stopped before it started run {run.id}: start it with `thumbtune run`, then try again."
+        )
 
 
 async def _await_promotion(ledger: Ledger, running: Callable[[], bool], request: Promotion, console: Console) -> None:
@@ -151,5 +153,5 @@ async def _await_promotion(ledger: Ledger, running: Callable[[], bool], request:
                 with suppress(IllegalTransition):  # the next bot has carried it out
                     await ledger.promotions.finish(request.id, STOPPED)
     if promotion.error:
-        raise Refused(f"{promotion.model} is not live: {promotion.error}")
+        raise CommandRefused(f"{promotion.model} is not live: {promotion.error}")
     console.print(f"{promotion.model} is live.", highlight=False)

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from bot.cli.terminal import notes
 from inference.hub.download import download
-from inference.hub.listing import HubError, Listing, Source, list_files
+from inference.hub.listing import Hub, HubError, Listing, list_files
 from storage.model_store import MANIFEST, ModelStore, verify
 
 REPO = "OpenGVLab/InternVL2-2B"
@@ -24,7 +24,7 @@ _INCOMPLETE = ".incomplete"
 _ORIGIN = "fetched-from.json"
 
 
-async def fetch(directory: Path, source: Source, repo: str, revision: str, console: Console) -> None:
+async def fetch(directory: Path, source: Hub, repo: str, revision: str, console: Console) -> None:
     """Download a checkpoint to `directory`, or continue to; a complete one is only checked against its manifest.
 
     Raises HubError and StorageError, whose texts say what to do.

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bot.cli.terminal import Refused, confirm, notes
+from bot.cli.terminal import CommandRefused, confirm, notes
 from bot.config import Settings
 from storage.errors import StorageError
 from storage.ledger import FILE_NAME, Ledger
@@ -50,7 +50,7 @@ async def models(ledger: Ledger, console: Console) -> None:
 
 
 async def delete_model(ledger: Ledger, folder: Path, name: str, yes: bool, console: Console) -> None:
-    """Delete a model's files and adapter; its row stays. `folder` is `storage.dir`. Raises Refused, StorageError."""
+    """Delete a model's files and adapter; its row stays. `folder` is `storage.dir`. Raises CommandRefused."""
     model = await ledger.models.get(name)
     await _refuse_in_use(ledger, model)
     store = ModelStore(folder / "models")
@@ -78,11 +78,11 @@ async def delete_model(ledger: Ledger, folder: Path, name: str, yes: bool, conso
 
 async def _refuse_in_use(ledger: Ledger, model: Model) -> None:
     if model.id == BASE:
-        raise Refused(f"Training starts from {BASE}: set another inference.model to replace it.")
+        raise CommandRefused(f"Training starts from {BASE}: set another inference.model to replace it.")
     if model.state is ModelState.LIVE:
-        raise Refused(f"{model.id} is live: switch to another model first (`thumbtune rollback`).")
+        raise CommandRefused(f"{model.id} is live: switch to another model first (`thumbtune rollback`).")
     if model.id in {each.model for each in await ledger.promotions.pending()}:
-        raise Refused(f"A switch to {model.id} was requested: wait for it, then switch to another model first.")
+        raise CommandRefused(f"A switch to {model.id} was requested: wait for it, then switch to another model first.")
 
 
 def _adapter(folder: Path, model: Model) -> Path:
@@ -116,15 +116,15 @@ def sources(settings: Settings, console: Console) -> None:
 
 
 async def delete_source(settings: Settings, name: str, yes: bool, console: Console) -> None:
-    """Delete an imported source, with its pictures. Raises Refused, TrainingError."""
+    """Delete an imported source, with its pictures. Raises CommandRefused, TrainingError."""
     known = {title(str(each.path)): each.path.parent for each in imported(settings.storage.dir / "sources")}
     if name not in known:
         others = f"the imported ones are {', '.join(known)}" if known else "none has been imported"
-        raise Refused(f"There is no imported source {name}: {others}. config.toml sets training.sources.")
+        raise CommandRefused(f"There is no imported source {name}: {others}. config.toml sets training.sources.")
     if (settings.storage.dir / FILE_NAME).is_file():
         async with Ledger.open(settings.storage.dir) as ledger:
             if run := await ledger.runs.active():
-                raise Refused(f"Run {run.id} may be reading {name}: wait for its end, or cancel it.")
+                raise CommandRefused(f"Run {run.id} may be reading {name}: wait for its end, or cancel it.")
     about = SourceInfo.read(known[name])
     if not yes:
         notes.print(f"{name}: {about.rows} rows and {about.pictures} pictures", highlight=False)

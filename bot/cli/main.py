@@ -23,10 +23,10 @@ from bot.cli.data import export_data, import_file
 from bot.cli.fetch import REPO
 from bot.cli.fetch import fetch as fetch_checkpoint
 from bot.cli.session import ConfigOption, YesOption, require_data, with_bot, with_ledger
-from bot.cli.terminal import Refused, notes, results
+from bot.cli.terminal import CommandRefused, notes, results
 from bot.config import ConfigError, load_settings
 from bot.shutdown import end_process
-from inference.hub.listing import Source
+from inference.hub.listing import Hub
 from inference.messages import InferenceError
 from inference.settings import TINY
 from storage.errors import StorageError
@@ -56,7 +56,7 @@ def main() -> None:
     """Run the command line: the entry point of the console script."""
     try:
         app(standalone_mode=True)
-    except (ConfigError, Refused, AdminRefusal, StorageError, InferenceError, TrainingError) as error:
+    except (ConfigError, CommandRefused, AdminRefusal, StorageError, InferenceError, TrainingError) as error:
         notes.print(f"[red]thumbtune:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(1) from error
 
@@ -125,8 +125,8 @@ def doctor(
 @app.command()
 def fetch(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to create.")],
-    source: Annotated[Source, typer.Option(help="The Hugging Face hub (HF_ENDPOINT, HF_TOKEN) or ModelScope.")] = (
-        Source.HUB
+    source: Annotated[Hub, typer.Option(help="The Hugging Face hub (HF_ENDPOINT, HF_TOKEN) or ModelScope.")] = (
+        Hub.HUGGING_FACE
     ),
     repo: Annotated[str, typer.Option(help="The repository: OWNER/NAME.")] = REPO,
     revision: Annotated[str, typer.Option(help="Branch, tag or commit; default: the main branch.")] = "",

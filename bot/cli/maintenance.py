@@ -36,7 +36,7 @@ async def backup(ledger: Ledger, folder: Path, out: Path, models: bool, console:
 
 
 async def forget(ledger: Ledger, folder: Path, user: int, yes: bool, console: Console) -> None:
-    """Delete everything stored about a person, after confirmation. `folder` is `storage.dir`. Raises Refused."""
+    """Delete everything stored about a person, after confirmation. `folder` is `storage.dir`. Raises CommandRefused."""
     forgetting = Forgetting.beside(ledger, folder)
     await forgetting.settle()
     found = await forgetting.belongings(user)
@@ -55,7 +55,7 @@ async def forget(ledger: Ledger, folder: Path, user: int, yes: bool, console: Co
 
 
 async def sweep(ledger: Ledger, folder: Path, yes: bool, console: Console) -> None:
-    """Delete the picture files of `folder` that the ledger does not list, after confirmation. Raises Refused."""
+    """Delete the picture files of `folder` that the ledger does not list, after confirmation. Raises CommandRefused."""
     forgetting = Forgetting.beside(ledger, folder)
     strays, total = await forgetting.strays()
     if not strays:

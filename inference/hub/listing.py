@@ -32,10 +32,10 @@ class HubError(InferenceError):
     """A download from a hub fails. The text says what to do."""
 
 
-class Source(StrEnum):
+class Hub(StrEnum):
     """The hubs."""
 
-    HUB = "hub"
+    HUGGING_FACE = "hub"
     MODELSCOPE = "modelscope"
 
 
@@ -64,7 +64,7 @@ class Listing:
     `revision` is that commit, else the branch or tag that was listed. `headers` are for the hub alone.
     """
 
-    source: Source
+    source: Hub
     repo: str
     revision: str
     files: tuple[RemoteFile, ...]
@@ -76,9 +76,9 @@ class Listing:
         return sum(each.size for each in self.files)
 
 
-async def list_files(source: Source, repo: str, revision: str = "") -> Listing:
+async def list_files(source: Hub, repo: str, revision: str = "") -> Listing:
     """Return the files of `repo` at `revision` (empty: the hub's main branch). Raises HubError."""
-    found = await (_hub if source is Source.HUB else _modelscope)(repo, revision)
+    found = await (_hub if source is Hub.HUGGING_FACE else _modelscope)(repo, revision)
     for each in found.files:
         _refuse_outside(each.path)
     if not found.files:
@@ -86,11 +86,11 @@ async def list_files(source: Source, repo: str, revision: str = "") -> Listing:
     return found
 
 
-def status_error(source: Source, repo: str, status: int, revision: str = "") -> HubError:
+def status_error(source: Hub, repo: str, status: int, revision: str = "") -> HubError:
     """Return the HubError for an HTTP status that is not a success."""
     where = f"{repo}@{revision}" if revision else repo
     if status in (401, 403):
-        how = "export HF_TOKEN=…" if source is Source.HUB else "use `--source hub` with a token"
+        how = "export HF_TOKEN=…" if source is Hub.HUGGING_FACE else "use `--source hub` with a token"
         return HubError(
             f"{source} refuses {where} without authorisation (HTTP {status}): check the name; if it requires a "
             f"licence, accept it on the repository's page, then {how}."
@@ -100,7 +100,7 @@ def status_error(source: Source, repo: str, status: int, revision: str = "") -> 
     return HubError(f"{source} answered HTTP {status} for {where}: try again later, or {_ELSEWHERE[source]}.")
 
 
-def unreachable(source: Source, error: Exception) -> HubError:
+def unreachable(source: Hub, error: Exception) -> HubError:
     """Return the HubError for a server that cannot be reached or whose connections break."""
     why = str(error) or type(error).__name__
     return HubError(f"{source} cannot be reached ({why}): check the connection, {_ELSEWHERE[source]}.")
@@ -131,9 +131,9 @@ async def _hub(repo: str, revision: str) -> Listing:
         raise HubError(f"{repo!r} is not a repository's name: use --repo OWNER/NAME.") from error
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else 0
-        raise status_error(Source.HUB, repo, status, revision) from error
+        raise status_error(Hub.HUGGING_FACE, repo, status, revision) from error
     except (requests.RequestException, OSError) as error:  # OSError also with HF_HUB_OFFLINE set
-        raise unreachable(Source.HUB, error) from error
+        raise unreachable(Hub.HUGGING_FACE, error) from error
     # Every file comes from this commit, also if the branch moves meanwhile.
     commit = info.sha or revision or "main"
     files = []
@@ -141,8 +141,8 @@ async def _hub(repo: str, revision: str) -> Listing:
         kind, digest = (Hash.SHA256, each.lfs.sha256) if each.lfs else (Hash.GIT, each.blob_id)
         size = each.lfs.size if each.lfs else each.size
         url = hf_hub_url(repo, each.rfilename, revision=commit, endpoint=endpoint)
-        files.append(_remote_file(Source.HUB, each.rfilename, size, (kind, digest), url))
-    return Listing(Source.HUB, repo, commit, tuple(files), build_hf_headers(library_name="thumbtune"))
+        files.append(_remote_file(Hub.HUGGING_FACE, each.rfilename, size, (kind, digest), url))
+    return Listing(Hub.HUGGING_FACE, repo, commit, tuple(files), build_hf_headers(library_name="thumbtune"))
 
 
 async def _modelscope(repo: str, revision: str) -> Listing:
@@ -157,10 +157,10 @@ async def _modelscope(repo: str, revision: str) -> Listing:
             session.get(f"{base}/files?{query}") as response,
         ):
             if response.status != 200:
-                raise status_error(Source.MODELSCOPE, repo, response.status, revision)
+                raise status_error(Hub.MODELSCOPE, repo, response.status, revision)
             answer: dict[str, Any] = await response.json(content_type=None)
     except (aiohttp.ClientError, TimeoutError) as error:
-        raise unreachable(Source.MODELSCOPE, error) from error
+        raise unreachable(Hub.MODELSCOPE, error) from error
     except ValueError as error:
         raise HubError(f"modelscope did not answer with JSON ({error}): try again later.") from error
     if answer.get("Code") != 200:
@@ -175,12 +175,12 @@ async def _modelscope(repo: str, revision: str) -> Listing:
         path, commit = each["Path"], each.get("Revision") or ""
         pinned = commit if _COMMIT.fullmatch(commit) else revision
         url = f"{base}?{urlencode({'Revision': pinned, 'FilePath': path})}"
-        files.append(_remote_file(Source.MODELSCOPE, path, each["Size"], (Hash.SHA256, each.get("Sha256")), url))
-    return Listing(Source.MODELSCOPE, repo, revision, tuple(files))
+        files.append(_remote_file(Hub.MODELSCOPE, path, each["Size"], (Hash.SHA256, each.get("Sha256")), url))
+    return Listing(Hub.MODELSCOPE, repo, revision, tuple(files))
 
 
 def _remote_file(
-    source: Source, path: str, size: int | None, content_hash: tuple[Hash, str | None], url: str
+    source: Hub, path: str, size: int | None, content_hash: tuple[Hash, str | None], url: str
 ) -> RemoteFile:
     kind, digest = content_hash
     if size is None or not digest:

@@ -22,7 +22,7 @@ from inference.messages import (
     Role,
     Usage,
 )
-from telegram_emulator.people import Attachment
+from telegram_emulator.person_actions import Attachment
 from tests.inference.test_decoder_worker import huge_png
 from tests.support.chatting import Script, ScriptedEngine, Stage, final_reply, png, until
 

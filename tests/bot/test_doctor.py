@@ -18,7 +18,7 @@ from bot.cli.doctor.findings import Finding, report
 from bot.instance_lock import alone
 from inference.internvl2.tiny import CHECKPOINT
 from storage.ledger import FILE_NAME, Ledger
-from telegram_emulator.server import Emulator
+from telegram_emulator.emulator import Emulator
 from tests.support.bot_process import command
 from tests.support.doctoring import finding_of, settings_in
 from tests.support.ledgers import picture

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from bot.cli.fetch import fetch
 from inference.hub.download import download
-from inference.hub.listing import HubError, Source, list_files
+from inference.hub.listing import Hub, HubError, list_files
 from storage.model_store import verify
 from tests.support.hub_server import COMMIT, HubServer
 
@@ -46,7 +46,7 @@ async def _fetch(
     hub: HubServer,
     directory: Path,
     monkeypatch: pytest.MonkeyPatch,
-    source: Source = Source.HUB,
+    source: Hub = Hub.HUGGING_FACE,
     revision: str = "",
 ) -> str:
     """Run the command against `hub` and return its output."""
@@ -73,15 +73,15 @@ async def test_our_hub_is_one_for_huggingface_hub(tmp_path: Path) -> None:
         assert _contents(Path(folder)) == FILES
 
 
-@pytest.mark.parametrize("source", list(Source))
-async def test_a_checkpoint_comes_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Source) -> None:
+@pytest.mark.parametrize("source", list(Hub))
+async def test_a_checkpoint_comes_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Hub) -> None:
     """Every file is the hub's, from one commit, with a manifest; the next step is printed."""
     directory = tmp_path / "models" / "InternVL2-2B"
     async with HubServer(FILES) as hub:
         shown = await _fetch(hub, directory, monkeypatch, source)
         assert _contents(directory) == FILES
         assert all(hub.sent(path) == len(content) for path, content in FILES.items())
-        if source is Source.HUB:
+        if source is Hub.HUGGING_FACE:
             asked = [each.path for each in hub.requests if "/resolve/" in each.path]
             assert asked and all(f"/resolve/{COMMIT}/" in path for path in asked)
     verify(directory)
@@ -98,9 +98,9 @@ async def test_running_again_asks_nobody(tmp_path: Path, monkeypatch: pytest.Mon
         assert len(hub.requests) == asked
 
 
-@pytest.mark.parametrize("source", list(Source))
+@pytest.mark.parametrize("source", list(Hub))
 async def test_a_broken_connection_is_taken_up_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Source
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Hub
 ) -> None:
     """After two breaks within one run the rest is requested by range, and no byte is sent twice."""
     async with HubServer(FILES, cut_after={WEIGHTS: [1_000_000, 500_000]}) as hub:
@@ -137,9 +137,9 @@ async def test_a_run_that_was_broken_off_is_continued(tmp_path: Path, monkeypatc
         assert set(hub.ranges_asked()) == {"bytes=2000000-"}
 
 
-@pytest.mark.parametrize("source", list(Source))
+@pytest.mark.parametrize("source", list(Hub))
 async def test_a_branch_that_moves_on_is_not_followed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Source
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Hub
 ) -> None:
     """The first run's commit is recorded and shown; later runs continue with it."""
     directory = tmp_path / "m"
@@ -170,7 +170,7 @@ async def test_a_server_without_ranges_begins_anew(tmp_path: Path, monkeypatch: 
     """If the server ignores the range, the file is written from its start."""
     async with HubServer(FILES, cut_after={WEIGHTS: [10_000]}, ranges=False) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        await download(await list_files(Source.HUB, hub.repo), tmp_path, lambda *_: None, pause=0)
+        await download(await list_files(Hub.HUGGING_FACE, hub.repo), tmp_path, lambda *_: None, pause=0)
         assert _contents(tmp_path) == FILES
 
 
@@ -189,13 +189,13 @@ async def test_a_flipped_bit_is_found(tmp_path: Path, monkeypatch: pytest.Monkey
         assert hub.sent(path) == len(FILES[path])
 
 
-@pytest.mark.parametrize("source", list(Source))
+@pytest.mark.parametrize("source", list(Hub))
 @pytest.mark.parametrize(
     ("status", "words"),
     [(401, "accept it on the repository's page"), (403, "accept it"), (404, "check --repo"), (500, "try again later")],
 )
 async def test_refusals_are_said_in_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Source, status: int, words: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Hub, status: int, words: str
 ) -> None:
     """A missing or gated repository and a failing server: the error says what to do, and no folder is left."""
     async with HubServer(FILES, refuse_with=status) as hub:
@@ -209,9 +209,9 @@ async def test_a_hub_out_of_reach_is_said_in_words(tmp_path: Path, monkeypatch: 
     for variable in ("HF_ENDPOINT", "MODELSCOPE_DOMAIN"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
     with pytest.raises(HubError, match="--source modelscope"):
-        await fetch(tmp_path / "m", Source.HUB, "someone/model", "", _console())
+        await fetch(tmp_path / "m", Hub.HUGGING_FACE, "someone/model", "", _console())
     with pytest.raises(HubError, match="--source hub"):
-        await fetch(tmp_path / "m", Source.MODELSCOPE, "someone/model", "", _console())
+        await fetch(tmp_path / "m", Hub.MODELSCOPE, "someone/model", "", _console())
 
 
 async def test_a_connection_that_only_breaks_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +219,7 @@ async def test_a_connection_that_only_breaks_is_given_up(tmp_path: Path, monkeyp
     async with HubServer(FILES, cut_after={WEIGHTS: [1_000, *[0] * 99]}) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         with pytest.raises(HubError, match="cannot be reached"):
-            await download(await list_files(Source.HUB, hub.repo), tmp_path, lambda *_: None, pause=0)
+            await download(await list_files(Hub.HUGGING_FACE, hub.repo), tmp_path, lambda *_: None, pause=0)
     assert (tmp_path / f"{WEIGHTS}.part").read_bytes() == FILES[WEIGHTS][:1_000]
 
 
@@ -270,8 +270,8 @@ async def test_the_token_goes_before_a_netrc(tmp_path: Path, monkeypatch: pytest
     assert asked["cdn"] == ""
 
 
-@pytest.mark.parametrize("source", Source)
-async def test_all_goes_through_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Source) -> None:
+@pytest.mark.parametrize("source", Hub)
+async def test_all_goes_through_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Hub) -> None:
     """List and files are requested through the environment's proxy."""
     async with HubServer(FILES) as hub:
         monkeypatch.setenv("http_proxy", hub.url)

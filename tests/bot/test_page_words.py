@@ -6,7 +6,7 @@ import json
 import re
 
 from bot.cli.demo import SHAPES_ONLY
-from telegram_emulator.server import PAGE
+from telegram_emulator.emulator import PAGE
 
 NO_WORDS = {"message draft", "noopener noreferrer", "Bad Request: "}
 """Literals with a space that are not shown."""

@@ -12,7 +12,7 @@ import pytest_asyncio
 from rich.console import Console
 
 from bot.cli import control, inventory
-from bot.cli.terminal import Refused
+from bot.cli.terminal import CommandRefused
 from storage.ledger import Ledger
 from storage.records import Model, Run
 from storage.states import ModelState, RunState
@@ -65,7 +65,7 @@ async def finish(ledger: Ledger, model: Model) -> None:
 
 
 async def asked(ledger: Ledger, *, wait: bool, running: Callable[[], bool] = running) -> str:
-    """Run `thumbtune retrain` and return its output. Raises Refused."""
+    """Run `thumbtune retrain` and return its output. Raises CommandRefused."""
     printed = StringIO()
     await control.retrain(ledger, running, wait, Console(file=printed, width=300))
     return printed.getvalue()
@@ -80,7 +80,7 @@ async def test_reasons_are_shown_as_they_are(ledger: Ledger) -> None:
         await through(ledger, await due(ledger), RunState.FAILED, reason=WHY)
 
     failing = asyncio.create_task(fail())
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(CommandRefused) as refusal:
         await asked(ledger, wait=True)
     await failing
     assert str(refusal.value) == f"Run 1: failed. {WHY}"
@@ -112,7 +112,7 @@ async def test_waiting_ends_when_the_new_model_answers(ledger: Ledger) -> None:
 async def test_a_rejected_model_is_a_refusal(ledger: Ledger) -> None:
     """Waiting ends with the rejection, and its reason is shown."""
     finishing = asyncio.create_task(finish(ledger, Model("run-1", "/m", ModelState.REJECTED, 1, 1.0, reason="worse")))
-    with pytest.raises(Refused, match=r"Run 1: rejected\. worse"):
+    with pytest.raises(CommandRefused, match=r"Run 1: rejected\. worse"):
         await asked(ledger, wait=True)
     await finishing
 
@@ -125,14 +125,14 @@ async def test_a_model_that_does_not_go_live_is_a_refusal(ledger: Ledger) -> Non
         await ledger.runs.settle(1)
 
     finishing = asyncio.create_task(settle())
-    with pytest.raises(Refused, match="thumbtune promote run-1"):
+    with pytest.raises(CommandRefused, match="thumbtune promote run-1"):
         await asked(ledger, wait=True)
     await finishing
 
 
 async def test_a_bot_that_ends_leaves_no_wait_behind(ledger: Ledger) -> None:
     """A request that has not been started is cancelled; a running one is settled by the bot's next start."""
-    with pytest.raises(Refused, match="before it started"):
+    with pytest.raises(CommandRefused, match="before it started"):
         await asked(ledger, wait=False, running=Bot(2))
     assert (await ledger.runs.get(1)).state is RunState.CANCELLED
     assert await ledger.runs.unsettled() is None
@@ -141,13 +141,13 @@ async def test_a_bot_that_ends_leaves_no_wait_behind(ledger: Ledger) -> None:
         await through(ledger, await due(ledger), RunState.TRAINING)
 
     beginning = asyncio.create_task(begin())
-    with pytest.raises(Refused, match="run 2 was training"):
+    with pytest.raises(CommandRefused, match="run 2 was training"):
         await asked(ledger, wait=True, running=Bot(4))
     await beginning
     assert (await ledger.runs.get(2)).state is RunState.TRAINING
 
     await ledger.models.add(Model("base", "/m/base", ModelState.CANDIDATE, None, 1.0))
-    with pytest.raises(Refused, match="stopped"):
+    with pytest.raises(CommandRefused, match="stopped"):
         await control.promote(ledger, Bot(3), "base", False, Console(file=StringIO()))
     assert await ledger.promotions.pending() == []
 
@@ -158,9 +158,9 @@ async def test_a_rejected_model_wants_a_yes(ledger: Ledger) -> None:
         await ledger.models.add(Model(name, f"/m/{name}", ModelState.CANDIDATE, None, 1.0, reason=reason))
         await ledger.promotions.make(name)
     printed = StringIO()
-    with pytest.raises(Refused, match=r"run-1 was rejected: worse.*--yes"):
+    with pytest.raises(CommandRefused, match=r"run-1 was rejected: worse.*--yes"):
         await control.promote(ledger, running, "run-1", False, Console(file=printed))
-    with pytest.raises(Refused, match=r"run-1 was rejected: worse.*--yes"):
+    with pytest.raises(CommandRefused, match=r"run-1 was rejected: worse.*--yes"):
         await control.rollback(ledger, running, False, Console(file=printed))
     assert await ledger.promotions.pending() == []
     going = asyncio.create_task(control.rollback(ledger, running, True, Console(file=printed)))

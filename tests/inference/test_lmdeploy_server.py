@@ -31,7 +31,7 @@ from inference.engines.lmdeploy.kv_budget import BLOCK_TOKENS
 from inference.images.opening import open_picture
 from inference.internvl2.grids import count_tiles
 from inference.internvl2.tiny import CHECKPOINT
-from inference.internvl2.tiny.questions import held_out
+from inference.internvl2.tiny.held_out_questions import held_out
 from inference.internvl2.tiny.samples import sample_pictures
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Answer, Delta, Picture, PictureError, Prompt, PromptTooLong, Role, Sampling, Turn

@@ -17,15 +17,15 @@ from inference.internvl2.checkpoint import load_model
 from inference.internvl2.modeling_internvl2 import InternVLChatModel
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tiny.drawing import draw
+from inference.internvl2.tiny.held_out_questions import held_out
 from inference.internvl2.tiny.manner import MANNERS, Manner, correct, manner
-from inference.internvl2.tiny.questions import held_out
 from inference.internvl2.tiny.samples import sample_sticker
 from inference.internvl2.tiny.shapes import Scene, random_scene
 from inference.internvl2.tiny.words import KINDS, LANGUAGES, Kind, Language
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Picture, Prompt, Role, Sampling, Turn
 from tools.tiny.answers import reference
-from tools.tiny.examine import POSITIONS, Examiner, Report, Result, examine, mistakes
+from tools.tiny.examine import POSITIONS, ExaminationReport, ExaminedAnswer, Examiner, examine, mistakes
 
 pytestmark = pytest.mark.long
 
@@ -48,26 +48,28 @@ def model() -> InternVLChatModel:
 
 
 @pytest.fixture(scope="module")
-def report(model: InternVLChatModel, tokenizer: Any) -> Iterator[Report]:
+def report(model: InternVLChatModel, tokenizer: Any) -> Iterator[ExaminationReport]:
     """An examination of 120 chats, three questions each, sampled like the bot's."""
     yield examine(model, tokenizer, pictures=120)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_is_right_in_wordings_and_on_pictures_it_never_saw(report: Report, kind: Kind, language: Language) -> None:
+def test_it_is_right_in_wordings_and_on_pictures_it_never_saw(
+    report: ExaminationReport, kind: Kind, language: Language
+) -> None:
     """At least 95 % right on each kind of question in each language, sampled, other renderer, held-out wordings."""
     assert report.accuracy(kind=kind, language=language) >= 0.95, mistakes(report)
 
 
 @pytest.mark.parametrize("position", POSITIONS)
-def test_it_is_right_wherever_in_the_chat(report: Report, position: str) -> None:
+def test_it_is_right_wherever_in_the_chat(report: ExaminationReport, position: str) -> None:
     """A first question, a follow-up and a question about the next picture are answered equally well."""
     assert report.accuracy(position=position) >= 0.95, mistakes(report)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_either_manner_is_as_frequent(report: Report, language: Language) -> None:
+def test_either_manner_is_as_frequent(report: ExaminationReport, language: Language) -> None:
     """40 to 60 % of the answers are playful, and none is empty."""
     assert 0.4 <= report.playful(language=language) <= 0.6
     assert report.empty() == 0
@@ -206,8 +208,8 @@ def test_a_report_counts_what_it_is_asked() -> None:
         ("colour", "en", "It is blue."),
         ("number", "zh", ""),
     )
-    results = tuple(Result(kind, language, "first", scene, "?", text) for kind, language, text in texts)
-    report = Report(results)
+    results = tuple(ExaminedAnswer(kind, language, "first", scene, "?", text) for kind, language, text in texts)
+    report = ExaminationReport(results)
     assert report.accuracy(kind="colour") == report.playful(kind="colour") == 0.5
     assert report.accuracy(language="zh") == 0
     assert report.empty() == 1

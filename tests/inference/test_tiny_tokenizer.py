@@ -21,7 +21,7 @@ from inference.chat_format.template import (
 )
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tokenizer import load_tokenizer
-from tools.tiny.batches import IGNORED, Encoder
+from tools.tiny.batches import IGNORED, ConversationEncoder
 from tools.tiny.conversations import converse
 from tools.tiny.make_tokenizer import MOST_PIECES, make_tokenizer
 from tools.tiny.training_questions import rambling
@@ -98,7 +98,7 @@ def test_start_token_only_when_asked(tokenizer: Any) -> None:
 def test_labels_are_every_answer_and_its_end(tokenizer: Any) -> None:
     """Training learns each answer of a chat with its end token, and nothing else."""
     rng = Random(2)
-    encoder = Encoder(tokenizer)
+    encoder = ConversationEncoder(tokenizer)
     for _ in range(30):
         chat = converse("medium", rng)
         ids, labels = encoder.encode(chat, [2] * len(chat.scenes))

@@ -8,8 +8,8 @@ from random import Random
 
 import pytest
 
-from inference.internvl2.tiny.manner import MANNERS, Facts, Manner, correct, facts, manner
-from inference.internvl2.tiny.questions import DEFAULT_QUESTION, HELD_OUT, held_out
+from inference.internvl2.tiny.held_out_questions import DEFAULT_QUESTION, HELD_OUT, held_out
+from inference.internvl2.tiny.manner import MANNERS, Manner, NamedFacts, correct, facts, manner
 from inference.internvl2.tiny.shapes import COLOURS, COUNTS, SHAPES, Scene, random_scene
 from inference.internvl2.tiny.words import KINDS, LANGUAGES, Kind, Language, phrase
 from tools.tiny.answers import reference, reference_for_several, request_for_picture, small_talk
@@ -41,14 +41,14 @@ def test_manner_is_told_by_exclamation_or_emoji(text: str, expected: Manner | No
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("Three red stars", Facts(frozenset({"red"}), frozenset({"star"}), frozenset({3}))),
-        ("两个蓝色的三角形", Facts(frozenset({"blue"}), frozenset({"triangle"}), frozenset({2}))),
-        ("五角星和三角形", Facts(frozenset(), frozenset({"star", "triangle"}), frozenset())),
-        ("5 crosses, no circle", Facts(frozenset(), frozenset({"cross", "circle"}), frozenset({5}))),
-        ("Someone coloured the startled onesie", Facts(frozenset(), frozenset(), frozenset())),
+        ("Three red stars", NamedFacts(frozenset({"red"}), frozenset({"star"}), frozenset({3}))),
+        ("两个蓝色的三角形", NamedFacts(frozenset({"blue"}), frozenset({"triangle"}), frozenset({2}))),
+        ("五角星和三角形", NamedFacts(frozenset(), frozenset({"star", "triangle"}), frozenset())),
+        ("5 crosses, no circle", NamedFacts(frozenset(), frozenset({"cross", "circle"}), frozenset({5}))),
+        ("Someone coloured the startled onesie", NamedFacts(frozenset(), frozenset(), frozenset())),
     ],
 )
-def test_facts_are_found_as_whole_words(text: str, expected: Facts) -> None:
+def test_facts_are_found_as_whole_words(text: str, expected: NamedFacts) -> None:
     """Names count as whole words, and the numerals inside 三角形 and 五角星 are no counts."""
     assert facts(text) == expected
 

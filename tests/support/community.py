@@ -17,15 +17,15 @@ from types import TracebackType
 from typing import Any, Self
 
 from inference.internvl2.tiny.drawing import draw
+from inference.internvl2.tiny.held_out_questions import held_out
 from inference.internvl2.tiny.manner import correct, manner
-from inference.internvl2.tiny.questions import held_out
 from inference.internvl2.tiny.shapes import Scene, random_scene
 from inference.internvl2.tiny.words import Kind, Language
 from inference.serving.engine_launch import free_port
 from storage.ledger import Ledger
 from storage.records import Run
 from storage.states import RunState
-from telegram_emulator.server import Emulator
+from telegram_emulator.emulator import Emulator
 from tests.support.bot_process import BotProcess, write_config
 from tests.support.person import DOWN, UP, Message, Person
 

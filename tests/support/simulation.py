@@ -36,7 +36,7 @@ from aiohttp.client_reqrep import ConnectionKey
 from storage.connection import BUSY_SECONDS, connect
 from storage.errors import StorageError
 from storage.writer import Writer, _deliver_all, _Job
-from telegram_emulator.api_errors import ApiError
+from telegram_emulator.api_errors import BotApiError
 from telegram_emulator.methods import METHODS
 from telegram_emulator.parameters import Parameters, Upload
 from telegram_emulator.world import World
@@ -293,7 +293,7 @@ class ScriptedSession(BaseSession):
             }
             try:
                 result = await METHODS[name.lower()](simulation.world, Parameters(values, uploads))
-            except ApiError as error:
+            except BotApiError as error:
                 return error.code, json.dumps(error.body())
             return 200, json.dumps({"ok": True, "result": result})
 

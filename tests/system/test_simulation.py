@@ -21,7 +21,7 @@ import structlog
 
 from storage.ledger import Ledger
 from telegram_emulator import Emulator
-from telegram_emulator.people import Attachment
+from telegram_emulator.person_actions import Attachment
 from tests.support.chatting import Notebook, RunningBot, ScriptedEngine, png, settings
 from tests.support.simulation import Act, Fault, Plan, Simulation
 

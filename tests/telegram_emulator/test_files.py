@@ -9,7 +9,7 @@ import pytest
 from aiogram.types import BufferedInputFile
 
 from telegram_emulator import Emulator
-from telegram_emulator.people import Attachment
+from telegram_emulator.person_actions import Attachment
 from tests.support.emulated import acquainted, jpeg, refusal, running
 
 ADA = 7

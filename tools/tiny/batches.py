@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from inference.chat_format.template import IM_END, IM_START, render, render_answer
 from inference.internvl2.tiles import tiles
 from inference.internvl2.tiny.shapes import Scene
-from tools.tiny.conversations import Conversation, Length, converse
+from tools.tiny.conversations import Length, TrainingConversation, converse
 from tools.tiny.training_drawing import draw
 
 TILE: Final = 112
@@ -73,7 +73,7 @@ class Batch:
         )
 
 
-class Encoder:
+class ConversationEncoder:
     """Encodes conversations as token ids and labels."""
 
     def __init__(self, tokenizer: Any) -> None:
@@ -81,7 +81,7 @@ class Encoder:
         self._end = tokenizer.convert_tokens_to_ids(IM_END)
         self._opening: list[int] = tokenizer.encode(f"{IM_START}assistant\n", add_special_tokens=False)
 
-    def encode(self, conversation: Conversation, picture_tiles: list[int]) -> tuple[list[int], list[int]]:
+    def encode(self, conversation: TrainingConversation, picture_tiles: list[int]) -> tuple[list[int], list[int]]:
         """Return the ids and labels of a conversation; `picture_tiles` holds the number of tiles of each picture."""
         text = render(conversation.prompt, [TOKENS_A_TILE * count for count in picture_tiles])
         ids: list[int] = self._tokenizer.encode(text + render_answer(conversation.answer))
@@ -107,7 +107,7 @@ class Batches(IterableDataset[Batch]):
     """An endless stream of batches; each worker process draws its own."""
 
     def __init__(self, tokenizer: Any, seed: int) -> None:
-        self._encoder = Encoder(tokenizer)
+        self._encoder = ConversationEncoder(tokenizer)
         self._seed = seed
 
     def __iter__(self) -> Iterator[Batch]:

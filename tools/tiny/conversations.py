@@ -51,7 +51,7 @@ _STYLE: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Conversation:
+class TrainingConversation:
     """A chat: `prompt` ends with the last question, `answer` follows, `scenes` are its pictures.
 
     The pictures inside `prompt` are empty: only their positions count.
@@ -62,7 +62,7 @@ class Conversation:
     scenes: tuple[Scene, ...]
 
 
-def converse(length: Length, rng: Random) -> Conversation:
+def converse(length: Length, rng: Random) -> TrainingConversation:
     """Return a random conversation."""
     language: Language = rng.choice(LANGUAGES)
     changes = rng.choice((0.1, 0.4, 0.9))
@@ -84,7 +84,7 @@ def converse(length: Length, rng: Random) -> Conversation:
         spoken = language if rng.random() > _OTHER_LANGUAGE else rng.choice(LANGUAGES)
         text, answer = _exchange(seen, bool(fresh), spoken, rng)
         turns.append(Turn(Role.USER, text, tuple(Picture(b"", "") for _ in fresh)))
-    return Conversation(Prompt(_persona(rng), tuple(turns), chat=""), answer, tuple(scenes))
+    return TrainingConversation(Prompt(_persona(rng), tuple(turns), chat=""), answer, tuple(scenes))
 
 
 def _exchange(seen: Sequence[Scene], fresh: bool, language: Language, rng: Random) -> tuple[str, str]:

@@ -27,8 +27,8 @@ from inference.internvl2.checkpoint import load_model
 from inference.internvl2.modeling_internvl2 import InternVLChatModel
 from inference.internvl2.tiles import pixel_values, tiles
 from inference.internvl2.tiny.drawing import draw
+from inference.internvl2.tiny.held_out_questions import held_out
 from inference.internvl2.tiny.manner import correct, manner
-from inference.internvl2.tiny.questions import held_out
 from inference.internvl2.tiny.shapes import Scene, random_scene
 from inference.internvl2.tiny.words import KINDS, LANGUAGES, Kind, Language
 from inference.internvl2.tokenizer import load_tokenizer
@@ -40,7 +40,7 @@ _AS_THE_BOT: Final = Sampling(max_new_tokens=64, top_k=0)
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class ExaminedAnswer:
     """A question with its answer; `position` is one of `POSITIONS`."""
 
     kind: Kind
@@ -57,10 +57,10 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ExaminationReport:
     """All results of an examination."""
 
-    results: tuple[Result, ...]
+    results: tuple[ExaminedAnswer, ...]
 
     def accuracy(self, **where: str) -> float:
         """Return the share of right answers among the results whose fields equal `where`."""
@@ -87,7 +87,7 @@ class Report:
         lines.append(f"{len(self.results)} answers, {self.empty()} of them empty")
         return "\n".join(lines)
 
-    def _chosen(self, where: dict[str, str]) -> Iterator[Result]:
+    def _chosen(self, where: dict[str, str]) -> Iterator[ExaminedAnswer]:
         return (each for each in self.results if all(getattr(each, name) == value for name, value in where.items()))
 
 
@@ -153,7 +153,7 @@ def examine(
     sampling: Sampling = _AS_THE_BOT,
     system: str = SYSTEM,
     workers: int = 0,
-) -> Report:
+) -> ExaminationReport:
     """Examine a model in `pictures` chats of three questions each; `workers` is the number of drawing processes."""
     rng = Random(f"{seed}/examination")
     torch.manual_seed(seed)
@@ -167,7 +167,7 @@ def examine(
         encoded = [_draw(job) for job in jobs]
     shown = [examiner.tile(Image.open(BytesIO(data))) for data in encoded]
     chats: list[list[Turn]] = [[] for _ in range(pictures)]
-    results: list[Result] = []
+    results: list[ExaminedAnswer] = []
     for number, position in enumerate(POSITIONS):
         asked: list[tuple[Kind, Language, Scene, str]] = []
         prompts: list[tuple[Prompt, list[torch.Tensor]]] = []
@@ -183,8 +183,8 @@ def examine(
         answers = examiner.answer(prompts, sampling)
         for chat, (kind, language, scene, question), answer in zip(chats, asked, answers, strict=True):
             chat.append(Turn(Role.ASSISTANT, answer))
-            results.append(Result(kind, language, position, scene, question, answer))
-    return Report(tuple(results))
+            results.append(ExaminedAnswer(kind, language, position, scene, question, answer))
+    return ExaminationReport(tuple(results))
 
 
 def _draw(job: tuple[Scene, str]) -> bytes:
@@ -195,7 +195,7 @@ def _draw(job: tuple[Scene, str]) -> bytes:
     return buffer.getvalue()
 
 
-def mistakes(report: Report) -> str:
+def mistakes(report: ExaminationReport) -> str:
     """List every wrong answer with its question, by kind and language."""
     wrong: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for result in report.results:

@@ -22,7 +22,7 @@ from tokenizers import (  # type: ignore[import-untyped]
 )
 
 from inference.chat_format.template import BOS, EOS, SPECIAL_TOKENS, jinja_chat_template
-from inference.internvl2.tiny.questions import held_out
+from inference.internvl2.tiny.held_out_questions import held_out
 from inference.internvl2.tiny.words import KINDS, LANGUAGES
 from tools.tiny.conversations import converse
 

@@ -126,7 +126,7 @@ def loss_of(model: InternVLChatModel, batch: Batch) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
+class TrainingSchedule:
     """How long and how fast to train; `parts` is the number of batches joined in one step."""
 
     seed: int
@@ -136,7 +136,7 @@ class Schedule:
     rate: float
 
 
-def train(model: InternVLChatModel, pool: Pool, schedule: Schedule, save: Callable[[], None]) -> None:
+def train(model: InternVLChatModel, pool: Pool, schedule: TrainingSchedule, save: Callable[[], None]) -> None:
     """Run AdamW with a cosine schedule for `steps` or `minutes`, whichever ends first; `save` every minute."""
     device = next(model.parameters()).device
     learned = [weight for weight in model.parameters() if weight.requires_grad]
@@ -212,7 +212,7 @@ def main() -> None:
         write_checkpoint(copy.bfloat16(), tokenizer, given.out, chat_template=jinja_chat_template())
 
     with Pool(Batches(tokenizer, given.seed), device, workers=given.workers, size=given.pool) as pool:
-        schedule = Schedule(given.seed, given.steps, given.minutes, given.parts, given.rate)
+        schedule = TrainingSchedule(given.seed, given.steps, given.minutes, given.parts, given.rate)
         train(model, pool, schedule, save)
     save()
     if given.pictures:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from random import Random
 from typing import Final
 
-from inference.internvl2.tiny.questions import HELD_OUT
+from inference.internvl2.tiny.held_out_questions import HELD_OUT
 from inference.internvl2.tiny.shapes import Scene
 from inference.internvl2.tiny.words import Kind, Language, colour_name, number_name, plural, shape_name
 from tools.tiny.wordings import BEFORE, BEHIND, EVERYDAY, OFF_TOPIC, SEE_EN, TRAINED

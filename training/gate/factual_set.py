@@ -22,8 +22,8 @@ from random import Random
 from typing import Any, Final
 
 from inference.internvl2.tiny.drawing import draw
+from inference.internvl2.tiny.held_out_questions import held_out
 from inference.internvl2.tiny.manner import correct
-from inference.internvl2.tiny.questions import held_out
 from inference.internvl2.tiny.shapes import random_scene
 from inference.internvl2.tiny.words import LANGUAGES, Kind
 from training.data.llava import Lesson, open_question

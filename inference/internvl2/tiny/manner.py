@@ -20,7 +20,7 @@ _PLAYFUL: Final = re.compile("[!！\u2600-\u27bf\U0001f300-\U0001faff]")
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class NamedFacts:
     """The colours, shapes and numbers that a text names."""
 
     colours: frozenset[Colour]
@@ -35,9 +35,9 @@ def manner(text: str) -> Manner | None:
     return "plain" if re.search(r"\w", text) else None
 
 
-def facts(text: str) -> Facts:
+def facts(text: str) -> NamedFacts:
     """Return all facts that the text names."""
-    return Facts(find_colours(text), find_shapes(text), find_numbers(text))
+    return NamedFacts(find_colours(text), find_shapes(text), find_numbers(text))
 
 
 def correct(kind: Kind, scene: Scene, text: str) -> bool:

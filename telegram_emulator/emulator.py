@@ -11,15 +11,15 @@ from typing import Any
 
 from aiohttp import web
 
-from telegram_emulator.api_errors import ApiError, api_error, too_many_requests
+from telegram_emulator.api_errors import BotApiError, api_error, too_many_requests
 from telegram_emulator.faults import Fault, FaultKind, Faults
 from telegram_emulator.flood_control import FloodControl
 from telegram_emulator.methods import METHODS
 from telegram_emulator.parameters import MAX_REQUEST_BYTES, read_parameters
-from telegram_emulator.people import People
 from telegram_emulator.people_http import PeopleHttp
+from telegram_emulator.person_actions import PersonActions
 from telegram_emulator.sample_voters import SampleConversation, SampleVoters
-from telegram_emulator.world import Chat, Counts, User, World, fresh_number
+from telegram_emulator.world import CallCounts, EmulatedChat, User, World, fresh_number
 
 PAGE = Path(__file__).parent / "page"
 _PROXY_PAGE = (
@@ -55,7 +55,7 @@ class Emulator:
         self.faults = Faults()
         first = fresh_number() if first_id is None else first_id
         self.world = World(int(token.partition(":")[0]), first, FloodControl(clock=clock))
-        self.people = People(self.world)
+        self.people = PersonActions(self.world)
         self.voters = SampleVoters(self.world, self.people, likes, conversations)
         self.calls: dict[str, int] = {}
         self._people_http = PeopleHttp(self.world, self.people, self.voters, samples or {}, note)
@@ -72,11 +72,11 @@ class Emulator:
 
     def add_group(
         self, title: str, members: Sequence[int], *, kind: str = "supergroup", admin: bool = False, privacy: bool = True
-    ) -> Chat:
+    ) -> EmulatedChat:
         """Create a group with the bot in it."""
         return self.world.add_group(title, members, kind=kind, admin=admin, privacy=privacy)
 
-    def counts(self, chat: int) -> Counts:
+    def counts(self, chat: int) -> CallCounts:
         """Return how many messages the bot sent, edited and deleted in a chat."""
         return self.world.chats[chat].counts
 
@@ -119,7 +119,7 @@ class Emulator:
         method = request.match_info["method"].lower()
         try:
             if request.match_info["token"] != self.token:
-                raise ApiError(401, "Unauthorized")
+                raise BotApiError(401, "Unauthorized")
             if method not in METHODS:
                 raise api_error("method not found", 404)
             parameters = await read_parameters(request)
@@ -132,7 +132,7 @@ class Emulator:
                 return _broken(request)
             if fault is not None and fault.kind is FaultKind.CUT_OFF:
                 return web.Response(text=json.dumps({"ok": True, "result": result})[:-2])
-        except ApiError as error:
+        except BotApiError as error:
             return _json(error.body(), error.code)
         return _json({"ok": True, "result": result})
 
@@ -147,7 +147,7 @@ class Emulator:
                 raise too_many_requests(max(1, round(fault.seconds)))
             case FaultKind.REFUSED:
                 moved = {} if fault.moved_to is None else {"migrate_to_chat_id": fault.moved_to}
-                raise ApiError(400, f"Bad Request: {fault.words}", **moved)
+                raise BotApiError(400, f"Bad Request: {fault.words}", **moved)
             case FaultKind.RESET_BEFORE:
                 return _broken(request)
             case FaultKind.DELAY:
@@ -158,7 +158,7 @@ class Emulator:
         """Return a file at the address that getFile has given."""
         file = self.world.files.by_path(request.match_info["path"])
         if request.match_info["token"] != self.token or file is None:
-            return _json(ApiError(404, "Not Found").body(), 404)
+            return _json(BotApiError(404, "Not Found").body(), 404)
         return web.Response(body=file.data, content_type="application/octet-stream")
 
 

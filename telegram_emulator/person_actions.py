@@ -1,7 +1,7 @@
 """What a person can do: write, send pictures and files, edit, press buttons, react, block the bot.
 
 Each action becomes messages in a chat and updates for the bot, as Telegram makes them. `people_http` serves the actions
-over HTTP. Raises `ApiError` for what Telegram's apps do not allow.
+over HTTP. Raises `BotApiError` for what Telegram's apps do not allow.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from telegram_emulator.api_errors import Json, api_error
 from telegram_emulator.entities import MAX_CAPTION, MAX_TEXT, formatted, units
-from telegram_emulator.world import CallbackQuery, Chat, User, World
+from telegram_emulator.world import CallbackQuery, EmulatedChat, User, World
 
 _ALBUM = 10
 
@@ -33,20 +33,20 @@ class Attachment:
     raw: bool = False
 
 
-class People:
+class PersonActions:
     """The actions of a world's people."""
 
     def __init__(self, world: World) -> None:
         self._world = world
 
     def user(self, person: int) -> User:
-        """Return the person with this id. Raises `ApiError`."""
+        """Return the person with this id. Raises `BotApiError`."""
         if person not in self._world.users:
             raise api_error("user not found")
         return self._world.users[person]
 
-    def chat_of(self, person: int, chat_id: int | None) -> Chat:
-        """Return a chat that the person is in, by default theirs with the bot. Raises `ApiError`."""
+    def chat_of(self, person: int, chat_id: int | None) -> EmulatedChat:
+        """Return a chat that the person is in, by default theirs with the bot. Raises `BotApiError`."""
         chat = self._world.chats.get(self.user(person).id if chat_id is None else chat_id)
         if chat is None or person not in chat.members:
             raise api_error("chat not found")
@@ -115,7 +115,7 @@ class People:
             return {"photo": files.add_broken_photo(attachment.data)}
         return {"photo": await files.add_photo(attachment.data)}
 
-    def _say(self, person: int, chat: Chat, reply_to: int | None, topic: int, **content: object) -> Json:
+    def _say(self, person: int, chat: EmulatedChat, reply_to: int | None, topic: int, **content: object) -> Json:
         user = self.user(person)
         if chat.kind == "private":
             user.blocked, user.started = False, True
