@@ -20,20 +20,20 @@ notes: Final = Console(stderr=True)
 """For errors, questions and progress."""
 
 
-class Refused(Exception):
+class CommandRefused(Exception):
     """A command is refused. The text says why and what to do; the exit code is 1."""
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask the operator, unless --yes was given. Raises `Refused` for a no, and without a terminal."""
+    """Ask the operator, unless --yes was given. Raises `CommandRefused` for a no, and without a terminal."""
     if yes:
         return
     if not sys.stdin.isatty():
-        raise Refused(
+        raise CommandRefused(
             f"{question} Nothing was done: there is no terminal to confirm it. Use --yes to skip the question."
         )
     if not typer.confirm(question, err=True):
-        raise Refused("Nothing was done.")
+        raise CommandRefused("Nothing was done.")
 
 
 def progress_bar() -> Progress:
