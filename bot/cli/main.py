@@ -293,3 +293,7 @@ def export(
     """Write the liked answers in LLaVA's format and all votes as rows for KTO into a folder, with the pictures."""
     settings = load_settings(config)
     with_ledger(settings, lambda ledger: export_data(ledger, settings, out, results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,0 @@
-"""`python -m bot`: the same as `thumbtune`."""
-
-from bot.cli.main import main
-
-main()
