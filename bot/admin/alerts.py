@@ -29,13 +29,13 @@ LOOK_SECONDS: Final = 5.0
 STEADY_LOOKS: Final = 6
 """An engine that crashes again and again is back only when so many looks have found it well."""
 
-CRASHED: Final = later("The engine has crashed and is being restarted. {reason}")
-FAILING: Final = later("The engine does not start, and nobody is answered; I keep trying. {reason}")
+CRASHED: Final = later("The engine crashed and is restarting. {reason}")
+FAILING: Final = later("The engine won't start, so nobody gets answers. I'll keep trying. {reason}")
 DISK_LOW: Final = later(
-    "Only {free} GB are free on the disk of {folder}. Make room, or answers and votes cannot be saved soon."
+    "Only {free} GB are free on the disk of {folder}. Free up space, or I soon can't save answers and votes."
 )
-BACK: Final = later("The engine is back and answers again.")
-GOES_ON: Final = later("Run {run} tells progress again and goes on.")
+BACK: Final = later("The engine is back and answering again.")
+GOES_ON: Final = later("Run {run} is making progress again.")
 
 log = structlog.get_logger()
 

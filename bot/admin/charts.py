@@ -38,7 +38,7 @@ def draw(days: Sequence[Day], first: date, last: date, say: Say) -> bytes:
     above.bar(span, [answers[day] for day in span], color="tab:blue", alpha=0.4, label=say("answers"))
     above.plot(span, [ups[day] for day in span], color="tab:green", marker="o", label=say("thumbs up"))
     above.plot(span, [downs[day] for day in span], color="tab:red", marker="o", label=say("thumbs down"))
-    above.set_title(say("Answers and votes a day"), fontproperties=font)
+    above.set_title(say("Answers and votes per day"), fontproperties=font)
     above.yaxis.set_major_locator(MaxNLocator(integer=True))
     asked = Counter[str]()
     for each in days:
@@ -48,7 +48,7 @@ def draw(days: Sequence[Day], first: date, last: date, say: Say) -> bytes:
         voted = [each for each in days if each.model == model and each.ups + each.downs]
         shares = [100 * each.ups / (each.ups + each.downs) for each in voted]
         below.plot([date.fromisoformat(each.day) for each in voted], shares, marker="o", label=model)
-    below.set_title(say("Approval by model, in % of the votes"), fontproperties=font)
+    below.set_title(say("Approval by model (% of votes)"), fontproperties=font)
     below.set_ylim(-5, 105)
     below.set_xlim(first - timedelta(days=1), last + timedelta(days=1))
     locator = AutoDateLocator(minticks=3)

@@ -30,11 +30,11 @@ if TYPE_CHECKING:  # the command line, which starts without the engine's client,
     from training.merged_models import MergedModels
 
 RESTING: Final = later(
-    "The engine rests while run {run} trains (training.while_training): ask again when the run has ended, or /cancel "
-    "it."
+    "The engine is paused while run {run} trains (training.while_training). Try again when the run has ended, or "
+    "/cancel it."
 )
-GONE: Final = later("The files of {model} were removed; /models lists those that can be promoted.")
-NONE_BEFORE: Final = later("There is no earlier model to go back to; /models lists those that can be promoted.")
+GONE: Final = later("The files of {model} were deleted. /models lists the models you can switch to.")
+NONE_BEFORE: Final = later("There's no earlier model to go back to. /models lists the models you can switch to.")
 
 
 log = structlog.get_logger()

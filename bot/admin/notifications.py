@@ -53,11 +53,11 @@ TELL_SECONDS: Final = 0.7
 """How long what is queued has to arrive when the bot stops."""
 
 GAVE_UP: Final = later(
-    "⚠ I gave up on update {update} after several tries. It is kept in the ledger. About others like it I keep quiet "
-    "for an hour. The reason: {reason}"
+    "⚠ I gave up on update {update} after several attempts. It stays in the ledger. I won't report more of these "
+    "for an hour. Reason: {reason}"
 )
 SORRY: Final = later(
-    "I am sorry, something is wrong with me and I cannot answer this. My admins know. Please try again."
+    "Sorry, something went wrong and I couldn't answer this. My admins have been notified. Please try again."
 )
 
 Tell = Callable[[int, Say], Awaitable[None]]
@@ -189,7 +189,7 @@ class Notices:
         async def tell(admin: int, say: Say) -> None:
             told = {place: retold(value, say) if isinstance(value, str) else value for place, value in values.items()}
             text = say(sentence, **told)
-            await self._bot.send_message(admin, _cut(say("⚠ Trouble: {text}", text=text), 4 * CAPTION_LIMIT))
+            await self._bot.send_message(admin, _cut(say("⚠ Problem: {text}", text=text), 4 * CAPTION_LIMIT))
 
         self._all(tell)
         return True
@@ -320,7 +320,7 @@ def outcome(run: Run, model: Model | None, say: Say) -> str:
         return say("Run {run} was cancelled. Nothing has changed.", run=run.id)
     if run.state is not RunState.DONE or model is None:
         reason = retold(run.reason, say) or say("unknown")
-        return say("Run {run} failed; nothing has changed. The reason: {reason}", run=run.id, reason=reason)
+        return say("Run {run} failed; nothing has changed. Reason: {reason}", run=run.id, reason=reason)
     text = say(
         "Run {run} is done. Its model {model} is {state}.",
         run=run.id,
@@ -337,16 +337,16 @@ def numbers(report: str, say: Say) -> list[str]:
     it = Report.from_json(report)
     return [
         say(
-            "Learned from {taught}; judged by {held_out} more.",
+            "Learned from {taught}; checked on {held_out} more.",
             taught=taught_by(Taught(it.effort.pairs, it.effort.votes, it.effort.raters), say),
             held_out=it.held_out,
         ),
-        *([say("Too long to learn: {count} more.", count=it.effort.too_long)] if it.effort.too_long else []),
+        *([say("Skipped as too long: {count}.", count=it.effort.too_long)] if it.effort.too_long else []),
         *([f"⚠ {retold(limit, say)}"] if (limit := cut_off(it.effort.cut, it.effort.liked)) else []),
         *_beside(it.effort.taught, say),
-        say("Loss on those: {live} before, {new} now.", live=f"{it.live_nll:.3f}", new=f"{it.nll:.3f}"),
+        say("Held-out loss: {live} before, {new} now.", live=f"{it.live_nll:.3f}", new=f"{it.nll:.3f}"),
         say(
-            "Facts right: {live} before, {new} now, of {questions} questions.",
+            "Factual questions right: {live} before, {new} now ({questions} questions).",
             live=percent(it.live_correct),
             new=percent(it.correct),
             questions=it.questions,
@@ -369,7 +369,7 @@ def _beside(taught: dict[str, int], say: Say) -> list[str]:
     if not others:
         return []
     listed = ", ".join(f"{name} ({count})" for name, count in others.items())
-    return [say("Beside them from elsewhere: {sources}.", sources=listed)]
+    return [say("Other sources: {sources}.", sources=listed)]
 
 
 def _cut(text: str, limit: int) -> str:

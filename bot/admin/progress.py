@@ -18,7 +18,7 @@ from training.number_format import clock
 
 BAR: Final = 20
 RUN_STATES: Final = {
-    RunState.DUE: later("about to begin"),
+    RunState.DUE: later("queued"),
     RunState.TRAINING: later("training"),
     RunState.MERGING: later("merging"),
     RunState.EVALUATING: later("evaluating"),
@@ -27,7 +27,7 @@ RUN_STATES: Final = {
     RunState.CANCELLED: later("cancelled"),
 }
 
-SILENT: Final = later("Run {run} has told no progress for {time}. Where it stands is in {log}. /cancel ends it.")
+SILENT: Final = later("Run {run} has made no progress for {time}. See {log}; /cancel stops it.")
 
 
 def silence(word: LastProgress) -> dict[str, object]:
@@ -41,7 +41,7 @@ def run_progress(run: Run, say: Say) -> str:
     if run.samples:
         lines.append(
             say(
-                "{samples} liked answers to learn from, {held_out} to judge by",
+                "Liked answers: {samples} to learn from, {held_out} held out",
                 samples=run.samples,
                 held_out=run.held_out,
             )
@@ -53,7 +53,7 @@ def run_progress(run: Run, say: Say) -> str:
     if run.seconds_left is not None:
         lines.append(say("Time left: {time}", time=clock(run.seconds_left)))
     if run.loss is not None:
-        lines.append(say("Loss, average of the last tenth: {loss}", loss=f"{run.loss:.3f}"))
+        lines.append(say("Average loss over the last tenth: {loss}", loss=f"{run.loss:.3f}"))
     return "\n".join(lines)
 
 

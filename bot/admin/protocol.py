@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # the command line starts without the engine's client and aio
     from training.launcher import LastProgress
     from training.pipeline import RunPlan
 
-REJECTED: Final = later("{model} was rejected: {reason}. Let it answer all the same?")
+REJECTED: Final = later("{model} was rejected: {reason}. Use it anyway?")
 
 
 class AdminRefusal(Exception):
@@ -138,4 +138,4 @@ REFUSALS: Final = (AdminRefusal, StorageError, InferenceError, TrainingError)
 def refused(refusal: Exception, say: Say) -> str:
     """Why something could not be done."""
     reason = refusal.told(say) if isinstance(refusal, AdminRefusal) else retold(str(refusal), say)
-    return say("That did not work: {reason}", reason=reason)
+    return say("That didn't work: {reason}", reason=reason)

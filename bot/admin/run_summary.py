@@ -9,7 +9,7 @@ from storage.records import Taught
 def taught_by(taught: Taught, say: Say) -> str:
     """Liked answers, and the votes and people behind them."""
     return say(
-        "{answers}: {votes} of {people}",
+        "{answers} ({votes} from {people})",
         answers=say.count("{number} liked answer", "{number} liked answers", taught.answers),
         votes=say.count("{number} vote", "{number} votes", taught.votes),
         people=say.count("{number} person", "{number} people", taught.people),

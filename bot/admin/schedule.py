@@ -40,9 +40,9 @@ HANDLED_KEPT = timedelta(days=30)
 DEATHS_KEPT = timedelta(days=30)
 
 STRAYS = later(
-    "{count} of {total} picture files are unknown to the ledger, so I delete none of them. If the ledger was lost, or "
-    "comes from an old backup, stop me and restore the latest backup (README, Run it for good). If those files may go, "
-    "run thumbtune sweep."
+    "{count} of {total} picture files aren't in the ledger, so I won't delete any of them. If the ledger was lost "
+    "or comes from an old backup, stop me and restore the latest backup (README, Run it for good). If you don't "
+    "need those files, run thumbtune sweep."
 )
 
 log = structlog.get_logger()

@@ -43,12 +43,11 @@ INTERRUPTED: Final = later(
     "the bot ended while this run was under way; /retrain goes on from its last checkpoint, if it has one and would "
     "train on the same answers, else begins anew"
 )
-UNSAVED: Final = later("I can save nothing just now. {reason}")
+UNSAVED: Final = later("I can't save anything right now. {reason}")
 FAILS: Final = later(
-    "Something that I do in the background fails ({duty}). I keep trying, less and less often; my log says more. "
-    "{reason}"
+    "A background task is failing ({duty}). I'll keep retrying, less and less often; see my log for details. {reason}"
 )
-NOT_TAKEN: Final = later("The new model {model} does not go live; the one before goes on answering. {reason}")
+NOT_TAKEN: Final = later("The new model {model} didn't go live; the previous one keeps answering. {reason}")
 
 log = structlog.get_logger()
 

@@ -31,18 +31,18 @@ from storage.states import ModelState
 RETRY_SECONDS: Final = 30.0
 
 GONE: Final = later(
-    "The files of {model}, which was live, are gone from {folder}. The base model answers instead. Put them back and "
-    "/promote {model}, or /retrain."
+    "The files of the live model {model} are missing from {folder}. The base model answers instead. Put them back "
+    "and /promote {model}, or /retrain."
 )
 CHANGED: Final = later(
-    "The files of {model}, which was live, have changed since it was made. The base model answers instead. {reason}"
+    "The files of the live model {model} have changed since it was created. The base model answers instead. {reason}"
 )
 STUCK: Final = later(
-    "The files of {model}, which is live, have changed since it was made, and the base model cannot take its place. I "
-    "keep trying. {reason}"
+    "The files of the live model {model} have changed since it was created, and the base model can't replace it "
+    "yet. I'll keep trying. {reason}"
 )
 LEDGER_DAMAGED: Final = later(
-    "The ledger is damaged. Stop me, put the latest backup (thumbtune backup) in its place and start me again. {faults}"
+    "The ledger is damaged. Stop me, restore the latest backup (thumbtune backup) and start me again. {faults}"
 )
 
 log = structlog.get_logger()

@@ -58,22 +58,20 @@ class PictureRefused(Refused):
 
 
 NOT_A_PICTURE: Final = later(
-    "I cannot read this file as a picture. Please send a photo, or a JPEG, PNG, WebP, GIF, BMP, TIFF or HEIC file."
+    "I can't open this file as a picture. Send a photo, or a JPEG, PNG, WebP, GIF, BMP, TIFF or HEIC file."
 )
-BROKEN: Final = later("This picture is damaged or incomplete, so I cannot open it. Please send it once more.")
+BROKEN: Final = later("This picture is damaged or incomplete, so I can't open it. Please send it again.")
 TOO_MANY_BYTES: Final = later(
-    "This file is larger than {limit} MB, more than Telegram lets me fetch. Please send a smaller one, or send it as a "
+    "This file is larger than {limit} MB, more than Telegram lets me download. Send a smaller one, or send it as a "
     "photo instead of a file."
 )
 TOO_MANY_PIXELS: Final = later(
-    "This picture is too large: I take up to {limit} million pixels. Please make it smaller and send it again."
+    "This picture is too large: the limit is {limit} million pixels. Make it smaller and send it again."
 )
-TOO_COSTLY: Final = later(
-    "Opening this picture takes more time or memory than I may use. Please send it as a photo, or make it smaller."
-)
+TOO_COSTLY: Final = later("This picture takes too much time or memory to open. Send it as a photo, or make it smaller.")
 TOO_MANY_STORED: Final = later(
-    "I already keep {limit} MB of your pictures, the most I keep for one person. With /delete_my_data you can delete "
-    "them."
+    "I already store {limit} MB of your pictures, the limit for one person. /delete_my_data deletes them, and "
+    "everything else I store about you."
 )
 
 _SENTENCES: Final = {

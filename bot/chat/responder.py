@@ -47,28 +47,26 @@ UNANSWERED: Final = (
 _APOLOGIES: Final = (
     (
         NoPictureYet,
-        later(
-            "I talk about pictures, and I have not seen one yet. Please send me one, with your question or before it."
-        ),
+        later("Send me a picture first."),
     ),
     (
         DeletedMeanwhile,
-        later("What you ask about has been deleted meanwhile, so I have dropped this question as well."),
+        later("What you asked about has been deleted, so I dropped this question too."),
     ),
-    (UnknownRecord, later("I do not have that picture any more. Please send it again.")),
-    (Interrupted, later("I have stopped before the first word.")),
-    (EmptyAnswer, later("I am at a loss for words. Please ask in other words, or send the picture again.")),
+    (UnknownRecord, later("I no longer have that picture. Please send it again.")),
+    (Interrupted, later("I stopped before writing anything.")),
+    (EmptyAnswer, later("I couldn't come up with an answer. Try asking in other words, or send the picture again.")),
     (
         PromptTooLong,
-        later("That is more than I can keep in mind at once. Please ask more briefly or send fewer pictures."),
+        later("That's more than I can take in at once. Ask a shorter question or send fewer pictures."),
     ),
-    (PictureError, later("I could not look at this picture. Please send it as a photo.")),
-    (EngineUnavailable, later("I cannot answer just now. Please ask again in a minute or two.")),
+    (PictureError, later("I couldn't look at this picture. Please send it as a photo.")),
+    (EngineUnavailable, later("I can't answer right now. Please ask again in a minute or two.")),
     (
         EngineCrashed,
-        later("Something broke while I was answering, and it was not your fault. Please ask once more."),
+        later("Something went wrong while I was answering; it wasn't your fault. Please ask again."),
     ),
-    (InferenceError, later("I could not make sense of that. Please ask in other words, or begin anew with /new.")),
+    (InferenceError, later("I couldn't process that. Ask in other words, or start over with /new.")),
 )
 
 

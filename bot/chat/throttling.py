@@ -29,13 +29,9 @@ FIRST_ESTIMATE: Final = 5.0
 NEWEST_WEIGHT: Final = 0.2
 """The weight of the newest answer in the moving average of how long answers take."""
 
-TOO_OFTEN: Final = later(
-    "You have asked as many questions within a minute as I may answer ({number}). Please ask again in {seconds} s."
-)
-STILL_ANSWERING: Final = later(
-    "I am still answering what you have asked before. Please ask again in about {seconds} s."
-)
-MANY_ASK: Final = later("Many people are asking me something just now. Please ask again in about {seconds} s.")
+TOO_OFTEN: Final = later("That's the limit: {number} questions a minute. Try again in {seconds} s.")
+STILL_ANSWERING: Final = later("I'm still answering your earlier questions. Try again in about {seconds} s.")
+MANY_ASK: Final = later("Many people are asking right now. Try again in about {seconds} s.")
 
 
 class Throttled(Refused):

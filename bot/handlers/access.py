@@ -51,15 +51,14 @@ class Access(BaseMiddleware):
     async def _refuse(self, event: Update, request: Request) -> None:
         say, person = request.say, request.user.id
         if event.callback_query:
-            await acknowledge(event.callback_query, say("I may not talk with you here."))
+            await acknowledge(event.callback_query, say("I'm not allowed to talk with you here."))
         elif event.message and event.message.chat.type == "private" and person not in self._refused:
             self._refused[person] = None
             if person in request.services.settings.limits.blocked:
-                text = say("I may not talk with you. Who runs me has decided so.")
+                text = say("The operator has blocked you.")
             else:
                 text = say(
-                    "I am sorry, I may only talk with certain people. Who runs me can let you in; your user id is "
-                    "{id}.",
+                    "Sorry, this is a private bot. Ask its operator to let you in; your user ID is {id}.",
                     id=person,
                 )
             await request.reply.finish(text)

@@ -33,9 +33,9 @@ async def _is_no_admin(event: TelegramObject, request: Request) -> bool:
 
 async def refuse_command(message: Message, request: Request) -> None:
     """Refuse an admin's command."""
-    await request.reply.finish(request.say("Only my admins can do that. /help shows what I can do for you."))
+    await request.reply.finish(request.say("Only admins can do that. /help shows what I can do for you."))
 
 
 async def refuse_tap(query: CallbackQuery, request: Request) -> None:
     """Refuse a tap on an admin's button, which an admin may have forwarded."""
-    await acknowledge(query, request.say("Only my admins can do that."))
+    await acknowledge(query, request.say("Only admins can do that."))

@@ -28,9 +28,9 @@ async def start(message: Message, request: Request) -> None:
     say, user = request.say, request.user
     await request.reply.finish(
         say(
-            "Hello, {name}! Send me a picture and ask me about it. You can go on asking about it, and send another one "
-            "whenever you like. The thumbs under my answers teach me what you like.\n\n/help shows what I can do. Your "
-            "user id is {id}.",
+            "Hello, {name}! Send me a picture and ask me about it. You can ask follow-up questions, and send "
+            "another picture whenever you like. Your 👍 and 👎 under my answers teach me what you like.\n\n/help "
+            "shows what I can do. Your user ID is {id}.",
             name=user.first_name,
             id=user.id,
         )
@@ -43,47 +43,47 @@ async def show_help(message: Message, request: Request) -> None:
     username = (await request.bot.me()).username
     parts = [
         say(
-            "Send me a picture, with or without a question, and I will answer. Then ask on: I keep the picture in "
-            "mind. Several pictures sent together count as one question."
+            "Send me a picture, with or without a question, and I'll answer. Then ask follow-up questions: I "
+            "remember the picture. Several pictures sent together count as one question."
         ),
         say(
-            "🔄 or /retry gives you another answer, ⏹ or /stop ends the one I am writing. Edit your question, and I "
-            "answer it anew."
+            "🔄 or /retry gives you another answer; ⏹ or /stop stops the one I'm writing. Edit your question and "
+            "I'll answer it again."
         ),
         say(
-            "👍 or 👎 under an answer tells me what you like; you may change your mind. I learn from what is liked "
-            "when I am retrained."
+            "👍 or 👎 under an answer tells me what you like; you can change your vote. When I'm retrained, I learn "
+            "from the answers people like."
         ),
         say(
-            "In a group I answer who mentions me (@{name}), who replies to one of my messages, and commands; reply to "
-            "somebody's picture and mention me to ask about that. Telegram's privacy mode shows me nothing else there, "
-            "unless I am an administrator; and then I pass over it.",
+            "In groups I answer when you mention me (@{name}), reply to one of my messages or send a command. To "
+            "ask about someone else's picture, reply to it and mention me. Telegram's privacy mode hides all other "
+            "messages from me, unless I'm a group administrator; then I ignore them.",
             name=username,
         )
         + " "
         + (
-            say("Each person has a conversation of their own.")
+            say("Everyone has their own conversation.")
             if services.settings.chat.group_sessions == "person"
-            else say("All members have one conversation together.")
+            else say("All members share one conversation.")
         ),
         command_list(EVERYBODY, say),
     ]
     if request.is_admin:
-        parts += [say("You are one of my admins:"), command_list(admins_commands(len(services.admin.nodes())), say)]
+        parts += [say("Admin commands:"), command_list(admins_commands(len(services.admin.nodes())), say)]
     await request.reply.finish("\n\n".join(parts))
 
 
 async def new(message: Message, request: Request) -> None:
     """Begin a new conversation."""
     await request.services.conversation.restart(request.question())
-    await request.reply.finish(request.say("A fresh start: I have put our conversation aside. Send me a picture!"))
+    await request.reply.finish(request.say("This is a new conversation. Send me a picture!"))
 
 
 async def language(message: Message, request: Request) -> None:
     """Offer the languages."""
     say = request.say
     await request.reply.finish(
-        say("Which language shall I speak with you?"), languages(request.services.translator.languages, say.language)
+        say("Which language should I speak?"), languages(request.services.translator.languages, say.language)
     )
 
 
@@ -92,6 +92,6 @@ async def language_chosen(query: CallbackQuery, callback_data: Speak, request: R
     services = request.services
     say = services.translator.to(callback_data.code)
     await services.ledger.people.set_language(query.from_user.id, say.language)
-    answer = say("I speak English with you from now on.")
+    answer = say("I'll speak English with you from now on.")
     await acknowledge(query, answer)
     await redraw(query, request, answer, languages(services.translator.languages, say.language))

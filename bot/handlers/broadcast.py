@@ -65,7 +65,7 @@ async def send(message: Message, command: CommandObject, request: Request) -> No
     if not text:
         await reply.finish(
             say(
-                "What shall I write? Send /broadcast and the text; it goes to {people} people.",
+                "Usage: /broadcast TEXT. Recipients: {people}.",
                 people=len(chats),
             )
         )
@@ -87,9 +87,9 @@ async def cancel(query: CallbackQuery, callback_data: CancelBroadcast, request: 
     say = request.say
     spared = await request.services.ledger.broadcasts.cancel(callback_data.update)
     if spared:
-        await acknowledge(query, say("I stop here. {people} people do not get it.", people=spared))
+        await acknowledge(query, say("Stopped. Not sent to: {people}.", people=spared))
     else:
-        await acknowledge(query, say("There is nobody left to be told."))
+        await acknowledge(query, say("It has already been sent to everyone."))
 
 
 async def _send_to(chat: int, text: str, request: Request) -> None:
@@ -145,24 +145,20 @@ async def _report(request: Request) -> str:
     ledger, say = request.services.ledger, request.say
     receivers = await ledger.broadcasts.receivers(request.delivery.update)
     numbers = Counter(receivers.values())
-    lines = [
-        say(
-            "Sent to {sent} of {people} people. {gone} cannot be reached any more; with {failed} it failed.",
-            sent=numbers[ReceiverState.TOLD],
-            people=len(receivers),
-            gone=numbers[ReceiverState.UNREACHABLE],
-            failed=numbers[ReceiverState.FAILED],
-        )
-    ]
+    lines = [say("Sent to {sent} of {people}.", sent=numbers[ReceiverState.TOLD], people=len(receivers))]
+    if gone := numbers[ReceiverState.UNREACHABLE]:
+        lines.append(say("No longer reachable: {gone}.", gone=gone))
+    if failed := numbers[ReceiverState.FAILED]:
+        lines.append(say("Failed: {failed}.", failed=failed))
     if numbers[ReceiverState.SPARED]:
-        lines.append(say("It was cancelled before {spared} got it.", spared=numbers[ReceiverState.SPARED]))
+        lines.append(say("Cancelled before sending: {spared}.", spared=numbers[ReceiverState.SPARED]))
     doubtful = [chat for chat, state in receivers.items() if state is ReceiverState.DOUBTFUL]
     if doubtful:
         names = [await _name(chat, ledger) for chat in doubtful[:NAMED]]
         lines.append(
             say(
-                "With {doubtful} I was interrupted in the middle. They may have it or not, and nobody shall get it "
-                "twice, so I left it at that: {names}.",
+                "Interrupted while sending: {doubtful} ({names}). They may or may not have it; I didn't resend, so "
+                "that nobody gets it twice.",
                 doubtful=len(doubtful),
                 names=", ".join(names + ["…"] * (len(doubtful) > NAMED)),
             )

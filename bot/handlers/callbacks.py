@@ -42,5 +42,5 @@ async def tapped_exchange(query: CallbackQuery, number: int, request: Request) -
         exchange = None
     if exchange and isinstance(message, Message) and exchange.chat == message.chat.id:
         return exchange, message
-    await acknowledge(query, request.say("I cannot find that answer any more."))
+    await acknowledge(query, request.say("I can't find that answer any more."))
     return None

@@ -49,8 +49,8 @@ async def refuse_caption(message: Message, request: Request) -> None:
     """Refuse both the picture and the command: which of them was meant is not known."""
     await request.reply.finish(
         request.say(
-            "A picture and a command do not go together, so I have done nothing about either. Send me {command} alone, "
-            "or the picture with a question. /new may stand with a picture: it begins anew with it.",
+            "A picture can't be sent with a command, so I ignored both. Send {command} on its own, or the picture "
+            "with a question. Only /new can go with a picture: it starts a new conversation about it.",
             command=f"/{command_of(message.caption)}",
         )
     )

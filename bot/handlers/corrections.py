@@ -65,7 +65,7 @@ async def ask_for_correction(query: CallbackQuery, callback_data: Better, reques
     await acknowledge(query)
     request.reply.place = replace(request.reply.place, quotes=True)
     await request.reply.ask(
-        request.say("What would have been a good answer? Reply to this message with it, and I can learn it.")
+        request.say("What would have been a better answer? Reply to this message with it, and I can learn it.")
     )
 
 
@@ -105,11 +105,11 @@ async def correct(message: Message, target: Target, request: Request) -> None:
     )
     private = message.chat.type == "private"
     if request.is_admin:
-        words = say("Shall I learn this as the better answer?")
+        words = say("Should I learn this as the better answer?")
     elif private:
-        words = say("Thank you! I show it to my admins, with your question and my answer. I learn it if they agree.")
+        words = say("Thanks! I'll show it to my admins, with your question and my answer, and learn it if they agree.")
     else:
-        words = say("Thank you! With a 👍 from another person here, or from an admin, I will learn this.")
+        words = say("Thanks! I'll learn this once another person here, or an admin, gives it a 👍.")
     await reply.finish(words, teaching(number, say, doubtful=target.doubtful))
     if private and not request.is_admin and request.delivery.attempt == 1:
         await _ask_admins(number, text, target.exchange, request)
@@ -122,7 +122,7 @@ async def _ask_admins(number: int, text: str, exchange: Exchange, request: Reque
         person = await services.ledger.people.get(admin)
         say = services.translator.to(person.language, person.client_language) if person else services.translator.to()
         words = say(
-            "Shall I learn this correction?\n\nQuestion: {question}\n\nMy answer: {answer}\n\nBetter: {better}",
+            "Should I learn this correction?\n\nQuestion: {question}\n\nMy answer: {answer}\n\nBetter: {better}",
             question=exchange.question[:SHOWN],
             answer=exchange.answer[:SHOWN],
             better=text[:SHOWN],
@@ -139,12 +139,12 @@ async def decided(query: CallbackQuery, callback_data: Teach, request: Request) 
     try:
         correction = await request.services.ledger.corrections.get(callback_data.demonstration)
     except UnknownRecord:
-        await acknowledge(query, say("I cannot find that answer any more."))
+        await acknowledge(query, say("I can't find that answer any more."))
         return
     if not await decide(correction, request, teach=teach):
-        await acknowledge(query, say("Only another person, or an admin, can do that."))
+        await acknowledge(query, say("Only another person or an admin can do that."))
         return
-    await acknowledge(query, say("Thank you! I will learn this.") if teach else say("I will not learn this."))
+    await acknowledge(query, say("Thanks! I'll learn this.") if teach else say("OK, I won't learn this."))
     assert message is not None
     markup = teaching(correction.id, say, wanted=teach)
     try:
@@ -163,17 +163,17 @@ async def answer(query: CallbackQuery, callback_data: Asks, request: Request) ->
         correction = await services.ledger.corrections.get(callback_data.demonstration)
         about = await services.ledger.exchanges.get(correction.exchange)
     except UnknownRecord:
-        await acknowledge(query, say("I cannot find that answer any more."))
+        await acknowledge(query, say("I can't find that answer any more."))
         return
     offered = await services.ledger.replies.for_update(correction.update)
     if not isinstance(message, Message) or not offered or author != correction.author:
-        await acknowledge(query, say("Only who asked can do that."))
+        await acknowledge(query, say("Only the person who asked can do that."))
         return
     reply.place = replace(reply.place, question=offered[0].question)
     if await request.show_recorded():
         return
     if await services.ledger.exchanges.for_question(reply.place.chat, reply.place.question):
-        await acknowledge(query, say("This button does not work any more."))
+        await acknowledge(query, say("This button no longer works."))
         return
     await acknowledge(query)
     await services.ledger.corrections.confirm(correction.id, None)

@@ -41,8 +41,8 @@ async def _change(action: str, name: str, request: Request) -> None:
     if len(nodes) == 1:
         await request.reply.finish(
             request.say(
-                "I have one engine only, so it stays in service. inference.endpoints or inference.gpus in config.toml "
-                "give me several."
+                "There's only one engine, so it stays in service. To run several, set inference.endpoints or "
+                "inference.gpus in config.toml."
             )
         )
     elif all(node.name != name for node in nodes):
@@ -56,12 +56,11 @@ async def _change(action: str, name: str, request: Request) -> None:
 
 async def _drain(node: str, request: Request) -> None:
     reply, say = request.reply, request.say
-    await reply.begin(say("Moving the chats of {node} to the others…", node=node))
+    await reply.begin(say("Moving the chats of {node} to other replicas…", node=node))
     await request.services.admin.drain(node, request.user.id)
     await reply.finish(
         say(
-            "{node} is out of service; the others answer its chats. /undrain takes it back, with the model that "
-            "answers then.",
+            "{node} is out of service; other replicas answer its chats. /undrain puts it back with the live model.",
             node=node,
         )
     )
@@ -69,19 +68,19 @@ async def _drain(node: str, request: Request) -> None:
 
 async def _undrain(node: str, request: Request) -> None:
     reply, say = request.reply, request.say
-    await reply.begin(say("Taking {node} back into service…", node=node))
+    await reply.begin(say("Putting {node} back into service…", node=node))
     now = await request.services.admin.undrain(node, request.user.id)
     text = say("{node} is in service.", node=node)
     if now.state is not State.READY:
-        text += " " + say("It does not answer yet; I keep trying, and /status shows how it is.")
+        text += " " + say("It isn't answering yet. I'll keep trying; /status shows its state.")
     await reply.finish(text)
 
 
 async def _list(wanted: str, request: Request) -> None:
     say, nodes = request.say, request.services.admin.nodes()
     lines = [
-        *([say("I have no node called {node}.", node=wanted)] if wanted else []),
-        say("/drain NODE takes one of these out of service, /undrain NODE takes it back:"),
+        *([say("There's no replica called {node}.", node=wanted)] if wanted else []),
+        say("/drain NAME takes one of these out of service, /undrain NAME puts it back:"),
         *(node_line(node, say) for node in nodes),
     ]
     await request.reply.finish("\n".join(lines), serving({node.name: node.drained for node in nodes}, say))

@@ -54,7 +54,7 @@ async def unknown_command(message: Message, request: Request) -> None:
     """Refuse an unknown command. In a group one that does not name this bot may be another bot's."""
     named = (message.text or "").split(maxsplit=1)[0].partition("@")[2].lower()
     if message.chat.type == "private" or named == str((await request.bot.me()).username).lower():
-        await request.reply.finish(request.say("I do not know that command. /help shows what I can do."))
+        await request.reply.finish(request.say("I don't know that command. /help shows what I can do."))
 
 
 async def unsupported(message: Message, request: Request) -> None:
@@ -63,14 +63,14 @@ async def unsupported(message: Message, request: Request) -> None:
     if message.chat.type != "private" and (reaction or not await addressed((message,), request.bot)):
         return
     if message.voice or message.audio or message.video_note:
-        text = say("I cannot listen. Please write your question, and send me a picture to talk about.")
+        text = say("I can't listen to audio. Write your question, and send me a picture to talk about.")
     elif message.video or message.animation or message.sticker:
-        text = say("I cannot watch moving pictures. Please send a photo, or a screenshot of the moment you mean.")
+        text = say("I can't watch videos or animations. Send a photo, or a screenshot of the moment you mean.")
     else:
-        text = say("I cannot do anything with that. Please send me a photo or a picture file, and ask me about it.")
+        text = say("I can't use that. Send me a photo or a picture file, and ask me about it.")
     await request.reply.finish(text)
 
 
 async def unknown_tap(query: CallbackQuery, request: Request) -> None:
     """Answer a tap on a button that an earlier version has sent."""
-    await acknowledge(query, request.say("This button does not work any more."))
+    await acknowledge(query, request.say("This button no longer works."))

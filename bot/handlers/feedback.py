@@ -90,12 +90,12 @@ def _thanks(value: int, request: Request) -> str:
     """Return the answer to a vote, which promises nothing to a person who has opted out."""
     say = request.say
     if value and request.person is not None and request.person.opted_out:
-        return say("Noted. I do not learn from it, as you wished: /privacy.")
+        return say("Noted. I won't learn from it, as you chose in /privacy.")
     if value > 0:
-        return say("Thank you! I will remember that you like this.")
+        return say("Thanks! I'll remember that you like this.")
     if value < 0:
-        return say("Noted, thank you. I will try to do better.")
-    return say("I have taken your thumb back.")
+        return say("Noted, thanks. I'll try to do better.")
+    return say("I've removed your vote.")
 
 
 def _thumb(reactions: Sequence[object]) -> int:

@@ -21,30 +21,30 @@ from storage.errors import StorageError
 from storage.ledger import Ledger
 
 EVERYBODY: Final = {
-    "new": later("Begin a new conversation"),
-    "retry": later("Another answer to your last question"),
-    "stop": later("No more of this answer"),
-    "model": later("Who answers, and what taught it"),
-    "language": later("Choose my language"),
-    "privacy": later("What I keep of you, and why"),
-    "delete_my_data": later("Delete what I keep of you"),
+    "new": later("Start a new conversation"),
+    "retry": later("Get another answer to your last question"),
+    "stop": later("Stop this answer"),
+    "model": later("Show the current model and what it learned from"),
+    "language": later("Choose a language"),
+    "privacy": later("What I store about you and why"),
+    "delete_my_data": later("Delete everything I store about you"),
     "help": later("What I can do"),
-    "start": later("Show your user id"),
+    "start": later("Show your user ID"),
 }
 ADMINS: Final = {
-    "retrain": later("Learn from what was liked; dry: only say how much that is"),
-    "cancel": later("Stop learning"),
-    "status": later("How I am"),
-    "schedule": later("When I learn by myself"),
-    "stats": later("Answers and votes over time, as a picture"),
-    "models": later("Every model I have kept"),
-    "promote": later("Answer with a certain model: /promote ID"),
-    "rollback": later("Answer with the model before this one"),
-    "broadcast": later("Write to everybody: /broadcast TEXT"),
+    "retrain": later("Learn from liked answers (dry: only show how many)"),
+    "cancel": later("Cancel the run in progress"),
+    "status": later("Show my status"),
+    "schedule": later("Show when I retrain automatically"),
+    "stats": later("Chart of answers and votes"),
+    "models": later("List all models"),
+    "promote": later("Switch to a model: /promote ID"),
+    "rollback": later("Go back to the previous model"),
+    "broadcast": later("Message everyone: /broadcast TEXT"),
 }
 NODES: Final = {
-    "drain": later("Take a node out of service: /drain NODE"),
-    "undrain": later("Take it back into service: /undrain NODE"),
+    "drain": later("Take a replica out of service: /drain NAME"),
+    "undrain": later("Put it back into service: /undrain NAME"),
 }
 
 log = structlog.get_logger()

@@ -22,11 +22,11 @@ async def model(message: Message, request: Request) -> None:
     ledger, reply, say = request.services.ledger, request.reply, request.say
     live = await ledger.models.live()
     if live is None:
-        await reply.finish(say("There is no model yet."))
+        await reply.finish(say("There's no model yet."))
         return
     version = await ledger.models.version(live.id)
     name = say("Version {number} ({model})", number=version.number, model=live.id)
     if live.run is None:
-        await reply.finish(say("{version}, as it came. Nobody's thumbs have taught it yet.", version=name))
+        await reply.finish(say("{version}. The original model; it hasn't learned from any votes yet.", version=name))
         return
-    await reply.finish(say("{version}, taught by {taught}.", version=name, taught=taught_by(version.taught, say)))
+    await reply.finish(say("{version}, trained on {taught}.", version=name, taught=taught_by(version.taught, say)))

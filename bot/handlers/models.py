@@ -32,11 +32,11 @@ from storage.states import ModelState
 from training.job import Progress
 
 REMOVED: Final = later("removed")
-PRUNED: Final = later("{state}, kept as its adapter")
+PRUNED: Final = later("{state}, only its adapter is kept")
 MERGING: Final = later("Merging the model again from its adapter: {percent} %…")
 SHOW_SECONDS: Final = 1.0
 
-CHANGED: Final = later("Another model answers meanwhile. /models shows them.")
+CHANGED: Final = later("A different model is live now. /models lists them.")
 
 OFFERED: Final = 8
 """The newest models have a button, this many; /promote takes any."""
@@ -73,7 +73,7 @@ async def show(message: Message, request: Request) -> None:
         if model.state in (ModelState.CANDIDATE, ModelState.RETIRED) and model.kept and model.id != previous
     ]
     markup = promoting(others[:OFFERED], live, previous, say)
-    await reply.finish("\n".join(lines) or say("There is no model yet."), markup if markup.inline_keyboard else None)
+    await reply.finish("\n".join(lines) or say("There's no model yet."), markup if markup.inline_keyboard else None)
 
 
 def _line(model: Model, approval: Approval, say: Say) -> str:
@@ -93,7 +93,7 @@ async def promote(message: Message, command: CommandObject, request: Request) ->
     if model := (command.args or "").strip():
         await _promote(model, request)
     else:
-        await request.reply.finish(request.say("Which one? Write /promote and the model's id; /models lists them."))
+        await request.reply.finish(request.say("Usage: /promote ID. /models lists the IDs."))
 
 
 async def promote_this(query: CallbackQuery, callback_data: Promote, request: Request) -> None:
@@ -138,7 +138,7 @@ async def _promote(wanted: str, request: Request, *, confirmed: bool = False) ->
         async with _merge_shown(request) as on_progress:
             model = await request.services.admin.promote(wanted, request.user.id, on_progress, confirmed=confirmed)
     except UnknownRecord:
-        await reply.finish(say("I have no model called {model}. /models lists them.", model=wanted))
+        await reply.finish(say("There's no model called {model}. /models lists them.", model=wanted))
     except REFUSALS as refusal:
         await _refuse(refusal, request, back=False)
     else:
@@ -152,7 +152,7 @@ async def _roll_back(request: Request, *, confirmed: bool = False) -> None:
             if promotion.by == admin and promotion.done and promotion.created >= delivery.received:
                 await _confirm(promotion.model, request)
                 return
-    await reply.begin(say("Warming up the model before this one…"))
+    await reply.begin(say("Warming up the previous model…"))
     try:
         async with _merge_shown(request) as on_progress:
             model = await request.services.admin.rollback(admin, on_progress, confirmed=confirmed)

@@ -61,22 +61,20 @@ async def ask(message: Message, request: Request) -> None:
     if message.chat.type != "private":
         await reply.finish(_elsewhere(say))
         return
-    buttons = confirmation(say("🗑 Delete all of it"), say("Keep it"), request.delivery.update)
+    buttons = confirmation(say("🗑 Delete everything"), say("Keep it"), request.delivery.update)
     found = await request.services.erasure.belongings(request.user.id)
     if not found:
         text = say(
-            "I keep no question, picture or thumb of yours: there is nothing to delete but your name, your language "
-            "and what you have chosen in /privacy. Shall I delete those?"
+            "I store no questions, pictures or votes of yours, only your name, your language and your choice in "
+            "/privacy. Delete those?"
         )
         await reply.finish(text, buttons)
         return
     text = say(
-        "Shall I delete what I keep of you, for good?\n\n"
-        "{found}\n\n"
-        "It all goes, with your name, your language, the thumbs that others gave to your answers, and what others "
-        "asked about pictures that only you have sent. We begin anew then. A model that has learned from it already "
-        "keeps what it has learned until the next one is trained, without you. Copies that my operator has made, and "
-        "what stands in this chat, I cannot delete.",
+        "Permanently delete everything I store about you?\n\n{found}\n\nThis includes your name and language, the "
+        "votes others gave to your answers, and the questions others asked about pictures that only you sent. A "
+        "model that has already learned from your data keeps what it learned until the next one is trained without "
+        "it. I can't delete my operator's backups or the messages in this chat.",
         found=_listed(found, say),
     )
     await reply.finish(text, buttons)
@@ -89,15 +87,15 @@ async def decided(query: CallbackQuery, callback_data: Delete, request: Request)
         text = say("Nothing was deleted.")
     elif await _is_valid(callback_data.update, request):
         gone = await erasure.forget(user, during=delivery.update)
-        text = say("I have deleted all that I kept of you.")
+        text = say("I've deleted everything I stored about you.")
         if gone:
-            text = say("I have deleted all that I kept of you:\n\n{gone}", gone=_listed(gone, say))
+            text = say("I've deleted everything I stored about you:\n\n{gone}", gone=_listed(gone, say))
     elif delivery.attempt > 1 and not await erasure.belongings(user):
         # An earlier attempt at this tap has deleted the confirmation with everything else.
         await erasure.settle()
-        text = say("I have deleted all that I kept of you.")
+        text = say("I've deleted everything I stored about you.")
     else:
-        await acknowledge(query, say("This button does not work any more."))
+        await acknowledge(query, say("This button no longer works."))
         return
     await acknowledge(query)
     await redraw(query, request, text, None)
@@ -114,36 +112,36 @@ async def _is_valid(confirmation: int, request: Request) -> bool:
 
 
 def _with_switch(text: str, opted_out: bool, say: Say) -> tuple[str, InlineKeyboardMarkup]:
-    buttons = learning(say("You may learn from me"), say("Do not learn from me"), opted_out)
+    buttons = learning(say("Learn from me"), say("Don't learn from me"), opted_out)
     return f"{text}\n\n{_state(opted_out, say)}", buttons
 
 
 def _state(opted_out: bool, say: Say) -> str:
     if opted_out:
-        return say("I do not learn from you: neither from your questions and answers nor from your thumbs.")
-    return say("I learn from what you like, together with what others like.")
+        return say("I don't learn from you: not from your questions, my answers to them, or your votes.")
+    return say("I learn from what you and others like.")
 
 
 def _explanation(say: Say, retention_days: int) -> str:
     text = say(
-        "What I keep: your questions and pictures and my answers, so that you can ask on; your thumbs and the better "
-        "answers that you show me, since from what is liked I learn when I am retrained; your name, user id and "
-        "language, to speak with you; and the numbers of our messages, so that none is answered twice. My operator "
-        "stores it. Of a group I keep its name, and nothing of what is not said to me."
+        "What I store: your questions, your pictures and my answers, so that you can ask follow-up questions; your "
+        "votes and corrections, because I learn from what people like when I'm retrained; your name, user ID and "
+        "language, so that I can talk with you; and the IDs of our messages, so that none is answered twice. My "
+        "operator keeps this data. For a group, I store its name, but no messages that aren't addressed to me."
     )
     if retention_days:
         text += "\n\n" + say.count(
-            "What nobody rated I delete after {number} day.",
-            "What nobody rated I delete after {number} days.",
+            "I delete anything that nobody rated after {number} day.",
+            "I delete anything that nobody rated after {number} days.",
             retention_days,
         )
     else:
-        text += "\n\n" + say("I keep it until you have me delete it.")
-    return text + " " + say("/delete_my_data deletes all that I keep of you, at any time.")
+        text += "\n\n" + say("I keep it until you delete it.")
+    return text + " " + say("/delete_my_data deletes everything I store about you, at any time.")
 
 
 def _elsewhere(say: Say) -> str:
-    return say("Send me /privacy or /delete_my_data in our private chat: it is between the two of us.")
+    return say("Send me /privacy or /delete_my_data in our private chat; it's just between us.")
 
 
 def _listed(found: Belongings, say: Say) -> str:
@@ -153,17 +151,17 @@ def _listed(found: Belongings, say: Say) -> str:
             "· {number} question with its answer", "· {number} questions with their answers", found.exchanges
         ): found.exchanges,
         say.count(
-            "· {number} picture that nobody else sent", "· {number} pictures that nobody else sent", found.pictures
+            "· {number} picture that only you sent", "· {number} pictures that only you sent", found.pictures
         ): found.pictures,
-        say.count("· {number} thumb", "· {number} thumbs", found.votes): found.votes,
+        say.count("· {number} vote", "· {number} votes", found.votes): found.votes,
         say.count(
-            "· {number} better answer that you have shown me",
-            "· {number} better answers that you have shown me",
+            "· {number} correction",
+            "· {number} corrections",
             found.demonstrations,
         ): found.demonstrations,
         say.count(
-            "· {number} row in what models were trained on",
-            "· {number} rows in what models were trained on",
+            "· {number} training example",
+            "· {number} training examples",
             found.rows,
         ): found.rows,
     }

@@ -80,8 +80,8 @@ async def _admit(message: Message, request: Request) -> _Asked | None:
         if services.staleness.excuse(chat, user.id) or request.reply.begun:
             await request.reply.finish(
                 say(
-                    "I was away for a while and have not answered what came in meanwhile. Please ask again what you "
-                    "still want to know."
+                    "I was offline for a while and didn't answer the messages that came in. If you still want an "
+                    "answer, please ask again."
                 )
             )
         return None
@@ -120,15 +120,13 @@ async def _resolve_target(asked: _Asked, request: Request) -> _Asked | None:
         question = replace(question, files=(), pictures=pictures, replaces=former)
     if len(question.text) > settings.max_question_characters:
         raise Refused(
-            later(
-                "That is too long for me: {length} characters, and I read at most {limit}. Please ask in fewer words."
-            ),
+            later("That's too long: {length} characters, and the limit is {limit}. Please shorten your question."),
             length=len(question.text),
             limit=settings.max_question_characters,
         )
     if len(asked.question.files) > settings.max_pictures:
         raise Refused(
-            later("I look at {limit} pictures at once at most, and these are {number}. Please send fewer together."),
+            later("I can look at up to {limit} pictures at once, and you sent {number}. Please send fewer."),
             limit=settings.max_pictures,
             number=len(asked.question.files),
         )

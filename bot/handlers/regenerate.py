@@ -32,9 +32,7 @@ async def retry(message: Message, request: Request) -> None:
     if latest:
         await _answer_again(latest, request)
     else:
-        await request.reply.finish(
-            request.say("There is no answer yet that I could give again. Send me a picture first!")
-        )
+        await request.reply.finish(request.say("There's nothing to answer again yet. Send me a picture first."))
 
 
 async def again(query: CallbackQuery, callback_data: Again, request: Request) -> None:
@@ -47,9 +45,9 @@ async def again(query: CallbackQuery, callback_data: Again, request: Request) ->
     if await request.show_recorded():
         return
     if request.user.id != former.asker and not request.is_admin:
-        await acknowledge(query, say("Only who asked can do that."))
+        await acknowledge(query, say("Only the person who asked can do that."))
     elif await services.ledger.exchanges.newest_at(former.place) != former.id:
-        await acknowledge(query, say("There is a newer answer to this question already."))
+        await acknowledge(query, say("There's already a newer answer to this question."))
     else:
         await acknowledge(query)
         await _answer_again(former, request)
@@ -76,7 +74,7 @@ async def stop(message: Message, request: Request) -> None:
     for each in stopped:
         await each.over.wait()
     say = request.say
-    await request.reply.finish(say("I have stopped.") if stopped else say("There is nothing to stop."))
+    await request.reply.finish(say("I've stopped.") if stopped else say("There's nothing to stop."))
 
 
 async def stop_this(query: CallbackQuery, callback_data: Stop, request: Request) -> None:
@@ -85,13 +83,13 @@ async def stop_this(query: CallbackQuery, callback_data: Stop, request: Request)
     if services.in_flight.find(update) is None:
         shown = await services.ledger.replies.for_update(update)
         if await services.ledger.exchanges.for_update(update) or all(each.final for each in shown):
-            await acknowledge(query, say("That answer is finished already."))
+            await acknowledge(query, say("That answer is already finished."))
             return
     answering = services.in_flight.find(update)  # it may have begun meanwhile
     if answering is None:
         services.in_flight.stop_later(update, None if request.is_admin else request.user.id)
     elif request.user.id != answering.question.asker and not request.is_admin:
-        await acknowledge(query, say("Only who asked can do that."))
+        await acknowledge(query, say("Only the person who asked can do that."))
         return
     else:
         answering.stop()

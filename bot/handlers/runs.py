@@ -36,16 +36,16 @@ async def retrain(message: Message, command: CommandObject, request: Request) ->
     reply, say = request.reply, request.say
     argument = (command.args or "").strip()
     if argument not in ("", "dry"):
-        await reply.finish(say("I know /retrain and /retrain dry."))
+        await reply.finish(say("Usage: /retrain or /retrain dry"))
         return
     try:
         if argument == "dry":
             text = await _dry_run(request)
         else:
             run = await _started_before(request) or await request.services.admin.retrain(request.user.id)
-            text = say("Run {run} begins. I will keep you informed here.", run=run.id)
+            text = say("Run {run} is starting. I'll post its progress here.", run=run.id)
     except RunBusy:
-        text = say("A run is under way already. /status shows how it goes, /cancel stops it.")
+        text = say("A run is already in progress. /status shows it, /cancel stops it.")
     except REFUSALS as refusal:
         text = refused(refusal, say)
     await reply.finish(text)
@@ -68,37 +68,34 @@ async def _dry_run(request: Request) -> str:
     counts, pairs = selection.counts, len(selection.train)
     lines = [
         say(
-            "A run now would learn from {pairs} liked answers of {people} people; it would be judged by {held_out} "
-            "more.",
-            pairs=pairs,
-            people=counts.raters,
+            "A run now would learn from {answers} from {people} and be checked on {held_out} more.",
+            answers=say.count("{number} liked answer", "{number} liked answers", pairs),
+            people=say.count("{number} person", "{number} people", counts.raters),
             held_out=len(selection.held_out),
-        ),
-        say(
-            "Of {rated} rated answers {disliked} are not liked enough, {unfinished} were cut short, {too_long} are too "
-            "long, {duplicates} say the same as others.",
-            rated=counts.rated,
-            disliked=counts.disliked,
-            unfinished=counts.unfinished,
-            too_long=counts.too_long,
-            duplicates=counts.duplicates,
-        ),
-        *([f"⚠ {retold(counts.limit, say)}"] if counts.limit else []),
-        say("How: as {file} says.", file=recipe.name)
-        if isinstance(recipe, Path)
-        else say("How: {method}, each pair {epochs} times.", method=recipe.method, epochs=f"{recipe.epochs:g}"),
+        )
     ]
     if selection.corrections:
-        lines.append(
-            say(
-                "Corrections among them: {corrections} ({share} %).",
-                corrections=selection.corrections,
-                share=round(100 * selection.corrections / pairs),
-            )
-        )
+        share = round(100 * selection.corrections / pairs)
+        lines.append(say("Corrections: {corrections} ({share} %).", corrections=selection.corrections, share=share))
+    left_out = [
+        *([say("{number} not liked enough", number=counts.disliked)] if counts.disliked else []),
+        *([say("{number} cut off", number=counts.unfinished)] if counts.unfinished else []),
+        *([say("{number} too long", number=counts.too_long)] if counts.too_long else []),
+        *([say.count("{number} duplicate", "{number} duplicates", counts.duplicates)] if counts.duplicates else []),
+    ]
+    if left_out:
+        reasons = say(", ").join(left_out)
+        lines.append(say("Left out of {rated} rated answers: {reasons}.", rated=counts.rated, reasons=reasons))
+    if counts.limit:
+        lines.append(f"⚠ {retold(counts.limit, say)}")
+    if isinstance(recipe, Path):
+        lines.append(say("Method: as set in {file}.", file=recipe.name))
+    else:
+        epochs = f"{recipe.epochs:g}"
+        lines.append(say("Method: {method}, each answer learned {epochs} times.", method=recipe.method, epochs=epochs))
     if plan.sources:
         titles = ", ".join(title(str(each.path)) for each in plan.sources)
-        lines.append(say("Beside them from elsewhere: {sources}.", sources=titles))
+        lines.append(say("Other sources: {sources}.", sources=titles))
     return "\n".join(lines)
 
 
@@ -111,7 +108,7 @@ async def cancel(message: Message, request: Request) -> None:
         await reply.finish(refused(refusal, say))
         return
     if run is None:
-        await reply.finish(say("There is no run to cancel."))
+        await reply.finish(say("There's no run to cancel."))
     else:
         await reply.finish(say("Run {run} is being cancelled.", run=run.id))
 
@@ -121,7 +118,7 @@ async def cancel_this(query: CallbackQuery, callback_data: CancelRun, request: R
     services, say = request.services, request.say
     active = await services.ledger.runs.active()
     if active is None or active.id != callback_data.run:
-        await acknowledge(query, say("Run {run} is over already.", run=callback_data.run))
+        await acknowledge(query, say("Run {run} has already ended.", run=callback_data.run))
         return
     try:
         await services.admin.cancel(request.user.id)

@@ -30,19 +30,19 @@ async def stats(message: Message, command: CommandObject, request: Request) -> N
     ledger, reply, say = request.services.ledger, request.reply, request.say
     number = (command.args or "").strip() or str(DAYS)
     if not (number.isdecimal() and 1 <= int(number) <= MOST_DAYS):
-        await reply.finish(say("How many days back? Write /stats and a number from 1 to {most}.", most=MOST_DAYS))
+        await reply.finish(say("Usage: /stats DAYS, from 1 to {most}", most=MOST_DAYS))
         return
     last = datetime.now(UTC).date()
     first = last - timedelta(days=int(number) - 1)
     days = await ledger.counts.days(datetime(first.year, first.month, first.day, tzinfo=UTC).timestamp())
     if not days:
-        await reply.finish(say("Nobody has asked me anything in that time."))
+        await reply.finish(say("Nobody asked me anything in that time."))
         return
     picture = await asyncio.to_thread(draw, days, first, last, say)
     await reply.finish_with_picture(
         BufferedInputFile(picture, "stats.png"),
         say(
-            "The last {days} days: {answers} answers, {ups} 👍, {downs} 👎.",
+            "Last {days} days: {answers} answers, {ups} 👍, {downs} 👎.",
             days=int(number),
             answers=sum(each.answers for each in days),
             ups=sum(each.ups for each in days),

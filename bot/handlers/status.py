@@ -76,10 +76,10 @@ def _status_lines(overview: Overview, say: Say) -> list[str]:
 
 def _schedule_lines(overview: Overview, say: Say) -> list[str]:
     if overview.next_run:
-        by = say("By training.schedule = {cron}, in UTC.", cron=f'"{overview.schedule}"')
+        by = say("Schedule: training.schedule = {cron}, in UTC.", cron=f'"{overview.schedule}"')
         lines = [_next_line(overview.next_run, say), by]
     else:
-        lines = [say("I learn only when I am told to: /retrain. training.schedule in config.toml sets times.")]
+        lines = [say("No schedule: I only retrain on /retrain. To set one, use training.schedule in config.toml.")]
     return lines + [run_line(run, overview.rejected, say) for run in overview.runs[:1]]
 
 
@@ -90,7 +90,7 @@ def _next_line(time: datetime, say: Say) -> str:
 def _seen_line(seen: Seen, say: Say) -> str:
     """Return how fast answers begin, and the share of their prompts that came from a cache."""
     return say(
-        "First word after {median} s (99 % within {p99} s); {cached} % of the prompts from a cache",
+        "First token after {median} s (99 % within {p99} s); {cached} % of the prompts cached",
         median=f"{seen.first_token_median:.2f}",
         p99=f"{seen.first_token_p99:.2f}",
         cached=f"{100 * seen.cached_share:.0f}",

@@ -192,7 +192,7 @@ def rating(
         ]
         rows += [whys[:2], whys[2:]]
     if chosen == -1 or downs:
-        rows.append([_button(say("✍ Show me a better answer"), Better(exchange=exchange))])
+        rows.append([_button(say("✍ Suggest a better answer"), Better(exchange=exchange))])
     return InlineKeyboardMarkup(inline_keyboard=rows)
 
 
@@ -203,12 +203,12 @@ def teaching(
 
     A `doubtful` one may be a question as well.
     """
-    words = {True: say("👍 Learn it"), False: say("👎 Do not")}
+    words = {True: say("👍 Learn it"), False: say("👎 Don't")}
     row = [
         _button(text + (CHOSEN if value is wanted else ""), Teach(demonstration=demonstration, wanted=int(value)))
         for value, text in words.items()
     ]
-    asks = [[_button(say("❓ It was a question"), Asks(demonstration=demonstration))]] if doubtful else []
+    asks = [[_button(say("❓ That was a question"), Asks(demonstration=demonstration))]] if doubtful else []
     return InlineKeyboardMarkup(inline_keyboard=[row, *asks])
 
 
@@ -225,14 +225,14 @@ def cancelling(what: CancelRun | CancelBroadcast, say: Say) -> InlineKeyboardMar
 def promoting(models: Sequence[str], live: str, previous: str, say: Say) -> InlineKeyboardMarkup:
     """Back to the `previous` model (empty: there is none), and one button for each of the others."""
     rows = [[_button(say("↩ Back to {model}", model=previous), RollBack(model=live))]] if previous else []
-    rows += [[_button(say("Answer with {model}", model=model), Promote(model=model))] for model in models]
+    rows += [[_button(say("Switch to {model}", model=model), Promote(model=model))] for model in models]
     return InlineKeyboardMarkup(inline_keyboard=rows)
 
 
 def overruling(model: str, live: str, back: bool, say: Say) -> InlineKeyboardMarkup:
     """Let a rejected model answer instead of the `live` one."""
     data = Overrule(model=model, live=live, back=int(back))
-    return InlineKeyboardMarkup(inline_keyboard=[[_button(say("Answer with {model}", model=model), data)]])
+    return InlineKeyboardMarkup(inline_keyboard=[[_button(say("Switch to {model}", model=model), data)]])
 
 
 def node_key(name: str) -> str:
@@ -243,7 +243,7 @@ def node_key(name: str) -> str:
 def serving(nodes: Mapping[str, bool], say: Say) -> InlineKeyboardMarkup:
     """One button for each node: take it out of service, or back where it is drained. Node's name → drained."""
     rows = [
-        [_button(say("↩ Take {node} back", node=name), Undrain(node=node_key(name)))]
+        [_button(say("↩ Put {node} back", node=name), Undrain(node=node_key(name)))]
         if drained
         else [_button(say("Take {node} out of service", node=name), Drain(node=node_key(name)))]
         for name, drained in nodes.items()

@@ -82,7 +82,7 @@ class Screen:
             self._painter.result()
         if delta.restarted:
             self._text = ""
-            self._notice = self._say("One moment, I have to start again…")
+            self._notice = self._say("One moment, I have to start over…")
         elif delta.waiting is not None:
             self._notice = self._queued(delta.waiting, delta.paused)
         elif delta.text:
@@ -93,10 +93,10 @@ class Screen:
 
     def _queued(self, before: int, paused: bool) -> str:
         if paused:
-            return self._say("I am busy learning from your thumbs. I will answer as soon as that is done…")
+            return self._say("I'm busy learning from your votes. I'll answer as soon as I'm done…")
         if before == 0:
             return ""
-        return self._say.count("{number} question is before yours…", "{number} questions are before yours…", before)
+        return self._say.count("{number} question ahead of yours…", "{number} questions ahead of yours…", before)
 
     def _pages(self) -> tuple[Page, ...]:
         return markdown_pages(self._text) or plain_pages(self._notice) or plain_pages(self._placeholder)

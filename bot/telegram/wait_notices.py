@@ -92,7 +92,7 @@ class Waiting:
             )
             text += name
         words = say(
-            "Many questions have come in here, and Telegram limits how much I may write in a group. Your answers come "
-            "one after the other."
+            "There are many questions here, and Telegram limits how much I can post in a group. I'll answer them "
+            "one by one."
         )
         return Page(f"{text}: {words}", tuple(entities))

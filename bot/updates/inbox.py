@@ -43,7 +43,7 @@ FAILURES: Final = 3
 ATTEMPTS: Final = 20
 """So many attempts, crashes included: an update that keeps killing the process is set aside at the next start."""
 
-ENDED_EACH_TIME: Final = later("My whole process has ended each time that I tried.")
+ENDED_EACH_TIME: Final = later("The process crashed on every attempt.")
 SETTLED: Final = 4096
 PAUSES: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 

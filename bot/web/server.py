@@ -54,8 +54,8 @@ COUNTED = {
     "runs": later("runs"),
     "models": later("models"),
     "updates_pending": later("updates in the queue"),
-    "updates_set_aside": later("updates given up"),
-    "replies_doubtful": later("doubtful replies"),
+    "updates_set_aside": later("dead letters"),
+    "replies_doubtful": later("unconfirmed replies"),
 }
 TRIGGERS = {"admin": later("admin"), "schedule": later("schedule"), "command": later("command line")}
 TEMPLATES = Path(__file__).parent / "templates"

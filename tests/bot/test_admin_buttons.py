@@ -20,11 +20,11 @@ async def test_a_dry_run_begins_nothing(stage: Stage) -> None:
     admin = Notebook()
     async with stage.bot(admin=admin), stage.person(ADMIN, "Root") as root:
         assert (await final_reply(root, "/retrain dry"))["text"].splitlines() == [
-            "A run now would learn from 45 liked answers of 6 people; it would be judged by 5 more.",
-            "Of 60 rated answers 4 are not liked enough, 1 were cut short, 2 are too long, 3 say the same as others.",
-            "How: qlora, each pair 6 times.",
-            "Corrections among them: 9 (20 %).",
-            "Beside them from elsewhere: food.",
+            "A run now would learn from 45 liked answers from 6 people and be checked on 5 more.",
+            "Corrections: 9 (20 %).",
+            "Left out of 60 rated answers: 4 not liked enough, 1 cut off, 2 too long, 3 duplicates.",
+            "Method: qlora, each answer learned 6 times.",
+            "Other sources: food.",
         ]
         assert "/retrain dry" in (await final_reply(root, "/retrain now"))["text"]
     assert admin.asked == [("plan",)]
@@ -34,7 +34,7 @@ async def test_a_user_config_is_named(stage: Stage) -> None:
     """A dry run names the user's config file instead of hyperparameters, in Chinese too."""
     admin = Notebook(recipe=Path("/etc/bot/mine.py"))
     async with stage.bot(admin=admin), stage.person(ADMIN, "Root") as root:
-        assert "How: as mine.py says." in (await final_reply(root, "/retrain dry"))["text"].splitlines()
+        assert "Method: as set in mine.py." in (await final_reply(root, "/retrain dry"))["text"].splitlines()
 
 
 async def test_a_run_is_cancelled_by_its_button(stage: Stage) -> None:
@@ -45,10 +45,10 @@ async def test_a_run_is_cancelled_by_its_button(stage: Stage) -> None:
         await bot.notices.run_changed(RUN)
         await bot.notices.settled()
         (shown,) = await root.bot_messages()
-        assert await root.toast(await root.taps("Cancel", shown)) == "Run 1 is being cancelled."
+        assert await root.toast(await root.taps("Cancel", shown)) == "Cancelling run 1…"
         await bot.ledger.runs.move(run.id, RunState.CANCELLED)
         await bot.ledger.runs.start("admin", ADMIN)
-        assert await root.toast(await root.taps("Cancel", shown)) == "Run 1 is over already."
+        assert await root.toast(await root.taps("Cancel", shown)) == "Run 1 has already ended."
         await bot.notices.run_changed(replace(RUN, state=RunState.CANCELLED))
         await bot.notices.settled()
         (shown,) = await root.bot_messages()
@@ -66,17 +66,17 @@ async def test_models_are_changed_by_buttons(stage: Stage) -> None:
         listed = await final_reply(root, "/models")
         assert [key["text"] for row in listed["reply_markup"]["inline_keyboard"] for key in row] == [
             "↩ Back to run-0",
-            "Answer with base",
+            "Switch to base",
         ]
-        await root.taps("Answer with base", listed)
+        await root.taps("Switch to base", listed)
         await shows(root, "base answers from now on.")
         await root.taps("Back to", listed)
         await stage.handled(bot)
         await bot.ledger.promotions.make("run-0", ADMIN)
-        assert "Another model answers meanwhile" in await root.toast(await root.taps("Back to", listed))
+        assert "A different model is live now" in await root.toast(await root.taps("Back to", listed))
         stage.emulator.world.chats[1001].messages[99] = {**listed, "message_id": 99}
         forwarded = {**listed, "message_id": 99, "chat": {"id": 1001}}
-        assert await ada.toast(await ada.taps("Back to", forwarded)) == "Only my admins can do that."
+        assert await ada.toast(await ada.taps("Back to", forwarded)) == "Only admins can do that."
     assert admin.asked == [("models",), ("promote", "base", ADMIN), ("rollback", ADMIN)]
 
 
@@ -88,19 +88,19 @@ async def test_a_rejected_model_answers_once_that_is_confirmed(stage: Stage) -> 
             await bot.ledger.models.add(Model(name, f"/{name}", ModelState.CANDIDATE, None, 1.0))
         await bot.ledger.promotions.make("run-2")
         asked = await final_reply(root, "/promote run-1")
-        assert asked["text"] == "run-1 was rejected: worse. Let it answer all the same?"
+        assert asked["text"] == "run-1 was rejected: worse. Use it anyway?"
         back = await final_reply(root, "/rollback")
         assert back["text"].startswith("base was rejected: 3 of its answers")
         stage.emulator.world.chats[1001].messages[99] = {**asked, "message_id": 99}
         forwarded = {**asked, "message_id": 99, "chat": {"id": 1001}}
-        assert await ada.toast(await ada.taps("Answer with", forwarded)) == "Only my admins can do that."
+        assert await ada.toast(await ada.taps("Switch to", forwarded)) == "Only admins can do that."
         assert admin.asked == []
-        await root.taps("Answer with run-1", asked)
+        await root.taps("Switch to run-1", asked)
         await shows(root, "run-1 answers from now on.")
-        await root.taps("Answer with base", back)
+        await root.taps("Switch to base", back)
         await shows(root, "base answers from now on.")
         await bot.ledger.promotions.make("run-1")
-        assert "Another model answers meanwhile" in await root.toast(await root.taps("Answer with run-1", asked))
+        assert "A different model is live now" in await root.toast(await root.taps("Switch to run-1", asked))
     assert admin.asked == [("promote", "run-1", ADMIN), ("rollback", ADMIN)]
 
 
@@ -108,21 +108,19 @@ async def test_replicas_are_drained_and_undrained(stage: Stage) -> None:
     """By name; without a known name all replicas are listed, each with a button."""
     admin = Notebook()
     a, b = (node.name for node in admin.nodes())
-    out = (
-        f"{a} is out of service; the others answer its chats. /undrain takes it back, with the model that answers then."
-    )
-    back = f"{b} is in service. It does not answer yet; I keep trying, and /status shows how it is."
+    out = f"{a} is out of service; other replicas answer its chats. /undrain puts it back with the live model."
+    back = f"{b} is in service. It isn't answering yet. I'll keep trying; /status shows its state."
     async with stage.bot(admin=admin) as bot, stage.person(ADMIN, "Root") as root, stage.person() as ada:
         listed = await final_reply(root, "/drain")
         lines = listed["text"].splitlines()
-        assert lines[0] == "/drain NODE takes one of these out of service, /undrain NODE takes it back:"
+        assert lines[0] == "/drain NAME takes one of these out of service, /undrain NAME puts it back:"
         assert [line for line in lines if line.startswith("·")] == [
             f"· {a}: ready, run-2; answering 1, chats 4",
             f"· {b}: out of service, run-1; answering 0, chats 0",
         ]
         for command in ("/drain http://c:1", "/undrain http://c:1"):
             unknown = await final_reply(root, command)
-            assert unknown["text"] == f"I have no node called http://c:1.\n{listed['text']}"
+            assert unknown["text"] == f"There's no replica called http://c:1.\n{listed['text']}"
             assert unknown["reply_markup"] == listed["reply_markup"]
         keys = [key["text"] for row in listed["reply_markup"]["inline_keyboard"] for key in row]
         assert keys == [f"Take {a} out of service", f"↩ Take {b} back"]
@@ -136,9 +134,9 @@ async def test_replicas_are_drained_and_undrained(stage: Stage) -> None:
         stage.emulator.world.chats[1001].messages[99] = {**listed, "message_id": 99}
         forwarded = {**listed, "message_id": 99, "chat": {"id": 1001}}
         for label in ("Take http://a", "Take http://b"):
-            assert await ada.toast(await ada.taps(label, forwarded)) == "Only my admins can do that."
+            assert await ada.toast(await ada.taps(label, forwarded)) == "Only admins can do that."
         for command in NODES:
-            assert "Only my admins" in (await final_reply(ada, f"/{command} {a}"))["text"]
+            assert "Only admins" in (await final_reply(ada, f"/{command} {a}"))["text"]
         await stage.handled(bot)
     done = [("drain", a, ADMIN), ("undrain", b, ADMIN)]
     assert admin.asked == done * 2
@@ -163,4 +161,4 @@ async def test_a_failed_drain_is_shown(stage: Stage) -> None:
     admin = Notebook(refusal=EngineUnavailable("not now"))
     async with stage.bot(admin=admin), stage.person(ADMIN, "Root") as root:
         for command in NODES:
-            assert (await final_reply(root, f"/{command} http://a:1"))["text"] == "That did not work: not now"
+            assert (await final_reply(root, f"/{command} http://a:1"))["text"] == "That didn't work: not now"

@@ -54,7 +54,7 @@ def test_the_picture_holds_many_models(language: str) -> None:
 async def test_stats_are_a_picture(stage: Stage) -> None:
     """/stats sends the picture with the sums of the last days; without anything to show it says so."""
     async with stage.bot() as bot, stage.person(ADMIN, "Root") as root, stage.person() as ada:
-        assert "Nobody has asked" in (await final_reply(root, "/stats"))["text"]
+        assert "Nobody asked" in (await final_reply(root, "/stats"))["text"]
         for wish in ("all", "99999"):
             assert "a number from 1 to 366" in (await final_reply(root, f"/stats {wish}"))["text"]
         for thumb, colour in ((UP, "red"), (UP, "blue"), (DOWN, "green")):
@@ -63,19 +63,19 @@ async def test_stats_are_a_picture(stage: Stage) -> None:
         await stage.handled(bot)
         shown = (await root.bot_messages())[-1]
         assert "photo" in shown
-        assert shown["caption"] == "The last 7 days: 3 answers, 2 👍, 1 👎."
+        assert shown["caption"] == "Last 7 days: 3 answers, 2 👍, 1 👎."
 
 
 async def test_the_schedule_is_told(stage: Stage) -> None:
     """When the next run begins by itself and by which setting, or that none does; and how the last one went."""
     admin = Notebook()
     async with stage.bot(admin=admin), stage.person(ADMIN, "Root") as root:
-        assert "only when I am told to" in (await final_reply(root, "/schedule"))["text"]
+        assert "only retrain on /retrain" in (await final_reply(root, "/schedule"))["text"]
         admin.next_run = datetime(2027, 1, 2, 3, 0, tzinfo=UTC)
         admin.schedule = "0 3 * * *"
         admin.runs = [RUN, RUN]
         assert (await final_reply(root, "/schedule"))["text"].splitlines()[:3] == [
             "Next run: 2027-01-02 03:00 UTC",
-            'By training.schedule = "0 3 * * *", in UTC.',
+            'Schedule: training.schedule = "0 3 * * *", in UTC.',
             f"Run 3: {RunState.TRAINING.value}",
         ]

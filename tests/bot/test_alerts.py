@@ -22,7 +22,7 @@ from tests.support.person import Message, Person, button
 from tests.support.speech import foreign
 from tests.support.whole_bot import ADMIN, WholeBot, picture, whole_bot, words
 
-FAILED: Final = "Run {run} failed; nothing has changed. The reason: {reason}"
+FAILED: Final = "Run {run} failed; nothing has changed. Reason: {reason}"
 
 
 PLACE: Final = re.compile(r"\{\w+\}")

@@ -119,9 +119,9 @@ async def test_new_begins_a_conversation(stage: Stage) -> None:
     async with stage.bot() as bot, stage.person() as ada:
         await ada.asks(photo=png())
         await ada.command("/new")
-        assert "fresh start" in (await ada.answer(rated=False, quiet=0.2))["text"]
+        assert "new conversation" in (await ada.answer(rated=False, quiet=0.2))["text"]
         await ada.sends("And now?")
-        assert "have not seen" in (await ada.answer(rated=False, quiet=0.2))["text"]
+        assert "picture first" in (await ada.answer(rated=False, quiet=0.2))["text"]
         assert len(bot.engine.prompts) == 1
 
 
@@ -230,7 +230,7 @@ async def test_the_place_in_the_queue_is_shown(stage: Stage) -> None:
     go_on = asyncio.Event()
     async with stage.bot([Delta(waiting=3), go_on, "Done."]), stage.person() as ada:
         await ada.sends(photo=png())
-        await shows(ada, "3 questions are before yours…")
+        await shows(ada, "3 questions ahead of yours…")
         go_on.set()
         assert (await ada.answer(rated=True))["text"] == "Done."
 

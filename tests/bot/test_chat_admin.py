@@ -59,7 +59,7 @@ async def test_others_are_refused_politely(stage: Stage) -> None:
     admin = Notebook()
     async with stage.bot(admin=admin), stage.person() as ada:
         for command in ADMINS:
-            assert "Only my admins" in await words(ada, f"/{command} base")
+            assert "Only admins" in await words(ada, f"/{command} base")
         assert admin.asked == []
 
 
@@ -80,11 +80,11 @@ async def test_admins_get_what_they_ask_for(stage: Stage) -> None:
             "waiting 2",
             "Run 3: training\n40 liked",
             "▓▓▓▓▓░",
-            " 25 % (5/20)\nTime left: 2:05\nLoss, average of the last tenth: 1.234",
+            " 25 % (5/20)\nTime left: 2:05\nAverage loss over the last tenth: 1.234",
             "2027-01-02 03:04 UTC",
         ):
             assert part in status
-        seen = "First word after 0.05 s (99 % within 1.50 s); 40 % of the prompts from a cache\n"
+        seen = "First token after 0.05 s (99 % within 1.50 s); 40 % of the prompts cached\n"
         assert f"restarts 0\n{seen}" in status
         assert f"http://a:1: ready, run-2; answering 1, chats 4\n  {seen}" in status
         assert "http://b:1: out of service, run-1; answering 0, chats 0\n  gone for good\n" in status
@@ -109,7 +109,7 @@ async def test_admins_get_what_they_ask_for(stage: Stage) -> None:
 @pytest.mark.parametrize(
     ("refusal", "says"),
     [
-        (RunBusy("busy"), "under way already"),
+        (RunBusy("busy"), "already in progress"),
         (AdminRefusal("install the trainer first"), "install the trainer first"),
         (IllegalTransition("not now"), "not now"),
     ],
@@ -125,7 +125,7 @@ async def test_a_refusal_is_shown(stage: Stage, refusal: Exception, says: str) -
 async def test_an_unknown_model_is_refused(stage: Stage) -> None:
     """The refusal of a mistyped id says where to find the right one."""
     async with stage.bot(admin=Notebook(refusal=UnknownRecord("no"))), stage.person(ADMIN, "Root") as root:
-        assert await words(root, "/promote run-99") == "I have no model called run-99. /models lists them."
+        assert await words(root, "/promote run-99") == "There's no model called run-99. /models lists them."
 
 
 async def test_status_does_not_wait_for_an_answer(stage: Stage) -> None:
@@ -157,7 +157,7 @@ async def test_only_training_commands_wait_for_a_change_of_model(stage: Stage) -
     admin = Slow()
     async with stage.bot(admin=admin) as bot, stage.person(ADMIN, "Root") as root:
         await root.command("/rollback")
-        await shows(root, "Warming up the model before this one…")
+        await shows(root, "Warming up the previous model…")
         await root.command("/promote run-1")
         assert "run-2" in await words(root, "/status")
         for command in ("/models", "/schedule", "/stats", "/model", "/privacy", "/delete_my_data", "/help"):
@@ -191,7 +191,7 @@ async def test_a_request_that_was_carried_out_is_not_repeated(stage: Stage) -> N
         await until(lambda: stage.emulator.counts(ADMIN).sends == 2)
         await stage.handled(bot)
         texts = [each["text"] for each in await root.bot_messages()]
-        assert texts == [f"Run {run.id} begins. I will keep you informed here.", "run-1 answers from now on."]
+        assert texts == [f"Run {run.id} is starting. I'll post its progress here.", "run-1 answers from now on."]
         assert admin.asked == []
 
 
@@ -310,11 +310,11 @@ async def test_the_numbers_of_a_run_are_shown(stage: Stage) -> None:
             await bot.notices.run_finished(replace(RUN, state=RunState.DONE, model="run-3"), model)
         assert (await root.bot_messages())[-1]["text"].splitlines() == [
             "Run 3 is done. Its model run-3 is live.",
-            "Learned from 54 liked answers: 60 votes of 3 people; judged by 6 more.",
+            "Learned from 54 liked answers (60 votes from 3 people); checked on 6 more.",
             "⚠ 31 of 90 liked answers were cut off at the longest answer and teach nothing: raise chat.max_new_tokens",
-            "Beside them from elsewhere: food (50), ex_cn.json (4).",
-            "Loss on those: 1.250 before, 0.500 now.",
-            "Facts right: 90.0 % before, 92.0 % now, of 150 questions.",
+            "Other sources: food (50), ex_cn.json (4).",
+            "Held-out loss: 1.250 before, 0.500 now.",
+            "Factual questions right: 90.0 % before, 92.0 % now (150 questions).",
             "Time: training 1:15, merging 0:05, evaluating 1:01:40. Peak memory 1.2 GB, adapter 0.1 MB.",
         ]
         assert "事实题答对率：之前 90.0 %，现在 92.0 %" in (await other.bot_messages())[-1]["text"]

@@ -43,7 +43,7 @@ async def test_a_file_of_21_megabytes_is_refused_before_the_download(stage: Stag
     [
         (png(200, 200, form="JPEG")[:400], "damaged"),
         (huge_png(20_000, 20_000), "50 million pixels"),
-        (b"just text\n" * 100, "cannot read this file"),
+        (b"just text\n" * 100, "can't open this file"),
     ],
     ids=["truncated JPEG", "20,000 x 20,000 PNG", "text named .jpg"],
 )
@@ -122,10 +122,10 @@ async def test_tokens_in_an_answer_are_shown_and_harmless_later(stage: Stage) ->
     ("error", "says"),
     [
         (EngineUnavailable("starting"), "in a minute"),
-        (EngineCrashed("gone"), "ask once more"),
+        (EngineCrashed("gone"), "ask again"),
         (EngineRejected("bad"), "/new"),
         (PictureError("what is this"), "as a photo"),
-        (PromptTooLong("too long"), "more briefly"),
+        (PromptTooLong("too long"), "shorter question"),
     ],
 )
 async def test_a_failing_engine_gets_an_apology(stage: Stage, error: InferenceError, says: str) -> None:
@@ -143,7 +143,7 @@ async def test_an_empty_answer_gets_an_apology(stage: Stage) -> None:
     """An empty answer has no thumbs and is not recorded."""
     async with stage.bot(" \n") as bot, stage.person() as ada:
         await ada.sends(photo=png())
-        assert "at a loss" in (await final_reply(ada))["text"]
+        assert "come up with an answer" in (await final_reply(ada))["text"]
         assert (await bot.ledger.counts.totals())["exchanges"] == 0
 
 
@@ -193,8 +193,8 @@ async def test_a_button_of_another_chat_counts_nothing(stage: Stage) -> None:
             message["reply_markup"]["inline_keyboard"][0][0]["callback_data"] = data
             query = stage.emulator.people.presses(mallory.id, answer["message_id"], data)
             assert await mallory.toast(query) in (
-                "I cannot find that answer any more.",
-                "This button does not work any more.",
+                "I can't find that answer any more.",
+                "This button no longer works.",
             )
         assert (await bot.ledger.counts.totals())["votes"] == 0
 

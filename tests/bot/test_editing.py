@@ -103,7 +103,7 @@ async def test_an_edit_in_a_former_conversation_is_answered_there(stage: Stage) 
         await stage.handled(bot)
         assert bot.engine.heard() == ["a?", "Answer 1", "c?"]
         assert [each["text"] for each in await ada.bot_messages()][2] == "Answer 4"
-        assert "have not seen one yet" in (await final_reply(ada, "d?"))["text"]
+        assert "Send me a picture first" in (await final_reply(ada, "d?"))["text"]
         await ada.asks(photo=png(colour="red"), caption="e?")
         await ada.edits(question, "f?")
         await stage.handled(bot)

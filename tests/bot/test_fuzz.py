@@ -63,7 +63,7 @@ TEMPLATES: Final[tuple[dict[str, Any], ...]] = (
     {"message": private(1001, document={"file_id": "a", "file_unique_id": "a", "mime_type": "image/png"})},
     {"message": private(1001, media_group_id="1", photo=[])},
     {"message": private(1001, text="Better", reply_to_message=private(1001, text="An answer"))},
-    {"message": private(1001, text="In a group", chat={"id": -5, "type": "supergroup", "title": "Us"})},
+    {"message": private(1001, text="In groups", chat={"id": -5, "type": "supergroup", "title": "Us"})},
     {"message": private(1001, sticker={"file_id": "a", "file_unique_id": "a", "type": "regular"})},
     {"edited_message": private(1001, text="What was this?", edit_date=2)},
     {"callback_query": tap(1001, "rate:1:1")},

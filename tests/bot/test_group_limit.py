@@ -18,7 +18,7 @@ from tests.support.person import DOWN, UP, Message, Person, button
 
 QUICKER = 20
 LIMITED = {"group_calls_per_minute": 20}
-BETTER = "✍ Show me a better answer"
+BETTER = "✍ Suggest a better answer"
 
 
 @pytest.fixture

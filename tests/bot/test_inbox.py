@@ -23,7 +23,8 @@ from tests.support.chatting import ADMIN, Notebook, RunningBot, ScriptedEngine, 
 from tests.support.person import UP
 
 AWAY = (
-    "I was away for a while and have not answered what came in meanwhile. Please ask again what you still want to know."
+    "I was offline for a while and didn't answer the messages that came in. If you still want an answer, please ask "
+    "again."
 )
 
 

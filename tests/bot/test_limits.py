@@ -78,7 +78,7 @@ async def test_too_many_questions_are_refused(stage: Stage) -> None:
     """The refusal says how long to wait, in the person's language; the engine is not called."""
     async with stage.bot(limits={"questions_per_minute": 1}) as bot, stage.person(language="zh") as ada:
         await ada.asks(photo=png())
-        assert re.search(r"请 (60|[1-5]?\d) 秒后再问", (await final_reply(ada, "再说一遍"))["text"])
+        assert re.search(r"请 (60|[1-5]?\d) 秒后再试", (await final_reply(ada, "再说一遍"))["text"])
         await final_reply(ada, "/help")
         assert len(bot.engine.prompts) == 1
         async with stage.person(ADMIN, "Root") as root:
@@ -96,7 +96,7 @@ async def test_too_many_answers_in_flight_are_refused(stage: Stage) -> None:
     ):
         await ada.sends(photo=png())
         await until(lambda: len(bot.engine.prompts) == 1)
-        assert "Many people are asking me" in (await final_reply(ben, photo=png(colour="red")))["text"]
+        assert "Many people are asking" in (await final_reply(ben, photo=png(colour="red")))["text"]
         go_on.set()
         assert (await ada.answer(rated=True))["text"] == "Well, done."
         await ben.asks(photo=png(colour="red"))
@@ -128,8 +128,8 @@ async def test_blocked_people_are_not_answered(stage: Stage) -> None:
             answer = await ada.asks(photo=png())
         group = stage.emulator.add_group("Club", [1001, 1002]).id
         async with stage.bot(limits={"blocked": [1001, group]}) as bot:
-            assert "I may not talk with you." in (await final_reply(ada, "Hello?"))["text"]
-            assert await ada.toast(await ada.taps("👍", answer)) == "I may not talk with you here."
+            assert "The operator has blocked you." in (await final_reply(ada, "Hello?"))["text"]
+            assert await ada.toast(await ada.taps("👍", answer)) == "I'm not allowed to talk with you here."
             await ben.sends("/start", chat=group)
             await ben.asks(photo=png())
             await stage.handled(bot)

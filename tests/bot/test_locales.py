@@ -116,9 +116,9 @@ def test_the_first_language_we_speak_is_spoken(wishes: tuple[str | None, ...], l
 def test_numbers_and_unknown_sentences() -> None:
     """One and many differ where the language has it; a sentence without translation stays as it is."""
     voices = Translator.load()
-    one, many = "{number} question is before yours…", "{number} questions are before yours…"
-    assert voices.to("en").count(one, many, 1) == "1 question is before yours…"
-    assert voices.to("en").count(one, many, 2) == "2 questions are before yours…"
+    one, many = "{number} question ahead of yours…", "{number} questions ahead of yours…"
+    assert voices.to("en").count(one, many, 1) == "1 question ahead of yours…"
+    assert voices.to("en").count(one, many, 2) == "2 questions ahead of yours…"
     assert voices.to("zh").count(one, many, 2) == "您前面还有 2 个问题……"
     assert voices.to("zh")("An operator's own {words}") == "An operator's own {words}"
 

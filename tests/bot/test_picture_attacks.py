@@ -48,8 +48,8 @@ async def test_two_attackers_do_not_delay_others(stage: Stage, data: bytes, name
             await ada.sends(photo=png())
             assert (await ada.answer(rated=True))["text"].startswith("Answer")
         await bot.settled()
-        assert "more time or memory" in (await eve.bot_messages())[-1]["text"]
-        assert "超出了我的上限" in (await mallory.bot_messages())[-1]["text"]
+        assert "too much time or memory" in (await eve.bot_messages())[-1]["text"]
+        assert "太费时间或内存" in (await mallory.bot_messages())[-1]["text"]
         assert len(await bot.ledger.pictures.all()) == 1
 
 
@@ -112,7 +112,7 @@ async def test_a_file_that_kills_decoders_is_refused(stage: Stage, monkeypatch: 
     for decodings in (1, 2, 2):
         async with stage.bot() as bot, stage.person() as eve:
             said = await final_reply(eve, document=data, file_name="a.png")
-            assert "more time or memory" in said["text"]
+            assert "too much time or memory" in said["text"]
             assert len(decoded) == decodings
             assert not await bot.ledger.pictures.all()
     for pid in DECODERS.pids:

@@ -117,11 +117,11 @@ async def test_a_heic_is_seen_upright(stage: Stage) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ({"voice": VOICE}, "cannot listen"),
-        ({"audio": VOICE}, "cannot listen"),
-        ({"video": VIDEO}, "moving pictures"),
-        ({"video_note": {**VOICE, "length": 240}}, "cannot listen"),
-        ({"location": {"latitude": 52.5, "longitude": 13.4}}, "cannot do anything"),
+        ({"voice": VOICE}, "can't listen"),
+        ({"audio": VOICE}, "can't listen"),
+        ({"video": VIDEO}, "videos or animations"),
+        ({"video_note": {**VOICE, "length": 240}}, "can't listen"),
+        ({"location": {"latitude": 52.5, "longitude": 13.4}}, "can't use that"),
     ],
 )
 async def test_other_content_is_refused(stage: Stage, content: dict[str, Any], says: str) -> None:

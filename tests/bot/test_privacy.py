@@ -22,7 +22,7 @@ from tests.support.person import DOWN, UP, Message, Person, button
 from training.data.llava import row_name
 
 SURE, UNSURE = "🗑", "Keep it"
-DELETED = "I have deleted all that I kept of you"
+DELETED = "I've deleted everything I stored about you"
 
 KILLED_BETWEEN = """
 import os, pathlib, signal
@@ -63,14 +63,14 @@ async def test_privacy_explains_and_offers_the_switch(stage: Stage) -> None:
     """/privacy says what is stored, why and for how long; its button turns learning off and on."""
     async with stage.bot(storage={"retention_days": 30}) as bot, stage.person() as ada:
         answer = await final_reply(ada, "/privacy")
-        for words in ("pictures", "thumbs", "/delete_my_data", "after 30 days", "I learn from what you like"):
+        for words in ("pictures", "thumbs", "/delete_my_data", "after 30 days", "I learn from what you"):
             assert words in answer["text"]
-        await ada.taps("Do not learn", answer)
-        now = await said_to(ada, answer, "I do not learn from you")
+        await ada.taps("Don't learn", answer)
+        now = await said_to(ada, answer, "I don't learn from you")
         assert (await bot.ledger.people.get(ada.id)).opted_out  # type: ignore[union-attr]
-        assert "I do not learn" in (await final_reply(ada, "/privacy"))["text"]
-        await ada.taps("You may learn", now)
-        await said_to(ada, answer, "I learn from what you like")
+        assert "I don't learn" in (await final_reply(ada, "/privacy"))["text"]
+        await ada.taps("Learn from me", now)
+        await said_to(ada, answer, "I learn from what you")
         assert not (await bot.ledger.people.get(ada.id)).opted_out  # type: ignore[union-attr]
 
 
@@ -79,18 +79,18 @@ async def test_thanks_for_a_vote_respect_the_opt_out(stage: Stage) -> None:
     async with stage.bot() as bot, stage.person() as ada:
         answer = await ada.asks(photo=png())
         choice = await final_reply(ada, "/privacy")
-        await ada.taps("Do not learn", choice)
-        await said_to(ada, choice, "I do not learn from you")
+        await ada.taps("Don't learn", choice)
+        await said_to(ada, choice, "I don't learn from you")
         for label in (UP, DOWN, "Off topic"):
-            assert "I do not learn from it" in await ada.toast(await ada.taps(label, answer))
+            assert "I won't learn from it" in await ada.toast(await ada.taps(label, answer))
             await bot.settled()
-        assert await ada.toast(await ada.taps(DOWN, answer)) == "I have taken your thumb back."
+        assert await ada.toast(await ada.taps(DOWN, answer)) == "I've removed your vote."
 
 
 async def test_it_speaks_chinese(stage: Stage) -> None:
     """Both commands and the confirmation are in the person's language."""
     async with stage.bot(), stage.person(language="zh-hans") as ada:
-        assert "更好的回答" in (await final_reply(ada, "/privacy"))["text"]
+        assert "更正" in (await final_reply(ada, "/privacy"))["text"]
         question = await final_reply(ada, "/delete_my_data")
         await ada.taps("全部删除", question)
         await said_to(ada, question, "已删除")
@@ -119,7 +119,7 @@ async def test_deletion_is_confirmed_and_complete(stage: Stage) -> None:
         question = await final_reply(ada, "/delete_my_data")
         for words in ("2 questions", "1 picture that", "2 thumbs", "2 rows", "next one is trained"):
             assert words in question["text"]
-        assert "better answer" not in question["text"], "there is none"
+        assert "correction" not in question["text"], "there is none"
         await ada.taps(SURE, question)
         done = await said_to(ada, question, DELETED)
         assert "2 questions" in done["text"] and "reply_markup" not in done
@@ -133,7 +133,7 @@ async def test_deletion_is_confirmed_and_complete(stage: Stage) -> None:
         assert await bot.ledger.people.get(ada.id) is None
         # The engine's side is the running bot's; so is the log, once the request itself is handled.
         assert [each.kind for each in await bot.ledger.personal_data.pending_removals()] == [Kind.LOG, Kind.SESSION]
-        assert "have not seen one yet" in (await final_reply(ada, "And now?"))["text"]
+        assert "Send me a picture first" in (await final_reply(ada, "And now?"))["text"]
         assert (await bot.ledger.people.get(ada.id)).name == "Ada"  # type: ignore[union-attr]
 
 
@@ -141,10 +141,10 @@ async def test_an_empty_account_can_be_deleted(stage: Stage) -> None:
     """A person of whom only the name and the language are stored reads so, and can delete them."""
     async with stage.bot(), stage.person() as ada:
         question = await final_reply(ada, "/delete_my_data")
-        assert "there is nothing to delete but your name" in question["text"]
+        assert "only your name" in question["text"]
         assert "0" not in question["text"]
         await ada.taps(SURE, question)
-        assert (await said_to(ada, question, DELETED))["text"] == "I have deleted all that I kept of you."
+        assert (await said_to(ada, question, DELETED))["text"] == "I've deleted everything I stored about you."
 
 
 async def test_a_declined_deletion_deletes_nothing(stage: Stage) -> None:
@@ -166,7 +166,7 @@ async def test_a_second_tap_deletes_nothing_more(stage: Stage) -> None:
         await said_to(ada, first, DELETED)
         await ada.asks(photo=png(colour="red"))
         toast = await ada.toast(await ada.taps(SURE, second))
-        assert toast == "This button does not work any more."
+        assert toast == "This button no longer works."
         assert (await bot.ledger.personal_data.count(ada.id)).exchanges == 1
 
 
@@ -176,7 +176,7 @@ async def test_an_expired_confirmation_deletes_nothing(stage: Stage, monkeypatch
         await ada.asks(photo=png())
         question = await final_reply(ada, "/delete_my_data")
         monkeypatch.setattr("bot.handlers.privacy.ASKED_SECONDS", 0.0)
-        assert await ada.toast(await ada.taps(SURE, question)) == "This button does not work any more."
+        assert await ada.toast(await ada.taps(SURE, question)) == "This button no longer works."
         assert (await bot.ledger.personal_data.count(ada.id)).exchanges == 1
 
 
@@ -309,7 +309,7 @@ async def test_forget_on_the_command_line(stage: Stage) -> None:
         assert code == 0, said
         assert "Deleted: 1 questions with their answers, 1 pictures" in said
         assert not await bot.ledger.personal_data.count(ada.id)
-        assert await ada.toast(await ada.taps(UP, answer)) == "I cannot find that answer any more."
+        assert await ada.toast(await ada.taps(UP, answer)) == "I can't find that answer any more."
         await final_reply(ada, "And now?")
         await ben.asks("And this?")
         code, said = await command(config, "forget", "404")

@@ -40,7 +40,7 @@ async def test_a_refusal_is_said_once(stage: Stage, method: str) -> None:
         stage.emulator.faults.plan("reset_after", 1, methods=[method])
         await ada.sends("/retrain")
         await stage.handled(bot)
-        assert words(await ada.bot_messages()) == ["Only my admins can do that. /help shows what I can do for you."]
+        assert words(await ada.bot_messages()) == ["Only admins can do that. /help shows what I can do for you."]
 
 
 @pytest.mark.parametrize("method", ["sendMessage", "editMessageMedia"])
@@ -56,7 +56,7 @@ async def test_a_chart_is_sent_once(stage: Stage, method: str, group: bool) -> N
         await stage.handled(bot)
         said = (await root.bot_messages(chat))[before:]
         assert len([each for each in said if "photo" in each]) == 1
-        assert words(said) == ["The last 30 days: 1 answers, 0 👍, 0 👎."]
+        assert words(said) == ["Last 30 days: 1 answers, 0 👍, 0 👎."]
 
 
 @pytest.mark.parametrize("skip", range(3))

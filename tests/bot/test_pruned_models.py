@@ -33,10 +33,10 @@ async def test_runs_leave_the_set_number_of_merged_models(tmp_path: Path, monkey
         async with place.ledger() as ledger:
             evaluated = (await ledger.models.get("run-2")).manifest_hash
             await admin.command("/models")
-            await place.says(ADMIN, lambda said: "run-2: rejected, kept as its adapter" in words(said))
+            await place.says(ADMIN, lambda said: "run-2: rejected, only its adapter is kept" in words(said))
             await admin.command("/promote run-2")
             asked = await place.says(ADMIN, lambda said: words(said).startswith("run-2 was rejected"))
-            await admin.taps("Answer with run-2", asked)
+            await admin.taps("Switch to run-2", asked)
             await place.says(ADMIN, lambda said: words(said) == "run-2 answers from now on.")
             model = await ledger.models.get("run-2")
             assert (model.state, model.pruned, model.manifest_hash) == (ModelState.LIVE, False, evaluated)

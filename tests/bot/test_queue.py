@@ -36,7 +36,7 @@ def before(number: int, person: Person) -> str:
         return LOOKING
     if person.language == "zh":
         return f"您前面还有 {number} 个问题……"
-    return "1 question is before yours…" if number == 1 else f"{number} questions are before yours…"
+    return "1 question ahead of yours…" if number == 1 else f"{number} questions ahead of yours…"
 
 
 async def test_the_place_in_the_queue_moves(stage: Stage, tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ async def test_the_place_in_the_queue_moves(stage: Stage, tmp_path: Path) -> Non
         open_gate(tmp_path / "a")
         for person in (third, english, chinese):
             assert len((await person.answer(rated=True))["text"].split()) == 4
-        assert (await quitter.bot_messages())[-1]["text"] == "I have stopped before the first word."
+        assert (await quitter.bot_messages())[-1]["text"] == "I stopped before writing anything."
 
 
 async def speaking(person: Person) -> bool:

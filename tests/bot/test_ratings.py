@@ -32,7 +32,7 @@ async def test_the_same_thumb_again_takes_it_back(stage: Stage) -> None:
     async with stage.bot() as bot, stage.person() as ada:
         answer = await ada.asks(photo=png())
         await ada.toast(await ada.taps(UP, answer))
-        assert await ada.toast(await ada.taps(UP, answer)) == "I have taken your thumb back."
+        assert await ada.toast(await ada.taps(UP, answer)) == "I've removed your vote."
         assert await bot.ledger.votes.latest(1, ada.id) is None
         assert await labels(bot, ada) == [["👍", "👎", "🔄"]]
         counts = await bot.ledger.counts.totals()
@@ -51,7 +51,7 @@ async def test_a_thumb_down_offers_reasons(stage: Stage) -> None:
             ["👍", "👎 ✓", "🔄"],
             ["Not true", "Off topic"],
             ["Wrong length", "Wrong tone"],
-            ["✍ Show me a better answer"],
+            ["✍ Suggest a better answer"],
         ]
         await ada.toast(await ada.taps("Not true", answer))
         assert (await labels(bot, ada))[1] == ["Not true ✓", "Off topic"]
@@ -97,7 +97,7 @@ async def test_in_a_group_all_votes_count(stage: Stage) -> None:
         await ada.toast(await ada.taps(UP, answer))
         await bob.toast(await bob.taps(UP, answer))
         await cy.toast(await cy.taps(DOWN, answer))
-        assert await labels(bot, ada, group) == [["👍 2", "👎 1", "🔄"], ["✍ Show me a better answer"]]
+        assert await labels(bot, ada, group) == [["👍 2", "👎 1", "🔄"], ["✍ Suggest a better answer"]]
         (rated,) = await bot.ledger.votes.rated_exchanges()
         assert (rated.exchange.asker, rated.ups, rated.downs) == (ada.id, 2, 1)
         assert rated.raters == (ada.id, bob.id, cy.id)
@@ -122,7 +122,7 @@ async def test_a_correction_teaches_once_it_is_confirmed(stage: Stage) -> None:
         await bot.settled()
         await ada.toast(await ada.taps(BETTER, answer))
         asking = await latest(bot, ada)
-        assert "What would have been a good answer?" in asking["text"]
+        assert "What would have been a better answer?" in asking["text"]
         assert asking["reply_to_message"]["message_id"] == answer["message_id"]
         await ada.sends("It is a cat.", reply_to=asking["message_id"])
         offer = await offered(bot, ada)
@@ -131,10 +131,10 @@ async def test_a_correction_teaches_once_it_is_confirmed(stage: Stage) -> None:
         assert await taught(bot) == [("A dog.", False)]
         asked = await latest(bot, root)
         assert "My answer: A dog.\n\nBetter: It is a cat." in asked["text"]
-        assert await root.toast(await root.taps(UP, asked)) == "Thank you! I will learn this."
+        assert await root.toast(await root.taps(UP, asked)) == "Thanks! I'll learn this."
         assert await taught(bot) == [("It is a cat.", True)]
-        assert await labels(bot, root) == [["👍 Learn it ✓", "👎 Do not"]]
-        assert await ada.toast(await ada.taps(DOWN, offer)) == "I will not learn this."
+        assert await labels(bot, root) == [["👍 Learn it ✓", "👎 Don't"]]
+        assert await ada.toast(await ada.taps(DOWN, offer)) == "OK, I won't learn this."
         assert await taught(bot) == [("A dog.", False)]
         await ada.asks("Sure?")
         assert bot.engine.heard() == ["What is it?", "A dog.", "Sure?"]
@@ -177,10 +177,10 @@ async def test_a_supposed_correction_can_be_a_question(stage: Stage) -> None:
         await ada.toast(await ada.taps(DOWN, disliked))
         asked = await ada.sends("count them", reply_to=disliked["message_id"])
         offer = await offered(bot, ada)
-        data = button(offer, "It was a question")
+        data = button(offer, "That was a question")
         assert data
         await ada.presses(data, offer)
-        assert "does not work any more" in await ada.toast(await ada.presses(data, offer))
+        assert "no longer works" in await ada.toast(await ada.presses(data, offer))
         assert bot.engine.heard() == ["What is it?", "A dog.", "count them"]
         assert [each["text"] for each in await ada.bot_messages()] == ["A dog.", "Two."]
         await ada.reacts(asked, "👍")
@@ -230,7 +230,7 @@ async def test_in_a_group_another_person_confirms(stage: Stage) -> None:
         for person in (ada, root):
             await person.toast(await person.taps(UP, offer))
             assert await taught(bot) == [("A cat.", True)]
-            assert await bob.toast(await bob.taps(DOWN, offer)) == "I will not learn this."
+            assert await bob.toast(await bob.taps(DOWN, offer)) == "OK, I won't learn this."
         assert await taught(bot) == [("A dog.", False)]
 
 

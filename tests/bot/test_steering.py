@@ -73,7 +73,7 @@ async def test_the_newest_answer_is_in_the_history(stage: Stage) -> None:
 async def test_retry_is_about_the_last_question(stage: Stage) -> None:
     """/retry regenerates the last answer; without one it says so."""
     async with stage.bot("One.", "Two.", "Three.", chat={"temperature": 0}) as bot, stage.person() as ada:
-        assert "no answer yet" in (await final_reply(ada, "/retry"))["text"]
+        assert "nothing to answer again" in (await final_reply(ada, "/retry"))["text"]
         await ada.asks(photo=png(), caption="a?")
         await ada.asks("b?")
         assert (await ada.asks("/retry"))["text"] == "Three."
@@ -88,7 +88,7 @@ async def test_an_old_button_regenerates_nothing(stage: Stage) -> None:
     async with stage.bot() as bot, stage.person() as ada:
         first = await ada.asks(photo=png())
         taps = [await ada.taps(AGAIN, first) for _ in range(2)]
-        assert [await ada.toast(query) for query in taps] == ["", "There is a newer answer to this question already."]
+        assert [await ada.toast(query) for query in taps] == ["", "There's already a newer answer to this question."]
         await bot.settled()
         assert len(bot.engine.prompts) == 2
 
@@ -115,14 +115,14 @@ async def test_the_stop_command_does_not_wait_for_the_answer(stage: Stage) -> No
     """/stop ends the answer in flight and the questions behind it, and says so; later ones are answered."""
     never = asyncio.Event()
     async with stage.bot(["One", never]) as bot, stage.person() as ada:
-        assert (await final_reply(ada, "/stop"))["text"] == "There is nothing to stop."
+        assert (await final_reply(ada, "/stop"))["text"] == "There's nothing to stop."
         await ada.sends(photo=png(), caption="a?")
         await shows(ada, "One")
         await ada.sends("b?")
         await ada.sends("/stop")
         await bot.settled()
         texts = [message["text"] for message in await ada.bot_messages()][1:]
-        assert sorted(texts) == ["I have stopped before the first word.", "I have stopped.", "One"]
+        assert sorted(texts) == ["I stopped before writing anything.", "I've stopped.", "One"]
         assert len(bot.engine.prompts) == 1
         assert (await ada.asks("c?"))["text"] == "Answer 2"
 
@@ -132,8 +132,8 @@ async def test_a_queued_question_can_be_stopped(stage: Stage) -> None:
     never = asyncio.Event()
     async with stage.bot([Delta(waiting=2), never]) as bot, stage.person() as ada:
         await ada.sends(photo=png())
-        await ada.toast(await ada.taps(STOP, await shows(ada, "2 questions are before yours…")))
-        assert (await final_reply(ada))["text"] == "I have stopped before the first word."
+        await ada.toast(await ada.taps(STOP, await shows(ada, "2 questions ahead of yours…")))
+        assert (await final_reply(ada))["text"] == "I stopped before writing anything."
         assert bot.engine.ended == 1
         assert (await bot.ledger.counts.totals())["exchanges"] == 0
 
@@ -149,7 +149,7 @@ async def test_a_late_stop_finds_a_finished_answer(stage: Stage) -> None:
         answer = await ada.answer(rated=True)
         stage.emulator.world.chats[ada.id].messages[answer["message_id"]] = unfinished  # as seen by a slow client
         query = stage.emulator.people.presses(ada.id, answer["message_id"], str(data))
-        assert await ada.toast(query) == "That answer is finished already."
+        assert await ada.toast(query) == "That answer is already finished."
         assert (await bot.ledger.exchanges.get(1)).finish == "stop"
 
 
@@ -165,10 +165,10 @@ async def test_only_the_asker_and_admins_stop_and_regenerate(stage: Stage) -> No
         group = stage.emulator.add_group("Friends", [ada.id, bob.id, root.id]).id
         await ada.sends(photo=png(), caption="@thumbtune_bot a?", chat=group)
         unfinished = await shows(ada, "Half", group)
-        assert await bob.toast(await bob.taps(STOP, unfinished)) == "Only who asked can do that."
+        assert await bob.toast(await bob.taps(STOP, unfinished)) == "Only the person who asked can do that."
         await ada.toast(await ada.taps(STOP, unfinished))
         answer = await ada.answer(rated=True, chat=group)
-        assert await bob.toast(await bob.taps(AGAIN, answer)) == "Only who asked can do that."
+        assert await bob.toast(await bob.taps(AGAIN, answer)) == "Only the person who asked can do that."
         await root.toast(await root.taps(AGAIN, answer))
         unfinished = await shows(ada, "Other", group)
         await root.toast(await root.taps(STOP, unfinished))

@@ -36,7 +36,7 @@ async def test_a_stop_and_an_edit_survive_a_restart(stage: Stage) -> None:
             await second.settled()
             (stopped,) = await ada.bot_messages()
             assert button(stopped, STOP) is None
-            assert stopped["text"] in ("So", "I have stopped before the first word.")
+            assert stopped["text"] in ("So", "I stopped before writing anything.")
             assert len(await bob.bot_messages()) == 1
             assert await second.ledger.inbox.pending() == []
 

@@ -15,17 +15,17 @@ async def test_a_sticker_is_a_picture(stage: Stage) -> None:
         seen = [[picture.sha256 for picture in prompt.turns[-1].pictures] for prompt in bot.engine.prompts]
         assert seen[0] == seen[2] != seen[1]
         for kind in ("application/x-tgsticker", "video/webm"):
-            assert "moving pictures" in (await final_reply(ada, sticker=b"moves", media_type=kind))["text"]
+            assert "videos or animations" in (await final_reply(ada, sticker=b"moves", media_type=kind))["text"]
 
 
 async def test_an_album_may_be_too_large(stage: Stage) -> None:
     """An album of the largest allowed size makes one question; a larger one is refused."""
     colours = ("red", "green", "blue")
     async with stage.bot(chat={"max_pictures": 2}) as bot, stage.person() as ada:
-        await ada.asks(album=[png(colour=each) for each in colours[:2]], caption="Which one?")
+        await ada.asks(album=[png(colour=each) for each in colours[:2]], caption="Usage: /promote")
         assert (
             "2 pictures at once at most, and these are 3"
             in (await final_reply(ada, album=[png(colour=each) for each in colours]))["text"]
         )
         (prompt,) = bot.engine.prompts
-        assert (prompt.turns[-1].text, len(prompt.turns[-1].pictures)) == ("Which one?", 2)
+        assert (prompt.turns[-1].text, len(prompt.turns[-1].pictures)) == ("Usage: /promote", 2)

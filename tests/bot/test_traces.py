@@ -87,7 +87,7 @@ def test_an_answer_that_the_converter_cannot_read_is_not_quoted(monkeypatch: pyt
     """It is shown as it is, and the log says where the converter failed."""
 
     def fails(text: str, **_: object) -> None:
-        raise ValueError(f"cannot read {text}")
+        raise ValueError(f"can't open {text}")
 
     monkeypatch.setattr("bot.telegram.formatting.telegramify_markdown.convert", fails)
     with capture_logs() as logs:

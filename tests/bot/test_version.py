@@ -11,7 +11,7 @@ from tests.support.person import UP
 async def test_model_names_version_and_votes(stage: Stage) -> None:
     """/model names the version, and the votes and people behind it; the first version has none."""
     async with stage.bot() as bot, stage.person() as ada, stage.person(1002, "小伟", "zh") as wei:
-        assert (await final_reply(ada, "/model"))["text"] == "There is no model yet."
+        assert (await final_reply(ada, "/model"))["text"] == "There's no model yet."
         ledger = bot.ledger
         await ledger.models.add(Model("base", "/m/base", ModelState.CANDIDATE, None, 1.0))
         await ledger.promotions.make("base")
@@ -30,4 +30,4 @@ async def test_model_names_version_and_votes(stage: Stage) -> None:
         ] == "Version 2 (run-1), taught by 2 liked answers: 2 votes of 2 people."
         assert (await final_reply(wei, "/model"))[
             "text"
-        ] == "第 2 版（run-1），训练依据：2 条好评回答（2 个人的 2 次评价）。"
+        ] == "第 2 版（run-1），根据 2 人的 2 次评价（2 条好评回答）训练。"

@@ -92,7 +92,7 @@ class Walk:
                 await asyncio.sleep(0.005)
         self.pressed.add(what)
         toast = await person.toast(await person.presses(data, message))
-        assert toast != self.say("This button does not work any more."), what
+        assert toast != self.say("This button no longer works."), what
         return toast
 
     async def shown(self, person: Person, asked: Message, label: str) -> Message:

@@ -31,13 +31,13 @@ async def test_a_crash_is_told_once(stage: Stage) -> None:
             await watch.look()
             await bot.notices.settled()
         (told,) = await root.bot_messages()
-        assert told["text"] == "⚠ Trouble: The engine has crashed and is being restarted. Out of memory."
+        assert told["text"] == "⚠ Problem: The engine crashed and is restarting. Out of memory."
         status = replace(status, state=State.FAILING)
         for _ in range(2):
             await watch.look()
             await bot.notices.settled()
         assert [each["text"] for each in await root.bot_messages()][1:] == [
-            "⚠ Trouble: The engine does not start, and nobody is answered; I keep trying. Out of memory."
+            "⚠ Problem: The engine won't start, so nobody gets answers. I'll keep trying. Out of memory."
         ]
 
 
@@ -55,8 +55,8 @@ async def test_that_the_engine_is_back_is_told_once(stage: Stage) -> None:
             await watch.look()
         await bot.notices.settled()
         assert [each["text"] for each in await root.bot_messages()] == [
-            "⚠ Trouble: The engine has crashed and is being restarted. Out of memory.",
-            "The engine is back and answers again.",
+            "⚠ Problem: The engine crashed and is restarting. Out of memory.",
+            "The engine is back and answering again.",
         ]
 
 
@@ -89,13 +89,12 @@ async def test_a_silent_run_is_told_once_and_that_it_goes_on(stage: Stage) -> No
             await watch.look()
             await bot.notices.settled()
         assert [each["text"] for each in await root.bot_messages()] == [
-            "⚠ Trouble: Run 3 has told no progress for 10:00. Where it stands is in /data/runs/3/finetune.log. "
-            "/cancel ends it."
+            "⚠ Problem: Run 3 has made no progress for 10:00. See /data/runs/3/finetune.log; /cancel stops it."
         ]
         for word[0] in (None, said(3, 1), said(3, 2)):
             await watch.look()
             await bot.notices.settled()
-        assert [each["text"] for each in await root.bot_messages()][1:] == ["Run 3 tells progress again and goes on."]
+        assert [each["text"] for each in await root.bot_messages()][1:] == ["Run 3 is making progress again."]
         for word[0] in (said(4, 700), None, said(5, 0)):
             await watch.look()
             await bot.notices.settled()

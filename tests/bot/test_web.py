@@ -134,7 +134,7 @@ async def test_each_node_is_on_the_page_and_in_the_metrics(tmp_path: Path) -> No
                 assert f'thumbtune_node_{name}{{node="{node}"}} ' in measured
         assert "thumbtune_engine_first_token_seconds_median 0." in measured
         assert "thumbtune_telegram_calls_per_second_allowed " in measured
-        assert "prompts from a cache" in shown
+        assert "prompts cached" in shown
         for name in ("chats", "answered_total"):
             lines = [line for line in measured.splitlines() if line.startswith(f"thumbtune_node_{name}{{")]
             assert sum(float(line.split()[-1]) for line in lines) == 1

@@ -29,9 +29,9 @@ async def hears(whole: WholeBot, person: Person, label: str, text: str | None = 
 
 async def leaves(whole: WholeBot, person: Person) -> Message:
     """Delete everything; what was asked before."""
-    question = await hears(whole, person, "Delete all of it", "/delete_my_data")
-    await person.taps("Delete all of it", question)
-    await whole.says(person.id, lambda message: words(message).startswith("I have deleted all"))
+    question = await hears(whole, person, "Delete everything", "/delete_my_data")
+    await person.taps("Delete everything", question)
+    await whole.says(person.id, lambda message: words(message).startswith("I've deleted everything"))
     return question
 
 

@@ -109,7 +109,7 @@ async def test_the_admin_was_kept_informed(taught: Taught) -> None:
     assert "Learned from" in told and "Peak memory" in told
     (sheet,) = (message["document"] for message in messages if "document" in message)
     assert sheet["file_name"] == f"run-{taught.run}-sheet.html"
-    (progress,) = (message["text"] for message in messages if "to judge by" in message.get("text", ""))
+    (progress,) = (message["text"] for message in messages if "held out" in message.get("text", ""))
     assert progress.startswith(f"Run {taught.run}: done"), "the message of its beginning was edited to its end"
 
 

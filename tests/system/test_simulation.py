@@ -140,7 +140,7 @@ class Scene:
             (ADA, "About What is this?"),
             (ADA, "About Who?"),
             (ADA, "Send me a picture"),
-            (GRACE, "What I keep"),
+            (GRACE, "What I store"),
         )
         wrong = [f"{len(found)} × {text!r}" for chat, text in private if len(found := self.said(chat, text)) != 1]
         if not 0 <= self.repeats() <= len(self.plan):
