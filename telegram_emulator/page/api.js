@@ -4,8 +4,8 @@ import { t } from "./words.js";
 
 /** Messages for Telegram's error codes. */
 const WORDS = {
-  PHOTO_INVALID_DIMENSIONS: () => t("This picture is too large or too narrow for a photo, so it was removed. It may have 80 million pixels, and one side may be 20 times as long as the other."),
-  IMAGE_PROCESS_FAILED: () => t("This file cannot be opened as a picture, so it was removed. It may be damaged, or of another format than its name says."),
+  PHOTO_INVALID_DIMENSIONS: () => t("This picture is too large or too narrow to send as a photo, so it was removed. The limits are 80 million pixels and an aspect ratio of 20."),
+  IMAGE_PROCESS_FAILED: () => t("This file can't be opened as a picture, so it was removed. It may be damaged, or its format may not match its name."),
 };
 
 /** The server refuses the request; repeating it would not help. */

@@ -131,7 +131,7 @@ export class Chat {
       h("div", { class: "big" }, "🖼️"),
       h("strong", {}, t("Send a picture and ask about it")),
       this.note() ? h("p", { class: "note" }, t(this.note())) : null,
-      h("p", {}, t(this.note() ? "Pick a sample below." : "Pick a sample below, drop a picture of your own here, or paste one.")),
+      h("p", {}, t(this.note() ? "Pick a sample below." : "Pick a sample below, or drop or paste your own picture here.")),
       h("button", { type: "button", class: "primary", onclick: () => this.write("/start") }, t("Start")));
   }
 
@@ -150,7 +150,7 @@ export class Chat {
   busy(action) {
     clearTimeout(this.busyTimer);
     const words = { typing: "typing…", upload_photo: "sending a picture…", upload_document: "sending a file…" };
-    $("bot-state").textContent = action ? t(words[action] ?? "busy…") : this.resting();
+    $("bot-state").textContent = action ? t(words[action] ?? "working…") : this.resting();
     $("bot-state").classList.toggle("busy", Boolean(action));
     if (action) this.busyTimer = setTimeout(() => this.busy(null), 5000);
   }

@@ -78,7 +78,7 @@ export class Composer {
   attach(files) {
     this.editing = null;
     this.files.push(...files);
-    if (this.files.length > 10) this.say(t("An album has up to ten pictures"), true);
+    if (this.files.length > 10) this.say(t("An album can have up to ten pictures"), true);
     this.files = this.files.slice(0, 10);
     this.drawChips();
     $("text").focus();

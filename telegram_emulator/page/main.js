@@ -8,11 +8,11 @@ import { bold, speak, t } from "./words.js";
 const $ = (id) => document.getElementById(id);
 const FACES = ["#3b62d9", "#b84e26", "#217a51", "#8741bb", "#8f6413", "#227488", "#b63d75"];
 const ADMIN_COMMANDS = [
-  ["/status", "What it is doing just now"],
-  ["/models", "The models it has learned"],
-  ["/stats", "Answers and votes over time, as a picture"],
-  ["/rollback", "Go back to the model before"],
-  ["/cancel", "Stop a training that is under way"],
+  ["/status", "Show the bot's status"],
+  ["/models", "List its models"],
+  ["/stats", "Chart of answers and votes"],
+  ["/rollback", "Go back to the previous model"],
+  ["/cancel", "Cancel the run in progress"],
 ];
 
 let people = [];
@@ -93,7 +93,7 @@ function drawVotes() {
   $("votes-bar").setAttribute("aria-valuenow", votes.done);
   $("votes-fill").style.width = `${votes.total ? (100 * votes.done) / votes.total : 0}%`;
   const tally = t("{done} of {total} · 👍 {ups} · 👎 {downs}", votes);
-  $("votes-state").textContent = votes.error ? t("Stopped: {error}", votes) : votes.total ? tally : t("none cast so far");
+  $("votes-state").textContent = votes.error ? t("Stopped: {error}", votes) : votes.total ? tally : t("no votes yet");
 }
 
 /** The admin's newest run: "running" while its message offers to cancel it, then "over" until a picture is sent. */
@@ -122,19 +122,19 @@ function hint() {
   $("hint").replaceChildren(...next());
 
   function next() {
-    if (chat.person?.sample) return [t("You look at a sample person's chat. Choose yourself in the demo panel to write.")];
-    if (state === "running") return [t("Keep chatting while it learns; the message above shows how far it is.")];
-    if (state === "over") return [t("That run is over; its message says what became of it. Send a picture and see how it answers now.")];
-    if (chat.group && !rateable) return [t("In a group the bot answers who mentions it, or replies to it: send a picture with its name.")];
-    if (chat.group) return [t("Everybody here sees the answers and can rate them. Reply to one to ask on.")];
-    if (votes?.running) return [t("The sample people are voting. You can go on chatting meanwhile.")];
+    if (chat.person?.sample) return [t("You're viewing a sample person's chat. To write, choose yourself in the demo panel.")];
+    if (state === "running") return [t("Keep chatting while it learns; the message above shows its progress.")];
+    if (state === "over") return [t("That run has ended; its message shows the result. Send a picture and see how it answers now.")];
+    if (chat.group && !rateable) return [t("In groups the bot answers when you mention it or reply to it: send a picture with its name in the caption.")];
+    if (chat.group) return [t("Everyone here can see and rate the answers. Reply to one to ask a follow-up question.")];
+    if (votes?.running) return [t("The sample people are voting. You can keep chatting meanwhile.")];
     if (voted && chat.person?.admin) return bold("It has votes to learn from: press {command} in the demo panel.", { command: "/retrain" });
     if (!asked.some((m) => m.photo || m.document))
       return [note ? `${t("Send a picture: tap a sample below.")} ${t(note)}` : t("Send a picture: tap a sample below, or drop your own. A caption is your question.")];
     if (!rateable) return [t("Watch the answer stream in.")];
     if (!sessionStorage.getItem("rated")) return bold("Tell it what you like: {up} or {down} under its answer.", { up: "👍", down: "👎" });
-    if (!asked.some((m) => m.text)) return [t("Ask something more, such as “How many are there?” It keeps the picture in mind.")];
-    if (voted && admin) return bold("It has votes to learn from. Rate a few more; to have it learn, choose {name}, the admin, in the demo panel.", { name: admin.name });
+    if (!asked.some((m) => m.text)) return [t("Ask a follow-up question, such as “How many are there?” It remembers the picture.")];
+    if (voted && admin) return bold("It has votes to learn from. Rate a few more, or choose {name}, the admin, in the demo panel to start a run.", { name: admin.name });
     return bold("Rate a few more, or press {button} in the demo panel.", { button: t("Cast 60 sample votes") });
   }
 }
@@ -183,7 +183,7 @@ async function onEvent(event) {
 }
 
 function onState(connected) {
-  document.title = t(connected ? "thumbtune · a chat that learns from thumbs" : "thumbtune (not running)");
+  document.title = t(connected ? "thumbtune · a chat that learns from 👍 and 👎" : "thumbtune (not running)");
   if (!connected) $("bot-state").textContent = t("not running; waiting for it to come back…");
   else if (!online) chat.busy(null);
   online = connected;
@@ -210,7 +210,7 @@ async function begin() {
     h("button", { type: "button", class: "sample", title: sample.name, onclick: () => chat.sendSample(sample) },
       h("img", { class: sample.sticker ? "cut" : "", src: sample.url, alt: t("Send the sample {name}", sample) })),
     sample.sticker ? null : h("button", {
-      type: "button", class: "collect", "aria-label": t("Collect the sample {name}", sample), title: t("Collect it for an album"),
+      type: "button", class: "collect", "aria-label": t("Select the sample {name}", sample), title: t("Select it for an album"),
       onclick: () => chat.collectSample(sample),
     }, "+"))));
 

@@ -231,7 +231,7 @@ async def test_what_was_said_before_a_stop_stays(demo: Demo, opened: Opens) -> N
 async def test_a_refused_picture_does_not_stay_attached(demo: Demo, opened: Opens) -> None:
     """The error is shown, and the next message is sent without the picture."""
     async with opened("Max") as page:
-        for data, says in ((b"no picture", "cannot be opened as a picture"), (png(3000, 10, "red"), "too narrow")):
+        for data, says in ((b"no picture", "can't be opened as a picture"), (png(3000, 10, "red"), "too narrow")):
             await page.attach(data)
             await page.page.locator("#send").click()
             await expect(page.page.locator(".toast.wrong").last).to_contain_text(says)
@@ -312,8 +312,8 @@ async def test_only_the_admin_is_told_to_have_it_learn(opened: Opens) -> None:
         answer = await page.asks("What is it?", RED)
         await expect(hint).to_contain_text("Tell it what you like")
         await button(answer, UP).click()
-        await expect(hint).to_contain_text("Ask something more")
+        await expect(hint).to_contain_text("Ask a follow-up question")
         await page.asks("How many?")
-        await expect(hint).to_contain_text("to have it learn, choose Mia, the admin, in the demo panel")
+        await expect(hint).to_contain_text("choose Mia, the admin, in the demo panel to start a run")
         await page.page.locator("#people .person", has_text="admin").click()
         await expect(hint).to_contain_text("press /retrain")

@@ -95,7 +95,7 @@ async def test_the_next_step_follows_the_run() -> None:
         await page.becomes("Mia")
         await expect(hint).to_contain_text("Keep chatting while it learns")
         await call(page, emulator, "editMessageText", chat_id=ADMIN, message_id=run, text="Run 3: failed")
-        await expect(hint).to_contain_text("That run is over")
+        await expect(hint).to_contain_text("That run has ended")
         await page.page.locator(".sample").first.click()
         await expect(hint).to_contain_text("Watch the answer stream in")
 
@@ -105,9 +105,9 @@ async def test_the_demo_says_what_its_model_knows() -> None:
     async with opened(make_emulator()) as page:
         for part in ("#hint", ".welcome"):
             await expect(page.page.locator(part)).to_contain_text(SHAPES_ONLY)
-            await expect(page.page.locator(part)).not_to_contain_text("own here")
+            await expect(page.page.locator(part)).not_to_contain_text("your own")
     async with opened(make_emulator("/models/InternVL2-2B")) as page:
-        await expect(page.page.locator(".welcome")).to_contain_text("a picture of your own")
+        await expect(page.page.locator(".welcome")).to_contain_text("your own picture")
         assert "coloured shapes" not in await page.page.locator("body").inner_text()
 
 

@@ -218,7 +218,7 @@ def test_the_sheet_shows_both_models(good: Trained) -> None:
     assert (good.folder / PICTURE).read_bytes().startswith(b"\x89PNG")
     said = re.findall(r"<h3>(.*?)</h3><p>(.*?)</p>", page)
     spoken = {title: [manner(text) for name, text in said if name == title] for title, _ in said}
-    assert spoken["candidate, new"] == spoken["what people liked"] == ["playful"] * HELD_OUT
+    assert spoken["candidate, new"] == spoken["liked answer"] == ["playful"] * HELD_OUT
     assert "plain" in spoken["live, live"]
 
 

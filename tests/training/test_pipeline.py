@@ -433,6 +433,6 @@ async def test_the_report_counts_as_the_model_command(room: Room) -> None:
     taught = (await room.ledger.models.version(model.id)).taught
     effort = judging.effort
     assert taught == Taught(9, 18, 2) == Taught(effort.pairs, effort.votes, effort.raters)
-    assert ("votes", "18 of 2 people") in facts(Report(accepted=True, effort=effort))
+    assert ("votes", "18 from 2 people") in facts(Report(accepted=True, effort=effort))
     cut = facts(Report(accepted=True, effort=replace(effort, liked=10, cut=4)))
     assert any("raise chat.max_new_tokens" in value for _, value in cut)

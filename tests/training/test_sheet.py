@@ -28,7 +28,7 @@ from training.number_format import clock, size
 from training.run_folder import PICTURE, SHEET
 
 HOSTILE = '<script>alert("x")</script> & <img src=http://a/b.png>'
-COLUMNS = ("what people liked", "base, live", "run-3, new")
+COLUMNS = ("liked answer", "base, live", "run-3, new")
 
 
 def sheet(folder: Path, rows: int = 1, **changes: str) -> Sheet:
@@ -190,11 +190,11 @@ def test_the_sheet_of_a_run(tmp_path: Path) -> None:
     write(job, told, [*lessons, longer], ["same", "same", "old", "same"], ["same", "same", "new", "same"])
     page = (tmp_path / SHEET).read_text(encoding="utf-8")
     assert re.findall(r'"question">(.*?)<', page) == ["Question 2?", "Question 0?", "Question 1?", "Question 2?"]
-    names = ("Run 3: run-3 beside run-2", "run-2, live", "run-3, new")
+    names = ("Run 3: run-3 and run-2 compared", "run-2, live", "run-3, new")
     numbers = (
         "54 liked answers",
         "6 (11 %)",
-        "2 more",
+        "skipped as too long</dt><dd>2<",
         "90 samples",
         "50.0 → 25.0 % of 150",
         "1:15, 56 steps",
@@ -207,7 +207,7 @@ def test_the_sheet_of_a_run(tmp_path: Path) -> None:
     assert re.findall(r'<article id="(.*?)"', page) == ["2", "0", "1", "3"]
     assert (tmp_path / PICTURE).read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / localised(SHEET, "zh")).read_text(encoding="utf-8")
-    for part in ("训练 3：run-3 与 run-2 对比", "run-3（新）", "54 个喜欢的回答", "50.0 → 25.0 %，共 150 题", "未通过"):
+    for part in ("训练 3：run-3 与 run-2 对比", "run-3（新）", "54 条好评回答", "50.0 → 25.0 %，共 150 题", "未通过"):
         assert part in page
     shown = re.sub(r"<style>.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL)
     said = re.sub(r"Question \d\?|Liked \d\.|And before\?|Old\.|same|new|old|run-\d|[KMG]B", "", shown)

@@ -53,10 +53,13 @@ def write(job: EvaluationJob, report: Report, shown: Sequence[Lesson], live: Seq
         say = words(language)
         sheet = Sheet(
             title=say(
-                "Run {run}: {candidate} beside {live}", run=job.run, candidate=job.candidate_name, live=job.live_name
+                "Run {run}: {candidate} and {live} compared",
+                run=job.run,
+                candidate=job.candidate_name,
+                live=job.live_name,
             ),
             columns=(
-                say("what people liked"),
+                say("liked answer"),
                 say("{model}, live", model=job.live_name),
                 say("{model}, new", model=job.candidate_name),
             ),
@@ -76,7 +79,7 @@ def _verdict(report: Report, language: str) -> str:
     """Return the reason in the sheet's language. A rejection is in English: the message to each admin translates it."""
     if report.reason:
         return report.reason if language == "en" else ""
-    return words(language)("likelier to say what people like, and no worse on the facts")
+    return words(language)("more likely to give answers people like, and no worse on facts")
 
 
 def _share(part: int, whole: int) -> str:
@@ -90,15 +93,15 @@ def facts(report: Report, language: str = "en") -> tuple[tuple[str, str], ...]:
     cut = {"cut": effort.cut, "liked": effort.liked}
     right = {"before": f"{100 * report.live_correct:.1f}", "after": percent(report.correct)}
     return (
-        (say("learned"), say("{number} liked answers", number=effort.pairs)),
-        *([(say("of them corrections"), _share(effort.corrections, effort.pairs))] if effort.corrections else []),
-        *([(say("too long to learn"), say("{number} more", number=effort.too_long))] if effort.too_long else []),
-        *([(say("and from elsewhere"), say("{number} samples", number=others))] if others else []),
-        (say("votes"), say("{votes} of {people} people", votes=effort.votes, people=effort.raters)),
+        (say("learned from"), say("{number} liked answers", number=effort.pairs)),
+        *([(say("including corrections"), _share(effort.corrections, effort.pairs))] if effort.corrections else []),
+        *([(say("skipped as too long"), str(effort.too_long))] if effort.too_long else []),
+        *([(say("other sources"), say("{number} samples", number=others))] if others else []),
+        (say("votes"), say("{votes} from {people} people", votes=effort.votes, people=effort.raters)),
         *([(say("cut off"), say(CUT_OFF, **cut))] if cut_off(**cut) else []),
-        (say("judged by"), say("{number} more of them", number=report.held_out)),
-        (say("loss on those"), f"{report.live_nll:.3f} → {report.nll:.3f}"),
-        (say("facts right"), say("{before} → {after} of {questions}", questions=report.questions, **right)),
+        (say("checked on"), say("{number} held-out liked answers", number=report.held_out)),
+        (say("held-out loss"), f"{report.live_nll:.3f} → {report.nll:.3f}"),
+        (say("factual questions right"), say("{before} → {after} of {questions}", questions=report.questions, **right)),
         (say("training"), say("{time}, {steps} steps", time=clock(effort.training_seconds), steps=effort.steps)),
         (say("merging"), clock(effort.merging_seconds)),
         (say("evaluating"), clock(report.seconds)),

@@ -40,10 +40,10 @@ def draw(sheet: Sheet, path: Path) -> None:
     for row in sheet.rows[:ROWS]:
         page.row(sheet.columns, row, row.question or say("(the picture alone)"))
     if len(sheet.rows) > ROWS:
-        page.write(say("{number} more are on the sheet itself.", number=len(sheet.rows) - ROWS), page.small, _PALE)
+        page.write(say("{number} more are on the full page.", number=len(sheet.rows) - ROWS), page.small, _PALE)
     if page.lacks_characters:
         page.write(
-            say("{box} stands for a character that only the sheet itself shows.", box=UNKNOWN), page.small, _PALE
+            say("{box} stands for a character that only the full page can show.", box=UNKNOWN), page.small, _PALE
         )
     page.save(path)
 
