@@ -52,11 +52,11 @@ from bot.shutdown import (
     end_process_within,
 )
 from bot.telegram.button_updates import RatingButtons
-from bot.telegram.client import Gate, open_bot
-from bot.telegram.wait_notices import Waiting
+from bot.telegram.client import DeliveryMiddleware, open_bot
+from bot.telegram.wait_notices import WaitNotices
 from bot.updates.inbox import Inbox
-from bot.updates.receiver import Intake
-from bot.updates.staleness import Lateness
+from bot.updates.receiver import Receiver
+from bot.updates.staleness import StaleQuestions
 from bot.web.server import WebServer
 from inference.images.decoder import PictureDecoders
 from inference.serving.deployment import Deployment
@@ -115,8 +115,8 @@ class Application:
         models.tidy()
         live, unfit = await settle_live_model(ledger, base, folder / "models")
 
-        gate = Gate(settings.telegram)
-        bot = open_bot(settings.telegram, gate)
+        middleware = DeliveryMiddleware(settings.telegram)
+        bot = open_bot(settings.telegram, middleware)
         self._at_end("connections to Telegram", bot.session.close)
         translator = Translator.load()
         notices = Notices(bot, settings, ledger, translator)
@@ -169,7 +169,7 @@ class Application:
             trust=settings.trust,
             ready=upgrade.finish,
         )
-        vitals = Vitals(ledger, deployment, schedule, gate.numbers, lambda: trainer.last_progress)
+        vitals = Vitals(ledger, deployment, schedule, middleware.numbers, lambda: trainer.last_progress)
         changeover = Changeover(
             ledger, deployment, merged, pause_while_training=settings.training.while_training == "pause"
         )
@@ -193,7 +193,7 @@ class Application:
             pictures=receiver,
             in_flight=in_flight,
             throttle=Throttle(settings.limits, settings.telegram.admins),
-            notices=Waiting(gate.pace, ledger),
+            notices=WaitNotices(middleware.limiter, ledger),
             settings=settings,
         )
         services = Services(
@@ -206,7 +206,7 @@ class Application:
             pictures=receiver,
             in_flight=in_flight,
             responder=responder,
-            staleness=Lateness(settings.chat.answer_hours),
+            stale_questions=StaleQuestions(settings.chat.answer_hours),
             buttons=buttons,
         )
         inbox = Inbox(
@@ -215,7 +215,7 @@ class Application:
             ledger,
             settings,
             on_arrival=in_flight.arrived,
-            on_set_aside=notices.update_set_aside,
+            on_dead_letter=notices.update_set_aside,
             on_disk_full=DiskFull(bot, ledger, settings, translator).answer,
         )
         web = WebServer(settings, vitals, inbox.accept, translator)
@@ -235,7 +235,7 @@ class Application:
         self._at_end("inspection", inspection.stop)
         self._at_end("inbox", lambda: inbox.stop(ANSWER_SECONDS), ANSWER_SECONDS + STEP_SECONDS)
         await buttons.update_recent(translator)
-        self._intake = asyncio.create_task(Intake(bot, inbox, settings.telegram).run())
+        self._intake = asyncio.create_task(Receiver(bot, inbox, settings.telegram).run())
         self._at_end("intake", self._end_intake)
         log.info("running", model=live.id, web=self.address, mode=settings.telegram.mode)
 

@@ -1,7 +1,7 @@
-"""What went wrong, for logs, the ledger and admins: an error's own words, without those of people.
+"""Error messages without personal data or secrets, for logs, the ledger and admins.
 
-Libraries quote what they stumble over: pydantic the value that it cannot read, aiogram the whole answer of Telegram,
-aiohttp the address, which has the bot's token in it. Here it is said what was wrong and where, without the quotation.
+Libraries quote the values they fail on: pydantic the value, aiogram the whole response of Telegram, aiohttp the
+address, which contains the bot's token.
 """
 
 from __future__ import annotations
@@ -12,31 +12,31 @@ from typing import Final
 from aiohttp import ClientResponseError, RedirectClientError
 from pydantic import ValidationError
 
-LISTED: Final = 5
-"""So many of a value's faults are named; of a union each alternative has its own."""
+MAX_LISTED: Final = 5
+"""How many validation errors are listed; each alternative of a union has its own."""
 
 
 def account(error: BaseException) -> str:
-    """What an error says, on one line or a few."""
-    from aiogram.exceptions import ClientDecodeError  # its import takes seconds, which the command line need not wait
+    """Return the message of an error without the values that caused it."""
+    from aiogram.exceptions import ClientDecodeError  # aiogram takes seconds to import, too long for the command line
 
     match error:
         case ValidationError():
             found = error.errors(include_url=False, include_context=False, include_input=False)
-            listed = [f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in found[:LISTED]]
-            more = [f"{len(found) - LISTED} more"] if len(found) > LISTED else []
+            listed = [f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in found[:MAX_LISTED]]
+            more = [f"{len(found) - MAX_LISTED} more"] if len(found) > MAX_LISTED else []
             return f"{error.title} cannot be read ({'; '.join(listed + more)})"
         case ClientDecodeError():
             return f"{error.message} ({type(error.original).__name__}: {account(error.original)})"
         case ClientResponseError():
             return f"HTTP {error.status} {error.message}"
         case RedirectClientError():
-            return "sent on to an address that cannot be asked"
+            return "redirected to an address that cannot be requested"
     return str(error)
 
 
 def trace(error: BaseException) -> str:
-    """Where an error came from, what caused it first; without the values of variables too."""
+    """Return a traceback, the cause first, without the values of variables."""
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     before = f"{trace(cause)}\nwhich led to\n" if cause else ""
     return f"{before}{''.join(traceback.format_tb(error.__traceback__))}{type(error).__name__}: {account(error)}"

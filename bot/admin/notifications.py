@@ -31,8 +31,8 @@ from bot.admin.run_summary import taught_by
 from bot.i18n import Say, Translator, later
 from bot.retelling import retold
 from bot.settings import BotSettings
-from bot.telegram.client import DeliveryError, Doubtful, Glimpse
-from bot.telegram.keyboards import CancelRun, cancelling
+from bot.telegram.client import DeliveryError, Doubtful, PartialEdit
+from bot.telegram.keyboards import CancelRun, cancel_button
 from bot.telegram.outbox import Place, Reply
 from storage.errors import StorageError
 from storage.ledger import Ledger
@@ -148,7 +148,7 @@ class Notices:
         """Bring the progress message of a run up to date."""
         messages = self._of(run)
         text = run_progress(run, say)
-        markup = cancelling(CancelRun(run=run.id), say) if RUN_TRANSITIONS[run.state] else None
+        markup = cancel_button(CancelRun(run=run.id), say) if RUN_TRANSITIONS[run.state] else None
         shown = messages.get(admin)
         if shown is None:
             sent = await self._bot.send_message(admin, text, reply_markup=markup)
@@ -165,8 +165,8 @@ class Notices:
                 "text": text,
                 "reply_markup": markup,
             }
-            glimpse: TelegramMethod[Message | bool] = Glimpse(**arguments)
-            if await self._bot(glimpse):
+            edit: TelegramMethod[Message | bool] = PartialEdit(**arguments)
+            if await self._bot(edit):
                 messages[admin] = _Shown(shown.message, run.state, text)
 
     async def _shown(self, admin: int, picture: Path, name: str, text: str) -> bool:

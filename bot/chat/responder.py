@@ -19,10 +19,10 @@ from bot.chat.throttling import Throttle
 from bot.i18n import Say, later
 from bot.settings import BotSettings
 from bot.telegram.formatting import markdown_pages
-from bot.telegram.keyboards import rating, stopping
+from bot.telegram.keyboards import rating_buttons, stop_button
 from bot.telegram.outbox import Reply
-from bot.telegram.streaming import Screen
-from bot.telegram.wait_notices import Waiting
+from bot.telegram.streaming import StreamedAnswer
+from bot.telegram.wait_notices import WaitNotices
 from inference.messages import Delta, EngineCrashed, EngineUnavailable, InferenceError, PictureError, PromptTooLong
 from storage.errors import UnknownRecord
 from storage.records import Exchange
@@ -81,7 +81,7 @@ class Responder:
         pictures: PictureReceiver,
         in_flight: InFlight,
         throttle: Throttle,
-        notices: Waiting,
+        notices: WaitNotices,
         settings: BotSettings,
     ) -> None:
         self._bot = bot
@@ -108,7 +108,7 @@ class Responder:
                             answering.restart()
                             screen.show(Delta(restarted=True))
         except UNANSWERED as error:
-            async with self._notices.telling(reply, question.asker, question.update, say):
+            async with self._notices.during(reply, question.asker, question.update, say):
                 await reply.finish(apology(error, say))
             return None
         await self.show(exchange, reply, say)
@@ -116,8 +116,8 @@ class Responder:
 
     async def show(self, exchange: Exchange, reply: Reply, say: Say) -> None:
         """Show the final text of an answer and its buttons."""
-        async with self._notices.telling(reply, exchange.asker, exchange.update, say):
-            await reply.finish(markdown_pages(exchange.answer), rating(exchange.id, say=say))
+        async with self._notices.during(reply, exchange.asker, exchange.update, say):
+            await reply.finish(markdown_pages(exchange.answer), rating_buttons(exchange.id, say=say))
 
     async def _completed(self, question: Question, say: Say) -> Question:
         """Return a question with its text as last edited, and with its files received."""
@@ -132,11 +132,11 @@ class Responder:
             question = replace(question, files=(), pictures=received)
         return question
 
-    def _screen(self, question: Question, reply: Reply, say: Say, placeholder: str) -> Screen:
+    def _screen(self, question: Question, reply: Reply, say: Say, placeholder: str) -> StreamedAnswer:
         private = question.chat > 0  # a private chat's id is its person's
         seconds = self._settings.telegram.edit_seconds * (1 if private else GROUP_EDITS)
         hold = 0.0 if private else GROUP_HOLD_SECONDS
-        return Screen(reply, say, placeholder, seconds, stopping(question.update, say), hold)
+        return StreamedAnswer(reply, say, placeholder, seconds, markup=stop_button(question.update, say), hold=hold)
 
 
 def apology(error: Exception, say: Say) -> str:

@@ -9,7 +9,7 @@ from bot.handlers.callbacks import acknowledge, redraw
 from bot.handlers.commands import Command
 from bot.handlers.menu import EVERYBODY, admins_commands, command_list
 from bot.handlers.request import Request
-from bot.telegram.keyboards import Speak, languages
+from bot.telegram.keyboards import Speak, language_buttons
 
 
 def router() -> Router:
@@ -83,7 +83,7 @@ async def language(message: Message, request: Request) -> None:
     """Offer the languages."""
     say = request.say
     await request.reply.finish(
-        say("Which language should I speak?"), languages(request.services.translator.languages, say.language)
+        say("Which language should I speak?"), language_buttons(request.services.translator.languages, say.language)
     )
 
 
@@ -94,4 +94,4 @@ async def language_chosen(query: CallbackQuery, callback_data: Speak, request: R
     await services.ledger.people.set_language(query.from_user.id, say.language)
     answer = say("I'll speak English with you from now on.")
     await acknowledge(query, answer)
-    await redraw(query, request, answer, languages(services.translator.languages, say.language))
+    await redraw(query, request, answer, language_buttons(services.translator.languages, say.language))

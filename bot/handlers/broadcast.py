@@ -26,7 +26,7 @@ from bot.handlers.request import Request
 from bot.i18n import Say
 from bot.telegram.client import DeliveryError, Doubtful, Undelivered, Unreachable
 from bot.telegram.formatting import Page
-from bot.telegram.keyboards import CancelBroadcast, cancelling
+from bot.telegram.keyboards import CancelBroadcast, cancel_button
 from storage.errors import NotSaved
 from storage.ledger import Ledger
 from storage.states import ReceiverState
@@ -71,14 +71,14 @@ async def send(message: Message, command: CommandObject, request: Request) -> No
         )
         return
     await _written(lambda: ledger.broadcasts.begin(update, chats))
-    button = cancelling(CancelBroadcast(update=update), say)
+    button = cancel_button(CancelBroadcast(update=update), say)
     await reply.begin(_progress(await ledger.broadcasts.receivers(update), say), button)
     shown = time.monotonic()
     while (chat := await _written(lambda: ledger.broadcasts.next_receiver(update))) is not None:
         await _send_to(chat, text, request)
         if time.monotonic() - shown >= PROGRESS_SECONDS:
             shown = time.monotonic()
-            await reply.glimpse([Page(_progress(await ledger.broadcasts.receivers(update), say))], button)
+            await reply.show_partial([Page(_progress(await ledger.broadcasts.receivers(update), say))], button)
     await reply.finish(await _report(request))
 
 

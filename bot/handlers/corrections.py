@@ -21,7 +21,7 @@ from bot.chat.responder import apology
 from bot.handlers.callbacks import acknowledge, tapped_exchange
 from bot.handlers.request import Request
 from bot.telegram.client import DeliveryError
-from bot.telegram.keyboards import Asks, Better, Teach, teaching
+from bot.telegram.keyboards import Asks, Better, Teach, correction_buttons
 from bot.updates.ordering import command_of
 from storage.errors import UnknownRecord
 from storage.records import Demonstration, Exchange
@@ -110,7 +110,7 @@ async def correct(message: Message, target: Target, request: Request) -> None:
         words = say("Thanks! I'll show it to my admins, with your question and my answer, and learn it if they agree.")
     else:
         words = say("Thanks! I'll learn this once another person here, or an admin, gives it a 👍.")
-    await reply.finish(words, teaching(number, say, doubtful=target.doubtful))
+    await reply.finish(words, correction_buttons(number, say, doubtful=target.doubtful))
     if private and not request.is_admin and request.delivery.attempt == 1:
         await _ask_admins(number, text, target.exchange, request)
 
@@ -128,7 +128,7 @@ async def _ask_admins(number: int, text: str, exchange: Exchange, request: Reque
             better=text[:SHOWN],
         )
         try:
-            await request.bot.send_message(admin, words, reply_markup=teaching(number, say))
+            await request.bot.send_message(admin, words, reply_markup=correction_buttons(number, say))
         except (DeliveryError, TelegramAPIError) as error:
             log.warning("correction not shown to an admin", admin=admin, error=str(error))
 
@@ -146,7 +146,7 @@ async def decided(query: CallbackQuery, callback_data: Teach, request: Request) 
         return
     await acknowledge(query, say("Thanks! I'll learn this.") if teach else say("OK, I won't learn this."))
     assert message is not None
-    markup = teaching(correction.id, say, wanted=teach)
+    markup = correction_buttons(correction.id, say, wanted=teach)
     try:
         await request.bot.edit_message_reply_markup(
             chat_id=message.chat.id, message_id=message.message_id, reply_markup=markup

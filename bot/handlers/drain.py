@@ -11,7 +11,7 @@ from bot.handlers.callbacks import acknowledge
 from bot.handlers.commands import Command
 from bot.handlers.request import Request
 from bot.handlers.status import node_line
-from bot.telegram.keyboards import Drain, Undrain, node_key, serving
+from bot.telegram.keyboards import Drain, Undrain, node_key, replica_buttons
 from inference.serving.supervisor import State
 
 
@@ -83,4 +83,4 @@ async def _list(wanted: str, request: Request) -> None:
         say("/drain NAME takes one of these out of service, /undrain NAME puts it back:"),
         *(node_line(node, say) for node in nodes),
     ]
-    await request.reply.finish("\n".join(lines), serving({node.name: node.drained for node in nodes}, say))
+    await request.reply.finish("\n".join(lines), replica_buttons({node.name: node.drained for node in nodes}, say))

@@ -11,7 +11,7 @@ from aiogram.types import CallbackQuery, MessageReactionUpdated, ReactionTypeEmo
 from bot.handlers.callbacks import acknowledge, tapped_exchange
 from bot.handlers.corrections import decide
 from bot.handlers.request import Request
-from bot.telegram.keyboards import THUMBS, Because, Rate, Reason, rating
+from bot.telegram.keyboards import THUMBS, Because, Rate, Reason, rating_buttons
 from storage.records import Exchange, Rating
 
 
@@ -79,7 +79,7 @@ async def _show(exchange: Exchange, message: int, value: int, request: Request, 
         services.buttons.update(exchange, message, request.user.id, say)
         return
     newest = await services.ledger.exchanges.newest_at(exchange.place) == exchange.id
-    markup = rating(exchange.id, value or None, reason=reason, newest=newest, say=say)
+    markup = rating_buttons(exchange.id, value or None, reason=reason, newest=newest, say=say)
     try:
         await request.bot.edit_message_reply_markup(chat_id=exchange.chat, message_id=message, reply_markup=markup)
     except TelegramBadRequest:

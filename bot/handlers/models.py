@@ -25,7 +25,7 @@ from bot.i18n import Say, later
 from bot.retelling import retold
 from bot.telegram.client import DeliveryError
 from bot.telegram.formatting import Page
-from bot.telegram.keyboards import Overrule, Promote, RollBack, overruling, promoting
+from bot.telegram.keyboards import Overrule, Promote, RollBack, overrule_button, promote_buttons
 from storage.errors import UnknownRecord
 from storage.records import Approval, Model
 from storage.states import ModelState
@@ -72,7 +72,7 @@ async def show(message: Message, request: Request) -> None:
         for model in reversed(kept)
         if model.state in (ModelState.CANDIDATE, ModelState.RETIRED) and model.kept and model.id != previous
     ]
-    markup = promoting(others[:OFFERED], live, previous, say)
+    markup = promote_buttons(others[:OFFERED], live, previous, say)
     await reply.finish("\n".join(lines) or say("There's no model yet."), markup if markup.inline_keyboard else None)
 
 
@@ -171,7 +171,7 @@ async def _refuse(refusal: Exception, request: Request, *, back: bool) -> None:
     reply, say = request.reply, request.say
     live = await request.services.ledger.models.live()
     if isinstance(refusal, RejectedModel) and live is not None:
-        await reply.finish(refusal.told(say), overruling(refusal.model.id, live.id, back, say))
+        await reply.finish(refusal.told(say), overrule_button(refusal.model.id, live.id, back, say))
     else:
         await reply.finish(refused(refusal, say))
 
@@ -188,7 +188,7 @@ async def _merge_shown(request: Request) -> AsyncIterator[Callable[[Progress], N
                 progress = reported.get_nowait()
             text = request.say(MERGING, percent=100 * progress.step // max(1, progress.steps))
             with suppress(DeliveryError, TelegramAPIError):
-                await request.reply.glimpse([Page(text)])
+                await request.reply.show_partial([Page(text)])
             await asyncio.sleep(SHOW_SECONDS)
 
     showing = asyncio.create_task(show())

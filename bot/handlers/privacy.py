@@ -15,7 +15,7 @@ from bot.handlers.callbacks import acknowledge, redraw
 from bot.handlers.commands import Command
 from bot.handlers.request import Request
 from bot.i18n import Say
-from bot.telegram.keyboards import Delete, Learn, confirmation, learning
+from bot.telegram.keyboards import Delete, Learn, deletion_buttons, learning_button
 from storage.errors import UnknownRecord
 from storage.records import Belongings
 
@@ -61,7 +61,7 @@ async def ask(message: Message, request: Request) -> None:
     if message.chat.type != "private":
         await reply.finish(_elsewhere(say))
         return
-    buttons = confirmation(say("🗑 Delete everything"), say("Keep it"), request.delivery.update)
+    buttons = deletion_buttons(say("🗑 Delete everything"), say("Keep it"), request.delivery.update)
     found = await request.services.erasure.belongings(request.user.id)
     if not found:
         text = say(
@@ -112,7 +112,7 @@ async def _is_valid(confirmation: int, request: Request) -> bool:
 
 
 def _with_switch(text: str, opted_out: bool, say: Say) -> tuple[str, InlineKeyboardMarkup]:
-    buttons = learning(say("Learn from me"), say("Don't learn from me"), opted_out)
+    buttons = learning_button(say("Learn from me"), say("Don't learn from me"), opted_out)
     return f"{text}\n\n{_state(opted_out, say)}", buttons
 
 

@@ -76,8 +76,8 @@ async def _admit(message: Message, request: Request) -> _Asked | None:
     new = not request.edited and starts_over(message, username)
     if message.chat.type != "private" and not (earlier or new or await addressed(request.messages, request.bot)):
         return None
-    if services.staleness.late(message):
-        if services.staleness.excuse(chat, user.id) or request.reply.begun:
+    if services.stale_questions.is_stale(message):
+        if services.stale_questions.should_apologise(chat, user.id) or request.reply.begun:
             await request.reply.finish(
                 say(
                     "I was offline for a while and didn't answer the messages that came in. If you still want an "
@@ -85,7 +85,7 @@ async def _admit(message: Message, request: Request) -> _Asked | None:
                 )
             )
         return None
-    services.staleness.recent(chat, user.id)
+    services.stale_questions.reset(chat, user.id)
     text = text_of([services.in_flight.newest(each) for each in request.messages], username)
     question = replace(
         request.question(text=text or say(services.settings.chat.default_question)),

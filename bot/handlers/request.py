@@ -24,7 +24,7 @@ from bot.telegram.button_updates import RatingButtons
 from bot.telegram.outbox import Place, Reply
 from bot.updates.addressing import spoken_to
 from bot.updates.inbox import Delivery
-from bot.updates.staleness import Lateness
+from bot.updates.staleness import StaleQuestions
 from storage.errors import UnknownRecord
 from storage.ledger import Ledger
 from storage.records import Chat, Exchange, Person
@@ -47,7 +47,7 @@ class Services:
     pictures: PictureReceiver
     in_flight: InFlight
     responder: Responder
-    staleness: Lateness
+    stale_questions: StaleQuestions
     buttons: RatingButtons
 
 

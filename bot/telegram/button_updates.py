@@ -16,8 +16,8 @@ from aiogram.exceptions import TelegramAPIError
 from aiogram.types import InlineKeyboardMarkup
 
 from bot.i18n import Say, Translator
-from bot.telegram.client import Repaint, Undelivered, Unreachable
-from bot.telegram.keyboards import rating
+from bot.telegram.client import ButtonEdit, Undelivered, Unreachable
+from bot.telegram.keyboards import rating_buttons
 from storage.errors import StorageError
 from storage.ledger import Ledger
 from storage.records import Exchange
@@ -46,7 +46,7 @@ class RatingButtons:
     def __init__(self, bot: Bot, ledger: Ledger) -> None:
         self._bot = bot
         self._ledger = ledger
-        self._wanted: dict[tuple[int, int], _Buttons] = {}
+        self._pending: dict[tuple[int, int], _Buttons] = {}
         self._tasks: dict[tuple[int, int], asyncio.Task[None]] = {}
 
     def update(self, exchange: Exchange, message: int, viewer: int, say: Say) -> None:
@@ -59,7 +59,7 @@ class RatingButtons:
             say: The language of the buttons.
         """
         key = (exchange.chat, message)
-        self._wanted[key] = _Buttons(exchange, viewer, say)
+        self._pending[key] = _Buttons(exchange, viewer, say)
         if key not in self._tasks:
             self._tasks[key] = asyncio.create_task(self._keep_updating(*key))
 
@@ -81,7 +81,7 @@ class RatingButtons:
 
     async def _keep_updating(self, chat: int, message: int) -> None:
         try:
-            while (chat, message) in self._wanted:
+            while (chat, message) in self._pending:
                 await self._update(chat, message)
         finally:
             del self._tasks[chat, message]
@@ -91,27 +91,27 @@ class RatingButtons:
 
         async def latest() -> InlineKeyboardMarkup:
             nonlocal taken
-            taken = self._wanted.pop((chat, message), taken)
+            taken = self._pending.pop((chat, message), taken)
             assert taken is not None
             return await self._markup(taken)
 
         try:
-            await self._bot(Repaint(chat_id=chat, message_id=message, latest=latest))
+            await self._bot(ButtonEdit(chat_id=chat, message_id=message, latest=latest))
         except Undelivered as error:
             log.warning("buttons wait for Telegram", chat=chat, message=message, error=str(error))
             if taken is not None:
-                self._wanted.setdefault((chat, message), taken)
+                self._pending.setdefault((chat, message), taken)
             await asyncio.sleep(RETRY_SECONDS)
         except (Unreachable, TelegramAPIError, StorageError) as error:
             # The message, the chat or the exchange is gone; the vote counts all the same.
-            self._wanted.pop((chat, message), None)
+            self._pending.pop((chat, message), None)
             log.info("buttons not updated", chat=chat, message=message, error=str(error))
 
-    async def _markup(self, wanted: _Buttons) -> InlineKeyboardMarkup:
-        exchange, viewer = wanted.exchange, wanted.viewer
+    async def _markup(self, buttons: _Buttons) -> InlineKeyboardMarkup:
+        exchange, viewer = buttons.exchange, buttons.viewer
         newest = await self._ledger.exchanges.newest_at(exchange.place) == exchange.id
         if exchange.chat != viewer:
             tally = await self._ledger.votes.tally(exchange.id)
-            return rating(exchange.id, tally=tally, newest=newest, say=wanted.say)
+            return rating_buttons(exchange.id, tally=tally, newest=newest, say=buttons.say)
         chosen = await self._ledger.votes.latest(exchange.id, viewer)
-        return rating(exchange.id, chosen, newest=newest, say=wanted.say)
+        return rating_buttons(exchange.id, chosen, newest=newest, say=buttons.say)

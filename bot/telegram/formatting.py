@@ -1,7 +1,7 @@
-"""A model's Markdown as Telegram takes it: plain text with entities, cut into messages that fit.
+"""Formatting: a model's Markdown becomes plain text with entities, split into messages that fit.
 
-Entities are computed, never parsed by Telegram, so no answer can be refused for its markup. Lengths are UTF-16 code
-units, as the Bot API counts (https://core.telegram.org/bots/api#messageentity). Knows nothing about sending.
+Entities are computed here and not parsed by Telegram, so it cannot refuse an answer for its markup. Lengths are UTF-16
+code units, as in the Bot API (https://core.telegram.org/bots/api#messageentity).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from telegramify_markdown import RenderConfig, utf16_len
 LIMIT: Final = 4096
 """The longest message, in UTF-16 code units."""
 
-# Where a text may be cut, best first, each after the match.
+# Where a text may be split, best first, each after the match.
 _CUTS: Final = tuple(
     re.compile(pattern) for pattern in (r"\n\n", r"\n", r"[.!?…] |[。！？]", r"[,;:] |[，；：、]", r"\s")
 )
@@ -33,28 +33,28 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What one message shows."""
+    """The content of one message."""
 
     text: str
     entities: tuple[MessageEntity, ...] = ()
 
 
 def plain_pages(text: str, limit: int = LIMIT) -> tuple[Page, ...]:
-    """The text as it is, on as many pages as it needs; none for a blank one."""
+    """Return the text unformatted, split into pages; none for a blank text."""
     return tuple(_paged(_INVISIBLE.sub("", text), (), limit))
 
 
 def markdown_pages(markdown: str, limit: int = LIMIT) -> tuple[Page, ...]:
-    """The rendered text on as many pages as it needs; none for a blank one.
+    """Return the rendered text, split into pages; none for a blank text.
 
-    Whatever the converter cannot read, or reads as nothing (a lone HTML tag, say), is shown as it is.
+    What the converter cannot read, or renders as nothing (such as a lone HTML tag), is shown unformatted.
     """
     markdown = _INVISIBLE.sub("", markdown)
     try:
         text, found = telegramify_markdown.convert(markdown, config=_rendering())
         entities = tuple(MessageEntity.model_validate(each.to_dict()) for each in found)
     except Exception as error:  # noqa: BLE001 - any failure of the converter costs the markup, never the answer
-        # What the converter says may quote the answer.
+        # The converter's message may quote the answer, so it is not logged.
         place = "".join(traceback.format_tb(error.__traceback__))
         log.warning("markdown not converted", error=type(error).__name__, place=place)
         return plain_pages(markdown, limit)
@@ -90,7 +90,7 @@ def _paged(text: str, entities: tuple[MessageEntity, ...], limit: int) -> Iterat
 
 
 def _cut(text: str, start: int, limit: int) -> int:
-    """Where the page that begins at `start` ends: the last good place in it, or where it is full."""
+    """Return the end of the page that begins at `start`: the last good place to split, or where the page is full."""
     units = 0
     full = start
     while full < len(text):
@@ -108,7 +108,7 @@ def _cut(text: str, start: int, limit: int) -> int:
 
 
 def _clipped(entities: tuple[MessageEntity, ...], first: int, last: int) -> Iterator[MessageEntity]:
-    """The entities of the units from `first` to before `last`, counted from there."""
+    """Yield the entities between the units `first` and `last`, with offsets relative to `first`."""
     for each in entities:
         begin, end = max(each.offset, first), min(each.offset + each.length, last)
         if begin < end:

@@ -1,7 +1,7 @@
-"""Inline buttons and the callback data they carry: at most 64 bytes, told apart by their prefix.
+"""Inline keyboards and the callback data of their buttons: at most 64 bytes, beginning with a prefix.
 
-Callback data comes from a client, which may send anything. It is parsed here alone: what does not fit the types below
-matches no handler, and is answered as a button that no longer works (`bot.handlers.fallback`).
+A client may send any callback data. What does not parse as one of the types below reaches no handler but
+`handlers.fallback`. Prefixes and fields must not change: they stand in messages that were sent.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _thumb(value: int) -> int:
 
 
 Id = Annotated[int, Field(ge=0, le=2**63 - 1)]
-"""A row of the ledger; 0 is an answer that could not be saved."""
+"""The id of a row in the ledger; 0 for an answer that an earlier version could not save."""
 
 Thumb = Annotated[int, AfterValidator(_thumb)]
 Decision = Annotated[int, Field(ge=0, le=1)]
@@ -43,7 +43,7 @@ class Rate(CallbackData, prefix="rate"):
 
 
 class Reason(StrEnum):
-    """Why somebody does not like an answer."""
+    """Why a user dislikes an answer."""
 
     WRONG = "wrong"
     BESIDE = "beside"
@@ -60,27 +60,27 @@ REASONS: Final = {
 
 
 class Because(CallbackData, prefix="because"):
-    """`because:<exchange>:<reason>`: why not."""
+    """`because:<exchange>:<reason>`: the reason for a 👎."""
 
     exchange: Id
     reason: Reason
 
 
 class Better(CallbackData, prefix="better"):
-    """`better:<exchange>`: somebody wants to show a better answer."""
+    """`better:<exchange>`: suggest a better answer."""
 
     exchange: Id
 
 
 class Teach(CallbackData, prefix="teach"):
-    """`teach:<demonstration>:<wanted>`: whether to learn a better answer, 1 or 0."""
+    """`teach:<demonstration>:<wanted>`: whether to learn a correction, 1 or 0."""
 
     demonstration: Id
     wanted: Decision
 
 
 class Asks(CallbackData, prefix="asks"):
-    """`asks:<demonstration>`: what was taken for a better answer is a question."""
+    """`asks:<demonstration>`: what was taken for a correction is a question."""
 
     demonstration: Id
 
@@ -92,38 +92,39 @@ class Again(CallbackData, prefix="again"):
 
 
 class Stop(CallbackData, prefix="stop"):
-    """`stop:<update>`: no more of the answer to that update."""
+    """`stop:<update>`: stop the answer to that update."""
 
     update: Id
 
 
 class CancelRun(CallbackData, prefix="cancel"):
-    """`cancel:<run>`: an admin wants no more of that run."""
+    """`cancel:<run>`: cancel that run."""
 
     run: Id
 
 
 class CancelBroadcast(CallbackData, prefix="cancel_broadcast"):
-    """`cancel_broadcast:<update>`: an admin wants nobody else to be told what that update asked for."""
+    """`cancel_broadcast:<update>`: cancel the broadcast that the update started."""
 
     update: Id
 
 
 class Promote(CallbackData, prefix="promote"):
-    """`promote:<model>`: an admin wants that model to answer."""
+    """`promote:<model>`: switch to that model."""
 
     model: str
 
 
 class RollBack(CallbackData, prefix="rollback"):
-    """`rollback:<model>`: an admin wants the model before this one, the live one as it was shown, to answer again."""
+    """`rollback:<model>`: go back from that model, which was live when the button was shown, to the previous one."""
 
     model: str
 
 
 class Overrule(CallbackData, prefix="overrule"):
-    """`overrule:<model>:<live>:<back>`: an admin lets that rejected model answer instead of the live one, as it was
-    shown; with `back` 1 as a rollback.
+    """`overrule:<model>:<live>:<back>`: switch to that rejected model although it was rejected.
+
+    `live` was live when the button was shown; `back` is 1 for a rollback.
     """
 
     model: str
@@ -132,37 +133,37 @@ class Overrule(CallbackData, prefix="overrule"):
 
 
 class Drain(CallbackData, prefix="drain"):
-    """`drain:<key>`: an admin wants the node of that `node_key` out of service."""
+    """`drain:<key>`: take the replica with that `node_key` out of service."""
 
     node: str
 
 
 class Undrain(CallbackData, prefix="undrain"):
-    """`undrain:<key>`: an admin wants the node of that `node_key` back in service."""
+    """`undrain:<key>`: put the replica with that `node_key` back into service."""
 
     node: str
 
 
 class Speak(CallbackData, prefix="language"):
-    """`language:<code>`: a language to be answered in."""
+    """`language:<code>`: the language that the user chose."""
 
     code: str
 
 
 class Learn(CallbackData, prefix="learn"):
-    """`learn:<wanted>`: whether the bot may learn from whoever taps, 1 or 0."""
+    """`learn:<wanted>`: whether the bot may learn from the user, 1 or 0."""
 
     wanted: Decision
 
 
 class Delete(CallbackData, prefix="delete"):
-    """`delete:<update>:<sure>`: the answer, 1 or 0, to what the bot asked on the update that wished for a deletion."""
+    """`delete:<update>:<sure>`: confirm (1) or refuse (0) the deletion that the update asked for."""
 
     update: Id
     sure: Decision
 
 
-def rating(
+def rating_buttons(
     exchange: int,
     chosen: int | None = None,
     *,
@@ -171,10 +172,10 @@ def rating(
     reason: Reason | None = None,
     newest: bool = True,
 ) -> InlineKeyboardMarkup:
-    """👍 and 👎 for an exchange, and 🔄 under the `newest` answer to a question.
+    """Return 👍 and 👎 for an exchange, and 🔄 under the `newest` answer to a question.
 
-    The `chosen` thumb is marked, and where that is 👎, why and what would be better can be told. `tally`, for groups,
-    has everybody's ups and downs.
+    The `chosen` thumb is marked; a 👎 adds buttons for the reason and a better answer. `tally` has the numbers of ups
+    and downs in a group.
     """
     ups, downs = tally or (0, 0)
     counts = {1: ups, -1: downs}
@@ -196,12 +197,12 @@ def rating(
     return InlineKeyboardMarkup(inline_keyboard=rows)
 
 
-def teaching(
+def correction_buttons(
     demonstration: int, say: Say, *, wanted: bool | None = None, doubtful: bool = False
 ) -> InlineKeyboardMarkup:
-    """👍 and 👎 for a better answer that somebody has shown, what was decided marked.
+    """Return the buttons to accept or refuse a correction, the decision marked.
 
-    A `doubtful` one may be a question as well.
+    A `doubtful` one may have been meant as a question.
     """
     words = {True: say("👍 Learn it"), False: say("👎 Don't")}
     row = [
@@ -212,36 +213,36 @@ def teaching(
     return InlineKeyboardMarkup(inline_keyboard=[row, *asks])
 
 
-def stopping(update: int, say: Say) -> InlineKeyboardMarkup:
-    """⏹ under an answer that is being written."""
+def stop_button(update: int, say: Say) -> InlineKeyboardMarkup:
+    """Return ⏹ for an unfinished answer."""
     return InlineKeyboardMarkup(inline_keyboard=[[_button(say("⏹ Stop"), Stop(update=update))]])
 
 
-def cancelling(what: CancelRun | CancelBroadcast, say: Say) -> InlineKeyboardMarkup:
-    """Cancel, under the progress of a run or a broadcast."""
+def cancel_button(what: CancelRun | CancelBroadcast, say: Say) -> InlineKeyboardMarkup:
+    """Return the button that cancels a run or a broadcast."""
     return InlineKeyboardMarkup(inline_keyboard=[[_button(say("✖ Cancel"), what)]])
 
 
-def promoting(models: Sequence[str], live: str, previous: str, say: Say) -> InlineKeyboardMarkup:
-    """Back to the `previous` model (empty: there is none), and one button for each of the others."""
+def promote_buttons(models: Sequence[str], live: str, previous: str, say: Say) -> InlineKeyboardMarkup:
+    """Return a button for the `previous` model (may be empty), and one for each of the others."""
     rows = [[_button(say("↩ Back to {model}", model=previous), RollBack(model=live))]] if previous else []
     rows += [[_button(say("Switch to {model}", model=model), Promote(model=model))] for model in models]
     return InlineKeyboardMarkup(inline_keyboard=rows)
 
 
-def overruling(model: str, live: str, back: bool, say: Say) -> InlineKeyboardMarkup:
-    """Let a rejected model answer instead of the `live` one."""
+def overrule_button(model: str, live: str, back: bool, say: Say) -> InlineKeyboardMarkup:
+    """Return the button that switches to a rejected model."""
     data = Overrule(model=model, live=live, back=int(back))
     return InlineKeyboardMarkup(inline_keyboard=[[_button(say("Switch to {model}", model=model), data)]])
 
 
 def node_key(name: str) -> str:
-    """A node in callback data: its name may be a long address, and has colons, which part the fields there."""
+    """Return the key of a replica in callback data: its name may be a long address, with colons."""
     return sha256(name.encode()).hexdigest()[:16]
 
 
-def serving(nodes: Mapping[str, bool], say: Say) -> InlineKeyboardMarkup:
-    """One button for each node: take it out of service, or back where it is drained. Node's name → drained."""
+def replica_buttons(nodes: Mapping[str, bool], say: Say) -> InlineKeyboardMarkup:
+    """Return a button for each replica that takes it out of service or back. `nodes` maps names to whether drained."""
     rows = [
         [_button(say("↩ Put {node} back", node=name), Undrain(node=node_key(name)))]
         if drained
@@ -251,20 +252,20 @@ def serving(nodes: Mapping[str, bool], say: Say) -> InlineKeyboardMarkup:
     return InlineKeyboardMarkup(inline_keyboard=rows)
 
 
-def languages(names: Mapping[str, str], spoken: str) -> InlineKeyboardMarkup:
-    """One button for each language, named in itself, the spoken one marked."""
+def language_buttons(names: Mapping[str, str], spoken: str) -> InlineKeyboardMarkup:
+    """Return a button for each language, the current one marked."""
     rows = [[_button(name + (CHOSEN if code == spoken else ""), Speak(code=code))] for code, name in names.items()]
     return InlineKeyboardMarkup(inline_keyboard=rows)
 
 
-def learning(allow: str, forbid: str, opted_out: bool) -> InlineKeyboardMarkup:
-    """One button, which turns learning on or off."""
+def learning_button(allow: str, forbid: str, opted_out: bool) -> InlineKeyboardMarkup:
+    """Return the button that turns learning on or off."""
     button = _button(allow, Learn(wanted=1)) if opted_out else _button(forbid, Learn(wanted=0))
     return InlineKeyboardMarkup(inline_keyboard=[[button]])
 
 
-def confirmation(sure: str, unsure: str, update: int) -> InlineKeyboardMarkup:
-    """Yes or no to the deletion that an update wished for."""
+def deletion_buttons(sure: str, unsure: str, update: int) -> InlineKeyboardMarkup:
+    """Return the buttons that confirm or refuse the deletion that the update asked for."""
     rows = [[_button(sure, Delete(update=update, sure=1))], [_button(unsure, Delete(update=update, sure=0))]]
     return InlineKeyboardMarkup(inline_keyboard=rows)
 

@@ -1,8 +1,8 @@
-"""Rate limits of outgoing calls: in each chat, and over all of them.
+"""Rate limits of outgoing calls, for each chat and over all chats.
 
 Telegram publishes its limits roughly (https://core.telegram.org/bots/faq#my-bot-is-hitting-limits-how-do-i-avoid-this)
-and enforces them by refusals that do not say which limit was exceeded. A chat's own flood slows that chat, refusals in
-many chats slow all of them. `telegram` makes the calls. Time is the event loop's.
+and enforces them by refusals that do not say which limit was exceeded. A refusal slows the chat it came from; refusals
+in many chats at once slow all of them. All times are the event loop's.
 """
 
 from __future__ import annotations
@@ -16,237 +16,232 @@ from aiolimiter import AsyncLimiter
 from cachetools import LRUCache
 
 from bot.settings import TelegramSettings
-from bot.telegram.sliding_window import Call, SlidingWindow, Urgency
+from bot.telegram.sliding_window import Call, Priority, SlidingWindow
 
 STRICT_SECONDS: Final = 300.0
 GROUP_SECONDS: Final = 60.0
 GROUP_MARGIN: Final = 1.0
-"""A call may reach Telegram sooner than one made before it: a group's window is that much longer than Telegram's."""
+"""Calls may overtake each other on the way to Telegram, so a group's window is longer than Telegram's by this much."""
 
 RESERVE: Final = 6
-"""One part in so many of the allowance over all chats is left to messages that must arrive."""
+"""`calls_per_second / RESERVE` of the overall limit is kept free for messages that must arrive."""
 
 TYPING: Final = 3
-"""One part in so many of the allowance over all chats is what may be said beside it of typing, to whoever waits."""
+"""Typing actions get their own budget: `calls_per_second / TYPING`."""
 
 CHATS_REMEMBERED: Final = 4096
 
-COMPLAINTS: Final = 3
-"""Refusals in so many chats, within so many seconds, are about the limit over all chats."""
-COMPLAINT_SECONDS: Final = 2.0
+REFUSALS: Final = 3
+"""Refusals in this many chats within `REFUSAL_SECONDS` mean that the overall limit was exceeded."""
+REFUSAL_SECONDS: Final = 2.0
 
 SETTLING_SECONDS: Final = 1.0
-"""After the pace was lowered, refusals are about what went out before: the limit over all is one on each second."""
+"""Refusals this soon after a reduction are about earlier calls: Telegram counts the overall limit by the second."""
 
 RECOVERY_SECONDS: Final = 600.0
-"""How long the pace takes to come back from nothing to what is set."""
+"""How long the overall rate takes to recover from zero to the configured one."""
 
-FLOOR: Final = 1.0
-"""Calls a second over all chats that are made whatever Telegram says: the least that keeps a conversation going."""
+MIN_RATE: Final = 1.0
+"""The overall rate never falls below this many calls a second."""
 
 log = structlog.get_logger()
 
 
-class Pace:
-    """Everybody's pace: a call waits for its chat's turn, then for its turn among all calls."""
+class RateLimiter:
+    """Limits calls in each chat, then over all chats."""
 
     def __init__(self, settings: TelegramSettings) -> None:
         self._settings = settings
-        self._chats: LRUCache[int | str, ChatPace] = LRUCache(CHATS_REMEMBERED)
-        self._overall = _OverallPace(settings.calls_per_second)
-        self._typing = _bucket(settings.calls_per_second / TYPING, 1.0)
+        self._chats: LRUCache[int | str, ChatLimiter] = LRUCache(CHATS_REMEMBERED)
+        self._overall = _OverallLimiter(settings.calls_per_second)
+        self._typing = _bucket(settings.calls_per_second / TYPING)
 
     @property
     def calls_per_second(self) -> float:
-        """How many calls a second over all chats are made at most, at present."""
+        """The overall limit at present."""
         return self._overall.rate
 
-    def chat(self, chat: int | str) -> ChatPace:
-        """The pace of one chat; those that were not written to for longest are forgotten."""
-        pace = self._chats.get(chat)
-        if pace is None:
-            if isinstance(chat, str) or chat < 0:  # a private chat's id is its person's, positive
-                pace = GroupPace(self._settings.group_calls_per_minute)
+    def chat(self, chat: int | str) -> ChatLimiter:
+        """Return the limiter of a chat. The least recently used ones are forgotten."""
+        limiter = self._chats.get(chat)
+        if limiter is None:
+            if isinstance(chat, str) or chat < 0:  # the id of a private chat is its user's, and positive
+                limiter = GroupLimiter(self._settings.group_calls_per_minute)
             else:
-                pace = PrivatePace(self._settings.chat_calls_per_second)
-            self._chats[chat] = pace
-        return pace
+                limiter = PrivateLimiter(self._settings.chat_calls_per_second)
+            self._chats[chat] = limiter
+        return limiter
 
-    def free(self, chat: ChatPace) -> bool:
-        """Whether there is room for a glimpse, in the chat and over all."""
-        return chat.free() and self._overall.free()
+    def has_capacity(self, chat: ChatLimiter) -> bool:
+        """Whether a call that may be dropped can be made at once."""
+        return chat.has_capacity() and self._overall.has_capacity()
 
-    async def typing(self, chat: ChatPace) -> bool:
-        """Whether that we type may be said there; it counts as said. However many wait, so many are told a second."""
-        if chat.silent or not self._typing.has_capacity():
+    async def acquire_typing(self, chat: ChatLimiter) -> bool:
+        """Take a typing action from its budget; False if there is none left."""
+        if chat.paused or not self._typing.has_capacity():
             return False
         await self._typing.acquire()
         return True
 
-    async def turn(self, chat: ChatPace, urgency: Urgency = Urgency.ANSWER) -> None:
-        """Wait until a call may be made there; it counts as made."""
-        call = await chat.turn(urgency)
-        await self._overall.turn()
-        chat.called(call)
+    async def acquire(self, chat: ChatLimiter, priority: Priority = Priority.ANSWER) -> None:
+        """Wait until a call may be made, and count it."""
+        call = await chat.acquire(priority)
+        await self._overall.acquire()
+        chat.sent(call)
 
-    def refused(self, chat: ChatPace, seconds: float) -> None:
-        """Telegram has refused a call in a chat for so many seconds."""
-        if not chat.hurried:
-            self._overall.complained(chat)
-        chat.hold(seconds)
+    def refused(self, chat: ChatLimiter, seconds: float) -> None:
+        """Make no call in a chat for the seconds that Telegram asked for."""
+        if not chat.burst:
+            self._overall.refused(chat)
+        chat.pause(seconds)
 
 
-class ChatPace:
-    """One chat's allowance, and the time until which Telegram told us to be silent there."""
+class ChatLimiter:
+    """The limit of one chat, and the pause that Telegram has asked for there."""
 
     def __init__(self) -> None:
-        self._silent_until = 0.0
-        self.hurried = False
-        """Whether the latest call came sooner than this chat's pace has it: a refusal is this chat's own then."""
+        self._paused_until = 0.0
+        self.burst = False
+        """Whether the latest call exceeded the chat's tolerated rate: a refusal is then about the chat's own limit."""
 
     @property
-    def silent(self) -> bool:
-        """Whether Telegram has told us to make no call here for now."""
-        return _now() < self._silent_until
+    def paused(self) -> bool:
+        """Whether Telegram has asked for no calls in this chat for now."""
+        return _now() < self._paused_until
 
-    def free(self) -> bool:
-        """Whether there is room for a glimpse."""
+    def has_capacity(self) -> bool:
+        """Whether a call that may be dropped can be made at once."""
         raise NotImplementedError
 
-    async def turn(self, urgency: Urgency) -> Call | None:
+    async def acquire(self, priority: Priority) -> Call | None:
         """Wait until a call may be made."""
         raise NotImplementedError
 
-    def called(self, call: Call | None) -> None:
-        """Note that the call whose turn it was goes out."""
+    def sent(self, call: Call | None) -> None:
+        """Record that the acquired call is made now."""
         raise NotImplementedError
 
-    def hold(self, seconds: float) -> None:
-        """Note that Telegram has refused a call here for so many seconds."""
-        self._silent_until = max(self._silent_until, _now() + seconds)
+    def pause(self, seconds: float) -> None:
+        """Make no call for some seconds."""
+        self._paused_until = max(self._paused_until, _now() + seconds)
 
 
-class GroupPace(ChatPace):
-    """A group's allowance, which always counts: 20 messages a minute are Telegram's hard limit."""
+class GroupLimiter(ChatLimiter):
+    """A sliding window: Telegram takes at most 20 messages a minute in a group."""
 
     def __init__(self, calls_per_minute: float) -> None:
         super().__init__()
         calls = max(1, int(calls_per_minute))
         self._window = SlidingWindow(calls, calls / calls_per_minute * GROUP_SECONDS + GROUP_MARGIN)
 
-    def free(self) -> bool:
-        """Whether there is room for a glimpse."""
-        return self.room(Urgency.GLIMPSE)
+    def has_capacity(self, priority: Priority = Priority.PARTIAL) -> bool:
+        """Whether a call of this priority can be made at once."""
+        return self._window.has_capacity(priority)
 
-    def room(self, urgency: Urgency) -> bool:
-        """Whether a call of this urgency could be made at once."""
-        return self._window.room(urgency)
+    async def acquire(self, priority: Priority) -> Call | None:
+        """Wait until a call may be made, higher priorities first."""
+        return await self._window.acquire(priority)
 
-    async def turn(self, urgency: Urgency) -> Call | None:
-        """Wait until a call may be made, the more urgent first."""
-        return await self._window.acquire(urgency)
-
-    def called(self, call: Call | None) -> None:
-        """Note that the call whose turn it was goes out."""
+    def sent(self, call: Call | None) -> None:
+        """Record that the acquired call is made now."""
         if call is not None:
-            self._window.stamp(call)
+            self._window.sent(call)
 
-    def hold(self, seconds: float) -> None:
-        """Note that Telegram has refused a call here for so many seconds."""
-        super().hold(seconds)
-        self._window.shut(self._silent_until)
+    def pause(self, seconds: float) -> None:
+        """Make no call for some seconds."""
+        super().pause(seconds)
+        self._window.pause_until(self._paused_until)
 
 
-class PrivatePace(ChatPace):
-    """A private chat's allowance, a leaky bucket that counts from Telegram's first complaint on.
+class PrivateLimiter(ChatLimiter):
+    """A leaky bucket that applies from Telegram's first refusal on, until there was none for `STRICT_SECONDS`.
 
-    Bursts are tolerated as long as nobody complains, and how long is not published; so the bucket counts until there
-    was no complaint for a while. Streaming keeps its own distance between edits in any case.
+    Telegram tolerates bursts in private chats and does not publish for how long.
     """
 
     def __init__(self, calls_per_second: float) -> None:
         super().__init__()
-        self._bucket = _bucket(calls_per_second, 1.0)
-        self._distance = 1 / calls_per_second
+        self._bucket = _bucket(calls_per_second)
+        self._interval = 1 / calls_per_second
         self._strict_until = 0.0
         self._latest = -math.inf
 
-    def free(self) -> bool:
-        """Whether there is room for a glimpse."""
-        return (not self._strict() or self._bucket.has_capacity()) and not self.silent
+    def has_capacity(self) -> bool:
+        """Whether a call that may be dropped can be made at once."""
+        return (not self._strict or self._bucket.has_capacity()) and not self.paused
 
-    async def turn(self, urgency: Urgency) -> Call | None:
-        """Wait until a call may be made, in the order of asking."""
-        await asyncio.sleep(max(0.0, self._silent_until - _now()))
-        if self._strict():
+    async def acquire(self, priority: Priority) -> Call | None:
+        """Wait until a call may be made, first come, first served."""
+        await asyncio.sleep(max(0.0, self._paused_until - _now()))
+        if self._strict:
             await self._bucket.acquire()
         return None
 
-    def called(self, call: Call | None) -> None:
-        """Note that the call whose turn it was goes out."""
+    def sent(self, call: Call | None) -> None:
+        """Record that the acquired call is made now."""
         now = _now()
-        self.hurried = not self._strict() and now - self._latest < self._distance / 2
+        self.burst = not self._strict and now - self._latest < self._interval / 2
         self._latest = now
 
-    def hold(self, seconds: float) -> None:
-        """Note that Telegram has refused a call here for so many seconds."""
-        super().hold(seconds)
-        self._strict_until = max(self._strict_until, self._silent_until + STRICT_SECONDS)
+    def pause(self, seconds: float) -> None:
+        """Make no call for some seconds."""
+        super().pause(seconds)
+        self._strict_until = max(self._strict_until, self._paused_until + STRICT_SECONDS)
 
+    @property
     def _strict(self) -> bool:
         return _now() < self._strict_until
 
 
-class _OverallPace:
-    """The allowance over all chats: halved when Telegram refuses calls in many of them, and slowly coming back.
+class _OverallLimiter:
+    """The limit over all chats: halved when Telegram refuses calls in many chats, and recovering slowly.
 
-    A lowered pace is a higher price: the bucket stays as it is, and each call takes more out of it.
+    The bucket keeps its size; while the rate is reduced, each call takes more out of it.
     """
 
     def __init__(self, rate: float) -> None:
-        """`rate` is what the operator has set: the most, in calls a second."""
-        self._most = rate
-        self._bucket = _bucket(rate, 1.0)
-        self._line = asyncio.Lock()
-        self._lowered_to = rate
-        self._lowered_at = -math.inf
-        self._complaints: dict[ChatPace, float] = {}
+        self._max_rate = rate
+        self._bucket = _bucket(rate)
+        self._lock = asyncio.Lock()
+        self._reduced_to = rate
+        self._reduced_at = -math.inf
+        self._refusals: dict[ChatLimiter, float] = {}
 
     @property
     def rate(self) -> float:
         """Calls a second at present."""
-        come_back = (_now() - self._lowered_at) / RECOVERY_SECONDS * self._most
-        return min(self._most, self._lowered_to + come_back)
+        recovered = (_now() - self._reduced_at) / RECOVERY_SECONDS * self._max_rate
+        return min(self._max_rate, self._reduced_to + recovered)
 
-    def free(self) -> bool:
-        """Whether there is room for a glimpse."""
+    def has_capacity(self) -> bool:
+        """Whether a call that may be dropped can be made at once."""
         rate = self.rate
-        return self._bucket.has_capacity(self._most / rate * (1 + rate // RESERVE))
+        return self._bucket.has_capacity(self._max_rate / rate * (1 + rate // RESERVE))
 
-    async def turn(self) -> None:
-        """Wait until a call may be made, in the order of asking."""
-        async with self._line:  # so that everybody pays the price of the moment: the limiter serves low prices first
-            await self._bucket.acquire(self._most / self.rate)
+    async def acquire(self) -> None:
+        """Wait until a call may be made, first come, first served."""
+        async with self._lock:  # AsyncLimiter serves small amounts first
+            await self._bucket.acquire(self._max_rate / self.rate)
 
-    def complained(self, chat: ChatPace) -> None:
-        """Telegram has refused a call in a chat that had kept its own pace."""
+    def refused(self, chat: ChatLimiter) -> None:
+        """Count a refusal that the chat's own limit does not explain, and halve the rate after `REFUSALS` of them."""
         now = _now()
-        if now - self._lowered_at < SETTLING_SECONDS:
+        if now - self._reduced_at < SETTLING_SECONDS:
             return
-        recent = {each: when for each, when in self._complaints.items() if now - when < COMPLAINT_SECONDS}
-        self._complaints = recent | {chat: now}
-        if len(self._complaints) >= COMPLAINTS:
-            self._lowered_to = max(self.rate / 2, min(FLOOR, self._most))
-            self._lowered_at = now
-            self._complaints = {}
-            log.warning("refused in many chats: fewer calls over all", calls_per_second=round(self.rate, 1))
+        recent = {each: when for each, when in self._refusals.items() if now - when < REFUSAL_SECONDS}
+        self._refusals = recent | {chat: now}
+        if len(self._refusals) >= REFUSALS:
+            self._reduced_to = max(self.rate / 2, min(MIN_RATE, self._max_rate))
+            self._reduced_at = now
+            self._refusals = {}
+            log.warning("refused in many chats, overall rate halved", calls_per_second=round(self.rate, 1))
 
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _bucket(rate: float, seconds: float) -> AsyncLimiter:
-    """`rate` calls a second; after a pause, as many at once as `seconds` are worth, one at least."""
-    size = max(1.0, rate * seconds)
+def _bucket(rate: float) -> AsyncLimiter:
+    """Return a leaky bucket of `rate` calls a second that holds one second's calls, at least one."""
+    size = max(1.0, rate)
     return AsyncLimiter(size, size / rate)

@@ -1,7 +1,7 @@
-"""A rate limiter that makes at most so many calls in any window of time, the most urgent first.
+"""A rate limiter with priorities: a maximum number of calls in any window of time.
 
-Telegram counts a group's messages this way: 20 in a minute, whenever in that minute they come. So a quiet group takes
-a burst at once, and a busy one gets the whole sustained rate. Time is the event loop's.
+Telegram counts a group's messages this way: 20 in any minute. A quiet group can take a burst at once, and a busy one
+gets the full sustained rate. All times are the event loop's.
 """
 
 from __future__ import annotations
@@ -13,65 +13,65 @@ from enum import IntEnum
 from typing import Final
 
 
-class Urgency(IntEnum):
-    """What goes first where calls wait."""
+class Priority(IntEnum):
+    """The order in which waiting calls are served."""
 
     NOTICE = 0
-    """That people have to wait."""
+    """A message that tells people they have to wait."""
     ANSWER = 1
-    """What must arrive."""
-    REPAINT = 2
-    """Buttons under a message; only the newest state of each matters."""
-    GLIMPSE = 3
-    """An unfinished answer. It never waits: without room it is dropped."""
+    """A message that must arrive."""
+    BUTTONS = 2
+    """The buttons under a message, of which only the newest state matters."""
+    PARTIAL = 3
+    """An unfinished answer. It never waits: without capacity it is dropped."""
 
 
-KEPT_FREE: Final = {Urgency.NOTICE: 0.0, Urgency.ANSWER: 0.1, Urgency.REPAINT: 0.3, Urgency.GLIMPSE: 0.5}
-"""Share of the window that a call leaves free for more urgent ones."""
+KEPT_FREE: Final = {Priority.NOTICE: 0.0, Priority.ANSWER: 0.1, Priority.BUTTONS: 0.3, Priority.PARTIAL: 0.5}
+"""The share of the window that a call leaves free for higher priorities."""
 
 AGED_SECONDS: Final = 45.0
-"""A call that has waited this long is as urgent as an answer, so that nothing waits for ever in a busy chat."""
+"""A call that has waited this long gets the priority of an answer, so that nothing starves in a busy chat."""
 
 
 @dataclass(slots=True)
 class Call:
-    """A call in the window: how urgent it was, and when it was made."""
+    """A call in the window."""
 
-    urgency: Urgency
+    priority: Priority
     made: float
 
 
 @dataclass(slots=True)
 class _Waiter:
-    urgency: Urgency
+    priority: Priority
     since: float
     turn: asyncio.Future[Call] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
-    def rank(self, now: float) -> Urgency:
-        return min(self.urgency, Urgency.ANSWER) if now >= self.since + AGED_SECONDS else self.urgency
+    def effective(self, now: float) -> Priority:
+        return min(self.priority, Priority.ANSWER) if now >= self.since + AGED_SECONDS else self.priority
 
 
 class SlidingWindow:
-    """`calls` in any `seconds`."""
+    """At most `calls` in any `seconds`."""
 
     def __init__(self, calls: int, seconds: float) -> None:
-        self._most = calls
+        self._max_calls = calls
         self._seconds = seconds
         self._calls: deque[Call] = deque()
         self._notices = 0
         self._waiters: list[_Waiter] = []
-        self._shut_until = 0.0
+        self._paused_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
-    def room(self, urgency: Urgency) -> bool:
-        """Whether a call of this urgency could be made at once."""
+    def has_capacity(self, priority: Priority) -> bool:
+        """Whether a call of this priority can be made at once."""
         now = self._now()
-        ahead = any(each.rank(now) <= urgency for each in self._waiters)
-        return not ahead and self._ready_at(urgency, now) <= now
+        ahead = any(each.effective(now) <= priority for each in self._waiters)
+        return not ahead and self._ready_at(priority, now) <= now
 
-    async def acquire(self, urgency: Urgency) -> Call:
-        """Wait for a place in the window and take it. `stamp` it when the call is made."""
-        waiter = _Waiter(urgency, self._now())
+    async def acquire(self, priority: Priority) -> Call:
+        """Wait for a slot in the window and take it. Report the call with `sent` when it is made."""
+        waiter = _Waiter(priority, self._now())
         self._waiters.append(waiter)
         self._serve()
         try:
@@ -81,44 +81,44 @@ class SlidingWindow:
                 self._waiters.remove(waiter)
                 self._serve()
 
-    def stamp(self, call: Call) -> None:
-        """The call is made now, later than its place was taken."""
+    def sent(self, call: Call) -> None:
+        """Record that an acquired call is made now: its slot is taken until the window has passed from here."""
         call.made = self._now()
 
-    def shut(self, until: float) -> None:
+    def pause_until(self, time: float) -> None:
         """Make no call before this time of the event loop."""
-        self._shut_until = max(self._shut_until, until)
+        self._paused_until = max(self._paused_until, time)
 
     def _serve(self) -> None:
-        """Give places to those who wait as long as there are any, and come back when there is the next one."""
+        """Give free slots to the waiters, and schedule the next time that a slot is free."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         while self._waiters:
             now = self._now()
-            first = min(self._waiters, key=lambda each: each.rank(now))  # of equals the one who came first
-            ready = self._ready_at(first.rank(now), now)
+            first = min(self._waiters, key=lambda each: each.effective(now))  # the earliest of equals
+            ready = self._ready_at(first.effective(now), now)
             if ready > now:
-                aging = [each.since + AGED_SECONDS for each in self._waiters if each.rank(now) > Urgency.ANSWER]
+                aging = [each.since + AGED_SECONDS for each in self._waiters if each.effective(now) > Priority.ANSWER]
                 self._timer = asyncio.get_running_loop().call_at(min([ready, *aging]), self._serve)
                 return
             self._waiters.remove(first)
             if not first.turn.done():
-                call = Call(first.urgency, now)
+                call = Call(first.priority, now)
                 self._calls.append(call)
-                self._notices += call.urgency is Urgency.NOTICE
+                self._notices += call.priority is Priority.NOTICE
                 first.turn.set_result(call)
 
-    def _ready_at(self, urgency: Urgency, now: float) -> float:
-        """When a call of this urgency can be made if no other comes before it."""
+    def _ready_at(self, priority: Priority, now: float) -> float:
+        """Return when a call of this priority can be made if no other is made before it."""
         while self._calls and self._calls[0].made + self._seconds <= now:
-            self._notices -= self._calls.popleft().urgency is Urgency.NOTICE
-        kept = int(KEPT_FREE[urgency] * self._most)
-        if urgency is Urgency.ANSWER:  # what is kept free for notices they may have used
+            self._notices -= self._calls.popleft().priority is Priority.NOTICE
+        kept = int(KEPT_FREE[priority] * self._max_calls)
+        if priority is Priority.ANSWER:  # notices in the window have used up part of what is kept for them
             kept = max(0, kept - self._notices)
-        over = len(self._calls) - self._most + kept
+        over = len(self._calls) - self._max_calls + kept
         ready = now if over < 0 else self._calls[over].made + self._seconds
-        return max(ready, self._shut_until)
+        return max(ready, self._paused_until)
 
     @staticmethod
     def _now() -> float:

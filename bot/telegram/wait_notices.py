@@ -1,7 +1,7 @@
-"""People in a group whose answers wait for Telegram's limit are told so: once, and all who wait by one message.
+"""Notices to group members whose answers wait for Telegram's rate limit.
 
-The limit leaves a group some 20 messages a minute, notices included. So a notice names everybody who waits, and whoever
-had one has no other for some minutes.
+A group takes some 20 messages a minute, notices included. So one notice names everyone who waits, and nobody is named
+again for some minutes.
 """
 
 from __future__ import annotations
@@ -21,40 +21,40 @@ from bot.i18n import Say
 from bot.telegram.client import DeliveryError
 from bot.telegram.formatting import Page
 from bot.telegram.outbox import Reply
-from bot.telegram.rate_limit import GroupPace, Pace
-from bot.telegram.sliding_window import Urgency
+from bot.telegram.rate_limit import GroupLimiter, RateLimiter
+from bot.telegram.sliding_window import Priority
 from storage.ledger import Ledger
 
-PATIENCE_SECONDS: Final = 3.0
-LOOK_SECONDS: Final = 0.5
-TOLD_SECONDS: Final = 300.0
+DELAY_SECONDS: Final = 3.0
+POLL_SECONDS: Final = 0.5
+REPEAT_SECONDS: Final = 300.0
 REMEMBERED: Final = 4096
 
 log = structlog.get_logger()
 
 
-class Waiting:
-    """Who waits in which group, and who has been told."""
+class WaitNotices:
+    """Tracks who waits in which group, and who has been notified."""
 
-    def __init__(self, pace: Pace, ledger: Ledger) -> None:
-        self._pace = pace
+    def __init__(self, limiter: RateLimiter, ledger: Ledger) -> None:
+        self._limiter = limiter
         self._ledger = ledger
-        self._waiting: dict[tuple[int, int | None], dict[int, int]] = {}  # chat and topic → person → update
-        self._told: TTLCache[tuple[int, int], None] = TTLCache(
-            REMEMBERED, TOLD_SECONDS, lambda: asyncio.get_running_loop().time()
+        self._waiting: dict[tuple[int, int | None], dict[int, int]] = {}  # chat and topic → user → update
+        self._notified: TTLCache[tuple[int, int], None] = TTLCache(
+            REMEMBERED, REPEAT_SECONDS, lambda: asyncio.get_running_loop().time()
         )
 
     @asynccontextmanager
-    async def telling(self, reply: Reply, person: int, update: int, say: Say) -> AsyncIterator[None]:
-        """An answer to this person is on its way inside; tell them if that takes long in a group."""
+    async def during(self, reply: Reply, person: int, update: int, say: Say) -> AsyncIterator[None]:
+        """Notify the user if the reply that is sent inside the context takes long in a group."""
         place = reply.place
-        pace = self._pace.chat(place.chat)
-        if not isinstance(pace, GroupPace) or (place.chat, person) in self._told:
+        limiter = self._limiter.chat(place.chat)
+        if not isinstance(limiter, GroupLimiter) or (place.chat, person) in self._notified:
             yield
             return
         here = self._waiting.setdefault((place.chat, place.topic), {})
         here[person] = update
-        notice = asyncio.create_task(self._tell(reply, pace, person, here, say))
+        notice = asyncio.create_task(self._notify(reply, limiter, person, here, say))
         try:
             yield
         finally:
@@ -65,22 +65,22 @@ class Waiting:
             if not here:
                 self._waiting.pop((place.chat, place.topic), None)
 
-    async def _tell(self, reply: Reply, pace: GroupPace, person: int, here: dict[int, int], say: Say) -> None:
-        await asyncio.sleep(PATIENCE_SECONDS)
-        while person in here and not pace.room(Urgency.NOTICE):  # noqa: ASYNC110 - the window has no event for it
-            await asyncio.sleep(LOOK_SECONDS)
-        people = [each for each in here if (reply.place.chat, each) not in self._told]
+    async def _notify(self, reply: Reply, limiter: GroupLimiter, person: int, here: dict[int, int], say: Say) -> None:
+        await asyncio.sleep(DELAY_SECONDS)
+        while person in here and not limiter.has_capacity(Priority.NOTICE):  # noqa: ASYNC110 - the window has no event
+            await asyncio.sleep(POLL_SECONDS)
+        people = [each for each in here if (reply.place.chat, each) not in self._notified]
         if person not in people:
             return
         here.clear()
-        self._told.update(dict.fromkeys((reply.place.chat, each) for each in people))
+        self._notified.update(dict.fromkeys((reply.place.chat, each) for each in people))
         try:
             await reply.notice(await self._page(people, say))
         except (DeliveryError, TelegramAPIError) as error:
-            log.warning("people who wait were not told", chat=reply.place.chat, error=str(error))
+            log.warning("wait notice not sent", chat=reply.place.chat, error=str(error))
 
     async def _page(self, people: list[int], say: Say) -> Page:
-        """The notice, which mentions everybody by name."""
+        """Return the notice, which mentions everyone by name."""
         text, entities = "", []
         for each in people:
             known = await self._ledger.people.get(each)

@@ -1,6 +1,6 @@
-"""Which updates from groups are meant for the bot: the others leave no trace.
+"""Which updates from groups are meant for the bot. The others are not stored.
 
-Telegram shows an administrator, and a bot without privacy mode, all that is said in a group.
+A bot that is an administrator, or has no privacy mode, receives all messages of a group.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from storage.ledger import Ledger
 
 
 async def addressed(messages: Sequence[Message], bot: Bot) -> bool:
-    """Whether a message in a group is meant for us: it names us, or answers one of our messages."""
+    """Whether one of the messages in a group mentions the bot or replies to one of its messages."""
     me = await bot.me()
     for each in messages:
         to = each.reply_to_message
-        # In a topic every message replies to the one that made the topic, which a bot may have done.
+        # In a topic every message replies to the one that created the topic, which the bot may have sent.
         if to and to.from_user and to.from_user.id == me.id and not to.forum_topic_created:
             return True
         text = each.text or each.caption or ""
@@ -33,7 +33,7 @@ async def addressed(messages: Sequence[Message], bot: Bot) -> bool:
 
 
 async def spoken_to(messages: Sequence[Message], bot: Bot) -> bool:
-    """Whether messages are meant for us: in a private chat, addressed to us, or a command of no other bot."""
+    """Whether messages are in a private chat, addressed to the bot, or a command that names no other bot."""
     if messages[0].chat.type == "private" or await addressed(messages, bot):
         return True
     written = messages[0].text or messages[0].caption or ""
@@ -42,15 +42,9 @@ async def spoken_to(messages: Sequence[Message], bot: Bot) -> bool:
 
 
 async def is_ours(raw: dict[str, Any], bot: Bot, ledger: Ledger) -> bool:
-    """Return whether an update may have an effect: False for what people in a group say and do among themselves.
+    """Whether an update may have an effect: False for what people in a group say and do among themselves.
 
-    Each picture of an album counts, since its caption may have come with another one; so does a changed question that
-    was answered, whatever it says now.
-
-    Args:
-        raw: The update as Telegram sent it.
-        bot: Whose name and id the update may carry.
-        ledger: Knows which messages are our answers.
+    All pictures of an album pass, since only one of them carries the caption; so does an edit of an answered question.
     """
     try:
         if "message_reaction" in raw:
@@ -66,5 +60,5 @@ async def is_ours(raw: dict[str, Any], bot: Bot, ledger: Ledger) -> bool:
         if await spoken_to((message,), bot):
             return True
         return edited is not None and await ledger.replies.exists(message.chat.id, question=message.message_id)
-    except (ValueError, OverflowError):  # of a shape that aiogram does not know yet: the inbox decides
+    except (ValueError, OverflowError):  # a shape that this aiogram does not know: the inbox decides
         return True

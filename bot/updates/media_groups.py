@@ -1,8 +1,7 @@
-"""Updates of one media group become one turn.
+"""Media groups (albums): their updates are handled together.
 
-Telegram sends the members of an album as separate updates with one `media_group_id` and no end mark. Knows which
-stored updates belong together and when an album counts as complete; the inbox does the waiting. What was handled
-together once is handled together again after a crash, however many members came late.
+Telegram sends the members of an album as separate updates with one `media_group_id` and no end mark. Members that
+were handled together before a crash are handled together again, even if more members have arrived since.
 """
 
 from __future__ import annotations
@@ -14,41 +13,41 @@ from typing import Any, Final
 
 from storage.records import StoredUpdate
 
-LARGEST: Final = 10
+MAX_MEMBERS: Final = 10
 """An album has 2 to 10 members (https://core.telegram.org/bots/api#sendmediagroup)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """An update in its lane. `arrived` is a time of the monotonic clock."""
+class QueuedUpdate:
+    """An update in its lane: its row and its JSON. `arrived` is a time of the monotonic clock."""
 
-    update: StoredUpdate
+    stored: StoredUpdate
     raw: dict[str, Any]
     arrived: float = field(default_factory=time.monotonic)
 
     @property
     def group(self) -> str | None:
-        """The album this update belongs to, None for all other updates."""
+        """The id of its media group, None for other updates."""
         message = self.raw.get("message")
         group = message.get("media_group_id") if isinstance(message, dict) else None
         return None if group is None else str(group)
 
 
-def members(first: Waiting, lane: Iterable[Waiting]) -> list[Waiting]:
-    """The updates of `lane` that make one turn with `first`, in Telegram's order; `first` alone without an album.
+def members(first: QueuedUpdate, lane: Iterable[QueuedUpdate]) -> list[QueuedUpdate]:
+    """Return the updates of `lane` to handle together with `first`, in Telegram's order.
 
-    Attempts tell what a crash has interrupted: only what was begun together belongs to that turn.
+    An update that was attempted before a crash goes only with others that were.
     """
     if first.group is None:
         return [first]
-    begun = first.update.attempts > 0
-    found = [each for each in lane if each.group == first.group and (each.update.attempts > 0) is begun]
-    return sorted(found, key=lambda each: each.update.id)[:LARGEST]
+    attempted = first.stored.attempts > 0
+    found = [each for each in lane if each.group == first.group and (each.stored.attempts > 0) is attempted]
+    return sorted(found, key=lambda each: each.stored.id)[:MAX_MEMBERS]
 
 
-def seconds_missing(album: list[Waiting], quiet: float) -> float:
-    """How long to wait for another member before the album counts as complete (0: it is)."""
-    first = album[0]
-    if first.group is None or first.update.attempts > 0 or len(album) == LARGEST:
+def seconds_until_complete(group: list[QueuedUpdate], quiet: float) -> float:
+    """Return how long to wait for more members; a group is complete after `quiet` seconds without a new one."""
+    first = group[0]
+    if first.group is None or first.stored.attempts > 0 or len(group) == MAX_MEMBERS:
         return 0.0
-    return max(0.0, max(each.arrived for each in album) + quiet - time.monotonic())
+    return max(0.0, max(each.arrived for each in group) + quiet - time.monotonic())

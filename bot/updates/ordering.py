@@ -1,11 +1,9 @@
-"""Which updates must be handled one after the other: the lane of an update.
+"""The lane of an update: updates of one lane are handled one after the other.
 
-Standard library only. A private chat is one lane, in a group each member has one; an edited message waits for what it
-was edited in. Taps on buttons and reactions have a lane of their own for each person, and so have a tap that asks for
-another answer, /stop, the commands that only look, those that steer the training and the models, what cancels a run,
-and what takes nodes out of service: none waits for an answer that is just being streamed, and only what steers waits
-for a change of model, which may take minutes. Every lane ends in a colon and its person's id, by which the ledger finds
-what came from somebody.
+A private chat is one lane; in a group each member has one. An edited message has the lane of the original. Button
+taps, reactions, /stop and other quick commands have separate lanes for each person, so that they need not wait for an
+answer in flight; only /retrain, /promote and /rollback wait for a switch of models, which may take minutes. Every lane
+ends in a colon and its person's id, by which the ledger finds a person's updates (`*:{user}`).
 """
 
 from __future__ import annotations
@@ -13,41 +11,41 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-_LOOKING: Final = ("help", "model", "status", "models", "schedule", "stats", "privacy", "delete_my_data")
-_STEERING: Final = ("retrain", "promote", "rollback")
+_READ_ONLY: Final = ("help", "model", "status", "models", "schedule", "stats", "privacy", "delete_my_data")
+_MODEL_CHANGES: Final = ("retrain", "promote", "rollback")
 _NODES: Final = ("drain", "undrain")
 
 QUICK_COMMANDS: Final = {
-    **dict.fromkeys(_LOOKING, "looks"),
-    **dict.fromkeys(_STEERING, "commands"),
+    **dict.fromkeys(_READ_ONLY, "looks"),
+    **dict.fromkeys(_MODEL_CHANGES, "commands"),
     **dict.fromkeys(_NODES, "nodes"),
     "cancel": "cancels",
     "broadcast": "broadcast",
 }
-"""Commands that have nothing to do with the conversation in whose chat they are sent, each with its kind of lane."""
+"""Commands that do not belong to the conversation, with the names of their lanes."""
 
 _TAPS: Final = {
     **dict.fromkeys(("again", "asks"), "answers"),
-    **{each: QUICK_COMMANDS[each] for each in (*_STEERING, *_NODES, "cancel")},
+    **{each: QUICK_COMMANDS[each] for each in (*_MODEL_CHANGES, *_NODES, "cancel")},
 }
-"""Taps for which others must not wait, by how their callback data begins: as long as an answer takes, or a command."""
+"""Taps that may take long, by the prefix of their callback data, with the names of their lanes."""
 
 
-_MOST_NUMBER: Final = 2**63 - 1
+_MAX_ID: Final = 2**63 - 1
 """SQLite's integers have 64 bits; Telegram promises at most 52 (https://core.telegram.org/bots/api#user)."""
 
-_MOST_DEPTH: Final = 100
+_MAX_DEPTH: Final = 100
 
 
 def is_update(raw: object) -> bool:
-    """Return whether JSON is an update that can be stored: an object with a usable `update_id`, not nested too deep."""
+    """Whether JSON is an update that can be stored: an object with a valid `update_id`, not nested too deeply."""
     if not isinstance(raw, dict):
         return False
     number = raw.get("update_id")
-    if type(number) is not int or not 0 <= number <= _MOST_NUMBER:  # a bool is an int
+    if type(number) is not int or not 0 <= number <= _MAX_ID:  # a bool is an int
         return False
     level: list[Any] = [raw]
-    for _ in range(_MOST_DEPTH):
+    for _ in range(_MAX_DEPTH):
         level = [child for each in level for child in _children(each)]
         if not level:
             return True
@@ -55,7 +53,7 @@ def is_update(raw: object) -> bool:
 
 
 def lane_of(raw: dict[str, Any]) -> str:
-    """The lane of an update as Telegram sent it. Updates of unknown shape share one."""
+    """Return the lane of an update. Updates of unknown shape share one."""
     callback = raw.get("callback_query")
     if isinstance(callback, dict):
         kind = _TAPS.get(str(callback.get("data")).partition(":")[0], "taps")
@@ -78,7 +76,7 @@ def lane_of(raw: dict[str, Any]) -> str:
 
 
 def command_of(text: object) -> str:
-    """The command that a message begins with ("/Status@bot x" is "status"), empty for any other text."""
+    """Return the command that a text begins with ("/Status@bot x" gives "status"), or an empty string."""
     if not isinstance(text, str) or not text.startswith("/"):
         return ""
     word = text[1:].split(maxsplit=1)[:1]

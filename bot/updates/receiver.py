@@ -1,8 +1,7 @@
-"""How updates come in: fetched from Telegram one batch after the other, or brought by its calls to our webhook.
+"""Receiving updates: by polling Telegram, or by a webhook that Telegram calls.
 
-Whichever it is, what an earlier process left over is handled first, and an update is acknowledged (polling: by the
-next offset) only after the inbox has stored it. Trouble with Telegram is sat out; knows nothing of what is in an
-update.
+Unfinished updates of an earlier process are queued first. An update is acknowledged (when polling, by the next
+offset) only after the inbox has stored it. Errors of Telegram are retried without end.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ ALLOWED: Final = ("message", "edited_message", "callback_query", "message_reacti
 BATCH: Final = 100
 PAUSES: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 
-_SAT_OUT: Final = (
+_RETRIED: Final = (
     TelegramNetworkError,
     TelegramServerError,
     TelegramRetryAfter,
@@ -47,8 +46,8 @@ _SAT_OUT: Final = (
 log = structlog.get_logger()
 
 
-class Intake:
-    """The way from Telegram into the inbox, until `run` is cancelled."""
+class Receiver:
+    """Passes updates from Telegram to the inbox until `run` is cancelled."""
 
     def __init__(self, bot: Bot, inbox: Inbox, settings: TelegramSettings) -> None:
         self._bot = bot
@@ -57,20 +56,21 @@ class Intake:
         self._failures = 0
 
     async def run(self) -> None:
-        """Handle what was left over, then fetch for ever; with a webhook, return once Telegram knows where to call.
+        """Replay unfinished updates, then poll for ever; with a webhook, return once it is set.
 
-        Raises `ConfigError` for a token that Telegram does not know, and for an address that it does not call.
+        Raises:
+            ConfigError: Telegram does not know the token, or does not accept the webhook's address.
         """
         await self._inbox.replay()
         try:
             if self._settings.mode == "webhook":
-                await self._announce()
+                await self._set_webhook()
             else:
                 await self._poll()
         except (TelegramUnauthorizedError, TelegramNotFound) as error:
             raise ConfigError(f"Telegram does not know telegram.token ({error.message}): {TOKEN_CURE}.") from error
 
-    async def _announce(self) -> None:
+    async def _set_webhook(self) -> None:
         webhook = self._settings.webhook
         while True:
             try:
@@ -79,8 +79,8 @@ class Intake:
                 )
             except TelegramBadRequest as error:
                 raise ConfigError(f"Telegram does not call telegram.webhook.url: {error.message}.") from error
-            except _SAT_OUT as error:
-                await self._sit_out(error, "webhook not announced")
+            except _RETRIED as error:
+                await self._pause(error, "webhook not set")
             else:
                 return
 
@@ -91,22 +91,22 @@ class Intake:
             try:
                 if not polling:
                     polling = await self._bot.delete_webhook(drop_pending_updates=False)
-                updates = await self._fetched(offset)
+                updates = await self._fetch(offset)
                 await self._inbox.store(updates)
-            except _SAT_OUT as error:
-                await self._sit_out(error, "updates not fetched")
+            except _RETRIED as error:
+                await self._pause(error, "updates not fetched")
                 continue
             self._failures = 0
-            # Without news the offset is dropped again: after a quiet week Telegram numbers from a random, perhaps
-            # lower, id, and an old offset would confirm those unseen (https://core.telegram.org/bots/api#update).
+            # Drop the offset after an empty batch: after a quiet week Telegram continues from a random id, which may
+            # be lower, and an old offset would confirm those updates (https://core.telegram.org/bots/api#update).
             offset = max(int(each["update_id"]) for each in updates) + 1 if updates else None
 
-    async def _fetched(self, offset: int | None) -> list[dict[str, Any]]:
+    async def _fetch(self, offset: int | None) -> list[dict[str, Any]]:
         seconds = self._settings.poll_seconds
         call = GetRawUpdates(offset=offset, limit=BATCH, timeout=seconds, allowed_updates=list(ALLOWED))
         return await self._bot(call, request_timeout=int(seconds + CALL_SECONDS))
 
-    async def _sit_out(self, error: Exception, event: str) -> None:
+    async def _pause(self, error: Exception, event: str) -> None:
         pause = getattr(error, "retry_after", None) or PAUSES[min(self._failures, len(PAUSES) - 1)]
         self._failures += 1
         hint = {"hint": "another process polls with this token"} if isinstance(error, TelegramConflictError) else {}

@@ -1,7 +1,6 @@
-"""Questions that waited while the bot was down: answered if they are recent, else excused once for each person.
+"""Questions that waited while the bot was down: old ones get an apology instead of an answer, one for each person.
 
-Knows when a question is too old and who was told. Who was told is forgotten with the process, and as soon as a recent
-question comes.
+Who got one is kept in memory only, and until their next recent question.
 """
 
 from __future__ import annotations
@@ -11,23 +10,23 @@ import time
 from aiogram.types import Message
 
 
-class Lateness:
-    """`hours` is the age up to which a question is answered; 0 answers all."""
+class StaleQuestions:
+    """Questions older than `hours` are stale; 0 means that none are."""
 
     def __init__(self, hours: float) -> None:
         self._seconds = hours * 3600
-        self._told: set[tuple[int, int]] = set()
+        self._apologised: set[tuple[int, int]] = set()
 
-    def late(self, message: Message) -> bool:
+    def is_stale(self, message: Message) -> bool:
         """Whether a message, by its last edit, is too old to be answered."""
         return 0 < self._seconds < time.time() - (message.edit_date or message.date.timestamp())
 
-    def excuse(self, chat: int, asker: int) -> bool:
-        """Whether the asker of a late question is still to be told; from now on they are."""
-        told = (chat, asker) in self._told
-        self._told.add((chat, asker))
-        return not told
+    def should_apologise(self, chat: int, asker: int) -> bool:
+        """Whether the asker has not had an apology yet; True only once."""
+        first = (chat, asker) not in self._apologised
+        self._apologised.add((chat, asker))
+        return first
 
-    def recent(self, chat: int, asker: int) -> None:
-        """The asker has a question that is answered."""
-        self._told.discard((chat, asker))
+    def reset(self, chat: int, asker: int) -> None:
+        """Forget the apology: the asker has a recent question."""
+        self._apologised.discard((chat, asker))

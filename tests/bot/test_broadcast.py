@@ -214,7 +214,7 @@ async def test_a_broadcast_can_be_cancelled(stage: Stage) -> None:
 async def test_a_broadcast_waits_while_telegram_is_away(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """No one is skipped: it continues with the same person when Telegram is back."""
     monkeypatch.setattr("bot.updates.inbox.PAUSES", (0.02,))
-    monkeypatch.setattr("bot.telegram.client.PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("bot.telegram.client.MAX_RETRY_SECONDS", 0.0)
     await acquainted(stage, PEOPLE[:3])
     stage.emulator.faults.plan("flood", methods=["sendMessage"], chat=PEOPLE[1], seconds=1)
 

@@ -190,7 +190,7 @@ async def test_any_callback_data_is_answered_and_done(stage: Stage) -> None:
                     number = await handle(running, {"callback_query": {**tap(person, data), "id": name}})
                 assert (await running.ledger.inbox.get(number)).state == "done"
                 assert taps[name]
-                assert not [each for each in logs if each["event"] in ("update failed", "update set aside")]
+                assert not [each for each in logs if each["event"] in ("update failed", "dead letter")]
 
             await attacked(attack, strategies.sampled_from(PEOPLE), callback_data)
 

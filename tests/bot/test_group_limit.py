@@ -29,8 +29,8 @@ def quick_minutes(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rate_limit, "GROUP_SECONDS", 60 / QUICKER)
     monkeypatch.setattr(rate_limit, "GROUP_MARGIN", 2 / QUICKER)
     monkeypatch.setattr(sliding_window, "AGED_SECONDS", 45 / QUICKER)
-    monkeypatch.setattr(wait_notices, "PATIENCE_SECONDS", 3 / QUICKER)
-    monkeypatch.setattr(wait_notices, "LOOK_SECONDS", 0.5 / QUICKER)
+    monkeypatch.setattr(wait_notices, "DELAY_SECONDS", 3 / QUICKER)
+    monkeypatch.setattr(wait_notices, "POLL_SECONDS", 0.5 / QUICKER)
 
 
 def answers(stage: Stage, group: int) -> list[Message]:

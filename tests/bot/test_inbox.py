@@ -14,7 +14,7 @@ from bot.config import ConfigError
 from bot.settings import TelegramSettings
 from bot.telegram.client import open_bot
 from bot.updates.inbox import ATTEMPTS
-from bot.updates.media_groups import Waiting, members
+from bot.updates.media_groups import QueuedUpdate, members
 from bot.updates.ordering import lane_of
 from storage.errors import StorageError
 from storage.ledger import Ledger
@@ -69,9 +69,9 @@ def test_lanes(update: dict[str, Any], lane: str) -> None:
 def test_an_album_that_a_crash_interrupted_stays_as_it_was_begun() -> None:
     """Members that came after the crash make a turn of their own."""
 
-    def waiting(number: int, attempts: int, group: str | None = "g") -> Waiting:
+    def waiting(number: int, attempts: int, group: str | None = "g") -> QueuedUpdate:
         raw = {"message": private("", media_group_id=group) if group else private("")}
-        return Waiting(StoredUpdate(number, "lane", json.dumps(raw), attempts, 1.0), raw)
+        return QueuedUpdate(StoredUpdate(number, "lane", json.dumps(raw), attempts, 1.0), raw)
 
     begun, late, other = waiting(2, 1), waiting(4, 0), waiting(3, 1, None)
     lane = [begun, other, waiting(1, 1), late]

@@ -20,10 +20,9 @@ from bot.settings import ChatSettings
 ROOM = Path(bot.__file__).parent
 KEYWORDS = {"say": None, "_say": None, "later": None, "count": (1, 2)}
 SPEAKING = [
-    ROOM / "streaming.py",
-    ROOM / "notices.py",
-    ROOM / "progress.py",
-    ROOM / "incoming.py",
+    *sorted((ROOM / "telegram").glob("*.py")),
+    *sorted((ROOM / "admin").glob("*.py")),
+    *sorted((ROOM / "chat").glob("*.py")),
     *sorted((ROOM / "handlers").glob("*.py")),
 ]
 CATALOGUES = sorted(LOCALES.glob("*/LC_MESSAGES/*.po"))

@@ -11,7 +11,7 @@ import pytest
 from aiogram import Bot
 
 from bot.telegram import rate_limit
-from bot.telegram.client import Gate, Typing, open_bot
+from bot.telegram.client import DeliveryMiddleware, Typing, open_bot
 from tests.support.chatting import Stage, settings, until
 
 PEOPLE = range(4001, 4049)
@@ -25,24 +25,24 @@ def people(stage: Stage) -> None:
 
 
 @asynccontextmanager
-async def calling(stage: Stage, **telegram: Any) -> AsyncIterator[tuple[Bot, Gate]]:
-    """A bot that only calls, and its gate."""
+async def calling(stage: Stage, **telegram: Any) -> AsyncIterator[tuple[Bot, DeliveryMiddleware]]:
+    """A bot that only calls, and its middleware."""
     made = settings(stage.url, stage.emulator.token, telegram).telegram
-    gate = Gate(made)
-    bot = open_bot(made, gate)
+    middleware = DeliveryMiddleware(made)
+    bot = open_bot(made, middleware)
     try:
-        yield bot, gate
+        yield bot, middleware
     finally:
         await bot.session.close()
 
 
-async def refused(stage: Stage, bot: Bot, gate: Gate, people: Iterable[int]) -> None:
+async def refused(stage: Stage, bot: Bot, middleware: DeliveryMiddleware, people: Iterable[int]) -> None:
     """Have Telegram refuse one message to each of them, for longer than anybody waits here."""
     chats = list(people)
     for person in chats:
         stage.emulator.faults.plan("flood", chat=person, seconds=600)
     waiting = [asyncio.create_task(bot.send_message(person, "Hello")) for person in chats]
-    await until(lambda: gate.counts["floods"] == len(chats))
+    await until(lambda: middleware.counts["floods"] == len(chats))
     for each in waiting:
         each.cancel()
     await asyncio.wait(waiting)
@@ -55,14 +55,14 @@ async def test_a_bot_that_is_set_too_quick_finds_its_pace(stage: Stage) -> None:
     stage.emulator.flood.on = True
     stage.emulator.flood.overall_per_second = 5
     refusals = []
-    async with calling(stage, calls_per_second=80, chat_calls_per_second=1) as (bot, gate):
+    async with calling(stage, calls_per_second=80, chat_calls_per_second=1) as (bot, middleware):
 
         async def greet(person: int) -> None:
             await bot.send_message(person, "Hello")
             refusals.append(stage.emulator.flood.refusals)
 
         await asyncio.gather(*(greet(person) for person in PEOPLE))
-        assert gate.pace.calls_per_second < 20
+        assert middleware.limiter.calls_per_second < 20
     assert [stage.emulator.counts(person).sends for person in PEOPLE] == [1] * len(PEOPLE)
     half = refusals[len(PEOPLE) // 2]
     assert half > len(PEOPLE) / 2
@@ -74,14 +74,14 @@ async def test_one_chat_that_is_flooded_leaves_the_others_quick(stage: Stage) ->
     flooded, *others = PEOPLE
     stage.emulator.faults.plan("flood", 2, chat=flooded, seconds=1)
     stage.emulator.faults.plan("flood", 1, chat=flooded, seconds=600)
-    async with calling(stage, calls_per_second=80) as (bot, gate):
+    async with calling(stage, calls_per_second=80) as (bot, middleware):
         waiting = asyncio.create_task(bot.send_message(flooded, "Hello"))
         await until(lambda: not stage.emulator.faults.planned)
         for person in others:
             await bot.send_message(person, "Hello")
         assert not waiting.done()
-        assert gate.counts["floods"] == 3
-        assert gate.pace.calls_per_second == 80
+        assert middleware.counts["floods"] == 3
+        assert middleware.limiter.calls_per_second == 80
         waiting.cancel()
         await asyncio.wait((waiting,))
 
@@ -91,33 +91,33 @@ async def test_only_refusals_that_no_chat_explains_slow_all(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, hurried: bool, slower: bool
 ) -> None:
     """Chats that were written to faster than they take have refusals of their own."""
-    monkeypatch.setattr(rate_limit, "COMPLAINT_SECONDS", 1e9)
-    few = PEOPLE[: rate_limit.COMPLAINTS]
-    async with calling(stage, calls_per_second=80, chat_calls_per_second=1 / 3600) as (bot, gate):
+    monkeypatch.setattr(rate_limit, "REFUSAL_SECONDS", 1e9)
+    few = PEOPLE[: rate_limit.REFUSALS]
+    async with calling(stage, calls_per_second=80, chat_calls_per_second=1 / 3600) as (bot, middleware):
         for person in few if hurried else ():
             await bot.send_message(person, "Hello")
-        await refused(stage, bot, gate, few)
-        assert (gate.pace.calls_per_second < 80) == slower
+        await refused(stage, bot, middleware, few)
+        assert (middleware.limiter.calls_per_second < 80) == slower
 
 
 async def test_the_pace_has_a_floor_and_comes_back(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refused on and on, it is a call a second; without complaints it returns to what is set."""
-    monkeypatch.setattr(rate_limit, "COMPLAINT_SECONDS", 1e9)
+    monkeypatch.setattr(rate_limit, "REFUSAL_SECONDS", 1e9)
     monkeypatch.setattr(rate_limit, "SETTLING_SECONDS", 0.0)
     monkeypatch.setattr(rate_limit, "RECOVERY_SECONDS", 1e9)
-    async with calling(stage, calls_per_second=80) as (bot, gate):
-        await refused(stage, bot, gate, PEOPLE[1:])
-        assert gate.pace.calls_per_second == pytest.approx(1, rel=0.01)
+    async with calling(stage, calls_per_second=80) as (bot, middleware):
+        await refused(stage, bot, middleware, PEOPLE[1:])
+        assert middleware.limiter.calls_per_second == pytest.approx(1, rel=0.01)
         await bot.send_message(PEOPLE[0], "Hello")
         monkeypatch.setattr(rate_limit, "RECOVERY_SECONDS", 1.0)
-        await until(lambda: gate.pace.calls_per_second == 80)
+        await until(lambda: middleware.limiter.calls_per_second == 80)
 
 
 async def test_however_many_wait_typing_has_its_share(stage: Stage) -> None:
     """Beyond a third of the allowance nobody is told that we type; a message to everybody goes out all the same."""
-    async with calling(stage, calls_per_second=30) as (bot, gate):
+    async with calling(stage, calls_per_second=30) as (bot, middleware):
         told = await asyncio.gather(*(bot(Typing(chat_id=person, action="typing")) for person in PEOPLE))
         assert 30 / rate_limit.TYPING <= told.count(True) < len(PEOPLE)
-        assert gate.counts["dropped"] == told.count(False)
+        assert middleware.counts["dropped"] == told.count(False)
         await asyncio.gather(*(bot.send_message(person, "Hello") for person in PEOPLE))
     assert [stage.emulator.counts(person).sends for person in PEOPLE] == [1] * len(PEOPLE)

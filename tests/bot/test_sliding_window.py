@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from bot.telegram.sliding_window import AGED_SECONDS, SlidingWindow, Urgency
+from bot.telegram.sliding_window import AGED_SECONDS, Priority, SlidingWindow
 from tests.support.virtual_time import in_virtual_time
 
 
@@ -15,10 +15,10 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def calls(window: SlidingWindow, urgency: Urgency, made: list[tuple[float, Urgency]]) -> None:
+async def calls(window: SlidingWindow, priority: Priority, made: list[tuple[float, Priority]]) -> None:
     """One call, noted with its time."""
-    window.stamp(await window.acquire(urgency))
-    made.append((now(), urgency))
+    window.sent(await window.acquire(priority))
+    made.append((now(), priority))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -27,11 +27,11 @@ def test_no_window_has_more(seed: int) -> None:
     draw = random.Random(seed)
 
     async def busy() -> list[float]:
-        window, made = SlidingWindow(20, 60), list[tuple[float, Urgency]]()
+        window, made = SlidingWindow(20, 60), list[tuple[float, Priority]]()
         async with asyncio.TaskGroup() as group:
             for _ in range(300):
-                urgency = draw.choice([Urgency.NOTICE, Urgency.ANSWER, Urgency.ANSWER, Urgency.REPAINT])
-                group.create_task(calls(window, urgency, made))
+                priority = draw.choice([Priority.NOTICE, Priority.ANSWER, Priority.ANSWER, Priority.BUTTONS])
+                group.create_task(calls(window, priority, made))
                 await asyncio.sleep(draw.expovariate(1))
         return sorted(when for when, _ in made)
 
@@ -44,14 +44,14 @@ def test_no_window_has_more(seed: int) -> None:
 def test_a_burst_is_taken_at_once() -> None:
     """After a pause answers need not wait, but for the few places that notices may need."""
 
-    async def burst() -> tuple[list[tuple[float, Urgency]], bool]:
-        window, made = SlidingWindow(20, 60), list[tuple[float, Urgency]]()
+    async def burst() -> tuple[list[tuple[float, Priority]], bool]:
+        window, made = SlidingWindow(20, 60), list[tuple[float, Priority]]()
         async with asyncio.TaskGroup() as group:
             for _ in range(19):
-                group.create_task(calls(window, Urgency.ANSWER, made))
+                group.create_task(calls(window, Priority.ANSWER, made))
             await asyncio.sleep(5)
-            room = window.room(Urgency.NOTICE)
-            group.create_task(calls(window, Urgency.NOTICE, made))
+            room = window.has_capacity(Priority.NOTICE)
+            group.create_task(calls(window, Priority.NOTICE, made))
         return made, room
 
     made, room = in_virtual_time(burst())
@@ -62,18 +62,18 @@ def test_a_burst_is_taken_at_once() -> None:
 def test_answers_go_before_buttons_but_not_for_ever() -> None:
     """Buttons wait while answers come, at most as long as an answer may have to that came when they were old enough."""
 
-    async def crowded() -> list[tuple[float, Urgency]]:
-        window, made = SlidingWindow(2, 10), list[tuple[float, Urgency]]()
+    async def crowded() -> list[tuple[float, Priority]]:
+        window, made = SlidingWindow(2, 10), list[tuple[float, Priority]]()
         async with asyncio.TaskGroup() as group:
-            await calls(window, Urgency.ANSWER, made)
-            await calls(window, Urgency.ANSWER, made)
-            group.create_task(calls(window, Urgency.REPAINT, made))
+            await calls(window, Priority.ANSWER, made)
+            await calls(window, Priority.ANSWER, made)
+            group.create_task(calls(window, Priority.BUTTONS, made))
             for _ in range(40):
-                group.create_task(calls(window, Urgency.ANSWER, made))
+                group.create_task(calls(window, Priority.ANSWER, made))
         return made
 
     made = in_virtual_time(crowded())
-    (painted,) = [when for when, urgency in made if urgency is Urgency.REPAINT]
+    (painted,) = [when for when, priority in made if priority is Priority.BUTTONS]
     assert AGED_SECONDS <= painted <= AGED_SECONDS + 10
     assert len(made) == 43
 
@@ -82,13 +82,13 @@ def test_a_cancelled_call_leaves_its_place() -> None:
     """Who gives up is passed over, and a window that is shut opens when it was told to."""
 
     async def given_up() -> list[float]:
-        window, made = SlidingWindow(1, 10), list[tuple[float, Urgency]]()
-        await calls(window, Urgency.ANSWER, made)
-        first, second = (asyncio.create_task(calls(window, Urgency.ANSWER, made)) for _ in range(2))
+        window, made = SlidingWindow(1, 10), list[tuple[float, Priority]]()
+        await calls(window, Priority.ANSWER, made)
+        first, second = (asyncio.create_task(calls(window, Priority.ANSWER, made)) for _ in range(2))
         await asyncio.sleep(1)
         first.cancel()
         await asyncio.wait((first,))
-        window.shut(25)
+        window.pause_until(25)
         await second
         return [when for when, _ in made]
 

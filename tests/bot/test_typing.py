@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from bot.telegram.client import Gate, Glimpse, open_bot
+from bot.telegram.client import DeliveryMiddleware, PartialEdit, open_bot
 from inference.messages import Delta
 from tests.support.chatting import ScriptedEngine, Stage, png, settings, shows, until
 from tests.support.person import UP, Person, button
@@ -13,13 +13,13 @@ from tests.support.person import UP, Person, button
 
 async def test_somebody_types_while_the_answer_is_awaited(stage: Stage) -> None:
     """After the placeholder the chat shows that the bot is typing; whatever ails that call costs no answer."""
-    gate = asyncio.Event()
+    middleware = asyncio.Event()
     stage.emulator.faults.plan("bad_gateway", 1, methods=["sendChatAction"])
-    async with stage.bot(["So", gate, "."], [0.5, "Next."]), stage.person() as ada:
+    async with stage.bot(["So", middleware, "."], [0.5, "Next."]), stage.person() as ada:
         await ada.sends(photo=png())
         await shows(ada, "So")
         await until(lambda: stage.emulator.calls.get("sendchataction", 0) == 1)
-        gate.set()
+        middleware.set()
         assert (await ada.answer(rated=True))["text"] == "So."
         since = stage.emulator.world.events.last
         await ada.asks("And?")
@@ -32,17 +32,17 @@ async def test_somebody_types_while_the_answer_is_awaited(stage: Stage) -> None:
 async def test_growing_answers_leave_room_for_final_ones(stage: Stage) -> None:
     """With the allowance over all chats nearly used up, unfinished texts are dropped and messages still go out."""
     made = settings(stage.url, stage.emulator.token, {"calls_per_second": 12})
-    gate = Gate(made.telegram)
-    bot = open_bot(made.telegram, gate)
+    middleware = DeliveryMiddleware(made.telegram)
+    bot = open_bot(made.telegram, middleware)
     try:
         async with stage.person() as ada:
             message = await bot.send_message(ada.id, "0")
             taken = []
             for number in range(1, 30):
-                edit: Any = Glimpse(chat_id=ada.id, message_id=message.message_id, text=str(number))
+                edit: Any = PartialEdit(chat_id=ada.id, message_id=message.message_id, text=str(number))
                 taken.append(bool(await bot(edit)))
             assert taken[0] and not taken[-1]
-            assert gate.counts["dropped"] > 0
+            assert middleware.counts["dropped"] > 0
             async with asyncio.timeout(1):
                 await bot.send_message(ada.id, "In spite of it")
     finally:

@@ -38,11 +38,11 @@ from bot.handlers.request import Services
 from bot.i18n import Translator
 from bot.settings import ChatSettings, LimitsSettings, StorageSettings, TelegramSettings
 from bot.telegram.button_updates import RatingButtons
-from bot.telegram.client import Gate, open_bot
-from bot.telegram.wait_notices import Waiting
+from bot.telegram.client import DeliveryMiddleware, open_bot
+from bot.telegram.wait_notices import WaitNotices
 from bot.updates.inbox import Inbox
-from bot.updates.receiver import Intake
-from bot.updates.staleness import Lateness
+from bot.updates.receiver import Receiver
+from bot.updates.staleness import StaleQuestions
 from inference.engines.commands import Kind
 from inference.images.decoder import PictureDecoders
 from inference.messages import Answer, Delta, Prompt, Usage
@@ -263,8 +263,8 @@ class RunningBot:
         self.admin = admin
         self.ledger = Ledger.open(directory)
         self.pictures = PictureStore(directory / "pictures")
-        gate = Gate(settings.telegram)
-        self.bot: Bot = open_bot(settings.telegram, gate)
+        middleware = DeliveryMiddleware(settings.telegram)
+        self.bot: Bot = open_bot(settings.telegram, middleware)
         self.buttons = RatingButtons(self.bot, self.ledger)
         self.translator = Translator.load()
         self.in_flight = InFlight()
@@ -278,7 +278,7 @@ class RunningBot:
             pictures=receiver,
             in_flight=self.in_flight,
             throttle=Throttle(settings.limits, settings.telegram.admins),
-            notices=Waiting(gate.pace, self.ledger),
+            notices=WaitNotices(middleware.limiter, self.ledger),
             settings=settings,
         )
         services = Services(
@@ -291,7 +291,7 @@ class RunningBot:
             pictures=receiver,
             in_flight=self.in_flight,
             responder=responder,
-            staleness=Lateness(settings.chat.answer_hours),
+            stale_questions=StaleQuestions(settings.chat.answer_hours),
             buttons=self.buttons,
         )
         self.dispatcher: Dispatcher = build_dispatcher(services)
@@ -302,10 +302,10 @@ class RunningBot:
             self.ledger,
             settings,
             on_arrival=self.in_flight.arrived,
-            on_set_aside=self.notices.update_set_aside,
+            on_dead_letter=self.notices.update_set_aside,
             on_disk_full=DiskFull(self.bot, self.ledger, settings, self.translator).answer,
         )
-        self.intake = Intake(self.bot, self.inbox, settings.telegram)
+        self.intake = Receiver(self.bot, self.inbox, settings.telegram)
         self._fetching: asyncio.Task[None] | None = None
 
     def start(self) -> None:

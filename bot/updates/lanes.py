@@ -1,0 +1,95 @@
+"""Lanes: queues of updates that are handled one after the other, while the lanes run side by side."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+from bot.updates.media_groups import QueuedUpdate, members, seconds_until_complete
+
+CANCEL_SECONDS: Final = 1.0
+
+Handle = Callable[[list[QueuedUpdate]], Awaitable[None]]
+"""Handles one update, or all members of a media group."""
+
+
+@dataclass(slots=True)
+class _Lane:
+    queue: deque[QueuedUpdate] = field(default_factory=deque)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    worker: asyncio.Task[None] | None = None
+
+
+class Lanes:
+    """Calls `handle` for each update in the order of its lane. `quiet_seconds` complete a media group."""
+
+    def __init__(self, handle: Handle, quiet_seconds: float) -> None:
+        self._handle = handle
+        self._quiet_seconds = quiet_seconds
+        self._lanes: dict[str, _Lane] = {}
+        self._ids: set[int] = set()
+        self._stopping = False
+
+    def __contains__(self, lane: str) -> bool:
+        return lane in self._lanes
+
+    def has(self, update: int) -> bool:
+        """Whether an update waits or is being handled."""
+        return update in self._ids
+
+    @property
+    def pending(self) -> int:
+        """How many updates wait or are being handled."""
+        return len(self._ids)
+
+    def add(self, update: QueuedUpdate) -> None:
+        """Append an update to its lane."""
+        name = update.stored.lane
+        self._ids.add(update.stored.id)
+        lane = self._lanes.setdefault(name, _Lane())
+        lane.queue.append(update)
+        lane.arrived.set()
+        if lane.worker is None and not self._stopping:
+            lane.worker = asyncio.create_task(self._work(name, lane))
+
+    async def stop(self, grace: float) -> None:
+        """Start nothing more, give what is being handled `grace` seconds, then cancel it."""
+        self._stopping = True
+        for lane in self._lanes.values():
+            lane.arrived.set()
+        workers = [lane.worker for lane in self._lanes.values() if lane.worker]
+        if workers:
+            _, late = await asyncio.wait(workers, timeout=grace)
+            while late:  # a library that swallows a cancellation must not keep the process alive
+                for worker in late:
+                    worker.cancel()
+                _, late = await asyncio.wait(late, timeout=CANCEL_SECONDS)
+
+    async def _work(self, name: str, lane: _Lane) -> None:
+        while lane.queue and not self._stopping:
+            turn = await self._next(lane)
+            if turn is None:
+                return
+            await self._handle(turn)
+            for each in turn:
+                lane.queue.remove(each)
+                self._ids.discard(each.stored.id)
+        if not lane.queue:
+            del self._lanes[name]
+
+    async def _next(self, lane: _Lane) -> list[QueuedUpdate] | None:
+        """Return the first update, or its media group once that is complete; None when the lanes are stopped."""
+        while not self._stopping:
+            turn = members(lane.queue[0], lane.queue)
+            seconds = seconds_until_complete(turn, self._quiet_seconds)
+            if not seconds:
+                return turn
+            lane.arrived.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await lane.arrived.wait()
+        return None
