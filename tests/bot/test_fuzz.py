@@ -34,7 +34,7 @@ numbers = itertools.count(1_000_000)
 
 
 def sender(person: int) -> dict[str, Any]:
-    """Who sends something, as Telegram writes it."""
+    """A user as Telegram describes one."""
     return {"id": person, "is_bot": False, "first_name": "Ada", "language_code": "en"}
 
 
@@ -45,7 +45,7 @@ def private(person: int, **more: Any) -> dict[str, Any]:
 
 
 def tap(person: int, data: str) -> dict[str, Any]:
-    """A tap on a button under a message of the bot's."""
+    """A tap on a button under one of the bot's messages."""
     message = private(person, text="An answer", **{"from": {"id": 42, "is_bot": True, "first_name": "bot"}})
     return {"id": "1", "from": sender(person), "chat_instance": "1", "message": message, "data": data}
 
@@ -95,7 +95,7 @@ junk = strategies.recursive(
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path of everything inside a JSON value."""
+    """Yield the path of every value inside a JSON value."""
     found = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, child in found:
         yield (*path, key)
@@ -104,7 +104,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 @strategies.composite
 def updates(draw: strategies.DrawFn) -> dict[str, Any]:
-    """An update of some kind with one to three of its values replaced or missing."""
+    """An update of any type with one to three of its values replaced or missing."""
     update: dict[str, Any] = copy.deepcopy(draw(strategies.sampled_from(TEMPLATES)))
     for _ in range(draw(strategies.integers(1, 3))):
         *way, last = draw(strategies.sampled_from(sorted(places(update), key=repr) or [("message",)]))
@@ -132,7 +132,7 @@ callback_data = strategies.text(max_size=64) | strategies.builds(
 
 @contextmanager
 def answered_taps(bot: Bot) -> Iterator[Counter[str]]:
-    """Count how often each tap is answered."""
+    """Count the answers to each tap."""
     found: Counter[str] = Counter()
 
     async def note(make_request: NextRequestMiddlewareType[Any], bot: Bot, method: TelegramMethod[Any]) -> Any:
@@ -146,7 +146,7 @@ def answered_taps(bot: Bot) -> Iterator[Counter[str]]:
 
 
 async def handle(running: RunningBot, update: dict[str, Any]) -> int:
-    """Bring an update in and wait until it is done with."""
+    """Pass an update to the inbox and wait until it is done."""
     number = next(numbers)
     await running.inbox.store([{"update_id": number, **update}])
     await until(lambda: not running.inbox.pending, seconds=60)
@@ -168,8 +168,8 @@ async def attacked(attack: Callable[..., Awaitable[None]], *given_: strategies.S
 @pytest.mark.parametrize(
     "data", [f"{prefix}:{'9' * 40}:1" for prefix in PREFIXES] + [f"{prefix}:{'9' * 40}" for prefix in PREFIXES]
 )
-async def test_a_number_of_forty_digits_is_a_button_of_another_time(stage: Stage, data: str) -> None:
-    """Whatever its prefix: answered, done, nobody alerted."""
+async def test_a_number_of_forty_digits_is_an_expired_button(stage: Stage, data: str) -> None:
+    """With any prefix it is answered, done, and alerts nobody."""
     async with stage.bot() as running:
         with answered_taps(running.bot) as taps, capture_logs() as logs:
             for person in PEOPLE:
@@ -180,7 +180,7 @@ async def test_a_number_of_forty_digits_is_a_button_of_another_time(stage: Stage
 
 
 async def test_any_callback_data_is_answered_and_done(stage: Stage) -> None:
-    """No data of a client's is an error of ours."""
+    """No callback data causes an error."""
     async with stage.bot() as running:
         with answered_taps(running.bot) as taps:
 
@@ -196,7 +196,7 @@ async def test_any_callback_data_is_answered_and_done(stage: Stage) -> None:
 
 
 async def test_no_update_stops_a_lane(stage: Stage) -> None:
-    """An update that cannot be read is given up at the first try; the next one in its lane is handled."""
+    """An unreadable update is given up at the first attempt; the next one in its lane is handled."""
     unreadable = tuple(f"{each.__name__}" for each in UNREADABLE)
     async with stage.bot() as running:
 

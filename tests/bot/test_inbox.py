@@ -1,4 +1,4 @@
-"""The inbox: stored before acknowledged, in order, once, and excused or set aside where it must be."""
+"""The inbox: updates are stored before they are acknowledged, and handled in order, once, or become dead letters."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ def private(text: str, **more: Any) -> dict[str, Any]:
     ],
 )
 def test_lanes(update: dict[str, Any], lane: str) -> None:
-    """A chat's talk keeps its order; taps and admin commands do not queue behind it."""
+    """A chat's messages keep their order; button taps and admin commands do not wait for them."""
     assert lane_of(update) == lane
 
 
-def test_an_album_that_a_crash_interrupted_stays_as_it_was_begun() -> None:
-    """Members that came after the crash make a turn of their own."""
+def test_an_interrupted_album_keeps_its_members() -> None:
+    """Members that arrived after the crash are handled as another album."""
 
     def waiting(number: int, attempts: int, group: str | None = "g") -> QueuedUpdate:
         raw = {"message": private("", media_group_id=group) if group else private("")}
@@ -80,9 +80,7 @@ def test_an_album_that_a_crash_interrupted_stays_as_it_was_begun() -> None:
     assert [each.update.id for each in members(other, lane)] == [3]
 
 
-async def test_an_update_is_in_the_ledger_before_telegram_forgets_it(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_update_is_stored_before_it_is_acknowledged(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """While nothing can be stored the offset stays, so the update comes again and is answered."""
     async with stage.bot("Answer.") as bot, stage.person() as ada:
         store = bot.ledger.inbox.store
@@ -100,7 +98,7 @@ async def test_an_update_is_in_the_ledger_before_telegram_forgets_it(
 
 
 async def test_an_update_that_comes_twice_is_handled_once(stage: Stage) -> None:
-    """Delivered again by polling or by a webhook, it is known by its number."""
+    """A repeated delivery, by polling or by webhook, is recognised by its id."""
     stage.emulator.world.updates.duplicates = 3
     async with stage.bot() as bot, stage.person() as ada:
         answer = await ada.asks(photo=png())
@@ -114,8 +112,8 @@ async def test_an_update_that_comes_twice_is_handled_once(stage: Stage) -> None:
         assert (await bot.ledger.counts.totals())["votes"] == 1
 
 
-async def test_trouble_with_fetching_is_sat_out(stage: Stage) -> None:
-    """Broken connections, error pages and floods of getUpdates delay updates and lose none."""
+async def test_polling_is_retried(stage: Stage) -> None:
+    """Broken connections, error pages and flood control delay updates and lose none."""
     for kind in ("html_page", "reset_after", "flood"):
         stage.emulator.faults.plan(kind, methods=["getUpdates"], seconds=1)
     async with stage.bot("Answer."), stage.person() as ada:
@@ -124,10 +122,8 @@ async def test_trouble_with_fetching_is_sat_out(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize(("hours", "said"), [(5.9, ["Answer 1", "Answer 2", "Answer 3"]), (6.1, [AWAY, "Answer 1"])])
-async def test_after_a_long_downtime_old_questions_are_excused_once(
-    stage: Stage, hours: float, said: list[str]
-) -> None:
-    """Recent questions are answered when the bot comes back; older ones get one sentence together."""
+async def test_old_questions_get_one_apology_after_a_downtime(stage: Stage, hours: float, said: list[str]) -> None:
+    """Recent questions are answered when the bot is back; older ones get one apology for each person."""
     async with stage.person() as ada:
         for _ in range(2):
             sent = await ada.sends(photo=png())
@@ -139,7 +135,7 @@ async def test_after_a_long_downtime_old_questions_are_excused_once(
 
 
 async def test_a_wrong_token_ends_the_bot(stage: Stage) -> None:
-    """Nothing is gained by asking again with a token that Telegram does not know."""
+    """Asking again with a token that Telegram does not know is pointless."""
     made = settings(stage.url, "4242:wrong")
     bot = RunningBot(made, stage.directory, ScriptedEngine(), Notebook())
     try:
@@ -150,7 +146,7 @@ async def test_a_wrong_token_ends_the_bot(stage: Stage) -> None:
 
 
 async def test_a_wrong_address_for_the_webhook_ends_the_bot(stage: Stage) -> None:
-    """Telegram's own words say what is wrong with it."""
+    """The error quotes Telegram's reason."""
     hook = {"mode": "webhook", "webhook": {"url": "ftp://nowhere", "secret": SecretStr("hush")}}
     stage.emulator.faults.plan(
         "refused", methods=["setWebhook"], words="bad webhook: An HTTPS URL must be provided for webhook"
@@ -164,21 +160,21 @@ async def test_a_wrong_address_for_the_webhook_ends_the_bot(stage: Stage) -> Non
 
 
 @pytest.mark.parametrize(("token", "what"), [("", "is not set"), ("nonsense", "is no bot's token")])
-def test_without_a_token_the_next_step_is_said(token: str, what: str) -> None:
-    """`thumbtune run` says where a token comes from and how it is set."""
+def test_a_missing_token_names_the_next_step(token: str, what: str) -> None:
+    """`thumbtune run` says where to get a token and how to set it."""
     with pytest.raises(ConfigError, match=f"{what}.*BotFather.*THUMBTUNE_TELEGRAM__TOKEN"):
         open_bot(TelegramSettings(token=SecretStr(token)))
 
 
-async def test_an_update_that_is_no_update_is_refused(stage: Stage) -> None:
-    """A webhook call without a number is the caller's mistake."""
+async def test_a_webhook_call_without_an_update_is_refused(stage: Stage) -> None:
+    """A body without an `update_id` is the caller's mistake."""
     async with stage.bot() as bot:
         with pytest.raises(ValueError, match="update_id"):
             await bot.inbox.accept({"message": private("hi")})
 
 
-async def test_an_update_of_an_unknown_kind_is_passed_over(stage: Stage) -> None:
-    """What Telegram invents later neither stops the bot nor is tried for ever."""
+async def test_an_update_of_an_unknown_type_is_ignored(stage: Stage) -> None:
+    """New types neither stop the bot nor are retried for ever."""
     async with stage.bot() as bot, stage.person() as ada:
         await bot.inbox.accept({"update_id": 78, "message": {**private(""), "hologram": {"size": 3}}})
         await bot.settled()
@@ -187,8 +183,8 @@ async def test_an_update_of_an_unknown_kind_is_passed_over(stage: Stage) -> None
         assert "/new" in (await ada.answer(rated=False, quiet=0.2))["text"]
 
 
-async def test_a_webhook_is_announced_and_served(stage: Stage) -> None:
-    """Telegram is told where to call, however often that fails at first; what is accepted there is answered."""
+async def test_a_webhook_is_set_and_served(stage: Stage) -> None:
+    """Setting it is retried until it succeeds; an accepted update is answered."""
     from aiohttp import web
 
     async def call(request: web.Request) -> web.Response:
@@ -215,8 +211,8 @@ async def test_a_webhook_is_announced_and_served(stage: Stage) -> None:
         await runner.cleanup()
 
 
-async def test_a_webhook_call_does_not_overtake_what_was_left_over(stage: Stage) -> None:
-    """What comes while the bot starts waits until that from before stands in its place."""
+async def test_a_webhook_call_does_not_overtake_replayed_updates(stage: Stage) -> None:
+    """An update that arrives during the start waits until the replayed ones are queued."""
     async with Ledger.open(stage.directory) as ledger:
         await ledger.inbox.store([(5, "chat:1001", json.dumps({"update_id": 5, "message": private("/help")}))])
     hook = {"mode": "webhook", "webhook": {"url": "https://bot.example.org/telegram", "secret": SecretStr("hush")}}
@@ -236,8 +232,8 @@ async def test_a_webhook_call_does_not_overtake_what_was_left_over(stage: Stage)
         await bot.stop()
 
 
-async def test_an_update_that_kills_every_process_is_set_aside(stage: Stage) -> None:
-    """After many attempts that never ended, the update is given up at the next start."""
+async def test_an_update_that_crashes_every_process_becomes_a_dead_letter(stage: Stage) -> None:
+    """After many attempts without an end, the next start gives the update up."""
     ledger = Ledger.open(stage.directory)
     await ledger.inbox.store([(5, "chat:1001", json.dumps({"update_id": 5, "message": private("hi")}))])
     for _ in range(ATTEMPTS):
@@ -251,7 +247,7 @@ async def test_an_update_that_kills_every_process_is_set_aside(stage: Stage) -> 
 
 
 async def test_a_bad_payload_does_not_silence_the_alert(stage: Stage) -> None:
-    """Admins hear of an update that was given up although nobody can be found in it to apologise to."""
+    """Admins are notified of a dead letter even if it has no sender to apologise to."""
     async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
         await bot.ledger.inbox.store([(5, "chat:1001", "")])
         await bot.ledger.inbox.set_aside(5, "RuntimeError: broken")

@@ -1,4 +1,4 @@
-"""What docs/promises.md promises of each kind of message, where a connection breaks after the call was carried out."""
+"""The guarantees of docs/promises.md for each kind of message, when a connection breaks after the call succeeded."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ ADMINS = ("/status", "/schedule", "/models", "/retrain", "/retrain dry", "/cance
 
 
 def words(messages: list[Message]) -> list[str]:
-    """What messages say, those left out that still show a placeholder."""
+    """Return the texts of messages without those that still show a placeholder."""
     said = [each.get("text") or each.get("caption") or "" for each in messages]
     return [text for text in said if not text.endswith("…")]
 
 
 @pytest.mark.parametrize("method", ["sendMessage", "editMessageText"])
 @pytest.mark.parametrize("command", [*COMMANDS, *ADMINS])
-async def test_what_a_command_says_is_said_once(stage: Stage, command: str, method: str) -> None:
-    """In a private chat, whichever call breaks off: the words come once; a placeholder may stand twice."""
+async def test_the_reply_to_a_command_is_shown_once(stage: Stage, command: str, method: str) -> None:
+    """In a private chat the text appears once, whichever call breaks off; a placeholder may appear twice."""
     async with stage.bot() as bot, stage.person(ADMIN, "Root") as root:
         stage.emulator.faults.plan("reset_after", 1, methods=[method])
         await root.sends(command)
@@ -34,8 +34,8 @@ async def test_what_a_command_says_is_said_once(stage: Stage, command: str, meth
 
 
 @pytest.mark.parametrize("method", ["sendMessage", "editMessageText"])
-async def test_a_refusal_is_said_once(stage: Stage, method: str) -> None:
-    """Who may not do what they ask for hears so once."""
+async def test_a_refusal_is_shown_once(stage: Stage, method: str) -> None:
+    """A user without permission gets one message."""
     async with stage.bot() as bot, stage.person() as ada:
         stage.emulator.faults.plan("reset_after", 1, methods=[method])
         await ada.sends("/retrain")
@@ -46,7 +46,7 @@ async def test_a_refusal_is_said_once(stage: Stage, method: str) -> None:
 @pytest.mark.parametrize("method", ["sendMessage", "editMessageMedia"])
 @pytest.mark.parametrize("group", [False, True])
 async def test_a_chart_is_sent_once(stage: Stage, method: str, group: bool) -> None:
-    """/stats shows one picture, and no apology, whichever call breaks off after it was carried out."""
+    """/stats shows one picture and no apology, whichever call breaks off."""
     async with stage.bot() as bot, stage.person(ADMIN, "Root") as root:
         await root.asks(photo=png())
         chat = stage.emulator.add_group("Friends", [root.id]).id if group else None
@@ -60,8 +60,8 @@ async def test_a_chart_is_sent_once(stage: Stage, method: str, group: bool) -> N
 
 
 @pytest.mark.parametrize("skip", range(3))
-async def test_no_page_of_a_long_answer_is_doubled(stage: Stage, skip: int) -> None:
-    """Whichever message of it breaks off, each page is there once, with the thumbs under the last."""
+async def test_no_page_of_a_long_answer_is_duplicated(stage: Stage, skip: int) -> None:
+    """Each page appears once, with the thumbs under the last."""
     text = "".join(f"Sentence number {number}. " for number in range(500))
     async with stage.bot([text[:6000], 0.2, text[6000:]]) as bot, stage.person() as ada:
         stage.emulator.faults.plan("reset_after", 1, methods=["sendMessage"], skip=skip)
@@ -74,7 +74,7 @@ async def test_no_page_of_a_long_answer_is_doubled(stage: Stage, skip: int) -> N
 
 
 async def left_over(stage: Stage, ada: Person) -> tuple[Message, Message]:
-    """The placeholder that nobody knows of, and the one that will be the answer."""
+    """The placeholder that the ledger does not know, and the one that becomes the answer."""
     stage.emulator.faults.plan("reset_after", 1, methods=["sendMessage"])
     await ada.sends(photo=png())
     async with asyncio.timeout(20):
@@ -85,8 +85,8 @@ async def left_over(stage: Stage, ada: Person) -> tuple[Message, Message]:
 
 
 @pytest.mark.parametrize("ended", [False, True])
-async def test_a_left_over_placeholder_goes_when_it_is_tapped(stage: Stage, ended: bool) -> None:
-    """Its ⏹ stops the answer if that is still being written, and either way the placeholder is gone."""
+async def test_a_stray_placeholder_is_deleted_when_it_is_tapped(stage: Stage, ended: bool) -> None:
+    """Its ⏹ also stops the answer if that is still being written."""
     go_on = asyncio.Event()
     async with stage.bot(["Some", go_on, " words."]) as bot, stage.person() as ada:
         first, second = await left_over(stage, ada)
@@ -101,7 +101,7 @@ async def test_a_left_over_placeholder_goes_when_it_is_tapped(stage: Stage, ende
         assert answer["text"] == ("Some words." if ended else "Some")
 
 
-async def test_a_left_over_placeholder_goes_when_it_is_replied_to(stage: Stage) -> None:
+async def test_a_stray_placeholder_is_deleted_when_it_is_replied_to(stage: Stage) -> None:
     """The reply is a question like any other."""
     async with stage.bot("Answer.", "And another.") as bot, stage.person() as ada:
         first, _ = await left_over(stage, ada)
@@ -111,8 +111,8 @@ async def test_a_left_over_placeholder_goes_when_it_is_replied_to(stage: Stage) 
         assert [each["text"] for each in await ada.bot_messages()] == ["Answer.", "And another."]
 
 
-async def test_a_commands_left_over_placeholder_goes_when_it_is_replied_to(stage: Stage) -> None:
-    """It has no ⏹; that it still shows the sign for "soon" and nobody knows of it tells it apart."""
+async def test_a_commands_stray_placeholder_is_deleted_when_it_is_replied_to(stage: Stage) -> None:
+    """It has no ⏹; it is recognised by its text, and by having no record."""
     async with stage.bot() as bot, stage.person() as ada:
         stage.emulator.faults.plan("reset_after", 1, methods=["sendMessage"])
         await ada.sends("/model")
@@ -125,7 +125,7 @@ async def test_a_commands_left_over_placeholder_goes_when_it_is_replied_to(stage
 
 
 async def test_the_placeholder_of_an_answer_stays(stage: Stage) -> None:
-    """⏹ under a placeholder that is known deletes nothing."""
+    """⏹ under a placeholder with a record deletes nothing."""
     never = asyncio.Event()
     async with stage.bot(["Half", never]) as bot, stage.person() as ada:
         await ada.sends(photo=png())
@@ -135,8 +135,8 @@ async def test_the_placeholder_of_an_answer_stays(stage: Stage) -> None:
         assert stage.emulator.counts(ada.id).deletes == 0
 
 
-async def test_an_answer_in_a_group_may_be_doubled(stage: Stage) -> None:
-    """One call an answer has its price: where the connection breaks off after it, the answer stands twice."""
+async def test_an_answer_in_a_group_may_be_duplicated(stage: Stage) -> None:
+    """An answer takes one call there; if the connection breaks after it, the answer appears twice."""
     async with stage.bot("Answer.") as bot, stage.person() as ada:
         group = stage.emulator.add_group("Friends", [ada.id]).id
         stage.emulator.faults.plan("reset_after", 1, methods=["sendMessage"])
@@ -146,8 +146,8 @@ async def test_an_answer_in_a_group_may_be_doubled(stage: Stage) -> None:
         assert (await bot.ledger.counts.totals())["replies_doubtful"] == 1
 
 
-async def test_a_deleted_message_with_buttons_is_no_failure(stage: Stage) -> None:
-    """Whoever deletes the languages after tapping on one has chosen all the same, and no admin is alarmed."""
+async def test_a_deleted_message_with_buttons_is_not_a_failure(stage: Stage) -> None:
+    """A language choice counts although its message was deleted, and no admin is alerted."""
     async with stage.bot() as bot, stage.person() as ada:
         offered = await final_reply(ada, "/language")
         stage.emulator.faults.plan("refused", 1, methods=["editMessageText"], words="message to edit not found")

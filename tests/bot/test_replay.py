@@ -1,4 +1,4 @@
-"""What a bot that was stopped or killed has left is finished by the next one: every question answered, once."""
+"""Replay: what a stopped or killed bot left unfinished is finished by the next one, every question answered once."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ async def test_a_stopped_answer_is_finished_by_the_next_process(stage: Stage, sh
             assert (await second.ledger.counts.totals())["exchanges"] == 1
 
 
-async def test_a_recorded_answer_is_shown_again_not_made_again(stage: Stage) -> None:
-    """Stopped between the record and the last edit, the next process shows what is recorded."""
+async def test_a_recorded_answer_is_shown_without_the_engine(stage: Stage) -> None:
+    """After a stop between the record and the last edit, the next process shows the recorded answer."""
     stage.emulator.faults.plan("flood", 1, methods=["editMessageText"], seconds=600)
     async with stage.person() as ada:
         made = settings(stage.url, stage.emulator.token)
@@ -55,7 +55,7 @@ async def test_a_recorded_answer_is_shown_again_not_made_again(stage: Stage) -> 
 
 
 async def test_a_finished_reply_is_left_alone(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped between the last edit and the inbox's own note, the next process does nothing visible."""
+    """After a stop between the last edit and the inbox's record, the next process does nothing visible."""
     reached = asyncio.Event()
 
     async def never(update: int, unreachable: str) -> None:
@@ -81,8 +81,8 @@ async def test_a_finished_reply_is_left_alone(stage: Stage, monkeypatch: pytest.
             assert [(each.sends, each.edits) for each in counts] == before
 
 
-async def test_a_stopped_album_is_one_turn_again(stage: Stage) -> None:
-    """All members of an interrupted album are asked about together by the next process."""
+async def test_an_interrupted_album_is_one_question_again(stage: Stage) -> None:
+    """The next process asks about all members together."""
     never = asyncio.Event()
     async with stage.person() as ada:
         made = settings(stage.url, stage.emulator.token)
@@ -99,7 +99,7 @@ async def test_a_stopped_album_is_one_turn_again(stage: Stage) -> None:
 
 
 async def test_an_album_that_was_answered_is_not_answered_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped while the members of an answered album were being ticked off, the next process ticks off the rest."""
+    """After a stop while its members were being finished, the next process finishes the rest."""
     async with stage.person() as ada:
         made = settings(stage.url, stage.emulator.token)
         first = RunningBot(made, stage.directory, ScriptedEngine(), Notebook())
@@ -124,19 +124,19 @@ async def test_an_album_that_was_answered_is_not_answered_again(stage: Stage, mo
 
 
 async def test_killed_again_and_again_every_question_gets_one_answer(stage: Stage) -> None:
-    """`kill -9` of the bot at arbitrary moments: one rated answer each, every vote once, nothing left undone."""
+    """`kill -9` at arbitrary moments: one rated answer for each question, every vote once, nothing unfinished."""
     await killed_while_people_talk(stage, kills=6, seed=1)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(6))
-async def test_killed_ten_times_in_many_ways(stage: Stage, seed: int) -> None:
+async def test_killed_ten_times(stage: Stage, seed: int) -> None:
     """The same, longer, at other moments."""
     await killed_while_people_talk(stage, kills=10, seed=seed)
 
 
 async def killed_while_people_talk(stage: Stage, kills: int, seed: int) -> None:
-    """Three people ask and vote while the bot is killed; afterwards everything was answered and counted once."""
+    """Kill the bot while three people ask and vote; afterwards check that everything is answered and counted once."""
     questions = kills + 3
     asked = 3 * questions
     people = [Person(stage.url, 2000 + number, f"P{number}") for number in range(3)]
@@ -161,6 +161,6 @@ async def killed_while_people_talk(stage: Stage, kills: int, seed: int) -> None:
 
 
 def last_text(stage: Stage, person: Person) -> str:
-    """What the last message of the chat says."""
+    """Return the text of the last message in the chat."""
     messages = list(stage.emulator.world.chats[person.id].messages.values())
     return str(messages[-1].get("text", "")) if messages else ""

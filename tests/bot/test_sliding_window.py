@@ -1,4 +1,4 @@
-"""The rate limiter of a group: so many calls in any window, the most urgent first. In virtual time."""
+"""The sliding window of a group: a maximum of calls in any window, by priority. In virtual time."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def now() -> float:
 
 
 async def calls(window: SlidingWindow, priority: Priority, made: list[tuple[float, Priority]]) -> None:
-    """One call, noted with its time."""
+    """Make one call and note its time."""
     window.sent(await window.acquire(priority))
     made.append((now(), priority))
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_no_window_has_more(seed: int) -> None:
-    """Whatever comes when, no 60 seconds have more than 20 calls, and a busy chat has nearly as many."""
+def test_no_window_has_more_calls(seed: int) -> None:
+    """No 60 seconds have more than 20 calls, and a busy chat has nearly as many."""
     draw = random.Random(seed)
 
     async def busy() -> list[float]:
@@ -41,8 +41,8 @@ def test_no_window_has_more(seed: int) -> None:
     assert times[-1] < 300 / 20 * 60 * 1.15
 
 
-def test_a_burst_is_taken_at_once() -> None:
-    """After a pause answers need not wait, but for the few places that notices may need."""
+def test_a_burst_is_served_at_once() -> None:
+    """After a pause answers do not wait, except for the share kept free for notices."""
 
     async def burst() -> tuple[list[tuple[float, Priority]], bool]:
         window, made = SlidingWindow(20, 60), list[tuple[float, Priority]]()
@@ -60,7 +60,7 @@ def test_a_burst_is_taken_at_once() -> None:
 
 
 def test_answers_go_before_buttons_but_not_for_ever() -> None:
-    """Buttons wait while answers come, at most as long as an answer may have to that came when they were old enough."""
+    """Button updates wait for answers until they have aged."""
 
     async def crowded() -> list[tuple[float, Priority]]:
         window, made = SlidingWindow(2, 10), list[tuple[float, Priority]]()
@@ -78,8 +78,8 @@ def test_answers_go_before_buttons_but_not_for_ever() -> None:
     assert len(made) == 43
 
 
-def test_a_cancelled_call_leaves_its_place() -> None:
-    """Who gives up is passed over, and a window that is shut opens when it was told to."""
+def test_a_cancelled_call_frees_its_slot() -> None:
+    """A cancelled waiter is skipped, and a paused window opens in time."""
 
     async def given_up() -> list[float]:
         window, made = SlidingWindow(1, 10), list[tuple[float, Priority]]()

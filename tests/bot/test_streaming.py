@@ -1,4 +1,4 @@
-"""An answer on its way to the screen: pages, edits while it grows, floods, broken connections, the final text."""
+"""Streaming of an answer: pages, edits while it grows, flood control, broken connections, the final text."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from tests.support.person import UP, button
 
 
 def test_markdown_becomes_entities() -> None:
-    """Markup is taken out of the text and told apart, in UTF-16 units."""
+    """Markup is removed from the text and becomes entities, in UTF-16 units."""
     (page,) = markdown_pages("😀 **bold** and `code`")
     assert page.text == "😀 bold and code"
     assert [(each.type, each.offset, each.length) for each in page.entities] == [("bold", 3, 4), ("code", 12, 4)]
 
 
 @pytest.mark.parametrize("text", ["<img>", "a < b > c", "**", "<|im_end|>", "2 * 3 * 4", "_", "```", "[x](", "<b>"])
-def test_odd_markup_never_leaves_nothing(text: str) -> None:
-    """Whatever a model writes, something of it is shown."""
+def test_odd_markup_is_never_shown_as_nothing(text: str) -> None:
+    """Some of what the model writes is always shown."""
     (page,) = markdown_pages(text)
     assert page.text
 
 
-def test_only_web_links_can_be_followed() -> None:
+def test_only_web_links_are_links() -> None:
     """A link to anything but a web page is shown as its text."""
     (page,) = markdown_pages("[a](javascript:alert) [b](https://example.org) [c](tg://user?id=1)")
     assert page.text == "a b c"
@@ -37,13 +37,13 @@ def test_only_web_links_can_be_followed() -> None:
 
 
 def test_a_blank_text_has_no_page() -> None:
-    """There is no message without a visible character."""
+    """A message needs at least one visible character."""
     assert plain_pages(" \n\t") == markdown_pages("  \n") == ()
 
 
 @pytest.mark.parametrize("unit", ["😀", "a", "好", "word ", "Sentence one. ", "短句。", "line\n", "Paragraph.\n\n"])
-def test_long_texts_are_cut_at_good_places(unit: str) -> None:
-    """Every page fits, pages are well filled, and nothing but white space is lost."""
+def test_long_texts_are_split_at_good_places(unit: str) -> None:
+    """Every page fits, pages are well filled, and only white space is lost."""
     text = unit * (20_000 // len(unit))
     pages = plain_pages(text)
     assert all(utf16_len(page.text) <= LIMIT for page in pages)
@@ -53,8 +53,8 @@ def test_long_texts_are_cut_at_good_places(unit: str) -> None:
         assert all(page.text.endswith(unit.strip()) for page in pages)
 
 
-def test_entities_are_cut_with_their_text() -> None:
-    """An entity across a cut goes on, on the next page, from its first character."""
+def test_entities_are_split_with_their_text() -> None:
+    """An entity across a split continues on the next page."""
     pages = markdown_pages(f"**{'word ' * 1500}end**")
     assert len(pages) == 2
     for page in pages:
@@ -62,14 +62,14 @@ def test_entities_are_cut_with_their_text() -> None:
         assert (bold.type, bold.offset, bold.length) == ("bold", 0, utf16_len(page.text))
 
 
-def test_pages_compare_by_what_they_show() -> None:
-    """Equal pages are equal, so nothing is sent twice."""
+def test_pages_compare_by_content() -> None:
+    """Equal pages are equal, so no edit is sent twice."""
     entity = MessageEntity(type="bold", offset=0, length=1)
     assert Page("a", (entity,)) == Page("a", (MessageEntity(type="bold", offset=0, length=1),))
 
 
 async def test_the_first_words_are_shown_before_the_answer_is_done(stage: Stage) -> None:
-    """The placeholder comes at once, the first words as soon as they exist, the thumbs only in the end."""
+    """The placeholder comes at once, the first words as soon as they exist, the thumbs at the end."""
     first, last = asyncio.Event(), asyncio.Event()
     async with stage.bot([first, "The first words", last, " and the last."]), stage.person() as ada:
         await ada.sends(photo=png())
@@ -81,8 +81,8 @@ async def test_the_first_words_are_shown_before_the_answer_is_done(stage: Stage)
         assert (await ada.counts())["sends"] == 1
 
 
-async def test_edits_keep_their_distance(stage: Stage) -> None:
-    """Many words make few edits: one at once, then one in each interval, then the final one."""
+async def test_edits_are_spaced_out(stage: Stage) -> None:
+    """Many words cause few edits: one at once, one in each interval, and the final one."""
     words = [step for number in range(60) for step in (f"{number} ", 0.01)]
     began = time.monotonic()
     async with stage.bot(words, telegram={"edit_seconds": 0.5}), stage.person() as ada:
@@ -91,8 +91,8 @@ async def test_edits_keep_their_distance(stage: Stage) -> None:
         assert (await ada.counts())["edits"] <= 2 + (time.monotonic() - began) / 0.5
 
 
-async def test_a_restarted_answer_forgets_the_words_before(stage: Stage) -> None:
-    """What a crashed engine said is gone from the final answer, and from the record."""
+async def test_a_restarted_answer_drops_the_words_before(stage: Stage) -> None:
+    """What a crashed engine said is neither in the final answer nor in the ledger."""
     async with (
         stage.bot(["Half an ans", 0.1, Delta(restarted=True), 0.1, "A whole answer."]) as bot,
         stage.person() as ada,
@@ -102,7 +102,7 @@ async def test_a_restarted_answer_forgets_the_words_before(stage: Stage) -> None
 
 
 async def test_a_long_answer_takes_several_messages(stage: Stage) -> None:
-    """Beyond 4096 characters the answer goes on in the next message; the thumbs are under the last."""
+    """Beyond 4096 characters the answer continues in the next message; the thumbs are under the last."""
     text = "".join(f"Sentence number {number}. " for number in range(500))
     async with stage.bot([text[:6000], 0.2, text[6000:]]) as bot, stage.person() as ada:
         await ada.asks(photo=png())
@@ -113,8 +113,8 @@ async def test_a_long_answer_takes_several_messages(stage: Stage) -> None:
         assert [button(message, UP) is not None for message in messages] == [False, False, True]
 
 
-async def test_messages_that_are_left_over_go_away(stage: Stage) -> None:
-    """When a long answer begins anew and is short, the second message is taken back."""
+async def test_surplus_messages_are_deleted(stage: Stage) -> None:
+    """When a long answer restarts and is short, the second message is deleted."""
     shown = asyncio.Event()
     async with (
         stage.bot(["word " * 1000, shown, Delta(restarted=True), "Short."]) as bot,
@@ -129,7 +129,7 @@ async def test_messages_that_are_left_over_go_away(stage: Stage) -> None:
 
 
 async def test_the_final_text_survives_flood_control(stage: Stage) -> None:
-    """With Telegram's limits on and no mercy from our own pace, every answer still arrives once and whole."""
+    """With Telegram's limits on and ours off, every answer still arrives once and whole."""
     stage.emulator.flood.on = True
     stage.emulator.flood.chat_burst = 2.0
     async with stage.bot([f"{number} " for number in range(30)]) as bot, stage.person() as ada:
@@ -140,8 +140,8 @@ async def test_the_final_text_survives_flood_control(stage: Stage) -> None:
         assert stage.emulator.flood.refusals > 0
 
 
-async def test_after_a_complaint_the_pace_is_kept(stage: Stage) -> None:
-    """Quick until Telegram refuses a call; from then on at the pace of the settings, without further refusals."""
+async def test_a_refusal_turns_the_rate_limit_on(stage: Stage) -> None:
+    """A private chat is not limited until Telegram refuses a call; then it is, and no call is refused."""
     stage.emulator.flood.on = True
     pace = {"edit_seconds": 0.2, "chat_calls_per_second": 0.9}
     async with stage.bot(telegram=pace), stage.person() as ada:
@@ -153,8 +153,8 @@ async def test_after_a_complaint_the_pace_is_kept(stage: Stage) -> None:
         assert stage.emulator.flood.refusals == refusals
 
 
-async def test_groups_are_paced_before_anybody_complains(stage: Stage) -> None:
-    """Telegram's limit for groups is kept from the start; what is saved is edits in between, never an answer."""
+async def test_groups_are_limited_from_the_start(stage: Stage) -> None:
+    """Edits in between are dropped, answers never."""
     stage.emulator.flood.on = True
     words = [step for number in range(40) for step in (f"{number} ", 0.02)]
     pace = {"edit_seconds": 0.01, "group_calls_per_minute": 20}
@@ -167,8 +167,8 @@ async def test_groups_are_paced_before_anybody_complains(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bad_gateway", "html_page", "reset_before", "reset_after", "flood"])
-async def test_trouble_with_edits_costs_no_answer(stage: Stage, kind: str) -> None:
-    """Whatever goes wrong with edits, the final one arrives once, with the thumbs."""
+async def test_failing_edits_cost_no_answer(stage: Stage, kind: str) -> None:
+    """However edits fail, the final answer arrives once, with the thumbs."""
     stage.emulator.faults.plan(kind, 4, methods=["editMessageText"], seconds=1)
     async with stage.bot(["One ", 0.2, "two ", 0.2, "three."]) as bot, stage.person() as ada:
         assert (await ada.asks(photo=png()))["text"] == "One two three."
@@ -179,7 +179,7 @@ async def test_trouble_with_edits_costs_no_answer(stage: Stage, kind: str) -> No
 
 @pytest.mark.parametrize(("kind", "messages"), [("reset_before", 1), ("reset_after", 2), ("html_page", 1)])
 async def test_a_placeholder_that_may_have_arrived_is_sent_again(stage: Stage, kind: str, messages: int) -> None:
-    """The one window: a placeholder may stand twice, is counted, and there is one answer."""
+    """A placeholder may appear twice and is counted as doubtful; there is one answer."""
     stage.emulator.faults.plan(kind, 1, methods=["sendMessage"])
     async with stage.bot("Answer.") as bot, stage.person() as ada:
         await ada.asks(photo=png())
@@ -190,8 +190,8 @@ async def test_a_placeholder_that_may_have_arrived_is_sent_again(stage: Stage, k
         assert (await bot.ledger.counts.totals())["replies_doubtful"] == 1
 
 
-async def test_who_blocks_the_bot_is_left_alone(stage: Stage) -> None:
-    """One call tells that nobody is there; the update is done, nothing is tried again."""
+async def test_nothing_more_is_sent_to_a_user_who_blocked_the_bot(stage: Stage) -> None:
+    """One refused call finishes the update; nothing is retried."""
     go_on = asyncio.Event()
     async with stage.bot(["Some", go_on, "thing"]) as bot, stage.person() as ada:
         await ada.sends(photo=png())
@@ -204,8 +204,8 @@ async def test_who_blocks_the_bot_is_left_alone(stage: Stage) -> None:
         assert await bot.ledger.inbox.pending() == []
 
 
-async def test_a_deleted_placeholder_does_not_swallow_the_answer(stage: Stage) -> None:
-    """When the message to edit is gone, the answer is sent anew."""
+async def test_a_deleted_placeholder_is_replaced(stage: Stage) -> None:
+    """When the message to edit is gone, the answer is sent as a new one."""
     go_on = asyncio.Event()
     async with stage.bot([go_on, "Here."]) as bot, stage.person() as ada:
         await ada.sends(photo=png())

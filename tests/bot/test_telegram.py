@@ -1,4 +1,4 @@
-"""Where Telegram says no: nobody is there, the bot may not write, the group has moved, the markup is not liked."""
+"""Refusals of Telegram: blocked by the user, muted in a group, a migrated group, refused markup."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ BOT = "@thumbtune_bot"
 
 
 async def why_dropped(bot: RunningBot) -> str:
-    """The reason that the ledger keeps of the newest update, which is done and was tried once."""
+    """Return the ledger's reason for the newest update, which is done after one attempt."""
     await bot.settled()
     stored = await bot.ledger.inbox.get(newest_update(bot.ledger))
     assert (stored.state, stored.attempts, stored.payload) == ("done", 1, "")
     return stored.error
 
 
-async def test_who_blocks_the_bot_while_they_wait_costs_one_call(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That nobody is there shows when the bot says that it is typing; nothing else is sent, the reason is kept."""
+async def test_a_user_who_blocks_the_bot_costs_one_call(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The typing status is refused; nothing else is sent, and the reason is recorded."""
     monkeypatch.setattr(streaming, "TYPING_SECONDS", 0.2)
     go_on = asyncio.Event()
     async with stage.bot([go_on, "An answer."]) as bot, stage.person() as ada:
@@ -43,8 +43,8 @@ async def test_who_blocks_the_bot_while_they_wait_costs_one_call(stage: Stage, m
     "words",
     ["not enough rights to send text messages to the chat", "CHAT_WRITE_FORBIDDEN", "TOPIC_CLOSED"],
 )
-async def test_where_a_group_does_not_let_the_bot_write_it_is_silent(stage: Stage, words: str) -> None:
-    """One call tells that it may not; the question is done with that reason, no admin is disturbed."""
+async def test_a_group_in_which_the_bot_may_not_write(stage: Stage, words: str) -> None:
+    """One refused call finishes the question with that reason; no admin is alerted."""
     async with stage.bot() as bot, stage.person() as ada:
         group = stage.emulator.add_group("Friends", [ada.id]).id
         stage.emulator.faults.plan("refused", 99, methods=["sendMessage"], chat=group, words=words)
@@ -55,7 +55,7 @@ async def test_where_a_group_does_not_let_the_bot_write_it_is_silent(stage: Stag
 
 
 async def test_a_group_that_has_become_a_supergroup_gets_its_answer(stage: Stage) -> None:
-    """Telegram names the new chat while the answer is on its way; it is sent there."""
+    """Telegram names the new chat while the answer is in flight; it is sent there."""
     async with stage.bot("An answer.") as bot, stage.person() as ada:
         old = stage.emulator.add_group("Friends", [ada.id], kind="group").id
         new = stage.emulator.add_group("Friends", [ada.id]).id
@@ -68,8 +68,8 @@ async def test_a_group_that_has_become_a_supergroup_gets_its_answer(stage: Stage
         assert (await bot.ledger.counts.totals())["updates_set_aside"] == 0
 
 
-async def test_markup_that_telegram_refuses_costs_the_markup(stage: Stage) -> None:
-    """The words arrive without it, once, whether as an edit or as a new message."""
+async def test_refused_markup_is_left_out(stage: Stage) -> None:
+    """The text arrives once without it, by an edit or in a new message."""
     words = "entity beginning at UTF-16 offset 0 ends in a middle of a UTF-16 symbol at byte offset 3"
     go_on = asyncio.Event()
     async with stage.bot([go_on, "**Bold** words."], "**More** words.") as bot, stage.person() as ada:

@@ -1,4 +1,4 @@
-"""What people see while an answer grows: that somebody types; and fair shares of the rate over all chats."""
+"""The typing status, and how calls share the overall rate."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.support.chatting import ScriptedEngine, Stage, png, settings, shows, 
 from tests.support.person import UP, Person, button
 
 
-async def test_somebody_types_while_the_answer_is_awaited(stage: Stage) -> None:
-    """After the placeholder the chat shows that the bot is typing; whatever ails that call costs no answer."""
+async def test_the_bot_shows_typing_until_the_answer(stage: Stage) -> None:
+    """The status follows the placeholder; a failing call costs no answer."""
     middleware = asyncio.Event()
     stage.emulator.faults.plan("bad_gateway", 1, methods=["sendChatAction"])
     async with stage.bot(["So", middleware, "."], [0.5, "Next."]), stage.person() as ada:
@@ -29,8 +29,8 @@ async def test_somebody_types_while_the_answer_is_awaited(stage: Stage) -> None:
             assert (await anext(events))["action"] == "typing"
 
 
-async def test_growing_answers_leave_room_for_final_ones(stage: Stage) -> None:
-    """With the allowance over all chats nearly used up, unfinished texts are dropped and messages still go out."""
+async def test_partial_edits_leave_capacity_for_messages(stage: Stage) -> None:
+    """With the overall rate nearly used up, partial edits are dropped and messages go out."""
     made = settings(stage.url, stage.emulator.token, {"calls_per_second": 12})
     middleware = DeliveryMiddleware(made.telegram)
     bot = open_bot(made.telegram, middleware)
@@ -50,7 +50,7 @@ async def test_growing_answers_leave_room_for_final_ones(stage: Stage) -> None:
 
 
 async def test_many_answers_at_once_all_arrive(stage: Stage) -> None:
-    """Telegram's limits on, a dozen people answered at once: every answer comes whole, hardly a call is refused."""
+    """With Telegram's limits on, a dozen people get whole answers, and hardly a call is refused."""
     stage.emulator.flood.on = True
 
     def slowly(prompt: object, number: int) -> list[str | float | Delta]:

@@ -1,4 +1,4 @@
-"""How fast the bot calls: it finds the pace that Telegram takes over all chats, and one chat's flood stays its own."""
+"""The rate limits: the overall rate adapts to Telegram's refusals, and one chat's flood slows only that chat."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ PEOPLE = range(4001, 4049)
 
 @pytest.fixture(autouse=True)
 def people(stage: Stage) -> None:
-    """As many as are written to here."""
+    """As many people as the tests write to."""
     for person in PEOPLE:
         stage.emulator.add_person(person, f"P{person}").started = True
 
 
 @asynccontextmanager
 async def calling(stage: Stage, **telegram: Any) -> AsyncIterator[tuple[Bot, DeliveryMiddleware]]:
-    """A bot that only calls, and its middleware."""
+    """A bot that only makes calls, and its middleware."""
     made = settings(stage.url, stage.emulator.token, telegram).telegram
     middleware = DeliveryMiddleware(made)
     bot = open_bot(made, middleware)
@@ -37,7 +37,7 @@ async def calling(stage: Stage, **telegram: Any) -> AsyncIterator[tuple[Bot, Del
 
 
 async def refused(stage: Stage, bot: Bot, middleware: DeliveryMiddleware, people: Iterable[int]) -> None:
-    """Have Telegram refuse one message to each of them, for longer than anybody waits here."""
+    """Have Telegram refuse one message to each of them, for longer than the tests wait."""
     chats = list(people)
     for person in chats:
         stage.emulator.faults.plan("flood", chat=person, seconds=600)
@@ -48,10 +48,8 @@ async def refused(stage: Stage, bot: Bot, middleware: DeliveryMiddleware, people
     await asyncio.wait(waiting)
 
 
-async def test_a_bot_that_is_set_too_quick_finds_its_pace(stage: Stage) -> None:
-    """Set to many times what Telegram takes over all chats, it is refused at first and then hardly any more; every
-    message arrives, once.
-    """
+async def test_a_rate_set_too_high_is_reduced(stage: Stage) -> None:
+    """Refusals of the overall limit become rare, and every message arrives once."""
     stage.emulator.flood.on = True
     stage.emulator.flood.overall_per_second = 5
     refusals = []
@@ -69,8 +67,8 @@ async def test_a_bot_that_is_set_too_quick_finds_its_pace(stage: Stage) -> None:
     assert refusals[-1] - half < half / 4
 
 
-async def test_one_chat_that_is_flooded_leaves_the_others_quick(stage: Stage) -> None:
-    """While it waits for its time, and whatever is refused there, the others get their messages, none refused."""
+async def test_a_flooded_chat_does_not_slow_the_others(stage: Stage) -> None:
+    """While it waits, the others get their messages without a refusal."""
     flooded, *others = PEOPLE
     stage.emulator.faults.plan("flood", 2, chat=flooded, seconds=1)
     stage.emulator.faults.plan("flood", 1, chat=flooded, seconds=600)
@@ -87,10 +85,10 @@ async def test_one_chat_that_is_flooded_leaves_the_others_quick(stage: Stage) ->
 
 
 @pytest.mark.parametrize(("hurried", "slower"), [(False, True), (True, False)])
-async def test_only_refusals_that_no_chat_explains_slow_all(
+async def test_only_refusals_without_a_burst_reduce_the_overall_rate(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, hurried: bool, slower: bool
 ) -> None:
-    """Chats that were written to faster than they take have refusals of their own."""
+    """A refusal in a chat that was written to too fast is about that chat's own limit."""
     monkeypatch.setattr(rate_limit, "REFUSAL_SECONDS", 1e9)
     few = PEOPLE[: rate_limit.REFUSALS]
     async with calling(stage, calls_per_second=80, chat_calls_per_second=1 / 3600) as (bot, middleware):
@@ -100,8 +98,8 @@ async def test_only_refusals_that_no_chat_explains_slow_all(
         assert (middleware.limiter.calls_per_second < 80) == slower
 
 
-async def test_the_pace_has_a_floor_and_comes_back(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refused on and on, it is a call a second; without complaints it returns to what is set."""
+async def test_the_overall_rate_has_a_minimum_and_recovers(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Constant refusals reduce it to one call a second; without refusals it returns to the setting."""
     monkeypatch.setattr(rate_limit, "REFUSAL_SECONDS", 1e9)
     monkeypatch.setattr(rate_limit, "SETTLING_SECONDS", 0.0)
     monkeypatch.setattr(rate_limit, "RECOVERY_SECONDS", 1e9)
@@ -113,8 +111,8 @@ async def test_the_pace_has_a_floor_and_comes_back(stage: Stage, monkeypatch: py
         await until(lambda: middleware.limiter.calls_per_second == 80)
 
 
-async def test_however_many_wait_typing_has_its_share(stage: Stage) -> None:
-    """Beyond a third of the allowance nobody is told that we type; a message to everybody goes out all the same."""
+async def test_typing_has_its_own_budget(stage: Stage) -> None:
+    """Typing actions beyond a third of the rate are dropped; messages all go out."""
     async with calling(stage, calls_per_second=30) as (bot, middleware):
         told = await asyncio.gather(*(bot(Typing(chat_id=person, action="typing")) for person in PEOPLE))
         assert 30 / rate_limit.TYPING <= told.count(True) < len(PEOPLE)

@@ -1,4 +1,4 @@
-"""What people write stays out of logs, the ledger's reasons and admins' messages when something goes wrong."""
+"""Redaction: what people write stays out of logs, the ledger's reasons and admins' messages after an error."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.support.chatting import ADMIN, Stage, final_reply, settings, until
 SECRET = "my diary"
 
 
-async def test_an_update_that_cannot_be_read_is_not_quoted(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The log, the ledger and the admins hear where the update is wrong and how, and nothing that is in it."""
+async def test_an_unreadable_update_is_not_quoted(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Log, ledger and alert say where the update is wrong and how, without its content."""
     monkeypatch.setattr("bot.updates.inbox.PAUSES", (0.0,))
     with capture_logs() as logs:
         async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
@@ -34,8 +34,8 @@ async def test_an_update_that_cannot_be_read_is_not_quoted(stage: Stage, monkeyp
     assert SECRET not in f"{logs} {alert} {kept.error}"
 
 
-async def test_an_answer_of_telegram_that_breaks_off_is_not_quoted(stage: Stage) -> None:
-    """Telegram repeats in its answer what was said; where that cannot be read the log says so without it."""
+async def test_a_truncated_response_of_telegram_is_not_quoted(stage: Stage) -> None:
+    """Responses repeat the message's text; the log reports the error without it."""
     with capture_logs() as logs:
         async with stage.bot() as bot, stage.person() as ada:
             group = stage.emulator.add_group("Friends", [ada.id]).id
@@ -59,10 +59,10 @@ async def test_an_answer_of_telegram_that_breaks_off_is_not_quoted(stage: Stage)
     ],
     ids=["refused", "redirected"],
 )
-async def test_a_download_that_fails_does_not_tell_the_token(
+async def test_a_failed_download_does_not_reveal_the_token(
     answer: Callable[[web.Request], web.Response], told: str
 ) -> None:
-    """The address of a file has the token in it; what became of the request is told without."""
+    """The address of a file contains the token; the error is reported without it."""
 
     async def gone(asked: web.Request) -> web.StreamResponse:
         return answer(asked)
@@ -84,7 +84,7 @@ async def test_a_download_that_fails_does_not_tell_the_token(
 
 
 def test_an_answer_that_the_converter_cannot_read_is_not_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is shown as it is, and the log says where the converter failed."""
+    """It is shown unformatted, and the log says where the converter failed."""
 
     def fails(text: str, **_: object) -> None:
         raise ValueError(f"can't open {text}")
