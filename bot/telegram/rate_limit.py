@@ -65,11 +65,11 @@ class RateLimiter:
         """Return the limiter of a chat. The least recently used ones are forgotten."""
         limiter = self._chats.get(chat)
         if limiter is None:
-            if isinstance(chat, str) or chat < 0:  # the id of a private chat is its user's, and positive
-                limiter = GroupLimiter(self._settings.group_calls_per_minute)
-            else:
-                limiter = PrivateLimiter(self._settings.chat_calls_per_second)
-            self._chats[chat] = limiter
+            group = isinstance(chat, str) or chat < 0  # the id of a private chat is its user's, and positive
+            rate = self._settings.group_calls_per_minute if group else self._settings.chat_calls_per_second
+            calls = max(1, int(rate))
+            seconds = calls / rate * GROUP_SECONDS + GROUP_MARGIN if group else calls / rate
+            self._chats[chat] = limiter = ChatLimiter(calls, seconds, group=group)
         return limiter
 
     def has_capacity(self, chat: ChatLimiter) -> bool:
@@ -97,96 +97,47 @@ class RateLimiter:
 
 
 class ChatLimiter:
-    """The limit of one chat, and the pause that Telegram has asked for there."""
+    """The limit of one chat.
 
-    def __init__(self) -> None:
-        self._paused_until = 0.0
+    Telegram counts a group's calls strictly. In private chats it tolerates bursts, and does not publish for how long:
+    there the limit applies after a refusal, until there was none for `STRICT_SECONDS`.
+    """
+
+    def __init__(self, calls: int, seconds: float, *, group: bool) -> None:
+        self.group = group
         self.burst = False
-        """Whether the latest call exceeded the chat's tolerated rate: a refusal is then about the chat's own limit."""
+        """Whether the latest call exceeded the limit while it did not apply: a refusal is then about this chat."""
+        self._window = SlidingWindow(calls, seconds)
+        self._interval = seconds / calls
+        self._latest = -math.inf
+        self._paused_until = 0.0
+        self._strict_until = math.inf if group else 0.0
 
     @property
     def paused(self) -> bool:
         """Whether Telegram has asked for no calls in this chat for now."""
         return _now() < self._paused_until
 
-    def has_capacity(self) -> bool:
-        """Whether a call that may be dropped can be made at once."""
-        raise NotImplementedError
-
-    async def acquire(self, priority: Priority) -> Call | None:
-        """Wait until a call may be made."""
-        raise NotImplementedError
-
-    def sent(self, call: Call | None) -> None:
-        """Record that the acquired call is made now."""
-        raise NotImplementedError
-
-    def pause(self, seconds: float) -> None:
-        """Make no call for some seconds."""
-        self._paused_until = max(self._paused_until, _now() + seconds)
-
-
-class GroupLimiter(ChatLimiter):
-    """A sliding window: Telegram takes at most 20 messages a minute in a group."""
-
-    def __init__(self, calls_per_minute: float) -> None:
-        super().__init__()
-        calls = max(1, int(calls_per_minute))
-        self._window = SlidingWindow(calls, calls / calls_per_minute * GROUP_SECONDS + GROUP_MARGIN)
-
     def has_capacity(self, priority: Priority = Priority.PARTIAL) -> bool:
         """Whether a call of this priority can be made at once."""
-        return self._window.has_capacity(priority)
+        return not self.paused and (not self._strict or self._window.has_capacity(priority))
 
     async def acquire(self, priority: Priority) -> Call | None:
         """Wait until a call may be made, higher priorities first."""
-        return await self._window.acquire(priority)
+        return await self._window.acquire(priority) if self._strict else None
 
     def sent(self, call: Call | None) -> None:
         """Record that the acquired call is made now."""
         if call is not None:
             self._window.sent(call)
+        self.burst = call is None and _now() - self._latest < self._interval / 2
+        self._latest = _now()
 
     def pause(self, seconds: float) -> None:
-        """Make no call for some seconds."""
-        super().pause(seconds)
-        self._window.pause_until(self._paused_until)
-
-
-class PrivateLimiter(ChatLimiter):
-    """A leaky bucket that applies from Telegram's first refusal on, until there was none for `STRICT_SECONDS`.
-
-    Telegram tolerates bursts in private chats and does not publish for how long.
-    """
-
-    def __init__(self, calls_per_second: float) -> None:
-        super().__init__()
-        self._bucket = _bucket(calls_per_second)
-        self._interval = 1 / calls_per_second
-        self._strict_until = 0.0
-        self._latest = -math.inf
-
-    def has_capacity(self) -> bool:
-        """Whether a call that may be dropped can be made at once."""
-        return (not self._strict or self._bucket.has_capacity()) and not self.paused
-
-    async def acquire(self, priority: Priority) -> Call | None:
-        """Wait until a call may be made, first come, first served."""
-        await asyncio.sleep(max(0.0, self._paused_until - _now()))
-        if self._strict:
-            await self._bucket.acquire()
-        return None
-
-    def sent(self, call: Call | None) -> None:
-        """Record that the acquired call is made now."""
-        now = _now()
-        self.burst = not self._strict and now - self._latest < self._interval / 2
-        self._latest = now
-
-    def pause(self, seconds: float) -> None:
-        """Make no call for some seconds."""
-        super().pause(seconds)
+        """Make no call for some seconds, and apply the limit for some time after that."""
+        self._paused_until = max(self._paused_until, _now() + seconds)
         self._strict_until = max(self._strict_until, self._paused_until + STRICT_SECONDS)
+        self._window.pause_until(self._paused_until)
 
     @property
     def _strict(self) -> bool:

@@ -21,7 +21,7 @@ from bot.i18n import Say
 from bot.telegram.client import DeliveryError
 from bot.telegram.formatting import Page
 from bot.telegram.outbox import Reply
-from bot.telegram.rate_limit import GroupLimiter, RateLimiter
+from bot.telegram.rate_limit import ChatLimiter, RateLimiter
 from bot.telegram.sliding_window import Priority
 from storage.ledger import Ledger
 
@@ -49,7 +49,7 @@ class WaitNotices:
         """Notify the user if the reply that is sent inside the context takes long in a group."""
         place = reply.place
         limiter = self._limiter.chat(place.chat)
-        if not isinstance(limiter, GroupLimiter) or (place.chat, person) in self._notified:
+        if not limiter.group or (place.chat, person) in self._notified:
             yield
             return
         here = self._waiting.setdefault((place.chat, place.topic), {})
@@ -65,7 +65,7 @@ class WaitNotices:
             if not here:
                 self._waiting.pop((place.chat, place.topic), None)
 
-    async def _notify(self, reply: Reply, limiter: GroupLimiter, person: int, here: dict[int, int], say: Say) -> None:
+    async def _notify(self, reply: Reply, limiter: ChatLimiter, person: int, here: dict[int, int], say: Say) -> None:
         await asyncio.sleep(DELAY_SECONDS)
         while person in here and not limiter.has_capacity(Priority.NOTICE):  # noqa: ASYNC110 - the window has no event
             await asyncio.sleep(POLL_SECONDS)

@@ -86,9 +86,9 @@ class Inbox:
         ledger: Ledger,
         settings: BotSettings,
         *,
-        on_arrival: OnArrival | None = None,
-        on_dead_letter: OnDeadLetter | None = None,
-        on_disk_full: OnDiskFull | None = None,
+        on_arrival: OnArrival,
+        on_dead_letter: OnDeadLetter,
+        on_disk_full: OnDiskFull,
     ) -> None:
         self._bot = bot
         self._dispatcher = dispatcher
@@ -168,8 +168,7 @@ class Inbox:
             return True
 
     def _enqueue(self, update: QueuedUpdate) -> None:
-        if self._on_arrival:
-            self._on_arrival(update.raw)
+        self._on_arrival(update.raw)
         self._lanes.add(update)
 
     async def _handle(self, turn: list[QueuedUpdate]) -> None:
@@ -251,7 +250,7 @@ class Inbox:
                 return
 
     async def _report_full(self, raw: dict[str, Any]) -> None:
-        if self._on_disk_full and await self._on_disk_full(raw):
+        if await self._on_disk_full(raw):
             self._settled[int(raw["update_id"])] = None
 
     async def _bury(self, turn: list[QueuedUpdate], error: Exception) -> bool:
@@ -270,11 +269,10 @@ class Inbox:
             log.info("update closed while it was handled", update=update)
             return True
         log.error("dead letter", update=update, error=reason)
-        if self._on_dead_letter:
-            try:
-                await self._on_dead_letter(update, reason)
-            except Exception as failed:  # noqa: BLE001 - the lane goes on without the report
-                log.error("dead letter not reported", update=update, trace=trace(failed))
+        try:
+            await self._on_dead_letter(update, reason)
+        except Exception as failed:  # noqa: BLE001 - the lane goes on without the report
+            log.error("dead letter not reported", update=update, trace=trace(failed))
         return True
 
 
