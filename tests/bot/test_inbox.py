@@ -75,9 +75,9 @@ def test_an_interrupted_album_keeps_its_members() -> None:
 
     begun, late, other = waiting(2, 1), waiting(4, 0), waiting(3, 1, None)
     lane = [begun, other, waiting(1, 1), late]
-    assert [each.update.id for each in members(begun, lane)] == [1, 2]
-    assert [each.update.id for each in members(late, lane)] == [4]
-    assert [each.update.id for each in members(other, lane)] == [3]
+    assert [each.stored.id for each in members(begun, lane)] == [1, 2]
+    assert [each.stored.id for each in members(late, lane)] == [4]
+    assert [each.stored.id for each in members(other, lane)] == [3]
 
 
 async def test_an_update_is_stored_before_it_is_acknowledged(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
