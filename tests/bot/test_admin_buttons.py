@@ -123,17 +123,17 @@ async def test_replicas_are_drained_and_undrained(stage: Stage) -> None:
             assert unknown["text"] == f"There's no replica called http://c:1.\n{listed['text']}"
             assert unknown["reply_markup"] == listed["reply_markup"]
         keys = [key["text"] for row in listed["reply_markup"]["inline_keyboard"] for key in row]
-        assert keys == [f"Take {a} out of service", f"↩ Take {b} back"]
+        assert keys == [f"Take {a} out of service", f"↩ Put {b} back"]
         assert admin.asked == []
         await root.taps("Take http://a", listed)
         await shows(root, out)
-        await root.taps("Take http://b", listed)
+        await root.taps("Put http://b", listed)
         await shows(root, back)
         assert (await final_reply(root, f"/drain {a}"))["text"] == out
         assert (await final_reply(root, f"/undrain {b}"))["text"] == back
         stage.emulator.world.chats[1001].messages[99] = {**listed, "message_id": 99}
         forwarded = {**listed, "message_id": 99, "chat": {"id": 1001}}
-        for label in ("Take http://a", "Take http://b"):
+        for label in ("Take http://a", "Put http://b"):
             assert await ada.toast(await ada.taps(label, forwarded)) == "Only admins can do that."
         for command in NODES:
             assert "Only admins" in (await final_reply(ada, f"/{command} {a}"))["text"]

@@ -56,7 +56,7 @@ async def test_stats_are_a_picture(stage: Stage) -> None:
     async with stage.bot() as bot, stage.person(ADMIN, "Root") as root, stage.person() as ada:
         assert "Nobody asked" in (await final_reply(root, "/stats"))["text"]
         for wish in ("all", "99999"):
-            assert "a number from 1 to 366" in (await final_reply(root, f"/stats {wish}"))["text"]
+            assert "/stats DAYS, from 1 to 366" in (await final_reply(root, f"/stats {wish}"))["text"]
         for thumb, colour in ((UP, "red"), (UP, "blue"), (DOWN, "green")):
             await ada.toast(await ada.taps(thumb, await ada.asks(photo=png(colour=colour))))
         await root.sends("/stats 7")

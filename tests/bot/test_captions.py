@@ -37,6 +37,6 @@ async def test_a_picture_with_another_command_is_refused(stage: Stage, command: 
     async with stage.bot() as bot, stage.person() as ada:
         await ada.asks(photo=png(), caption="/r/aww a?")
         refused = await final_reply(ada, photo=png(), caption=command)
-        assert f"Send  {command.split(CALLED)[0]} alone" in refused["text"]
+        assert f"Send {command.split(CALLED)[0]} on its own" in refused["text"]
         assert bot.engine.heard() == ["/r/aww a?"]
         assert len(await ada.bot_messages()) == 2

@@ -99,7 +99,7 @@ async def test_a_sound_start_says_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         async with whole.running():
             async with asyncio.timeout(30):
                 await checked.wait()
-            assert not [each for each in await root.messages() if "Trouble" in words(each)]
+            assert not [each for each in await root.messages() if "Problem" in words(each)]
         found = await findings(tmp_path)
         assert found["ledger"].ok
         assert "live model" not in found
