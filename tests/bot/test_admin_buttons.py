@@ -45,7 +45,7 @@ async def test_a_run_is_cancelled_by_its_button(stage: Stage) -> None:
         await bot.notices.run_changed(RUN)
         await bot.notices.settled()
         (shown,) = await root.bot_messages()
-        assert await root.toast(await root.taps("Cancel", shown)) == "Cancelling run 1…"
+        assert await root.toast(await root.taps("Cancel", shown)) == "Run 1 is being cancelled."
         await bot.ledger.runs.move(run.id, RunState.CANCELLED)
         await bot.ledger.runs.start("admin", ADMIN)
         assert await root.toast(await root.taps("Cancel", shown)) == "Run 1 has already ended."

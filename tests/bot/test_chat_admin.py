@@ -71,7 +71,7 @@ async def test_admins_get_what_they_ask_for(stage: Stage) -> None:
             session = await bot.ledger.sessions.open(7, 7)
             said = exchange(session, -number, chat=7, asker=7, model="run-2")
             await bot.ledger.votes.cast(Rating((await bot.ledger.exchanges.record(said)).id, 7, value, -number))
-        assert "Run 3 begins" in await words(root, "/retrain")
+        assert "Run 3 is starting" in await words(root, "/retrain")
         assert "Run 3 is being cancelled" in await words(root, "/cancel")
         status = await words(root, "/status")
         for part in (

@@ -9,7 +9,7 @@ from typing import Final
 from training.data.selection import CUT_OFF
 
 Say = Callable[..., str]
-"""`say("{number} more", number=2)`."""
+"""`say("{number} samples", number=2)`."""
 
 CHINESE: Final = {
     "Run {run}: {candidate} and {live} compared": "训练 {run}：{candidate} 与 {live} 对比",
