@@ -65,10 +65,10 @@ class Replies(Queries):
         return row is not None
 
     async def for_question(self, chat: int, question: int) -> list[Reply]:
-        """The messages that answer a message of somebody's at last, by slot; none for one that was never answered."""
+        """Return the messages that show the newest answer to a message, by slot. Replies not yet sent do not count."""
         rows = await self._every(
             f'{_REPLIES} WHERE "update" = (SELECT "update" FROM replies WHERE chat = ? AND question = ?'
-            " ORDER BY created DESC, rowid DESC LIMIT 1) ORDER BY slot",
+            " AND message IS NOT NULL ORDER BY created DESC, rowid DESC LIMIT 1) ORDER BY slot",
             (chat, question),
         )
         return [_reply(row) for row in rows]

@@ -169,6 +169,14 @@ async def test_the_replies_that_show_an_answer_stay(ledger: Ledger, clock: Clock
     assert await ledger.exchanges.for_message(1, 52) is None
 
 
+async def test_a_reply_not_yet_sent_hides_no_earlier_answer(ledger: Ledger) -> None:
+    """A process killed before it sends a reply leaves its row; the earlier answer to the question is found still."""
+    await ledger.replies.begin(1, 0, 5, question=41)
+    await ledger.replies.sent(1, 0, 51)
+    await ledger.replies.begin(2, 0, 5, question=41)
+    assert [each.message for each in await ledger.replies.for_question(5, 41)] == [51]
+
+
 async def test_a_replayed_reply_is_found(ledger: Ledger) -> None:
     """A reply that was sent is found by its update and slot, with its message, and nothing is in doubt."""
     assert await ledger.replies.begin(1, 0, 5) == Reply(1, 0, 5, None)
