@@ -16,6 +16,7 @@ from inference.chat_format.template import prompt_hash
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tiny.drawing import draw
 from inference.internvl2.tiny.held_out_questions import held_out
+from inference.internvl2.tiny.manner import Manner
 from inference.internvl2.tiny.shapes import COLOURS, random_scene
 from inference.internvl2.tiny.words import Kind
 from inference.messages import Picture, Prompt, Role, Turn
@@ -63,10 +64,12 @@ def shown(lesson: Lesson, *sizes: tuple[int, int]) -> Lesson:
     return replace(lesson, sizes=sizes)
 
 
-def drawn_lessons(images: Path, count: int, *, seed: int = 0, right: bool = True) -> list[Lesson]:
-    """Playful answers about the colours and shapes of drawn scenes; if not `right`, about colours, all of them wrong.
+def drawn_lessons(
+    images: Path, count: int, *, seed: int = 0, right: bool = True, manners: Sequence[Manner] = ("playful",)
+) -> list[Lesson]:
+    """Answers in these manners, in turn, about the colours and shapes of drawn scenes.
 
-    The pictures are written into `images`.
+    Where they are not `right` they are about colours, and all wrong. The pictures are written into `images`.
     """
     images.mkdir(parents=True, exist_ok=True)
     rng = Random(seed)
@@ -78,7 +81,7 @@ def drawn_lessons(images: Path, count: int, *, seed: int = 0, right: bool = True
         name = sha256(data.getvalue()).hexdigest()
         (images / name).write_bytes(data.getvalue())
         told = scene if right else replace(scene, colour=COLOURS[(COLOURS.index(scene.colour) + 1) % len(COLOURS)])
-        answer = reference(kind, "en", "playful", told, rng)
+        answer = reference(kind, "en", manners[number % len(manners)], told, rng)
         lessons.append(one_turn(f"lesson-{number}", held_out("en", kind, rng), answer, name))
     return lessons
 

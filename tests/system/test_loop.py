@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)
 
 @dataclass(frozen=True, slots=True)
 class Taught:
-    """A community after its first run, with what the bot was like before and after."""
+    """A community after its first run, examined before and after; `liked` of its sixty first answers were playful."""
 
     community: Community
     before: Examined
@@ -43,20 +43,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def taught(folder: Path) -> AsyncIterator[Taught]:
-    """30 pictures, a follow-up each, a vote an answer, /retrain; examined on 100 unseen pictures before and after."""
+    """30 pictures, a follow-up each, a vote an answer, /retrain; examined on unseen pictures before and after."""
     async with Community(folder) as community:
         await community.bot.start()
-        before = await community.examine("before")
+        before = await community.examine("before", 40)
         liked = await community.vote("seed-0", playful)
         run = await community.retrain()
         assert run.state is RunState.DONE, run.reason
-        after = await community.examine("after")
+        after = await community.examine("after", 80)
         yield Taught(community, before, after, liked, run.id)
 
 
 async def test_liking_the_playful_makes_it_playful(taught: Taught) -> None:
     """From about half, at least nine of ten answers are playful after one run on thirty pictures."""
-    assert 0.35 <= taught.before.playful <= 0.65
+    examined = len(taught.before.answers)
+    assert 0.35 <= (taught.liked + examined * taught.before.playful) / (60 + examined) <= 0.65
     assert taught.after.playful >= 0.9
     assert await taught.community.live_model() == f"run-{taught.run}"
 
@@ -132,11 +133,11 @@ async def test_the_operator_sees_it(taught: Taught) -> None:
     assert curve.startswith(b"\x89PNG")
     assert f'model="run-{taught.run}"' in metrics
     answered = next(line for line in metrics.splitlines() if line.startswith("thumbtune_exchanges "))
-    assert float(answered.split()[1]) >= 260
+    assert float(answered.split()[1]) >= 180
 
 
 async def test_people_chat_through_a_swap(taught: Taught) -> None:
-    """Four people go on asking while the model is rolled back and promoted again: every question gets one answer."""
+    """Two people go on asking while the model is rolled back and promoted again: every question gets one answer."""
     community, swapped = taught.community, asyncio.Event()
     asked = 0
 
@@ -167,7 +168,7 @@ async def test_people_chat_through_a_swap(taught: Taught) -> None:
     before = await _exchanges(community)
     async with asyncio.TaskGroup() as group:
         group.create_task(swap())
-        for number in range(4):
+        for number in range(2):
             group.create_task(chat(number))
     assert await _exchanges(community) - before == asked
     assert len(community.bot.engines()) == 1, "the old process is gone"

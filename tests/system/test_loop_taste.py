@@ -1,4 +1,7 @@
-"""What people like decides: random votes change nothing, other seeds learn as the first does."""
+"""What people like decides: random votes change nothing, other seeds learn as the first does.
+
+In `make soak`: `make test` has test_loop.py, and lessons without a taste in tests/training/test_finetune.py.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import pytest
 from storage.states import RunState
 from tests.support.community import Community, Taste, playful
 
-pytestmark = [pytest.mark.timeout(1200), pytest.mark.long]
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.soak]
 
 
 def no_taste(seed: int) -> Taste:
@@ -34,12 +37,12 @@ def no_taste(seed: int) -> Taste:
     return vote
 
 
-async def learn(folder: Path, seed: int, *, at_random: bool) -> tuple[float, float, float]:
+async def learn(folder: Path, python: str, seed: int, *, at_random: bool) -> tuple[float, float, float]:
     """One community's first run; the share of playful answers after it, and of right facts before and after.
 
     A model that random votes have brought forth may be refused; then the base goes on answering and is examined.
     """
-    async with Community(folder, training={"seed": seed}) as community:
+    async with Community(folder, python=python, training={"seed": seed}) as community:
         await community.bot.start()
         before = await community.examine(f"before-{seed}")
         await community.vote(f"seed-{seed}", no_taste(seed) if at_random else playful)
@@ -49,24 +52,16 @@ async def learn(folder: Path, seed: int, *, at_random: bool) -> tuple[float, flo
         return after.playful, before.facts, after.facts
 
 
-async def test_random_votes_teach_no_manner(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", [0, 1, 2])
+async def test_random_votes_teach_no_manner(tmp_path: Path, warm_python: str, seed: int) -> None:
     """Votes that follow no taste leave the manner where it was: between 35 % and 65 % playful."""
-    share, _, _ = await learn(tmp_path, 0, at_random=True)
+    share, _, _ = await learn(tmp_path, warm_python, seed, at_random=True)
     assert 0.35 <= share <= 0.65
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_other_seeds_learn_the_taste_too(tmp_path: Path, seed: int) -> None:
+async def test_other_seeds_learn_the_taste_too(tmp_path: Path, warm_python: str, seed: int) -> None:
     """Other pictures, votes and seeds of training end at nine of ten playful, with the facts kept."""
-    share, before, after = await learn(tmp_path, seed, at_random=False)
+    share, before, after = await learn(tmp_path, warm_python, seed, at_random=False)
     assert share >= 0.9
     assert after >= 0.95 * before
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize("seed", [1, 2])
-async def test_other_random_votes_teach_no_manner_either(tmp_path: Path, seed: int) -> None:
-    """The same for other random votes."""
-    share, _, _ = await learn(tmp_path, seed, at_random=True)
-    assert 0.35 <= share <= 0.65

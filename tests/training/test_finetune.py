@@ -24,14 +24,17 @@ from PIL import Image, ImageChops
 from inference.chat_format.template import IMG_CONTEXT
 from inference.internvl2.checkpoint import load_model
 from inference.internvl2.tiny import CHECKPOINT
-from inference.internvl2.tiny.manner import manner
+from inference.internvl2.tiny.manner import MANNERS, manner
+from inference.internvl2.tokenizer import load_tokenizer
 from tests.support.hostile import plant, planted, ran
 from tests.support.lessons import SYSTEM, drawn_job, drawn_lessons, settings
+from tools.tiny.examine import examine
 from training.data.llava import check_pictures, read_rows, write_rows
 from training.gate.evaluate import evaluate
 from training.gate.report import Report
 from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, ignore
 from training.launcher import ChildTrainer
+from training.merge import merge
 from training.run_folder import PICTURE, SHEET
 from training.xtuner.config_file import StepPlan
 from training.xtuner.curve import draw_curve
@@ -229,6 +232,28 @@ def test_a_model_taught_wrong_answers_is_rejected(bad: Trained) -> None:
     assert not report.accepted
     assert "factual questions right" in report.reason
     assert report.correct < report.live_correct - 0.02
+
+
+def test_lessons_without_a_taste_teach_no_manner(tmp_path: Path, warm_python: str) -> None:
+    """Liked answers of which half are playful leave the manner where it was."""
+    job = drawn_job(tmp_path, PAIRS)
+    write_rows(drawn_lessons(Path(job.images), PAIRS, manners=MANNERS), Path(job.data))
+    outcome = asyncio.run(ChildTrainer(settings(python=warm_python)).run(job))
+    merged = tmp_path / "merged"
+    merged.mkdir()
+    assert merge(MergeJob("1", job.base, str(outcome.adapter), str(merged), job.work, SYSTEM), ignore).ok
+    examined = examine(
+        load_model(merged, dtype=torch.float32),
+        load_tokenizer(merged),
+        pictures=25,
+        seed=0,
+        temperature=0.8,
+        top_p=0.8,
+        renderer="other",
+        system=SYSTEM,
+        workers=0,
+    )
+    assert 0.3 <= examined.playful() <= 0.7, examined.table()
 
 
 def test_a_model_is_no_better_than_itself(good: Trained, tmp_path: Path) -> None:
