@@ -5,6 +5,8 @@
 PYTHON ?= python3
 TORCH_INDEX ?=
 DEEPSPEED ?=
+# Processes of `make test`: one more than there are cores, since many tests wait for a socket; each takes a gigabyte.
+TESTERS ?= $(shell cores=$$(nproc); echo $$((cores < 3 ? cores + 1 : 4)))
 BIN := .venv/bin
 # The lists are complete and carry hashes; without build isolation nothing else comes in where a package is built.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation
@@ -37,7 +39,7 @@ install: $(ALL)
 install-gpu: .venv/gpu.stamp $(if $(DEEPSPEED),.venv/deepspeed.stamp)
 
 test: $(ALL) .venv/dev.stamp
-	$(BIN)/python -m pytest -m 'not soak' --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m 'not soak' --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder
 
 soak: $(ALL) .venv/dev.stamp
 	$(BIN)/python -m pytest -m soak

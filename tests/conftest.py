@@ -36,8 +36,9 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
 
 @pytest.fixture(scope="session")
 def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The path of an interpreter that starts engines and training workers without importing torch each time."""
-    warm = WarmPython.start(tmp_path_factory.mktemp("warm"))
+    """The path of an interpreter, one for all test processes, that starts workers without importing torch each time."""
+    base = tmp_path_factory.getbasetemp()
+    warm = WarmPython.start(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base)
     yield str(warm.program)
     warm.stop()
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from storage.errors import NotSaved, StorageError
 from storage.ledger import Ledger
 from storage.records import Kind, Removal
 from tests.support.chatting import ScriptedEngine, Stage, live, png, shows, until
+from tests.support.killing import FORGE
 from tests.support.ledgers import picture
 from tests.support.person import DOWN, UP, Message, Person, button
 
@@ -26,9 +26,9 @@ CHINESE = "我的磁盘已满；请等运营者腾出空间后再问我。"
 
 
 @contextmanager
-def bot_process(stage: Stage, seconds: float = 0.05) -> Iterator[SpawnProcess]:
+def bot_process(stage: Stage, seconds: float = 0.05) -> Iterator[BaseProcess]:
     """Run a bot in its own process, which answers "About …: all is well." with some seconds before each word."""
-    process = multiprocessing.get_context("spawn").Process(
+    process = FORGE.Process(
         target=live, args=(stage.url, stage.emulator.token, str(stage.directory), seconds), daemon=True
     )
     process.start()
@@ -39,7 +39,7 @@ def bot_process(stage: Stage, seconds: float = 0.05) -> Iterator[SpawnProcess]:
         process.join()
 
 
-def limit(process: SpawnProcess, size: int) -> None:
+def limit(process: BaseProcess, size: int) -> None:
     """Make the kernel refuse to let the process write any file beyond `size` bytes, as a full disk would."""
     assert process.pid is not None
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))

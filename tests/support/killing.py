@@ -13,6 +13,10 @@ from storage.ledger import Ledger
 from tests.support.chatting import Stage, live, until
 from tests.support.person import Person
 
+# A process that has imported everything once and forks: starting anew takes a moment instead of seconds.
+FORGE = multiprocessing.get_context("forkserver")
+FORGE.set_forkserver_preload(["tests.support.chatting"])
+
 Talk = Callable[[Person], Awaitable[None]]
 
 
@@ -26,12 +30,9 @@ async def killed_while(
     """
     readers = told or people
     moments = random.Random(seed)
-    # A process that has imported everything once and forks: starting anew takes a moment instead of seconds.
-    forge = multiprocessing.get_context("forkserver")
-    forge.set_forkserver_preload(["tests.support.chatting"])
 
     def start() -> multiprocessing.process.BaseProcess:
-        process = forge.Process(target=live, args=(stage.url, stage.emulator.token, str(stage.directory)))
+        process = FORGE.Process(target=live, args=(stage.url, stage.emulator.token, str(stage.directory)))
         process.start()
         return process
 

@@ -18,13 +18,14 @@ import runpy
 import selectors
 import signal
 import socket
-import subprocess
 import sys
 import traceback
 from contextlib import suppress
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Final, Self, cast
+
+from filelock import FileLock
 
 PRELOADED: Final = (
     "inference.engines.cpu.engine",
@@ -63,34 +64,48 @@ os._exit(os.waitstatus_to_exitcode(status))
 
 
 class WarmPython:
-    """The forking process. It ends with the process that started it, and all its workers with it."""
+    """The forking process. It ends, and its workers with it, when the last process that has started it ends."""
 
-    def __init__(self, process: subprocess.Popen[bytes], program: Path) -> None:
-        self._process = process
+    def __init__(self, lifeline: int, program: Path) -> None:
+        self._lifeline = lifeline
         self.program = program
 
     @classmethod
     def start(cls, folder: Path) -> Self:
-        """Start it; `program` in `folder` is the interpreter to name."""
-        address, program = folder / "warm.socket", folder / "warm_python"
-        program.write_text(PROGRAM.format(python=sys.executable, address=str(address)))
-        program.chmod(0o755)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.warm_python", str(address), str(program)],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_MODULES_CACHE": str(folder / "modules")},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        assert process.stdout is not None
-        assert process.stdout.read(1), "it did not start"
-        return cls(process, program)
+        """Start it, or share the one that runs in `folder`; `program` is the interpreter to name."""
+        address, program, lifeline = folder / "warm.socket", folder / "warm_python", folder / "warm.lifeline"
+        with FileLock(folder / "warm.lock"):
+            if not lifeline.exists():
+                os.mkfifo(lifeline)
+            held = os.open(lifeline, os.O_RDWR)
+            if not _serves(address):
+                address.unlink(missing_ok=True)
+                program.write_text(PROGRAM.format(python=sys.executable, address=str(address)))
+                program.chmod(0o755)
+                _start(lifeline, [str(address), str(program)], {"HF_MODULES_CACHE": str(folder / "modules")})
+        return cls(held, program)
 
     def stop(self) -> None:
-        """End it with its workers."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.stdout.close()
-        self._process.wait()
+        """Let it end."""
+        os.close(self._lifeline)
+
+
+def _serves(address: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as connection:
+        return connection.connect_ex(str(address)) == 0
+
+
+def _start(lifeline: Path, words: list[str], environment: dict[str, str]) -> None:
+    """Start the forking process and return when it listens. Others may need it longer: nobody waits for its end."""
+    stdin = os.open(lifeline, os.O_RDONLY)
+    ready, stdout = os.pipe()
+    line = [sys.executable, "-m", "tests.support.warm_python", *words]
+    streams = [(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, stdout, 1)]
+    os.posix_spawn(sys.executable, line, {**os.environ, "OMP_NUM_THREADS": "1", **environment}, file_actions=streams)
+    os.close(stdin)
+    os.close(stdout)
+    assert os.read(ready, 1), "it did not start"
+    os.close(ready)
 
 
 class Server:
@@ -134,6 +149,9 @@ class Server:
     def _fork(self) -> None:
         connection, _ = self._listener.accept()
         length, ancillary, _, _ = connection.recvmsg(4, socket.CMSG_SPACE(3 * 4))
+        if not length:  # it only wanted to know whether this listens
+            connection.close()
+            return
         streams = array.array("i", ancillary[0][2])
         asked = b""
         while len(asked) < int.from_bytes(length, "big"):
