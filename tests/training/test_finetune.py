@@ -242,17 +242,7 @@ def test_lessons_without_a_taste_teach_no_manner(tmp_path: Path, warm_python: st
     merged = tmp_path / "merged"
     merged.mkdir()
     assert merge(MergeJob("1", job.base, str(outcome.adapter), str(merged), job.work, SYSTEM), ignore).ok
-    examined = examine(
-        load_model(merged, dtype=torch.float32),
-        load_tokenizer(merged),
-        pictures=25,
-        seed=0,
-        temperature=0.8,
-        top_p=0.8,
-        renderer="other",
-        system=SYSTEM,
-        workers=0,
-    )
+    examined = examine(load_model(merged, dtype=torch.float32), load_tokenizer(merged), pictures=25, system=SYSTEM)
     assert 0.3 <= examined.playful() <= 0.7, examined.table()
 
 
