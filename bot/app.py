@@ -34,7 +34,6 @@ from bot.chat.in_flight import InFlight
 from bot.chat.responder import Responder
 from bot.chat.stored_pictures import StoredPictures
 from bot.chat.throttling import Throttle
-from bot.cli.doctor.checks import trainer_missing
 from bot.config import Settings
 from bot.handlers import build_dispatcher
 from bot.handlers.disk_full import DiskFull
@@ -68,6 +67,7 @@ from training.job_specs import JobSpecs, TrainingPaths
 from training.launcher import ChildTrainer
 from training.merged_models import MergedModels
 from training.pipeline import Pipeline
+from training.trainable import trainer_missing
 
 SWITCH_SECONDS = 0.0005
 
@@ -180,7 +180,7 @@ class Application:
             vitals=vitals,
             notices=notices,
             forgetting=forgetting,
-            trainer_missing=(lambda: "") if settings.training.python else trainer_missing,
+            trainer_missing=(lambda: None) if settings.training.python else trainer_missing,
         )
         buttons = RatingButtons(bot, ledger)
         self._at_end("buttons", buttons.stop)

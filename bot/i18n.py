@@ -19,6 +19,8 @@ from babel import Locale
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 
+from storage.reason import Reason
+
 LOCALES: Final = Path(__file__).parent / "locales"
 DOMAIN: Final = "thumbtune"
 SOURCE_LANGUAGE: Final = "en"
@@ -37,9 +39,14 @@ class Say:
     catalogue: NullTranslations
 
     def __call__(self, sentence: str, /, **values: object) -> str:
-        """The sentence in this language, its `{places}` filled. An unknown sentence stays as it is."""
-        translated = self.catalogue.gettext(sentence) if sentence else ""
-        return translated.format(**values) if values else translated
+        """Return the sentence in this language, its `{places}` filled; an unknown sentence stays as it is.
+
+        A `Reason` is translated with its values, as the sentence or as a value.
+        """
+        if not sentence:
+            return ""
+        reason = sentence if isinstance(sentence, Reason) else Reason(sentence, **values)
+        return reason.translated(self.catalogue.gettext)
 
     def count(self, one: str, many: str, number: int, /, **values: object) -> str:
         """The sentence for `number` things, which fills `{number}`."""

@@ -9,6 +9,7 @@ The exceptions::
     ├── EngineCrashed       the engine died or broke the connection in mid-answer; a retry may help
     │   └── EngineHung      the engine keeps the connection but sends no token
     └── EngineUnavailable   no engine can answer now (starting, crashed beyond its retries, stopped)
+        └── LastNode        … and draining this one would be the cause
 """
 
 from __future__ import annotations
@@ -50,6 +51,14 @@ class EngineHung(EngineCrashed):
 
 class EngineUnavailable(InferenceError):
     """No engine can answer at the moment."""
+
+
+class LastNode(EngineUnavailable):
+    """Draining `node` would leave nothing that answers."""
+
+    def __init__(self, node: str) -> None:
+        super().__init__(f"nothing else would answer in place of {node}")
+        self.node = node
 
 
 class Role(StrEnum):

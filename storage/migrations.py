@@ -454,3 +454,12 @@ def m017_clean_pictures(database: Database) -> None:
         ) STRICT;
         CREATE TABLE chores (name TEXT NOT NULL PRIMARY KEY, done REAL NOT NULL) STRICT;
     """)
+
+
+@migrations()
+def m018_reasons(database: Database) -> None:
+    """The template and the values of each reason as JSON, for its translation; empty for a text without them."""
+    database.executescript("""
+        ALTER TABLE runs ADD COLUMN reason_parts TEXT NOT NULL DEFAULT '';
+        ALTER TABLE models ADD COLUMN reason_parts TEXT NOT NULL DEFAULT '';
+    """)

@@ -9,10 +9,11 @@ from sqlite_utils import Database
 
 from storage.base import Queries, every, first, number
 from storage.errors import IllegalTransition, StorageError, UnknownRecord
+from storage.reason import stored, stored_parts
 from storage.records import Model, Taught, Version
 from storage.states import MODEL_TRANSITIONS, ModelState
 
-_SELECT = f"SELECT {', '.join(each.name for each in fields(Model))} FROM models"
+_SELECT = f"SELECT {', '.join(each.name for each in fields(Model))}, reason_parts FROM models"
 _NUMBER = """
 SELECT count(DISTINCT model) FROM promotions WHERE done IS NOT NULL AND id <= (
     SELECT min(id) FROM promotions WHERE model = ? AND done IS NOT NULL)
@@ -42,7 +43,7 @@ class Models(Queries):
         Raises `StorageError` for a name that is taken or a second live model.
         """
         now = self._now()
-        row = asdict(model) | {"created": self._now(model.created)}
+        row = asdict(model) | {"created": self._now(model.created), "reason_parts": stored_parts(model.reason)}
 
         def work(database: Database) -> None:
             if first(database, "SELECT 1 FROM models WHERE id = ?", [model.id]) is not None:
@@ -185,13 +186,16 @@ def live_model(database: Database) -> Model | None:
 def move_model(database: Database, model: Model, state: ModelState, reason: str) -> None:
     if state not in MODEL_TRANSITIONS[model.state]:
         raise IllegalTransition(f"{model.id} is {model.state} and cannot become {state}.")
-    database.table("models").update(model.id, {"state": state, "reason": reason or model.reason})
+    reason = reason or model.reason
+    values = {"state": state, "reason": reason, "reason_parts": stored_parts(reason)}
+    database.table("models").update(model.id, values)
 
 
 def _model(row: sqlite3.Row) -> Model:
     values = dict(row)
     values["state"] = ModelState(values["state"])
     values["pruned"] = bool(values["pruned"])
+    values["reason"] = stored(values["reason"], values.pop("reason_parts"))
     return Model(**values)
 
 

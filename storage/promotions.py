@@ -7,6 +7,7 @@ from sqlite_utils import Database
 from storage.base import Queries, first
 from storage.errors import IllegalTransition, UnknownRecord
 from storage.models import add_promotion, get_model, live_model, move_model
+from storage.reason import Reason
 from storage.records import Model, Promotion
 from storage.states import MODEL_TRANSITIONS, ModelState
 
@@ -85,7 +86,9 @@ def _refuse_promotion(model: Model) -> None:
     if ModelState.LIVE not in MODEL_TRANSITIONS[model.state]:
         raise IllegalTransition(f"{model.id} is {model.state} and cannot become {ModelState.LIVE}.")
     if not model.kept:
-        raise IllegalTransition(f"The files of {model.id} were removed: choose a model that is still kept.")
+        raise IllegalTransition(
+            Reason("The files of {model} were removed: choose a model that is still kept.", model=model.id)
+        )
 
 
 def _make_live(database: Database, model: str) -> str | None:

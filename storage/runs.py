@@ -12,10 +12,11 @@ from sqlite_utils import Database
 
 from storage.base import Queries, first, number
 from storage.errors import IllegalTransition, RunBusy, StorageError, UnknownRecord
+from storage.reason import Reason, stored, stored_parts
 from storage.records import Run
 from storage.states import RUN_TRANSITIONS, RunState
 
-_SELECT = f"SELECT {', '.join(each.name for each in fields(Run))} FROM runs"
+_SELECT = f"SELECT {', '.join(each.name for each in fields(Run))}, reason_parts FROM runs"
 _SETTABLE = frozenset({"step", "steps", "raters", "directory", "reason", "model"})
 _ACTIVE = json.dumps([state for state, following in RUN_TRANSITIONS.items() if following])
 AFFECTED = (
@@ -133,7 +134,13 @@ class Runs(Queries):
         def work(database: Database) -> None:
             present = _get(database, run)
             if not RUN_TRANSITIONS[present.state]:
-                raise IllegalTransition(f"Run {run} is {present.state} already: there is nothing to cancel.")
+                raise IllegalTransition(
+                    Reason(
+                        "Run {run} is {state} already: there is nothing to cancel.",
+                        run=run,
+                        state=Reason(present.state.value),
+                    )
+                )
             database.execute("UPDATE runs SET cancel_requested = max(cancel_requested, ?) WHERE id = ?", (_WISHED, run))
 
         await self._write(work)
@@ -218,12 +225,15 @@ def _settable(values: dict[str, Any]) -> dict[str, Any]:
     strange = values.keys() - _SETTABLE
     if strange:
         raise StorageError(f"A run has no field {', '.join(sorted(strange))} to set: it has {sorted(_SETTABLE)}.")
+    if "reason" in values:
+        return values | {"reason_parts": stored_parts(values["reason"])}
     return values
 
 
 def _run(row: sqlite3.Row) -> Run:
     values = dict(row)
     values["state"] = RunState(values["state"])
+    values["reason"] = stored(values["reason"], values.pop("reason_parts"))
     return Run(**values)
 
 

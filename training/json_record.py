@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from storage.atomic_files import write_text
+from storage.reason import Reason
 
 
 class Record:
@@ -19,7 +20,11 @@ class Record:
     __slots__ = ()
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)  # type: ignore[call-overload]
+        values = {
+            name: value.parts() if isinstance(value, Reason) else value
+            for name, value in asdict(self).items()  # type: ignore[call-overload]
+        }
+        return json.dumps(values, ensure_ascii=False, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
@@ -31,6 +36,8 @@ class Record:
         for name, kind in known.items():
             if name in values and is_dataclass(kind):
                 values[name] = kind(**values[name])
+            elif isinstance(value := values.get(name), dict) and value.keys() == {"template", "values"}:
+                values[name] = Reason.of(value)
         return cls(**values)
 
     def write(self, path: Path) -> None:

@@ -17,6 +17,7 @@ from time import monotonic
 from typing import Final
 
 from inference.process.child import Child
+from storage.reason import Reason
 from training.job import (
     CompareJob,
     EvaluationJob,
@@ -138,7 +139,7 @@ class ChildTrainer:
                 await child.wait()
         except TimeoutError:
             await child.dump_stacks()
-            reason = f"{step} took longer than training.timeout; the log is {log_file}"
+            reason = Reason("{step} took longer than training.timeout; the log is {log}", step=step, log=str(log_file))
             return Outcome(ok=False, reason=reason, log=str(log_file))
         finally:
             watching.cancel()
@@ -219,7 +220,13 @@ def _write_job(job: WorkerJob, job_file: Path) -> Path:
     return outcome
 
 
-def _crash_reason(step: str, how: str, tail: str, log: Path) -> str:
+def _crash_reason(step: str, how: str, tail: str, log: Path) -> Reason:
     if how == "signal SIGKILL":
         how += ", often for want of memory"
-    return f"the {step} process died ({how}); it said last: {tail or 'nothing'} (all of it in {log})"
+    return Reason(
+        "the {step} process died ({how}); it said last: {words} (all of it in {log})",
+        step=step,
+        how=how,
+        words=tail or "nothing",
+        log=str(log),
+    )

@@ -20,6 +20,7 @@ from safetensors import safe_open
 
 from inference.chat_format.template import jinja_chat_template
 from storage.model_store import MANIFEST
+from storage.reason import Reason
 from training.adapter import Adapter
 from training.gate.prompt_parity import disagreement
 from training.job import MergeJob, Outcome, Progress, TrainingError
@@ -101,7 +102,9 @@ def merge_file(source: Path, target: Path, adapter: Adapter, on_tensor: Callable
                 merged = adapter.applied(name, weights.get_tensor(name)).contiguous()
                 if not torch.isfinite(merged).all():
                     raise TrainingError(
-                        f"the training diverged, {name} is not finite: lower training.knobs.learning_rate"
+                        Reason(
+                            "the training diverged, {name} is not finite: lower training.knobs.learning_rate", name=name
+                        )
                     )
                 reader.seek(end - begin, 1)
                 writer.write(merged.view(torch.uint8).numpy().data)

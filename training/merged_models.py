@@ -14,22 +14,17 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 from inference.internvl2.checkpoint_check import weight_bytes
 from storage.errors import IllegalTransition, StorageError
 from storage.ledger import Ledger
 from storage.model_store import ModelStore, read_manifest
+from storage.reason import Reason
 from storage.records import Model
 from storage.states import ModelState
 from training.job import MergeJob, Progress, Trainer, TrainingError, ignore
 from training.job_specs import TrainingPaths
 from training.run_folder import ADAPTER, MERGE_JOB
-
-NOT_THE_SAME: Final = (
-    "{model} was merged again from its adapter and is not the model that was evaluated: the base model, the adapter or "
-    "thumbtune has changed since. /retrain makes a new one"
-)
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +81,13 @@ class MergedModels:
             await self._merge(model, on_progress)
         if (await asyncio.to_thread(read_manifest, path)).hash != model.manifest_hash:
             await asyncio.to_thread(self._remove, model.id)
-            raise TrainingError(NOT_THE_SAME.format(model=model.id))
+            raise TrainingError(
+                Reason(
+                    "{model} was merged again from its adapter and is not the model that was evaluated: the base "
+                    "model, the adapter or thumbtune has changed since. /retrain makes a new one",
+                    model=model.id,
+                )
+            )
         return await self._ledger.models.relocate(model.id, str(path))
 
     def _remove(self, name: str) -> None:
@@ -97,13 +98,22 @@ class MergedModels:
     async def _merge(self, model: Model, on_progress: Callable[[Progress], None]) -> None:
         job = self._job(model)
         if job is None:
-            raise TrainingError(f"The adapter of {model.id} or its base model is gone: choose another model of /models")
+            raise TrainingError(
+                Reason(
+                    "The adapter of {model} or its base model is gone: choose another model of /models", model=model.id
+                )
+            )
         needed = weight_bytes(self._paths.base) + self._spare_bytes
         free = shutil.disk_usage(self._models.directory).free
         if free < needed:
             raise TrainingError(
-                f"{free / 1e9:.1f} GB are free on the disk of {self._models.directory}, merging {model.id} again needs "
-                f"{needed / 1e9:.1f} GB: make room"
+                Reason(
+                    "{free} GB are free on the disk of {directory}, merging {model} again needs {needed} GB: make room",
+                    free=f"{free / 1e9:.1f}",
+                    directory=str(self._models.directory),
+                    model=model.id,
+                    needed=f"{needed / 1e9:.1f}",
+                )
             )
         workspace = self._models.workspace(model.id)
         try:

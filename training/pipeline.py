@@ -21,6 +21,7 @@ from storage.errors import IllegalTransition, NotSaved, StorageError
 from storage.ledger import Ledger
 from storage.model_store import ModelStore
 from storage.picture_store import PictureStore
+from storage.reason import Reason
 from storage.records import ALIKE, Model, Run, Trust
 from storage.states import ModelState, RunState
 from training.data.llava import lesson, write_rows
@@ -39,7 +40,7 @@ from training.xtuner.resume import adopt_checkpoints, state_bytes
 
 T = TypeVar("T")
 
-WITHDRAWN: Final = "answers that it learned from were withdrawn meanwhile"
+WITHDRAWN: Final = Reason("answers that it learned from were withdrawn meanwhile")
 """Why a run failed, or its model was rejected later."""
 
 _PREVIOUS_RUNS: Final = 20
@@ -248,8 +249,13 @@ class Pipeline:
         free = shutil.disk_usage(self._models.directory).free + sum(state_bytes(each) for each in self._runs())
         if free < needed:
             raise TrainingError(
-                f"{free / 1e9:.1f} GB are free on the disk of {self._models.directory}, a run needs "
-                f"{needed / 1e9:.1f} GB: remove old models, or lower training.min_free_gigabytes"
+                Reason(
+                    "{free} GB are free on the disk of {directory}, a run needs {needed} GB: remove old models, or "
+                    "lower training.min_free_gigabytes",
+                    free=f"{free / 1e9:.1f}",
+                    directory=str(self._models.directory),
+                    needed=f"{needed / 1e9:.1f}",
+                )
             )
 
     def _picture_file(self, sha256: str) -> str:

@@ -1,37 +1,64 @@
-"""Whether a base model can be trained at all, before anything is collected, promised or started. Standard library only.
+"""Check that a run could start at all: the trainer is installed, and the base model is one that it can train.
 
-Looks at the checkpoint's config.json alone. Whether the files are whole is `inference.internvl2.checkpoint_check`'s.
+Of the checkpoint only config.json is read; `inference.internvl2.checkpoint_check` checks that the files are complete.
+Standard library only.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
+from storage.reason import Reason
+
 ARCHITECTURE: Final = "InternVLChatModel"
 LANGUAGE_MODEL: Final = "InternLM2ForCausalLM"
-QUANTIZED: Final = (
-    "{base} has quantized weights, which can only be chatted with: set inference.model to the checkpoint that they "
-    "were made from"
-)
-UNKNOWN: Final = (
-    "{base} is {found}, and only an InternVL2 with InternLM2 can be trained: set inference.model to such a checkpoint"
-)
 
 
-def untrainable(base: Path) -> str:
-    """Why the checkpoint cannot be trained, with the next step; empty where it can."""
+def trainer_missing() -> Reason | None:
+    """Return what to do when the trainer is not installed in this environment, None when it is.
+
+    `make install` installs XTuner last, so its metadata vouches for everything it needs.
+    """
+    importlib.invalidate_caches()
+    try:
+        version("xtuner")
+    except PackageNotFoundError:
+        return Reason(
+            "The trainer is not installed yet: make demo installs it behind the chat, so try again in a minute or two; "
+            "otherwise run make install."
+        )
+    return None
+
+
+def untrainable(base: Path) -> Reason | None:
+    """Return why the checkpoint cannot be trained, with the next step; None where it can."""
     try:
         config: Any = json.loads((base / "config.json").read_bytes())
         outer = config.get("architectures") or ["a model without a name"]
         inner = (config.get("llm_config") or {}).get("architectures") or [LANGUAGE_MODEL]
     except (OSError, ValueError, AttributeError):
-        return UNKNOWN.format(base=base, found="no checkpoint (config.json cannot be read)")
+        return _unknown(base, "no checkpoint (config.json cannot be read)")
     if config.get("quantization_config"):
-        return QUANTIZED.format(base=base)
+        return Reason(
+            "{base} has quantized weights, which can only be chatted with: set inference.model to the checkpoint that "
+            "they were made from",
+            base=str(base),
+        )
     if ARCHITECTURE not in outer:
-        return UNKNOWN.format(base=base, found=outer[0])
+        return _unknown(base, outer[0])
     if LANGUAGE_MODEL not in inner:
-        return UNKNOWN.format(base=base, found=f"{outer[0]} with {inner[0]}")
-    return ""
+        return _unknown(base, f"{outer[0]} with {inner[0]}")
+    return None
+
+
+def _unknown(base: Path, found: str) -> Reason:
+    return Reason(
+        "{base} is {found}, and only an InternVL2 with InternLM2 can be trained: set inference.model to such a "
+        "checkpoint",
+        base=str(base),
+        found=found,
+    )

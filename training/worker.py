@@ -14,10 +14,11 @@ from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from inference.process import stack_dump
 from inference.process.parent_watch import watch_parent
+from storage.reason import Reason
 from training.job import (
     CompareJob,
     EvaluationJob,
@@ -31,12 +32,6 @@ from training.job import (
 )
 
 Say = Callable[[Progress], None]
-LESS_MEMORY: Final = (
-    "set training.while_training to pause, or in training.knobs method to qlora, optimizer to paged_adamw_8bit, "
-    "or a lower max_length or rank"
-)
-"""What takes less of it."""
-
 AnyJob = TypeVar("AnyJob", Job, MergeJob, EvaluationJob, ImportJob, CompareJob)
 
 
@@ -92,17 +87,35 @@ def use_device(device: str, threads: int) -> str:
     return "cpu"
 
 
+def too_little_memory(trouble: Reason) -> TrainingError:
+    """Return the error of a training without enough memory, with the settings that need less."""
+    return TrainingError(
+        Reason(
+            "{trouble}: set training.while_training to pause, or in training.knobs method to qlora, optimizer to "
+            "paged_adamw_8bit, or a lower max_length or rank",
+            trouble=trouble,
+        )
+    )
+
+
+def diverged() -> TrainingError:
+    """Return the error of a training whose loss or weights are no longer finite."""
+    return TrainingError(Reason("the training diverged: lower training.knobs.learning_rate"))
+
+
 def explained(error: ImportError | RuntimeError) -> Exception:
     """Return a `TrainingError` with the next step for a known error, else the error itself."""
     text = str(error)
     if isinstance(error, ImportError):
         return TrainingError(f"a part of the trainer is missing or does not fit ({text}): run make install again")
     if "non-finite" in text:  # torch.nn.utils.clip_grad_norm_
-        return TrainingError("the training diverged: lower training.knobs.learning_rate")
+        return diverged()
     if "DataLoader timed out" in text:
-        return TrainingError("the processes that read the pictures bring nothing any more; finetune.log says why")
+        return TrainingError(
+            Reason("the processes that read the pictures bring nothing any more; finetune.log says why")
+        )
     if is_out_of_memory(error):
-        return TrainingError(f"there is too little memory to load the model: {LESS_MEMORY}")
+        return too_little_memory(Reason("there is too little memory to load the model"))
     return error
 
 

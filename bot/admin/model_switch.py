@@ -21,6 +21,7 @@ from inference.messages import InferenceError
 from storage.errors import StorageError
 from storage.ledger import Ledger
 from storage.model_store import verify
+from storage.reason import Reason
 from storage.records import Model, Promotion
 from storage.states import ModelState
 from training.job import Progress, TrainingError, ignore
@@ -140,7 +141,7 @@ class Changeover:
         """One change of model at a time. Raises AdminRefusal while a run has the engine's memory."""
         # Who has come this far before a run asks for the lock has it before the run: the lock's queue is in order.
         if self.away_for is not None:
-            raise AdminRefusal(RESTING, run=self.away_for)
+            raise AdminRefusal(Reason(RESTING, run=self.away_for))
         async with self._changing:
             yield
 
@@ -151,7 +152,7 @@ class Changeover:
         """
         chosen, live = await self._ledger.models.get(model), await self._ledger.models.live()
         if not chosen.kept:
-            raise AdminRefusal(GONE, model=model)
+            raise AdminRefusal(Reason(GONE, model=model))
         if not chosen.directory:
             log.info("merging a pruned model again", model=model)
             chosen = await self._merged.restore(chosen, on_progress)
@@ -179,5 +180,5 @@ async def model_before(ledger: Ledger) -> str:
     """Which model a rollback leads to. Raises AdminRefusal if there is none."""
     previous = await ledger.models.previous()
     if previous is None:
-        raise AdminRefusal(NONE_BEFORE)
+        raise AdminRefusal(Reason(NONE_BEFORE))
     return previous.id

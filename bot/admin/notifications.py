@@ -29,7 +29,6 @@ from bot.admin.model_states import MODEL_STATES
 from bot.admin.progress import run_progress
 from bot.admin.run_summary import taught_by
 from bot.i18n import Say, Translator, later
-from bot.retelling import retold
 from bot.settings import BotSettings
 from bot.telegram.client import DeliveryError, Doubtful, PartialEdit
 from bot.telegram.keyboards import CancelRun, cancel_button
@@ -187,8 +186,7 @@ class Notices:
             return False
 
         async def tell(admin: int, say: Say) -> None:
-            told = {place: retold(value, say) if isinstance(value, str) else value for place, value in values.items()}
-            text = say(sentence, **told)
+            text = say(sentence, **values)
             await self._bot.send_message(admin, _cut(say("⚠ Problem: {text}", text=text), 4 * CAPTION_LIMIT))
 
         self._all(tell)
@@ -209,7 +207,7 @@ class Notices:
             return
 
         async def tell(admin: int, say: Say) -> None:
-            text = say(GAVE_UP, update=update, reason=retold(reason, say))
+            text = say(GAVE_UP, update=update, reason=reason)
             await self._bot.send_message(admin, _cut(text, 4 * CAPTION_LIMIT))
 
         self._all(tell)
@@ -319,7 +317,7 @@ def outcome(run: Run, model: Model | None, say: Say) -> str:
     if run.state is RunState.CANCELLED:
         return say("Run {run} was cancelled. Nothing has changed.", run=run.id)
     if run.state is not RunState.DONE or model is None:
-        reason = retold(run.reason, say) or say("unknown")
+        reason = say(run.reason) or say("unknown")
         return say("Run {run} failed; nothing has changed. Reason: {reason}", run=run.id, reason=reason)
     text = say(
         "Run {run} is done. Its model {model} is {state}.",
@@ -327,7 +325,7 @@ def outcome(run: Run, model: Model | None, say: Say) -> str:
         model=model.id,
         state=say(MODEL_STATES[model.state]),
     )
-    verdict = [retold(model.reason, say)] if model.reason else []
+    verdict = [say(model.reason)] if model.reason else []
     told = [text, *verdict, *(numbers(model.report, say) if model.report else [])]
     return "\n".join(told)
 
@@ -342,7 +340,7 @@ def numbers(report: str, say: Say) -> list[str]:
             held_out=it.held_out,
         ),
         *([say("Skipped as too long: {count}.", count=it.effort.too_long)] if it.effort.too_long else []),
-        *([f"⚠ {retold(limit, say)}"] if (limit := cut_off(it.effort.cut, it.effort.liked)) else []),
+        *([f"⚠ {say(limit)}"] if (limit := cut_off(it.effort.cut, it.effort.liked)) else []),
         *_beside(it.effort.taught, say),
         say("Held-out loss: {live} before, {new} now.", live=f"{it.live_nll:.3f}", new=f"{it.nll:.3f}"),
         say(

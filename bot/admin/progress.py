@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from bot.i18n import Say, later
-from bot.retelling import retold
 from storage.records import Model, Run
 from storage.states import RUN_TRANSITIONS, ModelState, RunState
 from training.launcher import LastProgress
@@ -78,10 +77,10 @@ def run_line(run: Run, rejected: Mapping[str, str], say: Say) -> str:
         return run_progress(run, say)
     if run.model and run.model in rejected:
         line = say("Run {run}: {state}", run=run.id, state=say("rejected"))
-        return f"{line} ({retold(rejected[run.model], say)})" if rejected[run.model] else line
+        return f"{line} ({say(rejected[run.model])})" if rejected[run.model] else line
     line = say("Run {run}: {state}", run=run.id, state=say(RUN_STATES[run.state]))
     if run.reason and run.state is not RunState.CANCELLED:  # whose reason is that it was cancelled
-        line += f" ({retold(run.reason, say)})"
+        line += f" ({say(run.reason)})"
     elif run.model:
         line += f" → {run.model}"
     return line

@@ -10,9 +10,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final, Protocol
 
 from bot.i18n import Say, later
-from bot.retelling import retold
-from inference.messages import InferenceError
+from inference.messages import InferenceError, LastNode
 from storage.errors import StorageError
+from storage.reason import Reason
 from training.job import Progress, TrainingError, ignore
 
 if TYPE_CHECKING:  # the command line starts without the engine's client and aiogram
@@ -21,32 +21,23 @@ if TYPE_CHECKING:  # the command line starts without the engine's client and aio
     from training.launcher import LastProgress
     from training.pipeline import RunPlan
 
+LAST_NODE: Final = later(
+    "Nobody else would answer in the place of {node}, so it stays in service: first take another one back (/undrain), "
+    "or mend it; /status shows them all."
+)
 REJECTED: Final = later("{model} was rejected: {reason}. Use it anyway?")
 
 
 class AdminRefusal(Exception):
-    """What an admin asked for cannot be done now. `sentence` of the catalogues and `values` say why and what to do."""
-
-    def __init__(self, sentence: str, **values: object) -> None:
-        super().__init__(sentence.format(**values) if values else sentence)
-        self._sentence = sentence
-        self._values = values
-
-    def told(self, say: Say) -> str:
-        """Return the text in the language of `say`."""
-        return say(self._sentence, **self._values)
+    """What an admin asked for cannot be done now. The text says why, and what to do."""
 
 
 class RejectedModel(AdminRefusal):
     """A model that was rejected is to answer, and nobody has confirmed that."""
 
     def __init__(self, model: Model) -> None:
-        super().__init__(REJECTED, model=model.id, reason=model.reason)
+        super().__init__(Reason(REJECTED, model=model.id, reason=model.reason))
         self.model = model
-
-    def told(self, say: Say) -> str:
-        """Return the text in the language of `say`."""
-        return say(REJECTED, model=self.model.id, reason=retold(self.model.reason, say))
 
 
 class Overview(Protocol):
@@ -137,5 +128,5 @@ REFUSALS: Final = (AdminRefusal, StorageError, InferenceError, TrainingError)
 
 def refused(refusal: Exception, say: Say) -> str:
     """Why something could not be done."""
-    reason = refusal.told(say) if isinstance(refusal, AdminRefusal) else retold(str(refusal), say)
+    reason = say(LAST_NODE, node=refusal.node) if isinstance(refusal, LastNode) else say(str(refusal))
     return say("That didn't work: {reason}", reason=reason)

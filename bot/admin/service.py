@@ -24,6 +24,7 @@ from inference.messages import InferenceError
 from inference.serving.deployment_status import NodeStatus
 from storage.errors import NotSaved, RunBusy, StorageError
 from storage.ledger import Ledger
+from storage.reason import Reason
 from storage.records import Model, Run
 from storage.states import RUN_TRANSITIONS, ModelState, RunState
 from training.job import Progress, TrainingError, ignore
@@ -39,7 +40,7 @@ BACKOFF_SECONDS: Final = 30.0
 """The longest pause after errors; the first ones are shorter."""
 
 TELL_SECONDS = 0.7
-INTERRUPTED: Final = later(
+INTERRUPTED: Final = Reason(
     "the bot ended while this run was under way; /retrain goes on from its last checkpoint, if it has one and would "
     "train on the same answers, else begins anew"
 )
@@ -69,9 +70,9 @@ class Operations:
         vitals: Vitals,
         notices: Notices,
         forgetting: Forgetting,
-        trainer_missing: Callable[[], str],
+        trainer_missing: Callable[[], Reason | None],
     ) -> None:
-        """`trainer_missing` is one sentence when no run could start in this environment, else empty."""
+        """`trainer_missing` says why no run could start in this environment, None if one could."""
         self._ledger = ledger
         self._pipeline = pipeline
         self._changeover = changeover

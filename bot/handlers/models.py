@@ -22,7 +22,6 @@ from bot.handlers.callbacks import acknowledge
 from bot.handlers.commands import Command
 from bot.handlers.request import Request
 from bot.i18n import Say, later
-from bot.retelling import retold
 from bot.telegram.client import DeliveryError
 from bot.telegram.formatting import Page
 from bot.telegram.keyboards import Overrule, Promote, RollBack, overrule_button, promote_buttons
@@ -85,7 +84,7 @@ def _line(model: Model, approval: Approval, say: Say) -> str:
     line = f"{mark} {model.id}: {state}, {datetime.fromtimestamp(model.created, UTC):%Y-%m-%d}"
     if approval.votes:
         line += f", {approval.ups} 👍 {approval.downs} 👎 ({100 * approval.share:.0f} %)"
-    return f"{line} ({retold(model.reason, say)})" if model.reason else line
+    return f"{line} ({say(model.reason)})" if model.reason else line
 
 
 async def promote(message: Message, command: CommandObject, request: Request) -> None:
@@ -171,7 +170,7 @@ async def _refuse(refusal: Exception, request: Request, *, back: bool) -> None:
     reply, say = request.reply, request.say
     live = await request.services.ledger.models.live()
     if isinstance(refusal, RejectedModel) and live is not None:
-        await reply.finish(refusal.told(say), overrule_button(refusal.model.id, live.id, back, say))
+        await reply.finish(say(str(refusal)), overrule_button(refusal.model.id, live.id, back, say))
     else:
         await reply.finish(refused(refusal, say))
 

@@ -15,7 +15,6 @@ from bot.admin.protocol import REFUSALS, refused
 from bot.handlers.callbacks import acknowledge
 from bot.handlers.commands import Command
 from bot.handlers.request import Request
-from bot.retelling import retold
 from bot.telegram.keyboards import CancelRun
 from storage.errors import RunBusy
 from storage.records import Run
@@ -87,7 +86,7 @@ async def _dry_run(request: Request) -> str:
         reasons = say(", ").join(left_out)
         lines.append(say("Left out of {rated} rated answers: {reasons}.", rated=counts.rated, reasons=reasons))
     if counts.limit:
-        lines.append(f"⚠ {retold(counts.limit, say)}")
+        lines.append(f"⚠ {say(counts.limit)}")
     if isinstance(recipe, Path):
         lines.append(say("Method: as set in {file}.", file=recipe.name))
     else:

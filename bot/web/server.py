@@ -23,7 +23,6 @@ from bot.admin.monitoring import Vitals
 from bot.admin.progress import RUN_STATES, outcome
 from bot.config import Settings
 from bot.i18n import Say, Translator, later
-from bot.retelling import retold
 from bot.web.access import caller, header, is_loopback, is_own_name, is_secret, is_within, password
 from bot.web.headers import content_policy, harden
 from bot.web.listen import listening
@@ -89,7 +88,6 @@ class WebServer:
             "counted": COUNTED,
             "run_states": RUN_STATES | MODEL_STATES,
             "triggers": TRIGGERS,
-            "retold": retold,
             "languages": self._translator.languages,
         }
         app.add_routes(

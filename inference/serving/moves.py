@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from inference.messages import EngineUnavailable, Prompt
+from inference.messages import EngineUnavailable, LastNode, Prompt
 from inference.serving.engine_process import Worker
 from inference.serving.nodes import Node
 from inference.serving.prefix_warmup import Chat, RecentChats, Warmer
@@ -185,10 +185,7 @@ class Moves:
     def _close(self, node: Node) -> None:
         others = [other for other in self._nodes if other is not node and not other.drained]
         if not others or (node.worker is not None and not any(other.worker for other in others)):
-            raise EngineUnavailable(
-                f"Nobody else would answer in the place of {node.name}, so it stays in service: first take another one "
-                "back (/undrain), or mend it; /status shows them all."
-            )
+            raise LastNode(node.name)
         node.drained = True
         self._changed()
         _log.info("node drained", node=node.name)

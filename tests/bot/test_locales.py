@@ -14,11 +14,14 @@ from babel.messages.extract import extract_from_file
 from babel.messages.pofile import read_po
 
 import bot
+import storage
+import training
 from bot.i18n import LOCALES, Translator
 from bot.settings import ChatSettings
 
 ROOM = Path(bot.__file__).parent
-KEYWORDS = {"say": None, "_say": None, "later": None, "count": (1, 2)}
+KEYWORDS = {"say": None, "_say": None, "later": None, "Reason": None, "count": (1, 2)}
+REASONS = [Path(storage.__file__).parent, Path(training.__file__).parent]
 SPEAKING = [
     *sorted((ROOM / "telegram").glob("*.py")),
     *sorted((ROOM / "admin").glob("*.py")),
@@ -39,6 +42,8 @@ def sentences() -> set[str | tuple[str, ...]]:
     for path in ROOM.rglob("*.py"):
         for _, message, *_ in extract_from_file("python", path, keywords=KEYWORDS):
             found.add(message if isinstance(message, str) else tuple(message))
+    for path in (path for folder in REASONS for path in folder.rglob("*.py")):
+        found |= {message for _, message, *_ in extract_from_file("python", path, keywords={"Reason": None})}
     for path in (ROOM / "web" / "templates").glob("*.html"):
         for _, message, *_ in extract_from_file("jinja2.ext:babel_extract", path, keywords=KEYWORDS):
             found.add(message if isinstance(message, str) else tuple(message))

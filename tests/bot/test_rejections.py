@@ -17,11 +17,14 @@ from bot.i18n import Translator
 from bot.web.server import WebServer
 from inference.serving.engine_launch import free_port
 from storage.ledger import Ledger
+from storage.reason import Reason
 from storage.records import Model
 from storage.states import ModelState, RunState
 from tests.support.chatting import ADMIN, Notebook, Stage, final_reply
 
-WHY = "it is no better on the liked answers that were kept apart (1.2 nats a token, the live model 1.1)"
+WHY = Reason(
+    "it is no better at the held-out liked answers (loss {new} a token, the live model {live})", new="1.2", live="1.1"
+)
 
 
 class NoSchedule:
@@ -93,4 +96,4 @@ async def test_status_says_that_a_model_was_rejected(stage: Stage, tmp_path: Pat
     async with stage.bot(admin=notebook), stage.person(ADMIN, "Root", "zh") as root:
         said = (await final_reply(root, "/status"))["text"]
         assert "第 1 次训练：未通过检验，未上线 (" in said
-        assert "nats a token" not in said
+        assert "token" not in said

@@ -72,6 +72,6 @@ def operations(ledger: Ledger, pipeline: Any, changeover: Any = None, admins: Ad
         vitals=None,
         notices=admins or Admins(),
         forgetting=Nothing(),
-        trainer_missing=lambda: "",
+        trainer_missing=lambda: None,
     )
     return found

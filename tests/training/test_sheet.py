@@ -10,12 +10,15 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+from babel.messages.extract import extract_from_file
 from PIL import Image, ImageChops, ImageDraw
 
+from bot.i18n import Translator
 from inference.messages import Picture, Role, Turn
+from storage.reason import Reason, join
 from tests.support.lessons import SYSTEM, one_turn, photo
 from training.data.llava import Lesson
-from training.data.selection import CUT_OFF
+from training.data.selection import cut_off
 from training.gate.fonts import EMOJI, TEXT
 from training.gate.report import Effort, Report
 from training.gate.run_sheet import SHOWN, choose_rows, write
@@ -184,7 +187,8 @@ def test_the_sheet_of_a_run(tmp_path: Path) -> None:
         candidate_name="run-3",
         curve=str(tmp_path / "curve.png"),
     )
-    report = Report(False, reason="It forgot colours.", held_out=4, questions=150, live_correct=0.5, correct=0.25)
+    reason = Reason("{number} of its answers are empty or in loops", number=3)
+    report = Report(False, reason=reason, held_out=4, questions=150, live_correct=0.5, correct=0.25)
     taught = {RATED: 54, "food.json": 90}
     told = replace(report, effort=Effort(54, 3, 56, 75.0, 5.0, 1_250_000_000, 120_000, taught, 2, corrections=6))
     write(job, told, [*lessons, longer], ["same", "same", "old", "same"], ["same", "same", "new", "same"])
@@ -201,13 +205,20 @@ def test_the_sheet_of_a_run(tmp_path: Path) -> None:
         "1.2 GB",
         "0.1 MB",
     )
-    for part in (*names, *numbers, "Liked 1.", "And before?", "rejected", "It forgot colours."):
+    for part in (*names, *numbers, "Liked 1.", "And before?", "rejected", reason):
         assert part in page
     assert page.count("data:image/png") == 1
     assert re.findall(r'<article id="(.*?)"', page) == ["2", "0", "1", "3"]
     assert (tmp_path / PICTURE).read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / localised(SHEET, "zh")).read_text(encoding="utf-8")
-    for part in ("训练 3：run-3 与 run-2 对比", "run-3（新）", "54 条好评回答", "50.0 → 25.0 %，共 150 题", "未通过"):
+    for part in (
+        "训练 3：run-3 与 run-2 对比",
+        "run-3（新）",
+        "54 条好评回答",
+        "50.0 → 25.0 %，共 150 题",
+        "未通过",
+        "它有 3 个回答",
+    ):
         assert part in page
     shown = re.sub(r"<style>.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL)
     said = re.sub(r"Question \d\?|Liked \d\.|And before\?|Old\.|same|new|old|run-\d|[KMG]B", "", shown)
@@ -216,13 +227,20 @@ def test_the_sheet_of_a_run(tmp_path: Path) -> None:
 
 
 def test_every_word_of_a_sheet_is_translated() -> None:
-    """The catalogue has each sentence with the same placeholders, and no other."""
+    """The catalogue has each sentence with the same placeholders, and no other; reasons as the bot's has them."""
     sources = [*TEMPLATES.glob("sheet.html"), *TEMPLATES.parent.glob("*sheet*.py")]
     said: set[str] = set()
     for path in sources:
         calls = re.findall(r'(?:say|words\(language\))\(((?:"[^"]*"|[^()"])*)', path.read_text(encoding="utf-8"))
         said |= {text for call in calls for text in re.findall(r'"([^"]+)"', call)}
-    assert said | {CUT_OFF} == set(CHINESE)
+    verdicts = extract_from_file("python", TEMPLATES.parent / "evaluate.py", keywords={"Reason": None})
+    reasons = {str(text) for _, text, *_ in verdicts}
+    limit = cut_off(2, 4)
+    assert limit is not None
+    reasons |= {limit.template, join([Reason(""), Reason("")]).template}
+    assert said | reasons == CHINESE.keys()
+    everywhere = Translator.load().to("zh")
+    assert {each: everywhere.catalogue.gettext(each) for each in reasons} == {each: CHINESE[each] for each in reasons}
     for english, chinese in CHINESE.items():
         assert sorted(re.findall(r"{\w+}", english)) == sorted(re.findall(r"{\w+}", chinese))
 

@@ -19,6 +19,7 @@ from random import Random
 from typing import Any, Final
 
 from storage.atomic_files import write_text
+from storage.reason import Reason
 from training.data.llava import RowError, read_rows
 from training.data.validation import InvalidRow, Rules, Validator, ValidRow
 from training.job import RATED, Job, Progress, TrainingError
@@ -132,7 +133,13 @@ def _validate(
     if problems:
         raise RowError(summarize(problems, Path(job.work) / PROBLEMS))
     if too_long and not short:
-        raise TrainingError(f"all {too_long} liked answers have more than {job.max_length} tokens: raise max_length")
+        raise TrainingError(
+            Reason(
+                "all {number} liked answers have more than {most} tokens: raise max_length",
+                number=too_long,
+                most=job.max_length,
+            )
+        )
     for (file, _), found in zip(files, (rated, *others), strict=True):
         if not found:
             raise TrainingError(f"{file} has no rows")

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 
+from storage.reason import Reason, join
 from storage.records import RatedExchange
 from training.data.llava import Lesson, lesson
 from training.job import TrainingError
@@ -19,9 +20,6 @@ from training.settings import TrainingSettings
 
 TRAIN = "train"
 HELD_OUT = "held_out"
-CUT_OFF = (
-    "{cut} of {liked} liked answers were cut off at the longest answer and teach nothing: raise chat.max_new_tokens"
-)
 
 
 class TooFewPairs(TrainingError):
@@ -59,8 +57,8 @@ class Counts:
         return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shown.items())
 
     @property
-    def limit(self) -> str:
-        """A sentence with the next step if many answers reach the longest length; else empty."""
+    def limit(self) -> Reason | None:
+        """A warning with the next step if many answers reach the longest length."""
         return cut_off(self.cut, self.rated - self.disliked)
 
 
@@ -95,9 +93,16 @@ class Selection:
         return [(each.id, TRAIN) for each in self.train] + [(each.id, HELD_OUT) for each in self.held_out]
 
 
-def cut_off(cut: int, liked: int) -> str:
-    """Return a warning if more than a third of the liked answers reached the longest length; else an empty text."""
-    return CUT_OFF.format(cut=cut, liked=liked) if 3 * cut > liked else ""
+def cut_off(cut: int, liked: int) -> Reason | None:
+    """Return a warning if more than a third of the liked answers reached the longest length."""
+    if 3 * cut <= liked:
+        return None
+    return Reason(
+        "{cut} of {liked} liked answers were cut off at the longest answer and teach nothing: raise "
+        "chat.max_new_tokens",
+        cut=cut,
+        liked=liked,
+    )
 
 
 def liked_exchanges(rated: Iterable[RatedExchange], threshold: int) -> list[RatedExchange]:
@@ -228,16 +233,21 @@ def select_pairs(
     chosen, counts = choose_pairs(rated, phashes, settings, max_length)
     min_rated = settings.min_rated
     if len(chosen) < min_rated:
-        limit = f"{counts.limit}; " if counts.limit else ""
-        raise TooFewPairs(
-            f"{limit}Not enough yet: {len(chosen)} liked answers, {min_rated} needed. "
-            f"Collect {min_rated - len(chosen)} more 👍."
+        few = Reason(
+            "Not enough yet: {chosen} liked answers, {wanted} needed. Collect {missing} more 👍.",
+            chosen=len(chosen),
+            wanted=min_rated,
+            missing=min_rated - len(chosen),
         )
+        raise TooFewPairs(join([counts.limit, few] if counts.limit else [few]))
     train, held_out = split(chosen, phashes, distance=settings.near_duplicate, share=settings.held_out, seen=seen)
     if not held_out:
         raise TooFewPairs(
-            f"All {len(chosen)} liked answers are about one picture, so none can be held out to check the new model. "
-            "Collect 👍 on other pictures."
+            Reason(
+                "All {chosen} liked answers are about one picture, so none can be held out to check the new model. "
+                "Collect 👍 on other pictures.",
+                chosen=len(chosen),
+            )
         )
     return Selection(tuple(train), tuple(held_out), replace(counts, raters=_raters(train)))
 

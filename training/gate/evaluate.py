@@ -22,6 +22,7 @@ from math import comb
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from storage.reason import Reason, join
 from training.data.llava import read_lessons
 from training.gate import run_sheet
 from training.gate.factual_set import DRAWN, Question, draw_set, read_set
@@ -118,14 +119,22 @@ def verdict(
     reasons = []
     if not candidate.likelihood.mean < live.likelihood.mean:
         reasons.append(
-            "it is no better at the held-out liked answers "
-            f"(loss {candidate.likelihood.mean:.3f} a token, the live model {live.likelihood.mean:.3f})"
+            Reason(
+                "it is no better at the held-out liked answers (loss {new} a token, the live model {live})",
+                new=f"{candidate.likelihood.mean:.3f}",
+                live=f"{live.likelihood.mean:.3f}",
+            )
         )
     facts = Facts.of(live, candidate)
     if facts.too_many(max_loss_points) and not facts.doubtful(max_loss_points):
         reasons.append(
-            f"it answers {candidate.correct:.1%} of the {facts.questions} factual questions right, the live model "
-            f"{live.correct:.1%}: more of a loss than chance explains"
+            Reason(
+                "it answers {new} of the {questions} factual questions right, the live model {live}: more of a loss "
+                "than chance explains",
+                new=f"{candidate.correct:.1%}",
+                questions=facts.questions,
+                live=f"{live.correct:.1%}",
+            )
         )
     silent = [
         f"{question.text} → {answer}"
@@ -133,14 +142,14 @@ def verdict(
         if broken(answer)
     ]
     if silent:
-        reasons.append(f"{len(silent)} of its answers are empty or in loops")
+        reasons.append(Reason("{number} of its answers are empty or in loops", number=len(silent)))
     if differs:
-        reasons.append(f"it would read other tokens than the engine: {differs}")
+        reasons.append(Reason("it would read other tokens than the engine: {difference}", difference=differs))
     # Questions that the candidate alone gets wrong come first.
     samples = sorted(range(len(questions)), key=lambda index: candidate.right[index] - live.right[index])[:_SAMPLES]
     return Report(
         accepted=not reasons,
-        reason="; ".join(reasons),
+        reason=join(reasons) if reasons else "",
         tokens=live.likelihood.tokens,
         live_nll=live.likelihood.mean,
         nll=candidate.likelihood.mean,

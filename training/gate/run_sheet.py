@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from training.data.llava import Lesson
-from training.data.selection import CUT_OFF, cut_off
+from training.data.selection import cut_off
 from training.gate.report import Report
 from training.gate.sheet import Row, Sheet
 from training.gate.sheet_picture import draw
@@ -76,10 +76,8 @@ def write(job: EvaluationJob, report: Report, shown: Sequence[Lesson], live: Seq
 
 
 def _verdict(report: Report, language: str) -> str:
-    """Return the reason in the sheet's language. A rejection is in English: the message to each admin translates it."""
-    if report.reason:
-        return report.reason if language == "en" else ""
-    return words(language)("more likely to give answers people like, and no worse on facts")
+    """Return why the model was accepted or rejected, in the sheet's language."""
+    return words(language)(report.reason or "more likely to give answers people like, and no worse on facts")
 
 
 def _share(part: int, whole: int) -> str:
@@ -90,7 +88,7 @@ def facts(report: Report, language: str = "en") -> tuple[tuple[str, str], ...]:
     """Return the numbers of a run as (name, value)."""
     say, effort = words(language), report.effort
     others = sum(count for source, count in effort.taught.items() if source != RATED)
-    cut = {"cut": effort.cut, "liked": effort.liked}
+    limit = cut_off(effort.cut, effort.liked)
     right = {"before": f"{100 * report.live_correct:.1f}", "after": percent(report.correct)}
     return (
         (say("learned from"), say("{number} liked answers", number=effort.pairs)),
@@ -98,7 +96,7 @@ def facts(report: Report, language: str = "en") -> tuple[tuple[str, str], ...]:
         *([(say("skipped as too long"), str(effort.too_long))] if effort.too_long else []),
         *([(say("other sources"), say("{number} samples", number=others))] if others else []),
         (say("votes"), say("{votes} from {people} people", votes=effort.votes, people=effort.raters)),
-        *([(say("cut off"), say(CUT_OFF, **cut))] if cut_off(**cut) else []),
+        *([(say("cut off"), say(limit))] if limit else []),
         (say("checked on"), say("{number} held-out liked answers", number=report.held_out)),
         (say("held-out loss"), f"{report.live_nll:.3f} → {report.nll:.3f}"),
         (say("factual questions right"), say("{before} → {after} of {questions}", questions=report.questions, **right)),

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from training.job import Job, Outcome, Progress, TrainingError, ignore
 from training.run_folder import ADAPTER, BASE, CONFIG, CURVE, LOSSES
 from training.trainable import untrainable
-from training.worker import LESS_MEMORY, Say, explained, rank, use_device, work, world_size
+from training.worker import Say, diverged, explained, rank, too_little_memory, use_device, work, world_size
 
 if TYPE_CHECKING:
     from training.data.mixture import Mixture
@@ -44,7 +44,7 @@ def finetune(job: Job, say: Say) -> Outcome:
         except OutOfMemory as error:
             if error.batch > 1:
                 return Outcome(ok=False, reason=str(error), too_large=True)
-            raise TrainingError(f"{error}: {LESS_MEMORY}") from error
+            raise too_little_memory(error.reason) from error
     except (ImportError, RuntimeError) as error:
         raise explained(error) from error
 
@@ -76,7 +76,7 @@ def _train(job: Job, say: Say, *, gpu: bool) -> Outcome:
     if rank() > 0:
         return Outcome(ok=True)
     if not Adapter(adapter).finite():
-        raise TrainingError("the training diverged: lower training.knobs.learning_rate")
+        raise diverged()
     return finish(job, trained.scalars, trained.steps, samples, gpu=gpu)
 
 

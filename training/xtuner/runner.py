@@ -19,6 +19,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from xtuner.tools.train import register_function
 
+from storage.reason import Reason
 from training.job import Progress, TrainingError
 from training.worker import is_out_of_memory, world_size
 
@@ -36,7 +37,8 @@ class OutOfMemory(TrainingError):
     """The training ran out of memory after its start, with `batch` samples in a batch."""
 
     def __init__(self, batch: int) -> None:
-        super().__init__(f"there is too little memory to compute {batch} pairs at once")
+        self.reason = Reason("there is too little memory to compute {batch} pairs at once", batch=batch)
+        super().__init__(self.reason)
         self.batch = batch
 
 

@@ -23,7 +23,6 @@ from bot.cli.doctor.findings import Finding
 from bot.cli.doctor.gpu import gpu_findings
 from bot.cli.doctor.model import answer_findings, model_findings
 from bot.config import Settings
-from bot.i18n import later
 from inference.engines.commands import Kind, resolve
 from inference.internvl2.checkpoint_check import weight_bytes
 from storage.errors import StorageError
@@ -36,10 +35,6 @@ from training.gate.factual_set import RegressionSetError, read_set
 from training.trainable import untrainable
 
 PACKAGES = ("bot", "inference", "training", "storage")
-TRAINER_MISSING = later(
-    "The trainer is not installed yet: make demo installs it behind the chat, so try again in a minute or two; "
-    "otherwise run make install."
-)
 ENGINE_PACKAGES = ("torch", "torchvision", "timm", "transformers", "safetensors")
 TRAINER_PACKAGES = (
     "xtuner",
@@ -113,19 +108,9 @@ def _trainer_packages(settings: Settings) -> Iterator[Finding]:
 def _base_model(settings: Settings) -> Iterator[Finding]:
     """Check that the base model can be trained."""
     base = settings.inference.checkpoint()
-    wrong = untrainable(base)
+    wrong = untrainable(base) or ""
     said, _, cure = wrong.rpartition(": ")
     yield Finding("base model", not wrong, said or f"{base} can be trained", cure)
-
-
-def trainer_missing() -> str:
-    """Return a sentence if the trainer is not installed in this environment, else "".
-
-    XTuner is installed last, so where its metadata is, everything it needs is too.
-    """
-    importlib.invalidate_caches()
-    missing = [each for each in _packages(("xtuner",), "make install") if not each.ok]
-    return TRAINER_MISSING if missing else ""
 
 
 def _storage(settings: Settings) -> Iterator[Finding]:

@@ -1,0 +1,160 @@
+"""Reasons keep their template and values through errors, files and the ledger, and reach admins in their language."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import pytest
+
+from bot.admin.protocol import AdminRefusal, refused
+from bot.admin.service import INTERRUPTED
+from bot.i18n import Translator
+from inference.messages import EngineUnavailable
+from inference.serving.deployment import Deployment
+from inference.settings import InferenceSettings
+from storage.errors import StorageError
+from storage.ledger import Ledger
+from storage.reason import Reason, join
+from storage.records import Model
+from storage.states import ModelState, RunState
+from tests.support.lessons import rated, settings
+from tests.support.pipelines import Room
+from tests.support.speech import foreign
+from tests.training.test_regression import asked, marks
+from training.data.selection import select_pairs
+from training.gate.evaluate import verdict
+from training.gate.report import Report
+from training.gate.sheet_words import words
+from training.job import Outcome, TrainingError
+from training.launcher import _crash_reason
+from training.trainable import trainer_missing, untrainable
+from training.worker import explained
+
+WORN = Reason("{reason}; {others}", reason=Reason("cancelled"), others=Reason("the cat {verb}", verb="sat"))
+
+
+def judged() -> Report:
+    """The report on a candidate that is worse in every way."""
+    loops = ["in circles " * 9, *[""] * 9]
+    worse, better = marks(9, *loops, right=10), marks(9, *loops, right=0)
+    return verdict(worse, better, asked(10), max_loss_points=2, differs="row 3")
+
+
+async def raised(folder: Path) -> list[str]:
+    """Reasons from all packages, taken from the errors themselves as far as that takes no time."""
+    found = [_crash_reason("merge", "signal SIGKILL", "a cat", folder), judged().reason]
+    found += [str(explained(RuntimeError(said))) for said in ("non-finite", "out of memory", "DataLoader timed out")]
+    for wanted in (9, 1):
+        with pytest.raises(TrainingError) as few:
+            select_pairs([rated(1, ["a"])], {}, settings().model_copy(update={"min_rated": wanted}))
+        found.append(str(few.value))
+    room = Room(folder)
+    room.base.mkdir()
+    found.append(untrainable(room.base) or "")
+    try:
+        with pytest.raises(TrainingError) as full:
+            room.pipeline(min_free_gigabytes=1e9)._check_disk()
+        found.append(str(full.value))
+    finally:
+        await room.ledger.close()
+    async with Ledger.open(folder / "other") as ledger:
+        await ledger.models.add(Model("run-1", "", ModelState.CANDIDATE, None, 1.0))
+        with pytest.raises(StorageError) as gone:
+            await ledger.promotions.make("run-1")
+        found.append(str(gone.value))
+        run = await ledger.runs.start("admin", 7)
+        await ledger.runs.move(run.id, RunState.CANCELLED)
+        with pytest.raises(StorageError) as over:
+            await ledger.runs.request_cancel(run.id)
+        found.append(str(over.value))
+    return found
+
+
+def not_installed(name: str) -> str:
+    raise PackageNotFoundError(name)
+
+
+async def test_errors_are_translated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever package an error comes from, it stays as it is in English and is Chinese in Chinese."""
+    english, chinese = Translator.load().to("en"), Translator.load().to("zh")
+    found = await raised(tmp_path)
+    monkeypatch.setattr("training.trainable.version", not_installed)
+    for reason in found:
+        assert isinstance(reason, Reason), reason
+        assert english(reason) == reason
+        assert chinese(reason) != reason
+    assert chinese(found[-1]) == "第 1 次训练已经结束（已取消），没有什么可取消的。"
+    assert refused(StorageError(found[-1]), chinese).endswith(chinese(found[-1]))
+    assert foreign(refused(AdminRefusal(INTERRUPTED), chinese), "zh") == []
+    missing = chinese(trainer_missing() or "")
+    assert missing and foreign(missing.replace("make demo", "").replace("make install", ""), "zh") == []
+
+
+async def test_the_last_node_stays(tmp_path: Path) -> None:
+    """An engine's error has a type for what admins meet; the sentence with the next step is the bot's."""
+    alone = Deployment(InferenceSettings(engine="cpu"), "base", tmp_path, logs=tmp_path)
+    name = alone.status().nodes[0].name
+    with pytest.raises(EngineUnavailable) as last:
+        await alone.drain(name)
+    assert name in str(last.value)
+    voices = Translator.load()
+    assert "/undrain" in refused(last.value, voices.to("en"))
+    assert foreign(refused(last.value, voices.to("zh")).replace(name, ""), "zh") == []
+
+
+async def test_the_ledger_keeps_what_a_translation_needs(tmp_path: Path) -> None:
+    """A run's and a model's reason come back whole, also after a restart; a plain text stays one."""
+    async with Ledger.open(tmp_path) as ledger:
+        run = await ledger.runs.start("admin", 7)
+        assert (await ledger.runs.move(run.id, RunState.FAILED, reason=WORN)).reason == "cancelled; the cat sat"
+        await ledger.models.add(Model("run-1", "/m", ModelState.REJECTED, run.id, 1.0, reason=WORN))
+        await ledger.models.add(Model("run-2", "/m", ModelState.CANDIDATE, run.id, 1.0))
+        await ledger.models.move("run-2", ModelState.REJECTED, WORN)
+        await ledger.models.add(Model("run-3", "/m", ModelState.REJECTED, run.id, 1.0, reason="it rained"))
+    async with Ledger.open(tmp_path) as ledger:
+        kept = [(await ledger.runs.get(run.id)).reason, *(each.reason for each in await ledger.models.all())]
+    chinese = Translator.load().to("zh")
+    assert [chinese(each) for each in kept] == [*["已取消；the cat sat"] * 3, "it rained"]
+
+
+def test_files_between_processes_keep_it_too() -> None:
+    """A worker's outcome and the evaluation's report, which also lies in the ledger; those of earlier versions have a
+    plain text.
+    """
+    outcome = Outcome.from_json(Outcome(ok=False, reason=WORN).to_json())
+    report = Report.from_json(judged().to_json())
+    chinese = Translator.load().to("zh")
+    assert (outcome.reason, chinese(outcome.reason)) == (WORN, "已取消；the cat sat")
+    assert (report.reason, chinese(report.reason)) == (judged().reason, chinese(judged().reason))
+    assert Report.from_json('{"accepted": false, "reason": "it rained"}').reason == "it rained"
+
+
+def test_a_verdict_says_the_same_on_the_sheet() -> None:
+    """The sheet is written by a worker, which has a catalogue of its own."""
+    reason = judged().reason
+    assert words("en")(reason) == reason
+    assert words("zh")(reason) == Translator.load().to("zh")(reason)
+    assert foreign(words("zh")(reason).replace("row", ""), "zh") == []
+
+
+def test_plain_texts_are_shown_as_they_are() -> None:
+    """The account of a technical fault, and what an earlier version stored, braces and all."""
+    chinese = Translator.load().to("zh")
+    for text in (
+        "CUDA error: {a; b}",
+        "it is no better on the liked answers that were kept apart (0.2 nats a token)",
+        "",
+    ):
+        assert chinese(text) == text
+    assert chinese(join([Reason("{number} of its answers are empty or in loops", number=3), Reason("odd")])) == (
+        "它有 3 个回答是空的或者在重复；odd"
+    )
+    assert chinese("That did not work: {reason}", reason="{x}").endswith("{x}")
+
+
+def test_a_reason_is_a_string() -> None:
+    """Two reasons with the same text are equal, whatever they were made of."""
+    assert Reason("the cat {verb}", verb="sat") == "the cat sat" == Reason("the cat sat")
+    assert replace(Outcome(ok=False, reason=WORN), seconds=1).reason == WORN
