@@ -95,6 +95,7 @@ class Instance(TurboMindInstance):  # type: ignore[misc]
     async def async_stream_infer(
         self, session_id: int, *, input_ids: list[int], multimodal: Any = None, **inputs: Any
     ) -> AsyncIterator[Any]:
+        """Generate as TurboMind's own instance does."""
         config = inputs["gen_config"]
         ungrouped = config.logprobs or config.output_logits or config.output_last_hidden_state
         pictures = [(item.get("fingerprint", b""), item["image_tokens"]) for item in multimodal or ()]
