@@ -20,15 +20,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Final, Self
 
-from inference.images.decoder_protocol import (
-    LONGEST_SIDE,
-    READY,
-    REQUEST,
-    RESPONSE,
-    CleanPicture,
-    DecodeError,
-    Refusal,
-)
+from inference.images.decoder_protocol import LONGEST_SIDE, READY, REQUEST, RESPONSE, CleanPicture, DecodeError, Refusal
 from inference.process.environment import for_children
 
 CPU_SECONDS: Final = 8

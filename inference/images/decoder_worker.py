@@ -24,15 +24,7 @@ import imagehash
 import pillow_heif
 from PIL import Image, ImageCms, ImageOps
 
-from inference.images.decoder_protocol import (
-    LONGEST_SIDE,
-    READY,
-    REQUEST,
-    RESPONSE,
-    CleanPicture,
-    DecodeError,
-    Refusal,
-)
+from inference.images.decoder_protocol import LONGEST_SIDE, READY, REQUEST, RESPONSE, CleanPicture, DecodeError, Refusal
 from inference.images.opening import MAX_SCANS, scans
 
 pillow_heif.register_heif_opener()

@@ -41,13 +41,7 @@ def grid(width: int, height: int, *, image_size: int = 448, min_num: int = 1, ma
 
 
 def count_tiles(
-    width: int,
-    height: int,
-    *,
-    image_size: int = 448,
-    min_num: int = 1,
-    max_num: int = 12,
-    use_thumbnail: bool = True,
+    width: int, height: int, *, image_size: int = 448, min_num: int = 1, max_num: int = 12, use_thumbnail: bool = True
 ) -> int:
     """Return the number of tiles that `tiles.tiles` returns for `width` × `height` pixels, thumbnail included."""
     columns, rows = grid(width, height, image_size=image_size, min_num=min_num, max_num=max_num)

@@ -166,9 +166,7 @@ class InternLM2Model(InternLM2PreTrainedModel):
                 x = layer(x, cos, sin, mask, causal, cache)
         x = self.norm(x)
         return BaseModelOutputWithPast(
-            last_hidden_state=x,
-            past_key_values=cache,
-            hidden_states=(*states, x) if output_hidden_states else None,
+            last_hidden_state=x, past_key_values=cache, hidden_states=(*states, x) if output_hidden_states else None
         )
 
 
@@ -256,10 +254,7 @@ class InternLM2ForCausalLM(InternLM2PreTrainedModel, GenerationMixin):
         logits = self.output(hidden.last_hidden_state[:, keep]).float()
         loss = None if labels is None else next_token_loss(logits, labels)
         output = CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=hidden.past_key_values,
-            hidden_states=hidden.hidden_states,
+            loss=loss, logits=logits, past_key_values=hidden.past_key_values, hidden_states=hidden.hidden_states
         )
         return output if return_dict is not False else output.to_tuple()
 

@@ -21,12 +21,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def tiles(
-    image: Image.Image,
-    *,
-    image_size: int = 448,
-    min_num: int = 1,
-    max_num: int = 12,
-    use_thumbnail: bool = True,
+    image: Image.Image, *, image_size: int = 448, min_num: int = 1, max_num: int = 12, use_thumbnail: bool = True
 ) -> list[Image.Image]:
     """Return square RGB tiles of `image_size` pixels, row by row, then a thumbnail if there are several.
 
