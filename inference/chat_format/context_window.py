@@ -30,7 +30,7 @@ from inference.chat_format.template import (
     upper_bound,
 )
 from inference.images.opening import picture_size
-from inference.internvl2.grids import count_tiles
+from inference.internvl2.tiling import Tiling
 from inference.messages import Picture, Prompt, PromptTooLong, Role
 from inference.settings import TINY, InferenceSettings
 
@@ -61,29 +61,18 @@ class Window:
 
     def __init__(self, directory: Path, *, tiles: int | None = None, longest: int | None = None) -> None:
         config = json.loads((directory / "config.json").read_bytes())
-        vision = config["vision_config"]
-        side = config.get("force_image_size") or vision["image_size"]
-        most = tiles or (config["max_dynamic_patch"] if config["dynamic_image_size"] else 1)
+        self._tiling = Tiling.from_config(config, tiles)
         self.tokens: int = min(config["llm_config"]["max_position_embeddings"], longest or sys.maxsize)
         self._files = [path for name in _TOKENIZERS if (path := directory / name).is_file()]
         if not self._files:
             raise FileNotFoundError(f"{directory} has none of {', '.join(_TOKENIZERS)}")
-        self._tokens_per_tile = int((side // vision["patch_size"]) ** 2 * config["downsample_ratio"] ** 2)
-        self._max_picture_tokens = (most + 1) * self._tokens_per_tile
-        self._count_tiles = partial(
-            count_tiles,
-            image_size=side,
-            min_num=min(config["min_dynamic_patch"], most),
-            max_num=most,
-            use_thumbnail=config["use_thumbnail"],
-        )
         self._lock = Lock()
         self._text_tokens = lru_cache(_TEXTS)(lambda text: self._tokenize(text))
         self._picture_tokens: LRUCache[str, int] = LRUCache(_PICTURES)
 
     def surely_holds(self, prompt: Prompt) -> bool:
         """Return whether the prompt fits for any tokenization and any picture sizes. Fast; reads no file."""
-        return upper_bound(prompt, self._max_picture_tokens) <= self._prompt_limit(prompt)
+        return upper_bound(prompt, (self._tiling.max_tiles + 1) * self._tiling.tokens) <= self._prompt_limit(prompt)
 
     def fit(self, prompt: Prompt) -> Prompt:
         """Return the prompt, without its oldest questions if necessary, as `template.fit`. Loads the tokenizer once.
@@ -122,7 +111,7 @@ class Window:
     def _count_picture(self, picture: Picture) -> int:
         tokens = self._picture_tokens.get(picture.sha256)
         if tokens is None:
-            tokens = self._count_tiles(*picture_size(picture.data)) * self._tokens_per_tile
+            tokens = self._tiling.count_tokens(*picture_size(picture.data))
             self._picture_tokens[picture.sha256] = tokens
         return tokens
 

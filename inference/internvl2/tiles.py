@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from inference.internvl2.grids import grid
+from inference.internvl2.tiling import Tiling
 
 if TYPE_CHECKING:
     import torch
@@ -20,23 +20,22 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def tiles(
-    image: Image.Image, *, image_size: int = 448, min_num: int = 1, max_num: int = 12, use_thumbnail: bool = True
-) -> list[Image.Image]:
-    """Return square RGB tiles of `image_size` pixels, row by row, then a thumbnail if there are several.
+def tiles(image: Image.Image, tiling: Tiling) -> list[Image.Image]:
+    """Return square RGB tiles, row by row, then a thumbnail if there are several.
 
     The picture is resized (bicubic) to the closest grid regardless of its aspect ratio, as InternVL2 was trained.
     """
     image = image if image.mode == "RGB" else image.convert("RGB")
-    columns, rows = grid(image.width, image.height, image_size=image_size, min_num=min_num, max_num=max_num)
-    resized = image.resize((columns * image_size, rows * image_size), Image.Resampling.BICUBIC)
+    columns, rows = tiling.grid(image.width, image.height)
+    side = tiling.side
+    resized = image.resize((columns * side, rows * side), Image.Resampling.BICUBIC)
     found = [
-        resized.crop((left, top, left + image_size, top + image_size))
-        for top in range(0, rows * image_size, image_size)
-        for left in range(0, columns * image_size, image_size)
+        resized.crop((left, top, left + side, top + side))
+        for top in range(0, rows * side, side)
+        for left in range(0, columns * side, side)
     ]
-    if use_thumbnail and len(found) > 1:
-        found.append(image.resize((image_size, image_size), Image.Resampling.BICUBIC))
+    if tiling.thumbnail and len(found) > 1:
+        found.append(image.resize((side, side), Image.Resampling.BICUBIC))
     return found
 
 

@@ -17,7 +17,7 @@ from inference.chat_format.context_window import Window, window_of
 from inference.chat_format.template import pictures, upper_bound
 from inference.chat_format.token_ids import token_ids
 from inference.images.opening import open_picture
-from inference.internvl2.grids import count_tiles
+from inference.internvl2.tiling import Tiling
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Answer, Picture, PictureError, Prompt, PromptTooLong, Role, Sampling, Turn
@@ -67,7 +67,8 @@ def test_counts_equal_the_token_ids(kind: tuple[Path, Any, int, int], tiles: int
     most = tiles or json.loads((directory / "config.json").read_text())["max_dynamic_patch"]
     for talk in (*talks(), long_talk(40)):
         sizes = [open_picture(each.data).size for each in pictures(talk)]
-        counts = [count_tiles(*size, image_size=side, max_num=most) * tokens_per_tile for size in sizes]
+        tiling = Tiling(side=side, tokens=tokens_per_tile, max_tiles=most)
+        counts = [tiling.count_tokens(*size) for size in sizes]
         expected = len(token_ids(talk, counts, tokenizer)[0])
         assert window.count(talk) == expected
         assert expected <= upper_bound(talk, (most + 1) * tokens_per_tile)

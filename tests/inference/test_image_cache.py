@@ -7,6 +7,7 @@ import base64
 import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -14,20 +15,13 @@ import pytest
 import torch
 from PIL import Image
 
-from inference.engines.lmdeploy.image_cache import TileCache, Tiling, prepare
+from inference.engines.lmdeploy.image_cache import TileCache, prepare
 from inference.images.opening import open_picture
 from inference.internvl2.tiles import pixel_values, tiles
+from inference.internvl2.tiling import Tiling
 from inference.messages import PictureError
 
-TILING = Tiling(
-    image_size=112,
-    min_tiles=1,
-    max_tiles=12,
-    thumbnail=True,
-    tokens_per_tile=16,
-    picture_token=5,
-    dtype=torch.bfloat16,
-)
+TILING = Tiling(side=112, tokens=16)
 TILE_BYTES = 3 * 112 * 112 * 2
 
 
@@ -48,21 +42,22 @@ def url(data: bytes) -> str:
 async def test_tiles_by_many_threads_are_identical(size: tuple[int, int], max_tiles: int) -> None:
     """Dividing a picture among threads changes no pixel, for any shape."""
     data = encoded(size, kind="PNG")
+    tiling = replace(TILING, max_tiles=max_tiles)
     with ThreadPoolExecutor(5) as threads:
-        found = await prepare(data, b"digest", max_tiles, TILING, threads)
-    wanted = pixel_values(tiles(open_picture(data), image_size=112, max_num=max_tiles)).to(torch.bfloat16)
+        found = await prepare(data, b"digest", tiling, torch.bfloat16, threads)
+    wanted = pixel_values(tiles(open_picture(data), tiling)).to(torch.bfloat16)
     assert torch.equal(found.pixels, wanted)
     assert found.size == size
 
 
 async def test_a_picture_is_prepared_once() -> None:
     """Concurrent and later requests for a picture prepare it once and share its pixels."""
-    cache = TileCache(TILING, limit=2**30, threads=3)
+    cache = TileCache(TILING, dtype=torch.bfloat16, limit=2**30, threads=3)
     data = encoded((300, 200))
     first, *others = await asyncio.gather(*(cache.get(url(data)) for _ in range(8)))
     assert (cache.misses, cache.hits) == (1, 7)
     assert all(other.pixels is first.pixels for other in [*others, await cache.get(url(data))])
-    item, again = first.item(TILING), first.item(TILING)
+    item, again = first.item(16, 5), first.item(16, 5)
     assert item is not again
     assert item["pixel_values"] is again["pixel_values"]
     assert item["image_tokens"] == 16 * first.pixels.shape[0]
@@ -70,17 +65,17 @@ async def test_a_picture_is_prepared_once() -> None:
 
 async def test_fingerprints_identify_pictures() -> None:
     """Another picture or tile limit has another fingerprint; the same file has the same."""
-    cache = TileCache(TILING, limit=2**30, threads=2)
+    cache = TileCache(TILING, dtype=torch.bfloat16, limit=2**30, threads=2)
     one, other = url(encoded((300, 200), 1)), url(encoded((300, 200), 2))
     prints = [(await cache.get(each, most)).fingerprint for each in (one, other) for most in (4, 12)]
     assert len({*prints}) == 4
-    assert (await TileCache(TILING, limit=0, threads=1).get(one, 4)).fingerprint == prints[0]
+    assert (await TileCache(TILING, dtype=torch.bfloat16, limit=0, threads=1).get(one, 4)).fingerprint == prints[0]
     assert all(len(each) == 32 for each in prints)
 
 
 async def test_the_least_recently_used_is_evicted_first() -> None:
     """The cache stays within its limit and keeps recently used pictures."""
-    cache = TileCache(TILING, limit=2 * TILE_BYTES, threads=2)
+    cache = TileCache(TILING, dtype=torch.bfloat16, limit=2 * TILE_BYTES, threads=2)
     pictures = [url(encoded((112, 112), seed)) for seed in range(3)]
     for each in (pictures[0], pictures[1], pictures[0], pictures[2]):
         await cache.get(each)
@@ -101,7 +96,7 @@ async def test_an_evicted_picture_is_decoded_outside_the_event_loop(monkeypatch:
         return base64.b64decode(*arguments, **more)
 
     monkeypatch.setattr("inference.engines.lmdeploy.image_cache.b64decode", decoding)
-    cache = TileCache(TILING, limit=0, threads=1)
+    cache = TileCache(TILING, dtype=torch.bfloat16, limit=0, threads=1)
     for _ in range(2):
         await cache.get(url(encoded((112, 112))))
     assert cache.misses == len(decoded_by) == 2
@@ -110,7 +105,7 @@ async def test_an_evicted_picture_is_decoded_outside_the_event_loop(monkeypatch:
 
 async def test_a_cancelled_request_does_not_cancel_others() -> None:
     """The preparation goes on for the other requests."""
-    cache = TileCache(TILING, limit=2**30, threads=1)
+    cache = TileCache(TILING, dtype=torch.bfloat16, limit=2**30, threads=1)
     data = url(encoded((900, 700)))
     cancelled, waiting = (asyncio.ensure_future(cache.get(data)) for _ in range(2))
     await asyncio.sleep(0)
@@ -130,7 +125,7 @@ async def test_a_cancelled_request_does_not_cancel_others() -> None:
 )
 async def test_bad_pictures_are_refused_and_not_cached(broken: str, error: type[Exception]) -> None:
     """Bad base64 and broken pictures raise each time, and the next picture is prepared."""
-    cache = TileCache(TILING, limit=2**30, threads=2)
+    cache = TileCache(TILING, dtype=torch.bfloat16, limit=2**30, threads=2)
     for _ in range(2):
         with pytest.raises(error):
             await cache.get(broken)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from inference.internvl2.grids import count_tiles, grid
 from inference.internvl2.tiles import pixel_values, tiles
+from inference.internvl2.tiling import Tiling
 from tests.golden.tile_cases import PIXEL_SIZES, picture
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "tiles.json").read_text(encoding="utf-8"))
@@ -20,25 +20,26 @@ GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "tiles.json").read_t
 def test_grid_equals_the_official_one() -> None:
     """All sizes and limits give the official number of columns, rows and tiles."""
     for low, high, side, width, height, columns, rows, count in GOLDEN["grids"]:
-        limits = {"image_size": side, "min_num": low, "max_num": high}
-        assert grid(width, height, **limits) == (columns, rows)
-        assert count_tiles(width, height, **limits) == count
+        tiling = Tiling(side=side, min_tiles=low, max_tiles=high)
+        assert tiling.grid(width, height) == (columns, rows)
+        assert tiling.count(width, height) == count
 
 
 @pytest.mark.parametrize("number", range(len(PIXEL_SIZES)))
 def test_pixels_equal_the_official_ones(number: int) -> None:
     """The pixel values of all tiles are identical to the official ones."""
     width, height, side, high = PIXEL_SIZES[number]
-    values = pixel_values(tiles(picture(number, width, height), image_size=side, max_num=high))
+    values = pixel_values(tiles(picture(number, width, height), Tiling(side=side, max_tiles=high)))
     assert hashlib.sha256(values.numpy().tobytes()).hexdigest() == GOLDEN["pixels"][number]
 
 
 def test_count_agrees_with_tiles() -> None:
-    """`count_tiles` returns the number of tiles that `tiles` returns, with and without a thumbnail."""
+    """`count` returns the number of tiles that `tiles` returns, with and without a thumbnail."""
     for width, height in ((50, 50), (200, 100), (90, 300), (333, 777)):
         for thumbnail in (True, False):
-            made = tiles(picture(1, width, height), image_size=56, max_num=6, use_thumbnail=thumbnail)
-            assert len(made) == count_tiles(width, height, image_size=56, max_num=6, use_thumbnail=thumbnail)
+            tiling = Tiling(side=56, max_tiles=6, thumbnail=thumbnail)
+            made = tiles(picture(1, width, height), tiling)
+            assert len(made) == tiling.count(width, height)
             assert {tile.size for tile in made} == {(56, 56)}
 
 
@@ -47,8 +48,8 @@ def test_other_modes_are_converted_to_rgb() -> None:
     colours = picture(3, 130, 60)
     for mode in ("L", "RGBA", "P"):
         other = colours.convert(mode)
-        ours = pixel_values(tiles(other, image_size=56))
-        assert torch.equal(ours, pixel_values(tiles(other.convert("RGB"), image_size=56)))
+        ours = pixel_values(tiles(other, Tiling(side=56)))
+        assert torch.equal(ours, pixel_values(tiles(other.convert("RGB"), Tiling(side=56))))
 
 
 def test_normalized_by_imagenet() -> None:
@@ -60,7 +61,7 @@ def test_normalized_by_imagenet() -> None:
 
 def test_invalid_limits_are_refused() -> None:
     """The maximum must not be below the minimum, nor the minimum below 1."""
-    with pytest.raises(ValueError, match="min_num"):
-        count_tiles(100, 100, min_num=3, max_num=2)
-    with pytest.raises(ValueError, match="min_num"):
-        count_tiles(100, 100, min_num=0, max_num=2)
+    with pytest.raises(ValueError, match="min_tiles"):
+        Tiling(min_tiles=3, max_tiles=2).count(100, 100)
+    with pytest.raises(ValueError, match="min_tiles"):
+        Tiling(min_tiles=0, max_tiles=2).count(100, 100)

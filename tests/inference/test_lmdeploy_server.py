@@ -29,7 +29,7 @@ from inference.engines.cpu.engine import ChatEngine
 from inference.engines.http_client import HttpEngine, Sizes
 from inference.engines.lmdeploy.kv_budget import BLOCK_TOKENS
 from inference.images.opening import open_picture
-from inference.internvl2.grids import count_tiles
+from inference.internvl2.tiling import Tiling
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tiny.held_out_questions import held_out
 from inference.internvl2.tiny.samples import sample_pictures
@@ -123,7 +123,8 @@ async def test_turbomind_gets_the_token_ids_of_the_chat_format(
     async with served.client() as engine:
         for prompt in talks():
             sizes = [open_picture(each.data).size for each in pictures(prompt)]
-            counts = [count_tiles(*size, image_size=side, max_num=most) * tokens_per_tile for size in sizes]
+            tiling = Tiling(side=side, tokens=tokens_per_tile, max_tiles=most)
+            counts = [tiling.count_tokens(*size) for size in sizes]
             ids, spans = token_ids(prompt, counts, tokenizer)
             usage = (await answer(engine, prompt)).usage
             given = served.given()[-1]

@@ -45,7 +45,7 @@ def test_the_prompt_has_the_engines_ids(encoder: Encoder) -> None:
     """The CPU engine computes the same ids for the same pictures and texts."""
     lesson = talk("Two stars.", "红色的。", "Wow! 🎉", learned=(2,))
     config = InternVLChatConfig.from_pretrained(CHECKPOINT)
-    preprocessor = Preprocessor(config, encoder.tiling.tokens, encoder.tokenizer)
+    preprocessor = Preprocessor(config, encoder.tokenizer)
     data = {"wide": photo("red", WIDE), "small": photo("blue", (100, 100))}
     turns = tuple(
         replace(turn, pictures=tuple(Picture.of(data[each.sha256]) for each in turn.pictures))
@@ -93,9 +93,7 @@ def test_a_foreign_row_has_the_ids_of_the_same_request(encoder: Encoder, kind: s
         ]
         messages.append({"role": ("user", "assistant")[place % 2], "content": parts})
     request = parse(json.dumps({"messages": messages}).encode(), "model")
-    preprocessor = Preprocessor(
-        InternVLChatConfig.from_pretrained(CHECKPOINT), encoder.tiling.tokens, encoder.tokenizer
-    )
+    preprocessor = Preprocessor(InternVLChatConfig.from_pretrained(CHECKPOINT), encoder.tokenizer)
     assert encoder.prompt_ids(lesson) == preprocessor.prepare(request.prompt).ids
 
 
@@ -166,9 +164,7 @@ def test_drawn_pictures_are_decoded_as_the_engine_does(encoder: Encoder, tmp_pat
     """The tiles of a stored file equal the engine's tiles of the same bytes."""
     lesson = drawn_lessons(tmp_path, 1)[0]
     data = (tmp_path / lesson.pictures[0]).read_bytes()
-    preprocessor = Preprocessor(
-        InternVLChatConfig.from_pretrained(CHECKPOINT), encoder.tiling.tokens, encoder.tokenizer
-    )
+    preprocessor = Preprocessor(InternVLChatConfig.from_pretrained(CHECKPOINT), encoder.tokenizer)
     pixels = encoder.pixel_values(lesson, tmp_path)
     assert pixels is not None
     assert bool((preprocessor.decode(Picture.of(data), None) == pixels).all())

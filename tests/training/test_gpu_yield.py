@@ -18,11 +18,11 @@ from training.data.llava import write_rows
 from training.gate.evaluate import evaluate
 from training.job import EvaluationJob, ignore
 from training.xtuner import vision_cache
-from training.xtuner.encoding import Tiling
+from training.xtuner.encoding import Encoder, load_tiles
 from training.xtuner.gpu_yield import GpuYield
 
 LONG = 60.0
-TILING = Tiling.from_checkpoint(CHECKPOINT)
+TILING = Encoder(CHECKPOINT).tiling
 
 
 def pausing(gpu_yield: GpuYield) -> threading.Thread:
@@ -129,7 +129,7 @@ def test_the_vision_cache_and_the_evaluation_pause_before_each_layer(
             tmp_path / "0.bin",
             tower,
             lesson.pictures,
-            lambda name: TILING.load(tmp_path / "pictures" / name),
+            lambda name: load_tiles(tmp_path / "pictures" / name, TILING),
             max_bytes=1e9,
             threads=1,
         )

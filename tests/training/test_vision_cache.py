@@ -16,16 +16,19 @@ from inference.internvl2.tiny import CHECKPOINT
 from inference.messages import PictureError
 from tests.support.lessons import photo
 from training.xtuner.activation_checkpointing import fewest_layers
-from training.xtuner.encoding import Tiling
+from training.xtuner.encoding import Encoder, load_tiles
 from training.xtuner.vision_cache import VisionCache, VisionTower, write_features
 
-TILING = Tiling.from_checkpoint(CHECKPOINT)
+ENCODER = Encoder(CHECKPOINT)
+TILING = ENCODER.tiling
 
 
 def write(folder: Path, names: list[str], max_bytes: float = 1e9) -> int:
     """Write the features of some pictures of a folder into its cache; return how many were written."""
     cache, tower = folder / "cache" / "0.bin", VisionTower(CHECKPOINT)
-    return write_features(cache, tower, names, lambda name: TILING.load(folder / name), max_bytes=max_bytes, threads=2)
+    return write_features(
+        cache, tower, names, lambda name: load_tiles(folder / name, TILING), max_bytes=max_bytes, threads=2
+    )
 
 
 def draw_and_write(folder: Path, names: list[str], max_bytes: float = 1e9) -> int:
@@ -43,8 +46,8 @@ def test_cached_features_are_those_of_the_tower(tmp_path: Path) -> None:
     with torch.inference_mode():
         for some in (["a.jpg"], ["c.jpg"], ["c.jpg", "a.jpg", "b.jpg"]):
             cached = cache.get(some)
-            assert cached is not None and cached.shape[1:] == (TILING.tokens, TILING.width)
-            tiles = torch.cat([TILING.load(tmp_path / name) for name in some])
+            assert cached is not None and cached.shape[1:] == (TILING.tokens, ENCODER.feature_width)
+            tiles = torch.cat([load_tiles(tmp_path / name, TILING) for name in some])
             torch.testing.assert_close(model.mlp1(cached), model.extract_feature(tiles), rtol=1e-4, atol=1e-4)
 
 

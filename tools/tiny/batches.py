@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from inference.chat_format.template import IM_END, IM_START, render, render_answer
 from inference.internvl2.tiles import tiles
+from inference.internvl2.tiling import Tiling
 from inference.internvl2.tiny.shapes import Scene
 from tools.tiny.conversations import Length, TrainingConversation, converse
 from tools.tiny.training_drawing import draw
@@ -150,7 +151,7 @@ class _PictureCache:
         kept = self._drawn.setdefault(scene, deque(maxlen=_KEPT_A_SCENE))
         if len(kept) == _KEPT_A_SCENE and self._rng.random() < _REUSED:
             return self._rng.choice(kept)
-        cut = tiles(draw(scene, self._rng), image_size=TILE, max_num=MOST_TILES)
+        cut = tiles(draw(scene, self._rng), Tiling(side=TILE, max_tiles=MOST_TILES))
         pixels = [torch.frombuffer(bytearray(tile.tobytes()), dtype=torch.uint8) for tile in cut]
         kept.append(torch.stack(pixels).view(-1, TILE, TILE, 3))
         return kept[-1]

@@ -26,6 +26,7 @@ from inference.chat_format.template import SYSTEM, render
 from inference.internvl2.checkpoint import load_model
 from inference.internvl2.modeling_internvl2 import InternVLChatModel
 from inference.internvl2.tiles import pixel_values, tiles
+from inference.internvl2.tiling import Tiling
 from inference.internvl2.tiny.drawing import draw
 from inference.internvl2.tiny.held_out_questions import held_out
 from inference.internvl2.tiny.manner import correct, manner
@@ -105,17 +106,8 @@ class Examiner:
         self._tokens = model.num_image_token
 
     def tile(self, image: Image.Image) -> torch.Tensor:
-        """Return the pixel values [T, 3, S, S] of a picture, tiled as the configuration says."""
-        config = self._model.config
-        return pixel_values(
-            tiles(
-                image,
-                image_size=config.force_image_size,
-                min_num=config.min_dynamic_patch,
-                max_num=config.max_dynamic_patch,
-                use_thumbnail=config.use_thumbnail,
-            )
-        )
+        """Return pixel values [T, 3, S, S] of a picture, tiled as the configuration says."""
+        return pixel_values(tiles(image, Tiling.from_config(self._model.config.to_dict())))
 
     @torch.no_grad()
     def answer(

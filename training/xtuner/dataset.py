@@ -74,7 +74,7 @@ class LessonDataset(InternVL_V1_5_Dataset):  # type: ignore[misc]
             return tiles
         if self._cache is None:
             return torch.zeros(1, 3, tiling.side, tiling.side)
-        return torch.zeros(0, tiling.tokens, tiling.width)
+        return torch.zeros(0, tiling.tokens, self._encoder.feature_width)
 
 
 def _with_sizes(lesson: Lesson, row: dict[str, Any]) -> Lesson:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from inference.chat_format.template import pictures, render, render_answer
 from inference.chat_format.token_ids import token_ids
 from inference.images.opening import open_picture
-from inference.internvl2.grids import count_tiles
 from inference.internvl2.tiles import pixel_values, tiles
+from inference.internvl2.tiling import Tiling
 from inference.internvl2.tokenizer import load_tokenizer
 from inference.messages import Role
 from training.data.llava import Lesson, RowError
@@ -42,76 +42,27 @@ class Encoded:
     labels: list[int]
 
 
-@dataclass(frozen=True, slots=True)
-class Tiling:
-    """How a checkpoint cuts pictures into tiles.
+def load_tiles(path: Path, tiling: Tiling) -> torch.Tensor:
+    """Return the tiles of a picture file, [T, 3, side, side] float32.
 
-    Attributes:
-        side: Pixels of a tile's side.
-        tokens: Features of a tile.
-        width: Numbers in a feature before the projector.
-        min_tiles: The fewest tiles of a picture.
-        max_tiles: The most tiles of a picture, without the thumbnail.
-        thumbnail: Whether a picture of several tiles gets a thumbnail.
+    Raises:
+        PictureError: The picture cannot be decoded.
+        OSError: The file cannot be read.
     """
-
-    side: int
-    tokens: int
-    width: int
-    min_tiles: int
-    max_tiles: int
-    thumbnail: bool
-
-    @classmethod
-    def from_checkpoint(cls, directory: Path, max_tiles: int = 0) -> Tiling:
-        """Read the checkpoint's config.json; `max_tiles` above 0 replaces its value."""
-        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-        side = config.get("force_image_size") or config["vision_config"]["image_size"]
-        patches = side // config["vision_config"]["patch_size"]
-        max_tiles = max_tiles or (config["max_dynamic_patch"] if config["dynamic_image_size"] else 1)
-        return cls(
-            side,
-            int(patches**2 * config["downsample_ratio"] ** 2),
-            int(config["vision_config"]["hidden_size"] / config["downsample_ratio"] ** 2),
-            min(config["min_dynamic_patch"], max_tiles),
-            max_tiles,
-            config["use_thumbnail"],
-        )
-
-    def count_tokens(self, width: int, height: int) -> int:
-        """Return the number of feature tokens of a picture of that size in pixels."""
-        return self.tokens * count_tiles(
-            width,
-            height,
-            image_size=self.side,
-            min_num=self.min_tiles,
-            max_num=self.max_tiles,
-            use_thumbnail=self.thumbnail,
-        )
-
-    def load(self, path: Path) -> torch.Tensor:
-        """Return the tiles of a picture file, [T, 3, side, side] float32.
-
-        Raises:
-            PictureError: The picture cannot be decoded.
-            OSError: The file cannot be read.
-        """
-        cut = tiles(
-            open_picture(path.read_bytes()),
-            image_size=self.side,
-            min_num=self.min_tiles,
-            max_num=self.max_tiles,
-            use_thumbnail=self.thumbnail,
-        )
-        return pixel_values(cut)
+    return pixel_values(tiles(open_picture(path.read_bytes()), tiling))
 
 
 class Encoder:
-    """The tokenizer and the tiling of a checkpoint directory."""
+    """The tokenizer and the tiling of a checkpoint directory.
+
+    `feature_width` is the width of a feature before the projector.
+    """
 
     def __init__(self, directory: Path, *, tiles: int = 0) -> None:
         self.tokenizer: Any = load_tokenizer(directory)
-        self.tiling = Tiling.from_checkpoint(directory, tiles)
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        self.tiling = Tiling.from_config(config, tiles)
+        self.feature_width = int(config["vision_config"]["hidden_size"] / config["downsample_ratio"] ** 2)
 
     def prompt_ids(self, lesson: Lesson, until: int | None = None) -> list[int]:
         """Return the ids of an engine's prompt for the answer in turn `until`, by default the last one."""
@@ -172,7 +123,7 @@ class Encoder:
         """Return the tiles of all pictures in order, [T, 3, side, side] float32; None without pictures."""
         import torch
 
-        loaded = [self.tiling.load(images / file) for file in lesson.pictures]
+        loaded = [load_tiles(images / file, self.tiling) for file in lesson.pictures]
         return torch.cat(loaded) if loaded else None
 
     def _answer_ids(self, lesson: Lesson, index: int) -> list[int]:

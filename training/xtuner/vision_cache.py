@@ -24,10 +24,11 @@ from torch import Tensor
 from inference.internvl2.configuration_internvl2 import InternVLChatConfig
 from inference.internvl2.modeling_intern_vit import InternVisionModel
 from inference.internvl2.modeling_internvl2 import unprojected
+from inference.internvl2.tiling import Tiling
 from training.job import Job, Progress
 from training.run_folder import BASE, FEATURES
 from training.worker import Say, rank, world_size
-from training.xtuner.encoding import Tiling
+from training.xtuner.encoding import load_tiles
 from training.xtuner.gpu_yield import GpuYield
 
 _PREFIX: Final = "vision_model."
@@ -152,12 +153,12 @@ def compute_features(job: Job, say: Say) -> None:
     space = min(job.features_gigabytes * 1e9, 0.5 * shutil.disk_usage(folder).free)
     if share := pictures[rank() :: world_size()]:
         base, images = Path(job.work) / BASE, Path(job.images)
-        tiling = Tiling.from_checkpoint(base, job.tiles)
+        tiling = Tiling.from_config(json.loads((base / "config.json").read_text(encoding="utf-8")), job.tiles)
         write_features(
             folder / f"{rank()}.bin",
             VisionTower(base, GpuYield.open(job.courtesy)),
             share,
-            lambda name: tiling.load(images / name),
+            lambda name: load_tiles(images / name, tiling),
             max_bytes=space / world_size(),
             threads=job.threads or max(1, min(8, len(os.sched_getaffinity(0)) // world_size())),
             on_picture=lambda: say(Progress("looking")),

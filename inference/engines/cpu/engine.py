@@ -61,12 +61,12 @@ class ChatEngine:
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, cache_bytes: int) -> None:
-        self.preprocessor = Preprocessor(model.config, model.num_image_token, tokenizer)
+        self.preprocessor = Preprocessor(model.config, tokenizer)
         self.cache_bytes = 0
         """Bytes that the caches held after the latest step, unfinished answers included."""
         self._model = model
         self._text_of = text_decoder(tokenizer)
-        patches_per_tile = (self.preprocessor.tile_size // model.config.vision_config.patch_size) ** 2
+        patches_per_tile = (self.preprocessor.tiling.side // model.config.vision_config.patch_size) ** 2
         self._tiles_per_step = max(1, _PATCHES_PER_STEP // patches_per_tile)
         self._stop_ids = _stop_ids(model, tokenizer)
         self._features: LRUCache[int, Tensor] = LRUCache(cache_bytes // 8, lambda features: features.nbytes)
@@ -79,7 +79,7 @@ class ChatEngine:
     def open(cls, directory: str | Path, *, dtype: torch.dtype, cache_bytes: int) -> ChatEngine:
         """Load a checkpoint and generate two short answers about a picture, which takes seconds to minutes."""
         engine = cls(load_model(directory, dtype=dtype), load_tokenizer(directory), cache_bytes=cache_bytes)
-        question = Turn(Role.USER, "What is this?", (_sample_picture(engine.preprocessor.tile_size),))
+        question = Turn(Role.USER, "What is this?", (_sample_picture(engine.preprocessor.tiling.side),))
         for turns in (question,), (question, Turn(Role.ASSISTANT, "A picture."), Turn(Role.USER, "And this?")):
             prompt = Prompt(SYSTEM, turns, chat="", sampling=Sampling(max_new_tokens=_WARMUP_TOKENS))
             engine.answer(engine.preprocessor.prepare(prompt))

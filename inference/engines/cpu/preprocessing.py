@@ -18,6 +18,7 @@ from inference.chat_format.template import pictures
 from inference.chat_format.token_ids import token_ids
 from inference.images.opening import open_picture
 from inference.internvl2.tiles import pixel_values, tiles
+from inference.internvl2.tiling import Tiling
 from inference.messages import Picture, Prompt, PromptTooLong, Sampling, Usage
 
 _TILE_COUNTS: Final = 4096
@@ -83,17 +84,15 @@ class Preprocessor:
 
     Args:
         config: The checkpoint's configuration.
-        tokens_per_tile: Positions that one tile fills.
         tokenizer: The checkpoint's tokenizer.
     """
 
-    def __init__(self, config: Any, tokens_per_tile: int, tokenizer: Any) -> None:
-        self._config = config
-        self._tokens_per_tile = tokens_per_tile
+    def __init__(self, config: Any, tokenizer: Any) -> None:
+        self._config = config.to_dict()
+        self.tiling = Tiling.from_config(self._config)
         self._tokenizer = tokenizer
         self._lock = threading.Lock()
         self._tile_counts: LRUCache[int, int] = LRUCache(_TILE_COUNTS)
-        self.tile_size: int = config.force_image_size or config.vision_config.image_size
         self.window: int = config.llm_config.max_position_embeddings
         """Positions of the model, prompt and answer together."""
 
@@ -114,10 +113,10 @@ class Preprocessor:
         for picture, limit in zip(given, limits, strict=True):
             prepared.append(self._picture(picture, limit))
             # Checked before the next one is decoded: a huge album would fill the memory.
-            self._check_length(sum(each.tiles for each in prepared) * self._tokens_per_tile)
+            self._check_length(sum(each.tiles for each in prepared) * self.tiling.tokens)
         # A fast tokenizer's Rust part raises an error when two threads use it at once.
         with self._lock:
-            ids, spans = token_ids(prompt, [each.tiles * self._tokens_per_tile for each in prepared], self._tokenizer)
+            ids, spans = token_ids(prompt, [each.tiles * self.tiling.tokens for each in prepared], self._tokenizer)
         self._check_length(len(ids))
         keys = list(ids)
         for each, span in zip(prepared, spans, strict=True):
@@ -131,16 +130,7 @@ class Preprocessor:
         Raises:
             PictureError: The picture cannot be read.
         """
-        config = self._config
-        most = limit or (config.max_dynamic_patch if config.dynamic_image_size else 1)
-        cut = tiles(
-            open_picture(picture.data),
-            image_size=self.tile_size,
-            min_num=min(config.min_dynamic_patch, most),
-            max_num=most,
-            use_thumbnail=config.use_thumbnail,
-        )
-        return pixel_values(cut)
+        return pixel_values(tiles(open_picture(picture.data), Tiling.from_config(self._config, limit)))
 
     def _check_length(self, tokens: int) -> None:
         if tokens >= self.window:

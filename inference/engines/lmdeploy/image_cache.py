@@ -12,7 +12,7 @@ import asyncio
 from base64 import b64decode
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import pairwise
 from typing import Any, Final, TypeVar
@@ -22,8 +22,8 @@ from cachetools import LRUCache
 from PIL import Image
 
 from inference.images.opening import open_picture
-from inference.internvl2.grids import grid
 from inference.internvl2.tiles import IMAGENET_MEAN, IMAGENET_STD
+from inference.internvl2.tiling import Tiling
 
 _T = TypeVar("_T")
 
@@ -35,19 +35,6 @@ _BANDS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Tiling:
-    """A model's tiling configuration."""
-
-    image_size: int
-    min_tiles: int
-    max_tiles: int
-    thumbnail: bool
-    tokens_per_tile: int
-    picture_token: int
-    dtype: torch.dtype
-
-
-@dataclass(frozen=True, slots=True)
 class Prepared:
     """A picture's tiles [T, 3, S, S], ready for the vision tower, and its fingerprint."""
 
@@ -55,12 +42,12 @@ class Prepared:
     size: tuple[int, int]
     fingerprint: bytes
 
-    def item(self, tiling: Tiling) -> dict[str, Any]:
+    def item(self, tokens_per_tile: int, picture_token: int) -> dict[str, Any]:
         """Return a new item of lmdeploy's "preprocess" message; it shares the pixels."""
         return {
             "pixel_values": self.pixels,
-            "image_tokens": self.pixels.shape[0] * tiling.tokens_per_tile,
-            "image_token_id": tiling.picture_token,
+            "image_tokens": self.pixels.shape[0] * tokens_per_tile,
+            "image_token_id": picture_token,
             "image_size": self.size,
             "fingerprint": self.fingerprint,
         }
@@ -71,6 +58,7 @@ class TileCache:
 
     Args:
         tiling: The model's tiling.
+        dtype: The type of the pixel values.
         limit: Bytes of cached tiles.
         threads: Threads that decode and tile.
 
@@ -79,8 +67,9 @@ class TileCache:
         misses: Requests for other pictures.
     """
 
-    def __init__(self, tiling: Tiling, *, limit: int, threads: int) -> None:
+    def __init__(self, tiling: Tiling, *, dtype: torch.dtype, limit: int, threads: int) -> None:
         self.tiling = tiling
+        self._dtype = dtype
         self.hits = 0
         self.misses = 0
         self._tilers = ThreadPoolExecutor(threads, thread_name_prefix="tiles")
@@ -131,7 +120,8 @@ class TileCache:
             if not data:
                 # The URL's digest was known, but the tiles were evicted.
                 _, data = await asyncio.get_running_loop().run_in_executor(self._readers, _read, url)
-            return await prepare(data, *key, self.tiling, self._tilers)
+            tiling = replace(self.tiling, max_tiles=key[1])
+            return await prepare(data, key[0], tiling, self._dtype, self._tilers)
 
     def _on_prepared(self, key: tuple[bytes, int], done: asyncio.Task[Prepared]) -> None:
         del self._pending[key]
@@ -142,7 +132,9 @@ class TileCache:
             self._cached[key] = prepared
 
 
-async def prepare(data: bytes, digest: bytes, max_tiles: int, tiling: Tiling, threads: ThreadPoolExecutor) -> Prepared:
+async def prepare(
+    data: bytes, digest: bytes, tiling: Tiling, dtype: torch.dtype, threads: ThreadPoolExecutor
+) -> Prepared:
     """Decode, tile and normalize a picture in several threads. Raises PictureError.
 
     Pillow resizes in two passes, first each row, then each column. So bands of rows, and then the columns of tiles, can
@@ -154,22 +146,21 @@ async def prepare(data: bytes, digest: bytes, max_tiles: int, tiling: Tiling, th
         return loop.run_in_executor(threads, work, *inputs)
 
     picture = await run(open_picture, data)
-    columns, rows = grid(*picture.size, image_size=tiling.image_size, min_num=tiling.min_tiles, max_num=max_tiles)
+    columns, rows = tiling.grid(*picture.size)
+    side = tiling.side
     cut = columns * rows
     several = tiling.thumbnail and cut > 1
-    pixels = torch.empty((cut + several, 3, tiling.image_size, tiling.image_size), dtype=tiling.dtype)
-    thumbnail = run(_thumbnail, picture, pixels[-1], tiling) if several else None
+    pixels = torch.empty((cut + several, 3, side, side), dtype=dtype)
+    thumbnail = run(_thumbnail, picture, pixels[-1]) if several else None
     edges = [picture.height * band // _BANDS for band in range(_BANDS + 1)]
     bands = await asyncio.gather(
-        *(run(_widened, picture, top, end, columns * tiling.image_size) for top, end in pairwise(edges) if end > top)
+        *(run(_widened, picture, top, end, columns * side) for top, end in pairwise(edges) if end > top)
     )
-    await asyncio.gather(
-        *(run(_column, bands, column, pixels[column:cut:columns], tiling) for column in range(columns))
-    )
+    await asyncio.gather(*(run(_column, bands, column, pixels[column:cut:columns]) for column in range(columns)))
     if thumbnail is not None:
         await thumbnail
     # With another limit of tiles it is another picture to the prefix cache.
-    fingerprint = sha256(digest + max_tiles.to_bytes(2, "big")).digest()
+    fingerprint = sha256(digest + tiling.max_tiles.to_bytes(2, "big")).digest()
     return Prepared(pixels, picture.size, fingerprint)
 
 
@@ -178,9 +169,9 @@ def _widened(picture: Image.Image, top: int, end: int, width: int) -> Image.Imag
     return picture.crop((0, top, picture.width, end)).resize((width, end - top), Image.Resampling.BICUBIC)
 
 
-def _column(bands: Sequence[Image.Image], column: int, out: torch.Tensor, tiling: Tiling) -> None:
+def _column(bands: Sequence[Image.Image], column: int, out: torch.Tensor) -> None:
     """Write one column of tiles into `out` [rows, 3, S, S]."""
-    side = tiling.image_size
+    side = out.shape[-1]
     narrow = Image.new("RGB", (side, sum(band.height for band in bands)))
     top = 0
     for band in bands:
@@ -190,8 +181,8 @@ def _column(bands: Sequence[Image.Image], column: int, out: torch.Tensor, tiling
     _normalize(tall, out)
 
 
-def _thumbnail(picture: Image.Image, out: torch.Tensor, tiling: Tiling) -> None:
-    side = tiling.image_size
+def _thumbnail(picture: Image.Image, out: torch.Tensor) -> None:
+    side = out.shape[-1]
     _normalize(picture.resize((side, side), Image.Resampling.BICUBIC), out[None])
 
 

@@ -30,9 +30,10 @@ from prometheus_client import REGISTRY
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from inference.engines.detokenizer import TextStream
-from inference.engines.lmdeploy.image_cache import TileCache, Tiling
+from inference.engines.lmdeploy.image_cache import TileCache
 from inference.engines.lmdeploy.prefill_limiter import PrefillLimiter
 from inference.engines.lmdeploy.usage import note_encoded, patch_usage, picture_ends
+from inference.internvl2.tiling import Tiling
 from inference.internvl2.tokenizer import text_decoder
 from inference.messages import INVALID_PICTURE, PictureError
 
@@ -83,7 +84,7 @@ class Processor(MultimodalProcessor):  # type: ignore[misc]
         prompt, token = model.proc_messages(
             messages, self.chat_template, tools=more.get("tools"), chat_template_kwargs=more["chat_template_kwargs"]
         )
-        items = [each.item(self.cache.tiling) for each in prepared]
+        items = [each.item(self.cache.tiling.tokens, model.image_token_id) for each in prepared]
         return model.to_pytorch_aux([{"role": "preprocess", "content": items}], prompt, token, self.tokenizer)
 
 
@@ -122,8 +123,10 @@ class Engine(VLAsyncEngine):  # type: ignore[misc]
         processor = self.prompt_processor = Processor(
             stock.tokenizer, stock.chat_template, stock.vl_encoder, stock.backend, stock.allowed_media_domains
         )
-        tiling = tiling_of(self.vl_encoder.model, self.tiles)
-        processor.cache = TileCache(tiling, limit=self.cache_bytes, threads=self.threads)
+        model = self.vl_encoder.model
+        processor.cache = TileCache(
+            tiling_of(model, self.tiles), dtype=model.mm_feature_dtype, limit=self.cache_bytes, threads=self.threads
+        )
         publish_metrics(processor.cache, Instance.limiter)
         decode = text_decoder(self.tokenizer.model.model)
         stock_detokenize = self.tokenizer.detokenize_incrementally
@@ -184,13 +187,11 @@ def tiling_of(model: Any, tiles: int | None) -> Tiling:
     """Return the tiling of lmdeploy's InternVLVisionModel, with at most `tiles` tiles if given."""
     config = model.config
     return Tiling(
-        image_size=model.vision_config.image_size,
+        side=model.vision_config.image_size,
+        tokens=model.image_tokens_per_patch,
         min_tiles=config.min_dynamic_patch,
         max_tiles=tiles or config.max_dynamic_patch,
         thumbnail=config.use_thumbnail,
-        tokens_per_tile=model.image_tokens_per_patch,
-        picture_token=model.image_token_id,
-        dtype=model.mm_feature_dtype,
     )
 
 
