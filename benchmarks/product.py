@@ -32,8 +32,8 @@ from PIL import Image
 
 from benchmarks.lmdeploy_serving import checkpoint, set_tiles
 from benchmarks.lmdeploy_swap import gpu_megabytes
+from storage.learning_records import Run
 from storage.ledger import Ledger
-from storage.records import Run
 from telegram_emulator import Emulator
 from telegram_emulator.person_actions import Attachment
 from tests.support.chatting import until

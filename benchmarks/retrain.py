@@ -33,10 +33,11 @@ from inference.internvl2.tiny.manner import correct, manner
 from inference.internvl2.tiny.shapes import Scene, random_scene
 from inference.internvl2.tiny.words import Kind
 from inference.messages import Picture, Prompt, Sampling, Turn
+from storage.chat_records import Chat, Exchange, Person, StoredPicture
+from storage.learning_records import Model, Rating, Run
 from storage.ledger import Ledger
 from storage.model_store import ModelStore
 from storage.picture_store import PictureStore
-from storage.records import Chat, Exchange, Model, Person, Rating, Run, StoredPicture
 from storage.states import ModelState
 from training.data.llava import Lesson
 from training.gate.scoring import LocalModel

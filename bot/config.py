@@ -23,7 +23,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from bot.settings import ChatSettings, LimitsSettings, StorageSettings, TelegramSettings
 from inference.process.environment import ENV_PREFIX
 from inference.settings import InferenceSettings
-from storage.records import Trust
+from storage.learning_records import Trust
 from training.settings import TrainingSettings
 
 ENV_DELIMITER = "__"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from storage.atomic_files import PRIVATE, sync_directory
 from storage.base import every
-from storage.connection import explained_os, looking
+from storage.connection import from_os_error, inspecting
 from storage.errors import StorageError, UnknownRecord
 from storage.ledger import FILE_NAME, Ledger
 from storage.model_store import ModelStore, verify
@@ -56,7 +56,7 @@ async def back_up(ledger: Ledger, pictures: PictureStore, out: Path, models: Mod
         except _Forgotten:
             continue
         except OSError as error:
-            raise explained_os(error, f"writing the backup {out}") from error
+            raise from_os_error(error, f"writing the backup {out}") from error
         finally:
             await asyncio.to_thread(shutil.rmtree, part, ignore_errors=True)
         return made
@@ -84,7 +84,7 @@ async def _fill(ledger: Ledger, pictures: PictureStore, part: Path, models: Mode
 
 
 def _pictures(path: Path) -> list[str]:
-    with looking(path) as database:
+    with inspecting(path) as database:
         return [
             row["sha256"]
             for row in every(database, "SELECT sha256 FROM pictures WHERE state = 'clean' ORDER BY sha256")

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from sqlite_utils import Database
 
-from storage.reader_pool import Readers
-from storage.writer import Together, Writer
+from storage.reader_pool import ReaderPool
+from storage.writer import Batched, Writer
 
 Result = TypeVar("Result")
 Argument = TypeVar("Argument")
@@ -19,7 +19,7 @@ Values = Sequence[Any] | dict[str, Any]
 class Queries:
     """A part of the ledger: queries over the shared writer, readers and clock."""
 
-    def __init__(self, writer: Writer, readers: Readers, clock: Callable[[], float]) -> None:
+    def __init__(self, writer: Writer, readers: ReaderPool, clock: Callable[[], float]) -> None:
         self._writer = writer
         self._readers = readers
         self._clock = clock
@@ -28,9 +28,9 @@ class Queries:
         """Run `work` on the writer's thread; return after the commit."""
         return await self._writer.do(work)
 
-    async def _write_together(self, together: Together[Argument, Result], argument: Argument) -> Result:
+    async def _write_batched(self, together: Batched[Argument, Result], argument: Argument) -> Result:
         """Run `together` once for all callers that wait for it; return after the commit."""
-        return await self._writer.do_together(together, argument)
+        return await self._writer.do_batched(together, argument)
 
     async def _execute(self, sql: str, values: Values = ()) -> int:
         """Run one statement on the writer's thread; return the number of changed rows after the commit."""

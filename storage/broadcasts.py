@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from sqlite_utils import Database
 
 from storage.base import Queries, first
-from storage.states import ReceiverState
+from storage.states import RecipientState
 
 
 class Broadcasts(Queries):
@@ -43,7 +43,7 @@ class Broadcasts(Queries):
 
         await self._write(work)
 
-    async def next_receiver(self, update: int) -> int | None:
+    async def next_recipient(self, update: int) -> int | None:
         """The next chat that is to be told, noted as being told now; None if there is none left."""
 
         def work(database: Database) -> int | None:
@@ -54,12 +54,12 @@ class Broadcasts(Queries):
             )
             if row is None:
                 return None
-            _set(database, update, row["chat"], ReceiverState.SENDING)
+            _set(database, update, row["chat"], RecipientState.SENDING)
             return int(row["chat"])
 
         return await self._write(work)
 
-    async def set_receiver(self, update: int, chat: int, state: ReceiverState) -> None:
+    async def set_recipient(self, update: int, chat: int, state: RecipientState) -> None:
         """Note what became of telling a chat. One that was forgotten meanwhile stays forgotten."""
         await self._write(lambda database: _set(database, update, chat, state))
 
@@ -74,11 +74,11 @@ class Broadcasts(Queries):
 
         return await self._write(work)
 
-    async def receivers(self, update: int) -> dict[int, ReceiverState]:
+    async def recipients(self, update: int) -> dict[int, RecipientState]:
         """Every chat that a broadcast is for, in the order of telling, and what became of it."""
         rows = await self._every('SELECT chat, state FROM broadcasts WHERE "update" = ? ORDER BY rowid', [update])
-        return {row["chat"]: ReceiverState(row["state"]) for row in rows}
+        return {row["chat"]: RecipientState(row["state"]) for row in rows}
 
 
-def _set(database: Database, update: int, chat: int, state: ReceiverState) -> None:
+def _set(database: Database, update: int, chat: int, state: RecipientState) -> None:
     database.execute('UPDATE broadcasts SET state = ? WHERE "update" = ? AND chat = ?', (state, update, chat))

@@ -29,7 +29,7 @@ def connect(path: Path, *, read_only: bool = False, busy_seconds: float = BUSY_S
     is None. The connection may be closed by another thread than the one that uses it.
     Raises `StorageError` when the file cannot be opened or is not a database.
     """
-    with translated(path):
+    with translating_errors(path):
         connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
         try:
             connection.row_factory = sqlite3.Row
@@ -48,23 +48,26 @@ def connect(path: Path, *, read_only: bool = False, busy_seconds: float = BUSY_S
 
 
 @contextmanager
-def looking(path: Path) -> Iterator[Database]:
+def inspecting(path: Path) -> Iterator[Database]:
     """Open `path` to look at it as it is: nothing is set, made or written. Errors inside are translated as well."""
-    with translated(path), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+    with (
+        translating_errors(path),
+        closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection,
+    ):
         connection.row_factory = sqlite3.Row
         yield Database(connection, execute_plugins=False)
 
 
 @contextmanager
-def translated(path: Path) -> Iterator[None]:
+def translating_errors(path: Path) -> Iterator[None]:
     """Turn SQLite's errors inside the block into `StorageError` with the next step."""
     try:
         yield
     except sqlite3.Error as error:
-        raise explained(error, path) from error
+        raise from_sqlite_error(error, path) from error
 
 
-def explained(error: sqlite3.Error, path: Path) -> StorageError:
+def from_sqlite_error(error: sqlite3.Error, path: Path) -> StorageError:
     """The `StorageError` for one of SQLite's errors about the ledger at `path`."""
     code = getattr(error, "sqlite_errorcode", None)
     primary = code & 0xFF if code is not None else None  # the low byte: https://www.sqlite.org/rescode.html
@@ -88,7 +91,7 @@ def explained(error: sqlite3.Error, path: Path) -> StorageError:
     return StorageError(f"The ledger at {path} could not do that ({error}).")
 
 
-def explained_os(error: OSError, what: str) -> StorageError:
+def from_os_error(error: OSError, what: str) -> StorageError:
     """The `StorageError` for an operating system's error while doing `what` ("writing a picture to /…")."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
         return NotSaved(

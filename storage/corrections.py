@@ -12,8 +12,8 @@ from sqlite_utils import Database
 
 from storage.base import Queries, first
 from storage.errors import UnknownRecord
+from storage.learning_records import Correction
 from storage.people import ensure_user
-from storage.records import Demonstration
 
 _SELECT = 'SELECT id, exchange, author, text, "update", created, confirmed_by FROM demonstrations'
 
@@ -21,7 +21,7 @@ _SELECT = 'SELECT id, exchange, author, text, "update", created, confirmed_by FR
 class Corrections(Queries):
     """Suggested answers."""
 
-    async def add(self, demonstration: Demonstration) -> int:
+    async def add(self, demonstration: Correction) -> int:
         """Add a suggestion, not yet confirmed; return its id. An update that brought one before returns that.
 
         Raises `UnknownRecord` for an exchange that does not exist (any more).
@@ -55,14 +55,14 @@ class Corrections(Queries):
         assert row is not None
         return int(row["number"])
 
-    async def get(self, demonstration: int) -> Demonstration:
+    async def get(self, demonstration: int) -> Correction:
         """The suggestion of that id. Raises `UnknownRecord`."""
         row = await self._first(f"{_SELECT} WHERE id = ?", [demonstration])
         if row is None:
             raise _unknown(demonstration)
         return _demonstration(row)
 
-    async def for_message(self, chat: int, message: int) -> Demonstration | None:
+    async def for_message(self, chat: int, message: int) -> Correction | None:
         """The suggestion that a message makes, or a message of ours about it; None if it is not about any."""
         row = await self._first(
             f'{_SELECT} WHERE "update" IN (SELECT "update" FROM replies WHERE chat = :chat'
@@ -88,8 +88,8 @@ class Corrections(Queries):
         await self._write(work)
 
 
-def _demonstration(row: sqlite3.Row) -> Demonstration:
-    return Demonstration(**row)
+def _demonstration(row: sqlite3.Row) -> Correction:
+    return Correction(**row)
 
 
 def _unknown(demonstration: int) -> UnknownRecord:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from storage.base import Queries
-from storage.records import Approval, Day, Participant
 
 _TOTALS = """
 SELECT (SELECT count(*) FROM users WHERE id > 0) AS users,
@@ -48,6 +49,47 @@ SELECT id, name, opted_out,
  ORDER BY seen DESC, id
 """
 """A group that has one conversation together is a user with a negative id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """The answers of one model on one day (ISO date, UTC) and the votes on them."""
+
+    day: str
+    model: str
+    answers: int
+    ups: int
+    downs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """The votes on a model's answers: the latest of each rater."""
+
+    ups: int = 0
+    downs: int = 0
+
+    @property
+    def votes(self) -> int:
+        """The number of votes."""
+        return self.ups + self.downs
+
+    @property
+    def share(self) -> float:
+        """The share of thumbs up, 0 to 1. Raises ZeroDivisionError without votes."""
+        return self.ups / self.votes
+
+
+@dataclass(frozen=True, slots=True)
+class Participant:
+    """A person with the number of their answers and of their votes that count, and when they were last `seen`."""
+
+    id: int
+    name: str
+    opted_out: bool
+    answers: int
+    votes: int
+    seen: float
 
 
 class Counts(Queries):

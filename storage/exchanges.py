@@ -9,12 +9,12 @@ from dataclasses import asdict, fields, replace
 from sqlite_utils import Database
 
 from storage.base import Queries, first
+from storage.chat_records import Exchange
 from storage.errors import StorageError, UnknownRecord
 from storage.inbox import refuse_closed
 from storage.people import ensure_chat, ensure_user
-from storage.records import Exchange
 
-_COLUMNS = [each.name for each in fields(Exchange) if each.name not in ("pictures", "formerly")]
+_COLUMNS = [each.name for each in fields(Exchange) if each.name not in ("pictures", "former_pictures")]
 _INSERTED = [name for name in _COLUMNS if name != "id"]
 _INSERT = "INSERT INTO exchanges({}) VALUES ({})".format(
     ", ".join(f'"{name}"' for name in _INSERTED), ", ".join(f":{name}" for name in _INSERTED)
@@ -24,7 +24,7 @@ SELECT_EXCHANGES = "SELECT {}, {}, {} FROM exchanges".format(
     "(SELECT json_group_array(sha256) FROM (SELECT sha256 FROM exchange_pictures"
     " WHERE exchange = exchanges.id ORDER BY position)) AS pictures",
     "(SELECT json_group_array(name) FROM (SELECT coalesce(former, sha256) AS name FROM exchange_pictures"
-    " WHERE exchange = exchanges.id ORDER BY position)) AS formerly",
+    " WHERE exchange = exchanges.id ORDER BY position)) AS former_pictures",
 )
 """The start of every query whose rows `exchange_of` understands; WHERE and ORDER BY follow."""
 
@@ -40,8 +40,8 @@ _PICTURED = "EXISTS (SELECT 1 FROM exchange_pictures WHERE exchange = {})"
 def exchange_of(row: sqlite3.Row) -> Exchange:
     """The record of a row of `SELECT_EXCHANGES`."""
     values = dict(row)
-    pictures, formerly = (tuple(json.loads(values[name])) for name in ("pictures", "formerly"))
-    values |= {"pictures": pictures, "formerly": () if formerly == pictures else formerly}
+    pictures, former_pictures = (tuple(json.loads(values[name])) for name in ("pictures", "former_pictures"))
+    values |= {"pictures": pictures, "former_pictures": () if former_pictures == pictures else former_pictures}
     return Exchange(**values)
 
 

@@ -14,13 +14,14 @@ from typing import Any
 from sqlite_utils import Database
 
 from storage.base import Queries, first
+from storage.chat_records import StoredUpdate
 from storage.errors import IllegalTransition, StorageError, UnknownRecord
-from storage.records import Kind, StoredUpdate
+from storage.removals import RemovalKind
 
 Row = tuple[int, str, str]
 """An update to store: id, lane, payload."""
 
-NOBODYS_LANE = ""
+ANONYMOUS_LANE = ""
 """The lane of an update whose sender was forgotten: nothing in its row leads to them."""
 
 _IDS = "(SELECT value FROM json_each(?))"
@@ -59,7 +60,7 @@ class Inbox(Queries):
 
         Raises `UnknownRecord`, or `IllegalTransition` for an update that is finished.
         """
-        return await self._write_together(_begin, update)
+        return await self._write_batched(_begin, update)
 
     async def check_disk(self, update: int) -> None:
         """Write an update's row as it is. Raises `NotSaved` while the disk takes nothing."""
@@ -71,7 +72,7 @@ class Inbox(Queries):
         Where nobody was there to be answered, `unreachable` says why; the row keeps it. What is known of the replies to
         somebody who was forgotten meanwhile goes. Raises `UnknownRecord`.
         """
-        await self._write_together(self._finish, (update, unreachable))
+        await self._write_batched(self._finish, (update, unreachable))
 
     async def set_aside(self, update: int, error: str) -> bool:
         """Give up on an update that fails each time; it stays with its payload and `error` for the operator.
@@ -138,12 +139,12 @@ class Inbox(Queries):
         )
         database.execute(
             f'DELETE FROM replies WHERE "update" IN (SELECT id FROM inbox WHERE id IN {_IDS} AND lane = ?)',
-            (json.dumps(updates), NOBODYS_LANE),
+            (json.dumps(updates), ANONYMOUS_LANE),
         )
         database.execute(  # their words are in the file until the log is emptied again
             "INSERT INTO removals(kind, name) SELECT ?, '' FROM inbox"
             f" WHERE id IN {_IDS} AND lane = ? LIMIT 1 ON CONFLICT DO NOTHING",
-            (Kind.LOG, json.dumps(updates), NOBODYS_LANE),
+            (RemovalKind.LOG, json.dumps(updates), ANONYMOUS_LANE),
         )
         if cursor.rowcount == len(set(updates)):
             return [None] * len(updates)

@@ -9,12 +9,12 @@ import sqlite3
 from pathlib import Path
 
 from storage.base import every, first
-from storage.connection import looking
+from storage.chat_records import PictureState
+from storage.connection import inspecting
 from storage.errors import StorageError
 from storage.migrations import refuse_newer
 from storage.model_store import verify
 from storage.picture_store import PictureStore
-from storage.records import PictureState
 
 _NAMED = 8
 """Faults that are named one by one."""
@@ -38,12 +38,12 @@ def refuse_lost_ledger(path: Path) -> None:
 def _has_models(path: Path) -> bool:
     if not path.exists():
         return False
-    with looking(path) as database:
+    with inspecting(path) as database:
         tables = first(database, "SELECT 1 FROM sqlite_master WHERE name = 'models'")
         return tables is not None and first(database, "SELECT 1 FROM models") is not None
 
 
-def unsound(connection: sqlite3.Connection) -> list[str]:
+def database_faults(connection: sqlite3.Connection) -> list[str]:
     """What is wrong with a database as SQLite sees it: damaged pages, rows that refer to nothing; empty if sound."""
     faults = [row[0] for row in connection.execute(f"PRAGMA integrity_check({_NAMED})") if row[0] != "ok"]
     faults += [f"a row of {row[0]} without its {row[2]}" for row in connection.execute("PRAGMA foreign_key_check")]
@@ -55,7 +55,7 @@ def quick_faults(path: Path) -> list[str]:
 
     Raises `StorageError` if it cannot be read.
     """
-    with looking(path) as database:
+    with inspecting(path) as database:
         return [row[0] for row in database.execute(f"PRAGMA quick_check({_NAMED})") if row[0] != "ok"]
 
 
@@ -64,7 +64,7 @@ def live_model_fault(path: Path) -> str:
 
     Raises `StorageError` if the ledger cannot be read.
     """
-    with looking(path) as database:
+    with inspecting(path) as database:
         row = first(database, "SELECT id, directory, manifest_hash FROM models WHERE state = 'live'")
     if row is None or not row["manifest_hash"]:
         return ""
@@ -80,9 +80,9 @@ def ledger_faults(path: Path) -> list[str]:
     """What is wrong with the ledger's file, which may be in use. Raises `StorageError` if it cannot be read, or if a
     newer version of thumbtune wrote it.
     """
-    with looking(path) as database:
+    with inspecting(path) as database:
         refuse_newer(database)
-        return unsound(database.conn)
+        return database_faults(database.conn)
 
 
 def picture_faults(path: Path, pictures: PictureStore) -> list[str]:
@@ -90,7 +90,7 @@ def picture_faults(path: Path, pictures: PictureStore) -> list[str]:
 
     Of those in quarantine, which backups leave out, nothing is expected. An earlier version's ledger has no states.
     """
-    with looking(path) as database:
+    with inspecting(path) as database:
         rows = every(database, "SELECT * FROM pictures")
     faults = []
     for row in rows:

@@ -7,10 +7,10 @@ changes something has returned from is on the disk. Two processes may have the l
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,13 +19,13 @@ from sqlite_utils import Database
 
 from storage.atomic_files import PRIVATE, PRIVATE_FILE, sync_directory, sync_file
 from storage.broadcasts import Broadcasts
-from storage.connection import connect, explained_os, translated
+from storage.connection import connect, from_os_error, translating_errors
 from storage.corrections import Corrections
 from storage.counts import Counts
 from storage.errors import StorageError
 from storage.exchanges import Exchanges
 from storage.inbox import Inbox
-from storage.integrity import unsound
+from storage.integrity import database_faults
 from storage.menus import Menus
 from storage.migrations import migrate
 from storage.models import Models
@@ -34,7 +34,7 @@ from storage.permissions import close_to_others
 from storage.personal_data import PersonalData
 from storage.pictures import Pictures
 from storage.promotions import Promotions
-from storage.reader_pool import Readers
+from storage.reader_pool import ReaderPool
 from storage.replies import Replies
 from storage.runs import Runs
 from storage.sessions import Sessions
@@ -54,7 +54,7 @@ class Ledger:
         """Use `open`: this expects a file that has been migrated."""
         self.path = path
         self._writer = writer = Writer(path)
-        self._readers = readers = Readers(path)
+        self._readers = readers = ReaderPool(path)
         self.people = People(writer, readers, clock)
         self.sessions = Sessions(writer, readers, clock)
         self.pictures = Pictures(writer, readers, clock)
@@ -81,17 +81,17 @@ class Ledger:
         try:
             directory.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
         except OSError as error:
-            raise explained_os(error, f"making the folder {directory}") from error
+            raise from_os_error(error, f"making the folder {directory}") from error
         path = directory / FILE_NAME
         try:
             close_to_others(directory)
             if not path.exists():
                 path.touch(mode=PRIVATE_FILE)  # SQLite gives its log the permissions of the file
         except OSError as error:
-            raise explained_os(error, f"making {path}") from error
+            raise from_os_error(error, f"making {path}") from error
         database = connect(path)
         try:
-            with translated(path):
+            with translating_errors(path):
                 migrate(database)
         finally:
             database.close()
@@ -134,7 +134,7 @@ class Ledger:
 def _empty_log(path: Path) -> bool:
     database = connect(path, busy_seconds=LOG_SECONDS)
     try:
-        with translated(path):
+        with translating_errors(path):
             return int(database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]) == 0
     finally:
         database.close()
@@ -146,16 +146,19 @@ def _backup(database: Database, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.part")
     try:
         temporary.unlink(missing_ok=True)
-        with translated(temporary), contextlib.closing(sqlite3.connect(temporary, isolation_level=None)) as copy:
+        with (
+            translating_errors(temporary),
+            closing(sqlite3.connect(temporary, isolation_level=None)) as copy,
+        ):
             database.conn.backup(copy)
             copy.execute("PRAGMA journal_mode=DELETE")
-            faults = unsound(copy)
+            faults = database_faults(copy)
         if faults:
             raise StorageError(f"The ledger is damaged ({'; '.join(faults)}): restore an earlier backup.")
         sync_file(temporary)
         temporary.rename(path)
         sync_directory(path.parent)
     except OSError as error:
-        raise explained_os(error, f"writing the backup {path}") from error
+        raise from_os_error(error, f"writing the backup {path}") from error
     finally:
         temporary.unlink(missing_ok=True)

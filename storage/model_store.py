@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.atomic_files import sync_directory, sync_file, write_durably
-from storage.connection import explained_os
+from storage.connection import from_os_error
 from storage.errors import Damaged, StorageError, UnknownRecord
 
 MANIFEST = "manifest.json"
@@ -62,7 +62,7 @@ def write_manifest(directory: Path) -> str:
         text = json.dumps({"version": _VERSION, "hash": _hash(files), "files": _plain(files)}, indent=1, sort_keys=True)
         write_durably(directory / MANIFEST, (text + "\n").encode())
     except OSError as error:
-        raise explained_os(error, f"writing the manifest of {directory}") from error
+        raise from_os_error(error, f"writing the manifest of {directory}") from error
     return _hash(files)
 
 
@@ -79,7 +79,7 @@ def read_manifest(directory: Path) -> Manifest:
     except FileNotFoundError as error:
         raise UnknownRecord(f"{directory} has no {MANIFEST}: it is not a published model.") from error
     except OSError as error:
-        raise explained_os(error, f"reading {path}") from error
+        raise from_os_error(error, f"reading {path}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"{path} is damaged ({error}): promote another model, or restore this one.") from error
     if version != _VERSION:
@@ -111,7 +111,7 @@ def verify(directory: Path, manifest_hash: str = "", *, contents: bool = True) -
             elif contents and _record(present[name]) != record:
                 differences.append(f"{name} has changed")
     except OSError as error:
-        raise explained_os(error, f"checking the model {directory}") from error
+        raise from_os_error(error, f"checking the model {directory}") from error
     differences += [f"{name} is not in the manifest" for name in present if name not in expected.files]
     if differences:
         more = f" and {len(differences) - _NAMED} more" if len(differences) > _NAMED else ""
@@ -131,7 +131,7 @@ class ModelStore:
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise explained_os(error, f"opening the model folder {directory}") from error
+            raise from_os_error(error, f"opening the model folder {directory}") from error
 
     def path(self, name: str) -> Path:
         """Where the model of that name lies, or would. Raises `StorageError` for what cannot be a name."""
@@ -152,7 +152,7 @@ class ModelStore:
         try:
             building.mkdir()
         except OSError as error:
-            raise explained_os(error, f"making the folder {building}") from error
+            raise from_os_error(error, f"making the folder {building}") from error
         return building
 
     def publish(self, built: Path, name: str) -> tuple[Path, str]:
@@ -173,7 +173,7 @@ class ModelStore:
             built.rename(path)
             sync_directory(self.directory)
         except OSError as error:
-            raise explained_os(error, f"publishing the model {path}") from error
+            raise from_os_error(error, f"publishing the model {path}") from error
         return path, manifest_hash
 
     def discard(self, built: Path) -> None:
@@ -195,7 +195,7 @@ class ModelStore:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise explained_os(error, f"deleting {path}") from error
+            raise from_os_error(error, f"deleting {path}") from error
         return aside
 
     def restore(self, aside: Path, name: str) -> None:
@@ -204,7 +204,7 @@ class ModelStore:
             aside.rename(self.path(name))
             sync_directory(self.directory)
         except OSError as error:
-            raise explained_os(error, f"putting {name} back from {aside}") from error
+            raise from_os_error(error, f"putting {name} back from {aside}") from error
 
     def tidy(self) -> list[Path]:
         """Delete what killed processes left half built or half removed; return what was deleted.
@@ -222,7 +222,7 @@ class ModelStore:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise explained_os(error, f"deleting {directory}") from error
+            raise from_os_error(error, f"deleting {directory}") from error
 
 
 def _files(directory: Path) -> Iterator[tuple[str, Path]]:

@@ -9,8 +9,8 @@ from sqlite_utils import Database
 
 from storage.base import Queries, every, first, number
 from storage.errors import IllegalTransition, StorageError, UnknownRecord
+from storage.learning_records import Model, TrainedOn, Version
 from storage.reason import stored, stored_parts
-from storage.records import Model, Taught, Version
 from storage.states import MODEL_TRANSITIONS, ModelState
 
 _SELECT = f"SELECT {', '.join(each.name for each in fields(Model))}, reason_parts FROM models"
@@ -19,7 +19,7 @@ SELECT count(DISTINCT model) FROM promotions WHERE done IS NOT NULL AND id <= (
     SELECT min(id) FROM promotions WHERE model = ? AND done IS NOT NULL)
 """
 
-_TAUGHT = """
+_TRAINED_ON = """
 SELECT (SELECT count(*) FROM run_selections WHERE run = :run AND split = 'train') AS answers,
        count(*) AS votes,
        count(DISTINCT rater) AS people
@@ -89,13 +89,13 @@ class Models(Queries):
 
         def work(database: Database) -> Version:
             found = get_model(database, model)
-            return Version(model, number(database, _NUMBER, [model]), _taught(database, found.run), found.created)
+            return Version(model, number(database, _NUMBER, [model]), _trained_on(database, found.run), found.created)
 
         return await self._read(work)
 
-    async def taught(self, run: int) -> Taught:
+    async def trained_on(self, run: int) -> TrainedOn:
         """What a run was taught by, the same as `version` has it."""
-        return await self._read(lambda database: _taught(database, run))
+        return await self._read(lambda database: _trained_on(database, run))
 
     async def move(self, model: str, state: ModelState, reason: str = "") -> Model:
         """Enter `state`, with the reason for it if there is one (a rejection).
@@ -172,10 +172,10 @@ def get_model(database: Database, model: str) -> Model:
     return _model(row)
 
 
-def _taught(database: Database, run: int | None) -> Taught:
-    row = first(database, _TAUGHT, {"run": run})
+def _trained_on(database: Database, run: int | None) -> TrainedOn:
+    row = first(database, _TRAINED_ON, {"run": run})
     assert row is not None
-    return Taught(**row)
+    return TrainedOn(**row)
 
 
 def live_model(database: Database) -> Model | None:

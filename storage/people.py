@@ -9,9 +9,9 @@ from __future__ import annotations
 from sqlite_utils import Database
 
 from storage.base import Queries, every
+from storage.chat_records import Chat, Person
 from storage.inbox import refuse_closed
 from storage.personal_data import withdraw
-from storage.records import Chat, Person
 from storage.runs import AFFECTED
 
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from typing import Any
+from dataclasses import dataclass
 
 from sqlite_utils import Database
 
-from storage.base import Queries, first, number
-from storage.inbox import NOBODYS_LANE
-from storage.records import Belongings, Kind, Removal
+from storage.base import Queries, column, first, number
+from storage.inbox import ANONYMOUS_LANE
+from storage.removals import Removal, RemovalKind, add_removals, finish_removals
 from storage.runs import AFFECTED, cancel_learning
 
 _IDS = "(SELECT value FROM json_each(?))"
@@ -58,13 +58,31 @@ _UNUSED_PICTURES = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class PersonalDataSummary:
+    """How much of a person is stored.
+
+    Counts questions with their answers, pictures that no one else sent, votes (all ever cast), corrections, and rows in
+    the data sets of runs.
+    """
+
+    exchanges: int
+    pictures: int
+    votes: int
+    corrections: int
+    rows: int
+
+    def __bool__(self) -> bool:
+        return any((self.exchanges, self.pictures, self.votes, self.corrections, self.rows))
+
+
 class PersonalData(Queries):
     """People who leave, exchanges that grow old, and what has to follow them."""
 
-    async def count(self, user: int) -> Belongings:
+    async def count(self, user: int) -> PersonalDataSummary:
         """What `forget` would delete."""
 
-        def work(database: Database) -> Belongings:
+        def work(database: Database) -> PersonalDataSummary:
             database.execute("BEGIN")  # one state of the ledger for all counts
             try:
                 return _belongings(database, user)
@@ -73,7 +91,7 @@ class PersonalData(Queries):
 
         return await self._read(work)
 
-    async def erase(self, user: int, *, during: int | None = None) -> Belongings:
+    async def erase(self, user: int, *, during: int | None = None) -> PersonalDataSummary:
         """Delete all that is kept of a person, and return how much that was.
 
         Their questions with the answers and everybody's votes on them, their votes, conversations, pictures that
@@ -83,13 +101,15 @@ class PersonalData(Queries):
         """
         now = self._now()
 
-        def work(database: Database) -> Belongings:
+        def work(database: Database) -> PersonalDataSummary:
             gone = _belongings(database, user)
-            pictures = _column(database, _SENT, user)
-            sessions = _column(database, _THEIR_SESSIONS, user)
-            note(database, Kind.SESSION, sessions)
-            _delete_exchanges(database, _column(database, _THEIR_EXCHANGES, user))
-            withdraw(database, _column(database, "SELECT DISTINCT exchange FROM demonstrations WHERE author = ?", user))
+            pictures = column(database, _SENT, [user])
+            sessions = column(database, _THEIR_SESSIONS, [user])
+            add_removals(database, RemovalKind.SESSION, sessions)
+            _delete_exchanges(database, column(database, _THEIR_EXCHANGES, [user]))
+            withdraw(
+                database, column(database, "SELECT DISTINCT exchange FROM demonstrations WHERE author = ?", [user])
+            )
             opted_out = first(database, "SELECT 1 FROM users WHERE id = ? AND opted_out", [user]) is not None
             database.execute("DELETE FROM users WHERE id = ?", [user])  # takes the rest along
             if opted_out:
@@ -99,7 +119,7 @@ class PersonalData(Queries):
             database.execute('UPDATE promotions SET "by" = NULL WHERE "by" = ?', [user])
             _delete_pictures(database, pictures)
             _delete_updates(database, user, during, now)
-            note(database, Kind.LOG, [""])
+            add_removals(database, RemovalKind.LOG, [""])
             return gone
 
         return await self._write(work)
@@ -112,14 +132,14 @@ class PersonalData(Queries):
         """
 
         def work(database: Database) -> int:
-            old = _column(database, _OLD, before)
+            old = column(database, _OLD, [before])
             _delete_exchanges(database, old)
-            pictures = _column(database, _UNUSED_PICTURES, before)
+            pictures = column(database, _UNUSED_PICTURES, [before])
             _delete_pictures(database, pictures)
             sql = "DELETE FROM inbox WHERE state = 'aside' AND received < ?"
             dead_letters = database.execute(sql, [before]).rowcount
             if old or pictures or dead_letters:
-                note(database, Kind.LOG, [""])
+                add_removals(database, RemovalKind.LOG, [""])
             return len(old)
 
         return await self._write(work)
@@ -127,7 +147,7 @@ class PersonalData(Queries):
     async def pending_removals(self) -> list[Removal]:
         """What is yet to be removed outside the ledger."""
         rows = await self._every("SELECT kind, name FROM removals ORDER BY kind, name")
-        return [Removal(Kind(row["kind"]), row["name"]) for row in rows]
+        return [Removal(RemovalKind(row["kind"]), row["name"]) for row in rows]
 
     async def remove_picture(self, sha256: str, remove: Callable[[], object]) -> bool:
         """Call `remove`, which deletes the picture's file, and strike it off; False if it was sent again meanwhile.
@@ -140,7 +160,7 @@ class PersonalData(Queries):
             known = first(database, "SELECT 1 FROM pictures WHERE sha256 = ?", [sha256]) is not None
             if not known:
                 remove()
-            _strike(database, [Removal(Kind.PICTURE, sha256)])
+            finish_removals(database, [Removal(RemovalKind.PICTURE, sha256)])
             return not known
 
         return await self._write(work)
@@ -148,16 +168,16 @@ class PersonalData(Queries):
     async def finish_removals(self, removals: Iterable[Removal]) -> None:
         """These are done: strike them off."""
         done = list(removals)
-        await self._write(lambda database: _strike(database, done))
+        await self._write(lambda database: finish_removals(database, done))
 
 
-def _belongings(database: Database, user: int) -> Belongings:
-    exchanges = _column(database, _THEIR_EXCHANGES, user)
-    return Belongings(
+def _belongings(database: Database, user: int) -> PersonalDataSummary:
+    exchanges = column(database, _THEIR_EXCHANGES, [user])
+    return PersonalDataSummary(
         exchanges=len(exchanges),
-        pictures=len(_column(database, _SENT, user)),
+        pictures=len(column(database, _SENT, [user])),
         votes=number(database, "SELECT count(*) FROM feedback WHERE rater = ?", [user]),
-        demonstrations=number(database, "SELECT count(*) FROM demonstrations WHERE author = ?", [user]),
+        corrections=number(database, "SELECT count(*) FROM demonstrations WHERE author = ?", [user]),
         rows=number(
             database,
             f"SELECT count(*) FROM run_selections WHERE exchange IN ({_AFFECTED})"
@@ -172,17 +192,17 @@ def _delete_exchanges(database: Database, exchanges: list[int]) -> None:
     which rows of runs' files have to follow.
     """
     ids = json.dumps(exchanges)
-    withdraw(database, _column(database, _AFFECTED, ids))
-    shown = _column(database, f"SELECT DISTINCT sha256 FROM exchange_pictures WHERE exchange IN {_IDS}", ids)
+    withdraw(database, column(database, _AFFECTED, [ids]))
+    shown = column(database, f"SELECT DISTINCT sha256 FROM exchange_pictures WHERE exchange IN {_IDS}", [ids])
     database.execute(f"DELETE FROM exchanges WHERE id IN {_IDS}", [ids])
-    _delete_pictures(database, _column(database, _NOBODYS, json.dumps(shown)))
+    _delete_pictures(database, column(database, _NOBODYS, [json.dumps(shown)]))
 
 
 def withdraw(database: Database, exchanges: list[int]) -> None:
     """Nobody learns from these exchanges as they were: note which rows of runs' files have to go."""
     cancel_learning(database, exchanges)
     taught = f"SELECT DISTINCT exchange FROM run_selections WHERE exchange IN {_IDS}"
-    note(database, Kind.ROW, _column(database, taught, json.dumps(exchanges)))
+    add_removals(database, RemovalKind.ROW, column(database, taught, [json.dumps(exchanges)]))
     database.execute(f"DELETE FROM run_selections WHERE exchange IN {_IDS}", [json.dumps(exchanges)])
 
 
@@ -190,7 +210,7 @@ def _delete_pictures(database: Database, pictures: list[str]) -> None:
     """Delete the rows of pictures that no exchange shows any more; note their files."""
     names = json.dumps(pictures)
     database.execute(f"DELETE FROM pictures WHERE sha256 IN {_IDS}", [names])
-    note(database, Kind.PICTURE, pictures)
+    add_removals(database, RemovalKind.PICTURE, pictures)
 
 
 def _delete_updates(database: Database, user: int, during: int | None, now: float) -> None:
@@ -209,21 +229,4 @@ def _delete_updates(database: Database, user: int, during: int | None, now: floa
         " WHERE lane GLOB ? AND state IN ('stored', 'begun') AND id IS NOT ?",
         (now, lanes, during),
     )
-    database.execute("UPDATE inbox SET lane = ? WHERE lane GLOB ?", (NOBODYS_LANE, lanes))
-
-
-def note(database: Database, kind: Kind, names: Iterable[object]) -> None:
-    """Note what has to be removed outside the ledger."""
-    database.execute(
-        "INSERT INTO removals(kind, name) SELECT ?, value FROM json_each(?) WHERE true ON CONFLICT DO NOTHING",
-        (kind, json.dumps([str(each) for each in names])),
-    )
-
-
-def _strike(database: Database, removals: list[Removal]) -> None:
-    for each in removals:
-        database.execute("DELETE FROM removals WHERE kind = ? AND name = ?", (each.kind, each.name))
-
-
-def _column(database: Database, sql: str, value: object) -> list[Any]:
-    return [row[0] for row in database.execute(sql, [value])]
+    database.execute("UPDATE inbox SET lane = ? WHERE lane GLOB ?", (ANONYMOUS_LANE, lanes))

@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from storage.atomic_files import PRIVATE, sync_directory, write_durably
-from storage.connection import explained_os
+from storage.connection import from_os_error
 from storage.errors import Damaged, StorageError, UnknownRecord
 
 _NAME = re.compile(r"[0-9a-f]{64}")
@@ -38,7 +38,7 @@ class PictureStore:
         except FileNotFoundError:
             pass  # another process tidied the same file away
         except OSError as error:
-            raise explained_os(error, f"opening the picture folder {directory}") from error
+            raise from_os_error(error, f"opening the picture folder {directory}") from error
 
     def path(self, sha256: str) -> Path:
         """Where the picture of that name lies, or would. Raises `StorageError` for what is not a name."""
@@ -74,7 +74,7 @@ class PictureStore:
             if path.parent.is_dir():
                 sync_directory(path.parent)  # whoever deleted it may have died before doing so
         except OSError as error:
-            raise explained_os(error, f"deleting the picture {path}") from error
+            raise from_os_error(error, f"deleting the picture {path}") from error
 
     def _put(self, data: bytes) -> str:
         name = sha256(data).hexdigest()
@@ -88,7 +88,7 @@ class PictureStore:
             else:
                 write_durably(path, data, temporary_folder=self._incoming)
         except OSError as error:
-            raise explained_os(error, f"writing the picture {path}") from error
+            raise from_os_error(error, f"writing the picture {path}") from error
         return name
 
     def _get(self, name: str) -> bytes:
@@ -98,7 +98,7 @@ class PictureStore:
         except FileNotFoundError as error:
             raise UnknownRecord(f"There is no picture {name} in {self.directory}: restore it from a backup.") from error
         except OSError as error:
-            raise explained_os(error, f"reading the picture {path}") from error
+            raise from_os_error(error, f"reading the picture {path}") from error
         if sha256(data).hexdigest() != name:
             raise Damaged(
                 f"The picture {path} is damaged: its bytes no longer match its name. Restore it from a backup."

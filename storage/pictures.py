@@ -9,11 +9,11 @@ from dataclasses import asdict
 from sqlite_utils import Database
 
 from storage.base import Queries, first
+from storage.chat_records import PictureState, StoredPicture
 from storage.errors import UnknownRecord
 from storage.inbox import refuse_closed
 from storage.people import ensure_user
-from storage.personal_data import note
-from storage.records import Kind, PictureState, StoredPicture
+from storage.removals import RemovalKind, add_removals
 
 INSERT_PICTURE = (
     "INSERT INTO pictures(sha256, media_type, width, height, size, phash, created, state)"
@@ -108,7 +108,7 @@ class Pictures(Queries):
                 (clean.sha256, former),
             )
             database.execute("DELETE FROM pictures WHERE sha256 = ?", [former])
-            note(database, Kind.PICTURE, [former])
+            add_removals(database, RemovalKind.PICTURE, [former])
             return True
 
         return await self._write(work)

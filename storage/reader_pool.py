@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from sqlite_utils import Database
 
-from storage.connection import connect, translated
+from storage.connection import connect, translating_errors
 from storage.errors import StorageError
 
 Result = TypeVar("Result")
@@ -24,7 +24,7 @@ THREADS = 2
 """Reads that run at the same time; more wait. Python holds one of them up anyway while rows become objects."""
 
 
-class Readers:
+class ReaderPool:
     """Read-only connections, one a thread, opened when first used."""
 
     def __init__(self, path: Path) -> None:
@@ -56,5 +56,5 @@ class Readers:
         if database is None:
             database = self._mine.database = connect(self._path, read_only=True)
             self._opened.append(database)
-        with translated(self._path):
+        with translating_errors(self._path):
             return work(database)

@@ -7,8 +7,8 @@ import sqlite3
 from sqlite_utils import Database
 
 from storage.base import Queries, first
+from storage.chat_records import Reply
 from storage.errors import UnknownRecord
-from storage.records import Reply
 
 _REPLIES = 'SELECT "update", slot, chat, message, final, question FROM replies'
 _REPLY = f'{_REPLIES} WHERE "update" = ?'

@@ -12,8 +12,8 @@ from sqlite_utils import Database
 
 from storage.base import Queries, first, number
 from storage.errors import IllegalTransition, RunBusy, StorageError, UnknownRecord
+from storage.learning_records import Run
 from storage.reason import Reason, stored, stored_parts
-from storage.records import Run
 from storage.states import RUN_TRANSITIONS, RunState
 
 _SELECT = f"SELECT {', '.join(each.name for each in fields(Run))}, reason_parts FROM runs"
@@ -32,7 +32,7 @@ _TEACHING = (
 )
 _IS_ACTIVE = "state IN (SELECT value FROM json_each(?))"
 
-_WISHED = 1
+_REQUESTED = 1
 _WITHDRAWN = 2
 """Why `cancel_requested`: somebody wishes it, or something that the run learns from was withdrawn. 0: it is not."""
 
@@ -141,7 +141,9 @@ class Runs(Queries):
                         state=Reason(present.state.value),
                     )
                 )
-            database.execute("UPDATE runs SET cancel_requested = max(cancel_requested, ?) WHERE id = ?", (_WISHED, run))
+            database.execute(
+                "UPDATE runs SET cancel_requested = max(cancel_requested, ?) WHERE id = ?", (_REQUESTED, run)
+            )
 
         await self._write(work)
 

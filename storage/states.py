@@ -41,13 +41,13 @@ MODEL_TRANSITIONS: dict[ModelState, frozenset[ModelState]] = {
 }
 
 
-class ReceiverState(StrEnum):
+class RecipientState(StrEnum):
     """What became of telling somebody a broadcast."""
 
     DUE = "due"
     SENDING = "sending"
-    TOLD = "told"
+    DELIVERED = "told"
     UNREACHABLE = "unreachable"  # they blocked the bot, or are gone
     FAILED = "failed"
     DOUBTFUL = "doubtful"  # interrupted between the sending and the note: never sent again
-    SPARED = "spared"  # cancelled before it was their turn
+    SKIPPED = "spared"  # cancelled before it was their turn

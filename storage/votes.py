@@ -11,10 +11,11 @@ from itertools import groupby, permutations
 from sqlite_utils import Database
 
 from storage.base import Queries, every, first
+from storage.chat_records import Exchange
 from storage.errors import StorageError, UnknownRecord
 from storage.exchanges import SELECT_EXCHANGES, exchange_of
+from storage.learning_records import EQUAL_TRUST, Preference, RatedExchange, Rating, Trust
 from storage.people import ensure_user
-from storage.records import ALIKE, Exchange, Preference, RatedExchange, Rating, Trust
 
 _VOTES = (
     "SELECT exchange, sum(value > 0) AS ups, sum(value < 0) AS downs, json_group_array(rater) AS raters,"
@@ -92,7 +93,7 @@ class Votes(Queries):
         )
         return int(row["value"]) or None if row is not None else None
 
-    async def rated_exchanges(self, trust: Trust = ALIKE) -> list[RatedExchange]:
+    async def rated_exchanges(self, trust: Trust = EQUAL_TRUST) -> list[RatedExchange]:
         """Every exchange that has votes or a better answer, by id, with the latest vote of each rater and the
         conversation before it.
 
@@ -104,7 +105,7 @@ class Votes(Queries):
         rated = [each.better or each.said for each in judged if each.better or each.said.raters]
         return sorted(rated, key=lambda each: each.exchange.id)
 
-    async def preferences(self, trust: Trust = ALIKE) -> list[Preference]:
+    async def preferences(self, trust: Trust = EQUAL_TRUST) -> list[Preference]:
         """Where one of two answers to the same prompt is liked more: one answered again, or a better answer shown.
 
         People are left out as in `rated_exchanges`; answers that did not come to their own end are not compared, nor is
@@ -149,14 +150,14 @@ def _judged(database: Database, trust: Trust) -> list[_Judged]:
             if exchange.asker in silent or exchange.chat in trust.blocked or shows_quarantined:
                 break
             vote = votes.get(exchange.id)
-            before = tuple(stood[place] for place in sorted(stood) if place < exchange.place)
+            before = tuple(stood[place] for place in sorted(stood) if place < exchange.position)
             ups, downs = (vote["ups"], vote["downs"]) if vote else (0, 0)
             raters, liked_by = (
                 tuple(sorted(json.loads(vote[name]))) if vote else () for name in ("raters", "liked_by")
             )
             said = RatedExchange(exchange, ups, downs, raters, liked_by, before)
             found.append(_Judged(said, _bettered(said, shown.get(exchange.id))))
-            stood[exchange.place] = exchange
+            stood[exchange.position] = exchange
     return found
 
 
@@ -170,7 +171,7 @@ def _bettered(said: RatedExchange, shown: sqlite3.Row | None) -> RatedExchange |
     text = str(shown["text"])
     exchange = replace(said.exchange, answer=text, finish="stop", completion_tokens=len(text))
     raters = tuple(sorted({shown["author"], shown["confirmed_by"]}))
-    return RatedExchange(exchange, 1, 0, raters, raters, said.history, demonstrated=True)
+    return RatedExchange(exchange, 1, 0, raters, raters, said.history, corrected=True)
 
 
 def _preferences(database: Database, trust: Trust) -> list[Preference]:
@@ -184,7 +185,7 @@ def _preferences(database: Database, trust: Trust) -> list[Preference]:
     answers: dict[tuple[int, str], list[RatedExchange]] = defaultdict(list)
     for each in _judged(database, trust):
         exchange = each.said.exchange
-        answers[exchange.place, exchange.prompt_hash].append(each.said)
+        answers[exchange.position, exchange.prompt_hash].append(each.said)
         if each.better is not None:
             compare(each.better, exchange)
     for same_prompt in answers.values():

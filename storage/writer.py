@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from sqlite_utils import Database
 
-from storage.connection import BUSY_SECONDS, connect, explained
+from storage.connection import BUSY_SECONDS, connect, from_sqlite_error
 from storage.errors import NotSaved, StorageError
 
 Result = TypeVar("Result")
@@ -31,10 +31,10 @@ Argument = TypeVar("Argument")
 Work = Callable[[Database], Result]
 """Runs inside a transaction on the writer's thread; may run twice (after a rollback), so it changes nothing else."""
 
-Together = Callable[[Database, Sequence[Argument]], Sequence[Result | Exception]]
+Batched = Callable[[Database, Sequence[Argument]], Sequence[Result | Exception]]
 """The same for several callers at once: one result, or one exception, an argument."""
 
-MOST_JOBS = 512
+MAX_JOBS = 512
 """The most pieces of work that share one commit: bounds how long the first of them waits."""
 
 
@@ -42,7 +42,7 @@ MOST_JOBS = 512
 class _Job:
     """A piece of work and where its end is awaited."""
 
-    together: Together[Any, Any]
+    together: Batched[Any, Any]
     argument: Any
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
@@ -82,9 +82,9 @@ class Writer:
         An exception of `work` undoes what it did and is raised here; SQLite's own come as `StorageError`.
         Cancelling the await does not undo the work.
         """
-        return await self.do_together(lambda database, _: [work(database)], None)
+        return await self.do_batched(lambda database, _: [work(database)], None)
 
-    async def do_together(self, together: Together[Argument, Result], argument: Argument) -> Result:
+    async def do_batched(self, together: Batched[Argument, Result], argument: Argument) -> Result:
         """As `do`, for small frequent work: all arguments waiting for the same function are handed to it at once.
 
         When the function raises, it is called again with each argument alone.
@@ -117,12 +117,12 @@ class Writer:
             self._database.close()
 
     def _next_batch(self) -> tuple[list[_Job], bool]:
-        """Wait for work; return all that is queued (at most MOST_JOBS) and whether the end was asked for."""
+        """Wait for work; return all that is queued (at most MAX_JOBS) and whether the end was asked for."""
         batch: list[_Job] = []
         job = self._jobs.get()
         while job is not None:
             batch.append(job)
-            if len(batch) == MOST_JOBS:
+            if len(batch) == MAX_JOBS:
                 return batch, False
             try:
                 job = self._jobs.get_nowait()
@@ -183,14 +183,14 @@ class Writer:
     def _explained(self, error: Exception) -> Exception:
         if not isinstance(error, sqlite3.Error):
             return error
-        explanation = explained(error, self._path)
+        explanation = from_sqlite_error(error, self._path)
         explanation.__cause__ = error
         return explanation
 
 
 def _groups(batch: list[_Job]) -> list[list[_Job]]:
     """The jobs by their function, in the order of each function's first job."""
-    groups: dict[Together[Any, Any], list[_Job]] = {}
+    groups: dict[Batched[Any, Any], list[_Job]] = {}
     for job in batch:
         groups.setdefault(job.together, []).append(job)
     return list(groups.values())

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage.records import BASE, Model, Run, Taught
+from storage.learning_records import BASE, Model, Run, TrainedOn
 from training.data.selection import Selection
 from training.gate.report import Effort
 from training.job import RATED, EvaluationJob, Job, MergeJob, Outcome, TrainingError
@@ -128,7 +128,7 @@ class JobSpecs:
         return "" if self.paths.yield_file is None else str(self.paths.yield_file.resolve())
 
 
-def measure_effort(run: Run, selection: Selection, taught: Taught, trained: Outcome, merged: Outcome) -> Effort:
+def measure_effort(run: Run, selection: Selection, taught: TrainedOn, trained: Outcome, merged: Outcome) -> Effort:
     """Sum up what a run was trained on and what it took."""
     counts = selection.counts
     pairs = trained.samples.get(RATED, run.samples)

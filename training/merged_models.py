@@ -17,10 +17,10 @@ from pathlib import Path
 
 from inference.internvl2.checkpoint_check import weight_bytes
 from storage.errors import IllegalTransition, StorageError
+from storage.learning_records import Model
 from storage.ledger import Ledger
 from storage.model_store import ModelStore, read_manifest
 from storage.reason import Reason
-from storage.records import Model
 from storage.states import ModelState
 from training.job import MergeJob, Progress, Trainer, TrainingError, ignore
 from training.job_specs import TrainingPaths

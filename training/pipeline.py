@@ -18,11 +18,11 @@ from typing import Any, Final, TypeVar
 
 from inference.internvl2.checkpoint_check import weight_bytes
 from storage.errors import IllegalTransition, NotSaved, StorageError
+from storage.learning_records import EQUAL_TRUST, Model, Run, Trust
 from storage.ledger import Ledger
 from storage.model_store import ModelStore
 from storage.picture_store import PictureStore
 from storage.reason import Reason
-from storage.records import ALIKE, Model, Run, Trust
 from storage.states import ModelState, RunState
 from training.data.llava import lesson, write_rows
 from training.data.selection import TRAIN, Selection, select_pairs
@@ -87,7 +87,7 @@ class Pipeline:
         models: ModelStore,
         trainer: Trainer,
         specs: JobSpecs,
-        trust: Trust = ALIKE,
+        trust: Trust = EQUAL_TRUST,
         ready: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """`ready` is awaited before a run starts: it returns when all stored pictures are re-encoded."""
@@ -173,7 +173,7 @@ class Pipeline:
             merging = self._specs.merge(run, workspace, trained)
             merged = _checked(await self._trainer.run(merging, progress.update))
             await progress.move(RunState.EVALUATING, step=0, steps=0)
-            effort = measure_effort(run, selection, await self._ledger.models.taught(run.id), trained, merged)
+            effort = measure_effort(run, selection, await self._ledger.models.trained_on(run.id), trained, merged)
             live = await self._ledger.models.live()
             evaluation = self._specs.evaluate(run, workspace, live, trained, effort)
             _checked(await self._trainer.run(evaluation, progress.update))

@@ -9,8 +9,8 @@ from contextlib import suppress
 from typing import Any, Final, Self
 
 from storage.errors import StorageError
+from storage.learning_records import Run
 from storage.ledger import Ledger
-from storage.records import Run
 from storage.states import RunState
 from training.job import Progress
 

@@ -15,7 +15,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import MaxNLocator
 
 from bot.i18n import Say
-from storage.records import Day
+from storage.counts import Day
 from training.gate.fonts import TEXT
 
 MODELS_SHOWN: Final = 8

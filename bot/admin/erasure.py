@@ -17,8 +17,9 @@ from typing import Final
 import structlog
 
 from storage.ledger import Ledger
+from storage.personal_data import PersonalDataSummary
 from storage.picture_store import PictureStore
-from storage.records import Belongings, Kind, Removal
+from storage.removals import Removal, RemovalKind
 from training.data.row_rewriting import remove_rows
 
 ABANDONED_SECONDS: Final = 3600.0
@@ -66,11 +67,11 @@ class Forgetting:
         """For the ledger in `folder`, with pictures and runs where the bot keeps them."""
         return cls(ledger, PictureStore(folder / "pictures"), folder / "runs", forget_session)
 
-    async def belongings(self, user: int) -> Belongings:
+    async def belongings(self, user: int) -> PersonalDataSummary:
         """What `forget` would delete."""
         return await self._ledger.personal_data.count(user)
 
-    async def forget(self, user: int, *, during: int | None = None) -> Belongings:
+    async def forget(self, user: int, *, during: int | None = None) -> PersonalDataSummary:
         """Delete all that is kept of a person; how much that was. `during` is the update that asks for it.
 
         Raises `StorageError`, or `OSError` for a run's file that cannot be changed; the rest is done later then.
@@ -86,13 +87,13 @@ class Forgetting:
             found = await self._ledger.personal_data.pending_removals()
             if not found:
                 return
-            by_kind = {kind: [each for each in found if each.kind is kind] for kind in Kind}
-            for each in by_kind[Kind.PICTURE]:
+            by_kind = {kind: [each for each in found if each.kind is kind] for kind in RemovalKind}
+            for each in by_kind[RemovalKind.PICTURE]:
                 await self._ledger.personal_data.remove_picture(each.name, partial(self._pictures.remove, each.name))
-            await self._sessions(by_kind[Kind.SESSION])
-            await self._rows(by_kind[Kind.ROW])
-            if by_kind[Kind.LOG] and await self._ledger.empty_log():
-                await self._ledger.personal_data.finish_removals(by_kind[Kind.LOG])
+            await self._sessions(by_kind[RemovalKind.SESSION])
+            await self._rows(by_kind[RemovalKind.ROW])
+            if by_kind[RemovalKind.LOG] and await self._ledger.empty_log():
+                await self._ledger.personal_data.finish_removals(by_kind[RemovalKind.LOG])
 
     async def strays(self) -> tuple[list[Path], int]:
         """List the pictures' files that the ledger does not know; also return how many files there are in all.

@@ -19,10 +19,10 @@ from bot.admin.protocol import AdminRefusal, RejectedModel
 from bot.i18n import later
 from inference.messages import InferenceError
 from storage.errors import StorageError
+from storage.learning_records import Model, Promotion
 from storage.ledger import Ledger
 from storage.model_store import verify
 from storage.reason import Reason
-from storage.records import Model, Promotion
 from storage.states import ModelState
 from training.job import Progress, TrainingError, ignore
 

@@ -17,8 +17,8 @@ from inference.serving.deployment import Deployment
 from inference.serving.deployment_status import NodeStatus, Status
 from inference.serving.supervisor import State
 from storage.errors import StorageError
+from storage.learning_records import Model, Run
 from storage.ledger import Ledger
-from storage.records import Model, Run
 from training.launcher import LastProgress
 from training.run_folder import CURVE, SHEET, kept_file
 

@@ -34,8 +34,8 @@ from bot.telegram.client import DeliveryError, Doubtful, PartialEdit
 from bot.telegram.keyboards import CancelRun, cancel_button
 from bot.telegram.outbox import Place, Reply
 from storage.errors import StorageError
+from storage.learning_records import Model, Run, TrainedOn
 from storage.ledger import Ledger
-from storage.records import Model, Run, Taught
 from storage.states import RUN_TRANSITIONS, RunState
 from training.data.selection import cut_off
 from training.data.sources import title
@@ -336,7 +336,7 @@ def numbers(report: str, say: Say) -> list[str]:
     return [
         say(
             "Learned from {taught}; checked on {held_out} more.",
-            taught=taught_by(Taught(it.effort.pairs, it.effort.votes, it.effort.raters), say),
+            taught=taught_by(TrainedOn(it.effort.pairs, it.effort.votes, it.effort.raters), say),
             held_out=it.held_out,
         ),
         *([say("Skipped as too long: {count}.", count=it.effort.too_long)] if it.effort.too_long else []),

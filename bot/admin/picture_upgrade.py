@@ -16,9 +16,9 @@ from rich.console import Console
 from bot.chat.stored_pictures import StoredPictures
 from bot.redaction import trace
 from inference.images.decoder import PictureDecoders
+from storage.chat_records import PictureState
 from storage.ledger import Ledger
 from storage.picture_store import PictureStore
-from storage.records import PictureState
 from training.data.row_rewriting import rename_pictures
 from training.data.source_pictures import clean_sources
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from bot.i18n import Say, later
-from storage.records import Model, Run
+from storage.learning_records import Model, Run
 from storage.states import RUN_TRANSITIONS, ModelState, RunState
 from training.launcher import LastProgress
 from training.number_format import clock

@@ -17,7 +17,7 @@ from training.job import Progress, TrainingError, ignore
 
 if TYPE_CHECKING:  # the command line starts without the engine's client and aiogram
     from inference.serving.deployment_status import NodeStatus, Status
-    from storage.records import Model, Run
+    from storage.learning_records import Model, Run
     from training.launcher import LastProgress
     from training.pipeline import RunPlan
 

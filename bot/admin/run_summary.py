@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from bot.i18n import Say
-from storage.records import Taught
+from storage.learning_records import TrainedOn
 
 
-def taught_by(taught: Taught, say: Say) -> str:
+def taught_by(taught: TrainedOn, say: Say) -> str:
     """Liked answers, and the votes and people behind them."""
     return say(
         "{answers} ({votes} from {people})",

@@ -23,9 +23,9 @@ from bot.i18n import later
 from inference.messages import InferenceError
 from inference.serving.deployment_status import NodeStatus
 from storage.errors import NotSaved, RunBusy, StorageError
+from storage.learning_records import Model, Run
 from storage.ledger import Ledger
 from storage.reason import Reason
-from storage.records import Model, Run
 from storage.states import RUN_TRANSITIONS, ModelState, RunState
 from training.job import Progress, TrainingError, ignore
 from training.pipeline import WITHDRAWN, EndNotSaved, Pipeline, RunPlan

@@ -23,9 +23,9 @@ from bot.i18n import later
 from inference.messages import InferenceError
 from storage.errors import StorageError
 from storage.integrity import quick_faults
+from storage.learning_records import BASE, Model
 from storage.ledger import Ledger
 from storage.model_store import verify
-from storage.records import BASE, Model
 from storage.states import ModelState
 
 RETRY_SECONDS: Final = 30.0

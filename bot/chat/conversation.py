@@ -17,9 +17,9 @@ from bot.chat.question import Question
 from bot.settings import ChatSettings
 from inference.chat_format.template import prompt_hash
 from inference.messages import Answer, Delta, Engine, Picture, Prompt, PromptTooLong, Usage
+from storage.chat_records import Exchange
 from storage.errors import UnknownRecord
 from storage.ledger import Ledger
-from storage.records import Exchange
 
 LATEST: Final = 64
 """How many exchanges `latest` searches; in a shared conversation other people's stand between."""
@@ -163,5 +163,5 @@ def _exchange(session: int, question: Question, prompt: Prompt, answer: Answer) 
         **asdict(answer.usage),
         first_token_seconds=answer.first_token_seconds,
         seconds=answer.seconds,
-        replaces=former.place if former else None,
+        replaces=former.position if former else None,
     )

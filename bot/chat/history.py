@@ -17,8 +17,8 @@ from bot.chat.stored_pictures import StoredPictures
 from bot.settings import ChatSettings
 from inference.chat_format.template import fit
 from inference.messages import Picture, Prompt, Role, Sampling, Turn
+from storage.chat_records import Exchange
 from storage.ledger import Ledger
-from storage.records import Exchange
 
 SEED_BITS: Final = 31
 
@@ -50,7 +50,7 @@ class History:
         earlier = await self._ledger.exchanges.history_since(
             session,
             settings.history_pictures - bool(question.pictures),
-            question.replaces.place if question.replaces else None,
+            question.replaces.position if question.replaces else None,
         )
         if not (earlier or question.pictures):
             raise NoPictureYet
@@ -75,7 +75,7 @@ class History:
         """Return the pictures that an exchange is about: its own, or the newest before it."""
         if exchange.pictures:
             return await self.pictures(exchange)
-        before = await self._ledger.exchanges.history_since(exchange.session, 1, exchange.place)
+        before = await self._ledger.exchanges.history_since(exchange.session, 1, exchange.position)
         return await self.pictures(before[0]) if before else ()
 
 

@@ -28,10 +28,10 @@ from bot.telegram.client import Undelivered
 from inference.images.decoder import PictureDecoders
 from inference.images.decoder_protocol import CleanPicture, DecodeError, Refusal
 from inference.messages import Picture
+from storage.chat_records import StoredPicture
 from storage.errors import NotSaved, UnknownRecord
 from storage.ledger import Ledger
 from storage.picture_store import PictureStore
-from storage.records import StoredPicture
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer

@@ -10,7 +10,7 @@ from aiogram.types import Document, ExternalReplyInfo, Message, PhotoSize, Stick
 
 from bot.updates.ordering import command_of
 from inference.messages import Picture
-from storage.records import Exchange
+from storage.chat_records import Exchange
 
 PictureFile = PhotoSize | Document | Sticker
 """A picture as Telegram announces it, before it is downloaded."""

@@ -24,8 +24,8 @@ from bot.telegram.outbox import Reply
 from bot.telegram.streaming import StreamedAnswer
 from bot.telegram.wait_notices import WaitNotices
 from inference.messages import Delta, EngineCrashed, EngineUnavailable, InferenceError, PictureError, PromptTooLong
+from storage.chat_records import Exchange
 from storage.errors import UnknownRecord
-from storage.records import Exchange
 
 GROUP_EDITS: Final = 3
 """Groups take 20 messages a minute, private chats 60: their edits come that many times slower."""

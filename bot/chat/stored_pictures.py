@@ -11,10 +11,10 @@ from inference.images.decoder import PictureDecoders
 from inference.images.decoder_protocol import DecodeError
 from inference.images.opening import MAX_PIXELS
 from inference.messages import Picture
+from storage.chat_records import PictureState, StoredPicture
 from storage.errors import Damaged, UnknownRecord
 from storage.ledger import Ledger
 from storage.picture_store import PictureStore
-from storage.records import PictureState, StoredPicture
 
 log = structlog.get_logger()
 

@@ -23,8 +23,8 @@ from inference.images.decoder_protocol import DecodeError, Refusal
 from inference.internvl2.checkpoint_check import problems
 from inference.internvl2.tiny import CHECKPOINT
 from inference.settings import TINY
+from storage.learning_records import BASE
 from storage.ledger import FILE_NAME, Ledger
-from storage.records import BASE
 from training.job import CompareJob, Progress, TrainingError
 from training.launcher import ChildTrainer
 

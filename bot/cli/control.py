@@ -20,8 +20,8 @@ from bot.admin.progress import outcome, rejections
 from bot.admin.protocol import REJECTED
 from bot.cli.terminal import CommandRefused, confirm, notes, progress_bar, progress_text
 from storage.errors import IllegalTransition
+from storage.learning_records import Promotion, Run
 from storage.ledger import Ledger
-from storage.records import Promotion, Run
 from storage.states import RUN_TRANSITIONS, ModelState, RunState
 from training.number_format import clock
 

@@ -18,10 +18,11 @@ from rich.table import Table
 
 from bot.cli.terminal import CommandRefused, confirm, notes
 from bot.config import Settings
+from storage.counts import Approval
 from storage.errors import StorageError
+from storage.learning_records import BASE, Model
 from storage.ledger import FILE_NAME, Ledger
 from storage.model_store import ModelStore
-from storage.records import BASE, Approval, Model
 from storage.states import ModelState
 from training.data.sources import SourceInfo, imported, remove, title
 from training.number_format import size

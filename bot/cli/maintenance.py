@@ -13,8 +13,8 @@ from storage.backup import back_up
 from storage.errors import StorageError
 from storage.ledger import Ledger
 from storage.model_store import ModelStore
+from storage.personal_data import PersonalDataSummary
 from storage.picture_store import PictureStore
-from storage.records import Belongings
 
 
 async def backup(ledger: Ledger, folder: Path, out: Path, models: bool, console: Console) -> None:
@@ -71,13 +71,13 @@ async def sweep(ledger: Ledger, folder: Path, yes: bool, console: Console) -> No
     console.print(f"Deleted: {await forgetting.sweep(confirmed=True)} picture files.", highlight=False)
 
 
-def _counted(found: Belongings) -> str:
+def _counted(found: PersonalDataSummary) -> str:
     """Return the counts as text, without zeros."""
     kinds = {
         "questions with their answers": found.exchanges,
         "pictures that only this person sent": found.pictures,
         "votes": found.votes,
-        "corrections": found.demonstrations,
+        "corrections": found.corrections,
         "rows in data sets of runs": found.rows,
     }
     counted = [f"{number} {kind}" for kind, number in kinds.items() if number]

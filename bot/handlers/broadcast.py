@@ -29,7 +29,7 @@ from bot.telegram.formatting import Page
 from bot.telegram.keyboards import CancelBroadcast, cancel_button
 from storage.errors import NotSaved
 from storage.ledger import Ledger
-from storage.states import ReceiverState
+from storage.states import RecipientState
 
 PROGRESS_SECONDS: Final = 3.0
 STOPPING_SECONDS: Final = 1.0
@@ -72,13 +72,13 @@ async def send(message: Message, command: CommandObject, request: Request) -> No
         return
     await _written(lambda: ledger.broadcasts.begin(update, chats))
     button = cancel_button(CancelBroadcast(update=update), say)
-    await reply.begin(_progress(await ledger.broadcasts.receivers(update), say), button)
+    await reply.begin(_progress(await ledger.broadcasts.recipients(update), say), button)
     shown = time.monotonic()
-    while (chat := await _written(lambda: ledger.broadcasts.next_receiver(update))) is not None:
+    while (chat := await _written(lambda: ledger.broadcasts.next_recipient(update))) is not None:
         await _send_to(chat, text, request)
         if time.monotonic() - shown >= PROGRESS_SECONDS:
             shown = time.monotonic()
-            await reply.show_partial([Page(_progress(await ledger.broadcasts.receivers(update), say))], button)
+            await reply.show_partial([Page(_progress(await ledger.broadcasts.recipients(update), say))], button)
     await reply.finish(await _report(request))
 
 
@@ -111,18 +111,18 @@ async def _send_and_record(chat: int, text: str, request: Request) -> None:
     ledger, update = request.services.ledger, request.delivery.update
     try:
         await request.bot.send_message(chat, text)
-        state = ReceiverState.TOLD
+        state = RecipientState.DELIVERED
     except Unreachable:
-        state = ReceiverState.UNREACHABLE
+        state = RecipientState.UNREACHABLE
     except Doubtful:
-        state = ReceiverState.DOUBTFUL
+        state = RecipientState.DOUBTFUL
     except (DeliveryError, TelegramAPIError) as error:
         if isinstance(error, Undelivered) and not isinstance(error.__cause__, TelegramRetryAfter):
-            await _written(lambda: ledger.broadcasts.set_receiver(update, chat, ReceiverState.DUE))
+            await _written(lambda: ledger.broadcasts.set_recipient(update, chat, RecipientState.DUE))
             raise
         log.warning("broadcast not delivered", chat=chat, error=str(error))
-        state = ReceiverState.FAILED
-    await _written(lambda: ledger.broadcasts.set_receiver(update, chat, state))
+        state = RecipientState.FAILED
+    await _written(lambda: ledger.broadcasts.set_recipient(update, chat, state))
 
 
 async def _written(write: Callable[[], Awaitable[Result]]) -> Result:
@@ -135,24 +135,24 @@ async def _written(write: Callable[[], Awaitable[Result]]) -> Result:
             await asyncio.sleep(DISK_SECONDS)
 
 
-def _progress(receivers: Mapping[int, ReceiverState], say: Say) -> str:
-    sent = Counter(receivers.values())[ReceiverState.TOLD]
+def _progress(receivers: Mapping[int, RecipientState], say: Say) -> str:
+    sent = Counter(receivers.values())[RecipientState.DELIVERED]
     return say("Sending… {sent} of {people}", sent=sent, people=len(receivers))
 
 
 async def _report(request: Request) -> str:
     """Return how many got a broadcast, and who is in doubt."""
     ledger, say = request.services.ledger, request.say
-    receivers = await ledger.broadcasts.receivers(request.delivery.update)
+    receivers = await ledger.broadcasts.recipients(request.delivery.update)
     numbers = Counter(receivers.values())
-    lines = [say("Sent to {sent} of {people}.", sent=numbers[ReceiverState.TOLD], people=len(receivers))]
-    if gone := numbers[ReceiverState.UNREACHABLE]:
+    lines = [say("Sent to {sent} of {people}.", sent=numbers[RecipientState.DELIVERED], people=len(receivers))]
+    if gone := numbers[RecipientState.UNREACHABLE]:
         lines.append(say("No longer reachable: {gone}.", gone=gone))
-    if failed := numbers[ReceiverState.FAILED]:
+    if failed := numbers[RecipientState.FAILED]:
         lines.append(say("Failed: {failed}.", failed=failed))
-    if numbers[ReceiverState.SPARED]:
-        lines.append(say("Cancelled before sending: {spared}.", spared=numbers[ReceiverState.SPARED]))
-    doubtful = [chat for chat, state in receivers.items() if state is ReceiverState.DOUBTFUL]
+    if numbers[RecipientState.SKIPPED]:
+        lines.append(say("Cancelled before sending: {spared}.", spared=numbers[RecipientState.SKIPPED]))
+    doubtful = [chat for chat, state in receivers.items() if state is RecipientState.DOUBTFUL]
     if doubtful:
         names = [await _name(chat, ledger) for chat in doubtful[:NAMED]]
         lines.append(

@@ -7,8 +7,8 @@ from aiogram.exceptions import TelegramBadRequest
 from aiogram.types import CallbackQuery, InlineKeyboardMarkup, Message
 
 from bot.handlers.request import Request
+from storage.chat_records import Exchange
 from storage.errors import UnknownRecord
-from storage.records import Exchange
 
 log = structlog.get_logger()
 

@@ -23,8 +23,9 @@ from bot.handlers.request import Request
 from bot.telegram.client import DeliveryError
 from bot.telegram.keyboards import Asks, Better, Teach, correction_buttons
 from bot.updates.ordering import command_of
+from storage.chat_records import Exchange
 from storage.errors import UnknownRecord
-from storage.records import Demonstration, Exchange
+from storage.learning_records import Correction
 
 DAY_SECONDS: Final = 86_400.0
 
@@ -101,7 +102,7 @@ async def correct(message: Message, target: Target, request: Request) -> None:
     earlier = await services.ledger.replies.for_question(message.chat.id, message.message_id)
     await reply.adopt([each.message for each in earlier if each.message is not None])
     number = await services.ledger.corrections.add(
-        Demonstration(target.exchange.id, author, text, request.delivery.update)
+        Correction(target.exchange.id, author, text, request.delivery.update)
     )
     private = message.chat.type == "private"
     if request.is_admin:
@@ -137,7 +138,7 @@ async def decided(query: CallbackQuery, callback_data: Teach, request: Request) 
     """Teach the correction or not, and show the decision."""
     say, message, teach = request.say, query.message, bool(callback_data.wanted)
     try:
-        correction = await request.services.ledger.corrections.get(callback_data.demonstration)
+        correction = await request.services.ledger.corrections.get(callback_data.correction)
     except UnknownRecord:
         await acknowledge(query, say("I can't find that answer any more."))
         return
@@ -160,7 +161,7 @@ async def answer(query: CallbackQuery, callback_data: Asks, request: Request) ->
     services, reply, say, author = request.services, request.reply, request.say, request.user.id
     message = query.message
     try:
-        correction = await services.ledger.corrections.get(callback_data.demonstration)
+        correction = await services.ledger.corrections.get(callback_data.correction)
         about = await services.ledger.exchanges.get(correction.exchange)
     except UnknownRecord:
         await acknowledge(query, say("I can't find that answer any more."))
@@ -187,7 +188,7 @@ async def answer(query: CallbackQuery, callback_data: Asks, request: Request) ->
     await services.responder.answer(question, reply, say, say("Thinking…"))
 
 
-async def decide(correction: Demonstration, request: Request, *, teach: bool) -> bool:
+async def decide(correction: Correction, request: Request, *, teach: bool) -> bool:
     """Confirm or reject a correction, and return whether the user may do that."""
     if teach and request.user.id == correction.author and not request.is_admin:
         return False

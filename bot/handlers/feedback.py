@@ -12,7 +12,8 @@ from bot.handlers.callbacks import acknowledge, tapped_exchange
 from bot.handlers.corrections import decide
 from bot.handlers.request import Request
 from bot.telegram.keyboards import THUMBS, Because, Rate, Reason, rating_buttons
-from storage.records import Exchange, Rating
+from storage.chat_records import Exchange
+from storage.learning_records import Rating
 
 
 def router() -> Router:
@@ -78,7 +79,7 @@ async def _show(exchange: Exchange, message: int, value: int, request: Request, 
     if exchange.chat != request.user.id:
         services.buttons.update(exchange, message, request.user.id, say)
         return
-    newest = await services.ledger.exchanges.newest_at(exchange.place) == exchange.id
+    newest = await services.ledger.exchanges.newest_at(exchange.position) == exchange.id
     markup = rating_buttons(exchange.id, value or None, reason=reason, newest=newest, say=say)
     try:
         await request.bot.edit_message_reply_markup(chat_id=exchange.chat, message_id=message, reply_markup=markup)

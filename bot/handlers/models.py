@@ -25,8 +25,9 @@ from bot.i18n import Say, later
 from bot.telegram.client import DeliveryError
 from bot.telegram.formatting import Page
 from bot.telegram.keyboards import Overrule, Promote, RollBack, overrule_button, promote_buttons
+from storage.counts import Approval
 from storage.errors import UnknownRecord
-from storage.records import Approval, Model
+from storage.learning_records import Model
 from storage.states import ModelState
 from training.job import Progress
 

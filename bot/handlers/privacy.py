@@ -17,7 +17,7 @@ from bot.handlers.request import Request
 from bot.i18n import Say
 from bot.telegram.keyboards import Delete, Learn, deletion_buttons, learning_button
 from storage.errors import UnknownRecord
-from storage.records import Belongings
+from storage.personal_data import PersonalDataSummary
 
 COMMANDS: Final = ("privacy", "delete_my_data")
 
@@ -144,7 +144,7 @@ def _elsewhere(say: Say) -> str:
     return say("Send me /privacy or /delete_my_data in our private chat; it's just between us.")
 
 
-def _listed(found: Belongings, say: Say) -> str:
+def _listed(found: PersonalDataSummary, say: Say) -> str:
     """Return what is stored, one kind a line, without the kinds of which there is nothing."""
     lines = {
         say.count(
@@ -157,8 +157,8 @@ def _listed(found: Belongings, say: Say) -> str:
         say.count(
             "· {number} correction",
             "· {number} corrections",
-            found.demonstrations,
-        ): found.demonstrations,
+            found.corrections,
+        ): found.corrections,
         say.count(
             "· {number} training example",
             "· {number} training examples",

@@ -11,7 +11,7 @@ from bot.handlers.callbacks import acknowledge, tapped_exchange
 from bot.handlers.commands import Command
 from bot.handlers.request import Request
 from bot.telegram.keyboards import Again, Stop
-from storage.records import Exchange
+from storage.chat_records import Exchange
 
 
 def router() -> Router:
@@ -46,7 +46,7 @@ async def again(query: CallbackQuery, callback_data: Again, request: Request) ->
         return
     if request.user.id != former.asker and not request.is_admin:
         await acknowledge(query, say("Only the person who asked can do that."))
-    elif await services.ledger.exchanges.newest_at(former.place) != former.id:
+    elif await services.ledger.exchanges.newest_at(former.position) != former.id:
         await acknowledge(query, say("There's already a newer answer to this question."))
     else:
         await acknowledge(query)

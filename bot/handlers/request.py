@@ -25,9 +25,9 @@ from bot.telegram.outbox import Place, Reply
 from bot.updates.addressing import spoken_to
 from bot.updates.inbox import Delivery
 from bot.updates.staleness import StaleQuestions
+from storage.chat_records import Chat, Exchange, Person
 from storage.errors import UnknownRecord
 from storage.ledger import Ledger
-from storage.records import Chat, Exchange, Person
 
 Handler = Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]]
 

@@ -17,7 +17,7 @@ from bot.handlers.commands import Command
 from bot.handlers.request import Request
 from bot.telegram.keyboards import CancelRun
 from storage.errors import RunBusy
-from storage.records import Run
+from storage.learning_records import Run
 from training.data.sources import title
 
 

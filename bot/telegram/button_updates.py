@@ -18,9 +18,9 @@ from aiogram.types import InlineKeyboardMarkup
 from bot.i18n import Say, Translator
 from bot.telegram.client import ButtonEdit, Undelivered, Unreachable
 from bot.telegram.keyboards import rating_buttons
+from storage.chat_records import Exchange
 from storage.errors import StorageError
 from storage.ledger import Ledger
-from storage.records import Exchange
 
 RETRY_SECONDS: Final = 30.0
 """The pause before another attempt where Telegram was out of reach for longer than the rate limiter waits."""
@@ -109,7 +109,7 @@ class RatingButtons:
 
     async def _markup(self, buttons: _Buttons) -> InlineKeyboardMarkup:
         exchange, viewer = buttons.exchange, buttons.viewer
-        newest = await self._ledger.exchanges.newest_at(exchange.place) == exchange.id
+        newest = await self._ledger.exchanges.newest_at(exchange.position) == exchange.id
         if exchange.chat != viewer:
             tally = await self._ledger.votes.tally(exchange.id)
             return rating_buttons(exchange.id, tally=tally, newest=newest, say=buttons.say)

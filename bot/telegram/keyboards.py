@@ -73,16 +73,16 @@ class Better(CallbackData, prefix="better"):
 
 
 class Teach(CallbackData, prefix="teach"):
-    """`teach:<demonstration>:<wanted>`: whether to learn a correction, 1 or 0."""
+    """`teach:<correction>:<wanted>`: whether to learn a correction, 1 or 0."""
 
-    demonstration: Id
+    correction: Id
     wanted: Decision
 
 
 class Asks(CallbackData, prefix="asks"):
-    """`asks:<demonstration>`: what was taken for a correction is a question."""
+    """`asks:<correction>`: what was taken for a correction is a question."""
 
-    demonstration: Id
+    correction: Id
 
 
 class Again(CallbackData, prefix="again"):
@@ -198,7 +198,7 @@ def rating_buttons(
 
 
 def correction_buttons(
-    demonstration: int, say: Say, *, wanted: bool | None = None, doubtful: bool = False
+    correction: int, say: Say, *, wanted: bool | None = None, doubtful: bool = False
 ) -> InlineKeyboardMarkup:
     """Return the buttons to accept or refuse a correction, the decision marked.
 
@@ -206,10 +206,10 @@ def correction_buttons(
     """
     words = {True: say("👍 Learn it"), False: say("👎 Don't")}
     row = [
-        _button(text + (CHOSEN if value is wanted else ""), Teach(demonstration=demonstration, wanted=int(value)))
+        _button(text + (CHOSEN if value is wanted else ""), Teach(correction=correction, wanted=int(value)))
         for value, text in words.items()
     ]
-    asks = [[_button(say("❓ That was a question"), Asks(demonstration=demonstration))]] if doubtful else []
+    asks = [[_button(say("❓ That was a question"), Asks(correction=correction))]] if doubtful else []
     return InlineKeyboardMarkup(inline_keyboard=[row, *asks])
 
 

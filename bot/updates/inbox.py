@@ -30,9 +30,9 @@ from bot.updates.addressing import is_ours
 from bot.updates.lanes import Lanes
 from bot.updates.media_groups import QueuedUpdate
 from bot.updates.ordering import is_update, lane_of
+from storage.chat_records import StoredUpdate
 from storage.errors import IllegalTransition, NotSaved, StorageError, UnknownRecord
 from storage.ledger import Ledger
-from storage.records import StoredUpdate
 
 FAILURES: Final = 3
 """After this many failed attempts in one process an update becomes a dead letter."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from storage.records import StoredUpdate
+from storage.chat_records import StoredUpdate
 
 MAX_MEMBERS: Final = 10
 """An album has 2 to 10 members (https://core.telegram.org/bots/api#sendmediagroup)."""

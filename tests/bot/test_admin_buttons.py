@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bot.handlers.menu import NODES
 from inference.messages import EngineUnavailable
-from storage.records import Model, Run
+from storage.learning_records import Model, Run
 from storage.states import ModelState, RunState
 from tests.support.chatting import ADMIN, Notebook, Stage, final_reply, shows
 from tests.support.person import button

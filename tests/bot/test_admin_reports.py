@@ -11,8 +11,9 @@ from PIL import Image
 
 from bot.admin.charts import draw
 from bot.i18n import Translator
+from storage.counts import Day
+from storage.learning_records import Rating
 from storage.ledger import Ledger
-from storage.records import Day, Rating
 from storage.states import RunState
 from tests.bot.test_chat_admin import RUN
 from tests.support.chatting import ADMIN, Notebook, Stage, final_reply, png

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from bot.instance_lock import at_work
-from storage.records import Model
+from storage.learning_records import Model
 from storage.states import ModelState, RunState
 from tests.support.bot_process import command, ran
 from tests.support.community import Community

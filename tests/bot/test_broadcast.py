@@ -10,11 +10,11 @@ import pytest
 from yarl import URL
 
 from bot.handlers import broadcast
+from storage.chat_records import Chat
+from storage.chat_records import Person as Known
 from storage.errors import NotSaved
 from storage.ledger import Ledger
-from storage.records import Chat
-from storage.records import Person as Known
-from storage.states import ReceiverState
+from storage.states import RecipientState
 from tests.support.chatting import (
     ADMIN,
     Notebook,
@@ -144,7 +144,7 @@ async def test_a_message_without_a_record_is_not_sent_again(stage: Stage, monkey
     async with stage.person(ADMIN, "Root") as root:
         made = settings(stage.url, stage.emulator.token)
         first = RunningBot(made, stage.directory, ScriptedEngine(), Notebook())
-        monkeypatch.setattr(first.ledger.broadcasts, "set_receiver", never)
+        monkeypatch.setattr(first.ledger.broadcasts, "set_recipient", never)
         first.start()
         await root.sends(f"/broadcast {NEWS}")
         await reached.wait()
@@ -162,16 +162,16 @@ async def test_a_broadcast_waits_for_the_disk(stage: Stage, monkeypatch: pytest.
     monkeypatch.setattr(broadcast, "DISK_SECONDS", 0.02)
     await acquainted(stage, PEOPLE[:3])
     async with stage.bot() as bot, stage.person(ADMIN, "Root") as root:
-        note = bot.ledger.broadcasts.set_receiver
+        note = bot.ledger.broadcasts.set_recipient
         refused: list[int] = []
 
-        async def unreliable(update: int, chat: int, state: ReceiverState) -> None:
+        async def unreliable(update: int, chat: int, state: RecipientState) -> None:
             if len(refused) < 3:
                 refused.append(sum(news(stage, person) for person in PEOPLE[:3]))
                 raise NotSaved("the disk is full")
             await note(update, chat, state)
 
-        monkeypatch.setattr(bot.ledger.broadcasts, "set_receiver", unreliable)
+        monkeypatch.setattr(bot.ledger.broadcasts, "set_recipient", unreliable)
         await root.sends(f"/broadcast {NEWS}")
         assert (await report(root))["text"].splitlines() == ["Sent to 3 of 3."]
     assert refused == [1, 1, 1]
@@ -219,7 +219,7 @@ async def test_a_broadcast_waits_while_telegram_is_away(stage: Stage, monkeypatc
     stage.emulator.faults.plan("flood", methods=["sendMessage"], chat=PEOPLE[1], seconds=1)
 
     async def put_back() -> bool:
-        return (await bot.ledger.broadcasts.receivers(update)).get(PEOPLE[1]) is ReceiverState.DUE
+        return (await bot.ledger.broadcasts.recipients(update)).get(PEOPLE[1]) is RecipientState.DUE
 
     async with stage.bot() as bot, stage.person(ADMIN, "Root") as root:
         await root.sends(f"/broadcast {NEWS}")

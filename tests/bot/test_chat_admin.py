@@ -19,8 +19,8 @@ from bot.handlers.menu import ADMINS, NODES
 from bot.i18n import Translator
 from bot.updates.ordering import QUICK_COMMANDS
 from storage.errors import IllegalTransition, RunBusy, UnknownRecord
+from storage.learning_records import Model, Rating, Run
 from storage.ledger import Ledger
-from storage.records import Model, Rating, Run
 from storage.states import ModelState, RunState
 from tests.support.chatting import ADMIN, Notebook, Stage, final_reply, png, shows, until
 from tests.support.ledgers import exchange

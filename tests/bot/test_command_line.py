@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from bot.instance_lock import at_work
+from storage.chat_records import Chat, Person
 from storage.ledger import Ledger
-from storage.records import Chat, Person
 from tests.support.bot_process import ROOT, Thumbtune, write_config
 
 

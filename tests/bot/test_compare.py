@@ -21,8 +21,8 @@ from bot.config import Settings
 from inference.chat_format.template import SYSTEM
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tiny.samples import sample_pictures
+from storage.learning_records import Model
 from storage.ledger import FILE_NAME, Ledger
-from storage.records import Model
 from storage.states import ModelState
 from tests.support.bot_process import write_config
 from tests.support.doctoring import settings_in

@@ -15,7 +15,7 @@ import pytest
 from bot.admin.erasure import Forgetting
 from storage.errors import NotSaved, StorageError
 from storage.ledger import Ledger
-from storage.records import Kind, Removal
+from storage.removals import Removal, RemovalKind
 from tests.support.chatting import ScriptedEngine, Stage, live, png, shows, until
 from tests.support.killing import FORGE
 from tests.support.ledgers import picture
@@ -176,7 +176,7 @@ async def test_a_picture_that_cannot_be_deleted_stays_recorded(tmp_path: Path) -
         await ledger.pictures.add(picture(name), 1)
         with pytest.raises(StorageError, match=f"Deleting the picture .*{name}"):
             await forgetting.forget(1)
-        assert Removal(Kind.PICTURE, name) in await ledger.personal_data.pending_removals()
+        assert Removal(RemovalKind.PICTURE, name) in await ledger.personal_data.pending_removals()
         path.rmdir()
         await forgetting.settle()
         assert await ledger.personal_data.pending_removals() == []

@@ -135,8 +135,8 @@ async def test_a_damaged_ledger_is_found(tmp_path: Path) -> None:
     database = sqlite3.connect(path)
     with database:
         database.execute("INSERT INTO exchange_pictures(exchange, position, sha256) VALUES (99, 0, 'none')")
-    unsound = finding_of(examine(settings), "ledger")
-    assert "exchange_pictures" in unsound.detail and "thumbtune backup" in unsound.cure
+    database_faults = finding_of(examine(settings), "ledger")
+    assert "exchange_pictures" in database_faults.detail and "thumbtune backup" in database_faults.cure
     with database:
         database.execute(
             "INSERT INTO _sqlite_migrations(migration_set, name, applied_at) VALUES ('thumbtune', 'm999_later', '')"

@@ -14,9 +14,10 @@ from bot.cli.data import export_data
 from bot.config import load_settings
 from inference.chat_format.template import BREAK
 from inference.internvl2.tiny import CHECKPOINT
+from storage.chat_records import Chat, Person
+from storage.learning_records import Correction, Rating
 from storage.ledger import Ledger
 from storage.picture_store import PictureStore
-from storage.records import Chat, Demonstration, Person, Rating
 from tests.support.bot_process import command, write_config
 from tests.support.ledgers import exchange, picture
 from tests.support.lessons import photo
@@ -153,11 +154,11 @@ async def test_an_export_has_what_is_preferred(tmp_path: Path) -> None:
         await community.says(ledger, talk, "Other words.", 1, prompt_hash="another", question="Edited?", **again)
         later = await community.says(ledger, talk, "Dunno.")
         for author, update in ((2, 1), (9, 2)):
-            shown = await ledger.corrections.add(Demonstration(later, author, f"Two, says {author}.", update))
+            shown = await ledger.corrections.add(Correction(later, author, f"Two, says {author}.", update))
             await ledger.corrections.confirm(shown, 1)
         for update, (answer, finish, better) in enumerate([("Tw", "abort", "Two."), ("Six.", "stop", "Six.")], 3):
             said = await community.says(ledger, talk, answer, finish=finish)
-            await ledger.corrections.confirm(await ledger.corrections.add(Demonstration(said, 2, better, update)), 1)
+            await ledger.corrections.confirm(await ledger.corrections.add(Correction(said, 2, better, update)), 1)
         await ledger.people.set_opted_out(9, True)
     out = tmp_path / "out"
     await community.export(out)

@@ -16,9 +16,9 @@ from bot.telegram.client import open_bot
 from bot.updates.inbox import ATTEMPTS
 from bot.updates.media_groups import QueuedUpdate, members
 from bot.updates.ordering import lane_of
+from storage.chat_records import StoredUpdate
 from storage.errors import StorageError
 from storage.ledger import Ledger
-from storage.records import StoredUpdate
 from tests.support.chatting import ADMIN, Notebook, RunningBot, ScriptedEngine, Stage, png, settings
 from tests.support.person import UP
 

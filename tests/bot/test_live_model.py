@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from bot.admin.startup_checks import settle_live_model
+from storage.learning_records import BASE, Model
 from storage.ledger import Ledger
-from storage.records import BASE, Model
 from storage.states import ModelState
 
 ROOT = Path(__file__).parents[2]

@@ -12,8 +12,8 @@ from bot.admin.protocol import AdminRefusal
 from bot.admin.service import PROMOTIONS
 from inference.serving.supervisor import State
 from storage.errors import NotSaved
+from storage.learning_records import Model, Run
 from storage.ledger import Ledger
-from storage.records import Model, Run
 from storage.states import ModelState, RunState
 from tests.support.children import until
 from tests.support.deployments import a_model, deployed, under_way

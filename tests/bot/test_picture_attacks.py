@@ -16,7 +16,7 @@ from bot.chat.images import FairSemaphore
 from inference.images import decoder
 from inference.images.decoder_protocol import CleanPicture
 from storage.backup import back_up
-from storage.records import Rating
+from storage.learning_records import Rating
 from tests.support.chatting import DECODERS, Stage, final_reply, png, until
 from tests.support.hostile_pictures import (
     GPS,

@@ -12,8 +12,9 @@ import pytest
 from bot.admin.erasure import Forgetting
 from bot.admin.schedule import Schedule
 from bot.updates.ordering import lane_of
+from storage.learning_records import Run
 from storage.ledger import FILE_NAME, Ledger
-from storage.records import Kind, Run
+from storage.removals import RemovalKind
 from storage.states import RunState
 from tests.support.bot_process import command, write_config
 from tests.support.chatting import Stage, final_reply, png, until
@@ -132,7 +133,10 @@ async def test_deletion_is_confirmed_and_complete(stage: Stage) -> None:
         assert not await bot.ledger.personal_data.count(ada.id)
         assert await bot.ledger.people.get(ada.id) is None
         # The engine's side is the running bot's; so is the log, once the request itself is handled.
-        assert [each.kind for each in await bot.ledger.personal_data.pending_removals()] == [Kind.LOG, Kind.SESSION]
+        assert [each.kind for each in await bot.ledger.personal_data.pending_removals()] == [
+            RemovalKind.LOG,
+            RemovalKind.SESSION,
+        ]
         assert "Send me a picture first" in (await final_reply(ada, "And now?"))["text"]
         assert (await bot.ledger.people.get(ada.id)).name == "Ada"  # type: ignore[union-attr]
 
@@ -330,7 +334,7 @@ async def test_rows_are_removed_again_after_an_active_run(stage: Stage) -> None:
         file.parent.mkdir(parents=True)
         file.write_text(json.dumps([{"id": row_name(1)}]))
         await forgetting.settle()
-        assert [each.kind for each in await bot.ledger.personal_data.pending_removals()] == [Kind.ROW]
+        assert [each.kind for each in await bot.ledger.personal_data.pending_removals()] == [RemovalKind.ROW]
         await bot.ledger.runs.move(run.id, RunState.CANCELLED)
         await forgetting.settle()
         assert json.loads(file.read_text()) == []

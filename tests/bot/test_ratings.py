@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from storage.chat_records import Exchange
 from storage.errors import UnknownRecord
-from storage.records import Exchange, RatedExchange, Trust
+from storage.learning_records import RatedExchange, Trust
 from tests.support.chatting import ADMIN, RunningBot, Stage, png, until
 from tests.support.ledgers import newest_update
 from tests.support.lessons import settings
@@ -111,7 +112,7 @@ async def test_in_a_group_all_votes_count(stage: Stage) -> None:
 async def taught(bot: RunningBot) -> list[tuple[str, bool]]:
     """Return what training would select: answers, and whether each is a correction."""
     rated = await bot.ledger.votes.rated_exchanges(Trust(admins=frozenset({ADMIN})))
-    return [(each.exchange.answer, each.demonstrated) for each in rated]
+    return [(each.exchange.answer, each.corrected) for each in rated]
 
 
 async def test_a_correction_teaches_once_it_is_confirmed(stage: Stage) -> None:
@@ -256,12 +257,12 @@ async def test_corrections_are_limited_a_day(stage: Stage) -> None:
 def test_training_takes_a_correction_whatever_the_votes() -> None:
     """A confirmed correction is selected whatever the votes, with its text as the target."""
 
-    def shown(number: int, answer: str, ups: int, *, demonstrated: bool = False) -> RatedExchange:
+    def shown(number: int, answer: str, ups: int, *, corrected: bool = False) -> RatedExchange:
         made = Exchange(1, 1, 1, number, "What?", (f"{number:064x}",), answer, "base", "", "", 0.8, 0.8, 512, 1, "stop",
                         10, 5, 0, 1, 0.1, 0.2, id=number)  # fmt: skip
-        return RatedExchange(made, ups, 0, (1,), (1,), demonstrated=demonstrated)
+        return RatedExchange(made, ups, 0, (1,), (1,), corrected=corrected)
 
-    rated = [shown(1, "A cat.", 1, demonstrated=True), shown(2, "A dog.", 1), shown(3, "A cow.", 4)]
+    rated = [shown(1, "A cat.", 1, corrected=True), shown(2, "A dog.", 1), shown(3, "A cow.", 4)]
     chosen = select_pairs(rated, {}, settings(threshold=3).model_copy(update={"min_rated": 1, "held_out": 0.5}))
     pairs = [*chosen.train, *chosen.held_out]
     assert sorted(pair.lesson.turns[-1].text for pair in pairs) == ["A cat.", "A cow."]

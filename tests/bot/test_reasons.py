@@ -15,9 +15,9 @@ from inference.messages import EngineUnavailable
 from inference.serving.deployment import Deployment
 from inference.settings import InferenceSettings
 from storage.errors import StorageError
+from storage.learning_records import Model
 from storage.ledger import Ledger
 from storage.reason import Reason, join
-from storage.records import Model
 from storage.states import ModelState, RunState
 from tests.support.lessons import rated, settings
 from tests.support.pipelines import Room

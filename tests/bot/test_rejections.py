@@ -16,9 +16,9 @@ from bot.config import Settings, WebSettings
 from bot.i18n import Translator
 from bot.web.server import WebServer
 from inference.serving.engine_launch import free_port
+from storage.learning_records import Model
 from storage.ledger import Ledger
 from storage.reason import Reason
-from storage.records import Model
 from storage.states import ModelState, RunState
 from tests.support.chatting import ADMIN, Notebook, Stage, final_reply
 

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from bot.cli import control, inventory
 from bot.cli.terminal import CommandRefused
+from storage.learning_records import Model, Run
 from storage.ledger import Ledger
-from storage.records import Model, Run
 from storage.states import ModelState, RunState
 
 WHY = "the finetune process died; it said last: [rank0]: no memory at [/opt/x.cpp:12]"

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from bot.admin import service as module
 from bot.admin.service import INTERRUPTED, Operations
 from inference.messages import EngineUnavailable
-from storage.records import Model, Promotion, Run
+from storage.learning_records import Model, Promotion, Run
 from storage.states import ModelState, RunState
 from tests.support.children import until
 from tests.support.ledgers import full_disk

@@ -24,11 +24,12 @@ from bot.cli.maintenance import backup
 from bot.settings import ChatSettings
 from inference.chat_format.template import prompt_hash
 from inference.messages import Picture, Prompt, Role, Turn
+from storage.chat_records import PictureState
 from storage.errors import UnknownRecord
 from storage.integrity import ledger_faults, picture_faults
+from storage.learning_records import Rating
 from storage.ledger import FILE_NAME, Ledger
 from storage.picture_store import PictureStore
-from storage.records import PictureState, Rating
 from tests.support.chatting import DECODERS
 from tests.support.hostile_pictures import GPS, large_webp, located
 from tests.support.ledgers import exchange, picture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from storage.records import Model, Rating
+from storage.learning_records import Model, Rating
 from storage.states import ModelState, RunState
 from tests.support.chatting import Stage, final_reply, png
 from tests.support.person import UP

@@ -34,7 +34,7 @@ MODULES: Final = [
 BUTTONS: Final[dict[str, type[CallbackData]]] = {
     each.__prefix__: each for each in CallbackData.__subclasses__() if each.__module__.startswith("bot.")
 }
-ABOUT: Final = frozenset({"exchange", "demonstration", "update", "run", "model", "live", "node"})
+ABOUT: Final = frozenset({"exchange", "correction", "update", "run", "model", "live", "node"})
 """Fields of callback data that name the object of a button; the others name its action."""
 
 NAMED_IN_THEMSELVES: Final = frozenset({"English", "English ✓", "中文", "中文 ✓"})

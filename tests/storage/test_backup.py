@@ -16,10 +16,10 @@ from inference.settings import InferenceSettings
 from storage.backup import back_up
 from storage.errors import StorageError
 from storage.integrity import ledger_faults, picture_faults
+from storage.learning_records import Model
 from storage.ledger import FILE_NAME, Ledger
 from storage.model_store import ModelStore, verify
 from storage.picture_store import PictureStore
-from storage.records import Model
 from storage.states import ModelState
 from tests.storage.test_crash import NEVER, check, child, output
 from tests.support.bot_process import command, write_config
@@ -168,7 +168,7 @@ async def test_a_restored_ledger_finds_its_models(tmp_path: Path, models: bool, 
 
 
 async def test_nothing_unsound_is_backed_up(tmp_path: Path) -> None:
-    """An unsound ledger is not backed up, and nothing stays behind."""
+    """An database_faults ledger is not backed up, and nothing stays behind."""
     async with Ledger.open(tmp_path / "data") as ledger:
         database = sqlite3.connect(tmp_path / "data" / FILE_NAME)
         with database:

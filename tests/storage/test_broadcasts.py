@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest_asyncio
 
+from storage.chat_records import Chat, Person
 from storage.ledger import Ledger
-from storage.records import Chat, Person
-from storage.states import ReceiverState
+from storage.states import RecipientState
 
 ADA, BEN, CEM = 1001, 1002, 1003
 
@@ -27,17 +27,17 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 async def test_everybody_has_one_turn(ledger: Ledger) -> None:
     """In the order in which they came to the bot; begun again it goes on, and whoever was being told has had it."""
     await ledger.broadcasts.begin(1, [CEM, BEN, ADA])
-    assert await ledger.broadcasts.next_receiver(1) == ADA
-    await ledger.broadcasts.set_receiver(1, ADA, ReceiverState.TOLD)
-    assert await ledger.broadcasts.next_receiver(1) == BEN
+    assert await ledger.broadcasts.next_recipient(1) == ADA
+    await ledger.broadcasts.set_recipient(1, ADA, RecipientState.DELIVERED)
+    assert await ledger.broadcasts.next_recipient(1) == BEN
     await ledger.broadcasts.begin(1, [ADA, BEN, CEM, 404])
-    assert await ledger.broadcasts.next_receiver(1) == CEM
-    await ledger.broadcasts.set_receiver(1, CEM, ReceiverState.UNREACHABLE)
-    assert await ledger.broadcasts.next_receiver(1) is None
-    assert await ledger.broadcasts.receivers(1) == {
-        ADA: ReceiverState.TOLD,
-        BEN: ReceiverState.DOUBTFUL,
-        CEM: ReceiverState.UNREACHABLE,
+    assert await ledger.broadcasts.next_recipient(1) == CEM
+    await ledger.broadcasts.set_recipient(1, CEM, RecipientState.UNREACHABLE)
+    assert await ledger.broadcasts.next_recipient(1) is None
+    assert await ledger.broadcasts.recipients(1) == {
+        ADA: RecipientState.DELIVERED,
+        BEN: RecipientState.DOUBTFUL,
+        CEM: RecipientState.UNREACHABLE,
     }
 
 
@@ -45,33 +45,33 @@ async def test_cancelling_spares_those_who_wait(ledger: Ledger) -> None:
     """Of that broadcast and no other; who is being told at that moment is told."""
     await ledger.broadcasts.begin(1, [ADA, BEN])
     await ledger.broadcasts.begin(2, [ADA])
-    await ledger.broadcasts.next_receiver(1)
+    await ledger.broadcasts.next_recipient(1)
     assert await ledger.broadcasts.cancel(1) == 1
     assert await ledger.broadcasts.cancel(1) == 0
-    assert await ledger.broadcasts.next_receiver(1) is None
-    assert await ledger.broadcasts.receivers(1) == {ADA: ReceiverState.SENDING, BEN: ReceiverState.SPARED}
-    assert await ledger.broadcasts.next_receiver(2) == ADA
+    assert await ledger.broadcasts.next_recipient(1) is None
+    assert await ledger.broadcasts.recipients(1) == {ADA: RecipientState.SENDING, BEN: RecipientState.SKIPPED}
+    assert await ledger.broadcasts.next_recipient(2) == ADA
 
 
 async def test_who_is_forgotten_is_not_told(ledger: Ledger) -> None:
     """Their row goes, before their turn or while it is, and does not come back."""
     await ledger.broadcasts.begin(1, [ADA, BEN])
-    assert await ledger.broadcasts.next_receiver(1) == ADA
+    assert await ledger.broadcasts.next_recipient(1) == ADA
     await ledger.personal_data.erase(ADA)
     await ledger.personal_data.erase(BEN)
-    await ledger.broadcasts.set_receiver(1, ADA, ReceiverState.TOLD)
-    assert await ledger.broadcasts.next_receiver(1) is None
-    assert await ledger.broadcasts.receivers(1) == {}
+    await ledger.broadcasts.set_recipient(1, ADA, RecipientState.DELIVERED)
+    assert await ledger.broadcasts.next_recipient(1) is None
+    assert await ledger.broadcasts.recipients(1) == {}
 
 
 async def test_the_next_broadcast_clears_what_is_over(ledger: Ledger) -> None:
     """Rows are kept while their update is at work and until another begins; chats nobody knows have none."""
     await ledger.broadcasts.begin(1, [ADA, 404])
     await ledger.broadcasts.begin(2, [BEN])
-    assert list(await ledger.broadcasts.receivers(1)) == [ADA]
+    assert list(await ledger.broadcasts.recipients(1)) == [ADA]
     await ledger.inbox.finish(1)
-    assert list(await ledger.broadcasts.receivers(1)) == [ADA]
+    assert list(await ledger.broadcasts.recipients(1)) == [ADA]
     await ledger.inbox.store([(3, "broadcast:7", "{}")])
     await ledger.broadcasts.begin(3, [ADA])
-    assert await ledger.broadcasts.receivers(1) == {}
-    assert list(await ledger.broadcasts.receivers(2)) == [BEN]
+    assert await ledger.broadcasts.recipients(1) == {}
+    assert list(await ledger.broadcasts.recipients(2)) == [BEN]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from storage.errors import StorageError, UnknownRecord
+from storage.learning_records import Correction, Rating, Trust
 from storage.ledger import FILE_NAME, Ledger
-from storage.records import Demonstration, Rating, Trust
 from tests.support.ledgers import exchange
 
 
@@ -121,7 +121,7 @@ async def test_what_a_blocked_person_taught_teaches_no_longer(ledger: Ledger) ->
         )
     ).id
     for update, (author, by) in enumerate([(spammer, friend), (friend, spammer)], start=20):
-        shown = await ledger.corrections.add(Demonstration(mine, author, "Buy!", update))
+        shown = await ledger.corrections.add(Correction(mine, author, "Buy!", update))
         await ledger.corrections.confirm(shown, by)
     assert [each.exchange.id for each in await ledger.votes.rated_exchanges()] == [*asked, mine]
     assert [each.chosen.exchange.id for each in await ledger.votes.preferences()] == [mine]
@@ -134,11 +134,9 @@ async def test_what_a_blocked_person_taught_teaches_no_longer(ledger: Ledger) ->
 async def test_an_author_alone_confirms_nothing(ledger: Ledger, rated: int) -> None:
     """Sixty corrections of one's own teach nothing, those of an earlier version included; an admin's one does."""
     for update in range(60):
-        await ledger.corrections.confirm(
-            await ledger.corrections.add(Demonstration(rated, 66, "Buy!", 100 + update)), 66
-        )
+        await ledger.corrections.confirm(await ledger.corrections.add(Correction(rated, 66, "Buy!", 100 + update)), 66)
     assert await ledger.votes.rated_exchanges() == []
     (mine,) = await ledger.votes.rated_exchanges(Trust(admins=frozenset({66})))
-    assert (mine.exchange.answer, mine.demonstrated) == ("Buy!", True)
+    assert (mine.exchange.answer, mine.corrected) == ("Buy!", True)
     assert await ledger.corrections.count_since(66, 0, exchange=rated) == 0
     assert await ledger.corrections.count_since(66, 0, exchange=rated + 1) == 1

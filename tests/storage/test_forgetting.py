@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from storage.chat_records import Chat, Exchange, Person
 from storage.errors import UnknownRecord
+from storage.learning_records import Correction, Rating
 from storage.ledger import FILE_NAME, Ledger
-from storage.records import Belongings, Chat, Demonstration, Exchange, Kind, Person, Rating, Removal
+from storage.personal_data import PersonalDataSummary
+from storage.removals import Removal, RemovalKind
 from storage.states import RunState
 from tests.support.ledgers import exchange, picture
 
@@ -88,16 +91,16 @@ async def test_a_person_goes_and_others_stay(ledger: Ledger, talk: Talk, tmp_pat
     await talk.votes(BEN, his)
     await ledger.inbox.store([(900, f"commands:{ADA}", f"set aside: {ADA}")])
     await ledger.inbox.set_aside(900, f"{ADA} broke it")
-    await ledger.corrections.add(Demonstration(his, ADA, f"better, says {ADA}", 901))
+    await ledger.corrections.add(Correction(his, ADA, f"better, says {ADA}", 901))
     bettered = await talk.asks(BEN)
-    shown = await ledger.corrections.add(Demonstration(bettered, ADA, f"better, says {ADA}", 902))
+    shown = await ledger.corrections.add(Correction(bettered, ADA, f"better, says {ADA}", 902))
     await ledger.corrections.confirm(shown, BEN)
     await ledger.inbox.store([(903, f"broadcast:{BEN}", "{}")])
     await ledger.broadcasts.begin(903, [ADA, BEN])
     run = await ledger.runs.start("admin", ADA)
     selected = [(hers, "train"), (in_group, "held_out"), (bettered, "train"), (await talk.asks(BEN), "train")]
     await ledger.runs.freeze_selection(run.id, selected)
-    expected = Belongings(exchanges=2, pictures=2, votes=2, demonstrations=2, rows=3)
+    expected = PersonalDataSummary(exchanges=2, pictures=2, votes=2, corrections=2, rows=3)
     assert await ledger.personal_data.count(ADA) == expected
     assert await ledger.personal_data.erase(ADA) == expected
     assert not await ledger.personal_data.count(ADA)
@@ -106,14 +109,14 @@ async def test_a_person_goes_and_others_stay(ledger: Ledger, talk: Talk, tmp_pat
     assert {each.sha256 for each in await ledger.pictures.all()} == {"bb", "shared", "sent by both"}
     assert await ledger.runs.selection(run.id) == selected[-1:]
     assert await ledger.personal_data.pending_removals() == [
-        Removal(Kind.LOG, ""),
-        Removal(Kind.PICTURE, "aa"),
-        Removal(Kind.PICTURE, "never answered"),
-        Removal(Kind.ROW, str(hers)),
-        Removal(Kind.ROW, str(in_group)),
-        Removal(Kind.ROW, str(bettered)),
-        Removal(Kind.SESSION, "1"),
-        Removal(Kind.SESSION, "2"),
+        Removal(RemovalKind.LOG, ""),
+        Removal(RemovalKind.PICTURE, "aa"),
+        Removal(RemovalKind.PICTURE, "never answered"),
+        Removal(RemovalKind.ROW, str(hers)),
+        Removal(RemovalKind.ROW, str(in_group)),
+        Removal(RemovalKind.ROW, str(bettered)),
+        Removal(RemovalKind.SESSION, "1"),
+        Removal(RemovalKind.SESSION, "2"),
     ]
 
 
@@ -260,7 +263,7 @@ async def test_a_run_that_learns_from_who_leaves_is_cancelled(
     """It is asked to end, and knows that something was withdrawn; a run without them goes on."""
     hers, his = await talk.asks(ADA if teaches == "asks" else BEN), await talk.asks(BEN)
     if teaches != "asks":
-        await ledger.corrections.confirm(await ledger.corrections.add(Demonstration(hers, ADA, "better", 901)), BEN)
+        await ledger.corrections.confirm(await ledger.corrections.add(Correction(hers, ADA, "better", 901)), BEN)
     run = await ledger.runs.start("schedule")
     await ledger.runs.freeze_selection(run.id, [(hers, "train"), (his, "held_out")])
     if training:
@@ -292,7 +295,7 @@ async def test_opting_out_takes_their_rows_out_of_files(ledger: Ledger, talk: Ta
     await ledger.runs.freeze_selection(run.id, [(hers, "train"), (his, "train")])
     await ledger.people.set_opted_out(ADA, True)
     assert await ledger.runs.cancel_requested(run.id)
-    assert await ledger.personal_data.pending_removals() == [Removal(Kind.ROW, str(hers))]
+    assert await ledger.personal_data.pending_removals() == [Removal(RemovalKind.ROW, str(hers))]
 
 
 async def test_opting_in_again_does_not_undo_a_withdrawal(ledger: Ledger, talk: Talk) -> None:
@@ -309,7 +312,7 @@ async def test_opting_in_again_does_not_undo_a_withdrawal(ledger: Ledger, talk: 
 async def test_a_better_answer_that_is_taken_back_ends_no_run(ledger: Ledger, talk: Talk) -> None:
     """As a vote that is taken back: it counts for the runs to come. Who showed it can still withdraw it by leaving."""
     hers = await talk.asks(BEN)
-    shown = await ledger.corrections.add(Demonstration(hers, ADA, "better", 901))
+    shown = await ledger.corrections.add(Correction(hers, ADA, "better", 901))
     await ledger.corrections.confirm(shown, BEN)
     run = await ledger.runs.start("schedule")
     await ledger.runs.freeze_selection(run.id, [(hers, "train")])
@@ -323,7 +326,7 @@ async def test_an_answer_that_somebody_bettered_before_opting_out_teaches(ledger
     """As the model gave it, for its votes: a run that learns from it so is not without it for ever."""
     hers = await talk.asks(BEN)
     await talk.votes(BEN, hers)
-    await ledger.corrections.confirm(await ledger.corrections.add(Demonstration(hers, ADA, "better", 901)), BEN)
+    await ledger.corrections.confirm(await ledger.corrections.add(Correction(hers, ADA, "better", 901)), BEN)
     await ledger.people.set_opted_out(ADA, True)
     assert [each.exchange.id for each in await ledger.votes.rated_exchanges()] == [hers]
     run = await ledger.runs.start("schedule")
@@ -348,7 +351,7 @@ async def test_what_nobody_rated_grows_old(ledger: Ledger, talk: Talk) -> None:
     kept = [each.id for session in (1, 2, 3) for each in await ledger.exchanges.history(session, 10)]
     assert kept == [before_a_vote, voted, old_but_talking, new]
     assert {each.sha256 for each in await ledger.pictures.all()} == {"aa", "ee", "sent again"}
-    gone = [each.name for each in await ledger.personal_data.pending_removals() if each.kind is Kind.PICTURE]
+    gone = [each.name for each in await ledger.personal_data.pending_removals() if each.kind is RemovalKind.PICTURE]
     assert gone == ["cc", "dd", "old and unused"]
     assert await ledger.personal_data.expire(5 * DAY) == 0
 
@@ -362,7 +365,7 @@ async def test_what_was_set_aside_grows_old(ledger: Ledger, tmp_path: Path) -> N
     assert (await ledger.inbox.get(1)).payload
     await ledger.personal_data.expire(received + 1)
     assert _named(tmp_path, ADA) == []
-    assert [each.kind for each in await ledger.personal_data.pending_removals()] == [Kind.LOG]
+    assert [each.kind for each in await ledger.personal_data.pending_removals()] == [RemovalKind.LOG]
 
 
 async def test_a_picture_that_was_sent_again_stays(ledger: Ledger, talk: Talk) -> None:
@@ -374,7 +377,7 @@ async def test_a_picture_that_was_sent_again_stays(ledger: Ledger, talk: Talk) -
     assert await ledger.personal_data.remove_picture("aa", lambda: removed.append("aa"))
     assert not await ledger.personal_data.remove_picture("bb", lambda: removed.append("bb"))
     assert removed == ["aa"]
-    assert [each for each in await ledger.personal_data.pending_removals() if each.kind is Kind.PICTURE] == []
+    assert [each for each in await ledger.personal_data.pending_removals() if each.kind is RemovalKind.PICTURE] == []
 
 
 async def test_a_file_that_cannot_be_removed_stays_noted(ledger: Ledger, talk: Talk) -> None:
@@ -387,7 +390,7 @@ async def test_a_file_that_cannot_be_removed_stays_noted(ledger: Ledger, talk: T
 
     with pytest.raises(OSError, match="not now"):
         await ledger.personal_data.remove_picture("aa", fails)
-    assert Removal(Kind.PICTURE, "aa") in await ledger.personal_data.pending_removals()
+    assert Removal(RemovalKind.PICTURE, "aa") in await ledger.personal_data.pending_removals()
 
 
 def _named(directory: Path, person: int) -> list[str]:

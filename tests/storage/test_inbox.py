@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from storage.chat_records import Reply
 from storage.errors import IllegalTransition, StorageError, UnknownRecord
 from storage.ledger import Ledger
-from storage.records import Reply
 from tests.support.ledgers import exchange
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from storage.chat_records import Chat, Person
 from storage.ledger import Ledger
-from storage.records import Chat, Person
 from tests.support.ledgers import exchange
 
 

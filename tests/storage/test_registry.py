@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from storage.errors import IllegalTransition, StorageError, UnknownRecord
+from storage.learning_records import Model
 from storage.ledger import Ledger
-from storage.records import Model
 from storage.states import MODEL_TRANSITIONS, ModelState
 
 

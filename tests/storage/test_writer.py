@@ -127,7 +127,7 @@ async def test_work_for_one_function_is_done_in_one_call(writer: Writer) -> None
         return [ValueError("odd") if argument % 2 else argument * 10 for argument in arguments]
 
     release, held = await hold(writer)
-    writes = [asyncio.ensure_future(writer.do_together(together, number)) for number in range(4)]
+    writes = [asyncio.ensure_future(writer.do_batched(together, number)) for number in range(4)]
     await asyncio.sleep(0)
     release.set()
     results = await asyncio.gather(held, *writes, return_exceptions=True)
@@ -146,7 +146,7 @@ async def test_a_failing_call_for_many_is_repeated_for_each(writer: Writer, path
         return list(arguments)
 
     release, held = await hold(writer)
-    writes = [asyncio.ensure_future(writer.do_together(together, number)) for number in (1, 2, 2, 3)]
+    writes = [asyncio.ensure_future(writer.do_batched(together, number)) for number in (1, 2, 2, 3)]
     await asyncio.sleep(0)
     release.set()
     results = await asyncio.gather(held, *writes, return_exceptions=True)

@@ -49,9 +49,9 @@ from inference.messages import Answer, Delta, Prompt, Usage
 from inference.serving.deployment_status import Counters, NodeStatus, Status
 from inference.serving.engine_stats import Seen
 from inference.serving.supervisor import State
+from storage.learning_records import Model, Run
 from storage.ledger import Ledger
 from storage.picture_store import PictureStore
-from storage.records import Model, Run
 from storage.states import ModelState
 from telegram_emulator import Emulator
 from tests.support.lessons import rated
@@ -146,7 +146,7 @@ class Notebook:
 
     async def plan(self) -> RunPlan:
         counts = Counts(rated=60, disliked=4, unfinished=1, too_long=2, duplicates=3, selected=50, raters=6)
-        liked, corrected = (Pair(each, lesson(each)) for each in (rated(1), replace(rated(2), demonstrated=True)))
+        liked, corrected = (Pair(each, lesson(each)) for each in (rated(1), replace(rated(2), corrected=True)))
         selection = Selection((corrected,) * 9 + (liked,) * 36, (liked,) * 5, counts)
         return self._noted(RunPlan(selection, (Source(path=Path("/data/food")),), self.recipe), "plan")
 

@@ -22,8 +22,8 @@ from inference.internvl2.tiny.manner import correct, manner
 from inference.internvl2.tiny.shapes import Scene, random_scene
 from inference.internvl2.tiny.words import Kind, Language
 from inference.serving.engine_launch import free_port
+from storage.learning_records import Run
 from storage.ledger import Ledger
-from storage.records import Run
 from storage.states import RunState
 from telegram_emulator.emulator import Emulator
 from tests.support.bot_process import BotProcess, write_config

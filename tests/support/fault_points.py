@@ -21,8 +21,8 @@ from contextlib import closing
 from pathlib import Path
 
 from storage.errors import NotSaved
+from storage.learning_records import Rating
 from storage.ledger import FILE_NAME, Ledger
-from storage.records import Rating
 from storage.states import RunState
 from tests.support.ledgers import exchange, picture
 

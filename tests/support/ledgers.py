@@ -16,10 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from storage.chat_records import Exchange, StoredPicture
 from storage.errors import NotSaved
+from storage.learning_records import Rating
 from storage.ledger import Ledger
 from storage.picture_store import PictureStore
-from storage.records import Exchange, Rating, StoredPicture
 
 TASKS = 8
 

@@ -20,7 +20,8 @@ from inference.internvl2.tiny.manner import Manner
 from inference.internvl2.tiny.shapes import COLOURS, random_scene
 from inference.internvl2.tiny.words import Kind
 from inference.messages import Picture, Prompt, Role, Turn
-from storage.records import Exchange, RatedExchange
+from storage.chat_records import Exchange
+from storage.learning_records import RatedExchange
 from tests.support.ledgers import exchange
 from tools.tiny.answers import reference
 from training.data.llava import Lesson, write_rows

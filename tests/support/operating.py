@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from bot.admin.service import Operations
+from storage.learning_records import Model, Run
 from storage.ledger import Ledger
 from storage.model_store import ModelStore
-from storage.records import Model, Run
 from tests.support.lessons import settings
 from training.job_specs import TrainingPaths
 from training.launcher import ChildTrainer

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from inference.internvl2.tiny import CHECKPOINT
+from storage.chat_records import Chat, Exchange, Person
+from storage.learning_records import Model, Rating, Run
 from storage.ledger import Ledger
 from storage.model_store import ModelStore
 from storage.picture_store import PictureStore
-from storage.records import Chat, Exchange, Model, Person, Rating, Run
 from storage.states import ModelState
 from tests.support.ledgers import exchange, picture
 from tests.support.lessons import SYSTEM, photo, settings

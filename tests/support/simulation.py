@@ -243,8 +243,8 @@ class InlineWriter(Writer):
         self._batch: list[_Job] = []
         self.trouble = ""
 
-    async def do_together(self, together: Any, argument: Any) -> Any:
-        """As `Writer.do_together`."""
+    async def do_batched(self, together: Any, argument: Any) -> Any:
+        """As `Writer.do_batched`."""
         if self._closed:
             raise StorageError(f"The ledger at {self._path} is closed: open it again.")
         if self._simulation.dead:

@@ -25,8 +25,8 @@ from PIL import Image
 from bot.app import Application
 from bot.config import load_settings
 from inference.internvl2.tiny import CHECKPOINT
+from storage.learning_records import Run
 from storage.ledger import Ledger
-from storage.records import Run
 from storage.states import RUN_TRANSITIONS
 from telegram_emulator import Emulator
 from tests.support.bot_process import write_config

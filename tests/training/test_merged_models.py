@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from bot.admin.startup_checks import settle_live_model
 from inference.internvl2.tiny import CHECKPOINT
 from storage.errors import IllegalTransition
+from storage.learning_records import Model
 from storage.ledger import Ledger
 from storage.model_store import ModelStore, verify
-from storage.records import Model
 from storage.states import ModelState
 from tests.support.lessons import SYSTEM, settings
 from training.adapter import WHOLE

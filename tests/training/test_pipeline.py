@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from storage.chat_records import Chat, Person
+from storage.learning_records import Rating, Run, TrainedOn
 from storage.model_store import verify
-from storage.records import Chat, Person, Rating, Run, Taught
 from storage.states import ModelState, RunState
 from tests.support.lessons import SYSTEM, photo
 from tests.support.llava_files import foodie, write_file
@@ -432,7 +433,7 @@ async def test_the_report_counts_as_the_model_command(room: Room) -> None:
     assert isinstance(judging, EvaluationJob)
     taught = (await room.ledger.models.version(model.id)).taught
     effort = judging.effort
-    assert taught == Taught(9, 18, 2) == Taught(effort.pairs, effort.votes, effort.raters)
+    assert taught == TrainedOn(9, 18, 2) == TrainedOn(effort.pairs, effort.votes, effort.raters)
     assert ("votes", "18 from 2 people") in facts(Report(accepted=True, effort=effort))
     cut = facts(Report(accepted=True, effort=replace(effort, liked=10, cut=4)))
     assert any("raise chat.max_new_tokens" in value for _, value in cut)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from inference.messages import Picture, Role, Turn
-from storage.records import RatedExchange
+from storage.learning_records import RatedExchange
 from tests.support.lessons import rated, seen, settings
 from training.data.llava import lesson
 from training.data.selection import HELD_OUT, TRAIN, Pair, Selection, TooFewPairs, select_pairs, split

@@ -22,7 +22,7 @@ from typing import Any, Final
 from inference.chat_format.template import harmless, system_text
 from inference.messages import Role, Turn
 from storage.atomic_files import PRIVATE
-from storage.records import Preference, RatedExchange
+from storage.learning_records import Preference, RatedExchange
 from training.data.llava import Lesson, lesson, write_rows
 from training.data.selection import Pair, finished, liked_exchanges
 from training.job import TrainingError

@@ -28,7 +28,7 @@ from inference.chat_format.template import PLACE, harmless, special_literal, sys
 from inference.images.opening import open_picture
 from inference.messages import Picture, PictureError, Prompt, Role, Turn
 from storage.atomic_files import write_text
-from storage.records import RatedExchange
+from storage.learning_records import RatedExchange
 from training.data.seen_prompt import seen_prompt
 from training.job import TrainingError
 

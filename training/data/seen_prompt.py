@@ -12,7 +12,8 @@ from typing import Final
 
 from inference.chat_format.template import fit, prompt_hash
 from inference.messages import Picture, Prompt, PromptTooLong, Role, Turn
-from storage.records import Exchange, RatedExchange
+from storage.chat_records import Exchange
+from storage.learning_records import RatedExchange
 
 Names = Mapping[str, str]
 """The former names of pictures, which a prompt's hash was computed with."""
@@ -44,8 +45,8 @@ def _since_newest_picture(rated: RatedExchange) -> Sequence[Exchange]:
 
 def _former_names(rated: RatedExchange) -> Names:
     """Return the former name of each picture that was re-encoded after the model had seen it."""
-    shown = [each for each in (*rated.history, rated.exchange) if each.formerly]
-    return {new: old for each in shown for new, old in zip(each.pictures, each.formerly, strict=True)}
+    shown = [each for each in (*rated.history, rated.exchange) if each.former_pictures]
+    return {new: old for each in shown for new, old in zip(each.pictures, each.former_pictures, strict=True)}
 
 
 def _hash(prompt: Prompt, names: Names) -> str:

@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 
+from storage.learning_records import RatedExchange
 from storage.reason import Reason, join
-from storage.records import RatedExchange
 from training.data.llava import Lesson, lesson
 from training.job import TrainingError
 from training.settings import TrainingSettings
@@ -86,7 +86,7 @@ class Selection:
     @property
     def corrections(self) -> int:
         """How many of the pairs to train on are corrections by users."""
-        return sum(each.rated.demonstrated for each in self.train)
+        return sum(each.rated.corrected for each in self.train)
 
     def rows(self) -> list[tuple[int, str]]:
         """Return exchange ids with the name of their split, as the ledger stores them."""
@@ -107,7 +107,7 @@ def cut_off(cut: int, liked: int) -> Reason | None:
 
 def liked_exchanges(rated: Iterable[RatedExchange], threshold: int) -> list[RatedExchange]:
     """Return the exchanges whose thumbs up less thumbs down exceed the threshold, and those with a correction."""
-    return [each for each in rated if each.demonstrated or each.ups - each.downs > threshold]
+    return [each for each in rated if each.corrected or each.ups - each.downs > threshold]
 
 
 def finished(rated: Iterable[RatedExchange]) -> list[RatedExchange]:

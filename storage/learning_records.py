@@ -1,0 +1,184 @@
+"""Rows about learning: votes, corrections, runs, models and promotions.
+
+Times are UTC seconds since the epoch. Ids of people and updates are Telegram's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from storage.chat_records import Exchange
+from storage.states import ModelState, RunState
+
+BASE: Final = "base"
+"""Id of the model that training starts from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rating:
+    """A vote: `value` is 1 or -1, or 0 when it was taken back.
+
+    Votes are only added; the latest of a rater on an exchange counts. `reason` is a word of the bot's, empty without
+    one. `update` is unique, so that a replay of the same tap adds nothing.
+    """
+
+    exchange: int
+    rater: int
+    value: int
+    update: int
+    created: float = 0.0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """A better answer that `author` suggests; training uses it once it is confirmed."""
+
+    exchange: int
+    author: int
+    text: str
+    update: int
+    created: float = 0.0
+    confirmed_by: int | None = None
+    id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RatedExchange:
+    """An exchange with its latest votes and the conversation before it, oldest first, as it was then.
+
+    With a confirmed correction (`corrected`) the exchange has that text as its answer, and the votes of its author and
+    of who confirmed it, because all other votes were on the model's answer.
+    """
+
+    exchange: Exchange
+    ups: int
+    downs: int
+    raters: tuple[int, ...]
+    liked_by: tuple[int, ...]
+    history: tuple[Exchange, ...] = ()
+    corrected: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Whose votes and corrections count.
+
+    Nothing is learned from `blocked` people and groups; `admins` may confirm their own corrections.
+    """
+
+    blocked: frozenset[int] = frozenset()
+    admins: frozenset[int] = frozenset()
+
+
+EQUAL_TRUST: Final = Trust()
+"""No one is blocked, and no one is an admin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Of two answers to one prompt the one with the better votes, and the text of the other."""
+
+    chosen: RatedExchange
+    rejected: str
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A retraining run.
+
+    Attributes:
+        trigger: schedule, admin or command.
+        requested_by: The admin's user id, if any.
+        step: Progress within the present state, of `steps`.
+        seconds_left: Estimated time to the end of the present state, None while unknown.
+        loss: The newest training loss.
+        samples: Selected training pairs.
+        held_out: Selected pairs that the evaluation uses.
+    """
+
+    id: int
+    state: RunState
+    trigger: str
+    requested_by: int | None
+    created: float
+    updated: float
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None
+    seconds_left: float | None = None
+    samples: int = 0
+    held_out: int = 0
+    raters: int = 0
+    directory: str = ""
+    reason: str = ""
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model directory.
+
+    Attributes:
+        id: Short name: "base", "run-3".
+        directory: Empty where the files were removed.
+        run: The run that made it.
+        reason: Why it was rejected; empty otherwise.
+        report: The evaluation as JSON.
+        pruned: The files were removed and are merged again from the adapter when the model is promoted.
+    """
+
+    id: str
+    directory: str
+    state: ModelState
+    run: int | None
+    created: float
+    reason: str = ""
+    report: str = ""
+    manifest_hash: str = ""
+    pruned: bool = False
+
+    @property
+    def kept(self) -> bool:
+        """Whether the model can be promoted."""
+        return bool(self.directory) or self.pruned
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedOn:
+    """The data of a run: liked answers, the thumbs up on them when it began, and the people who gave those.
+
+    Exchanges that were erased since are not counted.
+    """
+
+    answers: int = 0
+    votes: int = 0
+    people: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A model that was live: `number` counts those from 1, the first one; `created` is when it was made."""
+
+    model: str
+    number: int
+    taught: TrainedOn
+    created: float
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """A change of the live model, done or requested.
+
+    `by` is an admin's user id, None for the pipeline and the command line. A promotion requested on the command line
+    has `done` None until the running bot carries it out; `error` says why it could not.
+    """
+
+    id: int
+    model: str
+    previous: str | None
+    by: int | None
+    created: float
+    done: float | None = None
+    error: str = ""
