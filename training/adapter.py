@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,80 +29,58 @@ class Adapter:
 
     def __init__(self, directory: Path) -> None:
         """Open the directory. Raises ValueError for an unsupported kind of adapter."""
-        parts = {"language_model.": directory, "vision_model.": directory / VISION}
-        self._products = [
-            _Product(part, prefix) for prefix, part in parts.items() if (part / "adapter_config.json").is_file()
-        ]
-        self._replaced = _Replaced(directory / WHOLE)
+        self._factors = _read_lora(directory, "language_model.") | _read_lora(directory / VISION, "vision_model.")
+        whole = directory / WHOLE
+        self._whole: Any = safe_open(whole, "pt") if whole.is_file() else None
+        self._replaced = frozenset[str](self._whole.keys() if self._whole else ())  # type: ignore[no-untyped-call]
 
-    def names(self) -> set[str]:
+    def names(self) -> frozenset[str]:
         """Return the names, in an InternVL2 checkpoint, of the weights that the adapter changes."""
-        return self._replaced.names().union(*(each.names() for each in self._products))
+        return self._replaced.union(self._factors)
 
     def applied(self, name: str, weight: Tensor) -> Tensor:
         """Merge the adapter into a weight, in float32; return it in its own type.
 
-        A weight that the adapter does not change is returned as it is.
+        A low-rank adapter adds alpha / rank · B A (LoRA, arXiv 2106.09685). A weight that the adapter does not change
+        is returned as it is.
         """
-        if name in self._replaced.names():
-            return self._replaced.read(name).to(weight.dtype)
-        for each in self._products:
-            if name in each.names():
-                return each.added(name, weight)
-        return weight
+        if name in self._replaced:
+            replacement: Tensor = self._whole.get_tensor(name)
+            return replacement.to(weight.dtype)
+        if name not in self._factors:
+            return weight
+        down, up, scale = self._factors[name]
+        return (weight.float() + scale * (up.float() @ down.float())).to(weight.dtype)
 
     def finite(self) -> bool:
         """Return whether all trained weights are finite; a diverged training leaves NaN or infinity."""
-        products = (factor for each in self._products for factor in each.factors.values())
-        return all(bool(torch.isfinite(each).all()) for values in (products, self._replaced) for each in values)
+        factors = (factor for down, up, _ in self._factors.values() for factor in (down, up))
+        # One at a time: a language model's weights are gigabytes.
+        whole = (self._whole.get_tensor(name) for name in sorted(self._replaced))
+        return all(bool(torch.isfinite(each).all()) for each in chain(factors, whole))
 
 
-class _Product:
-    """The low-rank factors of one part of the model, whose weights begin with `prefix` in a checkpoint."""
-
-    def __init__(self, directory: Path, prefix: str) -> None:
-        config = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
-        known = config["peft_type"] == "LORA" and config["bias"] == "none" and not config.get("use_dora")
-        if not known or config.get("rank_pattern") or config.get("alpha_pattern") or config.get("fan_in_fan_out"):
-            raise ValueError(f"{directory}: not a plain LoRA adapter")
-        rank = config["r"]
-        self._scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
-        self.factors = load_file(directory / "adapter_model.safetensors")
-        self._modules = {
-            prefix + key.removeprefix(_PREFIX).removesuffix(".lora_A.weight") + ".weight": key.removesuffix("A.weight")
-            for key in self.factors
-            if key.endswith(".lora_A.weight")
-        }
-
-    def names(self) -> set[str]:
-        """Return the weights that get a product added."""
-        return set(self._modules)
-
-    def added(self, name: str, weight: Tensor) -> Tensor:
-        """Return W + alpha / rank · B A (LoRA, arXiv 2106.09685)."""
-        down, up = (self.factors[f"{self._modules[name]}{side}.weight"] for side in "AB")
-        merged: Tensor = weight.float() + self._scale * (up.float() @ down.float())
-        return merged.to(weight.dtype)
-
-
-class _Replaced:
-    """Whole weights in a file, which may be missing; read one at a time, since a language model's are gigabytes."""
-
-    def __init__(self, file: Path) -> None:
-        self._opened: Any = safe_open(file, "pt") if file.is_file() else None
-        self._names: set[str] = set(self._opened.keys()) if self._opened else set()  # type: ignore[no-untyped-call]
-
-    def names(self) -> set[str]:
-        """Return the names of the weights that are replaced."""
-        return self._names
-
-    def read(self, name: str) -> Tensor:
-        """Return the new weight of a name."""
-        tensor: Tensor = self._opened.get_tensor(name)
-        return tensor
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return map(self.read, sorted(self._names))
+def _read_lora(directory: Path, prefix: str) -> dict[str, tuple[Tensor, Tensor, float]]:
+    """Return A, B and the scale of each weight, by its name in a checkpoint; nothing without an adapter."""
+    file = directory / "adapter_config.json"
+    if not file.is_file():
+        return {}
+    config = json.loads(file.read_text(encoding="utf-8"))
+    known = config["peft_type"] == "LORA" and config["bias"] == "none" and not config.get("use_dora")
+    if not known or config.get("rank_pattern") or config.get("alpha_pattern") or config.get("fan_in_fan_out"):
+        raise ValueError(f"{directory}: not a plain LoRA adapter")
+    rank = config["r"]
+    scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    weights = load_file(directory / "adapter_model.safetensors")
+    modules = [key.removesuffix("lora_A.weight") for key in weights if key.endswith(".lora_A.weight")]
+    return {
+        f"{prefix}{module.removeprefix(_PREFIX)}weight": (
+            weights[f"{module}lora_A.weight"],
+            weights[f"{module}lora_B.weight"],
+            scale,
+        )
+        for module in modules
+    }
 
 
 def save_adapter(model: Any, directory: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from storage.learning_records import BASE, Model, Run, TrainedOn
 from training.data.selection import Selection
@@ -62,21 +63,17 @@ class JobSpecs:
         """Train on the run's rows and the sources; `previous_losses` is a log to draw under this run's, or empty."""
         settings, folder = self.settings, Path(run.directory)
         return Job(
-            run=str(run.id),
+            **self._common(run),
             base=str(self.paths.base),
             data=str(folder / TRAIN_ROWS),
             images=str(self.images),
-            work=str(folder),
-            system=self.system,
             sources=[each.model_dump(mode="json") for each in sources],
             replay=settings.replay,
             held_out=str(folder / HELD_OUT_ROWS),
             notes=str(self.paths.runs / "pictures.jsonl"),
             former=previous_losses,
             device=settings.device,
-            threads=settings.threads,
             seed=settings.seed,
-            tiles=self.tiles,
             processes=settings.world_size,
             deepspeed=settings.deepspeed,
             features_gigabytes=settings.features_gigabytes,
@@ -87,34 +84,21 @@ class JobSpecs:
 
     def merge(self, run: Run, out: Path, trained: Outcome) -> MergeJob:
         """Merge the trained adapter and the base into `out`, an empty directory."""
-        return MergeJob(
-            run=str(run.id),
-            base=str(self.paths.base),
-            adapter=str(trained.adapter),
-            out=str(out),
-            work=run.directory,
-            system=self.system,
-            threads=self.settings.threads,
-            tiles=self.tiles,
-        )
+        return MergeJob(**self._common(run), base=str(self.paths.base), adapter=str(trained.adapter), out=str(out))
 
     def evaluate(
         self, run: Run, candidate: Path, live: Model | None, trained: Outcome, effort: Effort
     ) -> EvaluationJob:
         """Judge the candidate's directory against the live model, or against the base without one."""
-        settings, folder = self.settings, Path(run.directory)
+        settings = self.settings
         return EvaluationJob(
-            run=str(run.id),
+            **self._common(run),
             candidate=str(candidate),
             live=str(self.paths.base if live is None else live.directory),
-            data=str(folder / HELD_OUT_ROWS),
+            data=str(Path(run.directory) / HELD_OUT_ROWS),
             images=str(self.images),
-            work=str(folder),
-            system=self.system,
             regression=str(settings.regression or ""),
             device=settings.device,
-            threads=settings.threads,
-            tiles=self.tiles,
             max_loss_points=settings.max_loss_points,
             live_name=BASE if live is None else live.id,
             candidate_name=model_name(run),
@@ -122,6 +106,15 @@ class JobSpecs:
             courtesy=self._yield_file,
             effort=effort,
         )
+
+    def _common(self, run: Run) -> dict[str, Any]:
+        return {
+            "run": str(run.id),
+            "work": run.directory,
+            "system": self.system,
+            "threads": self.settings.threads,
+            "tiles": self.tiles,
+        }
 
     @property
     def _yield_file(self) -> str:

@@ -112,7 +112,10 @@ class ChildTrainer:
     async def _run_once(self, job: WorkerJob, on_progress: Callable[[Progress], None]) -> Outcome:
         step, module = _WORKERS[type(job)]
         job_file = Path(job.work) / f"{step}.json"
-        outcome = _write_job(job, job_file)
+        outcome = outcome_file(job_file)
+        job_file.parent.mkdir(parents=True, exist_ok=True)
+        job.write(job_file)
+        outcome.unlink(missing_ok=True)  # of an earlier attempt
         log_file = job_file.with_suffix(".log")
         command = [self._settings.python or sys.executable]
         if step == "finetune" and self._settings.world_size > 1:
@@ -209,15 +212,6 @@ def _spent_before(job: Job) -> float:
     """Return the seconds of the interrupted training that the job continues, 0 without one."""
     log = Path(job.work) / SCALARS
     return step_seconds(log) if log.is_file() and latest_checkpoint(job) else 0.0
-
-
-def _write_job(job: WorkerJob, job_file: Path) -> Path:
-    """Write the job file and remove the outcome of an earlier attempt; return the outcome's path."""
-    job_file.parent.mkdir(parents=True, exist_ok=True)
-    job.write(job_file)
-    outcome = outcome_file(job_file)
-    outcome.unlink(missing_ok=True)
-    return outcome
 
 
 def _crash_reason(step: str, how: str, tail: str, log: Path) -> Reason:

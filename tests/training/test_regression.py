@@ -73,13 +73,13 @@ def test_a_folder_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ("{", "cannot be read"),
-        ("[]", "must be a list"),
+        ("{", "Invalid JSON"),
+        ("[]", "at least 1 item"),
         (json.dumps([entry(), entry(expect=[])]), "entry 2: expect"),
         (json.dumps([entry(expect=["red"])]), "entry 1: expect"),
         (json.dumps([entry(forbid="blue")]), "entry 1: forbid"),
-        (json.dumps([entry(question=" ")]), "entry 1: image and question"),
-        (json.dumps([entry(answer="red")]), "entry 1 must have"),
+        (json.dumps([entry(question=" ")]), "entry 1: question: String should have at least 1 character"),
+        (json.dumps([entry(answer="red")]), "entry 1: answer: Extra inputs"),
     ],
 )
 def test_flaws_of_a_folder_are_named(tmp_path: Path, content: str, complaint: str) -> None:

@@ -11,7 +11,6 @@ questions are about drawn shapes, always the same ones, which any InternVL2 can 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,9 @@ from functools import partial
 from itertools import cycle, islice, product
 from pathlib import Path
 from random import Random
-from typing import Any, Final
+from typing import Annotated, Final
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from inference.internvl2.tiny.drawing import draw
 from inference.internvl2.tiny.held_out_questions import held_out
@@ -53,20 +54,39 @@ class Question:
         return open_question(self.image, self.text, system, folder)
 
 
+class _Entry(BaseModel):
+    """An entry of `questions.json`."""
+
+    model_config = ConfigDict(extra="forbid", str_strip_whitespace=True, str_min_length=1)
+
+    image: str
+    question: str
+    expect: list[Annotated[list[str], Field(min_length=1)]] = Field(min_length=1)
+    forbid: list[str] | None = None
+
+
+_ENTRIES: Final[TypeAdapter[list[_Entry]]] = TypeAdapter(Annotated[list[_Entry], Field(min_length=1)])
+
+
 def read_set(folder: Path) -> list[Question]:
     """Read a folder's questions and check that their pictures exist. Raises `RegressionSetError`."""
     file = folder / "questions.json"
     try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        entries = _ENTRIES.validate_json(file.read_bytes())
+    except OSError as error:
         raise RegressionSetError(f"{file} cannot be read ({error}): correct training.regression") from error
-    if not isinstance(entries, list) or not entries:
-        raise RegressionSetError(f"{file} must be a list of questions")
-    questions = [_question(each, f"{file} entry {number}") for number, each in enumerate(entries, 1)]
-    for number, each in enumerate(questions, 1):
+    except ValidationError as error:
+        first = error.errors()[0]
+        entry, *names = first["loc"] or ("",)
+        where = f" entry {entry + 1}: {'.'.join(map(str, names))}" if isinstance(entry, int) else ""
+        raise RegressionSetError(f"{file}{where}: {first['msg']}") from error
+    for number, each in enumerate(entries, 1):
         if not (folder / each.image).is_file():
             raise RegressionSetError(f"{file} entry {number}: there is no picture {folder / each.image}")
-    return questions
+    return [
+        Question(each.image, each.question, partial(matches, expect=each.expect, forbid=each.forbid or ()))
+        for each in entries
+    ]
 
 
 def draw_set(folder: Path, count: int = DRAWN) -> list[Question]:
@@ -93,20 +113,3 @@ def _contains(answer: str, word: str) -> bool:
     # Scripts without spaces have no word boundaries.
     edge = r"\b" if word.isascii() else ""
     return re.search(f"{edge}{re.escape(word.casefold())}{edge}", answer.casefold()) is not None
-
-
-def _question(entry: Any, where: str) -> Question:
-    if not isinstance(entry, dict) or not entry.keys() <= {"image", "question", "expect", "forbid"}:
-        raise RegressionSetError(f"{where} must have image, question, expect and, if you like, forbid; nothing else")
-    image, text, expect, forbid = (entry.get(name) for name in ("image", "question", "expect", "forbid"))
-    if not isinstance(image, str) or not isinstance(text, str) or not text.strip():
-        raise RegressionSetError(f"{where}: image and question must be texts")
-    if not isinstance(expect, list) or not expect or not all(_are_words(each) for each in expect):
-        raise RegressionSetError(f"{where}: expect must be a list of lists of words, none of them empty")
-    if forbid is not None and forbid != [] and not _are_words(forbid):
-        raise RegressionSetError(f"{where}: forbid must be a list of words")
-    return Question(image, text, partial(matches, expect=expect, forbid=forbid or ()))
-
-
-def _are_words(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(each, str) and each.strip() for each in value)
