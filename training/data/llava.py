@@ -148,12 +148,12 @@ def parse_row(row: Any, *, where: str, system: str) -> Lesson:
         raise RowError(f"{where}: the conversation must end with an answer")
     if not any(learned):
         raise RowError(f"{where}: no answer is to be learned (every loss is false)")
-    persona = row.get("system", system)
-    if not isinstance(persona, str):
+    system = row.get("system", system)
+    if not isinstance(system, str):
         raise RowError(f"{where}: system must be a text")
     if "system" in row:
-        persona = _plain(persona, f"{where}: system")
-    return Lesson(str(row.get("id", where)), persona, tuple(turns), tuple(learned))
+        system = _plain(system, f"{where}: system")
+    return Lesson(str(row.get("id", where)), system, tuple(turns), tuple(learned))
 
 
 def _parse_turns(conversation: list[Any], files: list[str], where: str) -> tuple[list[Turn], list[bool]]:
@@ -214,9 +214,9 @@ def _without_tags(value: str) -> str:
             number += len(pieces) - 1
             continue
         text = pieces[0]
-        for place, piece in enumerate(pieces[1:], 1):
+        for index, piece in enumerate(pieces[1:], 1):
             number += 1
-            inside = "".join(pieces[:place]).strip() and "".join(pieces[place:]).strip()
+            inside = "".join(pieces[:index]).strip() and "".join(pieces[index:]).strip()
             text += f"Image-{number}{piece}" if several and inside else piece
         lines.append(text)
     return "\n".join(lines)
@@ -228,9 +228,10 @@ def open_question(picture: str, question: str, system: str, images: Path) -> Les
     Raises:
         RowError: The picture is missing or broken.
     """
-    asked = Turn(Role.USER, question, (Picture(b"", picture),))
-    made = Lesson(picture, system, (asked, Turn(Role.ASSISTANT, "")), (False, False))
-    return check_pictures(made, images, where=f"{images}: the question {question!r}")
+    turns = (Turn(Role.USER, question, (Picture(b"", picture),)), Turn(Role.ASSISTANT, ""))
+    return check_pictures(
+        Lesson(picture, system, turns, (False, False)), images, where=f"{images}: the question {question!r}"
+    )
 
 
 def check_pictures(lesson: Lesson, images: Path, *, where: str) -> Lesson:

@@ -1,8 +1,4 @@
-"""What the evaluation found about a candidate, and what it took to make one. Standard library only.
-
-Knows the numbers and what they mean; the verdict is evaluate.py's, and how it is shown to people run_sheet.py's and the
-bot's.
-"""
+"""The report of an evaluation: the verdict, its numbers, and what the candidate took to train."""
 
 from __future__ import annotations
 
@@ -13,11 +9,22 @@ from training.json_record import Record
 
 @dataclass(frozen=True, slots=True)
 class Effort(Record):
-    """What a run was taught with, and what that took: times in seconds, sizes in bytes.
+    """What a run was trained on, and what it took.
 
-    `taught` says how many samples of which source the candidate was trained on; `pairs` are the liked answers alone,
-    with `votes` thumbs up of `raters` people, `too_long` those that the trainer left out. Of `liked` answers `cut` were
-    cut off at the longest answer, and taught nothing. `corrections` of the pairs are better answers that people showed.
+    Attributes:
+        pairs: Liked answers that were trained on.
+        raters: Users who gave their thumbs up.
+        steps: Optimizer steps.
+        training_seconds: The duration of the training.
+        merging_seconds: The duration of the merge.
+        peak_memory: Bytes.
+        adapter_bytes: The size of the adapter.
+        taught: Samples of each source.
+        too_long: Selected answers that the trainer left out.
+        votes: Thumbs up of the pairs.
+        liked: Liked answers, selected or not.
+        cut: Those that reached `chat.max_new_tokens` and were not selected.
+        corrections: Pairs that are corrections by users.
     """
 
     pairs: int = 0
@@ -37,13 +44,24 @@ class Effort(Record):
 
 @dataclass(frozen=True, slots=True)
 class Report(Record):
-    """The evaluation's findings. `accepted` and its `reason` are the verdict; the rest is what it rests on.
+    """The verdict on a candidate and its numbers.
 
-    `live_nll` and `nll` are mean negative log-likelihoods in nats per answer token over the held-out liked answers.
-    `live_correct` and `correct` are shares of the factual questions answered right, 0 to 1; `live_alone` and `alone`
-    count those that only one of the two models got right. `broken` lists answers of the candidate that are empty or in
-    loops. `samples` has some questions with both models' answers. `seconds` is what judging took, `effort` what
-    came before.
+    Attributes:
+        accepted: The verdict.
+        reason: Why it was rejected.
+        held_out: The number of held-out liked answers.
+        tokens: Their number of tokens.
+        live_nll: The live model's mean negative log-likelihood on them, in nats a token.
+        nll: The candidate's.
+        questions: The number of factual questions.
+        live_correct: The share that the live model answers correctly, 0 to 1.
+        correct: The share that the candidate answers correctly.
+        live_alone: Questions that only the live model answers correctly.
+        alone: Questions that only the candidate answers correctly.
+        broken: Answers of the candidate that are empty or loop.
+        samples: Some questions with both models' answers.
+        seconds: The duration of the evaluation.
+        effort: What the candidate took.
     """
 
     accepted: bool
