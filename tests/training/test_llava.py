@@ -121,8 +121,9 @@ def test_rows_survive_writing_and_reading(tmp_path: Path) -> None:
         one_turn("one", "What?", "A cup.", "a.jpg"),
         Lesson("talk", SYSTEM, talk, (False, False, False, True)),
     ]
+    assert write_rows(lessons, tmp_path / "rows.json") == 3
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row(each)) + "\n" for each in lessons))
     for name in ("rows.json", "rows.jsonl"):
-        assert write_rows(lessons, tmp_path / name) == 3
         read = list(read_lessons(tmp_path / name, tmp_path, system="other"))
         assert [each.turns for each in read] == [each.turns for each in lessons]
         assert [each.learned for each in read] == [each.learned for each in lessons]

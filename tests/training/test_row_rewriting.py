@@ -16,7 +16,8 @@ from filelock import FileLock
 
 from storage.atomic_files import write_text
 from tests.support.lessons import one_turn, photo
-from training.data.llava import read_rows, row_name, write_rows
+from tests.support.llava_files import write_file
+from training.data.llava import read_rows, row, row_name, write_rows
 from training.data.row_rewriting import LOCK, remove_rows
 from training.gate.sheet import Row, Sheet
 from training.gate.sheet_picture import draw
@@ -29,10 +30,10 @@ ROOT = Path(__file__).parents[2]
 def test_rows_are_removed_by_name(tmp_path: Path) -> None:
     """From every file of rows in every run; other files and rows stay."""
     rows = [one_turn(row_name(number), "What?", f"Answer {number}.") for number in (1, 2, 12)]
-    for run, name in (("1", "train.json"), ("1", "held_out.json"), ("2", "checked.jsonl")):
+    for run, name in (("1", "train.json"), ("1", "held_out.json"), ("2", "train.json")):
         (tmp_path / run).mkdir(exist_ok=True)
-        write_rows(rows, tmp_path / run / name)
-    write_rows(rows[1:], tmp_path / "2" / "train.json")
+        write_rows(rows if run == "1" else rows[1:], tmp_path / run / name)
+    write_file(tmp_path / "2" / "checked.jsonl", [row(each) for each in rows])
     report = {"id": row_name(1), "accepted": True}
     (tmp_path / "1" / "report.json").write_text(json.dumps(report))
     untouched = (tmp_path / "2" / "train.json").read_bytes()

@@ -12,6 +12,7 @@ from inference.messages import Picture, Role, Turn
 from storage.learning_records import RatedExchange
 from tests.support.lessons import rated, seen, settings
 from training.data.llava import lesson
+from training.data.near_duplicates import NearDuplicates
 from training.data.selection import HELD_OUT, TRAIN, Pair, Selection, TooFewPairs, select_pairs, split
 
 FAR = [f"{number * 0x0123456789ABCDEF % 2**64:016x}" for number in range(1, 60)]
@@ -158,17 +159,17 @@ def test_what_the_live_model_has_learned_is_held_out_last() -> None:
     """Pictures that the live model was trained on are held out only if there are no others."""
     rows = [rated(number, [f"p{number}"]) for number in range(20)]
     learned = {f"p{number}" for number in range(15)}
-    _, held = split(pairs(rows), {}, distance=4, share=0.2, seen=learned)
+    _, held = split(pairs(rows), NearDuplicates({}, 4), share=0.2, seen=learned)
     assert len(held) == 4
     assert learned.isdisjoint(name for each in held for name in each.lesson.pictures)
-    _, held = split(pairs(rows), {}, distance=4, share=0.4, seen=learned)
+    _, held = split(pairs(rows), NearDuplicates({}, 4), share=0.4, seen=learned)
     assert len(held) == 8
 
 
 def test_a_group_larger_than_the_share_is_trained_on() -> None:
     """If one picture has most of the pairs, another is held out."""
     rows = [rated(number, ["popular"]) for number in range(18)] + [rated(18, ["rare"]), rated(19, ["odd"])]
-    train, held = split(pairs(rows), {}, distance=4, share=0.1)
+    train, held = split(pairs(rows), NearDuplicates({}, 4), share=0.1)
     assert {each.id for each in held} == {18, 19}
     assert len(train) == 18
 

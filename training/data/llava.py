@@ -295,14 +295,11 @@ def row_name(exchange: int) -> str:
 
 
 def write_rows(lessons: Iterable[Lesson], file: Path, file_of: Callable[[str], str] = str) -> int:
-    """Write a LLaVA file (.json or .jsonl by its name) atomically; return the number of rows.
+    """Write a LLaVA file (.json) atomically; return the number of rows.
 
     `file_of` returns a picture's file, relative to the picture folder, for its name.
     """
     rows = [row(each, file_of) for each in lessons]
-    if file.suffix == ".jsonl":
-        text = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in rows)
-    else:
-        text = json.dumps(rows, ensure_ascii=False, indent=1) + "\n"
+    text = json.dumps(rows, ensure_ascii=False, indent=1) + "\n"
     write_text(file, text)
     return len(rows)

@@ -15,6 +15,7 @@ from hashlib import sha256
 from storage.learning_records import RatedExchange
 from storage.reason import Reason, join
 from training.data.llava import Lesson, lesson
+from training.data.near_duplicates import NearDuplicates
 from training.job import TrainingError
 from training.settings import TrainingSettings
 
@@ -121,19 +122,16 @@ def short_enough(rated: Iterable[RatedExchange], max_length: int | None) -> list
     return [each for each in rated if each.exchange.prompt_tokens + each.exchange.completion_tokens <= limit]
 
 
-def without_duplicates(pairs: Sequence[Pair], phashes: Mapping[str, str], distance: int) -> list[Pair]:
+def without_duplicates(pairs: Sequence[Pair], near: NearDuplicates) -> list[Pair]:
     """Keep one of the pairs with the same question and answer about the same or nearly the same pictures.
 
-    The best rated one stays, among equals the oldest. `phashes` has the perceptual hashes of pictures in hex; pictures
-    without one match by their bytes only.
+    The best rated one stays, among equals the oldest.
     """
     kept: dict[tuple[str, str, int], list[Pair]] = defaultdict(list)
     for each in sorted(pairs, key=lambda pair: (pair.rated.downs - pair.rated.ups, pair.id)):
         exchange, subject = each.rated.exchange, each.lesson.subject
         same_texts = kept[_normalized(exchange.question), _normalized(exchange.answer), len(subject)]
-        if not any(
-            all(map(lambda a, b: _near(a, b, phashes, distance), subject, other.lesson.subject)) for other in same_texts
-        ):
+        if not any(all(map(near.match, subject, other.lesson.subject)) for other in same_texts):
             same_texts.append(each)
     ids = {pair.id for group in kept.values() for pair in group}
     return [each for each in pairs if each.id in ids]
@@ -141,9 +139,8 @@ def without_duplicates(pairs: Sequence[Pair], phashes: Mapping[str, str], distan
 
 def split(
     pairs: Sequence[Pair],
-    phashes: Mapping[str, str],
+    near: NearDuplicates,
     *,
-    distance: int,
     share: float,
     seen: Collection[str] = frozenset(),
 ) -> tuple[list[Pair], list[Pair]]:
@@ -154,7 +151,7 @@ def split(
     held out. Groups with a picture in `seen`, which the live model was trained on, come last. At least one group is on
     either side; with a single group nothing is held out.
     """
-    groups = _connected(pairs, phashes, distance)
+    groups = _connected(pairs, near)
     if len(groups) < 2:
         return list(pairs), []
     seen = frozenset(seen)
@@ -180,7 +177,7 @@ def split(
         name: number for number, group in enumerate((train, held_out)) for each in group for name in each.lesson.subject
     }
     # A near duplicate is on the side of its picture.
-    for one, other in _near_pairs(sorted(_all_pictures(pairs)), phashes, distance):
+    for one, other in near.pairs(_all_pictures(pairs)):
         for known, unknown in ((one, other), (other, one)):
             if known in side:
                 side.setdefault(unknown, side[known])
@@ -197,7 +194,8 @@ def choose_pairs(
     good = liked_exchanges(rated, settings.threshold)
     whole = finished(good)
     short = short_enough(whole, max_length)
-    chosen = without_duplicates([Pair(each, lesson(each)) for each in short], phashes, settings.near_duplicate)
+    near = NearDuplicates(phashes, settings.near_duplicate)
+    chosen = without_duplicates([Pair(each, lesson(each)) for each in short], near)
     return chosen, Counts(
         rated=len(rated),
         disliked=len(rated) - len(good),
@@ -240,7 +238,8 @@ def select_pairs(
             missing=min_rated - len(chosen),
         )
         raise TooFewPairs(join([counts.limit, few] if counts.limit else [few]))
-    train, held_out = split(chosen, phashes, distance=settings.near_duplicate, share=settings.held_out, seen=seen)
+    near = NearDuplicates(phashes, settings.near_duplicate)
+    train, held_out = split(chosen, near, share=settings.held_out, seen=seen)
     if not held_out:
         raise TooFewPairs(
             Reason(
@@ -260,13 +259,6 @@ def _normalized(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def _near(one: str, other: str, phashes: Mapping[str, str], distance: int) -> bool:
-    if one == other:
-        return True
-    first, second = phashes.get(one), phashes.get(other)
-    return bool(first and second) and (int(first or "0", 16) ^ int(second or "0", 16)).bit_count() <= distance
-
-
 def _all_pictures(pairs: Iterable[Pair]) -> set[str]:
     return {name for each in pairs for name in each.lesson.pictures}
 
@@ -281,7 +273,7 @@ def _trim(pairs: Iterable[Pair], side: Mapping[str, int], own: int) -> list[Pair
     ]
 
 
-def _connected(pairs: Sequence[Pair], phashes: Mapping[str, str], distance: int) -> list[list[Pair]]:
+def _connected(pairs: Sequence[Pair], near: NearDuplicates) -> list[list[Pair]]:
     """Group the pairs about the same picture or near duplicates, transitively (union-find)."""
     parent: dict[str, str] = {}
 
@@ -297,26 +289,9 @@ def _connected(pairs: Sequence[Pair], phashes: Mapping[str, str], distance: int)
         for name in names:
             parent[find(name)] = find(names[0])
     subjects = {name for each in pairs for name in each.lesson.subject}
-    for one, other in _near_pairs(sorted(subjects), phashes, distance):
+    for one, other in near.pairs(subjects):
         parent[find(one)] = find(other)
     groups: dict[str, list[Pair]] = defaultdict(list)
     for names, each in zip(keys, pairs, strict=True):
         groups[find(names[0])].append(each)
     return list(groups.values())
-
-
-def _near_pairs(pictures: Sequence[str], phashes: Mapping[str, str], distance: int) -> Iterable[tuple[str, str]]:
-    """Yield pairs of near duplicates. Two 64-bit hashes within `distance` bits agree in one of `distance + 1` bands."""
-    bands = distance + 1
-    edges = [64 * band // bands for band in range(bands + 1)]
-    for band in range(bands):
-        low, width = edges[band], edges[band + 1] - edges[band]
-        buckets: dict[int, list[str]] = defaultdict(list)
-        for name in pictures:
-            if phashes.get(name):
-                buckets[int(phashes[name], 16) >> low & (1 << width) - 1].append(name)
-        for bucket in buckets.values():
-            for index, one in enumerate(bucket):
-                for other in bucket[index + 1 :]:
-                    if _near(one, other, phashes, distance):
-                        yield one, other
