@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from typing import Any, Final, Self
 
 from inference.images.decoder import PictureDecoder
 from inference.messages import PictureError
+from training.bounded_map import bounded_map
 from training.data.image_index import ImageIndex, ImageInfo
 from training.data.llava import Lesson, RowError, parse_row, read_rows, row
 from training.data.source_pictures import PictureCleaner
@@ -185,15 +185,15 @@ class Validator:
         self._rules = rules
         self._processes = processes
         self._here = RowValidator(rules)
-        self._pool: ProcessPoolExecutor | None = None
+        # Spawned, at the first use: this process has threads, and has initialised CUDA on a GPU machine.
+        self._pool = ProcessPoolExecutor(processes, get_context("spawn"), _initialise, (rules,))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._here.close()
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        self._pool.shutdown(cancel_futures=True)
 
     def rows(self, file: Path, images: Path, say: Callable[[int, int], None]) -> Iterator[ValidRow | InvalidRow]:
         """Yield the result of each row in order. `say` gets (validated rows, all rows) after each chunk.
@@ -222,24 +222,12 @@ class Validator:
             yield found
 
     def _rows_in_pool(self, rows: Iterator[RawRow]) -> Iterator[list[ValidRow | InvalidRow]]:
-        waiting: deque[Future[_ChunkResult]] = deque()
-        for chunk in _chunks(rows):
-            if self._pool is None:
-                # Spawned: this process has threads, and has initialised CUDA on a GPU machine.
-                self._pool = ProcessPoolExecutor(self._processes, get_context("spawn"), _initialise, (self._rules,))
-            waiting.append(self._pool.submit(_validate, chunk))
-            if len(waiting) > _AHEAD * self._processes:
-                yield self._collect(waiting.popleft())
-        while waiting:
-            yield self._collect(waiting.popleft())
-
-    def _collect(self, future: Future[_ChunkResult]) -> list[ValidRow | InvalidRow]:
         try:
-            found, new = future.result()
+            for found, new in bounded_map(self._pool, _validate, _chunks(rows), _AHEAD * self._processes):
+                self._here.index.write(new)
+                yield found
         except BrokenProcessPool as error:
             raise TrainingError("a process that checks rows was killed, often for want of memory: try again") from error
-        self._here.index.write(new)
-        return found
 
 
 def _chunks(rows: Iterable[RawRow]) -> Iterator[list[RawRow]]:

@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, Self
@@ -25,6 +25,7 @@ from inference.internvl2.configuration_internvl2 import InternVLChatConfig
 from inference.internvl2.modeling_intern_vit import InternVisionModel
 from inference.internvl2.modeling_internvl2 import unprojected
 from inference.internvl2.tiling import Tiling
+from training.bounded_map import bounded_map
 from training.job import Job, Progress
 from training.run_folder import BASE, FEATURES
 from training.worker import Say, rank, world_size
@@ -188,7 +189,7 @@ def write_features(
         ThreadPoolExecutor(1) as writers,
     ):
         waiting: deque[Future[None]] = deque()
-        for name, tiles in _load_ahead(loaders, 2 * threads, load, pictures):
+        for name, tiles in bounded_map(loaders, lambda name: (name, load(name)), pictures, 2 * threads):
             on_picture()
             features = tower(tiles)
             used += features.nbytes
@@ -202,17 +203,3 @@ def write_features(
         for each in waiting:
             each.result()
     return written
-
-
-def _load_ahead(
-    pool: ThreadPoolExecutor, limit: int, load: Callable[[str], Tensor], names: Iterable[str]
-) -> Iterator[tuple[str, Tensor]]:
-    """Yield each name with what `load` returns for it, in order, with at most `limit` loads ahead."""
-    waiting: deque[tuple[str, Future[Tensor]]] = deque()
-    for name in names:
-        waiting.append((name, pool.submit(load, name)))
-        if len(waiting) > limit:
-            first, result = waiting.popleft()
-            yield first, result.result()
-    for first, result in waiting:
-        yield first, result.result()
