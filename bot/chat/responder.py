@@ -33,41 +33,22 @@ GROUP_EDITS: Final = 3
 GROUP_HOLD_SECONDS: Final = 1.0
 """An answer in a group that is there within this time takes one call: it has no placeholder."""
 
-UNANSWERED: Final = (
-    Refused,
-    NoPictureYet,
-    DeletedMeanwhile,
-    UnknownRecord,
-    Interrupted,
-    EmptyAnswer,
-    InferenceError,
-)
-"""What ends a question with an apology."""
+_APOLOGIES: Final[dict[type[Exception], str]] = {
+    NoPictureYet: later("Send me a picture first."),
+    DeletedMeanwhile: later("What you asked about has been deleted, so I dropped this question too."),
+    UnknownRecord: later("I no longer have that picture. Please send it again."),
+    Interrupted: later("I stopped before writing anything."),
+    EmptyAnswer: later("I couldn't come up with an answer. Try asking in other words, or send the picture again."),
+    PromptTooLong: later("That's more than I can take in at once. Ask a shorter question or send fewer pictures."),
+    PictureError: later("I couldn't look at this picture. Please send it as a photo."),
+    EngineUnavailable: later("I can't answer right now. Please ask again in a minute or two."),
+    EngineCrashed: later("Something went wrong while I was answering; it wasn't your fault. Please ask again."),
+    InferenceError: later("I couldn't process that. Ask in other words, or start over with /new."),
+}
+"""What to say for an error; the first class that matches counts."""
 
-_APOLOGIES: Final = (
-    (
-        NoPictureYet,
-        later("Send me a picture first."),
-    ),
-    (
-        DeletedMeanwhile,
-        later("What you asked about has been deleted, so I dropped this question too."),
-    ),
-    (UnknownRecord, later("I no longer have that picture. Please send it again.")),
-    (Interrupted, later("I stopped before writing anything.")),
-    (EmptyAnswer, later("I couldn't come up with an answer. Try asking in other words, or send the picture again.")),
-    (
-        PromptTooLong,
-        later("That's more than I can take in at once. Ask a shorter question or send fewer pictures."),
-    ),
-    (PictureError, later("I couldn't look at this picture. Please send it as a photo.")),
-    (EngineUnavailable, later("I can't answer right now. Please ask again in a minute or two.")),
-    (
-        EngineCrashed,
-        later("Something went wrong while I was answering; it wasn't your fault. Please ask again."),
-    ),
-    (InferenceError, later("I couldn't process that. Ask in other words, or start over with /new.")),
-)
+UNANSWERED: Final[tuple[type[Exception], ...]] = (Refused, *_APOLOGIES)
+"""What ends a question with an apology."""
 
 
 class Responder:
@@ -143,4 +124,4 @@ def apology(error: Exception, say: Say) -> str:
     """Return what to say, and what to do, when there is no answer."""
     if isinstance(error, Refused):
         return say(error.sentence, **error.values)
-    return say(next(sentence for kind, sentence in _APOLOGIES if isinstance(error, kind)))
+    return say(next(sentence for kind, sentence in _APOLOGIES.items() if isinstance(error, kind)))
