@@ -1,1 +1,1 @@
-"""The front door: Telegram, the command line, schedules and the web pages. The only room that knows all the others."""
+"""The application: Telegram chats, command line, schedule and web pages. The only package that imports all others."""

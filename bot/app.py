@@ -1,7 +1,6 @@
-"""The composition root: opens every room's part, wires them, closes them in the opposite order.
+"""The composition root: create the parts, connect them, and close them in reverse order.
 
-Knows who needs whom and nothing of how anything is done. `Application` is the whole bot, for `thumbtune run`, the
-demo and the tests alike.
+`Application` is the whole bot, for `thumbtune run`, the demo and the tests.
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ log = structlog.get_logger()
 
 
 class Application:
-    """The bot from its first open file to its last closed one. Use as an async context manager."""
+    """The whole bot, as an async context manager."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -97,7 +96,7 @@ class Application:
         await self._stack.aclose()
 
     async def wait(self) -> None:
-        """Wait for ever, or for an error of the intake that no retry mends; that error is raised."""
+        """Wait for ever, or raise an error of the update receiver that no retry can fix."""
         if self._intake:
             await self._intake
         await asyncio.Event().wait()
@@ -131,7 +130,12 @@ class Application:
 
         forgetting = Forgetting(ledger, pictures, folder / "runs", lambda session: deployment.forget(chat_key(session)))
         schedule = Schedule(
-            folder, ledger, forgetting, notices.alert, settings.training.schedule, settings.storage.retention_days
+            folder,
+            ledger,
+            forgetting,
+            notices.alert,
+            cron=settings.training.schedule,
+            retention_days=settings.storage.retention_days,
         )
 
         decoders, patient = PictureDecoders(DECODERS), PictureDecoders(1, NICENESS)
@@ -243,20 +247,20 @@ class Application:
         self._stack.push_async_callback(closed, step, close, seconds)
 
     async def _end_intake(self) -> None:
-        """Its error, if any, was for `wait`."""
+        """Cancel the receiver; `wait` has raised its error, if any."""
         if self._intake:
             self._intake.cancel()
             await asyncio.wait((self._intake,))
 
 
 def on_cards_of_its_own(settings: Settings) -> bool:
-    """Whether training shares no card with the engine, so that neither has to step aside."""
+    """Return whether training and engine use different GPUs, so that neither has to yield to the other."""
     training, engine = settings.training.gpus, settings.inference.gpus
     return bool(training and engine) and set(training).isdisjoint(engine)
 
 
 async def run_bot(settings: Settings) -> None:
-    """`thumbtune run`: until SIGTERM or Ctrl-C, or an error that no retry mends."""
+    """Run the bot until SIGTERM, Ctrl-C, or an error that no retry can fix."""
     configure_logging()
     share_the_interpreter()
     async with Application(settings) as application:
@@ -266,7 +270,7 @@ async def run_bot(settings: Settings) -> None:
 
 
 async def until_stopped(application: Application) -> None:
-    """Return on SIGTERM or SIGINT; raise what ended the polling. The process ends within PROCESS_SECONDS from then."""
+    """Return on SIGTERM or SIGINT, raise an error of the receiver; the process then ends within PROCESS_SECONDS."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -283,15 +287,15 @@ async def until_stopped(application: Application) -> None:
 
 
 def share_the_interpreter() -> None:
-    """Let threads have Python's lock soon: each picture and each commit asks a busy event loop for it many times.
+    """Shorten the interpreter's switch interval: threads for pictures and commits need the GIL from a busy event loop.
 
-    A thread waits this long each time; with Python's 5 ms pictures queued (https://bugs.python.org/issue7946).
+    A thread waits this long each time; with the default of 5 ms pictures queued (https://bugs.python.org/issue7946).
     """
     sys.setswitchinterval(SWITCH_SECONDS)
 
 
 def configure_logging(path: Path | None = None) -> None:
-    """One line an event, to standard error or to the file at `path`; the libraries' own logging goes the same way."""
+    """Log one line an event to standard error or to the file at `path`, including the libraries' logging."""
     stream = path.open("a", encoding="utf-8") if path else sys.stderr
     logging.basicConfig(stream=stream, level=logging.WARNING, format="%(levelname)s %(name)s %(message)s", force=True)
     structlog.configure(

@@ -1,8 +1,7 @@
-"""The sentences people read, in their language: gettext catalogues, read from their .po files by Babel.
+"""Translate what people read, with gettext catalogues that Babel reads from .po files.
 
-English is the language of the source: its sentences are the message ids. Every other language is a folder
-`bot/locales/<language>/LC_MESSAGES/thumbtune.po`, compiled in memory when the bot starts, so no binary needs to be
-kept fresh. Knows no sentence itself.
+The English sentences in the source are the message ids. Every other language is a folder
+`bot/locales/<language>/LC_MESSAGES/thumbtune.po`, which is compiled in memory at the start.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ SOURCE_LANGUAGE: Final = "en"
 
 
 def later(sentence: str) -> str:
-    """Mark a sentence for the catalogues where it is written; it is translated where it is said."""
+    """Mark a sentence for the catalogues; it is translated where it is sent."""
     return sentence
 
 
 @dataclass(frozen=True, slots=True)
 class Say:
-    """Speaks one language: `say("Hello, {name}.", name=…)`."""
+    """Translates into one language: `say("Hello, {name}.", name=…)`."""
 
     language: str
     catalogue: NullTranslations
@@ -49,16 +48,16 @@ class Say:
         return reason.translated(self.catalogue.gettext)
 
     def count(self, one: str, many: str, number: int, /, **values: object) -> str:
-        """The sentence for `number` things, which fills `{number}`."""
+        """Return the singular or plural sentence for `number`, which fills `{number}`."""
         return self.catalogue.ngettext(one, many, number).format(number=number, **values)
 
 
 class Translator:
-    """All languages the bot speaks."""
+    """All languages of the catalogues."""
 
     def __init__(self, catalogues: Mapping[str, NullTranslations]) -> None:
-        self._voices = {language: Say(language, catalogue) for language, catalogue in catalogues.items()}
-        self._voices[SOURCE_LANGUAGE] = Say(SOURCE_LANGUAGE, NullTranslations())
+        self._translations = {language: Say(language, catalogue) for language, catalogue in catalogues.items()}
+        self._translations[SOURCE_LANGUAGE] = Say(SOURCE_LANGUAGE, NullTranslations())
 
     @classmethod
     def load(cls, folder: Path = LOCALES) -> Translator:
@@ -67,17 +66,17 @@ class Translator:
 
     @property
     def languages(self) -> dict[str, str]:
-        """Language code → its name in itself, English first."""
-        codes = sorted(self._voices, key=lambda code: (code != SOURCE_LANGUAGE, code))
+        """Each language code with the language's own name, English first."""
+        codes = sorted(self._translations, key=lambda code: (code != SOURCE_LANGUAGE, code))
         return {code: (Locale.parse(code).get_display_name() or code).capitalize() for code in codes}
 
-    def to(self, *wishes: str | None) -> Say:
-        """The voice for the first wish we speak: what the person chose, then their client's tag ("zh-hans")."""
-        for wish in wishes:
-            language = (wish or "").replace("_", "-").split("-")[0].lower()
-            if language in self._voices:
-                return self._voices[language]
-        return self._voices[SOURCE_LANGUAGE]
+    def to(self, *tags: str | None) -> Say:
+        """Return the translation for the first known language tag, such as "zh-hans"; English if none is known."""
+        for tag in tags:
+            language = (tag or "").replace("_", "-").split("-")[0].lower()
+            if language in self._translations:
+                return self._translations[language]
+        return self._translations[SOURCE_LANGUAGE]
 
 
 @cache

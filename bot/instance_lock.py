@@ -1,7 +1,6 @@
-"""One bot at a time on a data folder: a second one would end the first one's runs and answer with it in turns.
+"""Allow one bot on a data folder: two would end each other's runs and answer in turns.
 
-A lock on a file, which the kernel lets go with the process however that ends. Commands beside a running bot do not
-take it; they can see whether there is one.
+The kernel releases the file lock when the process ends in any way. Commands beside a running bot do not take it.
 """
 
 from __future__ import annotations
@@ -18,21 +17,21 @@ from bot.config import ConfigError
 FILE_NAME: Final = "bot.lock"
 
 _LOOK_SECONDS: Final = 1.0
-"""Somebody who only looks whether a bot is at work holds the lock for a moment."""
+"""`at_work` of another process holds the lock for a moment."""
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Inside, this process is the one bot on the folder. Raises ConfigError where another one is."""
+    """Hold the lock of a data folder. Raises ConfigError if another bot has it."""
     try:
         with FileLock(folder / FILE_NAME, timeout=_LOOK_SECONDS):
             yield
     except Timeout as error:
-        raise ConfigError(f"Another bot is at work on {folder}: end it first, or set another storage.dir.") from error
+        raise ConfigError(f"Another bot is running on {folder}: stop it first, or set another storage.dir.") from error
 
 
 def at_work(folder: Path) -> bool:
-    """Whether a bot is at work on the folder, which stays as it is."""
+    """Return whether a bot runs on the folder; nothing is written."""
     if not (folder / FILE_NAME).exists():
         return False
     try:

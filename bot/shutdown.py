@@ -1,7 +1,6 @@
-"""The end of a process: one step after the other, none longer than it may take, and a last resort for all of them.
+"""Shut down in bounded time: a limit for each step, and one for the whole process.
 
-Everything that was acknowledged is in the ledger before, so an end that is cut short loses nothing: the next start
-replays it. Knows time and names of steps, nothing of what is closed.
+Everything acknowledged is in the ledger, so a shutdown that is cut short loses nothing: the next start replays it.
 """
 
 from __future__ import annotations
@@ -17,19 +16,19 @@ from typing import Final, NoReturn
 import structlog
 
 SLOW_SECONDS: Final = 1.0
-"""A step that takes longer is named in the log while it goes on."""
+"""A step that takes longer is logged while it continues."""
 
 ANSWER_SECONDS: Final = 3.0
-"""So long answers under way may be finished; the questions of the others are asked again at the next start."""
+"""The time for answers in flight to finish; the next start repeats the other questions."""
 
 STEP_SECONDS: Final = 1.5
 ENGINE_SECONDS: Final = 2.5
-"""Told at `inference.stop_timeout` in config.toml: a longer one cannot take effect here."""
+"""An `inference.stop_timeout` above this has no effect here; config.toml says so."""
 
 PROCESS_SECONDS: Final = 7.5
 THREAD_SECONDS: Final = 2.5
-"""Once all is closed: how long Python may wait for threads and tasks that nobody needs any more. Together with
-PROCESS_SECONDS, in which all is closed, these are the 10 s that `docker stop` waits before it kills."""
+"""The time for Python to end threads and tasks after everything is closed. Together with PROCESS_SECONDS, the time to
+close everything, these are the 10 s that `docker stop` waits before it kills."""
 
 _LAST_SECONDS: Final = 0.5
 
@@ -37,7 +36,7 @@ log = structlog.get_logger()
 
 
 async def closed(step: str, close: Callable[[], Awaitable[None]], seconds: float = STEP_SECONDS) -> None:
-    """Await `close()`; after `seconds` cancel it, leave it to itself and return. Raises what `close` raises."""
+    """Await `close()`, but cancel it after `seconds` and return. Raises what `close` raises."""
     began = time.monotonic()
     task = asyncio.ensure_future(close())
     done, _ = await asyncio.wait((task,), timeout=min(SLOW_SECONDS, seconds))
@@ -53,20 +52,20 @@ async def closed(step: str, close: Callable[[], Awaitable[None]], seconds: float
 
 
 def end_process_within(seconds: float) -> None:
-    """End this process, whatever hangs, at the latest in `seconds`; a later call sets another time.
+    """End this process in `seconds` at the latest; a later call replaces the time.
 
-    A thread cannot be cancelled, Python waits for every one, and a cancelled task may go on. Where the process is cut
-    short it says on standard error where each thread stood, and exits with 1. Child processes go with it
+    Threads cannot be cancelled, Python waits for all of them, and a cancelled task may continue. A process that is cut
+    short writes the stack of each thread to standard error and exits with 1. Its child processes end as well
     (inference/process/parent_watch.py).
     """
     faulthandler.dump_traceback_later(seconds, exit=True)
 
 
 def end_process() -> NoReturn:
-    """End this process with 0, now that all is closed and no thread is left that anybody waits for.
+    """End this process with 0, after everything is closed.
 
-    Python would take everything apart before it ends, modules of a hundred thousand objects: on a machine with much to
-    do that lasts for seconds and can only be cut short as a failure.
+    Python's finalization of a hundred thousand objects takes seconds on a busy machine, and cutting it short would
+    count as a failure.
     """
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,10 +1,7 @@
-"""Looks now and then whether something goes wrong that admins should know of: an engine that crashes, a full disk, a
-run that says nothing any more.
+"""Watch for an engine that crashes, a full disk and a run that reports no progress, and alert the admins.
 
-Each trouble is told when it begins, and an engine that goes on crashing at most once an hour; a disk that fills up is
-told again only after it had room meanwhile. Of an engine it is told once that it is back, and of a silent run that it
-goes on. Failed runs are told by
-the operations. Mends nothing itself.
+A problem is reported when it begins, a crashing engine at most once an hour. Admins also learn that the engine or the
+run has recovered. Failed runs are reported by the service.
 """
 
 from __future__ import annotations
@@ -27,7 +24,7 @@ from training.launcher import LastProgress
 
 LOOK_SECONDS: Final = 5.0
 STEADY_LOOKS: Final = 6
-"""An engine that crashes again and again is back only when so many looks have found it well."""
+"""Consecutive checks without a problem after which a crashing engine counts as recovered."""
 
 CRASHED: Final = later("The engine crashed and is restarting. {reason}")
 FAILING: Final = later("The engine won't start, so nobody gets answers. I'll keep trying. {reason}")
@@ -41,7 +38,7 @@ log = structlog.get_logger()
 
 
 def _answers(status: Status) -> bool:
-    """Whether every engine that is to be in service is."""
+    """Return whether every engine that is not drained is ready."""
     states = [each.state for each in status.nodes if not each.drained] or [status.state]
     return all(state is State.READY for state in states)
 
@@ -57,7 +54,7 @@ class Watch:
         folder: Path,
         min_free_gigabytes: float,
     ) -> None:
-        """`last_progress` is of the worker at work; `folder` is on the disk that is looked at."""
+        """`last_progress` is of the running worker; `folder` is on the disk to watch."""
         self._notices = notices
         self._status = status
         self._last_word = last_progress
@@ -65,18 +62,18 @@ class Watch:
         self._least = min_free_gigabytes * 1e9
         self._crashes = 0
         self._failing = False
-        self._told = False  # that the engine is in trouble, and not yet that it is over
-        self._steady = 0  # looks since then at which all was well
+        self._told = False  # an alert about the engine was sent, and no recovery since
+        self._steady = 0  # consecutive checks without a problem
         self._low = False
         self._silent = ""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start watching."""
         self._task = asyncio.create_task(self._keep_looking())
 
     async def stop(self) -> None:
-        """Look no more."""
+        """Stop watching."""
         if self._task:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -86,12 +83,12 @@ class Watch:
         while True:
             try:
                 await self.look()
-            except Exception:  # whatever it was, the next trouble must be seen
+            except Exception:  # keep watching for the next problem
                 log.exception("watch")
             await asyncio.sleep(LOOK_SECONDS)
 
     async def look(self) -> None:
-        """Tell what has become worse since the last look."""
+        """Report what has changed since the last check."""
         await self._look_at_engine(self._status())
         if word := self._last_word():
             await self._look_at_run(word)

@@ -1,4 +1,4 @@
-"""The picture of what happened over time. Knows days and models; where they come from the ledger knows."""
+"""Draw the chart of /stats: answers, votes and each model's approval over time."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from storage.counts import Day
 from training.gate.fonts import TEXT
 
 MODELS_SHOWN: Final = 8
-"""The models that answered most; a legend of more is not read."""
+"""Only the models with the most answers are drawn: a longer legend is unreadable."""
 
 
 def draw(days: Sequence[Day], first: date, last: date, say: Say) -> bytes:
-    """A PNG of 960 × 800 pixels: above answers and votes of each day, below the share of 👍 for each model."""
+    """Return a PNG of 960 × 800 pixels: answers and votes a day above, the share of 👍 for each model below."""
     font = FontProperties(fname=str(TEXT), size=10)
     span = [first + timedelta(days=number) for number in range((last - first).days + 1)]
     figure = Figure(figsize=(9.6, 8.0), dpi=100, layout="tight")

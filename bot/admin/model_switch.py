@@ -1,8 +1,7 @@
-"""Which model answers, and at which nodes: one change of model at a time, the engine first, the ledger second.
+"""Change the live model, one change at a time: first the engine, then the ledger.
 
-So a crash between the two leaves the old model in the ledger, and the next start simply runs it; when the ledger does
-not take the new one the engine goes back. The only place that knows this order, and that no model changes while a run
-has the engine's memory. Who asks and who is told is the operations'; how engines are exchanged is the deployment's.
+After a crash between the two the ledger still has the former model, and the next start runs that; if the ledger cannot
+record the new model, the engine goes back. No model changes while training has the engine's memory.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ log = structlog.get_logger()
 
 
 class Changeover:
-    """Changes the model that answers. `away_for` is the run that has the engine's memory, None without one."""
+    """Changes the live model. `away_for` is the run that has the engine's memory, None without one."""
 
     def __init__(
         self, ledger: Ledger, deployment: Deployment, merged: MergedModels, *, pause_while_training: bool
@@ -52,7 +51,7 @@ class Changeover:
         self._merged = merged
         self._pause = pause_while_training
         self._changing = asyncio.Lock()
-        self._refused: dict[int, str] = {}  # promotion → why it was, where that is yet to be written
+        self._refused: dict[int, str] = {}  # promotion → reason that the ledger could not record yet
         self.away_for: int | None = None
 
     async def promote(
@@ -64,8 +63,7 @@ class Changeover:
         confirmed: bool = False,
         back: bool = False,
     ) -> Model:
-        """Let the engine answer with `model` and record it, with `back` as a rollback. A pruned model is merged first,
-        with `on_progress`.
+        """Make a model live and record it, with `back` as a rollback; `on_progress` reports the merge of a pruned one.
 
         Raises RejectedModel for one that was rejected, unless that is `confirmed`, AdminRefusal, InferenceError,
         StorageError or TrainingError; then everything stays as it was. (Only where it cannot be recorded, and the
@@ -88,14 +86,14 @@ class Changeover:
         return await self.promote(await model_before(self._ledger), by, on_progress, confirmed=confirmed, back=True)
 
     async def prune(self) -> None:
-        """Remove the files of merged models that are no longer kept, once no model changes."""
+        """Remove the files of merged models beyond those to keep, when no change of model is running."""
         async with self._changing:
             await self._prune()
 
     async def carry_out(self, asked: Promotion) -> None:
-        """A change that another process asked for; a refusal is recorded with its reason.
+        """Carry out a change that another process requested; record a refusal with its reason.
 
-        Raises StorageError where that cannot be recorded; called again, it tries nothing but that.
+        Raises StorageError if that cannot be recorded; the next call only retries the recording.
         """
         if asked.id not in self._refused:
             try:
@@ -110,7 +108,7 @@ class Changeover:
         del self._refused[asked.id]
 
     async def drain(self, node: str) -> None:
-        """Take a node out of service, also in the middle of a change of model: it may be what that waits for.
+        """Take a node out of service, also during a change of model, which may be waiting for it.
 
         Raises as `Deployment.drain`.
         """
@@ -123,7 +121,7 @@ class Changeover:
 
     @asynccontextmanager
     async def engine_away(self, run: int) -> AsyncIterator[None]:
-        """Where training is to have the memory alone: wait for a change of model to end, and let no other begin."""
+        """Pause the engine if training needs its memory: wait for a change of model to end, and refuse others."""
         if not self._pause:
             yield
             return
@@ -139,7 +137,7 @@ class Changeover:
     @asynccontextmanager
     async def _change(self) -> AsyncIterator[None]:
         """One change of model at a time. Raises AdminRefusal while a run has the engine's memory."""
-        # Who has come this far before a run asks for the lock has it before the run: the lock's queue is in order.
+        # asyncio.Lock is fair: a change that passed this check before a run asked for the lock gets it before the run.
         if self.away_for is not None:
             raise AdminRefusal(Reason(RESTING, run=self.away_for))
         async with self._changing:
@@ -147,9 +145,7 @@ class Changeover:
 
     @asynccontextmanager
     async def _exchanged(self, model: str, on_progress: Callable[[Progress], None] = ignore) -> AsyncIterator[None]:
-        """Swap the engine to a kept model, its files merged again if need be and checked against their manifest; and
-        back if it cannot be recorded, which is for the block to do.
-        """
+        """Merge and verify a model's files and swap the engine to it; swap back if the block raises StorageError."""
         chosen, live = await self._ledger.models.get(model), await self._ledger.models.live()
         if not chosen.kept:
             raise AdminRefusal(Reason(GONE, model=model))
@@ -177,7 +173,7 @@ class Changeover:
 
 
 async def model_before(ledger: Ledger) -> str:
-    """Which model a rollback leads to. Raises AdminRefusal if there is none."""
+    """Return the model that a rollback leads to. Raises AdminRefusal if there is none."""
     previous = await ledger.models.previous()
     if previous is None:
         raise AdminRefusal(Reason(NONE_BEFORE))

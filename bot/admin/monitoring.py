@@ -1,8 +1,4 @@
-"""What there is to see of a bot at work: for the operator page, /status, /health and /metrics.
-
-Looks at the ledger, the engines, the schedule and the calls to Telegram, and changes nothing. How it is shown is the
-web pages' and the handlers'.
-"""
+"""Runtime metrics and health, for the operator page, /status, /health and /metrics."""
 
 from __future__ import annotations
 
@@ -27,8 +23,10 @@ RUNS_SHOWN = 10
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """What an operator sees at a glance. `curve` is the newest run with a loss curve, `sheets` all with a sheet.
-    `last_progress` is of the worker at work.
+    """The state of the bot at one moment.
+
+    `curve` is the newest run with a loss curve, `sheets` are the runs with a sheet. `last_progress` is of the running
+    worker.
     """
 
     live: str
@@ -44,12 +42,12 @@ class Overview:
 
     @property
     def rejected(self) -> Mapping[str, str]:
-        """Why models were not good enough, by their ids."""
+        """The rejected models by id, each with the reason."""
         return rejections(self.models)
 
 
 class Vitals:
-    """Each question is answered from how things are now."""
+    """Reads the present state of the ledger, the engines, the schedule and the calls to Telegram."""
 
     def __init__(
         self,
@@ -59,7 +57,7 @@ class Vitals:
         calls: Callable[[], Mapping[str, float]],
         last_progress: Callable[[], LastProgress | None],
     ) -> None:
-        """`calls` tells what is countable of the calls to Telegram; `last_progress` is of the worker at work."""
+        """`calls` returns the metrics of calls to Telegram; `last_progress` is of the running worker."""
         self._ledger = ledger
         self._deployment = deployment
         self._schedule = schedule
@@ -67,7 +65,7 @@ class Vitals:
         self._last_word = last_progress
 
     async def overview(self) -> Overview:
-        """What the operator page and /status show."""
+        """Return what the operator page and /status show."""
         live = await self._ledger.models.live()
         runs = await self._ledger.runs.latest(RUNS_SHOWN)
         curves = [run.id for run in runs if kept_file(run.directory, CURVE)]
@@ -85,11 +83,11 @@ class Vitals:
         )
 
     def nodes(self) -> Sequence[NodeStatus]:
-        """How each of the places is that answer."""
+        """Return the status of every node."""
         return self._deployment.status().nodes
 
     async def ping(self) -> dict[str, str]:
-        """Each service's own word: "ok" or what is wrong."""
+        """Return the health of each service: "ok" or the error."""
         status = self._deployment.status()
         try:
             await self._ledger.models.live()
@@ -100,7 +98,7 @@ class Vitals:
         return {"ledger": ledger, "engine": engine}
 
     async def numbers(self) -> tuple[dict[str, float], dict[str, str], dict[str, dict[str, float]]]:
-        """Everything countable, by metric name; what is running; what is countable of each node, by the node's name."""
+        """Return metrics by name, labels of what is running, and each node's metrics by the node's name."""
         status = self._deployment.status()
         numbers: dict[str, float] = dict(await self._ledger.counts.totals())
         numbers |= {f"telegram_{name}": value for name, value in self._calls().items()}
@@ -139,5 +137,5 @@ class Vitals:
         return numbers, {"model": status.model, "engine": status.engine}, nodes
 
     async def run_file(self, run: int, name: str) -> Path | None:
-        """A file that a run has left, None while there is none. Raises UnknownRecord."""
+        """Return a file that a run has written, None if there is none. Raises UnknownRecord."""
         return kept_file((await self._ledger.runs.get(run)).directory, name)

@@ -1,9 +1,8 @@
-"""What admins are told without having asked: a run's progress, its end, trouble.
+"""Notify admins: the progress of a run, its end, and problems.
 
-One message for each run and admin, edited as the run goes on. Each admin has a queue of their own: what comes first is
-told first, and an admin or a Telegram out of reach holds up neither the others nor the work that is told of. Notices
-are a courtesy: one that cannot be delivered is logged and forgotten. Only the end of a run is awaited by its caller, so
-that the next start makes up for a crash before that.
+A run has one message for each admin, which is edited. Each admin has a queue, so that neither an admin who cannot be
+reached nor Telegram holds up the others or the work itself. A notice that cannot be delivered is logged and dropped.
+The caller awaits only the notice of a run's end, so that the next start repeats it after a crash.
 """
 
 from __future__ import annotations
@@ -25,9 +24,7 @@ from aiogram.types import Chat, FSInputFile, Message
 from cachetools import LRUCache, TTLCache
 from pydantic import ValidationError
 
-from bot.admin.model_states import MODEL_STATES
-from bot.admin.progress import run_progress
-from bot.admin.run_summary import taught_by
+from bot.admin.progress import MODEL_STATES, run_progress, taught_by
 from bot.i18n import Say, Translator, later
 from bot.settings import BotSettings
 from bot.telegram.client import DeliveryError, Doubtful, PartialEdit
@@ -49,7 +46,7 @@ ALERT_SECONDS: Final = 3600.0
 RUNS_REMEMBERED: Final = 16
 ALERTS_REMEMBERED: Final = 1000
 TELL_SECONDS: Final = 0.7
-"""How long what is queued has to arrive when the bot stops."""
+"""How long the queues may still be emptied when the bot stops."""
 
 GAVE_UP: Final = later(
     "⚠ I gave up on update {update} after several attempts. It stays in the ledger. I won't report more of these "
@@ -60,7 +57,7 @@ SORRY: Final = later(
 )
 
 Tell = Callable[[int, Say], Awaitable[None]]
-"""Tells one admin, in their language."""
+"""Sends a notice to one admin, in their language."""
 
 log = structlog.get_logger()
 
@@ -82,7 +79,7 @@ class _Notice:
 
 
 class Notices:
-    """Tells every admin, each in their language."""
+    """Notifies every admin, each in their language."""
 
     def __init__(self, bot: Bot, settings: BotSettings, ledger: Ledger, translator: Translator) -> None:
         self._bot = bot
@@ -95,12 +92,12 @@ class Notices:
         self._alerts: TTLCache[str, None] = TTLCache(ALERTS_REMEMBERED, ALERT_SECONDS)
 
     async def settled(self) -> None:
-        """Wait until all that is queued was told, or could not be."""
+        """Wait until every queued notice was delivered or dropped."""
         while self._tellers:
             await asyncio.wait(self._tellers.values())
 
     async def stop(self) -> None:
-        """Tell nobody anything more; what can be told within a moment is."""
+        """Deliver what can be delivered within TELL_SECONDS, and drop the rest."""
         with suppress(TimeoutError):
             async with asyncio.timeout(TELL_SECONDS):
                 await self.settled()
@@ -110,7 +107,7 @@ class Notices:
         await asyncio.gather(*tellers, return_exceptions=True)
 
     async def run_changed(self, run: Run) -> None:
-        """Show how far the run is. Steps in between may be skipped, a new state never is."""
+        """Show the progress of a run. Steps may be skipped, changes of its state never are."""
 
         async def tell(admin: int, say: Say) -> None:
             await self._show(run, admin, say)
@@ -120,9 +117,9 @@ class Notices:
     async def run_finished(
         self, run: Run, model: Model | None, picture: Path | None = None, sheet: Path | None = None
     ) -> None:
-        """Tell how the run ended, with a picture (PNG) of it and its sheet (HTML) if there are any.
+        """Send how the run ended, with its picture (PNG) and its sheet (HTML) if there are any.
 
-        Returns when every admin has been told, or could not be.
+        Returns when the notice was delivered to every admin, or dropped.
         """
 
         async def tell(admin: int, say: Say) -> None:
@@ -144,7 +141,7 @@ class Notices:
         self._messages.pop(run.id, None)
 
     async def _show(self, run: Run, admin: int, say: Say) -> None:
-        """Bring the progress message of a run up to date."""
+        """Send or edit the progress message of a run."""
         messages = self._of(run)
         text = run_progress(run, say)
         markup = cancel_button(CancelRun(run=run.id), say) if RUN_TRANSITIONS[run.state] else None
@@ -169,7 +166,7 @@ class Notices:
                 messages[admin] = _Shown(shown.message, run.state, text)
 
     async def _shown(self, admin: int, picture: Path, name: str, text: str) -> bool:
-        """Send a picture; False where it may not have arrived: how a run ended is better told twice than never."""
+        """Send a picture; return False if it may not have arrived: a second message is better than none."""
         try:
             await self._bot.send_photo(admin, FSInputFile(picture, name), caption=_cut(text, CAPTION_LIMIT))
         except Doubtful as error:
@@ -178,9 +175,9 @@ class Notices:
         return True
 
     async def alert(self, key: str, sentence: str, **values: object) -> bool:
-        """Tell of trouble in a sentence of the catalogues; the same `key` at most once an hour.
+        """Send a sentence of the catalogues about a problem, at most once an hour for the same `key`.
 
-        Returns whether the admins are told; they may be told after this returns.
+        Returns whether it is sent, which may happen after this returns.
         """
         if not self._is_news(key):
             return False
@@ -193,7 +190,7 @@ class Notices:
         return True
 
     async def relief(self, sentence: str, **values: object) -> None:
-        """Tell that a trouble is over, in a sentence of the catalogues."""
+        """Send a sentence of the catalogues that a problem is over."""
 
         async def tell(admin: int, say: Say) -> None:
             await self._bot.send_message(admin, say(sentence, **values))
@@ -201,7 +198,7 @@ class Notices:
         self._all(tell)
 
     async def update_set_aside(self, update: int, reason: str) -> None:
-        """Apologise to whoever sent an update that was given up, and tell the admins, once an hour."""
+        """Apologise to the sender of a dead letter, and notify the admins at most once an hour."""
         await self._apologise(update)
         if not self._is_news("set aside"):
             return
@@ -213,7 +210,7 @@ class Notices:
         self._all(tell)
 
     async def _apologise(self, update: int) -> None:
-        """Answer the tap, and apologise in a private chat, as far as the update can be read at all."""
+        """Answer a callback query, and apologise in a private chat, as far as the update can be read."""
         try:
             payload = json.loads((await self._ledger.inbox.get(update)).payload)
         except (ValueError, StorageError) as error:  # deleted meanwhile, or not readable: the admins hear all the same
@@ -237,20 +234,20 @@ class Notices:
             log.warning("apology not delivered", chat=chat, error=str(error))
 
     def _is_news(self, key: str) -> bool:
-        """Whether nothing of this kind was told for an hour; counts as told."""
+        """Return whether nothing with this key was sent in the last hour; from now on something was."""
         if key in self._alerts:
             return False
         self._alerts[key] = None
         return True
 
     def _of(self, run: Run) -> dict[int, _Shown]:
-        """Admin → progress message of this run."""
+        """Return the progress messages of a run by admin."""
         return self._messages.setdefault(run.id, {})
 
     def _all(self, tell: Tell, replaces: str = "") -> list[asyncio.Future[None]]:
-        """Queue a notice for every admin; it takes the place of one that `replaces` the same and still waits.
+        """Queue a notice for every admin, in place of a waiting one with the same `replaces`.
 
-        Each of the futures is done when its admin was told, or could not be.
+        Each of the futures is done when the notice was delivered to its admin, or dropped.
         """
         told = []
         for admin in self._admins:
@@ -266,7 +263,7 @@ class Notices:
         return told
 
     async def _keep_telling(self, admin: int, queue: deque[_Notice]) -> None:
-        """Tell an admin one thing after the other until nothing is left."""
+        """Deliver an admin's notices in order until the queue is empty."""
         try:
             while queue:
                 notice = queue.popleft()
@@ -275,9 +272,9 @@ class Notices:
                 try:
                     await notice.tell(admin, await self._voice(admin))
                 except (DeliveryError, TelegramAPIError, StorageError, OSError) as error:
-                    log.warning("an admin was not told", admin=admin, error=str(error))
+                    log.warning("a notice was not delivered", admin=admin, error=str(error))
                 except Exception:
-                    log.exception("an admin was not told", admin=admin)
+                    log.exception("a notice was not delivered", admin=admin)
                 if not notice.told.done():
                     notice.told.set_result(None)
         finally:
@@ -291,7 +288,7 @@ class Notices:
 
 
 def _private_chat(payload: dict[str, Any]) -> tuple[int, str | None] | None:
-    """Return the private chat of an update and its sender's language, as far as an update that is damaged tells."""
+    """Return the private chat of an update, which may be malformed, and its sender's language."""
     tap = payload.get("callback_query")
     said = tap if isinstance(tap, dict) else payload.get("message") or payload.get("edited_message")
     message = tap.get("message") if isinstance(tap, dict) else said
@@ -313,7 +310,7 @@ def _in(language: str, file: Path | None) -> Path | None:
 
 
 def outcome(run: Run, model: Model | None, say: Say) -> str:
-    """How a run ended, and what became of its model."""
+    """Return how a run ended, and the state of its model."""
     if run.state is RunState.CANCELLED:
         return say("Run {run} was cancelled. Nothing has changed.", run=run.id)
     if run.state is not RunState.DONE or model is None:
@@ -331,7 +328,7 @@ def outcome(run: Run, model: Model | None, say: Say) -> str:
 
 
 def numbers(report: str, say: Say) -> list[str]:
-    """What a run learned from, what that took, and how its model was judged, on a few lines."""
+    """Return what a run learned from, its evaluation and its cost, in a few lines."""
     it = Report.from_json(report)
     return [
         say(
@@ -362,7 +359,7 @@ def numbers(report: str, say: Say) -> list[str]:
 
 
 def _beside(taught: dict[str, int], say: Say) -> list[str]:
-    """How much of which other source it was taught with."""
+    """Return the number of samples of each other source."""
     others = {title(path): count for path, count in taught.items() if path != RATED}
     if not others:
         return []
@@ -371,5 +368,5 @@ def _beside(taught: dict[str, int], say: Say) -> list[str]:
 
 
 def _cut(text: str, limit: int) -> str:
-    """At most `limit` characters; far below Telegram's limit in UTF-16 units for the texts that come here."""
+    """Return at most `limit` characters; Telegram counts UTF-16 units, but these texts are far below its limit."""
     return text if len(text) <= limit else text[: limit - 1] + "…"

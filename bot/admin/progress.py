@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from bot.i18n import Say, later
-from storage.learning_records import Model, Run
+from storage.learning_records import Model, Run, TrainedOn
 from storage.states import RUN_TRANSITIONS, ModelState, RunState
 from training.launcher import LastProgress
 from training.number_format import clock
@@ -26,6 +26,13 @@ RUN_STATES: Final = {
     RunState.CANCELLED: later("cancelled"),
 }
 
+MODEL_STATES: Final = {
+    ModelState.CANDIDATE: later("candidate"),
+    ModelState.LIVE: later("live"),
+    ModelState.RETIRED: later("retired"),
+    ModelState.REJECTED: later("rejected"),
+}
+
 SILENT: Final = later("Run {run} has made no progress for {time}. See {log}; /cancel stops it.")
 
 
@@ -35,7 +42,7 @@ def silence(word: LastProgress) -> dict[str, object]:
 
 
 def run_progress(run: Run, say: Say) -> str:
-    """A run under way, on several lines; with a bar as soon as the number of steps is known."""
+    """Return an active run on several lines, with a bar once the number of steps is known."""
     lines = [say("Run {run}: {state}", run=run.id, state=say(RUN_STATES[run.state]))]
     if run.samples:
         lines.append(
@@ -57,14 +64,14 @@ def run_progress(run: Run, say: Say) -> str:
 
 
 def rejections(models: Iterable[Model]) -> dict[str, str]:
-    """The models that were not good enough to answer, each with the reason."""
+    """Return the rejected models, each with the reason."""
     return {model.id: model.reason for model in models if model.state is ModelState.REJECTED}
 
 
 def outcome(run: Run, rejected: Mapping[str, str]) -> tuple[str, str]:
-    """What state to show of a run, and what came of it: its model, or why it has none that answers.
+    """Return the state to show for a run, and its model or the reason why it has none that answers.
 
-    `rejected` as `rejections` has it.
+    `rejected` is what `rejections` returns.
     """
     if run.model and run.model in rejected:
         return ModelState.REJECTED, rejected[run.model] or run.model
@@ -72,7 +79,7 @@ def outcome(run: Run, rejected: Mapping[str, str]) -> tuple[str, str]:
 
 
 def run_line(run: Run, rejected: Mapping[str, str], say: Say) -> str:
-    """A run that has ended, on one line; one under way as `run_progress` has it. `rejected` as `rejections` has it."""
+    """Return a run that has ended on one line, an active one like `run_progress`; `rejected` is from `rejections`."""
     if RUN_TRANSITIONS[run.state]:
         return run_progress(run, say)
     if run.model and run.model in rejected:
@@ -84,3 +91,13 @@ def run_line(run: Run, rejected: Mapping[str, str], say: Say) -> str:
     elif run.model:
         line += f" → {run.model}"
     return line
+
+
+def taught_by(taught: TrainedOn, say: Say) -> str:
+    """Return how many liked answers a model learned from, with their votes and the people behind them."""
+    return say(
+        "{answers} ({votes} from {people})",
+        answers=say.count("{number} liked answer", "{number} liked answers", taught.answers),
+        votes=say.count("{number} vote", "{number} votes", taught.votes),
+        people=say.count("{number} person", "{number} people", taught.people),
+    )

@@ -1,7 +1,4 @@
-"""What admins can have done, and what they are told of how the bot is: the seam between handlers and operations.
-
-Knows the requests and how one that cannot be met is worded. `bot.admin.service` meets them.
-"""
+"""The interface between handlers and the admin service, and the errors that admins see."""
 
 from __future__ import annotations
 
@@ -29,11 +26,11 @@ REJECTED: Final = later("{model} was rejected: {reason}. Use it anyway?")
 
 
 class AdminRefusal(Exception):
-    """What an admin asked for cannot be done now. The text says why, and what to do."""
+    """A request of an admin cannot be met now. The text says why, and what to do."""
 
 
 class RejectedModel(AdminRefusal):
-    """A model that was rejected is to answer, and nobody has confirmed that."""
+    """A rejected model was promoted without confirmation."""
 
     def __init__(self, model: Model) -> None:
         super().__init__(Reason(REJECTED, model=model.id, reason=model.reason))
@@ -41,42 +38,49 @@ class RejectedModel(AdminRefusal):
 
 
 class Overview(Protocol):
-    """What /status and /schedule show. `next_run` is the next run of the cron text `schedule` (None: only by
-    command), `last_progress` is of the worker at work; `rejected` has why models were not good enough, by their ids."""
+    """What /status and /schedule show."""
 
     @property
-    def live(self) -> str: ...
+    def live(self) -> str:
+        """The id of the live model."""
 
     @property
-    def engine(self) -> Status: ...
+    def engine(self) -> Status:
+        """The status of the engines."""
 
     @property
-    def runs(self) -> Sequence[Run]: ...
+    def runs(self) -> Sequence[Run]:
+        """The latest runs, newest first."""
 
     @property
-    def rejected(self) -> Mapping[str, str]: ...
+    def rejected(self) -> Mapping[str, str]:
+        """The rejected models by id, each with the reason."""
 
     @property
-    def counts(self) -> Mapping[str, int]: ...
+    def counts(self) -> Mapping[str, int]:
+        """The number of rows by kind."""
 
     @property
-    def next_run(self) -> datetime | None: ...
+    def next_run(self) -> datetime | None:
+        """The next scheduled run (UTC), None without a schedule."""
 
     @property
-    def schedule(self) -> str: ...
+    def schedule(self) -> str:
+        """The cron text of the schedule, empty without one."""
 
     @property
-    def last_progress(self) -> LastProgress | None: ...
+    def last_progress(self) -> LastProgress | None:
+        """The last progress of the running worker, None without one."""
 
 
 class AdminActions(Protocol):
-    """What admins can have done. `by` is their user id.
+    """What admins can do. `by` is their user id.
 
     Raises AdminRefusal, StorageError, InferenceError or TrainingError, with a text for the admin.
     """
 
     async def retrain(self, by: int) -> Run:
-        """Start a run; it goes on after this returns."""
+        """Start a run, which continues after this returns."""
         ...
 
     async def plan(self) -> RunPlan:
@@ -88,38 +92,38 @@ class AdminActions(Protocol):
         ...
 
     async def overview(self) -> Overview:
-        """How the bot is."""
+        """Return the state of the bot."""
         ...
 
     async def models(self) -> list[Model]:
-        """Every kept model, oldest first."""
+        """Return every model, oldest first."""
         ...
 
     async def promote(
         self, model: str, by: int, on_progress: Callable[[Progress], None] = ignore, *, confirmed: bool = False
     ) -> Model:
-        """Answer with this model; returns when it does. `on_progress` is called while a pruned one is merged.
+        """Make a model live; return when it answers. `on_progress` reports the merge of a pruned one.
 
-        Raises RejectedModel unless that is `confirmed`.
+        Raises RejectedModel for a rejected model, unless `confirmed`.
         """
         ...
 
     async def rollback(
         self, by: int, on_progress: Callable[[Progress], None] = ignore, *, confirmed: bool = False
     ) -> Model:
-        """Answer with the model before the live one, as `promote` does."""
+        """Make the previous model live, as `promote` does."""
         ...
 
     def nodes(self) -> Sequence[NodeStatus]:
-        """The places that answer: one engine, or several of which each can be taken out of service."""
+        """Return the status of every node."""
         ...
 
     async def drain(self, node: str, by: int) -> None:
-        """Take one of several nodes out of service; returns when its chats have moved and it has nobody to answer."""
+        """Take one of several nodes out of service; return when its chats have moved and its answers are finished."""
         ...
 
     async def undrain(self, node: str, by: int) -> NodeStatus:
-        """Take a node back into service, with the model that answers now; how it is then."""
+        """Take a node back into service with the live model; return its status."""
         ...
 
 
@@ -127,6 +131,6 @@ REFUSALS: Final = (AdminRefusal, StorageError, InferenceError, TrainingError)
 
 
 def refused(refusal: Exception, say: Say) -> str:
-    """Why something could not be done."""
+    """Return why a request was refused."""
     reason = say(LAST_NODE, node=refusal.node) if isinstance(refusal, LastNode) else say(str(refusal))
     return say("That didn't work: {reason}", reason=reason)

@@ -1,12 +1,11 @@
-"""Jobs by the clock: APScheduler, with a store that survives restarts.
+"""Scheduled jobs: APScheduler with a persistent store.
 
-When its time comes, the retrain job puts a run with the state "due" into the ledger, as `thumbtune retrain` does; the
-operations take it from there. Once a day handled updates and stray files are removed and, with a retention time,
-answers without votes. A time missed while the bot was down is caught up once.
+The retrain job puts a run with the state "due" into the ledger, as `thumbtune retrain` does; the service carries it
+out. Once a day old updates and stray files are removed and, with a retention time, answers without votes. A time missed
+while the bot was down is caught up once.
 
 The store pickles a job as a reference to its function, such as `bot.admin.schedule:request_run`, so the functions keep
-their names. A job works for the schedule that runs in this process: nothing in the store names a data folder, which may
-have moved since.
+their names. A job uses the schedule of this process, because the data folder may have moved since it was stored.
 """
 
 from __future__ import annotations
@@ -49,13 +48,14 @@ log = structlog.get_logger()
 
 
 _present: Schedule | None = None
-"""The schedule that runs in this process: what a stored reference to a function can reach."""
+"""The schedule of this process, for the stored jobs."""
 
 
 class Alert(Protocol):
-    """Tells the admins of trouble in a sentence of the catalogues (`Notices.alert`)."""
+    """Sends admins a sentence of the catalogues about a problem (`Notices.alert`)."""
 
-    async def __call__(self, key: str, sentence: str, **values: object) -> object: ...
+    async def __call__(self, key: str, sentence: str, **values: object) -> object:
+        """Send the sentence; `key` tells repeated alerts apart from new ones."""
 
 
 class _JobStore(SQLAlchemyJobStore):  # type: ignore[misc]
@@ -68,9 +68,9 @@ class _JobStore(SQLAlchemyJobStore):  # type: ignore[misc]
 
 
 class Schedule:
-    """The jobs on the running event loop; one schedule a process. `cron` empty means to retrain only by command.
+    """The jobs on the running event loop; one schedule a process.
 
-    `retention_days` is how long exchanges without votes are kept, 0 for ever.
+    Without `cron` runs start only by command. Exchanges without votes are deleted after `retention_days`, never if 0.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class Schedule:
         ledger: Ledger,
         forgetting: Forgetting,
         alert: Alert,
+        *,
         cron: str,
         retention_days: int = 0,
     ) -> None:
@@ -114,10 +115,10 @@ class Schedule:
         name: str,
         first: datetime | None = None,
     ) -> None:
-        """Store a job, or remove it where it has no trigger.
+        """Store a job, or remove it if it has no trigger.
 
-        Under the same `name` as before it keeps its next time, also one that was missed; another name says that its
-        trigger has changed. A job that is new runs at the time `first`, by default when its trigger says.
+        A job keeps its next time, even a missed one, while its `name` is the same; the name changes with the trigger. A
+        new job runs at `first`, by default when its trigger says.
         """
         kept: Job | None = self._scheduler.get_job(identity)
         if trigger is None:
@@ -129,20 +130,20 @@ class Schedule:
         self._scheduler.add_job(job, trigger, id=identity, name=name, replace_existing=True, **due)
 
     def next_time(self) -> datetime | None:
-        """When the next run is due (UTC), None without a schedule."""
+        """Return the time of the next run (UTC), None without a schedule."""
         job: Job | None = self._scheduler.get_job(RETRAIN)
         return job.next_run_time if job else None
 
     async def request_run(self) -> None:
-        """Put a due run into the ledger, unless another one has not ended yet."""
+        """Put a due run into the ledger, unless another run is active."""
         try:
             run = await self._ledger.runs.start("schedule", None)
             log.info("retraining is due", run=run.id)
         except RunBusy:
-            log.info("retraining is due, but another run has not ended yet")
+            log.info("retraining is due, but another run is active")
 
     async def tidy(self) -> None:
-        """Forget handled updates of long ago, which Telegram does not send again, and files that belong to nothing."""
+        """Delete old handled updates, which Telegram does not send again, and stray files."""
         await self._ledger.inbox.prune((_now() - HANDLED_KEPT).timestamp())
         await self._ledger.pictures.prune_decoder_deaths((_now() - DEATHS_KEPT).timestamp())
         try:
@@ -152,7 +153,7 @@ class Schedule:
             await self._alert("strays", STRAYS, count=many.count, total=many.total)
 
     async def expire(self) -> None:
-        """Delete exchanges older than the retention time that nobody rated, and what has to follow them."""
+        """Delete unrated exchanges older than the retention time, with their files."""
         gone = await self._ledger.personal_data.expire((_now() - timedelta(days=self._retention_days)).timestamp())
         await self._forgetting.settle()
         log.info("unrated answers were deleted", days=self._retention_days, exchanges=gone)
@@ -161,7 +162,7 @@ class Schedule:
         """Stop the scheduler; its jobs stay in the store."""
         global _present
         self._scheduler.shutdown(wait=False)
-        await asyncio.sleep(0)  # AsyncIOScheduler only asks the loop to shut it down
+        await asyncio.sleep(0)  # AsyncIOScheduler schedules its shutdown on the loop
         if _present is self:
             _present = None
 

@@ -1,8 +1,7 @@
-"""What an admin can have done: retrain, cancel, promote, roll back, take engines out of service and back.
+"""What admins can do: retrain, cancel, promote, roll back, drain nodes and take them back.
 
-Requests come from chat commands, from the schedule and from the command line (another process); the latter two leave
-rows in the ledger, which the mailbox here picks up. Knows when a run begins, and what its end brings about. How a run
-works inside is the pipeline's; how the model is changed is the changeover's.
+Chat commands call the service directly. The schedule and the command line, another process, leave rows in the ledger,
+which background loops pick up. The service starts runs and acts on their end; the pipeline carries them out.
 """
 
 from __future__ import annotations
@@ -54,12 +53,12 @@ log = structlog.get_logger()
 
 
 def pause_after(failures: int) -> float:
-    """How long a duty of the mailbox rests after so many failures in a row, in seconds."""
+    """Return the pause of a background loop after `failures` in a row, in seconds."""
     return min(MAILBOX_SECONDS * 2.0 ** min(failures, 10), max(BACKOFF_SECONDS, MAILBOX_SECONDS))
 
 
 class Operations:
-    """One object for chat commands, schedule and command line. `start()` once, `stop()` at the end."""
+    """Serves the admins' requests from chat, schedule and command line. `start()` once, `stop()` at the end."""
 
     def __init__(
         self,
@@ -84,12 +83,12 @@ class Operations:
         self._tasks: list[asyncio.Task[None]] = []
         self._work: tuple[int, asyncio.Task[None]] | None = None
         self._plans: dict[int, RunPlan] = {}  # what the run that was just requested trains on
-        self._over: dict[int, tuple[RunState, str]] = {}  # run → its end, which is yet to be written
+        self._over: dict[int, tuple[RunState, str]] = {}  # run → end that is not recorded yet
 
     async def start(self) -> None:
-        """Settle what an earlier process left behind, then begin to serve the mailbox.
+        """Finish what an earlier process left undone, then start the background loops.
 
-        Runs, changes of model and deletions are served side by side: a change of model may take minutes.
+        Runs, changes of model and deletions have a loop each, because a change of model may take minutes.
         """
         await self._end_what_is_over()
         if run := await self._ledger.runs.unsettled():
@@ -99,7 +98,7 @@ class Operations:
         self._tasks.append(asyncio.create_task(self._changeover.prune()))
 
     async def stop(self) -> None:
-        """End the run under way, if any, as cancelled, and stop. An admin who cannot be told within a moment is not."""
+        """Cancel the active run, if any, and stop. A notice that takes longer than TELL_SECONDS is dropped."""
         for task in (*self._tasks, *((self._work[1],) if self._work else ())):
             while not task.done():
                 task.cancel()
@@ -114,7 +113,7 @@ class Operations:
         return run
 
     async def plan(self) -> RunPlan:
-        """What a run would be now. Raises as `retrain` does where none could begin, but for a run under way."""
+        """Return what a run would be now. Raises as `retrain` does, except for an active run."""
         if missing := self._trainer_missing():
             raise AdminRefusal(missing)
         return await self._pipeline.plan()
@@ -131,17 +130,17 @@ class Operations:
     async def promote(
         self, model: str, by: int | None, on_progress: Callable[[Progress], None] = ignore, *, confirmed: bool = False
     ) -> Model:
-        """Let the engine answer with `model`. Raises as `Changeover.promote`."""
+        """Make a model live. Raises as `Changeover.promote`."""
         return await self._changeover.promote(model, by, on_progress, confirmed=confirmed)
 
     async def rollback(
         self, by: int | None, on_progress: Callable[[Progress], None] = ignore, *, confirmed: bool = False
     ) -> Model:
-        """Let the engine answer with the model before. Raises as `Changeover.rollback`."""
+        """Make the previous model live. Raises as `Changeover.rollback`."""
         return await self._changeover.rollback(by, on_progress, confirmed=confirmed)
 
     def nodes(self) -> Sequence[NodeStatus]:
-        """The places that answer."""
+        """Return the status of every node."""
         return self._vitals.nodes()
 
     async def drain(self, node: str, by: int) -> None:
@@ -150,32 +149,32 @@ class Operations:
         await self._changeover.drain(node)
 
     async def undrain(self, node: str, by: int) -> NodeStatus:
-        """Take a node back into service; how it is then. Raises as `Changeover.undrain`."""
+        """Take a node back into service; return its status. Raises as `Changeover.undrain`."""
         log.info("node is taken back into service", node=node, by=by)
         await self._changeover.undrain(node)
         return next(each for each in self.nodes() if each.name == node)
 
     async def models(self) -> list[Model]:
-        """Every kept model, oldest first."""
+        """Return every model, oldest first."""
         return await self._ledger.models.all()
 
     async def overview(self) -> Overview:
-        """How the bot is."""
+        """Return the state of the bot."""
         return await self._vitals.overview()
 
     async def _repeat(self, duty: str, serve: Callable[[], Awaitable[None]]) -> None:
-        """Serve one duty of the mailbox for ever; an error that stays is logged and told once."""
+        """Serve one duty for ever, with backoff after errors; a persistent error is logged and reported once."""
         failures, known = 0, ""
         while True:
             try:
                 await serve()
                 failures, known = 0, ""
-            except Exception as error:  # whatever it was, the next request must be heard
+            except Exception as error:  # keep serving later requests
                 failures += 1
                 if (found := f"{type(error).__name__}: {error}") != known:
                     known = found
-                    log.exception("mailbox", duty=duty)
-                    if not isinstance(error, NotSaved):  # of that the admins hear as UNSAVED
+                    log.exception("background loop failed", duty=duty)
+                    if not isinstance(error, NotSaved):  # reported as UNSAVED
                         await self._notices.alert(f"mailbox:{duty}", FAILS, duty=duty, reason=str(error))
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause_after(failures)):
@@ -183,15 +182,15 @@ class Operations:
             self._wake[duty].clear()
 
     async def _serve_runs(self) -> None:
-        """Begin the run that is due, and end the one that is to be cancelled."""
+        """Start the due run, and end the one to be cancelled."""
         if self._work and self._work[1].done():
             number, task = self._work
             self._work = None
             if not task.cancelled() and (error := task.exception()):
-                log.error("the end of a run is left to the next start", run=number, exc_info=error)
+                log.error("acting on the end of a run failed; the next start retries", run=number, exc_info=error)
         if self._work and await self._ledger.runs.cancel_requested(self._work[0]):
             self._work[1].cancel()
-            await asyncio.wait((self._work[1],))  # a second cancellation would cut short how it ends
+            await asyncio.wait((self._work[1],))  # a second cancellation would interrupt its cleanup
         if self._work is None:
             if (over := await self._end_what_is_over()) is not None:
                 self._work = (over, asyncio.create_task(self._ended(over)))
@@ -199,21 +198,20 @@ class Operations:
                 self._work = (run.id, asyncio.create_task(self._execute(run)))
 
     async def _serve_promotions(self) -> None:
-        """Carry out the changes of model that other processes have asked for, one after the other."""
+        """Carry out the changes of model that other processes have requested, one after the other."""
         for asked in await self._ledger.promotions.pending():
             await self._changeover.carry_out(asked)
 
     async def _serve_deletions(self) -> None:
-        """Remove what has to follow deleted rows, and alert while the ledger takes no more."""
+        """Finish deletions, and alert while the ledger cannot be written."""
         if self._ledger.trouble:
             await self._notices.alert("ledger", UNSAVED, reason=self._ledger.trouble)
         await self._forgetting.settle()
 
     async def _end_what_is_over(self) -> int | None:
-        """Write the end of a run that is under way in the ledger and nowhere else; return the run if that was written.
+        """Record the end of a run that is active only in the ledger; return the run if that was recorded.
 
-        The process that carried it out died, or its end could not be written when it came. A disk that is still full
-        leaves it for the next look.
+        Its process died, or its end could not be recorded earlier. While the disk is full it stays active.
         """
         run = await self._ledger.runs.active()
         if run is None or (run.state is RunState.DUE and run.id not in self._over):
@@ -227,7 +225,7 @@ class Operations:
         return run.id
 
     async def _execute(self, run: Run) -> None:
-        """One run from due to its end, whatever that is; the admins hear of it in every case."""
+        """Carry out a due run to its end, and act on that end however it came."""
         async with AsyncExitStack() as engine:
             await engine.enter_async_context(self._changeover.engine_away(run.id))
             try:
@@ -243,14 +241,14 @@ class Operations:
                 await self._ended(run.id)
 
     async def _ended(self, number: int) -> None:
-        """What the end of a run brings about, by what the ledger says of it: its model answers if it was accepted, the
-        admins hear of it, and one from which somebody withdrew begins again without them.
+        """Act on the end of a run: an accepted model goes live, and the admins are notified.
 
-        What a crash or a stop leaves of this, the next start does.
+        A run that learned from answers withdrawn meanwhile starts again without them. After a crash or a stop the next
+        start repeats this.
         """
         run = await asyncio.shield(self._ledger.runs.get(number))
         if RUN_TRANSITIONS[run.state]:
-            return  # that could not be written: the mailbox will
+            return  # its end could not be recorded; `_serve_runs` retries
         log.info("run ended", run=run.id, state=run.state, reason=run.reason, model=run.model)
         model = await self._ledger.models.get(run.model) if run.model else None
         again = await self._ledger.runs.withdrawn(run.id)
@@ -260,11 +258,11 @@ class Operations:
             else:
                 model = await self._go_live(model)
         elif model:
-            again = False  # it came to what it would have come to without them, or is what people chose
+            again = False  # already rejected, or promoted by an admin
         picture = kept_file(run.directory, PICTURE) or kept_file(run.directory, CURVE)
         await self._notices.run_finished(run, model, picture, kept_file(run.directory, SHEET))
         if again:
-            log.info("a run begins again without what was withdrawn", run=run.id)
+            log.info("run starts again without withdrawn answers", run=run.id)
             with suppress(RunBusy):
                 await self._ledger.runs.start(run.trigger, run.requested_by)
         await self._ledger.runs.settle(run.id)

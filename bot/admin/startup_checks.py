@@ -1,7 +1,7 @@
-"""What a start checks of what it finds: which model is to answer, whether its files and the ledger are intact.
+"""Check at the start which model is live, and whether its files and the ledger are intact.
 
-Sizes are compared before the engine starts. Hashes and the ledger's pages are read while the bot is at work already:
-that takes as long as the disk needs for gigabytes. A model whose files have changed does not go on answering.
+Sizes are compared before the engine starts. Hashes and the ledger's pages are checked in the background, because
+reading gigabytes takes long. If the files of the live model have changed, the base model replaces it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """An alert that is yet to be sent: a sentence of the catalogues and its values."""
+    """An alert to send: a sentence of the catalogues and its values."""
 
     key: str
     sentence: str
@@ -58,13 +58,13 @@ class Trouble:
 
 
 async def settle_live_model(ledger: Ledger, base: Path, models: Path) -> tuple[Model, Trouble | None]:
-    """Return the model to start with; also why the one that was live is not it. A first start adds the base model.
+    """Return the model to start with, and an alert if the live model had to be replaced.
 
-    When `inference.model` names another directory while the former still exists, the operator chose another base: it
-    goes live. When the former is gone, the same model has only moved. Trained models that are not where they were are
-    looked for in `models`; without the live one's files (a backup that left models out), or where they have another
-    size than when they were published, the base goes live. Of others whose files are gone (the operator wanted the
-    room) the ledger knows that from then on.
+    The first start adds the base model. If `inference.model` names another directory while the former still exists, the
+    operator has chosen another base model, which goes live; if the former is gone, the model has moved. Missing trained
+    models are looked for in `models`. If the files of the live model are missing (a backup without models) or have
+    another size than when they were published, the base model goes live. For other models the ledger records that
+    their files are gone.
     """
     known = {model.id: model for model in await ledger.models.all()}
     if BASE not in known:
@@ -85,7 +85,7 @@ async def settle_live_model(ledger: Ledger, base: Path, models: Path) -> tuple[M
         elif model.directory:
             gone.append(model)
     live = await ledger.models.live()
-    if live is None:  # earlier versions added and promoted the base model in two commits, and died between them
+    if live is None:  # earlier versions could crash between adding and promoting the base model
         await ledger.promotions.make(BASE)
         live = await ledger.models.get(BASE)
     trouble = await asyncio.to_thread(_unfit, live, contents=False)
@@ -100,9 +100,9 @@ async def settle_live_model(ledger: Ledger, base: Path, models: Path) -> tuple[M
 
 
 class Inspection:
-    """Reads the ledger's pages and the live model's files once, behind the start. `start()` once, `stop()` at the end.
+    """Checks the ledger's pages and the live model's files once, in the background.
 
-    `unfit` is what `settle_live_model` has found, which no admin has heard of yet.
+    `unfit` is the alert of `settle_live_model`, which is sent first.
     """
 
     def __init__(
@@ -113,15 +113,17 @@ class Inspection:
         self._alert = alert
         self._live = live
         self._unfit = unfit
-        self._reader = ThreadPoolExecutor(1)  # not the loop's own, whose threads the end of the process waits for
+        self._reader = ThreadPoolExecutor(
+            1
+        )  # the process does not wait for its thread, unlike those of the loop's executor
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to read."""
+        """Start the checks."""
         self._task = asyncio.create_task(self._inspect())
 
     async def stop(self) -> None:
-        """Stop; a file that is being hashed is not waited for."""
+        """Stop without waiting for a file that is being hashed."""
         if self._task:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -140,11 +142,11 @@ class Inspection:
             await self._replace(trouble)
 
     async def _replace(self, trouble: Trouble) -> None:
-        """Let the base model answer in the place of the live one, as soon as that is possible."""
+        """Replace the live model by the base model as soon as possible."""
         while (live := await self._ledger.models.live()) and live.id == self._live.id:
             try:
                 await self._changeover.promote(BASE, None)
-            except AdminRefusal:  # a run has the engine's memory: nothing answers meanwhile
+            except AdminRefusal:  # a run has the engine's memory
                 await asyncio.sleep(RETRY_SECONDS)
             except (InferenceError, StorageError) as error:
                 log.error("the base model cannot take the place of the live one", error=str(error))
@@ -157,7 +159,7 @@ class Inspection:
 
 
 def _unfit(model: Model, *, contents: bool = True) -> Trouble | None:
-    """Compare the files of a trained model with its manifest."""
+    """Return an alert if the files of a trained model differ from its manifest."""
     if model.id == BASE:
         return None
     if not model.directory or not Path(model.directory).is_dir():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiogram import Router
 from aiogram.types import Message
 
-from bot.admin.run_summary import taught_by
+from bot.admin.progress import taught_by
 from bot.handlers.commands import Command
 from bot.handlers.request import Request
 

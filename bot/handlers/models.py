@@ -16,7 +16,7 @@ from aiogram.exceptions import TelegramAPIError
 from aiogram.filters import CommandObject
 from aiogram.types import CallbackQuery, Message
 
-from bot.admin.model_states import MODEL_STATES
+from bot.admin.progress import MODEL_STATES
 from bot.admin.protocol import REFUSALS, RejectedModel, refused
 from bot.handlers.callbacks import acknowledge
 from bot.handlers.commands import Command

@@ -1,0 +1,1 @@
+"""The web server: health, metrics, the operator page and Telegram's webhook."""

@@ -18,9 +18,8 @@ import jinja2
 import structlog
 from aiohttp import web
 
-from bot.admin.model_states import MODEL_STATES
 from bot.admin.monitoring import Vitals
-from bot.admin.progress import RUN_STATES, outcome
+from bot.admin.progress import MODEL_STATES, RUN_STATES, outcome
 from bot.config import Settings
 from bot.i18n import Say, Translator, later
 from bot.web.access import caller, header, is_loopback, is_own_name, is_secret, is_within, password

@@ -36,7 +36,7 @@ async def test_a_second_bot_is_refused(community: Community) -> None:
     """It is told of the first one before it touches anything, and the first one is well."""
     code, said = await command(community.config, "run")
     assert code == 1
-    assert f"Another bot is at work on {community.data}" in said
+    assert f"Another bot is running on {community.data}" in said
     assert "Traceback" not in said
     await community.bot.healthy()
 

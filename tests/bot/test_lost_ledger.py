@@ -86,7 +86,7 @@ async def test_many_strays_are_left_to_an_admin(tmp_path: Path) -> None:
         for name in names[:2]:
             await ledger.pictures.add(picture(name))
         forgetting = Forgetting.beside(ledger, folder)
-        schedule = Schedule(folder, ledger, forgetting, admins.alert, "")
+        schedule = Schedule(folder, ledger, forgetting, admins.alert, cron="")
         await schedule.tidy()
         assert admins.alerts == ["strays"]
         with pytest.raises(ManyStrays, match="6 of 8"):

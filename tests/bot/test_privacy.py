@@ -350,9 +350,9 @@ async def test_the_daily_job_deletes_expired_answers(stage: Stage, monkeypatch: 
         await ada.asks(photo=png(colour="red"))
         names = [each.sha256 for each in await bot.ledger.pictures.all()]
         forgetting = Forgetting.beside(bot.ledger, stage.directory)
-        await Schedule(stage.directory, bot.ledger, forgetting, Admins().alert, "", retention_days=1).expire()
+        await Schedule(stage.directory, bot.ledger, forgetting, Admins().alert, cron="", retention_days=1).expire()
         assert (await bot.ledger.counts.totals())["exchanges"] == 2
-        await Schedule(stage.directory, bot.ledger, forgetting, Admins().alert, "", retention_days=0).expire()
+        await Schedule(stage.directory, bot.ledger, forgetting, Admins().alert, cron="", retention_days=0).expire()
         assert (await bot.ledger.counts.totals())["exchanges"] == 1
         assert [bot.pictures.path(name).exists() for name in names] == [True, False]
 

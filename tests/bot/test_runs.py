@@ -288,7 +288,7 @@ async def test_an_error_that_stays_is_logged_and_told_once(
         seen = len(tries)
         await until(lambda: len(tries) > seen + 2)
         await work.stop()
-    assert [each["duty"] for each in logs if each["event"] == "mailbox"] == ["deletions", "deletions"]
+    assert [each["duty"] for each in logs if each["event"] == "background loop failed"] == ["deletions", "deletions"]
     assert admins.alerts == ["mailbox:deletions"] * 2, "of which notices send one an hour"
 
 

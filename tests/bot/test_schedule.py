@@ -25,7 +25,9 @@ DAILY = "30 3 * * *"
 async def _schedule(folder: Path, cron: str, retention_days: int = 0) -> AsyncIterator[Schedule]:
     """A schedule that runs, with a ledger of its own."""
     async with Ledger.open(folder) as ledger:
-        schedule = Schedule(folder, ledger, Forgetting.beside(ledger, folder), Admins().alert, cron, retention_days)
+        schedule = Schedule(
+            folder, ledger, Forgetting.beside(ledger, folder), Admins().alert, cron=cron, retention_days=retention_days
+        )
         schedule.start()
         try:
             yield schedule
@@ -149,6 +151,6 @@ async def test_the_inbox_is_tidied(tmp_path: Path) -> None:
             await ledger.inbox.store([(update, "lane", "{}")])
         await ledger.inbox.begin(1)
         await ledger.inbox.finish(1)
-        await Schedule(tmp_path, ledger, Forgetting.beside(ledger, tmp_path), Admins().alert, "").tidy()
+        await Schedule(tmp_path, ledger, Forgetting.beside(ledger, tmp_path), Admins().alert, cron="").tidy()
         assert [each.id for each in await ledger.inbox.pending()] == [2]
         assert await ledger.inbox.store([(1, "lane", "{}")]) == [True], "forgotten, so it is new again"
