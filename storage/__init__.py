@@ -1,1 +1,1 @@
-"""Remembering: the SQLite ledger, picture files and model directories. Knows no other room."""
+"""Storage: the SQLite ledger, picture files and model directories."""

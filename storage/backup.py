@@ -1,8 +1,7 @@
-"""A backup of everything that cannot be made again, in one fresh folder, while the bot is at work.
+"""Backups: the ledger, the clean pictures and, on request, the models, in one new folder while the bot runs.
 
-The ledger comes first, as it is at one moment, then the clean pictures that this copy names, each checked, and if
-wanted the models. The folder gets its name when all of it is on the disk, so a backup is whole or not there; it is
-laid out as `storage.dir` is, which is how it is restored.
+The ledger is copied first, as it is at one moment, then the pictures that this copy names, each checked. The folder
+gets its name once all is on the disk. It is laid out like `storage.dir`; to restore it, put it there.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _TRIES = 3
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """What a backup holds: how many pictures and which models. `lost` names pictures that were gone before."""
+    """The contents: the number of pictures, and the models. `lost` names pictures that were missing before."""
 
     pictures: int
     models: tuple[str, ...]
@@ -37,11 +36,11 @@ class Backup:
 
 
 class _Forgotten(Exception):
-    """Somebody was forgotten while the backup was made; it must not keep them."""
+    """A person was erased during the backup, which must not keep their data."""
 
 
 async def back_up(ledger: Ledger, pictures: PictureStore, out: Path, models: ModelStore | None = None) -> Backup:
-    """Write everything into the new folder `out`, checked. With `models` those that were trained as well.
+    """Write a checked backup into the new folder `out`, with the trained models if `models` is given.
 
     Raises `StorageError` if `out` exists or something is damaged; nothing is left behind then.
     """

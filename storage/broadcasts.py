@@ -1,7 +1,7 @@
-"""Queries about broadcasts: who is still to be told, who was, and who could not be.
+"""Broadcasts: who still has to receive one, who has, and who could not.
 
-A broadcast is known by the update that asked for it, whose row in the inbox keeps the text. Each receiver is a row, so
-that a bot that was killed goes on where it was; the rows go when the next broadcast begins, or with their person.
+A broadcast is identified by the update that asked for it, whose row in the inbox keeps the text. Each recipient is a
+row, so that a bot that was killed resumes; the rows go when the next broadcast begins, or with their person.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from storage.states import RecipientState
 
 
 class Broadcasts(Queries):
-    """Broadcasts and their receivers."""
+    """Broadcasts and their recipients."""
 
     async def begin(self, update: int, chats: Iterable[int]) -> None:
-        """Note who is to be told, the oldest chat first, unless that was noted before.
+        """Store the recipients, the oldest chat first.
 
-        Then an earlier process may have ended while it was telling somebody: it is doubtful whether they know.
+        On a second call for an update, only mark as doubtful the recipient that an earlier process was sending to.
         """
         wanted = json.dumps(list(chats))
 
@@ -44,7 +44,7 @@ class Broadcasts(Queries):
         await self._write(work)
 
     async def next_recipient(self, update: int) -> int | None:
-        """The next chat that is to be told, noted as being told now; None if there is none left."""
+        """Return the next chat that is due and mark it as being sent to; None if none is left."""
 
         def work(database: Database) -> int | None:
             row = first(
@@ -60,11 +60,11 @@ class Broadcasts(Queries):
         return await self._write(work)
 
     async def set_recipient(self, update: int, chat: int, state: RecipientState) -> None:
-        """Note what became of telling a chat. One that was forgotten meanwhile stays forgotten."""
+        """Store the result for a chat; nothing for one that was erased meanwhile."""
         await self._write(lambda database: _set(database, update, chat, state))
 
     async def cancel(self, update: int) -> int:
-        """Tell nobody any more; returns how many are spared."""
+        """Cancel a broadcast; return the number of chats that do not receive it."""
 
         def work(database: Database) -> int:
             cursor = database.execute(
@@ -75,7 +75,7 @@ class Broadcasts(Queries):
         return await self._write(work)
 
     async def recipients(self, update: int) -> dict[int, RecipientState]:
-        """Every chat that a broadcast is for, in the order of telling, and what became of it."""
+        """Return every recipient with its state, in the order of sending."""
         rows = await self._every('SELECT chat, state FROM broadcasts WHERE "update" = ? ORDER BY rowid', [update])
         return {row["chat"]: RecipientState(row["state"]) for row in rows}
 

@@ -1,7 +1,4 @@
-"""How the ledger's file is opened, and what SQLite's errors mean to an operator.
-
-Knows pragmas and error codes; knows no table.
-"""
+"""Connections to the ledger's file, and SQLite's errors as `StorageError`."""
 
 from __future__ import annotations
 
@@ -20,13 +17,13 @@ BUSY_SECONDS = 30.0
 
 
 def connect(path: Path, *, read_only: bool = False, busy_seconds: float = BUSY_SECONDS) -> Database:
-    """Open `path` with every setting the ledger relies on; the caller closes it.
+    """Open `path` with the settings that the ledger relies on; the caller closes the connection.
 
     WAL with synchronous=FULL: a commit that returned survives the death of the process and of the machine
     (https://www.sqlite.org/pragma.html#pragma_synchronous); NORMAL would sync at checkpoints only and lose the last
-    ones. secure_delete: what is deleted is overwritten with zeros, so that no text outlives its row in a free page
-    (https://www.sqlite.org/pragma.html#pragma_secure_delete). Transactions are begun by hand, so `isolation_level`
-    is None. The connection may be closed by another thread than the one that uses it.
+    ones. secure_delete overwrites deleted rows with zeros, so that no text remains in a free page
+    (https://www.sqlite.org/pragma.html#pragma_secure_delete). `isolation_level` is None because transactions are begun
+    explicitly. Another thread than the one that uses the connection may close it.
     Raises `StorageError` when the file cannot be opened or is not a database.
     """
     with translating_errors(path):
@@ -49,7 +46,7 @@ def connect(path: Path, *, read_only: bool = False, busy_seconds: float = BUSY_S
 
 @contextmanager
 def inspecting(path: Path) -> Iterator[Database]:
-    """Open `path` to look at it as it is: nothing is set, made or written. Errors inside are translated as well."""
+    """Open `path` without setting, creating or writing anything; translate errors inside the block."""
     with (
         translating_errors(path),
         closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection,
@@ -60,7 +57,7 @@ def inspecting(path: Path) -> Iterator[Database]:
 
 @contextmanager
 def translating_errors(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors inside the block into `StorageError` with the next step."""
+    """Translate SQLite's errors inside the block to `StorageError`."""
     try:
         yield
     except sqlite3.Error as error:
@@ -68,7 +65,7 @@ def translating_errors(path: Path) -> Iterator[None]:
 
 
 def from_sqlite_error(error: sqlite3.Error, path: Path) -> StorageError:
-    """The `StorageError` for one of SQLite's errors about the ledger at `path`."""
+    """Return the `StorageError` for an error of SQLite about the ledger at `path`."""
     code = getattr(error, "sqlite_errorcode", None)
     primary = code & 0xFF if code is not None else None  # the low byte: https://www.sqlite.org/rescode.html
     if primary == sqlite3.SQLITE_FULL:
@@ -92,7 +89,7 @@ def from_sqlite_error(error: sqlite3.Error, path: Path) -> StorageError:
 
 
 def from_os_error(error: OSError, what: str) -> StorageError:
-    """The `StorageError` for an operating system's error while doing `what` ("writing a picture to /…")."""
+    """Return the `StorageError` for an operating system's error while doing `what` ("writing a picture to /…")."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
         return NotSaved(
             f"The disk is full or fails while {what} ({error}): free some space or check it, and try again."

@@ -1,7 +1,7 @@
-"""Queries about better answers that people have suggested: demonstrations.
+"""Corrections: better answers that people suggest (table `demonstrations`).
 
-One teaches as soon as it is confirmed, instead of the answer that it betters. The newest confirmed one of an exchange
-counts. Who may confirm is the bot's matter.
+Once confirmed, a correction is trained on in place of the model's answer. The newest confirmed one of an exchange
+counts. Who may confirm is up to the bot.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Corrections(Queries):
     """Suggested answers."""
 
     async def add(self, demonstration: Correction) -> int:
-        """Add a suggestion, not yet confirmed; return its id. An update that brought one before returns that.
+        """Add an unconfirmed correction and return its id; an update that added one before returns that one.
 
-        Raises `UnknownRecord` for an exchange that does not exist (any more).
+        Raises `UnknownRecord` for an exchange that does not exist or was deleted.
         """
         new = demonstration
         now = self._now(new.created)
@@ -46,7 +46,7 @@ class Corrections(Queries):
         return await self._write(work)
 
     async def count_since(self, author: int, since: float, exchange: int) -> int:
-        """Count the exchanges, other than `exchange`, for which a person has suggested a better answer since then."""
+        """Count the exchanges, other than `exchange`, that a person has corrected since then."""
         row = await self._first(
             "SELECT count(DISTINCT exchange) AS number FROM demonstrations"
             " WHERE author = ? AND created >= ? AND exchange <> ?",
@@ -56,14 +56,14 @@ class Corrections(Queries):
         return int(row["number"])
 
     async def get(self, demonstration: int) -> Correction:
-        """The suggestion of that id. Raises `UnknownRecord`."""
+        """Return the correction with this id. Raises `UnknownRecord`."""
         row = await self._first(f"{_SELECT} WHERE id = ?", [demonstration])
         if row is None:
             raise _unknown(demonstration)
         return _demonstration(row)
 
     async def for_message(self, chat: int, message: int) -> Correction | None:
-        """The suggestion that a message makes, or a message of ours about it; None if it is not about any."""
+        """Return the correction that a message makes or that a message of the bot is about, None without one."""
         row = await self._first(
             f'{_SELECT} WHERE "update" IN (SELECT "update" FROM replies WHERE chat = :chat'
             " AND (message = :message OR question = :message)) ORDER BY id DESC LIMIT 1",
@@ -72,7 +72,7 @@ class Corrections(Queries):
         return None if row is None else _demonstration(row)
 
     async def confirm(self, demonstration: int, by: int | None) -> None:
-        """Let it teach, as `by` wishes; None takes that back for the runs to come, as a vote is taken back.
+        """Confirm a correction in the name of `by`; None withdraws the confirmation for later runs.
 
         Raises `UnknownRecord`.
         """

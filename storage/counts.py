@@ -1,4 +1,4 @@
-"""Queries that count what people and models did, for the bot's operator."""
+"""Counts of what people and models did, for the operator."""
 
 from __future__ import annotations
 
@@ -93,30 +93,31 @@ class Participant:
 
 
 class Counts(Queries):
-    """Counts over time."""
+    """Totals, and counts over time."""
 
     async def totals(self) -> dict[str, int]:
-        """How much there is of what, for status and metrics: users, chats, sessions, exchanges, pictures, votes
-        (all ever cast), ups and downs (the latest of each rater), runs, models, updates_pending,
-        updates_set_aside, replies_doubtful.
+        """Return the number of rows by subject, for status and metrics.
+
+        `votes` counts all votes ever cast, `ups` and `downs` the latest of each rater.
         """
         row = await self._first(_TOTALS)
         assert row is not None
         return dict(row)
 
     async def days(self, since: float) -> list[Day]:
-        """What each model answered on each day (UTC) from `since` on (UTC seconds), and what became of that: the
-        latest vote of each rater, whenever it was cast. Days without answers are left out.
+        """Return the answers of each model on each day (UTC) from `since` on (UTC seconds), with their votes.
+
+        The latest vote of each rater counts, whenever it was cast. Days without answers are left out.
         """
         rows = await self._every(_DAYS, [since])
         return [Day(**row) for row in rows]
 
     async def approvals(self) -> dict[str, Approval]:
-        """Model → the votes on its answers; those without votes are left out."""
+        """Return the votes on each model's answers; models without votes are left out."""
         rows = await self._every(_APPROVALS)
         return {row["model"]: Approval(row["ups"], row["downs"]) for row in rows}
 
     async def participants(self) -> list[Participant]:
-        """Everybody who is known, who was seen last first."""
+        """Return everyone known, those seen last first."""
         rows = await self._every(_PARTICIPANTS)
         return [Participant(**{**dict(row), "opted_out": bool(row["opted_out"])}) for row in rows]

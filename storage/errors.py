@@ -1,12 +1,12 @@
-"""What this room raises on purpose. The texts tell the next step.
+"""The errors of this package. Their texts name the next step.
 
 The error family::
 
     StorageError
-    ├── IllegalTransition   a run or a model cannot go there from where it is
-    ├── RunBusy             a run is under way; only one at a time
+    ├── IllegalTransition   a run or a model cannot enter that state from its present one
+    ├── RunBusy             another run has not ended; only one at a time
     ├── UnknownRecord       no row has that identifier
-    ├── NotSaved            the disk takes nothing: it is full, or fails
+    ├── NotSaved            the disk is full or failing
     └── Damaged             bytes that do not match their digest
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 
 class StorageError(Exception):
-    """Base of what this room raises on purpose. The text tells the next step."""
+    """Base of the errors of this package. The text names the next step."""
 
 
 class IllegalTransition(StorageError):
@@ -22,7 +22,7 @@ class IllegalTransition(StorageError):
 
 
 class RunBusy(StorageError):
-    """A run is under way; only one at a time."""
+    """Another run has not ended; only one at a time."""
 
 
 class UnknownRecord(StorageError):
@@ -30,8 +30,8 @@ class UnknownRecord(StorageError):
 
 
 class NotSaved(StorageError):
-    """The disk takes nothing: it is full, or fails. Nothing of what was to be written is there."""
+    """The disk is full or failing. Nothing of what was to be written is there."""
 
 
 class Damaged(StorageError):
-    """A picture or a model is no longer what was stored: its bytes do not match their digest."""
+    """A picture or a model has changed since it was stored: its bytes do not match their digest."""

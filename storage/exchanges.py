@@ -1,4 +1,4 @@
-"""Queries about pictures and exchanges: what was asked, what was answered, and with what."""
+"""Exchanges: questions, their answers, and what produced them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _PICTURED = "EXISTS (SELECT 1 FROM exchange_pictures WHERE exchange = {})"
 
 
 def exchange_of(row: sqlite3.Row) -> Exchange:
-    """The record of a row of `SELECT_EXCHANGES`."""
+    """Return the record of a row of `SELECT_EXCHANGES`."""
     values = dict(row)
     pictures, former_pictures = (tuple(json.loads(values[name])) for name in ("pictures", "former_pictures"))
     values |= {"pictures": pictures, "former_pictures": () if former_pictures == pictures else former_pictures}
@@ -46,13 +46,14 @@ def exchange_of(row: sqlite3.Row) -> Exchange:
 
 
 class Exchanges(Queries):
-    """Pictures, exchanges, histories."""
+    """Exchanges and conversation histories."""
 
     async def record(self, exchange: Exchange) -> Exchange:
-        """Record a question with its answer; return it with its id and time. An update that has one returns that one.
+        """Record a question with its answer and return it with its id and time; an update that has one returns that
+        one.
 
-        Raises `UnknownRecord` when the session, the asker or what it replaces was deleted meanwhile, `StorageError`
-        when a picture is unknown.
+        Raises `UnknownRecord` when the session, the asker or the replaced exchange was deleted meanwhile,
+        `StorageError` when a picture is unknown.
         """
         made = replace(exchange, created=self._now(exchange.created))
 
@@ -85,24 +86,24 @@ class Exchanges(Queries):
         return await self._write(work)
 
     async def get(self, exchange: int) -> Exchange:
-        """The exchange of that id. Raises `UnknownRecord`."""
+        """Return the exchange with this id. Raises `UnknownRecord`."""
         return await self._read(lambda database: _get(database, exchange))
 
     async def for_update(self, update: int) -> Exchange | None:
-        """The exchange that answered this Telegram update, None if it was not answered yet."""
+        """Return the exchange that answered an update, None before it is answered."""
         row = await self._first(f'{SELECT_EXCHANGES} WHERE "update" = ?', [update])
         return None if row is None else exchange_of(row)
 
     async def for_question(self, chat: int, question: int) -> Exchange | None:
-        """The newest exchange that answers a message of somebody's, None if there is none."""
+        """Return the newest exchange that answers a person's message, None without one."""
         return await self._replied(chat, "question", question)
 
     async def for_message(self, chat: int, message: int) -> Exchange | None:
-        """The exchange whose answer a message of ours shows, None if it shows none."""
+        """Return the exchange whose answer a message of the bot shows, None if it shows none."""
         return await self._replied(chat, "message", message)
 
     async def for_correction_prompt(self, chat: int, message: int) -> Exchange | None:
-        """The exchange about which a message of ours asks what a better answer were, None if it asks nothing."""
+        """Return the exchange that a message of the bot asks to correct, None if it asks for no correction."""
         row = await self._first(
             f'{SELECT_EXCHANGES} WHERE "update" IN (SELECT shown."update" FROM replies AS asks'
             " JOIN replies AS shown ON shown.chat = asks.chat AND shown.message = asks.question"
@@ -121,14 +122,14 @@ class Exchanges(Queries):
         return None if row is None else exchange_of(row)
 
     async def newest_at(self, place: int) -> int | None:
-        """The id of the newest exchange at a place of a conversation, None if there is none (any more)."""
+        """Return the id of the newest exchange at a position of a conversation, None if it was deleted."""
         row = await self._first("SELECT max(id) AS id FROM exchanges WHERE id = ? OR replaces = ?", (place, place))
         return None if row is None or row["id"] is None else int(row["id"])
 
     async def history(self, session: int, limit: int, before: int | None = None) -> list[Exchange]:
-        """The latest `limit` exchanges of a session that stand, in the order of the conversation.
+        """Return the latest `limit` current exchanges of a session, in the order of the conversation.
 
-        `before` leaves out what comes from that place on.
+        `before` leaves out that position and what follows it.
         """
         rows = await self._every(
             f"{SELECT_EXCHANGES} WHERE id IN (SELECT id FROM ({_STANDING}))"
@@ -138,7 +139,7 @@ class Exchanges(Queries):
         return [exchange_of(row) for row in reversed(rows)]
 
     async def history_since(self, session: int, pictures: int, before: int | None = None) -> list[Exchange]:
-        """As `history`, but from the exchange on that has the `pictures`-th newest pictures; empty without any."""
+        """Return the history from the exchange with the `pictures`-th newest pictures on; empty without any."""
         rows = await self._every(
             f"WITH standing AS MATERIALIZED ({_STANDING}),"
             f" shown AS (SELECT place FROM standing WHERE {_PICTURED.format('standing.id')}"
@@ -151,7 +152,7 @@ class Exchanges(Queries):
         return [exchange_of(row) for row in rows]
 
     async def has_pictures(self, session: int) -> bool:
-        """Whether a picture was shown in a session."""
+        """Return whether a session has a picture."""
         row = await self._first(
             f"SELECT 1 FROM exchanges WHERE session = ? AND {_PICTURED.format('exchanges.id')} LIMIT 1", [session]
         )

@@ -1,8 +1,7 @@
-"""Queries about updates and the messages that answer them: what makes a crash harmless.
+"""The inbox: updates stored before Telegram hears that they arrived.
 
-An update is stored before Telegram hears that we have it, begun when it is handled, finished when everything it
-asked for has happened. What is stored and not finished is handled again at the next start. These queries are the
-busiest of all, so callers that arrive together share one statement.
+An update is stored, begun when it is handled, and finished when its effects are complete. The next start handles again
+what was stored and not finished. These are the busiest queries, so concurrent callers share one statement.
 """
 
 from __future__ import annotations
@@ -28,18 +27,18 @@ _IDS = "(SELECT value FROM json_each(?))"
 
 
 class Inbox(Queries):
-    """Updates and replies."""
+    """Updates."""
 
     async def store(self, updates: Iterable[Row]) -> list[bool]:
-        """Store updates in one commit: for each (id, lane, payload), False if it is already known.
+        """Store updates in one commit; return False for each (id, lane, payload) whose id is already known.
 
-        `lane` orders: one lane, one update at a time.
+        Updates of one lane are handled one after the other.
         """
         rows = [(update, lane, _storable(payload)) for update, lane, payload in updates]
         return await self._write(lambda database: self._store(database, rows))
 
     async def pending(self) -> list[StoredUpdate]:
-        """What was stored and neither finished nor set aside, in Telegram's order."""
+        """Return the updates neither finished nor set aside, in Telegram's order."""
         rows = await self._every(
             "SELECT id, lane, payload, attempts, received, state, error FROM inbox"
             " WHERE state IN ('stored', 'begun') ORDER BY id"
@@ -47,7 +46,7 @@ class Inbox(Queries):
         return [StoredUpdate(**row) for row in rows]
 
     async def get(self, update: int) -> StoredUpdate:
-        """One update in whatever state; a finished one has no payload any more. Raises `UnknownRecord`."""
+        """Return an update in any state; a finished one has no payload. Raises `UnknownRecord`."""
         row = await self._first(
             "SELECT id, lane, payload, attempts, received, state, error FROM inbox WHERE id = ?", [update]
         )
@@ -56,29 +55,29 @@ class Inbox(Queries):
         return StoredUpdate(**row)
 
     async def begin(self, update: int) -> int:
-        """Count an attempt at an update before handling it; return how many there were, this one included.
+        """Count an attempt at an update before handling it; return the number of attempts, this one included.
 
-        Raises `UnknownRecord`, or `IllegalTransition` for an update that is finished.
+        Raises `UnknownRecord`, or `IllegalTransition` for a finished update.
         """
         return await self._write_batched(_begin, update)
 
     async def check_disk(self, update: int) -> None:
-        """Write an update's row as it is. Raises `NotSaved` while the disk takes nothing."""
+        """Write an update's row unchanged. Raises `NotSaved` while the disk is full or failing."""
         await self._execute("UPDATE inbox SET attempts = attempts WHERE id = ?", [update])
 
     async def finish(self, update: int, unreachable: str = "") -> None:
-        """Everything the update asked for has happened: it is not handled again and its payload is dropped.
+        """Finish an update and drop its payload.
 
-        Where nobody was there to be answered, `unreachable` says why; the row keeps it. What is known of the replies to
-        somebody who was forgotten meanwhile goes. Raises `UnknownRecord`.
+        `unreachable` is kept as the reason when the answer could not be delivered. Replies of an update whose sender
+        was erased meanwhile are deleted. Raises `UnknownRecord`.
         """
         await self._write_batched(self._finish, (update, unreachable))
 
     async def set_aside(self, update: int, error: str) -> bool:
-        """Give up on an update that fails each time; it stays with its payload and `error` for the operator.
+        """Set aside an update that fails each time, with its payload and `error` for the operator.
 
         Returns:
-            False for an update that is closed, which stays so: it has no payload any more.
+            False for a finished update, which stays as it is.
 
         Raises:
             UnknownRecord: There is no such update.
@@ -95,12 +94,12 @@ class Inbox(Queries):
         return await self._write(work)
 
     async def prune(self, before: float) -> int:
-        """Drop finished updates and their replies' rows from before that time; return how many updates.
+        """Delete updates finished before that time and their replies' rows; return the number of updates.
 
-        Telegram keeps an undelivered update for a day, so what is a few days old cannot come again. The last
-        update, not always the highest, since after a quiet week Telegram continues from a random number
-        (https://core.telegram.org/bots/api#update), always stays, and so do the replies that show an exchange: people
-        react to old answers too.
+        Telegram keeps an undelivered update for a day. The update received last always stays, because it tells where
+        to go on; its id need not be the highest, since Telegram continues from a random number after a week without
+        updates (https://core.telegram.org/bots/api#update). Replies that show an exchange stay too, because people
+        react to old answers.
         """
 
         def work(database: Database) -> int:
@@ -153,9 +152,7 @@ class Inbox(Queries):
 
 
 def refuse_closed(database: Database, update: int | None) -> None:
-    """Raise `UnknownRecord` for an update that is done: what is still at work on it has nothing to keep any more. None
-    is none.
-    """
+    """Raise `UnknownRecord` if an update is finished: its sender's data were erased. None is no update."""
     if first(database, "SELECT 1 FROM inbox WHERE id = ? AND state = 'done'", [update]) is not None:
         raise UnknownRecord(f"Update {update} is closed: its sender has had everything deleted.")
 
@@ -179,13 +176,13 @@ def _attempts(update: int, attempts: int, state: str) -> int | Exception:
 
 
 def _json(database: Database, sql: str, values: Sequence[int]) -> list[Any]:
-    """The list that a query yields as JSON text, for the integers that it is given as JSON text."""
+    """Return the list that a query yields as JSON; `values` are passed to it as JSON."""
     found: list[Any] = json.loads(database.execute(sql, [json.dumps(values)]).fetchone()[0])
     return found
 
 
 def _storable(payload: str) -> str:
-    """`payload` itself. Raises `StorageError` for half a surrogate pair, which UTF-8 cannot hold."""
+    """Return `payload`. Raises `StorageError` for a lone surrogate, which UTF-8 cannot encode."""
     try:
         payload.encode()
     except UnicodeEncodeError as error:

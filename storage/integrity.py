@@ -1,7 +1,4 @@
-"""Whether a ledger and its pictures are sound: what a backup is checked by, and what the doctor looks at.
-
-Looks and changes nothing. Knows files and tables in general; what to do about a fault, others say.
-"""
+"""Checks of the ledger, its pictures and the live model, for backups and the doctor. They change nothing."""
 
 from __future__ import annotations
 
@@ -21,9 +18,9 @@ _NAMED = 8
 
 
 def refuse_lost_ledger(path: Path) -> None:
-    """Raise `StorageError` where pictures or trained models lie beside a ledger that is missing or has no model.
+    """Raise `StorageError` where pictures or trained models lie beside a missing ledger or one without models.
 
-    A ledger has the base model from the first start on. An empty one would make strays of all pictures.
+    A ledger has the base model from the first start on; an empty one would make all pictures stray files.
     """
     beside = path.parent
     left = next((each for kept in ("pictures/??/*", "models/*/manifest.json") for each in beside.glob(kept)), None)
@@ -44,14 +41,14 @@ def _has_models(path: Path) -> bool:
 
 
 def database_faults(connection: sqlite3.Connection) -> list[str]:
-    """What is wrong with a database as SQLite sees it: damaged pages, rows that refer to nothing; empty if sound."""
+    """Return damaged pages and rows that refer to nothing, as SQLite finds them; empty if sound."""
     faults = [row[0] for row in connection.execute(f"PRAGMA integrity_check({_NAMED})") if row[0] != "ok"]
     faults += [f"a row of {row[0]} without its {row[2]}" for row in connection.execute("PRAGMA foreign_key_check")]
     return faults[:_NAMED]
 
 
 def quick_faults(path: Path) -> list[str]:
-    """What is wrong with the pages of the ledger's file, which may be in use; takes a fraction of `ledger_faults`.
+    """Return faults of the pages of the ledger's file, which may be in use; much faster than `ledger_faults`.
 
     Raises `StorageError` if it cannot be read.
     """
@@ -60,7 +57,7 @@ def quick_faults(path: Path) -> list[str]:
 
 
 def live_model_fault(path: Path) -> str:
-    """What is wrong with the files of the live model of the ledger at `path`; empty if sound, or never published.
+    """Return what is wrong with the files of the live model; empty if they are sound or were never published.
 
     Raises `StorageError` if the ledger cannot be read.
     """
@@ -77,8 +74,9 @@ def live_model_fault(path: Path) -> str:
 
 
 def ledger_faults(path: Path) -> list[str]:
-    """What is wrong with the ledger's file, which may be in use. Raises `StorageError` if it cannot be read, or if a
-    newer version of thumbtune wrote it.
+    """Return the faults of the ledger's file, which may be in use.
+
+    Raises `StorageError` if it cannot be read or was written by a newer release.
     """
     with inspecting(path) as database:
         refuse_newer(database)
@@ -86,9 +84,9 @@ def ledger_faults(path: Path) -> list[str]:
 
 
 def picture_faults(path: Path, pictures: PictureStore) -> list[str]:
-    """Which pictures of the ledger at `path` are missing or have another size than noted. Raises `StorageError`.
+    """Return the pictures of the ledger at `path` that are missing or differ in size. Raises `StorageError`.
 
-    Of those in quarantine, which backups leave out, nothing is expected. An earlier version's ledger has no states.
+    Quarantined ones, which backups leave out, are skipped. An older ledger has no picture states.
     """
     with inspecting(path) as database:
         rows = every(database, "SELECT * FROM pictures")

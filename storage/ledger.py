@@ -1,7 +1,7 @@
-"""The ledger: everything the bot remembers but pictures and models themselves, in one SQLite file.
+"""The ledger: all that the bot stores except pictures and model files, in one SQLite file.
 
-Puts the groups of queries together and opens, backs up and closes what they stand on. Whatever a method that
-changes something has returned from is on the disk. Two processes may have the ledger open at once.
+When a method that writes has returned, its changes survive a crash and a power failure. Two processes may have the
+ledger open at once.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Ledger:
     """Every query, in named parts. Open it with `Ledger.open`, close it with `close` or `async with`."""
 
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:
-        """Use `open`: this expects a file that has been migrated."""
+        """Open a file whose migrations are applied; use `open` instead."""
         self.path = path
         self._writer = writer = Writer(path)
         self._readers = readers = ReaderPool(path)
@@ -73,10 +73,10 @@ class Ledger:
 
     @classmethod
     def open(cls, directory: Path, *, clock: Callable[[], float] = time.time) -> Ledger:
-        """Open the ledger in `directory`, made for us alone where there is none, and bring its tables up to date.
+        """Open the ledger in `directory` and bring its tables up to date; create both where there are none.
 
-        Blocks for some milliseconds; needs no event loop. Raises `StorageError`, having changed nothing, for a
-        ledger of a newer version, and for a folder or file that cannot be written.
+        Blocks for some milliseconds and needs no event loop. Raises `StorageError`, having changed nothing, for a
+        ledger of a newer release and for a folder or file that cannot be written.
         """
         try:
             directory.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
@@ -106,27 +106,27 @@ class Ledger:
         await self.close()
 
     async def close(self) -> None:
-        """Finish what is queued and close every connection. A second call does nothing."""
+        """Finish queued work and close every connection. A second call does nothing."""
         await self._writer.close()
         await self._readers.close()
 
     @property
     def trouble(self) -> str:
-        """Why the latest thing that was to be kept was not, in words for the operator; empty if it was."""
+        """Why the latest commit was not saved, for the operator; empty if it was."""
         return self._writer.trouble
 
     async def backup(self, path: Path) -> None:
-        """Copy the whole ledger to the new file `path`, as it is at one moment, while it is in use.
+        """Copy the ledger as it is at one moment to the new file `path`, while it is in use.
 
-        The copy has been checked and needs no other file beside it. Raises `StorageError` if `path` exists or the
-        copy is not sound.
+        The copy is checked and needs no other file beside it. Raises `StorageError` if `path` exists or the copy is not
+        sound.
         """
         await self._readers.do(lambda database: _backup(database, path))
 
     async def empty_log(self) -> bool:
-        """Move everything from the write-ahead log into the ledger's file and cut the log to nothing.
+        """Move the write-ahead log into the ledger's file and truncate the log.
 
-        What was deleted is gone from the disk only then. False if another process kept it from happening; try later.
+        Deleted rows are gone from the disk only then. Return False if another process prevented it; try later.
         """
         return await asyncio.to_thread(_empty_log, self.path)
 

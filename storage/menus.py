@@ -1,6 +1,6 @@
-"""Queries about who has been given a menu of commands of their own, which Telegram keeps until it is taken back.
+"""Command menus of single chats, which Telegram keeps until they are deleted.
 
-Whoever is forgotten stays here until theirs is: that is the only way to it.
+The rows of an erased person stay until their menu is deleted; only they tell that there is one.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from storage.base import Queries
 
 
 class Menus(Queries):
-    """Menus by private chat and language code, which is empty for the one that is shown in all other languages."""
+    """Menus by private chat and language code; the code is empty for the menu of all other languages."""
 
     async def all(self) -> set[tuple[int, str]]:
-        """Every menu that was given and not taken back."""
+        """Return every menu that was set and not deleted."""
         rows = await self._every("SELECT chat, language FROM menus")
         return {(row["chat"], row["language"]) for row in rows}
 
     async def add(self, menus: Iterable[tuple[int, str]]) -> None:
-        """Note these, before they are given."""
+        """Store menus before they are set."""
         given = json.dumps(list(menus))
 
         def work(database: Database) -> None:
@@ -35,7 +35,7 @@ class Menus(Queries):
         await self._write(work)
 
     async def remove(self, chat: int, language: str) -> None:
-        """Strike off one that has been taken back."""
+        """Remove a menu that was deleted."""
 
         def work(database: Database) -> None:
             database.execute("DELETE FROM menus WHERE chat = ? AND language = ?", [chat, language])

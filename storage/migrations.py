@@ -1,11 +1,8 @@
-"""The ledger's tables, as migrations that are applied once each, in order, atomically with their record.
+"""The ledger's tables, as migrations that are applied once each, in order, and recorded in the same transaction.
 
-Knows the schema and nothing of the queries; `upgrade` applies them. A migration that has been released is never edited:
-the next change is the next function, at the end of this file, however long it gets.
-
-Columns are named as the fields of `storage.records`, so that a row becomes a record by its keys; "update" is a
-word of SQL and therefore quoted. Deleting a user takes their sessions, exchanges and votes along; pictures are
-held by the exchanges that show them and by whoever sent them.
+Never edit a migration that has been released: add the next function at the end of this file, however long it gets.
+Columns are named as the fields of the records; "update" is a word of SQL and therefore quoted. Deleting a user deletes
+their sessions, exchanges and votes; pictures are held by the exchanges that show them and by their senders.
 """
 
 from __future__ import annotations
@@ -21,8 +18,8 @@ migrations = Migrations("thumbtune")
 def migrate(database: Database, known: Migrations = migrations) -> None:
     """Apply every pending migration of `known`, each in its own transaction with its record.
 
-    Two processes may call this at the same moment: the second waits and finds nothing left to do.
-    Raises `StorageError`, having changed nothing, for a ledger that a newer version has migrated further.
+    Two processes may call this at the same moment: the second waits and finds nothing to do. Raises `StorageError`,
+    having changed nothing, for a ledger of a newer release.
     """
     while True:
         database.execute("BEGIN IMMEDIATE")
@@ -40,7 +37,7 @@ def migrate(database: Database, known: Migrations = migrations) -> None:
 
 
 def refuse_newer(database: Database, known: Migrations = migrations) -> None:
-    """Raise `StorageError` if a newer version has migrated the ledger further than this one knows."""
+    """Raise `StorageError` if a newer release has migrated the ledger further."""
     applied = [each.name for each in known.applied(database)]
     ours = {each.name for each in known._migrations}  # the library offers no public list of all of them
     strange = [name for name in applied if name not in ours]
@@ -61,7 +58,6 @@ def _table(
     nullable: tuple[str, ...] = (),
     refers: dict[str, tuple[str, str, str]] | None = None,
     indexes: tuple[tuple[str, ...], ...] = (),
-    unique: tuple[tuple[str, ...], ...] = (),
 ) -> None:
     """Create a strict table whose columns are NOT NULL unless `nullable`.
 
@@ -83,8 +79,6 @@ def _table(
     )
     for index in indexes:
         table.create_index(index)
-    for index in unique:
-        table.create_index(index, unique=True)
 
 
 @migrations()
@@ -335,7 +329,7 @@ def m008_privacy(database: Database) -> None:
 
 @migrations()
 def m009_steering(database: Database) -> None:
-    """Answers that stand in place of earlier ones, and which question a message of ours answers."""
+    """Answers that replace earlier ones, and the question that a message of the bot answers."""
     database.executescript("""
         ALTER TABLE exchanges ADD COLUMN replaces INTEGER REFERENCES exchanges(id) ON DELETE SET NULL;
         CREATE INDEX exchanges_replaces ON exchanges(replaces) WHERE replaces IS NOT NULL;

@@ -44,16 +44,16 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a model directory consists of, by path relative to it, and one hash over all of it."""
+    """The files of a model directory by relative path, and one hash over all of them."""
 
     hash: str
     files: dict[str, FileRecord]
 
 
 def write_manifest(directory: Path) -> str:
-    """Hash every file under `directory`, write its manifest, return the hash over all of it.
+    """Hash every file under `directory`, write the manifest and return the hash over all of them.
 
-    Two directories with the same files have the same hash. Raises `StorageError` for an empty or unreadable one.
+    Directories with the same files have the same hash. Raises `StorageError` for an empty or unreadable one.
     """
     try:
         files = {name: _record(path) for name, path in _files(directory)}
@@ -67,9 +67,9 @@ def write_manifest(directory: Path) -> str:
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest of a model directory, without looking at its files.
+    """Return the manifest of a model directory without reading its files.
 
-    Raises `UnknownRecord` where there is none, `Damaged` for one that contradicts itself.
+    Raises `UnknownRecord` without a manifest, `Damaged` for an inconsistent one.
     """
     path = directory / MANIFEST
     try:
@@ -92,10 +92,14 @@ def read_manifest(directory: Path) -> Manifest:
 def verify(directory: Path, manifest_hash: str = "", *, contents: bool = True) -> str:
     """Compare every file with the manifest; return the hash over all of them.
 
-    Without `contents` only names and sizes are compared, which takes no time. `manifest_hash` is what the manifest
-    must have, unless it is empty: the hash that was returned when the model was published.
+    Args:
+        directory: The model.
+        manifest_hash: The hash from publication, which the manifest must have; empty accepts any.
+        contents: Hash the files; otherwise only names and sizes are compared, which takes no time.
 
-    Raises `Damaged` naming what is missing, changed or new, `UnknownRecord` without a manifest.
+    Raises:
+        Damaged: A file is missing, changed or new.
+        UnknownRecord: There is no manifest.
     """
     expected = read_manifest(directory)
     differences = []
@@ -134,19 +138,19 @@ class ModelStore:
             raise from_os_error(error, f"opening the model folder {directory}") from error
 
     def path(self, name: str) -> Path:
-        """Where the model of that name lies, or would. Raises `StorageError` for what cannot be a name."""
+        """Return the path of a model, whether or not it exists. Raises `StorageError` for an invalid name."""
         if _NAME.fullmatch(name) is None:
             raise StorageError(f"{name!r} cannot name a model: use letters, digits, dots, dashes and underscores.")
         return self.directory / name
 
     def names(self) -> list[str]:
-        """The published models, sorted."""
+        """Return the published models, sorted."""
         return sorted(
             each.name for each in self.directory.iterdir() if _NAME.fullmatch(each.name) and (each / MANIFEST).is_file()
         )
 
     def workspace(self, name: str) -> Path:
-        """A new empty directory to build the model `name` in, on the same file system. Raises `StorageError`."""
+        """Create an empty directory on the same file system to build a model in. Raises `StorageError`."""
         self.path(name)
         building = self.directory / f"{_BUILDING}{name}-{secrets.token_hex(4)}"
         try:
@@ -156,10 +160,9 @@ class ModelStore:
         return building
 
     def publish(self, built: Path, name: str) -> tuple[Path, str]:
-        """Turn a workspace into the model `name`: manifest, everything forced to the disk, one rename.
+        """Publish a workspace as a model: write the manifest, force everything to the disk, rename the directory.
 
-        Returns its directory and manifest hash. The model appears as a whole or not at all. Raises `StorageError`
-        for a name that is taken.
+        Return its directory and manifest hash. Raises `StorageError` for a name that is taken.
         """
         path = self.path(name)
         if path.exists():
@@ -177,15 +180,15 @@ class ModelStore:
         return path, manifest_hash
 
     def discard(self, built: Path) -> None:
-        """Delete a workspace that will not be published; nothing if it is gone. Raises `StorageError`."""
+        """Delete a workspace, if it is there. Raises `StorageError`."""
         if built.parent != self.directory or not built.name.startswith(_BUILDING):
             raise StorageError(f"{built} is not a workspace of {self.directory}.")
         self._delete(built)
 
     def set_aside(self, name: str) -> Path | None:
-        """Take the model `name` out of the published ones, durably, to `discard` or `restore`; None if it is not there.
+        """Unpublish a model durably, to `discard` or `restore` it; return its new path, None if there is none.
 
-        A process that is killed then leaves it to `tidy`. Raises `StorageError`.
+        If the process is killed then, `tidy` deletes it. Raises `StorageError`.
         """
         path = self.path(name)
         aside = self.directory / f"{_BUILDING}{name}-{secrets.token_hex(4)}"
@@ -199,7 +202,7 @@ class ModelStore:
         return aside
 
     def restore(self, aside: Path, name: str) -> None:
-        """Put back what `set_aside` took. Raises `StorageError`."""
+        """Publish again what `set_aside` has taken. Raises `StorageError`."""
         try:
             aside.rename(self.path(name))
             sync_directory(self.directory)
@@ -226,7 +229,7 @@ class ModelStore:
 
 
 def _files(directory: Path) -> Iterator[tuple[str, Path]]:
-    """The files under `directory` by relative path, without the manifest and Python's caches."""
+    """Yield the files under `directory` by relative path, without the manifest and Python's caches."""
     for path in sorted(directory.rglob("*")):
         name = path.relative_to(directory)
         if path.is_file() and name.as_posix() != MANIFEST and "__pycache__" not in name.parts:

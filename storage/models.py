@@ -1,4 +1,4 @@
-"""Queries about models and promotions: which model is live, which was, which could be, and who decided."""
+"""The table of models; their files are in `model_store`."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ SELECT (SELECT count(*) FROM run_selections WHERE run = :run AND split = 'train'
 
 
 class Models(Queries):
-    """Models and promotions."""
+    """Models and their states."""
 
     async def add(self, model: Model) -> None:
-        """Add a model in the state it names; one that is live comes with its promotion, in the same transaction.
+        """Add a model in its state; a live one gets its promotion in the same transaction.
 
-        Raises `StorageError` for a name that is taken or a second live model.
+        Raises `StorageError` for a name that is taken and for a second live model.
         """
         now = self._now()
         row = asdict(model) | {"created": self._now(model.created), "reason_parts": stored_parts(model.reason)}
@@ -53,26 +53,28 @@ class Models(Queries):
                 raise StorageError(f"{live.id} is live: add {model.id} as a candidate and promote it.")
             database.table("models").insert(row, pk="id")
             if model.state is ModelState.LIVE:
-                add_promotion(database, model.id, None, None, now, now, back=False)
+                add_promotion(database, model.id, created=now, done=now)
 
         await self._write(work)
 
     async def get(self, model: str) -> Model:
-        """The model of that name. Raises `UnknownRecord`."""
+        """Return the model with this name. Raises `UnknownRecord`."""
         return await self._read(lambda database: get_model(database, model))
 
     async def all(self) -> list[Model]:
-        """All models, the oldest first."""
+        """Return all models, the oldest first."""
         rows = await self._every(f"{_SELECT} ORDER BY created, id")
         return [_model(row) for row in rows]
 
     async def live(self) -> Model | None:
-        """The model that answers, None before the first."""
+        """Return the live model, None before the first."""
         return await self._read(live_model)
 
     async def previous(self) -> Model | None:
-        """The model that a rollback leads to: the one that was live before the present one, and can be
-        promoted. After a rollback that is the one before that again, never the one that was left. None without one.
+        """Return the model that a rollback leads to, None without one.
+
+        That is the newest model that was live before the present one and can be promoted. After a rollback it is an
+        earlier one again, never the one that was left.
         """
 
         def work(database: Database) -> Model | None:
@@ -85,7 +87,7 @@ class Models(Queries):
         return await self._read(work)
 
     async def version(self, model: str) -> Version:
-        """A model that was live, as people count them. Raises `UnknownRecord`."""
+        """Return the version of a model that was live. Raises `UnknownRecord`."""
 
         def work(database: Database) -> Version:
             found = get_model(database, model)
@@ -94,14 +96,14 @@ class Models(Queries):
         return await self._read(work)
 
     async def trained_on(self, run: int) -> TrainedOn:
-        """What a run was taught by, the same as `version` has it."""
+        """Return the data that a run was trained on."""
         return await self._read(lambda database: _trained_on(database, run))
 
     async def move(self, model: str, state: ModelState, reason: str = "") -> Model:
-        """Enter `state`, with the reason for it if there is one (a rejection).
+        """Enter `state`, with a reason if there is one.
 
-        Raises `IllegalTransition` where MODEL_TRANSITIONS does not allow it, and for LIVE, which `promote` does;
-        `UnknownRecord`.
+        Raises `UnknownRecord`, and `IllegalTransition` where MODEL_TRANSITIONS does not allow it and for LIVE, which
+        is left to `Promotions.make`.
         """
 
         def work(database: Database) -> Model:
@@ -113,7 +115,7 @@ class Models(Queries):
         return await self._write(work)
 
     async def relocate(self, model: str, directory: str) -> Model:
-        """Note that a model's files lie in `directory` now. Raises `UnknownRecord`."""
+        """Set the directory of a model. Raises `UnknownRecord`."""
 
         def work(database: Database) -> Model:
             get_model(database, model)
@@ -123,7 +125,7 @@ class Models(Queries):
         return await self._write(work)
 
     async def drop_directory(self, model: str) -> Model:
-        """Note that the files of a model were removed: its row stays, with an empty directory.
+        """Clear the directory of a model whose files were removed; its row stays.
 
         Raises `IllegalTransition` for the live model, `UnknownRecord`.
         """
@@ -138,7 +140,7 @@ class Models(Queries):
         return await self._write(work)
 
     async def prune(self, model: str) -> Model:
-        """Note that the files of a model are about to be removed, and that its adapter can make them again.
+        """Mark a model whose files are about to be removed and can be merged again from its adapter.
 
         Raises `IllegalTransition` for the live model and for one whose promotion is pending, `UnknownRecord`.
         """
@@ -154,7 +156,7 @@ class Models(Queries):
 
 
 def _line(database: Database) -> list[str]:
-    """The models that led to the live one, which is the last; a rollback has taken off those that it left."""
+    """Return the models that led to the live one, which is the last; a rollback takes off those that it left."""
     line: list[str] = []
     for row in every(database, "SELECT model, back FROM promotions WHERE done IS NOT NULL ORDER BY done, id"):
         if row["back"] and row["model"] in line:
@@ -166,6 +168,7 @@ def _line(database: Database) -> list[str]:
 
 
 def get_model(database: Database, model: str) -> Model:
+    """Return the model with this name. Raises `UnknownRecord`."""
     row = first(database, f"{_SELECT} WHERE id = ?", [model])
     if row is None:
         raise UnknownRecord(f"There is no model {model}: see the list of models.")
@@ -179,11 +182,13 @@ def _trained_on(database: Database, run: int | None) -> TrainedOn:
 
 
 def live_model(database: Database) -> Model | None:
+    """Return the live model, None before the first."""
     row = first(database, f"{_SELECT} WHERE state = 'live'")
     return None if row is None else _model(row)
 
 
 def move_model(database: Database, model: Model, state: ModelState, reason: str) -> None:
+    """Enter `state`; an empty reason leaves the present one. Raises `IllegalTransition`."""
     if state not in MODEL_TRANSITIONS[model.state]:
         raise IllegalTransition(f"{model.id} is {model.state} and cannot become {state}.")
     reason = reason or model.reason
@@ -202,12 +207,14 @@ def _model(row: sqlite3.Row) -> Model:
 def add_promotion(
     database: Database,
     model: str,
-    previous: str | None,
-    by: int | None,
+    previous: str | None = None,
+    *,
+    by: int | None = None,
     created: float,
     done: float | None,
-    back: bool,
+    back: bool = False,
 ) -> int:
+    """Add a promotion and return its id."""
     cursor = database.execute(
         'INSERT INTO promotions(model, previous, "by", created, done, back) VALUES (?, ?, ?, ?, ?, ?)',
         (model, previous, by, created, done, back),

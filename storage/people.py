@@ -1,8 +1,4 @@
-"""Queries about who talks where: users, chats, and the sessions (conversations) they have.
-
-A session belongs to one user in one chat and one forum topic; /new closes it and opens the next. A group that has one
-together is a user itself then, under its own id, which is negative.
-"""
+"""Users and chats."""
 
 from __future__ import annotations
 
@@ -16,22 +12,22 @@ from storage.runs import AFFECTED
 
 
 def ensure_user(database: Database, user: int, now: float) -> None:
-    """Give `user` an empty row unless there is one, so that what they did can refer to it."""
+    """Add an empty row for `user` unless there is one, so that other rows can refer to it."""
     database.execute("INSERT INTO users(id, created) VALUES (?, ?) ON CONFLICT(id) DO NOTHING", (user, now))
 
 
 def ensure_chat(database: Database, chat: int, now: float) -> None:
-    """Give `chat` an empty row unless there is one."""
+    """Add an empty row for `chat` unless there is one."""
     database.execute("INSERT INTO chats(id, created) VALUES (?, ?) ON CONFLICT(id) DO NOTHING", (chat, now))
 
 
 class People(Queries):
-    """Users, chats, sessions."""
+    """Users and chats."""
 
     async def save(self, person: Person, chat: Chat, *, update: int | None = None) -> None:
-        """Note who wrote and where: new rows, or changed names. A chosen language stays as it is.
+        """Store who wrote and where: new rows, or changed names. A chosen language stays.
 
-        Raises `UnknownRecord` when who sent `update` was forgotten meanwhile.
+        Raises `UnknownRecord` when the sender of `update` was erased meanwhile.
         """
         now = self._now()
 
@@ -53,17 +49,17 @@ class People(Queries):
         await self._write(work)
 
     async def get(self, user: int) -> Person | None:
-        """The user with this Telegram id, None if never seen."""
+        """Return the user with this Telegram id, None if never seen."""
         row = await self._first("SELECT id, name, client_language, language, opted_out FROM users WHERE id = ?", [user])
         return None if row is None else Person(**{**dict(row), "opted_out": bool(row["opted_out"])})
 
     async def chat(self, chat: int) -> Chat | None:
-        """The chat with this Telegram id, None if never seen."""
+        """Return the chat with this Telegram id, None if never seen."""
         row = await self._first("SELECT id, kind, title FROM chats WHERE id = ?", [chat])
         return None if row is None else Chat(**row)
 
     async def private_chats(self) -> list[int]:
-        """The ids of all private chats, oldest first: where a broadcast goes."""
+        """Return the ids of all private chats, the oldest first."""
         return await self._read(
             lambda database: [
                 row["id"]
@@ -72,7 +68,7 @@ class People(Queries):
         )
 
     async def set_language(self, user: int, language: str | None) -> None:
-        """Remember what a person chose with /language; None follows their client again."""
+        """Store a choice by /language; None follows the client's language again."""
         now = self._now()
 
         def work(database: Database) -> None:
@@ -82,9 +78,9 @@ class People(Queries):
         await self._write(work)
 
     async def set_opted_out(self, user: int, opted_out: bool) -> None:
-        """Remember whether a person wants not to be learned from.
+        """Store whether a person opts out of training.
 
-        Where they do not, a run that learns from them is to be cancelled, and their rows leave the files of runs.
+        An opt-out also cancels a run that trains on their data and removes their rows from the files of runs.
         """
         now = self._now()
 

@@ -1,4 +1,4 @@
-"""Who may read what lies in the data folder: its owner alone, also where the folder was made for others as well."""
+"""Permissions of the data folder: only its owner may read it, also where the folder itself was created for others."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _OURS: Final = ("ledger.db*", "schedule.sqlite*", "pictures", "runs", "logs", "s
 
 
 def open_to_others(directory: Path) -> list[Path]:
-    """Return what others may read or search in the data folder; nothing where the folder itself keeps them out."""
+    """Return the entries that others may read or search; nothing where the folder itself keeps others out."""
     if not directory.is_dir() or not _mode(directory) & _OTHERS:
         return []
     return [each for pattern in _OURS for each in sorted(directory.glob(pattern)) if _mode(each) & _OTHERS]
 
 
 def close_to_others(directory: Path) -> None:
-    """Take the permissions of group and others from what is ours in the data folder.
+    """Take the permissions of group and others from the bot's files in the data folder.
 
-    The folder itself stays as it is: the operator may have made it for more than this. What belongs to another user is
-    left alone; `open_to_others` still names it.
+    The folder itself stays as it is, because the operator may use it for more. Files of another user stay too;
+    `open_to_others` still names them.
     """
     for each in open_to_others(directory):
         with suppress(OSError):

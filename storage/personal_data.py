@@ -1,10 +1,7 @@
-"""Queries about leaving: what a person has here, forgetting it, and what then has to be removed outside the ledger.
+"""Personal data: counting, erasing and expiring them.
 
-Rows go in one transaction, which also notes what has to follow: pictures' files, rows in the files of runs, the
-newest prompts of conversations that an engine may be sent again, the write-ahead log. Whoever removes those strikes
-them off; what a crash left is found by the next look. Knows the rows; where files lie, others know.
-
-The lane of an update ends in a colon and its person's id, which is how a person's updates are found.
+Rows are deleted in one transaction that also notes what has to be removed outside the ledger (`removals`). The lane
+of an update ends in a colon and its sender's id, by which a person's updates are found.
 """
 
 from __future__ import annotations
@@ -25,7 +22,7 @@ _SENT = (
     "SELECT sha256 FROM picture_senders WHERE sender = ?1"
     " AND sha256 NOT IN (SELECT sha256 FROM picture_senders WHERE sender <> ?1)"
 )
-"""Pictures that nobody else sent."""
+"""Pictures that no one else sent."""
 
 _SHOWING = (
     "SELECT id FROM exchanges WHERE asker = ?1 AND id IN (SELECT exchange FROM exchange_pictures)"
@@ -42,7 +39,7 @@ _AFFECTED = f"{AFFECTED} WHERE shown.id IN {_IDS}"
 
 _THEIR_SESSIONS = "SELECT id FROM sessions WHERE user = ?1 UNION SELECT session FROM exchanges WHERE asker = ?1"
 
-_NOBODYS = (
+_UNREFERENCED = (
     "SELECT value FROM json_each(?) WHERE value NOT IN (SELECT sha256 FROM exchange_pictures)"
     " AND value NOT IN (SELECT sha256 FROM picture_senders)"
 )
@@ -77,32 +74,32 @@ class PersonalDataSummary:
 
 
 class PersonalData(Queries):
-    """People who leave, exchanges that grow old, and what has to follow them."""
+    """Erasure, expiry, and removals outside the ledger."""
 
     async def count(self, user: int) -> PersonalDataSummary:
-        """What `forget` would delete."""
+        """Return what `erase` would delete."""
 
         def work(database: Database) -> PersonalDataSummary:
             database.execute("BEGIN")  # one state of the ledger for all counts
             try:
-                return _belongings(database, user)
+                return _summary(database, user)
             finally:
                 database.commit()
 
         return await self._read(work)
 
     async def erase(self, user: int, *, during: int | None = None) -> PersonalDataSummary:
-        """Delete all that is kept of a person, and return how much that was.
+        """Delete all data of a person and return their number.
 
-        Their questions with the answers and everybody's votes on them, their votes, conversations, pictures that
-        nobody else sent, updates and name. The update `during` which this happens stays to be finished; those that
-        wait are not handled any more. A run that learns from them is to be cancelled. Of whoever opted out the id
-        remains, so that nobody learns from them later either.
+        That is their questions with the answers and all votes on them, their votes, sessions, pictures that no one
+        else sent, updates and name. The update `during` which this happens stays to be finished; waiting ones are
+        closed unhandled. A run that trains on their data is cancelled. The id of a person who opted out is kept, so
+        that later data are not used either.
         """
         now = self._now()
 
         def work(database: Database) -> PersonalDataSummary:
-            gone = _belongings(database, user)
+            gone = _summary(database, user)
             pictures = column(database, _SENT, [user])
             sessions = column(database, _THEIR_SESSIONS, [user])
             add_removals(database, RemovalKind.SESSION, sessions)
@@ -125,10 +122,10 @@ class PersonalData(Queries):
         return await self._write(work)
 
     async def expire(self, before: float) -> int:
-        """Delete exchanges from before that time that nobody rated, with pictures nobody else needs, and updates that
-        were set aside; return how many exchanges.
+        """Delete exchanges without votes from before that time, pictures that nothing else needs, and updates set
+        aside.
 
-        A conversation stays up to its last exchange that is newer or has a vote.
+        A conversation is kept up to its last exchange that is newer or has a vote. Return the number of exchanges.
         """
 
         def work(database: Database) -> int:
@@ -145,15 +142,16 @@ class PersonalData(Queries):
         return await self._write(work)
 
     async def pending_removals(self) -> list[Removal]:
-        """What is yet to be removed outside the ledger."""
+        """Return what is still to be removed outside the ledger."""
         rows = await self._every("SELECT kind, name FROM removals ORDER BY kind, name")
         return [Removal(RemovalKind(row["kind"]), row["name"]) for row in rows]
 
     async def remove_picture(self, sha256: str, remove: Callable[[], object]) -> bool:
-        """Call `remove`, which deletes the picture's file, and strike it off; False if it was sent again meanwhile.
+        """Call `remove`, which deletes the picture's file, and strike it off; return False if it was sent again
+        meanwhile.
 
-        `remove` runs inside the transaction, so whoever adds the picture in this or another process does so before
-        (the file stays) or after (they see that it is gone). It may be called twice.
+        `remove` runs inside the transaction: another process that adds the picture does so before, and the file
+        stays, or after, and sees that it is gone. It may be called twice.
         """
 
         def work(database: Database) -> bool:
@@ -166,12 +164,12 @@ class PersonalData(Queries):
         return await self._write(work)
 
     async def finish_removals(self, removals: Iterable[Removal]) -> None:
-        """These are done: strike them off."""
+        """Strike off what was removed."""
         done = list(removals)
         await self._write(lambda database: finish_removals(database, done))
 
 
-def _belongings(database: Database, user: int) -> PersonalDataSummary:
+def _summary(database: Database, user: int) -> PersonalDataSummary:
     exchanges = column(database, _THEIR_EXCHANGES, [user])
     return PersonalDataSummary(
         exchanges=len(exchanges),
@@ -188,18 +186,16 @@ def _belongings(database: Database, user: int) -> PersonalDataSummary:
 
 
 def _delete_exchanges(database: Database, exchanges: list[int]) -> None:
-    """Delete exchanges with the votes on them, and pictures of theirs that nobody has sent (they were imported); note
-    which rows of runs' files have to follow.
-    """
+    """Delete exchanges with their votes and with pictures that no one sent (imported ones); note the removals."""
     ids = json.dumps(exchanges)
     withdraw(database, column(database, _AFFECTED, [ids]))
     shown = column(database, f"SELECT DISTINCT sha256 FROM exchange_pictures WHERE exchange IN {_IDS}", [ids])
     database.execute(f"DELETE FROM exchanges WHERE id IN {_IDS}", [ids])
-    _delete_pictures(database, column(database, _NOBODYS, [json.dumps(shown)]))
+    _delete_pictures(database, column(database, _UNREFERENCED, [json.dumps(shown)]))
 
 
 def withdraw(database: Database, exchanges: list[int]) -> None:
-    """Nobody learns from these exchanges as they were: note which rows of runs' files have to go."""
+    """Withdraw exchanges from training: cancel a run that uses them and note the rows of runs' files to remove."""
     cancel_learning(database, exchanges)
     taught = f"SELECT DISTINCT exchange FROM run_selections WHERE exchange IN {_IDS}"
     add_removals(database, RemovalKind.ROW, column(database, taught, [json.dumps(exchanges)]))
@@ -207,17 +203,17 @@ def withdraw(database: Database, exchanges: list[int]) -> None:
 
 
 def _delete_pictures(database: Database, pictures: list[str]) -> None:
-    """Delete the rows of pictures that no exchange shows any more; note their files."""
+    """Delete the rows of pictures that no exchange shows; note their files for removal."""
     names = json.dumps(pictures)
     database.execute(f"DELETE FROM pictures WHERE sha256 IN {_IDS}", [names])
     add_removals(database, RemovalKind.PICTURE, pictures)
 
 
 def _delete_updates(database: Database, user: int, during: int | None, now: float) -> None:
-    """Delete a person's updates with what is known of the replies; close those that wait, without their words.
+    """Delete a person's updates with their replies; close waiting ones and clear their payload.
 
-    A running bot may be at work on one of the latter, and what it does must find the update closed, also when the
-    person asks for another deletion meanwhile. So these rows stay, without anything that leads to the person.
+    A running bot may be handling a waiting update and must find it closed, also after a second erasure. So these
+    rows stay, without anything that identifies the person.
     """
     lanes = f"*:{user}"
     over = "SELECT id FROM inbox WHERE lane GLOB ? AND state IN ('done', 'aside')"

@@ -1,7 +1,4 @@
-"""Pictures as files named by the SHA-256 of their bytes: `ab/abcdef…`, written once, checked when read.
-
-Knows bytes and names; what kind of picture it is and who sent it is in the ledger.
-"""
+"""Picture files named by the SHA-256 of their bytes, `ab/abcdef…`: written once, checked when read."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ class PictureStore:
     """A folder of pictures. Several processes may use it at once."""
 
     def __init__(self, directory: Path) -> None:
-        """Use `directory`, made where there is none. Raises `StorageError`."""
+        """Use `directory`, creating it if needed. Raises `StorageError`."""
         self.directory = directory
         self._incoming = directory / _INCOMING
         try:
@@ -41,38 +38,40 @@ class PictureStore:
             raise from_os_error(error, f"opening the picture folder {directory}") from error
 
     def path(self, sha256: str) -> Path:
-        """Where the picture of that name lies, or would. Raises `StorageError` for what is not a name."""
+        """Return the path of a picture, whether or not it exists. Raises `StorageError` for an invalid name."""
         if _NAME.fullmatch(sha256) is None:
             raise StorageError(f"{sha256!r} is not the name of a picture: that is 64 hexadecimal digits.")
         return self.directory / sha256[:2] / sha256
 
     async def put(self, data: bytes) -> str:
-        """Keep `data` and return its name. When this returns, the picture is on the disk.
+        """Store `data` durably and return its name. Raises `StorageError`.
 
-        What is there already is left as it is, or written anew if it was damaged. Raises `StorageError`.
+        An intact file is left as it is, a damaged one is written again.
         """
         return await asyncio.to_thread(self._put, data)
 
     async def get(self, sha256: str) -> bytes:
-        """The picture of that name, checked against it.
+        """Return a picture's bytes, checked against its name.
 
-        Raises `UnknownRecord` if there is none, `Damaged` if its bytes no longer match its name.
+        Raises `UnknownRecord` if there is none, `Damaged` if its bytes do not match its name.
         """
         return await asyncio.to_thread(self._get, sha256)
 
     def files(self) -> list[Path]:
-        """Every picture there is, in no order."""
+        """Return the paths of all pictures, in no order."""
         return [each for each in self.directory.glob("??/*") if _NAME.fullmatch(each.name)]
 
     def remove(self, sha256: str) -> None:
-        """Delete the picture of that name, if there is one. Blocks until that is on the disk: for the ledger's thread
-        (`PersonalData.remove_picture`). Raises `StorageError`.
+        """Delete a picture durably, if it is there. Blocks; runs on the ledger's thread
+        (`PersonalData.remove_picture`).
+
+        Raises `StorageError`.
         """
         path = self.path(sha256)
         try:
             path.unlink(missing_ok=True)
             if path.parent.is_dir():
-                sync_directory(path.parent)  # whoever deleted it may have died before doing so
+                sync_directory(path.parent)  # the process that deleted it may have died before this
         except OSError as error:
             raise from_os_error(error, f"deleting the picture {path}") from error
 
@@ -84,7 +83,7 @@ class PictureStore:
                 path.parent.mkdir(mode=PRIVATE, exist_ok=True)
                 sync_directory(self.directory)
             if path.is_file() and path.read_bytes() == data:
-                sync_directory(path.parent)  # whoever wrote it may have died before doing so
+                sync_directory(path.parent)  # the process that wrote it may have died before this
             else:
                 write_durably(path, data, temporary_folder=self._incoming)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""Queries about pictures that are cleaned after they were stored, and about files that must not be decoded again."""
+"""The table of pictures, their re-encoding, and files that crash a decoder; the files are in `picture_store`."""
 
 from __future__ import annotations
 
@@ -28,15 +28,14 @@ _INSERT_SENDER = (
 
 
 class Pictures(Queries):
-    """Stored pictures and their cleaning."""
+    """Pictures."""
 
     async def add(self, picture: StoredPicture, sender: int | None = None, *, update: int | None = None) -> None:
-        """Note a picture whose bytes are in the picture folder, who sent it and for which update it was fetched (None:
-        it was imported).
+        """Add a picture whose bytes are in the picture folder, with its sender (None: imported) and update.
 
-        A picture already known keeps its first row. Its bytes may have been removed just before this; from now on
-        they are not (`PersonalData.remove_picture`), so see afterwards that they are there. Raises `UnknownRecord` when
-        who sent the update was forgotten meanwhile.
+        A known picture keeps its first row. Its file may have been removed just before this call, but not after it
+        (`PersonalData.remove_picture`), so check afterwards that it exists. Raises `UnknownRecord` when the sender
+        of `update` was erased meanwhile.
         """
         now = self._now(picture.created)
         row = asdict(picture) | {"created": now}
@@ -52,7 +51,7 @@ class Pictures(Queries):
         await self._write(work)
 
     async def get(self, sha256: str) -> StoredPicture:
-        """The picture of that name, or the one that was made of it. Raises `UnknownRecord`."""
+        """Return the picture with this name, or the one that was re-encoded from it. Raises `UnknownRecord`."""
         row = await self._first(
             "SELECT * FROM pictures WHERE sha256 = ?1"
             " OR sha256 = (SELECT sha256 FROM exchange_pictures WHERE former = ?1) LIMIT 1",
@@ -63,7 +62,7 @@ class Pictures(Queries):
         return picture_of(row)
 
     async def all(self, exchanges: list[int] | None = None) -> list[StoredPicture]:
-        """The pictures of these exchanges, or all of them, each once, the oldest first."""
+        """Return the pictures of these exchanges, or all of them, the oldest first."""
         where, values = "", []
         if exchanges is not None:
             where = (
@@ -75,18 +74,18 @@ class Pictures(Queries):
         return [picture_of(row) for row in rows]
 
     async def raw(self, limit: int) -> list[str]:
-        """The names of pictures that are still as they were sent, `limit` of them."""
+        """Return the names of at most `limit` pictures that are not re-encoded."""
         rows = await self._every("SELECT sha256 FROM pictures WHERE state = 'raw' ORDER BY sha256 LIMIT ?", [limit])
         return [row["sha256"] for row in rows]
 
     async def count(self, state: PictureState) -> int:
-        """How many pictures are in that state."""
+        """Return the number of pictures in a state."""
         return await self._number("SELECT count(*) FROM pictures WHERE state = ?", [state])
 
     async def replace(self, former: str, clean: StoredPicture) -> bool:
-        """Put `clean`, whose bytes are in the picture folder, in the place of a raw picture everywhere in the ledger.
+        """Replace a raw picture by `clean`, whose bytes are in the picture folder, everywhere in the ledger.
 
-        The former file is noted for removal. False, having changed nothing, for a picture that was forgotten or
+        The former file is noted for removal. Return False, having changed nothing, for a picture that was erased or
         replaced meanwhile.
         """
 
@@ -114,16 +113,16 @@ class Pictures(Queries):
         return await self._write(work)
 
     async def quarantine(self, sha256: str) -> None:
-        """Keep a raw picture from engines, trainings, exports and backups from now on."""
+        """Exclude a raw picture from engines, training, exports and backups."""
         await self._execute("UPDATE pictures SET state = 'quarantined' WHERE sha256 = ? AND state = 'raw'", [sha256])
 
     async def former_names(self) -> dict[str, str]:
-        """What each picture that was cleaned after it was stored is called now, by its former name."""
+        """Return the present name of each re-encoded picture by its former name."""
         rows = await self._every("SELECT DISTINCT former, sha256 FROM exchange_pictures WHERE former IS NOT NULL")
         return {row["former"]: row["sha256"] for row in rows}
 
     async def bytes_from(self, sender: int) -> int:
-        """How many bytes the stored pictures have that a person sent."""
+        """Return the total size in bytes of the stored pictures that a person sent."""
         return await self._number(
             "SELECT coalesce(sum(size), 0) FROM pictures"
             " WHERE sha256 IN (SELECT sha256 FROM picture_senders WHERE sender = ?)",
@@ -131,12 +130,12 @@ class Pictures(Queries):
         )
 
     async def decoder_deaths(self, file: str) -> int:
-        """How often a file of Telegram's, by its unique id, has killed its decoder."""
+        """Return how often a Telegram file (by its unique id) has crashed its decoder."""
         row = await self._first("SELECT deaths FROM decoder_deaths WHERE file = ?", [file])
         return 0 if row is None else int(row["deaths"])
 
     async def add_decoder_death(self, file: str) -> None:
-        """Count that a file has killed its decoder."""
+        """Count a crash of the decoder by a file."""
         now = self._now()
         await self._execute(
             "INSERT INTO decoder_deaths(file, deaths, created) VALUES (?, 1, ?)"
@@ -145,20 +144,20 @@ class Pictures(Queries):
         )
 
     async def prune_decoder_deaths(self, before: float) -> None:
-        """Forget files that were noted first before that time."""
+        """Forget files that first crashed a decoder before that time."""
         await self._execute("DELETE FROM decoder_deaths WHERE created < ?", [before])
 
     async def chore_done(self, name: str) -> bool:
-        """Whether a chore that is done once, after an upgrade, is done."""
+        """Return whether a one-time task after an upgrade is done."""
         row = await self._first("SELECT 1 FROM chores WHERE name = ?", [name])
         return row is not None
 
     async def finish_chore(self, name: str) -> None:
-        """Note that a chore is done."""
+        """Mark a one-time task as done."""
         now = self._now()
         await self._execute("INSERT INTO chores(name, done) VALUES (?, ?) ON CONFLICT DO NOTHING", (name, now))
 
 
 def picture_of(row: sqlite3.Row) -> StoredPicture:
-    """The record of a row of `pictures`."""
+    """Return the record of a row of `pictures`."""
     return StoredPicture(**{**dict(row), "state": PictureState(row["state"])})

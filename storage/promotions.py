@@ -1,4 +1,4 @@
-"""Queries about promotions: which model became live when, and who decided."""
+"""Promotions: which model became live when, and who decided."""
 
 from __future__ import annotations
 
@@ -18,51 +18,51 @@ class Promotions(Queries):
     """Changes of the live model, done or asked for."""
 
     async def make(self, model: str, by: int | None = None, *, back: bool = False) -> Promotion:
-        """Make a model the live one: the former retires, and a done promotion says who decided, all at once. With
-        `back` it is a rollback.
+        """Make a model live and retire the former one, with a promotion that is done; `back` marks a rollback.
 
-        Raises `IllegalTransition` for the live model itself or one whose files are gone, `UnknownRecord`.
+        Raises `IllegalTransition` for the live model and for one whose files are gone, `UnknownRecord`.
         """
         now = self._now()
 
         def work(database: Database) -> Promotion:
             previous = _make_live(database, model)
-            return _promotion(database, add_promotion(database, model, previous, by, now, now, back))
+            return _promotion(
+                database, add_promotion(database, model, previous, by=by, created=now, done=now, back=back)
+            )
 
         return await self._write(work)
 
     async def request(self, model: str, by: int | None = None, *, back: bool = False) -> Promotion:
-        """Ask the running bot to promote a model, with `back` as a rollback. Raises as `promote` does."""
+        """Ask the running bot to promote a model, with `back` as a rollback. Raises as `make` does."""
         now = self._now()
 
         def work(database: Database) -> Promotion:
             live = live_model(database)
             _refuse_promotion(get_model(database, model))
-            return _promotion(
-                database, add_promotion(database, model, None if live is None else live.id, by, now, None, back)
-            )
+            previous = None if live is None else live.id
+            added = add_promotion(database, model, previous, by=by, created=now, done=None, back=back)
+            return _promotion(database, added)
 
         return await self._write(work)
 
     async def pending(self) -> list[Promotion]:
-        """Promotions asked for and neither carried out nor failed, the oldest first."""
+        """Return the requested promotions that are neither carried out nor failed, the oldest first."""
         rows = await self._every(f"{_SELECT_PROMOTION} WHERE done IS NULL AND error = '' ORDER BY id")
         return [Promotion(**row) for row in rows]
 
     async def get(self, promotion: int) -> Promotion:
-        """The promotion of that id, whatever became of it. Raises `UnknownRecord`."""
+        """Return the promotion with this id. Raises `UnknownRecord`."""
         return await self._read(lambda database: _promotion(database, promotion))
 
     async def latest(self, limit: int = 20) -> list[Promotion]:
-        """The latest promotions, the newest first, those that failed included."""
+        """Return the latest promotions, failed ones included, the newest first."""
         rows = await self._every(f"{_SELECT_PROMOTION} ORDER BY id DESC LIMIT ?", [limit])
         return [Promotion(**row) for row in rows]
 
     async def finish(self, promotion: int, error: str = "") -> Promotion:
-        """Close a promotion that was asked for. Without `error` its model becomes the live one, as by `promote`
-        (unless it is already), at the same moment; with `error` it stays not done.
+        """Close a requested promotion: make its model live as `make` does, unless it is already, or store `error`.
 
-        Raises `IllegalTransition` for a promotion that is closed already, `UnknownRecord`.
+        Raises `IllegalTransition` for a promotion that is closed, `UnknownRecord`.
         """
         now = self._now()
 
@@ -92,7 +92,7 @@ def _refuse_promotion(model: Model) -> None:
 
 
 def _make_live(database: Database, model: str) -> str | None:
-    """Retire the live model, make `model` live; return the former's name, None if there was none."""
+    """Retire the live model and make `model` live; return the former one's name, None without one."""
     candidate, live = get_model(database, model), live_model(database)
     _refuse_promotion(candidate)
     if not candidate.directory:

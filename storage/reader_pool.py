@@ -1,7 +1,6 @@
-"""A few threads that read, each with its own connection, so that no query runs on an event loop.
+"""Threads that read, each with its own connection, so that no query runs on an event loop.
 
-In WAL mode readers neither wait for the writer nor hold it up; a read sees everything whose write was
-awaited before it. Knows connections; knows no table.
+In WAL mode readers and the writer do not block each other. A read sees every write that was awaited before it.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ THREADS = 2
 
 
 class ReaderPool:
-    """Read-only connections, one a thread, opened when first used."""
+    """Read-only connections, one per thread, opened on first use."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -44,7 +43,7 @@ class ReaderPool:
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._work, work)
 
     async def close(self) -> None:
-        """Wait for the reads under way, then close every connection. A second call does nothing."""
+        """Wait for reads in flight, then close every connection. A second call does nothing."""
         if not self._closed:
             self._closed = True
             await asyncio.to_thread(self._pool.shutdown)

@@ -18,6 +18,7 @@ class Reason(str):
     values: Mapping[str, object]
 
     def __new__(cls, template: str, /, **values: object) -> Self:
+        """Return the reason with the values in its template."""
         reason = super().__new__(cls, template.format(**values) if values else template)
         reason.template, reason.values = template, values
         return reason

@@ -14,8 +14,10 @@ from sqlite_utils import Database
 
 
 class RemovalKind(StrEnum):
-    """What is to be removed: a picture's file, rows of an exchange in runs' files, an engine's cached prompt of a
-    session, or the contents of the write-ahead log.
+    """What is to be removed.
+
+    A picture's file, an exchange's rows in the files of runs, a session's prompt in an engine's cache, or the contents
+    of the write-ahead log.
     """
 
     PICTURE = "picture"

@@ -1,4 +1,4 @@
-"""Queries about the messages that answer updates, so that a replay edits what was sent instead of sending it again."""
+"""Replies: the messages that answer an update, stored so that a replay edits them instead of sending them again."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ class Replies(Queries):
     """Replies to updates."""
 
     async def begin(self, update: int, slot: int, chat: int, question: int = 0) -> Reply:
-        """Note that reply number `slot` (from 0) to an update is about to be sent, or return what is known of it.
+        """Store that reply number `slot` (from 0) to an update is about to be sent, or return what is stored of it.
 
-        `question` is the message that it answers. A `message` in the result means that it was sent before: edit that.
-        None on an update's second attempt means that an earlier send may or may not have happened; such replies are
-        counted as doubtful.
+        `question` is the message that it answers. A `message` in the result was sent before: edit it. None on a
+        later attempt leaves open whether an earlier send happened; such replies are counted as doubtful.
         """
         now = self._now()
 
@@ -43,20 +42,20 @@ class Replies(Queries):
         return await self._write(work)
 
     async def sent(self, update: int, slot: int, message: int) -> None:
-        """Telegram has the reply under this message id. Raises `UnknownRecord` for a reply that was not begun."""
+        """Store Telegram's message id of a reply. Raises `UnknownRecord` for one that was not begun."""
         await self._set_reply(update, slot, "message = ?", [message])
 
     async def finish(self, update: int, slot: int) -> None:
-        """The reply shows its final text. Raises `UnknownRecord` for a reply that was not begun."""
+        """Mark a reply as showing its final text. Raises `UnknownRecord` for one that was not begun."""
         await self._set_reply(update, slot, "final = 1", [])
 
     async def for_update(self, update: int) -> list[Reply]:
-        """All replies begun for an update, by slot."""
+        """Return all replies begun for an update, by slot."""
         rows = await self._every(f"{_REPLY} ORDER BY slot", [update])
         return [_reply(row) for row in rows]
 
     async def exists(self, chat: int, *, message: int | None = None, question: int | None = None) -> bool:
-        """Whether a message of a chat is one of our replies, or a question that has one."""
+        """Return whether a message of a chat is a reply of the bot, or a question that has one."""
         row = await self._first(
             "SELECT 1 FROM replies WHERE chat = ?1 AND message = ?2"
             " UNION ALL SELECT 1 FROM replies WHERE chat = ?1 AND question = ?3 AND question <> 0 LIMIT 1",
@@ -65,7 +64,7 @@ class Replies(Queries):
         return row is not None
 
     async def for_question(self, chat: int, question: int) -> list[Reply]:
-        """Return the messages that show the newest answer to a message, by slot. Replies not yet sent do not count."""
+        """Return the latest replies to a person's message, by slot."""
         rows = await self._every(
             f'{_REPLIES} WHERE "update" = (SELECT "update" FROM replies WHERE chat = ? AND question = ?'
             " AND message IS NOT NULL ORDER BY created DESC, rowid DESC LIMIT 1) ORDER BY slot",

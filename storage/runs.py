@@ -1,4 +1,4 @@
-"""Queries about retraining runs: states with checked transitions, progress, and what each run was taught with."""
+"""Retraining runs: their states with checked transitions, progress, and selected exchanges."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ _IS_ACTIVE = "state IN (SELECT value FROM json_each(?))"
 
 _REQUESTED = 1
 _WITHDRAWN = 2
-"""Why `cancel_requested`: somebody wishes it, or something that the run learns from was withdrawn. 0: it is not."""
+"""Values of `cancel_requested`: a person asked, or an exchange of the selection was withdrawn. 0: not requested."""
 
 
 class Runs(Queries):
-    """Runs and their frozen selections."""
+    """Runs and their selections."""
 
     async def start(self, trigger: str, requested_by: int | None = None) -> Run:
         """Add a run in state due. `trigger` is schedule, admin or command.
 
-        Raises `RunBusy` while another is due or under way, in whatever process.
+        Raises `RunBusy` while another run has not ended, in any process.
         """
         now = self._now()
 
@@ -61,40 +61,40 @@ class Runs(Queries):
         return await self._write(work)
 
     async def get(self, run: int) -> Run:
-        """The run of that id. Raises `UnknownRecord`."""
+        """Return the run with this id. Raises `UnknownRecord`."""
         return await self._read(lambda database: _get(database, run))
 
     async def latest(self, limit: int = 20) -> list[Run]:
-        """The latest runs, the newest first."""
+        """Return the latest runs, the newest first."""
         rows = await self._every(f"{_SELECT} ORDER BY id DESC LIMIT ?", [limit])
         return [_run(row) for row in rows]
 
     async def active(self) -> Run | None:
-        """The run that is due or under way, None without one."""
+        """Return the run that has not ended, None without one."""
         row = await self._first(f"{_SELECT} WHERE {_IS_ACTIVE}", [_ACTIVE])
         return None if row is None else _run(row)
 
     async def due(self) -> Run | None:
-        """The run that waits to be started, None without one."""
+        """Return the run that waits to be started, None without one."""
         row = await self._first(f"{_SELECT} WHERE state = ?", [RunState.DUE])
         return None if row is None else _run(row)
 
     async def unsettled(self) -> Run | None:
-        """The newest run, if it has ended and `settle_run` was not called: whoever was to see to its end died."""
+        """Return the newest run if it has ended and was not settled, because the process that carried it out died."""
         row = await self._first(
             f"{_SELECT} WHERE id = (SELECT max(id) FROM runs) AND NOT settled AND NOT {_IS_ACTIVE}", [_ACTIVE]
         )
         return None if row is None else _run(row)
 
     async def is_settled(self, run: int) -> bool:
-        """Whether the run has ended and all that this brings about has been seen to. Raises `UnknownRecord`."""
+        """Return whether the run has ended and its consequences are complete. Raises `UnknownRecord`."""
         row = await self._first(f"SELECT settled AND NOT {_IS_ACTIVE} AS over FROM runs WHERE id = ?", [_ACTIVE, run])
         if row is None:
             raise _unknown(run)
         return bool(row["over"])
 
     async def settle(self, run: int) -> None:
-        """Note that all that the end of a run brings about has been seen to."""
+        """Mark the consequences of a run's end as complete."""
         await self._execute("UPDATE runs SET settled = 1 WHERE id = ?", [run])
 
     async def move(self, run: int, state: RunState, **values: Any) -> Run:
@@ -117,7 +117,7 @@ class Runs(Queries):
     async def progress(
         self, run: int, step: int, steps: int, loss: float | None, seconds_left: float | None = None
     ) -> None:
-        """Note how far a run is. A report that comes after the run's end changes nothing."""
+        """Store the progress of a run; nothing after its end."""
         now = self._now()
         await self._execute(
             "UPDATE runs SET step = ?, steps = ?, loss = coalesce(?, loss), seconds_left = ?, updated = ?"
@@ -126,7 +126,7 @@ class Runs(Queries):
         )
 
     async def request_cancel(self, run: int) -> None:
-        """Ask for the end of a run; the process that carries it out looks at `cancel_requested`.
+        """Ask for the end of a run; the process that carries it out polls `cancel_requested`.
 
         Raises `IllegalTransition` for a run that has ended, `UnknownRecord`.
         """
@@ -148,7 +148,7 @@ class Runs(Queries):
         await self._write(work)
 
     async def cancel_requested(self, run: int) -> bool:
-        """Whether someone asked for the end of the run, and it has not ended yet. Raises `UnknownRecord`."""
+        """Return whether a cancellation was requested and the run has not ended. Raises `UnknownRecord`."""
         row = await self._first(
             f"SELECT cancel_requested AND {_IS_ACTIVE} AS wanted FROM runs WHERE id = ?", [_ACTIVE, run]
         )
@@ -157,10 +157,9 @@ class Runs(Queries):
         return bool(row["wanted"])
 
     async def freeze_selection(self, run: int, rows: Iterable[tuple[int, str]]) -> None:
-        """Keep which exchanges teach a run and on which side of the split ("train", "held_out") each is, and how many
-        that are: the run's samples and held_out.
+        """Store the exchanges that a run uses, each with its split ("train" or "held_out"), and their numbers.
 
-        Once for a run. Raises `StorageError` for a second time, or for an exchange that does not exist (any more).
+        Raises `StorageError` if the run has a selection already, or for an exchange that does not exist or was deleted.
         """
         frozen = [(run, exchange, position, split) for position, (exchange, split) in enumerate(rows)]
         held_out = sum(split == "held_out" for *_, split in frozen)
@@ -182,15 +181,15 @@ class Runs(Queries):
         await self._write(work)
 
     async def selection(self, run: int) -> list[tuple[int, str]]:
-        """The (exchange, split) pairs of a run as they were frozen, without those forgotten since."""
+        """Return the (exchange, split) pairs of a run as selected, without those erased since."""
         rows = await self._every("SELECT exchange, split FROM run_selections WHERE run = ? ORDER BY position", [run])
         return [(row["exchange"], row["split"]) for row in rows]
 
     async def withdrawn(self, run: int) -> bool:
-        """Whether exchanges of a run's selection may no longer teach: forgotten since, or somebody opted out who asked
-        them, what they follow on, or showed a better answer. It stays so when they opt in again.
+        """Return whether exchanges of a run's selection may no longer be used.
 
-        Raises `UnknownRecord`.
+        They were erased since, or a person opted out who asked them or what they follow on, or who corrected them.
+        This stays true if that person opts in again. Raises `UnknownRecord`.
         """
 
         def work(database: Database) -> bool:
@@ -202,9 +201,7 @@ class Runs(Queries):
 
 
 def cancel_learning(database: Database, exchanges: list[int]) -> None:
-    """Ask for the end of the run under way, or of what a finished one is about to bring, if it learned from one of
-    these exchanges, which were withdrawn.
-    """
+    """Cancel the run in progress, or the consequences of a finished one, if it uses one of these exchanges."""
     database.execute(
         f"UPDATE runs SET cancel_requested = ? WHERE ({_IS_ACTIVE} OR state = ? AND NOT settled) AND id IN"
         " (SELECT run FROM run_selections WHERE exchange IN (SELECT value FROM json_each(?)))",

@@ -1,7 +1,7 @@
-"""Queries about sessions: the conversations of people in chats.
+"""Sessions: the conversations of users in chats.
 
-A session belongs to one user in one chat and one forum topic; /new closes it and opens the next. A group that has one
-together is a user itself then, under its own id, which is negative.
+A session belongs to one user in one chat and forum topic; /new closes it and opens the next. A group with a shared
+conversation is a user too, under its own id, which is negative.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ class Sessions(Queries):
     """Sessions, of which a user has at most one open in a chat and topic."""
 
     async def find(self, chat: int, user: int, topic: int = 0) -> int | None:
-        """The open session of `user` in `chat` and forum topic (0: none), None without one."""
+        """Return the open session of `user` in `chat` and forum topic (0 without one), None if none is open."""
         row = await self._first(_OPEN_SESSION, (chat, user, topic))
         return None if row is None else int(row["id"])
 
     async def open(self, chat: int, user: int, topic: int = 0, *, update: int | None = None) -> int:
-        """As `open_session`, begun if there is none. Raises `UnknownRecord` when who sent `update`, which begins it,
-        was forgotten meanwhile.
+        """Return the open session, opening one if there is none.
+
+        Raises `UnknownRecord` when the sender of `update` was erased meanwhile.
         """
         found = await self.find(chat, user, topic)
         if found is not None:
@@ -39,7 +40,7 @@ class Sessions(Queries):
         return await self._write(work)
 
     async def restart(self, chat: int, user: int, topic: int = 0) -> int:
-        """Close the open session, if any, and begin another: the model forgets what was said before."""
+        """Close the open session, if any, and open another, with an empty history."""
         now = self._now()
 
         def work(database: Database) -> int:

@@ -1,4 +1,4 @@
-"""The states that slow, precious work goes through: runs and models, with which of them lead where, and broadcasts."""
+"""The states of runs, models and recipients of broadcasts, and the allowed transitions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from enum import StrEnum
 
 
 class RunState(StrEnum):
+    """The state of a run. The values are stored."""
+
     DUE = "due"
     TRAINING = "training"
     MERGING = "merging"
@@ -27,6 +29,8 @@ RUN_TRANSITIONS: dict[RunState, frozenset[RunState]] = {
 
 
 class ModelState(StrEnum):
+    """The state of a model. The values are stored."""
+
     CANDIDATE = "candidate"
     LIVE = "live"
     RETIRED = "retired"
@@ -42,7 +46,7 @@ MODEL_TRANSITIONS: dict[ModelState, frozenset[ModelState]] = {
 
 
 class RecipientState(StrEnum):
-    """What became of telling somebody a broadcast."""
+    """The state of a broadcast's recipient. The values are stored."""
 
     DUE = "due"
     SENDING = "sending"

@@ -1,4 +1,7 @@
-"""Queries about votes: added, never changed; the latest of each rater counts. And what they say is worth learning."""
+"""Votes, and the rated exchanges and preferences that training learns from (table `feedback`).
+
+Votes are only added; the latest of each rater on an exchange counts.
+"""
 
 from __future__ import annotations
 
@@ -35,13 +38,13 @@ _DEMONSTRATIONS = (
 
 
 class Votes(Queries):
-    """Votes and what was voted on."""
+    """Votes and rated exchanges."""
 
     async def cast(self, rating: Rating) -> bool:
-        """Add a vote. False if the update that brought it was counted before.
+        """Add a vote; return False if its update was counted before.
 
-        Raises `UnknownRecord` for an exchange that does not exist (any more), `StorageError` for a value other than
-        1, -1 and 0.
+        Raises `UnknownRecord` for an exchange that does not exist or was deleted, `StorageError` for a value other
+        than 1, -1 and 0.
         """
         if rating.value not in (1, -1, 0):
             raise StorageError(f"A rating is 1 or -1, or 0 for none, not {rating.value}.")
@@ -61,14 +64,14 @@ class Votes(Queries):
         return await self._write(work)
 
     async def by_update(self, update: int) -> Rating | None:
-        """The vote that an update has brought, None if it has brought none yet."""
+        """Return the vote that an update has cast, None if it has cast none."""
         row = await self._first(
             'SELECT exchange, rater, value, reason, "update", created FROM feedback WHERE "update" = ?', [update]
         )
         return None if row is None else Rating(**row)
 
     async def recent_in_groups(self, seconds: float) -> list[Exchange]:
-        """The exchanges of groups that were voted on at most so long before the last vote of all."""
+        """Return the exchanges in groups with a vote in the last `seconds` before the newest vote of all."""
         rows = await self._every(
             f"{SELECT_EXCHANGES} WHERE chat < 0 AND id IN (SELECT exchange FROM feedback"
             " WHERE created >= (SELECT max(created) FROM feedback) - ?) ORDER BY id",
@@ -77,7 +80,7 @@ class Votes(Queries):
         return [exchange_of(row) for row in rows]
 
     async def tally(self, exchange: int) -> tuple[int, int]:
-        """How many people like the answer of an exchange at present, and how many do not."""
+        """Return the numbers of people who like and who dislike an answer at present."""
         row = await self._first(
             "SELECT coalesce(sum(value > 0), 0) AS ups, coalesce(sum(value < 0), 0) AS downs"
             " FROM (SELECT value, max(id) FROM feedback WHERE exchange = ? GROUP BY rater)",
@@ -87,43 +90,42 @@ class Votes(Queries):
         return row["ups"], row["downs"]
 
     async def latest(self, exchange: int, rater: int) -> int | None:
-        """The latest vote of `rater` on `exchange`: 1, -1, or None without any or with one that was taken back."""
+        """Return the vote of `rater` on `exchange`, 1 or -1; None without one or after it was taken back."""
         row = await self._first(
             "SELECT value FROM feedback WHERE exchange = ? AND rater = ? ORDER BY id DESC LIMIT 1", (exchange, rater)
         )
         return int(row["value"]) or None if row is not None else None
 
     async def rated_exchanges(self, trust: Trust = EQUAL_TRUST) -> list[RatedExchange]:
-        """Every exchange that has votes or a better answer, by id, with the latest vote of each rater and the
-        conversation before it.
+        """Return every exchange with votes or a correction, by id, with the conversation before it.
 
-        Left out are votes and better answers of people who opted out or are blocked, and exchanges that they asked, or
-        in blocked groups, that show a picture in quarantine, or that follow on theirs. So are better answers that
-        nobody but their author has confirmed, unless the author is an admin.
+        Left out are votes and corrections of people who opted out or are blocked; exchanges that they asked, that
+        are in blocked groups or show a quarantined picture, and those that follow on one of these; and corrections
+        that only their author has confirmed, unless the author is an admin.
         """
         judged = await self._read(lambda database: _judged(database, trust))
         rated = [each.better or each.said for each in judged if each.better or each.said.raters]
         return sorted(rated, key=lambda each: each.exchange.id)
 
     async def preferences(self, trust: Trust = EQUAL_TRUST) -> list[Preference]:
-        """Where one of two answers to the same prompt is liked more: one answered again, or a better answer shown.
+        """Return the pairs of answers to the same prompt of which one has better votes, or is a correction.
 
-        People are left out as in `rated_exchanges`; answers that did not come to their own end are not compared, nor is
-        one with the same again.
+        People are left out as in `rated_exchanges`, and so are answers that did not finish by themselves and equal
+        answers.
         """
         return await self._read(lambda database: _preferences(database, trust))
 
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """An exchange with the votes on what the model said, and the same with a confirmed better answer, if any."""
+    """An exchange with the votes on the model's answer, and the same with its confirmed correction, if any."""
 
     said: RatedExchange
     better: RatedExchange | None
 
 
 def _judged(database: Database, trust: Trust) -> list[_Judged]:
-    """Every exchange of the conversations in which there is a vote or a better answer, by session and id."""
+    """Return every exchange of the conversations with a vote or a correction, by session and id."""
     database.execute("BEGIN")  # one state of the ledger for all queries
     try:
         silent = {row["id"] for row in every(database, "SELECT id FROM users WHERE opted_out")} | trust.blocked
@@ -162,9 +164,9 @@ def _judged(database: Database, trust: Trust) -> list[_Judged]:
 
 
 def _bettered(said: RatedExchange, shown: sqlite3.Row | None) -> RatedExchange | None:
-    """The exchange with a person's answer in place of the model's.
+    """Return the exchange with the correction in place of the model's answer.
 
-    A token has at least one character, nearly always, so it has no more tokens than characters.
+    Its number of tokens is set to that of its characters, which is nearly always an upper bound.
     """
     if shown is None:
         return None

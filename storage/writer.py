@@ -1,11 +1,11 @@
 """One thread that writes: work is queued from any event loop and awaited, and commits are shared.
 
-Everything queued while the last commit was under way goes into one transaction, each piece of work behind its
-own savepoint, so that one that fails spoils no other. A caller's await ends only after the commit, so whatever
-it then tells the world survives `kill -9`. Knows transactions; knows no table.
+Everything queued during a commit goes into the next transaction, each piece of work behind its own savepoint, so that a
+failing one does not affect the others. A caller's await ends only after the commit, so what it acknowledges then
+survives `kill -9`.
 
-Two pieces of work that are under way at the same time may take effect in either order; await the first before
-asking for the second where the order matters.
+Two pieces of work in flight at the same time may take effect in either order; where the order matters, await the first
+before queueing the second.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MAX_JOBS = 512
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """A piece of work and where its end is awaited."""
+    """A piece of work and the future of its caller."""
 
     together: Batched[Any, Any]
     argument: Any
@@ -49,10 +49,10 @@ class _Job:
     result: Any = None
     error: Exception | None = None
     lost: bool = False
-    """Whether `error` is of the transaction: nobody could have saved anything then."""
+    """Whether `error` is of the transaction, so that no job of it was saved."""
 
     def deliver(self) -> None:
-        """Wake the caller, in its own event loop, unless it no longer waits."""
+        """Wake the caller in its own event loop, unless it no longer waits."""
         if self.future.done():
             return
         if self.error is None:
@@ -62,7 +62,7 @@ class _Job:
 
 
 class Writer:
-    """The one writing connection of this process, on a thread of its own."""
+    """The writing connection of this process, on its own thread."""
 
     def __init__(self, path: Path, *, busy_seconds: float = BUSY_SECONDS) -> None:
         """Open `path` and start the thread. Raises `StorageError`."""
@@ -77,15 +77,15 @@ class Writer:
         self._thread.start()
 
     async def do(self, work: Work[Result]) -> Result:
-        """Run `work` in a transaction and return its result once that is committed.
+        """Run `work` in a transaction and return its result after the commit.
 
-        An exception of `work` undoes what it did and is raised here; SQLite's own come as `StorageError`.
-        Cancelling the await does not undo the work.
+        An exception of `work` undoes its changes and is raised here; SQLite's come as `StorageError`. Cancelling the
+        await does not undo the work.
         """
         return await self.do_batched(lambda database, _: [work(database)], None)
 
     async def do_batched(self, together: Batched[Argument, Result], argument: Argument) -> Result:
-        """As `do`, for small frequent work: all arguments waiting for the same function are handed to it at once.
+        """Run a function once for the arguments of all callers that wait for it; for small frequent work.
 
         When the function raises, it is called again with each argument alone.
         """
@@ -117,7 +117,7 @@ class Writer:
             self._database.close()
 
     def _next_batch(self) -> tuple[list[_Job], bool]:
-        """Wait for work; return all that is queued (at most MAX_JOBS) and whether the end was asked for."""
+        """Wait for work; return what is queued, at most MAX_JOBS, and whether the writer is closing."""
         batch: list[_Job] = []
         job = self._jobs.get()
         while job is not None:
@@ -131,7 +131,7 @@ class Writer:
         return batch, True
 
     def _commit(self, batch: list[_Job]) -> None:
-        """Do the whole batch in one transaction; every job ends with a result or an error."""
+        """Run the batch in one transaction; every job ends with a result or an error."""
         connection = self._database.conn
         try:
             # IMMEDIATE, because a deferred transaction that reads first cannot wait for another process's commit:
@@ -157,7 +157,7 @@ class Writer:
                 self._commit([job])
 
     def _do_group(self, group: list[_Job]) -> None:
-        """Do the jobs that share one function in one call; if that fails, each alone."""
+        """Run the jobs that share a function in one call; if that fails, each alone."""
         connection = self._database.conn
         connection.execute("SAVEPOINT work")
         try:
@@ -189,7 +189,7 @@ class Writer:
 
 
 def _groups(batch: list[_Job]) -> list[list[_Job]]:
-    """The jobs by their function, in the order of each function's first job."""
+    """Return the jobs by function, in the order of each function's first job."""
     groups: dict[Batched[Any, Any], list[_Job]] = {}
     for job in batch:
         groups.setdefault(job.together, []).append(job)
@@ -197,12 +197,12 @@ def _groups(batch: list[_Job]) -> list[list[_Job]]:
 
 
 def _deliver(batch: list[_Job]) -> None:
-    """Wake everyone who waits for a job of the batch, with one call into each event loop."""
+    """Wake the callers of a batch with one call into each event loop."""
     by_loop: dict[asyncio.AbstractEventLoop, list[_Job]] = {}
     for job in batch:
         by_loop.setdefault(job.loop, []).append(job)
     for loop, jobs in by_loop.items():
-        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed: its callers are gone
             loop.call_soon_threadsafe(_deliver_all, jobs)
 
 
