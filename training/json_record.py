@@ -1,7 +1,4 @@
-"""What crosses the border of a process, or is read after a restart: records in JSON files. Standard library only.
-
-Knows JSON and files; which records there are is job.py's and report.py's.
-"""
+"""Dataclasses as JSON, for files that another process or a later start reads. Needs the standard library only."""
 
 from __future__ import annotations
 
@@ -15,11 +12,12 @@ from storage.reason import Reason
 
 
 class Record:
-    """A frozen dataclass of plain values, and of records that are there by default, as JSON."""
+    """The base of a frozen dataclass of plain values, reasons, and records with a default, as JSON."""
 
     __slots__ = ()
 
     def to_json(self) -> str:
+        """Return the record as a JSON object."""
         values = {
             name: value.parts() if isinstance(value, Reason) else value
             for name, value in asdict(self).items()  # type: ignore[call-overload]
@@ -28,6 +26,7 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
+        """Parse a JSON object. Raises ValueError for another text or an unknown key, TypeError for a missing one."""
         values: dict[str, Any] = json.loads(text)
         known = {each.name: each.default_factory for each in fields(cls)}  # type: ignore[arg-type]
         unknown = values.keys() - known.keys()
@@ -41,9 +40,10 @@ class Record:
         return cls(**values)
 
     def write(self, path: Path) -> None:
-        """Write it whole: a reader sees the whole record or none."""
+        """Write the record atomically: a reader sees the whole record or none."""
         write_text(path, self.to_json() + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Self:
+        """Read a record from a file. Raises as `from_json`, and OSError."""
         return cls.from_json(path.read_text(encoding="utf-8"))

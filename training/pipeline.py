@@ -24,7 +24,7 @@ from storage.model_store import ModelStore
 from storage.picture_store import PictureStore
 from storage.reason import Reason
 from storage.states import ModelState, RunState
-from training.data.llava import lesson, write_rows
+from training.data.llava import write_rows
 from training.data.selection import TRAIN, Selection, select_pairs
 from training.data.sources import imported, resolved
 from training.gate.factual_set import read_set
@@ -218,21 +218,13 @@ class Pipeline:
         rated = await self._ledger.votes.rated_exchanges(self._trust)
         phashes = {each.sha256: each.phash for each in await self._ledger.pictures.all()}
         live = await self._ledger.models.live()
-        taught = set[int]()
+        trained = set[int]()
         if live is not None and live.run is not None:
-            taught = {exchange for exchange, side in await self._ledger.runs.selection(live.run) if side == TRAIN}
-        settings = self._settings
-
-        def choose() -> Selection:
-            return select_pairs(
-                rated,
-                phashes,
-                settings,
-                max_length=settings.max_tokens(self._paths.base),
-                seen={name for each in rated if each.exchange.id in taught for name in lesson(each).pictures},
-            )
-
-        return await asyncio.to_thread(choose)
+            trained = {exchange for exchange, side in await self._ledger.runs.selection(live.run) if side == TRAIN}
+        max_length = self._settings.max_tokens(self._paths.base)
+        return await asyncio.to_thread(
+            select_pairs, rated, phashes, self._settings, max_length=max_length, trained=trained
+        )
 
     def _check_disk(self) -> None:
         """Check that the disk has space for a run. Raises `TrainingError`.

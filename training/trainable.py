@@ -1,4 +1,4 @@
-"""Check that a run could start at all: the trainer is installed, and the base model is one that it can train.
+"""Check that a run can start: the trainer is installed, and the base model is one that it can train.
 
 Of the checkpoint only config.json is read; `inference.internvl2.checkpoint_check` checks that the files are complete.
 Standard library only.

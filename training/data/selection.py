@@ -214,7 +214,7 @@ def select_pairs(
     settings: TrainingSettings,
     *,
     max_length: int | None = None,
-    seen: Collection[str] = frozenset(),
+    trained: Collection[int] = frozenset(),
 ) -> Selection:
     """Choose the pairs of a run and split them.
 
@@ -223,7 +223,7 @@ def select_pairs(
         phashes: The perceptual hash of each picture in hex.
         settings: What to select by.
         max_length: The most tokens of a pair; None for no limit.
-        seen: The pictures that the live model was trained on.
+        trained: The exchanges that the live model was trained on.
 
     Raises:
         TooFewPairs: There are too few, or none to hold out.
@@ -239,6 +239,7 @@ def select_pairs(
         )
         raise TooFewPairs(join([counts.limit, few] if counts.limit else [few]))
     near = NearDuplicates(phashes, settings.near_duplicate)
+    seen = {name for each in rated if each.exchange.id in trained for name in lesson(each).pictures}
     train, held_out = split(chosen, near, share=settings.held_out, seen=seen)
     if not held_out:
         raise TooFewPairs(
