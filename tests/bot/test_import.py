@@ -152,7 +152,7 @@ def test_what_a_killed_import_left_is_no_source(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"images": Path("/nowhere")}, "name the one of the pictures with --images"),
+        ({"images": Path("/nowhere")}, "name the folder of the pictures with --images"),
         ({"name": "../up"}, "choose a --name"),
         ({"name": "x.part"}, "choose a --name"),
     ],
