@@ -1,5 +1,4 @@
-"""Bound what a candidate loses on factual questions that both models answered: non-inferiority of paired
-proportions."""
+"""Bound a candidate's loss on factual questions that both models answered: non-inferiority of paired proportions."""
 
 from __future__ import annotations
 
