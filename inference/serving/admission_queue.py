@@ -1,12 +1,9 @@
-"""Who may be answered now: a first-come queue in front of a limited number of places in each lane.
+"""A first-come, first-served queue with a limited number of slots per lane.
 
-A lane's limit may change. Where it shrinks, those who have a place and whose answer has not begun go back to the
-front of the queue.
-
-Knows tickets, places and chats: one chat has at most one place at a time, so that its questions are answered one
-after the other, and a chat that waits for itself holds nobody up. A chat's lane (the node it goes to, though nothing
-is known here about nodes or engines) may change while it waits; a full lane holds up only its own chats. Used from
-one event loop; nothing here awaits but a ticket's wait for its turn, so a place is never lost between two steps.
+One chat holds at most one slot at a time, so its questions are answered in order and never block other chats. A lane
+is the replica that a chat is routed to; it may change while the chat waits, and a full lane delays only its own
+chats. When a lane's limit shrinks, tickets whose answer has not begun return to the front of the queue. All code runs
+on one event loop and only `Ticket.turn` awaits, so no other task runs between two steps.
 """
 
 from __future__ import annotations
@@ -21,9 +18,9 @@ from inference.messages import EngineUnavailable
 
 
 class Admission:
-    """Places in each lane, and the queue before them.
+    """The queue and the tickets that hold a slot.
 
-    `limit` returns a lane's number of places, `lane` where a chat goes at the moment.
+    `limit` returns the number of slots of a lane, `lane` the current lane of a chat.
     """
 
     def __init__(self, limit: Callable[[str], int], lane: Callable[[str], str] = lambda _chat: "") -> None:
@@ -39,52 +36,53 @@ class Admission:
 
     @property
     def paused(self) -> bool:
-        """Whether no place is given out for now."""
+        """Whether no slots are handed out at present."""
         return self._paused or self._held
 
     @property
     def active(self) -> int:
-        """How many have a place."""
+        """Number of tickets that hold a slot."""
         return len(self._inside)
 
     @property
     def waiting(self) -> int:
-        """How many stand in the queue."""
+        """Number of tickets in the queue."""
         return len(self._queue)
 
     def waiting_by_lane(self) -> Counter[str]:
-        """How many stand in the queue for each lane."""
+        """Return the queue length of each lane."""
         return Counter(self._lane(ticket.chat) for ticket in self._queue)
 
     def ticket(self, chat: str) -> Ticket:
-        """Stand at the end of the queue. Use it as a context manager: leaving gives queue and place up."""
+        """Return a ticket; used as a context manager, it joins the queue and gives up its slot at the end."""
         return Ticket(self, chat)
 
     def tickets(self, chat: str) -> list[Ticket]:
-        """The chat's questions that wait or have a place."""
+        """Return the chat's tickets, queued or with a slot."""
         return [ticket for ticket in (*self._inside, *self._queue) if ticket.chat == chat]
 
     def pause(self) -> None:
-        """Give out no place until `resume`; who has one keeps it."""
+        """Hand out no slots until `resume`; tickets that hold one keep it."""
         self._paused = True
         self._move()
 
     def resume(self) -> None:
+        """Hand out slots again."""
         self._paused = False
         self._move()
 
     def hold(self, held: bool) -> None:
-        """Look again at lanes and limits; give out no place while `held`, as if paused."""
+        """Re-evaluate lanes and limits; while `held`, behave as if paused."""
         self._held = held
         self._move()
 
     def close(self, reason: str) -> None:
-        """Turn everybody in the queue away, and all who come later, with EngineUnavailable(reason)."""
+        """Reject queued and future tickets with EngineUnavailable(reason)."""
         self._closed = reason
         self._move()
 
     async def empty(self) -> None:
-        """Wait until nobody has a place."""
+        """Wait until no ticket holds a slot."""
         await self._empty.wait()
 
     def _enter(self, ticket: Ticket) -> None:
@@ -99,7 +97,7 @@ class Admission:
         self._move()
 
     def _move(self) -> None:
-        """Give free places to the first whose chat has none, then tell everybody who waits."""
+        """Hand free slots to the first tickets whose chat holds none, then notify the waiting ones."""
         self._take_back()
         busy = {ticket.chat for ticket in self._inside}
         taken = Counter(ticket.lane for ticket in self._inside)
@@ -120,7 +118,7 @@ class Admission:
         self._say_whether_empty()
 
     def _take_back(self) -> None:
-        """Put the last of those beyond a lane's limit whose answers have not begun back to the front of the queue."""
+        """Return the newest tickets beyond a lane's limit, unless begun, to the front of the queue."""
         taken = Counter(ticket.lane for ticket in self._inside)
         for ticket in [ticket for ticket in reversed(self._inside) if not ticket.begun]:
             if taken[ticket.lane] > self._limit(ticket.lane):
@@ -136,10 +134,10 @@ class Admission:
 
 
 class Ticket:
-    """One question's stand in the queue, then its place.
+    """One question, first in the queue, then with a slot.
 
-    `before` says how many in the queue come before it in its lane; None as soon as it has a place, in `lane`. From
-    `begin` on the place cannot be taken back.
+    `before` is the number of tickets ahead of it in its lane, or None once it holds a slot in `lane`. After `begin`
+    the slot cannot be withdrawn.
     """
 
     def __init__(self, admission: Admission, chat: str) -> None:
@@ -160,32 +158,32 @@ class Ticket:
         self.leave()
 
     def leave(self) -> None:
-        """Give up the place, or the stand in the queue. Safe to call again."""
+        """Leave the queue or release the slot. Safe to call again."""
         self._admission._leave(self)
 
     def begin(self) -> bool:
-        """Begin the answer; False where the place has been taken back and its turn is to be waited for again."""
+        """Mark the answer as begun. Return False if the slot was withdrawn; call `turn` again then."""
         self.begun = self.begun or self.before is None
         return self.begun
 
     def move(self, lane: str) -> None:
-        """Go on in another lane, even a full one: what broke off is begun anew at once."""
+        """Move to another lane, even a full one: an interrupted answer restarts without queueing."""
         if lane != self.lane:
             self.lane = lane
             self._admission._move()
 
     async def turn(self) -> AsyncGenerator[tuple[int, bool], None]:
-        """Wait for the place; yields (how many come before, whether paused) at the start and at each change.
+        """Wait for a slot; yield (tickets ahead, whether paused) at first and on each change.
 
-        Yields nothing where a place is free. Raises EngineUnavailable when the queue is closed.
+        Yields nothing if a slot is free. Raises EngineUnavailable if the queue is closed.
         """
-        told: tuple[int, bool] | None = None
+        reported: tuple[int, bool] | None = None
         while (before := self.before) is not None:
             if self._admission._closed is not None:
                 raise EngineUnavailable(self._admission._closed)
             self._news.clear()
-            if (now := (before, self._admission.paused)) != told:
-                told = now
+            if (now := (before, self._admission.paused)) != reported:
+                reported = now
                 yield now
             await self._news.wait()
 

@@ -1,8 +1,6 @@
-"""Which model is live at one place, and how another takes its place there: two slots, one flip.
+"""The live model of one replica and the swap to its successor.
 
-Knows the live supervisor, the one that comes up beside it and those that still drain. Starting, swapping, resting
-and ending exclude one another; each begins when the processes of the one before are gone. Who is answered, and what
-an answer does when its worker goes, is deployment.py's.
+Start, swap, rest and end are mutually exclusive; each begins when the processes of the previous one are gone.
 """
 
 from __future__ import annotations
@@ -25,22 +23,22 @@ _log = structlog.get_logger(__name__)
 
 _SLOTS: Final = ("blue", "green")
 _TRIES: Final = 2
-"""A new engine that a warming prompt brought down gets another chance, without that prompt."""
+"""A new engine that crashed on a warm-up prompt is started once more, without that prompt."""
 
 
 Welcome = Callable[[Worker], Awaitable[None]]
-"""Opens a worker to chats; may warm it before."""
+"""Opens a worker to chats, possibly after warming it."""
 
 Switch = Callable[[Launch, Launch], Awaitable[None]]
-"""(new, old) → the server of both is made to serve the new one."""
+"""(new, old): make an external server load the new model."""
 
 
 class BlueGreen:
-    """The live model's engine and its successor's.
+    """The engine of the live model and, during a swap, that of the next one.
 
-    `launch` says where and what is started first; each slot has a log file of its own beside `launch.log`. `changed`
-    is called after every change. `switch` gives a place that is not ours to another model. `resting` is True while
-    the engine was put to rest on purpose, `cold` says that the old engine must end before the new one starts.
+    `launch` describes the first engine; each of the two slots has its own log file beside `launch.log`. `changed` is
+    called after every change. `switch` makes an external server load another model. `resting` is True between `rest`
+    and `wake`; with `cold` the old engine must end before the new one starts.
     """
 
     def __init__(self, launch: Launch, changed: Callable[[], None], switch: Switch | None = None) -> None:
@@ -62,42 +60,42 @@ class BlueGreen:
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """All child processes, a starting or draining one included."""
+        """Ids of all child processes, including starting and draining ones."""
         everybody = (self.live, self._next, *self._retiring.values())
         return tuple(sorted({each.pid for each in everybody if each is not None and each.pid is not None}))
 
     @property
     def swapping_to(self) -> str | None:
-        """The model that comes up beside the live one."""
+        """The model that is starting beside the live one, or None."""
         return self._next.model_id if self._next is not None and self._next is not self.live else None
 
     @property
     def crashes(self) -> int:
-        """How many engines have gone by themselves so far."""
+        """Number of engines that ended unexpectedly."""
         return self._past_crashes + self.live.crashes
 
     def run(self) -> None:
-        """Start the live model's engine in the background and keep it answering, however often that fails at first."""
+        """Start the live model's engine in the background, and again for as long as that fails."""
         self._started = True
         self.live.run()
 
     async def start(self) -> None:
-        """Start the live model's engine and wait until it is ready. Raises EngineUnavailable; nothing runs then."""
+        """Start the live model's engine and wait until it is ready. Raises EngineUnavailable, leaving no process."""
         self._started = True
         async with self._move():
             await self._come_up(self.live)
 
     def serves(self, model_id: str, model_dir: Path) -> bool:
-        """Whether the model is live, and ready or put to rest."""
+        """Whether the model is live and either ready or resting."""
         live = self.live
         same = (model_id, model_dir) == (live.model_id, live.launch.model_dir)
         return same and (live.worker is not None or self.resting)
 
     async def swap(self, model_id: str, model_dir: Path, welcome: Welcome) -> bool:
-        """Have `model_id` started, `welcome` it and let it take over; False if it is live and ready already.
+        """Start `model_id`, `welcome` it and make it live. Return False if it already is.
 
-        Returns when the old one's process is gone. Raises EngineUnavailable when it does not come up: the live model
-        has not been touched then, or, where the old engine has to end first (`cold`), has been started again.
+        Returns when the old process is gone. Raises EngineUnavailable if the new engine does not start; the live model
+        is untouched then or, if the old engine had to end first (`cold`), started again.
         """
         async with self._move():
             if self._ended or not self._started:
@@ -126,7 +124,7 @@ class BlueGreen:
         self._live_is(green)
 
     async def _back(self, blue: Supervisor, green: Supervisor, welcome: Welcome) -> str:
-        """Start the old model again, in the background if it fails at first; says which."""
+        """Start the old model again, in the background if it fails at first. Return how it went, for the error."""
         try:
             await self._come_up(blue, welcome, after=green)
         except EngineUnavailable as error:
@@ -136,7 +134,7 @@ class BlueGreen:
         return "answers again."
 
     def _live_is(self, green: Supervisor) -> Supervisor:
-        """Flip; returns the one that was live."""
+        """Make `green` live and return the former live supervisor."""
         blue = self.live
         self.live, self._slot = green, 1 - self._slot
         self._count_crashes_of(blue)
@@ -145,13 +143,13 @@ class BlueGreen:
         return blue
 
     async def rest(self) -> None:
-        """End the engine's process at once, until `wake`. Answers under way break off and may wait for that."""
+        """Stop the engine until `wake`. Answers in flight are interrupted and may wait for it."""
         async with self._move():
             self.resting = True
             await self._retire(self.live, 0)
 
     async def wake(self) -> None:
-        """Start the engine again if it does not run; returns at once."""
+        """Start the engine in the background if it is not running."""
         async with self._move():
             self.resting = False
             if self._started and not self._ended and self.live.state is State.STOPPED:
@@ -159,14 +157,14 @@ class BlueGreen:
             self._changed()
 
     def refuse(self) -> None:
-        """End a start that is under way and begin none any more. The first step of `end`."""
-        # Once only: a second cancellation would cut short how the first one ends the process.
+        """Cancel a start in progress and begin no other. The first step of `end`."""
+        # Only once: a second cancellation would interrupt the cleanup after the first.
         if self._starting is not None and not self._ended:
             self._starting.cancel()
         self._ended = True
 
     async def end(self) -> None:
-        """End every process. Safe to call again, and in the middle of anything."""
+        """End every process. Safe to call again and during any other operation."""
         self.refuse()
         for retiring in self._retiring.values():
             retiring.cut()
@@ -187,7 +185,7 @@ class BlueGreen:
     async def _come_up(
         self, supervisor: Supervisor, welcome: Welcome | None = None, *, after: Supervisor | None = None
     ) -> None:
-        """Start and welcome in a task of its own, which `refuse` can end. Whatever is raised, nothing runs then."""
+        """Start and welcome in a task that `refuse` can cancel. No process is left after an error."""
         if self._ended:
             raise EngineUnavailable("The deployment was stopped before the engine was started.")
         self._next = supervisor
@@ -206,7 +204,7 @@ class BlueGreen:
             self._starting = self._next = None
 
     async def _started_up(self, supervisor: Supervisor, welcome: Welcome | None, after: Supervisor | None) -> None:
-        """All that comes before a flip. `after` is who has the place that a `switch` gives to another."""
+        """Do everything that precedes making it live. `switch` replaces the model of `after`."""
         if self._switch is not None and after is not None:
             await self._switch(supervisor.launch, after.launch)
         for _ in range(_TRIES):
@@ -222,7 +220,7 @@ class BlueGreen:
         raise EngineUnavailable(f"The engine of {supervisor.model_id} did not last: {supervisor.last_error}")
 
     async def _retire(self, supervisor: Supervisor, drain: float) -> None:
-        """Retire in a task of its own, so that a process ends even if whoever waits here is cancelled."""
+        """Retire in a separate task, so that the process ends even if the caller is cancelled."""
         retiring = asyncio.create_task(supervisor.retire(drain))
         self._retiring[retiring] = supervisor
         retiring.add_done_callback(self._retired)
@@ -232,6 +230,6 @@ class BlueGreen:
         self._count_crashes_of(self._retiring.pop(task))
 
     def _count_crashes_of(self, supervisor: Supervisor) -> None:
-        """Add them to the past ones, each once: `crashes` must never go back."""
+        """Add its crashes to the total, each once: the metric must never decrease."""
         self._past_crashes += supervisor.crashes
         supervisor.crashes = 0

@@ -1,11 +1,7 @@
-"""The front of the inference room: queue, answer, retry, pause; one `Engine` over changing processes and servers.
+"""The front of the serving package: one `Engine` over changing processes and servers.
 
-Knows who is answered when and what an answer does when its worker goes. The queue is admission.py's, the chat's node
-routing.py's, nodes are nodes.py's; what happens when they come, go and change is moves.py's and rolling.py's. One
-place's live model and its successor are bluegreen.py's, restarts supervisor.py's, one process is worker.py's.
-
-An answer is leased from one worker and every word of it comes from there. If that worker goes, the text so far is
-voided (`Delta(restarted=True)`) and the answer is begun anew by the chat's next choice.
+Every token of an answer comes from one worker. If that worker fails, the text so far is discarded
+(`Delta(restarted=True)`) and the answer restarts on the next replica of the chat's preference order.
 """
 
 from __future__ import annotations
@@ -36,25 +32,19 @@ from inference.settings import InferenceSettings
 _log = structlog.get_logger(__name__)
 
 _VERDICT_SECONDS: Final = 1.0
-"""So long an answer that broke off waits to hear whether its engine is well, where another one could answer."""
+"""How long an interrupted answer waits for the engine's health check if another replica could answer."""
 
 
 class Deployment:
     """An `Engine` that outlives its processes.
 
-    `model_id` is what answers carry as their model, `model_dir` the checkpoint; for an external server the directory
-    matters only to `swap_command`. `logs` gets the engines' log files. `command` replaces the engine's own command
-    line (tests put a fake child there). Raises EngineUnavailable for a kind that cannot be started.
+    Answers carry `model_id` as their model. `model_dir` is the checkpoint; for an external server only `swap_command`
+    uses it. Log files go to `logs`. `command` replaces the engine's own command line, for tests. Raises
+    EngineUnavailable for a kind of engine that cannot be started.
     """
 
     def __init__(
-        self,
-        settings: InferenceSettings,
-        model_id: str,
-        model_dir: Path,
-        *,
-        logs: Path,
-        command: Command | None = None,
+        self, settings: InferenceSettings, model_id: str, model_dir: Path, *, logs: Path, command: Command | None = None
     ) -> None:
         self.settings = settings
         self.kind = commands.resolve(settings)
@@ -67,7 +57,7 @@ class Deployment:
         self._router = Router(self._nodes, settings.wait_timeout)
         self._moves = Moves(self._nodes, self._router, settings, self._changed)
         self._rolling = Rolling(self._nodes, self._moves)
-        self._admission = Admission(self._places, self._router.lane)
+        self._admission = Admission(self._slots, self._router.lane)
         self._pausing = asyncio.Lock()
         self._suspicions: set[asyncio.Task[None]] = set()
         self._forgotten: WeakSet[Ticket] = WeakSet()
@@ -76,20 +66,20 @@ class Deployment:
 
     @property
     def first_words(self) -> Path:
-        """A file of one byte, 1 while somebody waits for the first word of an answer; see first_words.py."""
+        """A file of one byte, 1 while an answer's first token is awaited; see `pressure`."""
         return self._first_words.file
 
     @property
     def model(self) -> str:
-        """The live model's id: what most nodes in service answer with."""
+        """Id of the model that most replicas in service answer with."""
         return self.status().model
 
     async def start(self, *, wait: bool = True) -> None:
-        """Start the engines. Without `wait` chats queue from now on and a failed start is tried again.
+        """Start the engines. Without `wait`, chats queue at once and failed starts are retried.
 
-        With `wait` it returns when each node has answered a picture or failed to; those that failed are tried again
-        while others answer. Raises EngineUnavailable, with the last lines of the engine's log, when none answers;
-        the deployment is stopped then.
+        With `wait`, return when each replica has answered a picture or failed; failed ones are retried while others
+        answer. Raises EngineUnavailable, with the last lines of the engine's log, if none answers; the deployment is
+        stopped then.
         """
         self._router.open()
         self._moves.start()
@@ -111,9 +101,9 @@ class Deployment:
                 node.slots.run()
 
     async def stop(self, drain: float = 0) -> None:
-        """Turn new and queued questions away, let answers end for `drain` seconds, then end every process.
+        """Reject new and queued questions, let answers finish for `drain` seconds, then end every process.
 
-        What is cut off raises EngineUnavailable. Safe to call again and in the middle of a start or swap.
+        Interrupted answers raise EngineUnavailable. Safe to call again and during a start or swap.
         """
         self._admission.close(STOPPED)
         self._router.close()
@@ -126,12 +116,11 @@ class Deployment:
             suspicion.cancel()
 
     async def answer(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
-        """Queue, then stream the answer; an `Engine`.
+        """Queue the question, then stream its answer (`Engine.answer`).
 
-        One chat's questions are answered one after the other. Closing the iterator gives the place up at any
-        moment and aborts the engine's work. Read it promptly: a place is held until the answer has been read.
-        Raises what `HttpEngine.answer` raises, EngineCrashed only after `answer_attempts`, and EngineUnavailable
-        when no engine can be had.
+        A chat's questions are answered in order. Closing the iterator at any moment releases the slot and aborts the
+        engine's work; the slot is held until the answer has been read. Raises as `HttpEngine.answer`, but
+        EngineCrashed only after `answer_attempts`, and EngineUnavailable if no engine is available.
         """
         last: Delta | None = None
         try:
@@ -150,7 +139,7 @@ class Deployment:
             raise
         assert last is not None and last.answer is not None, "an engine's stream ends with the answer or raises"
         self._counters = self._counters.plus(answered=1)
-        # Lease and place are given back by now: who has the whole answer need not read on to the end.
+        # The slot is already released: a reader that has the whole answer may stop here.
         yield last
 
     async def _answered(self, prompt: Prompt, ticket: Ticket) -> AsyncGenerator[Delta, None]:
@@ -182,15 +171,9 @@ class Deployment:
                             yield delta
                 return
             except EngineCrashed as error:
-                _log.warning(
-                    "answer broke off",
-                    node=node.name,
-                    model=worker.model_id,
-                    pid=worker.pid,
-                    attempt=attempt,
-                    why=str(error),
-                )
-                # Answers hang together; the first one that notices counts.
+                engine = {"node": node.name, "model": worker.model_id, "pid": worker.pid}
+                _log.warning("answer broke off", **engine, attempt=attempt, why=str(error))
+                # All answers of a hung engine break off; only the first counts as a hang.
                 hung = isinstance(error, EngineHung) and not worker.broken
                 avoid = await self._judged(worker, error, prompt.chat)
                 self._counters = self._counters.plus(hangs=int(hung and worker.broken))
@@ -201,13 +184,13 @@ class Deployment:
             self._counters = self._counters.plus(begun_anew=1)
             yield Delta(restarted=True)
 
-    def _places(self, lane: str) -> int:
-        """How many answers may be under way at the node called `lane`."""
+    def _slots(self, lane: str) -> int:
+        """Return how many answers the replica named `lane` may have in flight."""
         held = next((node.slots.live.cache_tokens for node in self._nodes if node.name == lane), None)
         return commands.concurrency(self.kind, self.settings, held)
 
     async def _judged(self, worker: Worker, error: EngineCrashed, chat: str) -> Worker | None:
-        """Find out whether the worker is to blame; the worker itself while that lasts and another could answer."""
+        """Check the worker's health. Return the worker, to be avoided, while that lasts and another could answer."""
         suspicion = asyncio.create_task(worker.suspect(error))
         self._suspicions.add(suspicion)
         suspicion.add_done_callback(self._suspicions.discard)
@@ -217,15 +200,15 @@ class Deployment:
         return None if suspicion.done() else worker
 
     async def swap(self, model_id: str, model_dir: Path) -> None:
-        """Put another model in the live one's place while people keep chatting; on several nodes one after the other.
+        """Replace the live model without interrupting chats, one replica after the other.
 
-        Starts it beside the live one, lets it answer a picture, warms it, flips, lets the old one finish its answers
-        (`drain_timeout` seconds; what is left is begun anew by the new one) and ends it. With `swap = "cold"`, and for
-        external servers, which `swap_command` changes, the old one ends first: its chats go to other nodes meanwhile,
-        or wait and are told. Returns when the old processes are gone; cancelled after the flip, or in the middle of a
-        cold change, that goes on by itself. A second call waits for the first. Naming the model that is live and
-        ready does nothing. Raises EngineUnavailable with the reason when the new engine does not come up; the live
-        one has not been touched then, or has been started again.
+        The new engine starts beside the live one, answers a picture and is warmed before it takes over; the old one
+        finishes its answers within `drain_timeout` seconds (the rest restart on the new one) and ends. With
+        `swap = "cold"`, and for external servers, which `swap_command` changes, the old engine ends first; its chats
+        move to other replicas or wait. Returns when the old processes are gone. A cancellation after the switch, or
+        during a cold swap, does not stop it. A second call waits for the first; swapping to the live model does
+        nothing. Raises EngineUnavailable if the new engine does not start; the live one is untouched then or started
+        again.
         """
         if not self._ours and not self.settings.swap_command:
             raise EngineUnavailable(
@@ -241,33 +224,33 @@ class Deployment:
         self._counters = self._counters.plus(swaps=int(swapped))
 
     async def drain(self, node: str) -> None:
-        """Take a node out of service, its chats moved first. Drained nodes are left out of swaps.
+        """Move a replica's chats to others and take it out of service, and out of swaps.
 
-        Returns when its last answer is over. Raises EngineUnavailable for a name that is none, and for the last node
+        Returns when its last answer has ended. Raises EngineUnavailable for an unknown name and for the last replica
         that answers; see `Moves.drain`.
         """
         await self._moves.drain(node)
 
     async def undrain(self, node: str) -> None:
-        """Take a drained node into service again, with the model that is live; its chats come back.
+        """Return a drained replica to service with the live model; its chats move back.
 
-        Raises EngineUnavailable for a name that is none, and when it does not take the model; see `Rolling.undrain`.
+        Raises EngineUnavailable for an unknown name, and if it does not start the model; see `Rolling.undrain`.
         """
         await self._rolling.undrain(node)
 
     def forget(self, chat: str) -> None:
-        """Keep none of the chat's prompts, so that they are computed nowhere again. What an engine has cached fades.
+        """Drop the chat's prompts from the warm-up list. What an engine has cached is evicted in time.
 
-        Answers under way and waiting go on, and their prompts are not kept afterwards either.
+        Answers in flight and queued ones continue; their prompts are not kept either.
         """
         self._forgotten.update(self._admission.tickets(chat))
         self._moves.forget(chat)
 
     async def pause(self) -> None:
-        """Answer nobody until `resume`, and end the engines' processes so that their memory is free.
+        """Stop answering until `resume` and end the engine processes to free their memory.
 
-        Returns when it is; answers under way may finish for `drain_timeout` seconds, the rest is begun anew
-        afterwards. Queued chats are told (`Delta.paused`). Pair it with `resume` in a `finally`.
+        Answers in flight may finish for `drain_timeout` seconds; the rest restart after `resume`. Queued chats get
+        `Delta(paused=True)`. Call `resume` in a `finally`.
         """
         async with self._pausing:
             self._admission.pause()
@@ -276,14 +259,14 @@ class Deployment:
                 await asyncio.gather(*(node.slots.rest() for node in self._nodes))
 
     async def resume(self) -> None:
-        """Let chats in again and start the engine if it does not run; they wait for it."""
+        """Start the engines if they are not running and admit chats again."""
         async with self._pausing:
             if self._ours:
                 await asyncio.gather(*(node.slots.wake() for node in self._nodes))
             self._admission.resume()
 
     def status(self) -> Status:
-        """How things stand at this moment."""
+        """Return the current status."""
         return status_of(
             self.kind,
             self._nodes,
@@ -295,20 +278,20 @@ class Deployment:
         )
 
     async def engine_numbers(self) -> dict[str, dict[str, float]]:
-        """What only the engines know, of each node that says it within a second, by the node's name."""
+        """Return the engines' own metrics by replica, of those that respond within a second."""
         workers = {node.name: node.slots.live.worker for node in self._nodes}
         asked = {name: worker.numbers() for name, worker in workers.items() if worker is not None and worker.open}
         found = await asyncio.gather(*asked.values())
         return dict(zip(asked, found, strict=True))
 
     def _changed(self) -> None:
-        """Something about a node is different: everybody looks for himself."""
+        """React to a change of any replica."""
         self._moves.look()
         self._router.changed()
         self._admission.hold(self._router.away)
 
     async def _emptied(self, patience: float) -> None:
-        """Wait until nobody is being answered, for so many seconds."""
+        """Wait until no answer is in flight, at most `patience` seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 await self._admission.empty()

@@ -1,4 +1,4 @@
-"""What the deployment tells about itself: for the operator's page, /health and the metrics. Plain values only."""
+"""Status and counters of a deployment as plain values, for the operator's page, /health and /metrics."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from inference.serving.supervisor import State
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """Since the deployment was made. Each question ends as exactly one of answered, failed and cancelled.
+    """Counters since the deployment was made. Each question counts as one of answered, failed and cancelled.
 
-    `begun_anew` counts answers that were voided and begun again, `hangs` is a part of `crashes`; `warmed` counts
-    prompts of chats that were computed ahead where they went. What answers cost is sight.py's.
+    `begun_anew` counts restarted answers, `hangs` is a part of `crashes`, `warmed` counts prompts computed for warm-up.
     """
 
     answered: int = 0
@@ -31,18 +30,17 @@ class Counters:
     warmed: int = 0
 
     def plus(self, **more: int) -> Counters:
-        """These counters with some of them increased."""
+        """Return a copy with some counters increased."""
         return replace(self, **{name: getattr(self, name) + number for name, number in more.items()})
 
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """One moment of one node.
+    """Status of one replica.
 
-    `endpoint` is where its engine listens (empty: nowhere now), `model` what it answers with. `away` says that it
-    answers nobody on purpose: drained by hand (`drained`) or by a swap, or paused. `in_flight` counts its answers
-    under way, `waiting` the questions that queue for it, `chats` the recently active chats whose next question goes
-    there, `seen` what its answers cost.
+    `endpoint` is the URL of its engine, empty if none runs. `away` means that it is closed on purpose: drained by the
+    operator (`drained`), by a swap, or paused. `in_flight` counts answers, `waiting` queued questions, `chats` recently
+    active chats that are routed to it. `seen` has the statistics of its answers.
     """
 
     name: str
@@ -60,13 +58,12 @@ class NodeStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One moment of a deployment.
+    """Status of a deployment.
 
-    `model` is what most nodes in service answer with. `pid` is an engine's process (None: an external server, or none
-    runs now), `pids` all children, a starting or draining one included; `uptime` is seconds since that engine became
-    ready, `restarts` counts those of the engines that are live. `in_flight` and `waiting` count questions,
-    `swapping_to` is the model that comes up now. `state` is ready when any node in service is. `seen` is what answers
-    cost.
+    `model` is that of most replicas in service, `state` is ready if any of them is. `pid` is the process of one engine,
+    None for an external server or if none runs; `uptime` its seconds since it became ready. `pids` includes starting
+    and draining children. `restarts` counts those of the live engines, `in_flight` and `waiting` count questions.
+    `swapping_to` is the model that is starting. `seen` has the statistics of all answers.
     """
 
     engine: Kind
@@ -96,12 +93,12 @@ def status_of(
     in_flight: int,
     waiting: Mapping[str, int],
 ) -> Status:
-    """The status of a deployment over `nodes`.
+    """Return the status of a deployment over `nodes`.
 
-    `chats` has each node's number of recently active ones, `waiting` that of the questions that queue for it.
+    `chats` and `waiting` have the number of recently active chats and of queued questions of each replica.
     """
     serving = [node for node in nodes if not node.drained]
-    # The first node speaks for all where there is one answer only, or else the first that is ready.
+    # Single values are those of the first replica that is ready, else of the first.
     first = min(serving, key=lambda node: node.state is not State.READY)
     lives = [node.slots.live for node in nodes]
     return Status(

@@ -1,8 +1,4 @@
-"""Launching an engine: a process of ours with its port and client, or the client of a server given from outside.
-
-Knows what a launch takes, how long to wait until the engine has answered a picture, and what to say of one that does
-not get so far. What it answers afterwards, and when it is given up, is worker.py's.
-"""
+"""Launch an engine: a child process with its port and client, or the client of an external server."""
 
 from __future__ import annotations
 
@@ -24,9 +20,9 @@ from inference.settings import InferenceSettings
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """All that starting one model's engine takes.
+    """How to start the engine of one model.
 
-    `command` is None where the engine is a given `endpoint`. `environment` is added to the child's.
+    `command` is None for an external server, which is at `endpoint`. `environment` is added to the child's.
     """
 
     model_id: str
@@ -40,22 +36,22 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """An engine on its way up. `child` is None where it is a given endpoint."""
+    """An engine that is starting. `child` is None for an external server."""
 
     launch: Launch
     client: HttpEngine
     child: Child | None
 
     async def ready(self) -> tuple[Window | None, int | None]:
-        """Wait until it has answered a picture; return its window, as `window_of` does, and its KV cache in tokens.
+        """Wait until it has answered a picture; return its context window and the size of its KV cache in tokens.
 
-        Raises EngineUnavailable, with the last lines of its log, when it ends before or is not ready within
-        `start_timeout` seconds.
+        Raises EngineUnavailable, with the last lines of its log, if it ends or is not ready within `start_timeout`
+        seconds.
         """
         return await (self._answers() if self.child is None else self._answers_before_its_end(self.child))
 
     async def _answers_before_its_end(self, child: Child) -> tuple[Window | None, int | None]:
-        """Race the first answer against the child's end: a crash at start must not cost the whole timeout."""
+        """Wait for the first answer or the child's end: a crash at start must not cost the whole timeout."""
         ready = asyncio.ensure_future(self._answers())
         ended = asyncio.ensure_future(child.wait())
         try:
@@ -71,7 +67,7 @@ class Launched:
     async def _answers(self) -> tuple[Window | None, int | None]:
         launch, ours = self.launch, self.child is not None
         patience = launch.settings.start_timeout
-        # A host that went away in the middle of a question never says so: the next question may be answered.
+        # A host that vanishes during a request never closes the connection, so each request has its own timeout.
         longest = patience if ours else launch.settings.token_timeout
         try:
             sizes = await answers_a_picture(self.client, patience=patience, longest=longest)
@@ -89,7 +85,7 @@ class Launched:
 
 
 async def begin(launch: Launch) -> Launched:
-    """Start the process with a key of its own, or take the given endpoint; it is not ready yet.
+    """Start the child process with a new API key, or connect to the external server. It is not ready yet.
 
     Raises EngineUnavailable.
     """
@@ -130,7 +126,7 @@ async def begin(launch: Launch) -> Launched:
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on now."""
+    """Return a free loopback port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

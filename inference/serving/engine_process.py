@@ -1,7 +1,6 @@
-"""One engine from its start to its end.
+"""One engine from start to end, and how to tell a dead engine from a busy one.
 
-Knows how to tell a dead engine from a busy one, and who still uses it; how it is begun and gets ready is launch.py's.
-It is started once and ends once; starting another in its place is supervisor.py's.
+It starts once and ends once; `supervisor` starts the next one.
 """
 
 from __future__ import annotations
@@ -26,25 +25,25 @@ from inference.serving.readiness import sample_picture
 _log = structlog.get_logger(__name__)
 
 _LOOK_SECONDS: Final = 60.0
-"""How often the log of a server that `swap_command` started is looked at."""
+"""How often the log of a server that `swap_command` started is checked for rotation."""
 
 _BUSY: Final = 0.9
-"""An engine that has spoken to somebody within this share of `token_timeout` is busy, not hung."""
+"""An engine that has sent a token within this share of `token_timeout` is busy, not hung."""
 
 
 class Worker:
-    """One engine process (or endpoint) for one model.
+    """One engine process (or external server) for one model.
 
-    `open` is True from the moment chats may be sent to it, `broken` from the moment they must not be any more;
-    whoever opens it may warm it before. `served` counts finished answers, `wished` says that its end is nobody's fault.
-    `cache_tokens` is the size of its KV cache as it says itself, None where it does not.
+    `open` becomes True when chats may be sent to it, which may be after a warm-up, and `broken` when they may not any
+    more. `served` counts finished answers. `expected` means that its end was requested. `cache_tokens` is the size of
+    its KV cache, None if it does not report one.
     """
 
     def __init__(self, launch: Launch) -> None:
         self.launch = launch
         self.open = False
         self.broken = False
-        self.wished = False
+        self.expected = False
         self.served = 0
         self.in_flight = 0
         self.ready_since: float | None = None
@@ -60,16 +59,17 @@ class Worker:
 
     @property
     def model_id(self) -> str:
+        """Id of the model it serves."""
         return self.launch.model_id
 
     @property
     def pid(self) -> int | None:
-        """The child's process id; None for a given endpoint and before the start."""
+        """Process id of the child; None for an external server and before the start."""
         return self._child.pid if self._child else None
 
     @property
     def base_url(self) -> str:
-        """Where the engine listens, with `/v1`; empty before the start."""
+        """URL of the engine including `/v1`; empty before the start."""
         return self._launched.client.base_url if self._launched else ""
 
     @property
@@ -84,8 +84,8 @@ class Worker:
     async def start(self) -> None:
         """Start the engine and wait until it has answered a picture.
 
-        Raises EngineUnavailable, with the last lines of its log, when it ends before or is not ready within
-        `start_timeout` seconds. Whatever is raised, a cancellation included, no process is left behind.
+        Raises EngineUnavailable, with the last lines of its log, if it ends or is not ready within `start_timeout`
+        seconds. No process is left behind after an error or a cancellation.
         """
         try:
             self._launched = await begin(self.launch)
@@ -99,7 +99,7 @@ class Worker:
         self.ready_since = monotonic()
 
     async def answer(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
-        """Stream one answer of this engine, to what of the prompt fits it. Raises as `HttpEngine.answer`."""
+        """Stream one answer to the part of the prompt that fits the context window. Raises as `HttpEngine.answer`."""
         held = await self._held(prompt)
         async with aclosing(self._client.answer(held)) as stream:
             async for delta in stream:
@@ -111,7 +111,7 @@ class Worker:
                 yield delta
 
     async def compute(self, prompt: Prompt) -> None:
-        """Have the prompt computed, so that its prefix is known here. Nobody reads the answer; it does not count."""
+        """Compute the prompt to put its prefix into the cache. The answer is discarded and not counted."""
         held = await self._held(prompt)
         once = replace(held, sampling=replace(held.sampling, max_new_tokens=1))
         async with aclosing(self._client.answer(once)) as stream:
@@ -119,18 +119,18 @@ class Worker:
                 pass
 
     async def numbers(self) -> dict[str, float]:
-        """What the engine's /metrics tell that answers do not; empty where it has none or is slow to say."""
+        """Return the engine's /metrics that answers do not carry; empty if it has none or is too slow."""
         return await self._client.numbers()
 
     async def _held(self, prompt: Prompt) -> Prompt:
-        """What of the prompt fits the engine's window. Raises PromptTooLong, PictureError."""
+        """Return the part of the prompt that fits the context window. Raises PromptTooLong, PictureError."""
         if self._window is None or self._window.surely_holds(prompt):
             return prompt
         return await asyncio.to_thread(self._window.fit, prompt)
 
     @contextmanager
     def lease(self) -> Iterator[None]:
-        """Hold the worker while an answer is under way; `drained` waits for all to be given back."""
+        """Mark an answer as in flight; `drained` waits for all of them."""
         self.in_flight += 1
         self._idle.clear()
         try:
@@ -141,11 +141,10 @@ class Worker:
                 self._idle.set()
 
     async def suspect(self, error: EngineCrashed) -> None:
-        """An answer broke off: find out whether the engine is to blame, and end it if so.
+        """Check the engine after an interrupted answer, and end it if it is at fault.
 
-        A hang ends it at once, unless it has spoken to others meanwhile: then it is busy. After a broken connection
-        or HTTP 5xx it may prove itself by answering a picture. Many answers break off together; the first one asks
-        for all.
+        A hang ends it at once, unless it has sent tokens to other chats meanwhile. After a broken connection or HTTP
+        5xx it must answer a picture. If many answers break off together, one check is made for all.
         """
         since = monotonic()
         if isinstance(error, EngineHung):
@@ -162,10 +161,10 @@ class Worker:
             else:
                 self._spoke = monotonic()
 
-    def give_up(self, why: str, *, wished: bool = False) -> None:
-        """Send nobody here any more; kill the process. `wished`: nothing is wrong with it."""
+    def give_up(self, why: str, *, expected: bool = False) -> None:
+        """Accept no more answers and kill the process. `expected` means that nothing is wrong with it."""
         if not self.broken:
-            self.wished = wished
+            self.expected = expected
         self.broken = True
         self._why = self._why or why
         self._given_up.set()
@@ -173,7 +172,7 @@ class Worker:
             self._child.kill()
 
     async def gone(self) -> str:
-        """Wait until this engine is of no more use; returns what happened, for the log and the operator."""
+        """Wait until this engine has ended or been given up. Return what happened, for the log and the operator."""
         if self._child is None:
             while not self._given_up.is_set():
                 with suppress(TimeoutError):
@@ -187,7 +186,7 @@ class Worker:
         return f"{self._why}; {how}" if self._why else how
 
     def _rotate_log(self) -> None:
-        """An external server may write where `swap_command` did, as long as it lives."""
+        """Rotate the log of an external server, which may go on writing where `swap_command` did."""
         settings = self.launch.settings
         try:
             rotate(self.launch.log, above=int(settings.log_megabytes * 1e6), files=settings.log_files)
@@ -195,7 +194,7 @@ class Worker:
             _log.warning("log not rotated", log=str(self.launch.log), error=str(error))
 
     async def drained(self, patience: float) -> bool:
-        """Wait until nobody uses it, or it is gone, or `patience` seconds are over; True if nobody uses it."""
+        """Wait for the answers in flight, the engine's end or `patience` seconds. Return whether none is in flight."""
         idle = asyncio.ensure_future(self._idle.wait())
         gone = asyncio.ensure_future(self.gone())
         try:
@@ -207,7 +206,7 @@ class Worker:
         return self.in_flight == 0
 
     async def stop(self) -> None:
-        """End the process, close the connections. Answers still under way break off. Safe to call again."""
+        """End the process and close its connections, interrupting answers in flight. Safe to call again."""
         self.broken = True
         self._given_up.set()
         try:

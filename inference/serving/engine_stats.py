@@ -1,7 +1,4 @@
-"""What answers cost at one place: how long the first token took, how much of the prompts came from a cache.
-
-Computed from finished answers.
-"""
+"""Statistics of one replica, computed from finished answers: time to first token and share of cached prompt tokens."""
 
 from __future__ import annotations
 
@@ -14,12 +11,12 @@ from typing import Final
 from inference.messages import Answer, Usage
 
 _RECENT: Final = 256
-"""So many of a place's newest answers say how long the first token takes."""
+"""Number of newest answers over which the time to first token is computed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Counts of finished answers. First-token times in seconds, of the newest ones; 0 while there is none."""
+    """Sums over finished answers. Times to first token in seconds, of the newest answers; 0 without any."""
 
     answered: int = 0
     prompt_tokens: int = 0
@@ -31,12 +28,12 @@ class Seen:
 
     @property
     def cached_share(self) -> float:
-        """The part of all prompt tokens that was not computed again, 0 to 1."""
+        """Share of the prompt tokens that came from the cache, 0 to 1."""
         return self.cached_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
 
 
 class Sight:
-    """Notes the answers of one place."""
+    """Collects the statistics of one replica."""
 
     def __init__(self) -> None:
         self.answered = 0
@@ -44,14 +41,14 @@ class Sight:
         self.first_tokens: deque[float] = deque(maxlen=_RECENT)
 
     def note(self, answer: Answer) -> None:
-        """One more answer is finished."""
+        """Add a finished answer."""
         self.answered += 1
         self.usage = _sum((self.usage, answer.usage))
         self.first_tokens.append(answer.first_token_seconds)
 
 
 def seen(sights: Iterable[Sight]) -> Seen:
-    """What was seen at these places together."""
+    """Combine the statistics of several replicas."""
     sights = list(sights)
     usage = _sum(sight.usage for sight in sights)
     times = sorted(time for sight in sights for time in sight.first_tokens)
@@ -75,5 +72,5 @@ def _sum(usages: Iterable[Usage]) -> Usage:
 
 
 def _quantile(ordered: list[float], share: float) -> float:
-    """The smallest value that so large a share does not exceed."""
+    """Return the nearest-rank quantile; 0 without values."""
     return ordered[max(ceil(share * len(ordered)) - 1, 0)] if ordered else 0.0

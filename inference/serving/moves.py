@@ -1,8 +1,7 @@
-"""How chats move between nodes without noticing: to others before a node goes, back after it has returned.
+"""Move chats between replicas: warm the target first, then send the chat.
 
-Knows the order of things: warm first, then send. A node that comes back is warmed before its chats do; the chats of
-one that died are warmed in the background where they go. Where a chat goes is routing.py's, how a prompt is warmed
-warming.py's, how all nodes change their model rolling.py's.
+The chats of a drained replica are warmed elsewhere before it closes, and back before it opens again. The chats of a
+failed one are warmed in the background where they go next.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
 
 _PASSES: Final = 2
-"""Before an engine is opened its chats are warmed again: some were answered elsewhere in the meantime."""
+"""Warm-up passes before an engine opens: some chats are answered elsewhere during the first."""
 
 
 class Moves:
-    """Opens and closes nodes. `changed` is called after every change; `look` expects to be called then."""
+    """Opens and closes replicas. `changed` is called after every change and must call `look`."""
 
     def __init__(
         self, nodes: Sequence[Node], router: Router, settings: InferenceSettings, changed: Callable[[], None]
@@ -48,46 +47,46 @@ class Moves:
 
     @property
     def warmed(self) -> int:
-        """Prompts computed ahead so far."""
+        """Number of prompts computed for warm-up."""
         return self._warmer.warmed
 
     def start(self) -> None:
-        """Begin to look after chats whose engine has gone."""
+        """Start warming chats whose engine has failed."""
         self._in_background(self._attend())
 
     async def end(self) -> None:
-        """Stop all that goes on in the background."""
+        """Cancel the background tasks."""
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
 
     def answered(self, prompt: Prompt, worker: Worker) -> None:
-        """Note who has computed the chat's newest prompt; if the chat goes elsewhere next, warm it there."""
+        """Record who has computed the chat's newest prompt; if the chat goes elsewhere next, warm it there."""
         self._recent.answered(prompt, worker)
         found = self._router.choice(prompt.chat)
         if found is not None and found[1] is not worker:
             self._stirred.set()
 
     def forget(self, chat: str) -> None:
-        """Do not warm this chat any more."""
+        """Drop the chat from the warm-up list."""
         self._recent.forget(chat)
 
     def chats(self) -> dict[str, int]:
-        """How many recently active chats each node answers, by the node's name."""
+        """Return the number of recently active chats by replica."""
         numbers = dict.fromkeys((node.name for node in self._nodes), 0)
         for chat in self._recent.newest_first():
             numbers[self._router.lane(chat.key)] += 1
         return numbers
 
     def look(self) -> None:
-        """See which engines have come up and open them, warmed before if others answer meanwhile."""
+        """Open engines that have become ready, after a warm-up if others answer meanwhile."""
         for node in self._nodes:
             worker = node.slots.live.worker
             if worker is None or worker.open:
                 continue
             if worker in self._welcoming:
-                # People before caches: whoever is being warmed is opened when nobody else is left.
+                # Answering goes before warming: if no other engine is left, it opens at once.
                 worker.open = not self._answering() and not node.away
             elif node.away or not self._answering() or not any(self._coming(node)):
                 worker.open = True
@@ -97,7 +96,7 @@ class Moves:
         self._stirred.set()
 
     async def welcome(self, node: Node, worker: Worker) -> None:
-        """Open a worker of the node; while anybody else answers, warm it before."""
+        """Open a worker of the replica, after a warm-up if others answer meanwhile."""
         for _ in range(_PASSES):
             if not self._answering() or not await self._warmer.warm([(chat, worker) for chat in self._coming(node)]):
                 break
@@ -105,7 +104,7 @@ class Moves:
         self._changed()
 
     async def leave(self, node: Node) -> None:
-        """Warm the node's chats where they go when it is closed."""
+        """Warm the replica's chats where they go when it closes."""
         plan = []
         for chat in self._recent.newest_first():
             found = self._router.choice(chat.key)
@@ -116,11 +115,11 @@ class Moves:
         await self._warmer.warm(plan)
 
     async def drain(self, name: str) -> None:
-        """Close a node by hand: its chats are warmed elsewhere and move; returns when it has finished its answers.
+        """Warm the replica's chats elsewhere, close it and return when its answers have finished.
 
-        What is not finished after `drain_timeout` seconds is begun anew elsewhere. One that does not answer is closed
-        at once, even while a swap waits for it. A cancelled drain may leave the node closed. Raises EngineUnavailable
-        for a name that is none, and where nobody would answer then.
+        Answers that take longer than `drain_timeout` seconds restart elsewhere. A replica that does not answer closes
+        at once, even if a swap is waiting for it. A cancelled drain may leave it closed. Raises EngineUnavailable for
+        an unknown name, and if no other replica answers.
         """
         node = self.named(name)
         if node.slots.live.worker is None:
@@ -135,10 +134,10 @@ class Moves:
                     return
             worker = node.slots.live.worker
             if worker is not None and self._answering():
-                worker.give_up("its node was drained", wished=True)
+                worker.give_up("its node was drained", expected=True)
 
     async def undrain(self, node: Node) -> None:
-        """Open a drained node: its chats are warmed there and come back. Call it `alone`."""
+        """Warm a drained replica with its chats and open it. Requires `alone`."""
         worker = node.slots.live.worker
         if worker is not None:
             worker.open = False
@@ -149,7 +148,7 @@ class Moves:
 
     @asynccontextmanager
     async def closed(self, node: Node) -> AsyncIterator[None]:
-        """Close a node for a while, its chats warmed elsewhere before. Call it `alone`."""
+        """Close a replica for the block, its chats warmed elsewhere first. Requires `alone`."""
         await self.leave(node)
         node.moving = True
         self._changed()
@@ -160,7 +159,7 @@ class Moves:
             self._changed()
 
     def named(self, name: str) -> Node:
-        """The node of that name. Raises EngineUnavailable naming those there are."""
+        """Return the replica of that name. Raises EngineUnavailable listing the known names."""
         for node in self._nodes:
             if node.name == name:
                 return node
@@ -169,14 +168,14 @@ class Moves:
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
-        """One drain, undrain or swap at a time, each to its end."""
+        """Allow one drain, undrain or swap at a time."""
         async with self._alone:
             if self._unfinished:
                 await asyncio.wait(self._unfinished)
             yield
 
     async def to_the_end(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Wait for what must not be left half done: whoever waits may be cancelled, the work goes on."""
+        """Run work to its end even if the caller is cancelled."""
         task = asyncio.create_task(work)
         self._unfinished.add(task)
         task.add_done_callback(self._unfinished.discard)
@@ -194,7 +193,7 @@ class Moves:
         return any(node.worker for node in self._nodes)
 
     def _coming(self, node: Node) -> Iterator[Chat]:
-        """The chats that would be answered by the node if it were open."""
+        """Yield the chats that the replica would answer if it were open."""
         for chat in self._recent.newest_first():
             for each in self._router.order(chat.key):
                 if each is node:
@@ -209,12 +208,12 @@ class Moves:
             self._welcoming.discard(worker)
 
     async def _attend(self) -> None:
-        """Warm the chats whose next question goes to an engine that does not know them; one after the other."""
+        """Warm chats whose next question goes to an engine that has not cached them."""
         while True:
             await self._stirred.wait()
             self._stirred.clear()
-            places = [(chat, self._router.choice(chat.key)) for chat in self._recent.newest_first()]
-            await self._warmer.warm([(chat, found[1]) for chat, found in places if found is not None])
+            routes = [(chat, self._router.choice(chat.key)) for chat in self._recent.newest_first()]
+            await self._warmer.warm([(chat, found[1]) for chat, found in routes if found is not None])
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

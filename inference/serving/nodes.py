@@ -1,8 +1,4 @@
-"""The places that answer: external servers, or pairs of slots for processes of ours.
-
-Knows a node's name, whether it may be sent chats, and how many answers it has under way. Which of them a chat goes
-to is routing.py's, what runs inside is bluegreen.py's.
-"""
+"""The replicas: external servers, or engine processes of the bot."""
 
 from __future__ import annotations
 
@@ -24,10 +20,10 @@ from inference.settings import InferenceSettings
 
 
 class Node:
-    """One place that answers with one model.
+    """One replica.
 
-    `name` must be the same after every restart of the bot: chats are placed by it. `drained` is the operator's will,
-    `moving` the deployment's own, while a swap has it closed. `sight` notes what its answers cost.
+    `name` must survive restarts of the bot, since chats are routed by it. The operator sets `drained`; a swap sets
+    `moving` while it has the replica closed. `sight` collects statistics.
     """
 
     def __init__(self, name: str, slots: BlueGreen) -> None:
@@ -42,28 +38,28 @@ class Node:
 
     @property
     def away(self) -> bool:
-        """Whether it answers nobody on purpose."""
+        """Whether it is closed on purpose."""
         return self.drained or self.moving or self.slots.resting
 
     @property
     def worker(self) -> Worker | None:
-        """The engine that chats may be sent to now, or None."""
+        """The engine that accepts chats now, or None."""
         worker = self.slots.live.worker
         return worker if worker is not None and worker.open and not self.away else None
 
     @property
     def state(self) -> State:
-        """How its engine stands, whether it is away or not."""
+        """State of its engine, regardless of `away`."""
         return self.slots.live.state
 
     @property
     def model_id(self) -> str:
-        """What it answers with."""
+        """Id of the model that it answers with."""
         return self.slots.live.model_id
 
     @contextmanager
     def lease(self, worker: Worker) -> Iterator[None]:
-        """Hold one of its workers while an answer is under way."""
+        """Mark an answer of one of its workers as in flight."""
         self.in_flight += 1
         self._idle.clear()
         try:
@@ -75,7 +71,7 @@ class Node:
                 self._idle.set()
 
     async def idle(self) -> None:
-        """Wait until no answer is under way."""
+        """Wait until no answer is in flight."""
         await self._idle.wait()
 
 
@@ -89,10 +85,10 @@ def nodes_for(
     logs: Path,
     changed: Callable[[], None],
 ) -> list[Node]:
-    """The nodes that the settings name: each endpoint, else each GPU, else one engine that sees what we see."""
+    """Return a replica for each endpoint, else for each GPU, else one that inherits this process's devices."""
 
-    def node(name: str, log: str = "engine", **place: Any) -> Node:
-        launch = Launch(model_id, model_dir, command, logs / f"{log}.log", settings, **place)
+    def node(name: str, log: str = "engine", **target: Any) -> Node:
+        launch = Launch(model_id, model_dir, command, logs / f"{log}.log", settings, **target)
         return Node(name, BlueGreen(launch, changed, switch if settings.swap_command else None))
 
     if command is None:
@@ -105,5 +101,5 @@ def _as_file(what: str, endpoint: str) -> str:
 
 
 def _sees_only(gpu: int) -> dict[str, str]:
-    # In the bus's order, so that the number is nvidia-smi's.
+    # PCI bus order makes CUDA's numbers those of nvidia-smi.
     return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": str(gpu)}

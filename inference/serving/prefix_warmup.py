@@ -1,9 +1,8 @@
-"""Keeps the prompts of recently active chats, and has them computed where a chat is about to go.
+"""Compute the newest prompts of recently active chats on the engine that answers them next.
 
-An engine answers a follow-up fast because it has the conversation in its cache, pictures included. When a chat moves
-to another engine, that is lost; so its newest prompt is sent there before, for one token. Knows prompts and workers;
-which chat goes where is routing.py's, and when, moves.py's. Warming never fails anybody: what cannot be warmed in
-time is simply cold.
+A follow-up is fast because the engine has the conversation, pictures included, in its prefix cache. Before a chat
+moves to another engine, its newest prompt is therefore sent there with a limit of one token. A failed warm-up only
+leaves the prefix uncached.
 """
 
 from __future__ import annotations
@@ -26,15 +25,14 @@ from inference.settings import InferenceSettings
 _log = structlog.get_logger(__name__)
 
 _PICTURE_BYTES: Final = 256 * 2**20
-"""So many bytes of pictures are kept at most, whatever the number of chats."""
+"""Upper limit of the pictures' bytes over all chats."""
 
 
 @dataclass(eq=False, slots=True)
 class Chat:
-    """A recently active chat: the newest prompt that was answered, when (monotonic seconds), and who has computed it.
+    """A recently active chat: its newest answered prompt, when (monotonic seconds), and the workers that cached it.
 
-    A prompt that nobody has answered yet is never here. One that is `barred` is not sent to an engine again: it failed
-    once, and may be what brings engines down, or it shall be forgotten.
+    A `barred` prompt is not sent again: it failed once and may crash engines, or its chat was forgotten.
     """
 
     prompt: Prompt
@@ -44,6 +42,7 @@ class Chat:
 
     @property
     def key(self) -> str:
+        """The chat's key."""
         return self.prompt.chat
 
     @property
@@ -62,7 +61,7 @@ class RecentChats:
         self._bytes = 0
 
     def answered(self, prompt: Prompt, worker: Worker) -> None:
-        """Note that `worker` has computed the chat's newest prompt."""
+        """Record that `worker` has computed the chat's newest prompt."""
         self._drop(prompt.chat)
         chat = self._chats[prompt.chat] = Chat(prompt, monotonic(), WeakSet((worker,)))
         self._bytes += chat.size
@@ -70,14 +69,14 @@ class RecentChats:
             self._drop(next(iter(self._chats)))
 
     def newest_first(self) -> list[Chat]:
-        """The chats, the one that was answered last at the front."""
+        """Return the chats, most recently answered first."""
         oldest = monotonic() - self._age
         for key in [chat.key for chat in self._chats.values() if chat.when < oldest]:
             self._drop(key)
         return list(reversed(self._chats.values()))
 
     def forget(self, key: str) -> None:
-        """Keep the chat's prompt no longer; where it waits to be computed it is left out."""
+        """Drop the chat's prompt, also from a warm-up in progress."""
         chat = self._drop(key)
         if chat is not None:
             chat.barred = True
@@ -90,17 +89,16 @@ class RecentChats:
 
 
 class Warmer:
-    """Sends chats' newest prompts to workers, for one token each; `warmed` counts those that were computed."""
+    """Sends prompts to workers with a limit of one token; `warmed` counts those that were computed."""
 
     def __init__(self, settings: InferenceSettings) -> None:
         self.warmed = 0
         self._settings = settings
 
     async def warm(self, plan: Iterable[tuple[Chat, Worker]]) -> bool:
-        """Have each chat computed by its worker, in order, for at most `warm_timeout` seconds; False if that is over.
+        """Compute each chat on its worker, in order. Return False if `warm_timeout` seconds did not suffice.
 
-        A worker that people are sent to gets one prompt at a time, so that their questions go in between; others
-        get `warm_at_once`.
+        An open worker gets one prompt at a time, so that questions go in between; others get `warm_at_once`.
         """
         waiting: dict[Worker, list[Chat]] = defaultdict(list)
         for chat, worker in plan:

@@ -1,7 +1,6 @@
-"""Whether somebody waits for a first word, as a byte in a file: 1 while anybody does, else 0.
+"""Tell other processes of this machine whether an answer's first token is awaited: one byte in a mapped file, 1 or 0.
 
-Another process on the machine maps the file and looks at it as often as it likes, at no cost: a training on the same
-card lets the question go first. Knows no engines.
+A training on the same GPU polls it at no cost and yields.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from pathlib import Path
 
 
 class FirstWords:
-    """Counts who waits, and keeps the byte in `file`, which is made anew."""
+    """Counts awaited first tokens and keeps the byte in `file`, which is overwritten."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -25,7 +24,7 @@ class FirstWords:
 
     @contextmanager
     def awaited(self) -> Iterator[Callable[[], None]]:
-        """Somebody waits until what this yields is called, or until the block is left."""
+        """Count one awaited first token until the yielded function is called or the block ends."""
         still = True
 
         def heard() -> None:

@@ -1,8 +1,4 @@
-"""When an engine is ready: it has really answered a picture. An open port, a /health and an empty question prove less.
-
-Knows the picture that is asked about, and how long and how often to ask. What runs the engine, and what is said to
-people where it does not get ready, is launch.py's.
-"""
+"""An engine is ready once it has answered a picture: an open port, /health or an empty prompt prove less."""
 
 from __future__ import annotations
 
@@ -22,14 +18,14 @@ _PAUSE_MAX: Final = 1.0
 
 
 class NotReady(Exception):
-    """The engine has not answered a picture. The text says what it did instead, without naming the engine."""
+    """The engine has not answered a picture. The message completes a sentence that begins with its name."""
 
 
 async def answers_a_picture(engine: HttpEngine, *, patience: float, longest: float) -> Sizes:
-    """Ask until a picture is answered; return the engine's sizes as `HttpEngine.sizes` does.
+    """Ask about a picture until it is answered, with backoff; return `HttpEngine.sizes`.
 
-    An engine that is not listening yet, or still loading, "crashes". `patience` bounds all of it and `longest` one
-    question, in seconds. Raises NotReady.
+    An engine that is not listening yet or still loading raises EngineCrashed and is asked again. `patience` limits all
+    attempts and `longest` each one, in seconds. Raises NotReady.
     """
     deadline = monotonic() + patience
     pause = _PAUSE
@@ -48,7 +44,7 @@ async def answers_a_picture(engine: HttpEngine, *, patience: float, longest: flo
 
 @cache
 def sample_picture() -> Picture:
-    """The picture that proves readiness: small and square, so that it is one tile for every model."""
+    """Return the picture of the readiness check: small and square, hence one tile for every model."""
     image = Image.new("RGB", (112, 112), (230, 230, 220))
     draw = ImageDraw.Draw(image)
     draw.ellipse((22, 22, 90, 90), fill=(200, 40, 40))

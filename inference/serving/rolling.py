@@ -1,8 +1,4 @@
-"""How all nodes change their model: one after the other, and back if one fails.
-
-Knows the order of nodes and which model they are to have. How one place exchanges its engine is bluegreen.py's, how
-chats are moved before and after is moves.py's.
-"""
+"""Swap the model of all replicas, one after the other, and roll back if one fails."""
 
 from __future__ import annotations
 
@@ -24,7 +20,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Rolling:
-    """Swaps `nodes`, one at a time. Drained ones are left out, and are brought up to date before they are opened."""
+    """Swaps `nodes` one at a time. Drained ones are skipped and get the live model before they open again."""
 
     def __init__(self, nodes: Sequence[Node], moves: Moves) -> None:
         self._nodes = nodes
@@ -33,11 +29,10 @@ class Rolling:
         self._live = (live.model_id, live.model_dir)
 
     async def swap(self, model_id: str, model_dir: Path) -> bool:
-        """Give every node another model; False if all had it.
+        """Give every replica another model. Return False if all had it.
 
-        Raises EngineUnavailable when a node fails; it and those before it have been given their old models back
-        then, as far as they could, and the error says who has what. Cancelled, it leaves the nodes after the one
-        under way as they are.
+        Raises EngineUnavailable if a replica fails, after a rollback as far as possible; the message lists which
+        replica has which model. A cancellation leaves the remaining replicas as they are.
         """
         async with self._moves.alone():
             if not await asyncio.to_thread(model_dir.is_dir):
@@ -62,10 +57,10 @@ class Rolling:
             return bool(swapped)
 
     async def undrain(self, name: str) -> None:
-        """Open a drained node again, with the model that is live.
+        """Open a drained replica again, with the live model.
 
-        One that has that model and does not answer is opened when it does. Raises EngineUnavailable for a name that is
-        none, and when the node does not take the model; it stays drained then.
+        One that already has that model opens as soon as it answers. Raises EngineUnavailable for an unknown name, and
+        if the replica does not start the model; it stays drained then.
         """
         node = self._moves.named(name)
         async with self._moves.alone():
@@ -91,7 +86,7 @@ class Rolling:
         return await self._moves.to_the_end(self._swap_closed(node, model_id, model_dir))
 
     async def _swap_closed(self, node: Node, model_id: str, model_dir: Path) -> bool:
-        """The old engine ends before the new one starts: the chats go elsewhere meanwhile, or wait."""
+        """Swap with the replica closed: its chats go elsewhere meanwhile or wait."""
         async with self._moves.closed(node):
             return await node.slots.swap(model_id, model_dir, partial(self._moves.welcome, node))
 
@@ -103,12 +98,12 @@ class Rolling:
                 _log.error("node keeps the new model", node=node.name, model=node.model_id, error=str(error))
 
     def _account(self, failed: Node, model_id: str, error: EngineUnavailable) -> str:
-        """What an operator has to know: who failed and why, who has what now, and what to do."""
-        places: dict[str, list[str]] = defaultdict(list)
+        """Describe for the operator what failed, which replica has which model now, and what to do."""
+        models: dict[str, list[str]] = defaultdict(list)
         for node in self._nodes:
             silent = "" if node.state is State.READY else " (does not answer)"
-            places[node.model_id].append(f"{node.name}{silent}")
-        now = "; ".join(f"{model} at {', '.join(names)}" for model, names in places.items())
+            models[node.model_id].append(f"{node.name}{silent}")
+        now = "; ".join(f"{model} at {', '.join(names)}" for model, names in models.items())
         return (
             f"{failed.name} could not be given {model_id}, so the change was undone: {error}\n"
             f"Now there is {now}. Mend {failed.name}, or take it out of service (/drain {failed.name}), and /promote "

@@ -1,9 +1,8 @@
-"""Which node a chat is answered by: the same one as long as it can, so that its prefix is in the engine's cache.
+"""Route each chat to the same replica, so that its prefix is in that engine's cache.
 
-Rendezvous hashing (Thaler and Ravishankar, 1996): each chat has an order of preference over the nodes that follows
-from the names alone. It goes to the first open one; when that fails or is drained, only its chats move, each to its
-own second choice, and they move back afterwards. Nothing has to be remembered, so a restart of the bot keeps every
-chat in its place. Knows who is open; opening, draining and swapping are moves.py's.
+Rendezvous hashing (Thaler and Ravishankar, 1996): each chat has an order of preference over the replicas that follows
+from their names alone, and goes to the first open one. When a replica fails or is drained, only its chats move, each
+to its own second choice, and return afterwards. Nothing is stored, so the routes survive a restart of the bot.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ STOPPED = "The bot is shutting down: ask again when it is back."
 
 @lru_cache(4096)
 def ranked(chat: str, names: tuple[str, ...]) -> tuple[int, ...]:
-    """The nodes' indices in the chat's order of preference. The same in every process and for every order of names."""
+    """Return indices into `names` in the chat's order of preference, the same in every process."""
     weights = [sha256(f"{name}\n{chat}".encode()).digest() for name in names]
     return tuple(sorted(range(len(names)), key=weights.__getitem__, reverse=True))
 
 
 class Router:
-    """The chats' places over `nodes`. `wait_timeout` seconds a chat waits while no node is open."""
+    """Routes chats to `nodes`. A chat waits at most `wait_timeout` seconds while none is open."""
 
     def __init__(self, nodes: Sequence[Node], wait_timeout: float) -> None:
         self._nodes = nodes
@@ -39,45 +38,45 @@ class Router:
         self._closed = "The engine has not been started yet."
 
     def open(self) -> None:
-        """Let chats in from now on."""
+        """Admit chats."""
         self._closed = ""
 
     def close(self) -> None:
-        """Turn everybody away who asks for a place or waits for one."""
+        """Reject waiting and future chats."""
         self._closed = STOPPED
         self.changed()
 
     def changed(self) -> None:
-        """Wake whoever waits; each looks for itself whether the change concerns it."""
+        """Wake the waiting chats, each of which checks the new state."""
         self._change.set()
         self._change = asyncio.Event()
 
     def order(self, chat: str) -> list[Node]:
-        """The nodes in the chat's order of preference."""
+        """Return the replicas in the chat's order of preference."""
         return [self._nodes[index] for index in ranked(chat, self._names)]
 
     def choice(self, chat: str, *, avoid: Worker | None = None) -> tuple[Node, Worker] | None:
-        """The node that answers the chat now, and its worker; `avoid` is taken where there is no other."""
+        """Return the replica and worker that answer the chat now; `avoid` only if there is no other."""
         opened = [(node, worker) for node in self.order(chat) if (worker := node.worker) is not None]
         return next((each for each in opened if each[1] is not avoid), opened[0] if opened else None)
 
     def lane(self, chat: str) -> str:
-        """The name of the node that the chat goes to, or would go to if it were open."""
+        """Return the name of the replica that the chat goes to, or would if it were open."""
         found = self.choice(chat)
         return (found[0] if found else self.order(chat)[0]).name
 
     @property
     def away(self) -> bool:
-        """Whether nobody is answered, and on purpose: somebody brings a node back."""
+        """Whether no replica answers, at least one of them on purpose, so that it will return."""
         return not any(node.worker for node in self._nodes) and any(node.away for node in self._expected())
 
     async def until_open(self, chat: str) -> AsyncGenerator[None, None]:
-        """Wait until `choice` finds a node; yields each time that nobody is answered on purpose (`away`).
+        """Wait until `choice` finds a replica; yield whenever none answers on purpose (`away`).
 
-        Raises EngineUnavailable when waiting does not help, or lasts longer than `wait_timeout`.
+        Raises EngineUnavailable if all replicas are failing, or after `wait_timeout` seconds.
         """
         deadline: float | None = None
-        told = False
+        reported = False
         while True:
             change = self._change
             if self._closed:
@@ -86,12 +85,12 @@ class Router:
                 return
             if self.away:
                 deadline = None
-                if not told:
-                    told = True
+                if not reported:
+                    reported = True
                     yield
                     continue
             else:
-                told = False
+                reported = False
                 expected = self._expected()
                 if all(node.state is State.FAILING for node in expected):
                     raise EngineUnavailable(expected[0].slots.live.sentence())
@@ -103,5 +102,5 @@ class Router:
                 raise EngineUnavailable(self._expected()[0].slots.live.sentence()) from None
 
     def _expected(self) -> list[Node]:
-        """Who is to answer: the nodes that are not drained by hand. There is one at least."""
+        """Return the replicas that are not drained by the operator; at least one."""
         return [node for node in self._nodes if not node.drained]

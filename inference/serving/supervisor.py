@@ -1,8 +1,7 @@
-"""Keeps one model answering: a worker after another, with back-off between them.
+"""Keep one model answering: restart its worker with exponential backoff.
 
-Knows when to start the next worker and when to tell people that it does not help for now. It never gives a model
-up: beyond `restart_limit` failures in a row it goes on trying, at `restart_delay_max` seconds, and recovers by
-itself. What is asked of the worker, and which model is live, is deployment.py's.
+It never gives up: after `restart_limit` failures in a row the state is FAILING and attempts continue every
+`restart_delay_max` seconds.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _log = structlog.get_logger(__name__)
 
 
 class State(StrEnum):
-    """Where a supervised model stands."""
+    """State of a supervised model."""
 
     STARTING = "starting"
     READY = "ready"
@@ -31,11 +30,10 @@ class State(StrEnum):
 
 
 class Supervisor:
-    """One model and the worker that serves it now.
+    """One model and its current worker.
 
-    `changed` is called after every change of state. `restarts` counts workers started after the first;
-    `last_error` tells what ended the last one. `cache_tokens` is the size of the newest worker's KV cache, None where
-    no worker has told one.
+    `changed` is called after every change of state. `restarts` counts workers after the first; `last_error` says what
+    ended the last one. `cache_tokens` is the size of the newest worker's KV cache, None if none has reported one.
     """
 
     def __init__(self, launch: Launch, changed: Callable[[], None]) -> None:
@@ -53,26 +51,28 @@ class Supervisor:
 
     @property
     def model_id(self) -> str:
+        """Id of the model."""
         return self.launch.model_id
 
     @property
     def worker(self) -> Worker | None:
-        """The worker that can be asked now, or None."""
+        """The worker if it is ready, else None."""
         worker = self._worker
         return worker if worker is not None and self.state is State.READY and not worker.broken else None
 
     @property
     def pid(self) -> int | None:
+        """Process id of the worker, or None."""
         return self._worker.pid if self._worker else None
 
     @property
     def uptime(self) -> float:
-        """Seconds since the worker became ready; 0 while none is."""
+        """Seconds since the worker became ready; 0 if none is."""
         worker = self.worker
         return monotonic() - worker.ready_since if worker is not None and worker.ready_since is not None else 0.0
 
     def sentence(self) -> str:
-        """Why nobody is answered, for people; an operator finds the engine's own words in `last_error`."""
+        """Return for users why no answers come; the engine's own message is in `last_error`."""
         if self.state is not State.FAILING:
             return f"The engine is still {self.state}: ask again in a minute."
         seconds = max(round(self._next_try - monotonic()), 0)
@@ -82,9 +82,9 @@ class Supervisor:
         )
 
     async def start(self) -> None:
-        """Start a worker, wait until it is ready and keep the model answering from then on.
+        """Start a worker, wait until it is ready, and restart it from then on.
 
-        Raises EngineUnavailable when it does not become ready; then nothing is left running.
+        Raises EngineUnavailable if it does not become ready; no process is left then.
         """
         self._worker = worker = Worker(self.launch)
         self._set(State.STARTING)
@@ -100,18 +100,18 @@ class Supervisor:
         self._task = asyncio.create_task(self._keep_answering(worker))
 
     def run(self) -> None:
-        """Keep the model answering, its first start included. Returns at once."""
+        """Start a worker in the background and restart it from then on."""
         self._set(State.STARTING)
         self._failures = 0
         self._task = asyncio.create_task(self._keep_answering(None))
 
     def cut(self) -> None:
-        """Let no answer go on: for one who retires and should not wait for the answers after all."""
+        """Interrupt all answers, so that `retire` ends at once."""
         if self._worker is not None:
             self._worker.give_up("it was cut off")
 
     async def retire(self, drain: float) -> bool:
-        """Stop restarting; let the worker finish for `drain` seconds, then end it. True if nothing was cut off."""
+        """Stop restarting, drain the worker for `drain` seconds and end it. Return whether all answers finished."""
         worker = self._worker
         if self._task is not None:
             self._task.cancel()
@@ -138,7 +138,7 @@ class Supervisor:
             self.restarts += 1
 
     async def _started(self) -> Worker | None:
-        """A ready worker, or None and the reason in `last_error`."""
+        """Return a ready worker, or None with the reason in `last_error`."""
         self._worker = worker = Worker(self.launch)
         try:
             await worker.start()
@@ -155,10 +155,10 @@ class Supervisor:
 
     async def _until_gone(self, worker: Worker) -> None:
         reason = await worker.gone()
-        if worker.wished:
+        if worker.expected:
             _log.info("engine ended", model=self.model_id, pid=worker.pid, reason=reason)
         else:
-            # An engine that has answered somebody since its start is not failing in a row.
+            # An engine that has answered since its start ends the series of failures.
             self._failures = 1 if worker.served else self._failures + 1
             self.crashes += 1
             self.last_error = f"the engine of {self.model_id} (process {worker.pid}): {reason}."
@@ -171,7 +171,7 @@ class Supervisor:
         settings = self.launch.settings
         delay = 0.0
         if self._failures > 1:
-            # The exponent is bounded: 2.0**1024 is an OverflowError after a long night.
+            # The exponent is bounded: 2.0**1024 raises OverflowError.
             delay = min(settings.restart_delay * 2.0 ** min(self._failures - 2, 32), settings.restart_delay_max)
         self._next_try = monotonic() + delay
         self._set(State.FAILING if self._failures > settings.restart_limit else State.RESTARTING)

@@ -1,8 +1,7 @@
-"""Has a server that somebody else runs load another model: by a command of the operator's.
+"""Make an external server load another model by the operator's `inference.swap_command`.
 
-Knows how `inference.swap_command` is filled in and run, and how to tell from the server's own list of models that it
-still serves the old one. Whether it answers is found out afterwards, as for every engine, by worker.py. What the
-command starts is not ours: a server left behind by it lives on.
+The server's list of models tells whether it still serves the old one. The processes that the command starts belong to
+the operator and are left running.
 """
 
 from __future__ import annotations
@@ -32,18 +31,18 @@ _CONNECT_SECONDS: Final = 5.0
 
 
 async def switch(new: Launch, old: Launch) -> None:
-    """Run the command for `new`, which takes the place of `old` at the same endpoint; return when the server is back.
+    """Run the command that replaces `old` by `new` at the same endpoint; return when the server is back.
 
-    Raises EngineUnavailable with the end of what the command wrote when it fails or takes longer than
-    `swap_command_timeout` seconds, and when the server is not back, or still lists only the old model, after
-    `start_timeout`. Cancelling it ends the command.
+    Raises EngineUnavailable, with the last lines of the command's output, if it fails or takes longer than
+    `swap_command_timeout` seconds, and if the server is not back or still lists only the old model after
+    `start_timeout`. A cancellation kills the command.
     """
     await _run(new)
     await _until_listed(new, old)
 
 
 def command_line(launch: Launch) -> list[str]:
-    """`swap_command` with every placeholder filled in."""
+    """Return `swap_command` with its placeholders filled in."""
     parts = urlsplit(launch.endpoint)
     values = {
         "endpoint": launch.endpoint,
@@ -59,7 +58,7 @@ async def _run(launch: Launch) -> None:
     line = command_line(launch)
     said = f"inference.swap_command for {launch.endpoint} ({shlex.join(line)})"
     timeout = launch.settings.swap_command_timeout
-    # Not a pipe: a server that the command leaves behind would hold it open, and with it our waiting for its end.
+    # Not a pipe: a server that the command starts would keep it open, and waiting for its end would not return.
     try:
         with _opened(launch) as output:
             process = await asyncio.create_subprocess_exec(
@@ -82,10 +81,10 @@ async def _run(launch: Launch) -> None:
 
 
 def _opened(launch: Launch) -> IO[bytes]:
-    """The log, empty: what the last command wrote, and the server that it left behind, is rotated away."""
+    """Open an empty log: the output of the last command and its server is rotated away."""
     launch.log.parent.mkdir(parents=True, exist_ok=True)
     rotate(launch.log, above=0, files=launch.settings.log_files)
-    # A server left behind holds it for long: worker.py rotates it again when it has grown.
+    # A server that the command started goes on writing to it: `engine_process` rotates it when it has grown.
     return launch.log.open("ab")
 
 
@@ -98,9 +97,9 @@ def _tail(log: Path) -> str:
 
 
 async def _until_listed(new: Launch, old: Launch) -> None:
-    """Wait until the server lists its models and they are not the old one's alone.
+    """Wait until the server lists models other than the old one.
 
-    Names that are neither the new model's nor the old one's tell nothing; then its answer to a picture has to do.
+    Unknown names are accepted: the readiness check that follows decides.
     """
     settings = new.settings
     problem = "does not answer"
@@ -120,7 +119,7 @@ async def _until_listed(new: Launch, old: Launch) -> None:
 
 
 def _names(launch: Launch) -> set[str]:
-    """What servers call a model: by its id, or by its directory's path or name."""
+    """Return the names under which servers list a model: its id, its directory's path or name."""
     return {launch.model_id, str(launch.model_dir), launch.model_dir.name}
 
 
@@ -133,7 +132,7 @@ def _client(settings: InferenceSettings) -> httpx.AsyncClient:
 
 
 async def _listed(client: httpx.AsyncClient, endpoint: str) -> set[str] | None:
-    """The models that the server lists; empty when it lists none, None while it is not there."""
+    """Return the models that the server lists, empty if none; None while it is unreachable."""
     try:
         response = await client.get(f"{endpoint}/v1/models")
         if response.status_code >= 500:
