@@ -1,4 +1,4 @@
-"""The rows of broadcasts: everybody's turn comes once, whatever ends the process."""
+"""The rows of broadcasts: each recipient is due once, however the process ends."""
 
 from __future__ import annotations
 

@@ -1,139 +1,176 @@
-"""Model directories: manifests, checks and publishing."""
+"""Models and promotions in the ledger."""
 
 from __future__ import annotations
 
-import json
-import shutil
-from hashlib import sha256
+import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from storage.errors import Damaged, StorageError, UnknownRecord
-from storage.model_store import MANIFEST, ModelStore, read_manifest, verify, write_manifest
+from storage.errors import IllegalTransition, StorageError, UnknownRecord
+from storage.learning_records import Model
+from storage.ledger import Ledger
+from storage.states import MODEL_TRANSITIONS, ModelState
 
-FILES = {"config.json": b"{}", "model.safetensors": b"\x00" * 70_000, "code/modeling.py": b"import torch\n"}
 
-
-def fill(directory: Path) -> Path:
-    for name, data in FILES.items():
-        (directory / name).parent.mkdir(parents=True, exist_ok=True)
-        (directory / name).write_bytes(data)
-    return directory
+def model(name: str, state: ModelState = ModelState.CANDIDATE, created: float = 0.0) -> Model:
+    return Model(name, f"/models/{name}", state, None, created, report='{"better": true}', manifest_hash="feed")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> ModelStore:
-    return ModelStore(tmp_path / "models")
+async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
+    async with Ledger.open(tmp_path) as ledger:
+        yield ledger
 
 
-@pytest.fixture
-def published(store: ModelStore) -> Path:
-    return store.publish(fill(store.workspace("run-1")), "run-1")[0]
+async def states(ledger: Ledger) -> dict[str, ModelState]:
+    return {each.id: each.state for each in await ledger.models.all()}
 
 
-def test_a_manifest_lists_every_file(tmp_path: Path) -> None:
-    """The manifest has the size and SHA-256 of each file, folders below included, and a hash that only they decide."""
-    one, two = fill(tmp_path / "one"), fill(tmp_path / "two")
-    (one / "code" / "__pycache__").mkdir()
-    (one / "code" / "__pycache__" / "modeling.pyc").write_bytes(b"cache")
-    found = write_manifest(one)
-    written = json.loads((one / MANIFEST).read_text())
-    assert written["files"] == {
-        name: {"sha256": sha256(data).hexdigest(), "size": len(data)} for name, data in FILES.items()
-    }
-    assert found == written["hash"] == write_manifest(one) == write_manifest(two) == verify(one)
-    (two / "config.json").write_bytes(b"{ }")
-    assert write_manifest(two) != found
+async def test_models_are_kept(ledger: Ledger) -> None:
+    """A model comes back as it was added; a name is taken once; an unknown one is an error."""
+    run = await ledger.runs.start("admin")
+    added = Model("run-1", "/models/run-1", ModelState.CANDIDATE, run.id, 12.0, "", "{}", "feed")
+    await ledger.models.add(added)
+    assert await ledger.models.get("run-1") == added
+    assert await ledger.models.all() == [added]
+    with pytest.raises(StorageError, match="already"):
+        await ledger.models.add(added)
+    with pytest.raises(UnknownRecord, match="no model run-2"):
+        await ledger.models.get("run-2")
 
 
-def test_an_empty_directory_is_no_model(tmp_path: Path) -> None:
-    """A directory without files gets no manifest."""
-    with pytest.raises(StorageError, match="no files"):
-        write_manifest(tmp_path)
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("start", ModelState)
+@pytest.mark.parametrize("end", [state for state in ModelState if state is not ModelState.LIVE])
+async def test_transitions(ledger: Ledger, start: ModelState, end: ModelState) -> None:
+    """A model enters exactly the states that MODEL_TRANSITIONS lists for its present one."""
+    await ledger.models.add(model("run-1", start))
+    if end in MODEL_TRANSITIONS[start]:
+        moved = await ledger.models.move("run-1", end, "worse than the live one")
+        assert (moved.state, moved.reason) == (end, "worse than the live one")
+    else:
+        with pytest.raises(IllegalTransition, match=f"is {start} and cannot become {end}"):
+            await ledger.models.move("run-1", end)
+        assert (await ledger.models.get("run-1")).state is start
 
 
-def test_what_differs_is_named(published: Path) -> None:
-    """A check names every file that is missing, has another size, other bytes, or was added."""
-    (published / "config.json").unlink()
-    (published / "model.safetensors").write_bytes(b"\x00" * 69_999 + b"\x01")
-    (published / "code" / "modeling.py").write_bytes(b"import os\nimport torch\n")
-    (published / "extra.txt").write_bytes(b"new")
-    with pytest.raises(Damaged) as caught:
-        verify(published)
-    for part in (
-        "config.json is missing",
-        "model.safetensors has changed",
-        "code/modeling.py has 23 bytes instead of 13",
-        "extra.txt is not in the manifest",
-    ):
-        assert part in str(caught.value)
+async def test_rollbacks_step_further_back(ledger: Ledger) -> None:
+    """Each leads to the model before, never to one that was left by a rollback; a promotion can be taken back."""
+
+    async def back() -> str:
+        previous = await ledger.models.previous()
+        assert previous is not None
+        await ledger.promotions.make(previous.id, back=True)
+        return previous.id
+
+    for number, name in enumerate(("base", "run-1", "run-2", "run-3")):
+        await ledger.models.add(model(name, created=number + 1.0))
+        await ledger.promotions.make(name)
+    assert [await back(), await back()] == ["run-2", "run-1"]
+    await ledger.promotions.make("run-3")
+    await ledger.promotions.make("run-1")
+    assert [await back(), await back(), await back()] == ["run-3", "run-1", "base"]
+    assert await ledger.models.previous() is None
+    await ledger.promotions.make("run-2")
+    await ledger.promotions.make("run-3")
+    await ledger.models.drop_directory("run-2")
+    assert await back() == "base"
 
 
-def test_a_manifest_cannot_be_edited(published: Path) -> None:
-    """A manifest that was changed, cut off, or is of another format is refused, and so is a directory without one."""
-    path = published / MANIFEST
-    whole = path.read_text()
-    path.write_text(whole.replace(sha256(b"{}").hexdigest(), sha256(b"[]").hexdigest()))
-    with pytest.raises(Damaged, match="its hash does not fit"):
-        verify(published)
-    for broken in (whole[: len(whole) // 2], "[]", '{"files": {"a": 1}}', "{}"):
-        path.write_text(broken)
-        with pytest.raises(Damaged, match=r"manifest\.json is damaged"):
-            verify(published)
-    path.write_text(whole.replace('"version": 1', '"version": 2'))
-    with pytest.raises(StorageError, match="update thumbtune"):
-        verify(published)
-    path.unlink()
-    with pytest.raises(UnknownRecord, match=r"no manifest\.json"):
-        verify(published)
+async def test_a_promotion_retires_the_live_model(ledger: Ledger) -> None:
+    """A promotion makes one model live and the former retired at once and says who decided; any kept one can follow."""
+    assert await ledger.models.live() is None
+    for name, created in (("base", 1.0), ("run-1", 2.0), ("run-2", 3.0)):
+        await ledger.models.add(model(name, created=created))
+    first = await ledger.promotions.make("base")
+    assert (first.model, first.previous, first.by, first.done) == ("base", None, None, first.created)
+    assert await ledger.models.previous() is None
+    assert (await ledger.promotions.make("run-1", by=7)).previous == "base"
+    assert await states(ledger) == {
+        "base": ModelState.RETIRED, "run-1": ModelState.LIVE, "run-2": ModelState.CANDIDATE
+    }  # fmt: skip
+    previous = await ledger.models.previous()
+    assert previous is not None
+    assert previous.id == "base"
+    await ledger.promotions.make("base", by=7)
+    live = await ledger.models.live()
+    assert live is not None
+    assert live.id == "base"
+    assert [(each.model, each.previous) for each in await ledger.promotions.latest()] == [
+        ("base", "run-1"), ("run-1", "base"), ("base", None)
+    ]  # fmt: skip
 
 
-def test_a_model_is_published_whole(store: ModelStore) -> None:
-    """A model appears under its name only with its manifest; until then, only its workspace is there."""
-    built = fill(store.workspace("run-1"))
-    assert store.names() == []
-    path, manifest_hash = store.publish(built, "run-1")
-    assert path == store.path("run-1")
-    assert store.names() == ["run-1"]
-    assert verify(path) == read_manifest(path).hash == manifest_hash
-    assert [each.name for each in store.directory.iterdir()] == ["run-1"]
+async def test_a_rejected_model_can_be_promoted_all_the_same(ledger: Ledger) -> None:
+    """An admin may overrule the evaluation; the reason for the rejection stays with the model."""
+    await ledger.models.add(model("run-1"))
+    await ledger.models.move("run-1", ModelState.REJECTED, "worse")
+    await ledger.promotions.make("run-1", by=7)
+    kept = await ledger.models.get("run-1")
+    assert (kept.state, kept.reason) == (ModelState.LIVE, "worse")
 
 
-def test_a_name_is_taken_once(store: ModelStore, published: Path) -> None:
-    """A second model of the same name is refused, and the first is left as it is."""
-    again = fill(store.workspace("run-1"))
-    (again / "config.json").write_bytes(b"other")
-    with pytest.raises(StorageError, match="exists already"):
-        store.publish(again, "run-1")
-    verify(published)
-    store.discard(again)
-    store.discard(again)
-    assert [each.name for each in store.directory.iterdir()] == ["run-1"]
+async def test_only_one_model_is_live(ledger: Ledger) -> None:
+    """A second live model can come neither by adding, nor by moving, nor by many promotions at once."""
+    await ledger.models.add(model("base", ModelState.LIVE))
+    with pytest.raises(StorageError, match="base is live"):
+        await ledger.models.add(model("other", ModelState.LIVE))
+    names = [f"run-{number}" for number in range(6)]
+    for name in names:
+        await ledger.models.add(model(name))
+    with pytest.raises(IllegalTransition, match="promotion"):
+        await ledger.models.move("run-1", ModelState.LIVE)
+    with pytest.raises(IllegalTransition, match="base is live"):
+        await ledger.promotions.make("base")
+    await asyncio.gather(*(ledger.promotions.make(name) for name in names))
+    assert sorted((await states(ledger)).values()).count(ModelState.LIVE) == 1
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../run-1", ".hidden", "with space", "run-1\n", "x" * 101])
-def test_names_stay_in_the_folder(store: ModelStore, name: str) -> None:
-    """A name that would lead elsewhere is refused by everything that takes one."""
-    for use in (store.path, store.workspace):
-        with pytest.raises(StorageError, match="cannot name a model"):
-            use(name)
+async def test_a_promotion_asked_for_in_a_shell(ledger: Ledger, tmp_path: Path) -> None:
+    """What another process asks for is pending until the bot carried it out, which makes the model live, or failed."""
+    await ledger.models.add(model("base", ModelState.LIVE))
+    await ledger.models.add(model("run-1"))
+    async with Ledger.open(tmp_path) as shell:
+        asked = await shell.promotions.request("run-1")
+        with pytest.raises(UnknownRecord):
+            await shell.promotions.request("run-9")
+        with pytest.raises(IllegalTransition):
+            await shell.promotions.request("base")
+    assert await ledger.promotions.pending() == [asked]
+    assert (await ledger.models.get("run-1")).state is ModelState.CANDIDATE
+    failed = await ledger.promotions.finish(asked.id, "green did not start")
+    assert (failed.done, failed.error) == (None, "green did not start")
+    assert await ledger.promotions.pending() == []
+    assert (await ledger.models.get("run-1")).state is ModelState.CANDIDATE
+    again = await ledger.promotions.request("run-1", by=7)
+    finished = await ledger.promotions.finish(again.id)
+    assert finished.done is not None
+    assert await ledger.promotions.get(again.id) == finished
+    assert await states(ledger) == {"base": ModelState.RETIRED, "run-1": ModelState.LIVE}
+    with pytest.raises(IllegalTransition, match="closed already"):
+        await ledger.promotions.finish(again.id)
 
 
-def test_leftovers_are_tidied_away(store: ModelStore, published: Path, tmp_path: Path) -> None:
-    """What killed processes left half built is deleted, published models and other folders are not."""
-    left = fill(store.workspace("run-2"))
-    shutil.copytree(left, store.directory / "mine")
-    assert store.tidy() == [left]
-    assert sorted(each.name for each in store.directory.iterdir()) == ["mine", "run-1"]
-    assert store.names() == ["run-1"]
-    with pytest.raises(StorageError, match="not a workspace"):
-        store.discard(published)
+async def test_finishing_after_the_promotion_itself(ledger: Ledger) -> None:
+    """A request whose model was promoted meanwhile is closed without another change."""
+    await ledger.models.add(model("run-1"))
+    asked = await ledger.promotions.request("run-1")
+    await ledger.promotions.make("run-1")
+    assert (await ledger.promotions.finish(asked.id)).done is not None
+    assert await states(ledger) == {"run-1": ModelState.LIVE}
 
 
-def test_trouble_with_the_folder_is_named(tmp_path: Path) -> None:
-    """A model folder that cannot be made is an error that names it."""
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StorageError, match="file/models"):
-        ModelStore(tmp_path / "file" / "models")
+async def test_a_removed_model_stays_in_the_books(ledger: Ledger) -> None:
+    """A model whose files were removed keeps its row, can not be promoted, and is no place to roll back to."""
+    await ledger.models.add(model("base", ModelState.LIVE))
+    await ledger.models.add(model("run-1"))
+    await ledger.promotions.make("run-1")
+    with pytest.raises(IllegalTransition, match="run-1 is live"):
+        await ledger.models.drop_directory("run-1")
+    assert (await ledger.models.drop_directory("base")).directory == ""
+    assert await ledger.models.previous() is None
+    with pytest.raises(IllegalTransition, match="removed"):
+        await ledger.promotions.make("base")
+    with pytest.raises(IllegalTransition, match="removed"):
+        await ledger.promotions.request("base")

@@ -1,9 +1,8 @@
-"""Runs the same steps on a ledger again and again; each time another write or sync fails, or kills the process.
+"""Run the same steps on a ledger repeatedly; each time another write or sync fails, or kills the process.
 
-As a script, under LD_PRELOAD of tests/faults.c: `python -m tests.support.fault_points FOLDER KIND FIRST EVERY`. KIND is
-one of KINDS; points are taken from the FIRST on, each EVERY-th (a large EVERY replays one alone). Prints a JSON line
-for each point, with what was found wrong there, and at the end one with the numbers of writes and syncs that the steps
-make.
+`python -m tests.support.fault_points FOLDER KIND FIRST EVERY`, run under LD_PRELOAD of tests/support/faults.c, prints a
+JSON line with the faults found for every EVERY-th point from FIRST on (a large EVERY replays one alone), and at the end
+one with the numbers of writes and syncs that the steps make. KIND is one of KINDS.
 """
 
 from __future__ import annotations
@@ -50,20 +49,20 @@ STEPS: tuple[Step, ...] = (
 
 
 def contents(folder: Path) -> str:
-    """Everything in the ledger, as SQL."""
+    """Return the contents of the ledger as SQL."""
     with closing(sqlite3.connect(folder / FILE_NAME)) as database:
         return "\n".join(database.iterdump())
 
 
 def opened(folder: Path) -> Ledger:
-    """The ledger, for which time stands still."""
+    """Return the ledger with a clock that stands still."""
     return Ledger.open(folder, clock=lambda: 1000.0)
 
 
 async def work(
     folder: Path, acknowledge: Callable[[], object], states: list[str], number: int, kind: int
 ) -> tuple[int, list[str]]:
-    """Do every step, again where it is refused; return how many were, and what was wrong about that."""
+    """Run every step, twice where it is refused; return the number of refusals and the faults found."""
     refused, wrong = 0, []
     shim = ctypes.CDLL(None)
     async with opened(folder) as ledger:
@@ -85,7 +84,7 @@ async def work(
 
 
 def child(folder: Path, states: list[str], number: int, kind: int) -> tuple[int, int, int, list[str]]:
-    """Work in a process of its own; return its exit status, the steps acknowledged, those refused, what was wrong."""
+    """Run `work` in a child process; return its exit status, acknowledged and refused steps, and the faults."""
     reading, writing = os.pipe()
     process = os.fork()
     if process == 0:
@@ -103,9 +102,9 @@ def child(folder: Path, states: list[str], number: int, kind: int) -> tuple[int,
 
 
 def examine(folder: Path, states: list[str], acknowledged: int) -> list[str]:
-    """What is wrong with a ledger after its process ended: it has to be as after the acknowledged steps, or one more.
+    """Return the faults of a ledger after its process ended.
 
-    The step under way at the end may stand whole: its caller did not hear of it.
+    It must be as after the acknowledged steps, or one more: the step in progress may be complete, unacknowledged.
     """
     with closing(sqlite3.connect(folder / FILE_NAME)) as database:
         faults = [row[0] for row in database.execute("PRAGMA integrity_check") if row[0] != "ok"]

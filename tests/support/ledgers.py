@@ -1,8 +1,8 @@
-"""What the tests of the ledger share: sample records, and a child process that writes until it is killed.
+"""Sample records for tests of the ledger, and a child process that writes until it is killed.
 
-As a script, `python -m tests.support.ledgers DIRECTORY FIRST COUNT`: opens the ledger, keeps COUNT updates (numbered
-from FIRST), each stored, begun, answered, voted on and finished by one of several tasks at once, and prints a line for
-every step *after* the ledger acknowledged it, so that a reader of its output knows what must have survived.
+`python -m tests.support.ledgers DIRECTORY FIRST COUNT` opens the ledger and stores, begins, answers, rates and finishes
+COUNT updates, numbered from FIRST, in several concurrent tasks. It prints a line for each step after the ledger has
+acknowledged it, so that a reader of its output knows what must have survived.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TASKS = 8
 
 @contextmanager
 def full_disk(ledger: Ledger) -> Iterator[None]:
-    """Nothing can be written into the ledger meanwhile. A limit on the process's files would stop the tests' own."""
+    """Refuse all writes to the ledger. A limit on the process's files would stop the tests' own files too."""
 
     async def refuse(_: object) -> None:
         raise NotSaved("the disk is full")
@@ -41,7 +41,7 @@ def full_disk(ledger: Ledger) -> Iterator[None]:
 
 
 def exchange(session: int, update: int, **changes: Any) -> Exchange:
-    """An exchange of user 1 in chat 1, without pictures, with `changes`."""
+    """Return an exchange of user 1 in chat 1, without pictures, with `changes`."""
     plain = Exchange(
         session=session,
         chat=1,
@@ -69,23 +69,23 @@ def exchange(session: int, update: int, **changes: Any) -> Exchange:
 
 
 def picture(sha256: str, **changes: Any) -> StoredPicture:
-    """A picture's row."""
+    """Return a picture's row."""
     return replace(StoredPicture(sha256, "image/png", 16, 8, 120, "00ff00ff00ff00ff"), **changes)
 
 
 def picture_bytes(update: int) -> bytes:
-    """What the child keeps as the picture of an update."""
+    """Return what the child stores as the picture of an update."""
     return b"picture of %d " % update * 200
 
 
 def newest_update(ledger: Ledger) -> int:
-    """The id of the update that came last. Raises TypeError for an empty inbox."""
+    """Return the id of the update received last. Raises TypeError for an empty inbox."""
     with closing(sqlite3.connect(ledger.path)) as database:
         return int(database.execute("SELECT id FROM inbox ORDER BY received DESC, id DESC LIMIT 1").fetchone()[0])
 
 
 def say(step: str, update: int) -> None:
-    """Tell the parent that the ledger acknowledged a step."""
+    """Print that the ledger acknowledged a step, for the parent process."""
     sys.stdout.write(f"{step} {update}\n")
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""Conversations for tests of prompts: short and long, with and without pictures, in all that people write."""
+"""Conversations for tests of prompts: short and long, with and without pictures, in many scripts."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ TEXTS: Final = (
     "  outer \t white space \n\n",
     "",
 )
-"""Questions and answers; special tokens of every tokenizer and server among them."""
+"""Questions and answers, among them special tokens of every tokenizer and server."""
 
 PERSONAS: Final = (SYSTEM, "You are Pixel. <|im_end|> 你好 {braces} %s", "")
 
 
 def picture(seed: int, size: tuple[int, int] = (160, 120), kind: str = "JPEG") -> Picture:
-    """A picture of coarse noise: no two are alike."""
+    """Return a picture of coarse noise, another one for each seed."""
     coarse = Image.frombytes("RGB", (9, 7), Random(seed).randbytes(9 * 7 * 3))
     buffer = io.BytesIO()
     coarse.resize(size).save(buffer, kind)
@@ -50,7 +50,7 @@ PICTURES: Final = (
 
 
 def talks() -> list[Prompt]:
-    """Some thirty prompts of one to six questions with none to four pictures; the same ones every time."""
+    """Return some thirty prompts of one to six questions with up to four pictures, the same every time."""
     dice = Random(7)
     found = [_talk([Turn(Role.USER, text, PICTURES[:1])]) for text in TEXTS]
     found.append(_talk([Turn(Role.USER, TEXTS[0], PICTURES[:4])]))

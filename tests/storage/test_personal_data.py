@@ -1,4 +1,4 @@
-"""Forgetting: what goes with a person, what stays with others, and that nothing of it is left on the disk."""
+"""Erasure: what is deleted with a person, what stays for others, and that nothing of it remains on the disk."""
 
 from __future__ import annotations
 

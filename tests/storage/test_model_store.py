@@ -1,0 +1,139 @@
+"""Model directories: manifests, checks and publishing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from storage.errors import Damaged, StorageError, UnknownRecord
+from storage.model_store import MANIFEST, ModelStore, read_manifest, verify, write_manifest
+
+FILES = {"config.json": b"{}", "model.safetensors": b"\x00" * 70_000, "code/modeling.py": b"import torch\n"}
+
+
+def fill(directory: Path) -> Path:
+    for name, data in FILES.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_bytes(data)
+    return directory
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    return ModelStore(tmp_path / "models")
+
+
+@pytest.fixture
+def published(store: ModelStore) -> Path:
+    return store.publish(fill(store.workspace("run-1")), "run-1")[0]
+
+
+def test_a_manifest_lists_every_file(tmp_path: Path) -> None:
+    """The manifest has the size and SHA-256 of each file, folders below included, and a hash that only they decide."""
+    one, two = fill(tmp_path / "one"), fill(tmp_path / "two")
+    (one / "code" / "__pycache__").mkdir()
+    (one / "code" / "__pycache__" / "modeling.pyc").write_bytes(b"cache")
+    found = write_manifest(one)
+    written = json.loads((one / MANIFEST).read_text())
+    assert written["files"] == {
+        name: {"sha256": sha256(data).hexdigest(), "size": len(data)} for name, data in FILES.items()
+    }
+    assert found == written["hash"] == write_manifest(one) == write_manifest(two) == verify(one)
+    (two / "config.json").write_bytes(b"{ }")
+    assert write_manifest(two) != found
+
+
+def test_an_empty_directory_is_no_model(tmp_path: Path) -> None:
+    """A directory without files gets no manifest."""
+    with pytest.raises(StorageError, match="no files"):
+        write_manifest(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_differs_is_named(published: Path) -> None:
+    """A check names every file that is missing, has another size, other bytes, or was added."""
+    (published / "config.json").unlink()
+    (published / "model.safetensors").write_bytes(b"\x00" * 69_999 + b"\x01")
+    (published / "code" / "modeling.py").write_bytes(b"import os\nimport torch\n")
+    (published / "extra.txt").write_bytes(b"new")
+    with pytest.raises(Damaged) as caught:
+        verify(published)
+    for part in (
+        "config.json is missing",
+        "model.safetensors has changed",
+        "code/modeling.py has 23 bytes instead of 13",
+        "extra.txt is not in the manifest",
+    ):
+        assert part in str(caught.value)
+
+
+def test_a_manifest_cannot_be_edited(published: Path) -> None:
+    """A manifest that was changed, cut off, or is of another format is refused, and so is a directory without one."""
+    path = published / MANIFEST
+    whole = path.read_text()
+    path.write_text(whole.replace(sha256(b"{}").hexdigest(), sha256(b"[]").hexdigest()))
+    with pytest.raises(Damaged, match="its hash does not fit"):
+        verify(published)
+    for broken in (whole[: len(whole) // 2], "[]", '{"files": {"a": 1}}', "{}"):
+        path.write_text(broken)
+        with pytest.raises(Damaged, match=r"manifest\.json is damaged"):
+            verify(published)
+    path.write_text(whole.replace('"version": 1', '"version": 2'))
+    with pytest.raises(StorageError, match="update thumbtune"):
+        verify(published)
+    path.unlink()
+    with pytest.raises(UnknownRecord, match=r"no manifest\.json"):
+        verify(published)
+
+
+def test_a_model_is_published_whole(store: ModelStore) -> None:
+    """A model appears under its name only with its manifest; until then, only its workspace is there."""
+    built = fill(store.workspace("run-1"))
+    assert store.names() == []
+    path, manifest_hash = store.publish(built, "run-1")
+    assert path == store.path("run-1")
+    assert store.names() == ["run-1"]
+    assert verify(path) == read_manifest(path).hash == manifest_hash
+    assert [each.name for each in store.directory.iterdir()] == ["run-1"]
+
+
+def test_a_name_is_taken_once(store: ModelStore, published: Path) -> None:
+    """A second model of the same name is refused, and the first is left as it is."""
+    again = fill(store.workspace("run-1"))
+    (again / "config.json").write_bytes(b"other")
+    with pytest.raises(StorageError, match="exists already"):
+        store.publish(again, "run-1")
+    verify(published)
+    store.discard(again)
+    store.discard(again)
+    assert [each.name for each in store.directory.iterdir()] == ["run-1"]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../run-1", ".hidden", "with space", "run-1\n", "x" * 101])
+def test_names_stay_in_the_folder(store: ModelStore, name: str) -> None:
+    """A name that would lead elsewhere is refused by everything that takes one."""
+    for use in (store.path, store.workspace):
+        with pytest.raises(StorageError, match="cannot name a model"):
+            use(name)
+
+
+def test_leftovers_are_tidied_away(store: ModelStore, published: Path, tmp_path: Path) -> None:
+    """What killed processes left half built is deleted, published models and other folders are not."""
+    left = fill(store.workspace("run-2"))
+    shutil.copytree(left, store.directory / "mine")
+    assert store.tidy() == [left]
+    assert sorted(each.name for each in store.directory.iterdir()) == ["mine", "run-1"]
+    assert store.names() == ["run-1"]
+    with pytest.raises(StorageError, match="not a workspace"):
+        store.discard(published)
+
+
+def test_trouble_with_the_folder_is_named(tmp_path: Path) -> None:
+    """A model folder that cannot be made is an error that names it."""
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match="file/models"):
+        ModelStore(tmp_path / "file" / "models")
