@@ -93,7 +93,7 @@ async def test_a_folder_may_be_called_anything(tmp_path: Path, name: str) -> Non
 
 
 async def test_who_is_forgotten_meanwhile_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A backup during which somebody is forgotten is made anew, without them; a picture lost before is named."""
+    """A backup during which a person is erased starts again without them; a picture lost before is named."""
     async with Ledger.open(tmp_path / "data") as ledger:
         pictures = PictureStore(tmp_path / "data" / "pictures")
         hers = await keep(ledger, pictures, 1, b"hers")

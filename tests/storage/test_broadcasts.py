@@ -24,8 +24,8 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
         yield opened
 
 
-async def test_everybody_has_one_turn(ledger: Ledger) -> None:
-    """In the order in which they came to the bot; begun again it goes on, and whoever was being told has had it."""
+async def test_each_recipient_is_due_once(ledger: Ledger) -> None:
+    """In the order in which they came to the bot; begun again it goes on, without the one that was being sent to."""
     await ledger.broadcasts.begin(1, [CEM, BEN, ADA])
     assert await ledger.broadcasts.next_recipient(1) == ADA
     await ledger.broadcasts.set_recipient(1, ADA, RecipientState.DELIVERED)
@@ -42,7 +42,7 @@ async def test_everybody_has_one_turn(ledger: Ledger) -> None:
 
 
 async def test_cancelling_spares_those_who_wait(ledger: Ledger) -> None:
-    """Of that broadcast and no other; who is being told at that moment is told."""
+    """Only that broadcast is cancelled; the recipient that is being sent to still gets it."""
     await ledger.broadcasts.begin(1, [ADA, BEN])
     await ledger.broadcasts.begin(2, [ADA])
     await ledger.broadcasts.next_recipient(1)
@@ -65,7 +65,7 @@ async def test_who_is_forgotten_is_not_told(ledger: Ledger) -> None:
 
 
 async def test_the_next_broadcast_clears_what_is_over(ledger: Ledger) -> None:
-    """Rows are kept while their update is at work and until another begins; chats nobody knows have none."""
+    """Rows are kept while their update is handled and until another begins; unknown chats have none."""
     await ledger.broadcasts.begin(1, [ADA, 404])
     await ledger.broadcasts.begin(2, [BEN])
     assert list(await ledger.broadcasts.recipients(1)) == [ADA]

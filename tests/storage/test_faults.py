@@ -1,6 +1,6 @@
 """Every write and every sync of the ledger's writer fails in turn, or kills the process: real system calls, in order.
 
-A point that fails is replayed alone, with its number in the place of FIRST (the shim is compiled from tests/support/faults.c):
+A point that fails is replayed alone, with its number in the place of FIRST (tests/support/faults.c is the shim):
 `LD_PRELOAD=…/faults.so python -m tests.support.fault_points FOLDER KIND FIRST 1000`.
 """
 

@@ -97,7 +97,7 @@ async def test_an_update_set_aside_waits_for_the_operator(ledger: Ledger) -> Non
     assert (await ledger.counts.totals())["updates_set_aside"] == 1
 
 
-async def test_why_nobody_was_answered_is_kept(ledger: Ledger) -> None:
+async def test_the_reason_for_an_undelivered_answer_is_kept(ledger: Ledger) -> None:
     """Two updates that end together: the row of the one whose sender had gone says so, the other's says nothing."""
     await ledger.inbox.store([(1, "a", "{}"), (2, "b", "{}")])
     await asyncio.gather(ledger.inbox.finish(1), ledger.inbox.finish(2, "bot was blocked by the user"))
@@ -141,7 +141,7 @@ async def test_old_finished_updates_are_pruned(ledger: Ledger, clock: Clock) -> 
 
 
 async def test_the_last_update_is_the_one_that_came_last(ledger: Ledger, clock: Clock) -> None:
-    """After Telegram started numbering anew, the update that pruning leaves is the newest one and not the highest."""
+    """After Telegram restarted its numbering, pruning leaves the newest update, not the highest."""
     for updates in ([500, 502, 501], [20]):
         await ledger.inbox.store([(update, "a", "{}") for update in updates])
         await asyncio.gather(*(ledger.inbox.finish(update) for update in updates))

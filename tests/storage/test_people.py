@@ -33,7 +33,7 @@ async def test_a_person_and_a_chat_are_kept_as_last_seen(ledger: Ledger) -> None
 
 
 async def test_a_language_can_be_chosen_before_anything_else(ledger: Ledger) -> None:
-    """/language as somebody's first message is kept."""
+    """/language as a person's first message is kept."""
     await ledger.people.set_language(5, "zh")
     await ledger.people.save(Person(5, "Ana", "en"), Chat(5))
     assert await ledger.people.get(5) == Person(5, "Ana", "en", "zh")

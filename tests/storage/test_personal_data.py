@@ -121,7 +121,7 @@ async def test_a_person_goes_and_others_stay(ledger: Ledger, talk: Talk, tmp_pat
 
 
 async def test_what_others_asked_about_a_picture_goes_with_it(ledger: Ledger, talk: Talk) -> None:
-    """In a group somebody may ask about another's picture: with it go that question and those that follow on it."""
+    """A question about another member's picture is deleted with that picture, and so are those that follow on it."""
     await ledger.pictures.add(picture("hers"), ADA)
     about_hers = await talk.asks(BEN, chat=GROUP)
     database = ledger._writer
@@ -140,7 +140,7 @@ async def test_what_others_asked_about_a_picture_goes_with_it(ledger: Ledger, ta
 
 
 async def test_in_a_shared_conversation_the_others_stay(ledger: Ledger) -> None:
-    """What is about somebody else's picture stays; an answer on its way to who leaves is not recorded."""
+    """Questions about another person's picture stay; an answer in flight to the erased person is not recorded."""
     session = await ledger.sessions.open(GROUP, GROUP)
     for sender, name in ((ADA, "aa"), (BEN, "bb")):
         await ledger.pictures.add(picture(name), sender)
@@ -156,7 +156,7 @@ async def test_in_a_shared_conversation_the_others_stay(ledger: Ledger) -> None:
 
 
 async def test_work_on_a_closed_update_brings_nothing_back(ledger: Ledger, tmp_path: Path) -> None:
-    """What was at work on an update when its sender left writes no row of them anew, whatever it comes to."""
+    """Work in progress on an update whose sender was erased writes no row of theirs."""
     await ledger.inbox.store([(1, f"chat:{ADA}", "{}")])
     await ledger.inbox.begin(1)
     await ledger.personal_data.erase(ADA)
@@ -235,7 +235,7 @@ async def test_what_waits_is_not_handled(ledger: Ledger) -> None:
 
 
 async def test_opting_out_stays(ledger: Ledger, talk: Talk, tmp_path: Path) -> None:
-    """Who opted out is still not learned from after coming back; of everybody else not even the id is kept."""
+    """A person who opted out stays opted out after an erasure; of all others not even the id is kept."""
     await talk.asks(ADA)
     await ledger.people.set_opted_out(ADA, True)
     await ledger.personal_data.erase(ADA)
@@ -244,7 +244,7 @@ async def test_opting_out_stays(ledger: Ledger, talk: Talk, tmp_path: Path) -> N
 
 
 async def test_who_opted_out_teaches_nothing(ledger: Ledger, talk: Talk) -> None:
-    """Neither their questions, whoever liked the answers, nor their votes count; taking it back brings both back."""
+    """Neither questions, with any votes on them, nor votes of a person who opted out count; opting in restores both."""
     hers, his = await talk.asks(ADA), await talk.asks(BEN)
     for person, number in ((BEN, hers), (BEN, his), (ADA, his), (ADA, hers)):
         await talk.votes(person, number)
@@ -299,7 +299,7 @@ async def test_opting_out_takes_their_rows_out_of_files(ledger: Ledger, talk: Ta
 
 
 async def test_opting_in_again_does_not_undo_a_withdrawal(ledger: Ledger, talk: Talk) -> None:
-    """A run that was cancelled for somebody is known as such, to begin again, whatever they want by then."""
+    """A run that was cancelled by a withdrawal is known as such, to begin again, even after the person opts in."""
     hers = await talk.asks(ADA)
     run = await ledger.runs.start("schedule")
     await ledger.runs.freeze_selection(run.id, [(hers, "train")])
@@ -322,8 +322,8 @@ async def test_a_better_answer_that_is_taken_back_ends_no_run(ledger: Ledger, ta
     assert (await ledger.runs.cancel_requested(run.id), await ledger.runs.withdrawn(run.id)) == (True, True)
 
 
-async def test_an_answer_that_somebody_bettered_before_opting_out_teaches(ledger: Ledger, talk: Talk) -> None:
-    """As the model gave it, for its votes: a run that learns from it so is not without it for ever."""
+async def test_an_answer_corrected_by_a_person_who_opted_out_teaches(ledger: Ledger, talk: Talk) -> None:
+    """The model's answer is used with its votes, so a run that uses it is not withdrawn."""
     hers = await talk.asks(BEN)
     await talk.votes(BEN, hers)
     await ledger.corrections.confirm(await ledger.corrections.add(Correction(hers, ADA, "better", 901)), BEN)
@@ -334,7 +334,7 @@ async def test_an_answer_that_somebody_bettered_before_opting_out_teaches(ledger
     assert not await ledger.runs.withdrawn(run.id)
 
 
-async def test_what_nobody_rated_grows_old(ledger: Ledger, talk: Talk) -> None:
+async def test_exchanges_without_votes_expire(ledger: Ledger, talk: Talk) -> None:
     """Old exchanges without votes go with their pictures; rated and new ones stay with the conversation before them."""
     before_a_vote = await talk.asks(ADA, "aa", created=1 * DAY)
     voted = await talk.asks(ADA, created=2 * DAY)
@@ -357,7 +357,7 @@ async def test_what_nobody_rated_grows_old(ledger: Ledger, talk: Talk) -> None:
 
 
 async def test_what_was_set_aside_grows_old(ledger: Ledger, tmp_path: Path) -> None:
-    """An update that was given up keeps its words for as long as a question that nobody rated, and no longer."""
+    """An update that was set aside keeps its text as long as a question without votes."""
     await ledger.inbox.store([(1, f"chat:{ADA}", f"the words of {ADA}")])
     await ledger.inbox.set_aside(1, "RuntimeError: broken")
     received = (await ledger.inbox.get(1)).received
@@ -369,7 +369,7 @@ async def test_what_was_set_aside_grows_old(ledger: Ledger, tmp_path: Path) -> N
 
 
 async def test_a_picture_that_was_sent_again_stays(ledger: Ledger, talk: Talk) -> None:
-    """A file is removed only while nobody has sent the picture again; either way it is struck off."""
+    """A file is removed unless the picture was sent again; either way the removal is struck off."""
     await talk.asks(ADA, "aa", "bb")
     await ledger.personal_data.erase(ADA)
     await ledger.pictures.add(picture("bb"), BEN)

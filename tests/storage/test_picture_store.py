@@ -35,7 +35,7 @@ async def test_a_picture_comes_back(store: PictureStore) -> None:
 
 
 async def test_a_picture_is_kept_once(store: PictureStore) -> None:
-    """Put many times at once, and again later, a picture is one file that is not written anew."""
+    """Put many times at once, and again later, a picture is one file that is written once."""
     assert set(await asyncio.gather(*(store.put(DATA) for _ in range(20)))) == {NAME}
     before = store.path(NAME).stat()
     await store.put(DATA)
@@ -54,7 +54,7 @@ async def test_a_damaged_picture_is_noticed_and_mended(store: PictureStore) -> N
     assert await store.get(NAME) == DATA
 
 
-async def test_nobody_sees_half_a_picture(store: PictureStore) -> None:
+async def test_no_reader_sees_half_a_picture(store: PictureStore) -> None:
     """While a large picture is being written, its name leads to nothing or to all of it, so a kill leaves no half."""
     for number in range(2):
         data = bytes([number]) * (16 << 20)
@@ -81,7 +81,7 @@ async def test_a_missing_picture(store: PictureStore) -> None:
 
 
 async def test_a_removed_picture_is_off_the_disk(store: PictureStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A removal waits until its folder is forced to the disk, also where somebody who died meanwhile has begun it."""
+    """A removal waits until its folder is forced to the disk, also where a process that died has begun it."""
     await store.put(DATA)
     forced: list[Path] = []
     monkeypatch.setattr("storage.picture_store.sync_directory", forced.append)

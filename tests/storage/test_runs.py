@@ -94,7 +94,7 @@ async def test_progress(ledger: Ledger) -> None:
 
 
 async def test_cancelling(ledger: Ledger) -> None:
-    """A wish to cancel is seen by whoever carries the run out, and refused for a run that has ended."""
+    """A request to cancel is seen by the process that carries the run out, and refused after the run's end."""
     run = await ledger.runs.start("admin")
     assert not await ledger.runs.cancel_requested(run.id)
     await ledger.runs.request_cancel(run.id)

@@ -209,7 +209,7 @@ async def test_a_full_disk_is_an_error_with_the_next_step(writer: Writer, path: 
 
 
 async def test_a_cancelled_await_leaves_the_writer_working(writer: Writer, path: Path) -> None:
-    """Whoever stops waiting disturbs nobody: the work is done, and so is what follows."""
+    """A cancelled await affects no other caller: its work and what follows are done."""
     release, held = await hold(writer)
     cancelled = asyncio.ensure_future(writer.do(partial(insert, mark=1)))
     await asyncio.sleep(0)
