@@ -131,7 +131,7 @@ async def test_a_removed_model_is_none_to_go_back_to(tmp_path: Path) -> None:
         assert (await settle_live_model(ledger, base, store.directory))[0].id == "run-2"
         assert (before := await ledger.models.previous()) and before.id == "base"
         deployment = Deployment(InferenceSettings(), "run-2", store.path("run-2"), logs=tmp_path)
-        with pytest.raises(AdminRefusal, match="files of run-1 were removed"):
+        with pytest.raises(AdminRefusal, match="files of run-1 were deleted"):
             await Changeover(ledger, deployment, merged_models(ledger, tmp_path), pause_while_training=False).promote(
                 "run-1", 7
             )
