@@ -86,9 +86,7 @@ def _refuse_promotion(model: Model) -> None:
     if ModelState.LIVE not in MODEL_TRANSITIONS[model.state]:
         raise IllegalTransition(f"{model.id} is {model.state} and cannot become {ModelState.LIVE}.")
     if not model.kept:
-        raise IllegalTransition(
-            Reason("The files of {model} were removed: choose a model that is still kept.", model=model.id)
-        )
+        raise IllegalTransition(Reason("The files of {model} were deleted: choose another model.", model=model.id))
 
 
 def _make_live(database: Database, model: str) -> str | None:

@@ -136,7 +136,7 @@ class Runs(Queries):
             if not RUN_TRANSITIONS[present.state]:
                 raise IllegalTransition(
                     Reason(
-                        "Run {run} is {state} already: there is nothing to cancel.",
+                        "Run {run} has already ended ({state}), so there's nothing to cancel.",
                         run=run,
                         state=Reason(present.state.value),
                     )

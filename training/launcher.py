@@ -218,7 +218,7 @@ def _crash_reason(step: str, how: str, tail: str, log: Path) -> Reason:
     if how == "signal SIGKILL":
         how += ", often for want of memory"
     return Reason(
-        "the {step} process died ({how}); it said last: {words} (all of it in {log})",
+        "the {step} process died ({how}); its last output: {words} (see {log})",
         step=step,
         how=how,
         words=tail or "nothing",

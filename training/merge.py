@@ -53,7 +53,7 @@ def merge(job: MergeJob, say: Say) -> Outcome:
         merge_file(file, out / file.name, adapter, count)
     differs = disagreement(base, out, job.system)
     if differs:
-        raise TrainingError(f"the merged model would read other tokens than it was trained on: {differs}")
+        raise TrainingError(f"the merged model's token IDs differ from those it was trained on: {differs}")
     return Outcome(ok=True)
 
 

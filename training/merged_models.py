@@ -100,7 +100,8 @@ class MergedModels:
         if job is None:
             raise TrainingError(
                 Reason(
-                    "The adapter of {model} or its base model is gone: choose another model of /models", model=model.id
+                    "The adapter of {model} or its base model is missing: choose another model from /models",
+                    model=model.id,
                 )
             )
         needed = weight_bytes(self._paths.base) + self._spare_bytes
@@ -108,7 +109,8 @@ class MergedModels:
         if free < needed:
             raise TrainingError(
                 Reason(
-                    "{free} GB are free on the disk of {directory}, merging {model} again needs {needed} GB: make room",
+                    "{free} GB are free on the disk of {directory}, merging {model} again needs {needed} GB: free "
+                    "up space",
                     free=f"{free / 1e9:.1f}",
                     directory=str(self._models.directory),
                     model=model.id,

@@ -40,7 +40,7 @@ from training.xtuner.resume import adopt_checkpoints, state_bytes
 
 T = TypeVar("T")
 
-WITHDRAWN: Final = Reason("answers that it learned from were withdrawn meanwhile")
+WITHDRAWN: Final = Reason("answers that it learned from have been withdrawn")
 """Why a run failed, or its model was rejected later."""
 
 _PREVIOUS_RUNS: Final = 20

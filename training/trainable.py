@@ -28,8 +28,8 @@ def trainer_missing() -> Reason | None:
         version("xtuner")
     except PackageNotFoundError:
         return Reason(
-            "The trainer is not installed yet: make demo installs it behind the chat, so try again in a minute or two; "
-            "otherwise run make install."
+            "The trainer isn't installed yet. make demo installs it in the background, so try again in a minute or "
+            "two; otherwise run make install."
         )
     return None
 
@@ -44,8 +44,7 @@ def untrainable(base: Path) -> Reason | None:
         return _unknown(base, "no checkpoint (config.json cannot be read)")
     if config.get("quantization_config"):
         return Reason(
-            "{base} has quantized weights, which can only be chatted with: set inference.model to the checkpoint that "
-            "they were made from",
+            "{base} has quantized weights, which can't be trained: set inference.model to the original checkpoint",
             base=str(base),
         )
     if ARCHITECTURE not in outer:

@@ -111,11 +111,9 @@ def explained(error: ImportError | RuntimeError) -> Exception:
     if "non-finite" in text:  # torch.nn.utils.clip_grad_norm_
         return diverged()
     if "DataLoader timed out" in text:
-        return TrainingError(
-            Reason("the processes that read the pictures bring nothing any more; finetune.log says why")
-        )
+        return TrainingError(Reason("the processes that read the pictures have stopped; see finetune.log"))
     if is_out_of_memory(error):
-        return too_little_memory(Reason("there is too little memory to load the model"))
+        return too_little_memory(Reason("not enough memory to load the model"))
     return error
 
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:  # the command line starts without the engine's client and aio
     from training.pipeline import RunPlan
 
 LAST_NODE: Final = later(
-    "Nobody else would answer in the place of {node}, so it stays in service: first take another one back (/undrain), "
-    "or mend it; /status shows them all."
+    "No other replica could answer for {node}, so it stays in service. First put another one back (/undrain) or "
+    "repair it; /status shows them all."
 )
 REJECTED: Final = later("{model} was rejected: {reason}. Use it anyway?")
 

@@ -40,8 +40,8 @@ BACKOFF_SECONDS: Final = 30.0
 
 TELL_SECONDS = 0.7
 INTERRUPTED: Final = Reason(
-    "the bot ended while this run was under way; /retrain goes on from its last checkpoint, if it has one and would "
-    "train on the same answers, else begins anew"
+    "the bot stopped during this run; /retrain continues from its last checkpoint if it would train on the same "
+    "answers, and otherwise starts over"
 )
 UNSAVED: Final = later("I can't save anything right now. {reason}")
 FAILS: Final = later(

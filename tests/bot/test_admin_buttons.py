@@ -82,7 +82,7 @@ async def test_models_are_changed_by_buttons(stage: Stage) -> None:
 
 async def test_a_rejected_model_answers_once_that_is_confirmed(stage: Stage) -> None:
     """/promote and /rollback show the reason with a button, which is good while the same model is live."""
-    admin = Notebook(doubted={"run-1": "worse", "base": "3 of its answers are empty or in loops"})
+    admin = Notebook(doubted={"run-1": "worse", "base": "3 of its answers are empty or repeat themselves"})
     async with stage.bot(admin=admin) as bot, stage.person(ADMIN, "Root") as root, stage.person() as ada:
         for name in ("run-1", "run-2"):
             await bot.ledger.models.add(Model(name, f"/{name}", ModelState.CANDIDATE, None, 1.0))

@@ -78,7 +78,7 @@ async def test_admins_get_what_they_ask_for(stage: Stage) -> None:
             "run-2",
             "liked 5",
             "waiting 2",
-            "Run 3: training\n40 liked",
+            "Run 3: training\nLiked answers: 40",
             "▓▓▓▓▓░",
             " 25 % (5/20)\nTime left: 2:05\nAverage loss over the last tenth: 1.234",
             "2027-01-02 03:04 UTC",
@@ -311,7 +311,7 @@ async def test_the_numbers_of_a_run_are_shown(stage: Stage) -> None:
         assert (await root.bot_messages())[-1]["text"].splitlines() == [
             "Run 3 is done. Its model run-3 is live.",
             "Learned from 54 liked answers (60 votes from 3 people); checked on 6 more.",
-            "⚠ 31 of 90 liked answers were cut off at the longest answer and teach nothing: raise chat.max_new_tokens",
+            "⚠ 31 of 90 liked answers were cut off by the length limit and can't be learned: raise chat.max_new_tokens",
             "Other sources: food (50), ex_cn.json (4).",
             "Held-out loss: 1.250 before, 0.500 now.",
             "Factual questions right: 90.0 % before, 92.0 % now (150 questions).",

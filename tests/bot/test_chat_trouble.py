@@ -209,6 +209,6 @@ async def test_a_handler_that_always_fails_is_given_up(stage: Stage) -> None:
         await ada.sends(photo=png())
         await until(lambda: bool(stage.emulator.world.chats[root.id].messages))
         await bot.settled()
-        assert "sorry" in (await ada.bot_messages())[-1]["text"]
+        assert "Sorry" in (await ada.bot_messages())[-1]["text"]
         assert "a bug" in (await root.bot_messages())[-1]["text"]
         assert (await ada.asks(photo=png()))["text"] == "Fine."

@@ -112,7 +112,7 @@ async def test_only_allowed_people_are_answered(stage: Stage) -> None:
     ):
         await ada.asks(photo=png())
         await root.asks(photo=png())
-        assert "your user id is 1002" in (await final_reply(ben, "/start"))["text"]
+        assert "your user ID is 1002" in (await final_reply(ben, "/start"))["text"]
         await ben.sends(photo=png())
         await stage.handled(bot)
         assert len(await ben.bot_messages()) == 1

@@ -64,7 +64,7 @@ async def test_privacy_explains_and_offers_the_switch(stage: Stage) -> None:
     """/privacy says what is stored, why and for how long; its button turns learning off and on."""
     async with stage.bot(storage={"retention_days": 30}) as bot, stage.person() as ada:
         answer = await final_reply(ada, "/privacy")
-        for words in ("pictures", "thumbs", "/delete_my_data", "after 30 days", "I learn from what you"):
+        for words in ("pictures", "votes", "/delete_my_data", "after 30 days", "I learn from what you"):
             assert words in answer["text"]
         await ada.taps("Don't learn", answer)
         now = await said_to(ada, answer, "I don't learn from you")
@@ -118,7 +118,7 @@ async def test_deletion_is_confirmed_and_complete(stage: Stage) -> None:
         await run_with(bot.ledger, stage.directory / "runs", 1, 2, 3)
         kept, gone = await bot.ledger.exchanges.get(3), await bot.ledger.exchanges.get(1)
         question = await final_reply(ada, "/delete_my_data")
-        for words in ("2 questions", "1 picture that", "2 thumbs", "2 rows", "next one is trained"):
+        for words in ("2 questions", "1 picture that", "2 votes", "2 training examples", "next one is trained"):
             assert words in question["text"]
         assert "correction" not in question["text"], "there is none"
         await ada.taps(SURE, question)

@@ -148,10 +148,10 @@ def test_plain_texts_are_shown_as_they_are() -> None:
         "",
     ):
         assert chinese(text) == text
-    assert chinese(join([Reason("{number} of its answers are empty or in loops", number=3), Reason("odd")])) == (
-        "它有 3 个回答是空的或者在重复；odd"
-    )
-    assert chinese("That did not work: {reason}", reason="{x}").endswith("{x}")
+    assert chinese(
+        join([Reason("{number} of its answers are empty or repeat themselves", number=3), Reason("odd")])
+    ) == ("它有 3 个回答为空或不断重复；odd")
+    assert chinese("That didn't work: {reason}", reason="{x}").endswith("{x}")
 
 
 def test_a_reason_is_a_string() -> None:

@@ -23,7 +23,7 @@ from storage.states import ModelState, RunState
 from tests.support.chatting import ADMIN, Notebook, Stage, final_reply
 
 WHY = Reason(
-    "it is no better at the held-out liked answers (loss {new} a token, the live model {live})", new="1.2", live="1.1"
+    "it is no better on the held-out liked answers (loss per token {new}, live model {live})", new="1.2", live="1.1"
 )
 
 

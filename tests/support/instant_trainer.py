@@ -17,7 +17,7 @@ from inference.process.parent_watch import watch_parent
 from training.gate.report import Report
 from training.job import RATED, EvaluationJob, Job, MergeJob, Outcome, Progress, outcome_file
 
-WORSE = "it is no better at the held-out liked answers (loss 1.500 a token, the live model 1.250)"
+WORSE = "it is no better on the held-out liked answers (loss per token 1.500, live model 1.250)"
 
 
 def finetune(job: Job, cue: str) -> Outcome:

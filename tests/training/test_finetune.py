@@ -230,7 +230,7 @@ def test_a_model_taught_wrong_answers_is_rejected(bad: Trained) -> None:
     report = bad.report
     assert report.nll < report.live_nll, "it learned its lessons"
     assert not report.accepted
-    assert "factual questions right" in report.reason
+    assert "factual questions correctly" in report.reason
     assert report.correct < report.live_correct - 0.02
 
 
@@ -258,5 +258,5 @@ def test_a_model_is_no_better_than_itself(good: Trained, tmp_path: Path) -> None
     assert evaluate(judging, ignore).ok
     report = Report.read(tmp_path / "report.json")
     assert not report.accepted
-    assert report.reason.startswith("it is no better at the held-out liked answers")
+    assert report.reason.startswith("it is no better on the held-out liked answers")
     assert (report.nll, report.questions, report.correct) == (report.live_nll, 1, 0)

@@ -59,7 +59,7 @@ def test_a_source_with_a_row_that_is_too_long_fails_the_run(tmp_path: Path) -> N
 
 def test_only_liked_answers_that_are_too_long_fail_the_run(tmp_path: Path) -> None:
     """The reason says what to raise."""
-    with pytest.raises(TrainingError, match="all 2 liked answers have more than 30 tokens: raise max_length"):
+    with pytest.raises(TrainingError, match="all 2 liked answers are longer than 30 tokens: raise max_length"):
         prepare_data(drawn_job(tmp_path, 2, max_length=30))
 
 

@@ -137,11 +137,11 @@ def test_a_better_model_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("nats", "right", "answer", "differs", "complaint"),
     [
-        (5.0, 97, "fine", "", "no better at the held-out liked answers"),
-        (float("nan"), 97, "fine", "", "no better at the held-out liked answers"),
-        (2.0, 90, "fine", "", "90.0% of the 100 factual questions right, the live model 97.0%: more"),
-        (2.0, 97, " ", "", "1 of its answers are empty or in loops"),
-        (2.0, 97, "fine", "the tokenizers differ", "other tokens than the engine: the tokenizers differ"),
+        (5.0, 97, "fine", "", "no better on the held-out liked answers"),
+        (float("nan"), 97, "fine", "", "no better on the held-out liked answers"),
+        (2.0, 90, "fine", "", "90.0% of the 100 factual questions correctly, the live model 97.0%: a bigger"),
+        (2.0, 97, " ", "", "1 of its answers are empty or repeat themselves"),
+        (2.0, 97, "fine", "the tokenizers differ", "token IDs differ from the engine's: the tokenizers differ"),
     ],
 )
 def test_a_worse_model_is_rejected(nats: float, right: int, answer: str, differs: str, complaint: str) -> None:

@@ -187,7 +187,7 @@ def test_the_sheet_of_a_run(tmp_path: Path) -> None:
         candidate_name="run-3",
         curve=str(tmp_path / "curve.png"),
     )
-    reason = Reason("{number} of its answers are empty or in loops", number=3)
+    reason = Reason("{number} of its answers are empty or repeat themselves", number=3)
     report = Report(False, reason=reason, held_out=4, questions=150, live_correct=0.5, correct=0.25)
     taught = {RATED: 54, "food.json": 90}
     told = replace(report, effort=Effort(54, 3, 56, 75.0, 5.0, 1_250_000_000, 120_000, taught, 2, corrections=6))

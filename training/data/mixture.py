@@ -135,7 +135,7 @@ def _validate(
     if too_long and not short:
         raise TrainingError(
             Reason(
-                "all {number} liked answers have more than {most} tokens: raise max_length",
+                "all {number} liked answers are longer than {most} tokens: raise max_length",
                 number=too_long,
                 most=job.max_length,
             )

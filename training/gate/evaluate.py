@@ -120,7 +120,7 @@ def verdict(
     if not candidate.likelihood.mean < live.likelihood.mean:
         reasons.append(
             Reason(
-                "it is no better at the held-out liked answers (loss {new} a token, the live model {live})",
+                "it is no better on the held-out liked answers (loss per token {new}, live model {live})",
                 new=f"{candidate.likelihood.mean:.3f}",
                 live=f"{live.likelihood.mean:.3f}",
             )
@@ -129,8 +129,8 @@ def verdict(
     if facts.too_many(max_loss_points) and not facts.doubtful(max_loss_points):
         reasons.append(
             Reason(
-                "it answers {new} of the {questions} factual questions right, the live model {live}: more of a loss "
-                "than chance explains",
+                "it answers {new} of the {questions} factual questions correctly, the live model {live}: a bigger "
+                "drop than chance explains",
                 new=f"{candidate.correct:.1%}",
                 questions=facts.questions,
                 live=f"{live.correct:.1%}",
@@ -142,9 +142,9 @@ def verdict(
         if broken(answer)
     ]
     if silent:
-        reasons.append(Reason("{number} of its answers are empty or in loops", number=len(silent)))
+        reasons.append(Reason("{number} of its answers are empty or repeat themselves", number=len(silent)))
     if differs:
-        reasons.append(Reason("it would read other tokens than the engine: {difference}", difference=differs))
+        reasons.append(Reason("its token IDs differ from the engine's: {difference}", difference=differs))
     # Questions that the candidate alone gets wrong come first.
     samples = sorted(range(len(questions)), key=lambda index: candidate.right[index] - live.right[index])[:_SAMPLES]
     return Report(

@@ -19,13 +19,13 @@ CHINESE: Final = {
     "accepted": "通过检验",
     "rejected": "未通过检验",
     "more likely to give answers people like, and no worse on facts": "更可能给出用户喜欢的回答，事实也没有变差",
-    "it is no better at the held-out liked answers (loss {new} a token, the live model {live})": (
+    "it is no better on the held-out liked answers (loss per token {new}, live model {live})": (
         "它在留出的好评回答上并不更好（每词元损失 {new}，现用模型 {live}）"
     ),
-    "it answers {new} of the {questions} factual questions right, the live model {live}: more of a loss than chance "
-    "explains": "{questions} 道事实题中它答对了 {new}，现用模型答对了 {live}：下降之多无法用偶然解释",
-    "{number} of its answers are empty or in loops": "它有 {number} 个回答是空的或者在重复",
-    "it would read other tokens than the engine: {difference}": "它读到的词元会和引擎不同：{difference}",
+    "it answers {new} of the {questions} factual questions correctly, the live model {live}: a bigger drop than "
+    "chance explains": "{questions} 道事实题中它答对了 {new}，现用模型答对了 {live}：降幅无法用偶然解释",
+    "{number} of its answers are empty or repeat themselves": "它有 {number} 个回答为空或不断重复",
+    "its token IDs differ from the engine's: {difference}": "它的词元 ID 与引擎不一致：{difference}",
     "{reason}; {others}": "{reason}；{others}",
     "learned from": "学习内容",
     "{number} liked answers": "{number} 条好评回答",
@@ -36,7 +36,7 @@ CHINESE: Final = {
     "votes": "评价",
     "{votes} from {people} people": "{people} 人的 {votes} 次",
     "cut off": "被截断",
-    "{cut} of {liked} liked answers were cut off at the longest answer and teach nothing: raise chat.max_new_tokens": (
+    "{cut} of {liked} liked answers were cut off by the length limit and can't be learned: raise chat.max_new_tokens": (
         "{liked} 条好评回答中有 {cut} 条因达到长度上限被截断，无法用于学习：请调高 chat.max_new_tokens"
     ),
     "checked on": "用于检验",

@@ -37,7 +37,7 @@ class OutOfMemory(TrainingError):
     """The training ran out of memory after its start, with `batch` samples in a batch."""
 
     def __init__(self, batch: int) -> None:
-        self.reason = Reason("there is too little memory to compute {batch} pairs at once", batch=batch)
+        self.reason = Reason("not enough memory to compute {batch} pairs at once", batch=batch)
         super().__init__(self.reason)
         self.batch = batch
 
