@@ -77,7 +77,7 @@ async def test_a_broadcast_reaches_everyone_once(stage: Stage, monkeypatch: pyte
         stage.emulator.faults.plan("flood", methods=["sendMessage"], chat=cem.id)
         stage.emulator.faults.plan("flood", methods=["sendMessage"], chat=dan.id, seconds=5000)
         assert "Only admins" in (await final_reply(ada, f"/broadcast {NEWS}"))["text"]
-        assert "it goes to 4 people" in (await final_reply(root, "/broadcast"))["text"]
+        assert "Recipients: 4" in (await final_reply(root, "/broadcast"))["text"]
         await root.sends(f"/broadcast {NEWS}")
         sent = await shows(root, "Sent to 2 of 4.\nNo longer reachable: 1.\nFailed: 1.")
         assert "reply_markup" not in sent

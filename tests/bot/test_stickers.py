@@ -22,10 +22,10 @@ async def test_an_album_may_be_too_large(stage: Stage) -> None:
     """An album of the largest allowed size makes one question; a larger one is refused."""
     colours = ("red", "green", "blue")
     async with stage.bot(chat={"max_pictures": 2}) as bot, stage.person() as ada:
-        await ada.asks(album=[png(colour=each) for each in colours[:2]], caption="Usage: /promote")
+        await ada.asks(album=[png(colour=each) for each in colours[:2]], caption="Which one?")
         assert (
-            "2 pictures at once at most, and these are 3"
+            "up to 2 pictures at once, and you sent 3"
             in (await final_reply(ada, album=[png(colour=each) for each in colours]))["text"]
         )
         (prompt,) = bot.engine.prompts
-        assert (prompt.turns[-1].text, len(prompt.turns[-1].pictures)) == ("Usage: /promote", 2)
+        assert (prompt.turns[-1].text, len(prompt.turns[-1].pictures)) == ("Which one?", 2)

@@ -75,7 +75,7 @@ async def test_the_next_model_knows_nothing_of_who_left(tmp_path: Path, monkeypa
         await root.sends("/retrain")
         await live(whole, "run-1")
         assert learned(whole, 1) == hers | his | others
-        assert "2 rows" in words(await leaves(whole, ada))
+        assert "2 training examples" in words(await leaves(whole, ada))
         assert learned(whole, 1) == his | others
         await root.sends("/retrain")
         await live(whole, "run-2")
