@@ -53,6 +53,12 @@ def join(reasons: list[Reason]) -> Reason:
     return Reason("{reason}; {others}", reason=first, others=join(others)) if others else first
 
 
+def listed(reasons: list[Reason]) -> Reason:
+    """Return several short reasons as a list in one sentence."""
+    first, *others = reasons
+    return Reason("{reason}, {others}", reason=first, others=listed(others)) if others else first
+
+
 def stored(text: str, parts: str) -> str:
     """Return a reason from its two columns; rows of versions before migration 18 have only the text."""
     return Reason.of(json.loads(parts)) if parts else text

@@ -18,6 +18,7 @@ from bot.handlers.request import Request
 from bot.telegram.keyboards import CancelRun
 from storage.errors import RunBusy
 from storage.learning_records import Run
+from storage.reason import Reason, listed
 from training.data.sources import title
 
 
@@ -76,14 +77,9 @@ async def _dry_run(request: Request) -> str:
     if selection.corrections:
         share = round(100 * selection.corrections / pairs)
         lines.append(say("Corrections: {corrections} ({share} %).", corrections=selection.corrections, share=share))
-    left_out = [
-        *([say("{number} not liked enough", number=counts.disliked)] if counts.disliked else []),
-        *([say("{number} cut off", number=counts.unfinished)] if counts.unfinished else []),
-        *([say("{number} too long", number=counts.too_long)] if counts.too_long else []),
-        *([say.count("{number} duplicate", "{number} duplicates", counts.duplicates)] if counts.duplicates else []),
-    ]
-    if left_out:
-        reasons = say(", ").join(left_out)
+    disliked = [Reason("{number} not liked enough", number=counts.disliked)] if counts.disliked else []
+    if left_out := disliked + counts.left_out:
+        reasons = listed(left_out)
         lines.append(say("Left out of {rated} rated answers: {reasons}.", rated=counts.rated, reasons=reasons))
     if counts.limit:
         lines.append(f"⚠ {say(counts.limit)}")

@@ -22,7 +22,7 @@ async def test_a_dry_run_begins_nothing(stage: Stage) -> None:
         assert (await final_reply(root, "/retrain dry"))["text"].splitlines() == [
             "A run now would learn from 45 liked answers from 6 people and be checked on 5 more.",
             "Corrections: 9 (20 %).",
-            "Left out of 60 rated answers: 4 not liked enough, 1 cut off, 2 too long, 3 duplicates.",
+            "Left out of 60 rated answers: 4 not liked enough, 1 cut off, 2 too long, 3 repeated.",
             "Method: qlora, each answer learned 6 times.",
             "Other sources: food.",
         ]

@@ -130,6 +130,8 @@ def test_the_longest_answer_is_named_if_many_answers_reach_it() -> None:
         TooFewPairs, match=r"^4 of 10 liked answers were cut off.*raise chat.max_new_tokens; Not enough yet: 6 liked"
     ):
         select(rows, min_rated=8)
+    with pytest.raises(TooFewPairs, match=r"Collect 2 more 👍\. Left out: 4 cut off\.$"):
+        select(rows, min_rated=8)
     assert select(rows[1:]).counts.limit is None, "a third of them is no cause"
     stopped = [rated(number, [f"p{number}"], finish="abort" if number < 9 else "stop") for number in range(20)]
     assert select(stopped).counts.limit is None, "nor are those that people stopped"

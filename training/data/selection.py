@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 
 from storage.learning_records import RatedExchange
-from storage.reason import Reason, join
+from storage.reason import Reason, join, listed
 from training.data.llava import Lesson, lesson
 from training.data.near_duplicates import NearDuplicates
 from training.job import TrainingError
@@ -61,6 +61,15 @@ class Counts:
     def limit(self) -> Reason | None:
         """A warning with the next step if many answers reach the longest length."""
         return cut_off(self.cut, self.rated - self.disliked)
+
+    @property
+    def left_out(self) -> list[Reason]:
+        """Why liked answers were not selected, with the number of each cause."""
+        return [
+            *([Reason("{number} cut off", number=self.unfinished)] if self.unfinished else []),
+            *([Reason("{number} too long", number=self.too_long)] if self.too_long else []),
+            *([Reason("{number} repeated", number=self.duplicates)] if self.duplicates else []),
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +246,8 @@ def select_pairs(
             wanted=min_rated,
             missing=min_rated - len(chosen),
         )
+        if counts.left_out:
+            few = Reason("{few} Left out: {reasons}.", few=few, reasons=listed(counts.left_out))
         raise TooFewPairs(join([counts.limit, few] if counts.limit else [few]))
     near = NearDuplicates(phashes, settings.near_duplicate)
     seen = {name for each in rated if each.exchange.id in trained for name in lesson(each).pictures}
