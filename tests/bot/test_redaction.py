@@ -54,7 +54,7 @@ async def test_a_truncated_response_of_telegram_is_not_quoted(stage: Stage) -> N
         (lambda _: web.Response(status=404), "HTTP 404 Not Found"),
         (
             lambda at: web.Response(status=302, headers={"Location": f"ftp://elsewhere{at.path}"}),
-            "sent on to an address that cannot be asked",
+            "redirected to an address that cannot be requested",
         ),
     ],
     ids=["refused", "redirected"],

@@ -15,7 +15,7 @@ async def test_model_names_version_and_votes(stage: Stage) -> None:
         ledger = bot.ledger
         await ledger.models.add(Model("base", "/m/base", ModelState.CANDIDATE, None, 1.0))
         await ledger.promotions.make("base")
-        assert "Version 1 (base), as it came." in (await final_reply(ada, "/model"))["text"]
+        assert "Version 1 (base). The original model" in (await final_reply(ada, "/model"))["text"]
         for person in (ada, wei):
             await person.toast(await person.taps(UP, await person.asks(photo=png())))
         run = await ledger.runs.start("admin")
@@ -27,7 +27,7 @@ async def test_model_names_version_and_votes(stage: Stage) -> None:
         await ledger.votes.cast(Rating(1, 99, 1, 10**12))  # after the fact
         assert (await final_reply(ada, "/model"))[
             "text"
-        ] == "Version 2 (run-1), taught by 2 liked answers: 2 votes of 2 people."
+        ] == "Version 2 (run-1), trained on 2 liked answers (2 votes from 2 people)."
         assert (await final_reply(wei, "/model"))[
             "text"
         ] == "第 2 版（run-1），根据 2 人的 2 次评价（2 条好评回答）训练。"
