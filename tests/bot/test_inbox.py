@@ -159,7 +159,7 @@ async def test_a_wrong_address_for_the_webhook_ends_the_bot(stage: Stage) -> Non
         await bot.stop()
 
 
-@pytest.mark.parametrize(("token", "what"), [("", "is not set"), ("nonsense", "is no bot's token")])
+@pytest.mark.parametrize(("token", "what"), [("", "is not set"), ("nonsense", "is not a bot token")])
 def test_a_missing_token_names_the_next_step(token: str, what: str) -> None:
     """`thumbtune run` says where to get a token and how to set it."""
     with pytest.raises(ConfigError, match=f"{what}.*BotFather.*THUMBTUNE_TELEGRAM__TOKEN"):
@@ -243,7 +243,7 @@ async def test_an_update_that_crashes_every_process_becomes_a_dead_letter(stage:
         await ada.answer(after=0, quiet=0.3)
         await bot.settled()
         assert (await bot.ledger.counts.totals())["updates_set_aside"] == 1
-        assert [("sorry" in message["text"]) for message in await ada.bot_messages()] == [True]
+        assert [("Sorry" in message["text"]) for message in await ada.bot_messages()] == [True]
 
 
 async def test_a_bad_payload_does_not_silence_the_alert(stage: Stage) -> None:
