@@ -1,8 +1,7 @@
-"""One frozen Settings out of `config.toml` and the environment.
+"""Read the settings from `config.toml` and the environment, and explain mistakes in them.
 
-Knows where settings come from and how a mistake in them is worded; what each setting means is declared by the
-room that uses it. The environment wins over the file: `THUMBTUNE_` + the path joined by `__`, for example
-`THUMBTUNE_TELEGRAM__TOKEN`.
+The environment overrides the file: `THUMBTUNE_` and the path joined by `__`, for example `THUMBTUNE_TELEGRAM__TOKEN`.
+The packages that use the settings declare them.
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ DEFAULT_PATH = Path("config.toml")
 
 _REMOVED: Final = {"telegram.drafts": "this setting was removed: answers grow by edits everywhere. Delete it."}
 
-_LIST: Final = 'should be a list in brackets, as [1, 2] or ["a", "b"]'
+_LIST: Final = 'should be a list in brackets, for example [1, 2] or ["a", "b"]'
 _SECTION: Final = 'should be a section with keys of its own, in the environment as {"key": 1}'
 _WANTED: Final = {"tuple_type": _LIST, "list_type": _LIST, "model_type": _SECTION, "dict_type": _SECTION}
 
 
 class ConfigError(Exception):
-    """A setting is unknown or has a bad value. The text names the key and what would be right."""
+    """A setting is unknown or has an invalid value. The text names the key and what is allowed."""
 
 
 class _Part(BaseModel):
@@ -55,7 +54,7 @@ class WebSettings(_Part):
 
 
 class Settings(BaseSettings):
-    """Every knob of the product, read once at start."""
+    """All settings, read once at the start."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX, env_nested_delimiter=ENV_DELIMITER, extra="forbid", frozen=True, case_sensitive=False
@@ -71,7 +70,7 @@ class Settings(BaseSettings):
 
     @property
     def trust(self) -> Trust:
-        """Whose votes and corrections count, for the selection."""
+        """Return whose votes and corrections the selection counts."""
         return Trust(frozenset(self.limits.blocked), frozenset(self.telegram.admins))
 
     @classmethod
@@ -83,14 +82,14 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment goes before the file, whose content arrives as arguments."""
+        """Let the environment override the file, whose content arrives as arguments."""
         return env_settings, init_settings
 
 
 def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
-    """Read `path` (default: `config.toml` here, if there is one) and the environment.
+    """Read `path` (default: `config.toml` in the current directory, if it exists) and the environment.
 
-    Raises `ConfigError` for a missing named file, a syntax error, an unknown key or a bad value.
+    Raises `ConfigError` if `path` does not exist, for a syntax error, an unknown key or an invalid value.
     """
     values = _read(path)
     _drop_removed(values)
@@ -101,7 +100,7 @@ def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.
         wrong = [f"{name}: {wanted}" for name, value in environment.items() if (wanted := _misread(name, value))]
         raise ConfigError("\n".join(wrong) or str(error)) from error
     except ValidationError as error:
-        # Without its cause: pydantic's words quote what was given, secrets among it.
+        # Without the cause: pydantic's message quotes the input, which may be a secret.
         raise ConfigError("\n".join(_explain(each) for each in error.errors())) from None
     _check_schedule(settings.training.schedule)
     return settings
@@ -120,7 +119,7 @@ def _read(path: Path | None) -> dict[str, Any]:
 
 
 def _drop_removed(values: dict[str, Any]) -> None:
-    """Warn of settings of earlier versions that a file still has; they change nothing."""
+    """Remove settings of earlier versions from `values` with a warning."""
     for path, words in _REMOVED.items():
         section, _, key = path.partition(".")
         if isinstance(values.get(section), dict) and key in values[section]:
@@ -129,7 +128,7 @@ def _drop_removed(values: dict[str, Any]) -> None:
 
 
 def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
-    """pydantic-settings overlooks variables whose first part is no field; a typo there must not pass silently."""
+    """Raise ConfigError for an unknown section: pydantic-settings ignores variables whose first part is no field."""
     for name in environment:
         path = _path_of(name)
         if path and path[0] not in Settings.model_fields:
@@ -137,7 +136,7 @@ def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
 
 
 def _misread(name: str, value: str) -> str:
-    """What a variable should hold for a list or a section, which pydantic-settings reads as JSON; empty if it can."""
+    """Return what a variable should hold if it is a list or a section, read as JSON, and cannot be parsed; else ""."""
     path = _path_of(name)
     kind = _kind(path) if path else None
     if _is_section(kind) or get_origin(kind) is dict:
@@ -154,7 +153,7 @@ def _misread(name: str, value: str) -> str:
 
 
 def _path_of(name: str) -> tuple[str, ...]:
-    """The path of the setting that a variable of the environment is; empty for one that is none of ours."""
+    """Return the path of the setting that an environment variable names, empty for other variables."""
     return tuple(name[len(ENV_PREFIX) :].lower().split(ENV_DELIMITER)) if name.upper().startswith(ENV_PREFIX) else ()
 
 
@@ -165,7 +164,7 @@ def _check_schedule(cron: str) -> None:
     except ValueError as error:
         raise ConfigError(
             f"training.schedule: {error} (got {cron!r}); "
-            'minute, hour, day of month, month and day of week are wanted, as "0 4 * * mon" for Mondays at 4'
+            'expected minute, hour, day of month, month and day of week, for example "0 4 * * mon" for Mondays at 4'
         ) from error
 
 
@@ -178,13 +177,13 @@ def _explain(error: Any) -> str:
         known = beside.model_fields if _is_section(beside) else {}
         return f"{path}: no such setting{_suggest(str(error['loc'][-1]), known)}"
     wanted = _WANTED.get(error["type"], error["msg"])
-    # A whole section has secrets in it.
+    # A section may contain secrets.
     quoted = isinstance(error["input"], str | int | float) and _kind(error["loc"]) is not SecretStr
     return f"{path}: {wanted} (got {error['input']!r})" if quoted else f"{path}: {wanted}"
 
 
 def _kind(location: tuple[str | int, ...]) -> Any:
-    """The annotation of the setting at that path, None if there is none."""
+    """Return the annotation of the setting at a path, None for an unknown path."""
     kind: Any = Settings
     for part in location:
         field = kind.model_fields.get(part) if _is_section(kind) else None

@@ -1,7 +1,6 @@
-"""What config.toml's [telegram], [chat], [limits] and [storage] hold: the bot's own part of the settings.
+"""The bot's own settings: [telegram], [chat], [limits] and [storage] of config.toml.
 
-Every field's description is the comment an operator reads in config.toml. Knows nothing about where values come
-from; `bot.config` reads the file and the environment.
+`bot.config` reads the file and the environment.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class WebhookSettings(BaseModel):
 
 
 class TelegramSettings(BaseModel):
-    """[telegram]: the account the bot speaks with, and how fast it may."""
+    """[telegram]: the bot's account and its rate limits."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -95,7 +94,7 @@ DEFAULT_QUESTION = later("What is in this picture?")
 
 
 class ChatSettings(BaseModel):
-    """[chat]: who the bot is and how it draws its answers."""
+    """[chat]: conversations and the sampling of answers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -148,17 +147,17 @@ class ChatSettings(BaseModel):
     )
 
     def talker(self, chat: int, person: int) -> int:
-        """Whose conversation it is: the person's, or the group's own (its id, which is negative) if it shares one."""
+        """Return the owner of the conversation: the person, or the group (a negative id) if it shares one."""
         return chat if chat < 0 and self.group_sessions == "shared" else person
 
     @property
     def persona(self) -> str:
-        """The system text that chats and training alike have."""
+        """Return the system prompt of chats and training."""
         return self.system_prompt or SYSTEM
 
 
 class LimitsSettings(BaseModel):
-    """[limits]: who may talk with the bot, and how much they may ask. Admins always may."""
+    """[limits]: who may use the bot, and how much. Admins have no limits."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -197,13 +196,13 @@ class LimitsSettings(BaseModel):
     )
 
     def welcome(self, person: int, chat: int) -> bool:
-        """Whether what this person (0: nobody in particular) sends from this chat is let in."""
+        """Return whether updates of this person (0: unknown) in this chat are accepted."""
         here = {person, chat}
         return here.isdisjoint(self.blocked) and (not self.allowed or not here.isdisjoint(self.allowed))
 
 
 class StorageSettings(BaseModel):
-    """[storage]: where everything that must survive lies, and for how long."""
+    """[storage]: the data folder and the retention."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -221,16 +220,20 @@ class StorageSettings(BaseModel):
 
 
 class BotSettings(Protocol):
-    """The part of the whole settings that the chat reads."""
+    """The settings that the chat reads."""
 
     @property
-    def telegram(self) -> TelegramSettings: ...
+    def telegram(self) -> TelegramSettings:
+        """The section [telegram]."""
 
     @property
-    def chat(self) -> ChatSettings: ...
+    def chat(self) -> ChatSettings:
+        """The section [chat]."""
 
     @property
-    def limits(self) -> LimitsSettings: ...
+    def limits(self) -> LimitsSettings:
+        """The section [limits]."""
 
     @property
-    def storage(self) -> StorageSettings: ...
+    def storage(self) -> StorageSettings:
+        """The section [storage]."""
