@@ -62,7 +62,7 @@ async def test_no_model_changes_while_training_has_the_memory(tmp_path: Path, sw
             await talk
             await until(lambda: deployment.status().paused and not deployment.status().pids)
             for asking in (work.promote("a", None), work.undrain(deployment.status().nodes[0].name, 1)):
-                with pytest.raises(AdminRefusal, match=rf"run {run.id} trains.*ask again"):
+                with pytest.raises(AdminRefusal, match=rf"run {run.id} trains.*again"):
                     await asking
             asked = await ledger.promotions.request("a", None)
             work._wake[PROMOTIONS].set()
