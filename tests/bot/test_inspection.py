@@ -74,7 +74,7 @@ async def test_a_live_model_whose_files_have_changed_does_not_answer(
         assert not (await findings(tmp_path))["live model"].ok
         root = await whole.person(ADMIN, "Root", "en")
         async with whole.running(), whole.ledger() as ledger:
-            told = await whole.says(root.id, lambda message: "The files of run-1, which" in words(message))
+            told = await whole.says(root.id, lambda message: "The files of the live model run-1" in words(message))
             assert "The base model answers instead" in words(told)
             live = await ledger.models.live()
             assert live is not None and live.id == BASE
