@@ -317,7 +317,7 @@ async def test_forget_on_the_command_line(stage: Stage) -> None:
         await final_reply(ada, "And now?")
         await ben.asks("And this?")
         code, said = await command(config, "forget", "404")
-        assert (code, said.strip()) == (0, "Nothing is kept of 404.")
+        assert (code, said.strip()) == (0, "Nothing is stored about 404.")
 
 
 async def test_rows_are_removed_again_after_an_active_run(stage: Stage) -> None:
