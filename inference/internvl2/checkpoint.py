@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,8 @@ def copy_code(directory: Path) -> None:
     if (directory / "tokenizer.model").is_file() and not (directory / "tokenizer.json").is_file():
         needed.append(TOKENIZER_CODE)
     for name in needed:
-        shutil.copyfile(Path(__file__).parent / name, directory / name)
+        with suppress(shutil.SameFileError):  # internvl2-tiny's directory links to the code
+            shutil.copyfile(Path(__file__).parent / name, directory / name)
 
 
 def _write_tokenizer(tokenizer: Any, directory: Path, chat_template: str | None) -> None:

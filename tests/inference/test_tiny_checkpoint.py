@@ -40,6 +40,7 @@ def test_the_checkpoint_is_complete_and_small() -> None:
 def test_its_model_code_stands_in_the_repository_once() -> None:
     """The checkpoint's code is symbolic links to inference.internvl2; copies of the directory hold the files."""
     source = Path(official.__file__).parent
+    official.copy_code(CHECKPOINT)
     for name in official.MODEL_CODE:
         assert (CHECKPOINT / name).is_symlink()
         assert (CHECKPOINT / name).resolve() == (source / name).resolve()
