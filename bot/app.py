@@ -17,15 +17,15 @@ from typing import Self
 
 import structlog
 
-from bot.admin.alerts import Watch
-from bot.admin.erasure import Forgetting
-from bot.admin.model_switch import Changeover
-from bot.admin.monitoring import Vitals
-from bot.admin.notifications import Notices
+from bot.admin.alerts import AlertWatch
+from bot.admin.erasure import Erasure
+from bot.admin.model_switch import ModelSwitch
+from bot.admin.monitoring import Monitoring
+from bot.admin.notifications import Notifications
 from bot.admin.picture_upgrade import NICENESS, PictureUpgrade
 from bot.admin.schedule import Schedule
-from bot.admin.service import Operations
-from bot.admin.startup_checks import Inspection, settle_live_model
+from bot.admin.service import AdminService
+from bot.admin.startup_checks import StartupChecks, settle_live_model
 from bot.chat.conversation import Conversation
 from bot.chat.history import History, chat_key
 from bot.chat.images import DECODERS, PictureReceiver
@@ -118,7 +118,7 @@ class Application:
         bot = open_bot(settings.telegram, middleware)
         self._at_end("connections to Telegram", bot.session.close)
         translator = Translator.load()
-        notices = Notices(bot, settings, ledger, translator)
+        notices = Notifications(bot, settings, ledger, translator)
         self._at_end("notices", notices.stop)
 
         deployment = Deployment(settings.inference, live.id, Path(live.directory), logs=folder / "logs")
@@ -128,7 +128,7 @@ class Application:
         menu = asyncio.create_task(announce_commands(bot, settings.telegram, translator, ledger, nodes=nodes))
         stack.callback(menu.cancel)
 
-        forgetting = Forgetting(ledger, pictures, folder / "runs", lambda session: deployment.forget(chat_key(session)))
+        forgetting = Erasure(ledger, pictures, folder / "runs", lambda session: deployment.forget(chat_key(session)))
         schedule = Schedule(
             folder,
             ledger,
@@ -173,11 +173,11 @@ class Application:
             trust=settings.trust,
             ready=upgrade.finish,
         )
-        vitals = Vitals(ledger, deployment, schedule, middleware.numbers, lambda: trainer.last_progress)
-        changeover = Changeover(
+        vitals = Monitoring(ledger, deployment, schedule, middleware.numbers, lambda: trainer.last_progress)
+        changeover = ModelSwitch(
             ledger, deployment, merged, pause_while_training=settings.training.while_training == "pause"
         )
-        operations = Operations(
+        operations = AdminService(
             ledger=ledger,
             pipeline=pipeline,
             changeover=changeover,
@@ -225,7 +225,7 @@ class Application:
         web = WebServer(settings, vitals, inbox.accept, translator)
         self.address = await web.start()
         self._at_end("web server", web.stop)
-        watch = Watch(
+        watch = AlertWatch(
             notices, deployment.status, lambda: trainer.last_progress, folder, settings.storage.min_free_gigabytes
         )
         watch.start()
@@ -234,7 +234,7 @@ class Application:
         self._at_end("operations", operations.stop)
         schedule.start()  # after an interrupted run is ended: a run that is due then can begin
         self._at_end("schedule", schedule.stop)
-        inspection = Inspection(ledger, changeover, notices.alert, live, unfit)
+        inspection = StartupChecks(ledger, changeover, notices.alert, live, unfit)
         inspection.start()
         self._at_end("inspection", inspection.stop)
         self._at_end("inbox", lambda: inbox.stop(ANSWER_SECONDS), ANSWER_SECONDS + STEP_SECONDS)

@@ -15,7 +15,7 @@ from typing import Final
 
 import structlog
 
-from bot.admin.notifications import Notices
+from bot.admin.notifications import Notifications
 from bot.admin.progress import SILENT, silence
 from bot.i18n import later
 from inference.serving.deployment_status import Status
@@ -43,12 +43,12 @@ def _answers(status: Status) -> bool:
     return all(state is State.READY for state in states)
 
 
-class Watch:
+class AlertWatch:
     """`start()` once, `stop()` at the end."""
 
     def __init__(
         self,
-        notices: Notices,
+        notices: Notifications,
         status: Callable[[], Status],
         last_progress: Callable[[], LastProgress | None],
         folder: Path,

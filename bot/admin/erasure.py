@@ -1,4 +1,4 @@
-"""Forgetting a person: rows first, in one transaction, then what lies outside the ledger.
+"""Delete a person's data: rows first, in one transaction, then what lies outside the ledger.
 
 Knows what follows which rows: pictures' files, rows in the files of runs, prompts that an engine might be sent again,
 the ledger's write-ahead log. Used by the chat, by the command line (beside a running bot or without one) and by the
@@ -41,7 +41,7 @@ class ManyStrays(Exception):
         self.total = total
 
 
-class Forgetting:
+class Erasure:
     """Forgets people, and removes what has to follow.
 
     `forget_session` makes the engines' side forget a session's newest prompt. Without it (outside the bot's process)
@@ -63,7 +63,7 @@ class Forgetting:
         self._alone = asyncio.Lock()
 
     @classmethod
-    def beside(cls, ledger: Ledger, folder: Path, forget_session: Callable[[int], None] | None = None) -> Forgetting:
+    def beside(cls, ledger: Ledger, folder: Path, forget_session: Callable[[int], None] | None = None) -> Erasure:
         """For the ledger in `folder`, with pictures and runs where the bot keeps them."""
         return cls(ledger, PictureStore(folder / "pictures"), folder / "runs", forget_session)
 

@@ -40,7 +40,7 @@ NONE_BEFORE: Final = later("There's no earlier model to go back to. /models list
 log = structlog.get_logger()
 
 
-class Changeover:
+class ModelSwitch:
     """Changes the live model. `away_for` is the run that has the engine's memory, None without one."""
 
     def __init__(

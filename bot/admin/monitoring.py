@@ -46,7 +46,7 @@ class Overview:
         return rejections(self.models)
 
 
-class Vitals:
+class Monitoring:
     """Reads the present state of the ledger, the engines, the schedule and the calls to Telegram."""
 
     def __init__(

@@ -78,7 +78,7 @@ class _Notice:
     told: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
-class Notices:
+class Notifications:
     """Notifies every admin, each in their language."""
 
     def __init__(self, bot: Bot, settings: BotSettings, ledger: Ledger, translator: Translator) -> None:

@@ -26,7 +26,7 @@ from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 from sqlalchemy import URL
 
-from bot.admin.erasure import Forgetting, ManyStrays
+from bot.admin.erasure import Erasure, ManyStrays
 from bot.i18n import later
 from storage.errors import RunBusy
 from storage.ledger import Ledger
@@ -52,7 +52,7 @@ _present: Schedule | None = None
 
 
 class Alert(Protocol):
-    """Sends admins a sentence of the catalogues about a problem (`Notices.alert`)."""
+    """Sends admins a sentence of the catalogues about a problem (`Notifications.alert`)."""
 
     async def __call__(self, key: str, sentence: str, **values: object) -> object:
         """Send the sentence; `key` tells repeated alerts apart from new ones."""
@@ -77,7 +77,7 @@ class Schedule:
         self,
         directory: Path,
         ledger: Ledger,
-        forgetting: Forgetting,
+        forgetting: Erasure,
         alert: Alert,
         *,
         cron: str,

@@ -13,10 +13,10 @@ from typing import Final
 
 import structlog
 
-from bot.admin.erasure import Forgetting
-from bot.admin.model_switch import Changeover
-from bot.admin.monitoring import Overview, Vitals
-from bot.admin.notifications import Notices
+from bot.admin.erasure import Erasure
+from bot.admin.model_switch import ModelSwitch
+from bot.admin.monitoring import Monitoring, Overview
+from bot.admin.notifications import Notifications
 from bot.admin.protocol import AdminRefusal
 from bot.i18n import later
 from inference.messages import InferenceError
@@ -57,7 +57,7 @@ def pause_after(failures: int) -> float:
     return min(MAILBOX_SECONDS * 2.0 ** min(failures, 10), max(BACKOFF_SECONDS, MAILBOX_SECONDS))
 
 
-class Operations:
+class AdminService:
     """Serves the admins' requests from chat, schedule and command line. `start()` once, `stop()` at the end."""
 
     def __init__(
@@ -65,10 +65,10 @@ class Operations:
         *,
         ledger: Ledger,
         pipeline: Pipeline,
-        changeover: Changeover,
-        vitals: Vitals,
-        notices: Notices,
-        forgetting: Forgetting,
+        changeover: ModelSwitch,
+        vitals: Monitoring,
+        notices: Notifications,
+        forgetting: Erasure,
         trainer_missing: Callable[[], Reason | None],
     ) -> None:
         """`trainer_missing` says why no run could start in this environment, None if one could."""
@@ -130,13 +130,13 @@ class Operations:
     async def promote(
         self, model: str, by: int | None, on_progress: Callable[[Progress], None] = ignore, *, confirmed: bool = False
     ) -> Model:
-        """Make a model live. Raises as `Changeover.promote`."""
+        """Make a model live. Raises as `ModelSwitch.promote`."""
         return await self._changeover.promote(model, by, on_progress, confirmed=confirmed)
 
     async def rollback(
         self, by: int | None, on_progress: Callable[[Progress], None] = ignore, *, confirmed: bool = False
     ) -> Model:
-        """Make the previous model live. Raises as `Changeover.rollback`."""
+        """Make the previous model live. Raises as `ModelSwitch.rollback`."""
         return await self._changeover.rollback(by, on_progress, confirmed=confirmed)
 
     def nodes(self) -> Sequence[NodeStatus]:
@@ -149,7 +149,7 @@ class Operations:
         await self._changeover.drain(node)
 
     async def undrain(self, node: str, by: int) -> NodeStatus:
-        """Take a node back into service; return its status. Raises as `Changeover.undrain`."""
+        """Take a node back into service; return its status. Raises as `ModelSwitch.undrain`."""
         log.info("node is taken back into service", node=node, by=by)
         await self._changeover.undrain(node)
         return next(each for each in self.nodes() if each.name == node)

@@ -16,7 +16,7 @@ from typing import Final
 
 import structlog
 
-from bot.admin.model_switch import Changeover
+from bot.admin.model_switch import ModelSwitch
 from bot.admin.protocol import AdminRefusal
 from bot.admin.schedule import Alert
 from bot.i18n import later
@@ -99,14 +99,14 @@ async def settle_live_model(ledger: Ledger, base: Path, models: Path) -> tuple[M
     return live, trouble
 
 
-class Inspection:
+class StartupChecks:
     """Checks the ledger's pages and the live model's files once, in the background.
 
     `unfit` is the alert of `settle_live_model`, which is sent first.
     """
 
     def __init__(
-        self, ledger: Ledger, changeover: Changeover, alert: Alert, live: Model, unfit: Trouble | None
+        self, ledger: Ledger, changeover: ModelSwitch, alert: Alert, live: Model, unfit: Trouble | None
     ) -> None:
         self._ledger = ledger
         self._changeover = changeover

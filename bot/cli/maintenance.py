@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bot.admin.erasure import Forgetting
+from bot.admin.erasure import Erasure
 from bot.admin.picture_upgrade import finish_pictures
 from bot.cli.terminal import confirm, notes
 from storage.backup import back_up
@@ -37,7 +37,7 @@ async def backup(ledger: Ledger, folder: Path, out: Path, models: bool, console:
 
 async def forget(ledger: Ledger, folder: Path, user: int, yes: bool, console: Console) -> None:
     """Delete everything stored about a person, after confirmation. `folder` is `storage.dir`. Raises CommandRefused."""
-    forgetting = Forgetting.beside(ledger, folder)
+    forgetting = Erasure.beside(ledger, folder)
     await forgetting.settle()
     found = await forgetting.belongings(user)
     if not found and await ledger.people.get(user) is None:
@@ -56,7 +56,7 @@ async def forget(ledger: Ledger, folder: Path, user: int, yes: bool, console: Co
 
 async def sweep(ledger: Ledger, folder: Path, yes: bool, console: Console) -> None:
     """Delete the picture files of `folder` that the ledger does not list, after confirmation. Raises CommandRefused."""
-    forgetting = Forgetting.beside(ledger, folder)
+    forgetting = Erasure.beside(ledger, folder)
     strays, total = await forgetting.strays()
     if not strays:
         console.print("There is nothing to sweep: the ledger lists every picture file.")

@@ -11,7 +11,7 @@ from aiogram.types import Chat as TelegramChat
 from aiogram.types import Message, TelegramObject, Update, User
 from cachetools import LRUCache
 
-from bot.admin.erasure import Forgetting
+from bot.admin.erasure import Erasure
 from bot.admin.protocol import AdminActions
 from bot.chat.conversation import Conversation
 from bot.chat.images import PictureReceiver
@@ -42,7 +42,7 @@ class Services:
     ledger: Ledger
     translator: Translator
     admin: AdminActions
-    erasure: Forgetting
+    erasure: Erasure
     conversation: Conversation
     pictures: PictureReceiver
     in_flight: InFlight

@@ -1,6 +1,6 @@
 """The bot's web server: /health, /metrics, the operator page, each run's curve and sheet, and Telegram's webhook.
 
-The webhook stores an update before it answers 200. What the pages show comes from `Vitals`.
+The webhook stores an update before it answers 200. What the pages show comes from `Monitoring`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import jinja2
 import structlog
 from aiohttp import web
 
-from bot.admin.monitoring import Vitals
+from bot.admin.monitoring import Monitoring
 from bot.admin.progress import MODEL_STATES, RUN_STATES, outcome
 from bot.config import Settings
 from bot.i18n import Say, Translator, later
@@ -66,7 +66,7 @@ class WebServer:
     """Starts with `start()`, which returns the address it listens on; ends with `stop()`."""
 
     def __init__(
-        self, settings: Settings, vitals: Vitals, accept: Callable[[Any], Awaitable[None]], translator: Translator
+        self, settings: Settings, vitals: Monitoring, accept: Callable[[Any], Awaitable[None]], translator: Translator
     ) -> None:
         self._settings = settings
         self._translator = translator

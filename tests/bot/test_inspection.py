@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.admin.startup_checks import Inspection
+from bot.admin.startup_checks import StartupChecks
 from bot.cli.doctor.checks import examine
 from bot.cli.doctor.findings import Finding
 from bot.config import load_settings
@@ -88,13 +88,13 @@ async def test_a_sound_start_says_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     async with whole_bot(tmp_path, monkeypatch) as whole:
         await trained(whole)
         checked = asyncio.Event()
-        real = Inspection._inspect
+        real = StartupChecks._inspect
 
-        async def noted(inspection: Inspection) -> None:
+        async def noted(inspection: StartupChecks) -> None:
             await real(inspection)
             checked.set()
 
-        monkeypatch.setattr(Inspection, "_inspect", noted)
+        monkeypatch.setattr(StartupChecks, "_inspect", noted)
         root = await whole.person(ADMIN, "Root", "en")
         async with whole.running():
             async with asyncio.timeout(30):

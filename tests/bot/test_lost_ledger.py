@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.admin.erasure import Forgetting, ManyStrays
+from bot.admin.erasure import Erasure, ManyStrays
 from bot.admin.schedule import Schedule
 from bot.cli.doctor.checks import examine
 from bot.config import load_settings
@@ -85,7 +85,7 @@ async def test_many_strays_are_left_to_an_admin(tmp_path: Path) -> None:
         names = await _pictures(folder, *(b"%d" % number for number in range(8)))
         for name in names[:2]:
             await ledger.pictures.add(picture(name))
-        forgetting = Forgetting.beside(ledger, folder)
+        forgetting = Erasure.beside(ledger, folder)
         schedule = Schedule(folder, ledger, forgetting, admins.alert, cron="")
         await schedule.tidy()
         assert admins.alerts == ["strays"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.admin.model_switch import Changeover
+from bot.admin.model_switch import ModelSwitch
 from bot.admin.protocol import AdminRefusal
 from bot.admin.service import PROMOTIONS
 from inference.serving.supervisor import State
@@ -47,7 +47,7 @@ async def test_no_model_changes_while_training_has_the_memory(tmp_path: Path, sw
             await ledger.models.add(Model(name, str(directory), ModelState.CANDIDATE, None, 0.0))
         await ledger.promotions.make("a")
         training = Training(ledger)
-        changeover = Changeover(ledger, deployment, merged_models(ledger, tmp_path), pause_while_training=True)
+        changeover = ModelSwitch(ledger, deployment, merged_models(ledger, tmp_path), pause_while_training=True)
         work = operations(ledger, training, changeover)
         await work.start()
         try:
@@ -89,7 +89,7 @@ async def test_a_change_that_cannot_be_recorded_is_undone(tmp_path: Path, asked:
         for name, directory in (("a", tmp_path / "a"), ("b", second)):
             await ledger.models.add(Model(name, str(directory), ModelState.CANDIDATE, None, 0.0))
         await ledger.promotions.make("a")
-        changeover = Changeover(ledger, deployment, merged_models(ledger, tmp_path), pause_while_training=False)
+        changeover = ModelSwitch(ledger, deployment, merged_models(ledger, tmp_path), pause_while_training=False)
         request = await ledger.promotions.request("b", None) if asked == "by another process" else None
         with full_disk(ledger):
             for _ in range(2):

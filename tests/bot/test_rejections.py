@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 from rich.console import Console
 
-from bot.admin.monitoring import Overview, Vitals
+from bot.admin.monitoring import Monitoring, Overview
 from bot.cli import control
 from bot.config import Settings, WebSettings
 from bot.i18n import Translator
@@ -57,9 +57,9 @@ async def rejected_run(ledger: Ledger, directory: Path) -> Overview:
     return await vitals(ledger).overview()
 
 
-def vitals(ledger: Ledger) -> Vitals:
-    made: Any = Vitals  # what stands in for others is of no type that it names
-    found: Vitals = made(ledger, Engines(), NoSchedule(), dict, lambda: None)
+def vitals(ledger: Ledger) -> Monitoring:
+    made: Any = Monitoring  # what stands in for others is of no type that it names
+    found: Monitoring = made(ledger, Engines(), NoSchedule(), dict, lambda: None)
     return found
 
 

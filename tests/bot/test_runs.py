@@ -14,7 +14,7 @@ import pytest_asyncio
 from structlog.testing import capture_logs
 
 from bot.admin import service as module
-from bot.admin.service import INTERRUPTED, Operations
+from bot.admin.service import INTERRUPTED, AdminService
 from inference.messages import EngineUnavailable
 from storage.learning_records import Model, Promotion, Run
 from storage.states import ModelState, RunState
@@ -47,8 +47,8 @@ def admins() -> Admins:
 
 
 @pytest_asyncio.fixture
-async def work(room: Room, admins: Admins) -> AsyncIterator[Operations]:
-    """Operations over the room, started."""
+async def work(room: Room, admins: Admins) -> AsyncIterator[AdminService]:
+    """A started AdminService over a ledger."""
     made = operations(room.ledger, room.pipeline(), admins=admins)
     await made.start()
     yield made
@@ -62,14 +62,14 @@ async def ended(room: Room, admins: Admins) -> Run:
     return await room.ledger.runs.get(run.id)
 
 
-async def idle(work: Operations) -> None:
+async def idle(work: AdminService) -> None:
     """Return when no run is at work, nor what its end brings about."""
     await until(lambda: work._work is None)
 
 
 @pytest.mark.parametrize("how", ["fails", "is cancelled"])
 async def test_an_end_that_cannot_be_written_is_written_later(
-    room: Room, work: Operations, admins: Admins, how: str
+    room: Room, work: AdminService, admins: Admins, how: str
 ) -> None:
     """A full disk leaves no run under way for ever: with room again its end is written and told, and another begins."""
     await work.retrain(1)
@@ -140,7 +140,7 @@ async def test_the_bot_starts_on_a_full_disk(room: Room, admins: Admins) -> None
 
 @pytest.mark.parametrize("why", ["/cancel", "everybody leaves"])
 async def test_a_cancellation_while_the_model_is_published_is_too_late(
-    room: Room, work: Operations, admins: Admins, why: str
+    room: Room, work: AdminService, admins: Admins, why: str
 ) -> None:
     """The run is done and its model goes live; what has learned from somebody who left meanwhile does not, and another
     run begins without them.
@@ -182,7 +182,9 @@ async def test_a_cancellation_while_the_model_is_published_is_too_late(
         assert "Not enough yet: 0 liked answers" in again.reason
 
 
-async def test_a_run_that_was_cancelled_for_somebody_begins_again(room: Room, work: Operations, admins: Admins) -> None:
+async def test_a_run_that_was_cancelled_for_somebody_begins_again(
+    room: Room, work: AdminService, admins: Admins
+) -> None:
     """Also if they have opted in again by the time it has ended."""
     await work.retrain(1)
     await room.trainer.hanging.wait()

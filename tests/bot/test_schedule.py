@@ -11,7 +11,7 @@ from pathlib import Path
 from apscheduler.jobstores.sqlalchemy import SQLAlchemyJobStore
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from bot.admin.erasure import Forgetting
+from bot.admin.erasure import Erasure
 from bot.admin.schedule import EXPIRE, RETRAIN, STORE, TIDY, Schedule, expire, request_run, tidy
 from storage.ledger import FILE_NAME, Ledger
 from storage.states import RunState
@@ -26,7 +26,7 @@ async def _schedule(folder: Path, cron: str, retention_days: int = 0) -> AsyncIt
     """A schedule that runs, with a ledger of its own."""
     async with Ledger.open(folder) as ledger:
         schedule = Schedule(
-            folder, ledger, Forgetting.beside(ledger, folder), Admins().alert, cron=cron, retention_days=retention_days
+            folder, ledger, Erasure.beside(ledger, folder), Admins().alert, cron=cron, retention_days=retention_days
         )
         schedule.start()
         try:
@@ -151,6 +151,6 @@ async def test_the_inbox_is_tidied(tmp_path: Path) -> None:
             await ledger.inbox.store([(update, "lane", "{}")])
         await ledger.inbox.begin(1)
         await ledger.inbox.finish(1)
-        await Schedule(tmp_path, ledger, Forgetting.beside(ledger, tmp_path), Admins().alert, cron="").tidy()
+        await Schedule(tmp_path, ledger, Erasure.beside(ledger, tmp_path), Admins().alert, cron="").tidy()
         assert [each.id for each in await ledger.inbox.pending()] == [2]
         assert await ledger.inbox.store([(1, "lane", "{}")]) == [True], "forgotten, so it is new again"

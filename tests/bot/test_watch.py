@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.admin.alerts import Watch
+from bot.admin.alerts import AlertWatch
 from inference.serving.deployment_status import Counters
 from inference.serving.supervisor import State
 from tests.support.chatting import ADMIN, Notebook, Stage
@@ -22,7 +22,7 @@ async def test_a_crash_is_told_once(stage: Stage) -> None:
     """An engine that crashes over and over is told once, and once more when it does not start at all."""
     status = Notebook().engine
     async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
-        watch = Watch(bot.notices, lambda: status, lambda: None, stage.directory, 0)
+        watch = AlertWatch(bot.notices, lambda: status, lambda: None, stage.directory, 0)
         await watch.look()
         await bot.notices.settled()
         assert await root.bot_messages() == []
@@ -50,7 +50,7 @@ async def test_that_the_engine_is_back_is_told_once(stage: Stage) -> None:
     looks = [ready, restarting, restarting, *9 * [crashed]]
     looks += 9 * [replace(ready, counters=Counters(crashes=2))]
     async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
-        watch = Watch(bot.notices, lambda: looks.pop(0), lambda: None, stage.directory, 0)
+        watch = AlertWatch(bot.notices, lambda: looks.pop(0), lambda: None, stage.directory, 0)
         while looks:
             await watch.look()
         await bot.notices.settled()
@@ -68,7 +68,7 @@ async def test_a_disk_that_fills_up_is_told_once(stage: Stage, monkeypatch: pyte
         await root.sends("/language")
         await stage.handled(bot)
         before = len(await root.bot_messages())
-        watch = Watch(bot.notices, lambda: Notebook().engine, lambda: None, stage.directory, 2.0)
+        watch = AlertWatch(bot.notices, lambda: Notebook().engine, lambda: None, stage.directory, 2.0)
         for free[0] in (3.0, 1.5, 1.4, 1.3):
             await watch.look()
             await bot.notices.settled()
@@ -84,7 +84,7 @@ async def test_a_silent_run_is_told_once_and_that_it_goes_on(stage: Stage) -> No
         return LastProgress(str(run), seconds, seconds >= 600, Path(f"/data/runs/{run}/finetune.log"))
 
     async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
-        watch = Watch(bot.notices, lambda: Notebook().engine, lambda: word[0], stage.directory, 0)
+        watch = AlertWatch(bot.notices, lambda: Notebook().engine, lambda: word[0], stage.directory, 0)
         for word[0] in (None, said(3, 1), said(3, 300), said(3, 600), said(3, 605)):
             await watch.look()
             await bot.notices.settled()

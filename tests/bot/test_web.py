@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from pydantic import SecretStr
 
-from bot.admin.monitoring import Vitals
+from bot.admin.monitoring import Monitoring
 from bot.config import Settings, WebSettings
 from bot.i18n import Translator
 from bot.settings import TelegramSettings, WebhookSettings
@@ -84,7 +84,7 @@ async def test_only_the_networks_of_the_settings_may_call(headers: dict[str, str
         ),
         web=WebSettings(port=free_port()),
     )
-    server = WebServer(settings, cast(Vitals, None), accept, Translator.load())
+    server = WebServer(settings, cast(Monitoring, None), accept, Translator.load())
     try:
         async with aiohttp.ClientSession(await server.start()) as session:
             headers = {SECRET_HEADER: SECRET, **headers}
@@ -103,7 +103,7 @@ async def test_what_cannot_be_stored_is_not_acknowledged() -> None:
 
     webhook = WebhookSettings(url="https://bot.example.org/telegram", secret=SecretStr(SECRET))
     settings = Settings(telegram=TelegramSettings(mode="webhook", webhook=webhook), web=WebSettings(port=free_port()))
-    server = WebServer(settings, cast(Vitals, None), accept, Translator.load())
+    server = WebServer(settings, cast(Monitoring, None), accept, Translator.load())
     try:
         async with aiohttp.ClientSession(await server.start()) as session:
             headers = {SECRET_HEADER: SECRET}

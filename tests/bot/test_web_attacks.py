@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 from pydantic import SecretStr
 
-from bot.admin.monitoring import Vitals
+from bot.admin.monitoring import Monitoring
 from bot.config import Settings, WebSettings
 from bot.i18n import Translator
 from bot.settings import TelegramSettings, WebhookSettings
@@ -76,7 +76,7 @@ async def served(
         web=WebSettings(port=0, token=SecretStr(token)),
     )
     async with Ledger.open(folder) as ledger:
-        vitals = Vitals(ledger, cast(Any, None), cast(Any, None), dict, lambda: None)
+        vitals = Monitoring(ledger, cast(Any, None), cast(Any, None), dict, lambda: None)
         server = WebServer(values, vitals, accept, Translator.load())
         try:
             yield await server.start()

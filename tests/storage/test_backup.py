@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.admin.model_switch import Changeover
+from bot.admin.model_switch import ModelSwitch
 from bot.admin.protocol import AdminRefusal
 from bot.admin.startup_checks import settle_live_model
 from inference.serving.deployment import Deployment
@@ -132,7 +132,7 @@ async def test_a_removed_model_is_none_to_go_back_to(tmp_path: Path) -> None:
         assert (before := await ledger.models.previous()) and before.id == "base"
         deployment = Deployment(InferenceSettings(), "run-2", store.path("run-2"), logs=tmp_path)
         with pytest.raises(AdminRefusal, match="files of run-1 were deleted"):
-            await Changeover(ledger, deployment, merged_models(ledger, tmp_path), pause_while_training=False).promote(
+            await ModelSwitch(ledger, deployment, merged_models(ledger, tmp_path), pause_while_training=False).promote(
                 "run-1", 7
             )
         (tmp_path / "aside").rename(store.path("run-1"))

@@ -22,8 +22,8 @@ from aiogram import Bot, Dispatcher
 from PIL import Image
 from pydantic import SecretStr
 
-from bot.admin.erasure import Forgetting
-from bot.admin.notifications import Notices
+from bot.admin.erasure import Erasure
+from bot.admin.notifications import Notifications
 from bot.admin.protocol import RejectedModel
 from bot.chat.conversation import Conversation
 from bot.chat.history import History
@@ -286,7 +286,7 @@ class RunningBot:
             ledger=self.ledger,
             translator=self.translator,
             admin=admin,
-            erasure=Forgetting.beside(self.ledger, directory),
+            erasure=Erasure.beside(self.ledger, directory),
             conversation=conversation,
             pictures=receiver,
             in_flight=self.in_flight,
@@ -295,7 +295,7 @@ class RunningBot:
             buttons=self.buttons,
         )
         self.dispatcher: Dispatcher = build_dispatcher(services)
-        self.notices = Notices(self.bot, settings, self.ledger, self.translator)
+        self.notices = Notifications(self.bot, settings, self.ledger, self.translator)
         self.inbox = Inbox(
             self.bot,
             self.dispatcher,

@@ -1,4 +1,4 @@
-"""Operations for tests, over a real ledger: who is told notes it, and no engine changes its model."""
+"""An AdminService for tests over a real ledger: notifications are recorded, and no engine changes its model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from bot.admin.service import Operations
+from bot.admin.service import AdminService
 from storage.learning_records import Model, Run
 from storage.ledger import Ledger
 from storage.model_store import ModelStore
@@ -62,10 +62,10 @@ class NoEngine:
         return await self._ledger.models.get(model)
 
 
-def operations(ledger: Ledger, pipeline: Any, changeover: Any = None, admins: Admins | None = None) -> Operations:
+def operations(ledger: Ledger, pipeline: Any, changeover: Any = None, admins: Admins | None = None) -> AdminService:
     """Not started yet."""
-    made: Any = Operations  # what stands in for others is of no type that it names
-    found: Operations = made(
+    made: Any = AdminService  # what stands in for others is of no type that it names
+    found: AdminService = made(
         ledger=ledger,
         pipeline=pipeline,
         changeover=changeover or NoEngine(ledger),

@@ -1,0 +1,41 @@
+"""docs/architecture.md names functions that exist, and a picture passes few files."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+STEPS = re.findall(r"`((?:\w+/)+\w+\.py)`\s+`([\w.]+)`", TEXT)
+
+
+@pytest.mark.parametrize(("file", "name"), sorted(set(STEPS)))
+def test_named_functions_exist(file: str, name: str) -> None:
+    """Every step of a journey names a function, a class or a method of the file beside it."""
+    body: list[ast.stmt] = ast.parse((ROOT / file).read_text(encoding="utf-8")).body
+    for part in name.split("."):
+        found = [
+            each
+            for each in body
+            if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and each.name == part
+        ]
+        assert found, f"{file} has no {name}"
+        body = found[0].body
+
+
+def test_a_picture_passes_at_most_twenty_files() -> None:
+    """The way from Telegram to the answer stays short enough to follow."""
+    journey = TEXT.partition("### A picture with a question")[2].partition("###")[0]
+    assert 10 < len(set(re.findall(r"`((?:\w+/)+\w+\.py)`", journey))) <= 20
+
+
+def test_every_module_is_listed() -> None:
+    """The list of modules follows from their docstrings."""
+    ended = subprocess.run([sys.executable, "-m", "tools.file_map", "--check"], cwd=ROOT, check=False)
+    assert ended.returncode == 0
