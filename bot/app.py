@@ -101,7 +101,7 @@ class Application:
             await self._intake
         await asyncio.Event().wait()
 
-    async def _open(self) -> None:
+    async def _open(self) -> None:  # noqa: PLR0915 one composition, read from top to bottom
         settings, stack = self.settings, self._stack
         folder = settings.storage.dir.resolve()
         base = settings.inference.checkpoint().resolve()

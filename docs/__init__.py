@@ -1,0 +1,1 @@
+"""The documentation's pictures and the script that makes them."""

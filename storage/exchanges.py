@@ -49,8 +49,9 @@ class Exchanges(Queries):
     """Exchanges and conversation histories."""
 
     async def record(self, exchange: Exchange) -> Exchange:
-        """Record a question with its answer and return it with its id and time; an update that has one returns that
-        one.
+        """Record a question with its answer, and return it with its id and time.
+
+        An update that has an exchange already returns that one.
 
         Raises `UnknownRecord` when the session, the asker or the replaced exchange was deleted meanwhile,
         `StorageError` when a picture is unknown.

@@ -48,7 +48,7 @@ def refuse_newer(database: Database, known: Migrations = migrations) -> None:
         )
 
 
-def _table(
+def _table(  # noqa: PLR0913 the options of a table
     database: Database,
     name: str,
     columns: dict[str, type],

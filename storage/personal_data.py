@@ -122,10 +122,9 @@ class PersonalData(Queries):
         return await self._write(work)
 
     async def expire(self, before: float) -> int:
-        """Delete exchanges without votes from before that time, pictures that nothing else needs, and updates set
-        aside.
+        """Delete unrated exchanges from before that time.
 
-        A conversation is kept up to its last exchange that is newer or has a vote. Return the number of exchanges.
+        Pictures that nothing else needs and dead letters go with them. A conversation is kept up to its last exchange that is newer or has a vote. Return the number of exchanges.
         """
 
         def work(database: Database) -> int:
@@ -147,9 +146,9 @@ class PersonalData(Queries):
         return [Removal(RemovalKind(row["kind"]), row["name"]) for row in rows]
 
     async def remove_picture(self, sha256: str, remove: Callable[[], object]) -> bool:
-        """Call `remove`, which deletes the picture's file, and strike it off; return False if it was sent again
-        meanwhile.
+        """Call `remove`, which deletes the picture's file, and strike it off.
 
+        Return False if the picture was sent again meanwhile.
         `remove` runs inside the transaction: another process that adds the picture does so before, and the file
         stays, or after, and sees that it is gone. It may be called twice.
         """

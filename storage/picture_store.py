@@ -62,10 +62,9 @@ class PictureStore:
         return [each for each in self.directory.glob("??/*") if _NAME.fullmatch(each.name)]
 
     def remove(self, sha256: str) -> None:
-        """Delete a picture durably, if it is there. Blocks; runs on the ledger's thread
-        (`PersonalData.remove_picture`).
+        """Delete a picture durably, if it is there.
 
-        Raises `StorageError`.
+        Blocks; runs on the ledger's thread (`PersonalData.remove_picture`). Raises `StorageError`.
         """
         path = self.path(sha256)
         try:

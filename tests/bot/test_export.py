@@ -48,7 +48,7 @@ class Community:
         return name
 
     async def says(self, ledger: Ledger, session: int, answer: str, *votes: int, **changes: Any) -> int:
-        """Record an exchange with the votes of users 2, 3 …"""
+        """Record an exchange with the votes of users 2, 3 and so on."""
         self._update += 10
         made = (await ledger.exchanges.record(exchange(session, self._update, answer=answer, **changes))).id
         for rater, value in enumerate(votes, 2):

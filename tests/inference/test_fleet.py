@@ -78,7 +78,7 @@ def checkpoint(folder: Path, name: str) -> Path:
     return folder / name
 
 
-async def test_fleet_nothing_is_lost_and_caches_are_hit(tmp_path: Path, warm_python: str) -> None:
+async def test_fleet_nothing_is_lost_and_caches_are_hit(tmp_path: Path, warm_python: str) -> None:  # noqa: PLR0915
     """Three engines, eight people: one engine is killed; one is drained, and gets the model that the others were given
     meanwhile when it is back. Every question gets one whole answer, and at least 95 % of the follow-ups' picture tokens
     come from a cache, as the engines count."""
