@@ -124,7 +124,8 @@ class PersonalData(Queries):
     async def expire(self, before: float) -> int:
         """Delete unrated exchanges from before that time.
 
-        Pictures that nothing else needs and dead letters go with them. A conversation is kept up to its last exchange that is newer or has a vote. Return the number of exchanges.
+        Pictures that nothing else needs and dead letters go with them. A conversation is kept up to its last exchange
+        that is newer or has a vote. Return the number of exchanges.
         """
 
         def work(database: Database) -> int:
