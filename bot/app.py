@@ -62,11 +62,11 @@ from storage.integrity import refuse_lost_ledger
 from storage.ledger import FILE_NAME, Ledger
 from storage.model_store import ModelStore
 from storage.picture_store import PictureStore
+from training.base_model_check import trainer_missing
 from training.job_specs import JobSpecs, TrainingPaths
 from training.launcher import ChildTrainer
 from training.merged_models import MergedModels
 from training.pipeline import Pipeline
-from training.trainable import trainer_missing
 
 SWITCH_SECONDS = 0.0005
 

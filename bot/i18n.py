@@ -18,7 +18,7 @@ from babel import Locale
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 
-from storage.reason import Reason
+from storage.translatable_reason import Reason
 
 LOCALES: Final = Path(__file__).parent / "locales"
 DOMAIN: Final = "thumbtune"

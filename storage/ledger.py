@@ -24,13 +24,13 @@ from storage.corrections import Corrections
 from storage.counts import Counts
 from storage.errors import StorageError
 from storage.exchanges import Exchanges
+from storage.file_permissions import close_to_others
 from storage.inbox import Inbox
 from storage.integrity import database_faults
 from storage.menus import Menus
 from storage.migrations import migrate
 from storage.models import Models
 from storage.people import People
-from storage.permissions import close_to_others
 from storage.personal_data import PersonalData
 from storage.pictures import Pictures
 from storage.promotions import Promotions

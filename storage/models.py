@@ -10,8 +10,8 @@ from sqlite_utils import Database
 from storage.base import Queries, every, first, number
 from storage.errors import IllegalTransition, StorageError, UnknownRecord
 from storage.learning_records import Model, TrainedOn, Version
-from storage.reason import stored, stored_parts
 from storage.states import MODEL_TRANSITIONS, ModelState
+from storage.translatable_reason import stored, stored_parts
 
 _SELECT = f"SELECT {', '.join(each.name for each in fields(Model))}, reason_parts FROM models"
 _NUMBER = """

@@ -8,8 +8,8 @@ from storage.base import Queries, first
 from storage.errors import IllegalTransition, UnknownRecord
 from storage.learning_records import Model, Promotion
 from storage.models import add_promotion, get_model, live_model, move_model
-from storage.reason import Reason
 from storage.states import MODEL_TRANSITIONS, ModelState
+from storage.translatable_reason import Reason
 
 _SELECT_PROMOTION = 'SELECT id, model, previous, "by", created, done, error FROM promotions'
 

@@ -13,8 +13,8 @@ from sqlite_utils import Database
 from storage.base import Queries, first, number
 from storage.errors import IllegalTransition, RunBusy, StorageError, UnknownRecord
 from storage.learning_records import Run
-from storage.reason import Reason, stored, stored_parts
 from storage.states import RUN_TRANSITIONS, RunState
+from storage.translatable_reason import Reason, stored, stored_parts
 
 _SELECT = f"SELECT {', '.join(each.name for each in fields(Run))}, reason_parts FROM runs"
 _SETTABLE = frozenset({"step", "steps", "raters", "directory", "reason", "model"})

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from storage.atomic_files import write_text
-from storage.reason import Reason
+from storage.translatable_reason import Reason
 
 
 class Record:

@@ -17,7 +17,7 @@ from time import monotonic
 from typing import Final
 
 from inference.process.child import Child
-from storage.reason import Reason
+from storage.translatable_reason import Reason
 from training.job import (
     CompareJob,
     EvaluationJob,
@@ -40,7 +40,7 @@ _WORKERS: Final[dict[type[WorkerJob], tuple[str, str]]] = {
     MergeJob: ("merge", "training.merge"),
     EvaluationJob: ("evaluate", "training.gate.evaluate"),
     ImportJob: ("importing", "training.data.importing"),
-    CompareJob: ("compare", "training.gate.comparison"),
+    CompareJob: ("compare", "training.gate.side_by_side"),
 }
 """The worker of each kind of job: the name of its files in the run's directory, and its module."""
 

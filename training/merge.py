@@ -20,7 +20,7 @@ from safetensors import safe_open
 
 from inference.chat_format.template import jinja_chat_template
 from storage.model_store import MANIFEST
-from storage.reason import Reason
+from storage.translatable_reason import Reason
 from training.adapter import Adapter
 from training.gate.prompt_parity import disagreement
 from training.job import MergeJob, Outcome, Progress, TrainingError

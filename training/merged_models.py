@@ -20,8 +20,8 @@ from storage.errors import IllegalTransition, StorageError
 from storage.learning_records import Model
 from storage.ledger import Ledger
 from storage.model_store import ModelStore, read_manifest
-from storage.reason import Reason
 from storage.states import ModelState
+from storage.translatable_reason import Reason
 from training.job import MergeJob, Progress, Trainer, TrainingError, ignore
 from training.job_specs import TrainingPaths
 from training.run_folder import ADAPTER, MERGE_JOB

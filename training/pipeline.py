@@ -22,8 +22,9 @@ from storage.learning_records import EQUAL_TRUST, Model, Run, Trust
 from storage.ledger import Ledger
 from storage.model_store import ModelStore
 from storage.picture_store import PictureStore
-from storage.reason import Reason
 from storage.states import ModelState, RunState
+from storage.translatable_reason import Reason
+from training.base_model_check import untrainable
 from training.data.llava import write_rows
 from training.data.selection import TRAIN, Selection, select_pairs
 from training.data.sources import imported, resolved
@@ -34,7 +35,6 @@ from training.job_specs import JobSpecs, measure_effort, model_name
 from training.run_folder import FEATURES, HELD_OUT_ROWS, LOSSES, REPORT, TRAIN_ROWS
 from training.run_progress import OnChange, RunProgress
 from training.settings import Source
-from training.trainable import untrainable
 from training.xtuner.hyperparameters import Recipe
 from training.xtuner.resume import adopt_checkpoints, state_bytes
 

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from inference.process import stack_dump
 from inference.process.parent_watch import watch_parent
-from storage.reason import Reason
+from storage.translatable_reason import Reason
 from training.job import (
     CompareJob,
     EvaluationJob,

@@ -21,8 +21,8 @@ from storage.errors import StorageError
 from storage.learning_records import Model, Promotion
 from storage.ledger import Ledger
 from storage.model_store import verify
-from storage.reason import Reason
 from storage.states import ModelState
+from storage.translatable_reason import Reason
 from training.job import Progress, TrainingError, ignore
 
 if TYPE_CHECKING:  # the command line, which starts without the engine's client, needs `model_before`

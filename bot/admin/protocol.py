@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from bot.i18n import Say, later
 from inference.messages import InferenceError, LastNode
 from storage.errors import StorageError
-from storage.reason import Reason
+from storage.translatable_reason import Reason
 from training.job import Progress, TrainingError, ignore
 
 if TYPE_CHECKING:  # the command line starts without the engine's client and aiogram

@@ -24,8 +24,8 @@ from inference.serving.deployment_status import NodeStatus
 from storage.errors import NotSaved, RunBusy, StorageError
 from storage.learning_records import Model, Run
 from storage.ledger import Ledger
-from storage.reason import Reason
 from storage.states import RUN_TRANSITIONS, ModelState, RunState
+from storage.translatable_reason import Reason
 from training.job import Progress, TrainingError, ignore
 from training.pipeline import WITHDRAWN, EndNotSaved, Pipeline, RunPlan
 from training.run_folder import CURVE, PICTURE, SHEET, kept_file

@@ -1,6 +1,6 @@
 """`thumbtune compare`: models answer the operator's own questions about pictures, side by side on one page.
 
-The answers come from a child process (`training.gate.comparison`), the page from `training.gate.sheet`. No running bot
+The answers come from a child process (`training.gate.side_by_side`), the page from `training.gate.sheet`. No running bot
 is needed.
 """
 

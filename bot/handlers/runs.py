@@ -18,7 +18,7 @@ from bot.handlers.request import Request
 from bot.telegram.keyboards import CancelRun
 from storage.errors import RunBusy
 from storage.learning_records import Run
-from storage.reason import Reason, listed
+from storage.translatable_reason import Reason, listed
 from training.data.sources import title
 
 

@@ -15,7 +15,7 @@ from inference.serving.engine_launch import Launch
 from inference.serving.engine_process import Worker
 from inference.serving.engine_stats import Sight
 from inference.serving.supervisor import State
-from inference.serving.switching import switch
+from inference.serving.swap_command import switch
 from inference.settings import InferenceSettings
 
 

@@ -17,19 +17,19 @@ from inference.settings import InferenceSettings
 from storage.errors import StorageError
 from storage.learning_records import Model
 from storage.ledger import Ledger
-from storage.reason import Reason, join
 from storage.states import ModelState, RunState
+from storage.translatable_reason import Reason, join
 from tests.support.lessons import rated, settings
 from tests.support.pipelines import Room
 from tests.support.speech import foreign
 from tests.training.test_regression import asked, marks
+from training.base_model_check import trainer_missing, untrainable
 from training.data.selection import select_pairs
 from training.gate.evaluate import verdict
 from training.gate.report import Report
 from training.gate.sheet_words import words
 from training.job import Outcome, TrainingError
 from training.launcher import _crash_reason
-from training.trainable import trainer_missing, untrainable
 from training.worker import explained
 
 WORN = Reason("{reason}; {others}", reason=Reason("cancelled"), others=Reason("the cat {verb}", verb="sat"))
@@ -80,7 +80,7 @@ async def test_errors_are_translated(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """Whatever package an error comes from, it stays as it is in English and is Chinese in Chinese."""
     english, chinese = Translator.load().to("en"), Translator.load().to("zh")
     found = await raised(tmp_path)
-    monkeypatch.setattr("training.trainable.version", not_installed)
+    monkeypatch.setattr("training.base_model_check.version", not_installed)
     for reason in found:
         assert isinstance(reason, Reason), reason
         assert english(reason) == reason

@@ -18,8 +18,8 @@ from bot.web.server import WebServer
 from inference.serving.engine_launch import free_port
 from storage.learning_records import Model
 from storage.ledger import Ledger
-from storage.reason import Reason
 from storage.states import ModelState, RunState
+from storage.translatable_reason import Reason
 from tests.support.chatting import ADMIN, Notebook, Stage, final_reply
 
 WHY = Reason(

@@ -12,10 +12,10 @@ from sqlite_utils import Database, Migrations
 
 from storage.connection import connect
 from storage.errors import StorageError
+from storage.file_permissions import open_to_others
 from storage.learning_records import Rating
 from storage.ledger import FILE_NAME, Ledger
 from storage.migrations import migrate, migrations
-from storage.permissions import open_to_others
 from storage.picture_store import PictureStore
 from tests.support.ledgers import exchange, picture
 

@@ -32,7 +32,7 @@ PRELOADED: Final = (
     "inference.engines.cpu.http_api",
     "training.data.mixture",
     "training.gate.prompt_parity",
-    "training.gate.run_sheet",
+    "training.gate.run_summary_sheet",
     "training.gate.scoring",
     "training.xtuner.curve",
     "training.xtuner.dataset",

@@ -29,7 +29,7 @@ from tests.training.test_resume import save
 from training.data.selection import HELD_OUT, TRAIN, TooFewPairs
 from training.data.sources import SourceInfo
 from training.gate.report import Report
-from training.gate.run_sheet import facts
+from training.gate.run_summary_sheet import facts
 from training.job import EvaluationJob, Job, MergeJob, TrainingError
 from training.pipeline import WITHDRAWN
 from training.run_folder import FEATURES, LOSSES, STATE

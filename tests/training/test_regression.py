@@ -212,7 +212,7 @@ def test_a_sheet_that_cannot_be_drawn_fails_no_run(
     def fails(*_: object) -> None:
         raise OSError("no ink")
 
-    monkeypatch.setattr("training.gate.run_sheet.draw", fails)
+    monkeypatch.setattr("training.gate.run_summary_sheet.draw", fails)
     assert judged(tmp_path, "candidate-0").accepted
     assert "no ink" in capsys.readouterr().err
 

@@ -15,13 +15,13 @@ from PIL import Image, ImageChops, ImageDraw
 
 from bot.i18n import Translator
 from inference.messages import Picture, Role, Turn
-from storage.reason import Reason, join
+from storage.translatable_reason import Reason, join
 from tests.support.lessons import SYSTEM, one_turn, photo
 from training.data.llava import Lesson
 from training.data.selection import cut_off
 from training.gate.fonts import EMOJI, TEXT
 from training.gate.report import Effort, Report
-from training.gate.run_sheet import SHOWN, choose_rows, write
+from training.gate.run_summary_sheet import SHOWN, choose_rows, write
 from training.gate.sheet import TEMPLATES, Row, Sheet
 from training.gate.sheet_picture import ROWS, WIDTH, draw
 from training.gate.sheet_words import CHINESE, localised

@@ -19,7 +19,7 @@ from random import Random
 from typing import Any, Final
 
 from storage.atomic_files import write_text
-from storage.reason import Reason
+from storage.translatable_reason import Reason
 from training.data.llava import RowError, read_rows
 from training.data.validation import InvalidRow, Rules, Validator, ValidRow
 from training.job import RATED, Job, Progress, TrainingError

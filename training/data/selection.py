@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 
 from storage.learning_records import RatedExchange
-from storage.reason import Reason, join, listed
+from storage.translatable_reason import Reason, join, listed
 from training.data.llava import Lesson, lesson
 from training.data.near_duplicates import NearDuplicates
 from training.job import TrainingError

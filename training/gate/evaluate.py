@@ -22,9 +22,9 @@ from math import comb
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from storage.reason import Reason, join
+from storage.translatable_reason import Reason, join
 from training.data.llava import read_lessons
-from training.gate import run_sheet
+from training.gate import run_summary_sheet
 from training.gate.factual_set import DRAWN, Question, draw_set, read_set
 from training.gate.report import Report
 from training.job import EvaluationJob, Outcome, TrainingError
@@ -186,7 +186,7 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
     questions = read_set(folder) if job.regression else draw_set(folder)
 
     gpu_yield = GpuYield.open(job.courtesy)
-    shown = run_sheet.choose_rows(held_out)
+    shown = run_summary_sheet.choose_rows(held_out)
     steps = StageProgress(say, "evaluating", 2 * (len(questions) + len(shown)))
 
     def load(directory: str) -> LocalModel:
@@ -218,7 +218,7 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
     report = replace(report, held_out=len(held_out), seconds=seconds, effort=job.effort)
     report.write(Path(job.work) / REPORT)
     try:
-        run_sheet.write(job, report, shown, live_answers, candidate_answers)
+        run_summary_sheet.write(job, report, shown, live_answers, candidate_answers)
     except Exception:  # noqa: BLE001 - hours of training are worth more than their sheet
         traceback.print_exc()
     return Outcome(ok=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import PurePath
 from typing import Final
 
-from storage.reason import Reason
+from storage.translatable_reason import Reason
 
 Say = Callable[..., str]
 """`say("{number} samples", number=2)`."""

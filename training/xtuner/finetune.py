@@ -16,9 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from training.base_model_check import untrainable
 from training.job import Job, Outcome, Progress, TrainingError, ignore
 from training.run_folder import ADAPTER, BASE, CONFIG, CURVE, LOSSES
-from training.trainable import untrainable
 from training.worker import Say, diverged, explained, rank, too_little_memory, use_device, work, world_size
 
 if TYPE_CHECKING:

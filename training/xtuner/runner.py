@@ -19,7 +19,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from xtuner.tools.train import register_function
 
-from storage.reason import Reason
+from storage.translatable_reason import Reason
 from training.job import Progress, TrainingError
 from training.worker import is_out_of_memory, world_size
 

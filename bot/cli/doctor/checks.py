@@ -25,13 +25,13 @@ from bot.config import Settings
 from inference.engines.commands import Kind, resolve
 from inference.internvl2.checkpoint_check import weight_bytes
 from storage.errors import StorageError
+from storage.file_permissions import open_to_others
 from storage.integrity import ledger_faults, live_model_fault, picture_faults, refuse_lost_ledger
 from storage.ledger import FILE_NAME
 from storage.model_store import ModelStore
-from storage.permissions import open_to_others
 from storage.picture_store import PictureStore
+from training.base_model_check import untrainable
 from training.gate.factual_set import RegressionSetError, read_set
-from training.trainable import untrainable
 
 PACKAGES = ("bot", "inference", "training", "storage")
 ENGINE_PACKAGES = ("torch", "torchvision", "timm", "transformers", "safetensors")

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from inference.messages import EngineUnavailable
 from inference.serving.engine_launch import Launch, free_port
 from inference.serving.engine_process import Worker
-from inference.serving.switching import command_line, switch
+from inference.serving.swap_command import command_line, switch
 from inference.settings import InferenceSettings
 from tests.support.children import alive, until
 

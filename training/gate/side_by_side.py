@@ -1,6 +1,6 @@
 """Worker: write an HTML page with the answers of several models to the same questions, side by side.
 
-    python -m training.gate.comparison JOB.json
+    python -m training.gate.side_by_side JOB.json
 
 The models are loaded one after the other and decode greedily.
 """

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
-from storage.reason import Reason
+from storage.translatable_reason import Reason
 
 ARCHITECTURE: Final = "InternVLChatModel"
 LANGUAGE_MODEL: Final = "InternLM2ForCausalLM"
