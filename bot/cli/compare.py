@@ -1,7 +1,7 @@
 """`thumbtune compare`: models answer the operator's own questions about pictures, side by side on one page.
 
-The answers come from a child process (`training.gate.side_by_side`), the page from `training.gate.sheet`. No running bot
-is needed.
+The answers come from a child process (`training.gate.side_by_side`), the page from `training.gate.sheet`. No
+running bot is needed.
 """
 
 from __future__ import annotations
