@@ -79,7 +79,9 @@ class WebServer:
         """Listen; returns the address, `http://host:port`."""
         app = web.Application(client_max_size=MOST_BYTES)
         app.on_response_prepare.append(harden)
-        environment = aiohttp_jinja2.setup(app, loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True)
+        environment = aiohttp_jinja2.setup(
+            app, loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
+        )
         environment.filters["when"] = _when
         environment.filters["clock"] = clock
         environment.filters["outcome"] = outcome

@@ -170,7 +170,7 @@ async def test_a_removed_model_stays_in_the_books(ledger: Ledger) -> None:
         await ledger.models.drop_directory("run-1")
     assert (await ledger.models.drop_directory("base")).directory == ""
     assert await ledger.models.previous() is None
-    with pytest.raises(IllegalTransition, match="removed"):
+    with pytest.raises(IllegalTransition, match="were deleted"):
         await ledger.promotions.make("base")
-    with pytest.raises(IllegalTransition, match="removed"):
+    with pytest.raises(IllegalTransition, match="were deleted"):
         await ledger.promotions.request("base")

@@ -14,10 +14,13 @@ import time
 from pathlib import Path
 
 from inference.process.parent_watch import watch_parent
+from storage.translatable_reason import Reason
 from training.gate.report import Report
 from training.job import RATED, EvaluationJob, Job, MergeJob, Outcome, Progress, outcome_file
 
-WORSE = "it is no better on the held-out liked answers (loss per token 1.500, live model 1.250)"
+WORSE = Reason(
+    "it is no better on the held-out liked answers (loss per token {new}, live model {live})", new="1.500", live="1.250"
+)
 
 
 def finetune(job: Job, cue: str) -> Outcome:

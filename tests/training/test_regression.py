@@ -224,7 +224,7 @@ def test_a_real_loss_is_found_by_more_questions(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("training.gate.evaluate.draw_set", lambda _, count=DRAWN: numbered(tmp_path, count))
     report = judged(tmp_path, "candidate-5-20")
     assert not report.accepted
-    assert "94.4% of the 450 factual questions right, the live model 100.0%" in report.reason
+    assert "94.4% of the 450 factual questions correctly, the live model 100.0%" in report.reason
 
 
 class Forgetful:

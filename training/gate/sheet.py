@@ -94,7 +94,11 @@ class Sheet:
     def html(self) -> str:
         """Return the page. Raises `PictureError`, OSError."""
         environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
+            loader=jinja2.FileSystemLoader(TEMPLATES),
+            autoescape=True,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            undefined=jinja2.StrictUndefined,
         )
         environment.filters["jpeg"] = _jpeg
         curve = f"data:image/png;base64,{b64encode(self.curve.read_bytes()).decode()}" if self.curve else ""
