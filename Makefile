@@ -22,7 +22,7 @@ help:
 	@echo 'make demo      set up, then chat with the bot in a browser: no token, no GPU'
 	@echo 'make test      set up, then run the tests'
 	@echo 'make soak      the long tests: more seeds, more kills'
-	@echo 'make check     formatting, lint, types, import contracts, the list of modules
+	@echo 'make check     formatting, lint, types, import contracts, the list of modules'
 	@echo 'make install   set up only: chat and trainer, for thumbtune run'
 	@echo 'make install-gpu   the same with lmdeploy and CUDA, for an NVIDIA GPU (8 GB on disk)'
 	@echo 'make lock      make the lists in requirements/ again from their sources (LOCK=--upgrade: newer versions)'
