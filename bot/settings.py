@@ -191,8 +191,7 @@ class LimitsSettings(BaseModel):
     picture_megabytes_per_person: int = Field(
         default=1000,
         ge=0,
-        description="Pictures kept for one person, in megabytes; whoever has more is asked to delete theirs. 0: any "
-        "number.",
+        description="Pictures kept for one person, in megabytes; a person with more is asked to delete some. 0: no limit.",
     )
 
     def welcome(self, person: int, chat: int) -> bool:

@@ -1,8 +1,4 @@
-"""How a run goes, in people's words: its state, a bar, its loss and the time that is left.
-
-The same in the admins' messages and in /status, and much the same on the terminal. Knows the ledger's row of a run and
-nothing of who is told.
-"""
+"""Describe the progress of a run: state, bar, loss and time left, for messages to admins, /status and the page."""
 
 from __future__ import annotations
 
