@@ -46,11 +46,15 @@ class _Part(BaseModel):
 class WebSettings(_Part):
     """The bot's own web server: /health, /metrics, the operator page and Telegram's webhook."""
 
-    host: str = Field("127.0.0.1", description="address to listen on")
-    port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 takes a free one")
-    token: SecretStr = Field(
-        SecretStr(""), description="password of the operator page and /metrics; empty lets only this machine see them"
-    )
+    host: str = Field("127.0.0.1")
+    """Address to listen on."""
+
+    port: int = Field(8080, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one."""
+
+    token: SecretStr = Field(SecretStr(""))
+    """Password of the operator page and /metrics. Empty: only this machine may open them, as 127.0.0.1 or
+    localhost."""
 
 
 class Settings(BaseSettings):

@@ -21,24 +21,19 @@ class WebhookSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    url: str = Field(
-        default="",
-        description="The public https address that Telegram shall call, its path included. The bot itself takes the "
-        "calls at /telegram on web.port.",
-    )
-    secret: SecretStr = Field(
-        default=SecretStr(""),
-        description="Telegram sends this with every call (1-256 letters, digits, _ and -); others are refused.",
-    )
-    networks: tuple[IPvAnyNetwork, ...] = Field(
-        default=(),
-        description="Only calls from these networks are taken; Telegram's are 149.154.160.0/20 and 91.108.4.0/22. "
-        "Empty: from anywhere, with the secret.",
-    )
-    proxies: tuple[IPvAnyNetwork, ...] = Field(
-        default=(ip_network("127.0.0.0/8"), ip_network("::1/128")),
-        description="Networks of the proxy that ends TLS: its word (X-Forwarded-For) on who calls is believed.",
-    )
+    url: str = ""
+    """The public https address that Telegram calls, including the path. The bot itself receives the calls at
+    /telegram on web.port."""
+
+    secret: SecretStr = SecretStr("")
+    """Telegram sends this with every call (1-256 letters, digits, _ and -); others are refused."""
+
+    networks: tuple[IPvAnyNetwork, ...] = ()
+    """Accept calls only from these networks; Telegram's are 149.154.160.0/20 and 91.108.4.0/22. Empty: from
+    anywhere, with the secret."""
+
+    proxies: tuple[IPvAnyNetwork, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+    """Networks of the proxy that terminates TLS; its X-Forwarded-For header is trusted."""
 
 
 class TelegramSettings(BaseModel):
@@ -46,42 +41,35 @@ class TelegramSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    token: SecretStr = Field(
-        default=SecretStr(""), description="The bot's token from @BotFather. Better given as THUMBTUNE_TELEGRAM__TOKEN."
-    )
-    api_base: str = Field(
-        default="https://api.telegram.org",
-        description="The Bot API server: Telegram's, your own telegram-bot-api, an emulator.",
-    )
-    mode: Literal["polling", "webhook"] = Field(
-        default="polling",
-        description="polling: the bot asks for updates. webhook: Telegram calls telegram.webhook.url.",
-    )
-    admins: tuple[int, ...] = Field(
-        default=(), description="User ids that may retrain, promote and roll back. /start tells everybody theirs."
-    )
+    token: SecretStr = SecretStr("")
+    """The bot's token from @BotFather. Better given as THUMBTUNE_TELEGRAM__TOKEN."""
+
+    api_base: str = "https://api.telegram.org"
+    """The Bot API server: Telegram's, your own telegram-bot-api, an emulator."""
+
+    mode: Literal["polling", "webhook"] = "polling"
+    """polling: the bot asks for updates. webhook: Telegram calls telegram.webhook.url."""
+
+    admins: tuple[int, ...] = ()
+    """User ids of the admins, who may retrain, promote and roll back. /start shows each user their id."""
+
     webhook: WebhookSettings = WebhookSettings()
-    poll_seconds: int = Field(default=25, ge=0, le=50, description="How long one getUpdates call waits for news.")
-    edit_seconds: float = Field(
-        default=1.0,
-        ge=0,
-        description="Seconds between two edits of a streaming answer; groups get three times as long.",
-    )
-    calls_per_second: float = Field(
-        default=30,
-        gt=0,
-        description="Messages and edits a second over all chats, at most. Telegram allows about 30. Where it refuses "
-        "calls in many chats at once the bot halves its pace, and comes back to this one within minutes. A third as "
-        "many more say that the bot is typing.",
-    )
-    chat_calls_per_second: float = Field(
-        default=1,
-        gt=0,
-        description="Messages and edits a second in a private chat where Telegram has lately complained of more.",
-    )
-    group_calls_per_minute: float = Field(
-        default=20, gt=0, description="Messages and edits a minute in one group. Telegram allows about 20."
-    )
+    poll_seconds: int = Field(default=25, ge=0, le=50)
+    """How long one getUpdates call waits for updates."""
+
+    edit_seconds: float = Field(default=1.0, ge=0)
+    """Seconds between two edits of a streaming answer; groups get three times as long."""
+
+    calls_per_second: float = Field(default=30, gt=0)
+    """Most messages and edits a second in all chats together. Telegram allows about 30. If it refuses calls in many
+    chats at once, the bot halves its rate, and returns to this one within minutes. Typing actions have a budget of
+    their own, a third of this."""
+
+    chat_calls_per_second: float = Field(default=1, gt=0)
+    """Messages and edits a second in a private chat after Telegram has refused a higher rate there."""
+
+    group_calls_per_minute: float = Field(default=20, gt=0)
+    """Messages and edits a minute in one group. Telegram allows about 20."""
 
     @model_validator(mode="after")
     def _webhook_has_an_address(self) -> TelegramSettings:
@@ -98,53 +86,47 @@ class ChatSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    system_prompt: str = Field(
-        default="",
-        description="The bot's persona. Empty = InternVL2's official system text. Reaches the training as well.",
-    )
-    default_question: str = Field(
-        default=DEFAULT_QUESTION,
-        min_length=1,
-        description="What a picture without a caption asks. Left as shipped, it is asked in the person's language.",
-    )
-    temperature: float = Field(default=0.8, ge=0, le=2, description="0 always takes the likeliest word.")
-    top_p: float = Field(default=0.8, gt=0, le=1, description="Draw from the likeliest words that make up this share.")
-    max_new_tokens: int = Field(default=512, ge=1, description="The longest answer, in tokens.")
-    history_turns: int = Field(
-        default=8,
-        ge=0,
-        description="How many earlier questions of a conversation the model sees; the picture always stays.",
-    )
-    history_pictures: int = Field(
-        default=1,
-        ge=1,
-        description="How many of the newest picture messages the model sees. Learning uses conversations about one; "
-        "more lets people compare pictures sent one after another, at the cost of time and memory for each.",
-    )
-    group_sessions: Literal["person", "shared"] = Field(
-        default="person",
-        description="In groups each person has a conversation of their own in each topic; shared: all have one.",
-    )
-    max_question_characters: int = Field(default=4096, ge=1, description="The longest question, in characters.")
-    max_pictures: int = Field(
-        default=10,
-        ge=1,
-        description="Albums of more pictures are refused. InternVL2-2B sees some four large ones at once.",
-    )
-    max_picture_megapixels: float = Field(
-        default=50, gt=0, le=89, description="Larger pictures are refused by their header, before any decoding."
-    )
-    album_seconds: float = Field(
-        default=1.2,
-        ge=0,
-        description="Pictures of one album come one by one, without an end mark: wait this long for the next.",
-    )
-    answer_hours: float = Field(
-        default=6,
-        ge=0,
-        description="Questions older than that, after a long downtime, are not answered: one sentence asks each person "
-        "to ask again. 0 answers all; Telegram keeps them for a day.",
-    )
+    system_prompt: str = ""
+    """The system prompt, used for chats and training. Empty: InternVL2's official one."""
+
+    default_question: str = Field(default=DEFAULT_QUESTION, min_length=1)
+    """The question for a picture without a caption. The default is translated into the user's language."""
+
+    temperature: float = Field(default=0.8, ge=0, le=2)
+    """Sampling temperature. 0 always takes the most likely token."""
+
+    top_p: float = Field(default=0.8, gt=0, le=1)
+    """Nucleus sampling: the share of probability from which tokens are drawn."""
+
+    max_new_tokens: int = Field(default=512, ge=1)
+    """The maximum length of an answer, in tokens."""
+
+    history_turns: int = Field(default=8, ge=0)
+    """How many earlier questions of a conversation the model sees. The picture is always kept."""
+
+    history_pictures: int = Field(default=1, ge=1)
+    """How many of the latest messages with pictures the model sees. Training uses conversations about one; more
+    lets people compare pictures that they sent one after another, at the cost of time and memory."""
+
+    group_sessions: Literal["person", "shared"] = "person"
+    """person: each member of a group has a separate conversation in each topic. shared: the group has one
+    conversation."""
+
+    max_question_characters: int = Field(default=4096, ge=1)
+    """The maximum length of a question, in characters."""
+
+    max_pictures: int = Field(default=10, ge=1)
+    """The most pictures in an album. About four large ones fit into the context of InternVL2-2B."""
+
+    max_picture_megapixels: float = Field(default=50, gt=0, le=89)
+    """The largest picture. Larger ones are refused by their header, before decoding."""
+
+    album_seconds: float = Field(default=1.2, ge=0)
+    """The pictures of an album arrive one by one, without an end mark: how long to wait for the next one."""
+
+    answer_hours: float = Field(default=6, ge=0)
+    """Questions older than this after a downtime are not answered; the bot asks each person to ask again. 0: answer
+    all. Telegram keeps updates for a day."""
 
     def talker(self, chat: int, person: int) -> int:
         """Return the owner of the conversation: the person, or the group (a negative id) if it shares one."""
@@ -161,38 +143,31 @@ class LimitsSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    allowed: tuple[int, ...] = Field(
-        default=(),
-        description="User ids, and group ids (negative): only these people, and all in these groups, may talk with the "
-        "bot. Empty: everybody.",
-    )
-    blocked: tuple[int, ...] = Field(
-        default=(),
-        description="User ids, and group ids, that may not. What they taught before teaches no later run either.",
-    )
-    questions_per_minute: int = Field(
-        default=0, ge=0, description="Questions that one person may ask within a minute. 0: any number."
-    )
-    answers_per_person: int = Field(
-        default=0, ge=0, description="Answers that one person may be given at once, in all chats. 0: any number."
-    )
-    corrections_per_day: int = Field(
-        default=10,
-        ge=0,
-        description="Answers that one person may correct within a day. A correction teaches once an admin, or another "
-        "person in the group, confirms it. 0: any number.",
-    )
-    answers_at_once: int = Field(
-        default=0,
-        ge=0,
-        description="Answers that may be under way at once, those that wait for an engine included. Who asks more is "
-        "told how long to wait. 0: any number; they queue.",
-    )
-    picture_megabytes_per_person: int = Field(
-        default=1000,
-        ge=0,
-        description="Pictures kept for one person, in megabytes; a person with more is asked to delete some. 0: no limit.",
-    )
+    allowed: tuple[int, ...] = ()
+    """User ids and group ids (negative): only these users, and everybody in these groups, may use the bot. Empty:
+    everybody. Admins always may, without limits."""
+
+    blocked: tuple[int, ...] = ()
+    """User ids and group ids that may not use the bot. Their earlier votes and corrections are not used for
+    training."""
+
+    questions_per_minute: int = Field(default=0, ge=0)
+    """Questions a minute for each person. 0: no limit."""
+
+    answers_per_person: int = Field(default=0, ge=0)
+    """Answers in flight for each person in all chats. 0: no limit."""
+
+    corrections_per_day: int = Field(default=10, ge=0)
+    """Corrections a day for each person. A correction is used for training after an admin or another member of the
+    group has confirmed it. 0: no limit."""
+
+    answers_at_once: int = Field(default=0, ge=0)
+    """Answers in flight in all chats together, including queued ones. Further questions are refused with the time
+    to wait. 0: no limit."""
+
+    picture_megabytes_per_person: int = Field(default=1000, ge=0)
+    """Stored pictures of each person, in megabytes. Beyond it the bot asks the person to delete their data. 0: no
+    limit."""
 
     def welcome(self, person: int, chat: int) -> bool:
         """Return whether updates of this person (0: unknown) in this chat are accepted."""
@@ -205,17 +180,15 @@ class StorageSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dir: LocalPath = Field(
-        default=Path("data"), description="Folder of the ledger, the pictures, the models and the runs."
-    )
-    min_free_gigabytes: float = Field(
-        default=1.0, ge=0, description="The admins are told when less disk space than this is free."
-    )
-    retention_days: int = Field(
-        default=0,
-        ge=0,
-        description="Answers that nobody rated are deleted after so many days, with their pictures. 0 keeps them.",
-    )
+    dir: LocalPath = Path("data")
+    """Folder of the ledger, the pictures, the models and the runs. The bot creates it for its own user only; give
+    an engine of another user access to `models` yourself."""
+
+    min_free_gigabytes: float = Field(default=1.0, ge=0)
+    """Alert the admins when less disk space than this is free."""
+
+    retention_days: int = Field(default=0, ge=0)
+    """Days after which unrated answers are deleted with their pictures. 0: never."""
 
 
 class BotSettings(Protocol):
