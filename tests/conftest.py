@@ -1,6 +1,6 @@
-"""What tests of every kind share: the stage that a bot plays on, and in which order the files are begun.
+"""Shared fixtures, and the order in which the test files run.
 
-`make test` shares the files among processes, and no long one may begin last.
+`make test` distributes the files over processes, so long ones must not start last.
 """
 
 from __future__ import annotations

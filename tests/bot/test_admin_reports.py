@@ -1,4 +1,4 @@
-"""What admins can look at over time."""
+"""Reports for admins: /stats, its chart, and the schedule."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NOON = datetime(2026, 11, 20, 12, tzinfo=UTC).timestamp()
 
 
 async def test_days_are_counted_by_model(tmp_path: Path) -> None:
-    """Each day and model with its answers and the latest vote of each rater; what is older is left out."""
+    """Statistics have one row for each day and model, with the latest vote of each rater; older days are omitted."""
     asked = ((NOON - 86400, "base"), (NOON, "base"), (NOON + 60, "run-1"), (NOON + 90, "run-1"))
     async with Ledger.open(tmp_path) as ledger:
         for update, (when, model) in enumerate(asked, 1):
@@ -68,7 +68,7 @@ async def test_stats_are_a_picture(stage: Stage) -> None:
 
 
 async def test_the_schedule_is_told(stage: Stage) -> None:
-    """When the next run begins by itself and by which setting, or that none does; and how the last one went."""
+    """The report shows the next scheduled run with its setting, or that there is none, and the last outcome."""
     admin = Notebook()
     async with stage.bot(admin=admin), stage.person(ADMIN, "Root") as root:
         assert "only retrain on /retrain" in (await final_reply(root, "/schedule"))["text"]

@@ -29,12 +29,12 @@ PLACE: Final = re.compile(r"\{\w+\}")
 
 
 def shape(template: str) -> re.Pattern[str]:
-    """What fits a sentence with anything in its places."""
+    """Return a pattern that matches a sentence with any values in its placeholders."""
     return re.compile(".+".join(map(re.escape, PLACE.split(template))), re.DOTALL)
 
 
 async def asking(whole: WholeBot, person: Person, seed: int = 0) -> Message:
-    """The answer to a picture."""
+    """Send a picture and return the answer."""
     asked = await person.sends(photo=picture(seed))
     return await whole.says(person.id, lambda message: bool(button(message, "👍")), after=asked["message_id"])
 
@@ -49,7 +49,7 @@ async def crash(whole: WholeBot) -> None:
 
 
 def poison(whole: WholeBot, person: Person) -> int:
-    """An update that no handler can take: a message of somebody, without its date."""
+    """Add an update that every handler fails on, a message without its date, and return its id."""
     chat = {"id": person.id, "type": "private", "first_name": person.name}
     sender = {"id": person.id, "is_bot": False, "first_name": person.name, "language_code": person.language}
     number = whole.emulator.world.updates.add("message", {"message_id": 1, "chat": chat, "from": sender, "text": "!"})
@@ -59,14 +59,14 @@ def poison(whole: WholeBot, person: Person) -> int:
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 async def test_each_trouble_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, language: str) -> None:
-    """A full disk, crashes, updates that are given up, a run that fails, a model that does not start: one message each.
+    """A full disk, crashes, dead letters, a failed run and a model that does not start: one message for each.
 
-    Whoever sent what was given up is told as well.
+    The sender of a dead letter is notified as well.
     """
     say = Translator.load().to(language)
     async with whole_bot(tmp_path, monkeypatch) as whole:
         root, ada = await whole.person(ADMIN, "Root", language), await whole.person(1001, "Ada", language)
-        async with whole.running():  # whose language the bot knows, it tells in that one
+        async with whole.running():  # the bot notifies people in the language it knows of them
             for person in (root, ada):
                 asked = await person.sends("/start")
                 await whole.says(person.id, after=asked["message_id"])
@@ -104,7 +104,7 @@ async def test_each_trouble_is_told_once(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 async def test_a_run_that_hangs_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The admin hears of it, /status and the operator page name its log; /cancel ends it as it ends any other."""
+    """The admin gets an alert, /status and the operator page name its log, and /cancel ends it like any other run."""
     say = Translator.load().to("zh")
     async with whole_bot(tmp_path, monkeypatch) as whole:
         root = await whole.person(ADMIN, "Root", "zh")

@@ -1,4 +1,4 @@
-"""One bot on a data folder, and commands that know whether there is one."""
+"""The instance lock: one bot for each data folder, and commands that detect a running bot."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def community(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[C
 
 
 async def test_a_second_bot_is_refused(community: Community) -> None:
-    """It is told of the first one before it touches anything, and the first one is well."""
+    """The second process names the data folder and exits before it changes anything; the first stays healthy."""
     code, said = await command(community.config, "run")
     assert code == 1
     assert f"Another bot is running on {community.data}" in said
@@ -42,7 +42,7 @@ async def test_a_second_bot_is_refused(community: Community) -> None:
 
 
 async def test_a_port_that_is_taken_is_named_with_the_cure(community: Community, tmp_path: Path) -> None:
-    """A bot with a folder of its own cannot have the same port, nor the demo that of another demo."""
+    """A bot with its own data folder cannot use the same port, nor can a second demo."""
     taken = int(community.web.rpartition(":")[2])
     config = tmp_path / "other.toml"
     config.write_text(community.config.read_text().replace(str(community.data), str(tmp_path / "data")))
@@ -57,7 +57,7 @@ async def test_a_port_that_is_taken_is_named_with_the_cure(community: Community,
 
 
 async def test_a_run_that_cannot_begin_is_refused(community: Community) -> None:
-    """Beside a bot the command ends when the run has begun or, as here, failed for want of anything to learn."""
+    """With a running bot the command returns when the run has started or, as here, failed for lack of votes."""
     ended = await ran("retrain", "--config", str(community.config))
     assert (ended.code, ended.out) == (1, "")
     assert "Run 1: failed. Not enough yet: 0 liked answers" in ended.err
@@ -66,7 +66,7 @@ async def test_a_run_that_cannot_begin_is_refused(community: Community) -> None:
 
 
 async def test_nothing_is_asked_of_a_bot_that_does_not_run(community: Community) -> None:
-    """Once it was killed the commands that need it say so at once and leave nothing for its next start."""
+    """After the bot was killed, commands that need it fail at once and leave no request for its next start."""
     await community.bot.kill()
     assert not at_work(community.data)
     async with community.ledger() as ledger:

@@ -1,4 +1,4 @@
-"""The bot ends when it is told to, whatever hangs in it: threads, steps, an admin who cannot be told."""
+"""Shutdown completes despite hanging threads, hanging steps, or an admin who cannot be notified."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ bot.app.THREAD_SECONDS = 0.5
 
 
 async def test_a_step_that_hangs_is_named_and_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step beyond its time is cancelled, one that does not even end then is left; both are named in the log."""
+    """A step over its time limit is cancelled, and abandoned if it ignores that; the log names both."""
     monkeypatch.setattr(shutdown, "SLOW_SECONDS", 0.01)
     monkeypatch.setattr(shutdown, "_LAST_SECONDS", 0.05)
     ended: list[str] = []
@@ -57,7 +57,7 @@ async def test_a_step_that_hangs_is_named_and_left(monkeypatch: pytest.MonkeyPat
 
 
 async def test_a_step_that_fails_says_so() -> None:
-    """An error of a step in time is raised, so that it is not lost."""
+    """An error raised by a step within its time limit is propagated."""
 
     async def failing() -> None:
         raise OSError("the disk is gone")
@@ -67,7 +67,7 @@ async def test_a_step_that_fails_says_so() -> None:
 
 
 async def test_a_thread_that_never_ends_does_not_keep_the_bot(tmp_path: Path) -> None:
-    """SIGTERM while a thread computes for ever: all is closed, the run is cancelled, the process says why and ends."""
+    """SIGTERM during an endless computation: resources are closed, the run is cancelled, the stack is logged."""
     async with Community(tmp_path) as community:
         community.bot.sabotage = STUCK
         await community.bot.start()
@@ -86,7 +86,7 @@ async def test_a_thread_that_never_ends_does_not_keep_the_bot(tmp_path: Path) ->
 
 
 async def test_an_admin_who_cannot_be_told_does_not_keep_the_bot(tmp_path: Path) -> None:
-    """SIGTERM while Telegram asks for ten minutes of silence: the run's end is in the ledger, the notice is let go."""
+    """SIGTERM during ten minutes of flood control: the ledger has the run's end, the notification is dropped."""
     async with Community(tmp_path) as community:
         community.bot.sabotage = STUCK.replace("3600", "1")
         await community.bot.start()
@@ -100,7 +100,7 @@ async def test_an_admin_who_cannot_be_told_does_not_keep_the_bot(tmp_path: Path)
 
 
 async def _run_under_way(community: Community) -> None:
-    """Ask for a run as the command line does, and wait until it chooses what to learn from."""
+    """Request a run as the command line does, and wait until it selects its training data."""
     async with community.ledger() as ledger:
         await ledger.runs.start("command", None)
     async with asyncio.timeout(60):

@@ -79,7 +79,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
 def test_a_removed_setting_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The file of an earlier version, which has it, works on; in the environment it is an error that says so."""
+    """A file of an earlier version that contains it still loads; in the environment it is an error."""
     path = tmp_path / "config.toml"
     path.write_text("[telegram]\ndrafts = false\nedit_seconds = 2\n", encoding="utf-8")
     assert load_settings(path).telegram.edit_seconds == 2
@@ -123,7 +123,7 @@ def test_a_mistake_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch, 
 
 @pytest.mark.parametrize("value", ["[…]", "1,2", "[1 2]", "abc", "12345", ""])
 def test_a_list_in_the_environment_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    """Whatever stands there instead of a list, the variable or the setting is named and the right form shown."""
+    """The error names the variable or the setting and shows the expected form."""
     monkeypatch.setenv("THUMBTUNE_TELEGRAM__ADMINS", value)
     with pytest.raises(ConfigError, match=r"(?i)^(thumbtune_)?telegram(__|\.)admins: should be a list in brackets"):
         load_settings(SHIPPED)
@@ -131,7 +131,7 @@ def test_a_list_in_the_environment_that_is_none_is_named(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("name", ["THUMBTUNE_CHAT", "THUMBTUNE_TRAINING__KNOBS"])
 def test_a_section_in_the_environment_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """A whole section, or a table of free keys, is shown in the form that it has there."""
+    """The error shows the expected form of a whole section or of a table with free keys."""
     monkeypatch.setenv(name, "abc")
     with pytest.raises(ConfigError, match=f"^{name}: should be a section"):
         load_settings(SHIPPED)
@@ -146,7 +146,7 @@ def test_a_section_in_the_environment_that_is_none_is_named(monkeypatch: pytest.
     ],
 )
 def test_a_mistake_does_not_tell_a_secret(tmp_path: Path, text: str) -> None:
-    """A section whose keys do not fit together has the token among them, and what stands for a secret may be one."""
+    """Errors show no secret: neither the other keys of an inconsistent section, nor a rejected value of a secret."""
     path = tmp_path / "config.toml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
@@ -163,7 +163,7 @@ def test_a_named_file_that_is_missing_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_this_user_may_not_enter_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Started as the bot's user from another one's home: which option helps is said, with no traceback."""
+    """When started from another user's home, the error names the option to use, without a traceback."""
     monkeypatch.chdir(tmp_path)
     me = os.geteuid()
     tmp_path.chmod(0)
@@ -177,7 +177,7 @@ def test_a_folder_that_this_user_may_not_enter_is_an_error(tmp_path: Path, monke
 
 
 def test_settings_are_frozen() -> None:
-    """Nothing changes a setting after it was read."""
+    """Settings cannot be changed once they are loaded."""
     with pytest.raises(ValueError, match="frozen"):
         load_settings(SHIPPED).chat.temperature = 1.0  # type: ignore[misc]
 
@@ -188,7 +188,7 @@ def test_settings_are_frozen() -> None:
 def test_training_steps_aside_unless_it_has_cards_of_its_own(
     training: list[int], engine: list[int], apart: bool
 ) -> None:
-    """An engine without a list of cards may be on any of them, and so may a training."""
+    """Without a list of GPUs an engine or a training may use any of them."""
     settings = Settings.model_validate({"training": {"gpus": training}, "inference": {"gpus": engine}})
     assert on_cards_of_its_own(settings) is apart
 

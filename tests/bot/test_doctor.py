@@ -89,7 +89,7 @@ def test_factual_questions_are_looked_for(tmp_path: Path) -> None:
 
 
 def test_a_package_of_another_owner_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another distribution's package with the name of ours, imported first, is a finding."""
+    """A package of the same name from another distribution that shadows this one is a finding."""
     foreign = tmp_path / "storage"
     foreign.mkdir()
     (foreign / "__init__.py").write_text("")

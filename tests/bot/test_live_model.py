@@ -1,4 +1,4 @@
-"""Which model a start begins with: settled by one commit, and healed where an earlier start died half-way."""
+"""The live model at startup: recorded in one commit, and repaired after an interrupted first start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The catalogues: every sentence the bot says is in each of them, with the same places to fill."""
+"""The catalogues: each contains every sentence of the bot, with the same placeholders."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_there_is_chinese() -> None:
 
 @pytest.mark.parametrize("path", CATALOGUES, ids=lambda path: path.parent.parent.name)
 def test_a_catalogue_has_every_sentence_and_no_other(path: Path) -> None:
-    """Nothing is left untranslated, uncertain or behind; the places to fill are those of the source."""
+    """No entry is untranslated, fuzzy or obsolete, and the placeholders are those of the source."""
     messages = [message for message in catalogue(path) if message.id]
     assert {message.id for message in messages} == sentences()
     for message in messages:
@@ -89,7 +89,7 @@ def test_commands_are_not_translated(path: Path) -> None:
 
 
 def _spoken_literals(path: Path) -> Iterator[str]:
-    """Literal sentences that are handed to people without the catalogues."""
+    """Return literal sentences that are sent to users without translation."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if not (isinstance(node, ast.Call) and node.args):
             continue
@@ -104,7 +104,7 @@ def _spoken_literals(path: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", SPEAKING, ids=lambda path: path.name)
 def test_nothing_is_said_past_the_catalogues(path: Path) -> None:
-    """No sentence that people read is written where only English can come out."""
+    """No user-visible sentence bypasses the catalogues."""
     assert list(_spoken_literals(path)) == []
 
 
@@ -113,12 +113,12 @@ def test_nothing_is_said_past_the_catalogues(path: Path) -> None:
     [((None, "zh-hans"), "zh"), (("en", "zh"), "en"), ((None, "fr"), "en"), ((None, None), "en"), (("zh_TW",), "zh")],
 )
 def test_the_first_language_we_speak_is_spoken(wishes: tuple[str | None, ...], language: str) -> None:
-    """What a person chose goes before their client's language; English is for everybody else."""
+    """A chosen language precedes the client's language; English is the fallback."""
     assert Translator.load().to(*wishes).language == language
 
 
 def test_numbers_and_unknown_sentences() -> None:
-    """One and many differ where the language has it; a sentence without translation stays as it is."""
+    """Plural forms follow the language; a sentence without a translation is returned unchanged."""
     voices = Translator.load()
     one, many = "{number} question ahead of yours…", "{number} questions ahead of yours…"
     assert voices.to("en").count(one, many, 1) == "1 question ahead of yours…"
@@ -128,5 +128,5 @@ def test_numbers_and_unknown_sentences() -> None:
 
 
 def test_the_default_question_is_translated() -> None:
-    """The question of a bare photo is asked in Chinese of those who speak it."""
+    """A photo without a caption asks the default question in Chinese if that is the language."""
     assert Translator.load().to("zh")(ChatSettings().default_question) == "这张图里有什么？"

@@ -37,7 +37,7 @@ async def test_a_running_bot_exports_all_it_counts(tmp_path: Path, monkeypatch: 
 
 
 async def test_no_number_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever adds a number describes it in `bot.web.metrics`."""
+    """Every number of a snapshot is described in `bot.web.metrics`."""
     seen: list[tuple[set[str], set[str]]] = []
 
     def noted(numbers: dict[str, float], labels: dict[str, str], nodes: dict[str, dict[str, float]]) -> bytes:

@@ -1,4 +1,4 @@
-"""The order of changes of model: a real deployment over fake engines and a real ledger; training alone only waits."""
+"""The order of model switches, with a real deployment over fake engines and a real ledger; training is a stub."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.operating import merged_models, operations
 
 
 class Training:
-    """In the pipeline's place: it trains until `over`."""
+    """A stub of the pipeline that trains until `over` is set."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -40,7 +40,7 @@ class Training:
 
 @pytest.mark.parametrize("swap", ["blue-green", "cold"])
 async def test_no_model_changes_while_training_has_the_memory(tmp_path: Path, swap: str) -> None:
-    """A change under way ends before the pause; a later one is refused with the reason, and works afterwards."""
+    """A switch in flight completes before the pause; a later one is refused with the reason, and works afterwards."""
     second = a_model(tmp_path, "b")
     async with Ledger.open(tmp_path / "ledger") as ledger, deployed(tmp_path, swap=swap) as deployment:
         for name, directory in (("a", tmp_path / "a"), ("b", second)):
@@ -81,8 +81,9 @@ async def test_no_model_changes_while_training_has_the_memory(tmp_path: Path, sw
 
 @pytest.mark.parametrize("asked", ["here", "by another process"])
 async def test_a_change_that_cannot_be_recorded_is_undone(tmp_path: Path, asked: str) -> None:
-    """On a full disk the engine goes back to what the ledger says; a request from elsewhere is refused once there is
-    room, and is not tried again and again meanwhile.
+    """On a full disk the engine returns to the model that the ledger names.
+
+    A request from another process is not retried meanwhile, and is refused once there is room.
     """
     second = a_model(tmp_path, "b")
     async with Ledger.open(tmp_path / "ledger") as ledger, deployed(tmp_path, swap="blue-green") as deployment:

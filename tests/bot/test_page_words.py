@@ -1,4 +1,4 @@
-"""The chat page's Chinese: a translation for everything the page says, and nothing else."""
+"""The chat page's Chinese catalogue: a translation for every sentence of the page, and no others."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Pictures as people come by them: forwarded, beside a video, replied to from another chat, exchanged for another one.
+"""Pictures from other sources: forwarded, beside a video, in a reply from another chat, replaced by an edit.
 
-What no emulated app can send is put into the inbox as Telegram would write it.
+Messages that the emulator cannot send are put into the inbox in the form of the Bot API.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The queue of an engine: each person sees their place in it, as it changes."""
+"""The queue of an engine: each person sees their current place in it."""
 
 from __future__ import annotations
 

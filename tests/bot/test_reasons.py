@@ -36,14 +36,14 @@ WORN = Reason("{reason}; {others}", reason=Reason("cancelled"), others=Reason("t
 
 
 def judged() -> Report:
-    """The report on a candidate that is worse in every way."""
+    """Return the report on a candidate that is worse by every measure."""
     loops = ["in circles " * 9, *[""] * 9]
     worse, better = marks(9, *loops, right=10), marks(9, *loops, right=0)
     return verdict(worse, better, asked(10), max_loss_points=2, differs="row 3")
 
 
 async def raised(folder: Path) -> list[str]:
-    """Reasons from all packages, taken from the errors themselves as far as that takes no time."""
+    """Return reasons from all packages, from actual errors where that is fast."""
     found = [_crash_reason("merge", "signal SIGKILL", "a cat", folder), judged().reason]
     found += [str(explained(RuntimeError(said))) for said in ("non-finite", "out of memory", "DataLoader timed out")]
     for wanted in (9, 1):
@@ -77,7 +77,7 @@ def not_installed(name: str) -> str:
 
 
 async def test_errors_are_translated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever package an error comes from, it stays as it is in English and is Chinese in Chinese."""
+    """Errors of every package are unchanged in English and translated in Chinese."""
     english, chinese = Translator.load().to("en"), Translator.load().to("zh")
     found = await raised(tmp_path)
     monkeypatch.setattr("training.base_model_check.version", not_installed)
@@ -93,7 +93,7 @@ async def test_errors_are_translated(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 async def test_the_last_node_stays(tmp_path: Path) -> None:
-    """An engine's error has a type for what admins meet; the sentence with the next step is the bot's."""
+    """An engine's error that admins may see has its own type; the bot adds the sentence with the next step."""
     alone = Deployment(InferenceSettings(engine="cpu"), "base", tmp_path, logs=tmp_path)
     name = alone.status().nodes[0].name
     with pytest.raises(EngineUnavailable) as last:
@@ -105,7 +105,7 @@ async def test_the_last_node_stays(tmp_path: Path) -> None:
 
 
 async def test_the_ledger_keeps_what_a_translation_needs(tmp_path: Path) -> None:
-    """A run's and a model's reason come back whole, also after a restart; a plain text stays one."""
+    """Reasons of runs and models keep their template and values after a restart; plain text stays plain text."""
     async with Ledger.open(tmp_path) as ledger:
         run = await ledger.runs.start("admin", 7)
         assert (await ledger.runs.move(run.id, RunState.FAILED, reason=WORN)).reason == "cancelled; the cat sat"
@@ -120,8 +120,9 @@ async def test_the_ledger_keeps_what_a_translation_needs(tmp_path: Path) -> None
 
 
 def test_files_between_processes_keep_it_too() -> None:
-    """A worker's outcome and the evaluation's report, which also lies in the ledger; those of earlier versions have a
-    plain text.
+    """Outcomes of workers and evaluation reports keep the template and values.
+
+    Files of earlier versions have plain text.
     """
     outcome = Outcome.from_json(Outcome(ok=False, reason=WORN).to_json())
     report = Report.from_json(judged().to_json())
@@ -132,7 +133,7 @@ def test_files_between_processes_keep_it_too() -> None:
 
 
 def test_a_verdict_says_the_same_on_the_sheet() -> None:
-    """The sheet is written by a worker, which has a catalogue of its own."""
+    """The sheet, written by a worker with its own catalogue, has the same wording."""
     reason = judged().reason
     assert words("en")(reason) == reason
     assert words("zh")(reason) == Translator.load().to("zh")(reason)
@@ -140,7 +141,7 @@ def test_a_verdict_says_the_same_on_the_sheet() -> None:
 
 
 def test_plain_texts_are_shown_as_they_are() -> None:
-    """The account of a technical fault, and what an earlier version stored, braces and all."""
+    """Technical errors and reasons stored by earlier versions are shown unchanged, braces included."""
     chinese = Translator.load().to("zh")
     for text in (
         "CUDA error: {a; b}",
@@ -155,6 +156,6 @@ def test_plain_texts_are_shown_as_they_are() -> None:
 
 
 def test_a_reason_is_a_string() -> None:
-    """Two reasons with the same text are equal, whatever they were made of."""
+    """Two reasons with the same text are equal, whatever their templates and values."""
     assert Reason("the cat {verb}", verb="sat") == "the cat sat" == Reason("the cat sat")
     assert replace(Outcome(ok=False, reason=WORN), seconds=1).reason == WORN

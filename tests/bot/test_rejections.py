@@ -1,4 +1,4 @@
-"""A run whose model was not good enough: nobody is shown it as a success."""
+"""A run whose model was rejected is not shown as a success."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WHY = Reason(
 
 
 class NoSchedule:
-    """In the place of the schedule: nothing is planned."""
+    """A stub of the schedule without jobs."""
 
     cron = ""
 
@@ -37,7 +37,7 @@ class NoSchedule:
 
 
 class Engines:
-    """In the place of the deployment: engines that are well."""
+    """A stub of the deployment with healthy engines."""
 
     def status(self) -> object:
         return Notebook().engine
@@ -47,7 +47,7 @@ async def nobody_calls(_: dict[str, object]) -> None: ...
 
 
 async def rejected_run(ledger: Ledger, directory: Path) -> Overview:
-    """The overview of a ledger with such a run."""
+    """Return the overview of a ledger with a rejected run."""
     run = await ledger.runs.start("admin", ADMIN)
     for state in (RunState.TRAINING, RunState.MERGING, RunState.EVALUATING):
         await ledger.runs.move(run.id, state)
@@ -64,7 +64,7 @@ def vitals(ledger: Ledger) -> Monitoring:
 
 
 async def test_the_operator_sees_that_a_model_was_rejected(tmp_path: Path) -> None:
-    """On the page and on the command line the run is called rejected, with the reason."""
+    """The operator page and the command line show the run as rejected, with the reason."""
     async with Ledger.open(tmp_path) as ledger:
         await rejected_run(ledger, tmp_path)
         server = WebServer(Settings(web=WebSettings(port=free_port())), vitals(ledger), nobody_calls, Translator.load())
@@ -86,7 +86,7 @@ async def test_the_operator_sees_that_a_model_was_rejected(tmp_path: Path) -> No
 
 
 async def test_status_says_that_a_model_was_rejected(stage: Stage, tmp_path: Path) -> None:
-    """With the reason, in the admin's language."""
+    """/status shows the rejection with the reason, in the admin's language."""
     async with Ledger.open(tmp_path / "another") as ledger:
         overview = await rejected_run(ledger, tmp_path)
     notebook = Notebook(runs=overview.runs, rejected=dict(overview.rejected))

@@ -1,4 +1,4 @@
-"""How runs end: written, told and followed up, whatever comes in between. The trainer is a fake, all else is real."""
+"""How runs end: the end is recorded, reported and followed up despite failures. Only the trainer is a fake."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ async def work(room: Room, admins: Admins) -> AsyncIterator[AdminService]:
 
 
 async def ended(room: Room, admins: Admins) -> Run:
-    """The newest run, once the admins know its end."""
+    """Wait until the admins are notified of the end of the newest run, and return that run."""
     (run,) = await room.ledger.runs.latest(1)
     await until(lambda: any(told.id == run.id for told, _ in admins.told))
     return await room.ledger.runs.get(run.id)
 
 
 async def idle(work: AdminService) -> None:
-    """Return when no run is at work, nor what its end brings about."""
+    """Wait until no run is active and the follow-up of the last one is complete."""
     await until(lambda: work._work is None)
 
 
@@ -71,7 +71,7 @@ async def idle(work: AdminService) -> None:
 async def test_an_end_that_cannot_be_written_is_written_later(
     room: Room, work: AdminService, admins: Admins, how: str
 ) -> None:
-    """A full disk leaves no run under way for ever: with room again its end is written and told, and another begins."""
+    """Once the disk has room, the end of the run is recorded and reported, and another run can start."""
     await work.retrain(1)
     await room.trainer.hanging.wait()
     assert work._work is not None
@@ -95,7 +95,7 @@ async def test_an_end_that_cannot_be_written_is_written_later(
 
 
 async def test_a_run_that_cannot_begin_is_tried_once(room: Room, admins: Admins) -> None:
-    """A run that was due on a full disk fails; it is not begun again and again, which would pause the engine."""
+    """A run that is due on a full disk fails; it is not retried, since each attempt would pause the engine."""
     await room.ledger.runs.start("command")
     begun: list[int] = []
 
@@ -126,7 +126,7 @@ async def test_a_run_that_cannot_begin_is_tried_once(room: Room, admins: Admins)
 
 
 async def test_the_bot_starts_on_a_full_disk(room: Room, admins: Admins) -> None:
-    """A run that the last process left under way is ended, and told, as soon as that can be written."""
+    """A run that the last process left active is ended and reported as soon as its end can be recorded."""
     left = await room.ledger.runs.start("admin")
     await room.ledger.runs.move(left.id, RunState.TRAINING)
     work = operations(room.ledger, room.pipeline(), admins=admins)
@@ -142,8 +142,9 @@ async def test_the_bot_starts_on_a_full_disk(room: Room, admins: Admins) -> None
 async def test_a_cancellation_while_the_model_is_published_is_too_late(
     room: Room, work: AdminService, admins: Admins, why: str
 ) -> None:
-    """The run is done and its model goes live; what has learned from somebody who left meanwhile does not, and another
-    run begins without them.
+    """The run completes and its model goes live.
+
+    If people whose data it used opt out meanwhile, the model does not go live and another run starts without them.
     """
     publishing, go_on = asyncio.Event(), threading.Event()
     loop, publish = asyncio.get_running_loop(), room.models.publish
@@ -185,7 +186,7 @@ async def test_a_cancellation_while_the_model_is_published_is_too_late(
 async def test_a_run_that_was_cancelled_for_somebody_begins_again(
     room: Room, work: AdminService, admins: Admins
 ) -> None:
-    """Also if they have opted in again by the time it has ended."""
+    """A run cancelled by an opt-out restarts, even if the person has opted in again by the time it ends."""
     await work.retrain(1)
     await room.trainer.hanging.wait()
     room.trainer.hangs = ""
@@ -195,7 +196,7 @@ async def test_a_run_that_was_cancelled_for_somebody_begins_again(
 
 
 async def test_what_a_stop_leaves_of_the_end_of_a_run_is_done_by_the_next_start(room: Room, admins: Admins) -> None:
-    """Stopped while the accepted model is swapped in: the next start lets it answer and tells, once."""
+    """After a stop during the swap, the next start makes the accepted model live and reports it once."""
     at = asyncio.Event()
 
     class Slow(NoEngine):
@@ -222,7 +223,7 @@ async def test_what_a_stop_leaves_of_the_end_of_a_run_is_done_by_the_next_start(
 
 
 async def test_a_model_that_does_not_come_up_is_not_tried_at_each_start(room: Room, admins: Admins) -> None:
-    """It stays a candidate, the admins hear why, and the next start leaves it alone."""
+    """It stays a candidate, the admins get the reason, and the next start does not retry it."""
 
     class Broken(NoEngine):
         async def promote(self, model: str, by: int | None) -> Model:
@@ -243,7 +244,7 @@ async def test_a_model_that_does_not_come_up_is_not_tried_at_each_start(room: Ro
 
 
 async def test_a_change_of_model_from_elsewhere_holds_up_no_run(room: Room, admins: Admins) -> None:
-    """While one takes its minutes, a run begins and is cancelled."""
+    """While a model switch is in progress, a run can start and be cancelled."""
     changing = asyncio.Event()
 
     class Slow(NoEngine):
@@ -266,7 +267,7 @@ async def test_a_change_of_model_from_elsewhere_holds_up_no_run(room: Room, admi
 async def test_an_error_that_stays_is_logged_and_told_once(
     room: Room, admins: Admins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is tried again all the same, holds up no run, and is told again once it was gone meanwhile."""
+    """The step is retried and blocks no run; the error is reported again only after it has cleared in between."""
     monkeypatch.setattr(module, "BACKOFF_SECONDS", 0.02)
     tries: list[object] = []
     wrong = True
@@ -295,6 +296,6 @@ async def test_an_error_that_stays_is_logged_and_told_once(
 
 
 def test_the_pause_grows_with_the_failures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From a second to half a minute."""
+    """The backoff grows from one second to thirty."""
     monkeypatch.setattr(module, "MAILBOX_SECONDS", 1.0)
     assert [module.pause_after(failures) for failures in (0, 1, 2, 5, 1_000_000)] == [1, 2, 4, 30, 30]

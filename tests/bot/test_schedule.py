@@ -1,4 +1,4 @@
-"""The schedule: persistent, one run at a time, a missed time caught up once, at work for the bot that runs it."""
+"""The schedule: jobs persist, runs do not overlap, and a missed run is caught up once, in the current data folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DAILY = "30 3 * * *"
 
 @asynccontextmanager
 async def _schedule(folder: Path, cron: str, retention_days: int = 0) -> AsyncIterator[Schedule]:
-    """A schedule that runs, with a ledger of its own."""
+    """Run a schedule with its own ledger."""
     async with Ledger.open(folder) as ledger:
         schedule = Schedule(
             folder, ledger, Erasure.beside(ledger, folder), Admins().alert, cron=cron, retention_days=retention_days
@@ -36,7 +36,7 @@ async def _schedule(folder: Path, cron: str, retention_days: int = 0) -> AsyncIt
 
 
 async def _stored_by_an_earlier_version(folder: Path, elsewhere: Path) -> None:
-    """A job store as thumbtune 0.1.0 left it: its jobs name a folder, and all of them were missed since."""
+    """Write a job store like that of thumbtune 0.1.0: its jobs name a folder, and all of them are overdue."""
     store = SQLAlchemyJobStore(url=f"sqlite:///{folder / STORE}")
     scheduler = AsyncIOScheduler(jobstores={"default": store}, timezone=UTC)
     scheduler.start(paused=True)
@@ -98,7 +98,7 @@ async def test_missed_times_are_caught_up_once(tmp_path: Path) -> None:
 
 
 async def test_jobs_of_a_folder_that_has_moved_work_in_the_new_one(tmp_path: Path) -> None:
-    """A job store whose jobs name the former data folder serves the present one, and makes nothing at the old path."""
+    """Jobs that name a former data folder work on the current one, and create nothing at the old path."""
     here, before = tmp_path / "here", tmp_path / "before"
     here.mkdir()
     long_ago = datetime(2020, 1, 1, tzinfo=UTC).timestamp()
@@ -117,7 +117,7 @@ async def test_jobs_of_a_folder_that_has_moved_work_in_the_new_one(tmp_path: Pat
 
 
 async def test_a_job_without_a_running_schedule_does_nothing(tmp_path: Path) -> None:
-    """A folder that an old store names is never opened, nor made."""
+    """A folder that an old job store names is neither opened nor created."""
     await request_run(str(tmp_path / "gone"))
     await tidy(str(tmp_path / "gone"))
     await expire(str(tmp_path / "gone"), 30)
@@ -125,7 +125,7 @@ async def test_a_job_without_a_running_schedule_does_nothing(tmp_path: Path) -> 
 
 
 async def test_no_second_run_while_one_has_not_ended(tmp_path: Path) -> None:
-    """When the time comes during a run, nothing is queued behind it."""
+    """A scheduled time during a run does not queue another run."""
     async with _schedule(tmp_path, ""):
         await request_run()
         await request_run()
@@ -133,7 +133,7 @@ async def test_no_second_run_while_one_has_not_ended(tmp_path: Path) -> None:
 
 
 async def test_another_cron_text_replaces_the_job(tmp_path: Path) -> None:
-    """Changing the setting changes the time; taking it away removes the job."""
+    """Changing the setting changes the time; removing it removes the job."""
     async with _schedule(tmp_path, DAILY):
         pass
     async with _schedule(tmp_path, YEARLY) as second:
@@ -144,7 +144,7 @@ async def test_another_cron_text_replaces_the_job(tmp_path: Path) -> None:
 
 
 async def test_the_inbox_is_tidied(tmp_path: Path) -> None:
-    """What was handled long ago is forgotten, what waits is kept however old."""
+    """Updates handled long ago are deleted; pending ones are kept regardless of age."""
     long_ago = datetime(2020, 1, 1, tzinfo=UTC).timestamp()
     async with Ledger.open(tmp_path, clock=lambda: long_ago) as ledger:
         for update in (1, 2):

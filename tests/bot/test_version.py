@@ -1,4 +1,4 @@
-"""/model: the live version and what taught it."""
+"""/model: the live version and its training data."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ async def nothing(_: Any) -> None:
 
 
 async def exchange(url: str, request: bytes) -> tuple[int, bytes]:
-    """Send bytes, return the status and everything that was answered; 0 where the connection was closed unanswered."""
+    """Send bytes; return the status and the whole response, status 0 if the connection closed without one."""
     place = urlsplit(url)
     async with asyncio.timeout(30):
         reader, writer = await asyncio.open_connection(place.hostname, place.port)
@@ -53,12 +53,12 @@ async def exchange(url: str, request: bytes) -> tuple[int, bytes]:
 
 
 def get(path: str, *headers: bytes, host: bytes = b"127.0.0.1") -> bytes:
-    """A request of a browser."""
+    """Return a request as a browser sends it."""
     return b"\r\n".join((f"GET {path} HTTP/1.1".encode(), b"Host: " + host, b"Connection: close", *headers, b"", b""))
 
 
 def post(body: bytes, *headers: bytes) -> bytes:
-    """A call of the webhook."""
+    """Return a webhook call."""
     length = f"Content-Length: {len(body)}".encode()
     head = (f"POST {WEBHOOK_PATH} HTTP/1.1".encode(), b"Host: x", b"Connection: close", length, *headers, b"", body)
     return b"\r\n".join(head)
@@ -68,7 +68,7 @@ def post(body: bytes, *headers: bytes) -> bytes:
 async def served(
     folder: Path, *, token: str = "", accept: Callable[[Any], Awaitable[None]] = nothing
 ) -> AsyncIterator[str]:
-    """The web server in webhook mode, over an empty ledger."""
+    """Run the web server in webhook mode, with an empty ledger."""
     values = Settings(
         telegram=TelegramSettings(
             mode="webhook", webhook=WebhookSettings(url="https://bot.example.org/telegram", secret=SecretStr(SECRET))
@@ -89,7 +89,7 @@ async def served(
     [b"Basic \xff\xfe", "Basic ü".encode(), b"Bearer \xff", b"Bearer", b"Basic", b"Basic ====", b"\xff", b"Basic /w=="],
 )
 async def test_no_authorization_is_an_error_of_ours(tmp_path: Path, authorization: bytes) -> None:
-    """Whatever stands in the header, it is no password and no crash."""
+    """An arbitrary Authorization header is refused, without a server error."""
     async with served(tmp_path, token=TOKEN) as url:
         status, _ = await exchange(url, get("/", b"Authorization: " + authorization))
     assert status == 401
@@ -97,14 +97,14 @@ async def test_no_authorization_is_an_error_of_ours(tmp_path: Path, authorizatio
 
 @pytest.mark.parametrize("secret", [b"\xff\xfe", "ü".encode(), b"", SECRET.encode()[:-1], SECRET.encode() + b"\xff"])
 async def test_no_secret_is_an_error_of_ours(tmp_path: Path, secret: bytes) -> None:
-    """A secret of raw bytes is a wrong one."""
+    """A secret of arbitrary bytes is refused as wrong."""
     async with served(tmp_path) as url:
         status, _ = await exchange(url, post(b"{}", f"{SECRET_HEADER}: ".encode() + secret))
     assert status == 403
 
 
 async def test_a_password_may_have_any_letters(tmp_path: Path) -> None:
-    """As basic authentication and as a bearer token, in UTF-8."""
+    """Non-ASCII passwords work in UTF-8, as basic authentication and as a bearer token."""
     async with served(tmp_path, token="grüß dich") as url:
         basic = b64encode("operator:grüß dich".encode())
         for authorization in (b"Basic " + basic, "Bearer grüß dich".encode()):
@@ -114,7 +114,7 @@ async def test_a_password_may_have_any_letters(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("run", ["9" * 19, "9" * 40, "9" * 5000, "9" * 18, "-1", "1e3", "٣", "%D9%A3", "1%00"])
 async def test_no_run_is_too_large_to_be_missing(tmp_path: Path, run: str) -> None:
-    """A number that no run can have is not found."""
+    """A run number out of range is answered with 404."""
     async with served(tmp_path, token=TOKEN) as url:
         for name in ("loss.png", "sheet.html", "sheet.png"):
             status, _ = await exchange(url, get(f"/runs/{run}/{name}", AUTHORISED))
@@ -157,14 +157,14 @@ async def test_what_is_no_update_is_a_bad_request(tmp_path: Path, stage: Stage, 
     ],
 )
 async def test_no_encoding_is_an_error_of_ours(tmp_path: Path, body: bytes, headers: tuple[bytes, ...]) -> None:
-    """A body is JSON in UTF-8, whatever its headers say of it."""
+    """A body is read as JSON in UTF-8, whatever encoding its headers claim."""
     async with served(tmp_path) as url:
         status, _ = await exchange(url, post(body, AS_TELEGRAM, *headers))
     assert status in (200, 400)
 
 
 async def test_half_open_requests_are_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody keeps a connection by sending nothing, half of the headers, or half of a body."""
+    """A connection with no request, partial headers or a partial body is closed after a timeout."""
     monkeypatch.setattr("bot.web.server.HEADER_SECONDS", 0.2)
     monkeypatch.setattr("bot.web.server.BODY_SECONDS", 0.2)
     whole = post(b'{"update_id": 1}', AS_TELEGRAM)
@@ -184,7 +184,7 @@ async def test_half_open_requests_are_closed(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize("host", ["evil.example.org", "127.0.0.1.evil.example.org", "[", "", "203.0.113.9", "\xff"])
 async def test_without_a_token_no_foreign_name_is_served(tmp_path: Path, host: str) -> None:
-    """A page of another site cannot read ours under a name of its own that leads here."""
+    """Without a token, a request for a foreign host name is refused (DNS rebinding)."""
     async with served(tmp_path) as url:
         status, _ = await exchange(url, get("/runs/1/loss.png", host=host.encode("latin-1")))
         assert status == 403 or (not host and status == 400)
@@ -192,14 +192,14 @@ async def test_without_a_token_no_foreign_name_is_served(tmp_path: Path, host: s
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8080", "localhost", "LOCALHOST:8080", "[::1]:8080", "127.0.0.2"])
 async def test_without_a_token_this_machine_is_served(tmp_path: Path, host: str) -> None:
-    """Under each of its own names."""
+    """Without a token, requests for any local host name are served."""
     async with served(tmp_path) as url:
         status, _ = await exchange(url, get("/runs/1/loss.png", host=host.encode()))
         assert status == 404
 
 
 async def test_every_answer_has_its_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is framed, sniffed, kept or told to other sites, and the page's own style is the only one."""
+    """Headers forbid framing, MIME sniffing, caching, referrers, and any style but the page's own."""
     async with whole_bot(tmp_path, monkeypatch) as bot, bot.running() as application:
         pages = {path: await exchange(application.address, get(path)) for path in ("/", "/health", "/metrics", "/none")}
     for status, answer in pages.values():
@@ -214,7 +214,7 @@ async def test_every_answer_has_its_headers(tmp_path: Path, monkeypatch: pytest.
 
 
 async def test_a_stranger_learns_only_whether_all_is_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is wrong is told to those who have the token."""
+    """Details of a failure are shown only with the token."""
     async with whole_bot(tmp_path, monkeypatch) as bot:
         async with bot.running(web={"port": 0, "token": TOKEN}) as application:
             _, answer = await exchange(application.address, get("/health"))
@@ -238,7 +238,7 @@ bodies = strategies.one_of(
 
 
 async def test_no_body_and_no_header_is_an_error_of_ours(tmp_path: Path, stage: Stage) -> None:
-    """Arbitrary requests are refused or taken, with the right secret and without it."""
+    """Arbitrary requests are accepted or refused without a server error, with and without the right secret."""
     async with (
         stage.bot() as running,
         served(tmp_path / "web", token=TOKEN, accept=running.inbox.accept) as url,

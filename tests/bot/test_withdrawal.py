@@ -1,4 +1,4 @@
-"""Who leaves the whole bot is not learned from again: not by the next model, and not by a run that is under way."""
+"""Erasure ends learning from a person: neither the next model nor an active run uses their data."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from training.data.llava import row_name
 
 
 async def teaches(whole: WholeBot, person: Person, pictures: int) -> None:
-    """Somebody likes the answers about so many pictures of their own."""
+    """Send this number of pictures as the person, and like each answer."""
     for number in range(pictures):
         answer = await hears(whole, person, "👍", photo=picture(100 * person.id + number))
         await person.toast(await person.taps("👍", answer))
 
 
 async def hears(whole: WholeBot, person: Person, label: str, text: str | None = None, **what: bytes) -> Message:
-    """The answer to what the person sends, with such a button."""
+    """Send a message and return the answer that has this button."""
     asked = await person.sends(text, **what)  # type: ignore[arg-type]
     return await whole.says(person.id, lambda message: button(message, label) is not None, after=asked["message_id"])
 
@@ -36,7 +36,7 @@ async def leaves(whole: WholeBot, person: Person) -> Message:
 
 
 async def taught_by(whole: WholeBot) -> dict[int, set[str]]:
-    """The names of the rows that each person's liked answers are in data sets."""
+    """Return the names of the data set rows of each person's liked answers."""
     found: dict[int, set[str]] = {}
     async with whole.ledger() as ledger:
         for each in await ledger.votes.rated_exchanges():
@@ -45,22 +45,22 @@ async def taught_by(whole: WholeBot) -> dict[int, set[str]]:
 
 
 def learned(whole: WholeBot, run: int) -> set[str]:
-    """The names of the rows that a run has learned from, or was judged by."""
+    """Return the names of the rows that a run was trained or evaluated on."""
     files = [whole.data / "runs" / str(run) / name for name in ("train.json", "held_out.json")]
     return {row["id"] for file in files for row in json.loads(file.read_bytes())}
 
 
 async def live(whole: WholeBot, model: str) -> None:
-    """Wait until that model answers."""
+    """Wait until this model is live."""
     async with whole.ledger() as ledger, asyncio.timeout(30):
         while (found := await ledger.models.live()) is None or found.id != model:
             await asyncio.sleep(0.02)
 
 
 async def test_the_next_model_knows_nothing_of_who_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows that taught the live model are gone from its run at once; the next one, from the base, is without them.
+    """The rows are removed from the live model's run at once; the next model, trained from the base, lacks them.
 
-    Who leaves while a run learns from them ends it, and it begins again by itself without them.
+    An erasure cancels an active run that uses the person's data, and the run restarts without it.
     """
     async with whole_bot(tmp_path, monkeypatch) as whole, whole.running():
         root = await whole.person(ADMIN, "Root", "en")

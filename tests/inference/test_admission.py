@@ -90,7 +90,7 @@ def test_admission_takes_places_back_when_a_lane_shrinks() -> None:
 
 
 def test_admission_holding_is_a_pause() -> None:
-    """While held nobody gets a place, whoever paused or resumes meanwhile."""
+    """While admission is held no ticket is admitted, even if it is paused and resumed meanwhile."""
     admission = Admission(lambda _: 1)
     with ExitStack() as stack:
         admission.hold(True)

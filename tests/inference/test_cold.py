@@ -1,4 +1,4 @@
-"""A card too small for two models: the old engine ends, the new one starts, people wait and are told."""
+"""Cold swap, for a GPU too small for two models: the old engine stops first, and waiting chats are notified."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def deploy(tmp_path: Path) -> Deploy:
 
 
 async def test_cold_swap(deploy: Deploy, tmp_path: Path) -> None:
-    """Answers under way end, who asks meanwhile is told and answered by the new model; never two processes at once."""
+    """Answers in flight finish; later questions are notified and wait for the new model. Engines never overlap."""
     async with deploy() as deployment:
         old = deployment.status().pid
         assert old is not None
@@ -51,7 +51,7 @@ async def test_cold_swap(deploy: Deploy, tmp_path: Path) -> None:
 
 
 async def test_cold_swap_voids_what_does_not_end(deploy: Deploy, tmp_path: Path) -> None:
-    """An answer that outlasts the drain is begun anew by the new model, and its chat is told that it waits."""
+    """An answer that outlasts the drain is restarted on the new model, and its chat is notified of the wait."""
     async with deploy(drain_timeout=0.2, stop_timeout=0.2) as deployment:
         asking, heard = await under_way(deployment, "gate:2", "endless")
         open_gate(a_model(tmp_path, "b", late=0.3))
@@ -121,7 +121,7 @@ async def test_cold_swap_stopped_while_the_old_engine_drains(deploy: Deploy, tmp
 
 
 async def test_cold_swap_of_one_node_of_two(deploy: Deploy, tmp_path: Path) -> None:
-    """With a second engine of ours nobody waits: the chats of the one that changes are answered by the other."""
+    """With two managed engines no chat waits: the other engine answers during the swap."""
     async with deploy(gpus=[0, 1]) as deployment:
         swapping = asyncio.create_task(deployment.swap("b", a_model(tmp_path, "b", late=0.5)))
         numbers = 0

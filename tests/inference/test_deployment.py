@@ -233,7 +233,7 @@ async def test_deployment_external(tmp_path: Path) -> None:
 
 
 async def test_deployment_external_not_there(tmp_path: Path) -> None:
-    """An address where nobody answers is told as such."""
+    """An external address without a server is named in the error."""
     settings = InferenceSettings.model_validate(
         {"endpoints": [f"http://127.0.0.1:{free_port()}"], "start_timeout": 0.3}
     )

@@ -1,4 +1,4 @@
-"""Real CPU engines as nodes: people go on about their pictures while nodes die, are drained and change their model."""
+"""Real CPU engines as replicas: conversations continue while replicas die, are drained and swap their model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MOST_TURNS = 40
 
 @dataclass
 class Talk:
-    """A person's conversation about one picture, begun anew (`/new`) before it grows out of the model's window.
+    """A person's conversation about one picture, restarted (`/new`) before it exceeds the context window.
 
     `answers` has one for each question, `follow_ups` those that are not a conversation's first.
     """
@@ -102,7 +102,7 @@ async def test_fleet_nothing_is_lost_and_caches_are_hit(tmp_path: Path, warm_pyt
             await asyncio.sleep(pace.uniform(0.3, 0.8))
 
     async def rounds(number: int) -> None:
-        """Wait until everybody has been answered so many times more."""
+        """Wait until each person has received this number of further answers."""
         wanted = [len(talk.answers) + number for talk in people]
 
         def answered() -> bool:

@@ -1,4 +1,4 @@
-"""The vision tower against timm's InternViT, which is independent of ours and of the official code."""
+"""Compare the vision tower with timm's InternViT, an independent implementation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The queue before the engines: who is answered when, and who leaves it; test_inference_admission.py has its rules."""
+"""The queue before the engines: order, places and cancellation; test_admission.py tests its rules."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def notes_in_order(directory: Path) -> list[dict[str, Any]]:
 async def test_queue_admits_what_the_kv_cache_holds(
     deploy: Deploy, tmp_path: Path, waiting_for_the_start: bool
 ) -> None:
-    """lmdeploy says at its start how much it holds: no more are sent there, the others are told their place."""
+    """lmdeploy reports its capacity at startup; requests beyond it are queued, with their place shown."""
     two_chats = 2 * 60 * BLOCK_TOKENS
     cue = {"cache": two_chats, "late": 0.5}
     async with deploy(start=False, cue=cue, engine="lmdeploy", concurrency=None) as deployment:

@@ -30,7 +30,7 @@ def deploy(tmp_path: Path) -> Deploy:
 
 
 async def test_restarts_killed_engine_is_replaced(deploy: Deploy) -> None:
-    """`kill -9` in mid-answer: every chat is told once and answered in whole by the new process."""
+    """After `kill -9` in mid-answer every chat is notified once and gets a whole answer from the new process."""
     async with deploy() as deployment:
         old = deployment.status().pid
         assert old is not None
@@ -48,7 +48,7 @@ async def test_restarts_killed_engine_is_replaced(deploy: Deploy) -> None:
 
 @pytest.mark.parametrize("cue", ["die:2!", "die:0!", "hang:0!", "hang:2!"])
 async def test_restarts_crash_or_hang_is_begun_anew(deploy: Deploy, cue: str) -> None:
-    """An engine that dies or falls silent over a question is replaced and the question answered anew."""
+    """An engine that dies or hangs on a question is replaced, and the question is retried."""
     async with deploy(token_timeout=0.5) as deployment:
         old = deployment.status().pid
         heard = await ask(deployment, f"words:4 {cue}")
@@ -105,7 +105,7 @@ async def test_restarts_healthy_engine_is_kept(deploy: Deploy, tmp_path: Path, c
 
 
 async def test_restarts_poison_is_given_up(deploy: Deploy) -> None:
-    """A question that kills every engine is given up after so many, and others are answered afterwards."""
+    """A question that kills every engine is given up after `answer_attempts`; later questions are answered."""
     async with deploy(answer_attempts=3) as deployment:
         with pytest.raises(EngineCrashed, match="3 times"):
             await ask(deployment, "die:1")
@@ -123,7 +123,7 @@ async def test_restarts_rejection_is_final(deploy: Deploy) -> None:
 
 
 async def test_restarts_failing_engine_is_told_and_recovers(deploy: Deploy, tmp_path: Path) -> None:
-    """Beyond the restart limit people are told at once and why; the engine comes back without anybody's help."""
+    """Beyond the restart limit requests fail at once with the reason; the engine still recovers by itself."""
     async with deploy(restart_limit=2) as deployment:
         pid = deployment.status().pid
         assert pid is not None
@@ -140,7 +140,7 @@ async def test_restarts_failing_engine_is_told_and_recovers(deploy: Deploy, tmp_
 
 
 async def test_restarts_crash_loop_is_failing(deploy: Deploy, tmp_path: Path) -> None:
-    """An engine that gets ready and dies again and again, nobody answered in between, is told as failing too."""
+    """An engine that repeatedly becomes ready and dies without answering is also reported as failing."""
     async with deploy(restart_limit=2) as deployment:
         pid = deployment.status().pid
         assert pid is not None

@@ -1,4 +1,4 @@
-"""External servers change their model one after the other, by a command of the operator's."""
+"""Rolling swap: external servers change their model one after the other, by the operator's command."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ async def test_rolling_swap_stopped(tmp_path: Path) -> None:
 
 
 async def test_rolling_swap_of_our_own_engines(tmp_path: Path) -> None:
-    """Several engines of ours swap blue/green in turn; a model that fails on the second is taken back on the first."""
+    """Managed engines swap blue/green in turn; if the model fails on the second, the first is rolled back."""
     async with deployed(tmp_path, gpus=[0, 1]) as deployment:
         await deployment.swap("b", a_model(tmp_path, "b"))
         assert models(deployment) == ["b", "b"]

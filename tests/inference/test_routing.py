@@ -1,4 +1,4 @@
-"""Chats over several nodes: each stays with one, moves when that fails or is drained, and comes back."""
+"""Routing of chats: each stays with one replica, moves when that fails or is drained, and returns."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ async def test_routing_somebody_stays(tmp_path: Path) -> None:
 
 
 async def test_routing_a_drain_that_lasts_too_long_is_no_crash(tmp_path: Path) -> None:
-    """What is not finished in time is begun anew elsewhere; that its engine is ended for it is nobody's fault."""
+    """An answer unfinished at the timeout restarts on another replica; stopping its engine is no crash."""
     async with deployed(tmp_path, gpus=[0, 1], drain_timeout=0.1) as deployment:
         asking, heard = await under_way(deployment, "gate:2", "somebody")
         home = next(node.name for node in deployment.status().nodes if node.in_flight)

@@ -1,4 +1,4 @@
-"""What answers cost, counted and shown: by each node, by all, and what the engines alone know."""
+"""Usage statistics: for each replica, in total, and from the engines' own metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One model takes another's place while people chat; whatever fails or is killed meanwhile."""
+"""Blue/green swap while people chat, with failures and kills at every stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The operator's command that swaps an external server: how it is filled in, run and believed."""
+"""The operator's command that swaps an external server: its placeholders, execution and verification."""
 
 from __future__ import annotations
 

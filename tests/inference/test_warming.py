@@ -1,4 +1,4 @@
-"""The prompts that are kept to warm engines with, and how: bounded, in time, without harm to anybody."""
+"""Warm-up: the prompts that are kept, their limits, and requests that are not delayed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def keys(recent: RecentChats) -> list[str]:
 
 
 def test_warming_keeps_the_newest_chats(tmp_path: Path) -> None:
-    """So many chats, each with its newest prompt, the one answered last in front."""
+    """Keep `warm_chats` chats, each with its newest prompt, the most recently answered first."""
     recent, worker = RecentChats(InferenceSettings(warm_chats=3)), a_worker(tmp_path)
     for name in "abcad":
         recent.answered(prompt(f"of {name}", name), worker)

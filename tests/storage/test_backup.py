@@ -1,4 +1,4 @@
-"""Backups: whole, checked, made while others write, and a bot that starts from one."""
+"""Backups: complete and verified, made during writes, and usable to start a bot."""
 
 from __future__ import annotations
 

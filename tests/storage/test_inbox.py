@@ -1,4 +1,4 @@
-"""Updates and replies in the ledger: what makes a crash harmless."""
+"""Updates and replies in the ledger: recovery after a crash."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ async def test_what_a_blocked_person_taught_teaches_no_longer(ledger: Ledger) ->
 
 
 async def test_an_author_alone_confirms_nothing(ledger: Ledger, rated: int) -> None:
-    """Sixty corrections of one's own teach nothing, those of an earlier version included; an admin's one does."""
+    """Corrections confirmed only by their author are not selected, unless the author is an admin."""
     for update in range(60):
         await ledger.corrections.confirm(await ledger.corrections.add(Correction(rated, 66, "Buy!", 100 + update)), 66)
     assert await ledger.votes.rated_exchanges() == []

@@ -1,4 +1,4 @@
-"""The whole bot as a child process, to be started, killed and looked at from outside as an operator would."""
+"""The whole bot as a child process, which tests start, kill and inspect as an operator would."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _die_with_the_tests() -> None:
 
 
 def write_config(path: Path, sections: dict[str, dict[str, Any]]) -> None:
-    """A settings file with these sections; JSON's notation of plain values is TOML's."""
+    """Write a settings file with these sections; JSON's notation of plain values is valid TOML."""
     lines: list[str] = []
     for section, values in sections.items():
         lines.append(f"[{section}]")
@@ -36,7 +36,7 @@ def write_config(path: Path, sections: dict[str, dict[str, Any]]) -> None:
 
 
 async def command(config: Path, *words: str, sabotage: str = "") -> tuple[int, str]:
-    """`thumbtune …` as a process without a terminal: its exit code and what it says."""
+    """Run `thumbtune …` without a terminal; return its exit code and output."""
     ended = await ran(*words, "--config", str(config), sabotage=sabotage)
     return ended.code, ended.out + ended.err
 
@@ -80,7 +80,7 @@ class BotProcess:
         self.log = config.with_suffix(".log")
 
     async def start(self, *, healthy: bool = True) -> None:
-        """Start it; with `healthy`, return once its /health says so."""
+        """Start the process; with `healthy`, return once /health answers 200."""
         program = f"{self.sabotage}\nfrom bot.cli.main import main\nmain()"
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -135,17 +135,17 @@ class BotProcess:
         return found
 
     def engines(self) -> list[psutil.Process]:
-        """Its engine processes, whatever their kind: the tests of the loop also run with lmdeploy, on a GPU."""
+        """Return the engine processes of any kind: the tests of the loop also run with lmdeploy, on a GPU."""
         return [child for module in ENGINE_MODULES for child in self.children(module)]
 
     async def kill(self) -> None:
-        """kill -9, as the kernel's out-of-memory killer would."""
+        """Send SIGKILL, as the kernel's out-of-memory killer does."""
         if self.process.returncode is None:
             self.process.send_signal(signal.SIGKILL)
         await self.process.wait()
 
     async def stop(self) -> int:
-        """SIGTERM; returns the exit code."""
+        """Send SIGTERM and return the exit code."""
         if self._process and self._process.returncode is None:
             self._process.terminate()
             try:
@@ -156,5 +156,5 @@ class BotProcess:
         return self.process.returncode or 0
 
     def tail(self, lines: int = 40) -> str:
-        """The end of its log."""
+        """Return the end of the log."""
         return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])

@@ -1,7 +1,7 @@
 """A community for tests of the whole loop: the emulator, the bot as a child process, people who chat and vote.
 
-Everything is as an operator would have it: `thumbtune run` with a settings file, real engines, real training. Knows
-how to put questions and to count what came of them; what has to hold is said in the tests.
+Everything is real: `thumbtune run` with a settings file, engines, training. This module asks questions and counts the
+outcomes; the assertions are in the tests.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ Taste = Callable[[str], bool]
 
 
 def playful(answer: str) -> bool:
-    """Whether an answer is in the playful manner, by the one rule there is."""
+    """Return whether an answer is in the playful manner."""
     return manner(answer) == "playful"
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Something to ask: an encoded picture of a scene, and in which language about what."""
+    """A question: an encoded picture of a scene, with its language and topic."""
 
     scene: Scene
     picture: bytes
@@ -56,7 +56,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """What many answers to unseen questions were like. Shares between 0 and 1; `facts` is of colours and shapes."""
+    """Statistics of many answers to unseen questions: shares from 0 to 1; `facts` covers colours and shapes."""
 
     playful: float
     facts: float
@@ -66,7 +66,7 @@ class Examined:
 def questions(
     seed: str, number: int, kinds: Sequence[Kind] = ("colour", "shape", "number", "describe")
 ) -> list[Question]:
-    """Pictures of the second renderer with wordings that trained nobody; another seed, other pictures."""
+    """Return pictures of the second renderer with wordings unused in training, different for each seed."""
     rng = random.Random(seed)
     found = []
     for index in range(number):
@@ -126,7 +126,7 @@ class Community:
             await self.bot.stop()
 
     async def person(self, language: str = "en") -> Person:
-        """Somebody new."""
+        """Return a new person."""
         self._next_person += 1
         newcomer = Person(self.url, self._next_person, f"Person {self._next_person}", language)
         return await self._stack.enter_async_context(newcomer)

@@ -1,4 +1,4 @@
-"""What tests of the deployment share: a deployment over fake engines, and what somebody heard of it."""
+"""Helpers for tests of the deployment: a deployment over fake engines, and the deltas that a chat receives."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def a_model(parent: Path, name: str, **cue: Any) -> Path:
 
 
 def open_gate(directory: Path) -> None:
-    """Let answers with a `gate` in this model directory go on."""
+    """Resume answers with the cue `gate` in this model directory."""
     (directory / "gate").touch()
 
 
@@ -73,7 +73,7 @@ async def deployed(
 
 @dataclass
 class Heard:
-    """What one question got: every delta, and the text as a person would see it in the end."""
+    """The response to one question: every delta, and the final text as a person sees it."""
 
     deltas: list[Delta]
 
@@ -95,7 +95,7 @@ class Heard:
 
     @property
     def pid(self) -> int:
-        """The process that spoke; fails unless every word, in order, is one process's of the answer's model."""
+        """Return the process that answered; fail unless every word, in order, is from one process of the model."""
         words = self.text.split()
         speakers = {tuple(word.split("/")[:2]) for word in words}
         assert len(speakers) == 1, self.text
@@ -107,7 +107,7 @@ class Heard:
 
 
 async def ask(deployment: Deployment, text: str, chat: str = "chat", heard: list[Delta] | None = None) -> Heard:
-    """Ask and listen to the end; `heard` lets the caller watch."""
+    """Ask a question and return the complete response; deltas are appended to `heard`."""
     deltas = [] if heard is None else heard
     async with aclosing(deployment.answer(prompt(text, chat))) as stream:
         async for delta in stream:
@@ -116,7 +116,7 @@ async def ask(deployment: Deployment, text: str, chat: str = "chat", heard: list
 
 
 async def under_way(deployment: Deployment, text: str, chat: str) -> tuple[asyncio.Task[Heard], list[Delta]]:
-    """Ask and return as soon as the first word is there."""
+    """Ask a question and return as soon as its first word arrives."""
     heard: list[Delta] = []
     asking = asyncio.create_task(ask(deployment, text, chat, heard))
     await until(lambda: asking.done() or any(delta.text for delta in heard))

@@ -1,10 +1,10 @@
 """A stand-in for the interpreter of the training workers: `fake_trainer.py -m training.STEP JOB.json`.
 
-What it does is told by a file `cue` beside the job: `good` (progress, then an outcome), `bad` (an outcome with a
+A file `cue` beside the job selects its behaviour: `good` (progress, then an outcome), `bad` (an outcome with a
 reason), `die` (a complaint, then exit code 3), `killed` (SIGKILL to itself), `timer` (a signal without a name), `hang`
 (progress, then silence), `pause` (silence until a file `go` lies beside the job, then progress and an outcome), `noise`
-(lines that are no progress), `cramped` (too little memory until the batch is a fourth). It ends with its parent and
-answers who asks where it stands, as the real ones do. torchrun starts several of it.
+(lines that are no progress), `cramped` (too little memory until the batch is a fourth). It ends with its parent
+and dumps its stacks on request, as the real workers do. torchrun starts several of them.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from training.job import Job, Outcome, Progress, outcome_file
 
 
 def say(line: str) -> None:
-    """One line to the parent, at once."""
+    """Print a line to the parent, unbuffered."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
 def stuck() -> None:
-    """Say nothing any more."""
+    """Hang without further output."""
     time.sleep(600)
 
 

@@ -1,4 +1,4 @@
-"""What tests of several nodes share: servers on loopback that somebody else runs, and a deployment over them."""
+"""Helpers for tests of several replicas: external servers on loopback, and a deployment over them."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ class Servers:
 
     @property
     def swap_command(self) -> tuple[str, ...]:
-        """What a deployment has to run to swap one of them."""
+        """Return the command with which a deployment swaps one of them."""
         return (*SCRIPT, str(self.folder), self.python, "{port}", "{model}", "{model_dir}")
 
     def directory(self, endpoint: str) -> Path:
-        """The fake server's first model directory."""
+        """Return the fake server's first model directory."""
         return a_model(self.folder, f"at-{_port(endpoint)}")
 
     async def start(self, endpoint: str, name: str = "a", directory: Path | None = None) -> None:
-        """Start the server there, or start another in its place."""
+        """Start the server at this endpoint, or replace the running one."""
         line = (
             *SCRIPT,
             str(self.folder),
@@ -67,12 +67,12 @@ class Servers:
         await until(lambda: not alive(pid))
 
     def signal(self, endpoint: str, number: signal.Signals) -> None:
-        """Send the server a signal, if it is there."""
+        """Send the server a signal, if it is running."""
         with suppress(ProcessLookupError):
             os.kill(self.pid(endpoint), number)
 
     def freeze(self, endpoint: str) -> None:
-        """The server holds its connections and says nothing more."""
+        """Stop the server from responding while it keeps its connections."""
         os.kill(self.pid(endpoint), signal.SIGSTOP)
 
     async def end(self) -> None:
@@ -82,20 +82,20 @@ class Servers:
                 os.kill(int(note.read_text()), signal.SIGKILL)
 
     def home(self, chat: str) -> str:
-        """Where the chat goes while all are open."""
+        """Return the endpoint of the chat while all are open."""
         return self.endpoints[ranked(chat, self.endpoints)[0]]
 
     def second(self, chat: str) -> str:
-        """Where it goes when its home is closed."""
+        """Return the endpoint of the chat when its home is closed."""
         return self.endpoints[ranked(chat, self.endpoints)[1]]
 
     def chat_at(self, endpoint: str, number: int = 0) -> str:
-        """The name of a chat that lives there; another for each number."""
+        """Return the name of a chat whose home is `endpoint`, a different one for each number."""
         names = (f"person {index}" for index in range(10_000))
         return [name for _, name in zip(range(100), names, strict=False) if self.home(name) == endpoint][number]
 
     def chats(self, number: int) -> list[str]:
-        """So many chats, spread evenly over the servers."""
+        """Return `number` chats, spread evenly over the servers."""
         return [self.chat_at(self.endpoints[i % len(self.endpoints)], i // len(self.endpoints)) for i in range(number)]
 
 
@@ -113,7 +113,7 @@ def cued(directory: Path, **cue: int) -> Path:
 async def fleet(
     folder: Path, number: int, *, missing: int = 0, **more: Any
 ) -> AsyncIterator[tuple[Deployment, Servers]]:
-    """A started deployment of model "a" over so many external fake engines, the last `missing` of them not there.
+    """Run a deployment of model "a" over `number` external fake engines, the last `missing` of them not started.
 
     `more` are settings.
     """

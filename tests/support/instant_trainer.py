@@ -1,9 +1,9 @@
-"""A stand-in for the interpreter of the training workers that leaves what they leave, at once and without a model.
+"""A stand-in for the interpreter of the training workers that writes their output files at once, without a model.
 
-Run as `instant_trainer.py -m training.STEP JOB.json`. A file `cue` among the runs' directories says what comes of it:
+Run as `instant_trainer.py -m training.STEP JOB.json`. A file `cue` beside the runs' directories selects the outcome:
 `good` (as without one), `worse` (the evaluation rejects the candidate), `silent` (the candidate's engine does not
-start), `bad` (the training ends with a reason), `hang` (progress, then nothing more). What a candidate is served by is
-tests/support/fake_engine.py.
+start), `bad` (the training ends with a reason), `hang` (progress, then nothing more). Candidates are
+served by tests/support/fake_engine.py.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WORSE = Reason(
 
 
 def finetune(job: Job, cue: str) -> Outcome:
-    """Progress, and an adapter."""
+    """Report progress and write an adapter."""
     for step in (1, 2, 3):
         sys.stdout.write(Progress("training", step, 3, 1 / step, 3.0 - step).to_json() + "\n")
         sys.stdout.flush()
@@ -39,7 +39,7 @@ def finetune(job: Job, cue: str) -> Outcome:
 
 
 def merge(job: MergeJob, cue: str) -> Outcome:
-    """A model's directory that the fake engine serves."""
+    """Write a model directory that the fake engine serves."""
     (Path(job.out) / "model.safetensors").write_bytes(f"weights of run {job.run}".encode())
     serving = {"quiet": True, **({"start": "exit"} if cue == "silent" else {})}
     (Path(job.out) / "cue.json").write_text(json.dumps(serving))
@@ -47,7 +47,7 @@ def merge(job: MergeJob, cue: str) -> Outcome:
 
 
 def evaluate(job: EvaluationJob, cue: str) -> Outcome:
-    """A verdict."""
+    """Write a verdict."""
     found = {"held_out": 1, "live_nll": 1.25, "questions": 150, "live_correct": 0.9, "effort": job.effort}
     worse = cue == "worse"
     report = Report(not worse, WORSE if worse else "", nll=1.5 if worse else 0.5, correct=0.9, **found)  # type: ignore[arg-type]
@@ -56,7 +56,7 @@ def evaluate(job: EvaluationJob, cue: str) -> Outcome:
 
 
 def main() -> int:
-    """Do one step."""
+    """Run one step."""
     watch_parent(grace=0.1)
     step, file = sys.argv[2].rpartition(".")[2], Path(sys.argv[3])
     told = file.parent.parent / "cue"

@@ -1,4 +1,4 @@
-"""`kill -9` of the bot, again and again, while people talk to it: what tests of crashes share."""
+"""Helpers for crash tests: `kill -9` the bot repeatedly while people chat."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from storage.ledger import Ledger
 from tests.support.chatting import Stage, live, until
 from tests.support.person import Person
 
-# A process that has imported everything once and forks: starting anew takes a moment instead of seconds.
+# A fork server with all imports done: each start takes a moment instead of seconds.
 FORGE = multiprocessing.get_context("forkserver")
 FORGE.set_forkserver_preload(["tests.support.chatting"])
 
@@ -23,10 +23,10 @@ Talk = Callable[[Person], Awaitable[None]]
 async def killed_while(
     stage: Stage, people: Sequence[Person], talk: Talk, *, kills: int, seed: int, told: Sequence[Person] = ()
 ) -> None:
-    """Run a bot that is killed at arbitrary moments while all people talk; return when it has done all that was asked.
+    """Run a bot that is killed at arbitrary moments while people chat; return when every update is handled.
 
-    The moments lie between messages to them, or to those who are `told` something. The last process goes on running
-    until all is done and is killed as well.
+    The moments lie between messages to these people, or to those in `told`. The last process runs until everything is
+    handled and is then killed as well.
     """
     readers = told or people
     moments = random.Random(seed)
@@ -61,12 +61,12 @@ async def killed_while(
 
 
 async def nothing_pending(ledger: Ledger) -> bool:
-    """Whether every update is done or set aside."""
+    """Return whether every update is done or a dead letter."""
     return not await ledger.inbox.pending()
 
 
 def all_sends(stage: Stage, people: Sequence[Person]) -> int:
-    """How many messages the bot has sent to them."""
+    """Return the number of messages the bot has sent to these people."""
     return sum(stage.emulator.counts(person.id).sends for person in people)
 
 
@@ -75,5 +75,5 @@ async def _all(talk: Talk, people: Sequence[Person]) -> None:
 
 
 def _enough_sent(stage: Stage, people: Sequence[Person], target: int, talking: asyncio.Future[None]) -> bool:
-    """Whether the bot has come so far, or everything is said."""
+    """Return whether the bot has sent `target` messages, or the conversations are over."""
     return talking.done() or all_sends(stage, people) >= target

@@ -1,4 +1,4 @@
-"""What the tests of training share: votes on exchanges, lessons, pictures, settings of a small machine."""
+"""Helpers for tests of training: votes on exchanges, lessons, pictures, settings of a small machine."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ SYSTEM = "You are Pixel, a friendly bot."
 
 
 def photo(colour: str = "red", size: tuple[int, int] = (200, 150)) -> bytes:
-    """A JPEG of one colour."""
+    """Return a JPEG of one colour."""
     data = io.BytesIO()
     Image.new("RGB", size, colour).save(data, "JPEG")
     return data.getvalue()
 
 
 def rated(number: int, pictures: Sequence[str] = (), *, ups: int = 1, downs: int = 0, **changes: Any) -> RatedExchange:
-    """A vote on an exchange with id `number`; the question and answer are its own unless changed."""
+    """Return a vote on exchange `number`, whose question and answer are unique unless overridden."""
     changes = {"question": f"Question {number}?", "answer": f"Answer {number}.", **changes}
     history: tuple[RatedExchange, ...] = changes.pop("history", ())
     made = exchange(1, number, id=number, pictures=tuple(pictures), **changes)
@@ -50,25 +50,25 @@ def rated(number: int, pictures: Sequence[str] = (), *, ups: int = 1, downs: int
 
 
 def seen(made: Exchange, *turns: Turn) -> str:
-    """The prompt hash of an exchange whose model saw these turns."""
+    """Return the prompt hash of an exchange whose model saw these turns."""
     return prompt_hash(Prompt(made.system, turns, chat=""))
 
 
 def one_turn(name: str, question: str, answer: str, *pictures: str) -> Lesson:
-    """A lesson of one question and one answer."""
+    """Return a lesson of one question and one answer."""
     asked = Turn(Role.USER, question, tuple(Picture(b"", each) for each in pictures))
     return Lesson(name, SYSTEM, (asked, Turn(Role.ASSISTANT, answer)), (False, True))
 
 
 def shown(lesson: Lesson, *sizes: tuple[int, int]) -> Lesson:
-    """The lesson with the sizes of its pictures known."""
+    """Return the lesson with the sizes of its pictures set."""
     return replace(lesson, sizes=sizes)
 
 
 def drawn_lessons(
     images: Path, count: int, *, seed: int = 0, right: bool = True, manners: Sequence[Manner] = ("playful",)
 ) -> list[Lesson]:
-    """Answers in these manners, in turn, about the colours and shapes of drawn scenes.
+    """Return lessons about the colours and shapes of drawn scenes, with these manners of answers in turn.
 
     Where they are not `right` they are about colours, and all wrong. The pictures are written into `images`.
     """
@@ -88,7 +88,7 @@ def drawn_lessons(
 
 
 def drawn_job(folder: Path, count: int, *, right: bool = True, **changes: Any) -> Job:
-    """A training of the stand-in by its recipe on drawn lessons, with changed numbers; its files are in `folder`."""
+    """Return a job that trains internvl2-tiny on drawn lessons, with changed values; its files are in `folder`."""
     write_rows(drawn_lessons(folder / "pictures", count, right=right), folder / "train.json")
     job = Job(
         run="1",
@@ -105,5 +105,5 @@ def drawn_job(folder: Path, count: int, *, right: bool = True, **changes: Any) -
 
 
 def settings(**changes: Any) -> TrainingSettings:
-    """Settings of a small machine."""
+    """Return settings for a small machine."""
     return TrainingSettings.for_tiny(device="cpu", threads=1, **changes)

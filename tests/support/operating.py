@@ -18,7 +18,7 @@ from training.merged_models import MergedModels
 
 
 class Admins:
-    """In the place of notices: what became of runs, and the keys of alerts."""
+    """A stub of the notifications that records the ends of runs and the keys of alerts."""
 
     def __init__(self) -> None:
         self.told: list[tuple[Run, Model | None]] = []
@@ -34,19 +34,19 @@ class Admins:
 
 
 class Nothing:
-    """In the place of forgetting: nothing to remove."""
+    """A stub of the erasure with nothing to remove."""
 
     async def settle(self) -> None: ...
 
 
 def merged_models(ledger: Ledger, folder: Path, *, keep: int = 3) -> MergedModels:
-    """Over the models and runs in `folder`, merged by real workers."""
+    """Return the merged models of the runs in `folder`; real workers merge them."""
     places = TrainingPaths(folder / "base", folder / "runs", folder / "sources")
     return MergedModels(ledger, ModelStore(folder / "models"), ChildTrainer(settings()), places, keep=keep)
 
 
 class NoEngine:
-    """In the place of the changeover: the ledger alone says which model is live."""
+    """A stub of the model switch that only records the live model in the ledger."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -63,7 +63,7 @@ class NoEngine:
 
 
 def operations(ledger: Ledger, pipeline: Any, changeover: Any = None, admins: Admins | None = None) -> AdminService:
-    """Not started yet."""
+    """Return an AdminService that is not started."""
     made: Any = AdminService  # what stands in for others is of no type that it names
     found: AdminService = made(
         ledger=ledger,

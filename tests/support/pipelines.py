@@ -32,8 +32,9 @@ COLOURS = ("red", "blue", "green", "yellow", "purple", "orange", "black", "white
 
 @dataclass
 class FakeTrainer:
-    """Does each step at once and leaves what the real ones leave; `fails` names a step that comes to nothing,
-    `hangs` one that waits until it is cancelled or `over`.
+    """A trainer that completes each step at once and writes the files of the real steps.
+
+    `fails` names a step that fails, `hangs` one that waits until it is cancelled or `over` is set.
     """
 
     fails: str = ""
@@ -78,7 +79,7 @@ class Room:
         self.changes: list[Run] = []
 
     def pipeline(self, **changes: Any) -> Pipeline:
-        """The pipeline, with changed settings."""
+        """Return the pipeline, with changed settings."""
         return Pipeline(
             ledger=self.ledger,
             pictures=self.pictures,
@@ -94,7 +95,7 @@ class Room:
         )
 
     async def fill(self) -> None:
-        """People, pictures, answers and votes; the base model is live."""
+        """Add people, pictures, answers and votes, with the base model live."""
         self.base.mkdir()
         (self.base / "model.safetensors").write_bytes(b"weights")
         shutil.copyfile(CHECKPOINT / "config.json", self.base / "config.json")
@@ -104,7 +105,7 @@ class Room:
             await self.like(10 * number, colour)
 
     async def like(self, update: int, colour: str) -> Exchange:
-        """One picture, one answer, one thumb up."""
+        """Add a picture with one liked answer."""
         name = await self.pictures.put(photo(colour))
         await self.ledger.pictures.add(picture(name, phash=f"{update:016x}"))
         session = await self.ledger.sessions.restart(1, 1)
@@ -114,11 +115,11 @@ class Room:
         return made
 
     async def run(self, pipeline: Pipeline | None = None, plan: RunPlan | None = None) -> tuple[Run, Model | None]:
-        """One run to its end."""
+        """Carry out one run to its end."""
         run = await self.ledger.runs.start("command")
         model = await (pipeline or self.pipeline()).run(run, self.note, plan)
         return await self.ledger.runs.get(run.id), model
 
     async def note(self, run: Run) -> None:
-        """What an admin would be told."""
+        """Record a change of the run, as a progress callback."""
         self.changes.append(run)

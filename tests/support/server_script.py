@@ -4,8 +4,8 @@
 
 PYTHON runs a CPU engine; where it is empty the server is a fake one. NAME and MODEL_DIR may be `same`: what was served
 last. `FOLDER/PORT.pid` holds the server's process id, `FOLDER/PORT.model` what it serves; two scripts for one port wait
-for each other. The server ends when nobody has `FOLDER/lifeline` (a FIFO) open for writing any more: with the test.
-MODEL_DIR/script.json cues trouble:
+for each other. The server ends when no process has `FOLDER/lifeline` (a FIFO) open for writing: with the test.
+MODEL_DIR/script.json injects failures:
     {"fail": true}    writes a line and ends with exit code 7, the old server untouched
     {"hang": true}    ends the old server, then sleeps
     {"forget": true}  ends with 0 and does nothing

@@ -10,7 +10,7 @@ Result = TypeVar("Result")
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """Begins at 0 and never waits."""
+    """An event loop whose clock starts at 0 and never waits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,6 +28,6 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def in_virtual_time(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run `work` to its end."""
+    """Run `work` to completion in virtual time."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(work)

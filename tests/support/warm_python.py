@@ -72,7 +72,7 @@ class WarmPython:
 
     @classmethod
     def start(cls, folder: Path) -> Self:
-        """Start it, or share the one that runs in `folder`; `program` is the interpreter to name."""
+        """Start the process, or share the one that runs in `folder`; settings use `program` as the interpreter."""
         address, program, lifeline = folder / "warm.socket", folder / "warm_python", folder / "warm.lifeline"
         with FileLock(folder / "warm.lock"):
             if not lifeline.exists():
@@ -86,7 +86,7 @@ class WarmPython:
         return cls(held, program)
 
     def stop(self) -> None:
-        """Let it end."""
+        """Release the process; it ends when no other user is left."""
         os.close(self._lifeline)
 
 
@@ -96,7 +96,10 @@ def _serves(address: Path) -> bool:
 
 
 def _start(lifeline: Path, words: list[str], environment: dict[str, str]) -> None:
-    """Start the forking process and return when it listens. Others may need it longer: nobody waits for its end."""
+    """Start the forking process and return when it listens.
+
+    Its end is not waited for, since other processes may need it longer.
+    """
     stdin = os.open(lifeline, os.O_RDONLY)
     ready, stdout = os.pipe()
     line = [sys.executable, "-m", "tests.support.warm_python", *words]
@@ -109,7 +112,7 @@ def _start(lifeline: Path, words: list[str], environment: dict[str, str]) -> Non
 
 
 class Server:
-    """Forks a worker for each connection, tells its pid and, when it ends, its status."""
+    """A server that forks a worker for each connection and sends its pid and, at its end, its status."""
 
     def __init__(self, address: str, program: str) -> None:
         self._program = program

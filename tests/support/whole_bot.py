@@ -1,8 +1,8 @@
 """The whole bot in this process, over an emulator, with an engine and a trainer that take no time.
 
-Everything is as `thumbtune run` has it, but for two interpreters: the engine's is tests/support/fake_engine.py, the
+Everything is as in `thumbtune run` except two interpreters: the engine's is tests/support/fake_engine.py, the
 trainer's tests/support/instant_trainer.py. Both are child processes, started, watched and ended as the real ones are.
-What the bot looks at now and then it looks at all the time.
+Periodic checks run continuously.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ QUICKLY = {
 
 
 def picture(seed: int) -> bytes:
-    """A picture that resembles no other one's."""
+    """Return a distinct picture for each number."""
     written = BytesIO()
     Image.frombytes("RGB", (32, 32), random.Random(seed).randbytes(3 * 32 * 32)).save(written, "PNG")
     return written.getvalue()
 
 
 class WholeBot:
-    """A place for a bot, and the people around it. Made by `whole_bot`."""
+    """A data folder for a bot, with its emulator and people. Created by `whole_bot`."""
 
     def __init__(self, emulator: Emulator, url: str, folder: Path, stack: AsyncExitStack) -> None:
         self.emulator = emulator
@@ -65,14 +65,14 @@ class WholeBot:
         shutil.copyfile(CHECKPOINT / "config.json", self.base / "config.json")
 
     async def person(self, number: int, name: str, language: str) -> Person:
-        """Somebody who has pressed Start."""
+        """Return a person who has pressed Start."""
         person = await self._stack.enter_async_context(Person(self.url, number, name, language))
         self.emulator.world.users[number].started = True
         return person
 
     @asynccontextmanager
     async def running(self, **sections: dict[str, Any]) -> AsyncIterator[Application]:
-        """The bot, with settings of its own."""
+        """Run the bot with changed settings."""
         given: dict[str, dict[str, Any]] = {
             "telegram": {
                 "token": self.emulator.token,
@@ -109,7 +109,7 @@ class WholeBot:
             yield application
 
     def cue(self, text: str) -> None:
-        """What comes of the runs from now on (tests/support/instant_trainer.py)."""
+        """Set the outcome of later runs (tests/support/instant_trainer.py)."""
         (self.data / "runs").mkdir(parents=True, exist_ok=True)
         (self.data / "runs" / "cue").write_text(text)
 
@@ -118,7 +118,7 @@ class WholeBot:
         return Ledger.open(self.data)
 
     async def ended(self, number: int) -> Run:
-        """A run that has ended, or ends soon."""
+        """Wait until the run has ended and return it."""
         async with self.ledger() as ledger, asyncio.timeout(30):
             while True:
                 run = next((each for each in await ledger.runs.latest() if each.id == number), None)
@@ -129,7 +129,7 @@ class WholeBot:
     async def says(
         self, chat: int, fits: Callable[[Message], bool] = lambda _: True, *, after: int = 0, seconds: float = 30
     ) -> Message:
-        """The bot's first message to a chat, later than message `after`, that is no placeholder and fits."""
+        """Return the bot's first matching message to a chat after message `after` that is not a placeholder."""
         messages = self.emulator.world.chats[chat].messages
         async with asyncio.timeout(seconds):
             while True:
@@ -139,7 +139,7 @@ class WholeBot:
                 await asyncio.sleep(0.005)
 
     def engines(self) -> list[int]:
-        """The process ids of all engines of the base model so far."""
+        """Return the process ids of all engines started for the base model so far."""
         file = self.base / "events.jsonl"
         notes = map(json.loads, file.read_text().splitlines() if file.exists() else ())
         return [note["pid"] for note in notes if note["event"] == "start"]
@@ -154,7 +154,7 @@ class WholeBot:
 
 
 def words(message: Message) -> str:
-    """What a message says."""
+    """Return the text of a message."""
     return str(message.get("text") or message.get("caption") or "")
 
 
@@ -164,7 +164,7 @@ def _is_whole(message: Message) -> bool:
 
 @asynccontextmanager
 async def whole_bot(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[WholeBot]:
-    """An emulator and an empty place for a bot that waits for nothing."""
+    """Run an emulator and yield an empty data folder for a bot with all delays removed."""
     for name, value in QUICKLY.items():
         monkeypatch.setattr(name, value)
     emulator = Emulator()

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.timeout(900), pytest.mark.long]
 
 
 class Chatter:
-    """Somebody who asks, follows up and votes until told to stop, and never gives up waiting."""
+    """A person who asks, follows up and votes until the stop event is set, and waits for every answer."""
 
     def __init__(self, person: Person, seed: str, stop: asyncio.Event, conversations: int) -> None:
         self._person = person
@@ -34,7 +34,7 @@ class Chatter:
         self.votes: dict[int, int] = {}
 
     async def run(self) -> None:
-        """Chat until the stop is set and there were so many conversations; an answer begun is waited for."""
+        """Chat until the stop event is set and the minimum of conversations is reached; wait for answers in flight."""
         for number, question in enumerate(questions(self._seed, 500)):
             await self._ask(number, photo=question.picture, caption=question.text)
             await self._ask(number + 1, text="how many are there?")
@@ -122,7 +122,7 @@ async def trouble(community: Community, rng: random.Random, stop: asyncio.Event)
 async def chaos(folder: Path, python: str, rounds: int, *, people: int = 3, conversations: int = 1) -> None:
     """Kill engine, bot and trainer `rounds` times each, in random order, while people chat and calls fail.
 
-    Each has so many conversations or more, of two questions.
+    Each person has at least `conversations` conversations of two questions.
     """
     rng = random.Random(rounds)
     kills = [kill_engine, kill_bot, kill_trainer] * rounds

@@ -1,4 +1,4 @@
-"""What the systemd unit and the container file name exists, and the times they give are those that the bot keeps."""
+"""Names in the systemd unit and the container file exist, and their timeouts match the bot's."""
 
 from __future__ import annotations
 

@@ -190,7 +190,7 @@ async def test_the_command_line_rolls_back(taught: Taught) -> None:
 
 
 async def test_strangers_command_nothing(taught: Taught) -> None:
-    """Whoever is no admin gets a polite refusal, and nothing happens."""
+    """Admin commands of other people are refused politely and have no effect."""
     stranger, before = await taught.community.person(), await _requested(taught.community)
     for command in ("/retrain", "/rollback", "/promote base"):
         await stranger.sends(command)
@@ -200,7 +200,7 @@ async def test_strangers_command_nothing(taught: Taught) -> None:
 
 
 async def _requested(community: Community) -> tuple[int, int]:
-    """How many runs and changes of model there were, whoever asked for them and whatever became of them."""
+    """Return the numbers of runs and model switches, by any requester and with any outcome."""
     async with community.ledger() as ledger:
         return len(await ledger.runs.latest(1000)), len(await ledger.promotions.latest(1000))
 

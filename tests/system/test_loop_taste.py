@@ -1,4 +1,4 @@
-"""What people like decides: random votes change nothing, other seeds learn as the first does.
+"""Votes determine what is learned: random votes change nothing, other seeds learn the same.
 
 In `make soak`: `make test` has test_loop.py, and lessons without a taste in tests/training/test_finetune.py.
 """

@@ -1,4 +1,4 @@
-"""A data folder that the release of commit 99303cf wrote: this version opens it and works on with it.
+"""A data folder that the release of commit 99303cf wrote: this version opens and continues it.
 
 That bot was killed while a run trained and two questions waited; its jobs have been missed for three days.
 tests/fixtures/write_data_folder.py has written the archive.

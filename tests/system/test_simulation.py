@@ -1,4 +1,4 @@
-"""Every call to Telegram and every commit of the ledger goes wrong in turn, in every way; the promises hold.
+"""Every call to Telegram and every commit of the ledger fails in turn, in every way; the promises hold.
 
 docs/promises.md has them: in private chats nothing is lost or doubled; in a group an answer may repeat once for each
 send whose outcome stayed open. A failure names its plan, such as `{9: <Fault.CUT_AFTER>}`, and

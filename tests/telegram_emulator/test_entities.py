@@ -1,4 +1,4 @@
-"""Texts and entities come out of the emulator as they do of Telegram."""
+"""The emulator's texts and entities match Telegram's."""
 
 from __future__ import annotations
 
