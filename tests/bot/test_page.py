@@ -178,7 +178,7 @@ async def test_an_album_is_one_question(demo: Demo, opened: Opens) -> None:
     async with opened("Dan") as page:
         await page.asks("Dan's pictures", RED, BLUE, GREEN)
         assert pictures(demo.asked("Dan's pictures")) == [3]
-        await page.page.get_by_role("button", name="Collect the sample").first.click()
+        await page.page.get_by_role("button", name="Select the sample").first.click()
         await page.page.locator(".sample").nth(1).click()
         await expect(page.page.locator(".chip img")).to_have_count(2)
         await page.asks("Dan's samples")
@@ -260,7 +260,7 @@ async def test_the_sample_sticker_is_sent_as_one(demo: Demo, opened: Opens) -> N
         await page.page.get_by_role("button", name="Send the sample sticker").click()
         await expect(page.rated).to_have_count(1)
         await expect(page.page.locator("img.sticker")).to_be_visible()
-        await expect(page.page.get_by_role("button", name="Collect the sample sticker")).to_have_count(0)
+        await expect(page.page.get_by_role("button", name="Select the sample sticker")).to_have_count(0)
         await expect(page.page.locator("#text")).to_have_value("Ivy's question")
         await page.page.locator("#text").press("Enter")
         await expect(page.rated).to_have_count(2)
