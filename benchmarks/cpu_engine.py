@@ -10,16 +10,12 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from base64 import b64encode
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -29,41 +25,10 @@ from PIL import Image
 
 from benchmarks.random_checkpoint import SIZES
 from benchmarks.random_checkpoint import main as write_random
-from inference.engines.access_key import KEY_VARIABLE, new_key
+from tests.support.cpu_serving import NAME, started
 
-NAME = "benchmark"
 CHATS = 4
 ANSWER_TOKENS = 32
-
-
-@contextmanager
-def serving(directory: Path, flags: list[str]) -> Iterator[httpx.Client]:
-    """Yield a client of a ready engine."""
-    line = [
-        sys.executable,
-        "-m",
-        "inference.engines.cpu.server",
-        "--model",
-        str(directory),
-        "--name",
-        NAME,
-        "--port",
-        "0",
-    ]
-    key = new_key()
-    environment = {**os.environ, KEY_VARIABLE: key}
-    with subprocess.Popen(
-        [*line, *flags], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        assert process.stdin is not None and process.stdout is not None
-        try:
-            address, headers = process.stdout.readline().strip(), {"Authorization": f"Bearer {key}"}
-            with httpx.Client(base_url=address, headers=headers, timeout=600, trust_env=False) as client:
-                while client.get("/health").status_code != 200:
-                    time.sleep(0.1)
-                yield client
-        finally:
-            process.stdin.close()
 
 
 def photo(seed: int, size: tuple[int, int]) -> str:
@@ -113,17 +78,18 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a checkpoint instead of a random model")
     parser.add_argument("--picture", default="448x448", help="width x height in pixels")
     parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument("--threads", help="of the engine")
+    parser.add_argument("--threads", default="", help="of the engine")
     parser.add_argument("--dtype", default="float32")
     options = parser.parse_args()
     width, height = map(int, options.picture.split("x"))
-    flags = ["--dtype", options.dtype, "--slots", str(CHATS)]
-    if options.threads:
-        flags += ["--threads", options.threads]
+    flags = ("--dtype", options.dtype, "--slots", str(CHATS))
     with tempfile.TemporaryDirectory() as folder:
         if options.model is None:
             write_random(["--size", options.size, "--out", folder])
-        with serving(options.model or Path(folder), flags) as client:
+        with started(options.model or Path(folder), *flags, threads=options.threads, timeout=600) as server:
+            client = server.http
+            while client.get("/health").status_code != 200:
+                time.sleep(0.1)
             chat(client, -1, (width, height))
             chats = [chat(client, seed, (width, height)) for seed in range(options.turns)]
             alone, together = speed(client, 1), speed(client, CHATS)

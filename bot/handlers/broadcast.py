@@ -1,8 +1,8 @@
 """/broadcast, for admins: one text to every private chat.
 
 The messages go out one after the other, as fast as the rate limit lets them; answers to questions go out in between.
-The ledger holds the recipients and what became of each, so after a crash the rest get it, and no one twice: those for
-whom it is unknown whether the message arrived are left out and named.
+The ledger holds each recipient's state. After a crash the remaining recipients get the text and nobody gets it twice:
+if it is unknown whether a message arrived, the recipient is skipped and named in the report.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ DISK_SECONDS: Final = 1.0
 """Between two attempts to write to a full disk."""
 
 NAMED: Final = 20
-"""Recipients in doubt who are named, at most."""
+"""The maximum number of recipients with an unknown outcome that the report names."""
 
 Result = TypeVar("Result")
 
@@ -95,7 +95,7 @@ async def cancel(query: CallbackQuery, callback_data: CancelBroadcast, request: 
 async def _send_to(chat: int, text: str, request: Request) -> None:
     """Send to one chat and record the outcome. Raises `Undelivered` where Telegram is out of reach: it is due still.
 
-    A bot that is stopped meanwhile waits a moment for the record, so that the outcome is not in doubt.
+    A bot that is stopped meanwhile waits a moment for the record, so that the outcome is known.
     """
     sending = asyncio.ensure_future(_send_and_record(chat, text, request))
     try:
@@ -141,7 +141,7 @@ def _progress(receivers: Mapping[int, RecipientState], say: Say) -> str:
 
 
 async def _report(request: Request) -> str:
-    """Return how many got a broadcast, and who is in doubt."""
+    """Return the outcome of a broadcast: how many got it, and for whom that is unknown."""
     ledger, say = request.services.ledger, request.say
     receivers = await ledger.broadcasts.recipients(request.delivery.update)
     numbers = Counter(receivers.values())

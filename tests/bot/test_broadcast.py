@@ -86,9 +86,9 @@ async def test_a_broadcast_reaches_everyone_once(stage: Stage, monkeypatch: pyte
 
 
 async def test_a_broadcast_survives_being_killed(stage: Stage) -> None:
-    """After `kill -9` again and again it continues with the remaining people.
+    """After repeated `kill -9` it continues with the remaining recipients.
 
-    No one gets it twice, and the report names those whom a kill left in doubt.
+    Nobody gets it twice, and the report names the recipients whose outcome is unknown.
     """
     kills = 3
     await acquainted(stage, PEOPLE)

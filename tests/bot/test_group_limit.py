@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
 from bot.telegram import rate_limit, sliding_window, wait_notices
-from tests.support.chatting import Stage, png, shows, until
+from tests.support.chatting import RunningBot, Stage, png, shows, until
 from tests.support.person import DOWN, UP, Message, Person, button
 
 QUICKER = 20
@@ -38,9 +40,9 @@ def answers(stage: Stage, group: int) -> list[Message]:
     return [each for each in stage.emulator.world.chats[group].messages.values() if button(each, UP)]
 
 
-async def test_a_quick_answer_takes_one_call(stage: Stage) -> None:
-    """Nine questions of three people take nine messages and no edit; no call is refused, no notice sent."""
-    stage.emulator.flood.on = True
+@asynccontextmanager
+async def friends(stage: Stage) -> AsyncIterator[tuple[RunningBot, tuple[Person, Person, Person], int, Message]]:
+    """Yield a limited bot, three members of a group, the group and its first answer, which is about a picture."""
     async with (
         stage.bot(telegram=LIMITED) as bot,
         stage.person(1001) as ada,
@@ -49,7 +51,13 @@ async def test_a_quick_answer_takes_one_call(stage: Stage) -> None:
     ):
         group = stage.emulator.add_group("Friends", [1001, 1002, 1003]).id
         await ada.sends(photo=png(), caption="@thumbtune_bot What?", chat=group)
-        first = await ada.answer(rated=True, chat=group)
+        yield bot, (ada, bob, cyd), group, await ada.answer(rated=True, chat=group)
+
+
+async def test_a_quick_answer_takes_one_call(stage: Stage) -> None:
+    """Nine questions of three people take nine messages and no edit; no call is refused, no notice sent."""
+    stage.emulator.flood.on = True
+    async with friends(stage) as (bot, (ada, bob, cyd), group, first):
         for number in range(8):
             person = (ada, bob, cyd)[number % 3]
             await person.sends(f"question {number}", reply_to=first["message_id"], chat=group)
@@ -113,15 +121,7 @@ async def test_every_vote_is_shown(stage: Stage) -> None:
 
     A 👎 shows the button for a correction, and the next answer does not wait behind the votes.
     """
-    async with (
-        stage.bot(telegram=LIMITED) as bot,
-        stage.person(1001) as ada,
-        stage.person(1002, "Bob") as bob,
-        stage.person(1003, "Cyd") as cyd,
-    ):
-        group = stage.emulator.add_group("Friends", [1001, 1002, 1003]).id
-        await ada.sends(photo=png(), caption="@thumbtune_bot What?", chat=group)
-        first = await ada.answer(rated=True, chat=group)
+    async with friends(stage) as (bot, (ada, bob, cyd), group, first):
         for number in range(11):
             await ada.sends(f"q{number}", reply_to=first["message_id"], chat=group)
         await until(lambda: len(answers(stage, group)) == 12)

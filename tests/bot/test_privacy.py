@@ -142,7 +142,7 @@ async def test_deletion_is_confirmed_and_complete(stage: Stage) -> None:
 
 
 async def test_an_empty_account_can_be_deleted(stage: Stage) -> None:
-    """A person of whom only the name and the language are stored reads so, and can delete them."""
+    """A person with only a name and a language stored sees exactly that, and can delete it."""
     async with stage.bot(), stage.person() as ada:
         question = await final_reply(ada, "/delete_my_data")
         assert "only your name" in question["text"]

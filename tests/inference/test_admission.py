@@ -63,7 +63,7 @@ def test_admission_lanes_have_places_of_their_own() -> None:
         assert [ticket.before for ticket in (b, c)] == [None, 0]
         a.move("three")
         b.leave()
-        assert c.before == 0, "an answer that is begun anew takes a place even in a full lane"
+        assert c.before == 0, "a restarted answer takes a slot even in a full lane"
         a.leave()
         assert inside(c, d) == [True, True]
 

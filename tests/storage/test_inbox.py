@@ -178,7 +178,7 @@ async def test_a_reply_not_yet_sent_hides_no_earlier_answer(ledger: Ledger) -> N
 
 
 async def test_a_replayed_reply_is_found(ledger: Ledger) -> None:
-    """A reply that was sent is found by its update and slot, with its message, and nothing is in doubt."""
+    """A reply that was sent is found by its update and slot, with its message, and none is doubtful."""
     assert await ledger.replies.begin(1, 0, 5) == Reply(1, 0, 5, None)
     await ledger.replies.sent(1, 0, 900)
     assert await ledger.replies.begin(1, 0, 5) == Reply(1, 0, 5, 900)

@@ -96,8 +96,15 @@ class Served:
 
 
 @contextmanager
-def started(directory: Path, *flags: str) -> Iterator[Served]:
-    """Start a server for a checkpoint and end it by closing its standard input."""
+def started(directory: Path, *flags: str, threads: str = "1", timeout: float = 60) -> Iterator[Served]:
+    """Start a server for a checkpoint and end it by closing its standard input.
+
+    Args:
+        directory: The checkpoint.
+        flags: Further arguments of the server.
+        threads: Computing threads; empty: the server's default.
+        timeout: Seconds that a request of the client may take.
+    """
     line = [
         sys.executable,
         "-m",
@@ -110,7 +117,7 @@ def started(directory: Path, *flags: str) -> Iterator[Served]:
         "0",
     ]
     with subprocess.Popen(
-        [*line, "--threads", "1", *flags],
+        [*line, *(("--threads", threads) if threads else ()), *flags],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -120,7 +127,7 @@ def started(directory: Path, *flags: str) -> Iterator[Served]:
         assert process.stdin is not None and process.stdout is not None
         try:
             address = process.stdout.readline().strip()
-            with httpx.Client(base_url=address, headers=HEADERS, timeout=60, trust_env=False) as http:
+            with httpx.Client(base_url=address, headers=HEADERS, timeout=timeout, trust_env=False) as http:
                 yield Served(process, http, directory)
         finally:
             process.stdin.close()

@@ -54,7 +54,7 @@ def much_metadata(size: int = 19_900_000) -> bytes:
 
 
 def located(width: int = 640, height: int = 480, colour: str = "teal") -> bytes:
-    """Return a photo whose metadata, comment and profile tell where it was taken and by whom."""
+    """Return a photo whose metadata, comment and profile contain its location and its author."""
     exif = Image.Exif()
     exif[0x010E] = GPS.decode()  # ImageDescription
     exif[0x8825] = {1: "N", 2: (51.0, 28.0, 40.0), 3: "W", 4: (0.0, 0.0, 5.0)}  # the GPS directory

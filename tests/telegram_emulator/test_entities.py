@@ -16,11 +16,11 @@ def spans(entities: list[dict[str, Any]]) -> Spans:
 
 def test_telegram_finds_commands_links_mentions_and_hashtags() -> None:
     """In plain words these become entities; in code they do not."""
-    text, entities = formatted("/start@thumbtune_bot see https://example.org/a. @somebody #cats 1/2 a@b")
+    text, entities = formatted("/start@thumbtune_bot see https://example.org/a. @photofan #cats 1/2 a@b")
     assert [(kind, text[o : o + n]) for kind, o, n in spans(entities)] == [
         ("bot_command", "/start@thumbtune_bot"),
         ("url", "https://example.org/a"),
-        ("mention", "@somebody"),
+        ("mention", "@photofan"),
         ("hashtag", "#cats"),
     ]
     _, quiet = formatted("/start", [{"type": "code", "offset": 0, "length": 6}])

@@ -69,7 +69,9 @@ def test_passes_are_complete_before_the_next(rows: int) -> None:
 
     whole = order()
     assert len(whole) % pairs == 0
-    assert whole[rows * passes :] == whole[: len(whole) - rows * passes], "a last step that lacks some begins anew"
+    assert whole[rows * passes :] == whole[: len(whole) - rows * passes], (
+        "an incomplete last step is filled from the beginning"
+    )
     ways = set()
     for first in range(0, rows * passes, rows):
         assert sorted(whole[first : first + rows]) == list(range(first, first + rows))

@@ -149,7 +149,7 @@ async def test_the_time_before_a_crash_counts(python: Path, tmp_path: Path) -> N
     (tmp_path / "run" / SCALARS).write_text('{"time": 2.5, "iter": 40, "step": 10}\n')
     trainer = ChildTrainer(settings(python=str(python)))
     assert (await trainer.run(made)).seconds == 30
-    assert (await trainer.run(replace(made, seed=7))).seconds == 20, "another training begins anew"
+    assert (await trainer.run(replace(made, seed=7))).seconds == 20, "a different training starts from the beginning"
 
 
 async def test_a_hanging_worker_is_ended(python: Path, tmp_path: Path) -> None:
