@@ -33,7 +33,7 @@ SILENT: Final = later("Run {run} has made no progress for {time}. See {log}; /ca
 
 
 def silence(word: LastProgress) -> dict[str, object]:
-    """What stands in the places of `SILENT`."""
+    """The values of `SILENT`."""
     return {"run": word.run, "time": clock(word.seconds), "log": str(word.log)}
 
 
