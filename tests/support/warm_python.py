@@ -151,14 +151,19 @@ class Server:
 
     def _fork(self) -> None:
         connection, _ = self._listener.accept()
-        length, ancillary, _, _ = connection.recvmsg(4, socket.CMSG_SPACE(3 * 4))
-        if not length:  # it only wanted to know whether this listens
+        streams = array.array("i")
+        try:
+            length, ancillary, _, _ = connection.recvmsg(4, socket.CMSG_SPACE(3 * 4))
+            if ancillary:
+                streams.frombytes(ancillary[0][2])
+            request = _received(connection, int.from_bytes(length, "big"))
+        except OSError:
+            request = b""
+        if not request:  # the program was killed, or only wanted to know whether this listens
+            for stream in streams:
+                os.close(stream)
             connection.close()
             return
-        streams = array.array("i", ancillary[0][2])
-        asked = b""
-        while len(asked) < int.from_bytes(length, "big"):
-            asked += connection.recv(65536)
         worker = os.fork()
         if worker == 0:
             signal.set_wakeup_fd(-1)
@@ -166,14 +171,15 @@ class Server:
             self._selector.close()
             for other in (self._listener, connection, *self._workers.values()):
                 other.close()
-            words, environment, folder = json.loads(asked)
+            words, environment, folder = json.loads(request)
             # What torchrun starts is started by the same program.
             _work(streams, words, {**environment, "PYTHON_EXEC": self._program}, folder)
         for stream in streams:
             os.close(stream)
         self._workers[worker] = connection
-        connection.sendall(worker.to_bytes(4, "big"))
-        self._selector.register(connection, selectors.EVENT_READ)
+        self._selector.register(connection, selectors.EVENT_READ)  # readable at once if the program was killed
+        with suppress(BrokenPipeError):
+            connection.sendall(worker.to_bytes(4, "big"))
 
     def _reap(self) -> None:
         while self._workers:
@@ -183,6 +189,17 @@ class Server:
             with self._workers.pop(worker) as connection, suppress(KeyError, BrokenPipeError):
                 self._selector.unregister(connection)  # KeyError: the program was killed before
                 connection.sendall(status.to_bytes(4, "big"))
+
+
+def _received(connection: socket.socket, length: int) -> bytes:
+    """Return the `length` bytes of a request, or none if the connection ended before."""
+    request = b""
+    while len(request) < length:
+        part = connection.recv(65536)
+        if not part:
+            return b""
+        request += part
+    return request
 
 
 def _kill(worker: int) -> None:
