@@ -57,7 +57,8 @@ from telegram_emulator import Emulator
 from tests.support.lessons import rated
 from tests.support.person import UP, Message, Person, button
 from training.data.llava import lesson
-from training.data.selection import Counts, Pair, Selection
+from training.data.pairs import Pair
+from training.data.selection import Counts, Selection
 from training.job import Progress, ignore
 from training.launcher import LastProgress
 from training.pipeline import RunPlan

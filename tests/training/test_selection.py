@@ -13,7 +13,8 @@ from storage.learning_records import RatedExchange
 from tests.support.lessons import rated, seen, settings
 from training.data.llava import lesson
 from training.data.near_duplicates import NearDuplicates
-from training.data.selection import HELD_OUT, TRAIN, Pair, Selection, TooFewPairs, select_pairs, split
+from training.data.pairs import Pair
+from training.data.selection import HELD_OUT, TRAIN, Selection, TooFewPairs, select_pairs, split
 
 FAR = [f"{number * 0x0123456789ABCDEF % 2**64:016x}" for number in range(1, 60)]
 

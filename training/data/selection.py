@@ -14,8 +14,9 @@ from hashlib import sha256
 
 from storage.learning_records import RatedExchange
 from storage.translatable_reason import Reason, join, listed
-from training.data.llava import Lesson, lesson
+from training.data.llava import lesson
 from training.data.near_duplicates import NearDuplicates
+from training.data.pairs import Pair, connected, separate
 from training.job import TrainingError
 from training.settings import TrainingSettings
 
@@ -70,19 +71,6 @@ class Counts:
             *([Reason("{number} too long", number=self.too_long)] if self.too_long else []),
             *([Reason("{number} repeated", number=self.duplicates)] if self.duplicates else []),
         ]
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A liked exchange and its lesson."""
-
-    rated: RatedExchange
-    lesson: Lesson
-
-    @property
-    def id(self) -> int:
-        """The exchange's id."""
-        return self.rated.exchange.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +148,7 @@ def split(
     held out. Groups with a picture in `seen`, which the live model was trained on, come last. At least one group is on
     either side; with a single group nothing is held out.
     """
-    groups = _connected(pairs, near)
+    groups = connected(pairs, near)
     if len(groups) < 2:
         return list(pairs), []
     seen = frozenset(seen)
@@ -182,18 +170,7 @@ def split(
         held_out = min(groups, key=len)
     ids = {each.id for each in held_out}
     train = [each for each in pairs if each.id not in ids]
-    side = {
-        name: number for number, group in enumerate((train, held_out)) for each in group for name in each.lesson.subject
-    }
-    # A near duplicate is on the side of its picture.
-    for one, other in near.pairs(_all_pictures(pairs)):
-        for known, unknown in ((one, other), (other, one)):
-            if known in side:
-                side.setdefault(unknown, side[known])
-    # A picture that is in a conversation to train on, and that no pair is about, is on the training side.
-    for name in _all_pictures(train):
-        side.setdefault(name, 0)
-    return _trim(train, side, 0), _trim([each for each in pairs if each.id in ids], side, 1)
+    return separate(train, [each for each in pairs if each.id in ids], near)
 
 
 def choose_pairs(
@@ -269,41 +246,3 @@ def _raters(pairs: Iterable[Pair]) -> int:
 
 def _normalized(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
-def _all_pictures(pairs: Iterable[Pair]) -> set[str]:
-    return {name for each in pairs for name in each.lesson.pictures}
-
-
-def _trim(pairs: Iterable[Pair], side: Mapping[str, int], own: int) -> list[Pair]:
-    """Drop the conversation before a pair's subject if it shows a picture of the other side."""
-    return [
-        replace(each, lesson=each.lesson.about_subject())
-        if any(side.get(name, own) != own for name in each.lesson.pictures)
-        else each
-        for each in pairs
-    ]
-
-
-def _connected(pairs: Sequence[Pair], near: NearDuplicates) -> list[list[Pair]]:
-    """Group the pairs about the same picture or near duplicates, transitively (union-find)."""
-    parent: dict[str, str] = {}
-
-    def find(name: str) -> str:
-        parent.setdefault(name, name)
-        while parent[name] != name:
-            parent[name] = parent[parent[name]]
-            name = parent[name]
-        return name
-
-    keys = [each.lesson.subject or (each.lesson.name,) for each in pairs]
-    for names in keys:
-        for name in names:
-            parent[find(name)] = find(names[0])
-    subjects = {name for each in pairs for name in each.lesson.subject}
-    for one, other in near.pairs(subjects):
-        parent[find(one)] = find(other)
-    groups: dict[str, list[Pair]] = defaultdict(list)
-    for names, each in zip(keys, pairs, strict=True):
-        groups[find(names[0])].append(each)
-    return list(groups.values())
