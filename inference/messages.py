@@ -113,13 +113,15 @@ class Sampling:
 class Prompt:
     """A whole request: system text, history and the newest user turn (last in `turns`).
 
-    `chat` is an opaque key of the conversation, by which requests are routed to the engine that has it cached.
+    `chat` is an opaque key of the conversation, by which requests are routed to the engine that has it cached. `model`
+    is the id of the model that must answer; empty: the deployment chooses.
     """
 
     system: str
     turns: tuple[Turn, ...]
     chat: str
     sampling: Sampling = Sampling()
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The live model of one replica and the swap to its successor.
+"""The live model of one replica, a canary beside it, and the swap to its successor.
 
 Start, swap, rest and end are mutually exclusive; each begins when the processes of the previous one are gone.
 """
@@ -34,11 +34,12 @@ Switch = Callable[[Launch, Launch], Awaitable[None]]
 
 
 class BlueGreen:
-    """The engine of the live model and, during a swap, that of the next one.
+    """The engine of the live model and, during a swap or a trial, that of the next one.
 
-    `launch` describes the first engine; each of the two slots has its own log file beside `launch.log`. `changed` is
-    called after every change. `switch` makes an external server load another model. `resting` is True between `rest`
-    and `wake`; with `cold` the old engine must end before the new one starts.
+    `canary` is the model that is tried beside the live one, None without one. `launch` describes the first engine; each
+    of the two slots has its own log file beside `launch.log`. `changed` is called after every change. `switch` makes an
+    external server load another model. `resting` is True between `rest` and `wake`; with `cold` the old engine must end
+    before the new one starts.
     """
 
     def __init__(self, launch: Launch, changed: Callable[[], None], switch: Switch | None = None) -> None:
@@ -50,6 +51,8 @@ class BlueGreen:
         self._switch = switch
         self._slot = 0
         self.live = self._supervisor(launch.model_id, launch.model_dir, self._slot)
+        self.canary: Supervisor | None = None
+        self._canary_due = False
         self._started = False
         self._ended = False
         self._moves = asyncio.Lock()
@@ -61,7 +64,7 @@ class BlueGreen:
     @property
     def pids(self) -> tuple[int, ...]:
         """Ids of all child processes, including starting and draining ones."""
-        everybody = (self.live, self._next, *self._retiring.values())
+        everybody = (self.live, self.canary, self._next, *self._retiring.values())
         return tuple(sorted({each.pid for each in everybody if each is not None and each.pid is not None}))
 
     @property
@@ -72,7 +75,7 @@ class BlueGreen:
     @property
     def crashes(self) -> int:
         """Number of engines that ended unexpectedly."""
-        return self._past_crashes + self.live.crashes
+        return self._past_crashes + self.live.crashes + (self.canary.crashes if self.canary else 0)
 
     def run(self) -> None:
         """Start the live model's engine in the background, and again for as long as that fails."""
@@ -91,17 +94,52 @@ class BlueGreen:
         same = (model_id, model_dir) == (live.model_id, live.launch.model_dir)
         return same and (live.worker is not None or self.resting)
 
+    def tries(self, model_id: str, model_dir: Path) -> bool:
+        """Whether the model is the canary."""
+        canary = self.canary
+        return canary is not None and (model_id, model_dir) == (canary.model_id, canary.launch.model_dir)
+
+    async def start_canary(self, model_id: str, model_dir: Path, welcome: Welcome) -> None:
+        """Start and `welcome` a canary. Raises EngineUnavailable if it does not start; the live model is untouched."""
+        async with self._move():
+            if self._ended or not self._started:
+                raise EngineUnavailable("The model cannot be tried: the engine is not running.")
+            if self.tries(model_id, model_dir):
+                return
+            await self._end_canary(0)
+            canary = self._supervisor(model_id, model_dir, 1 - self._slot)
+            await self._come_up(canary, welcome)
+            self.canary = canary
+            self._changed()
+
+    def run_canary(self, model_id: str, model_dir: Path) -> None:
+        """Start a canary in the background once the live model answers, and again for as long as that fails."""
+        if not self.tries(model_id, model_dir):
+            self.canary = self._supervisor(model_id, model_dir, 1 - self._slot)
+            self._canary_due = True
+            self._look()
+
+    async def stop_canary(self) -> None:
+        """End the canary. Its answers may finish for `drain_timeout` seconds; the rest restart on the live model."""
+        async with self._move():
+            await self._end_canary(self._settings.drain_timeout)
+
     async def swap(self, model_id: str, model_dir: Path, welcome: Welcome) -> bool:
         """Start `model_id`, `welcome` it and make it live. Return False if it already is.
 
-        Returns when the old process is gone. Raises EngineUnavailable if the new engine does not start; the live model
-        is untouched then or, if the old engine had to end first (`cold`), started again.
+        The canary takes over if it is that model and answers, and ends otherwise. Returns when the old process is gone.
+        Raises EngineUnavailable if the new engine does not start; the live model is untouched then or, if the old
+        engine had to end first (`cold`), started again.
         """
         async with self._move():
             if self._ended or not self._started:
                 raise EngineUnavailable("The model cannot be swapped: the engine is not running.")
             if self.serves(model_id, model_dir):
                 return False
+            if self.tries(model_id, model_dir) and self.canary is not None and self.canary.worker is not None:
+                await self._take_over(self.canary, self.canary.worker, welcome)
+                return True
+            await self._end_canary(0)
             green = self._supervisor(model_id, model_dir, 1 - self._slot)
             await (self._replace(green, welcome) if self.cold else self._flip(green, welcome))
             return True
@@ -110,6 +148,19 @@ class BlueGreen:
         await self._come_up(green, welcome)
         blue = self._live_is(green)
         await self._retire(blue, self._settings.drain_timeout)
+
+    async def _take_over(self, canary: Supervisor, worker: Worker, welcome: Welcome) -> None:
+        await welcome(worker)
+        self.canary = None
+        blue = self._live_is(canary)
+        await self._retire(blue, self._settings.drain_timeout)
+
+    async def _end_canary(self, drain: float) -> None:
+        canary, self.canary, self._canary_due = self.canary, None, False
+        if canary is not None:
+            self._count_crashes_of(canary)
+            self._changed()
+            await self._retire(canary, drain)
 
     async def _replace(self, green: Supervisor, welcome: Welcome) -> None:
         blue = self.live
@@ -146,7 +197,8 @@ class BlueGreen:
         """Stop the engine until `wake`. Answers in flight are interrupted and may wait for it."""
         async with self._move():
             self.resting = True
-            await self._retire(self.live, 0)
+            self._canary_due = self.canary is not None
+            await asyncio.gather(*(self._retire(each, 0) for each in (self.live, self.canary) if each is not None))
 
     async def wake(self) -> None:
         """Start the engine in the background if it is not running."""
@@ -169,11 +221,20 @@ class BlueGreen:
         for retiring in self._retiring.values():
             retiring.cut()
         async with self._move():
-            await self._retire(self.live, 0)
+            self._canary_due = False
+            await asyncio.gather(*(self._retire(each, 0) for each in (self.live, self.canary) if each is not None))
 
     def _supervisor(self, model_id: str, model_dir: Path, slot: int) -> Supervisor:
         log = self._launch.log.with_stem(f"{self._launch.log.stem}-{_SLOTS[slot]}")
-        return Supervisor(replace(self._launch, model_id=model_id, model_dir=model_dir, log=log), self._changed)
+        return Supervisor(replace(self._launch, model_id=model_id, model_dir=model_dir, log=log), self._look)
+
+    def _look(self) -> None:
+        """React to a change of an engine: a canary that is due starts when the live model answers."""
+        # Not at once: two engines that start together would each take the memory that both find free.
+        if self._canary_due and self.canary is not None and self.live.worker is not None and not self._ended:
+            self._canary_due = False
+            self.canary.run()
+        self._changed()
 
     @asynccontextmanager
     async def _move(self) -> AsyncIterator[None]:

@@ -7,8 +7,10 @@ Every token of an answer comes from one worker. If that worker fails, the text s
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Final
@@ -20,13 +22,13 @@ from inference.engines import commands
 from inference.engines.commands import Command, Kind
 from inference.messages import Delta, EngineCrashed, EngineHung, EngineUnavailable, InferenceError, Prompt
 from inference.serving.admission_queue import Admission, Ticket
-from inference.serving.deployment_status import Counters, Status, status_of
+from inference.serving.deployment_status import Counters, Status, Tally, canary_status, status_of
 from inference.serving.engine_process import Worker
 from inference.serving.moves import Moves
 from inference.serving.nodes import nodes_for
 from inference.serving.pressure import FirstWords
 from inference.serving.rolling import Rolling
-from inference.serving.routing import STOPPED, Router
+from inference.serving.routing import STOPPED, CanaryRoute, Router
 from inference.settings import InferenceSettings
 
 _log = structlog.get_logger(__name__)
@@ -62,6 +64,7 @@ class Deployment:
         self._suspicions: set[asyncio.Task[None]] = set()
         self._forgotten: WeakSet[Ticket] = WeakSet()
         self._counters = Counters()
+        self._tallies: defaultdict[str, Tally] = defaultdict(Tally)
         self._first_words = FirstWords(logs / "first-words")
 
     @property
@@ -73,6 +76,11 @@ class Deployment:
     def model(self) -> str:
         """Id of the model that most replicas in service answer with."""
         return self.status().model
+
+    @property
+    def can_try(self) -> bool:
+        """Whether a canary can run beside the live model: not on external servers, and not with `swap = "cold"`."""
+        return self._ours and not any(node.slots.cold for node in self._nodes)
 
     async def start(self, *, wait: bool = True) -> None:
         """Start the engines. Without `wait`, chats queue at once and failed starts are retried.
@@ -118,7 +126,8 @@ class Deployment:
     async def answer(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
         """Queue the question, then stream its answer (`Engine.answer`).
 
-        A chat's questions are answered in order. Closing the iterator at any moment releases the slot and aborts the
+        A chat's questions are answered in order. The model is the one that the prompt names, else the live one or the
+        canary, by the conversation. Closing the iterator at any moment releases the slot and aborts the
         engine's work; the slot is held until the answer has been read. Raises as `HttpEngine.answer`, but
         EngineCrashed only after `answer_attempts`, and EngineUnavailable if no engine is available.
         """
@@ -149,12 +158,12 @@ class Deployment:
                 async with aclosing(ticket.turn()) as turn:
                     async for before, paused in turn:
                         yield Delta(waiting=before, paused=paused)
-                async with aclosing(self._router.until_open(prompt.chat)) as pauses:
+                async with aclosing(self._router.until_open(prompt)) as pauses:
                     async for _ in pauses:
                         yield Delta(waiting=0, paused=True)
                 if ticket.begin():
                     break
-            found = self._router.choice(prompt.chat, avoid=avoid)
+            found = self._router.engine_for(prompt, avoid=avoid)
             assert found is not None, "nothing happens between until_open and here"
             node, worker = found
             ticket.move(node.name)
@@ -168,6 +177,8 @@ class Deployment:
                                 if ticket not in self._forgotten:
                                     self._moves.answered(prompt, worker)
                                 node.sight.note(delta.answer)
+                                tally = self._tallies[worker.model_id]
+                                self._tallies[worker.model_id] = tally.plus(delta.answer)
                             yield delta
                 return
             except EngineCrashed as error:
@@ -175,7 +186,7 @@ class Deployment:
                 _log.warning("answer broke off", **engine, attempt=attempt, why=str(error))
                 # All answers of a hung engine break off; only the first counts as a hang.
                 hung = isinstance(error, EngineHung) and not worker.broken
-                avoid = await self._judged(worker, error, prompt.chat)
+                avoid = await self._judged(worker, error, prompt)
                 self._counters = self._counters.plus(hangs=int(hung and worker.broken))
                 if attempt >= self.settings.answer_attempts:
                     raise EngineCrashed(
@@ -189,12 +200,12 @@ class Deployment:
         held = next((node.slots.live.cache_tokens for node in self._nodes if node.name == lane), None)
         return commands.concurrency(self.kind, self.settings, held)
 
-    async def _judged(self, worker: Worker, error: EngineCrashed, chat: str) -> Worker | None:
+    async def _judged(self, worker: Worker, error: EngineCrashed, prompt: Prompt) -> Worker | None:
         """Check the worker's health. Return the worker, to be avoided, while that lasts and another could answer."""
         suspicion = asyncio.create_task(worker.suspect(error))
         self._suspicions.add(suspicion)
         suspicion.add_done_callback(self._suspicions.discard)
-        found = self._router.choice(chat, avoid=worker)
+        found = self._router.engine_for(prompt, avoid=worker)
         others = found is not None and found[1] is not worker
         await asyncio.wait((suspicion,), timeout=_VERDICT_SECONDS if others else None)
         return None if suspicion.done() else worker
@@ -207,8 +218,8 @@ class Deployment:
         `swap = "cold"`, and for external servers, which `swap_command` changes, the old engine ends first; its chats
         move to other replicas or wait. Returns when the old processes are gone. A cancellation after the switch, or
         during a cold swap, does not stop it. A second call waits for the first; swapping to the live model does
-        nothing. Raises EngineUnavailable if the new engine does not start; the live one is untouched then or started
-        again.
+        nothing. The canary takes over if it is that model; another one ends. Raises EngineUnavailable if the new
+        engine does not start; the live one is untouched then or started again.
         """
         if not self._ours and not self.settings.swap_command:
             raise EngineUnavailable(
@@ -222,6 +233,36 @@ class Deployment:
             self._counters = self._counters.plus(failed_swaps=1)
             raise
         self._counters = self._counters.plus(swaps=int(swapped))
+        if swapped:
+            self._router.canary = None
+
+    async def start_canary(self, model_id: str, model_dir: Path, share: float) -> None:
+        """Let a canary answer a share of the conversations (0 to 1) beside the live model.
+
+        Returns when its engine has answered a picture and is warmed. Raises EngineUnavailable if it does not start;
+        the live model is untouched then.
+        """
+        self._router.canary = CanaryRoute(model_id, share)
+        try:
+            await self._rolling.start_canary(model_id, model_dir)
+        except BaseException:
+            self._router.canary = None
+            raise
+
+    def run_canary(self, model_id: str, model_dir: Path, share: float) -> None:
+        """Let a canary answer again, for example after a restart: its engine starts in the background, as `start` does.
+
+        It has the same conversations as before. Does nothing where it runs already.
+        """
+        self._router.canary = CanaryRoute(model_id, share)
+        for node in self._nodes:
+            if not node.drained:
+                node.slots.run_canary(model_id, model_dir)
+
+    async def stop_canary(self) -> None:
+        """End the canary, if there is one: its answers finish as in a swap, its conversations go to the live model."""
+        await self._rolling.stop_canary()
+        self._router.canary = None
 
     async def drain(self, node: str) -> None:
         """Move a replica's chats to others and take it out of service, and out of swaps.
@@ -267,7 +308,7 @@ class Deployment:
 
     def status(self) -> Status:
         """Return the current status."""
-        return status_of(
+        status = status_of(
             self.kind,
             self._nodes,
             self._moves.chats(),
@@ -276,6 +317,7 @@ class Deployment:
             in_flight=self._admission.active,
             waiting=self._admission.waiting_by_lane(),
         )
+        return replace(status, canary=canary_status(self._nodes, self._router.canary), tallies=dict(self._tallies))
 
     async def engine_numbers(self) -> dict[str, dict[str, float]]:
         """Return the engines' own metrics by replica, of those that respond within a second."""

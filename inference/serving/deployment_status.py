@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from inference.engines.commands import Kind
+from inference.messages import Answer
 from inference.serving.engine_stats import Seen, seen
 from inference.serving.nodes import Node
-from inference.serving.supervisor import State
+from inference.serving.routing import CanaryRoute
+from inference.serving.supervisor import State, Supervisor
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,30 @@ class Counters:
     def plus(self, **more: int) -> Counters:
         """Return a copy with some counters increased."""
         return replace(self, **{name: getattr(self, name) + number for name, number in more.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """The finished answers of one model since the deployment was made; `broken` are empty or reached the limit."""
+
+    answers: int = 0
+    broken: int = 0
+
+    def plus(self, answer: Answer) -> Tally:
+        """Return the tally with one more answer."""
+        broken = not answer.text.strip() or answer.finish == "length"
+        return Tally(self.answers + 1, self.broken + broken)
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryStatus:
+    """Status of a canary: `state` is ready if any replica's is; `crashes` and `last_error` are of all its engines."""
+
+    model: str
+    share: float
+    state: State
+    crashes: int
+    last_error: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +89,8 @@ class Status:
     `model` is that of most replicas in service, `state` is ready if any of them is. `pid` is the process of one engine,
     None for an external server or if none runs; `uptime` its seconds since it became ready. `pids` includes starting
     and draining children. `restarts` counts those of the live engines, `in_flight` and `waiting` count questions.
-    `swapping_to` is the model that is starting. `seen` has the statistics of all answers.
+    `swapping_to` is the model that is starting. `seen` has the statistics of all answers, `tallies` those of each
+    model.
     """
 
     engine: Kind
@@ -81,6 +108,8 @@ class Status:
     counters: Counters
     nodes: tuple[NodeStatus, ...] = ()
     seen: Seen = field(default_factory=Seen)
+    canary: CanaryStatus | None = None
+    tallies: Mapping[str, Tally] = field(default_factory=dict)
 
 
 def status_of(
@@ -93,7 +122,7 @@ def status_of(
     in_flight: int,
     waiting: Mapping[str, int],
 ) -> Status:
-    """Return the status of a deployment over `nodes`.
+    """Return the status of a deployment over `nodes`, without its canary and tallies.
 
     `chats` and `waiting` have the number of recently active chats and of queued questions of each replica.
     """
@@ -101,6 +130,7 @@ def status_of(
     # Single values are those of the first replica that is ready, else of the first.
     first = min(serving, key=lambda node: node.state is not State.READY)
     lives = [node.slots.live for node in nodes]
+    errors = [each.last_error for each in (*lives, *_canaries(nodes))]
     return Status(
         engine=kind,
         model=Counter(node.model_id for node in serving).most_common(1)[0][0],
@@ -113,11 +143,30 @@ def status_of(
         in_flight=in_flight,
         waiting=sum(waiting.values()),
         swapping_to=next((node.slots.swapping_to for node in nodes if node.slots.swapping_to), None),
-        last_error=next((live.last_error for live in lives if live.last_error), ""),
+        last_error=next(filter(None, errors), ""),
         counters=counters.plus(crashes=sum(node.slots.crashes for node in nodes)),
         nodes=tuple(_node_status(node, chats[node.name], waiting.get(node.name, 0)) for node in nodes),
         seen=seen(node.sight for node in nodes),
     )
+
+
+def canary_status(nodes: Sequence[Node], route: CanaryRoute | None) -> CanaryStatus | None:
+    """Return the status of the canary, None without one."""
+    found = _canaries(nodes)
+    if route is None or not found:
+        return None
+    return CanaryStatus(
+        model=route.model,
+        share=route.share,
+        state=min((each.state for each in found), key=lambda state: state is not State.READY),
+        crashes=sum(each.crashes for each in found),
+        last_error=next((each.last_error for each in found if each.last_error), ""),
+    )
+
+
+def _canaries(nodes: Sequence[Node]) -> list[Supervisor]:
+    """Return the engines of the canary."""
+    return [node.slots.canary for node in nodes if node.slots.canary is not None]
 
 
 def _node_status(node: Node, chats: int, waiting: int) -> NodeStatus:

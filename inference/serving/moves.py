@@ -18,6 +18,7 @@ from inference.serving.engine_process import Worker
 from inference.serving.nodes import Node
 from inference.serving.prefix_warmup import Chat, RecentChats, Warmer
 from inference.serving.routing import Router
+from inference.serving.supervisor import Supervisor
 from inference.settings import InferenceSettings
 
 _T = TypeVar("_T")
@@ -64,7 +65,7 @@ class Moves:
     def answered(self, prompt: Prompt, worker: Worker) -> None:
         """Record who has computed the chat's newest prompt; if the chat goes elsewhere next, warm it there."""
         self._recent.answered(prompt, worker)
-        found = self._router.choice(prompt.chat)
+        found = self._router.engine_for(prompt)
         if found is not None and found[1] is not worker:
             self._stirred.set()
 
@@ -81,24 +82,25 @@ class Moves:
 
     def look(self) -> None:
         """Open engines that have become ready, after a warm-up if others answer meanwhile."""
-        for node in self._nodes:
-            worker = node.slots.live.worker
+        for node, supervisor, canary in self._supervisors():
+            worker = supervisor.worker
             if worker is None or worker.open:
                 continue
             if worker in self._welcoming:
                 # Answering goes before warming: if no other engine is left, it opens at once.
                 worker.open = not self._answering() and not node.away
-            elif node.away or not self._answering() or not any(self._coming(node)):
+            elif node.away or not self._answering() or not any(self._coming(node, canary)):
                 worker.open = True
             else:
                 self._welcoming.add(worker)
-                self._in_background(self._welcome_back(node, worker))
+                self._in_background(self._welcome_back(node, worker, canary))
         self._stirred.set()
 
-    async def welcome(self, node: Node, worker: Worker) -> None:
-        """Open a worker of the replica, after a warm-up if others answer meanwhile."""
+    async def welcome(self, node: Node, worker: Worker, *, canary: bool = False) -> None:
+        """Open a worker of the replica, or of its `canary`, after a warm-up if others answer meanwhile."""
         for _ in range(_PASSES):
-            if not self._answering() or not await self._warmer.warm([(chat, worker) for chat in self._coming(node)]):
+            coming = [(chat, worker) for chat in self._coming(node, canary)]
+            if not self._answering() or not await self._warmer.warm(coming):
                 break
         worker.open = True
         self._changed()
@@ -113,6 +115,16 @@ class Moves:
                 assert elsewhere is not None
                 plan.append((chat, elsewhere[1]))
         await self._warmer.warm(plan)
+
+    async def leave_canary(self) -> None:
+        """Warm the canary's chats on the engines that answer them when it ends."""
+        routes = [
+            (chat, self._router.engine_for(chat.prompt), self._router.choice(chat.key))
+            for chat in self._recent.newest_first()
+        ]
+        await self._warmer.warm(
+            [(chat, live[1]) for chat, now, live in routes if now and live and now[1] is not live[1]]
+        )
 
     async def drain(self, name: str) -> None:
         """Warm the replica's chats elsewhere, close it and return when its answers have finished.
@@ -192,18 +204,27 @@ class Moves:
     def _answering(self) -> bool:
         return any(node.worker for node in self._nodes)
 
-    def _coming(self, node: Node) -> Iterator[Chat]:
-        """Yield the chats that the replica would answer if it were open."""
+    def _supervisors(self) -> Iterator[tuple[Node, Supervisor, bool]]:
+        """Yield the engines of each replica, each with whether it is the canary's."""
+        for node in self._nodes:
+            yield node, node.slots.live, False
+            if node.slots.canary is not None:
+                yield node, node.slots.canary, True
+
+    def _coming(self, node: Node, canary: bool) -> Iterator[Chat]:
+        """Yield the chats that the replica, or its `canary`, would answer if it were open."""
         for chat in self._recent.newest_first():
+            if canary and not self._router.is_canarys(chat.prompt):
+                continue
             for each in self._router.order(chat.key):
                 if each is node:
                     yield chat
                 if each is node or each.worker is not None:
                     break
 
-    async def _welcome_back(self, node: Node, worker: Worker) -> None:
+    async def _welcome_back(self, node: Node, worker: Worker, canary: bool) -> None:
         try:
-            await self.welcome(node, worker)
+            await self.welcome(node, worker, canary=canary)
         finally:
             self._welcoming.discard(worker)
 
@@ -212,7 +233,7 @@ class Moves:
         while True:
             await self._stirred.wait()
             self._stirred.clear()
-            routes = [(chat, self._router.choice(chat.key)) for chat in self._recent.newest_first()]
+            routes = [(chat, self._router.engine_for(chat.prompt)) for chat in self._recent.newest_first()]
             await self._warmer.warm([(chat, found[1]) for chat, found in routes if found is not None])
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:

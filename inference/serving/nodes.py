@@ -48,6 +48,17 @@ class Node:
         return worker if worker is not None and worker.open and not self.away else None
 
     @property
+    def canary(self) -> Worker | None:
+        """The canary's engine if it accepts chats now, or None."""
+        worker = self.slots.canary.worker if self.slots.canary is not None else None
+        return worker if worker is not None and worker.open and not self.away else None
+
+    @property
+    def models(self) -> set[str]:
+        """Ids of the models that it answers with, or will once their engines are ready."""
+        return {each.model_id for each in (self.slots.live, self.slots.canary) if each is not None}
+
+    @property
     def state(self) -> State:
         """State of its engine, regardless of `away`."""
         return self.slots.live.state

@@ -1,4 +1,4 @@
-"""Swap the model of all replicas, one after the other, and roll back if one fails."""
+"""Swap the model of all replicas, or give all of them a canary, one after the other; undo it if one fails."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ class Rolling:
             swapped: list[tuple[Node, Launch]] = []
             for node in self._nodes:
                 if node.drained:
+                    await node.slots.stop_canary()
                     continue
                 before = node.slots.live.launch
                 try:
@@ -55,6 +56,25 @@ class Rolling:
                     raise EngineUnavailable(self._account(node, model_id, error)) from error
             self._live = (model_id, model_dir)
             return bool(swapped)
+
+    async def start_canary(self, model_id: str, model_dir: Path) -> None:
+        """Start a canary on every replica in service. Raises EngineUnavailable, with no canary left, if one fails."""
+        async with self._moves.alone():
+            try:
+                for node in self._nodes:
+                    if not node.drained:
+                        await node.slots.start_canary(
+                            model_id, model_dir, partial(self._moves.welcome, node, canary=True)
+                        )
+            except BaseException:
+                await asyncio.gather(*(node.slots.stop_canary() for node in self._nodes))
+                raise
+
+    async def stop_canary(self) -> None:
+        """End the canary of every replica; its chats are warmed on the live model's engines first."""
+        async with self._moves.alone():
+            await self._moves.leave_canary()
+            await asyncio.gather(*(node.slots.stop_canary() for node in self._nodes))
 
     async def undrain(self, name: str) -> None:
         """Open a drained replica again, with the live model.

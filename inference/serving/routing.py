@@ -3,16 +3,21 @@
 Rendezvous hashing (Thaler and Ravishankar, 1996): each chat has an order of preference over the replicas that follows
 from their names alone, and goes to the first open one. When a replica fails or is drained, only its chats move, each
 to its own second choice, and return afterwards. Nothing is stored, so the routes survive a restart of the bot.
+
+While a canary runs, it answers a share of the conversations. A conversation here is a chat about one picture (or one
+media group): with the next picture the prompt begins differently, so that a cache does not speak for either model. The
+choice is a hash of it and of the canary's name: all questions about a picture go to the same model.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 
-from inference.messages import EngineUnavailable
+from inference.messages import EngineUnavailable, Prompt
 from inference.serving.engine_process import Worker
 from inference.serving.nodes import Node
 from inference.serving.supervisor import State
@@ -27,13 +32,32 @@ def ranked(chat: str, names: tuple[str, ...]) -> tuple[int, ...]:
     return tuple(sorted(range(len(names)), key=weights.__getitem__, reverse=True))
 
 
+@dataclass(frozen=True, slots=True)
+class CanaryRoute:
+    """The share of the conversations, 0 to 1, that the canary `model` answers."""
+
+    model: str
+    share: float
+
+    def takes(self, prompt: Prompt) -> bool:
+        """Whether the conversation is one of the canary's; the same in every process."""
+        shown = next((turn.pictures for turn in reversed(prompt.turns) if turn.pictures), ())
+        conversation = "\n".join((self.model, prompt.chat, *(picture.sha256 for picture in shown)))
+        place = int.from_bytes(sha256(conversation.encode()).digest()[:8], "big")
+        return place < self.share * 2**64
+
+
 class Router:
-    """Routes chats to `nodes`. A chat waits at most `wait_timeout` seconds while none is open."""
+    """Routes chats to `nodes`. A chat waits at most `wait_timeout` seconds while none is open.
+
+    `canary` is the route of the canary, None without one.
+    """
 
     def __init__(self, nodes: Sequence[Node], wait_timeout: float) -> None:
         self._nodes = nodes
         self._names = tuple(node.name for node in nodes)
         self._wait_timeout = wait_timeout
+        self.canary: CanaryRoute | None = None
         self._change = asyncio.Event()
         self._closed = "The engine has not been started yet."
 
@@ -56,9 +80,24 @@ class Router:
         return [self._nodes[index] for index in ranked(chat, self._names)]
 
     def choice(self, chat: str, *, avoid: Worker | None = None) -> tuple[Node, Worker] | None:
-        """Return the replica and worker that answer the chat now; `avoid` only if there is no other."""
-        opened = [(node, worker) for node in self.order(chat) if (worker := node.worker) is not None]
-        return next((each for each in opened if each[1] is not avoid), opened[0] if opened else None)
+        """Return the replica and live worker that answer the chat now; `avoid` only if there is no other."""
+        return _first([(node, node.worker) for node in self.order(chat)], avoid)
+
+    def engine_for(self, prompt: Prompt, *, avoid: Worker | None = None) -> tuple[Node, Worker] | None:
+        """Return the replica and worker that answer the prompt now; `avoid` only if there is no other.
+
+        Where the canary's engine does not answer its conversations, the live one does.
+        """
+        nodes = self.order(prompt.chat)
+        if prompt.model:
+            both = [(node, worker) for node in nodes for worker in (node.worker, node.canary)]
+            return _first([(node, each) for node, each in both if each and each.model_id == prompt.model], avoid)
+        canaries = [(node, node.canary) for node in nodes] if self.is_canarys(prompt) else []
+        return _first([*canaries, *((node, node.worker) for node in nodes)], avoid)
+
+    def is_canarys(self, prompt: Prompt) -> bool:
+        """Whether the canary answers the conversation."""
+        return self.canary is not None and self.canary.takes(prompt)
 
     def lane(self, chat: str) -> str:
         """Return the name of the replica that the chat goes to, or would if it were open."""
@@ -70,10 +109,11 @@ class Router:
         """Whether no replica answers, at least one of them on purpose, so that it will return."""
         return not any(node.worker for node in self._nodes) and any(node.away for node in self._expected())
 
-    async def until_open(self, chat: str) -> AsyncGenerator[None, None]:
-        """Wait until `choice` finds a replica; yield whenever none answers on purpose (`away`).
+    async def until_open(self, prompt: Prompt) -> AsyncGenerator[None, None]:
+        """Wait until `engine_for` finds a replica; yield whenever none answers on purpose (`away`).
 
-        Raises EngineUnavailable if all replicas are failing, or after `wait_timeout` seconds.
+        Raises EngineUnavailable if all replicas are failing, if none has the model that the prompt names, or after
+        `wait_timeout` seconds.
         """
         deadline: float | None = None
         reported = False
@@ -81,8 +121,10 @@ class Router:
             change = self._change
             if self._closed:
                 raise EngineUnavailable(self._closed)
-            if self.choice(chat) is not None:
+            if self.engine_for(prompt) is not None:
                 return
+            if prompt.model and not any(prompt.model in node.models for node in self._nodes):
+                raise EngineUnavailable(f"No engine has the model {prompt.model}.")
             if self.away:
                 deadline = None
                 if not reported:
@@ -104,3 +146,9 @@ class Router:
     def _expected(self) -> list[Node]:
         """Return the replicas that are not drained by the operator; at least one."""
         return [node for node in self._nodes if not node.drained]
+
+
+def _first(engines: Sequence[tuple[Node, Worker | None]], avoid: Worker | None) -> tuple[Node, Worker] | None:
+    """Return the first open engine that is not `avoid`, else the first open one, else None."""
+    opened = [(node, worker) for node, worker in engines if worker is not None]
+    return next((each for each in opened if each[1] is not avoid), opened[0] if opened else None)
