@@ -75,7 +75,11 @@ class Settings(BaseSettings):
     @property
     def trust(self) -> Trust:
         """Return whose votes and corrections the selection counts."""
-        return Trust(frozenset(self.limits.blocked), frozenset(self.telegram.admins))
+        return Trust(
+            frozenset(self.limits.blocked),
+            frozenset(self.telegram.admins),
+            newcomer_seconds=3600 * self.training.rater_age,
+        )
 
     @classmethod
     def settings_customise_sources(

@@ -65,15 +65,17 @@ class RatedExchange:
 class Trust:
     """Whose votes and corrections count.
 
-    Nothing is learned from `blocked` people and groups; `admins` may confirm their own corrections.
+    Nothing is learned from `blocked` people and groups; `admins` may confirm their own corrections. Others' votes and
+    corrections count `newcomer_seconds` after the ledger first knew them.
     """
 
     blocked: frozenset[int] = frozenset()
     admins: frozenset[int] = frozenset()
+    newcomer_seconds: float = 0.0
 
 
 EQUAL_TRUST: Final = Trust()
-"""No one is blocked, and no one is an admin."""
+"""No one is blocked, new or an admin."""
 
 
 @dataclass(frozen=True, slots=True)

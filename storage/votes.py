@@ -13,7 +13,7 @@ from itertools import groupby, permutations
 
 from sqlite_utils import Database
 
-from storage.base import Queries, every, first
+from storage.base import Queries, every, first, number
 from storage.chat_records import Exchange
 from storage.errors import StorageError, UnknownRecord
 from storage.exchanges import SELECT_EXCHANGES, exchange_of
@@ -23,7 +23,7 @@ from storage.people import ensure_user
 _VOTES = (
     "SELECT exchange, sum(value > 0) AS ups, sum(value < 0) AS downs, json_group_array(rater) AS raters,"
     " json_group_array(rater) FILTER (WHERE value > 0) AS liked_by"
-    " FROM ratings WHERE rater NOT IN (SELECT value FROM json_each(:silent)) GROUP BY exchange"
+    " FROM ratings WHERE rater NOT IN (SELECT value FROM json_each(:unheard)) GROUP BY exchange"
 )
 
 _QUARANTINED = "SELECT sha256 FROM pictures WHERE state = 'quarantined'"
@@ -31,8 +31,8 @@ _QUARANTINED = "SELECT sha256 FROM pictures WHERE state = 'quarantined'"
 # With max(), SQLite takes the other columns from the row that has it: https://www.sqlite.org/quirks.html
 _DEMONSTRATIONS = (
     "SELECT exchange, author, confirmed_by, text, max(id) FROM demonstrations"
-    " WHERE author NOT IN (SELECT value FROM json_each(:silent))"
-    " AND (confirmed_by <> author AND confirmed_by NOT IN (SELECT value FROM json_each(:blocked))"
+    " WHERE author NOT IN (SELECT value FROM json_each(:unheard))"
+    " AND (confirmed_by <> author AND confirmed_by NOT IN (SELECT value FROM json_each(:doubted))"
     " OR confirmed_by IN (SELECT value FROM json_each(:admins))) GROUP BY exchange"
 )
 
@@ -99,11 +99,12 @@ class Votes(Queries):
     async def rated_exchanges(self, trust: Trust = EQUAL_TRUST) -> list[RatedExchange]:
         """Return every exchange with votes or a correction, by id, with the conversation before it.
 
-        Left out are votes and corrections of people who opted out or are blocked; exchanges that they asked, that
-        are in blocked groups or show a quarantined picture, and those that follow on one of these; and corrections
-        that only their author has confirmed, unless the author is an admin.
+        Left out are votes and corrections of people who opted out, are blocked or new; exchanges that those of the
+        first two kinds asked, that are in blocked groups or show a quarantined picture, and those that follow on one of
+        these; and corrections that only their author has confirmed, unless the author is an admin.
         """
-        judged = await self._read(lambda database: _judged(database, trust))
+        now = self._now()
+        judged = await self._read(lambda database: _judged(database, trust, now))
         rated = [each.better or each.said for each in judged if each.better or each.said.raters]
         return sorted(rated, key=lambda each: each.exchange.id)
 
@@ -113,7 +114,19 @@ class Votes(Queries):
         People are left out as in `rated_exchanges`, and so are answers that did not finish by themselves and equal
         answers.
         """
-        return await self._read(lambda database: _preferences(database, trust))
+        now = self._now()
+        return await self._read(lambda database: _preferences(database, trust, now))
+
+    async def newcomers(self, trust: Trust) -> int:
+        """Return the number of people whose votes do not count yet because they are new."""
+        now = self._now()
+
+        def work(database: Database) -> int:
+            new = _newcomers(database, trust, now) - _silent(database, trust)
+            voted = "SELECT count(DISTINCT rater) FROM ratings WHERE rater IN (SELECT value FROM json_each(?))"
+            return number(database, voted, [json.dumps(sorted(new))])
+
+        return await self._read(work)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +137,26 @@ class _Judged:
     better: RatedExchange | None
 
 
-def _judged(database: Database, trust: Trust) -> list[_Judged]:
+def _silent(database: Database, trust: Trust) -> set[int]:
+    """Return the people and groups that nothing is learned from."""
+    return {row["id"] for row in every(database, "SELECT id FROM users WHERE opted_out")} | trust.blocked
+
+
+def _newcomers(database: Database, trust: Trust, now: float) -> set[int]:
+    if not trust.newcomer_seconds:
+        return set()
+    seen = every(database, "SELECT id FROM users WHERE created > ?", [now - trust.newcomer_seconds])
+    return {row["id"] for row in seen} - trust.admins
+
+
+def _judged(database: Database, trust: Trust, now: float) -> list[_Judged]:
     """Return every exchange of the conversations with a vote or a correction, by session and id."""
     database.execute("BEGIN")  # one state of the ledger for all queries
     try:
-        silent = {row["id"] for row in every(database, "SELECT id FROM users WHERE opted_out")} | trust.blocked
+        silent, new = _silent(database, trust), _newcomers(database, trust, now)
         people = {
-            "silent": json.dumps(sorted(silent)),
-            "blocked": json.dumps(sorted(trust.blocked)),
+            "unheard": json.dumps(sorted(silent | new)),
+            "doubted": json.dumps(sorted(trust.blocked | new)),
             "admins": json.dumps(sorted(trust.admins)),
         }
         votes = {row["exchange"]: row for row in every(database, _VOTES, people)}
@@ -176,7 +201,7 @@ def _bettered(said: RatedExchange, shown: sqlite3.Row | None) -> RatedExchange |
     return RatedExchange(exchange, 1, 0, raters, raters, said.history, corrected=True)
 
 
-def _preferences(database: Database, trust: Trust) -> list[Preference]:
+def _preferences(database: Database, trust: Trust, now: float) -> list[Preference]:
     found: list[Preference] = []
 
     def compare(chosen: RatedExchange, rejected: Exchange) -> None:
@@ -185,7 +210,7 @@ def _preferences(database: Database, trust: Trust) -> list[Preference]:
             found.append(Preference(chosen, rejected.answer))
 
     answers: dict[tuple[int, str], list[RatedExchange]] = defaultdict(list)
-    for each in _judged(database, trust):
+    for each in _judged(database, trust, now):
         exchange = each.said.exchange
         answers[exchange.position, exchange.prompt_hash].append(each.said)
         if each.better is not None:

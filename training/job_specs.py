@@ -133,6 +133,8 @@ def measure_effort(run: Run, selection: Selection, taught: TrainedOn, trained: O
         liked=counts.rated - counts.disliked,
         cut=counts.cut,
         corrections=selection.corrections,
+        largest_share=selection.largest_share,
+        over_share=counts.over_share,
         steps=trained.steps,
         training_seconds=trained.seconds,
         merging_seconds=merged.seconds,

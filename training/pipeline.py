@@ -222,8 +222,15 @@ class Pipeline:
         if live is not None and live.run is not None:
             trained = {exchange for exchange, side in await self._ledger.runs.selection(live.run) if side == TRAIN}
         max_length = self._settings.max_tokens(self._paths.base)
+        newcomers = await self._ledger.votes.newcomers(self._trust)
         return await asyncio.to_thread(
-            select_pairs, rated, phashes, self._settings, max_length=max_length, trained=trained
+            select_pairs,
+            rated,
+            phashes,
+            self._settings,
+            max_length=max_length,
+            trained=trained,
+            newcomers=newcomers,
         )
 
     def _check_disk(self) -> None:

@@ -47,8 +47,17 @@ class TrainingSettings(BaseModel):
     schedule: str = ""
     """When to retrain, as five cron fields; empty: only by command."""
 
-    min_rated: int = Field(50, ge=2)
-    """The fewest selected pairs to train on."""
+    min_rated: int = Field(12, ge=2)
+    """The fewest selected pairs to train on. Whether they show a taste is for the evaluation to say."""
+
+    min_raters: int = Field(2, ge=1)
+    """The fewest people whose thumbs up a run learns from; 1 for a personal bot."""
+
+    rater_share: float = Field(2.0, ge=0)
+    """The most pairs of one rater, as a multiple of the median rater's, but at least 3; 0: no limit."""
+
+    rater_age: float = Field(24.0, ge=0)
+    """Hours after a person's first message from which on their votes count."""
 
     threshold: int = Field(0, ge=0)
     """A pair is selected if its thumbs up less its thumbs down exceed this."""
@@ -213,4 +222,5 @@ class TrainingSettings(BaseModel):
     @classmethod
     def for_tiny(cls, **changes: Any) -> TrainingSettings:
         """Return settings for internvl2-tiny, for the demo and the tests."""
-        return cls.model_validate({"recipe": "tiny", "min_rated": 8, "min_free_gigabytes": 0.1, **changes})
+        few = {"min_rated": 8, "min_raters": 1, "rater_age": 0}
+        return cls.model_validate({"recipe": "tiny", "min_free_gigabytes": 0.1, **few, **changes})

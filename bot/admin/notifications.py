@@ -24,7 +24,7 @@ from aiogram.types import Chat, FSInputFile, Message
 from cachetools import LRUCache, TTLCache
 from pydantic import ValidationError
 
-from bot.admin.progress import MODEL_STATES, run_progress, taught_by
+from bot.admin.progress import MODEL_STATES, run_progress, share_line, taught_by
 from bot.i18n import Say, Translator, later
 from bot.settings import BotSettings
 from bot.telegram.client import DeliveryError, Doubtful, PartialEdit
@@ -34,7 +34,7 @@ from storage.errors import StorageError
 from storage.learning_records import Model, Run, TrainedOn
 from storage.ledger import Ledger
 from storage.states import RUN_TRANSITIONS, RunState
-from training.data.selection import cut_off
+from training.data.selection import beyond_share, cut_off
 from training.data.sources import title
 from training.gate.report import Report
 from training.gate.sheet_words import localised
@@ -337,6 +337,8 @@ def numbers(report: str, say: Say) -> list[str]:
             held_out=it.held_out,
         ),
         *([say("Skipped as too long: {count}.", count=it.effort.too_long)] if it.effort.too_long else []),
+        *([share_line(it.effort.largest_share, say)] if it.effort.raters > 1 and it.effort.largest_share else []),
+        *([say("Left out: {reasons}.", reasons=beyond_share(it.effort.over_share))] if it.effort.over_share else []),
         *([f"⚠ {say(limit)}"] if (limit := cut_off(it.effort.cut, it.effort.liked)) else []),
         *_beside(it.effort.taught, say),
         say("Held-out loss: {live} before, {new} now.", live=f"{it.live_nll:.3f}", new=f"{it.nll:.3f}"),

@@ -97,3 +97,8 @@ def taught_by(taught: TrainedOn, say: Say) -> str:
         votes=say.count("{number} vote", "{number} votes", taught.votes),
         people=say.count("{number} person", "{number} people", taught.people),
     )
+
+
+def share_line(largest: float, say: Say) -> str:
+    """Return how much of what a model learns from is one person's at most; `largest` is 0 to 1."""
+    return say("The largest share of one person is {share} %.", share=f"{100 * largest:.0f}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -107,3 +108,6 @@ async def export_data(ledger: Ledger, settings: Settings, out: Path, console: Co
         highlight=False,
         soft_wrap=True,
     )
+    counts = replace(counts, newcomers=await ledger.votes.newcomers(settings.trust))
+    if counts.waiting:
+        console.print(f"{counts.waiting}.", highlight=False)

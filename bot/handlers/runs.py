@@ -11,6 +11,7 @@ from aiogram import Router
 from aiogram.filters import CommandObject
 from aiogram.types import CallbackQuery, Message
 
+from bot.admin.progress import share_line
 from bot.admin.protocol import REFUSALS, refused
 from bot.handlers.callbacks import acknowledge
 from bot.handlers.commands import Command
@@ -74,6 +75,8 @@ async def _dry_run(request: Request) -> str:
             held_out=len(selection.held_out),
         )
     ]
+    if counts.raters > 1:
+        lines.append(share_line(selection.largest_share, say))
     if selection.corrections:
         share = round(100 * selection.corrections / pairs)
         lines.append(say("Corrections: {corrections} ({share} %).", corrections=selection.corrections, share=share))
@@ -81,6 +84,8 @@ async def _dry_run(request: Request) -> str:
     if left_out := disliked + counts.left_out:
         reasons = listed(left_out)
         lines.append(say("Left out of {rated} rated answers: {reasons}.", rated=counts.rated, reasons=reasons))
+    if counts.waiting:
+        lines.append(f"{say(counts.waiting)}.")
     if counts.limit:
         lines.append(f"⚠ {say(counts.limit)}")
     if isinstance(recipe, Path):

@@ -21,8 +21,11 @@ async def test_a_dry_run_begins_nothing(stage: Stage) -> None:
     async with stage.bot(admin=admin), stage.person(ADMIN, "Root") as root:
         assert (await final_reply(root, "/retrain dry"))["text"].splitlines() == [
             "A run now would learn from 45 liked answers from 6 people and be checked on 5 more.",
+            "The largest share of one person is 80 %.",
             "Corrections: 9 (20 %).",
-            "Left out of 60 rated answers: 4 not liked enough, 1 cut off, 2 too long, 3 repeated.",
+            "Left out of 72 rated answers: 4 not liked enough, 1 cut off, 2 too long, 3 repeated, 12 beyond one "
+            "person's share.",
+            "Votes of new people count once training.rater_age has passed; waiting: 2.",
             "Method: qlora, each answer learned 6 times.",
             "Other sources: food.",
         ]

@@ -292,6 +292,8 @@ async def test_the_numbers_of_a_run_are_shown(stage: Stage) -> None:
         raters=3,
         liked=90,
         cut=31,
+        largest_share=0.4,
+        over_share=12,
         steps=56,
         training_seconds=75,
         merging_seconds=5,
@@ -311,6 +313,8 @@ async def test_the_numbers_of_a_run_are_shown(stage: Stage) -> None:
         assert (await root.bot_messages())[-1]["text"].splitlines() == [
             "Run 3 is done. Its model run-3 is live.",
             "Learned from 54 liked answers (60 votes from 3 people); checked on 6 more.",
+            "The largest share of one person is 40 %.",
+            "Left out: 12 beyond one person's share.",
             "⚠ 31 of 90 liked answers were cut off by the length limit and can't be learned: raise chat.max_new_tokens",
             "Other sources: food (50), ex_cn.json (4).",
             "Held-out loss: 1.250 before, 0.500 now.",

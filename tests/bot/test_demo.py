@@ -21,11 +21,12 @@ def test_as_it_stands_it_is_the_tiny_model_on_the_cpu(tmp_path: Path) -> None:
 
 
 def test_a_real_model_keeps_the_operators_sizes_and_training(tmp_path: Path) -> None:
-    """With another model the rest of [inference] and [training] is the operator's."""
+    """With another model the rest of [inference] and [training] is the operator's, but one new person is enough."""
     given = settings_in(tmp_path, inference={"swap": "cold"}, training={"seed": 7})
     settings = demo_settings(given, "http://127.0.0.1:2", tmp_path, "lmdeploy", str(CHECKPOINT))
     assert (settings.inference.engine, settings.inference.model) == ("lmdeploy", str(CHECKPOINT))
     assert (settings.inference.swap, settings.training.seed) == ("cold", 7)
+    assert (settings.training.min_raters, settings.training.rater_age) == (1, 0)
 
 
 def test_a_model_that_is_none_is_refused_at_once(tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ class Community:
     def __init__(self, folder: Path) -> None:
         self.data = folder / "data"
         self.config = folder / "config.toml"
-        write_config(self.config, {"storage": {"dir": str(self.data)}, "training": {"recipe": "tiny", "threads": 1}})
+        training = {"recipe": "tiny", "threads": 1, "rater_age": 0}
+        write_config(self.config, {"storage": {"dir": str(self.data)}, "training": training})
         self.pictures = PictureStore(self.data / "pictures")
         self._update = 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -140,3 +141,23 @@ async def test_an_author_alone_confirms_nothing(ledger: Ledger, rated: int) -> N
     assert (mine.exchange.answer, mine.corrected) == ("Buy!", True)
     assert await ledger.corrections.count_since(66, 0, exchange=rated) == 0
     assert await ledger.corrections.count_since(66, 0, exchange=rated + 1) == 1
+
+
+async def test_votes_of_new_people_count_later(ledger: Ledger, rated: int) -> None:
+    """Their corrections too. Both are stored, and admins' count at once."""
+    later = time.time() + 7200
+    ledger.votes._clock = ledger.corrections._clock = lambda: later
+    for rater in (1, 2, 3):
+        await ledger.votes.cast(Rating(rated, rater, 1, 10 + rater))
+    await ledger.corrections.confirm(await ledger.corrections.add(Correction(rated, 2, "Better.", 20)), 1)
+    age = Trust(newcomer_seconds=3600)
+    (found,) = await ledger.votes.rated_exchanges(age)
+    assert (found.ups, found.raters, found.corrected) == (1, (1,), False)
+    assert await ledger.votes.preferences(age) == []
+    assert (await ledger.votes.newcomers(age), await ledger.votes.newcomers(Trust())) == (2, 0)
+    (found,) = await ledger.votes.rated_exchanges(Trust(admins=frozenset({3}), newcomer_seconds=3600))
+    assert found.raters == (1, 3)
+    ledger.votes._clock = lambda: later + 3700
+    (found,) = await ledger.votes.rated_exchanges(age)
+    assert found.corrected
+    assert await ledger.votes.newcomers(age) == 0

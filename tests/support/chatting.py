@@ -146,8 +146,10 @@ class Notebook:
         return self._noted(self.run, "retrain", by)
 
     async def plan(self) -> RunPlan:
-        counts = Counts(rated=60, disliked=4, unfinished=1, too_long=2, duplicates=3, selected=50, raters=6)
-        liked, corrected = (Pair(each, lesson(each)) for each in (rated(1), replace(rated(2), corrected=True)))
+        left_out = {"disliked": 4, "unfinished": 1, "too_long": 2, "duplicates": 3, "over_share": 12}
+        counts = Counts(rated=72, selected=50, raters=6, newcomers=2, **left_out)
+        corrected = Pair(replace(rated(2), corrected=True), lesson(rated(2)), rater=2)
+        liked = Pair(rated(1), lesson(rated(1)), rater=1)
         selection = Selection((corrected,) * 9 + (liked,) * 36, (liked,) * 5, counts)
         return self._noted(RunPlan(selection, (Source(path=Path("/data/food")),), self.recipe), "plan")
 

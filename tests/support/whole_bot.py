@@ -96,6 +96,8 @@ class WholeBot:
             "training": {
                 "recipe": "tiny",
                 "min_rated": 4,
+                "min_raters": 1,
+                "rater_age": 0,
                 "min_free_gigabytes": 0,
                 "python": self._interpreter("instant_trainer.py"),
             },

@@ -18,10 +18,10 @@ from inference.messages import Picture, Role, Turn
 from storage.translatable_reason import Reason, join
 from tests.support.lessons import SYSTEM, one_turn, photo
 from training.data.llava import Lesson
-from training.data.selection import cut_off
+from training.data.selection import beyond_share, cut_off
 from training.gate.fonts import EMOJI, TEXT
 from training.gate.report import Effort, Report
-from training.gate.run_summary_sheet import SHOWN, choose_rows, write
+from training.gate.run_summary_sheet import SHOWN, choose_rows, facts, write
 from training.gate.sheet import TEMPLATES, Row, Sheet
 from training.gate.sheet_picture import ROWS, WIDTH, draw
 from training.gate.sheet_words import CHINESE, localised
@@ -190,7 +190,8 @@ def test_the_sheet_of_a_run(tmp_path: Path) -> None:
     reason = Reason("{number} of its answers are empty or repeat themselves", number=3)
     report = Report(False, reason=reason, held_out=4, questions=150, live_correct=0.5, correct=0.25)
     taught = {RATED: 54, "food.json": 90}
-    told = replace(report, effort=Effort(54, 3, 56, 75.0, 5.0, 1_250_000_000, 120_000, taught, 2, corrections=6))
+    effort = Effort(54, 3, 56, 75.0, 5.0, 1_250_000_000, 120_000, taught, 2, corrections=6)
+    told = replace(report, effort=replace(effort, largest_share=0.184, over_share=12))
     write(job, told, [*lessons, longer], ["same", "same", "old", "same"], ["same", "same", "new", "same"])
     page = (tmp_path / SHEET).read_text(encoding="utf-8")
     assert re.findall(r'"question">(.*?)<', page) == ["Question 2?", "Question 0?", "Question 1?", "Question 2?"]
@@ -200,6 +201,8 @@ def test_the_sheet_of_a_run(tmp_path: Path) -> None:
         "6 (11 %)",
         "skipped as too long</dt><dd>2<",
         "90 samples",
+        "3 people; the largest share is 18 %",
+        "12 beyond one person&#39;s share",
         "50.0 → 25.0 % of 150",
         "1:15, 56 steps",
         "1.2 GB",
@@ -226,6 +229,13 @@ def test_the_sheet_of_a_run(tmp_path: Path) -> None:
     assert (tmp_path / localised(PICTURE, "zh")).read_bytes() != (tmp_path / PICTURE).read_bytes()
 
 
+def test_a_personal_bot_is_named_on_the_sheet() -> None:
+    """With one rater, the spread is that it is one person's taste."""
+    report = Report(True, effort=Effort(pairs=12, raters=1, largest_share=1.0))
+    assert ("lessons by person", "one person: a personal bot") in facts(report)
+    assert not dict(facts(Report(True))).get("lessons by person"), "reports of earlier versions do not have it"
+
+
 def test_every_word_of_a_sheet_is_translated() -> None:
     """The catalogue has each sentence with the same placeholders, and no other; reasons as the bot's has them."""
     sources = [*TEMPLATES.glob("sheet.html"), *TEMPLATES.parent.glob("*sheet*.py")]
@@ -237,7 +247,7 @@ def test_every_word_of_a_sheet_is_translated() -> None:
     reasons = {str(text) for _, text, *_ in verdicts}
     limit = cut_off(2, 4)
     assert limit is not None
-    reasons |= {limit.template, join([Reason(""), Reason("")]).template}
+    reasons |= {limit.template, beyond_share(1).template, join([Reason(""), Reason("")]).template}
     assert said | reasons == CHINESE.keys()
     everywhere = Translator.load().to("zh")
     assert {each: everywhere.catalogue.gettext(each) for each in reasons} == {each: CHINESE[each] for each in reasons}

@@ -13,10 +13,11 @@ from training.data.near_duplicates import NearDuplicates
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A rated exchange and its lesson."""
+    """A rated exchange and its lesson; `rater` is the one for whom it counts (`training.data.influence`)."""
 
     rated: RatedExchange
     lesson: Lesson
+    rater: int | None = None
 
     @property
     def id(self) -> int:

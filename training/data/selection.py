@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 
 from storage.learning_records import RatedExchange
 from storage.translatable_reason import Reason, join, listed
+from training.data.influence import allowance, beyond_allowance, limit_thumbs_down, owners
 from training.data.llava import lesson
 from training.data.near_duplicates import NearDuplicates
 from training.data.pairs import Pair, connected, separate
@@ -38,10 +39,12 @@ class Counts:
         unfinished: Liked ones that are empty or did not end by themselves.
         too_long: Finished ones with more tokens than the trainer accepts.
         duplicates: Those that repeat another pair.
+        over_share: Those beyond one rater's share (`training.rater_share`).
         selected: The rest.
         raters: Users who liked the selected ones; in a `Selection`, those of the pairs to train on.
         votes: Thumbs up of the pairs to train on.
         cut: Unfinished ones that reached `chat.max_new_tokens`.
+        newcomers: People whose votes do not count yet (`training.rater_age`).
     """
 
     rated: int = 0
@@ -49,13 +52,15 @@ class Counts:
     unfinished: int = 0
     too_long: int = 0
     duplicates: int = 0
+    over_share: int = 0
     selected: int = 0
     raters: int = 0
     votes: int = 0
     cut: int = 0
+    newcomers: int = 0
 
     def __str__(self) -> str:
-        shown = {name: value for name, value in asdict(self).items() if name not in ("votes", "cut")}
+        shown = {name: value for name, value in asdict(self).items() if name not in ("votes", "cut", "newcomers")}
         return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shown.items())
 
     @property
@@ -64,12 +69,22 @@ class Counts:
         return cut_off(self.cut, self.rated - self.disliked)
 
     @property
+    def waiting(self) -> Reason | None:
+        """Why votes of new people do not count yet, None if there are none."""
+        if not self.newcomers:
+            return None
+        return Reason(
+            "Votes of new people count once training.rater_age has passed; waiting: {people}", people=self.newcomers
+        )
+
+    @property
     def left_out(self) -> list[Reason]:
         """Why liked answers were not selected, with the number of each cause."""
         return [
             *([Reason("{number} cut off", number=self.unfinished)] if self.unfinished else []),
             *([Reason("{number} too long", number=self.too_long)] if self.too_long else []),
             *([Reason("{number} repeated", number=self.duplicates)] if self.duplicates else []),
+            *([beyond_share(self.over_share)] if self.over_share else []),
         ]
 
 
@@ -86,6 +101,11 @@ class Selection:
         """How many of the pairs to train on are corrections by users."""
         return sum(each.rated.corrected for each in self.train)
 
+    @property
+    def largest_share(self) -> float:
+        """The share of the pairs to train on that count for one rater, for the one with the most; 0 to 1."""
+        return max(Counter(each.rater for each in self.train).values()) / len(self.train)
+
     def rows(self) -> list[tuple[int, str]]:
         """Return exchange ids with the name of their split, as the ledger stores them."""
         return [(each.id, TRAIN) for each in self.train] + [(each.id, HELD_OUT) for each in self.held_out]
@@ -101,6 +121,11 @@ def cut_off(cut: int, liked: int) -> Reason | None:
         cut=cut,
         liked=liked,
     )
+
+
+def beyond_share(number: int) -> Reason:
+    """Return how many lessons were left out for `training.rater_share`."""
+    return Reason("{number} beyond one person's share", number=number)
 
 
 def liked_exchanges(rated: Iterable[RatedExchange], threshold: int) -> list[RatedExchange]:
@@ -132,6 +157,18 @@ def without_duplicates(pairs: Sequence[Pair], near: NearDuplicates) -> list[Pair
             same_texts.append(each)
     ids = {pair.id for group in kept.values() for pair in group}
     return [each for each in pairs if each.id in ids]
+
+
+def within_share(pairs: Sequence[Pair], near: NearDuplicates, factor: float) -> list[Pair]:
+    """Drop the pairs of each rater beyond the allowance (`training.data.influence`); the others get their rater.
+
+    The newest stay, and those least like newer ones of the same rater: about other pictures, in other words.
+    """
+    owner = owners({each.id: each.rated.liked_by for each in pairs})
+    pictures = {each.id: number for number, group in enumerate(connected(pairs, near)) for each in group}
+    features = {each.id: (pictures[each.id], _normalized(each.rated.exchange.question)) for each in pairs}
+    beyond = beyond_allowance(owner, allowance(Counter(owner.values()), factor), features)
+    return [replace(each, rater=owner.get(each.id)) for each in pairs if each.id not in beyond]
 
 
 def split(
@@ -177,18 +214,20 @@ def choose_pairs(
     rated: Sequence[RatedExchange], phashes: Mapping[str, str], settings: TrainingSettings, max_length: int | None
 ) -> tuple[list[Pair], Counts]:
     """Return the pairs to learn from, ordered by id, and the counts. `max_length` is in tokens; None for no limit."""
-    good = liked_exchanges(rated, settings.threshold)
+    good = liked_exchanges(limit_thumbs_down(rated, settings.threshold, settings.rater_share), settings.threshold)
     whole = finished(good)
     short = short_enough(whole, max_length)
     near = NearDuplicates(phashes, settings.near_duplicate)
-    chosen = without_duplicates([Pair(each, lesson(each)) for each in short], near)
+    different = without_duplicates([Pair(each, lesson(each)) for each in short], near)
+    chosen = within_share(different, near, settings.rater_share)
     return chosen, Counts(
         rated=len(rated),
         disliked=len(rated) - len(good),
         unfinished=len(good) - len(whole),
         cut=sum(each.exchange.finish == "length" for each in good),
         too_long=len(whole) - len(short),
-        duplicates=len(short) - len(chosen),
+        duplicates=len(short) - len(different),
+        over_share=len(different) - len(chosen),
         selected=len(chosen),
         raters=_raters(chosen),
     )
@@ -201,6 +240,7 @@ def select_pairs(
     *,
     max_length: int | None = None,
     trained: Collection[int] = frozenset(),
+    newcomers: int = 0,
 ) -> Selection:
     """Choose the pairs of a run and split them.
 
@@ -210,11 +250,13 @@ def select_pairs(
         settings: What to select by.
         max_length: The most tokens of a pair; None for no limit.
         trained: The exchanges that the live model was trained on.
+        newcomers: People whose votes do not count yet and are not in `rated`.
 
     Raises:
-        TooFewPairs: There are too few, or none to hold out.
+        TooFewPairs: There are too few, from too few people, or none to hold out.
     """
     chosen, counts = choose_pairs(rated, phashes, settings, max_length)
+    counts = replace(counts, newcomers=newcomers)
     min_rated = settings.min_rated
     if len(chosen) < min_rated:
         few = Reason(
@@ -225,7 +267,15 @@ def select_pairs(
         )
         if counts.left_out:
             few = Reason("{few} Left out: {reasons}.", few=few, reasons=listed(counts.left_out))
-        raise TooFewPairs(join([counts.limit, few] if counts.limit else [few]))
+        raise TooFewPairs(join([each for each in (counts.limit, few, counts.waiting) if each]))
+    if counts.raters < settings.min_raters:
+        alone = Reason(
+            "Too few people: the liked answers have 👍 from {raters}, {wanted} needed. Let others vote too, or set "
+            "training.min_raters = 1 for a bot of your own.",
+            raters=counts.raters,
+            wanted=settings.min_raters,
+        )
+        raise TooFewPairs(join([each for each in (alone, counts.waiting) if each]))
     near = NearDuplicates(phashes, settings.near_duplicate)
     seen = {name for each in rated if each.exchange.id in trained for name in lesson(each).pictures}
     train, held_out = split(chosen, near, share=settings.held_out, seen=seen)

@@ -25,6 +25,8 @@ class Effort(Record):
         liked: Liked answers, selected or not.
         cut: Those that reached `chat.max_new_tokens` and were not selected.
         corrections: Pairs that are corrections by users.
+        largest_share: The share of the pairs that count for one rater, for the one with the most; 0 to 1.
+        over_share: Liked answers that were not selected because they are beyond one rater's share.
     """
 
     pairs: int = 0
@@ -40,6 +42,8 @@ class Effort(Record):
     liked: int = 0
     cut: int = 0
     corrections: int = 0
+    largest_share: float = 0.0
+    over_share: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Final
 
 from training.data.llava import Lesson
-from training.data.selection import cut_off
-from training.gate.report import Report
+from training.data.selection import beyond_share, cut_off
+from training.gate.report import Effort, Report
 from training.gate.sheet import Row, Sheet
 from training.gate.sheet_picture import draw
-from training.gate.sheet_words import LANGUAGES, localised, words
+from training.gate.sheet_words import LANGUAGES, Say, localised, words
 from training.job import RATED, EvaluationJob
 from training.number_format import clock, percent, size
 from training.run_folder import PICTURE, SHEET
@@ -84,6 +84,14 @@ def _share(part: int, whole: int) -> str:
     return f"{part} ({100 * part / max(part, whole):.0f} %)"
 
 
+def _spread(effort: Effort, say: Say) -> str:
+    """Return how the lessons spread over the people who gave them."""
+    if effort.raters == 1:
+        return say("one person: a personal bot")
+    share = f"{100 * effort.largest_share:.0f}"
+    return say("{people} people; the largest share is {share} %", people=effort.raters, share=share)
+
+
 def facts(report: Report, language: str = "en") -> tuple[tuple[str, str], ...]:
     """Return the numbers of a run as (name, value)."""
     say, effort = words(language), report.effort
@@ -96,6 +104,8 @@ def facts(report: Report, language: str = "en") -> tuple[tuple[str, str], ...]:
         *([(say("skipped as too long"), str(effort.too_long))] if effort.too_long else []),
         *([(say("other sources"), say("{number} samples", number=others))] if others else []),
         (say("votes"), say("{votes} from {people} people", votes=effort.votes, people=effort.raters)),
+        *([(say("lessons by person"), _spread(effort, say))] if effort.largest_share else []),
+        *([(say("left out"), say(beyond_share(effort.over_share)))] if effort.over_share else []),
         *([(say("cut off"), say(limit))] if limit else []),
         (say("checked on"), say("{number} held-out liked answers", number=report.held_out)),
         (say("held-out loss"), f"{report.live_nll:.3f} → {report.nll:.3f}"),

@@ -1,0 +1,112 @@
+"""How far one rater's votes can move what a run learns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from storage.learning_records import RatedExchange
+from tests.support.lessons import rated, settings
+from training.data.influence import allowance, beyond_allowance, limit_thumbs_down, owners
+from training.data.selection import Selection, TooFewPairs, select_pairs
+
+HOSTILE = 99
+
+
+def voted(number: int, likes: Sequence[int], dislikes: Sequence[int] = (), **changes: Any) -> RatedExchange:
+    """Return an answer about a picture of its own with the votes of these raters."""
+    made = rated(number, [f"p{number}"], ups=len(likes), downs=len(dislikes), **changes)
+    return replace(made, raters=tuple(sorted((*likes, *dislikes))), liked_by=tuple(sorted(likes)))
+
+
+def select(rows: Sequence[RatedExchange], **changes: Any) -> Selection:
+    """Select with settings that accept few pairs."""
+    return select_pairs(rows, {}, settings(min_rated=2, **changes))
+
+
+def chosen(selection: Selection) -> set[int]:
+    """Return the exchange ids on both sides."""
+    return {each.id for each in (*selection.train, *selection.held_out)}
+
+
+def test_one_hostile_account_among_twenty_has_at_most_its_share() -> None:
+    """It casts as many votes as all others together, likes what they dislike, and dislikes all that they like."""
+    honest = [voted(number, [number % 19], [HOSTILE]) for number in range(57)]
+    hostile = [voted(number, [HOSTILE]) for number in range(100, 157)]
+    selection = select(honest + hostile)
+    lessons = [*selection.train, *selection.held_out]
+    theirs = [each.id for each in sorted(lessons, key=lambda each: each.id) if each.rated.liked_by == (HOSTILE,)]
+    assert len(theirs) == 6, "twice the median rater's three"
+    assert theirs == [*range(151, 157)], "the newest stay"
+    assert len(lessons) - len(theirs) == 57 - 6, "it keeps no more answers out than it may teach"
+    assert selection.counts.over_share == 51
+    assert selection.largest_share < 0.12
+    everything = select(honest + hostile, rater_share=0)
+    assert chosen(everything) == set(range(100, 157)), "without the limit nothing else would be left"
+
+
+def test_what_several_people_like_counts_for_whoever_has_the_fewest() -> None:
+    """So popular answers are no one's alone, and a rater with many others does not use up theirs."""
+    assert owners({1: [7, 8], 2: [7], 3: [7, 8], 4: [7, 9]}) == {2: 7, 1: 8, 3: 7, 4: 9}
+    assert owners({1: []}) == {}
+    rows = [voted(number, range(15)) for number in range(30)] + [voted(number, [HOSTILE]) for number in range(50, 80)]
+    owned = Counter(each.rater for each in select(rows).train if each.rater != HOSTILE)
+    assert max(owned.values()) <= 2
+    assert len(chosen(select(rows)) & set(range(50, 80))) == 4
+
+
+def test_the_allowance_is_a_multiple_of_the_median_raters() -> None:
+    """It is three at least, and one or two raters have no limit."""
+    assert allowance({1: 10, 2: 4, 3: 5}, 2.0) == 10
+    assert allowance({1: 10, 2: 1, 3: 1}, 2.0) == 3
+    assert allowance({1: 10, 2: 1}, 2.0) == 11
+    assert allowance({1: 10}, 2.0) == 20
+    assert allowance({1: 10, 2: 4, 3: 5}, 0) == allowance({}, 2.0) == float("inf")
+
+
+def test_the_newest_and_most_different_answers_stay() -> None:
+    """An answer that shares its picture or question with newer ones goes before an older one that does not."""
+    same_picture: dict[int, list[object]] = {number: ["p", number] for number in (5, 6, 7)}
+    other: dict[int, list[object]] = {1: ["q", 1], 2: ["r", 2]}
+    assert beyond_allowance(dict.fromkeys([1, 2, 5, 6, 7], 0), 3, same_picture | other) == {5, 6}
+    assert beyond_allowance(dict.fromkeys([1, 2, 5, 6, 7], 0), 3, {}) == {1, 2}
+    assert beyond_allowance({1: 0, 2: 1}, 3, {}) == set()
+
+
+def test_pictures_that_are_nearly_the_same_are_not_different() -> None:
+    """The selection compares them by their hashes."""
+    rows = [voted(number, [number % 9]) for number in range(18)] + [
+        voted(number, [HOSTILE]) for number in range(20, 30)
+    ]
+    phashes = {f"p{number}": f"{number:016x}" for number in range(26, 30)}
+    kept = select_pairs(rows, phashes, settings(min_rated=2, near_duplicate=4))
+    assert chosen(kept) & set(range(20, 30)) == {29, 25, 24, 23}
+
+
+def test_thumbs_down_of_several_people_are_not_limited() -> None:
+    """They are shared out like lessons: what ten people dislike is none's veto alone."""
+    rows = [voted(number, [1, 2], range(10, 20)) for number in range(20)]
+    rows += [voted(number, [number % 5]) for number in range(30, 40)]
+    assert limit_thumbs_down(rows, 0, 2.0) == rows
+
+
+def test_thumbs_down_where_no_one_else_likes_the_answer_are_not_limited() -> None:
+    """They keep nothing out of the lessons."""
+    rows = [voted(number, [], [HOSTILE]) for number in range(20)] + [voted(30, [1], [HOSTILE])]
+    assert limit_thumbs_down(rows, 0, 2.0) == rows
+
+
+def test_too_few_people_are_an_error_with_the_next_step() -> None:
+    """A run that learns one person's taste has to be asked for; votes that wait are named."""
+    rows = [voted(number, [1]) for number in range(8)]
+    assert chosen(select(rows))
+    with pytest.raises(
+        TooFewPairs, match=r"^Too few people: .* from 1, 2 needed.*min_raters = 1 for a bot of your own\.$"
+    ):
+        select(rows, min_raters=2)
+    with pytest.raises(TooFewPairs, match=r"Votes of new people count once training.rater_age has passed; waiting: 3$"):
+        select_pairs(rows, {}, settings(min_raters=2), newcomers=3)
