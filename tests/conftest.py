@@ -20,7 +20,15 @@ from bot.cli.main import main
 from telegram_emulator import Emulator
 from tests.support.bot_process import Ended, Thumbtune
 from tests.support.chatting import Stage
+from tests.support.ledgers import copied_ledgers
 from tests.support.warm_python import WarmPython
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ledgers_are_copied() -> Iterator[None]:
+    """Make new ledgers of this process by copying one, except in the tests of `Ledger.open`."""
+    with copied_ledgers():
+        yield
 
 
 @pytest.fixture

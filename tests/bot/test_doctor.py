@@ -58,7 +58,7 @@ def test_what_is_missing_comes_with_a_cure(tmp_path: Path) -> None:
     assert not token.ok and "THUMBTUNE_TELEGRAM__TOKEN" in token.cure
 
 
-def test_nobody_to_retrain_is_a_warning(tmp_path: Path) -> None:
+def test_no_admin_is_a_warning(tmp_path: Path) -> None:
     """Without an admin the bot runs, and the doctor warns, with a token and without one."""
     findings = examine(settings_in(tmp_path))
     found = finding_of(findings, "admins")
@@ -104,7 +104,7 @@ def test_a_package_of_another_owner_is_noticed(tmp_path: Path, monkeypatch: pyte
     ("arguments", "text", "words"),
     [
         (("run",), "[chat]\ntemprature = 1\n", "did you mean 'temperature'"),
-        (("promote", "nobody"), "", "no model nobody"),
+        (("promote", "run-9"), "", "no model run-9"),
         (("rollback",), "", "no earlier model"),
     ],
 )

@@ -89,7 +89,7 @@ async def test_a_checkpoint_comes_whole(tmp_path: Path, monkeypatch: pytest.Monk
     assert f"THUMBTUNE_INFERENCE__MODEL={directory}" in shown
 
 
-async def test_running_again_asks_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_running_again_sends_no_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A complete folder is checked locally, without a request to the hub."""
     async with HubServer(FILES) as hub:
         await _fetch(hub, tmp_path / "m", monkeypatch)
@@ -166,7 +166,7 @@ async def test_a_branch_that_moves_on_is_not_followed(
     verify(directory)
 
 
-async def test_a_server_without_ranges_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_without_ranges_sends_the_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the server ignores the range, the file is written from its start."""
     async with HubServer(FILES, cut_after={WEIGHTS: [10_000]}, ranges=False) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)

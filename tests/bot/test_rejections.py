@@ -43,7 +43,7 @@ class Engines:
         return Notebook().engine
 
 
-async def nobody_calls(_: dict[str, object]) -> None: ...
+async def no_call(_: dict[str, object]) -> None: ...
 
 
 async def rejected_run(ledger: Ledger, directory: Path) -> Overview:
@@ -67,7 +67,7 @@ async def test_the_operator_sees_that_a_model_was_rejected(tmp_path: Path) -> No
     """The operator page and the command line show the run as rejected, with the reason."""
     async with Ledger.open(tmp_path) as ledger:
         await rejected_run(ledger, tmp_path)
-        server = WebServer(Settings(web=WebSettings(port=free_port())), vitals(ledger), nobody_calls, Translator.load())
+        server = WebServer(Settings(web=WebSettings(port=free_port())), vitals(ledger), no_call, Translator.load())
         try:
             async with aiohttp.ClientSession(await server.start()) as session, session.get("/") as page:
                 shown = await page.text()

@@ -183,10 +183,8 @@ async def test_a_cancellation_while_the_model_is_published_is_too_late(
         assert "Not enough yet: 0 liked answers" in again.reason
 
 
-async def test_a_run_that_was_cancelled_for_somebody_begins_again(
-    room: Room, work: AdminService, admins: Admins
-) -> None:
-    """A run cancelled by an opt-out restarts, even if the person has opted in again by the time it ends."""
+async def test_a_run_cancelled_by_an_opt_out_restarts(room: Room, work: AdminService, admins: Admins) -> None:
+    """The run restarts even if the person has opted in again by the time it ends."""
     await work.retrain(1)
     await room.trainer.hanging.wait()
     room.trainer.hangs = ""

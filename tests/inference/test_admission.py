@@ -31,7 +31,7 @@ def test_admission_first_come_first_served() -> None:
 
 
 def test_admission_one_place_a_chat() -> None:
-    """A chat's second question waits for its first and holds nobody else up."""
+    """A chat's second question waits for its first; other chats do not wait."""
     admission = Admission(lambda _: 2)
     with ExitStack() as stack:
         first, second, other = (stack.enter_context(admission.ticket(chat)) for chat in ("one", "one", "two"))

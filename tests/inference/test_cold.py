@@ -88,7 +88,7 @@ async def test_cold_swap_failed_and_the_old_one_too(deploy: Deploy, tmp_path: Pa
 
 @pytest.mark.parametrize("how", ["cancelled", "stopped"])
 async def test_cold_swap_in_the_middle(deploy: Deploy, tmp_path: Path, how: str) -> None:
-    """A cold swap that nobody waits for goes on to its end; a stop ends it, with every process."""
+    """A cold swap continues without a waiting caller; a stop ends it, with every process."""
     async with deploy() as deployment:
         swapping = asyncio.create_task(deployment.swap("b", a_model(tmp_path, "b", late=1)))
         await until(lambda: notes(tmp_path / "b", "start"))

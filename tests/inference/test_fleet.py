@@ -164,7 +164,7 @@ async def test_fleet_follow_up_after_a_swap_is_warm(tmp_path: Path, warm_python:
     """The first follow-up to a new model finds its picture encoded and its prefix computed."""
     settings = InferenceSettings.model_validate({"engine": "cpu", "threads": 1, "python": warm_python})
     deployment = Deployment(settings, "m1", CHECKPOINT, logs=tmp_path)
-    (talk,) = talks(["somebody"])[:1]
+    (talk,) = talks(["ada"])[:1]
     try:
         await deployment.start()
         first = await talk.asks(deployment)

@@ -47,7 +47,7 @@ async def test_restarts_killed_engine_is_replaced(deploy: Deploy) -> None:
 
 
 @pytest.mark.parametrize("cue", ["die:2!", "die:0!", "hang:0!", "hang:2!"])
-async def test_restarts_crash_or_hang_is_begun_anew(deploy: Deploy, cue: str) -> None:
+async def test_restarts_an_answer_after_a_crash_or_hang(deploy: Deploy, cue: str) -> None:
     """An engine that dies or hangs on a question is replaced, and the question is retried."""
     async with deploy(token_timeout=0.5) as deployment:
         old = deployment.status().pid
@@ -58,7 +58,7 @@ async def test_restarts_crash_or_hang_is_begun_anew(deploy: Deploy, cue: str) ->
 
 
 async def test_restarts_busy_is_not_hung(deploy: Deploy) -> None:
-    """An engine that lets one wait too long and speaks to another is kept; who waited is asked for again."""
+    """An engine that times out on one question while it answers another is kept; the question is retried."""
     async with deploy(token_timeout=0.5) as deployment:
         old = deployment.status().pid
         talking, _ = await under_way(deployment, "words:40 slow:0.05", "talking")
@@ -70,7 +70,7 @@ async def test_restarts_busy_is_not_hung(deploy: Deploy) -> None:
 
 
 async def test_restarts_many_broken_answers_are_one_question(deploy: Deploy, tmp_path: Path) -> None:
-    """A healthy engine that broke many answers off proves itself once, not once for each."""
+    """A healthy engine with many broken answers is probed once, not once for each."""
     async with deploy() as deployment:
         before = sum(note["chat"] == "probe" for note in notes(tmp_path / "a", "begin"))
         worker = deployment._nodes[0].slots.live.worker

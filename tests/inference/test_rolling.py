@@ -24,7 +24,7 @@ def models(deployment: Deployment) -> list[str]:
 
 
 async def test_rolling_swap_while_people_chat(tmp_path: Path) -> None:
-    """Three servers change one by one: nobody is cut off, each answer is its node's model's, chats come back."""
+    """Three servers change one by one: no answer is cut off or mixes models, and chats return."""
     async with fleet(tmp_path, 3) as (deployment, servers):
         done = False
         heard_models: list[str] = []

@@ -65,10 +65,10 @@ async def test_routing_a_chat_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["kill", "freeze"])
-async def test_routing_a_dead_nodes_answers_are_begun_anew_elsewhere(tmp_path: Path, how: str) -> None:
-    """A node that dies or falls silent in mid-answer: one whole answer from the next choice; it rejoins later."""
+async def test_routing_a_dead_nodes_answers_restart_elsewhere(tmp_path: Path, how: str) -> None:
+    """An answer whose node dies or falls silent restarts on the next choice; the node rejoins later."""
     async with fleet(tmp_path, 3, token_timeout=1.5) as (deployment, servers):
-        chat = "somebody"
+        chat = "ada"
         home, second = servers.home(chat), servers.second(chat)
         asking, heard = await under_way(deployment, "words:30 slow:0.05", chat)
         if how == "kill":
@@ -93,9 +93,9 @@ async def test_routing_a_dead_nodes_answers_are_begun_anew_elsewhere(tmp_path: P
 
 
 async def test_routing_drain_and_undrain(tmp_path: Path) -> None:
-    """A drained node finishes what it has, gets nothing more, and its chats come back when it is opened again."""
+    """A drained node finishes its answers and gets no more; after undrain its chats return to it."""
     async with fleet(tmp_path, 3) as (deployment, servers):
-        chat = "somebody"
+        chat = "ada"
         home, second = servers.home(chat), servers.second(chat)
         asking, _ = await under_way(deployment, "gate:2", chat)
         draining = asyncio.create_task(deployment.drain(home))
@@ -109,13 +109,13 @@ async def test_routing_drain_and_undrain(tmp_path: Path) -> None:
         await deployment.undrain(home)
         assert (await ask(deployment, "hi", chat)).pid == servers.pid(home)
         with pytest.raises(EngineUnavailable, match=home):
-            await deployment.drain("nobody")
+            await deployment.drain("unknown")
 
 
 async def test_routing_drain_warms_first(tmp_path: Path) -> None:
-    """Before a chat moves its newest prompt has been computed where it goes, for one token; and again on its return."""
+    """Before a chat moves or returns, its newest prompt is computed on the target node, for one token."""
     async with fleet(tmp_path, 3) as (deployment, servers):
-        chat = "somebody"
+        chat = "ada"
         home, second = servers.home(chat), servers.second(chat)
         await ask(deployment, "first words", chat)
         await deployment.drain(home)
@@ -132,9 +132,11 @@ async def test_routing_drain_warms_first(tmp_path: Path) -> None:
         assert deployment.status().counters.answered == 2
 
 
-async def test_routing_somebody_stays(tmp_path: Path) -> None:
-    """A node that is gone for good is drained at once, and undrained before it is back; the last that answers stays.
-    With a drained node alone that is ready, nobody is answered, and the status says so."""
+async def test_routing_the_last_ready_node_stays(tmp_path: Path) -> None:
+    """A missing node is drained at once and may be undrained before it is back; the last ready node cannot be drained.
+
+    While the only ready node is drained, questions wait, and the status says so.
+    """
     async with fleet(tmp_path, 3) as (deployment, servers):
         first, second, missing = servers.endpoints
 
@@ -168,7 +170,7 @@ async def test_routing_somebody_stays(tmp_path: Path) -> None:
 async def test_routing_a_drain_that_lasts_too_long_is_no_crash(tmp_path: Path) -> None:
     """An answer unfinished at the timeout restarts on another replica; stopping its engine is no crash."""
     async with deployed(tmp_path, gpus=[0, 1], drain_timeout=0.1) as deployment:
-        asking, heard = await under_way(deployment, "gate:2", "somebody")
+        asking, heard = await under_way(deployment, "gate:2", "ada")
         home = next(node.name for node in deployment.status().nodes if node.in_flight)
         pids = deployment.status().pids
         await deployment.drain(home)
@@ -180,10 +182,10 @@ async def test_routing_a_drain_that_lasts_too_long_is_no_crash(tmp_path: Path) -
         await until(lambda: all(node.state is State.READY for node in deployment.status().nodes))
         assert (deployment.status().counters.crashes, deployment.status().last_error) == (0, "")
         await deployment.undrain(home)
-        assert (await ask(deployment, "hi", "somebody")).pid not in pids
+        assert (await ask(deployment, "hi", "ada")).pid not in pids
 
 
-async def test_routing_starts_with_who_is_there(tmp_path: Path) -> None:
+async def test_routing_starts_without_a_missing_node(tmp_path: Path) -> None:
     """A server that does not answer at the start is left out and joins when it does."""
     async with fleet(tmp_path, 2, missing=1, start_timeout=1) as (deployment, servers):
         chat = next(f"chat {n}" for n in range(60) if servers.home(f"chat {n}") == servers.endpoints[1])
@@ -195,7 +197,7 @@ async def test_routing_starts_with_who_is_there(tmp_path: Path) -> None:
 
 
 async def test_routing_a_full_node_holds_up_only_its_own(tmp_path: Path) -> None:
-    """Places are counted for each node: others are answered while one has a queue."""
+    """Concurrency is limited by node: the others answer while one has a queue."""
     async with fleet(tmp_path, 2, concurrency=1) as (deployment, servers):
         ours = [f"one {number}" for number in range(60) if servers.home(f"one {number}") == servers.endpoints[0]][:2]
         theirs = next(f"two {n}" for n in range(60) if servers.home(f"two {n}") == servers.endpoints[1])

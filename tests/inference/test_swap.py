@@ -185,7 +185,7 @@ async def test_swap_crash_of_the_draining_engine(deploy: Deploy, tmp_path: Path)
 
 
 async def test_swap_killed_while_warming_up(deploy: Deploy, tmp_path: Path) -> None:
-    """The new engine killed before it is ready fails the swap at once and touches nobody."""
+    """The new engine killed before it is ready fails the swap at once; no answer is interrupted."""
     async with deploy() as deployment:
         old = deployment.status().pid
         swapping = asyncio.create_task(deployment.swap("b", a_model(tmp_path, "b", late=10)))

@@ -141,7 +141,7 @@ async def test_warming_has_a_time_limit(deploy: Deploy, tmp_path: Path) -> None:
         assert deployment.status().counters.warmed == 0
 
 
-async def test_warming_ends_when_nobody_else_is_left(deploy: Deploy, tmp_path: Path) -> None:
+async def test_warming_ends_when_its_node_is_the_last(deploy: Deploy, tmp_path: Path) -> None:
     """An engine that is being warmed is opened at once when the last one that answered dies."""
     async with deploy(gpus=[0, 1], warm_timeout=60) as deployment:
         gate = tmp_path / "a" / "gate"

@@ -22,6 +22,12 @@ from tests.support.ledgers import exchange, picture
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(autouse=True)
+def real_migrations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Apply the migrations to each new ledger."""
+    monkeypatch.setattr("storage.ledger.migrate", migrate)
+
+
 def applied(path: Path) -> list[str]:
     """The migrations on record in a file."""
     database = connect(path)

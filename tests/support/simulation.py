@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import selectors
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,6 +39,7 @@ from telegram_emulator.api_errors import BotApiError
 from telegram_emulator.methods import METHODS
 from telegram_emulator.parameters import Parameters, Upload
 from telegram_emulator.world import World
+from tests.support.virtual_time import VirtualLoop
 
 EPOCH = 1_790_000_000.0
 """What the wall clock shows when a simulation begins, in UTC seconds."""
@@ -63,48 +63,6 @@ DELAY_SECONDS = 35.0
 """Longer than the bot waits for an answer."""
 
 PATIENCE_SECONDS = 3600.0
-
-
-class _Selector(selectors.SelectSelector):
-    """Instead of waiting, moves the clock of its loop to the next timer."""
-
-    loop: VirtualLoop
-
-    def select(self, timeout: float | None = None) -> Any:
-        ready = super().select(0)
-        assert ready or timeout is not None, "nothing is left to happen"
-        if not ready and timeout:
-            self.loop.now += timeout
-        return ready
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop with virtual time and without threads: their work runs on the loop, in the order it was given."""
-
-    def __init__(self, now: float) -> None:
-        selector = _Selector()
-        selector.loop = self
-        self.now = now
-        super().__init__(selector)
-
-    def time(self) -> float:
-        """The virtual clock, in seconds."""
-        return self.now
-
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:  # type: ignore[override]
-        """Run `func` in a later iteration of the loop."""
-        future = self.create_future()
-
-        def work() -> None:
-            if future.done():
-                return
-            try:
-                future.set_result(func(*args))
-            except Exception as error:  # noqa: BLE001 - it belongs to the caller
-                future.set_exception(error)
-
-        self.call_soon(work)
-        return future
 
 
 @dataclass(frozen=True)
@@ -133,7 +91,7 @@ class Simulation:
     steps: list[str] = field(default_factory=list)
     crashes: int = 0
     dead: bool = False
-    loop: VirtualLoop = field(default_factory=lambda: VirtualLoop(0.0))
+    loop: VirtualLoop = field(default_factory=VirtualLoop)
 
     def run(self, acts: Sequence[Act], process: Process) -> None:
         """Let people act, in order, beside `process`, which starts again after every crash, until all has settled.

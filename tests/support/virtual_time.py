@@ -1,30 +1,55 @@
-"""An event loop whose clock jumps to the next timer as soon as nothing else is left to do. For code without sockets."""
+"""An event loop with virtual time: its clock jumps to the next timer as soon as nothing else is left to do."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import selectors
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
 
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock starts at 0 and never waits."""
+class _Selector(selectors.SelectSelector):
+    """Instead of waiting, moves the clock of its loop to the next timer."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._virtual = 0.0
+    loop: VirtualLoop
+
+    def select(self, timeout: float | None = None) -> Any:
+        ready = super().select(0)
+        assert ready or timeout is not None, "nothing is left to happen"
+        if not ready and timeout:
+            self.loop.now += timeout
+        return ready
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop with virtual time and without threads: their work runs on the loop, in the order it was given."""
+
+    def __init__(self, now: float = 0.0) -> None:
+        selector = _Selector()
+        selector.loop = self
+        self.now = now
+        super().__init__(selector)
 
     def time(self) -> float:
-        return self._virtual
+        """The virtual clock, in seconds."""
+        return self.now
 
-    def _run_once(self) -> None:
-        loop: Any = self
-        if not loop._ready and loop._scheduled:
-            self._virtual = max(self._virtual, loop._scheduled[0]._when)
-        loop.call_soon(lambda: None)  # so that the selector does not wait
-        super()._run_once()  # type: ignore[misc]  # asyncio's own step
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:  # type: ignore[override]
+        """Run `func` in a later iteration of the loop."""
+        future = self.create_future()
+
+        def work() -> None:
+            if future.done():
+                return
+            try:
+                future.set_result(func(*args))
+            except Exception as error:  # noqa: BLE001 - it belongs to the caller
+                future.set_exception(error)
+
+        self.call_soon(work)
+        return future
 
 
 def in_virtual_time(work: Coroutine[Any, Any, Result]) -> Result:

@@ -99,8 +99,7 @@ async def _trainer(community: Community) -> psutil.Process:
 async def trouble(community: Community, rng: random.Random, stop: asyncio.Event) -> None:
     """What Telegram and the network do to a bot, one thing after another: calls fail, updates come twice.
 
-    The next thing goes wrong after the last one has, however slow the machine: nobody survives a Telegram that never
-    answers.
+    Faults follow one another, however slow the machine: no bot works with a Telegram that never answers.
     """
     emulator = community.emulator
     while not stop.is_set():
@@ -115,7 +114,7 @@ async def trouble(community: Community, rng: random.Random, stop: asyncio.Event)
         with suppress(TimeoutError):
             async with asyncio.timeout(rng.uniform(1, 4)):
                 await stop.wait()
-        emulator.world.updates.held_back = 0  # or what is held back waits for a message that nobody sends
+        emulator.world.updates.held_back = 0  # or the updates held back wait for a further message
         emulator.world.updates.wake()
 
 

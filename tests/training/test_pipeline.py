@@ -393,7 +393,7 @@ async def test_a_new_run_resumes_an_interrupted_one(room: Room) -> None:
     await room.like(500, "brown")
     third = await run()
     assert latest_checkpoint(third) is None
-    assert latest_checkpoint(second) is None, "what nobody can go on from takes no room"
+    assert latest_checkpoint(second) is None, "a checkpoint that no run resumes is removed"
 
 
 @pytest.mark.parametrize(

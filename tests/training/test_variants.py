@@ -175,4 +175,4 @@ def test_a_users_configuration_runs_with_smaller_batches_if_memory_is_short(tmp_
     assert Job.read(tmp_path / "finetune.json").split == 2
     assert len(done.losses) == PAIRS // 4, "the pairs of a step are as many as before"
     assert "mlp1.1.weight" in done.adapter.names(), "XTuner's own model trains the projector"
-    assert "train example" not in (tmp_path / "finetune.log").read_text(), "the log holds nobody's words"
+    assert "train example" not in (tmp_path / "finetune.log").read_text(), "the log has no words of users"
