@@ -35,6 +35,7 @@ SELECT date(exchanges.created, 'unixepoch') AS day, exchanges.model AS model,
 _APPROVALS = """
 SELECT exchanges.model AS model, sum(ratings.value > 0) AS ups, sum(ratings.value < 0) AS downs
   FROM ratings JOIN exchanges ON exchanges.id = ratings.exchange
+ WHERE ratings.rater NOT IN (SELECT id FROM users WHERE opted_out)
  GROUP BY exchanges.model
 """
 
@@ -64,7 +65,7 @@ class Day:
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """The votes on a model's answers: the latest of each rater."""
+    """The votes on a model's answers: the latest of each rater on each answer, without people who opted out."""
 
     ups: int = 0
     downs: int = 0

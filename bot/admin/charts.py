@@ -19,7 +19,16 @@ from storage.counts import Day
 from training.gate.fonts import TEXT
 
 MODELS_SHOWN: Final = 8
-"""Only the models with the most answers are drawn: a longer legend is unreadable."""
+"""Only the models with the most answers are shown: a longer legend is unreadable."""
+
+
+def most_asked(days: Sequence[Day]) -> list[str]:
+    """Return the models with the most answers, in the order of their first ones."""
+    asked = Counter[str]()
+    for each in days:
+        asked[each.model] += each.answers
+    shown = {model for model, _ in asked.most_common(MODELS_SHOWN)}
+    return [model for model in asked if model in shown]
 
 
 def draw(days: Sequence[Day], first: date, last: date, say: Say) -> bytes:
@@ -40,11 +49,7 @@ def draw(days: Sequence[Day], first: date, last: date, say: Say) -> bytes:
     above.plot(span, [downs[day] for day in span], color="tab:red", marker="o", label=say("thumbs down"))
     above.set_title(say("Answers and votes per day"), fontproperties=font)
     above.yaxis.set_major_locator(MaxNLocator(integer=True))
-    asked = Counter[str]()
-    for each in days:
-        asked[each.model] += each.answers
-    shown = {model for model, _ in asked.most_common(MODELS_SHOWN)}
-    for model in [model for model in asked if model in shown]:
+    for model in most_asked(days):
         voted = [each for each in days if each.model == model and each.ups + each.downs]
         shares = [100 * each.ups / (each.ups + each.downs) for each in voted]
         below.plot([date.fromisoformat(each.day) for each in voted], shares, marker="o", label=model)

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from bot.i18n import Say, later
+from storage.counts import Approval
 from storage.learning_records import Model, Run, TrainedOn
 from storage.states import RUN_TRANSITIONS, ModelState, RunState
+from training.evidence.proportions import wilson_interval
 from training.launcher import LastProgress
 from training.number_format import clock
 
@@ -96,6 +98,18 @@ def taught_by(taught: TrainedOn, say: Say) -> str:
         answers=say.count("{number} liked answer", "{number} liked answers", taught.answers),
         votes=say.count("{number} vote", "{number} votes", taught.votes),
         people=say.count("{number} person", "{number} people", taught.people),
+    )
+
+
+def approval_text(approval: Approval, say: Say) -> str:
+    """Return the share of thumbs up on a model's answers, its 95 % interval and the number of votes, at least one."""
+    low, high = wilson_interval(approval.ups, approval.votes)
+    return say(
+        "{share} % 👍 ({low}–{high} %, {votes})",
+        share=f"{100 * approval.share:.0f}",
+        low=f"{100 * low:.0f}",
+        high=f"{100 * high:.0f}",
+        votes=say.count("{number} vote", "{number} votes", approval.votes),
     )
 
 

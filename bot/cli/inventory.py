@@ -25,6 +25,7 @@ from storage.ledger import FILE_NAME, Ledger
 from storage.model_store import ModelStore
 from storage.states import ModelState
 from training.data.sources import SourceInfo, imported, remove, title
+from training.evidence.proportions import wilson_interval
 from training.number_format import size
 from training.run_folder import ADAPTER
 
@@ -32,7 +33,7 @@ NO_VOTES: Final = "–"
 
 
 async def models(ledger: Ledger, console: Console) -> None:
-    """Print every model with its date and the share of 👍 among the votes on its answers."""
+    """Print every model with its date, and the share of 👍 among the votes on its answers with its 95 % interval."""
     approvals = await ledger.counts.approvals()
     table = Table("model", "state", "created", "approval", "votes", "run", "folder", "note", box=None)
     for model in await ledger.models.all():
@@ -41,7 +42,7 @@ async def models(ledger: Ledger, console: Console) -> None:
             model.id,
             f"{model.state}, adapter only" if model.pruned else model.state if model.directory else "removed",
             f"{datetime.fromtimestamp(model.created, UTC):%Y-%m-%d}",
-            f"{approval.share:.0%}".replace("%", " %") if approval.votes else NO_VOTES,
+            _approval_text(approval) if approval.votes else NO_VOTES,
             str(approval.votes),
             str(model.run or ""),
             escape(model.directory),
@@ -148,6 +149,11 @@ async def people(ledger: Ledger, blocked: Collection[int], console: Console) -> 
             ", ".join(mark for mark, holds in marks if holds),
         )
     console.print(table)
+
+
+def _approval_text(approval: Approval) -> str:
+    low, high = wilson_interval(approval.ups, approval.votes)
+    return f"{100 * approval.share:.0f} % ({100 * low:.0f}–{100 * high:.0f} %)"
 
 
 def _repeat_text(repeat_times: float | None) -> str:

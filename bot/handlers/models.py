@@ -16,7 +16,7 @@ from aiogram.exceptions import TelegramAPIError
 from aiogram.filters import CommandObject
 from aiogram.types import CallbackQuery, Message
 
-from bot.admin.progress import MODEL_STATES
+from bot.admin.progress import MODEL_STATES, approval_text
 from bot.admin.protocol import REFUSALS, RejectedModel, refused
 from bot.handlers.callbacks import acknowledge
 from bot.handlers.commands import Command
@@ -84,7 +84,7 @@ def _line(model: Model, approval: Approval, say: Say) -> str:
         state = say(PRUNED, state=state)
     line = f"{mark} {model.id}: {state}, {datetime.fromtimestamp(model.created, UTC):%Y-%m-%d}"
     if approval.votes:
-        line += f", {approval.ups} 👍 {approval.downs} 👎 ({100 * approval.share:.0f} %)"
+        line += f", {approval_text(approval, say)}"
     return f"{line} ({say(model.reason)})" if model.reason else line
 
 

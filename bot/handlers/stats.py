@@ -1,4 +1,4 @@
-"""/stats, for admins: answers and votes over time, and the votes of each model, as a picture."""
+"""/stats, for admins: answers and votes over time as a picture, and the approval of each model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from aiogram import Router
 from aiogram.filters import CommandObject
 from aiogram.types import BufferedInputFile, Message
 
-from bot.admin.charts import draw
+from bot.admin.charts import draw, most_asked
+from bot.admin.progress import approval_text
 from bot.handlers.commands import Command
 from bot.handlers.request import Request
 
@@ -38,14 +39,18 @@ async def stats(message: Message, command: CommandObject, request: Request) -> N
     if not days:
         await reply.finish(say("Nobody asked me anything in that time."))
         return
+    approvals = await ledger.counts.approvals()
     picture = await asyncio.to_thread(draw, days, first, last, say)
+    summary = say(
+        "Last {days} days: {answers} answers, {ups} 👍, {downs} 👎.",
+        days=int(number),
+        answers=sum(each.answers for each in days),
+        ups=sum(each.ups for each in days),
+        downs=sum(each.downs for each in days),
+    )
+    shown = [model for model in most_asked(days) if model in approvals]
+    lines = [f"{model}: {approval_text(approvals[model], say)}" for model in shown]
     await reply.finish_with_picture(
         BufferedInputFile(picture, "stats.png"),
-        say(
-            "Last {days} days: {answers} answers, {ups} 👍, {downs} 👎.",
-            days=int(number),
-            answers=sum(each.answers for each in days),
-            ups=sum(each.ups for each in days),
-            downs=sum(each.downs for each in days),
-        ),
+        "\n".join((summary, *lines)),
     )

@@ -53,7 +53,7 @@ def test_the_picture_holds_many_models(language: str) -> None:
 
 
 async def test_stats_are_a_picture(stage: Stage) -> None:
-    """/stats sends the picture with the sums of the last days; without anything to show it says so."""
+    """/stats sends the picture with sums and each model's approval; without anything to show it says so."""
     async with stage.bot() as bot, stage.person(ADMIN, "Root") as root, stage.person() as ada:
         assert "Nobody asked" in (await final_reply(root, "/stats"))["text"]
         for wish in ("all", "99999"):
@@ -64,7 +64,7 @@ async def test_stats_are_a_picture(stage: Stage) -> None:
         await stage.handled(bot)
         shown = (await root.bot_messages())[-1]
         assert "photo" in shown
-        assert shown["caption"] == "Last 7 days: 3 answers, 2 👍, 1 👎."
+        assert shown["caption"] == "Last 7 days: 3 answers, 2 👍, 1 👎.\nscripted: 67 % 👍 (21–94 %, 3 votes)"
 
 
 async def test_the_schedule_is_told(stage: Stage) -> None:

@@ -90,7 +90,7 @@ async def test_admins_get_what_they_ask_for(stage: Stage) -> None:
         assert "http://b:1: out of service, run-1; answering 0, chats 0\n  gone for good\n" in status
         assert "old story" not in status
         models = await words(root, "/models")
-        assert "▶ run-2: live, 1970-01-01, 2 👍 1 👎 (67 %)" in models
+        assert "▶ run-2: live, 1970-01-01, 67 % 👍 (21–94 %, 3 votes)" in models
         assert "run-1: rejected, 1970-01-01 (worse on facts)" in models
         assert "run-0: removed" in models
         assert await words(root, "/promote run-1") == "run-1 answers from now on."

@@ -78,7 +78,7 @@ def test_models_have_a_date_and_an_approval(thumbtune: Thumbtune, data: Path) ->
     ended = thumbtune("models")
     assert ended.code == 0
     listed = lines(ended.out)
-    assert listed["run-1"][1:5] == ["live", "2024-10-04", "67", "%"]
+    assert listed["run-1"][1:6] == ["live", "2024-10-04", "67", "%", "(21–94"]
     assert listed["run-2"][1:4] == ["rejected", "2024-10-04", "–"]
     assert str(data / "models" / "run-2") in ended.out
 

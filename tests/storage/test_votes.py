@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from storage.counts import Approval
 from storage.errors import StorageError, UnknownRecord
 from storage.learning_records import Correction, Rating, Trust
 from storage.ledger import FILE_NAME, Ledger
@@ -161,3 +162,16 @@ async def test_votes_of_new_people_count_later(ledger: Ledger, rated: int) -> No
     (found,) = await ledger.votes.rated_exchanges(age)
     assert found.corrected
     assert await ledger.votes.newcomers(age) == 0
+
+
+async def test_the_approval_of_a_model_has_each_raters_latest_vote(ledger: Ledger, rated: int) -> None:
+    """People who opted out are left out, and models without votes."""
+    session = await ledger.sessions.open(1, 1)
+    other = (await ledger.exchanges.record(exchange(session, 2, model="run-1"))).id
+    await ledger.exchanges.record(exchange(session, 3, model="run-2"))
+    votes = [(rated, 1, 1), (rated, 2, -1), (rated, 3, -1), (rated, 3, 1), (rated, 4, 1), (rated, 4, 0), (other, 2, 1)]
+    for update, vote in enumerate(votes, start=10):
+        await ledger.votes.cast(Rating(*vote, update))
+    assert await ledger.counts.approvals() == {"base": Approval(2, 1), "run-1": Approval(1, 0)}
+    await ledger.people.set_opted_out(2, True)
+    assert await ledger.counts.approvals() == {"base": Approval(2, 0)}

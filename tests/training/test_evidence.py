@@ -12,6 +12,7 @@ from scipy import stats
 
 from training.evidence.combining import bonferroni, further_samples, spent_alpha, stouffer, z_score
 from training.evidence.facts import LOOKS, decided, smallest_decidable_loss, upper_bound
+from training.evidence.proportions import wilson_interval
 from training.evidence.sequential import (
     ENOUGH,
     Canary,
@@ -33,6 +34,13 @@ def test_stouffer_is_scipys() -> None:
     assert stouffer(p_values, weights) == pytest.approx(expected)
     with pytest.raises(ValueError, match="positive weight"):
         stouffer([0.5], [0.0])
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 1), (3, 3), (50, 80), (1, 400)])
+def test_the_interval_of_a_share_is_scipys(successes: int, trials: int) -> None:
+    """It agrees with scipy's, also where nothing or everything succeeded."""
+    expected = stats.binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    assert wilson_interval(successes, trials) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_extreme_p_values_combine() -> None:
