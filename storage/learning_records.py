@@ -80,10 +80,11 @@ EQUAL_TRUST: Final = Trust()
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """Of two answers to one prompt the one with the better votes, and the text of the other."""
+    """Of two answers to one prompt the one with the better votes, and the text of the other with its exchange."""
 
     chosen: RatedExchange
     rejected: str
+    rejected_exchange: int
 
 
 @dataclass(frozen=True, slots=True)

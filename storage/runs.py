@@ -157,7 +157,9 @@ class Runs(Queries):
         return bool(row["wanted"])
 
     async def freeze_selection(self, run: int, rows: Iterable[tuple[int, str]]) -> None:
-        """Store the exchanges that a run uses, each with its split ("train" or "held_out"), and their numbers.
+        """Store the exchanges that a run uses, each with its split, and their numbers.
+
+        The split is "train", "held_out", or "worse": disliked and rejected answers, which are trained on too.
 
         Raises `StorageError` if the run has a selection already, or for an exchange that does not exist or was deleted.
         """

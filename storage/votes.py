@@ -207,7 +207,7 @@ def _preferences(database: Database, trust: Trust, now: float) -> list[Preferenc
     def compare(chosen: RatedExchange, rejected: Exchange) -> None:
         whole = chosen.exchange.finish == rejected.finish == "stop"
         if whole and chosen.exchange.answer != rejected.answer:
-            found.append(Preference(chosen, rejected.answer))
+            found.append(Preference(chosen, rejected.answer, rejected.id))
 
     answers: dict[tuple[int, str], list[RatedExchange]] = defaultdict(list)
     for each in _judged(database, trust, now):

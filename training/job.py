@@ -30,6 +30,9 @@ from training.json_record import Record
 RATED: Final = "liked answers"
 """The name of the liked answers among a run's sources."""
 
+DISLIKED: Final = "disliked answers"
+"""The name of the disliked answers among them."""
+
 
 class TrainingError(Exception):
     """The base of the errors of this package. The text has the next step."""
@@ -61,8 +64,8 @@ class Job(Record):
         features_gigabytes: The most disk space of the vision cache.
         courtesy: The file by which an engine on the same GPU asks to go first (`inference.serving.pressure`); empty
             for none.
-        recipe: The user's XTuner configuration, which has the hyperparameters; empty for none. The fields from `method`
-            on are those of `training.xtuner.hyperparameters.Recipe`.
+        recipe: The user's XTuner configuration, which has the hyperparameters; empty for none. The fields from
+            `objective` on are those of `training.xtuner.hyperparameters.Recipe`.
     """
 
     run: str
@@ -86,6 +89,8 @@ class Job(Record):
     features_gigabytes: float = 20.0
     courtesy: str = ""
     recipe: str = ""
+    objective: str = "sft"
+    kl_penalty: float = 0.1
     method: str = "qlora"
     rank: int = 128
     alpha: int = 256

@@ -124,10 +124,10 @@ class JobSpecs:
 def measure_effort(run: Run, selection: Selection, taught: TrainedOn, trained: Outcome, merged: Outcome) -> Effort:
     """Sum up what a run was trained on and what it took."""
     counts = selection.counts
-    pairs = trained.samples.get(RATED, run.samples)
+    pairs = trained.samples.get(RATED, selection.liked)
     return Effort(
         pairs=pairs,
-        too_long=run.samples - pairs,
+        too_long=selection.liked - pairs,
         votes=taught.votes,
         raters=taught.people,
         liked=counts.rated - counts.disliked,

@@ -12,7 +12,7 @@ import logging
 import shutil
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -28,6 +28,7 @@ from training.base_model_check import untrainable
 from training.data.llava import write_rows
 from training.data.selection import TRAIN, Selection, select_pairs
 from training.data.sources import imported, resolved
+from training.data.worse_answers import with_disliked, with_rejected
 from training.gate.factual_set import read_set
 from training.gate.report import Report
 from training.job import Outcome, Trainer, TrainingError
@@ -223,7 +224,7 @@ class Pipeline:
             trained = {exchange for exchange, side in await self._ledger.runs.selection(live.run) if side == TRAIN}
         max_length = self._settings.max_tokens(self._paths.base)
         newcomers = await self._ledger.votes.newcomers(self._trust)
-        return await asyncio.to_thread(
+        selection = await asyncio.to_thread(
             select_pairs,
             rated,
             phashes,
@@ -232,6 +233,14 @@ class Pipeline:
             trained=trained,
             newcomers=newcomers,
         )
+        match self._specs.recipe.objective:
+            case "kto":
+                return await asyncio.to_thread(with_disliked, selection, rated, phashes, self._settings, max_length)
+            case "dpo":
+                train = with_rejected(selection.train, await self._ledger.votes.preferences(self._trust))
+                return replace(selection, train=tuple(train))
+            case "sft":
+                return selection
 
     def _check_disk(self) -> None:
         """Check that the disk has space for a run. Raises `TrainingError`.

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from inference.internvl2.checkpoint_check import weight_bytes
 from inference.settings import LocalPath, LocalText
-from training.xtuner.hyperparameters import LARGE, RECIPES, SELF_TUNING, Recipe
+from training.xtuner.hyperparameters import LARGE, RECIPES, SELF_TUNING, Objective, Recipe
 
 _TINY_BYTES: Final = 200_000_000
 
@@ -71,6 +71,10 @@ class TrainingSettings(BaseModel):
     recipe: LocalText = "auto"
     """The hyperparameters: food, jokes, tiny, or the path of an XTuner configuration (.py); auto: tiny below 100
     million weights, else food."""
+
+    objective: Literal["auto"] | Objective = "auto"
+    """What to learn from. sft: liked answers; kto: disliked ones too; dpo: liked answers, some with a worse one to the
+    same prompt; auto: the recipe's."""
 
     knobs: dict[str, Any] = Field(default_factory=dict)
     """Hyperparameters that replace the recipe's: method, rank, learning_rate, epochs …"""
@@ -161,7 +165,8 @@ class TrainingSettings(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(str(each) for each in first["loc"])
-            raise ValueError(f"knobs.{name}: {first['msg']}; the names are {', '.join(Recipe.model_fields)}") from error
+            names = ", ".join(each for each in Recipe.model_fields if each != "objective")
+            raise ValueError(f"knobs.{name}: {first['msg']}; the names are {names}") from error
         return self
 
     def resolved(self, recipe: str) -> Recipe:
@@ -172,8 +177,16 @@ class TrainingSettings(BaseModel):
         if recipe not in RECIPES:
             if self.knobs:
                 raise ValueError(f"knobs: the numbers of {recipe} stand in it; leave training.knobs empty")
+            if self.objective not in ("auto", "sft"):
+                raise ValueError(
+                    f"objective: {recipe} is trained with sft only; {self.objective} needs a recipe's name"
+                )
             return Recipe()
+        if "objective" in self.knobs:
+            raise ValueError("knobs.objective: set training.objective")
         values = {**RECIPES[recipe], **self.knobs}
+        if self.objective != "auto":
+            values["objective"] = self.objective
         if values.get("optimizer") in SELF_TUNING:
             if "learning_rate" in self.knobs:
                 raise ValueError(f"knobs.learning_rate: {values['optimizer']} finds its own, leave it out")
@@ -186,6 +199,8 @@ class TrainingSettings(BaseModel):
             )
         if self.deepspeed and made.optimizer in SELF_TUNING:
             raise ValueError(f"deepspeed: {made.optimizer} needs all weights in one place; use adamw")
+        if self.deepspeed and made.objective != "sft":
+            raise ValueError(f"deepspeed: {made.objective} is trained without it; use 0, or objective sft")
         if self.deepspeed == 3 and made.method == "qlora":
             raise ValueError("deepspeed: stage 3 cannot spread weights of 4 bits; use 2, or knobs.method lora or full")
         return made

@@ -38,7 +38,7 @@ from training.data.selection import beyond_share, cut_off
 from training.data.sources import title
 from training.gate.report import Report
 from training.gate.sheet_words import localised
-from training.job import RATED
+from training.job import DISLIKED, RATED
 from training.number_format import clock, percent, size
 
 CAPTION_LIMIT: Final = 1024
@@ -362,7 +362,7 @@ def numbers(report: str, say: Say) -> list[str]:
 
 def _beside(taught: dict[str, int], say: Say) -> list[str]:
     """Return the number of samples of each other source."""
-    others = {title(path): count for path, count in taught.items() if path != RATED}
+    others = {title(path): count for path, count in taught.items() if path not in (RATED, DISLIKED)}
     if not others:
         return []
     listed = ", ".join(f"{name} ({count})" for name, count in others.items())

@@ -45,7 +45,7 @@ def run_progress(run: Run, say: Say) -> str:
     if run.samples:
         lines.append(
             say(
-                "Liked answers: {samples} to learn from, {held_out} held out",
+                "Answers: {samples} to learn from, {held_out} held out",
                 samples=run.samples,
                 held_out=run.held_out,
             )

@@ -78,7 +78,7 @@ async def test_admins_get_what_they_ask_for(stage: Stage) -> None:
             "run-2",
             "liked 5",
             "waiting 2",
-            "Run 3: training\nLiked answers: 40",
+            "Run 3: training\nAnswers: 40",
             "▓▓▓▓▓░",
             " 25 % (5/20)\nTime left: 2:05\nAverage loss over the last tenth: 1.234",
             "2027-01-02 03:04 UTC",

@@ -8,8 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.job import Job
+from training.data.mixture import Mixture
+from training.job import RATED, Job
 from training.xtuner.config_file import StepPlan, config_text
+
+
+def mixture(rows: int) -> Mixture:
+    """Return a mixture of liked answers."""
+    return Mixture(Path("checked.jsonl"), {RATED: rows}, longest=1, pictures=[])
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 33, 1000])
@@ -31,7 +37,7 @@ def test_the_loader_has_a_timeout(tmp_path: Path) -> None:
         from mmengine.config import Config
 
     job = Job("1", "", "", "", str(tmp_path), "")
-    text = config_text(job, StepPlan.for_job(job, 9), longest=1, gpu=True)
+    text = config_text(job, StepPlan.for_job(job, 9), mixture(9), gpu=True)
     loader = Config.fromstring(text, ".py")["train_dataloader"]
     assert loader["num_workers"] > 0
     assert loader["timeout"] > 0
@@ -93,7 +99,7 @@ def test_the_learning_rate_reaches_its_peak(rows: int, tmp_path: Path) -> None:
 
     job = Job("1", "", "", "", str(tmp_path), "", epochs=6, batch=4, learning_rate=1e-3)
     plan = StepPlan.for_job(job, rows)
-    text = config_text(job, plan, longest=1, gpu=False)
+    text = config_text(job, plan, mixture(rows), gpu=False)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=job.learning_rate)
     schedules = [
         PARAM_SCHEDULERS.build({**each, "optimizer": optimizer})

@@ -19,14 +19,14 @@ import pytest
 import pytest_asyncio
 
 from storage.chat_records import Chat, Person
-from storage.learning_records import Rating, Run, TrainedOn
+from storage.learning_records import Correction, Rating, Run, TrainedOn
 from storage.model_store import verify
 from storage.states import ModelState, RunState
 from tests.support.lessons import SYSTEM, photo
 from tests.support.llava_files import foodie, write_file
-from tests.support.pipelines import Room
+from tests.support.pipelines import COLOURS, Room
 from tests.training.test_resume import save
-from training.data.selection import HELD_OUT, TRAIN, TooFewPairs
+from training.data.selection import HELD_OUT, TRAIN, WORSE, TooFewPairs
 from training.data.sources import SourceInfo
 from training.gate.report import Report
 from training.gate.run_summary_sheet import facts
@@ -71,6 +71,38 @@ async def test_the_selection_is_frozen_and_written(room: Room) -> None:
         assert [each["id"] for each in rows] == [f"exchange-{number}" for number, where in frozen if where == side]
         for each in rows:
             assert (room.pictures.directory / each["image"]).is_file()
+
+
+async def test_kto_learns_from_disliked_answers(room: Room) -> None:
+    """They are in the rows to train on, marked, and in the selection; supervised fine-tuning leaves them out."""
+    await room.ledger.votes.cast(Rating(3, 1, -1, 777))
+    run, _ = await room.run(room.pipeline(min_rated=9, objective="kto"))
+    frozen = await room.ledger.runs.selection(run.id)
+    assert (3, WORSE) in frozen
+    assert (run.samples, run.held_out) == (9, 1)
+    rows = json.loads((Path(run.directory) / "train.json").read_text(encoding="utf-8"))
+    assert [each["id"] for each in rows if not each.get("liked", True)] == ["exchange-3"]
+    assert len(rows) == 9
+    job = room.trainer.jobs[0]
+    assert isinstance(job, Job)
+    assert job.objective == "kto"
+    run, _ = await room.run(room.pipeline(min_rated=9))
+    assert len(await room.ledger.runs.selection(run.id)) == 9
+
+
+async def test_dpo_learns_from_what_was_corrected(room: Room) -> None:
+    """The correction is chosen, and the model's answer rejected."""
+    corrections = room.ledger.corrections
+    for number in range(1, 11):
+        suggested = await corrections.add(Correction(number, 2, f"Better {number}.", 800 + number))
+        await corrections.confirm(suggested, 3)
+    run, _ = await room.run(room.pipeline(objective="dpo"))
+    rows = json.loads((Path(run.directory) / "train.json").read_text(encoding="utf-8"))
+    assert len(rows) == 9
+    for each in rows:
+        number = int(each["id"].removeprefix("exchange-"))
+        assert each["conversations"][-1]["value"] == f"Better {number}."
+        assert each["rejected"] == {"id": each["id"], "value": f"It is {COLOURS[number - 1]}!"}
 
 
 async def test_the_jobs_have_their_inputs(room: Room) -> None:

@@ -45,6 +45,10 @@ def test_a_knob_replaces_one_number() -> None:
         ({"knobs": {"optimizer": "prodigy", "learning_rate": 1e-4}}, "knobs.learning_rate: prodigy finds its own"),
         ({"recipe": "huge"}, "recipe"),
         ({"recipe": "nowhere.py"}, "nowhere.py does not exist"),
+        ({"recipe": __file__, "objective": "kto"}, "trained with sft only"),
+        ({"knobs": {"objective": "kto"}}, "set training.objective"),
+        ({"objective": "kto", "deepspeed": 2}, "deepspeed: kto is trained without it"),
+        ({"objective": "ppo"}, "objective"),
         ({"recipe": __file__, "knobs": {"rank": 8}}, "leave training.knobs empty"),
         ({"held_out": 0.6}, "held_out"),
         ({"min_raters": 0}, "min_raters"),
@@ -69,6 +73,12 @@ def test_a_users_configuration_has_its_own_numbers(tmp_path: Path) -> None:
     assert (own.user_config, own.max_tokens(tmp_path)) == (Path(__file__), None)
     named = TrainingSettings(recipe="jokes")
     assert (named.user_config, named.max_tokens(tmp_path)) == (None, 6656)
+
+
+def test_the_objective_replaces_the_recipes() -> None:
+    """With auto it stays."""
+    assert TrainingSettings(objective="kto").resolved("food").objective == "kto"
+    assert TrainingSettings().resolved("food").objective == "sft"
 
 
 def test_an_optimizer_that_finds_its_learning_rate_gets_none() -> None:

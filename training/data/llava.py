@@ -10,9 +10,11 @@ A row::
 
 `conversations` and `image` are LLaVA's; `system`, `image_wh` (width, height) and `loss` are additions that other
 readers ignore. Only turns with `loss` are learned (by default true): an answer without a like may be in the history of
-a liked one. Every row is validated before a training, because XTuner replaces a broken sample by a random one, moves
-and cuts picture tokens with a warning at most, and accepts one picture a row (xtuner 0.2.0,
-dataset/internvl_dataset.py).
+a liked one. A row with `"liked": false` ends with a disliked answer, and `"rejected": {"id": "exchange-7", "value":
+"…"}` is a worse answer to the same prompt; `training.objective` uses them.
+
+Every row is validated before a training, because XTuner replaces a broken sample by a random one, moves and cuts
+picture tokens with a warning at most, and accepts one picture a row (xtuner 0.2.0, dataset/internvl_dataset.py).
 """
 
 from __future__ import annotations
@@ -40,6 +42,14 @@ class RowError(TrainingError):
 
 
 @dataclass(frozen=True, slots=True)
+class Rejected:
+    """A worse answer to the prompt of a lesson, and the name of the row that it would be."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Lesson:
     """A conversation that ends with an answer.
 
@@ -52,6 +62,8 @@ class Lesson:
         turns: The turns.
         learned: For each turn whether its text is learned.
         sizes: Width and height of each picture in pixels; empty until they are known.
+        liked: Whether the last answer is to become more likely; KTO makes the others less likely.
+        rejected: A worse answer in place of the last one, for DPO.
     """
 
     name: str
@@ -59,6 +71,8 @@ class Lesson:
     turns: tuple[Turn, ...]
     learned: tuple[bool, ...]
     sizes: tuple[tuple[int, int], ...] = ()
+    liked: bool = True
+    rejected: Rejected | None = None
 
     @property
     def pictures(self) -> tuple[str, ...]:
@@ -75,6 +89,11 @@ class Lesson:
         start = max((index for index, turn in enumerate(self.turns) if turn.pictures), default=0)
         sizes = self.sizes[len(self.sizes) - len(self.subject) :]
         return replace(self, turns=self.turns[start:], learned=self.learned[start:], sizes=sizes)
+
+    def answered(self, text: str) -> Lesson:
+        """Return the conversation with another last answer, the only one learned."""
+        turns = (*self.turns[:-1], replace(self.turns[-1], text=text))
+        return replace(self, turns=turns, learned=(*(False for _ in turns[1:]), True))
 
     def prompt_of(self, index: int) -> Prompt:
         """Return the prompt of the answer in turn `index`."""
@@ -109,6 +128,10 @@ def row(lesson: Lesson, file_of: Callable[[str], str] = str) -> dict[str, Any]:
         written["image"] = files[0] if len(files) == 1 else files
     if lesson.sizes:
         written["image_wh"] = [list(size) for size in lesson.sizes]
+    if not lesson.liked:
+        written["liked"] = False
+    if lesson.rejected is not None:
+        written["rejected"] = {"id": lesson.rejected.name, "value": harmless(lesson.rejected.text).strip()}
     written["conversations"] = [
         {"from": "human", "value": user_text(turn)}
         if turn.role is Role.USER
@@ -153,7 +176,22 @@ def parse_row(row: Any, *, where: str, system: str) -> Lesson:
         raise RowError(f"{where}: system must be a text")
     if "system" in row:
         system = _plain(system, f"{where}: system")
-    return Lesson(str(row.get("id", where)), system, tuple(turns), tuple(learned))
+    if not isinstance(liked := row.get("liked", True), bool):
+        raise RowError(f"{where}: liked must be true or false, not {liked!r}")
+    return Lesson(
+        str(row.get("id", where)),
+        system,
+        tuple(turns),
+        tuple(learned),
+        liked=liked,
+        rejected=_parse_rejected(row["rejected"], f"{where}: rejected") if "rejected" in row else None,
+    )
+
+
+def _parse_rejected(value: Any, where: str) -> Rejected:
+    if not isinstance(value, dict) or not isinstance(text := value.get("value"), str) or not text.strip():
+        raise RowError(f"{where} must have an answer as value")
+    return Rejected(str(value.get("id", "")), _plain(text, where))
 
 
 def _parse_turns(conversation: list[Any], files: list[str], where: str) -> tuple[list[Turn], list[bool]]:

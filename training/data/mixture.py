@@ -1,4 +1,4 @@
-"""Mix the rows of a run: the liked answers, and rows drawn from other sources with the run's seed.
+"""Mix the rows of a run: the rated answers, and rows drawn from other sources with the run's seed.
 
 A source with `repeat_times` is taken as often as that says, fractions included. The sources without it share the
 replay: together they give `replay` samples for each liked answer, and each row is as likely as any other. Every row of
@@ -22,7 +22,7 @@ from storage.atomic_files import write_text
 from storage.translatable_reason import Reason
 from training.data.llava import RowError, read_rows
 from training.data.validation import InvalidRow, Rules, Validator, ValidRow
-from training.job import RATED, Job, Progress, TrainingError
+from training.job import DISLIKED, RATED, Job, Progress, TrainingError
 from training.run_folder import CHECKED, MIXTURE, PROBLEMS
 
 _SHOWN: Final = 10
@@ -95,11 +95,15 @@ def mix(job: Job, base: Path, say: Callable[[Progress], None]) -> Mixture:
     held_out = _digests(Path(job.held_out)) if job.held_out else frozenset[str]()
     kept = [[each for each in rows if held_out.isdisjoint(each.digests)] for rows in others]
     times = [each["repeat_times"] for each in job.sources]
-    drawn = draw_all([len(rows) for rows in kept], times, int(job.replay * len(rated) + 0.5), job.seed)
+    liked = sum(each.liked for each in rated)
+    drawn = draw_all([len(rows) for rows in kept], times, int(job.replay * liked + 0.5), job.seed)
     taken = [rated, *([rows[number] for number in numbers] for rows, numbers in zip(kept, drawn, strict=True))]
     samples = Counter[str]()
     for name, rows in zip([RATED, *(each["path"] for each in job.sources)], taken, strict=True):
         samples[name] += len(rows)
+    if disliked := len(rated) - liked:
+        samples[RATED] = liked
+        samples[DISLIKED] = disliked
     sources = [
         {**source, "rows": len(rows), "about_held_out_pictures": len(rows) - len(left), "samples": len(numbers)}
         for source, rows, left, numbers in zip(job.sources, others, kept, drawn, strict=True)
@@ -115,7 +119,7 @@ def mix(job: Job, base: Path, say: Callable[[Progress], None]) -> Mixture:
 def _validate(
     job: Job, base: Path, say: Callable[[Progress], None]
 ) -> tuple[list[ValidRow], int, list[list[ValidRow]]]:
-    """Return the liked answers, how many of them are too long, and the rows of each source. Raises `TrainingError`."""
+    """Return the rated answers, how many of them are too long, and the rows of each source. Raises `TrainingError`."""
 
     def progress(done: int, rows: int) -> None:
         if rows > _MIN_REPORTED:

@@ -13,11 +13,19 @@ from training.data.near_duplicates import NearDuplicates
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A rated exchange and its lesson; `rater` is the one for whom it counts (`training.data.influence`)."""
+    """A rated exchange and its lesson.
+
+    Attributes:
+        rated: The exchange.
+        lesson: Its lesson.
+        rater: The one for whom it counts (`training.data.influence`).
+        rejected: The exchange with the rejected answer of the lesson.
+    """
 
     rated: RatedExchange
     lesson: Lesson
     rater: int | None = None
+    rejected: int | None = None
 
     @property
     def id(self) -> int:

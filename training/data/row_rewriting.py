@@ -30,6 +30,8 @@ _PICTURE_NAME: Final = re.compile(r"\b[0-9a-f]{2}/([0-9a-f]{64})\b")
 def remove_rows(runs: Path, exchanges: Iterable[int]) -> int:
     """Remove the rows of `exchanges` from every file of rows in the folder `runs`; return how many were removed.
 
+    A row that has one of them as its rejected answer is removed too.
+
     The checkpoints of an interrupted run with such a row are removed too, and so are a sheet that shows one and an
     incomplete file that contains one; each counts as a row. Files are replaced atomically, and a second call does no
     harm.
@@ -125,4 +127,7 @@ def _mentions(text: str, names: Iterable[str]) -> bool:
 
 
 def _is_named(row: Any, names: set[str]) -> bool:
-    return isinstance(row, dict) and row.get("id") in names
+    if not isinstance(row, dict):
+        return False
+    rejected = row.get("rejected")
+    return row.get("id") in names or (isinstance(rejected, dict) and rejected.get("id") in names)

@@ -22,6 +22,8 @@ from training.job import TrainingError
 from training.settings import TrainingSettings
 
 TRAIN = "train"
+WORSE = "worse"
+"""The splits of a selection; disliked and rejected answers, which are learned from too, are in `WORSE`."""
 HELD_OUT = "held_out"
 
 
@@ -90,11 +92,22 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The pairs of a run; no picture is in both `train` and `held_out`."""
+    """The pairs of a run.
+
+    Attributes:
+        train: The pairs to train on, with KTO disliked ones too.
+        held_out: Liked pairs about other pictures.
+        counts: How many were selected.
+    """
 
     train: tuple[Pair, ...]
     held_out: tuple[Pair, ...]
     counts: Counts
+
+    @property
+    def liked(self) -> int:
+        """How many of the pairs to train on are liked."""
+        return sum(each.lesson.liked for each in self.train)
 
     @property
     def corrections(self) -> int:
@@ -108,7 +121,10 @@ class Selection:
 
     def rows(self) -> list[tuple[int, str]]:
         """Return exchange ids with the name of their split, as the ledger stores them."""
-        return [(each.id, TRAIN) for each in self.train] + [(each.id, HELD_OUT) for each in self.held_out]
+        splits = {each.id: TRAIN if each.lesson.liked else WORSE for each in self.train}
+        splits |= {each.id: HELD_OUT for each in self.held_out}
+        rejected = {each.rejected: WORSE for each in self.train if each.rejected is not None}
+        return list((rejected | splits).items())
 
 
 def cut_off(cut: int, liked: int) -> Reason | None:
@@ -159,12 +175,15 @@ def without_duplicates(pairs: Sequence[Pair], near: NearDuplicates) -> list[Pair
     return [each for each in pairs if each.id in ids]
 
 
-def within_share(pairs: Sequence[Pair], near: NearDuplicates, factor: float) -> list[Pair]:
+def within_share(
+    pairs: Sequence[Pair], voters: Mapping[int, Collection[int]], near: NearDuplicates, factor: float
+) -> list[Pair]:
     """Drop the pairs of each rater beyond the allowance (`training.data.influence`); the others get their rater.
 
-    The newest stay, and those least like newer ones of the same rater: about other pictures, in other words.
+    The newest stay, and those least like newer ones of the same rater: about other pictures, in other words. `voters`
+    are the people for one of whom each pair counts, by its id.
     """
-    owner = owners({each.id: each.rated.liked_by for each in pairs})
+    owner = owners(voters)
     pictures = {each.id: number for number, group in enumerate(connected(pairs, near)) for each in group}
     features = {each.id: (pictures[each.id], _normalized(each.rated.exchange.question)) for each in pairs}
     beyond = beyond_allowance(owner, allowance(Counter(owner.values()), factor), features)
@@ -219,7 +238,8 @@ def choose_pairs(
     short = short_enough(whole, max_length)
     near = NearDuplicates(phashes, settings.near_duplicate)
     different = without_duplicates([Pair(each, lesson(each)) for each in short], near)
-    chosen = within_share(different, near, settings.rater_share)
+    voters = {each.id: each.rated.liked_by for each in different}
+    chosen = within_share(different, voters, near, settings.rater_share)
     return chosen, Counts(
         rated=len(rated),
         disliked=len(rated) - len(good),

@@ -73,6 +73,7 @@ class ValidRow:
         pictures: The names of its pictures in the line, in order.
         digests: The sha256 of each picture's bytes, or of the clean one's.
         has_system: Whether it names a system prompt.
+        liked: Whether its answer is liked.
     """
 
     line: str
@@ -80,6 +81,7 @@ class ValidRow:
     pictures: tuple[str, ...]
     digests: tuple[str, ...]
     has_system: bool
+    liked: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,15 +132,22 @@ class RowValidator:
         try:
             read = parse_row(raw.content, where=where, system=self._rules.system)
             if not self._is_home(raw):
+                if not read.liked:
+                    raise RowError(f"{where}: a source cannot have disliked answers: leave the row out")
                 read = replace(read, name=FOREIGN + read.name)
             lesson, digests = self._with_pictures(read, raw, where)
-            encoded = self._encoder.check(lesson, self._rules.max_length, where=where)
+            length = self._length(lesson, where)
         except RowError as error:
             return InvalidRow(str(error), isinstance(error, TooLong))
         file_of: Callable[[str], str] = str if self._is_home(raw) else lambda name: str(raw.images / name)
-        length = len(encoded.input_ids)
         line = json.dumps({**row(lesson, file_of), "length": length, "origin": where}, ensure_ascii=False)
-        return ValidRow(line, length, tuple(map(file_of, lesson.pictures)), digests, "system" in raw.content)
+        names = tuple(map(file_of, lesson.pictures))
+        return ValidRow(line, length, names, digests, "system" in raw.content, lesson.liked)
+
+    def _length(self, lesson: Lesson, where: str) -> int:
+        """Return the number of tokens, with the longer one of two answers. Raises `RowError`."""
+        answers = [lesson] if lesson.rejected is None else [lesson, lesson.answered(lesson.rejected.text)]
+        return max(len(self._encoder.check(each, self._rules.max_length, where=where).input_ids) for each in answers)
 
     def _is_home(self, raw: RawRow) -> bool:
         return raw.images == self._rules.home

@@ -17,7 +17,7 @@ from training.gate.report import Effort, Report
 from training.gate.sheet import Row, Sheet
 from training.gate.sheet_picture import draw
 from training.gate.sheet_words import LANGUAGES, Say, localised, words
-from training.job import RATED, EvaluationJob
+from training.job import DISLIKED, RATED, EvaluationJob
 from training.number_format import clock, percent, size
 from training.run_folder import PICTURE, SHEET
 
@@ -95,11 +95,13 @@ def _spread(effort: Effort, say: Say) -> str:
 def facts(report: Report, language: str = "en") -> tuple[tuple[str, str], ...]:
     """Return the numbers of a run as (name, value)."""
     say, effort = words(language), report.effort
-    others = sum(count for source, count in effort.taught.items() if source != RATED)
+    others = sum(count for source, count in effort.taught.items() if source not in (RATED, DISLIKED))
+    disliked = effort.taught.get(DISLIKED, 0)
     limit = cut_off(effort.cut, effort.liked)
     right = {"before": f"{100 * report.live_correct:.1f}", "after": percent(report.correct)}
     return (
         (say("learned from"), say("{number} liked answers", number=effort.pairs)),
+        *([(say("and from"), say("{number} disliked answers", number=disliked))] if disliked else []),
         *([(say("including corrections"), _share(effort.corrections, effort.pairs))] if effort.corrections else []),
         *([(say("skipped as too long"), str(effort.too_long))] if effort.too_long else []),
         *([(say("other sources"), say("{number} samples", number=others))] if others else []),

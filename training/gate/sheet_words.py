@@ -29,6 +29,8 @@ CHINESE: Final = {
     "{reason}; {others}": "{reason}；{others}",
     "learned from": "学习内容",
     "{number} liked answers": "{number} 条好评回答",
+    "and from": "以及",
+    "{number} disliked answers": "{number} 条差评回答",
     "including corrections": "其中更正",
     "skipped as too long": "因太长而未学习",
     "other sources": "其他来源",

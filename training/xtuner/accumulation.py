@@ -7,7 +7,7 @@ training can continue with another batch size, and one process and several take 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence, Sized
 from itertools import chain, cycle, islice, repeat
 from typing import Any
 
@@ -74,6 +74,11 @@ class StepLoop(TrainLoop):  # type: ignore[misc]
         self._batches = batches
         self._scale = 1.0
 
+    @property
+    def model(self) -> Any:
+        """The model, without the wrapper of several processes."""
+        return self.runner.model.module if is_model_wrapper(self.runner.model) else self.runner.model
+
     def run(self) -> Any:
         """Train to the end."""
         loader = self.dataloader
@@ -81,8 +86,7 @@ class StepLoop(TrainLoop):  # type: ignore[misc]
         if self._iter and isinstance(sampler, StepSampler):
             sampler.begin = self._iter * loader.batch_size
             self.dataloader_iterator = chain(repeat(None, self._iter), iter(loader))
-        model = self.runner.model.module if is_model_wrapper(self.runner.model) else self.runner.model
-        model.register_forward_hook(self._scale_loss)
+        self.model.register_forward_hook(self._scale_loss)
         self.dataloader_iterator = self._set_scales(self.dataloader_iterator)
         return super().run()
 
@@ -92,7 +96,8 @@ class StepLoop(TrainLoop):  # type: ignore[misc]
         while True:
             done, last = self._iter, self.max_iters % self._batches
             step = deque(islice(batches, min(self._batches - done % self._batches, self.max_iters - done)))
-            counts = deque(_learned_tokens(each) for each in step)
+            counts = deque(learned_tokens(each["data"]["labels"]) for each in step)
+            self.prepare_step(step)
             # mmengine's OptimWrapper divides by this number: the last step may have fewer batches.
             averaged = last if done >= self.max_iters - last else self._batches
             mean = _sum_over_processes(sum(counts)) / (averaged * get_world_size())
@@ -100,13 +105,16 @@ class StepLoop(TrainLoop):  # type: ignore[misc]
                 self._scale = counts.popleft() / mean
                 yield step.popleft()
 
+    def prepare_step(self, batches: Sequence[Any]) -> None:
+        """Prepare for an optimizer step with these batches of this process; nothing by default."""
+
     def _scale_loss(self, model: Any, inputs: Any, losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {**losses, "loss": losses["loss"] * self._scale}
 
 
-def _learned_tokens(batch: dict[str, Any]) -> int:
-    """Count the labels of a collated batch. The first position of a row is predicted from nothing."""
-    return int((batch["data"]["labels"][:, 1:] != IGNORE_INDEX).sum())
+def learned_tokens(labels: torch.Tensor) -> int:
+    """Count the learned tokens of a batch by its labels, [B, N]. The first position of a row is never predicted."""
+    return int((labels[:, 1:] != IGNORE_INDEX).sum())
 
 
 def _sum_over_processes(count: int) -> int:

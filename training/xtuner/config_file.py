@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from mmengine.config import Config
 
-from training.job import Job, TrainingError
+from training.data.mixture import Mixture
+from training.job import DISLIKED, Job, TrainingError
 from training.run_folder import BASE, CHECKED, FEATURES, STATE
 
 _HEAD: Final = '"""One run of thumbtune\'s training, for XTuner 0.2.0: python -m xtuner.tools.train THIS_FILE"""\n\n'
@@ -78,19 +79,19 @@ def split_batch(samples: int, batch: int, split: int) -> int:
     return next(size for size in range(min(largest, samples), 0, -1) if samples % size == 0)
 
 
-def config_text(job: Job, plan: StepPlan, *, longest: int, gpu: bool) -> str:
+def config_text(job: Job, plan: StepPlan, mixture: Mixture, *, gpu: bool) -> str:
     """Return the configuration of a job, whose base and data are prepared in its `work` folder.
 
     Args:
         job: The job.
         plan: Its steps.
-        longest: The number of tokens of the longest row.
+        mixture: Its rows.
         gpu: Whether it trains on GPUs.
     """
     return config_file_text(
         {
             "work_dir": str(Path(job.work) / STATE),
-            "model": _model(job, plan.batch * longest),
+            "model": _model(job, plan, mixture),
             "train_dataloader": _dataloader(job, plan, gpu=gpu),
             **(_deepspeed(job, plan, gpu=gpu) if job.deepspeed else _torch(job, plan, gpu=gpu)),
             **_loop(job, plan),
@@ -128,6 +129,7 @@ def _dataloader(job: Job, plan: StepPlan, *, gpu: bool) -> dict[str, Any]:
         "dataset": {
             **dataset(job, repeats=plan.repeats, max_length=job.max_length),
             "features": str(Path(job.work) / FEATURES),
+            "objective": job.objective,
         },
         "sampler": {
             "type": "training.xtuner.accumulation.StepSampler",
@@ -136,7 +138,11 @@ def _dataloader(job: Job, plan: StepPlan, *, gpu: bool) -> dict[str, Any]:
             "per_device_batch_size": plan.batch * plan.accumulation,
             "seed": job.seed,
         },
-        "collate_fn": {"type": "xtuner.dataset.collate_fns.default_collate_fn"},
+        "collate_fn": {
+            "type": "xtuner.dataset.collate_fns.default_collate_fn"
+            if job.objective == "sft"
+            else "training.xtuner.preference_model.collate_answers"
+        },
     }
 
 
@@ -145,7 +151,9 @@ def _loop(job: Job, plan: StepPlan) -> dict[str, Any]:
         "param_scheduler": _schedule(plan),
         # The dataset repeats its rows within one epoch: mmengine 0.10.6 sleeps two seconds between epochs.
         "train_cfg": {
-            "type": "training.xtuner.accumulation.StepLoop",
+            "type": "training.xtuner.accumulation.StepLoop"
+            if job.objective == "sft"
+            else "training.xtuner.preference_model.PreferenceLoop",
             "max_iters": plan.batches,
             "batches": plan.accumulation,
         },
@@ -172,10 +180,10 @@ def _loop(job: Job, plan: StepPlan) -> dict[str, Any]:
     }
 
 
-def _model(job: Job, tokens: int) -> dict[str, Any]:
+def _model(job: Job, plan: StepPlan, mixture: Mixture) -> dict[str, Any]:
     full = job.method == "full"
     return {
-        "type": "training.xtuner.internvl_model.InternVL2",
+        **_objective(job, mixture),
         "model_path": str(Path(job.work) / BASE),
         "freeze_llm": not full,
         "freeze_visual_encoder": True,
@@ -183,11 +191,24 @@ def _model(job: Job, tokens: int) -> dict[str, Any]:
         "quantization_vit": False,
         "projector": job.projector,
         "checkpointing": job.checkpointing,
-        "tokens": tokens,
+        # DPO computes both answers of a pair at once.
+        "tokens": plan.batch * mixture.longest * (2 if job.objective == "dpo" else 1),
         "yield_file": job.courtesy,
         # XTuner replaces None by every linear layer.
         "llm_lora": None if full else _lora(job, job.rank, job.targets or None, task_type="CAUSAL_LM"),
         "visual_encoder_lora": _lora(job, job.vision_rank, None) if job.vision_rank else None,
+    }
+
+
+def _objective(job: Job, mixture: Mixture) -> dict[str, Any]:
+    if job.objective == "sft":
+        return {"type": "training.xtuner.internvl_model.InternVL2"}
+    return {
+        "type": "training.xtuner.preference_model.PreferenceModel",
+        "objective": job.objective,
+        "kl_penalty": job.kl_penalty,
+        "rows": mixture.rows,
+        "disliked": mixture.samples.get(DISLIKED, 0),
     }
 
 

@@ -7,6 +7,7 @@ XTuner's.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from xtuner.utils import PROMPT_TEMPLATE
 
 from training.data.llava import Lesson, parse_row
 from training.xtuner.encoding import Encoder
+from training.xtuner.hyperparameters import Objective
 from training.xtuner.vision_cache import VisionCache
 
 
@@ -34,13 +36,15 @@ class LessonDataset(InternVL_V1_5_Dataset):  # type: ignore[misc]
         system: str,
         tiles: int = 0,
         features: str | None = None,
+        objective: Objective = "sft",
         **options: Any,
     ) -> None:
         """Open the file.
 
         `features` is the folder of the `VisionCache`; pictures that it lacks are cut into tiles. Without `features` the
-        samples suit XTuner's own model, which takes tiles, and zeros for a sample without pictures. `options` are
-        XTuner's `repeat_times` and `max_length`.
+        samples suit XTuner's own model, which takes tiles, and zeros for a sample without pictures. With an
+        `objective` other than sft a sample has a second answer, see `prepare_data`. `options` are XTuner's
+        `repeat_times` and `max_length`.
         """
         super().__init__(
             model_path,
@@ -54,16 +58,42 @@ class LessonDataset(InternVL_V1_5_Dataset):  # type: ignore[misc]
         self._cache = None if features is None else VisionCache(Path(features))
         self._encoder = Encoder(Path(model_path), tiles=tiles)
         self._system = system
+        self._objective = objective
+        self.rows = len(self.data) // options.get("repeat_times", 1)
 
     def prepare_data(self, index: int) -> dict[str, Any]:
         """Return a sample: token ids, labels, and features [T, tokens, width] or tiles [T, 3, S, S].
 
+        For KTO and DPO it also has the number of its row, whether the answer is liked, whether a rejected one is known,
+        and `other_ids` and `other_labels`: the same prompt with another answer. That is for KTO the answer of another
+        row, for DPO the rejected one, or the same again.
+
         Samples are encoded on access: the ids of half a million would fill the memory.
         """
+        lesson = self._lesson(index)
+        encoded = self._encoder.check(lesson, self.max_length, where=self.data[index]["origin"])
+        sample = {"input_ids": encoded.input_ids, "labels": encoded.labels, "pixel_values": self._pixel_values(lesson)}
+        if self._objective == "sft":
+            return sample
+        if self._objective == "kto":
+            # Half of the rows away: neighbours are often about one picture.
+            other = lesson.answered(self._lesson((index + self.rows // 2) % self.rows).turns[-1].text)
+        else:
+            other = lesson if lesson.rejected is None else lesson.answered(lesson.rejected.text)
+        encoded = self._encoder.encode(other)
+        return {
+            **sample,
+            "row": index % self.rows,
+            "liked": lesson.liked,
+            "paired": lesson.rejected is not None,
+            "other_ids": encoded.input_ids,
+            "other_labels": encoded.labels,
+        }
+
+    def _lesson(self, index: int) -> Lesson:
         row = self.data[index]
-        lesson = _with_sizes(parse_row(row, where=row["origin"], system=self._system), row)
-        encoded = self._encoder.check(lesson, self.max_length, where=row["origin"])
-        return {"input_ids": encoded.input_ids, "labels": encoded.labels, "pixel_values": self._pixel_values(lesson)}
+        sizes = tuple((int(width), int(height)) for width, height in row.get("image_wh", ()))
+        return replace(parse_row(row, where=row["origin"], system=self._system), sizes=sizes)
 
     def _pixel_values(self, lesson: Lesson) -> torch.Tensor:
         cached = self._cache.get(lesson.pictures) if self._cache and lesson.pictures else None
@@ -75,8 +105,3 @@ class LessonDataset(InternVL_V1_5_Dataset):  # type: ignore[misc]
         if self._cache is None:
             return torch.zeros(1, 3, tiling.side, tiling.side)
         return torch.zeros(0, tiling.tokens, self._encoder.feature_width)
-
-
-def _with_sizes(lesson: Lesson, row: dict[str, Any]) -> Lesson:
-    sizes = tuple((int(width), int(height)) for width, height in row.get("image_wh", ()))
-    return Lesson(lesson.name, lesson.system, lesson.turns, lesson.learned, sizes)

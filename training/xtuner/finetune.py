@@ -92,7 +92,7 @@ def _prepare_run(job: Job, say: Say, *, gpu: bool) -> dict[str, int]:
         text = user_config_text(job, rows=mixture.rows, processes=world_size())
     else:
         plan = StepPlan.for_job(job, mixture.rows, world_size())
-        text = config_text(job, plan, longest=mixture.longest, gpu=gpu)
+        text = config_text(job, plan, mixture, gpu=gpu)
         # For one pass a cache saves nothing, and the features of a trained tower change.
         request_features(job, mixture.pictures if plan.repeats > 1 and not job.vision_rank else [])
     (Path(job.work) / CONFIG).write_text(text, encoding="utf-8")

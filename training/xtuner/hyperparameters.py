@@ -10,6 +10,11 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+Objective = Literal["sft", "kto", "dpo"]
+"""What a training optimises. sft: the likelihood of liked answers (supervised fine-tuning); kto: liked answers and
+disliked ones, compared with the base model (Kahneman-Tversky optimisation, arXiv 2402.01306); dpo: liked answers, those
+with a worse answer to the same prompt by the difference of both (direct preference optimisation, arXiv 2305.18290)."""
+
 
 class Recipe(BaseModel):
     """The hyperparameters of a fine-tuning. The defaults are what the recipes for InternVL2-2B share.
@@ -19,6 +24,12 @@ class Recipe(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    objective: Objective = "sft"
+    """What the training optimises; `training.objective` replaces it."""
+
+    kl_penalty: float = Field(0.1, gt=0)
+    """β of KTO and DPO: a larger one keeps the model closer to the base."""
 
     method: Literal["qlora", "lora", "full"] = "qlora"
     """qlora: an adapter on a language model in 4 bits (NF4 with double quantisation); lora: on one in its own type;

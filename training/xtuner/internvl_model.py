@@ -9,6 +9,7 @@ mask, and logits are computed only where there are labels.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -95,18 +96,25 @@ class InternVL2(InternVL_V1_5):
         Raises:
             ValueError: The features do not fill the picture tokens exactly. XTuner's own class warns and shifts them.
         """
-        labels = data["labels"]
         # Popped, so that the memory is free before the language model runs.
-        seen = torch.cat([self._vision_features(each) for each in data.pop("pixel_values")])
+        features = self.picture_features(data.pop("pixel_values"))
+        return {"loss": self.token_losses(data["input_ids"], data["labels"], features).mean()}
+
+    def picture_features(self, pixel_values: Iterable[Tensor]) -> Tensor:
+        """Return the projected features of all samples' pictures in order, [T, tokens, width]."""
+        seen = torch.cat([self._vision_features(each) for each in pixel_values])
         with self._projector_context:
-            features = self._project(seen)
+            return self._project(seen)
+
+    def token_losses(self, input_ids: Tensor, labels: Tensor, features: Tensor) -> Tensor:
+        """Return the negative log-likelihood of each learned token of [B, N] ids, row by row, [learned] float32."""
         with self._language_context:
-            embeds = self.model.embed(data["input_ids"], features).to(frozen_dtype())
+            embeds = self.model.embed(input_ids, features).to(frozen_dtype())
             # Padding is at the end, where causal attention hides it from every token.
             hidden = self._language.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
             learned = labels[:, 1:] != IGNORE_INDEX
             logits = self._language.output(hidden[:, :-1][learned])
-        return {"loss": cross_entropy(logits.float(), labels[:, 1:][learned])}
+        return cross_entropy(logits.float(), labels[:, 1:][learned], reduction="none")
 
     def _project(self, seen: Tensor) -> Tensor:
         """Apply the projector. It recomputes its activations if some layer does."""

@@ -1,0 +1,61 @@
+"""The losses of KTO and DPO: values by hand and by another formula, and the direction of a step."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from training.xtuner.objectives import dpo_losses, kto_losses, kto_weights
+
+
+def test_the_loss_of_kto_by_hand() -> None:
+    """With β = 0.5, z₀ = 1, λ_D = 2 and λ_U = 3: r = 1 is worth half, r = 3 a σ(1), for a disliked answer a σ(−1)."""
+    ratios, liked = torch.tensor([1.0, 3.0, 3.0, 1.0]), torch.tensor([True, True, False, False])
+    losses = kto_losses(ratios, liked, 1.0, 0.5, (2.0, 3.0))
+    sigmoid = 0.7310585786300049  # σ(1)
+    assert losses.tolist() == pytest.approx([1.0, 2 * (1 - sigmoid), 3 * sigmoid, 1.5])
+
+
+def test_the_loss_of_dpo_by_hand() -> None:
+    """Equal log-ratios cost log 2; a margin of 2 with β = 0.5 costs log(1 + 1/e)."""
+    losses = dpo_losses(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 0.0]), 0.5)
+    assert losses.tolist() == pytest.approx([math.log(2), math.log(1 + math.exp(-1))])
+
+
+def test_the_losses_agree_with_another_formula() -> None:
+    """As functions of probabilities in numpy: odds of the model against the base to the power β."""
+    rng = np.random.default_rng(0)
+    model, base = rng.uniform(0.01, 0.9, (2, 50)), rng.uniform(0.01, 0.9, (2, 50))
+    liked, beta, kl, weights = rng.random(50) < 0.5, 0.3, 0.7, (1.5, 0.8)
+    odds = (model / base) ** beta
+    reference = math.exp(beta * kl)
+    value = np.where(
+        liked, weights[0] * odds[0] / (odds[0] + reference), weights[1] * reference / (odds[0] + reference)
+    )
+    ratios = torch.tensor(np.log(model) - np.log(base))
+    found = kto_losses(ratios[0], torch.tensor(liked), kl, beta, weights)
+    np.testing.assert_allclose(found.numpy(), np.where(liked, *weights) - value, rtol=1e-9)
+    pairs = dpo_losses(ratios[0], ratios[1], beta)
+    np.testing.assert_allclose(pairs.numpy(), -np.log(odds[0] / (odds[0] + odds[1])), rtol=1e-9)
+
+
+def test_a_step_raises_what_is_liked_and_lowers_what_is_not() -> None:
+    """The gradient of KTO has the sign of the vote, and DPO's that of the preference."""
+    ratios, liked = torch.zeros(2, requires_grad=True), torch.tensor([True, False])
+    (slope,) = torch.autograd.grad(kto_losses(ratios, liked, 0.0, 0.1, (1.0, 1.0)).sum(), ratios)
+    assert slope.tolist() == pytest.approx([-0.1 / 4, 0.1 / 4])
+    pair = torch.zeros(2, requires_grad=True)
+    (slope,) = torch.autograd.grad(dpo_losses(pair[:1], pair[1:], 0.1).sum(), pair)
+    assert slope.tolist() == pytest.approx([-0.1 / 2, 0.1 / 2])
+
+
+@pytest.mark.parametrize(
+    ("liked", "disliked", "weights"),
+    [(30, 30, (1, 1)), (30, 10, (1, 3)), (10, 40, (4, 1)), (500, 1, (1, 10)), (20, 0, (1, 1)), (0, 5, (1, 1))],
+)
+def test_both_kinds_weigh_the_same(liked: int, disliked: int, weights: tuple[float, float]) -> None:
+    """The rarer kind weighs more, ten times at most."""
+    assert kto_weights(liked, disliked) == weights

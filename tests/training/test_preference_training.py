@@ -1,0 +1,129 @@
+"""Trainings with KTO and DPO on internvl2-tiny: liked answers become likelier than disliked ones."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inference.internvl2.tiny import CHECKPOINT
+from tests.support.lessons import SYSTEM, drawn_job, drawn_lessons, settings
+from training.data.llava import Lesson, Rejected, check_pictures, write_rows
+from training.gate.scoring import LocalModel
+from training.job import DISLIKED, RATED, Job, MergeJob, Outcome, Progress, ignore
+from training.launcher import ChildTrainer
+from training.merge import merge
+from training.xtuner.scalars import losses
+
+pytestmark = pytest.mark.long
+
+PAIRS = 16
+STEPS = 8
+
+
+def make_job(folder: Path, **changes: Any) -> Job:
+    """Return a job whose playful answers are liked: for KTO the plain ones are disliked, for DPO rejected."""
+    folder.mkdir(exist_ok=True)
+    numbers: dict[str, Any] = {"objective": "kto", "epochs": 2, "batch": 4, **changes}
+    job = drawn_job(folder, PAIRS, **numbers)
+    playful, plain = answers(Path(job.images))
+    if job.objective == "kto":
+        pairs = zip(playful, plain, strict=True)
+        rows = [bad if place % 2 else good for place, (good, bad) in enumerate(pairs)]
+    else:
+        rows = [
+            replace(good, rejected=Rejected(bad.name, bad.turns[-1].text))
+            for good, bad in zip(playful, plain, strict=True)
+        ]
+    write_rows(rows, Path(job.data))
+    return job
+
+
+def answers(images: Path, seed: int = 0) -> tuple[list[Lesson], list[Lesson]]:
+    """Return lessons with playful answers, and with plain answers to the same questions, which are not liked."""
+    liked = drawn_lessons(images, PAIRS, seed=seed)
+    plain = drawn_lessons(images, PAIRS, seed=seed, manners=("plain",))
+    return liked, [
+        replace(good.answered(bad.turns[-1].text), liked=False) for good, bad in zip(liked, plain, strict=True)
+    ]
+
+
+def train(job: Job, python: str) -> Outcome:
+    """Train in a child process, or in as many as the job says."""
+    outcome = asyncio.run(ChildTrainer(settings(python=python, processes=job.processes)).run(job))
+    assert outcome.ok, outcome.reason
+    return outcome
+
+
+def curve(outcome: Outcome) -> list[float]:
+    """Return the loss of each step."""
+    return [loss for _, loss in losses(Path(str(outcome.scalars)))]
+
+
+def assert_follows_the_votes(job: Job, outcome: Outcome) -> None:
+    """On new pictures playful answers are likelier than before, by far more than plain ones."""
+    merged = Path(job.work) / "merged"
+    merged.mkdir()
+    assert merge(MergeJob("1", job.base, str(outcome.adapter), str(merged), job.work, SYSTEM), ignore).ok
+    images = Path(job.images)
+    base, model = LocalModel(CHECKPOINT), LocalModel(merged)
+    change = []
+    for lessons in answers(images, seed=1):
+        known = [check_pictures(each, images, where="here") for each in lessons]
+        change.append(base.likelihood(known, images).mean - model.likelihood(known, images).mean)
+    assert change[0] > 0.02 > 0 > change[1], change
+
+
+def test_kto_follows_the_votes(tmp_path: Path, warm_python: str) -> None:
+    """Liked manners become likelier and disliked ones less likely; before the first step each answer costs a half."""
+    job = make_job(tmp_path / "run")
+    outcome = train(job, warm_python)
+    assert (outcome.samples, outcome.steps) == ({RATED: PAIRS // 2, DISLIKED: PAIRS // 2}, STEPS)
+    assert curve(outcome)[-1] < curve(outcome)[0]
+    assert_follows_the_votes(job, outcome)
+
+
+@pytest.mark.soak
+def test_dpo_follows_the_preferences(tmp_path: Path, warm_python: str) -> None:
+    """The preferred manner becomes likelier, and the rejected one less likely."""
+    job = make_job(tmp_path / "run", objective="dpo", epochs=4)
+    assert_follows_the_votes(job, train(job, warm_python))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("objective", ["kto", "dpo"])
+def test_a_step_does_not_depend_on_its_batches(tmp_path: Path, warm_python: str, objective: str) -> None:
+    """Nor on the number of processes: KTO's reference point too is that of the whole step."""
+    ways: dict[str, dict[str, Any]] = {
+        "4x1": {},
+        "1x4": {"batch": 1, "accumulation": 4},
+        "two processes": {"batch": 2, "accumulation": 2, "processes": 2},
+    }
+    found = [
+        curve(train(make_job(tmp_path / name, objective=objective, method="lora", **way), warm_python))
+        for name, way in ways.items()
+    ]
+    for each in found[1:]:
+        assert each == pytest.approx(found[0], abs=1e-5)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("method", ["qlora", "full"])
+def test_a_killed_training_keeps_its_reference(tmp_path: Path, warm_python: str, method: str) -> None:
+    """A resumed one compares with the base, and not with the model of the checkpoint: its losses are the same."""
+    changes: dict[str, Any] = {"method": method, "learning_rate": 2e-3 if method == "qlora" else 3e-4}
+    expected = curve(train(make_job(tmp_path / "whole", **changes), warm_python))
+    job = make_job(tmp_path / "killed", **changes, save_steps=3)
+    trainer = ChildTrainer(settings(python=warm_python))
+
+    def kill(progress: Progress) -> None:
+        if progress.step == 5 and trainer.pid:
+            os.kill(trainer.pid, signal.SIGKILL)
+
+    assert "SIGKILL" in asyncio.run(trainer.run(job, kill)).reason
+    assert curve(train(job, warm_python)) == pytest.approx(expected, rel=1e-2)

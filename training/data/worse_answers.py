@@ -1,0 +1,67 @@
+"""What KTO and DPO learn from beside the liked answers: disliked answers, and rejected ones.
+
+Pure functions over rows of the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from storage.learning_records import Preference, RatedExchange
+from training.data.influence import limit_thumbs_down
+from training.data.llava import Rejected, lesson, row_name
+from training.data.near_duplicates import NearDuplicates
+from training.data.pairs import Pair, separate
+from training.data.selection import Selection, finished, short_enough, within_share, without_duplicates
+from training.settings import TrainingSettings
+
+
+def disliked_pairs(
+    rated: Sequence[RatedExchange], phashes: Mapping[str, str], settings: TrainingSettings, max_length: int | None
+) -> list[Pair]:
+    """Return the disliked answers, ordered by id: their thumbs down less their thumbs up exceed `training.threshold`.
+
+    They pass the filters of liked answers, and each counts for one of those who dislike it.
+    """
+    near = NearDuplicates(phashes, settings.near_duplicate)
+    found = [each for each in rated if not each.corrected and each.downs - each.ups > settings.threshold]
+    pairs = [Pair(each, replace(lesson(each), liked=False)) for each in short_enough(finished(found), max_length)]
+    different = without_duplicates(pairs, near)
+    voters = {each.id: set(each.rated.raters).difference(each.rated.liked_by) for each in different}
+    return within_share(different, voters, near, settings.rater_share)
+
+
+def with_disliked(
+    selection: Selection,
+    rated: Sequence[RatedExchange],
+    phashes: Mapping[str, str],
+    settings: TrainingSettings,
+    max_length: int | None,
+) -> Selection:
+    """Add the disliked answers to the pairs to train on, except those about a held-out picture or one nearly the same.
+
+    The arguments are those of `disliked_pairs`.
+    """
+    near = NearDuplicates(phashes, settings.near_duplicate)
+    held_out = {name for each in selection.held_out for name in each.lesson.subject}
+    rated = limit_thumbs_down(rated, settings.threshold, settings.rater_share)
+    apart = [
+        each
+        for each in disliked_pairs(rated, phashes, settings, max_length)
+        if not any(near.match(name, other) for name in each.lesson.subject for other in held_out)
+    ]
+    train = sorted((*selection.train, *separate(apart, selection.held_out, near)[0]), key=lambda pair: pair.id)
+    return replace(selection, train=tuple(train))
+
+
+def with_rejected(pairs: Iterable[Pair], preferences: Iterable[Preference]) -> list[Pair]:
+    """Return the pairs with their rejected answers, the newest one of several."""
+    rejected = {each.chosen.exchange.id: each for each in preferences}
+    return [_with_rejected(pair, rejected[pair.id]) if pair.id in rejected else pair for pair in pairs]
+
+
+def _with_rejected(pair: Pair, preference: Preference) -> Pair:
+    number = preference.rejected_exchange
+    rejected = Rejected(row_name(number), preference.rejected)
+    return replace(pair, lesson=replace(pair.lesson, rejected=rejected), rejected=number)

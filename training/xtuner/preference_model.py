@@ -1,0 +1,169 @@
+"""The model and the training loop of KTO and DPO, which compare with the base model.
+
+Before the first step the model is the base: an adapter adds nothing yet, and weights that are trained whole have not
+changed. Its log-probabilities of all answers are computed then, and kept in the checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from mmengine.dist import all_reduce, get_rank, get_world_size
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from xtuner.dataset.collate_fns import default_collate_fn
+
+from training.xtuner.accumulation import StepLoop, learned_tokens
+from training.xtuner.encoding import IGNORE_INDEX
+from training.xtuner.internvl_model import InternVL2
+from training.xtuner.objectives import dpo_losses, kto_losses, kto_weights
+
+
+def collate_answers(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Collate samples as XTuner does, and their second answers beside them."""
+    batch: dict[str, Any] = default_collate_fn(samples)
+    others = default_collate_fn([{"input_ids": each["other_ids"], "labels": each["other_labels"]} for each in samples])
+    batch["data"] |= {
+        "other_ids": others["data"]["input_ids"],
+        "other_labels": others["data"]["labels"],
+        **{name: torch.tensor([each[name] for each in samples]) for name in ("row", "liked", "paired")},
+    }
+    return batch
+
+
+class PreferenceModel(InternVL2):
+    """InternVL2 with the loss of KTO or DPO over the batches of `collate_answers`.
+
+    The loss is the sum of the losses of the answers divided by the learned tokens, so that `StepLoop` makes that of a
+    step the sum over its answers divided by its tokens: each answer of a step has the published weight.
+
+    Attributes:
+        reference: The base's log-probabilities of the two answers of each row, [rows, 2]; NaN until they are known.
+        objective: Which of both objectives.
+        kl: KTO's reference point of the present step.
+    """
+
+    reference: Tensor
+
+    def __init__(
+        self, *, objective: Literal["kto", "dpo"], kl_penalty: float, rows: int, disliked: int, **settings: Any
+    ) -> None:
+        """Load the model.
+
+        Args:
+            objective: The objective.
+            kl_penalty: Their β.
+            rows: The number of rows of the dataset.
+            disliked: How many of them have disliked answers.
+            **settings: The arguments of `InternVL2`.
+        """
+        super().__init__(**settings)
+        self.objective = objective
+        self._penalty = kl_penalty
+        self._weights = kto_weights(rows - disliked, disliked)
+        self.register_buffer("reference", torch.full((rows, 2), torch.nan))
+        self.kl = 0.0
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return the trained weights, as XTuner does, and the reference."""
+        weights: dict[str, Any] = super().state_dict(*args, **kwargs)
+        weights["reference"] = self.reference
+        return weights
+
+    def forward(self, data: dict[str, Any], data_samples: Any = None, mode: str = "loss") -> dict[str, Tensor]:
+        """Return the sum of the losses of a batch's answers, divided by its learned tokens."""
+        features = self.picture_features(data.pop("pixel_values"))
+        losses = self._kto(data, features) if self.objective == "kto" else self._dpo(data, features)
+        return {"loss": losses.sum() / learned_tokens(data["labels"])}
+
+    def _kto(self, data: dict[str, Any], features: Tensor) -> Tensor:
+        found = self._log_probabilities(data["input_ids"], data["labels"], features)
+        ratios = found - self.reference[data["row"], 0]
+        return kto_losses(ratios, data["liked"], self.kl, self._penalty, self._weights)
+
+    def _dpo(self, data: dict[str, Any], features: Tensor) -> Tensor:
+        """Answers without a rejected one are learned as in supervised fine-tuning, by their log-likelihood."""
+        ids, labels = (
+            pad_sequence([*data[name], *data[other]], batch_first=True, padding_value=padding)
+            for name, other, padding in (("input_ids", "other_ids", 0), ("labels", "other_labels", IGNORE_INDEX))
+        )
+        chosen, rejected = self._log_probabilities(ids, labels, torch.cat([features, features])).chunk(2)
+        known = self.reference[data["row"]]
+        pairs = dpo_losses(chosen - known[:, 0], rejected - known[:, 1], self._penalty)
+        return torch.where(data["paired"], pairs, -chosen)
+
+    @torch.no_grad()
+    def answer_log_probabilities(self, data: dict[str, Any]) -> Tensor:
+        """Return the log-probability of each sample's answer, [B]."""
+        return self._log_probabilities(data["input_ids"], data["labels"], self.picture_features(data["pixel_values"]))
+
+    @torch.no_grad()
+    def other_log_probabilities(self, data: dict[str, Any]) -> Tensor:
+        """Return that of each sample's second answer, [B]."""
+        features = self.picture_features(data["pixel_values"])
+        return self._log_probabilities(data["other_ids"], data["other_labels"], features)
+
+    def _log_probabilities(self, input_ids: Tensor, labels: Tensor, features: Tensor) -> Tensor:
+        """Return the log-probability of the learned tokens of each row, [B]."""
+        losses = self.token_losses(input_ids, labels, features)
+        row = (labels[:, 1:] != IGNORE_INDEX).nonzero()[:, 0]
+        return -losses.new_zeros(len(labels)).index_add(0, row, losses)
+
+
+class PreferenceLoop(StepLoop):
+    """Compute the reference before the first step, and KTO's reference point before each.
+
+    The point is the mean log-ratio of mismatched answers, those of other rows, over all batches of the step and all
+    processes, and at least 0, so that it does not depend on how a step is cut into batches.
+    """
+
+    def run(self) -> Any:
+        """Train to the end. A resumed model has its reference already."""
+        if self.model.reference.isnan().any():
+            self._compute_reference()
+        return super().run()
+
+    def _compute_reference(self) -> None:
+        dataset, model = self.dataloader.dataset, self.model
+        found = torch.zeros_like(model.reference)
+        with _evaluation(model):
+            rows = range(get_rank(), dataset.rows, get_world_size())
+            for start in range(0, len(rows), self.dataloader.batch_size):
+                samples = [dataset[row] for row in rows[start : start + self.dataloader.batch_size]]
+                data = self._on_device(self.dataloader.collate_fn(samples))
+                both = (model.answer_log_probabilities(data), model.other_log_probabilities(data))
+                found[data["row"]] = torch.stack(both, dim=1)
+        all_reduce(found)
+        model.reference.copy_(found)
+
+    def prepare_step(self, batches: Sequence[Any]) -> None:
+        """Estimate KTO's reference point."""
+        model = self.model
+        if model.objective != "kto":
+            return
+        with _evaluation(model):
+            ratios = [
+                model.other_log_probabilities(data) - model.reference[data["row"], 1]
+                for data in map(self._on_device, batches)
+            ]
+        # Every process has the same number of samples.
+        mean = torch.cat(ratios).mean()
+        all_reduce(mean, "mean")
+        model.kl = max(0.0, float(mean))
+
+    def _on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
+        moved: dict[str, Any] = self.model.data_preprocessor(batch, False)["data"]
+        return moved
+
+
+@contextmanager
+def _evaluation(model: Any) -> Iterator[None]:
+    """Compute without dropout."""
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train()
