@@ -152,6 +152,7 @@ class Application:
             base=base,
             runs=folder / "runs",
             sources=folder / "sources",
+            answers=folder / "answers",
             yield_file=None if on_cards_of_its_own(settings) else deployment.first_words,
         )
         merged = MergedModels(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
-_OURS: Final = ("ledger.db*", "schedule.sqlite*", "pictures", "runs", "logs", "sources")
+_OURS: Final = ("ledger.db*", "schedule.sqlite*", "pictures", "runs", "logs", "sources", "answers")
 """Not `models`: an engine of another user may have been let in there."""
 
 

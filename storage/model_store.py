@@ -55,15 +55,24 @@ def write_manifest(directory: Path) -> str:
 
     Directories with the same files have the same hash. Raises `StorageError` for an empty or unreadable one.
     """
+    files = _records(directory)
     try:
-        files = {name: _record(path) for name, path in _files(directory)}
-        if not files:
-            raise StorageError(f"{directory} has no files: it is not a model.")
         text = json.dumps({"version": _VERSION, "hash": _hash(files), "files": _plain(files)}, indent=1, sort_keys=True)
         write_durably(directory / MANIFEST, (text + "\n").encode())
     except OSError as error:
         raise from_os_error(error, f"writing the manifest of {directory}") from error
     return _hash(files)
+
+
+def content_hash(directory: Path) -> str:
+    """Return the hash over all files of a model: its manifest's, else computed, which takes seconds for gigabytes.
+
+    Directories with the same files have the same hash. Raises `StorageError` for an empty or unreadable one.
+    """
+    try:
+        return read_manifest(directory).hash
+    except UnknownRecord:
+        return _hash(_records(directory))
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -234,6 +243,17 @@ def _files(directory: Path) -> Iterator[tuple[str, Path]]:
         name = path.relative_to(directory)
         if path.is_file() and name.as_posix() != MANIFEST and "__pycache__" not in name.parts:
             yield name.as_posix(), path
+
+
+def _records(directory: Path) -> dict[str, FileRecord]:
+    """Hash every file under `directory`. Raises `StorageError` for an empty or unreadable one."""
+    try:
+        files = {name: _record(path) for name, path in _files(directory)}
+    except OSError as error:
+        raise from_os_error(error, f"reading {directory}") from error
+    if not files:
+        raise StorageError(f"{directory} has no files: it is not a model.")
+    return files
 
 
 def _record(path: Path) -> FileRecord:

@@ -136,8 +136,10 @@ class MergeJob(Record):
 class EvaluationJob(Record):
     """Judge `candidate` against `live`, both checkpoint directories.
 
-    `data` has the held-out liked answers (LLaVA JSON, pictures under `images`). `regression` is a folder with
-    `questions.json`; empty for drawn shapes. `max_loss_points` is in hundredths of correctness. The names of both
+    `base` is the model that the candidate was trained from; empty if it is `live`. `data` has the held-out liked
+    answers (LLaVA JSON, pictures under `images`). `regression` is a folder with `questions.json`; empty for drawn
+    shapes. `answers` is the folder in which models' answers to such questions are kept; empty keeps none.
+    `max_loss_points` is in hundredths of correctness. The names of both
     models, the loss curve (empty for none) and the effort are for the report and the sheet. `courtesy` is as in a
     `Job`.
     """
@@ -149,7 +151,9 @@ class EvaluationJob(Record):
     images: str
     work: str
     system: str
+    base: str = ""
     regression: str = ""
+    answers: str = ""
     device: str = "auto"
     threads: int = 0
     tiles: int = 0

@@ -24,12 +24,14 @@ class TrainingPaths:
         base: The base model, from which every training starts.
         runs: The directories of runs.
         sources: The imported sources.
+        answers: The models' answers to questions with known answers; None keeps none.
         yield_file: The file by which an engine on the same GPU asks to go first; None without one.
     """
 
     base: Path
     runs: Path
     sources: Path
+    answers: Path | None = None
     yield_file: Path | None = None
 
 
@@ -97,7 +99,9 @@ class JobSpecs:
             live=str(self.paths.base if live is None else live.directory),
             data=str(Path(run.directory) / HELD_OUT_ROWS),
             images=str(self.images),
+            base=str(self.paths.base),
             regression=str(settings.regression or ""),
+            answers=str(self.paths.answers or ""),
             device=settings.device,
             max_loss_points=settings.max_loss_points,
             live_name=BASE if live is None else live.id,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 
 def clock(seconds: float) -> str:
     """Return a duration as `m:ss` or `h:mm:ss`."""
@@ -20,3 +22,8 @@ def size(number: int) -> str:
 def percent(share: float) -> str:
     """Return a share between 0 and 1 as a percentage."""
     return f"{100 * share:.1f} %"
+
+
+def points(bound: float) -> str:
+    """Return an upper bound with one decimal, rounded up."""
+    return f"{ceil(10 * bound - 1e-9) / 10:.1f}"

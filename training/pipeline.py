@@ -29,7 +29,7 @@ from training.data.llava import write_rows
 from training.data.selection import TRAIN, Selection, select_pairs
 from training.data.sources import imported, resolved
 from training.data.worse_answers import with_disliked, with_rejected
-from training.gate.factual_set import read_set
+from training.gate.factual_set import check_decidable
 from training.gate.report import Report
 from training.job import Outcome, Trainer, TrainingError
 from training.job_specs import JobSpecs, measure_effort, model_name
@@ -111,8 +111,7 @@ class Pipeline:
         if wrong := untrainable(self._paths.base):
             raise TrainingError(wrong)
         self._check_disk()
-        if self._settings.regression:
-            read_set(self._settings.regression)
+        check_decidable(self._settings.regression, self._settings.max_loss_points)
         sources = resolved([*self._settings.sources, *imported(self._paths.sources)])
         return RunPlan(await self._select(), tuple(sources), self._settings.user_config or self._specs.recipe)
 

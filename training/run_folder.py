@@ -51,9 +51,6 @@ ADAPTER: Final = "adapter"
 MERGE_JOB: Final = "merge.json"
 """The job that merges the adapter and the base. `training.merged_models` repeats it."""
 
-QUESTIONS: Final = "questions"
-"""Folder: the drawn factual questions."""
-
 REPORT: Final = "report.json"
 """The report of the evaluation."""
 

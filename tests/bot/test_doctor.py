@@ -22,6 +22,7 @@ from telegram_emulator.emulator import Emulator
 from tests.support.bot_process import command
 from tests.support.doctoring import finding_of, settings_in
 from tests.support.ledgers import picture
+from tests.training.test_regression import own_questions
 from training.settings import TrainingSettings
 
 
@@ -86,6 +87,11 @@ def test_factual_questions_are_looked_for(tmp_path: Path) -> None:
     found = finding_of(examine(settings_in(tmp_path, training={"regression": str(tmp_path)})), "factual questions")
     assert not found.ok
     assert "questions.json" in found.detail and "training.regression" in found.cure
+    own_questions(tmp_path, 40)
+    few = finding_of(examine(settings_in(tmp_path, training={"regression": str(tmp_path)})), "factual questions")
+    assert not few.ok and "set training.max_loss_points to at least 6.4" in few.detail
+    enough = {"regression": str(tmp_path), "max_loss_points": 6.4}
+    assert finding_of(examine(settings_in(tmp_path, training=enough)), "factual questions").detail.startswith("40 in ")
 
 
 def test_a_package_of_another_owner_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,14 +19,15 @@ from storage.learning_records import Model
 from storage.ledger import Ledger
 from storage.states import ModelState, RunState
 from storage.translatable_reason import Reason, join
+from tests.support.judging import examined
 from tests.support.lessons import rated, settings
 from tests.support.pipelines import Room
 from tests.support.speech import foreign
-from tests.training.test_regression import asked, marks
 from training.base_model_check import trainer_missing, untrainable
 from training.data.selection import select_pairs
 from training.gate.evaluate import verdict
 from training.gate.report import Report
+from training.gate.scoring import Likelihood
 from training.gate.sheet_words import words
 from training.job import Outcome, TrainingError
 from training.launcher import _crash_reason
@@ -37,9 +38,8 @@ WORN = Reason("{reason}; {others}", reason=Reason("cancelled"), others=Reason("t
 
 def judged() -> Report:
     """Return the report on a candidate that is worse by every measure."""
-    loops = ["in circles " * 9, *[""] * 9]
-    worse, better = marks(9, *loops, right=10), marks(9, *loops, right=0)
-    return verdict(worse, better, asked(10), max_loss_points=2, differs="row 3")
+    facts = examined(10, lost=10, answer="in circles " * 9)
+    return verdict(Likelihood(9, 10), Likelihood(9, 10), facts, "row 3")
 
 
 async def raised(folder: Path) -> list[str]:

@@ -27,7 +27,7 @@ from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tiny.manner import MANNERS, manner
 from inference.internvl2.tokenizer import load_tokenizer
 from tests.support.hostile import plant, planted, ran
-from tests.support.lessons import SYSTEM, drawn_job, drawn_lessons, settings
+from tests.support.lessons import SYSTEM, drawn_job, drawn_lessons, photo, settings
 from tools.tiny.examine import examine
 from training.data.llava import check_pictures, read_rows, write_rows
 from training.gate.evaluate import evaluate
@@ -83,6 +83,7 @@ def learn(folder: Path, *, right: bool, python: str = "", **changes: Any) -> Tra
         images=job.images,
         work=job.work,
         system=SYSTEM,
+        answers=str(folder.parent / "answers"),
         device="cpu",
         threads=1,
     )
@@ -230,7 +231,7 @@ def test_a_model_taught_wrong_answers_is_rejected(bad: Trained) -> None:
     report = bad.report
     assert report.nll < report.live_nll, "it learned its lessons"
     assert not report.accepted
-    assert "factual questions correctly" in report.reason
+    assert "points of factual correctness against the live model; 2 are allowed" in report.reason
     assert report.correct < report.live_correct - 0.02
 
 
@@ -251,7 +252,7 @@ def test_a_model_is_no_better_than_itself(good: Trained, tmp_path: Path) -> None
     judging = EvaluationJob.read(good.folder / "evaluate.json")
     questions = tmp_path / "questions"
     questions.mkdir()
-    shutil.copyfile(good.folder / "questions" / "000.png", questions / "a.png")
+    (questions / "a.png").write_bytes(photo())
     asked = {"image": "a.png", "question": "Which colour is it?", "expect": [["purple unicorn"]]}
     (questions / "questions.json").write_text(json.dumps([asked]))
     judging = replace(judging, candidate=judging.live, work=str(tmp_path), regression=str(questions), device="auto")
@@ -260,3 +261,4 @@ def test_a_model_is_no_better_than_itself(good: Trained, tmp_path: Path) -> None
     assert not report.accepted
     assert report.reason.startswith("it is no better on the held-out liked answers")
     assert (report.nll, report.questions, report.correct) == (report.live_nll, 1, 0)
+    assert "it may lose up to 73.1 points" in report.reason, "one question shows nothing"

@@ -20,7 +20,7 @@ from tests.support.lessons import SYSTEM, one_turn, photo
 from training.data.llava import Lesson
 from training.data.selection import beyond_share, cut_off
 from training.gate.fonts import EMOJI, TEXT
-from training.gate.report import Effort, Report
+from training.gate.report import Effort, Loss, Report
 from training.gate.run_summary_sheet import SHOWN, choose_rows, facts, write
 from training.gate.sheet import TEMPLATES, Row, Sheet
 from training.gate.sheet_picture import ROWS, WIDTH, draw
@@ -189,6 +189,7 @@ def test_the_sheet_of_a_run(tmp_path: Path) -> None:
     )
     reason = Reason("{number} of its answers are empty or repeat themselves", number=3)
     report = Report(False, reason=reason, held_out=4, questions=150, live_correct=0.5, correct=0.25)
+    report = replace(report, facts=Loss(150, lost=2, gained=1, bound=3.04, allowed=2.0))
     taught = {RATED: 54, "food.json": 90}
     effort = Effort(54, 3, 56, 75.0, 5.0, 1_250_000_000, 120_000, taught, 2, corrections=6)
     told = replace(report, effort=replace(effort, largest_share=0.184, over_share=12))
@@ -204,12 +205,14 @@ def test_the_sheet_of_a_run(tmp_path: Path) -> None:
         "3 people; the largest share is 18 %",
         "12 beyond one person&#39;s share",
         "50.0 → 25.0 % of 150",
+        "facts lost</dt><dd>at most 3.1 points, 2 allowed (2 lost, 1 gained of 150)<",
         "1:15, 56 steps",
         "1.2 GB",
         "0.1 MB",
     )
     for part in (*names, *numbers, "Liked 1.", "And before?", "rejected", reason):
         assert part in page
+    assert "against the base" not in page, "the live model is the base"
     assert page.count("data:image/png") == 1
     assert re.findall(r'<article id="(.*?)"', page) == ["2", "0", "1", "3"]
     assert (tmp_path / PICTURE).read_bytes().startswith(b"\x89PNG")
@@ -219,6 +222,7 @@ def test_the_sheet_of_a_run(tmp_path: Path) -> None:
         "run-3（新）",
         "54 条好评回答",
         "50.0 → 25.0 %，共 150 题",
+        "最多 3.1 个百分点，允许 2 个（150 题中答错 2 题、新答对 1 题）",
         "未通过",
         "它有 3 个回答",
     ):
@@ -243,7 +247,8 @@ def test_every_word_of_a_sheet_is_translated() -> None:
     for path in sources:
         calls = re.findall(r'(?:say|words\(language\))\(((?:"[^"]*"|[^()"])*)', path.read_text(encoding="utf-8"))
         said |= {text for call in calls for text in re.findall(r'"([^"]+)"', call)}
-    verdicts = extract_from_file("python", TEMPLATES.parent / "evaluate.py", keywords={"Reason": None})
+    judges = [TEMPLATES.parent / f"{name}.py" for name in ("evaluate", "forgetting", "breakage")]
+    verdicts = [each for judge in judges for each in extract_from_file("python", judge, keywords={"Reason": None})]
     reasons = {str(text) for _, text, *_ in verdicts}
     limit = cut_off(2, 4)
     assert limit is not None

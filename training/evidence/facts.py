@@ -41,6 +41,20 @@ def smallest_decidable_loss(questions: int, alpha: float = 0.05) -> float:
     return upper_bound(questions, 0, 0, alpha)
 
 
+def least_margin(looks: Sequence[int]) -> float:
+    """Return the share of questions that must be allowed to be lost for these looks to be able to show less."""
+    return smallest_decidable_loss(looks[-1], ERROR / len(looks))
+
+
+def questions_needed(margin: float) -> int:
+    """Return how many questions, looked at once, can show a loss below `margin` if no question is lost."""
+    critical = _NORMAL.inv_cdf(1 - ERROR)
+    needed = math.ceil(critical**2 * (1 - margin) / margin)
+    while smallest_decidable_loss(needed, ERROR) >= margin:
+        needed += 1
+    return needed
+
+
 def decided(looks: Sequence[int], look: int, lost: int, gained: int, margin: float) -> bool | None:
     """Decide after an interim look whether a candidate loses less than `margin` of the questions.
 

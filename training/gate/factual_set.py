@@ -6,16 +6,18 @@ A set is a folder with `questions.json`, a list of ::
 
 `image` is a file beside it. An answer is right if it has at least one word of every list in `expect` and none of
 `forbid`; case does not matter, and Latin letters match whole words only. Style is not judged. Without a folder the
-questions are about drawn shapes, always the same ones, which any InternVL2 can answer.
+questions are about drawn shapes, always the same ones in the same order, which any InternVL2 can answer.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import cycle, islice, product
+from hashlib import sha256
+from itertools import count, cycle, islice, product
+from math import floor
 from pathlib import Path
 from random import Random
 from typing import Annotated, Final
@@ -27,11 +29,10 @@ from inference.internvl2.tiny.held_out_questions import held_out
 from inference.internvl2.tiny.manner import correct
 from inference.internvl2.tiny.shapes import random_scene
 from inference.internvl2.tiny.words import LANGUAGES, Kind
+from storage.translatable_reason import Reason
 from training.data.llava import Lesson, open_question
+from training.evidence.facts import LOOKS, least_margin, questions_needed
 from training.job import TrainingError
-
-DRAWN: Final = 150
-"""The number of questions about drawn shapes."""
 
 _SIDE: Final = 224
 _ASKED: Final[tuple[Kind, ...]] = ("colour", "shape", "number")
@@ -43,11 +44,25 @@ class RegressionSetError(TrainingError):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question about one picture file (relative to the set's folder), and the test of its answers."""
+    """A question about one picture.
+
+    Attributes:
+        image: The picture's file, relative to the set's folder.
+        text: The words.
+        right: The test of its answers.
+        identity: A hash of the picture and the words.
+    """
 
     image: str
     text: str
     right: Callable[[str], bool]
+    identity: str
+
+    @classmethod
+    def about(cls, image: str, text: str, right: Callable[[str], bool], folder: Path) -> Question:
+        """Return a question about a picture in `folder`. Raises OSError."""
+        content = (folder / image).read_bytes() + b"\0" + text.encode()
+        return cls(image, text, right, sha256(content).hexdigest()[:32])
 
     def lesson(self, folder: Path, system: str) -> Lesson:
         """Return the question as a conversation without its answer."""
@@ -80,26 +95,94 @@ def read_set(folder: Path) -> list[Question]:
         entry, *names = first["loc"] or ("",)
         where = f" entry {entry + 1}: {'.'.join(map(str, names))}" if isinstance(entry, int) else ""
         raise RegressionSetError(f"{file}{where}: {first['msg']}") from error
+    questions = []
     for number, each in enumerate(entries, 1):
-        if not (folder / each.image).is_file():
-            raise RegressionSetError(f"{file} entry {number}: there is no picture {folder / each.image}")
-    return [
-        Question(each.image, each.question, partial(matches, expect=each.expect, forbid=each.forbid or ()))
-        for each in entries
-    ]
+        right = partial(matches, expect=each.expect, forbid=each.forbid or ())
+        try:
+            questions.append(Question.about(each.image, each.question, right, folder))
+        except OSError as error:
+            raise RegressionSetError(f"{file} entry {number}: there is no picture {folder / each.image}") from error
+    return questions
 
 
-def draw_set(folder: Path, count: int = DRAWN) -> list[Question]:
-    """Draw pictures into `folder` and return questions on colours, shapes and numbers in English and Chinese."""
+class QuestionSet:
+    """Questions with known answers, made as they are needed.
+
+    Attributes:
+        folder: The folder of their pictures.
+        looks: The numbers of questions after which answers are compared, ascending.
+    """
+
+    def __init__(self, folder: Path, questions: Iterator[Question], looks: Sequence[int]) -> None:
+        self.folder = folder
+        self.looks = looks
+        self._further = questions
+        self._made: list[Question] = []
+
+    def first(self, number: int) -> list[Question]:
+        """Return the first questions."""
+        self._made += islice(self._further, max(0, number - len(self._made)))
+        return self._made[:number]
+
+
+def own_set(folder: Path) -> QuestionSet:
+    """Return an operator's questions, which are compared once and all together. Raises `RegressionSetError`."""
+    questions = read_set(folder)
+    return QuestionSet(folder, iter(questions), (len(questions),))
+
+
+def drawn_set(folder: Path) -> QuestionSet:
+    """Return the questions about drawn shapes. Their pictures are drawn into `folder`."""
+    return QuestionSet(folder, draw_questions(folder), LOOKS)
+
+
+def draw_questions(folder: Path) -> Iterator[Question]:
+    """Draw pictures into `folder` and yield questions on colours, shapes and numbers in English and Chinese."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = Random("the factual questions")
-    questions = []
-    for number, (kind, language) in enumerate(islice(cycle(product(_ASKED, LANGUAGES)), count)):
+    for number, (kind, language) in zip(count(), cycle(product(_ASKED, LANGUAGES)), strict=False):
         scene = random_scene(rng)
         image = f"{number:03}.png"
         draw(scene, rng, (_SIDE, _SIDE)).save(folder / image, compress_level=1)
-        questions.append(Question(image, held_out(language, kind, rng), partial(correct, kind, scene)))
-    return questions
+        yield Question.about(image, held_out(language, kind, rng), partial(correct, kind, scene), folder)
+
+
+def check_decidable(folder: Path | None, max_loss_points: float) -> None:
+    """Check that the factual questions can show that a model loses less than `max_loss_points`.
+
+    Args:
+        folder: The operator's questions; None for drawn ones.
+        max_loss_points: What may be lost, in hundredths of the questions.
+
+    Raises:
+        RegressionSetError: They cannot be read, or are too few. The text names the smallest number of points that they
+            can decide.
+    """
+    looks = LOOKS if folder is None else own_set(folder).looks
+    if max_loss_points / 100 > least_margin(looks):
+        return
+    smallest = f"{floor(1_000 * least_margin(looks) + 1) / 10:g}"
+    if folder is None or max_loss_points == 0:
+        raise RegressionSetError(
+            Reason(
+                "{questions} factual questions can't show that a model loses less than {allowed} points: set "
+                "training.max_loss_points to at least {smallest}",
+                questions=looks[-1],
+                allowed=f"{max_loss_points:g}",
+                smallest=smallest,
+            )
+        )
+    raise RegressionSetError(
+        Reason(
+            "the {questions} factual questions in {folder} are too few to show that a model loses less than {allowed} "
+            "points: set training.max_loss_points to at least {smallest}, or add questions until there are {needed}",
+            questions=looks[-1],
+            folder=str(folder),
+            allowed=f"{max_loss_points:g}",
+            smallest=smallest,
+            needed=questions_needed(max_loss_points / 100),
+        )
+    )
 
 
 def matches(answer: str, expect: Sequence[Sequence[str]], forbid: Sequence[str]) -> bool:

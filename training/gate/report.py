@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
+from storage.translatable_reason import Reason
 from training.json_record import Record
+
+EARLIER: Final = (
+    Reason(
+        "it answers {new} of the {questions} factual questions correctly, the live model {live}: a bigger drop than "
+        "chance explains"
+    ),
+)
+"""Reasons that only reports and models of earlier versions have, listed here for the catalogues."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +57,31 @@ class Effort(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Loss(Record):
+    """What a candidate loses against another model on questions with known answers.
+
+    Attributes:
+        questions: The number of questions that both answered; 0 if they were not compared.
+        correct: The share that the candidate answers correctly, 0 to 1.
+        reference: The share that the other model answers correctly.
+        lost: Questions that only the other model answers correctly.
+        gained: Questions that only the candidate answers correctly.
+        bound: The upper bound of the loss, in hundredths of the questions.
+        allowed: What may be lost.
+        passed: Whether the loss is shown to be smaller; None if the questions leave it open.
+    """
+
+    questions: int = 0
+    correct: float = 0.0
+    reference: float = 0.0
+    lost: int = 0
+    gained: int = 0
+    bound: float = 0.0
+    allowed: float = 0.0
+    passed: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Report(Record):
     """The verdict on a candidate and its numbers.
 
@@ -57,11 +92,13 @@ class Report(Record):
         tokens: Their number of tokens.
         live_nll: The live model's mean negative log-likelihood on them, in nats a token.
         nll: The candidate's.
-        questions: The number of factual questions.
+        questions: The number of factual questions on which the live model and the candidate are compared.
         live_correct: The share that the live model answers correctly, 0 to 1.
         correct: The share that the candidate answers correctly.
         live_alone: Questions that only the live model answers correctly.
         alone: Questions that only the candidate answers correctly.
+        facts: The loss on factual questions against the live model.
+        facts_base: The same against the base, unless it is the live model.
         broken: Answers of the candidate that are empty or loop.
         samples: Some questions with both models' answers.
         seconds: The duration of the evaluation.
@@ -79,6 +116,8 @@ class Report(Record):
     correct: float = 0.0
     live_alone: int = 0
     alone: int = 0
+    facts: Loss = field(default_factory=Loss)
+    facts_base: Loss = field(default_factory=Loss)
     broken: list[str] = field(default_factory=list)
     samples: list[dict[str, str]] = field(default_factory=list)
     seconds: float = 0.0

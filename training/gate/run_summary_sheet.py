@@ -13,12 +13,12 @@ from typing import Final
 
 from training.data.llava import Lesson
 from training.data.selection import beyond_share, cut_off
-from training.gate.report import Effort, Report
+from training.gate.report import Effort, Loss, Report
 from training.gate.sheet import Row, Sheet
 from training.gate.sheet_picture import draw
 from training.gate.sheet_words import LANGUAGES, Say, localised, words
 from training.job import DISLIKED, RATED, EvaluationJob
-from training.number_format import clock, percent, size
+from training.number_format import clock, percent, points, size
 from training.run_folder import PICTURE, SHEET
 
 SHOWN: Final = 12
@@ -92,6 +92,20 @@ def _spread(effort: Effort, say: Say) -> str:
     return say("{people} people; the largest share is {share} %", people=effort.raters, share=share)
 
 
+def _bounded(name: str, loss: Loss, say: Say) -> list[tuple[str, str]]:
+    if not loss.questions:
+        return []
+    value = say(
+        "at most {bound} points, {allowed} allowed ({lost} lost, {gained} gained of {questions})",
+        bound=points(loss.bound),
+        allowed=f"{loss.allowed:g}",
+        lost=loss.lost,
+        gained=loss.gained,
+        questions=loss.questions,
+    )
+    return [(name, value)]
+
+
 def facts(report: Report, language: str = "en") -> tuple[tuple[str, str], ...]:
     """Return the numbers of a run as (name, value)."""
     say, effort = words(language), report.effort
@@ -112,6 +126,8 @@ def facts(report: Report, language: str = "en") -> tuple[tuple[str, str], ...]:
         (say("checked on"), say("{number} held-out liked answers", number=report.held_out)),
         (say("held-out loss"), f"{report.live_nll:.3f} → {report.nll:.3f}"),
         (say("factual questions right"), say("{before} → {after} of {questions}", questions=report.questions, **right)),
+        *_bounded(say("facts lost"), report.facts, say),
+        *_bounded(say("facts lost against the base"), report.facts_base, say),
         (say("training"), say("{time}, {steps} steps", time=clock(effort.training_seconds), steps=effort.steps)),
         (say("merging"), clock(effort.merging_seconds)),
         (say("evaluating"), clock(report.seconds)),

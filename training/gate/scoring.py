@@ -116,3 +116,22 @@ class LocalModel:
             answers += [text.strip() for text in texts]
             on_batch(len(texts))
         return answers
+
+
+class ModelSlot:
+    """Hold at most one model in memory: loading another one frees it first."""
+
+    def __init__(self, *, device: str, tiles: int, gpu_yield: GpuYield | None) -> None:
+        self._device = device
+        self._tiles = tiles
+        self._gpu_yield = gpu_yield
+        self._directory: Path | None = None
+        self._model: LocalModel | None = None
+
+    def load(self, directory: Path) -> LocalModel:
+        """Return the model of a directory, loaded unless it was the last one."""
+        if self._model is None or directory != self._directory:
+            self._model = None
+            self._model = LocalModel(directory, device=self._device, tiles=self._tiles, gpu_yield=self._gpu_yield)
+            self._directory = directory
+        return self._model

@@ -22,8 +22,11 @@ CHINESE: Final = {
     "it is no better on the held-out liked answers (loss per token {new}, live model {live})": (
         "它在留出的好评回答上并不更好（每词元损失 {new}，现用模型 {live}）"
     ),
-    "it answers {new} of the {questions} factual questions correctly, the live model {live}: a bigger drop than "
-    "chance explains": "{questions} 道事实题中它答对了 {new}，现用模型答对了 {live}：降幅无法用偶然解释",
+    "it may lose up to {bound} points of factual correctness against {model}; {allowed} are allowed": (
+        "与{model}相比，它的事实正确率最多可能下降 {bound} 个百分点，只允许下降 {allowed} 个"
+    ),
+    "the base model": "基础模型",
+    "the live model": "现用模型",
     "{number} of its answers are empty or repeat themselves": "它有 {number} 个回答为空或不断重复",
     "its token IDs differ from the engine's: {difference}": "它的词元 ID 与引擎不一致：{difference}",
     "{reason}; {others}": "{reason}；{others}",
@@ -51,6 +54,11 @@ CHINESE: Final = {
     "held-out loss": "检验损失",
     "factual questions right": "事实题答对",
     "{before} → {after} of {questions}": "{before} → {after}，共 {questions} 题",
+    "facts lost": "事实损失",
+    "facts lost against the base": "与基础模型相比的事实损失",
+    "at most {bound} points, {allowed} allowed ({lost} lost, {gained} gained of {questions})": (
+        "最多 {bound} 个百分点，允许 {allowed} 个（{questions} 题中答错 {lost} 题、新答对 {gained} 题）"
+    ),
     "training": "训练",
     "{time}, {steps} steps": "{time}，{steps} 步",
     "merging": "合并",

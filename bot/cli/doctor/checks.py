@@ -31,7 +31,7 @@ from storage.ledger import FILE_NAME
 from storage.model_store import ModelStore
 from storage.picture_store import PictureStore
 from training.base_model_check import untrainable
-from training.gate.factual_set import RegressionSetError, read_set
+from training.gate.factual_set import RegressionSetError, check_decidable, read_set
 
 PACKAGES = ("bot", "inference", "training", "storage")
 ENGINE_PACKAGES = ("torch", "torchvision", "timm", "transformers", "safetensors")
@@ -180,11 +180,17 @@ def _ledger(directory: Path) -> Iterator[Finding]:
 
 
 def _factual_questions(settings: Settings) -> Iterator[Finding]:
-    if folder := settings.training.regression:
-        try:
-            yield Finding("factual questions", True, f"{len(read_set(folder))} in {folder}")
-        except RegressionSetError as error:
-            yield Finding("factual questions", False, str(error), "correct training.regression, or remove it")
+    folder = settings.training.regression
+    cure = "correct training.regression, or remove it"
+    try:
+        found = f"{len(read_set(folder))} in {folder}" if folder else ""
+        cure = ""  # the next error names the next step
+        check_decidable(folder, settings.training.max_loss_points)
+    except RegressionSetError as error:
+        yield Finding("factual questions", False, str(error), cure)
+    else:
+        if found:
+            yield Finding("factual questions", True, found)
 
 
 def _telegram(settings: Settings) -> Iterator[Finding]:

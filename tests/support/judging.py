@@ -1,0 +1,110 @@
+"""Evaluations with models that need no weights: their directories' names say what they forget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from tests.support.lessons import SYSTEM, one_turn, photo
+from training.data.llava import Lesson, write_rows
+from training.evidence.facts import LOOKS
+from training.gate.evaluate import evaluate
+from training.gate.factual_set import Question, QuestionSet
+from training.gate.forgetting import Examination, Examined
+from training.gate.report import Report
+from training.gate.respondent import Asked
+from training.gate.scoring import Likelihood
+from training.job import EvaluationJob, ignore
+
+
+def examined(
+    questions: int, *, lost: int = 0, gained: int = 0, allowed: float = 2.0, answer: str = "right"
+) -> Examined:
+    """Return the result of one look at questions of which each model alone answers some right.
+
+    All answers of the candidate are `answer`, right or wrong as the numbers say.
+    """
+    live = [_question(number, right=number >= gained) for number in range(questions)]
+    candidate = [_question(number, right=number < questions - lost) for number in range(questions)]
+    examination = Examination(QuestionSet(Path(), iter(()), (questions,)), allowed)
+    of_live, of_candidate = (Asked(tuple(each), (answer,) * questions) for each in (live, candidate))
+    return Examined(None, examination._loss(questions, of_candidate, of_live), of_candidate, of_live)
+
+
+def _question(number: int, *, right: bool) -> Question:
+    return Question("cup.jpg", f"Question {number}?", lambda _: right, str(number))
+
+
+class Forgetful:
+    """A `LocalModel` that answers "right", or "wrong" to the questions that its directory's file names.
+
+    `loads` are the names of the directories in the order in which they were loaded, `asked` the number of questions
+    that each has answered.
+    """
+
+    loads: ClassVar[list[str]] = []
+    asked: ClassVar[dict[str, int]] = {}
+
+    def __init__(self, directory: Path, **_: object) -> None:
+        self._name = directory.name
+        self._wrong = set((directory / "forgets").read_text().split())
+        self.loads.append(self._name)
+
+    def likelihood(self, lessons: Sequence[Lesson], _: Path) -> Likelihood:
+        """Return a better likelihood for candidates."""
+        return Likelihood(0.5 if self._name == "candidate" else 1.0, len(lessons))
+
+    def answers(self, lessons: Sequence[Lesson], *_: object, **__: object) -> list[str]:
+        """Answer right except for the forgotten questions."""
+        questions = [each.turns[0].text for each in lessons]
+        self.asked[self._name] = self.asked.get(self._name, 0) + sum(each != "What?" for each in questions)
+        return ["wrong" if each in self._wrong else "right" for each in questions]
+
+
+class Bench:
+    """A folder with models and held-out answers, and evaluations of them."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        self.job = EvaluationJob(
+            run="1",
+            candidate=str(folder / "candidate"),
+            live=str(folder / "live"),
+            base=str(folder / "base"),
+            data=str(folder / "held_out.json"),
+            images=str(folder),
+            work=str(folder),
+            system=SYSTEM,
+            answers=str(folder / "answers"),
+        )
+        (folder / "cup.jpg").write_bytes(photo())
+        write_rows([one_turn("one", "What?", "A cup.", "cup.jpg")], folder / "held_out.json")
+        Forgetful.loads, Forgetful.asked = [], {}
+        monkeypatch.setattr("training.gate.scoring.LocalModel", Forgetful)
+        monkeypatch.setattr("training.gate.prompt_parity.disagreement", lambda *_: "")
+        monkeypatch.setattr("training.gate.evaluate.drawn_set", lambda _: numbered(folder))
+        monkeypatch.setattr("training.gate.run_summary_sheet.write", lambda *_: None)
+
+    def model(self, name: str, *forgotten: int) -> None:
+        """Make the directory of a model that forgets these questions."""
+        (self.folder / name).mkdir(exist_ok=True)
+        # The name makes models that forget the same different ones.
+        (self.folder / name / "forgets").write_text(" ".join([name, *(f"q{number}" for number in forgotten)]))
+
+    def judge(self, **changes: Any) -> Report:
+        """Judge the candidate."""
+        Forgetful.loads, Forgetful.asked = [], {}
+        assert evaluate(replace(self.job, **changes), ignore).ok
+        return Report.read(self.folder / "report.json")
+
+
+def numbered(folder: Path, looks: Sequence[int] = LOOKS) -> QuestionSet:
+    """Return questions about one picture with the right answer "right"."""
+    made = (
+        Question("cup.jpg", f"q{number}", lambda answer: answer == "right", str(number)) for number in range(looks[-1])
+    )
+    return QuestionSet(folder, made, looks)
