@@ -63,7 +63,6 @@ from storage.ledger import FILE_NAME, Ledger
 from storage.model_store import ModelStore
 from storage.picture_store import PictureStore
 from training.base_model_check import trainer_missing
-from training.job_specs import JobSpecs, TrainingPaths
 from training.launcher import ChildTrainer
 from training.merged_models import MergedModels
 from training.pipeline import Pipeline
@@ -129,15 +128,6 @@ class Application:
         stack.callback(menu.cancel)
 
         forgetting = Erasure(ledger, pictures, folder / "runs", lambda session: deployment.forget(chat_key(session)))
-        schedule = Schedule(
-            folder,
-            ledger,
-            forgetting,
-            notices.alert,
-            cron=settings.training.schedule,
-            retention_days=settings.storage.retention_days,
-        )
-
         decoders, patient = PictureDecoders(DECODERS), PictureDecoders(1, NICENESS)
         self._at_end("picture decoders", decoders.close)
         self._at_end("decoder of stored pictures", patient.close)
@@ -148,18 +138,12 @@ class Application:
         self._at_end("re-encoding of stored pictures", upgrade.stop)
 
         trainer = ChildTrainer(settings.training)
-        paths = TrainingPaths(
-            base=base,
-            runs=folder / "runs",
-            sources=folder / "sources",
-            answers=folder / "answers",
-            yield_file=None if on_cards_of_its_own(settings) else deployment.first_words,
-        )
+        specs = settings.job_specs(None if on_cards_of_its_own(settings) else deployment.first_words)
         merged = MergedModels(
             ledger,
             models,
             ChildTrainer(settings.training),
-            paths,
+            specs.paths,
             keep=settings.training.keep_models,
             spare_bytes=settings.training.min_free_gigabytes * 1e9,
         )
@@ -168,11 +152,18 @@ class Application:
             pictures=pictures,
             models=models,
             trainer=trainer,
-            specs=JobSpecs(
-                settings.training, paths, pictures.directory, settings.chat.persona, settings.inference.tiles or 0
-            ),
+            specs=specs,
             trust=settings.trust,
             ready=upgrade.finish,
+        )
+        schedule = Schedule(
+            folder,
+            ledger,
+            forgetting,
+            notices.alert,
+            pipeline,
+            cron=settings.training.schedule,
+            retention_days=settings.storage.retention_days,
         )
         vitals = Monitoring(ledger, deployment, schedule, middleware.numbers, lambda: trainer.last_progress)
         changeover = ModelSwitch(

@@ -23,6 +23,7 @@ from bot.settings import ChatSettings, LimitsSettings, StorageSettings, Telegram
 from inference.process.environment import ENV_PREFIX
 from inference.settings import InferenceSettings
 from storage.learning_records import Trust
+from training.job_specs import JobSpecs, TrainingPaths
 from training.settings import TrainingSettings
 
 ENV_DELIMITER = "__"
@@ -80,6 +81,18 @@ class Settings(BaseSettings):
             frozenset(self.telegram.admins),
             newcomer_seconds=3600 * self.training.rater_age,
         )
+
+    def job_specs(self, yield_file: Path | None = None) -> JobSpecs:
+        """Return what the jobs of runs are made from; `yield_file` as in `TrainingPaths`."""
+        folder = self.storage.dir.resolve()
+        paths = TrainingPaths(
+            base=self.inference.checkpoint().resolve(),
+            runs=folder / "runs",
+            sources=folder / "sources",
+            answers=folder / "answers",
+            yield_file=yield_file,
+        )
+        return JobSpecs(self.training, paths, folder / "pictures", self.chat.persona, self.inference.tiles or 0)
 
     @classmethod
     def settings_customise_sources(

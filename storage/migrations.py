@@ -457,3 +457,9 @@ def m018_reasons(database: Database) -> None:
         ALTER TABLE runs ADD COLUMN reason_parts TEXT NOT NULL DEFAULT '';
         ALTER TABLE models ADD COLUMN reason_parts TEXT NOT NULL DEFAULT '';
     """)
+
+
+@migrations()
+def m020_fingerprints(database: Database) -> None:
+    """The hash of what a run learned from; empty for runs of earlier versions."""
+    database.execute("ALTER TABLE runs ADD COLUMN fingerprint TEXT NOT NULL DEFAULT ''")

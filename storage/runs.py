@@ -156,10 +156,25 @@ class Runs(Queries):
             raise _unknown(run)
         return bool(row["wanted"])
 
-    async def freeze_selection(self, run: int, rows: Iterable[tuple[int, str]]) -> None:
+    async def last_verdict(self) -> tuple[Run, str] | None:
+        """Return the newest run that ended with a model, and the fingerprint of its inputs; None without one."""
+
+        def work(database: Database) -> tuple[Run, str] | None:
+            row = first(database, f"{_SELECT} WHERE state = ? ORDER BY id DESC", [RunState.DONE])
+            if row is None:
+                return None
+            run = _run(row)
+            found = first(database, "SELECT fingerprint FROM runs WHERE id = ?", [run.id])
+            assert found is not None
+            return run, found["fingerprint"]
+
+        return await self._read(work)
+
+    async def freeze_selection(self, run: int, rows: Iterable[tuple[int, str]], fingerprint: str = "") -> None:
         """Store the exchanges that a run uses, each with its split, and their numbers.
 
         The split is "train", "held_out", or "worse": disliked and rejected answers, which are trained on too.
+        `fingerprint` is the hash of all its inputs (`training.inputs`).
 
         Raises `StorageError` if the run has a selection already, or for an exchange that does not exist or was deleted.
         """
@@ -178,7 +193,8 @@ class Runs(Queries):
                     f"The selection for run {run} names an exchange twice or one that was deleted meanwhile:"
                     f" select again ({error})."
                 ) from error
-            _set(database, run, {"samples": len(frozen) - held_out, "held_out": held_out}, now)
+            values = {"samples": len(frozen) - held_out, "held_out": held_out, "fingerprint": fingerprint}
+            _set(database, run, values, now)
 
         await self._write(work)
 

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 
 from inference.internvl2.checkpoint_check import weight_bytes
 from storage.errors import IllegalTransition, NotSaved, StorageError
-from storage.learning_records import EQUAL_TRUST, Model, Run, Trust
+from storage.learning_records import EQUAL_TRUST, Model, RatedExchange, Run, Trust
 from storage.ledger import Ledger
 from storage.model_store import ModelStore
 from storage.picture_store import PictureStore
@@ -31,6 +31,7 @@ from training.data.sources import imported, resolved
 from training.data.worse_answers import with_disliked, with_rejected
 from training.gate.factual_set import check_decidable
 from training.gate.report import Report
+from training.inputs import fingerprint, unchanged_since
 from training.job import Outcome, Trainer, TrainingError
 from training.job_specs import JobSpecs, measure_effort, model_name
 from training.run_folder import FEATURES, HELD_OUT_ROWS, LOSSES, REPORT, TRAIN_ROWS
@@ -70,11 +71,13 @@ class RunPlan:
         selection: The pairs.
         sources: The other sources.
         recipe: The hyperparameters, or the user's configuration file that has them.
+        fingerprint: The hash of all inputs (`training.inputs`).
     """
 
     selection: Selection
     sources: tuple[Source, ...]
     recipe: Recipe | Path
+    fingerprint: str = ""
 
 
 class Pipeline:
@@ -113,7 +116,17 @@ class Pipeline:
         self._check_disk()
         check_decidable(self._settings.regression, self._settings.max_loss_points)
         sources = resolved([*self._settings.sources, *imported(self._paths.sources)])
-        return RunPlan(await self._select(), tuple(sources), self._settings.user_config or self._specs.recipe)
+        rated = await self._ledger.votes.rated_exchanges(self._trust)
+        return RunPlan(
+            await self._select(rated),
+            tuple(sources),
+            self._settings.user_config or self._specs.recipe,
+            await asyncio.to_thread(fingerprint, rated, self._specs),
+        )
+
+    async def unchanged_since(self) -> Run | None:
+        """Return the last run with a verdict if a run that starts now would learn from the same, else None."""
+        return await unchanged_since(self._ledger, self._specs, self._trust)
 
     async def run(self, run: Run, on_change: OnChange, plan: RunPlan | None = None) -> Model | None:
         """Carry out a run that is due, to its end in the ledger: done with a model, failed or cancelled.
@@ -183,12 +196,12 @@ class Pipeline:
         """Store the selection of a run; select again if what the plan names has been erased or re-encoded since."""
         if plan is not None and await asyncio.to_thread(self._has_pictures, plan.selection):
             with suppress(StorageError):
-                await self._ledger.runs.freeze_selection(run.id, plan.selection.rows())
+                await self._ledger.runs.freeze_selection(run.id, plan.selection.rows(), plan.fingerprint)
                 if await self._ledger.runs.withdrawn(run.id):
                     raise RunFailed(WITHDRAWN)
                 return plan
         plan = await self.plan()
-        await self._ledger.runs.freeze_selection(run.id, plan.selection.rows())
+        await self._ledger.runs.freeze_selection(run.id, plan.selection.rows(), plan.fingerprint)
         return plan
 
     def _has_pictures(self, selection: Selection) -> bool:
@@ -214,8 +227,7 @@ class Pipeline:
         await progress.move(RunState.DONE, model=model.id)
         return await self._ledger.models.get(model.id)
 
-    async def _select(self) -> Selection:
-        rated = await self._ledger.votes.rated_exchanges(self._trust)
+    async def _select(self, rated: list[RatedExchange]) -> Selection:
         phashes = {each.sha256: each.phash for each in await self._ledger.pictures.all()}
         live = await self._ledger.models.live()
         trained = set[int]()

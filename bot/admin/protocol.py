@@ -23,6 +23,7 @@ LAST_NODE: Final = later(
     "repair it; /status shows them all."
 )
 REJECTED: Final = later("{model} was rejected: {reason}. Use it anyway?")
+NOTHING_NEW: Final = later("Nothing has changed since run {run}. Train again anyway?")
 
 
 class AdminRefusal(Exception):
@@ -35,6 +36,14 @@ class RejectedModel(AdminRefusal):
     def __init__(self, model: Model) -> None:
         super().__init__(Reason(REJECTED, model=model.id, reason=model.reason))
         self.model = model
+
+
+class NothingNew(AdminRefusal):
+    """A run was requested without confirmation although it would learn from the same as the last one."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(Reason(NOTHING_NEW, run=run.id))
+        self.run = run
 
 
 class Overview(Protocol):
@@ -79,8 +88,15 @@ class AdminActions(Protocol):
     Raises AdminRefusal, StorageError, InferenceError or TrainingError, with a text for the admin.
     """
 
-    async def retrain(self, by: int) -> Run:
-        """Start a run, which continues after this returns."""
+    async def retrain(self, by: int, *, confirmed: bool = False) -> Run:
+        """Start a run, which continues after this returns.
+
+        Raises NothingNew if it would learn from the same as the last one, unless `confirmed`.
+        """
+        ...
+
+    async def unchanged_since(self) -> Run | None:
+        """Return the run since which nothing is new, None if there is something to learn from."""
         ...
 
     async def plan(self) -> RunPlan:

@@ -29,6 +29,7 @@ from sqlalchemy import URL
 from bot.admin.erasure import Erasure, ManyStrays
 from bot.i18n import later
 from storage.errors import RunBusy
+from storage.learning_records import Run
 from storage.ledger import Ledger
 
 RETRAIN = "retrain"
@@ -58,6 +59,13 @@ class Alert(Protocol):
         """Send the sentence; `key` tells repeated alerts apart from new ones."""
 
 
+class News(Protocol):
+    """Tells whether there is something to learn from (`training.pipeline.Pipeline`)."""
+
+    async def unchanged_since(self) -> Run | None:
+        """Return the run since which nothing is new, None if there is news."""
+
+
 class _JobStore(SQLAlchemyJobStore):  # type: ignore[misc]
     """A job store that also reads the jobs of releases in which this module was `bot.schedule`."""
 
@@ -79,6 +87,7 @@ class Schedule:
         ledger: Ledger,
         forgetting: Erasure,
         alert: Alert,
+        news: News,
         *,
         cron: str,
         retention_days: int = 0,
@@ -86,6 +95,7 @@ class Schedule:
         self._ledger = ledger
         self._forgetting = forgetting
         self._alert = alert
+        self._news = news
         self.cron = cron
         self._retention_days = retention_days
         store = _JobStore(url=URL.create("sqlite", database=str(directory / STORE)))
@@ -135,7 +145,10 @@ class Schedule:
         return job.next_run_time if job else None
 
     async def request_run(self) -> None:
-        """Put a due run into the ledger, unless another run is active."""
+        """Put a due run into the ledger, unless another run is active or nothing is new since the last one."""
+        if same := await self._news.unchanged_since():
+            log.info("retraining is due, but nothing is new", since=same.id)
+            return
         try:
             run = await self._ledger.runs.start("schedule", None)
             log.info("retraining is due", run=run.id)

@@ -17,7 +17,7 @@ from bot.admin.erasure import Erasure
 from bot.admin.model_switch import ModelSwitch
 from bot.admin.monitoring import Monitoring, Overview
 from bot.admin.notifications import Notifications
-from bot.admin.protocol import AdminRefusal
+from bot.admin.protocol import AdminRefusal, NothingNew
 from bot.i18n import later
 from inference.messages import InferenceError
 from inference.serving.deployment_status import NodeStatus
@@ -104,9 +104,15 @@ class AdminService:
                 task.cancel()
                 await asyncio.wait((task,), timeout=TELL_SECONDS)
 
-    async def retrain(self, by: int) -> Run:
-        """Start a run. Raises AdminRefusal without a trainer, RunBusy while another is under way."""
+    async def retrain(self, by: int, *, confirmed: bool = False) -> Run:
+        """Start a run.
+
+        Raises AdminRefusal without a trainer, RunBusy while another is under way, NothingNew as the protocol says.
+        """
         plan = await self.plan()
+        last = await self._ledger.runs.last_verdict()
+        if last and plan.fingerprint == last[1] and not confirmed:
+            raise NothingNew(last[0])
         run = await self._ledger.runs.start("admin", by)
         self._plans = {run.id: plan}
         self._wake[RUNS].set()
@@ -117,6 +123,10 @@ class AdminService:
         if missing := self._trainer_missing():
             raise AdminRefusal(missing)
         return await self._pipeline.plan()
+
+    async def unchanged_since(self) -> Run | None:
+        """Return the run since which nothing is new, None if there is something to learn from."""
+        return await self._pipeline.unchanged_since()
 
     async def cancel(self, by: int) -> Run | None:
         """Cancel the run under way; None if there is none."""

@@ -17,12 +17,14 @@ from rich.table import Table
 
 from bot.admin.model_switch import model_before
 from bot.admin.progress import outcome, rejections
-from bot.admin.protocol import REJECTED
+from bot.admin.protocol import NOTHING_NEW, REJECTED
 from bot.cli.terminal import CommandRefused, confirm, notes, progress_bar, progress_text
+from bot.config import Settings
 from storage.errors import IllegalTransition
 from storage.learning_records import Promotion, Run
 from storage.ledger import Ledger
 from storage.states import RUN_TRANSITIONS, ModelState, RunState
+from training.inputs import unchanged_since
 from training.number_format import clock
 
 POLL_SECONDS: Final = 0.5
@@ -48,6 +50,13 @@ async def retrain(ledger: Ledger, running: Callable[[], bool], wait: bool, conso
             f"`thumbtune promote {run.model}` tries again."
         )
     console.print(f"Run {run.id}: {state}. {run.model} is live.", highlight=False)
+
+
+async def confirm_without_news(ledger: Ledger, running: Callable[[], bool], settings: Settings, yes: bool) -> None:
+    """Ask before a run that would learn from the same as the last one. Raises CommandRefused for a no."""
+    _require_bot(running)
+    if same := await unchanged_since(ledger, settings.job_specs(), settings.trust):
+        confirm(NOTHING_NEW.format(run=same.id), yes=yes)
 
 
 async def promote(ledger: Ledger, running: Callable[[], bool], model: str, yes: bool, console: Console) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +31,7 @@ from inference.hub.listing import Hub
 from inference.messages import InferenceError
 from inference.settings import TINY
 from storage.errors import StorageError
+from storage.ledger import Ledger
 from training.job import TrainingError
 
 app = typer.Typer(
@@ -141,15 +143,22 @@ def retrain(
     wait: Annotated[
         bool, typer.Option("--wait", help="Show the progress and wait until the new model is live or has failed.")
     ] = False,
+    yes: YesOption = False,
 ) -> None:
-    """Ask the running bot to retrain on the liked answers."""
-    with_bot(config, lambda ledger, running: control.retrain(ledger, running, wait, results))
+    """Ask the running bot to retrain on the liked answers; without anything new it asks first."""
+    settings = load_settings(config)
+
+    async def request(ledger: Ledger, running: Callable[[], bool]) -> None:
+        await control.confirm_without_news(ledger, running, settings, yes)
+        await control.retrain(ledger, running, wait, results)
+
+    with_bot(settings, request)
 
 
 @app.command()
 def status(config: ConfigOption = None) -> None:
     """Show the live model, what has been collected, and the latest runs."""
-    with_bot(config, lambda ledger, running: control.status(ledger, running(), results))
+    with_bot(load_settings(config), lambda ledger, running: control.status(ledger, running(), results))
 
 
 @models_app.callback()
@@ -227,13 +236,13 @@ def promote(
     model: Annotated[str, typer.Argument(metavar="ID")], config: ConfigOption = None, yes: YesOption = False
 ) -> None:
     """Ask the running bot to switch to this model; a rejected one needs confirmation."""
-    with_bot(config, lambda ledger, running: control.promote(ledger, running, model, yes, results))
+    with_bot(load_settings(config), lambda ledger, running: control.promote(ledger, running, model, yes, results))
 
 
 @app.command()
 def rollback(config: ConfigOption = None, yes: YesOption = False) -> None:
     """Ask the running bot to switch back to the previous model; repeat to go further back."""
-    with_bot(config, lambda ledger, running: control.rollback(ledger, running, yes, results))
+    with_bot(load_settings(config), lambda ledger, running: control.rollback(ledger, running, yes, results))
 
 
 @app.command()

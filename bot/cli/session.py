@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from bot.config import ConfigError, Settings, load_settings
+from bot.config import ConfigError, Settings
 from bot.instance_lock import at_work
 from storage.ledger import FILE_NAME, Ledger
 
@@ -30,9 +30,8 @@ def with_ledger(settings: Settings, work: Callable[[Ledger], Awaitable[None]]) -
     asyncio.run(session())
 
 
-def with_bot(config: Path | None, work: Callable[[Ledger, Callable[[], bool]], Awaitable[None]]) -> None:
+def with_bot(settings: Settings, work: Callable[[Ledger, Callable[[], bool]], Awaitable[None]]) -> None:
     """Run `work` with the ledger and a function that returns whether a bot is running on it."""
-    settings = load_settings(config)
     with_ledger(settings, lambda ledger: work(ledger, lambda: at_work(settings.storage.dir)))
 
 

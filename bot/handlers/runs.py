@@ -1,4 +1,4 @@
-"""/retrain and /cancel, with its button, for admins. The progress of a run is `bot.admin.notifications`'.
+"""/retrain and /cancel, with their buttons, for admins. The progress of a run is `bot.admin.notifications`'.
 
 A request is carried out once, even if a crash interrupts its handling: the ledger shows whether it was.
 """
@@ -12,11 +12,11 @@ from aiogram.filters import CommandObject
 from aiogram.types import CallbackQuery, Message
 
 from bot.admin.progress import share_line
-from bot.admin.protocol import REFUSALS, refused
+from bot.admin.protocol import REFUSALS, NothingNew, refused
 from bot.handlers.callbacks import acknowledge
 from bot.handlers.commands import Command
 from bot.handlers.request import Request
-from bot.telegram.keyboards import CancelRun
+from bot.telegram.keyboards import CancelRun, TrainAgain, train_again_button
 from storage.errors import RunBusy
 from storage.learning_records import Run
 from storage.translatable_reason import Reason, listed
@@ -29,6 +29,7 @@ def router() -> Router:
     runs.message.register(retrain, Command("retrain"))
     runs.message.register(cancel, Command("cancel"))
     runs.callback_query.register(cancel_this, CancelRun.filter())
+    runs.callback_query.register(train_again, TrainAgain.filter())
     return runs
 
 
@@ -36,20 +37,40 @@ async def retrain(message: Message, command: CommandObject, request: Request) ->
     """Start a run; with "dry" only describe it."""
     reply, say = request.reply, request.say
     argument = (command.args or "").strip()
-    if argument not in ("", "dry"):
-        await reply.finish(say("Usage: /retrain or /retrain dry"))
-        return
-    try:
-        if argument == "dry":
+    if argument == "dry":
+        try:
             text = await _dry_run(request)
-        else:
-            run = await _started_before(request) or await request.services.admin.retrain(request.user.id)
-            text = say("Run {run} is starting. I'll post its progress here.", run=run.id)
+        except REFUSALS as refusal:
+            text = refused(refusal, say)
+        await reply.finish(text)
+    elif argument:
+        await reply.finish(say("Usage: /retrain or /retrain dry"))
+    else:
+        await _start(request)
+
+
+async def train_again(query: CallbackQuery, callback_data: TrainAgain, request: Request) -> None:
+    """Start a run although nothing is new, unless another run has ended since the button was shown."""
+    last = await request.services.ledger.runs.last_verdict()
+    outdated = request.delivery.attempt == 1 and (last is None or last[0].id != callback_data.run)
+    await acknowledge(query, request.say("Another run has ended since.") if outdated else "")
+    if not outdated:
+        await _start(request, confirmed=True)
+
+
+async def _start(request: Request, *, confirmed: bool = False) -> None:
+    reply, say, admin = request.reply, request.say, request.services.admin
+    markup = None
+    try:
+        run = await _started_before(request) or await admin.retrain(request.user.id, confirmed=confirmed)
+        text = say("Run {run} is starting. I'll post its progress here.", run=run.id)
     except RunBusy:
         text = say("A run is already in progress. /status shows it, /cancel stops it.")
+    except NothingNew as refusal:
+        text, markup = say(str(refusal)), train_again_button(refusal.run.id, say)
     except REFUSALS as refusal:
         text = refused(refusal, say)
-    await reply.finish(text)
+    await reply.finish(text, markup)
 
 
 async def _started_before(request: Request) -> Run | None:

@@ -17,6 +17,7 @@ from bot.i18n import Say, later
 from inference.serving.deployment_status import NodeStatus
 from inference.serving.engine_stats import Seen
 from inference.serving.supervisor import State
+from storage.states import RUN_TRANSITIONS
 
 ENGINE_STATES: Final = {
     State.STARTING: later("starting"),
@@ -36,11 +37,16 @@ def router() -> Router:
 
 async def show(message: Message, command: CommandObject, request: Request) -> None:
     """Show the state of the bot, or of its schedule with the outcome of the last run."""
-    lines = _status_lines if command.command.lower() == "status" else _schedule_lines
+    admin, say = request.services.admin, request.say
+    describe = _status_lines if command.command.lower() == "status" else _schedule_lines
     try:
-        text = "\n".join(lines(await request.services.admin.overview(), request.say))
+        overview = await admin.overview()
+        lines = describe(overview, say)
+        if not any(RUN_TRANSITIONS[run.state] for run in overview.runs) and (same := await admin.unchanged_since()):
+            lines.append(say("Nothing new since run {run}: no run begins by itself.", run=same.id))
+        text = "\n".join(lines)
     except REFUSALS as refusal:
-        text = refused(refusal, request.say)
+        text = refused(refusal, say)
     await request.reply.finish(text)
 
 

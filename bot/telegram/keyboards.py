@@ -103,6 +103,12 @@ class CancelRun(CallbackData, prefix="cancel"):
     run: Id
 
 
+class TrainAgain(CallbackData, prefix="train_again"):
+    """`train_again:<run>`: train although nothing is new since that run."""
+
+    run: Id
+
+
 class CancelBroadcast(CallbackData, prefix="cancel_broadcast"):
     """`cancel_broadcast:<update>`: cancel the broadcast that the update started."""
 
@@ -221,6 +227,11 @@ def stop_button(update: int, say: Say) -> InlineKeyboardMarkup:
 def cancel_button(what: CancelRun | CancelBroadcast, say: Say) -> InlineKeyboardMarkup:
     """Return the button that cancels a run or a broadcast."""
     return InlineKeyboardMarkup(inline_keyboard=[[_button(say("✖ Cancel"), what)]])
+
+
+def train_again_button(run: int, say: Say) -> InlineKeyboardMarkup:
+    """Return the button that trains although nothing is new since a run."""
+    return InlineKeyboardMarkup(inline_keyboard=[[_button(say("Train again"), TrainAgain(run=run))]])
 
 
 def promote_buttons(models: Sequence[str], live: str, previous: str, say: Say) -> InlineKeyboardMarkup:

@@ -59,6 +59,26 @@ async def test_a_run_is_cancelled_by_its_button(stage: Stage) -> None:
     assert admin.asked == [("cancel", ADMIN)]
 
 
+async def test_without_news_retrain_asks(stage: Stage) -> None:
+    """/retrain starts nothing by itself; its button starts a run, but not after another run has ended."""
+    admin = Notebook(same=replace(RUN, id=1, state=RunState.DONE))
+    async with stage.bot(admin=admin) as bot, stage.person(ADMIN, "Root") as root:
+        for _ in range(2):
+            run = await bot.ledger.runs.start("admin", ADMIN)
+            for state in (RunState.TRAINING, RunState.MERGING, RunState.EVALUATING, RunState.DONE):
+                await bot.ledger.runs.move(run.id, state)
+        asked = await final_reply(root, "/retrain")
+        assert asked["text"] == "Nothing has changed since run 1. Train again anyway?"
+        assert await root.toast(await root.taps("Train again", asked)) == "Another run has ended since."
+        assert ("retrain", ADMIN) not in admin.asked
+        admin.same = replace(RUN, id=2, state=RunState.DONE)
+        await root.taps("Train again", await final_reply(root, "/retrain"))
+        assert "Run 3 is starting" in (await root.answer(rated=False))["text"]
+        assert ("retrain", ADMIN) in admin.asked
+        status = (await final_reply(root, "/status"))["text"]
+        assert "Nothing new since run 2: no run begins by itself." in status.splitlines()
+
+
 async def test_models_are_changed_by_buttons(stage: Stage) -> None:
     """/models offers the previous model and every other accepted one; a second tap changes nothing."""
     admin = Notebook()

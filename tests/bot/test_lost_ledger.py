@@ -19,7 +19,7 @@ from storage.model_store import MANIFEST
 from storage.picture_store import PictureStore
 from tests.support.bot_process import command, write_config
 from tests.support.ledgers import picture
-from tests.support.operating import Admins
+from tests.support.operating import Admins, News
 from tests.support.whole_bot import whole_bot
 
 
@@ -86,7 +86,7 @@ async def test_many_strays_are_left_to_an_admin(tmp_path: Path) -> None:
         for name in names[:2]:
             await ledger.pictures.add(picture(name))
         forgetting = Erasure.beside(ledger, folder)
-        schedule = Schedule(folder, ledger, forgetting, admins.alert, cron="")
+        schedule = Schedule(folder, ledger, forgetting, admins.alert, News(), cron="")
         await schedule.tidy()
         assert admins.alerts == ["strays"]
         with pytest.raises(ManyStrays, match="6 of 8"):

@@ -18,7 +18,7 @@ from storage.removals import RemovalKind
 from storage.states import RunState
 from tests.support.bot_process import command, write_config
 from tests.support.chatting import Stage, final_reply, png, until
-from tests.support.operating import Admins
+from tests.support.operating import Admins, News
 from tests.support.person import DOWN, UP, Message, Person, button
 from training.data.llava import row_name
 
@@ -350,9 +350,13 @@ async def test_the_daily_job_deletes_expired_answers(stage: Stage, monkeypatch: 
         await ada.asks(photo=png(colour="red"))
         names = [each.sha256 for each in await bot.ledger.pictures.all()]
         forgetting = Erasure.beside(bot.ledger, stage.directory)
-        await Schedule(stage.directory, bot.ledger, forgetting, Admins().alert, cron="", retention_days=1).expire()
+        await Schedule(
+            stage.directory, bot.ledger, forgetting, Admins().alert, News(), cron="", retention_days=1
+        ).expire()
         assert (await bot.ledger.counts.totals())["exchanges"] == 2
-        await Schedule(stage.directory, bot.ledger, forgetting, Admins().alert, cron="", retention_days=0).expire()
+        await Schedule(
+            stage.directory, bot.ledger, forgetting, Admins().alert, News(), cron="", retention_days=0
+        ).expire()
         assert (await bot.ledger.counts.totals())["exchanges"] == 1
         assert [bot.pictures.path(name).exists() for name in names] == [True, False]
 

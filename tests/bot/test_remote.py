@@ -13,9 +13,11 @@ from rich.console import Console
 
 from bot.cli import control, inventory
 from bot.cli.terminal import CommandRefused
+from bot.config import Settings
 from storage.learning_records import Model, Run
 from storage.ledger import Ledger
 from storage.states import ModelState, RunState
+from training.inputs import fingerprint
 
 WHY = "the finetune process died; it said last: [rank0]: no memory at [/opt/x.cpp:12]"
 
@@ -97,6 +99,20 @@ async def test_a_run_is_asked_for_until_it_begins(ledger: Ledger) -> None:
     assert not asking.done()
     await through(ledger, run, RunState.TRAINING)
     assert "Run 1 has begun" in await asking
+
+
+async def test_without_news_a_run_has_to_be_confirmed(ledger: Ledger, tmp_path: Path) -> None:
+    """The command asks, and refuses without a terminal, unless --yes is given."""
+    settings = Settings.model_validate({"storage": {"dir": tmp_path}, "training": {"recipe": "tiny"}})
+    await control.confirm_without_news(ledger, running, settings, yes=False)
+    run = await ledger.runs.start("admin")
+    await ledger.runs.freeze_selection(run.id, [], fingerprint([], settings.job_specs()))
+    await through(ledger, run, RunState.TRAINING, RunState.MERGING, RunState.EVALUATING, RunState.DONE)
+    with pytest.raises(CommandRefused, match=r"Nothing has changed since run 1. Train again anyway\? .*--yes"):
+        await control.confirm_without_news(ledger, running, settings, yes=False)
+    await control.confirm_without_news(ledger, running, settings, yes=True)
+    with pytest.raises(CommandRefused, match="No bot is running"):
+        await control.confirm_without_news(ledger, Bot(0), settings, yes=True)
 
 
 async def test_waiting_ends_when_the_new_model_answers(ledger: Ledger) -> None:

@@ -10,12 +10,14 @@ from pathlib import Path
 
 from apscheduler.jobstores.sqlalchemy import SQLAlchemyJobStore
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from structlog.testing import capture_logs
 
 from bot.admin.erasure import Erasure
 from bot.admin.schedule import EXPIRE, RETRAIN, STORE, TIDY, Schedule, expire, request_run, tidy
+from storage.learning_records import Run
 from storage.ledger import FILE_NAME, Ledger
 from storage.states import RunState
-from tests.support.operating import Admins
+from tests.support.operating import Admins, News
 
 YEARLY = "0 0 1 1 *"
 DAILY = "30 3 * * *"
@@ -26,7 +28,13 @@ async def _schedule(folder: Path, cron: str, retention_days: int = 0) -> AsyncIt
     """Run a schedule with its own ledger."""
     async with Ledger.open(folder) as ledger:
         schedule = Schedule(
-            folder, ledger, Erasure.beside(ledger, folder), Admins().alert, cron=cron, retention_days=retention_days
+            folder,
+            ledger,
+            Erasure.beside(ledger, folder),
+            Admins().alert,
+            News(),
+            cron=cron,
+            retention_days=retention_days,
         )
         schedule.start()
         try:
@@ -97,6 +105,19 @@ async def test_missed_times_are_caught_up_once(tmp_path: Path) -> None:
     assert (run.trigger, run.state) == ("schedule", RunState.DUE)
 
 
+async def test_without_news_no_run_is_requested(tmp_path: Path) -> None:
+    """A scheduled time passes without a run, and the log says since when nothing is new."""
+    async with _schedule(tmp_path, DAILY) as schedule:
+        schedule._news = News(Run(4, RunState.DONE, "admin", None, 1.0, 1.0))
+        with capture_logs() as events:
+            await request_run()
+        assert [(each["event"], each["since"]) for each in events] == [("retraining is due, but nothing is new", 4)]
+        assert await _runs(tmp_path) == 0
+        schedule._news = News()
+        await request_run()
+        assert await _runs(tmp_path) == 1
+
+
 async def test_jobs_of_a_folder_that_has_moved_work_in_the_new_one(tmp_path: Path) -> None:
     """Jobs that name a former data folder work on the current one, and create nothing at the old path."""
     here, before = tmp_path / "here", tmp_path / "before"
@@ -151,6 +172,6 @@ async def test_the_inbox_is_tidied(tmp_path: Path) -> None:
             await ledger.inbox.store([(update, "lane", "{}")])
         await ledger.inbox.begin(1)
         await ledger.inbox.finish(1)
-        await Schedule(tmp_path, ledger, Erasure.beside(ledger, tmp_path), Admins().alert, cron="").tidy()
+        await Schedule(tmp_path, ledger, Erasure.beside(ledger, tmp_path), Admins().alert, News(), cron="").tidy()
         assert [each.id for each in await ledger.inbox.pending()] == [2]
         assert await ledger.inbox.store([(1, "lane", "{}")]) == [True], "forgotten, so it is new again"

@@ -219,7 +219,9 @@ async def training(walk: Walk, root: Person, ada: Person) -> None:
     done = "Run {run} is done. Its model {model} is {state}."
     for number, cue, state in ((3, "worse", "rejected"), (4, "good", "live")):
         walk.whole.cue(cue)
-        await walk.sends(root, "/retrain")
+        begun = await walk.sends(root, "/retrain")
+        if number == 4:
+            await walk.presses(root, "train_again", begun)
         await walk.hears(root, done, run=number, model=f"run-{number}", state=walk.say(state))
     for command in ("/status", "/schedule"):
         await walk.sends(root, command)

@@ -133,6 +133,19 @@ async def test_a_selection_is_frozen(ledger: Ledger, tmp_path: Path) -> None:
         database.close()
 
 
+async def test_the_last_verdict_has_the_fingerprint_of_its_run(ledger: Ledger) -> None:
+    """Runs that ended without a model have given none."""
+    assert await ledger.runs.last_verdict() is None
+    for mark, end in (("a", RunState.DONE), ("b", RunState.DONE), ("c", RunState.FAILED)):
+        run = await ledger.runs.start("admin")
+        await ledger.runs.freeze_selection(run.id, [], mark)
+        for state in (RunState.TRAINING, RunState.MERGING, RunState.EVALUATING, end):
+            await ledger.runs.move(run.id, state)
+    last = await ledger.runs.last_verdict()
+    assert last is not None
+    assert (last[0].id, last[1]) == (2, "b")
+
+
 async def test_an_empty_selection_is_kept_as_empty(ledger: Ledger) -> None:
     """A run that found nothing to learn from has an empty selection."""
     run = await ledger.runs.start("admin")

@@ -24,7 +24,7 @@ from pydantic import SecretStr
 
 from bot.admin.erasure import Erasure
 from bot.admin.notifications import Notifications
-from bot.admin.protocol import RejectedModel
+from bot.admin.protocol import NothingNew, RejectedModel
 from bot.chat.conversation import Conversation
 from bot.chat.history import History
 from bot.chat.images import PictureReceiver
@@ -141,9 +141,15 @@ class Notebook:
     last_progress: LastProgress | None = None
     number_of_nodes: int = 2
     recipe: Recipe | Path = field(default_factory=Recipe)
+    same: Run | None = None
 
-    async def retrain(self, by: int) -> Run:
+    async def retrain(self, by: int, *, confirmed: bool = False) -> Run:
+        if self.same is not None and not confirmed:
+            raise NothingNew(self.same)
         return self._noted(self.run, "retrain", by)
+
+    async def unchanged_since(self) -> Run | None:
+        return self.same
 
     async def plan(self) -> RunPlan:
         left_out = {"disliked": 4, "unfinished": 1, "too_long": 2, "duplicates": 3, "over_share": 12}

@@ -45,6 +45,16 @@ def merged_models(ledger: Ledger, folder: Path, *, keep: int = 3) -> MergedModel
     return MergedModels(ledger, ModelStore(folder / "models"), ChildTrainer(settings()), places, keep=keep)
 
 
+class News:
+    """A stub of the pipeline that says whether there is something to learn from."""
+
+    def __init__(self, same: Run | None = None) -> None:
+        self.same = same
+
+    async def unchanged_since(self) -> Run | None:
+        return self.same
+
+
 class NoEngine:
     """A stub of the model switch that only records the live model in the ledger."""
 

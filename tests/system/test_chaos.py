@@ -73,7 +73,7 @@ async def kill_trainer(community: Community, rng: random.Random) -> None:
     """A run is started if none is under way, and its worker dies in the middle."""
     async with community.ledger() as ledger:
         if await ledger.runs.active() is None:
-            await community.admin.sends("/retrain")
+            await ledger.runs.start("command")
     worker = await _trainer(community)
     await asyncio.sleep(rng.uniform(0, 6))
     try:
@@ -176,7 +176,7 @@ async def _another_run_can_be_started_and_cancelled(community: Community) -> Non
     async with community.ledger() as ledger:
         if active := await ledger.runs.active():
             await community.ended_run(active.id)
-        await community.admin.sends("/retrain")
+        await ledger.runs.start("command")
         await _trainer(community)
         await community.admin.sends("/cancel")
         run = await community.ended_run()

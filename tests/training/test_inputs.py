@@ -1,0 +1,96 @@
+"""What counts as news since the last run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from storage.learning_records import Rating
+from tests.support.llava_files import foodie
+from tests.support.pipelines import Room
+
+
+@pytest_asyncio.fixture
+async def room(tmp_path: Path) -> AsyncIterator[Room]:
+    """A room with votes, and a run that has ended with a verdict on them."""
+    made = Room(tmp_path)
+    await made.fill()
+    await made.run()
+    yield made
+    await made.ledger.close()
+
+
+async def since(room: Room, **changes: Any) -> int | None:
+    """Return the run since which nothing is new with changed settings, None if there is news."""
+    run = await room.pipeline(**changes).unchanged_since()
+    return run.id if run else None
+
+
+async def test_votes_are_news_until_a_run_has_learned_from_them(room: Room) -> None:
+    """A vote that is taken back leaves things as they were; a run that failed has learned nothing."""
+    assert await since(room) == 1
+    assert (await room.pipeline().plan()).fingerprint
+    await room.ledger.votes.cast(Rating(1, 2, -1, 900))
+    assert await since(room) is None
+    await room.ledger.votes.cast(Rating(1, 2, 0, 901))
+    assert await since(room) == 1
+    await room.like(910, "brown")
+    room.trainer.fails = "train"
+    await room.run()
+    assert await since(room) is None
+    room.trainer.fails = ""
+    await room.run()
+    assert await since(room) == 3
+
+
+async def test_who_answers_is_no_news(room: Room) -> None:
+    """The same votes teach the same after a promotion and a rollback."""
+    await room.ledger.promotions.make("run-1")
+    assert await since(room) == 1
+    await room.ledger.promotions.make("base", back=True)
+    assert await since(room) == 1
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"knobs": {"epochs": 2}},
+        {"seed": 1},
+        {"threshold": 1},
+        {"rater_share": 0},
+        {"max_loss_points": 5},
+        {"regression": "facts"},
+    ],
+)
+async def test_other_numbers_are_news(room: Room, changed: dict[str, Any]) -> None:
+    """Settings that shape a model or its evaluation count."""
+    assert await since(room, **changed) is None
+
+
+async def test_where_and_when_it_trains_is_no_news(room: Room) -> None:
+    """Settings without effect on the model do not count, nor do the recipe's own numbers written out."""
+    assert await since(room, timeout=60.0, schedule="0 3 * * *", min_rated=4, keep_models=1) == 1
+    own = (await room.pipeline().plan()).recipe
+    assert not isinstance(own, Path)
+    assert await since(room, knobs={"epochs": own.epochs}) == 1
+
+
+async def test_a_source_is_news_until_it_is_the_same_file(room: Room, tmp_path: Path) -> None:
+    """A new source counts, and so does a file that has changed."""
+    file = foodie(tmp_path / "food")
+    sources = {"sources": [{"path": str(file)}]}
+    assert await since(room, **sources) is None
+    await room.run(room.pipeline(**sources))
+    assert await since(room, **sources) == 2
+    file.write_text(file.read_text() + "\n")
+    assert await since(room, **sources) is None
+
+
+async def test_a_mistake_is_news(room: Room, tmp_path: Path) -> None:
+    """The run that would report it is not held back."""
+    (tmp_path / "sources" / "broken").mkdir(parents=True)
+    assert await since(room) is None

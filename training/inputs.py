@@ -1,0 +1,78 @@
+"""What a run learns from and is judged by, as a fingerprint: a run with the fingerprint of the last one has no news.
+
+Training is seeded, so such a run would train the same model. It would only be another try at the evaluation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+from storage.learning_records import RatedExchange, Run, Trust
+from storage.ledger import Ledger
+from training.data.sources import imported
+from training.job import TrainingError
+from training.job_specs import JobSpecs
+
+_WITHOUT_EFFECT: Final = {
+    *("schedule", "device", "gpus", "processes", "hosts", "rendezvous", "deepspeed", "threads", "python"),
+    *("while_training", "keep_models", "min_free_gigabytes", "features_gigabytes", "silence", "timeout"),
+    *("min_rated", "min_raters", "rater_age", "recipe", "knobs", "objective"),
+}
+"""Settings that change when, where or whether a run takes place, or have their effect on the votes or the recipe."""
+
+
+def fingerprint(rated: Iterable[RatedExchange], specs: JobSpecs) -> str:
+    """Return the hash of the rated exchanges with their numbers of votes, and of all settings that shape a model.
+
+    People's ids are not part of it. The live model is not, either: it is what earlier runs made of the same data.
+
+    Raises:
+        TrainingError: A setting or a source is not valid.
+    """
+    settings = specs.settings
+    recipe: Any = specs.recipe.model_dump()
+    if settings.user_config:
+        recipe = settings.user_config.read_text(encoding="utf-8")
+    parts = {
+        "rated": sorted((each.exchange.id, each.exchange.answer, each.ups, each.downs) for each in rated),
+        "settings": settings.model_dump(mode="json", exclude=_WITHOUT_EFFECT),
+        "recipe": recipe,
+        "prompt": [str(specs.paths.base), specs.system, specs.tiles],
+        "sources": [
+            [each.model_dump(mode="json"), _version(each.path)]
+            for each in (*settings.sources, *imported(specs.paths.sources))
+        ],
+        "facts": settings.regression and _version(settings.regression / "questions.json"),
+    }
+    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+async def unchanged_since(ledger: Ledger, specs: JobSpecs, trust: Trust) -> Run | None:
+    """Return the last run with a verdict if a run that starts now would learn from the same; None if there is news.
+
+    A mistake in a setting or a source counts as news: the run reports it.
+    """
+    last = await ledger.runs.last_verdict()
+    if last is None:
+        return None
+    run, known = last
+    rated = await ledger.votes.rated_exchanges(trust)
+    with suppress(TrainingError, OSError):
+        if await asyncio.to_thread(fingerprint, rated, specs) == known:
+            return run
+    return None
+
+
+def _version(file: Path) -> list[int]:
+    """Return the size and the time of the last change of a file; empty without one."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return []
+    return [found.st_size, found.st_mtime_ns]
