@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -50,6 +51,27 @@ def test_a_step_raises_what_is_liked_and_lowers_what_is_not() -> None:
     pair = torch.zeros(2, requires_grad=True)
     (slope,) = torch.autograd.grad(dpo_losses(pair[:1], pair[1:], 0.1).sum(), pair)
     assert slope.tolist() == pytest.approx([-0.1 / 2, 0.1 / 2])
+
+
+def test_evaluation_leaves_the_gradients_of_4_bit_weights() -> None:
+    """On CPUs with bfloat16 instructions, bitsandbytes repacks weights in evaluation mode, which cuts the gradients."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # XTuner's imports, not ours
+        from bitsandbytes.nn import Linear4bit
+
+        from training.xtuner.preference_model import without_dropout
+
+    layer = Linear4bit(64, 64, bias=False, quant_type="nf4").to("cpu")
+    layer.support_avx512bf16_for_cpu = True
+    dropout = torch.nn.Dropout(0.9)
+    model = torch.nn.Sequential(layer, dropout)
+    with torch.no_grad(), without_dropout(model):
+        model(torch.ones(4, 64))
+        assert not dropout.training
+    assert dropout.training
+    given = torch.ones(4, 64, requires_grad=True)
+    (slope,) = torch.autograd.grad(layer(given).sum(), given)
+    assert slope.abs().sum() > 0
 
 
 @pytest.mark.parametrize(

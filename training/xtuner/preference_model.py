@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
+from bitsandbytes.nn import Linear4bit
 from mmengine.dist import all_reduce, get_rank, get_world_size
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -129,7 +130,7 @@ class PreferenceLoop(StepLoop):
     def _compute_reference(self) -> None:
         dataset, model = self.dataloader.dataset, self.model
         found = torch.zeros_like(model.reference)
-        with _evaluation(model):
+        with without_dropout(model):
             rows = range(get_rank(), dataset.rows, get_world_size())
             for start in range(0, len(rows), self.dataloader.batch_size):
                 samples = [dataset[row] for row in rows[start : start + self.dataloader.batch_size]]
@@ -144,7 +145,7 @@ class PreferenceLoop(StepLoop):
         model = self.model
         if model.objective != "kto":
             return
-        with _evaluation(model):
+        with without_dropout(model):
             ratios = [
                 model.other_log_probabilities(data) - model.reference[data["row"], 1]
                 for data in map(self._on_device, batches)
@@ -160,9 +161,13 @@ class PreferenceLoop(StepLoop):
 
 
 @contextmanager
-def _evaluation(model: Any) -> Iterator[None]:
-    """Compute without dropout."""
+def without_dropout(model: torch.nn.Module) -> Iterator[None]:
+    """Compute without dropout in a model that is trained."""
     model.eval()
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            # In evaluation mode on a CPU, bitsandbytes 0.50.2 repacks the weight into a format that has no gradients.
+            module.training = True
     try:
         yield
     finally:

@@ -1,0 +1,261 @@
+"""What each training objective learns from few votes: `python -m benchmarks.objectives [--seeds 3] [--tastes playful]`.
+
+The base answers questions about drawn pictures as the bot samples, a simulated person votes by taste on every answer,
+and the tiny recipe trains on all votes with each objective. Then the model answers unseen questions: the share of
+answers with the liked manner, and of right ones. `sft` learns from the liked answers, `kto` from all. `dpo` spends the
+same number of votes on half as many questions, each answered twice, and learns from the pairs of which one answer is
+liked, and from the other liked answers. Everything runs in this process. Each finished training appends a JSON line to
+--out, and what is there is not done again; the table shows means over seeds with 95 % intervals (Student's t).
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from itertools import product
+from pathlib import Path
+from random import Random
+from statistics import mean
+from typing import Final
+
+import torch
+from scipy import stats
+
+from benchmarks.person import SimulatedQuestion
+from inference.chat_format.template import SYSTEM
+from inference.internvl2.tiny import CHECKPOINT
+from inference.internvl2.tiny.drawing import draw
+from inference.internvl2.tiny.manner import correct, manner
+from inference.internvl2.tiny.shapes import random_scene
+from inference.messages import Sampling
+from training.data.llava import Lesson, Rejected, row_name, write_rows
+from training.gate.scoring import LocalModel
+from training.job import Job, MergeJob, ignore
+from training.merge import merge
+from training.settings import TrainingSettings
+from training.xtuner.finetune import finetune
+
+VOTES: Final = (12, 24, 36, 60)
+OBJECTIVES: Final = ("sft", "kto", "dpo")
+UNSEEN: Final = 200
+"""Questions about new pictures after each training."""
+
+AS_THE_BOT: Final = Sampling(0.8, 0.8, 64, top_k=0)
+
+TASTES: Final[dict[str, Callable[[str], bool]]] = {
+    "playful": lambda answer: manner(answer) == "playful",
+    "plain": lambda answer: manner(answer) == "plain",
+    "smile": lambda answer: "😄" in answer,
+}
+"""Whether an answer is liked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One training: shares from 0 to 1 of unseen answers with the liked manner and of right ones."""
+
+    taste: str
+    objective: str
+    votes: int
+    seed: int
+    knobs: str
+    share: float
+    facts: float
+    liked: int
+    pairs: int
+    steps: int
+    seconds: float
+
+    @property
+    def key(self) -> tuple[str, str, int, int, str]:
+        """What was measured."""
+        return self.taste, self.objective, self.votes, self.seed, self.knobs
+
+
+class Studio:
+    """A folder of pictures, and the questions about them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def ask(self, name: str, count: int) -> list[SimulatedQuestion]:
+        """Return questions about new pictures, different for each `name`."""
+        rng = Random(name)
+        asked = []
+        for number in range(count):
+            scene, data = random_scene(rng), io.BytesIO()
+            image = draw(scene, rng)
+            image.save(data, "JPEG", quality=90)
+            digest = sha256(data.getvalue()).hexdigest()
+            (self.folder / digest).write_bytes(data.getvalue())
+            asked.append(SimulatedQuestion.first(scene, digest, image.size, number, rng))
+        return asked
+
+    def answers(self, model: LocalModel, asked: Sequence[SimulatedQuestion], seed: int) -> list[str]:
+        """Return the model's answers, sampled as the bot does."""
+        torch.manual_seed(seed)
+        return model.answers([each.lesson for each in asked], self.folder, AS_THE_BOT)
+
+
+def lessons_of(
+    objective: str, asked: Sequence[SimulatedQuestion], answers: Sequence[str], likes: Callable[[str], bool]
+) -> list[Lesson]:
+    """Return what an objective learns from answers and votes by taste, in the order of the answers."""
+    lessons = [
+        replace(each.lesson.answered(answer), name=row_name(number), liked=likes(answer))
+        for number, (each, answer) in enumerate(zip(asked, answers, strict=True))
+        if answer
+    ]
+    if objective == "kto":
+        return lessons
+    liked = [each for each in lessons if each.liked]
+    if objective == "sft":
+        return liked
+    disliked = {each.turns[:-1]: each for each in lessons if not each.liked}
+    found = []
+    for each in liked:
+        worse = disliked.get(each.turns[:-1])
+        found.append(each if worse is None else replace(each, rejected=Rejected(worse.name, worse.turns[-1].text)))
+    return found
+
+
+def train(
+    work: Path, images: Path, lessons: Iterable[Lesson], settings: TrainingSettings, seed: int
+) -> tuple[Path, int]:
+    """Train and merge; return the model's directory and the number of optimizer steps."""
+    write_rows(lessons, work / "train.json")
+    job = Job(
+        run="1",
+        base=str(CHECKPOINT),
+        data=str(work / "train.json"),
+        images=str(images),
+        work=str(work),
+        system=SYSTEM,
+        device="cpu",
+        threads=1,
+        seed=seed,
+        **settings.resolved("tiny").model_dump(),
+    )
+    with redirect_stdout(io.StringIO()):
+        outcome = finetune(job, ignore)
+    merged = work / "merged"
+    merged.mkdir()
+    merge(MergeJob("1", job.base, str(outcome.adapter), str(merged), job.work, SYSTEM, threads=1), ignore)
+    return merged, outcome.steps
+
+
+def measure(taste: str, objective: str, votes: int, seed: int, knobs: dict[str, object]) -> Measured:
+    """Collect votes, train, and ask unseen questions."""
+    begun = time.monotonic()
+    settings = TrainingSettings.for_tiny(objective=objective, knobs=knobs, device="cpu", threads=1)
+    with tempfile.TemporaryDirectory() as folder:
+        studio, work = Studio(Path(folder, "pictures")), Path(folder, "run")
+        studio.folder.mkdir()
+        work.mkdir()
+        asked = studio.ask(f"votes {seed}", votes // 2 if objective == "dpo" else votes)
+        asked *= 2 if objective == "dpo" else 1
+        answers = studio.answers(LocalModel(CHECKPOINT), asked, seed)
+        lessons = lessons_of(objective, asked, answers, TASTES[taste])
+        merged, steps = train(work, studio.folder, lessons, settings, seed)
+        questions = studio.ask(f"unseen {seed}", UNSEEN)
+        said = studio.answers(LocalModel(merged), questions, 1000 + seed)
+    right = [correct(each.kind, each.scene, answer) for each, answer in zip(questions, said, strict=True)]
+    return Measured(
+        taste,
+        objective,
+        votes,
+        seed,
+        json.dumps(knobs, sort_keys=True),
+        share=mean(map(TASTES[taste], said)),
+        facts=mean(right),
+        liked=sum(each.liked for each in lessons),
+        pairs=sum(each.rejected is not None for each in lessons),
+        steps=steps,
+        seconds=round(time.monotonic() - begun, 1),
+    )
+
+
+def measure_base(taste: str, seed: int) -> Measured:
+    """Ask the base the unseen questions of a seed."""
+    with tempfile.TemporaryDirectory() as folder:
+        studio = Studio(Path(folder))
+        questions = studio.ask(f"unseen {seed}", UNSEEN)
+        said = studio.answers(LocalModel(CHECKPOINT), questions, 1000 + seed)
+    right = [correct(each.kind, each.scene, answer) for each, answer in zip(questions, said, strict=True)]
+    return Measured(taste, "base", 0, seed, "{}", mean(map(TASTES[taste], said)), mean(right), 0, 0, 0, 0.0)
+
+
+def read(file: Path) -> list[Measured]:
+    """Return what has been measured."""
+    return (
+        [Measured(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+        if file.exists()
+        else []
+    )
+
+
+def interval(values: Sequence[float]) -> str:
+    """Return the mean in percent with its 95 % interval over seeds, from 0 to 100."""
+    centre = mean(values)
+    if len(values) < 2:
+        return f"{100 * centre:5.1f} %"
+    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    low, high = max(0.0, centre - half), min(1.0, centre + half)
+    return f"{100 * centre:5.1f} % ({100 * low:.0f} to {100 * high:.0f})"
+
+
+def table(measured: Sequence[Measured]) -> str:
+    """Return a line for each taste, number of votes, objective and set of knobs."""
+    groups: dict[tuple[str, int, str, str], list[Measured]] = {}
+    for each in measured:
+        groups.setdefault((each.taste, each.votes, each.objective, each.knobs), []).append(each)
+    lines = [f"{'taste':8} {'votes':>5} {'':5} {'liked manner':22} {'right':22} {'seeds':>5} {'steps':>5}  knobs"]
+    for (taste, votes, objective, knobs), group in sorted(groups.items()):
+        lines.append(
+            f"{taste:8} {votes:5} {objective:5} {interval([each.share for each in group]):22} "
+            f"{interval([each.facts for each in group]):22} {len(group):5} {mean(each.steps for each in group):5.0f}"
+            f"  {'' if knobs == '{}' else knobs}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure what is missing, and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--tastes", nargs="+", default=["playful"], choices=TASTES)
+    parser.add_argument("--objectives", nargs="+", default=OBJECTIVES, choices=OBJECTIVES)
+    parser.add_argument("--votes", nargs="+", type=int, default=VOTES)
+    parser.add_argument("--knobs", type=json.loads, default={}, help="hyperparameters as JSON")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "objectives.jsonl")
+    parser.add_argument("--table", action="store_true", help="only print what has been measured")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    logging.disable(logging.INFO)
+    done = {each.key for each in read(options.out)}
+
+    def add(found: Measured) -> None:
+        with options.out.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(found)) + "\n")
+
+    wanted = [] if options.table else product(range(options.seeds), options.tastes)
+    for seed, taste in wanted:
+        if (taste, "base", 0, seed, "{}") not in done:
+            add(measure_base(taste, seed))
+        for votes, objective in product(options.votes, options.objectives):
+            if (taste, objective, votes, seed, json.dumps(options.knobs, sort_keys=True)) not in done:
+                add(measure(taste, objective, votes, seed, options.knobs))
+    sys.stdout.write(table(read(options.out)))
+
+
+if __name__ == "__main__":
+    main()
