@@ -35,7 +35,7 @@ def copied_ledgers() -> Iterator[None]:
 
     Applying the migrations takes ten times as long as all else that opening a ledger does.
     """
-    template = Database(memory=True)
+    template = Database(sqlite3.connect(":memory:", check_same_thread=False))  # opened by ledgers of other threads too
     migrate(template)
 
     def copy(database: Database) -> None:

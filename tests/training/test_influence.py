@@ -13,6 +13,7 @@ from storage.learning_records import RatedExchange
 from tests.support.lessons import rated, settings
 from training.data.influence import allowance, beyond_allowance, limit_thumbs_down, owners
 from training.data.selection import Selection, TooFewPairs, select_pairs
+from training.data.worse_answers import with_disliked
 
 HOSTILE = 99
 
@@ -47,6 +48,14 @@ def test_one_hostile_account_among_twenty_has_at_most_its_share() -> None:
     assert selection.largest_share < 0.12
     everything = select(honest + hostile, rater_share=0)
     assert chosen(everything) == set(range(100, 157)), "without the limit nothing else would be left"
+
+
+def test_one_hostile_account_has_at_most_its_share_of_disliked_lessons() -> None:
+    """Its thumbs down on answers that no one likes teach no more than its thumbs up could."""
+    honest = [voted(number, [number % 19]) for number in range(57)]
+    hostile = [voted(number, [], [HOSTILE]) for number in range(100, 157)]
+    selection = with_disliked(select(honest + hostile), honest + hostile, {}, settings(min_rated=2), None)
+    assert [each.id for each in selection.train if not each.lesson.liked] == [*range(151, 157)]
 
 
 def test_what_several_people_like_counts_for_whoever_has_the_fewest() -> None:

@@ -101,7 +101,7 @@ def test_one_person_cannot_dislike_everything() -> None:
     rows += [replace(rated(10 + number, [f"q{number}"], ups=0), raters=(number % 4,), downs=1) for number in range(8)]
     rows += [replace(rated(30 + number, [f"r{number}"], ups=0), raters=(99,), downs=1) for number in range(20)]
     found = disliked(select(rows))
-    assert found == [*range(10, 18), *range(46, 50)], "the newest of the one who dislikes most, twice the median"
+    assert found == [*range(10, 18), *range(44, 50)], "the newest of who dislikes most, twice what the median likes"
 
 
 def test_a_row_keeps_both(tmp_path: Path) -> None:

@@ -175,18 +175,15 @@ def without_duplicates(pairs: Sequence[Pair], near: NearDuplicates) -> list[Pair
     return [each for each in pairs if each.id in ids]
 
 
-def within_share(
-    pairs: Sequence[Pair], voters: Mapping[int, Collection[int]], near: NearDuplicates, factor: float
-) -> list[Pair]:
-    """Drop the pairs of each rater beyond the allowance (`training.data.influence`); the others get their rater.
+def within_share(pairs: Sequence[Pair], owner: Mapping[int, int], near: NearDuplicates, most: float) -> list[Pair]:
+    """Drop the pairs of each rater beyond the allowance `most` (`training.data.influence`); others get their rater.
 
-    The newest stay, and those least like newer ones of the same rater: about other pictures, in other words. `voters`
-    are the people for one of whom each pair counts, by its id.
+    The newest stay, and those least like newer ones of the same rater: about other pictures, in other words. `owner`
+    has the rater for whom each pair counts, by its id.
     """
-    owner = owners(voters)
     pictures = {each.id: number for number, group in enumerate(connected(pairs, near)) for each in group}
     features = {each.id: (pictures[each.id], _normalized(each.rated.exchange.question)) for each in pairs}
-    beyond = beyond_allowance(owner, allowance(Counter(owner.values()), factor), features)
+    beyond = beyond_allowance(owner, most, features)
     return [replace(each, rater=owner.get(each.id)) for each in pairs if each.id not in beyond]
 
 
@@ -238,8 +235,8 @@ def choose_pairs(
     short = short_enough(whole, max_length)
     near = NearDuplicates(phashes, settings.near_duplicate)
     different = without_duplicates([Pair(each, lesson(each)) for each in short], near)
-    voters = {each.id: each.rated.liked_by for each in different}
-    chosen = within_share(different, voters, near, settings.rater_share)
+    owner = owners({each.id: each.rated.liked_by for each in different})
+    chosen = within_share(different, owner, near, allowance(Counter(owner.values()), settings.rater_share))
     return chosen, Counts(
         rated=len(rated),
         disliked=len(rated) - len(good),
