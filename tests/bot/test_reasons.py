@@ -19,7 +19,7 @@ from storage.learning_records import Model
 from storage.ledger import Ledger
 from storage.states import ModelState, RunState
 from storage.translatable_reason import Reason, join
-from tests.support.judging import examined
+from tests.support.judging import forgetting
 from tests.support.lessons import rated, settings
 from tests.support.pipelines import Room
 from tests.support.speech import foreign
@@ -38,8 +38,8 @@ WORN = Reason("{reason}; {others}", reason=Reason("cancelled"), others=Reason("t
 
 def judged() -> Report:
     """Return the report on a candidate that is worse by every measure."""
-    facts = examined(10, lost=10, answer="in circles " * 9)
-    return verdict(Likelihood(9, 10), Likelihood(9, 10), facts, "row 3")
+    forgotten = forgetting(10, lost=10, answer="in circles " * 19)
+    return verdict(Likelihood(9, 10), Likelihood(9, 10), forgotten, "row 3")
 
 
 async def raised(folder: Path) -> list[str]:

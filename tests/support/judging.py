@@ -12,31 +12,37 @@ import pytest
 from tests.support.lessons import SYSTEM, one_turn, photo
 from training.data.llava import Lesson, write_rows
 from training.evidence.facts import LOOKS
+from training.gate.breakage import measure
 from training.gate.evaluate import evaluate
+from training.gate.examination import Examination, Examined
 from training.gate.factual_set import Question, QuestionSet
-from training.gate.forgetting import Examination, Examined
+from training.gate.forgetting import Forgetting
 from training.gate.report import Report
 from training.gate.respondent import Asked
 from training.gate.scoring import Likelihood
 from training.job import EvaluationJob, ignore
 
 
-def examined(
+def forgetting(
     questions: int, *, lost: int = 0, gained: int = 0, allowed: float = 2.0, answer: str = "right"
-) -> Examined:
+) -> Forgetting:
     """Return the result of one look at questions of which each model alone answers some right.
 
-    All answers of the candidate are `answer`, right or wrong as the numbers say.
+    All answers of the candidate to them are `answer`, right or wrong as the numbers say. The leading questions are lost
+    like the facts, and five points of them may be.
     """
     live = [_question(number, right=number >= gained) for number in range(questions)]
     candidate = [_question(number, right=number < questions - lost) for number in range(questions)]
-    examination = Examination(QuestionSet(Path(), iter(()), (questions,)), allowed)
-    of_live, of_candidate = (Asked(tuple(each), (answer,) * questions) for each in (live, candidate))
-    return Examined(None, examination._loss(questions, of_candidate, of_live), of_candidate, of_live)
+    of_live, of_candidate = Asked(tuple(live), ("fine",) * questions), Asked(tuple(candidate), (answer,) * questions)
+    facts, leading = (
+        Examined(None, each._loss(questions, of_candidate, of_live), of_candidate, of_live)
+        for each in (Examination(numbered(Path(), (questions,)), points) for points in (allowed, max(5.0, allowed)))
+    )
+    return Forgetting(facts, leading, measure(of_live, of_candidate))
 
 
 def _question(number: int, *, right: bool) -> Question:
-    return Question("cup.jpg", f"Question {number}?", lambda _: right, str(number))
+    return Question("cup.jpg", f"Question {number}?", lambda _: right, "a cup", str(number))
 
 
 class Forgetful:
@@ -86,7 +92,8 @@ class Bench:
         Forgetful.loads, Forgetful.asked = [], {}
         monkeypatch.setattr("training.gate.scoring.LocalModel", Forgetful)
         monkeypatch.setattr("training.gate.prompt_parity.disagreement", lambda *_: "")
-        monkeypatch.setattr("training.gate.evaluate.drawn_set", lambda _: numbered(folder))
+        monkeypatch.setattr("training.gate.forgetting.drawn_set", lambda _: numbered(folder))
+        monkeypatch.setattr("training.gate.forgetting.leading_set", lambda _: numbered(folder, name="lead"))
         monkeypatch.setattr("training.gate.run_summary_sheet.write", lambda *_: None)
 
     def model(self, name: str, *forgotten: int) -> None:
@@ -102,9 +109,8 @@ class Bench:
         return Report.read(self.folder / "report.json")
 
 
-def numbered(folder: Path, looks: Sequence[int] = LOOKS) -> QuestionSet:
-    """Return questions about one picture with the right answer "right"."""
-    made = (
-        Question("cup.jpg", f"q{number}", lambda answer: answer == "right", str(number)) for number in range(looks[-1])
-    )
+def numbered(folder: Path, looks: Sequence[int] = LOOKS, name: str = "q") -> QuestionSet:
+    """Return questions about one picture, of which `Forgetful` gives right answers to those that it knows."""
+    asked = [f"{name}{number}" for number in range(looks[-1])]
+    made = (Question("cup.jpg", each, lambda answer: not answer.startswith("wrong"), "a cup", each) for each in asked)
     return QuestionSet(folder, made, looks)

@@ -231,7 +231,7 @@ def test_a_model_taught_wrong_answers_is_rejected(bad: Trained) -> None:
     report = bad.report
     assert report.nll < report.live_nll, "it learned its lessons"
     assert not report.accepted
-    assert "points of factual correctness against the live model; 2 are allowed" in report.reason
+    assert "points of factual correctness against the live model (2 are allowed)" in report.reason
     assert report.correct < report.live_correct - 0.02
 
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import os
 import random
+import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.support.judging import Bench, Forgetful, examined
+from tests.support.judging import Bench, Forgetful, forgetting
 from training.evidence.facts import LOOKS, decided
 from training.gate.evaluate import verdict
 from training.gate.kept_answers import FILES, KeptAnswers
+from training.gate.report import Report
+from training.gate.run_summary_sheet import facts
 from training.gate.scoring import Likelihood
 
+ARCHIVE = Path(__file__).parents[1] / "fixtures" / "data_folder_99303cf.tar.gz"
 BETTER, WORSE = Likelihood(2.0, 10), Likelihood(5.0, 10)
 
 
@@ -29,7 +34,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 def test_a_better_model_is_accepted() -> None:
     """It has a higher likelihood and is as correct; the report has all numbers."""
-    report = verdict(WORSE, BETTER, examined(200, lost=2, gained=1, allowed=3.0))
+    report = verdict(WORSE, BETTER, forgetting(200, lost=2, gained=1, allowed=3.0))
     assert report.accepted and not report.reason
     assert (report.live_nll, report.nll, report.tokens) == (0.5, 0.2, 10)
     assert (report.live_correct, report.correct, report.questions) == (0.995, 0.99, 200)
@@ -43,22 +48,22 @@ def test_a_better_model_is_accepted() -> None:
     [
         (5.0, 0, "fine", "", "no better on the held-out liked answers"),
         (float("nan"), 0, "fine", "", "no better on the held-out liked answers"),
-        (2.0, 3, "fine", "", "it may lose up to 3.7 points of factual correctness against the live model; 2 are all"),
+        (2.0, 3, "fine", "", "it may lose up to 3.7 points of factual correctness against the live model (2 are all"),
         (2.0, 0, " ", "", "200 of its answers are empty or repeat themselves"),
         (2.0, 0, "fine", "the tokenizers differ", "token IDs differ from the engine's: the tokenizers differ"),
     ],
 )
 def test_a_worse_model_is_rejected(nats: float, lost: int, answer: str, differs: str, complaint: str) -> None:
-    """Each of the four ways to be worse is enough, and is the reason."""
-    report = verdict(WORSE, Likelihood(nats, 10), examined(200, lost=lost, answer=answer), differs)
+    """Each way to be worse is enough, and is the reason."""
+    report = verdict(WORSE, Likelihood(nats, 10), forgetting(200, lost=lost, answer=answer), differs)
     assert not report.accepted
     assert complaint in report.reason
-    assert report.reason.count(";") == complaint.count(";")
+    assert ";" not in report.reason
 
 
 def test_every_reason_is_named() -> None:
     """The reason has all failures, and the report has samples of lost answers."""
-    report = verdict(BETTER, WORSE, examined(8, lost=2, answer=""))
+    report = verdict(BETTER, WORSE, forgetting(8, lost=2, answer=""))
     assert report.reason.count("; ") == 3
     assert report.broken[0] == "Question 0? → "
     assert [each["question"] for each in report.samples] == [f"Question {number}?" for number in (6, 7, 0, 1, 2)]
@@ -66,7 +71,7 @@ def test_every_reason_is_named() -> None:
 
 def test_a_set_that_cannot_decide_never_passes() -> None:
     """Without a lost question 100 questions do not bound a loss by two points."""
-    report = verdict(WORSE, BETTER, examined(100))
+    report = verdict(WORSE, BETTER, forgetting(100))
     assert not report.accepted
     assert report.reason.startswith("it may lose up to 2.7 points of factual correctness")
 
@@ -91,7 +96,7 @@ def test_questions_are_asked_until_the_loss_is_decided(
     assert report.facts.questions == report.questions == questions
     assert report.live_alone == len([each for each in forgotten if each < questions])
     assert report.accepted is accepted
-    assert Forgetful.asked["candidate"] == max(300, questions)
+    assert Forgetful.asked["candidate"] == max(300, questions) + 150
 
 
 def test_the_base_counts_beside_the_live_model(bench: Bench) -> None:
@@ -101,7 +106,7 @@ def test_the_base_counts_beside_the_live_model(bench: Bench) -> None:
     report = bench.judge()
     assert report.facts.passed
     assert report.facts_base.passed is False
-    assert report.reason.startswith("it may lose up to ") and "against the base model; 2 are allowed" in report.reason
+    assert report.reason.startswith("it may lose up to ") and "against the base model (2 are allowed)" in report.reason
     assert "the live model" not in report.reason
 
 
@@ -110,11 +115,11 @@ def test_each_model_is_loaded_once_if_nothing_is_in_doubt(bench: Bench) -> None:
     bench.model("candidate")
     assert bench.judge().accepted
     assert Forgetful.loads == ["base", "live", "candidate"]
-    assert Forgetful.asked == {"base": 300, "live": 300, "candidate": 300}
+    assert Forgetful.asked == {"base": 450, "live": 450, "candidate": 450}
     bench.model("candidate", 1400)
     assert bench.judge().accepted
     assert Forgetful.loads == ["live", "candidate"]
-    assert Forgetful.asked == {"live": 0, "candidate": 300}
+    assert Forgetful.asked == {"live": 0, "candidate": 450}
 
 
 def test_a_candidate_that_goes_live_is_not_asked_again(bench: Bench) -> None:
@@ -124,7 +129,7 @@ def test_a_candidate_that_goes_live_is_not_asked_again(bench: Bench) -> None:
     (bench.folder / "candidate").rename(bench.folder / "run-1")
     bench.model("candidate", 1400)
     bench.judge(live=str(bench.folder / "run-1"))
-    assert Forgetful.asked == {"run-1": 0, "candidate": 300}
+    assert Forgetful.asked == {"run-1": 0, "candidate": 450}
 
 
 def test_the_base_is_compared_once_if_it_is_live(bench: Bench) -> None:
@@ -143,7 +148,7 @@ def test_other_circumstances_are_other_answers(bench: Bench) -> None:
     bench.model("candidate")
     bench.judge()
     bench.judge(system="You are a pirate.")
-    assert Forgetful.asked == {"base": 300, "live": 300, "candidate": 300}
+    assert Forgetful.asked == {"base": 450, "live": 450, "candidate": 450}
 
 
 @pytest.mark.parametrize("damage", [b"{", b"\xff\xfe", b'{"a": 1}'])
@@ -154,8 +159,8 @@ def test_damaged_answers_are_asked_again(bench: Bench, damage: bytes) -> None:
     for file in (bench.folder / "answers").iterdir():
         file.write_bytes(damage)
     assert bench.judge().accepted
-    assert Forgetful.asked == {"base": 300, "live": 300, "candidate": 300}
-    assert all(len(json.loads(each.read_bytes())) == 300 for each in (bench.folder / "answers").iterdir())
+    assert Forgetful.asked == {"base": 450, "live": 450, "candidate": 450}
+    assert all(len(json.loads(each.read_bytes())) == 450 for each in (bench.folder / "answers").iterdir())
 
 
 def test_answers_that_cannot_be_kept_are_used_all_the_same(bench: Bench) -> None:
@@ -214,3 +219,29 @@ def simulated(rng: random.Random, loss: float) -> bool | None:
         if found is not None:
             break
     return found
+
+
+def test_reports_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    """The report of 99303cf has no bounds, and its sheet none to show."""
+    with tarfile.open(ARCHIVE) as archive:
+        member = archive.extractfile("data/runs/1/report.json")
+        assert member is not None
+        report = Report.from_json(member.read())
+    assert (report.accepted, report.questions, report.correct) == (True, 150, 0.9)
+    names = [name for name, _ in facts(report)]
+    assert "factual questions right" in names
+    assert not {"facts lost", "gives in to leading questions", "different answers"} & set(names)
+
+
+def test_the_sheet_names_what_was_examined() -> None:
+    """It has the bounds, against the base too, and the drift, in the admins' languages."""
+    report = verdict(WORSE, BETTER, forgetting(200, lost=1, answer="quite fine"))
+    shown = dict(facts(replace(report, facts_base=replace(report.facts, lost=0, bound=1.34))))
+    assert shown["facts lost"] == "at most 2.3 points, 2 allowed (1 lost, 0 gained of 200)"
+    assert shown["facts lost against the base"].startswith("at most 1.4 points, 2 allowed")
+    assert shown["gives in to leading questions"] == "at most 2.3 points, 5 allowed (1 lost, 0 gained of 200)"
+    assert "the same against the base" not in shown
+    assert shown["empty or looping answers"] == "0 → 0 of 200"
+    assert shown["different answers"] == "1 → 1 of 200"
+    assert shown["length of answers"] == "250 % of before"
+    assert ("回答长度", "之前的 250 %") in facts(report, "zh")

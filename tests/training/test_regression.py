@@ -14,7 +14,6 @@ from inference.internvl2.tiny.manner import MANNERS
 from inference.internvl2.tiny.shapes import Scene
 from tests.support.lessons import SYSTEM, photo
 from tools.tiny.answers import reference
-from training.gate.breakage import broken
 from training.gate.factual_set import (
     Question,
     RegressionSetError,
@@ -91,7 +90,7 @@ def test_the_drawn_set_is_fixed_and_fair(tmp_path: Path) -> None:
         assert (tmp_path / "a" / each.image).read_bytes() == (tmp_path / "b" / each.image).read_bytes()
     assert len(list((tmp_path / "a").iterdir())) == 12, "no more are drawn than are asked for"
     scene = Scene("red", "star", 3)
-    question = Question("x", "Which colour?", first[0].right, "")
+    question = Question("x", "Which colour?", first[0].right, "red", "")
     for manner in MANNERS:
         said = [reference("colour", "en", manner, scene, Random(seed)) for seed in range(5)]
         assert len({question.right(answer) for answer in said}) == 1
@@ -122,27 +121,6 @@ def test_a_set_that_cannot_decide_is_refused(tmp_path: Path, questions: int, all
     check_decidable(folder, smallest)
     with pytest.raises(RegressionSetError):
         check_decidable(folder, smallest - 0.1)
-
-
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [
-        ("", True),
-        ("!? …", True),
-        ("A red cup.", False),
-        ("Wow, wow, so red! Ha ha ha!", False),
-        ("哈哈哈哈哈哈，红色！", False),
-        ("| a | b |\n|-----|-----|\n| 1 | 2 |\n---------------------", False),
-        ("red red red red red red red", True),
-        ("It is a cup. It is a cup. It is a cup. It is a cup. It is a cup.", True),
-        ("aaaaaaaaaaaaaaaaaaaaaa", True),
-        ("是的，是的，是的，是的，是的，是的，是的，是的", True),
-        ("A long answer that was cut before it could say all it", False),
-    ],
-)
-def test_empty_and_looping_answers_are_broken(answer: str, expected: bool) -> None:
-    """Laughter and tables are not."""
-    assert broken(answer) is expected
 
 
 def own_questions(folder: Path, count: int) -> Path:

@@ -1,9 +1,44 @@
-"""Whether a model is broken: its answers are empty or loop."""
+"""Whether a candidate's answers are broken: empty or looping, without an end, or the same for different pictures.
+
+Each measure is compared with the live model's answers to the same questions by an exact paired test (the sign test over
+the questions on which the models differ; for yes and no it is McNemar's), and counts only beside an absolute bound. The
+bounds leave room for every manner of answering right, since what people like may be short, long, playful or uniform:
+
+- Short answers are never refused: an empty one is broken, a wrong one is a lost fact.
+- Three playful sentences in place of a plain one have four times its length. Answers that do not end have some 250
+  bytes at 64 tokens, nine times the length of a sentence.
+- A model that has one wording for each kind of question, or a single word, still gives as many different answers as
+  there are facts; half of that many is no manner.
+
+`tests/training/test_breakage.py` answers 300 questions in each manner, by each other as the live model.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
+
+from scipy.stats import binomtest
+
+from storage.translatable_reason import Reason
+from training.gate.report import Drift
+from training.gate.respondent import Asked
+
+CHANCE: Final = 0.01
+"""The error of each test."""
+
+MOST_BROKEN: Final = 0.01
+"""The largest share of broken answers that a model may give where the live model gives fewer."""
+
+LONGEST: Final = 5.0
+"""How much longer than the live model's answers a model's may be."""
+
+SENTENCE: Final = 24
+"""Bytes of a short sentence: live answers that are shorter count as that long."""
+
+LEAST_VARIETY: Final = 0.5
+"""The smallest number of different answers, for each different fact."""
 
 _REPEATED: Final = re.compile(r"(.{4,60}?)\1{3,}|(.{2,3}?)\2{6,}", re.DOTALL)
 
@@ -14,3 +49,61 @@ def broken(answer: str) -> bool:
         return True
     # Laughter repeats single characters, and rulers of tables repeat punctuation; loops repeat words.
     return any(re.search(r"\w", found[0]) for found in _REPEATED.finditer(answer))
+
+
+def measure(live: Asked, candidate: Asked) -> Drift:
+    """Compare the candidate's answers with the live model's to the same questions."""
+    of_live, of_candidate = _lengths(live.answers), _lengths(candidate.answers)
+    return Drift(
+        answers=len(candidate.answers),
+        facts=len({each.fact for each in candidate.questions}),
+        broken=sum(map(broken, candidate.answers)),
+        live_broken=sum(map(broken, live.answers)),
+        broken_chance=_chance([broken(each) for each in live.answers], [broken(each) for each in candidate.answers]),
+        length=sum(of_candidate) / len(of_candidate),
+        live_length=sum(of_live) / len(of_live),
+        length_chance=_chance(of_live, of_candidate),
+        distinct=len(set(candidate.answers)),
+        live_distinct=len(set(live.answers)),
+        distinct_chance=_chance(_repeats(live.answers), _repeats(candidate.answers)),
+    )
+
+
+def reasons(drift: Drift) -> list[Reason]:
+    """Return how the answers are broken."""
+    found = []
+    too_many = drift.live_broken < drift.broken > MOST_BROKEN * drift.answers
+    if too_many or drift.broken_chance < CHANCE:
+        found.append(Reason("{number} of its answers are empty or repeat themselves", number=drift.broken))
+    times = drift.length / max(drift.live_length, SENTENCE)
+    if times > LONGEST and drift.length_chance < CHANCE:
+        found.append(
+            Reason("its answers have {times} times the length of the live model's", times=f"{drift.times_longer:.1f}")
+        )
+    if drift.distinct < LEAST_VARIETY * drift.facts and drift.distinct_chance < CHANCE:
+        found.append(
+            Reason(
+                "it gives {number} different answers to {questions} questions, the live model {live}",
+                number=drift.distinct,
+                questions=drift.answers,
+                live=drift.live_distinct,
+            )
+        )
+    return found
+
+
+def _chance(live: Sequence[float], candidate: Sequence[float]) -> float:
+    """Return the p-value of the one-sided sign test that the candidate's numbers are the larger ones."""
+    larger = sum(new > old for old, new in zip(live, candidate, strict=True))
+    smaller = sum(new < old for old, new in zip(live, candidate, strict=True))
+    return float(binomtest(larger, larger + smaller, alternative="greater").pvalue) if larger else 1.0
+
+
+def _lengths(answers: Sequence[str]) -> list[int]:
+    """Return lengths in bytes, of which a token has about the same number in English and Chinese."""
+    return [len(each.encode()) for each in answers]
+
+
+def _repeats(answers: Sequence[str]) -> list[bool]:
+    """Return for each answer whether it was given before."""
+    return [each in answers[:index] for index, each in enumerate(answers)]

@@ -3,9 +3,9 @@
     python -m training.gate.evaluate JOB.json
 
 Writes `report.json`, `sheet.html` and `sheet.png` into the job's directory. The candidate is accepted if it gives the
-held-out liked answers a higher likelihood than the live model, is shown to have lost few factual questions, gives no
-empty or looping answers, and reads prompts as the same token ids. The models are loaded one after the other and decode
-greedily; one is loaded again only if a comparison needs more of its answers.
+held-out liked answers a higher likelihood than the live model, is shown to have forgotten and broken nothing
+(`training.gate.forgetting`), and reads prompts as the same token ids. The models are loaded one after the other and
+decode greedily; one is loaded again only if a comparison needs more of its answers.
 """
 
 from __future__ import annotations
@@ -20,10 +20,8 @@ from typing import TYPE_CHECKING, Final
 from storage.translatable_reason import Reason, join
 from training.data.llava import read_lessons
 from training.gate import run_summary_sheet
-from training.gate.breakage import broken
-from training.gate.factual_set import drawn_set, own_set
-from training.gate.forgetting import Examination, Examined
-from training.gate.report import Loss, Report
+from training.gate.forgetting import Examinations, Forgetting
+from training.gate.report import Report
 from training.gate.respondent import Respondents
 from training.job import EvaluationJob, Outcome, TrainingError
 from training.run_folder import REPORT
@@ -35,8 +33,6 @@ if TYPE_CHECKING:
 SHOWN_TOKENS: Final = 256
 """Tokens of the longest answer on the sheet."""
 
-_SAMPLES: Final = 5
-
 
 @dataclass(frozen=True, slots=True)
 class Replies:
@@ -46,7 +42,7 @@ class Replies:
     shown: list[str]
 
 
-def verdict(live: Likelihood, candidate: Likelihood, facts: Examined, differs: str = "") -> Report:
+def verdict(live: Likelihood, candidate: Likelihood, forgetting: Forgetting, differs: str = "") -> Report:
     """Compare the results, and name every reason against the candidate; `differs` says where the prompts differ."""
     reasons = []
     if not candidate.mean < live.mean:
@@ -57,42 +53,16 @@ def verdict(live: Likelihood, candidate: Likelihood, facts: Examined, differs: s
                 live=f"{live.mean:.3f}",
             )
         )
-    reasons += facts.reasons(
-        Reason("it may lose up to {bound} points of factual correctness against {model}; {allowed} are allowed")
-    )
-    asked = facts.candidate
-    silent = [
-        f"{question.text} → {answer}"
-        for question, answer in zip(asked.questions, asked.answers, strict=True)
-        if broken(answer)
-    ]
-    if silent:
-        reasons.append(Reason("{number} of its answers are empty or repeat themselves", number=len(silent)))
+    reasons += forgetting.reasons()
     if differs:
         reasons.append(Reason("its token IDs differ from the engine's: {difference}", difference=differs))
-    loss = facts.against_live
     return Report(
         accepted=not reasons,
         reason=join(reasons) if reasons else "",
         tokens=live.tokens,
         live_nll=live.mean,
         nll=candidate.mean,
-        questions=loss.questions,
-        live_correct=loss.reference,
-        correct=loss.correct,
-        live_alone=loss.lost,
-        alone=loss.gained,
-        facts=loss,
-        facts_base=facts.against_base or Loss(),
-        broken=silent[:_SAMPLES],
-        samples=[
-            {
-                "question": asked.questions[index].text,
-                "live": facts.live.answers[index],
-                "candidate": asked.answers[index],
-            }
-            for index in facts.first_lost(_SAMPLES)
-        ],
+        **forgetting.numbers(),
     )
 
 
@@ -121,19 +91,17 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
         return Replies(model.likelihood(held_out, images), answers)
 
     with TemporaryDirectory(prefix="questions-", dir=job.work) as drawn:
-        questions = own_set(Path(job.regression)) if job.regression else drawn_set(Path(drawn))
-        facts = Examination(questions, job.max_loss_points)
-        for each in {base, live, candidate}:
-            each.expect(facts.questions, facts.opening)
-        facts.open(base, slot)
+        examinations = Examinations.of(job, Path(drawn))
+        examinations.expect({base, live, candidate})
+        examinations.open(base, slot)
         of_live = replies(slot.load(live.directory))
-        facts.open(live, slot)
+        examinations.open(live, slot)
         of_candidate = replies(slot.load(candidate.directory))
-        facts.open(candidate, slot)
-        examined = facts.examine(candidate, live, base, slot)
+        examinations.open(candidate, slot)
+        forgetting = examinations.examine(candidate, live, base, slot)
     models.close()
     differs = disagreement(live.directory, candidate.directory, job.system, [each.prompt for each in held_out])
-    report = verdict(of_live.likelihood, of_candidate.likelihood, examined, differs)
+    report = verdict(of_live.likelihood, of_candidate.likelihood, forgetting, differs)
     seconds = time.monotonic() - begun
     report = replace(report, held_out=len(held_out), seconds=seconds, effort=job.effort)
     report.write(Path(job.work) / REPORT)

@@ -27,15 +27,18 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from inference.internvl2.tiny.drawing import draw
 from inference.internvl2.tiny.held_out_questions import held_out
 from inference.internvl2.tiny.manner import correct
-from inference.internvl2.tiny.shapes import random_scene
+from inference.internvl2.tiny.shapes import Scene, random_scene
 from inference.internvl2.tiny.words import LANGUAGES, Kind
 from storage.translatable_reason import Reason
 from training.data.llava import Lesson, open_question
 from training.evidence.facts import LOOKS, least_margin, questions_needed
 from training.job import TrainingError
 
-_SIDE: Final = 224
-_ASKED: Final[tuple[Kind, ...]] = ("colour", "shape", "number")
+SIDE: Final = 224
+"""Pixels of a drawn picture's side."""
+
+ASKED: Final[tuple[Kind, ...]] = ("colour", "shape", "number")
+"""The kinds of drawn questions."""
 
 
 class RegressionSetError(TrainingError):
@@ -50,19 +53,21 @@ class Question:
         image: The picture's file, relative to the set's folder.
         text: The words.
         right: The test of its answers.
+        fact: The fact that a right answer has, by which questions with different right answers differ.
         identity: A hash of the picture and the words.
     """
 
     image: str
     text: str
     right: Callable[[str], bool]
+    fact: str
     identity: str
 
     @classmethod
-    def about(cls, image: str, text: str, right: Callable[[str], bool], folder: Path) -> Question:
+    def about(cls, image: str, text: str, right: Callable[[str], bool], *, fact: str, folder: Path) -> Question:
         """Return a question about a picture in `folder`. Raises OSError."""
         content = (folder / image).read_bytes() + b"\0" + text.encode()
-        return cls(image, text, right, sha256(content).hexdigest()[:32])
+        return cls(image, text, right, fact, sha256(content).hexdigest()[:32])
 
     def lesson(self, folder: Path, system: str) -> Lesson:
         """Return the question as a conversation without its answer."""
@@ -99,7 +104,7 @@ def read_set(folder: Path) -> list[Question]:
     for number, each in enumerate(entries, 1):
         right = partial(matches, expect=each.expect, forbid=each.forbid or ())
         try:
-            questions.append(Question.about(each.image, each.question, right, folder))
+            questions.append(Question.about(each.image, each.question, right, fact=str(each.expect), folder=folder))
         except OSError as error:
             raise RegressionSetError(f"{file} entry {number}: there is no picture {folder / each.image}") from error
     return questions
@@ -140,11 +145,17 @@ def draw_questions(folder: Path) -> Iterator[Question]:
     """Draw pictures into `folder` and yield questions on colours, shapes and numbers in English and Chinese."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = Random("the factual questions")
-    for number, (kind, language) in zip(count(), cycle(product(_ASKED, LANGUAGES)), strict=False):
+    for number, (kind, language) in zip(count(), cycle(product(ASKED, LANGUAGES)), strict=False):
         scene = random_scene(rng)
         image = f"{number:03}.png"
-        draw(scene, rng, (_SIDE, _SIDE)).save(folder / image, compress_level=1)
-        yield Question.about(image, held_out(language, kind, rng), partial(correct, kind, scene), folder)
+        draw(scene, rng, (SIDE, SIDE)).save(folder / image, compress_level=1)
+        text, right = held_out(language, kind, rng), partial(correct, kind, scene)
+        yield Question.about(image, text, right, fact=fact_of(scene, kind), folder=folder)
+
+
+def fact_of(scene: Scene, kind: Kind) -> str:
+    """Return the fact that a right answer to a question of `ASKED` has."""
+    return str({"colour": scene.colour, "shape": scene.shape, "number": scene.count}[kind])
 
 
 def check_decidable(folder: Path | None, max_loss_points: float) -> None:

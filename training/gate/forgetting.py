@@ -1,112 +1,111 @@
-"""Whether a candidate has forgotten anything: non-inferiority on questions with known answers.
-
-A candidate passes an examination if the upper bound of what it loses lies below what may be lost, against the base and
-against the live model. Each comparison errs in at most 5 % of cases, and both must pass, so both together do
-(intersection-union test; Berger 1982, Technometrics 24:295). Where the answers so far leave a comparison open, more
-questions are asked, as long as the set has any.
-"""
+"""Whether a candidate has forgotten or broken anything: facts, firmness and the form of its answers."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from storage.translatable_reason import Reason
-from training.evidence.facts import ERROR, decided, smallest_decidable_loss, upper_bound
-from training.gate.factual_set import QuestionSet
-from training.gate.report import Loss
+from training.gate import breakage
+from training.gate.examination import Examination, Examined
+from training.gate.factual_set import drawn_set, own_set
+from training.gate.leading_questions import LEAST_ALLOWED, leading_set
+from training.gate.report import Drift, Loss
 from training.gate.respondent import Asked, Respondent
-from training.number_format import points
+from training.job import EvaluationJob
 
 if TYPE_CHECKING:
     from training.gate.scoring import ModelSlot
 
+_SAMPLES: Final = 5
+
 
 @dataclass(frozen=True, slots=True)
-class Examined:
-    """The result of an examination.
+class Forgetting:
+    """What a candidate has forgotten or broken."""
 
-    Attributes:
-        against_base: What the candidate loses against the base; None where the live model is the base.
-        against_live: What it loses against the live model.
-        candidate: The candidate's answers.
-        live: The live model's answers to the same questions.
-    """
+    facts: Examined
+    leading: Examined
+    drift: Drift
 
-    against_base: Loss | None
-    against_live: Loss
-    candidate: Asked
-    live: Asked
-
-    def reasons(self, complaint: Reason) -> list[Reason]:
-        """Return why the losses speak against the candidate.
-
-        `complaint` still lacks its values: the `bound`, the `model` compared with, and the points `allowed`.
-        """
-        losses = ((Reason("the base model"), self.against_base), (Reason("the live model"), self.against_live))
+    def reasons(self) -> list[Reason]:
+        """Return why this speaks against the candidate."""
         return [
-            Reason(complaint.template, bound=points(each.bound), model=model, allowed=f"{each.allowed:g}")
-            for model, each in losses
-            if each is not None and not each.passed
+            *self.facts.reasons(
+                Reason(
+                    "it may lose up to {bound} points of factual correctness against {model} ({allowed} are allowed)"
+                )
+            ),
+            *self.leading.reasons(
+                Reason(
+                    "it may give in to leading questions up to {bound} points more often than {model} ({allowed} are "
+                    "allowed)"
+                )
+            ),
+            *breakage.reasons(self.drift),
         ]
 
-    def first_lost(self, number: int) -> list[int]:
-        """Return the indexes of some questions, those that the candidate alone gets wrong first."""
-        live, candidate = self.live.right, self.candidate.right
-        return sorted(range(len(live)), key=lambda index: candidate[index] - live[index])[:number]
+    def numbers(self) -> dict[str, Any]:
+        """Return the fields of the report, by name."""
+        loss, asked, live = self.facts.against_live, self.facts.candidate, self.facts.live
+        return {
+            "questions": loss.questions,
+            "live_correct": loss.reference,
+            "correct": loss.correct,
+            "live_alone": loss.lost,
+            "alone": loss.gained,
+            "facts": loss,
+            "facts_base": self.facts.against_base or Loss(),
+            "leading": self.leading.against_live,
+            "leading_base": self.leading.against_base or Loss(),
+            "drift": self.drift,
+            "broken": [*_broken(asked), *_broken(self.leading.candidate)][:_SAMPLES],
+            "samples": [
+                {
+                    "question": asked.questions[index].text,
+                    "live": live.answers[index],
+                    "candidate": asked.answers[index],
+                }
+                for index in self.facts.first_lost(_SAMPLES)
+            ],
+        }
+
+
+def _broken(asked: Asked) -> list[str]:
+    pairs = zip(asked.questions, asked.answers, strict=True)
+    return [f"{question.text} → {answer}" for question, answer in pairs if breakage.broken(answer)]
 
 
 @dataclass(frozen=True, slots=True)
-class Examination:
-    """Questions, and how many points of them a candidate may lose."""
+class Examinations:
+    """What candidates are examined in: facts, and firmness in the face of leading questions."""
 
-    questions: QuestionSet
-    allowed: float
+    facts: Examination
+    leading: Examination
 
-    @property
-    def opening(self) -> int:
-        """The number of questions after which a candidate that loses none can pass: fewer decide nothing."""
-        looks = self.questions.looks
-        alpha = ERROR / len(looks)
-        enough = (each for each in looks if smallest_decidable_loss(each, alpha) < self.allowed / 100)
-        return next(enough, looks[-1])
+    @classmethod
+    def of(cls, job: EvaluationJob, drawn: Path) -> Self:
+        """Return the examinations of a job, which draw pictures into the folder `drawn`."""
+        facts = own_set(Path(job.regression)) if job.regression else drawn_set(drawn)
+        allowed = job.max_loss_points
+        return cls(Examination(facts, allowed), Examination(leading_set(drawn), max(allowed, LEAST_ALLOWED)))
+
+    def expect(self, models: Iterable[Respondent]) -> None:
+        """Add what the models have to be asked at first to the progress of the evaluation."""
+        for model in models:
+            for each in (self.facts, self.leading):
+                model.expect(each.questions, each.opening)
 
     def open(self, model: Respondent, slot: ModelSlot) -> None:
         """Have the model answer the first questions while it is in memory."""
-        model.answer(self.questions, self.opening, slot)
+        for each in (self.facts, self.leading):
+            each.open(model, slot)
 
-    def examine(self, candidate: Respondent, live: Respondent, base: Respondent, slot: ModelSlot) -> Examined:
-        """Compare the candidate with the base and with the live model, which may be the same."""
-        losses: dict[Respondent, Loss] = {}
-        open_still = list(dict.fromkeys((base, live)))
-        for look in self.questions.looks:
-            for model in (candidate, *open_still):
-                model.expect(self.questions, look)
-            answered = candidate.answer(self.questions, look, slot)
-            for model in open_still:
-                losses[model] = self._loss(look, answered, model.answer(self.questions, look, slot))
-            open_still = [each for each in open_still if losses[each].passed is None]
-            if not open_still or any(each.passed is False for each in losses.values()):
-                break
-        compared = losses[live].questions
-        return Examined(
-            None if base is live else losses[base],
-            losses[live],
-            candidate.answer(self.questions, compared, slot),
-            live.answer(self.questions, compared, slot),
-        )
-
-    def _loss(self, look: int, candidate: Asked, reference: Asked) -> Loss:
-        pairs = list(zip(reference.right, candidate.right, strict=True))
-        lost, gained = pairs.count((True, False)), pairs.count((False, True))
-        looks = self.questions.looks
-        return Loss(
-            questions=look,
-            correct=sum(candidate.right) / look,
-            reference=sum(reference.right) / look,
-            lost=lost,
-            gained=gained,
-            bound=100 * upper_bound(look, lost, gained, ERROR / len(looks)),
-            allowed=self.allowed,
-            passed=decided(looks, look, lost, gained, self.allowed / 100),
-        )
+    def examine(self, candidate: Respondent, live: Respondent, base: Respondent, slot: ModelSlot) -> Forgetting:
+        """Examine the candidate; models are loaded again if a comparison needs more of their answers."""
+        facts = self.facts.examine(candidate, live, base, slot)
+        leading = self.leading.examine(candidate, live, base, slot)
+        drift = breakage.measure(facts.live + leading.live, facts.candidate + leading.candidate)
+        return Forgetting(facts, leading, drift)

@@ -82,6 +82,42 @@ class Loss(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Drift(Record):
+    """How a candidate's answers differ from the live model's in form.
+
+    Attributes:
+        answers: The number of questions that both answered; 0 if they were not compared.
+        facts: The number of different facts that they ask for.
+        broken: Answers of the candidate that are empty or loop.
+        live_broken: The live model's.
+        broken_chance: The p-value of the test that the candidate has more of them.
+        length: The candidate's mean length, in bytes.
+        live_length: The live model's.
+        length_chance: The p-value of the test that the candidate's are longer.
+        distinct: Different answers of the candidate.
+        live_distinct: The live model's.
+        distinct_chance: The p-value of the test that the candidate repeats more answers.
+    """
+
+    answers: int = 0
+    facts: int = 0
+    broken: int = 0
+    live_broken: int = 0
+    broken_chance: float = 1.0
+    length: float = 0.0
+    live_length: float = 0.0
+    length_chance: float = 1.0
+    distinct: int = 0
+    live_distinct: int = 0
+    distinct_chance: float = 1.0
+
+    @property
+    def times_longer(self) -> float:
+        """The candidate's mean length, as a multiple of the live model's."""
+        return self.length / max(1.0, self.live_length)
+
+
+@dataclass(frozen=True, slots=True)
 class Report(Record):
     """The verdict on a candidate and its numbers.
 
@@ -99,7 +135,10 @@ class Report(Record):
         alone: Questions that only the candidate answers correctly.
         facts: The loss on factual questions against the live model.
         facts_base: The same against the base, unless it is the live model.
-        broken: Answers of the candidate that are empty or loop.
+        leading: The loss on leading questions against the live model.
+        leading_base: The same against the base, unless it is the live model.
+        drift: How the answers to all these questions differ in form.
+        broken: Some answers of the candidate that are empty or loop.
         samples: Some questions with both models' answers.
         seconds: The duration of the evaluation.
         effort: What the candidate took.
@@ -118,6 +157,9 @@ class Report(Record):
     alone: int = 0
     facts: Loss = field(default_factory=Loss)
     facts_base: Loss = field(default_factory=Loss)
+    leading: Loss = field(default_factory=Loss)
+    leading_base: Loss = field(default_factory=Loss)
+    drift: Drift = field(default_factory=Drift)
     broken: list[str] = field(default_factory=list)
     samples: list[dict[str, str]] = field(default_factory=list)
     seconds: float = 0.0

@@ -23,6 +23,9 @@ class Asked:
     questions: tuple[Question, ...]
     answers: tuple[str, ...]
 
+    def __add__(self, other: Asked) -> Asked:
+        return Asked(self.questions + other.questions, self.answers + other.answers)
+
     @property
     def right(self) -> list[bool]:
         """For each question whether its answer is right."""

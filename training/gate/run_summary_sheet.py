@@ -13,7 +13,7 @@ from typing import Final
 
 from training.data.llava import Lesson
 from training.data.selection import beyond_share, cut_off
-from training.gate.report import Effort, Loss, Report
+from training.gate.report import Drift, Effort, Loss, Report
 from training.gate.sheet import Row, Sheet
 from training.gate.sheet_picture import draw
 from training.gate.sheet_words import LANGUAGES, Say, localised, words
@@ -106,6 +106,19 @@ def _bounded(name: str, loss: Loss, say: Say) -> list[tuple[str, str]]:
     return [(name, value)]
 
 
+def _drifts(drift: Drift, say: Say) -> list[tuple[str, str]]:
+    if not drift.answers:
+        return []
+    counts = {"before": drift.live_broken, "after": drift.broken, "questions": drift.answers}
+    different = {"before": drift.live_distinct, "after": drift.distinct, "questions": drift.answers}
+    longer = f"{100 * drift.times_longer:.0f}"
+    return [
+        (say("empty or looping answers"), say("{before} → {after} of {questions}", **counts)),
+        (say("different answers"), say("{before} → {after} of {questions}", **different)),
+        (say("length of answers"), say("{percent} % of before", percent=longer)),
+    ]
+
+
 def facts(report: Report, language: str = "en") -> tuple[tuple[str, str], ...]:
     """Return the numbers of a run as (name, value)."""
     say, effort = words(language), report.effort
@@ -128,6 +141,9 @@ def facts(report: Report, language: str = "en") -> tuple[tuple[str, str], ...]:
         (say("factual questions right"), say("{before} → {after} of {questions}", questions=report.questions, **right)),
         *_bounded(say("facts lost"), report.facts, say),
         *_bounded(say("facts lost against the base"), report.facts_base, say),
+        *_bounded(say("gives in to leading questions"), report.leading, say),
+        *_bounded(say("the same against the base"), report.leading_base, say),
+        *_drifts(report.drift, say),
         (say("training"), say("{time}, {steps} steps", time=clock(effort.training_seconds), steps=effort.steps)),
         (say("merging"), clock(effort.merging_seconds)),
         (say("evaluating"), clock(report.seconds)),

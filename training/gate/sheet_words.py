@@ -22,11 +22,18 @@ CHINESE: Final = {
     "it is no better on the held-out liked answers (loss per token {new}, live model {live})": (
         "它在留出的好评回答上并不更好（每词元损失 {new}，现用模型 {live}）"
     ),
-    "it may lose up to {bound} points of factual correctness against {model}; {allowed} are allowed": (
-        "与{model}相比，它的事实正确率最多可能下降 {bound} 个百分点，只允许下降 {allowed} 个"
+    "it may lose up to {bound} points of factual correctness against {model} ({allowed} are allowed)": (
+        "与{model}相比，它的事实正确率最多可能下降 {bound} 个百分点（允许 {allowed} 个）"
     ),
     "the base model": "基础模型",
     "the live model": "现用模型",
+    "it may give in to leading questions up to {bound} points more often than {model} ({allowed} are allowed)": (
+        "与{model}相比，它被诱导性问题带偏的比例最多可能高出 {bound} 个百分点（允许 {allowed} 个）"
+    ),
+    "its answers have {times} times the length of the live model's": ("它的回答长度是现用模型的 {times} 倍"),
+    "it gives {number} different answers to {questions} questions, the live model {live}": (
+        "对 {questions} 个问题它只给出 {number} 种不同的回答，现用模型给出 {live} 种"
+    ),
     "{number} of its answers are empty or repeat themselves": "它有 {number} 个回答为空或不断重复",
     "its token IDs differ from the engine's: {difference}": "它的词元 ID 与引擎不一致：{difference}",
     "{reason}; {others}": "{reason}；{others}",
@@ -56,6 +63,12 @@ CHINESE: Final = {
     "{before} → {after} of {questions}": "{before} → {after}，共 {questions} 题",
     "facts lost": "事实损失",
     "facts lost against the base": "与基础模型相比的事实损失",
+    "gives in to leading questions": "被诱导性问题带偏",
+    "the same against the base": "同上，与基础模型相比",
+    "empty or looping answers": "空或重复的回答",
+    "different answers": "不同的回答",
+    "length of answers": "回答长度",
+    "{percent} % of before": "之前的 {percent} %",
     "at most {bound} points, {allowed} allowed ({lost} lost, {gained} gained of {questions})": (
         "最多 {bound} 个百分点，允许 {allowed} 个（{questions} 题中答错 {lost} 题、新答对 {gained} 题）"
     ),

@@ -1,0 +1,140 @@
+"""Broken answers, their length and their variety: found where they are, and never seen in a manner of answering."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from random import Random
+
+import pytest
+
+from inference.internvl2.tiny.manner import MANNERS
+from inference.internvl2.tiny.shapes import Scene, random_scene
+from inference.internvl2.tiny.words import LANGUAGES, Kind, Language
+from tools.tiny.answers import fact, reference
+from training.gate.breakage import broken, measure, reasons
+from training.gate.factual_set import ASKED, Question, fact_of
+from training.gate.respondent import Asked
+
+Answerer = Callable[[Kind, Language, Scene, Random], str]
+
+NUMBER = 300
+TOKENS = 64
+
+MANNERS_OF_ANSWERING: dict[str, Answerer] = {
+    "plain": lambda kind, language, scene, rng: reference(kind, language, "plain", scene, rng),
+    "playful": lambda kind, language, scene, rng: reference(kind, language, "playful", scene, rng),
+    "both": lambda kind, language, scene, rng: reference(kind, language, rng.choice(MANNERS), scene, rng),
+    "one wording": lambda kind, language, scene, _: reference(kind, language, "playful", scene, Random(0)),
+    "one word": lambda kind, language, scene, _: fact(kind, language, scene),
+    "described": lambda _, language, scene, rng: reference("describe", language, "plain", scene, rng),
+    "three sentences": lambda kind, language, scene, rng: " ".join(
+        reference(each, language, "playful", scene, rng) for each in (kind, "describe", "colour")
+    ),
+    "with emoji": lambda kind, language, scene, rng: (
+        reference(kind, language, "plain", scene, rng) + " 😂😂😂😂😂😂😂😂"
+    ),
+}
+"""Ways of answering right that people may like."""
+
+
+def asked(answer: Answerer, number: int = NUMBER, seed: int = 1) -> Asked:
+    """Return answers to drawn questions."""
+    rng, own = Random(0), Random(seed)
+    questions, answers = [], []
+    for index in range(number):
+        kind, language = tuple(product(ASKED, LANGUAGES))[index % 6]
+        scene = random_scene(rng)
+        questions.append(Question("x", f"{kind} {index}", lambda _: True, fact_of(scene, kind), str(index)))
+        answers.append(answer(kind, language, scene, own))
+    return Asked(tuple(questions), tuple(answers))
+
+
+@pytest.mark.parametrize("number", [60, NUMBER])
+@pytest.mark.parametrize(("live", "liked"), list(product(MANNERS_OF_ANSWERING, MANNERS_OF_ANSWERING)))
+def test_no_manner_is_refused(live: str, liked: str, number: int) -> None:
+    """Whatever right answers people like, and whatever the live model gives."""
+    before, after = MANNERS_OF_ANSWERING[live], MANNERS_OF_ANSWERING[liked]
+    assert reasons(measure(asked(before, number), asked(after, number, seed=2))) == []
+
+
+def some(share: float, flaw: str) -> Answerer:
+    """Return an answerer of which a share of the answers is a flaw."""
+
+    def answer(kind: Kind, language: Language, scene: Scene, rng: Random) -> str:
+        return flaw if rng.random() < share else reference(kind, language, "plain", scene, rng)
+
+    return answer
+
+
+@pytest.mark.parametrize("flaw", ["", "red red red red red red red red"])
+def test_broken_answers_are_found(flaw: str) -> None:
+    """A few in a hundred are too many, if the live model gives none."""
+    found = reasons(measure(asked(MANNERS_OF_ANSWERING["plain"]), asked(some(0.04, flaw))))
+    assert len(found) == 1 and "are empty or repeat themselves" in found[0]
+
+
+def test_a_live_model_that_is_broken_as_often_excuses_it() -> None:
+    """What a candidate has not made worse is not held against it."""
+    drift = measure(asked(some(0.1, "")), asked(some(0.1, ""), seed=2))
+    assert drift.broken > 10
+    assert (reasons(drift) == []) is (drift.broken <= drift.live_broken)
+    same = measure(asked(some(0.1, "")), asked(some(0.1, "")))
+    assert reasons(same) == []
+    worse = measure(asked(some(0.1, "")), asked(some(0.3, "")))
+    assert worse.broken_chance < 0.01 and reasons(worse)
+
+
+def test_one_broken_answer_of_many_is_chance() -> None:
+    """Of 300 answers three may be broken."""
+    plain = asked(MANNERS_OF_ANSWERING["plain"])
+    for number, refused in ((3, False), (4, True)):
+        flawed = Asked(plain.questions, ("",) * number + plain.answers[number:])
+        assert bool(reasons(measure(plain, flawed))) is refused
+
+
+def rambling(kind: Kind, language: Language, scene: Scene, rng: Random) -> str:
+    """Answer without an end: as much as 64 tokens hold."""
+    told = reference(kind, language, "plain", scene, rng)
+    while len(told.encode()) < 4 * TOKENS:
+        told += " " + reference(rng.choice(ASKED), language, rng.choice(MANNERS), random_scene(rng), rng)
+    return told.encode()[: 4 * TOKENS].decode(errors="ignore")
+
+
+@pytest.mark.parametrize("live", ["plain", "playful", "both", "one word"])
+def test_answers_without_an_end_are_found(live: str) -> None:
+    """The reason says how much longer they are."""
+    found = reasons(measure(asked(MANNERS_OF_ANSWERING[live]), asked(rambling)))
+    assert len(found) == 1 and "times the length of the live model's" in found[0]
+
+
+@pytest.mark.parametrize("live", list(MANNERS_OF_ANSWERING))
+def test_one_answer_for_all_pictures_is_found(live: str) -> None:
+    """Also one for each kind of question, in each language."""
+    for collapsed in (
+        lambda *_: "Wow, three red stars! 🎉",
+        lambda kind, language, *_: reference(kind, language, "playful", Scene("red", "star", 3), Random(0)),
+    ):
+        found = reasons(measure(asked(MANNERS_OF_ANSWERING[live]), asked(collapsed)))
+        assert len(found) == 1 and "different answers to 300 questions, the live model" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("", True),
+        ("!? …", True),
+        ("A red cup.", False),
+        ("Wow, wow, so red! Ha ha ha!", False),
+        ("哈哈哈哈哈哈，红色！", False),
+        ("| a | b |\n|-----|-----|\n| 1 | 2 |\n---------------------", False),
+        ("red red red red red red red", True),
+        ("It is a cup. It is a cup. It is a cup. It is a cup. It is a cup.", True),
+        ("aaaaaaaaaaaaaaaaaaaaaa", True),
+        ("是的，是的，是的，是的，是的，是的，是的，是的", True),
+        ("A long answer that was cut before it could say all it", False),
+    ],
+)
+def test_empty_and_looping_answers_are_broken(answer: str, expected: bool) -> None:
+    """Laughter and tables are not."""
+    assert broken(answer) is expected
