@@ -13,7 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
-from storage.learning_records import RatedExchange, Run, Trust
+from storage.learning_records import Preference, RatedExchange, Run, Trust
 from storage.ledger import Ledger
 from training.data.sources import imported
 from training.job import TrainingError
@@ -27,10 +27,21 @@ _WITHOUT_EFFECT: Final = {
 """Settings that change when, where or whether a run takes place, or have their effect on the votes or the recipe."""
 
 
-def fingerprint(rated: Iterable[RatedExchange], specs: JobSpecs) -> str:
-    """Return the hash of the rated exchanges with their numbers of votes, and of all settings that shape a model.
+async def preferences(ledger: Ledger, specs: JobSpecs, trust: Trust) -> list[Preference]:
+    """Return the pairs of a better and a worse answer if the objective learns from them, else none."""
+    return await ledger.votes.preferences(trust) if specs.recipe.objective == "dpo" else []
 
-    People's ids are not part of it. The live model is not, either: it is what earlier runs made of the same data.
+
+def fingerprint(rated: Iterable[RatedExchange], specs: JobSpecs, pairs: Iterable[Preference] = ()) -> str:
+    """Return the hash of what a run learns from and of all settings that shape a model.
+
+    Votes count by their numbers; people's ids are not part of it. Nor is the live model, which earlier runs made of the
+    same data.
+
+    Args:
+        rated: The rated exchanges.
+        specs: The settings.
+        pairs: What `preferences` returns; they may change without a vote.
 
     Raises:
         TrainingError: A setting or a source is not valid.
@@ -41,6 +52,7 @@ def fingerprint(rated: Iterable[RatedExchange], specs: JobSpecs) -> str:
         recipe = settings.user_config.read_text(encoding="utf-8")
     parts = {
         "rated": sorted((each.exchange.id, each.exchange.answer, each.ups, each.downs) for each in rated),
+        "pairs": sorted((each.chosen.exchange.id, each.rejected) for each in pairs),
         "settings": settings.model_dump(mode="json", exclude=_WITHOUT_EFFECT),
         "recipe": recipe,
         "prompt": [str(specs.paths.base), specs.system, specs.tiles],
@@ -64,7 +76,7 @@ async def unchanged_since(ledger: Ledger, specs: JobSpecs, trust: Trust) -> Run 
     run, known = last
     rated = await ledger.votes.rated_exchanges(trust)
     with suppress(TrainingError, OSError):
-        if await asyncio.to_thread(fingerprint, rated, specs) == known:
+        if await asyncio.to_thread(fingerprint, rated, specs, await preferences(ledger, specs, trust)) == known:
             return run
     return None
 

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 
 from inference.internvl2.checkpoint_check import weight_bytes
 from storage.errors import IllegalTransition, NotSaved, StorageError
-from storage.learning_records import EQUAL_TRUST, Model, RatedExchange, Run, Trust
+from storage.learning_records import EQUAL_TRUST, Model, Preference, RatedExchange, Run, Trust
 from storage.ledger import Ledger
 from storage.model_store import ModelStore
 from storage.picture_store import PictureStore
@@ -31,7 +31,7 @@ from training.data.sources import imported, resolved
 from training.data.worse_answers import with_disliked, with_rejected
 from training.gate.factual_set import check_decidable
 from training.gate.report import Report
-from training.inputs import fingerprint, unchanged_since
+from training.inputs import fingerprint, preferences, unchanged_since
 from training.job import Outcome, Trainer, TrainingError
 from training.job_specs import JobSpecs, measure_effort, model_name
 from training.run_folder import FEATURES, HELD_OUT_ROWS, LOSSES, REPORT, TRAIN_ROWS
@@ -117,11 +117,12 @@ class Pipeline:
         check_decidable(self._settings.regression, self._settings.max_loss_points)
         sources = resolved([*self._settings.sources, *imported(self._paths.sources)])
         rated = await self._ledger.votes.rated_exchanges(self._trust)
+        pairs = await preferences(self._ledger, self._specs, self._trust)
         return RunPlan(
-            await self._select(rated),
+            await self._select(rated, pairs),
             tuple(sources),
             self._settings.user_config or self._specs.recipe,
-            await asyncio.to_thread(fingerprint, rated, self._specs),
+            await asyncio.to_thread(fingerprint, rated, self._specs, pairs),
         )
 
     async def unchanged_since(self) -> Run | None:
@@ -227,7 +228,7 @@ class Pipeline:
         await progress.move(RunState.DONE, model=model.id)
         return await self._ledger.models.get(model.id)
 
-    async def _select(self, rated: list[RatedExchange]) -> Selection:
+    async def _select(self, rated: list[RatedExchange], preferences: list[Preference]) -> Selection:
         phashes = {each.sha256: each.phash for each in await self._ledger.pictures.all()}
         live = await self._ledger.models.live()
         trained = set[int]()
@@ -248,7 +249,7 @@ class Pipeline:
             case "kto":
                 return await asyncio.to_thread(with_disliked, selection, rated, phashes, self._settings, max_length)
             case "dpo":
-                train = with_rejected(selection.train, await self._ledger.votes.preferences(self._trust))
+                train = with_rejected(selection.train, preferences)
                 return replace(selection, train=tuple(train))
             case "sft":
                 return selection

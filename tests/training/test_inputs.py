@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from storage.learning_records import Rating
+from tests.support.ledgers import exchange
 from tests.support.llava_files import foodie
 from tests.support.pipelines import Room
 
@@ -45,6 +46,18 @@ async def test_votes_are_news_until_a_run_has_learned_from_them(room: Room) -> N
     room.trainer.fails = ""
     await room.run()
     assert await since(room) == 3
+
+
+async def test_another_worse_answer_is_news_for_dpo(room: Room) -> None:
+    """A second answer to a prompt makes a pair with the liked one, without a vote on it."""
+    await room.run(room.pipeline(objective="dpo"))
+    session = (await room.ledger.exchanges.get(1)).session
+    again = exchange(session, 920, replaces=1, question="Which colour?", answer="Hm.", model="base")
+    await room.ledger.exchanges.record(again)
+    assert (await since(room, objective="dpo"), await since(room)) == (None, None)
+    assert len(await room.ledger.votes.preferences()) == 1
+    await room.run(room.pipeline(objective="dpo"))
+    assert await since(room, objective="dpo") == 3
 
 
 async def test_who_answers_is_no_news(room: Room) -> None:
