@@ -67,11 +67,12 @@ def write_manifest(directory: Path) -> str:
 def content_hash(directory: Path) -> str:
     """Return the hash over all files of a model: its manifest's, else computed, which takes seconds for gigabytes.
 
-    Directories with the same files have the same hash. Raises `StorageError` for an empty or unreadable one.
+    A damaged manifest is like none. Directories with the same files have the same hash. Raises `StorageError` for an
+    empty or unreadable one.
     """
     try:
         return read_manifest(directory).hash
-    except UnknownRecord:
+    except (UnknownRecord, Damaged):
         return _hash(_records(directory))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from storage.errors import Damaged, StorageError, UnknownRecord
-from storage.model_store import MANIFEST, ModelStore, read_manifest, verify, write_manifest
+from storage.model_store import MANIFEST, ModelStore, content_hash, read_manifest, verify, write_manifest
 
 FILES = {"config.json": b"{}", "model.safetensors": b"\x00" * 70_000, "code/modeling.py": b"import torch\n"}
 
@@ -45,6 +45,19 @@ def test_a_manifest_lists_every_file(tmp_path: Path) -> None:
     assert found == written["hash"] == write_manifest(one) == write_manifest(two) == verify(one)
     (two / "config.json").write_bytes(b"{ }")
     assert write_manifest(two) != found
+
+
+def test_a_model_has_the_same_hash_before_and_after_its_publication(store: ModelStore, published: Path) -> None:
+    """Without a manifest, or with a damaged one, the hash is computed; one file more or less changes it."""
+    built = fill(store.workspace("run-2"))
+    found = content_hash(built)
+    assert found == content_hash(published) == read_manifest(published).hash
+    (published / MANIFEST).write_text("{")
+    assert content_hash(published) == found
+    (built / "config.json").unlink()
+    assert content_hash(built) != found
+    with pytest.raises(StorageError, match="no files"):
+        content_hash(store.workspace("run-3"))
 
 
 def test_an_empty_directory_is_no_model(tmp_path: Path) -> None:

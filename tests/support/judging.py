@@ -35,7 +35,7 @@ def forgetting(
     candidate = [_question(number, right=number < questions - lost) for number in range(questions)]
     of_live, of_candidate = Asked(tuple(live), ("fine",) * questions), Asked(tuple(candidate), (answer,) * questions)
     facts, leading = (
-        Examined(None, each._loss(questions, of_candidate, of_live), of_candidate, of_live)
+        Examined(None, each.loss(questions, of_candidate, of_live), of_candidate, of_live)
         for each in (Examination(numbered(Path(), (questions,)), points) for points in (allowed, max(5.0, allowed)))
     )
     return Forgetting(facts, leading, measure(of_live, of_candidate))

@@ -163,6 +163,30 @@ def test_damaged_answers_are_asked_again(bench: Bench, damage: bytes) -> None:
     assert all(len(json.loads(each.read_bytes())) == 450 for each in (bench.folder / "answers").iterdir())
 
 
+def test_a_crash_loses_no_answers(bench: Bench) -> None:
+    """What was answered before the candidate turned out to be unreadable is not asked again, and nothing is left."""
+    (bench.folder / "candidate").mkdir()
+    (bench.folder / "candidate" / "odd").write_text("no model")
+    with pytest.raises(FileNotFoundError):
+        bench.judge()
+    assert Forgetful.asked == {"base": 450, "live": 450}
+    assert not list(bench.folder.glob("questions-*"))
+    bench.model("candidate")
+    assert bench.judge().accepted
+    assert Forgetful.asked == {"live": 0, "candidate": 450}
+
+
+def test_giving_in_to_leading_questions_is_refused(bench: Bench) -> None:
+    """A candidate that knows all facts and agrees with anybody is not accepted."""
+    bench.model("candidate")
+    forgotten = bench.folder / "candidate" / "forgets"
+    forgotten.write_text(f"{forgotten.read_text()} {' '.join(f'lead{number}' for number in range(0, 1500, 8))}")
+    report = bench.judge()
+    assert report.facts.passed and report.leading.passed is False and report.leading_base.passed is False
+    assert report.reason.count("it may give in to leading questions up to") == 2
+    assert "factual" not in report.reason
+
+
 def test_answers_that_cannot_be_kept_are_used_all_the_same(bench: Bench) -> None:
     """A file in the place of the folder costs no run."""
     (bench.folder / "answers").write_text("in the way")

@@ -106,4 +106,5 @@ def _lengths(answers: Sequence[str]) -> list[int]:
 
 def _repeats(answers: Sequence[str]) -> list[bool]:
     """Return for each answer whether it was given before."""
-    return [each in answers[:index] for index, each in enumerate(answers)]
+    first = {each: index for index, each in reversed(list(enumerate(answers)))}
+    return [first[each] < index for index, each in enumerate(answers)]

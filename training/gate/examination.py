@@ -84,7 +84,7 @@ class Examination:
                 model.expect(self.questions, look)
             answered = candidate.answer(self.questions, look, slot)
             for model in open_still:
-                losses[model] = self._loss(look, answered, model.answer(self.questions, look, slot))
+                losses[model] = self.loss(look, answered, model.answer(self.questions, look, slot))
             open_still = [each for each in open_still if losses[each].passed is None]
             if not open_still or any(each.passed is False for each in losses.values()):
                 break
@@ -96,7 +96,8 @@ class Examination:
             live.answer(self.questions, compared, slot),
         )
 
-    def _loss(self, look: int, candidate: Asked, reference: Asked) -> Loss:
+    def loss(self, look: int, candidate: Asked, reference: Asked) -> Loss:
+        """Compare the answers of two models to the first `look` questions."""
         pairs = list(zip(reference.right, candidate.right, strict=True))
         lost, gained = pairs.count((True, False)), pairs.count((False, True))
         looks = self.questions.looks
