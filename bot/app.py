@@ -18,6 +18,7 @@ from typing import Self
 import structlog
 
 from bot.admin.alerts import AlertWatch
+from bot.admin.canary import Trials
 from bot.admin.erasure import Erasure
 from bot.admin.model_switch import ModelSwitch
 from bot.admin.monitoring import Monitoring
@@ -165,14 +166,26 @@ class Application:
             cron=settings.training.schedule,
             retention_days=settings.storage.retention_days,
         )
-        vitals = Monitoring(ledger, deployment, schedule, middleware.numbers, lambda: trainer.last_progress)
         changeover = ModelSwitch(
             ledger, deployment, merged, pause_while_training=settings.training.while_training == "pause"
+        )
+        await changeover.resume_trial()
+        trials = Trials(
+            ledger,
+            changeover,
+            deployment.status,
+            notices,
+            share=settings.training.canary,
+            approve=settings.training.approve,
+            trust=settings.trust,
+        )
+        vitals = Monitoring(
+            ledger, deployment, schedule, middleware.numbers, lambda: trainer.last_progress, trust=settings.trust
         )
         operations = AdminService(
             ledger=ledger,
             pipeline=pipeline,
-            changeover=changeover,
+            trials=trials,
             vitals=vitals,
             notices=notices,
             forgetting=forgetting,

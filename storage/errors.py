@@ -25,6 +25,10 @@ class RunBusy(StorageError):
     """Another run has not ended; only one at a time."""
 
 
+class CanaryRunning(RunBusy):
+    """A canary is being tried, and no run may begin meanwhile."""
+
+
 class UnknownRecord(StorageError):
     """No row has that identifier."""
 

@@ -1,4 +1,4 @@
-"""Rows about learning: votes, corrections, runs, models and promotions.
+"""Rows about learning: votes, corrections, runs, models, promotions and trials.
 
 Times are UTC seconds since the epoch. Ids of people and updates are Telegram's.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from storage.chat_records import Exchange
-from storage.states import ModelState, RunState
+from storage.states import ModelState, RunState, Verdict
 
 BASE: Final = "base"
 """Id of the model that training starts from."""
@@ -175,7 +175,7 @@ class Promotion:
     """A change of the live model, done or requested.
 
     `by` is an admin's user id, None for the pipeline and the command line. A promotion requested on the command line
-    has `done` None until the running bot carries it out; `error` says why it could not.
+    has `done` None until the running bot carries it out; `error` says why it could not. `back` marks a rollback.
     """
 
     id: int
@@ -185,3 +185,27 @@ class Promotion:
     created: float
     done: float | None = None
     error: str = ""
+    back: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """The trial of a canary beside the model that was live.
+
+    Attributes:
+        share: Share of the conversations that it answers, 0 to 1.
+        after: The newest exchange before the trial.
+        ended: None while it runs, as `verdict`.
+        reason: Why it ended as it did.
+    """
+
+    id: int
+    model: str
+    live: str
+    run: int | None
+    share: float
+    started: float
+    after: int
+    ended: float | None = None
+    verdict: Verdict | None = None
+    reason: str = ""

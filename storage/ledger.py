@@ -19,6 +19,7 @@ from sqlite_utils import Database
 
 from storage.atomic_files import PRIVATE, PRIVATE_FILE, sync_directory, sync_file
 from storage.broadcasts import Broadcasts
+from storage.canaries import Canaries
 from storage.connection import connect, from_os_error, translating_errors
 from storage.corrections import Corrections
 from storage.counts import Counts
@@ -66,6 +67,7 @@ class Ledger:
         self.runs = Runs(writer, readers, clock)
         self.models = Models(writer, readers, clock)
         self.promotions = Promotions(writer, readers, clock)
+        self.canaries = Canaries(writer, readers, clock)
         self.personal_data = PersonalData(writer, readers, clock)
         self.broadcasts = Broadcasts(writer, readers, clock)
         self.menus = Menus(writer, readers, clock)

@@ -10,7 +10,7 @@ from sqlite_utils import Database
 from storage.base import Queries, every, first, number
 from storage.errors import IllegalTransition, StorageError, UnknownRecord
 from storage.learning_records import Model, TrainedOn, Version
-from storage.states import MODEL_TRANSITIONS, ModelState
+from storage.states import ANSWERING, MODEL_TRANSITIONS, ModelState
 from storage.translatable_reason import stored, stored_parts
 
 _SELECT = f"SELECT {', '.join(each.name for each in fields(Model))}, reason_parts FROM models"
@@ -127,13 +127,13 @@ class Models(Queries):
     async def drop_directory(self, model: str) -> Model:
         """Clear the directory of a model whose files were removed; its row stays.
 
-        Raises `IllegalTransition` for the live model, `UnknownRecord`.
+        Raises `IllegalTransition` for the live model and for the canary, `UnknownRecord`.
         """
 
         def work(database: Database) -> Model:
             present = get_model(database, model)
-            if present.state is ModelState.LIVE:
-                raise IllegalTransition(f"{model} is live: promote another model before removing it.")
+            if present.state in ANSWERING:
+                raise IllegalTransition(f"{model} is {present.state}: promote another model before removing it.")
             database.execute("UPDATE models SET directory = '', pruned = 0 WHERE id = ?", [model])
             return get_model(database, model)
 
@@ -142,12 +142,12 @@ class Models(Queries):
     async def prune(self, model: str) -> Model:
         """Mark a model whose files are about to be removed and can be merged again from its adapter.
 
-        Raises `IllegalTransition` for the live model and for one whose promotion is pending, `UnknownRecord`.
+        Raises `IllegalTransition` for the live model, the canary and one whose promotion is pending, `UnknownRecord`.
         """
 
         def work(database: Database) -> Model:
             pending = "SELECT 1 FROM promotions WHERE model = ? AND done IS NULL AND error = ''"
-            if get_model(database, model).state is ModelState.LIVE or first(database, pending, [model]) is not None:
+            if get_model(database, model).state in ANSWERING or first(database, pending, [model]) is not None:
                 raise IllegalTransition(f"{model} is live or about to be: its files stay.")
             database.execute("UPDATE models SET directory = '', pruned = 1 WHERE id = ?", [model])
             return get_model(database, model)

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 from sqlite_utils import Database
 
 from storage.base import Queries, first
+from storage.canaries import end_by_promotion
 from storage.errors import IllegalTransition, UnknownRecord
 from storage.learning_records import Model, Promotion
 from storage.models import add_promotion, get_model, live_model, move_model
 from storage.states import MODEL_TRANSITIONS, ModelState
 from storage.translatable_reason import Reason
 
-_SELECT_PROMOTION = 'SELECT id, model, previous, "by", created, done, error FROM promotions'
+_SELECT_PROMOTION = 'SELECT id, model, previous, "by", created, done, error, back FROM promotions'
 
 
 class Promotions(Queries):
     """Changes of the live model, done or asked for."""
 
-    async def make(self, model: str, by: int | None = None, *, back: bool = False) -> Promotion:
+    async def make(self, model: str, by: int | None = None, *, back: bool = False, why: str = "") -> Promotion:
         """Make a model live and retire the former one, with a promotion that is done; `back` marks a rollback.
 
-        Raises `IllegalTransition` for the live model and for one whose files are gone, `UnknownRecord`.
+        The trial of a canary ends, with `why` if it is this model. In a rollback `why` is the fault of the former
+        model, which is rejected for it. Raises `IllegalTransition` for the live model and for one whose files are gone,
+        `UnknownRecord`.
         """
         now = self._now()
 
         def work(database: Database) -> Promotion:
-            previous = _make_live(database, model)
+            previous = _make_live(database, model, now, why=why, fault=why if back else "")
             return _promotion(
                 database, add_promotion(database, model, previous, by=by, created=now, done=now, back=back)
             )
@@ -48,7 +53,7 @@ class Promotions(Queries):
     async def pending(self) -> list[Promotion]:
         """Return the requested promotions that are neither carried out nor failed, the oldest first."""
         rows = await self._every(f"{_SELECT_PROMOTION} WHERE done IS NULL AND error = '' ORDER BY id")
-        return [Promotion(**row) for row in rows]
+        return [_record(row) for row in rows]
 
     async def get(self, promotion: int) -> Promotion:
         """Return the promotion with this id. Raises `UnknownRecord`."""
@@ -57,7 +62,12 @@ class Promotions(Queries):
     async def latest(self, limit: int = 20) -> list[Promotion]:
         """Return the latest promotions, failed ones included, the newest first."""
         rows = await self._every(f"{_SELECT_PROMOTION} ORDER BY id DESC LIMIT ?", [limit])
-        return [Promotion(**row) for row in rows]
+        return [_record(row) for row in rows]
+
+    async def newest(self) -> Promotion | None:
+        """Return the newest promotion that is done, None before the first."""
+        row = await self._first(f"{_SELECT_PROMOTION} WHERE done IS NOT NULL ORDER BY done DESC, id DESC LIMIT 1")
+        return None if row is None else _record(row)
 
     async def finish(self, promotion: int, error: str = "") -> Promotion:
         """Close a requested promotion: make its model live as `make` does, unless it is already, or store `error`.
@@ -75,7 +85,7 @@ class Promotions(Queries):
                 return _promotion(database, promotion)
             values: dict[str, object] = {"done": now}
             if get_model(database, asked.model).state is not ModelState.LIVE:
-                values["previous"] = _make_live(database, asked.model)
+                values["previous"] = _make_live(database, asked.model, now)
             database.table("promotions").update(promotion, values)
             return _promotion(database, promotion)
 
@@ -89,14 +99,15 @@ def _refuse_promotion(model: Model) -> None:
         raise IllegalTransition(Reason("The files of {model} were deleted: choose another model.", model=model.id))
 
 
-def _make_live(database: Database, model: str) -> str | None:
-    """Retire the live model and make `model` live; return the former one's name, None without one."""
+def _make_live(database: Database, model: str, now: float, *, why: str = "", fault: str = "") -> str | None:
+    """Retire the live model, or reject it for a `fault`, and make `model` live; return the former one's name."""
     candidate, live = get_model(database, model), live_model(database)
     _refuse_promotion(candidate)
     if not candidate.directory:
         raise IllegalTransition(f"{model} was pruned: merge it again before it is promoted.")
+    end_by_promotion(database, model, why, now)
     if live is not None:
-        move_model(database, live, ModelState.RETIRED, "")
+        move_model(database, live, ModelState.REJECTED if fault else ModelState.RETIRED, fault)
     move_model(database, candidate, ModelState.LIVE, "")
     return None if live is None else live.id
 
@@ -105,4 +116,9 @@ def _promotion(database: Database, promotion: int) -> Promotion:
     row = first(database, f"{_SELECT_PROMOTION} WHERE id = ?", [promotion])
     if row is None:
         raise UnknownRecord(f"There is no promotion {promotion}.")
-    return Promotion(**row)
+    return _record(row)
+
+
+def _record(row: sqlite3.Row) -> Promotion:
+    values = dict(row)
+    return Promotion(**values | {"back": bool(values["back"])})

@@ -11,7 +11,7 @@ from typing import Any
 from sqlite_utils import Database
 
 from storage.base import Queries, first, number
-from storage.errors import IllegalTransition, RunBusy, StorageError, UnknownRecord
+from storage.errors import CanaryRunning, IllegalTransition, RunBusy, StorageError, UnknownRecord
 from storage.learning_records import Run
 from storage.states import RUN_TRANSITIONS, RunState
 from storage.translatable_reason import Reason, stored, stored_parts
@@ -43,7 +43,8 @@ class Runs(Queries):
     async def start(self, trigger: str, requested_by: int | None = None) -> Run:
         """Add a run in state due. `trigger` is schedule, admin or command.
 
-        Raises `RunBusy` while another run has not ended, in any process.
+        Raises `RunBusy` while another run has not ended, in any process, and `CanaryRunning` while a canary is tried:
+        the new model would be compared with one that may be about to go.
         """
         now = self._now()
 
@@ -51,6 +52,14 @@ class Runs(Queries):
             busy = first(database, f"{_SELECT} WHERE {_IS_ACTIVE}", [_ACTIVE])
             if busy is not None:
                 raise RunBusy(f"Run {busy['id']} is {busy['state']}: wait for its end or cancel it.")
+            trial = first(database, "SELECT model FROM canaries WHERE ended IS NULL")
+            if trial is not None:
+                raise CanaryRunning(
+                    Reason(
+                        "{model} is a canary at present: wait for its end, promote it or stop it (/models).",
+                        model=trial["model"],
+                    )
+                )
             cursor = database.execute(
                 "INSERT INTO runs(trigger, requested_by, created, updated, settled) VALUES (?, ?, ?, ?, 0)",
                 (trigger, requested_by, now, now),

@@ -1,4 +1,4 @@
-"""The states of runs, models and recipients of broadcasts, and the allowed transitions."""
+"""The states of runs, models, trials and recipients of broadcasts, and the allowed transitions."""
 
 from __future__ import annotations
 
@@ -32,17 +32,32 @@ class ModelState(StrEnum):
     """The state of a model. The values are stored."""
 
     CANDIDATE = "candidate"
+    CANARY = "canary"
     LIVE = "live"
     RETIRED = "retired"
     REJECTED = "rejected"
 
 
 MODEL_TRANSITIONS: dict[ModelState, frozenset[ModelState]] = {
-    ModelState.CANDIDATE: frozenset({ModelState.LIVE, ModelState.REJECTED}),
-    ModelState.LIVE: frozenset({ModelState.RETIRED}),
+    ModelState.CANDIDATE: frozenset({ModelState.CANARY, ModelState.LIVE, ModelState.REJECTED}),
+    ModelState.CANARY: frozenset({ModelState.LIVE, ModelState.REJECTED, ModelState.CANDIDATE}),
+    ModelState.LIVE: frozenset({ModelState.RETIRED, ModelState.REJECTED}),  # rejected: rolled back for a fault
     ModelState.RETIRED: frozenset({ModelState.LIVE}),
     ModelState.REJECTED: frozenset({ModelState.LIVE}),  # an admin may overrule the evaluation by /promote
 }
+
+
+ANSWERING = frozenset({ModelState.LIVE, ModelState.CANARY})
+"""The states of the models whose files are in use."""
+
+
+class Verdict(StrEnum):
+    """How the trial of a canary ended. The values are stored."""
+
+    PROMOTED = "promoted"
+    ROLLED_BACK = "rolled_back"
+    STOPPED = "stopped"  # by an admin, or because another model was promoted
+    VOID = "void"  # it could not go on; the model is a candidate again
 
 
 class RecipientState(StrEnum):

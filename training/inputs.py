@@ -22,7 +22,7 @@ from training.job_specs import JobSpecs
 _WITHOUT_EFFECT: Final = {
     *("schedule", "device", "gpus", "processes", "hosts", "rendezvous", "deepspeed", "threads", "python"),
     *("while_training", "keep_models", "min_free_gigabytes", "features_gigabytes", "silence", "timeout"),
-    *("min_rated", "min_raters", "rater_age", "recipe", "knobs", "objective"),
+    *("min_rated", "min_raters", "rater_age", "recipe", "knobs", "objective", "canary", "approve"),
 }
 """Settings that change when, where or whether a run takes place, or have their effect on the votes or the recipe."""
 

@@ -20,7 +20,7 @@ from storage.errors import IllegalTransition, StorageError
 from storage.learning_records import Model
 from storage.ledger import Ledger
 from storage.model_store import ModelStore, read_manifest
-from storage.states import ModelState
+from storage.states import ANSWERING, ModelState
 from storage.translatable_reason import Reason
 from training.job import MergeJob, Progress, Trainer, TrainingError, ignore
 from training.job_specs import TrainingPaths
@@ -130,7 +130,7 @@ class MergedModels:
         models = await self._ledger.models.all()
         before = await self._ledger.models.previous()
         kept = {*in_use, *(each.model for each in await self._ledger.promotions.pending())}
-        kept |= {each.id for each in models if each.state is ModelState.LIVE}
+        kept |= {each.id for each in models if each.state in ANSWERING}
         if (unsettled := await self._ledger.runs.unsettled()) and unsettled.model:
             kept.add(unsettled.model)  # about to go live
         if before is not None:

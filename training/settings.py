@@ -117,6 +117,13 @@ class TrainingSettings(BaseModel):
     while_training: Literal["share", "pause"] = "share"
     """share: chats continue during a training; pause: they wait, for one small GPU."""
 
+    canary: float = Field(0.5, ge=0, le=1)
+    """Share of the conversations that an accepted model answers beside the live one, until votes decide; 0: it goes
+    live at once, as it does with inference.swap = "cold" and on external servers."""
+
+    approve: bool = False
+    """Whether an accepted model waits until an admin approves it."""
+
     keep_models: int = Field(3, ge=0)
     """Merged models kept beside the base, the live one and the previous one. Of others the adapter is kept, from which
     /promote merges them again."""
@@ -238,4 +245,4 @@ class TrainingSettings(BaseModel):
     def for_tiny(cls, **changes: Any) -> TrainingSettings:
         """Return settings for internvl2-tiny, for the demo and the tests."""
         few = {"min_rated": 8, "min_raters": 1, "rater_age": 0}
-        return cls.model_validate({"recipe": "tiny", "min_free_gigabytes": 0.1, **few, **changes})
+        return cls.model_validate({"recipe": "tiny", "min_free_gigabytes": 0.1, "canary": 0, **few, **changes})

@@ -108,11 +108,11 @@ class AlertWatch:
         self._steady = self._steady + 1 if _answers(status) and self._crashes == crashes else 0
         if self._told and self._steady >= STEADY_LOOKS:
             self._told = False
-            await self._notices.relief(BACK)
+            await self._notices.notify(BACK)
 
     async def _look_at_run(self, word: LastProgress) -> None:
         silent, self._silent = self._silent, word.run if word.silent else ""
         if word.silent and silent != word.run:
             await self._notices.alert(f"silent:{word.run}", SILENT, **silence(word))
         elif silent == word.run and not word.silent:
-            await self._notices.relief(GOES_ON, run=word.run)
+            await self._notices.notify(GOES_ON, run=word.run)

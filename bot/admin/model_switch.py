@@ -1,4 +1,4 @@
-"""Change the live model, one change at a time: first the engine, then the ledger.
+"""Change the live model and the canary, one change at a time: first the engine, then the ledger.
 
 After a crash between the two the ledger still has the former model, and the next start runs that; if the ledger cannot
 record the new model, the engine goes back. No model changes while training has the engine's memory.
@@ -18,10 +18,10 @@ from bot.admin.protocol import AdminRefusal, RejectedModel
 from bot.i18n import later
 from inference.messages import InferenceError
 from storage.errors import StorageError
-from storage.learning_records import Model, Promotion
+from storage.learning_records import Model, Promotion, Trial
 from storage.ledger import Ledger
 from storage.model_store import verify
-from storage.states import ModelState
+from storage.states import ModelState, Verdict
 from storage.translatable_reason import Reason
 from training.job import Progress, TrainingError, ignore
 
@@ -34,6 +34,8 @@ RESTING: Final = later(
     "/cancel it."
 )
 GONE: Final = later("The files of {model} were deleted. /models lists the models you can switch to.")
+TRIED: Final = later("{model} is a canary at present: stop it or promote it first (/models).")
+CANNOT_GO_ON: Final = Reason("its trial could not go on after a restart")
 NONE_BEFORE: Final = later("There's no earlier model to go back to. /models lists the models you can switch to.")
 
 
@@ -62,8 +64,11 @@ class ModelSwitch:
         *,
         confirmed: bool = False,
         back: bool = False,
+        why: str = "",
     ) -> Model:
         """Make a model live and record it, with `back` as a rollback; `on_progress` reports the merge of a pruned one.
+
+        The canary's trial ends. `why` is the reason of a change that no admin asked for, as in `Promotions.make`.
 
         Raises RejectedModel for one that was rejected, unless that is `confirmed`, AdminRefusal, InferenceError,
         StorageError or TrainingError; then everything stays as it was. (Only where it cannot be recorded, and the
@@ -75,15 +80,63 @@ class ModelSwitch:
         async with self._change():
             async with self._exchanged(model, on_progress):
                 if (await self._ledger.models.get(model)).state is not ModelState.LIVE:
-                    await self._ledger.promotions.make(model, by, back=back)
+                    await self._ledger.promotions.make(model, by, back=back, why=why)
             await self._prune()
             return await self._ledger.models.get(model)
 
     async def rollback(
-        self, by: int | None, on_progress: Callable[[Progress], None] = ignore, *, confirmed: bool = False
+        self,
+        by: int | None,
+        on_progress: Callable[[Progress], None] = ignore,
+        *,
+        confirmed: bool = False,
+        why: str = "",
     ) -> Model:
         """Go back to the model that was live before the present one. Raises as `promote`, and if there is none."""
-        return await self.promote(await model_before(self._ledger), by, on_progress, confirmed=confirmed, back=True)
+        before = await model_before(self._ledger)
+        return await self.promote(before, by, on_progress, confirmed=confirmed, back=True, why=why)
+
+    @property
+    def can_try(self) -> bool:
+        """Whether a canary can run beside the live model."""
+        return self._deployment.can_try
+
+    async def begin_trial(self, model: str, share: float) -> Model:
+        """Let a candidate answer a share of the conversations, and record it. Raises as `promote`."""
+        async with self._change():
+            if trial := await self._ledger.canaries.running():
+                raise AdminRefusal(Reason(TRIED, model=trial.model))
+            chosen = await self._complete(model, ignore)
+            await self._deployment.start_canary(chosen.id, Path(chosen.directory), share)
+            try:
+                await self._ledger.canaries.start(model, share)
+            except StorageError:
+                await self._deployment.stop_canary()
+                raise
+            return await self._ledger.models.get(model)
+
+    async def end_trial(self, trial: Trial, verdict: Verdict, reason: str) -> Model:
+        """End a trial: its conversations go to the live model. Raises as `Canaries.end`; then the canary stays."""
+        async with self._changing:
+            await self._deployment.stop_canary()
+            try:
+                await self._ledger.canaries.end(trial.id, verdict, reason)
+            finally:
+                await self._keep_trial()
+            await self._prune()
+            return await self._ledger.models.get(trial.model)
+
+    async def resume_trial(self) -> None:
+        """Start the canary of the running trial again after a restart, or end a trial that cannot go on."""
+        trial = await self._ledger.canaries.running()
+        if trial is None:
+            return
+        model = await self._ledger.models.get(trial.model)
+        if self.can_try and await asyncio.to_thread(_is_intact, model):
+            await self._keep_trial()
+        else:
+            log.warning("the trial of a canary cannot go on", model=trial.model)
+            await self._ledger.canaries.end(trial.id, Verdict.VOID, CANNOT_GO_ON)
 
     async def prune(self) -> None:
         """Remove the files of merged models beyond those to keep, when no change of model is running."""
@@ -143,10 +196,9 @@ class ModelSwitch:
         async with self._changing:
             yield
 
-    @asynccontextmanager
-    async def _exchanged(self, model: str, on_progress: Callable[[Progress], None] = ignore) -> AsyncIterator[None]:
-        """Merge and verify a model's files and swap the engine to it; swap back if the block raises StorageError."""
-        chosen, live = await self._ledger.models.get(model), await self._ledger.models.live()
+    async def _complete(self, model: str, on_progress: Callable[[Progress], None]) -> Model:
+        """Return a model whose files are there, merged again if they were pruned, and intact."""
+        chosen = await self._ledger.models.get(model)
         if not chosen.kept:
             raise AdminRefusal(Reason(GONE, model=model))
         if not chosen.directory:
@@ -154,14 +206,30 @@ class ModelSwitch:
             chosen = await self._merged.restore(chosen, on_progress)
         if chosen.manifest_hash:
             await asyncio.to_thread(verify, Path(chosen.directory), chosen.manifest_hash)
-        await self._deployment.swap(chosen.id, Path(chosen.directory))
+        return chosen
+
+    @asynccontextmanager
+    async def _exchanged(self, model: str, on_progress: Callable[[Progress], None] = ignore) -> AsyncIterator[None]:
+        """Swap the engine to a model; swap back if the block raises StorageError."""
+        chosen, live = await self._complete(model, on_progress), await self._ledger.models.live()
         try:
-            yield
-        except StorageError as error:
-            log.error("the engine goes back: the change cannot be recorded", model=model, error=str(error))
-            if live is not None:
-                await self._deployment.swap(live.id, Path(live.directory))
+            await self._deployment.swap(chosen.id, Path(chosen.directory))
+            try:
+                yield
+            except StorageError as error:
+                log.error("the engine goes back: the change cannot be recorded", model=model, error=str(error))
+                if live is not None:
+                    await self._deployment.swap(live.id, Path(live.directory))
+                raise
+        except (InferenceError, StorageError):
+            await self._keep_trial()  # the swap may have ended its engine
             raise
+
+    async def _keep_trial(self) -> None:
+        """Make sure that the engine of the trial which the ledger has as running runs."""
+        if trial := await self._ledger.canaries.running():
+            model = await self._ledger.models.get(trial.model)
+            self._deployment.run_canary(model.id, Path(model.directory), trial.share)
 
     async def _prune(self) -> None:
         status = self._deployment.status()
@@ -170,6 +238,17 @@ class ModelSwitch:
             await self._merged.prune(in_use)
         except (StorageError, OSError) as error:
             log.warning("merged models were not pruned; it is tried again after the next change", error=str(error))
+
+
+def _is_intact(model: Model) -> bool:
+    """Whether the names and sizes of a model's files are those that were published."""
+    try:
+        if model.manifest_hash:
+            verify(Path(model.directory), model.manifest_hash, contents=False)
+    except StorageError as error:
+        log.warning("the files of a model are not as they were", model=model.id, error=str(error))
+        return False
+    return Path(model.directory).is_dir()
 
 
 async def model_before(ledger: Ledger) -> str:

@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
+from bot.admin.canary_standing import Standing, standing
 from bot.admin.progress import rejections
 from bot.admin.schedule import Schedule
 from inference.serving.deployment import Deployment
 from inference.serving.deployment_status import NodeStatus, Status
 from inference.serving.supervisor import State
 from storage.errors import StorageError
-from storage.learning_records import Model, Run
+from storage.learning_records import EQUAL_TRUST, Model, Run, Trust
 from storage.ledger import Ledger
 from training.launcher import LastProgress
 from training.run_folder import CURVE, SHEET, kept_file
@@ -30,6 +31,7 @@ class Overview:
     """
 
     live: str
+    canary: Standing | None
     engine: Status
     runs: list[Run]
     models: list[Model]
@@ -56,8 +58,14 @@ class Monitoring:
         schedule: Schedule,
         calls: Callable[[], Mapping[str, float]],
         last_progress: Callable[[], LastProgress | None],
+        *,
+        trust: Trust = EQUAL_TRUST,
     ) -> None:
-        """`calls` returns the metrics of calls to Telegram; `last_progress` is of the running worker."""
+        """`calls` returns the metrics of calls to Telegram; `last_progress` is of the running worker.
+
+        `trust` says whose votes on a canary count.
+        """
+        self._trust = trust
         self._ledger = ledger
         self._deployment = deployment
         self._schedule = schedule
@@ -71,6 +79,7 @@ class Monitoring:
         curves = [run.id for run in runs if kept_file(run.directory, CURVE)]
         return Overview(
             live=live.id if live else "",
+            canary=await standing(self._ledger, self._trust),
             engine=self._deployment.status(),
             runs=runs,
             models=await self._ledger.models.all(),
@@ -115,6 +124,14 @@ class Monitoring:
             "engine_encoded_tiles": status.seen.encoded_tiles,
             "engine_first_token_seconds_median": status.seen.first_token_median,
             "engine_first_token_seconds_p99": status.seen.first_token_p99,
+        }
+        found = await standing(self._ledger, self._trust)
+        numbers |= {
+            "canary_share": found.trial.share if found else 0,
+            "canary_votes": found.canary.votes if found else 0,
+            "canary_live_votes": found.live.votes if found else 0,
+            "canary_evidence_worse": found.evidence.harm if found else 0,
+            "canary_evidence_no_worse": found.evidence.no_worse if found else 0,
         }
         engines = await self._deployment.engine_numbers()
         nodes: dict[str, dict[str, float]] = {

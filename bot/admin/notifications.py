@@ -20,7 +20,7 @@ import structlog
 from aiogram import Bot
 from aiogram.exceptions import TelegramAPIError
 from aiogram.methods import TelegramMethod
-from aiogram.types import Chat, FSInputFile, Message
+from aiogram.types import Chat, FSInputFile, InlineKeyboardMarkup, Message
 from cachetools import LRUCache, TTLCache
 from pydantic import ValidationError
 
@@ -28,12 +28,12 @@ from bot.admin.progress import MODEL_STATES, run_progress, share_line, taught_by
 from bot.i18n import Say, Translator, later
 from bot.settings import BotSettings
 from bot.telegram.client import DeliveryError, Doubtful, PartialEdit
-from bot.telegram.keyboards import CancelRun, cancel_button
+from bot.telegram.keyboards import CancelRun, approve_button, canary_buttons, cancel_button
 from bot.telegram.outbox import Place, Reply
 from storage.errors import StorageError
 from storage.learning_records import Model, Run, TrainedOn
 from storage.ledger import Ledger
-from storage.states import RUN_TRANSITIONS, RunState
+from storage.states import RUN_TRANSITIONS, ModelState, RunState
 from training.data.selection import beyond_share, cut_off
 from training.data.sources import title
 from training.gate.report import Report
@@ -52,6 +52,10 @@ GAVE_UP: Final = later(
     "⚠ I gave up on update {update} after several attempts. It stays in the ledger. I won't report more of these "
     "for an hour. Reason: {reason}"
 )
+TRIED: Final = later(
+    "It answers a share of the conversations beside the live model, until the votes decide. /models shows how it does."
+)
+AWAITS: Final = later("It waits until an admin approves it.")
 SORRY: Final = later(
     "Sorry, something went wrong and I couldn't answer this. My admins have been notified. Please try again."
 )
@@ -115,20 +119,35 @@ class Notifications:
         self._all(tell, replaces=f"run {run.id}")
 
     async def run_finished(
-        self, run: Run, model: Model | None, picture: Path | None = None, sheet: Path | None = None
+        self,
+        run: Run,
+        model: Model | None,
+        picture: Path | None = None,
+        sheet: Path | None = None,
+        *,
+        approve: bool = False,
     ) -> None:
         """Send how the run ended, with its picture (PNG) and its sheet (HTML) if there are any.
 
-        Returns when the notice was delivered to every admin, or dropped.
+        With `approve` a candidate waits for an admin, who has a button for it; so has the canary. Returns when the
+        notice was delivered to every admin, or dropped.
         """
 
         async def tell(admin: int, say: Say) -> None:
             if admin in self._of(run):
                 await self._show(run, admin, say)
             text = outcome(run, model, say)
+            markup = None
+            if model and model.state is ModelState.CANARY:
+                text = f"{text}\n{say(TRIED)}"
+                markup = canary_buttons(model.id, say)
+            elif model and model.state is ModelState.CANDIDATE and approve:
+                text = f"{text}\n{say(AWAITS)}"
+                markup = approve_button(model.id, say)
             shown, page = _in(say.language, picture), _in(say.language, sheet)
-            if not (shown and await self._shown(admin, shown, f"run-{run.id}-{shown.name}", text)):
-                await self._bot.send_message(admin, text)
+            name = f"run-{run.id}-{shown.name}" if shown else ""
+            if not (shown and await self._shown(admin, FSInputFile(shown, name), text, markup)):
+                await self._bot.send_message(admin, text, reply_markup=markup)
             if page:
                 await self._bot.send_document(admin, FSInputFile(page, f"run-{run.id}-{page.name}"))
 
@@ -165,10 +184,10 @@ class Notifications:
             if await self._bot(edit):
                 messages[admin] = _Shown(shown.message, run.state, text)
 
-    async def _shown(self, admin: int, picture: Path, name: str, text: str) -> bool:
+    async def _shown(self, admin: int, picture: FSInputFile, text: str, markup: InlineKeyboardMarkup | None) -> bool:
         """Send a picture; return False if it may not have arrived: a second message is better than none."""
         try:
-            await self._bot.send_photo(admin, FSInputFile(picture, name), caption=_cut(text, CAPTION_LIMIT))
+            await self._bot.send_photo(admin, picture, caption=_cut(text, CAPTION_LIMIT), reply_markup=markup)
         except Doubtful as error:
             log.warning("a picture may not have arrived", admin=admin, error=str(error))
             return False
@@ -189,8 +208,8 @@ class Notifications:
         self._all(tell)
         return True
 
-    async def relief(self, sentence: str, **values: object) -> None:
-        """Send a sentence of the catalogues that a problem is over."""
+    async def notify(self, sentence: str, **values: object) -> None:
+        """Send a sentence of the catalogues."""
 
         async def tell(admin: int, say: Say) -> None:
             await self._bot.send_message(admin, say(sentence, **values))

@@ -26,6 +26,7 @@ RUN_STATES: Final = {
 
 MODEL_STATES: Final = {
     ModelState.CANDIDATE: later("candidate"),
+    ModelState.CANARY: later("canary"),
     ModelState.LIVE: later("live"),
     ModelState.RETIRED: later("retired"),
     ModelState.REJECTED: later("rejected"),

@@ -13,6 +13,7 @@ from storage.translatable_reason import Reason
 from training.job import Progress, TrainingError, ignore
 
 if TYPE_CHECKING:  # the command line starts without the engine's client and aiogram
+    from bot.admin.canary_standing import Standing
     from inference.serving.deployment_status import NodeStatus, Status
     from storage.learning_records import Model, Run
     from training.launcher import LastProgress
@@ -56,6 +57,10 @@ class Overview(Protocol):
     @property
     def engine(self) -> Status:
         """The status of the engines."""
+
+    @property
+    def canary(self) -> Standing | None:
+        """How the running trial of a canary stands, None without one."""
 
     @property
     def runs(self) -> Sequence[Run]:
@@ -128,6 +133,18 @@ class AdminActions(Protocol):
         self, by: int, on_progress: Callable[[Progress], None] = ignore, *, confirmed: bool = False
     ) -> Model:
         """Make the previous model live, as `promote` does."""
+        ...
+
+    async def standing(self) -> Standing | None:
+        """Return how the running trial of a canary stands, None without one."""
+        ...
+
+    async def approve(self, model: str, by: int) -> Model:
+        """Let a candidate answer, as a canary or live; return when it does. Raises AdminRefusal for another model."""
+        ...
+
+    async def stop_canary(self, model: str, by: int) -> Model:
+        """End the trial of a canary, which is rejected. Raises AdminRefusal for another model."""
         ...
 
     def nodes(self) -> Sequence[NodeStatus]:

@@ -1,4 +1,4 @@
-"""What admins can do: retrain, cancel, promote, roll back, drain nodes and take them back.
+"""What admins can do: retrain, cancel, approve, promote, roll back, drain nodes and take them back.
 
 Chat commands call the service directly. The schedule and the command line, another process, leave rows in the ledger,
 which background loops pick up. The service starts runs and acts on their end; the pipeline carries them out.
@@ -13,8 +13,9 @@ from typing import Final
 
 import structlog
 
+from bot.admin.canary import Trials
+from bot.admin.canary_standing import Standing
 from bot.admin.erasure import Erasure
-from bot.admin.model_switch import ModelSwitch
 from bot.admin.monitoring import Monitoring, Overview
 from bot.admin.notifications import Notifications
 from bot.admin.protocol import AdminRefusal, NothingNew
@@ -33,6 +34,7 @@ from training.run_folder import CURVE, PICTURE, SHEET, kept_file
 RUNS: Final = "runs"
 PROMOTIONS: Final = "promotions"
 DELETIONS: Final = "deletions"
+CANARY: Final = "canary"
 
 MAILBOX_SECONDS = 1.0
 BACKOFF_SECONDS: Final = 30.0
@@ -65,7 +67,7 @@ class AdminService:
         *,
         ledger: Ledger,
         pipeline: Pipeline,
-        changeover: ModelSwitch,
+        trials: Trials,
         vitals: Monitoring,
         notices: Notifications,
         forgetting: Erasure,
@@ -74,12 +76,13 @@ class AdminService:
         """`trainer_missing` says why no run could start in this environment, None if one could."""
         self._ledger = ledger
         self._pipeline = pipeline
-        self._changeover = changeover
+        self._trials = trials
+        self._changeover = trials.switch
         self._vitals = vitals
         self._notices = notices
         self._forgetting = forgetting
         self._trainer_missing = trainer_missing
-        self._wake = {duty: asyncio.Event() for duty in (RUNS, PROMOTIONS, DELETIONS)}
+        self._wake = {duty: asyncio.Event() for duty in (RUNS, PROMOTIONS, DELETIONS, CANARY)}
         self._tasks: list[asyncio.Task[None]] = []
         self._work: tuple[int, asyncio.Task[None]] | None = None
         self._plans: dict[int, RunPlan] = {}  # what the run that was just requested trains on
@@ -88,12 +91,17 @@ class AdminService:
     async def start(self) -> None:
         """Finish what an earlier process left undone, then start the background loops.
 
-        Runs, changes of model and deletions have a loop each, because a change of model may take minutes.
+        Runs, changes of model, deletions and the canary have a loop each, because a change of model may take minutes.
         """
         await self._end_what_is_over()
         if run := await self._ledger.runs.unsettled():
             self._work = (run.id, asyncio.create_task(self._ended(run.id)))
-        duties = {RUNS: self._serve_runs, PROMOTIONS: self._serve_promotions, DELETIONS: self._serve_deletions}
+        duties = {
+            RUNS: self._serve_runs,
+            PROMOTIONS: self._serve_promotions,
+            DELETIONS: self._serve_deletions,
+            CANARY: self._trials.look,
+        }
         self._tasks = [asyncio.create_task(self._repeat(duty, serve)) for duty, serve in duties.items()]
         self._tasks.append(asyncio.create_task(self._changeover.prune()))
 
@@ -148,6 +156,18 @@ class AdminService:
     ) -> Model:
         """Make the previous model live. Raises as `ModelSwitch.rollback`."""
         return await self._changeover.rollback(by, on_progress, confirmed=confirmed)
+
+    async def standing(self) -> Standing | None:
+        """Return how the running trial stands, None without one."""
+        return await self._trials.standing()
+
+    async def approve(self, model: str, by: int) -> Model:
+        """Let a candidate that waits for approval answer. Raises as `Trials.approved`."""
+        return await self._trials.approved(model, by)
+
+    async def stop_canary(self, model: str, by: int) -> Model:
+        """End the trial of a canary. Raises as `Trials.stop`."""
+        return await self._trials.stop(model, by)
 
     def nodes(self) -> Sequence[NodeStatus]:
         """Return the status of every node."""
@@ -251,7 +271,7 @@ class AdminService:
                 await self._ended(run.id)
 
     async def _ended(self, number: int) -> None:
-        """Act on the end of a run: an accepted model goes live, and the admins are notified.
+        """Act on the end of a run: an accepted model answers, through a trial or at once, and the admins are notified.
 
         A run that learned from answers withdrawn meanwhile starts again without them. After a crash or a stop the next
         start repeats this.
@@ -265,12 +285,14 @@ class AdminService:
         if model and model.state is ModelState.CANDIDATE:
             if again:
                 model = await self._ledger.models.move(model.id, ModelState.REJECTED, WITHDRAWN)
-            else:
-                model = await self._go_live(model)
+            elif not self._trials.approve:
+                model = await self._accept(model)
         elif model:
-            again = False  # already rejected, or promoted by an admin
+            again = False  # already rejected, tried, or promoted by an admin
         picture = kept_file(run.directory, PICTURE) or kept_file(run.directory, CURVE)
-        await self._notices.run_finished(run, model, picture, kept_file(run.directory, SHEET))
+        await self._notices.run_finished(
+            run, model, picture, kept_file(run.directory, SHEET), approve=self._trials.approve
+        )
         if again:
             log.info("run starts again without withdrawn answers", run=run.id)
             with suppress(RunBusy):
@@ -278,10 +300,10 @@ class AdminService:
         await self._ledger.runs.settle(run.id)
         await self._changeover.prune()
 
-    async def _go_live(self, candidate: Model) -> Model:
+    async def _accept(self, candidate: Model) -> Model:
         try:
-            return await self._changeover.promote(candidate.id, None)
-        except (InferenceError, StorageError, TrainingError) as error:
-            log.error("the new model does not go live; the old one stays", model=candidate.id, error=str(error))
+            return await self._trials.accept(candidate)
+        except (AdminRefusal, InferenceError, StorageError, TrainingError) as error:
+            log.error("the new model does not answer; the old one stays", model=candidate.id, error=str(error))
             await self._notices.alert(f"swap:{candidate.id}", NOT_TAKEN, model=candidate.id, reason=str(error))
             return candidate

@@ -26,7 +26,8 @@ from storage.integrity import quick_faults
 from storage.learning_records import BASE, Model
 from storage.ledger import Ledger
 from storage.model_store import verify
-from storage.states import ModelState
+from storage.states import ModelState, Verdict
+from storage.translatable_reason import Reason
 
 RETRY_SECONDS: Final = 30.0
 
@@ -44,6 +45,8 @@ STUCK: Final = later(
 LEDGER_DAMAGED: Final = later(
     "The ledger is damaged. Stop me, restore the latest backup (thumbtune backup) and start me again. {faults}"
 )
+
+FILES_GONE: Final = Reason("its files are missing")
 
 log = structlog.get_logger()
 
@@ -93,6 +96,9 @@ async def settle_live_model(ledger: Ledger, base: Path, models: Path) -> tuple[M
         log.error("the files of the live model are not as they were: the base answers", model=live.id)
         await ledger.promotions.make(BASE)
         live = await ledger.models.get(BASE)
+    trial = await ledger.canaries.running()
+    if trial is not None and trial.model in {model.id for model in gone}:
+        await ledger.canaries.end(trial.id, Verdict.STOPPED, FILES_GONE)
     for model in gone:
         log.info("the files of a model are gone", model=model.id, directory=model.directory)
         await ledger.models.drop_directory(model.id)

@@ -15,13 +15,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from bot.admin.canary_standing import standing, standing_text
 from bot.admin.model_switch import model_before
 from bot.admin.progress import outcome, rejections
 from bot.admin.protocol import NOTHING_NEW, REJECTED
 from bot.cli.terminal import CommandRefused, confirm, notes, progress_bar, progress_text
 from bot.config import Settings
+from bot.i18n import Translator
 from storage.errors import IllegalTransition
-from storage.learning_records import Promotion, Run
+from storage.learning_records import EQUAL_TRUST, Promotion, Run, Trust
 from storage.ledger import Ledger
 from storage.states import RUN_TRANSITIONS, ModelState, RunState
 from training.inputs import unchanged_since
@@ -31,10 +33,13 @@ POLL_SECONDS: Final = 0.5
 STOPPED: Final = "the bot stopped before it carried this out"
 
 
-async def retrain(ledger: Ledger, running: Callable[[], bool], wait: bool, console: Console) -> None:
-    """Request a run and return once it has begun; with `wait` once its model is live.
+async def retrain(
+    ledger: Ledger, running: Callable[[], bool], wait: bool, console: Console, *, approve: bool = False
+) -> None:
+    """Request a run and return once it has begun; with `wait` once its model answers, live or as a canary.
 
-    Raises RunBusy, and CommandRefused for a run that fails or whose model does not go live.
+    With `approve` an accepted model waits for an admin, and this command does not. Raises RunBusy, and CommandRefused
+    for a run that fails or whose model does not go live.
     """
     _require_bot(running)
     run = await _follow(ledger, await ledger.runs.start("command", None), running, wait)
@@ -44,7 +49,24 @@ async def retrain(ledger: Ledger, running: Callable[[], bool], wait: bool, conso
     state, result = outcome(run, rejections(await ledger.models.all()))
     if state != RunState.DONE:
         raise CommandRefused(f"Run {run.id}: {state}. {result}")
-    if run.model and (await ledger.models.get(run.model)).state is ModelState.CANDIDATE:
+    model = await ledger.models.get(run.model) if run.model else None
+    if model and model.state is ModelState.CANARY:
+        found = await ledger.canaries.running()
+        share = f"{100 * found.share:.0f} %" if found else "a share"
+        console.print(
+            f"Run {run.id}: {state}. {run.model} answers {share} of the conversations as a canary, until the votes "
+            "decide; `thumbtune status` shows how it does.",
+            highlight=False,
+        )
+        return
+    if model and model.state is ModelState.CANDIDATE and approve:
+        console.print(
+            f"Run {run.id}: {state}. {run.model} waits until an admin approves it in the chat (training.approve), or "
+            f"`thumbtune promote {run.model}` makes it live.",
+            highlight=False,
+        )
+        return
+    if model and model.state is ModelState.CANDIDATE:
         raise CommandRefused(
             f"Run {run.id} is done, but the switch to {run.model} failed; the bot's log says why. "
             f"`thumbtune promote {run.model}` tries again."
@@ -79,11 +101,13 @@ async def _confirm_rejected(ledger: Ledger, model: str, yes: bool) -> None:
         confirm(REJECTED.format(model=model, reason=reason), yes=yes)
 
 
-async def status(ledger: Ledger, running: bool, console: Console) -> None:
-    """Print the live model, what has been collected, and the latest runs."""
+async def status(ledger: Ledger, running: bool, console: Console, *, trust: Trust = EQUAL_TRUST) -> None:
+    """Print the live model, the canary, what has been collected, and the latest runs."""
     console.print(f"bot: {'running' if running else 'not running'}")
     live = await ledger.models.live()
     console.print(f"live model: {live.id if live else 'none yet; start the bot'}", highlight=False)
+    if found := await standing(ledger, trust):
+        console.print(standing_text(found, Translator({}).to()), highlight=False)
     for name, count in (await ledger.counts.totals()).items():
         console.print(f"{name.replace('_', ' ')}: {count}")
     table = Table("run", "state", "by", "pairs", "step", "average loss", "result", box=None)
@@ -125,7 +149,7 @@ async def _follow(ledger: Ledger, run: Run, running: Callable[[], bool], to_the_
 
 
 async def _decided(ledger: Ledger, run: Run) -> bool:
-    """Return whether a run has ended and its model, if any, is live or has failed to go live."""
+    """Return whether a run has ended and its model, if any, answers, waits for approval or has failed to answer."""
     if RUN_TRANSITIONS[run.state]:
         return False
     if run.model is None or (await ledger.models.get(run.model)).state is not ModelState.CANDIDATE:

@@ -122,7 +122,7 @@ def demo_settings(settings: Settings, api_base: str, folder: Path, engine: str =
             "inference": settings.inference.model_copy(update={"engine": engine, "model": model, "endpoints": ()}),
             "training": TrainingSettings.for_tiny()
             if model == TINY
-            else settings.training.model_copy(update={"min_raters": 1, "rater_age": 0.0}),
+            else settings.training.model_copy(update={"min_raters": 1, "rater_age": 0.0, "canary": 0.0}),
             "web": settings.web.model_copy(update={"port": 0}),
         }
     )

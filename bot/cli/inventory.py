@@ -81,6 +81,8 @@ async def delete_model(ledger: Ledger, folder: Path, name: str, yes: bool, conso
 async def _refuse_in_use(ledger: Ledger, model: Model) -> None:
     if model.id == BASE:
         raise CommandRefused(f"Training starts from {BASE}: set another inference.model to replace it.")
+    if model.state is ModelState.CANARY:
+        raise CommandRefused(f"{model.id} is a canary: stop it first (/models).")
     if model.state is ModelState.LIVE:
         raise CommandRefused(f"{model.id} is live: switch to another model first (`thumbtune rollback`).")
     if model.id in {each.model for each in await ledger.promotions.pending()}:

@@ -150,7 +150,7 @@ def retrain(
 
     async def request(ledger: Ledger, running: Callable[[], bool]) -> None:
         await control.confirm_without_news(ledger, running, settings, yes)
-        await control.retrain(ledger, running, wait, results)
+        await control.retrain(ledger, running, wait, results, approve=settings.training.approve)
 
     with_bot(settings, request)
 
@@ -158,7 +158,8 @@ def retrain(
 @app.command()
 def status(config: ConfigOption = None) -> None:
     """Show the live model, what has been collected, and the latest runs."""
-    with_bot(load_settings(config), lambda ledger, running: control.status(ledger, running(), results))
+    settings = load_settings(config)
+    with_bot(settings, lambda ledger, running: control.status(ledger, running(), results, trust=settings.trust))
 
 
 @models_app.callback()

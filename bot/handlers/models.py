@@ -16,15 +16,25 @@ from aiogram.exceptions import TelegramAPIError
 from aiogram.filters import CommandObject
 from aiogram.types import CallbackQuery, Message
 
+from bot.admin.canary_standing import standing_text
 from bot.admin.progress import MODEL_STATES, approval_text
-from bot.admin.protocol import REFUSALS, RejectedModel, refused
+from bot.admin.protocol import REFUSALS, AdminRefusal, RejectedModel, refused
 from bot.handlers.callbacks import acknowledge
 from bot.handlers.commands import Command
 from bot.handlers.request import Request
 from bot.i18n import Say, later
 from bot.telegram.client import DeliveryError
 from bot.telegram.formatting import Page
-from bot.telegram.keyboards import Overrule, Promote, RollBack, overrule_button, promote_buttons
+from bot.telegram.keyboards import (
+    Approve,
+    Overrule,
+    Promote,
+    RollBack,
+    StopCanary,
+    canary_buttons,
+    overrule_button,
+    promote_buttons,
+)
 from storage.counts import Approval
 from storage.errors import UnknownRecord
 from storage.learning_records import Model
@@ -50,6 +60,8 @@ def router() -> Router:
     models.message.register(roll_back, Command("rollback"))
     models.callback_query.register(promote_this, Promote.filter())
     models.callback_query.register(overrule, Overrule.filter())
+    models.callback_query.register(approve_this, Approve.filter())
+    models.callback_query.register(stop_canary, StopCanary.filter())
     models.callback_query.register(roll_back_from, RollBack.filter())
     return models
 
@@ -64,6 +76,7 @@ async def show(message: Message, request: Request) -> None:
         return
     approvals = await ledger.counts.approvals()
     lines = [_line(model, approvals.get(model.id, Approval()), say) for model in kept]
+    tried = await request.services.admin.standing()
     live = next((model.id for model in kept if model.state is ModelState.LIVE), "")
     before = await ledger.models.previous()
     previous = before.id if before else ""
@@ -73,12 +86,15 @@ async def show(message: Message, request: Request) -> None:
         if model.state in (ModelState.CANDIDATE, ModelState.RETIRED) and model.kept and model.id != previous
     ]
     markup = promote_buttons(others[:OFFERED], live, previous, say)
+    if tried:
+        lines.append(standing_text(tried, say))
+        markup.inline_keyboard[:0] = canary_buttons(tried.trial.model, say).inline_keyboard
     await reply.finish("\n".join(lines) or say("There's no model yet."), markup if markup.inline_keyboard else None)
 
 
 def _line(model: Model, approval: Approval, say: Say) -> str:
     """Return a model's state, the day it was made, the votes on its answers, and why it was rejected."""
-    mark = "▶" if model.state is ModelState.LIVE else "·"
+    mark = {ModelState.LIVE: "▶", ModelState.CANARY: "▷"}.get(model.state, "·")
     state = say(MODEL_STATES[model.state] if model.kept else REMOVED)
     if model.pruned:
         state = say(PRUNED, state=state)
@@ -100,6 +116,46 @@ async def promote_this(query: CallbackQuery, callback_data: Promote, request: Re
     """Let the model on the button answer."""
     await acknowledge(query)
     await _promote(callback_data.model, request)
+
+
+async def approve_this(query: CallbackQuery, callback_data: Approve, request: Request) -> None:
+    """Let the candidate on the button answer, as a canary or live."""
+    await acknowledge(query)
+    reply, say, wanted = request.reply, request.say, callback_data.model
+    await reply.begin(say("Warming up {model}…", model=wanted))
+    try:
+        model = await request.services.admin.approve(wanted, request.user.id)
+    except REFUSALS as refusal:
+        await _settled_before(wanted, refusal, request)
+        return
+    if model.state is ModelState.CANARY:
+        tried = await request.services.admin.standing()
+        await reply.finish(standing_text(tried, say) if tried else model.id, canary_buttons(model.id, say))
+    else:
+        await _confirm(model.id, request)
+
+
+async def stop_canary(query: CallbackQuery, callback_data: StopCanary, request: Request) -> None:
+    """End the trial of the canary on the button."""
+    await acknowledge(query)
+    wanted = callback_data.model
+    try:
+        await request.services.admin.stop_canary(wanted, request.user.id)
+    except REFUSALS as refusal:
+        await _settled_before(wanted, refusal, request)
+        return
+    await request.reply.finish(request.say("{model} was stopped; the live model answers everyone.", model=wanted))
+
+
+async def _settled_before(model: str, refusal: Exception, request: Request) -> None:
+    """Say why not; after an interruption the request may have been met by the first attempt."""
+    reply, say = request.reply, request.say
+    if request.delivery.attempt > 1 and isinstance(refusal, AdminRefusal):
+        found = await request.services.ledger.models.get(model)
+        state = say(MODEL_STATES[found.state])
+        await reply.finish(say("{model} is {state}.", model=model, state=state))
+    else:
+        await reply.finish(refused(refusal, say))
 
 
 async def overrule(query: CallbackQuery, callback_data: Overrule, request: Request) -> None:

@@ -17,7 +17,7 @@ from bot.handlers.callbacks import acknowledge
 from bot.handlers.commands import Command
 from bot.handlers.request import Request
 from bot.telegram.keyboards import CancelRun, TrainAgain, train_again_button
-from storage.errors import RunBusy
+from storage.errors import CanaryRunning, RunBusy
 from storage.learning_records import Run
 from storage.translatable_reason import Reason, listed
 from training.data.sources import title
@@ -64,6 +64,8 @@ async def _start(request: Request, *, confirmed: bool = False) -> None:
     try:
         run = await _started_before(request) or await admin.retrain(request.user.id, confirmed=confirmed)
         text = say("Run {run} is starting. I'll post its progress here.", run=run.id)
+    except CanaryRunning as refusal:
+        text = refused(refusal, say)
     except RunBusy:
         text = say("A run is already in progress. /status shows it, /cancel stops it.")
     except NothingNew as refusal:

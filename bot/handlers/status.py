@@ -9,6 +9,7 @@ from aiogram import Router
 from aiogram.filters import CommandObject
 from aiogram.types import Message
 
+from bot.admin.canary_standing import standing_text
 from bot.admin.progress import SILENT, run_line, silence
 from bot.admin.protocol import REFUSALS, Overview, refused
 from bot.handlers.commands import Command
@@ -54,6 +55,7 @@ def _status_lines(overview: Overview, say: Say) -> list[str]:
     engine, counts = overview.engine, overview.counts
     lines = [
         say("Model: {model}", model=overview.live or "–"),
+        *([standing_text(overview.canary, say)] if overview.canary else []),
         say(
             "Engine: {kind}, {state}; answering {in_flight}, waiting {waiting}, restarts {restarts}",
             kind=engine.engine,

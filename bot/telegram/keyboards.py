@@ -121,6 +121,18 @@ class Promote(CallbackData, prefix="promote"):
     model: str
 
 
+class Approve(CallbackData, prefix="approve"):
+    """`approve:<model>`: let that candidate answer."""
+
+    model: str
+
+
+class StopCanary(CallbackData, prefix="stop_canary"):
+    """`stop_canary:<model>`: end the trial of that canary."""
+
+    model: str
+
+
 class RollBack(CallbackData, prefix="rollback"):
     """`rollback:<model>`: go back from that model, which was live when the button was shown, to the previous one."""
 
@@ -232,6 +244,17 @@ def cancel_button(what: CancelRun | CancelBroadcast, say: Say) -> InlineKeyboard
 def train_again_button(run: int, say: Say) -> InlineKeyboardMarkup:
     """Return the button that trains although nothing is new since a run."""
     return InlineKeyboardMarkup(inline_keyboard=[[_button(say("Train again"), TrainAgain(run=run))]])
+
+
+def approve_button(model: str, say: Say) -> InlineKeyboardMarkup:
+    """Return the button that lets a candidate answer."""
+    return InlineKeyboardMarkup(inline_keyboard=[[_button(say("✔ Approve"), Approve(model=model))]])
+
+
+def canary_buttons(model: str, say: Say) -> InlineKeyboardMarkup:
+    """Return the buttons that promote a canary and that stop it."""
+    row = [_button(say("✔ Promote"), Promote(model=model)), _button(say("✖ Stop"), StopCanary(model=model))]
+    return InlineKeyboardMarkup(inline_keyboard=[row])
 
 
 def promote_buttons(models: Sequence[str], live: str, previous: str, say: Say) -> InlineKeyboardMarkup:

@@ -18,6 +18,7 @@ import jinja2
 import structlog
 from aiohttp import web
 
+from bot.admin.canary_standing import standing_text
 from bot.admin.monitoring import Monitoring
 from bot.admin.progress import MODEL_STATES, RUN_STATES, outcome
 from bot.config import Settings
@@ -85,6 +86,7 @@ class WebServer:
         environment.filters["when"] = _when
         environment.filters["clock"] = clock
         environment.filters["outcome"] = outcome
+        environment.filters["standing"] = standing_text
         environment.globals |= {
             "counted": COUNTED,
             "run_states": RUN_STATES | MODEL_STATES,

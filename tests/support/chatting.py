@@ -22,6 +22,7 @@ from aiogram import Bot, Dispatcher
 from PIL import Image
 from pydantic import SecretStr
 
+from bot.admin.canary_standing import Standing
 from bot.admin.erasure import Erasure
 from bot.admin.notifications import Notifications
 from bot.admin.protocol import NothingNew, RejectedModel
@@ -132,6 +133,7 @@ class Notebook:
     refusal: Exception | None = None
     run: Run = field(default_factory=lambda: Run(3, "due", "admin", ADMIN, 1.0, 1.0))  # type: ignore[arg-type]
     live: str = "run-2"
+    canary: Standing | None = None
     runs: list[Run] = field(default_factory=list)
     rejected: dict[str, str] = field(default_factory=dict)
     doubted: dict[str, str] = field(default_factory=dict)
@@ -185,6 +187,15 @@ class Notebook:
     ) -> Model:
         self._doubt("base", confirmed)
         return self._noted(Model("base", "/m/base", ModelState.LIVE, None, 1.0), "rollback", by)
+
+    async def standing(self) -> Standing | None:
+        return self.canary
+
+    async def approve(self, model: str, by: int) -> Model:
+        return self._noted(Model(model, f"/m/{model}", ModelState.LIVE, None, 1.0), "approve", model, by)
+
+    async def stop_canary(self, model: str, by: int) -> Model:
+        return self._noted(Model(model, f"/m/{model}", ModelState.REJECTED, None, 1.0), "stop_canary", model, by)
 
     def nodes(self) -> Sequence[NodeStatus]:
         return self.engine.nodes[: self.number_of_nodes]

@@ -31,7 +31,15 @@ from tests.support.person import DOWN, UP, Message, Person
 
 ADMIN = 1
 PACE = {"edit_seconds": 0.1, "calls_per_second": 10_000, "chat_calls_per_second": 100}
-TRAINING = {"recipe": "tiny", "threads": 1, "min_rated": 8, "min_raters": 1, "rater_age": 0, "min_free_gigabytes": 0.1}
+TRAINING = {
+    "recipe": "tiny",
+    "threads": 1,
+    "min_rated": 8,
+    "min_raters": 1,
+    "rater_age": 0,
+    "min_free_gigabytes": 0.1,
+    "canary": 0,
+}
 ENDED = (RunState.DONE, RunState.FAILED, RunState.CANCELLED)
 RUN_SECONDS = 480.0
 

@@ -2,8 +2,8 @@
 
 Run as `instant_trainer.py -m training.STEP JOB.json`. A file `cue` beside the runs' directories selects the outcome:
 `good` (as without one), `worse` (the evaluation rejects the candidate), `silent` (the candidate's engine does not
-start), `bad` (the training ends with a reason), `hang` (progress, then nothing more). Candidates are
-served by tests/support/fake_engine.py.
+start), `frail` (it starts once only), `bad` (the training ends with a reason), `hang` (progress, then nothing more).
+Candidates are served by tests/support/fake_engine.py.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def finetune(job: Job, cue: str) -> Outcome:
 def merge(job: MergeJob, cue: str) -> Outcome:
     """Write a model directory that the fake engine serves."""
     (Path(job.out) / "model.safetensors").write_bytes(f"weights of run {job.run}".encode())
-    serving = {"quiet": True, **({"start": "exit"} if cue == "silent" else {})}
+    starts = {"silent": {"start": "exit"}, "frail": {"start": "exit_second"}}
+    serving = {"quiet": True, **starts.get(cue, {})}
     (Path(job.out) / "cue.json").write_text(json.dumps(serving))
     return Outcome(ok=True)
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from bot.admin.canary import Trials
 from bot.admin.service import AdminService
+from inference.engines.commands import Kind
+from inference.serving.deployment_status import Counters, Status
+from inference.serving.supervisor import State
 from storage.learning_records import Model, Run
 from storage.ledger import Ledger
 from storage.model_store import ModelStore
@@ -26,8 +30,10 @@ class Admins:
 
     async def run_changed(self, run: Run) -> None: ...
 
-    async def run_finished(self, run: Run, model: Model | None, *_: Any) -> None:
+    async def run_finished(self, run: Run, model: Model | None, *_: Any, **__: Any) -> None:
         self.told.append((run, model))
+
+    async def notify(self, sentence: str, **values: object) -> None: ...
 
     async def alert(self, key: str, sentence: str, **values: object) -> None:
         self.alerts.append(key)
@@ -58,6 +64,8 @@ class News:
 class NoEngine:
     """A stub of the model switch that only records the live model in the ledger."""
 
+    can_try = False
+
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
@@ -72,15 +80,22 @@ class NoEngine:
         return await self._ledger.models.get(model)
 
 
+def idle() -> Status:
+    """Return the status of an engine that has answered nothing yet."""
+    return Status(Kind.CPU, "a", State.READY, False, None, (), 0, 0, 0, 0, None, "", Counters())
+
+
 def operations(ledger: Ledger, pipeline: Any, changeover: Any = None, admins: Admins | None = None) -> AdminService:
     """Return an AdminService that is not started."""
+    notices: Any = admins or Admins()
+    trials = Trials(ledger, changeover or cast(Any, NoEngine(ledger)), idle, notices)
     made: Any = AdminService  # what stands in for others is of no type that it names
     found: AdminService = made(
         ledger=ledger,
         pipeline=pipeline,
-        changeover=changeover or NoEngine(ledger),
+        trials=trials,
         vitals=None,
-        notices=admins or Admins(),
+        notices=notices,
         forgetting=Nothing(),
         trainer_missing=lambda: None,
     )

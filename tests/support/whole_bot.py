@@ -70,9 +70,8 @@ class WholeBot:
         self.emulator.world.users[number].started = True
         return person
 
-    @asynccontextmanager
-    async def running(self, **sections: dict[str, Any]) -> AsyncIterator[Application]:
-        """Run the bot with changed settings."""
+    def config(self, **sections: dict[str, Any]) -> Path:
+        """Write config.toml with changed settings and return its path."""
         given: dict[str, dict[str, Any]] = {
             "telegram": {
                 "token": self.emulator.token,
@@ -98,6 +97,7 @@ class WholeBot:
                 "min_rated": 4,
                 "min_raters": 1,
                 "rater_age": 0,
+                "canary": 0,
                 "min_free_gigabytes": 0,
                 "python": self._interpreter("instant_trainer.py"),
             },
@@ -107,7 +107,12 @@ class WholeBot:
             given[name] = {**given.get(name, {}), **values}
         config = self._folder / "config.toml"
         write_config(config, given)
-        async with Application(load_settings(config)) as application:
+        return config
+
+    @asynccontextmanager
+    async def running(self, **sections: dict[str, Any]) -> AsyncIterator[Application]:
+        """Run the bot with changed settings."""
+        async with Application(load_settings(self.config(**sections))) as application:
             yield application
 
     def cue(self, text: str) -> None:

@@ -18,6 +18,17 @@ from numpy.typing import NDArray
 ENOUGH = 20.0
 """Evidence of 20 errs in at most 5 % of all sequences."""
 
+MARGIN = 0.05
+"""The margin of non-inferiority: a canary is no worse if it is liked less often by fewer than 5 points.
+
+With a smaller one too few equal canaries are promoted before the horizon; with 8 points one in five that is worse by 5
+points is promoted. Those that remain undecided end at the horizon. benchmarks/judge.py simulates it.
+"""
+
+HORIZON_VOTES = 2_000
+HORIZON_DAYS = 14.0
+"""The end of a trial whose votes decide nothing: no harm was seen, and the canary is promoted."""
+
 STAKES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.7, 0.9)
 """Shares of the evidence that are bet on each pair; their mean adapts to the size of the effect."""
 
@@ -41,11 +52,20 @@ class Canary(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """E-values for harm and for non-inferiority, and the pairs of votes that they rest on."""
+    """E-values for harm and for non-inferiority, and the pairs of votes that they rest on.
+
+    In `discordant` pairs one answer alone was liked.
+    """
 
     pairs: int
+    discordant: int
     harm: float
     no_worse: float
+
+    @property
+    def detectable_harm(self) -> float:
+        """The harm, as a share, that as many pairs would have shown with a chance of about one half."""
+        return detectable_harm(self.pairs, max(1, self.discordant) / max(1, self.pairs))
 
     @property
     def verdict(self) -> Canary:
@@ -85,6 +105,7 @@ def canary_evidence(votes: Iterable[Vote], margin: float) -> Evidence:
     differences = paired_differences(votes)
     return Evidence(
         len(differences),
+        sum(each != 0 for each in differences),
         betting([-each for each in differences], 0.0),
         betting([float(each) for each in differences], margin),
     )

@@ -1,0 +1,188 @@
+"""The trial of a canary: an accepted model answers a share of the conversations until the votes on it decide.
+
+The evidence is computed from the ledger's votes, so erased votes leave it by themselves. After a promotion the engine
+is watched, and a model that fails clearly is rolled back.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from bot.admin.canary_standing import Standing, standing, with_votes
+from bot.admin.model_switch import ModelSwitch
+from bot.admin.notifications import Notifications
+from bot.admin.protocol import AdminRefusal
+from bot.i18n import later
+from inference.serving.deployment_status import Status, Tally
+from inference.serving.supervisor import State
+from storage.learning_records import EQUAL_TRUST, Model, Trial, Trust
+from storage.ledger import Ledger
+from storage.states import ModelState, Verdict
+from storage.translatable_reason import Reason
+from training.evidence.sequential import HORIZON_DAYS, HORIZON_VOTES, Canary
+
+DAY_SECONDS: Final = 86_400.0
+WATCHED_SECONDS: Final = DAY_SECONDS
+"""How long after its promotion a model is rolled back for a fault."""
+
+CRASHES: Final = 5
+ANSWERS: Final = 20
+BROKEN: Final = 0.5
+BROKEN_BEFORE: Final = 0.1
+"""A model is broken if at least half of at least 20 answers are, and at most a tenth of those of the other model."""
+
+NO_CANARY: Final = later(
+    '{model} went live at once: a canary needs two engines side by side, which inference.swap = "cold" and external '
+    "servers don't allow."
+)
+PROMOTED: Final = later("The canary {model} is live now. {reason}")
+ROLLED_BACK: Final = later(
+    "The canary {model} was rolled back; {live} answers everyone. {reason} I won't start a scheduled run on the same "
+    "votes."
+)
+RETURNED: Final = later(
+    "{model} was rolled back; {live} is live again. {reason} I won't start a scheduled run on the same votes."
+)
+NOT_CANDIDATE: Final = later("{model} doesn't wait for approval. /models shows the state of every model.")
+NOT_CANARY: Final = later("{model} is not a canary at present. /models shows the state of every model.")
+STOPPED: Final = Reason("an admin stopped its trial")
+
+log = structlog.get_logger()
+
+
+class Trials:
+    """Lets accepted candidates answer: through a trial, or at once where there is none."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        switch: ModelSwitch,
+        status: Callable[[], Status],
+        notices: Notifications,
+        *,
+        share: float = 0.0,
+        approve: bool = False,
+        trust: Trust = EQUAL_TRUST,
+    ) -> None:
+        """`share` is that of the conversations which a canary answers; 0: accepted models go live at once.
+
+        With `approve` they wait until an admin approves them.
+        """
+        self.switch = switch
+        self.approve = approve
+        self._ledger = ledger
+        self._status = status
+        self._notices = notices
+        self._share = share
+        self._trust = trust
+
+    async def standing(self) -> Standing | None:
+        """Return how the running trial stands, None without one."""
+        return await standing(self._ledger, self._trust)
+
+    async def accept(self, candidate: Model, by: int | None = None) -> Model:
+        """Begin the trial of a candidate, or promote it where no canary can run. Raises as `ModelSwitch.promote`."""
+        if self._share and self.switch.can_try:
+            return await self.switch.begin_trial(candidate.id, self._share)
+        model = await self.switch.promote(candidate.id, by)
+        if self._share:
+            await self._notices.notify(NO_CANARY, model=model.id)
+        return model
+
+    async def approved(self, model: str, by: int) -> Model:
+        """Accept a candidate that waits for an admin. Raises AdminRefusal for another model, and as `accept`."""
+        candidate = await self._ledger.models.get(model)
+        if candidate.state is not ModelState.CANDIDATE:
+            raise AdminRefusal(Reason(NOT_CANDIDATE, model=model))
+        log.info("candidate approved", model=model, by=by)
+        return await self.accept(candidate, by)
+
+    async def stop(self, model: str, by: int) -> Model:
+        """End the trial of a canary, which is rejected. Raises AdminRefusal for another model."""
+        trial = await self._ledger.canaries.running()
+        if trial is None or trial.model != model:
+            raise AdminRefusal(Reason(NOT_CANARY, model=model))
+        log.info("trial stopped", model=model, by=by)
+        return await self.switch.end_trial(trial, Verdict.STOPPED, STOPPED)
+
+    async def look(self) -> None:
+        """Promote the canary or roll it back if that is decided; roll a promoted model back if it fails."""
+        found = await self.standing()
+        if found is None:
+            await self._watch_promoted()
+            return
+        trial = found.trial
+        if reason := fault_of_canary(self._status(), trial):
+            await self._roll_back(trial, reason)
+        elif found.evidence.verdict is Canary.HARMFUL:
+            await self._roll_back(trial, with_votes(found, Reason("Its answers are liked less often.")))
+        elif reason := _grounds(found, time.time()):
+            log.info("canary promoted", model=trial.model, votes=found.votes, reason=reason)
+            await self.switch.promote(trial.model, None, why=reason)
+            await self._notices.notify(PROMOTED, model=trial.model, reason=reason)
+
+    async def _roll_back(self, trial: Trial, reason: Reason) -> None:
+        log.warning("canary rolled back", model=trial.model, reason=reason)
+        await self.switch.end_trial(trial, Verdict.ROLLED_BACK, reason)
+        await self._notices.notify(ROLLED_BACK, model=trial.model, live=trial.live, reason=reason)
+
+    async def _watch_promoted(self) -> None:
+        status = self._status()
+        if status.state is not State.FAILING and status.tallies.get(status.model, Tally()).answers < ANSWERS:
+            return
+        promotion = await self._ledger.promotions.newest()
+        recent = promotion is not None and promotion.done is not None and time.time() - promotion.done < WATCHED_SECONDS
+        if promotion is None or not recent or promotion.back or not promotion.previous:
+            return
+        if promotion.model != status.model or not (reason := fault_of_live(status, promotion.previous)):
+            return
+        log.warning("promoted model rolled back", model=promotion.model, reason=reason)
+        live = await self.switch.rollback(None, confirmed=True, why=reason)
+        await self._notices.notify(RETURNED, model=promotion.model, live=live.id, reason=reason)
+
+
+def fault_of_canary(status: Status, trial: Trial) -> Reason | None:
+    """Return what is clearly wrong with the canary's engine or answers, None if nothing is."""
+    canary = status.canary
+    if canary is not None and (canary.state is State.FAILING or canary.crashes >= CRASHES):
+        return _failing(canary.last_error)
+    return _broken(status, trial.model, trial.live)
+
+
+def fault_of_live(status: Status, before: str) -> Reason | None:
+    """Return what is clearly wrong with the live model, None if nothing is; `before` was live until it was promoted."""
+    return _failing(status.last_error) if status.state is State.FAILING else _broken(status, status.model, before)
+
+
+def _failing(error: str) -> Reason:
+    return Reason("Its engine keeps failing: {error}", error=error.partition("\n")[0])
+
+
+def _broken(status: Status, model: str, other: str) -> Reason | None:
+    found, before = status.tallies.get(model, Tally()), status.tallies.get(other, Tally())
+    if min(found.answers, before.answers) < ANSWERS:
+        return None
+    if found.broken < BROKEN * found.answers or before.broken > BROKEN_BEFORE * before.answers:
+        return None
+    return Reason(
+        "{broken} of its {answers} answers were empty or cut off at the length limit.",
+        broken=found.broken,
+        answers=found.answers,
+    )
+
+
+def _grounds(found: Standing, now: float) -> Reason | None:
+    """Return why a canary is promoted, None while that is open."""
+    if found.evidence.verdict is Canary.NO_WORSE:
+        return with_votes(found, Reason("Its answers are liked no less often."))
+    if found.votes >= HORIZON_VOTES or now - found.trial.started >= HORIZON_DAYS * DAY_SECONDS:
+        points = f"{100 * found.evidence.detectable_harm:.0f}"
+        return with_votes(
+            found,
+            Reason("No harm was seen; these votes would have shown a drop of {points} points or more.", points=points),
+        )
+    return None

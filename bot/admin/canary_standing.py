@@ -1,0 +1,83 @@
+"""How the trial of a canary stands: the votes on the answers of both models, and what they show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from bot.i18n import Say
+from storage.canaries import TrialVote
+from storage.counts import Approval
+from storage.learning_records import Trial, Trust
+from storage.ledger import Ledger
+from storage.translatable_reason import Reason
+from training.evidence.sequential import ENOUGH, MARGIN, Evidence, Vote, canary_evidence
+
+HINT: Final = 3.0
+"""Evidence from which the votes are said to lean to one side."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a running trial stands: the votes on the answers of both models, and what they show."""
+
+    trial: Trial
+    canary: Approval
+    live: Approval
+    evidence: Evidence
+
+    @property
+    def votes(self) -> int:
+        """The number of votes on both."""
+        return self.canary.votes + self.live.votes
+
+
+async def standing(ledger: Ledger, trust: Trust) -> Standing | None:
+    """Return how the running trial stands, None without one."""
+    trial = await ledger.canaries.running()
+    if trial is None:
+        return None
+    votes = await ledger.canaries.votes(trial, trust)
+    evidence = canary_evidence((Vote(str(each.rater), each.canary, each.liked) for each in votes), MARGIN)
+    return Standing(trial, _approval(votes, canary=True), _approval(votes, canary=False), evidence)
+
+
+def _approval(votes: list[TrialVote], *, canary: bool) -> Approval:
+    found = [each.liked for each in votes if each.canary is canary]
+    return Approval(sum(found), len(found) - sum(found))
+
+
+def with_votes(found: Standing, finding: Reason) -> Reason:
+    """Return a finding followed by the votes behind it."""
+    return Reason(
+        "{finding} Liked: {canary} on {votes} votes, the live model {live} on {live_votes}.",
+        finding=finding,
+        canary=_share(found.canary),
+        votes=found.canary.votes,
+        live=_share(found.live),
+        live_votes=found.live.votes,
+    )
+
+
+def _share(approval: Approval) -> str:
+    return f"{100 * approval.share:.0f} %" if approval.votes else "–"
+
+
+def standing_text(found: Standing, say: Say) -> str:
+    """Return how a trial stands, in two sentences."""
+    evidence = found.evidence
+    if evidence.harm >= HINT and evidence.harm > evidence.no_worse:
+        finding = Reason("It looks worse, but that may still be chance.")
+    elif evidence.no_worse >= HINT:
+        finding = Reason("It looks no worse, but more votes are needed to be sure.")
+    else:
+        finding = Reason("Too few votes to tell.")
+    share = f"{100 * found.trial.share:.0f}"
+    about = say("{model} is a canary: it answers {share} % of the conversations.", model=found.trial.model, share=share)
+    evidences = say(
+        "Evidence (of {enough} needed): worse {harm}, no worse {no_worse}.",
+        enough=f"{ENOUGH:.0f}",
+        harm=f"{min(evidence.harm, 999):.1f}",
+        no_worse=f"{min(evidence.no_worse, 999):.1f}",
+    )
+    return f"{about} {say(with_votes(found, finding))} {evidences}"

@@ -1,0 +1,150 @@
+"""Canaries: which model was tried beside the live one, on which share of the conversations, and how it ended."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import dataclass, fields
+
+from sqlite_utils import Database
+
+from storage.base import Queries, every, first
+from storage.errors import IllegalTransition, UnknownRecord
+from storage.learning_records import EQUAL_TRUST, Trial, Trust
+from storage.models import get_model, live_model, move_model
+from storage.states import ModelState, Verdict
+from storage.translatable_reason import Reason, stored, stored_parts
+
+REPLACED = Reason("another model was promoted during its trial")
+
+_SELECT = f"SELECT {', '.join(each.name for each in fields(Trial))}, reason_parts FROM canaries"
+_AFTERWARDS = {Verdict.ROLLED_BACK: ModelState.REJECTED, Verdict.STOPPED: ModelState.REJECTED,
+               Verdict.VOID: ModelState.CANDIDATE}  # fmt: skip
+
+# With max(), SQLite takes the other columns from the row that has it: https://www.sqlite.org/quirks.html
+_VOTES = """
+SELECT rater, model, value FROM (
+    SELECT feedback.rater, exchanges.model, feedback.value, max(feedback.id) AS newest
+      FROM exchanges JOIN feedback ON feedback.exchange = exchanges.id
+     WHERE exchanges.id > :after AND exchanges.model IN (:model, :live)
+       AND feedback.rater NOT IN (SELECT id FROM users WHERE opted_out)
+       AND feedback.rater NOT IN (SELECT value FROM json_each(:blocked))
+       AND exchanges.chat NOT IN (SELECT value FROM json_each(:blocked))
+     GROUP BY feedback.exchange, feedback.rater)
+ WHERE value <> 0 ORDER BY newest
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialVote:
+    """A vote on an answer of the canary, or of the live model (`canary` is False), since the trial began."""
+
+    rater: int
+    canary: bool
+    liked: bool
+
+
+class Canaries(Queries):
+    """Trials of canaries, of which at most one runs."""
+
+    async def start(self, model: str, share: float) -> Trial:
+        """Begin the trial of a candidate beside the live model.
+
+        Raises `IllegalTransition` while another runs and for a model that is not a candidate, `UnknownRecord`.
+        """
+        now = self._now()
+
+        def work(database: Database) -> Trial:
+            if (other := running_trial(database)) is not None:
+                raise IllegalTransition(f"{other.model} is being tried: stop it or promote it first.")
+            live, candidate = live_model(database), get_model(database, model)
+            if live is None:
+                raise IllegalTransition(f"No model is live that {model} could be compared with.")
+            move_model(database, candidate, ModelState.CANARY, "")
+            cursor = database.execute(
+                "INSERT INTO canaries(model, live, run, share, started, after)"
+                " VALUES (?, ?, ?, ?, ?, (SELECT coalesce(max(id), 0) FROM exchanges))",
+                (model, live.id, candidate.run, share, now),
+            )
+            assert cursor.lastrowid is not None
+            return _get(database, cursor.lastrowid)
+
+        return await self._write(work)
+
+    async def running(self) -> Trial | None:
+        """Return the trial that has not ended, None without one."""
+        return await self._read(running_trial)
+
+    async def latest(self, model: str) -> Trial | None:
+        """Return the latest trial of a model, None without one."""
+        row = await self._first(f"{_SELECT} WHERE model = ? ORDER BY id DESC LIMIT 1", [model])
+        return None if row is None else _trial(row)
+
+    async def end(self, trial: int, verdict: Verdict, reason: str) -> Trial:
+        """End a trial without a promotion: its model is rejected with the reason, or a candidate again if VOID.
+
+        Raises `IllegalTransition` for a trial that has ended and for PROMOTED, which is left to `Promotions.make`.
+        """
+        now = self._now()
+
+        def work(database: Database) -> Trial:
+            present = _get(database, trial)
+            if present.ended is not None or verdict not in _AFTERWARDS:
+                raise IllegalTransition(f"The trial of {present.model} cannot end as {verdict}.")
+            state = _AFTERWARDS[verdict]
+            rejected = state is ModelState.REJECTED
+            move_model(database, get_model(database, present.model), state, reason if rejected else "")
+            _end(database, trial, verdict, reason, now)
+            return _get(database, trial)
+
+        return await self._write(work)
+
+    async def votes(self, trial: Trial, trust: Trust = EQUAL_TRUST) -> list[TrialVote]:
+        """Return the latest vote of each rater on each answer since the trial began, in the order of voting.
+
+        Votes of people who opted out or are blocked, and votes in blocked groups, are left out.
+        """
+        values = {"after": trial.after, "model": trial.model, "live": trial.live,
+                  "blocked": json.dumps(sorted(trust.blocked))}  # fmt: skip
+        rows = await self._read(lambda database: every(database, _VOTES, values))
+        return [TrialVote(row["rater"], row["model"] == trial.model, row["value"] > 0) for row in rows]
+
+
+def running_trial(database: Database) -> Trial | None:
+    """Return the trial that has not ended, None without one."""
+    row = first(database, f"{_SELECT} WHERE ended IS NULL")
+    return None if row is None else _trial(row)
+
+
+def end_by_promotion(database: Database, model: str, reason: str, now: float) -> None:
+    """End the running trial, if any, before `model` becomes live: as promoted, or as stopped if it is another model.
+
+    The state of the promoted model is left to the caller.
+    """
+    trial = running_trial(database)
+    if trial is None:
+        return
+    if trial.model == model:
+        _end(database, trial.id, Verdict.PROMOTED, reason, now)
+    else:
+        move_model(database, get_model(database, trial.model), ModelState.REJECTED, REPLACED)
+        _end(database, trial.id, Verdict.STOPPED, REPLACED, now)
+
+
+def _end(database: Database, trial: int, verdict: Verdict, reason: str, now: float) -> None:
+    values = {"verdict": verdict, "reason": reason, "reason_parts": stored_parts(reason), "ended": now}
+    database.table("canaries").update(trial, values)
+
+
+def _get(database: Database, trial: int) -> Trial:
+    row = first(database, f"{_SELECT} WHERE id = ?", [trial])
+    if row is None:
+        raise UnknownRecord(f"There is no trial {trial}.")
+    return _trial(row)
+
+
+def _trial(row: sqlite3.Row) -> Trial:
+    values = dict(row)
+    values["verdict"] = Verdict(values["verdict"]) if values["verdict"] else None
+    values["reason"] = stored(values["reason"], values.pop("reason_parts"))
+    return Trial(**values)

@@ -1,0 +1,296 @@
+"""A canary from the end of its run to its own: promoted, rolled back, stopped, approved, killed in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from bot.admin.canary import fault_of_canary, fault_of_live
+from inference.engines.commands import Kind
+from inference.serving.deployment_status import CanaryStatus, Counters, Status, Tally
+from inference.serving.engine_launch import free_port
+from inference.serving.supervisor import State
+from storage.errors import IllegalTransition
+from storage.learning_records import BASE, Trial
+from storage.states import ModelState, Verdict
+from tests.support.bot_process import BotProcess
+from tests.support.children import until
+from tests.support.person import DOWN, UP, Message, Person, button
+from tests.support.whole_bot import ADMIN, WholeBot, picture, whole_bot, words
+
+TRIED = {"training": {"canary": 0.5}}
+
+
+@pytest.fixture
+async def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[WholeBot]:
+    """An empty data folder with an emulator."""
+    async with whole_bot(tmp_path, monkeypatch) as made:
+        yield made
+
+
+async def taught(place: WholeBot) -> Person:
+    """Return an admin who has liked enough answers for a run."""
+    admin = await place.person(ADMIN, "Ada", "en")
+    for seed in range(4):
+        await admin.toast(await admin.taps(UP, await admin.asks(photo=picture(seed))))
+    return admin
+
+
+async def tried(place: WholeBot) -> tuple[Person, Message]:
+    """Return an admin and the message after whose run the model is a canary."""
+    admin = await taught(place)
+    await admin.command("/retrain")
+    return admin, await place.says(ADMIN, lambda said: "is canary" in words(said))
+
+
+def speaker(answer: Message) -> str:
+    """Return the model whose words an answer has."""
+    return words(answer).split("/")[0]
+
+
+async def vote(place: WholeBot, person: Person, liked: str, seeds: Any) -> Trial:
+    """Ask about new pictures and like one model's answers until the trial has ended; return it."""
+    async with place.ledger() as ledger:
+        for seed in seeds:
+            answer = await person.asks(photo=picture(seed))
+            await person.toast(await person.taps(UP if speaker(answer) == liked else DOWN, answer))
+            trial = await ledger.canaries.latest("run-1")
+            assert trial is not None
+            if trial.ended:
+                return trial
+    raise AssertionError("the votes decide nothing")
+
+
+async def answering(person: Person, seeds: range) -> list[str]:
+    """Return who answers questions about these pictures."""
+    return [speaker(await person.asks(photo=picture(seed))) for seed in seeds]
+
+
+async def state(place: WholeBot, model: str) -> ModelState:
+    async with place.ledger() as ledger:
+        return (await ledger.models.get(model)).state
+
+
+async def test_a_canary_that_people_dislike_is_rolled_back(place: WholeBot) -> None:
+    """It answers some conversations, shows how it does, holds up other runs, and goes with a reason."""
+    async with place.running(**TRIED) as application:
+        admin, _ = await tried(place)
+        assert set(await answering(admin, range(100, 116))) == {BASE, "run-1"}
+        await admin.command("/status")
+        status = await place.says(ADMIN, lambda said: "run-1 is a canary: it answers 50 %" in words(said))
+        assert "Too few votes to tell." in words(status)
+        await admin.command("/models")
+        listed = await place.says(ADMIN, lambda said: "▷ run-1: canary" in words(said))
+        assert button(listed, "✖ Stop")
+        await admin.toast(await admin.taps(UP, await admin.asks(photo=picture(150))))
+        await admin.command("/retrain")
+        await place.says(ADMIN, lambda said: "run-1 is a canary at present" in words(said))
+        async with aiohttp.ClientSession(application.address) as session:
+            metrics = await (await session.get("/metrics")).text()
+            assert "thumbtune_canary_share 0.5" in metrics
+            assert "run-1 is a canary" in await (await session.get("/")).text()
+        trial = await vote(place, admin, BASE, count(200))
+        assert (trial.verdict, trial.live, trial.run) == (Verdict.ROLLED_BACK, BASE, 1)
+        told = await place.says(ADMIN, lambda said: "The canary run-1 was rolled back; base answers" in words(said))
+        assert "liked less often. Liked: 0 % on " in words(told)
+        assert set(await answering(admin, range(300, 308))) == {BASE}
+    async with place.ledger() as ledger:
+        model = await ledger.models.get("run-1")
+        assert (model.state, model.reason) == (ModelState.REJECTED, trial.reason)
+        for exchange in [await ledger.exchanges.get(number) for number in range(1, 30)]:
+            assert exchange.model == exchange.answer.split("/")[0], "recorded is who answered"
+
+
+async def test_a_canary_that_people_like_is_promoted(place: WholeBot) -> None:
+    """The votes make it live, and it answers everybody."""
+    async with place.running(**TRIED):
+        admin, _ = await tried(place)
+        trial = await vote(place, admin, "run-1", count(200))
+        assert trial.verdict is Verdict.PROMOTED
+        await place.says(ADMIN, lambda said: "The canary run-1 is live now." in words(said))
+        assert set(await answering(admin, range(300, 308))) == {"run-1"}
+        async with place.ledger() as ledger:
+            newest = await ledger.promotions.newest()
+            assert newest is not None
+            assert (newest.model, newest.previous, newest.by) == ("run-1", BASE, None)
+
+
+@pytest.mark.parametrize("pressed", ["✖ Stop", "✔ Promote"])
+async def test_an_admin_ends_a_trial(place: WholeBot, pressed: str) -> None:
+    """The buttons of the end message stop or promote the canary at once; a second tap says that it is over."""
+    promoted = pressed == "✔ Promote"
+    async with place.running(**TRIED):
+        admin, message = await tried(place)
+        await admin.taps(pressed, message)
+        said = "run-1 answers from now on." if promoted else "run-1 was stopped; the live model answers everyone."
+        await place.says(ADMIN, lambda found: words(found) == said)
+        assert set(await answering(admin, range(100, 108))) == {"run-1" if promoted else BASE}
+        assert await state(place, "run-1") is (ModelState.LIVE if promoted else ModelState.REJECTED)
+        await admin.taps("✖ Stop", message)
+        await place.says(ADMIN, lambda found: "run-1 is not a canary at present" in words(found))
+
+
+@pytest.mark.parametrize("share", [0.5, 0])
+async def test_a_candidate_waits_for_approval(place: WholeBot, share: float) -> None:
+    """With training.approve it answers no one before an admin presses the button; a second tap changes nothing."""
+    async with place.running(training={"canary": share, "approve": True}):
+        admin = await taught(place)
+        await admin.command("/retrain")
+        message = await place.says(ADMIN, lambda said: "It waits until an admin approves it." in words(said))
+        assert set(await answering(admin, range(100, 106))) == {BASE}
+        assert await state(place, "run-1") is ModelState.CANDIDATE
+        await admin.taps("✔ Approve", message)
+        said = "run-1 is a canary: it answers 50 %" if share else "run-1 answers from now on."
+        await place.says(ADMIN, lambda found: said in words(found))
+        assert await state(place, "run-1") is (ModelState.CANARY if share else ModelState.LIVE)
+        await admin.taps("✔ Approve", message)
+        await place.says(ADMIN, lambda found: "run-1 doesn't wait for approval." in words(found))
+
+
+async def test_erased_votes_leave_the_evidence(place: WholeBot) -> None:
+    """Votes of people who are erased or opt out no longer count, and those who opt in again count again."""
+    async with place.running(**TRIED) as _, place.ledger() as ledger:
+        await tried(place)
+        voters = [await place.person(number, f"Voter {number}", "en") for number in (51, 52)]
+        for person in voters:
+            for seed in range(2):
+                answer = await person.asks(photo=picture(1000 * person.id + seed))
+                await person.toast(await person.taps(UP, answer))
+        trial = await ledger.canaries.running()
+        assert trial is not None
+        assert [each.rater for each in await ledger.canaries.votes(trial)] == [51, 51, 52, 52]
+        await ledger.people.set_opted_out(51, True)
+        assert [each.rater for each in await ledger.canaries.votes(trial)] == [52, 52]
+        await ledger.people.set_opted_out(51, False)
+        await ledger.personal_data.erase(52)
+        assert [each.rater for each in await ledger.canaries.votes(trial)] == [51, 51]
+
+
+async def test_a_canary_survives_kill_9(place: WholeBot) -> None:
+    """The next start has both engines and the same routes, and its buttons work."""
+    port = free_port()
+    bot = BotProcess(place.config(**TRIED, web={"port": port}), f"http://127.0.0.1:{port}")
+    await bot.start()
+    try:
+        admin, message = await tried(place)
+        seeds = range(100, 108)
+        before = await answering(admin, seeds)
+        await bot.kill()
+        await bot.start()
+
+        async def same() -> bool:
+            return await answering(admin, seeds) == before
+
+        async with asyncio.timeout(60):
+            while not await same():
+                await asyncio.sleep(0.1)
+        assert set(before) == {BASE, "run-1"}
+        await admin.taps("✖ Stop", message)
+        await place.says(ADMIN, lambda found: words(found).startswith("run-1 was stopped"))
+    finally:
+        await bot.stop()
+
+
+async def test_a_trial_that_cannot_go_on(place: WholeBot) -> None:
+    """Where the next start has room for one engine only, the model is a candidate again."""
+    async with place.running(**TRIED):
+        await tried(place)
+    async with place.running(**TRIED, inference={"swap": "cold"}):
+        assert await state(place, "run-1") is ModelState.CANDIDATE
+        admin = await place.person(ADMIN, "Ada", "en")
+        assert set(await answering(admin, range(100, 106))) == {BASE}
+        await admin.toast(await admin.taps(UP, await admin.asks(photo=picture(150))))
+        await admin.command("/retrain")
+        await place.says(ADMIN, lambda said: "run-2 went live at once: a canary needs two engines" in words(said))
+        await until(lambda: len(place.engines()) > 0)
+        assert set(await answering(admin, range(110, 114))) == {"run-2"}
+
+
+@pytest.mark.parametrize("cue", ["worse", "silent"])
+async def test_a_failed_candidate_answers_no_one(place: WholeBot, cue: str) -> None:
+    """Neither one that the evaluation rejects nor one whose engine does not start is tried."""
+    async with place.running(**TRIED):
+        admin = await taught(place)
+        place.cue(cue)
+        await admin.command("/retrain")
+        await place.says(ADMIN, lambda said: "Its model run-1 is" in words(said))
+        assert set(await answering(admin, range(100, 112))) == {BASE}
+        assert await state(place, "run-1") is (ModelState.REJECTED if cue == "worse" else ModelState.CANDIDATE)
+        async with place.ledger() as ledger:
+            assert await ledger.canaries.latest("run-1") is None
+
+
+async def test_a_promoted_model_whose_engine_fails_is_rolled_back(place: WholeBot) -> None:
+    """The model before it is live again, the admins know why, and a rollback does not lead to the failed one."""
+    async with place.running(inference={"restart_limit": 1}) as application:
+        admin = await taught(place)
+        place.cue("frail")
+        await admin.command("/retrain")
+        await place.says(ADMIN, lambda said: "Its model run-1 is live" in words(said))
+        await admin.sends(photo=picture(50), caption="die:1!")
+        told = await place.says(ADMIN, lambda said: "run-1 was rolled back; base is live again." in words(said))
+        assert "Its engine keeps failing: " in words(told)
+        assert await answering(admin, range(100, 102)) == [BASE, BASE]
+        async with place.ledger() as ledger:
+            model = await ledger.models.get("run-1")
+            assert model.state is ModelState.REJECTED
+            assert model.reason.startswith("Its engine keeps failing")
+            assert await ledger.models.previous() is None
+        assert application.address
+
+
+def status_with(tallies: dict[str, Tally], **values: Any) -> Status:
+    return Status(
+        Kind.CPU, "new", State.READY, False, 1, (1,), 0, 0, 0, 0, None, "", Counters(), tallies=tallies, **values
+    )
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "broken"),
+    [
+        (Tally(20, 10), Tally(20, 2), True),
+        (Tally(19, 19), Tally(20, 0), False),
+        (Tally(20, 9), Tally(20, 0), False),
+        (Tally(20, 10), Tally(20, 3), False),
+        (Tally(20, 20), Tally(0, 0), False),
+    ],
+)
+def test_broken_answers_are_clear_evidence_only(new: Tally, old: Tally, broken: bool) -> None:
+    """At least half of twenty answers are broken, and at most a tenth of those of the other model."""
+    status = status_with({"new": new, "old": old})
+    trial = Trial(1, "new", "old", 1, 0.5, 0.0, 0)
+    assert (fault_of_live(status, "old") is not None) is broken
+    assert (fault_of_canary(status, trial) is not None) is broken
+
+
+def test_an_engine_that_keeps_crashing_is_clear_evidence() -> None:
+    """Five crashes of the canary are, four are not."""
+    trial = Trial(1, "new", "old", 1, 0.5, 0.0, 0)
+    for crashes in (4, 5):
+        status = status_with({}, canary=CanaryStatus("new", 0.5, State.READY, crashes, "out of memory\nlines"))
+        fault = fault_of_canary(status, trial)
+        assert (fault == "Its engine keeps failing: out of memory") is (crashes == 5)
+
+
+async def test_states_of_a_trial_are_checked(place: WholeBot) -> None:
+    """One trial runs at a time, ends once, and holds up runs."""
+    async with place.running(**TRIED):
+        await tried(place)
+    async with place.ledger() as ledger:
+        with pytest.raises(IllegalTransition, match="run-1 is being tried"):
+            await ledger.canaries.start("run-1", 0.5)
+        trial = await ledger.canaries.running()
+        assert trial is not None
+        with pytest.raises(IllegalTransition):
+            await ledger.canaries.end(trial.id, Verdict.PROMOTED, "")
+        with pytest.raises(IllegalTransition, match="about to be"):
+            await ledger.models.prune("run-1")
+        await ledger.canaries.end(trial.id, Verdict.ROLLED_BACK, "worse")
+        with pytest.raises(IllegalTransition):
+            await ledger.canaries.end(trial.id, Verdict.ROLLED_BACK, "worse")
