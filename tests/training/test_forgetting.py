@@ -18,6 +18,9 @@ from training.gate.kept_answers import FILES, KeptAnswers
 from training.gate.report import Report
 from training.gate.run_summary_sheet import facts
 from training.gate.scoring import Likelihood
+from training.gate.sheet_picture import WIDTH
+from training.gate.sheet_words import LANGUAGES
+from training.gate.text_layout import Lettering
 
 ARCHIVE = Path(__file__).parents[1] / "fixtures" / "data_folder_99303cf.tar.gz"
 BETTER, WORSE = Likelihood(2.0, 10), Likelihood(5.0, 10)
@@ -269,3 +272,7 @@ def test_the_sheet_names_what_was_examined() -> None:
     assert shown["different answers"] == "1 → 1 of 200"
     assert shown["length of answers"] == "250 % of before"
     assert ("回答长度", "之前的 250 %") in facts(report, "zh")
+    name_letters, value_letters = Lettering(18), Lettering(22)
+    for language in LANGUAGES:
+        for name, value in facts(report, language):
+            assert name_letters.width(name) + value_letters.width(value) < WIDTH - 80, "they stand on one line"

@@ -17,7 +17,7 @@ ROWS: Final = 4
 _MARGIN: Final = 32
 _GAP: Final = 20
 _PICTURE: Final = 150
-_CURVE: Final = 640
+_CURVE: Final = 800
 _MAX_LINES: Final = 5
 _INK, _PALE, _LINE, _NEW, _GOOD, _BAD = "#1b1d21", "#6b7280", "#d9dce1", "#2f6fde", "#1a7f4b", "#c0392b"
 
@@ -63,19 +63,19 @@ class _Page:
         self._top = self._lines(text, letters, colour, (_MARGIN, self._top, WIDTH - 2 * _MARGIN), max_lines) + 8
 
     def numbers(self, facts: tuple[tuple[str, str], ...], curve: Path | None) -> None:
-        """Add names and values, and beside them the loss curve."""
-        width = WIDTH - 2 * _MARGIN - ((_CURVE + _GAP) if curve else 0)
-        top = bottom = self._top + _GAP / 2
+        """Add names and values, and below them the loss curve."""
+        self._top += _GAP / 2
         for name, value in facts:
-            self._texts.append((_MARGIN, bottom + 3, name, self.small, _PALE))
-            self._texts.append((_MARGIN + width - self.text.width(value), bottom, value, self.text, _INK))
-            bottom += self.text.line
+            self._texts.append((_MARGIN, self._top + 3, name, self.small, _PALE))
+            self._texts.append((WIDTH - _MARGIN - self.text.width(value), self._top, value, self.text, _INK))
+            self._top += self.text.line
         if curve:
             with Image.open(curve) as opened:
                 shown = ImageOps.contain(opened.convert("RGB"), (_CURVE, _CURVE), Image.Resampling.LANCZOS)
-            self._pictures.append((WIDTH - _MARGIN - shown.width, round(top), shown))
-            bottom = max(bottom, top + shown.height)
-        self._top = bottom + _GAP
+            self._top += _GAP
+            self._pictures.append(((WIDTH - shown.width) // 2, round(self._top), shown))
+            self._top += shown.height
+        self._top += _GAP
 
     def row(self, columns: tuple[str, ...], row: Row, question: str) -> None:
         """Add a picture, its question, and the answers side by side."""
