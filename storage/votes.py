@@ -70,6 +70,10 @@ class Votes(Queries):
         )
         return None if row is None else Rating(**row)
 
+    async def newest(self) -> int:
+        """Return the id of the newest vote, 0 without one."""
+        return await self._number("SELECT coalesce(max(id), 0) FROM feedback")
+
     async def recent_in_groups(self, seconds: float) -> list[Exchange]:
         """Return the exchanges in groups with a vote in the last `seconds` before the newest vote of all."""
         rows = await self._every(

@@ -79,6 +79,7 @@ class Trials:
         self._notices = notices
         self._share = share
         self._trust = trust
+        self._weighed: tuple[int, int] | None = None  # the trial and the newest vote when its evidence was weighed
 
     async def standing(self) -> Standing | None:
         """Return how the running trial stands, None without one."""
@@ -111,16 +112,24 @@ class Trials:
 
     async def look(self) -> None:
         """Promote the canary or roll it back if that is decided; roll a promoted model back if it fails."""
-        found = await self.standing()
-        if found is None:
+        trial = await self._ledger.canaries.running()
+        if trial is None:
             await self._watch_promoted()
-            return
-        trial = found.trial
-        if reason := fault_of_canary(self._status(), trial):
+        elif reason := fault_of_canary(self._status(), trial):
             await self._roll_back(trial, reason)
-        elif found.evidence.verdict is Canary.HARMFUL:
+        else:
+            over = time.time() - trial.started >= HORIZON_DAYS * DAY_SECONDS
+            newest = (trial.id, await self._ledger.votes.newest())
+            if (over or newest != self._weighed) and (found := await self.standing()):
+                await self._decide(found, over)
+                self._weighed = newest
+
+    async def _decide(self, found: Standing, over: bool) -> None:
+        """Act on the votes; a trial that is `over` by its time ends in any case."""
+        trial = found.trial
+        if found.evidence.verdict is Canary.HARMFUL:
             await self._roll_back(trial, with_votes(found, Reason("Its answers are liked less often.")))
-        elif reason := _grounds(found, time.time()):
+        elif reason := _grounds(found, over):
             log.info("canary promoted", model=trial.model, votes=found.votes, reason=reason)
             await self.switch.promote(trial.model, None, why=reason)
             await self._notices.notify(PROMOTED, model=trial.model, reason=reason)
@@ -175,11 +184,11 @@ def _broken(status: Status, model: str, other: str) -> Reason | None:
     )
 
 
-def _grounds(found: Standing, now: float) -> Reason | None:
+def _grounds(found: Standing, over: bool) -> Reason | None:
     """Return why a canary is promoted, None while that is open."""
     if found.evidence.verdict is Canary.NO_WORSE:
         return with_votes(found, Reason("Its answers are liked no less often."))
-    if found.votes >= HORIZON_VOTES or now - found.trial.started >= HORIZON_DAYS * DAY_SECONDS:
+    if over or found.votes >= HORIZON_VOTES:
         points = f"{100 * found.evidence.detectable_harm:.0f}"
         return with_votes(
             found,

@@ -294,3 +294,13 @@ async def test_states_of_a_trial_are_checked(place: WholeBot) -> None:
         await ledger.canaries.end(trial.id, Verdict.ROLLED_BACK, "worse")
         with pytest.raises(IllegalTransition):
             await ledger.canaries.end(trial.id, Verdict.ROLLED_BACK, "worse")
+
+
+async def test_a_trial_ends_at_its_horizon(place: WholeBot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without enough votes the canary is promoted, and the admins read what the votes could have shown."""
+    async with place.running(**TRIED):
+        await tried(place)
+        monkeypatch.setattr("bot.admin.canary.HORIZON_DAYS", 0.0)
+        told = await place.says(ADMIN, lambda said: "The canary run-1 is live now. No harm was seen" in words(said))
+        assert "a drop of 100 points or more" in words(told)
+        assert await state(place, "run-1") is ModelState.LIVE

@@ -38,6 +38,7 @@ ABOUT: Final = frozenset({"exchange", "correction", "update", "run", "model", "l
 """Fields of callback data that name the object of a button; the others name its action."""
 
 NAMED_IN_THEMSELVES: Final = frozenset({"English", "English ✓", "中文", "中文 ✓"})
+STOPPED: Final = "{model} was stopped; the live model answers everyone."
 IN_FLIGHT: Final = "gate:1 words:3"
 """A question whose answer stops at its first word until it is released."""
 
@@ -217,12 +218,20 @@ async def training(walk: Walk, root: Person, ada: Person) -> None:
             await walk.sends(root, "/cancel")
         await walk.hears(root, "Run {run} was cancelled. Nothing has changed.", run=number)
     done = "Run {run} is done. Its model {model} is {state}."
-    for number, cue, state in ((3, "worse", "rejected"), (4, "good", "live")):
+    for number, cue, state in ((3, "worse", "rejected"), (4, "good", "candidate"), (5, "good", "candidate")):
         walk.whole.cue(cue)
         begun = await walk.sends(root, "/retrain")
-        if number == 4:
+        if number > 3:
             await walk.presses(root, "train_again", begun)
-        await walk.hears(root, done, run=number, model=f"run-{number}", state=walk.say(state))
+        ended = await walk.hears(root, done, run=number, model=f"run-{number}", state=walk.say(state))
+        if state == "candidate":
+            await walk.presses(root, "approve", ended)
+            tried = await walk.shown(root, ended, walk.say("✖ Stop"))
+            for command in ("/status", "/models"):
+                await walk.sends(root, command)
+            await walk.presses(root, "promote" if number == 4 else "stop_canary", tried)
+            settled = "{model} answers from now on." if number == 4 else STOPPED
+            await walk.hears(root, settled, model=f"run-{number}")
     for command in ("/status", "/schedule"):
         await walk.sends(root, command)
     doubted = await walk.sends(root, "/promote run-3")
@@ -310,7 +319,7 @@ async def test_every_command_and_button(
         ada = await whole.person(1001, "Ada", language)
         bob = await whole.person(1002, "Bob", language)
         eve = await whole.person(1003, "Eve", other)
-        async with whole.running(inference={"gpus": [0, 1]}):
+        async with whole.running(inference={"gpus": [0, 1]}, training={"canary": 0.5, "approve": True}):
             await before_anything(walk, ada)
             await walk.sends(root, "/start")  # an admin's language is known once they have written
             await chatting(walk, ada)
