@@ -21,15 +21,15 @@ import numpy as np
 
 from training.evidence.combining import bonferroni, spent_alpha
 from training.evidence.facts import LOOKS, decided
-from training.evidence.sequential import ENOUGH, betting_path, duel_evidence
+from training.evidence.sequential import ENOUGH, HORIZON_VOTES, betting_path, duel_evidence
+from training.evidence.sequential import MARGIN as CANARY_MARGIN
 from training.evidence.taste import Labelled, Ranked, permutation_p_value, rank_p_value
 
 MARGIN = 0.02
 """Share of facts that may be lost."""
 
-CANARY_MARGIN = 0.05
 RATERS = 20
-VOTES = 2_000
+VOTES = HORIZON_VOTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -226,6 +226,23 @@ async def test_a_failed_candidate_answers_no_one(place: WholeBot, cue: str) -> N
             assert await ledger.canaries.latest("run-1") is None
 
 
+async def test_a_canary_whose_engine_fails_is_rolled_back(place: WholeBot) -> None:
+    """The live model answers what the canary breaks off, and all conversations afterwards."""
+    async with place.running(**TRIED, inference={"restart_limit": 1}):
+        admin = await taught(place)
+        place.cue("frail")
+        await admin.command("/retrain")
+        await place.says(ADMIN, lambda said: "is canary" in words(said))
+        async with place.ledger() as ledger:
+            for seed in count(100):
+                await admin.asks(photo=picture(seed), caption="die:1! words:3")
+                if await ledger.canaries.running() is None:
+                    break
+        told = await place.says(ADMIN, lambda said: "The canary run-1 was rolled back; base answers" in words(said))
+        assert "Its engine keeps failing: " in words(told)
+        assert set(await answering(admin, range(500, 504))) == {BASE}
+
+
 async def test_a_promoted_model_whose_engine_fails_is_rolled_back(place: WholeBot) -> None:
     """The model before it is live again, the admins know why, and a rollback does not lead to the failed one."""
     async with place.running(inference={"restart_limit": 1}) as application:

@@ -66,10 +66,10 @@ async def finish(ledger: Ledger, model: Model) -> None:
     await ledger.runs.move(run.id, RunState.DONE, model=model.id)
 
 
-async def asked(ledger: Ledger, *, wait: bool, running: Callable[[], bool] = running) -> str:
+async def asked(ledger: Ledger, *, wait: bool, running: Callable[[], bool] = running, approve: bool = False) -> str:
     """Run `thumbtune retrain` and return its output. Raises CommandRefused."""
     printed = StringIO()
-    await control.retrain(ledger, running, wait, Console(file=printed, width=300))
+    await control.retrain(ledger, running, wait, Console(file=printed, width=300), approve=approve)
     return printed.getvalue()
 
 
@@ -123,6 +123,26 @@ async def test_waiting_ends_when_the_new_model_answers(ledger: Ledger) -> None:
     assert not asking.done()
     await ledger.promotions.make("run-1")
     assert "run-1 is live" in await asking
+
+
+async def test_waiting_ends_with_a_canary(ledger: Ledger) -> None:
+    """A model that answers a share of the conversations is the end of waiting, and `thumbtune status` shows it."""
+    await ledger.models.add(Model("base", "/m/base", ModelState.LIVE, None, 1.0))
+    asking = asyncio.create_task(asked(ledger, wait=True))
+    await finish(ledger, Model("run-1", "/m/run-1", ModelState.CANDIDATE, 1, 1.0))
+    await ledger.canaries.start("run-1", 0.25)
+    assert "run-1 answers 25 % of the conversations as a canary" in await asking
+    printed = StringIO()
+    await control.status(ledger, running(), Console(file=printed, width=300))
+    assert "run-1 is a canary: it answers 25 % of the conversations. Too few votes to tell." in printed.getvalue()
+
+
+async def test_waiting_ends_with_a_model_that_waits_for_approval(ledger: Ledger) -> None:
+    """An admin may take days to approve a model."""
+    asking = asyncio.create_task(asked(ledger, wait=True, approve=True))
+    await finish(ledger, Model("run-1", "/m/run-1", ModelState.CANDIDATE, 1, 1.0))
+    await ledger.runs.settle(1)
+    assert "run-1 waits until an admin approves it" in await asking
 
 
 async def test_a_rejected_model_is_a_refusal(ledger: Ledger) -> None:
