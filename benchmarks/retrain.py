@@ -202,6 +202,7 @@ class Bench:
                 encoded_tiles=0,
                 first_token_seconds=0.0,
                 seconds=0.0,
+                top_k=0,
             )
         )
         await self.ledger.votes.cast(Rating(recorded.id, PERSON, vote, update + 1))

@@ -35,7 +35,7 @@ from inference.serving.deployment import Deployment
 from inference.settings import InferenceSettings
 from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress
 from training.launcher import ChildTrainer
-from training.run_folder import HELD_OUT_ROWS
+from training.run_folder import JUDGED_ROWS
 from training.settings import TrainingSettings
 
 ALONE: Final = "alone"
@@ -119,7 +119,7 @@ def jobs(base: Path, options: argparse.Namespace, courtesy: str) -> tuple[Job, M
         folder.mkdir()
     data, images = lay_out(base, options.work / f"data-{options.engine}-{options.pictures}", options.pictures)
     rows = json.loads(data.read_text(encoding="utf-8"))
-    (work / HELD_OUT_ROWS).write_text(json.dumps(rows[:HELD_OUT]), encoding="utf-8")
+    (work / JUDGED_ROWS).write_text(json.dumps(rows[:HELD_OUT]), encoding="utf-8")
     device = "cpu" if options.engine == "cpu" else "cuda"
     training = replace(
         Job("1", str(base), str(data), str(images), str(work), SYSTEM, device=device),
@@ -133,7 +133,7 @@ def jobs(base: Path, options: argparse.Namespace, courtesy: str) -> tuple[Job, M
         run="1",
         candidate=str(merged),
         live=str(base),
-        data=str(work / HELD_OUT_ROWS),
+        data=str(work / JUDGED_ROWS),
         images=str(images),
         work=str(work),
         system=SYSTEM,

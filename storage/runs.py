@@ -165,6 +165,13 @@ class Runs(Queries):
             raise _unknown(run)
         return bool(row["wanted"])
 
+    async def attempts(self) -> int:
+        """Return the number of runs with a verdict since the live model was last changed."""
+        return await self._number(
+            "SELECT count(*) FROM runs WHERE state = ? AND created > (SELECT coalesce(max(done), 0) FROM promotions)",
+            [RunState.DONE],
+        )
+
     async def last_verdict(self) -> tuple[Run, str] | None:
         """Return the newest run that ended with a model, and the fingerprint of its inputs; None without one."""
 

@@ -32,6 +32,7 @@ class ModelState(StrEnum):
     """The state of a model. The values are stored."""
 
     CANDIDATE = "candidate"
+    UNDECIDED = "undecided"  # too few votes to tell; an admin may promote it
     CANARY = "canary"
     LIVE = "live"
     RETIRED = "retired"
@@ -40,6 +41,7 @@ class ModelState(StrEnum):
 
 MODEL_TRANSITIONS: dict[ModelState, frozenset[ModelState]] = {
     ModelState.CANDIDATE: frozenset({ModelState.CANARY, ModelState.LIVE, ModelState.REJECTED}),
+    ModelState.UNDECIDED: frozenset({ModelState.LIVE, ModelState.REJECTED}),
     ModelState.CANARY: frozenset({ModelState.LIVE, ModelState.REJECTED, ModelState.CANDIDATE}),
     ModelState.LIVE: frozenset({ModelState.RETIRED, ModelState.REJECTED}),  # rejected: rolled back for a fault
     ModelState.RETIRED: frozenset({ModelState.LIVE}),

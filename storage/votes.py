@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import groupby, permutations
 
@@ -120,6 +121,17 @@ class Votes(Queries):
         """
         now = self._now()
         return await self._read(lambda database: _preferences(database, trust, now))
+
+    async def shown(self, model: str, raters: Iterable[int]) -> tuple[int, int]:
+        """Return the number of a model's answers to questions of these people, and how many of them are liked."""
+        row = await self._first(
+            "SELECT count(*) AS answers, coalesce(sum(id IN (SELECT exchange FROM ratings GROUP BY exchange"
+            " HAVING sum(value) > 0)), 0) AS liked"
+            " FROM exchanges WHERE model = ? AND asker IN (SELECT value FROM json_each(?))",
+            [model, json.dumps(sorted(raters))],
+        )
+        assert row is not None
+        return row["answers"], row["liked"]
 
     async def newcomers(self, trust: Trust) -> int:
         """Return the number of people whose votes do not count yet because they are new."""

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, Self
 
 from training.gate.report import Effort
 from training.json_record import Record
@@ -51,7 +51,10 @@ class Job(Record):
         system: The system prompt of rows without one.
         sources: LLaVA files to mix in: `path`, `images` and `repeat_times`, which is None for a share of `replay`.
         replay: Samples that the sources without `repeat_times` give for each row of `data`.
-        held_out: A file like `data`. No row of a source about one of its pictures is used. Empty for none.
+        first: How many of the rows of `data` are used, from the first on; 0 for all.
+        blocks: Numbers of rows. Before the training on all rows, an adapter is trained on the first ones, for each of
+            these numbers, in the folder `blocks/ROWS`.
+        judged: A file like `data`. No row of a source about one of its pictures is used. Empty for none.
         notes: The file of the `ImageIndex`; empty for none.
         former: An earlier run's log of losses, to draw under this one's curve; empty for none.
         device: "auto", "cpu" or "cuda".
@@ -76,7 +79,9 @@ class Job(Record):
     system: str
     sources: list[dict[str, Any]] = field(default_factory=list)
     replay: float = 1.0
-    held_out: str = ""
+    first: int = 0
+    blocks: list[int] = field(default_factory=list)
+    judged: str = ""
     notes: str = ""
     former: str = ""
     device: str = "auto"
@@ -133,15 +138,44 @@ class MergeJob(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Rated(Record):
+    """A rated answer that judges a candidate.
+
+    Attributes:
+        row: The name of its row.
+        liked: Whether it was liked, else disliked.
+        rater: A number for the one for whom it counts.
+        block: The number of rows that the model was trained on which it judges; 0 for the candidate.
+        temperature, top_p, top_k, max_new_tokens: How it was drawn. `top_k` is None where that is not known.
+    """
+
+    row: str
+    liked: bool
+    rater: int
+    block: int
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    top_k: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluationJob(Record):
     """Judge `candidate` against `live`, both checkpoint directories.
 
-    `base` is the model that the candidate was trained from; empty if it is `live`. `data` has the held-out liked
-    answers (LLaVA JSON, pictures under `images`). `regression` is a folder with `questions.json`; empty for drawn
-    shapes. `answers` is the folder in which models' answers to such questions are kept; empty keeps none.
-    `max_loss_points` is in hundredths of correctness. The names of both
-    models, the loss curve (empty for none) and the effort are for the report and the sheet. `courtesy` is as in a
-    `Job`.
+    Attributes:
+        base: The model that the candidate was trained from; empty if it is `live`.
+        data: The answers that judge (LLaVA JSON, pictures under `images`).
+        rated: How they were rated and drawn.
+        attempt: The number of this run among those since the last change of the live model, from 1.
+        shown: Answers of the live model to the questions of those who judge.
+        liked_of_shown: How many of them are liked.
+        regression: A folder with `questions.json`; empty for drawn shapes.
+        answers: The folder in which models' answers to such questions are kept; empty keeps none.
+        max_loss_points: Hundredths of correctness.
+        live_name: The name of the live model, for the report and the sheet; likewise the candidate's name, the loss
+            curve (empty for none) and the effort.
+        courtesy: As in a `Job`.
     """
 
     run: str
@@ -151,6 +185,10 @@ class EvaluationJob(Record):
     images: str
     work: str
     system: str
+    rated: list[Rated] = field(default_factory=list)
+    attempt: int = 1
+    shown: int = 0
+    liked_of_shown: int = 0
     base: str = ""
     regression: str = ""
     answers: str = ""
@@ -164,6 +202,13 @@ class EvaluationJob(Record):
     curve: str = ""
     courtesy: str = ""
     effort: Effort = field(default_factory=Effort)
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> Self:
+        """Return the job with values as JSON has them."""
+        return super(EvaluationJob, cls).from_values(
+            {**values, "rated": [Rated(**each) for each in values.get("rated", [])]}
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from storage.learning_records import BASE, Model, Run, TrainedOn
+from storage.learning_records import Run, TrainedOn
+from training.data.llava import row_name
 from training.data.selection import Selection
 from training.gate.report import Effort
-from training.job import RATED, EvaluationJob, Job, MergeJob, Outcome, TrainingError
-from training.run_folder import HELD_OUT_ROWS, TRAIN_ROWS
+from training.job import RATED, EvaluationJob, Job, MergeJob, Outcome, Rated, TrainingError
+from training.run_folder import JUDGED_ROWS, TRAIN_ROWS
 from training.settings import Source, TrainingSettings
 from training.xtuner.hyperparameters import Recipe
 
@@ -33,6 +34,25 @@ class TrainingPaths:
     sources: Path
     answers: Path | None = None
     yield_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The model that a candidate is compared with, the live one or the base without one.
+
+    Attributes:
+        name: Its name.
+        directory: Its files.
+        attempt: The number of this comparison among those since the last change of the live model, from 1.
+        shown: Its answers to the questions of those who judge.
+        liked_of_shown: How many of them are liked.
+    """
+
+    name: str
+    directory: Path
+    attempt: int = 1
+    shown: int = 0
+    liked_of_shown: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +81,7 @@ class JobSpecs:
         except ValueError as error:
             raise TrainingError(f"training.{error}") from error
 
-    def finetune(self, run: Run, sources: Sequence[Source], previous_losses: str) -> Job:
+    def finetune(self, run: Run, selection: Selection, sources: Sequence[Source], previous_losses: str) -> Job:
         """Train on the run's rows and the sources; `previous_losses` is a log to draw under this run's, or empty."""
         settings, folder = self.settings, Path(run.directory)
         return Job(
@@ -71,7 +91,8 @@ class JobSpecs:
             images=str(self.images),
             sources=[each.model_dump(mode="json") for each in sources],
             replay=settings.replay,
-            held_out=str(folder / HELD_OUT_ROWS),
+            blocks=[each.trained for each in selection.blocks if each.trained < len(selection.train)],
+            judged=str(folder / JUDGED_ROWS),
             notes=str(self.paths.runs / "pictures.jsonl"),
             former=previous_losses,
             device=settings.device,
@@ -88,23 +109,27 @@ class JobSpecs:
         """Merge the trained adapter and the base into `out`, an empty directory."""
         return MergeJob(**self._common(run), base=str(self.paths.base), adapter=str(trained.adapter), out=str(out))
 
-    def evaluate(
-        self, run: Run, candidate: Path, live: Model | None, trained: Outcome, effort: Effort
+    def evaluate(  # noqa: PLR0917 - what a run has brought, in the order of its steps
+        self, run: Run, candidate: Path, live: Reference, selection: Selection, trained: Outcome, effort: Effort
     ) -> EvaluationJob:
-        """Judge the candidate's directory against the live model, or against the base without one."""
+        """Judge the candidate's directory against the live model."""
         settings = self.settings
         return EvaluationJob(
             **self._common(run),
             candidate=str(candidate),
-            live=str(self.paths.base if live is None else live.directory),
-            data=str(Path(run.directory) / HELD_OUT_ROWS),
+            live=str(live.directory),
+            data=str(Path(run.directory) / JUDGED_ROWS),
+            rated=_rated(selection),
+            attempt=live.attempt,
+            shown=live.shown,
+            liked_of_shown=live.liked_of_shown,
             images=str(self.images),
             base=str(self.paths.base),
             regression=str(settings.regression or ""),
             answers=str(self.paths.answers or ""),
             device=settings.device,
             max_loss_points=settings.max_loss_points,
-            live_name=BASE if live is None else live.id,
+            live_name=live.name,
             candidate_name=model_name(run),
             curve=trained.curve or "",
             courtesy=self._yield_file,
@@ -123,6 +148,28 @@ class JobSpecs:
     @property
     def _yield_file(self) -> str:
         return "" if self.paths.yield_file is None else str(self.paths.yield_file.resolve())
+
+
+def _rated(selection: Selection) -> list[Rated]:
+    """Return how the answers that judge were rated and drawn. Raters are numbered, so that their ids are not stored."""
+    numbers: dict[int | None, int] = {}
+    found = []
+    for block in selection.blocks:
+        for each in block.judged:
+            exchange = each.rated.exchange
+            found.append(
+                Rated(
+                    row=row_name(exchange.id),
+                    liked=each.lesson.liked,
+                    rater=numbers.setdefault(each.rater, len(numbers)),
+                    block=block.trained if block.trained < len(selection.train) else 0,
+                    temperature=exchange.temperature,
+                    top_p=exchange.top_p,
+                    max_new_tokens=exchange.max_new_tokens,
+                    top_k=exchange.top_k,
+                )
+            )
+    return found
 
 
 def measure_effort(run: Run, selection: Selection, taught: TrainedOn, trained: Outcome, merged: Outcome) -> Effort:

@@ -27,11 +27,16 @@ class Record:
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
         """Parse a JSON object. Raises ValueError for another text or an unknown key, TypeError for a missing one."""
-        values: dict[str, Any] = json.loads(text)
+        return cls.from_values(json.loads(text))
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> Self:
+        """Return the record with values as JSON has them. Raises as `from_json`."""
         known = {each.name: each.default_factory for each in fields(cls)}  # type: ignore[arg-type]
         unknown = values.keys() - known.keys()
         if unknown:
             raise ValueError(f"{cls.__name__}: unknown keys {sorted(unknown)}")
+        values = dict(values)
         for name, kind in known.items():
             if name in values and is_dataclass(kind):
                 values[name] = kind(**values[name])

@@ -141,7 +141,7 @@ class MergedModels:
             if each.directory and Path(each.directory).absolute().parent == self._models.directory.absolute()
         ]
         others = [each for each in ours if each.id not in kept]
-        good = [each for each in others if each.state is not ModelState.REJECTED]
+        good = [each for each in others if each.state not in (ModelState.REJECTED, ModelState.UNDECIDED)]
         kept |= {each.id for each in good[: self._keep]}
         return [each for each in others if each.id not in kept and self._job(each) is not None]
 

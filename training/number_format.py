@@ -27,3 +27,8 @@ def percent(share: float) -> str:
 def points(bound: float) -> str:
     """Return an upper bound with one decimal, rounded up."""
     return f"{ceil(10 * bound - 1e-9) / 10:.1f}"
+
+
+def interval(centre: float, low: float, high: float) -> str:
+    """Return a share between 0 and 1 with its interval, as percentages."""
+    return f"{100 * centre:.0f} % ({100 * low:.0f}–{100 * high:.0f} %)"

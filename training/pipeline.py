@@ -1,4 +1,4 @@
-"""Carry out a run: select → validate → train → merge → evaluate → candidate or rejected.
+"""Carry out a run: select → validate → train → merge → evaluate → candidate, undecided or rejected.
 
 Child processes do the heavy steps, and the bot decides whether a candidate goes live. Every training starts from the
 base model with all selected pairs, never from the last merge, so that no error accumulates and erased data has no
@@ -18,32 +18,42 @@ from typing import Any, Final, TypeVar
 
 from inference.internvl2.checkpoint_check import weight_bytes
 from storage.errors import IllegalTransition, NotSaved, StorageError
-from storage.learning_records import EQUAL_TRUST, Model, Preference, RatedExchange, Run, Trust
+from storage.learning_records import BASE, EQUAL_TRUST, Model, Preference, RatedExchange, Run, Trust
 from storage.ledger import Ledger
 from storage.model_store import ModelStore
 from storage.picture_store import PictureStore
 from storage.states import ModelState, RunState
 from storage.translatable_reason import Reason
 from training.base_model_check import untrainable
+from training.data.blocks import Live
 from training.data.llava import write_rows
-from training.data.selection import TRAIN, Selection, select_pairs
+from training.data.rejected_answers import with_rejected
+from training.data.selection import TRAIN, WORSE, Selection, select_pairs
 from training.data.sources import imported, resolved
-from training.data.worse_answers import with_disliked, with_rejected
 from training.gate.factual_set import check_decidable
-from training.gate.report import Report
+from training.gate.report import Decision, Report
 from training.inputs import fingerprint, preferences, unchanged_since
 from training.job import Outcome, Trainer, TrainingError
-from training.job_specs import JobSpecs, measure_effort, model_name
-from training.run_folder import FEATURES, HELD_OUT_ROWS, LOSSES, REPORT, TRAIN_ROWS
+from training.job_specs import JobSpecs, Reference, measure_effort, model_name
+from training.run_folder import FEATURES, JUDGED_ROWS, LOSSES, REPORT, TRAIN_ROWS
 from training.run_progress import OnChange, RunProgress
 from training.settings import Source
 from training.xtuner.hyperparameters import Recipe
-from training.xtuner.resume import adopt_checkpoints, state_bytes
+from training.xtuner.resume import adopt_checkpoints, remove_blocks, state_bytes
 
 T = TypeVar("T")
 
 WITHDRAWN: Final = Reason("answers that it learned from have been withdrawn")
 """Why a run failed, or its model was rejected later."""
+
+CHANGED: Final = Reason("another model went live during the run, and its answers were to judge the new one")
+
+STATES: Final = {
+    Decision.ACCEPTED: ModelState.CANDIDATE,
+    Decision.UNDECIDED: ModelState.UNDECIDED,
+    Decision.REJECTED: ModelState.REJECTED,
+}
+"""The state of a model for each decision of the evaluation."""
 
 _PREVIOUS_RUNS: Final = 20
 
@@ -141,7 +151,7 @@ class Pipeline:
             plan: What it trains on, if it has just been selected.
 
         Returns:
-            The new model, a candidate or rejected with its reason; None if the run failed.
+            The new model, a candidate, undecided or rejected with its reason; None if the run failed.
 
         Raises:
             EndNotSaved: The end cannot be written.
@@ -177,9 +187,9 @@ class Pipeline:
         folder.mkdir(parents=True, exist_ok=True)
         run = await progress.move(RunState.TRAINING, directory=str(folder), raters=selection.counts.raters)
         write_rows((each.lesson for each in selection.train), folder / TRAIN_ROWS, self._picture_file)
-        write_rows((each.lesson for each in selection.held_out), folder / HELD_OUT_ROWS, self._picture_file)
+        write_rows((each.lesson for each in selection.judged), folder / JUDGED_ROWS, self._picture_file)
         async with progress:
-            job = self._specs.finetune(run, plan.sources, await self._previous_losses(run))
+            job = self._specs.finetune(run, selection, plan.sources, await self._previous_losses(run))
             if await asyncio.to_thread(adopt_checkpoints, job, self._earlier_runs(run)):
                 log.info("run %s continues from the last checkpoint of an interrupted one", run.id)
             trained = _checked(await self._trainer.run(job, progress.update))
@@ -188,9 +198,10 @@ class Pipeline:
             merged = _checked(await self._trainer.run(merging, progress.update))
             await progress.move(RunState.EVALUATING, step=0, steps=0)
             effort = measure_effort(run, selection, await self._ledger.models.trained_on(run.id), trained, merged)
-            live = await self._ledger.models.live()
-            evaluation = self._specs.evaluate(run, workspace, live, trained, effort)
+            reference = await self._reference(selection)
+            evaluation = self._specs.evaluate(run, workspace, reference, selection, trained, effort)
             _checked(await self._trainer.run(evaluation, progress.update))
+            await asyncio.to_thread(remove_blocks, folder)
         return await _uninterrupted(self._publish(run, folder, workspace, progress))
 
     async def _freeze(self, run: Run, plan: RunPlan | None) -> RunPlan:
@@ -206,7 +217,7 @@ class Pipeline:
         return plan
 
     def _has_pictures(self, selection: Selection) -> bool:
-        names = {name for pair in (*selection.train, *selection.held_out) for name in pair.lesson.pictures}
+        names = {name for pair in (*selection.train, *selection.judged) for name in pair.lesson.pictures}
         return all(self._pictures.path(name).is_file() for name in names)
 
     async def _publish(self, run: Run, folder: Path, workspace: Path, progress: RunProgress) -> Model:
@@ -217,7 +228,7 @@ class Pipeline:
         model = Model(
             id=model_name(run),
             directory=str(directory),
-            state=ModelState.CANDIDATE if verdict.accepted else ModelState.REJECTED,
+            state=STATES[verdict.decision],
             run=run.id,
             created=0.0,
             reason=verdict.reason,
@@ -231,28 +242,44 @@ class Pipeline:
     async def _select(self, rated: list[RatedExchange], preferences: list[Preference]) -> Selection:
         phashes = {each.sha256: each.phash for each in await self._ledger.pictures.all()}
         live = await self._ledger.models.live()
-        trained = set[int]()
+        taught = frozenset[int]()
         if live is not None and live.run is not None:
-            trained = {exchange for exchange, side in await self._ledger.runs.selection(live.run) if side == TRAIN}
-        max_length = self._settings.max_tokens(self._paths.base)
-        newcomers = await self._ledger.votes.newcomers(self._trust)
+            frozen = await self._ledger.runs.selection(live.run)
+            taught = frozenset(exchange for exchange, split in frozen if split in (TRAIN, WORSE))
+        objective = self._specs.recipe.objective
         selection = await asyncio.to_thread(
             select_pairs,
             rated,
             phashes,
             self._settings,
-            max_length=max_length,
-            trained=trained,
-            newcomers=newcomers,
+            live=Live(BASE if live is None else live.id, taught),
+            objective=objective,
+            max_length=self._settings.max_tokens(self._paths.base),
+            newcomers=await self._ledger.votes.newcomers(self._trust),
         )
-        match self._specs.recipe.objective:
-            case "kto":
-                return await asyncio.to_thread(with_disliked, selection, rated, phashes, self._settings, max_length)
-            case "dpo":
-                train = with_rejected(selection.train, preferences)
-                return replace(selection, train=tuple(train))
-            case "sft":
-                return selection
+        if objective == "dpo":
+            return replace(selection, train=tuple(with_rejected(selection.train, preferences)))
+        return selection
+
+    async def _reference(self, selection: Selection) -> Reference:
+        """Return what the candidate is compared with.
+
+        Raises:
+            RunFailed: The live model has changed since the selection.
+        """
+        live = await self._ledger.models.live()
+        name = BASE if live is None else live.id
+        if any(each.rated.exchange.model != name for each in selection.judged):
+            raise RunFailed(CHANGED)
+        raters = {rater for each in selection.judged for rater in each.rated.raters}
+        shown, liked = await self._ledger.votes.shown(name, raters)
+        return Reference(
+            name,
+            self._paths.base if live is None else Path(live.directory),
+            attempt=await self._ledger.runs.attempts() + 1,
+            shown=shown,
+            liked_of_shown=liked,
+        )
 
     def _check_disk(self) -> None:
         """Check that the disk has space for a run. Raises `TrainingError`.

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Final
 
 TRAIN_ROWS: Final = "train.json"
-"""The liked answers to train on, as LLaVA rows."""
+"""The answers to train on, as LLaVA rows, in the order of the blocks."""
 
-HELD_OUT_ROWS: Final = "held_out.json"
-"""The held-out liked answers, as LLaVA rows."""
+JUDGED_ROWS: Final = "judged.json"
+"""The rated answers that judge the new model, as LLaVA rows."""
 
 CHECKED: Final = "checked.jsonl"
 """The valid rows to train on: the liked answers and what was drawn from other sources."""
@@ -47,6 +47,10 @@ CURVE: Final = "curve.png"
 
 ADAPTER: Final = "adapter"
 """Folder: the trained weights."""
+
+BLOCKS: Final = "blocks"
+"""Folder, until the evaluation has ended: a folder like this one for each block of answers that judge, with the adapter
+that was trained on the answers before it."""
 
 MERGE_JOB: Final = "merge.json"
 """The job that merges the adapter and the base. `training.merged_models` repeats it."""

@@ -62,8 +62,9 @@ class TrainingSettings(BaseModel):
     threshold: int = Field(0, ge=0)
     """A pair is selected if its thumbs up less its thumbs down exceed this."""
 
-    held_out: float = Field(0.1, gt=0, lt=0.5)
-    """Share of the pairs held out for the evaluation, split by picture."""
+    held_out: float = Field(0.2, gt=0, lt=0.5)
+    """Share of the answers held out for the evaluation where more than 200 can judge. With fewer, every answer judges a
+    model that was trained on those before it, and the new model learns from all."""
 
     near_duplicate: int = Field(4, ge=0, le=16)
     """Pictures count as the same if their 64-bit perceptual hashes differ in at most this number of bits."""

@@ -23,6 +23,7 @@ from storage.ledger import Ledger
 from storage.model_store import verify
 from storage.states import ModelState, Verdict
 from storage.translatable_reason import Reason
+from training.gate.report import Report
 from training.job import Progress, TrainingError, ignore
 
 if TYPE_CHECKING:  # the command line, which starts without the engine's client, needs `model_before`
@@ -33,6 +34,7 @@ RESTING: Final = later(
     "The engine is paused while run {run} trains (training.while_training). Try again when the run has ended, or "
     "/cancel it."
 )
+HARMFUL: Final = later("{model} failed the checks for harm and never answers anyone: {reason}.")
 GONE: Final = later("The files of {model} were deleted. /models lists the models you can switch to.")
 TRIED: Final = later("{model} is a canary at present: stop it or promote it first (/models).")
 CANNOT_GO_ON: Final = Reason("its trial could not go on after a restart")
@@ -70,11 +72,13 @@ class ModelSwitch:
 
         The canary's trial ends. `why` is the reason of a change that no admin asked for, as in `Promotions.make`.
 
-        Raises RejectedModel for one that was rejected, unless that is `confirmed`, AdminRefusal, InferenceError,
-        StorageError or TrainingError; then everything stays as it was. (Only where it cannot be recorded, and the
-        engine does not take the former model back either, does `model` answer until the next start.)
+        Raises RejectedModel for one that is rejected or undecided, unless that is `confirmed`, AdminRefusal, also for
+        one that is known to do harm, InferenceError, StorageError or TrainingError; then everything stays as it was.
+        (Only where it cannot be recorded, and the engine does not take the former model back either, does `model`
+        answer until the next start.)
         """
         chosen = await self._ledger.models.get(model)
+        refuse_harmful(chosen)
         if chosen.reason and not confirmed:
             raise RejectedModel(chosen)
         async with self._change():
@@ -199,6 +203,7 @@ class ModelSwitch:
     async def _complete(self, model: str, on_progress: Callable[[Progress], None]) -> Model:
         """Return a model whose files are there, merged again if they were pruned, and intact."""
         chosen = await self._ledger.models.get(model)
+        refuse_harmful(chosen)
         if not chosen.kept:
             raise AdminRefusal(Reason(GONE, model=model))
         if not chosen.directory:
@@ -238,6 +243,12 @@ class ModelSwitch:
             await self._merged.prune(in_use)
         except (StorageError, OSError) as error:
             log.warning("merged models were not pruned; it is tried again after the next change", error=str(error))
+
+
+def refuse_harmful(model: Model) -> None:
+    """Raise AdminRefusal for a model that the evaluation has shown to do harm."""
+    if model.report and Report.from_json(model.report).harmful:
+        raise AdminRefusal(Reason(HARMFUL, model=model.id, reason=model.reason))
 
 
 def _is_intact(model: Model) -> bool:

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from bot.admin.canary_standing import Standing, standing
-from bot.admin.progress import rejections
+from bot.admin.progress import held_back
 from bot.admin.schedule import Schedule
 from inference.serving.deployment import Deployment
 from inference.serving.deployment_status import NodeStatus, Status
@@ -43,9 +43,9 @@ class Overview:
     last_progress: LastProgress | None
 
     @property
-    def rejected(self) -> Mapping[str, str]:
-        """The rejected models by id, each with the reason."""
-        return rejections(self.models)
+    def held_back(self) -> dict[str, Model]:
+        """The rejected and the undecided models by id."""
+        return held_back(self.models)
 
 
 class Monitoring:

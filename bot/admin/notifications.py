@@ -39,7 +39,7 @@ from training.data.sources import title
 from training.gate.report import Report
 from training.gate.sheet_words import localised
 from training.job import DISLIKED, RATED
-from training.number_format import clock, percent, size
+from training.number_format import clock, interval, percent, size
 
 CAPTION_LIMIT: Final = 1024
 ALERT_SECONDS: Final = 3600.0
@@ -351,16 +351,25 @@ def numbers(report: str, say: Say) -> list[str]:
     it = Report.from_json(report)
     return [
         say(
-            "Learned from {taught}; checked on {held_out} more.",
+            "Learned from {taught}.",
             taught=taught_by(TrainedOn(it.effort.pairs, it.effort.votes, it.effort.raters), say),
-            held_out=it.held_out,
+        ),
+        *(
+            [
+                say(
+                    "Judged by {answers} rated answers: it follows the votes in {agreement} of comparisons.",
+                    answers=it.taste.answers,
+                    agreement=interval(it.taste.agreement, it.taste.low, it.taste.high),
+                )
+            ]
+            if it.taste.answers
+            else []
         ),
         *([say("Skipped as too long: {count}.", count=it.effort.too_long)] if it.effort.too_long else []),
         *([share_line(it.effort.largest_share, say)] if it.effort.raters > 1 and it.effort.largest_share else []),
         *([say("Left out: {reasons}.", reasons=beyond_share(it.effort.over_share))] if it.effort.over_share else []),
         *([f"⚠ {say(limit)}"] if (limit := cut_off(it.effort.cut, it.effort.liked)) else []),
         *_beside(it.effort.taught, say),
-        say("Held-out loss: {live} before, {new} now.", live=f"{it.live_nll:.3f}", new=f"{it.nll:.3f}"),
         say(
             "Factual questions right: {live} before, {new} now ({questions} questions).",
             live=percent(it.live_correct),

@@ -26,6 +26,7 @@ RUN_STATES: Final = {
 
 MODEL_STATES: Final = {
     ModelState.CANDIDATE: later("candidate"),
+    ModelState.UNDECIDED: later("undecided"),
     ModelState.CANARY: later("canary"),
     ModelState.LIVE: later("live"),
     ModelState.RETIRED: later("retired"),
@@ -44,13 +45,7 @@ def run_progress(run: Run, say: Say) -> str:
     """Return an active run on several lines, with a bar once the number of steps is known."""
     lines = [say("Run {run}: {state}", run=run.id, state=say(RUN_STATES[run.state]))]
     if run.samples:
-        lines.append(
-            say(
-                "Answers: {samples} to learn from, {held_out} held out",
-                samples=run.samples,
-                held_out=run.held_out,
-            )
-        )
+        lines.append(say("Answers to learn from: {samples}", samples=run.samples))
     if run.steps:
         done = min(run.step, run.steps)
         filled = BAR * done // run.steps
@@ -62,28 +57,28 @@ def run_progress(run: Run, say: Say) -> str:
     return "\n".join(lines)
 
 
-def rejections(models: Iterable[Model]) -> dict[str, str]:
-    """Return the rejected models, each with the reason."""
-    return {model.id: model.reason for model in models if model.state is ModelState.REJECTED}
+def held_back(models: Iterable[Model]) -> dict[str, Model]:
+    """Return the rejected and the undecided models."""
+    return {model.id: model for model in models if model.state in (ModelState.REJECTED, ModelState.UNDECIDED)}
 
 
-def outcome(run: Run, rejected: Mapping[str, str]) -> tuple[str, str]:
+def outcome(run: Run, held: Mapping[str, Model]) -> tuple[str, str]:
     """Return the state to show for a run, and its model or the reason why it has none that answers.
 
-    `rejected` is what `rejections` returns.
+    `held` is what `held_back` returns.
     """
-    if run.model and run.model in rejected:
-        return ModelState.REJECTED, rejected[run.model] or run.model
+    if model := held.get(run.model or ""):
+        return model.state, model.reason or model.id
     return run.state, run.reason or run.model or ""
 
 
-def run_line(run: Run, rejected: Mapping[str, str], say: Say) -> str:
-    """Return a run that has ended on one line, an active one like `run_progress`; `rejected` is from `rejections`."""
+def run_line(run: Run, held: Mapping[str, Model], say: Say) -> str:
+    """Return a run that has ended on one line, an active one like `run_progress`; `held` is from `held_back`."""
     if RUN_TRANSITIONS[run.state]:
         return run_progress(run, say)
-    if run.model and run.model in rejected:
-        line = say("Run {run}: {state}", run=run.id, state=say("rejected"))
-        return f"{line} ({say(rejected[run.model])})" if rejected[run.model] else line
+    if model := held.get(run.model or ""):
+        line = say("Run {run}: {state}", run=run.id, state=say(MODEL_STATES[model.state]))
+        return f"{line} ({say(model.reason)})" if model.reason else line
     line = say("Run {run}: {state}", run=run.id, state=say(RUN_STATES[run.state]))
     if run.reason and run.state is not RunState.CANCELLED:  # whose reason is that it was cancelled
         line += f" ({say(run.reason)})"

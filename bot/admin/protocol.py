@@ -23,7 +23,7 @@ LAST_NODE: Final = later(
     "No other replica could answer for {node}, so it stays in service. First put another one back (/undrain) or "
     "repair it; /status shows them all."
 )
-REJECTED: Final = later("{model} was rejected: {reason}. Use it anyway?")
+REJECTED: Final = later("{model} didn't go live: {reason}. Use it anyway?")
 NOTHING_NEW: Final = later("Nothing has changed since run {run}. Train again anyway?")
 
 
@@ -32,7 +32,7 @@ class AdminRefusal(Exception):
 
 
 class RejectedModel(AdminRefusal):
-    """A rejected model was promoted without confirmation."""
+    """A rejected or undecided model was promoted without confirmation."""
 
     def __init__(self, model: Model) -> None:
         super().__init__(Reason(REJECTED, model=model.id, reason=model.reason))
@@ -67,8 +67,8 @@ class Overview(Protocol):
         """The latest runs, newest first."""
 
     @property
-    def rejected(self) -> Mapping[str, str]:
-        """The rejected models by id, each with the reason."""
+    def held_back(self) -> Mapping[str, Model]:
+        """The rejected and the undecided models by id."""
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -125,7 +125,7 @@ class AdminActions(Protocol):
     ) -> Model:
         """Make a model live; return when it answers. `on_progress` reports the merge of a pruned one.
 
-        Raises RejectedModel for a rejected model, unless `confirmed`.
+        Raises RejectedModel for a rejected or undecided model, unless `confirmed`.
         """
         ...
 

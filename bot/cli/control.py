@@ -17,7 +17,7 @@ from rich.table import Table
 
 from bot.admin.canary_standing import standing, standing_text
 from bot.admin.model_switch import model_before
-from bot.admin.progress import outcome, rejections
+from bot.admin.progress import held_back, outcome
 from bot.admin.protocol import NOTHING_NEW, REJECTED
 from bot.cli.terminal import CommandRefused, confirm, notes, progress_bar, progress_text
 from bot.config import Settings
@@ -46,7 +46,7 @@ async def retrain(
     if RUN_TRANSITIONS[run.state]:
         console.print(f"Run {run.id} has begun. `thumbtune status` shows its progress.", highlight=False)
         return
-    state, result = outcome(run, rejections(await ledger.models.all()))
+    state, result = outcome(run, held_back(await ledger.models.all()))
     if state != RunState.DONE:
         raise CommandRefused(f"Run {run.id}: {state}. {result}")
     model = await ledger.models.get(run.model) if run.model else None
@@ -111,9 +111,9 @@ async def status(ledger: Ledger, running: bool, console: Console, *, trust: Trus
     for name, count in (await ledger.counts.totals()).items():
         console.print(f"{name.replace('_', ' ')}: {count}")
     table = Table("run", "state", "by", "pairs", "step", "average loss", "result", box=None)
-    rejected = rejections(await ledger.models.all())
+    held = held_back(await ledger.models.all())
     for run in await ledger.runs.latest(10):
-        state, result = outcome(run, rejected)
+        state, result = outcome(run, held)
         loss = "" if run.loss is None else f"{run.loss:.3f}"
         step = f"{run.step}/{run.steps}" if run.steps else ""
         if run.seconds_left is not None:

@@ -67,7 +67,7 @@ def router() -> Router:
 
 
 async def show(message: Message, request: Request) -> None:
-    """List the models, with buttons for those that were good enough to answer."""
+    """List the models, with buttons for those that may answer."""
     ledger, reply, say = request.services.ledger, request.reply, request.say
     try:
         kept = await request.services.admin.models()
@@ -83,7 +83,9 @@ async def show(message: Message, request: Request) -> None:
     others = [
         model.id
         for model in reversed(kept)
-        if model.state in (ModelState.CANDIDATE, ModelState.RETIRED) and model.kept and model.id != previous
+        if model.state in (ModelState.CANDIDATE, ModelState.UNDECIDED, ModelState.RETIRED)
+        and model.kept
+        and model.id != previous
     ]
     markup = promote_buttons(others[:OFFERED], live, previous, say)
     if tried:
@@ -93,7 +95,7 @@ async def show(message: Message, request: Request) -> None:
 
 
 def _line(model: Model, approval: Approval, say: Say) -> str:
-    """Return a model's state, the day it was made, the votes on its answers, and why it was rejected."""
+    """Return a model's state, the day it was made, the votes on its answers, and why it was held back."""
     mark = {ModelState.LIVE: "▶", ModelState.CANARY: "▷"}.get(model.state, "·")
     state = say(MODEL_STATES[model.state] if model.kept else REMOVED)
     if model.pruned:

@@ -92,10 +92,10 @@ async def _dry_run(request: Request) -> str:
     counts, pairs = selection.counts, len(selection.train)
     lines = [
         say(
-            "A run now would learn from {answers} from {people} and be checked on {held_out} more.",
+            "A run now would learn from {answers} from {people} and be judged by {judged} rated answers.",
             answers=say.count("{number} liked answer", "{number} liked answers", pairs),
             people=say.count("{number} person", "{number} people", counts.raters),
-            held_out=len(selection.held_out),
+            judged=len(selection.judged),
         )
     ]
     if counts.raters > 1:

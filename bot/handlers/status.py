@@ -76,7 +76,7 @@ def _status_lines(overview: Overview, say: Say) -> list[str]:
     ]
     if overview.last_progress and overview.last_progress.silent:
         lines.append(say(SILENT, **silence(overview.last_progress)))
-    lines += [run_line(run, overview.rejected, say) for run in overview.runs[:3]]
+    lines += [run_line(run, overview.held_back, say) for run in overview.runs[:3]]
     if overview.next_run:
         lines.append(_next_line(overview.next_run, say))
     return lines
@@ -88,7 +88,7 @@ def _schedule_lines(overview: Overview, say: Say) -> list[str]:
         lines = [_next_line(overview.next_run, say), by]
     else:
         lines = [say("No schedule: I only retrain on /retrain. To set one, use training.schedule in config.toml.")]
-    return lines + [run_line(run, overview.rejected, say) for run in overview.runs[:1]]
+    return lines + [run_line(run, overview.held_back, say) for run in overview.runs[:1]]
 
 
 def _next_line(time: datetime, say: Say) -> str:

@@ -20,7 +20,7 @@ async def test_a_dry_run_begins_nothing(stage: Stage) -> None:
     admin = Notebook()
     async with stage.bot(admin=admin), stage.person(ADMIN, "Root") as root:
         assert (await final_reply(root, "/retrain dry"))["text"].splitlines() == [
-            "A run now would learn from 45 liked answers from 6 people and be checked on 5 more.",
+            "A run now would learn from 45 liked answers from 6 people and be judged by 5 rated answers.",
             "The largest share of one person is 80 %.",
             "Corrections: 9 (20 %).",
             "Left out of 72 rated answers: 4 not liked enough, 1 cut off, 2 too long, 3 repeated, 12 beyond one "
@@ -111,9 +111,9 @@ async def test_a_rejected_model_answers_once_that_is_confirmed(stage: Stage) -> 
             await bot.ledger.models.add(Model(name, f"/{name}", ModelState.CANDIDATE, None, 1.0))
         await bot.ledger.promotions.make("run-2")
         asked = await final_reply(root, "/promote run-1")
-        assert asked["text"] == "run-1 was rejected: worse. Use it anyway?"
+        assert asked["text"] == "run-1 didn't go live: worse. Use it anyway?"
         back = await final_reply(root, "/rollback")
-        assert back["text"].startswith("base was rejected: 3 of its answers")
+        assert back["text"].startswith("base didn't go live: 3 of its answers")
         stage.emulator.world.chats[1001].messages[99] = {**asked, "message_id": 99}
         forwarded = {**asked, "message_id": 99, "chat": {"id": 1001}}
         assert await ada.toast(await ada.taps("Switch to", forwarded)) == "Only admins can do that."

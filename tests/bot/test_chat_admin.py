@@ -25,7 +25,7 @@ from storage.states import ModelState, RunState
 from tests.support.chatting import ADMIN, Notebook, Stage, final_reply, png, shows, until
 from tests.support.ledgers import exchange
 from tests.support.person import Person
-from training.gate.report import Effort, Report
+from training.gate.report import Decision, Effort, Report, Taste
 from training.job import RATED, Progress, ignore
 
 RUN = Run(
@@ -78,7 +78,7 @@ async def test_admins_get_what_they_ask_for(stage: Stage) -> None:
             "run-2",
             "liked 5",
             "waiting 2",
-            "Run 3: training\nAnswers: 40",
+            "Run 3: training\nAnswers to learn from: 40",
             "▓▓▓▓▓░",
             " 25 % (5/20)\nTime left: 2:05\nAverage loss over the last tenth: 1.234",
             "2027-01-02 03:04 UTC",
@@ -302,7 +302,12 @@ async def test_the_numbers_of_a_run_are_shown(stage: Stage) -> None:
         taught={RATED: 54, "/data/sources/food/rows.jsonl": 50, "/home/me/ex_cn.json": 4},
     )
     report = Report(
-        True, held_out=6, live_nll=1.25, nll=0.5, questions=150, live_correct=0.9, correct=0.92, effort=effort
+        Decision.ACCEPTED,
+        taste=Taste(answers=45, agreement=0.75, low=0.65, high=0.85),
+        questions=150,
+        live_correct=0.9,
+        correct=0.92,
+        effort=effort,
     )
     model = Model("run-3", "/m", ModelState.LIVE, 3, 1.0, report=replace(report, seconds=3700).to_json())
     async with stage.person(ADMIN, "Root") as root, stage.person(8, "Other", "zh") as other:
@@ -312,12 +317,12 @@ async def test_the_numbers_of_a_run_are_shown(stage: Stage) -> None:
             await bot.notices.run_finished(replace(RUN, state=RunState.DONE, model="run-3"), model)
         assert (await root.bot_messages())[-1]["text"].splitlines() == [
             "Run 3 is done. Its model run-3 is live.",
-            "Learned from 54 liked answers (60 votes from 3 people); checked on 6 more.",
+            "Learned from 54 liked answers (60 votes from 3 people).",
+            "Judged by 45 rated answers: it follows the votes in 75 % (65–85 %) of comparisons.",
             "The largest share of one person is 40 %.",
             "Left out: 12 beyond one person's share.",
             "⚠ 31 of 90 liked answers were cut off by the length limit and can't be learned: raise chat.max_new_tokens",
             "Other sources: food (50), ex_cn.json (4).",
-            "Held-out loss: 1.250 before, 0.500 now.",
             "Factual questions right: 90.0 % before, 92.0 % now (150 questions).",
             "Time: training 1:15, merging 0:05, evaluating 1:01:40. Peak memory 1.2 GB, adapter 0.1 MB.",
         ]

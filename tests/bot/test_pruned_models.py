@@ -37,7 +37,7 @@ async def test_runs_leave_the_set_number_of_merged_models(tmp_path: Path, monkey
             await admin.command("/models")
             await place.says(ADMIN, lambda said: "run-2: rejected, only its adapter is kept" in words(said))
             await admin.command("/promote run-2")
-            asked = await place.says(ADMIN, lambda said: words(said).startswith("run-2 was rejected"))
+            asked = await place.says(ADMIN, lambda said: words(said).startswith("run-2 didn't go live"))
             await admin.taps("Switch to run-2", asked)
             await place.says(ADMIN, lambda said: words(said) == "run-2 answers from now on.")
             model = await ledger.models.get("run-2")

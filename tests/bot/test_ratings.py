@@ -263,8 +263,8 @@ def test_training_takes_a_correction_whatever_the_votes() -> None:
         return RatedExchange(made, ups, 0, (1,), (1,), corrected=corrected)
 
     rated = [shown(1, "A cat.", 1, corrected=True), shown(2, "A dog.", 1), shown(3, "A cow.", 4)]
-    chosen = select_pairs(rated, {}, settings(threshold=3).model_copy(update={"min_rated": 1, "held_out": 0.5}))
-    pairs = [*chosen.train, *chosen.held_out]
+    chosen = select_pairs(rated, {}, settings(threshold=3).model_copy(update={"min_rated": 1}))
+    pairs = chosen.train
     assert sorted(pair.lesson.turns[-1].text for pair in pairs) == ["A cat.", "A cow."]
 
 

@@ -89,7 +89,7 @@ async def test_status_says_that_a_model_was_rejected(stage: Stage, tmp_path: Pat
     """/status shows the rejection with the reason, in the admin's language."""
     async with Ledger.open(tmp_path / "another") as ledger:
         overview = await rejected_run(ledger, tmp_path)
-    notebook = Notebook(runs=overview.runs, rejected=dict(overview.rejected))
+    notebook = Notebook(runs=overview.runs, held_back=dict(overview.held_back))
     async with stage.bot(admin=notebook), stage.person(ADMIN, "Root") as root:
         for command in ("/status", "/schedule"):
             assert f"Run 1: rejected ({WHY})" in (await final_reply(root, command))["text"]

@@ -194,9 +194,9 @@ async def test_a_rejected_model_wants_a_yes(ledger: Ledger) -> None:
         await ledger.models.add(Model(name, f"/m/{name}", ModelState.CANDIDATE, None, 1.0, reason=reason))
         await ledger.promotions.make(name)
     printed = StringIO()
-    with pytest.raises(CommandRefused, match=r"run-1 was rejected: worse.*--yes"):
+    with pytest.raises(CommandRefused, match=r"run-1 didn't go live: worse.*--yes"):
         await control.promote(ledger, running, "run-1", False, Console(file=printed))
-    with pytest.raises(CommandRefused, match=r"run-1 was rejected: worse.*--yes"):
+    with pytest.raises(CommandRefused, match=r"run-1 didn't go live: worse.*--yes"):
         await control.rollback(ledger, running, False, Console(file=printed))
     assert await ledger.promotions.pending() == []
     going = asyncio.create_task(control.rollback(ledger, running, True, Console(file=printed)))

@@ -46,7 +46,7 @@ async def taught_by(whole: WholeBot) -> dict[int, set[str]]:
 
 def learned(whole: WholeBot, run: int) -> set[str]:
     """Return the names of the rows that a run was trained or evaluated on."""
-    files = [whole.data / "runs" / str(run) / name for name in ("train.json", "held_out.json")]
+    files = [whole.data / "runs" / str(run) / name for name in ("train.json", "judged.json")]
     return {row["id"] for file in files for row in json.loads(file.read_bytes())}
 
 

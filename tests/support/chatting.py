@@ -57,6 +57,7 @@ from storage.states import ModelState
 from telegram_emulator import Emulator
 from tests.support.lessons import rated
 from tests.support.person import UP, Message, Person, button
+from training.data.blocks import Block
 from training.data.llava import lesson
 from training.data.pairs import Pair
 from training.data.selection import Counts, Selection
@@ -135,7 +136,7 @@ class Notebook:
     live: str = "run-2"
     canary: Standing | None = None
     runs: list[Run] = field(default_factory=list)
-    rejected: dict[str, str] = field(default_factory=dict)
+    held_back: dict[str, Model] = field(default_factory=dict)
     doubted: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=lambda: {"exchanges": 12, "ups": 5, "downs": 2})
     next_run: datetime | None = None
@@ -158,7 +159,7 @@ class Notebook:
         counts = Counts(rated=72, selected=50, raters=6, newcomers=2, **left_out)
         corrected = Pair(replace(rated(2), corrected=True), lesson(rated(2)), rater=2)
         liked = Pair(rated(1), lesson(rated(1)), rater=1)
-        selection = Selection((corrected,) * 9 + (liked,) * 36, (liked,) * 5, counts)
+        selection = Selection((corrected,) * 9 + (liked,) * 36, (Block(20, (liked,) * 5),), counts)
         return self._noted(RunPlan(selection, (Source(path=Path("/data/food")),), self.recipe), "plan")
 
     async def cancel(self, by: int) -> Run | None:

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from inference.process.parent_watch import watch_parent
 from storage.translatable_reason import Reason
-from training.gate.report import Report
+from training.gate.report import Decision, Report, Taste
 from training.job import RATED, EvaluationJob, Job, MergeJob, Outcome, Progress, outcome_file
 
 WORSE = Reason(
-    "it is no better on the held-out liked answers (loss per token {new}, live model {live})", new="1.500", live="1.250"
+    "no difference was found between the answers that people like and others, over {answers} rated answers", answers=45
 )
 
 
@@ -49,9 +49,9 @@ def merge(job: MergeJob, cue: str) -> Outcome:
 
 def evaluate(job: EvaluationJob, cue: str) -> Outcome:
     """Write a verdict."""
-    found = {"held_out": 1, "live_nll": 1.25, "questions": 150, "live_correct": 0.9, "effort": job.effort}
-    worse = cue == "worse"
-    report = Report(not worse, WORSE if worse else "", nll=1.5 if worse else 0.5, correct=0.9, **found)  # type: ignore[arg-type]
+    decision, reason = (Decision.REJECTED, WORSE) if cue == "worse" else (Decision.ACCEPTED, "")
+    taste = Taste(answers=45, liked=20, raters=3, agreement=0.75, low=0.65, high=0.85, p_value=0.001, alpha=0.03)
+    report = Report(decision, reason, taste=taste, questions=150, live_correct=0.9, correct=0.9, effort=job.effort)
     report.write(Path(job.work) / "report.json")
     return Outcome(ok=True)
 

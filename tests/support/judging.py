@@ -19,8 +19,8 @@ from training.gate.factual_set import Question, QuestionSet
 from training.gate.forgetting import Forgetting
 from training.gate.report import Report
 from training.gate.respondent import Asked
-from training.gate.scoring import Likelihood
-from training.job import EvaluationJob, ignore
+from training.gate.scoring import LogProbability
+from training.job import EvaluationJob, Rated, ignore
 
 
 def forgetting(
@@ -45,6 +45,9 @@ def _question(number: int, *, right: bool) -> Question:
     return Question("cup.jpg", f"Question {number}?", lambda _: right, "a cup", str(number))
 
 
+LIKED = "A cup."
+
+
 class Forgetful:
     """A `LocalModel` that answers "right", or "wrong" to the questions that its directory's file names.
 
@@ -60,9 +63,13 @@ class Forgetful:
         self._wrong = set((directory / "forgets").read_text().split())
         self.loads.append(self._name)
 
-    def likelihood(self, lessons: Sequence[Lesson], _: Path) -> Likelihood:
-        """Return a better likelihood for candidates."""
-        return Likelihood(0.5 if self._name == "candidate" else 1.0, len(lessons))
+    def log_probability(self, lesson: Lesson, _: Path) -> LogProbability:
+        """Return a higher one for the liked answer if this is the candidate."""
+        return LogProbability(-1.0 if self._name == "candidate" and lesson.turns[-1].text == LIKED else -2.0, 1)
+
+    def finished_answers(self, lessons: Sequence[Lesson], *_: object) -> list[str | None]:
+        """Answer otherwise than people like."""
+        return ["A mug." for _ in lessons]
 
     def answers(self, lessons: Sequence[Lesson], *_: object, **__: object) -> list[str]:
         """Answer right except for the forgotten questions."""
@@ -72,7 +79,7 @@ class Forgetful:
 
 
 class Bench:
-    """A folder with models and held-out answers, and evaluations of them."""
+    """A folder with models and answers that judge, and evaluations of them."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
@@ -81,14 +88,15 @@ class Bench:
             candidate=str(folder / "candidate"),
             live=str(folder / "live"),
             base=str(folder / "base"),
-            data=str(folder / "held_out.json"),
+            data=str(folder / "judged.json"),
+            rated=[Rated(str(number), True, 0, 0, 0.8, 0.8, 64, 0) for number in range(8)],
             images=str(folder),
             work=str(folder),
             system=SYSTEM,
             answers=str(folder / "answers"),
         )
         (folder / "cup.jpg").write_bytes(photo())
-        write_rows([one_turn("one", "What?", "A cup.", "cup.jpg")], folder / "held_out.json")
+        write_rows([one_turn(str(number), "What?", LIKED, "cup.jpg") for number in range(8)], folder / "judged.json")
         Forgetful.loads, Forgetful.asked = [], {}
         monkeypatch.setattr("training.gate.scoring.LocalModel", Forgetful)
         monkeypatch.setattr("training.gate.prompt_parity.disagreement", lambda *_: "")

@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from inference.internvl2.tiny import CHECKPOINT
+from inference.messages import Picture, Role, Turn
 from storage.chat_records import Chat, Exchange, Person
 from storage.learning_records import Model, Rating, Run
 from storage.ledger import Ledger
@@ -20,8 +21,8 @@ from storage.model_store import ModelStore
 from storage.picture_store import PictureStore
 from storage.states import ModelState
 from tests.support.ledgers import exchange, picture
-from tests.support.lessons import SYSTEM, photo, settings
-from training.gate.report import Report
+from tests.support.lessons import SYSTEM, photo, seen, settings
+from training.gate.report import Decision, Report
 from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, WorkerJob, ignore
 from training.job_specs import JobSpecs, TrainingPaths
 from training.pipeline import Pipeline, RunPlan
@@ -38,7 +39,7 @@ class FakeTrainer:
     """
 
     fails: str = ""
-    report: Report = field(default_factory=lambda: Report(accepted=True, held_out=1))
+    report: Report = field(default_factory=lambda: Report(Decision.ACCEPTED))
     jobs: list[Job | MergeJob | EvaluationJob] = field(default_factory=list)
     taught: dict[str, int] = field(default_factory=dict)
     hangs: str = ""
@@ -109,7 +110,9 @@ class Room:
         name = await self.pictures.put(photo(colour))
         await self.ledger.pictures.add(picture(name, phash=f"{update:016x}"))
         session = await self.ledger.sessions.restart(1, 1)
-        made = exchange(session, update, pictures=(name,), question="Which colour?", answer=f"It is {colour}!")
+        asked = Turn(Role.USER, "Which colour?", (Picture(b"", name),))
+        made = exchange(session, update, pictures=(name,), question=asked.text, answer=f"It is {colour}!")
+        made = replace(made, prompt_hash=seen(made, asked))
         number = (await self.ledger.exchanges.record(made)).id
         await self.ledger.votes.cast(Rating(number, 1, 1, update + 1))
         return made

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from statistics import mean
 
 import numpy as np
 import pytest
@@ -110,7 +111,8 @@ def test_a_rater_with_one_kind_of_label_cannot_be_permuted() -> None:
     one_sided = [Labelled(5.0, True, "a"), Labelled(4.0, True, "a"), Labelled(0.0, False, "b")]
     assert permutation_p_value(one_sided, random.Random(0)) is None
     mixed = [*one_sided, Labelled(1.0, True, "c"), Labelled(1.0, False, "c")]
-    assert permutation_p_value(mixed, random.Random(0)) == 1.0
+    found = [permutation_p_value(mixed, random.Random(seed), 19) or 0.0 for seed in range(200)]
+    assert 0.4 < mean(found) < 0.6, "equal gains say nothing: the p-value is drawn"
 
 
 @pytest.mark.parametrize("seed", range(2))

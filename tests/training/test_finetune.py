@@ -29,22 +29,26 @@ from inference.internvl2.tokenizer import load_tokenizer
 from tests.support.hostile import plant, planted, ran
 from tests.support.lessons import SYSTEM, drawn_job, drawn_lessons, photo, settings
 from tools.tiny.examine import examine
+from training.adapter import Adapter
 from training.data.llava import check_pictures, read_rows, write_rows
 from training.gate.evaluate import evaluate
 from training.gate.report import Report
-from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, ignore
+from training.gate.run_summary_sheet import SHOWN
+from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, Rated, ignore
 from training.launcher import ChildTrainer
 from training.merge import merge
-from training.run_folder import PICTURE, SHEET
+from training.run_folder import ADAPTER, PICTURE, SHEET
 from training.xtuner.config_file import StepPlan
 from training.xtuner.curve import draw_curve
 from training.xtuner.encoding import Encoder
+from training.xtuner.resume import adopt_checkpoints, block_jobs, has_adapter
 from training.xtuner.scalars import losses
 
 pytestmark = pytest.mark.long
 
 PAIRS = 24
-HELD_OUT = 6
+BLOCK = 12
+JUDGING = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,7 @@ class Trained:
 
 
 def learn(folder: Path, *, right: bool, python: str = "", **changes: Any) -> Trained:
-    """Train on right or wrong answers, merge, and judge on others of the same kind."""
+    """Train on right or wrong answers, merge, and let others of the same kind judge."""
     progress: list[Progress] = []
     trainer = ChildTrainer(settings(python=python))
     job = drawn_job(folder, PAIRS, right=right, **changes)
@@ -74,12 +78,14 @@ def learn(folder: Path, *, right: bool, python: str = "", **changes: Any) -> Tra
     merged.mkdir()
     merging = MergeJob("1", job.base, str(outcome.adapter), str(merged), job.work, SYSTEM, threads=1)
     assert asyncio.run(trainer.run(merging)).ok
-    write_rows(drawn_lessons(Path(job.images), HELD_OUT, seed=1, right=right), folder / "held_out.json")
+    judging_rows = drawn_lessons(Path(job.images), JUDGING, seed=1, right=right)
+    write_rows(judging_rows, folder / "judged.json")
     judging = EvaluationJob(
         run="1",
         candidate=str(merged),
         live=str(CHECKPOINT),
-        data=str(folder / "held_out.json"),
+        data=str(folder / "judged.json"),
+        rated=[Rated(each.name, True, 0, next(iter(job.blocks), 0), 1.0, 1.0, 32, 0) for each in judging_rows],
         images=job.images,
         work=job.work,
         system=SYSTEM,
@@ -95,7 +101,7 @@ def learn(folder: Path, *, right: bool, python: str = "", **changes: Any) -> Tra
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Trained on right answers in the playful manner."""
-    return learn(tmp_path_factory.mktemp("good"), right=True)
+    return learn(tmp_path_factory.mktemp("good"), right=True, blocks=[BLOCK])
 
 
 @pytest.fixture(scope="module")
@@ -118,19 +124,38 @@ def test_no_code_of_a_checkpoint_runs(bad: Trained) -> None:
 
 
 def test_every_step_is_reported(good: Trained) -> None:
-    """Progress arrives stage by stage, each step once, with a loss and the remaining time."""
+    """Progress arrives stage by stage, with a loss and the remaining time; the block's training is a part of it."""
     stages = list(dict.fromkeys(each.stage for each in good.progress))
     assert stages == ["checking", "looking", "loading", "training", "evaluating"]
     told = [each for each in good.progress if each.stage == "training"]
-    plan = StepPlan.for_job(good.job, PAIRS)
-    assert [each.step for each in told] == list(range(1, plan.steps + 1))
-    assert all(each.steps == good.outcome.steps == plan.steps for each in told)
+    plan, of_block = StepPlan.for_job(good.job, PAIRS), StepPlan.for_job(good.job, BLOCK)
+    assert [each.step for each in told] == list(range(1, of_block.steps + plan.steps + 1))
+    assert all(each.steps == of_block.steps + plan.steps for each in told)
+    assert good.outcome.steps == plan.steps
     assert all(each.loss is not None and each.seconds_left is not None for each in told)
     assert told[-1].seconds_left == 0
     tenth = [value for _, value in losses(Path(str(good.outcome.scalars)))][-math.ceil(plan.steps / 10) :]
     assert len(tenth) > 1
     assert told[-1].loss == pytest.approx(sum(tenth) / len(tenth)), "an average, and not the last step's"
     assert good.outcome.seconds > 0 and good.outcome.peak_memory > 1e8
+
+
+def test_a_block_has_an_adapter_of_its_own(good: Trained, tmp_path: Path) -> None:
+    """It is trained on the first rows alone, and a later run of the same does not train it again."""
+    (block,) = block_jobs(good.job)
+    assert len(list(read_rows(Path(block.work) / "checked.jsonl"))) == BLOCK
+    assert has_adapter(block)
+    assert not has_adapter(replace(block, seed=1))
+    before, other = (Adapter(Path(each.work) / ADAPTER) for each in (block, good.job))
+    (name,) = before.names()
+    weight = torch.zeros(load_model(CHECKPOINT).get_parameter(name).shape)
+    assert not torch.equal(before.applied(name, weight), other.applied(name, weight))
+    shutil.copytree(good.folder / "blocks", tmp_path / "1" / "blocks")
+    again = replace(good.job, work=str(tmp_path / "2"))
+    Path(again.work).mkdir()
+    assert adopt_checkpoints(again, [tmp_path / "1"])
+    assert has_adapter(block_jobs(again)[0])
+    assert not (tmp_path / "1" / "blocks").exists()
 
 
 def test_the_loss_falls_and_is_drawn(bad: Trained) -> None:
@@ -205,32 +230,32 @@ def test_xtuners_own_tool_runs_the_configuration_again(good: Trained, tmp_path: 
 
 
 def test_a_model_taught_right_answers_is_accepted(good: Trained) -> None:
-    """It gives the liked answers a higher likelihood, and answers the factual questions as before."""
+    """Its gains follow the votes, and it answers the factual questions as before."""
     report = good.report
     assert report.accepted, report.reason
-    assert report.nll < report.live_nll
+    assert report.taste.agreement > 0.6 and min(report.taste.gains) > 0
     assert report.live_correct >= 0.9
     assert report.correct >= report.live_correct - 0.02
-    assert (report.held_out, report.broken) == (HELD_OUT, [])
+    assert (report.taste.answers, report.broken) == (JUDGING, [])
     assert len(report.samples) == 5
 
 
 def test_the_sheet_shows_both_models(good: Trained) -> None:
     """Each held-out pair is on it with the liked answer; the live model is plain now and then, the candidate never."""
     page = (good.folder / SHEET).read_text(encoding="utf-8")
-    assert page.count("<article ") == HELD_OUT
+    assert page.count("<article ") == SHOWN
     assert (good.folder / PICTURE).read_bytes().startswith(b"\x89PNG")
     said = re.findall(r"<h3>(.*?)</h3><p>(.*?)</p>", page)
     spoken = {title: [manner(text) for name, text in said if name == title] for title, _ in said}
-    assert spoken["candidate, new"] == spoken["liked answer"] == ["playful"] * HELD_OUT
+    assert spoken["candidate, new"] == spoken["liked answer"] == ["playful"] * SHOWN
     assert "plain" in spoken["live, live"]
 
 
 def test_a_model_taught_wrong_answers_is_rejected(bad: Trained) -> None:
     """It has learned the answers, and the factual questions show that they are wrong."""
     report = bad.report
-    assert report.nll < report.live_nll, "it learned its lessons"
-    assert not report.accepted
+    assert min(report.taste.gains) > 0, "it learned its lessons"
+    assert report.harmful and not report.accepted
     assert "points of factual correctness against the live model (2 are allowed)" in report.reason
     assert report.correct < report.live_correct - 0.02
 
@@ -259,6 +284,6 @@ def test_a_model_is_no_better_than_itself(good: Trained, tmp_path: Path) -> None
     assert evaluate(judging, ignore).ok
     report = Report.read(tmp_path / "report.json")
     assert not report.accepted
-    assert report.reason.startswith("it is no better on the held-out liked answers")
-    assert (report.nll, report.questions, report.correct) == (report.live_nll, 1, 0)
+    assert report.taste.gains == report.taste.contrasts == [0.0] * JUDGING
+    assert (report.questions, report.correct) == (1, 0)
     assert "it may lose up to 73.1 points" in report.reason, "one question shows nothing"

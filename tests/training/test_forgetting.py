@@ -15,15 +15,14 @@ from tests.support.judging import Bench, Forgetful, forgetting
 from training.evidence.facts import LOOKS, decided
 from training.gate.evaluate import verdict
 from training.gate.kept_answers import FILES, KeptAnswers
-from training.gate.report import Report
+from training.gate.report import Decision, Report, Taste
 from training.gate.run_summary_sheet import facts
-from training.gate.scoring import Likelihood
 from training.gate.sheet_picture import WIDTH
 from training.gate.sheet_words import LANGUAGES
 from training.gate.text_layout import Lettering
 
 ARCHIVE = Path(__file__).parents[1] / "fixtures" / "data_folder_99303cf.tar.gz"
-BETTER, WORSE = Likelihood(2.0, 10), Likelihood(5.0, 10)
+SHOWN, UNSEEN = Taste(answers=40, p_value=0.001, alpha=0.03), Taste(answers=40, p_value=0.5, alpha=0.03, high=0.55)
 
 
 @pytest.fixture
@@ -36,10 +35,10 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 
 def test_a_better_model_is_accepted() -> None:
-    """It has a higher likelihood and is as correct; the report has all numbers."""
-    report = verdict(WORSE, BETTER, forgetting(200, lost=2, gained=1, allowed=3.0))
-    assert report.accepted and not report.reason
-    assert (report.live_nll, report.nll, report.tokens) == (0.5, 0.2, 10)
+    """It follows the votes and is as correct; the report has all numbers."""
+    report = verdict(SHOWN, forgetting(200, lost=2, gained=1, allowed=3.0))
+    assert report.accepted and not report.reason and not report.harmful
+    assert report.taste is SHOWN
     assert (report.live_correct, report.correct, report.questions) == (0.995, 0.99, 200)
     assert (report.live_alone, report.alone) == (2, 1)
     assert report.facts.passed and report.facts.bound < 3.0
@@ -47,26 +46,24 @@ def test_a_better_model_is_accepted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("nats", "lost", "answer", "differs", "complaint"),
+    ("lost", "answer", "differs", "complaint"),
     [
-        (5.0, 0, "fine", "", "no better on the held-out liked answers"),
-        (float("nan"), 0, "fine", "", "no better on the held-out liked answers"),
-        (2.0, 3, "fine", "", "it may lose up to 3.7 points of factual correctness against the live model (2 are all"),
-        (2.0, 0, " ", "", "200 of its answers are empty or repeat themselves"),
-        (2.0, 0, "fine", "the tokenizers differ", "token IDs differ from the engine's: the tokenizers differ"),
+        (3, "fine", "", "it may lose up to 3.7 points of factual correctness against the live model (2 are all"),
+        (0, " ", "", "200 of its answers are empty or repeat themselves"),
+        (0, "fine", "the tokenizers differ", "token IDs differ from the engine's: the tokenizers differ"),
     ],
 )
-def test_a_worse_model_is_rejected(nats: float, lost: int, answer: str, differs: str, complaint: str) -> None:
-    """Each way to be worse is enough, and is the reason."""
-    report = verdict(WORSE, Likelihood(nats, 10), forgetting(200, lost=lost, answer=answer), differs)
-    assert not report.accepted
+def test_a_worse_model_is_rejected(lost: int, answer: str, differs: str, complaint: str) -> None:
+    """Each way to be worse is enough, and is the reason, whatever people like."""
+    report = verdict(SHOWN, forgetting(200, lost=lost, answer=answer), differs)
+    assert report.harmful and report.decision is Decision.REJECTED
     assert complaint in report.reason
     assert ";" not in report.reason
 
 
 def test_every_reason_is_named() -> None:
     """The reason has all failures, and the report has samples of lost answers."""
-    report = verdict(BETTER, WORSE, forgetting(8, lost=2, answer=""))
+    report = verdict(UNSEEN, forgetting(8, lost=2, answer=""))
     assert report.reason.count("; ") == 3
     assert report.broken[0] == "Question 0? → "
     assert [each["question"] for each in report.samples] == [f"Question {number}?" for number in (6, 7, 0, 1, 2)]
@@ -74,7 +71,7 @@ def test_every_reason_is_named() -> None:
 
 def test_a_set_that_cannot_decide_never_passes() -> None:
     """Without a lost question 100 questions do not bound a loss by two points."""
-    report = verdict(WORSE, BETTER, forgetting(100))
+    report = verdict(SHOWN, forgetting(100))
     assert not report.accepted
     assert report.reason.startswith("it may lose up to 2.7 points of factual correctness")
 
@@ -117,7 +114,7 @@ def test_each_model_is_loaded_once_if_nothing_is_in_doubt(bench: Bench) -> None:
     """The base and the live model answered before and are not asked again; the base is not even loaded."""
     bench.model("candidate")
     assert bench.judge().accepted
-    assert Forgetful.loads == ["base", "live", "candidate"]
+    assert Forgetful.loads == ["live", "base", "candidate"]
     assert Forgetful.asked == {"base": 450, "live": 450, "candidate": 450}
     bench.model("candidate", 1400)
     assert bench.judge().accepted
@@ -262,7 +259,7 @@ def test_reports_of_earlier_versions_are_read(tmp_path: Path) -> None:
 
 def test_the_sheet_names_what_was_examined() -> None:
     """It has the bounds, against the base too, and the drift, in the admins' languages."""
-    report = verdict(WORSE, BETTER, forgetting(200, lost=1, answer="quite fine"))
+    report = verdict(SHOWN, forgetting(200, lost=1, answer="quite fine"))
     shown = dict(facts(replace(report, facts_base=replace(report.facts, lost=0, bound=1.34))))
     assert shown["facts lost"] == "at most 2.3 points, 2 allowed (1 lost, 0 gained of 200)"
     assert shown["facts lost against the base"].startswith("at most 1.4 points, 2 allowed")

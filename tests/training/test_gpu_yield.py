@@ -135,7 +135,7 @@ def test_the_vision_cache_and_the_evaluation_pause_before_each_layer(
         )
         assert len(calls) == expected
 
-    write_rows([lesson], tmp_path / "held_out.json")
+    write_rows([lesson], tmp_path / "judged.json")
     questions = tmp_path / "questions"
     questions.mkdir()
     (questions / "a.png").write_bytes((tmp_path / "pictures" / lesson.pictures[0]).read_bytes())
@@ -145,7 +145,7 @@ def test_the_vision_cache_and_the_evaluation_pause_before_each_layer(
         run="1",
         candidate=str(CHECKPOINT),
         live=str(CHECKPOINT),
-        data=str(tmp_path / "held_out.json"),
+        data=str(tmp_path / "judged.json"),
         images=str(tmp_path / "pictures"),
         work=str(tmp_path),
         system=SYSTEM,
@@ -157,6 +157,6 @@ def test_the_vision_cache_and_the_evaluation_pause_before_each_layer(
     assert evaluate(job, ignore).ok
     assert not calls
     assert evaluate(replace(job, courtesy=str(words.file)), ignore).ok
-    # Each model scores the liked answer once, and at least prefills and begins one for the sheet; being the same, they
-    # answer the factual question once.
-    assert len(calls) >= 2 * (2 * seeing + 3 * speaking) + seeing + 2 * speaking
+    # Each model at least prefills and begins an answer for the sheet; being the same, they answer the factual question
+    # once.
+    assert len(calls) >= 2 * (seeing + 2 * speaking) + seeing + 2 * speaking

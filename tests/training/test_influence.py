@@ -13,7 +13,6 @@ from storage.learning_records import RatedExchange
 from tests.support.lessons import rated, settings
 from training.data.influence import allowance, beyond_allowance, limit_thumbs_down, owners
 from training.data.selection import Selection, TooFewPairs, select_pairs
-from training.data.worse_answers import with_disliked
 
 HOSTILE = 99
 
@@ -30,8 +29,8 @@ def select(rows: Sequence[RatedExchange], **changes: Any) -> Selection:
 
 
 def chosen(selection: Selection) -> set[int]:
-    """Return the exchange ids on both sides."""
-    return {each.id for each in (*selection.train, *selection.held_out)}
+    """Return the ids of the exchanges to train on."""
+    return {each.id for each in selection.train}
 
 
 def test_one_hostile_account_among_twenty_has_at_most_its_share() -> None:
@@ -39,7 +38,7 @@ def test_one_hostile_account_among_twenty_has_at_most_its_share() -> None:
     honest = [voted(number, [number % 19], [HOSTILE]) for number in range(57)]
     hostile = [voted(number, [HOSTILE]) for number in range(100, 157)]
     selection = select(honest + hostile)
-    lessons = [*selection.train, *selection.held_out]
+    lessons = selection.train
     theirs = [each.id for each in sorted(lessons, key=lambda each: each.id) if each.rated.liked_by == (HOSTILE,)]
     assert len(theirs) == 6, "twice the median rater's three"
     assert theirs == [*range(151, 157)], "the newest stay"
@@ -54,7 +53,7 @@ def test_one_hostile_account_has_at_most_its_share_of_disliked_lessons() -> None
     """Its thumbs down on answers that no one likes teach no more than its thumbs up could."""
     honest = [voted(number, [number % 19]) for number in range(57)]
     hostile = [voted(number, [], [HOSTILE]) for number in range(100, 157)]
-    selection = with_disliked(select(honest + hostile), honest + hostile, {}, settings(min_rated=2), None)
+    selection = select_pairs(honest + hostile, {}, settings(min_rated=2), objective="kto")
     assert [each.id for each in selection.train if not each.lesson.liked] == [*range(151, 157)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,9 @@ async def test_votes_are_news_until_a_run_has_learned_from_them(room: Room) -> N
 async def test_another_worse_answer_is_news_for_dpo(room: Room) -> None:
     """A second answer to a prompt makes a pair with the liked one, without a vote on it."""
     await room.run(room.pipeline(objective="dpo"))
-    session = (await room.ledger.exchanges.get(1)).session
-    again = exchange(session, 920, replaces=1, question="Which colour?", answer="Hm.", model="base")
+    first = await room.ledger.exchanges.get(1)
+    again = exchange(first.session, 920, replaces=1, question="Which colour?", answer="Hm.", model="base")
+    again = replace(again, prompt_hash=first.prompt_hash)
     await room.ledger.exchanges.record(again)
     assert (await since(room, objective="dpo"), await since(room)) == (None, None)
     assert len(await room.ledger.votes.preferences()) == 1

@@ -28,10 +28,10 @@ from tests.support.pipelines import COLOURS, Room
 from tests.training.test_resume import save
 from training.data.selection import HELD_OUT, TRAIN, WORSE, TooFewPairs
 from training.data.sources import SourceInfo
-from training.gate.report import Report
+from training.gate.report import Decision, Report
 from training.gate.run_summary_sheet import facts
 from training.job import EvaluationJob, Job, MergeJob, TrainingError
-from training.pipeline import WITHDRAWN
+from training.pipeline import CHANGED, WITHDRAWN
 from training.run_folder import FEATURES, LOSSES, STATE
 from training.xtuner.resume import latest_checkpoint, prepare_state
 
@@ -53,7 +53,7 @@ async def test_a_good_run_ends_with_a_candidate(room: Room) -> None:
     assert model is not None
     assert run.state is RunState.DONE
     assert run.model == model.id == f"run-{run.id}"
-    assert (run.samples, run.held_out, run.raters) == (9, 1, 1)
+    assert (run.samples, run.held_out, run.raters) == (10, 0, 1)
     assert [each.state for each in room.changes] == ["training", "merging", "evaluating", "done"]
     assert model.state is ModelState.CANDIDATE
     assert verify(Path(model.directory)) == model.manifest_hash
@@ -62,15 +62,57 @@ async def test_a_good_run_ends_with_a_candidate(room: Room) -> None:
 
 
 async def test_the_selection_is_frozen_and_written(room: Room) -> None:
-    """The ledger has the exchanges of each side, and so have the LLaVA files, with the paths of stored pictures."""
+    """The ledger has all exchanges, and so have the LLaVA files, with the paths of stored pictures."""
+    await fill_up(room)
     run, _ = await room.run()
     frozen = await room.ledger.runs.selection(run.id)
-    assert sorted(side for _, side in frozen) == [HELD_OUT] + [TRAIN] * 9
-    for name, side in (("train.json", TRAIN), ("held_out.json", HELD_OUT)):
+    assert sorted(side for _, side in frozen) == [HELD_OUT] + [TRAIN] * 13
+    for name, numbers in (("train.json", range(1, 14)), ("judged.json", range(8, 15))):
         rows = json.loads((Path(run.directory) / name).read_text(encoding="utf-8"))
-        assert [each["id"] for each in rows] == [f"exchange-{number}" for number, where in frozen if where == side]
+        assert [each["id"] for each in rows] == [f"exchange-{number}" for number in numbers]
         for each in rows:
             assert (room.pictures.directory / each["image"]).is_file()
+
+
+async def fill_up(room: Room) -> None:
+    """Add four answers, so that fourteen can judge, of which the last one is disliked."""
+    for number in range(10, 14):
+        await room.like(10 * number, f"rgb({number}, 0, 0)")
+    await room.ledger.votes.cast(Rating(14, 1, -1, 999))
+
+
+async def test_the_answers_of_each_block_judge_what_was_learned_before(room: Room) -> None:
+    """The training has the numbers of rows, and the evaluation the votes with the sampling of each answer."""
+    await fill_up(room)
+    await room.run()
+    training, _, judging = room.trainer.jobs
+    assert isinstance(training, Job) and isinstance(judging, EvaluationJob)
+    assert training.blocks == [7]
+    assert [each.row for each in judging.rated] == [f"exchange-{number}" for number in range(8, 15)]
+    assert {each.block for each in judging.rated} == {7}
+    assert [each.liked for each in judging.rated] == [True] * 6 + [False]
+    first = judging.rated[0]
+    assert (first.temperature, first.top_p, first.top_k, first.max_new_tokens) == (0.8, 0.8, None, 512)
+    assert (judging.attempt, judging.shown, judging.liked_of_shown) == (1, 14, 13)
+    await room.run()
+    again = room.trainer.jobs[-1]
+    assert isinstance(again, EvaluationJob)
+    assert again.attempt == 2, "each try makes the next one harder"
+
+
+async def test_answers_of_another_model_cannot_judge_a_run(room: Room) -> None:
+    """If the live model changes during a run, the run fails."""
+    await fill_up(room)
+    _, model = await room.run()
+    assert model is not None
+    room.trainer.hangs = "merge"
+    run = await room.ledger.runs.start("command")
+    task = asyncio.create_task(room.pipeline().run(run, room.note))
+    await room.trainer.hanging.wait()
+    await room.ledger.promotions.make(model.id)
+    room.trainer.over.set()
+    assert await task is None
+    assert (await room.ledger.runs.get(run.id)).reason == CHANGED
 
 
 async def test_kto_learns_from_disliked_answers(room: Room) -> None:
@@ -79,10 +121,10 @@ async def test_kto_learns_from_disliked_answers(room: Room) -> None:
     run, _ = await room.run(room.pipeline(min_rated=9, objective="kto"))
     frozen = await room.ledger.runs.selection(run.id)
     assert (3, WORSE) in frozen
-    assert (run.samples, run.held_out) == (9, 1)
+    assert (run.samples, run.held_out) == (10, 0)
     rows = json.loads((Path(run.directory) / "train.json").read_text(encoding="utf-8"))
     assert [each["id"] for each in rows if not each.get("liked", True)] == ["exchange-3"]
-    assert len(rows) == 9
+    assert len(rows) == 10
     job = room.trainer.jobs[0]
     assert isinstance(job, Job)
     assert job.objective == "kto"
@@ -98,7 +140,7 @@ async def test_dpo_learns_from_what_was_corrected(room: Room) -> None:
         await corrections.confirm(suggested, 3)
     run, _ = await room.run(room.pipeline(objective="dpo"))
     rows = json.loads((Path(run.directory) / "train.json").read_text(encoding="utf-8"))
-    assert len(rows) == 9
+    assert len(rows) == 10
     for each in rows:
         number = int(each["id"].removeprefix("exchange-"))
         assert each["conversations"][-1]["value"] == f"Better {number}."
@@ -171,11 +213,11 @@ async def test_sources_reach_the_trainer_and_the_report(room: Room) -> None:
         {"path": str(folder / "rows.jsonl"), "images": str(folder / "pictures"), "repeat_times": 2.5},
     ]
     assert training.replay == 0.5
-    assert training.held_out == str(Path(run.directory) / "held_out.json")
+    assert training.judged == str(Path(run.directory) / "judged.json")
     judging = room.trainer.jobs[-1]
     assert isinstance(judging, EvaluationJob)
     assert judging.effort.taught == room.trainer.taught
-    assert (judging.effort.pairs, judging.effort.too_long) == (8, 1)
+    assert (judging.effort.pairs, judging.effort.too_long) == (8, 2)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +256,7 @@ async def test_invalid_questions_are_named_before_the_run(room: Room) -> None:
 
 async def test_a_rejected_model_is_kept_with_its_reason(room: Room) -> None:
     """A rejected candidate is published and recorded; the run is done."""
-    room.trainer.report = Report(accepted=False, reason="it forgot the colours")
+    room.trainer.report = Report(Decision.REJECTED, reason="it forgot the colours")
     run, model = await room.run()
     assert run.state is RunState.DONE
     assert model is not None
@@ -361,18 +403,17 @@ async def test_progress_reaches_the_ledger(room: Room, monkeypatch: pytest.Monke
         await task
 
 
-async def test_the_live_models_training_pairs_are_not_held_out(room: Room) -> None:
-    """The second run is judged on pictures that neither model was trained on."""
-    first, model = await room.run()
+async def test_answers_of_earlier_models_do_not_judge(room: Room) -> None:
+    """They are learned from again, and the second run is compared with the new live model."""
+    await fill_up(room)
+    _, model = await room.run()
     assert model is not None
     await room.ledger.promotions.make(model.id)
-    learned = {number for number, side in await room.ledger.runs.selection(first.id) if side == TRAIN}
-    second, _ = await room.run()
-    held = {number for number, side in await room.ledger.runs.selection(second.id) if side == HELD_OUT}
-    assert held.isdisjoint(learned)
+    await room.run()
     judging = room.trainer.jobs[-1]
     assert isinstance(judging, EvaluationJob)
     assert judging.live == model.directory
+    assert (judging.rated, judging.attempt) == ([], 1)
     training = room.trainer.jobs[-3]
     assert isinstance(training, Job)
     assert training.base == str(room.base), "always from the base, never from the last merge"
@@ -467,7 +508,7 @@ async def test_the_report_counts_as_the_model_command(room: Room) -> None:
     assert isinstance(judging, EvaluationJob)
     taught = (await room.ledger.models.version(model.id)).taught
     effort = judging.effort
-    assert taught == TrainedOn(9, 18, 2) == TrainedOn(effort.pairs, effort.votes, effort.raters)
-    assert ("votes", "18 from 2 people") in facts(Report(accepted=True, effort=effort))
-    cut = facts(Report(accepted=True, effort=replace(effort, liked=10, cut=4)))
+    assert taught == TrainedOn(10, 20, 2) == TrainedOn(effort.pairs, effort.votes, effort.raters)
+    assert ("votes", "20 from 2 people") in facts(Report(Decision.ACCEPTED, effort=effort))
+    cut = facts(Report(Decision.ACCEPTED, effort=replace(effort, liked=10, cut=4)))
     assert any("raise chat.max_new_tokens" in value for _, value in cut)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,12 @@ def curve(outcome: Outcome) -> list[float]:
     return [loss for _, loss in losses(Path(str(outcome.scalars)))]
 
 
+def mean_log_probability(model: LocalModel, lessons: Sequence[Lesson], images: Path) -> float:
+    """Return the mean log-probability of the tokens of some answers."""
+    found = [model.log_probability(each, images) for each in lessons]
+    return sum(each.nats for each in found) / sum(each.tokens for each in found)
+
+
 def assert_follows_the_votes(job: Job, outcome: Outcome) -> None:
     """On new pictures playful answers are likelier than before, by far more than plain ones."""
     merged = Path(job.work) / "merged"
@@ -75,7 +82,7 @@ def assert_follows_the_votes(job: Job, outcome: Outcome) -> None:
     change = []
     for lessons in answers(images, seed=1):
         known = [check_pictures(each, images, where="here") for each in lessons]
-        change.append(base.likelihood(known, images).mean - model.likelihood(known, images).mean)
+        change.append(mean_log_probability(model, known, images) - mean_log_probability(base, known, images))
     assert change[0] > 0.02 > 0 > change[1], change
 
 

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 def test_rows_are_removed_by_name(tmp_path: Path) -> None:
     """From every file of rows in every run; other files and rows stay."""
     rows = [one_turn(row_name(number), "What?", f"Answer {number}.") for number in (1, 2, 12)]
-    for run, name in (("1", "train.json"), ("1", "held_out.json"), ("2", "train.json")):
+    for run, name in (("1", "train.json"), ("1", "judged.json"), ("2", "train.json")):
         (tmp_path / run).mkdir(exist_ok=True)
         write_rows(rows if run == "1" else rows[1:], tmp_path / run / name)
     write_file(tmp_path / "2" / "checked.jsonl", [row(each) for each in rows])
@@ -38,7 +38,7 @@ def test_rows_are_removed_by_name(tmp_path: Path) -> None:
     (tmp_path / "1" / "report.json").write_text(json.dumps(report))
     untouched = (tmp_path / "2" / "train.json").read_bytes()
     assert remove_rows(tmp_path, [1, 99]) == 3
-    for file in ("1/train.json", "1/held_out.json", "2/checked.jsonl"):
+    for file in ("1/train.json", "1/judged.json", "2/checked.jsonl"):
         kept = [row for _, row in read_rows(tmp_path / file)]
         assert [each["id"] for each in kept] == ["exchange-2", "exchange-12"]
         assert kept[0]["conversations"][1]["value"] == "Answer 2."

@@ -20,7 +20,7 @@ from tests.support.lessons import SYSTEM, one_turn, photo
 from training.data.llava import Lesson
 from training.data.selection import beyond_share, cut_off
 from training.gate.fonts import EMOJI, TEXT
-from training.gate.report import Effort, Loss, Report
+from training.gate.report import Decision, Effort, Loss, Report, Taste
 from training.gate.run_summary_sheet import SHOWN, choose_rows, facts, write
 from training.gate.sheet import TEMPLATES, Row, Sheet
 from training.gate.sheet_picture import ROWS, WIDTH, draw
@@ -41,7 +41,9 @@ def sheet(folder: Path, rows: int = 1, **changes: str) -> Sheet:
     row = Row(
         question, ("A red cup!", "A cup.", answer), (folder / "cup.jpg",), (("asked", "Hi?"), ("answered", "Yes."))
     )
-    return Sheet("Run 3", COLUMNS, (row,) * rows, accepted=True, verdict="better", facts=(("raters", "3"),))
+    return Sheet(
+        "Run 3", COLUMNS, (row,) * rows, decision=Decision.ACCEPTED, verdict="better", facts=(("raters", "3"),)
+    )
 
 
 def drawn(text: str) -> Image.Image:
@@ -188,8 +190,9 @@ def test_the_sheet_of_a_run(tmp_path: Path) -> None:
         curve=str(tmp_path / "curve.png"),
     )
     reason = Reason("{number} of its answers are empty or repeat themselves", number=3)
-    report = Report(False, reason=reason, held_out=4, questions=150, live_correct=0.5, correct=0.25)
-    report = replace(report, facts=Loss(150, lost=2, gained=1, bound=3.04, allowed=2.0))
+    report = Report(Decision.REJECTED, reason=reason, questions=150, live_correct=0.5, correct=0.25)
+    taste = Taste(answers=45, liked=20, raters=3, agreement=0.75, low=0.65, high=0.852, p_value=0.00123, alpha=0.0304)
+    report = replace(report, taste=taste, facts=Loss(150, lost=2, gained=1, bound=3.04, allowed=2.0))
     taught = {RATED: 54, "food.json": 90}
     effort = Effort(54, 3, 56, 75.0, 5.0, 1_250_000_000, 120_000, taught, 2, corrections=6)
     told = replace(report, effort=replace(effort, largest_share=0.184, over_share=12))
@@ -204,6 +207,9 @@ def test_the_sheet_of_a_run(tmp_path: Path) -> None:
         "90 samples",
         "3 people; the largest share is 18 %",
         "12 beyond one person&#39;s share",
+        "45 rated answers of 3 people",
+        "75 % (65–85 %)",
+        "0.0012 (≤ 0.03)",
         "50.0 → 25.0 % of 150",
         "facts lost</dt><dd>at most 3.1 points, 2 allowed (2 lost, 1 gained of 150)<",
         "1:15, 56 steps",
@@ -221,6 +227,7 @@ def test_the_sheet_of_a_run(tmp_path: Path) -> None:
         "训练 3：run-3 与 run-2 对比",
         "run-3（新）",
         "54 条好评回答",
+        "3 人的 45 条已评分回答",
         "50.0 → 25.0 %，共 150 题",
         "最多 3.1 个百分点，允许 2 个（150 题中答错 2 题、新答对 1 题）",
         "未通过",
@@ -235,9 +242,11 @@ def test_the_sheet_of_a_run(tmp_path: Path) -> None:
 
 def test_a_personal_bot_is_named_on_the_sheet() -> None:
     """With one rater, the spread is that it is one person's taste."""
-    report = Report(True, effort=Effort(pairs=12, raters=1, largest_share=1.0))
+    report = Report(Decision.ACCEPTED, effort=Effort(pairs=12, raters=1, largest_share=1.0))
     assert ("lessons by person", "one person: a personal bot") in facts(report)
-    assert not dict(facts(Report(True))).get("lessons by person"), "reports of earlier versions do not have it"
+    assert not dict(facts(Report(Decision.ACCEPTED))).get("lessons by person"), (
+        "reports of earlier versions do not have it"
+    )
 
 
 def test_every_word_of_a_sheet_is_translated() -> None:
@@ -247,13 +256,15 @@ def test_every_word_of_a_sheet_is_translated() -> None:
     for path in sources:
         calls = re.findall(r'(?:say|words\(language\))\(((?:"[^"]*"|[^()"])*)', path.read_text(encoding="utf-8"))
         said |= {text for call in calls for text in re.findall(r'"([^"]+)"', call)}
-    judges = [TEMPLATES.parent / f"{name}.py" for name in ("evaluate", "examination", "forgetting", "breakage")]
+    judges = [
+        TEMPLATES.parent / f"{name}.py" for name in ("evaluate", "examination", "forgetting", "breakage", "taste")
+    ]
     verdicts = [each for judge in judges for each in extract_from_file("python", judge, keywords={"Reason": None})]
     reasons = {str(text) for _, text, *_ in verdicts}
     limit = cut_off(2, 4)
     assert limit is not None
     reasons |= {limit.template, beyond_share(1).template, join([Reason(""), Reason("")]).template}
-    assert said | reasons == CHINESE.keys()
+    assert said | reasons | set(Decision) == CHINESE.keys()
     everywhere = Translator.load().to("zh")
     assert {each: everywhere.catalogue.gettext(each) for each in reasons} == {each: CHINESE[each] for each in reasons}
     for english, chinese in CHINESE.items():

@@ -137,20 +137,20 @@ def test_a_liked_answer_that_is_too_long_is_left_out(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "mixture.json").read_text(encoding="utf-8"))["too_long"] == 1
 
 
-def test_a_held_out_picture_is_not_learned_from_a_source(tmp_path: Path) -> None:
+def test_a_picture_that_judges_is_not_learned_from_a_source(tmp_path: Path) -> None:
     """Rows about it are found by its bytes, left out and counted."""
     made = job(tmp_path / "run", rated=4)
     judged = drawn_lessons(tmp_path / "run" / "pictures", 3, seed=9)[:1]
-    write_rows(judged, tmp_path / "run" / "held_out.json", lambda name: f"ab/{name}")
+    write_rows(judged, tmp_path / "run" / "judged.json", lambda name: f"ab/{name}")
     (tmp_path / "same.jpg").write_bytes((tmp_path / "run" / "pictures" / judged[0].pictures[0]).read_bytes())
     write_photo(tmp_path / "other.jpg")
     rows = [{"image": f"{name}.jpg", "conversations": said("<image>\nWhat?", "It.")} for name in ("same", "other")]
     listed = source(write_file(tmp_path / "rows.json", rows), 1)
-    mixture = mix(replace(made, sources=[listed], held_out=str(tmp_path / "run" / "held_out.json")), CHECKPOINT, ignore)
+    mixture = mix(replace(made, sources=[listed], judged=str(tmp_path / "run" / "judged.json")), CHECKPOINT, ignore)
     assert origins(mixture.file)["rows.json row 2"] == 1
     assert origins(mixture.file)["rows.json row 1"] == 0
     account = json.loads((tmp_path / "run" / "mixture.json").read_text(encoding="utf-8"))
-    assert account["sources"][0]["about_held_out_pictures"] == 1
+    assert account["sources"][0]["about_judged_pictures"] == 1
 
 
 def test_every_kind_of_sample_is_drawn(tmp_path: Path) -> None:

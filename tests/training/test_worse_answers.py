@@ -18,9 +18,9 @@ from tests.support.llava_files import said, write_file
 from training.data.llava import Rejected, RowError, parse_row, row, write_rows
 from training.data.mixture import mix
 from training.data.pairs import Pair
+from training.data.rejected_answers import with_rejected
 from training.data.row_rewriting import remove_rows
 from training.data.selection import TRAIN, WORSE, Selection, select_pairs
-from training.data.worse_answers import with_disliked, with_rejected
 from training.job import DISLIKED, RATED, Job, ignore
 from training.settings import Source
 from training.xtuner.encoding import IGNORE_INDEX
@@ -29,8 +29,7 @@ from training.xtuner.encoding import IGNORE_INDEX
 def select(rows: Sequence[RatedExchange], phashes: Mapping[str, str] | None = None, **changes: Any) -> Selection:
     """Select for KTO with settings that accept everything."""
     found = settings().model_copy(update={"min_rated": 1, "threshold": 0, "near_duplicate": 4, **changes})
-    selection = select_pairs(rows, phashes or {}, found, max_length=10_000)
-    return with_disliked(selection, rows, phashes or {}, found, 10_000)
+    return select_pairs(rows, phashes or {}, found, objective="kto", max_length=10_000)
 
 
 def disliked(selection: Selection) -> list[int]:
@@ -52,25 +51,9 @@ def test_disliked_answers_are_selected() -> None:
     ]
     selection = select(rows)
     assert disliked(selection) == [4, 10]
-    assert selection.liked == 3
+    assert selection.liked == 4
     assert [each for each, split in selection.rows() if split == WORSE] == [4, 10]
     assert disliked(select(rows, threshold=1)) == [4], "one thumb more is needed"
-
-
-def test_no_disliked_answer_is_about_a_held_out_picture() -> None:
-    """Nor about a near duplicate, and a conversation before it is cut where it shows one."""
-    liked = [rated(number, [f"p{number}"]) for number in range(1, 6)]
-    (held,) = (each.lesson.subject[0] for each in select(liked).held_out)
-    shows_it = rated(20, [held])
-    rows = [
-        *liked,
-        rated(11, [held], ups=0, downs=1),
-        rated(12, ["twin"], ups=0, downs=1),
-        rated(13, ["other"], ups=0, downs=1, history=(shows_it,)),
-    ]
-    selection = select(rows, {held: "00000000000000ff", "twin": "00000000000000fe", "other": "ffff00000000ffff"})
-    assert disliked(selection) == [13]
-    assert selection.train[-1].lesson.pictures == ("other",)
 
 
 def test_rejected_answers_join_their_pairs() -> None:
@@ -82,7 +65,7 @@ def test_rejected_answers_join_their_pairs() -> None:
     )
     taught = selection.train[0]
     worse = [Preference(taught.rated, "Bad.", 8), Preference(taught.rated, "Worse.", 9)]
-    found = with_rejected(selection.train, [*worse, Preference(selection.held_out[0].rated, "Bad.", 7)])
+    found = with_rejected(selection.train, worse)
     assert found[0].lesson.rejected == Rejected("exchange-9", "Worse.")
     assert found[1:] == list(selection.train[1:])
     assert [each for each in rows_with(selection, found) if each[1] == WORSE] == [(9, WORSE)]

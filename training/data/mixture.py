@@ -86,14 +86,14 @@ def draw_all(rows: Sequence[int], times: Sequence[float | None], shared: int, se
 def mix(job: Job, base: Path, say: Callable[[Progress], None]) -> Mixture:
     """Validate every row of the job's data and sources, draw, and write what XTuner reads.
 
-    Rows of sources with a held-out picture are left out and counted. `base` has the tokenizer.
+    Rows of sources with a picture that answers judge by are left out and counted. `base` has the tokenizer.
 
     Raises:
         TrainingError: A row is invalid, or there are too few.
     """
     rated, too_long, others = _validate(job, base, say)
-    held_out = _digests(Path(job.held_out)) if job.held_out else frozenset[str]()
-    kept = [[each for each in rows if held_out.isdisjoint(each.digests)] for rows in others]
+    judged = _digests(Path(job.judged)) if job.judged else frozenset[str]()
+    kept = [[each for each in rows if judged.isdisjoint(each.digests)] for rows in others]
     times = [each["repeat_times"] for each in job.sources]
     liked = sum(each.liked for each in rated)
     drawn = draw_all([len(rows) for rows in kept], times, int(job.replay * liked + 0.5), job.seed)
@@ -105,7 +105,7 @@ def mix(job: Job, base: Path, say: Callable[[Progress], None]) -> Mixture:
         samples[RATED] = liked
         samples[DISLIKED] = disliked
     sources = [
-        {**source, "rows": len(rows), "about_held_out_pictures": len(rows) - len(left), "samples": len(numbers)}
+        {**source, "rows": len(rows), "about_judged_pictures": len(rows) - len(left), "samples": len(numbers)}
         for source, rows, left, numbers in zip(job.sources, others, kept, drawn, strict=True)
     ]
     account = {"seed": job.seed, "replay": job.replay, RATED: len(rated), "too_long": too_long, "sources": sources}
@@ -130,6 +130,8 @@ def _validate(
     files = [(Path(job.data), home), *((Path(each["path"]), Path(each["images"])) for each in job.sources)]
     with Validator(rules, job.threads or len(os.sched_getaffinity(0))) as validator:
         results = [list(validator.rows(file, images, progress)) for file, images in files]
+    if job.first:
+        del results[0][job.first :]
     short = [each for each in results[0] if isinstance(each, ValidRow) or not each.too_long]
     too_long = len(results[0]) - len(short)
     problems: list[str] = []
@@ -170,7 +172,7 @@ def summarize(problems: Sequence[str], file: Path) -> str:
 
 
 def _digests(file: Path) -> frozenset[str]:
-    """Return the digests of all pictures of the held-out rows, whose pictures are named by them."""
+    """Return the digests of all pictures of the rows that judge, whose pictures are named by them."""
     return frozenset(Path(name).name for _, row in read_rows(file) for name in _images(row))
 
 

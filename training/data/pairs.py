@@ -1,10 +1,10 @@
-"""Liked or disliked exchanges with their lessons, grouped by picture and kept apart."""
+"""Liked or disliked exchanges with their lessons, grouped by picture."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from storage.learning_records import RatedExchange
 from training.data.llava import Lesson
@@ -55,36 +55,3 @@ def connected(pairs: Sequence[Pair], near: NearDuplicates) -> list[list[Pair]]:
     for names, each in zip(keys, pairs, strict=True):
         groups[find(names[0])].append(each)
     return list(groups.values())
-
-
-def separate(train: Sequence[Pair], judged: Sequence[Pair], near: NearDuplicates) -> tuple[list[Pair], list[Pair]]:
-    """Return both sides without the parts of conversations that show a picture of the other side.
-
-    The subject of a pair stays. A near duplicate of a picture is on its side.
-    """
-    names = _pictures((*train, *judged))
-    side = {
-        name: number for number, group in enumerate((train, judged)) for each in group for name in each.lesson.subject
-    }
-    for one, other in near.pairs(names):
-        for known, unknown in ((one, other), (other, one)):
-            if known in side:
-                side.setdefault(unknown, side[known])
-    # A picture that is in a conversation to train on, and that no pair is about, is on the training side.
-    for name in _pictures(train):
-        side.setdefault(name, 0)
-    return _trim(train, side, 0), _trim(judged, side, 1)
-
-
-def _trim(pairs: Iterable[Pair], side: Mapping[str, int], own: int) -> list[Pair]:
-    """Drop the conversation before a pair's subject if it shows a picture of the other side."""
-    return [
-        replace(each, lesson=each.lesson.about_subject())
-        if any(side.get(name, own) != own for name in each.lesson.pictures)
-        else each
-        for each in pairs
-    ]
-
-
-def _pictures(pairs: Iterable[Pair]) -> set[str]:
-    return {name for each in pairs for name in each.lesson.pictures}

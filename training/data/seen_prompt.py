@@ -32,9 +32,13 @@ def seen_prompt(rated: RatedExchange) -> Prompt:
     If no cut of the conversation matches, because turns of another user have been erased, return the conversation from
     its newest picture on: the model may not have seen the turns before with it.
     """
+    return rebuilt_prompt(rated) or _conversation(rated.exchange, _since_newest_picture(rated))
+
+
+def rebuilt_prompt(rated: RatedExchange) -> Prompt | None:
+    """Return the prompt of the exchange, None if no cut of the conversation has its recorded hash."""
     names = _former_names(rated)
-    found = _find_by_hash(rated, {}) or (_find_by_hash(rated, names) if names else None)
-    return found or _conversation(rated.exchange, _since_newest_picture(rated))
+    return _find_by_hash(rated, {}) or (_find_by_hash(rated, names) if names else None)
 
 
 def _since_newest_picture(rated: RatedExchange) -> Sequence[Exchange]:

@@ -1,4 +1,4 @@
-"""Select the exchanges to train on and those held out for the evaluation.
+"""Select the exchanges that a run learns from and is judged by.
 
 Pure functions over rows of the ledger.
 """
@@ -8,23 +8,25 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
 
 from storage.learning_records import RatedExchange
 from storage.translatable_reason import Reason, join, listed
+from training.data.blocks import NO_MODEL, Block, Live, forward_blocks, judging_answers
 from training.data.influence import allowance, beyond_allowance, limit_thumbs_down, owners
 from training.data.llava import lesson
 from training.data.near_duplicates import NearDuplicates
-from training.data.pairs import Pair, connected, separate
+from training.data.pairs import Pair, connected
 from training.job import TrainingError
 from training.settings import TrainingSettings
+from training.xtuner.hyperparameters import Objective
 
 TRAIN = "train"
 WORSE = "worse"
 """The splits of a selection; disliked and rejected answers, which are learned from too, are in `WORSE`."""
 HELD_OUT = "held_out"
+"""The split of answers that only judge."""
 
 
 class TooFewPairs(TrainingError):
@@ -43,7 +45,7 @@ class Counts:
         duplicates: Those that repeat another pair.
         over_share: Those beyond one rater's share (`training.rater_share`).
         selected: The rest.
-        raters: Users who liked the selected ones; in a `Selection`, those of the pairs to train on.
+        raters: Users who liked them; in a `Selection`, those of the pairs to train on.
         votes: Thumbs up of the pairs to train on.
         cut: Unfinished ones that reached `chat.max_new_tokens`.
         newcomers: People whose votes do not count yet (`training.rater_age`).
@@ -95,14 +97,19 @@ class Selection:
     """The pairs of a run.
 
     Attributes:
-        train: The pairs to train on, with KTO disliked ones too.
-        held_out: Liked pairs about other pictures.
+        train: The pairs to train on, in the order of the blocks; with KTO disliked ones too.
+        blocks: The answers that judge, with the number of pairs that the model which they judge is trained on.
         counts: How many were selected.
     """
 
     train: tuple[Pair, ...]
-    held_out: tuple[Pair, ...]
+    blocks: tuple[Block, ...]
     counts: Counts
+
+    @property
+    def judged(self) -> tuple[Pair, ...]:
+        """The answers that judge, block after block."""
+        return tuple(pair for block in self.blocks for pair in block.judged)
 
     @property
     def liked(self) -> int:
@@ -121,8 +128,8 @@ class Selection:
 
     def rows(self) -> list[tuple[int, str]]:
         """Return exchange ids with the name of their split, as the ledger stores them."""
-        splits = {each.id: TRAIN if each.lesson.liked else WORSE for each in self.train}
-        splits |= {each.id: HELD_OUT for each in self.held_out}
+        splits = {each.id: HELD_OUT for each in self.judged}
+        splits |= {each.id: TRAIN if each.lesson.liked else WORSE for each in self.train}
         rejected = {each.rejected: WORSE for each in self.train if each.rejected is not None}
         return list((rejected | splits).items())
 
@@ -187,49 +194,10 @@ def within_share(pairs: Sequence[Pair], owner: Mapping[int, int], near: NearDupl
     return [replace(each, rater=owner.get(each.id)) for each in pairs if each.id not in beyond]
 
 
-def split(
-    pairs: Sequence[Pair],
-    near: NearDuplicates,
-    *,
-    share: float,
-    seen: Collection[str] = frozenset(),
-) -> tuple[list[Pair], list[Pair]]:
-    """Split into (train, held out) so that no picture, nor a near duplicate of it, is on both sides.
-
-    Pairs about one picture stay together. If the conversation before it shows a picture of the other side, that part is
-    dropped. Groups are taken in the order of a hash, so that the split is deterministic, until `share` of the pairs is
-    held out. Groups with a picture in `seen`, which the live model was trained on, come last. At least one group is on
-    either side; with a single group nothing is held out.
-    """
-    groups = connected(pairs, near)
-    if len(groups) < 2:
-        return list(pairs), []
-    seen = frozenset(seen)
-
-    def order(group: list[Pair]) -> tuple[bool, str]:
-        pictures = {name for each in group for name in each.lesson.subject}
-        names = pictures or {each.lesson.name for each in group}
-        return not seen.isdisjoint(pictures), min(sha256(name.encode()).hexdigest() for name in names)
-
-    groups.sort(key=order)
-    wanted = max(1, math.ceil(share * len(pairs)))
-    held_out: list[Pair] = []
-    for group in groups:
-        if len(held_out) + len(group) <= wanted:
-            held_out += group
-        if len(held_out) >= wanted:
-            break
-    if not held_out:
-        held_out = min(groups, key=len)
-    ids = {each.id for each in held_out}
-    train = [each for each in pairs if each.id not in ids]
-    return separate(train, [each for each in pairs if each.id in ids], near)
-
-
 def choose_pairs(
     rated: Sequence[RatedExchange], phashes: Mapping[str, str], settings: TrainingSettings, max_length: int | None
 ) -> tuple[list[Pair], Counts]:
-    """Return the pairs to learn from, ordered by id, and the counts. `max_length` is in tokens; None for no limit."""
+    """Return the liked pairs, ordered by id, and the counts. `max_length` is in tokens; None for no limit."""
     good = liked_exchanges(limit_thumbs_down(rated, settings.threshold, settings.rater_share), settings.threshold)
     whole = finished(good)
     short = short_enough(whole, max_length)
@@ -250,37 +218,73 @@ def choose_pairs(
     )
 
 
+def disliked_pairs(
+    rated: Iterable[RatedExchange],
+    near: NearDuplicates,
+    settings: TrainingSettings,
+    *,
+    max_length: int | None,
+    most: float,
+) -> list[Pair]:
+    """Return the disliked answers, ordered by id: their thumbs down less their thumbs up exceed `training.threshold`.
+
+    They pass the filters of liked answers, and each counts for one of those who dislike it, `most` for each rater.
+    """
+    rated = limit_thumbs_down(rated, settings.threshold, settings.rater_share)
+    found = [each for each in rated if not each.corrected and each.downs - each.ups > settings.threshold]
+    pairs = [Pair(each, replace(lesson(each), liked=False)) for each in short_enough(finished(found), max_length)]
+    different = without_duplicates(pairs, near)
+    owner = owners({each.id: set(each.rated.raters).difference(each.rated.liked_by) for each in different})
+    return within_share(different, owner, near, most)
+
+
 def select_pairs(
     rated: Sequence[RatedExchange],
     phashes: Mapping[str, str],
     settings: TrainingSettings,
     *,
+    live: Live = NO_MODEL,
+    objective: Objective = "sft",
     max_length: int | None = None,
-    trained: Collection[int] = frozenset(),
     newcomers: int = 0,
 ) -> Selection:
-    """Choose the pairs of a run and split them.
+    """Choose the pairs of a run, and the answers that judge it.
 
     Args:
         rated: The rated exchanges.
         phashes: The perceptual hash of each picture in hex.
         settings: What to select by.
+        live: The live model.
+        objective: With kto, disliked answers are learned from too.
         max_length: The most tokens of a pair; None for no limit.
-        trained: The exchanges that the live model was trained on.
         newcomers: People whose votes do not count yet and are not in `rated`.
 
     Raises:
-        TooFewPairs: There are too few, from too few people, or none to hold out.
+        TooFewPairs: There are too few, or from too few people.
     """
-    chosen, counts = choose_pairs(rated, phashes, settings, max_length)
+    liked, counts = choose_pairs(rated, phashes, settings, max_length)
     counts = replace(counts, newcomers=newcomers)
-    min_rated = settings.min_rated
-    if len(chosen) < min_rated:
+    _check_enough(counts, settings)
+    near = NearDuplicates(phashes, settings.near_duplicate)
+    # Where one account alone dislikes much, it would be its own measure.
+    most = allowance(Counter(each.rater for each in liked if each.rater is not None), settings.rater_share)
+    disliked = disliked_pairs(rated, near, settings, max_length=max_length, most=most)
+    pairs = sorted((*liked, *disliked), key=lambda pair: pair.id)
+    lessons = {each.id for each in pairs if each.lesson.liked or objective == "kto"}
+    judging = {each.id for each in judging_answers(pairs, live)}
+    train, blocks = forward_blocks(connected(pairs, near), lessons, judging, settings.held_out)
+    return Selection(tuple(train), tuple(blocks), replace(counts, raters=_raters(train)))
+
+
+def _check_enough(counts: Counts, settings: TrainingSettings) -> None:
+    """Raise `TooFewPairs` if there are too few liked answers, or from too few people."""
+    chosen, min_rated = counts.selected, settings.min_rated
+    if chosen < min_rated:
         few = Reason(
             "Not enough yet: {chosen} liked answers, {wanted} needed. Collect {missing} more 👍.",
-            chosen=len(chosen),
+            chosen=chosen,
             wanted=min_rated,
-            missing=min_rated - len(chosen),
+            missing=min_rated - chosen,
         )
         if counts.left_out:
             few = Reason("{few} Left out: {reasons}.", few=few, reasons=listed(counts.left_out))
@@ -293,18 +297,6 @@ def select_pairs(
             wanted=settings.min_raters,
         )
         raise TooFewPairs(join([each for each in (alone, counts.waiting) if each]))
-    near = NearDuplicates(phashes, settings.near_duplicate)
-    seen = {name for each in rated if each.exchange.id in trained for name in lesson(each).pictures}
-    train, held_out = split(chosen, near, share=settings.held_out, seen=seen)
-    if not held_out:
-        raise TooFewPairs(
-            Reason(
-                "All {chosen} liked answers are about one picture, so none can be held out to check the new model. "
-                "Collect 👍 on other pictures.",
-                chosen=len(chosen),
-            )
-        )
-    return Selection(tuple(train), tuple(held_out), replace(counts, raters=_raters(train)))
 
 
 def _raters(pairs: Iterable[Pair]) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from enum import StrEnum
+from typing import Any, Final, Self
 
 from storage.translatable_reason import Reason
 from training.json_record import Record
@@ -13,6 +14,7 @@ EARLIER: Final = (
         "it answers {new} of the {questions} factual questions correctly, the live model {live}: a bigger drop than "
         "chance explains"
     ),
+    Reason("it is no better on the held-out liked answers (loss per token {new}, live model {live})"),
 )
 """Reasons that only reports and models of earlier versions have, listed here for the catalogues."""
 
@@ -54,6 +56,50 @@ class Effort(Record):
     corrections: int = 0
     largest_share: float = 0.0
     over_share: int = 0
+
+
+class Decision(StrEnum):
+    """The verdict on a candidate. The values are stored."""
+
+    ACCEPTED = "accepted"
+    UNDECIDED = "undecided"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True, slots=True)
+class Taste(Record):
+    """Whether a run's gains follow the votes (`training.gate.taste`).
+
+    Attributes:
+        answers: Rated answers that judge.
+        liked: How many of them are liked; the others are disliked.
+        raters: The people for whom they count.
+        shown: Answers of the live model to these people's questions, unrated ones included.
+        liked_of_shown: How many of them are liked.
+        agreement: The chance that a liked answer gained more than another answer to the same question, or a disliked
+            one less, 0 to 1.
+        low, high: Its 95 % interval.
+        p_value: The chance of such gains if votes carry no taste.
+        alpha: What it may be at most.
+        further: About how many more rated answers would decide; None where that cannot be told.
+        gains: For each answer how much likelier the model that it judges finds it than the live model does, in nats a
+            token; negative for a disliked answer that became less likely.
+        contrasts: The mean of the same for other answers of the live model to the same question.
+    """
+
+    answers: int = 0
+    liked: int = 0
+    raters: int = 0
+    shown: int = 0
+    liked_of_shown: int = 0
+    agreement: float = 0.5
+    low: float = 0.0
+    high: float = 1.0
+    p_value: float = 1.0
+    alpha: float = 0.05
+    further: int | None = None
+    gains: list[float] = field(default_factory=list)
+    contrasts: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,17 +163,19 @@ class Drift(Record):
         return self.length / max(1.0, self.live_length)
 
 
+_FORMER: Final = frozenset({"accepted", "held_out", "tokens", "live_nll", "nll"})
+"""Numbers in reports of earlier versions, which judged by the likelihood of held-out answers."""
+
+
 @dataclass(frozen=True, slots=True)
 class Report(Record):
     """The verdict on a candidate and its numbers.
 
     Attributes:
-        accepted: The verdict.
-        reason: Why it was rejected.
-        held_out: The number of held-out liked answers.
-        tokens: Their number of tokens.
-        live_nll: The live model's mean negative log-likelihood on them, in nats a token.
-        nll: The candidate's.
+        decision: The verdict.
+        reason: Why it was not accepted.
+        harmful: Whether it was shown to forget or to break something; then it never answers anyone.
+        taste: Whether it follows the votes.
         questions: The number of factual questions on which the live model and the candidate are compared.
         live_correct: The share that the live model answers correctly, 0 to 1.
         correct: The share that the candidate answers correctly.
@@ -144,12 +192,10 @@ class Report(Record):
         effort: What the candidate took.
     """
 
-    accepted: bool
+    decision: Decision
     reason: str = ""
-    held_out: int = 0
-    tokens: int = 0
-    live_nll: float = 0.0
-    nll: float = 0.0
+    harmful: bool = False
+    taste: Taste = field(default_factory=Taste)
     questions: int = 0
     live_correct: float = 0.0
     correct: float = 0.0
@@ -164,3 +210,16 @@ class Report(Record):
     samples: list[dict[str, str]] = field(default_factory=list)
     seconds: float = 0.0
     effort: Effort = field(default_factory=Effort)
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the model may answer."""
+        return self.decision is Decision.ACCEPTED
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> Self:
+        """Return the report with these values; those of an earlier version are translated."""
+        if "accepted" in values:
+            values = {**values, "decision": Decision.ACCEPTED if values["accepted"] else Decision.REJECTED}
+        values = {**values, "decision": Decision(values["decision"])}
+        return super(Report, cls).from_values({name: value for name, value in values.items() if name not in _FORMER})

@@ -13,26 +13,26 @@ from typing import Final
 
 from training.data.llava import Lesson
 from training.data.selection import beyond_share, cut_off
-from training.gate.report import Drift, Effort, Loss, Report
+from training.gate.report import Drift, Effort, Loss, Report, Taste
 from training.gate.sheet import Row, Sheet
 from training.gate.sheet_picture import draw
 from training.gate.sheet_words import LANGUAGES, Say, localised, words
 from training.job import DISLIKED, RATED, EvaluationJob
-from training.number_format import clock, percent, points, size
+from training.number_format import clock, interval, percent, points, size
 from training.run_folder import PICTURE, SHEET
 
 SHOWN: Final = 12
 """The most pairs on a sheet."""
 
 
-def choose_rows(held_out: Sequence[Lesson]) -> list[Lesson]:
+def choose_rows(liked: Sequence[Lesson]) -> list[Lesson]:
     """Choose the pairs to show: one of every picture before a second one of any."""
     seen = Counter[tuple[str, ...]]()
     repeats = []
-    for each in held_out:
+    for each in liked:
         repeats.append(seen[each.subject])
         seen[each.subject] += 1
-    return [held_out[index] for index in sorted(range(len(held_out)), key=lambda index: repeats[index])[:SHOWN]]
+    return [liked[index] for index in sorted(range(len(liked)), key=lambda index: repeats[index])[:SHOWN]]
 
 
 def write(job: EvaluationJob, report: Report, shown: Sequence[Lesson], live: Sequence[str], new: Sequence[str]) -> None:
@@ -64,7 +64,7 @@ def write(job: EvaluationJob, report: Report, shown: Sequence[Lesson], live: Seq
                 say("{model}, new", model=job.candidate_name),
             ),
             rows=tuple(rows),
-            accepted=report.accepted,
+            decision=report.decision,
             verdict=_verdict(report, language),
             facts=facts(report, language),
             curve=Path(job.curve) if job.curve else None,
@@ -76,8 +76,8 @@ def write(job: EvaluationJob, report: Report, shown: Sequence[Lesson], live: Seq
 
 
 def _verdict(report: Report, language: str) -> str:
-    """Return why the model was accepted or rejected, in the sheet's language."""
-    return words(language)(report.reason or "more likely to give answers people like, and no worse on facts")
+    """Return the reason of the decision, in the sheet's language."""
+    return words(language)(report.reason or "it follows what people like, and has forgotten nothing")
 
 
 def _share(part: int, whole: int) -> str:
@@ -90,6 +90,20 @@ def _spread(effort: Effort, say: Say) -> str:
         return say("one person: a personal bot")
     share = f"{100 * effort.largest_share:.0f}"
     return say("{people} people; the largest share is {share} %", people=effort.raters, share=share)
+
+
+def _judgement(taste: Taste, say: Say) -> list[tuple[str, str]]:
+    """Return what the votes say of the run, and how surely."""
+    if not taste.answers:
+        return [(say("judged by"), say("no rated answers"))]
+    return [
+        (
+            say("judged by"),
+            say("{answers} rated answers of {people} people", answers=taste.answers, people=taste.raters),
+        ),
+        (say("follows the votes"), interval(taste.agreement, taste.low, taste.high)),
+        (say("chance without a taste"), f"{taste.p_value:.2g} (≤ {taste.alpha:.2g})"),
+    ]
 
 
 def _bounded(name: str, loss: Loss, say: Say) -> list[tuple[str, str]]:
@@ -136,8 +150,7 @@ def facts(report: Report, language: str = "en") -> tuple[tuple[str, str], ...]:
         *([(say("lessons by person"), _spread(effort, say))] if effort.largest_share else []),
         *([(say("left out"), say(beyond_share(effort.over_share)))] if effort.over_share else []),
         *([(say("cut off"), say(limit))] if limit else []),
-        (say("checked on"), say("{number} held-out liked answers", number=report.held_out)),
-        (say("held-out loss"), f"{report.live_nll:.3f} → {report.nll:.3f}"),
+        *_judgement(report.taste, say),
         (say("factual questions right"), say("{before} → {after} of {questions}", questions=report.questions, **right)),
         *_bounded(say("facts lost"), report.facts, say),
         *_bounded(say("facts lost against the base"), report.facts_base, say),

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from inference.internvl2.checkpoint import load_model
 from inference.messages import Sampling
+from training.adapter import Adapter
 from training.data.llava import Lesson
 from training.xtuner.encoding import IGNORE_INDEX, Encoder
 from training.xtuner.gpu_yield import GpuYield
@@ -23,16 +24,11 @@ _BATCH: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Likelihood:
-    """The negative log-likelihood of some answers, in nats, and their number of tokens."""
+class LogProbability:
+    """The log-probability of an answer, in nats, and its number of tokens."""
 
     nats: float
     tokens: int
-
-    @property
-    def mean(self) -> float:
-        """Nats a token."""
-        return self.nats / self.tokens
 
 
 def greedy(max_new_tokens: int) -> Sampling:
@@ -49,30 +45,36 @@ class LocalModel:
         self.encoder = Encoder(directory, tiles=tiles)
         self._device = device
         self._model = load_model(directory, dtype=torch.float32 if device == "cpu" else torch.bfloat16, device=device)
+        configs = (self._model.generation_config, self._model.language_model.generation_config)
+        ends = next(each.eos_token_id for each in configs if each.eos_token_id is not None)
+        self._ends = torch.tensor(ends, device=device)
         if gpu_yield is not None:
             gpu_yield.attach(self._model.vision_model.encoder.layers, backward=False)
             gpu_yield.attach(self._model.language_model.model.layers, backward=False)
 
-    @torch.inference_mode()
-    def likelihood(self, lessons: Sequence[Lesson], images: Path) -> Likelihood:
-        """Score the learned answers of the lessons, each after its own conversation."""
-        nats, tokens = 0.0, 0
-        for lesson in lessons:
-            encoded = self.encoder.encode(lesson)
-            labels = torch.tensor(encoded.labels[1:], device=self._device)
-            learned = labels != IGNORE_INDEX
-            pixels = self.encoder.pixel_values(lesson, images)
-            logits = self._model(
-                pixel_values=None if pixels is None else pixels.to(self._device, self._model.dtype),
-                input_ids=torch.tensor([encoded.input_ids], device=self._device),
-                use_cache=False,
-                logits_to_keep=learned.nonzero().flatten(),
-            ).logits[0]
-            nats += float(cross_entropy(logits.float(), labels[learned], reduction="sum"))
-            tokens += int(learned.sum())
-        return Likelihood(nats, tokens)
+    @torch.no_grad()
+    def apply(self, adapter: Adapter) -> None:
+        """Merge an adapter into the weights."""
+        for name in adapter.names():
+            weight = self._model.get_parameter(name)
+            weight.copy_(adapter.applied(name, weight))
 
     @torch.inference_mode()
+    def log_probability(self, lesson: Lesson, images: Path) -> LogProbability:
+        """Score the learned answers of a lesson."""
+        encoded = self.encoder.encode(lesson)
+        labels = torch.tensor(encoded.labels[1:], device=self._device)
+        learned = labels != IGNORE_INDEX
+        pixels = self.encoder.pixel_values(lesson, images)
+        logits = self._model(
+            pixel_values=None if pixels is None else pixels.to(self._device, self._model.dtype),
+            input_ids=torch.tensor([encoded.input_ids], device=self._device),
+            use_cache=False,
+            logits_to_keep=learned.nonzero().flatten(),
+        ).logits[0]
+        loss = float(cross_entropy(logits.float(), labels[learned], reduction="sum"))
+        return LogProbability(-loss, int(learned.sum()))
+
     def answers(
         self,
         lessons: Sequence[Lesson],
@@ -87,14 +89,35 @@ class LocalModel:
         Without a temperature decoding is greedy, else torch's global generator draws. `on_batch` gets the size of each
         finished batch.
         """
-        answers: list[str] = []
+        produced = self._generate(lessons, images, sampling, batch_size, on_batch)
+        return [text for text, _ in produced]
+
+    def finished_answers(
+        self, lessons: Sequence[Lesson], images: Path, sampling: Sampling, *, batch_size: int = PHOTO_BATCH
+    ) -> list[str | None]:
+        """Answer as `answers` does; None for an answer that is empty or did not end by itself."""
+        produced = self._generate(lessons, images, sampling, batch_size, lambda done: None)
+        return [text if text and ended else None for text, ended in produced]
+
+    @torch.inference_mode()
+    def _generate(
+        self,
+        lessons: Sequence[Lesson],
+        images: Path,
+        sampling: Sampling,
+        batch_size: int,
+        on_batch: Callable[[int], None],
+    ) -> list[tuple[str, bool]]:
+        """Return each answer, and whether it ended by itself."""
+        answers: list[tuple[str, bool]] = []
+        tokenizer = self.encoder.tokenizer
         for start in range(0, len(lessons), batch_size):
             batch = lessons[start : start + batch_size]
             prompts = [torch.tensor(self.encoder.prompt_ids(each)) for each in batch]
             pixels = [
                 each for each in (self.encoder.pixel_values(lesson, images) for lesson in batch) if each is not None
             ]
-            pad = self.encoder.tokenizer.pad_token_id
+            pad = tokenizer.pad_token_id
             ids = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True, padding_value=pad, padding_side="left")
             mask = torch.nn.utils.rnn.pad_sequence(
                 [torch.ones_like(each) for each in prompts], batch_first=True, padding_side="left"
@@ -112,8 +135,9 @@ class LocalModel:
                 max_new_tokens=sampling.max_new_tokens,
                 **(drawn if sampling.temperature > 0 else {"do_sample": False}),
             )
-            texts = self.encoder.tokenizer.batch_decode(produced, skip_special_tokens=True)
-            answers += [text.strip() for text in texts]
+            ended = torch.isin(produced, self._ends).any(dim=1).tolist()
+            texts = tokenizer.batch_decode(produced, skip_special_tokens=True)
+            answers += [(text.strip(), end) for text, end in zip(texts, ended, strict=True)]
             on_batch(len(texts))
         return answers
 
@@ -135,3 +159,10 @@ class ModelSlot:
             self._model = LocalModel(directory, device=self._device, tiles=self._tiles, gpu_yield=self._gpu_yield)
             self._directory = directory
         return self._model
+
+    def load_with(self, directory: Path, adapter: Path) -> LocalModel:
+        """Return the model of a directory with an adapter merged into it."""
+        model = self.load(directory)
+        self._directory = None  # the next one is loaded again
+        model.apply(Adapter(adapter))
+        return model

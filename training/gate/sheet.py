@@ -18,6 +18,7 @@ from inference.images.opening import open_picture
 from inference.messages import Role
 from storage.atomic_files import write_text
 from training.data.llava import Lesson
+from training.gate.report import Decision
 from training.gate.sheet_words import words
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
@@ -75,7 +76,7 @@ class Sheet:
         title: The title, in `language`.
         columns: The titles of the columns, in `language`.
         rows: The rows.
-        accepted: The verdict; None without one.
+        decision: The verdict; None without one.
         verdict: The reason of the verdict, in `language`.
         facts: Names and values, in `language`.
         curve: The PNG file of the loss curve.
@@ -85,7 +86,7 @@ class Sheet:
     title: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
-    accepted: bool | None = None
+    decision: Decision | None = None
     verdict: str = ""
     facts: tuple[tuple[str, str], ...] = ()
     curve: Path | None = None

@@ -7,6 +7,7 @@ from typing import Final
 
 from PIL import Image, ImageDraw, ImageOps
 
+from training.gate.report import Decision
 from training.gate.sheet import Row, Sheet
 from training.gate.sheet_words import words
 from training.gate.text_layout import UNKNOWN, Lettering, lacks_characters
@@ -33,9 +34,10 @@ def draw(sheet: Sheet, path: Path) -> None:
     say = words(sheet.language)
     page = _Page()
     page.write(sheet.title, page.title, _INK, max_lines=2)
-    if sheet.accepted is not None:
-        sign = say("accepted") if sheet.accepted else say("rejected")
-        page.write(f"{sign}: {sheet.verdict}" if sheet.verdict else sign, page.text, _GOOD if sheet.accepted else _BAD)
+    if sheet.decision is not None:
+        sign = say(sheet.decision.value)
+        colour = {Decision.ACCEPTED: _GOOD, Decision.REJECTED: _BAD}.get(sheet.decision, _INK)
+        page.write(f"{sign}: {sheet.verdict}" if sheet.verdict else sign, page.text, colour)
     page.numbers(sheet.facts, sheet.curve)
     for row in sheet.rows[:ROWS]:
         page.row(sheet.columns, row, row.question or say("(the picture alone)"))

@@ -18,10 +18,19 @@ CHINESE: Final = {
     "{model}, new": "{model}（新）",
     "accepted": "通过检验",
     "rejected": "未通过检验",
-    "more likely to give answers people like, and no worse on facts": "更可能给出用户喜欢的回答，事实也没有变差",
-    "it is no better on the held-out liked answers (loss per token {new}, live model {live})": (
-        "它在留出的好评回答上并不更好（每词元损失 {new}，现用模型 {live}）"
+    "undecided": "尚无定论",
+    "it follows what people like, and has forgotten nothing": "它符合用户的喜好，也没有遗忘知识",
+    "too few rated answers of the live model can judge it; at least {number} are needed": (
+        "可用于评判它的现用模型的已评分回答太少，至少需要 {number} 条"
     ),
+    "nearly all answers are liked ({liked} of {shown}), which says nothing about what people prefer": (
+        "几乎所有回答都获得好评（{shown} 条中有 {liked} 条），看不出大家更喜欢什么"
+    ),
+    "no difference was found between the answers that people like and others, over {answers} rated answers": (
+        "在 {answers} 条已评分回答中，没有发现大家喜欢的回答与其他回答有什么不同"
+    ),
+    "{answers} rated answers are too few to tell": ("{answers} 条已评分回答还不足以判断"),
+    "{few}; about {number} more would": ("{few}；大约再有 {number} 条即可"),
     "it may lose up to {bound} points of factual correctness against {model} ({allowed} are allowed)": (
         "与{model}相比，它的事实正确率最多可能下降 {bound} 个百分点（允许 {allowed} 个）"
     ),
@@ -56,9 +65,11 @@ CHINESE: Final = {
     "{cut} of {liked} liked answers were cut off by the length limit and can't be learned: raise chat.max_new_tokens": (
         "{liked} 条好评回答中有 {cut} 条因达到长度上限被截断，无法用于学习：请调高 chat.max_new_tokens"
     ),
-    "checked on": "用于检验",
-    "{number} held-out liked answers": "{number} 条留出的好评回答",
-    "held-out loss": "检验损失",
+    "judged by": "评判依据",
+    "no rated answers": "没有可用于评判的已评分回答",
+    "{answers} rated answers of {people} people": "{people} 人的 {answers} 条已评分回答",
+    "follows the votes": "与评价一致",
+    "chance without a taste": "无偏好时出现的概率",
     "factual questions right": "事实题答对",
     "{before} → {after} of {questions}": "{before} → {after}，共 {questions} 题",
     "facts lost": "事实损失",

@@ -3,19 +3,23 @@
     python -m training.xtuner.finetune JOB.json
 
 Checks every row, writes the configuration, runs XTuner, and leaves an adapter directory, the loss curve and the outcome
-beside the job. Resumes from the last checkpoint of the same training.
+beside the job. Before that it trains the adapters of the job's blocks. Resumes from the last checkpoint of the same
+training.
 """
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import resource
 import shutil
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from storage.atomic_files import PART
 from training.base_model_check import untrainable
 from training.job import Job, Outcome, Progress, TrainingError, ignore
 from training.run_folder import ADAPTER, BASE, CONFIG, CURVE, LOSSES
@@ -50,34 +54,93 @@ def finetune(job: Job, say: Say) -> Outcome:
 
 
 def _train(job: Job, say: Say, *, gpu: bool) -> Outcome:
+    from training.data.llava import read_rows
+    from training.xtuner.distributed import process_group
+    from training.xtuner.resume import block_jobs, has_adapter, remove_checkpoints
+
+    progress = _WholeProgress(say, [*job.blocks, sum(1 for _ in read_rows(Path(job.data)))])
+    with process_group(gpu=gpu):
+        for each in block_jobs(job):
+            if not has_adapter(each):
+                _train_adapter(each, progress.say, gpu=gpu)
+                if rank() == 0:
+                    remove_checkpoints(Path(each.work))
+            progress.next()
+        trained = _train_adapter(job, progress.say, gpu=gpu)
+    if rank() > 0:
+        return Outcome(ok=True)
+    return finish(job, trained, gpu=gpu)
+
+
+class _WholeProgress:
+    """Report the progress of several trainings as that of one; their steps are in the proportion of their rows."""
+
+    def __init__(self, say: Say, rows: Sequence[int]) -> None:
+        self._say = say
+        self._rows = rows
+        self._number = 0
+
+    def next(self) -> None:
+        """Begin with the next training."""
+        self._number += 1
+
+    def say(self, progress: Progress) -> None:
+        """Report the progress of the present training."""
+        before, own, whole = sum(self._rows[: self._number]), self._rows[self._number], sum(self._rows)
+        if progress.stage == "training" and progress.steps and own < whole:
+            done = progress.step / progress.steps * own
+            left = progress.seconds_left
+            if left is not None and done < own:
+                left = round(left * (whole - before - done) / (own - done), 1)
+            step, steps = (round(progress.steps * rows / own) for rows in (before + done, whole))
+            progress = replace(progress, step=step, steps=steps, seconds_left=left)
+        self._say(progress)
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A finished training: the log of losses (JSON lines), optimizer steps, and samples of each source."""
+
+    scalars: Path
+    steps: int
+    samples: dict[str, int]
+
+
+def _train_adapter(job: Job, say: Say, *, gpu: bool) -> Trained:
+    """Train, and write the adapter into the job's folder. Raises `TrainingError` for one that is not finite."""
+    import torch
     import torch.distributed as dist
 
     from training.adapter import Adapter, save_adapter
-    from training.xtuner.distributed import gathered_weights, process_group
+    from training.xtuner.distributed import gathered_weights
     from training.xtuner.resume import latest_checkpoint
     from training.xtuner.runner import train
     from training.xtuner.vision_cache import compute_features
 
     folder = Path(job.work)
-    adapter = folder / ADAPTER
+    unfinished = folder / f"{ADAPTER}{PART}"
     samples: dict[str, int] = {}
-    with process_group(gpu=gpu):
-        if rank() == 0:
-            samples = _prepare_run(job, say, gpu=gpu)
+    if rank() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        samples = _prepare_run(job, say, gpu=gpu)
+    dist.barrier()
+    if not job.recipe:
+        compute_features(job, say)
         dist.barrier()
-        if not job.recipe:
-            compute_features(job, say)
-            dist.barrier()
-        say(Progress("loading"))
-        trained = train(folder / CONFIG, say, latest_checkpoint(job))
-        with gathered_weights(trained.model):
-            if rank() == 0:
-                save_adapter(trained.model, adapter)
-    if rank() > 0:
-        return Outcome(ok=True)
-    if not Adapter(adapter).finite():
-        raise diverged()
-    return finish(job, trained.scalars, trained.steps, samples, gpu=gpu)
+    say(Progress("loading"))
+    trained = train(folder / CONFIG, say, latest_checkpoint(job))
+    with gathered_weights(trained.model):
+        if rank() == 0:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            save_adapter(trained.model, unfinished)
+            if not Adapter(unfinished).finite():
+                raise diverged()
+            unfinished.rename(folder / ADAPTER)
+    scalars, steps = trained.scalars, trained.steps
+    del trained
+    gc.collect()  # the runner and its hooks name each other
+    torch.cuda.empty_cache()
+    return Trained(scalars, steps, samples)
 
 
 def _prepare_run(job: Job, say: Say, *, gpu: bool) -> dict[str, int]:
@@ -125,27 +188,27 @@ def prepare_data(job: Job, say: Say = ignore) -> Mixture:
     return mix(job, prepared, say)
 
 
-def finish(job: Job, scalars: Path, steps: int, samples: dict[str, int], *, gpu: bool) -> Outcome:
+def finish(job: Job, trained: Trained, *, gpu: bool) -> Outcome:
     """Write the log of losses and the curve, and remove the checkpoints."""
     from training.xtuner.curve import draw_curve
-    from training.xtuner.resume import remove_state
+    from training.xtuner.resume import remove_checkpoints
     from training.xtuner.scalars import peak_memory
 
     folder = Path(job.work)
     log, curve = folder / LOSSES, folder / CURVE
-    shutil.copyfile(scalars, log)
+    shutil.copyfile(trained.scalars, log)
     draw_curve(log, curve, Path(job.former) if job.former else None)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     # Last: a process that is killed before resumes from the checkpoint.
-    remove_state(folder)
+    remove_checkpoints(folder)
     return Outcome(
         ok=True,
         adapter=str(folder / ADAPTER),
         scalars=str(log),
         curve=str(curve),
-        steps=steps,
+        steps=trained.steps,
         peak_memory=peak_memory(log) if gpu else peak,
-        samples=samples,
+        samples=trained.samples,
     )
 
 

@@ -1,7 +1,7 @@
 """Find and validate the checkpoints of an interrupted training.
 
 A checkpoint fits a job if the base, the numbers and the rows are the same. The run, its paths, the processes and how a
-step is cut into batches may differ.
+step is cut into batches may differ. The same holds for the adapters of blocks, which a later run continues with.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import json
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
 from zipfile import BadZipFile, ZipFile, is_zipfile
 
 from training.job import Job
-from training.run_folder import FEATURES, STATE
+from training.run_folder import ADAPTER, BLOCKS, FEATURES, STATE
 
 _FINGERPRINT: Final = "training.sha256"
 _NUMBERED: Final = re.compile(r"_(\d+)\.pth$")
@@ -28,7 +28,8 @@ _NOT_COMPARED: Final = frozenset(
         "images",
         "work",
         "former",
-        "held_out",
+        "judged",
+        "blocks",
         "notes",
         "device",
         "threads",
@@ -43,13 +44,25 @@ _NOT_COMPARED: Final = frozenset(
 )
 
 
+def block_jobs(job: Job) -> list[Job]:
+    """Return the trainings of a job's blocks, each in its own folder."""
+    folder = Path(job.work) / BLOCKS
+    return [replace(job, work=str(folder / str(rows)), first=rows, blocks=[], former="") for rows in job.blocks]
+
+
+def has_adapter(job: Job) -> bool:
+    """Return whether the job's folder has the adapter of this training."""
+    return (Path(job.work) / ADAPTER).is_dir() and _belongs(Path(job.work) / STATE, fingerprint(job))
+
+
 def latest_checkpoint(job: Job) -> Path | None:
     """Return the newest checkpoint of this training in the job's `work` folder, None without one."""
     return _newest(Path(job.work) / STATE, fingerprint(job))
 
 
 def prepare_state(job: Job) -> None:
-    """Remove damaged checkpoints and those of another training from the job's `work` folder."""
+    """Remove damaged checkpoints and those of another training from the job's `work` folder, and its adapter."""
+    shutil.rmtree(Path(job.work) / ADAPTER, ignore_errors=True)
     state, wanted = Path(job.work) / STATE, fingerprint(job)
     while (newest := _newest(state, wanted)) is not None and not _is_intact(newest):
         newest.unlink()
@@ -59,20 +72,35 @@ def prepare_state(job: Job) -> None:
     (state / _FINGERPRINT).write_text(wanted + "\n", encoding="utf-8")
 
 
+def remove_checkpoints(folder: Path) -> None:
+    """Remove checkpoints and features, gigabytes, from the folder of a training; the log of losses stays."""
+    for each in _checkpoints(folder):
+        _remove(each)
+
+
+def remove_blocks(folder: Path) -> None:
+    """Remove the trainings of blocks from a run's directory."""
+    _remove(folder / BLOCKS)
+
+
 def remove_state(folder: Path) -> None:
-    """Remove checkpoints and features, gigabytes, from a run's directory; the log of losses stays."""
-    for each in _state(folder):
-        shutil.rmtree(each) if each.is_dir() else each.unlink()
+    """Remove all that a later run could continue from."""
+    remove_checkpoints(folder)
+    remove_blocks(folder)
 
 
 def state_bytes(folder: Path) -> int:
     """Return how many bytes `remove_state` frees."""
-    return sum(_size(file) for each in _state(folder) for file in (each, *each.rglob("*")))
+    return sum(_size(file) for each in (*_checkpoints(folder), folder / BLOCKS) for file in (each, *each.rglob("*")))
 
 
-def _state(folder: Path) -> list[Path]:
+def _checkpoints(folder: Path) -> list[Path]:
     state = folder / STATE
     return [*folder.glob(FEATURES), *state.glob("*.pth"), *state.glob("last_checkpoint")]
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _size(file: Path) -> int:
@@ -85,16 +113,22 @@ def _size(file: Path) -> int:
 def adopt_checkpoints(job: Job, earlier: Iterable[Path]) -> bool:
     """Move the checkpoints of the same training to the job, from the first of the `earlier` runs' directories with one.
 
-    The state of all other runs is removed: it may come from data that has been erased since.
+    So are the blocks of the same run. The state of all other runs is removed: it may come from data that has been
+    erased since.
 
     Returns:
         Whether there were any.
     """
     wanted = fingerprint(job)
+    first, *_ = [*block_jobs(job), job]
     adopted = False
     for folder in earlier:
         if not adopted and _newest(folder / STATE, wanted):
             (folder / STATE).rename(Path(job.work) / STATE)
+            adopted = True
+        begun = folder / BLOCKS / str(first.first)
+        if not (Path(job.work) / BLOCKS).exists() and _belongs(begun / STATE, fingerprint(first)):
+            (folder / BLOCKS).rename(Path(job.work) / BLOCKS)
             adopted = True
         remove_state(folder)
     return adopted
@@ -112,19 +146,22 @@ def fingerprint(job: Job) -> str:
         # By size and time, following links: hashing gigabytes would take longer than resuming saves.
         status = weights.stat()
         digest.update(f"{weights.name} {status.st_size} {status.st_mtime_ns}\n".encode())
-    for file in (job.data, job.recipe, job.held_out, *(each["path"] for each in job.sources)):
+    for file in (job.data, job.recipe, job.judged, *(each["path"] for each in job.sources)):
         digest.update(Path(file).read_bytes() if file else b"")
     return digest.hexdigest()
 
 
 def _newest(state: Path, wanted: str) -> Path | None:
     """Return the newest complete checkpoint; None if the folder belongs to another training than `wanted`."""
+    return max(_complete(state), default=(0, None))[1] if _belongs(state, wanted) else None
+
+
+def _belongs(state: Path, wanted: str) -> bool:
+    """Return whether the folder is that of the training with the fingerprint `wanted`."""
     try:
-        if (state / _FINGERPRINT).read_text(encoding="utf-8").strip() != wanted:
-            return None
+        return (state / _FINGERPRINT).read_text(encoding="utf-8").strip() == wanted
     except FileNotFoundError:
-        return None
-    return max(_complete(state), default=(0, None))[1]
+        return False
 
 
 def _complete(state: Path) -> Iterator[tuple[int, Path]]:

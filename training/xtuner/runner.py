@@ -56,7 +56,9 @@ def train(config_file: Path, say: Callable[[Progress], None], checkpoint: Path |
             config.model_wrapper_cfg = {"type": "MMDistributedDataParallel", "device_ids": None}
     else:
         config.launcher = "none"
-    # mmengine 0.10.6 begins another log for each process; a resumed run continues its own.
+    # mmengine 0.10.6 keeps a log and a hub under this name, by default the time in seconds, while the process lives.
+    config.experiment_name = str(config_file)
+    # It begins another log for each process; a resumed run continues its own.
     config.visualizer.save_dir = config.work_dir
     if checkpoint:
         config.resume, config.load_from = True, str(checkpoint)

@@ -1,0 +1,92 @@
+"""Whether gains follow votes: the evidence and the verdict."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from training.evidence.combining import spent_alpha
+from training.gate.report import Decision, Taste
+from training.gate.taste import Gain, judge, weigh
+from training.job import Rated
+
+
+def gain(rng: random.Random, *, liked: bool, taste: float = 0.0, block: int = 6, rater: int = 0) -> Gain:
+    """Draw the gain of a rated answer, which a `taste` moves, and those of four others."""
+    own = rng.gauss(1.0 + (taste if liked else -taste), 0.5)
+    rated = Rated("exchange-1", liked, rater, block, 0.8, 0.8, 64, 0)
+    return Gain(rated, own, tuple(rng.gauss(1.0, 0.5) for _ in range(4)))
+
+
+def draw(seed: int, answers: int = 45, *, taste: float = 0.0, liked: float = 0.5) -> list[Gain]:
+    """Draw the gains of three blocks of answers, rated by five people."""
+    rng = random.Random(seed)
+    return [
+        gain(rng, liked=rng.random() < liked, taste=taste, block=1 + number % 3, rater=number % 5)
+        for number in range(answers)
+    ]
+
+
+def test_a_taste_is_shown() -> None:
+    """Its gains agree with the votes, and no further votes are needed."""
+    taste = weigh(draw(1, taste=0.5))
+    assert judge(taste) == (Decision.ACCEPTED, None)
+    assert taste.p_value < 0.001
+    assert taste.agreement > 0.7 and taste.low > 0.6 and taste.high < 0.95
+    assert (taste.answers, taste.raters, taste.further) == (45, 5, 0)
+
+
+def test_votes_by_coin_are_accepted_as_rarely_as_the_error_rate_says() -> None:
+    """All gains are raised, as training on any answers does; that shows nothing."""
+    accepted = sum(weigh(draw(seed)).p_value <= 0.05 for seed in range(400))
+    assert accepted <= 32, "20 are expected at most; 33 in one of a hundred sequences"
+
+
+def test_small_blocks_do_not_hide_a_taste() -> None:
+    """A block of few answers, whose test can only say yes or no, does not outvote the others."""
+    rng = random.Random(3)
+    one_each = [gain(rng, liked=number % 2 > 0, taste=0.5, block=number // 2, rater=0) for number in range(60)]
+    assert weigh(one_each).p_value < 1e-4
+
+
+def test_each_further_run_needs_more_evidence() -> None:
+    """The error rates of all runs sum to one."""
+    assert weigh(draw(1), attempt=3).alpha == spent_alpha(3) < weigh(draw(1)).alpha
+    assert weigh([], attempt=2).alpha == spent_alpha(2)
+
+
+def test_answers_without_others_are_compared_by_their_votes() -> None:
+    """Where the sampling is not known there is nothing to rank among."""
+    with_taste = [Gain(each.rated, each.own, ()) for each in draw(5, taste=0.6)]
+    assert weigh(with_taste).p_value < 0.001
+    only_liked = [Gain(each.rated, each.own, ()) for each in draw(5, taste=0.6, liked=1.0)]
+    assert weigh(only_liked).p_value == 1.0, "with one kind of vote there is nothing to compare"
+
+
+@pytest.mark.parametrize(
+    ("taste", "decision", "reason"),
+    [
+        (Taste(), Decision.UNDECIDED, "too few rated answers of the live model can judge it; at least 12 are needed"),
+        (
+            Taste(answers=18, p_value=0.1, alpha=0.03, further=31),
+            Decision.UNDECIDED,
+            "18 rated answers are too few to tell; about 31 more would",
+        ),
+        (Taste(answers=18, p_value=0.45, alpha=0.03), Decision.UNDECIDED, "18 rated answers are too few to tell"),
+        (
+            Taste(answers=90, p_value=0.4, high=0.58),
+            Decision.REJECTED,
+            "no difference was found between the answers that people like and others, over 90 rated answers",
+        ),
+        (
+            Taste(answers=45, p_value=0.001, shown=60, liked_of_shown=58),
+            Decision.REJECTED,
+            "nearly all answers are liked (58 of 60), which says nothing about what people prefer",
+        ),
+        (Taste(answers=45, p_value=0.001, shown=200, liked_of_shown=60), Decision.ACCEPTED, None),
+    ],
+)
+def test_every_verdict_has_its_reason(taste: Taste, decision: Decision, reason: str | None) -> None:
+    """Undecided ones say how many votes would decide, as far as that can be told."""
+    assert judge(taste) == (decision, reason)

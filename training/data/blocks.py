@@ -1,0 +1,106 @@
+"""Divide the answers that judge a run into blocks, each judged by a model that was trained on those before it.
+
+So every answer judges a model that has not seen its label, and the model that may go live still learns from all of
+them: the judgement is on the recipe and on the taste that the votes express. Each block's result holds given all votes
+before it, which symmetric cross-validation does not offer, since its models share labels (prequential analysis; Dawid
+1984, J. R. Stat. Soc. A 147:278).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from training.data.pairs import Pair
+from training.data.seen_prompt import rebuilt_prompt
+
+BLOCKS: Final = 4
+"""The most blocks. The first one only teaches."""
+
+BLOCK_ANSWERS: Final = 6
+"""The fewest answers of a block."""
+
+FEWEST: Final = 2 * BLOCK_ANSWERS
+"""The fewest answers that can judge: one block teaches, the other one judges."""
+
+ENOUGH_TO_HOLD_OUT: Final = 200
+"""With more answers, the newest are held out and judge the final model: blocks would only take time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """The live model, and the exchanges that it was trained on."""
+
+    model: str
+    taught: frozenset[int] = frozenset()
+
+
+NO_MODEL: Final = Live("")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Answers that judge a model which was trained on the first `trained` pairs of a run."""
+
+    trained: int
+    judged: tuple[Pair, ...]
+
+
+def judging_answers(pairs: Iterable[Pair], live: Live) -> list[Pair]:
+    """Return the answers that can judge: those that the live model gave to a known prompt, and was not trained on."""
+    return [
+        each
+        for each in pairs
+        if each.rated.exchange.model == live.model
+        and each.id not in live.taught
+        and not each.rated.corrected
+        and rebuilt_prompt(each.rated) is not None
+    ]
+
+
+def forward_blocks(
+    groups: Sequence[list[Pair]], lessons: Collection[int], judging: Collection[int], held_out: float
+) -> tuple[list[Pair], list[Block]]:
+    """Order the pairs to train on, and return them with the blocks that judge.
+
+    Args:
+        groups: All pairs; those about one picture, or nearly the same, are in one group and stay together.
+        lessons: The ids of the pairs to train on.
+        judging: The ids of those that can judge.
+        held_out: Share of the answers to hold out where there are more than `ENOUGH_TO_HOLD_OUT`.
+
+    Returns:
+        The pairs to train on, lessons that do not judge first, then in time order. And the blocks, none where there are
+        too few answers. Pairs about held-out pictures are not trained on.
+    """
+
+    def judges(group: Iterable[Pair]) -> list[Pair]:
+        return [each for each in group if each.id in judging]
+
+    older = [each for group in groups if not judges(group) for each in group]
+    timed = sorted((group for group in groups if judges(group)), key=lambda group: max(each.id for each in group))
+    number = sum(len(judges(group)) for group in timed)
+    if number > ENOUGH_TO_HOLD_OUT:
+        parts = _parts(timed, judging, [1 - held_out])
+        train = [each for each in (*older, *parts[0]) if each.id in lessons]
+        return train, [Block(len(train), tuple(judges(parts[1])))]
+    count = min(BLOCKS, number // BLOCK_ANSWERS)
+    train, blocks = [each for each in older if each.id in lessons], []
+    for index, part in enumerate(_parts(timed, judging, [step / count for step in range(1, count)])):
+        if index and train:
+            blocks.append(Block(len(train), tuple(judges(part))))
+        train += [each for each in part if each.id in lessons]
+    return train, blocks
+
+
+def _parts(groups: Iterable[list[Pair]], judging: Collection[int], edges: Sequence[float]) -> list[list[Pair]]:
+    """Cut groups where these shares of the judging answers are reached; the pairs of each part are ordered by id."""
+    groups = list(groups)
+    number = sum(each.id in judging for group in groups for each in group)
+    parts: list[list[Pair]] = [[] for _ in (*edges, 1.0)]
+    done = 0
+    for group in groups:
+        parts[sum(done >= edge * number for edge in edges)] += group
+        done += sum(each.id in judging for each in group)
+    return [sorted(part, key=lambda pair: pair.id) for part in parts]

@@ -1,0 +1,227 @@
+"""Whether a run learns what people like: its gains must follow their votes.
+
+The models of a run's blocks are asked how much likelier than the live model they find each rated answer, and other
+answers that the live model draws to the same prompt. A taste is shown if liked answers gain more than these, and
+disliked ones less (`training.evidence.taste`). The other answers are drawn here, from the live model's weights with the
+sampling of the rated answer, so that they have passed the same filters and the engine is left alone.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from math import sqrt
+from pathlib import Path
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Final
+
+from inference.messages import Sampling
+from storage.translatable_reason import Reason
+from training.data.blocks import FEWEST
+from training.data.llava import Lesson
+from training.evidence.combining import bonferroni, further_samples, spent_alpha, stouffer
+from training.evidence.taste import Labelled, Ranked, likes_everything, permutation_p_value, rank_p_value
+from training.gate.report import Decision, Taste
+from training.job import EvaluationJob, Rated
+from training.run_folder import ADAPTER, BLOCKS
+from training.worker import StageProgress
+
+if TYPE_CHECKING:
+    from training.gate.scoring import LocalModel, LogProbability, ModelSlot
+
+COMPARISONS: Final = 4
+"""Other answers to each prompt."""
+
+_ROUNDS: Final = 3
+"""How often as many answers are drawn; those that did not end by themselves do not count."""
+
+CLIP: Final = 2.0
+"""The largest gain that counts, in nats a token: one answer should not decide."""
+
+SLIGHT: Final = 0.6
+"""An agreement with the votes below this is too small to be worth further votes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A rated answer, with other answers of the live model to the same prompt.
+
+    Attributes:
+        rated: Its vote.
+        lessons: The prompt with the rated answer, and with each other one.
+    """
+
+    rated: Rated
+    lessons: tuple[Lesson, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """How much likelier a model finds a rated answer than the live model does, in nats a token; and other answers."""
+
+    rated: Rated
+    own: float
+    others: tuple[float, ...]
+
+
+class TasteTest:
+    """The test of one evaluation. `open` while the live model is in memory, `judge` with the others."""
+
+    def __init__(self, job: EvaluationJob, lessons: Iterable[Lesson], steps: StageProgress) -> None:
+        """Take the rated answers; their rows may have been erased since. `steps` counts answers that are scored."""
+        rated = {each.row: each for each in job.rated}
+        self._job = job
+        self._images = Path(job.images)
+        self._answers = [Judged(rated[each.name], (each,)) for each in lessons if each.name in rated]
+        self._before: list[list[LogProbability]] = []
+        self._gains: list[Gain] = []
+        self._steps = steps
+        steps.more(3 * len(self._answers))
+
+    def open(self, live: LocalModel) -> None:
+        """Draw other answers from the live model, and score all."""
+        import torch
+
+        torch.manual_seed(int(self._job.run))
+        self._answers = list(_with_others(live, self._answers, self._images, self._steps))
+        self._before = [self._score(live, each) for each in self._answers]
+
+    def judge_blocks(self, base: Path, slot: ModelSlot) -> None:
+        """Let the answers of each block judge its model."""
+        for block in sorted({each.rated.block for each in self._answers} - {0}):
+            self._judge(slot.load_with(base, Path(self._job.work) / BLOCKS / str(block) / ADAPTER), block)
+
+    def judge_candidate(self, candidate: LocalModel) -> None:
+        """Let held-out answers judge the candidate."""
+        self._judge(candidate, 0)
+
+    def result(self) -> Taste:
+        """Return the evidence."""
+        taste = weigh(self._gains, attempt=self._job.attempt, seed=int(self._job.run))
+        return replace(taste, shown=self._job.shown, liked_of_shown=self._job.liked_of_shown)
+
+    def _judge(self, model: LocalModel, block: int) -> None:
+        for answer, before in zip(self._answers, self._before, strict=True):
+            if answer.rated.block == block:
+                gains = [_gain(new, old) for new, old in zip(self._score(model, answer), before, strict=True)]
+                self._gains.append(Gain(answer.rated, gains[0], tuple(gains[1:])))
+
+    def _score(self, model: LocalModel, answer: Judged) -> list[LogProbability]:
+        scores = [model.log_probability(each, self._images) for each in answer.lessons]
+        self._steps.add(1)
+        return scores
+
+
+def _gain(new: LogProbability, old: LogProbability) -> float:
+    return max(-CLIP, min(CLIP, (new.nats - old.nats) / old.tokens))
+
+
+def _with_others(model: LocalModel, answers: Sequence[Judged], images: Path, steps: StageProgress) -> Iterable[Judged]:
+    """Yield the answers with others of the model; those whose sampling is not known keep none."""
+    alike: dict[Sampling | None, list[Judged]] = defaultdict(list)
+    for each in answers:
+        alike[_sampling(each.rated)].append(each)
+    for sampling, group in alike.items():
+        found: list[list[Lesson]] = [[] for _ in group]
+        for _ in range(_ROUNDS):
+            if sampling is None:
+                break
+            wanted = [index for index, own in enumerate(found) for _ in range(COMPARISONS - len(own))]
+            drawn = model.finished_answers([group[index].lessons[0] for index in wanted], images, sampling)
+            for index, text in zip(wanted, drawn, strict=True):
+                if text is not None:
+                    found[index].append(group[index].lessons[0].answered(text))
+        for answer, others in zip(group, found, strict=True):
+            steps.add(1)
+            yield replace(answer, lessons=(answer.lessons[0], *others))
+
+
+def _sampling(rated: Rated) -> Sampling | None:
+    if rated.top_k is None:
+        return None
+    return Sampling(rated.temperature, rated.top_p, rated.max_new_tokens, top_k=rated.top_k)
+
+
+def weigh(gains: Sequence[Gain], *, attempt: int = 1, seed: int = 0) -> Taste:
+    """Test whether gains follow the votes.
+
+    Ranks among other answers to the same prompt are uniform and independent without a taste, whatever the blocks before
+    have taught, so those of all blocks are one test. A permutation of votes holds within a block, given those before,
+    so Stouffer's method combines the blocks. Both tests share the error rate.
+    """
+    if not gains:
+        return Taste(alpha=spent_alpha(attempt))
+    rng = random.Random(seed)
+    ranked = [Ranked(each.own, each.others, each.rated.liked) for each in gains]
+    tests = [rank_p_value(ranked, rng)] if any(each.others for each in gains) else []
+    if permuted := _permuted(gains, rng):
+        tests.append(stouffer(*zip(*permuted, strict=True)))
+    p_value, alpha = bonferroni(*tests) if tests else 1.0, spent_alpha(attempt)
+    agreement, low, high = _agreement(gains)
+    return Taste(
+        answers=len(gains),
+        liked=sum(each.rated.liked for each in gains),
+        raters=len({each.rated.rater for each in gains}),
+        agreement=agreement,
+        low=low,
+        high=high,
+        p_value=p_value,
+        alpha=alpha,
+        further=further_samples(p_value, len(gains), alpha),
+        gains=[round(each.own, 4) for each in gains],
+        contrasts=[round(mean(each.others), 4) if each.others else 0.0 for each in gains],
+    )
+
+
+def _permuted(gains: Iterable[Gain], rng: random.Random) -> list[tuple[float, float]]:
+    """Return the p-value and the weight of each block with both kinds of votes of one rater."""
+    blocks: dict[int, list[Labelled]] = defaultdict(list)
+    for each in gains:
+        blocks[each.rated.block].append(Labelled(each.own, each.rated.liked, str(each.rated.rater)))
+    found = []
+    for block in blocks.values():
+        p_value = permutation_p_value(block, rng)
+        if p_value is not None:
+            found.append((p_value, sqrt(len(block))))
+    return found
+
+
+def _agreement(gains: Iterable[Gain]) -> tuple[float, float, float]:
+    """Return the mean share of other answers that the vote places rightly, ties as one half, and its 95 % interval."""
+    shares = []
+    for each in gains:
+        sign = 1 if each.rated.liked else -1
+        wins = [sign * (each.own - other) for other in each.others]
+        if wins:
+            shares.append(sum((win > 0) + (win == 0) / 2 for win in wins) / len(wins))
+    if len(shares) < 2:
+        return 0.5, 0.0, 1.0
+    centre, half = mean(shares), 1.96 * max(stdev(shares), 0.1) / sqrt(len(shares))
+    return centre, max(0.0, centre - half), min(1.0, centre + half)
+
+
+def judge(taste: Taste) -> tuple[Decision, Reason | None]:
+    """Return the verdict on a taste, and its reason unless it is shown."""
+    if not taste.answers:
+        return Decision.UNDECIDED, Reason(
+            "too few rated answers of the live model can judge it; at least {number} are needed", number=FEWEST
+        )
+    if likes_everything(taste.liked_of_shown, taste.shown):
+        return Decision.REJECTED, Reason(
+            "nearly all answers are liked ({liked} of {shown}), which says nothing about what people prefer",
+            liked=taste.liked_of_shown,
+            shown=taste.shown,
+        )
+    if taste.p_value <= taste.alpha:
+        return Decision.ACCEPTED, None
+    if taste.high < SLIGHT:
+        return Decision.REJECTED, Reason(
+            "no difference was found between the answers that people like and others, over {answers} rated answers",
+            answers=taste.answers,
+        )
+    few = Reason("{answers} rated answers are too few to tell", answers=taste.answers)
+    if taste.further is None:
+        return Decision.UNDECIDED, few
+    return Decision.UNDECIDED, Reason("{few}; about {number} more would", few=few, number=max(1, taste.further))
