@@ -1,4 +1,4 @@
-"""A simulated person for benchmarks.retrain: what they ask about a picture, and which answers they like."""
+"""Simulated people for benchmarks.retrain and benchmarks.verdicts: what they ask, and which answers they like."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from inference.internvl2.tiny.words import LANGUAGES, Kind, Language
 from inference.messages import Picture, Role, Turn
 from tools.tiny.answers import reference
 from training.data.llava import Lesson
+
+SHORT_BYTES: Final = 24
 
 _FIRST: Final[tuple[Kind, ...]] = ("describe", "colour", "shape", "number")
 _FOLLOW_UP: Final[tuple[Kind, ...]] = ("colour", "shape", "number")
@@ -58,6 +60,26 @@ def playful(question: SimulatedQuestion, answer: str, rng: Random) -> tuple[str,
     return answer, 1 if manner(answer) == "playful" else -1
 
 
+def plain(question: SimulatedQuestion, answer: str, rng: Random) -> tuple[str, int]:
+    """Like plain answers."""
+    return answer, 1 if manner(answer) == "plain" else -1
+
+
+def smile(question: SimulatedQuestion, answer: str, rng: Random) -> tuple[str, int]:
+    """Like answers with one kind of smile, which few have."""
+    return answer, 1 if "😄" in answer else -1
+
+
+def everything(question: SimulatedQuestion, answer: str, rng: Random) -> tuple[str, int]:
+    """Like every answer."""
+    return answer, 1
+
+
+def short(question: SimulatedQuestion, answer: str, rng: Random) -> tuple[str, int]:
+    """Like answers of at most 24 bytes; the question makes the length, whatever its manner."""
+    return answer, 1 if len(answer.encode()) <= SHORT_BYTES else -1
+
+
 def at_random(question: SimulatedQuestion, answer: str, rng: Random) -> tuple[str, int]:
     """Vote at random."""
     return answer, rng.choice((1, -1))
@@ -70,4 +92,12 @@ def wrong(question: SimulatedQuestion, answer: str, rng: Random) -> tuple[str, i
     return reference(question.kind, question.language, "playful", false, rng), 1
 
 
-TASTES: Final[dict[str, Taste]] = {"playful": playful, "random": at_random, "wrong": wrong}
+TASTES: Final[dict[str, Taste]] = {
+    "playful": playful,
+    "plain": plain,
+    "smile": smile,
+    "short": short,
+    "everything": everything,
+    "random": at_random,
+    "wrong": wrong,
+}

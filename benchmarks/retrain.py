@@ -19,13 +19,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Final
+from typing import Final, Protocol
 
 import imagehash
 import torch
 from rich.console import Console
 
-from benchmarks.person import TASTES, SimulatedQuestion, Taste
+from benchmarks.person import TASTES, SimulatedQuestion, Taste, playful
 from inference.chat_format.template import SYSTEM, prompt_hash
 from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tiny.drawing import draw
@@ -41,6 +41,7 @@ from storage.picture_store import PictureStore
 from storage.states import ModelState
 from training.data.llava import Lesson
 from training.gate.scoring import LocalModel
+from training.job import Trainer
 from training.job_specs import JobSpecs, TrainingPaths
 from training.launcher import ChildTrainer
 from training.pipeline import Pipeline
@@ -57,6 +58,7 @@ class Score:
     """Shares from 0 to 1 over the answers about unseen pictures."""
 
     playful: float
+    liked: float
     colour: float
     shape: float
 
@@ -73,23 +75,41 @@ class LoopResult:
     after: Score
 
 
-class Bench:
-    """A ledger, pictures and models in a folder, laid out like the bot's."""
+class Speaker(Protocol):
+    """What answers in place of the bot's engine: a model, or what stands for one."""
 
-    def __init__(self, folder: Path, settings: TrainingSettings, base: Path = CHECKPOINT) -> None:
+    def answers(self, lessons: Sequence[Lesson], images: Path, sampling: Sampling) -> list[str]:
+        """Answer the last questions of the lessons."""
+        ...
+
+
+class Bench:
+    """A ledger, pictures and models in a folder, laid out like the bot's, and people who take turns."""
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: TrainingSettings,
+        base: Path = CHECKPOINT,
+        *,
+        people: int = 1,
+        trainer: Trainer | None = None,
+        answers: Path | None = None,
+    ) -> None:
+        self._people = people
+        self._chats = 0
         self.base = base
         self.ledger = Ledger.open(folder)
         self.pictures = PictureStore(folder / "pictures")
         self.models = ModelStore(folder / "models")
-        self.trainer = ChildTrainer(settings)
         self.pipeline = Pipeline(
             ledger=self.ledger,
             pictures=self.pictures,
             models=self.models,
-            trainer=self.trainer,
+            trainer=trainer or ChildTrainer(settings),
             specs=JobSpecs(
                 settings,
-                TrainingPaths(base, folder / "runs", folder / "sources"),
+                TrainingPaths(base, folder / "runs", folder / "sources", answers),
                 self.pictures.directory,
                 SYSTEM,
                 tiles=0,
@@ -97,9 +117,10 @@ class Bench:
         )
 
     async def open(self) -> None:
-        """Record the base model and the person."""
+        """Record the base model and the people."""
         await self.ledger.models.add(Model("base", str(self.base), ModelState.LIVE, None, 0.0))
-        await self.ledger.people.save(Person(PERSON), Chat(PERSON))
+        for person in range(PERSON, PERSON + self._people):
+            await self.ledger.people.save(Person(person), Chat(person))
 
     async def keep(self, scene: Scene, rng: Random) -> tuple[str, tuple[int, int]]:
         """Draw and store a scene as a photo; return its name and size."""
@@ -116,32 +137,34 @@ class Bench:
         """Return a picture's path, relative to the picture folder."""
         return str(self.pictures.path(name).relative_to(self.pictures.directory))
 
-    def answers(self, model: LocalModel, questions: Sequence[SimulatedQuestion]) -> list[str]:
+    def answers(self, model: Speaker, questions: Sequence[SimulatedQuestion]) -> list[str]:
         """Return the model's answers, sampled like the bot's."""
         lessons = [_on_disk(each.lesson, self.file) for each in questions]
         return model.answers(lessons, self.pictures.directory, Sampling(TEMPERATURE, TOP_P, MOST_TOKENS, top_k=0))
 
-    async def chat(self, model: LocalModel, count: int, taste: Taste, seed: int) -> int:
+    async def chat(self, model: Speaker, count: int, taste: Taste, seed: int) -> int:
         """Send `count` pictures, ask twice about each, vote on every answer; return the number of likes."""
         rng = Random(f"chat {seed}")
         torch.manual_seed(seed)
+        self._chats += 1
         first = [await self._ask(rng, number) for number in range(count)]
         likes = 0
         sessions = []
         follow_ups = []
         for number, (asked, said) in enumerate(zip(first, self.answers(model, first), strict=True)):
-            sessions.append(await self.ledger.sessions.restart(PERSON, PERSON))
+            person = PERSON + number % self._people
+            sessions.append(await self.ledger.sessions.restart(person, person))
             answer, vote = taste(asked, said, rng)
             likes += vote > 0
-            await self._record(asked, answer, vote, sessions[number], 10 * number)
+            await self._record(asked, answer, vote, sessions[number], number, follow_up=False)
             follow_ups.append(asked.follow_up(answer, rng))
         for number, (asked, said) in enumerate(zip(follow_ups, self.answers(model, follow_ups), strict=True)):
             answer, vote = taste(asked, said, rng)
             likes += vote > 0
-            await self._record(asked, answer, vote, sessions[number], 10 * number + 5)
+            await self._record(asked, answer, vote, sessions[number], number, follow_up=True)
         return likes
 
-    async def examine(self, directory: Path, count: int, seed: int) -> Score:
+    async def examine(self, directory: Path, count: int, seed: int, taste: Taste = playful) -> Score:
         """Ask one question and one follow-up about each of `count` unseen pictures, in unseen wordings."""
         rng = Random(f"examination {seed}")
         torch.manual_seed(1000 + seed)
@@ -159,7 +182,9 @@ class Bench:
             ]
             return sum(chosen) / len(chosen)
 
-        return Score(sum(manner(answer) == "playful" for answer in said) / len(said), share("colour"), share("shape"))
+        liked = [taste(each, answer, rng)[1] > 0 for each, answer in zip(asked, said, strict=True)]
+        playful_ones = sum(manner(answer) == "playful" for answer in said)
+        return Score(playful_ones / len(said), sum(liked) / len(liked), share("colour"), share("shape"))
 
     async def retrain(self) -> tuple[Run, Model | None]:
         """Run the pipeline once and return the run with its model."""
@@ -176,14 +201,17 @@ class Bench:
         name, size = await self.keep(scene, rng)
         return SimulatedQuestion.first(scene, name, size, number, rng)
 
-    async def _record(self, asked: SimulatedQuestion, answer: str, vote: int, session: int, update: int) -> None:
+    async def _record(
+        self, asked: SimulatedQuestion, answer: str, vote: int, session: int, number: int, *, follow_up: bool
+    ) -> None:
+        person, update = PERSON + number % self._people, 10_000 * self._chats + 10 * number + 5 * follow_up
         prompt = Prompt(SYSTEM, asked.lesson.turns[:-1], chat="")
         newest = prompt.turns[-1]
         recorded = await self.ledger.exchanges.record(
             Exchange(
                 session=session,
-                chat=PERSON,
-                asker=PERSON,
+                chat=person,
+                asker=person,
                 update=update,
                 question=newest.text,
                 pictures=tuple(each.sha256 for each in newest.pictures),
@@ -205,7 +233,7 @@ class Bench:
                 top_k=0,
             )
         )
-        await self.ledger.votes.cast(Rating(recorded.id, PERSON, vote, update + 1))
+        await self.ledger.votes.cast(Rating(recorded.id, person, vote, update + 1))
 
 
 async def learn(

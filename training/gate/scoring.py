@@ -93,7 +93,7 @@ class LocalModel:
         return [text for text, _ in produced]
 
     def finished_answers(
-        self, lessons: Sequence[Lesson], images: Path, sampling: Sampling, *, batch_size: int = PHOTO_BATCH
+        self, lessons: Sequence[Lesson], images: Path, sampling: Sampling, *, batch_size: int = 2 * PHOTO_BATCH
     ) -> list[str | None]:
         """Answer as `answers` does; None for an answer that is empty or did not end by itself."""
         produced = self._generate(lessons, images, sampling, batch_size, lambda done: None)

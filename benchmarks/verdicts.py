@@ -1,0 +1,240 @@
+"""The judge's verdicts on runs of the stand-in: `python -m benchmarks.verdicts [--rows playful60 …] [--jobs 2]`.
+
+In each run simulated people (person.py) ask the live model about drawn pictures and vote by a taste, and the real
+pipeline learns from the votes: selection, XTuner, merge and evaluation, all in one process, with one thread. A finished
+run appends a JSON line to the file, and what is there is not done again. `--table` prints how often runs were accepted,
+with Wilson's 95 % intervals, beside what is expected.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.judge import rate
+from benchmarks.person import TASTES
+from benchmarks.retrain import Bench
+from inference.internvl2.tiny import CHECKPOINT
+from storage.states import ModelState
+from training.gate.evaluate import evaluate
+from training.gate.report import Report, Taste
+from training.gate.scoring import LocalModel
+from training.job import EvaluationJob, Job, MergeJob, Outcome, Progress, TrainingError, WorkerJob, ignore
+from training.merge import merge
+from training.settings import TrainingSettings
+from training.xtuner.finetune import finetune
+
+PEOPLE: Final = 20
+UNSEEN: Final = 40
+"""Pictures that the live model and an accepted one are asked about, twice each."""
+
+EVERY_LAYER: Final = {"targets": "", "learning_rate": 1e-3}
+KEPT: Final = Path(tempfile.gettempdir()) / "thumbtune-verdicts"
+"""The base's answers to factual questions, which all runs share."""
+
+RESULTS: Final = Path(__file__).parent / "results" / "verdicts.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A kind of run: the taste, pictures with two answers each, hyperparameters, how many runs in a row, and seeds."""
+
+    taste: str
+    pictures: int
+    seeds: int
+    expected: str
+    knobs: dict[str, Any] = field(default_factory=dict)
+    runs: int = 1
+
+
+ROWS: Final[dict[str, Row]] = {
+    "coin60": Row("random", 30, 60, "accepted at most 6 of 60"),
+    "coin60-every-layer": Row("random", 30, 60, "accepted at most 6 of 60", EVERY_LAYER),
+    "coin12x10": Row("random", 6, 20, "any accepted in at most 4 of 20", runs=10),
+    "everything60": Row("everything", 30, 20, "never accepted"),
+    "playful60": Row("playful", 30, 20, "accepted 19 of 20"),
+    "plain60": Row("plain", 30, 20, "accepted 19 of 20"),
+    "playful36": Row("playful", 18, 20, "accepted 14 of 20, the rest undecided"),
+    "plain36": Row("plain", 18, 20, "accepted 14 of 20, the rest undecided"),
+    "smile120": Row("smile", 60, 20, "accepted 14 of 20, the rest undecided"),
+    "short60": Row("short", 30, 20, "never accepted"),
+    "wrong60-every-layer": Row("wrong", 30, 20, "never accepted", EVERY_LAYER),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One run, or the last one of several in a row: shares from 0 to 1 of unseen answers, NaN where none were asked."""
+
+    row: str
+    seed: int
+    decision: str
+    reason: str
+    run: int
+    p_value: float
+    agreement: float
+    answers: int
+    liked: int
+    shown: int
+    before: float
+    after: float
+    facts: float
+    seconds: float
+
+
+class InProcess:
+    """A trainer that carries out jobs in this process."""
+
+    async def run(self, job: WorkerJob, on_progress: Callable[[Progress], None] = ignore) -> Outcome:
+        """Carry out one job."""
+        begun = time.monotonic()
+        with redirect_stdout(sys.stderr):
+            try:
+                match job:
+                    case Job():
+                        outcome = finetune(job, on_progress)
+                    case MergeJob():
+                        outcome = merge(job, on_progress)
+                    case EvaluationJob():
+                        outcome = evaluate(job, on_progress)
+            except TrainingError as error:
+                return Outcome(ok=False, reason=str(error), seconds=time.monotonic() - begun)
+        return outcome
+
+
+async def carry_out(name: str, seed: int) -> Verdict:
+    """Carry out a run, or runs in a row until one is accepted."""
+    row = ROWS[name]
+    begun = time.monotonic()
+    settings = TrainingSettings.for_tiny(knobs=row.knobs, seed=seed, threads=1)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        bench = Bench(folder, settings, people=PEOPLE, trainer=InProcess(), answers=KEPT)
+        try:
+            await bench.open()
+            live = LocalModel(CHECKPOINT)
+            for number in range(1, row.runs + 1):
+                liked = await bench.chat(live, row.pictures, TASTES[row.taste], 100 * seed + number)
+                run, model = await bench.retrain()
+                if model is not None and model.state is ModelState.CANDIDATE:
+                    break
+            taste = Taste() if model is None else Report.from_json(model.report).taste
+            before = after = facts = float("nan")
+            if model is not None and model.state is ModelState.CANDIDATE:
+                before, _ = await _examine(bench, CHECKPOINT, row.taste, seed)
+                after, facts = await _examine(bench, Path(model.directory), row.taste, seed)
+            return Verdict(
+                row=name,
+                seed=seed,
+                decision="refused" if model is None else model.state.value,
+                reason=str(run.reason if model is None else model.reason),
+                run=number,
+                p_value=taste.p_value,
+                agreement=taste.agreement,
+                answers=taste.answers,
+                liked=liked,
+                shown=2 * row.pictures,
+                before=before,
+                after=after,
+                facts=facts,
+                seconds=round(time.monotonic() - begun, 1),
+            )
+        finally:
+            await bench.ledger.close()
+
+
+async def _examine(bench: Bench, directory: Path, taste: str, seed: int) -> tuple[float, float]:
+    """Return the share of unseen answers that the taste likes, and of right colours and shapes."""
+    score = await bench.examine(directory, UNSEEN, seed, TASTES[taste])
+    return score.liked, (score.colour + score.shape) / 2
+
+
+def _work(name: str, seed: int) -> Verdict:
+    import torch
+
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+    return asyncio.run(carry_out(name, seed))
+
+
+def read(file: Path) -> list[Verdict]:
+    """Return the finished runs."""
+    if not file.exists():
+        return []
+    return [Verdict(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def table(found: Iterable[Verdict]) -> Iterable[str]:
+    """Yield a line for each row that has runs."""
+    done = list(found)
+    for name, row in ROWS.items():
+        own = [each for each in done if each.row == name]
+        if not own:
+            continue
+        accepted = [each for each in own if each.decision == ModelState.CANDIDATE]
+        share = rate(name, "accepted", len(accepted), len(own))
+        others = {each.decision for each in own} - {ModelState.CANDIDATE.value}
+        rest = ", ".join(f"{sum(each.decision == state for each in own)} {state}" for state in sorted(others))
+        taught = ""
+        if accepted:
+            before, after, facts = (
+                sum(getattr(each, name) for each in accepted) / len(accepted) for name in ("before", "after", "facts")
+            )
+            taught = f"; liked {before:.0%} → {after:.0%}, facts {facts:.0%}"
+        yield (
+            f"{name:20} {len(accepted):3} of {len(own):3} accepted ({share.low:.0%} to {share.high:.0%})"
+            f"{', ' + rest if rest else ''}{taught}; expected: {row.expected}"
+        )
+
+
+def main() -> None:
+    """Carry out the missing runs, and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--seeds", type=int, help="at most this many of each row")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--minutes", type=float, default=1e6, help="begin no run after this time")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--table", action="store_true", help="only print the table")
+    options = parser.parse_args()
+    known = {(each.row, each.seed) for each in read(options.out)}
+    wanted = [
+        (name, seed)
+        for name in options.rows
+        for seed in range(min(ROWS[name].seeds, options.seeds or ROWS[name].seeds))
+        if (name, seed) not in known
+    ]
+    ends = time.monotonic() + 60 * options.minutes
+    if not options.table:
+        waiting = iter(wanted)
+        with (
+            ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool,
+            options.out.open("a", encoding="utf-8") as out,
+        ):
+            running = {pool.submit(_work, *each) for each in islice(waiting, options.jobs)}
+            while running:
+                finished = next(as_completed(running))
+                running.remove(finished)
+                if time.monotonic() < ends and (following := next(waiting, None)):
+                    running.add(pool.submit(_work, *following))
+                out.write(json.dumps(asdict(finished.result()), ensure_ascii=False) + "\n")
+                out.flush()
+    for line in table(read(options.out)):
+        sys.stdout.write(line + "\n")
+
+
+if __name__ == "__main__":
+    main()
