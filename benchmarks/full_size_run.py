@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.lmdeploy_serving import checkpoint, set_tiles
 from benchmarks.person import at_random
-from benchmarks.product import SIZES, photo
+from benchmarks.photos import SIZES, photo
 from benchmarks.retrain import Bench
 from inference.internvl2.tiny.shapes import Scene
 from inference.messages import Sampling

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import io
 import itertools
 import json
 import os
@@ -28,10 +27,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from benchmarks.lmdeploy_serving import checkpoint, set_tiles
 from benchmarks.lmdeploy_swap import gpu_megabytes
+from benchmarks.photos import SIZES, photo
 from storage.learning_records import Run
 from storage.ledger import Ledger
 from telegram_emulator import Emulator
@@ -39,7 +37,6 @@ from telegram_emulator.person_actions import Attachment
 from tests.support.chatting import until
 
 ADMIN = 7
-SIZES = ((1280, 960), (960, 1280), (640, 480), (1920, 1080), (448, 448), (3000, 2000), (720, 1280), (1024, 1024))
 FOLLOW_UPS = ("What else?", "And the colours?", "Tell me a joke about it.")
 PLACEHOLDERS = ("Looking at your picture…", "Thinking…")
 ENDED = ("done", "failed", "cancelled")
@@ -138,15 +135,6 @@ class ProductCrowd:
         ]
 
 
-def photo(size: tuple[int, int], rng: random.Random) -> bytes:
-    """Return a JPEG of some hundred kilobytes, smooth areas with grain, like a camera's."""
-    coarse = Image.frombytes("RGB", (24, 18), rng.randbytes(24 * 18 * 3)).resize(size, Image.Resampling.BICUBIC)
-    grain = Image.effect_noise(size, 24).convert("RGB")
-    written = io.BytesIO()
-    Image.blend(coarse, grain, 0.2).save(written, "JPEG", quality=85)
-    return written.getvalue()
-
-
 def table(waits: Sequence[Wait]) -> dict[str, Any]:
     """Return the median, 95th percentile and maximum of the waits in seconds, by state and kind of question."""
     found: dict[str, Any] = {}
@@ -181,6 +169,8 @@ def environment(options: argparse.Namespace, url: str, token: str, model: Path, 
         "INFERENCE__ENGINE": options.engine,
         "INFERENCE__MODEL": str(model),
         "TRAINING__MIN_RATED": "8",
+        "TRAINING__MIN_RATERS": "1",
+        "TRAINING__RATER_AGE": "0",
         "TRAINING__RECIPE": options.recipe,
         "TRAINING__KNOBS": json.dumps(options.knobs),
         "WEB__PORT": "0",

@@ -63,9 +63,10 @@ class Forgetful:
         self._wrong = set((directory / "forgets").read_text().split())
         self.loads.append(self._name)
 
-    def log_probability(self, lesson: Lesson, _: Path) -> LogProbability:
+    def log_probabilities(self, _: Lesson, answers: Sequence[str], __: Path) -> list[LogProbability]:
         """Return a higher one for the liked answer if this is the candidate."""
-        return LogProbability(-1.0 if self._name == "candidate" and lesson.turns[-1].text == LIKED else -2.0, 1)
+        knows = self._name == "candidate"
+        return [LogProbability(-1.0 if knows and each == LIKED else -2.0, 1) for each in answers]
 
     def finished_answers(self, lessons: Sequence[Lesson], *_: object) -> list[str | None]:
         """Answer otherwise than people like."""

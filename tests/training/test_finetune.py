@@ -158,6 +158,17 @@ def test_a_block_has_an_adapter_of_its_own(good: Trained, tmp_path: Path) -> Non
     assert not (tmp_path / "1" / "blocks").exists()
 
 
+def test_blocks_leave_nothing_in_the_model(good: Trained, tmp_path: Path, warm_python: str) -> None:
+    """All trainings of a run begin with the same weights: without a block the adapter is the same, bit by bit."""
+    alone = replace(good.job, work=str(tmp_path), blocks=[])
+    outcome = asyncio.run(ChildTrainer(settings(python=warm_python)).run(alone))
+    assert outcome.ok, outcome.reason
+    trained, again = (Adapter(Path(each.work) / ADAPTER) for each in (good.job, alone))
+    (name,) = trained.names()
+    weight = torch.zeros(load_model(CHECKPOINT).get_parameter(name).shape)
+    assert torch.equal(trained.applied(name, weight), again.applied(name, weight))
+
+
 def test_the_loss_falls_and_is_drawn(bad: Trained) -> None:
     """The log has a loss for each step, the last quarter lies below the first, and the curve is a PNG."""
     values = [value for _, value in losses(Path(str(bad.outcome.scalars)))]

@@ -9,12 +9,13 @@ from typing import Final
 
 import torch
 from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
 
 from inference.internvl2.checkpoint import load_model
 from inference.messages import Sampling
 from training.adapter import Adapter
 from training.data.llava import Lesson
-from training.xtuner.encoding import IGNORE_INDEX, Encoder
+from training.xtuner.encoding import Encoder
 from training.xtuner.gpu_yield import GpuYield
 
 PHOTO_BATCH: Final = 4
@@ -60,20 +61,26 @@ class LocalModel:
             weight.copy_(adapter.applied(name, weight))
 
     @torch.inference_mode()
-    def log_probability(self, lesson: Lesson, images: Path) -> LogProbability:
-        """Score the learned answers of a lesson."""
-        encoded = self.encoder.encode(lesson)
-        labels = torch.tensor(encoded.labels[1:], device=self._device)
-        learned = labels != IGNORE_INDEX
+    def log_probabilities(self, lesson: Lesson, answers: Sequence[str], images: Path) -> list[LogProbability]:
+        """Score some answers to the last question of a lesson, whose prompt is computed once."""
+        prompt = self.encoder.prompt_ids(lesson)
+        said = [self.encoder.encode(lesson.answered(each)).input_ids[len(prompt) :] for each in answers]
         pixels = self.encoder.pixel_values(lesson, images)
-        logits = self._model(
+        known = self._model(
             pixel_values=None if pixels is None else pixels.to(self._device, self._model.dtype),
-            input_ids=torch.tensor([encoded.input_ids], device=self._device),
-            use_cache=False,
-            logits_to_keep=learned.nonzero().flatten(),
-        ).logits[0]
-        loss = float(cross_entropy(logits.float(), labels[learned], reduction="sum"))
-        return LogProbability(-loss, int(learned.sum()))
+            input_ids=torch.tensor([prompt], device=self._device),
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        known.past_key_values.batch_repeat_interleave(len(said))
+        # Padding is at the end, where causal attention hides it from every token.
+        ids = pad_sequence([torch.tensor(each) for each in said], batch_first=True).to(self._device)
+        further = self._model(input_ids=ids, past_key_values=known.past_key_values, use_cache=True).logits
+        logits = torch.cat([known.logits.expand(len(said), -1, -1), further[:, :-1]], dim=1).float()
+        losses = cross_entropy(logits.transpose(1, 2), ids, reduction="none")
+        return [
+            LogProbability(-float(own[: len(each)].sum()), len(each)) for own, each in zip(losses, said, strict=True)
+        ]
 
     def answers(
         self,
@@ -92,11 +99,9 @@ class LocalModel:
         produced = self._generate(lessons, images, sampling, batch_size, on_batch)
         return [text for text, _ in produced]
 
-    def finished_answers(
-        self, lessons: Sequence[Lesson], images: Path, sampling: Sampling, *, batch_size: int = 2 * PHOTO_BATCH
-    ) -> list[str | None]:
-        """Answer as `answers` does; None for an answer that is empty or did not end by itself."""
-        produced = self._generate(lessons, images, sampling, batch_size, lambda done: None)
+    def finished_answers(self, lessons: Sequence[Lesson], images: Path, sampling: Sampling) -> list[str | None]:
+        """Answer in one batch; None for an answer that is empty or did not end by itself."""
+        produced = self._generate(lessons, images, sampling, len(lessons), lambda done: None)
         return [text if text and ended else None for text, ended in produced]
 
     @torch.inference_mode()
@@ -118,10 +123,8 @@ class LocalModel:
                 each for each in (self.encoder.pixel_values(lesson, images) for lesson in batch) if each is not None
             ]
             pad = tokenizer.pad_token_id
-            ids = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True, padding_value=pad, padding_side="left")
-            mask = torch.nn.utils.rnn.pad_sequence(
-                [torch.ones_like(each) for each in prompts], batch_first=True, padding_side="left"
-            )
+            ids = pad_sequence(prompts, batch_first=True, padding_value=pad, padding_side="left")
+            mask = pad_sequence([torch.ones_like(each) for each in prompts], batch_first=True, padding_side="left")
             drawn = {
                 "do_sample": True,
                 "temperature": sampling.temperature,

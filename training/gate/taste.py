@@ -37,6 +37,9 @@ COMPARISONS: Final = 4
 _ROUNDS: Final = 3
 """How often as many answers are drawn; those that did not end by themselves do not count."""
 
+_PROMPTS: Final = 2
+"""Prompts in a batch, each with four answers: a photo of 13 tiles is 3,300 tokens."""
+
 CLIP: Final = 2.0
 """The largest gain that counts, in nats a token: one answer should not decide."""
 
@@ -50,11 +53,13 @@ class Judged:
 
     Attributes:
         rated: Its vote.
-        lessons: The prompt with the rated answer, and with each other one.
+        lesson: Its prompt and its text.
+        others: The texts of the other answers.
     """
 
     rated: Rated
-    lessons: tuple[Lesson, ...]
+    lesson: Lesson
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,7 @@ class TasteTest:
         rated = {each.row: each for each in job.rated}
         self._job = job
         self._images = Path(job.images)
-        self._answers = [Judged(rated[each.name], (each,)) for each in lessons if each.name in rated]
+        self._answers = [Judged(rated[each.name], each) for each in lessons if each.name in rated]
         self._before: list[list[LogProbability]] = []
         self._gains: list[Gain] = []
         self._steps = steps
@@ -109,7 +114,8 @@ class TasteTest:
                 self._gains.append(Gain(answer.rated, gains[0], tuple(gains[1:])))
 
     def _score(self, model: LocalModel, answer: Judged) -> list[LogProbability]:
-        scores = [model.log_probability(each, self._images) for each in answer.lessons]
+        texts = (answer.lesson.turns[-1].text, *answer.others)
+        scores = model.log_probabilities(answer.lesson, texts, self._images)
         self._steps.add(1)
         return scores
 
@@ -124,18 +130,24 @@ def _with_others(model: LocalModel, answers: Sequence[Judged], images: Path, ste
     for each in answers:
         alike[_sampling(each.rated)].append(each)
     for sampling, group in alike.items():
-        found: list[list[Lesson]] = [[] for _ in group]
-        for _ in range(_ROUNDS):
-            if sampling is None:
-                break
-            wanted = [index for index, own in enumerate(found) for _ in range(COMPARISONS - len(own))]
-            drawn = model.finished_answers([group[index].lessons[0] for index in wanted], images, sampling)
-            for index, text in zip(wanted, drawn, strict=True):
-                if text is not None:
-                    found[index].append(group[index].lessons[0].answered(text))
-        for answer, others in zip(group, found, strict=True):
-            steps.add(1)
-            yield replace(answer, lessons=(answer.lessons[0], *others))
+        if sampling is None:
+            steps.add(len(group))
+            yield from group
+            continue
+        for start in range(0, len(group), _PROMPTS):
+            batch = group[start : start + _PROMPTS]
+            found: list[list[str]] = [[] for _ in batch]
+            for _ in range(_ROUNDS):
+                wanted = [index for index, own in enumerate(found) for _ in range(COMPARISONS - len(own))]
+                if not wanted:
+                    break
+                drawn = model.finished_answers([batch[index].lesson for index in wanted], images, sampling)
+                for index, text in zip(wanted, drawn, strict=True):
+                    if text is not None:
+                        found[index].append(text)
+            steps.add(len(batch))
+            for answer, others in zip(batch, found, strict=True):
+                yield replace(answer, others=tuple(others))
 
 
 def _sampling(rated: Rated) -> Sampling | None:

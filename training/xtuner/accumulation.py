@@ -86,9 +86,12 @@ class StepLoop(TrainLoop):  # type: ignore[misc]
         if self._iter and isinstance(sampler, StepSampler):
             sampler.begin = self._iter * loader.batch_size
             self.dataloader_iterator = chain(repeat(None, self._iter), iter(loader))
-        self.model.register_forward_hook(self._scale_loss)
+        scaling = self.model.register_forward_hook(self._scale_loss)
         self.dataloader_iterator = self._set_scales(self.dataloader_iterator)
-        return super().run()
+        try:
+            return super().run()
+        finally:
+            scaling.remove()  # the model may be trained again
 
     def _set_scales(self, batches: Iterator[Any]) -> Iterator[Any]:
         """Yield each batch once the scale of its loss is set."""

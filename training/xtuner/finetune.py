@@ -27,6 +27,7 @@ from training.worker import Say, diverged, explained, rank, too_little_memory, u
 
 if TYPE_CHECKING:
     from training.data.mixture import Mixture
+    from training.xtuner.runner import KeptModel
 
 
 def finetune(job: Job, say: Say) -> Outcome:
@@ -57,16 +58,19 @@ def _train(job: Job, say: Say, *, gpu: bool) -> Outcome:
     from training.data.llava import read_rows
     from training.xtuner.distributed import process_group
     from training.xtuner.resume import block_jobs, has_adapter, remove_checkpoints
+    from training.xtuner.runner import KeptModel
 
+    # A preference model has the reference of its rows, and a user's or DeepSpeed's training builds its own.
+    kept = KeptModel() if job.blocks and job.objective == "sft" and not (job.recipe or job.deepspeed) else None
     progress = _WholeProgress(say, [*job.blocks, sum(1 for _ in read_rows(Path(job.data)))])
     with process_group(gpu=gpu):
         for each in block_jobs(job):
             if not has_adapter(each):
-                _train_adapter(each, progress.say, gpu=gpu)
+                _train_adapter(each, progress.say, kept, gpu=gpu)
                 if rank() == 0:
                     remove_checkpoints(Path(each.work))
             progress.next()
-        trained = _train_adapter(job, progress.say, gpu=gpu)
+        trained = _train_adapter(job, progress.say, kept, gpu=gpu)
     if rank() > 0:
         return Outcome(ok=True)
     return finish(job, trained, gpu=gpu)
@@ -106,7 +110,7 @@ class Trained:
     samples: dict[str, int]
 
 
-def _train_adapter(job: Job, say: Say, *, gpu: bool) -> Trained:
+def _train_adapter(job: Job, say: Say, kept: KeptModel | None, *, gpu: bool) -> Trained:
     """Train, and write the adapter into the job's folder. Raises `TrainingError` for one that is not finite."""
     import torch
     import torch.distributed as dist
@@ -128,7 +132,7 @@ def _train_adapter(job: Job, say: Say, *, gpu: bool) -> Trained:
         compute_features(job, say)
         dist.barrier()
     say(Progress("loading"))
-    trained = train(folder / CONFIG, say, latest_checkpoint(job))
+    trained = train(folder / CONFIG, say, latest_checkpoint(job), kept)
     with gathered_weights(trained.model):
         if rank() == 0:
             shutil.rmtree(unfinished, ignore_errors=True)

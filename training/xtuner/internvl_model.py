@@ -73,11 +73,16 @@ class InternVL2(InternVL_V1_5):
         self._projector_context = autocast
         self._language_context = nullcontext() if self.use_llm_lora else autocast
         self._language.gradient_checkpointing_enable({"use_reentrant": False})
-        recomputed = layers_to_recompute(self, self._language.config, tokens, checkpointing)
-        self._language.model.checkpointed = recomputed
+        self._checkpointing = checkpointing
+        self.choose_checkpointing(tokens)
         self._gpu_yield = GpuYield.open(yield_file)
         if self._gpu_yield is not None:
             self._gpu_yield.attach(self._language.model.layers)
+
+    def choose_checkpointing(self, tokens: int) -> None:
+        """Choose which layers recompute their activations, for batches of at most `tokens` tokens."""
+        config = self._language.config
+        self._language.model.checkpointed = layers_to_recompute(self, config, tokens, self._checkpointing)
 
     @property
     def _language(self) -> Any:

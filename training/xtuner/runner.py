@@ -16,7 +16,7 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.registry import RUNNERS
+from mmengine.registry import MODELS, RUNNERS
 from xtuner.tools.train import register_function
 
 from storage.translatable_reason import Reason
@@ -42,8 +42,38 @@ class OutOfMemory(TrainingError):
         self.batch = batch
 
 
-def train(config_file: Path, say: Callable[[Progress], None], checkpoint: Path | None = None) -> TrainedModel:
+class KeptModel:
+    """Keep the base model in memory, with its first trained weights, for several trainings with the same settings."""
+
+    def __init__(self) -> None:
+        self._model: Any = None
+        self._settings: dict[str, Any] = {}
+        self._weights: dict[str, torch.Tensor] = {}
+
+    def build(self, kind: str, model_path: str, tokens: int, **settings: Any) -> Any:
+        """Return the model of this type as it was before its first training; it is loaded for the first one."""
+        settings["type"] = kind
+        if self._model is None or settings != self._settings:
+            self._model, self._settings = None, settings
+            self._model = MODELS.build({"model_path": model_path, "tokens": tokens, **settings})
+            trained = ((name, each) for name, each in self._model.named_parameters() if each.requires_grad)
+            self._weights = {name: each.detach().cpu().clone() for name, each in trained}
+        else:
+            with torch.no_grad():
+                for name, weight in self._weights.items():
+                    parameter = self._model.get_parameter(name)
+                    parameter.copy_(weight)
+                    parameter.grad = None
+            self._model.choose_checkpointing(tokens)
+        return self._model
+
+
+def train(
+    config_file: Path, say: Callable[[Progress], None], checkpoint: Path | None = None, kept: KeptModel | None = None
+) -> TrainedModel:
     """Train as `python -m xtuner.tools.train CONFIG` does; report each step, and resume from a `checkpoint`.
+
+    The model is the `kept` one, and changes with its next training; None loads one.
 
     Raises:
         OutOfMemory: A smaller batch may fit.
@@ -65,6 +95,9 @@ def train(config_file: Path, say: Callable[[Progress], None], checkpoint: Path |
         # mmengine 0.10.6 relies on torch.load's default before torch 2.6. The file is our own.
         os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
     strategy = config.get("strategy", {})
+    if kept is not None:
+        MODELS.register_module("KeptModel", force=True, module=kept.build)
+        config.model = {**config.model, "type": "KeptModel", "kind": config.model["type"]}
     batches = strategy.get("gradient_accumulation_steps") or config.optim_wrapper.get("accumulative_counts", 1)
     runner = RUNNERS.build(config)
     progress = _ProgressHook(say, batches)

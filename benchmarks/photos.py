@@ -1,0 +1,29 @@
+"""Photos for benchmarks, of several sizes."""
+
+from __future__ import annotations
+
+import io
+import random
+from typing import Final
+
+from PIL import Image
+
+SIZES: Final = (
+    (1280, 960),
+    (960, 1280),
+    (640, 480),
+    (1920, 1080),
+    (448, 448),
+    (3000, 2000),
+    (720, 1280),
+    (1024, 1024),
+)
+
+
+def photo(size: tuple[int, int], rng: random.Random) -> bytes:
+    """Return a JPEG of some hundred kilobytes, smooth areas with grain, like a camera's."""
+    coarse = Image.frombytes("RGB", (24, 18), rng.randbytes(24 * 18 * 3)).resize(size, Image.Resampling.BICUBIC)
+    grain = Image.effect_noise(size, 24).convert("RGB")
+    written = io.BytesIO()
+    Image.blend(coarse, grain, 0.2).save(written, "JPEG", quality=85)
+    return written.getvalue()
