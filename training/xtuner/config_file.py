@@ -166,6 +166,8 @@ def _loop(job: Job, plan: StepPlan) -> dict[str, Any]:
                 "by_epoch": False,
                 "interval": plan.accumulation * job.save_steps or -1,
                 "max_keep_ckpts": job.keep_checkpoints,
+                # A block's training ends with its adapter, and has nothing to continue.
+                "save_last": not job.first,
             },
             "sampler_seed": {"type": "mmengine.hooks.DistSamplerSeedHook"},
         },
