@@ -206,8 +206,9 @@ class PeopleHttp:
         )
 
     async def cast_sample_votes(self, request: web.Request) -> web.Response:
-        """Start a round of sample votes; its progress is in the events of kind "votes"."""
-        return answer(self._voters.start())
+        """Start a round of sample votes: {coin?}. Its progress is in the events of kind "votes"."""
+        body = await json_object(request)
+        return answer(self._voters.start(coin=bool(body.get("coin"))))
 
     async def samples(self, request: web.Request) -> web.Response:
         """Return the samples' names and addresses, which of them are stickers, and the note."""

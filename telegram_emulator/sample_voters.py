@@ -7,6 +7,7 @@ as other people. Pictures and the rule are the caller's.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -59,8 +60,11 @@ class SampleVoters:
         """The progress: running, done, total, ups, downs and, after a failure, error."""
         return dict(self._state)
 
-    def start(self) -> Json:
-        """Start another round. Raises `BotApiError` while one is running and without a script."""
+    def start(self, *, coin: bool = False) -> Json:
+        """Start another round, with votes by a coin in place of the rule if asked for.
+
+        Raises `BotApiError` while one is running and without a script.
+        """
         if self._likes is None or self._conversations is None:
             raise api_error("there are no sample conversations here")
         if self._task is not None and not self._task.done():
@@ -68,7 +72,9 @@ class SampleVoters:
         script = list(self._conversations(self._round))
         self._round += 1
         self._state = {"running": True, "done": 0, "total": 2 * len(script), "ups": 0, "downs": 0, "error": ""}
-        self._task = asyncio.create_task(self._cast(script, self._likes))
+        toss = random.Random(self._round)
+        likes = (lambda _: toss.random() < 0.5) if coin else self._likes
+        self._task = asyncio.create_task(self._cast(script, likes))
         return self.state
 
     async def stop(self) -> None:

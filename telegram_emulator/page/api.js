@@ -32,7 +32,7 @@ export const write = (person, text, chat, replyTo) =>
 export const edit = (person, message, text, chat) => post(`/people/${person}/edit`, { message, text, chat });
 export const press = (person, message, data, chat) => post(`/people/${person}/press`, { message, data, chat });
 export const react = (person, message, emoji, chat) => post(`/people/${person}/react`, { message, emoji, chat });
-export const castVotes = () => post("/people/sample-votes", {});
+export const castVotes = (coin) => post("/people/sample-votes", { coin });
 export const fileUrl = (id) => `/people/files/${encodeURIComponent(id)}`;
 
 /** Send files: pictures as photos, others as documents, several of a kind as an album. A small WebP picture without a

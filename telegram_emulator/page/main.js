@@ -87,7 +87,7 @@ async function asAdmin(command) {
 function drawVotes() {
   $("votes").hidden = !votes;
   if (!votes) return;
-  $("cast").disabled = votes.running;
+  $("cast").disabled = $("toss").disabled = votes.running;
   $("cast").textContent = t(votes.running ? "Casting votes…" : votes.done ? "Cast more sample votes" : "Cast 60 sample votes");
   $("votes-bar").setAttribute("aria-valuemax", votes.total);
   $("votes-bar").setAttribute("aria-valuenow", votes.done);
@@ -216,12 +216,14 @@ async function begin() {
 
   $("retrain").addEventListener("click", () => asAdmin("/retrain"));
   drawWords();
-  $("cast").addEventListener("click", async () => {
-    $("cast").disabled = true;
-    await api.castVotes().catch((error) => say(error.message, true));
-    await reload();
-    hint();
-  });
+  for (const [id, coin] of [["cast", false], ["toss", true]]) {
+    $(id).addEventListener("click", async () => {
+      $("cast").disabled = $("toss").disabled = true;
+      await api.castVotes(coin).catch((error) => say(error.message, true));
+      await reload();
+      hint();
+    });
+  }
   $("language").addEventListener("change", async () => {
     await api.speak(chat.person.id, $("language").value);
     await reload();

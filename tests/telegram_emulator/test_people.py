@@ -271,9 +271,9 @@ async def test_sample_people_vote_by_taste() -> None:
     emulator = Emulator(conversations=conversations, likes=lambda text: text.endswith(("2?", "4?", "5?")))
     async with running(emulator) as (url, bot), echo_bot(bot), aiohttp.ClientSession(url) as session:
         states = []
-        async with session.post("/people/sample-votes") as answer:
+        async with session.post("/people/sample-votes", json={}) as answer:
             assert (await answer.json())["total"] == 12
-        async with session.post("/people/sample-votes") as answer:
+        async with session.post("/people/sample-votes", json={}) as answer:
             assert answer.status == 409
         async for event in emulator.world.events.follow(0, lambda event: event["kind"] == "votes"):
             states.append(event)
@@ -287,6 +287,21 @@ async def test_sample_people_vote_by_taste() -> None:
     assert emulator.calls["answercallbackquery"] == 12
     presses = [user for user in emulator.world.users.values() if user.sample]
     assert len(presses) == 4
+
+
+async def test_sample_people_vote_by_coin() -> None:
+    """If asked for, the rule does not count."""
+    emulator = Emulator(
+        conversations=lambda _: [SampleConversation(jpeg(64, 64, "red"), "what?", "and?") for _ in range(12)],
+        likes=lambda _: True,
+    )
+    async with running(emulator) as (url, bot), echo_bot(bot), aiohttp.ClientSession(url) as session:
+        async with session.post("/people/sample-votes", json={"coin": True}) as answer:
+            assert (await answer.json())["total"] == 24
+        async for event in emulator.world.events.follow(0, lambda event: event["kind"] == "votes"):
+            if not event["running"]:
+                break
+    assert 4 <= emulator.voters.state["ups"] <= 20
 
 
 async def test_person_tells_a_stop_button_from_an_answer(world: tuple[Emulator, Bot, str, Person]) -> None:
