@@ -21,7 +21,7 @@ import numpy as np
 
 from training.evidence.combining import bonferroni, spent_alpha
 from training.evidence.facts import LOOKS, decided
-from training.evidence.sequential import ENOUGH, HORIZON_VOTES, betting_path, duel_evidence
+from training.evidence.sequential import ENOUGH, HORIZON_VOTES, betting_path
 from training.evidence.sequential import MARGIN as CANARY_MARGIN
 from training.evidence.taste import Labelled, Ranked, permutation_p_value, rank_p_value
 
@@ -119,11 +119,9 @@ def duels(draws: int, rng: np.random.Generator) -> Iterator[Rate]:
     for chance in (0.5, 0.65):
         needed = []
         for _ in range(draws):
-            wins = np.cumsum(rng.random(300) < chance)
-            for number in range(5, 301):
-                if duel_evidence(int(wins[number - 1]), number - int(wins[number - 1])) >= ENOUGH:
-                    needed.append(number)
-                    break
+            won = np.where(rng.random(300) < chance, 1.0, -1.0).tolist()
+            if (decided_by := first(betting_path(won, 0.0))) is not None:
+                needed.append(decided_by + 1)
         yield rate(f"duels, {100 * chance:.0f} % won", "decided", len(needed), draws, needed)
 
 

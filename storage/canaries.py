@@ -27,6 +27,7 @@ SELECT rater, model, value FROM (
     SELECT feedback.rater, exchanges.model, feedback.value, max(feedback.id) AS newest
       FROM exchanges JOIN feedback ON feedback.exchange = exchanges.id
      WHERE exchanges.id > :after AND exchanges.model IN (:model, :live)
+       AND exchanges.id NOT IN (SELECT exchange FROM duels WHERE better = 1)
        AND feedback.rater NOT IN (SELECT id FROM users WHERE opted_out)
        AND feedback.rater NOT IN (SELECT value FROM json_each(:blocked))
        AND exchanges.chat NOT IN (SELECT value FROM json_each(:blocked))
@@ -102,7 +103,8 @@ class Canaries(Queries):
     async def votes(self, trial: Trial, trust: Trust = EQUAL_TRUST) -> list[TrialVote]:
         """Return the latest vote of each rater on each answer since the trial began, in the order of voting.
 
-        Votes of people who opted out or are blocked, and votes in blocked groups, are left out.
+        Votes of people who opted out or are blocked, and votes in blocked groups, are left out. Of a duel the choice
+        counts (`Duels.won`), and not the vote that comes with it.
         """
         values = {"after": trial.after, "model": trial.model, "live": trial.live,
                   "blocked": json.dumps(sorted(trust.blocked))}  # fmt: skip

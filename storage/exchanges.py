@@ -57,38 +57,11 @@ class Exchanges(Queries):
         `StorageError` when a picture is unknown.
         """
         made = replace(exchange, created=self._now(exchange.created))
-
-        def work(database: Database) -> Exchange:
-            row = first(database, f'{SELECT_EXCHANGES} WHERE "update" = ?', [exchange.update])
-            if row is not None:
-                return exchange_of(row)
-            if first(database, "SELECT 1 FROM sessions WHERE id = ?", [exchange.session]) is None:
-                raise UnknownRecord(f"The ledger has no session {exchange.session}: it may have been deleted.")
-            refuse_closed(database, exchange.update)
-            if exchange.replaces is not None:
-                _get(database, exchange.replaces)
-            ensure_user(database, made.asker, made.created)
-            ensure_chat(database, made.chat, made.created)
-            try:
-                cursor = database.execute(_INSERT, asdict(made))
-                assert cursor.lastrowid is not None
-                for position, sha256 in enumerate(exchange.pictures):
-                    database.execute(
-                        "INSERT INTO exchange_pictures(exchange, position, sha256) VALUES (?, ?, ?)",
-                        (cursor.lastrowid, position, sha256),
-                    )
-            except sqlite3.IntegrityError as error:
-                raise StorageError(
-                    f"The exchange for update {exchange.update} names a picture that the ledger does not have:"
-                    f" add it first ({error})."
-                ) from error
-            return replace(made, id=cursor.lastrowid)
-
-        return await self._write(work)
+        return await self._write(lambda database: record_exchange(database, made))
 
     async def get(self, exchange: int) -> Exchange:
         """Return the exchange with this id. Raises `UnknownRecord`."""
-        return await self._read(lambda database: _get(database, exchange))
+        return await self._read(lambda database: exchange_with(database, exchange))
 
     async def for_update(self, update: int) -> Exchange | None:
         """Return the exchange that answered an update, None before it is answered."""
@@ -160,8 +133,37 @@ class Exchanges(Queries):
         return row is not None
 
 
-def _get(database: Database, exchange: int) -> Exchange:
+def exchange_with(database: Database, exchange: int) -> Exchange:
+    """Return the exchange with this id. Raises `UnknownRecord`."""
     row = first(database, f"{SELECT_EXCHANGES} WHERE id = ?", [exchange])
     if row is None:
         raise UnknownRecord(f"The ledger has no exchange {exchange}: it may have been deleted.")
     return exchange_of(row)
+
+
+def record_exchange(database: Database, made: Exchange) -> Exchange:
+    """Record an exchange as `Exchanges.record` does."""
+    row = first(database, f'{SELECT_EXCHANGES} WHERE "update" = ?', [made.update])
+    if row is not None:
+        return exchange_of(row)
+    if first(database, "SELECT 1 FROM sessions WHERE id = ?", [made.session]) is None:
+        raise UnknownRecord(f"The ledger has no session {made.session}: it may have been deleted.")
+    refuse_closed(database, made.update)
+    if made.replaces is not None:
+        exchange_with(database, made.replaces)
+    ensure_user(database, made.asker, made.created)
+    ensure_chat(database, made.chat, made.created)
+    try:
+        cursor = database.execute(_INSERT, asdict(made))
+        assert cursor.lastrowid is not None
+        for position, sha256 in enumerate(made.pictures):
+            database.execute(
+                "INSERT INTO exchange_pictures(exchange, position, sha256) VALUES (?, ?, ?)",
+                (cursor.lastrowid, position, sha256),
+            )
+    except sqlite3.IntegrityError as error:
+        raise StorageError(
+            f"The exchange for update {made.update} names a picture that the ledger does not have:"
+            f" add it first ({error})."
+        ) from error
+    return replace(made, id=cursor.lastrowid)

@@ -23,6 +23,7 @@ from storage.canaries import Canaries
 from storage.connection import connect, from_os_error, translating_errors
 from storage.corrections import Corrections
 from storage.counts import Counts
+from storage.duels import Duels
 from storage.errors import StorageError
 from storage.exchanges import Exchanges
 from storage.file_permissions import close_to_others
@@ -68,6 +69,7 @@ class Ledger:
         self.models = Models(writer, readers, clock)
         self.promotions = Promotions(writer, readers, clock)
         self.canaries = Canaries(writer, readers, clock)
+        self.duels = Duels(writer, readers, clock)
         self.personal_data = PersonalData(writer, readers, clock)
         self.broadcasts = Broadcasts(writer, readers, clock)
         self.menus = Menus(writer, readers, clock)

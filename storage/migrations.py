@@ -489,3 +489,21 @@ def m019_canaries(database: Database) -> None:
 def m020_fingerprints(database: Database) -> None:
     """The hash of what a run learned from; empty for runs of earlier versions."""
     database.execute("ALTER TABLE runs ADD COLUMN fingerprint TEXT NOT NULL DEFAULT ''")
+
+
+@migrations()
+def m021_duels(database: Database) -> None:
+    """Pairs of answers to one question, of which a person may choose the better; `rival` is an exchange as JSON."""
+    database.executescript("""
+        CREATE TABLE duels (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            exchange INTEGER NOT NULL UNIQUE REFERENCES exchanges(id) ON DELETE CASCADE,
+            rival TEXT NOT NULL,
+            rival_model TEXT NOT NULL,
+            chooser INTEGER REFERENCES users(id) ON DELETE CASCADE,
+            better INTEGER CHECK (better IN (0, 1)),
+            created REAL NOT NULL,
+            CHECK ((chooser IS NULL) = (better IS NULL))
+        ) STRICT;
+        CREATE INDEX duels_chooser ON duels(chooser);
+    """)

@@ -27,6 +27,11 @@ _VOTES = (
     " FROM ratings WHERE rater NOT IN (SELECT value FROM json_each(:unheard)) GROUP BY exchange"
 )
 
+_RIVALS = (
+    "SELECT exchange, chooser, json_extract(rival, '$.answer') AS answer, json_extract(rival, '$.finish') AS finish"
+    " FROM duels WHERE better = 1"
+)
+
 _QUARANTINED = "SELECT sha256 FROM pictures WHERE state = 'quarantined'"
 
 # With max(), SQLite takes the other columns from the row that has it: https://www.sqlite.org/quirks.html
@@ -114,7 +119,7 @@ class Votes(Queries):
         return sorted(rated, key=lambda each: each.exchange.id)
 
     async def preferences(self, trust: Trust = EQUAL_TRUST) -> list[Preference]:
-        """Return the pairs of answers to the same prompt of which one has better votes, or is a correction.
+        """Return the pairs of answers to the same prompt of which one has better votes, won a duel, or is a correction.
 
         People are left out as in `rated_exchanges`, and so are answers that did not finish by themselves and equal
         answers.
@@ -226,8 +231,12 @@ def _preferences(database: Database, trust: Trust, now: float) -> list[Preferenc
             found.append(Preference(chosen, rejected.answer, rejected.id))
 
     answers: dict[tuple[int, str], list[RatedExchange]] = defaultdict(list)
+    rivals = {row["exchange"]: row for row in every(database, _RIVALS)}
     for each in _judged(database, trust, now):
         exchange = each.said.exchange
+        if (row := rivals.get(exchange.id)) and row["chooser"] in each.said.liked_by:
+            # A rival is no exchange, so the pair has one exchange, like a correction and what it corrects.
+            compare(each.said, replace(exchange, answer=row["answer"], finish=row["finish"]))
         answers[exchange.position, exchange.prompt_hash].append(each.said)
         if each.better is not None:
             compare(each.better, exchange)

@@ -119,7 +119,10 @@ class Trials:
             await self._roll_back(trial, reason)
         else:
             over = time.time() - trial.started >= HORIZON_DAYS * DAY_SECONDS
-            newest = (trial.id, await self._ledger.votes.newest())
+            newest = (
+                trial.id,
+                await self._ledger.votes.newest(),
+            )  # a choice in a duel comes with a vote, or says nothing
             if (over or newest != self._weighed) and (found := await self.standing()):
                 await self._decide(found, over)
                 self._weighed = newest

@@ -19,17 +19,22 @@ HINT: Final = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a running trial stands: the votes on the answers of both models, and what they show."""
+    """How a running trial stands: the votes on the answers of both models, and what they show.
+
+    The canary has `won` some of the decided `duels`.
+    """
 
     trial: Trial
     canary: Approval
     live: Approval
     evidence: Evidence
+    won: int = 0
+    duels: int = 0
 
     @property
     def votes(self) -> int:
-        """The number of votes on both."""
-        return self.canary.votes + self.live.votes
+        """The number of votes on both, and of duels."""
+        return self.canary.votes + self.live.votes + self.duels
 
 
 async def standing(ledger: Ledger, trust: Trust) -> Standing | None:
@@ -38,8 +43,9 @@ async def standing(ledger: Ledger, trust: Trust) -> Standing | None:
     if trial is None:
         return None
     votes = await ledger.canaries.votes(trial, trust)
-    evidence = canary_evidence((Vote(str(each.rater), each.canary, each.liked) for each in votes), MARGIN)
-    return Standing(trial, _approval(votes, canary=True), _approval(votes, canary=False), evidence)
+    won = await ledger.duels.won(trial, trust)
+    evidence = canary_evidence((Vote(str(each.rater), each.canary, each.liked) for each in votes), MARGIN, won)
+    return Standing(trial, _approval(votes, canary=True), _approval(votes, canary=False), evidence, sum(won), len(won))
 
 
 def _approval(votes: list[TrialVote], *, canary: bool) -> Approval:
@@ -80,4 +86,5 @@ def standing_text(found: Standing, say: Say) -> str:
         harm=f"{min(evidence.harm, 999):.1f}",
         no_worse=f"{min(evidence.no_worse, 999):.1f}",
     )
-    return f"{about} {say(with_votes(found, finding))} {evidences}"
+    duels = [say("It won {won} of {duels} comparisons.", won=found.won, duels=found.duels)] if found.duels else []
+    return " ".join([about, say(with_votes(found, finding)), *duels, evidences])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from typing import Final
 from weakref import WeakValueDictionary
@@ -16,8 +16,9 @@ from bot.chat.in_flight import Answering
 from bot.chat.question import Question
 from bot.settings import ChatSettings
 from inference.chat_format.template import prompt_hash
-from inference.messages import Answer, Delta, Engine, Picture, Prompt, PromptTooLong, Usage
+from inference.messages import Answer, Delta, Engine, InferenceError, Picture, Prompt, PromptTooLong, Usage
 from storage.chat_records import Exchange
+from storage.duels import Duel
 from storage.errors import UnknownRecord
 from storage.ledger import Ledger
 
@@ -49,6 +50,10 @@ class Conversation:
         exchanges = await self._ledger.exchanges.history(session, LATEST) if session is not None else []
         return next((each for each in reversed(exchanges) if each.asker == question.asker), None)
 
+    async def open_duel(self, exchange: Exchange) -> Duel | None:
+        """Return the duel of an answer whose choice is open, None without one."""
+        return await self._ledger.duels.open(exchange.id)
+
     async def restart(self, question: Question) -> None:
         """Begin a new conversation. A replay may begin another one, which does no harm while it is empty."""
         await self._ledger.sessions.restart(*self._place(question))
@@ -78,18 +83,45 @@ class Conversation:
         session = await self._session(question)
         async with self._turn(session, answering):
             prompt = await self._history.prompt(session, question)
-            while True:
-                try:
-                    answer = await self._answer(prompt, show, answering)
-                    break
-                except PromptTooLong:
-                    prompt = halved(prompt)
-            if not answer.text.strip():
-                raise EmptyAnswer
+            if not question.models:
+                return await self._record(await self._fitting(session, question, prompt, show, answering))
+            return await self._compared(session, question, prompt, answering)
+
+    async def _compared(self, session: int, question: Question, prompt: Prompt, answering: Answering) -> Exchange:
+        """Let both models of a question answer, record one answer, and the other one as its rival.
+
+        Where one of them fails, the other one's answer is all.
+        """
+        found: list[Exchange] = []
+        for model in question.models:
+            last = model == question.models[-1]
+            with nullcontext() if last and not found else suppress(InferenceError, EmptyAnswer):
+                asked = replace(prompt, model=model)
+                found.append(await self._fitting(session, question, asked, lambda delta: None, answering))
+        recorded = await self._record(found[0])
+        if len(found) > 1 and found[1].answer.strip() != found[0].answer.strip():
+            await self._ledger.duels.start(recorded, found[1])
+        return recorded
+
+    async def _record(self, exchange: Exchange) -> Exchange:
+        try:
+            return await self._ledger.exchanges.record(exchange)
+        except UnknownRecord as error:
+            raise DeletedMeanwhile from error
+
+    async def _fitting(
+        self, session: int, question: Question, prompt: Prompt, show: Callable[[Delta], None], answering: Answering
+    ) -> Exchange:
+        """Answer a prompt, which is cut as often as the engine finds it too long, and return the exchange."""
+        while True:
             try:
-                return await self._ledger.exchanges.record(_exchange(session, question, answer.cut or prompt, answer))
-            except UnknownRecord as error:
-                raise DeletedMeanwhile from error
+                answer = await self._answer(prompt, show, answering)
+                break
+            except PromptTooLong:
+                prompt = halved(prompt)
+        if not answer.text.strip():
+            raise EmptyAnswer
+        return _exchange(session, question, answer.cut or prompt, answer)
 
     async def _session(self, question: Question) -> int:
         """Return the session that the question belongs to, which is begun if there is none."""

@@ -36,6 +36,7 @@ class Question:
         sender: User id of the person who sent `files`.
         pictures: Pictures that are stored already.
         replaces: The earlier exchange whose place the new one takes, because it was edited or regenerated.
+        models: The two models that each give an answer, to be compared; empty for one answer of either.
     """
 
     update: int
@@ -50,6 +51,7 @@ class Question:
     sender: int = 0
     pictures: tuple[Picture, ...] = ()
     replaces: Exchange | None = None
+    models: tuple[str, ...] = ()
 
     @property
     def order(self) -> tuple[float, int]:

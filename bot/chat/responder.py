@@ -19,7 +19,7 @@ from bot.chat.throttling import Throttle
 from bot.i18n import Say, later
 from bot.settings import BotSettings
 from bot.telegram.formatting import markdown_pages
-from bot.telegram.keyboards import rating_buttons, stop_button
+from bot.telegram.keyboards import duel_buttons, rating_buttons, stop_button
 from bot.telegram.outbox import Reply
 from bot.telegram.streaming import StreamedAnswer
 from bot.telegram.wait_notices import WaitNotices
@@ -96,9 +96,16 @@ class Responder:
         return exchange
 
     async def show(self, exchange: Exchange, reply: Reply, say: Say) -> None:
-        """Show the final text of an answer and its buttons."""
+        """Show the final text of an answer and its buttons; in an open duel both answers."""
+        duel = await self._conversation.open_duel(exchange)
+        if duel is None:
+            text, buttons = exchange.answer, rating_buttons(exchange.id, say=say)
+        else:
+            asks = say("Which is better?")
+            text = f"1️⃣ {duel.exchange.answer}\n\n2️⃣ {duel.rival.answer}\n\n{asks}"
+            buttons = duel_buttons(duel.id, say)
         async with self._notices.during(reply, exchange.asker, exchange.update, say):
-            await reply.finish(markdown_pages(exchange.answer), rating_buttons(exchange.id, say=say))
+            await reply.finish(markdown_pages(text), buttons)
 
     async def _completed(self, question: Question, say: Say) -> Question:
         """Return a question with its text as last edited, and with its files received."""

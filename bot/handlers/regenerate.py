@@ -1,17 +1,25 @@
-"""/retry and 🔄 for another answer, /stop and ⏹ to end the one that is being written."""
+"""/retry and 🔄 for another answer, /stop and ⏹ to end the one that is being written.
+
+During the trial of a canary both models give another answer, and the person may say which is better.
+"""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
+from random import Random
 
 from aiogram import Router
+from aiogram.exceptions import TelegramBadRequest
 from aiogram.types import CallbackQuery, Message
 
 from bot.handlers.callbacks import acknowledge, tapped_exchange
 from bot.handlers.commands import Command
 from bot.handlers.request import Request
-from bot.telegram.keyboards import Again, Stop
+from bot.telegram.keyboards import Again, Prefer, Stop, rating_buttons
 from storage.chat_records import Exchange
+from storage.errors import UnknownRecord
+from storage.learning_records import Rating
 
 
 def router() -> Router:
@@ -21,6 +29,7 @@ def router() -> Router:
     regenerate.message.register(stop, Command("stop"))
     regenerate.callback_query.register(again, Again.filter())
     regenerate.callback_query.register(stop_this, Stop.filter())
+    regenerate.callback_query.register(prefer, Prefer.filter())
     return regenerate
 
 
@@ -63,9 +72,39 @@ async def _answer_again(former: Exchange, request: Request) -> None:
     quoted = next((each.question for each in shown if each.question), reply.place.question)
     reply.place = replace(reply.place, question=quoted, quotes=True)
     question = request.question(text=former.question, replaces=former)
+    if trial := await services.ledger.canaries.running():
+        models = [trial.live, trial.model]
+        Random(request.delivery.update).shuffle(models)
+        question = replace(question, models=tuple(models))
     exchange = await services.responder.answer(question, reply, say, say("Let me think again…"))
     if exchange and shown and (last := shown[-1].message):
         services.buttons.update(former, last, request.user.id, say)
+
+
+async def prefer(query: CallbackQuery, callback_data: Prefer, request: Request) -> None:
+    """Go on with the better one of two answers, which is liked; the first choice counts."""
+    ledger, say, update = request.services.ledger, request.say, request.delivery.update
+    try:
+        duel = await ledger.duels.get(callback_data.duel)
+    except UnknownRecord:
+        await acknowledge(query, say("I can't find that answer any more."))
+        return
+    here = await tapped_exchange(query, duel.exchange.id, request)
+    if here is None:
+        return
+    if request.user.id != duel.exchange.asker:
+        await acknowledge(query, say("Only the person who asked can do that."))
+        return
+    chosen = await ledger.duels.choose(duel.id, request.user.id, callback_data.choice, update)
+    exchange, better = chosen.exchange, bool(chosen.better)
+    if better:
+        await ledger.votes.cast(Rating(exchange.id, request.user.id, 1, update))
+    await acknowledge(query, say("Thanks! I'll go on with that answer.") if better else say("Thanks!"))
+    markup = rating_buttons(exchange.id, 1 if better else None, say=say)
+    with suppress(TelegramBadRequest):  # the message was deleted meanwhile
+        await request.bot.edit_message_reply_markup(
+            chat_id=exchange.chat, message_id=here[1].message_id, reply_markup=markup
+        )
 
 
 async def stop(message: Message, request: Request) -> None:

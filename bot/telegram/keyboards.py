@@ -91,6 +91,13 @@ class Again(CallbackData, prefix="again"):
     exchange: Id
 
 
+class Prefer(CallbackData, prefix="prefer"):
+    """`prefer:<duel>:<choice>`: which of two answers is better, 1 or 2, or 0 for neither."""
+
+    duel: Id
+    choice: Annotated[int, Field(ge=0, le=2)]
+
+
 class Stop(CallbackData, prefix="stop"):
     """`stop:<update>`: stop the answer to that update."""
 
@@ -213,6 +220,13 @@ def rating_buttons(
     if chosen == -1 or downs:
         rows.append([_button(say("✍ Suggest a better answer"), Better(exchange=exchange))])
     return InlineKeyboardMarkup(inline_keyboard=rows)
+
+
+def duel_buttons(duel: int, say: Say) -> InlineKeyboardMarkup:
+    """Return the buttons that choose one of two answers."""
+    choices = ((1, "1️⃣"), (2, "2️⃣"), (0, say("The same")))
+    row = [_button(text, Prefer(duel=duel, choice=choice)) for choice, text in choices]
+    return InlineKeyboardMarkup(inline_keyboard=[row])
 
 
 def correction_buttons(

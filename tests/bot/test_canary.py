@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from bot.admin.canary import fault_of_canary, fault_of_live
+from bot.telegram.keyboards import AGAIN
 from inference.engines.commands import Kind
 from inference.serving.deployment_status import CanaryStatus, Counters, Status, Tally
 from inference.serving.engine_launch import free_port
@@ -105,6 +106,31 @@ async def test_a_canary_that_people_dislike_is_rolled_back(place: WholeBot) -> N
         assert (model.state, model.reason) == (ModelState.REJECTED, trial.reason)
         for exchange in [await ledger.exchanges.get(number) for number in range(1, 30)]:
             assert exchange.model == exchange.answer.split("/")[0], "recorded is who answered"
+
+
+async def test_another_answer_is_one_of_each_model(place: WholeBot) -> None:
+    """🔄 shows two without their models' names; the better one is liked, and the conversation goes on with it."""
+    async with place.running(**TRIED):
+        admin, _ = await tried(place)
+        await admin.taps(AGAIN, await admin.asks(photo=picture(100)))
+        shown = await place.says(ADMIN, lambda said: "Which is better?" in words(said))
+        first, second = (part.removeprefix("1️⃣").split("/")[0].strip() for part in words(shown).split("2️⃣"))
+        assert {first, second} == {BASE, "run-1"}
+        assert button(shown, "The same") and not button(shown, UP)
+        await admin.toast(await admin.taps("2️⃣", shown))
+        marked = await place.says(ADMIN, lambda said: bool(button(said, f"{UP} ✓")) and "2️⃣" in words(said))
+        assert button(marked, AGAIN)
+        async with place.ledger() as ledger:
+            newest = await ledger.exchanges.for_message(ADMIN, shown["message_id"])
+            assert newest is not None and newest.model == second
+            assert await ledger.exchanges.newest_at(newest.position) == newest.id
+            assert await ledger.votes.latest(newest.id, ADMIN) == 1
+            trial = await ledger.canaries.running()
+            assert trial is not None
+            assert await ledger.duels.won(trial) == [second == "run-1"]
+        await admin.command("/status")
+        won = int(second == "run-1")
+        await place.says(ADMIN, lambda said: f"It won {won} of 1 comparisons." in words(said))
 
 
 async def test_a_canary_that_people_like_is_promoted(place: WholeBot) -> None:

@@ -6,7 +6,9 @@ import asyncio
 import time
 
 from bot.telegram.keyboards import AGAIN
-from inference.messages import Delta
+from inference.messages import Delta, EngineUnavailable
+from storage.learning_records import Model
+from storage.states import ModelState
 from tests.support.chatting import ADMIN, Stage, final_reply, png, shows, until
 from tests.support.person import DOWN, UP, button
 
@@ -36,6 +38,28 @@ async def test_another_answer_stands_beside_the_first(stage: Stage) -> None:
         await bot.settled()
         assert [await bot.ledger.votes.latest(number, ada.id) for number in (1, 2)] == [-1, 1]
         assert [button(each, AGAIN) for each in await ada.bot_messages()] == [None, "again:2"]
+
+
+async def test_a_duel_needs_two_answers(stage: Stage) -> None:
+    """During a trial 🔄 asks both models; where one fails, or says the same, the other one's answer is shown alone."""
+    async with (
+        stage.bot("One.", [EngineUnavailable("gone")], "Two.", "Three.", "Three.", "A.", "B.") as bot,
+        stage.person() as ada,
+    ):
+        await bot.ledger.models.add(Model("base", "/m/base", ModelState.LIVE, None, 1.0))
+        await bot.ledger.models.add(Model("run-1", "/m/1", ModelState.CANDIDATE, None, 1.0))
+        await bot.ledger.canaries.start("run-1", 0.5)
+        answer = await ada.asks(photo=png(), caption="What?")
+        for expected in ("Two.", "Three."):
+            await ada.taps(AGAIN, answer)
+            answer = await ada.answer(rated=True, after=answer["message_id"])
+            assert answer["text"] == expected
+        await ada.taps(AGAIN, answer)
+        duel = await final_reply(ada, after=answer["message_id"])
+        assert duel["text"].split() == ["1️⃣", "A.", "2️⃣", "B.", "Which", "is", "better?"]
+        await bot.settled()
+        asked = [each.model for each in bot.engine.prompts]
+        assert asked[0] == "" and [set(asked[number : number + 2]) for number in (1, 3, 5)] == 3 * [{"base", "run-1"}]
 
 
 async def test_a_regenerated_answer_to_a_deleted_question_is_dropped(stage: Stage) -> None:

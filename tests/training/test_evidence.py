@@ -16,13 +16,13 @@ from training.evidence.facts import LOOKS, decided, smallest_decidable_loss, upp
 from training.evidence.proportions import wilson_interval
 from training.evidence.sequential import (
     ENOUGH,
+    RATER_PAIRS,
     Canary,
     Vote,
     betting,
     betting_path,
     canary_evidence,
     detectable_harm,
-    duel_evidence,
     paired_differences,
 )
 from training.evidence.taste import Labelled, Ranked, likes_everything, permutation_p_value, rank, rank_p_value
@@ -246,24 +246,30 @@ def test_evidence_for_and_against_swaps_with_the_models() -> None:
     """What speaks for one model speaks against the other."""
     assert betting([1, 1, 0], 0.0) > 1 > betting([-1, -1, 0], 0.0)
     assert betting([], 0.05) == 1.0
-    assert duel_evidence(0, 0) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(("chance", "least", "most"), [(0.65, 260, 400), (0.5, 0, 32)])
 def test_duels_decide_at_any_moment(chance: float, least: int, most: int) -> None:
     """120 duels usually find a model that wins 65 %; a coin reaches it in at most one of twenty sequences."""
     rng = random.Random(17)
+    decided = 0
+    for _ in range(400):
+        won = [1 if rng.random() < chance else -1 for _ in range(120)]
+        decided += bool((betting_path(won, 0.0) >= ENOUGH).any())
+    assert least <= decided <= most
 
-    def decided() -> bool:
-        wins = losses = 0
-        for _ in range(120):
-            won = rng.random() < chance
-            wins, losses = wins + won, losses + (not won)
-            if duel_evidence(wins, losses) >= ENOUGH:
-                return True
-        return False
 
-    assert least <= sum(decided() for _ in range(400)) <= most
+def test_a_duel_counts_beside_the_votes() -> None:
+    """It is a pair in itself, in which one answer alone is liked."""
+    lost = canary_evidence([], 0.05, [False] * 30)
+    assert (lost.pairs, lost.discordant, lost.verdict) == (30, 30, Canary.HARMFUL)
+    assert canary_evidence([], 0.05, [True] * 30).verdict is Canary.NO_WORSE
+
+
+def test_no_rater_decides_alone() -> None:
+    """After fifty pairs a rater's votes do not count."""
+    hostile = [Vote("x", canary, not canary) for _ in range(400) for canary in (True, False)]
+    assert canary_evidence(hostile, 0.05).pairs == RATER_PAIRS
 
 
 def test_more_pairs_detect_smaller_harm() -> None:

@@ -7,7 +7,7 @@ Evidence is an e-value. If the null hypothesis holds, it reaches 20 at any time 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -24,6 +24,9 @@ MARGIN = 0.05
 With a smaller one too few equal canaries are promoted before the horizon; with 8 points one in five that is worse by 5
 points is promoted. Those that remain undecided end at the horizon. benchmarks/judge.py simulates it.
 """
+
+RATER_PAIRS = 50
+"""No rater has more pairs than that: a tenth of what the horizon allows for twenty raters, so no one decides alone."""
 
 HORIZON_VOTES = 2_000
 HORIZON_DAYS = 14.0
@@ -78,10 +81,13 @@ class Evidence:
 def paired_differences(votes: Iterable[Vote]) -> list[int]:
     """Pair the votes of each rater, one on each model, in their order: each rater is their own control.
 
+    The first `RATER_PAIRS` of a rater count.
+
     Returns:
         For each pair 1 if only the canary's answer was liked, -1 if only the live model's, else 0.
     """
     waiting: dict[str, tuple[list[bool], list[bool]]] = defaultdict(lambda: ([], []))
+    pairs = Counter[str]()
     differences = []
     for vote in votes:
         queues = waiting[vote.rater]
@@ -90,19 +96,22 @@ def paired_differences(votes: Iterable[Vote]) -> list[int]:
             queues[vote.canary].append(vote.liked)
             continue
         earlier = other.pop(0)
+        pairs[vote.rater] += 1
+        if pairs[vote.rater] > RATER_PAIRS:
+            continue
         canary, live = (vote.liked, earlier) if vote.canary else (earlier, vote.liked)
         differences.append(canary - live)
     return differences
 
 
-def canary_evidence(votes: Iterable[Vote], margin: float) -> Evidence:
-    """Weigh the votes of a canary.
+def canary_evidence(votes: Iterable[Vote], margin: float, duels: Iterable[bool] = ()) -> Evidence:
+    """Weigh the votes of a canary, and its duels: for each whether it has won.
 
     Harm is evidence against "the canary is liked at least as often", `no_worse` against "it is liked less often by at
     least `margin`" (a share, 0 to 1). Both hold for raters with different habits, since only differences within a rater
-    count.
+    count. A duel is a pair in itself.
     """
-    differences = paired_differences(votes)
+    differences = [*paired_differences(votes), *(1 if won else -1 for won in duels)]
     return Evidence(
         len(differences),
         sum(each != 0 for each in differences),
@@ -127,17 +136,6 @@ def betting_path(differences: Sequence[float], margin: float) -> NDArray[np.floa
     gains = np.log1p(shares * (np.asarray(differences, dtype=np.float64) + margin))
     wealth: NDArray[np.float64] = np.exp(np.minimum(np.cumsum(gains, axis=1), 700.0)).mean(axis=0)
     return wealth
-
-
-def duel_evidence(wins: int, losses: int) -> float:
-    """Return the evidence that the first of two models wins more than half of the decided duels.
-
-    The likelihood ratio against a fair coin, averaged over chances to win above one half; ties do not count.
-    """
-    chances = [0.5 + step / 40 for step in range(1, 20)]
-    logs = [wins * math.log(2 * chance) + losses * math.log(2 * (1 - chance)) for chance in chances]
-    largest = max(logs)
-    return math.exp(min(700.0, largest)) * sum(math.exp(each - largest) for each in logs) / len(logs)
 
 
 def detectable_harm(pairs: int, discordant: float) -> float:

@@ -1,0 +1,130 @@
+"""Duels: two answers to one question, one of each model of a trial. Who asked may choose the better one.
+
+One answer is an exchange from the beginning. The other one is kept here, and becomes an exchange if it is chosen, so
+that the conversation goes on with the better one. A row always has the standing answer and its rival.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import asdict, dataclass, replace
+
+from sqlite_utils import Database
+
+from storage.base import Queries, every, first
+from storage.chat_records import Exchange
+from storage.errors import UnknownRecord
+from storage.exchanges import exchange_with, record_exchange
+from storage.learning_records import EQUAL_TRUST, Trial, Trust
+from storage.people import ensure_user
+
+_WON = """
+SELECT exchanges.model = :model AS canary
+  FROM duels JOIN exchanges ON exchanges.id = duels.exchange
+ WHERE duels.better = 1 AND exchanges.id > :after
+   AND exchanges.model IN (:model, :live) AND duels.rival_model IN (:model, :live)
+   AND duels.chooser NOT IN (SELECT id FROM users WHERE opted_out)
+   AND duels.chooser NOT IN (SELECT value FROM json_each(:blocked))
+   AND exchanges.chat NOT IN (SELECT value FROM json_each(:blocked))
+ ORDER BY duels.id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Duel:
+    """Two answers to one question.
+
+    Attributes:
+        exchange: The standing answer.
+        rival: The other one.
+        better: 1 if the standing answer was chosen, 0 if they are the same, None before the choice.
+    """
+
+    id: int
+    exchange: Exchange
+    rival: Exchange
+    better: int | None = None
+
+
+class Duels(Queries):
+    """Duels."""
+
+    async def start(self, exchange: Exchange, rival: Exchange) -> Duel:
+        """Add a duel between a recorded answer and another one."""
+        now = self._now()
+
+        def work(database: Database) -> Duel:
+            database.execute(
+                "INSERT INTO duels(exchange, rival, rival_model, created) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT(exchange) DO NOTHING",
+                (exchange.id, json.dumps(asdict(rival)), rival.model, now),
+            )
+            return _get(database, "exchange", exchange.id)
+
+        return await self._write(work)
+
+    async def open(self, exchange: int) -> Duel | None:
+        """Return the duel of a standing answer whose choice is open, None without one."""
+
+        def work(database: Database) -> Duel | None:
+            row = first(database, "SELECT id FROM duels WHERE exchange = ? AND better IS NULL", [exchange])
+            return None if row is None else _get(database, "id", row["id"])
+
+        return await self._read(work)
+
+    async def get(self, duel: int) -> Duel:
+        """Return a duel. Raises `UnknownRecord`."""
+        return await self._read(lambda database: _get(database, "id", duel))
+
+    async def choose(self, duel: int, chooser: int, choice: int, update: int) -> Duel:
+        """Choose the standing answer (1), its rival (2) or neither (0); the first choice counts.
+
+        A rival that is chosen is recorded as an exchange, and the messages of the former answer are its own now.
+
+        Raises:
+            UnknownRecord: The duel, its conversation or its asker was deleted.
+        """
+        now = self._now()
+
+        def work(database: Database) -> Duel:
+            found = _get(database, "id", duel)
+            if found.better is not None:
+                return found
+            ensure_user(database, chooser, now)
+            standing, rival = found.exchange, found.rival
+            if choice == 2:
+                standing = record_exchange(database, replace(found.rival, update=update, created=now))
+                rival = found.exchange
+                database.execute('UPDATE replies SET "update" = ? WHERE "update" = ?', (update, rival.update))
+            database.execute(
+                "UPDATE duels SET exchange = ?, rival = ?, rival_model = ?, chooser = ?, better = ? WHERE id = ?",
+                (standing.id, json.dumps(asdict(rival)), rival.model, chooser, int(choice > 0), duel),
+            )
+            return _get(database, "id", duel)
+
+        return await self._write(work)
+
+    async def won(self, trial: Trial, trust: Trust = EQUAL_TRUST) -> list[bool]:
+        """Return for each decided duel of a trial whether the canary's answer was the better one.
+
+        Those of people who opted out or are blocked, and those in blocked groups, are left out.
+        """
+        values = {"after": trial.after, "model": trial.model, "live": trial.live,
+                  "blocked": json.dumps(sorted(trust.blocked))}  # fmt: skip
+        rows = await self._read(lambda database: every(database, _WON, values))
+        return [bool(row["canary"]) for row in rows]
+
+
+def _get(database: Database, column: str, value: int) -> Duel:
+    row = first(database, f"SELECT id, exchange, rival, better FROM duels WHERE {column} = ?", [value])
+    if row is None:
+        raise UnknownRecord(f"There is no duel {value}: it may have been deleted.")
+    return duel_of(database, row)
+
+
+def duel_of(database: Database, row: sqlite3.Row) -> Duel:
+    """Return the record of a row of the table."""
+    rival = json.loads(row["rival"])
+    rival |= {name: tuple(rival[name]) for name in ("pictures", "former_pictures")}
+    return Duel(row["id"], exchange_with(database, row["exchange"]), Exchange(**rival), row["better"])
