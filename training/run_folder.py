@@ -45,6 +45,9 @@ LOSSES: Final = "losses.json"
 CURVE: Final = "curve.png"
 """The loss curve."""
 
+GAINS: Final = "gains.png"
+"""How much likelier the rated answers have become."""
+
 ADAPTER: Final = "adapter"
 """Folder: the trained weights."""
 

@@ -191,7 +191,19 @@ def test_the_sheet_of_a_run(tmp_path: Path) -> None:
     )
     reason = Reason("{number} of its answers are empty or repeat themselves", number=3)
     report = Report(Decision.REJECTED, reason=reason, questions=150, live_correct=0.5, correct=0.25)
-    taste = Taste(answers=45, liked=20, raters=3, agreement=0.75, low=0.65, high=0.852, p_value=0.00123, alpha=0.0304)
+    taste = Taste(
+        answers=45,
+        liked=20,
+        raters=3,
+        agreement=0.75,
+        low=0.65,
+        high=0.852,
+        p_value=0.00123,
+        alpha=0.0304,
+        likes=[True, False],
+        gains=[0.1, -0.2],
+        contrasts=[0.0, 0.01],
+    )
     report = replace(report, taste=taste, facts=Loss(150, lost=2, gained=1, bound=3.04, allowed=2.0))
     taught = {RATED: 54, "food.json": 90}
     effort = Effort(54, 3, 56, 75.0, 5.0, 1_250_000_000, 120_000, taught, 2, corrections=6)
@@ -219,7 +231,7 @@ def test_the_sheet_of_a_run(tmp_path: Path) -> None:
     for part in (*names, *numbers, "Liked 1.", "And before?", "rejected", reason):
         assert part in page
     assert "against the base" not in page, "the live model is the base"
-    assert page.count("data:image/png") == 1
+    assert page.count("data:image/png") == 2, "the losses and the gains"
     assert re.findall(r'<article id="(.*?)"', page) == ["2", "0", "1", "3"]
     assert (tmp_path / PICTURE).read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / localised(SHEET, "zh")).read_text(encoding="utf-8")

@@ -82,6 +82,7 @@ class Taste(Record):
         p_value: The chance of such gains if votes carry no taste.
         alpha: What it may be at most.
         further: About how many more rated answers would decide; None where that cannot be told.
+        likes: For each answer whether it is liked.
         gains: For each answer how much likelier the model that it judges finds it than the live model does, in nats a
             token; negative for a disliked answer that became less likely.
         contrasts: The mean of the same for other answers of the live model to the same question.
@@ -98,6 +99,7 @@ class Taste(Record):
     p_value: float = 1.0
     alpha: float = 0.05
     further: int | None = None
+    likes: list[bool] = field(default_factory=list)
     gains: list[float] = field(default_factory=list)
     contrasts: list[float] = field(default_factory=list)
 

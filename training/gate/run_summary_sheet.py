@@ -7,19 +7,20 @@ erases what it shows.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from training.data.llava import Lesson
 from training.data.selection import beyond_share, cut_off
+from training.gate.gains_plot import draw_gains
 from training.gate.report import Drift, Effort, Loss, Report, Taste
 from training.gate.sheet import Row, Sheet
 from training.gate.sheet_picture import draw
 from training.gate.sheet_words import LANGUAGES, Say, localised, words
 from training.job import DISLIKED, RATED, EvaluationJob
 from training.number_format import clock, interval, percent, points, size
-from training.run_folder import PICTURE, SHEET
+from training.run_folder import GAINS, PICTURE, SHEET
 
 SHOWN: Final = 12
 """The most pairs on a sheet."""
@@ -67,7 +68,7 @@ def write(job: EvaluationJob, report: Report, shown: Sequence[Lesson], live: Seq
             decision=report.decision,
             verdict=_verdict(report, language),
             facts=facts(report, language),
-            curve=Path(job.curve) if job.curve else None,
+            plots=tuple(_plots(job, report.taste, say)),
             language=language,
         )
         folder = Path(job.work)
@@ -78,6 +79,16 @@ def write(job: EvaluationJob, report: Report, shown: Sequence[Lesson], live: Seq
 def _verdict(report: Report, language: str) -> str:
     """Return the reason of the decision, in the sheet's language."""
     return words(language)(report.reason or "it follows what people like, and has forgotten nothing")
+
+
+def _plots(job: EvaluationJob, taste: Taste, say: Say) -> Iterator[tuple[Path, str]]:
+    """Yield the files of the plots with what they show; the gains are drawn here."""
+    if job.curve:
+        yield Path(job.curve), say("the loss of each step, its moving average, and the previous run's")
+    if taste.answers:
+        file = Path(job.work) / GAINS
+        draw_gains(taste, file)
+        yield file, say("how much likelier the rated answers have become, and others to the same questions")
 
 
 def _share(part: int, whole: int) -> str:

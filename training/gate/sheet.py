@@ -79,7 +79,7 @@ class Sheet:
         decision: The verdict; None without one.
         verdict: The reason of the verdict, in `language`.
         facts: Names and values, in `language`.
-        curve: The PNG file of the loss curve.
+        plots: PNG files, each with what it shows.
         language: The language of the sheet's own words.
     """
 
@@ -89,7 +89,7 @@ class Sheet:
     decision: Decision | None = None
     verdict: str = ""
     facts: tuple[tuple[str, str], ...] = ()
-    curve: Path | None = None
+    plots: tuple[tuple[Path, str], ...] = ()
     language: str = "en"
 
     def html(self) -> str:
@@ -102,9 +102,11 @@ class Sheet:
             undefined=jinja2.StrictUndefined,
         )
         environment.filters["jpeg"] = _jpeg
-        curve = f"data:image/png;base64,{b64encode(self.curve.read_bytes()).decode()}" if self.curve else ""
+        plots = [
+            (f"data:image/png;base64,{b64encode(file.read_bytes()).decode()}", shown) for file, shown in self.plots
+        ]
         return environment.get_template("sheet.html").render(
-            it=self, curve=curve, say=words(self.language), style=_STYLE, style_hash=f"sha256-{_digest(_STYLE)}"
+            it=self, plots=plots, say=words(self.language), style=_STYLE, style_hash=f"sha256-{_digest(_STYLE)}"
         )
 
     def write(self, path: Path) -> None:

@@ -1,7 +1,8 @@
-"""A sheet as a PNG for a chat: the verdict, the numbers, the loss curve and the first rows."""
+"""A sheet as a PNG for a chat: the verdict, the numbers, the plots and the first rows."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -38,7 +39,7 @@ def draw(sheet: Sheet, path: Path) -> None:
         sign = say(sheet.decision.value)
         colour = {Decision.ACCEPTED: _GOOD, Decision.REJECTED: _BAD}.get(sheet.decision, _INK)
         page.write(f"{sign}: {sheet.verdict}" if sheet.verdict else sign, page.text, colour)
-    page.numbers(sheet.facts, sheet.curve)
+    page.numbers(sheet.facts, [file for file, _ in sheet.plots])
     for row in sheet.rows[:ROWS]:
         page.row(sheet.columns, row, row.question or say("(the picture alone)"))
     if len(sheet.rows) > ROWS:
@@ -64,15 +65,15 @@ class _Page:
         """Add text over the whole width."""
         self._top = self._lines(text, letters, colour, (_MARGIN, self._top, WIDTH - 2 * _MARGIN), max_lines) + 8
 
-    def numbers(self, facts: tuple[tuple[str, str], ...], curve: Path | None) -> None:
-        """Add names and values, and below them the loss curve."""
+    def numbers(self, facts: tuple[tuple[str, str], ...], plots: Iterable[Path]) -> None:
+        """Add names and values, and below them the plots."""
         self._top += _GAP / 2
         for name, value in facts:
             self._texts.append((_MARGIN, self._top + 3, name, self.small, _PALE))
             self._texts.append((WIDTH - _MARGIN - self.text.width(value), self._top, value, self.text, _INK))
             self._top += self.text.line
-        if curve:
-            with Image.open(curve) as opened:
+        for plot in plots:
+            with Image.open(plot) as opened:
                 shown = ImageOps.contain(opened.convert("RGB"), (_CURVE, _CURVE), Image.Resampling.LANCZOS)
             self._top += _GAP
             self._pictures.append(((WIDTH - shown.width) // 2, round(self._top), shown))

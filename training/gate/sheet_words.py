@@ -90,6 +90,9 @@ CHINESE: Final = {
     "peak memory": "内存峰值",
     "adapter": "适配器",
     "the loss of each step, its moving average, and the previous run's": "每一步的损失、移动平均，以及上一次训练的损失",
+    "how much likelier the rated answers have become, and others to the same questions": (
+        "已评分回答变得更可能的程度，以及对同一问题的其他回答"
+    ),
     "{number} earlier question": "之前的 {number} 个问题",
     "{number} earlier questions": "之前的 {number} 个问题",
     "[a picture]": "[图片]",

@@ -182,6 +182,7 @@ def weigh(gains: Sequence[Gain], *, attempt: int = 1, seed: int = 0) -> Taste:
         p_value=p_value,
         alpha=alpha,
         further=further_samples(p_value, len(gains), alpha),
+        likes=[each.rated.liked for each in gains],
         gains=[round(each.own, 4) for each in gains],
         contrasts=[round(mean(each.others), 4) if each.others else 0.0 for each in gains],
     )
