@@ -1,4 +1,4 @@
-"""Draw the chart of /stats: answers, votes and each model's approval over time."""
+"""Draw the chart of /stats: answers, votes and each model's approval over time, and the evidence of a trial."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from datetime import date, timedelta
 from io import BytesIO
 from typing import Final
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import MaxNLocator
 
+from bot.admin.canary_standing import Standing
 from bot.i18n import Say
 from storage.counts import Day
+from training.evidence.sequential import ENOUGH
 from training.gate.fonts import TEXT
 
 MODELS_SHOWN: Final = 8
@@ -31,13 +34,16 @@ def most_asked(days: Sequence[Day]) -> list[str]:
     return [model for model in asked if model in shown]
 
 
-def draw(days: Sequence[Day], first: date, last: date, say: Say) -> bytes:
-    """Return a PNG of 960 × 800 pixels: answers and votes a day above, the share of 👍 for each model below."""
+def draw(days: Sequence[Day], first: date, last: date, say: Say, trial: Standing | None = None) -> bytes:
+    """Return a PNG of 960 × 800 pixels: answers and votes a day above, the share of 👍 for each model below.
+
+    During a trial it is 400 pixels higher, with the evidence about the canary at the bottom.
+    """
     font = FontProperties(fname=str(TEXT), size=10)
     span = [first + timedelta(days=number) for number in range((last - first).days + 1)]
-    figure = Figure(figsize=(9.6, 8.0), dpi=100, layout="tight")
+    figure = Figure(figsize=(9.6, 12.0 if trial else 8.0), dpi=100, layout="tight")
     FigureCanvasAgg(figure)
-    above, below = figure.subplots(2, 1, sharex=True)
+    above, below, *evidence = figure.subplots(3 if trial else 2, 1)
     answers, ups, downs = Counter[date](), Counter[date](), Counter[date]()
     for each in days:
         day = date.fromisoformat(each.day)
@@ -59,9 +65,26 @@ def draw(days: Sequence[Day], first: date, last: date, say: Say) -> bytes:
     locator = AutoDateLocator(minticks=3)
     below.xaxis.set_major_locator(locator)
     below.xaxis.set_major_formatter(ConciseDateFormatter(locator))
-    for axes in (above, below):
+    above.sharex(below)
+    for axes in evidence:
+        assert trial is not None
+        _draw_evidence(axes, trial, say, font)
+    for axes in (above, below, *evidence):
         axes.grid(alpha=0.3)
         axes.legend(prop=font)
     written = BytesIO()
     figure.savefig(written, format="png")
     return written.getvalue()
+
+
+def _draw_evidence(axes: Axes, trial: Standing, say: Say, font: FontProperties) -> None:
+    """Draw the evidence after each pair of votes, and how much is needed."""
+    for path, label, colour in (
+        (trial.evidence.harm_path, say("worse"), "tab:red"),
+        (trial.evidence.no_worse_path, say("no worse"), "tab:green"),
+    ):
+        axes.plot(range(len(path) + 1), [1.0, *path], color=colour, label=label)
+    axes.axhline(ENOUGH, color="tab:gray", linestyle="--", label=say("needed"))
+    axes.set_yscale("log")
+    axes.set_title(say("Evidence about the canary {model}, pair by pair", model=trial.trial.model), fontproperties=font)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))

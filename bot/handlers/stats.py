@@ -10,6 +10,7 @@ from aiogram import Router
 from aiogram.filters import CommandObject
 from aiogram.types import BufferedInputFile, Message
 
+from bot.admin.canary_standing import standing_text
 from bot.admin.charts import draw, most_asked
 from bot.admin.progress import approval_text
 from bot.handlers.commands import Command
@@ -40,7 +41,8 @@ async def stats(message: Message, command: CommandObject, request: Request) -> N
         await reply.finish(say("Nobody asked me anything in that time."))
         return
     approvals = await ledger.counts.approvals()
-    picture = await asyncio.to_thread(draw, days, first, last, say)
+    trial = await request.services.admin.standing()
+    picture = await asyncio.to_thread(draw, days, first, last, say, trial)
     summary = say(
         "Last {days} days: {answers} answers, {ups} 👍, {downs} 👎.",
         days=int(number),
@@ -50,7 +52,6 @@ async def stats(message: Message, command: CommandObject, request: Request) -> N
     )
     shown = [model for model in most_asked(days) if model in approvals]
     lines = [f"{model}: {approval_text(approvals[model], say)}" for model in shown]
-    await reply.finish_with_picture(
-        BufferedInputFile(picture, "stats.png"),
-        "\n".join((summary, *lines)),
-    )
+    if trial:
+        lines.append(standing_text(trial, say))
+    await reply.finish_with_picture(BufferedInputFile(picture, "stats.png"), "\n".join((summary, *lines)))

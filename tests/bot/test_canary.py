@@ -131,6 +131,10 @@ async def test_another_answer_is_one_of_each_model(place: WholeBot) -> None:
         await admin.command("/status")
         won = int(second == "run-1")
         await place.says(ADMIN, lambda said: f"It won {won} of 1 comparisons." in words(said))
+        await admin.command("/stats")
+        chart = await place.says(ADMIN, lambda said: "photo" in said)
+        assert (chart["photo"][-1]["width"], chart["photo"][-1]["height"]) == (960, 1200)
+        assert f"It won {won} of 1 comparisons." in chart["caption"]
 
 
 async def test_a_canary_that_people_like_is_promoted(place: WholeBot) -> None:

@@ -57,13 +57,15 @@ class Canary(StrEnum):
 class Evidence:
     """E-values for harm and for non-inferiority, and the pairs of votes that they rest on.
 
-    In `discordant` pairs one answer alone was liked.
+    In `discordant` pairs one answer alone was liked. `harm_path` and `no_worse_path` have the e-values after each pair.
     """
 
     pairs: int
     discordant: int
     harm: float
     no_worse: float
+    harm_path: tuple[float, ...] = ()
+    no_worse_path: tuple[float, ...] = ()
 
     @property
     def detectable_harm(self) -> float:
@@ -112,11 +114,15 @@ def canary_evidence(votes: Iterable[Vote], margin: float, duels: Iterable[bool] 
     count. A duel is a pair in itself.
     """
     differences = [*paired_differences(votes), *(1 if won else -1 for won in duels)]
+    harm = betting_path([-each for each in differences], 0.0).tolist()
+    no_worse = betting_path(differences, margin).tolist()
     return Evidence(
         len(differences),
         sum(each != 0 for each in differences),
-        betting([-each for each in differences], 0.0),
-        betting([float(each) for each in differences], margin),
+        harm[-1] if harm else 1.0,
+        no_worse[-1] if no_worse else 1.0,
+        tuple(harm),
+        tuple(no_worse),
     )
 
 
