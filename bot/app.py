@@ -27,6 +27,7 @@ from bot.admin.picture_upgrade import NICENESS, PictureUpgrade
 from bot.admin.schedule import Schedule
 from bot.admin.service import AdminService
 from bot.admin.startup_checks import StartupChecks, settle_live_model
+from bot.admin.teacher_notes import TeacherNotes
 from bot.chat.conversation import Conversation
 from bot.chat.history import History, chat_key
 from bot.chat.images import DECODERS, PictureReceiver
@@ -182,6 +183,7 @@ class Application:
         vitals = Monitoring(
             ledger, deployment, schedule, middleware.numbers, lambda: trainer.last_progress, trust=settings.trust
         )
+        conversation = Conversation(ledger, History(ledger, stored, settings.chat), deployment, settings.chat)
         operations = AdminService(
             ledger=ledger,
             pipeline=pipeline,
@@ -189,12 +191,12 @@ class Application:
             vitals=vitals,
             notices=notices,
             forgetting=forgetting,
+            notes=TeacherNotes(bot, ledger, conversation, translator),
             trainer_missing=(lambda: None) if settings.training.python else trainer_missing,
         )
         buttons = RatingButtons(bot, ledger)
         self._at_end("buttons", buttons.stop)
         in_flight = InFlight()
-        conversation = Conversation(ledger, History(ledger, stored, settings.chat), deployment, settings.chat)
         receiver = PictureReceiver(bot, ledger, pictures, decoders, settings)
         responder = Responder(
             bot=bot,

@@ -14,7 +14,7 @@ class Person:
     """A Telegram user.
 
     `language` is the choice by /language, None to follow `client_language`. Training uses neither questions nor votes
-    of a person who `opted_out`.
+    of a person who `opted_out`. One who `wants_notes` hears when a model that learned from their votes goes live.
     """
 
     id: int
@@ -22,6 +22,7 @@ class Person:
     client_language: str | None = None
     language: str | None = None
     opted_out: bool = False
+    wants_notes: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ from storage.reader_pool import ReaderPool
 from storage.replies import Replies
 from storage.runs import Runs
 from storage.sessions import Sessions
+from storage.teachers import Teachers
 from storage.votes import Votes
 from storage.writer import Writer
 
@@ -70,6 +71,7 @@ class Ledger:
         self.promotions = Promotions(writer, readers, clock)
         self.canaries = Canaries(writer, readers, clock)
         self.duels = Duels(writer, readers, clock)
+        self.teachers = Teachers(writer, readers, clock)
         self.personal_data = PersonalData(writer, readers, clock)
         self.broadcasts = Broadcasts(writer, readers, clock)
         self.menus = Menus(writer, readers, clock)

@@ -507,3 +507,18 @@ def m021_duels(database: Database) -> None:
         ) STRICT;
         CREATE INDEX duels_chooser ON duels(chooser);
     """)
+
+
+@migrations()
+def m022_teacher_notes(database: Database) -> None:
+    """Who wants a note when a model that learned from their votes goes live, and who has got one."""
+    database.executescript("""
+        ALTER TABLE users ADD COLUMN wants_notes INTEGER NOT NULL DEFAULT 0;
+        CREATE TABLE teacher_notes (
+            model TEXT NOT NULL REFERENCES models(id),
+            person INTEGER NOT NULL REFERENCES users(id) ON DELETE CASCADE,
+            created REAL NOT NULL,
+            PRIMARY KEY (model, person)
+        ) STRICT;
+        CREATE INDEX teacher_notes_person ON teacher_notes(person);
+    """)

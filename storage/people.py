@@ -50,8 +50,13 @@ class People(Queries):
 
     async def get(self, user: int) -> Person | None:
         """Return the user with this Telegram id, None if never seen."""
-        row = await self._first("SELECT id, name, client_language, language, opted_out FROM users WHERE id = ?", [user])
-        return None if row is None else Person(**{**dict(row), "opted_out": bool(row["opted_out"])})
+        row = await self._first(
+            "SELECT id, name, client_language, language, opted_out, wants_notes FROM users WHERE id = ?", [user]
+        )
+        if row is None:
+            return None
+        switches = {name: bool(row[name]) for name in ("opted_out", "wants_notes")}
+        return Person(**{**dict(row), **switches})
 
     async def chat(self, chat: int) -> Chat | None:
         """Return the chat with this Telegram id, None if never seen."""
@@ -74,6 +79,16 @@ class People(Queries):
         def work(database: Database) -> None:
             ensure_user(database, user, now)
             database.execute("UPDATE users SET language = ? WHERE id = ?", (language, user))
+
+        await self._write(work)
+
+    async def set_wants_notes(self, user: int, wanted: bool) -> None:
+        """Store whether a person wants to hear when a model that learned from their votes goes live."""
+        now = self._now()
+
+        def work(database: Database) -> None:
+            ensure_user(database, user, now)
+            database.execute("UPDATE users SET wants_notes = ? WHERE id = ?", (int(wanted), user))
 
         await self._write(work)
 

@@ -19,6 +19,7 @@ from bot.admin.erasure import Erasure
 from bot.admin.monitoring import Monitoring, Overview
 from bot.admin.notifications import Notifications
 from bot.admin.protocol import AdminRefusal, NothingNew
+from bot.admin.teacher_notes import TeacherNotes
 from bot.i18n import later
 from inference.messages import InferenceError
 from inference.serving.deployment_status import NodeStatus
@@ -35,6 +36,7 @@ RUNS: Final = "runs"
 PROMOTIONS: Final = "promotions"
 DELETIONS: Final = "deletions"
 CANARY: Final = "canary"
+NOTES: Final = "notes"
 
 MAILBOX_SECONDS = 1.0
 BACKOFF_SECONDS: Final = 30.0
@@ -62,7 +64,7 @@ def pause_after(failures: int) -> float:
 class AdminService:
     """Serves the admins' requests from chat, schedule and command line. `start()` once, `stop()` at the end."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts that it brings together
         self,
         *,
         ledger: Ledger,
@@ -71,6 +73,7 @@ class AdminService:
         vitals: Monitoring,
         notices: Notifications,
         forgetting: Erasure,
+        notes: TeacherNotes,
         trainer_missing: Callable[[], Reason | None],
     ) -> None:
         """`trainer_missing` says why no run could start in this environment, None if one could."""
@@ -81,8 +84,9 @@ class AdminService:
         self._vitals = vitals
         self._notices = notices
         self._forgetting = forgetting
+        self._notes = notes
         self._trainer_missing = trainer_missing
-        self._wake = {duty: asyncio.Event() for duty in (RUNS, PROMOTIONS, DELETIONS, CANARY)}
+        self._wake = {duty: asyncio.Event() for duty in (RUNS, PROMOTIONS, DELETIONS, CANARY, NOTES)}
         self._tasks: list[asyncio.Task[None]] = []
         self._work: tuple[int, asyncio.Task[None]] | None = None
         self._plans: dict[int, RunPlan] = {}  # what the run that was just requested trains on
@@ -91,7 +95,8 @@ class AdminService:
     async def start(self) -> None:
         """Finish what an earlier process left undone, then start the background loops.
 
-        Runs, changes of model, deletions and the canary have a loop each, because a change of model may take minutes.
+        Runs, changes of model, deletions, the canary and notes have a loop each, because a change of model may take
+        minutes.
         """
         await self._end_what_is_over()
         if run := await self._ledger.runs.unsettled():
@@ -101,6 +106,7 @@ class AdminService:
             PROMOTIONS: self._serve_promotions,
             DELETIONS: self._serve_deletions,
             CANARY: self._trials.look,
+            NOTES: self._notes.send,
         }
         self._tasks = [asyncio.create_task(self._repeat(duty, serve)) for duty, serve in duties.items()]
         self._tasks.append(asyncio.create_task(self._changeover.prune()))

@@ -87,6 +87,22 @@ class Conversation:
                 return await self._record(await self._fitting(session, question, prompt, show, answering))
             return await self._compared(session, question, prompt, answering)
 
+    async def answer_now(self, exchange: Exchange) -> str:
+        """Return what the live model answers to an earlier question. Nothing is recorded. Raises as `ask`."""
+        question = Question(
+            update=exchange.update,
+            chat=exchange.chat,
+            topic=0,
+            asker=exchange.asker,
+            received=exchange.created,
+            text=exchange.question,
+            pictures=await self._history.pictures(exchange),
+            replaces=exchange,
+        )
+        prompt = await self._history.prompt(exchange.session, question)
+        found = await self._fitting(exchange.session, question, prompt, lambda delta: None, Answering(question))
+        return found.answer
+
     async def _compared(self, session: int, question: Question, prompt: Prompt, answering: Answering) -> Exchange:
         """Let both models of a question answer, record one answer, and the other one as its rival.
 

@@ -15,7 +15,8 @@ from bot.handlers.callbacks import acknowledge, redraw
 from bot.handlers.commands import Command
 from bot.handlers.request import Request
 from bot.i18n import Say
-from bot.telegram.keyboards import Delete, Learn, deletion_buttons, learning_button
+from bot.telegram.keyboards import Delete, Learn, Notes, deletion_buttons, privacy_buttons
+from storage.chat_records import Person
 from storage.errors import UnknownRecord
 from storage.personal_data import PersonalDataSummary
 
@@ -31,6 +32,7 @@ def router() -> Router:
     private.message.register(privacy, Command("privacy"))
     private.message.register(ask, Command("delete_my_data"))
     private.callback_query.register(learn_or_not, Learn.filter())
+    private.callback_query.register(note_or_not, Notes.filter())
     private.callback_query.register(decided, Delete.filter())
     return private
 
@@ -42,17 +44,29 @@ async def privacy(message: Message, request: Request) -> None:
     if message.chat.type != "private":
         await reply.finish(f"{text}\n\n{_elsewhere(say)}")
         return
-    opted_out = request.person is not None and request.person.opted_out
-    await reply.finish(*_with_switch(text, opted_out, say))
+    await reply.finish(*_with_switches(text, request.person or Person(request.user.id), say))
 
 
 async def learn_or_not(query: CallbackQuery, callback_data: Learn, request: Request) -> None:
     """Turn learning from this person on or off, and show it."""
-    services, say, opted_out = request.services, request.say, not callback_data.wanted
-    await services.ledger.people.set_opted_out(request.user.id, opted_out)
-    await acknowledge(query, _state(opted_out, say))
+    opted_out = not callback_data.wanted
+    await request.services.ledger.people.set_opted_out(request.user.id, opted_out)
+    await acknowledge(query, _state(opted_out, request.say))
+    await _redraw(query, request)
+
+
+async def note_or_not(query: CallbackQuery, callback_data: Notes, request: Request) -> None:
+    """Turn notes of models that learned from this person on or off, and show it."""
+    await request.services.ledger.people.set_wants_notes(request.user.id, bool(callback_data.wanted))
+    await acknowledge(query)
+    await _redraw(query, request)
+
+
+async def _redraw(query: CallbackQuery, request: Request) -> None:
+    services, say = request.services, request.say
+    person = await services.ledger.people.get(request.user.id) or Person(request.user.id)
     text = _explanation(say, services.settings.storage.retention_days)
-    await redraw(query, request, *_with_switch(text, opted_out, say))
+    await redraw(query, request, *_with_switches(text, person, say))
 
 
 async def ask(message: Message, request: Request) -> None:
@@ -111,9 +125,8 @@ async def _is_valid(confirmation: int, request: Request) -> bool:
     return recent and update.lane.endswith(f":{request.user.id}")
 
 
-def _with_switch(text: str, opted_out: bool, say: Say) -> tuple[str, InlineKeyboardMarkup]:
-    buttons = learning_button(say("Learn from me"), say("Don't learn from me"), opted_out)
-    return f"{text}\n\n{_state(opted_out, say)}", buttons
+def _with_switches(text: str, person: Person, say: Say) -> tuple[str, InlineKeyboardMarkup]:
+    return f"{text}\n\n{_state(person.opted_out, say)}", privacy_buttons(person.opted_out, person.wants_notes, say)
 
 
 def _state(opted_out: bool, say: Say) -> str:

@@ -181,6 +181,12 @@ class Learn(CallbackData, prefix="learn"):
     wanted: Decision
 
 
+class Notes(CallbackData, prefix="notes"):
+    """`notes:<wanted>`: whether the user hears when a model that learned from their votes goes live, 1 or 0."""
+
+    wanted: Decision
+
+
 class Delete(CallbackData, prefix="delete"):
     """`delete:<update>:<sure>`: confirm (1) or refuse (0) the deletion that the update asked for."""
 
@@ -306,10 +312,16 @@ def language_buttons(names: Mapping[str, str], spoken: str) -> InlineKeyboardMar
     return InlineKeyboardMarkup(inline_keyboard=rows)
 
 
-def learning_button(allow: str, forbid: str, opted_out: bool) -> InlineKeyboardMarkup:
-    """Return the button that turns learning on or off."""
-    button = _button(allow, Learn(wanted=1)) if opted_out else _button(forbid, Learn(wanted=0))
-    return InlineKeyboardMarkup(inline_keyboard=[[button]])
+def privacy_buttons(opted_out: bool, wants_notes: bool, say: Say) -> InlineKeyboardMarkup:
+    """Return the button that turns learning on or off, and for those who are learned from the one for notes."""
+    if opted_out:
+        return InlineKeyboardMarkup(inline_keyboard=[[_button(say("Learn from me"), Learn(wanted=1))]])
+    words = say("Don't tell me about new models") if wants_notes else say("Tell me when my votes taught a new model")
+    rows = [
+        [_button(say("Don't learn from me"), Learn(wanted=0))],
+        [_button(words, Notes(wanted=int(not wants_notes)))],
+    ]
+    return InlineKeyboardMarkup(inline_keyboard=rows)
 
 
 def deletion_buttons(sure: str, unsure: str, update: int) -> InlineKeyboardMarkup:

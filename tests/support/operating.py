@@ -40,9 +40,11 @@ class Admins:
 
 
 class Nothing:
-    """A stub of the erasure with nothing to remove."""
+    """A stub of the erasure with nothing to remove, and of notes that are not due."""
 
     async def settle(self) -> None: ...
+
+    async def send(self) -> None: ...
 
 
 def merged_models(ledger: Ledger, folder: Path, *, keep: int = 3) -> MergedModels:
@@ -97,6 +99,7 @@ def operations(ledger: Ledger, pipeline: Any, changeover: Any = None, admins: Ad
         vitals=None,
         notices=notices,
         forgetting=Nothing(),
+        notes=Nothing(),
         trainer_missing=lambda: None,
     )
     return found

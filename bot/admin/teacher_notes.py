@@ -1,0 +1,57 @@
+"""Notes to people whose votes taught the live model: once for each model, in private, and only if they want them."""
+
+from __future__ import annotations
+
+import structlog
+from aiogram import Bot
+from aiogram.exceptions import TelegramAPIError
+
+from bot.chat.conversation import Conversation
+from bot.chat.errors import EmptyAnswer, NoPictureYet
+from bot.i18n import Translator, later
+from inference.messages import InferenceError
+from storage.errors import UnknownRecord
+from storage.learning_records import Model
+from storage.ledger import Ledger
+from storage.teachers import Teacher
+
+NOTE = later(
+    "A model that learned from your votes is live. You once asked: {question}\n\nYou liked this answer: {before}\n\n"
+    "Now I'd say: {now}\n\n/privacy turns these notes off."
+)
+
+log = structlog.get_logger()
+
+
+class TeacherNotes:
+    """Sends the notes."""
+
+    def __init__(self, bot: Bot, ledger: Ledger, conversation: Conversation, translator: Translator) -> None:
+        self._bot = bot
+        self._ledger = ledger
+        self._conversation = conversation
+        self._translator = translator
+        self._seen = ""  # the live model of which everyone has been told
+
+    async def send(self) -> None:
+        """Send the notes of the live model that are due. Raises StorageError, as the ledger does."""
+        live = await self._ledger.models.live()
+        if live is None or live.id == self._seen:
+            return
+        for each in await self._ledger.teachers.waiting(live) if live.run is not None else []:
+            await self._ledger.teachers.note(live, each.person)
+            await self._send(live, each)
+        self._seen = live.id
+
+    async def _send(self, live: Model, teacher: Teacher) -> None:
+        exchange = teacher.exchange
+        person = await self._ledger.people.get(teacher.person)
+        if person is None:
+            return
+        say = self._translator.to(person.language, person.client_language)
+        try:
+            now = await self._conversation.answer_now(exchange)
+            text = say(NOTE, question=exchange.question, before=exchange.answer, now=now)
+            await self._bot.send_message(teacher.person, text)
+        except (InferenceError, EmptyAnswer, NoPictureYet, UnknownRecord, TelegramAPIError) as error:
+            log.info("no note to a teacher", model=live.id, reason=type(error).__name__)

@@ -1,0 +1,54 @@
+"""People whose votes taught the live model, and who want to hear of it once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlite_utils import Database
+
+from storage.base import Queries, every, first
+from storage.chat_records import Exchange
+from storage.exchanges import SELECT_EXCHANGES, exchange_of
+from storage.learning_records import Model
+
+_WAITING = """
+SELECT ratings.rater AS person, max(exchanges.id) AS exchange
+  FROM run_selections JOIN exchanges ON exchanges.id = run_selections.exchange
+       JOIN ratings ON ratings.exchange = exchanges.id AND ratings.value > 0 AND ratings.rater = exchanges.asker
+       JOIN users ON users.id = ratings.rater AND users.wants_notes AND NOT users.opted_out
+ WHERE run_selections.run = ? AND run_selections.split = 'train' AND exchanges.chat = ratings.rater
+   AND ratings.rater NOT IN (SELECT person FROM teacher_notes WHERE model = ?)
+ GROUP BY ratings.rater ORDER BY ratings.rater
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """A person whose vote taught a model: the newest answer of their own private chat that they liked."""
+
+    person: int
+    exchange: Exchange
+
+
+class Teachers(Queries):
+    """People whose votes taught a model."""
+
+    async def waiting(self, model: Model) -> list[Teacher]:
+        """Return those who want a note of a model, and have not got one."""
+
+        def work(database: Database) -> list[Teacher]:
+            found = []
+            for row in every(database, _WAITING, [model.run, model.id]):
+                liked = first(database, f"{SELECT_EXCHANGES} WHERE id = ?", [row["exchange"]])
+                assert liked is not None
+                found.append(Teacher(row["person"], exchange_of(liked)))
+            return found
+
+        return await self._read(work)
+
+    async def note(self, model: Model, person: int) -> None:
+        """Record that a person gets a note of a model: there is no second one, whatever becomes of it."""
+        await self._execute(
+            "INSERT INTO teacher_notes(model, person, created) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+            (model.id, person, self._now()),
+        )
