@@ -342,6 +342,8 @@ def outcome(run: Run, model: Model | None, say: Say) -> str:
         state=say(MODEL_STATES[model.state]),
     )
     verdict = [say(model.reason)] if model.reason else []
+    if model.state is ModelState.UNDECIDED:
+        verdict.append(say("The live model stays. /promote {model} uses the new one all the same.", model=model.id))
     told = [text, *verdict, *(numbers(model.report, say) if model.report else [])]
     return "\n".join(told)
 

@@ -34,7 +34,7 @@ MODULES: Final = [
 BUTTONS: Final[dict[str, type[CallbackData]]] = {
     each.__prefix__: each for each in CallbackData.__subclasses__() if each.__module__.startswith("bot.")
 }
-ABOUT: Final = frozenset({"exchange", "correction", "update", "run", "model", "live", "node"})
+ABOUT: Final = frozenset({"exchange", "correction", "update", "run", "model", "live", "node", "duel"})
 """Fields of callback data that name the object of a button; the others name its action."""
 
 NAMED_IN_THEMSELVES: Final = frozenset({"English", "English ✓", "中文", "中文 ✓"})
@@ -128,6 +128,8 @@ async def before_anything(walk: Walk, ada: Person) -> None:
     privacy = await walk.sends(ada, "/privacy")
     await walk.presses(ada, "learn:0", privacy)
     await walk.presses(ada, "learn:1", privacy)
+    await walk.presses(ada, "notes:1", privacy)
+    await walk.presses(ada, "notes:0", privacy)
 
 
 async def chatting(walk: Walk, ada: Person) -> None:
@@ -229,6 +231,10 @@ async def training(walk: Walk, root: Person, ada: Person) -> None:
             tried = await walk.shown(root, ended, walk.say("✖ Stop"))
             for command in ("/status", "/models"):
                 await walk.sends(root, command)
+            for choice in (0, 1, 2) if number == 5 else ():
+                answer = await walk.asks(root, photo=picture(10 * number + choice))
+                await walk.presses(root, "again", answer)
+                await walk.presses(root, f"prefer:{choice}", await walk.shown(root, answer, "1️⃣"))
             await walk.presses(root, "promote" if number == 4 else "stop_canary", tried)
             settled = "{model} answers from now on." if number == 4 else STOPPED
             await walk.hears(root, settled, model=f"run-{number}")

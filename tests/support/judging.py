@@ -68,7 +68,7 @@ class Forgetful:
         knows = self._name == "candidate"
         return [LogProbability(-1.0 if knows and each == LIKED else -2.0, 1) for each in answers]
 
-    def finished_answers(self, lessons: Sequence[Lesson], *_: object) -> list[str | None]:
+    def finished_answers(self, lessons: Sequence[Lesson], *_: object, **__: object) -> list[str | None]:
         """Answer otherwise than people like."""
         return ["A mug." for _ in lessons]
 

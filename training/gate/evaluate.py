@@ -57,7 +57,7 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
     judging = list(read_lessons(Path(job.data), images, system=job.system))
     device = use_device(job.device, job.threads)
     from training.gate.prompt_parity import disagreement
-    from training.gate.scoring import PHOTO_BATCH, ModelSlot, greedy
+    from training.gate.scoring import ModelSlot, greedy
     from training.xtuner.gpu_yield import GpuYield
 
     gpu_yield = GpuYield.open(job.courtesy)
@@ -70,7 +70,7 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
     test = TasteTest(job, judging, steps)
 
     def replies(model: LocalModel) -> list[str]:
-        return model.answers(shown, images, greedy(SHOWN_TOKENS), batch_size=PHOTO_BATCH, on_batch=steps.add)
+        return model.answers(shown, images, greedy(SHOWN_TOKENS), on_batch=steps.add)
 
     with TemporaryDirectory(prefix="questions-", dir=job.work) as drawn:
         examinations = Examinations.of(job, Path(drawn))

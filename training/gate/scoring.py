@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,10 +18,15 @@ from training.data.llava import Lesson
 from training.xtuner.encoding import Encoder
 from training.xtuner.gpu_yield import GpuYield
 
-PHOTO_BATCH: Final = 4
-"""Questions about photos in a batch: a photo of 13 tiles is 3,300 tokens."""
-
 _BATCH: Final = 32
+"""The most questions in a batch."""
+
+_CPU_TOKENS: Final = 20_000
+"""Tokens of the prompts of a batch on a CPU."""
+
+_TOKEN_BYTES: Final = 400_000
+"""Bytes of GPU memory for each token of a batch of InternVL2-2B, twice over: keys and values of 24 layers take 98 KB,
+and the activations of the layer that is being computed some 90 KB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,21 +93,41 @@ class LocalModel:
         images: Path,
         sampling: Sampling,
         *,
-        batch_size: int = _BATCH,
         on_batch: Callable[[int], None] = lambda done: None,
     ) -> list[str]:
-        """Answer the last questions of the lessons, `batch_size` at a time.
+        """Answer the last questions of the lessons, as many at a time as the memory allows.
 
         Without a temperature decoding is greedy, else torch's global generator draws. `on_batch` gets the size of each
         finished batch.
         """
-        produced = self._generate(lessons, images, sampling, batch_size, on_batch)
-        return [text for text, _ in produced]
+        return [text for text, _ in self._generate(lessons, images, sampling, on_batch)]
 
-    def finished_answers(self, lessons: Sequence[Lesson], images: Path, sampling: Sampling) -> list[str | None]:
-        """Answer in one batch; None for an answer that is empty or did not end by itself."""
-        produced = self._generate(lessons, images, sampling, len(lessons), lambda done: None)
+    def finished_answers(
+        self,
+        lessons: Sequence[Lesson],
+        images: Path,
+        sampling: Sampling,
+        *,
+        on_batch: Callable[[int], None] = lambda done: None,
+    ) -> list[str | None]:
+        """Answer as `answers` does; None for an answer that is empty or did not end by itself."""
+        produced = self._generate(lessons, images, sampling, on_batch)
         return [text if text and ended else None for text, ended in produced]
+
+    def _batches(self, prompts: Sequence[Sequence[int]]) -> Iterator[slice]:
+        """Cut prompts into batches whose tokens, padding included, fit into the memory."""
+        most = _CPU_TOKENS
+        if self._device != "cpu":
+            most = torch.cuda.mem_get_info()[0] // _TOKEN_BYTES
+        start = longest = 0
+        for index, prompt in enumerate(prompts):
+            longest = max(longest, len(prompt))
+            number = index - start + 1
+            if number > 1 and (number > _BATCH or number * longest > most):
+                yield slice(start, index)
+                start, longest = index, len(prompt)
+        if prompts:
+            yield slice(start, len(prompts))
 
     @torch.inference_mode()
     def _generate(
@@ -110,15 +135,15 @@ class LocalModel:
         lessons: Sequence[Lesson],
         images: Path,
         sampling: Sampling,
-        batch_size: int,
         on_batch: Callable[[int], None],
     ) -> list[tuple[str, bool]]:
         """Return each answer, and whether it ended by itself."""
         answers: list[tuple[str, bool]] = []
         tokenizer = self.encoder.tokenizer
-        for start in range(0, len(lessons), batch_size):
-            batch = lessons[start : start + batch_size]
-            prompts = [torch.tensor(self.encoder.prompt_ids(each)) for each in batch]
+        encoded = [self.encoder.prompt_ids(each) for each in lessons]
+        for chosen in self._batches(encoded):
+            batch = lessons[chosen]
+            prompts = [torch.tensor(each) for each in encoded[chosen]]
             pixels = [
                 each for each in (self.encoder.pixel_values(lesson, images) for lesson in batch) if each is not None
             ]

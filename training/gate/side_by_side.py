@@ -18,7 +18,7 @@ from training.worker import Say, StageProgress, use_device, work
 def compare(job: CompareJob, say: Say) -> Outcome:
     """Ask every model every question and write the page. Raises `TrainingError`, which names the model that fails."""
     device = use_device(job.device, job.threads)
-    from training.gate.scoring import PHOTO_BATCH, LocalModel, greedy
+    from training.gate.scoring import LocalModel, greedy
 
     images = Path(job.images)
     lessons = [open_question(picture, question, job.system, images) for picture, _, question in job.asked]
@@ -29,9 +29,7 @@ def compare(job: CompareJob, say: Say) -> Outcome:
             model = LocalModel(Path(directory), device=device, tiles=job.tiles)
         except Exception as error:  # transformers and safetensors raise many kinds for a broken directory
             raise TrainingError(f"{name} cannot be loaded from {directory}: {error}") from error
-        columns.append(
-            model.answers(lessons, images, greedy(job.max_new_tokens), batch_size=PHOTO_BATCH, on_batch=steps.add)
-        )
+        columns.append(model.answers(lessons, images, greedy(job.max_new_tokens), on_batch=steps.add))
         del model  # frees the memory before the next one is loaded
     rows = [
         Row(question, answers, (images / picture,), caption=caption)

@@ -37,9 +37,6 @@ COMPARISONS: Final = 4
 _ROUNDS: Final = 3
 """How often as many answers are drawn; those that did not end by themselves do not count."""
 
-_PROMPTS: Final = 2
-"""Prompts in a batch, each with four answers: a photo of 13 tiles is 3,300 tokens."""
-
 CLIP: Final = 2.0
 """The largest gain that counts, in nats a token: one answer should not decide."""
 
@@ -83,14 +80,14 @@ class TasteTest:
         self._before: list[list[LogProbability]] = []
         self._gains: list[Gain] = []
         self._steps = steps
-        steps.more(3 * len(self._answers))
+        steps.more(2 * len(self._answers))
 
     def open(self, live: LocalModel) -> None:
         """Draw other answers from the live model, and score all."""
         import torch
 
         torch.manual_seed(int(self._job.run))
-        self._answers = list(_with_others(live, self._answers, self._images, self._steps))
+        self._answers = _with_others(live, self._answers, self._images, self._steps)
         self._before = [self._score(live, each) for each in self._answers]
 
     def judge_blocks(self, base: Path, slot: ModelSlot) -> None:
@@ -124,30 +121,25 @@ def _gain(new: LogProbability, old: LogProbability) -> float:
     return max(-CLIP, min(CLIP, (new.nats - old.nats) / old.tokens))
 
 
-def _with_others(model: LocalModel, answers: Sequence[Judged], images: Path, steps: StageProgress) -> Iterable[Judged]:
-    """Yield the answers with others of the model; those whose sampling is not known keep none."""
-    alike: dict[Sampling | None, list[Judged]] = defaultdict(list)
-    for each in answers:
-        alike[_sampling(each.rated)].append(each)
+def _with_others(model: LocalModel, answers: Sequence[Judged], images: Path, steps: StageProgress) -> list[Judged]:
+    """Return the answers with others of the model; those whose sampling is not known keep none."""
+    found: list[list[str]] = [[] for _ in answers]
+    alike: dict[Sampling | None, list[int]] = defaultdict(list)
+    for index, each in enumerate(answers):
+        alike[_sampling(each.rated)].append(index)
+    alike.pop(None, None)
     for sampling, group in alike.items():
-        if sampling is None:
-            steps.add(len(group))
-            yield from group
-            continue
-        for start in range(0, len(group), _PROMPTS):
-            batch = group[start : start + _PROMPTS]
-            found: list[list[str]] = [[] for _ in batch]
-            for _ in range(_ROUNDS):
-                wanted = [index for index, own in enumerate(found) for _ in range(COMPARISONS - len(own))]
-                if not wanted:
-                    break
-                drawn = model.finished_answers([batch[index].lesson for index in wanted], images, sampling)
-                for index, text in zip(wanted, drawn, strict=True):
-                    if text is not None:
-                        found[index].append(text)
-            steps.add(len(batch))
-            for answer, others in zip(batch, found, strict=True):
-                yield replace(answer, others=tuple(others))
+        assert sampling is not None
+        for _ in range(_ROUNDS):
+            wanted = [index for index in group for _ in range(COMPARISONS - len(found[index]))]
+            steps.more(len(wanted))
+            prompts = [answers[index].lesson for index in wanted]
+            for index, text in zip(
+                wanted, model.finished_answers(prompts, images, sampling, on_batch=steps.add), strict=True
+            ):
+                if text is not None:
+                    found[index].append(text)
+    return [replace(each, others=tuple(others)) for each, others in zip(answers, found, strict=True)]
 
 
 def _sampling(rated: Rated) -> Sampling | None:
