@@ -203,7 +203,7 @@ async def test_erased_votes_leave_the_evidence(place: WholeBot) -> None:
 
 
 async def test_a_canary_survives_kill_9(place: WholeBot) -> None:
-    """The next start has both engines and the same routes, and its buttons work."""
+    """The next start has both engines and the same routes; the buttons of the trial and of an open duel work."""
     port = free_port()
     bot = BotProcess(place.config(**TRIED, web={"port": port}), f"http://127.0.0.1:{port}")
     await bot.start()
@@ -211,6 +211,8 @@ async def test_a_canary_survives_kill_9(place: WholeBot) -> None:
         admin, message = await tried(place)
         seeds = range(100, 108)
         before = await answering(admin, seeds)
+        await admin.taps(AGAIN, await admin.asks(photo=picture(150)))
+        duel = await place.says(ADMIN, lambda said: "Which is better?" in words(said))
         await bot.kill()
         await bot.start()
 
@@ -221,6 +223,11 @@ async def test_a_canary_survives_kill_9(place: WholeBot) -> None:
             while not await same():
                 await asyncio.sleep(0.1)
         assert set(before) == {BASE, "run-1"}
+        await admin.toast(await admin.taps("2️⃣", duel))
+        async with place.ledger() as ledger:
+            trial = await ledger.canaries.running()
+            assert trial is not None
+            assert len(await ledger.duels.won(trial)) == 1
         await admin.taps("✖ Stop", message)
         await place.says(ADMIN, lambda found: words(found).startswith("run-1 was stopped"))
     finally:
